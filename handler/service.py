@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from . import audit
 from .agents.bundle import bundle_digest
 from .config.model import Config, Vm
-from .config.reload import describe_rejection, keep_hosts
+from .config.reload import check_change, describe_rejection
 from .errors import Unreached
 from .proxmox.host import HostConnection
 from .proxmox.outcome import Message
@@ -92,7 +92,7 @@ class Service:
             self.hung_up.clear()  # a later SIGHUP requests another reload
             try:
                 config = await run_in_thread(self._load, READ_SECONDS)
-                keep_hosts(self.config, config)
+                check_change(self.config, config)
             except Exception as error:  # the configuration in force stays, whatever the error
                 self.rejected_since = self.rejected_since or time.time()
                 audit.note("reload-rejected", problems=describe_rejection(error))

@@ -17,9 +17,21 @@ from pathlib import Path
 from ..config.addresses import parse_address
 from ..config.handler_urls import is_loopback, page_link
 from ..config.model import Address
-from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_text, signing_key_name
+from ..config.new_file import (
+    NAME,
+    POWER,
+    READ_ONLY,
+    SESSION,
+    NewConfig,
+    NewHost,
+    caller_text,
+    config_text,
+    signing_key_name,
+)
 from ..config.problems import list_problems
+from ..config.sources import caller_file
 from ..config.ssh_keys import new_key
+from ..verbs import ALLOWABLE
 from .account import MAKE_ONE, look_up
 from .check import find_problems
 from .errors import CommandError
@@ -37,7 +49,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Write a new configuration with everything that it names; print what to do next. No secret is printed."""
     account = _find_account(arguments.user)
     directory = _directory(arguments.directory, os.environ)
-    refuse_existing(directory, [*_SECRETS, *_signing_key_of(arguments.operator), NAME])  # before any question
+    refuse_existing(directory, [*_SECRETS, *_files_of(arguments.operator), NAME])  # before any question
     new = read_answers(arguments, _find_person())
     user = "" if account is None else account.pw_name
     files = _make_files(new, directory, user)
@@ -99,9 +111,13 @@ def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
     return named if named.startswith("/") else f"{environment.get('HOME') or '.'}/{default}"
 
 
-def _signing_key_of(operator: str | None) -> list[str]:
+def _files_of(operator: str | None) -> list[str]:
     is_file_name = operator is not None and "/" not in operator and "\0" not in operator
-    return [signing_key_name(operator)] if operator is not None and is_file_name else []
+    return [signing_key_name(operator), _caller_file(operator)] if operator is not None and is_file_name else []
+
+
+def _caller_file(operator: str) -> str:
+    return str(caller_file(Path(), operator))
 
 
 def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
@@ -109,13 +125,15 @@ def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
     sessions = ROOTS_SESSIONS if user else f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
     power, power_public = new_key("breakglass power")
     reading, reading_public = new_key("breakglass read")
+    key = signing_key_name(new.operator)
     return {
         SESSION: f"{base64.b64encode(secrets.token_bytes(48)).decode()}\n",
         POWER: power,
         f"{POWER}.pub": power_public,
         READ_ONLY: reading,
         f"{READ_ONLY}.pub": reading_public,
-        signing_key_name(new.operator): f"{new_signing_key()}\n",
+        key: f"{new_signing_key()}\n",
+        _caller_file(new.operator): caller_text({"secret_file": str(directory / key), "allow": list(ALLOWABLE)}),
         NAME: config_text(new, str(directory), os.path.abspath(sessions), user),
     }
 

@@ -30,7 +30,7 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
 
 def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
     """Return what an earlier run left, and what to do."""
-    names = [path.name for path in sorted(staging.iterdir())] if staging.is_dir() else []
+    names = [str(path.relative_to(staging)) for path in sorted(staging.rglob("*")) if path.is_file()]
     placed = [name for name in names if _is_same(staging / name, directory / name)]
     message = f"nothing was written: an earlier init of {directory} did not finish, or is still running"
     is_whole = bool(names) and placed == names
@@ -56,12 +56,14 @@ def write_files(directory: Path, files: Mapping[str, str], group: int | None, ve
     try:
         try:
             _check_above(directory)
-            _make_directory(directory, group, made)
-            _check_directory(directory)
+            for place in sorted({directory, *((directory / name).parent for name in files)}):
+                _make_directory(place, group, made)
+                _check_directory(place)
             _stage(directory, files, group, made)
             for name in files:
                 os.link(directory / STAGING / name, directory / name)
-            _sync(directory)
+            for place in {(directory / name).parent for name in files}:
+                _sync(place)
             verify()
         except OSError as error:
             path = error.filename2 or error.filename or directory
@@ -129,6 +131,7 @@ def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: l
     staging.mkdir(0o700)
     made.append(staging)
     for name, text in files.items():
+        (staging / name).parent.mkdir(0o700, exist_ok=True)
         with os.fdopen(os.open(staging / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text.encode())
             file.flush()

@@ -113,5 +113,6 @@ def read_vmid(text: str, places: tuple[str, ...], others: Mapping[str, NewVm]) -
 def read_operator(text: str) -> str:
     """Return the name of a caller."""
     if not is_caller_name(text):
-        raise ValueError(f"{_quoted(text)} can't name a caller; use letters, digits and @ . _ -, at most 64 of them")
+        need = "use letters, digits and @ . _ -, at most 64 of them, and no dot at the beginning"
+        raise ValueError(f"{_quoted(text)} can't name a caller; {need}")
     return text

@@ -1,45 +1,81 @@
-"""The `[callers.NAME]` tables: who may send requests. A fault in an entry switches that caller off. Pure.
+"""Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
+
+A fault in an entry switches that caller off.
 
 A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
 request sees its bearer token, and Grafana's signature is bound to no id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
 from ..verbs import ALLOWABLE, VERBS
 from .model import is_caller_name
+from .problems import Problem
 from .reader import Entry, quoted
 
+DIRECTORY, SUFFIX = "callers.d", ".toml"
+NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
 READS = tuple(name for name in ALLOWABLE if name in VERBS and not VERBS[name].mutating)
 AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
 _GRAFANA_SECRET_CHARS = 32
 
-_Keys = dict[tuple[str, str], list[bytes]]  # by the name and the key in the file, also of a caller that is off
+
+class CallerEntry(NamedTuple):
+    """The entry of a caller, in the configuration or in a file of its own."""
+
+    name: str
+    entry: Entry
+    has_file: bool
 
 
-def read_callers(top: Entry, vms: Iterable[str]) -> tuple[Caller, ...]:
+_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has them; also those of a caller that is off
+
+
+def list_callers(top: Entry, files: Mapping[str, str | Problem], main: str) -> list[CallerEntry]:
+    """Return the entries of all callers. `files` has the text of each caller's own file, or why it can't be used.
+
+    `main` is the name of the configuration. Without a file, a missing [callers] is a problem.
+    """
+    tables = top.get_tables("callers") if top.get("callers") or not files else {}
+    found = [CallerEntry(name, entry, False) for name, entry in tables.items()]
+    for name, text in files.items():
+        path = f"{DIRECTORY}/{name}{SUFFIX}"
+        entry = top.read_as(text if isinstance(text, str) else "", path)
+        if isinstance(text, Problem):
+            entry.problem("", text.message, text.hint)
+        if name in tables:
+            hint = f"remove [{tables[name].path}] from {main}, or {path}"
+            tables[name].problem("", f"is in {main} and in {path}, so the caller is off", hint)
+            entry.problem("", f"has a caller that {main} has too, so the caller is off", hint)
+        found.append(CallerEntry(name, entry, True))
+    return found
+
+
+def read_callers(entries: Sequence[CallerEntry], vms: Iterable[str]) -> tuple[Caller, ...]:
     """Return the callers that can be used: the entry has no fault and shares no secret with another one."""
-    keys: _Keys = {}
-    entries = top.get_tables("callers").items()
-    callers = [caller for name, entry in entries if (caller := _caller(name, entry, tuple(vms), keys))]
-    ambiguous = _report_shared(top, keys)
-    return tuple(caller for caller in callers if caller.name not in ambiguous)
+    keys: _Keys = []
+    callers = [caller for each in entries if (caller := _caller(each, tuple(vms), keys))]
+    _report_shared(keys)
+    faulty = {each.name for each in entries if each.entry.is_faulty}
+    return tuple(caller for caller in callers if caller.name not in faulty)
 
 
-def _caller(name: str, entry: Entry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
+def _caller(each: CallerEntry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
     """Return the caller, None when it has a fault; add its keys to `found` in either case."""
-    if entry.is_faulty:
+    name, entry, _ = each
+    if not entry.data and entry.is_faulty:
         return None
     if not is_caller_name(name):
-        entry.problem("", "is not a usable name", "use letters, digits, @ . _ - and at most 64 of them")
+        entry.problem("", "is not a usable name", NAME_HINT)
     kinds = [kind for kind in AUTH_METHODS if entry.has(kind, f"{kind}_file")]
     if len(kinds) > 1:
         entry.problem("", f"has {len(kinds)} auth methods", f"make one caller each for {', '.join(kinds)}")
     kind = kinds[0] if kinds else "secret"
     keys = [key for source, secret in entry.secrets_with_source(kind) if (key := _key(entry, kind, source, secret))]
-    found[name, kind] = keys
+    found.append((each, kind, keys))
     allow = entry.get_choices("allow", ALLOWABLE if kind == "secret" else READS)
     only = frozenset(entry.get_choices("vms", vms)) if entry.has("vms") else None
     not_after = _not_after(entry)
@@ -84,13 +120,12 @@ KEY_BYTES = {SIGNATURE: secret_bytes, GRAFANA: _grafana_bytes, BEARER: _token_by
 _FLAGS = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 
-def _report_shared(top: Entry, found: _Keys) -> set[str]:
-    """Return the callers that share a secret with another one: they can't be told apart, so all of them are off."""
-    sharing = set()
-    for (name, kind), keys in found.items():
-        others = [other for (other, _), theirs in found.items() if other != name and not set(theirs).isdisjoint(keys)]
+def _report_shared(found: _Keys) -> None:
+    """Report the callers that share a secret with another one: they can't be told apart, so all of them are off."""
+    for each, kind, keys in found:
+        others = [
+            other.name for other, _, theirs in found if other.name != each.name and not set(theirs).isdisjoint(keys)
+        ]
         if others:
-            sharing.add(name)
             hint = "give each caller its own: breakglass keys new NAME --print"
-            top.problem(f"callers.{name}.{kind}", f"is also the secret of {', '.join(others)}", hint)
-    return sharing
+            each.entry.problem(kind, f"is also the secret of {', '.join(others)}", hint)

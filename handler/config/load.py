@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ..auth.signing import SIGNATURE, Caller
 from .addresses import read_address
 from .alerts import read_rules
-from .callers import read_callers
+from .callers import CallerEntry, list_callers, read_callers
 from .chat import read_chat
 from .hosts import read_hosts
 from .metrics import read_metrics
@@ -25,19 +24,22 @@ from .problems import ConfigError, Problem
 from .reader import Entry, ExposedError, Read
 from .secret_files import describe_exposure, find_file, safe_mode
 from .server import read_server
+from .sources import Sources, caller_file, read_file, read_sources
 from .vms import read_vm, vmid_in
 from .warnings import find_warnings
 
 _SESSION_SECRET_BYTES = 32
-_LET_READ = "let root own it and the handler's group read it (chmod 640 {path}), or let the handler's user own it"
 
 
-def parse(text: str, read: Read) -> Config:
-    """Return the usable part of a file's text, with all its problems.
+def parse(
+    text: str, read: Read, files: Mapping[str, str | Problem] | None = None, main: str = "breakglass.toml"
+) -> Config:
+    """Return the usable part of the text of `main`, and of the callers' own files, with all problems.
 
     Raises ConfigError, also with all problems, when the usable part is too little for a rescue.
     """
-    return _config(parse_toml(text, read))
+    top = parse_toml(text, read)
+    return _config(top, list_callers(top, files or {}, main))
 
 
 def parse_toml(text: str, read: Read) -> Entry:
@@ -48,13 +50,13 @@ def parse_toml(text: str, read: Read) -> Entry:
         raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
 
 
-def _config(top: Entry) -> Config:
+def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     nodes = top.get_tables("hosts")
     hosts = read_hosts(nodes)
     hosts_off = tuple(name for name in nodes if name not in hosts)
     entries = top.get_tables("vms")
     vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry, hosts, hosts_off))}
-    callers = read_callers(top, entries)
+    callers = read_callers(caller_entries, entries)
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
     chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
@@ -108,16 +110,18 @@ def config_path() -> Path:
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
-    """Return the usable part of the configuration file; raise ConfigError when that is too little."""
-    return load_text(path, *_read_file(path), environment)
+    """Return the usable part of the configuration; raise ConfigError when that is too little."""
+    return load_sources(read_sources(path, environment), environment)
 
 
-def load_text(path: Path, text: str, status: os.stat_result, environment: Mapping[str, str]) -> Config:
-    """Return the usable part of a text that is, or is to be, in the file with this status. Raises ConfigError."""
-    if exposure := describe_exposure(path, status, environment):
-        hint = f"chmod {safe_mode(status)} {path}"
+def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
+    """Return the usable part of what was read, or is to be written. Raises ConfigError."""
+    path, callers = sources.path, sources.callers
+    if exposure := describe_exposure(path, sources.status, environment):
+        hint = f"chmod {safe_mode(sources.status)} {path}"
         raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
-    files, contents = [str(path)], [text]
+    files = [str(path), *(str(caller_file(path, name)) for name in callers)]
+    contents = [sources.text, *(f"{name}\n{text}" for name, text in callers.items())]
 
     def read(setting: str) -> str:
         name = find_file(setting, environment)
@@ -129,10 +133,11 @@ def load_text(path: Path, text: str, status: os.stat_result, environment: Mappin
             contents.append(file.read())
             return contents[-1]
 
-    config = parse(text, read)
+    config = parse(sources.text, read, callers, str(path))
     digest = _digest(contents, config.session_secrets[-1])
-    warnings = find_warnings(config, datetime.now(UTC), environment)
-    return replace(config, files=tuple(files), digest=digest, warnings=warnings)
+    warnings = (*sources.warnings, *find_warnings(config, datetime.now(UTC), environment))
+    is_split = sources.has_directory
+    return replace(config, files=tuple(files), digest=digest, warnings=warnings, has_caller_directory=is_split)
 
 
 def _digest(contents: Sequence[str], secret: str) -> str:
@@ -146,7 +151,7 @@ def read_server_user(path: Path) -> str:
 
     Raises ConfigError for a file that can't be read, and for a [server] that has a fault.
     """
-    top = parse_toml(_read_file(path)[0], lambda _: "")
+    top = parse_toml(read_file(path)[0], lambda _: "")
     user = read_server(top).user
     if top.problems:
         raise ConfigError(top.problems)
@@ -155,7 +160,7 @@ def read_server_user(path: Path) -> str:
 
 def wants_metrics(path: Path) -> bool:
     """Tell whether a configuration file has a [metrics] table, of which nothing is looked at. Raises ConfigError."""
-    return parse_toml(_read_file(path)[0], lambda _: "").has("metrics")
+    return parse_toml(read_file(path)[0], lambda _: "").has("metrics")
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
@@ -163,7 +168,7 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
 
     For a machine that has no secrets: it reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
     """
-    top = parse_toml(_read_file(path)[0], lambda _: "")
+    top = parse_toml(read_file(path)[0], lambda _: "")
     entries = top.get_tables("hosts")
     found = {name: None if entry.is_faulty else read_address(entry, "ssh") for name, entry in entries.items()}
     if not found:
@@ -171,44 +176,12 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
     return {name: address for name, address in found.items() if address}, top.problems
 
 
-def load_caller_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the table of each caller by name, as it stands in the file. Raises ConfigError."""
-    entries = parse_toml(_read_file(path)[0], lambda _: "").get_tables("callers")
-    return {name: entry.data for name, entry in entries.items()}
-
-
-def load_callers(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, Caller], list[Problem]]:
-    """Return the callers that can be used, by name, and all problems of the callers. Raises ConfigError."""
+def load_callers(sources: Sources, environment: Mapping[str, str]) -> tuple[list[CallerEntry], dict[str, Caller]]:
+    """Return the entries of all callers, and the callers that can be used, by name. Raises ConfigError."""
 
     def read(setting: str) -> str:
         return Path(find_file(setting, environment)).read_text(encoding="utf-8")
 
-    top = parse_toml(_read_file(path)[0], read)
-    found = read_callers(top, top.get_tables("vms"))
-    return {caller.name: caller for caller in found}, [p for p in top.problems if p.path.startswith("callers")]
-
-
-def _read_file(path: Path) -> tuple[str, os.stat_result]:
-    try:
-        status = path.stat()
-        return path.read_text(encoding="utf-8-sig"), status
-    except (OSError, ValueError) as error:
-        raise ConfigError([unreadable(path, error)]) from None
-
-
-def unreadable(path: Path, error: Exception) -> Problem:
-    """Return why the configuration file can't be read, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return Problem(
-            str(path),
-            "there is no such file",
-            "run breakglass init to make one, or set BREAKGLASS_CONFIG to where it is",
-        )
-    if isinstance(error, IsADirectoryError):
-        return Problem(str(path), "is a directory", "set BREAKGLASS_CONFIG to the file in it")
-    if isinstance(error, PermissionError):
-        return Problem(str(path), "can't be read by this user", _LET_READ.format(path=path))
-    if isinstance(error, UnicodeDecodeError):
-        return Problem(str(path), "is not a text file", "set BREAKGLASS_CONFIG to the TOML file")
-    why = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    return Problem(str(path), f"can't be read: {why}", "check BREAKGLASS_CONFIG")
+    top = parse_toml(sources.text, read)
+    entries = list_callers(top, sources.callers, str(sources.path))
+    return entries, {caller.name: caller for caller in read_callers(entries, top.get_tables("vms"))}

@@ -15,7 +15,7 @@ from .model_api import ModelApi
 from .problems import Problem, list_problems
 from .server import Network
 
-_NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=; no hidden file
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
 _RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
@@ -124,6 +124,7 @@ class Config:
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
+    has_caller_directory: bool = False
     digest: str = ""  # of what is in them; only someone who knows the session secret can make it
     warnings: tuple[str, ...] = ()  # about entries that work
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log

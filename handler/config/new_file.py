@@ -1,10 +1,9 @@
 """The text of a new configuration. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from ..verbs import ALLOWABLE
+from datetime import date, time
 
 NAME, SESSION, POWER, READ_ONLY = "breakglass.toml", "session", "pve_power", "pve_read"
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -42,6 +41,27 @@ def signing_key_name(operator: str) -> str:
     return f"{operator}.signing-key"
 
 
+def caller_text(table: Mapping[str, object]) -> str:
+    """Return the TOML of a caller's own file."""
+    lines = ["# The caller's name is that of the file. breakglass keys rotate writes it anew, without other comments."]
+    lines += [f"{toml_key(key)} = {_value(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    """Return a value of a TOML file as TOML."""
+    match value:
+        case str():
+            return toml_text(value)
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{toml_key(key)} = {_value(each)}' for key, each in value.items())}}}"
+        case date() | time():
+            return value.isoformat()
+    return str(value).lower()  # true, and numbers
+
+
 def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) -> str:
     """Return the TOML of a configuration whose files are in a directory; `user` is empty without [server] user."""
 
@@ -49,16 +69,16 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
         return toml_text(f"{directory}/{name}")
 
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
-    lines += ["# After a change, run breakglass check, then send the handler SIGHUP.", "", "[server]"]
+    lines += ["# After a change, run breakglass check, then send the handler SIGHUP."]
+    lines += ["# Callers have files of their own, in callers.d: see breakglass keys --help.", "", "[server]"]
     lines += [f"user = {toml_text(user)}"] if user else []
-    lines += [f"url = {toml_text(new.url)}", "", f"[callers.{toml_key(new.operator)}]"]
-    lines += [f"secret_file = {file(signing_key_name(new.operator))}", f"allow = {_list(ALLOWABLE)}"]
+    lines += [f"url = {toml_text(new.url)}"]
     for name, host in new.hosts.items():
         lines += ["", f"[hosts.{toml_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]
         lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {toml_text(host.host_key)}"]
         lines += ['# node = "…"  # the recipe for the host prints it']
     for name, vm in new.vms.items():
-        lines += ["", f"[vms.{toml_key(name)}]", f"hosts = {_list(vm.hosts)}", f"vmid = {vm.vmid}"]
+        lines += ["", f"[vms.{toml_key(name)}]", f"hosts = {_value(list(vm.hosts))}", f"vmid = {vm.vmid}"]
     lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]
     return "\n".join(lines) + "\n"
 
@@ -66,10 +86,6 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
 def toml_key(name: str) -> str:
     """Return a name as a key of TOML, in quotes if it needs them."""
     return name if _BARE.fullmatch(name) else toml_text(name)
-
-
-def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(toml_text, texts))}]"
 
 
 def toml_text(text: str) -> str:

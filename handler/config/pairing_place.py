@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from .load import parse_toml, unreadable
+from .load import parse_toml
 from .problems import ConfigError
 from .server import read_server
+from .sources import read_file
 
 
 class PairingPlace(NamedTuple):
@@ -18,11 +19,7 @@ class PairingPlace(NamedTuple):
 
 def read_pairing_place(path: Path) -> PairingPlace:
     """Return it. Raises ConfigError for a file that can't be read, and for a fault in [server] or in sessions.dir."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ConfigError([unreadable(path, error)]) from None
-    top = parse_toml(text, lambda _: "")
+    top = parse_toml(read_file(path)[0], lambda _: "")
     server, directory = read_server(top), top.get_table("sessions").get_str("dir", "var/sessions")
     if top.problems:
         raise ConfigError(top.problems)

@@ -3,6 +3,7 @@
 Pure, except that `read` reads the files that keys name.
 """
 
+import tomllib
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -27,14 +28,22 @@ class ExposedError(Exception):
 class Entry:
     """One table of the file and the problems in it.
 
-    An entry remembers which keys were read. `report_unknown` reports every other key, so call it last.
+    `faults` has the entry's own problems, `problems` those of all entries. An entry remembers which keys were read.
+    `report_unknown` reports every other key, so call it last.
     """
 
-    def __init__(self, data: dict[str, Any], read: Read, problems: list[Problem], path: str = "") -> None:
+    def __init__(
+        self, data: dict[str, Any], read: Read, problems: list[Problem], path: str = "", separator: str = "."
+    ) -> None:
         self.data, self.path, self.problems = data, path, problems
-        self.is_faulty = False
-        self._read = read
+        self.faults: list[Problem] = []
+        self._read, self._separator = read, separator
         self._known: dict[str, None] = {}
+
+    @property
+    def is_faulty(self) -> bool:
+        """Tell whether the entry has a problem of its own."""
+        return bool(self.faults)
 
     def part(self) -> "Entry":
         """Return the same table as an entry with a fault of its own: its problems do not make this one faulty."""
@@ -44,11 +53,20 @@ class Entry:
 
     def problem(self, key: str, message: str, hint: str) -> None:
         """Record a problem with a key; an empty key stands for the whole entry."""
-        self.is_faulty = True
-        self.problems.append(Problem(self._join(key), message, hint))
+        self.faults.append(Problem(self._join(key), message, hint))
+        self.problems.append(self.faults[-1])
 
     def _join(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path and key else self.path or key
+        return f"{self.path}{self._separator}{key}" if self.path and key else self.path or key
+
+    def read_as(self, text: str, path: str) -> "Entry":
+        """Return the text of another file as an entry with this path; a faulty entry if it is not TOML."""
+        entry = Entry({}, self._read, self.problems, path, ": ")
+        try:
+            entry.data = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
+            entry.problem("", f"is not TOML: {error}", "check its quotes and brackets")
+        return entry
 
     def report_unknown(self) -> None:
         """Record a problem for each key that was not read."""

@@ -4,10 +4,17 @@ from .model import Config
 from .problems import ConfigError, Problem, list_problems
 
 
-def keep_hosts(used: Config, new: Config) -> None:
-    """Raise ConfigError when a host that is in use would be off: a connection that works is not given up."""
+def check_change(used: Config, new: Config) -> None:
+    """Raise ConfigError for a configuration that may not take the place of the one in use.
+
+    A host that is in use would be off, and a connection that works is not given up. Or the directory of callers is
+    gone: its volume may be missing, and no caller is to lose its rights by that.
+    """
     if any(name in used.hosts for name in new.hosts_off):
         raise ConfigError(list(new.problems))
+    if used.has_caller_directory and not new.has_caller_directory:
+        hint = "put it back, and reload; if no caller is to have a file there, mkdir callers.d"
+        raise ConfigError([Problem("callers.d", "is no longer beside the configuration", hint)])
 
 
 def describe_rejection(error: Exception) -> list[dict[str, str]]:

@@ -110,7 +110,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
         why = f"the key of {allowed[0].name} has expired"
     elif able:
         why = f"no caller with {sends} may take forensics of {rule.vm}"
-        new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of [callers.{able[0].name}]; or {new}'
+        new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of {able[0].name}; or {new}'
     else:
         why = f"{rule.source} sends {sends}, and no caller has one"
     yield found_error("alert-without-caller", f"{name} gets no notification: {why}.", new)

@@ -55,7 +55,7 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
     fix = f"{_new_key(caller)} --not-after {datetime.fromtimestamp(now.timestamp() + 365 * 86400, UTC):%Y-%m-%d}"
-    fix += f", put what it prints in the place of [callers.{caller.name}], then {_RELOAD}"
+    fix += f", put what it prints in the place of the entry of {caller.name}, then {_RELOAD}"
     if left.total_seconds() < 0:
         what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
         return found_error("caller-expired", what, fix)
@@ -80,14 +80,14 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
             what = f"{caller.name} may act on {names} alone, which is off: each of its requests is refused."
-            fix = f"mend [vms.{min(caller.vms, default='NAME')}], or change vms of [callers.{caller.name}]"
+            fix = f"mend [vms.{min(caller.vms, default='NAME')}], or change vms of {caller.name}"
             yield found_error("caller-without-vm", what, fix)
         if caller.allow == {"chat"} and config.chat is None:
             what = f"{caller.name} may only chat, and chat is off: each of its requests is refused."
-            yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of [callers.{caller.name}]")
+            yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of {caller.name}")
         if caller.name == DOCTOR and caller.allow & POWER:
             what = f"The caller {DOCTOR} may change power, which doctor never does."
-            yield found_warning("doctor-may-act", what, f'write allow = ["status"] in [callers.{DOCTOR}]')
+            yield found_warning("doctor-may-act", what, f'write allow = ["status"] in the entry of {DOCTOR}')
     people = [each for each in config.callers if each.auth_method == SIGNATURE and _is_valid(each, now)]
     for name in config.vms:
         allowed = frozenset[str]().union(*(caller.allow for caller in people if caller.may_act_on(name)))
@@ -108,7 +108,7 @@ def _find_weak(config: Config) -> Iterator[Finding]:
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
             what = f"The secret of {caller.name} is not random: it repeats a few characters."
-            fix = f"{_new_key(caller)}, put what it prints in the place of [callers.{caller.name}], then {_RELOAD}"
+            fix = f"{_new_key(caller)}, put what it prints in the place of the entry of {caller.name}, then {_RELOAD}"
             yield found_warning("secret-weak", what, fix)
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"

@@ -15,7 +15,8 @@ from .findings import Finding, error
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
 
 _KEYS = re.compile(
-    r"hosts\..+\.(read_only_)?key(_file)?|callers\..+\.(secret|grafana_secret|token)(_file)?|sessions\.secret(_file)?"
+    r"hosts\..+\.(read_only_)?key(_file)?|sessions\.secret(_file)?"
+    r"|callers\.(.+\.|d/.+: )(secret|grafana_secret|token)(_file)?"
 )
 # The first pattern that a problem's message has decides.
 _BY_MESSAGE: Mapping[str, str] = {
@@ -84,7 +85,7 @@ def _fix(problem: Problem, code: str) -> str:
     shown = _quote(file)
     if code == "file-missing" and match:
         return f"put the file there, or correct {problem.path}; to see what is there: ls -l {_quote(_parent(file))}"
-    if code == "file-not-readable" and "by this user" in problem.message:
+    if code == "file-not-readable" and "by this user" in problem.message and file and not os.path.isdir(file):
         let_read = f"let root own it and its group read it: chown root:{_group()} {shown}; chmod 640 {shown}"
         return f"if this is the handler's user, {let_read}; otherwise run doctor as root: sudo -E breakglass doctor"
     if code == "file-exposed" and file:
@@ -116,8 +117,8 @@ def _name(problem: Problem) -> str:
         return 'openssl rand -base64 48, and write what it prints: [sessions] secret = "…", or its file: secret_file'
     if (problem.path, problem.message) == ("callers", "is empty"):
         return f"breakglass keys new NAME --allow {','.join(VERBS)}"
-    if match := re.fullmatch(r"callers\.(.+)\.[a-z_]+", problem.path):
-        return problem.hint.replace("keys new NAME", f"keys new {match[1]}")
+    if match := re.fullmatch(r"callers\.(?:d/(.+)\.toml: |([^/]+)\.)[a-z_]+", problem.path):
+        return problem.hint.replace("keys new NAME", f"keys new {match[1] or match[2]}")
     return problem.hint
 
 

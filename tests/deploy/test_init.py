@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.errors import CommandError
-from breakglass.cli.init_files import write_files
-from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_text
+from breakglass.cli.init_files import STAGING, write_files
+from breakglass.config.new_file import NewConfig, NewHost, NewVm, caller_text, config_text
 
 from ..support.documents import commands
 from ..support.forked import run_command
@@ -40,7 +40,7 @@ GROUP = pwd.getpwnam(ACCOUNT).pw_gid if ACCOUNT else os.getegid()
 FLAGS = ["--url", "https://rescue.example.org", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEY} root@pve1"]
 FLAGS += ["--vm", "devvm=102", "--operator", "anna@home"]
 SECRETS = ["session", "pve_power", "pve_read", "anna@home.signing-key"]
-NAMES = [*SECRETS, "pve_power.pub", "pve_read.pub", "breakglass.toml"]
+NAMES = [*SECRETS, "pve_power.pub", "pve_read.pub", "callers.d/anna@home.toml", "breakglass.toml"]
 COMMAND = [sys.executable, "-m", "breakglass"]
 
 
@@ -59,7 +59,10 @@ def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]
 
 
 def names_in(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+    """Return the name of each file, of each directory that is empty, and of the one with what is not finished."""
+    found = [path for path in directory.rglob("*") if not path.is_dir() or not any(path.iterdir())]
+    names = {str(path.relative_to(directory)) for path in found}
+    return {STAGING if name.startswith(STAGING) else name for name in names}
 
 
 # --- what it writes ---
@@ -71,10 +74,10 @@ def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None
     ran = run("init", str(directory), *USER, *FLAGS)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert names_in(directory) == set(NAMES)
-    for name in (".", *NAMES):
+    for name in (".", "callers.d", *NAMES):
         status = (directory / name).stat()
-        readable = 0o640 if ACCOUNT else 0o600
-        assert stat.S_IMODE(status.st_mode) == (readable | (status.st_mode & 0o110 if name == "." else 0)), name
+        readable, entered = (0o640, 0o110) if ACCOUNT else (0o600, 0o100)
+        assert stat.S_IMODE(status.st_mode) == readable | (entered if name in (".", "callers.d") else 0), name
         assert (status.st_uid, status.st_gid) == (os.geteuid(), GROUP), name
     checked = run("check", str(directory / "breakglass.toml"))
     assert (checked.returncode, checked.stderr) == (0, "")
@@ -191,7 +194,8 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     hosts, vms = {"pve1": NewHost("breakglass@192.0.2.10:22", "any")}, {"devvm": NewVm(102, ("pve1",))}
     new = NewConfig("https://x/", "a.b@c", hosts, vms)
     written = tomllib.loads(config_text(new, directory, sessions, "breakglass"))
-    assert written["callers"]["a.b@c"]["secret_file"] == f"{directory}/a.b@c.signing-key"
+    table = {"secret_file": directory, "allow": [sessions, directory], directory: sessions}
+    assert tomllib.loads(caller_text(table)) == table
     assert written["sessions"] == {"secret_file": f"{directory}/session", "dir": sessions}
     assert written["vms"] == {"devvm": {"hosts": ["pve1"], "vmid": 102}}
 
@@ -205,7 +209,7 @@ def test_the_readmes_command_works(place: Path) -> None:
     ran = subprocess.run(
         ["sh", "-c", command.replace("breakglass init", start)], cwd="/", capture_output=True, text=True
     )
-    assert (ran.returncode, names_in(place / "etc")) == (0, {*NAMES, "anna.signing-key"} - {NAMES[3]}), ran.stderr
+    assert (ran.returncode, names_in(place / "etc")) == (0, {name.replace("@home", "") for name in NAMES}), ran.stderr
     assert "http://localhost:8080/ works on this machine only" in ran.stdout
 
 
@@ -273,12 +277,13 @@ def test_files_that_exist_are_all_named_and_none_is_touched(place: Path) -> None
     """A second run, a file of another name, and a link to nowhere: exit 2 before any question."""
     directory = place / "etc"
     assert run("init", str(directory), *USER, *FLAGS).returncode == 0
-    before = {path: (path.read_bytes(), path.stat().st_ino) for path in directory.iterdir()}
+    before = {name: ((directory / name).read_bytes(), (directory / name).stat().st_ino) for name in names_in(directory)}
     again = run("init", str(directory), *USER, *FLAGS)
     assert (again.returncode, again.stdout) == (2, "")
     for name in NAMES:
         assert f"{directory}/{name}" in again.stderr
-    assert {path: (path.read_bytes(), path.stat().st_ino) for path in directory.iterdir()} == before
+    after = {name: ((directory / name).read_bytes(), (directory / name).stat().st_ino) for name in names_in(directory)}
+    assert after == before
 
     other = place / "other"
     other.mkdir(mode=0o755)
@@ -386,13 +391,13 @@ def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int)
     directory = place / "a directory"
     crash_at_link(count, directory)
     (directory / "of another").touch()
-    assert len(names_in(directory)) == 1 + count  # and the directory of the unfinished ones
+    assert len(names_in(directory)) == 2 + count  # and the directories of callers and of the unfinished ones
     ran = run("init", str(directory), *USER, *FLAGS)
     assert (ran.returncode, ran.stdout) == (2, "")
     found = re.search(r": (rm -r -- .*); then run init again", ran.stderr)
     assert found is not None, ran.stderr
     subprocess.run(["sh", "-c", found[1]], check=True)
-    assert names_in(directory) == {"of another"}
+    assert names_in(directory) == {"of another", "callers.d"}
     assert run("init", str(directory), *USER, *FLAGS).returncode == 0
 
 

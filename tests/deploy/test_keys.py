@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import re
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from breakglass.auth.signing import fingerprint, secret_bytes
 from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.selection import sampled
-from ..support.service import SSH_KEY, Service, new_secret
+from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
 from ..support.sshd import descendants
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,9 +65,23 @@ def accepted(service: Service, name: str, secret: str) -> bool:
     return reply.status == 200 and bool(reply.json["caller"] == name)
 
 
+def own(config: Path) -> Path:
+    return config.parent / "callers.d"
+
+
 def entries(service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads(service.config.read_text())["callers"]
-    return found
+    """Return what is in each file of a caller."""
+    return {file.stem: tomllib.loads(file.read_text()) for file in own(service.config).glob("*")}
+
+
+def write(config: Path, name: str, text: str) -> Path:
+    """Write the file of a caller by hand."""
+    own(config).mkdir(exist_ok=True, mode=0o755)
+    file = own(config) / f"{name}.toml"
+    file.touch(0o600)
+    file.write_text(text)
+    give_to_handler(file)
+    return file
 
 
 # --- new, rotate and revoke ---
@@ -73,7 +89,7 @@ def entries(service: Service) -> dict[str, Any]:
 
 def test_a_key_from_its_first_day_to_its_last(service: Service) -> None:
     """It is good after the reload, then the next one beside it, then that one alone, then none."""
-    before = service.config.stat()
+    before = service.config.read_bytes()
     made = breakglass(service, "keys", "new", "phone", "--allow", "status,reset", "--vms", "devvm")
     first = made.stdout.strip()
     assert (made.returncode, "does not know this yet" in made.stderr, first in made.stderr) == (0, True, False)
@@ -89,8 +105,7 @@ def test_a_key_from_its_first_day_to_its_last(service: Service) -> None:
     assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
     reloading(service, "keys", "revoke", "phone", "--yes")
     assert not accepted(service, "phone", second)
-    after = service.config.stat()
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert (service.config.read_bytes(), entries(service)) == (before, {})
 
 
 @pytest.mark.parametrize(("flag", "key"), [("--bearer", "token"), ("--grafana", "grafana_secret")])
@@ -137,46 +152,66 @@ def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: P
 
 def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> None:
     """Each refusal says what to do instead. A secret that could not be shown is taken back."""
-    before = service.config.read_bytes()
+    write(service.config, "tablet", f'secret = "{new_secret()}"\nallow = ["status"]\n')
+    before, names = service.config.read_bytes(), sorted(os.listdir(own(service.config)))
     for words, code, output in (
         (("new", "a b"), 2, "not a usable caller name"),
-        (("new", "phone", "--vms", "mail"), 1, "callers.phone.vms"),
+        (("new", ".phone"), 2, "no dot at the beginning"),
+        (("new", "phone", "--vms", "mail"), 1, "callers.d/phone.toml: vms"),
         (("new", "phone", "--config", str(tmp_path / "none")), 2, "keys new NAME --print"),
         (("new", "phone", "--pid", str(os.getpid())), 2, "is not breakglass serve"),
         (("new", "phone", "--pid", "0"), 2, "there is no process 0"),
         (("rotate", "phone"), 1, "has no caller phone"),
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
-        (("revoke", "viewer"), 2, "add --yes"),
+        (("revoke", "tablet"), 2, "add --yes"),
+        (("new", "viewer"), 1, f"viewer stands in {service.config}"),
+        (("rotate", "viewer"), 1, "move it to"),
+        (("rotate", "viewer", "--drop-old"), 1, "does not change"),
     ):
         ran = breakglass(service, "keys", *words)
         assert (ran.returncode, output in ran.stderr) == (code, True), ran.stderr
     with open("/dev/full", "w") as full:
-        for words in (("new", "phone"), ("rotate", "viewer")):
+        secret = entries(service)["tablet"]["secret"]
+        for words in (("new", "phone"), ("rotate", "tablet")):
             ran = breakglass(service, "keys", *words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
             assert ran.returncode == 1
-    assert {**entries(service), "viewer": None} == {**tomllib.loads(before.decode())["callers"], "viewer": None}
-    assert entries(service)["viewer"]["secret"] in (service.secrets["viewer"], [service.secrets["viewer"]])
+    assert (service.config.read_bytes(), sorted(os.listdir(own(service.config)))) == (before, names)
+    assert entries(service)["tablet"]["secret"] == secret
     assert os.listdir(tmp_path) == []
 
 
 def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None:
-    """Without it the handler would not start, or would accept no signature: one that has expired is no other."""
+    """Without it the handler would not start, or would accept no signature: one that has expired is no other.
+
+    Callers in the configuration count, too. One of these is removed by the command that is printed.
+    """
     file = tmp_path / "breakglass.toml"
     file.touch(0o600)
-    text = service.config.read_text()
+    _, hosts, rest = service.config.read_text().partition("[hosts.")
     late = f'[callers.late]\nsecret = "{new_secret()}"\nallow = ["status"]\nnot_after = 2020-01-01T00:00:00Z\n'
-    file.write_text(f"{text}\n{late}")
-    breakglass(service, "keys", "new", "am", "--bearer", "--config", str(file))
-    for name in ("operator", "operator2", "viewer"):
-        ran = breakglass(service, "keys", "revoke", name, "--yes", "--config", str(file))
-    assert (ran.returncode, "the last caller that signs" in ran.stderr, "keys rotate viewer" in ran.stderr) == (
+    file.write_text(f"{late}\n# the host\n{hosts}{rest}")
+
+    def keys(*words: str) -> tuple[int, str]:
+        ran = breakglass(service, "keys", *words, "--config", str(file))
+        return ran.returncode, ran.stderr
+
+    for words in (("new", "am", "--bearer"), ("new", "anna"), ("new", "bob"), ("revoke", "anna", "--yes")):
+        assert keys(*words)[0] == 0
+    code, said = keys("revoke", "bob", "--yes")
+    assert (code, "the last caller that signs and has not expired" in said, "keys rotate bob" in said) == (
         1,
         True,
         True,
     )
-    assert breakglass(service, "keys", "revoke", "late", "--yes", "--config", str(file)).returncode == 0
-    ran = breakglass(service, "keys", "revoke", "viewer", "--yes", "--config", str(file))
-    assert (ran.returncode, "the handler would not start" in ran.stderr) == (1, True)
+    before = file.read_bytes()
+    code, said = keys("revoke", "late", "--yes")
+    assert (code, file.read_bytes(), "whsec_" in said) == (1, before, False)
+    [command] = re.findall(r"remove lines 1 to 4: (sed .*?);", said)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert file.read_text() == f"\n# the host\n{hosts}{rest}"
+    code, said = keys("revoke", "bob", "--yes")
+    assert (code, "the handler would not start" in said) == (1, True)
+    assert keys("revoke", "am", "--yes")[0] == 0
 
 
 def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_path: Path) -> None:
@@ -184,8 +219,7 @@ def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_
     secret = tmp_path / "doctor"
     secret.touch(0o600)
     secret.write_text(new_secret())
-    text = service.config.read_text()
-    service.config.write_text(f'{text}\n[callers.doctor]\nsecret_file = "{secret}"\nallow = ["status"]\n')
+    write(service.config, "doctor", f'secret_file = "{secret}"\nallow = ["status"]\n')
     environment = {"BREAKGLASS_SECRET_FILE": str(secret)}
     ran = breakglass(service, "keys", "revoke", "doctor", "--yes", environment=environment)
     assert ran.returncode == 0, ran.stderr
@@ -227,10 +261,44 @@ def test_in_a_terminal_a_person_is_asked(service: Service, answer: str, goes: bo
 def test_the_launcher_is_not_taken_for_the_handler(service: Service) -> None:
     """It has the same command line, and ignores SIGHUP."""
     [launcher] = descendants(service.process.pid)
-    before = service.config.read_bytes()
     ran = breakglass(service, "keys", "new", "phone", "--pid", str(launcher))
     assert (ran.returncode, "launcher" in ran.stderr) == (2, True), ran.stderr
-    assert service.config.read_bytes() == before
+    assert "phone" not in entries(service)
+
+
+def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> None:
+    """A file with a fault switches off its caller alone; a directory that can't be read, or is gone, none at all."""
+    secret, place = new_secret(), own(service.config)
+    write(service.config, "eva", f'secret = "{secret}"\nallow = ["status"]\n')
+    write(service.config, "bad", 'secret = "hunter2"\n')
+
+    def reload(event: str) -> dict[str, Any]:
+        count = service.log().count(f'"event": "{event}"')
+        service.process.send_signal(signal.SIGHUP)
+        notes = service.logged(f'"event": "{event}"', times=count + 1).splitlines()
+        found: dict[str, Any] = json.loads([line for line in notes if f'"event": "{event}"' in line][-1])
+        return found
+
+    paths = {problem["path"] for problem in reload("reload")["problems"]}
+    assert paths == {"callers.d/bad.toml: secret", "callers.d/bad.toml: allow"}
+    (place / "bad.toml").unlink()
+    mode = place.stat().st_mode
+    for hide, bring_back in (
+        (lambda: place.chmod(0), lambda: place.chmod(mode)),
+        (lambda: place.chmod(0o644), lambda: place.chmod(mode)),  # its names can be read, and no file
+        (lambda: place.rename(f"{place}.old"), lambda: Path(f"{place}.old").rename(place)),
+    ):
+        hide()
+        try:
+            [problem] = reload("reload-rejected")["problems"]
+            assert "callers.d" in problem["path"]
+            assert service.health()["config"].startswith("rejected since")
+            assert accepted(service, "eva", secret)
+        finally:
+            bring_back()
+    (place / "eva.toml").unlink()
+    assert reload("reload")["problems"] == []
+    assert not accepted(service, "eva", secret)
 
 
 def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
@@ -261,10 +329,10 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         f'{service.config.read_text()}\n[callers."a.b"]\nsecret = ["{old}", "{new}"]\n'
         'allow = ["status"]\nvms = ["devvm"]\n'
         f"not_after = {now + timedelta(days=40, hours=1):%Y-%m-%dT%H:%M:%SZ}\n"
-        f'[callers.a]\ntoken = "bgt_{"t" * 43}"\nallow = ["forensics"]\nnot_after = 2020-01-01T00:00:00Z\n'
-        '[callers.bad]\nsecret = "hunter2"\nallow = ["status"]\nvms = ["none"]\n'
         '[callers."x\\ny"]\nallow = ["status"]\n'
     )
+    write(file, "a", f'token = "bgt_{"t" * 43}"\nallow = ["forensics"]\nnot_after = 2020-01-01T00:00:00Z\n')
+    write(file, "bad", 'secret = "hunter2"\nallow = ["status"]\nvms = ["none"]\n')
     keys = [fingerprint(secret_bytes(each)) for each in (old, new)]
     lines: list[dict[str, Any]] = [
         {"time": "2026-11-27T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
@@ -281,7 +349,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
     shown = breakglass(service, "keys", "list", "--config", str(file), "--log", str(log))
     assert shown.returncode == 0, shown.stderr
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines()}
-    assert list(rows) == ["operator", "operator2", "viewer", "a.b", "a", "bad", r"x\ny"]
+    assert list(rows) == ["operator", "operator2", "viewer", "a.b", r"x\ny", "a", "bad"]
     assert rows["a.b"] == (
         f"signature 2 secrets status devvm expires in 40 days {keys[0]} 2026-11-27T03:12:09Z, {keys[1]} not in this log"
     )
@@ -295,6 +363,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         {"key": keys[0], "last_used": lines[0]["time"]},
         {"key": keys[1], "last_used": None},
     ]
+    assert (found["a.b"]["file"], found["a"]["file"]) == (str(file), str(own(file) / "a.toml"))
     assert (found["a"]["expired"], found["a"]["method"], found["viewer"]["vms"]) == (True, "bearer", None)
     output = shown.stdout + piped.stdout
     # "bgt_" alone may be in the name of the file's directory

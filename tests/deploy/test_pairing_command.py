@@ -43,6 +43,9 @@ def service() -> Iterator[Service]:
     """A handler without a host: a verb of a known caller is unreached, and one of an unknown caller is 401."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         service = Service(Path(directory), port=reserve_port(), key=SSH_KEY, host_key="any")
+        secret = run(service, "new", "otto", "--allow", ",".join(ALL)).stdout.strip()
+        service.secrets["otto"] = secret
+        service.reload()
         yield service
         service.stop()
 
@@ -91,8 +94,9 @@ def unseal(sealed: str, link: tuple[str, str, str]) -> str:
 
 
 def callers(service: Service) -> dict[str, dict[str, object]]:
-    """Return the entries of the configuration, each secret as a list."""
-    found: dict[str, dict[str, object]] = tomllib.loads(service.config.read_text())["callers"]
+    """Return the entries in callers' own files, each secret as a list."""
+    files = sorted((service.directory / "callers.d").iterdir())
+    found = {file.stem: tomllib.loads(file.read_text()) for file in files}
     secrets = {name: entry["secret"] for name, entry in found.items()}
     lists = {name: secret if isinstance(secret, list) else [secret] for name, secret in secrets.items()}
     return {name: {**entry, "secret": lists[name]} for name, entry in found.items()}
@@ -171,19 +175,19 @@ def test_one_more_key_is_paired(service: Service, tmp_path: Path) -> None:
 
     A relative sessions.dir is the handler's, wherever the command runs.
     """
-    old = service.secrets["operator2"]
-    with Pairing(service, "rotate", "operator2", cwd=tmp_path) as command:
+    old = service.secrets["otto"]
+    with Pairing(service, "rotate", "otto", cwd=tmp_path) as command:
         command.read_link()
         command.type("\n\n")
         new = fetch(command)
         command.type("\n")
         assert command.end() == 0
-        assert "operator2 is paired." in command.shown
-    assert callers(service)["operator2"]["secret"] == [old, new]
+        assert "otto is paired." in command.shown
+    assert callers(service)["otto"]["secret"] == [old, new]
     assert is_accepted(service, old)
 
 
-@pytest.mark.parametrize(("command", "name"), sampled([("new", "berta"), ("rotate", "operator")], ("new", "berta")))
+@pytest.mark.parametrize(("command", "name"), sampled([("new", "berta"), ("rotate", "otto")], ("new", "berta")))
 def test_a_key_that_no_device_fetches_is_revoked(service: Service, command: str, name: str) -> None:
     """A new caller goes; one with older keys keeps these."""
     before = callers(service)
@@ -268,9 +272,9 @@ def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
             assert command.end() == 130
         finally:
             service.config.write_text(before)
-            service.reload()
         assert "The new key of gerda is NOT revoked" in command.shown
         assert "breakglass keys revoke gerda" in command.shown
+    assert run(service, "revoke", "gerda", "--yes", "--pid", str(service.process.pid)).returncode == 0
     assert keys_left(service) == []
     until(lambda: not is_accepted(service, signing_key), "a reload")
 
@@ -290,10 +294,19 @@ def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str, ...], said: str) -> None:
-    before = service.config.read_text()
+    before = callers(service)
     ran = run(service, "new", "ida", "--pair", *words)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert said in ran.stderr
+    assert callers(service) == before
+
+
+def test_a_caller_in_the_configuration_is_not_paired(service: Service) -> None:
+    """Its entry is not changed, so no key is handed out."""
+    before = service.config.read_text()
+    ran = run(service, "rotate", "operator", "--pair", "--url", "https://rescue.example.org/")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "which breakglass keys does not change" in ran.stderr
     assert service.config.read_text() == before
 
 

@@ -136,10 +136,10 @@ def test_what_chat_says(person: Person) -> None:
 
 
 def test_a_new_key(person: Person) -> None:
-    """It is in its file, and the new entry in the configuration has the verbs."""
+    """It is in its file, and the file of the new caller has the verbs."""
     [make] = commands("docs/symptoms.md", "A key is lost")
     assert "anna is in " in person.paste(make)
-    entry = tomllib.loads(person.service.config.read_text())["callers"]["anna"]
+    entry = tomllib.loads((person.service.config.parent / "callers.d/anna.toml").read_text())
     assert (person.directory / "anna.signing-key").read_text().strip() == entry["secret"]
     assert "cycle" in entry["allow"]
 

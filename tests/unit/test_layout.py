@@ -77,7 +77,6 @@ PURE = (
     "config/metrics.py",
     "config/problems.py",
     "config/new_file.py",
-    "config/toml_edit.py",
     "config/warnings.py",
     "claude/brief.py",
     "claude/events.py",
@@ -364,14 +363,10 @@ def test_no_module_imports_a_private_name(name: str) -> None:
     assert [module for module in absolute if re.search(r"\._(?!_)|^_(?!_)", module)] == []
 
 
-def test_one_file_knows_tomlkit() -> None:
-    """Only what edits a configuration uses the library for that, and no other command loads it."""
-    found = {name: set(imported(tree(path))) for name, path in production().items()}
-    of_it = {name for name, all_of in found.items() if any(m.split(".")[0] == "tomlkit" for m in all_of)}
-    assert of_it == {"config/toml_edit.py"}
-    loads = {"config/toml_edit", "config/edit"}
-    importing = {name for name, path in production().items() if imports_of_ours(HANDLER, path) & loads}
-    assert {name for name in importing if not name.startswith("cli/keys/")} == {"config/edit.py"}
+def test_only_keys_changes_callers() -> None:
+    """The handler reads its callers, and has no code that writes them."""
+    importing = {name for name, path in production().items() if "config/caller_edits" in imports_of_ours(HANDLER, path)}
+    assert {name.rpartition("/")[0] for name in importing} == {"cli/keys"}
 
 
 def test_one_file_seals_and_one_draws() -> None:

@@ -1,4 +1,4 @@
-"""The arguments of `breakglass keys`. Its commands are loaded when they run: the others start without tomlkit."""
+"""The arguments of `breakglass keys`. Its commands are loaded when they run: the others start without them."""
 
 import argparse
 from collections.abc import Callable
@@ -19,8 +19,8 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 def _add_new(new: argparse.ArgumentParser) -> None:
     new.description = (
-        "Add a caller to the configuration, in place: comments and order stay. Its secret goes to standard output, "
-        "this once. The handler knows the caller after a reload."
+        "Write a file for a new caller, callers.d/NAME.toml beside the configuration. The caller's secret goes to "
+        "standard output, this once. The handler knows the caller after a reload."
     )
     new.add_argument("name", help="the new caller's name")
     method = new.add_mutually_exclusive_group()
@@ -44,7 +44,7 @@ def _add_new(new: argparse.ArgumentParser) -> None:
     new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
     new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
     _add_pair(new)
-    new.add_argument("--print", action="store_true", help="print the entry, and change no configuration")
+    new.add_argument("--print", action="store_true", help="print the file, and write none")
     _finish(new, _new)
 
 
@@ -75,8 +75,8 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
 
 def _add_revoke(revoke: argparse.ArgumentParser) -> None:
     revoke.description = (
-        "Remove a caller from the configuration. After a reload, the handler refuses its requests; what it has started "
-        "goes on. The last caller that signs stays."
+        "Remove a caller's file. After a reload, the handler refuses its requests; what it has started goes on. The "
+        "last caller that signs stays. For a caller in the configuration itself, print which lines to remove by hand."
     )
     revoke.add_argument("name", help="the caller's name")
     revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")

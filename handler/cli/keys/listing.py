@@ -3,15 +3,16 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 from ...auth.signing import Caller, fingerprint
-from ...config.callers import AUTH_METHODS
-from ...config.load import load_caller_tables, load_callers
-from ...config.problems import Problem
+from ...config.caller_edits import texts_of
+from ...config.callers import AUTH_METHODS, CallerEntry
+from ...config.load import load_callers
+from ...config.sources import caller_file, read_sources
 from ...times import rfc3339
 from ..output import DONE, say
 from .configuration import find_config
@@ -23,6 +24,7 @@ class Row:
     """What the list says of one caller. `off` is why its requests are refused, empty if they are not."""
 
     name: str
+    file: str
     method: str
     secrets: int
     allow: tuple[str, ...]
@@ -35,10 +37,9 @@ class Row:
 def keys_list(arguments: argparse.Namespace) -> int:
     """List the callers; with --log, also when each was last heard of."""
     file = find_config(arguments)
-    tables = load_caller_tables(file)
-    callers, problems = load_callers(file, os.environ)
-    rows = [_row(name, table, callers.get(name), _of_caller(name, tables, problems)) for name, table in tables.items()]
-    usage = None if arguments.log is None else read_usage(arguments.log, tables)
+    entries, callers = load_callers(read_sources(file, os.environ), os.environ)
+    rows = [_row(file, each, callers.get(each.name)) for each in entries]
+    usage = None if arguments.log is None else read_usage(arguments.log, [each.name for each in entries])
     now = datetime.now(UTC)
     if arguments.json:
         say(json.dumps({"file": str(file), "callers": [_as_json(row, usage, now) for row in rows]}))
@@ -47,44 +48,32 @@ def keys_list(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _of_caller(name: str, names: Mapping[str, object], problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems of one caller. A name can begin with another one and a dot."""
-
-    def is_of(other: str, path: str) -> bool:
-        return f"{path}.".startswith(f"callers.{other}.")
-
-    return [p for p in problems if max((n for n in names if is_of(n, p.path)), key=len, default=None) == name]
-
-
-def _row(name: str, table: Mapping[str, Any], caller: Caller | None, problems: Sequence[Problem]) -> Row:
+def _row(config: Path, each: CallerEntry, caller: Caller | None) -> Row:
+    name, entry, has_file = each
+    table, file = entry.data, str(caller_file(config, name) if has_file else config)
     if caller is not None:
         vms = None if caller.vms is None else tuple(sorted(caller.vms))
         keys = tuple(fingerprint(key) for key in caller.keys)
-        allow = tuple(_texts(table, "allow"))
-        return Row(name, caller.auth_method, len(keys), allow, vms, caller.not_after, "", keys)
+        allow = tuple(texts_of(table, "allow"))
+        return Row(name, file, caller.auth_method, len(keys), allow, vms, caller.not_after, "", keys)
     found = [(key, method) for key, method in AUTH_METHODS.items() if key in table or f"{key}_file" in table]
     key, method = found[0] if len(found) == 1 else ("secret", "unclear")
     not_after = table.get("not_after")
     return Row(
         name,
+        file,
         method,
-        len(_texts(table, key)) + len(_texts(table, f"{key}_file")),
-        tuple(_texts(table, "allow")),
-        tuple(_texts(table, "vms")) if "vms" in table else None,
+        len(texts_of(table, key)) + len(texts_of(table, f"{key}_file")),
+        tuple(texts_of(table, "allow")),
+        tuple(texts_of(table, "vms")) if "vms" in table else None,
         not_after.replace(tzinfo=not_after.tzinfo or UTC) if isinstance(not_after, datetime) else None,
-        "; ".join(f"{p.path.removeprefix(f'callers.{name}').lstrip('.')} {p.message}".strip() for p in problems),
+        "; ".join(f"{p.path.removeprefix(entry.path).lstrip('.: ')} {p.message}".strip() for p in entry.faults),
     )
-
-
-def _texts(table: Mapping[str, Any], key: str) -> list[str]:
-    value = table.get(key, [])
-    values = [value] if isinstance(value, str) else value
-    return [text for text in values if isinstance(text, str)] if isinstance(values, list) else []
 
 
 def _as_json(row: Row, usage: Usage | None, now: datetime) -> dict[str, object]:
     end = row.not_after
-    found: dict[str, object] = {"name": row.name, "method": row.method, "secrets": row.secrets}
+    found: dict[str, object] = {"name": row.name, "file": row.file, "method": row.method, "secrets": row.secrets}
     found |= {"allow": list(row.allow), "vms": None if row.vms is None else list(row.vms)}
     found |= {"not_after": rfc3339(end.timestamp()) if end else None, "expired": bool(end and end < now)}
     found |= {"off": row.off, "keys": [{"key": key} for key in row.keys]}

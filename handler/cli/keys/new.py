@@ -1,30 +1,28 @@
-"""`breakglass keys new`: another caller in the configuration. Its secret is shown this once, or written to a file."""
+"""`breakglass keys new`: a file for another caller. The secret is shown this once, or written to a file."""
 
 import argparse
-import contextlib
 import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ...auth.signing import SIGNATURE
-from ...config.callers import READS
-from ...config.edit import add_caller, remove_caller
+from ...config.caller_edits import add_caller
+from ...config.callers import DIRECTORY, NAME_HINT, READS, SUFFIX
 from ...config.model import is_caller_name, is_vm_name
-from ...config.replacing import EditError
-from ...config.toml_edit import entry_text
+from ...config.new_file import caller_text
+from ...config.sources import caller_file
 from ...verbs import ALLOWABLE
 from ..errors import CommandError
 from ..output import DONE, remark, say
 from ..reloading import check_reload, reload_handler
-from .configuration import changing, find_config
+from .configuration import changing, find_config, show_or_take_back
 from .pairing import pair_new
 from .secrets import KEYS, NOUNS, new_secret, secret_file
 
 
 def keys_new(arguments: argparse.Namespace) -> int:
-    """Add a caller to the configuration and show its secret; with --print, print the entry and change nothing."""
+    """Add a caller and show its secret; with --print, print its file and change nothing."""
     method = arguments.method or SIGNATURE
     entry = _make_entry(arguments, method)
     if arguments.pair:
@@ -35,9 +33,11 @@ def keys_new(arguments: argparse.Namespace) -> int:
     check_reload(arguments)
     file = find_config(arguments)
     with changing(), secret_file(arguments.out, secret):
-        add_and_show(file, arguments.name, {KEYS[method]: secret, **entry}, None if arguments.out else secret)
+        add_caller(file, arguments.name, {KEYS[method]: secret, **entry})
+        show_or_take_back(arguments, file, secret)
     where = f"in {arguments.out}" if arguments.out else "shown this once"
-    remark(f"{arguments.name} is in {file}; its {NOUNS[method]} is {where}: give it to {arguments.name}")
+    what = f"its {NOUNS[method]} is {where}: give it to {arguments.name}"
+    remark(f"{arguments.name} is in {caller_file(file, arguments.name)}; {what}")
     reload_handler(arguments)
     return DONE
 
@@ -49,25 +49,10 @@ def _pair(arguments: argparse.Namespace, entry: dict[str, object]) -> int:
     return pair_new(arguments, find_config(arguments), entry)
 
 
-def add_and_show(file: Path, name: str, entry: dict[str, object], secret: str | None) -> None:
-    """Add a caller and print its secret, if there is one to print; take the caller out again if that fails."""
-    try:
-        add_caller(file, name, entry)
-        if secret is not None:
-            say(secret)
-    except EditError:
-        raise
-    except BaseException:  # a pipe that is closed, or Ctrl-C: no one has seen the secret
-        with contextlib.suppress(EditError):
-            remove_caller(file, name, only=entry)
-        raise
-
-
 def _make_entry(arguments: argparse.Namespace, method: str) -> dict[str, object]:
     """Return the entry without its secret. Raises CommandError for a name or a limit that can't be used."""
     if not is_caller_name(arguments.name):
-        hint = "use letters, digits, @ . _ - and at most 64 of them"
-        raise CommandError(f'not a usable caller name: "{arguments.name}"', hint)
+        raise CommandError(f'not a usable caller name: "{arguments.name}"', NAME_HINT)
     signs = method == SIGNATURE
     entry: dict[str, object] = {"allow": ["status", "forensics", "history"] if signs else ["forensics"]}
     if arguments.allow is not None:
@@ -105,12 +90,13 @@ def _time(text: str) -> datetime:
 
 
 def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[str, object]) -> int:
-    """Print the entry for a configuration that is kept elsewhere; with --out, it names the file with the secret."""
+    """Print a caller's file, for a configuration elsewhere. With --out, it names the file with the secret."""
     key: dict[str, object] = {KEYS[method]: secret}
     if arguments.out is not None:
         key = {f"{KEYS[method]}_file": os.path.abspath(arguments.out)}
     with secret_file(arguments.out, secret):
-        say(entry_text(arguments.name, {**key, **entry}).rstrip("\n"))
-    what = "shown once: add it" if arguments.out is None else "the secret is in the file: add the entry"
-    remark(f"# {what} to the configuration, give it to its caller, reload the handler (SIGHUP)")
+        say(caller_text({**key, **entry}).rstrip("\n"))
+    where = f"{DIRECTORY}/{arguments.name}{SUFFIX}"
+    what = "shown once: write it" if arguments.out is None else "the secret is in the file: write this"
+    remark(f"# {what} to {where}, or below [callers.NAME], and reload the handler (SIGHUP)")
     return DONE

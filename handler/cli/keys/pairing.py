@@ -13,15 +13,15 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ... import pairing
 from ...claude.processes import PR_SET_DUMPABLE, prctl
-from ...config.edit import add_caller, add_secret, take_back
+from ...config.caller_edits import EditError, add_caller, add_secret, take_back
 from ...config.pairing_place import read_pairing_place
 from ...config.problems import ConfigError
-from ...config.replacing import EditError
+from ...config.sources import caller_file
 from ...pairing import FETCHED, GONE, TWICE
 from ..errors import CommandError, reason
 from ..output import DONE, FAILED, INTERRUPTED, complain, drop_output, remark, say
@@ -34,17 +34,13 @@ from .secrets import new_signing_key
 _POLL_SECONDS = 0.3
 
 
-@dataclass(frozen=True)
-class Grant:
-    """A caller's new signing key: how it comes into the configuration, and how it goes again.
+class Grant(NamedTuple):
+    """What happens to a new signing key of a caller: how its entry gets the key, and what a person is told.
 
-    `by_hand` is what a person does if `revoke` fails; `paired` is said at the end.
+    `by_hand` ends the key if this command can't; `paired` is said at the end.
     """
 
-    name: str
-    signing_key: str
-    add: Callable[[], object]
-    revoke: Callable[[], object]
+    add: Callable[[str], object]
     by_hand: str
     paired: str
 
@@ -52,45 +48,33 @@ class Grant:
 def pair_new(arguments: argparse.Namespace, file: Path, entry: Mapping[str, object]) -> int:
     """Pair a device as a new caller, whose entry has no secret yet. Return the exit code."""
     name = arguments.name
-
-    def make_grant(signing_key: str) -> Grant:
-        return Grant(
-            name,
-            signing_key,
-            lambda: add_caller(file, name, {"secret": signing_key, **entry}),
-            lambda: take_back(file, name, signing_key),
-            f"breakglass keys revoke {name}",
-            f"{name} is paired.",
-        )
-
-    return _pair(arguments, file, make_grant)
+    grant = Grant(
+        lambda signing_key: add_caller(file, name, {"secret": signing_key, **entry}),
+        f"breakglass keys revoke {name}",
+        f"{name} is paired.",
+    )
+    return _pair(arguments, file, grant)
 
 
 def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
     """Pair a device with one more signing key of a caller; the others stay good. Return the exit code."""
     name = arguments.name
-
-    def make_grant(signing_key: str) -> Grant:
-        return Grant(
-            name,
-            signing_key,
-            lambda: add_secret(file, name, signing_key),
-            lambda: take_back(file, name, signing_key),
-            f"remove the newest secret of [callers.{name}] from {file}, and reload the handler",
-            f"{name} is paired. The older keys are still good, until: breakglass keys rotate {name} --drop-old",
-        )
-
-    return _pair(arguments, file, make_grant)
+    grant = Grant(
+        lambda signing_key: add_secret(file, name, signing_key),
+        f"remove the newest secret from {caller_file(file, name)}, and reload the handler",
+        f"{name} is paired. The older keys are still good, until: breakglass keys rotate {name} --drop-old",
+    )
+    return _pair(arguments, file, grant)
 
 
-def _pair(arguments: argparse.Namespace, file: Path, make_grant: Callable[[str], Grant]) -> int:
+def _pair(arguments: argparse.Namespace, file: Path, grant: Grant) -> int:
     place = read_pairing_place(file)
     url = find_page(arguments.url, place.urls)
     account = find_owner(place)
     directory = find_sessions(place, arguments.pid)
     prctl(PR_SET_DUMPABLE, 0)  # other processes of this user can't read the key
     with _Ending() as ending, KeyDirectory(directory, account) as keys:
-        return _Pairing(arguments, make_grant(new_signing_key()), url, keys, ending).run()
+        return _Pairing(arguments, file, grant, url, keys, ending).run()
 
 
 class _Ending:
@@ -116,18 +100,19 @@ class _Pairing:
     """One key on its way to a device."""
 
     def __init__(
-        self, arguments: argparse.Namespace, grant: Grant, url: str, keys: KeyDirectory, ending: _Ending
+        self, arguments: argparse.Namespace, file: Path, grant: Grant, url: str, keys: KeyDirectory, ending: _Ending
     ) -> None:
-        self._arguments, self._grant, self._url, self._keys, self._ending = arguments, grant, url, keys, ending
+        self._arguments, self._file, self._grant, self._name = arguments, file, grant, arguments.name
+        self._url, self._keys, self._ending = url, keys, ending
+        self._signing_key = new_signing_key()
         self._id, self._one_time_key = pairing.new_pairing()
         self._reads_input, self._is_confirmed = sys.stdin is not None, False
 
     def run(self) -> int:
         """Return the exit code, after the key was fetched once or revoked."""
-        name = self._grant.name
-        sealed = pairing.seal(self._one_time_key, self._id, name, self._grant.signing_key)
+        sealed = pairing.seal(self._one_time_key, self._id, self._name, self._signing_key)
         try:
-            self._grant.add()
+            self._grant.add(self._signing_key)
         except EditError as error:
             raise CommandError(error.message, error.hint, FAILED) from None
         why = "the command failed"
@@ -154,7 +139,7 @@ class _Pairing:
                 if self._ending.number or not self._reads_input:
                     return "it was interrupted"
         until, end = time.time() + pairing.SECONDS, time.monotonic() + pairing.SECONDS
-        self._keys.leave(self._id, self._grant.name, sealed, until)
+        self._keys.leave(self._id, self._name, sealed, until)
         self._show_link(until)
         was_fetched = False
         while time.monotonic() < end and not self._ending.number:
@@ -171,17 +156,17 @@ class _Pairing:
         return "it was interrupted" if self._ending.number else _explain(self._keys.withdraw(self._id))
 
     def _show_link(self, until: float) -> None:
-        link = pairing.pairing_link(self._url, self._id, self._one_time_key, self._grant.name)
+        link = pairing.pairing_link(self._url, self._id, self._one_time_key, self._name)
         clock = time.strftime("%H:%M", time.localtime(until))
         is_drawn = draw_qr(link)
-        say(f"{'Scan this, or open' if is_drawn else 'Open'} this link on {self._grant.name}'s device, until {clock}:")
+        say(f"{'Scan this, or open' if is_drawn else 'Open'} this link on {self._name}'s device, until {clock}:")
         say(link)
         if not is_drawn and sys.stdout.isatty():
             remark("the terminal is too narrow for the QR code")
         say("It opens once. Ctrl-C revokes the key.")
 
     def _ask(self) -> None:
-        name, clock = self._grant.name, time.strftime("%H:%M:%S")
+        name, clock = self._name, time.strftime("%H:%M:%S")
         say(f'{name}\'s device fetched the key at {clock}. If it says "Paired as {name}", press Enter;')
         say("if it says anything else, or is not yours, press Ctrl-C: that revokes the key.")
 
@@ -206,13 +191,13 @@ class _Pairing:
 
     def _revoke(self, why: str) -> None:
         """Take the key back, and say so."""
-        name = self._grant.name
+        name = self._name
         if self._ending.number == signal.SIGHUP:
             drop_output()  # the terminal has gone
         with contextlib.suppress(CommandError):  # without it in the configuration, the key is good for nothing
             self._keys.withdraw(self._id)
         try:
-            self._grant.revoke()
+            take_back(self._file, name, self._signing_key)
         except (EditError, ConfigError, OSError) as error:
             _complain_if_possible(
                 f"{why}. The new key of {name} is NOT revoked: {error}", f"do it now: {self._grant.by_hand}"

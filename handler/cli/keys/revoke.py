@@ -1,44 +1,59 @@
-"""`breakglass keys revoke`: a caller is taken out of the configuration."""
+"""`breakglass keys revoke`: a caller's file is removed."""
 
 import argparse
 import os
+import re
+import shlex
 import sys
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...config.edit import remove_caller
-from ...config.load import load_caller_tables
+from ...config.caller_edits import remove_caller
+from ...config.callers import CallerEntry
+from ...config.sources import caller_file, read_file
 from ..errors import CommandError
 from ..output import DONE, FAILED, remark
 from ..reloading import check_reload, reload_handler
-from .configuration import changing, find_config
-
-_SIGNING = ("secret", "secret_file")
+from .configuration import changing, find_caller, find_config
 
 
 def keys_revoke(arguments: argparse.Namespace) -> int:
-    """Remove a caller, after a question in a terminal. Its requests are refused once the handler has reloaded."""
+    """Remove a caller's file, after a question in a terminal. The handler refuses its requests after a reload.
+
+    A caller in the configuration itself is not removed: print which lines a person has to remove.
+    """
     check_reload(arguments)
     file, name = find_config(arguments), arguments.name
-    tables = load_caller_tables(file)
-    if name not in tables:
-        raise CommandError(f"{file} has no caller {name}", f"use one of {', '.join(tables)}", FAILED)
-    others = [table for other, table in tables.items() if other != name and any(key in table for key in _SIGNING)]
-    if not others or (all(map(_is_over, others)) and not _is_over(tables[name])):
-        why = "and has not expired" if others else "the handler would not start"
-        hint = f"make another one first: breakglass keys new NAME; for a new key: breakglass keys rotate {name}"
-        raise CommandError(f"{name} is the last caller that signs{' ' if others else ': '}{why}", hint, FAILED)
+    caller, others = find_caller(file, name)
+    _refuse_last(caller, others)
+    if not caller.has_file:
+        raise CommandError(*_describe_lines(file, name), FAILED)
     if not arguments.yes:
-        _ask(file, name, tables[name])
+        _ask(file, name, caller.entry.data)
     with changing():
-        left = remove_caller(file, name).left
-    remark(f"{name} is out of {file}", "what it has started goes on; nothing is cancelled")
+        left = remove_caller(file, name)
+    remark(f"{caller_file(file, name)} is removed", "what it has started goes on; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
         remark(f"until then, the handler still accepts {name}")
     return DONE
+
+
+def _refuse_last(caller: CallerEntry, others: Sequence[CallerEntry]) -> None:
+    """Raise CommandError for the last caller that signs, wherever the entries are."""
+    signing = [each.entry.data for each in others if _signs(each)]
+    if not _signs(caller) or (signing and (_is_over(caller.entry.data) or not all(map(_is_over, signing)))):
+        return
+    why = " and has not expired" if signing else ": the handler would not start"
+    hint = f"make another one first: breakglass keys new NAME; for a new key: breakglass keys rotate {caller.name}"
+    raise CommandError(f"{caller.name} is the last caller that signs{why}", hint, FAILED)
+
+
+def _signs(caller: CallerEntry) -> bool:
+    return any(key in caller.entry.data for key in ("secret", "secret_file"))
 
 
 def _is_over(table: Mapping[str, Any]) -> bool:
@@ -46,10 +61,39 @@ def _is_over(table: Mapping[str, Any]) -> bool:
     return isinstance(end, datetime) and end.replace(tzinfo=end.tzinfo or UTC) <= datetime.now(UTC)
 
 
+def _describe_lines(file: Path, name: str) -> tuple[str, str]:
+    """Return that a person has to remove a caller's lines, and how. Shows no line, because a secret may be in it."""
+    message = f"{name} stands in {file}, which this command does not change; {name} was not removed"
+    path, then = os.path.realpath(file), "then breakglass check, and reload the handler"
+    if lines := find_lines(read_file(file)[0], name):
+        first, last = lines
+        return message, f"remove lines {first} to {last}: sed -i {first},{last}d {shlex.quote(path)}; {then}"
+    return message, f"remove callers.{name} from {path}; {then}"
+
+
+def find_lines(text: str, name: str) -> tuple[int, int] | None:
+    """Return the numbers of the first and the last line of a table [callers.NAME]; None if it is written otherwise."""
+    lines = text.splitlines()
+    quoted = re.escape(name)
+    own = re.compile(rf"""\s*\[\s*callers\s*\.\s*({quoted}|"{quoted}"|'{quoted}')\s*\]""")
+    first = next((number for number, line in enumerate(lines) if own.match(line)), len(lines))
+    others = (number for number, line in enumerate(lines) if number > first and line.lstrip().startswith("["))
+    end = next(others, len(lines))
+    while end > first + 1 and lines[end - 1].partition("#")[0].strip() == "":
+        end -= 1  # a comment above the next table is about that
+    wanted = tomllib.loads(text)
+    del wanted["callers"][name]
+    try:
+        left = tomllib.loads("\n".join(lines[:first] + lines[end:]))
+    except tomllib.TOMLDecodeError:
+        return None
+    return (first + 1, end) if {"callers": {}, **left} == wanted else None
+
+
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
     """Raise CommandError unless the person at the terminal agrees."""
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise CommandError(f"this removes {name} from {file}, and there is no terminal to ask at", "add --yes")
+        raise CommandError(f"this removes {caller_file(file, name)}, and there is no terminal to ask at", "add --yes")
     allow, vms = table.get("allow"), table.get("vms")
     what = ", ".join(map(str, allow)) if isinstance(allow, list) else str(allow)
     where = "all VMs" if vms is None else ", ".join(map(str, vms)) if isinstance(vms, list) else str(vms)

@@ -1,0 +1,218 @@
+"""Writes, replaces and removes callers' own files: `breakglass keys`. The configuration file is never changed.
+
+Each function changes one file as a whole, or raises EditError or ConfigError and changes nothing. After a crash, the
+old file is there or the new one. Two commands at once wait for each other. A change that brings a problem which
+`breakglass check` does not find now is refused. No function reloads the handler.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .callers import AUTH_METHODS, DIRECTORY, CallerEntry, list_callers
+from .load import load_sources, parse_toml
+from .new_file import caller_text
+from .problems import ConfigError, Problem
+from .secret_files import describe_exposure, safe_mode
+from .sources import caller_file, read_sources
+
+_NEW = ".new"  # a name that begins with a dot is no caller's
+
+
+class EditError(Exception):
+    """Raised if a file can't be changed, and was not: what is wrong, and what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+def add_caller(config: Path, name: str, entry: Mapping[str, object]) -> None:
+    """Write the file of a new caller: `entry` has what a table [callers.NAME] can have.
+
+    Raises EditError if there is a caller of that name, also in the configuration.
+    """
+    with _editing(config) as edit:
+        if any(each.name == name for each in edit.entries):
+            hint = f"change its key with breakglass keys rotate {name}, or end it with breakglass keys revoke {name}"
+            raise EditError(f"there is a caller {name}: {edit.find(name).entry.path}", hint)
+        edit.put(name, entry)
+
+
+def remove_caller(config: Path, name: str) -> tuple[str, ...]:
+    """Remove the file of a caller. Return the files with secrets that it named, which stay."""
+    with _editing(config) as edit:
+        table = edit.find(name).entry.data
+        edit.put(name, None)
+        return tuple(path for kind in AUTH_METHODS for path in texts_of(table, f"{kind}_file"))
+
+
+def add_secret(config: Path, name: str, secret: str) -> None:
+    """Give a caller one more secret, the newest; the others stay good."""
+    with _editing(config) as edit:
+        table = edit.find(name).entry.data
+        kind = method_setting(name, table)
+        edit.put(name, _changed(table, {kind: [*texts_of(table, kind), secret]}))
+
+
+def take_back(config: Path, name: str, secret: str) -> None:
+    """End one secret of a caller, and the caller if it has no other one.
+
+    What someone else has given the caller meanwhile stays. Nothing is changed where the secret is gone already.
+    """
+    with _editing(config) as edit:
+        table = next((each.entry.data for each in edit.entries if each.name == name and each.has_file), {})
+        for kind in AUTH_METHODS:
+            if secret in (before := texts_of(table, kind)):
+                left = [each for each in before if each != secret]
+                edit.put(name, _changed(table, {kind: left}) if left or f"{kind}_file" in table else None)
+
+
+def drop_old_secrets(config: Path, name: str) -> tuple[bool, tuple[str, ...]]:
+    """End all secrets of a caller but the newest: the last in its file, or that of the last file if there is none.
+
+    Return whether there was an older one, and the files of those that end, which stay.
+    """
+    with _editing(config) as edit:
+        table = edit.find(name).entry.data
+        kind = method_setting(name, table)
+        inline, files = texts_of(table, kind), texts_of(table, f"{kind}_file")
+        kept = [] if inline else files[-1:]
+        if len(inline) + len(files) < 2:
+            return False, ()
+        edit.put(name, _changed(table, {kind: inline[-1:], f"{kind}_file": kept}))
+        return True, tuple(path for path in files if path not in kept)
+
+
+def method_setting(name: str, table: Mapping[str, Any]) -> str:
+    """Return the setting that has a caller's secrets. Raises EditError if there is not exactly one."""
+    kinds = [kind for kind in AUTH_METHODS if kind in table or f"{kind}_file" in table]
+    if len(kinds) != 1:
+        raise EditError(f"{name} has {len(kinds)} auth methods", "see the problems that breakglass check lists")
+    return kinds[0]
+
+
+def texts_of(table: Mapping[str, Any], key: str) -> list[str]:
+    """Return the texts of a setting, which is one text or a list; without what is no text."""
+    value = table.get(key, [])
+    values = [value] if isinstance(value, str) else value
+    return [text for text in values if isinstance(text, str)] if isinstance(values, list) else []
+
+
+def _changed(table: Mapping[str, object], changes: Mapping[str, list[str]]) -> dict[str, object]:
+    """Return a table with other lists. One that is empty is left out; one with a single text is written as that."""
+    changed = {key: values[0] if len(values) == 1 else values for key, values in changes.items()}
+    return {key: value for key, value in {**table, **changed}.items() if value or key not in changes}
+
+
+class _Edit:
+    """The callers while one of them is changed: their entries, and `put`."""
+
+    def __init__(self, config: Path) -> None:
+        self._config, self._sources = config, read_sources(config, os.environ)
+        self._directory = Path(os.path.realpath(config.parent / DIRECTORY))
+        if exposure := describe_exposure(config, self._sources.status, os.environ):
+            raise EditError(f"{config} is not safe: {exposure}", f"chmod {safe_mode(self._sources.status)} {config}")
+        top = parse_toml(self._sources.text, lambda _: "")
+        self.entries = list_callers(top, self._sources.callers, str(config))
+
+    def find(self, name: str) -> CallerEntry:
+        """Return the entry in a caller's own file. Raises EditError."""
+        found = [each for each in self.entries if each.name == name]
+        if not found:
+            names = ", ".join(each.name for each in self.entries)
+            raise EditError(f"{self._config} has no caller {name}", f"use one of {names}")
+        if not found[0].has_file:
+            hint = f"change [callers.{name}] there by hand, or move it to {caller_file(self._config, name)}"
+            raise EditError(f"{name} stands in {self._config}, which breakglass keys does not change", hint)
+        return found[0]
+
+    def put(self, name: str, table: Mapping[str, object] | None) -> None:
+        """Write a caller's file, or remove it. Raises EditError."""
+        text = None if table is None else caller_text(table)
+        self._check(name, text)
+        new, file = self._directory / _NEW, self._directory / caller_file(self._config, name).name
+        try:
+            if text is not None:
+                self._write(new, text, file if file.exists() else self._config)
+            self._refuse_changed()
+            if text is None:
+                file.unlink()
+            elif name in self._sources.callers:
+                new.rename(file)
+            else:
+                os.link(new, file)  # which does not replace a file
+            _sync(self._directory)
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink()
+
+    def _check(self, name: str, text: str | None) -> None:
+        callers = {other: content for other, content in self._sources.callers.items() if other != name}
+        after = self._problems(callers if text is None else {**callers, name: text})
+        known = self._problems(self._sources.callers)
+        if new := [problem for problem in after if problem not in known]:
+            lines = "; ".join(f"{problem.path} {problem.message}" for problem in new)
+            raise EditError(f"{self._config} would get a new problem: {lines}", f"nothing was changed; {new[0].hint}")
+
+    def _problems(self, callers: Mapping[str, str | Problem]) -> list[Problem]:
+        try:
+            return list(load_sources(replace(self._sources, callers=callers), os.environ).problems)
+        except ConfigError as error:
+            return error.problems
+
+    def _write(self, new: Path, text: str, model: Path) -> None:
+        """Write a new file with the owner and mode of another one."""
+        if not self._directory.is_dir():
+            _make_directory(self._directory, self._sources.status)
+        new.unlink(missing_ok=True)  # of a command that was killed
+        status = model.stat()
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            opened.write(text)
+            opened.flush()
+            os.fsync(descriptor)
+
+    def _refuse_changed(self) -> None:
+        """Raise EditError if a person, or another program, has changed the configuration or a caller's file."""
+        now = read_sources(self._config, os.environ)
+        if (now.text, now.callers) != (self._sources.text, self._sources.callers):
+            raise EditError(f"the callers of {self._config} were changed meanwhile", "run this command again")
+
+
+def _make_directory(directory: Path, config: os.stat_result) -> None:
+    """Make the directory of callers. Those who may read the configuration may enter it."""
+    directory.mkdir(0o700)
+    os.chown(directory, config.st_uid, config.st_gid)
+    directory.chmod(0o750 if config.st_mode & stat.S_IRGRP else 0o700)
+    _sync(directory.parent)
+
+
+def _sync(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # the change is in force, whatever the disk says now
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _editing(config: Path) -> Iterator[_Edit]:
+    """Return the callers of a configuration to be changed, and hold the lock against another command."""
+    try:
+        directory = os.open(config.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield _Edit(config)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        place = config.parent / DIRECTORY
+        hint = f"nothing was changed; root or the owner of {place} can, if its disk is neither full nor read-only"
+        raise EditError(f"{place} can't be changed: {os.strerror(error.errno or 0)}", hint) from None

@@ -1,0 +1,299 @@
+"""callers.d/NAME.toml: a caller in a file of its own, beside the configuration."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.keys.revoke import find_lines
+from breakglass.config import sources
+from breakglass.config.load import load_config
+from breakglass.config.model import Config
+from breakglass.config.problems import ConfigError
+from breakglass.config.reload import check_change
+
+from .test_config import GOOD, HOST, OPERATOR, SESSIONS, VM, whsec
+
+ANNA, BOB = (f'secret = "{whsec(letter)}"\nallow = ["status"]\n' for letter in "ab")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with the caller `operator`, and an empty directory for the files of others."""
+    return write(tmp_path / "breakglass.toml", GOOD)
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.touch(0o600)
+    file.write_text(text)
+    return file
+
+
+def own(config: Path, name: str = "anna.toml", text: str = ANNA) -> Path:
+    return write(config.parent / "callers.d" / name, text)
+
+
+def names(config: Config) -> list[str]:
+    return [caller.name for caller in config.callers]
+
+
+def refusal(config: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, {})
+    return str(caught.value)
+
+
+# --- what is a caller ---
+
+
+def test_a_caller_has_a_file_of_its_own(config: Path) -> None:
+    """It has the keys of a table, and counts as one; the files are in what the digest and doctor look at."""
+    before = load_config(config, {})
+    file = own(config, "a.b@c.toml")
+    found = load_config(config, {})
+    assert (names(found), found.problems, found.warnings) == (["operator", "a.b@c"], (), before.warnings)
+    assert str(file) in found.files
+    assert found.digest != before.digest
+
+
+def test_a_secret_may_be_in_another_file(config: Path) -> None:
+    secret = write(config.parent / "anna.signing-key", whsec("a"))
+    own(config, text=f'secret_file = "{secret}"\nallow = ["status"]\n')
+    assert names(load_config(config, {})) == ["operator", "anna"]
+
+
+def test_the_configuration_needs_no_callers(config: Path) -> None:
+    """One file of a caller that signs is enough; without any, both are missing."""
+    config.write_text(HOST + VM + SESSIONS)
+    assert "callers: is empty" in refusal(config)
+    own(config, "sender.toml", f'token = "bgt_{"t" * 43}"\nallow = ["status"]\n')
+    assert refusal(config).startswith("callers: no caller can sign requests")
+    own(config)
+    assert load_config(config, {}).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("secret = [", "callers.d/anna.toml", "is not TOML"),
+        (ANNA.replace("status", "reboot"), "callers.d/anna.toml: allow", 'has an unknown word: "reboot"'),
+        (f"[callers.anna]\n{ANNA}", "callers.d/anna.toml: callers", "is not a setting"),
+        (f"{ANNA}vms = []\n", "callers.d/anna.toml: vms", "is missing"),
+    ],
+)
+def test_a_fault_switches_its_caller_off_and_names_the_file(config: Path, text: str, path: str, message: str) -> None:
+    own(config, text=text)
+    own(config, "bob.toml", BOB)
+    found = load_config(config, {})
+    assert names(found) == ["operator", "bob"]
+    assert message in next(problem.message for problem in found.problems if problem.path == path)
+
+
+def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
+    own(config, "bob.toml")
+    own(config)
+    found = load_config(config, {})
+    assert names(found) == ["operator"]
+    assert [(problem.path, problem.message) for problem in found.problems] == [
+        ("callers.d/anna.toml: secret", "is also the secret of bob"),
+        ("callers.d/bob.toml: secret", "is also the secret of anna"),
+    ]
+
+
+def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) -> None:
+    """Neither entry wins. The secrets of both are still no one else's."""
+    config.write_text(f"{GOOD}\n[callers.anna]\n{BOB}")
+    own(config)
+    own(config, "bob.toml", BOB)
+    found = load_config(config, {})
+    assert names(found) == ["operator"]
+    messages = {problem.path: problem.message for problem in found.problems}
+    assert messages["callers.anna"] == f"is in {config} and in callers.d/anna.toml, so the caller is off"
+    assert str(config) in messages["callers.d/anna.toml"]
+    assert messages["callers.d/bob.toml: secret"] == "is also the secret of anna"
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize(("mode", "owner"), [(0o604, 0), (0o640, 65534), (0o660, 0)])
+def test_a_file_that_others_can_reach_is_refused_alone(config: Path, mode: int, owner: int) -> None:
+    """The rule is that of the configuration's own file."""
+    file = own(config)
+    own(config, "bob.toml", BOB)
+    os.chown(file, owner, -1)
+    file.chmod(mode)
+    found = load_config(config, {})
+    assert names(found) == ["operator", "bob"]
+    [problem] = found.problems
+    assert (problem.path, problem.message.partition(":")[0]) == ("callers.d/anna.toml", "is not safe")
+    assert problem.hint == f"chmod 600 {file}"
+    assert names(load_config(config, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"})) == ["operator", "anna", "bob"]
+    file.chmod(0o640)
+    os.chown(file, 0, -1)
+    assert load_config(config, {}).problems == ()
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "directory": Path.mkdir,
+    "pipe without a writer": lambda file: os.mkfifo(file, 0o600),
+    "bytes": lambda file: write(file, "").write_bytes(b"\xff"),
+    "link to nowhere": lambda file: file.symlink_to("nowhere"),
+    "link to itself": lambda file: file.symlink_to(file.name),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_what_is_no_text_file_is_off_alone(config: Path, make: Callable[[Path], object]) -> None:
+    own(config, "bob.toml")
+    make(config.parent / "callers.d/anna.toml")
+    found = load_config(config, {})
+    assert names(found) == ["operator", "bob"]
+    assert [problem.path for problem in found.problems] == ["callers.d/anna.toml"]
+
+
+# --- names that are no callers' ---
+
+
+def test_other_names_are_ignored_with_a_warning(config: Path) -> None:
+    """An editor's copies, what a command left that was killed, and a caller that someone has switched off by hand."""
+    own(config)
+    for name in (".anna.toml.swp", ".new", "anna.toml~", "bob.toml.off", "README"):
+        own(config, name, "secret = [")
+    found = load_config(config, {})
+    assert (names(found), found.problems) == (["operator", "anna"], ())
+    assert [warning for warning in found.warnings if "callers.d" in warning] == [
+        "callers.d/.anna.toml.swp is ignored: its name begins with a dot",
+        "callers.d/.new is ignored: its name begins with a dot",
+        "callers.d/README is ignored: its name does not end in .toml",
+        "callers.d/anna.toml~ is ignored: its name does not end in .toml",
+        "callers.d/bob.toml.off is ignored: its name does not end in .toml",
+    ]
+
+
+def test_a_link_that_leaves_the_directory_is_ignored_with_a_warning(config: Path) -> None:
+    """What is outside has another owner's rights to change it. A link to a file beside it is followed."""
+    file = own(config, "anna.toml")
+    (file.parent / "bob.toml").symlink_to(write(config.parent / "bob.toml", BOB))
+    (file.parent / "carl.toml").symlink_to(file.parent.parent / "callers.d.old/carl.toml")
+    file.rename(file.with_name("anna"))
+    file.symlink_to("anna")
+    found = load_config(config, {})
+    assert names(found) == ["operator", "anna"]
+    why = "is ignored: it is a link to a file outside of the directory"
+    assert {f"callers.d/bob.toml {why}", f"callers.d/carl.toml {why}"} <= set(found.warnings)
+
+
+def test_a_volume_of_kubernetes_is_read_without_a_warning(config: Path) -> None:
+    """Its names lead over the link `..data` to a directory that is replaced as a whole."""
+    place = config.parent / "callers.d"
+    place.mkdir()
+    for version, text in (("..2026_11_28", ANNA), ("..2026_11_29", BOB)):
+        (place / version).mkdir()
+        write(place / version / "anna.toml", text)
+        (place / "..data_tmp").symlink_to(version)
+        (place / "..data_tmp").rename(place / "..data")
+        if not (place / "anna.toml").is_symlink():
+            (place / "anna.toml").symlink_to("..data/anna.toml")
+        found = load_config(config, {})
+        assert names(found) == ["operator", "anna"]
+        assert [warning for warning in found.warnings if "callers.d" in warning] == []
+    assert found.callers[1].keys == (b"b" * 32,)
+    place.rename(config.parent / "..data")  # the directory itself may be such a link
+    place.symlink_to("..data")
+    assert names(load_config(config, {})) == ["operator", "anna"]
+
+
+# --- one moment ---
+
+
+def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], times: int) -> None:
+    """Have a change happen just before the first of the files is read, this often."""
+    read, left = sources.read_file, [times]
+
+    def read_then(path: Path) -> tuple[str, os.stat_result]:
+        found = read(path)
+        if left[0]:
+            left[0] -= 1
+            change()
+        return found
+
+    monkeypatch.setattr(sources, "read_file", read_then)
+
+
+def replace(config: Path, text: str) -> None:
+    write(config.parent / "callers.d/.new", text).rename(config.parent / "callers.d/anna.toml")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file is replaced": lambda config: replace(config, BOB),
+    "a file is added": lambda config: own(config, "bob.toml", BOB),
+    "a file is removed": lambda config: (config.parent / "callers.d/anna.toml").unlink(),
+    "the configuration is written": lambda config: config.write_text(GOOD + "# more\n"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_while_it_is_read_is_seen_whole(
+    config: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    """What was read before and after a change is no state that ever was, so all of it is read again."""
+    own(config)
+    between(monkeypatch, lambda: change(config), 1)
+    found = load_config(config, {})
+    monkeypatch.undo()
+    assert found == load_config(config, {})
+
+
+def test_what_keeps_changing_is_not_used(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [ANNA, BOB] * 9
+    between(monkeypatch, lambda: replace(config, texts.pop()), 9)
+    own(config)
+    assert "changed while it was read" in refusal(config)
+
+
+# --- a directory that can't be read ---
+
+
+def test_a_directory_that_is_none_ends_the_reading(config: Path) -> None:
+    """No caller is taken for removed. A missing directory is a configuration without such files."""
+    place = config.parent / "callers.d"
+    assert names(load_config(config, {})) == ["operator"]
+    place.write_text("")
+    assert str(place) in refusal(config)
+    place.unlink()
+    place.symlink_to("/nowhere")  # a volume that is not mounted
+    assert f"{place}: can't be read" in refusal(config)
+
+
+def test_a_reload_without_the_directory_is_refused(config: Path) -> None:
+    """The first start may be without it, and a directory that is empty is one."""
+    before = load_config(config, {})
+    own(config)
+    used = load_config(config, {})
+    check_change(before, used)
+    (config.parent / "callers.d").rename(config.parent / "gone")
+    with pytest.raises(ConfigError, match="is no longer beside the configuration"):
+        check_change(used, load_config(config, {}))
+    (config.parent / "callers.d").mkdir()
+    check_change(used, load_config(config, {}))
+
+
+# --- the lines of a caller in the configuration ---
+
+FORMS = {
+    f"{VM}{OPERATOR}{SESSIONS}": (4, 6),
+    f"{OPERATOR}# the VM\n\n{VM}": (1, 3),
+    OPERATOR.replace("callers.operator", ' callers . "operator" ') + "# its own\n": (1, 3),
+    OPERATOR.replace('["status", "reset"]', '[\n["x"],\n]'): None,  # no line of a table begins with a bracket here
+    'callers.operator.secret = "x"\n': None,
+    '[callers]\noperator = { secret = "x" }\n': None,
+    '[callers.operator]\nsecret = "x"\n[callers.operator.more]\nx = 1\n': None,
+    'note = """\n[callers.operator]\n"""\n[callers.operator]\nsecret = "x"\n': None,
+}
+
+
+@pytest.mark.parametrize(("text", "lines"), FORMS.items(), ids=map(str, range(len(FORMS))))
+def test_the_lines_of_a_caller_are_found_where_that_is_certain(text: str, lines: tuple[int, int] | None) -> None:
+    """Without them the file has all that it had, but for the caller: otherwise no lines are named."""
+    assert find_lines(text, "operator") == lines
