@@ -101,7 +101,7 @@ def test_it_is_what_kubernetes_reads(built: str, tmp_path: Path, version: str) -
         [program, "--strict", "-k", version, str(file)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
-    assert ran.stdout.count("INFO") == len(manifests(file.read_text())) == 8
+    assert ran.stdout.count("INFO") == len(manifests(file.read_text())) == 9
 
 
 def test_the_base_has_no_secret_and_lets_only_dns_out() -> None:
@@ -169,8 +169,7 @@ def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
     assert {"env", "envFrom"} & keys_below(pod) == set()
-    [volume] = pod["volumes"]
-    assert set(volume) == {"name", "secret"}
+    assert [set(volume) for volume in pod["volumes"]] == [{"name", "secret"}] * 2
 
 
 def containerfile() -> dict[str, str]:
@@ -189,12 +188,12 @@ def test_it_says_what_the_image_says(pod: Manifest, container: Manifest, site: P
     assert "command" not in container  # the image's ENTRYPOINT
     assert container["args"] == yaml.safe_load(image["CMD"])
     assert [str(port["containerPort"]) for port in container["ports"]] == [image["PORT"]] == [image["EXPOSE"]]
-    [mount] = container["volumeMounts"]
     config = Path(image["BREAKGLASS_CONFIG"])
-    assert (mount["mountPath"], mount["readOnly"]) == (str(config.parent), True)
-    assert (site / config.name).is_file()
-    named = re.findall(r'_file = "(.+?)"', (site / config.name).read_text())
-    assert named == [f"{mount['mountPath']}/{Path(name).name}" for name in named]
+    mounts = {each["mountPath"]: each["readOnly"] for each in container["volumeMounts"]}
+    assert mounts == {str(config.parent): True, f"{config.parent}/callers.d": True}
+    files = [site / config.name, *(site / "callers.d").iterdir()]
+    named = [name for file in files for name in re.findall(r'_file = "(.+?)"', file.read_text())]
+    assert named == [f"{config.parent}/{Path(name).name}" for name in named]
     assert {Path(name).name for name in named} == SECRETS
     [program] = yaml.safe_load(image["ENTRYPOINT"])
     scripts = (ROOT / "docs/kubernetes.md").read_text()
@@ -214,15 +213,15 @@ def test_probes_ask_health_and_a_stop_has_time(deployment: Manifest, pod: Manife
 # --- the Secret ---
 
 
-def mount_secret(secret: Manifest, volume: Manifest, fs_group: int, place: Path) -> None:
+def mount_secret(files: dict[str, bytes], volume: Manifest, fs_group: int, place: Path) -> None:
     """Lay out a Secret as the kubelet does: root's, with links, and with the group of `fsGroup`.
 
     The kubelet gives the group what the mode gives the owner, for a volume that is read-only: r, and x for a directory.
     """
     data = place / "..2026_11_28_03_00_00.1234567890"
     data.mkdir(parents=True)
-    for name, value in secret["data"].items():
-        (data / name).write_bytes(base64.b64decode(value))
+    for name, content in files.items():
+        (data / name).write_bytes(content)
         (data / name).chmod(volume["secret"]["defaultMode"] | 0o440)
         (place / name).symlink_to(f"..data/{name}")
     (place / "..data").symlink_to(data.name)
@@ -237,24 +236,27 @@ def test_the_handler_takes_the_secret_as_it_is_mounted(
     built: str, pod: Manifest, container: Manifest, site: Path, tmp_path: Path
 ) -> None:
     """The example is a good configuration, the pod's user can read it, and the check of modes lets it through."""
-    found = manifests(built)
-    [volume], [mount] = pod["volumes"], container["volumeMounts"]
-    secret = found[f"Secret/{volume['secret']['secretName']}"]
-    assert re.fullmatch(r"breakglass-[a-z0-9]{10}", secret["metadata"]["name"])
-    assert secret["immutable"] is True
-    assert set(secret["data"]) == {"breakglass.toml"} | SECRETS
-    for name in SECRETS:
-        assert base64.b64decode(secret["data"][name]) == (site / name).read_bytes()
-    context, place = pod["securityContext"], tmp_path / "mounted"
-    text = base64.b64decode(secret["data"]["breakglass.toml"]).replace(mount["mountPath"].encode(), bytes(place))
-    secret["data"]["breakglass.toml"] = base64.b64encode(text)
+    found, place = manifests(built), tmp_path / "mounted"
+    names = [{"breakglass.toml"} | SECRETS, {"operator.toml"}]
+    context, root = pod["securityContext"], container["volumeMounts"][0]["mountPath"]
     (tmp_path / "x").touch()
     give_to_handler(tmp_path / "x")  # for the directories above
-    mount_secret(secret, volume, context["fsGroup"], place)
+    for volume, mount, expected in zip(pod["volumes"], container["volumeMounts"], names, strict=True):
+        secret = found[f"Secret/{volume['secret']['secretName']}"]
+        assert re.fullmatch(rf"breakglass(-{volume['name']})?-[a-z0-9]{{10}}", secret["metadata"]["name"])
+        assert (secret["immutable"], set(secret["data"])) == (True, expected)
+        for name in expected & SECRETS:
+            assert base64.b64decode(secret["data"][name]) == (site / name).read_bytes()
+        decoded = {name: base64.b64decode(value) for name, value in secret["data"].items()}
+        data = {name: value.replace(root.encode(), bytes(place)) for name, value in decoded.items()}
+        mount_secret(data, volume, context["fsGroup"], place / mount["mountPath"].removeprefix(root).lstrip("/"))
     ids = (context["runAsUser"], context["runAsGroup"])
     ran = run_as(*ids, "check", str(place / "breakglass.toml"))
     expected = f"{place}/breakglass.toml: no problems; callers: operator; hosts: pve1; VMs: devvm\n"
     assert (ran.returncode, ran.stdout) == (0, expected), ran.stderr
+    place.joinpath("callers.d/..data/operator.toml").chmod(0o444)
+    ran = run_as(*ids, "check", str(place / "breakglass.toml"))
+    assert (ran.returncode, "callers.d/operator.toml: is not safe" in ran.stderr) == (2, True), ran.stderr
     place.joinpath("..data/session").chmod(0o444)
     ran = run_as(*ids, "check", str(place / "breakglass.toml"))
     assert (ran.returncode, "sessions.secret_file: is not safe" in ran.stderr) == (2, True), ran.stderr
