@@ -17,21 +17,9 @@ from pathlib import Path
 from ..config.addresses import parse_address
 from ..config.handler_urls import is_loopback, page_link
 from ..config.model import Address
-from ..config.new_file import (
-    NAME,
-    POWER,
-    READ_ONLY,
-    SESSION,
-    NewConfig,
-    NewHost,
-    caller_text,
-    config_text,
-    signing_key_name,
-)
+from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_texts, operator_files
 from ..config.problems import list_problems
-from ..config.sources import caller_file
 from ..config.ssh_keys import new_key
-from ..verbs import ALLOWABLE
 from .account import MAKE_ONE, look_up
 from .check import find_problems
 from .errors import CommandError
@@ -111,13 +99,9 @@ def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
     return named if named.startswith("/") else f"{environment.get('HOME') or '.'}/{default}"
 
 
-def _files_of(operator: str | None) -> list[str]:
+def _files_of(operator: str | None) -> tuple[str, ...]:
     is_file_name = operator is not None and "/" not in operator and "\0" not in operator
-    return [signing_key_name(operator), _caller_file(operator)] if operator is not None and is_file_name else []
-
-
-def _caller_file(operator: str) -> str:
-    return str(caller_file(Path(), operator))
+    return operator_files(operator) if operator is not None and is_file_name else ()
 
 
 def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
@@ -125,16 +109,14 @@ def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
     sessions = ROOTS_SESSIONS if user else f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
     power, power_public = new_key("breakglass power")
     reading, reading_public = new_key("breakglass read")
-    key = signing_key_name(new.operator)
     return {
         SESSION: f"{base64.b64encode(secrets.token_bytes(48)).decode()}\n",
         POWER: power,
         f"{POWER}.pub": power_public,
         READ_ONLY: reading,
         f"{READ_ONLY}.pub": reading_public,
-        key: f"{new_signing_key()}\n",
-        _caller_file(new.operator): caller_text({"secret_file": str(directory / key), "allow": list(ALLOWABLE)}),
-        NAME: config_text(new, str(directory), os.path.abspath(sessions), user),
+        operator_files(new.operator)[0]: f"{new_signing_key()}\n",
+        **config_texts(new, str(directory), os.path.abspath(sessions), user),
     }
 
 
@@ -181,7 +163,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs runbook):", ""]
     lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
-    key = shlex.quote(str(directory / signing_key_name(new.operator)))
+    key = shlex.quote(str(directory / operator_files(new.operator)[0]))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
     lines += ["   On a phone, add the page to the home screen (see breakglass docs runbook, On a phone)."]

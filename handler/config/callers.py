@@ -49,7 +49,7 @@ def list_callers(top: Entry, files: Mapping[str, str | Problem], main: str) -> l
         if name in tables:
             hint = f"remove [{tables[name].path}] from {main}, or {path}"
             tables[name].problem("", f"is in {main} and in {path}, so the caller is off", hint)
-            entry.problem("", f"has a caller that {main} has too, so the caller is off", hint)
+            entry.faults += tables[name].faults
         found.append(CallerEntry(name, entry, True))
     return found
 

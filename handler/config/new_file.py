@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, time
 
+from ..verbs import ALLOWABLE
+from .callers import DIRECTORY, SUFFIX
+
 NAME, SESSION, POWER, READ_ONLY = "breakglass.toml", "session", "pve_power", "pve_read"
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f]')
@@ -36,9 +39,9 @@ class NewConfig:
     vms: Mapping[str, NewVm]
 
 
-def signing_key_name(operator: str) -> str:
-    """Return the name of the file with an operator's signing key."""
-    return f"{operator}.signing-key"
+def operator_files(operator: str) -> tuple[str, str]:
+    """Return the names of the file with an operator's signing key, and of the operator's own file."""
+    return f"{operator}.signing-key", f"{DIRECTORY}/{operator}{SUFFIX}"
 
 
 def caller_text(table: Mapping[str, object]) -> str:
@@ -62,8 +65,11 @@ def _value(value: object) -> str:
     return str(value).lower()  # true, and numbers
 
 
-def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) -> str:
-    """Return the TOML of a configuration whose files are in a directory; `user` is empty without [server] user."""
+def config_texts(new: NewConfig, directory: str, sessions_dir: str, user: str) -> dict[str, str]:
+    """Return the TOML of the operator's own file and of the configuration, by name.
+
+    Their files are in a directory; `user` is empty without [server] user.
+    """
 
     def file(name: str) -> str:
         return toml_text(f"{directory}/{name}")
@@ -80,7 +86,9 @@ def config_text(new: NewConfig, directory: str, sessions_dir: str, user: str) ->
     for name, vm in new.vms.items():
         lines += ["", f"[vms.{toml_key(name)}]", f"hosts = {_value(list(vm.hosts))}", f"vmid = {vm.vmid}"]
     lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]
-    return "\n".join(lines) + "\n"
+    signing_key, caller = operator_files(new.operator)
+    table = {"secret_file": f"{directory}/{signing_key}", "allow": list(ALLOWABLE)}
+    return {caller: caller_text(table), NAME: "\n".join(lines) + "\n"}
 
 
 def toml_key(name: str) -> str:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.errors import CommandError
 from breakglass.cli.init_files import STAGING, write_files
-from breakglass.config.new_file import NewConfig, NewHost, NewVm, caller_text, config_text
+from breakglass.config.new_file import NewConfig, NewHost, NewVm, caller_text, config_texts
 
 from ..support.documents import commands
 from ..support.forked import run_command
@@ -193,7 +193,9 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     """Whatever text is in it comes back as it was."""
     hosts, vms = {"pve1": NewHost("breakglass@192.0.2.10:22", "any")}, {"devvm": NewVm(102, ("pve1",))}
     new = NewConfig("https://x/", "a.b@c", hosts, vms)
-    written = tomllib.loads(config_text(new, directory, sessions, "breakglass"))
+    texts = config_texts(new, directory, sessions, "breakglass")
+    written = tomllib.loads(texts["breakglass.toml"])
+    assert tomllib.loads(texts["callers.d/a.b@c.toml"])["secret_file"] == f"{directory}/a.b@c.signing-key"
     table = {"secret_file": directory, "allow": [sessions, directory], directory: sessions}
     assert tomllib.loads(caller_text(table)) == table
     assert written["sessions"] == {"secret_file": f"{directory}/session", "dir": sessions}

@@ -204,6 +204,10 @@ def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None
         True,
     )
     before = file.read_bytes()
+    twice = write(file, "late", late.partition("\n")[2])
+    code, said = keys("revoke", "late", "--yes")
+    assert (code, "then run breakglass keys revoke late" in said, twice.exists()) == (1, True, True)
+    twice.unlink()
     code, said = keys("revoke", "late", "--yes")
     assert (code, file.read_bytes(), "whsec_" in said) == (1, before, False)
     [command] = re.findall(r"remove lines 1 to 4: (sed .*?);", said)

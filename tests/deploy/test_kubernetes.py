@@ -241,11 +241,11 @@ def test_the_handler_takes_the_secret_as_it_is_mounted(
     context, root = pod["securityContext"], container["volumeMounts"][0]["mountPath"]
     (tmp_path / "x").touch()
     give_to_handler(tmp_path / "x")  # for the directories above
-    for volume, mount, expected in zip(pod["volumes"], container["volumeMounts"], names, strict=True):
+    for volume, mount, wanted in zip(pod["volumes"], container["volumeMounts"], names, strict=True):
         secret = found[f"Secret/{volume['secret']['secretName']}"]
         assert re.fullmatch(rf"breakglass(-{volume['name']})?-[a-z0-9]{{10}}", secret["metadata"]["name"])
-        assert (secret["immutable"], set(secret["data"])) == (True, expected)
-        for name in expected & SECRETS:
+        assert (secret["immutable"], set(secret["data"])) == (True, wanted)
+        for name in wanted & SECRETS:
             assert base64.b64decode(secret["data"][name]) == (site / name).read_bytes()
         decoded = {name: base64.b64decode(value) for name, value in secret["data"].items()}
         data = {name: value.replace(root.encode(), bytes(place)) for name, value in decoded.items()}

@@ -201,6 +201,23 @@ def text(old: str, new: str) -> Callable[[Setup], None]:
     return seed
 
 
+def own_file(text: str, name: str = "phone", mode: int | None = None) -> Callable[[Setup], None]:
+    """Return a seed that gives a caller a file of its own."""
+
+    def seed(setup: Setup) -> None:
+        (setup.directory / "callers.d").mkdir()
+        setup.file(f"callers.d/{name}.toml", text)
+        if mode is not None:
+            (setup.directory / f"callers.d/{name}.toml").chmod(mode)
+
+    return seed
+
+
+def closed_callers(setup: Setup) -> None:
+    own_file("")(setup)
+    (setup.directory / "callers.d").chmod(0)
+
+
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
 
 FAULTS = [
@@ -229,6 +246,12 @@ FAULTS = [
         "insecure-mode",
         "unset",
     ),
+    # callers' own files
+    Fault("a caller's file that is not TOML", own_file("allow = ["), "caller-off", "brackets"),
+    Fault("a caller's file that every user can read", own_file("", mode=0o644), "file-exposed", "callers.d/phone.toml"),
+    Fault("a caller in both places", own_file("", "operator"), "caller-off", "remove [callers.operator] from"),
+    Fault("a caller's file with a short secret", own_file('secret = "x"'), "secret-weak", "keys new phone"),
+    Fault("a directory of callers that can't be read", closed_callers, "file-not-readable", "chmod 750"),
     # settings
     Fault("an unknown setting", change("hosts", "pve1", port=22), "unknown-setting", "take it out"),
     Fault("an unknown table", change("monitoring", url="x"), "unknown-setting", "take it out"),

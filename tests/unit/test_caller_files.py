@@ -111,7 +111,6 @@ def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) ->
     assert names(found) == ["operator"]
     messages = {problem.path: problem.message for problem in found.problems}
     assert messages["callers.anna"] == f"is in {config} and in callers.d/anna.toml, so the caller is off"
-    assert str(config) in messages["callers.d/anna.toml"]
     assert messages["callers.d/bob.toml: secret"] == "is also the secret of anna"
 
 
@@ -287,9 +286,9 @@ FORMS = {
     OPERATOR.replace("callers.operator", ' callers . "operator" ') + "# its own\n": (1, 3),
     OPERATOR.replace('["status", "reset"]', '[\n["x"],\n]'): None,  # no line of a table begins with a bracket here
     'callers.operator.secret = "x"\n': None,
-    '[callers]\noperator = { secret = "x" }\n': None,
+    '[callers]\noperator = { secret = "x" }\nb = { secret = "y" }\n': None,
     '[callers.operator]\nsecret = "x"\n[callers.operator.more]\nx = 1\n': None,
-    'note = """\n[callers.operator]\n"""\n[callers.operator]\nsecret = "x"\n': None,
+    'note = """\n[callers.operator]\n"""\n[callers.operator]\nsecret = "x"\n': (4, 5),
 }
 
 

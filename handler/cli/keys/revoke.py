@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
     """Return that a person has to remove a caller's lines, and how. Shows no line, because a secret may be in it."""
     message = f"{name} stands in {file}, which this command does not change; {name} was not removed"
-    path, then = os.path.realpath(file), "then breakglass check, and reload the handler"
+    path = os.path.realpath(file)
+    has_both = caller_file(file, name).exists()  # without the lines, that file counts
+    then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
     if lines := find_lines(read_file(file)[0], name):
         first, last = lines
         return message, f"remove lines {first} to {last}: sed -i {first},{last}d {shlex.quote(path)}; {then}"
@@ -73,21 +75,22 @@ def _describe_lines(file: Path, name: str) -> tuple[str, str]:
 
 def find_lines(text: str, name: str) -> tuple[int, int] | None:
     """Return the numbers of the first and the last line of a table [callers.NAME]; None if it is written otherwise."""
-    lines = text.splitlines()
-    quoted = re.escape(name)
-    own = re.compile(rf"""\s*\[\s*callers\s*\.\s*({quoted}|"{quoted}"|'{quoted}')\s*\]""")
-    first = next((number for number, line in enumerate(lines) if own.match(line)), len(lines))
-    others = (number for number, line in enumerate(lines) if number > first and line.lstrip().startswith("["))
-    end = next(others, len(lines))
-    while end > first + 1 and lines[end - 1].partition("#")[0].strip() == "":
-        end -= 1  # a comment above the next table is about that
-    wanted = tomllib.loads(text)
+    lines, wanted = text.splitlines(), tomllib.loads(text)
     del wanted["callers"][name]
+    headers = [number for number, line in enumerate(lines) if line.lstrip().startswith("[")]
+    for first, end in pairwise([*headers, len(lines)]):
+        while lines[end - 1].partition("#")[0].strip() == "":
+            end -= 1  # a comment above the next table is about that
+        if "callers" in lines[first] and _data("\n".join(lines[:first] + lines[end:])) == wanted:
+            return first + 1, end
+    return None
+
+
+def _data(text: str) -> dict[str, Any] | None:
     try:
-        left = tomllib.loads("\n".join(lines[:first] + lines[end:]))
+        return {"callers": {}, **tomllib.loads(text)}
     except tomllib.TOMLDecodeError:
         return None
-    return (first + 1, end) if {"callers": {}, **left} == wanted else None
 
 
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
