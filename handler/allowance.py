@@ -7,18 +7,18 @@ from collections import Counter
 
 LINE_BYTES = 8 * 1024 * 1024  # of a line, or of an exec's output; an honest host agent's longest line has 6 MiB
 ANSWER_BYTES = 12 * 1024 * 1024  # of one answer; an honest one has 1 MiB of output, and its last line
-UNASKED_BYTES = 4 * 1024 * 1024  # in a minute, of what answers no request, such as a late answer
+UNASKED_BYTES = 4 * 1024 * 1024  # in a minute, of lines that answer no request, such as a late answer
 SESSION_BYTES = 4 * ANSWER_BYTES  # of all answers that have begun
 VALUE_BYTES = 100  # of memory that a value of JSON takes, about
 PAUSES = (60.0, 120.0, 240.0, 300.0)  # seconds, after one flood and the next
 FORGOTTEN_SECONDS = 3600.0  # after the last pause, a flood is the first one again
 
-TOO_LONG = f"the host sent more than an answer has: {ANSWER_BYTES // 2**20} MiB, or {LINE_BYTES // 2**20} MiB in a line"
+TOO_LONG = f"the host sent more than {ANSWER_BYTES // 2**20} MiB in an answer, or {LINE_BYTES // 2**20} MiB in a line"
 UNASKED = f"the host sent more than {UNASKED_BYTES // 2**20} MiB in a minute that no request asked for"
 
 
 def weight(line: bytes | None) -> int:
-    """Return about how much memory a line of JSON takes when it is parsed. None is one that is too long.
+    """Return about how much memory a line of JSON takes when it is parsed; None stands for a line that is too long.
 
     This is known before it is parsed: 8 MiB can have four million lists, which take 300 MiB and a second. In a string,
     a bracket or a comma is text.
@@ -48,7 +48,7 @@ class Allowance:
         return "" if tag or self._used[tag] <= UNASKED_BYTES else UNASKED
 
     def end(self, tag: str) -> None:
-        """Count an answer no more."""
+        """Stop counting an answer."""
         del self._used[tag]
 
 

@@ -38,7 +38,7 @@ class Framer:
 
 
 class Inflow:
-    """Pieces of a stream, of which lines are cut when they are taken: a piece of many lines takes time."""
+    """Pieces of a stream. They are cut into lines when lines are taken, because a piece of many lines takes time."""
 
     def __init__(self, limit: int) -> None:
         self._framer = Framer(limit)

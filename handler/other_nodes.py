@@ -1,4 +1,4 @@
-"""What an answer says of a VM's other nodes: the VM's own is down, or a stale copy runs on one.
+"""What an answer says about a VM's other nodes, if the VM's own node is down or a stale copy runs on another.
 
 A stale copy is a QEMU of the VM on a node that does not have the VM. proxmox/places.py decides which host gets a verb
 then, and which verb is refused.
@@ -11,7 +11,7 @@ from typing import Protocol
 from .agents.pve.words import FAILED, OUTCOMES, STALE_COPY
 from .config.model import Host, kill_by_hand
 
-_LOST = "which has lost its cluster (no quorum, or no /etc/pve)"
+_LOST = " (which has no quorum, or no /etc/pve)"
 
 
 class HasHost(Protocol):
@@ -53,15 +53,15 @@ class OtherNodes:
     @property
     def double(self) -> str:
         """What is wrong if there are copies; otherwise an empty text."""
-        names = " and on ".join(_name(one) + ("" if one.sure else f", {_LOST},") for one in self.copies)
-        where = f"a QEMU of VM {self.vmid} still runs on {names.rstrip(',')}; its configuration is on node {self.home}"
+        names = " and on ".join(_name(one) + ("" if one.sure else _LOST) for one in self.copies)
+        where = f"a QEMU of VM {self.vmid} still runs on {names}, but the VM's configuration is on node {self.home}"
         return where if names else ""
 
     @property
     def refusal(self) -> tuple[str, str, str]:
-        """The cause, the reason and the hint of a verb that could make the VM run twice."""
-        hint = "send stop first: it goes to the node on which the VM runs; or end that QEMU by hand"
-        return STALE_COPY, f"{self.double}: stop that first", hint
+        """The cause, the reason and the hint of the refusal of a verb that could make the VM run twice."""
+        hint = "send stop first, which goes to the node on which the VM runs, or end that QEMU by hand"
+        return STALE_COPY, f"{self.double}; send stop first", hint
 
     @property
     def by_hand(self) -> list[str]:
@@ -94,7 +94,7 @@ class OtherNodes:
         unsaid = {"state": "unknown", "last": None} if body["state"] == "stopped" else {}
         verdict = {
             "code": STALE_COPY,
-            "sentence": f"{self.double}: stop that first",
+            "sentence": f"{self.double}; send stop first",
             "advice": "",
             "evidence": evidence,
         }
@@ -106,7 +106,8 @@ class OtherNodes:
         if not others:
             return dict(trailer)
         names = " and on ".join(others)
-        sentence = f"the VM was stopped on {host}, and another QEMU of it runs on {names}: send stop again for that one"
+        what = f"the VM was stopped on {host}, but another QEMU of it runs on {names}"
+        sentence = f"{what}; send stop again under a new id"
         verdict = {"code": STALE_COPY, "sentence": sentence, "advice": "stop", "evidence": []}
         return {**trailer, "outcome": OUTCOMES[FAILED], "exit_code": FAILED, "state": "unknown", "verdict": verdict}
 
@@ -114,8 +115,8 @@ class OtherNodes:
 def explain_claim(claims: Sequence[Place]) -> tuple[str, str]:
     """Return the reason and the hint for hosts that say that they know an id which they can't know."""
     who = ", ".join(map(_name, claims))
-    hint = f'if you sent this id before, send it with "again": true; if not, look at {who}: that host may lie'
-    return f"{who} says that this id ran there, and does not have the VM", hint
+    hint = f'if you sent this id before, send it with "again": true; if not, {who} may be in an attacker\'s hands'
+    return f"{who} says that it knows this id, but is not known to have the VM", hint
 
 
 def _name(place: Place) -> str:

@@ -44,7 +44,7 @@ async def _check_host(session: AgentSession, host: Host, found: list[Finding]) -
 
 
 async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFindings, at_once: asyncio.Semaphore) -> None:
-    """Ask where a VM is, and for its check, unless another node surely has it: that one's host is asked.
+    """Ask where a VM is, and for its check unless another node surely has it, because the host of that node is asked.
 
     A host agent that does not know `where` is asked for the check of the VMs whose first host it is.
     """

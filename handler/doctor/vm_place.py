@@ -1,4 +1,4 @@
-"""Judges what a VM's hosts say of it: the one that has it is asked for its check, the others only where it is. Pure."""
+"""Judges what a VM's hosts say about it. Only the host that has the VM is asked for its check. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..config.model import Vm, kill_by_hand
 from .findings import Finding, error, ok
 
-MEND_HOST = "mend the errors of host"
+FIX_HOST = "fix the errors of host"
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,24 @@ def judge_vm(vm: Vm, said: Mapping[str, VmFindings], nodes: Mapping[str, str]) -
         for _, each in ours:
             yield from each.checked
     elif not any(each.served for _, each in ours):
-        sentence = f"it was not looked at, because {vm.host.name} could not be asked"
-        yield error(f"VM {vm.name}", "vm-not-seen", sentence, f"{MEND_HOST} {vm.host.name} first")
+        sentence = f"the VM was not looked at, because {vm.host.name} could not be asked"
+        yield error(f"VM {vm.name}", "vm-not-seen", sentence, f"{FIX_HOST} {vm.host.name} first")
     for host, each in ours:
         if each.place.is_copy:
-            sentence = f"a QEMU of VM {vm.vmid} still runs on {host.name}, and its configuration is on node {named}"
-            yield error(f"VM {vm.name}", "stale-copy", sentence, f"send stop; or {kill_by_hand(host, vm.vmid)}")
+            sentence = f"a QEMU of VM {vm.vmid} still runs on {host.name}, but its configuration is on node {named}"
+            yield error(f"VM {vm.name}", "stale-copy", sentence, f"send stop, or run {kill_by_hand(host, vm.vmid)}")
         elif each.place.sure and host.name != owner:
-            yield ok(f"VM {vm.name}", "may-run-here", f"VM {vm.vmid} may run on {host.name}; it is on node {named}")
+            sentence = (
+                f"VM {vm.vmid} is on node {named} now, so {host.name} gets verbs for it only after it moves there"
+            )
+            yield ok(f"VM {vm.name}", "may-run-here", sentence)
 
 
 def _judge_elsewhere(vm: Vm, node: str, hosts: Sequence[str]) -> Finding:
     if hosts:
-        sentence = f"it is on node {node}, and {hosts[0]} could not be asked about it"
-        return error(f"VM {vm.name}", "vm-not-seen", sentence, f"{MEND_HOST} {hosts[0]} first")
-    sentence = f"VM {vm.vmid} is on node {node}, which is no host of vms.{vm.name}.hosts, so its verbs are refused"
+        sentence = f"the VM is on node {node}, but {hosts[0]}, the host for that node, could not be asked"
+        return error(f"VM {vm.name}", "vm-not-seen", sentence, f"{FIX_HOST} {hosts[0]} first")
+    sentence = f"VM {vm.vmid} is on node {node}, but vms.{vm.name}.hosts has no host for it, so its verbs are refused"
     return error(
         f"VM {vm.name}", "vm-elsewhere", sentence, f"add the host of {node} to vms.{vm.name}.hosts, and reload"
     )

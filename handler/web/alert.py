@@ -72,7 +72,7 @@ async def alert(request: Request) -> Response:
 async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, secret: str, caller: str) -> Plan:
     """Return what to capture. A thread finds out: many alerts and patterns would hold up every other request.
 
-    It has one notification of each caller at a time. So a sender of very many takes none of the others' time. Raise
+    It compares one notification of each caller at a time, so a sender of very many delays no other caller. Raise
     Unreached when other notifications take all of it.
     """
     given_up = time.monotonic() + PLAN_SECONDS

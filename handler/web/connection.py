@@ -100,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread.add(self._reader, self)
 
     def resume_writing(self) -> None:
-        """Count the connection no more."""
+        """Stop counting the connection."""
         self._unread.remove(self._reader, self)
         super().resume_writing()
 

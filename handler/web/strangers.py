@@ -1,4 +1,4 @@
-"""What peers without a key hold of the handler: its descriptors, its memory and its time.
+"""Limits on what peers without a key take of the handler: descriptors, memory and time.
 
 At a limit of the first two, the oldest connection gives way.
 

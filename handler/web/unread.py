@@ -1,4 +1,4 @@
-"""What callers leave unread of their answers. At a caller's limit, its oldest connection with unread bytes is closed.
+"""The answers that callers leave unread. At a caller's limit, its oldest connection with unread bytes is closed.
 
 A reader that asks for old pictures and reads none of them would otherwise fill the handler's memory. Its newest
 connections stay, so a slow reader gets its last answers.
@@ -35,7 +35,7 @@ class Unread:
             oldest.give_way()
 
     def remove(self, caller: str, connection: Receiver) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         held = self._held.get(caller, {})
         held.pop(connection, None)
         if not held:

@@ -109,8 +109,8 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     "no quorum": (no_quorum, f"error: this node has no quorum; {REFUSED} / pvecm status"),
     "moved while it ran": (
         moved,
-        f"error: a QEMU of VM {VMID} still runs on {node_name()}, and its configuration is on node pve2: stop this "
-        f"QEMU first / kill $(cat /run/qemu-server/{VMID}.pid) on {node_name()}",
+        f"error: a QEMU of VM {VMID} still runs on {node_name()}, but the VM's configuration is on node pve2; send "
+        f"stop to end this QEMU first / kill $(cat /run/qemu-server/{VMID}.pid)",
     ),
     "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
     "a template": (

@@ -91,7 +91,7 @@ def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: 
     task_index(world, f"{dead_upid(f'qmigrate:{VMID}')} 0")
     answer = execute(world, "stop")
     assert "is gone: it left no end" in evidence(answer)
-    assert "its other half may still run: look on the target node too" in evidence(answer)
+    assert "it may still work on the target node: look there too" in evidence(answer)
     assert "could not tell" not in evidence(answer)
 
 

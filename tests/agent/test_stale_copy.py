@@ -21,7 +21,7 @@ def test_no_look_calls_it_well_and_no_verb_lets_it_go_on(world: World, *, paused
         answer = execute(world, line)
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (code, "stale-copy", ""), line
-        assert "and its configuration is on node pve2: stop this QEMU first" in verdict["sentence"]
+        assert "but the VM's configuration is on node pve2; send stop to end this QEMU first" in verdict["sentence"]
         assert "kill $(cat /run/qemu-server/102.pid)" in "".join(verdict["evidence"])
         assert MOVE_BACK in "".join(verdict["evidence"])
         assert answer.trailer["state"] != "elsewhere"
@@ -37,7 +37,7 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
     moved(world)
     answer = execute(world, "stop")
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "elsewhere", None), answer
-    assert "was a stale copy: the VM is on node pve2; look there" in "".join(answer.trailer["warnings"])
+    assert "was a stale copy; the VM is on node pve2, so look there" in "".join(answer.trailer["warnings"])
     assert world.pid is None
     assert "Requesting HA stop" not in answer.stdout
     if ha:

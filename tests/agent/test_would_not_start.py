@@ -116,7 +116,7 @@ def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
     before = world.pid
     answer = execute(world, "cycle")
     assert code_of(answer) == (12, "no-qm", "")
-    assert f"{qm} is there, but the interpreter that its first line names is missing" in shown(answer)
+    assert f"{qm} exists, but the interpreter that its first line names is missing" in shown(answer)
     assert (execute(world, "reset").code, world.pid) == (0, before)
     assert (execute(world, "stop").code, world.pid) == (0, None)
     answer = execute(world, "start")

@@ -176,7 +176,9 @@ def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, sh
                 assert answer["verdict"]["code"] == "place-disputed"
                 assert memory(liar, "jobs").exists() is False
             if lie == "knows":
-                assert "pve3 says that this id ran there, and does not have the VM" in answer["verdict"]["sentence"]
+                assert (
+                    "pve3 says that it knows this id, but is not known to have the VM" in answer["verdict"]["sentence"]
+                )
                 assert service.pve("status").json["state"] == "running"  # a look has no id
         finally:
             service.stop()

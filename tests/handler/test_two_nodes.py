@@ -16,8 +16,8 @@ from ..support.service import Service
 from ..support.stages import memory, until
 
 pytestmark = pytest.mark.real("sshd")
-MOVED = f"a QEMU of VM {VMID} still runs on pve1; its configuration is on node pve2"
-CUT_OFF = "pve1, which has lost its cluster (no quorum, or no /etc/pve); its configuration is on node pve2"
+MOVED = f"a QEMU of VM {VMID} still runs on pve1, but the VM's configuration is on node pve2"
+CUT_OFF = "pve1 (which has no quorum, or no /etc/pve), but the VM's configuration is on node pve2"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def starts_are_refused(nodes: Cluster, service: Service) -> str:
         answer = service.pve(verb, msg_id=msg_id).json
         assert (answer["outcome"], answer["reached"]) == ("unreached", False), answer
         assert answer["verdict"]["code"] == "stale-copy"
-        assert "stop that first; nothing was sent" in answer["verdict"]["sentence"]
+        assert "send stop first; nothing was sent" in answer["verdict"]["sentence"]
         [command] = answer["by_hand"]
         assert f"-p {nodes.nodes['pve1'].port} " in command
         assert "qm" not in command.replace("qemu", "")
@@ -91,7 +91,7 @@ def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, s
     starts_are_refused(nodes, service)
     first = service.pve("stop").json
     assert (first["outcome"], first["verdict"]["code"], first["exit_code"]) == ("failed", "stale-copy", 13), first
-    assert "the VM was stopped on pve2, and another QEMU of it runs on pve1" in first["verdict"]["sentence"]
+    assert "the VM was stopped on pve2, but another QEMU of it runs on pve1" in first["verdict"]["sentence"]
     assert first["state"] == "unknown"
     assert (nodes.world.pid, old.pid is None) == (None, False)
     second = service.pve("stop").json
@@ -151,5 +151,5 @@ def test_a_dead_node_is_named_with_what_ha_does(nodes: Cluster, service: Service
     seen = service.pve("status").json
     assert (seen["state"], seen["verdict"]["code"]) == ("elsewhere", "other-node")
     sentence = seen["verdict"]["sentence"]
-    assert sentence.startswith("pve1 is unreachable; the VM is on node pve1 now and not on pve2: HA sees node pve1 as")
+    assert sentence.startswith("pve1 is unreachable; the VM is on node pve1 now and not on pve2; HA sees node pve1 as")
     assert "about two minutes after it lost the node, HA starts the VM on another node" in sentence

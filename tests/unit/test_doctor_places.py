@@ -58,4 +58,6 @@ def test_what_is_wrong_with_a_key_is_said_of_each_host() -> None:
 
 def test_the_finding_names_both_nodes() -> None:
     [_, there] = judge_vm(Vm("devvm", 102, HOSTS[:2]), {name: MOVED[name] for name in ("h1", "h2")}, NODES)
-    assert there == ok("VM devvm", "may-run-here", "VM 102 may run on h1; it is on node pve2")
+    assert there == ok(
+        "VM devvm", "may-run-here", "VM 102 is on node pve2 now, so h1 gets verbs for it only after it moves there"
+    )

@@ -120,9 +120,9 @@ def look(manager: dict[str, object], lrm: dict[str, object], seen: str = "starte
         ({"timestamp": NOW - 324}, {}, (CRM, "seems dead, silent for 324 s")),
         ({}, {"timestamp": NOW - 324}, (LRM, "seems dead, silent for 324 s")),
         ({"timestamp": NOW - 324}, {"timestamp": NOW - 999}, (CRM, "324 s", " and pve-ha-lrm of node ", "999 s")),
-        ({"timestamp": NOW + 324}, {}, (CRM, "may be dead: its last time is 324 s ahead of this node's clock")),
-        ({"timestamp": None}, {}, (CRM, "seems dead, without any status")),
-        ({}, {"timestamp": "now"}, (LRM, "seems dead, without any status")),
+        ({"timestamp": NOW + 324}, {}, (CRM, "may be dead, with a status 324 s ahead of this node's clock")),
+        ({"timestamp": None}, {}, (CRM, "seems dead and has no status")),
+        ({}, {"timestamp": "now"}, (LRM, "seems dead and has no status")),
         ({}, {"mode": "restart"}, (LRM, "is being stopped or restarted (mode restart)")),
         ({}, {"mode": "shutdown"}, (LRM, "(mode shutdown)")),
         ({}, {"mode": "maintenance", "state": "maintenance"}, ()),
@@ -162,7 +162,7 @@ def test_a_daemon_that_ended_on_this_node() -> None:
     here, there = ({**WELL, "master_node": name} for name in (node_name(), "pve2"))
     for ended, manager, words in (
         (("pve-ha-lrm",), there, (LRM, "does not run")),
-        (("pve-ha-crm",), here, (CRM, "does not run on this node, its master")),
+        (("pve-ha-crm",), here, (CRM, "does not run on this node, which is HA's master")),
         (("pve-ha-crm", "pve-ha-lrm"), here, (CRM, " and ", LRM)),
     ):
         assert [word for word in words if word not in look(manager, WELL, ended=ended)] == []
@@ -174,9 +174,9 @@ def test_what_is_said_of_a_dead_ha() -> None:
     """What it does not do, what it does when it runs again, and both commands; never that it starts the VM now."""
     dead = look({**WELL, "timestamp": NOW - 324}, WELL)
     running = ha_line("started", "started", dead)
-    assert f"HA does nothing now, because {dead}; when HA runs again, it starts the VM if it is off" in running
+    assert f"HA does nothing now, because {dead}; once HA works again, HA starts the VM if it is off" in running
     assert "when QEMU ends, HA starts it again" not in running
-    assert "it stops the VM if it runs" in ha_line("stopped", "stopped", dead)
+    assert "HA stops the VM if it runs" in ha_line("stopped", "stopped", dead)
     assert ha_line("ignored", "", dead) == "HA: ignored, so it leaves the VM alone"
     [by_hand] = ha_by_hand(102, "started", "started", dead)
     assert "systemctl start pve-ha-crm pve-ha-lrm" in by_hand
@@ -190,7 +190,7 @@ def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
     known = {"ha": "started", "ha_seen": "started", "ha_dead": dead, "quorate": True, "config": True}
     stopped = verdict_of(Evidence("stopped", **known))  # type: ignore[arg-type]
     assert (stopped.code, stopped.advice) == ("ha-stuck", "")
-    assert "one of its daemons seems dead: run systemctl start pve-ha-crm pve-ha-lrm first" in stopped.sentence
+    assert "one of its daemons does not work: run systemctl start pve-ha-crm pve-ha-lrm first" in stopped.sentence
     wedged = verdict_of(Evidence("wedged", **known))  # type: ignore[arg-type]
     assert wedged.advice == ""
     assert wedged.sentence.endswith("HA does nothing now: run systemctl start pve-ha-crm pve-ha-lrm first")

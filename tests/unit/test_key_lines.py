@@ -185,7 +185,7 @@ GUESTS = parse_vmlist(
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
 HERE, NONE = "VM {} is configured on this node", "no node has VM {}"
-MOVED = "VM 104 may run here; it is on node pve2"
+MOVED = "VM 104 is on node pve2 now, so verbs act on it here only after it moves here"
 NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use out of the key line"
 CONTAINER = "{} is a container, and a key serves VMs only"
 

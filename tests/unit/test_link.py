@@ -147,7 +147,7 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd, w
         if what == "session":
             channel = link.channel = Channel()
             await link.conn.create_session(lambda: channel, "session", encoding=None)
-        with pytest.raises(Lost, match="more than an answer has: 12 MiB, or 8 MiB in a line"):
+        with pytest.raises(Lost, match="more than 12 MiB in an answer, or 8 MiB in a line"):
             async for _ in link.ask("status vm=102"):
                 pass
 

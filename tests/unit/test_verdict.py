@@ -242,10 +242,10 @@ def test_a_frozen_guest_is_thawed_by_hand() -> None:
     """The command has the VM's number. While a backup runs, it may be the backup that froze it a moment ago."""
     frozen = replace(IDLE, agent="frozen", vmid=102)
     verdict = verdict_of(frozen)
-    assert verdict.sentence.endswith("so each service that writes waits: thaw them by hand; nothing is lost")
+    assert verdict.sentence.endswith("writes waits; nothing is lost; run qm guest cmd 102 fsfreeze-thaw")
     assert verdict.evidence[0] == "by hand: qm guest cmd 102 fsfreeze-thaw"
     backup = verdict_of(replace(frozen, lock="backup"))
-    assert "look again in a minute, and thaw them by hand if it lasts" in backup.sentence
+    assert "look again in a minute; if it lasts, run qm guest cmd 102 fsfreeze-thaw" in backup.sentence
     assert backup.evidence[0] == verdict.evidence[0]
     assert verdict_of(replace(frozen, lock="backup", lock_alive=False)).sentence == verdict.sentence
 

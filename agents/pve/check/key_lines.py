@@ -143,7 +143,7 @@ def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node
             sentence = f"{vmid} is a container, and a key serves VMs only"
             yield error(sentence, f"use pct, and take {vmid} out of the key line")
         elif entry.node != node:
-            yield ok(f"VM {vmid} may run here; it is on node {entry.node}")
+            yield ok(f"VM {vmid} is on node {entry.node} now, so verbs act on it here only after it moves here")
         else:
             yield ok(f"VM {vmid} is configured on this node")
     for first, last in ranges:

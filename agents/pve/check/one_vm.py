@@ -48,18 +48,18 @@ def judge_cluster(view: Cluster) -> Finding:
 
 
 def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
-    """Require that a node has the VM. Which of its hosts gets the verbs, the handler finds out."""
+    """Require that a node has the VM. The handler finds out which of the VM's hosts gets the verbs."""
     if view.container:
         return error(f"{vmid}: {CONTAINER_SENTENCE}", f"take {vmid} out of the key's --vms and of the configuration")
     if view.node:
-        return ok(f"VM {vmid} may run here, on {here}; it is on node {view.node}")
+        return ok(f"VM {vmid} is on node {view.node} now, so verbs act on it here, on {here}, only after it moves here")
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
     return ok(f"VM {vmid} is configured on this node, {here}")
 
 
 def judge_copy(host: Host, view: Cluster) -> Finding:
-    """Require that no QEMU of a VM runs here that another node has."""
+    """Require that no QEMU of the VM runs here if another node has the VM."""
     sentence, _, _, cure, *_ = describe_copy(host.vmid, node_name(), view.node, view.ha)
     return error(sentence, cure.partition(": ")[2])
 

@@ -1,8 +1,8 @@
 """Whether HA's daemons are at work: the manager (CRM), which takes a request, and the LRM of the VM's node, which acts.
 
 Both write a status every 10 s, with the time by the clock of their node. A clock may be wrong, and a service may be
-restarted at this moment, so these alone decide only what is shown. A verb that would be refused for them looks whether
-the daemons write anew.
+restarted at this moment, so these alone decide only what is shown. Before a verb is refused for them, it waits for the
+daemons to write a new status.
 """
 
 import time
@@ -41,7 +41,7 @@ def find_dead_ha(view: Cluster, now: float | None = None) -> str:
 def _find_ended(view: Cluster) -> Iterator[str]:
     """Yield which daemons of this node don't run, of those that act on the VM: systemd knows that at once."""
     if _CRM in view.ended and view.manager.get("master_node") == node_name():
-        yield f"{_MANAGER} does not run on this node, its master"
+        yield f"{_MANAGER} does not run on this node, which is HA's master"
     if _LRM in view.ended and not view.node:
         yield f"{_LRM} of node {node_name()} does not run"
 
@@ -66,11 +66,11 @@ def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:
     """
     written = status.get("timestamp")
     if not isinstance(written, int | float):
-        return f"{daemon} seems dead, without any status"
+        return f"{daemon} seems dead and has no status"
     if now - written > SILENT_SECONDS:
         return f"{daemon} seems dead, silent for {now - written:.0f} s"
     if written - now > SILENT_SECONDS:
-        return f"{daemon} may be dead: its last time is {written - now:.0f} s ahead of this node's clock"
+        return f"{daemon} may be dead, with a status {written - now:.0f} s ahead of this node's clock"
     return ""
 
 
@@ -80,12 +80,12 @@ def find_halt(daemon: str, lrm: Mapping[str, object], state: str) -> str:
         return f"{daemon} is being stopped or restarted (mode {lrm['mode']})"
     waits = lrm.get("state") == "wait_for_agent_lock" and state not in _IDLE
     if waits or lrm.get("state") == "lost_agent_lock":
-        return f"{daemon} has no lock (state {lrm['state']}); after a restart it may wait two minutes for it"
+        return f"{daemon} has no lock (state {lrm['state']}), which can last two minutes after a restart"
     return ""
 
 
 def is_ha_at_work(host: Host, view: Cluster, seconds_left: float) -> bool:
-    """Tell whether both daemons write anew, within some rounds after the look `view`. No wall clock matters here."""
+    """Tell whether both daemons write a new status, within some rounds after `view` was read. No wall clock matters."""
     until = time.monotonic() + min(HA_TAKES_SECONDS, seconds_left)
     while time.monotonic() < until:
         now = cluster_view(host)

@@ -21,7 +21,7 @@ def ha_line(requested: str, state: str, dead: str = "") -> str:
 
 def _what_follows_dead(requested: str, dead: str) -> str:
     then = "stops the VM if it runs" if requested in AT_REST else "starts the VM if it is off"
-    return f"HA does nothing now, because {dead}; when HA runs again, it {then}"
+    return f"HA does nothing now, because {dead}; once HA works again, HA {then}"
 
 
 def _what_follows(requested: str, state: str) -> str:
@@ -60,7 +60,7 @@ def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str 
     if not ha_manages(requested):
         return f"HA does not manage the VM, so the VM stays on node {node} even while that node is down"
     if dead:
-        return f"HA does nothing now, because {dead}; until it runs again, the VM stays on node {node} as it is"
+        return f"HA does nothing now, because {dead}; until HA works again, the VM stays on node {node} as it is"
     if state == "error":
         return "HA has given the VM up (error) and does nothing with it until you disable the resource"
     if state == "freeze":

@@ -1,7 +1,7 @@
 """Asks Proxmox whether it could start the VM, without starting it: `qm showcmd` makes the command line of a start.
 
-It finds what `qm start` would fail for before there is a QEMU: a volume, a bridge or a PCI device that is gone, options
-that contradict each other. It asks QEMU nothing, so a silent QEMU does not delay it. Of a VM that runs it changes
+It fails if `qm start` would fail before QEMU exists: a volume, a bridge or a PCI device is gone, or options contradict
+each other. It asks QEMU nothing, so a silent QEMU does not delay it. Of a VM that runs it changes
 nothing: it activates no volume, reserves no PCI device and writes no cloud-init image (qemu-server 9.2.6,
 QemuServer.pm, vm_commandline; PCI.pm, choose_hostpci_devices). Never ask it of a stopped VM that may be locked,
 because there it activates the volumes.
@@ -52,7 +52,7 @@ def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> 
     if ran.code == 0:
         return None
     if stuck:
-        cause = "qm showcmd hangs in the kernel, and a start would do so too"
+        cause = "qm showcmd hangs in the kernel, and a start would hang there too"
         return StartTrouble(WOULD_NOT_START, cause, tuple(stuck))
     if ran.code is None or ran.code < 0:
         how = f"gave no answer in {seconds:g} s" if ran.code is None else "was killed"
@@ -73,7 +73,7 @@ def _explain_absence() -> str:
     """Return why `qm` can't be run. For the kernel, a script without its interpreter is a missing file, too."""
     for path in (os.path.join(place, "qm") for place in os.get_exec_path()):
         if os.path.isfile(path):
-            return f"{path} is there, but the interpreter that its first line names is missing"
+            return f"{path} exists, but the interpreter that its first line names is missing"
     return "it is not on the PATH"
 
 

@@ -100,13 +100,13 @@ def _is_backed_up(evidence: Evidence) -> bool:
 
 
 def _judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
-    """Judge a guest whose agent has frozen its file systems, as a backup does for a moment and a dead one leaves it."""
+    """Judge a guest whose agent has frozen its file systems, as a backup does for a moment, or for good if it dies."""
     what = "the guest's file systems are frozen, so each service that writes waits"
-    do = "thaw them by hand; nothing is lost"
+    thaw = f"qm guest cmd {evidence.vmid} fsfreeze-thaw"
+    do = f"nothing is lost; run {thaw}"
     if _is_backed_up(evidence):
-        do = "a backup does that for a moment; look again in a minute, and thaw them by hand if it lasts"
-    thaw = f"by hand: qm guest cmd {evidence.vmid} fsfreeze-thaw"
-    return advise_nothing(evidence, "guest-frozen", f"{what}: {do}", thaw, *proof)
+        do = f"a backup does that for a moment, so look again in a minute; if it lasts, run {thaw}"
+    return advise_nothing(evidence, "guest-frozen", f"{what}; {do}", f"by hand: {thaw}", *proof)
 
 
 def _silence_sentence(evidence: Evidence) -> str:

@@ -31,7 +31,7 @@ def judge_stopped(evidence: Evidence) -> Verdict:
         return advise_nothing(evidence, "no-config", "the VM is stopped and has no configuration on any node", *source)
     if evidence.ha_dead or ha_stuck(evidence.ha, evidence.ha_seen):
         state = f"in state {evidence.ha_seen}: see ha-manager status before a start"
-        why = f"now, because one of its daemons seems dead: {HA_CURE} first" if evidence.ha_dead else state
+        why = f"now, because one of its daemons does not work: {HA_CURE} first" if evidence.ha_dead else state
         sentence = f"the VM is stopped and HA starts nothing {why}"
         return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
     if evidence.lock == "suspended" and not evidence.owners:
@@ -45,8 +45,8 @@ def _judge_elsewhere(evidence: Evidence) -> Verdict:
     """Judge a VM that another node has. If HA sees that node down, the sentence says what HA does, not "look there"."""
     outlook, node = _outlook_lines(evidence), evidence.node
     is_down = evidence.node_seen in ("unknown", "gone", "fence") or evidence.ha_seen in ("fence", "recovery")
-    then = outlook[0] if outlook and is_down else "look there"
-    sentence = f"the VM is on node {node} now and not on {evidence.here or 'this one'}: {then}"
+    then = f"; {outlook[0]}" if outlook and is_down else ": look there"
+    sentence = f"the VM is on node {node} now and not on {evidence.here or 'this one'}{then}"
     lines = (f"/etc/pve/.vmlist names {node}", *outlook, *optional_line(evidence.source))
     return advise_nothing(evidence, "other-node", sentence, *lines)
 

@@ -89,7 +89,7 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
     ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
     if working is None or not lines or lock in _FROM_ELSEWHERE:
-        half = "its other half may still run: look on the target node too" if ends and lock == "migrate" else ""
+        half = "it may still work on the target node: look there too" if ends and lock == "migrate" else ""
         return Owner(None, (*ends, half or "this node could not tell whether its task still runs"))
     cure = f"by hand: qm unlock {host.vmid}, because no process is left that could release the lock"
     return Owner(False, (*(ends or ("no such task runs on this node, and the task index has none",)), cure))

@@ -70,7 +70,7 @@ def have_ha_leave_it_off(job: Job) -> None:
     while ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
         if ran.code != 0 or time.monotonic() > until:
             sentence = "the VM is off, but HA wants it to run and has not taken the request to stop it: HA may start it"
-            waits = ("the request waits: when HA reads it, HA leaves the VM off",) if ran.code == 0 else ()
+            waits = ("HA's queue has the request; when HA reads it, HA leaves the VM off",) if ran.code == 0 else ()
             lines = (*waits, *prove_ha(job.host.vmid, view))
             raise failure("ha-holds", sentence, "", *lines, exit_code=FAILED if ran.code else DEADLINE)
         time.sleep(0.5)

@@ -123,7 +123,7 @@ def await_holders(job: Job, kinds: tuple[str, ...], seconds: float, is_over: Cal
         holders = [holder for holder in flock_holders(job.host) if holder.kind in kinds]
         if not holders:
             return
-        what = f"waiting for {format_holders(holders)}, which holds the VM's lock file, for {limit:.0f} s at most"
+        what = f"waiting for {format_holders(holders)}, which holds the VM's lock file, for at most {limit:.0f} s"
         _say_once(job, shown, f"{job.stage}: {what}")
         time.sleep(LOOK_SECONDS)
 

@@ -104,9 +104,9 @@ def refuse_absent(job: Job) -> None:
 
 
 def refuse_copy(job: Job, view: Cluster, state: str) -> None:
-    """Refuse to let a VM go on that another node has, or may have if a migration can leave a QEMU in this state.
+    """Refuse to let a VM continue that another node has, or may have if a migration can leave a QEMU in this state.
 
-    One that runs is left alone where this node can't be sure: without a quorum, or while a migration is under way.
+    A running VM is not refused if this node can't be sure: without a quorum, or while a migration is under way.
     """
     if state != "running" or is_stale_copy(job.host, view):
         refuse_elsewhere(job, view)
@@ -135,7 +135,7 @@ def refuse_deaf_ha(job: Job, view: Cluster) -> None:
 
 def _is_ha_dead(job: Job, view: Cluster) -> bool:
     if dead := find_dead_ha(view):
-        job.say(f"{job.stage}: {dead}; looking for some rounds of HA whether its daemons write anew")
+        job.say(f"{job.stage}: {dead}; waiting up to 30 s for a new status of HA's daemons")
     return bool(dead) and not is_ha_at_work(job.host, view, job.seconds_left(float("inf")))
 
 

@@ -189,7 +189,7 @@ def _leave_to_ha(job: Job, asked_ha: bool) -> None:
         if not needs_ha or is_ha_at_work(job.host, view, _seconds_before_ladder(job, MOST_SECONDS)):
             job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
             return
-        why = "HA could not start it again, since its manager (pve-ha-crm) or this node's pve-ha-lrm writes nothing"
+        why = "HA could not start it again while pve-ha-crm or this node's pve-ha-lrm writes no status"
     known = view if view.answers else Cluster(ha="started")
     sentence = f"HA manages the VM and has not stopped it; it was not killed, because {why}"
     later = (_withdraw_stop(job),) if asked_ha else ()
@@ -204,8 +204,8 @@ def _withdraw_stop(job: Job) -> str:
         return "the request to stop the VM was taken back before HA read it, so HA does not stop the VM later"
     has_taken = is_queued is False and cluster_view(job.host).ha in AT_REST
     if has_taken and job.run(["qm", "start", str(job.host.vmid)], CLEANUP_SECONDS).code == 0:
-        return "HA took the request, and was asked to run the VM: it may stop the VM once, and then starts it again"
-    return "HA may still stop the VM later; the VM then stays off until a start"
+        return "HA had read the request, so HA was asked to start the VM again; it may stop the VM once before that"
+    return "HA may still stop the VM later; then the VM stays off until you start it"
 
 
 def _unqueue_stop(host: Host) -> bool:

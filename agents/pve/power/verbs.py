@@ -67,7 +67,7 @@ def reset(job: Job, facts: Facts) -> Result:
 def _monitor_failure(job: Job, sentence: str) -> Ended:
     """Return the failure of a reset, with the advice to cycle unless the storage is known to hang."""
     if job.anyway:  # which a reset has for a hung storage alone
-        return failure("verb-failed", f"{sentence}; the VM's storage hangs: fix it first")
+        return failure("verb-failed", f"{sentence}; the VM's storage hangs, so fix the storage first")
     return failure("verb-failed", *_advise_cycle(cluster_view(job.host), sentence))
 
 
@@ -109,7 +109,7 @@ def stop(job: Job, facts: Facts) -> Result:
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
     if is_copy:  # the VM itself is on another node, and may run there
-        job.warnings.append(f"the QEMU that was stopped was a stale copy: the VM is on node {view.node}; look there")
+        job.warnings.append(f"the QEMU that was stopped was a stale copy; the VM is on node {view.node}, so look there")
         return Result(DONE, ELSEWHERE)
     refuse_move(job)
     warn_of_ha(job)
