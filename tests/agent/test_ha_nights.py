@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, set_constants
-from ..support.pve_host import HA_UNITS, await_ha_rounds, ha_queue, ha_requested, kill_ha, systemctl, under_ha
+from ..support.agent import READS, Session, execute, set_constants
+from ..support.pve_host import HA_UNITS, await_ha_rounds, ha_queue, ha_requested, hook, kill_ha, systemctl, under_ha
 from ..support.stages import until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
@@ -84,12 +85,43 @@ def test_what_a_dead_manager_was_asked_does_not_happen_when_it_is_back(world: Wo
 
 @pytest.mark.all
 def test_a_request_of_another_person_stays_in_the_queue(world: World) -> None:
-    """The verb takes back its own, and leaves those for the VM and for others that came before it."""
+    """The verb takes back its own, leaves those that came before it, and says what follows."""
     under_ha(world, dead=(CRM,))
     others = f"stop vm:9{VMID} 0\nmigrate vm:9{VMID} pve2\nstop vm:{VMID} 0\n"
     (world.root / "etc/pve/ha/crm_commands").write_text(others)
-    assert execute(world, "cycle").trailer["verdict"]["code"] == "ha-holds"
+    trailer = execute(world, "cycle").trailer
+    assert trailer["verdict"]["code"] == "ha-holds"
     assert ha_queue(world) == others
+    assert "HA may still stop the VM later; the VM then stays off until a start" in shown(trailer)
+
+
+@pytest.mark.all
+def test_a_request_whose_qm_was_killed_is_taken_back(world: World) -> None:
+    """The OOM killer takes `qm` once it has asked HA: a cycle that leaves the VM on leaves no stop behind."""
+    under_ha(world, dead=(CRM,))
+    qm, before = world.bin / "qm", world.pid
+    qm.write_text(qm.read_text().replace(" exec ", " ") + '[ "$1" != stop ] || kill -9 $$\n')
+    answer = execute(world, "cycle")
+    assert (answer.trailer["verdict"]["code"], world.pid, ha_queue(world)) == ("ha-holds", before, "")
+    systemctl(world, "start", CRM)
+    await_ha_rounds(world)
+    assert (world.pid, ha_requested(world)) == (before, "started")
+
+
+@pytest.mark.all
+def test_a_stop_of_has_own_that_hangs_is_named_and_ha_starts_the_vm_again(world: World) -> None:
+    """A hook script holds HA's stop beyond the cycle's time; both daemons write on, and nobody is told otherwise."""
+    limits = DEADLINES | READS | {"cycle": 105.0}  # of that, 17 s are left for what comes before the ladder
+    set_constants(world, DEADLINES=limits, QM_START_SECONDS=30.0, LEAST_SECONDS=0.05)
+    under_ha(world)
+    hook(world, "pre-stop", 25 * world.scale)
+    before = world.pid
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (14, "ha-holds", before)
+    assert "HA's own stop still works on it (process " in shown(answer.trailer)
+    assert "writes nothing" not in shown(answer.trailer)
+    assert "it may stop the VM once, and then starts it again" in shown(answer.trailer)
+    until(lambda: world.pid not in (None, before), "HA's stop and its start")
 
 
 @pytest.mark.all

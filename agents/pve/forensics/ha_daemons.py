@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.ha import HA_SERVICES, ha_manages
 from ..host.paths import Host
+from ..host.pve_tasks import flock_holders
 from ..host.times import HA_TAKES_SECONDS
 from .outlook import ha_line, ha_proof
 
@@ -95,3 +96,15 @@ def is_ha_at_work(host: Host, view: Cluster, seconds_left: float) -> bool:
             return True
         time.sleep(0.5)
     return False
+
+
+def find_no_return(host: Host, view: Cluster, seconds_left: float) -> str:
+    """Return why a cycle must not end a QEMU that HA was asked to stop; empty if HA would start it again."""
+    stops = [holder for holder in flock_holders(host) if holder.kind == "stop"]
+    if stops:
+        return (
+            f"HA's own stop still works on it (process {stops[0].pid}), and no start can follow before that has ended"
+        )
+    if is_ha_at_work(host, view, seconds_left):
+        return ""
+    return "HA could not start it again, since its manager (pve-ha-crm) or this node's pve-ha-lrm writes nothing"

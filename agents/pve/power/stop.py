@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
+from ..forensics.ha_daemons import describe_ha, find_dead_ha, find_no_return, prove_ha
 from ..forensics.obstacles import TROUBLES
 from ..host.bounded import ask_or_none
 from ..host.cluster import Cluster, cluster_view, is_stale_copy
@@ -167,7 +167,7 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         await_gone(job, facts, _seconds_before_ladder(job, HA_STOP_SECONDS))
         await_holders(job, ENDS_WITH_QEMU, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
     if not is_gone(job, facts):
-        _leave_to_ha(job, asked_ha=ran.code == 0)
+        _leave_to_ha(job, asked_ha=ran.code is None or ran.code <= 0)  # one that was killed may have asked, too
 
 
 def _seconds_before_ladder(job: Job, seconds: float) -> float:
@@ -186,10 +186,10 @@ def _leave_to_ha(job: Job, asked_ha: bool) -> None:
     why = "HA would start it again or move it"
     needs_ha = job.record.verb == "cycle" and ha_manages(view.ha)
     if view.answers and not ha_restarts(view.ha, view.ha_seen):
-        if not needs_ha or is_ha_at_work(job.host, view, _seconds_before_ladder(job, MOST_SECONDS)):
+        why = find_no_return(job.host, view, job.seconds_left(MOST_SECONDS)) if needs_ha else ""
+        if not why:
             job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
             return
-        why = "HA could not start it again while pve-ha-crm or this node's pve-ha-lrm writes no status"
     known = view if view.answers else Cluster(ha="started")
     sentence = f"HA manages the VM and has not stopped it; it was not killed, because {why}"
     later = (_withdraw_stop(job),) if asked_ha else ()
@@ -202,14 +202,17 @@ def _withdraw_stop(job: Job) -> str:
     is_queued = ask_or_none(lambda: _unqueue_stop(job.host), job.seconds_left(CLEANUP_SECONDS))
     if is_queued:
         return "the request to stop the VM was taken back before HA read it, so HA does not stop the VM later"
-    has_taken = is_queued is False and cluster_view(job.host).ha in AT_REST
-    if has_taken and job.run(["qm", "start", str(job.host.vmid)], CLEANUP_SECONDS).code == 0:
+    is_taken = is_queued is False and job.record.verb == "cycle" and cluster_view(job.host).ha in AT_REST
+    if is_taken and job.run(["qm", "start", str(job.host.vmid)], CLEANUP_SECONDS).code == 0:
         return "HA had read the request, so HA was asked to start the VM again; it may stop the VM once before that"
     return "HA may still stop the VM later; then the VM stays off until you start it"
 
 
 def _unqueue_stop(host: Host) -> bool:
-    """Remove the newest request to stop this VM from HA's queue, under Proxmox's lock for it; tell if there was one."""
+    """Remove the newest request to stop this VM from HA's queue, under Proxmox's lock for it.
+
+    Tell if there was one, and no other one is left: an older one is another person's.
+    """
     lock, queue = host.path("/etc/pve/priv/lock/domain-ha"), host.path("/etc/pve/ha/crm_commands")
     while True:
         try:
@@ -221,6 +224,6 @@ def _unqueue_stop(host: Host) -> bool:
         before, request, after = read_small_file(queue).rpartition(f"stop vm:{host.vmid} 0\n")
         if request:
             write_atomic(queue, before + after)
-        return bool(request)
+        return bool(request) and request not in before
     finally:
         os.rmdir(lock)
