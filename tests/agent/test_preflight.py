@@ -246,6 +246,26 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
         assert (again.code, again.trailer["verdict"]["code"]) == (12, "leftover")
 
 
+@pytest.mark.all
+@pytest.mark.slow
+@pytest.mark.real("qemu", "fsfreeze")
+def test_one_word_lifts_all_that_a_dead_storage_refuses(short_dir: Path) -> None:
+    """`qm showcmd` waits in the kernel for the disk, as QEMU does: no refusal offers a word that another ignores."""
+    with vm_on_frozen_storage(short_dir) as world:
+        set_constants(world, TERM_SECONDS=1.0, QM_SECONDS=2.0)
+        misbehave(world.root, mode="stop-unproven")
+        qm = world.bin / "qm"
+        looks = f'[ "$1" != showcmd ] || exec touch {world.root}/disks/seen'
+        qm.write_text(qm.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{looks}\n"))
+        answer = execute(world, "cycle")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
+        assert "qm showcmd hangs in the kernel" in answer.trailer["verdict"]["sentence"]
+        assert answer.trailer["anyway"] == "storage-hung"
+        answer = execute(world, "cycle anyway=storage-hung")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (14, "deadline")
+        assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
+
+
 # --- a second word ---
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..host.bounded import ask_or_none, kill_group, run
 from ..host.paths import Host
 from ..host.vm_config import current_options, pending_options
-from ..words import WOULD_NOT_START
+from ..words import STORAGE_HUNG, WOULD_NOT_START
 from .on_host import thread_probe
 
 NO_QM = "no-qm"  # the code for a `qm` that itself does not work
@@ -29,12 +29,21 @@ WORDS_CHARS = 130  # of what qm said, in a sentence; the lines have all of it
 class StartTrouble:
     """Why Proxmox could not start the VM: a verdict's code, a clause for its sentence, and lines.
 
-    The code is empty if it is not known whether Proxmox could.
+    The code is empty if it is not known whether Proxmox could. If `hangs`, a storage does not answer.
     """
 
     code: str
     cause: str
     lines: tuple[str, ...] = ()
+    hangs: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """The code with which a stop is refused.
+
+        That of a storage that hangs is one code, whoever sees it: a person can lift only one.
+        """
+        return STORAGE_HUNG if self.hangs else self.code
 
 
 def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> StartTrouble | None:
@@ -53,7 +62,7 @@ def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> 
         return None
     if stuck:
         cause = "qm showcmd hangs in the kernel, and a start would hang there too"
-        return StartTrouble(WOULD_NOT_START, cause, tuple(stuck))
+        return StartTrouble(WOULD_NOT_START, cause, tuple(stuck), hangs=True)
     if ran.code is None or ran.code < 0:
         how = f"gave no answer in {seconds:g} s" if ran.code is None else "was killed"
         return StartTrouble("", f"qm showcmd {how}, so it is not known whether Proxmox could start the VM")

@@ -17,7 +17,7 @@ from ..host.ha import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, describe_leftovers, has_process, name_processes, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
-from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, STALE_COPY, WITHOUT_PROCESS, WOULD_NOT_START
+from ..words import ANYWAY, CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, STALE_COPY, WITHOUT_PROCESS
 from .endings import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
@@ -68,13 +68,13 @@ def _refuse_last_stop(job: Job, config: str) -> None:
     trouble = find_start_trouble(job.host, config, job.seconds_left(QM_SECONDS))
     if trouble is None:
         return
-    if trouble.code in ("", job.anyway):
+    if trouble.refusal in ("", job.anyway):
         asked = f"; {job.record.by} asked for the verb anyway" if trouble.code else ""
         job.warnings.append(f"{trouble.cause}{asked}")
         return
     sentence = f"the VM was not stopped, because a start would fail: {trouble.cause}"
-    offer = WOULD_NOT_START if trouble.code == WOULD_NOT_START else None
-    raise Ended(REFUSED, Verdict(trouble.code, sentence, "", trouble.lines), anyway=offer)
+    offer = trouble.refusal if trouble.refusal in ANYWAY else None
+    raise Ended(REFUSED, Verdict(trouble.refusal, sentence, "", trouble.lines), anyway=offer)
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:
