@@ -60,8 +60,19 @@ class OtherNodes:
     @property
     def refusal(self) -> tuple[str, str, str]:
         """The cause, the reason and the hint of the refusal of a verb that could make the VM run twice."""
-        hint = "send stop first, which goes to the node on which the VM runs, or end that QEMU by hand"
-        return STALE_COPY, f"{self.double}; send stop first", hint
+        hint = "run the command in by_hand" if self._own else "send stop, which goes to that node, or use by_hand"
+        return STALE_COPY, f"{self.double}; {self._do_first}", f"{hint}; then send the verb again"
+
+    @property
+    def _own(self) -> str:
+        """The host of the VM's own node if the VM runs there too: a `stop` would end that QEMU, and not the copy."""
+        return next((_name(one) for one in self.running if one not in self.copies), "")
+
+    @property
+    def _do_first(self) -> str:
+        if self._own:
+            return f"end that one by hand, because a stop would end the one on {self._own} first"
+        return "send stop first"
 
     @property
     def by_hand(self) -> list[str]:
@@ -94,7 +105,7 @@ class OtherNodes:
         unsaid = {"state": "unknown", "last": None} if body["state"] == "stopped" else {}
         verdict = {
             "code": STALE_COPY,
-            "sentence": f"{self.double}; send stop first",
+            "sentence": f"{self.double}; {self._do_first}",
             "advice": "",
             "evidence": evidence,
         }

@@ -46,14 +46,14 @@ def looks_are_stale(service: Service, sentence: str, state: str) -> None:
         assert (seen["state"], seen["last"] is None) == (state, state == "unknown")
 
 
-def starts_are_refused(nodes: Cluster, service: Service) -> str:
+def starts_are_refused(nodes: Cluster, service: Service, do: str = "send stop first") -> str:
     """Send each verb that would run the VM a second time; return an id that is still free."""
     for verb in ("cycle", "start"):
         msg_id = new_id()
         answer = service.pve(verb, msg_id=msg_id).json
         assert (answer["outcome"], answer["reached"]) == ("unreached", False), answer
         assert answer["verdict"]["code"] == "stale-copy"
-        assert "send stop first; nothing was sent" in answer["verdict"]["sentence"]
+        assert f"{do}; nothing was sent" in answer["verdict"]["sentence"]
         [command] = answer["by_hand"]
         assert f"-p {nodes.nodes['pve1'].port} " in command
         assert "qm" not in command.replace("qemu", "")
@@ -84,11 +84,15 @@ def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service
 
 @pytest.mark.all
 def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, service: Service) -> None:
-    """The first stop ends the VM itself, and says that another QEMU is left. The second one ends that."""
+    """The first stop ends the VM itself, and says that another QEMU is left. The second one ends that.
+
+    So no answer before says "send stop first": the one that is well would end.
+    """
     old = nodes.take_configuration("pve2")
     assert nodes.world.qm("start", str(VMID)).returncode == 0
-    looks_are_stale(service, MOVED, "running")
-    starts_are_refused(nodes, service)
+    by_hand = "end that one by hand, because a stop would end the one on pve2 first"
+    looks_are_stale(service, f"{MOVED}; {by_hand}", "running")
+    starts_are_refused(nodes, service, by_hand)
     first = service.pve("stop").json
     assert (first["outcome"], first["verdict"]["code"], first["exit_code"]) == ("failed", "stale-copy", 13), first
     assert "the VM was stopped on pve2, but another QEMU of it runs on pve1" in first["verdict"]["sentence"]
@@ -109,7 +113,7 @@ def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
     (pve / "nodes/pve1").chmod(0o555)
     nodes.pretend_moved("pve2")
     looks_are_stale(service, CUT_OFF, "running")
-    starts_are_refused(nodes, service)
+    starts_are_refused(nodes, service, "end that one by hand, because a stop would end the one on pve2 first")
     assert service.pve("reset").json["outcome"] == "done"  # of the VM itself: the copy is not touched
     (pve / "nodes/pve1").chmod(0o755)
     nodes.heal("pve1")
