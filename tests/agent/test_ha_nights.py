@@ -110,7 +110,7 @@ def test_a_request_whose_qm_was_killed_is_taken_back(world: World) -> None:
 
 @pytest.mark.all
 def test_a_stop_of_has_own_that_hangs_is_named_and_ha_starts_the_vm_again(world: World) -> None:
-    """A hook script holds HA's stop beyond the cycle's time; both daemons write on, and nobody is told otherwise."""
+    """A hook script holds HA's stop beyond the cycle's time; both daemons write on, and the answer says so."""
     limits = DEADLINES | READS | {"cycle": 105.0}  # of that, 17 s are left for what comes before the ladder
     set_constants(world, DEADLINES=limits, QM_START_SECONDS=30.0, LEAST_SECONDS=0.05)
     under_ha(world)

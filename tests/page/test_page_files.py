@@ -18,7 +18,7 @@ from breakglass.web.page_list import describe_page, sent_bytes
 from ..support.browser import Stage, Visit
 from ..support.icons import PICTURES, svg_of
 
-MOST_BYTES = 78_600  # compressed
+MOST_BYTES = 78_700  # compressed
 MOST_FIRST_BYTES = 57_000  # without what is loaded later: 1.1 s at 400 kbit/s
 MOST_LINES = 250
 LATER = (  # the conversation, loaded when the page has nothing else to do; and what pairs a device by a link

@@ -41,7 +41,7 @@ class StartTrouble:
     def refusal(self) -> str:
         """The code with which a stop is refused.
 
-        That of a storage that hangs is one code, whoever sees it: a person can lift only one.
+        A storage that hangs has one code, because a person can lift only one refusal.
         """
         return STORAGE_HUNG if self.hangs else self.code
 
