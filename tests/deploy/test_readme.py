@@ -98,9 +98,13 @@ def test_what_the_readme_says_was_run_is_in_the_list() -> None:
     facts = re.findall(r"\d+(?:[.-]\d+)+", section)
     assert len(facts) > 4
     assert [fact for fact in facts if fact not in verified] == []
-    on_proxmox = verified.partition("## Nights\n")[2].partition("On the stand-in")[0]
-    nights = [line for line in on_proxmox.splitlines() if line.startswith("| ") and not line.startswith("| night ")]
-    assert f"{len(nights)} nights" in section
+    for heading, end, what in (
+        ("Nights", "On the stand-in", "nights with a fault in each"),
+        ("Nights on a cluster of three nodes", "\n## ", "nights on a cluster of three nodes"),
+    ):
+        table = verified.partition(f"## {heading}\n")[2].partition(end)[0]
+        nights = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| night ")]
+        assert f" {len(nights)} {what}" in section
 
 
 def test_the_example_configuration_is_good() -> None:
