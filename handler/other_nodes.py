@@ -11,6 +11,7 @@ from typing import Protocol
 from .agents.pve.words import FAILED, OUTCOMES, STALE_COPY
 from .config.model import Host, kill_by_hand
 
+_WOULD_DOUBLE = ("start", "cycle")  # verbs that are refused while there is a copy
 _LOST = " (which has no quorum, or no /etc/pve)"
 
 
@@ -91,7 +92,11 @@ class OtherNodes:
             return body
         if body["verb"] in ("status", "forensics") and not trouble:
             return self._with_verdict(body)
-        return {**body, "warnings": [*_items(body["warnings"]), self.double]}
+        warned = {**body, "warnings": [*_items(body["warnings"]), self.double]}
+        verdict = body["verdict"]
+        if isinstance(verdict, dict) and verdict.get("advice") in _WOULD_DOUBLE:
+            warned["verdict"] = {**verdict, "advice": ""}
+        return warned
 
     def _with_verdict(self, body: Mapping[str, object]) -> Mapping[str, object]:
         """Return the answer to a look at the VM, with the copies as its verdict.

@@ -33,6 +33,10 @@ def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: W
     answer = execute(world, "forensics")
     dead = "HA does nothing now, because HA's manager pve-ha-crm seems dead, silent for 3"
     assert dead in answer.stdout
+    for verb, code in (("status", "running"), ("forensics", "ha-stuck")):
+        verdict = execute(world, verb).trailer["verdict"]
+        clause = "but HA does nothing with the VM now, because HA's manager pve-ha-crm seems dead"
+        assert (verdict["code"], clause in verdict["sentence"]) == (code, True), verdict
     assert dead in shown(answer.trailer)
     assert "HA starts it again" not in shown(answer.trailer)
     assert (
@@ -58,6 +62,7 @@ def test_an_lrm_that_was_killed_a_moment_ago_is_asked_nothing(world: World) -> N
     kill_ha(world, LRM)
     before = world.pid
     assert "HA does nothing now, because pve-ha-lrm of node " in shown(execute(world, "forensics").trailer)
+    assert "HA does nothing with the VM now, because pve-ha-lrm of" in shown(execute(world, "status").trailer)
     refused = execute(world, "cycle")
     assert (refused.code, refused.trailer["verdict"]["code"], world.pid) == (12, "ha-stuck", before)
     assert "does not run" in shown(refused.trailer)

@@ -70,6 +70,7 @@ def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service
     free = starts_are_refused(nodes, service)
     reset = service.pve("reset").json
     assert (reset["outcome"], reset["verdict"]["code"]) == ("refused", "not-running")
+    assert reset["verdict"]["advice"] == ""  # a start would be refused
     assert MOVED in reset["warnings"][-1]
     assert (old.pid, nodes.world.pid) == (running, None)
     seen = service.pve("status").json

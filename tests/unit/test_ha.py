@@ -196,5 +196,10 @@ def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
     assert wedged.sentence.endswith("HA does nothing now: run systemctl start pve-ha-crm pve-ha-lrm first")
     assert all(any(dead in line for line in verdict.evidence) for verdict in (stopped, wedged))
     assert verdict_of(Evidence("guest-panicked", **known)).advice == "reset"  # type: ignore[arg-type]
+    well = verdict_of(Evidence("running", agent="answers", **known))  # type: ignore[arg-type]
+    clause = f", but HA does nothing with the VM now, because {dead}; run systemctl start pve-ha-crm pve-ha-lrm"
+    assert (well.code, well.advice, well.sentence.endswith(clause)) == ("ha-stuck", "", True)
+    quick = quick_verdict(Evidence("running", **known))  # type: ignore[arg-type]
+    assert (quick.code, quick.advice, quick.sentence.endswith(clause)) == ("running", "", True)
     elsewhere = quick_verdict(Evidence("stopped", node="pve2", node_seen="unknown", **known))  # type: ignore[arg-type]
     assert [line for line in elsewhere.evidence if line.startswith(f"HA does nothing now, because {dead}")]

@@ -66,6 +66,11 @@ def _obstacle_to_new_process(evidence: Evidence) -> str:
     return "a task works on it: wait for that, or end it" if others else ""
 
 
+def dead_ha_clause(evidence: Evidence) -> str:
+    """Return the clause that says that HA does nothing with the VM, why, and the cure."""
+    return f"HA does nothing with the VM now, because {evidence.ha_dead}; {HA_CURE}"
+
+
 def _on_other_node(evidence: Evidence) -> str:
     return f"its configuration is on node {evidence.node}: look there" if evidence.node else ""
 

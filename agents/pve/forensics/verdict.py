@@ -10,7 +10,7 @@ from ..words import STALE_COPY
 from .advice import advise_nothing, advise_verb
 from .copy import describe_copy
 from .evidence import WATCHED_SECONDS, Evidence
-from .obstacles import pve_cure, pve_obstacle
+from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .proof import host_lines, lock_lines, optional_line, storage_lines, thread_lines
 from .verdict_running import judge_running, judge_storage_hung
 from .verdict_stopped import judge_stopped
@@ -49,6 +49,8 @@ def quick_verdict(evidence: Evidence) -> Verdict:
         return _judge_stale(evidence)
     if evidence.state == "running":
         sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
+        if evidence.ha_dead:
+            sentence = f"QEMU answers and says running, but {dead_ha_clause(evidence)}"
         return Verdict("running", sentence, "", (evidence.source,))
     if evidence.state == "wedged":
         sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"

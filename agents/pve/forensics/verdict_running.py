@@ -3,7 +3,7 @@
 from ..jobs.result import Verdict
 from .advice import advise_nothing, advise_verb
 from .evidence import WATCHED_SECONDS, Evidence
-from .obstacles import pve_cure, pve_obstacle
+from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .proof import (
     compare_queues,
     count_noun,
@@ -18,7 +18,7 @@ from .proof import (
     thread_lines,
 )
 
-_WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /etc/pve
+_WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /etc/pve, and to a dead HA
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
@@ -28,12 +28,13 @@ def judge_running(evidence: Evidence) -> Verdict:
     if held:
         return _judge_requests(evidence, held, disks)
     verdict = _judge_no_requests(evidence)
-    away = pve_obstacle(evidence)
-    if not away or verdict.code not in _WELL:
-        return verdict
-    what = verdict.sentence.partition(":")[0]
-    sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(evidence)}"
-    return Verdict(evidence.pve or "no-quorum", sentence, "", verdict.evidence)
+    what, away = verdict.sentence.partition(":")[0], pve_obstacle(evidence)
+    if verdict.code in _WELL and away:
+        sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(evidence)}"
+        return Verdict(evidence.pve or "no-quorum", sentence, "", verdict.evidence)
+    if verdict.code in _WELL and evidence.ha_dead:
+        return Verdict("ha-stuck", f"{what}, but {dead_ha_clause(evidence)}", "", verdict.evidence)
+    return verdict
 
 
 def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from ..check.answer import answer_check
+from ..forensics.ha_daemons import find_dead_ha
 from ..forensics.quick import judge_status
 from ..forensics.screen import answer_screen
 from ..grammar import Request
@@ -67,7 +68,7 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
         yield {"type": "facts", **asdict(facts)}
     seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
     is_off = vm_state(facts) == "stopped"
-    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_copy(host)
+    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_trouble(host)
     holders = flock_holders(host) if is_off else []
     result = with_proven(host, request, status_result(host, facts, DONE, view, holders))
     where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
@@ -75,10 +76,10 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
     yield result_message(result)
 
 
-def _see_copy(host: Host) -> Cluster:
-    """Return what /etc/pve says of a VM that runs, if another node has it; nothing otherwise."""
+def _see_trouble(host: Host) -> Cluster:
+    """Return what /etc/pve says of a VM that runs, if another node has it or its HA is dead; nothing otherwise."""
     view = look_at_cluster(host)
-    return view if is_stale_copy(host, view) else NOT_ASKED
+    return view if is_stale_copy(host, view) or find_dead_ha(view) else NOT_ASKED
 
 
 def status_result(
