@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
     task_index(world)
     answer = execute(world, "stop")
     assert "can't tell whether a task" in answer.trailer["verdict"]["sentence"]
-    assert "could not tell whether its task still runs" in evidence(answer)
+    # another test of this machine may have a task of a migration: then that one was seen, and is gone
+    assert re.search("could not tell whether its task still runs|look there too", evidence(answer))
     assert "qm unlock" not in evidence(answer)
 
 
@@ -165,7 +167,7 @@ def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: P
     with unserved_fuse(hung):
         ran = subprocess.run(world.forced_command(), env=environment, capture_output=True, text=True, timeout=120)
         answer = answer_of(ran)
-        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "would-not-start")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
         assert "waits uninterruptibly in " in evidence(answer)
         assert execute(world, "status").trailer["holder"] is None
 

@@ -413,6 +413,7 @@ def under_ha(requested: str = "started", seen: str = "started", disarm: str = ""
         (ha / "manager_status").write_text(json.dumps(status))
         lrm = {"state": "active", "mode": "active", "timestamp": status["timestamp"]}
         (setup.host.etc / "pve/local/lrm_status").write_text(json.dumps(lrm))
+        setup.at_host("touch /run/pve-ha-crm.pid /run/pve-ha-lrm.pid", "rm /run/pve-ha-crm.pid /run/pve-ha-lrm.pid")
 
     return seed
 

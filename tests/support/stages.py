@@ -229,7 +229,7 @@ def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
 
 
 CYCLE: dict[str, Hold] = {
-    "preflight": at_qm("status"),
+    "preflight": at_qm("showcmd"),
     "forensics": in_evidence,
     "stop": at_qm("stop"),
     "start": at_qm("start"),

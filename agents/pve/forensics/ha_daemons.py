@@ -107,4 +107,4 @@ def find_no_return(host: Host, view: Cluster, seconds_left: float) -> str:
         )
     if is_ha_at_work(host, view, seconds_left):
         return ""
-    return "HA could not start it again, since its manager (pve-ha-crm) or this node's pve-ha-lrm writes nothing"
+    return "HA could not start it again while pve-ha-crm or this node's pve-ha-lrm writes no status"
