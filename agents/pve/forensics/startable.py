@@ -1,10 +1,10 @@
 """Asks Proxmox whether it could start the VM, without starting it: `qm showcmd` makes the command line of a start.
 
 It fails if `qm start` would fail before QEMU exists: a volume, a bridge or a PCI device is gone, or options contradict
-each other. It asks QEMU nothing, so a silent QEMU does not delay it. Of a VM that runs it changes
-nothing: it activates no volume, reserves no PCI device and writes no cloud-init image (qemu-server 9.2.6,
-QemuServer.pm, vm_commandline; PCI.pm, choose_hostpci_devices). Never ask it of a stopped VM that may be locked,
-because there it activates the volumes.
+each other. It asks QEMU nothing, so a silent QEMU does not delay it. It changes nothing of a VM that runs, because it
+activates no volume, reserves no PCI device and writes no cloud-init image there (qemu-server 9.2.6, QemuServer.pm,
+vm_commandline; PCI.pm, choose_hostpci_devices). Never ask it of a stopped VM that may be locked, because there it
+activates the volumes.
 
 It does not see pending options, which a start applies first, a hook script, or what QEMU itself refuses.
 """
