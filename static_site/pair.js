@@ -12,8 +12,7 @@ import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
 
-/** Some browsers' databases never answer; on a slow device they answer late. This key can't be fetched a second time. */
-const STORE_MS = 10_000;
+const STORE_MS = 3_000; // some browsers' databases answer late, or never
 const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
 const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;
@@ -28,6 +27,7 @@ const UNSIGNING = "A pairing link opens only over https. Nothing was sent: the l
 const AWAY = "Breakglass does not answer. Nothing was sent: reload this page once it answers, or open the link again.";
 const PROVED = "This device can rescue now.";
 const UNPROVED = "Breakglass has not answered with this key yet.";
+const STORING = " This browser is still storing the key: keep this tab open.";
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
 const word = Object.assign(make("p.note"), { id: "pair-word" });
 word.setAttribute("role", "alert");
@@ -147,18 +147,14 @@ async function copyLink({ id, oneTimeKey, name }) {
 	}
 }
 
-/** Whether this device can keep a key at this address. */
-async function canKeep() {
-	if ($("may-keep").hidden) return false;
-	const counts = keyStore((store) => store.count()).then(() => true, () => false);
-	return Promise.race([counts, sleep(STORE_MS).then(() => false)]);
-}
+/** Whether this device can keep a key at this address: a database that answers late can. */
+const canKeep = async () => !$("may-keep").hidden && Promise.race([keyStore((store) => store.count()).then(() => true, () => false), sleep(STORE_MS).then(() => true)]);
 
 /** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link */
 async function fetchKey(link) {
 	const { id, name } = link;
 	say(`Fetching the signing key of ${name}…`, true);
-	await until(() => Boolean(getState().health.answer) || getState().health.fails > 0); // a slow line
+	await until(() => Boolean(getState().health.answer || getState().health.fails)); // a slow line
 	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used it meanwhile
 	if (trouble !== AWAY) clearLink();
 	if (trouble) say(trouble);
@@ -207,32 +203,36 @@ async function openSealed({ id, oneTimeKey, name }, sealed) {
 	}
 }
 
-/** Keeps a key in place of any other, before anything else can go wrong, and begins with it. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
+/** Begins with a key, and keeps it in place of any other, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
 async function takePaired(key, name, rest) {
 	useKey(key);
-	keepBox.checked = await canKeep();
-	if (keepBox.checked) {
-		keep("local", "key", null); // what is known of the old one
-		await Promise.race([keepOrNot(), sleep(STORE_MS)]);
-	}
-	const isKept = keepBox.checked;
-	if (isKept) keep("local", "pair", { ...recall("local", "pair"), as: name });
-	showAddress(rest);
+	keepBox.checked = !$("may-keep").hidden;
+	keep("local", "key", null); // what is known of the old one
+	let storing = STORING;
+	const stored = keepOrNot().then(() => { storing = ""; });
+	await Promise.race([stored, sleep(STORE_MS)]);
 	if (getState().unlocked) dispatch("locked"); // nothing of the other caller's goes on
 	await takeKey(key);
 	await until(() => getState().key !== "given", PROOF_MS);
-	const state = getState().key;
-	if (state === "refused" || !getState().unlocked) return say(""); // that is said beside the field
-	if (!isKept) say(`Paired as ${name}, until this tab closes: the key is not kept here.`);
-	else say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}`, true);
+	const report = () => {
+		const state = getState().key;
+		if (state === "refused" || !getState().unlocked) say(""); // that is said beside the field
+		else if (keepBox.checked) say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}${storing}`, true);
+		else say(`Paired as ${name}, until this tab closes: the key is not kept here.`);
+	};
+	if (storing) report();
+	await stored; // until then a reload says that the pairing was interrupted
+	if (keepBox.checked) keep("local", "pair", { ...recall("local", "pair"), as: name });
+	clearLink(rest);
+	report();
 }
 
 /** @param {string} fragment */
 const showAddress = (fragment) => history.replaceState(null, "", location.pathname + location.search + fragment);
 
-/** Takes a pairing link out of the address. */
-function clearLink() {
-	if (location.hash.startsWith("#pair=")) showAddress("");
+/** Takes a pairing link out of the address. @param {string} [rest]  what else is to stand there */
+function clearLink(rest = "") {
+	if (location.hash.startsWith("#pair=")) showAddress(rest);
 }
 
 /** Returns once a test holds, or after some time. @param {() => boolean} test  @param {number} [ms]  @returns {Promise<void>} */
