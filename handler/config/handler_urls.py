@@ -9,7 +9,8 @@ _URL = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/[\x21-\x7e]*)?",
     re.IGNORECASE,
 )
-_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")  # IDNA makes "/" of a wide slash, and leaves "%2f"
+# IDNA makes "/" of a wide slash and "." of a one dot leader, and leaves "%2f".
+_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]")
 _MOST_CHARS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOOPBACK = re.compile(r"https?://(?:(?:[^/]+\.)?localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?/.*")

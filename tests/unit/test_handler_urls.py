@@ -44,6 +44,7 @@ NONE = (
         "http://a.example%2f.localhost/",
         "http://a.example;.localhost/",
         "http://*/",
+        "HTTP://\u2024/",
     ),
     *("https://a.example/ü", "https://a.example/\n", "https://a.ex ample/", "https://[::1/", "https://[1:2]/"),
     *(
