@@ -3,7 +3,7 @@
 Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contract test compares the two.
 """
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 
 MUTATING = ("start", "stop", "reset", "cycle")
 VERBS = ("status", "forensics", *MUTATING, "history", "screen", "where", "job", "check", "ping", "session")

@@ -215,18 +215,18 @@ def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installat
 def test_upgrade_md_goes_to_the_next_version_and_back(installed: Installation) -> None:
     """The host agent and the handler are of the new version, then of the old one; each says so."""
     handler = installed.handler
-    installed.copy_sources("0.3.0")
+    installed.copy_sources("0.4.0")
     [program] = commands("docs/upgrade.md", "1. The new program, beside the old one")
     assert "no problems" in handler.run(program, env=PIP).stdout.splitlines()[-1]
     [agents] = commands("docs/upgrade.md", "2. The host agents")
-    assert f"pve1: {VERSION} -> 0.3.0" in handler.run(agents).stdout
+    assert f"pve1: {VERSION} -> 0.4.0" in handler.run(agents).stdout
     [switch] = commands("docs/upgrade.md", "3. The handler")
     *change, health = switch.splitlines()
     handler.run("\n".join(change))
-    assert installed.wait_until_answering(health)["version"] == "0.3.0"
+    assert installed.wait_until_answering(health)["version"] == "0.4.0"
     [back] = commands("docs/upgrade.md", "Back out")
     back = re.sub(r"breakglass-\S+", f"breakglass-{VERSION}", back)
-    assert f"pve1: 0.3.0 -> {VERSION}" in handler.run(back).stdout
+    assert f"pve1: 0.4.0 -> {VERSION}" in handler.run(back).stdout
     assert installed.wait_until_answering(health)["version"] == VERSION
     [other_machine, by_hand] = commands("docs/upgrade.md", "The hosts from another machine")
     handler.write("/root/hosts.toml", f'[hosts.pve1]\nssh = "breakglass@{installed.host.address}"\n')
@@ -237,7 +237,7 @@ def test_upgrade_md_goes_to_the_next_version_and_back(installed: Installation) -
         installed.host.run("breakglass-pve --version; ls -l /usr/local/sbin/breakglass-pve").stdout.split()[0]
         == VERSION
     )
-    handler.run("rm -r /opt/breakglass-0.3.0")
+    handler.run("rm -r /opt/breakglass-0.4.0")
     installed.copy_sources()
     assert installed.call("status")["outcome"] == "done"
 

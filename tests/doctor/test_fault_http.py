@@ -305,7 +305,7 @@ def shifted(seconds: int) -> str:
 
 
 OTHER_VERSION = (
-    "import breakglass.agents.pve.words as words; words.VERSION = '0.3.0'\n"
+    "import breakglass.agents.pve.words as words; words.VERSION = '0.4.0'\n"
     "from breakglass.cli.main import main; raise SystemExit(main())"
 )
 

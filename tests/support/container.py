@@ -124,7 +124,7 @@ class Container(Service):
         self.mounted = directory / "mounted"
         self.mounted.mkdir(0o755)
         self.ssh_port = port
-        super().__init__(directory, port=port, is_older=True, **more)  # no [server]: another user starts it
+        super().__init__(directory, port=port, with_server=False, **more)
 
     def start(self) -> None:
         """Start the container; return once the handler listens."""

@@ -134,7 +134,7 @@ class Service:
         key: str,
         host_key: object,
         program: Sequence[str] = program,
-        is_older: bool = False,  # it knows no [server], and stays root
+        with_server: bool = True,  # or else another user starts it
         secrets: Mapping[str, str] | None = None,  # of some callers; the others get new ones
         errors: Path | None = None,  # where its stderr goes; else it is that of the tests
         **more: Any,
@@ -146,8 +146,8 @@ class Service:
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         text = config_text(callers, port=port, key=key, host_key=host_key, **more)
-        self.config.write_text(text.replace(SERVER, "") if is_older else text)
-        if not is_older:
+        self.config.write_text(text if with_server else text.replace(SERVER, ""))
+        if with_server:
             give_to_handler(self.config)
         self.start()
 
