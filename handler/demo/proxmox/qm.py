@@ -11,7 +11,7 @@ import sys
 from . import command_line
 from .errors import Died
 from .plugin import load_plugin
-from .processes import name_perl
+from .processes import name_perl, name_process
 from .times import burn
 from .vm import Vm
 
@@ -90,6 +90,9 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
 def main() -> int:
     """Run `ROOT VERB VMID [OPTIONS]`."""
     root, verb, vmid, *arguments = sys.argv[1:]
-    name_perl("qm", verb, vmid, *arguments)
+    if verb == "cleanup":  # qmeventd runs it as it is
+        name_process(["/usr/bin/perl", "/usr/sbin/qm", verb, vmid, *arguments], "qm")
+    else:
+        name_perl("qm", verb, vmid, *arguments)
     burn(root)
     return run(root, verb, int(vmid), arguments)

@@ -5,8 +5,8 @@ import select
 import signal
 from typing import NoReturn
 
+from ...isolated import isolated_command
 from .processes import name_process
-from .times import burn
 from .vm import Vm
 
 
@@ -59,8 +59,5 @@ def _close_files(*left_open: int) -> None:
 
 
 def _become_cleanup(vm: Vm) -> None:
-    from . import qm
-
-    name_process(["/usr/bin/perl", "/usr/sbin/qm", "cleanup", str(vm.vmid), "1", "0"], "qm")
-    burn(vm.root)
-    qm.run(vm.root, "cleanup", vm.vmid, ["1", "0"])
+    command = [*isolated_command("demo.proxmox.qm"), vm.root, "cleanup", str(vm.vmid), "1", "0"]
+    os.execv(command[0], command)
