@@ -1,13 +1,14 @@
-"""The rules that keep the layout what it is: read from the sources, so that no import has to happen to break one."""
+"""The rules that keep the layout what it is, beside those of import-linter and ruff: read from the sources."""
 
 import ast
 import io
 import re
 import tokenize
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,85 +19,6 @@ from breakglass.verbs import ALLOWABLE, ALLOWED_BY, ANYWAY, VERBS
 ROOT = Path(__file__).parent.parent.parent
 HANDLER = ROOT / "handler"
 AGENT = ROOT / "agents/pve"
-# Each line stands above those below it: a package imports from lower lines alone.
-FLOORS = (
-    ("demo",),
-    ("cli",),
-    ("doctor",),
-    ("client",),
-    ("web",),
-    ("service", "chat"),
-    ("claude",),
-    ("proxmox",),
-    ("condition", "pairing", "other_nodes"),
-    ("config",),
-    ("auth", "alerts"),
-    ("threads",),
-    ("audit",),
-    ("counts",),
-    ("allowance", "errors", "framer", "verbs", "proven", "text", "times", "templates", "isolated"),
-    ("agents",),
-)
-AGENT_FLOORS = (
-    ("main",),
-    ("serving",),
-    ("reading",),
-    ("run_job", "renewal"),
-    ("power",),
-    ("check",),
-    ("forensics",),
-    ("jobs",),
-    ("host",),
-    ("grammar",),
-    ("words", "vm_list"),
-)
-# Packages and modules that do no I/O: they are given the time, randomness, the environment and the text of files.
-PURE = (
-    "alerts/captures.py",
-    "alerts/payloads.py",
-    "alerts/rules.py",
-    "auth",
-    "condition",
-    "allowance",
-    "errors",
-    "verbs",
-    "proven",
-    "text",
-    "times",
-    "config/model.py",
-    "config/reader.py",
-    "config/callers.py",
-    "config/addresses.py",
-    "config/handler_urls.py",
-    "config/server.py",
-    "config/vms.py",
-    "config/chat.py",
-    "config/chat_api.py",
-    "config/model_api.py",
-    "config/alerts.py",
-    "config/metrics.py",
-    "config/problems.py",
-    "config/new_file.py",
-    "config/warnings.py",
-    "claude/brief.py",
-    "claude/events.py",
-    "claude/failures.py",
-    "framer",
-    "claude/ssh_files.py",
-    "claude/tools.py",
-    "doctor/findings.py",
-    "chat/errors.py",
-    "chat/request.py",
-    "chat/sessions.py",
-    "proxmox/outcome.py",
-    "proxmox/patience.py",
-    "proxmox/request.py",
-    "proxmox/wire.py",
-    "web/bodies.py",
-    "web/client_address.py",
-    "web/chat_bodies.py",
-    "web/preferences.py",
-)
 # What can change a VM's state: files, and folders with all that is in them.
 PATH_TO_POWER = (
     *("handler/web/gate.py", "handler/web/bodies.py", "handler/web/admission.py", "handler/web/pve.py"),
@@ -147,9 +69,6 @@ BESIDE_THE_PATH = (
 )
 MOST_LINES_TO_POWER = 4950
 MOST_LINES_LOADED = 3400  # by what serves a verb in the handler
-IMPURE = ("asyncio", "asyncssh", "starlette", "uvicorn", "subprocess", "socket", "threading", "logging")
-CLOCKS_AND_DICE = ("time", "os", "random", "secrets", "uuid")
-FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @cache
@@ -204,21 +123,6 @@ def imports_of_ours(top: Path, path: Path) -> set[str]:
     return found
 
 
-def floor_of(floors: tuple[tuple[str, ...], ...], name: str) -> int:
-    [floor] = [number for number, names in enumerate(floors) if name.removesuffix(".py").split("/")[0] in names]
-    return floor
-
-
-def functions(node: ast.AST) -> Iterator[FUNCTION]:
-    return (child for child in ast.walk(node) if isinstance(child, FUNCTION))
-
-
-def places(source: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield each statement of a module with the name of the function or class that it is."""
-    for node in source.body:
-        yield getattr(node, "name", "top level"), node
-
-
 def attributes(node: ast.AST) -> set[str]:
     return {child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute)}
 
@@ -227,72 +131,28 @@ def names(node: ast.AST) -> set[str]:
     return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
-# --- 1: floors, and pure packages ---
-
-
-@pytest.mark.parametrize(("top", "floors"), [(HANDLER, FLOORS), (AGENT, AGENT_FLOORS)], ids=["handler", "agent"])
-def test_packages_import_only_from_lower_floors(top: Path, floors: tuple[tuple[str, ...], ...]) -> None:
-    """A package imports from itself and from the floors below it; every package has its floor."""
-    upwards = []
-    for name, path in modules(top).items():
-        if name in ("__init__.py", "__main__.py"):
-            continue
-        package = name.removesuffix(".py").split("/")[0]
-        for target in imports_of_ours(top, path) - {"outside", ""}:
-            other = target.split("/")[0]
-            if other != package and floor_of(floors, target) <= floor_of(floors, name):
-                upwards.append(f"{name} imports {target}")
-    assert [line for line in upwards if line != "cli/demo.py imports demo/run"] == []
-
-
-def test_imports_between_our_files_are_relative() -> None:
-    """The other tests of the layout follow relative imports only; one file is run by its path, and can't have any."""
-    files = [path for top in (HANDLER, ROOT / "agents") for path in modules(top).values()]
-    absolute = {
-        str(path.relative_to(ROOT))
-        for path in files
-        for module in imported(tree(path))
-        if module.split(".")[0] in ("breakglass", "handler", "agents")
-    }
-    assert absolute == {"handler/__main__.py"}
-
-
-def test_the_handler_shares_little_with_the_host_agent() -> None:
-    """Only its words, its list of VMs and what makes its one file: the two are replaced apart from each other."""
-    found = {name for path in production().values() for name in imports_of_ours(HANDLER, path)}
-    shared = {name for name in found if name.startswith("agents")}
-    assert shared == {"agents/bundle", "agents/pve/words", "agents/pve/vm_list"}
+# --- 1: what import-linter and ruff can't say: their rules are in pyproject.toml ---
 
 
 @cache
-def pure_modules() -> list[str]:
-    names = modules(HANDLER)
-    return [name for name in names if name in PURE or name.split("/")[0].removesuffix(".py") in PURE]
+def pyproject() -> dict[str, Any]:
+    tools: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    return tools
 
 
-@pytest.mark.parametrize("name", pure_modules())
-def test_pure_modules_do_no_io(name: str) -> None:
-    """A pure module imports no library that does I/O, and of ours only what is pure too."""
-    path = HANDLER / name
-    assert {module.split(".")[0] for module in imported(tree(path))}.isdisjoint({*IMPURE, "breakglass"})
-    for target in imports_of_ours(HANDLER, path):
-        assert {f"{target}.py", f"{target}/__init__.py"} & set(pure_modules()), target
-
-
-@pytest.mark.parametrize("name", pure_modules())
-def test_pure_modules_are_given_their_time_and_chance(name: str) -> None:
-    """A pure module reads no clock, no environment, no file and no random number: they are arguments."""
-    source = tree(HANDLER / name)
-    assert {module.partition(".")[0] for module in imported(source)}.isdisjoint(CLOCKS_AND_DICE)
-    assert attributes(source).isdisjoint({"now", "utcnow", "today", "environ", "getenv", "read_text", "read_bytes"})
-    assert names(source).isdisjoint({"open", "print", "input"})
-
-
-def test_the_tests_of_purity_have_something_to_test() -> None:
-    """Each entry of PURE names a package or a module that exists."""
-    found = pure_modules()
-    for entry in PURE:
-        assert any(name == entry or name.split("/")[0].removesuffix(".py") == entry for name in found), entry
+def test_pure_modules_are_given_their_time_and_chance() -> None:
+    """A pure module reads no clock, environment or file: they are arguments. What it imports, the linter reads."""
+    [rule] = [rule for rule in pyproject()["importlinter"]["contracts"] if rule.get("id") == "pure"]
+    places = [HANDLER.joinpath(*name.split(".")[1:]) for name in rule["source_modules"]]
+    files = [
+        file for place in places for file in (place.glob("*.py") if place.is_dir() else [place.with_suffix(".py")])
+    ]
+    found = {
+        file: attributes(tree(file)) & {"now", "utcnow", "today", "environ", "getenv", "read_text", "read_bytes"}
+        | names(tree(file)) & {"open", "print", "input"}
+        for file in files
+    }
+    assert {file: words for file, words in found.items() if words} == {}
 
 
 def packages(top: Path, name: str) -> set[str]:
@@ -303,7 +163,7 @@ def packages(top: Path, name: str) -> set[str]:
 
 def test_the_wheel_has_every_package() -> None:
     """The list of packages in pyproject.toml is the folders that there are: one that it lacks is not in the wheel."""
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    setuptools = pyproject()["setuptools"]
     there = {name for package, folder in setuptools["package-dir"].items() for name in packages(ROOT / folder, package)}
     assert sorted(setuptools["packages"]) == sorted(there)
 
@@ -333,76 +193,18 @@ def test_a_verb_says_what_it_is() -> None:
     assert ALLOWED_BY == {"screen": "forensics"}
 
 
-# --- 3: one place each ---
-
-
 def production() -> dict[str, Path]:
     """Return the handler's files without the demo's."""
     return {name: path for name, path in modules(HANDLER).items() if not name.startswith("demo/")}
 
 
-def test_one_seam_knows_asyncssh() -> None:
-    """Only a connection, its opening, its session, its execs, the key reader and doctor's logins use the SSH library.
-
-    Its failures end in these files.
-    """
-    found = {name: set(imported(tree(path))) for name, path in production().items()}
-    assert {name for name, all_of in found.items() if any(m.startswith("asyncssh") for m in all_of)} == {
-        "config/ssh_library.py"
-    }
-    assert {name for name, all_of in found.items() if any(m.endswith(".ssh_library.asyncssh") for m in all_of)} == {
-        *("proxmox/link.py", "proxmox/channel.py", "proxmox/execs.py", "proxmox/connect.py"),
-        *("config/ssh_keys.py", "doctor/login.py"),
-    }
-
-
-@pytest.mark.parametrize("name", sorted(production()))
-def test_no_module_imports_a_private_name(name: str) -> None:
+def test_no_module_imports_a_private_name() -> None:
     """A private name of another package can go with any of its versions, the standard library's with Python's."""
-    absolute = [module for module in imported(tree(HANDLER / name)) if not module.startswith(".")]
-    assert [module for module in absolute if re.search(r"\._(?!_)|^_(?!_)", module)] == []
-
-
-def test_only_keys_changes_callers() -> None:
-    """The handler reads its callers, and has no code that writes them."""
-    importing = {name for name, path in production().items() if "config/caller_edits" in imports_of_ours(HANDLER, path)}
-    assert {name.rpartition("/")[0] for name in importing} == {"cli/keys"}
-
-
-def test_one_file_seals_and_one_draws() -> None:
-    """Only `keys --pair` loads what encrypts a signing key and what draws a QR code, and only when it does so."""
-    for library, file in (("cryptography", "pairing.py"), ("segno", "cli/keys/qr.py")):
-        sources = {name: tree(path) for name, path in production().items()}
-        of_it = {name for name, source in sources.items() if any(m.split(".")[0] == library for m in imported(source))}
-        assert of_it == {file}
-        top = [
-            m for node in sources[file].body if isinstance(node, ast.Import | ast.ImportFrom) for m in imported(node)
-        ]
-        assert not any(module.startswith(library) for module in top)
-
-
-def test_one_file_knows_prometheus() -> None:
-    """Only what shows the counts uses Prometheus' library, and it is loaded by name, when [metrics] is there."""
-    found = {name: set(imported(tree(path))) for name, path in production().items()}
-    assert {name for name, all_of in found.items() if any(m.startswith("prometheus") for m in all_of)} == {
-        "web/exposition.py"
+    found = {
+        name: [module for module in imported(tree(path)) if module[0] != "."] for name, path in production().items()
     }
-    for name, path in production().items():
-        top = [
-            module
-            for _, node in places(tree(path))
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for module in imported(node)
-        ]
-        assert not any("exposition" in module and not module.startswith("prometheus") for module in top), name
-
-
-def test_one_file_prints() -> None:
-    """Only the commands' output prints; everything else answers its caller or writes to the audit."""
-    assert {name for name, path in production().items() if "print" in names(tree(path))} == {"cli/output.py"}
-
-
-# --- 4: the demo is apart ---
+    private = {name: [m for m in modules if re.search(r"\._(?!_)|^_(?!_)", m)] for name, modules in found.items()}
+    assert {name: modules for name, modules in private.items() if modules} == {}
 
 
 def test_tests_send_signals_in_one_place() -> None:
@@ -420,27 +222,6 @@ def test_tests_send_signals_in_one_place() -> None:
         "tests/agent/test_together.py: os.kill(os.getpid(), signal.SIGKILL)",
         "tests/support/systemctl.py: os.kill(pid, number)",  # a program of its own, in a Debian of its own
     }
-
-
-def test_nothing_imports_the_demo() -> None:
-    """The demo is loaded by the command of its name and by nothing else, so that production has none of it."""
-    found: dict[str, list[str]] = {}
-    for path in [*production().values(), *modules(ROOT / "agents").values()]:
-        for place, node in places(tree(path)):
-            found |= {f"{path.name}:{place}": [module] for module in imported(node) if "demo" in module.split(".")}
-    # the command line names the command, which loads the demo only once it runs
-    assert found == {"arguments.py:top level": [".demo"], "demo.py:demo": ["..demo.run.run"]}
-
-
-# --- the host agent ---
-
-
-@pytest.mark.parametrize("name", sorted(modules(AGENT)))
-def test_the_agent_loads_nothing_later(name: str) -> None:
-    """The agent imports everything when it starts: what is loaded later would come from a disk that may hang."""
-    source = tree(AGENT / name)
-    assert [module for function in functions(source) for module in imported(function)] == []
-    assert (names(source) | attributes(source)).isdisjoint({"importlib", "import_module", "__import__"})
 
 
 # --- the path to power ---
