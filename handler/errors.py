@@ -87,9 +87,9 @@ class TooLarge(BreakglassError):
 
 
 class IdReused(BreakglassError):
-    """The host has a job of this id that does something else."""
+    """The id belongs to another turn of chat. Of a verb, this is an outcome."""
 
-    code, status, reached = "id-reused", 422, True
+    code, status = "id-reused", 422
 
 
 class Unreached(BreakglassError):

@@ -116,7 +116,7 @@ function known(state, view, now) {
 	const failed = view.phase === "failed" && mutates(view.verb);
 	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
 	if (failed && verdict?.from !== "forensics") return { words: `${labelOf(view.verb)} failed`, tone: "bad", icon: "hung", second, why: sentence(view.sentence) };
-	if (verdict?.code === "running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
+	if (verdict?.code === "qemu-running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
 	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
 	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
 		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
@@ -128,7 +128,7 @@ function known(state, view, now) {
 /** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics") return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
-	return { ...phraseOf("running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
+	return { ...phraseOf("qemu-running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
 }
 
 /** @param {View} view  @returns {Headline} */

@@ -10,24 +10,24 @@
 export const VERDICTS = {
 	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
 	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },
-	running: { words: "Not examined", tone: "unknown", icon: "unknown" },
+	"qemu-running": { words: "Not examined", tone: "unknown", icon: "unknown" },
 	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung", advice: "", why: "The console tells which." },
 	"guest-hung": { words: "Hung: agent silent", tone: "bad", icon: "hung", advice: "reset", why: "Its disks work, the guest agent does not answer. Try ssh, then reset it." },
 	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
 	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
 	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },
-	"io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Fix the cause, then press Start to resume it." },
-	paused: { words: "Paused", tone: "warn", icon: "paused", advice: "start", why: "Start continues it." },
+	"qemu-io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Fix the cause, then press Start to resume it." },
+	"qemu-paused": { words: "Paused", tone: "warn", icon: "paused", advice: "start", why: "Start continues it." },
 	"paused-locked": { words: "Paused: locked", tone: "warn", icon: "paused" },
 	"in-transit": { words: "Being moved", tone: "warn", icon: "paused" },
-	"internal-error": { words: "Stopped: QEMU error", tone: "bad", icon: "hung" },
-	"guest-panicked": { words: "Kernel panic", tone: "bad", icon: "hung" },
-	watchdog: { words: "Watchdog stopped it", tone: "bad", icon: "hung" },
-	shutdown: { words: "Shut down, held", tone: "warn", icon: "stopped" },
-	suspended: { words: "Suspended", tone: "warn", icon: "paused" },
-	debug: { words: "In a debugger", tone: "warn", icon: "paused" },
-	stopped: { words: "Off", tone: "warn", icon: "stopped", advice: "start", why: "It is switched off. Start it." },
+	"qemu-internal-error": { words: "Stopped: QEMU error", tone: "bad", icon: "hung" },
+	"qemu-guest-panicked": { words: "Kernel panic", tone: "bad", icon: "hung" },
+	"qemu-watchdog": { words: "Watchdog stopped it", tone: "bad", icon: "hung" },
+	"qemu-shutdown": { words: "Shut down, held", tone: "warn", icon: "stopped" },
+	"qemu-suspended": { words: "Suspended", tone: "warn", icon: "paused" },
+	"qemu-debug": { words: "In a debugger", tone: "warn", icon: "paused" },
+	"qemu-stopped": { words: "Off", tone: "warn", icon: "stopped", advice: "start", why: "It is switched off. Start it." },
 	"stopped-locked": { words: "Off: locked", tone: "warn", icon: "stopped" },
 	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
 	"stale-copy": { words: "On two nodes", tone: "bad", icon: "hung" },
@@ -40,28 +40,23 @@ export const VERDICTS = {
 	"no-quorum": { words: "No quorum", tone: "bad", icon: "hung" },
 	"no-config": { words: "No configuration", tone: "bad", icon: "unknown" },
 	"place-unknown": { words: "Place not known", tone: "unknown", icon: "unknown" },
-	unknown: { words: "Not known", tone: "unknown", icon: "unknown" },
+	"not-determined": { words: "Not known", tone: "unknown", icon: "unknown" },
 };
 
-/** @type {Record<string, [code: string, word: string]>} QEMU's RunState: the verdict it is alone, and its second line */
+/** @type {Record<string, [word: string, code?: string]>} by state: its second line, and the verdict it is alone, if that is not qemu-STATE */
 const STATES = {
 	__proto__: /** @type {any} */ (null),
-	running: ["running", "running"],
-	stopped: ["stopped", "not running"],
-	elsewhere: ["other-node", "on another node"],
-	paused: ["paused", "paused"],
-	prelaunch: ["paused", "not begun"],
-	"io-error": ["io-error", "paused by a disk error"],
-	"guest-panicked": ["guest-panicked", "guest panicked"],
-	"internal-error": ["internal-error", "internal error"],
-	wedged: ["qemu-wedged", "does not answer"],
-	unknown: ["unknown", "not known"],
+	stopped: ["not running"],
+	elsewhere: ["on another node", "other-node"],
+	prelaunch: ["not begun", "qemu-paused"],
+	"io-error": ["paused by a disk error"],
+	wedged: ["does not answer"],
+	unknown: ["not known", "not-determined"],
 };
 
 /** @type {Record<string, string>} by code of /health or of an error */
 const TROUBLES = {
 	__proto__: /** @type {any} */ (null),
-	refused: "the connection was refused",
 	timeout: "no answer within 10 s",
 	"host-key-differs": "its host key changed, so nothing was sent",
 	"key-not-accepted": "it does not accept our SSH key",
@@ -89,13 +84,13 @@ const DETOURS = {
 };
 
 /** @param {string} code  @returns {Phrase} */
-export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replaceAll("-", " ")), tone: "warn", icon: "unknown" };
+export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replace("qemu-", "").replaceAll("-", " ")), tone: "warn", icon: "unknown" };
 /** Whether a code says how the VM is: an answer's other codes say what became of a verb. @param {string} code */
 export const isVerdict = (code) => code in VERDICTS;
 /** The phrase of a state that nothing more is known of. @param {string} state */
-export const phraseOfState = (state) => phraseOf(STATES[state]?.[0] ?? state);
+export const phraseOfState = (state) => phraseOf(STATES[state]?.[1] ?? `qemu-${state}`);
 /** @param {string} state */
-export const stateWord = (state) => STATES[state]?.[1] ?? state;
+export const stateWord = (state) => STATES[state]?.[0] ?? state.replaceAll("-", " ");
 /** @param {string} code */
 export const troubleOf = (code) => TROUBLES[code] ?? code.replace("claude-", "").replaceAll("-", " ");
 /** @param {string} code */

@@ -119,12 +119,12 @@ def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot: /run has lost it, the archive has it."""
     if is_from_before_boot(job.store, job.record.id, ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
-        raise Ended(ID_REUSED, Verdict("id-reused", sentence, "status"))
+        raise Ended(ID_REUSED, Verdict("id-taken", sentence, "status"))
 
 
 def _describe_busy(job: Job, holder_id: str | None) -> Ended:
     holder = describe_holder(job.store, holder_id) if holder_id else None
     if holder is None:
-        return Ended(BUSY, Verdict("busy", "another job held this VM a moment ago; look again", "status"))
+        return Ended(BUSY, Verdict("vm-held", "another job held this VM a moment ago; look again", "status"))
     who = "{by}: {verb} since {since}, stage {stage}".format(**holder)
-    return Ended(BUSY, Verdict("busy", f"{who}; wait for it, or send its id to watch it", "status"), holder)
+    return Ended(BUSY, Verdict("vm-held", f"{who}; wait for it, or send its id to watch it", "status"), holder)

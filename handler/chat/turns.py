@@ -99,7 +99,7 @@ class Chat:
         turn_dir = await self.begin(request)
         metadata = await self.metadata(turn_dir)
         if metadata is not None and metadata["digest"] != request.digest:
-            raise IdReused("this id already belongs to another turn", "use a new id", reached=False)
+            raise IdReused("this id already belongs to another turn", "use a new id")
         return turn_dir
 
     async def begin(self, request: TurnRequest) -> Path:

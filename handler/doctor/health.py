@@ -28,7 +28,8 @@ STATES: Mapping[str, tuple[str, str]] = {
         "name the power key in hosts.{0}.key_file, and reload",
     ),
     "name-not-found": ("the host's name has no address", "write an address into hosts.{0}.ssh, and reload"),
-    "refused": ("the connection was refused", "systemctl start ssh on the host; check hosts.{0}.ssh"),
+    "connection-refused": ("the connection was refused", "systemctl start ssh on the host; check hosts.{0}.ssh"),
+    "no-route": ("there is no route to the host", "check the host, its network and hosts.{0}.ssh"),
     "timeout": ("the host does not answer", "check the host, hosts.{0}.ssh and the firewalls in between"),
     "turned-away": (
         "sshd ends the connection before the login",
@@ -150,7 +151,8 @@ def _judge_host(visit: Visit, place: str, name: str, state: str, since: str) -> 
         return warning(place, state, f"The handler has not tried {name} yet.", "run doctor again in a minute")
     why, fix = STATES.get(state, (f"it says {state}", "breakglass docs runbook"))
     sentence = f"The handler is not connected to {name}: {why} ({state} since {since})"
-    if state in ("refused", "timeout", "lost", "name-not-found", "turned-away") and _reaches(visit, name):
+    is_away = state in ("connection-refused", "no-route", "timeout", "lost", "name-not-found", "turned-away")
+    if is_away and _reaches(visit, name):
         return error(place, state, f"{sentence}; this machine reaches it.", f"{RELOAD}: it then connects again")
     return error(place, state, f"{sentence}.", fix.format(name, ""))
 

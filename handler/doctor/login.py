@@ -45,8 +45,7 @@ async def log_in(host: Host, key: str) -> SshConnection:
         raise LoginFailed("key-unusable", f"a key of {host.name} can't be read: {error}", str(error)) from None
     except Exception as error:  # an odd server can make the library raise anything
         failure = unreached(host, error)
-        is_other = failure.cause == "refused" and not isinstance(error, ConnectionRefusedError)
-        raise LoginFailed("unreachable" if is_other else failure.cause, failure.reason, str(error)) from None
+        raise LoginFailed(failure.cause, failure.reason, str(error)) from None
 
 
 async def read_greeting(host: Host) -> bytes | None:

@@ -40,9 +40,9 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
     address, setting = str(host.ssh), f"hosts.{host.name}.ssh"
     own = failure.own or "this machine"
     match failure.cause:
-        case "refused":
+        case "connection-refused":
             fix = f"at the host's console: systemctl start ssh; or correct the port in {setting}"
-            return "refused", f"nothing listens on {address}", fix
+            return "connection-refused", f"nothing listens on {address}", fix
         case "timeout" if failure.greeting is None:
             fix = f"look at the host's console or IPMI; if it is up, let {own} through its firewall to port "
             fix += f"{host.ssh.port}, or correct {setting}"
@@ -54,9 +54,9 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
         case "timeout":
             fix = "at the host's console: uptime, free, dmesg | tail; sshd -T | grep usedns, which must be no"
             return "login-slow", f"sshd on {address} answers, but completes no login within 10 s", fix
-        case "unreachable" | "name-not-found":
+        case "no-route" | "name-not-found" as cause:
             fix = f"ip route get {host.ssh.host}; then mend the network, or correct {setting}"
-            return "unreachable", failure.reason.removesuffix(": check the network"), fix
+            return cause, failure.reason, fix
         case "host-key-differs":
             return _judge_host_key(host, failure)
         case "no-common-algorithm":

@@ -78,7 +78,7 @@ def unreached(host: Host, error: Exception) -> Unreached:
             return Unreached("key-not-accepted", reason, f"mend hosts.{host.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
             hint = f"at the host's console: systemctl start ssh; or correct the port in hosts.{host.name}.ssh"
-            return Unreached("refused", f"{address} refused the connection", hint)
+            return Unreached("connection-refused", f"{address} refused the connection", hint)
         case TimeoutError():
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)
@@ -87,4 +87,4 @@ def unreached(host: Host, error: Exception) -> Unreached:
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )
             return Unreached("turned-away", f"{address} closed the connection before login", hint)
-    return Unreached("refused", f"{address} can't be reached: {error}", "check the network")
+    return Unreached("no-route", f"{address} can't be reached: {error}", "check the network")

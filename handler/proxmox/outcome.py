@@ -97,9 +97,9 @@ def answer_without_trailer(
     return _with_outcome(body, outcome)
 
 
-def rejected_answer(verb: str, vm: str, msg_id: str, caller: str, sentence: str, hint: str) -> Answer:
+def rejected_answer(verb: str, vm: str, msg_id: str, caller: str, code: str, sentence: str, hint: str) -> Answer:
     """Return the answer to a request whose verb or VM does not exist."""
-    body = _fields(verb, vm, msg_id, caller) | {"verdict": _own_verdict("rejected", sentence, hint), "rejected": True}
+    body = _fields(verb, vm, msg_id, caller) | {"verdict": _own_verdict(code, sentence, hint), "rejected": True}
     return _with_outcome(body | {"stderr": f"{sentence}\n"}, "rejected")
 
 

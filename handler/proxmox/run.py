@@ -142,7 +142,7 @@ class Run:
 
     def _unknown(self, reason: str, effect: str = "may have run", hint: str = ATTACH) -> Answer:
         sentence = f'{reason}; "{self._request.verb}" {effect}'
-        return self._answer("unknown", "lost", sentence, hint)
+        return self._answer("unknown", "answer-lost", sentence, hint)
 
     def _answer(self, outcome: str, code: str, sentence: str, *evidence: str) -> Answer:
         stdout = self._output("stdout")
@@ -157,7 +157,7 @@ class Run:
         if not self._messages:
             return self._unknown("no answer yet")
         sentence = f"{self._request.verb} is still running on the host; send the same id again"
-        return self._answer("running", "running", sentence)
+        return self._answer("running", "job-running", sentence)
 
     async def _wait_for_update(self, stopping: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.ensure_future(event.wait()) for event in (self._update, stopping)]

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from .. import audit
 from ..auth.signing import SIGNATURE, Signed
 from ..config.model import Config
-from ..errors import BadRequest, BreakglassError, IdReused
-from ..proxmox.outcome import Answer, rejected_answer
+from ..errors import BadRequest
+from ..proxmox.outcome import rejected_answer
 from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
@@ -22,7 +22,7 @@ from .picture import check_picture
 from .preferences import preferred_wait
 from .proving import check_proves
 from .reads import Answering, AttachedRun, ReadsUnderWay
-from .replies import NDJSON, encoded_reply, error_reply, stream_reply
+from .replies import NDJSON, encoded_reply, stream_reply
 
 
 async def pve(request: Request) -> Response:
@@ -47,7 +47,8 @@ async def pve(request: Request) -> Response:
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.answers_due))
     seconds = preferred_wait(request.headers.getlist("prefer"))
-    reply = _reply(await run.finished(service.answers_due, seconds), isinstance(run, AttachedRun))
+    answer = await run.finished(service.answers_due, seconds)
+    reply = encoded_reply(answer.encoded, answer.status, is_shared=isinstance(run, AttachedRun))
     if seconds is not None:
         reply.headers["preference-applied"] = f"wait={seconds}"
     return reply
@@ -79,22 +80,9 @@ def check_may_override(signed: Signed) -> None:
 
 def _reject(body: VerbBody, signed: Signed, began: float, config: Config) -> Response:
     caller, verb, vm = signed.caller.name, body.verb, body.vm
+    code, sentence, hint = "no-usable-vm", *config.explain_no_vm(vm)
     if verb not in VERBS:
-        sentence, hint = f"no such verb: {json.dumps(verb[:40])}", f"use one of {', '.join(VERBS)}"
-    else:
-        sentence, hint = config.explain_no_vm(vm)
+        code, sentence, hint = "no-such-verb", f"no such verb: {json.dumps(verb[:40])}", f"use {', '.join(VERBS)}"
     audit.request(began, "rejected", caller, shown(verb), shown(vm), signed.id)
-    answer = rejected_answer(verb[:64], vm[:64], signed.id, caller, f"{sentence}; nothing was sent", hint)
-    return _reply(answer)
-
-
-def _reply(answer: Answer, is_shared: bool = False) -> Response:
-    if answer.outcome == "id-reused":
-        return error_reply(_id_reused(answer))
-    return encoded_reply(answer.encoded, answer.status, is_shared=is_shared)
-
-
-def _id_reused(answer: Answer) -> BreakglassError:
-    verdict = answer.body.get("verdict")
-    sentence = verdict["sentence"] if isinstance(verdict, dict) else "this id already belongs to something else"
-    return IdReused(str(sentence), "use a new id")
+    answer = rejected_answer(verb[:64], vm[:64], signed.id, caller, code, f"{sentence}; nothing was sent", hint)
+    return encoded_reply(answer.encoded, answer.status)

@@ -274,7 +274,7 @@ def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
     assert "the host went down" in found[0]["verdict"]["sentence"]
     assert execute(crashed, "job id=cut-off-1").trailer["whole_job"]["by"] == "operator"
     again = execute(crashed, "cycle id=cut-off-1")
-    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-reused")
+    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-taken")
 
 
 def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
@@ -284,7 +284,7 @@ def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         assert execute(crashed, "reset id=busy-now-1").trailer["outcome"] == "busy"
         again = execute(crashed, "cycle id=cut-off-1")
-    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-reused")
+    assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-taken")
 
 
 def test_a_running_job_is_not_called_cut_off(world: World) -> None:

@@ -122,7 +122,7 @@ def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
     signal_process(pid, signal.SIGKILL)
     until(lambda: world.pid is None, "the end of QEMU")
     answer = execute(world, "status")
-    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("stopped", "stopped")
+    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("stopped", "qemu-stopped")
     cycled(world)
 
 

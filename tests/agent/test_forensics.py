@@ -64,12 +64,12 @@ def install(world: World, name: str, script: str) -> None:
 EXPECTED = {
     "idle": ("guest-silent", ""),
     "healthy": ("healthy", ""),
-    "paused": ("paused", "start"),
-    "guest-panicked": ("guest-panicked", "reset"),
-    "io-error": ("io-error", "start"),
+    "paused": ("qemu-paused", "start"),
+    "guest-panicked": ("qemu-guest-panicked", "reset"),
+    "io-error": ("qemu-io-error", "start"),
     "disk-frozen": ("disk-frozen", "cycle"),
     "qemu-wedged": ("qemu-wedged", "cycle"),
-    "stopped": ("stopped", "start"),
+    "stopped": ("qemu-stopped", "start"),
     "stopped-locked": ("stopped-locked", ""),
 }
 
@@ -101,7 +101,7 @@ def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, ve
     answer = execute(world, verb)
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
     assert "verdict: " in answer.stdout
-    assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == scenario
+    assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == EXPECTED[scenario][0]
 
 
 @pytest.mark.all
@@ -117,7 +117,7 @@ def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> Non
 def test_status_names_the_state_at_once(world: World) -> None:
     """The quick verdict: from the state alone, without a word on health."""
     verdict = execute(world, "status").trailer["verdict"]
-    assert (verdict["code"], verdict["advice"]) == ("running", "")
+    assert (verdict["code"], verdict["advice"]) == ("qemu-running", "")
     execute(world, "stop")
     assert execute(world, "status").trailer["verdict"]["advice"] == "start"
 
@@ -305,7 +305,7 @@ def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
     """Of a VM that runs and of one that is stopped, by forensics and by status; no start is advised."""
     pve_gone(world)
     assert execute(world, "forensics").trailer["verdict"]["code"] == "pmxcfs-not-mounted"
-    assert execute(world, "status").trailer["verdict"]["code"] == "running"  # QEMU is all that it asks
+    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"  # QEMU is all that it asks
     world.monitor("quit")
     until(lambda: world.pid is None, "the end of QEMU")
     for verb in ("forensics", "status"):

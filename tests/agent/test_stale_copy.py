@@ -48,7 +48,7 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
 def test_what_a_migration_leaves_for_a_moment_is_none(world: World) -> None:
     """The source's QEMU is there until the migration has ended it, and the configuration is locked until then."""
     moved(world, lock="migrate")
-    assert execute(world, "status").trailer["verdict"]["code"] == "running"
+    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"
     assert execute(world, "forensics").trailer["verdict"]["code"] != "stale-copy"
     said = execute(world, "where").trailer
     assert (said["node"], said["sure"], said["process"], said["migrating"]) == ("pve2", True, True, True)
@@ -58,7 +58,7 @@ def test_a_node_without_a_quorum_calls_none_so(world: World) -> None:
     """Its /etc/pve may be old. A reset works there, as on every node without a quorum."""
     moved(world)
     no_quorum(world)
-    assert execute(world, "status").trailer["verdict"]["code"] == "running"
+    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"
     assert execute(world, "reset").code == 0
 
 

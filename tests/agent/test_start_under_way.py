@@ -66,4 +66,4 @@ def test_a_vm_that_was_started_during_a_capture_is_on(world: World) -> None:
         misbehave(world.root)
         signal_process(hanging_status(world), signal.SIGKILL)
         result = session.result(tag, 300)
-    assert (result["state"], result["verdict"]["code"], result["verdict"]["advice"]) == ("running", "running", "")
+    assert (result["state"], result["verdict"]["code"], result["verdict"]["advice"]) == ("running", "qemu-running", "")

@@ -103,7 +103,10 @@ def notification(outcome: str, times: int = 1) -> Change:
 
 # What can go wrong, by the first cell of the document's table of faults, which names its series and its alert.
 FAULTS: dict[str, Change] = {
-    **{state: host(state) for state in ("name-not-found", "refused", "timeout", "turned-away", "key-not-accepted")},
+    **{
+        state: host(state)
+        for state in ("name-not-found", "connection-refused", "no-route", "timeout", "turned-away", "key-not-accepted")
+    },
     **{state: host(state) for state in ("host-key-differs", "lost", "wrong-node", "agent-silent", "read-only-key")},
     "agent-outdated": host("agent-outdated"),
     "not-allowed": vm("not-allowed"),

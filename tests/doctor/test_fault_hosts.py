@@ -114,7 +114,7 @@ def _takes_login(setup: HostSetup, port: int) -> bool:
 LOGINS = [
     ("name not found", lambda s: name(s, "breakglass@no-such-host.invalid:22"), "name-not-found", "hosts.pve1.ssh"),
     ("name that can't be one", lambda s: name(s, f"breakglass@{'a' * 64}.invalid"), "name-not-found", "getent hosts"),
-    ("refused", closed_port, "refused", "systemctl start ssh"),
+    ("refused", closed_port, "connection-refused", "systemctl start ssh"),
     ("an SMTP server", other_server(b"220 mail ESMTP\r\n"), "not-ssh", "the port in hosts.pve1.ssh"),
     ("an HTTP server", other_server(b"HTTP/1.1 400 Bad Request\r\n\r\n", waits=True), "not-ssh", "hosts.pve1.ssh"),
     ("closes at once", other_server(b""), "turned-away", "PerSourcePenaltyExemptList"),

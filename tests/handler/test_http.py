@@ -184,7 +184,7 @@ def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> 
         assert service.pve("status").status == 503
         health = service.health()
         assert health["ok"] is True
-        assert health["vms"][0]["proxmox"] in ("refused", "lost")
+        assert health["vms"][0]["proxmox"] in ("connection-refused", "lost")
     finally:
         sshd.start()
 

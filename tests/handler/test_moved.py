@@ -183,7 +183,7 @@ def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(
     try:
         with nodes.frozen("pve1"):
             answer = hasty.pve("reset", msg_id=msg_id, again=True).json
-            assert (answer["outcome"], answer["verdict"]["code"]) == ("unknown", "lost"), answer
+            assert (answer["outcome"], answer["verdict"]["code"]) == ("unknown", "answer-lost"), answer
             assert "pve1" in answer["verdict"]["sentence"]
         assert not memory(nodes.world, "jobs", msg_id).exists()
     finally:

@@ -161,7 +161,8 @@ def test_an_id_belongs_to_its_verb(service: Service) -> None:
     msg_id = new_id()
     service.pve("reset", msg_id=msg_id)
     reply = service.pve("stop", msg_id=msg_id)
-    assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (422, "id-reused", True)
+    assert (reply.status, reply.json["outcome"], reply.json["reached"]) == (422, "id-reused", True)
+    assert reply.json["verdict"]["code"] == "id-taken"
 
 
 def test_fifty_posts_of_one_id_act_once(service: Service, world: World) -> None:

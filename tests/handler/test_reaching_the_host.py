@@ -97,7 +97,7 @@ async def test_name_not_found(open_host: Open) -> None:
 
 async def test_refused(open_host: Open) -> None:
     """2: no server listens."""
-    assert (await trouble(open_host(ssh=at(reserve_port())))).cause == "refused"
+    assert (await trouble(open_host(ssh=at(reserve_port())))).cause == "connection-refused"
 
 
 async def test_timeout(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -406,7 +406,7 @@ def test_a_host_with_another_address_gets_no_verb_over_the_old_connection(servic
     """What is at the old address may be another machine: its VM 102 is not the one that is meant now."""
     rewrite(service, lambda text: text.replace(f"127.0.0.1:{sshd.port}", f"127.0.0.1:{reserve_port()}"))
     hang_up(service)
-    wait_until(lambda: proxmox(service) == {"devvm": "refused"})
+    wait_until(lambda: proxmox(service) == {"devvm": "connection-refused"})
     assert service.pve("reset").json["outcome"] == "unreached"
     wait_until(lambda: connections(sshd) == 0)
 

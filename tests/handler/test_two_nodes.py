@@ -78,7 +78,7 @@ def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service
     assert (stopped["outcome"], stopped["state"]) == ("done", "elsewhere"), stopped
     assert "the VM is on node pve2" in stopped["warnings"][-1]
     assert old.pid is None
-    assert service.pve("status").json["verdict"]["code"] == "stopped"
+    assert service.pve("status").json["verdict"]["code"] == "qemu-stopped"
     assert service.pve("start", msg_id=free).json["outcome"] == "done"
     assert nodes.world.pid is not None
 
@@ -135,7 +135,7 @@ def test_the_two_qemus_of_a_live_migration_are_no_copies(nodes: Cluster, service
     conf.write_text(f"lock: migrate\n{conf.read_text()}")
     for node in ("pve1", "pve2"):
         nodes.take_configuration(node)
-        assert service.pve("status").json["verdict"]["code"] == "running"
+        assert service.pve("status").json["verdict"]["code"] == "qemu-running"
         answer = service.pve("cycle").json
         assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "locked"), answer
     assert source.pid is not None

@@ -88,16 +88,16 @@ def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> No
     assert [body for body in visit.posts[sent:] if "verb" not in body] == []
     service = visit.stage.service
     with visit.stage.without_sshd():
-        until(lambda: service.health()["vms"][0]["proxmox"] == "refused", "a connection that is refused")
+        until(lambda: service.health()["vms"][0]["proxmox"] == "connection-refused", "a connection that is refused")
         show(page, "vm")
         press(page, "status")
         phase(page, "notSent")
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
         see_headline(page, "Host unreachable", "unknown")
-        wait_for_text(page, "why", "The connection was refused.")
+        wait_for_text(page, "why", "Connection refused.")
         show(page, "chat")
         page.click("[data-approve=reset]")
-        expect(card).to_contain_text("Proxmox is out of reach: the connection was refused.")
+        expect(card).to_contain_text("Proxmox is out of reach: connection refused.")
         assert not page.is_visible("#confirm")
     assert visit.mutating == []
     service.answering()

@@ -67,8 +67,8 @@ def test_the_page_knows_each_verdict() -> None:
     """The page has words for each verdict that docs/protocol.md, section 4, lists for a look, and for no other."""
     [section] = re.findall(r"^## 4\..*?(?=^## 5)", PROTOCOL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     [listed] = re.findall(r"^\| `done`: `forensics` \| `([a-z -]+)` \|$", section, re.MULTILINE)
-    assert "`running` and `stale-copy` are the only codes of a VM that runs" in section
-    codes = {*listed.split(), "running"}
+    assert "`qemu-running` and `stale-copy` are the only codes of a VM that runs" in section
+    codes = {*listed.split(), "qemu-running"}
     assert set(exports("words.js")["VERDICTS"]) == codes
     samples = (PAGE.parent / "tests/page_js/samples.js").read_text(encoding="utf-8")
     [swept] = re.findall(r"VERDICT_CODES = \[(.*?)\];", samples, re.DOTALL)

@@ -25,10 +25,10 @@ function checkShape(head, what) {
 // What each verdict asks of a person: the tone of a fresh one.
 const TONE_OF = {
 	good: ["healthy"],
-	unknown: ["running", "unknown", "place-unknown"],
-	warn: ["guest-silent", "paused", "paused-locked", "in-transit", "shutdown", "suspended", "debug", "stopped", "stopped-locked", "other-node", "container"],
+	unknown: ["qemu-running", "not-determined", "place-unknown"],
+	warn: ["guest-silent", "qemu-paused", "paused-locked", "in-transit", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped", "stopped-locked", "other-node", "container"],
 	bad: [
-		"guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "io-error", "internal-error", "guest-panicked", "watchdog", "ha-stuck",
+		"guest-hung", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "qemu-io-error", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "ha-stuck",
 		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy",
 	],
 };
@@ -79,7 +79,7 @@ const REACH = {
 	answering: [],
 	"one lost /health": [["health-lost", { next: NOW + 2_000 }, 2]],
 	away: [["health-lost", { next: NOW + 2_000 }, 9], ["health-lost", { next: NOW + 4_000 }, 5]],
-	"host refuses": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "refused", since: "2026-11-27T03:11:00Z" }] }, next: NOW }]],
+	"host refuses": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "connection-refused", since: "2026-11-27T03:11:00Z" }] }, next: NOW }]],
 	"host key differs": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "host-key-differs", since: null }] }, next: NOW }]],
 	"configuration has a fault": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "config-error", since: null }] }, next: NOW }]],
 	"the last check failed": [settledEvent("status", { outcome: "unreached", reached: false, state: null, last: null, verdict: verdictOf("timeout") }, 0, { loud: false })],
@@ -165,7 +165,7 @@ test("another caller's job says whose it is and for how long", () => {
 test("a host that is out of reach: why, since when, and what to do", () => {
 	const refused = headAfter(evidenceCame("running", "healthy", 5), ...REACH["host refuses"]);
 	assert.deepEqual([refused.words, refused.second], ["Host unreachable", "Since 03:11 · was running"]);
-	assert.match(refused.why, /connection was refused.*IPMI/);
+	assert.match(refused.why, /onnection refused.*IPMI/);
 	const differs = headAfter(...REACH["host key differs"]);
 	assert.equal(differs.words, "Host key changed");
 	assert.match(differs.why, /nothing was sent.*Find out before you trust it/);
@@ -193,7 +193,7 @@ test("a verb that failed on a VM that runs is the headline, until evidence says 
 });
 
 test("after a stop that is done, nothing of the verdict before it is said", () => {
-	const head = headAfter(evidenceCame("running", "running", 9), ...ACTS["a stop that is done"]);
+	const head = headAfter(evidenceCame("running", "qemu-running", 9), ...ACTS["a stop that is done"]);
 	assert.deepEqual([head.words, head.tone, head.second], ["Off", "warn", "QEMU: not running · looked 0 s ago"]);
 });
 
@@ -203,7 +203,7 @@ const started = (ago) => [
 	evidenceCame("running", "disk-frozen", ago + 20), begun("cycle", ago + 9),
 	settledEvent("cycle", { last: "id_1", seconds: 8.4 }, ago), ["watch-begun", { seconds: 90 }, ago],
 ];
-const look = (more = {}) => settledEvent("status", { last: "id_1", verdict: verdictOf("running"), ...more }, 0, { loud: false });
+const look = (more = {}) => settledEvent("status", { last: "id_1", verdict: verdictOf("qemu-running"), ...more }, 0, { loud: false });
 const GUEST = { picture: null, guest: "answers", state: "running" };
 
 test("while its guest comes back, and once it is", () => {
@@ -226,7 +226,7 @@ test("a guest that was back is not said to be for ever, nor against what is know
 	for (const [what, events] of Object.entries({
 		"two minutes later": [...back(121), look()],
 		"evidence since": [...back(10), evidenceCame("running", "disk-frozen", 0, { last: "id_1" })],
-		"paused since": [...back(10), look({ state: "io-error", verdict: verdictOf("io-error") })],
+		"paused since": [...back(10), look({ state: "io-error", verdict: verdictOf("qemu-io-error") })],
 		"started by another": [...back(10), look({ last: "job_7" })],
 		"not checked for a minute": back(61),
 		"a check that failed": [...back(10), ...REACH["the last check failed"]],

@@ -18,7 +18,7 @@ function freezeAll(value) {
 
 test("no event changes the state that was there before it", () => {
 	const events = [
-		...OPENED, statusCame("running", "running"), evidenceCame("running", "disk-frozen"), begun("cycle"), stage("preflight", 0), stage("stop", 1),
+		...OPENED, statusCame("running", "qemu-running"), evidenceCame("running", "disk-frozen"), begun("cycle"), stage("preflight", 0), stage("stop", 1),
 		["output-came", { verb: "cycle", text: "a line\n", first: true }], ["act-open", { answer: {}, acting: true }], cycleEnds(),
 		["watch-begun", { seconds: 90 }], ["screen-came", { picture: { png: "", started: "" }, guest: null, state: "running" }], ["watch-ended", { found: "guest" }],
 		["jobs-came", { jobs: [], trouble: "" }], ["nudged", { words: "x" }], ["picture-came", { picture: null }], ["look-refused"], ["tick"],
@@ -33,7 +33,7 @@ test("no event changes the state that was there before it", () => {
 
 test("an event of a VM that is not looked at changes nothing", () => {
 	const state = stateAfter();
-	for (const [type, more] of [begun("cycle"), stage("stop", 0), cycleEnds(), statusCame("stopped", "stopped"), ["screen-came", { state: "stopped" }]]) {
+	for (const [type, more] of [begun("cycle"), stage("stop", 0), cycleEnds(), statusCame("stopped", "qemu-stopped"), ["screen-came", { state: "stopped" }]]) {
 		assert.equal(reduce(state, { type, at: NOW, ...more, vm: "other" }), state, type);
 	}
 });
@@ -79,22 +79,22 @@ test("a read while an outcome is open changes neither phase nor what is open", (
 });
 
 test("a read that failed keeps what was seen, and says so", () => {
-	const view = viewAfter(statusCame("running", "running", 20), settledEvent("status", { outcome: "unreached", reached: false, state: null, message: "timed out" }, 0, { loud: false }));
+	const view = viewAfter(statusCame("running", "qemu-running", 20), settledEvent("status", { outcome: "unreached", reached: false, state: null, message: "timed out" }, 0, { loud: false }));
 	assert.deepEqual([view.seen.state, view.seen.at], ["running", NOW - 20_000]);
 	assert.equal(view.trouble, "Could not check at 03:12:40: timed out.");
-	assert.equal(viewAfter(statusCame("running", "running", 20), settledEvent("status", { outcome: "unreached", reached: false }), statusCame("running", "running")).trouble, "");
+	assert.equal(viewAfter(statusCame("running", "qemu-running", 20), settledEvent("status", { outcome: "unreached", reached: false }), statusCame("running", "qemu-running")).trouble, "");
 });
 
 test("a glance leaves a capture's verdict, while state and last job are the same", () => {
-	const kept = (more) => viewAfter(evidenceCame("running", "disk-frozen", 9), statusCame("running", "running", 0, more)).verdict;
+	const kept = (more) => viewAfter(evidenceCame("running", "disk-frozen", 9), statusCame("running", "qemu-running", 0, more)).verdict;
 	assert.deepEqual([kept({}).code, kept({}).from], ["disk-frozen", "forensics"]);
-	assert.equal(kept({ last: "job_7" }).code, "running");
-	assert.equal(kept({ state: "stopped", verdict: verdictOf("stopped") }).code, "stopped");
+	assert.equal(kept({ last: "job_7" }).code, "qemu-running");
+	assert.equal(kept({ state: "stopped", verdict: verdictOf("qemu-stopped") }).code, "qemu-stopped");
 	assert.equal(viewAfter(evidenceCame("running", "disk-frozen", 9), evidenceCame("running", "healthy")).verdict.code, "healthy");
 });
 
 test("a person who stops waiting drops the read alone", () => {
-	const view = viewAfter(statusCame("running", "running", 9), ["read-begun", { verb: "forensics", loud: true }, 2], ["waiting-stopped"]);
+	const view = viewAfter(statusCame("running", "qemu-running", 9), ["read-begun", { verb: "forensics", loud: true }, 2], ["waiting-stopped"]);
 	assert.deepEqual([view.phase, view.reading, view.waiting, view.seen.state], ["idle", "", false, "running"]);
 });
 
@@ -124,7 +124,7 @@ test("the verdict of a verb that failed is kept if it says how the VM is", () =>
 });
 
 test("another caller's change between two looks is noted, one's own is not", () => {
-	const note = (last, ...events) => viewAfter(statusCame("running", "running", 30), ...events, statusCame("running", "running", 0, { last })).note;
+	const note = (last, ...events) => viewAfter(statusCame("running", "qemu-running", 30), ...events, statusCame("running", "qemu-running", 0, { last })).note;
 	assert.equal(note("job_0"), "");
 	assert.equal(note("job_7"), "Another caller changed its power between 03:12:10 and 03:12:40.");
 	assert.equal(note("id_1", begun("cycle", 20), cycleEnds()), "");
@@ -173,7 +173,7 @@ test("what is newer than the watch ends it; a look that brings nothing new does 
 });
 
 test("a console that was seen changes the state, and never to one that is not known", () => {
-	const seen = (state) => viewAfter(statusCame("running", "running", 9), ["screen-came", { picture: null, guest: null, state }]).seen;
+	const seen = (state) => viewAfter(statusCame("running", "qemu-running", 9), ["screen-came", { picture: null, guest: null, state }]).seen;
 	assert.deepEqual([seen("paused").state, seen("paused").at], ["paused", NOW]);
 	assert.deepEqual([seen("unknown").state, seen("unknown").at], ["running", NOW - 9_000]);
 	assert.equal(seen(null).state, "running");
@@ -183,7 +183,7 @@ test("a console that was seen changes the state, and never to one that is not kn
 // --- the page as a whole ---
 
 test("a lock forgets every view", () => {
-	const state = stateAfter(statusCame("running", "running"), ["locked", { refused: true }]);
+	const state = stateAfter(statusCame("running", "qemu-running"), ["locked", { refused: true }]);
 	assert.deepEqual([state.key, state.unlocked, Object.keys(state.views)], ["refused", false, []]);
 });
 
@@ -206,7 +206,7 @@ test("the first name is chosen once, the kept one before it", () => {
 });
 
 test("what was looked at before the names were known is the first VM's", () => {
-	const state = after(["view-opened", { name: "" }], ["unlocked"], [statusCame("paused", "paused")[0], { ...statusCame("paused", "paused")[1], vm: "" }], ["names-came", { vms: HEALTH.vms, choice: null }]);
+	const state = after(["view-opened", { name: "" }], ["unlocked"], [statusCame("paused", "qemu-paused")[0], { ...statusCame("paused", "qemu-paused")[1], vm: "" }], ["names-came", { vms: HEALTH.vms, choice: null }]);
 	assert.deepEqual([Object.keys(state.views), state.views[VM].seen.state, state.views[VM].vm], [[VM], "paused", VM]);
 });
 

@@ -24,9 +24,9 @@ const WAITING = {
 	"a verb under way": [[begun("cycle")], { power: /^Power-cycle is under way/, status: /under way/, forensics: /under way/ }],
 	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
 	"an open outcome and a read": [[...OPEN, ["read-begun", { verb: "status", loud: false }]], { power: /^It is not known/, status: /^Wait/, forensics: /^Wait/ }],
-	"another caller's job": [[statusCame("running", "running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
+	"another caller's job": [[statusCame("running", "qemu-running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
 	"nothing that answers": [AWAY, { power: /^Breakglass is not answering/, forensics: /not answering/ }],
-	"a host that refuses": [[proxmox("refused")], { power: /^Proxmox is out of reach: the connection was refused/, forensics: /out of reach/ }],
+	"a host that refuses": [[proxmox("connection-refused")], { power: /^Proxmox is out of reach: connection refused/, forensics: /out of reach/ }],
 	"a link to no VM": [[["vm-unknown", { name: "x" }]], { power: /^There is no VM x/, status: /no VM/, forensics: /no VM/ }],
 	"no key": [[["locked", {}], ["view-opened", { name: VM }]], { power: /^Enter the signing key/, status: /signing key/, forensics: /signing key/ }],
 };
@@ -57,10 +57,10 @@ test("what makes no sense is said, and is no obstacle", () => {
 test("an advice holds while it is about what is there", () => {
 	const advice = (...events) => adviceOf(viewOf(after(...OPENED, evidenceCame("running", "disk-frozen", 9, { verdict: verdictOf("disk-frozen", { advice: "cycle" }) }), ...events)));
 	assert.equal(advice(), "cycle");
-	assert.equal(advice(statusCame("running", "running")), "cycle");
-	assert.equal(advice(statusCame("running", "running", 0, { last: "job_7" })), "");
+	assert.equal(advice(statusCame("running", "qemu-running")), "cycle");
+	assert.equal(advice(statusCame("running", "qemu-running", 0, { last: "job_7" })), "");
 	assert.equal(advice(["screen-came", { picture: null, guest: null, state: "paused" }]), "");
-	assert.equal(advice(statusCame("running", "running", 0, { holder: HOLDER })), "");
+	assert.equal(advice(statusCame("running", "qemu-running", 0, { holder: HOLDER })), "");
 	assert.equal(advice(...OPEN), "");
 	assert.equal(advice(evidenceCame("running", "disk-frozen", 0, { verdict: verdictOf("disk-frozen", { advice: "exorcise" }) })), "");
 });
@@ -137,13 +137,13 @@ test("a refusal without any reason says that", () => {
 
 test("the notes say only what is not well", () => {
 	const notes = (...events) => {
-		const state = after(...OPENED, statusCame("running", "running", 9), ...events);
+		const state = after(...OPENED, statusCame("running", "qemu-running", 9), ...events);
 		return notesOf(state, viewOf(state));
 	};
 	assert.deepEqual(notes(), []);
 	assert.match(notes(["clock-measured", { off: 90_000 }])[0], /clock is 90 s behind; that does no harm/);
 	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^Its configuration is old since 03:00:00\./);
-	assert.match(notes(statusCame("running", "running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
+	assert.match(notes(statusCame("running", "qemu-running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
 });
 
 // --- evidence of the history, which the page takes for its own ---
@@ -152,42 +152,42 @@ const captured = (code, ago, more = {}) => ({ id: "job_9", verb: "forensics", by
 const evidenceOf = (state, statusCode, ...jobs) => recentEvidence(viewOf(after(...OPENED, statusCame(state, statusCode), ["jobs-came", { jobs, trouble: "" }])), NOW)?.id;
 
 test("evidence of the last minute is taken for what a status has just seen", () => {
-	for (const code of ["healthy", "guest-hung", "disk-frozen"]) assert.equal(evidenceOf("running", "running", captured(code, 40)), "job_9");
-	assert.equal(evidenceOf("stopped", "stopped", captured("stopped", 40)), "job_9");
+	for (const code of ["healthy", "guest-hung", "disk-frozen"]) assert.equal(evidenceOf("running", "qemu-running", captured(code, 40)), "job_9");
+	assert.equal(evidenceOf("stopped", "qemu-stopped", captured("qemu-stopped", 40)), "job_9");
 	assert.equal(evidenceOf("wedged", "qemu-wedged", captured("qemu-wedged", 40)), "job_9");
 });
 
 test("evidence of another state is never shown for what is there now", () => {
-	assert.equal(evidenceOf("io-error", "io-error", captured("healthy", 40)), undefined);
-	assert.equal(evidenceOf("stopped", "stopped", captured("healthy", 40)), undefined);
-	assert.equal(evidenceOf("running", "running", captured("stopped", 40)), undefined);
-	assert.equal(evidenceOf("running", "running", captured("io-error", 40)), undefined);
+	assert.equal(evidenceOf("io-error", "qemu-io-error", captured("healthy", 40)), undefined);
+	assert.equal(evidenceOf("stopped", "qemu-stopped", captured("healthy", 40)), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("qemu-stopped", 40)), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("qemu-io-error", 40)), undefined);
 });
 
 test("evidence is old after a minute, by a clock that was set, and once a power job has ended", () => {
-	assert.equal(evidenceOf("running", "running", captured("healthy", 61)), undefined);
-	assert.equal(evidenceOf("running", "running", captured("healthy", -61)), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("healthy", 61)), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("healthy", -61)), undefined);
 	const cycle = { ...captured("", 50), id: "job_8", verb: "cycle", verdict: null };
-	assert.equal(evidenceOf("running", "running", captured("healthy", 40), { ...cycle, seconds: 20 }), undefined);
-	assert.equal(evidenceOf("running", "running", captured("healthy", 40), { ...cycle, seconds: 5 }), "job_9");
-	assert.equal(evidenceOf("running", "running", captured("healthy", 40, { outcome: null }), captured("healthy", 45)), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("healthy", 40), { ...cycle, seconds: 20 }), undefined);
+	assert.equal(evidenceOf("running", "qemu-running", captured("healthy", 40), { ...cycle, seconds: 5 }), "job_9");
+	assert.equal(evidenceOf("running", "qemu-running", captured("healthy", 40, { outcome: null }), captured("healthy", 45)), undefined);
 });
 
 test("evidence of the history is as old as it is", () => {
-	const state = after(...OPENED, statusCame("running", "running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 50_000 }]);
+	const state = after(...OPENED, statusCame("running", "qemu-running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 50_000 }]);
 	assert.equal(headlineOf(state, viewOf(state), NOW).tone, "good");
 	assert.match(headlineOf(state, viewOf(state), NOW).second, /looked 0 s ago/);
-	const later = after(...OPENED, statusCame("running", "running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 121_000 }]);
+	const later = after(...OPENED, statusCame("running", "qemu-running"), ["evidence-came", { verdict: verdictOf("healthy"), taken: NOW - 121_000 }]);
 	assert.equal(headlineOf(later, viewOf(later), NOW).tone, "unknown");
 });
 
 test("a clock that was set back makes no verdict younger", () => {
-	const state = after(...OPENED, evidenceCame("running", "healthy", -3_600), statusCame("running", "running"));
+	const state = after(...OPENED, evidenceCame("running", "healthy", -3_600), statusCame("running", "qemu-running"));
 	assert.equal(headlineOf(state, viewOf(state), NOW).tone, "unknown");
 });
 
 test("a link to a VM that is not here locks the buttons for good: no other VM is acted on in its place", () => {
-	const state = after(...OPENED, statusCame("running", "running", 90), ["vm-unknown", { name: "gone" }, 90], ["tick", {}, 89], ["tick"]);
+	const state = after(...OPENED, statusCame("running", "qemu-running", 90), ["vm-unknown", { name: "gone" }, 90], ["tick", {}, 89], ["tick"]);
 	assert.equal(mayAnyway(viewOf(state), NOW), false);
 	assert.match(obstacle(state, viewOf(state), "cycle"), /no VM gone/);
 });

@@ -64,7 +64,7 @@ test("a host whose key changed is distrusted, not gone round", () => {
 });
 
 test("no word that an operator would have to ask about", () => {
-	const said = JSON.stringify([VERBS, STAGES, VERDICT_CODES.map(phraseOf), RUN_STATES.map(stateWord), ["refused", "timeout", "chat-not-isolated", "config-error"].map(troubleOf)]);
+	const said = JSON.stringify([VERBS, STAGES, VERDICT_CODES.map(phraseOf), RUN_STATES.map(stateWord), ["connection-refused", "timeout", "chat-not-isolated", "config-error"].map(troubleOf)]);
 	assert.doesNotMatch(said, /handler|not isolated|not checked|forced command/i);
 });
 

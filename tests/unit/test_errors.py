@@ -23,7 +23,7 @@ TABLE = {
     errors.MethodNotAllowed: ("method-not-allowed", 405, False),
     errors.TooSlow: ("too-slow", 408, False),
     errors.TooLarge: ("too-large", 413, False),
-    errors.IdReused: ("id-reused", 422, True),
+    errors.IdReused: ("id-reused", 422, False),
     errors.Unreached: ("unreached", 503, False),
     errors.Lost: ("unknown", 503, None),
     chat_errors.SessionInvalid: ("session-invalid", 403, False),

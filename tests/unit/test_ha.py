@@ -200,6 +200,6 @@ def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
     clause = f", but HA does nothing with the VM now, because {dead}; run systemctl start pve-ha-crm pve-ha-lrm"
     assert (well.code, well.advice, well.sentence.endswith(clause)) == ("ha-stuck", "", True)
     quick = quick_verdict(Evidence("running", **known))  # type: ignore[arg-type]
-    assert (quick.code, quick.advice, quick.sentence.endswith(clause)) == ("running", "", True)
+    assert (quick.code, quick.advice, quick.sentence.endswith(clause)) == ("qemu-running", "", True)
     elsewhere = quick_verdict(Evidence("stopped", node="pve2", node_seen="unknown", **known))  # type: ignore[arg-type]
     assert [line for line in elsewhere.evidence if line.startswith(f"HA does nothing now, because {dead}")]

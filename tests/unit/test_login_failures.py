@@ -11,7 +11,7 @@ HOST = Host("pve1", Address("breakglass", "pve1.example.org"), "KEY", host_keys=
 
 FAILURES = {
     "an old sshd": (Failure("no-common-algorithm", "…"), "no-common-algorithm", "upgrade OpenSSH on the host"),
-    "no route": (Failure("unreachable", "pve1 can't be reached"), "unreachable", "ip route get pve1.example.org"),
+    "no route": (Failure("no-route", "pve1 can't be reached"), "no-route", "ip route get pve1.example.org"),
     "a damaged host key": (Failure("key-unusable", "a key can't be read"), "key-unusable", "[hosts.pve1]"),
     "full, before OpenSSH 9.8": (
         Failure("turned-away", "…", greeting=b"Exceeded MaxStartups"),

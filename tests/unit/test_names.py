@@ -74,7 +74,7 @@ def test_a_failed_request_has_the_name_of_its_disk(place: Callable[[str, str], W
     world = place("io-error", kind)
     until(lambda: world.monitor("query-status")["status"] == "io-error", "the failed request")  # type: ignore[index]
     verdict = execute(world, "forensics").trailer["verdict"]
-    assert (verdict["code"], verdict["evidence"][0]) == ("io-error", f"{DEVICES[kind][2]}: nospace")
+    assert (verdict["code"], verdict["evidence"][0]) == ("qemu-io-error", f"{DEVICES[kind][2]}: nospace")
 
 
 @pytest.mark.parametrize(

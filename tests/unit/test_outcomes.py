@@ -202,7 +202,7 @@ def test_without_a_trailer_the_handler_writes_the_verdict(outcome: str) -> None:
 
 def test_a_rejected_request_names_what_was_sent() -> None:
     """The verb or the VM does not exist, so the answer repeats the request's words and has no command by hand."""
-    answer = rejected_answer("restart", "devvm", "msg_12345678", "operator", "a sentence", "a hint")
+    answer = rejected_answer("restart", "devvm", "msg_12345678", "operator", "no-such-verb", "a sentence", "a hint")
     assert (answer.outcome, answer.status, answer.body["reached"]) == ("rejected", *TABLE["rejected"])
     assert set(answer.body) == set(FIELDS)
     assert [answer.body[name] for name in ("verb", "vm", "id", "by")] == [
@@ -213,7 +213,7 @@ def test_a_rejected_request_names_what_was_sent() -> None:
     ]
     assert (answer.body["rejected"], answer.body["by_hand"], answer.body["stderr"]) == (True, [], "a sentence\n")
     assert answer.body["verdict"] == {
-        "code": "rejected",
+        "code": "no-such-verb",
         "sentence": "a sentence",
         "advice": "",
         "evidence": ["a hint"],

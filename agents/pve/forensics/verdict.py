@@ -51,7 +51,7 @@ def quick_verdict(evidence: Evidence) -> Verdict:
         sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
         if evidence.ha_dead:
             sentence = f"QEMU answers and says running, but {dead_ha_clause(evidence)}"
-        return Verdict("running", sentence, "", (evidence.source,))
+        return Verdict("qemu-running", sentence, "", (evidence.source,))
     if evidence.state == "wedged":
         sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (evidence.source,))
@@ -59,7 +59,7 @@ def quick_verdict(evidence: Evidence) -> Verdict:
         sentence = (
             f"the VM is {evidence.state}: take forensics to see whether a task works on it; if none does, start it"
         )
-        return Verdict("paused", sentence, "forensics", (evidence.source,))
+        return Verdict("qemu-paused", sentence, "forensics", (evidence.source,))
     return verdict_of(evidence)
 
 
@@ -97,7 +97,7 @@ def _judge_standing(evidence: Evidence) -> Verdict:
     if state == "io-error":
         what, do = "a disk request failed and QEMU paused the guest", "make room or mend the storage, then start"
         lines = (*evidence.disk_errors, *source, *storage_lines(evidence), *lock_lines(evidence))
-        return advise_verb(evidence, "io-error", what, f"{do}; nothing is lost", "start", *lines)
+        return advise_verb(evidence, "qemu-io-error", what, f"{do}; nothing is lost", "start", *lines)
     if state in _PAUSED:
         return _judge_paused(evidence)
     if state in _IN_TRANSIT:
@@ -105,19 +105,21 @@ def _judge_standing(evidence: Evidence) -> Verdict:
         return advise_nothing(evidence, "in-transit", sentence, *lock_lines(evidence))
     if state in _STANDING:
         what, do, verb = _STANDING[state]
-        lines = (*source, *lock_lines(evidence))
+        code, lines = f"qemu-{state}", (*source, *lock_lines(evidence))
         if verb:
-            return advise_verb(evidence, state, what, do, verb, *lines)
-        return advise_nothing(evidence, state, f"{what}: {do}", *lines)
+            return advise_verb(evidence, code, what, do, verb, *lines)
+        return advise_nothing(evidence, code, f"{what}: {do}", *lines)
     qm_line = optional_line(evidence.qm_says and f"qm status says {evidence.qm_says}")
-    return advise_nothing(evidence, "unknown", "the host could not tell what state the VM is in", *source, *qm_line)
+    return advise_nothing(
+        evidence, "not-determined", "the host could not tell what state the VM is in", *source, *qm_line
+    )
 
 
 def _judge_paused(evidence: Evidence) -> Verdict:
     state, source = evidence.state, optional_line(evidence.source)
     if evidence.lock == "backup" and evidence.lock_alive is False and not evidence.owners:
         what = f"the VM is {state}, and the backup that left it so is dead"
-        return advise_verb(evidence, "paused", what, "start continues it", "start", *source, *lock_lines(evidence))
+        return advise_verb(evidence, "qemu-paused", what, "start continues it", "start", *source, *lock_lines(evidence))
     if evidence.lock or evidence.owners:
         lock = f" ({evidence.lock})" if evidence.lock else ""
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
@@ -125,6 +127,6 @@ def _judge_paused(evidence: Evidence) -> Verdict:
     if evidence.pve:
         why = f"because {pve_obstacle(evidence)}: {pve_cure(evidence)} first"
         sentence = f"the VM is {state}, and the host can't tell whether a task works on it {why}"
-        return advise_nothing(evidence, "paused", sentence, *source)
+        return advise_nothing(evidence, "qemu-paused", sentence, *source)
     what = f"the VM is {state} and no task works on it"
-    return advise_verb(evidence, "paused", what, "start continues it", "start", *source)
+    return advise_verb(evidence, "qemu-paused", what, "start continues it", "start", *source)

@@ -35,10 +35,12 @@ def judge_stopped(evidence: Evidence) -> Verdict:
         sentence = f"the VM is stopped and HA starts nothing {why}"
         return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
     if evidence.lock == "suspended" and not evidence.owners:
-        return advise_verb(evidence, "stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
+        return advise_verb(evidence, "qemu-stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
     if evidence.lock or evidence.owners:
         return advise_nothing(evidence, "stopped-locked", _locked_sentence(evidence), *lines)
-    return advise_verb(evidence, "stopped", "the VM is stopped", "start it", "start", *source, *host_lines(evidence))
+    return advise_verb(
+        evidence, "qemu-stopped", "the VM is stopped", "start it", "start", *source, *host_lines(evidence)
+    )
 
 
 def _judge_elsewhere(evidence: Evidence) -> Verdict:

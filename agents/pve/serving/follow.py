@@ -180,4 +180,4 @@ def _look_at_leftovers(host: Host, verb: str) -> str:
 
 def _reused_verdict(record: Record) -> Verdict:
     sentence = f"this id already belongs to a {record.verb} of {record.started}; use a new id"
-    return Verdict("id-reused", sentence, "status")
+    return Verdict("id-taken", sentence, "status")
