@@ -175,7 +175,7 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
     loss. The verb acts once, however often it is sent. Raises HandlerError for an error, NoAnswer if no answer came.
     """
     until, sent, replay = 0.0, False, Replay()
-    fields, is_older = request.fields(), False
+    fields = request.fields()
     while True:
         replay.begin()
         try:
@@ -187,19 +187,13 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
                 raise NoAnswer(str(lost), sent, lost.hint) from None
         except HandlerError as error:
             error.sent = sent
-            is_older = (
-                "again" in fields and error.error.get("code") == "bad-request"
-            )  # that handler does not know the field
-            if not is_older:
-                raise
+            raise
         else:
             sent = True
             until = until or time.monotonic() + REPEAT_SECONDS
             if result["outcome"] not in ("unknown", "running") or time.monotonic() > until:
                 return result
         fields = request.fields() | {"again": True}
-        if is_older:
-            del fields["again"]
         time.sleep(1)
 
 

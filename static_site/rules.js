@@ -44,8 +44,8 @@ export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|off)$
 /** Who holds the VM. @param {Holder} holder  @param {number} clockOff */
 export function holding({ by, verb, since, stage, deadline }, clockOff) {
 	const at = Date.parse(since) - clockOff;
-	const until = deadline ? `; the job ends by ${clock(at + 1e3 * deadline)}` : "";
-	return `${by} has been ${VERBS[verb]?.doing ?? `at it (${verb})`} it since ${clock(at)}${until}${stage ? ` (stage: ${stage})` : ""}.`;
+	const until = clock(at + 1e3 * deadline);
+	return `${by} has been ${VERBS[verb]?.doing ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
 /** Why a verb can't be pressed now, or nothing. @param {State} state  @param {View} view  @param {string} verb */

@@ -9,7 +9,6 @@
 const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
 const HOME = new URL("./", worker.location.href);
 const CACHE = `breakglass page ${HOME.pathname}`;
-const OLD_CACHE = "breakglass"; // of version 0.1
 const PATIENCE_MS = 30_000;
 const OF_TRANSFER = ["content-encoding", "content-length", "transfer-encoding"];
 
@@ -189,9 +188,7 @@ async function answer({ request, clientId, resultingClientId }, name) {
 
 worker.addEventListener("install", (event) => event.waitUntil(renew().then(() => worker.skipWaiting())));
 
-worker.addEventListener("activate", (event) => {
-	event.waitUntil(Promise.all([worker.clients.claim(), caches.delete(OLD_CACHE)]));
-});
+worker.addEventListener("activate", (event) => event.waitUntil(worker.clients.claim()));
 
 worker.addEventListener("fetch", (event) => {
 	const name = nameOf(event.request.url);

@@ -22,7 +22,7 @@ _SID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 class Session:
     """One conversation. Claude stores its transcript under `sid`.
 
-    `directory` is the id of the sessions.dir that has it, empty in an older token, or if the directory has none.
+    `directory` is the id of the sessions.dir that has it, empty if the directory has none.
     """
 
     sid: str
@@ -39,17 +39,14 @@ def is_sid(text: str) -> bool:
 
 def seal(session: Session, keys: Sequence[str]) -> str:
     """Return the token. The newest key, which is the last one, signs it."""
-    fields = {"sid": session.sid, "caller": session.caller, "vm": session.vm, "exp": session.exp}
-    if session.directory:
-        fields["dir"] = session.directory
-    return str(_serializer(keys).dumps(fields))
+    return str(_serializer(keys).dumps(vars(session)))
 
 
 def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
     """Return the session that a caller may continue. Raises SessionInvalid."""
     try:
         fields = _serializer(keys).loads(token)
-        session = Session(fields["sid"], fields["caller"], fields["vm"], fields["exp"], fields.get("dir", ""))
+        session = Session(**fields)
         is_valid = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
         raise _invalid("token was changed, or was made elsewhere") from None

@@ -63,8 +63,7 @@ def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
     sentence = str(verdict.get("sentence")) if isinstance(verdict, dict) else ""
     hints = verdict.get("evidence") if isinstance(verdict, dict) else None
     if verb == "cycle":
-        is_old = isinstance(verdict, dict) and verdict.get("code") == "agent-refused"  # it does not know `proves`
-        if is_old or outcome in ("rejected", "busy", "refused", "unreached"):
+        if outcome in ("rejected", "busy", "refused", "unreached"):
             one.vm_fate = f"the cycle of {one.vm} did not begin, so {NOTHING}"
         elif outcome == "failed":
             one.vm_fate = f"the cycle of {one.vm} failed, and its state is {result['state']}"

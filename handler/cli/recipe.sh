@@ -16,10 +16,6 @@ export PATH
 #    it would take the place of a newer agent when this is run again after `breakglass host upgrade`.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
-    /usr/local/sbin/breakglass-pve.new allow --help >/dev/null 2>&1 || {
-        echo "/root/breakglass-pve is of 0.1, for which this recipe is too new: copy the host agent there again" >&2
-        exit 1
-    }
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
     echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and removed"

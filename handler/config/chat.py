@@ -45,9 +45,6 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
 
 def _uids(entry: Entry) -> tuple[int, ...]:
     """Return the first and the last user id for claude, or nothing."""
-    if "user" in entry.data:
-        entry.get("user")  # so that it is not reported as unknown, too
-        entry.problem("user", "is a setting of version 0.1", f"write {_EXAMPLE} in its place")
     text = entry.get_str("uids")
     if not entry.has("uids") or not isinstance(entry.get("uids"), str):
         return ()

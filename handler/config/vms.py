@@ -10,16 +10,6 @@ from .addresses import Lines, read_address, read_host_keys
 from .model import Address, Host, Vm, is_guest_command, is_vm_name
 from .reader import Entry, is_number, quoted
 
-_MOVED = {  # of 0.1, where each VM had its own connection
-    "ssh": "ssh",
-    "key": "key",
-    "key_file": "key_file",
-    "agent_key": "read_only_key",
-    "agent_key_file": "read_only_key_file",
-    "host_key": "host_key",
-    "host_ca": "host_ca",
-}
-
 
 def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Iterable[str]) -> Vm | None:
     """Return the VM; None when its entry has a fault or its first host is off."""
@@ -27,7 +17,6 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
         return None
     if not is_vm_name(name):
         entry.problem("", "is not a usable name", "use [a-z][a-z0-9-]{0,31}, and not pve, ssh or claude")
-    _report_moved(entry)
     places = _hosts(entry, hosts, set(hosts_off))
     vmid = _vmid(entry)
     guest, guest_keys, guest_cas = _guest(entry.part(), name)
@@ -37,14 +26,6 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
         return None
     off = tuple(name for name in entry.get_strs("hosts") if name in hosts_off)
     return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off)
-
-
-def _report_moved(entry: Entry) -> None:
-    for old, new in _MOVED.items():
-        if old in entry.data:
-            hint = f'write it as {new} under [hosts.NAME], and hosts = ["NAME"] here'
-            entry.problem(old, "belongs to the VM's host", hint)
-            entry.get(old)  # it is known, and has its problem
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:

@@ -123,8 +123,7 @@ class _Look:
         self.echo = yield from look_at_key(self._visit, PLACE, self._signer)
         names = [name for name in vm_names(reply) if self._visit.vm in ("", name)]
         yield from look_at_vms(self._visit, PLACE, self._signer, names)
-        if self.echo is not None:
-            yield look_at_lines(PLACE, self._signer)
+        yield look_at_lines(PLACE, self._signer)
 
 
 def _has_error(findings: list[Finding]) -> bool:

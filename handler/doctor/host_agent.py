@@ -1,6 +1,6 @@
 """Judges what the host agent says of itself, of its host and of the VMs there. Pure, given the answers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..agents.pve.words import VERSION
 from ..config.model import Host, Vm
@@ -9,7 +9,7 @@ from ..text import shown
 from .findings import ERROR, WARNING, Finding, error, ok, warning
 
 CLOCK_SECONDS = 10.0
-OLDEST = (0, 2)  # of the host agents that this handler works with
+OLDEST = (0, 3)  # of the host agents that this handler works with
 LEVELS = {"ok", WARNING, ERROR}
 MOST_FINDINGS = 200  # of one check
 TEXT_CHARS = 600  # of one sentence of the host's
@@ -20,7 +20,7 @@ def judge_agent(host: Host, agent: Handshake, digest: str) -> Finding:
     place, upgrade = f"host {host.name}", f"breakglass host upgrade {host.name}"
     version = shown(agent.version)
     if _parse_version(agent.version) < OLDEST:
-        what = f"the host agent is {version or 'too old to say its version'}, which this handler does not work with"
+        what = f"the host agent is {version}, which this handler does not work with"
         return error(place, "agent-too-old", what, upgrade)
     if agent.version != VERSION:
         newer = _parse_version(agent.version) > _parse_version(VERSION)
@@ -73,7 +73,7 @@ def judge_served(
     """Judge whether a key serves each VM that may run on the host; on its first host, a rescue depends on it."""
     user = "" if host.ssh.user == "breakglass" else f" --user {host.ssh.user}"
     for vm in vms:
-        if agent.vms is None or vm.vmid in agent.vms:
+        if vm.vmid in agent.vms:
             continue
         what = f"the {kind} key of {host.name} serves VM {agent.vms} and not {vm.vmid}"
         fix = f"as root on {host.ssh.host}: breakglass-pve allow {vm.vmid}{user}; or correct vms.{vm.name}.vmid"
@@ -93,17 +93,6 @@ def judge_clock(host: Host, its_time: object, sent: float, received: float) -> F
     what = f"its clock is {abs(off):,.0f} s {which} this machine's, so times in history and in the log don't agree"
     fix = f"on {host.ssh.host} and here: timedatectl; then systemctl restart chrony (or systemd-timesyncd) on the "
     return warning(f"host {host.name}", "clock-differs", what, f"{fix}one that is wrong")
-
-
-def judge_health(host: Host, result: Mapping[str, object]) -> Iterator[Finding]:
-    """Judge what a `ping` says of the host, where the host agent is too old for `check`."""
-    place = f"host {host.name}"
-    if result.get("quorum") is False:
-        what = "/etc/pve does not answer or the node has no quorum, so start and cycle are refused"
-        yield error(place, "no-quorum", what, f"on {host.ssh.host}: pvecm status; systemctl status pve-cluster")
-    if result.get("records") is False:
-        what = "/run/breakglass can't be written, so no job can begin"
-        yield error(place, "no-records", what, f"on {host.ssh.host}: df /run; df -i /run")
 
 
 def pass_on(place: str, code: str, answer: object) -> Iterator[Finding]:

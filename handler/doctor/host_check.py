@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from ..config.model import Host, Vm
 from ..proxmox.wire import where_line
-from .findings import Finding, error, warning
-from .host_agent import judge_health, pass_on
+from .findings import Finding, error
+from .host_agent import pass_on
 from .host_session import AgentSession, AgentSilent
-from .key_rights import AGENT_REFUSES, NO_CHANNEL, check_there
+from .key_rights import NO_CHANNEL, check_there
 from .vm_place import VmFindings, read_place
 
 AT_ONCE = 8  # VMs of one host that are checked at once
@@ -35,18 +35,13 @@ async def _check_host(session: AgentSession, host: Host, found: list[Finding]) -
         fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else check_there(host)
         found.append(error(place, "check-silent", sentence, fix))
         return
-    if result["exit_code"] == AGENT_REFUSES:
-        sentence = "the host agent is too old for the word check, so the host was not looked at from inside"
-        found.append(warning(place, "agent-without-check", sentence, f"breakglass host upgrade {host.name}"))
-        found += judge_health(host, session.result)
-        return
     found += pass_on(place, "host-check", result.get("findings"))
 
 
 async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFindings, at_once: asyncio.Semaphore) -> None:
     """Ask where a VM is, and for its check unless another node surely has it, because the host of that node is asked.
 
-    A host agent that does not know `where` is asked for the check of the VMs whose first host it is.
+    A host that does not say where is asked for the check of the VMs whose first host it is.
     """
     async with at_once:
         with suppress(AgentSilent):
@@ -64,9 +59,5 @@ async def _check_vm(session: AgentSession, host: Host, vm: Vm, found: list[Findi
         fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"
         fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix
         found.append(error(place, "check-silent", sentence, fix))
-        return
-    if result["exit_code"] == AGENT_REFUSES:
-        sentence = f"the host agent on {host.name} is too old to check it"
-        found.append(warning(place, "agent-without-check", sentence, f"breakglass host upgrade {host.name}"))
         return
     found += pass_on(place, "vm-check", result.get("findings"))

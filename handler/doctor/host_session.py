@@ -10,7 +10,6 @@ from ..proxmox.handshake import Handshake, read_handshake
 from ..proxmox.link import Link
 from ..proxmox.outcome import Message
 from ..proxmox.wire import CHECK_LINE, PING_LINE
-from .key_rights import AGENT_REFUSES
 from .login import SshConnection
 
 PING_SECONDS = 6.0  # the host agent's own deadline is 4 s
@@ -22,12 +21,12 @@ class AgentSilent(Exception):
 
 
 class AgentSession:
-    """The host agent behind one key. `agent` is what it said of itself, and `result` all of that answer."""
+    """The host agent behind one key. `agent` is what it said of itself, and `time` its clock then."""
 
     def __init__(self, connection: SshConnection, host: Host) -> None:
         self._link = Link(connection, host)
         self.agent = Handshake()
-        self.result: Message = {}
+        self.time: object = None
         self.sent = self.received = 0.0  # this machine's clock, before and after that
 
     async def open(self, is_resident: bool) -> None:
@@ -42,16 +41,16 @@ class AgentSession:
 
     async def _shake_hands(self) -> None:
         self.sent = time.time()
-        self.result = await self.ask(PING_LINE, PING_SECONDS)
+        result = await self.ask(PING_LINE, PING_SECONDS)
         self.received = time.time()
-        if self.result["exit_code"] != 0:
-            raise AgentSilent(f"it refuses a ping with exit {self.result['exit_code']}")
-        self.agent = read_handshake(self.result)
+        if result["exit_code"] != 0:
+            raise AgentSilent(f"it refuses a ping with exit {result['exit_code']}")
+        self.agent, self.time = read_handshake(result), result.get("time")
 
     async def ask_for_check(self, vmid: int | None = None) -> Message:
-        """Return the result of the host's check of itself or of a VM, or its refusal; raise AgentSilent."""
+        """Return the result of the host's check of itself or of a VM; raise AgentSilent."""
         result = await self.ask(CHECK_LINE if vmid is None else f"{CHECK_LINE} vm={vmid}", CHECK_SECONDS)
-        if result["exit_code"] not in (0, AGENT_REFUSES):
+        if result["exit_code"] != 0:
             raise AgentSilent(f"it ended with exit {result['exit_code']}")
         return result
 
@@ -67,4 +66,4 @@ class AgentSession:
 
     def serves(self, vmid: int) -> bool:
         """Tell whether the key serves a VM, as far as the host agent says."""
-        return self.agent.vms is None or vmid in self.agent.vms
+        return vmid in self.agent.vms

@@ -227,7 +227,7 @@ class HostLook:
         self.found += host_agent.judge_kinds(
             self.host, self._recipe, power.agent if power else None, reading.agent if reading else None
         )
-        if clock := host_agent.judge_clock(self.host, session.result.get("time"), session.sent, session.received):
+        if clock := host_agent.judge_clock(self.host, session.time, session.sent, session.received):
             self.found.append(clock)
         for kind, its, is_needed in ((POWER, power, True), (READ_ONLY, reading, self._has_chat)):
             if its is not None:

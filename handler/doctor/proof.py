@@ -65,19 +65,13 @@ class _Proof:
         return self._judge(reply)
 
     def _judge(self, reply: Reply) -> Finding:
-        outcome, state, verdict = (reply.json.get(name) for name in ("outcome", "state", "verdict"))
+        outcome, state = reply.json.get("outcome"), reply.json.get("state")
         if outcome == "done" and state != "unknown":
             proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
             if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
                 return self._not_proven("it did not record that", "on the host: df /run; df -i /run; date")
             sentence = f"{self._host} is proven at {proven['at']}: a signed status of {self._vm} is done."
             return ok(PLACE, "proven", sentence)
-        if reply.error.get("code") == "bad-request" and "proves" in str(reply.error.get("message")):
-            why = "the handler is older than this command"
-            return self._not_proven(why, "breakglass docs upgrade; then systemctl restart breakglass")
-        if isinstance(verdict, dict) and verdict.get("code") == "agent-refused":
-            why = "its host agent is older than this command"
-            return self._not_proven(why, f"breakglass host upgrade {self._host}")
         why = str(reply.error.get("message") or f"the signed status of {self._vm} is {outcome}, {state}")
         return self._not_proven(why, str(reply.error.get("hint") or f"breakglass call status --vm {self._vm}"))
 

@@ -19,16 +19,9 @@ _NEW_KEY = "breakglass keys new NAME, then reload the handler"
 Echo = Mapping[str, object]
 
 
-def look_at_key(visit: Visit, place: str, signer: Signer) -> Generator[Finding, None, Echo | None]:
-    """Yield whether the handler accepts a signed request, and return what it says of itself then; or raise Broken.
-
-    Return None for an older handler, which can't say that.
-    """
+def look_at_key(visit: Visit, place: str, signer: Signer) -> Generator[Finding, None, Echo]:
+    """Yield whether the handler accepts a signed request, and return what it says of itself then; or raise Broken."""
     reply = send_signed(signer, "/echo", {})
-    if reply.error.get("code") in ("not-found", "method-not-allowed"):
-        sentence = "The handler is older than this command, so signed requests are looked at less closely."
-        yield warning(place, "handler-older", sentence, "breakglass docs upgrade; then systemctl restart breakglass")
-        return None
     if reply.status != 200 or "caller" not in reply.json:
         raise Broken(_judge_refusal(visit, place, signer, reply))
     yield ok(place, "key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")

@@ -34,7 +34,7 @@ class VmFindings:
 
 
 def read_place(result: Mapping[str, object]) -> VmPlace:
-    """Return what the answer to `where` says; nothing of an older host agent's."""
+    """Return what the answer to `where` says."""
     node, here = (str(result.get(name, ""))[:200] for name in ("node", "here"))
     sure = result.get("sure") is True
     is_other = sure and node != here and result.get("migrating") is not True

@@ -13,16 +13,18 @@ from ..errors import Unreached
 from ..proven import Proven, read_proven
 from ..text import shown
 
+_NONE = VmList(())
+
 
 @dataclass(frozen=True)
 class Handshake:
-    """The result of a `ping`; `heard` is false without one. A field that an older host agent does not send is empty."""
+    """The result of a `ping`; `heard` is false without one."""
 
     heard: bool = False
     version: str = ""
     bundle: str = ""  # the SHA-256 of its file
     node: str = ""
-    vms: VmList | None = None
+    vms: VmList = _NONE
     read_only: bool = False
     proven: Proven | None = None
     cluster: str | None = None  # its name; empty if the node is in none, None if the host agent could not tell
@@ -35,7 +37,7 @@ class Handshake:
             return "wrong-node"
         if self.read_only:
             return "read-only-key"
-        return "not-allowed" if self.vms is not None and vmid is not None and vmid not in self.vms else ""
+        return "not-allowed" if vmid is not None and vmid not in self.vms else ""
 
     def check_node(self, host: Host) -> None:
         """Raise Unreached unless this is the configured node, if any: on another node, the number is another VM.
@@ -51,9 +53,9 @@ class Handshake:
 def read_handshake(result: Mapping[str, object]) -> Handshake:
     """Return the handshake in the result of a `ping`."""
     try:
-        vms = parse_vm_list(str(result["vms"]))
-    except (KeyError, ValueError):
-        vms = None
+        vms = parse_vm_list(str(result.get("vms")))
+    except ValueError:
+        vms = _NONE
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
     read_only, proven = result.get("read_only") is True, read_proven(result.get("proven"))
     cluster = result.get("cluster")

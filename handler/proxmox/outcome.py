@@ -144,7 +144,7 @@ def is_deadline(value: object) -> bool:
 
 
 def _deadline(request: VerbRequest, trailer: Mapping[str, object]) -> object:
-    """Return a job's deadline, or None for a verb that is no job and for an older host agent, which sends none."""
+    """Return a job's deadline, or None for a verb that is no job, and if the host says none."""
     deadline = trailer.get("deadline")
     return deadline if request.is_job and is_deadline(deadline) else None
 

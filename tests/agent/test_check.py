@@ -190,7 +190,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         "104 is a container, and a key serves VMs only / use pct, and take 104 out of the key line",
     ),
     "a container in a range": (name_vms("102-110"), "104 is a container, and a key serves VMs only / use pct"),
-    "a key line of 0.1": (
+    "a key line with another option": (
         write(KEY_FILE, KEYS.replace("--vms", "--vm")),
         f"/{KEY_FILE}:1 does not run the host agent as it must: ",
     ),

@@ -51,7 +51,7 @@ def test_a_key_for_every_vm_serves_each(world: World) -> None:
 
 @pytest.mark.parametrize("words", [("--vms", ""), ("--vms", "102,"), ("--vm", "102")], ids=str)
 def test_a_forced_command_that_is_not_clear_serves_nothing(world: World, words: tuple[str, str]) -> None:
-    """A damaged list and the option of 0.1 end the command before anything is read."""
+    """A damaged list and an option that there is not end the command before anything is read."""
     answer = execute(world, "reset", *words)
     assert (answer.code, answer.trailer) == (2, {})
 

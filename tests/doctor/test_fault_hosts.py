@@ -274,7 +274,7 @@ KEYS = [
     ),
     ("no keys at sshd", lambda s: s.use_sshd("-o", "PubkeyAuthentication=no"), "turned-away", "breakglass-pve check"),
     ("few channels", few_channels, "host-check", "set MaxSessions 10"),
-    ("line of 0.1", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
+    ("line with another option", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
 ]
 
 # --- the host agent ---
@@ -305,23 +305,12 @@ def account(old: str, new: str) -> Seed:
 SBIN = "/usr/local/sbin"
 AGENT = f"{SBIN}/breakglass-pve"
 CHECK_FAILS = "replace(answer_check=lambda *_: 1 / 0)\n"
-WITHOUT_CHECK = "import re\nreplace(_LINE=re.compile(find('_LINE').pattern.replace('|check', '')))\n"
 # until sshd's own process for the session has ended: the shell in between waits for this one
 HANGS = """#!/bin/sh
 read -r _ _ _ session _ </proc/$PPID/stat
 while read -r _ _ _ now _ </proc/$PPID/stat && [ "$now" = "$session" ]; do sleep 0.1; done
 """
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
-
-
-def old_without_quorum(setup: HostSetup) -> None:
-    agent(WITHOUT_CHECK)(setup)
-    (setup.host.etc / "pve/local").chmod(0o555)
-
-
-def old_without_room(setup: HostSetup) -> None:
-    agent(WITHOUT_CHECK)(setup)
-    setup.at_host("rm -rf /run/breakglass; : >/run/breakglass", "rm /run/breakglass")
 
 
 def hanging(setup: HostSetup) -> None:
@@ -360,10 +349,7 @@ AGENTS = [
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION=f"{VERSION}rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
-    ("agent of 0.1", agent(VERSION="0.1.0"), "agent-too-old", UPGRADE),
-    ("agent too old for check", agent(WITHOUT_CHECK), "agent-without-check", UPGRADE),
-    ("agent too old for check, and no quorum", old_without_quorum, "no-quorum", "pvecm status"),
-    ("agent too old for check, and /run full", old_without_room, "no-records", "df /run"),
+    ("agent of a version that does not fit", agent(VERSION="0.2.0"), "agent-too-old", UPGRADE),
     ("clock ahead", agent(CLOCK.format(seconds=300)), "clock-differs", "timedatectl"),
     ("clock behind", agent(CLOCK.format(seconds=-300)), "clock-differs", "chrony"),
     ("account with another shell", account("/bin/sh", "/bin/bash"), "host-check", "usermod --shell /bin/sh breakglass"),
@@ -526,7 +512,7 @@ agent of another build; key serves another VM; no quorum
 # A rescue works all the same. The others are errors.
 WARNINGS = """
 host key any; read-only key revoked; no read-only key for claude; agent of another build; agent is older;
-agent is newer; agent too old for check; clock ahead; clock behind; lock of a backup; lock of a migration;
+agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
 archive hung; broken chain; few channels
 """

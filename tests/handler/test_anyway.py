@@ -202,14 +202,6 @@ def test_a_busy_answer_has_the_holders_deadline(service: Service, script: Script
 
 
 @real
-def test_an_older_host_agent_works_as_before(service: Service, script: Scripted) -> None:
-    """One that knows no stage and no deadline: the answer has every field, and null for what it did not tell."""
-    script.say([("reset", [output("reset: QEMU accepted it\n"), result()]), ("", [result()])])
-    answer = service.pve("reset").json
-    assert (answer["outcome"], answer["deadline"], answer["anyway"]) == ("done", None, None)
-
-
-@real
 async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) -> None:
     """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
     message = stage("stop")

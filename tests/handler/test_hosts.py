@@ -107,7 +107,7 @@ def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
 
 @pytest.mark.all
 def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Service, sshd: Sshd) -> None:
-    """A line of 0.1 ends the new agent at once: the health says so, and a reload logs in again once it is mended."""
+    """A wrong option in the line ends it at once: health says so, and a reload logs in again once it is mended."""
     good = sshd.keys.read_text()
     sshd.keys.write_text(good.replace("--vms 102-104 ", "--vm 102 "))
     sshd.drop_connections()

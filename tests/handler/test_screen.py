@@ -21,7 +21,6 @@ from ..conftest import connected
 from ..support.agent import READS, set_constants
 from ..support.alerting import TOKEN, send_with_token
 from ..support.noisy_screen import boot_noise
-from ..support.scripted import result, scripted
 from ..support.service import Reply, Service, new_secret
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
@@ -112,22 +111,6 @@ def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: W
     until(lambda: sockets(world) == 0, "the end of its painter, from which the next test would get no picture")
     assert (wedged.status, wedged.json["state"], wedged.json["screen_png"]) == (200, "wedged", None)
     assert wedged.json["verdict"]["code"] == "no-picture"
-
-
-@pytest.mark.all
-def test_an_older_host_agent_is_said(service: Service, world: World, sshd: Sshd) -> None:
-    """It knows no such word: the answer says what to do, and has no picture."""
-    refusal = {"code": "agent-refused", "sentence": "not a request", "advice": "", "evidence": []}
-    with scripted(world, sshd, service) as script:
-        script.say(
-            [("screen", [result(10, "failed", verdict=refusal)]), ("ping", [result(vms="102")]), ("", [result()])]
-        )
-        reply = service.pve("screen")
-        requests = script.asked("screen")
-    assert (reply.status, reply.json["outcome"], reply.json["verdict"]["code"]) == (500, "failed", "agent-refused")
-    assert reply.json["verdict"]["sentence"] == "the host agent is too old for this: upgrade it"
-    assert reply.json["screen_png"] is None
-    assert requests == [f"screen vm={VMID}"]
 
 
 @pytest.mark.all

@@ -117,8 +117,8 @@ def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
 
 
 @pytest.mark.all
-def test_a_key_from_before_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
-    """An earlier version kept one there. It is neither used nor left."""
+def test_a_key_that_is_there_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
+    """It is neither used nor left."""
     keep_key(visit)
     later = visit.tab()  # which did not come from the demo's link
     later.goto(visit.stage.url)

@@ -64,22 +64,18 @@ def test_what_was_kept_has_its_age(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "proven", "words"),
+    ("state", "words"),
     [
-        pytest.param("answering", None, "Never proven.", id="never"),
-        pytest.param("answering", ..., "", id="an older handler"),
-        pytest.param("agent-outdated", None, "", id="an older host agent", marks=pytest.mark.all),
-        pytest.param("not-checked", None, "", id="not reached since the start", marks=pytest.mark.all),
+        pytest.param("answering", "Never proven.", id="never"),
+        pytest.param("not-checked", "", id="not reached since the start", marks=pytest.mark.all),
     ],
 )
-def test_what_is_not_known_is_not_called_never(visit: Visit, state: str, proven: object, words: str) -> None:
+def test_what_is_not_known_is_not_called_never(visit: Visit, state: str, words: str) -> None:
     """Only a host agent that answers, and that can know it, says that the host was never proven."""
     page = visit.page
     health = visit.stage.service.health()
     for host in health["hosts"].values():
-        host["proven"] = proven
-        if proven is ...:
-            del host["proven"]
+        host["proven"] = None
     for vm in health["vms"]:
         vm["proxmox"] = state
     page.route("**/health", lambda route: route.fulfill(json=health))

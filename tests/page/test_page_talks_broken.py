@@ -103,17 +103,17 @@ def test_forget_while_a_turn_runs_leaves_no_word(visit: Visit) -> None:
     assert not [body for body in visit.posts if "cancel" in body]
 
 
-def test_a_handler_that_can_not_replay(visit: Visit) -> None:
-    """An older handler refuses it: that is said, a question can be sent all the same, and nothing goes by itself.
+def test_a_handler_that_does_not_replay(visit: Visit) -> None:
+    """Its refusal is said, a question can be sent all the same, and nothing goes by itself.
 
     What the conversation cost is not known then.
     """
     page = visit.open()
     ask_claude(page, PROPOSES_AND_ENDS)
     ended(page)
-    refuse_replay(page, 400, {"code": "bad-request", "message": "unknown field: replay", "hint": ""})
+    refuse_replay(page, 400, {"code": "bad-request", "message": "no", "hint": ""})
     page = open_again(visit)
-    wait_for_text(page, "chat-notice", "What was said before could not be loaded: unknown field: replay.")
+    wait_for_text(page, "chat-notice", "What was said before could not be loaded: no.")
     ask_claude(page, PROPOSES_AND_ENDS)
     ended(page)
     assert prompts(visit)[-1]["session"]

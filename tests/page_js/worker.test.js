@@ -190,16 +190,6 @@ test("a handler that goes back to the old version is followed", async () => {
 	assert.equal(await worker.navigate("3"), "old page");
 });
 
-test("the cache of version 0.1 goes", async () => {
-	const device = new Device();
-	await device.open("breakglass");
-	await device.open("grafana");
-	device.handler = OLD;
-	const worker = await device.install();
-	assert.ok(worker.hasSkippedWaiting);
-	assert.deepEqual([...device.caches.keys()], ["grafana", "breakglass page /breakglass/"]);
-});
-
 test("the page's address has several forms", async () => {
 	const device = await upgradedDevice();
 	device.handler = OLD;

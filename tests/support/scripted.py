@@ -87,6 +87,7 @@ def result(exit_code: int = 0, outcome: str = "done", **more: object) -> dict[st
         "verdict": None,
         "warnings": [],
         "holder": None,
+        "vms": "all",  # of a ping
     }
     return {"type": "result", "exit_code": exit_code, "outcome": outcome, **told, "seconds": 1.0, **more}
 

@@ -25,7 +25,7 @@ def condition(*callers: Caller, at: float = AT, chat: str = "on") -> Condition:
 
 @pytest.mark.parametrize("chat", ["on", "off"])
 def test_what_works_has_no_fault(chat: str) -> None:
-    """A key without an end, one that is good for a month, an older host agent: nothing is wrong."""
+    """A key without an end, one that is good for a month, another host agent: nothing is wrong."""
     found = condition(caller("anna", None), caller("bob", NOON + timedelta(days=30)), chat=chat)
     assert (found.faults, found.config_state) == ([], "ok")
 

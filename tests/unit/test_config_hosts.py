@@ -18,7 +18,6 @@ from .test_config import (
     OPERATOR,
     OTHER_VM,
     ROOMY,
-    SESSIONS,
     VM,
     changed,
     no_files,
@@ -447,49 +446,6 @@ def test_the_only_vm_can_be_off() -> None:
     config = Config((), {}, {}, (), vms_off={"devvm": 102})
     assert config.vm_named("") is None
     assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"
-
-
-# --- a configuration of 0.1 ---
-
-MOVED = {
-    "ssh": ("ssh", '"breakglass@192.0.2.10:22"'),
-    "key": ("key", f"'''{SSH_KEY}'''"),
-    "key_file": ("key_file", '"/run/secrets/pve_power"'),
-    "agent_key": ("read_only_key", f"'''{READING}'''"),
-    "agent_key_file": ("read_only_key_file", '"/run/secrets/pve_read"'),
-    "host_key": ("host_key", f'["{HOST_KEY}"]'),
-    "host_ca": ("host_ca", f'["{HOST_KEY}"]'),
-}
-
-
-@pytest.mark.parametrize(("old", "new", "value"), [(old, *moved) for old, moved in MOVED.items()], ids=MOVED)
-def test_a_key_of_version_0_1_is_named_with_its_new_place(old: str, new: str, value: str) -> None:
-    """What each VM had of its own in 0.1 belongs to its host now; the problem names the setting's place there."""
-    [problem] = problems(ROOMY.replace("[vms.devvm]\n", f"[vms.devvm]\n{old} = {value}\n"))
-    assert problem.path == f"vms.devvm.{old}"
-    assert f"write it as {new} under [hosts.NAME]" in problem.hint
-    table = GOOD.replace(KEY, "") if new.startswith("key") else GOOD
-    table = table.replace(f'host_key = ["{HOST_KEY}"]\n', "") if new.startswith("host") else table
-    table = table.replace('ssh = "breakglass@192.0.2.10:2222"\n', "") if new == "ssh" else table
-    mended = table.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{new} = {value}\n")
-    files = {"/run/secrets/pve_power": SSH_KEY, "/run/secrets/pve_read": READING}
-    assert problems(mended, files) == []
-
-
-def test_a_file_of_version_0_1_is_reported_as_a_whole() -> None:
-    """The first answer names everything that has to move, and that there are no hosts yet; no file is read for it."""
-    entry = """[vms.devvm]
-ssh = "breakglass@192.0.2.10:22"
-key_file = "/run/secrets/pve_power"
-agent_key_file = "/run/secrets/pve_read"
-host_key = "any"
-vmid = 102
-"""
-    assert paths(OPERATOR + entry + SESSIONS) == [
-        "hosts",
-        *(f"vms.devvm.{key}" for key in ("ssh", "key_file", "agent_key_file", "host_key", "hosts")),
-        "vms",
-    ]
 
 
 # --- what only claude uses ---

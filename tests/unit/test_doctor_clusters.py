@@ -17,7 +17,7 @@ ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTH
         ("demo", "", True),
         ("", "", True),  # two nodes that are in none
         ("", "demo", True),
-        (None, "demo", False),  # an older host agent, or an /etc/pve that does not answer
+        (None, "demo", False),  # an /etc/pve that does not answer
         ("demo", None, False),
     ],
 )

@@ -29,7 +29,7 @@ UNSURE = says("pve1", "", sure=False)
         ({"h1": MOVED["h1"]}, "", ["error vm-not-seen", "ok may-run-here"]),  # pve2 could not be asked
         ({"h1": says("pve1", "pve9")}, "", ["error vm-elsewhere", "ok may-run-here"]),
         ({"h1": UNSURE, "h2": UNSURE}, "", ["error vm-check", "error vm-check"]),
-        ({"h1": VmFindings(VmPlace(), [BAD])}, "", ["error vm-check"]),  # an older host agent's
+        ({"h1": VmFindings(VmPlace(), [BAD])}, "", ["error vm-check"]),  # it did not say where
         ({}, "", ["error vm-not-seen"]),
         (
             {"h1": says("pve1", "pve2", process=True), "h2": MOVED["h2"]},

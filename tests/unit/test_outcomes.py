@@ -159,7 +159,7 @@ def test_the_deadline_is_the_hosts_word(verb: str) -> None:
 
 @pytest.mark.parametrize("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
 def test_what_is_no_deadline_is_none(value: object) -> None:
-    """A deadline is a number of seconds, of a day at most; an older host agent tells none."""
+    """A deadline is a number of seconds, of a day at most."""
     assert answered(0, deadline=value).body["deadline"] is None
 
 
@@ -180,7 +180,7 @@ def test_what_no_request_can_say_is_not_offered(value: object) -> None:
 
 
 def test_the_chains_head_is_passed_on() -> None:
-    """The host's place in its chain of jobs reaches the caller; an older host agent says none."""
+    """The host's place in its chain of jobs reaches the caller, if it said one."""
     chain = {"node": "pve1", "n": 3, "head": "a" * 64}
     assert (answered(0, chain=chain).body["chain"], answered(0).body["chain"]) == (chain, None)
 
