@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+from ..budget import HOLD_SECONDS, LOOK_SECONDS
 from ..client import Signer
 from ..config.handler_urls import normal_url
 from .findings import ERROR, Finding, error, warning
@@ -13,7 +14,6 @@ from .health import RELOAD, judge_health, read_health, vm_names
 from .http import Broken, failure
 from .page import look_at_page
 from .proxy import (
-    HOLD_SECONDS,
     Later,
     is_direct,
     look_at_lines,
@@ -26,7 +26,6 @@ from .visit import Visit
 
 PLACE = "handler"
 _MOST_URLS = 4
-_UNTIL = 22.0  # seconds after its beginning: the look is over by then, so that its findings are not lost
 
 
 async def look_at_handler(visit: Visit) -> AsyncIterator[Finding]:
@@ -62,7 +61,7 @@ async def _from_thread(findings: Iterator[Finding]) -> AsyncIterator[Finding]:
 
 def _look(visit: Visit) -> Iterator[Finding]:
     """Look at all URLs at once."""
-    until = time.monotonic() + _UNTIL
+    until = time.monotonic() + LOOK_SECONDS
     urls = _urls(visit)
     if not urls:
         sentence = "No URL of a handler is known, so none was looked at."

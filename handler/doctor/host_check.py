@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from ..budget import READ_SECONDS
 from ..config.model import Host, Vm
 from ..proxmox.wire import where_line
 from .findings import Finding, error
@@ -13,7 +14,6 @@ from .key_rights import NO_CHANNEL, check_there
 from .vm_place import VmFindings, read_place
 
 AT_ONCE = 8  # VMs of one host that are checked at once
-WHERE_SECONDS = 4.0  # the host agent's own deadline is 2 s
 
 
 async def ask_for_checks(
@@ -45,7 +45,7 @@ async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFinding
     """
     async with at_once:
         with suppress(AgentSilent):
-            said.place = read_place(await session.ask(where_line(vm.vmid), WHERE_SECONDS))
+            said.place = read_place(await session.ask(where_line(vm.vmid), READ_SECONDS))
         if said.place.has_vm or (not said.place.sure and (said.place.here or vm.host == host)):
             await _check_vm(session, host, vm, said.checked)
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import suppress
 
+from ..budget import CHECK_SECONDS, READ_SECONDS
 from ..config.model import Host
 from ..errors import Lost, Unreached
 from ..proxmox.handshake import Handshake, read_handshake
@@ -11,9 +12,6 @@ from ..proxmox.link import Link
 from ..proxmox.outcome import Message
 from ..proxmox.wire import CHECK_LINE, PING_LINE
 from .login import SshConnection
-
-PING_SECONDS = 6.0  # the host agent's own deadline is 4 s
-CHECK_SECONDS = 19.5  # the host agent ends a check after 20 s, and looks at nothing new after 14 s
 
 
 class AgentSilent(Exception):
@@ -41,7 +39,7 @@ class AgentSession:
 
     async def _shake_hands(self) -> None:
         self.sent = time.time()
-        result = await self.ask(PING_LINE, PING_SECONDS)
+        result = await self.ask(PING_LINE, READ_SECONDS)
         self.received = time.time()
         if result["exit_code"] != 0:
             raise AgentSilent(f"it refuses a ping with exit {result['exit_code']}")

@@ -9,6 +9,7 @@ import socket
 from functools import partial
 
 from ..agents.bundle import bundle_digest
+from ..budget import LOOK_SECONDS
 from ..config.model import Host
 from ..config.ssh_keys import public_key
 from ..threads import run_in_thread
@@ -21,7 +22,6 @@ from .login_failures import Failure, judge_failure
 from .visit import Visit
 from .vm_place import VmFindings
 
-HOST_SECONDS = 22.0  # for all of one host: less than doctor's own time, so that what was found is shown
 NAME_SECONDS = 5.0
 POWER, READ_ONLY = "power", "read-only"
 BEHIND_LOGIN = "key-not-accepted"  # the cause of a failure at which the host itself answered
@@ -48,10 +48,10 @@ class HostLook:
     async def walk(self) -> None:
         """Look at the host, and bound it."""
         try:
-            async with asyncio.timeout(HOST_SECONDS):
+            async with asyncio.timeout(LOOK_SECONDS):
                 await self._walk()
         except TimeoutError:
-            sentence = f"not everything was looked at within {HOST_SECONDS:g} s; the time ran out while {self._step}"
+            sentence = f"not everything was looked at within {LOOK_SECONDS:g} s; the time ran out while {self._step}"
             fix = f"at the console of {self.host.ssh.host}: uptime, dmesg | tail, breakglass-pve check"
             self.found.append(error(self.place, "no-answer", sentence, fix))
         except Exception as defect:  # a defect here must not hide what was found about the other hosts

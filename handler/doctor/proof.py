@@ -4,6 +4,7 @@ import asyncio
 import http.client
 from collections.abc import AsyncIterator, Sequence
 
+from ..budget import PROOF_SECONDS
 from ..client import Signer
 from ..config.model import Config, Vm
 from ..threads import run_in_thread
@@ -13,7 +14,6 @@ from .http import Reply, failure, send_signed
 from .visit import Visit
 
 PLACE = "proof"
-_SECONDS = 4.0  # for each host, at once: doctor ends within 30 s
 _CLOCKS_SECONDS = 43_200.0  # by which the host's clock may be behind, less than since yesterday's run
 
 
@@ -52,14 +52,14 @@ class _Proof:
     async def finish(self) -> Finding:
         """Send it, and return what became of it; an answer that comes byte by byte is not waited for."""
         try:
-            return await run_in_thread(self._run, 2 * _SECONDS)
+            return await run_in_thread(self._run, PROOF_SECONDS)
         except TimeoutError:
-            return self._not_proven(f"its status has no whole answer within {2 * _SECONDS:g} s", "run doctor again")
+            return self._not_proven(f"its status has no whole answer within {PROOF_SECONDS:g} s", "run doctor again")
 
     def _run(self) -> Finding:
         fields = {"verb": "status", "vm": self._vm, "proves": "doctor"}
         try:
-            reply = send_signed(self._signer, "/pve", fields, _SECONDS)
+            reply = send_signed(self._signer, "/pve", fields, PROOF_SECONDS / 2)
         except (OSError, http.client.HTTPException) as problem:
             return self._not_proven(f"its status has no answer: {failure(problem)}", "run doctor again")
         return self._judge(reply)

@@ -15,7 +15,6 @@ from .findings import Finding, error, ok, warning
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
 from .visit import Visit
 
-HOLD_SECONDS = 20  # how long an answer is delayed, to see whether a proxy cuts it
 _NEEDED_SECONDS = 12  # a stream has a line at least every 10 s
 _STREAM_SECONDS = 2
 _SENT = {  # like those of senders; POST /echo/arrived does not look into them

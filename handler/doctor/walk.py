@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from ..budget import ALL_SECONDS
 from .findings import Finding, error
 from .visit import Look, Visit
 
-SECONDS = 23.0  # for all places together: with the proof after them, doctor ends within 30 s
 
-
-async def walk(visit: Visit, looks: Sequence[tuple[str, Look]], seconds: float = SECONDS) -> AsyncIterator[Finding]:
+async def walk(visit: Visit, looks: Sequence[tuple[str, Look]], seconds: float = ALL_SECONDS) -> AsyncIterator[Finding]:
     """Yield the findings of all places, those of one place together, in the order of `looks`."""
     tasks = [asyncio.create_task(_findings(visit, place, look, seconds)) for place, look in looks]
     try:

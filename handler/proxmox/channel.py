@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from ..allowance import ANSWER_BYTES, LINE_BYTES, VALUE_BYTES, Allowance, weight
+from ..budget import FIRST_SECONDS
 from ..config.ssh_library import asyncssh
 from ..errors import Lost
 from ..framer import Inflow
 from ..proven import newer_proven
 from .handshake import Handshake, read_handshake
 from .outcome import Message
-from .patience import FIRST_SECONDS, Patience
+from .patience import Patience
 from .wire import PING_LINE, read_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent

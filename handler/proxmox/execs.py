@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from ..allowance import LINE_BYTES, TOO_LONG
+from ..budget import FIRST_SECONDS
 from ..config.ssh_library import asyncssh
 from ..errors import Lost, Unreached
 from ..verbs import VERBS
 from .outcome import Message
-from .patience import FIRST_SECONDS, Patience
+from .patience import Patience
 from .wire import exec_messages, is_message
 
 CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used

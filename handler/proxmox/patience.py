@@ -6,12 +6,10 @@ message arrives, a fixed time applies.
 
 from collections.abc import Mapping
 
-FIRST_SECONDS = 25.0  # until the first message: a read takes 4 s at most, and a job sends its stage within 5 s
+from ..budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
+
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
 REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: at most four logins in ten minutes
-GRACE_SECONDS = 20.0  # beyond the job's deadline
-# Our host agent's longest job has 1170 s: a cycle of 420 (words.py), whose start gets 750 more (host/times.py).
-MOST_DEADLINE_SECONDS = 1800.0
 SPREAD_SECONDS = 1.0  # over which the first connections to many hosts are spread
 FEW_HOSTS = 10  # to which the handler connects at once
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from ..budget import ASK_AGAIN_SECONDS, ASK_SECONDS
 from ..config.model import Vm
 from ..errors import Lost, Unreached
 from ..other_nodes import OtherNodes, explain_claim
@@ -16,9 +17,6 @@ from ..times import say_since
 from .host import HostConnection
 from .outcome import Message
 from .wire import where_line
-
-ASK_SECONDS = 1.0  # for the hosts to answer
-ASK_AGAIN_SECONDS = 4.0  # the same, if the id may have been sent before: then each of them has to answer
 
 _ALONE = OtherNodes()
 

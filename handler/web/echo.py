@@ -16,6 +16,7 @@ from .. import audit
 from ..agents.pve.words import VERSION
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Caller
+from ..budget import HOLD_SECONDS
 from ..errors import BadRequest, TooLarge, TooSlow
 from ..proxmox.outcome import Message
 from ..service import Service
@@ -28,7 +29,6 @@ HEADERS = (  # that a proxy has to pass on unchanged
     *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP),
     *("accept", "prefer", "content-type"),
 )
-MOST_SECONDS = 20
 MOST_BYTES = 1024 * 1024  # as many as an alert may have
 _FIELDS = ("seconds", "padding", "challenge", "to")
 _INSTANCE = secrets.token_hex(8)  # of this process: tells two addresses of one handler from two handlers
@@ -59,7 +59,7 @@ async def echo(request: Request) -> Response:
     service.config.check_recipient(fields.get("to", ""))
     check_time(signed, fields.get("challenge", ""), int(time.time()), service.config.session_secrets)
     _check_expiry(signed.caller)
-    seconds = min(int(fields.get("seconds") or 0), MOST_SECONDS)
+    seconds = min(int(fields.get("seconds") or 0), HOLD_SECONDS)
     audit.request(arrival.began, "done", signed.caller.name, "echo", msg_id=signed.id)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(_lines(service, signed.caller, seconds))
@@ -74,7 +74,7 @@ def _fields(data: bytes) -> Mapping[str, str]:
             raise BadRequest("a field is unknown or not text", f"use {', '.join(_FIELDS)}, in quotes")
     seconds = str(fields.get("seconds") or "0")
     if not (seconds.isascii() and seconds.isdecimal() and len(seconds) < 4):
-        raise BadRequest('"seconds" is not a number', f"use 0 to {MOST_SECONDS}, in quotes")
+        raise BadRequest('"seconds" is not a number', f"use 0 to {HOLD_SECONDS}, in quotes")
     return {name: str(value) for name, value in fields.items()}
 
 

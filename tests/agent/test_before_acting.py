@@ -35,7 +35,7 @@ def path_of_the_host(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
 @pytest.fixture(autouse=True)
 def time_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a look take longer than the product allows: on a busy machine it would leave out what it asks last."""
-    monkeypatch.setattr(capture, "BUDGET", 35.0)
+    monkeypatch.setattr(capture, "EVIDENCE_SECONDS", 35.0)
 
 
 def job_of(world: World, name: str = "j1") -> Job:

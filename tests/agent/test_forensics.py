@@ -198,7 +198,7 @@ def test_what_is_not_installed_is_one_short_line(world: World) -> None:
 def test_hung_commands_are_findings(world: World) -> None:
     """Every qm and every storage command hangs and ignores SIGTERM: each is late, and a picture is taken."""
     misbehave(world.root, hang="all")
-    others = {"BUDGET": 60.0, "CLUSTER_SECONDS": 30.0, "READ_SECONDS": 30.0}
+    others = {"EVIDENCE_SECONDS": 60.0, "CLUSTER_SECONDS": 30.0, "READ_SECONDS": 30.0}
     set_constants(world, **IMPATIENT, **others, DEADLINES=DEADLINES | READS | {"forensics": 90.0})
     for name in ("pvesm", "zpool", "lvs", "df", "journalctl"):
         install(world, name, "echo first words; trap '' TERM; while :; do sleep 100; done")
@@ -271,7 +271,9 @@ def test_everything_silent_ends_within_the_budget(world: World) -> None:
     assert pid is not None
     misbehave(world.root, hang="all")
     signal_process(pid, signal.SIGSTOP)
-    set_constants(world, **SILENT_QEMU, BUDGET=6.0, SCREEN_SECONDS=1.0, PERL_SECONDS=600.0, _LEAST_PERL_SECONDS=1.0)
+    set_constants(
+        world, **SILENT_QEMU, EVIDENCE_SECONDS=6.0, SCREEN_SECONDS=1.0, PERL_SECONDS=600.0, _LEAST_PERL_SECONDS=1.0
+    )
     answer = execute(world, "forensics")
     assert 0 < answer.trailer["seconds"] < 60
     assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("wedged", "qemu-wedged")

@@ -40,7 +40,7 @@ def noisy(short_dir: Path) -> Iterator[World]:
 
 
 def boot(world: World, width: int, height: int, vram: int, **constants: object) -> None:
-    set_constants(world, SAMPLES_APART=0.3, BUDGET=30.0, SCREEN_SECONDS=20.0, **constants)
+    set_constants(world, SAMPLES_APART=0.3, EVIDENCE_SECONDS=30.0, SCREEN_SECONDS=20.0, **constants)
     boot_noise(world, width, height, vram)
 
 

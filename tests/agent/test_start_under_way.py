@@ -54,7 +54,7 @@ def hanging_status(world: World) -> int:
 def test_a_vm_that_was_started_during_a_capture_is_on(world: World) -> None:
     """The state is read again after the leftovers: the answer has that of now, and the process is the VM's."""
     assert world.qm("stop", str(VMID)).returncode == 0
-    set_constants(world, PERL_SECONDS=300.0, BUDGET=300.0)
+    set_constants(world, PERL_SECONDS=300.0, EVIDENCE_SECONDS=300.0)
     misbehave(world.root, hang="status")
     output = memory(world, "jobs/started-meanwhile/output")
     with Session(world) as session:

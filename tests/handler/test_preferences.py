@@ -16,7 +16,6 @@ import pytest
 
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.proxmox.run import JSON_SECONDS
 from breakglass.web import compression
 from breakglass.web.app import PAGE
 from breakglass.web.page_list import sent_bytes
@@ -103,11 +102,6 @@ def prefer(value: str) -> tuple[str, str]:
 
 
 # --- how long ---
-
-
-def test_a_json_answer_comes_before_proxies_cut() -> None:
-    """Many of them do so at 60 s: nginx, and load balancers."""
-    assert JSON_SECONDS < 60
 
 
 @pytest.mark.all

@@ -23,9 +23,9 @@ from typing import Any
 
 from breakglass import agents
 from breakglass.agents.bundle import bundle_digest
+from breakglass.agents.pve.budget import QM_START_SECONDS, QM_STOP_SECONDS
 from breakglass.agents.pve.host.files import boottime
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.host.times import QM_START_SECONDS, QM_STOP_SECONDS
 from breakglass.agents.pve.jobs.store import JobStore
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
@@ -35,7 +35,7 @@ from . import measuring
 # Where the host agent's modules are; nothing else here names them.
 PACKAGE = "agents.pve"
 MAIN = f"{PACKAGE}.main"
-TIMES = f"{PACKAGE}.host.times"
+TIMES = f"{PACKAGE}.budget"
 
 _PROGRAM = """\
 #!/usr/bin/python3 -IS
@@ -100,7 +100,7 @@ _AT_LEAST = {
     "QM_START_SECONDS": 120.0,
 }
 _PATIENT = {"TASK_SECONDS": 10.0, "QUESTION_SECONDS": 10.0, "ARCHIVE_SECONDS": 3.0, "STOPPED_SECONDS": 3.0}
-_PATIENT |= {"WHERE_SECONDS": 10.0, "RECORD_SECONDS": 10.0, "CLAIM_SECONDS": 30.0, "RESTORE_SECONDS": 3.0}
+_PATIENT |= {"WHERE_SECONDS": 40.0, "CLAIM_SECONDS": 30.0, "RESTORE_SECONDS": 3.0}
 _PATIENT |= {"ARCHIVE_READ_SECONDS": 5.0, "CHAIN_SECONDS": 5.0, "SLOW_SECONDS": 20.0}
 _PATIENT |= {"RELEASE_SECONDS": 10.0}
 # What waits for nothing but its own process may take longer on a busy machine than the host agent allows.
@@ -112,10 +112,11 @@ def hasten(world: World) -> None:
 
     The two samples of the look before a verb are close together: in an idle VM no thread and no disk stands still.
     """
-    found = _FOR_PROXMOX.search(inspect.getsource(importlib.import_module(TIMES)))
+    times = importlib.import_module(TIMES)
+    found = _FOR_PROXMOX.search(inspect.getsource(times))
     assert found
-    numbers = re.findall(r"(?m)^([A-Z_]+) = ([0-9.]+)$", found[0])
-    scaled = {name: max(float(number) / world.scale, _AT_LEAST.get(name, 0.0)) for name, number in numbers}
+    names = re.findall(r"(?m)^([A-Z_]+) = ", found[0])
+    scaled = {name: max(getattr(times, name) / world.scale, _AT_LEAST.get(name, 0.0)) for name in names}
     write_agent(world, SHORT_APART=0.1, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
 
 

@@ -30,10 +30,10 @@ _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
     "doctor.claude_program.SECONDS": 60.0,
     "doctor.host_session.CHECK_SECONDS": 60.0,
-    "doctor.host_session.PING_SECONDS": 30.0,
-    "doctor.host_walk.HOST_SECONDS": 90.0,
+    "doctor.host_session.READ_SECONDS": 30.0,
+    "doctor.host_walk.LOOK_SECONDS": 90.0,
     "doctor.login.ANSWER_SECONDS": 30.0,
-    "doctor.proof._SECONDS": 30.0,
+    "doctor.proof.PROOF_SECONDS": 30.0,
     "doctor.sessions.SECONDS": 40.0,
 }
 _SERVE = """

@@ -24,7 +24,7 @@ PATH_TO_POWER = (
     *("handler/web/gate.py", "handler/web/bodies.py", "handler/web/admission.py", "handler/web/pve.py"),
     *("handler/service.py", "handler/verbs.py", "handler/errors.py", "handler/auth/", "handler/proxmox/"),
     *("agents/pve/main.py", "agents/pve/grammar.py", "agents/pve/words.py", "agents/pve/vm_list.py"),
-    "agents/pve/run_job.py",
+    *("agents/pve/budget.py", "agents/pve/run_job.py"),
     *("agents/pve/serving/", "agents/pve/power/", "agents/pve/host/"),
     *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "reserve", "result", "store")),
 )
@@ -45,6 +45,7 @@ BESIDE_THE_PATH = (
     *(
         "handler/allowance.py",
         "handler/audit.py",
+        "handler/budget.py",
         "handler/counts.py",
         "handler/framer.py",
         "handler/other_nodes.py",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
+from ..budget import EVIDENCE_SECONDS
 from ..grammar import Request
 from ..host.cluster import node_name
 from ..host.files import boottime, read_json, write_atomic
@@ -34,7 +35,6 @@ from .proof import frozen_disks
 from .together import ask_together
 from .verdict import quick_verdict, verdict_of
 
-BUDGET = 15.0
 REUSE_SECONDS = 60.0
 SCREEN_SECONDS = 4.0
 
@@ -52,7 +52,7 @@ def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
         if (verdict is not None and verdict.code == STORAGE_HUNG) or not _has_stuck_thread(job, facts):
             job.say(f"forensics: using the capture {capture}")
             return verdict
-    return look_briefly(job, facts, time.monotonic() + min(BUDGET, job.seconds_left(BUDGET)))
+    return look_briefly(job, facts, time.monotonic() + min(EVIDENCE_SECONDS, job.seconds_left(EVIDENCE_SECONDS)))
 
 
 def _has_stuck_thread(job: Job, facts: Facts) -> bool:
@@ -213,7 +213,7 @@ def _keep_evidence(job: Job, replies: list[Reply], evidence: Evidence, verdict: 
 
 def forensics(job: Job) -> Result:
     """Run the verb `forensics`: the state first, then a capture and its verdict."""
-    until = time.monotonic() + BUDGET
+    until = time.monotonic() + EVIDENCE_SECONDS
     job.enter("forensics")
     facts = observe(job.host)
     job.say(f"state: {vm_state(facts)} ({describe_sources(facts)})")

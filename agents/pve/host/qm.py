@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..budget import QM_END_SECONDS
 from .process import each_process, open_verified, process_ticks
-from .times import QM_END_SECONDS
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import json
 import time
 from functools import partial
 
+from ..budget import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
 from ..host.bounded import CommandResult, run
 from ..host.paths import Host
 from ..host.process import write_process
 from ..host.qm import end_qm
-from ..host.times import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
 from ..host.vm_config import start_seconds
 from ..words import DEADLINE, DEADLINES
 from .result import Ended, Result, Verdict

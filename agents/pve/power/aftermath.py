@@ -7,12 +7,11 @@ reboot was pending.
 import time
 from functools import partial
 
-from ..forensics.capture import BUDGET
+from ..budget import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, EVIDENCE_SECONDS, HA_TAKES_SECONDS, LADDER_SECONDS
 from ..forensics.ha_daemons import describe_ha, prove_ha
 from ..host.cluster import cluster_view
 from ..host.ha import ha_manages, ha_restarts
 from ..host.pve_tasks import cleanup_pids, flock_holders
-from ..host.times import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, HA_TAKES_SECONDS, LADDER_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
 from ..words import DEADLINE, FAILED
@@ -83,7 +82,7 @@ def _await_start(job: Job) -> None:
     """
     if not any(holder.kind in ("start", "cleanup") for holder in flock_holders(job.host)):
         return
-    reserved = LADDER_SECONDS + BUDGET
+    reserved = LADDER_SECONDS + EVIDENCE_SECONDS
     is_up = partial(_is_up, job)
     await_holders(job, ("start", "cleanup"), job.seconds_left(MOST_SECONDS) - reserved, is_up)
     for holder in flock_holders(job.host):

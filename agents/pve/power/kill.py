@@ -8,9 +8,9 @@ import select
 import signal
 import time
 
+from ..budget import KILL_SECONDS, QUIT_SECONDS, TERM_SECONDS
 from ..host.process import open_verified
 from ..host.qmp import Qmp, QmpError, QmpSilent
-from ..host.times import KILL_SECONDS, QUIT_SECONDS, TERM_SECONDS
 from ..host.vmstate import (
     Facts,
     describe_leftovers,

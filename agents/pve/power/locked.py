@@ -6,9 +6,9 @@ A lock is never removed here. A lock whose task is dead is named as such, with t
 import time
 from collections.abc import Callable
 
+from ..budget import CLEANUP_SECONDS, FLOCK_SECONDS
 from ..host.cluster import Cluster
 from ..host.pve_tasks import Holder, find_lock_owner, flock_holders
-from ..host.times import CLEANUP_SECONDS, FLOCK_SECONDS
 from ..jobs.job import Job
 from .endings import refusal
 

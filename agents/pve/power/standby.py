@@ -7,8 +7,8 @@ standby ends silently; if the first was killed, the standby takes the lock, wait
 import os
 import select
 
+from ..budget import LADDER_SECONDS, QM_STOP_SECONDS
 from ..host.process import lock_memory, open_verified, read_process
-from ..host.times import LADDER_SECONDS, QM_STOP_SECONDS
 from ..host.vmstate import leftover_pids
 from ..jobs.job import Job
 from ..jobs.mutex import Lock

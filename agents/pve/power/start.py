@@ -2,6 +2,7 @@
 
 import time
 
+from ..budget import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..forensics.ha_daemons import describe_ha, prove_ha
 from ..forensics.startable import find_start_trouble
 from ..host.bounded import CommandResult
@@ -9,7 +10,6 @@ from ..host.cluster import Cluster, cluster_view
 from ..host.guest_agent import guest_agent_state
 from ..host.ha import AT_REST
 from ..host.pve_tasks import flock_holders
-from ..host.times import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
 from ..host.vmstate import (
     describe_leftovers,
     describe_sources,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from ..budget import CLEANUP_SECONDS, HA_STOP_SECONDS, LADDER_SECONDS, QM_STOP_SECONDS, SETTLE_SECONDS
 from ..forensics.ha_daemons import describe_ha, find_dead_ha, find_no_return, prove_ha
 from ..forensics.obstacles import TROUBLES
 from ..host.bounded import ask_or_none
@@ -13,7 +14,6 @@ from ..host.files import read_small_file, write_atomic
 from ..host.ha import AT_REST, ha_manages, ha_restarts
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, flock_holders
-from ..host.times import CLEANUP_SECONDS, HA_STOP_SECONDS, LADDER_SECONDS, QM_STOP_SECONDS, SETTLE_SECONDS
 from ..host.vmstate import Facts
 from ..jobs.job import Job
 from ..jobs.result import Ended

@@ -6,12 +6,12 @@ not start again.
 
 from collections.abc import Callable
 
+from ..budget import START_VERIFY_SECONDS
 from ..forensics.obstacles import TROUBLES
 from ..forensics.startable import NO_QM
 from ..host.cluster import Cluster, cluster_view, is_stale_copy
 from ..host.pve_tasks import flock_holders
 from ..host.qmp import Qmp, QmpError, QmpSilent
-from ..host.times import START_VERIFY_SECONDS
 from ..host.vmstate import Facts, describe_sources, has_process, leftover_pids, observe, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result

@@ -6,6 +6,7 @@ what hangs costs less than a second.
 
 import time
 
+from ..budget import WHERE_SECONDS
 from ..host.bounded import ask_or_none
 from ..host.cluster import Cluster, cluster_view, node_name
 from ..host.paths import Host
@@ -15,9 +16,6 @@ from ..jobs.result import Result
 from ..jobs.store import JobStore
 from ..words import DONE
 
-WHERE_SECONDS = 0.4  # for /etc/pve
-RECORD_SECONDS = 0.2  # for the archive
-OWN_SECONDS = 0.2  # for /proc
 PAUSE_SECONDS = 10.0  # after /etc/pve did not answer: each look that hangs may leave a child behind
 
 _pve_hung_at = float("-inf")
@@ -33,7 +31,7 @@ def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
     """
     known = _has_record(host, job_id) if job_id else None
     view = look_at_cluster(host)
-    has_process = ask_or_none(lambda: is_here(host), OWN_SECONDS)  # after /etc/pve, as is_stale_copy says
+    has_process = ask_or_none(lambda: is_here(host), WHERE_SECONDS / 4)  # after /etc/pve, as is_stale_copy says
     node = ""
     if view.answers and view.quorate:  # without a quorum, /etc/pve may be old: HA may have moved the VM since
         node = node_name() if view.config else view.node
@@ -50,11 +48,11 @@ def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
 
 
 def look_at_cluster(host: Host) -> Cluster:
-    """Return what /etc/pve says, within WHERE_SECONDS; one that hung is left alone for a while."""
+    """Return what /etc/pve says, in half of WHERE_SECONDS; one that hung is left alone for a while."""
     global _pve_hung_at
     if time.monotonic() - _pve_hung_at < PAUSE_SECONDS:
         return Cluster("pmxcfs-hung")
-    view = cluster_view(host, WHERE_SECONDS)
+    view = cluster_view(host, WHERE_SECONDS / 2)
     if view.trouble == "pmxcfs-hung":
         _pve_hung_at = time.monotonic()
     return view
@@ -62,4 +60,4 @@ def look_at_cluster(host: Host) -> Cluster:
 
 def _has_record(host: Host, job_id: str) -> bool | None:
     store = JobStore(host)
-    return store.record(job_id) is not None or is_from_before_boot(store, job_id, RECORD_SECONDS)
+    return store.record(job_id) is not None or is_from_before_boot(store, job_id, WHERE_SECONDS / 4)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from ..budget import QUESTION_SECONDS, RESULT_SECONDS
 from ..grammar import Request
 from ..host.bounded import NoAnswerError, Question
 from ..host.cluster import cluster_view
@@ -25,8 +26,6 @@ from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, ELSEWHERE, FA
 ALIVE_EVERY = 0.2
 WORKER_EVERY = 1.0  # for what a killed job has left
 HUNG_EVERY = 10.0  # the same, after a look that hung: each may leave a child behind
-GRACE = 15.0
-QUESTION_SECONDS = 8.0  # for such a look
 BY_QM = ("start", "stop", "cycle")  # verbs whose `qm` may outlive them
 
 
@@ -46,7 +45,7 @@ class FollowTask:
         self._leftovers: Question[str] | None = None  # while a child looks at what a killed job has left
         self._begun = time.monotonic()
         self._next_look = self._begun + ALIVE_EVERY
-        self.until = self._begun + DEADLINES[request.verb] + GRACE
+        self.until = self._begun + DEADLINES[request.verb] + RESULT_SECONDS
 
     def poll(self, ready: bool = False) -> Iterator[Message]:
         """Yield what has come since; sets `done` after the result."""
@@ -123,7 +122,7 @@ class FollowTask:
     def _deadline(self, record: Record) -> float:
         """Return by when the job must have ended, on the monotonic clock."""
         if time.monotonic() > self.until:
-            deadline = self._store.deadline(record.id, record.verb) + GRACE
+            deadline = self._store.deadline(record.id, record.verb) + RESULT_SECONDS
             self.until = time.monotonic() + record.boottime + deadline - boottime()
         return self.until
 
