@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 
-from .counts import COUNTS
+from . import counts
 
 INFO, WARNING, ERROR = "info", "warning", "error"
 EVENTS = {  # and their levels; that of a request depends on its outcome
@@ -130,7 +130,7 @@ def request(
     """Record and count a request; `began` is its time.monotonic(), `why` what was wrong with its authentication."""
     facts, seconds = _request.get() or {}, round(time.monotonic() - began, 4)
     if path := facts.get("path"):
-        COUNTS.add_request(path, outcome, caller, verb)
+        counts.in_use.add_request(path, outcome, caller, verb)
     level = INFO if outcome in _GOOD else ERROR if outcome in _BAD else WARNING
     line: dict[str, object] = {name: facts.get(name, "") for name in ("client", "proxy")}
     line |= {"outcome": outcome, "why": why, "caller": caller, "key": facts.get("key", ""), "verb": verb, "vm": vm}

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from .. import counts
 from ..auth.signing import Signed
 from ..claude.directory_id import find_directory_id
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
-from ..counts import COUNTS
 from ..errors import BreakglassError, IdReused
 from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
 from .launch import Started, launch
@@ -131,7 +131,7 @@ class Chat:
     ) -> None:
         """Register a runner. Stop one that started too late: its caller was told that the turn was not started."""
         if isinstance(started, str):
-            COUNTS.add_turn(started)
+            counts.in_use.add_turn(started)
         elif started is not None:
             on_end = partial(self._start_collecting, store, turn_dir)
             self.running[turn_dir] = RunningTurn(request.caller, request.metadata, *started, on_end)
@@ -180,7 +180,7 @@ class Chat:
         running = self.running[turn_dir]
         try:
             await self.disk.run(running.process.wait)
-            COUNTS.add_turn(*await self.disk.run(finish_turn, str(turn_dir / "log")))
+            counts.in_use.add_turn(*await self.disk.run(finish_turn, str(turn_dir / "log")))
             if self._launcher is None:  # a launcher removes what it made by itself
                 await self.disk.run(store.tidy, turn_dir)
         except (OSError, BreakglassError):  # the next client that attaches tries again

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..config.load import load_config, wants_metrics
+from ..config.load import load_config
 from ..config.model import Config
 from ..config.problems import Problem
 from .account import become
@@ -35,8 +35,7 @@ def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
     from ..web.app import PAGE
 
     if account is not None:
-        if wants_metrics(path):  # the account may be unable to read the library; `read_config` reports why
-            _import_exposition()
+        _import_exposition()  # the account may be unable to read the library, and a reload may bring [metrics]
         become(account)
     config = read_config(path)
     if not os.access(PAGE, os.R_OK | os.X_OK):

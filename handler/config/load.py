@@ -158,11 +158,6 @@ def read_server_user(path: Path) -> str:
     return user
 
 
-def wants_metrics(path: Path) -> bool:
-    """Tell whether a configuration file has a [metrics] table, of which nothing is looked at. Raises ConfigError."""
-    return parse_toml(read_file(path)[0], lambda _: "").has("metrics")
-
-
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
     """Return the address of each host of a configuration file, and what is wrong with the others.
 

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import audit
+from .. import audit, counts
 from ..alerts.captures import MOST_A_VM, Capture, Plan, plan
 from ..alerts.payloads import challenge_in, read_payload
 from ..alerts.rules import Rule, drill_rules
@@ -22,7 +22,6 @@ from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..config.handler_urls import page_link
 from ..config.model import Config, Vm
-from ..counts import COUNTS
 from ..errors import Lost, StaleTimestamp, Unreached
 from ..proxmox.host import HostConnection
 from ..proxmox.outcome import Message
@@ -170,6 +169,6 @@ def _record(began: float, caller: Caller, source: str, answer: Mapping[str, obje
     assert isinstance(failed, list)
     taken = [each for each in accepted if not each["duplicate"] and not each["suppressed"]]
     outcome = "failed" if failed else "accepted" if taken else "repeated" if accepted else "ignored"
-    COUNTS.add_captures(source, len(taken), len(accepted) - len(taken), len(failed))
+    counts.in_use.add_captures(source, len(taken), len(accepted) - len(taken), len(failed))
     audit.note("alert", source=source, caller=caller.name, taken=taken, failed=failed, ignored=answer["ignored"])
     audit.request(began, outcome, caller.name, f"alert/{source}", ",".join(sorted({each["vm"] for each in accepted})))

@@ -1,8 +1,7 @@
 """Shows the state and the counts of a running handler in the forms that Prometheus reads.
 
-The only file that knows prometheus_client. Its own registry is not used: it would add series about this process, and is
-one for all. Every label is a name of the configuration in force or a word of this program; a name that a request brings
-never is one.
+The library's registry is not used: it would add series about this process. A label is a name of the configuration in
+force, or a word of this program; a name that a request brings never is one.
 """
 
 import re
@@ -11,41 +10,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import CollectorRegistry
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 
 from ..agents.pve.words import VERSION
-from ..audit import OF_CHAT
 from ..auth.signing import Caller
 from ..chat.service import ChatService
 from ..condition import REACHED, Condition
-from ..counts import BUCKETS, COUNTS, TOKEN_KINDS, Counts
-from ..proxmox.outcome import HTTP_STATUS
 from ..service import Service
-from ..verbs import VERBS
+from .counters import COUNTERS, Counters
 from .health import find_condition
 
-ALERT_OUTCOMES = ("accepted", "repeated", "ignored", "failed")
-TURN_OUTCOMES = (
-    *("ok", "claude-missing", "claude-auth", "claude-overloaded", "claude-rate-limited", "claude-unreachable"),
-    *("claude-crashed", "session-lost", "turn-timeout", "cancelled", "busy", "shutting-down"),
-)
-_REFUSALS = ("unauthorized", "too-slow", "too-large", "client-gone")
-_ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
-_CHAT_ERRORS = ("chat-off", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
-OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
-    "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
-    "/chat": (*OF_CHAT, "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
-    "/alert": (*ALERT_OUTCOMES, "unreached", "unknown", *_ERRORS),
-    "/metrics": _REFUSALS,
-}
 K = TypeVar("K", bound=tuple[str, ...])
 _AGENT_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}", re.ASCII)
 
@@ -63,7 +39,21 @@ class Snapshot:
     proven: Mapping[str, float]
     turns_running: int
     sessions: str  # the id of sessions.dir, if there is one
-    counts: Counts
+    counts: Counters
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        condition = self.condition
+        yield InfoMetricFamily("breakglass_build", "The version of this handler.", value={"version": VERSION})
+        yield _gauge("time_seconds", "The clock of the handler, in Unix time.", "", [((), condition.at)])
+        text = "1 if GET /ready answers 200, 0 if it answers 503: then another series here says why."
+        yield _gauge("ready", text, "", [((), not condition.faults)])
+        yield from _of_config(condition)
+        yield from _of_hosts(self)
+        yield from _of_vms(condition)
+        yield from _of_chat(condition.chat, self)
+        yield from _of_callers(self.counts, condition.config.callers)
+        yield from self.counts.collect(sorted({rule.source for rule in condition.config.alerts}))
 
 
 def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
@@ -72,7 +62,7 @@ def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
     agents = {name: host.agent_version for name, host in hosts.items()}
     proven = {name: _unix_time(host.proven["at"]) if host.proven else 0.0 for name, host in hosts.items()}
     condition, sessions = find_condition(service, chatting), chatting.directory or ""
-    return Snapshot(condition, agents, proven, chatting.running_turns, sessions, COUNTS)
+    return Snapshot(condition, agents, proven, chatting.running_turns, sessions, COUNTERS)
 
 
 def _unix_time(text: str) -> float:
@@ -89,20 +79,7 @@ def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
         encode, kind = choose_encoder(accept)
     except TypeError:  # for a version that is no number
         encode, kind = choose_encoder("")
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector([*_states(snapshot), *_totals(snapshot)]))
-    return encode(registry), kind
-
-
-class _Collector:
-    """What a registry asks for metrics."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = tuple(metrics)
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics."""
-        return self._metrics
+    return encode(snapshot), kind
 
 
 def _gauge(name: str, text: str, labels: str, samples: Iterable[tuple[K, float]]) -> Metric:
@@ -111,29 +88,6 @@ def _gauge(name: str, text: str, labels: str, samples: Iterable[tuple[K, float]]
     for values, value in samples:
         family.add_metric(values, value)
     return family
-
-
-def _counter(name: str, text: str, labels: str, samples: Iterable[tuple[K, float]]) -> Metric:
-    """Return a counter, whose name ends with _total, as `_gauge` does."""
-    family = CounterMetricFamily(f"breakglass_{name}", text, labels=labels.split())
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
-
-
-# --- the state ---
-
-
-def _states(snapshot: Snapshot) -> Iterator[Metric]:
-    condition = snapshot.condition
-    yield InfoMetricFamily("breakglass_build", "The version of this handler.", value={"version": VERSION})
-    yield _gauge("time_seconds", "The clock of the handler, in Unix time.", "", [((), condition.at)])
-    text = "1 if GET /ready answers 200, 0 if it answers 503: then another series here says why."
-    yield _gauge("ready", text, "", [((), not condition.faults)])
-    yield from _of_config(condition)
-    yield from _of_hosts(snapshot)
-    yield from _of_vms(condition)
-    yield from _of_chat(condition.chat, snapshot)
 
 
 def _of_config(condition: Condition) -> Iterator[Metric]:
@@ -174,12 +128,14 @@ def _of_vms(condition: Condition) -> Iterator[Metric]:
     yield _gauge("vm_state", text, "vm host state", [((*key, state), 1) for key, state in states.items()])
 
 
-def _of_callers(counts: Counts, callers: Iterable[Caller]) -> Iterator[Metric]:
+def _of_callers(counters: Counters, callers: Iterable[Caller]) -> Iterator[Metric]:
+    text = "When this handler started to count, in Unix time."
+    yield _gauge("start_time_seconds", text, "", [((), counters.since)])
     text = "When the caller's key expires (not_after), in Unix time. A key that does not expire has no series."
     expiries = [((each.name,), each.not_after.timestamp()) for each in callers if each.not_after]
     yield _gauge("caller_expires_timestamp_seconds", text, "caller", expiries)
     text = "When the caller's newest request came, in Unix time. No series before the first one since the start."
-    newest = [((each.name,), counts.callers[each.name]) for each in callers if each.name in counts.callers]
+    newest = [((each.name,), counters.callers[each.name]) for each in callers if each.name in counters.callers]
     yield _gauge("caller_last_request_timestamp_seconds", text, "caller", newest)
 
 
@@ -191,62 +147,3 @@ def _of_chat(state: str, snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("turns_running", "The turns that this handler runs now.", "", [((), snapshot.turns_running)])
     text = "The id of sessions.dir, the same for handlers that share it. Without chat there is no series."
     yield _gauge("chat_sessions_info", text, "sessions", [((snapshot.sessions,), 1)] if snapshot.sessions else [])
-
-
-# --- the counts ---
-
-
-def _totals(snapshot: Snapshot) -> Iterator[Metric]:
-    counts, config = snapshot.counts, snapshot.condition.config
-    text = "When this handler started to count, in Unix time."
-    yield _gauge("start_time_seconds", text, "", [((), counts.since)])
-    yield from _of_callers(counts, config.callers)
-    yield from _of_requests(counts)
-    yield from _of_alerts(counts, sorted({rule.source for rule in config.alerts}))
-    yield from _of_turns(counts)
-
-
-def _with_zeros(known: Iterable[K], found: Mapping[K, float]) -> Iterable[tuple[K, float]]:
-    """Return each sample that there can be, so that `rate` sees the first one that counts."""
-    return (dict.fromkeys(known, 0.0) | dict(found)).items()
-
-
-def _of_requests(counts: Counts) -> Iterator[Metric]:
-    known = [(route, outcome) for route, all_of in OUTCOMES.items() for outcome in all_of]
-    text = "Answered requests by route and outcome, as in the log. Of /metrics, only those that were refused."
-    yield _counter("requests", text, "route outcome", _with_zeros(known, counts.requests))
-    outcomes = [outcome for outcome in HTTP_STATUS if outcome != "rejected"]
-    known = [(verb, outcome) for verb in VERBS for outcome in outcomes]
-    text = "Answered requests to run a verb, by verb and outcome."
-    yield _counter("verbs", text, "verb outcome", _with_zeros(known, counts.verbs))
-    family = HistogramMetricFamily(
-        "breakglass_verb_stage_seconds",
-        "How long each stage of a verb took, by the host's messages. Without requests that attached to a job.",
-        labels=["verb", "stage"],
-    )
-    for key, took in counts.stages.items():
-        buckets = [(str(limit), float(count)) for limit, count in zip(BUCKETS, took.within, strict=True)]
-        family.add_metric(key, [*buckets, ("+Inf", took.count)], took.seconds)
-    yield family
-
-
-def _of_alerts(counts: Counts, sources: Iterable[str]) -> Iterator[Metric]:
-    known = [(source, outcome) for source in sources for outcome in OUTCOMES["/alert"]]
-    text = "Notifications of monitoring systems by source and outcome, as in the log."
-    yield _counter("alert_notifications", text, "source outcome", _with_zeros(known, counts.notifications))
-    known = [(source, result) for source in sources for result in ("taken", "attached", "failed")]
-    text = "Captures that alerts asked for: taken, attached to one that was there, or refused by the host (failed)."
-    yield _counter("alert_captures", text, "source result", _with_zeros(known, counts.captures))
-
-
-def _of_turns(counts: Counts) -> Iterator[Metric]:
-    text = "Turns of chat that ended, by ok or the code of their error."
-    turns = dict.fromkeys(TURN_OUTCOMES, 0)
-    for code, count in counts.turns.items():  # with shared_uid, claude could write a code of its own into its log
-        known = code if code in TURN_OUTCOMES else "claude-crashed"
-        turns[known] += count
-    yield _counter("turns", text, "outcome", [((code,), count) for code, count in turns.items()])
-    text = "Tokens that turns spent, as claude reported them at the end of each, by kind."
-    yield _counter("turn_tokens", text, "kind", [((kind,), counts.tokens[kind]) for kind in TOKEN_KINDS])
-    text = "What turns cost in US dollars, as claude reported it."
-    yield _counter("turn_cost_dollars", text, "", [((), counts.cost)])

@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from breakglass import counts
 from breakglass.chat.sessions_disk import SessionsDisk
 from breakglass.chat.summary import TurnSummary, read_summary
 from breakglass.chat.turn_requests import TurnRequest
 from breakglass.chat.turns import Chat
-from breakglass.claude.events import TOKENS
 from breakglass.config.model import Address, ChatSettings, Host, Vm
-from breakglass.counts import COUNTS, TOKEN_KINDS
+from breakglass.web.counters import Counters
+
+from ..support.rendered import counted
 
 VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
 REQUEST = TurnRequest(VM, "hello", "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d", turn="msg_12345678", caller="operator")
@@ -38,48 +39,53 @@ def settings(directory: Path, script: str) -> ChatSettings:
     return ChatSettings(str(directory / "sessions"), str(program), shared_uid=True)
 
 
-async def counted(chat: Chat, *requests: TurnRequest) -> tuple[Counter[str], Counter[str], float]:
-    """Begin turns that no client follows; return what was counted once all of them have ended."""
-    turns, tokens, cost = Counter(COUNTS.turns), Counter(COUNTS.tokens), COUNTS.cost
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> Counters:
+    """What counts for the time of a test."""
+    monkeypatch.setattr(counts, "in_use", found := Counters())
+    return found
+
+
+async def run(chat: Chat, *requests: TurnRequest) -> None:
+    """Begin turns that no client follows, and wait until all of them have ended."""
     for request in requests:
         await chat.begin(request)
     async with asyncio.timeout(60):
         while chat.running:
             await next(iter(chat.running.values())).collected.wait()
-    return COUNTS.turns - turns, COUNTS.tokens - tokens, COUNTS.cost - cost
 
 
-async def test_a_turn_that_no_client_follows_is_counted(short_dir: Path) -> None:
+async def test_a_turn_that_no_client_follows_is_counted(short_dir: Path, counters: Counters) -> None:
     """With its tokens by kind and its cost, from claude's own result. The same request again counts nothing."""
     chat = Chat(settings(short_dir, f"cat >/dev/null; echo '{json.dumps(RESULT)}'"), SessionsDisk())
-    assert await counted(chat, REQUEST) == ({"ok": 1}, SPENT, 0.25)
-    assert await counted(chat, REQUEST) == ({}, {}, 0)
+    spent = {f"turn_tokens_total{{kind={kind}}}": count for kind, count in SPENT.items()}
+    for _ in range(2):
+        await run(chat, REQUEST)
+        assert counted(counters) == {"turns_total{outcome=ok}": 1, **spent, "turn_cost_dollars_total": 0.25}
 
 
-async def test_a_turn_that_fails_is_counted_by_its_code(short_dir: Path) -> None:
+async def test_a_turn_that_fails_is_counted_by_its_code(short_dir: Path, counters: Counters) -> None:
     """It has no result, so it has spent nothing that is known."""
-    assert await counted(Chat(settings(short_dir, "exit 3"), SessionsDisk()), REQUEST) == ({"claude-crashed": 1}, {}, 0)
+    await run(Chat(settings(short_dir, "exit 3"), SessionsDisk()), REQUEST)
+    assert counted(counters) == {"turns_total{outcome=claude-crashed}": 1}
 
 
-async def test_a_turn_that_does_not_begin_is_counted_once(short_dir: Path) -> None:
+async def test_a_turn_that_does_not_begin_is_counted_once(short_dir: Path, counters: Counters) -> None:
     """No place, or the handler stops: the request is refused, and stays so when it is sent again."""
     full = Chat(replace(settings(short_dir, "exit 3"), max_turns_at_once=0), SessionsDisk())
-    assert await counted(full, REQUEST, REQUEST) == ({"busy": 1}, {}, 0)
+    await run(full, REQUEST, REQUEST)
     await full.stop()
-    assert await counted(full, replace(REQUEST, turn="msg_another_one")) == ({"shutting-down": 1}, {}, 0)
+    await run(full, replace(REQUEST, turn="msg_another_one"))
+    assert counted(counters) == {"turns_total{outcome=busy}": 1, "turns_total{outcome=shutting-down}": 1}
 
 
-async def test_a_turn_whose_runner_can_not_start_is_counted(short_dir: Path) -> None:
+async def test_a_turn_whose_runner_can_not_start_is_counted(short_dir: Path, counters: Counters) -> None:
     """Its transcript can't be written."""
     chat = Chat(settings(short_dir, "exit 3"), SessionsDisk())
     await chat.prepare()
     (short_dir / f"sessions/transcripts/{REQUEST.sid}.new").mkdir()
-    assert await counted(chat, REQUEST) == ({"claude-crashed": 1}, {}, 0)
-
-
-def test_the_kinds_are_the_same_everywhere() -> None:
-    """What the runner adds up, and what the metrics show."""
-    assert tuple(TOKENS) == TOKEN_KINDS
+    await run(chat, REQUEST)
+    assert counted(counters) == {"turns_total{outcome=claude-crashed}": 1}
 
 
 DONE = b'{"type":"done","n":9,"ok":false}\n'

@@ -19,7 +19,7 @@ import pytest
 from breakglass.condition import Condition
 from breakglass.config.load import parse
 from breakglass.config.problems import Problem
-from breakglass.counts import Counts
+from breakglass.web.counters import Counters
 from breakglass.web.exposition import Snapshot, render
 
 from ..support.documents import commands, settings
@@ -49,7 +49,7 @@ def healthy() -> Snapshot:
     caller = replace(CONFIG.callers[0], not_after=NOW + timedelta(days=100))
     config = replace(CONFIG, callers=(caller,))
     condition = Condition(config, NOW.timestamp(), {"pve1": "answering"}, {"devvm": "answering"}, "on")
-    return Snapshot(condition, {"pve1": "1.2.3"}, {"pve1": NOW.timestamp()}, 0, SESSIONS, Counts())
+    return Snapshot(condition, {"pve1": "1.2.3"}, {"pve1": NOW.timestamp()}, 0, SESSIONS, Counters())
 
 
 def with_condition(**changes: Any) -> Change:
@@ -81,7 +81,7 @@ def problem(path: str, **changes: Any) -> Change:
     return change
 
 
-def counting(count: Callable[[Counts], None]) -> Change:
+def counting(count: Callable[[Counters], None]) -> Change:
     def change(snapshot: Snapshot) -> Snapshot:
         count(snapshot.counts)
         return snapshot
@@ -94,7 +94,7 @@ def turn(code: str) -> Change:
 
 
 def notification(outcome: str, times: int = 1) -> Change:
-    def count(counts: Counts) -> None:
+    def count(counts: Counters) -> None:
         for _ in range(times):
             counts.add_request("/alert/generic", outcome)
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from breakglass import counts
 from breakglass.chat import errors as chat_errors
-from breakglass.counts import BUCKETS, STAGES, Counts, StageClock
+from breakglass.counts import STAGES, StageClock
 from breakglass.errors import BreakglassError
 from breakglass.proxmox.outcome import HTTP_STATUS
 from breakglass.verbs import VERBS
-from breakglass.web.exposition import OUTCOMES, TURN_OUTCOMES, Snapshot, render
+from breakglass.web.counters import OUTCOMES, TURN_OUTCOMES, Counters
+from breakglass.web.exposition import Snapshot, render
 from breakglass.web.metrics import SHARE, Scrapes
 
 from ..deploy.test_monitoring import healthy
-from ..support.rendered import series
+from ..support.rendered import counted, series
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -84,13 +86,19 @@ def test_a_code_that_a_log_has_is_no_label() -> None:
 # --- the stages ---
 
 
-def stages(verb: str, *messages: dict[str, object]) -> dict[str, int]:
+def stages(verb: str, *messages: dict[str, object]) -> dict[str, float]:
     """Return how often each stage of a verb was counted."""
-    counts = Counts()
-    clock = StageClock(verb, counts)
-    for message in messages:
-        clock.see(message)
-    return {stage: took.count for (of, stage), took in counts.stages.items() if of == verb and took.count}
+    counters = Counters()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counts, "in_use", counters)
+        clock = StageClock(verb)
+        for message in messages:
+            clock.see(message)
+    found = {
+        re.fullmatch(r"verb_stage_seconds_count{stage=(.+),verb=(.+)}", name): n
+        for name, n in counted(counters).items()
+    }
+    return {match[1]: count for match, count in found.items() if match and match[2] == verb}
 
 
 def stage(name: str) -> dict[str, object]:
@@ -120,15 +128,6 @@ NOT_TIMED = {
 def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]]) -> None:
     """The messages came at once, or not all of them; and a host chooses no label."""
     assert stages("reset", *messages) == {}
-
-
-def test_a_duration_is_in_each_bucket_that_holds_it() -> None:
-    """The last one, +Inf, is the count."""
-    counts = Counts()
-    counts.add_stages("status", [("status", 0.25), ("status", 2.0), ("status", 999.0)])
-    took = counts.stages["status", "status"]
-    assert (took.count, took.seconds) == (3, 1001.25)
-    assert dict(zip(BUCKETS, took.within, strict=True)) == {0.25: 1, 1.0: 1, 5.0: 2, 30.0: 2, 120.0: 2}
 
 
 # --- scrapes ---
