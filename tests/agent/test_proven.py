@@ -1,5 +1,6 @@
 """When a host was last proven: what writes it, what it survives, and that no verb waits for it."""
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -14,15 +15,15 @@ from breakglass.agents.pve.jobs.result import Result
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, agent_processes, booted_an_hour_ago, constants_set, execute, set_constants
+from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
-from ..support.stages import await_agents, lose_run, until, writer_of
+from ..support.stages import await_agents, lose_run, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("never_proven")]
 own_host = pytest.mark.shared()
 DOCTOR = "status by=doc proves=doctor"
-FILES = ("run/breakglass/proven.json", "run/breakglass/proven.asked", "var/lib/breakglass/proven.json")
+HERE, DISK = FILES = ("run/breakglass/proven.json", "var/lib/breakglass/proven.json")
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def never_proven(world: World) -> None:
 
 
 def on_disk(world: World) -> object:
-    path = world.root / "var/lib/breakglass/proven.json"
+    path = world.root / DISK
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -62,7 +63,7 @@ def test_a_doctor_proves_the_host(world: World) -> None:
     assert without_time(proven_field) == {"by": "doc", "how": "doctor", "vm": VMID}
     assert proven(world) == proven_field
     until(lambda: on_disk(world) == proven_field, "the copy on the disk")
-    for path in map(world.root.joinpath, FILES[::2]):
+    for path in map(world.root.joinpath, FILES):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -121,44 +122,29 @@ def test_after_a_boot_ping_brings_it_back(world: World) -> None:
     assert execute(world, "ping").trailer["proven"] == newer != proven_field
 
 
+@pytest.mark.all
 @own_host
-def test_a_disk_that_is_slow_after_a_boot_brings_it_back_later(world: World) -> None:
-    """The ping does not wait, and each answer from then on has it."""
+@pytest.mark.real("fuse")
+def test_a_disk_that_is_slow_after_a_boot_is_asked_again(world: World) -> None:
+    """The ping does not wait for it, and a later one has it."""
     proven_field = execute(world, DOCTOR).trailer["proven"]
     until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     lose_run(world)
-    path = world.root / FILES[2]
-    path.rename(path.with_suffix(".kept"))
-    os.mkfifo(path)
-    set_constants(world, RESTORE_SECONDS=0.01)
-    assert execute(world, "ping").trailer["proven"] is None
-    with os.fdopen(writer_of(path), "w") as disk:  # the process that looks at it waits for that
-        disk.write(json.dumps(proven_field))
-    until(lambda: execute(world, "status").trailer["proven"] == proven_field, "what the disk had")
-
-
-@own_host
-def test_a_disk_that_hangs_for_days_holds_up_one_process(world: World) -> None:
-    """Each look has its memory locked: one every ten minutes would fill the host's."""
-    execute(world, "ping")
-    path = world.root / FILES[2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.mkfifo(path)
-    set_constants(world, RESTORE_SECONDS=0.01, ASK_AGAIN_SECONDS=-1.0)
-    for _ in range(3):
+    set_constants(world, RESTORE_SECONDS=0.1)
+    with unserved_fuse(world.root / "var/lib"):
         assert execute(world, "ping").trailer["proven"] is None
-    until(lambda: len(agent_processes(world)) == 1, "one process that waits")
-    os.close(writer_of(path))
-    until(lambda: not agent_processes(world), "its end")
+    until(lambda: execute(world, "ping").trailer["proven"] == proven_field, "what the disk had")
 
 
-def test_a_disk_with_nothing_is_not_asked_again_at_once(world: World) -> None:
-    """A ping comes before each verb, so it looks once in ten minutes."""
-    assert execute(world, "ping").trailer["proven"] is None
-    (world.root / "var/lib/breakglass").mkdir(exist_ok=True, parents=True)
-    (world.root / FILES[2]).write_text('{"at":"2026-11-27T03:12:09Z","by":"a","how":"drill","vm":102}')
-    assert execute(world, "ping").trailer["proven"] is None
-    (world.root / FILES[1]).write_text("-inf")
+def test_one_process_at_a_time_is_at_the_disk(world: World) -> None:
+    """One that hangs there for days, which no signal ends, holds up no second one."""
+    execute(world, "ping")
+    (world.root / DISK).parent.mkdir(parents=True, exist_ok=True)
+    (world.root / DISK).write_text('{"at":"2026-11-27T03:12:09Z","by":"a","how":"drill","vm":102}')
+    with (world.root / "run/breakglass/proven.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert execute(world, "ping").trailer["proven"] is None
+        await_agents(world)
     assert execute(world, "ping").trailer["proven"]["by"] == "a"
 
 
@@ -168,7 +154,7 @@ def test_a_disk_with_nothing_is_not_asked_again_at_once(world: World) -> None:
 def test_a_damaged_file_is_no_proof_and_no_obstacle(world: World, damage: str) -> None:
     """The host counts as never proven, and the next doctor mends it."""
     execute(world, "ping")
-    (world.root / FILES[0]).write_text(damage)
+    (world.root / HERE).write_text(damage)
     assert proven(world) is None
     assert execute(world, DOCTOR).trailer["proven"]["by"] == "doc"
 
@@ -185,14 +171,10 @@ WORTHLESS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", ["fifo", *(pytest.param(kind, marks=pytest.mark.all) for kind in list(WORTHLESS)[1:])])
 def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> None:
     """A fifo, or a device that never ends, in the place of either file: answers come at once, and have no proof."""
-    execute(world, "ping")
-    (world.root / FILES[1]).write_text("-inf")
-    (world.root / FILES[2]).parent.mkdir(exist_ok=True, parents=True)
-    if kind != "fifo":  # there it is a disk that hangs, as below
-        WORTHLESS[kind](world.root / FILES[2])
-    answer = execute(world, "ping")
-    assert (answer.code, answer.trailer["proven"], (world.root / FILES[0]).exists()) == (0, None, False)
-    WORTHLESS[kind](world.root / FILES[0])
+    for name in reversed(FILES):
+        (world.root / name).parent.mkdir(exist_ok=True, parents=True)
+        WORTHLESS[kind](world.root / name)
+        assert execute(world, "ping").trailer["proven"] is None
     with Session(world) as session:
         answers = [session.ask("status"), session.ask("ping"), session.ask(f"start id=msg_{kind}_start by=op")]
     assert [(each["exit_code"], each.get("proven")) for each in answers] == [(0, None)] * 3, answers
