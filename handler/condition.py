@@ -9,7 +9,7 @@ from .config.warnings import WARN_BEFORE
 from .times import rfc3339
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
-CHAT_WORKS = ("on", "off")  # states of chat that are as the configuration wants it
+CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration wants it
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Fault:
 class Condition:
     """What the handler knows at a time, `at`, in Unix seconds.
 
-    `hosts` and `vms` are the states by name, also of those that are off (`config-error`). `chat_why` says more about a
+    `hosts` and `vms` are the states by name, also of those that are `disabled`. `chat_why` says more about a
     chat that does not work; it can name files.
     """
 
@@ -85,7 +85,7 @@ class Condition:
             places = ", ".join(dict.fromkeys(problem.path for problem in self.config.problems))
             yield Fault(
                 "config-degraded",
-                "The configuration has faults, and each part with a fault is off.",
+                "The configuration has errors, and each part with an error is disabled.",
                 f"The configuration has faults in {places}; the log lists them.",
             )
 

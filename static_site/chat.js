@@ -218,7 +218,7 @@ export function whyNot(chat) {
 	if (!getState().unlocked) return "Enter the signing key first.";
 	if (chat.turn) return "Claude is working.";
 	if (chat.log === "reading") return "What was said before is being loaded.";
-	return getState().health.answer?.chat === "off" ? "Chat is not set up here. The power buttons do not need it." : "";
+	return getState().health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need it." : "";
 }
 
 // Another tab went on in the same conversation: what was said there is read again.

@@ -120,7 +120,7 @@ function focusNext() {
 }
 
 /** Whether what was said before is read now: it may be long, so not before it is seen. @param {Chat} chat */
-const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "off" && !wasAway && !document.hidden && transcript.getClientRects().length;
+const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "none" && !wasAway && !document.hidden && transcript.getClientRects().length;
 
 /** One button takes another's place, and its focus. @param {string} gone  @param {string} come */
 function swap(gone, come) {

@@ -71,7 +71,7 @@ function underWay(state, view, now) {
 const HINDRANCES = {
 	__proto__: /** @type {any} */ (null),
 	"host-key-differs": "Host key changed",
-	"config-error": "Set up wrongly",
+	disabled: "Set up wrongly",
 	"key-not-accepted": "Key not accepted",
 	"not-allowed": "Key not allowed",
 };

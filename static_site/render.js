@@ -96,8 +96,8 @@ function renderLinks(state, view) {
 	const code = proxmoxTrouble(state, view);
 	renderLink("proxmox", code ? "away" : "", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
 	const down = view.claude.trouble || chatDown(state);
-	const off = health.answer?.chat === "off";
-	renderLink("claude", down ? "down" : "", Boolean(health.answer) && !off, off ? "not set up" : undefined);
+	const none = health.answer?.chat === "none";
+	renderLink("claude", down ? "down" : "", Boolean(health.answer) && !none, none ? "not set up" : undefined);
 }
 
 /** @param {State} state  @param {View} view  @param {number} now */

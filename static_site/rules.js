@@ -39,7 +39,7 @@ export function proxmoxTrouble({ health }, view) {
 }
 
 /** @param {State} state */
-export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|off)$/, "") ?? "";
+export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|none)$/, "") ?? "";
 
 /** Who holds the VM. @param {Holder} holder  @param {number} clockOff */
 export function holding({ by, verb, since, stage, deadline }, clockOff) {

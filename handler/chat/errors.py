@@ -21,10 +21,10 @@ class TurnUnknown(BreakglassError):
     code, status = "turn-unknown", 404
 
 
-class ChatOff(BreakglassError):
-    """Chat is not configured, or its configuration has a fault."""
+class ChatDisabled(BreakglassError):
+    """Chat is not configured, or can't be used."""
 
-    code, status = "chat-off", 503
+    code, status = "chat-disabled", 503
 
 
 class LauncherLate(OSError):

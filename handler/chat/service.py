@@ -1,4 +1,4 @@
-"""Decides whether chat is on, and says why when it is off.
+"""Decides whether chat is on, and says why if it is not.
 
 Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; the verbs are not affected.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import audit
 from ..config.model import ChatSettings, Config
-from .errors import ChatNotIsolated, ChatOff, LauncherLate
+from .errors import ChatDisabled, ChatNotIsolated, LauncherLate
 
 try:
     from ..claude.isolation import isolation_fault
@@ -27,17 +27,17 @@ except Exception as error:  # a defect of chat's modules must not stop the verbs
 READY_SECONDS = 10.0
 LOOK_SECONDS = 10.0  # between two looks at what a turn needs
 
-_OFF = {
-    "off": ("chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"),
-    "config-error": ("chat is off: its configuration has a fault", "the log names it: correct [chat], then reload"),
+_WHY_NOT = {
+    "none": ("chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"),
+    "disabled": ("chat is disabled: its entry has an error", "the log names it: correct [chat], then reload"),
     "starting": ("chat is not ready yet", "try again in a moment"),
-    "failed": ("chat is off: it could not be loaded", "the log says why"),
+    "failed": ("chat is disabled: it could not be loaded", "the log says why"),
 }
 _NOT_ISOLATED = "correct that, and reload; without root, shared_uid = true allows chat about VMs without a guest"
 
 
 class ChatService:
-    """The chat of the configuration in force. `state` is `on`, `off`, or the code that says why it is off.
+    """The chat of the configuration in force. `state` is `on`, `none`, or the code that says why it is disabled.
 
     If something that a turn needs goes away later, `state` has a code too, until it is back. Turns are begun all the
     same: the look may be old, and a turn says by itself what it lacks.
@@ -90,7 +90,7 @@ class ChatService:
             asyncio.get_running_loop().add_reader(channel, self._lose_launcher)
 
     def _lose_launcher(self) -> None:
-        """Switch chat off: the launcher sends nothing by itself, so it has ended. A reload may find another one."""
+        """Disable chat: the launcher sends nothing by itself, so it has ended. A reload may find another one."""
         assert self._launcher is not None
         asyncio.get_running_loop().remove_reader(self._watched or -1)
         self._watched = None
@@ -103,7 +103,7 @@ class ChatService:
     async def use(self, config: Config) -> None:
         """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done.
 
-        What has been put off is tried again, and no request waits for that: chat stays off until the try has ended.
+        What has been put off is tried again. No request waits for that: chat stays disabled until the try has ended.
         """
         async with self._lock:
             await self._use(config)
@@ -130,7 +130,7 @@ class ChatService:
 
     async def _apply(self, config: Config) -> str:
         if config.chat is None:
-            return "config-error" if config.chat_fault else "off"
+            return "disabled" if config.chat_fault else "none"
         if _import_error:
             raise RuntimeError(_import_error)
         if self._chat is None:
@@ -188,9 +188,9 @@ class ChatService:
         return len(self._chat.running) if self._chat is not None else 0
 
     async def chat(self, stops: bool = False) -> "Chat":
-        """Return the chat; raise ChatOff or ChatNotIsolated, whose hints say what to do.
+        """Return the chat; raise ChatDisabled or ChatNotIsolated, whose hints say what to do.
 
-        With `stops`, return it also after chat was switched off: the turns that still run can be stopped.
+        With `stops`, return it also after chat was disabled: the turns that still run can be stopped.
         """
         if stops and self._chat is not None:
             return self._chat
@@ -203,13 +203,14 @@ class ChatService:
         if state == "on" and self._chat is not None:
             return self._chat
         if state == "chat-not-isolated":
-            raise ChatNotIsolated(f"chat is off, because nothing would keep claude from the keys: {why}", _NOT_ISOLATED)
+            raise ChatNotIsolated(f"chat is disabled: nothing would keep claude from the keys: {why}", _NOT_ISOLATED)
         if state == "failed" and why:
             again = "it is asked again by itself; if that does not help, " if self._put_off is not None else ""
-            raise ChatOff(f"chat is off: {why}", f"{again}restart Breakglass, or reload it if a unit runs its launcher")
+            hint = f"{again}restart Breakglass, or reload it if a unit runs its launcher"
+            raise ChatDisabled(f"chat is disabled: {why}", hint)
         if self._put_off is not None:
-            raise ChatOff(f"chat is off: {state}: {why}", "look at that disk; once it answers, chat is on by itself")
-        raise ChatOff(*_OFF[state])
+            raise ChatDisabled(f"chat is disabled: {state}: {why}", "look at that disk; chat is on once it answers")
+        raise ChatDisabled(*_WHY_NOT[state])
 
     async def stop(self) -> None:
         """End every turn."""

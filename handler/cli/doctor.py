@@ -93,7 +93,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     there = os.path.lexists(path) or "BREAKGLASS_CONFIG" in os.environ
     config, problems = find_problems(path, prepare) if there else (None, ())
     if config is not None and arguments.vm and arguments.vm not in (*config.vms, *config.vms_off):
-        raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use one of {', '.join(config.vms)}")
+        raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use {' or '.join(config.vms)}")
     url = find_url(config, os.environ)
     key = key if key is not None or config is None else find_key(config)
     return Visit(

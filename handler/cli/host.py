@@ -66,10 +66,10 @@ def find_host(config: Config, name: str | None) -> Host:
         return next(iter(config.hosts.values()))
     if name is not None and name in config.hosts:
         return config.hosts[name]
-    hint = f"use one of {', '.join(config.hosts)}" if config.hosts else "see the problems that breakglass serve lists"
+    hint = f"use {' or '.join(config.hosts)}" if config.hosts else "see the problems that breakglass serve lists"
     if name is None:
         raise CommandError("--host: there are several hosts; name one", hint)
-    why = "is off: its configuration has a fault" if name in config.hosts_off else "is no host"
+    why = "is disabled: its entry has an error" if name in config.hosts_off else "is no host"
     raise CommandError(f"--host: {json.dumps(name[:40])} {why}", hint)
 
 

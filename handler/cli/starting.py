@@ -53,7 +53,7 @@ def read_config(path: Path) -> Config:
     if not config.metrics or not (fault := _import_exposition()):
         return config
     hint = "install Breakglass again, with its dependencies, where the handler's user may read it, and restart it"
-    problem = Problem("metrics", f"is off, because prometheus_client can't be loaded: {fault}", hint)
+    problem = Problem("metrics", f"is disabled, because prometheus_client can't be loaded: {fault}", hint)
     return replace(config, metrics=(), problems=(*config.problems, problem))
 
 

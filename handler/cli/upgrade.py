@@ -61,7 +61,7 @@ def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list
     for problem in problems:
         if name is None or f"{problem.path}.".startswith(f"hosts.{name}."):
             raise CommandError(f"not upgraded: {problem.path} {problem.message}", problem.hint)
-    hint = f"use one of {', '.join(hosts)}, or an address like root@192.0.2.10"
+    hint = f"use {', '.join(hosts)}, or an address like root@192.0.2.10"
     if name is None:
         raise CommandError("there are several hosts; name one, or give --all", hint)
     raise CommandError(f"{json.dumps(name[:40])} is no host in {config_path()}", hint)

@@ -1,4 +1,4 @@
-"""The `[[alerts]]` entries: which alerts concern which VM. A fault in an entry switches that entry off. Pure."""
+"""The `[[alerts]]` entries: which alerts concern which VM. An error in an entry disables that entry. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _Wanted = str | re.Pattern[str]
 def read_rules(top: Entry, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
     """Return the entries without a fault.
 
-    `named` are all VMs in the file, `vms` those that are on: a VM that is off takes its alerts with it.
+    `named` are all VMs in the file, `vms` those that work: a disabled VM takes its alerts with it.
     """
     on = tuple(vms)
     off = set(named) - set(on)
@@ -32,9 +32,9 @@ def _rule(entry: Entry, vms: tuple[str, ...], off: set[str]) -> Rule | None:
     if source not in SENDERS:
         entry.problem("source", f"is not a sender: {quoted(source)}", f"use one of {', '.join(SENDERS)}")
     if vm in off:
-        entry.problem("vm", f"is off: {quoted(vm)}", "mend the fault in its own entry")
+        entry.problem("vm", f"is disabled: {quoted(vm)}", "mend the fault in its own entry")
     elif vm not in vms:
-        entry.problem("vm", f"is not a VM: {quoted(vm)}", f"use one of {', '.join(vms)}")
+        entry.problem("vm", f"is not a VM: {quoted(vm)}", f"use {' or '.join(vms)}")
     match = _match(entry)
     fresh_seconds = entry.get_number("fresh_seconds", FRESH_SECONDS, 0, _DAY)
     entry.report_unknown()

@@ -125,8 +125,8 @@ class _Edit:
         """Return the entry in a caller's own file. Raises EditError."""
         found = [each for each in self.entries if each.name == name]
         if not found:
-            names = ", ".join(each.name for each in self.entries)
-            raise EditError(f"{self._config} has no caller {name}", f"use one of {names}")
+            names = " or ".join(each.name for each in self.entries)
+            raise EditError(f"{self._config} has no caller {name}", f"use {names}")
         if not found[0].has_file:
             hint = f"change [callers.{name}] there by hand, or move it to {caller_file(self._config, name)}"
             raise EditError(f"{name} stands in {self._config}, which breakglass keys does not change", hint)

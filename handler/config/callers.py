@@ -1,6 +1,6 @@
 """Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
 
-A fault in an entry switches that caller off.
+An error in an entry disables that caller.
 
 A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
 request sees its bearer token, and Grafana's signature is bound to no id.
@@ -31,7 +31,7 @@ class CallerEntry(NamedTuple):
     has_file: bool
 
 
-_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has them; also those of a caller that is off
+_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has them; also those of a disabled caller
 
 
 def list_callers(top: Entry, files: Mapping[str, str | Problem], main: str) -> list[CallerEntry]:
@@ -48,7 +48,7 @@ def list_callers(top: Entry, files: Mapping[str, str | Problem], main: str) -> l
             entry.problem("", text.message, text.hint)
         if name in tables:
             hint = f"remove [{tables[name].path}] from {main}, or {path}"
-            tables[name].problem("", f"is in {main} and in {path}, so the caller is off", hint)
+            tables[name].problem("", f"is in {main} and in {path}, so the caller is disabled", hint)
             entry.faults += tables[name].faults
         found.append(CallerEntry(name, entry, True))
     return found
@@ -121,7 +121,7 @@ _FLAGS = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 
 def _report_shared(found: _Keys) -> None:
-    """Report the callers that share a secret with another one: they can't be told apart, so all of them are off."""
+    """Report the callers that share a secret with another one: they can't be told apart, so all are disabled."""
     for each, kind, keys in found:
         others = [
             other.name for other, _, theirs in found if other.name != each.name and not set(theirs).isdisjoint(keys)

@@ -1,4 +1,4 @@
-"""The `[chat]` table. A fault in it switches chat off and nothing else. Pure."""
+"""The `[chat]` table. An error in it disables chat and nothing else. Pure."""
 
 import re
 from collections.abc import Sequence

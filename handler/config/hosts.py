@@ -1,6 +1,6 @@
 """The `[hosts.NAME]` tables: each Proxmox node and how to reach it.
 
-A fault in an entry switches that host off, and each VM that runs there. A fault in the read-only key, which only claude
+An error in an entry disables that host, and each VM that runs there. A fault in the read-only key, which only claude
 uses, leaves the host on, and claude without it.
 """
 
@@ -15,7 +15,7 @@ from .ssh_keys import key_fault, public_key
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
     """Return the hosts without a fault by name. No host's read-only key is the power key of another one."""
-    power_keys: dict[str, str] = {}  # also those of hosts that are off for another reason
+    power_keys: dict[str, str] = {}  # also those of hosts that are disabled for another reason
     hosts = {name: host for name, entry in tables.items() if (host := read_host(name, entry, power_keys))}
     for name, host in hosts.items():
         other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None

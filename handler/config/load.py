@@ -1,6 +1,6 @@
 """Reads the TOML file into frozen dataclasses. All problems are reported at once, each with its key's path and a hint.
 
-A fault in an entry switches that caller, VM or alert off: half an entry could mean more than its author wrote. The
+An error in an entry disables that caller, VM or alert: half an entry could mean more than its author wrote. The
 other entries work. A file without a usable caller, VM or session secret raises ConfigError.
 """
 

@@ -1,4 +1,4 @@
-"""The `[metrics]` table: who may read /metrics. A fault in it switches the metrics off, and nothing else. Pure."""
+"""The `[metrics]` table: who may read /metrics. An error in it disables the metrics, and nothing else. Pure."""
 
 from collections.abc import Iterable
 

@@ -75,7 +75,7 @@ class Vm:
     guest_host_keys: tuple[str, ...] = ()
     guest_host_cas: tuple[str, ...] = ()
     drill: bool = False  # a drill may power-cycle it
-    hosts_off: tuple[str, ...] = ()  # those of its hosts that a fault of the configuration has switched off
+    hosts_off: tuple[str, ...] = ()  # those of its hosts that an error in the configuration has disabled
 
     @property
     def host(self) -> Host:
@@ -89,7 +89,7 @@ class Vm:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What [chat] says. Without `uids`, the first and the last, and `shared_uid` chat stays off.
+    """What [chat] says. Without `uids`, the first and the last, and `shared_uid` chat stays disabled.
 
     The operator must say what claude may reach.
     """
@@ -134,7 +134,7 @@ class Config:
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.
 
-        A VM that is off counts: of two VMs with one off, a request without a name must not go to the other.
+        A disabled VM counts: of two VMs with one disabled, a request without a name must not go to the other.
         """
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()), None)
@@ -157,9 +157,10 @@ class Config:
         if not name and not self.vms and len(self.vms_off) == 1:
             name = next(iter(self.vms_off))
         if name in self.vms_off:
-            return f"{name} is off: its configuration has a fault", "the log names it: mend it, then reload"
+            why = "its entry in breakglass.toml has an error; its power state was not checked"
+            return f"{name} is disabled: {why}", "breakglass check names the error: mend it, then reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
-        return message, f"use one of {', '.join(self.vms)}"
+        return message, f"use {' or '.join(self.vms)}"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -170,7 +171,7 @@ class Config:
 
     @property
     def chat_fault(self) -> bool:
-        """Tell whether chat is off because its entry has a fault, not because there is none."""
+        """Tell whether chat is disabled because its entry has an error, not because there is none."""
         return any(problem.path.partition(".")[0] == "chat" for problem in self.problems)
 
 

@@ -7,7 +7,7 @@ from .problems import ConfigError, Problem, list_problems
 def check_change(used: Config, new: Config) -> None:
     """Raise ConfigError for a configuration that may not take the place of the one in use.
 
-    A host that is in use would be off, and a connection that works is not given up. Or the directory of callers is
+    A host that is in use would be disabled, and a connection that works is not given up. Or the directory of callers is
     gone: its volume may be missing, and no caller is to lose its rights by that.
     """
     if any(name in used.hosts for name in new.hosts_off):

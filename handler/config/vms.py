@@ -1,6 +1,6 @@
 """The `[vms.NAME]` tables: each VM and the hosts on which it may run. Pure.
 
-A fault in an entry switches that VM off, and so does a first host that is off. A fault in `guest`, which only claude
+An error in an entry disables that VM, and so does a first host that is disabled. A fault in `guest`, which only claude
 uses, leaves the VM on, and claude without it.
 """
 
@@ -12,7 +12,7 @@ from .reader import Entry, is_number, quoted
 
 
 def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Iterable[str]) -> Vm | None:
-    """Return the VM; None when its entry has a fault or its first host is off."""
+    """Return the VM; None when its entry has an error or its first host is disabled."""
     if entry.is_faulty:
         return None
     if not is_vm_name(name):
@@ -29,14 +29,14 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:
-    """Return the hosts that the VM may run on, the first to be asked first. Only that one switches the VM off."""
+    """Return the hosts that the VM may run on, the first to be asked first. Only that one disables the VM."""
     names = entry.get_strs("hosts")
     if entry.data.get("hosts", []) == []:
         entry.problem("hosts", "is missing", f'name the VM\'s host, like hosts = ["{next(iter(hosts), "pve1")}"]')
     for name in names:
         if name in hosts_off:
             table = entry if name == names[0] else entry.part()
-            table.problem("hosts", f"names {quoted(name)}, which is off", f"mend [hosts.{name}]")
+            table.problem("hosts", f"names {quoted(name)}, which is disabled", f"mend [hosts.{name}]")
         elif name not in hosts:
             known = ", ".join(hosts) or "one of [hosts]"
             entry.problem("hosts", f"names an unknown host: {quoted(name)}", f"use {known}")

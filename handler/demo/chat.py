@@ -117,7 +117,7 @@ async def _install_claude(script: str) -> bool:
 def _wait_for_state(port: int) -> str:
     """Return the state of chat that a handler has after a reload."""
     until = time.monotonic() + RELOAD_SECONDS
-    while (state := _read_state(port)) in ("off", "starting") and time.monotonic() < until:
+    while (state := _read_state(port)) in ("none", "starting") and time.monotonic() < until:
         time.sleep(_PAUSE)
     return state
 

@@ -133,7 +133,7 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
         known = _LABELS.get(rule.source)
         if known is not None and label not in known:
             what = f"{name} never matches: {rule.source} has no label {_quoted(label)}."
-            yield found_error("alert-never-matches", what, f"use one of {', '.join(known)} in match")
+            yield found_error("alert-never-matches", what, f"use {' or '.join(known)} in match")
         elif text in ("", "~") and rule.source != "generic":
             what = f"{name} never matches: a label without a value is not sent."
             yield found_error("alert-never-matches", what, f"write the value of {label}, or remove it from match")
@@ -207,7 +207,7 @@ def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Fi
     label, wanted = _differences(rule, closest)[0]
     if label not in closest:
         what = f"{name} matches no alert of the sample: the closest one has no label {_quoted(label)}."
-        fix = f"use one of {', '.join(map(shown, closest))} in match"
+        fix = f"use {' or '.join(map(shown, closest))} in match"
     else:
         what = f"{name} matches no alert of the sample: the closest one has {label} = {_quoted(closest[label])}."
         fix = f"write match.{label} = {_toml(closest[label])}, if you mean that alert"

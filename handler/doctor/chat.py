@@ -45,14 +45,14 @@ _SAID_BETTER = ("sessions-unwritable", "launcher-lost")  # by the look at sessio
 
 
 async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield what is wrong with chat; nothing but that it is off, if the configuration has none."""
+    """Yield what is wrong with chat; nothing but that there is none, if the configuration has none."""
     problems = find_problems_of(CHAT, visit.problems)
     for finding in problems:
         yield finding
     config = visit.config
     if config is None or config.chat is None:
         if config is not None and not problems:
-            yield found_ok("chat-off", "Chat is not configured.")
+            yield found_ok("no-chat", "Chat is not configured.")
         return
     for finding in _find_settings(config):
         yield finding
@@ -148,6 +148,6 @@ def judge_isolation(fault: str) -> Finding:
     for words, code, fix in _ISOLATION:
         if words in fault:
             what, chown, commands = fault.partition("chown")
-            return found_error(code, f"Chat is off: {what.rstrip(':; ')}.", fix or chown + commands)
+            return found_error(code, f"Chat is disabled: {what.rstrip(':; ')}.", fix or chown + commands)
     fix = "for each file named, let other users not read it: chmod o-rwx,g-w FILE; then systemctl reload breakglass"
-    return found_error("chat-not-isolated", f"Chat is off, because claude is not isolated: {fault}.", fix)
+    return found_error("chat-not-isolated", f"Chat is disabled, because claude is not isolated: {fault}.", fix)

@@ -45,7 +45,7 @@ STATES: Mapping[str, tuple[str, str]] = {
         "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
     ),
     "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
-    "config-error": ("its entry has a fault, so it is off", "breakglass check, mend the entry, and reload"),
+    "disabled": ("its entry in breakglass.toml has an error", "breakglass check, mend the entry, and reload"),
 }
 
 
@@ -83,10 +83,10 @@ def judge_health(visit: Visit, place: str, url: str, reply: Reply) -> Iterator[F
 
 
 def vm_names(reply: Reply) -> list[str]:
-    """Return the names of a handler's VMs that are not off."""
+    """Return the names of a handler's VMs that are not disabled."""
     vms = reply.json["vms"]
     assert isinstance(vms, list)
-    return [str(vm["name"]) for vm in vms if isinstance(vm, dict) and vm.get("proxmox") != "config-error"]
+    return [str(vm["name"]) for vm in vms if isinstance(vm, dict) and vm.get("proxmox") != "disabled"]
 
 
 def judge_clock(place: str, reply: Reply) -> Finding:
@@ -115,7 +115,7 @@ def _judge_config(visit: Visit, place: str, config: str) -> Iterator[Finding]:
         fix = f"breakglass check {file}, mend what it says, then {RELOAD}"
         yield error(place, "reload-rejected", sentence, fix)
     if "degraded" in config:
-        sentence = f"Parts of the handler's configuration are off ({config})."
+        sentence = f"Parts of the handler's configuration are disabled ({config})."
         yield error(place, "config-degraded", sentence, f"breakglass check {file}, mend what it says, then {RELOAD}")
     if config == "ok":
         yield ok(place, "config", "The handler uses its whole configuration.")
@@ -127,8 +127,8 @@ def _judge_hosts(visit: Visit, place: str, health: Mapping[str, object]) -> Iter
     assert isinstance(vms, list)
     wanted = [vm for vm in vms if visit.vm in ("", vm.get("name"))]
     if visit.vm and not wanted:
-        known = ", ".join(str(vm.get("name")) for vm in vms)
-        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use one of {known}; or {RELOAD}")
+        known = " or ".join(str(vm.get("name")) for vm in vms)
+        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; or {RELOAD}")
     served = {vm.host.name for vm in visit.vms}
     for name, host in hosts.items():
         if visit.vm == "" or name in served:
@@ -136,7 +136,7 @@ def _judge_hosts(visit: Visit, place: str, health: Mapping[str, object]) -> Iter
     for vm in wanted:
         state, name = str(vm.get("proxmox")), str(vm.get("name"))
         host = visit.config.vms[name].host.name if visit.config and name in visit.config.vms else ""
-        if state in ("not-allowed", "config-error") or (host == "" and state not in ("answering", "agent-outdated")):
+        if state in ("not-allowed", "disabled") or (host == "" and state not in ("answering", "agent-outdated")):
             why, fix = STATES.get(state, (state, RELOAD))
             yield error(place, state, f"The handler can't act on {name}: {why}.", fix.format(host, vm.get("vmid")))
 
@@ -174,15 +174,15 @@ def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
     wanted = visit.config is not None and visit.config.chat is not None
     if chat == "on":
         yield ok(place, "chat", "Chat is on.")
-    elif chat == "off" and wanted:
-        yield error(place, "chat-off", "The file has [chat], and the running handler has no chat.", RELOAD)
+    elif chat == "none" and wanted:
+        yield error(place, "no-chat", "The file has [chat], and the running handler has no chat.", RELOAD)
     elif chat == "starting":
         yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
-    elif chat == "config-error":
-        yield error(place, "chat-config-error", "Chat is off: [chat] has a fault.", f"breakglass check, then {RELOAD}")
+    elif chat == "disabled":
+        yield error(place, "chat-disabled", "Chat is disabled: [chat] has errors.", f"breakglass check, {RELOAD}")
     elif chat == "chat-not-isolated":
         fix = f"{log} says what claude could read; mend that, then {RELOAD}"
-        yield error(place, chat, "Chat is off: claude would not be isolated from the handler.", fix)
-    elif chat != "off":
+        yield error(place, chat, "Chat is disabled: claude would not be isolated from the handler.", fix)
+    elif chat != "none":
         fix = f"{log} says why; then systemctl restart breakglass-chat.socket && {RELOAD}"
         yield error(place, "chat-failed", f"Chat is configured, and does not work ({chat}).", fix)

@@ -62,15 +62,15 @@ def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
     for name in dict.fromkeys(problem.path.split(".")[1] for problem in faults):
         if name not in known:
             fault = next(problem for problem in faults if problem.path.split(".")[1] == name)
-            sentence = f"it is off, so no verb reaches its VMs: {fault.path} {fault.message}"
-            yield error(f"host {name}", "host-off", sentence, f"{fault.hint}; then systemctl reload breakglass")
+            sentence = f"it is disabled, so no verb reaches its VMs: {fault.path} {fault.message}"
+            yield error(f"host {name}", "host-disabled", sentence, f"{fault.hint}; then systemctl reload breakglass")
 
 
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
     for name in config.vms_off:
         if visit.vm in ("", name):
             fix = f"breakglass check lists the fault: mend [vms.{name}] or its host, then systemctl reload breakglass"
-            yield error(f"VM {name}", "vm-off", "its configuration has a fault, so it can't be rescued", fix)
+            yield error(f"VM {name}", "vm-disabled", "its entry has an error, so it can't be rescued", fix)
 
 
 def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:

@@ -79,11 +79,11 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
     for caller in config.callers:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
-            what = f"{caller.name} may act on {names} alone, which is off: each of its requests is refused."
+            what = f"{caller.name} may act on {names} alone, which is disabled: each of its requests is refused."
             fix = f"mend [vms.{min(caller.vms, default='NAME')}], or change vms of {caller.name}"
             yield found_error("caller-without-vm", what, fix)
         if caller.allow == {"chat"} and config.chat is None:
-            what = f"{caller.name} may only chat, and chat is off: each of its requests is refused."
+            what = f"{caller.name} may only chat, and there is no chat: each of its requests is refused."
             yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of {caller.name}")
         if caller.name == DOCTOR and caller.allow & POWER:
             what = f"The caller {DOCTOR} may change power, which doctor never does."

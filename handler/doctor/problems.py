@@ -35,8 +35,9 @@ _BY_MESSAGE: Mapping[str, str] = {
     r"is shorter than|bytes; 24 to 64|does not begin with whsec_|is not base64|is not bgt_": "secret-weak",
     r"credential_file": "credential",
 }
-_BY_TABLE = {"callers": "caller-off", "hosts": "host-off", "vms": "vm-off", "sessions": "session-secret"}
-_BY_TABLE |= {"server": "server-setting", "alerts": "alert-off", "chat": "chat-setting", "metrics": "metrics-setting"}
+_BY_TABLE = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
+_BY_TABLE |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting"}
+_BY_TABLE |= {"metrics": "metrics-setting"}
 _FILE = re.compile(r'"([^"]+)"')
 _OF_FILES = ("file-missing", "file-not-readable")
 

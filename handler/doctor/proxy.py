@@ -122,7 +122,7 @@ def _digest(text: bytes) -> str:
 
 def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
     """Return whether the longest bodies that the handler accepts get through."""
-    needed = {"verbs": True, "chat": chat != "off", "alerts": visit.config is None or bool(visit.config.alerts)}
+    needed = {"verbs": True, "chat": chat != "none", "alerts": visit.config is None or bool(visit.config.alerts)}
     for size, what in _SIZES:
         if not needed[what]:
             continue

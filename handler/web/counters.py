@@ -19,7 +19,7 @@ TURN_OUTCOMES = (
 )
 _REFUSALS = ("unauthorized", "too-slow", "too-large", "client-gone")
 _ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
-_CHAT_ERRORS = ("chat-off", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
+_CHAT_ERRORS = ("chat-disabled", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
 OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
     "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
     "/chat": (*OF_CHAT, "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),

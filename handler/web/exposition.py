@@ -94,7 +94,7 @@ def _of_config(condition: Condition) -> Iterator[Metric]:
     config, is_rejected = condition.config, condition.rejected_since is not None
     text = "1 if no reload was rejected, and the configuration in force has no problem and no expired key, otherwise 0."
     yield _gauge("config_ok", text, "", [((), condition.config_state == "ok")])
-    text = "The problems of the configuration in force, each of which switches a part off. The log lists them."
+    text = "The problems of the configuration in force, each of which disables a part. The log lists them."
     yield _gauge("config_problems", text, "", [((), len(config.problems))])
     text = "The warnings about the configuration in force, as of when it was read. The log lists them."
     yield _gauge("config_warnings", text, "", [((), len(config.warnings))])
@@ -141,7 +141,7 @@ def _of_callers(counters: Counters, callers: Iterable[Caller]) -> Iterator[Metri
 
 def _of_chat(state: str, snapshot: Snapshot) -> Iterator[Metric]:
     text = "1 if chat is on, 0 if [chat] is there and chat is not on. Without [chat] there is no series."
-    yield _gauge("chat_up", text, "", [((), state == "on")] if state != "off" else [])
+    yield _gauge("chat_up", text, "", [((), state == "on")] if state != "none" else [])
     text = "1 for the state of chat, with the codes of /health. Other states have no series."
     yield _gauge("chat_state", text, "state", [((state,), 1)])
     yield _gauge("turns_running", "The turns that this handler runs now.", "", [((), snapshot.turns_running)])

@@ -53,7 +53,7 @@ def _hosts(service: Service) -> dict[str, dict[str, object]]:
         since, agent, proven = _time_or_none(host.since), host.agent_version, describe_openly(host.proven)
         found[name] = {"state": host.health(), "since": since, "agent": agent or None, "proven": proven}
     for name in filter(is_host_name, service.config.hosts_off):
-        found[name] = {"state": "config-error", "since": None, "agent": None, "proven": None}
+        found[name] = {"state": "disabled", "since": None, "agent": None, "proven": None}
     return found
 
 
@@ -69,7 +69,7 @@ def _vms(service: Service) -> list[dict[str, object]]:
 def _vms_off(service: Service) -> list[dict[str, object]]:
     """Return the VMs whose entry has a fault, without those whose name is the fault: it can be any text."""
     off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
-    return [{"name": name, "vmid": vmid, "proxmox": "config-error", "since": None} for name, vmid in off.items()]
+    return [{"name": name, "vmid": vmid, "proxmox": "disabled", "since": None} for name, vmid in off.items()]
 
 
 def _time_or_none(at: float | None) -> str | None:

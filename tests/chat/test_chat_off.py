@@ -35,12 +35,12 @@ def refusal(reply: Reply) -> tuple[int, str]:
     sampled(
         [
             ("shared_uid = true", "shared_uid = false", "chat-not-isolated", "chat-not-isolated"),
-            ("shared_uid = true", "shared_uid = 3", "config-error", "chat-off"),
+            ("shared_uid = true", "shared_uid = 3", "disabled", "chat-disabled"),
             ("shared_uid = true", 'uids = "65500-65563"', "chat-not-isolated", "chat-not-isolated"),
-            ("[chat]", "[chatt]", "off", "chat-off"),
+            ("[chat]", "[chatt]", "none", "chat-disabled"),
         ],
         ("shared_uid = true", "shared_uid = false", "chat-not-isolated", "chat-not-isolated"),
-        ("[chat]", "[chatt]", "off", "chat-off"),
+        ("[chat]", "[chatt]", "none", "chat-disabled"),
     ),
 )
 def test_each_reason_for_chat_to_be_off(talker: Talker, old: str, new: str, state: str, code: str) -> None:
@@ -60,7 +60,7 @@ def test_a_reload_interrupts_no_turn(talker: Talker, claude: ScriptedClaude) -> 
     with talker.open(prompt=fake(WAITING)) as stream:
         stream.until("text")
         with talker.changed("[chat]", "[chatt]"):
-            assert talker.health()["chat"] == "off"
+            assert talker.health()["chat"] == "none"
             claude.release("reload")
             assert stream.rest()[-1]["ok"] is True
     with talker.open(attach=stream.turn) as again:
@@ -72,7 +72,7 @@ def test_a_turn_can_be_stopped_when_chat_was_switched_off(talker: Talker) -> Non
     with talker.open(prompt=fake({**WAITING, "wait": "never"})) as stream:
         stream.until("text")
         with talker.changed("[chat]", "[chatt]"):
-            assert talker.health()["chat"] == "off"
+            assert talker.health()["chat"] == "none"
             assert talker.ask(cancel=stream.turn).json == {"cancelled": stream.turn}
             assert last_error(stream.rest())["code"] == "cancelled"
 
@@ -103,7 +103,7 @@ def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, t
         health = talker.health()
         assert (health["ok"], health["chat"], health["chat_isolated"]) == (True, "failed", None)
         reply = talker.ask(prompt="hello")
-        assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
+        assert (reply.status, reply.json["error"]["code"]) == (503, "chat-disabled")
         assert talker.pve("status").json["state"] == "running"
         assert talker.pve("reset").json["outcome"] == "done"
         notes = [json.loads(line) for line in talker.logged('"chat-failed"').splitlines()]

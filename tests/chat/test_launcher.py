@@ -481,7 +481,7 @@ def test_a_launcher_that_died_ends_chat_and_no_verb(talker: Talker, claude: Scri
         signal_process(launcher_of(talker), signal.SIGKILL)
         until(lambda: talker.health()["chat"] == "failed", "the end of chat")
         refused = talker.ask(prompt="hello")
-        assert (refused.status, refused.json["error"]["code"]) == (503, "chat-off")
+        assert (refused.status, refused.json["error"]["code"]) == (503, "chat-disabled")
         assert "the launcher has ended" in refused.json["error"]["message"]
         assert talker.pve("status").json["outcome"] == "unreached"
         claude.release("die")

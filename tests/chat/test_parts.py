@@ -180,7 +180,7 @@ def test_a_sessions_dir_that_hangs_at_the_start(model: Model, claude: ScriptedCl
         with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=IMPATIENT)) as talker:
             talker.wait_for_chat("sessions-unwritable")
             reply = talker.ask(prompt="hello")
-            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-disabled")
             talker.change("[chat]\n", "[chat]\n# again\n")
             talker.wait_for_chat("sessions-unwritable")
             assert talker.pve("status").json["outcome"] == "unreached"
@@ -202,7 +202,7 @@ def test_a_launcher_that_is_late(model: Model, claude: ScriptedClaude, directory
             talker.change("[chat]\n", "[chat]\n# again\n")
             talker.wait_for_chat("failed")
             reply = talker.ask(prompt="hello")
-            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-off")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "chat-disabled")
             assert "the launcher did not answer in 3 s" in reply.json["error"]["message"]
             assert "it is asked again by itself" in reply.json["error"]["hint"]
             assert talker.pve("status").json["outcome"] == "unreached"

@@ -167,7 +167,9 @@ def test_a_metrics_library_that_is_broken_is_a_problem_of_metrics(tmp_path: Path
     (tmp_path / "lib/prometheus_client.py").write_text("raise RuntimeError('half of it')")
     ran = run("check", str(write(tmp_path, GOOD + table)), PYTHONPATH=str(tmp_path / "lib"))
     assert ran.returncode == code, ran.stderr
-    assert ("metrics: is off, because prometheus_client can't be loaded: RuntimeError" in ran.stderr) == bool(table)
+    assert ("metrics: is disabled, because prometheus_client can't be loaded: RuntimeError" in ran.stderr) == bool(
+        table
+    )
     assert "would not start" not in ran.stderr
 
 

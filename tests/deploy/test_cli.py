@@ -126,7 +126,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     refused = calling("start", "--if-state", "stopped")
     assert (refused.returncode, "look again" in refused.stderr) == (1, True)
     rejected = calling("restart")
-    assert (rejected.returncode, "one of status, forensics" in rejected.stderr) == (1, True)
+    assert (rejected.returncode, "use status, forensics" in rejected.stderr) == (1, True)
     shown = calling("history").stdout
     assert "reset" in shown
     assert "history devvm: done (id " in shown  # it does not look at the state
@@ -197,7 +197,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         "host install-commands --host x",
         2,
         '"x" is no',
-        "one of pve1",
+        "use pve1",
     ),
     "HOST": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": "192.0.2.1"}, "serve", 2, "not an address of this", "list"),
     "HOST's name": (

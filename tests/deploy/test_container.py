@@ -60,7 +60,7 @@ def health_check(container: Container) -> list[str]:
 def test_it_answers(container: Container) -> None:
     """A signed status comes from the host, through a handler whose root is read-only."""
     health = container.health()
-    assert (health["config"], health["chat"]) == ("ok", "off")
+    assert (health["config"], health["chat"]) == ("ok", "none")
     reply = container.pve("status")
     assert (reply.status, reply.json["outcome"]) == (200, "done")
 
@@ -88,7 +88,7 @@ def test_nothing_secret_is_in_the_image(container: Container) -> None:
     """The variables are settings, and the rest comes from the mounted files."""
     assert set(container.environment) == {"PATH", "HOST", "PORT", "BREAKGLASS_CONFIG"}
     assert container.environment["HOST"] == "0.0.0.0"
-    assert "Chat is off here" in FILE.read_text()
+    assert "There is no chat here" in FILE.read_text()
 
 
 def test_it_waits_for_orphans(container: Container) -> None:

@@ -220,7 +220,7 @@ def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
     demo = Demo(before=WITHOUT_CLAUDE)
     try:
         assert demo.line("chat") == "not yet: claude is being downloaded, and a line here says when chat is on"
-        assert demo.chat_state() == "off"
+        assert demo.chat_state() == "none"
         (tmp_path / "word").write_text("0\n")
         later = demo.until("its model is a script on this machine")
         assert "on now, also on the page: the real claude" in later
@@ -238,7 +238,7 @@ def test_without_claude_the_demo_goes_on(tmp_path: Path) -> None:
     try:
         (tmp_path / "word").write_text("1\n")
         until((tmp_path / "ended").exists, "the end of ./dev")
-        assert demo.chat_state() == "off"
+        assert demo.chat_state() == "none"
     finally:
         assert demo.end(signal.SIGINT) == 0
     assert "\n  chat " not in demo.last

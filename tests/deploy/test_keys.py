@@ -358,7 +358,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         f"signature 2 secrets status devvm expires in 40 days {keys[0]} 2026-11-27T03:12:09Z, {keys[1]} not in this log"
     )
     assert rows["a"] == "bearer 1 secret forensics all VMs expired 2020-01-01 2026-11-25T01:00:00Z"
-    assert "off: secret does not begin with whsec_; vms has an unknown word" in rows["bad"]
+    assert "disabled: secret does not begin with whsec_; vms has an unknown word" in rows["bad"]
     assert rows["viewer"].endswith("no expiry not in this log")
     piped = breakglass(service, "keys", "list", "--json", "--config", str(file), "--log", "-", input=text)
     found = {each["name"]: each for each in json.loads(piped.stdout)["callers"]}

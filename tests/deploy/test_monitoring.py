@@ -110,16 +110,14 @@ FAULTS: dict[str, Change] = {
     **{state: host(state) for state in ("host-key-differs", "lost", "wrong-node", "agent-silent", "read-only-key")},
     "agent-outdated": host("agent-outdated"),
     "not-allowed": vm("not-allowed"),
-    "a host is off": problem("hosts.pve1.key", hosts={"pve1": "config-error"}, vms={"devvm": "config-error"}),
-    "a VM is off": problem("vms.devvm.vmid", vms={"devvm": "config-error"}),
-    "another part is off": problem("callers.anna.secret"),
+    "a host is disabled": problem("hosts.pve1.key", hosts={"pve1": "disabled"}, vms={"devvm": "disabled"}),
+    "a VM is disabled": problem("vms.devvm.vmid", vms={"devvm": "disabled"}),
+    "another part is disabled": problem("callers.anna.secret"),
     "not proven for long": lambda snapshot: replace(snapshot, proven={"pve1": NOW.timestamp() - 36 * DAY}),
     "a reload was rejected": with_condition(rejected_since=NOW.timestamp() + 1),
     "a key has expired": expiring(-1),
     "a key expires": expiring(13),
-    **{
-        state: with_condition(chat=state) for state in ("chat-not-isolated", "config-error", "failed", "claude-missing")
-    },
+    **{state: with_condition(chat=state) for state in ("chat-not-isolated", "disabled", "failed", "claude-missing")},
     **{
         f"{part}": with_condition(chat=part)
         for part in ("sandbox-missing", "credential-missing", "sessions-unwritable")
@@ -194,7 +192,7 @@ UNKNOWN = {
         "stale-copy",
     ),
     # where there is no handler, or another one
-    *("chat-off", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
+    *("no-chat", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }
 
 
@@ -326,7 +324,7 @@ def test_each_fault_fires_its_alert_and_no_other(tmp_path: Path) -> None:
     cases = [case(text_of(healthy()), [])]
     for fault, change in FAULTS.items():
         _, alert = rows()[fault]
-        also = ["BreakglassConfigDegraded"] if fault in ("a host is off", "a VM is off") else []
+        also = ["BreakglassConfigDegraded"] if fault in ("a host is disabled", "a VM is disabled") else []
         firing = [{"alertname": name} for name in (alert, *also) if name]
         at = "25m" if alert in ("BreakglassTurnsFail", "BreakglassAlertsFail", "BreakglassAlertsUnauthorized") else "2h"
         cases.append(case(text_of(change(healthy())), firing, at=at))

@@ -206,7 +206,7 @@ def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:
     ran = install_commands(config)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "there are several hosts" in ran.stderr
-    assert '"pve2" is off' in install_commands(config, "--host", "pve2").stderr
+    assert '"pve2" is disabled' in install_commands(config, "--host", "pve2").stderr
 
 
 def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> None:

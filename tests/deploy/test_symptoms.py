@@ -131,8 +131,8 @@ def test_what_chat_says(person: Person) -> None:
     """The state from /health, and the lines of the log about it."""
     [look] = commands("docs/symptoms.md", "Chat dies")
     output = person.paste(look).splitlines()
-    assert output[0] == '"chat":"off"'
-    assert [json.loads(line)["state"] for line in output[1:]] == ["off"]
+    assert output[0] == '"chat":"none"'
+    assert [json.loads(line)["state"] for line in output[1:]] == ["none"]
 
 
 def test_a_new_key(person: Person) -> None:
@@ -183,7 +183,7 @@ def test_the_states_of_chat_are_explained() -> None:
     """Each state of /health that is no rest has a row, as has each code that an operator can mend."""
     table = TEXT[TEXT.index("\n## Chat dies") : TEXT.index("\n## A host was rebuilt")]
     states = {"claude-missing", "sandbox-missing", "credential-missing", "sessions-unwritable"}
-    states |= {"chat-not-isolated", "failed", "config-error"}
+    states |= {"chat-not-isolated", "failed", "disabled"}
     assert {state for state in states if f"| `{state}`" not in table and f", `{state}`" not in table} == set()
 
 

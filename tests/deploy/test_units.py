@@ -185,7 +185,7 @@ def without_chat(system: Booted) -> None:
     (system.root / "etc/breakglass/breakglass.toml").write_text(CONFIG)
     system.run("systemctl", "disable", "--now", "breakglass-chat.socket", "breakglass-chat.service")
     system.run("systemctl", "restart", "breakglass")
-    until(lambda: health(system).get("chat") == "off", "a handler without chat")
+    until(lambda: health(system).get("chat") == "none", "a handler without chat")
 
 
 def restarted(system: Booted, old: str) -> bool:

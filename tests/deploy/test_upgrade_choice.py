@@ -37,7 +37,7 @@ def upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (None, [], "there is no such file"),
         ("", [], "hosts: is empty"),
         ("[hosts", [], "is not TOML"),
-        (TWO, [], "there are several hosts; name one, or give --all\n    use one of pve1, pve2, or an address like"),
+        (TWO, [], "there are several hosts; name one, or give --all\n    use pve1, pve2, or an address like"),
         (TWO, ["pve9"], '"pve9" is no host in '),
         (TWO, ["root@-oProxyCommand=x"], '"root@-oProxyCommand=x" is not an address\n    write it like root@192'),
         (FAULTY, [], 'not upgraded: hosts.pve1.ssh is not an address: "192.0.2.10"\n    write it like ssh = '),

@@ -112,12 +112,12 @@ FAULTS = [
     Fault(
         "a caller that has expired", caller(not_after=datetime(2020, 1, 1, tzinfo=UTC)), "alert-without-caller", "new"
     ),
-    Fault("an unknown source", entry("nagios", {"host": "a"}), "alert-off", "generic"),
-    Fault("an unknown VM", entry("kuma", vm="devvm1"), "alert-off", "devvm"),
-    Fault("a VM that is off", vm_off, "alert-off", "mend"),
-    Fault("a pattern that is none", entry("kuma", {"monitor": "~[a"}), "alert-off", "breakglass docs alerts"),
-    Fault("a pattern that takes too long", entry("kuma", {"monitor": "~.*.*.*x"}), "alert-off", "twice at most"),
-    Fault("no label", entry("kuma", {"monitor": 3}), "alert-off", "quotes"),
+    Fault("an unknown source", entry("nagios", {"host": "a"}), "alert-disabled", "generic"),
+    Fault("an unknown VM", entry("kuma", vm="devvm1"), "alert-disabled", "devvm"),
+    Fault("a VM that is off", vm_off, "alert-disabled", "mend"),
+    Fault("a pattern that is none", entry("kuma", {"monitor": "~[a"}), "alert-disabled", "breakglass docs alerts"),
+    Fault("a pattern that takes too long", entry("kuma", {"monitor": "~.*.*.*x"}), "alert-disabled", "twice at most"),
+    Fault("no label", entry("kuma", {"monitor": 3}), "alert-disabled", "quotes"),
     Fault("an unknown setting", entry("kuma", labels="x"), "unknown-setting", "take it out"),
     Fault("a label that Gatus has not", entry("gatus", {"alertname": "a"}), "alert-never-matches", "endpoint"),
     Fault("a label that Healthchecks has not", entry("healthchecks", {"check": "a"}), "alert-never-matches", "slug"),

@@ -232,9 +232,9 @@ FAULTS = [
         "a directory in the file's place", lambda setup: setup.path.mkdir(), "file-not-readable", "BREAKGLASS_CONFIG"
     ),
     Fault("not TOML", text("[sessions]", "[sessions"), "config-file", "brackets"),
-    Fault("no callers", change(callers={}), "caller-off", "keys new NAME --allow status"),
-    Fault("no hosts", change(hosts={}), "host-off", "[hosts.NAME]"),
-    Fault("no VMs", change(vms={}), "vm-off", "[vms.NAME]"),
+    Fault("no callers", change(callers={}), "caller-disabled", "keys new NAME --allow status"),
+    Fault("no hosts", change(hosts={}), "host-disabled", "[hosts.NAME]"),
+    Fault("no VMs", change(vms={}), "vm-disabled", "[vms.NAME]"),
     Fault("not text", lambda setup: setup.path.write_bytes(b"\xff\xfe\x00"), "file-not-readable", "TOML"),
     Fault("a file that every user can read", mode("breakglass.toml", 0o644), "file-exposed", "chmod 6"),
     Fault("a key that every user can read", mode("power", 0o644), "file-exposed", "chmod 6"),
@@ -247,19 +247,19 @@ FAULTS = [
         "unset",
     ),
     # callers' own files
-    Fault("a caller's file that is not TOML", own_file("allow = ["), "caller-off", "brackets"),
+    Fault("a caller's file that is not TOML", own_file("allow = ["), "caller-disabled", "brackets"),
     Fault("a caller's file that every user can read", own_file("", mode=0o644), "file-exposed", "callers.d/phone.toml"),
-    Fault("a caller in both places", own_file("", "operator"), "caller-off", "remove [callers.operator] from"),
+    Fault("a caller in both places", own_file("", "operator"), "caller-disabled", "remove [callers.operator] from"),
     Fault("a caller's file with a short secret", own_file('secret = "x"'), "secret-weak", "keys new phone"),
     Fault("a directory of callers that can't be read", closed_callers, "file-not-readable", "chmod 750"),
     # settings
     Fault("an unknown setting", change("hosts", "pve1", port=22), "unknown-setting", "take it out"),
     Fault("an unknown table", change("monitoring", url="x"), "unknown-setting", "take it out"),
-    Fault("an address without a user", change("hosts", "pve1", ssh="192.0.2.10"), "host-off", "breakglass@"),
-    Fault("no host key", change("hosts", "pve1", host_key=None), "host-off", "host_key"),
-    Fault("a host that is unknown", change("vms", "devvm", hosts=["pve9"]), "vm-off", "pve1"),
-    Fault("a VM without a number", change("vms", "devvm", vmid=None), "vm-off", "vmid = 102"),
-    Fault("a VM's number in quotes", change("vms", "devvm", vmid="102"), "vm-off", "vmid = 102"),
+    Fault("an address without a user", change("hosts", "pve1", ssh="192.0.2.10"), "host-disabled", "breakglass@"),
+    Fault("no host key", change("hosts", "pve1", host_key=None), "host-disabled", "host_key"),
+    Fault("a host that is unknown", change("vms", "devvm", hosts=["pve9"]), "vm-disabled", "pve1"),
+    Fault("a VM without a number", change("vms", "devvm", vmid=None), "vm-disabled", "vmid = 102"),
+    Fault("a VM's number in quotes", change("vms", "devvm", vmid="102"), "vm-disabled", "vmid = 102"),
     Fault("a number that no VM has", change("vms", "devvm", vmid=7), "vmid-impossible", "qm list"),
     Fault(
         "a guest that is a host",
@@ -270,7 +270,7 @@ FAULTS = [
     Fault("a token of the metrics that is none", change("metrics", token="secret"), "secret-weak", "keys new"),
     Fault("an unknown setting of the metrics", change("metrics", port=9090), "unknown-setting", "take it out"),
     Fault("two guests with one address", two_guests, "guests-share-address", "vms.other"),
-    Fault("an unknown verb", change("callers", "operator", allow=["restart"]), "caller-off", "cycle"),
+    Fault("an unknown verb", change("callers", "operator", allow=["restart"]), "caller-disabled", "cycle"),
     Fault("a URL that is none", change("server", url="rescue.example.org"), "server-setting", "https://"),
     Fault(
         "two hosts with one address",
@@ -304,7 +304,7 @@ FAULTS = [
     ),
     Fault("two VMs with one number", lambda setup: second_vm(setup, vmid=102), "vms-share-number", "qm list"),
     # SSH keys
-    Fault("no key", change("hosts", "pve1", key_file=None), "host-off", "key"),
+    Fault("no key", change("hosts", "pve1", key_file=None), "host-disabled", "key"),
     Fault("a garbage key", in_file("power", "garbage"), "key-garbage", "ssh-keygen"),
     Fault("a key that is cut", in_file("power", SSH_KEY[:200]), "key-garbage", "ssh-keygen"),
     Fault("an encrypted key", encrypted("power"), "key-encrypted", "ssh-keygen -p"),
@@ -336,11 +336,11 @@ FAULTS = [
     Fault(
         "an expiry that is no time",
         change("callers", "operator", not_after="2030-01-01"),
-        "caller-off",
+        "caller-disabled",
         "without quotes",
     ),
     Fault("a caller for a VM that is off", off_vm, "caller-without-vm", "vms.other"),
-    Fault("a caller for an unknown VM", change("callers", "operator", vms=["devvm1"]), "caller-off", "devvm"),
+    Fault("a caller for an unknown VM", change("callers", "operator", vms=["devvm1"]), "caller-disabled", "devvm"),
     Fault("a VM without a caller", unserved_vm, "vm-without-caller", "--vms other"),
     Fault(
         "a VM that no caller may switch", change("callers", "operator", allow=["status"]), "vm-without-power", "cycle"
@@ -348,7 +348,7 @@ FAULTS = [
     Fault(
         "two ways to authenticate",
         change("callers", "operator", token="bgt_" + "a" * 43),
-        "caller-off",
+        "caller-disabled",
         "one caller each",
     ),
     Fault(

@@ -223,8 +223,8 @@ def with_chat(seed: Seed) -> Seed:
 KEYS = [
     ("power key revoked", lambda s: revoke(s, lambda h: h.power_public), "key-not-accepted", RECIPE),
     ("power key not installed", lambda s: s.file("power", new_ssh_key()), "key-not-accepted", "breakglass-pve check"),
-    ("garbage power key", garbage_key, "host-off", "make one; see breakglass docs runbook"),
-    ("one of two VMs is off", second_vm(vmid=0), "vm-off", "[vms.other]"),
+    ("garbage power key", garbage_key, "host-disabled", "make one; see breakglass docs runbook"),
+    ("one of two VMs is off", second_vm(vmid=0), "vm-disabled", "[vms.other]"),
     ("read-only key revoked", lambda s: revoke(s, lambda h: h.reading_public), "read-only-key-not-accepted", RECIPE),
     ("no key in the file", lambda s: s.host.keys.write_text(""), "key-not-accepted", RECIPE),
     ("no key file", lambda s: s.host.keys.unlink(), "key-not-accepted", RECIPE),

@@ -190,7 +190,7 @@ def test_the_health_names_each_host(service: Service) -> None:
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
     hosts = service.health()["hosts"]
     assert hosts["pve1"] == {"state": "answering", "since": hosts["pve1"]["since"], "agent": VERSION, "proven": None}
-    assert hosts["pve2"] == {"state": "config-error", "since": None, "agent": None, "proven": None}
+    assert hosts["pve2"] == {"state": "disabled", "since": None, "agent": None, "proven": None}
 
 
 def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:

@@ -58,7 +58,7 @@ def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) 
         for reply in [ready(service, **headers) for headers in others]:
             assert reply.status == 503
             assert reply.json["reasons"] == [
-                "The configuration has faults, and each part with a fault is off.",
+                "The configuration has errors, and each part with an error is disabled.",
                 "The key of a caller has expired.",
                 "A host is not reachable.",
                 "A VM is not reachable.",

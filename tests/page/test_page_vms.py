@@ -68,7 +68,7 @@ def three(stage: Stage) -> Iterator[Stage]:
     directory.mkdir()
     service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], extra=more)
     service.secrets["talker"] = secret
-    known = {"devvm": "answering", "twin": "not-allowed", "broken": "config-error"}
+    known = {"devvm": "answering", "twin": "not-allowed", "broken": "disabled"}
     seen = copy.copy(stage)
     seen.service, seen.url = service, f"http://127.0.0.1:{service.port}/"
     try:
@@ -471,7 +471,7 @@ def test_the_recipe_names_the_vm(person: Visit) -> None:
     expect(page.locator("#recipe")).to_contain_text('"vm":"\'$VM\'"')
     names = ("twin", "x;reboot")
     vms = [{"name": name, "vmid": 1, "proxmox": "answering", "since": None} for name in names]
-    health = {"ok": True, "config": "ok", "hosts": {}, "vms": vms, "chat": "off"}
+    health = {"ok": True, "config": "ok", "hosts": {}, "vms": vms, "chat": "none"}
     page.route("**/health", lambda route: route.fulfill(json=health))
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     choose(page, "x;reboot")
@@ -557,7 +557,7 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     choose(page, "broken")
     expect(page.locator("#name")).to_have_text("broken")
     see_headline(page, "Set up wrongly", "unknown")
-    wait_for_text(page, "why", "Its configuration has a fault, so it is off.")
+    wait_for_text(page, "why", "Its entry has an error, so it is disabled.")
     phase(page, "notSent")
     press(page, "reset")
     wait_for_text(page, "dock", "its configuration has a fault")

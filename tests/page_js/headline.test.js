@@ -81,7 +81,7 @@ const REACH = {
 	away: [["health-lost", { next: NOW + 2_000 }, 9], ["health-lost", { next: NOW + 4_000 }, 5]],
 	"host refuses": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "connection-refused", since: "2026-11-27T03:11:00Z" }] }, next: NOW }]],
 	"host key differs": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "host-key-differs", since: null }] }, next: NOW }]],
-	"configuration has a fault": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "config-error", since: null }] }, next: NOW }]],
+	"configuration has a fault": [["health-came", { answer: { vms: [{ name: "devvm", vmid: 102, proxmox: "disabled", since: null }] }, next: NOW }]],
 	"the last check failed": [settledEvent("status", { outcome: "unreached", reached: false, state: null, last: null, verdict: verdictOf("timeout") }, 0, { loud: false })],
 	locked: [["locked", {}]],
 	"a link to another VM": [["vm-unknown", { name: "nosuch" }]],

@@ -59,12 +59,12 @@ test("a state alone is never well, and its word is no sentence", () => {
 
 test("a host whose key changed is distrusted, not gone round", () => {
 	assert.doesNotMatch(detourOf("host-key-differs"), /console|IPMI/);
-	assert.doesNotMatch(detourOf("config-error"), /console|IPMI/);
+	assert.doesNotMatch(detourOf("disabled"), /console|IPMI/);
 	assert.match(detourOf("timeout"), /IPMI/);
 });
 
 test("no word that an operator would have to ask about", () => {
-	const said = JSON.stringify([VERBS, STAGES, VERDICT_CODES.map(phraseOf), RUN_STATES.map(stateWord), ["connection-refused", "timeout", "chat-not-isolated", "config-error"].map(troubleOf)]);
+	const said = JSON.stringify([VERBS, STAGES, VERDICT_CODES.map(phraseOf), RUN_STATES.map(stateWord), ["connection-refused", "timeout", "chat-not-isolated", "disabled"].map(troubleOf)]);
 	assert.doesNotMatch(said, /handler|not isolated|not checked|forced command/i);
 });
 

@@ -246,7 +246,7 @@ def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
     """If the VM's own entry is faulty, the problem of the alert entry says so."""
     other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
     config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
-    assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is off: "other"'
+    assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is disabled: "other"'
 
 
 # --- patterns ---

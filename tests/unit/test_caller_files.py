@@ -110,7 +110,7 @@ def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) ->
     found = load_config(config, {})
     assert names(found) == ["operator"]
     messages = {problem.path: problem.message for problem in found.problems}
-    assert messages["callers.anna"] == f"is in {config} and in callers.d/anna.toml, so the caller is off"
+    assert messages["callers.anna"] == f"is in {config} and in callers.d/anna.toml, so the caller is disabled"
     assert messages["callers.d/bob.toml: secret"] == "is also the secret of anna"
 
 

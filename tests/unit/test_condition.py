@@ -23,7 +23,7 @@ def condition(*callers: Caller, at: float = AT, chat: str = "on") -> Condition:
     return Condition(config, at, {"pve1": "answering"}, {"devvm": "agent-outdated"}, chat)
 
 
-@pytest.mark.parametrize("chat", ["on", "off"])
+@pytest.mark.parametrize("chat", ["on", "none"])
 def test_what_works_has_no_fault(chat: str) -> None:
     """A key without an end, one that is good for a month, another host agent: nothing is wrong."""
     found = condition(caller("anna", None), caller("bob", NOON + timedelta(days=30)), chat=chat)
@@ -81,7 +81,7 @@ def test_only_the_whole_sentences_name_something() -> None:
     assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
 
 
-@pytest.mark.parametrize("state", ["not-checked", "lost", "config-error", "wrong-node", "read-only-key"])
+@pytest.mark.parametrize("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
 def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
     """Also that of a host that was not tried yet."""
     found = replace(condition(), hosts={"pve1": state}, vms={})

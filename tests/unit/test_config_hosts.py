@@ -272,7 +272,8 @@ def test_a_host_that_is_off_switches_its_vms_off() -> None:
     assert config.vms_off == {"devvm": 102, "other": 103}
     off = [problem for problem in config.problems if problem.path.startswith("vms.")]
     assert off == [
-        Problem(f"vms.{name}.hosts", 'names "pve1", which is off', "mend [hosts.pve1]") for name in ("devvm", "other")
+        Problem(f"vms.{name}.hosts", 'names "pve1", which is disabled', "mend [hosts.pve1]")
+        for name in ("devvm", "other")
     ]
 
 
@@ -436,16 +437,22 @@ def test_a_missing_vm_is_explained() -> None:
     """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
     config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
     assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
-    assert config.explain_no_vm("") == ("there are several VMs; name one", "use one of devvm")
-    assert config.explain_no_vm("other")[0] == "other is off: its configuration has a fault"
-    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use one of devvm")
+    assert config.explain_no_vm("") == ("there are several VMs; name one", "use devvm")
+    assert (
+        config.explain_no_vm("other")[0]
+        == "other is disabled: its entry in breakglass.toml has an error; its power state was not checked"
+    )
+    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use devvm")
 
 
 def test_the_only_vm_can_be_off() -> None:
     """A request without a VM's name means the only VM. When that one is off, there is none, and the reason says so."""
     config = Config((), {}, {}, (), vms_off={"devvm": 102})
     assert config.vm_named("") is None
-    assert config.explain_no_vm("")[0] == "devvm is off: its configuration has a fault"
+    assert (
+        config.explain_no_vm("")[0]
+        == "devvm is disabled: its entry in breakglass.toml has an error; its power state was not checked"
+    )
 
 
 # --- what only claude uses ---

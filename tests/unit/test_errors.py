@@ -29,7 +29,7 @@ TABLE = {
     chat_errors.SessionInvalid: ("session-invalid", 403, False),
     chat_errors.SessionElsewhere: ("session-elsewhere", 409, False),
     chat_errors.TurnUnknown: ("turn-unknown", 404, False),
-    chat_errors.ChatOff: ("chat-off", 503, False),
+    chat_errors.ChatDisabled: ("chat-disabled", 503, False),
     chat_errors.ChatNotIsolated: ("chat-not-isolated", 503, False),
     chat_errors.SessionsUnwritable: ("sessions-unwritable", 503, False),
 }

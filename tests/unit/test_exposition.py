@@ -61,7 +61,7 @@ def test_every_error_has_its_series() -> None:
     """Each code that a route of the API can answer with is among its outcomes, so that it begins at 0."""
     codes = {kind.code for kind in BreakglassError.__subclasses__() if kind.__module__.startswith("breakglass.")}
     codes -= {"internal", "not-found", "method-not-allowed"}  # answered before there is a caller, and not counted
-    assert chat_errors.ChatOff.code in codes
+    assert chat_errors.ChatDisabled.code in codes
     assert codes - {outcome for outcomes in OUTCOMES.values() for outcome in outcomes} == set()
     assert set(HTTP_STATUS) <= set(OUTCOMES["/pve"])
 

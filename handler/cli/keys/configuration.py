@@ -36,7 +36,7 @@ def find_caller(file: Path, name: str) -> tuple[CallerEntry, list[CallerEntry]]:
     entries, _ = load_callers(read_sources(file, os.environ), os.environ)
     own = [each for each in entries if each.name == name]
     if not own:
-        hint = f"use one of {', '.join(each.name for each in entries)}"
+        hint = f"use {' or '.join(each.name for each in entries)}"
         raise CommandError(f"{file} has no caller {name}", hint, FAILED)
     return own[0], [each for each in entries if each.name != name]
 

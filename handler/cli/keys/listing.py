@@ -21,7 +21,7 @@ from .usage import Usage, read_usage
 
 @dataclass(frozen=True)
 class Row:
-    """What the list says of one caller. `off` is why its requests are refused, empty if they are not."""
+    """What the list says of one caller. `disabled` is why its requests are refused, empty if they are not."""
 
     name: str
     file: str
@@ -30,7 +30,7 @@ class Row:
     allow: tuple[str, ...]
     vms: tuple[str, ...] | None
     not_after: datetime | None
-    off: str
+    disabled: str
     keys: tuple[str, ...] = field(default=())
 
 
@@ -76,7 +76,7 @@ def _as_json(row: Row, usage: Usage | None, now: datetime) -> dict[str, object]:
     found: dict[str, object] = {"name": row.name, "file": row.file, "method": row.method, "secrets": row.secrets}
     found |= {"allow": list(row.allow), "vms": None if row.vms is None else list(row.vms)}
     found |= {"not_after": rfc3339(end.timestamp()) if end else None, "expired": bool(end and end < now)}
-    found |= {"off": row.off, "keys": [{"key": key} for key in row.keys]}
+    found |= {"disabled": row.disabled, "keys": [{"key": key} for key in row.keys]}
     if usage is not None:
         found["last_used"] = usage.callers.get(row.name)
         found["keys"] = [{"key": key, "last_used": usage.keys.get((row.name, key))} for key in row.keys]
@@ -89,7 +89,7 @@ def _as_line(row: Row, usage: Usage | None, now: datetime) -> list[str]:
     words += ["all VMs" if row.vms is None else ",".join(row.vms) or "no VM", _expiry(row.not_after, now)]
     if usage is not None:
         words.append(_last_used(row, usage))
-    return [*words, f"off: {row.off or 'its entry has a fault'}" if not row.keys else ""]
+    return [*words, f"disabled: {row.disabled or 'its entry has an error'}" if not row.keys else ""]
 
 
 def _expiry(end: datetime | None, now: datetime) -> str:

@@ -68,7 +68,7 @@ def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
 
 
 def _fingerprints(file: Path, name: str) -> list[str]:
-    """Return the fingerprint of each secret of a caller, as the log has them. Raises CommandError if it is off."""
+    """Return the fingerprint of each secret of a caller, as the log has them. Raises CommandError if it is disabled."""
     _, usable = load_callers(read_sources(file, os.environ), os.environ)
     if name not in usable:
         raise CommandError(f"the entry of {name} has an error", "see breakglass check", FAILED)
