@@ -5,7 +5,7 @@ import { clock, isVerdict, minute } from "./words.js";
 import { obstacle, outcomeOf, reasonOf } from "./rules.js";
 
 /** A job of another caller that holds the VM.
- * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline?: number}} Holder */
+ * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline: number}} Holder */
 /** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,

@@ -108,7 +108,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 
 // --- each phase: tone, word, and the one button ---
 
-const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z" };
+const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z", deadline: 420 };
 const verbEnds = (verb, more) => [begun(verb, 5), settledEvent(verb, more)];
 const PHASES = {
 	"nothing was done yet": [[], "unknown", "Not looked yet", "look"],

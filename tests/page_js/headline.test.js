@@ -86,7 +86,7 @@ const REACH = {
 	locked: [["locked", {}]],
 	"a link to another VM": [["vm-unknown", { name: "nosuch" }]],
 };
-const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z" };
+const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z", deadline: 420 };
 const ACTS = {
 	nothing: [],
 	"a verb that runs": [begun("cycle", 1)],

@@ -135,7 +135,8 @@ test("when nothing has changed, one request says so", async () => {
 test("the first installation takes what the browser has just loaded, if it is right", async () => {
 	const device = new Device();
 	device.handler = OLD;
-	await device.install();
+	const worker = await device.install();
+	assert.ok(worker.hasSkippedWaiting);
 	const files = Object.keys(OLD.files).map((name) => `${name} force-cache`);
 	assert.deepEqual(device.asked, ["files.json no-cache", ...files]);
 	let times = 0;

@@ -15,7 +15,7 @@ from breakglass.doctor.proof import _Proof
 @pytest.mark.slow
 async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its headers come byte by byte, so no step is late; doctor ends all the same, and says what is not proven."""
-    monkeypatch.setattr(breakglass.doctor.proof, "_SECONDS", 0.5)
+    monkeypatch.setattr(breakglass.doctor.proof, "PROOF_SECONDS", 1.0)
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)  # doctor may be over before it connects
