@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from .auth.signing import sign
 from .proxmox.wire import Replay
+from .reasons import reason
 
 REPEAT_SECONDS = 60.0
 SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s
@@ -110,7 +111,7 @@ def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, obje
             else:
                 yield _plain_answer(response.status, response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoAnswer(str(error) or type(error).__name__, sent=True) from None
+        raise NoAnswer(reason(error), sent=True) from None
     finally:
         connection.close()
 
@@ -162,7 +163,7 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
         return f"TLS failed: {error.reason or error}", "if the handler has no TLS there, use http://"
     if isinstance(error, TimeoutError):
         return f"no connection within {SILENCE_SECONDS:g} s", "check the address and the firewalls in between"
-    return str(error) or type(error).__name__, "check the address and this machine's network"
+    return reason(error), "check the address and this machine's network"
 
 
 # --- a verb ---

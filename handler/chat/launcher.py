@@ -13,6 +13,7 @@ from ..claude.command import ClaudeTurn
 from ..claude.launch_channel import sender_of
 from ..claude.launch_messages import ACCEPTED, MOST_BYTES, NOT_ISOLATED, encode_turn
 from ..claude.start import TurnFds
+from ..reasons import reason
 from .errors import LauncherLate
 
 SECONDS = 5.0  # to accept a message
@@ -73,7 +74,7 @@ class LauncherClient:
                 raise PermissionError("its listener is not root")
         except OSError as error:
             channel.close()
-            raise LauncherError(f"no launcher answers on {self._path}: {error}") from None
+            raise LauncherError(f"no launcher answers on {self._path}: {reason(error)}") from None
         self.channel = channel
 
     def disconnect(self, seconds: float = 0.0) -> None:
@@ -146,7 +147,7 @@ class LauncherClient:
                 socket.send_fds(channel, [message], [theirs.fileno(), *fds])
             except OSError as error:
                 ours.close()
-                raise LauncherError(f"the launcher could not be sent a message: {error}") from None
+                raise LauncherError(f"the launcher could not be sent a message: {reason(error)}") from None
         return ours
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
+from ..reasons import reason
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
 
@@ -248,4 +249,4 @@ def _build_head(line: str, *headers: tuple[str, str]) -> bytes:
 def _describe(error: Exception) -> str:
     """Return why a connection failed, in the words of the system."""
     certificate = getattr(error, "verify_message", "")
-    return f"its certificate is not good: {certificate}" if certificate else str(error) or type(error).__name__
+    return f"its certificate is not good: {certificate}" if certificate else reason(error)

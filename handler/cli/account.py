@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, leave_keyring, prctl
 from ..config.load import read_server_user
-from .errors import CommandError
+from .errors import CommandError, reason
 
 PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
 CAP_NET_BIND_SERVICE = 10
@@ -72,9 +72,7 @@ def become(account: pwd.struct_passwd) -> None:
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except OSError as error:
         hint = f"give root CAP_SETUID, CAP_SETGID and CAP_SETPCAP, or start the handler as {account.pw_name}"
-        raise CommandError(
-            f"can't become [server] user {account.pw_name}: {os.strerror(error.errno or 0)}", hint
-        ) from None
+        raise CommandError(f"can't become [server] user {account.pw_name}: {reason(error)}", hint) from None
     _set_capabilities(1 << CAP_NET_BIND_SERVICE)  # without this one, a low port is refused, and nothing else
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)

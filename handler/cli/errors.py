@@ -1,7 +1,8 @@
 """The exception that ends a command."""
 
-import os
+from ..reasons import reason
 
+__all__ = ["USAGE_CODE", "CommandError", "reason"]
 USAGE_CODE = 2
 
 
@@ -11,8 +12,3 @@ class CommandError(Exception):
     def __init__(self, message: str, hint: str = "", code: int = USAGE_CODE) -> None:
         super().__init__(message)
         self.message, self.hint, self.code = message, hint, code
-
-
-def reason(error: OSError) -> str:
-    """Return the operating system's message, without the number and the path that `str(error)` adds."""
-    return error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)

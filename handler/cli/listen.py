@@ -15,7 +15,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
-        raise CommandError(f'HOST is "{host}", which can\'t be resolved: {error}', "set it to an address") from None
+        raise CommandError(f'HOST "{host}" can\'t be resolved: {reason(error)}', "set it to an address") from None
     sockets: list[socket.socket] = []
     try:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..claude.http_messages import Response, get_all
 from ..claude.model_forwarder import Forwarder
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
+from ..reasons import reason
 from ..threads import run_in_thread
 from .findings import Finding, error, ok, warning
 from .problems import CHAT
@@ -83,16 +84,12 @@ def judge_failure(api: ModelApi, lost: OSError) -> Finding:
     if isinstance(lost, ssl.SSLError):
         return found_error("model-tls", f"{place} does not speak TLS: {lost.reason}.", _try_it(api))
     if api.https_proxy and not isinstance(lost, ssl.SSLError):
-        what = f"The model's API can't be reached through the proxy {_proxy(api)}: {_reason(lost)}."
+        what = f"The model's API can't be reached through the proxy {_proxy(api)}: {reason(lost)}."
         return found_error("proxy-unreachable", what, "start the proxy, or correct chat.https_proxy")
     if isinstance(lost, socket.gaierror):
-        what = f"The name of the model's API, \"{host}\", can't be resolved: {_reason(lost)}."
+        what = f"The name of the model's API, \"{host}\", can't be resolved: {reason(lost)}."
         return found_error("model-unreachable", what, f"correct chat.base_url or DNS: getent hosts {host}")
-    return found_error("model-unreachable", f"{place} can't be reached: {_reason(lost)}.", _try_it(api))
-
-
-def _reason(lost: OSError) -> str:
-    return lost.strerror or str(lost)[:100] or type(lost).__name__
+    return found_error("model-unreachable", f"{place} can't be reached: {reason(lost)}.", _try_it(api))
 
 
 # --- an answer ---

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from ..config.handler_urls import is_loopback, normal_url
+from ..reasons import reason
 from .findings import Finding, error, ok, warning
 from .http import SECONDS, Broken
 
@@ -34,7 +35,7 @@ def _resolve(place: str, host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as failed:
-        why = failed.strerror if isinstance(failed, OSError) else "it is not a name"
+        why = reason(failed) if isinstance(failed, OSError) else "it is not a name"
         fix = "correct the name in BREAKGLASS_URL, or its entry in DNS; an address works without DNS"
         raise Broken(error(place, "name-not-found", f'The name "{host}" has no address: {why}.', fix)) from None
     return list(dict.fromkeys(str(address[4][0]) for address in found))[:_MOST_ADDRESSES]
@@ -60,7 +61,7 @@ def _no_connection(place: str, url: str, failed: OSError) -> Finding:
     if isinstance(failed, ConnectionRefusedError):
         fix = "systemctl start breakglass, and the proxy if there is one; otherwise set BREAKGLASS_URL to its address"
         return error(place, "connection-refused", f"Nothing listens at {url}: connection refused.", fix)
-    why = "no answer" if isinstance(failed, TimeoutError) else failed.strerror or str(failed)
+    why = "no answer" if isinstance(failed, TimeoutError) else reason(failed)
     fix = "check the address in BREAKGLASS_URL, and open the port in the firewalls in between"
     return error(place, "no-connection", f"No connection to {url}: {why}.", fix)
 
@@ -80,7 +81,7 @@ def _look_at_tls(place: str, url: str, host: str, port: int) -> Finding:
         fix = "compare ssl_protocols and ssl_ciphers of the proxy with breakglass docs proxies"
         raise Broken(error(place, "tls-failed", sentence, fix)) from None
     except OSError as failed:
-        sentence = f"{url} takes connections, but TLS did not begin: {failed.strerror or failed}."
+        sentence = f"{url} takes connections, but TLS did not begin: {reason(failed)}."
         raise Broken(error(place, "tls-failed", sentence, "set BREAKGLASS_URL to a port with TLS")) from None
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
     days = (ends - datetime.now(UTC)).days

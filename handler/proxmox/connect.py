@@ -7,6 +7,7 @@ from ..config.model import Host
 from ..config.ssh_keys import import_key
 from ..config.ssh_library import asyncssh
 from ..errors import Unreached
+from ..reasons import reason
 
 CONNECT_SECONDS = 10
 
@@ -74,8 +75,8 @@ def unreached(host: Host, error: Exception) -> Unreached:
                 "it is tried again within eight minutes, or at a request, at most once a minute",
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
-            reason = f"the key or a host key of {host.name} can't be read: {error}"
-            return Unreached("key-not-accepted", reason, f"mend hosts.{host.name} and reload (SIGHUP)")
+            why = f"the key or a host key of {host.name} can't be read: {error}"
+            return Unreached("key-not-accepted", why, f"mend hosts.{host.name} and reload (SIGHUP)")
         case ConnectionRefusedError():
             hint = f"at the host's console: systemctl start ssh; or correct the port in hosts.{host.name}.ssh"
             return Unreached("connection-refused", f"{address} refused the connection", hint)
@@ -87,4 +88,4 @@ def unreached(host: Host, error: Exception) -> Unreached:
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )
             return Unreached("turned-away", f"{address} closed the connection before login", hint)
-    return Unreached("no-route", f"{address} can't be reached: {error}", "check the network")
+    return Unreached("no-route", f"{address} can't be reached: {reason(error)}", "check the network")

@@ -50,6 +50,7 @@ BESIDE_THE_PATH = (
         "handler/framer.py",
         "handler/other_nodes.py",
         "handler/proven.py",
+        "handler/reasons.py",
         "handler/text.py",
         "handler/threads.py",
     ),

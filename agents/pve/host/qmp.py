@@ -57,7 +57,7 @@ class Qmp:
                 time.sleep(0.02)
             except OSError as error:
                 client.close()
-                raise QmpSilent(f"the monitor can't be reached: {error}") from None
+                raise QmpSilent(f"the monitor can't be reached: {error.strerror or error}") from None
 
     def _left(self) -> float:
         left = self._until - time.monotonic()

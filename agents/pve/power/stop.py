@@ -99,7 +99,7 @@ def call_off_reboot(job: Job) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        job.warnings.append(f"a reboot is pending and could not be called off ({error}): Proxmox starts the VM again")
+        job.warnings.append(f"a pending reboot can't be called off ({error.strerror}): Proxmox starts the VM again")
 
 
 def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:

@@ -59,7 +59,7 @@ class Agent:
         try:
             self.tasks[self._task(request)] = tag
         except OSError as error:  # no memory, no process: the other requests go on
-            verdict = Verdict("agent-failed", f"the host can't begin {request.verb}: {error}; nothing was done")
+            verdict = Verdict("agent-failed", f"{request.verb} can't begin: {error.strerror}; nothing was done")
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
     def _task(self, request: Request) -> ReadTask | FollowTask:

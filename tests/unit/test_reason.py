@@ -1,0 +1,37 @@
+"""Why something failed, for a person: the system's words, without Python's."""
+
+import asyncio
+import errno
+import socket
+
+import pytest
+
+from breakglass.reasons import reason
+
+REASONS: dict[str, tuple[Exception, str]] = {
+    "asyncio's": (OSError(errno.EHOSTUNREACH, "Connect call failed ('192.0.2.10', 22)"), "No route to host"),
+    "of two addresses": (
+        OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 22, 0, 0), [Errno 113] Connect call f…"),
+        "Connection refused and No route to host",
+    ),
+    "of a file": (FileNotFoundError(errno.ENOENT, "No such file or directory", "/etc/x"), "No such file or directory"),
+    "of a name": (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+    "a sentence": (PermissionError("its listener is not root"), "its listener is not root"),
+    "a wait": (TimeoutError(), "timed out"),
+    "nothing": (ValueError(), "ValueError"),
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_reason_is_in_the_systems_words(kind: str) -> None:
+    error, words = REASONS[kind]
+    assert reason(error) == words
+
+
+async def test_a_connection_that_fails_says_why_without_python() -> None:
+    """What asyncio itself raises, for a port where nothing listens."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError, match="Connect call") as caught:
+            await asyncio.open_connection(*closed.getsockname())
+    assert reason(caught.value) == "Connection refused"
