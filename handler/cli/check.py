@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pwd
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,16 +37,22 @@ def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config
 
     `prepare` is called with the account that this process, if it is root's, then becomes.
     """
+    account, first = None, list[Problem]()
     try:
         load_server_modules()
-        account = find_account(path)
+        try:
+            account = find_account(path)
+        except CommandError as error:
+            if os.geteuid() != 0:
+                raise
+            first = [Problem("(start)", error.message, error.hint)]  # root can read the rest, and list all at once
         prepare(account)
         config = load_as(account, path)
     except ConfigError as error:
-        return None, error.problems
+        return None, [*first, *error.problems]
     except CommandError as error:
         return None, [Problem("(start)", error.message, error.hint)]
-    return config, config.problems
+    return None if first else config, [*first, *config.problems]
 
 
 def _missing(config: Config) -> list[str]:

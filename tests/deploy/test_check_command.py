@@ -62,6 +62,15 @@ def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
     assert run("check", BREAKGLASS_CONFIG=str(config)).stdout == ran.stdout
 
 
+@pytest.mark.real("root")
+def test_root_without_an_account_is_told_every_mistake(tmp_path: Path) -> None:
+    """The missing account is one line of them, and the handler would not start."""
+    ran = run("check", str(write(tmp_path, GOOD.replace(SERVER, "") + OFF)))
+    assert (ran.returncode, "the handler would not start" in ran.stderr) == (2, True)
+    for words in ("must not stay root", "callers.phone.secret", "unknown"):
+        assert words in ran.stderr
+
+
 REFUSED = {
     "no TOML": "[callers",
     "nothing in it": SERVER,
