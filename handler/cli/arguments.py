@@ -132,6 +132,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the answer object alone, as one line")
     parser.add_argument("--quiet", action="store_true", help="do not print the stages of the job")
+    parser.add_argument("--full", action="store_true", help="with status and forensics: print all that was read")
     parser.set_defaults(run=call.call)
 
 

@@ -15,17 +15,22 @@ from ..client import call as send
 from ..verbs import ANYWAY, VERBS
 from .environment import caller_key, handler_url
 from .errors import CommandError, reason
-from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, remark, say, show
+from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, say, show
 
+_LOOKS = ("status", "forensics")  # whose answer is the verdict
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 
 @dataclass(frozen=True)
 class Display:
-    """How to show an answer: as text, with the stages of the job unless `quiet`, or as the answer object."""
+    """How to show an answer: as text, with the stages of the job unless `quiet`, or as the answer object.
+
+    Of a look, `full` shows all that was read, and not only the verdict and what proves it.
+    """
 
     json: bool = False
     quiet: bool = False
+    full: bool = False
 
 
 def sign(arguments: argparse.Namespace) -> int:
@@ -50,7 +55,7 @@ def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
     request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields}, again=arguments.id is not None)
-    return run_verb(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet))
+    return run_verb(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet, arguments.full))
 
 
 def run_verb(
@@ -62,7 +67,8 @@ def run_verb(
     """
     url = handler_url(os.environ)
     try:
-        result = send(Signer(url, caller_key(os.environ)), msg_id, request, partial(_show, display))
+        on_message = partial(_show, display, request.verb)
+        result = send(Signer(url, caller_key(os.environ)), msg_id, request, on_message)
     except KeyboardInterrupt:
         complain(f"you stopped waiting; if {request.verb} was sent, it continues", _repeat_hint(request, msg_id))
         return UNKNOWN
@@ -86,7 +92,7 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
         if display.json:
             say(json.dumps({name: value for name, value in result.items() if name != "type"}))
             return code
-        show_result(result)
+        show_result(result, display.full)
         if result.get("anyway") in ANYWAY:
             complain(*_anyway_offer(request, str(result["anyway"])))
         if code == UNKNOWN:
@@ -137,8 +143,8 @@ def _repeat_hint(request: VerbCall, msg_id: str) -> str:
     return f"to ask again (the verb runs at most once): breakglass call {_arguments(request)}{anyway} --id {msg_id}"
 
 
-def _show(display: Display, message: Mapping[str, object]) -> None:
-    if message["type"] == "output" and not display.json:
+def _show(display: Display, verb: str, message: Mapping[str, object]) -> None:
+    if message["type"] == "output" and not display.json and (display.full or verb not in _LOOKS):
         show(str(message["text"]), sys.stdout if message["stream"] == "stdout" else sys.stderr)
     elif message["type"] == "stage" and not display.quiet:
         show(f"stage: {message['stage']}{_latest_end(message)}\n", sys.stderr)
@@ -153,23 +159,32 @@ def _latest_end(stage: Mapping[str, object]) -> str:
         return ""
 
 
-def show_result(result: Mapping[str, object]) -> None:
-    """Show an answer: its verdict, output and warnings, and the commands for people if it failed."""
-    outcome, state = str(result["outcome"]), str(result["state"])
-    _show_verdict(result)
-    job = result.get("job")
+def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
+    """Show an answer: first the VM's state, then the verdict and warnings, and the commands for people if it failed.
+
+    With `is_full`, the verdict of a `forensics` is in the output already.
+    """
+    outcome, job = str(result["outcome"]), result.get("job")
     if isinstance(job, dict):
         show(str(job.get("output", "")))
     elif "job" in result:
         complain("the host knows no such job", "list the jobs: breakglass call history")
+    say(_headline(result, outcome, str(result["state"])))
+    if not (is_full and "\nverdict: " in str(result.get("stdout"))):
+        _show_verdict(result)
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
-    suffix = "" if state == "unknown" else f", {state}"
-    name = f"{result['verb']} {result['vm'] or ''}".strip()
-    say(f"{name}: {outcome}{suffix} (id {result['id']})")
     if outcome not in ("done", "rejected", "busy", "refused"):
         for line in _texts(result.get("by_hand")):
             complain(f"by hand: {line}")
+
+
+def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
+    """Return one line: how the VM is, if the answer says so, and what became of the verb."""
+    is_look = (result["verb"], outcome) == ("status", "done")
+    facts = ["status" if is_look else f"{result['verb']} {outcome}", f"id {result['id']}"]
+    first, *more = [state, *facts] if is_look or state != "unknown" else facts
+    return f"{result['vm'] or 'no VM'}: {first} ({', '.join(more)})"
 
 
 def _show_verdict(result: Mapping[str, object]) -> None:
@@ -179,8 +194,11 @@ def _show_verdict(result: Mapping[str, object]) -> None:
         return
     sentence = str(verdict["sentence"])
     was_shown = sentence in str(result.get("stderr")) and result["reached"]  # in the job's own output
-    report = remark if result["outcome"] == "done" else complain
-    report("" if was_shown else sentence, "\n    ".join(_texts(verdict.get("evidence"))))
+    evidence = _texts(verdict.get("evidence"))
+    if result["outcome"] == "done":
+        say("\n    ".join([sentence, *evidence]))
+    else:
+        complain("" if was_shown else sentence, "\n    ".join(evidence))
 
 
 def _texts(value: object) -> list[str]:

@@ -122,18 +122,18 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
 
     done = calling("reset", "--reason", "hung")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1].startswith("reset devvm: done, running (id msg_")
+    assert done.stdout.splitlines()[-1].startswith("devvm: running (reset done, id msg_")
     refused = calling("start", "--if-state", "stopped")
     assert (refused.returncode, "look again" in refused.stderr) == (1, True)
     rejected = calling("restart")
     assert (rejected.returncode, "use status, forensics" in rejected.stderr) == (1, True)
     shown = calling("history").stdout
     assert "reset" in shown
-    assert "history devvm: done (id " in shown  # it does not look at the state
+    assert "devvm: history done (id " in shown  # it does not look at the state
 
     looked = calling("status")
     assert "breakglass:" not in looked.stderr  # nothing is wrong
-    again = calling("status", "--id", looked.stdout.split("(id ")[1].rstrip(")\n"), "--json")
+    again = calling("status", "--id", looked.stdout.split("id ")[1].partition(")")[0], "--json")
     [line] = again.stdout.splitlines()
     answer = json.loads(line)
     assert (again.returncode, again.stderr) == (0, "")

@@ -126,7 +126,7 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     assert '"outcome":"done"' in curl.stdout.splitlines()[-1]
     call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0
-    assert "cycle devvm: done, running" in call.stdout
+    assert "devvm: running (cycle done" in call.stdout
     doctor = subprocess.run(["bash", "-c", demo.line("doctor")], capture_output=True, text=True, timeout=120)
     assert "error:" not in doctor.stdout, doctor.stdout
     assert "ok: host demo" in doctor.stdout, doctor.stdout + doctor.stderr
@@ -342,7 +342,7 @@ def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
         assert "\n  curl  " not in demo.text
         assert "\n  chat  " not in demo.text
         call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
-        assert "cycle devvm: done, running" in call.stdout
+        assert "devvm: running (cycle done" in call.stdout
     finally:
         assert demo.end(signal.SIGINT) == 0
     assert naming(demo.directory) == []

@@ -175,7 +175,7 @@ def test_install_md_ends_with_a_signed_status(installed: Installation, capsys: p
     assert "approval-required: reset\n" in output["keys"], output["keys"]
     assert output["keys"].splitlines()[-1] == "refused"
     assert "test is successful" in output["proxy"]
-    assert output["status"].splitlines()[-1].startswith("status devvm: done")
+    assert output["status"].startswith("devvm: running (status")
     with capsys.disabled():
         print(f"\ndocs/install.md was followed in {installed.seconds:.0f} s")
 
@@ -204,7 +204,7 @@ def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installat
     script = f"{install}{serve.rstrip()} &\n{wait}{look}kill $!; wait\n"
     output = handler.run(f'{become} bash -ec "$(cat)"', stdin=script, env={**PIP, **other_port}).stdout
     assert [line for line in output.splitlines() if line.startswith(("warning:", "error:"))] == []
-    assert "status devvm: done" in output
+    assert "devvm: running (status" in output
     handler.run("userdel --remove anna 2>&1")
     assert installed.call("status")["outcome"] == "done"
 
@@ -271,10 +271,10 @@ def test_the_runbook_at_0300(installed: Installation) -> None:
     """The three lines of 03:00, and those that send an id again, reach the VM."""
     [look] = commands("docs/runbook.md", "03:00")
     output = installed.handler.run(look, env=CLIENT).stdout
-    assert [line for line in output.splitlines() if line.startswith("reset devvm: done")]
+    assert [line for line in output.splitlines() if line.startswith("devvm: running (reset done")]
     [again] = commands("docs/runbook.md", "unknown: it may have happened")
     call, *signed = again.replace("msg_…", "msg_tried2").splitlines()
-    assert "cycle devvm: done" in installed.handler.run(call, env=CLIENT).stdout
+    assert "devvm: running (cycle done" in installed.handler.run(call, env=CLIENT).stdout
     answer = installed.handler.run("\n".join(signed), env={**CLIENT, "CURL_CA_BUNDLE": CLIENT["SSL_CERT_FILE"]}).stdout
     assert (json.loads(answer)["outcome"], json.loads(answer)["attached"]) == ("done", True)
 
@@ -295,7 +295,7 @@ def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
     handler, host = installed.handler, installed.host
     [storage, anyway] = commands("docs/runbook.md", "storage-hung and anyway")
     assert "active" in host.run(storage.replace("ID", "local")).stdout
-    assert "cycle devvm: done" in handler.run(anyway, env=CLIENT).stdout
+    assert "devvm: running (cycle done" in handler.run(anyway, env=CLIENT).stdout
     [chain] = commands("docs/runbook.md", "The chain of jobs")
     assert '"event": "begins"' in host.run(chain).stdout.replace('"event":"begins"', '"event": "begins"')
     host.write("/etc/pve/ha/resources.cfg", "vm: 102\n\tstate started\n\n")

@@ -97,7 +97,7 @@ def test_a_key_that_is_refused(person: Person) -> None:
     """The log tells why; a request past the proxy and one through it are both refused."""
     [why] = commands("docs/symptoms.md", "The page won't unlock")
     [both] = commands("docs/symptoms.md", "401")
-    assert person.paste(both).count("status devvm: done, running") == 2
+    assert person.paste(both).count("devvm: running (status, id ") == 2
     person.use(new_secret())
     try:
         assert person.paste(both).count("the request is not signed by a known caller") == 2
@@ -123,7 +123,7 @@ def test_an_answer_that_a_proxy_cut(person: Person) -> None:
     assert person.service.pve("cycle", msg_id="msg_cut_by_a_proxy").json["outcome"] == "done"
     output = person.paste("\n".join(lines).replace("msg_…", "msg_cut_by_a_proxy"))
     assert "msg_cut_by_a_proxy" in output
-    assert "cycle devvm: done" in output
+    assert "devvm: running (cycle done" in output
     assert [job["verb"] for job in person.service.pve("history").json["jobs"]].count("cycle") == 1
 
 

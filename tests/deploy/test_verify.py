@@ -67,7 +67,7 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
         output = lines(read_only)
         assert (output[0], output[-1]) == ("approval-required: reset", "16")
         chat, *_, outcome = lines(without)
-        assert (chat, outcome.startswith("cycle devvm: done")) == ('"chat":"none"', True), outcome
+        assert (chat, outcome.startswith("devvm: running (cycle done")) == ('"chat":"none"', True), outcome
         assert lines(page) == ["default-src 'none'", "connect-src 'self'", "0"]
         requests, with_the_key = lines(log)
         assert int(requests) > 10
