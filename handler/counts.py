@@ -6,17 +6,8 @@ Only the thread of the event loop counts, and nothing here waits.
 import time
 from collections.abc import Mapping, Sequence
 
-_PROPER = ("preflight", "forensics", "verify")
-STAGES = {  # of each verb, as the host agent names them; a reading verb has one stage, itself
-    "status": ("status",),
-    "history": ("history",),
-    "screen": ("screen",),
-    "forensics": ("preflight", "forensics"),
-    "start": (*_PROPER, "start"),
-    "stop": (*_PROPER, "stop"),
-    "reset": (*_PROPER, "reset"),
-    "cycle": (*_PROPER, "stop", "start"),
-}
+from .verbs import VERBS
+
 NOTHING: Mapping[str, float] = {}
 
 
@@ -48,7 +39,7 @@ class StageClock:
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
-        self._stage = "" if "preflight" in STAGES[verb] else verb
+        self._stage = "" if VERBS[verb].is_job else verb
         self._since = time.monotonic()
         self._found: list[tuple[str, float]] = []
 

@@ -10,12 +10,13 @@ import sys
 
 _HERE = os.path.dirname(os.path.realpath(__file__))
 _PACKAGE = __name__.rpartition(".")[0]
+_PATH = [_HERE, *sys.modules[_PACKAGE].__path__[1:]]  # in a checkout, `agents` is beside this folder
 
 
 def isolated_command(module: str, *arguments: str) -> list[str]:
     """Return the command line that calls `main()` of a module such as "claude.runner", with these arguments."""
     begin = (
-        f"import sys; package = type(sys)({_PACKAGE!r}); package.__path__ = [{_HERE!r}]; "
+        f"import sys; package = type(sys)({_PACKAGE!r}); package.__path__ = {_PATH!r}; "
         f"sys.modules[{_PACKAGE!r}] = package; "
         f"from {_PACKAGE}.{module} import main; sys.exit(main())"
     )

@@ -2,7 +2,7 @@
 //
 // The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
 
-import { VERBS, labelOf, mutates } from "./verbs.js";
+import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 import { MINUTE, isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "./rules.js";
 import { capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "./words.js";
 
@@ -53,7 +53,7 @@ const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.start
 function underWay(state, view, now) {
 	const was = view.verdict ? `Was: ${phraseOf(view.verdict.code).words}` : `QEMU: was ${stateWord(view.seen?.state ?? "unknown")}`;
 	if (view.phase === "running") {
-		const doing = capital(VERBS[view.verb]?.doing ?? view.verb);
+		const doing = capital(DOING[view.verb] ?? view.verb);
 		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It continues on the host, even if this device sleeps${endOf(view)}.` };
 	}
 	if (view.open || view.phase === "unknown") {
@@ -63,7 +63,7 @@ function underWay(state, view, now) {
 	const holder = view.seen?.holder;
 	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;
 	const since = Date.parse(holder.since) - state.clockOff;
-	const doing = capital(VERBS[holder.verb]?.doing ?? "held");
+	const doing = capital(DOING[holder.verb] ?? "held");
 	return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: `By ${holder.by} for ${span(now - since)}`, why: "" };
 }
 

@@ -15,9 +15,9 @@ const BUTTONS = {};
 /** Makes the buttons, once, from the one table of verbs. */
 export function makeButtons() {
 	for (const verb of [...POWER, "status", "forensics"]) {
-		const { label, icon: name, costs } = VERBS[verb];
+		const { label, costs } = VERBS[verb];
 		const asks = POWER.includes(verb);
-		const button = make(costs && costs !== "Nothing" ? "button.costs" : "button", icon(name), make("span", make("span", asks ? `${label}…` : label), " ", make("small")));
+		const button = make(costs && costs !== "Nothing" ? "button.costs" : "button", icon(asks ? verb : verb === "status" ? "look" : "evidence"), make("span", make("span", asks ? `${label}…` : label), " ", make("small")));
 		Object.assign(button, { type: "button" });
 		button.dataset.verb = verb;
 		const small = /** @type {HTMLElement} */ (button.querySelector("small"));

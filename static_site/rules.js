@@ -1,6 +1,6 @@
 // What may be pressed, what an answer means, and why. Pure.
 
-import { VERBS, labelOf, mutates } from "./verbs.js";
+import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 import { clock, ended, sentence, span, troubleOf } from "./words.js";
 
 /** @typedef {import("./reduce.js").State} State */
@@ -45,7 +45,7 @@ export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|none)
 export function holding({ by, verb, since, stage, deadline }, clockOff) {
 	const at = Date.parse(since) - clockOff;
 	const until = clock(at + 1e3 * deadline);
-	return `${by} has been ${VERBS[verb]?.doing ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
+	return `${by} has been ${DOING[verb] ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
 /** Why a verb can't be pressed now, or nothing. @param {State} state  @param {View} view  @param {string} verb */
@@ -63,8 +63,11 @@ export function obstacle(state, view, verb) {
 	return code && `Proxmox is out of reach: ${troubleOf(code)}.`;
 }
 
+/** @type {Record<string, string>} the state in which a verb makes no sense */
+const POINTLESS = { reset: "stopped", start: "running", stop: "stopped" };
+
 /** @param {View} view  @param {string} verb */
-export const pointless = ({ seen }, verb) => (seen && VERBS[verb].pointless === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
+export const pointless = ({ seen }, verb) => (seen && POINTLESS[verb] === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
 
 /** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
 export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;

@@ -43,7 +43,7 @@ function newJob(vm, verb, { id = newId(), ...more } = {}) {
 async function confirmed(vm, job) {
 	const state = getState();
 	const view = viewOf(vm);
-	const { label, does = "", costs = "", takes = "", icon } = VERBS[job.verb];
+	const { label, does = "", costs = "", takes = "" } = VERBS[job.verb];
 	const but = obstacle(state, view, job.verb);
 	const anyway = job.anyway || but || pointless(view, job.verb) ? " anyway" : "";
 	const now = Date.now();
@@ -61,7 +61,7 @@ async function confirmed(vm, job) {
 			{ term: "Takes", words: takes },
 		],
 		yes: `${label} ${vm || "the VM"}${anyway}`,
-		yesIcon: icon,
+		yesIcon: job.verb,
 		keep: { running: "Keep it running", stopped: "Keep it off" }[seen?.state ?? ""] ?? "Leave it as it is",
 		danger: job.verb !== "start",
 	});

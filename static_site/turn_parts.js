@@ -4,7 +4,7 @@ import { appendText, icon, leave, make, setText } from "./dom.js";
 import { makeCopy } from "./render_markdown.js";
 import { fullName } from "./rules.js";
 import { getState } from "./store.js";
-import { VERBS, labelOf, mutates } from "./verbs.js";
+import { labelOf, mutates } from "./verbs.js";
 
 const LAST = 8; // lines of a long output
 const WIDEST = 2_000; // characters of them
@@ -25,7 +25,7 @@ export class Proposal {
 			make("p", why ? `Why: ${why}` : "Claude gave no reason."), this.#word);
 		this.element.dataset.proposal = job;
 		if (!known) return;
-		const approve = make("button.advised", icon(VERBS[verb].icon), make("span", `${labelOf(verb)}…`));
+		const approve = make("button.advised", icon(verb), make("span", `${labelOf(verb)}…`));
 		Object.assign(approve.dataset, { approve: verb, vm, job, why: `proposed by claude: ${why}`.slice(0, 1_000) });
 		const later = make("button", "Not now");
 		later.addEventListener("click", () => this.#putOff(later));
@@ -79,7 +79,7 @@ export class Tool {
 	end({ ok, text, cut }) {
 		const asked = !ok && /^Exit code 16$[^]*^approval-required: (\w+)$/m.exec(text)?.[1];
 		this.isProposal = this.what.trim() === `pve ${asked}`;
-		if (asked && this.isProposal) this.#head(VERBS[asked]?.icon ?? "look", `Asked for: ${labelOf(asked)}`);
+		if (asked && this.isProposal) this.#head(mutates(asked) ? asked : "look", `Asked for: ${labelOf(asked)}`);
 		else if (ok) this.#head(this.#isLook ? "look" : "check", `${this.#isLook ? "Looked at" : "Ran"}: ${this.what}`);
 		else this.#head("cross", `Failed: ${this.what}`);
 		this.#addOutput(`${text.trimEnd()}${cut ? "\n(cut here)" : ""}`);

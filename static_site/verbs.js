@@ -1,43 +1,34 @@
-// The verbs, as they are offered, asked about and waited for. A test holds this table to handler/verbs.py.
+// The verbs, as they are offered, asked about and waited for. A code or a verb of an answer may be `constructor`.
 
-/** `pointless`: the state in which it makes no sense. `stages`: what its bar shows; `takes`: how long, in words.
- * @typedef {{label: string, icon: string, doing?: string, does?: string, costs?: string, takes?: string,
- *   pointless?: string, stages?: string[]}} Verb */
+/** `stages`: what its bar shows; `takes`: how long, in words.
+ * @typedef {{label: string, does?: string, costs?: string, takes?: string, stages?: string[]}} Verb */
+
+// ---- written by ./dev generate from agents/pve/words.py
 
 /** @type {Record<string, Verb>} */
 export const VERBS = {
 	__proto__: /** @type {any} */ (null),
-	cycle: {
-		label: "Power-cycle", icon: "cycle", doing: "power-cycling", stages: ["forensics", "stop", "start", "verify"],
-		does: "Power cord out and in", costs: "Unsaved work in the VM", takes: "Seconds; at most 7 min",
-	},
-	reset: {
-		label: "Reset", icon: "reset", doing: "resetting", stages: ["forensics", "reset", "verify"], pointless: "stopped",
-		does: "Presses the reset button", costs: "Unsaved work in the VM", takes: "Seconds",
-	},
-	start: {
-		label: "Start", icon: "start", doing: "starting", stages: ["forensics", "start", "verify"], pointless: "running",
-		does: "Starts it, or continues it", costs: "Nothing", takes: "Seconds; at most 3 min",
-	},
-	stop: {
-		label: "Stop", icon: "stop", doing: "stopping", stages: ["forensics", "stop", "verify"], pointless: "stopped",
-		does: "Pulls the power cord; it stays off", costs: "Unsaved work in the VM", takes: "Seconds; at most 4 min",
-	},
-	forensics: { label: "Collect evidence", icon: "evidence" },
-	status: { label: "Check status", icon: "look" },
-	screen: { label: "Live picture", icon: "look" },
-	history: { label: "History", icon: "history" },
+	"cycle": {"label": "Power-cycle", "does": "Power cord out and in", "costs": "Unsaved work in the VM", "takes": "Seconds; at most 7 min", "stages": ["forensics", "stop", "start", "verify"]},
+	"reset": {"label": "Reset", "does": "Presses the reset button", "costs": "Unsaved work in the VM", "takes": "Seconds", "stages": ["forensics", "reset", "verify"]},
+	"start": {"label": "Start", "does": "Starts the VM, or continues a paused one", "costs": "Nothing", "takes": "Seconds; at most 3 min", "stages": ["forensics", "start", "verify"]},
+	"stop": {"label": "Stop", "does": "Pulls the power cord; the VM stays off", "costs": "Unsaved work in the VM", "takes": "Seconds; at most 4 min", "stages": ["forensics", "stop", "verify"]},
+	"status": {"label": "Check status"},
+	"forensics": {"label": "Collect evidence"},
+	"history": {"label": "History"},
+	"screen": {"label": "Live picture"},
 };
 
 /** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */
 export const ANYWAY = {
-	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
+	__proto__: /** @type {any} */ (null),
 	"storage-hung": "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
 	"would-not-start": "The VM may stay off until Proxmox can start it.",
 };
 
 /** As they stand on the page: no verb ever changes its place. */
 export const POWER = ["cycle", "reset", "start", "stop"];
+
+// ---- end
 
 /** A stage's name, and how many seconds it usually ends within. Its deadline is longer (agents/pve/host/times.py).
  * @type {Record<string, {label: string, limit: number}>} */
@@ -49,6 +40,12 @@ export const STAGES = {
 	reset: { label: "Reset", limit: 10 },
 	verify: { label: "Check", limit: 60 },
 	back: { label: "Back", limit: 90 },
+};
+
+/** What is done by a verb that changes power, after "is" or "has been". @type {Record<string, string>} */
+export const DOING = {
+	__proto__: /** @type {any} */ (null),
+	cycle: "power-cycling", reset: "resetting", start: "starting", stop: "stopping",
 };
 
 /** @param {string} verb */

@@ -8,7 +8,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from .words import ANYWAY, GOES_WITH, VERBS
+from .words import ANYWAY, GOES_WITH, PROVES, VERBS
 
 NOTE_BYTES = 8 * 1024
 LINE_CHARS = 16 * 1024
@@ -22,7 +22,7 @@ _LINE = re.compile(
     r"(?: last=(?P<if_last>none|[A-Za-z0-9_-]{8,64}))?"
     r"(?: fresh=(?P<fresh>[0-9]{1,5}))?"
     rf"(?: anyway=(?P<anyway>{'|'.join(ANYWAY)}))?"
-    r"(?: proves=(?P<proves>drill|doctor))?"
+    rf"(?: proves=(?P<proves>{'|'.join(PROVES)}))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
     r"(?P<detach> detach)?",
     re.ASCII,
@@ -57,7 +57,7 @@ class Request:
     def has_caller_fields(self) -> bool:
         """Tell whether the line has a word that only the handler's power key may send."""
         own_id = self.id and self.verb not in ("job", "where")  # `proves` comes with `by`
-        return bool(own_id or self.by or self.anyway or self.why or self.detach or self.verb in ("check", "screen"))
+        return bool(own_id or self.by or self.anyway or self.why or self.detach or VERBS[self.verb].needs_signature)
 
 
 def parse_line(line: str) -> Request:

@@ -1,29 +1,76 @@
-"""The words of the forced command, as tables: verbs, deadlines, exit codes.
+"""The words of the forced command, as tables: verbs, exit codes, states.
 
-Nothing here acts. `handler/verbs.py` holds the same verbs for people; a contract test compares the two.
+Nothing here acts. The handler reads these tables too, and `./dev generate` writes them into the documents, the page and
+claude's brief.
 """
+
+from typing import NamedTuple
 
 VERSION = "0.3.0"
 
-MUTATING = ("start", "stop", "reset", "cycle")
-VERBS = ("status", "forensics", *MUTATING, "history", "screen", "where", "job", "check", "ping", "session")
-
-# Seconds until a verb ends by itself, whatever hangs. `start` and `cycle` get more where Proxmox gives the start of
-# the VM more (job.py): the job records its own.
-DEADLINES = {
-    "status": 4.0,
-    "ping": 4.0,
-    "where": 2.0,
-    "history": 4.0,
-    "job": 4.0,
-    "screen": 10.0,
-    "check": 20.0,
-    "forensics": 20.0,
-    "reset": 40.0,
-    "stop": 240.0,
-    "start": 180.0,
-    "cycle": 420.0,
+STORAGE_HUNG = "storage-hung"
+WOULD_NOT_START = "would-not-start"
+# The refusals that `anyway=` can name, and what it can cost to lift each.
+ANYWAY = {
+    STORAGE_HUNG: "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
+    WOULD_NOT_START: "The VM may stay off until Proxmox can start it.",
 }
+PROVES = ("drill", "doctor")  # what `proves=` can name
+
+
+class Verb(NamedTuple):
+    """What a verb is. Those with a label are the verbs of POST /pve; the handler itself sends the others."""
+
+    label: str
+    does: str
+    deadline: float  # seconds until it ends by itself, whatever hangs; start and cycle can get more (jobs/job.py)
+    stages: tuple[str, ...] = ()  # of a job; any other verb has none
+    mutating: bool = False
+    loses_work: bool = False
+    needs_signature: bool = False  # not for a bearer token, a host's read-only key or claude
+    allowed_by: str = ""  # the verb whose permission it needs, if it has none of its own
+    goes_with: tuple[str, ...] = ()  # words of ANYWAY and PROVES
+
+    @property
+    def is_job(self) -> bool:
+        """Tell whether the host records the verb by its id; any other verb runs again when it is repeated."""
+        return bool(self.stages)
+
+    @property
+    def consequence(self) -> str:
+        """What a person should know before it runs."""
+        return f"{self.does}.{' Unsaved work in the VM is lost.' if self.loses_work else ''}"
+
+
+_EVIDENCE = ("preflight", "forensics")
+
+
+def _power(
+    label: str, does: str, deadline: float, *stages: str, costs: bool = True, words: tuple[str, ...] = ()
+) -> Verb:
+    return Verb(label, does, deadline, (*_EVIDENCE, *stages, "verify"), True, costs, True, goes_with=words)
+
+
+VERBS = {
+    "status": Verb("Check status", "Reads the VM's state; changes nothing", 4.0, goes_with=("doctor",)),
+    "forensics": Verb("Collect evidence", "Takes evidence and the console's picture; changes nothing", 20.0, _EVIDENCE),
+    "start": _power("Start", "Starts the VM, or continues a paused one", 180.0, "start", costs=False),
+    "stop": _power("Stop", "Pulls the power cord; the VM stays off", 240.0, "stop"),
+    "reset": _power("Reset", "Presses the reset button", 40.0, "reset", words=(STORAGE_HUNG,)),
+    "cycle": _power("Power-cycle", "Power cord out and in", 420.0, "stop", "start", words=(*ANYWAY, "drill")),
+    "history": Verb("History", "Lists what was done lately and by whom; changes nothing", 4.0),
+    "screen": Verb(
+        "Live picture", "Shows the console now; changes nothing", 10.0, needs_signature=True, allowed_by="forensics"
+    ),
+    "where": Verb("", "Says which node has the VM", 2.0),
+    "job": Verb("", "Shows the output of a job in the history", 4.0),
+    "check": Verb("", "Says what the account lacks", 20.0, needs_signature=True),
+    "ping": Verb("", "Answers", 4.0),
+    "session": Verb("", "Serves requests until it is closed", 0.0, needs_signature=True),
+}
+MUTATING = tuple(each for each in VERBS if VERBS[each].mutating)
+DEADLINES = {name: verb.deadline for name, verb in VERBS.items()}
+GOES_WITH = {word: tuple(one for one in VERBS if word in VERBS[one].goes_with) for word in (*ANYWAY, *PROVES)}
 
 DONE = 0
 AGENT_REFUSED = 10
@@ -57,13 +104,6 @@ PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does 
 
 CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
-
-# The refusals that `anyway=` can name: the VM's storage hangs, and Proxmox could not start the VM again.
-STORAGE_HUNG = "storage-hung"
-WOULD_NOT_START = "would-not-start"
-ANYWAY = {STORAGE_HUNG: ("reset", "cycle"), WOULD_NOT_START: ("cycle",)}
-
-GOES_WITH = {**ANYWAY, "drill": ("cycle",), "doctor": ("status",)}  # of `anyway=`, `proves=`
 
 CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
 LATE_SECONDS = 20.0  # that a line may have waited to be read; a handler gives it up after 25 s (patience.py)

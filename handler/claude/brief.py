@@ -4,15 +4,16 @@ The list names what is allowed, because a list of what is denied is never comple
 """
 
 from ..config.model import Vm
+from ..verbs import READS
 from .tools import HOST, list_verbs
 
 AGENT = "breakglass"
 
 _NO_KEY = "You have no key for its host: there is no `pve` command, and you know only what the operator tells you."
 _NO_GUEST = "You can't log in to the VM itself: this handler has no address for it. You see it from its host only."
-_HOST_ONLY = """\
-In this turn you only look, and only from its host: all that you can run is `pve status`, `pve forensics` and
-`pve history`.
+_HOST_ONLY = f"""\
+In this turn you only look, and only from its host: all that you can run is
+{", ".join(f"`pve {verb}`" for verb in READS)}.
 You can't ask for a verb now. If one is needed, name it, and the operator will ask you again."""
 _GUEST = """\
 `{name} COMMAND` runs one command inside the VM as `{user}`, for example `{name} uptime` or

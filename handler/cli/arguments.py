@@ -2,8 +2,9 @@
 
 import argparse
 
+from ..agents.pve.words import ANYWAY
 from ..alerts.examples import EXAMPLES
-from ..verbs import ANYWAY, VERBS
+from ..verbs import VERBS
 from . import call, chat, check, demo, drill, host, init, upgrade
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.

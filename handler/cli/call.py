@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from ..agents.pve.words import ANYWAY
 from ..auth.signing import ID
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
-from ..verbs import ANYWAY, VERBS
+from ..verbs import VERBS
 from .environment import caller_key, handler_url
 from .errors import CommandError, reason
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, say, show
@@ -129,7 +130,7 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
 
 def _anyway_offer(request: VerbCall, code: str) -> tuple[str, str]:
     """Return the cost of lifting a refusal, and the command that lifts it, with a new id."""
-    costs = f"{VERBS[request.verb].consequence} {ANYWAY[code].cost}"
+    costs = f"{VERBS[request.verb].consequence} {ANYWAY[code]}"
     return f"to do it anyway, run the command below. {costs}", f"breakglass call {_arguments(request)} --anyway {code}"
 
 

@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
-from ..verbs import ALLOWABLE, VERBS
+from ..verbs import ALLOWABLE, READS
 from .model import is_caller_name
 from .problems import Problem
 from .reader import Entry, quoted
 
 DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
-READS = tuple(name for name in ALLOWABLE if name in VERBS and not VERBS[name].mutating)
 AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
 _GRAFANA_SECRET_CHARS = 32
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..agents.pve.words import ANYWAY, GOES_WITH
 from ..proven import read_proven
-from ..verbs import ANYWAY
 from .request import VerbRequest
 
 Message = dict[str, object]
@@ -152,8 +152,8 @@ def _deadline(request: VerbRequest, trailer: Mapping[str, object]) -> object:
 def _anyway(request: VerbRequest, trailer: Mapping[str, object]) -> object:
     """Return the code of a refusal that the host offers to lift and that a request can lift, or None."""
     code = trailer.get("anyway")
-    override = ANYWAY.get(code) if isinstance(code, str) and trailer["exit_code"] == _REFUSED else None
-    return code if override is not None and request.verb in override.verbs else None
+    is_offer = isinstance(code, str) and code in ANYWAY and trailer["exit_code"] == _REFUSED
+    return code if is_offer and request.verb in GOES_WITH[str(code)] else None
 
 
 def _texts(value: object) -> list[str]:

@@ -1,29 +1,55 @@
-"""Admit an authenticated request: check its time and its permission, and find its VM."""
-
-from collections.abc import Container
+"""Admit an authenticated request: every check that a request must pass before its verb is sent, in order."""
 
 from ..auth.challenge import check_time
-from ..auth.signing import Caller, Signed
+from ..auth.signing import SIGNATURE, Caller, Signed
 from ..config.model import Config, Vm
-from ..verbs import ALLOWED_BY, VERBS
+from ..errors import BadRequest, Forbidden
+from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
+from .bodies import VerbBody
 
 
-def admit(
-    config: Config, signed: Signed, challenge: str, verb: str, vm: str, now: float, known: Container[str] = VERBS
-) -> Vm | None:
-    """Return the VM of a request, or None when there is no such VM; raise StaleTimestamp or Forbidden.
+def admit(config: Config, signed: Signed, body: VerbBody, now: float) -> Vm | None:
+    """Return the VM on which a request may run its verb, or None if there is no such verb or no such VM.
 
-    The permission for a verb that is not among the `known` ones is not checked: the route rejects it as no such verb.
+    Raises the error of the first check that the request does not pass. A verb or VM that does not exist has no
+    permission to check.
     """
-    check_time(signed, challenge, int(now), config.session_secrets)
-    found = config.vm_named(vm)
-    if found is not None and verb in known:
-        check_permission(signed.caller, verb, found.name, now)
-    return found
+    config.check_recipient(body.to)
+    if signed.id.startswith(CAPTURE_ID):
+        raise BadRequest(f'ids that begin with "{CAPTURE_ID}" are for alerts; nothing was sent', "use another id")
+    for field in [name for name in ("anyway", "proves") if getattr(body, name)]:  # only a person may use these
+        _check_signature(signed, field, BadRequest)
+        if signed.id.startswith(PROPOSAL_ID):
+            raise BadRequest(
+                f'the approval of a proposal can\'t use "{field}"; nothing was sent',
+                "leave it out, or send the verb as your own request, under a new id",
+            )
+    check_time(signed, body.challenge, int(now), config.session_secrets)
+    vm = config.vm_named(body.vm)
+    if vm is None or body.verb not in VERBS:
+        return None
+    verb = VERBS[body.verb]
+    check_permission(signed.caller, verb.allowed_by or body.verb, vm.name, now)
+    if verb.needs_signature:
+        _check_signature(signed, body.verb, Forbidden)
+    if body.proves == "drill" and not vm.drill:
+        raise BadRequest(
+            f"{vm.name} is not a VM for drills; nothing was sent",
+            f"set drill = true under [vms.{vm.name}] only if it may be power-cycled at any time, and reload",
+        )
+    return vm
 
 
-def check_permission(caller: Caller, verb: str, vm: str | None, now: float) -> None:
-    """Raise Forbidden unless the caller's entry allows the verb on the VM; None stands for any VM."""
-    refusal = caller.refusal(ALLOWED_BY.get(verb, verb), vm, now)
+def _check_signature(signed: Signed, word: str, error: type[BadRequest | Forbidden]) -> None:
+    """Raise the error for a bearer token: everyone who sees one request with it can send another."""
+    if signed.caller.auth_method != SIGNATURE:
+        raise error(
+            f'a request with a bearer token can\'t use "{word}"; nothing was sent', "send it with a signing key"
+        )
+
+
+def check_permission(caller: Caller, permission: str, vm: str | None, now: float) -> None:
+    """Raise Forbidden unless the caller's entry has the permission on the VM; None stands for any VM."""
+    refusal = caller.refusal(permission, vm, now)
     if refusal is not None:
         raise refusal

@@ -8,14 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..agents.pve.words import ANYWAY, GOES_WITH, PROVES
 from ..auth.signing import ID, Caller
 from ..config.model import Vm
 from ..errors import BadRequest
 from ..proxmox.request import VerbRequest
 from ..text import shown
-from ..verbs import ANYWAY
 
-_PROVES = re.compile("drill|doctor")
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 
 
@@ -81,24 +80,19 @@ def parse_verb_body(body: bytes) -> VerbBody:
     check_shape("if_state", parsed.if_state, _STATE)
     check_shape("if_last", parsed.if_last, ID, "none")
     check_shape("job", parsed.job, ID)
-    check_shape("proves", parsed.proves, _PROVES)
-    if parsed.anyway:
-        _check_anyway(parsed)
+    _check_word("anyway", parsed.anyway, tuple(ANYWAY), parsed.verb)
+    _check_word("proves", parsed.proves, PROVES, parsed.verb)
     return parsed
 
 
-def _check_anyway(body: VerbBody) -> None:
-    """Raise BadRequest unless `anyway` is a refusal that can be lifted for this verb."""
-    override = ANYWAY.get(body.anyway)
-    if override is None:
+def _check_word(field: str, word: str, known: tuple[str, ...], verb: str) -> None:
+    """Raise BadRequest unless a field is empty, or has a known word that goes with the verb."""
+    if word and word not in known:
+        raise BadRequest(f'"{field}" can\'t be "{shown(word)}"; nothing was sent', f"use {' or '.join(known)}")
+    if word and verb not in GOES_WITH[word]:
         raise BadRequest(
-            f'"anyway" can\'t lift "{shown(body.anyway)}"; nothing was sent',
-            f"use {' or '.join(ANYWAY)}, and only if the refused answer offers it",
-        )
-    if body.verb not in override.verbs:
-        raise BadRequest(
-            f'"anyway" does not go with "{shown(body.verb)}"; nothing was sent',
-            f"leave it out; it goes with {' and '.join(override.verbs)} alone",
+            f'"{field}":"{word}" does not go with "{shown(verb)}"; nothing was sent',
+            f"leave it out; it goes with {' and '.join(GOES_WITH[word])} alone",
         )
 
 

@@ -9,9 +9,9 @@ from prometheus_client import Counter, Histogram, Metric, disable_created_metric
 from .. import counts
 from ..audit import OF_CHAT
 from ..claude.events import TOKENS
-from ..counts import NOTHING, STAGES, Counts
+from ..counts import NOTHING, Counts
 from ..proxmox.outcome import HTTP_STATUS
-from ..verbs import VERBS
+from ..verbs import STAGES, VERBS
 
 TURN_OUTCOMES = (
     *("ok", "claude-missing", "claude-auth", "claude-overloaded", "claude-rate-limited", "claude-unreachable"),

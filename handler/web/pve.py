@@ -7,20 +7,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import audit
-from ..auth.signing import SIGNATURE, Signed
+from ..auth.signing import Signed
 from ..config.model import Config
-from ..errors import BadRequest
 from ..proxmox.outcome import rejected_answer
 from ..proxmox.request import VerbRequest
 from ..service import Service
 from ..text import shown
-from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
+from ..verbs import VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
 from .gate import SignedRequest
-from .picture import check_picture
 from .preferences import preferred_wait
-from .proving import check_proves
 from .reads import Answering, AttachedRun, ReadsUnderWay
 from .replies import NDJSON, encoded_reply, stream_reply
 
@@ -32,16 +29,9 @@ async def pve(request: Request) -> Response:
     signed, began = arrival.signed, arrival.began
     now, body = time.time(), parse_verb_body(arrival.body)
     audit.add(reason=body.reason)
-    service.config.check_recipient(body.to)
-    if signed.id.startswith(CAPTURE_ID):
-        raise BadRequest(f'ids that begin with "{CAPTURE_ID}" are for alerts; nothing was sent', "use another id")
-    if body.anyway:
-        check_may_override(signed)
-    vm = admit(service.config, signed, body.challenge, body.verb, body.vm, now)
-    if body.verb not in VERBS or vm is None:
+    vm = admit(service.config, signed, body, now)
+    if vm is None:
         return _reject(body, signed, began, service.config)
-    check_proves(body.proves, body.verb, vm, signed)
-    check_picture(body.verb, signed)
     wanted = body.permitted(vm, signed.id, signed.caller, now)
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):
@@ -59,23 +49,6 @@ def _run(service: Service, reads: ReadsUnderWay, wanted: VerbRequest, began: flo
     if wanted.is_mutating:
         return service.run(wanted, began)
     return reads.attach(wanted, began) or reads.add(wanted, service.run(wanted, began))
-
-
-def check_may_override(signed: Signed) -> None:
-    """Raise BadRequest for `anyway` with a bearer token or in the approval of a proposal.
-
-    Only a person may lift a refusal.
-    """
-    if signed.caller.auth_method != SIGNATURE:
-        raise BadRequest(
-            'a request with a bearer token can\'t use "anyway"; nothing was sent',
-            "send it with a signing key, on the page or with breakglass call --anyway",
-        )
-    if signed.id.startswith(PROPOSAL_ID):
-        raise BadRequest(
-            'the approval of a proposal can\'t use "anyway"; nothing was sent',
-            "leave it out, or send the verb as your own request, under a new id",
-        )
 
 
 def _reject(body: VerbBody, signed: Signed, began: float, config: Config) -> Response:

@@ -295,6 +295,7 @@ def test_dev_help_lists_every_command() -> None:
         "lint",
         "bench",
         "claude",
+        "generate",
         "lock",
     ]
     refused = run(ROOT / "dev", "reboot", cwd=ROOT)

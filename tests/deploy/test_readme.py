@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve import words
 from breakglass.cli.main import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
 from breakglass.config.model_api import ModelApi
 from breakglass.config.problems import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
-from breakglass.verbs import ALLOWABLE, VERBS
+from breakglass.verbs import ALLOWABLE
 
 from ..support.documents import commands, settings
 from ..support.service import Service, new_secret, new_ssh_key
@@ -133,13 +132,6 @@ def test_the_example_configuration_is_good() -> None:
 # --- the tables ---
 
 
-def test_every_verb_is_in_the_readme() -> None:
-    """The table of verbs is the program's: the same names in the same order, under the same labels."""
-    table = [row for row in rows(ROOT / "README.md") if len(row) == 3 and row[0].strip("`") in VERBS]
-    assert [(row[0], row[1]) for row in table] == [(f"`{verb.name}`", verb.label) for verb in VERBS.values()]
-    assert all("changes nothing" in row[2] for row in table if not VERBS[row[0].strip("`")].mutating)
-
-
 @pytest.mark.parametrize("name", ["docs/requests.md", "docs/protocol.md"])
 def test_every_outcome_has_its_code(name: str) -> None:
     """The tables of outcomes give the HTTP code and the `reached` that the handler gives."""
@@ -195,13 +187,6 @@ def test_every_setting_is_in_the_protocol() -> None:
     assert len(hints) == 8
     cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
     assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()
-
-
-def test_every_verb_is_in_the_protocol() -> None:
-    """The rows of `verb` and VERB list the verbs of the handler and the words of the host agent, in their order."""
-    lists = {row[0]: row[1] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2}
-    assert lists["`verb`"].endswith(f"`{' '.join(VERBS)}`")
-    assert lists["VERB"] == f"`{' '.join(words.VERBS)}`"
 
 
 # --- what is referred to ---

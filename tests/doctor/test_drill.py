@@ -141,7 +141,7 @@ def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
     output = shown.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(terminal)
-    assert "Like pulling the power cord" in output
+    assert "Power cord out and in. Unsaved work in the VM is lost." in output
     assert "you did not agree; nothing was changed" in output
     assert len(jobs(running)) == before
 

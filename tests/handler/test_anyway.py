@@ -15,19 +15,18 @@ from typing import Any
 import pytest
 
 import breakglass.proxmox.patience
-from breakglass.auth.signing import BEARER, Caller, Signed
+from breakglass.auth.signing import Caller
 from breakglass.claude.brief import list_tool_rules
 from breakglass.client import new_id
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.errors import BadRequest, Lost
+from breakglass.errors import Lost
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.run import Run
 from breakglass.proxmox.sent_ids import SentIds
 from breakglass.proxmox.wire import is_message, verb_line
-from breakglass.web.pve import check_may_override
 
 from ..conftest import connected
 from ..support.cluster import always
@@ -131,37 +130,16 @@ def test_a_line_without_anyway_does_not_have_the_word() -> None:
     assert "anyway" not in verb_line(request)
 
 
-REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "another verb": ({"verb": "stop", "anyway": "storage-hung"}, 'does not go with "stop"'),
-    "a verb that reads": ({"verb": "forensics", "anyway": "storage-hung"}, 'does not go with "forensics"'),
-    "another code": ({"verb": "reset", "anyway": "locked"}, 'can\'t lift "locked"'),
-    "no code": ({"verb": "reset", "anyway": True}, "is not text"),
-    "an approval": (
-        {"verb": "reset", "anyway": "storage-hung", "msg_id": "job_0123456789ab"},
-        "approval of a proposal",
-    ),
-}
-
-
 @real
-@pytest.mark.parametrize(("sent", "words"), REFUSALS.values(), ids=REFUSALS)
-def test_anyway_elsewhere_is_a_bad_request(
-    service: Service, script: Scripted, sent: dict[str, Any], words: str
-) -> None:
-    """400, with a sentence that says what is wrong and a hint that says what to do; the host is not asked."""
-    reply = service.pve(**sent)
+@pytest.mark.parametrize(
+    "sent", [{"verb": "stop"}, {"verb": "reset", "msg_id": "job_0123456789ab"}], ids=["another verb", "an approval"]
+)
+def test_anyway_elsewhere_is_a_bad_request(service: Service, script: Scripted, sent: dict[str, Any]) -> None:
+    """400, and the host is not asked."""
+    reply = service.pve(anyway="storage-hung", **sent)
     error = reply.json["error"]
     assert (reply.status, error["code"], error["reached"]) == (400, "bad-request", False)
-    assert words in error["message"]
-    assert error["hint"]
     assert script.asked(sent["verb"]) == []
-
-
-def test_a_bearer_token_can_not_say_anyway() -> None:
-    """A token is a program's. It is refused even where its entry would allow the verb, which no configuration can."""
-    check_may_override(Signed(OPERATOR, "msg_12345678", 0))
-    with pytest.raises(BadRequest, match=r"^a request with a bearer token can't use \"anyway\"; nothing was sent$"):
-        check_may_override(Signed(replace(OPERATOR, auth_method=BEARER), "msg_12345678", 0))
 
 
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
@@ -296,7 +274,7 @@ def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted)
     assert "stage: preflight (the job ends by 03:14:20)\nstage: forensics (the job ends by 03:14" in ran.stderr
     assert "stage:" not in ran.stdout
     assert (
-        "to do it anyway, run the command below. Like pressing the reset button: unsaved work in the VM is lost."
+        "to do it anyway, run the command below. Presses the reset button. Unsaved work in the VM is lost."
         in ran.stderr
     )
     assert "QEMU may be unable to end until its storage answers" in ran.stderr

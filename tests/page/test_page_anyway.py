@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from breakglass.verbs import ANYWAY
+from breakglass.agents.pve.words import ANYWAY
 
 from ..support.browser import (
     Stage,
@@ -85,7 +85,7 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     button.click()
     at.wait_for_selector("#yes[aria-disabled=false]")
     assert text_of(at, "confirm-title") == f"{label} devvm anyway?"
-    assert f"Unsaved work in the VM. {ANYWAY['storage-hung'].cost}" in text_of(at, "confirm-facts")
+    assert f"Unsaved work in the VM. {ANYWAY['storage-hung']}" in text_of(at, "confirm-facts")
     assert at.evaluate("() => document.activeElement.id") == "keep"
     at.click("#yes")
     phase(at, "done")
@@ -107,7 +107,7 @@ def test_each_refusal_that_can_be_lifted_says_what_that_costs(page: tuple[Page, 
     phase(at, "refused")
     at.click(OFFER)
     at.wait_for_selector("#yes[aria-disabled=false]")
-    assert f"Unsaved work in the VM. {ANYWAY['would-not-start'].cost}" in text_of(at, "confirm-facts")
+    assert f"Unsaved work in the VM. {ANYWAY['would-not-start']}" in text_of(at, "confirm-facts")
     at.click("#yes")
     phase(at, "done")
     assert visit.mutating[-1]["anyway"] == "would-not-start"

@@ -240,5 +240,4 @@ def _refuse_cycle(job: Job, view: Cluster) -> None:
         refuse_flock(job, ENDS_WITH_QEMU)
 
 
-Verb = Callable[[Job, Facts], Result]
-POWER: dict[str, Verb] = {"reset": reset, "stop": stop, "start": start, "cycle": cycle}
+POWER: dict[str, Callable[[Job, Facts], Result]] = {"reset": reset, "stop": stop, "start": start, "cycle": cycle}

@@ -21,7 +21,7 @@ from ..reading.readers import Readers
 from ..reading.reads import Message, output, result_message
 from ..reading.task import ReadTask
 from ..run_job import spawn_job
-from ..words import AGENT_REFUSED, DEADLINES, FAILED, LATE_SECONDS, MUTATING, READ_ONLY, REFUSED, VERBS
+from ..words import AGENT_REFUSED, FAILED, LATE_SECONDS, MUTATING, READ_ONLY, REFUSED, VERBS
 from .follow import FollowTask
 
 FOLLOW_EVERY = 0.02
@@ -64,7 +64,7 @@ class Agent:
 
     def _task(self, request: Request) -> ReadTask | FollowTask:
         host = self._key.host(request.vm or 0)
-        if request.verb not in (*MUTATING, "forensics"):
+        if not VERBS[request.verb].is_job:
             return ReadTask(host, request, self._readers)
         nonce = secrets.token_hex(8)
         job = complete_request(self._key, request, nonce)
@@ -133,7 +133,8 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         sentence = "this key can't change power; an operator has to approve it"
         return refuse(READ_ONLY, "read-only-key", sentence, line=f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        sentence = "a read-only key can't use id, by, anyway, proves, note, detach, check, screen"
+        verbs = [name for name, verb in VERBS.items() if verb.needs_signature and not verb.mutating]
+        sentence = f"a read-only key can't use id, by, anyway, proves, note, detach, {', '.join(verbs)}"
         return refuse(AGENT_REFUSED, "agent-refused", sentence)
     if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")
@@ -203,6 +204,3 @@ def format_stage(message: Message, first: bool) -> str:
 def protect_trailer(text: str) -> str:
     """Return output text in which no line looks like the trailer."""
     return re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
-
-
-assert set(DEADLINES) == set(VERBS) - {"session"}

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from ...auth.signing import SIGNATURE
 from ...config.caller_edits import add_caller
-from ...config.callers import DIRECTORY, NAME_HINT, READS, SUFFIX
+from ...config.callers import DIRECTORY, NAME_HINT, SUFFIX
 from ...config.model import is_caller_name, is_vm_name
 from ...config.new_file import caller_text
 from ...config.sources import caller_file
-from ...verbs import ALLOWABLE
+from ...verbs import ALLOWABLE, READS
 from ..errors import CommandError
 from ..output import DONE, remark, say
 from ..reloading import check_reload, reload_handler
@@ -54,7 +54,7 @@ def _make_entry(arguments: argparse.Namespace, method: str) -> dict[str, object]
     if not is_caller_name(arguments.name):
         raise CommandError(f'not a usable caller name: "{arguments.name}"', NAME_HINT)
     signs = method == SIGNATURE
-    entry: dict[str, object] = {"allow": ["status", "forensics", "history"] if signs else ["forensics"]}
+    entry: dict[str, object] = {"allow": list(READS) if signs else ["forensics"]}
     if arguments.allow is not None:
         known = ALLOWABLE if signs else READS
         entry["allow"] = _words("--allow", arguments.allow, lambda word: word in known, f"use {', '.join(known)}")

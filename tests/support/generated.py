@@ -1,0 +1,94 @@
+"""Write what other files repeat of the tables in agents/pve/words.py: `python -m tests.support.generated`.
+
+In a document, that is the table below a known first row; in the page, the lines between two comments.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS
+from breakglass.verbs import READS
+from breakglass.verbs import VERBS as OFFERED
+
+ROOT = Path(__file__).parent.parent.parent
+_BLOCK = re.compile(r"(?<=// ---- written by ./dev generate from agents/pve/words.py\n).*?(?=// ---- end\n)", re.DOTALL)
+_YES = {True: "yes", False: "no"}
+
+
+def make_files() -> dict[Path, str]:
+    """Return each of the files as it should be, by its path."""
+    readme, protocol, brief, page = "README.md", "docs/protocol.md", "agents/breakglass.md", "static_site/verbs.js"
+    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, protocol, brief, page)}
+    for name, first, rows in (
+        (
+            readme,
+            "verb | label | consequence",
+            [(name, verb.label, verb.consequence) for name, verb in OFFERED.items()],
+        ),
+        (protocol, "verb | changes power | job | allowed by | bearer token | goes with", list(_requests())),
+        (protocol, "VERB | deadline in seconds | with a `--read-only` key", list(_lines_on_host())),
+        (brief, "command | does", list(_commands_of_claude())),
+    ):
+        files[name] = _with_table(files[name], first, rows)
+    files[page], count = _BLOCK.subn(lambda _: _of_page(), files[page])
+    assert count == 1
+    return {ROOT / name: text for name, text in files.items()}
+
+
+def _with_table(text: str, first: str, rows: Iterable[tuple[str, ...]]) -> str:
+    """Return the text with these rows in its table that begins with this row; the first cell of each is code."""
+    body = "".join(f"| `{name}` | {' | '.join(cells)} |\n".replace("|  |", "| |") for name, *cells in rows)
+    made, count = re.subn(rf"(?<=\| {re.escape(first)} \|\n)(\|[-|]+\n)(?:\|.*\n)*", rf"\1{body}", text)
+    assert count == 1, first
+    return made
+
+
+def _requests() -> Iterable[tuple[str, ...]]:
+    for name, verb in OFFERED.items():
+        words, allowed_by = ", ".join(f"`{word}`" for word in verb.goes_with), f"`{verb.allowed_by or name}`"
+        yield name, _YES[verb.mutating], _YES[verb.is_job], allowed_by, _YES[name in READS], words
+
+
+def _lines_on_host() -> Iterable[tuple[str, ...]]:
+    for name, verb in VERBS.items():
+        on_key = "exit 16" if verb.mutating else "exit 10" if verb.needs_signature else "yes"
+        yield name, f"{verb.deadline:g}" if verb.deadline else "", on_key
+
+
+def _commands_of_claude() -> Iterable[tuple[str, ...]]:
+    for name in READS:
+        yield f"pve {name}", VERBS[name].consequence + f" Takes at most {VERBS[name].deadline:g} s."
+    yield "pve job id=ID", VERBS["job"].consequence
+    yield "`, `".join(f"pve {name}" for name in MUTATING), "Asks for that verb; see below."
+
+
+def _of_page() -> str:
+    """Return the page's tables: first the verbs that change power, as they stand on it."""
+    power = sorted(MUTATING)
+    verbs: dict[str, object] = {}
+    for name in (*power, *READS, *OFFERED):
+        verb = VERBS[name]
+        costs = "Unsaved work in the VM" if verb.loses_work else "Nothing"
+        takes = "Seconds" + (f"; at most {verb.deadline / 60:g} min" if verb.deadline >= 60 else "")
+        more = {"does": verb.does, "costs": costs, "takes": takes, "stages": verb.stages[1:]}
+        verbs[name] = {"label": verb.label} | (more if verb.mutating else {})
+    return (
+        "\n/** @type {Record<string, Verb>} */\n"
+        + _script("VERBS", verbs)
+        + "\n/** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */\n"
+        + _script("ANYWAY", ANYWAY)
+        + "\n/** As they stand on the page: no verb ever changes its place. */\n"
+        + f"export const POWER = {json.dumps(power)};\n\n"
+    )
+
+
+def _script(name: str, table: Mapping[str, object]) -> str:
+    lines = "".join(f"\t{json.dumps(key)}: {json.dumps(value)},\n" for key, value in table.items())
+    return f"export const {name} = {{\n\t__proto__: /** @type {{any}} */ (null),\n{lines}}};\n"
+
+
+if __name__ == "__main__":
+    for path, text in make_files().items():
+        path.write_text(text, encoding="utf-8")

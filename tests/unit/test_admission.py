@@ -1,0 +1,74 @@
+"""Which authenticated requests are admitted, and which refusal comes first."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from breakglass.auth.signing import BEARER, Caller, Signed
+from breakglass.config.model import Address, Config, Host, Vm
+from breakglass.errors import BadRequest, BreakglassError, Forbidden, StaleTimestamp, WrongHandler
+from breakglass.verbs import VERBS
+from breakglass.web.admission import admit
+from breakglass.web.bodies import VerbBody
+
+NOW = 1_795_500_000
+CANARY = Vm("canary", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), ""),), drill=True)
+DEVVM = replace(CANARY, name="devvm", drill=False)
+OPERATOR = Caller("operator", (b"x" * 32,), frozenset(VERBS), frozenset({"canary", "devvm"}))
+BOT = replace(OPERATOR, name="bot", auth_method=BEARER)
+OTHER = replace(CANARY, name="other")
+CONFIG = Config((), {}, {vm.name: vm for vm in (CANARY, DEVVM, OTHER)}, ("s" * 32,), urls=("https://a.example/",))
+
+
+def ask(caller: Caller = OPERATOR, msg_id: str = "msg_12345678", at: int = NOW, **fields: Any) -> Vm | None:
+    body = VerbBody(**{"verb": "cycle", "vm": "canary", **fields})
+    return admit(CONFIG, Signed(caller, msg_id, at), body, NOW)
+
+
+REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
+    ({"to": "https://b.example/", "msg_id": "alert-12345678"}, WrongHandler, "the request was signed for"),
+    ({"msg_id": "alert-12345678", "at": NOW - 301}, BadRequest, 'ids that begin with "alert-"'),
+    *(
+        case
+        for field, word in {"anyway": "storage-hung", "proves": "drill"}.items()
+        for case in (
+            ({field: word, "caller": BOT}, BadRequest, f'a request with a bearer token can\'t use "{field}"'),
+            ({field: word, "msg_id": "job_12345678"}, BadRequest, f'the approval of a proposal can\'t use "{field}"'),
+        )
+    ),
+    ({"at": NOW - 301, "vm": "other"}, StaleTimestamp, "the timestamp is 301 s old"),
+    ({"caller": replace(BOT, allow=frozenset({"status"})), "verb": "screen"}, Forbidden, 'bot may not "forensics"'),
+    ({"vm": "other"}, Forbidden, "operator may not touch other"),
+    ({"caller": BOT, "verb": "screen"}, Forbidden, 'a request with a bearer token can\'t use "screen"'),
+    ({"caller": BOT, "verb": "reset"}, Forbidden, 'a request with a bearer token can\'t use "reset"'),
+    ({"vm": "devvm", "proves": "drill"}, BadRequest, "devvm is not a VM for drills; nothing was sent"),
+]
+
+
+@pytest.mark.parametrize(("asked", "error", "words"), REFUSED)
+def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], words: str) -> None:
+    """Each rule has its error and its sentence, and where two rules are broken, the earlier one answers."""
+    with pytest.raises(error) as caught:
+        ask(**asked)
+    assert type(caught.value) is error
+    assert caught.value.message.startswith(words)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "vm"),
+    [
+        ({"to": "https://a.example", "proves": "drill"}, CANARY),
+        ({"verb": "status", "vm": "devvm", "proves": "doctor"}, DEVVM),
+        ({"anyway": "storage-hung", "vm": "devvm"}, DEVVM),
+        ({"msg_id": "job_12345678"}, CANARY),
+        ({"caller": replace(OPERATOR, allow=frozenset({"forensics"})), "verb": "screen"}, CANARY),
+        ({"caller": BOT, "verb": "forensics"}, CANARY),
+        ({"verb": "restart"}, None),
+        ({"vm": "no such VM"}, None),
+    ],
+)
+def test_what_is_admitted(asked: dict[str, Any], vm: Vm | None) -> None:
+    """The request gets its VM; a verb or a VM that does not exist gets none."""
+    assert ask(**asked) == vm
