@@ -20,6 +20,7 @@ from ..budget import HOLD_SECONDS
 from ..errors import BadRequest, TooLarge, TooSlow
 from ..proxmox.outcome import Message
 from ..service import Service
+from .admission import check_permission
 from .bodies import is_utf8, strict_json
 from .gate import BODY_SECONDS, SignedRequest
 from .replies import NDJSON, error_reply, stream_reply
@@ -58,7 +59,8 @@ async def echo(request: Request) -> Response:
     signed, fields = arrival.signed, _fields(arrival.body)
     service.config.check_recipient(fields.get("to", ""))
     check_time(signed, fields.get("challenge", ""), int(time.time()), service.config.session_secrets)
-    _check_expiry(signed.caller)
+    # every caller may do this until its key expires: any of its verbs stands for it
+    check_permission(signed.caller, min(signed.caller.allow), None, time.time())
     seconds = min(int(fields.get("seconds") or 0), HOLD_SECONDS)
     audit.request(arrival.began, "done", signed.caller.name, "echo", msg_id=signed.id)
     if NDJSON in request.headers.get("accept", ""):
@@ -76,13 +78,6 @@ def _fields(data: bytes) -> Mapping[str, str]:
     if not (seconds.isascii() and seconds.isdecimal() and len(seconds) < 4):
         raise BadRequest('"seconds" is not a number', f"use 0 to {HOLD_SECONDS}, in quotes")
     return {name: str(value) for name, value in fields.items()}
-
-
-def _check_expiry(caller: Caller) -> None:
-    """Raise Forbidden if the caller's key has expired. Every caller may do this; any of its verbs stands for it."""
-    refusal = caller.refusal(min(caller.allow), None, time.time())
-    if refusal is not None:
-        raise refusal
 
 
 async def _lines(service: Service, caller: Caller, seconds: int) -> AsyncIterator[Message]:
