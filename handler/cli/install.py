@@ -14,6 +14,11 @@ from ..templates import choose, fill, read_template
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 READ_ONLY = "--read-only --as claude"
+# For sh. Each handler logs in again, and sends again what was under way. A job goes on: its input is /dev/null.
+END_SESSIONS = f"""\
+for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
+    [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :
+done"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ def recipe(host: Host, vms: Sequence[Vm], keys: Keys, sources: str | None = None
     return fill(
         choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
         name=host.name,
+        end_sessions=END_SESSIONS.replace("\n", "\n    "),
         vms=served,
         user=host.ssh.user,
         key_file="breakglass" if as_root else host.ssh.user,

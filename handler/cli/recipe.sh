@@ -18,6 +18,7 @@ if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
+    @END_SESSIONS@
     echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and removed"
 elif [ -e /usr/local/sbin/breakglass-pve ]; then
     echo "there is no /root/breakglass-pve, so the host agent that is installed stays"

@@ -14,7 +14,7 @@ from ..config.load import config_path, load_addresses
 from ..config.model import Address
 from ..config.problems import Problem
 from .errors import CommandError
-from .install import AGENT
+from .install import AGENT, END_SESSIONS
 from .output import DONE, FAILED, complain, say
 
 # The new file is checked and renamed into place, so that half a file is never run. The last line is the result.
@@ -28,6 +28,7 @@ chown root:root {AGENT}.new
 chmod 0755 {AGENT}.new
 after=$({AGENT}.new --version)
 mv -f {AGENT}.new {AGENT}
+{END_SESSIONS}
 echo "$before -> $after"
 """
 SECONDS = 120.0  # a person may have to type a passphrase
@@ -41,7 +42,7 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
         complain(f"not upgraded: {problem.path} {problem.message}", problem.hint)
     if problems or not all(done):
         return FAILED
-    say("an open session changes to the new file by itself, within about 12 s once it is idle")
+    say("the handlers log in again, to the new host agent; jobs that run go on")
     return DONE
 
 

@@ -32,7 +32,7 @@ LEFT_OUT = {
     "test_hung_host_over_ssh": "a hung host in real seconds, by a clock that no namespace shifts here",
 }
 # They read the age of ids, captures, records, processes or lines.
-AGES = {"test_agent", "test_aliases", "test_archive", "test_proven", "test_renewal", "test_too_late"}
+AGES = {"test_agent", "test_aliases", "test_archive", "test_proven", "test_too_late"}
 
 pytestmark = [pytest.mark.real("timens"), pytest.mark.slow, pytest.mark.all, pytest.mark.first]
 

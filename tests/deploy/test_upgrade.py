@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,28 @@ def test_the_new_agent_takes_the_place_of_the_old_one(operator: Operator) -> Non
     assert (operator.agent.read_text(), status.st_mode & 0o7777, status.st_uid) == (bundle(), 0o755, 0)
     assert [path.name for path in operator.agent.parent.glob("breakglass*")] == ["breakglass-pve"]
     assert operator.upgrade("--all").stdout.splitlines()[0] == f"pve1: {VERSION} -> {VERSION}"
+
+
+def test_the_sessions_of_the_old_agent_end_and_its_jobs_go_on(host: Installed, operator: Operator) -> None:
+    """A job is known by its input, which is /dev/null."""
+    operator.agent.write_text("#!/usr/bin/python3 -IS\nimport time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+    line = host.inside("/usr/local/sbin/breakglass-pve", "serve", "--vms", "102")
+    session, job = (
+        subprocess.Popen(line, stdin=its, stdout=subprocess.PIPE, text=True)
+        for its in (subprocess.PIPE, subprocess.DEVNULL)
+    )
+    try:
+        for process in (session, job):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+        operator.agent.write_text(OLD)  # which says its version
+        assert operator.upgrade().returncode == 0
+        assert session.wait(60) == -signal.SIGTERM
+        assert job.poll() is None
+    finally:
+        for process in (session, job):
+            process.kill()
+            process.communicate()
 
 
 def test_a_damaged_copy_is_not_installed(operator: Operator) -> None:

@@ -57,7 +57,6 @@ BESIDE_THE_PATH = (
         "agents/pve/reading/",
         "agents/pve/forensics/",
         "agents/pve/check/",
-        "agents/pve/renewal.py",
         "agents/pve/jobs/aliases.py",
         "agents/pve/jobs/archive.py",
         "agents/pve/jobs/chain.py",

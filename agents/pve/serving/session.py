@@ -8,7 +8,6 @@ import json
 import os
 import re
 import select
-import time
 from collections import deque
 
 from ..grammar import LINE_CHARS, Malformed, parse_line
@@ -16,7 +15,6 @@ from ..host.files import boottime
 from ..host.paths import Key
 from ..host.process import lock_memory, process_start
 from ..reading.reads import Message
-from ..renewal import RENEWED, OwnFile, become_new_file
 from ..words import FAILED, MUTATING
 from .serve import Agent, refuse
 
@@ -34,9 +32,7 @@ _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 class Session:
     """stdin and stdout of one SSH channel: tagged lines in, tagged JSON lines out."""
 
-    def __init__(self, key: Key, bundle: str, own_file: OwnFile) -> None:
-        self._own_file = own_file
-        self._next_look = time.monotonic() + own_file.pause
+    def __init__(self, key: Key, bundle: str) -> None:
         self._unsent = bytearray()
         self._unread = b""
         self._urgent: deque[tuple[str, str]] = deque()
@@ -51,14 +47,9 @@ class Session:
     def run(self) -> None:
         """Serve until stdin ends; the jobs that were started go on."""
         lock_memory()
-        if renewed := os.environ.pop(RENEWED, ""):
-            self._empty_at = boottime() if renewed == "1" else float(renewed)  # 1: of an older host agent
-            self._agent.submit("hello", "ping", self._empty_at)
         while self._open:
             writing = [1] if self._unsent else []
             timeout = 0.0 if self._can_read else self._agent.timeout(WAKE_SECONDS)
-            if self._is_idle:
-                timeout = max(0.0, min(timeout, self._next_look - time.monotonic()))
             ready, writable, _ = select.select([0, *self._agent.descriptors()], writing, [], timeout)
             if 0 in ready:
                 self._read_input()
@@ -68,19 +59,6 @@ class Session:
             self._agent.poll(set(ready))
             if writable or self._unsent:
                 self._flush()
-            if self._is_idle and time.monotonic() >= self._next_look:
-                self._renew()
-
-    @property
-    def _is_idle(self) -> bool:
-        return not (self._agent.tasks or self._reads or self._urgent or self._unread or self._unsent)
-
-    def _renew(self) -> None:
-        """Go on in the file that has taken this one's place, if there is one. What arrives meanwhile stays unread."""
-        if self._open and self._own_file.is_replaced():
-            self._agent.close()
-            become_new_file(self._empty_at)
-        self._next_look = time.monotonic() + self._own_file.pause
 
     def _read_input(self) -> None:
         self._sent_since, now = self._empty_at, boottime()
