@@ -1,17 +1,15 @@
-"""How much a host may send, and how long its session stays closed when it sent more. Pure: the clock is an argument.
+"""How much a host may send on a session. Pure: the clock is an argument.
 
 A host that is broken, or that someone has taken over, must not keep the handler from the other hosts.
 """
 
 from collections import Counter
 
-LINE_BYTES = 8 * 1024 * 1024  # of a line, or of an exec's output; an honest host agent's longest line has 6 MiB
+LINE_BYTES = 8 * 1024 * 1024  # of a line; an honest host agent's longest line has 6 MiB
 ANSWER_BYTES = 12 * 1024 * 1024  # of one answer; an honest one has 1 MiB of output, and its last line
 UNASKED_BYTES = 4 * 1024 * 1024  # in a minute, of lines that answer no request, such as a late answer
 SESSION_BYTES = 4 * ANSWER_BYTES  # of all answers that have begun
 VALUE_BYTES = 100  # of memory that a value of JSON takes, about
-PAUSES = (60.0, 120.0, 240.0, 300.0)  # seconds, after one flood and the next
-FORGOTTEN_SECONDS = 3600.0  # after the last pause, a flood is the first one again
 
 TOO_LONG = f"the host sent more than {ANSWER_BYTES // 2**20} MiB in an answer, or {LINE_BYTES // 2**20} MiB in a line"
 UNASKED = f"the host sent more than {UNASKED_BYTES // 2**20} MiB in a minute that no request asked for"
@@ -50,25 +48,3 @@ class Allowance:
     def end(self, tag: str) -> None:
         """Stop counting an answer."""
         del self._used[tag]
-
-
-class SessionPause:
-    """When the session of a host that sent too much may be opened again. Until then, each request is an exec.
-
-    This outlives the connection, which the host can end.
-    """
-
-    def __init__(self) -> None:
-        self._floods = 0
-        self._until = float("-inf")
-
-    def begin(self, now: float) -> float:
-        """Begin a pause, longer than the last one; return its seconds."""
-        self._floods = 0 if self.is_over(now - FORGOTTEN_SECONDS) else self._floods + 1
-        seconds = PAUSES[min(self._floods, len(PAUSES) - 1)]
-        self._until = now + seconds
-        return seconds
-
-    def is_over(self, now: float) -> bool:
-        """Tell whether a session may be opened."""
-        return now >= self._until

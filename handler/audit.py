@@ -40,7 +40,6 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
     "reload": INFO,
     "reload-rejected": ERROR,
     "request": INFO,
-    "session-given-up": ERROR,
     "start": INFO,
 }
 # The other outcomes and codes of a request are warnings: the handler or the host refused it.

@@ -47,6 +47,7 @@ class Service:
         self._load, self._follow, self._stop_following = load, follow, stop_following
         self.rejected_since: float | None = None
         self.hosts: dict[str, HostConnection] = {}
+        self._before: dict[str, HostConnection] = {}  # from before a reload: as long as the new ones don't serve verbs
         self.places = Places()
         self._sent = SentIds()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,7 +83,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(host.close() for host in self.hosts.values()))
+        await asyncio.gather(*(host.close() for host in (*self.hosts.values(), *self._before.values())))
 
     # --- the configuration ---
 
@@ -110,20 +111,40 @@ class Service:
         until the new one can.
         """
         self.config = config
-        old, self.hosts = self.hosts, {}
+        replaced, self.hosts = self.hosts, {}
         for name, host in config.hosts.items():
-            connection = old.get(name)
+            last = replaced.get(name)
             vmids = [vm.vmid for vm in config.vms.values() if host in vm.hosts]
-            if connection is not None and connection.host == host and connection.serves(vmids):
-                self.hosts[name] = old.pop(name)
+            if last is not None and last.host == host and last.serves(vmids):
+                self.hosts[name] = replaced.pop(name)
             else:
-                self.hosts[name] = HostConnection(host)
-                self.hosts[name].start(connection, len(config.hosts))
-        for connection in (*self.hosts.values(), *old.values()):
+                self.hosts[name] = HostConnection(host, on_answer=partial(self._swap, name))
+                self.hosts[name].start(len(config.hosts))
+        for connection in (*self.hosts.values(), *self._before.values(), *replaced.values()):
             connection.vmids = {vm.vmid for vm in config.vms.values() if vm.may_run_at(connection.host)}
-        for name, connection in old.items():
-            if name not in config.hosts:
-                self._spawn(connection.finish())
+        for name, last in replaced.items():
+            self._retire(name, last)
+
+    def _retire(self, name: str, last: HostConnection) -> None:
+        """Let a connection that was replaced carry requests as long as the new one can't.
+
+        Not where the address is another: what answers there may be another machine.
+        """
+        carrier, new = self._before.pop(name, last), self.hosts.get(name)
+        if carrier is not last:
+            self._spawn(last.finish())
+        if new is None or str(new.host.ssh) != str(last.host.ssh):
+            self._spawn(carrier.finish())
+        else:
+            carrier.stop_keeping()
+            carrier.may_log_in = carrier.host == new.host  # never by settings that are no longer in force
+            self._before[name] = carrier
+
+    def _swap(self, name: str) -> None:
+        """Close the connection from before a reload, after its requests, if the new one works or it does not."""
+        new, before = self.hosts.get(name), self._before.get(name)
+        if new and before and (new.serves_verbs(new.host) or not before.serves_verbs(new.host)):
+            self._spawn(self._before.pop(name).finish())
 
     # --- the hosts ---
 
@@ -137,7 +158,9 @@ class Service:
 
     def _hosts_of(self, vm: Vm) -> list[HostConnection]:
         """Return the connections to a VM's hosts that carry requests now: a reload may bring others."""
-        return [self.hosts[host.name].carrier() for host in vm.hosts]
+        for host in vm.hosts:
+            self._swap(host.name)
+        return [self._before.get(host.name) or self.hosts[host.name] for host in vm.hosts]
 
     def run_on_host(self, vm: Vm, work: Callable[[HostConnection], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Start other work with the host that has a VM now. The connections stay until the work ends.

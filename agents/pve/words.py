@@ -66,7 +66,7 @@ VERBS = {
     "job": Verb("", "Shows the output of a job in the history", 4.0),
     "check": Verb("", "Says what the account lacks", 20.0, needs_signature=True),
     "ping": Verb("", "Answers", 4.0),
-    "session": Verb("", "Serves requests until it is closed", 0.0, needs_signature=True),
+    "session": Verb("", "Serves requests until it is closed", 0.0),
 }
 MUTATING = tuple(each for each in VERBS if VERBS[each].mutating)
 DEADLINES = {name: verb.deadline for name, verb in VERBS.items()}

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import suppress
 
 from ..budget import CHECK_SECONDS, READ_SECONDS
 from ..config.model import Host
@@ -11,7 +10,7 @@ from ..proxmox.handshake import Handshake, read_handshake
 from ..proxmox.link import Link
 from ..proxmox.outcome import Message
 from ..proxmox.wire import CHECK_LINE, PING_LINE
-from .login import SshConnection
+from .login import FAILURES, SshConnection
 
 
 class AgentSilent(Exception):
@@ -27,17 +26,12 @@ class AgentSession:
         self.time: object = None
         self.sent = self.received = 0.0  # this machine's clock, before and after that
 
-    async def open(self, is_resident: bool) -> None:
-        """Open the resident session, if the key may have one, and ask the host agent who it is; raise AgentSilent."""
-        if is_resident:
+    async def open(self) -> None:
+        """Open the resident session, and ask the host agent who it is; raise AgentSilent."""
+        try:
             await self._link.open_session()
-        with suppress(AgentSilent):
-            await self._shake_hands()
-        if not self.agent.heard:  # as the handler does: a read-only key has no session
-            self._link.channel = None
-            await self._shake_hands()
-
-    async def _shake_hands(self) -> None:
+        except FAILURES as error:
+            raise AgentSilent(f"no session opens ({error})") from None
         self.sent = time.time()
         result = await self.ask(PING_LINE, READ_SECONDS)
         self.received = time.time()

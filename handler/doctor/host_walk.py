@@ -207,7 +207,7 @@ class HostLook:
         found += judge_rights(self.host, kind, self._recipe, dict(zip(tries, rights, strict=True)))
         session = AgentSession(connection, self.host)
         try:
-            await session.open(is_resident=kind == POWER)
+            await session.open()
         except AgentSilent as failure:
             sentence = f"the host agent does not say what it is to the {kind} key: {failure}"
             fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"

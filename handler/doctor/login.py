@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..proxmox.connect import connect, host_key_algorithms, unreached
-from ..proxmox.execs import FAILURES
 
+# Of opening a channel. asyncssh asserts that there is a connection, which may have ended a moment before.
+FAILURES = (OSError, asyncssh.Error, TimeoutError, AssertionError)
 GREETING_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
 MOST_BYTES = 64 * 1024

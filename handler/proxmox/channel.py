@@ -12,7 +12,7 @@ from dataclasses import replace
 from ..allowance import ANSWER_BYTES, LINE_BYTES, VALUE_BYTES, Allowance, weight
 from ..budget import FIRST_SECONDS
 from ..config.ssh_library import asyncssh
-from ..errors import Lost
+from ..errors import Lost, Unreached
 from ..framer import Inflow
 from ..proven import newer_proven
 from .handshake import Handshake, read_handshake
@@ -21,19 +21,21 @@ from .patience import Patience
 from .wire import PING_LINE, read_message
 
 ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
+CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
+LOST = "the connection was lost"
 LINES_AT_ONCE = 64  # in one step of the event loop: the other hosts' messages and the clients come between
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
     """The resident session on one channel: tagged requests out, tagged JSON lines in."""
 
-    def __init__(self, on_flood: Callable[[str], None] = lambda why: None) -> None:
-        """`on_flood` is told when the host sent too much, and why that was too much."""
+    def __init__(self, close: Callable[[], None] = lambda: None) -> None:
+        """`close` ends the connection, once the session has ended."""
         self._inflow = Inflow(LINE_BYTES)
         self._is_taking = self._has_ended = False
         self._allowance = Allowance()
-        self._on_flood = on_flood
-        self._why_closed = "the connection was lost"
+        self._close = close
+        self.why_closed = LOST
         self.sent = 0  # requests, which tests and the bench count
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
@@ -89,7 +91,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self.handshake = replace(self.handshake, proven=newer_proven(self.handshake.proven, message.get("proven")))
         if queue is not None:
             queue.put_nowait(message)
-        elif message.get("stage") == "ping":  # late, or of a host agent in which the session of a replaced one goes on
+        elif message.get("stage") == "ping":  # a late answer
             self.hear(message)
 
     def _may_send(self, tag: str, size: int) -> bool:
@@ -97,27 +99,25 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         why = self._allowance.use(tag, size, time.monotonic())
         if why:
             self.give_up(why)
-            self._on_flood(why)
         return not why
 
-    def give_up(self, why: str) -> None:
-        """Close the session because of what the host sends on it. The connection stays open."""
-        self._why_closed = why
-        self._inflow.clear()
-        if self._chan is not None:
-            self._chan.abort()
-        self._end()
+    def give_up(self, why: str = LOST) -> None:
+        """End the session, and discard unsent bytes: a request that timed out must not arrive minutes later."""
+        if not self.closed:
+            self.why_closed = why
+            self._inflow.clear()
+            self._end()
 
     def hear(self, message: Message) -> None:
         """Keep what a `ping` that succeeded says of the host agent."""
         if message["type"] == "result" and message["exit_code"] == 0:
             self.handshake = read_handshake(message)
 
-    async def ping(self) -> None:
+    async def ping(self, seconds: float | None = None) -> None:
         """Raise Lost when the host agent sends nothing for ALIVE_SECONDS, neither its answer nor another one."""
         began = time.monotonic()
         try:
-            async for message in self.ask(PING_LINE, ALIVE_SECONDS):
+            async for message in self.ask(PING_LINE, seconds or ALIVE_SECONDS):
                 self.hear(message)
         except Lost:
             if self.closed or not self._is_agent or self.last_data < began:
@@ -133,15 +133,16 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self.closed = True
         for queue in self._waiting.values():
             queue.put_nowait(None)
+        self._close()
 
     async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
         """Send a request and yield its messages, the last one a result.
 
-        Raise Lost when the channel ends before the result, or no message comes in time (patience.py).
+        Raise Lost when the channel ends before the result, or no message comes in time (patience.py); Unreached when
+        it had ended before.
         """
-        assert self._chan is not None
-        if self.closed:
-            raise Lost("the session had ended")
+        if self.closed or self._chan is None:
+            raise Unreached(CLOSED, self.why_closed, "send it again")
         self.sent += 1
         tag, queue = str(self.sent), asyncio.Queue[Message | None]()
         self._waiting[tag] = queue
@@ -151,7 +152,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             while True:
                 message = await asyncio.wait_for(queue.get(), patience.until - time.monotonic())
                 if message is None:
-                    raise Lost(self._why_closed)
+                    raise Lost(self.why_closed)
                 patience.update(message, time.monotonic())
                 yield message
                 if message["type"] == "result":
@@ -159,7 +160,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         except TimeoutError:
             raise Lost(f"no answer in {patience.seconds:g} s") from None
         except OSError:
-            raise Lost("the connection was lost") from None
+            raise Lost(LOST) from None
         finally:
             self._allowance.end(tag)
             del self._waiting[tag]

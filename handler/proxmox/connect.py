@@ -83,6 +83,9 @@ def unreached(host: Host, error: Exception) -> Unreached:
         case TimeoutError():
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)
+        case asyncssh.ChannelOpenError():
+            hint = "the host is overloaded, or sshd's MaxSessions is 0"
+            return Unreached("turned-away", f"{address} refused a channel ({error.reason})", hint)
         case asyncssh.Error() | ConnectionResetError() | BrokenPipeError():
             hint = (
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"

@@ -1,22 +1,28 @@
-"""Keep a connection to one host open in the background, and remember why it is not."""
+"""The connection to one host: kept open in the background, with what is known of the host and why it is not open."""
 
 import asyncio
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from .. import audit
-from ..allowance import SessionPause
+from ..agents.bundle import known_digest
+from ..agents.pve.words import VERSION
 from ..config.model import Host
+from ..config.warnings import warn_of_agent
 from ..errors import Unreached
-from .execs import CLOSED
+from ..proven import Proven
+from .channel import CLOSED, LOST
+from .handshake import Handshake
 from .link import Link, open_link
-from .patience import backoff_seconds, refusal_seconds
+from .patience import backoff_seconds, first_pause, refusal_seconds
 
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
-LOOK_SECONDS = 30.0  # between two looks at an open connection: its session may have ended, its host agent been silent
+LOOK_SECONDS = 30.0  # between two looks at an open connection: its host agent may have been silent
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
+UP = ("answering", "agent-outdated")
 
 
 class KeptLink:
@@ -25,41 +31,44 @@ class KeptLink:
     `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed. `node` and
     `cluster` are names in Proxmox, kept when the connection ends. `node` is the configured name, or else what the host
     agent said last, or else empty. `cluster` is what the host agent said last, or else the configured name, or else
-    None; it is empty for a node that is in no cluster.
+    None; it is empty for a node that is in no cluster. `on_answer` is called when the host agent has said what it is.
     """
 
-    def __init__(self, host: Host, chance: Callable[[], float]) -> None:
+    def __init__(
+        self, host: Host, chance: Callable[[], float] = random.random, on_answer: Callable[[], object] = lambda: None
+    ) -> None:
         self.host = host
         self.node = host.node
         self.cluster = host.cluster or None
-        self._chance = chance
         self.trouble: Unreached | None = None
         self.since: float | None = None
+        self.may_log_in = True  # again, where a request needs it
+        self._chance = chance
+        self._on_answer = on_answer
+        self._noted = ""  # the state that the log has last
         self._link: Link | None = None
         self._attempt: asyncio.Task[Link] | None = None
         self._refused_at = float("-inf")
         self._opened = asyncio.Event()
-        self._session_pause = SessionPause()
+        self._keeper: asyncio.Task[None] | None = None
+
+    # --- connecting ---
 
     @property
     def link(self) -> Link | None:
         """The connection that is open now, if any."""
         return self._link if self._link is not None and self._link.alive else None
 
-    def _serves_as(self, host: Host) -> bool:
-        """Tell whether the connection is open, and its host agent the one that these settings ask for."""
-        return self.link is not None and not self.link.handshake.fault(host)
-
-    async def _connected(self) -> Link:
-        """Return the open connection. Requests that wait for one share one attempt and its failure."""
-        if self._link is not None and self._link.alive:
-            return self._link
-        return await asyncio.shield(self.try_again())
-
     @property
     def is_down(self) -> bool:
         """Whether the last attempt to connect is known to have failed."""
         return self.link is None and self.trouble is not None
+
+    async def connected(self) -> Link:
+        """Return the open connection. Requests that wait for one share one attempt and its failure."""
+        if link := self.link:
+            return link
+        return await asyncio.shield(self.try_again())
 
     def try_again(self) -> "asyncio.Task[Link]":
         """Begin to connect, unless an attempt is under way; return the attempt."""
@@ -74,10 +83,12 @@ class KeptLink:
             self._link = attempt.result()
 
     async def _connect(self) -> Link:
+        if not self.may_log_in:
+            raise Unreached(CLOSED, f"a reload replaced {self.host.ssh}", "send it again")
         if self.trouble and time.monotonic() - self._refused_at < AUTH_PAUSE:
             raise self.trouble
         try:
-            link = await open_link(self.host, self._session_pause)
+            link = await open_link(self.host)
         except Unreached as error:
             if error.cause == "key-not-accepted":
                 self._refused_at = time.monotonic()
@@ -93,6 +104,7 @@ class KeptLink:
         self.hear_cluster(link.handshake.cluster)
         if link.alive:
             self._set_trouble(None)
+            self._on_answer()
 
     def hear_cluster(self, name: object) -> None:
         """Keep the name of the host's cluster, if it is one."""
@@ -100,9 +112,47 @@ class KeptLink:
             self.cluster = name[:200]
 
     def _set_trouble(self, trouble: Unreached | None) -> None:
-        if self.since is None or (trouble and trouble.cause) != (self.trouble and self.trouble.cause):
-            self.since = time.time()
-        self.trouble = trouble
+        self.trouble, self.since = trouble, self.since or time.time()
+        state = self.health()
+        if state != self._noted:
+            self._noted, self.since = state, time.time()
+            why = trouble.reason if trouble else ""
+            audit.note("host-up" if state in UP else "host-down", host=self.host.name, state=state, why=why)
+
+    # --- keeping it open ---
+
+    def start(self, hosts: int = 1) -> None:
+        """Keep the connection open from now on, until `stop_keeping` or `close`. `hosts` is how many there are."""
+        self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
+
+    async def keep_open(self, pause: float = 0.0) -> None:
+        """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
+        failures = refusals = 0
+        await asyncio.sleep(pause)
+        while True:
+            try:
+                link = await self.connected()
+                refusals = 0
+                await self._watch(link)
+                failures = 0 if link.handshake.heard and link.channel.why_closed == LOST else failures + 1
+                self._set_trouble(self._describe_end(link))
+            except Unreached as error:
+                failures += 1
+                if error.cause == "key-not-accepted":
+                    refusals += 1
+                    await self._wait_until_opened(refusal_seconds(refusals, self._chance()))
+                    continue
+            except Exception as error:  # a defect of the handler must not end the reconnecting
+                failures += 1
+                audit.note("keep-open-failed", host=self.host.name, error=repr(error))
+            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
+
+    def _describe_end(self, link: Link) -> Unreached:
+        if link.channel.why_closed != LOST:
+            return Unreached(CLOSED, f"{self.host.ssh}: {link.channel.why_closed}", "look at the host")
+        if not link.handshake.heard:
+            return Unreached("agent-silent", f"no host agent answers at {self.host.ssh}", "breakglass-pve check there")
+        return Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment")
 
     async def _wait_until_opened(self, seconds: float) -> None:
         """Return once a request has opened the connection, or after so many seconds."""
@@ -120,23 +170,65 @@ class KeptLink:
             await link.answers(NEWS_SECONDS)
             self._end_of_handshake(link)
 
-    async def keep_open(self, pause: float = 0.0) -> None:
-        """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
-        failures = refusals = 0
-        await asyncio.sleep(pause)
-        while True:
-            try:
-                link = await self._connected()
-                failures = refusals = 0
-                await self._watch(link)
-                self._set_trouble(Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment"))
-            except Unreached as error:
-                failures += 1
-                if error.cause == "key-not-accepted":
-                    refusals += 1
-                    await self._wait_until_opened(refusal_seconds(refusals, self._chance()))
-                    continue
-            except Exception as error:  # a defect of the handler must not end the reconnecting
-                failures += 1
-                audit.note("keep-open-failed", host=self.host.name, error=repr(error))
-            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
+    def stop_keeping(self) -> None:
+        """Open the connection no more, unless a request needs it."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    async def close(self) -> None:
+        """Close the connection now."""
+        for task in (self._keeper, self._attempt):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._link is not None:
+            self._link.conn.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._link.conn.wait_closed(), 1)
+
+    # --- what is known of the host ---
+
+    def serves_verbs(self, host: Host) -> bool:
+        """Tell whether the connection is open, and its host agent the one that these settings ask for."""
+        return self.link is not None and not self.link.handshake.fault(host)
+
+    def serves(self, vmids: Iterable[int]) -> bool:
+        """Tell whether this connection reaches each of these VMs that a new login could reach.
+
+        One that is logging in right now may do so by a key line that has been changed meanwhile.
+        """
+        mendable = ("key-not-accepted", "agent-silent", "wrong-node", "not-allowed", "read-only-key", "not-checked")
+        return not any(self.health(vmid) in mendable for vmid in vmids)
+
+    def health(self, vmid: int | None = None) -> str:
+        """Return `answering` if a verb would reach this VM, `not-checked`, or the code of what is wrong."""
+        if self.trouble is not None:
+            return self.trouble.cause
+        if self.since is None:
+            return "not-checked"
+        fault = self._handshake.fault(self.host, vmid) if self._link is not None else ""
+        return fault or ("agent-outdated" if self._is_outdated else "answering")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should change on the host."""
+        return warn_of_agent(self.host.name, self.agent_version, VERSION) if self._is_outdated else []
+
+    @property
+    def proven(self) -> Proven | None:
+        """When the host was last proven, as it told last."""
+        return self._handshake.proven
+
+    @property
+    def agent_version(self) -> str:
+        """The version that the host agent told last, an empty text before that."""
+        return self._handshake.version
+
+    @property
+    def _handshake(self) -> Handshake:
+        return self._link.handshake if self._link is not None else Handshake()
+
+    @property
+    def _is_outdated(self) -> bool:
+        bundle, own = self._handshake.bundle, known_digest()
+        return bool(bundle and own) and bundle != own

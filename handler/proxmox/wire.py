@@ -1,4 +1,4 @@
-"""The host agent's protocol, both directions: request lines, the session's messages, and one exec's output. Pure.
+"""The host agent's protocol, both directions: request lines, and the session's messages. Pure.
 
 Strict, because another forced command's output, or half an answer, must never count as an outcome.
 """
@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 
 from ..alerts.captures import Capture
-from ..allowance import ANSWER_BYTES, TOO_LONG, VALUE_BYTES, weight
+from ..allowance import ANSWER_BYTES, TOO_LONG, VALUE_BYTES
 from ..errors import Lost
 from ..text import REASON_BYTES, cut_utf8
 from .outcome import HTTP_STATUS, Message, is_deadline
@@ -71,31 +71,6 @@ class Replay:
         if self._bytes > ANSWER_BYTES:
             raise Lost(TOO_LONG)
         return True
-
-
-def exec_messages(stdout: bytes, stderr: bytes, exit_status: int | None) -> list[Message]:
-    """Return one exec's output as messages; raise Lost when the answer is not whole.
-
-    The trailer counts only as the last line, ended by a newline, and when the exit status arrived and agrees.
-    """
-    head, newline, last = stdout.removesuffix(b"\n").rpartition(b"\n")
-    if not stdout.endswith(b"\n") or not last.startswith(b"#breakglass "):
-        raise Lost("the answer ended without its last line")
-    if weight(last) > ANSWER_BYTES:
-        raise Lost(TOO_LONG)
-    try:
-        trailer = json.loads(last.removeprefix(b"#breakglass "))
-    except (ValueError, RecursionError):
-        raise Lost("the answer's last line is damaged") from None
-    if not isinstance(trailer, dict) or not is_message({**trailer, "type": "result"}):
-        raise Lost("the answer's last line is not a trailer")
-    if exit_status is None or exit_status < 0 or trailer["exit_code"] != exit_status:
-        raise Lost("the answer's last line and its exit status differ")
-    texts = (("stdout", head + newline), ("stderr", stderr))
-    output: list[Message] = [
-        {"type": "output", "stream": stream, "text": text.decode("utf-8", "replace")} for stream, text in texts if text
-    ]
-    return [*output, {"type": "result", **trailer}]
 
 
 def job_line(vmid: int, msg_id: str) -> str:

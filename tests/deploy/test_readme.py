@@ -150,7 +150,7 @@ def test_every_verdict_code_is_documented(name: str) -> None:
     """Each code of the host agent and of the connection is in the protocol, and in the runbook with what to do."""
     sources = [
         *(ROOT / "agents/pve").rglob("*.py"),
-        ROOT / "handler/proxmox/execs.py",
+        ROOT / "handler/proxmox/channel.py",
         ROOT / "handler/proxmox/connect.py",
     ]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)

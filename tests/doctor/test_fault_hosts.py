@@ -204,11 +204,6 @@ def edit(old: str, new: str) -> Seed:
     return lambda setup: setup.change_keys(lambda text: text.replace(old, new))
 
 
-def few_channels(setup: HostSetup) -> None:
-    path = setup.host.etc / "ssh/sshd_config"
-    path.write_text(f"MaxSessions 5\n{path.read_text()}")
-
-
 def with_chat(seed: Seed) -> Seed:
     """Have the configuration ask for chat, too, so that the read-only key is needed."""
 
@@ -273,7 +268,6 @@ KEYS = [
         "expiry-time=",
     ),
     ("no keys at sshd", lambda s: s.use_sshd("-o", "PubkeyAuthentication=no"), "turned-away", "breakglass-pve check"),
-    ("few channels", few_channels, "host-check", "set MaxSessions 10"),
     ("line with another option", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
 ]
 
@@ -514,7 +508,7 @@ WARNINGS = """
 host key any; read-only key revoked; no read-only key for claude; agent of another build; agent is older;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
-archive hung; broken chain; few channels
+archive hung; broken chain
 """
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]

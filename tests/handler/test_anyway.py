@@ -37,7 +37,6 @@ from ..support.scripted import (
     STORAGE_HUNG,
     Scripted,
     output,
-    reconnect,
     result,
     scripted_host,
     stage,
@@ -238,24 +237,6 @@ def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, 
     server[1].drop_connections()
     posting.join(60)
     assert replies[0].lines[1:-1] == [stages[0], output("a\n"), stages[1], output("b\n"), stages[2]]
-
-
-@pytest.mark.all
-@real
-@pytest.mark.slow
-def test_without_a_session_the_trailer_tells_the_deadline(service: Service, script: Scripted, server: Any) -> None:
-    """A host that opens no session says its stages as text; the deadline and the offer are in the trailer."""
-    text = output("stage: preflight, at most 420 s\n")
-    script.say([("session", [result(10, "failed")]), ("reset", [text, *REFUSED[1:]]), ("", [result()])])
-    (script.place / "no-session").touch()
-    server[1].drop_connections()
-    try:
-        answer = service.pve("reset").json
-    finally:
-        (script.place / "no-session").unlink()
-        reconnect(server[1], service)
-    assert (answer["outcome"], answer["anyway"]) == ("refused", "storage-hung")
-    assert answer["stdout"] == text["text"]
 
 
 # --- breakglass call ---

@@ -26,9 +26,9 @@ def evil(directory: Path) -> Iterator[HostileHost]:
 
 
 def floods(service: Service) -> list[dict[str, Any]]:
-    """Return the log's lines of sessions that were given up."""
+    """Return the log's lines of connections that were closed because the host sent too much."""
     lines = map(json.loads, service.log().splitlines())
-    return [line for line in lines if line["event"] == "session-given-up"]
+    return [line for line in lines if line["event"] == "host-down" and "the host sent more than" in line["why"]]
 
 
 QUICK = [pytest.param(name, marks=[] if name in ("tiny", "flood") else pytest.mark.all) for name in ATTACKS]
@@ -36,20 +36,19 @@ QUICK = [pytest.param(name, marks=[] if name in ("tiny", "flood") else pytest.ma
 
 @pytest.mark.parametrize("attack", QUICK)
 def test_a_hostile_host_delays_no_other(attack: str, evil: HostileHost, sshd: Sshd, short_dir: Path) -> None:
-    """The honest host's verbs are done, and the hostile host's session is given up and stays closed for a minute."""
+    """The honest host's verbs are done, and the hostile host's session is given up."""
     evil.attack(attack)
     service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=evil.tables)
     resident = 0
     with ThreadPoolExecutor(1) as pool:
         try:
-            asked = pool.submit(service.pve, "status", vm="evilvm")  # is tried again for 20 s, by execs
-            until(lambda: floods(service), "the end of the session")
+            asked = pool.submit(service.pve, "status", vm="evilvm")  # is tried again for 20 s
+            until(lambda: floods(service), "the end of the connection")
             for _ in range(20):
                 assert service.pve("status", vm="devvm").json["outcome"] == "done"
                 resident = max(resident, resident_kib(service.process.pid))
             assert service.pve("reset", vm="devvm").json["outcome"] == "done"
-            [flood] = floods(service)
-            assert (flood["host"], flood["pause_seconds"]) == ("evil", 60.0)
+            assert {flood["host"] for flood in floods(service)} == {"evil"}
         finally:
             service.stop()
         assert asked.result().json["outcome"] == "unknown"

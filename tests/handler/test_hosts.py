@@ -36,8 +36,7 @@ def sshd(sshd: Sshd, world: World) -> Iterator[Sshd]:
     yield sshd
     sshd.keys.write_text(keys)
     world.agent.write_text(agent)
-    for name in ("no-session", "go"):
-        (world.agent.parent / name).unlink(missing_ok=True)
+    (world.agent.parent / "go").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -144,7 +143,6 @@ def test_a_host_that_is_another_node_gets_no_verb(service: Service, sshd: Sshd) 
 def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(service: Service, sshd: Sshd) -> None:
     """The login heard nothing, so no node could be compared; the first verb asks again before it is sent."""
     script = Scripted(sshd.world)
-    (script.place / "no-session").touch()
     script.say([("ping", [result(13, "failed")]), ("", [result(jobs=[])])])
     name_node(service, "pve9")
     wait_until(lambda: proxmox(service)["devvm"] == "agent-silent")

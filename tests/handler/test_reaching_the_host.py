@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 import asyncssh
 import pytest
 
+import breakglass.proxmox.channel
 import breakglass.proxmox.connect
-import breakglass.proxmox.execs
 import breakglass.proxmox.host
 import breakglass.proxmox.keeping
-import breakglass.proxmox.link
 import breakglass.proxmox.patience
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.auth.signing import Caller
@@ -36,10 +34,9 @@ from ..support.agent import set_constants
 from ..support.cluster import always
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
-from ..support.proxy import Proxy, proxy_to
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants
-from ..support.stages import memory, until, writer_of
+from ..support.stages import until, writer_of
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 own_host = pytest.mark.shared()
@@ -171,101 +168,11 @@ async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world:
     (world.root / "gate").write_text("")
 
 
-# --- without a session, on a connection that is closed ---
-
-
-@pytest.fixture
-async def proxy(sshd: Sshd) -> AsyncIterator[Proxy]:
-    async with proxy_to(sshd.port) as running:
-        yield running
-
-
 async def handshake_of(host: HostConnection) -> Link:
     """Return the host's connection once the host agent has said what it is."""
     assert host.link is not None
     await host.link.handshaking
     return host.link
-
-
-async def without_session(open_host: Open, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> HostConnection:
-    """Return a connected host whose verbs go as one exec each, as on an old host agent's or a full host."""
-
-    async def refuse_session(self: Link) -> None:
-        self._tried_session = time.monotonic()
-
-    monkeypatch.setattr(Link, "open_session", refuse_session)
-    monkeypatch.setattr(breakglass.proxmox.execs, "POLL_SECONDS", 0.2)
-    host = open_host(**changes)
-    await host.read("status vm=102")
-    await handshake_of(host)
-    return host
-
-
-@own_host
-async def test_an_exec_whose_reply_never_came_may_have_run(
-    open_host: Open, proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that closes between an exec request and its reply is a loss, never "nothing was sent".
-
-    The host runs the verb, its reply is withheld, and another request that was lost closes the connection.
-    """
-    host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
-    assert host.link is not None
-    proxy.mute_after(1)  # the confirmation that the channel is open
-    messages = asyncio.create_task(collected(host.run("reset vm=102 id=muted-exec-1 by=operator", ping_first=False)))
-    job = memory(world, "jobs", "muted-exec-1")
-    await asyncio.to_thread(until, job.exists, "the job")
-    proxy.stop_listening()
-    host.link.abort()
-    with pytest.raises(Lost):
-        await messages
-
-
-async def test_a_channel_on_a_connection_that_just_closed_is_opened_on_a_new_one(
-    open_host: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing was sent yet, so nothing is lost: the verb goes over a new connection, and it is its first sending."""
-    host = await without_session(open_host, monkeypatch)
-    assert host.link is not None
-    host.link.conn.abort()  # asyncssh calls it closed one step of the event loop later
-    result = (await collected(host.run("reset vm=102 id=closed-1 by=operator")))[-1]
-    assert (result["outcome"], result["attached"]) == ("done", False)
-
-
-@pytest.mark.all
-async def test_a_channel_that_was_being_opened_is_opened_on_a_new_connection(
-    open_host: Open, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The host does not confirm the channel and the connection ends: nothing was sent, and it is retried once."""
-    host = await without_session(open_host, monkeypatch, ssh=at(proxy.port))
-    assert host.link is not None
-    proxy.mute_after(0)
-    messages = asyncio.create_task(collected(host.run("reset vm=102 id=opening-1 by=operator", ping_first=False)))
-    await proxy.muted.wait()
-    host.link.abort()
-    result = (await messages)[-1]
-    assert (result["outcome"], result["attached"]) == ("done", False)
-
-
-@pytest.mark.all
-async def test_long_jobs_without_a_session_keep_no_verb_waiting(
-    open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nine clients wait for a stop that takes long, more than sshd allows channels: the next verb is answered."""
-    os.mkfifo(world.root / "gate")
-    misbehave(world.root, gate="stop")
-    host = await without_session(open_host, monkeypatch)
-    stops = [host.run("stop vm=102 id=long-exec-1 by=operator") for _ in range(9)]
-    async with asyncio.timeout(60):
-        stages = await asyncio.gather(*(anext(stop) for stop in stops))
-        rest = [asyncio.create_task(collected(stop)) for stop in stops]
-        answer = await host.result("reset vm=102 id=ninth-exec-1 by=operator")
-    assert [(stage["stage"], stage["deadline"]) for stage in stages] == [("accepted", 240.0)] * 9
-    assert (answer["outcome"], answer["attached"]) == ("busy", False)
-    (world.root / "gate").write_text("")
-    results = [(await task)[-1] for task in rest]
-    assert [result["outcome"] for result in results] == ["done"] * 9
-    assert [result["attached"] for result in results].count(False) == 1
 
 
 # --- pins ---
@@ -385,7 +292,7 @@ async def test_a_verb_does_not_wait_for_the_handshake(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first reset is sent once the session is open; /health says `answering` once the host agent has spoken."""
-    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60.0)
+    monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60.0)
     os.mkfifo(world.root / "hung")
     set_constants(world, HUNG.replace("VERB", "ping"), DEADLINES={**DEADLINES, "ping": 60.0})
     host = open_host()
@@ -432,23 +339,31 @@ async def test_a_host_agent_that_was_too_busy_is_asked_again(
 
 
 @own_host
-async def test_a_dead_session_falls_back_and_comes_back(open_host: Open, sshd: Sshd) -> None:
-    """When the resident agent is killed, the next verb still works, on the same connection."""
-    host = open_host()
+async def test_a_session_that_ended_is_opened_anew(open_host: Open, sshd: Sshd) -> None:
+    """When the resident agent is killed, the next verb goes over a new connection, and it is its first sending."""
+    host = open_host(retry_seconds=60)
+    for number in range(3):
+        await host.read("status vm=102")
+        signal_process(descendants(sshd.process.pid)[-1], signal.SIGKILL)
+        result = await host.result(f"reset vm=102 id=session-ended-{number} by=operator")
+        assert (result["outcome"], result["attached"]) == ("done", False)
+
+
+async def test_a_connection_that_just_closed_is_opened_anew(open_host: Open) -> None:
+    """Nothing was sent yet, so nothing is lost."""
+    host = open_host(retry_seconds=60)
     await host.read("status vm=102")
-    link = host.link
-    resident = descendants(sshd.process.pid)[-1]
-    signal_process(resident, signal.SIGKILL)
-    assert (await host.read("status vm=102"))[-1]["state"] == "running"
-    assert host.link is link
-
-
-async def test_without_a_session_each_verb_is_an_exec(open_host: Open, node: Host, sshd: Sshd) -> None:
-    """A read-only key gets no session: verbs go one by one, and their trailers are understood."""
-    host = open_host(key=sshd.read_only_key, retry_seconds=60)  # the host may be slow to refuse the session
-    assert (await host.read("status vm=102"))[-1]["state"] == "running"
     assert host.link is not None
-    assert host.link.channel is None
+    host.link.conn.abort()  # asyncssh calls it closed one step of the event loop later
+    result = await host.result("reset vm=102 id=closed-1 by=operator")
+    assert (result["outcome"], result["attached"]) == ("done", False)
+
+
+async def test_a_read_only_key_has_a_session(open_host: Open, sshd: Sshd) -> None:
+    """It answers reads, says that the key is read-only, and refuses what changes power."""
+    host = open_host(key=sshd.read_only_key)
+    assert (await host.read("status vm=102"))[-1]["state"] == "running"
+    await became(host, "read-only-key")
     messages = await collected(host.run("reset vm=102"))
     assert [message["type"] for message in messages] == ["output", "result"]
     assert messages[-1]["exit_code"] == 16
@@ -460,7 +375,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
 ) -> None:
     """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
     monkeypatch.setattr(breakglass.proxmox.host, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60)
+    monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60)
     host = open_host()
     await host.read("status vm=102")
     await handshake_of(host)
@@ -468,11 +383,11 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     abort = host.link.abort
 
     def abort_and_be_patient() -> None:
-        monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 60)  # the new connection may be slow
+        monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60)  # the new connection may be slow
         abort()
 
     monkeypatch.setattr(host.link, "abort", abort_and_be_patient)
-    monkeypatch.setattr(breakglass.proxmox.link, "ALIVE_SECONDS", 1)
+    monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 1)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
         with contextlib.suppress(ProcessLookupError):  # one that is just ending
@@ -484,30 +399,6 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
             with contextlib.suppress(ProcessLookupError):
                 signal_process(pid, signal.SIGKILL)
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
-
-
-@pytest.mark.all
-async def test_a_connection_that_ends_as_an_exec_begins_is_lost(
-    open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another request has found the connection dead meanwhile; asyncssh fails with an assertion then."""
-    host = open_host(key=sshd.read_only_key, retry_seconds=60)
-    await host.read("status vm=102")
-    await handshake_of(host)
-    open_channel, link = asyncssh.channel.SSHClientChannel._open, host.link
-    assert link is not None
-
-    async def open_and_abort(channel: asyncssh.SSHClientChannel[bytes], *arguments: bytes) -> object:
-        packet = await open_channel(channel, *arguments)
-        link.abort()
-        await link.conn.wait_closed()
-        return packet
-
-    with monkeypatch.context() as ending:
-        ending.setattr(asyncssh.channel.SSHClientChannel, "_open", open_and_abort)
-        with pytest.raises(Lost):
-            await collected(link.ask("status vm=102"))
-    assert (await host.read("status vm=102"))[-1]["state"] == "running"
 
 
 async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: World) -> None:

@@ -48,18 +48,7 @@ def session():
         threading.Thread(target=serve, args=(tag, command), daemon=True).start()
     os._exit(0)
 
-def one(line):
-    for message in said(line):
-        if message["type"] == "output":
-            print(message["text"], end="", flush=True)
-        elif message["type"] == "result":
-            print("#breakglass", json.dumps({k: v for k, v in message.items() if k != "type"}), flush=True)
-            sys.exit(message["exit_code"])
-
-line = os.environ.get("SSH_ORIGINAL_COMMAND", "")
-if line.startswith("session") and not (HERE / "no-session").exists():
-    session()
-one(line)
+session()
 """
 
 Rules = list[tuple[str, list[dict[str, Any]]]]

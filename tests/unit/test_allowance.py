@@ -6,14 +6,11 @@ import pytest
 
 from breakglass.allowance import (
     ANSWER_BYTES,
-    FORGOTTEN_SECONDS,
     LINE_BYTES,
-    PAUSES,
     TOO_LONG,
     UNASKED,
     UNASKED_BYTES,
     Allowance,
-    SessionPause,
     weight,
 )
 
@@ -49,15 +46,3 @@ def test_all_answers_of_a_session_have_a_limit_together() -> None:
     """A host that begins many answers at once fills no memory either."""
     allowance = Allowance()
     assert [allowance.use(str(tag), ANSWER_BYTES, 0.0) for tag in range(1, 6)] == [*[""] * 4, TOO_LONG]
-
-
-def test_each_flood_is_followed_by_a_longer_pause() -> None:
-    """The pauses grow to five minutes. A host that behaved well for an hour begins with the first one again."""
-    pause, now, seen = SessionPause(), 0.0, []
-    assert pause.is_over(now)
-    for _ in range(len(PAUSES) + 1):
-        seen.append(pause.begin(now))
-        assert (pause.is_over(now), pause.is_over(now + seen[-1])) == (False, True)
-        now += seen[-1]
-    assert seen == [*PAUSES, PAUSES[-1]]
-    assert pause.begin(now + FORGOTTEN_SECONDS) == PAUSES[0]

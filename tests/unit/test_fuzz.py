@@ -24,10 +24,6 @@ CLAIMS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]]
     ),
     "the handler's lines": (test_grammar.test_every_line_of_the_handler_is_understood, (test_grammar.requests,)),
     "the host's messages": (test_link.test_garbage_on_the_session_is_ignored, (st.binary(), CUTS)),
-    "the host's last line": (
-        test_link.test_a_whole_exec_answer_is_understood,
-        (test_link.TEXT, st.integers(0, 17)),
-    ),
     "headers": (
         test_signing.test_any_headers_at_all_are_unauthorized_or_signed,
         (HEADERS, st.just(test_signing.BODY) | st.binary()),

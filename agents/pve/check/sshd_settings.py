@@ -70,9 +70,6 @@ def judge_forced(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
         yield error(f"sshd has a ForceCommand for {user}: {settings['forcecommand']}", hint)
 
 
-_CHANNELS = 8  # of one connection: the session, and those for reads and for jobs (proxmox/execs.py)
-
-
 def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge what is the same for root: who may log in, and how a connection is watched."""
     if settings.get("clientaliveinterval", "0") == "0":
@@ -94,10 +91,8 @@ def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
             f"PubkeyAcceptedAlgorithms has no ssh-ed25519, so sshd takes no Ed25519 key of {user}",
             f"set PubkeyAcceptedAlgorithms +ssh-ed25519 {IN_MATCH}",
         )
-    channels = settings.get("maxsessions", "10")
-    if channels.isdecimal() and int(channels) < _CHANNELS:
-        sentence = f"sshd has MaxSessions {channels}, and the handler opens up to {_CHANNELS} channels at once"
-        yield warning(sentence, f"set MaxSessions 10 {IN_MATCH}")
+    if settings.get("maxsessions") == "0":
+        yield warning("sshd has MaxSessions 0, and the handler needs a channel", f"set MaxSessions 10 {IN_MATCH}")
     if settings.get("chrootdirectory", "none") != "none":
         sentence = f"sshd shuts {user} into {settings['chrootdirectory']}, where the host agent is not"
         yield error(sentence, f"set ChrootDirectory none {IN_MATCH}")

@@ -136,7 +136,7 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         verbs = [name for name, verb in VERBS.items() if verb.needs_signature and not verb.mutating]
         sentence = f"a read-only key can't use id, by, anyway, proves, note, detach, {', '.join(verbs)}"
         return refuse(AGENT_REFUSED, "agent-refused", sentence)
-    if request.verb == "session":  # one that main() did not open: a read-only key's, or one inside a session
+    if request.verb == "session":  # one inside a session, or for another key's VM
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")
     return None
 

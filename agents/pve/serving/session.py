@@ -115,4 +115,4 @@ def opens_session(key: Key, line: str) -> bool:
         request = parse_line(line)
     except Malformed:
         return False
-    return request.verb == "session" and not key.read_only and (request.vm is None or request.vm in key.vms)
+    return request.verb == "session" and (request.vm is None or request.vm in key.vms)
