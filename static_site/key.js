@@ -48,7 +48,7 @@ const isPairingLink = (words) => Boolean(words?.includes("#pair="));
 /** Takes up a pairing link. @param {string} words */
 async function openPairing(words) {
 	const module = await import("./pair.js").catch(() => null);
-	if (module) module.pairDevice(words);
+	if (module) module.pairDevice(words, { importKey, keepOrNot, takeKey });
 	else setText($("key-trouble"), "Nothing was sent. Open the link again.");
 }
 

@@ -3,7 +3,6 @@
 
 import { askPerson } from "./dialog.js";
 import { $, make, setText } from "./dom.js";
-import { importKey, keepOrNot, takeKey } from "./key.js";
 import { lookAt } from "./look.js";
 import { isAway } from "./rules.js";
 import { sleep, useKey } from "./send.js";
@@ -11,6 +10,8 @@ import { HOME, isAppleTab, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
+/** What key.js does with a key: it loads this module, and so is not imported here.
+ * @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
 
 const STORE_MS = 3_000; // some browsers' databases answer late, or never
 const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
@@ -52,8 +53,8 @@ $("confirm").addEventListener("cancel", () => { declined = true; });
 let newest = 0; // a later link takes the place of an earlier one
 addEventListener("hashchange", () => { newest += 1; });
 
-/** Pairs this device, if the person agrees. @param {string} words  a link, or the fragment of the address */
-export async function pairDevice(words) {
+/** Pairs this device, if the person agrees. @param {string} words  a link, or the fragment of the address  @param {Keys} keys */
+export async function pairDevice(words, keys) {
 	newest += 1;
 	const mine = newest;
 	const fragment = words.slice(words.indexOf("#")).trim();
@@ -64,7 +65,7 @@ export async function pairDevice(words) {
 	if (!link || trouble) return;
 	/** @type {HTMLInputElement} */ ($("secret")).value = "";
 	await until(() => getState().key !== "sought", SOUGHT_MS);
-	const isPaired = await agrees(link, () => mine === newest) && await fetchKey(link);
+	const isPaired = await agrees(link, () => mine === newest) && await fetchKey(link, keys);
 	const { unlocked, vm } = getState();
 	if (!isPaired && unlocked) lookAt(vm); // no look was taken beside the question
 }
@@ -150,8 +151,8 @@ async function copyLink({ id, oneTimeKey, name }) {
 /** Whether this device can keep a key at this address: a database that answers late can. */
 const canKeep = async () => !$("may-keep").hidden && Promise.race([keyStore((store) => store.count()).then(() => true, () => false), sleep(STORE_MS).then(() => true)]);
 
-/** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link */
-async function fetchKey(link) {
+/** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link  @param {Keys} keys */
+async function fetchKey(link, keys) {
 	const { id, name } = link;
 	say(`Fetching the signing key of ${name}…`, true);
 	await until(() => Boolean(getState().health.answer || getState().health.fails)); // a slow line
@@ -163,8 +164,8 @@ async function fetchKey(link) {
 	const rest = location.hash;
 	showAddress(SENT);
 	const sealed = await fetchSealed(id);
-	const key = sealed && await openSealed(link, sealed);
-	if (key) await takePaired(key, name, rest);
+	const key = sealed && await openSealed(link, sealed, keys);
+	if (key) await takePaired(key, name, rest, keys);
 	else say(sealed === "" ? SPENT : sealed ? ALTERED : LOST);
 	if (!key) showAddress(rest);
 	return Boolean(key);
@@ -188,8 +189,8 @@ async function fetchSealed(id) {
 /** @param {string} text  in base64url */
 const bytesOf = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 
-/** Returns the signing key, as one that scripts can't read out; null if this link does not open it. @param {Link} link  @param {string} sealed */
-async function openSealed({ id, oneTimeKey, name }, sealed) {
+/** Returns the signing key, as one that scripts can't read out; null if this link does not open it. @param {Link} link  @param {string} sealed  @param {Keys} keys */
+async function openSealed({ id, oneTimeKey, name }, sealed, { importKey }) {
 	try {
 		const opener = await crypto.subtle.importKey("raw", bytesOf(oneTimeKey), "AES-GCM", false, ["decrypt"]);
 		const bytes = bytesOf(sealed);
@@ -203,8 +204,8 @@ async function openSealed({ id, oneTimeKey, name }, sealed) {
 	}
 }
 
-/** Begins with a key, and keeps it in place of any other, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address */
-async function takePaired(key, name, rest) {
+/** Begins with a key, and keeps it in place of any other, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address  @param {Keys} keys */
+async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 	useKey(key);
 	keepBox.checked = !$("may-keep").hidden;
 	keep("local", "key", null); // what is known of the old one
