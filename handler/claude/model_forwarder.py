@@ -201,7 +201,7 @@ class Forwarder:
         try:
             return ssl.create_default_context(cafile=self._api.ca_file or None)
         except OSError as error:
-            raise OSError(f"chat.ca_file can't be used: {error}") from None
+            raise OSError(f"chat.ca_file can't be used: {reason(error)}") from None
 
     def _open_tunnel(self, host: str, port: int) -> socket.socket:
         proxy = urlsplit(self._api.https_proxy)

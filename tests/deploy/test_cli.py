@@ -133,6 +133,11 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
 
     looked = calling("status")
     assert "breakglass:" not in looked.stderr  # nothing is wrong
+    assert looked.stdout.startswith("devvm: running (status, id msg_")
+    verdict = json.loads(calling("forensics", "--id", "msg_evidence", "--json").stdout)["verdict"]
+    short, full = (calling("forensics", "--id", "msg_evidence", *more).stdout for more in ([], ["--full"]))
+    assert (short.count(verdict["sentence"]), full.count(verdict["sentence"])) == (1, 1)
+    assert len(short.splitlines()) < 20 < len(full.splitlines())
     again = calling("status", "--id", looked.stdout.split("id ")[1].partition(")")[0], "--json")
     [line] = again.stdout.splitlines()
     answer = json.loads(line)
