@@ -31,7 +31,7 @@ def dev(
     script = f'{before}\nexec bash "$place/dev" "$@"'
     return subprocess.run(
         ["unshare", "--mount", "bash", "-ec", script, "bash", *arguments],
-        env={**os.environ, "place": str(place), **environment},
+        env={**os.environ, "BREAKGLASS_VENV": "", "place": str(place), **environment},
         capture_output=True,
         text=True,
         timeout=300,
