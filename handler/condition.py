@@ -82,7 +82,7 @@ class Condition:
             general = f"A reload was rejected at {rfc3339(self.rejected_since)}: an older configuration is in force."
             yield Fault("config-rejected", general, general)
         if self.config.problems:
-            places = ", ".join(dict.fromkeys(problem.path for problem in self.config.problems))
+            places = ", ".join(dict.fromkeys(problem.place for problem in self.config.problems))
             yield Fault(
                 "config-degraded",
                 "The configuration has errors, and each part with an error is disabled.",

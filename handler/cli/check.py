@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.load import config_path
 from ..config.model import Config
-from ..config.problems import ConfigError, Problem, list_problems
+from ..findings import ConfigError, Finding, as_json, error
 from .account import find_account
 from .errors import CommandError
 from .output import DONE, USAGE, complain, say
@@ -25,33 +25,35 @@ def check(arguments: argparse.Namespace) -> int:
     warnings = [] if config is None else [*config.warnings, *_missing(config)]
     if arguments.json:
         found: dict[str, object] = {"file": str(path), "starts": config is not None}
-        found |= {"problems": list_problems(problems), "warnings": warnings}
+        found |= {"problems": as_json(problems), "warnings": warnings}
         say(json.dumps(found if config is None else config.summary | found))
     else:
         _show(path, config, problems, warnings)
     return USAGE if problems else DONE
 
 
-def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config | None, Sequence[Problem]]:
+def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config | None, Sequence[Finding]]:
     """Return the configuration that a handler would start with, None for a start that would fail, and the problems.
 
     `prepare` is called with the account that this process, if it is root's, then becomes.
     """
-    account, first = None, list[Problem]()
+    account, first = None, list[Finding]()
     try:
         load_server_modules()
         try:
             account = find_account(path)
-        except CommandError as error:
+        except CommandError as fault:
             if os.geteuid() != 0:
                 raise
-            first = [Problem("(start)", error.message, error.hint)]  # root can read the rest, and list all at once
+            first = [
+                error("(start)", "no-start", fault.message, fault.hint)
+            ]  # root can read the rest, and list all at once
         prepare(account)
         config = load_as(account, path)
-    except ConfigError as error:
-        return None, [*first, *error.problems]
-    except CommandError as error:
-        return None, [Problem("(start)", error.message, error.hint)]
+    except ConfigError as unusable:
+        return None, [*first, *unusable.problems]
+    except CommandError as fault:
+        return None, [error("(start)", "no-start", fault.message, fault.hint)]
     return None if first else config, [*first, *config.problems]
 
 
@@ -59,17 +61,14 @@ def _missing(config: Config) -> list[str]:
     return [f"chat needs {name}, which is not installed: {INSTALL_SSH}" for name in missing_programs(config)]
 
 
-def _show(path: Path, config: Config | None, problems: Sequence[Problem], warnings: Sequence[str]) -> None:
+def _show(path: Path, config: Config | None, problems: Sequence[Finding], warnings: Sequence[str]) -> None:
     for warning in warnings:
         complain(f"warning: {warning}")
+    lines = ConfigError(list(problems))
     if config is None:
-        complain(f"{path}: the handler would not start\n{_lines(problems)}")
+        complain(f"{path}: the handler would not start\n{lines}")
     elif problems:
-        complain(f"{path}: the handler would start, but without the parts that have a problem\n{_lines(problems)}")
+        complain(f"{path}: the handler would start, but without the parts that have a problem\n{lines}")
     else:
         names = [", ".join(each) for each in ([caller.name for caller in config.callers], config.hosts, config.vms)]
         say(f"{path}: no problems; callers: {names[0]}; hosts: {names[1]}; VMs: {names[2]}")
-
-
-def _lines(problems: Sequence[Problem]) -> str:
-    return "\n".join(map(str, problems))

@@ -20,13 +20,12 @@ from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.load import config_path
 from ..config.model import Config
-from ..doctor.findings import ERROR, OK, WARNING, Finding
 from ..doctor.keys import DOCTOR
 from ..doctor.looks import LOOKS
-from ..doctor.problems import CONFIGURATION
 from ..doctor.proof import prove
-from ..doctor.visit import Visit
+from ..doctor.visit import CONFIGURATION, Visit
 from ..doctor.walk import walk
+from ..findings import ERROR, OK, WARNING, Finding, as_json
 from .account import name_this_user
 from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
@@ -167,7 +166,7 @@ def _report(found: Sequence[Finding], at: int) -> str:
     """Return the findings as one line of JSON."""
     level = max((finding.level for finding in found), key=_LEVELS.__getitem__, default=OK)
     report = {"version": VERSION, "at": at, "level": level}
-    return json.dumps(report | {"findings": [finding.as_json() for finding in found]})
+    return json.dumps(report | {"findings": as_json(found)})
 
 
 class _Output:

@@ -18,8 +18,8 @@ from ..config.addresses import parse_address
 from ..config.handler_urls import is_loopback, page_link
 from ..config.model import Address
 from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_texts, operator_files
-from ..config.problems import list_problems
 from ..config.ssh_keys import new_key
+from ..findings import as_json
 from .account import MAKE_ONE, look_up
 from .check import find_problems
 from .errors import CommandError
@@ -126,22 +126,22 @@ def _verify(path: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
-            os.write(theirs, json.dumps(list_problems(find_problems(path)[1])).encode())
+            os.write(theirs, json.dumps(as_json(find_problems(path)[1])).encode())
         except BaseException as error:
-            os.write(theirs, json.dumps([{"path": str(path), "message": repr(error), "hint": ""}]).encode())
+            os.write(theirs, json.dumps([{"place": str(path), "sentence": repr(error), "fix": ""}]).encode())
         finally:
             os._exit(0)
     os.close(theirs)
     with open(ours, "rb") as report:
         problems = json.loads(
-            report.read() or '[{"path": "(start)", "message": "the check was killed", "hint": "run init again"}]'
+            report.read() or '[{"place": "(start)", "sentence": "the check was killed", "fix": "run init again"}]'
         )
     os.waitpid(child, 0)
     for problem in problems[:1]:
         message = (
-            f"no file is left, because the new configuration has a problem: {problem['path']}: {problem['message']}"
+            f"no file is left, because the new configuration has a problem: {problem['place']}: {problem['sentence']}"
         )
-        raise CommandError(message, problem["hint"], FAILED)
+        raise CommandError(message, problem["fix"], FAILED)
 
 
 # --- what to do next ---

@@ -3,7 +3,7 @@
 import argparse
 
 from ..agents.pve.words import VERSION
-from ..config.problems import ConfigError
+from ..findings import ConfigError
 from . import call, docs, launcher, serve
 from .arguments import (
     add_alert_example,

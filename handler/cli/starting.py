@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.load import load_config
 from ..config.model import Config
-from ..config.problems import Problem
+from ..findings import error
 from .account import become
 from .errors import CommandError
 
@@ -53,7 +53,9 @@ def read_config(path: Path) -> Config:
     if not config.metrics or not (fault := _import_exposition()):
         return config
     hint = "install Breakglass again, with its dependencies, where the handler's user may read it, and restart it"
-    problem = Problem("metrics", f"is disabled, because prometheus_client can't be loaded: {fault}", hint)
+    problem = error(
+        "metrics", "metrics-setting", f"is disabled, because prometheus_client can't be loaded: {fault}", hint
+    )
     return replace(config, metrics=(), problems=(*config.problems, problem))
 
 

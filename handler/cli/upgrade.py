@@ -12,7 +12,7 @@ from ..agents.bundle import bundle, bundle_digest
 from ..config.addresses import parse_address
 from ..config.load import config_path, load_addresses
 from ..config.model import Address
-from ..config.problems import Problem
+from ..findings import Finding
 from .errors import CommandError
 from .install import AGENT, END_SESSIONS
 from .output import DONE, FAILED, complain, say
@@ -39,14 +39,14 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
     hosts, problems = _find_hosts(arguments)
     done = [_upgrade(name, address) for name, address in hosts.items()]
     for problem in problems:
-        complain(f"not upgraded: {problem.path} {problem.message}", problem.hint)
+        complain(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
     if problems or not all(done):
         return FAILED
     say("the handlers log in again, to the new host agent; jobs that run go on")
     return DONE
 
 
-def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list[Problem]]:
+def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list[Finding]]:
     """Return where to log in for each host that is meant, and the problems with others that are meant."""
     name = arguments.host
     if name is not None and "@" in name:
@@ -60,8 +60,8 @@ def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list
     if name in hosts:
         return {name: hosts[name]}, []
     for problem in problems:
-        if name is None or f"{problem.path}.".startswith(f"hosts.{name}."):
-            raise CommandError(f"not upgraded: {problem.path} {problem.message}", problem.hint)
+        if name is None or f"{problem.place}.".startswith(f"hosts.{name}."):
+            raise CommandError(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
     hint = f"use {', '.join(hosts)}, or an address like root@192.0.2.10"
     if name is None:
         raise CommandError("there are several hosts; name one, or give --all", hint)

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..findings import ConfigError, Finding
 from .callers import AUTH_METHODS, DIRECTORY, CallerEntry, list_callers
 from .load import load_sources, parse_toml
 from .new_file import caller_text
-from .problems import ConfigError, Problem
-from .secret_files import describe_exposure, safe_mode
+from .secret_files import describe_exposure, protect
 from .sources import caller_file, read_sources
 
 _NEW = ".new"  # a name that begins with a dot is no caller's
@@ -117,7 +117,7 @@ class _Edit:
         self._config, self._sources = config, read_sources(config, os.environ)
         self._directory = Path(os.path.realpath(config.parent / DIRECTORY))
         if exposure := describe_exposure(config, self._sources.status, os.environ):
-            raise EditError(f"{config} is not safe: {exposure}", f"chmod {safe_mode(self._sources.status)} {config}")
+            raise EditError(f"{config} is not safe: {exposure}", protect(str(config), self._sources.status))
         top = parse_toml(self._sources.text, lambda _: "")
         self.entries = list_callers(top, self._sources.callers, str(config))
 
@@ -157,10 +157,10 @@ class _Edit:
         after = self._problems(callers if text is None else {**callers, name: text})
         known = self._problems(self._sources.callers)
         if new := [problem for problem in after if problem not in known]:
-            lines = "; ".join(f"{problem.path} {problem.message}" for problem in new)
-            raise EditError(f"{self._config} would get a new problem: {lines}", f"nothing was changed; {new[0].hint}")
+            lines = "; ".join(f"{problem.place} {problem.sentence}" for problem in new)
+            raise EditError(f"{self._config} would get a new problem: {lines}", f"nothing was changed; {new[0].fix}")
 
-    def _problems(self, callers: Mapping[str, str | Problem]) -> list[Problem]:
+    def _problems(self, callers: Mapping[str, str | Finding]) -> list[Finding]:
         try:
             return list(load_sources(replace(self._sources, callers=callers), os.environ).problems)
         except ConfigError as error:

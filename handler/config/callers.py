@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
-from ..verbs import ALLOWABLE, READS
+from ..findings import Finding
+from ..verbs import ALLOWABLE, READS, VERBS
 from .model import is_caller_name
-from .problems import Problem
-from .reader import Entry, quoted
+from .reader import Entry, in_file, quoted
 
 DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
@@ -33,18 +33,19 @@ class CallerEntry(NamedTuple):
 _Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has them; also those of a disabled caller
 
 
-def list_callers(top: Entry, files: Mapping[str, str | Problem], main: str) -> list[CallerEntry]:
+def list_callers(top: Entry, files: Mapping[str, str | Finding], main: str) -> list[CallerEntry]:
     """Return the entries of all callers. `files` has the text of each caller's own file, or why it can't be used.
 
     `main` is the name of the configuration. Without a file, a missing [callers] is a problem.
     """
-    tables = top.get_tables("callers") if top.get("callers") or not files else {}
+    fix = f"breakglass keys new NAME --allow {','.join(VERBS)}"
+    tables = top.get_tables("callers", fix) if top.get("callers") or not files else {}
     found = [CallerEntry(name, entry, False) for name, entry in tables.items()]
     for name, text in files.items():
         path = f"{DIRECTORY}/{name}{SUFFIX}"
         entry = top.read_as(text if isinstance(text, str) else "", path)
-        if isinstance(text, Problem):
-            entry.problem("", text.message, text.hint)
+        if isinstance(text, Finding):
+            entry.problem("", text.sentence, text.fix, text.code)
         if name in tables:
             hint = f"remove [{tables[name].path}] from {main}, or {path}"
             tables[name].problem("", f"is in {main} and in {path}, so the caller is disabled", hint)
@@ -73,7 +74,7 @@ def _caller(each: CallerEntry, vms: tuple[str, ...], found: _Keys) -> Caller | N
     if len(kinds) > 1:
         entry.problem("", f"has {len(kinds)} auth methods", f"make one caller each for {', '.join(kinds)}")
     kind = kinds[0] if kinds else "secret"
-    keys = [key for source, secret in entry.secrets_with_source(kind) if (key := _key(entry, kind, source, secret))]
+    keys = [key for file, secret in entry.secrets(kind) if (key := _key(each, kind, file, secret))]
     found.append((each, kind, keys))
     allow = entry.get_choices("allow", ALLOWABLE if kind == "secret" else READS)
     only = frozenset(entry.get_choices("vms", vms)) if entry.has("vms") else None
@@ -92,12 +93,13 @@ def _not_after(entry: Entry) -> datetime | None:
     return None
 
 
-def _key(entry: Entry, kind: str, source: str, secret: str) -> bytes | None:
+def _key(each: CallerEntry, kind: str, file: str, secret: str) -> bytes | None:
     method = AUTH_METHODS[kind]
     try:
         return KEY_BYTES[method](secret)
     except ValueError as error:
-        entry.problem(kind, f"{error}{source}", f"make one: breakglass keys new NAME --print{_FLAGS[method]}")
+        fix = f"make one: breakglass keys new {each.name} --print{_FLAGS[method]}"
+        each.entry.problem(kind, f"{error}{in_file(file)}", fix, "secret-weak")
         return None
 
 
@@ -126,5 +128,5 @@ def _report_shared(found: _Keys) -> None:
             other.name for other, _, theirs in found if other.name != each.name and not set(theirs).isdisjoint(keys)
         ]
         if others:
-            hint = "give each caller its own: breakglass keys new NAME --print"
-            each.entry.problem(kind, f"is also the secret of {', '.join(others)}", hint)
+            fix = f"give each caller its own: breakglass keys new {each.name} --print"
+            each.entry.problem(kind, f"is also the secret of {', '.join(others)}", fix, "secret-shared")

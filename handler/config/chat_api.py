@@ -43,12 +43,12 @@ def _credential(entry: Entry) -> tuple[str, str]:
     hint = f"write one line, NAME=VALUE without quotes; NAME is one of {', '.join(CREDENTIALS)}"
     file = entry.get_str("credential_file")
     if entry.get("credential_file", "") == "" and (entry.data or not entry.is_faulty):  # faulty: it is not a table
-        entry.problem("credential_file", "is missing", f"name a file; in it, {hint}")
+        entry.problem("credential_file", "is missing", f"name a file; in it, {hint}", "credential")
     lines = [line.strip() for line in entry.file("credential_file", file).splitlines()] if file else []
     found = [line for line in lines if line and not line.startswith("#")]
     name, _, value = found[0].partition("=") if len(found) == 1 else ("", "", "")
     if lines and not (name in CREDENTIALS and _VALUE.fullmatch(value)):
-        entry.problem("credential_file", "holds no credential that is known", hint)
+        entry.problem("credential_file", "holds no credential that is known", hint, "credential")
     return name, value
 
 

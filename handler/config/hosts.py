@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from .addresses import read_address, read_host_keys
 from .model import Host, is_host_name
-from .reader import Entry, quoted
+from .reader import Entry, in_file, quoted
 from .ssh_keys import key_fault, public_key
+
+_OWN_KEY = "make claude a key of its own: ssh-keygen -t ed25519 -N '' -f pve_read; see breakglass docs runbook"
 
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
@@ -20,8 +22,7 @@ def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
     for name, host in hosts.items():
         other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None
         if other is not None:
-            hint = "give claude a key of its own; see breakglass docs runbook"
-            tables[name].problem("read_only_key", f"is the power key of {other}", hint)
+            tables[name].problem("read_only_key", f"is the power key of {other}", _OWN_KEY, "key-is-power-key")
             hosts[name] = replace(host, read_only_key="")
     return hosts
 
@@ -48,13 +49,14 @@ def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | Non
 
 def _private_key(entry: Entry, name: str, power_key: str = "") -> str:
     """Return the first private key that the table gives; an empty text, with a problem, if it can't be used."""
-    found = entry.secrets_with_source(name)
-    for source, private in found[:1]:
-        fault = key_fault(private)
+    found = entry.secrets(name)
+    for file, private in found[:1]:
+        fault = key_fault(private, file)
         if not fault and power_key and public_key(private) == public_key(power_key):
-            fault = "is the power key", "give claude a key of its own; see breakglass docs runbook"
+            fault = "key-is-power-key", "is the power key", _OWN_KEY
         if fault:
-            entry.problem(f"{name}_file" if source else name, fault[0] + source, fault[1])
+            code, sentence, fix = fault
+            entry.problem(f"{name}_file" if file else name, sentence + in_file(file), fix, code)
             return ""
     return found[0][1].strip() if found else ""
 

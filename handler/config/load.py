@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..auth.signing import SIGNATURE, Caller
+from ..findings import ConfigError, Finding, error
 from .addresses import read_address
 from .alerts import read_rules
 from .callers import CallerEntry, list_callers, read_callers
@@ -20,9 +21,8 @@ from .chat import read_chat
 from .hosts import read_hosts
 from .metrics import read_metrics
 from .model import Address, Config
-from .problems import ConfigError, Problem
-from .reader import Entry, ExposedError, Read
-from .secret_files import describe_exposure, find_file, safe_mode
+from .reader import Entry, Read
+from .secret_files import describe_exposure, protect, read_secret
 from .server import read_server
 from .sources import Sources, caller_file, read_file, read_sources
 from .vms import read_vm, vmid_in
@@ -32,7 +32,7 @@ _SESSION_SECRET_BYTES = 32
 
 
 def parse(
-    text: str, read: Read, files: Mapping[str, str | Problem] | None = None, main: str = "breakglass.toml"
+    text: str, read: Read, files: Mapping[str, str | Finding] | None = None, main: str = "breakglass.toml"
 ) -> Config:
     """Return the usable part of the text of `main`, and of the callers' own files, with all problems.
 
@@ -46,8 +46,9 @@ def parse_toml(text: str, read: Read) -> Entry:
     """Return a text's top table. Raises ConfigError with the line and the column for one that is not TOML."""
     try:
         return Entry(tomllib.loads(text), read, [])
-    except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
-        raise ConfigError([Problem("(file)", f"is not TOML: {error}", "check its quotes and brackets")]) from None
+    except (ValueError, RecursionError) as fault:  # tomllib raises others for a huge number and for deep nesting
+        problem = error("(file)", "config-file", f"is not TOML: {fault}", "check its quotes and brackets")
+        raise ConfigError([problem]) from None
 
 
 def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
@@ -88,17 +89,18 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
 
 def _require(top: Entry, key: str, usable: Sized, message: str, hint: str) -> None:
     """Record that a table has no usable entry, unless a problem with the whole table is known."""
-    if not usable and not any(problem.path == key for problem in top.problems):
+    if not usable and not any(problem.place == key for problem in top.problems):
         top.problem(key, message, hint)
 
 
 def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
     """Return the session secrets that are long enough, and the directory."""
-    secrets = entry.secrets("secret")
+    new = 'openssl rand -base64 48, and write what it prints: secret = "…", or the name of its file: secret_file'
+    secrets = [secret for _, secret in entry.secrets("secret", new)]
     strong = tuple(secret for secret in secrets if len(secret.encode()) >= _SESSION_SECRET_BYTES)
     if len(strong) < len(secrets):
         message = f"is shorter than {_SESSION_SECRET_BYTES} bytes"
-        entry.problem("secret", message, "make one: openssl rand -base64 48")
+        entry.problem("secret", message, "make one: openssl rand -base64 48", "secret-weak")
     directory = entry.get_str("dir", "var/sessions")
     entry.report_unknown()
     return strong, directory
@@ -118,20 +120,16 @@ def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
     """Return the usable part of what was read, or is to be written. Raises ConfigError."""
     path, callers = sources.path, sources.callers
     if exposure := describe_exposure(path, sources.status, environment):
-        hint = f"chmod {safe_mode(sources.status)} {path}"
-        raise ConfigError([Problem(str(path), f"is not safe: {exposure}", hint)])
+        fix = protect(str(path), sources.status)
+        raise ConfigError([error(str(path), "file-exposed", f"is not safe: {exposure}", fix)])
     files = [str(path), *(str(caller_file(path, name)) for name in callers)]
     contents = [sources.text, *(f"{name}\n{text}" for name, text in callers.items())]
 
     def read(setting: str) -> str:
-        name = find_file(setting, environment)
+        name, text = read_secret(setting, environment)
         files.append(name)
-        with open(name, encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            if exposure := describe_exposure(Path(name), status, environment):
-                raise ExposedError(exposure, safe_mode(status))
-            contents.append(file.read())
-            return contents[-1]
+        contents.append(text)
+        return text
 
     config = parse(sources.text, read, callers, str(path))
     digest = _digest(contents, config.session_secrets[-1])
@@ -158,7 +156,7 @@ def read_server_user(path: Path) -> str:
     return user
 
 
-def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
+def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:
     """Return the address of each host of a configuration file, and what is wrong with the others.
 
     For a machine that has no secrets: it reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
@@ -173,10 +171,6 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Problem]]:
 
 def load_callers(sources: Sources, environment: Mapping[str, str]) -> tuple[list[CallerEntry], dict[str, Caller]]:
     """Return the entries of all callers, and the callers that can be used, by name. Raises ConfigError."""
-
-    def read(setting: str) -> str:
-        return Path(find_file(setting, environment)).read_text(encoding="utf-8")
-
-    top = parse_toml(sources.text, read)
+    top = parse_toml(sources.text, lambda setting: read_secret(setting, environment)[1])
     entries = list_callers(top, sources.callers, str(sources.path))
     return entries, {caller.name: caller for caller in read_callers(entries, top.get_tables("vms"))}

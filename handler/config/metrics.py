@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..auth.signing import BEARER, Caller
 from .callers import KEY_BYTES
-from .reader import Entry
+from .reader import Entry, in_file
 
 READER = "[metrics]"  # no caller can have this name
 _MAKE_ONE = "make one: breakglass keys new prometheus --bearer --print --out FILE; write its token_file line here"
@@ -20,17 +20,17 @@ def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:
     entry = top.get_table("metrics")
     if entry.is_faulty:
         return ()
-    tokens = [key for source, token in entry.secrets_with_source("token") if (key := _key(entry, source, token))]
+    tokens = [key for file, token in entry.secrets("token") if (key := _key(entry, file, token))]
     others = [caller.name for caller in callers if not set(caller.keys).isdisjoint(tokens)]
     if others:
-        entry.problem("token", f"is also the secret of {', '.join(others)}", _MAKE_ONE)
+        entry.problem("token", f"is also the secret of {', '.join(others)}", _MAKE_ONE, "secret-shared")
     entry.report_unknown()
     return () if entry.is_faulty else (Caller(READER, tuple(tokens), frozenset(), frozenset(), auth_method=BEARER),)
 
 
-def _key(entry: Entry, source: str, token: str) -> bytes | None:
+def _key(entry: Entry, file: str, token: str) -> bytes | None:
     try:
         return KEY_BYTES[BEARER](token)
     except ValueError as error:
-        entry.problem("token", f"{error}{source}", _MAKE_ONE)
+        entry.problem("token", f"{error}{in_file(file)}", _MAKE_ONE, "secret-weak")
         return None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from ..alerts.rules import Rule
 from ..auth.signing import Caller, fingerprint
 from ..errors import WrongHandler
+from ..findings import Finding, as_json
 from ..text import shown
 from ..verbs import VERBS
 from .handler_urls import is_loopback, normal_url
 from .model_api import ModelApi
-from .problems import Problem, list_problems
 from .server import Network
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=; no hidden file
@@ -120,7 +120,7 @@ class Config:
     sessions_dir: str = "var/sessions"
     vms_off: Mapping[str, int | None] = field(default_factory=dict)
     hosts_off: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Finding, ...] = ()
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
@@ -166,13 +166,13 @@ class Config:
     def summary(self) -> dict[str, object]:
         """The names, problems and warnings, for the log. A caller has the fingerprint of each of its keys."""
         callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}
-        problems, warnings = list_problems(self.problems), list(self.warnings)
+        problems, warnings = as_json(self.problems), list(self.warnings)
         return {"vms": list(self.vms), "callers": callers, "problems": problems, "warnings": warnings}
 
     @property
     def chat_fault(self) -> bool:
         """Tell whether chat is disabled because its entry has an error, not because there is none."""
-        return any(problem.path.partition(".")[0] == "chat" for problem in self.problems)
+        return any(problem.place.partition(".")[0] == "chat" for problem in self.problems)
 
 
 def is_caller_name(name: str) -> bool:

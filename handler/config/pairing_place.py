@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ..findings import ConfigError
 from .load import parse_toml
-from .problems import ConfigError
 from .server import read_server
 from .sources import read_file
 

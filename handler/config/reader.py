@@ -7,22 +7,13 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
-from .problems import Problem
+from ..findings import ConfigError, Finding, error
 
-Read = Callable[[str], str]
+Read = Callable[[str], str]  # of the file that a setting names; raises ConfigError
 
-CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # of systemd; a file's name may begin with it
-
-_SHORTER_THAN_SECRETS = 24
-_SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
-
-
-class ExposedError(Exception):
-    """Raised by a Read for a secret file that others can reach; says who, and which mode it should have."""
-
-    def __init__(self, message: str, mode: str = "600") -> None:
-        super().__init__(message)
-        self.mode = mode
+# The codes of problems that have no closer one, by the first word of their place.
+_CODES = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
+_CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting", "metrics": "metrics-setting"}
 
 
 class Entry:
@@ -33,10 +24,10 @@ class Entry:
     """
 
     def __init__(
-        self, data: dict[str, Any], read: Read, problems: list[Problem], path: str = "", separator: str = "."
+        self, data: dict[str, Any], read: Read, problems: list[Finding], path: str = "", separator: str = "."
     ) -> None:
         self.data, self.path, self.problems = data, path, problems
-        self.faults: list[Problem] = []
+        self.faults: list[Finding] = []
         self._read, self._separator = read, separator
         self._known: dict[str, None] = {}
 
@@ -51,9 +42,11 @@ class Entry:
         part._known = self._known
         return part
 
-    def problem(self, key: str, message: str, hint: str) -> None:
-        """Record a problem with a key; an empty key stands for the whole entry."""
-        self.faults.append(Problem(self._join(key), message, hint))
+    def problem(self, key: str, sentence: str, fix: str, code: str = "") -> None:
+        """Record a problem with a key; an empty key stands for the whole entry, no code for its table's."""
+        place = self._join(key)
+        code = code or _CODES.get(place.partition(".")[0].partition("[")[0], "setting")
+        self.faults.append(error(place, code, sentence, fix))
         self.problems.append(self.faults[-1])
 
     def _join(self, key: str) -> str:
@@ -64,14 +57,16 @@ class Entry:
         entry = Entry({}, self._read, self.problems, path, ": ")
         try:
             entry.data = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # tomllib raises others for a huge number and for deep nesting
-            entry.problem("", f"is not TOML: {error}", "check its quotes and brackets")
+        except (ValueError, RecursionError) as fault:  # tomllib raises others for a huge number and for deep nesting
+            entry.problem("", f"is not TOML: {fault}", "check its quotes and brackets")
         return entry
 
     def report_unknown(self) -> None:
         """Record a problem for each key that was not read."""
         for key in sorted(self.data.keys() - self._known.keys()):
-            self.problem(key, "is not a setting", f"use one of {', '.join(self._known)}, or take it out")
+            self.problem(
+                key, "is not a setting", f"use one of {', '.join(self._known)}, or take it out", "unknown-setting"
+            )
 
     # --- values ---
 
@@ -134,11 +129,11 @@ class Entry:
         """Return a table as an entry; an empty one if it is missing. A value of another type is a faulty entry."""
         return self._entry(key, self.get(key, {}), f"[{key}]")
 
-    def get_tables(self, key: str) -> dict[str, "Entry"]:
-        """Return the entries of a table of tables by name."""
+    def get_tables(self, key: str, fix: str = "") -> dict[str, "Entry"]:
+        """Return the entries of a table of tables by name. `fix` adds the first one."""
         table = self.get_table(key)
         if not table.data and not table.is_faulty:
-            self.problem(key, "is empty", f"add at least one [{key}.NAME]")
+            self.problem(key, "is empty", fix or f"add at least one [{key}.NAME]")
         return {name: table._entry(name, value, f"[{key}.{name}]") for name, value in table.data.items()}
 
     def get_list(self, key: str) -> list["Entry"]:
@@ -158,37 +153,29 @@ class Entry:
 
     # --- secrets ---
 
-    def secrets(self, key: str) -> list[str]:
-        """Return the secrets given inline (one or a list) or as files; a problem when there are none."""
-        return [secret for _, secret in self.secrets_with_source(key)]
+    def secrets(self, key: str, fix: str = "") -> list[tuple[str, str]]:
+        """Return each secret after the name of its file; after an empty text if it is in the table, alone or in a list.
 
-    def secrets_with_source(self, key: str) -> list[tuple[str, str]]:
-        """Return each secret after the words that name its file; after an empty text if it is in the table."""
+        To have none is a problem, for which there may be a better `fix` than the usual one.
+        """
         before = len(self.problems)
         found = [("", secret) for secret in self.get_strs(key)]
-        found += [(f' in "{file}"', self.file(f"{key}_file", file)) for file in self.get_strs(f"{key}_file")]
-        secrets = [(source, secret) for source, secret in found if secret]
+        found += [(file, self.file(f"{key}_file", file)) for file in self.get_strs(f"{key}_file")]
+        secrets = [(file, secret) for file, secret in found if secret]
         if not secrets and len(self.problems) == before:
-            self.problem(key, "is missing", f"give {key} or {key}_file")
+            self.problem(key, "is missing", fix or f"give {key} or {key}_file")
         return secrets
 
     def file(self, key: str, file: str) -> str:
         """Return what is in the file that a key names; a file that can't be read or is empty is a problem."""
         try:
             found = self._read(file).strip()
-        except ExposedError as error:
-            self.problem(key, f'is not safe: "{_shown_path(file)}": {error}', f"chmod {error.mode} {_shown_path(file)}")
-            return ""
-        except PermissionError:
-            hint = f"let root own it and the handler's group read it: chmod 640 {_shown_path(file)}"
-            self.problem(key, f'can\'t be read by this user: "{_shown_path(file)}"', hint)
-            return ""
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error  # `str(error)` has the path, uncut
-            self.problem(key, f'can\'t be read: "{_shown_path(file)}": {why}', "check the path and its owner")
+        except ConfigError as unusable:
+            for each in unusable.problems:
+                self.problem(key, each.sentence, each.fix, each.code)
             return ""
         if not found:
-            self.problem(key, f'is empty: "{file}"', "write the secret into it")
+            self.problem(key, f'is empty: "{file}"', "write the secret into it", "file-empty")
         return found
 
 
@@ -197,10 +184,9 @@ def is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _shown_path(path: str) -> str:
-    """Return a path, cut unless it is certain to be one: people write the secret in place of its file's name."""
-    is_path = len(path) <= _SHORTER_THAN_SECRETS or path.startswith(("/", "./", "../", CREDENTIALS))
-    return path if is_path and "\n" not in path else f"{path[:_SECRET_PREFIX]}…"
+def in_file(name: str) -> str:
+    """Return the end of a sentence about a secret: the name of its file, if it has one."""
+    return f' in "{name}"' if name else ""
 
 
 def quoted(value: object) -> str:

@@ -1,7 +1,7 @@
 """What a reload requires of a configuration, and what the log says of one that is rejected."""
 
+from ..findings import ConfigError, as_json, error
 from .model import Config
-from .problems import ConfigError, Problem, list_problems
 
 
 def check_change(used: Config, new: Config) -> None:
@@ -14,10 +14,11 @@ def check_change(used: Config, new: Config) -> None:
         raise ConfigError(list(new.problems))
     if used.has_caller_directory and not new.has_caller_directory:
         hint = "put it back, and reload; if no caller is to have a file there, mkdir callers.d"
-        raise ConfigError([Problem("callers.d", "is no longer beside the configuration", hint)])
+        raise ConfigError([error("callers.d", "file-missing", "is no longer beside the configuration", hint)])
 
 
-def describe_rejection(error: Exception) -> list[dict[str, str]]:
+def describe_rejection(fault: Exception) -> list[dict[str, str]]:
     """Return the problems for which a configuration is rejected, as the log lists them."""
-    problem = Problem("(file)", f"can't be read: {error or type(error).__name__}", "mend it and reload (SIGHUP)")
-    return list_problems(error.problems if isinstance(error, ConfigError) else [problem])
+    sentence = f"can't be read: {fault or type(fault).__name__}"
+    problem = error("(file)", "file-not-readable", sentence, "mend it and reload (SIGHUP)")
+    return as_json(fault.problems if isinstance(fault, ConfigError) else [problem])

@@ -7,12 +7,12 @@ that can't be read is a fault of the whole configuration, because nothing then t
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..findings import ConfigError, Finding, error
 from .callers import DIRECTORY, SUFFIX
-from .problems import ConfigError, Problem
-from .secret_files import describe_exposure, safe_mode
+from .secret_files import describe_exposure, explain_unreadable, protect
 
 _TRIES = 3
 
@@ -29,7 +29,7 @@ class Sources:
     text: str
     status: os.stat_result
     has_directory: bool
-    callers: Mapping[str, str | Problem]
+    callers: Mapping[str, str | Finding]
     warnings: tuple[str, ...] = ()
 
 
@@ -52,7 +52,8 @@ def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
             warnings = tuple(f"{DIRECTORY}/{name} is ignored: {why}" for name, why in ignored.items())
             return Sources(path, text, status, names is not None, callers, warnings)
     message = "changed while it was read, or the configuration did, so nothing of it is used"
-    raise ConfigError([Problem(str(directory), message, "wait until that has ended, then reload (SIGHUP)")])
+    fix = "wait until that has ended, then reload (SIGHUP)"
+    raise ConfigError([error(str(directory), "config-file", message, fix)])
 
 
 def _list_names(directory: Path) -> list[str] | None:
@@ -61,13 +62,14 @@ def _list_names(directory: Path) -> list[str] | None:
     A link to nowhere is a directory that can't be read: its volume may be missing.
     """
     try:
-        found = os.listdir(f"{directory}/.")  # fails also where the names could be read, and no file
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not os.path.lexists(directory):
+        names = os.listdir(f"{directory}/.")  # fails also where the names could be read, and no file
+    except OSError as fault:
+        if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None
-        hint = f"until it can be read, a reload changes nothing, and no caller either: ls -ld {directory}"
-        raise ConfigError([_unreadable(directory, error, hint, mode=750)]) from None
-    return sorted(name for name in found if not name.startswith(".."))  # such are Kubernetes' own, in a volume
+        found = explain_unreadable(str(directory.absolute()), fault)
+        fix = f"until then a reload changes nothing, and no caller either: {found.fix}"
+        raise ConfigError([replace(found, fix=fix)]) from None
+    return sorted(name for name in names if not name.startswith(".."))  # such are Kubernetes' own, in a volume
 
 
 def _fingerprint(path: Path, directory: Path, names: list[str] | None) -> object:
@@ -95,17 +97,18 @@ def _find_ignored(directory: Path, name: str) -> str:
     return "" if is_inside else "it is a link to a file outside of the directory"
 
 
-def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Problem:
+def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return Problem(str(file), "is not a regular file", f"see what it is: ls -l {file}")
+                return error(str(file), "caller-disabled", "is not a regular file", f"see what it is: ls -l {file}")
             if exposure := describe_exposure(file, status, environment):
-                return Problem(str(file), f"is not safe: {exposure}", f"chmod {safe_mode(status)} {file}")
+                fix = protect(str(file), status)
+                return error(str(file), "file-exposed", f"is not safe: {exposure}", fix)
             return opened.read().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        return _unreadable(file, error, f"see what it is: ls -l {file}")
+    except (OSError, ValueError) as fault:
+        return explain_unreadable(str(file.absolute()), fault)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -117,21 +120,8 @@ def read_file(path: Path) -> tuple[str, os.stat_result]:
     try:
         status = path.stat()
         return path.read_text(encoding="utf-8-sig"), status
-    except FileNotFoundError:
-        hint = "run breakglass init to make one, or set BREAKGLASS_CONFIG to where it is"
-        raise ConfigError([Problem(str(path), "there is no such file", hint)]) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError([_unreadable(path, error, "set BREAKGLASS_CONFIG to the TOML file")]) from None
-
-
-def _unreadable(path: Path, error: Exception, hint: str, mode: int = 640) -> Problem:
-    """Return why a file or the directory can't be read, and what to do. `hint` is for other reasons than its mode."""
-    if isinstance(error, PermissionError):
-        let_read = f"let root own it and the handler's group read it (chmod {mode} {path})"
-        return Problem(str(path), "can't be read by this user", f"{let_read}, or let the handler's user own it")
-    if isinstance(error, IsADirectoryError):
-        return Problem(str(path), "is a directory", hint)
-    if isinstance(error, UnicodeDecodeError):
-        return Problem(str(path), "is not a text file", hint)
-    why = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    return Problem(str(path), f"can't be read: {why}", hint)
+    except (OSError, ValueError) as fault:
+        found = explain_unreadable(str(path.absolute()), fault)
+        if not isinstance(fault, PermissionError):
+            found = replace(found, fix="run breakglass init to make one, or set BREAKGLASS_CONFIG to the TOML file")
+        raise ConfigError([replace(found, place=str(path))]) from None

@@ -4,6 +4,7 @@ asyncssh takes longer to load than all the rest of a command, so it is loaded wh
 """
 
 from functools import lru_cache
+from shlex import quote
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,17 +24,27 @@ def import_key(private: str) -> "asyncssh.SSHKey":
     return asyncssh.import_private_key(private.strip() + "\n")
 
 
-def key_fault(private: str) -> tuple[str, str] | None:
-    """Return why a private key can't be used, and what to do; None for one that can be used."""
-    if private.lstrip().startswith(("ssh-", "ecdsa-", "sk-")):
-        return "is a public key", "give the private one: the file without .pub"
+def key_fault(private: str, file: str) -> tuple[str, str, str] | None:
+    """Return a code, why a private key can't be used, and what to do; None for one that can be used.
 
+    `file` is the name of its file, if it has one.
+    """
+    shown = quote(file) if file else "FILE"
+    if private.lstrip().startswith(("ssh-", "ecdsa-", "sk-")):
+        fix = f"put the private key into {shown}: it is in the file without .pub, and begins with -----BEGIN"
+        if file.endswith(".pub"):
+            fix = f'name the private key, the file without .pub: "{file.removesuffix(".pub")}"'
+        return "key-public", "is a public key", fix
     try:
         public_key(private)
     except ValueError as error:
         if "passphrase" in str(error).lower():
-            return "is an encrypted key", "remove its passphrase: ssh-keygen -p -f FILE"
-        return "is not a private key of OpenSSH", "make one; see breakglass docs runbook"
+            return "key-encrypted", "is an encrypted key", f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
+        fix = (
+            f"put the private key back, or move it away and make a pair: ssh-keygen -t ed25519 -N '' -f {shown}; then "
+        )
+        fix += "run breakglass host install-commands, and on the host what it prints; see breakglass docs runbook"
+        return "key-garbage", "is not a private key of OpenSSH", fix
     return None
 
 

@@ -10,13 +10,12 @@ from ..alerts.rules import Rule
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller
 from ..config.model import Config
 from ..errors import BadRequest
+from ..findings import Finding, error, ok, warning
 from ..text import shown
 from ..threads import run_in_thread
-from .findings import Finding, error, ok, warning
 from .health import RELOAD
 from .keys import POWER
-from .problems import ALERTS, find_problems_of
-from .visit import Visit
+from .visit import ALERTS, Visit
 
 SECONDS = 10.0  # a large sample and many patterns
 # The labels of the senders that always have the same ones, as alerts/payloads.py makes them.
@@ -44,7 +43,7 @@ found_error = partial(error, ALERTS)
 
 async def look_at_alerts(visit: Visit) -> AsyncIterator[Finding]:
     """Yield the entries that no alert can match, and those that match no sample."""
-    for finding in find_problems_of(ALERTS, visit.problems):
+    for finding in visit.problems_of(ALERTS):
         yield finding
     if visit.config is None:
         return

@@ -10,13 +10,12 @@ from ..claude.isolation import isolation_fault
 from ..claude.sandbox import sandbox_fault
 from ..config.model import ChatSettings, Config
 from ..config.warnings import warn_of_guest
+from ..findings import ERROR, Finding, error, ok, warning
 from ..threads import run_in_thread
 from .claude_program import look_at_claude
-from .findings import ERROR, Finding, error, ok, warning
 from .model_api import look_at_model_api
-from .problems import CHAT, find_problems_of
 from .sessions import look_at_sessions
-from .visit import Visit
+from .visit import CHAT, Visit
 
 SECONDS = 10.0  # the launcher's own limit is shorter
 _NAMESPACES = "sysctl user.max_user_namespaces kernel.apparmor_restrict_unprivileged_userns; allow namespaces"
@@ -46,7 +45,7 @@ _SAID_BETTER = ("sessions-unwritable", "launcher-lost")  # by the look at sessio
 
 async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
     """Yield what is wrong with chat; nothing but that there is none, if the configuration has none."""
-    problems = find_problems_of(CHAT, visit.problems)
+    problems = visit.problems_of(CHAT)
     for finding in problems:
         yield finding
     config = visit.config

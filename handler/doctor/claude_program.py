@@ -10,9 +10,9 @@ from functools import partial
 from ..claude.command import list_flags
 from ..claude.sandbox import look_arguments
 from ..config.model import ChatSettings
+from ..findings import Finding, error, ok
 from ..threads import run_in_thread
-from .findings import Finding, error, ok
-from .problems import CHAT
+from .visit import CHAT
 
 SECONDS = 10.0
 TESTED = "2.1.331"

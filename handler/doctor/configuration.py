@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ..config.model import Address, Config
 from ..config.warnings import INSECURE
+from ..findings import Finding, error, ok, warning
 from ..threads import run_in_thread
-from .findings import Finding, error, ok, warning
-from .problems import CONFIGURATION, find_problems_of
-from .visit import Visit
+from .visit import CONFIGURATION, Visit
 
 DISK_SECONDS = 8.0
 CLOCK_SECONDS = 120.0
@@ -33,7 +32,7 @@ async def look_at_configuration(visit: Visit) -> AsyncIterator[Finding]:
     if visit.path is None:
         yield _find_no_file(visit)
         return
-    for finding in find_problems_of(CONFIGURATION, visit.problems):
+    for finding in visit.problems_of(CONFIGURATION):
         yield finding
     config = visit.config
     if config is None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from ..budget import HOLD_SECONDS, LOOK_SECONDS
 from ..client import Signer
 from ..config.handler_urls import normal_url
-from .findings import ERROR, Finding, error, warning
+from ..findings import ERROR, Finding, error, warning
 from .health import RELOAD, judge_health, read_health, vm_names
 from .http import Broken, failure
 from .page import look_at_page

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from ..agents.pve.words import VERSION
 from ..config.model import Host, Vm
+from ..findings import ERROR, WARNING, Finding, error, ok, warning
 from ..proxmox.handshake import Handshake
 from ..text import shown
-from .findings import ERROR, WARNING, Finding, error, ok, warning
 
 CLOCK_SECONDS = 10.0
 OLDEST = (0, 3)  # of the host agents that this handler works with

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from ..budget import READ_SECONDS
 from ..config.model import Host, Vm
+from ..findings import Finding, error
 from ..proxmox.wire import where_line
-from .findings import Finding, error
 from .host_agent import pass_on
 from .host_session import AgentSession, AgentSilent
 from .key_rights import NO_CHANNEL, check_there

@@ -12,9 +12,9 @@ from ..agents.bundle import bundle_digest
 from ..budget import LOOK_SECONDS
 from ..config.model import Host
 from ..config.ssh_keys import public_key
+from ..findings import Finding, error, ok, warning
 from ..threads import run_in_thread
 from . import host_agent, login
-from .findings import Finding, error, ok, warning
 from .host_check import ask_for_checks
 from .host_session import AgentSession, AgentSilent
 from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_shell, print_recipe

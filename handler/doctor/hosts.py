@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
 from ..config.model import Config, Vm
+from ..findings import Finding, error, warning
 from ..threads import run_in_thread
-from .findings import Finding, error, warning
 from .host_walk import HostLook
 from .visit import Visit
 from .vm_place import find_owner, judge_vm
@@ -57,13 +57,13 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
 
 def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
     """Find the hosts whose configuration has a fault: also where no handler would start with it."""
-    faults = [problem for problem in visit.problems if problem.path.startswith("hosts.")]
+    faults = [problem for problem in visit.problems if problem.place.startswith("hosts.")]
     known = visit.config.hosts if visit.config else {}
-    for name in dict.fromkeys(problem.path.split(".")[1] for problem in faults):
+    for name in dict.fromkeys(problem.place.split(".")[1] for problem in faults):
         if name not in known:
-            fault = next(problem for problem in faults if problem.path.split(".")[1] == name)
-            sentence = f"it is disabled, so no verb reaches its VMs: {fault.path} {fault.message}"
-            yield error(f"host {name}", "host-disabled", sentence, f"{fault.hint}; then systemctl reload breakglass")
+            fault = next(problem for problem in faults if problem.place.split(".")[1] == name)
+            sentence = f"it is disabled, so no verb reaches its VMs: {fault.place} {fault.sentence}"
+            yield error(f"host {name}", "host-disabled", sentence, f"{fault.fix}; then systemctl reload breakglass")
 
 
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..client import Signer, new_id
-from .findings import Finding, error
+from ..findings import Finding, error
 
 SECONDS = 5.0  # for each step of a request
 _MOST_BYTES = 2 * 1024 * 1024

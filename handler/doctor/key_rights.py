@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..config.model import Host
-from .findings import Finding, error, ok
+from ..findings import Finding, error, ok
 from .login import Ran
 
 AGENT = "/usr/local/sbin/breakglass-pve"

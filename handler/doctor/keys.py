@@ -9,11 +9,10 @@ from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller, secret_bytes
 from ..config.model import Config
 from ..config.ssh_keys import import_key, public_key
 from ..config.warnings import WARN_BEFORE
+from ..findings import Finding, error, ok, warning
 from ..threads import run_in_thread
 from ..verbs import VERBS
-from .findings import Finding, error, ok, warning
-from .problems import KEYS, find_problems_of
-from .visit import Visit
+from .visit import KEYS, Visit
 
 SECONDS = 20.0  # to load a large RSA key takes a second
 DOCTOR = "doctor"  # the caller that doctor itself is
@@ -30,7 +29,7 @@ found_error = partial(error, KEYS)
 
 async def look_at_keys(visit: Visit) -> AsyncIterator[Finding]:
     """Yield what is wrong with a signing key, an SSH key or the session secret."""
-    for finding in find_problems_of(KEYS, visit.problems):
+    for finding in visit.problems_of(KEYS):
         yield finding
     config = visit.config
     if config is None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ..config.model import Host
+from ..findings import ERROR, Finding
 from ..text import shown
-from .findings import ERROR, Finding
 from .key_rights import check_there
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"

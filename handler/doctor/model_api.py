@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from ..claude.http_messages import Response, get_all
 from ..claude.model_forwarder import Forwarder
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
+from ..findings import Finding, error, ok, warning
 from ..reasons import reason
 from ..threads import run_in_thread
-from .findings import Finding, error, ok, warning
-from .problems import CHAT
+from .visit import CHAT
 
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}

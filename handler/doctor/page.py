@@ -6,8 +6,8 @@ import http.client
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from ..findings import Finding, error, ok, warning
 from ..web.page_list import PAGE_LIST
-from .findings import Finding, error, ok, warning
 from .http import Reply, exchange, failure, judge_stranger
 
 _KINDS = {"css": "css", "js": "javascript", "json": "json", "svg": "svg", "webmanifest": "json"}

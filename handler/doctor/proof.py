@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from ..budget import PROOF_SECONDS
 from ..client import Signer
 from ..config.model import Config, Vm
+from ..findings import ERROR, Finding, ok, warning
 from ..threads import run_in_thread
 from ..times import rfc3339
-from .findings import ERROR, Finding, ok, warning
 from .http import Reply, failure, send_signed
 from .visit import Visit
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
 from ..client import Signer, new_id
 from ..config.handler_urls import is_loopback, normal_url
-from .findings import Finding, error, ok, warning
+from ..findings import Finding, error, ok, warning
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
 from .visit import Visit
 

@@ -15,9 +15,9 @@ from ..chat.store import ROOM_BYTES, Store
 from ..claude.command import SOCKET_BYTES
 from ..claude.isolation import HANDLERS
 from ..claude.sandbox import SOCKET
+from ..findings import Finding, error, ok, warning
 from ..threads import run_in_thread
-from .findings import Finding, error, ok, warning
-from .problems import CHAT
+from .visit import CHAT
 
 SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # for some weeks of transcripts

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..auth.signing import SIGNATURE
 from ..client import Signer
 from ..config.model import Config
-from .findings import Finding, error, ok, warning
+from ..findings import Finding, error, ok, warning
 from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
 from .visit import Visit

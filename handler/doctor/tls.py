@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from ..config.handler_urls import is_loopback, normal_url
+from ..findings import Finding, error, ok, warning
 from ..reasons import reason
-from .findings import Finding, error, ok, warning
 from .http import SECONDS, Broken
 
 WARN_DAYS = 14

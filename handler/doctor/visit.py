@@ -1,14 +1,20 @@
 """What `breakglass doctor` was asked to look at, and what it may use for that."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.model import Config, Vm
-from ..config.problems import Problem
-from .findings import Finding
+from ..findings import Finding
+
+CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
+
+_SECRET = re.compile(
+    r"(hosts\..+\.(read_only_)?key|sessions\.secret|callers\.(.+\.|d/.+: )(secret|grafana_secret|token))(_file)?"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Visit:
 
     path: Path | None
     config: Config | None
-    problems: Sequence[Problem]
+    problems: Sequence[Finding]
     signer: Signer | None
     url: str
     vm: str
@@ -38,6 +44,20 @@ class Visit:
         """The VMs to look at."""
         found = self.config.vms.values() if self.config else ()
         return [vm for vm in found if self.vm in ("", vm.name)]
+
+    def problems_of(self, place: str) -> list[Finding]:
+        """Return the problems of the configuration that belong to one place, as findings about it."""
+        found = [each for each in self.problems if _place_of(each.place) == place]
+        # The colon is for a file, which is not the subject of a sentence.
+        sentences = [f"{each.place}{':' * each.place.startswith(('/', '('))} {each.sentence}" for each in found]
+        return [replace(each, place=place, sentence=text) for each, text in zip(found, sentences, strict=True)]
+
+
+def _place_of(setting: str) -> str:
+    if _SECRET.fullmatch(setting):
+        return KEYS
+    table = setting.partition(".")[0].partition("[")[0]
+    return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
 Look = Callable[[Visit], AsyncIterator[Finding]]

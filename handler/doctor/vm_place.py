@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..config.model import Vm, kill_by_hand
-from .findings import Finding, error, ok
+from ..findings import Finding, error, ok
 
 FIX_HOST = "fix the errors of host"
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from ..budget import ALL_SECONDS
-from .findings import Finding, error
+from ..findings import Finding, error
 from .visit import Look, Visit
 
 

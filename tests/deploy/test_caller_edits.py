@@ -21,7 +21,7 @@ from breakglass.config.caller_edits import (
     remove_caller,
     take_back,
 )
-from breakglass.config.problems import ConfigError
+from breakglass.findings import ConfigError
 
 from ..support.selection import sampled
 from ..support.service import SSH_KEY, config_text, new_secret

@@ -126,7 +126,7 @@ def test_json_is_one_line_also_for_a_file_that_is_not_there(tmp_path: Path) -> N
     found = json.loads(line)
     assert (ran.returncode, ran.stderr, found["starts"], found["warnings"]) == (2, "", False, [])
     [problem] = found["problems"]
-    assert (problem["path"], problem["message"]) == (str(tmp_path / "none"), "there is no such file")
+    assert (problem["place"], problem["sentence"]) == (str(tmp_path / "none"), "can't be read: there is no such file")
 
 
 def test_a_key_that_expires_is_a_warning(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> No
         found: dict[str, Any] = json.loads([line for line in notes if f'"event": "{event}"' in line][-1])
         return found
 
-    paths = {problem["path"] for problem in reload("reload")["problems"]}
+    paths = {problem["place"] for problem in reload("reload")["problems"]}
     assert paths == {"callers.d/bad.toml: secret", "callers.d/bad.toml: allow"}
     (place / "bad.toml").unlink()
     mode = place.stat().st_mode
@@ -295,7 +295,7 @@ def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> No
         hide()
         try:
             [problem] = reload("reload-rejected")["problems"]
-            assert "callers.d" in problem["path"]
+            assert "callers.d" in problem["place"]
             assert service.health()["config"].startswith("rejected since")
             assert accepted(service, "eva", secret)
         finally:

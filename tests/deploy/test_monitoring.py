@@ -18,7 +18,7 @@ import pytest
 
 from breakglass.condition import Condition
 from breakglass.config.load import parse
-from breakglass.config.problems import Problem
+from breakglass.findings import error
 from breakglass.web.counters import Counters
 from breakglass.web.exposition import Snapshot, render
 
@@ -75,7 +75,7 @@ def expiring(days: float) -> Change:
 
 def problem(path: str, **changes: Any) -> Change:
     def change(snapshot: Snapshot) -> Snapshot:
-        config = replace(snapshot.condition.config, problems=(Problem(path, "is wrong", "mend it"),))
+        config = replace(snapshot.condition.config, problems=(error(path, "setting", "is wrong", "mend it"),))
         return with_condition(config=config, **changes)(snapshot)
 
     return change
@@ -214,8 +214,8 @@ def named_codes() -> set[str]:
 
 
 def test_doctor_has_each_code_that_the_table_names() -> None:
-    """As a word of doctor's own, or of what it passes on."""
-    paths = [path for top in ("doctor", "proxmox") for path in (ROOT / "handler" / top).rglob("*.py")]
+    """As a word of doctor's own, of the configuration's problems, or of what it passes on."""
+    paths = [path for top in ("config", "doctor", "proxmox") for path in (ROOT / "handler" / top).rglob("*.py")]
     code = "".join(path.read_text("utf-8") for path in paths)
     assert len(named_codes()) > 60
     assert {word for word in named_codes() if f'"{word}"' not in code} == set()

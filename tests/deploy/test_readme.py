@@ -15,7 +15,7 @@ from breakglass.cli.main import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
 from breakglass.config.model_api import ModelApi
-from breakglass.config.problems import ConfigError
+from breakglass.findings import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 from breakglass.verbs import ALLOWABLE
 
@@ -182,7 +182,7 @@ def test_every_setting_is_in_the_protocol() -> None:
     """Each key that the configuration accepts, as its own hint lists them, is in the protocol's table of keys."""
     with pytest.raises(ConfigError) as caught:
         parse(FAULTY, str)
-    hints = [problem.hint for problem in caught.value.problems if problem.message == "is not a setting"]
+    hints = [each.fix for each in caught.value.problems if each.code == "unknown-setting"]
     keys = {key for hint in hints for key in hint.removeprefix("use one of ").partition(", or ")[0].split(", ")}
     assert len(hints) == 8
     cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)

@@ -315,7 +315,7 @@ FAULTS = [
     Fault("a public key", in_file("power", public()), "key-public", "put the private key into"),
     Fault("an empty key", in_file("power", ""), "file-empty", "write"),
     Fault("a key's file that is gone", gone("power"), "file-missing", "ls -l"),
-    Fault("a path that is not whole", change("hosts", "pve1", key_file="keys/power"), "file-missing", '= "/'),
+    Fault("a path that is not whole", change("hosts", "pve1", key_file="keys/power"), "file-missing", ': "/'),
     Fault(
         "a file that only a unit has",
         change("hosts", "pve1", key_file="$CREDENTIALS_DIRECTORY/power"),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from breakglass.budget import HOLD_SECONDS
-from breakglass.doctor.findings import ERROR, OK, WARNING
+from breakglass.findings import ERROR, OK, WARNING
 
 from ..support.certificates import make_certificate
 from ..support.doctor import DoctorProcess, Report, Setup, found

@@ -11,9 +11,9 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.client import Signer, VerbCall, call, new_id
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
-from breakglass.doctor.findings import OK, WARNING, Finding
 from breakglass.doctor.http import Reply
 from breakglass.doctor.proof import _Proof
+from breakglass.findings import OK, WARNING, Finding
 
 from ..support.doctor import DoctorProcess, Report, found
 from ..support.running import Running, new_setup

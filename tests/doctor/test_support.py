@@ -2,7 +2,7 @@
 
 import pytest
 
-from breakglass.doctor.findings import error, ok
+from breakglass.findings import error, ok
 
 from ..support.doctor import Setup, found
 

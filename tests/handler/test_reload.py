@@ -257,7 +257,7 @@ def test_a_bad_file_changes_nothing_until_it_is_mended(service: Service, sshd: S
         service.config.write_text(good)
         rewrite(service, spoil)
         note = hang_up(service, "reload-rejected")
-        assert all(problem["path"] and problem["message"] and problem["hint"] for problem in note["problems"])
+        assert all(problem["place"] and problem["sentence"] and problem["fix"] for problem in note["problems"])
         if not reported:
             reported = service.health()["config"]
             assert re.fullmatch(r"rejected since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", reported)
@@ -277,7 +277,7 @@ def test_a_rejected_file_is_logged_with_every_problem_and_no_secret(service: Ser
     rewrite(service, lambda text: text.replace("vmid = 102", "vmid = 0").replace('["status"', '["restart"'))
     add(service, caller("phone", "hunter2"))
     note = hang_up(service, "reload-rejected")
-    paths = {problem["path"] for problem in note["problems"]}
+    paths = {problem["place"] for problem in note["problems"]}
     assert {"vms.devvm.vmid", "callers.phone.secret", "callers.viewer.allow", "callers.operator.allow"} <= paths
     assert "hunter2" not in json.dumps(note)
     assert "phone" not in json.dumps(service.health())
@@ -287,7 +287,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
     """A reload is as strict as a start."""
     service.config.chmod(0o644)
     (problem,) = hang_up(service, "reload-rejected")["problems"]
-    assert problem["message"] == "is not safe: every user of this machine can reach it"
+    assert problem["sentence"] == "is not safe: every user of this machine can reach it"
     service.config.unlink()
     hang_up(service, "reload-rejected")
     assert service.pve("status").status == 200
@@ -311,7 +311,7 @@ def test_a_vm_with_a_fault_is_off_and_the_other_works(service: Service) -> None:
     """One broken entry is shown as that, can't be asked for, and a request that names no VM does not go elsewhere."""
     another_vm(service, "other", broken=True)
     (problem,) = hang_up(service)["problems"]
-    assert problem["path"] == "vms.other.vmid"
+    assert problem["place"] == "vms.other.vmid"
     health = service.health()
     assert health["config"] == "degraded: 1 problem"
     assert health["vms"][1] == {"name": "other", "vmid": None, "proxmox": "disabled", "since": None}
@@ -340,7 +340,7 @@ def test_a_handler_starts_with_a_faulty_entry_and_says_so(
         assert second.pve("status", vm="devvm").json["outcome"] == "done"
         start = notes(second, "start")[0]
         assert start["level"] == "warning"
-        paths = [problem["path"] for problem in start["problems"]]
+        paths = [problem["place"] for problem in start["problems"]]
         assert paths == ["vms.other.vmid", "callers.phone.secret"]
     finally:
         second.process.terminate()
@@ -445,7 +445,7 @@ def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, ssh
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     before = logins(sshd)
     (problem, *_) = hang_up(service, "reload-rejected")["problems"]
-    assert (problem["path"], str(file) in problem["message"]) == ("hosts.pve1.key_file", True)
+    assert (problem["place"], str(file) in problem["sentence"]) == ("hosts.pve1.key_file", True)
     assert proxmox(service) == {"devvm": "answering"}
     assert (service.pve("status").json["outcome"], logins(sshd)) == ("done", before)
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from breakglass.doctor.findings import ERROR, Finding
+from breakglass.findings import ERROR, Finding
 
 from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
 

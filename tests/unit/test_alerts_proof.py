@@ -200,7 +200,7 @@ def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str
     """
     assert old in GOOD
     config = read(GOOD.replace(old, new))
-    assert [problem.path for problem in config.problems] == [path]
+    assert [problem.place for problem in config.problems] == [path]
     assert len(config.callers) == 2
     assert path.split(".")[1] not in [caller.name for caller in config.callers]
     assert "x" * 60 not in str(config.problems[0])
@@ -209,7 +209,7 @@ def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str
 def test_two_senders_with_one_token_are_both_off() -> None:
     """Two callers with one token can't be told apart, as with signing keys."""
     config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
-    assert [problem.path for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
+    assert [problem.place for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
     assert [caller.name for caller in config.callers] == ["operator", "grafana"]
 
 
@@ -236,8 +236,8 @@ def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str
     """A fault in an alert entry is reported by its number and key; the other entry, callers and VMs stay."""
     assert old in ENTRY
     config = read(GOOD.replace(ENTRY, ENTRY.replace(old, new, 1)))
-    assert path in [problem.path for problem in config.problems]
-    assert all(problem.path.startswith("alerts[1]") for problem in config.problems)
+    assert path in [problem.place for problem in config.problems]
+    assert all(problem.place.startswith("alerts[1]") for problem in config.problems)
     assert [rule.source for rule in config.alerts] == ["alertmanager"]
     assert (len(config.callers), len(config.vms)) == (3, 1)
 
@@ -246,7 +246,7 @@ def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
     """If the VM's own entry is faulty, the problem of the alert entry says so."""
     other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
     config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
-    assert {problem.path: problem.message for problem in config.problems}["alerts[1].vm"] == 'is disabled: "other"'
+    assert {problem.place: problem.sentence for problem in config.problems}["alerts[1].vm"] == 'is disabled: "other"'
 
 
 # --- patterns ---
@@ -305,7 +305,7 @@ def test_ordinary_patterns_are_accepted(pattern: str) -> None:
 def test_patterns_that_take_too_long_are_refused(pattern: str) -> None:
     """A pattern that could take very long on a hostile label is a fault in its entry."""
     config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
-    assert [problem.path for problem in config.problems] == ["alerts[1].match.vm"]
+    assert [problem.place for problem in config.problems] == ["alerts[1].match.vm"]
 
 
 def test_a_long_label_matches_no_pattern() -> None:

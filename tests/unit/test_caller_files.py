@@ -10,8 +10,8 @@ from breakglass.cli.keys.revoke import find_lines
 from breakglass.config import sources
 from breakglass.config.load import load_config
 from breakglass.config.model import Config
-from breakglass.config.problems import ConfigError
 from breakglass.config.reload import check_change
+from breakglass.findings import ConfigError
 
 from .test_config import GOOD, HOST, OPERATOR, SESSIONS, VM, whsec
 
@@ -88,7 +88,7 @@ def test_a_fault_switches_its_caller_off_and_names_the_file(config: Path, text: 
     own(config, "bob.toml", BOB)
     found = load_config(config, {})
     assert names(found) == ["operator", "bob"]
-    assert message in next(problem.message for problem in found.problems if problem.path == path)
+    assert message in next(problem.sentence for problem in found.problems if problem.place == path)
 
 
 def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
     own(config)
     found = load_config(config, {})
     assert names(found) == ["operator"]
-    assert [(problem.path, problem.message) for problem in found.problems] == [
+    assert [(problem.place, problem.sentence) for problem in found.problems] == [
         ("callers.d/anna.toml: secret", "is also the secret of bob"),
         ("callers.d/bob.toml: secret", "is also the secret of anna"),
     ]
@@ -109,7 +109,7 @@ def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) ->
     own(config, "bob.toml", BOB)
     found = load_config(config, {})
     assert names(found) == ["operator"]
-    messages = {problem.path: problem.message for problem in found.problems}
+    messages = {problem.place: problem.sentence for problem in found.problems}
     assert messages["callers.anna"] == f"is in {config} and in callers.d/anna.toml, so the caller is disabled"
     assert messages["callers.d/bob.toml: secret"] == "is also the secret of anna"
 
@@ -125,8 +125,8 @@ def test_a_file_that_others_can_reach_is_refused_alone(config: Path, mode: int, 
     found = load_config(config, {})
     assert names(found) == ["operator", "bob"]
     [problem] = found.problems
-    assert (problem.path, problem.message.partition(":")[0]) == ("callers.d/anna.toml", "is not safe")
-    assert problem.hint == f"chmod 600 {file}"
+    assert (problem.place, problem.sentence.partition(":")[0]) == ("callers.d/anna.toml", "is not safe")
+    assert problem.fix == f"chmod 600 {file}"
     assert names(load_config(config, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"})) == ["operator", "anna", "bob"]
     file.chmod(0o640)
     os.chown(file, 0, -1)
@@ -148,7 +148,7 @@ def test_what_is_no_text_file_is_off_alone(config: Path, make: Callable[[Path], 
     make(config.parent / "callers.d/anna.toml")
     found = load_config(config, {})
     assert names(found) == ["operator", "bob"]
-    assert [problem.path for problem in found.problems] == ["callers.d/anna.toml"]
+    assert [problem.place for problem in found.problems] == ["callers.d/anna.toml"]
 
 
 # --- names that are no callers' ---

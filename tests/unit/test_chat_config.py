@@ -5,7 +5,7 @@ import pytest
 from breakglass.config.model import ChatSettings, Config
 from breakglass.config.model_api import CREDENTIALS, ModelApi
 
-from .test_config import GOOD, read
+from .test_config import GOOD, no_files, read
 
 CREDENTIAL = 'credential_file = "key"\n'
 KEY = "ANTHROPIC_API_KEY=sk-hush"
@@ -20,7 +20,7 @@ class Files(dict[str, str]):
     """The files that there are."""
 
     def __missing__(self, name: str) -> str:
-        raise FileNotFoundError(2, "No such file or directory", name)
+        return no_files(name)
 
 
 def test_without_the_table_there_is_no_chat() -> None:
@@ -134,7 +134,7 @@ def test_a_guest_needs_users_of_claudes_own() -> None:
     guest = GOOD.replace("vmid = 102\n", 'vmid = 102\nguest = "claude@192.0.2.20:22"\nguest_host_key = "any"\n', 1)
     assert "guest" in guest
     config = read(f"{guest}\n[chat]\nshared_uid = true\n{CREDENTIAL}", {"key": KEY})
-    assert [problem.path for problem in config.problems] == ["chat.shared_uid"]
+    assert [problem.place for problem in config.problems] == ["chat.shared_uid"]
     assert (config.chat, config.vms["devvm"].guest is not None) == (None, True)
     assert read(f'{guest}\n[chat]\nuids = "200000-200063"\n{CREDENTIAL}', {"key": KEY}).problems == ()
 
@@ -144,7 +144,7 @@ def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     """The fault is reported with its key's path, chat is off, and callers and VMs stay on."""
     text, path = FAULTS[name]
     config = chat(text, {"odd": "hush hush", "empty": ""})
-    assert [problem.path for problem in config.problems] == [path]
+    assert [problem.place for problem in config.problems] == [path]
     assert (config.chat, config.chat_fault) == (None, True)
     assert (len(config.callers), len(config.vms)) == (1, 1)
     assert "hush" not in str(config.problems).replace("api.hush.example", "")
@@ -156,7 +156,7 @@ def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
     line, content, message = CREDENTIAL_FAULTS[name]
     config = chat("", {"key": content}, credential=line)
     [problem] = config.problems
-    assert (problem.path, problem.message.partition(":")[0]) == ("chat.credential_file", message)
+    assert (problem.place, problem.sentence.partition(":")[0]) == ("chat.credential_file", message)
     assert config.chat is None
     assert "hush" not in str(config.problems)
 
@@ -180,7 +180,7 @@ def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     for text in (f'env = {{ {name} = "hush" }}', 'env_file = "vars"'):
         config = chat(text, {"vars": f"A=1\n{name}=hush"})
         [problem] = config.problems
-        assert (config.chat, hint in problem.hint, name in f"{problem.path} {problem.message}") == (None, True, True)
+        assert (config.chat, hint in problem.fix, name in f"{problem.place} {problem.sentence}") == (None, True, True)
         assert "hush" not in str(problem)
 
 

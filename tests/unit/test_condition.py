@@ -8,7 +8,7 @@ import pytest
 from breakglass.auth.signing import Caller
 from breakglass.condition import Condition
 from breakglass.config.model import Config
-from breakglass.config.problems import Problem
+from breakglass.findings import error
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 AT = NOON.timestamp()
@@ -54,7 +54,7 @@ def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
 def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
     """All of them together, after the reload that was rejected."""
     ok = condition(caller("anna", NOON - timedelta(days=1)))
-    faulty = replace(ok.config, problems=(Problem("callers.bob.secret", "is missing", "give it"),))
+    faulty = replace(ok.config, problems=(error("callers.bob.secret", "caller-disabled", "is missing", "give it"),))
     found = replace(ok, config=faulty, rejected_since=AT)
     assert found.config_state == "rejected since 2026-11-27T12:00:00Z; degraded: 2 problems"
     assert [fault.code for fault in found.faults] == ["config-rejected", "config-degraded", "key-expired"]
@@ -66,7 +66,7 @@ def test_only_the_whole_sentences_name_something() -> None:
     ok = condition(caller("anna", NOON - timedelta(days=1)), caller("bob", NOON + timedelta(days=1)))
     found = replace(
         ok,
-        config=replace(ok.config, problems=(Problem("callers.carl", "is not a table", "write it"),)),
+        config=replace(ok.config, problems=(error("callers.carl", "caller-disabled", "is not a table", "write it"),)),
         hosts={"pve1": "timeout"},
         vms={"devvm": "not-allowed"},
         chat="credential-missing",

@@ -10,7 +10,8 @@ import pytest
 
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
-from breakglass.config.problems import ConfigError, Problem
+from breakglass.config.secret_files import read_secret
+from breakglass.findings import ConfigError, Finding
 
 from ..support.service import SSH_KEY
 
@@ -35,25 +36,25 @@ GOOD = OPERATOR + HOST + VM + SESSIONS
 
 
 def no_files(name: str) -> str:
-    raise FileNotFoundError(2, "No such file or directory", name)
+    return read_secret(name, {})[1]
 
 
 def read(text: str, files: Mapping[str, str] | None = None) -> Config:
     return parse(text, files.__getitem__ if files is not None else no_files)
 
 
-def problems(text: str, files: Mapping[str, str] | None = None) -> list[Problem]:
+def problems(text: str, files: Mapping[str, str] | None = None) -> list[Finding]:
     """Return everything that is wrong with a file, whether or not the rest of it can be used."""
     try:
         found = list(read(text, files).problems)
     except ConfigError as error:
         found = error.problems
-    assert all(problem.path and problem.message for problem in found)
+    assert all(problem.place and problem.sentence for problem in found)
     return found
 
 
 def paths(text: str, files: Mapping[str, str] | None = None) -> list[str]:
-    return [problem.path for problem in problems(text, files)]
+    return [problem.place for problem in problems(text, files)]
 
 
 def changed(old: str, new: str) -> str:
@@ -113,14 +114,19 @@ def test_secrets_can_be_files() -> None:
     assert config.session_secrets == ("t" * 40,)
 
 
-def test_a_secret_file_that_can_not_be_read_is_a_problem() -> None:
+def test_a_secret_file_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
     """A file that is missing or not text is reported under the key that names it."""
     text = changed(f'secret = "{whsec("o")}"', 'secret_file = "/nowhere"')
     problem, consequence = problems(text)
-    assert (problem.path, consequence.path) == ("callers.operator.secret_file", "callers")
-    assert "/nowhere" in problem.message
-    with pytest.raises(ConfigError, match=r"callers\.operator\.secret_file"):
-        parse(text, lambda _: b"\xff".decode())
+    assert (problem.place, consequence.place) == ("callers.operator.secret_file", "callers")
+    assert "/nowhere" in problem.sentence
+    (tmp_path / "file").touch(0o600)
+    (tmp_path / "file").write_bytes(b"\xff")
+    path = written(tmp_path, text.replace("/nowhere", str(tmp_path / "file")).encode())
+    with pytest.raises(
+        ConfigError, match=r'callers\.operator\.secret_file: can.t be read: ".*": it is not a text file'
+    ):
+        load_config(path, {})
 
 
 def test_no_secret_is_ever_shown() -> None:
@@ -149,7 +155,7 @@ def test_the_handlers_own_urls_are_read(written: str, urls: tuple[str, ...]) -> 
 def test_a_url_that_is_none_is_a_problem(written: str) -> None:
     """It is reported, and what is left of a list counts."""
     config = read(f"{GOOD}[server]\nurl = {written}\n")
-    assert [problem.path for problem in config.problems] == ["server.url"]
+    assert [problem.place for problem in config.problems] == ["server.url"]
     assert config.urls == (("https://a.example/",) if "https://a.example/" in written else ())
 
 
@@ -194,8 +200,8 @@ def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> Non
     If it switches the only caller off, a second problem says that none is left.
     """
     found = problems(changed(old, new))
-    assert [problem.path for problem in found] == ([path, "callers"] if path.startswith("callers.") else [path])
-    assert all(problem.hint for problem in found)
+    assert [problem.place for problem in found] == ([path, "callers"] if path.startswith("callers.") else [path])
+    assert all(problem.fix for problem in found)
 
 
 QUOTED = {
@@ -213,7 +219,7 @@ QUOTED = {
 def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
     """A problem shows the value that is wrong; of a list or a table it shows only the kind."""
     text = changed(old, new) if old != VM else new + OPERATOR + HOST + SESSIONS
-    assert problems(text)[0].message.endswith(f": {value}")
+    assert problems(text)[0].sentence.endswith(f": {value}")
 
 
 def test_ten_mistakes_are_reported_at_once() -> None:
@@ -236,7 +242,7 @@ def test_ten_mistakes_are_reported_at_once() -> None:
         secret = "{"s" * 31}"
         [chatt]
     """
-    assert {problem.path for problem in problems(text)} == {
+    assert {problem.place for problem in problems(text)} == {
         "callers.operator.secret",
         "callers.operator.allow",
         "callers.operator.vms",
@@ -264,7 +270,7 @@ IN_A_CALLER = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswi
 def test_a_mistake_in_a_caller_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one caller the others work, and so does every VM."""
     config = read(changed(old, new) + PHONE + OTHER_VM)
-    assert [problem.path for problem in config.problems] == [path]
+    assert [problem.place for problem in config.problems] == [path]
     assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
 
 
@@ -276,7 +282,7 @@ def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
     """An unknown table, or a mistake in chat, alerts or sessions, switches no caller or VM off."""
     old, new, path = WRONG[name]
     config = read(changed(old, new))
-    assert [problem.path for problem in config.problems] == [path]
+    assert [problem.place for problem in config.problems] == [path]
     assert (len(config.callers), len(config.vms), len(config.session_secrets)) == (1, 1, 1)
 
 
@@ -300,22 +306,22 @@ def test_a_problem_with_a_secret_names_its_file() -> None:
     """The problem names the file with the secret and does not show its content."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     config = parse(text, {"new": whsec("n"), "old": "whsec_ab-c"}.__getitem__)
-    [problem] = [problem for problem in config.problems if problem.path == "callers.operator.secret"]
-    assert problem.message == 'is not base64 after whsec_ in "old"'
+    [problem] = [problem for problem in config.problems if problem.place == "callers.operator.secret"]
+    assert problem.sentence == 'is not base64 after whsec_ in "old"'
 
 
 def test_an_empty_secret_file_is_a_problem() -> None:
     """An empty file, for example one that is being written, is not ignored."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     config = read(text, {"new": " \n", "old": whsec("o")})
-    assert [problem.path for problem in config.problems] == ["callers.operator.secret_file"]
+    assert [problem.place for problem in config.problems] == ["callers.operator.secret_file"]
     assert [caller.name for caller in config.callers] == ["phone"]
 
 
 def test_one_good_session_secret_is_enough() -> None:
     """A short one beside it is reported and not used."""
     config = read(changed(f'"{"s" * 32}"', f'["{"s" * 31}", "{"t" * 32}"]'))
-    assert [problem.path for problem in config.problems] == ["sessions.secret"]
+    assert [problem.place for problem in config.problems] == ["sessions.secret"]
     assert config.session_secrets == ("t" * 32,)
 
 
@@ -331,7 +337,7 @@ def test_callers_that_share_a_secret_are_off() -> None:
     """Two callers with one secret can't be told apart, so both are off, and each problem names the other."""
     tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
     config = read(GOOD + PHONE + tablet)
-    assert [(problem.path, problem.message) for problem in config.problems] == [
+    assert [(problem.place, problem.sentence) for problem in config.problems] == [
         ("callers.operator.secret", "is also the secret of tablet"),
         ("callers.tablet.secret", "is also the secret of operator"),
     ]
@@ -343,7 +349,7 @@ def test_a_secret_shared_with_a_caller_that_is_off_counts_as_shared() -> None:
     tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
     config = read(GOOD + PHONE + tablet)
     assert [caller.name for caller in config.callers] == ["phone"]
-    assert "callers.operator.secret" in [problem.path for problem in config.problems]
+    assert "callers.operator.secret" in [problem.place for problem in config.problems]
 
 
 def test_a_caller_may_list_its_secret_twice() -> None:
@@ -372,8 +378,8 @@ NOT_TOML = {
 def test_what_is_not_toml_is_a_config_error(text: str) -> None:
     """A file that is not TOML is one problem with the parser's reason."""
     (problem,) = problems(text)
-    assert (problem.path, problem.hint) == ("(file)", "check its quotes and brackets")
-    assert problem.message.startswith("is not TOML: ")
+    assert (problem.place, problem.fix) == ("(file)", "check its quotes and brackets")
+    assert problem.sentence.startswith("is not TOML: ")
 
 
 # --- the file itself ---
@@ -453,7 +459,7 @@ def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> 
         load_config(written(tmp_path, text.encode()), {})
     problem = caught.value.problems[0]
     sentence = f'is not safe: "{secret}": every user of this machine can reach it'
-    assert (problem.path, problem.message, problem.hint) == (key, sentence, f"chmod 600 {secret}")
+    assert (problem.place, problem.sentence, problem.fix) == (key, sentence, f"chmod 600 {secret}")
 
 
 def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
@@ -471,7 +477,7 @@ def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, conten
     """Bytes that are not UTF-8, or not TOML, are a ConfigError and no other exception."""
     with pytest.raises(ConfigError) as caught:
         load_config(written(tmp_path, content), {})
-    assert all(problem.path and problem.message and problem.hint for problem in caught.value.problems)
+    assert all(problem.place and problem.sentence and problem.fix for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
@@ -480,8 +486,8 @@ def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / name, {})
     (problem,) = caught.value.problems
-    assert problem.path == os.fspath(tmp_path / name)
-    assert "BREAKGLASS_CONFIG" in problem.hint
+    assert problem.place == os.fspath(tmp_path / name)
+    assert "BREAKGLASS_CONFIG" in problem.fix
 
 
 def test_secret_files_are_read_from_the_disk(tmp_path: Path) -> None:
@@ -527,7 +533,7 @@ def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
 def test_a_file_that_is_missing_is_named(file: str) -> None:
     """The path of a file that can't be read is shown in full."""
     [problem] = problems(changed(f'secret = "{whsec("o")}"', f'secret_file = "{file}"'))[:1]
-    assert problem.message == f'can\'t be read: "{file}": No such file or directory'
+    assert problem.sentence == f'can\'t be read: "{file}": there is no such file'
 
 
 @pytest.mark.parametrize("value", ['"192.0.2.1"', '["192.0.2.0/24", "2001:db8::1"]', "[]"])
@@ -550,4 +556,4 @@ def test_proxies_are_addresses_and_networks(value: str) -> None:
 def test_other_proxies_are_a_problem(value: str, message: str) -> None:
     """A name can't be one, and neither can every address: any client could then write into the log what it likes."""
     [problem] = problems(GOOD + f"\n[server]\nproxies = {value}\n")
-    assert (problem.path, problem.message) == ("server.proxies", message)
+    assert (problem.place, problem.sentence) == ("server.proxies", message)

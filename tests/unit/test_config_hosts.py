@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
-from breakglass.config.problems import ConfigError, Problem
+from breakglass.findings import ConfigError, error
 
 from ..support.service import SSH_KEY, new_ssh_key
 from .test_config import (
@@ -164,8 +164,8 @@ def test_a_key_that_can_not_be_used_is_a_problem(
     ):
         text = rest.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{line}\n")
         found = problems(text, {"/run/secrets/a": private})
-        assert (found[0].path, found[0].message) == (f"hosts.pve1.{path}", message + source)
-        assert hint in found[0].hint
+        assert (found[0].place, found[0].sentence) == (f"hosts.pve1.{path}", message + source)
+        assert hint in found[0].fix
         assert not any(line in str(problem) for problem in found for line in private.split("\n") if line)
 
 
@@ -192,7 +192,7 @@ def test_a_fault_in_the_read_only_key_leaves_the_host_on(line: str, path: str) -
     """The host and its VMs stay on; claude has no key."""
     config = with_host(line)
     assert (host(config).read_only_key, set(config.vms)) == ("", {"devvm"})
-    assert [problem.path for problem in config.problems] == [f"hosts.pve1.{path}"]
+    assert [problem.place for problem in config.problems] == [f"hosts.pve1.{path}"]
 
 
 @pytest.mark.parametrize("format_name", ["openssh", "pkcs8-pem"])
@@ -205,7 +205,7 @@ def test_claude_is_not_given_the_power_key(format_name: str) -> None:
     ):
         config = with_host(line, {"/run/secrets/a": power})
         assert host(config).read_only_key == ""
-        assert [(p.path, p.message) for p in config.problems] == [(f"hosts.pve1.{path}", f"is the power key{source}")]
+        assert [(p.place, p.sentence) for p in config.problems] == [(f"hosts.pve1.{path}", f"is the power key{source}")]
 
 
 def test_claude_is_not_given_the_power_key_of_another_host() -> None:
@@ -214,7 +214,9 @@ def test_claude_is_not_given_the_power_key_of_another_host() -> None:
     text += f"[hosts.pve2]\nssh = 'a@192.0.2.12'\nkey = '''{READING}'''\nhost_key = 'any'\n"
     config = read(text)
     assert (config.hosts["pve1"].read_only_key, set(config.vms)) == ("", {"devvm"})
-    assert [(p.path, p.message) for p in config.problems] == [("hosts.pve1.read_only_key", "is the power key of pve2")]
+    assert [(p.place, p.sentence) for p in config.problems] == [
+        ("hosts.pve1.read_only_key", "is the power key of pve2")
+    ]
 
 
 def test_a_power_key_stays_one_while_its_host_is_off() -> None:
@@ -223,7 +225,7 @@ def test_a_power_key_stays_one_while_its_host_is_off() -> None:
     text += f"[hosts.pve2]\nssh = 'no address'\nkey = '''{READING}'''\nhost_key = 'any'\n"
     config = read(text)
     assert (config.hosts_off, config.hosts["pve1"].read_only_key) == (("pve2",), "")
-    assert [p.path for p in config.problems] == ["hosts.pve2.ssh", "hosts.pve1.read_only_key"]
+    assert [p.place for p in config.problems] == ["hosts.pve2.ssh", "hosts.pve1.read_only_key"]
 
 
 @pytest.mark.parametrize(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
@@ -232,7 +234,7 @@ def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
     text = GOOD.replace('hosts = ["pve1"]', f"hosts = {names}") + VM.replace("devvm", "other").replace("102", "103")
     config = read(f"{text}[hosts.pve2]\nssh = 'no address'\n{KEY}\nhost_key = 'any'\n")
     assert ("devvm" in config.vms) == is_on
-    assert [p.path for p in config.problems] == ["hosts.pve2.ssh", "vms.devvm.hosts"]
+    assert [p.place for p in config.problems] == ["hosts.pve2.ssh", "vms.devvm.hosts"]
 
 
 def test_key_files_are_read_from_the_disk(tmp_path: Path) -> None:
@@ -270,9 +272,9 @@ def test_a_host_that_is_off_switches_its_vms_off() -> None:
     config = read(changed("breakglass@192.0.2.10:2222", "192.0.2.10") + OTHER_VM + ON_PVE2.replace("other", "third"))
     assert (list(config.vms), config.hosts_off) == (["third"], ("pve1",))
     assert config.vms_off == {"devvm": 102, "other": 103}
-    off = [problem for problem in config.problems if problem.path.startswith("vms.")]
+    off = [problem for problem in config.problems if problem.place.startswith("vms.")]
     assert off == [
-        Problem(f"vms.{name}.hosts", 'names "pve1", which is disabled', "mend [hosts.pve1]")
+        error(f"vms.{name}.hosts", "vm-disabled", 'names "pve1", which is disabled', "mend [hosts.pve1]")
         for name in ("devvm", "other")
     ]
 
@@ -280,7 +282,7 @@ def test_a_host_that_is_off_switches_its_vms_off() -> None:
 def test_an_unknown_host_is_named_with_those_there_are() -> None:
     """The hint lists the names that can be used."""
     found = problems(GOOD.replace('hosts = ["pve1"]', 'hosts = ["pve9"]') + ON_PVE2)
-    assert found == [Problem("vms.devvm.hosts", 'names an unknown host: "pve9"', "use pve1, pve2")]
+    assert found == [error("vms.devvm.hosts", "vm-disabled", 'names an unknown host: "pve9"', "use pve1, pve2")]
 
 
 def test_a_host_without_a_vm_is_no_fault() -> None:
@@ -326,7 +328,7 @@ def test_drill_is_true_or_false() -> None:
     """A text that looks like one of them is a mistake, and the VM is off."""
     with pytest.raises(ConfigError) as caught:
         read(GOOD.replace("vmid = 102", 'vmid = 102\ndrill = "false"'))
-    assert [problem.path for problem in caught.value.problems] == ["vms.devvm.drill", "vms"]
+    assert [problem.place for problem in caught.value.problems] == ["vms.devvm.drill", "vms"]
 
 
 def test_by_hand_can_be_the_operators_own_commands() -> None:
@@ -393,12 +395,12 @@ def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str,
     It switches the only VM off, so a last problem says that none is left. A host's VM says in between which host it is.
     """
     found = problems(changed(old, new))
-    assert [problem.path for problem in found] == [
+    assert [problem.place for problem in found] == [
         path,
         *(["vms.devvm.hosts"] if path.startswith("hosts") else []),
         "vms",
     ]
-    assert all(problem.hint for problem in found)
+    assert all(problem.fix for problem in found)
 
 
 IN_A_HOST = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("hosts.")}
@@ -409,7 +411,7 @@ IN_A_VM = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("
 def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one host, the VMs of the others work, and the VM that is off keeps its number."""
     config = read(changed(old, new) + ON_PVE2)
-    assert [problem.path for problem in config.problems] == [path, "vms.devvm.hosts"]
+    assert [problem.place for problem in config.problems] == [path, "vms.devvm.hosts"]
     assert (list(config.hosts), len(config.hosts_off)) == (["pve2"], 1)
     assert (list(config.vms), config.vms_off) == (["other"], {"devvm": 102})
     assert [caller.name for caller in config.callers] == ["operator"]
@@ -419,7 +421,7 @@ def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str
 def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one VM the others on its host work, and the VM that is off keeps its number."""
     config = read(changed(old, new) + OTHER_VM)
-    assert [problem.path for problem in config.problems] == [path]
+    assert [problem.place for problem in config.problems] == [path]
     assert (set(config.vms), config.hosts_off) == ({"other"}, ())
     name = "../x" if "/" in path else path.split(".")[1]
     assert config.vms_off == {name: None if "vmid" in path or old == VM else 102}
@@ -481,7 +483,7 @@ def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:
     """The VM stays on without claude's login to it."""
     config = with_vm(line)
     assert vm(config).guest is None
-    assert [problem.path for problem in config.problems] == [f"vms.devvm.{path}"]
+    assert [problem.place for problem in config.problems] == [f"vms.devvm.{path}"]
 
 
 def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
@@ -498,4 +500,4 @@ def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
     for word in filter(is_vm_name, words):
         config = with_vm(GUEST, word)
         assert config.vms[word].guest is None
-        assert [problem.path for problem in config.problems] == [f"vms.{word}.guest"]
+        assert [problem.place for problem in config.problems] == [f"vms.{word}.guest"]

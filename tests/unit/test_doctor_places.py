@@ -3,8 +3,8 @@
 import pytest
 
 from breakglass.config.model import Address, Host, Vm
-from breakglass.doctor.findings import error, ok
 from breakglass.doctor.vm_place import VmFindings, VmPlace, find_owner, judge_vm, read_place
+from breakglass.findings import error, ok
 
 HOSTS = tuple(Host(f"h{number}", Address("root", f"192.0.2.{number}"), "") for number in (1, 2, 3))
 VM = Vm("devvm", 102, HOSTS)

@@ -7,8 +7,9 @@ import pytest
 from breakglass import errors
 from breakglass.chat import errors as chat_errors
 from breakglass.config.model import Address, Host
-from breakglass.config.problems import ConfigError, Problem
 from breakglass.errors import BreakglassError, Unauthorized, Unreached
+from breakglass.findings import ConfigError
+from breakglass.findings import error as found
 from breakglass.proxmox.connect import unreached
 from breakglass.web.replies import error_reply
 
@@ -115,6 +116,10 @@ def test_a_failed_login_says_what_to_do(error: OSError) -> None:
 
 def test_a_config_error_lists_every_problem() -> None:
     """A configuration error prints its problems, each with its path and an indented instruction."""
-    error = ConfigError([Problem("vms.devvm.vmid", "is missing", "like 102"), Problem("chat", "is odd", "take it out")])
-    assert str(error) == "vms.devvm.vmid: is missing\n    like 102\nchat: is odd\n    take it out"
-    assert not isinstance(error, BreakglassError)
+    faults = [
+        ("vms.devvm.vmid", "vm-disabled", "is missing", "like 102"),
+        ("chat", "chat-setting", "is odd", "take it out"),
+    ]
+    raised = ConfigError([found(*each) for each in faults])
+    assert str(raised) == "vms.devvm.vmid: is missing\n    like 102\nchat: is odd\n    take it out"
+    assert not isinstance(raised, BreakglassError)

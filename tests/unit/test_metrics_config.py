@@ -44,8 +44,8 @@ def test_a_mistake_switches_the_metrics_off(table: str, words: str) -> None:
     """One problem with its place is reported; the callers, the sender among them, are as before."""
     text = table + SENDER + GOOD if table.startswith("metrics =") else GOOD + SENDER + table
     [problem] = problems(text)
-    assert f"{problem.path}: {problem.message}".startswith(words)
-    assert problem.hint
+    assert f"{problem.place}: {problem.sentence}".startswith(words)
+    assert problem.fix
     config = read(text)
     assert config.metrics == ()
     assert {caller.name for caller in config.callers} == {"operator", "sender"}

@@ -67,7 +67,7 @@ def _row(config: Path, each: CallerEntry, caller: Caller | None) -> Row:
         tuple(texts_of(table, "allow")),
         tuple(texts_of(table, "vms")) if "vms" in table else None,
         not_after.replace(tzinfo=not_after.tzinfo or UTC) if isinstance(not_after, datetime) else None,
-        "; ".join(f"{p.path.removeprefix(entry.path).lstrip('.: ')} {p.message}".strip() for p in entry.faults),
+        "; ".join(f"{p.place.removeprefix(entry.path).lstrip('.: ')} {p.sentence}".strip() for p in entry.faults),
     )
 
 

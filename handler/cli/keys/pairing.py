@@ -20,8 +20,8 @@ from ... import pairing
 from ...claude.processes import PR_SET_DUMPABLE, prctl
 from ...config.caller_edits import EditError, add_caller, add_secret, take_back
 from ...config.pairing_place import read_pairing_place
-from ...config.problems import ConfigError
 from ...config.sources import caller_file
+from ...findings import ConfigError
 from ...pairing import FETCHED, GONE, TWICE
 from ..errors import CommandError, reason
 from ..output import DONE, FAILED, INTERRUPTED, complain, drop_output, remark, say
