@@ -79,14 +79,14 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
     nodes: dict[str, list[str]] = defaultdict(list)
     keys: dict[str, list[str]] = defaultdict(list)
     for host in config.hosts.values():
-        addresses[_normal(host.ssh)].append(host.name)
+        addresses[normal(host.ssh)].append(host.name)
         nodes[host.node.lower()].append(host.name)
         for line in host.host_keys:
             keys[" ".join(line.split()[:2])].append(host.name)
     for address, names in addresses.items():
         if len(names) > 1:
             what = f"The hosts {_and(names)} have the same address, {address}: a verb for one goes to the other."
-            yield found_error("hosts-share-address", what, f"set ssh of [hosts.{names[-1]}] to its own address")
+            yield found_error("same-machine", what, f"set ssh of [hosts.{names[-1]}] to its own address")
     for node, names in nodes.items():
         if node and len(names) > 1:
             what = f"The hosts {_and(names)} have the same node, {node}, and a node is one machine."
@@ -108,7 +108,7 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
             yield found_warning("host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or remove [hosts.{name}]')
 
 
-def _normal(address: Address) -> str:
+def normal(address: Address) -> str:
     """Return host and port, so that two spellings of one address are equal."""
     host = address.host.lower().rstrip(".")
     try:
@@ -134,13 +134,13 @@ def _find_vms(config: Config) -> Iterator[Finding]:
             what = f"vms.{vm.name}.vmid is {vm.vmid}, and Proxmox VE has no VM below {_LOWEST_VMID}."
             fix = f"write the number that qm list shows on {vm.host.name}: vmid = …, in [vms.{vm.name}]"
             yield found_error("vmid-impossible", what, fix)
-        if vm.guest is not None and _normal(vm.guest) in [_normal(host.ssh) for host in config.hosts.values()]:
+        if vm.guest is not None and normal(vm.guest) in [normal(host.ssh) for host in config.hosts.values()]:
             what = f"vms.{vm.name}.guest is the address of a Proxmox host: claude would log in there, not in the VM."
             yield found_error("guest-is-host", what, f"set guest of [vms.{vm.name}] to the address of the VM itself")
     guests: dict[str, list[str]] = defaultdict(list)
     for vm in config.vms.values():
         if vm.guest is not None:
-            guests[_normal(vm.guest)].append(vm.name)
+            guests[normal(vm.guest)].append(vm.name)
     for address, names in guests.items():
         if len(names) > 1:
             what = f"The guests of {_and(names)} have the same address, {address}: claude would look at the wrong VM."

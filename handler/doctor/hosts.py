@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
-from ..config.model import Config, Vm
+from ..config.model import Config, Host, Vm
 from ..findings import Finding, error, warning
 from ..threads import run_in_thread
+from .configuration import normal
 from .host_walk import HostLook
 from .visit import Visit
 from .vm_place import find_owner, judge_vm
@@ -41,7 +42,7 @@ async def _look(visit: Visit) -> AsyncIterator[Finding]:
     for look in looks:
         for finding in look.found:
             yield finding
-    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config), *_find_same_number(visit, config)):
+    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config)):
         yield finding
     for finding in find_other_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
         yield finding
@@ -74,28 +75,14 @@ def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
 
 
 def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
-    """Find two hosts of the configuration that are one machine: an address was copied, and not changed."""
-    first: dict[tuple[str, str], str] = {}
+    """Find two addresses that lead to one machine; one address of two hosts is the configuration's to find."""
+    first: dict[tuple[str, str], Host] = {}
     for look in looks:
-        name, other = look.host.name, first.setdefault(look.identity, look.host.name)
-        if all(look.identity) and other != name:
-            sentence = f"hosts.{other}.ssh and hosts.{name}.ssh lead to the same machine"
-            yield warning(
-                f"host {name}", "same-machine", sentence, f"correct hosts.{name}.ssh, or remove [hosts.{name}]"
-            )
-
-
-def _find_same_number(visit: Visit, config: Config) -> Iterator[Finding]:
-    """Find two VMs of the configuration with one number on one host: a verb for either acts on the same VM."""
-    first: dict[tuple[str, int], str] = {}
-    for vm in config.vms.values():
-        other = first.setdefault((vm.host.name, vm.vmid), vm.name)
-        if other != vm.name and visit.vm in ("", vm.name, other):
-            sentence = (
-                f"{other} and {vm.name} are both VM {vm.vmid} on {vm.host.name}: a verb for one acts on the other"
-            )
-            fix = f"correct vms.{other}.vmid or vms.{vm.name}.vmid, or remove one: qm list on {vm.host.ssh.host}"
-            yield error(f"VM {vm.name}", "same-number", sentence, fix)
+        host, other = look.host, first.setdefault(look.identity, look.host)
+        if all(look.identity) and normal(other.ssh) != normal(host.ssh):
+            sentence = f"hosts.{other.name}.ssh and hosts.{host.name}.ssh lead to the same machine"
+            fix = f"correct hosts.{host.name}.ssh, or remove [hosts.{host.name}]"
+            yield warning(f"host {host.name}", "same-machine", sentence, fix)
 
 
 def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:

@@ -176,7 +176,7 @@ BEYOND = {
 }
 UNKNOWN = {
     # what can't be meant, although a handler takes it
-    *("chat-without-caller", "chat-without-key", "guest-key-not-checked", "same-machine", "same-number"),
+    *("chat-without-caller", "chat-without-key", "guest-key-not-checked", "same-machine"),
     *("cluster-not-named", "other-cluster", "sessions-relative", "sessions-exposed"),
     # what it does not look at
     *("isolation-not-known", "ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),

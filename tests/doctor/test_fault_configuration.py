@@ -275,13 +275,13 @@ FAULTS = [
     Fault(
         "two hosts with one address",
         on_pve2(ssh="breakglass@127.0.0.1:1"),
-        "hosts-share-address",
+        "same-machine",
         "hosts.pve2",
     ),
     Fault(
         "one address in two spellings",
         both(on_pve2(ssh="root@PVE.example.:22"), change("hosts", "pve1", ssh="breakglass@pve.example:22")),
-        "hosts-share-address",
+        "same-machine",
         "hosts.pve2",
     ),
     Fault(
