@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from .auth.signing import Caller
 from .config.model import Config
 from .config.warnings import WARN_BEFORE
+from .findings import Finding, error, warning
 from .times import rfc3339
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
 CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration wants it
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One reason why a rescue, or chat, does not work now, or soon will not.
-
-    `code` is stable; `subject` is the name of the host, VM or caller, if there is one. `general` names nothing.
-    """
-
-    code: str
-    general: str
-    sentence: str
-    subject: str = ""
+# What each code means, in a sentence that names nothing.
+GENERAL: Mapping[str, str] = {
+    "config-rejected": "A reload was rejected: an older configuration is in force.",
+    "config-degraded": "The configuration has errors, and each part with an error is disabled.",
+    "key-expired": "The key of a caller has expired.",
+    "key-expires": f"The key of a caller expires within {WARN_BEFORE.days} days.",
+    "host-down": "A host is not reachable.",
+    "vm-down": "A VM is not reachable.",
+    "chat-down": "Chat is configured and does not work.",
+}
+_MEND = "breakglass check, mend what it says, then systemctl reload breakglass"
 
 
 @dataclass(frozen=True)
@@ -73,45 +72,37 @@ class Condition:
         return "; ".join(found) or "ok"
 
     @property
-    def faults(self) -> list[Fault]:
-        """All that is wrong; nothing if the handler is ready."""
+    def faults(self) -> list[Finding]:
+        """Why a rescue, or chat, does not work now, or soon will not; nothing if the handler is ready."""
         return [*self._config_faults(), *self._key_faults(), *self._reach_faults(), *self._chat_faults()]
 
-    def _config_faults(self) -> Iterable[Fault]:
+    def _config_faults(self) -> Iterable[Finding]:
         if self.rejected_since:
-            general = f"A reload was rejected at {rfc3339(self.rejected_since)}: an older configuration is in force."
-            yield Fault("config-rejected", general, general)
+            sentence = f"A reload was rejected at {rfc3339(self.rejected_since)}: an older configuration is in force."
+            yield error("configuration", "config-rejected", sentence, _MEND)
         if self.config.problems:
             places = ", ".join(dict.fromkeys(problem.place for problem in self.config.problems))
-            yield Fault(
-                "config-degraded",
-                "The configuration has errors, and each part with an error is disabled.",
-                f"The configuration has faults in {places}; the log lists them.",
-            )
+            sentence = f"The configuration has faults in {places}; the log lists them."
+            yield error("configuration", "config-degraded", sentence, _MEND)
 
-    def _key_faults(self) -> Iterable[Fault]:
+    def _key_faults(self) -> Iterable[Finding]:
+        fix = "write a later not_after"
         for caller in self.expired:
-            sentence = f"The key of {caller.name} expired on {_day(caller)}."
-            yield Fault("key-expired", "The key of a caller has expired.", sentence, caller.name)
+            yield error(caller.name, "key-expired", f"The key of {caller.name} expired on {_day(caller)}.", fix)
         for caller in self.expiring:
-            general = f"The key of a caller expires within {WARN_BEFORE.days} days."
-            yield Fault("key-expires", general, f"The key of {caller.name} expires on {_day(caller)}.", caller.name)
+            yield warning(caller.name, "key-expires", f"The key of {caller.name} expires on {_day(caller)}.", fix)
 
-    def _reach_faults(self) -> Iterable[Fault]:
-        for kind, word, states in (("host", "host", self.hosts), ("vm", "VM", self.vms)):
+    def _reach_faults(self) -> Iterable[Finding]:
+        for word, states in (("host", self.hosts), ("VM", self.vms)):
             for name, state in states.items():
                 if state not in REACHED:
-                    yield Fault(
-                        f"{kind}-down",
-                        f"A {word} is not reachable.",
-                        f"The {word} {name} is not reachable: {state}.",
-                        name,
-                    )
+                    sentence = f"The {word} {name} is not reachable: {state}."
+                    yield error(f"{word} {name}", f"{word.lower()}-down", sentence, "breakglass doctor")
 
-    def _chat_faults(self) -> Iterable[Fault]:
+    def _chat_faults(self) -> Iterable[Finding]:
         if self.chat not in CHAT_WORKS:
             sentence = f"Chat: {self.chat}" + (f", {self.chat_why}." if self.chat_why else ".")
-            yield Fault("chat-down", "Chat is configured and does not work.", sentence)
+            yield error("chat", "chat-down", sentence, "breakglass doctor")
 
 
 def _day(caller: Caller) -> str:

@@ -25,6 +25,11 @@ class Finding:
         line = f"{self.level}: {self.place}: {self.sentence}" + (f" / {self.fix}" if self.fix else "")
         return "".join(char if char.isprintable() else " " for char in line)  # a name can have a line's end in it
 
+    @property
+    def text(self) -> str:
+        """The sentence and the fix, for an answer that has texts."""
+        return f"{self.sentence}; {self.fix}"
+
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
     """Return findings as JSON objects, for `--json` and the log."""

@@ -9,12 +9,12 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from ..claude.directory_id import read_directory_id
 from ..claude.sandbox import PYTHON, bwrap
 from ..config.model import ChatSettings
 from ..config.secret_files import find_file
+from ..findings import Finding, error
 from ..threads import run_in_thread
 from .store import ROOM_BYTES
 
@@ -23,13 +23,6 @@ SECONDS = 3.0  # for one look at all parts
 CLAUDE, SANDBOX, CREDENTIAL = "claude-missing", "sandbox-missing", "credential-missing"
 SESSIONS = "sessions-unwritable"
 _NO_FILES = ("/dev/", "/proc/")  # a credential that came through a pipe is not there again
-
-
-class Lack(NamedTuple):
-    """What chat lacks: the code that /health shows, and a sentence for the log, which may name a file."""
-
-    code: str
-    why: str
 
 
 class Part:
@@ -45,17 +38,20 @@ class Part:
         """Whether the last look has not ended."""
         return self._look is not None
 
-    async def look(self, seconds: float) -> Lack | None:
-        """Return what is wrong, or None. A look that does not end in time goes on, and the next call waits for it."""
+    async def look(self, seconds: float) -> Finding | None:
+        """Return what is wrong, or None; its code is that of /health, and its sentence, for the log, may name a file.
+
+        A look that does not end in time goes on, and the next call waits for it.
+        """
         if self._look is None:
             self._look = asyncio.create_task(run_in_thread(self._find_fault, math.inf))
         done, _ = await asyncio.wait([self._look], timeout=seconds)
         if not done:
-            return Lack(self.code, f"a look at it did not end within {seconds:g} s")
+            return error("chat", self.code, f"a look at it did not end within {seconds:g} s", "")
         look, self._look = self._look, None
-        error = look.exception()
-        why = f"it can't be looked at: {error!r}" if error else look.result()
-        return Lack(self.code, why) if why else None
+        fault = look.exception()
+        why = f"it can't be looked at: {fault!r}" if fault else look.result()
+        return error("chat", self.code, why, "") if why else None
 
 
 class EarlierLooks:
@@ -75,7 +71,7 @@ def list_parts(settings: ChatSettings, environment: Mapping[str, str], looks: Ea
     ]
 
 
-async def find_lack(parts: Sequence[Part]) -> Lack | None:
+async def find_lack(parts: Sequence[Part]) -> Finding | None:
     """Look at all parts at once; return the first lack."""
     found = await asyncio.gather(*(part.look(SECONDS) for part in parts))
     return next((lack for lack in found if lack is not None), None)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from .. import audit
 from ..config.model import ChatSettings, Config
+from ..findings import Finding
 from .errors import ChatDisabled, ChatNotIsolated, LauncherLate
 
 try:
     from ..claude.isolation import isolation_fault
     from .launcher import LauncherClient
-    from .parts import EarlierLooks, Lack, Part, find_lack, list_parts
+    from .parts import EarlierLooks, Part, find_lack, list_parts
     from .sessions_disk import SessionsDisk
     from .turns import Chat
 
@@ -47,7 +48,7 @@ class ChatService:
         self._applied_state = "starting"
         self._is_shared = False
         self._applied_why = ""
-        self._lack: Lack | None = None
+        self._lack: Finding | None = None
         self._parts: Sequence[Part] = ()
         self._watcher: asyncio.Task[None] | None = None
         self._looks: EarlierLooks | None = None
@@ -66,7 +67,7 @@ class ChatService:
     @property
     def why(self) -> str:
         """Why chat is not on, where `state` does not say it all. It can name a file."""
-        return self._lack.why if self._applied_state == "on" and self._lack else self._applied_why
+        return self._lack.sentence if self._applied_state == "on" and self._lack else self._applied_why
 
     @property
     def isolated(self) -> bool | None:
@@ -138,7 +139,7 @@ class ChatService:
         self._chat.use(config.chat)
         await self._begin_to_look(config.chat)
         if self._lack is not None and any(part.is_hanging for part in self._parts):
-            self._put_off, self._applied_why = config, self._lack.why
+            self._put_off, self._applied_why = config, self._lack.sentence
             return self._lack.code
         if self._launcher is not None:
             await self._chat.disk.run(self._launcher.connect)
@@ -171,7 +172,7 @@ class ChatService:
             if parts is not self._parts or put_off is not self._put_off:  # a reload came meanwhile
                 continue
             if put_off is not None and lack is not None and any(part.is_hanging for part in parts):
-                self._applied_state, self._applied_why = lack
+                self._applied_state, self._applied_why = lack.code, lack.sentence
             elif put_off is not None:
                 async with self._lock:
                     if self._put_off is put_off:  # a reload may have come while this waited for the lock

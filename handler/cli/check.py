@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.load import config_path
 from ..config.model import Config
-from ..findings import ConfigError, Finding, as_json, error
+from ..findings import ConfigError, Finding, as_json, error, warning
 from .account import find_account
 from .errors import CommandError
 from .output import DONE, USAGE, complain, say
@@ -25,7 +25,7 @@ def check(arguments: argparse.Namespace) -> int:
     warnings = [] if config is None else [*config.warnings, *_missing(config)]
     if arguments.json:
         found: dict[str, object] = {"file": str(path), "starts": config is not None}
-        found |= {"problems": as_json(problems), "warnings": warnings}
+        found |= {"problems": as_json(problems), "warnings": as_json(warnings)}
         say(json.dumps(found if config is None else config.summary | found))
     else:
         _show(path, config, problems, warnings)
@@ -57,13 +57,16 @@ def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config
     return None if first else config, [*first, *config.problems]
 
 
-def _missing(config: Config) -> list[str]:
-    return [f"chat needs {name}, which is not installed: {INSTALL_SSH}" for name in missing_programs(config)]
+def _missing(config: Config) -> list[Finding]:
+    names = missing_programs(config)
+    return [
+        warning("chat", f"{name}-missing", f"chat needs {name}, which is not installed", INSTALL_SSH) for name in names
+    ]
 
 
-def _show(path: Path, config: Config | None, problems: Sequence[Finding], warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        complain(f"warning: {warning}")
+def _show(path: Path, config: Config | None, problems: Sequence[Finding], warnings: Sequence[Finding]) -> None:
+    for each in warnings:
+        complain(f"warning: {each.text}")
     lines = ConfigError(list(problems))
     if config is None:
         complain(f"{path}: the handler would not start\n{lines}")

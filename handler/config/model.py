@@ -126,7 +126,7 @@ class Config:
     files: tuple[str, ...] = ()  # every file that was read
     has_caller_directory: bool = False
     digest: str = ""  # of what is in them; only someone who knows the session secret can make it
-    warnings: tuple[str, ...] = ()  # about entries that work
+    warnings: tuple[Finding, ...] = ()  # about entries that work
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
     urls: tuple[str, ...] = ()  # of this handler, in normal form
     metrics: tuple[Caller, ...] = ()  # who may read /metrics: one caller, or none without [metrics]
@@ -166,8 +166,8 @@ class Config:
     def summary(self) -> dict[str, object]:
         """The names, problems and warnings, for the log. A caller has the fingerprint of each of its keys."""
         callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}
-        problems, warnings = as_json(self.problems), list(self.warnings)
-        return {"vms": list(self.vms), "callers": callers, "problems": problems, "warnings": warnings}
+        found = {"problems": as_json(self.problems), "warnings": as_json(self.warnings)}
+        return {"vms": list(self.vms), "callers": callers, **found}
 
     @property
     def chat_fault(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..findings import ConfigError, Finding, error
+from ..findings import ConfigError, Finding, error, warning
 from .callers import DIRECTORY, SUFFIX
 from .secret_files import describe_exposure, explain_unreadable, protect
 
@@ -30,7 +30,7 @@ class Sources:
     status: os.stat_result
     has_directory: bool
     callers: Mapping[str, str | Finding]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
 
 def caller_file(config: Path, name: str) -> Path:
@@ -49,7 +49,7 @@ def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
         files = [directory / name for name in names or () if name not in ignored]
         callers = {file.name.removesuffix(SUFFIX): _read_caller(file, environment) for file in files}
         if before == _fingerprint(path, directory, _list_names(directory)):
-            warnings = tuple(f"{DIRECTORY}/{name} is ignored: {why}" for name, why in ignored.items())
+            warnings = tuple(_warn_of_ignored(name, why) for name, why in ignored.items())
             return Sources(path, text, status, names is not None, callers, warnings)
     message = "changed while it was read, or the configuration did, so nothing of it is used"
     fix = "wait until that has ended, then reload (SIGHUP)"
@@ -95,6 +95,11 @@ def _find_ignored(directory: Path, name: str) -> str:
         return f"its name does not end in {SUFFIX}"
     is_inside = Path(os.path.realpath(directory / name)).is_relative_to(os.path.realpath(directory))
     return "" if is_inside else "it is a link to a file outside of the directory"
+
+
+def _warn_of_ignored(name: str, why: str) -> Finding:
+    place = f"{DIRECTORY}/{name}"
+    return warning(place, "caller-file-ignored", f"{place} is ignored: {why}", "rename it, or remove it")
 
 
 def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:

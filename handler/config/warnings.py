@@ -4,24 +4,26 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from ..auth.signing import Caller
+from ..findings import Finding, warning
 from .model import Config, Host, Vm
 
 WARN_BEFORE = timedelta(days=14)
 INSECURE = "BREAKGLASS_INSECURE_CONFIG_MODE"
 
 
-def warn_of_expiry(caller: Caller, now: datetime) -> list[str]:
+def warn_of_expiry(caller: Caller, now: datetime) -> list[Finding]:
     """Return a warning if the caller's key expires soon, or has expired."""
     if caller.not_after is None or caller.not_after - now >= WARN_BEFORE:
         return []
-    expires = "expired" if caller.not_after < now else "expires"
-    hint = f"write a later callers.{caller.name}.not_after"
-    return [f"the key of {caller.name} {expires} on {caller.not_after:%Y-%m-%d}; {hint}"]
+    expires, place = "expired" if caller.not_after < now else "expires", f"callers.{caller.name}.not_after"
+    sentence = f"the key of {caller.name} {expires} on {caller.not_after:%Y-%m-%d}"
+    return [warning(place, f"caller-{expires}", sentence, f"write a later {place}")]
 
 
-def warn_of_host(host: Host) -> list[str]:
+def warn_of_host(host: Host) -> list[Finding]:
     """Return a warning if any host key is accepted."""
-    return [f"any host key of {host.name} is accepted: pin hosts.{host.name}.host_key"] if host.any_host_key else []
+    sentence, place = f"any host key of {host.name} is accepted", f"hosts.{host.name}.host_key"
+    return [warning(place, "host-key-any", sentence, f"pin {place}")] if host.any_host_key else []
 
 
 def warn_of_agent(host: str, its: str, own: str) -> list[str]:
@@ -30,19 +32,27 @@ def warn_of_agent(host: str, its: str, own: str) -> list[str]:
     return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {own} there"]
 
 
-def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[str]:
+def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[Finding]:
     """Return a warning if claude, of which one of the callers may ask something, is root in the VM."""
     if vm.guest is None or vm.guest.user != "root" or not any("chat" in caller.allow for caller in callers):
         return []
-    return [f"claude logs in to {vm.name} as root: there, it can change anything without asking"]
+    sentence = f"claude logs in to {vm.name} as root: there, it can change anything without asking"
+    fix = f'make an account with few rights in the guest, and write it: guest = "claude@{vm.guest.host}"'
+    return [warning(f"vms.{vm.name}.guest", "guest-root", sentence, fix)]
 
 
-def find_warnings(config: Config, now: datetime, environment: Mapping[str, str]) -> tuple[str, ...]:
+def warn_of_mode(environment: Mapping[str, str]) -> list[Finding]:
+    """Return a warning if files with secrets may have any mode."""
+    if environment.get(INSECURE) != "1":
+        return []
+    sentence = f"{INSECURE} is 1: files with secrets that other users can read are accepted"
+    return [warning(INSECURE, "insecure-mode", sentence, f"unset {INSECURE}, and give these files mode 600")]
+
+
+def find_warnings(config: Config, now: datetime, environment: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return the warnings of a whole configuration."""
-    found = [warning for caller in config.callers for warning in warn_of_expiry(caller, now)]
-    found += [warning for host in config.hosts.values() for warning in warn_of_host(host)]
+    found = [each for caller in config.callers for each in warn_of_expiry(caller, now)]
+    found += [each for host in config.hosts.values() for each in warn_of_host(host)]
     if config.chat is not None:
-        found += [warning for vm in config.vms.values() for warning in warn_of_guest(vm, config.callers)]
-    if environment.get(INSECURE) == "1":
-        found.append(f"{INSECURE} is 1: files with secrets that other users can read are accepted")
-    return tuple(found)
+        found += [each for vm in config.vms.values() for each in warn_of_guest(vm, config.callers)]
+    return (*found, *warn_of_mode(environment))

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 
 from ..chat.launcher import LauncherClient
@@ -92,13 +93,8 @@ def _find_settings(config: Config) -> Iterator[Finding]:
         what = "claude needs ssh to reach a host, and it is not installed."
         yield found_error("ssh-missing", what, "apt-get install openssh-client")
     for vm in config.vms.values():
-        for text in warn_of_guest(vm, config.callers):
-            fix = (
-                f'make an account with few rights in the guest, and write it: guest = "claude@{vm.guest.host}"'
-                if vm.guest
-                else ""
-            )
-            yield found_warning("guest-root", f"{text}.", fix)
+        for each in warn_of_guest(vm, config.callers):
+            yield replace(each, place=CHAT, sentence=f"{each.sentence}.")
         if vm.guest is not None and not (vm.guest_host_keys or vm.guest_host_cas):
             what = f"The host key of the guest {vm.name} is not checked."
             fix = f'pin it in [vms.{vm.name}]: guest_host_key = ["…"], as this shows it: ssh-keyscan -p {vm.guest.port}'

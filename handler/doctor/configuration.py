@@ -5,12 +5,13 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 from ..config.model import Address, Config
-from ..config.warnings import INSECURE
+from ..config.warnings import warn_of_mode
 from ..findings import Finding, error, ok, warning
 from ..threads import run_in_thread
 from .visit import CONFIGURATION, Visit
@@ -45,9 +46,9 @@ async def look_at_configuration(visit: Visit) -> AsyncIterator[Finding]:
         for look in (_find_shared_places, _find_vms):
             for finding in look(config):
                 yield finding
-    if visit.environment.get(INSECURE) == "1":
-        what = f"{INSECURE} is 1: files with secrets that other users can read are accepted."
-        yield found_warning("insecure-mode", what, f"unset {INSECURE}, and give these files mode 600")
+    ignored = [each for each in config.warnings if each.code == "caller-file-ignored"] if config else []
+    for each in (*ignored, *warn_of_mode(visit.environment)):
+        yield replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.")
     for finding in await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS):
         yield finding
     for finding in _find_clock():

@@ -56,4 +56,5 @@ class VerbRequest:
     def warnings(self) -> list[str]:
         """What the operator should change in the configuration."""
         caller, vm, now = self.caller, self.vm, datetime.fromtimestamp(self.received, UTC)
-        return [*warn_of_expiry(caller, now), *warn_of_host(self.host), *warn_of_guest(vm, [caller])]
+        found = [*warn_of_expiry(caller, now), *warn_of_host(self.host), *warn_of_guest(vm, [caller])]
+        return [each.text for each in found]

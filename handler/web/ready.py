@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..auth.signing import bearer_token, verify_bearer
+from ..condition import GENERAL
 from ..errors import Unauthorized
 from ..service import Service
 from .gate import proving_headers
@@ -19,7 +20,7 @@ async def ready(request: Request) -> Response:
     if not faults:
         return JSONResponse({"ready": True})
     is_named = _may_know_names(request, service)
-    reasons = list(dict.fromkeys(fault.sentence if is_named else fault.general for fault in faults))
+    reasons = list(dict.fromkeys(fault.sentence if is_named else GENERAL[fault.code] for fault in faults))
     return JSONResponse({"ready": False, "reasons": reasons[:MOST_REASONS]}, 503)
 
 

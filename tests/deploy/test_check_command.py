@@ -57,7 +57,7 @@ def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
         0,
         f"{config}: no problems; callers: operator; hosts: pve1; VMs: devvm\n",
     )
-    assert ran.stderr == "breakglass: warning: any host key of pve1 is accepted: pin hosts.pve1.host_key\n"
+    assert ran.stderr == "breakglass: warning: any host key of pve1 is accepted; pin hosts.pve1.host_key\n"
     assert files_below(tmp_path) == before
     assert run("check", BREAKGLASS_CONFIG=str(config)).stdout == ran.stdout
 
@@ -116,7 +116,7 @@ def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path
     assert logged["level"] == "warning"
     assert found == {name: logged[name] for name in ("vms", "callers", "problems", "warnings")}
     assert len(found["problems"]) == 2
-    assert found["warnings"] == ["any host key of pve1 is accepted: pin hosts.pve1.host_key"]
+    assert [(each["place"], each["code"]) for each in found["warnings"]] == [("hosts.pve1.host_key", "host-key-any")]
 
 
 def test_json_is_one_line_also_for_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -133,7 +133,10 @@ FAULTS: dict[str, Change] = {
     ),
     "a verb failed": counting(lambda counts: counts.add_request("/pve", "unreached", "operator", "status")),
     "a warning of the configuration": lambda snapshot: with_condition(
-        config=replace(snapshot.condition.config, warnings=("any host key of pve1 is accepted",))
+        config=replace(
+            snapshot.condition.config,
+            warnings=(error("hosts.pve1", "any", "any", "pin it"),),
+        )
     )(snapshot),
     "the clock is wrong": with_condition(at=NOW.timestamp() + 200),
     "two handlers, two directories": lambda snapshot: replace(snapshot, sessions="89abcdef"),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from breakglass.auth.signing import Caller
-from breakglass.condition import Condition
+from breakglass.condition import GENERAL, Condition
 from breakglass.config.model import Config
 from breakglass.findings import error
 
@@ -47,7 +47,7 @@ def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
     found = condition(soon, later)
     assert (found.expiring, found.expired, found.config_state) == ([soon], [], "ok")
     [fault] = found.faults
-    assert (fault.code, fault.subject) == ("key-expires", "soon")
+    assert (fault.code, fault.place) == ("key-expires", "soon")
     assert found.seconds_left(later) == timedelta(days=14).total_seconds()
 
 
@@ -77,7 +77,8 @@ def test_only_the_whole_sentences_name_something() -> None:
     assert [fault.code for fault in faults] == [
         *("config-rejected", "config-degraded", "key-expired", "key-expires", "host-down", "vm-down", "chat-down")
     ]
-    assert not [name for fault in faults for name in names if name in fault.general]
+    assert {fault.code for fault in faults} == GENERAL.keys()
+    assert not [name for fault in faults for name in names if name in GENERAL[fault.code]]
     assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
 
 
@@ -85,5 +86,5 @@ def test_only_the_whole_sentences_name_something() -> None:
 def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
     """Also that of a host that was not tried yet."""
     found = replace(condition(), hosts={"pve1": state}, vms={})
-    assert [(fault.code, fault.subject) for fault in found.faults] == [("host-down", "pve1")]
+    assert [(fault.code, fault.place) for fault in found.faults] == [("host-down", "host pve1")]
     assert state in found.faults[0].sentence
