@@ -57,6 +57,11 @@ class Signer:
         signature = sign(self.key, msg_id, now, body)
         return {"webhook-id": msg_id, "webhook-timestamp": str(now), "webhook-signature": signature}
 
+    def request(self, msg_id: str, fields: Mapping[str, object], accept: str) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the headers of a request, signed now. It is good at this URL alone, as `to` says."""
+        body = json.dumps({**fields, "to": self.url}).encode()
+        return body, {"content-type": "application/json", "accept": accept, **self.headers(msg_id, body)}
+
 
 @dataclass(frozen=True)
 class VerbCall:
@@ -86,7 +91,7 @@ def new_id() -> str:
 
 
 def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
-    """Sign and send one request; yield the lines of its answer. It is good at the signer's URL alone, as `to` says.
+    """Sign and send one request; yield the lines of its answer.
 
     If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
     error object, and NoAnswer if the answer is not a handler's.
@@ -100,12 +105,10 @@ def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -
 
 
 def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
-    body = json.dumps({**fields, "to": signer.url}).encode()
-    headers = {"content-type": "application/json", "accept": "application/x-ndjson", **signer.headers(msg_id, body)}
+    body, headers = signer.request(msg_id, fields, "application/x-ndjson")
     connection = _connect(signer.url)
     try:
-        connection.request("POST", urlsplit(signer.url).path.rstrip("/") + path, body, headers)
-        with connection.getresponse() as response:
+        with send(connection, signer.url, "POST", path, body, headers) as response:
             if "ndjson" in response.headers.get("content-type", ""):
                 yield from map(_event, response)
             else:
@@ -114,6 +117,23 @@ def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, obje
         raise NoAnswer(reason(error), sent=True) from None
     finally:
         connection.close()
+
+
+def connect(url: str, seconds: float) -> http.client.HTTPConnection:
+    """Return an open connection, on which each step may take so many seconds. Raise OSError if there is none."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=seconds)
+    connection.connect()
+    return connection
+
+
+def send(
+    connection: http.client.HTTPConnection, url: str, method: str, path: str, body: bytes, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
+    """Send one request to a path below a handler's URL, and return the head of its answer."""
+    connection.request(method, urlsplit(url).path.rstrip("/") + path, body, headers)
+    return connection.getresponse()
 
 
 def _event(line: bytes) -> Event:
@@ -137,15 +157,11 @@ def _plain_answer(status: int, body: bytes) -> Event:
 
 def _connect(url: str) -> http.client.HTTPConnection:
     """Return an open connection; raise NoAnswer, with the reason and an instruction, if there is none."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     try:
-        connection = kind(parts.netloc, timeout=SILENCE_SECONDS)
-        connection.connect()
+        return connect(url, SILENCE_SECONDS)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        message, hint = _connect_failure(error, str(parts.hostname))
+        message, hint = _connect_failure(error, str(urlsplit(url).hostname))
         raise NoAnswer(message, sent=False, hint=hint) from None
-    return connection
 
 
 def _connect_failure(error: Exception, host: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..client import Signer, new_id
+from ..client import Signer, connect, new_id, send
 from ..findings import Finding, error
 
 SECONDS = 5.0  # for each step of a request
@@ -70,15 +70,12 @@ def exchange(
 
 def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout: float = SECONDS) -> Reply:
     """Send one signed request; if the clocks differ, send it again with the handler's challenge."""
-    msg_id = new_id()
-
-    def send(more: Mapping[str, object]) -> Reply:
-        body = json.dumps({**fields, "to": signer.url, **more}).encode()
-        headers = {"content-type": "application/json", "accept": "application/json", **signer.headers(msg_id, body)}
-        return exchange(signer.url, "POST", path, body, headers, timeout)
-
-    reply = send({})
-    return send({"challenge": reply.error["challenge"]}) if "challenge" in reply.error else reply
+    msg_id, accept = new_id(), "application/json"
+    reply = exchange(signer.url, "POST", path, *signer.request(msg_id, fields, accept), timeout)
+    if "challenge" not in reply.error:
+        return reply
+    fields = {**fields, "challenge": reply.error["challenge"]}
+    return exchange(signer.url, "POST", path, *signer.request(msg_id, fields, accept), timeout)
 
 
 def stream(
@@ -98,15 +95,11 @@ class _Sent:
     def __init__(
         self, url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> None:
-        parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._until = time.monotonic() + seconds
-        self._connection = kind(parts.netloc, timeout=seconds)
+        self._until, self.began = time.monotonic() + seconds, time.time()
+        self._connection = connect(url, seconds)
         try:
-            self.began = time.time()
             sent = {"accept-encoding": "identity", "user-agent": "breakglass-doctor", **headers}
-            self._connection.request(method, parts.path.rstrip("/") + path, body, sent)
-            self.response = self._connection.getresponse()
+            self.response = send(self._connection, url, method, path, body, sent)
             self.answered = time.time()
         except BaseException:
             self._connection.close()

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -139,11 +138,9 @@ def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
 
 def look_at_lines(place: str, signer: Signer) -> Finding:
     """Return whether each line of a stream arrives when it is sent. The request is one as browsers send it."""
-    body = json.dumps({"seconds": str(_STREAM_SECONDS), "to": signer.url}).encode()
-    headers = {"content-type": "application/json", "accept": "application/x-ndjson", "accept-encoding": "gzip, br"}
-    headers |= signer.headers(new_id(), body)
+    body, headers = signer.request(new_id(), {"seconds": str(_STREAM_SECONDS)}, "application/x-ndjson")
     times, lines = [], []
-    for at, part in stream(signer.url, "/echo", body, headers, 5.0 + _STREAM_SECONDS):
+    for at, part in stream(signer.url, "/echo", body, headers | {"accept-encoding": "gzip, br"}, 5.0 + _STREAM_SECONDS):
         if isinstance(part, Reply):
             if encoding := part.headers.get("content-encoding"):
                 sentence = f"The proxy at {signer.url} compresses streams ({encoding}), which delays their lines."
