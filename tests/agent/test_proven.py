@@ -18,7 +18,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, set_constants
 from ..support.hung import unserved_fuse
 from ..support.pve_host import lock, restore
-from ..support.stages import await_agents, lose_run, until
+from ..support.stages import await_agents, forget_proofs, lose_run, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("never_proven")]
 own_host = pytest.mark.shared()
@@ -28,10 +28,7 @@ HERE, DISK = FILES = ("run/breakglass/proven.json", "var/lib/breakglass/proven.j
 
 @pytest.fixture
 def never_proven(world: World) -> None:
-    await_agents(world)  # of an earlier test: it may write these files
-    for name in FILES:
-        path = world.root / name
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    forget_proofs(world)
 
 
 def on_disk(world: World) -> object:

@@ -14,7 +14,7 @@ from breakglass.proxmox.host import HostConnection
 from ..conftest import connected
 from ..support.service import Service
 from ..support.sshd import Sshd
-from ..support.stages import until
+from ..support.stages import forget_proofs, until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 TOKEN = "bgt_" + "x" * 43
@@ -33,7 +33,7 @@ allow = ["status"]
 @pytest.fixture
 def service(world: World, sshd: Sshd) -> Iterator[Service]:
     """A handler of its own, which has heard nothing yet, and a host that was never proven."""
-    (world.root / "run/breakglass/proven.json").unlink(missing_ok=True)
+    forget_proofs(world)
     with connected(world.directory, sshd, EXTRA) as service:
         yield service
 
@@ -76,7 +76,7 @@ async def test_a_quiet_handler_hears_of_another_ones_drill(
     monkeypatch.setattr(keeping, "NEWS_SECONDS", 0.05)
     monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
     path = world.root / "run/breakglass/proven.json"
-    path.unlink(missing_ok=True)
+    forget_proofs(world)
     address = Address("breakglass", "127.0.0.1", sshd.port)
     host = HostConnection(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
     host.start()

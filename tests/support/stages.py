@@ -51,6 +51,13 @@ def await_agents(world: World) -> None:
     until(lambda: not agent_processes(world), "the end of the host agent's processes")
 
 
+def forget_proofs(world: World) -> None:
+    """Have the host never been proven, also by an earlier test whose copy is still under way."""
+    await_agents(world)
+    for path in (world.root / "run/breakglass/proven.json", world.root / "var/lib/breakglass/proven.json"):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
 def flock_waiters(path: Path) -> set[int]:
     """Return the processes that wait for the flock of a file or a directory, as /proc/locks lists them."""
     inode, lines = str(path.stat().st_ino), Path("/proc/locks").read_text().splitlines()
