@@ -10,8 +10,7 @@ import { HOME, isAppleTab, keep, keyStore, recall } from "./storage.js";
 import { dispatch, getState, subscribe } from "./store.js";
 
 /** @typedef {{id: string, oneTimeKey: string, name: string}} Link */
-/** What key.js does with a key: it loads this module, and so is not imported here.
- * @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
+/** What key.js, which loads this module, does with a key. @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
 
 const STORE_MS = 3_000; // some browsers' databases answer late, or never
 const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
