@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from .auth.signing import sign
+from .base.reasons import reason
 from .proxmox.wire import Replay
-from .reasons import reason
 
 REPEAT_SECONDS = 60.0
 SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s

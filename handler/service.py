@@ -6,18 +6,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from . import audit
 from .agents.bundle import bundle_digest
+from .base import audit
+from .base.errors import Unreached
+from .base.threads import run_in_thread
 from .config.model import Config, Vm
-from .config.reload import check_change, describe_rejection
-from .errors import Unreached
+from .config.warnings import check_change, describe_rejection
 from .proxmox.host import HostConnection
 from .proxmox.outcome import Message
 from .proxmox.places import Places
-from .proxmox.request import VerbRequest
+from .proxmox.request import SentIds, VerbRequest
 from .proxmox.run import Run
-from .proxmox.sent_ids import SentIds
-from .threads import run_in_thread
 
 READ_SECONDS = 10.0  # for the configuration and its files
 

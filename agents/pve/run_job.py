@@ -10,8 +10,7 @@ from .forensics.capture import capture_lock, find_capture, forensics
 from .grammar import Request
 from .host.bounded import ask_or_none, kill_child
 from .host.cluster import cluster_view
-from .host.files import boottime
-from .host.paths import Host
+from .host.paths import Host, boottime
 from .host.process import spawn_detached
 from .host.vmstate import PROC_SECONDS, QMP_SECONDS, has_process, observe, vm_state
 from .jobs.aliases import add_alias, drop_dangling

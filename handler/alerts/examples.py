@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from ..templates import fill, read_template
+from ..base.templates import fill, read_template
 from .rules import Rule
 
 Matches = list[Mapping[str, str | re.Pattern[str]]]

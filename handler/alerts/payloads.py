@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import BadRequest
-from ..text import shown
+from ..base.errors import BadRequest
+from ..base.text import shown
 
 Json = Mapping[str, object]
 

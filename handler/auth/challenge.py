@@ -10,8 +10,8 @@ import hmac
 import re
 from collections.abc import Sequence
 
-from ..errors import StaleTimestamp
-from .compare import same
+from ..base.compare import same
+from ..base.errors import StaleTimestamp
 from .signing import Signed, check_age
 
 SECONDS = 60

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ..errors import Forbidden, StaleTimestamp, Unauthorized
-from .compare import same
+from ..base.compare import same
+from ..base.errors import Forbidden, StaleTimestamp, Unauthorized
 
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from ..text import plain_line
+from ..base.text import plain_line
 from .refusals import directory_of
 from .sessions import is_sid
 from .turn_requests import TurnRequest

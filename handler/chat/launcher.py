@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..base.reasons import reason
 from ..claude.command import ClaudeTurn
 from ..claude.launch_channel import sender_of
 from ..claude.launch_messages import ACCEPTED, MOST_BYTES, NOT_ISOLATED, encode_turn
 from ..claude.start import TurnFds
-from ..reasons import reason
-from .errors import LauncherLate
+from .request import LauncherLate
 
 SECONDS = 5.0  # to accept a message
 CHECK_SECONDS = 9.0  # less than SessionsDisk allows

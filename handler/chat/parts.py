@@ -10,12 +10,12 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 
+from ..base.findings import Finding, error
+from ..base.threads import run_in_thread
 from ..claude.directory_id import read_directory_id
 from ..claude.sandbox import PYTHON, bwrap
 from ..config.model import ChatSettings
-from ..config.secret_files import find_file
-from ..findings import Finding, error
-from ..threads import run_in_thread
+from ..config.sources import find_file
 from .store import ROOM_BYTES
 
 SECONDS = 3.0  # for one look at all parts

@@ -5,16 +5,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.errors import BreakglassError
+from ..base.times import rfc3339
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import Event, encode_event
-from ..errors import BreakglassError
-from ..times import rfc3339
 from .conversations import Conversation, TurnEntry, size_of
-from .endings import KILLED
+from .ended_turns import KILLED, finish_turn
 from .sessions import LIFETIME, Session, seal
-from .sessions_disk import SessionsDisk
+from .sessions_dir import SessionsDisk
 from .store import Store
-from .summary import finish_turn
 
 MOST_BYTES = 16 * 1024 * 1024  # of the logs and prompts in one replay, unless the newest turn alone has more
 MOST_TURNS = 1000  # of a conversation that are looked at

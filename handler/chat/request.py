@@ -1,6 +1,57 @@
-"""The body of a request to /chat, parsed. Pure."""
+"""A request to /chat: its body, parsed as strictly as those of POST /pve, and the errors that it can get. Pure."""
 
 from dataclasses import dataclass
+
+from ..auth.signing import ID
+from ..base.errors import BadRequest, BreakglassError
+from ..base.text import shown
+from ..claude.brief import TOOLS
+from ..web.bodies import check_shape, is_utf8, strict_json
+
+# --- The errors of /chat ---
+
+
+class SessionInvalid(BreakglassError):
+    """The session token is not valid for this caller."""
+
+    code, status = "session-invalid", 403
+
+
+class SessionElsewhere(BreakglassError):
+    """The session belongs to a handler with another sessions.dir."""
+
+    code, status = "session-elsewhere", 409
+
+
+class TurnUnknown(BreakglassError):
+    """The caller has no such turn, or the turn was removed."""
+
+    code, status = "turn-unknown", 404
+
+
+class ChatDisabled(BreakglassError):
+    """Chat is not configured, or can't be used."""
+
+    code, status = "chat-disabled", 503
+
+
+class LauncherLate(OSError):
+    """The launcher did not answer in time. It may, once the machine is less busy."""
+
+
+class ChatNotIsolated(BreakglassError):
+    """claude can read the handler's files, and the configuration does not permit that."""
+
+    code, status = "chat-not-isolated", 503
+
+
+class SessionsUnwritable(BreakglassError):
+    """The turn could not be saved, so it was not started."""
+
+    code, status = "sessions-unwritable", 503
+
+
+# --- The body of a request to /chat, parsed ---
 
 
 @dataclass(frozen=True)
@@ -21,3 +72,45 @@ class ChatRequest:
     after: int = 0
     challenge: str = ""
     to: str = ""
+
+
+# --- Parse the bodies of POST /chat: as strictly as those of POST /pve ---
+
+_CHAT = {
+    "prompt": ("prompt", "vm", "session", "tools", "challenge", "to"),
+    "attach": ("attach", "after", "session", "challenge", "to"),
+    "cancel": ("cancel", "session", "challenge", "to"),
+    "list": ("list", "challenge", "to"),
+    "replay": ("replay", "session", "challenge", "to"),
+}
+_FLAGS = ("list", "replay")
+
+
+def parse_chat_body(body: bytes) -> ChatRequest:
+    """Return the parsed body of POST /chat; raise BadRequest."""
+    fields = strict_json(body)
+    actions = [name for name in _CHAT if name in fields]
+    if len(actions) != 1:
+        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see breakglass docs protocol")
+    action = actions[0]
+    for name, value in fields.items():
+        if name not in _CHAT[action]:
+            raise BadRequest(f'unknown field "{shown(name)}" with "{action}"', f"use one of {', '.join(_CHAT[action])}")
+        if name == "after":
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+                raise BadRequest('"after" is not an event number', "leave it out to begin with the first")
+        elif name in _FLAGS:
+            if value is not True:
+                raise BadRequest(f'"{name}" is not true', "write true, or leave it out")
+        elif not isinstance(value, str) or not is_utf8(value) or "\0" in value:
+            raise BadRequest(f'"{name}" is not text', "put it in quotes")
+    request = ChatRequest(**fields)  # type: ignore[arg-type]  # the loop above checked each
+    if action == "prompt" and not request.prompt.strip():
+        raise BadRequest("the prompt is empty", "say what you see")
+    if "tools" in fields and request.tools not in TOOLS:
+        raise BadRequest(f'unknown "tools": "{shown(request.tools)}"', f"write {' or '.join(TOOLS)}, or leave it out")
+    if action == "replay" and not request.session:
+        raise BadRequest('"session" is required with "replay"', "send the token of the conversation")
+    for name in ("attach", "cancel"):
+        check_shape(name, getattr(request, name), ID)
+    return request

@@ -9,16 +9,16 @@ import os
 import socket
 from collections.abc import Sequence
 
-from .. import audit
+from ..base import audit
+from ..base.findings import Finding
 from ..config.model import ChatSettings, Config
-from ..findings import Finding
-from .errors import ChatDisabled, ChatNotIsolated, LauncherLate
+from .request import ChatDisabled, ChatNotIsolated, LauncherLate
 
 try:
     from ..claude.isolation import isolation_fault
     from .launcher import LauncherClient
     from .parts import EarlierLooks, Part, find_lack, list_parts
-    from .sessions_disk import SessionsDisk
+    from .sessions_dir import SessionsDisk
     from .turns import Chat
 
     _import_error = ""

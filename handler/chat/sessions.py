@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from .errors import SessionElsewhere, SessionInvalid
+from .request import SessionElsewhere, SessionInvalid
 
 LIFETIME = 30 * 24 * 3600
 _SALT = "breakglass.session"

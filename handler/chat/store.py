@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .. import audit
+from ..base import audit
 from ..claude.eventlog import append_events, try_lock
 from ..claude.events import Event
-from ..claude.removal import remove_directory
+from ..claude.homes import remove_directory
 from .conversations import Conversation, find_conversation, list_conversations, note_turn
-from .errors import SessionsUnwritable
-from .pruning import Directories, prune
+from .ended_turns import Directories, prune
 from .refusals import read_refusal, save_refusal
-from .transcripts import Transcript, open_transcript
+from .request import SessionsUnwritable
+from .sessions_dir import Transcript, open_transcript
 from .turn_requests import TurnRequest
 
 PRUNE_SECONDS = 600.0

@@ -1,17 +1,60 @@
-"""The turn that a body of POST /chat asks for. Pure, except for the random id of a new session."""
+"""The turn that a body of POST /chat asks for, and what claude gets to know of its earlier proposals."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..auth.signing import Signed
+from ..base.errors import Lost, Unreached
 from ..claude.command import ClaudeTurn
 from ..config.model import Vm
-from .errors import SessionInvalid
-from .proposals import Proposal, Read, fetch_outcomes
-from .request import ChatRequest
+from ..proxmox.outcome import Message
+from ..proxmox.wire import job_line
+from .request import ChatRequest, SessionInvalid
 from .sessions import LIFETIME, Session, check_directory, seal, unseal
+
+# --- Finds out what became of claude's proposals, and words it for the beginning of claude's next turn ---
+#
+# The VM's host answers this, because neither the client nor claude is a trusted source. A proposal without a final
+# answer is looked up again at the next turn.
+
+SECONDS = 3.0
+MOST = 8  # only the newest proposals are looked up
+
+Proposal = Mapping[str, str]  # verb, job
+Read = Callable[[str], Awaitable[list[Message]]]
+
+
+async def fetch_outcomes(read: Read, vmid: int, proposals: Sequence[Proposal]) -> tuple[str, list[Proposal]]:
+    """Return the text that claude gets, and the proposals that are still open."""
+    newest = proposals[-MOST:]
+    outcomes = await asyncio.gather(*(_fetch_outcome(read, vmid, each) for each in newest))
+    pairs = list(zip(newest, outcomes, strict=True))
+    text = " ".join(f"You proposed {proposal['verb']}: {sentence}." for proposal, (sentence, _) in pairs)
+    still_open = [proposal for proposal, (_, is_final) in pairs if not is_final]
+    return (f"[From breakglass, not from the operator. {text}]\n\n" if text else ""), still_open
+
+
+async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:
+    """Return what became of one proposal, and whether that is final."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            job = (await read(job_line(vmid, proposal["job"])))[-1].get("whole_job")
+    except (TimeoutError, Unreached, Lost):
+        return "the host can't be reached now, so it is unknown whether it was approved", False
+    if not isinstance(job, dict):
+        return "it is not approved, so it has not run", False
+    approved = f"{job.get('by')} approved it"
+    if job.get("outcome") is None:
+        return f"{approved}, and it is running", False
+    verdict = job.get("verdict")
+    why = f" ({verdict.get('sentence')})" if isinstance(verdict, dict) and verdict.get("sentence") else ""
+    return f"{approved}, and it ended: {job['outcome']}{why}", True
+
+
+# --- The turn that a body of POST /chat asks for. Pure, except for the random id of a new session ---
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,26 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from .. import counts
 from ..auth.signing import Signed
+from ..base import counts
+from ..base.errors import BreakglassError, IdReused
 from ..claude.directory_id import find_directory_id
 from ..claude.eventlog import Reader, finish_log, read_more
 from ..claude.events import encode_event
 from ..config.model import ChatSettings, Vm
-from ..errors import BreakglassError, IdReused
-from .endings import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending
-from .launch import Started, launch
+from .ended_turns import KILLED, LAST_PLACE, STOPPING, UNREADABLE, ErrorText, encode_ending, finish_turn
+from .launch import RunningTurn, Started, launch, wait_for_change
 from .launcher import LauncherClient
-from .proposals import Read
 from .refusals import read_refusal
 from .replay import ConversationReader
 from .request import ChatRequest
-from .running_turn import RunningTurn, wait_for_change
 from .sessions import Session, check_directory, unseal
-from .sessions_disk import SessionsDisk
+from .sessions_dir import SessionsDisk
 from .store import Store
-from .summary import finish_turn
-from .turn_requests import TurnRequest, build_turn_request, prepend_outcomes
+from .turn_requests import Read, TurnRequest, build_turn_request, prepend_outcomes
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 POLL_SECONDS = 0.08  # how often a log is looked at that another replica writes

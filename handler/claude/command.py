@@ -1,6 +1,6 @@
 """Decides how claude is started: its arguments, its environment, its files and its user.
 
-The credential of the model's API is no part of it: model_proxy.py gives claude a token in its place. claude reads no
+The credential of the model's API is no part of it: side_processes.py gives claude a token in its place. claude reads no
 settings from disk except the files that this module writes. The prompt goes to standard input: as an argument it could
 be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
 """
@@ -17,9 +17,8 @@ from pathlib import Path
 
 from ..config.model import ChatSettings, Vm
 from . import brief, sandbox
+from .brief import HOST, command_names, list_verbs, render_ssh_files
 from .runner_job import RunnerJob
-from .ssh_files import command_names, render_ssh_files
-from .tools import HOST, list_verbs
 from .uids import HANDED
 
 BRIEF = files("breakglass.agents") / "breakglass.md"
@@ -56,7 +55,7 @@ _FIXED = {
 class ClaudeTurn:
     """What claude gets in a turn.
 
-    `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (tools.py), or
+    `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (brief.py), or
     empty.
     """
 

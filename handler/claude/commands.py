@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from .processes import start_program
-from .readers import Readers
+from .runner_io import Readers
 from .runner_job import RunnerJob
 
 AT_ONCE = 16

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..framer import LINE_BYTES
-from ..text import first_sentence
-from ..verbs import VERBS
+from ..base.framer import LINE_BYTES
+from ..base.text import first_sentence
+from ..base.verbs import VERBS
 from .failures import End, describe_failure
 
 RESULT_BYTES = 64 * 1024

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..base.text import shown
 from ..config.model import Config
-from ..text import shown
-from .network import run_apart
+from .apart import run_apart
 from .sandbox import sandbox_fault, wall_fault
 from .start import listen
 

@@ -35,7 +35,7 @@ class Message(NamedTuple):
 
 
 def encode_turn(key: str, sid: str, resume: bool, vm: str, prompt: str, tools: str = "") -> bytes:
-    """Return the message that starts a turn. `tools` is one of TOOLS (tools.py), or empty."""
+    """Return the message that starts a turn. `tools` is one of TOOLS (brief.py), or empty."""
     return f"turn {key} {sid} {'resume' if resume else 'new'} {' '.join(filter(None, (vm, tools)))}\n{prompt}".encode()
 
 

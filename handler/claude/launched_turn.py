@@ -22,10 +22,10 @@ from ..config.model import Config
 from .command import ClaudeTurn
 from .directory_id import find_directory_id
 from .eventlog import append_events, build_ending
+from .homes import empty_directory, remove_directory
 from .isolation import HANDLERS, isolation_fault
 from .launch_messages import ACCEPTED, FAILED, Message
 from .processes import run_as
-from .removal import empty_directory, remove_directory
 from .start import Account, TurnFds, start_turn
 from .uids import REMOVAL_SECONDS
 

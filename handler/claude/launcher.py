@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from .. import audit
+from ..base import audit
 from ..config.model import Config
 from .launch_channel import ANCILLARY, NO_FDS, open_channel, receive_senders, sender_of, unpack
 from .launch_messages import ACCEPTED, FAILED, FDS, MOST_BYTES, NOT_ISOLATED, Message, parse_message
 from .launched_turn import check_chat, is_unix_socket, remove_below, run_turn, send_reply
 from .processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
-from .readers import Readers
+from .runner_io import Readers
 from .sandbox import own_wall_works
 from .start import Account
 

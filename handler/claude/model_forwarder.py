@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from ..base.reasons import reason
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
-from ..reasons import reason
 from .http_messages import HttpError, Response, get_all, read_body, read_headers, read_line, read_response
 from .model_requests import RefusedError, Request, passed_on, read_request
 

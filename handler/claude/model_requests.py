@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from ..auth.compare import same
+from ..base.compare import same
 from .http_messages import LENGTH, PIECE, Headers, HttpError, get_all, read_headers
 
 PATHS = frozenset(f"/v1/messages{more}{query}" for more in ("", "/count_tokens") for query in ("", "?beta=true"))

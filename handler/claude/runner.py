@@ -17,18 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from ..framer import Framer
-from ..verbs import PROPOSAL_ID
+from ..base.framer import Framer
+from ..base.verbs import PROPOSAL_ID
 from .apart import set_apart
-from .cgroup import kill_cgroup
-from .command_process import start_command_server
-from .control import receive, send
-from .defects import log_defects
 from .events import Translator
 from .failures import End
-from .ladder import FAST_LADDER, LADDER, Rungs, SignalLadder
-from .logwriter import LogWriter
-from .model_proxy import start_model_proxy
+from .homes import copy_in, transcript_place
+from .logwriter import LogWriter, log_defects
 from .processes import (
     PR_SET_PDEATHSIG,
     list_descendants,
@@ -38,10 +33,11 @@ from .processes import (
     send_signal,
     start_program,
 )
-from .readers import Readers
+from .runner_io import FAST_LADDER, LADDER, Readers, Rungs, SignalLadder, receive, send
 from .runner_job import RunnerJob
+from .side_processes import start_command_server, start_model_proxy
 from .standby import LAST_SECONDS, Save, run_beside
-from .transcripts import copy_in, transcript_place
+from .uids import kill_cgroup
 
 TICK = 0.1
 SILENCE_SECONDS = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered

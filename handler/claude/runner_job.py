@@ -15,7 +15,7 @@ class RunnerJob(NamedTuple):
     runner, `own` has that user and group. The turn's directory belongs to `owner`.
     `commands` are the names that the runner serves on the socket `listener` (commands.py), with the configuration
     `ssh_config`; `verbs` are those that `pve` takes. The turn is cancelled when the file `cancel` exists. With an
-    `api`, the runner serves it on the socket `api_listener` (model_proxy.py). claude is in the network namespace
+    `api`, the runner serves it on the socket `api_listener` (side_processes.py). claude is in the network namespace
     `network`, as that socket is, or in the machine's for -1. The runner puts claude into `cgroup`, if it has made
     one. The session's transcript comes from the file `source`, -1 for none, and goes to the file `target`, SID.new
     of the directory `transcripts`, where it replaces SID.

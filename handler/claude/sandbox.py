@@ -2,7 +2,7 @@
 
 A command has no network, sees no process but its own, and of the disk /usr, a few files of /etc and the turn's own
 directories. So what the permission rules let through has nothing to read and nowhere to send it. claude itself needs
-its proxy to the model, so its wall is made in a network namespace with that (network.py). Tried with bubblewrap 0.12.
+its proxy to the model, so its wall is made in a network namespace with that (apart.py). Tried with bubblewrap 0.12.
 """
 
 import os

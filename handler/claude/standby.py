@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from .cgroup import make_cgroup, remove_cgroup
 from .eventlog import append_events, build_ending
+from .homes import copy_out, transcript_place
 from .processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
@@ -25,8 +25,16 @@ from .processes import (
     send_signal,
 )
 from .runner_job import RunnerJob
-from .transcripts import copy_out, transcript_place
-from .uids import REMOVAL_SECONDS, NoFreeUid, claim_uid, hand_over, remove_handed, remove_left_over
+from .uids import (
+    REMOVAL_SECONDS,
+    NoFreeUid,
+    claim_uid,
+    hand_over,
+    make_cgroup,
+    remove_cgroup,
+    remove_handed,
+    remove_left_over,
+)
 
 LAST_SECONDS = 5.0  # to end claude's descendants once it has ended, and then for the last write
 SAVE_SECONDS = 3.0  # for the transcript

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from ..base.isolated import isolated_command
 from ..config.model import ChatSettings
-from ..isolated import isolated_command
+from .apart import run_apart
 from .command import ClaudeTurn, listen_for_commands, prepare_job
-from .network import run_apart
 from .runner import SILENCE_SECONDS
 from .runner_job import RunnerJob
 
@@ -92,7 +92,7 @@ def start_runner(job: RunnerJob, listener: socket.socket | None = None) -> "subp
             isolated_command("claude.runner"),
             stdin=standard_input,
             stdout=subprocess.DEVNULL,
-            stderr=1,  # the log: see defects.py
+            stderr=1,  # the log: see logwriter.py
             env={},
             cwd="/",
             pass_fds=job.descriptors,

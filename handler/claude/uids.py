@@ -1,17 +1,105 @@
-"""Takes a user id for one turn, and makes claude's directories that user's. Standard library only, for the runner.
-
-This is what needs root. The id is locked by a file in `uids/` of sessions.dir for as long as a descriptor is open, so
-neither two handlers nor two replicas use one at the same time. Such a user owns nothing in sessions.dir but the
-directories HANDED of its turns. An id of which a process or such a directory is left is not used before that is gone.
-"""
+"""What a turn runs as: a user id of its own, and a cgroup with limits. Standard library only, for the runner."""
 
 import errno
 import fcntl
 import os
 import time
+from contextlib import suppress
 
+from .homes import DIRECTORY, empty_directory, open_directory
 from .processes import has_processes, run_as
-from .removal import DIRECTORY, empty_directory, open_directory
+
+# --- A cgroup for a turn: limits for all of it together, and one end. Standard library only, for the runner ---
+#
+# It is made where a service manager has delegated a cgroup to the handler, see cgroups(7) and "Delegate=" of systemd:
+# a cgroup above this process's own one, which is marked as delegated. Elsewhere a turn has none.
+
+_MARKS = ("user.delegate", "trusted.delegate")  # what systemd sets; it may be one of them alone
+_LIMITS = {"pids": {"pids.max": 256}, "memory": {"memory.max": 4 << 30, "memory.swap.max": 0}}  # by the controller
+_KILL_SECONDS = 1.0
+
+
+def make_cgroup(uid: int) -> str:
+    """Return the new cgroup of a turn, by the number of its user, or "" where none is delegated.
+
+    The caller has that number's lock. What a turn that was killed has left of it goes first.
+    """
+    try:
+        parent = _find_delegated()
+        if not parent:
+            return ""
+        controllers = [name for name in _read(f"{parent}/cgroup.controllers").split() if name in _LIMITS]
+        _write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
+        group = f"{parent}/turn-{uid}"
+        if os.path.isdir(group):
+            remove_cgroup(group)
+        os.mkdir(group)
+        for controller in controllers:
+            for name, value in _LIMITS[controller].items():
+                if os.path.exists(f"{group}/{name}"):  # a kernel may count no swap
+                    _write(f"{group}/{name}", str(value))
+    except OSError:  # not delegated as the runbook says
+        return ""
+    return group
+
+
+def enter_cgroup(group: str) -> None:
+    """Move this process, and what it starts, into the cgroup of a turn, if it has one. Raises OSError."""
+    if group:
+        _write(f"{group}/cgroup.procs", "0")
+
+
+def kill_cgroup(group: str) -> None:
+    """Kill every process in the cgroup of a turn, if it has one and the kernel can do that."""
+    if group:
+        with suppress(OSError):
+            _write(f"{group}/cgroup.kill", "1")
+
+
+def remove_cgroup(group: str) -> None:
+    """Kill every process in the cgroup of a turn, if it has one, and remove it. Raises OSError."""
+    if not group:
+        return
+    kill_cgroup(group)
+    until = time.monotonic() + _KILL_SECONDS
+    while "populated 1" in _read(f"{group}/cgroup.events") and time.monotonic() < until:
+        time.sleep(0.01)
+    os.rmdir(group)
+
+
+def _find_delegated() -> str:
+    """Return the directory of the delegated cgroup above this process's own, or ""."""
+    own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    mounts = (line.split() for line in _read("/proc/self/mounts").splitlines())
+    top = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), "")
+    parent = f"{top}{os.path.dirname(own)}"
+    if not top or own == "/":
+        return ""
+    for mark in _MARKS:
+        try:
+            if os.getxattr(parent, mark) == b"1":
+                return parent
+        except OSError:
+            continue
+    return ""
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+# --- Takes a user id for one turn, and makes claude's directories that user's. Standard library only, for the runner.
+#
+# This is what needs root. The id is locked by a file in `uids/` of sessions.dir for as long as a descriptor is open,
+# so neither two handlers nor two replicas use one at the same time. Such a user owns nothing in sessions.dir but the
+# directories HANDED of its turns. An id of which a process or such a directory is left is not used before that is
+# gone.
 
 HANDED = ("home", "scraps")  # in the directory of a turn
 LOWEST = 1000  # the ids below it are the system's

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, leave_keyring, prctl
 from ..config.load import read_server_user
-from .errors import CommandError, reason
+from .output import CommandError, reason
 
 PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
 CAP_NET_BIND_SERVICE = 10

@@ -4,8 +4,8 @@ import argparse
 
 from ..agents.pve.words import ANYWAY
 from ..alerts.examples import EXAMPLES
-from ..verbs import VERBS
-from . import call, chat, check, demo, drill, host, init, upgrade
+from ..base.verbs import VERBS
+from . import call, chat, check, demo, drill, host, init
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.
 SCENARIOS = (
@@ -191,4 +191,4 @@ def add_host(parser: argparse.ArgumentParser) -> None:
     which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")
     which.add_argument("--all", action="store_true", help="every host in the configuration")
     update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
-    update.set_defaults(run=upgrade.host_upgrade)
+    update.set_defaults(run=host.host_upgrade)

@@ -11,12 +11,11 @@ from functools import partial
 
 from ..agents.pve.words import ANYWAY
 from ..auth.signing import ID
+from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
-from ..verbs import VERBS
 from .environment import caller_key, handler_url
-from .errors import CommandError, reason
-from .output import DONE, FAILED, UNKNOWN, UNREACHED, complain, drop_output, say, show
+from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, say, show
 
 _LOOKS = ("status", "forensics")  # whose answer is the verdict
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}

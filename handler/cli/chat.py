@@ -10,8 +10,7 @@ from ..client import call as send
 from .call import EXIT, Display, run_verb
 from .conversation import ChatClient, fetch_conversations
 from .environment import caller_key, handler_url
-from .errors import CommandError
-from .output import DONE, FAILED, UNREACHED, complain, say, show
+from .output import DONE, FAILED, UNREACHED, CommandError, complain, say, show
 from .terminal import Terminal
 from .terminal_text import table_of
 

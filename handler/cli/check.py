@@ -7,12 +7,11 @@ import pwd
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..base.findings import ConfigError, Finding, as_json, error, warning
 from ..config.load import config_path
 from ..config.model import Config
-from ..findings import ConfigError, Finding, as_json, error, warning
 from .account import find_account
-from .errors import CommandError
-from .output import DONE, USAGE, complain, say
+from .output import DONE, USAGE, CommandError, complain, say
 from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
 
 Prepare = Callable[[pwd.struct_passwd | None], None]

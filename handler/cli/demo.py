@@ -5,9 +5,8 @@ import os
 import tempfile
 
 from .environment import port_number
-from .errors import CommandError
-from .listen import listen
-from .output import say
+from .output import CommandError, say
+from .starting import listen
 
 _LONGEST_SOCKET = 107  # bytes, of unix(7)
 _BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, with some room

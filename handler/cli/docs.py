@@ -4,8 +4,7 @@ import argparse
 import re
 from importlib.resources import files
 
-from .errors import CommandError
-from .output import DONE, say, show
+from .output import DONE, CommandError, say, show
 
 _PURPOSE = re.compile(r"# [^\n]*\n\nFor .+?\. Afterwards (.+?\.)\s", re.DOTALL)
 

@@ -16,21 +16,19 @@ from pathlib import Path
 from ..agents.pve.words import VERSION
 from ..alerts.payloads import SENDERS
 from ..auth.signing import SIGNATURE
+from ..base.findings import ERROR, OK, WARNING, Finding, as_json
 from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.load import config_path
 from ..config.model import Config
 from ..doctor.keys import DOCTOR
-from ..doctor.looks import LOOKS
-from ..doctor.proof import prove
+from ..doctor.signed import prove
 from ..doctor.visit import CONFIGURATION, Visit
-from ..doctor.walk import walk
-from ..findings import ERROR, OK, WARNING, Finding, as_json
+from ..doctor.walk import LOOKS, walk
 from .account import name_this_user
 from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
-from .errors import CommandError, reason
-from .output import INTERRUPTED, USAGE, complain, drop_output, say
+from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, reason, say
 from .ping import ping
 from .serve import find_launcher
 

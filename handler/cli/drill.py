@@ -8,13 +8,24 @@ import signal
 import sys
 from datetime import UTC, datetime
 
+from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer
-from ..verbs import VERBS
 from .call import show_result
 from .drill_steps import ID, NOTHING, Drill, DrillFailed, Undone, prove, read_proven, send_alert, wait_for_evidence
 from .environment import caller_key, handler_url
-from .errors import CommandError, reason
-from .output import DONE, FAILED, INTERRUPTED, UNKNOWN, UNREACHED, complain, drop_output, remark, say
+from .output import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    UNKNOWN,
+    UNREACHED,
+    CommandError,
+    complain,
+    drop_output,
+    reason,
+    remark,
+    say,
+)
 
 
 def drill(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from ..client import Event, HandlerError, Signer, VerbCall, new_id, post
 from ..client import call as send
-from ..config.handler_urls import normal_url, page_link
+from ..config.server import normal_url, page_link
 from .output import say
 
 ID = re.compile(r"drill-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{12}", re.ASCII)

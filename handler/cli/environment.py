@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..auth.signing import secret_bytes
-from ..config.secret_files import describe_exposure
-from .errors import CommandError, reason
+from ..config.sources import describe_exposure
+from .output import CommandError, reason
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _URL_HINT = f"set it to the handler's address, for example {DEFAULT_URL}"

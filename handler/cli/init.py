@@ -14,19 +14,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ..base.findings import as_json
 from ..config.addresses import parse_address
-from ..config.handler_urls import is_loopback, page_link
 from ..config.model import Address
 from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_texts, operator_files
+from ..config.server import is_loopback, page_link
 from ..config.ssh_keys import new_key
-from ..findings import as_json
 from .account import MAKE_ONE, look_up
 from .check import find_problems
-from .errors import CommandError
 from .init_answers import Ask, read_answers
 from .init_files import refuse_existing, write_files
-from .keys.secrets import new_signing_key
-from .output import DONE, FAILED, complain, say
+from .keys.configuration import new_signing_key
+from .output import DONE, FAILED, CommandError, complain, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"

@@ -6,8 +6,7 @@ from typing import TypeVar
 
 from ..config.new_file import NewConfig, NewHost, NewVm
 from . import init_values as values
-from .errors import CommandError
-from .output import complain
+from .output import CommandError, complain
 
 T = TypeVar("T")
 Ask = Callable[[str], str]

@@ -11,8 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .errors import CommandError, reason
-from .output import FAILED
+from .output import FAILED, CommandError, reason
 
 STAGING = ".breakglass-init"
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Container, Mapping
 
 from ..config.addresses import is_public_key, parse_address
-from ..config.handler_urls import normal_url
 from ..config.model import is_caller_name, is_host_name, is_vm_name
 from ..config.new_file import NewVm
+from ..config.server import normal_url
 
 ACCOUNT = "breakglass"  # on a Proxmox host, for an address without a user
 EXAMPLES = {

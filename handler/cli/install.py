@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..agents.pve.vm_list import VmList, list_of
+from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
-from ..templates import choose, fill, read_template
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 READ_ONLY = "--read-only --as claude"

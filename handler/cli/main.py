@@ -3,8 +3,8 @@
 import argparse
 
 from ..agents.pve.words import VERSION
-from ..findings import ConfigError
-from . import call, docs, launcher, serve
+from ..base.findings import ConfigError
+from . import call, docs, serve
 from .arguments import (
     add_alert_example,
     add_call,
@@ -16,9 +16,19 @@ from .arguments import (
     add_host,
     add_init,
 )
-from .errors import CommandError, reason
 from .keys.arguments import add_keys
-from .output import EXIT_CODES, FAILED, INTERRUPTED, USAGE, complain, drop_output, flush_output, version
+from .output import (
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    CommandError,
+    complain,
+    drop_output,
+    flush_output,
+    reason,
+    version,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
-    ).set_defaults(run=launcher.launcher)
+    ).set_defaults(run=serve.launcher)
     add_keys(commands.add_parser("keys", help="add, list, change and remove callers (BREAKGLASS_CONFIG)"))
     sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
     sign.add_argument("--id", help="use this id instead of a new one")

@@ -1,10 +1,28 @@
-"""Printing for all commands, and their exit codes. No other file prints."""
+"""What the commands print, and the exception that ends one."""
 
 import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import TextIO
+
+from ..base.reasons import reason
+
+# --- The exception that ends a command ---
+
+__all__ = ["USAGE_CODE", "CommandError", "reason"]
+USAGE_CODE = 2
+
+
+class CommandError(Exception):
+    """Raised if a command can't do its work: what is wrong, what to do next, and the exit code."""
+
+    def __init__(self, message: str, hint: str = "", code: int = USAGE_CODE) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.code = message, hint, code
+
+
+# --- Printing for all commands, and their exit codes. No other file prints ---
 
 DONE, FAILED, USAGE, UNREACHED, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_CODES = """\

@@ -7,10 +7,9 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..config.secret_files import describe_exposure
+from ..config.sources import describe_exposure
 from .environment import Environment, checked_url
-from .errors import CommandError, reason
-from .output import complain, remark
+from .output import CommandError, complain, reason, remark
 
 SECONDS = 10.0
 _MOST_BYTES = 4096  # of the file: one URL

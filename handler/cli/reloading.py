@@ -7,8 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from .errors import CommandError, reason
-from .output import FAILED, complain, remark
+from .output import FAILED, CommandError, complain, reason, remark
 
 _SECONDS = 60.0
 _PROGRAMS = ("breakglass", "handler")  # the Procfile starts the folder of this name

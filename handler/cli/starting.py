@@ -1,17 +1,72 @@
-"""What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems."""
+"""What `breakglass serve` does before it serves: its address, its modules, its configuration."""
 
+import errno
 import importlib
 import os
 import pwd
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
+from ..base.findings import error
 from ..config.load import load_config
 from ..config.model import Config
-from ..findings import error
 from .account import become
-from .errors import CommandError
+from .output import CommandError, reason
+
+# --- Binds the handler's address before anything else starts, so that a taken port is the only error ---
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
+    if not host:  # getaddrinfo(3) would take it for every address of this machine
+        raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: are every address")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise CommandError(f'HOST "{host}" can\'t be resolved: {reason(error)}', "set it to an address") from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            sockets.append(_listening(family, address))
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        raise _explain(error, host, port) from None
+    return sockets
+
+
+def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
+    # With the protocol named, asyncio sets TCP_NODELAY; without, each answer would wait 40 ms for a delayed ACK.
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _explain(error: OSError, host: str, port: int) -> CommandError:
+    at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        hint = f"stop it, or set PORT to a free port; to see which it is: ss -ltnp 'sport = :{port}'"
+        return CommandError(f"another program listens on {at}", hint)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return CommandError(f'HOST is "{host}", which is not an address of this machine', "list them: ip address")
+    if error.errno == errno.EACCES:
+        return CommandError(f"this user may not listen on {at}", "set PORT to a number above 1023")
+    return CommandError(f"can't listen on {at}: {reason(error)}", "check HOST and PORT")
+
+
+# --- What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems.
 
 INSTALL_SSH = "install openssh-client; the verbs work without it"
 
@@ -19,9 +74,9 @@ INSTALL_SSH = "install openssh-client; the verbs work without it"
 def load_server_modules() -> None:
     """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
     try:
-        importlib.import_module("..web.server", __package__)  # the SSH side comes with it
+        importlib.import_module("..server.server", __package__)  # the SSH side comes with it
+        from ..server.server import load_late_modules
         from ..web.connection import check_uvicorn
-        from ..web.late_modules import load_late_modules
 
         load_late_modules()
         check_uvicorn()
@@ -32,7 +87,7 @@ def load_server_modules() -> None:
 
 def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
     """Become the account, if there is one, and return the configuration as it reads it, now and at each reload."""
-    from ..web.app import PAGE
+    from ..server.app import PAGE
 
     if account is not None:
         _import_exposition()  # the account may be unable to read the library, and a reload may bring [metrics]
@@ -62,7 +117,7 @@ def read_config(path: Path) -> Config:
 def _import_exposition() -> str:
     """Load what answers GET /metrics; return why that can't be done, an empty text if it is done."""
     try:
-        importlib.import_module("..web.exposition", __package__)
+        importlib.import_module("..server.exposition", __package__)
     except Exception as error:  # a library that is broken can raise any exception, and verbs do not need it
         return repr(error)
     return ""

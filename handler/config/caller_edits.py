@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..findings import ConfigError, Finding
+from ..base.findings import ConfigError, Finding
 from .callers import AUTH_METHODS, DIRECTORY, CallerEntry, list_callers
 from .load import load_sources, parse_toml
 from .new_file import caller_text
-from .secret_files import describe_exposure, protect
-from .sources import caller_file, read_sources
+from .sources import caller_file, describe_exposure, protect, read_sources
 
 _NEW = ".new"  # a name that begins with a dot is no caller's
 

@@ -1,20 +1,21 @@
-"""Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
-
-An error in an entry disables that caller.
-
-A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
-request sees its bearer token, and Grafana's signature is bound to no id.
-"""
+"""The `[callers.NAME]` tables, of this file or of callers.d, and `[metrics]`, whose caller only reads. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
-from ..findings import Finding
-from ..verbs import ALLOWABLE, READS, VERBS
+from ..base.findings import Finding
+from ..base.verbs import ALLOWABLE, READS, VERBS
 from .model import is_caller_name
 from .reader import Entry, in_file, quoted
+
+# --- Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
+#
+# An error in an entry disables that caller.
+#
+# A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
+# request sees its bearer token, and Grafana's signature is bound to no id.
 
 DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
@@ -130,3 +131,35 @@ def _report_shared(found: _Keys) -> None:
         if others:
             fix = f"give each caller its own: breakglass keys new {each.name} --print"
             each.entry.problem(kind, f"is also the secret of {', '.join(others)}", fix, "secret-shared")
+
+
+# --- The `[metrics]` table: who may read /metrics. An error in it disables the metrics, and nothing else ---
+
+READER = "[metrics]"  # no caller can have this name
+_MAKE_ONE = "make one: breakglass keys new prometheus --bearer --print --out FILE; write its token_file line here"
+
+
+def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:
+    """Return who may read the metrics: one caller, which may run no verb; nothing without the table or with a fault.
+
+    A caller's secret is refused: a monitoring system that has it could act as that caller.
+    """
+    if not top.has("metrics"):
+        return ()
+    entry = top.get_table("metrics")
+    if entry.is_faulty:
+        return ()
+    tokens = [key for file, token in entry.secrets("token") if (key := _metrics_key(entry, file, token))]
+    others = [caller.name for caller in callers if not set(caller.keys).isdisjoint(tokens)]
+    if others:
+        entry.problem("token", f"is also the secret of {', '.join(others)}", _MAKE_ONE, "secret-shared")
+    entry.report_unknown()
+    return () if entry.is_faulty else (Caller(READER, tuple(tokens), frozenset(), frozenset(), auth_method=BEARER),)
+
+
+def _metrics_key(entry: Entry, file: str, token: str) -> bytes | None:
+    try:
+        return KEY_BYTES[BEARER](token)
+    except ValueError as error:
+        entry.problem("token", f"{error}{in_file(file)}", _MAKE_ONE, "secret-weak")
+        return None

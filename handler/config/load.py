@@ -13,18 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..auth.signing import SIGNATURE, Caller
-from ..findings import ConfigError, Finding, error
+from ..base.findings import ConfigError, Finding, error
 from .addresses import read_address
 from .alerts import read_rules
-from .callers import CallerEntry, list_callers, read_callers
+from .callers import CallerEntry, list_callers, read_callers, read_metrics
 from .chat import read_chat
 from .hosts import read_hosts
-from .metrics import read_metrics
 from .model import Address, Config
 from .reader import Entry, Read
-from .secret_files import describe_exposure, protect, read_secret
 from .server import read_server
-from .sources import Sources, caller_file, read_file, read_sources
+from .sources import Sources, caller_file, describe_exposure, protect, read_file, read_secret, read_sources
 from .vms import read_vm, vmid_in
 from .warnings import find_warnings
 

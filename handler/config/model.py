@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from ..alerts.rules import Rule
 from ..auth.signing import Caller, fingerprint
-from ..errors import WrongHandler
-from ..findings import Finding, as_json
-from ..text import shown
-from ..verbs import VERBS
-from .handler_urls import is_loopback, normal_url
+from ..base.errors import WrongHandler
+from ..base.findings import Finding, as_json
+from ..base.text import shown
+from ..base.verbs import VERBS
 from .model_api import ModelApi
-from .server import Network
+from .server import Network, is_loopback, normal_url
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=; no hidden file
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)

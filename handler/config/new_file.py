@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, time
 
-from ..verbs import ALLOWABLE
+from ..base.verbs import ALLOWABLE
 from .callers import DIRECTORY, SUFFIX
 
 NAME, SESSION, POWER, READ_ONLY = "breakglass.toml", "session", "pve_power", "pve_read"

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
-from ..findings import ConfigError, Finding, error
+from ..base.findings import ConfigError, Finding, error
 
 Read = Callable[[str], str]  # of the file that a setting names; raises ConfigError
 

@@ -1,11 +1,13 @@
-"""What an operator should change in a configuration that works. Pure."""
+"""What an operator should change in a configuration that works, and for what a reload rejects one. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from ..auth.signing import Caller
-from ..findings import Finding, warning
+from ..base.findings import ConfigError, Finding, as_json, error, warning
 from .model import Config, Host, Vm
+
+# --- What an operator should change in a configuration that works ---
 
 WARN_BEFORE = timedelta(days=14)
 INSECURE = "BREAKGLASS_INSECURE_CONFIG_MODE"
@@ -56,3 +58,26 @@ def find_warnings(config: Config, now: datetime, environment: Mapping[str, str])
     if config.chat is not None:
         found += [each for vm in config.vms.values() for each in warn_of_guest(vm, config.callers)]
     return (*found, *warn_of_mode(environment))
+
+
+# --- What a reload requires of a configuration, and what the log says of one that is rejected ---
+
+
+def check_change(used: Config, new: Config) -> None:
+    """Raise ConfigError for a configuration that may not take the place of the one in use.
+
+    A host that is in use would be disabled, and a connection that works is not given up. Or the directory of callers is
+    gone: its volume may be missing, and no caller is to lose its rights by that.
+    """
+    if any(name in used.hosts for name in new.hosts_off):
+        raise ConfigError(list(new.problems))
+    if used.has_caller_directory and not new.has_caller_directory:
+        hint = "put it back, and reload; if no caller is to have a file there, mkdir callers.d"
+        raise ConfigError([error("callers.d", "file-missing", "is no longer beside the configuration", hint)])
+
+
+def describe_rejection(fault: Exception) -> list[dict[str, str]]:
+    """Return the problems for which a configuration is rejected, as the log lists them."""
+    sentence = f"can't be read: {fault or type(fault).__name__}"
+    problem = error("(file)", "file-not-readable", sentence, "mend it and reload (SIGHUP)")
+    return as_json(fault.problems if isinstance(fault, ConfigError) else [problem])

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
 from .account import find_program, open_to_handler
+from .investigation import next_step
 from .lines import REAL, SCRIPTED
-from .model.investigation import next_step
-from .model.server import Model
+from .messages_api import Model
 
 INSTALLER = "BREAKGLASS_DEV"  # names the script of a checkout that installs claude; `./dev demo` sets it
 CHAT = """

@@ -16,8 +16,7 @@ from pathlib import Path
 from ..config.model_api import CREDENTIALS, ModelApi
 from .account import find_installation, open_to_handler, write_server_table
 from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
-from .ending import wait_for_end
-from .lines import ENDED, LEFT, describe, describe_later
+from .lines import ENDED, LEFT, describe, describe_later, wait_for_end
 from .proxmox.world import VMID, World
 from .sshd import DemoHost, listen
 

@@ -8,11 +8,11 @@ from functools import partial
 from ..alerts.payloads import Alert, read_payload
 from ..alerts.rules import Rule
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller
+from ..base.errors import BadRequest
+from ..base.findings import Finding, error, ok, warning
+from ..base.text import shown
+from ..base.threads import run_in_thread
 from ..config.model import Config
-from ..errors import BadRequest
-from ..findings import Finding, error, ok, warning
-from ..text import shown
-from ..threads import run_in_thread
 from .health import RELOAD
 from .keys import POWER
 from .visit import ALERTS, Visit

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import partial
 
+from ..base.findings import ERROR, Finding, error, ok, warning
+from ..base.threads import run_in_thread
 from ..chat.launcher import LauncherClient
 from ..claude.isolation import isolation_fault
 from ..claude.sandbox import sandbox_fault
 from ..config.model import ChatSettings, Config
 from ..config.warnings import warn_of_guest
-from ..findings import ERROR, Finding, error, ok, warning
-from ..threads import run_in_thread
 from .claude_program import look_at_claude
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from functools import partial
 
+from ..base.findings import Finding, error, ok
+from ..base.threads import run_in_thread
 from ..claude.command import list_flags
 from ..claude.sandbox import look_arguments
 from ..config.model import ChatSettings
-from ..findings import Finding, error, ok
-from ..threads import run_in_thread
 from .visit import CHAT
 
 SECONDS = 10.0

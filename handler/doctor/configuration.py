@@ -10,10 +10,10 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from ..base.findings import Finding, error, ok, warning
+from ..base.threads import run_in_thread
 from ..config.model import Address, Config
 from ..config.warnings import warn_of_mode
-from ..findings import Finding, error, ok, warning
-from ..threads import run_in_thread
 from .visit import CONFIGURATION, Visit
 
 DISK_SECONDS = 8.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from ..agents.pve.words import VERSION
-from ..findings import Finding, error, ok, warning
+from ..base.findings import Finding, error, ok, warning
 from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
 from .tls import speaks_tls
 from .visit import Visit

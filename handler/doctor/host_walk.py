@@ -9,18 +9,16 @@ import socket
 from functools import partial
 
 from ..agents.bundle import bundle_digest
-from ..budget import LOOK_SECONDS
+from ..base.budget import LOOK_SECONDS
+from ..base.findings import Finding, error, ok, warning
+from ..base.threads import run_in_thread
 from ..config.model import Host
 from ..config.ssh_keys import public_key
-from ..findings import Finding, error, ok, warning
-from ..threads import run_in_thread
 from . import host_agent, login
-from .host_check import ask_for_checks
-from .host_session import AgentSession, AgentSilent
-from .key_rights import judge_answer, judge_refused_key, judge_rights, judge_shell, print_recipe
-from .login_failures import Failure, judge_failure
+from .host_agent import VmFindings
+from .host_check import AgentSession, AgentSilent, ask_for_checks
+from .key_rights import Failure, judge_answer, judge_failure, judge_refused_key, judge_rights, judge_shell, print_recipe
 from .visit import Visit
-from .vm_place import VmFindings
 
 NAME_SECONDS = 5.0
 POWER, READ_ONLY = "power", "read-only"

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
+from ..base.findings import Finding, error, warning
+from ..base.threads import run_in_thread
 from ..config.model import Config, Host, Vm
-from ..findings import Finding, error, warning
-from ..threads import run_in_thread
 from .configuration import normal
+from .host_agent import find_owner, judge_vm
 from .host_walk import HostLook
 from .visit import Visit
-from .vm_place import find_owner, judge_vm
 
 DIGEST_SECONDS = 20.0
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..base.findings import Finding, error
 from ..client import Signer, connect, new_id, send
-from ..findings import Finding, error
 
 SECONDS = 5.0  # for each step of a request
 _MOST_BYTES = 2 * 1024 * 1024

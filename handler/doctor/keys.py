@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from ..auth.compare import same
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller, secret_bytes
+from ..base.compare import same
+from ..base.findings import Finding, error, ok, warning
+from ..base.threads import run_in_thread
+from ..base.verbs import VERBS
 from ..config.model import Config
 from ..config.ssh_keys import import_key, public_key
 from ..config.warnings import WARN_BEFORE
-from ..findings import Finding, error, ok, warning
-from ..threads import run_in_thread
-from ..verbs import VERBS
 from .visit import KEYS, Visit
 
 SECONDS = 20.0  # to load a large RSA key takes a second

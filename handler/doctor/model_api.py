@@ -11,12 +11,12 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from urllib.parse import urlsplit
 
+from ..base.findings import Finding, error, ok, warning
+from ..base.reasons import reason
+from ..base.threads import run_in_thread
 from ..claude.http_messages import Response, get_all
 from ..claude.model_forwarder import Forwarder
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
-from ..findings import Finding, error, ok, warning
-from ..reasons import reason
-from ..threads import run_in_thread
 from .visit import CHAT
 
 SECONDS = 15.0

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
+from ..base.findings import Finding, error, ok, warning
 from ..client import Signer, new_id
-from ..config.handler_urls import is_loopback, normal_url
-from ..findings import Finding, error, ok, warning
+from ..config.server import is_loopback, normal_url
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
 from .visit import Visit
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ..chat.errors import SessionsUnwritable
+from ..base.findings import Finding, error, ok, warning
+from ..base.threads import run_in_thread
+from ..chat.request import SessionsUnwritable
 from ..chat.store import ROOM_BYTES, Store
 from ..claude.command import SOCKET_BYTES
 from ..claude.isolation import HANDLERS
 from ..claude.sandbox import SOCKET
-from ..findings import Finding, error, ok, warning
-from ..threads import run_in_thread
 from .visit import CHAT
 
 SECONDS = 8.0

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from ..config.handler_urls import is_loopback, normal_url
-from ..findings import Finding, error, ok, warning
-from ..reasons import reason
+from ..base.findings import Finding, error, ok, warning
+from ..base.reasons import reason
+from ..config.server import is_loopback, normal_url
 from .http import SECONDS, Broken
 
 WARN_DAYS = 14

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..base.findings import Finding
 from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.model import Config, Vm
-from ..findings import Finding
 
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
 

@@ -3,9 +3,29 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from ..budget import ALL_SECONDS
-from ..findings import Finding, error
+from ..base.budget import ALL_SECONDS
+from ..base.findings import Finding, error
+from .alerts import look_at_alerts
+from .chat import look_at_chat
+from .configuration import look_at_configuration
+from .handler import look_at_handler
+from .hosts import look_at_hosts
+from .keys import look_at_keys
 from .visit import Look, Visit
+
+# --- The places that `breakglass doctor` looks at, in the order in which it shows them ---
+
+LOOKS: tuple[tuple[str, Look], ...] = (
+    ("configuration", look_at_configuration),
+    ("keys", look_at_keys),
+    ("hosts", look_at_hosts),
+    ("handler", look_at_handler),
+    ("chat", look_at_chat),
+    ("alerts", look_at_alerts),
+)
+
+
+# --- Looks at every place at once, each with a deadline: a part that hangs is a finding, and hides no other one ---
 
 
 async def walk(visit: Visit, looks: Sequence[tuple[str, Look]], seconds: float = ALL_SECONDS) -> AsyncIterator[Finding]:

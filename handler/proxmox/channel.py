@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from ..allowance import ANSWER_BYTES, LINE_BYTES, VALUE_BYTES, Allowance, weight
-from ..budget import FIRST_SECONDS
+from ..base.allowance import ANSWER_BYTES, LINE_BYTES, VALUE_BYTES, Allowance, weight
+from ..base.budget import FIRST_SECONDS
+from ..base.errors import Lost, Unreached
+from ..base.framer import Inflow
+from ..base.proven import newer_proven
 from ..config.ssh_library import asyncssh
-from ..errors import Lost, Unreached
-from ..framer import Inflow
-from ..proven import newer_proven
 from .handshake import Handshake, read_handshake
 from .outcome import Message
 from .patience import Patience

@@ -3,11 +3,11 @@
 import socket
 import struct
 
+from ..base.errors import Unreached
+from ..base.reasons import reason
 from ..config.model import Host
 from ..config.ssh_keys import import_key
 from ..config.ssh_library import asyncssh
-from ..errors import Unreached
-from ..reasons import reason
 
 CONNECT_SECONDS = 10
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..agents.pve.vm_list import VmList, parse_vm_list
+from ..base.errors import Unreached
+from ..base.proven import Proven, read_proven
+from ..base.text import shown
 from ..config.model import Host
-from ..errors import Unreached
-from ..proven import Proven, read_proven
-from ..text import shown
 
 _NONE = VmList(())
 

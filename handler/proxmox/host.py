@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Container
 from typing import Any, TypeVar
 
+from ..base.errors import Lost, Unreached
 from ..config.model import Host
-from ..errors import Lost, Unreached
 from .channel import CLOSED
 from .keeping import KeptLink
 from .link import Link

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from .. import audit
 from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
+from ..base import audit
+from ..base.errors import Unreached
+from ..base.proven import Proven
 from ..config.model import Host
 from ..config.warnings import warn_of_agent
-from ..errors import Unreached
-from ..proven import Proven
 from .channel import CLOSED, LOST
 from .handshake import Handshake
 from .link import Link, open_link

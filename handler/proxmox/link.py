@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from ..budget import FIRST_SECONDS
+from ..base.budget import FIRST_SECONDS
+from ..base.errors import Lost, Unreached
 from ..config.model import Host
 from ..config.ssh_library import asyncssh
-from ..errors import Lost, Unreached
 from .channel import Channel
 from .connect import CONNECT_SECONDS, connect, unreached
 from .handshake import Handshake

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..agents.pve.words import ANYWAY, GOES_WITH
-from ..proven import read_proven
+from ..base.proven import read_proven
 from .request import VerbRequest
 
 Message = dict[str, object]

@@ -6,7 +6,7 @@ message arrives, a fixed time applies.
 
 from collections.abc import Mapping
 
-from ..budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
+from ..base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
 REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: at most four logins in ten minutes

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ..budget import ASK_AGAIN_SECONDS, ASK_SECONDS
+from ..base.budget import ASK_AGAIN_SECONDS, ASK_SECONDS
+from ..base.errors import Lost, Unreached
+from ..base.times import say_since
 from ..config.model import Vm
-from ..errors import Lost, Unreached
-from ..other_nodes import OtherNodes, explain_claim
-from ..times import say_since
+from ..config.other_nodes import OtherNodes, explain_claim
 from .host import HostConnection
 from .outcome import Message
 from .wire import where_line

@@ -1,12 +1,14 @@
-"""A verb that a known caller requests on a configured VM. Pure."""
+"""A verb that a known caller requests on a configured VM, and which ids may have been sent. Pure."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..auth.signing import Caller
+from ..base.verbs import VERBS
 from ..config.model import Host, Vm, by_hand
 from ..config.warnings import warn_of_expiry, warn_of_guest, warn_of_host
-from ..verbs import VERBS
+
+# --- A verb that a known caller requests on a configured VM ---
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,36 @@ class VerbRequest:
         caller, vm, now = self.caller, self.vm, datetime.fromtimestamp(self.received, UTC)
         found = [*warn_of_expiry(caller, now), *warn_of_host(self.host), *warn_of_guest(vm, [caller])]
         return [each.text for each in found]
+
+
+# --- Remembers which ids this process may have sent ---
+
+
+class SentIds:
+    """The ids under which this process may have sent a verb, and how often: the newest 10,000.
+
+    A browser whose connection breaks before the answer's first byte repeats the request by itself, so the operator
+    knows of one attempt only. The host's record decides. This keeps a message from saying "nothing was sent", and shows
+    that a request is repeated.
+    """
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._attempts: dict[str, int] = {}
+
+    def add(self, msg_id: str) -> None:
+        """Record that an attempt is about to be sent."""
+        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # at the end, as the newest
+        if len(self._attempts) > self._limit:
+            del self._attempts[next(iter(self._attempts))]
+
+    def __contains__(self, msg_id: str) -> bool:
+        """Tell whether an attempt is recorded."""
+        return msg_id in self._attempts
+
+    def take_back(self, msg_id: str) -> bool:
+        """Record that an attempt sent nothing; tell whether no other attempt is recorded."""
+        left = self._attempts.pop(msg_id, 2) - 1  # an id that was forgotten may have another attempt
+        if left > 0:
+            self._attempts[msg_id] = left
+        return left <= 0

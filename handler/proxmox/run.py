@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from .. import audit
-from ..counts import StageClock
-from ..errors import Lost, Unreached
+from ..base import audit
+from ..base.counts import StageClock
+from ..base.errors import Lost, Unreached
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
 from .places import Destination
-from .request import VerbRequest
-from .sent_ids import SentIds
+from .request import SentIds, VerbRequest
 from .wire import job_line, verb_line
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams

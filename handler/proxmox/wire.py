@@ -7,10 +7,10 @@ import base64
 import json
 from collections.abc import Mapping
 
-from ..alerts.captures import Capture
-from ..allowance import ANSWER_BYTES, TOO_LONG, VALUE_BYTES
-from ..errors import Lost
-from ..text import REASON_BYTES, cut_utf8
+from ..alerts.rules import Capture
+from ..base.allowance import ANSWER_BYTES, TOO_LONG, VALUE_BYTES
+from ..base.errors import Lost
+from ..base.text import REASON_BYTES, cut_utf8
 from .outcome import HTTP_STATUS, Message, is_deadline
 from .request import VerbRequest
 

@@ -1,1 +1,1 @@
-"""HTTP: authentication and limits, one file for each route, and the server."""
+"""HTTP: authentication and limits, one file for each route. Knows nothing of chat."""

@@ -2,9 +2,9 @@
 
 from ..auth.challenge import check_time
 from ..auth.signing import SIGNATURE, Caller, Signed
+from ..base.errors import BadRequest, Forbidden
+from ..base.verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from ..config.model import Config, Vm
-from ..errors import BadRequest, Forbidden
-from ..verbs import CAPTURE_ID, PROPOSAL_ID, VERBS
 from .bodies import VerbBody
 
 

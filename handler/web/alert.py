@@ -14,20 +14,19 @@ from weakref import WeakValueDictionary
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import audit, counts
-from ..alerts.captures import MOST_A_VM, Capture, Plan, plan
 from ..alerts.payloads import challenge_in, read_payload
-from ..alerts.rules import Rule, drill_rules
+from ..alerts.rules import MOST_A_VM, Capture, Plan, Rule, drill_rules, plan
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA, Caller, Signed, check_age
-from ..config.handler_urls import page_link
+from ..base import audit, counts
+from ..base.errors import Lost, StaleTimestamp, Unreached
+from ..base.threads import DaemonThreads
 from ..config.model import Config, Vm
-from ..errors import Lost, StaleTimestamp, Unreached
+from ..config.server import page_link
 from ..proxmox.host import HostConnection
 from ..proxmox.outcome import Message
 from ..proxmox.wire import capture_line
 from ..service import Service
-from ..threads import DaemonThreads
 from .admission import check_permission
 from .gate import SignedRequest
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from ..agents.pve.words import ANYWAY, GOES_WITH, PROVES
 from ..auth.signing import ID, Caller
+from ..base.errors import BadRequest
+from ..base.text import shown
 from ..config.model import Vm
-from ..errors import BadRequest
 from ..proxmox.request import VerbRequest
-from ..text import shown
 
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 

@@ -10,11 +10,9 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from .edge import HEADER_BYTES, HEADER_SECONDS, NOT_HTTP, TOO_LARGE, TOO_SLOW, Parser, Receiver, Unread, without_upgrade
 from .gate import BODY_SECONDS
-from .last_answers import HEADER_BYTES, HEADER_SECONDS, NOT_HTTP, TOO_LARGE, TOO_SLOW
 from .strangers import Stranger, Strangers
-from .unread import Receiver, Unread
-from .upgrades import Parser, without_upgrade
 
 UNREAD_SECONDS = 30.0
 SEND_BYTES = 256 * 1024

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import audit
 from ..agents.pve.words import VERSION
 from ..auth.challenge import check_time
 from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Caller
-from ..budget import HOLD_SECONDS
-from ..errors import BadRequest, TooLarge, TooSlow
+from ..base import audit
+from ..base.budget import HOLD_SECONDS
+from ..base.errors import BadRequest, TooLarge, TooSlow
 from ..proxmox.outcome import Message
 from ..service import Service
 from .admission import check_permission

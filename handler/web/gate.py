@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .. import audit
 from ..alerts.payloads import SENDERS
 from ..auth import signing
 from ..auth.signing import GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP, Caller, Headers, Signed
+from ..base import audit
+from ..base.errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow
 from ..config.model import Config
-from ..errors import BreakglassError, MethodNotAllowed, NotFound, TooLarge, TooSlow
-from .client_address import client_address
-from .headers import with_headers
-from .replies import error_reply
+from .client_headers import client_address
+from .replies import error_reply, with_headers
 from .strangers import RefusalQueue
 
 BODY_SECONDS = 10.0

@@ -10,13 +10,13 @@ import time
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import audit
-from ..errors import BreakglassError, NotFound
-from ..pairing import PAIR_UNKNOWN, PAIRED, Fetched, fetch_once, is_pairing_id, tidy
+from ..base import audit
+from ..base.errors import BreakglassError, NotFound
+from ..base.threads import DaemonThreads
+from ..config.pairing import PAIR_UNKNOWN, PAIRED, Fetched, fetch_once, is_pairing_id, tidy
 from ..service import Service
-from ..threads import DaemonThreads
 from .bodies import strict_json
-from .client_address import client_address
+from .client_headers import client_address
 from .gate import ClientGone, read_body
 from .replies import error_reply
 from .strangers import RefusalQueue

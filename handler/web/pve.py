@@ -6,18 +6,18 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import audit
 from ..auth.signing import Signed
+from ..base import audit
+from ..base.text import shown
+from ..base.verbs import VERBS
 from ..config.model import Config
 from ..proxmox.outcome import rejected_answer
 from ..proxmox.request import VerbRequest
 from ..service import Service
-from ..text import shown
-from ..verbs import VERBS
 from .admission import admit
 from .bodies import VerbBody, parse_verb_body
+from .client_headers import preferred_wait
 from .gate import SignedRequest
-from .preferences import preferred_wait
 from .reads import Answering, AttachedRun, ReadsUnderWay
 from .replies import NDJSON, encoded_reply, stream_reply
 

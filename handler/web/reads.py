@@ -8,8 +8,8 @@ from asyncio import Event
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from .. import audit
-from ..errors import Unreached
+from ..base import audit
+from ..base.errors import Unreached
 from ..proxmox.outcome import Answer, Message
 from ..proxmox.request import VerbRequest
 from ..proxmox.run import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.jobs.aliases import MOST_ALIASES
-from breakglass.agents.pve.jobs.reserve import RESERVE_INODES
+from breakglass.agents.pve.jobs.mutex import RESERVE_INODES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes, set_constants

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.agents.pve.check.allow import add_vm
+from breakglass.agents.pve.check.by_hand import add_vm
 from breakglass.agents.pve.check.findings import ERROR, OK
 from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 

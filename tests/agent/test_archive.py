@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.files import boottime
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.jobs.archive import (
     BY_ITSELF,
     KEEP_ARCHIVED,

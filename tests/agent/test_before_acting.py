@@ -11,8 +11,7 @@ import pytest
 
 from breakglass.agents.pve.forensics import capture
 from breakglass.agents.pve.forensics.capture import ensure_evidence
-from breakglass.agents.pve.host.files import boottime
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.jobs.job import Job
 from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.demo.proxmox.world import VMID, World

@@ -208,7 +208,7 @@ def test_sigterm_to_qm_escalates_at_once(own: World) -> None:
 
 INTERRUPTED_EVERYWHERE = """
 import os, signal, sys
-from breakglass.demo.proxmox.errors import Died
+from breakglass.demo.proxmox.processes import Died
 from breakglass.demo.proxmox.vm import Vm
 from breakglass.demo.proxmox.worker import _interrupt
 

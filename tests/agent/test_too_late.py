@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.files import boottime
+from breakglass.agents.pve.host.paths import boottime
 from breakglass.agents.pve.host.process import process_start, process_ticks
 from breakglass.demo.proxmox.world import World
 

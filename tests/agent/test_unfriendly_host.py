@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.jobs.reserve import PART_BYTES, RESERVE_BYTES, free_part
+from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, free_part
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.claude.cgroup import enter_cgroup, kill_cgroup, make_cgroup, remove_cgroup
+from breakglass.claude.uids import enter_cgroup, kill_cgroup, make_cgroup, remove_cgroup
 
 from ..support.claude import UIDS
 from ..support.model import Model
@@ -105,7 +105,7 @@ def test_a_handler_in_a_delegated_cgroup(service: Path, model: Model, directory:
 def made_in(group: Path) -> str:
     """Return the cgroup that a runner in `group` makes for its turn."""
     join = JOIN.format(f"{group}/cgroup.procs")
-    code = f"{join}; from breakglass.claude.cgroup import make_cgroup; print(make_cgroup({UID}))"
+    code = f"{join}; from breakglass.claude.uids import make_cgroup; print(make_cgroup({UID}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -15,7 +15,7 @@ from breakglass.chat import replay as replaying
 from breakglass.chat.conversations import MOST_BYTES, find_conversation, list_conversations, note_turn
 from breakglass.chat.replay import ConversationReader
 from breakglass.chat.sessions import LIFETIME
-from breakglass.chat.sessions_disk import SessionsDisk
+from breakglass.chat.sessions_dir import SessionsDisk
 from breakglass.chat.store import Store
 from breakglass.chat.turn_requests import TurnRequest
 from breakglass.claude.events import encode_event

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat import sessions_disk
-from breakglass.chat.errors import SessionsUnwritable
-from breakglass.chat.sessions_disk import THREADS, SessionsDisk
+from breakglass.chat import sessions_dir
+from breakglass.chat.request import SessionsUnwritable
+from breakglass.chat.sessions_dir import THREADS, SessionsDisk
 from breakglass.chat.turn_requests import TurnRequest
 from breakglass.chat.turns import Chat
 from breakglass.config.model import Address, ChatSettings, Host, Vm
@@ -34,7 +34,7 @@ async def test_a_turn_that_began_too_late_has_an_end(chat: ChatSettings, monkeyp
     """The disk is slow, the client gets an error, and then the turn starts after all: it is stopped at once."""
     turns = Chat(chat, SessionsDisk())
     with monkeypatch.context() as patched:
-        patched.setattr(sessions_disk, "SECONDS", 0)
+        patched.setattr(sessions_dir, "SECONDS", 0)
         with pytest.raises(SessionsUnwritable):
             await turns.begin(REQUEST)
     place = turns.store.turn_dir(REQUEST.caller, REQUEST.turn)

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat import launcher
-from breakglass.chat.errors import LauncherLate
 from breakglass.chat.launcher import LauncherClient, LauncherError
+from breakglass.chat.request import LauncherLate
 from breakglass.claude.launch_messages import ACCEPTED, FDS, MOST_BYTES, NOT_ISOLATED, encode_turn, parse_message
 
 from ..support.model import Model

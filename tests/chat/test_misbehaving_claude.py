@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.base.framer import LINE_BYTES
 from breakglass.chat.launch import launch
 from breakglass.chat.store import Store
 from breakglass.chat.turn_requests import TurnRequest
@@ -15,7 +16,6 @@ from breakglass.claude import start
 from breakglass.claude.runner import LOG_BYTES, Runner
 from breakglass.claude.runner_job import RunnerJob
 from breakglass.config.model import Address, ChatSettings, Host, Vm
-from breakglass.framer import LINE_BYTES
 
 from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone

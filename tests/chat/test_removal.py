@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.chat import store as chat_store
 from breakglass.chat.store import Store
-from breakglass.claude.removal import remove_directory
+from breakglass.claude.homes import remove_directory
 from breakglass.claude.uids import hand_over, remove_handed, remove_left_over
 
 from ..support.claude import UIDS

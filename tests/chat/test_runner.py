@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass import audit
+from breakglass.base import audit
+from breakglass.base.isolated import isolated_command
+from breakglass.base.threads import DaemonThreads, run_in_thread
 from breakglass.claude.command import listen_for_commands
 from breakglass.claude.logwriter import LogWriter
 from breakglass.claude.runner import CANCEL, STOP
@@ -22,8 +24,6 @@ from breakglass.claude.runner_job import RunnerJob
 from breakglass.claude.sandbox import client_text
 from breakglass.claude.standby import LAST_SECONDS
 from breakglass.claude.start import start_runner
-from breakglass.isolated import isolated_command
-from breakglass.threads import DaemonThreads, run_in_thread
 
 from ..support.hung import unserved_fuse
 from ..support.naps import nap, wait_for_process, wait_until_gone

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.chat import sessions_disk
-from breakglass.chat.errors import SessionsUnwritable
+from breakglass.chat import sessions_dir
+from breakglass.chat.request import SessionsUnwritable
 from breakglass.chat.sessions import LIFETIME
 from breakglass.chat.store import Store
 from breakglass.claude.isolation import HANDLERS
@@ -92,7 +92,7 @@ def test_a_disk_that_hangs(directory: Path, model: Model, claude: ScriptedClaude
     claude.play_prompts()
     # at its end the handler waits for requests, turns and the launcher for 1 s, instead of 5 s, 4 s and 3 s
     patched = (
-        "from breakglass.web import server; from breakglass.chat import turns; import breakglass.cli.serve as cli; "
+        "from breakglass.server import server; from breakglass.chat import turns; import breakglass.cli.serve as cli; "
     )
     patched += "server.SHUTDOWN_SECONDS = turns.STOP_SECONDS = cli.LAUNCHER_SECONDS = 1"
     with started(Talker(directory, model, sessions=directory / "hangs", chat=claude.chat, patched=patched)) as talker:
@@ -111,12 +111,12 @@ def test_a_disk_that_hangs(directory: Path, model: Model, claude: ScriptedClaude
 
 async def test_a_call_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is given up after its time, and another thread serves the next one."""
-    monkeypatch.setattr(sessions_disk, "SECONDS", 0.2)
+    monkeypatch.setattr(sessions_dir, "SECONDS", 0.2)
     released = threading.Event()
-    threads = sessions_disk.SessionsDisk()
+    threads = sessions_dir.SessionsDisk()
     with pytest.raises(SessionsUnwritable, match="did not answer"):
         await threads.run(released.wait)
-    monkeypatch.setattr(sessions_disk, "SECONDS", 60)
+    monkeypatch.setattr(sessions_dir, "SECONDS", 60)
     assert await threads.run(lambda: 7) == 7
     released.set()
 

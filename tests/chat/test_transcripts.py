@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat.store import Store
+from breakglass.claude.homes import MOST_BYTES, copy_in, copy_out, transcript_place
 from breakglass.claude.processes import run_as
-from breakglass.claude.transcripts import MOST_BYTES, copy_in, copy_out, transcript_place
 
 from ..support.claude import UIDS
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from breakglass import counts
-from breakglass.chat.sessions_disk import SessionsDisk
-from breakglass.chat.summary import TurnSummary, read_summary
+from breakglass.base import counts
+from breakglass.chat.ended_turns import TurnSummary, read_summary
+from breakglass.chat.sessions_dir import SessionsDisk
 from breakglass.chat.turn_requests import TurnRequest
 from breakglass.chat.turns import Chat
 from breakglass.config.model import Address, ChatSettings, Host, Vm
-from breakglass.web.counters import Counters
+from breakglass.server.counters import Counters
 
 from ..support.rendered import counted
 

@@ -12,10 +12,10 @@ import pytest
 from breakglass.alerts.examples import EXAMPLES, example
 from breakglass.alerts.payloads import SENDERS, read_payload
 from breakglass.alerts.rules import Rule
-from breakglass.config.handler_urls import page_link
+from breakglass.base.templates import fill
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config
-from breakglass.templates import fill
+from breakglass.config.server import page_link
 
 from ..support.documents import commands, settings
 from ..support.forked import run_command

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from breakglass.base.findings import ConfigError
 from breakglass.config import caller_edits
 from breakglass.config.caller_edits import (
     EditError,
@@ -21,7 +22,6 @@ from breakglass.config.caller_edits import (
     remove_caller,
     take_back,
 )
-from breakglass.findings import ConfigError
 
 from ..support.selection import sampled
 from ..support.service import SSH_KEY, config_text, new_secret

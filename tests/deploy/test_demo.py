@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow  # each starts the demo
 
 
-PATIENT = "from breakglass.demo import ending; ending.SECONDS = 60.0"  # for processes to end on a busy machine
+PATIENT = "from breakglass.demo import lines; lines.SECONDS = 60.0"  # for processes to end on a busy machine
 
 
 class Demo:
@@ -316,7 +316,7 @@ def test_the_printed_lines_name_a_program(started_as: Path) -> None:
 @pytest.mark.all
 def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> None:
     """It names what is left: here a process of the test's, which has a file of the demo's open."""
-    demo = Demo("--no-chat", before="from breakglass.demo import ending; ending.SECONDS = 1.0")
+    demo = Demo("--no-chat", before="from breakglass.demo import lines; lines.SECONDS = 1.0")
     with open(f"{demo.directory}/secret") as file:
         left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
     try:

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.auth.signing import secret_bytes
-from breakglass.cli.errors import CommandError
 from breakglass.cli.init_files import STAGING, write_files
+from breakglass.cli.output import CommandError
 from breakglass.config.new_file import NewConfig, NewHost, NewVm, caller_text, config_texts
 
 from ..support.documents import commands

@@ -13,7 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.agents.pve.words import VERSION
-from breakglass.web.server import SHUTDOWN_SECONDS
+from breakglass.server.server import SHUTDOWN_SECONDS
 
 from ..support.documents import ROOT, commands, settings
 from ..support.other_user import run_as

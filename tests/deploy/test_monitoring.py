@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from breakglass.condition import Condition
+from breakglass.base.findings import error
 from breakglass.config.load import parse
-from breakglass.findings import error
-from breakglass.web.counters import Counters
-from breakglass.web.exposition import Snapshot, render
+from breakglass.server.condition import Condition
+from breakglass.server.counters import Counters
+from breakglass.server.exposition import Snapshot, render
 
 from ..support.documents import commands, settings
 from ..support.rendered import series

@@ -161,7 +161,7 @@ def test_the_wheel_is_the_same_twice(wheel: Path, tmp_path: Path) -> None:
 @pytest.mark.all
 def test_the_wheel_imports_from_its_own_place(installed: Path, tmp_path: Path) -> None:
     """The handler of an installed wheel serves the page that came with the wheel."""
-    code = "from breakglass import agents; from breakglass.web import app; "
+    code = "from breakglass import agents; from breakglass.server import app; "
     code += "print(app.__file__, agents.__file__, app.PAGE / 'index.html', sep='\\n')"
     ran = run(installed / "python", "-c", code, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

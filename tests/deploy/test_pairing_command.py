@@ -19,8 +19,7 @@ import segno
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from breakglass.auth.signing import secret_bytes, sign
-from breakglass.cli.keys.pairing_target import find_page
-from breakglass.cli.keys.qr import make_rows
+from breakglass.cli.keys.pairing_link import find_page, make_rows
 from breakglass.client import new_id
 
 from ..support.documents import commands
@@ -66,7 +65,7 @@ class Pairing(Terminal):
         self.service = service
         url = url or f"http://127.0.0.1:{service.port}"
         where = ["--config", str(service.config), *(["--pid", str(service.process.pid)] if reloads else [])]
-        code = f"import sys, breakglass.pairing as p; p.SECONDS = {seconds}; "
+        code = f"import sys, breakglass.config.pairing as p; p.SECONDS = {seconds}; "
         code += "from breakglass.cli.main import main; sys.exit(main())"
         more = {"TERM": "xterm-256color", "COLUMNS": str(columns)}
         words = ("keys", *words, "--pair", "--url", url, *where)

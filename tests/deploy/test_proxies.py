@@ -19,7 +19,7 @@ import pytest
 
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.web.preferences import MOST_WAIT_SECONDS
+from breakglass.web.client_headers import MOST_WAIT_SECONDS
 
 from ..handler.test_reload import wait_until
 from ..support.documents import settings

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.base.findings import ConfigError
+from breakglass.base.verbs import ALLOWABLE
 from breakglass.cli.main import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
 from breakglass.config.model_api import ModelApi
-from breakglass.findings import ConfigError
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
-from breakglass.verbs import ALLOWABLE
 
 from ..support.documents import commands, settings
 from ..support.service import Service, new_secret, new_ssh_key

@@ -43,7 +43,7 @@ READ = ("status", "status", "history", "status")
 # machine takes longer for one of so many.
 PATIENT = "import sys; from breakglass.proxmox import link; link.ALIVE_SECONDS = 60.0; "
 PATIENT += "from breakglass.web import alert; alert.ACK_SECONDS = 60.0; "
-PATIENT += "from breakglass.web import draining; draining.ANSWER_SECONDS = 30.0; "
+PATIENT += "from breakglass.server import server; server.ANSWER_SECONDS = 30.0; "
 PATIENT += "from breakglass.cli.main import main; sys.exit(main())"
 
 

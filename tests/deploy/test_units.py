@@ -352,8 +352,8 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
 
 MODEL = """
 import threading
-from breakglass.demo.model.investigation import next_step
-from breakglass.demo.model.server import Model
+from breakglass.demo.investigation import next_step
+from breakglass.demo.messages_api import Model
 print(Model(next_step).url, flush=True)
 threading.Event().wait()
 """

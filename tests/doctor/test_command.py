@@ -15,7 +15,7 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli import doctor
 from breakglass.cli.doctor import find_key, find_url
-from breakglass.cli.errors import CommandError
+from breakglass.cli.output import CommandError
 from breakglass.config.load import parse
 from breakglass.config.model import Config
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from breakglass.budget import HOLD_SECONDS
-from breakglass.findings import ERROR, OK, WARNING
+from breakglass.base.budget import HOLD_SECONDS
+from breakglass.base.findings import ERROR, OK, WARNING
 
 from ..support.certificates import make_certificate
 from ..support.doctor import DoctorProcess, Report, Setup, found

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from breakglass.auth.signing import secret_bytes
+from breakglass.base.findings import OK, WARNING, Finding
 from breakglass.client import Signer, VerbCall, call, new_id
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
 from breakglass.doctor.http import Reply
-from breakglass.doctor.proof import _Proof
-from breakglass.findings import OK, WARNING, Finding
+from breakglass.doctor.signed import _Proof
 
 from ..support.doctor import DoctorProcess, Report, found
 from ..support.running import Running, new_setup

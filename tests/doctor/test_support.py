@@ -2,7 +2,7 @@
 
 import pytest
 
-from breakglass.findings import error, ok
+from breakglass.base.findings import error, ok
 
 from ..support.doctor import Setup, found
 

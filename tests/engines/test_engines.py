@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.web.app import PAGE
+from breakglass.server.app import PAGE
 
 from ..support import engines
 from ..support.browser import KEPT_KEYS, Stage

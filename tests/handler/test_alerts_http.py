@@ -17,7 +17,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from breakglass.alerts.captures import MOST_A_VM
+from breakglass.alerts.rules import MOST_A_VM
 from breakglass.client import new_id
 from breakglass.config.load import parse
 

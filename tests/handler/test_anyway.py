@@ -16,16 +16,15 @@ import pytest
 
 import breakglass.proxmox.patience
 from breakglass.auth.signing import Caller
+from breakglass.base.errors import Lost
 from breakglass.claude.brief import list_tool_rules
 from breakglass.client import new_id
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import VMID, World
-from breakglass.errors import Lost
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
-from breakglass.proxmox.request import VerbRequest
+from breakglass.proxmox.request import SentIds, VerbRequest
 from breakglass.proxmox.run import Run
-from breakglass.proxmox.sent_ids import SentIds
 from breakglass.proxmox.wire import is_message, verb_line
 
 from ..conftest import connected

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from breakglass import audit
 from breakglass.auth.signing import fingerprint, secret_bytes
+from breakglass.base import audit
 
 from ..support.documents import commands
 from ..support.ports import reserve_port

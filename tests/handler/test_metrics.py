@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
 Series = dict[str, float]
 # No pauses between two scrapes, and the time that an alert takes on a busy machine.
-NO_PAUSES = with_constants("web.metrics.SHARE = 0", "web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
+NO_PAUSES = with_constants("server.metrics.SHARE = 0", "web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
 
 
 @pytest.fixture(scope="module")

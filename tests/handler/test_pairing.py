@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from breakglass import pairing
 from breakglass.client import new_id
+from breakglass.config import pairing
 from breakglass.web.pair import REFUSED_AFTER
 
 from ..support.hung import unserved_fuse

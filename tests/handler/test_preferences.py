@@ -16,9 +16,9 @@ import pytest
 
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.web import compression
-from breakglass.web.app import PAGE
-from breakglass.web.page_list import sent_bytes
+from breakglass.server.app import PAGE
+from breakglass.web import page
+from breakglass.web.page import sent_bytes
 
 from ..support.documents import commands
 from ..support.scripted import Rules, Scripted, output, result, scripted_host, stage
@@ -175,7 +175,7 @@ def test_the_document_says_what_to_do_with_a_202(impatient: Service, held: Scrip
 GZIP = ("Accept-Encoding", "gzip, deflate, br")
 NO_GZIP = ("Accept-Encoding", "gzip;q=0, identity")
 TEXTS = [path for path in PAGE.iterdir() if path.suffix in (".html", ".js", ".css")]
-FILES = sorted(path.name for path in TEXTS if path.stat().st_size >= compression.LEAST_BYTES)
+FILES = sorted(path.name for path in TEXTS if path.stat().st_size >= page.LEAST_BYTES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -210,10 +210,10 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
     """Until it changes."""
     file = tmp_path / "app.js"
     file.write_bytes(b"old " * 1000)
-    first = compression.sent_file(str(file), True, "1")
-    assert compression.sent_file(str(file), True, "1") is first
+    first = page.sent_file(str(file), True, "1")
+    assert page.sent_file(str(file), True, "1") is first
     file.write_bytes(b"new " * 1000)
-    assert gzip.decompress(compression.sent_file(str(file), True, "2")) == b"new " * 1000
+    assert gzip.decompress(page.sent_file(str(file), True, "2")) == b"new " * 1000
 
 
 def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.real("mounts"), pytest.mark.quick]
 
 BEGIN = """
 import os, signal, sys
-from breakglass.cli.process_1 import leave_process_1
+from breakglass.cli.process import leave_process_1
 leave_process_1()
 """
 ORPHAN = """

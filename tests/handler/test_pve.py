@@ -291,7 +291,7 @@ def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
 def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World) -> None:
     """SIGTERM ends a stream, here soon, with a result line that says to send the id again."""
     access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-    hasty = with_constants("web.draining.ANSWER_SECONDS = 0.2")
+    hasty = with_constants("server.server.ANSWER_SECONDS = 0.2")
     service = Service(gated_start.directory, **access, program=hasty)
     body = json.dumps({"verb": "cycle"}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", service.port)

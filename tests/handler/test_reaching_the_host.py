@@ -19,16 +19,15 @@ import breakglass.proxmox.keeping
 import breakglass.proxmox.patience
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.auth.signing import Caller
+from breakglass.base.errors import Lost, Unreached
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
-from breakglass.errors import Lost, Unreached
 from breakglass.proxmox.channel import Channel
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.link import Link
 from breakglass.proxmox.outcome import Message
-from breakglass.proxmox.request import VerbRequest
+from breakglass.proxmox.request import SentIds, VerbRequest
 from breakglass.proxmox.run import Run
-from breakglass.proxmox.sent_ids import SentIds
 
 from ..support.agent import set_constants
 from ..support.cluster import always

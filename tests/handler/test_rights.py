@@ -129,8 +129,8 @@ def test_root_without_its_capabilities_can_not_start(tmp_path: Path) -> None:
 ORDINARY = """
 import pwd, sys
 from breakglass.cli import account, main
-from breakglass.web import server
-from breakglass.web.late_modules import load_late_modules
+from breakglass.server import server
+from breakglass.server.server import load_late_modules
 load_late_modules()
 account.become(pwd.getpwnam(sys.argv.pop(1)))
 sys.exit(main.main())

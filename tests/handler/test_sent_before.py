@@ -1,6 +1,6 @@
 """An id that this handler has sent before is never answered with `nothing was sent`."""
 
-from breakglass.proxmox.sent_ids import SentIds
+from breakglass.proxmox.request import SentIds
 
 
 def test_a_flood_of_ids_is_bounded() -> None:

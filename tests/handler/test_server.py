@@ -30,7 +30,7 @@ HASTY = with_constants(
     *(f"web.connection.{clock} = 2.0" for clock in ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"))
 )
 # Once it is stopped, it is still there for what a slow client sends.
-PATIENT = with_constants("web.draining.ANSWER_SECONDS = 60.0", "web.draining.IDLE_SECONDS = 60.0")
+PATIENT = with_constants("server.server.ANSWER_SECONDS = 60.0", "server.server.IDLE_SECONDS = 60.0")
 
 
 @pytest.fixture(scope="module")

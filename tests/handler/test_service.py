@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.listen import listen
+from breakglass.base.errors import Unreached
+from breakglass.cli.starting import listen
 from breakglass.config.model import Address, Config, Host, Vm
-from breakglass.errors import Unreached
 from breakglass.proxmox.host import HostConnection
 from breakglass.service import Load, Service
 

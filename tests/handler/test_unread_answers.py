@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.client import new_id
-from breakglass.web.unread import MOST_BYTES
+from breakglass.web.edge import MOST_UNREAD_BYTES
 
 from ..bench.client import resident_kib
 from ..support.scripted import Scripted, result, scripted_host
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real("sshd")
 
 READERS = 150
 PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest that a host keeps
-MOST_WHOLE = MOST_BYTES // len(PICTURE) + 5  # the kernel has a part of each
+MOST_WHOLE = MOST_UNREAD_BYTES // len(PICTURE) + 5  # the kernel has a part of each
 MOST_MIB = 200  # 460 without limits
 KINDS = {"json": "", "gzip": "accept-encoding: gzip\r\n", "lines": "accept: application/x-ndjson\r\n"}
 

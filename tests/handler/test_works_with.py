@@ -10,9 +10,9 @@ import pytest
 from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve import words
 from breakglass.agents.pve.words import VERSION
+from breakglass.base.verbs import VERBS
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
-from breakglass.verbs import VERBS
 
 from ..support.alerting import entry
 from ..support.previous import Previous, find_previous, take_previous

@@ -20,7 +20,7 @@ class _Isolated:
     """A finder that changes one module as it is loaded. `importlib.abc` takes longer to import than all else here."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "breakglass.isolated":
+        if name != "breakglass.base.isolated":
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from breakglass.verbs import VERBS
+from breakglass.base.verbs import VERBS
 
 from ..support.browser import (
     ASKS,

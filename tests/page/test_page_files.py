@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Page
 
 from breakglass.agents.pve.words import VERSION
-from breakglass.web.app import PAGE
-from breakglass.web.page_list import describe_page, sent_bytes
+from breakglass.server.app import PAGE
+from breakglass.web.page import describe_page, sent_bytes
 
 from ..support.browser import Stage, Visit
 from ..support.icons import PICTURES, svg_of

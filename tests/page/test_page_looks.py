@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from breakglass.verbs import VERBS
+from breakglass.base.verbs import VERBS
 
 from ..support.browser import (
     HAS_STYLE,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from breakglass import pairing
+from breakglass.config import pairing
 
 from ..deploy.test_pairing_command import Pairing
 from ..support.browser import (

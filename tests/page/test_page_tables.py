@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.web.app import PAGE
+from breakglass.server.app import PAGE
 
 pytestmark = pytest.mark.real("node")
 

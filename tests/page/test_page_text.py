@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.web.app import PAGE
-from breakglass.web.page_text import without_comments
+from breakglass.server.app import PAGE
+from breakglass.web.page import without_comments
 
 from ..support.parts import find_tsc
 

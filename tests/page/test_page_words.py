@@ -2,7 +2,7 @@
 
 import re
 
-from breakglass.web.app import PAGE
+from breakglass.server.app import PAGE
 
 OURS = re.compile(r".*(?:handler|not\s+isolated|not\s+checked|forced\s+command).*", re.IGNORECASE)  # codes have hyphens
 COMMENT = re.compile(r"/\*.*?\*/|<!--.*?-->|(?:^|(?<=\s))//[^\n]*", re.DOTALL)

@@ -24,8 +24,7 @@ from typing import Any
 from breakglass import agents
 from breakglass.agents.bundle import bundle_digest
 from breakglass.agents.pve.budget import QM_START_SECONDS, QM_STOP_SECONDS
-from breakglass.agents.pve.host.files import boottime
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.jobs.store import JobStore
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World

@@ -12,8 +12,8 @@ from typing import Any
 import asyncssh
 
 from breakglass.claude.command import ClaudeTurn, listen_for_commands, prepare_job
+from breakglass.claude.homes import copy_in, transcript_place
 from breakglass.claude.runner_job import RunnerJob
-from breakglass.claude.transcripts import copy_in, transcript_place
 from breakglass.claude.uids import hand_over
 from breakglass.config.model import ChatSettings, Vm
 from breakglass.demo.proxmox.world import World

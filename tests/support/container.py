@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from breakglass.claude.network import enter_network
+from breakglass.claude.apart import enter_network
 
 from .chroot import base
 from .documents import ROOT

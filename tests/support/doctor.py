@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from breakglass.findings import ERROR, Finding
+from breakglass.base.findings import ERROR, Finding
 
 from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
 
@@ -29,11 +29,11 @@ SECONDS = 150.0  # doctor ends within 30, or on a busy machine within the limits
 _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
     "doctor.claude_program.SECONDS": 60.0,
-    "doctor.host_session.CHECK_SECONDS": 60.0,
-    "doctor.host_session.READ_SECONDS": 30.0,
+    "doctor.host_check.CHECK_SECONDS": 60.0,
+    "doctor.host_check.READ_SECONDS": 30.0,
     "doctor.host_walk.LOOK_SECONDS": 90.0,
     "doctor.login.ANSWER_SECONDS": 30.0,
-    "doctor.proof.PROOF_SECONDS": 30.0,
+    "doctor.signed.PROOF_SECONDS": 30.0,
     "doctor.sessions.SECONDS": 40.0,
 }
 _SERVE = """

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from breakglass.demo.proxmox.errors import Died
 from breakglass.demo.proxmox.plugin import Plugin
+from breakglass.demo.proxmox.processes import Died
 from breakglass.demo.proxmox.times import SECONDS, scaled, seconds
 
 # --- requesting a failure ---

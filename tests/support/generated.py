@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS
-from breakglass.verbs import READS
-from breakglass.verbs import VERBS as OFFERED
+from breakglass.base.verbs import READS
+from breakglass.base.verbs import VERBS as OFFERED
 
 ROOT = Path(__file__).parent.parent.parent
 _BLOCK = re.compile(r"(?<=// ---- written by ./dev generate from agents/pve/words.py\n).*?(?=// ---- end\n)", re.DOTALL)

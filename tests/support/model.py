@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import cast
 
-from breakglass.demo.model import server as demo
-from breakglass.demo.model.answers import Default, Json, texts
+from breakglass.demo import messages_api as demo
+from breakglass.demo.answers import Default, Json, texts
 
 # The values of `fail`; also "mute" (never a byte), "html" (a captive portal), and in the middle of the stream "reset",
 # "silence", "cut".

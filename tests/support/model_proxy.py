@@ -31,7 +31,7 @@ MESSAGES = "/v1/messages?beta=true"
 _START = """
 import json, os, socket, sys
 sys.path.insert(0, sys.argv[1])
-from breakglass.claude.model_proxy import start_model_proxy
+from breakglass.claude.side_processes import start_model_proxy
 from breakglass.claude.processes import PR_SET_DUMPABLE, prctl
 from breakglass.config.model_api import ModelApi
 api, uid = json.loads(sys.stdin.readline())

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from breakglass import pairing
+from breakglass.config import pairing
 
 from .browser import Stage
 from .service import ACCOUNT

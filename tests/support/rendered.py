@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from breakglass.web.counters import Counters
+from breakglass.server.counters import Counters
 
 
 def families(text: str) -> dict[str, Metric]:

@@ -28,7 +28,7 @@ Event = dict[str, Any]
 KEYS = ("operator", "operator2", "viewer")
 METRICS_TOKEN = "bgt_" + "m" * 43
 # What became of a proposal is looked up within 3 s, and a busy host may need longer.
-PATIENT = "from breakglass.chat import proposals; proposals.SECONDS = 60"
+PATIENT = "from breakglass.chat import turn_requests; turn_requests.SECONDS = 60"
 
 
 def fake(*steps: Mapping[str, object]) -> str:

@@ -5,9 +5,9 @@ import sys
 
 from breakglass.claude import commands
 from breakglass.claude.apart import set_apart
-from breakglass.claude.model_proxy import start_model_proxy
 from breakglass.claude.processes import fork_child, start_program
 from breakglass.claude.runner_job import RunnerJob
+from breakglass.claude.side_processes import start_model_proxy
 from breakglass.claude.start import listen_for_model
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from breakglass.auth.signing import BEARER, Caller, Signed
+from breakglass.base.errors import BadRequest, BreakglassError, Forbidden, StaleTimestamp, WrongHandler
+from breakglass.base.verbs import VERBS
 from breakglass.config.model import Address, Config, Host, Vm
-from breakglass.errors import BadRequest, BreakglassError, Forbidden, StaleTimestamp, WrongHandler
-from breakglass.verbs import VERBS
 from breakglass.web.admission import admit
 from breakglass.web.bodies import VerbBody
 

@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.alerts.captures import Plan, job_id, plan, why
 from breakglass.alerts.payloads import MOST_ALERTS, SENDERS, Alert, read_payload
-from breakglass.alerts.rules import Rule
+from breakglass.alerts.rules import Plan, Rule, job_id, plan, why
 from breakglass.auth.signing import ID
-from breakglass.errors import BadRequest, Unreached
-from breakglass.text import REASON_BYTES
+from breakglass.base.errors import BadRequest, Unreached
+from breakglass.base.text import REASON_BYTES
 from breakglass.web.alert import MOST_WAITING, make_plan, with_link
 from breakglass.web.replies import error_reply
 

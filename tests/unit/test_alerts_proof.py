@@ -20,9 +20,9 @@ from breakglass.auth.signing import (
     verify_bearer,
     verify_grafana,
 )
+from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
 from breakglass.config.model import Config
-from breakglass.errors import Unauthorized
 
 from ..support.service import SSH_KEY
 

@@ -4,15 +4,7 @@ import json
 
 import pytest
 
-from breakglass.allowance import (
-    ANSWER_BYTES,
-    LINE_BYTES,
-    TOO_LONG,
-    UNASKED,
-    UNASKED_BYTES,
-    Allowance,
-    weight,
-)
+from breakglass.base.allowance import ANSWER_BYTES, LINE_BYTES, TOO_LONG, UNASKED, UNASKED_BYTES, Allowance, weight
 
 MIB = 1024 * 1024
 

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.words import ANYWAY, PROVES
-from breakglass.errors import BadRequest
-from breakglass.text import cut_utf8
-from breakglass.verbs import VERBS
+from breakglass.base.errors import BadRequest
+from breakglass.base.text import cut_utf8
+from breakglass.base.verbs import VERBS
 from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
 from ..support.any_json import any_objects

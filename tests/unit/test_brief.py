@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from breakglass.base.verbs import VERBS
 from breakglass.claude.brief import build_agents, describe_vm, list_tool_rules
 from breakglass.claude.command import BRIEF
 from breakglass.claude.events import find_proposed_verb
 from breakglass.config.model import Address, Host, Vm
-from breakglass.verbs import VERBS
 
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power", "reading")
 VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"))

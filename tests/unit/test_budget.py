@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 
 import breakglass.agents.pve.budget as agent
-import breakglass.budget as handler
-from breakglass import audit, client
-from breakglass.agents.pve.check import allow, answer, reading
+import breakglass.base.budget as handler
+from breakglass import client
+from breakglass.agents.pve.check import by_hand, reading
 from breakglass.agents.pve.forensics import screen
 from breakglass.agents.pve.host.cluster import CLUSTER_SECONDS
 from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
+from breakglass.base import audit
 from breakglass.cli import doctor as cli_doctor
 from breakglass.cli import serve
 from breakglass.doctor import alerts, chat, claude_program, configuration, hosts, keys, model_api, sessions, signed
 from breakglass.proxmox import run
 from breakglass.proxmox.connect import CONNECT_SECONDS
-from breakglass.web import alert, draining, server
+from breakglass.server import server
+from breakglass.web import alert
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
 PLACES = (alerts, chat, claude_program, keys, model_api, sessions)  # of doctor, each with SECONDS
@@ -31,7 +33,7 @@ def unit(name: str, setting: str) -> float:
 
 
 READS = [DEADLINES[verb] for verb in ("status", "ping", "history", "job", "screen", "check")]
-STOPPING = draining.ANSWER_SECONDS + server.SHUTDOWN_SECONDS + serve.LAUNCHER_SECONDS + audit._STOP_SECONDS
+STOPPING = server.ANSWER_SECONDS + server.SHUTDOWN_SECONDS + serve.LAUNCHER_SECONDS + audit._STOP_SECONDS
 OUTLASTS = {
     # the host agent
     "stop, its longest": (DEADLINES["stop"], agent.HA_STOP_SECONDS + agent.LADDER_SECONDS + agent.EVIDENCE_SECONDS),
@@ -45,8 +47,8 @@ OUTLASTS = {
     "where": (DEADLINES["where"], agent.WHERE_SECONDS),
     "ping": (DEADLINES["ping"], CLUSTER_SECONDS + RESTORE_SECONDS),
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
-    "the last look of a check": (answer.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
-    "the list of VMs": (answer.SPARE_SECONDS, allow.VMLIST_SECONDS),
+    "the last look of a check": (by_hand.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
+    "the list of VMs": (by_hand.SPARE_SECONDS, by_hand.VMLIST_SECONDS),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),
     # the handler, and the host agent
     "a read": (handler.FIRST_SECONDS, max(READS)),
@@ -72,7 +74,7 @@ OUTLASTS = {
     "the disk": (handler.ALL_SECONDS, max(configuration.DISK_SECONDS, hosts.DIGEST_SECONDS)),
     "a proxy's patience": (handler.LOOK_SECONDS, handler.HOLD_SECONDS),
     "a host": (handler.LOOK_SECONDS, handler.CHECK_SECONDS),
-    "a host's check": (handler.CHECK_SECONDS, DEADLINES["check"] - answer.SPARE_SECONDS),
+    "a host's check": (handler.CHECK_SECONDS, DEADLINES["check"] - by_hand.SPARE_SECONDS),
     "a host's ping and where": (handler.READ_SECONDS, max(DEADLINES["ping"], DEADLINES["where"])),
     "a status": (signed._STATUS_SECONDS, CONNECT_SECONDS),
 }

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.base.findings import ConfigError
 from breakglass.cli.keys.revoke import find_lines
 from breakglass.config import sources
 from breakglass.config.load import load_config
 from breakglass.config.model import Config
-from breakglass.config.reload import check_change
-from breakglass.findings import ConfigError
+from breakglass.config.warnings import check_change
 
 from .test_config import GOOD, HOST, OPERATOR, SESSIONS, VM, whsec
 

@@ -8,8 +8,8 @@ import pytest
 
 from breakglass.auth.challenge import SECONDS, check_time
 from breakglass.auth.signing import Caller, Signed, secret_bytes
+from breakglass.base.errors import StaleTimestamp
 from breakglass.client import Signer, VerbCall, call, new_id
-from breakglass.errors import StaleTimestamp
 
 from ..support.service import Reply, Service
 

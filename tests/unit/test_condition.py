@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from breakglass.auth.signing import Caller
-from breakglass.condition import GENERAL, Condition
+from breakglass.base.findings import error
 from breakglass.config.model import Config
-from breakglass.findings import error
+from breakglass.server.condition import GENERAL, Condition
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 AT = NOON.timestamp()

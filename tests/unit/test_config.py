@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.base.findings import ConfigError, Finding
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
-from breakglass.config.secret_files import read_secret
-from breakglass.findings import ConfigError, Finding
+from breakglass.config.sources import read_secret
 
 from ..support.service import SSH_KEY
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from breakglass.base.findings import ConfigError, error
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
-from breakglass.findings import ConfigError, error
 
 from ..support.service import SSH_KEY, new_ssh_key
 from .test_config import (

@@ -2,9 +2,9 @@
 
 import pytest
 
+from breakglass.base.findings import error, ok
 from breakglass.config.model import Address, Host, Vm
-from breakglass.doctor.vm_place import VmFindings, VmPlace, find_owner, judge_vm, read_place
-from breakglass.findings import error, ok
+from breakglass.doctor.host_agent import VmFindings, VmPlace, find_owner, judge_vm, read_place
 
 HOSTS = tuple(Host(f"h{number}", Address("root", f"192.0.2.{number}"), "") for number in (1, 2, 3))
 VM = Vm("devvm", 102, HOSTS)

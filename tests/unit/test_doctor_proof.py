@@ -6,16 +6,16 @@ from contextlib import suppress
 
 import pytest
 
-import breakglass.doctor.proof
+import breakglass.doctor.signed
 from breakglass.client import Signer
 from breakglass.config.model import Address, Host, Vm
-from breakglass.doctor.proof import _Proof
+from breakglass.doctor.signed import _Proof
 
 
 @pytest.mark.slow
 async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its headers come byte by byte, so no step is late; doctor ends all the same, and says what is not proven."""
-    monkeypatch.setattr(breakglass.doctor.proof, "PROOF_SECONDS", 1.0)
+    monkeypatch.setattr(breakglass.doctor.signed, "PROOF_SECONDS", 1.0)
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)  # doctor may be over before it connects

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from breakglass.base.findings import Finding, ok
 from breakglass.doctor.walk import walk
-from breakglass.findings import Finding, ok
 
 
 async def hangs(_: Any) -> AsyncIterator[Finding]:

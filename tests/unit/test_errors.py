@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from breakglass import errors
-from breakglass.chat import errors as chat_errors
+from breakglass.base import errors
+from breakglass.base.errors import BreakglassError, Unauthorized, Unreached
+from breakglass.base.findings import ConfigError
+from breakglass.base.findings import error as found
+from breakglass.chat import request as chat_errors
 from breakglass.config.model import Address, Host
-from breakglass.errors import BreakglassError, Unauthorized, Unreached
-from breakglass.findings import ConfigError
-from breakglass.findings import error as found
 from breakglass.proxmox.connect import unreached
 from breakglass.web.replies import error_reply
 

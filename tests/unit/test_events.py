@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from breakglass.base.framer import Framer
+from breakglass.base.text import first_sentence
 from breakglass.claude.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
 from breakglass.claude.failures import End
-from breakglass.framer import Framer
-from breakglass.text import first_sentence
 
 from ..support.any_json import any_objects, edited_objects
 

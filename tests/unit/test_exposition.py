@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from breakglass import counts
-from breakglass.chat import errors as chat_errors
-from breakglass.counts import StageClock
-from breakglass.errors import BreakglassError
+from breakglass.base import counts
+from breakglass.base.counts import StageClock
+from breakglass.base.errors import BreakglassError
+from breakglass.chat import request as chat_errors
 from breakglass.proxmox.outcome import HTTP_STATUS
-from breakglass.web.counters import OUTCOMES, TURN_OUTCOMES, Counters
-from breakglass.web.exposition import Snapshot, render
-from breakglass.web.metrics import SHARE, Scrapes
+from breakglass.server.counters import OUTCOMES, TURN_OUTCOMES, Counters
+from breakglass.server.exposition import Snapshot, render
+from breakglass.server.metrics import SHARE, Scrapes
 
 from ..deploy.test_monitoring import healthy
 from ..support.rendered import counted, series

@@ -19,7 +19,7 @@ from breakglass.agents.pve.check.findings import (
     judge_room,
     judge_shadow,
 )
-from breakglass.agents.pve.check.sshd_settings import find_key_files, judge_sshd, parse_settings
+from breakglass.agents.pve.check.root_login import find_key_files, judge_sshd, parse_settings
 
 USER = "breakglass"
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from breakglass.agents.pve.grammar import LINE_CHARS, NOTE_BYTES, Malformed, Request, escape, parse_line
 from breakglass.agents.pve.words import VERBS
 from breakglass.auth.signing import Caller
+from breakglass.base.text import REASON_BYTES
+from breakglass.base.verbs import VERBS as WORDS_FOR_PEOPLE
 from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, job_line, verb_line
-from breakglass.text import REASON_BYTES
-from breakglass.verbs import VERBS as WORDS_FOR_PEOPLE
 
 ID = "msg_12345678"
 # PROTOCOL section 4, written out once more: what the agent's own expression has to agree with.

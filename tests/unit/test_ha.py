@@ -10,7 +10,7 @@ from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha
 from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line, ha_outlook
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.host.cluster import Cluster, node_name
-from breakglass.agents.pve.host.ha import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
+from breakglass.agents.pve.host.vm_config import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
 
 
 @pytest.mark.parametrize(

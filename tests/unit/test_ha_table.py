@@ -13,8 +13,8 @@ from breakglass.agents.pve.forensics import ha_daemons
 from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha, find_silence
 from breakglass.agents.pve.forensics.outlook import ha_outlook
 from breakglass.agents.pve.host.cluster import Cluster, _read_cluster, node_name
-from breakglass.agents.pve.host.ha import HA_SERVICES, ha_manages, ha_restarts
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.vm_config import HA_SERVICES, ha_manages, ha_restarts
 from breakglass.agents.pve.jobs.job import Job
 from breakglass.agents.pve.jobs.result import Ended
 from breakglass.agents.pve.jobs.store import JobStore, Record

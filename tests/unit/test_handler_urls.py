@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.config.handler_urls import is_loopback, normal_url, page_link
+from breakglass.config.server import is_loopback, normal_url, page_link
 
 SAME = {  # docs/protocol.md, section 2: what is written, and its normal form
     "https://a.example": "https://a.example/",

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breakglass.allowance import LINE_BYTES, TOO_LONG
+from breakglass.base.allowance import LINE_BYTES, TOO_LONG
+from breakglass.base.errors import Lost
+from breakglass.base.framer import Framer
 from breakglass.config.model import Address, Host
-from breakglass.errors import Lost
-from breakglass.framer import Framer
 from breakglass.proxmox.channel import LINES_AT_ONCE, Channel
 from breakglass.proxmox.link import open_link
 from breakglass.proxmox.outcome import Message

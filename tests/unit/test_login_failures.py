@@ -5,7 +5,7 @@ import pytest
 from breakglass.config.model import Address, Host
 from breakglass.doctor.host_agent import judge_clock
 from breakglass.doctor.hosts import as_sentence
-from breakglass.doctor.login_failures import Failure, judge_failure
+from breakglass.doctor.key_rights import Failure, judge_failure
 
 HOST = Host("pve1", Address("breakglass", "pve1.example.org"), "KEY", host_keys=("ssh-ed25519 AAAA",))
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass import audit
-from breakglass.alerts.captures import Capture
+from breakglass.alerts.rules import Capture
 from breakglass.auth.signing import fingerprint
+from breakglass.base import audit
+from breakglass.base.isolated import isolated_command
 from breakglass.config.model import Vm
-from breakglass.isolated import isolated_command
 from breakglass.web.alert import _status
-from breakglass.web.client_address import client_address
+from breakglass.web.client_headers import client_address
 
 ROOT = Path(__file__).parent.parent.parent
 WRITERS = ("note", "note_at_once", "log_line", "as_line")

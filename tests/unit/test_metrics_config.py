@@ -3,8 +3,8 @@
 import pytest
 
 from breakglass.auth.signing import verify_bearer
+from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
-from breakglass.errors import Unauthorized
 
 from .test_config import GOOD, problems, read
 

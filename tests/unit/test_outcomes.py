@@ -9,6 +9,7 @@ import pytest
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
 from breakglass.auth.signing import Caller
+from breakglass.base.verbs import VERBS
 from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.outcome import (
     HTTP_STATUS,
@@ -19,7 +20,6 @@ from breakglass.proxmox.outcome import (
     rejected_answer,
 )
 from breakglass.proxmox.request import VerbRequest
-from breakglass.verbs import VERBS
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "key", host_keys=("ssh-ed25519 AAAA",))

@@ -1,6 +1,6 @@
 """How long the host may take: a fixed time until its first message, then what it says itself, and some grace."""
 
-from breakglass.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
+from breakglass.base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 from breakglass.proxmox.patience import Patience, backoff_seconds, first_pause, refusal_seconds
 
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from breakglass.web.preferences import accepts_gzip, preferred_wait
+from breakglass.web.client_headers import accepts_gzip, preferred_wait
 
 WAITS: dict[str, int] = {
     "wait=10": 10,

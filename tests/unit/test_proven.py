@@ -2,7 +2,7 @@
 
 import pytest
 
-from breakglass.proven import describe_openly, newer_proven, read_proven
+from breakglass.base.proven import describe_openly, newer_proven, read_proven
 from breakglass.proxmox.handshake import read_handshake
 
 TOLD = {"at": "2026-11-27T03:12:09Z", "by": "doc@home", "how": "doctor", "vm": 102}

@@ -2,7 +2,7 @@
 
 import os
 
-from breakglass.claude.readers import Readers
+from breakglass.claude.runner_io import Readers
 
 
 def test_a_number_that_is_used_again_is_not_read_for_what_was_ready_before() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from breakglass.auth.signing import Caller
+from breakglass.base.errors import Unreached
 from breakglass.config.model import Address, Host, Vm
-from breakglass.errors import Unreached
 from breakglass.proxmox.request import VerbRequest
 from breakglass.web.reads import MOST_READS, ReadsUnderWay
 

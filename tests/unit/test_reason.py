@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from breakglass.reasons import reason
+from breakglass.base.reasons import reason
 
 REASONS: dict[str, tuple[Exception, str]] = {
     "asyncio's": (OSError(errno.EHOSTUNREACH, "Connect call failed ('192.0.2.10', 22)"), "No route to host"),

@@ -14,8 +14,8 @@ from breakglass.agents.pve.check.root_login import (
     judge_root_files,
     judge_root_shadow,
     judge_root_sshd,
+    parse_settings,
 )
-from breakglass.agents.pve.check.sshd_settings import parse_settings
 
 HANDLER = "192.0.2.50"
 BLOCK = f"""\

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
-from breakglass.chat.errors import SessionElsewhere, SessionInvalid
+from breakglass.chat.request import SessionElsewhere, SessionInvalid
 from breakglass.chat.sessions import Session, check_directory, is_sid, seal, unseal
 
 OLD, NEW = "o" * 32, "n" * 32

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 import breakglass
 from breakglass.auth.signing import Caller, Headers, Signed, check_age, secret_bytes, sign, verify
-from breakglass.errors import StaleTimestamp, Unauthorized
+from breakglass.base.errors import StaleTimestamp, Unauthorized
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = secret_bytes(SECRET)

@@ -1,12 +1,141 @@
-"""The commands for a person at the host: `check` verifies the installation, `allow` adds a VM to the key lines."""
+"""`check` for a person at the host and as a verb, and `allow`, which adds a VM to the key lines."""
 
 import argparse
-from collections.abc import Callable
+import fcntl
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
-from ..vm_list import parse_vm_list
-from .allow import allow
-from .check import check
-from .findings import ERROR, printable
+from ..host.bounded import ask_or_none
+from ..host.cluster import parse_vmlist
+from ..host.paths import Key
+from ..jobs.result import Result
+from ..jobs.store import JobStore
+from ..vm_list import LIST_CHARS, parse_vm_list
+from ..words import DEADLINES, DONE
+from .check import check, check_host
+from .findings import ERROR, Finding, error, ok, printable
+from .key_lines import parse_key_lines, replace_vms, served_vms
+from .one_vm import check_vm
+from .root_login import KEY_FILE
+
+# --- `breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
+#
+# The account has uid 0, so nothing but the number may change: the file is read and written byte for byte. The recipe
+# of `breakglass host install-commands` and this command lock the directory meanwhile: of two edits at once, none is
+# lost.
+
+VMLIST_SECONDS = 3.0
+_NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
+_RECIPE = "run the commands that `breakglass host install-commands` prints"
+
+
+def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
+    """Add a VM to the `--vms` of each line of ours in the account's key file; yield what was done."""
+    path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
+    if "/" in user:
+        yield error(
+            f'"{user}" is not the name of an account; nothing was changed', "name the one that the keys log in to"
+        )
+        return
+    if os.path.islink(path):
+        yield error(f"{path} is a link; nothing was changed", "put a file in its place")
+        return
+    if _is_container(root, vmid):
+        yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
+        return
+    try:
+        with _lock_directory(os.path.dirname(path)):  # not before /etc/pve was asked: its child may stay and hold it
+            findings = _edit(path, vmid)
+    except OSError as failure:
+        findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
+    yield from findings
+
+
+@contextmanager
+def _lock_directory(path: str) -> Iterator[None]:
+    """Hold the lock of a directory of key files; wait for another edit to end. A file can't be: it is replaced."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _edit(path: str, vmid: int) -> list[Finding]:
+    """Add a VM to a key file; return what was done. Raises OSError for a file that can't be read."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        text, status = file.read(), os.fstat(file.fileno())
+    more, findings = add_vm(text, vmid)
+    if more != text:
+        try:
+            _replace(path, more, status)
+        except OSError as failure:
+            return [error(f"{path} can't be written, so it is as it was: {failure}", "mend that, and run this again")]
+    return findings
+
+
+def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
+    """Return the text of a key file with one more VM in each line of ours, and a finding a line.
+
+    Lines whose lists differ otherwise belong to different people: none of them is changed.
+    """
+    raw, findings = text.split("\n"), []
+    ours = [(line, served) for line in parse_key_lines(text) if (served := served_vms(line))]
+    lists = {str(served.with_vm(vmid)) for _, served in ours if not served.is_every}
+    if len(lists) > 1:
+        shown = "; ".join(f"line {line.number}: {served}" for line, served in ours)
+        return text, [error(f"the lines serve different VMs, so none was changed ({shown})", f"add {vmid} by hand")]
+    if any(len(vms) > LIST_CHARS for vms in lists):
+        message = f"the list of VMs would be longer than {LIST_CHARS} characters, so nothing was changed"
+        return text, [error(message, "write ranges, or --vms all, by hand")]
+    for line, served in ours:
+        if vmid in served:
+            findings.append(ok(f"line {line.number} serves VM {vmid} already: {served}"))
+            continue
+        more = served.with_vm(vmid)
+        raw[line.number - 1] = replace_vms(raw[line.number - 1], line, more)
+        findings.append(ok(f"line {line.number} serves VM {more} now"))
+    return "\n".join(raw), findings or [error(_NO_LINE, _RECIPE)]
+
+
+def _is_container(root: str, vmid: int) -> bool:
+    """Tell whether the cluster has a container of this number; False also where /etc/pve does not answer."""
+
+    def read() -> str:
+        try:
+            with open(f"{root}/etc/pve/.vmlist", encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    entry = parse_vmlist(str(ask_or_none(read, VMLIST_SECONDS) or "")).get(vmid)
+    return entry is not None and entry.is_container
+
+
+def _replace(path: str, text: str, status: os.stat_result) -> None:
+    """Replace a file by one of the same owner and mode, which is on the disk before it has the name."""
+    draft = f"{path}.{os.getpid()}"
+    try:
+        with open(draft, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            os.fchown(file.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+# --- The commands for a person at the host: `check` verifies the installation, `allow` adds a VM to the key lines.
 
 
 def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -38,3 +167,38 @@ def _vm_number(text: str) -> int:
     if number is None:
         raise argparse.ArgumentTypeError("name one VM, like 103")
     return number
+
+
+# --- What the verb `check` answers: the findings about the host, or about one VM on it ---
+
+SPARE_SECONDS = 6.0  # of the deadline: what is looked at last may take as long
+
+
+def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:
+    """Return the findings as lines, as `breakglass-pve check` prints them, and as a field of the result."""
+    findings = map(asdict, _findings_in_time(key, vm))
+    found = [{name: printable(text) for name, text in finding.items()} for finding in findings]
+    last = JobStore(key.host(vm)).last if vm else None
+    result = Result(DONE, last=last, stage="check", extra={"findings": found})
+    return "\n".join(str(Finding(**finding)) for finding in found), result
+
+
+def _findings_in_time(key: Key, vm: int | None) -> Iterator[Finding]:
+    """Yield the findings until the time is nearly over; a host of which many parts hang is no reason for no answer."""
+    until = time.monotonic() + DEADLINES["check"] - SPARE_SECONDS
+    for finding in check_vm(key.host(vm)) if vm else _check_host(key):
+        yield finding
+        if time.monotonic() > until:
+            sentence = "not everything was checked: the host answers too slowly"
+            yield error(sentence, "mend what does not answer, then run breakglass-pve check on the host")
+            return
+
+
+def _check_host(key: Key) -> Iterator[Finding]:
+    """Check the host and the account that the key logged in to, which sshd names.
+
+    Below --root, as in the demo, there are no accounts, and sshd's settings are another system's.
+    """
+    if key.root:
+        return check_host(key.host(0))
+    return check("", os.environ.get("LOGNAME"), os.path.abspath(sys.argv[0]))

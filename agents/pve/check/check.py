@@ -14,7 +14,6 @@ from functools import partial
 from ..host.bounded import ask_or_none
 from ..host.cluster import cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
-from .chains import check_chains
 from .findings import (
     OK,
     Finding,
@@ -43,6 +42,7 @@ from .one_vm import judge_cluster
 from .reading import (
     FILE_SECONDS,
     LOCAL,
+    check_chains,
     count_inodes,
     count_room,
     read_in_time,
@@ -54,14 +54,15 @@ from .reading import (
 from .root_login import (
     KEY_FILE,
     find_handler_addresses,
+    find_key_files,
     judge_bashrc,
     judge_other_accounts,
     judge_root_account,
     judge_root_files,
     judge_root_shadow,
     judge_root_sshd,
+    judge_sshd,
 )
-from .sshd_settings import find_key_files, judge_sshd
 
 RUN_ROOM = 16 * 1024 * 1024  # in /run, of which the last 20 jobs may keep as much
 ARCHIVE_ROOM = 64 * 1024 * 1024  # a few captures with their pictures

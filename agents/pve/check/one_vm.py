@@ -5,15 +5,14 @@ Each rule is one of power/preflight.py and power/locked.py. A finding refuses no
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..forensics.copy import describe_copy
 from ..forensics.ha_daemons import find_dead_ha
+from ..forensics.leftovers import describe_copy
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.outlook import ha_by_hand, ha_line
 from ..host.cluster import Cluster, cluster_view, is_stale_copy, node_name
-from ..host.ha import AT_REST, MOVING, ha_manages, ha_stuck
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, Owner, find_lock_owner, flock_holders
-from ..host.vm_config import current_options
+from ..host.vm_config import AT_REST, MOVING, current_options, ha_manages, ha_stuck
 from ..jobs.mutex import Lock
 from ..jobs.store import JobStore, describe_holder
 from ..words import CONTAINER_SENTENCE

@@ -13,8 +13,7 @@ from dataclasses import asdict, replace
 from ..budget import EVIDENCE_SECONDS
 from ..grammar import Request
 from ..host.cluster import node_name
-from ..host.files import boottime, read_json, write_atomic
-from ..host.paths import Host
+from ..host.paths import Host, boottime, read_json, write_atomic
 from ..host.process import describe_process
 from ..host.qmp import QmpError, QmpSilent
 from ..host.vmstate import Facts, describe_sources, observe, read_pid, vm_state

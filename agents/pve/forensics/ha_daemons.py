@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 
 from ..budget import HA_TAKES_SECONDS
 from ..host.cluster import Cluster, cluster_view, node_name
-from ..host.ha import HA_SERVICES, ha_manages
 from ..host.paths import Host
 from ..host.pve_tasks import flock_holders
+from ..host.vm_config import HA_SERVICES, ha_manages
 from .outlook import ha_line, ha_proof
 
 SILENT_SECONDS = 180.0  # the manager of another node takes over about two minutes after the last word of a dead one

@@ -1,8 +1,4 @@
-"""What is left of a VM that was seen stopped, told from the QEMU of a start that is at work.
-
-A new QEMU is in the VM's scope before it answers, and `qm start` holds the VM's lock file for as long. So the lock file
-and the state are read after the processes: a start that has ended in between shows as a VM that runs.
-"""
+"""What is left of a VM that was seen stopped, or runs as a stale copy of one that is on another node."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +6,11 @@ from dataclasses import dataclass
 from ..host.paths import Host
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.vmstate import Facts, leftover_pids, observe, vm_state
+
+# --- What is left of a VM that was seen stopped, told from the QEMU of a start that is at work ---
+#
+# A new QEMU is in the VM's scope before it answers, and `qm start` holds the VM's lock file for as long. So the lock
+# file and the state are read after the processes: a start that has ended in between shows as a VM that runs.
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,26 @@ def find_leftovers(host: Host) -> Leftovers:
     if vm_state(facts) != "stopped":
         return Leftovers(facts=facts)
     return Leftovers(tuple(leftover_pids(host)))
+
+
+# --- The sentence and the evidence about a stale copy, a QEMU of a VM whose configuration is on another node. Pure.
+#
+# `qm` does not end it. Without HA it finds no configuration here; under HA `qm stop` only asks HA, which then stops
+# the VM on the other node (API2/Qemu.pm, vm_stop).
+
+
+def describe_copy(vmid: int, here: str, node: str, ha: str) -> tuple[str, ...]:
+    """Return a verdict's sentence, its advice, which is empty, and its evidence with the two ways out for a person.
+
+    `ha` is the state requested of HA: the configuration of a VM under HA must not be moved by hand.
+    """
+    conf = f"qemu-server/{vmid}.conf"
+    keep = f"mv /etc/pve/nodes/{node}/{conf} /etc/pve/nodes/{here}/{conf}"
+    return (
+        f"a QEMU of VM {vmid} still runs on {here}, but the VM's configuration is on node {node}; send stop to "
+        "end this QEMU first",
+        "",
+        f"/etc/pve/.vmlist names {node}, and no migration is under way",
+        f"by hand on {here}, to end this QEMU, because qm can't: kill $(cat /run/qemu-server/{vmid}.pid)",
+        *(() if ha else (f"by hand, to keep this QEMU, only if the VM does not run on {node}: {keep}",)),
+    )

@@ -3,7 +3,7 @@
 The rules are those of power/preflight.py and power/locked.py. A fact that the evidence does not have is no obstacle.
 """
 
-from ..host.ha import ha_stuck
+from ..host.vm_config import ha_stuck
 from .evidence import Evidence
 from .outlook import HA_CURE
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator
 
 from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, is_stale_copy, node_name
-from ..host.files import read_json
-from ..host.paths import Host
+from ..host.paths import Host, read_json
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
 from ..host.vm_config import disk_storages, pending_options
 from .ha_daemons import find_dead_ha

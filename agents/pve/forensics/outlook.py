@@ -3,7 +3,7 @@
 docs/ha.md has every state, and the lines of pve-ha-manager that these sentences follow.
 """
 
-from ..host.ha import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
+from ..host.vm_config import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
 
 HA_CURE = "run systemctl start pve-ha-crm pve-ha-lrm"
 _FROZEN = "HA leaves the VM as it is until HA is armed again, or the node's pve-ha-lrm runs again"

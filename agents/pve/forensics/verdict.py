@@ -7,13 +7,11 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 from ..host.process import join_items
 from ..jobs.result import Verdict
 from ..words import STALE_COPY
-from .advice import advise_nothing, advise_verb
-from .copy import describe_copy
 from .evidence import WATCHED_SECONDS, Evidence
+from .leftovers import describe_copy
 from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .proof import host_lines, lock_lines, optional_line, storage_lines, thread_lines
-from .verdict_running import judge_running, judge_storage_hung
-from .verdict_stopped import judge_stopped
+from .verdict_by_state import advise_nothing, advise_verb, judge_running, judge_stopped, judge_storage_hung
 
 # QEMU's RunStates (qapi/run-state.json) in which the guest's processors stand still: (fault, what to do, advised verb).
 _STANDING = {

@@ -13,9 +13,8 @@ from functools import reduce
 from operator import getitem
 
 from .bounded import ask_or_none
-from .files import read_json
-from .ha import HA_SERVICES, UNDER_WAY
-from .paths import Host
+from .paths import Host, read_json
+from .vm_config import HA_SERVICES, UNDER_WAY
 from .vmstate import is_here
 
 CLUSTER_SECONDS = 3.0

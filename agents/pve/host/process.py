@@ -7,7 +7,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from .files import boottime, read_small_file, write_atomic
+from .paths import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _MOST_FDS = 4096

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .bounded import ask_or_none
-from .files import read_small_file
-from .paths import Host
+from .paths import Host, read_small_file
 from .process import each_process, process_ticks
 
 TASK_SECONDS = 1.5

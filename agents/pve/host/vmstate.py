@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .bounded import NoAnswerError, ask
-from .files import read_small_file
-from .paths import Host
+from .paths import Host, read_small_file
 from .process import describe_process, leftover_lines, process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 

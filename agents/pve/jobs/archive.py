@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from ..host.bounded import ask_or_none
 from ..host.cluster import node_name
-from ..host.files import boottime, read_json, remove_job_dir, write_atomic
-from ..host.paths import Host
+from ..host.paths import Host, boottime, read_json, remove_job_dir, write_atomic
 from ..host.process import log_error, process_ticks, spawn_detached
 from ..words import DAY
 from .aliases import prune_aliases

@@ -11,8 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..host.files import read_small_file
-from ..host.paths import Host
+from ..host.paths import Host, read_small_file
 
 NO_HASH = "0" * 64
 LINE_BYTES = 4096  # no line is longer

@@ -14,11 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..grammar import Request
-from ..host.files import boottime, read_json, read_small_file, remove_job_dir, write_atomic
-from ..host.paths import Host
+from ..host.paths import Host, boottime, read_json, read_small_file, remove_job_dir, write_atomic
 from ..host.process import process_ticks, read_process
 from ..words import DEADLINES, MUTATING
-from .reserve import fill_reserve, free_part, is_short
+from .mutex import fill_reserve, free_part, is_short
 from .result import Result
 
 

@@ -10,12 +10,12 @@ from functools import partial
 from ..budget import AFTERMATH_BEGINS_SECONDS, AFTERMATH_SECONDS, EVIDENCE_SECONDS, HA_TAKES_SECONDS, LADDER_SECONDS
 from ..forensics.ha_daemons import describe_ha, prove_ha
 from ..host.cluster import cluster_view
-from ..host.ha import ha_manages, ha_restarts
 from ..host.pve_tasks import cleanup_pids, flock_holders
+from ..host.vm_config import ha_manages, ha_restarts
 from ..host.vmstate import Facts, describe_sources, has_process, observe
 from ..jobs.job import Job
 from ..words import DEADLINE, FAILED
-from .endings import failure
+from .begin import failure
 from .locked import LOOK_SECONDS, await_holders
 from .stop import MOST_SECONDS
 

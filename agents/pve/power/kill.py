@@ -25,7 +25,7 @@ from ..host.vmstate import (
 from ..jobs.job import Job
 from ..jobs.result import Ended
 from ..words import DEADLINE
-from .endings import failure
+from .begin import failure
 
 # --- is it gone? -------------------------------------------------------------------------------------------------
 

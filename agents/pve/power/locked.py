@@ -10,7 +10,7 @@ from ..budget import CLEANUP_SECONDS, FLOCK_SECONDS
 from ..host.cluster import Cluster
 from ..host.pve_tasks import Holder, find_lock_owner, flock_holders
 from ..jobs.job import Job
-from .endings import refusal
+from .begin import refusal
 
 LOOK_SECONDS = 0.2
 _PAUSED_FOR_IT = ("paused", "prelaunch")

@@ -8,8 +8,8 @@ from ..forensics.startable import find_start_trouble
 from ..host.bounded import CommandResult
 from ..host.cluster import Cluster, cluster_view
 from ..host.guest_agent import guest_agent_state
-from ..host.ha import AT_REST
 from ..host.pve_tasks import flock_holders
+from ..host.vm_config import AT_REST
 from ..host.vmstate import (
     describe_leftovers,
     describe_sources,
@@ -23,7 +23,7 @@ from ..host.vmstate import (
 from ..jobs.job import Job
 from ..jobs.result import Ended, Result
 from ..words import DEADLINE, DONE, WOULD_NOT_START
-from .endings import ended_from_error, failure
+from .begin import ended_from_error, failure
 from .kill import kill_half_started
 from .locked import await_holders
 from .stop import MOST_SECONDS, refuse_move

@@ -10,15 +10,14 @@ from ..forensics.ha_daemons import describe_ha, find_dead_ha, find_no_return, pr
 from ..forensics.obstacles import TROUBLES
 from ..host.bounded import ask_or_none
 from ..host.cluster import Cluster, cluster_view, is_stale_copy
-from ..host.files import read_small_file, write_atomic
-from ..host.ha import AT_REST, ha_manages, ha_restarts
-from ..host.paths import Host
+from ..host.paths import Host, read_small_file, write_atomic
 from ..host.pve_tasks import Holder, flock_holders
+from ..host.vm_config import AT_REST, ha_manages, ha_restarts
 from ..host.vmstate import Facts
 from ..jobs.job import Job
 from ..jobs.result import Ended
 from ..words import DEADLINE, FAILED
-from .endings import failure
+from .begin import failure
 from .kill import await_gone, describe_survival, is_gone, is_qemu_alive, kill, quit_qemu, terminate
 from .locked import ENDS_WITH_QEMU, await_holders
 

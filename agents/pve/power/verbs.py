@@ -17,8 +17,7 @@ from ..jobs.job import Job
 from ..jobs.result import Ended, Result
 from ..words import DONE, ELSEWHERE, STRANDED, WOULD_NOT_START
 from .aftermath import await_aftermath, await_start_under_way, have_ha_leave_it_off, refuse_return, warn_of_ha
-from .begin import begin_change
-from .endings import ended_from_error, failure, refusal
+from .begin import begin_change, ended_from_error, failure, refusal
 from .kill import is_qemu_alive
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked, refuse_reset, refuse_resume
 from .preflight import (

@@ -13,8 +13,7 @@ from ..budget import QUESTION_SECONDS, RESULT_SECONDS
 from ..grammar import Request
 from ..host.bounded import NoAnswerError, Question
 from ..host.cluster import cluster_view
-from ..host.files import boottime
-from ..host.paths import Host
+from ..host.paths import Host, boottime
 from ..host.process import close_standard_streams
 from ..host.pve_tasks import is_qm_at_work
 from ..host.vmstate import observe, vm_state

@@ -12,8 +12,7 @@ from dataclasses import replace
 from ..forensics.capture import attach_to_capture
 from ..grammar import Malformed, Request, escape, parse_line
 from ..host.bounded import reap_children
-from ..host.files import boottime
-from ..host.paths import Key, log
+from ..host.paths import Key, boottime, log
 from ..host.process import process_start
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore

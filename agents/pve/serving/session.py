@@ -11,8 +11,7 @@ import select
 from collections import deque
 
 from ..grammar import LINE_CHARS, Malformed, parse_line
-from ..host.files import boottime
-from ..host.paths import Key
+from ..host.paths import Key, boottime
 from ..host.process import lock_memory, process_start
 from ..reading.reads import Message
 from ..words import FAILED, MUTATING

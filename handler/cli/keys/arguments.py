@@ -111,7 +111,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _rotate(arguments: argparse.Namespace) -> int:
-    from .rotate import keys_rotate
+    from .new import keys_rotate
 
     return keys_rotate(arguments)
 

@@ -1,24 +1,26 @@
-"""`breakglass keys new`: a file for another caller. The secret is shown this once, or written to a file."""
+"""`breakglass keys new` and `rotate`: a caller and its first secret, and a new secret beside the old one."""
 
 import argparse
 import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
-from ...auth.signing import SIGNATURE
-from ...config.caller_edits import add_caller
-from ...config.callers import DIRECTORY, NAME_HINT, SUFFIX
+from ...auth.signing import SIGNATURE, fingerprint
+from ...base.verbs import ALLOWABLE, READS
+from ...config.caller_edits import add_caller, add_secret, drop_old_secrets, method_setting
+from ...config.callers import AUTH_METHODS, DIRECTORY, KEY_BYTES, NAME_HINT, SUFFIX
+from ...config.load import load_callers
 from ...config.model import is_caller_name, is_vm_name
 from ...config.new_file import caller_text
-from ...config.sources import caller_file
-from ...verbs import ALLOWABLE, READS
-from ..errors import CommandError
-from ..output import DONE, remark, say
+from ...config.sources import caller_file, read_sources
+from ..output import DONE, FAILED, CommandError, remark, say
 from ..reloading import check_reload, reload_handler
-from .configuration import changing, find_config, show_or_take_back
-from .pairing import pair_new
-from .secrets import KEYS, NOUNS, new_secret, secret_file
+from .configuration import KEYS, NOUNS, changing, find_caller, find_config, new_secret, secret_file, show_or_take_back
+from .pairing import pair_new, pair_rotate
+
+# --- `breakglass keys new`: a file for another caller. The secret is shown this once, or written to a file ---
 
 
 def keys_new(arguments: argparse.Namespace) -> int:
@@ -100,3 +102,63 @@ def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[
     what = "shown once: write it" if arguments.out is None else "the secret is in the file: write this"
     remark(f"# {what} to {where}, or below [callers.NAME], and reload the handler (SIGHUP)")
     return DONE
+
+
+# --- `breakglass keys rotate`: a caller gets a new secret beside the old one, and later loses the old one ---
+
+
+def keys_rotate(arguments: argparse.Namespace) -> int:
+    """Give a caller one more secret, which is shown or written to a file; --drop-old ends all but the newest."""
+    check_reload(arguments)
+    file = find_config(arguments)
+    with changing():
+        method = AUTH_METHODS[method_setting(arguments.name, find_caller(file, arguments.name)[0].entry.data)]
+        if arguments.pair:
+            return _pair_rotated(arguments, file, method)
+        return _drop(arguments, file, method) if arguments.drop_old else _add(arguments, file, method)
+
+
+def _add(arguments: argparse.Namespace, file: Path, method: str) -> int:
+    name, secret = arguments.name, new_secret(method)
+    with secret_file(arguments.out, secret):
+        add_secret(file, name, secret)
+        show_or_take_back(arguments, file, secret)
+    where = f"in {arguments.out}" if arguments.out else "shown this once"
+    shown = fingerprint(KEY_BYTES[method](secret))
+    remark(f"{name} has a new {NOUNS[method]}, {shown}, {where}; the old one stays good")
+    end = find_caller(file, name)[0].entry.data.get("not_after")
+    if isinstance(end, datetime):
+        remark(f"its not_after is still {end:%Y-%m-%d}", f"to change that, edit {caller_file(file, name)}")
+    reload_handler(arguments)
+    remark("once the new one is in use, end the old one:", f"breakglass keys rotate {name} --drop-old")
+    return DONE
+
+
+def _pair_rotated(arguments: argparse.Namespace, file: Path, method: str) -> int:
+    if arguments.out or arguments.drop_old:
+        raise CommandError("--pair can't be combined with --out or --drop-old", "leave them out")
+    if method != SIGNATURE:
+        raise CommandError(f"{arguments.name} has no signing key, which a device needs", "pair another caller", FAILED)
+    return pair_rotate(arguments, file)
+
+
+def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
+    name, before = arguments.name, _fingerprints(file, arguments.name)
+    has_dropped, left = drop_old_secrets(file, name)
+    if not has_dropped:
+        remark(f"{name} has one {NOUNS[method]} only, {', '.join(before)}; nothing was changed")
+        return DONE
+    after = _fingerprints(file, name)
+    ended = ", ".join(key for key in before if key not in after)
+    files = f"no longer used, and still there: {', '.join(left)}" if left else ""
+    remark(f"{name} has {', '.join(after)} left; ended: {ended}", files)
+    reload_handler(arguments)
+    return DONE
+
+
+def _fingerprints(file: Path, name: str) -> list[str]:
+    """Return the fingerprint of each secret of a caller, as the log has them. Raises CommandError if it is disabled."""
+    _, usable = load_callers(read_sources(file, os.environ), os.environ)
+    if name not in usable:
+        raise CommandError(f"the entry of {name} has an error", "see breakglass check", FAILED)
+    return [fingerprint(key) for key in usable[name].keys]

@@ -16,20 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ... import pairing
+from ...base.findings import ConfigError
 from ...claude.processes import PR_SET_DUMPABLE, prctl
+from ...config import pairing
 from ...config.caller_edits import EditError, add_caller, add_secret, take_back
-from ...config.pairing_place import read_pairing_place
+from ...config.pairing import FETCHED, GONE, TWICE, read_pairing_place
 from ...config.sources import caller_file
-from ...findings import ConfigError
-from ...pairing import FETCHED, GONE, TWICE
-from ..errors import CommandError, reason
-from ..output import DONE, FAILED, INTERRUPTED, complain, drop_output, remark, say
+from ..output import DONE, FAILED, INTERRUPTED, CommandError, complain, drop_output, reason, remark, say
 from ..reloading import reload_handler
+from .configuration import new_signing_key
 from .pairing_child import KeyDirectory
-from .pairing_target import find_owner, find_page, find_sessions
-from .qr import draw_qr
-from .secrets import new_signing_key
+from .pairing_link import draw_qr, find_owner, find_page, find_sessions
 
 _POLL_SECONDS = 0.3
 

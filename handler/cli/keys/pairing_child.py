@@ -14,10 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ...claude.launched_turn import find_writable
-from ...pairing import DIRECTORY, find_state, leave, withdraw
+from ...config.pairing import DIRECTORY, find_state, leave, withdraw
 from ..account import become
-from ..errors import CommandError, reason
-from ..output import FAILED
+from ..output import FAILED, CommandError, reason
 
 _SECONDS = 10.0  # for one call
 _END_SECONDS = 1.0

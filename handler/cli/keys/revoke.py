@@ -14,8 +14,7 @@ from typing import Any
 from ...config.caller_edits import remove_caller
 from ...config.callers import CallerEntry
 from ...config.sources import caller_file, read_file
-from ..errors import CommandError
-from ..output import DONE, FAILED, remark
+from ..output import DONE, FAILED, CommandError, remark
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_caller, find_config
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 
-from .errors import Died
+from .processes import Died
 from .vm import Vm
 
 _NOT_FOUND = 2  # a command that dies without a task exits with the last errno, here ENOENT; without one, with 255

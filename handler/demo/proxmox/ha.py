@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import qm
-from .errors import Died
 from .plugin import load_plugin
-from .processes import name_perl
+from .processes import Died, name_perl
 from .times import burn
 
 Json = dict[str, object]

@@ -14,12 +14,11 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from ...isolated import isolated_command
+from ...base.isolated import isolated_command
 from . import tasks
-from .errors import Died
 from .ha import Ha, replace_file
 from .plugin import load_plugin
-from .processes import leave_behind, name_of, name_process, processes_of, wait_for_end
+from .processes import Died, leave_behind, name_of, name_process, processes_of, wait_for_end
 from .times import LEAST_FOR_QEMU, SECONDS, seconds
 from .vm import Vm, remove
 

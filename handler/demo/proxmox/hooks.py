@@ -5,8 +5,7 @@ It runs in the worker, without a time limit (pve-guest-common, GuestHelpers.pm, 
 
 import os
 
-from .errors import Died
-from .processes import run_command
+from .processes import Died, run_command
 from .vm import Vm, say
 
 

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from .command_line import activate_volumes, make_command
-from .errors import Died
 from .hooks import run_hook
-from .processes import run_command
+from .processes import Died, run_command
 from .qmeventd import is_dead, watch
 from .times import LEAST_FOR_CLEANUP, LEAST_FOR_KILL, LEAST_FOR_QEMU
 from .vm import Vm, remove, say

@@ -1,14 +1,24 @@
-"""Processes of the stand-ins: their names, the commands that they run, and their background processes.
-
-Every process that a host's commands start has the host's root in its environment, under any later name.
-"""
+"""Processes of the stand-ins: their names, the commands that they run, and the error that ends one."""
 
 import os
 import select
 import signal
 from collections.abc import Iterator
 
-from .errors import Died
+# --- The error that ends a command of Proxmox ---
+
+
+class Died(Exception):
+    """Raised with Proxmox's error message; the command exits with `code`, which for a task is 255."""
+
+    def __init__(self, words: str, code: int = 255) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+# --- Processes of the stand-ins: their names, the commands that they run, and their background processes ---
+#
+# Every process that a host's commands start has the host's root in its environment, under any later name.
 
 ROOT = "BREAKGLASS_DEMO_ROOT"
 

@@ -7,9 +7,8 @@ import os
 import sys
 import time
 
-from .errors import Died
 from .plugin import load_plugin
-from .processes import name_perl
+from .processes import Died, name_perl
 from .times import burn
 
 

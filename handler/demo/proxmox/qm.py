@@ -9,9 +9,8 @@ import os
 import sys
 
 from . import command_line
-from .errors import Died
 from .plugin import load_plugin
-from .processes import name_perl, name_process
+from .processes import Died, name_perl, name_process
 from .times import burn
 from .vm import Vm
 

@@ -5,7 +5,7 @@ import select
 import signal
 from typing import NoReturn
 
-from ...isolated import isolated_command
+from ...base.isolated import isolated_command
 from .processes import name_process
 from .vm import Vm
 

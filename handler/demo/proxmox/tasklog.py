@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import suppress
 
-from .errors import Died
+from .processes import Died
 
 KEPT = 25
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import partial
 
 from . import power
-from .errors import Died
 from .plugin import load_plugin
+from .processes import Died
 from .times import scaled
 from .vm import Vm
 from .worker import run_task

@@ -5,9 +5,8 @@ import os
 import socket
 import time
 
-from ...isolated import isolated_command
-from .errors import Died
-from .processes import run_command
+from ...base.isolated import isolated_command
+from .processes import Died, run_command
 from .times import LEAST_FOR_QEMU, LEAST_FOR_QMP, scaled, seconds
 from .vm_conf import apply_pending, read_section
 

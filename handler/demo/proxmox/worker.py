@@ -15,8 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from . import tasklog
-from .errors import Died
-from .processes import name_process, wait_for_end
+from .processes import Died, name_process, wait_for_end
 from .times import seconds
 from .vm import Vm
 

@@ -20,9 +20,9 @@ from ...agents.bundle import bundle
 from ...agents.pve.host.paths import Host
 from ...agents.pve.host.process import read_process
 from ...agents.pve.jobs.store import JobStore
-from ...isolated import isolated_command
-from .disk import make_disk
+from ...base.isolated import isolated_command
 from .processes import ROOT, end_processes
+from .vm_conf import make_disk
 
 VMID = 102
 STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"

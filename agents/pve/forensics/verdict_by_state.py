@@ -1,0 +1,213 @@
+"""The verdict on a VM that runs, and on one that is stopped. Pure."""
+
+from ..host.process import leftover_lines
+from ..host.vm_config import ha_stuck
+from ..jobs.result import Verdict
+from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
+from .evidence import WATCHED_SECONDS, Evidence
+from .obstacles import dead_ha_clause, obstacle_to, pve_cure, pve_obstacle
+from .outlook import HA_CURE, ha_outlook
+from .proof import (
+    compare_queues,
+    count_noun,
+    cpu_lines,
+    frozen_disks,
+    has_progress,
+    host_lines,
+    lock_lines,
+    optional_line,
+    pve_lines,
+    queue_lines,
+    storage_lines,
+    thread_lines,
+)
+
+# --- The two kinds of verdict: one that advises a verb, and one that advises none ---
+
+
+def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str) -> Verdict:
+    """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it."""
+    lines = (*proof, *pve_lines(evidence))
+    if obstacle := obstacle_to(verb, evidence):
+        return Verdict(code, f"{what}; a {verb} would be refused because {obstacle}", "", lines)
+    return Verdict(code, f"{what}: {do}", verb, lines)
+
+
+def advise_nothing(evidence: Evidence, code: str, sentence: str, *proof: str) -> Verdict:
+    """Return a verdict that advises no verb."""
+    return Verdict(code, sentence, "", (*proof, *pve_lines(evidence)))
+
+
+# --- The verdict on a VM whose QEMU answers and says running ---
+
+_WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /etc/pve, and to a dead HA
+_LOOK = "an idle guest looks the same as a hung one, so look at the console"
+
+
+def judge_running(evidence: Evidence) -> Verdict:
+    """Return the verdict on a running VM, by its disk requests and its guest agent."""
+    held, disks = frozen_disks(evidence)
+    if held:
+        return _judge_requests(evidence, held, disks)
+    verdict = _judge_no_requests(evidence)
+    what, away = verdict.sentence.partition(":")[0], pve_obstacle(evidence)
+    if verdict.code in _WELL and away:
+        sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(evidence)}"
+        return Verdict(evidence.pve or "no-quorum", sentence, "", verdict.evidence)
+    if verdict.code in _WELL and evidence.ha_dead:
+        return Verdict("ha-stuck", f"{what}, but {dead_ha_clause(evidence)}", "", verdict.evidence)
+    return verdict
+
+
+def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
+    """Judge disks that completed none of their requests in flight."""
+    lines = (*queue_lines(evidence, disks), *storage_lines(evidence), *lock_lines(evidence), *host_lines(evidence))
+    if evidence.watched < WATCHED_SECONDS:
+        sentence = (
+            f"QEMU answers with {count_noun(held, 'disk request')} in flight; {evidence.watched:.1f} s is too short to "
+            "tell a slow disk from a frozen one: take forensics"
+        )
+        return advise_nothing(evidence, "guest-silent", sentence, *lines)
+    if evidence.dead_storages:
+        return judge_storage_hung(evidence, *lines)
+    none = "it has not completed" if held == 1 else "none completed"
+    what = (
+        f"QEMU answers, {count_noun(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
+        f"{evidence.watched:.0f} s"
+    )
+    return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
+
+
+def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
+    """Return the verdict that the VM's storage hangs, which forbids every verb that ends QEMU."""
+    sentence = (
+        "the VM's storage does not answer: mend the storage first; don't reset or cycle, because QEMU can't end and no "
+        "start can follow until it answers"
+    )
+    lines = (*proof, *storage_lines(evidence), *optional_line(evidence.source), *thread_lines(evidence))
+    return advise_nothing(evidence, "storage-hung", sentence, *lines)
+
+
+def _judge_no_requests(evidence: Evidence) -> Verdict:
+    proof = (
+        *queue_lines(evidence),
+        *cpu_lines(evidence),
+        *storage_lines(evidence),
+        *lock_lines(evidence),
+        *host_lines(evidence),
+    )
+    if evidence.agent == "frozen":
+        return _judge_frozen(evidence, *proof)
+    if evidence.agent == "answers":
+        return advise_nothing(
+            evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
+        )
+    if evidence.agent == "silent" and has_progress(evidence) and _is_backed_up(evidence):
+        sentence = (
+            "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
+            "again in a minute"
+        )
+        return advise_nothing(evidence, "guest-silent", sentence, *proof)
+    if evidence.agent == "silent" and has_progress(evidence):
+        what = "QEMU answers and disk requests complete, but the guest agent does not"
+        return advise_verb(evidence, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
+    if has_progress(evidence):
+        return advise_nothing(
+            evidence, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
+        )
+    return advise_nothing(evidence, "guest-silent", _silence_sentence(evidence), *proof)
+
+
+def _is_backed_up(evidence: Evidence) -> bool:
+    return evidence.lock == "backup" and evidence.lock_alive is not False
+
+
+def _judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
+    """Judge a guest whose agent has frozen its file systems, as a backup does for a moment, or for good if it dies."""
+    what = "the guest's file systems are frozen, so each service that writes waits"
+    thaw = f"qm guest cmd {evidence.vmid} fsfreeze-thaw"
+    do = f"nothing is lost; run {thaw}"
+    if _is_backed_up(evidence):
+        do = f"a backup does that for a moment, so look again in a minute; if it lasts, run {thaw}"
+    return advise_nothing(evidence, "guest-frozen", f"{what}; {do}", f"by hand: {thaw}", *proof)
+
+
+def _silence_sentence(evidence: Evidence) -> str:
+    if not compare_queues(evidence):
+        return f"QEMU answers; its disks can't be watched (not virtio): {_LOOK}"
+    agent = "; the guest agent does not answer" if evidence.agent == "silent" else ""
+    return f"QEMU answers and no disk request is waiting{agent}: {_LOOK}"
+
+
+# --- The verdict on a VM that is stopped ---
+
+
+def judge_stopped(evidence: Evidence) -> Verdict:
+    """Return the verdict on a stopped VM: advise a start unless an obstacle is known."""
+    source, lines = optional_line(evidence.source), (*lock_lines(evidence), *host_lines(evidence))
+    if evidence.leftovers:
+        return _judge_leftover(evidence)
+    if evidence.container:
+        return advise_nothing(evidence, CONTAINER, CONTAINER_SENTENCE, "/etc/pve/.vmlist says lxc")
+    if evidence.node:
+        return _judge_elsewhere(evidence)
+    if evidence.placeless:
+        sentence = f"no process of the VM is on this node, and {pve_obstacle(evidence)}: another node may have the VM"
+        return advise_nothing(evidence, PLACE_UNKNOWN, sentence, pve_cure(evidence), *source)
+    if away := pve_obstacle(evidence):
+        code = evidence.pve or "no-quorum"
+        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(evidence)} first"
+        return advise_nothing(evidence, code, sentence, *lines)
+    if evidence.config is False:
+        return advise_nothing(evidence, "no-config", "the VM is stopped and has no configuration on any node", *source)
+    if evidence.ha_dead or ha_stuck(evidence.ha, evidence.ha_seen):
+        state = f"in state {evidence.ha_seen}: see ha-manager status before a start"
+        why = f"now, because one of its daemons does not work: {HA_CURE} first" if evidence.ha_dead else state
+        sentence = f"the VM is stopped and HA starts nothing {why}"
+        return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
+    if evidence.lock == "suspended" and not evidence.owners:
+        return advise_verb(evidence, "qemu-stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
+    if evidence.lock or evidence.owners:
+        return advise_nothing(evidence, "stopped-locked", _locked_sentence(evidence), *lines)
+    return advise_verb(
+        evidence, "qemu-stopped", "the VM is stopped", "start it", "start", *source, *host_lines(evidence)
+    )
+
+
+def _judge_elsewhere(evidence: Evidence) -> Verdict:
+    """Judge a VM that another node has. If HA sees that node down, the sentence says what HA does, not "look there"."""
+    outlook, node = _outlook_lines(evidence), evidence.node
+    is_down = evidence.node_seen in ("unknown", "gone", "fence") or evidence.ha_seen in ("fence", "recovery")
+    then = f"; {outlook[0]}" if outlook and is_down else ": look there"
+    sentence = f"the VM is on node {node} now and not on {evidence.here or 'this one'}{then}"
+    lines = (f"/etc/pve/.vmlist names {node}", *outlook, *optional_line(evidence.source))
+    return advise_nothing(evidence, "other-node", sentence, *lines)
+
+
+def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:
+    """Return what HA will do with a VM on another node; without a quorum this node's copy of HA's state is old."""
+    if evidence.quorate is False:
+        return ("this node has no quorum, so it can't tell what HA does with the VM",)
+    seen = (evidence.ha_seen, evidence.node, evidence.node_seen, evidence.ha_goal, evidence.ha_dead)
+    return optional_line(ha_outlook(evidence.ha, *seen))
+
+
+def _judge_leftover(evidence: Evidence) -> Verdict:
+    """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
+    left = count_noun(len(evidence.leftovers), "process")
+    if not evidence.remains or any(", state D" in line for line in evidence.remains):
+        cure = "mend the host's storage, or reboot the host if you can't"
+    else:
+        cure = f"kill {'it' if len(evidence.leftovers) == 1 else 'them'} by hand first"
+    sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
+    return advise_nothing(evidence, "leftover", sentence, *leftover_lines(evidence.leftovers, evidence.remains))
+
+
+def _locked_sentence(evidence: Evidence) -> str:
+    if evidence.starter:
+        return f"the VM is being started, by process {evidence.starter}: look again when that process has ended"
+    if evidence.owners:
+        return "the VM is stopped and another process works on it: wait until that process has ended, then start"
+    if evidence.lock_alive is False:
+        return f"the VM is stopped and locked ({evidence.lock}) by a task that is dead: unlock it by hand, then start"
+    return f"the VM is stopped and locked ({evidence.lock}): check whether its task still runs before a start"

@@ -1,0 +1,55 @@
+"""What happens that is worth a count. Knows nothing of Prometheus: server/counters.py has what counts it.
+
+Only the thread of the event loop counts, and nothing here waits.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from .verbs import VERBS
+
+NOTHING: Mapping[str, float] = {}
+
+
+class Counts:
+    """What is told of each event. This one counts nothing: it is in use until [metrics] is there."""
+
+    def add_request(self, path: str, outcome: str, caller: str = "", verb: str = "") -> None:
+        """Count an answered request to a route of the API."""
+
+    def add_captures(self, source: str, taken: int, attached: int, failed: int) -> None:
+        """Count what became of the captures that a notification asked for."""
+
+    def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
+        """Count a turn that has ended: `ok`, or the code of its error."""
+
+    def add_stages(self, verb: str, stages: Sequence[tuple[str, float]]) -> None:
+        """Count how many seconds each stage of a verb took."""
+
+
+in_use = Counts()
+
+
+class StageClock:
+    """Times the stages of one request's verb by the host's messages, and counts them when its result comes.
+
+    A request that attached to a job gets its old messages at once, and one without a session gets all of them at the
+    end, after the stage `accepted`. Their times say nothing, so they are not counted.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._stage = "" if VERBS[verb].is_job else verb
+        self._since = time.monotonic()
+        self._found: list[tuple[str, float]] = []
+
+    def see(self, message: Mapping[str, object]) -> None:
+        """Take the next message from the host."""
+        if message["type"] == "output":
+            return
+        now = time.monotonic()
+        self._found.append((self._stage, now - self._since))
+        self._stage, self._since = str(message.get("stage", "")), now
+        is_timed = not (message.get("attached") or any(stage == "accepted" for stage, _ in self._found))
+        if message["type"] == "result" and is_timed:
+            in_use.add_stages(self._verb, self._found)

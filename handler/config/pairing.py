@@ -1,0 +1,231 @@
+"""A sealed signing key that waits for a device, and what `keys --pair` needs of the configuration."""
+
+import base64
+import json
+import os
+import re
+import secrets
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..base.findings import ConfigError
+from .load import parse_toml
+from .model import is_caller_name
+from .server import read_server
+from .sources import read_file
+
+# --- Hands a sealed signing key to a device, once, through `sessions.dir/pairing/`. All of it blocks ---
+#
+# `ID` is a key that waits, `ID.fetched` one that was handed out, `ID.twice` one that was asked for again. A rename
+# decides who gets the key, so of two handlers that share the directory, and of two requests, one wins. The handler
+# can't open what it hands out: the one-time key is in the link alone.
+
+SECONDS = 600.0  # a key waits
+DIRECTORY = "pairing"
+PAIRED, PAIRED_TWICE, PAIR_UNKNOWN = "paired", "paired-twice", "pair-unknown"  # outcomes, in the log
+WAITING, FETCHED, TWICE, GONE = "waiting", "fetched", "twice", "gone"  # states of a key, as the command sees it
+GRACE_SECONDS = 60.0  # after `until`, in which the command still sees what became of its key
+ABANDONED_SECONDS = 3600.0  # until a file that says no time is removed
+
+_ID = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
+_OURS = re.compile(r"(\.new-)?[A-Za-z0-9_-]{16}(\.fetched|\.twice)?", re.ASCII)
+_SEALED = re.compile(r"[A-Za-z0-9_-]{60,400}", re.ASCII)
+_MOST_BYTES = 2048  # of a file
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither a link, nor a wait for a pipe's writer
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of a request: the sealed key of a caller, if it is `paired`; otherwise why it is not."""
+
+    outcome: str
+    caller: str = ""
+    sealed: str = ""
+    why: str = ""
+
+
+# --- making ---
+
+
+def new_pairing() -> tuple[str, bytes]:
+    """Return a new id and a new one-time key."""
+    return secrets.token_urlsafe(12), secrets.token_bytes(16)
+
+
+def seal(one_time_key: bytes, pairing_id: str, caller: str, signing_key: str) -> str:
+    """Return a signing key's text, encrypted for this id and this caller."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # a handler never seals
+
+    nonce, bound_to = secrets.token_bytes(12), f"breakglass-pair-v1:{pairing_id}:{caller}".encode()
+    return as_base64url(nonce + AESGCM(one_time_key).encrypt(nonce, signing_key.encode(), bound_to))
+
+
+def pairing_link(url: str, pairing_id: str, one_time_key: bytes, caller: str) -> str:
+    """Return the link that opens the page at `url`, which ends with a slash, with the one-time key."""
+    return f"{url}#pair={pairing_id}.{as_base64url(one_time_key)}&as={caller}"
+
+
+def as_base64url(data: bytes) -> str:
+    """Return bytes in base64url without padding."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+# --- the command's side, as the handler's user ---
+
+
+def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: float) -> None:
+    """Leave a sealed key in sessions.dir until a Unix time, whole or not at all. Raises OSError."""
+    os.makedirs(directory, 0o711, exist_ok=True)
+    place = f"{directory}/{DIRECTORY}"
+    try:
+        os.mkdir(place, 0o700)
+    except FileExistsError:
+        pass
+    tidy(directory, time.time())
+    new = f"{place}/.new-{pairing_id}"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            json.dump({"v": 1, "caller": caller, "until": until, "sealed": sealed}, file)
+            file.flush()
+            os.fsync(fd)
+        os.rename(new, f"{place}/{pairing_id}")
+    except BaseException:
+        os.unlink(new)
+        raise
+
+
+def find_state(directory: str, pairing_id: str) -> str:
+    """Return what became of a key: `waiting`, `fetched`, `twice` or `gone`. Raises OSError."""
+    path = f"{directory}/{DIRECTORY}/{pairing_id}"
+    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):  # as it goes on
+        if os.path.lexists(name):
+            return state
+    return GONE
+
+
+def withdraw(directory: str, pairing_id: str) -> str:
+    """Remove a key, whatever became of it; return its state until now. No handler hands it out after that."""
+    path = f"{directory}/{DIRECTORY}/{pairing_id}"
+    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:  # a request may have renamed it just now: the next name has it
+            continue
+        return state
+    return GONE
+
+
+# --- the handler's side ---
+
+
+def is_pairing_id(text: str) -> bool:
+    """Tell whether a text can be the id of a key, and so the name of a file."""
+    return _ID.fullmatch(text) is not None
+
+
+def fetch_once(directory: str, pairing_id: str, deadline: float) -> Fetched:
+    """Hand out a key. After `deadline`, by time.monotonic(), the request is over, and no key is spent on it."""
+    try:
+        place = os.open(f"{directory}/{DIRECTORY}", _OPEN | os.O_DIRECTORY)
+        try:
+            return _fetch(place, pairing_id, deadline)
+        finally:
+            os.close(place)
+    except OSError as error:
+        return Fetched(PAIR_UNKNOWN, why=os.strerror(error.errno or 0))
+
+
+def _fetch(place: int, pairing_id: str, deadline: float) -> Fetched:
+    try:
+        found = _read(place, pairing_id)
+    except FileNotFoundError:
+        return _note_second_request(place, pairing_id)
+    if found is None:
+        return Fetched(PAIR_UNKNOWN, why="damaged")
+    caller, until, sealed = found
+    if time.time() >= until:
+        return Fetched(PAIR_UNKNOWN, caller, why="expired")
+    if time.monotonic() >= deadline:
+        return Fetched(PAIR_UNKNOWN, caller, why="too late")
+    try:
+        os.rename(pairing_id, f"{pairing_id}.{FETCHED}", src_dir_fd=place, dst_dir_fd=place)
+    except FileNotFoundError:  # another request, another handler or the command was first
+        return _note_second_request(place, pairing_id)
+    return Fetched(PAIRED, caller, sealed)
+
+
+def _note_second_request(place: int, pairing_id: str) -> Fetched:
+    try:
+        os.rename(f"{pairing_id}.{FETCHED}", f"{pairing_id}.{TWICE}", src_dir_fd=place, dst_dir_fd=place)
+    except FileNotFoundError:
+        return Fetched(PAIR_UNKNOWN, why="unknown")
+    found = _read(place, f"{pairing_id}.{TWICE}")
+    return Fetched(PAIRED_TWICE, "" if found is None else found[0])
+
+
+def _read(place: int, name: str) -> tuple[str, float, str] | None:
+    """Return the caller, the end and the sealed key in a file; None if it is damaged. Raises OSError."""
+    fd = os.open(name, _OPEN, dir_fd=place)
+    try:
+        status = os.fstat(fd)
+        data = os.read(fd, _MOST_BYTES) if stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES else b""
+    finally:
+        os.close(fd)
+    try:
+        fields = json.loads(data)
+        caller, until, sealed = fields["caller"], float(fields["until"]), fields["sealed"]
+        is_good = fields["v"] == 1 and is_caller_name(caller) and _SEALED.fullmatch(sealed)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+    return (caller, until, sealed) if is_good else None
+
+
+def tidy(directory: str, now: float) -> None:
+    """Remove the keys whose time is over, by the Unix time `now`, and what was left half made."""
+    try:
+        place = os.open(f"{directory}/{DIRECTORY}", _OPEN | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(place):
+            if _OURS.fullmatch(name):
+                _remove_old(place, name, now)
+    finally:
+        os.close(place)
+
+
+def _remove_old(place: int, name: str, now: float) -> None:
+    try:
+        found = _read(place, name)
+    except OSError:
+        found = None
+    try:
+        ended = found[1] + GRACE_SECONDS if found else ABANDONED_SECONDS + os.lstat(name, dir_fd=place).st_mtime
+        if now > ended:
+            os.unlink(name, dir_fd=place)
+    except OSError:  # it was renamed or removed meanwhile, or is a directory
+        pass
+
+
+# --- Reads of the configuration what `keys --pair` needs: no secret, and no other file ---
+
+
+class PairingPlace(NamedTuple):
+    """The handler's user, if one is named, the page's addresses, and sessions.dir."""
+
+    user: str
+    urls: tuple[str, ...]
+    sessions_dir: str
+
+
+def read_pairing_place(path: Path) -> PairingPlace:
+    """Return it. Raises ConfigError for a file that can't be read, and for a fault in [server] or in sessions.dir."""
+    top = parse_toml(read_file(path)[0], lambda _: "")
+    server, directory = read_server(top), top.get_table("sessions").get_str("dir", "var/sessions")
+    if top.problems:
+        raise ConfigError(top.problems)
+    return PairingPlace(server.user, server.urls, directory)

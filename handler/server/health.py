@@ -1,0 +1,109 @@
+"""The state of this handler, its hosts, VMs and chat, without a host being asked: /health and /ready."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..agents.pve.words import VERSION
+from ..auth.signing import bearer_token, verify_bearer
+from ..base.errors import Unauthorized
+from ..base.proven import describe_openly
+from ..base.times import rfc3339
+from ..chat.service import ChatService
+from ..config.model import is_host_name, is_vm_name
+from ..service import Service
+from ..web.gate import proving_headers
+from .condition import GENERAL, Condition
+
+# --- GET /health: the state of the configuration, of each host and VM, and of chat ---
+
+
+async def health(request: Request) -> Response:
+    """Answer with the state. Needs no authentication."""
+    service: Service = request.state.service
+    chatting: ChatService = request.state.chatting
+    return JSONResponse(
+        {
+            "ok": True,
+            "time": rfc3339(time.time()),
+            "version": VERSION,
+            "config": find_condition(service, chatting).config_state,
+            "hosts": _hosts(service),
+            "vms": _vms(service) + _vms_off(service),
+            "chat": chatting.state,
+            "chat_isolated": chatting.isolated,
+            "chat_sessions": chatting.directory,
+        }
+    )
+
+
+def find_condition(service: Service, chatting: ChatService) -> Condition:
+    """Return what the handler knows now about itself. It sends nothing to a host."""
+    return Condition(
+        config=service.config,
+        at=time.time(),
+        hosts={name: str(host["state"]) for name, host in _hosts(service).items()},
+        vms={str(vm["name"]): str(vm["proxmox"]) for vm in _vms(service) + _vms_off(service)},
+        chat=chatting.state,
+        chat_why=chatting.why,
+        rejected_since=service.rejected_since,
+    )
+
+
+def _hosts(service: Service) -> dict[str, dict[str, object]]:
+    """Return each host's state and its agent's version, without a host whose name is the fault."""
+    found: dict[str, dict[str, object]] = {}
+    for name, host in service.hosts.items():
+        since, agent, proven = _time_or_none(host.since), host.agent_version, describe_openly(host.proven)
+        found[name] = {"state": host.health(), "since": since, "agent": agent or None, "proven": proven}
+    for name in filter(is_host_name, service.config.hosts_off):
+        found[name] = {"state": "disabled", "since": None, "agent": None, "proven": None}
+    return found
+
+
+def _vms(service: Service) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for vm in service.config.vms.values():
+        host = service.hosts[service.places.host_of(vm)]
+        state, since = host.health(vm.vmid), _time_or_none(host.since)
+        found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": since})
+    return found
+
+
+def _vms_off(service: Service) -> list[dict[str, object]]:
+    """Return the VMs whose entry has a fault, without those whose name is the fault: it can be any text."""
+    off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
+    return [{"name": name, "vmid": vmid, "proxmox": "disabled", "since": None} for name, vmid in off.items()]
+
+
+def _time_or_none(at: float | None) -> str | None:
+    return rfc3339(at) if at else None
+
+
+# --- GET /ready: whether all parts work, for a monitor. A liveness check asks /health: a restart mends none of this.
+
+MOST_REASONS = 100
+
+
+async def ready(request: Request) -> Response:
+    """Answer 200, or 503 with the reasons. Only the metrics' token makes the reasons name hosts, VMs and callers."""
+    service: Service = request.state.service
+    faults = find_condition(service, request.state.chatting).faults
+    if not faults:
+        return JSONResponse({"ready": True})
+    is_named = _may_know_names(request, service)
+    reasons = list(dict.fromkeys(fault.sentence if is_named else GENERAL[fault.code] for fault in faults))
+    return JSONResponse({"ready": False, "reasons": reasons[:MOST_REASONS]}, 503)
+
+
+def _may_know_names(request: Request, service: Service) -> bool:
+    """Tell whether a request has the metrics' token. Any other one is ignored: a probe with an old one still works."""
+    token = bearer_token(proving_headers(request.scope))
+    if token is None:
+        return False
+    try:
+        verify_bearer(service.config.metrics, token)
+    except Unauthorized:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""What a request's headers say of its client: what it prefers, and where it is. Pure."""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from ..config.server import Network
+
+# --- What a client prefers: how long it waits for an answer (RFC 7240), and whether it takes gzip (RFC 9110) ---
+
+MOST_WAIT_SECONDS = 90  # many proxies cut at 100 s
+
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_PAIR = rf"({_NAME})(?:[ \t]*=[ \t]*({_NAME}|{_QUOTED}))?"
+_PREFERENCE = re.compile(rf"{_PAIR}(?:[ \t]*;(?:[ \t]*{_PAIR})?)*+")
+_ELEMENT = re.compile(
+    r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?$))++'
+)  # what lies between commas, which a quoted text may have
+_CODING = re.compile(rf"({_NAME})(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{{0,3}})?|1(?:\.0{{0,3}})?))?", re.IGNORECASE)
+
+
+def preferred_wait(values: Sequence[str]) -> int | None:
+    """Return the seconds of `wait` in the values of `Prefer`, at most MOST_WAIT_SECONDS; None without a usable one.
+
+    Only the first `wait` counts, as RFC 7240 says. What is malformed is ignored.
+    """
+    for element in _elements(values):
+        found = _PREFERENCE.fullmatch(element)
+        if found and found[1].lower() == "wait":
+            digits = re.fullmatch(r'("?)([0-9]+)\1', found[2] or "")
+            return min(MOST_WAIT_SECONDS, int(digits[2].lstrip("0")[:3] or "0")) if digits else None
+    return None
+
+
+def accepts_gzip(values: Sequence[str]) -> bool:
+    """Tell whether the values of `Accept-Encoding` allow gzip and do not prefer the plain bytes."""
+    weights: dict[str, float] = {}
+    for element in _elements(values):
+        found = _CODING.fullmatch(element)
+        if found:
+            weights[found[1].lower().removeprefix("x-")] = float(found[2] or 1)
+    gzip = weights.get("gzip", weights.get("*", 0.0))
+    return gzip > 0 and gzip >= weights.get("identity", 0.0)
+
+
+def _elements(values: Sequence[str]) -> list[str]:
+    """Return the elements of a header's list: several lines are one list."""
+    return [element.strip(" \t") for element in _ELEMENT.findall(",".join(values))]
+
+
+# --- The address that a request came from, for the log. It gives no rights, and nothing else uses it ---
+
+MOST_HOPS = 20  # of X-Forwarded-For that are looked at, from the right
+
+_Scope = Mapping[str, Any]  # of ASGI
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def client_address(scope: _Scope, proxies: Iterable[Network]) -> tuple[str, str]:
+    """Return the client's address, and that of the proxy in front of it, an empty text without one.
+
+    A peer that is none of the proxies is the client, whatever its headers say. What a proxy says counts from the right,
+    because each one adds an address there: the first that is no proxy's is the client. It is an empty text if there is
+    none, or if the proxy wrote something that is no address.
+    """
+    peer = _parse(scope["client"][0]) if scope.get("client") else None
+    if peer is None or not _is_one_of(peer, proxies):
+        return str(peer or ""), ""
+    for text in islice(reversed(_forwarded_for(scope).split(",")), MOST_HOPS):
+        address = _parse(text)
+        if address is None:
+            break
+        if not _is_one_of(address, proxies):
+            return str(address), str(peer)
+    return "", str(peer)
+
+
+def _forwarded_for(scope: _Scope) -> str:
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+
+
+def _parse(text: str) -> _Address | None:
+    """Return an address, an IPv4 address in place of the IPv6 one that stands for it."""
+    try:
+        address = ipaddress.ip_address(text.strip().partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def _is_one_of(address: _Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)

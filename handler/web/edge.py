@@ -1,0 +1,98 @@
+"""HTTP where it is not uvicorn's: a wish to upgrade, what is no request, and answers that are left unread."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import httptools
+
+from ..base.errors import BadRequest, BreakglassError, TooLarge, TooSlow
+
+# --- Ignores a client's wish for another protocol, as RFC 9110 (7.8) lets a server do: `curl --http2` sends one ---
+#
+# The parser would end such a request at its headers, and its body would be lost.
+
+Header = tuple[bytes, bytes]
+
+
+class Parser(httptools.HttpRequestParser):
+    """A parser that hands what follows the headers to `on_upgrade`, in place of an exception."""
+
+    on_upgrade: Callable[[bytes], None]
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # asyncio gives bytes
+        """Parse what has come."""
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.on_upgrade(data[upgrade.args[0] :])
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[Header]) -> bytes:
+    """Return the head of a request that was parsed, without its wish to upgrade."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    for name, value in headers:
+        if name == b"connection":
+            tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+            value = b",".join(tokens)
+        if name != b"upgrade":
+            lines.append(b"%s: %s" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])
+
+
+# --- The answers that end a connection before there is a request ---
+
+HEADER_SECONDS = 10.0
+HEADER_BYTES = 32 * 1024
+
+
+def _last_answer(status: str, error: BreakglassError) -> bytes:
+    body = json.dumps(error.as_json()).encode() + b"\n"
+    headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    return f"HTTP/1.1 {status}\r\n{headers}\r\n".encode() + body
+
+
+TOO_SLOW = _last_answer("408 Request Timeout", TooSlow(f"the headers did not arrive in {HEADER_SECONDS:g} s"))
+TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are longer than {HEADER_BYTES} bytes"))
+NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
+
+
+# --- The answers that callers leave unread. At a caller's limit, its oldest connection with unread bytes is closed.
+#
+# A reader that asks for old pictures and reads none of them would otherwise fill the handler's memory. Its newest
+# connections stay, so a slow reader gets its last answers.
+
+MOST_UNREAD_BYTES = 32 * 1024 * 1024  # of one caller; a job's picture makes an answer of 2.8 MB at most
+
+
+class Receiver(Protocol):
+    """A connection to which an answer is being sent."""
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes wait for the client."""
+
+    def give_way(self) -> None:
+        """Close it, and free what it holds."""
+
+
+class Unread:
+    """The connections with unread bytes, by caller, the oldest first."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, dict[Receiver, None]] = {}
+
+    def add(self, caller: str, connection: Receiver) -> None:
+        """Count a connection from now on; at the caller's limit, close its oldest ones, and this one last."""
+        held = self._held.setdefault(caller, {})
+        held[connection] = None
+        while len(held) > 1 and sum(each.unread_bytes() for each in held) > MOST_UNREAD_BYTES:
+            oldest = next(iter(held))
+            del held[oldest]
+            oldest.give_way()
+
+    def remove(self, caller: str, connection: Receiver) -> None:
+        """Stop counting a connection."""
+        held = self._held.get(caller, {})
+        held.pop(connection, None)
+        if not held:
+            self._held.pop(caller, None)
