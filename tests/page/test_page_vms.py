@@ -551,7 +551,7 @@ def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
 
 
 @pytest.mark.all
-def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
+def test_a_vm_with_a_faulty_entry_says_that_it_is_disabled(person: Visit) -> None:
     """A VM whose entry has a fault is listed without a number; its verbs say that nothing was sent."""
     page = person.open()
     choose(page, "broken")
@@ -560,7 +560,7 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_off(person: Visit) -> None:
     wait_for_text(page, "why", "Its entry has an error, so it is disabled.")
     phase(page, "notSent")
     press(page, "reset")
-    wait_for_text(page, "dock", "its configuration has a fault")
+    wait_for_text(page, "dock", "its power state was not checked")
     assert not page.is_visible("#confirm")
     page.set_viewport_size({"width": 320, "height": 740})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
