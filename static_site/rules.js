@@ -82,7 +82,7 @@ export function adviceOf(view) {
 }
 
 // What a capture finds of a VM that a status calls running.
-const OF_RUNNING = ["healthy", "guest-silent", "guest-hung", "guest-frozen", "disk-frozen", "storage-hung"];
+const OF_RUNNING = /^(healthy|heartbeat|guest|disk|storage)/;
 
 /** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
  * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
@@ -93,7 +93,7 @@ export function recentEvidence({ seen, verdict, jobs }, now) {
 	if (!newest || newest.outcome !== "done" || Math.abs(now - Date.parse(newest.started)) >= MINUTE) return null;
 	const began = Date.parse(newest.started);
 	const isBefore = jobs?.some((job) => job.verb !== "forensics" && Date.parse(job.started) + 1e3 * (job.seconds ?? 0) >= began);
-	const fits = seen?.state === "running" ? OF_RUNNING.includes(code) : code === verdict?.code;
+	const fits = seen?.state === "running" ? OF_RUNNING.test(code) : code === verdict?.code;
 	return fits && !isBefore ? newest : null;
 }
 

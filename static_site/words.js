@@ -11,8 +11,11 @@ export const VERDICTS = {
 	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
 	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },
 	"qemu-running": { words: "Not examined", tone: "unknown", icon: "unknown" },
-	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung", advice: "", why: "The console tells which." },
-	"guest-hung": { words: "Hung: agent silent", tone: "bad", icon: "hung", advice: "reset", why: "Its disks work, the guest agent does not answer. Try ssh, then reset it." },
+	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung" },
+	"guest-alive": { words: "Kernel alive", tone: "warn", icon: "running" },
+	"guest-hung": { words: "Hung", tone: "bad", icon: "hung" },
+	"heartbeat-lost": { words: "Heartbeat lost", tone: "bad", icon: "hung" },
+	"guest-starved": { words: "Out of memory", tone: "bad", icon: "hung" },
 	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
 	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },

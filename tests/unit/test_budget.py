@@ -9,8 +9,9 @@ import breakglass.agents.pve.budget as agent
 import breakglass.base.budget as handler
 from breakglass import client
 from breakglass.agents.pve.check import by_hand, reading
-from breakglass.agents.pve.forensics import screen
+from breakglass.agents.pve.forensics import capture, heartbeat, screen
 from breakglass.agents.pve.host.cluster import CLUSTER_SECONDS
+from breakglass.agents.pve.host.vmstate import QMP_SECONDS
 from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
 from breakglass.base import audit
@@ -44,6 +45,11 @@ OUTLASTS = {
     "reset": (DEADLINES["reset"], agent.EVIDENCE_SECONDS),
     "forensics": (DEADLINES["forensics"], agent.EVIDENCE_SECONDS),
     "the steps after qm": (agent.LADDER_SECONDS, agent.QUIT_SECONDS + agent.TERM_SECONDS + agent.KILL_SECONDS),
+    "a watch of the guest": (
+        agent.EVIDENCE_SECONDS - capture.SCREEN_SECONDS,
+        heartbeat.LONGEST_WATCH_SECONDS + heartbeat.SPARE_WATCH_SECONDS,
+    ),
+    "the heartbeat in a status": (DEADLINES["status"] - QMP_SECONDS, heartbeat.STATUS_SECONDS_FOR_HEARTBEAT),
     "where": (DEADLINES["where"], agent.WHERE_SECONDS),
     "ping": (DEADLINES["ping"], CLUSTER_SECONDS + RESTORE_SECONDS),
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),

@@ -19,6 +19,7 @@ from ..vm_list import LIST_CHARS, parse_vm_list
 from ..words import DEADLINES, DONE
 from .check import check, check_host
 from .findings import ERROR, Finding, error, ok, printable
+from .heartbeats import list_heartbeats
 from .key_lines import parse_key_lines, replace_vms, served_vms
 from .one_vm import check_vm
 from .root_login import KEY_FILE
@@ -139,19 +140,28 @@ def _replace(path: str, text: str, status: os.stat_result) -> None:
 
 
 def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Describe the two commands to the parser of the command line."""
+    """Describe the commands to the parser of the command line."""
     checking = add_parser("check", help="verify the installation; as root, at the host")
     allowing = add_parser("allow", help="let this host's keys reach one more VM; as root, at the host")
+    beating = add_parser("heartbeat", help="tell which guests on this host answer, and which don't")
+    which = beating.add_mutually_exclusive_group()
+    which.add_argument("--vm", type=_vm_number, metavar="VM", help="one VM's number")
+    which.add_argument("--all", action="store_true", help="every VM that runs here (the default)")
     allowing.add_argument("vm", type=_vm_number, metavar="VM", help="the VM's number")
     checking.add_argument("--user", help="the account that the keys log in to (default: what sshd is set up for)")
     allowing.add_argument("--user", default="breakglass", help="the account that the keys log in to")
-    for parser in (checking, allowing):
+    for parser in (checking, allowing, beating):
         parser.add_argument("--root", default="", help="a prefix for every host path, for tests")
 
 
 def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
-    """Run one of the two and print one line a finding; return 1 when one of them is an error."""
+    """Run one of them and print a line for each finding, or each VM; return 1 for an error, or a lost heartbeat."""
     errors = 0
+    if settings.command == "heartbeat":
+        for line, is_lost in list_heartbeats(root, settings.vm):
+            print(line, flush=True)
+            errors += is_lost
+        return 1 if errors else 0
     check_all = settings.command == "check"
     for finding in check(root, settings.user, own_file) if check_all else allow(root, settings.user, settings.vm):
         print(printable(str(finding)), flush=True)

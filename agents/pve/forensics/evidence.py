@@ -22,6 +22,41 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """One look at the balloon device, by which the guest's kernel answers QEMU.
+
+    Attributes:
+        at: when, by the host's clock.
+        last: when the kernel answered last; 0: not since the last reset.
+        seconds: since the first look of a watch, 0 without one.
+        every: how often QEMU asks, in seconds; 0: never.
+        device: the VM has a balloon device.
+        driver: the guest has loaded a driver that answers; None where QEMU can't tell.
+        running: QEMU said running.
+        disk: disk requests of the guest that QEMU has completed.
+        packets: packets from the guest; None where no network card can be watched.
+        total, available: the guest's memory, in bytes; None where its kernel does not say.
+        kills, stalls: how often its kernel killed for want of memory, or waited for it.
+        held: bytes that the balloon has taken.
+    """
+
+    at: float
+    last: int = 0
+    seconds: float = 0.0
+    every: int = 0
+    device: bool = True
+    driver: bool | None = None
+    running: bool = True
+    disk: int | None = None
+    packets: int | None = None
+    total: int | None = None
+    available: int | None = None
+    kills: int | None = None
+    stalls: int | None = None
+    held: int | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The facts of a capture.
 
@@ -66,6 +101,8 @@ class Evidence:
         placeless: this node can't know which node has the VM (cluster.is_placeless).
         here: this node.
         stale: the QEMU here is a stale copy (cluster.is_stale_copy): `node` has the VM.
+        heartbeats: looks at the guest's heartbeat, oldest first.
+        vcpus: samples of what the vCPUs do, a letter for each (see vcpus.py).
     """
 
     state: str
@@ -107,6 +144,8 @@ class Evidence:
     late_storages: tuple[str, ...] = ()
     here: str = ""
     stale: bool = False
+    heartbeats: tuple[Heartbeat, ...] = ()
+    vcpus: tuple[str, ...] = ()
 
     @property
     def watched(self) -> float:
@@ -127,4 +166,7 @@ def parse_evidence(facts: dict[str, object]) -> Evidence:
     samples = known.get("queues", ())
     if isinstance(samples, tuple):
         known["queues"] = tuple(tuple(Queue(**queue) for queue in sample) for sample in samples)
+    beats = known.get("heartbeats", ())
+    if isinstance(beats, tuple):
+        known["heartbeats"] = tuple(Heartbeat(**beat) for beat in beats)
     return Evidence(**known)  # type: ignore[arg-type]  # as_json's own shape, or that of the probes

@@ -8,6 +8,7 @@ Where its two samples show a thread or a disk that stands still, it looks a seco
 """
 
 from ..host.paths import Host
+from .heartbeat import heartbeat_probe
 from .on_host import host_probes, thread_probe
 from .on_proxmox import cluster_probe, log_probes, perl_probes
 from .on_qemu import qemu_probes
@@ -30,6 +31,7 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
     return [
         *host_probes(host, pid, SAMPLES_APART),
         *qemu_probes(host, pid, SAMPLES_APART),
+        *heartbeat_probe(host, pid, SAMPLES_APART),
         cluster_probe(host),
         *log_probes(host),
         command_probe(3, "kernel", JOURNAL_SECONDS, *_JOURNAL, "-k"),
@@ -54,7 +56,7 @@ def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]
     """Return the probes that a verb takes before it acts; a QEMU that was silent a moment ago is not asked again."""
     return [
         *host_probes(host, pid, SHORT_APART),
-        *(qemu_probes(host, pid, SHORT_APART) if qemu_answers else []),
+        *([*qemu_probes(host, pid, SHORT_APART), *heartbeat_probe(host, pid, 0)] if qemu_answers else []),
         cluster_probe(host, SHORT_CLUSTER_SECONDS),
     ]
 

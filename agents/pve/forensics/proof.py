@@ -1,8 +1,9 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
 
 from ..host.process import join_items
+from ..jobs.result import Verdict
 from .evidence import Evidence, Queue
-from .obstacles import TROUBLES
+from .obstacles import TROUBLES, obstacle_to
 from .outlook import ha_line
 
 # --- the queues -------------------------------------------------------------------------------------------------
@@ -112,3 +113,19 @@ def count_noun(number: int, noun: str) -> str:
     """Return a number and its noun, in the plural unless the number is 1."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+# --- The two kinds of verdict: one that advises a verb, and one that advises none ---
+
+
+def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str) -> Verdict:
+    """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it."""
+    lines = (*proof, *pve_lines(evidence))
+    if obstacle := obstacle_to(verb, evidence):
+        return Verdict(code, f"{what}; a {verb} would be refused because {obstacle}", "", lines)
+    return Verdict(code, f"{what}: {do}", verb, lines)
+
+
+def advise_nothing(evidence: Evidence, code: str, sentence: str, *proof: str) -> Verdict:
+    """Return a verdict that advises no verb."""
+    return Verdict(code, sentence, "", (*proof, *pve_lines(evidence)))

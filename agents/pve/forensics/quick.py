@@ -10,6 +10,7 @@ from ..host.vmstate import Facts, describe_sources, vm_state
 from ..jobs.result import Verdict
 from .evidence import Evidence
 from .ha_daemons import find_dead_ha
+from .heartbeat import sample_at_once
 from .leftovers import Leftovers, find_leftovers, starter_pid
 from .verdict import quick_verdict
 
@@ -42,5 +43,6 @@ def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Hold
         vmid=host.vmid,
         here=node_name(),
         stale=state != "stopped" and is_stale_copy(host, view),
+        heartbeats=sample_at_once(host) if state == "running" else (),
     )
     return state, quick_verdict(evidence)

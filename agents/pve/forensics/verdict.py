@@ -8,10 +8,11 @@ from ..host.process import join_items
 from ..jobs.result import Verdict
 from ..words import STALE_COPY
 from .evidence import WATCHED_SECONDS, Evidence
+from .heartbeat_rule import FRESH, LATE, heartbeat_lines, heartbeat_state
 from .leftovers import describe_copy
 from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
-from .proof import host_lines, lock_lines, optional_line, storage_lines, thread_lines
-from .verdict_by_state import advise_nothing, advise_verb, judge_running, judge_stopped, judge_storage_hung
+from .proof import advise_nothing, advise_verb, host_lines, lock_lines, optional_line, storage_lines, thread_lines
+from .verdict_by_state import judge_running, judge_stopped, judge_storage_hung
 
 # QEMU's RunStates (qapi/run-state.json) in which the guest's processors stand still: (fault, what to do, advised verb).
 _STANDING = {
@@ -46,10 +47,7 @@ def quick_verdict(evidence: Evidence) -> Verdict:
     if evidence.stale:
         return _judge_stale(evidence)
     if evidence.state == "running":
-        sentence = "QEMU answers and says running: take forensics or look at the console to see whether the guest hangs"
-        if evidence.ha_dead:
-            sentence = f"QEMU answers and says running, but {dead_ha_clause(evidence)}"
-        return Verdict("qemu-running", sentence, "", (evidence.source,))
+        return _judge_at_once(evidence)
     if evidence.state == "wedged":
         sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (evidence.source,))
@@ -59,6 +57,21 @@ def quick_verdict(evidence: Evidence) -> Verdict:
         )
         return Verdict("qemu-paused", sentence, "forensics", (evidence.source,))
     return verdict_of(evidence)
+
+
+def _judge_at_once(evidence: Evidence) -> Verdict:
+    """Judge a running VM by one look at its heartbeat, which may be as old as a pause of the VM was long."""
+    lines = heartbeat_lines(evidence) if evidence.heartbeats else ()
+    what = "QEMU answers and says running"
+    if evidence.ha_dead:
+        sentence = f"{what}, but {dead_ha_clause(evidence)}"
+    elif heartbeat_state(evidence) == FRESH:
+        sentence = f"{what}, and {lines[0]}; what runs in it may hang: take forensics or look at the console"
+    elif heartbeat_state(evidence) == LATE:
+        sentence = f"{what}, but {lines[0]}: take forensics"
+    else:
+        sentence = f"{what}: take forensics or look at the console to see whether the guest hangs"
+    return Verdict("qemu-running", sentence, "", (evidence.source, *lines))
 
 
 def _judge_stale(evidence: Evidence) -> Verdict:

@@ -5,9 +5,12 @@ from ..host.vm_config import ha_stuck
 from ..jobs.result import Verdict
 from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
 from .evidence import WATCHED_SECONDS, Evidence
-from .obstacles import dead_ha_clause, obstacle_to, pve_cure, pve_obstacle
+from .heartbeat_rule import FRESH, heartbeat_lines, heartbeat_state, watch_lines
+from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .outlook import HA_CURE, ha_outlook
 from .proof import (
+    advise_nothing,
+    advise_verb,
     compare_queues,
     count_noun,
     cpu_lines,
@@ -16,31 +19,15 @@ from .proof import (
     host_lines,
     lock_lines,
     optional_line,
-    pve_lines,
     queue_lines,
     storage_lines,
     thread_lines,
 )
-
-# --- The two kinds of verdict: one that advises a verb, and one that advises none ---
-
-
-def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str) -> Verdict:
-    """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it."""
-    lines = (*proof, *pve_lines(evidence))
-    if obstacle := obstacle_to(verb, evidence):
-        return Verdict(code, f"{what}; a {verb} would be refused because {obstacle}", "", lines)
-    return Verdict(code, f"{what}: {do}", verb, lines)
-
-
-def advise_nothing(evidence: Evidence, code: str, sentence: str, *proof: str) -> Verdict:
-    """Return a verdict that advises no verb."""
-    return Verdict(code, sentence, "", (*proof, *pve_lines(evidence)))
-
+from .verdict_guest import judge_guest
 
 # --- The verdict on a VM whose QEMU answers and says running ---
 
-_WELL = ("healthy", "guest-silent")  # codes that give way to the trouble of /etc/pve, and to a dead HA
+_WELL = ("healthy", "guest-silent", "guest-alive")  # codes that give way to the trouble of /etc/pve, and to a dead HA
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
@@ -90,6 +77,8 @@ def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
 
 def _judge_no_requests(evidence: Evidence) -> Verdict:
     proof = (
+        *heartbeat_lines(evidence),
+        *watch_lines(evidence),
         *queue_lines(evidence),
         *cpu_lines(evidence),
         *storage_lines(evidence),
@@ -98,16 +87,19 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
     )
     if evidence.agent == "frozen":
         return _judge_frozen(evidence, *proof)
-    if evidence.agent == "answers":
-        return advise_nothing(
-            evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
-        )
     if evidence.agent == "silent" and has_progress(evidence) and _is_backed_up(evidence):
         sentence = (
             "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
             "again in a minute"
         )
-        return advise_nothing(evidence, "guest-silent", sentence, *proof)
+        code = "guest-alive" if heartbeat_state(evidence) == FRESH else "guest-silent"
+        return advise_nothing(evidence, code, sentence, *proof)
+    if verdict := judge_guest(evidence, *proof):
+        return verdict
+    if evidence.agent == "answers":
+        return advise_nothing(
+            evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
+        )
     if evidence.agent == "silent" and has_progress(evidence):
         what = "QEMU answers and disk requests complete, but the guest agent does not"
         return advise_verb(evidence, "guest-hung", what, "try ssh, then reset it", "reset", *proof)

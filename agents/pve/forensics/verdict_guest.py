@@ -1,0 +1,73 @@
+"""The verdict on a guest by its heartbeat, where it has one. Pure.
+
+A heartbeat proves that the guest's kernel lives. That it is lost proves less: what writes a crash dump has none, and a
+reset would destroy the dump.
+"""
+
+from ..jobs.result import Verdict
+from .evidence import Evidence
+from .heartbeat_rule import (
+    FRESH,
+    LATE,
+    age_of,
+    goes_on,
+    heartbeat_lines,
+    heartbeat_state,
+    is_deaf,
+    is_hung,
+    is_old,
+    is_starved,
+    memory_left,
+)
+from .proof import advise_nothing, advise_verb, has_progress
+from .vcpus import are_all_deaf, is_any_alive
+
+
+def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
+    """Return the verdict that the heartbeat proves; None where it proves none."""
+    state = heartbeat_state(evidence)
+    if is_starved(evidence):
+        sentence = f"the guest is out of memory ({memory_left(evidence)}): end what takes it, or give it more"
+        return advise_nothing(evidence, "guest-starved", sentence, *proof)
+    if evidence.agent == "answers":
+        return None
+    if is_hung(evidence):
+        return advise_verb(
+            evidence, "guest-hung", _why_hung(evidence), "look at the picture, then reset it", "reset", *proof
+        )
+    [line] = heartbeat_lines(evidence)
+    if is_deaf(evidence):
+        sentence = (
+            f"the guest's kernel has not answered for {age_of(evidence.heartbeats[-1]):.0f} s, but "
+            f"{_what_goes_on(evidence)}: it may be writing its crash dump, so look at the console; don't reset it yet"
+        )
+        return advise_nothing(evidence, "heartbeat-lost", sentence, *proof)
+    if state == LATE:
+        do = "take forensics" if is_old(evidence.heartbeats[-1]) else "look again in half a minute"
+        return advise_nothing(evidence, "guest-silent", f"{line}: {do}", *proof)
+    if state == FRESH and evidence.agent == "silent":
+        sentence = (
+            f"the guest agent is dead, but {line}: try ssh, the service, the console; a reset is not needed for it"
+        )
+        return advise_nothing(evidence, "guest-alive", sentence, *proof)
+    if state == FRESH and not has_progress(evidence):
+        sentence = f"{line}, so it lives; what runs in it may not: try ssh, the service, the console"
+        return advise_nothing(evidence, "guest-alive", sentence, *proof)
+    return None
+
+
+def _why_hung(evidence: Evidence) -> str:
+    beat = evidence.heartbeats[-1]
+    what = f"the guest's kernel has not answered for {age_of(beat):.0f} s"
+    if are_all_deaf(evidence.vcpus):
+        what = "every vCPU of the guest stands still with interrupts off"
+    came = "no disk request was completed" if beat.packets is None else "no disk request and no packet came from it"
+    return f"{what}, and {came} in {beat.seconds:.0f} s"
+
+
+def _what_goes_on(evidence: Evidence) -> str:
+    if goes_on(evidence):
+        return "its disks or its network go on"
+    if is_any_alive(evidence.vcpus):
+        return "one of its vCPUs is idle or runs a program"
+    return "its disks and its network could not be watched"

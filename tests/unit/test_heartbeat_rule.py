@@ -1,0 +1,228 @@
+"""What the samples of a heartbeat prove, and the verdict that they lead to. Nothing runs here."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from breakglass.agents.pve.forensics.evidence import Evidence, Heartbeat, parse_evidence
+from breakglass.agents.pve.forensics.heartbeat_rule import heartbeat_lines, heartbeat_state, watch_lines
+from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive, vcpu_line
+from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
+from breakglass.agents.pve.forensics.verdict_guest import judge_guest
+
+from .test_verdict import FROZEN, IDLE, MOVING, RUNNING
+
+NOW = 1_796_000_000.0
+MIB = 2**20
+
+
+def beat(age: float | None, seconds: float = 0.0, **seen: Any) -> Heartbeat:
+    """Return a look at a guest whose kernel answered so long ago; `seconds` into a watch."""
+    known: dict[str, Any] = {"every": 2, "driver": True, "disk": 900, "packets": 70}
+    last = 0 if age is None else int(NOW - age)
+    return Heartbeat(NOW + seconds, last, seconds, **known | seen)
+
+
+def watched(
+    age: float, seconds: float = 5.2, first: dict[str, Any] | None = None, **seen: Any
+) -> tuple[Heartbeat, ...]:
+    """Return two looks with the same answer, which was so old at the second."""
+    return beat(age - seconds, **first or {}), beat(age - seconds, seconds, **seen)
+
+
+FRESH = (beat(1), beat(-1, 2.0))
+LOST = watched(31)
+GONE = watched(31, first={"driver": False}, driver=False)
+DEAF = ("hs",) * 5
+FULL = {"total": 200 * MIB, "available": 9 * MIB, "stalls": 40, "kills": 1}
+
+STATES = {
+    "nothing known": ((), "unknown"),
+    "one fresh answer": ((beat(2),), "fresh"),
+    "the clock is some ms behind": ((beat(-0.5),), "fresh"),
+    "it answered meanwhile": ((beat(40), beat(-3, 4.0)), "fresh"),
+    "old, one look": ((beat(60),), "late"),
+    "old, looked at too briefly": (watched(60, 4.0), "late"),
+    "not old enough": (watched(29), "late"),
+    "lost": (LOST, "lost"),
+    "asked every 10 s, not old enough": (watched(60, first={"every": 10}, every=10), "late"),
+    "paused at a look": (watched(60, first={"running": False}), "unknown"),
+    "paused at the last look": (watched(60, running=False), "unknown"),
+    "reset, the driver is there": ((beat(None),), "awaited"),
+    "reset in the watch": ((beat(60), beat(None, 5.2)), "awaited"),
+    "the first answer after a reset": ((beat(None), beat(-1, 2.0)), "fresh"),
+    "firmware": ((beat(None, driver=False),), "none"),
+    "no device": ((Heartbeat(NOW, device=False),), "none"),
+    "QEMU does not ask": ((beat(60, every=0),), "none"),
+    "the driver was unloaded": (GONE, "gone"),
+    "the driver was unloaded just now": ((beat(1, driver=False),), "gone"),
+    "an old QEMU, fresh": ((beat(2, driver=None),), "fresh"),
+    "an old QEMU, old answer": (watched(60, driver=None), "unknown"),
+    "the clock was set back": (watched(-300), "unknown"),
+}
+
+VERDICTS = {
+    "fresh": (replace(IDLE, heartbeats=FRESH), "guest-alive", ""),
+    "fresh, disks not watched": (replace(RUNNING, heartbeats=FRESH), "guest-alive", ""),
+    "fresh, disk progress": (replace(MOVING, heartbeats=FRESH), "healthy", ""),
+    "fresh, agent answers": (replace(IDLE, heartbeats=FRESH, agent="answers"), "healthy", ""),
+    "fresh, agent silent": (replace(IDLE, heartbeats=FRESH, agent="silent"), "guest-alive", ""),
+    "fresh, agent silent, disk progress": (replace(MOVING, heartbeats=FRESH, agent="silent"), "guest-alive", ""),
+    "fresh, agent silent, a backup": (
+        replace(MOVING, heartbeats=FRESH, agent="silent", lock="backup"),
+        "guest-alive",
+        "",
+    ),
+    "fresh, agent frozen": (replace(IDLE, heartbeats=FRESH, agent="frozen"), "guest-frozen", ""),
+    "fresh, no quorum": (replace(IDLE, heartbeats=FRESH, quorate=False), "no-quorum", ""),
+    "fresh, HA is dead": (replace(IDLE, heartbeats=FRESH, ha_dead="pve-ha-lrm is dead"), "ha-stuck", ""),
+    "fresh, disk frozen": (replace(FROZEN, heartbeats=FRESH), "disk-frozen", "cycle"),
+    "lost, quiet": (replace(IDLE, heartbeats=LOST), "guest-hung", "reset"),
+    "lost, quiet, no network card": (
+        replace(IDLE, heartbeats=watched(31, first={"packets": None}, packets=None)),
+        "guest-hung",
+        "reset",
+    ),
+    "lost, quiet, agent silent": (replace(IDLE, heartbeats=LOST, agent="silent"), "guest-hung", "reset"),
+    "lost, quiet, no quorum": (replace(IDLE, heartbeats=LOST, quorate=False), "guest-hung", "reset"),
+    "lost, quiet, migrating": (replace(IDLE, heartbeats=LOST, lock="migrate"), "guest-hung", ""),
+    "lost, quiet, panic": (replace(IDLE, heartbeats=LOST, vcpus=("kh",) * 5), "guest-hung", "reset"),
+    "lost, quiet, soft lockup": (replace(IDLE, heartbeats=LOST, vcpus=("kk",) * 5), "guest-hung", "reset"),
+    "lost, quiet, a vCPU is idle": (replace(IDLE, heartbeats=LOST, vcpus=("hi",) * 5), "heartbeat-lost", ""),
+    "lost, quiet, a program ran once": (replace(IDLE, heartbeats=LOST, vcpus=(*DEAF, "hp")), "heartbeat-lost", ""),
+    "lost, a disk request in the watch": (replace(IDLE, heartbeats=watched(31, disk=901)), "heartbeat-lost", ""),
+    "lost, a disk request by the queues": (replace(MOVING, heartbeats=LOST), "heartbeat-lost", ""),
+    "lost, disk progress, agent silent": (replace(MOVING, heartbeats=LOST, agent="silent"), "heartbeat-lost", ""),
+    "lost, a packet": (replace(IDLE, heartbeats=watched(31, packets=71)), "heartbeat-lost", ""),
+    "lost, a network card went": (replace(IDLE, heartbeats=watched(31, packets=None)), "heartbeat-lost", ""),
+    "lost, disks not known": (replace(IDLE, heartbeats=watched(31, disk=None)), "heartbeat-lost", ""),
+    "lost, agent answers": (replace(IDLE, heartbeats=LOST, agent="answers"), "healthy", ""),
+    "late": (replace(IDLE, heartbeats=watched(17, 2.0)), "guest-silent", ""),
+    "late, disk progress": (replace(MOVING, heartbeats=watched(17, 2.0)), "guest-silent", ""),
+    "late, no vCPU can be woken": (replace(IDLE, heartbeats=watched(28), vcpus=DEAF), "guest-hung", "reset"),
+    "gone": (replace(IDLE, heartbeats=GONE), "guest-silent", ""),
+    "gone, disk progress": (replace(MOVING, heartbeats=GONE), "heartbeat-lost", ""),
+    "gone, disk progress, agent answers": (replace(MOVING, heartbeats=GONE, agent="answers"), "healthy", ""),
+    "gone for long, disk progress": (
+        replace(MOVING, heartbeats=watched(3700, first={"driver": False}, driver=False)),
+        "healthy",
+        "",
+    ),
+    "gone, no vCPU can be woken": (replace(IDLE, heartbeats=GONE, vcpus=DEAF), "guest-hung", "reset"),
+    "gone, four samples": (replace(IDLE, heartbeats=GONE, vcpus=DEAF[1:]), "guest-silent", ""),
+    "gone, no vCPU can be woken, packets": (
+        replace(IDLE, heartbeats=watched(31, first={"driver": False}, driver=False, packets=71), vcpus=DEAF),
+        "heartbeat-lost",
+        "",
+    ),
+    "a boot loader, no vCPU can be woken": (
+        replace(IDLE, heartbeats=(beat(None, driver=False), beat(None, 5.2, driver=False)), vcpus=DEAF),
+        "guest-silent",
+        "",
+    ),
+    "no device": (replace(IDLE, heartbeats=(Heartbeat(NOW, device=False),)), "guest-silent", ""),
+    "no device, disk progress": (replace(MOVING, heartbeats=(Heartbeat(NOW, device=False),)), "healthy", ""),
+    "reset, disk progress": (replace(MOVING, heartbeats=(beat(None),)), "healthy", ""),
+    "reset": (replace(IDLE, heartbeats=(beat(None),)), "guest-silent", ""),
+    "kills and waits": (
+        replace(
+            IDLE, heartbeats=(beat(1, total=200 * MIB, available=99 * MIB, kills=0, stalls=0), beat(-1, 2, **FULL))
+        ),
+        "guest-starved",
+        "",
+    ),
+    "waits with no memory left": (
+        replace(MOVING, heartbeats=(beat(1, **FULL | {"stalls": 2}), beat(-1, 2, **FULL)), agent="silent"),
+        "guest-starved",
+        "",
+    ),
+    "a kill in a container": (
+        replace(IDLE, heartbeats=(beat(1, **FULL | {"kills": 0}), beat(-1, 2, **FULL | {"available": 150 * MIB}))),
+        "guest-alive",
+        "",
+    ),
+    "full, and no kill or wait": (replace(IDLE, heartbeats=(beat(1, **FULL), beat(-1, 2, **FULL))), "guest-alive", ""),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_each_row_of_samples_is_a_heartbeat(name: str) -> None:
+    beats, state = STATES[name]
+    assert heartbeat_state(Evidence("running", heartbeats=beats)) == state
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_each_row_gets_its_verdict(name: str) -> None:
+    """Also after the evidence was kept as JSON; no sentence is longer than 200 characters, and none is cut."""
+    evidence, code, advice = VERDICTS[name]
+    verdict = verdict_of(parse_evidence(evidence.as_json()))
+    assert (verdict.code, verdict.advice) == (code, advice)
+    assert not verdict.sentence.endswith("…")
+
+
+def test_a_heartbeat_that_is_not_known_proves_nothing() -> None:
+    """As when the probe died: the evidence says so, and the verdict is the one without a heartbeat."""
+    for evidence in (IDLE, MOVING, replace(MOVING, agent="silent")):
+        assert judge_guest(evidence) is None
+        assert "the guest's heartbeat is not known" in verdict_of(evidence).evidence
+
+
+SAID = {
+    "the guest's kernel answered 2 s ago": (beat(2),),
+    "the guest's kernel has not answered for 43 s (it answers every 2 s)": (beat(43),),
+    "the guest's kernel has not answered yet since the last reset": (beat(None),),
+    "no heartbeat to be had: the VM has no balloon device": (Heartbeat(NOW, device=False),),
+    "no heartbeat to be had: its system has not loaded the driver": (beat(None, driver=False),),
+    "no heartbeat to be had: QEMU does not ask the guest": (beat(2, every=0),),
+    "no heartbeat to be had any more: the guest's driver is gone; its kernel last answered 43 s ago": (
+        beat(43, driver=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_a_heartbeat_is_told_in_plain_words(line: str) -> None:
+    assert heartbeat_lines(Evidence("running", heartbeats=SAID[line])) == (line,)
+
+
+def test_the_watch_is_told_with_what_was_counted() -> None:
+    """The disk, the network, the vCPUs and the memory that the balloon and the kernel's kills took."""
+    seen = beat(31, 5.2, disk=903, packets=71, held=64 * MIB, **FULL)
+    evidence = Evidence("running", heartbeats=(beat(31, kills=0, stalls=40), seen), vcpus=("hk", "hi"))
+    assert watch_lines(evidence) == (
+        "in 5.2 s: 3 disk requests completed, 1 packet from the guest",
+        "in 2 samples: vCPU 0 halted with interrupts off 2; vCPU 1 idle 1, in the kernel 1",
+        "memory: 9 MiB of 200 MiB left, the balloon holds 64 MiB; meanwhile 1 kill for want of memory, 0 waits for it",
+    )
+
+
+def test_many_vcpus_are_told_in_one_line() -> None:
+    assert vcpu_line(("kkkkkk",)).endswith("vCPU 3 in the kernel 1; …")
+
+
+@pytest.mark.parametrize(
+    ("samples", "deaf", "alive"),
+    [
+        (("hs",) * 5, True, False),
+        (("hs",) * 4, False, False),
+        ((*DEAF, "hk"), False, False),
+        ((*DEAF, "ih"), False, True),
+        ((), False, False),
+    ],
+)
+def test_the_vcpus_tell_who_can_be_woken(samples: tuple[str, ...], deaf: bool, alive: bool) -> None:
+    assert (are_all_deaf(samples), is_any_alive(samples)) == (deaf, alive)
+
+
+@pytest.mark.parametrize(
+    ("beats", "words"),
+    [
+        ((beat(2),), "the guest's kernel answered 2 s ago; what runs in it may hang"),
+        ((beat(43),), "has not answered for 43 s (it answers every 2 s): take forensics"),
+        ((), "take forensics or look at the console to see whether the guest hangs"),
+    ],
+)
+def test_a_status_says_the_heartbeat_and_judges_nothing(beats: tuple[Heartbeat, ...], words: str) -> None:
+    verdict = quick_verdict(replace(RUNNING, heartbeats=beats))
+    assert (verdict.code, verdict.advice, words in verdict.sentence) == ("qemu-running", "", True)
