@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from . import claude
+from .guests import kernel_place
 
 CAP_SYS_PTRACE = 19
 UPTIME = 400 * 24 * 3600  # in seconds, of no machine on which these tests run
@@ -90,6 +91,11 @@ def _claude() -> str:
     return "" if claude.find() is not None else "not installed: claude"
 
 
+def _guest() -> str:
+    """Say why no Linux guest can be booted: `./dev test` gets the kernel, as root on Debian."""
+    return "" if (kernel_place() / "vmlinuz").exists() else "there is no kernel for a guest"
+
+
 def _webkit() -> str:
     return _program("WebKitWebDriver", "Xvfb") or ("" if find_minibrowser() else "not installed: MiniBrowser")
 
@@ -121,6 +127,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "firefox": lambda: "" if find_firefox() else "not installed: firefox-esr",
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
+    "guest": lambda: _program("qemu-system-x86_64") or _guest(),
     "kustomize": lambda: _program("kustomize", "openssl", "ssh-keygen"),
     "mounts": lambda: _root() or _mounts(),
     "network": lambda: _root() or _program("ip"),
@@ -134,6 +141,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "sshd": _sshd,
     "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
     "timens": _timens,
+    "tun": lambda: _root() or _program("ip") or ("" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"),
     "tsc": lambda: _node() or ("" if find_tsc().exists() else "not installed: tsc"),
     "webkit": _webkit,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
-STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "qemu", "sshd", "webkit"}
+STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "guest", "qemu", "sshd", "webkit"}
 # a file's `pytestmark`, where it is written on one line
 _ALL_SLOW = re.compile(rf"^pytestmark = .*(?:mark\.slow|mark\.real\(.*\"(?:{'|'.join(STARTED_PARTS)})\")", re.MULTILINE)
 

@@ -1,0 +1,167 @@
+"""A real Linux kernel in each condition: no living guest is ever called hung, and each hung one is named."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import execute
+from ..support.guests import HALT_OFF, SPIN_OFF, SPIN_ON, Guest, plug_in, unplug
+from ..support.selection import sampled
+from ..support.stages import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.real("guest", "tun")]
+
+OLD = 21.0  # in seconds: an answer that is so old is looked at for longer
+
+
+@dataclass(frozen=True)
+class Row:
+    """A guest's condition and what a capture says of it.
+
+    Attributes:
+        does: what the guest itself does, a word of guests.DOES.
+        code, advice: of the verdict.
+        says: what its sentence and its evidence contain.
+        act: what is done to the VM from outside.
+        balloon, card, kernel: the VM has a balloon device, a network card, a kernel to boot.
+        may_hang: it may also be found hung: a vCPU that waits for another one, with its interrupts off, waits for ever.
+        listed: what the host's table says of it, for some.
+        tries: how many looks it may take to see what comes and goes.
+    """
+
+    does: str
+    code: str
+    advice: str = ""
+    says: tuple[str, ...] = ()
+    act: Callable[[Guest], None] = lambda guest: None
+    balloon: bool = True
+    card: bool = False
+    kernel: bool = True
+    may_hang: bool = False
+    listed: str = ""
+    tries: int = 1
+
+
+HUNG = "guest-hung", "reset"
+ANSWERED = ("the guest's kernel answered ",)
+
+
+def wait(guest: Guest) -> None:
+    guest.until_old(OLD)
+
+
+def send(code: bytes, *vcpus: int) -> Callable[[Guest], None]:
+    """Have these vCPUs, or all, run some machine code in the guest's kernel."""
+
+    def act(guest: Guest) -> None:
+        guest.until_says(guest.does)
+        guest.have_vcpus_run(code, *vcpus)
+        guest.until_old(OLD)
+
+    return act
+
+
+def stop_and_continue(guest: Guest) -> None:
+    guest.world.monitor("stop")
+    guest.until_old(OLD)
+    guest.world.monitor("cont")
+
+
+def inflate(guest: Guest) -> None:
+    guest.world.monitor("balloon", value=160 << 20)
+    until(lambda: guest.world.monitor("query-balloon") == {"actual": 160 << 20}, "a balloon that is inflated")
+
+
+def dump(guest: Guest) -> None:
+    guest.until_says("dumping")
+    guest.until_old(OLD)
+
+
+def stop_asking(guest: Guest) -> None:
+    guest.have_asked_every(0)
+    guest.until_old(OLD)
+
+
+ROWS = {
+    # living guests
+    "idle": Row("idle", "guest-alive", says=ANSWERED, listed="alive"),
+    "busy": Row("busy", "guest-alive", says=ANSWERED),
+    "busy in the kernel": Row("kernel-busy", "guest-alive", says=ANSWERED),
+    "real-time loops": Row("real-time", "guest-alive", says=ANSWERED),
+    "every process is stopped": Row("all-stopped", "guest-alive", says=ANSWERED),
+    "uses its disk": Row("writes", "healthy", says=ANSWERED, tries=20),
+    "uses its network": Row("talks", "guest-alive", says=ANSWERED, card=True),
+    "out of memory": Row("out-of-memory", "guest-starved", says=("memory: ", "kill"), tries=20),
+    "inflated balloon": Row("idle", "guest-alive", says=("the balloon holds 96 MiB",), act=inflate),
+    "stopped and continued": Row("idle", "guest-alive", says=ANSWERED, act=stop_and_continue),
+    "reboots": Row(
+        "reboots", "guest-silent", act=lambda guest: until(lambda: not guest.stats()["last-update"], "a reset")
+    ),
+    "driver unloaded": Row("driver-unloaded", "guest-silent", says=("driver is gone", "idle"), act=wait),
+    "no balloon": Row("idle", "guest-silent", says=("the VM has no balloon device",), balloon=False),
+    "QEMU does not ask": Row("idle", "guest-silent", says=("QEMU does not ask",), act=stop_asking),
+    "a boot sector halts": Row("idle", "guest-silent", says=("not loaded the driver",), kernel=False),
+    # those that are not surely hung
+    "one vCPU is halted": Row("idle", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
+    "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
+    "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "go on"), act=dump),
+    # hung ones
+    "panic": Row("panic", *HUNG, says=("not answered for 3", "0 disk requests completed"), act=wait, listed="lost"),
+    "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),
+    "halted": Row("halt", *HUNG, says=("every vCPU", "driver is gone"), act=wait),
+    "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),
+    "halted with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(HALT_OFF)),
+    "soft lockup": Row("idle", *HUNG, says=("0 disk requests completed",), act=send(SPIN_ON)),
+}
+
+
+@pytest.fixture
+def guest_of(short_dir: Path) -> Iterator[Callable[[Row], Guest]]:
+    world, card = World(short_dir), ""
+
+    def boot(row: Row) -> Guest:
+        nonlocal card
+        card = plug_in(world) if row.card else ""
+        guest = Guest(world, row.does, card=card, balloon=row.balloon, kernel=row.kernel)
+        guest.boot()
+        row.act(guest)
+        return guest
+
+    try:
+        yield boot
+    finally:
+        world.close()
+        if card:
+            unplug(card)
+
+
+def list_guests(world: World, *which: str) -> subprocess.CompletedProcess[str]:
+    """Print the table of heartbeats, as a person on the host does."""
+    command = [sys.executable, "-IS", str(world.agent), "heartbeat", *which, "--root", str(world.root)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", sampled(ROWS, "idle", "stopped and continued", "panic", "halted"))
+def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Guest], name: str) -> None:
+    """The heartbeat, the disk, the network and the vCPUs together tell a living guest from a hung one."""
+    row = ROWS[name]
+    guest = guest_of(row)
+    for _ in range(row.tries):
+        verdict = execute(guest.world, "forensics").trailer["verdict"]
+        if verdict["code"] == row.code:
+            break
+    if row.may_hang and verdict["code"] == "guest-hung":
+        assert "vCPU 1 idle" not in "".join(verdict["evidence"])
+        return
+    assert (verdict["code"], verdict["advice"]) == (row.code, row.advice), verdict
+    told = "\n".join([verdict["sentence"], *verdict["evidence"]])
+    assert [words for words in row.says if words not in told] == [], told
+    if row.listed:
+        shown = list_guests(guest.world)
+        assert (shown.returncode, shown.stdout.split()[3:5]) == (row.listed == "lost", [str(VMID), row.listed]), shown

@@ -1,0 +1,247 @@
+"""Linux guests in a stated condition: Debian's own cloud kernel with a busybox initrd, without an agent.
+
+The kernel boots on TCG in about 8 s and says so on its serial port. It does what the word on its command line says once
+its heartbeat has begun and it is told to go on, so a guest's last answer is always older than its fault.
+"""
+
+import json
+import lzma
+import os
+import re
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from breakglass.demo.proxmox.world import VMID, World
+
+from .gdb import Gdb
+from .qemu import is_at_prompt
+from .stages import until
+
+BALLOON = "/machine/peripheral/balloon0"
+INTERVAL = 2  # in seconds, as qemu-server sets it at each start
+MODULES = ("failover", "net_failover", "virtio_net", "virtio_blk", "virtio_balloon")  # each after what it needs
+_BOOT_SECONDS = 180.0  # on a busy machine
+_DISK_BYTES = 16 << 20
+_BURN = "while :; do :; done"
+_WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; sleep 0.2; done"
+
+# What the guest itself does, by the word on its command line.
+DOES = {
+    "idle": ":",
+    "busy": f"({_BURN}) & ({_BURN}) &",
+    "kernel-busy": "cat /dev/urandom >/dev/null & cat /dev/urandom >/dev/null &",
+    "real-time": f"echo -1 >/proc/sys/kernel/sched_rt_runtime_us; chrt -f 99 sh -c '{_BURN}' &",
+    "all-stopped": f"(sleep 1000) & ({_BURN}) & kill -STOP -1",
+    "out-of-memory": "(while :; do tail /dev/zero; done) &",
+    "writes": f"({_WRITE}) &",
+    "talks": "(while :; do arping -c 1 -w 1 -I eth0 192.0.2.7; done) &",
+    "driver-unloaded": "rmmod virtio_balloon",
+    "panic": "echo c >/proc/sysrq-trigger",
+    "dumps": "/load-dumper; echo c >/proc/sysrq-trigger",
+    "halt": "halt -f",
+    "reboots": "reboot -f",
+}
+
+_INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+echo 1 >/proc/sys/kernel/sysrq
+for module in {modules}; do insmod /$module.ko; done
+[ ! -e /sys/class/net/eth0 ] || {{ ip link set eth0 up; ip address add 192.0.2.2/24 dev eth0; }}
+echo "guest: panic is at $(sed -n 's/ T panic$//p' /proc/kallsyms)" >/dev/ttyS0
+echo "guest: up" >/dev/ttyS0
+read -r go </dev/ttyS0
+exec </dev/null >/dev/null 2>&1
+echo "guest: begins" >/dev/ttyS0
+{does}
+echo "guest: {name}" >/dev/ttyS0
+while :; do sleep 1000; done
+"""
+
+# What a crash kernel does, as kdump: it writes to the disk, and has no driver for the balloon.
+_DUMPER = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+insmod /virtio_blk.ko
+echo "guest: dumping" >/dev/ttyS0
+{write}
+"""
+_DUMPER_LINE = b"console=ttyS0 quiet nr_cpus=1 reset_devices\0"
+
+# Machine code for a vCPU in the guest's kernel.
+SPIN_OFF = bytes.fromhex("FAEBFE")  # cli; jmp to itself
+HALT_OFF = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp to the hlt
+SPIN_ON = bytes.fromhex("FBEBFE")  # sti; jmp to itself: what the kernel calls a soft lockup
+
+
+def kernel_place() -> Path:
+    """Return where `./dev test` puts the kernel, its modules and busybox."""
+    return Path(sys.prefix) / "guest"
+
+
+File = tuple[str, int, bytes]
+
+
+def _initrd(does: str) -> bytes:
+    files: list[File] = []
+    if "chrt" in DOES[does]:
+        files += _of_this_machine("/usr/bin/chrt")
+    if "load-dumper" in DOES[does]:
+        files += [
+            _program("load-dumper", _load_dumper()),
+            _program("vmlinuz", (kernel_place() / "vmlinuz").read_bytes()),
+        ]
+        files.append(_program("dumper", _pack(_DUMPER.format(write=_WRITE), "virtio_blk")))
+    return _pack(_INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does), *MODULES, files=files)
+
+
+def _pack(init: str, *modules: str, files: Sequence[File] = ()) -> bytes:
+    """Return the archive (cpio, newc) that the kernel unpacks; one of a few MB needs no compression."""
+    place = kernel_place()
+    entries: list[File] = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "sys", "lib64")]
+    entries += [_program("bin/busybox", (place / "busybox").read_bytes()), _program("init", init.encode())]
+    entries += [_program(f"{name}.ko", lzma.decompress((place / f"{name}.ko.xz").read_bytes())) for name in modules]
+    return b"".join(_cpio(*entry) for entry in (*entries, *files, ("TRAILER!!!", 0, b"")))
+
+
+def _program(name: str, data: bytes) -> File:
+    return name, stat.S_IFREG | 0o755, data
+
+
+def _load_dumper() -> bytes:
+    """Return a program that loads the crash kernel by kexec_file_load(2), which busybox can't."""
+    at = 0x400000
+    texts = (b"/vmlinuz\0", b"/dumper\0", _DUMPER_LINE)
+    start = 64 + 56  # behind the ELF header and the one of the only segment
+    places = [at + start + sum(map(len, texts[:number])) for number in range(len(texts))]
+    body = b"".join(texts)
+    entry = at + start + len(body)
+    opened = [b"\xb8\2\0\0\0\xbf" + struct.pack("<I", place) + b"\x31\xf6\x0f\x05" for place in places[:2]]  # open
+    code = opened[0] + b"\x49\x89\xc4" + opened[1]  # mov r12, rax
+    code += b"\x48\x89\xc6\x4c\x89\xe7\xba" + struct.pack("<I", len(_DUMPER_LINE))  # rsi, rdi: the files; edx
+    code += b"\x41\xba" + struct.pack("<I", places[2]) + b"\x41\xb8\2\0\0\0"  # r10d; r8d: KEXEC_FILE_ON_CRASH
+    code += b"\xb8\x40\1\0\0\x0f\x05\x89\xc7\xf7\xdf\xb8\x3c\0\0\0\x0f\x05"  # kexec_file_load; exit with its error
+    size = start + len(body) + len(code)
+    elf = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 4096) + body + code
+
+
+def _of_this_machine(program: str) -> list[File]:
+    """Return a program that busybox lacks, and its libraries, flat in the loader's directory."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    libraries = [(f"lib64/{Path(path).name}", Path(path)) for path in re.findall(r"(/\S+) \(", listed)]
+    copies = [*libraries, (f"bin/{Path(program).name}", Path(program))]
+    return [_program(name, path.read_bytes()) for name, path in copies]
+
+
+def _cpio(name: str, mode: int, data: bytes) -> bytes:
+    fields = (1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    return b"".join(part + bytes(-len(part) % 4) for part in (head, data))
+
+
+class Guest:
+    """VM 102 of a host, with a kernel in it that does what DOES has for a word."""
+
+    def __init__(self, world: World, does: str, *, card: str = "", balloon: bool = True, kernel: bool = True) -> None:
+        self.world = world
+        self.does, self._card, self._balloon, self._kernel = does, card, balloon, kernel
+        self._console, self._log = world.root / "console", world.root / "console.log"
+        (world.root / "initrd").write_bytes(_initrd(does))
+        os.truncate(world.root / "disk.raw", _DISK_BYTES)
+        (world.root / "vm.json").write_text(json.dumps(self._command()))
+
+    def _command(self) -> list[str]:
+        root, place = self.world.root, kernel_place()
+        pidfile, qmp = (root / f"run/qemu-server/{VMID}.{kind}" for kind in ("pid", "qmp"))
+        machine = "-name devvm -accel tcg,thread=multi -smp 2 -nodefaults -vga std -display none -daemonize"
+        command = [str(self.world.qemu), *machine.split(), "-pidfile", str(pidfile)]
+        for monitor in (qmp, self.world.second_monitor):
+            command += ["-qmp", f"unix:{monitor},server=on,wait=off"]
+        dumps = self.does == "dumps"
+        if self._kernel:
+            command += ["-kernel", f"{place}/vmlinuz", "-initrd", f"{root}/initrd"]
+            command += ["-append", f"console=ttyS0 quiet panic=0{' crashkernel=160M' if dumps else ''}"]
+        command += ["-m", "512" if dumps else "256"]
+        command += ["-chardev", f"socket,id=console,path={self._console},server=on,wait=off,logfile={self._log}"]
+        command += ["-serial", "chardev:console", "-drive", f"file={root}/disk.raw,if=virtio,format=raw,cache=unsafe"]
+        if self._card:
+            command += ["-netdev", f"tap,id=net0,ifname={self._card},script=no,downscript=no"]
+            command += ["-device", "virtio-net-pci,netdev=net0"]
+        return [*command, *(["-device", "virtio-balloon-pci,id=balloon0"] if self._balloon else [])]
+
+    def boot(self) -> None:
+        """Start the VM as qemu-server does, and return once its guest is in its condition."""
+        self.start()
+        if not self._kernel:
+            until(lambda: is_at_prompt(self.world), "a boot sector that halts")
+            return
+        self.until_says("up")
+        if self._balloon:
+            until(lambda: self.stats()["last-update"], "the guest's first answer", _BOOT_SECONDS)
+        with socket.socket(socket.AF_UNIX) as console:
+            console.connect(str(self._console))
+            console.sendall(b"go\n")
+        self.until_says("begins")
+
+    def start(self) -> None:
+        started = self.world.qm("start", str(VMID))
+        assert started.returncode == 0, started.stderr
+        if self._balloon:
+            self.have_asked_every(INTERVAL)
+
+    def until_says(self, word: str) -> None:
+        """Return once the guest has said a word on its console."""
+        until(
+            lambda: f"guest: {word}".encode() in self._log.read_bytes(), f"{word} on the guest's console", _BOOT_SECONDS
+        )
+
+    def have_asked_every(self, seconds: int) -> None:
+        self.world.monitor("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=seconds)
+
+    def stats(self) -> dict[str, Any]:
+        found = self.world.monitor("qom-get", path=BALLOON, property="guest-stats")
+        assert isinstance(found, dict)
+        return found
+
+    def until_old(self, seconds: float) -> None:
+        """Return once the guest's last answer is so old."""
+        until(
+            lambda: time.time() - self.stats()["last-update"] >= seconds,
+            f"{seconds} s without an answer",
+            _BOOT_SECONDS,
+        )
+
+    def have_vcpus_run(self, code: bytes, *vcpus: int) -> None:
+        """Have these vCPUs, or all, run some machine code for good, in the place of the guest's panic()."""
+        [place] = re.findall(rb"panic is at ([0-9a-f]+)", self._log.read_bytes())
+
+        def sent() -> bool:
+            with Gdb(self.world) as gdb:
+                return gdb.run_in_kernel(code, int(place, 16), vcpus)
+
+        until(sent, "a moment with these vCPUs in the kernel")
+
+
+def plug_in(world: World) -> str:
+    """Make a tap for the VM's network card, which leads nowhere; return its name.
+
+    The host sees it as qemu-server names it.
+    """
+    name = f"bg{os.getpid()}"
+    subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    (world.root / f"sys/class/net/tap{VMID}i0").symlink_to(f"/sys/class/net/{name}")
+    return name
+
+
+def unplug(card: str) -> None:
+    """Remove the tap again."""
+    subprocess.run(["ip", "link", "delete", card], check=True)
