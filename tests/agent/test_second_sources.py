@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.forensics.on_qemu import name_agent_state
-from breakglass.agents.pve.host.guest_agent import (
+from breakglass.agents.pve.forensics.guest_agent import (
     ask_guest_agent,
     guest_agent_state,
     is_agent_port_open,
     ping_guest_agent,
 )
+from breakglass.agents.pve.forensics.on_qemu import name_agent_state
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.host.qmp import RUN_STATES
 from breakglass.demo.proxmox.world import VMID, World

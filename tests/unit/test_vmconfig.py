@@ -2,7 +2,8 @@
 
 import pytest
 
-from breakglass.agents.pve.host.vm_config import current_options, disk_storages, pending_options, start_seconds
+from breakglass.agents.pve.forensics.on_proxmox import disk_storages
+from breakglass.agents.pve.host.vm_config import current_options, pending_options, start_seconds
 
 CONF = """#a comment
 boot: order=scsi0;ide2

@@ -14,7 +14,6 @@ from ..budget import EVIDENCE_SECONDS
 from ..grammar import Request
 from ..host.cluster import node_name
 from ..host.paths import Host, boottime, read_json, write_atomic
-from ..host.process import describe_process
 from ..host.qmp import QmpError, QmpSilent
 from ..host.vmstate import Facts, describe_sources, observe, read_pid, vm_state
 from ..jobs.aliases import add_alias
@@ -24,7 +23,7 @@ from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..words import DONE, STORAGE_HUNG
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
-from .leftovers import Leftovers, find_leftovers
+from .leftovers import Leftovers, describe_process, find_leftovers
 from .on_host import thread_probe
 from .on_storage import dead_storages, late_commands, late_storages
 from .picture import keep_picture

@@ -1,9 +1,11 @@
 """What is left of a VM that was seen stopped, or runs as a stale copy of one that is on another node."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..host.paths import Host
+from ..host.process import read_stat
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.vmstate import Facts, leftover_pids, observe, vm_state
 
@@ -43,6 +45,52 @@ def find_leftovers(host: Host) -> Leftovers:
     if vm_state(facts) != "stopped":
         return Leftovers(facts=facts)
     return Leftovers(tuple(leftover_pids(host)))
+
+
+# --- The words about processes that are left, and what ends them. They signal none ---
+
+
+def name_processes(pids: list[int]) -> str:
+    """Return the subject and verb of a sentence about some processes."""
+    return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
+
+
+def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
+    """Return a line for each process that is left in the scope of a stopped VM, and lines that say what ends it."""
+    return leftover_lines(pids, [describe_process(pid) for pid in pids])
+
+
+def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
+    """Return lines that name the processes left of a stopped VM, and what ends them.
+
+    Args:
+        pids: the processes.
+        remains: a description of each, `NAME, process PID, state S`; none where they were not looked at.
+    """
+    if not remains:
+        return (f"left in the VM's scope: {', '.join(map(str, pids))}",)
+    lines = [f"left in the VM's scope: {line}" for line in remains]
+    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
+    if len(killable) < len(remains):
+        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
+    if killable:
+        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
+    return tuple(lines)
+
+
+def describe_process(pid: int) -> str:
+    """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
+    name, fields = read_stat(pid)
+    return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
+
+
+def _deepest_state(pid: int, state: str) -> str:
+    """Return D where any thread waits uninterruptibly, else the first thread's own state."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return state
+    return "D" if any(read_stat(f"{pid}/task/{tid}")[1][:1] == ["D"] for tid in threads) else state
 
 
 # --- The sentence and the evidence about a stale copy, a QEMU of a VM whose configuration is on another node. Pure.

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 
 from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, is_stale_copy, node_name
 from ..host.paths import Host, read_json
-from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, task_lines
-from ..host.vm_config import disk_storages, pending_options
+from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, parse_task, read_index
+from ..host.vm_config import current_options, pending_options
 from .ha_daemons import find_dead_ha
 from .obstacles import TROUBLES
 from .probe import Probe, Reply, command_probe, ok_reply, read_text
 
 PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and its second of processor time takes a few on a busy host
 _LAST_TASKS = 10
+_DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
 _SECRETS = re.compile(r"^(cipassword):.*$", re.MULTILINE)
 
@@ -106,6 +107,17 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
     }
 
 
+def disk_storages(text: str) -> list[str]:
+    """Return the ids of the storages that the VM's own disks are on, in order; a CD-ROM is no disk."""
+    found = []
+    for name, value in current_options(text).items():
+        volume, _, rest = value.removeprefix("file=").partition(",")
+        storage, is_volume, _ = volume.partition(":")
+        if _DISK.fullmatch(name) and is_volume and "media=cdrom" not in rest and not volume.startswith("/"):
+            found.append(storage)
+    return list(dict.fromkeys(found))
+
+
 def redact_config(text: str) -> str:
     """Return a configuration without snapshots and password, as `qm config` and `qm pending` print it."""
     shown, sections = [], ("", "[PENDING]")
@@ -168,11 +180,11 @@ def _read_version(host: Host) -> Iterator[Reply]:
 def _read_tasks(host: Host) -> Iterator[Reply]:
     """Report the VM's last tasks, and the end of the newest one's log."""
     began = time.monotonic()
-    mine = task_lines(host)[-_LAST_TASKS:]
+    mine = [line for line in read_index(host) if (task := parse_task(line)) and task.id == str(host.vmid)]
     logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
     newest = sorted(logs, key=os.path.getmtime)[-1:]
     with_end = [f"{os.path.basename(log)}\n{_read_end(log)}" for log in newest]
-    text = "\n".join([*mine, *with_end]) or "no task of this VM is known"
+    text = "\n".join([*mine[-_LAST_TASKS:], *with_end]) or "no task of this VM is known"
     yield ok_reply("tasks", began, text, command="/var/log/pve/tasks")
 
 

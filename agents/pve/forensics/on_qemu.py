@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from ..host.guest_agent import AGENT_SECONDS, ask_guest_agent, guest_agent_path, is_agent_port_open
 from ..host.paths import Host
 from ..host.qmp import Qmp, QmpError
 from .evidence import Queue
+from .guest_agent import AGENT_SECONDS, ask_guest_agent, guest_agent_path, is_agent_port_open
 from .probe import PROBE_BYTES, Probe, Reply, ok_reply
 
 QMP_STEP_SECONDS = 3.0

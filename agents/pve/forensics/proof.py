@@ -1,6 +1,5 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
 
-from ..host.process import join_items
 from ..jobs.result import Verdict
 from .evidence import Evidence, Queue
 from .obstacles import TROUBLES, obstacle_to
@@ -69,7 +68,7 @@ def lock_lines(evidence: Evidence) -> tuple[str, ...]:
 def host_lines(evidence: Evidence) -> tuple[str, ...]:
     """Return Proxmox's own facts: HA, options that wait for a new QEMU, how long no disk was written."""
     ha = ha_line(evidence.ha, evidence.ha_seen, evidence.ha_dead)
-    waiting = f"options that take effect only after a cycle: {join_items(evidence.pending)}" if evidence.pending else ""
+    waiting = f"options that take effect only after a cycle: {', '.join(evidence.pending)}" if evidence.pending else ""
     quiet = (
         f"Proxmox's statistics show no disk write for {evidence.quiet_minutes} min" if evidence.quiet_minutes else ""
     )
@@ -99,7 +98,7 @@ def storage_lines(evidence: Evidence) -> tuple[str, ...]:
         f"storage {name}, which has disks of this VM, {waits.get(name, 'does not answer')}"
         for name in evidence.dead_storages
     )
-    late = join_items(evidence.late_commands)
+    late = ", ".join(evidence.late_commands)
     note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
     return (*dead, note) if late else dead
 

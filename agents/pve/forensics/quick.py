@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from ..host.cluster import NOT_ASKED, Cluster, is_placeless, is_stale_copy, node_name
 from ..host.paths import Host
-from ..host.process import describe_process
 from ..host.pve_tasks import Holder
 from ..host.vmstate import Facts, describe_sources, vm_state
 from ..jobs.result import Verdict
 from .evidence import Evidence
 from .ha_daemons import find_dead_ha
 from .heartbeat import sample_at_once
-from .leftovers import Leftovers, find_leftovers, starter_pid
+from .leftovers import Leftovers, describe_process, find_leftovers, starter_pid
 from .verdict import quick_verdict
 
 

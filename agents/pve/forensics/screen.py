@@ -15,7 +15,6 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
-from ..host.guest_agent import guest_agent_state
 from ..host.paths import Host
 from ..host.process import spawn_detached
 from ..host.qmp import QmpError, QmpSilent
@@ -23,6 +22,7 @@ from ..host.vmstate import describe_sources, observe, vm_state
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..words import DEADLINE, DONE
+from .guest_agent import guest_agent_state
 from .picture import draw_picture
 
 APART_SECONDS = 1.0  # from a picture to the next one

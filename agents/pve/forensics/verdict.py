@@ -4,7 +4,6 @@ A verb is advised only where the evidence names the fault and no known obstacle 
 hung one look alike from outside, and the verdict says so instead of guessing.
 """
 
-from ..host.process import join_items
 from ..jobs.result import Verdict
 from ..words import STALE_COPY
 from .evidence import WATCHED_SECONDS, Evidence
@@ -97,7 +96,7 @@ def _judge_wedged(evidence: Evidence) -> Verdict:
         sentence = f"{what} one of its threads waits in the kernel at times: check the host's storage before a cycle"
         return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
     if evidence.dead_storages:
-        dead = join_items(evidence.dead_storages)
+        dead = ", ".join(evidence.dead_storages)
         sentence = f"{what} the storage of its disks does not answer ({dead}): check that storage before a cycle"
         return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
     return advise_verb(evidence, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)

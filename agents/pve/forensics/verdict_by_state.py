@@ -1,11 +1,11 @@
 """The verdict on a VM that runs, and on one that is stopped. Pure."""
 
-from ..host.process import leftover_lines
 from ..host.vm_config import ha_stuck
 from ..jobs.result import Verdict
 from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
 from .evidence import WATCHED_SECONDS, Evidence
 from .heartbeat_rule import FRESH, heartbeat_lines, heartbeat_state, watch_lines
+from .leftovers import leftover_lines
 from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .outlook import HA_CURE, ha_outlook
 from .proof import (

@@ -5,7 +5,7 @@ A job leaves the SSH session, keeps its pages in memory, and is the last that th
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from .paths import boottime, read_small_file, write_atomic
 
@@ -85,21 +85,6 @@ def open_verified(pid: int, is_it: Callable[[], object]) -> int | None:
     return None
 
 
-def describe_process(pid: int) -> str:
-    """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
-    name, fields = read_stat(pid)
-    return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
-
-
-def _deepest_state(pid: int, state: str) -> str:
-    """Return D where any thread waits uninterruptibly, else the first thread's own state."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return state
-    return "D" if any(read_stat(f"{pid}/task/{tid}")[1][:1] == ["D"] for tid in threads) else state
-
-
 def lock_memory() -> bool:
     """Keep this process's pages in memory (mlockall(2)), so that a hung disk can't stop it; False when not allowed.
 
@@ -156,26 +141,3 @@ def _leave_connection(kept: int) -> None:
     os.closerange(kept + 1, _MOST_FDS)
     lock_memory()
     set_oom_score(-900)
-
-
-def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ...]:
-    """Return lines that name the processes left of a stopped VM, and what ends them.
-
-    Args:
-        pids: the processes.
-        remains: a description of each, `NAME, process PID, state S`; none where they were not looked at.
-    """
-    if not remains:
-        return (f"left in the VM's scope: {join_items(tuple(pids))}",)
-    lines = [f"left in the VM's scope: {line}" for line in remains]
-    killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
-    if len(killable) < len(remains):
-        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
-    if killable:
-        lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
-    return tuple(lines)
-
-
-def join_items(items: tuple[object, ...]) -> str:
-    """Return the items with commas between them."""
-    return ", ".join(str(item) for item in items)

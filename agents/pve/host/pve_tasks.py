@@ -78,7 +78,7 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
         return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start resumes it",))
     working = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
     names = working or []
-    lines = ask_or_none(lambda: _read_index(host), TASK_SECONDS) or []
+    lines = ask_or_none(lambda: read_index(host), TASK_SECONDS) or []
     tasks = [task for line in (*names, *lines) if (task := parse_task(line)) and _owns(task, lock, host.vmid)]
     for task in tasks:
         if process_ticks(task.pid) == task.ticks:
@@ -116,7 +116,7 @@ def _read_command_line(host: Host, pid: int) -> str:
     return read_small_file(host.proc(pid, "cmdline"), 4096).replace("\0", " ").strip()
 
 
-def _read_index(host: Host) -> list[str]:
+def read_index(host: Host) -> list[str]:
     """Return the lines of the task index, oldest first and each task once.
 
     `index` has the tasks that ended, oldest first. `active` is newest first and repeats tasks that have ended, so only
@@ -135,11 +135,6 @@ def _read_last_lines(path: str) -> list[str]:
             return file.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
-
-
-def task_lines(host: Host) -> list[str]:
-    """Return the index lines of the VM's own tasks, oldest first."""
-    return [line for line in _read_index(host) if (task := parse_task(line)) and task.id == str(host.vmid)]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 
-# --- Reads a VM's configuration text: options, pending options, storages of the disks, time that a start may take.
+# --- Reads a VM's configuration text: options, pending options, time that a start may take.
 #
 # Pure: cluster.py reads the file.
 #
@@ -17,7 +17,6 @@ NIC_SECONDS = 5.0
 DEFAULT_MEMORY_MIB = 512
 
 _OPTION_LINE = re.compile(r"([a-z][a-z_0-9]*):\s*(.*)")
-_DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 
 
 def current_options(text: str) -> dict[str, str]:
@@ -30,17 +29,6 @@ def pending_options(text: str) -> list[str]:
     pending = _options_in(_sections(text).get("PENDING", []))
     deleted = re.split(r"[,;\s]+", pending.pop("delete", ""))
     return [*pending, *(name.lstrip("!") for name in deleted if name)]
-
-
-def disk_storages(text: str) -> list[str]:
-    """Return the ids of the storages that the VM's own disks are on, in order; a CD-ROM is no disk."""
-    found = []
-    for name, value in current_options(text).items():
-        volume, _, rest = value.removeprefix("file=").partition(",")
-        storage, is_volume, _ = volume.partition(":")
-        if _DISK.fullmatch(name) and is_volume and "media=cdrom" not in rest and not volume.startswith("/"):
-            found.append(storage)
-    return list(dict.fromkeys(found))
 
 
 def start_seconds(text: str) -> tuple[float, list[str]]:

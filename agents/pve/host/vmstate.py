@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from .bounded import NoAnswerError, ask
 from .paths import Host, read_small_file
-from .process import describe_process, leftover_lines, process_ticks
+from .process import process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
 
 _verified: dict[int, int] = {}  # pid and start time of the QEMU that was verified last
@@ -157,13 +157,3 @@ def leftover_pids(host: Host) -> list[int]:
     """
     daemon = _read_number(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
     return [pid for pid in map(int, read_small_file(host.scope).split()) if process_ticks(pid) and pid != daemon]
-
-
-def name_processes(pids: list[int]) -> str:
-    """Return the subject and verb of a sentence about some processes."""
-    return f"process {pids[0]} is" if len(pids) == 1 else f"processes {', '.join(map(str, pids))} are"
-
-
-def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
-    """Return a line for each process that is left in the scope of a stopped VM, and lines that say what ends it."""
-    return leftover_lines(pids, [describe_process(pid) for pid in pids])

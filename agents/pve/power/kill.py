@@ -9,16 +9,15 @@ import signal
 import time
 
 from ..budget import KILL_SECONDS, QUIT_SECONDS, TERM_SECONDS
+from ..forensics.leftovers import describe_leftovers, name_processes
 from ..host.process import open_verified
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from ..host.vmstate import (
     Facts,
-    describe_leftovers,
     describe_sources,
     has_process,
     is_vm_process,
     leftover_pids,
-    name_processes,
     observe,
     read_pid,
 )

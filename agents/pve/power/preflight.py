@@ -7,13 +7,13 @@ force a quorum) are named and never made here.
 import re
 
 from ..forensics.ha_daemons import describe_ha, find_dead_ha, is_ha_at_work, prove_ha
-from ..forensics.leftovers import describe_copy, find_leftovers
+from ..forensics.leftovers import describe_copy, describe_leftovers, find_leftovers, name_processes
 from ..forensics.obstacles import NO_QUORUM, TROUBLES
 from ..forensics.startable import QM_SECONDS, find_start_trouble
 from ..host.bounded import run
 from ..host.cluster import Cluster, cluster_view, is_placeless, is_stale_copy, node_name
 from ..host.vm_config import ha_drops_stop, ha_restarts, ha_stuck
-from ..host.vmstate import Facts, describe_leftovers, has_process, name_processes, vm_state
+from ..host.vmstate import Facts, has_process, vm_state
 from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
 from ..words import ANYWAY, CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, STALE_COPY, WITHOUT_PROCESS

@@ -3,19 +3,18 @@
 import time
 
 from ..budget import CLEANUP_SECONDS, HA_START_SECONDS, QM_START_SECONDS, SECOND_START_SECONDS, START_VERIFY_SECONDS
+from ..forensics.guest_agent import guest_agent_state
 from ..forensics.ha_daemons import describe_ha, prove_ha
+from ..forensics.leftovers import describe_leftovers, name_processes
 from ..forensics.startable import find_start_trouble
 from ..host.bounded import CommandResult
 from ..host.cluster import Cluster, cluster_view
-from ..host.guest_agent import guest_agent_state
 from ..host.pve_tasks import flock_holders
 from ..host.vm_config import AT_REST
 from ..host.vmstate import (
-    describe_leftovers,
     describe_sources,
     has_process,
     leftover_pids,
-    name_processes,
     observe,
     read_pid,
     vm_state,

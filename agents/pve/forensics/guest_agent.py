@@ -5,8 +5,8 @@ import os
 import socket
 import time
 
-from .paths import Host
-from .qmp import Qmp, QmpError, QmpSilent
+from ..host.paths import Host
+from ..host.qmp import Qmp, QmpError, QmpSilent
 
 AGENT_SECONDS = 1.5
 _PORT_SECONDS = 1.0
