@@ -5,7 +5,6 @@ sent (`Lost`). A failed login is rarely tried again: OpenSSH penalises failed lo
 """
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Container
 from typing import Any, TypeVar
@@ -30,15 +29,9 @@ T = TypeVar("T")
 class HostConnection(KeptLink):
     """The connection to one host, for all its VMs, and the requests on it."""
 
-    def __init__(
-        self,
-        host: Host,
-        retry_seconds: float = RETRY_SECONDS,
-        chance: Callable[[], float] = random.random,
-        on_answer: Callable[[], object] = lambda: None,
-    ) -> None:
-        super().__init__(host, chance, on_answer)
-        self._retry_seconds = retry_seconds
+    def __init__(self, host: Host, on_answer: Callable[[], object] = lambda: None) -> None:
+        super().__init__(host, on_answer)
+        self.retry_seconds = RETRY_SECONDS
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._tracked: set[asyncio.Task[Any]] = set()
         self.vmids: Container[int] | None = None  # the VMs that the configuration in force has here; None means any
@@ -103,7 +96,7 @@ class HostConnection(KeptLink):
             raise Unreached(MOVED, reason, "see /health for the configured VMs")
 
     async def _pause_or_give_up(self, first_loss: float, reason: str, is_final: bool = False) -> None:
-        if is_final or time.monotonic() - first_loss > self._retry_seconds:
+        if is_final or time.monotonic() - first_loss > self.retry_seconds:
             raise Lost(reason) from None
         await asyncio.sleep(RETRY_PAUSE)
 

@@ -10,7 +10,6 @@ from ..agents.bundle import known_digest
 from ..agents.pve.words import VERSION
 from ..base import audit
 from ..base.errors import Unreached
-from ..base.proven import Proven
 from ..config.model import Host
 from ..config.warnings import warn_of_agent
 from .channel import CLOSED, LOST
@@ -34,16 +33,14 @@ class KeptLink:
     None; it is empty for a node that is in no cluster. `on_answer` is called when the host agent has said what it is.
     """
 
-    def __init__(
-        self, host: Host, chance: Callable[[], float] = random.random, on_answer: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, host: Host, on_answer: Callable[[], object] = lambda: None) -> None:
         self.host = host
         self.node = host.node
         self.cluster = host.cluster or None
         self.trouble: Unreached | None = None
         self.since: float | None = None
+        self.chance = random.random  # of each pause
         self.may_log_in = True  # again, where a request needs it
-        self._chance = chance
         self._on_answer = on_answer
         self._noted = ""  # the state that the log has last
         self._link: Link | None = None
@@ -123,7 +120,7 @@ class KeptLink:
 
     def start(self, hosts: int = 1) -> None:
         """Keep the connection open from now on, until `stop_keeping` or `close`. `hosts` is how many there are."""
-        self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self._chance())))
+        self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self.chance())))
 
     async def keep_open(self, pause: float = 0.0) -> None:
         """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
@@ -140,12 +137,12 @@ class KeptLink:
                 failures += 1
                 if error.cause == "key-not-accepted":
                     refusals += 1
-                    await self._wait_until_opened(refusal_seconds(refusals, self._chance()))
+                    await self._wait_until_opened(refusal_seconds(refusals, self.chance()))
                     continue
             except Exception as error:  # a defect of the handler must not end the reconnecting
                 failures += 1
                 audit.note("keep-open-failed", host=self.host.name, error=repr(error))
-            await asyncio.sleep(backoff_seconds(failures, self._chance()) if failures else REOPEN_SECONDS)
+            await asyncio.sleep(backoff_seconds(failures, self.chance()) if failures else REOPEN_SECONDS)
 
     def _describe_end(self, link: Link) -> Unreached:
         if link.channel.why_closed != LOST:
@@ -206,29 +203,20 @@ class KeptLink:
             return self.trouble.cause
         if self.since is None:
             return "not-checked"
-        fault = self._handshake.fault(self.host, vmid) if self._link is not None else ""
+        fault = self.handshake.fault(self.host, vmid) if self._link is not None else ""
         return fault or ("agent-outdated" if self._is_outdated else "answering")
 
     @property
     def warnings(self) -> list[str]:
         """What the operator should change on the host."""
-        return warn_of_agent(self.host.name, self.agent_version, VERSION) if self._is_outdated else []
+        return warn_of_agent(self.host.name, self.handshake.version, VERSION) if self._is_outdated else []
 
     @property
-    def proven(self) -> Proven | None:
-        """When the host was last proven, as it told last."""
-        return self._handshake.proven
-
-    @property
-    def agent_version(self) -> str:
-        """The version that the host agent told last, an empty text before that."""
-        return self._handshake.version
-
-    @property
-    def _handshake(self) -> Handshake:
+    def handshake(self) -> Handshake:
+        """What the host agent said of itself last, on the newest connection."""
         return self._link.handshake if self._link is not None else Handshake()
 
     @property
     def _is_outdated(self) -> bool:
-        bundle, own = self._handshake.bundle, known_digest()
+        bundle, own = self.handshake.bundle, known_digest()
         return bool(bundle and own) and bundle != own

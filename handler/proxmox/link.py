@@ -6,7 +6,6 @@ Here, only this file, `channel.py` and `connect.py` use asyncssh. They turn each
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from ..base.budget import FIRST_SECONDS
@@ -16,7 +15,6 @@ from ..config.ssh_library import asyncssh
 from .channel import Channel
 from .connect import CONNECT_SECONDS, connect, unreached
 from .handshake import Handshake
-from .outcome import Message
 from .wire import SESSION_LINE
 
 
@@ -27,6 +25,7 @@ class Link:
         self.conn = conn
         self._host = host
         self.channel = Channel(conn.abort)
+        self.ask, self.abort = self.channel.ask, self.channel.give_up  # the session ends with its connection
         self.handshaking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -71,15 +70,6 @@ class Link:
                 self.shake_hands()
             await asyncio.wait([self.handshaking])
         self.handshake.check_node(self._host)
-
-    async def ask(self, line: str) -> AsyncIterator[Message]:
-        """Send a request on the session, and yield its messages."""
-        async for message in self.channel.ask(line):
-            yield message
-
-    def abort(self) -> None:
-        """End the session and the connection."""
-        self.channel.give_up()
 
 
 async def open_link(host: Host) -> Link:

@@ -58,8 +58,8 @@ class Snapshot:
 
 def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
     """Return what the handler knows now."""
-    hosts = {name: host for name, host in service.hosts.items() if host.agent_version}
-    agents = {name: host.agent_version for name, host in hosts.items()}
+    hosts = {name: host.handshake for name, host in service.hosts.items() if host.handshake.version}
+    agents = {name: host.version for name, host in hosts.items()}
     proven = {name: _unix_time(host.proven["at"]) if host.proven else 0.0 for name, host in hosts.items()}
     condition, sessions = find_condition(service, chatting), chatting.directory or ""
     return Snapshot(condition, agents, proven, chatting.running_turns, sessions, COUNTERS)

@@ -55,7 +55,7 @@ def _hosts(service: Service) -> dict[str, dict[str, object]]:
     """Return each host's state and its agent's version, without a host whose name is the fault."""
     found: dict[str, dict[str, object]] = {}
     for name, host in service.hosts.items():
-        since, agent, proven = _time_or_none(host.since), host.agent_version, describe_openly(host.proven)
+        since, agent, proven = _time_or_none(host.since), host.handshake.version, describe_openly(host.handshake.proven)
         found[name] = {"state": host.health(), "since": since, "agent": agent or None, "proven": proven}
     for name in filter(is_host_name, service.config.hosts_off):
         found[name] = {"state": "disabled", "since": None, "agent": None, "proven": None}

@@ -207,7 +207,8 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
     monkeypatch.setattr(breakglass.proxmox.patience, "GRACE_SECONDS", 0.3)
     told = stage("stop", 0.2)
     script.say([("stop", [told, output("a\n"), {"wait": "never"}]), ("", [result()])])
-    host = HostConnection(vm.host, retry_seconds=0.2)
+    host = HostConnection(vm.host)
+    host.retry_seconds = 0.2
     heard: list[Message] = []
 
     async def listen() -> None:

@@ -82,12 +82,12 @@ async def test_a_quiet_handler_hears_of_another_ones_drill(
     host.start()
     try:
         await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
-        assert host.proven is None
+        assert host.handshake.proven is None
         path.write_text(json.dumps({"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}))
-        await asyncio.to_thread(until, lambda: host.proven, "news")
+        await asyncio.to_thread(until, lambda: host.handshake.proven, "news")
     finally:
         await host.close()
-    assert host.proven == {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill"}
+    assert host.handshake.proven == {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill"}
 
 
 def test_what_may_not_prove_sends_nothing(world: World, service: Service) -> None:

@@ -54,7 +54,8 @@ async def open_host(node: Host) -> AsyncIterator[Open]:
     made: list[HostConnection] = []
 
     def make(retry_seconds: float = 1, **changes: Any) -> HostConnection:
-        made.append(HostConnection(replace(node, **changes), retry_seconds))
+        made.append(HostConnection(replace(node, **changes)))
+        made[-1].retry_seconds = retry_seconds
         return made[-1]
 
     yield make
@@ -212,7 +213,9 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
         used.set()
         return 0.0
 
-    keeping = asyncio.create_task(HostConnection(replace(node, ssh=at(reserve_port())), chance=chance).keep_open())
+    host = HostConnection(replace(node, ssh=at(reserve_port())))
+    host.chance = chance
+    keeping = asyncio.create_task(host.keep_open())
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()
@@ -225,7 +228,8 @@ async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
 ) -> None:
     """With many hosts, each is connected a moment later by chance, and at once when a request needs it."""
     monkeypatch.setattr(breakglass.proxmox.patience, "SPREAD_SECONDS", 3600.0)
-    host = HostConnection(node, chance=lambda: 1.0)
+    host = HostConnection(node)
+    host.chance = lambda: 1.0
     host.start(hosts=50)
     await asyncio.sleep(0)
     assert (host.health(), host.link) == ("not-checked", None)
