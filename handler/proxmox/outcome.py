@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ..agents.pve.words import ANYWAY, GOES_WITH
 from ..base.proven import read_proven
+from ..config.model import by_hand
 from .request import VerbRequest
 
 Message = dict[str, object]
@@ -73,7 +74,7 @@ def answer_from_trailer(
     if request.verb == "screen":
         body |= {name: trailer.get(name) for name in ("screen_png", "guest")}
     if trailer["exit_code"] == _STRANDED:
-        body["by_hand"] = list(request.start_by_hand)
+        body["by_hand"] = list(by_hand(request.vm, request.host, "start"))
     return _with_outcome(body, str(trailer["outcome"]))
 
 
@@ -146,7 +147,7 @@ def is_deadline(value: object) -> bool:
 def _deadline(request: VerbRequest, trailer: Mapping[str, object]) -> object:
     """Return a job's deadline, or None for a verb that is no job, and if the host says none."""
     deadline = trailer.get("deadline")
-    return deadline if request.is_job and is_deadline(deadline) else None
+    return deadline if request.rules.is_job and is_deadline(deadline) else None
 
 
 def _anyway(request: VerbRequest, trailer: Mapping[str, object]) -> object:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ..agents.pve.words import Verb
 from ..auth.signing import Caller
 from ..base.verbs import VERBS
 from ..config.model import Host, Vm, by_hand
@@ -35,24 +36,14 @@ class VerbRequest:
         return self.place or self.vm.hosts[0]
 
     @property
-    def is_mutating(self) -> bool:
-        """Tell whether the verb can change the VM's power state."""
-        return VERBS[self.verb].mutating
-
-    @property
-    def is_job(self) -> bool:
-        """Tell whether the host records the request by its id."""
-        return VERBS[self.verb].is_job
+    def rules(self) -> Verb:
+        """What the verb is, by the table of verbs."""
+        return VERBS[self.verb]
 
     @property
     def by_hand(self) -> tuple[str, ...]:
         """The commands that do the same on the host."""
         return by_hand(self.vm, self.host, self.verb)
-
-    @property
-    def start_by_hand(self) -> tuple[str, ...]:
-        """The commands that start the VM on the host."""
-        return by_hand(self.vm, self.host, "start")
 
     @property
     def warnings(self) -> list[str]:

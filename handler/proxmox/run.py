@@ -35,7 +35,7 @@ class Run:
         self.answer: Answer | None = None
         self._find = find
         self._found: Destination | None = None
-        self._is_repeated = request.is_mutating and (request.again or request.id in sent)
+        self._is_repeated = request.rules.mutating and (request.again or request.id in sent)
         self._request = request
         self._sent = sent
         self._began = began
@@ -46,7 +46,7 @@ class Run:
 
     async def _run(self) -> None:
         request = self._request
-        if request.is_mutating:
+        if request.rules.mutating:
             self._sent.add(request.id)
         try:
             self.answer = await self._ask_host(await self._find_host())
@@ -67,8 +67,8 @@ class Run:
     async def _find_host(self) -> Destination:
         """Return where the request goes; raise Lost if the id may have gone to another host."""
         request = self._request
-        known = request.id if request.is_mutating else request.job
-        found = self._found = await self._find(known, request.is_mutating, self._is_repeated)
+        known = request.id if request.rules.mutating else request.job
+        found = self._found = await self._find(known, request.rules.mutating, self._is_repeated)
         found = self._found = found.serving(request.verb)
         self._request = replace(request, place=(found.away or found.host).host)
         audit.add(host=found.host.host.name)
@@ -76,7 +76,7 @@ class Run:
 
     async def _ask_host(self, found: Destination) -> Answer:
         host, line = found.host, verb_line(self._request)
-        if self._request.is_job:
+        if self._request.rules.is_job:
             async for message in host.run(line):
                 self._add(message)
         else:
@@ -130,7 +130,7 @@ class Run:
 
     def _unreached(self, error: Unreached) -> Answer:
         request = self._request
-        is_first = not request.is_mutating or self._sent.take_back(request.id)
+        is_first = not request.rules.mutating or self._sent.take_back(request.id)
         found = self._found  # one that has the id, or may have it because it alone did not answer
         if not is_first or (found and found.has_id) or (self._is_repeated and not (found and found.is_only)):
             return self._unknown(error.reason, "was sent before and may have run")

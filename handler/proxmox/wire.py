@@ -90,7 +90,7 @@ def vmid_in(line: str) -> int:
 
 def verb_line(request: VerbRequest) -> str:
     """Return the line for a request. The body parser matched every part against the grammar."""
-    if not request.is_job:
+    if not request.rules.is_job:
         proves = f" by={request.caller.name} proves={request.proves}" if request.proves else ""
         return f"{request.verb} vm={request.vm.vmid}{proves}"
     words = [request.verb, f"vm={request.vm.vmid}", f"id={request.id}", f"by={request.caller.name}"]

@@ -46,7 +46,7 @@ async def pve(request: Request) -> Response:
 
 def _run(service: Service, reads: ReadsUnderWay, wanted: VerbRequest, began: float) -> Answering:
     """Start a verb, or share the run of an earlier read; whatever else is under way, a verb of power starts."""
-    if wanted.is_mutating:
+    if wanted.rules.mutating:
         return service.run(wanted, began)
     return reads.attach(wanted, began) or reads.add(wanted, service.run(wanted, began))
 

@@ -318,7 +318,7 @@ def test_every_line_of_the_handler_is_understood(request: VerbRequest) -> None:
     """The host agent understands every line that the handler makes, and reads the caller's fields in it."""
     parsed = parse_line(verb_line(request))
     assert (parsed.verb, parsed.vm) == (request.verb, 102)
-    if request.is_job:
+    if request.rules.is_job:
         assert (parsed.id, parsed.by) == (request.id, request.caller.name)
         assert (parsed.if_state, parsed.if_last) == (request.if_state, request.if_last)
         assert parsed.why == request.reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
