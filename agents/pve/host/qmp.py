@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 # RunState of QEMU's qapi/run-state.json, since 6.0. No other word is passed on: callers compare it and send it back.
@@ -121,9 +120,7 @@ class Qmp:
     def __enter__(self) -> "Qmp":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
 

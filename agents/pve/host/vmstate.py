@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from .bounded import NoAnswerError, ask
+from .bounded import ask_or_none
 from .paths import Host, read_small_file
 from .process import process_ticks
 from .qmp import Qmp, QmpError, QmpSilent
@@ -89,10 +89,7 @@ def is_vm_process(host: Host, pid: int) -> bool | None:
     ticks = process_ticks(pid)
     if ticks and _verified.get(pid) == ticks:
         return True
-    try:
-        ours = ask(lambda: _is_qemu(host, pid), PROC_SECONDS)
-    except NoAnswerError:
-        return None
+    ours = ask_or_none(lambda: _is_qemu(host, pid), PROC_SECONDS)
     if ours:
         _verified.clear()
         _verified[pid] = ticks

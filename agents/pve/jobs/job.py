@@ -101,12 +101,16 @@ class Job:
         return min(cap, left)
 
     def run(self, argv: list[str], seconds: float, gently: bool = False) -> CommandResult:
-        """Run a command that changes the VM, and record its process for the standby process.
+        """Run a command that changes the VM, add what it printed to the job's output, and return its end.
 
-        When its time is over, it is ended with its worker. `gently`: SIGTERM comes first.
+        Its process is recorded for the standby process. When its time is over, it is ended with its worker. `gently`:
+        SIGTERM comes first.
         """
         note = partial(self.note_process, "command")
-        return run(argv, self.seconds_left(seconds), note, lambda pid: self.end_command(pid, gently))
+        ran = run(argv, self.seconds_left(seconds), note, lambda pid: self.end_command(pid, gently))
+        self.say(ran.stdout)
+        self.say(ran.stderr, "stderr")
+        return ran
 
     def end_command(self, pid: int, gently: bool = False) -> None:
         """End a `qm` of this job and its worker; warn of what could not be ended, and add it to `survivors`."""

@@ -63,8 +63,6 @@ def have_ha_leave_it_off(job: Job) -> None:
         return
     job.enter("stop")
     ran = job.run(["qm", "stop", str(job.host.vmid)], HA_TAKES_SECONDS)
-    job.say(ran.stdout)
-    job.say(ran.stderr, "stderr")
     until = time.monotonic() + job.seconds_left(HA_TAKES_SECONDS)
     while ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
         if ran.code != 0 or time.monotonic() > until:

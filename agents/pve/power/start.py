@@ -62,8 +62,6 @@ def start_process(job: Job, old: int) -> Result:
         return verify_running(job, START_VERIFY_SECONDS)
     seconds = job.seconds_left(job.start_seconds)
     ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
-    job.say(ran.stdout)
-    job.say(ran.stderr, "stderr")
     if ran.code:  # qm was killed from outside, or could not record its task, but its worker continues
         await_holders(job, ("start",), job.start_seconds, lambda: _runs_in_new_process(job, old))
     if ran.code is not None and ran.code < 0:

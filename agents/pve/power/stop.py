@@ -153,8 +153,6 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
         return
     ran = job.run(["qm", "stop", str(job.host.vmid)], _seconds_before_ladder(job, QM_STOP_SECONDS))
-    job.say(ran.stdout)
-    job.say(ran.stderr, "stderr")
     how = "could not be ended" if job.survivors else "was ended, with its worker"
     job.say(f"stop: qm stop {f'did not end in time and {how}' if ran.code is None else f'ended with {ran.code}'}")
     if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:

@@ -90,7 +90,10 @@ def stop(job: Job, facts: Facts) -> Result:
         refuse_deaf_ha(job, view)
     else:
         _refuse_stop(job, view)
-        _warn_of_start(job, view)
+        if view.answers and not view.quorate:
+            job.warnings.append(
+                "this node has no quorum: the stop works, but a start is refused until the node has a quorum again"
+            )
     begin_change(job, facts)
     if vm_state(facts) == "stopped":
         call_off_reboot(job)
@@ -113,13 +116,6 @@ def stop(job: Job, facts: Facts) -> Result:
     refuse_move(job)
     warn_of_ha(job)
     return Result(DONE, "stopped")
-
-
-def _warn_of_start(job: Job, view: Cluster) -> None:
-    if view.answers and not view.quorate:
-        job.warnings.append(
-            "this node has no quorum: the stop works, but a start is refused until the node has a quorum again"
-        )
 
 
 def _refuse_stop(job: Job, view: Cluster) -> None:
