@@ -121,7 +121,7 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
         raise Unauthorized(why=MALFORMED)
     msg_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
     signed_bytes = f"{msg_id}.{timestamp}.".encode() + body
-    caller, key = _find_signer(callers, SIGNATURE, signed_bytes, claimed)
+    caller, key = _find_caller(callers, SIGNATURE, lambda key: hmac.digest(key, signed_bytes, "sha256"), claimed)
     return Signed(caller, msg_id, int(timestamp), key)
 
 
@@ -141,7 +141,7 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
     if not claimed:
         raise Unauthorized(why=MALFORMED)
     signed_bytes = f"{headers[GRAFANA_TIMESTAMP]}:".encode() + body
-    caller, key = _find_signer(callers, GRAFANA, signed_bytes, claimed)
+    caller, key = _find_caller(callers, GRAFANA, lambda key: hmac.digest(key, signed_bytes, "sha256"), claimed)
     return Signed(caller, "", int(headers[GRAFANA_TIMESTAMP]), key)
 
 
@@ -150,12 +150,6 @@ def claimed_grafana_digests(headers: Headers) -> list[bytes]:
     claimed = headers.get(GRAFANA_SIGNATURE, "")
     well_formed = _TIMESTAMP.fullmatch(headers.get(GRAFANA_TIMESTAMP, "")) and _HEX_DIGEST.fullmatch(claimed)
     return [bytes.fromhex(claimed)] if well_formed else []
-
-
-def _find_signer(
-    callers: Iterable[Caller], auth_method: str, signed_bytes: bytes, claimed: list[bytes]
-) -> tuple[Caller, str]:
-    return _find_caller(callers, auth_method, lambda key: hmac.digest(key, signed_bytes, "sha256"), claimed)
 
 
 def _find_caller(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..agents.pve.words import ANYWAY, GOES_WITH
+from ..agents.pve.words import AGENT_REFUSED, ANYWAY, GOES_WITH, REFUSED, STRANDED
 from ..base.proven import read_proven
 from ..config.model import by_hand
 from .request import VerbRequest
@@ -30,9 +30,6 @@ HTTP_STATUS = {
 # `reached` describes this attempt only, not earlier attempts with the same id. None means that it may have happened.
 REACHED: Mapping[str, bool | None] = {"rejected": False, "unreached": False, "unknown": None}
 
-AGENT_REFUSED = 10
-_REFUSED = 12
-_STRANDED = 15  # stopped, and not started again
 _DAY = 86_400
 
 
@@ -73,7 +70,7 @@ def answer_from_trailer(
     body["anyway"] = _anyway(request, trailer)
     if request.verb == "screen":
         body |= {name: trailer.get(name) for name in ("screen_png", "guest")}
-    if trailer["exit_code"] == _STRANDED:
+    if trailer["exit_code"] == STRANDED:
         body["by_hand"] = list(by_hand(request.vm, request.host, "start"))
     return _with_outcome(body, str(trailer["outcome"]))
 
@@ -153,7 +150,7 @@ def _deadline(request: VerbRequest, trailer: Mapping[str, object]) -> object:
 def _anyway(request: VerbRequest, trailer: Mapping[str, object]) -> object:
     """Return the code of a refusal that the host offers to lift and that a request can lift, or None."""
     code = trailer.get("anyway")
-    is_offer = isinstance(code, str) and code in ANYWAY and trailer["exit_code"] == _REFUSED
+    is_offer = isinstance(code, str) and code in ANYWAY and trailer["exit_code"] == REFUSED
     return code if is_offer and request.verb in GOES_WITH[str(code)] else None
 
 

@@ -123,11 +123,6 @@ class Run:
     def _output(self, stream: str) -> str:
         return "".join(str(m["text"]) for m in self._messages if m.get("stream") == stream)
 
-    @property
-    def _stage(self) -> Message | None:
-        """The newest stage message."""
-        return next((message for message in reversed(self._messages) if message["type"] == "stage"), None)
-
     def _unreached(self, error: Unreached) -> Answer:
         request = self._request
         is_first = not request.rules.mutating or self._sent.take_back(request.id)
@@ -145,9 +140,8 @@ class Run:
 
     def _answer(self, outcome: str, code: str, sentence: str, *evidence: str) -> Answer:
         stdout = self._output("stdout")
-        return answer_without_trailer(
-            self._request, outcome, code, sentence, *evidence, stdout=stdout, stage=self._stage
-        )
+        stage = next((message for message in reversed(self._messages) if message["type"] == "stage"), None)
+        return answer_without_trailer(self._request, outcome, code, sentence, *evidence, stdout=stdout, stage=stage)
 
     def partial_answer(self) -> Answer:
         """Return the answer so far: `running` after the host's first message, before that `unknown`."""

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..vm_list import VmList
@@ -75,12 +76,9 @@ class Key:
 def log(root: str, line: str) -> None:
     """Send one line to the journal without waiting: a full or absent log stops nothing."""
     packet = f"<37>breakglass-pve[{os.getpid()}]: {line}"
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-            journal.setblocking(False)
-            journal.sendto(packet.encode(errors="replace"), f"{root}/dev/log")
-    except OSError:
-        pass
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.setblocking(False)
+        journal.sendto(packet.encode(errors="replace"), f"{root}/dev/log")
 
 
 # --- Small files that other processes read: written as a whole, and read without an error when they are damaged ---
@@ -112,12 +110,10 @@ def write_atomic(path: str, text: str) -> None:
 
 def remove_job_dir(directory: str) -> None:
     """Remove a job's directory, which holds files only."""
-    try:
+    with suppress(OSError):
         for name in os.listdir(directory):
             os.unlink(f"{directory}/{name}")
         os.rmdir(directory)
-    except OSError:
-        pass
 
 
 def read_json(path: str) -> dict[str, object] | None:

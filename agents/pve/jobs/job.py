@@ -5,6 +5,7 @@ Bookkeeping never stops a rescue: a full /run loses lines, not the verb.
 
 import json
 import time
+from contextlib import suppress
 from functools import partial
 
 from ..budget import MOST_MORE_SECONDS, QM_START_SECONDS, START_COVERED_SECONDS
@@ -48,10 +49,8 @@ class Job:
     def enter(self, stage: str) -> None:
         """Record the stage that begins now and by when the job ends, for its followers and for `busy`."""
         self.stage = stage
-        try:
+        with suppress(OSError):
             self.store.enter(self.record.id, stage, self.deadline)
-        except OSError:
-            pass
         self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
 
     def allow_start(self, config: str) -> None:
@@ -123,10 +122,8 @@ class Job:
 
     def note_process(self, name: str, pid: int) -> None:
         """Record a process of this job: its `command`, or the `second` one that stands by."""
-        try:
+        with suppress(OSError):
             write_process(self.store.path(self.record.id, name), pid)
-        except OSError:
-            pass
 
     def finish(self, result: Result) -> None:
         """Write the job's result, for its followers now and for the same id later."""

@@ -10,9 +10,9 @@ from ..words import FAILED, REFUSED, STORAGE_HUNG
 # --- Functions that build the early end of a verb, to be raised: a refusal, or a failure ---
 
 
-def refusal(code: str, sentence: str, advice: str = "", *evidence: str) -> Ended:
-    """Return the end of a verb that changed nothing."""
-    return Ended(REFUSED, Verdict(code, sentence, advice, evidence))
+def refusal(code: str, sentence: str, advice: str = "", *evidence: str, anyway: str | None = None) -> Ended:
+    """Return the end of a verb that changed nothing; a person can lift it by the code `anyway`."""
+    return Ended(REFUSED, Verdict(code, sentence, advice, evidence), anyway=anyway)
 
 
 def failure(code: str, sentence: str, advice: str = "", *evidence: str, exit_code: int = FAILED) -> Ended:
@@ -66,4 +66,4 @@ def _refuse_hung_storage(job: Job, verdict: Verdict | None) -> None:
         "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers; "
         "mend the storage first"
     )
-    raise Ended(REFUSED, Verdict(STORAGE_HUNG, sentence, "", (*verdict.evidence, *_MEND)), anyway=STORAGE_HUNG)
+    raise refusal(STORAGE_HUNG, sentence, "", *verdict.evidence, *_MEND, anyway=STORAGE_HUNG)

@@ -15,8 +15,7 @@ from ..host.cluster import Cluster, cluster_view, is_placeless, is_stale_copy, n
 from ..host.vm_config import ha_drops_stop, ha_restarts, ha_stuck
 from ..host.vmstate import Facts, has_process, vm_state
 from ..jobs.job import Job
-from ..jobs.result import Ended, Verdict
-from ..words import ANYWAY, CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, REFUSED, STALE_COPY, WITHOUT_PROCESS
+from ..words import ANYWAY, CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN, STALE_COPY, WITHOUT_PROCESS
 from .begin import refusal
 from .locked import ENDS_WITH_QEMU, refuse_flock, refuse_locked
 
@@ -73,7 +72,7 @@ def _refuse_last_stop(job: Job, config: str) -> None:
         return
     sentence = f"the VM was not stopped, because a start would fail: {trouble.cause}"
     offer = trouble.refusal if trouble.refusal in ANYWAY else None
-    raise Ended(REFUSED, Verdict(trouble.refusal, sentence, "", trouble.lines), anyway=offer)
+    raise refusal(trouble.refusal, sentence, "", *trouble.lines, anyway=offer)
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:

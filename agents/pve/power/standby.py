@@ -12,8 +12,7 @@ from ..host.process import lock_memory, open_verified, read_process
 from ..host.vmstate import leftover_pids
 from ..jobs.job import Job
 from ..jobs.mutex import Lock
-from ..jobs.result import Ended, Verdict
-from ..words import FAILED
+from .begin import failure
 from .kill import kill_half_started
 
 
@@ -44,9 +43,9 @@ def _take_over(job: Job, first: int, last: str) -> None:
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
         job.is_chained = False  # without the lock it may not write there
-        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job holds the VM now", "status"))
+        raise failure("job-killed", f"{killed}, and another job holds the VM now", "status")
     if job.store.last != last:  # a later decision is not undone
-        raise Ended(FAILED, Verdict("job-killed", f"{killed}, and another job has acted since", "status"))
+        raise failure("job-killed", f"{killed}, and another job has acted since", "status")
     job.warnings.append(f"{killed}; its standby process took over")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
     _await_command(job)
