@@ -72,5 +72,4 @@ def _show(path: Path, config: Config | None, problems: Sequence[Finding], warnin
     elif problems:
         complain(f"{path}: the handler would start, but without the parts that have a problem\n{lines}")
     else:
-        names = [", ".join(each) for each in ([caller.name for caller in config.callers], config.hosts, config.vms)]
-        say(f"{path}: no problems; callers: {names[0]}; hosts: {names[1]}; VMs: {names[2]}")
+        say(f"{path}: no problems; {config.names}")

@@ -7,7 +7,6 @@ import os
 import pwd
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from ..doctor.walk import LOOKS, walk
 from .account import name_this_user
 from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
-from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, reason, say
+from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say
 from .ping import ping
 from .serve import find_launcher
 
@@ -59,10 +58,10 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
     fix += "its file system again (umount -l, mount), or replace a pipe or a device by a plain file"
     found, output = Finding(ERROR, CONFIGURATION, "read-hangs", sentence, fix), _Output()
     output.write(_report([found], int(time.time())) if arguments.json else str(found))
-    output.flush()
+    flush_output()
     if arguments.ping is not None:
         words = (arguments.ping, True, arguments.ping_failures, os.environ)
-        asking = threading.Thread(target=ping, args=words, daemon=True)
+        asking = threading.Thread(target=lambda: asyncio.run(ping(*words)), daemon=True)
         asking.start()
         asking.join(PING_SECONDS)  # its file can hang as well
     os._exit(_LEVELS[found.level])
@@ -152,10 +151,10 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.write(_report(found, int(visit.now)))
     if arguments.ping is not None:
-        ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
+        await ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
     code = USAGE if output.fault else code
     if threading.active_count() > 1:  # one may hang in a name server or a disk, and Python would wait for it
-        output.flush()
+        flush_output()
         os._exit(code)
     return code
 
@@ -184,8 +183,3 @@ class _Output:
                 self.fault = True
                 complain(f"can't write the output: {reason(error)}", "the exit code is 2 for that")
             drop_output()
-
-    def flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # it is None for a descriptor that was closed before the start
-                stream.flush()

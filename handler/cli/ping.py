@@ -1,12 +1,15 @@
 """Asks for a URL after a doctor without errors, as Healthchecks and its like expect. It never changes the exit code."""
 
+import contextlib
 import http.client
 import os
 import ssl
-import threading
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..base.threads import run_in_thread
+from ..client import connect
 from ..config.sources import describe_exposure
 from .environment import Environment, checked_url
 from .output import CommandError, complain, reason, remark
@@ -15,7 +18,7 @@ SECONDS = 10.0
 _MOST_BYTES = 4096  # of the file: one URL
 
 
-def ping(file: str, has_error: bool, tells_failures: bool, environment: Environment) -> None:
+async def ping(file: str, has_error: bool, tells_failures: bool, environment: Environment) -> None:
     """Ask for the URL in a file, or for URL/fail after an error if that is wanted; warn if it could not be asked for.
 
     The URL is a secret, because it is enough to say that all is well. So no message has it.
@@ -25,7 +28,7 @@ def ping(file: str, has_error: bool, tells_failures: bool, environment: Environm
     try:
         url = _read_url(file, environment)
         if url:
-            _get_in_time(_failure_url(url) if has_error else url)
+            await _get(_failure_url(url) if has_error else url)
     except CommandError as error:
         complain(f"warning: the ping failed: {error.message}", error.hint)
 
@@ -59,47 +62,29 @@ def _failure_url(url: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/fail").geturl()
 
 
-def _get_in_time(url: str) -> None:
-    """Send one GET in a thread, which a slow name server or answer may hold up; raise CommandError as it does."""
-    failed: list[CommandError] = []
+async def _get(url: str) -> None:
+    """Send one GET, which follows no redirect; raise CommandError unless it is answered with 2xx.
 
-    def get() -> None:
-        try:
-            _get(url)
-        except CommandError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=get, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if thread.is_alive():
-        raise _silent(urlsplit(url).hostname)
-    if failed:
-        raise failed[0]
-
-
-def _get(url: str) -> None:
-    """Send one GET, which follows no redirect; raise CommandError unless it is answered with 2xx."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=SECONDS)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    A slow name server or answer can hold up its thread alone.
+    """
+    host = urlsplit(url).hostname
     try:
-        connection.request("GET", target, headers={"user-agent": "breakglass-doctor"})
-        status = connection.getresponse().status
+        status = await run_in_thread(partial(_status_of, url), SECONDS)
     except TimeoutError:
-        raise _silent(parts.hostname) from None
+        raise CommandError(f"{host} did not answer within {SECONDS:g} s", "check the URL in the file") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise CommandError(f"{parts.hostname} did not answer: {_why(error)}", "check the URL in the file") from None
-    finally:
-        connection.close()
+        raise CommandError(f"{host} did not answer: {_why(error)}", "check the URL in the file") from None
     if not 200 <= status < 300:
         hint = "a redirect is not followed: write the address that it leads to" if 300 <= status < 400 else ""
-        raise CommandError(f"{parts.hostname} answered HTTP {status}", hint or "check the URL in the file")
+        raise CommandError(f"{host} answered HTTP {status}", hint or "check the URL in the file")
 
 
-def _silent(host: str | None) -> CommandError:
-    return CommandError(f"{host} did not answer within {SECONDS:g} s", "check the URL in the file")
+def _status_of(url: str) -> int:
+    parts = urlsplit(url)
+    with contextlib.closing(connect(url, SECONDS)) as connection:
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", target, headers={"user-agent": "breakglass-doctor"})
+        return connection.getresponse().status
 
 
 def _why(error: Exception) -> str:

@@ -162,6 +162,12 @@ class Config:
         return message, f"use {' or '.join(self.vms)}"
 
     @property
+    def names(self) -> str:
+        """The names of its callers, hosts and VMs, for people."""
+        callers = ", ".join(caller.name for caller in self.callers)
+        return f"callers: {callers}; hosts: {', '.join(self.hosts)}; VMs: {', '.join(self.vms)}"
+
+    @property
     def summary(self) -> dict[str, object]:
         """The names, problems and warnings, for the log. A caller has the fingerprint of each of its keys."""
         callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}

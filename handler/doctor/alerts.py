@@ -1,21 +1,20 @@
 """The look at [[alerts]]: each entry has a sender, could match what that sends, and matches a sample of it."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 
 from ..alerts.payloads import Alert, read_payload
 from ..alerts.rules import Rule
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller
 from ..base.errors import BadRequest
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.text import shown
 from ..base.threads import run_in_thread
 from ..config.model import Config
 from .health import RELOAD
-from .keys import POWER
-from .visit import ALERTS, Visit
+from .keys import POWER, is_valid
+from .visit import ALERTS, Visit, about
 
 SECONDS = 10.0  # a large sample and many patterns
 # The labels of the senders that always have the same ones, as alerts/payloads.py makes them.
@@ -36,24 +35,17 @@ _NEVER: Mapping[
 _LIKE_A_PATTERN = re.compile(r"\.[*+]|\\[dws.]|\[[^\]]+\]|\([^)]*\|[^)]*\)|^\^|\$$|[A-Za-z]\|[A-Za-z]")
 _SENDS = {"grafana": "its own signature or a bearer token"}
 
-found_ok = partial(ok, ALERTS)
-found_warning = partial(warning, ALERTS)
-found_error = partial(error, ALERTS)
+found_ok, found_warning, found_error = about(ALERTS)
 
 
-async def look_at_alerts(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield the entries that no alert can match, and those that match no sample."""
-    for finding in visit.problems_of(ALERTS):
-        yield finding
-    if visit.config is None:
-        return
-    for finding in await run_in_thread(lambda: list(_find(visit, visit.config)), SECONDS):
-        yield finding
+async def look_at_alerts(visit: Visit, found: list[Finding]) -> None:
+    """Add the entries that no alert can match, and those that match no sample."""
+    found += visit.problems_of(ALERTS)
+    if config := visit.config:
+        found += await run_in_thread(lambda: list(_find(visit, config)), SECONDS)
 
 
-def _find(visit: Visit, config: Config | None) -> Iterator[Finding]:
-    if config is None:
-        return
+def _find(visit: Visit, config: Config) -> Iterator[Finding]:
     rules = [(_name(rule), rule) for rule in config.alerts if visit.vm in ("", rule.vm)]
     now = datetime.fromtimestamp(visit.now, UTC)
     samples = {source: _read(source, bodies) for source, bodies in visit.samples.items()}
@@ -101,7 +93,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
     new = f"breakglass keys new {rule.source}{flag} --allow forensics --vms {rule.vm}, then {RELOAD}"
     able = [caller for caller in callers if _can_be(caller, rule.source)]
     allowed = [caller for caller in able if "forensics" in caller.allow and caller.may_act_on(rule.vm)]
-    valid = [caller for caller in allowed if caller.not_after is None or caller.not_after >= now]
+    valid = [caller for caller in allowed if is_valid(caller, now)]
     if valid:
         return
     sends = _SENDS.get(rule.source, "a bearer token")

@@ -2,11 +2,10 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-from ..base.findings import ERROR, Finding, error, ok, warning
+from ..base.findings import ERROR, Finding
 from ..base.threads import run_in_thread
 from ..chat.launcher import LauncherClient
 from ..claude.isolation import isolation_fault
@@ -16,14 +15,12 @@ from ..config.warnings import warn_of_guest
 from .claude_program import look_at_claude
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
-from .visit import CHAT, Visit
+from .visit import CHAT, Visit, about
 
 SECONDS = 10.0  # the launcher's own limit is shorter
 _NAMESPACES = "sysctl user.max_user_namespaces kernel.apparmor_restrict_unprivileged_userns; allow namespaces"
 
-found_ok = partial(ok, CHAT)
-found_warning = partial(warning, CHAT)
-found_error = partial(error, CHAT)
+found_ok, found_warning, found_error = about(CHAT)
 
 # What a fault of the isolation is about, by words of it: the code, and what mends it.
 _ISOLATION = (
@@ -44,18 +41,15 @@ _ISOLATION = (
 _SAID_BETTER = ("sessions-unwritable", "launcher-lost")  # by the look at sessions.dir itself
 
 
-async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield what is wrong with chat; nothing but that there is none, if the configuration has none."""
-    problems = visit.problems_of(CHAT)
-    for finding in problems:
-        yield finding
+async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
+    """Add what is wrong with chat; nothing but that there is none, if the configuration has none."""
+    found += visit.problems_of(CHAT)
     config = visit.config
     if config is None or config.chat is None:
-        if config is not None and not problems:
-            yield found_ok("no-chat", "Chat is not configured.")
+        if config is not None and not found:
+            found.append(found_ok("no-chat", "Chat is not configured."))
         return
-    for finding in _find_settings(config):
-        yield finding
+    found += _find_settings(config)
     api = config.chat.api
     look = asyncio.create_task(look_at_model_api(api, visit.now)) if api is not None else None  # it may take longest
     isolation = await _look_at_isolation(config, config.chat, visit.launcher)  # makes the directories of sessions.dir
@@ -66,8 +60,7 @@ async def look_at_chat(visit: Visit) -> AsyncIterator[Finding]:
     sessions, *others = await asyncio.gather(*parts)
     others += [await look] if look is not None else []
     for findings in (*_without_repeats(isolation, sessions), *others):
-        for finding in findings:
-            yield finding
+        found += findings
 
 
 def _without_repeats(isolation: list[Finding], sessions: list[Finding]) -> tuple[list[Finding], list[Finding]]:

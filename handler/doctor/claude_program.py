@@ -7,20 +7,19 @@ import shutil
 import subprocess
 from functools import partial
 
-from ..base.findings import Finding, error, ok
+from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..claude.command import list_flags
 from ..claude.sandbox import look_arguments
 from ..config.model import ChatSettings
-from .visit import CHAT
+from .visit import CHAT, about
 
 SECONDS = 10.0
 TESTED = "2.1.331"
 _VERSION = re.compile(r"([0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6})[^\n]{0,40}")
 _INSTALL = f"install it where every user may run it: npm install -g @anthropic-ai/claude-code@{TESTED}"
 
-found_ok = partial(ok, CHAT)
-found_error = partial(error, CHAT)
+found_ok, _, found_error = about(CHAT)
 
 
 async def look_at_claude(settings: ChatSettings, can_wall: bool) -> list[Finding]:

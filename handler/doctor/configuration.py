@@ -4,17 +4,19 @@ import ctypes
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..config.model import Address, Config
 from ..config.warnings import warn_of_mode
-from .visit import CONFIGURATION, Visit
+from .visit import CONFIGURATION, Visit, about
+
+T = TypeVar("T")
 
 DISK_SECONDS = 8.0
 CLOCK_SECONDS = 120.0
@@ -23,40 +25,28 @@ _UNMAPPED_UID = 65534  # proc_sys_kernel(5), overflowuid
 _RTC, _RTC_SECONDS = "/sys/class/rtc/rtc0/since_epoch", 26 * 3600.0  # it can be in local time
 _STA_UNSYNC = 0x40  # adjtimex(2)
 
-found_ok = partial(ok, CONFIGURATION)
-found_warning = partial(warning, CONFIGURATION)
-found_error = partial(error, CONFIGURATION)
+found_ok, found_warning, found_error = about(CONFIGURATION)
 
 
-async def look_at_configuration(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield what is wrong with the configuration's file and settings."""
+async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
+    """Add what is wrong with the configuration's file and settings."""
     if visit.path is None:
-        yield _find_no_file(visit)
+        found.append(_find_no_file(visit))
         return
-    for finding in visit.problems_of(CONFIGURATION):
-        yield finding
-    config = visit.config
+    found += visit.problems_of(CONFIGURATION)
+    config, warnings = visit.config, warn_of_mode(visit.environment)
     if config is None:
-        yield found_error(
-            "no-start",
-            f"A handler can't start with {visit.path}, so no rescue is possible.",
-            f"mend the errors, then run: breakglass check {shlex.quote(str(visit.path))}",
-        )
+        what = f"A handler can't start with {visit.path}, so no rescue is possible."
+        fix = f"mend the errors, then run: breakglass check {shlex.quote(str(visit.path))}"
+        found.append(found_error("no-start", what, fix))
     else:
-        for look in (_find_shared_places, _find_vms):
-            for finding in look(config):
-                yield finding
-    ignored = [each for each in config.warnings if each.code == "caller-file-ignored"] if config else []
-    for each in (*ignored, *warn_of_mode(visit.environment)):
-        yield replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.")
-    for finding in await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS):
-        yield finding
-    for finding in _find_clock():
-        yield finding
+        found += [*_find_shared_places(config), *_find_vms(config)]
+        warnings = [each for each in config.warnings if each.code == "caller-file-ignored"] + warnings
+    found += [replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.") for each in warnings]
+    found += await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS)
+    found += _find_clock()
     if config is not None and not visit.problems:
-        names = [", ".join(each) for each in ([caller.name for caller in config.callers], config.hosts, config.vms)]
-        what = f"{visit.path} has no problems; callers: {names[0]}; hosts: {names[1]}; VMs: {names[2]}."
-        yield found_ok("config-read", what)
+        found.append(found_ok("config-read", f"{visit.path} has no problems; {config.names}."))
 
 
 def _find_no_file(visit: Visit) -> Finding:
@@ -76,25 +66,16 @@ def _find_no_file(visit: Visit) -> Finding:
 
 def _find_shared_places(config: Config) -> Iterator[Finding]:
     """Find hosts that are one machine by their settings: a verb for one of them would go to the other."""
-    addresses: dict[str, list[str]] = defaultdict(list)
-    nodes: dict[str, list[str]] = defaultdict(list)
-    keys: dict[str, list[str]] = defaultdict(list)
-    for host in config.hosts.values():
-        addresses[normal(host.ssh)].append(host.name)
-        nodes[host.node.lower()].append(host.name)
-        for line in host.host_keys:
-            keys[" ".join(line.split()[:2])].append(host.name)
-    for address, names in addresses.items():
-        if len(names) > 1:
-            what = f"The hosts {_and(names)} have the same address, {address}: a verb for one goes to the other."
-            yield found_error("same-machine", what, f"set ssh of [hosts.{names[-1]}] to its own address")
-    for node, names in nodes.items():
-        if node and len(names) > 1:
-            what = f"The hosts {_and(names)} have the same node, {node}, and a node is one machine."
-            fix = f"run hostname -s on {names[-1]}, and write it as node of [hosts.{names[-1]}]"
-            yield found_error("hosts-share-node", what, fix)
-    shared = {tuple(dict.fromkeys(names)) for names in keys.values() if len(set(names)) > 1}
-    for pair in sorted(shared):
+    hosts = config.hosts.values()
+    for address, names in _shared((normal(host.ssh), host.name) for host in hosts):
+        what = f"The hosts {_and(names)} have the same address, {address}: a verb for one goes to the other."
+        yield found_error("same-machine", what, f"set ssh of [hosts.{names[-1]}] to its own address")
+    for node, names in _shared((host.node.lower(), host.name) for host in hosts if host.node):
+        what = f"The hosts {_and(names)} have the same node, {node}, and a node is one machine."
+        fix = f"run hostname -s on {names[-1]}, and write it as node of [hosts.{names[-1]}]"
+        yield found_error("hosts-share-node", what, fix)
+    keys = _shared((" ".join(line.split()[:2]), host.name) for host in hosts for line in host.host_keys)
+    for pair in sorted({tuple(names) for _, names in keys}):
         what = (
             f"The hosts {_and(list(pair))} have the same host key: they are one machine, or one is a copy of the other."
         )
@@ -107,6 +88,15 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
         if name not in used and not config.vms_off:
             what = f"No VM runs on the host {name}, so it is never asked."
             yield found_warning("host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or remove [hosts.{name}]')
+
+
+def _shared(pairs: Iterable[tuple[T, str]]) -> list[tuple[T, list[str]]]:
+    """Return each value that several names have, with these names."""
+    found: dict[T, list[str]] = defaultdict(list)
+    for value, name in pairs:
+        if name not in found[value]:
+            found[value].append(name)
+    return [(value, names) for value, names in found.items() if len(names) > 1]
 
 
 def normal(address: Address) -> str:
@@ -127,10 +117,8 @@ def _and(names: list[str]) -> str:
 
 
 def _find_vms(config: Config) -> Iterator[Finding]:
-    at: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for vm in config.vms.values():
-        for host in vm.hosts:
-            at[host.name, vm.vmid].append(vm.name)
+    vms = config.vms.values()
+    for vm in vms:
         if vm.vmid < _LOWEST_VMID:
             what = f"vms.{vm.name}.vmid is {vm.vmid}, and Proxmox VE has no VM below {_LOWEST_VMID}."
             fix = f"write the number that qm list shows on {vm.host.name}: vmid = …, in [vms.{vm.name}]"
@@ -138,17 +126,12 @@ def _find_vms(config: Config) -> Iterator[Finding]:
         if vm.guest is not None and normal(vm.guest) in [normal(host.ssh) for host in config.hosts.values()]:
             what = f"vms.{vm.name}.guest is the address of a Proxmox host: claude would log in there, not in the VM."
             yield found_error("guest-is-host", what, f"set guest of [vms.{vm.name}] to the address of the VM itself")
-    guests: dict[str, list[str]] = defaultdict(list)
-    for vm in config.vms.values():
-        if vm.guest is not None:
-            guests[normal(vm.guest)].append(vm.name)
-    for address, names in guests.items():
-        if len(names) > 1:
-            what = f"The guests of {_and(names)} have the same address, {address}: claude would look at the wrong VM."
-            yield found_error("guests-share-address", what, f"set guest of [vms.{names[-1]}] to its own address")
+    for address, names in _shared((normal(vm.guest), vm.name) for vm in vms if vm.guest):
+        what = f"The guests of {_and(names)} have the same address, {address}: claude would look at the wrong VM."
+        yield found_error("guests-share-address", what, f"set guest of [vms.{names[-1]}] to its own address")
     reported = set()
-    for (host_name, vmid), names in at.items():
-        if len(names) > 1 and tuple(names) not in reported:
+    for (host_name, vmid), names in _shared(((host.name, vm.vmid), vm.name) for vm in vms for host in vm.hosts):
+        if tuple(names) not in reported:
             reported.add(tuple(names))
             what = (
                 f"The VMs {_and(names)} have the same number, {vmid}, on {host_name}: a verb for one acts on the other."

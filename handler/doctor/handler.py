@@ -4,25 +4,20 @@ import asyncio
 import base64
 import hashlib
 import http.client
-import threading
+import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..base.budget import HOLD_SECONDS, LOOK_SECONDS
 from ..base.findings import ERROR, Finding, error, ok, warning
+from ..base.threads import run_in_thread
 from ..client import Signer
 from ..config.server import normal_url
 from ..web.page import PAGE_LIST
 from .health import RELOAD, judge_health, read_health, vm_names
 from .http import Broken, Reply, exchange, failure, judge_stranger
-from .proxy import (
-    Later,
-    is_direct,
-    look_at_lines,
-    look_at_patience,
-    look_at_requests,
-)
+from .proxy import is_direct, look_at_lines, look_at_patience, look_at_requests
 from .signed import Echo, look_at_key, look_at_vms
 from .tls import look_at_port
 from .visit import Visit
@@ -97,50 +92,20 @@ PLACE = "handler"
 _MOST_URLS = 4
 
 
-async def look_at_handler(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield what is found at each URL of the handler."""
-    async for finding in _from_thread(_look(visit)):
-        yield finding
-
-
-async def _from_thread(findings: Iterator[Finding]) -> AsyncIterator[Finding]:
-    """Yield what a thread finds, one by one: nothing that it waits for holds up the event loop or the end."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Finding | Exception | None]()
-
-    def put(item: Finding | Exception | None) -> None:
-        try:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-        except RuntimeError:  # the loop has ended
-            pass
-
-    def work() -> None:
-        try:
-            for finding in findings:
-                put(finding)
-        except Exception as defect:
-            put(defect)
-        put(None)
-
-    threading.Thread(target=work, daemon=True).start()
-    while (item := await queue.get()) is not None:
-        if isinstance(item, Exception):
-            raise item
-        yield item
-
-
-def _look(visit: Visit) -> Iterator[Finding]:
-    """Look at all URLs at once."""
+async def look_at_handler(visit: Visit, found: list[Finding]) -> None:
+    """Look at all URLs at once, and add what is found at each."""
     until = time.monotonic() + LOOK_SECONDS
-    urls = _urls(visit)
-    if not urls:
+    looks = [_Look(visit, url, until) for url in _urls(visit)]
+    if not looks:
         sentence = "No URL of a handler is known, so none was looked at."
-        yield warning(PLACE, "no-url", sentence, "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it")
-        return
-    whole = [_Look(visit, url, until) for url in urls]
-    looks = [Later(look.run) for look in whole]
-    for look in looks:
-        yield from look.result()
-    yield from _compare([look for look in whole if look.health])
+        fix = "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it"
+        found.append(warning(PLACE, "no-url", sentence, fix))
+    try:
+        await asyncio.gather(*(run_in_thread(look.run, math.inf) for look in looks))
+    finally:
+        for look in looks:
+            found += look.found
+    found += _compare([look for look in looks if look.health])
 
 
 def _urls(visit: Visit) -> list[str]:
@@ -159,14 +124,16 @@ class _Look:
         self._signer = Signer(url, visit.signer.key) if visit.signer else None
         self.health: Mapping[str, object] = {}
         self.echo: Echo | None = None
+        self.found: list[Finding] = []
 
-    def run(self) -> list[Finding]:
-        """Return the findings; `health` and `echo` are what the handler says of itself, if it could be asked."""
-        found: list[Finding] = []
+    def run(self) -> None:
+        """Add to `found`; `health` and `echo` are what the handler says of itself, if it could be asked."""
+        found = self.found
         try:
             found.extend(self._steps())  # it keeps what came before an exception
             seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
-            if self._signer and self.echo and seconds > 0 and not is_direct(self.url) and not _has_error(found):
+            is_well = self.echo and not any(finding.level == ERROR for finding in found)
+            if self._signer and is_well and seconds > 0 and not is_direct(self.url):
                 found.append(look_at_patience(PLACE, self._signer, seconds))
         except Broken as end:
             found.append(end.finding)
@@ -174,7 +141,6 @@ class _Look:
             sentence = f"A request to {self.url} has no answer: {failure(problem)}."
             fix = "run doctor again; if this stays, read the proxy's error log and journalctl -u breakglass"
             found.append(error(PLACE, "no-answer", sentence, fix))
-        return found
 
     def _steps(self) -> Iterator[Finding]:
         yield from look_at_port(PLACE, self.url)
@@ -190,12 +156,8 @@ class _Look:
             return
         self.echo = yield from look_at_key(self._visit, PLACE, self._signer)
         names = [name for name in vm_names(reply) if self._visit.vm in ("", name)]
-        yield from look_at_vms(self._visit, PLACE, self._signer, names)
+        yield from look_at_vms(PLACE, self._signer, names)
         yield look_at_lines(PLACE, self._signer)
-
-
-def _has_error(findings: list[Finding]) -> bool:
-    return any(finding.level == ERROR for finding in findings)
 
 
 def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:

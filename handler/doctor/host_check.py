@@ -46,13 +46,6 @@ class AgentSession:
             raise AgentSilent(f"it refuses a ping with exit {result['exit_code']}")
         self.agent, self.time = read_handshake(result), result.get("time")
 
-    async def ask_for_check(self, vmid: int | None = None) -> Message:
-        """Return the result of the host's check of itself or of a VM; raise AgentSilent."""
-        result = await self.ask(CHECK_LINE if vmid is None else f"{CHECK_LINE} vm={vmid}", CHECK_SECONDS)
-        if result["exit_code"] != 0:
-            raise AgentSilent(f"it ended with exit {result['exit_code']}")
-        return result
-
     async def ask(self, line: str, seconds: float) -> Message:
         """Return the result of a request that changes nothing; raise AgentSilent."""
         try:
@@ -62,10 +55,6 @@ class AgentSession:
             raise AgentSilent(f"nothing came within {seconds:g} s") from None
         except (Lost, Unreached) as failure:
             raise AgentSilent(failure.message) from None
-
-    def serves(self, vmid: int) -> bool:
-        """Tell whether the key serves a VM, as far as the host agent says."""
-        return vmid in self.agent.vms
 
 
 # --- Asks a host for its own check, of itself and of each VM that it has, and passes the findings on ---
@@ -78,21 +67,26 @@ async def ask_for_checks(
 ) -> None:
     """Add what the host's check finds to `found`, and what the host says about each of its VMs to `of_vms`."""
     at_once = asyncio.Semaphore(AT_ONCE)
-    served = [vm for vm in vms if session.serves(vm.vmid)]
+    served = [vm for vm in vms if vm.vmid in session.agent.vms]
     checks = [_look_at_vm(session, host, vm, of_vms.setdefault(vm.name, VmFindings()), at_once) for vm in served]
-    await asyncio.gather(_check_host(session, host, found), *checks)
+    await asyncio.gather(_check(session, host, found), *checks)
 
 
-async def _check_host(session: AgentSession, host: Host, found: list[Finding]) -> None:
-    place = f"host {host.name}"
+async def _check(session: AgentSession, host: Host, found: list[Finding], vm: Vm | None = None) -> None:
+    """Ask for the host's check of itself, or of a VM."""
+    place, its, code, line, fix = f"host {host.name}", "own check", "host-check", CHECK_LINE, check_there(host)
+    if vm is not None:
+        place, its, code, line = f"VM {vm.name}", "check of this VM", "vm-check", f"{CHECK_LINE} vm={vm.vmid}"
+        fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"
     try:
-        result = await session.ask_for_check()
+        result = await session.ask(line, CHECK_SECONDS)
+        if result["exit_code"] != 0:
+            raise AgentSilent(f"it ended with exit {result['exit_code']}")
     except AgentSilent as failure:
-        sentence = f"the host's own check brings no answer: {failure}"
-        fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else check_there(host)
-        found.append(error(place, "check-silent", sentence, fix))
+        fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix
+        found.append(error(place, "check-silent", f"the host's {its} brings no answer: {failure}", fix))
         return
-    found += pass_on(place, "host-check", result.get("findings"))
+    found += pass_on(place, code, result.get("findings"))
 
 
 async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFindings, at_once: asyncio.Semaphore) -> None:
@@ -104,17 +98,4 @@ async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFinding
         with suppress(AgentSilent):
             said.place = read_place(await session.ask(where_line(vm.vmid), READ_SECONDS))
         if said.place.has_vm or (not said.place.sure and (said.place.here or vm.host == host)):
-            await _check_vm(session, host, vm, said.checked)
-
-
-async def _check_vm(session: AgentSession, host: Host, vm: Vm, found: list[Finding]) -> None:
-    place = f"VM {vm.name}"
-    try:
-        result = await session.ask_for_check(vm.vmid)
-    except AgentSilent as failure:
-        sentence = f"the host's check of this VM brings no answer: {failure}"
-        fix = f"as root on {host.ssh.host}: qm status {vm.vmid} --verbose"
-        fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix
-        found.append(error(place, "check-silent", sentence, fix))
-        return
-    found += pass_on(place, "vm-check", result.get("findings"))
+            await _check(session, host, said.checked, vm)

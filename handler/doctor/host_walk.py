@@ -39,7 +39,7 @@ class HostLook:
         self.cluster: str | None = None  # as Handshake has it
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
         self._has_chat = visit.config is not None and visit.config.chat is not None
-        self._own = ""
+        self._own, self._is_reached = "", True
         self._step = "looking up its name"
         self._connections: list[login.SshConnection] = []
 
@@ -63,8 +63,8 @@ class HostLook:
         if not await self._resolve():
             return
         self._step = "logging in with the power key"
-        power, is_reached = await self._log_in_with_power()
-        if not is_reached:
+        power = await self._log_in(POWER, self.host.key, is_needed=True)
+        if not self._is_reached:
             return
         self._step = "logging in with the read-only key"
         reading = await self._log_in_with_read_only()
@@ -94,17 +94,12 @@ class HostLook:
         look_up = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
         try:
             found = await run_in_thread(look_up, NAME_SECONDS)
-        except TimeoutError:
-            sentence = f"the resolver did not answer for {name} within {NAME_SECONDS:g} s, so no verb reaches its VMs"
-            self.found.append(
-                error(self.place, "name-silent", sentence, f"{setting}; or mend DNS: getent hosts {name}")
-            )
-            return False
-        except (OSError, UnicodeError):
-            sentence = f"{name} has no address, so no verb reaches its VMs"
-            self.found.append(
-                error(self.place, "name-not-found", sentence, f"{setting}; or mend DNS: getent hosts {name}")
-            )
+        except (OSError, UnicodeError) as failed:
+            code, why = "name-not-found", f"{name} has no address"
+            if isinstance(failed, TimeoutError):
+                code, why = "name-silent", f"the resolver did not answer for {name} within {NAME_SECONDS:g} s"
+            fix = f"{setting}; or mend DNS: getent hosts {name}"
+            self.found.append(error(self.place, code, f"{why}, so no verb reaches its VMs", fix))
             return False
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         self._own = login.own_address(addresses[0], port)
@@ -113,45 +108,33 @@ class HostLook:
             self.found.append(ok(self.place, "name-found", sentence))
         return True
 
-    async def _log_in_with_power(self) -> tuple[login.SshConnection | None, bool]:
-        """Return the connection, None without one, and whether the host itself answered."""
+    async def _log_in(self, kind: str, key: str, is_needed: bool) -> login.SshConnection | None:
+        """Return the connection, None without one; `_is_reached` then tells whether the host itself answered."""
         try:
-            connection = await login.log_in(self.host, self.host.key)
+            connection = await login.log_in(self.host, key)
         except login.LoginFailed as failure:
-            if failure.cause == BEHIND_LOGIN:
-                self.found.append(self._judge_refused(POWER, self.host.key, is_needed=True))
-                return None, True
-            self.found.append(judge_failure(self.host, await self._examine(failure)))
-            return None, False
-        self._connections.append(connection)
-        self._judge_host_key(connection)
-        self.found.append(ok(self.place, "power-key-accepted", f"{self.host.ssh} accepts the power key"))
-        return connection, True
-
-    async def _log_in_with_read_only(self) -> login.SshConnection | None:
-        table = f"hosts.{self.host.name}"
-        if not self.host.read_only_key:
-            if self._has_chat:
-                sentence = f"{table} has no read-only key, so claude reads nothing of its VMs"
-                fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; name it in {table}.read_only_key_file; "
-                fix += f"then {self._recipe}"
-                self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
-            return None
-        try:
-            connection = await login.log_in(self.host, self.host.read_only_key)
-        except login.LoginFailed as failure:
-            if failure.cause == BEHIND_LOGIN:
-                self.found.append(self._judge_refused(READ_ONLY, self.host.read_only_key, is_needed=self._has_chat))
+            self._is_reached = failure.cause == BEHIND_LOGIN
+            if self._is_reached:
+                fingerprint = login.key_fingerprint(public_key(key))
+                self.found.append(judge_refused_key(self.host, kind, fingerprint, self._recipe, is_needed))
             else:
                 self.found.append(judge_failure(self.host, await self._examine(failure)))
             return None
         self._connections.append(connection)
-        self.found.append(ok(self.place, "read-only-key-accepted", f"{self.host.ssh} accepts the read-only key"))
+        if kind == POWER:
+            self._judge_host_key(connection)
+        self.found.append(ok(self.place, f"{kind}-key-accepted", f"{self.host.ssh} accepts the {kind} key"))
         return connection
 
-    def _judge_refused(self, kind: str, key: str, is_needed: bool) -> Finding:
-        fingerprint = login.key_fingerprint(public_key(key))
-        return judge_refused_key(self.host, kind, fingerprint, self._recipe, is_needed)
+    async def _log_in_with_read_only(self) -> login.SshConnection | None:
+        if self.host.read_only_key:
+            return await self._log_in(READ_ONLY, self.host.read_only_key, self._has_chat)
+        if self._has_chat:
+            table = f"hosts.{self.host.name}"
+            sentence = f"{table} has no read-only key, so claude reads nothing of its VMs"
+            fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; name it in {table}.read_only_key_file; then {self._recipe}"
+            self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
+        return None
 
     async def _examine(self, failure: login.LoginFailed) -> Failure:
         """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""

@@ -1,7 +1,7 @@
 """Looks at each Proxmox host and its VMs: name, login, host key, keys, host agent, and what the host's check finds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
@@ -16,10 +16,16 @@ from .visit import Visit
 DIGEST_SECONDS = 20.0
 
 
-async def look_at_hosts(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield the findings about each host, all of which are looked at at once, and then those about each VM."""
-    async for finding in _look(visit):
-        yield replace(finding, sentence=as_sentence(finding.sentence))
+async def look_at_hosts(visit: Visit, found: list[Finding]) -> None:
+    """Add the findings about each host, all of which are looked at at once, and then those about each VM."""
+    if not visit.vm:
+        found += _as_sentences(_find_hosts_off(visit))
+    if visit.config:
+        found += _as_sentences(await _look(visit, visit.config))
+
+
+def _as_sentences(findings: Iterable[Finding]) -> list[Finding]:
+    return [replace(each, sentence=as_sentence(each.sentence)) for each in findings]
 
 
 def as_sentence(text: str) -> str:
@@ -29,31 +35,21 @@ def as_sentence(text: str) -> str:
     return f"{head}{text[1:]}" + ("" if text.endswith((".", "?")) else ".")
 
 
-async def _look(visit: Visit) -> AsyncIterator[Finding]:
-    config = visit.config
-    for finding in () if visit.vm else _find_hosts_off(visit):
-        yield finding
-    if config is None:
-        return
+async def _look(visit: Visit, config: Config) -> list[Finding]:
     used = {host.name for vm in visit.vms for host in vm.hosts}
     looks = [HostLook(visit, host) for host in config.hosts.values() if not visit.vm or host.name in used]
     digest = run_in_thread(bundle_digest, DIGEST_SECONDS)  # of the bundle; each look compares it with its host's
     await asyncio.gather(digest, *(look.walk() for look in looks))
-    for look in looks:
-        for finding in look.found:
-            yield finding
-    for finding in (*_find_same_machine(looks), *_find_vms_off(visit, config)):
-        yield finding
-    for finding in find_other_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
-        yield finding
-    for finding in find_unnamed_clusters(visit.vms, {look.host.name: look.cluster for look in looks}):
-        yield finding
+    found = [finding for look in looks for finding in look.found]
+    found += [*_find_same_machine(looks), *_find_vms_off(visit, config)]
+    clusters = {look.host.name: look.cluster for look in looks}
+    found += [*find_other_clusters(visit.vms, clusters), *find_unnamed_clusters(visit.vms, clusters)]
     nodes = {look.host.name: look.host.node or look.identity[1] for look in looks}
     for vm in visit.vms:
         said = {look.host.name: look.of_vms[vm.name] for look in looks if vm.name in look.of_vms}
         visit.owners[vm.name] = find_owner(vm, said) or vm.host.name
-        for finding in judge_vm(vm, said, nodes):
-            yield finding
+        found += judge_vm(vm, said, nodes)
+    return found
 
 
 def _find_hosts_off(visit: Visit) -> Iterator[Finding]:

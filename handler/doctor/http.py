@@ -142,11 +142,10 @@ def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
     if reply.status in (301, 302, 303, 307, 308):
         target = urlsplit(location)
         moved = target._replace(scheme="https", query="", fragment="").geturl().removesuffix(path)
-        if target.scheme == "https" and url.startswith("http://") and target.path == urlsplit(what).path:
-            sentence = f"{what} redirects to https, and requests follow no redirect."
-            return error(place, "redirected", sentence, f"export BREAKGLASS_URL={moved}")
-        if target.path == urlsplit(what).path and target.netloc:
-            sentence = f"{what} redirects to another name, {target.netloc}, and requests follow no redirect."
+        if target.netloc and target.path == urlsplit(what).path:
+            is_tls = target.scheme == "https" and url.startswith("http://")
+            sentence = f"{what} redirects to {'https' if is_tls else f'another name, {target.netloc}'}"
+            sentence += ", and requests follow no redirect."
             return error(place, "redirected", sentence, f"export BREAKGLASS_URL={moved}")
         return error(place, "login-page", f"{what} redirects to {location}, as a login in front of it does.", NO_LOGIN)
     if reply.status in (401, 403, 407) or _LOGIN.search(reply.body):

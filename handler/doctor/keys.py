@@ -1,18 +1,17 @@
 """The look at the keys and secrets of the configuration: each can be used, has not expired, and is no other one."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 
-from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller, secret_bytes
+from ..auth.signing import SIGNATURE, Caller, secret_bytes
 from ..base.compare import same
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..base.verbs import VERBS
 from ..config.model import Config
 from ..config.ssh_keys import import_key, public_key
 from ..config.warnings import WARN_BEFORE
-from .visit import KEYS, Visit
+from .visit import KEYS, Visit, about
 
 SECONDS = 20.0  # to load a large RSA key takes a second
 DOCTOR = "doctor"  # the caller that doctor itself is
@@ -20,29 +19,18 @@ POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
 _LEAST_CHARS = 8  # different ones in a random secret of 24 bytes, with room to spare
 _LEAST_RSA_BITS = 2048
 _RELOAD = "systemctl reload breakglass"
-_SHOWN = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
-found_ok = partial(ok, KEYS)
-found_warning = partial(warning, KEYS)
-found_error = partial(error, KEYS)
+found_ok, found_warning, found_error = about(KEYS)
 
 
-async def look_at_keys(visit: Visit) -> AsyncIterator[Finding]:
-    """Yield what is wrong with a signing key, an SSH key or the session secret."""
-    for finding in visit.problems_of(KEYS):
-        yield finding
-    config = visit.config
-    if config is None:
-        return
-    now = datetime.fromtimestamp(visit.now, UTC)
-    for caller in config.callers:
-        yield judge_caller(caller, now)
-    for finding in _find_rights(config, now):
-        yield finding
-    for finding in _find_weak(config):
-        yield finding
-    for finding in await run_in_thread(lambda: list(_find_ssh_keys(config)), SECONDS):
-        yield finding
+async def look_at_keys(visit: Visit, found: list[Finding]) -> None:
+    """Add what is wrong with a signing key, an SSH key or the session secret."""
+    found += visit.problems_of(KEYS)
+    if config := visit.config:
+        now = datetime.fromtimestamp(visit.now, UTC)
+        found += [judge_caller(caller, now) for caller in config.callers]
+        found += [*_find_rights(config, now), *_find_weak(config)]
+        found += await run_in_thread(lambda: list(_find_ssh_keys(config)), SECONDS)
 
 
 # --- callers ---
@@ -53,8 +41,7 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
     if caller.not_after is None:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
-    fix = f"{_new_key(caller)} --not-after {datetime.fromtimestamp(now.timestamp() + 365 * 86400, UTC):%Y-%m-%d}"
-    fix += f", put what it prints in the place of the entry of {caller.name}, then {_RELOAD}"
+    fix = f"write a later not_after into the entry of {caller.name}, then {_RELOAD}; for a new key: {_new_key(caller)}"
     if left.total_seconds() < 0:
         what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
         return found_error("caller-expired", what, fix)
@@ -63,13 +50,11 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
 
 
 def _new_key(caller: Caller) -> str:
-    """Return the command for a new key with the same rights."""
-    vms = "" if caller.vms is None else f" --vms {','.join(sorted(caller.vms))}"
-    allow = ",".join(sorted(caller.allow))
-    return f"breakglass keys new {caller.name} --print{_SHOWN[caller.auth_method]} --allow {allow}{vms}"
+    return f"breakglass keys rotate {caller.name}, and with --drop-old once the new one is in use"
 
 
-def _is_valid(caller: Caller, now: datetime) -> bool:
+def is_valid(caller: Caller, now: datetime) -> bool:
+    """Tell whether a caller's key has not expired."""
     return caller.not_after is None or caller.not_after >= now
 
 
@@ -87,7 +72,7 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
         if caller.name == DOCTOR and caller.allow & POWER:
             what = f"The caller {DOCTOR} may change power, which doctor never does."
             yield found_warning("doctor-may-act", what, f'write allow = ["status"] in the entry of {DOCTOR}')
-    people = [each for each in config.callers if each.auth_method == SIGNATURE and _is_valid(each, now)]
+    people = [each for each in config.callers if each.auth_method == SIGNATURE and is_valid(each, now)]
     for name in config.vms:
         allowed = frozenset[str]().union(*(caller.allow for caller in people if caller.may_act_on(name)))
         fix = f'add "{name}" to vms of a caller, or make one: breakglass keys new NAME --allow status,reset,cycle'
@@ -107,8 +92,7 @@ def _find_weak(config: Config) -> Iterator[Finding]:
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
             what = f"The secret of {caller.name} is not random: it repeats a few characters."
-            fix = f"{_new_key(caller)}, put what it prints in the place of the entry of {caller.name}, then {_RELOAD}"
-            yield found_warning("secret-weak", what, fix)
+            yield found_warning("secret-weak", what, _new_key(caller))
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"
         new = "make one of its own: openssl rand -base64 48; write it as sessions.secret, then " + _RELOAD

@@ -7,7 +7,6 @@ the address away, the handler's own logins included. So each key is tried once.
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -93,12 +92,15 @@ def key_fingerprint(public: str) -> str:
     return asyncssh.import_public_key(public).get_fingerprint()
 
 
-def own_address(address: str, port: int) -> str:
-    """Return this machine's address as that one sees it; empty if there is no route. It sends nothing."""
+def own_address(address: str, port: int = 22) -> str:
+    """Return this machine's address as another one sees it; empty without a route there, and for a name.
+
+    It sends nothing.
+    """
     with suppress(OSError):
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, port))
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+        with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
+            probe.connect(found[0][4])
             return str(probe.getsockname()[0])
     return ""
 
@@ -126,7 +128,7 @@ async def open_shell(conn: SshConnection) -> Ran:
 
     Return what has come in time, if the shell does not end.
     """
-    found: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+    stdout, stderr = bytearray(), bytearray()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             process = await conn.create_process(encoding=None)
@@ -137,14 +139,11 @@ async def open_shell(conn: SshConnection) -> Ran:
             async with asyncio.timeout(ANSWER_SECONDS):
                 process.stdin.write(_SHELL_LINES)
                 process.stdin.write_eof()
-                await asyncio.gather(
-                    _collect(process.stdout, lambda data: found.update(stdout=found["stdout"] + data)),
-                    _collect(process.stderr, lambda data: found.update(stderr=found["stderr"] + data)),
-                )
+                await asyncio.gather(_collect(process.stdout, stdout), _collect(process.stderr, stderr))
                 await process.wait_closed()
     finally:
         process.close()
-    return Ran(found["stdout"], found["stderr"], process.exit_status)
+    return Ran(bytes(stdout), bytes(stderr), process.exit_status)
 
 
 async def opens_sftp(conn: SshConnection) -> bool:
@@ -186,8 +185,6 @@ async def forwards_ports(conn: SshConnection) -> bool:
     return False
 
 
-async def _collect(stream: asyncssh.SSHReader[bytes], keep: Callable[[bytes], object]) -> None:
-    size = 0
-    while size < MOST_BYTES and (part := await stream.read(4096)):
-        size += len(part)
-        keep(part)
+async def _collect(stream: asyncssh.SSHReader[bytes], found: bytearray) -> None:
+    while len(found) < MOST_BYTES and (part := await stream.read(4096)):
+        found += part

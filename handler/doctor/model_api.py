@@ -8,24 +8,21 @@ import socket
 import ssl
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from functools import partial
 from urllib.parse import urlsplit
 
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.reasons import reason
 from ..base.threads import run_in_thread
 from ..claude.http_messages import Response, get_all
 from ..claude.model_forwarder import Forwarder
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
-from .visit import CHAT
+from .visit import CHAT, about
 
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
 _SKEW_SECONDS = 120.0  # of the 300 that a signature may be old
 
-found_ok = partial(ok, CHAT)
-found_warning = partial(warning, CHAT)
-found_error = partial(error, CHAT)
+found_ok, found_warning, found_error = about(CHAT)
 
 
 async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
@@ -38,7 +35,7 @@ async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
         return [found_error("model-unreachable", what, _try_it(api))]
     except OSError as lost:
         return [judge_failure(api, lost)]
-    return [judge_answer(api, response, body), *judge_kind(api), *judge_clock(place, response, now)]
+    return [judge_answer(api, response, body), *judge_kind(api), *judge_clock(response, now)]
 
 
 def judge_kind(api: ModelApi) -> Iterator[Finding]:
@@ -139,7 +136,7 @@ def _is_list(body: bytes) -> bool:
         return False
 
 
-def judge_clock(place: str, response: Response, now: float) -> Iterator[Finding]:
+def judge_clock(response: Response, now: float) -> Iterator[Finding]:
     """Yield a finding if this machine's clock and the API's are far apart."""
     for text in get_all(response.headers, "date")[:1]:
         try:

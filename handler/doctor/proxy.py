@@ -2,10 +2,8 @@
 
 import hashlib
 import http.client
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
 
 from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
 from ..base.findings import Finding, error, ok, warning
@@ -34,32 +32,6 @@ _SIZES = (  # bytes, what needs them
 )
 
 _WHOLE_BODIES = "have the proxy pass bodies on byte by byte: switch off what drops, rewrites or filters them there"
-
-T = TypeVar("T")
-
-
-class Later(Generic[T]):
-    """A call in a thread of its own; `result` waits for it."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._found: list[T | Exception] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._found.append(self._call())
-        except Exception as problem:
-            self._found.append(problem)
-
-    def result(self) -> T:
-        """Return what the call returned; raise what it raised."""
-        self._thread.join()
-        [found] = self._found
-        if isinstance(found, Exception):
-            raise found
-        return found
 
 
 def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[Finding]:

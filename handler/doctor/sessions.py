@@ -7,17 +7,16 @@ import pwd
 import shlex
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..chat.request import SessionsUnwritable
 from ..chat.store import ROOM_BYTES, Store
 from ..claude.command import SOCKET_BYTES
 from ..claude.isolation import HANDLERS
 from ..claude.sandbox import SOCKET
-from .visit import CHAT
+from .visit import CHAT, about
 
 SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # for some weeks of transcripts
@@ -34,9 +33,7 @@ _CODES = {
     **dict.fromkeys((errno.ENOTCONN, errno.EIO, errno.ESTALE), "sessions-gone"),
 }
 
-found_ok = partial(ok, CHAT)
-found_warning = partial(warning, CHAT)
-found_error = partial(error, CHAT)
+found_ok, found_warning, found_error = about(CHAT)
 
 
 async def look_at_sessions(directory: str, has_launcher: bool) -> list[Finding]:
@@ -128,13 +125,14 @@ def _find_in(directory: Path) -> Iterator[Finding]:
 
 def _find_no_locks(directory: Path) -> Iterator[Finding]:
     """Write a file, and lock it: a lock that can't be had, or that two have, lets a session run twice."""
-    fd, name = tempfile.mkstemp(prefix=".doctor-", dir=directory / "locks")
-    try:
-        os.write(fd, b"doctor")
-        os.fsync(fd)
-        other = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    with (
+        tempfile.NamedTemporaryFile(prefix=".doctor-", dir=directory / "locks", buffering=0) as file,
+        open(file.name, "rb+") as other,
+    ):
+        file.write(b"doctor")
+        os.fsync(file)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 why = "two can have one lock"
@@ -142,11 +140,6 @@ def _find_no_locks(directory: Path) -> Iterator[Finding]:
                 why = ""
         except OSError as failed:
             why = failed.strerror or str(failed)
-        finally:
-            os.close(other)
-    finally:
-        os.close(fd)
-        os.unlink(name)
     if why:
         what = f"The file system of sessions.dir, {directory}, has no flock: {why}. A session could run twice."
         fix = 'put it on a file system with flock: [sessions] dir = "/var/lib/breakglass"'

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ..auth.signing import SIGNATURE
 from ..base.budget import PROOF_SECONDS
@@ -60,16 +61,13 @@ def _judge_unknown(visit: Visit, place: str, signer: Signer) -> Finding:
     if config and any(signer.key in caller.keys for caller in config.callers):
         sentence = "The running handler does not know this signing key, although its configuration file has it."
         return error(place, "key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
-    known = f" of {_callers(config)}," if config else ""
+    names = [caller.name for caller in config.callers if caller.auth_method == SIGNATURE] if config else []
+    known = f" of {' or '.join(names)}," if names else ""
     fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and {RELOAD}"
     return error(place, "key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
 
 
-def _callers(config: Config) -> str:
-    return " or ".join(caller.name for caller in config.callers if caller.auth_method == SIGNATURE)
-
-
-def look_at_vms(visit: Visit, place: str, signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
+def look_at_vms(place: str, signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
     """Yield what a signed status of each VM says."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield from pool.map(lambda name: _status(place, signer, name), names)
@@ -126,8 +124,8 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
         sentence = "No host is recorded as proven, because no signed request was sent."
         yield warning(PLACE, "not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
     else:
-        proofs = [_Proof(visit.signer, vm, host) for host, vm in _one_of_each_host(visit.config, visit).items()]
-        for finding in await asyncio.gather(*(proof.finish() for proof in proofs)):
+        vms = _one_of_each_host(visit.config, visit).items()
+        for finding in await asyncio.gather(*(ask_for_proof(visit.signer, vm.name, host) for host, vm in vms)):
             yield finding
 
 
@@ -141,37 +139,28 @@ def _one_of_each_host(config: Config, visit: Visit) -> dict[str, Vm]:
     return found
 
 
-class _Proof:
-    """The signed status of one VM, for the host that has it."""
+async def ask_for_proof(signer: Signer, vm: str, host: str) -> Finding:
+    """Send the signed status of a VM for the host that has it; an answer that comes byte by byte is not waited for."""
+    fields = {"verb": "status", "vm": vm, "proves": "doctor"}
+    try:
+        send = partial(send_signed, signer, "/pve", fields, PROOF_SECONDS / 2)
+        reply = await run_in_thread(send, PROOF_SECONDS)
+    except (OSError, http.client.HTTPException) as problem:
+        return _not_proven(host, f"its status has no answer: {failure(problem)}", "run doctor again")
+    return judge_proof(reply, vm, host)
 
-    def __init__(self, signer: Signer, vm: Vm, host: str) -> None:
-        self._signer, self._vm, self._host = signer, vm.name, host
 
-    async def finish(self) -> Finding:
-        """Send it, and return what became of it; an answer that comes byte by byte is not waited for."""
-        try:
-            return await run_in_thread(self._run, PROOF_SECONDS)
-        except TimeoutError:
-            return self._not_proven(f"its status has no whole answer within {PROOF_SECONDS:g} s", "run doctor again")
+def judge_proof(reply: Reply, vm: str, host: str) -> Finding:
+    """Return whether the answer says that the host has recorded itself as proven."""
+    outcome, state = reply.json.get("outcome"), reply.json.get("state")
+    if outcome == "done" and state != "unknown":
+        proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
+        if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
+            return _not_proven(host, "it did not record that", "on the host: df /run; df -i /run; date")
+        return ok(PLACE, "proven", f"{host} is proven at {proven['at']}: a signed status of {vm} is done.")
+    why = str(reply.error.get("message") or f"the signed status of {vm} is {outcome}, {state}")
+    return _not_proven(host, why, str(reply.error.get("hint") or f"breakglass call status --vm {vm}"))
 
-    def _run(self) -> Finding:
-        fields = {"verb": "status", "vm": self._vm, "proves": "doctor"}
-        try:
-            reply = send_signed(self._signer, "/pve", fields, PROOF_SECONDS / 2)
-        except (OSError, http.client.HTTPException) as problem:
-            return self._not_proven(f"its status has no answer: {failure(problem)}", "run doctor again")
-        return self._judge(reply)
 
-    def _judge(self, reply: Reply) -> Finding:
-        outcome, state = reply.json.get("outcome"), reply.json.get("state")
-        if outcome == "done" and state != "unknown":
-            proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
-            if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
-                return self._not_proven("it did not record that", "on the host: df /run; df -i /run; date")
-            sentence = f"{self._host} is proven at {proven['at']}: a signed status of {self._vm} is done."
-            return ok(PLACE, "proven", sentence)
-        why = str(reply.error.get("message") or f"the signed status of {self._vm} is {outcome}, {state}")
-        return self._not_proven(why, str(reply.error.get("hint") or f"breakglass call status --vm {self._vm}"))
-
-    def _not_proven(self, why: str, fix: str) -> Finding:
-        return warning(PLACE, "not-proven", f"{self._host} is not recorded as proven: {why}.", fix)
+def _not_proven(host: str, why: str, fix: str) -> Finding:
+    return warning(PLACE, "not-proven", f"{host} is not recorded as proven: {why}.", fix)

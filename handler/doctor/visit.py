@@ -1,11 +1,12 @@
 """What `breakglass doctor` was asked to look at, and what it may use for that."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from ..base.findings import Finding
+from ..base.findings import Finding, error, ok, warning
 from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.model import Config, Vm
@@ -60,4 +61,9 @@ def _place_of(setting: str) -> str:
     return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
-Look = Callable[[Visit], AsyncIterator[Finding]]
+Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which stays if the look is cut off
+
+
+def about(place: str) -> tuple[partial[Finding], partial[Finding], partial[Finding]]:
+    """Return what makes the findings about a place: one that is ok, a warning and an error."""
+    return partial(ok, place), partial(warning, place), partial(error, place)

@@ -45,8 +45,7 @@ async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> lis
     found: list[Finding] = []
     try:
         async with asyncio.timeout(seconds):
-            async for finding in look(visit):
-                found.append(finding)  # noqa: PERF401  a list that is built at once would be lost with the timeout
+            await look(visit, found)
     except TimeoutError:
         sentence = f"not everything was looked at: no answer within {seconds:g} s"
         found.append(error(place, "no-answer", sentence, "mend the errors above first, then run doctor again"))

@@ -331,8 +331,13 @@ FAULTS = [
     Fault("keys that are swapped", swapped, "keys-swapped", "swap the paths"),
     Fault("keys that are swapped between hosts", swapped_between_hosts, "key-is-power-key", "ssh-keygen"),
     # callers
-    Fault("an expired key", change("callers", "operator", not_after=at(-1)), "caller-expired", "keys new operator"),
-    Fault("a key that expires soon", change("callers", "operator", not_after=at(13)), "caller-expires", "--not-after"),
+    Fault("an expired key", change("callers", "operator", not_after=at(-1)), "caller-expired", "a later not_after"),
+    Fault(
+        "a key that expires soon",
+        change("callers", "operator", not_after=at(13)),
+        "caller-expires",
+        "keys rotate operator",
+    ),
     Fault(
         "an expiry that is no time",
         change("callers", "operator", not_after="2030-01-01"),
@@ -375,7 +380,7 @@ FAULTS = [
         "a signing key of one letter",
         in_file("operator", "whsec_" + "A" * 43 + "="),
         "secret-weak",
-        "keys new operator",
+        "keys rotate operator",
     ),
     Fault("one secret for two callers", same_secret_twice, "secret-shared", "keys new"),
     Fault("a short session secret", in_file("session", "secret"), "secret-weak", "openssl rand"),

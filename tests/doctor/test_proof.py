@@ -10,10 +10,9 @@ import pytest
 from breakglass.auth.signing import secret_bytes
 from breakglass.base.findings import OK, WARNING, Finding
 from breakglass.client import Signer, VerbCall, call, new_id
-from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import World
 from breakglass.doctor.http import Reply
-from breakglass.doctor.signed import _Proof
+from breakglass.doctor.signed import judge_proof
 
 from ..support.doctor import DoctorProcess, Report, found
 from ..support.running import Running, new_setup
@@ -70,10 +69,9 @@ def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
 )
 def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: object) -> None:
     """Its /run is full, and what it has is older, or nothing."""
-    host = Host("pve1", Address("breakglass", "127.0.0.1"), "")
     at = datetime(2026, 11, 28, 3, tzinfo=UTC).timestamp()
     body = json.dumps({"outcome": "done", "state": "running", "proven": recorded}).encode()
-    finding = _Proof(Signer("", b""), Vm("devvm", 102, (host,)), "pve1")._judge(Reply(200, {}, body, at, at))
+    finding = judge_proof(Reply(200, {}, body, at, at), "devvm", "pve1")
     assert (finding.level, finding.code) == (WARNING, "not-proven")
     assert "did not record" in finding.sentence
 

@@ -1,25 +1,24 @@
 """Doctor's look at every place: one that hangs or has a defect is a finding, and hides no other one."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from breakglass.base.findings import Finding, ok
 from breakglass.doctor.walk import walk
 
 
-async def hangs(_: Any) -> AsyncIterator[Finding]:
-    yield ok("one", "seen", "before it hung")
+async def hangs(_: Any, found: list[Finding]) -> None:
+    found.append(ok("one", "seen", "before it hung"))
     await asyncio.Event().wait()
 
 
-async def fails(_: Any) -> AsyncIterator[Finding]:
-    yield ok("two", "seen", "before it failed")
+async def fails(_: Any, found: list[Finding]) -> None:
+    found.append(ok("two", "seen", "before it failed"))
     raise ZeroDivisionError
 
 
-async def ends(_: Any) -> AsyncIterator[Finding]:
-    yield ok("three", "seen", "well")
+async def ends(_: Any, found: list[Finding]) -> None:
+    found.append(ok("three", "seen", "well"))
 
 
 async def test_a_look_that_hangs_or_fails_hides_no_other() -> None:
