@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer
 from .call import show_result
-from .drill_steps import ID, NOTHING, Drill, DrillFailed, Undone, prove, read_proven, send_alert, wait_for_evidence
+from .drill_steps import ID, NOTHING, Drill, Undone, prove, read_proven, send_alert, wait_for_evidence
 from .environment import caller_key, handler_url
 from .output import (
     DONE,
@@ -20,8 +20,10 @@ from .output import (
     UNKNOWN,
     UNREACHED,
     CommandError,
+    agrees,
     complain,
     drop_output,
+    has_person,
     reason,
     remark,
     say,
@@ -32,8 +34,7 @@ def drill(arguments: argparse.Namespace) -> int:
     """Do a drill; return 0 if the VM's host is proven by it."""
     if arguments.id is not None and not ID.fullmatch(arguments.id):
         raise CommandError(f'not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id")
-    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
-    if not (arguments.yes or is_terminal):
+    if not (arguments.yes or has_person()):
         raise CommandError(f"a drill power-cycles {arguments.vm}, and there is no terminal to ask at", "add --yes")
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
@@ -59,8 +60,8 @@ def _run(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         return FAILED, str(error), error.hint
     except Undone as undone:
         return _explain(one, undone.result)
-    except DrillFailed as failure:
-        return FAILED, str(failure), failure.hint
+    except CommandError as failed:
+        return FAILED, failed.message, failed.hint
     except OSError as error:
         return UNKNOWN, f"can't write the output: {reason(error)}", ""
     except Exception as defect:  # whatever it is, the VM's fate has to be said
@@ -114,9 +115,9 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         state = str(one.verb("status")["state"])
         notes.append(f"{one.vm} is {state}")
     if state != "running" and not is_agreed:
-        raise DrillFailed(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
+        raise CommandError(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
-        raise DrillFailed("you did not agree")
+        raise CommandError("you did not agree")
     remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
     with one.step("alert") as notes:
         send_alert(one)
@@ -140,7 +141,4 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
 
 def _agrees(one: Drill) -> bool:
     remark(f"{VERBS['cycle'].consequence} The drill does this to {one.vm} now.")
-    try:
-        return input(f"Power-cycle {one.vm} for a drill? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    return agrees(f"Power-cycle {one.vm} for a drill?")

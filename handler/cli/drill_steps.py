@@ -10,21 +10,13 @@ from datetime import UTC, datetime
 from ..client import Event, HandlerError, Signer, VerbCall, new_id, post
 from ..client import call as send
 from ..config.server import normal_url, page_link
-from .output import say
+from .output import CommandError, say
 
 ID = re.compile(r"drill-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{12}", re.ASCII)
 _RUNNING = re.compile(r"state: \w+ \(pid ([0-9]+);")  # how the output of a capture begins
 _PID = re.compile(r"pid ([0-9]+)")
 _EVIDENCE_SECONDS = 60.0  # a capture takes 20 s at most
 NOTHING = "nothing was changed"
-
-
-class DrillFailed(Exception):
-    """Raised if a step does not do what it has to; the message says why, and `hint` what to do."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 @dataclass
@@ -59,7 +51,7 @@ class Drill:
             say(f"{seconds:6.1f} s  {name:<9} {'; '.join(notes)}")
 
     def verb(self, verb: str, msg_id: str = "", again: bool = False, **more: str) -> Event:
-        """Run a verb on the VM; raise DrillFailed unless it is done."""
+        """Run a verb on the VM; raise CommandError unless it is done."""
         request = VerbCall(verb, self.vm, again=again, **more)
         try:
             result = send(self.signer, msg_id or new_id(), request, lambda _: None)
@@ -96,12 +88,12 @@ def send_alert(one: Drill) -> None:
     [answer] = post(one.signer, "/alert/generic", new_id(), payload)
     accepted, failed = answer.get("accepted"), answer.get("failed")
     if isinstance(failed, list) and failed:
-        raise DrillFailed(
+        raise CommandError(
             f"the host refused the capture: {failed[0].get('code')}", f"breakglass call status --vm {one.vm}"
         )
     if not isinstance(accepted, list) or not accepted:
         hint = f"set drill = true under [vms.{one.vm}] if it may be power-cycled at any time, and reload the handler"
-        raise DrillFailed(f"{one.vm} is not a VM for drills", hint)
+        raise CommandError(f"{one.vm} is not a VM for drills", hint)
     one.capture, page = str(accepted[0].get("job")), accepted[0].get("page")
     own = normal_url(one.signer.url) or f"{one.signer.url}/"
     one.page = str(page or page_link(own, one.vm, one.capture))
@@ -115,11 +107,11 @@ def wait_for_evidence(one: Drill) -> tuple[str, str]:
         if isinstance(job, dict) and job.get("outcome"):
             break
         if time.monotonic() > until:
-            raise DrillFailed(f"the capture {one.capture} did not end", f"breakglass call history --job {one.capture}")
+            raise CommandError(f"the capture {one.capture} did not end", f"breakglass call history --job {one.capture}")
         time.sleep(0.5)
     verdict, output = job.get("verdict"), str(job.get("output"))
     if job["outcome"] != "done" or not isinstance(verdict, dict) or not output:
-        raise DrillFailed(
+        raise CommandError(
             f"the capture is {job['outcome']}, without evidence", f"breakglass call forensics --vm {one.vm}"
         )
     match = _RUNNING.search(output)
@@ -127,21 +119,21 @@ def wait_for_evidence(one: Drill) -> tuple[str, str]:
 
 
 def prove(one: Drill, before: str, cycle: Event) -> list[str]:
-    """Return what shows that the cycle was one; raise DrillFailed for what does not."""
+    """Return what shows that the cycle was one; raise CommandError for what does not."""
     status = one.verb("status")
     found = _PID.search(str(status.get("stdout")))
     if status["state"] != "running" or found is None:
-        raise DrillFailed(f"{one.vm} is {status['state']} after the cycle", f"breakglass call start --vm {one.vm}")
+        raise CommandError(f"{one.vm} is {status['state']} after the cycle", f"breakglass call start --vm {one.vm}")
     if found[1] == before:
-        raise DrillFailed(
+        raise CommandError(
             f"QEMU is the same process as before the cycle, {before}", "report this: a cycle has to end it"
         )
     history = one.verb("history", job=one.id)
     job, place, chain = history.get("job"), cycle.get("chain"), history.get("chain")
     if not isinstance(job, dict) or (job.get("verb"), job.get("outcome")) != ("cycle", "done"):
-        raise DrillFailed("history does not have the cycle as done", "breakglass-pve check, on the host as root")
+        raise CommandError("history does not have the cycle as done", "breakglass-pve check, on the host as root")
     if not isinstance(place, dict) or not isinstance(chain, dict) or not is_in_chain(place, chain):
-        raise DrillFailed("the chain of jobs does not have the cycle", "breakglass-pve check, on the host as root")
+        raise CommandError("the chain of jobs does not have the cycle", "breakglass-pve check, on the host as root")
     new = f"process {found[1]} of QEMU runs" + (f", {before} has ended" if before else "")
     return [
         "it runs again",
@@ -161,12 +153,12 @@ def is_in_chain(place: Mapping[str, object], chain: Mapping[str, object]) -> boo
 
 
 def read_proven(one: Drill, cycle: Event) -> str:
-    """Return when and by whom the host was proven, as the job says; raise DrillFailed unless it was this drill.
+    """Return when and by whom the host was proven, as the job says; raise CommandError unless it was this drill.
 
     A doctor may have proven the host since, so a status would not do.
     """
     proven, began = cycle.get("proven"), str(cycle.get("started"))
     if not isinstance(proven, dict) or proven.get("how") != "drill" or str(proven.get("at")) < began:
-        raise DrillFailed("the host could not record that it is proven", "on the host: df /run; df -i /run")
+        raise CommandError("the host could not record that it is proven", "on the host: df /run; df -i /run")
     one.proven = proven
     return f"{one.vm} and its host are proven: {proven['at']}, by {proven['by']}"

@@ -71,7 +71,8 @@ def _secret_in(file: str, environment: Environment) -> str:
         raise CommandError("BREAKGLASS_SECRET_FILE has a signing key in it, not a path", hint)
     name = f'BREAKGLASS_SECRET_FILE is "{file}"'
     try:
-        _refuse_shared(file, os.stat(file), environment)
+        if exposure := describe_exposure(Path(file), os.stat(file), environment):
+            raise CommandError(f'the signing key in "{file}" is not safe: {exposure}', f'chmod 600 "{file}"')
         with Path(file).open(encoding="ascii") as opened:
             secret = opened.read(_MOST_SECRET_BYTES).strip()
     except FileNotFoundError:
@@ -88,12 +89,6 @@ def _secret_in(file: str, environment: Environment) -> str:
     if not secret:
         raise CommandError(f"{name}, which is empty", "write the whsec_… signing key into it")
     return secret
-
-
-def _refuse_shared(file: str, status: os.stat_result, environment: Environment) -> None:
-    """Raise CommandError if other users can reach the signing key."""
-    if exposure := describe_exposure(Path(file), status, environment):
-        raise CommandError(f'the signing key in "{file}" is not safe: {exposure}', f'chmod 600 "{file}"')
 
 
 # --- the configuration's files ---

@@ -8,8 +8,6 @@ import os
 import pwd
 import secrets
 import shlex
-import socket
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,10 +20,10 @@ from ..config.server import is_loopback, page_link
 from ..config.ssh_keys import new_key
 from .account import MAKE_ONE, look_up
 from .check import find_problems
-from .init_answers import Ask, read_answers
+from .init_answers import read_answers
 from .init_files import refuse_existing, write_files
 from .keys.configuration import new_signing_key
-from .output import DONE, FAILED, CommandError, complain, say
+from .output import DONE, FAILED, CommandError, complain, has_person, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
@@ -37,7 +35,7 @@ def init(arguments: argparse.Namespace) -> int:
     account = _find_account(arguments.user)
     directory = _directory(arguments.directory, os.environ)
     refuse_existing(directory, [*_SECRETS, *_files_of(arguments.operator), NAME])  # before any question
-    new = read_answers(arguments, _find_person())
+    new = read_answers(arguments, input if has_person() else None)
     user = "" if account is None else account.pw_name
     files = _make_files(new, directory, user)
     path = directory / NAME
@@ -49,12 +47,6 @@ def init(arguments: argparse.Namespace) -> int:
     for line in _next_steps(new, directory, list(files)):
         say(line)
     return DONE
-
-
-def _find_person() -> Ask | None:
-    """Return what asks a person, if one sits at a terminal."""
-    is_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
-    return input if is_terminal else None
 
 
 def _find_account(name: str | None) -> pwd.struct_passwd | None:
@@ -177,8 +169,10 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
 
 def _recipe_lines(name: str, host: NewHost) -> list[str]:
     """Return the commands that set up a host: they print its recipe, copy it, and run it there."""
+    from ..doctor.login import own_address  # with asyncssh, which most commands start without
+
     address = parse_address(host.ssh) or Address("root", name)
-    source = _own_address(address.host)
+    source = own_address(address.host)
     options = [f"--from {source}"] if source or address.user == "root" else []
     options += ["--account root"] if address.user == "root" else []
     port = "" if address.port == 22 else f"{address.port} "
@@ -188,15 +182,3 @@ def _recipe_lines(name: str, host: NewHost) -> list[str]:
         f"    scp {port and f'-P {port}'}breakglass-pve {name}.sh root@{at}:/root/",
         f"    ssh {port and f'-p {port}'}root@{address.host} sh /root/{name}.sh",
     ]
-
-
-def _own_address(host: str) -> str:
-    """Return this machine's address as a host sees it, if no other machine changes it; nothing is sent."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            socket.inet_pton(family, host)  # a name would have to be resolved
-            probe.connect((host, 22))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return ""

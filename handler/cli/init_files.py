@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..base.new_files import sync, write_new
 from .output import FAILED, CommandError, reason
 
 STAGING = ".breakglass-init"
@@ -62,7 +63,7 @@ def write_files(directory: Path, files: Mapping[str, str], group: int | None, ve
             for name in files:
                 os.link(directory / STAGING / name, directory / name)
             for place in {(directory / name).parent for name in files}:
-                _sync(place)
+                sync(place)
             verify()
         except OSError as error:
             path = error.filename2 or error.filename or directory
@@ -131,21 +132,7 @@ def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: l
     made.append(staging)
     for name, text in files.items():
         (staging / name).parent.mkdir(0o700, exist_ok=True)
-        with os.fdopen(os.open(staging / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-                os.fchmod(file.fileno(), 0o640)
-            os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        write_new(staging / name, text, -1, *((-1, 0o600) if group is None else (group, 0o640)))
 
 
 def _remove(directory: Path, names: list[str], made: list[Path]) -> None:

@@ -1,21 +1,11 @@
 """The `breakglass` command: all commands, and the exit code of every error."""
 
 import argparse
+from typing import Any
 
 from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError
-from . import call, docs, serve
-from .arguments import (
-    add_alert_example,
-    add_call,
-    add_chat,
-    add_check,
-    add_demo,
-    add_doctor,
-    add_drill,
-    add_host,
-    add_init,
-)
+from . import arguments, call, docs, serve
 from .keys.arguments import add_keys
 from .output import (
     EXIT_CODES,
@@ -33,27 +23,18 @@ from .output import (
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
-    top = argparse.ArgumentParser(
-        prog="breakglass",
-        description="Power verbs for a VM that has stopped answering.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    codes: Any = {"epilog": EXIT_CODES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    what = "Power verbs for a VM that has stopped answering."
+    top = argparse.ArgumentParser(prog="breakglass", description=what, **codes)
     top.add_argument("--version", action="version", version=f"breakglass {VERSION}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
-    add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
+    arguments.add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
+    arguments.add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
-    add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
-    add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
-    add_drill(
-        commands.add_parser(
-            "drill",
-            help="power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
+    arguments.add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
+    arguments.add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
+    what = "power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"
+    arguments.add_drill(commands.add_parser("drill", help=what, **codes))
     commands.add_parser(
         "launcher", help="start claude for a handler that is not root; systemd runs it, as root (BREAKGLASS_CONFIG)"
     ).set_defaults(run=serve.launcher)
@@ -61,19 +42,15 @@ def make_parser() -> argparse.ArgumentParser:
     sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
     sign.add_argument("--id", help="use this id instead of a new one")
     sign.set_defaults(run=call.sign)
-    add_call(
-        commands.add_parser(
-            "call",
-            help="run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)",
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    add_alert_example(
+    what = "run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"
+    arguments.add_call(commands.add_parser("call", help=what, **codes))
+    arguments.add_alert_example(
         commands.add_parser("alert-example", help="print a monitoring system's configuration (BREAKGLASS_URL)")
     )
-    add_chat(commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"))
-    add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
+    arguments.add_chat(
+        commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)")
+    )
+    arguments.add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
     document = commands.add_parser("docs", help="print a document, such as the runbook; without a name, list all")
     document.add_argument("name", nargs="?", metavar="NAME", help="a document, such as runbook")
     document.set_defaults(run=docs.docs)
@@ -92,8 +69,8 @@ def _parse() -> argparse.Namespace:
 def main() -> int:
     """Run the command that the arguments name; return its exit code."""
     try:
-        arguments = _parse()
-        return int(arguments.run(arguments))
+        given = _parse()
+        return int(given.run(given))
     except CommandError as error:
         complain(error.message, error.hint)
         return error.code

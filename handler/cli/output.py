@@ -73,6 +73,19 @@ def remark(message: str, hint: str = "") -> None:
         print(visible("\n".join(lines)), file=sys.stderr)
 
 
+def has_person() -> bool:
+    """Tell whether a person can be asked: standard input and output are a terminal."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def agrees(question: str) -> bool:
+    """Ask a person, and tell whether the answer is yes."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def flush_output() -> None:
     """Write what is buffered; raise BrokenPipeError if the reader has ended."""
     if sys.stdout is not None:

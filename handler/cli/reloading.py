@@ -55,8 +55,6 @@ def _reload_unit(unit: str) -> None:
     command = ["systemctl", "reload", "--", unit]
     try:
         ran = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
-    except FileNotFoundError:
-        raise _not_reloaded("there is no systemctl on this machine", "kill -HUP its process") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         why = reason(error) if isinstance(error, OSError) else f"systemctl did not end within {_SECONDS:g} s"
         raise _not_reloaded(why, f"run {' '.join(command)}") from None

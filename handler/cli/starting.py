@@ -31,27 +31,15 @@ def listen(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            sockets.append(_listening(family, address))
+            opened = socket.create_server(address, family=family, backlog=BACKLOG)
+            # Made again with its protocol named, for which asyncio sets TCP_NODELAY; without, each answer would wait
+            # 40 ms for a delayed ACK.
+            sockets.append(socket.socket(fileno=opened.detach()))
     except OSError as error:
         for opened in sockets:
             opened.close()
         raise _explain(error, host, port) from None
     return sockets
-
-
-def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
-    # With the protocol named, asyncio sets TCP_NODELAY; without, each answer would wait 40 ms for a delayed ACK.
-    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind(address)
-        opened.listen(BACKLOG)
-    except OSError:
-        opened.close()
-        raise
-    return opened
 
 
 def _explain(error: OSError, host: str, port: int) -> CommandError:

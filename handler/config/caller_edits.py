@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.findings import ConfigError, Finding
+from ..base.new_files import sync, write_new
 from .callers import AUTH_METHODS, DIRECTORY, CallerEntry, list_callers
 from .load import load_sources, parse_toml
 from .new_file import caller_text
@@ -146,7 +147,8 @@ class _Edit:
                 new.rename(file)
             else:
                 os.link(new, file)  # which does not replace a file
-            _sync(self._directory)
+            with contextlib.suppress(OSError):  # the change is in force, whatever the disk says now
+                sync(self._directory)
         finally:
             with contextlib.suppress(OSError):
                 new.unlink()
@@ -171,13 +173,7 @@ class _Edit:
             _make_directory(self._directory, self._sources.status)
         new.unlink(missing_ok=True)  # of a command that was killed
         status = model.stat()
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-            os.fchown(descriptor, status.st_uid, status.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            opened.write(text)
-            opened.flush()
-            os.fsync(descriptor)
+        write_new(new, text, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
     def _refuse_changed(self) -> None:
         """Raise EditError if a person, or another program, has changed the configuration or a caller's file."""
@@ -191,14 +187,7 @@ def _make_directory(directory: Path, config: os.stat_result) -> None:
     directory.mkdir(0o700)
     os.chown(directory, config.st_uid, config.st_gid)
     directory.chmod(0o750 if config.st_mode & stat.S_IRGRP else 0o700)
-    _sync(directory.parent)
-
-
-def _sync(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # the change is in force, whatever the disk says now
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    sync(directory.parent)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,13 @@
 """The `[chat]` table, and how claude reaches the model's API. Pure."""
 
-import ipaddress
 import re
 from collections.abc import Sequence
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from .model import ChatSettings
 from .model_api import BASE_URL, CREDENTIALS, ModelApi
 from .reader import Entry, quoted
+from .server import is_loopback, normal_url
 
 # --- The keys of `[chat]` that say how a turn reaches the model's API ---
 
@@ -58,36 +58,24 @@ def _credential(entry: Entry) -> tuple[str, str]:
 
 def _base_url(entry: Entry) -> str:
     text = entry.get_str("base_url", BASE_URL)
-    url = _split(text)
-    if url is None or url.scheme not in ("https", "http") or url.username is not None or url.query or url.fragment:
+    url = normal_url(text)
+    if url is None:
         entry.problem("base_url", "is not the address of an API", f'write it like "{BASE_URL}"')
-    elif url.scheme == "http" and not _is_loopback(url.hostname):
+    elif url.startswith("http:") and not is_loopback(url):
         entry.problem("base_url", "would send the credential without TLS", "http:// is for this machine alone")
     return text.rstrip("/")
 
 
 def _https_proxy(entry: Entry) -> str:
     text = entry.get_str("https_proxy")
-    url = _split(text)
-    if entry.has("https_proxy") and (url is None or url.scheme != "http" or url.path.strip("/") or url.query):
-        entry.problem("https_proxy", "is not the address of a proxy", 'write it like "http://proxy.example:3128"')
-    return text
-
-
-def _split(text: str) -> SplitResult | None:
-    """Return the parts of an address that names a host, or None."""
     try:
         url = urlsplit(text)
-        return url if _URL.fullmatch(text) and url.hostname and url.port != 0 else None
+        is_good = url.scheme == "http" and url.hostname and url.port != 0 and not url.path.strip("/") and not url.query
     except ValueError:
-        return None
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+        is_good = False
+    if entry.has("https_proxy") and not (is_good and _URL.fullmatch(text)):
+        entry.problem("https_proxy", "is not the address of a proxy", 'write it like "http://proxy.example:3128"')
+    return text
 
 
 # --- The `[chat]` table. An error in it disables chat and nothing else ---

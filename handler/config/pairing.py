@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..base.findings import ConfigError
+from ..base.new_files import write_new
 from .load import parse_toml
 from .model import is_caller_name
 from .server import read_server
@@ -86,15 +87,12 @@ def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: floa
         pass
     tidy(directory, time.time())
     new = f"{place}/.new-{pairing_id}"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fields = {"v": 1, "caller": caller, "until": until, "sealed": sealed}
     try:
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            json.dump({"v": 1, "caller": caller, "until": until, "sealed": sealed}, file)
-            file.flush()
-            os.fsync(fd)
+        write_new(Path(new), json.dumps(fields), -1, -1, 0o600)
         os.rename(new, f"{place}/{pairing_id}")
     except BaseException:
-        os.unlink(new)
+        Path(new).unlink(missing_ok=True)
         raise
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from breakglass.alerts.rules import drill_rules
 from breakglass.cli.drill import _explain
-from breakglass.cli.drill_steps import Drill, DrillFailed, is_in_chain, read_proven
+from breakglass.cli.drill_steps import Drill, is_in_chain, read_proven
+from breakglass.cli.output import CommandError
 from breakglass.client import Signer
 
 HEADS = ["a" * 64, "b" * 64, "c" * 64]
@@ -62,7 +63,7 @@ def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
     [None, {"at": "2026-11-27T03:01:00Z", "how": "doctor"}, {"at": "2026-10-27T03:01:00Z", "how": "drill"}],
 )
 def test_a_drill_that_its_host_has_not_recorded(proven: object) -> None:
-    with pytest.raises(DrillFailed, match="could not record"):
+    with pytest.raises(CommandError, match="could not record"):
         read_proven(new_drill(), {**CYCLE, "proven": proven})
 
 

@@ -1,7 +1,6 @@
 """The arguments of `breakglass keys`. Its commands are loaded when they run: the others start without them."""
 
 import argparse
-from collections.abc import Callable
 
 from ...auth.signing import BEARER, GRAFANA
 from ..reloading import add_reload_arguments
@@ -10,7 +9,8 @@ from .configuration import add_config_argument
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
     """Describe `keys`."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    parser.set_defaults(run=_run)
     _add_new(commands.add_parser("new", help="add a caller, and show its secret this once"))
     _add_list(commands.add_parser("list", help="list the callers, without their secrets"))
     _add_rotate(commands.add_parser("rotate", help="give a caller a new secret beside the old one"))
@@ -45,7 +45,7 @@ def _add_new(new: argparse.ArgumentParser) -> None:
     new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
     _add_pair(new)
     new.add_argument("--print", action="store_true", help="print the file, and write none")
-    _finish(new, _new)
+    _finish(new)
 
 
 def _add_list(listed: argparse.ArgumentParser) -> None:
@@ -55,7 +55,6 @@ def _add_list(listed: argparse.ArgumentParser) -> None:
     listed.add_argument("--log", metavar="FILE", help="the handler's log, or -: say when each caller was last heard of")
     listed.add_argument("--json", action="store_true", help="print one line of JSON")
     add_config_argument(listed)
-    listed.set_defaults(run=_list)
 
 
 def _add_rotate(rotate: argparse.ArgumentParser) -> None:
@@ -70,7 +69,7 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--drop-old", action="store_true", help="add none; end all but the newest")
     _add_pair(rotate)
-    _finish(rotate, _rotate)
+    _finish(rotate)
 
 
 def _add_revoke(revoke: argparse.ArgumentParser) -> None:
@@ -80,7 +79,7 @@ def _add_revoke(revoke: argparse.ArgumentParser) -> None:
     )
     revoke.add_argument("name", help="the caller's name")
     revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")
-    _finish(revoke, _revoke)
+    _finish(revoke)
 
 
 def _add_pair(parser: argparse.ArgumentParser) -> None:
@@ -92,31 +91,15 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="with --pair: the handler's address (default: the first of [server] url)")
 
 
-def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+def _finish(parser: argparse.ArgumentParser) -> None:
     add_config_argument(parser)
     add_reload_arguments(parser)
-    parser.set_defaults(run=run)
 
 
-def _new(arguments: argparse.Namespace) -> int:
-    from .new import keys_new
-
-    return keys_new(arguments)
-
-
-def _list(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from .listing import keys_list
-
-    return keys_list(arguments)
-
-
-def _rotate(arguments: argparse.Namespace) -> int:
-    from .new import keys_rotate
-
-    return keys_rotate(arguments)
-
-
-def _revoke(arguments: argparse.Namespace) -> int:
+    from .new import keys_new, keys_rotate
     from .revoke import keys_revoke
 
-    return keys_revoke(arguments)
+    runs = {"new": keys_new, "list": keys_list, "rotate": keys_rotate, "revoke": keys_revoke}
+    return runs[arguments.command](arguments)

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import Any
 from ...config.caller_edits import remove_caller
 from ...config.callers import CallerEntry
 from ...config.sources import caller_file, read_file
-from ..output import DONE, FAILED, CommandError, remark
+from ..output import DONE, FAILED, CommandError, agrees, has_person, remark
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_caller, find_config
 
@@ -94,17 +93,13 @@ def _data(text: str) -> dict[str, Any] | None:
 
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
     """Raise CommandError unless the person at the terminal agrees."""
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+    if not has_person():
         raise CommandError(f"this removes {caller_file(file, name)}, and there is no terminal to ask at", "add --yes")
     allow, vms = table.get("allow"), table.get("vms")
     what = ", ".join(map(str, allow)) if isinstance(allow, list) else str(allow)
     where = "all VMs" if vms is None else ", ".join(map(str, vms)) if isinstance(vms, list) else str(vms)
     remark(f"{name} may: {what}; on {where}. Its requests under way go on.")
-    try:
-        agrees = input(f"Remove {name}? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        agrees = False
-    if not agrees:
+    if not agrees(f"Remove {name}?"):
         raise CommandError("nothing was changed", "", FAILED)
 
 
