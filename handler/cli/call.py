@@ -171,7 +171,7 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
         complain("the host knows no such job", "list the jobs: breakglass call history")
     say(_headline(result, outcome, str(result["state"])))
     if not (is_full and "\nverdict: " in str(result.get("stdout"))):
-        _show_verdict(result)
+        _show_verdict(result, has_output=is_full or result["verb"] not in _LOOKS)
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
     if outcome not in ("done", "rejected", "busy", "refused"):
@@ -187,13 +187,13 @@ def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
     return f"{result['vm'] or 'no VM'}: {first} ({', '.join(more)})"
 
 
-def _show_verdict(result: Mapping[str, object]) -> None:
+def _show_verdict(result: Mapping[str, object], has_output: bool) -> None:
     """Show the verdict's sentence and evidence, as an error unless the verb is done."""
     verdict = result.get("verdict")
     if not isinstance(verdict, dict):
         return
     sentence = str(verdict["sentence"])
-    was_shown = sentence in str(result.get("stderr")) and result["reached"]  # in the job's own output
+    was_shown = has_output and result["reached"] and sentence in str(result.get("stderr"))
     evidence = _texts(verdict.get("evidence"))
     if result["outcome"] == "done":
         say("\n    ".join([sentence, *evidence]))

@@ -20,11 +20,13 @@ from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
 from breakglass.cli.output import visible
+from breakglass.demo.proxmox.world import World
 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.selection import sampled
 from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_secret, new_ssh_key
+from ..support.sshd import Sshd
 from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -148,6 +150,20 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     assert "stage: " not in calling("reset", "--quiet").stderr
     failed = calling("start", "--id", "msg_12345678", "--json", "--if-last", "no such")
     assert list(json.loads(failed.stdout)) == ["error"]
+
+
+@pytest.mark.real("sshd")
+@pytest.mark.parametrize("options", [("status",), ("forensics",), ("forensics", "--full"), ("reset",)])
+def test_call_says_once_why_the_host_refused(world: World, sshd: Sshd, options: tuple[str, ...]) -> None:
+    """Also of a look, whose output is not shown."""
+    another = "[vms.other]\nhosts = ['pve1']\nvmid = 999\n"
+    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=another)
+    try:
+        at = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
+        ran = run("call", *options, "--vm", "other", **at)
+    finally:
+        service.stop()
+    assert (ran.returncode, ran.stderr.count("this key serves VM 102, not 999")) == (1, 1), ran.stderr
 
 
 def test_call_says_that_nothing_was_sent() -> None:
