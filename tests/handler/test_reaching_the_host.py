@@ -34,7 +34,7 @@ from ..support.cluster import always
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.signals import signal_process
-from ..support.sshd import Sshd, descendants
+from ..support.sshd import Sshd, descendants, kill_all
 from ..support.stages import until, writer_of
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
@@ -219,6 +219,25 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
     async with asyncio.timeout(60):
         await used.wait()
     keeping.cancel()
+
+
+@own_host
+async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause(node: Host, sshd: Sshd) -> None:
+    """On a host without memory that kills each session, a login every 0.3 s would be a load of its own."""
+    paused = asyncio.Event()
+
+    def chance() -> float:
+        paused.set()
+        return 0.0
+
+    host = HostConnection(node, chance=chance)
+    keeping = asyncio.create_task(host.keep_open())
+    await became(host, "answering")
+    kill_all(descendants(sshd.process.pid))
+    async with asyncio.timeout(60):
+        await paused.wait()
+    keeping.cancel()
+    await host.close()
 
 
 @pytest.mark.all
