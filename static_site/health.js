@@ -1,7 +1,6 @@
 // Whether anything answers at this page's address, asked without a key.
 
-import { resting, vmHealth } from "./rules.js";
-import { runVerb } from "./run.js";
+import { vmHealth } from "./rules.js";
 import { recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
 
@@ -25,7 +24,6 @@ function patience() {
 /** Asks now, and from then on again and again. */
 export async function pollHealth() {
 	clearTimeout(timer);
-	const wasDown = getState().health.fails > 1;
 	const slow = setTimeout(() => dispatch("health-slow"), patience());
 	let wait = EVERY_MS;
 	try {
@@ -42,8 +40,6 @@ export async function pollHealth() {
 	}
 	clearTimeout(timer);
 	timer = setTimeout(pollHealth, wait);
-	const { vm, unlocked, health } = getState();
-	if (wasDown && !health.fails && unlocked) runVerb("status", { vm, quiet: !resting(viewOf(vm)) || viewOf(vm).phase !== "idle" });
 }
 
 /** Of one host alone is it known which VMs are its. @param {any} answer */

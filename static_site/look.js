@@ -1,10 +1,11 @@
 // Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
 
 import { findJob, refreshHistory } from "./history.js";
-import { MINUTE, isCheckDue, proxmoxTrouble, recentEvidence } from "./rules.js";
+import { MINUTE, isCheckDue, proxmoxTrouble, recentEvidence, resting } from "./rules.js";
 import { runVerb } from "./run.js";
 import { newId, post, sleep } from "./send.js";
 import { dispatch, getState, subscribe, viewOf } from "./store.js";
+import { bringsUp, mutates } from "./verbs.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
@@ -34,7 +35,7 @@ export async function lookAt(vm) {
 }
 
 /** Shows a capture's picture, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("./reduce.js").Job} [evidence] */
-export async function showPicture(vm, id, last, evidence) {
+async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
@@ -157,4 +158,24 @@ async function holdScreen() {
 		lock = null; // a low battery: the page looks again on waking
 	}
 }
-subscribe(() => { holdScreen(); });
+
+/** What is looked at once a verb has ended. @param {Partial<import("./reduce.js").View>} before  @param {import("./reduce.js").Event_} event */
+function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last, screen } }) {
+	const changes = mutates(verb);
+	if (screen && !changes) showPicture(vm, id, last);
+	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
+	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
+	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
+	if (!changes) return;
+	if (outcome === "done" && bringsUp(verb)) watchGuest(vm);
+	if (outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says
+	else runVerb("status", { vm, quiet: true });
+}
+
+subscribe((state, before, event) => {
+	holdScreen();
+	if (event.type === "settled") lookAfter(before.views[event.vm ?? ""] ?? {}, event);
+	if (event.type !== "health-came" || before.health.fails < 2 || !state.unlocked) return;
+	const view = viewOf();
+	runVerb("status", { quiet: !resting(view) || view.phase !== "idle" });
+});

@@ -2,15 +2,14 @@
 
 import { askPerson, isAsking } from "./dialog.js";
 import { headlineOf } from "./headline.js";
-import { refreshHistory, takeChain } from "./history.js";
+import { takeChain } from "./history.js";
 import { pollHealth, takeProven } from "./health.js";
-import { lookAt, showPicture, watchGuest } from "./look.js";
 import { fullName, mayAnyway, obstacle, pointless } from "./rules.js";
 import { newId, post, sleep, young } from "./send.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState, viewOf } from "./store.js";
 import { noteProposal, proposalObstacle, verbEnded } from "./talk.js";
-import { ANYWAY, VERBS, bringsUp, labelOf, mutates } from "./verbs.js";
+import { ANYWAY, VERBS, labelOf, mutates } from "./verbs.js";
 import { clock, span } from "./words.js";
 
 /** One id and body: sent often, it acts once.
@@ -153,9 +152,7 @@ function leaveOpen(vm, job, answer, acting) {
 /** @param {string} vm  @param {Job} job  @param {any} answer  @param {boolean} loud */
 function settle(vm, job, answer, loud) {
 	const { outcome, reached, chain, last, holder } = answer;
-	const changes = mutates(job.verb);
-	const before = viewOf(vm);
-	if (changes) {
+	if (mutates(job.verb)) {
 		keep("session", `job ${vm}`, null);
 		if (reached) noteProposal(job.id, `${labelOf(job.verb)}: ${outcome} at ${clock(Date.now())}.`, true);
 		if (chain) takeChain(vm, chain);
@@ -165,17 +162,10 @@ function settle(vm, job, answer, loud) {
 	dispatch("settled", { vm, id: job.id, verb: job.verb, answer, loud, clockOff: getState().clockOff });
 	if (reached || !["error", "lost"].includes(outcome)) dispatch("key-proved");
 	addWholeOutput(vm, job, answer);
-	if (answer.screen && !changes) showPicture(vm, job.id, last);
-	const calm = before.seen?.last === last && !before.jobsTrouble && before.jobs?.every((each) => each.outcome);
-	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
-	if (reached && !(job.verb === "status" && (calm || isRow))) refreshHistory(vm);
-	if (changes && outcome === "done" && bringsUp(job.verb)) watchGuest(vm);
 	// The host names the job whose end is not known here: attach to it.
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
 	if (open && !acting && recalled && [last, holder?.job].includes(open.id)) runVerb(open.verb, { vm, again: recalled });
-	else if (changes && !open && outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says
-	else if (changes && !open) runVerb("status", { vm, quiet: true });
 }
 
 /** Output that came with the answer alone. @param {string} vm  @param {Job} job  @param {any} answer */

@@ -8,20 +8,22 @@ import { keep, recall } from "./storage.js";
 
 /** @type {State} */
 let state = newState();
-/** @type {Set<(state: State, before: State) => void>} */
+/** @typedef {(state: State, before: State, event: import("./reduce.js").Event_) => void} Listener */
+/** @type {Set<Listener>} */
 const listeners = new Set();
 
 export const getState = () => state;
 
-/** Calls `listener` after each event. @param {(state: State, before: State) => void} listener */
+/** Calls `listener` after each event. @param {Listener} listener */
 export const subscribe = (listener) => listeners.add(listener);
 
 /** @param {string} type  @param {Record<string, any>} more */
 export function dispatch(type, more = {}) {
 	const before = state;
-	state = reduce(state, { type, at: Date.now(), ...more });
+	const event = { type, at: Date.now(), ...more };
+	state = reduce(state, event);
 	persist(before);
-	for (const listener of listeners) listener(state, before);
+	for (const listener of listeners) listener(state, before, event);
 }
 
 /** What is known of a VM. @param {string} name  @returns {View} */
