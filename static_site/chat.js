@@ -1,27 +1,25 @@
 // The conversation with Claude, one for each VM. A stream without its last line is no answer.
 
 import { endingOf, failureOf } from "./chat_errors.js";
-import { readChat } from "./chat_log.js";
-import { addEdit, renderChat, scrollToEnd, showTalks, takeDraft } from "./chat_view.js";
-import { allChats, changed, chatOf, clearChats, newChat, remind, setChat } from "./chats.js";
+import { drawEvent, readChat } from "./chat_log.js";
+import { showTalks, takeDraft } from "./chat_view.js";
+import { LIMIT_USD, allChats, changed, chatOf, clearChats, newChat, remind, scrollToEnd, setChat, whyNot } from "./chats.js";
 import { $, followEnd, setText } from "./dom.js";
-import { addProposal, forgetProposals, proposalOf } from "./proposals.js";
+import { forgetProposals, proposalOf } from "./proposals.js";
 import { newId, post, sleep, young } from "./send.js";
 import { OWN } from "./storage.js";
-import { getState } from "./store.js";
+import { subscribe } from "./store.js";
 import { Turn } from "./turn.js";
-import { mutates } from "./verbs.js";
 
-export { editPrompt, renderChat, scrollToEnd, showTalks } from "./chat_view.js";
+export { editPrompt, renderChat, showTalks, takeDraft } from "./chat_view.js";
+export { chatOf, scrollToEnd } from "./chats.js";
 export { proposalObstacle } from "./proposals.js";
 export { noteProposal } from "./turn.js";
 
 /** @typedef {import("./chats.js").Chat} Chat */
 
-export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
 const RECAP = 40_000; // characters; a body ends at 256 KiB
 const CHECK = "The operator approved your proposal, and the verb has ended. Check the VM, and say in a few sentences how it is now.";
-const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
 /** Takes up the turn that was under way before a reload. */
 export function resumeChat() {
@@ -109,10 +107,9 @@ export function askForRest() {
 
 /** The body starts the turn or joins it; once anything of it was seen, `attach` is sent, which starts nothing.
  * @param {Chat} chat  @param {Turn} turn */
-export async function follow(chat, turn) {
+async function follow(chat, turn) {
 	turn.end();
 	chat.box.append(turn.element);
-	addEdit(turn);
 	const flight = new AbortController();
 	chat.flight = flight;
 	Object.assign(chat, { turn, cut: null, word: "Claude is working…" });
@@ -156,8 +153,9 @@ function take(chat, turn, event) {
 	if (event.type === "ping" || event.n <= turn.n) return; // seen before the drop
 	turn.at = Date.now();
 	const scroll = followEnd($("transcript"));
-	drawEvent(chat, turn, event);
-	if (event.type === "session" && event.session) {
+	const drawn = drawEvent(chat, turn, event);
+	if (event.type === "tool") say(chat, `Claude is working: running ${drawn}`);
+	else if (event.type === "session" && event.session) {
 		Object.assign(chat, { session: event.session, id: event.id });
 		remind(chat);
 	} else if (event.type === "error") failed(chat, turn, event);
@@ -166,19 +164,6 @@ function take(chat, turn, event) {
 		say(chat, event.ok ? turn.spoken || "Claude ended without an answer." : chat.failure.notice || "Stopped.");
 	}
 	scroll();
-}
-
-/** Draws what came, now or from a log. @param {Chat} chat  @param {Turn} turn  @param {any} event */
-export function drawEvent(chat, turn, event) {
-	turn.n = event.n;
-	const { type, job, vm, verb } = event;
-	if (type === "approval" && mutates(verb)) addProposal(job, { vm, verb, at: turn.began, isOpen: !turn.isReplay, talk: chat });
-	if (type === "result") chat.cost += event.cost_usd ?? 0;
-	const what = DRAWN.includes(type) ? turn[/** @type {typeof DRAWN[number]} */ (type)](event) : "";
-	if (type === "tool" && !turn.isReplay) say(chat, `Claude is working: running ${what}`);
-	if (type !== "done") return;
-	turn.done = true;
-	if (!event.ok && !turn.ending) turn.end("It ended without an answer.");
 }
 
 /** @param {Chat} chat  @param {Turn} turn  @param {any} error */
@@ -213,14 +198,12 @@ function say(chat, words) {
 	changed(chat);
 }
 
-/** Why nothing can be sent now, or nothing. @param {Chat} chat */
-export function whyNot(chat) {
-	if (!getState().unlocked) return "Enter the signing key first.";
-	if (chat.turn) return "Claude is working.";
-	if (chat.log === "reading") return "What was said before is being loaded.";
-	return getState().health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need it." : "";
-}
-
+subscribe((_, __, { type, vm }) => {
+	if (type !== "chat-read") return;
+	const chat = chatOf(vm);
+	if (chat.cut) follow(chat, chat.cut);
+	else letClaudeCheck(chat);
+});
 // Another tab went on in the same conversation: what was said there is read again.
 addEventListener("storage", ({ key, newValue }) => {
 	const chat = allChats().find(({ vm }) => key === `${OWN}chat ${vm}`);

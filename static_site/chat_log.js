@@ -1,13 +1,11 @@
 // What was said before in a conversation, read from the handler's logs and drawn.
 
-import { drawEvent, follow, letClaudeCheck } from "./chat.js";
 import { endingOf } from "./chat_errors.js";
-import { addEdit, scrollToEnd } from "./chat_view.js";
-import { changed, isCurrent, remind } from "./chats.js";
+import { changed, isCurrent, remind, scrollToEnd } from "./chats.js";
 import { make } from "./dom.js";
-import { checkProposal } from "./proposals.js";
+import { addProposal, checkProposal } from "./proposals.js";
 import { sleep } from "./send.js";
-import { getState } from "./store.js";
+import { dispatch, getState } from "./store.js";
 import { joinTexts, replayTalk } from "./talks.js";
 import { Turn } from "./turn.js";
 import { mutates } from "./verbs.js";
@@ -15,6 +13,7 @@ import { sentence } from "./words.js";
 
 const SLICE_MS = 10; // of drawing, then the page has its turn
 const PAUSES_MS = [1_000, 3_000]; // before another try
+const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
 /** @typedef {import("./chats.js").Chat} Chat */
 /** @typedef {import("./talks.js").PastTurn} PastTurn */
@@ -22,7 +21,7 @@ const PAUSES_MS = [1_000, 3_000]; // before another try
 /** @type {WeakMap<Chat, Promise<void>>} */
 const underWay = new WeakMap();
 
-/** Reads what was said, draws it, and follows the turn that is under way. One reading at a time. @param {Chat} chat */
+/** Reads what was said, and draws it. One reading at a time. @param {Chat} chat */
 export function readChat(chat) {
 	const reading = underWay.get(chat) ?? read(chat).finally(() => underWay.delete(chat));
 	underWay.set(chat, reading);
@@ -57,10 +56,8 @@ async function read(chat) {
 	const known = turns.some(({ turn }) => turn === cut?.id);
 	Object.assign(chat, { log: "read", cost: end.cost_usd, cut: chat.cut ?? (known ? null : cut) });
 	remind(chat);
-	changed(chat);
 	requestAnimationFrame(() => scrollToEnd(chat));
-	if (chat.cut) follow(chat, chat.cut);
-	else letClaudeCheck(chat);
+	dispatch("chat-read", { vm: chat.vm });
 	checkProposals(chat, turns);
 }
 
@@ -78,7 +75,6 @@ function giveUp(chat, { code, message = "" } = {}) {
 async function drawTurn(chat, { turn: id, prompt, at, tools, events }, goesOn, signal) {
 	const turn = new Turn(id, prompt, undefined, tools === "host");
 	Object.assign(turn, { isReplay: true, began: Date.parse(at) - getState().clockOff });
-	addEdit(turn);
 	chat.box.append(turn.element);
 	let since = 0;
 	for (const event of joinTexts(events, goesOn)) {
@@ -93,6 +89,19 @@ async function drawTurn(chat, { turn: id, prompt, at, tools, events }, goesOn, s
 	turn.n = events.at(-1)?.n ?? 0;
 	turn.isReplay = false; // what still comes, comes now
 	return turn;
+}
+
+/** Draws what came, now or from a log. Returns what a tool does. @param {Chat} chat  @param {Turn} turn  @param {any} event */
+export function drawEvent(chat, turn, event) {
+	turn.n = event.n;
+	const { type, job, vm, verb } = event;
+	if (type === "approval" && mutates(verb)) addProposal(job, { vm, verb, at: turn.began, isOpen: !turn.isReplay, talk: chat });
+	if (type === "result") chat.cost += event.cost_usd ?? 0;
+	if (type === "done") {
+		turn.done = true;
+		if (!event.ok && !turn.ending) turn.end("It ended without an answer.");
+	}
+	return DRAWN.includes(type) ? turn[/** @type {typeof DRAWN[number]} */ (type)](event) : "";
 }
 
 /** Which proposals are open, the newest first. @param {Chat} chat  @param {PastTurn[]} turns */

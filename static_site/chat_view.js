@@ -1,9 +1,8 @@
 // What there is to see of the conversation but its turns: the notice, the composer, the list of earlier conversations.
 
-import { LIMIT_USD, whyNot } from "./chat.js";
 import { CALM, notAnswering } from "./chat_errors.js";
 import { readChat } from "./chat_log.js";
-import { chatOf } from "./chats.js";
+import { LIMIT_USD, chatOf, whyNot } from "./chats.js";
 import { $, make, setShown, setTexts } from "./dom.js";
 import { chatDown, isAway } from "./rules.js";
 import { getState } from "./store.js";
@@ -11,7 +10,6 @@ import { listTalks, makeTalkRows } from "./talks.js";
 import { sentence, troubleOf } from "./words.js";
 
 /** @typedef {import("./chats.js").Chat} Chat */
-/** @typedef {import("./turn.js").Turn} Turn */
 
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 const transcript = $("transcript");
@@ -37,15 +35,6 @@ export function editPrompt(words) {
 	prompt.value = words;
 	prompt.focus();
 	prompt.setSelectionRange(words.length, words.length);
-}
-
-/** A button that puts a person's question into the composer again. @param {Turn} turn */
-export function addEdit(turn) {
-	if (turn.element.querySelector("[data-edit]")) return;
-	const button = make("button.bare", "Edit");
-	Object.assign(button, { type: "button" });
-	button.dataset.edit = turn.prompt;
-	turn.element.querySelector(".prompt")?.after(button);
 }
 
 /** Shows the earlier conversations in place of this one, or this one again. @param {boolean} [wanted] */
@@ -136,11 +125,6 @@ function noteEnd() {
 	const isAtEnd = scrollHeight - scrollTop - clientHeight < 40;
 	if (isAtEnd && document.activeElement === $("to-end")) transcript.focus({ preventScroll: true });
 	$("to-end").hidden = isAtEnd;
-}
-
-/** @param {Chat} [chat] */
-export function scrollToEnd(chat = shown) {
-	if (chat === shown) transcript.scrollTo(0, transcript.scrollHeight);
 }
 
 transcript.addEventListener("scroll", noteEnd, { passive: true });

@@ -3,7 +3,6 @@
 import { make } from "./dom.js";
 import { keep, recall } from "./storage.js";
 import { dispatch, getState } from "./store.js";
-import { takeEarly } from "./talk.js";
 import { Turn } from "./turn.js";
 
 /** @typedef {{notice?: string, trouble?: string, lost?: boolean, since?: number}} Failure */
@@ -12,6 +11,8 @@ import { Turn } from "./turn.js";
  * @typedef {{vm: string, session: string|undefined, id: string|undefined, turns: Turn[], turn: Turn|null, cut: Turn|null,
  *   box: HTMLElement, draft: string, failure: Failure, answered: boolean, word: string, flight: AbortController|null,
  *   log: "unread"|"reading"|"failed"|"read", cost: number, check: {job: string, byHand: boolean}|null}} Chat */
+
+export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
 
 /** @type {Map<string, Chat>} */
 const chats = new Map();
@@ -28,7 +29,7 @@ export function newChat(vm, { session, id, turn }) {
 	const cut = turn ? new Turn(turn.id, turn.prompt, undefined, turn.own) : null;
 	if (cut) cut.began = turn?.began ?? 0; // of an unknown age is too old to act on
 	return {
-		vm, session, id, turns: [], turn: null, cut, box: make("div"), draft: takeEarly(vm), failure: {}, answered: false, word: "",
+		vm, session, id, turns: [], turn: null, cut, box: make("div"), draft: "", failure: {}, answered: false, word: "",
 		flight: null, log: session ? "unread" : "read", cost: 0, check: null,
 	};
 }
@@ -47,6 +48,17 @@ export function remind(chat) {
 export function changed({ vm, failure: { trouble, since }, answered }) {
 	dispatch("claude-heard", { vm, claude: { trouble: trouble ?? "", since: since ?? 0, answered } });
 }
+
+/** Why nothing can be sent now, or nothing. @param {Chat} chat */
+export function whyNot(chat) {
+	if (!getState().unlocked) return "Enter the signing key first.";
+	if (chat.turn) return "Claude is working.";
+	if (chat.log === "reading") return "What was said before is being loaded.";
+	return getState().health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need it." : "";
+}
+
+/** Its end, where it is in the page. @param {Chat} [chat] */
+export const scrollToEnd = ({ box } = chatOf()) => box.parentElement?.scrollTo(0, box.parentElement.scrollHeight);
 
 /** Puts a conversation in the place of the one about its VM. @param {Chat} chat */
 export function setChat(chat) {

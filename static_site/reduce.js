@@ -204,6 +204,7 @@ const OF_STATE = {
 		health: { ...state.health, fails: state.health.fails + 1, downSince: state.health.downSince || at, next, slow: false },
 	}),
 	"page-renewed": (state) => ({ ...state, newPage: true }),
+	"chat-read": (state) => state,
 	tick: (state) => state,
 };
 

@@ -22,6 +22,7 @@ let loading;
 function loadChat() {
 	loading ??= import("./chat.js").then((module) => {
 		chat = module;
+		for (const [vm, words] of early) module.takeDraft(module.chatOf(vm), words);
 		module.renderChat(); // from here on the composer is its own
 		dispatch("tick");
 		return module;
@@ -49,13 +50,6 @@ export function dropChats() {
 	chat?.dropChats();
 }
 
-/** What was written for a VM before the conversation was loaded: once. @param {string} vm */
-export function takeEarly(vm) {
-	const words = early.get(vm) ?? "";
-	early.delete(vm);
-	return words;
-}
-
 export const renderChat = () => chat?.renderChat();
 
 /** @param {string} id  @param {string} words  @param {boolean} [spent] */
@@ -76,7 +70,8 @@ let wanted = false;
 subscribe((state, before) => {
 	if (!chat && before.vm && state.vm !== before.vm) {
 		early.set(before.vm, prompt.value);
-		prompt.value = takeEarly(state.vm);
+		prompt.value = early.get(state.vm) ?? "";
+		early.delete(state.vm);
 	}
 	if (state.tab === "chat" && before.tab !== "chat") withChat(() => {});
 	if (wanted || !state.unlocked || !state.views[state.vm]?.seen) return;

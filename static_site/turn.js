@@ -46,7 +46,9 @@ export class Turn {
 		this.own = own;
 		const box = make(own ? "div.own" : "div.prompt");
 		appendText(box, prompt);
-		this.element = make("article", make("h3.said", own ? "This page" : "You"), box, make("h3.said", "Claude"));
+		const edit = Object.assign(make("button.bare", "Edit"), { type: "button" }); // puts the question into the composer again
+		edit.dataset.edit = prompt;
+		this.element = make("article", make("h3.said", own ? "This page" : "You"), box, ...own ? [] : [edit], make("h3.said", "Claude"));
 	}
 
 	/** What Claude said, as it wrote it. */

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from graphlib import TopologicalSorter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -110,6 +111,12 @@ def test_modules_are_short() -> None:
     """No module is longer than 250 lines."""
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in PAGE.glob("*.js")}
     assert {name for name, count in lines.items() if count > MOST_LINES} == set()
+
+
+def test_no_modules_import_each_other() -> None:
+    """The imports have no circle, not even over what is loaded later."""
+    imports = {name: imported_by(name) | loaded_later_by(name) for name in MODULES}
+    TopologicalSorter(imports).prepare()  # it names the circle that it finds
 
 
 def test_no_module_looks_behind() -> None:
