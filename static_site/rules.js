@@ -136,7 +136,7 @@ export function notesOf({ health, clockOff, newPage }, view) {
 		view.trouble,
 		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
 		...view.warnings,
-		config ? `Its configuration is ${config}. The log of Breakglass says what to mend.` : "",
+		config ? `Its configuration is ${config}. The log of Breakglass says what to correct.` : "",
 		newPage ? "This page is from before an upgrade. The new one is stored: it opens next time." : "",
 	].filter(Boolean);
 }

@@ -80,7 +80,7 @@ const TROUBLES = {
 const DETOURS = {
 	__proto__: /** @type {any} */ (null),
 	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
-	disabled: "The person who runs Breakglass must mend its configuration.",
+	disabled: "The person who runs Breakglass must correct its configuration.",
 	"key-not-accepted": "Look at the key’s line on the host, or use the host’s own console.",
 	"read-only-key": "The configured key may only look.",
 	"not-allowed": "The host does not let our key at this VM.",

@@ -206,7 +206,7 @@ class ChatService:
         if state == "chat-not-isolated":
             raise ChatNotIsolated(f"chat is disabled: nothing would keep claude from the keys: {why}", _NOT_ISOLATED)
         if state == "failed" and why:
-            again = "it is asked again by itself; if that does not help, " if self._put_off is not None else ""
+            again = "Breakglass asks it again by itself; if that does not help, " if self._put_off is not None else ""
             hint = f"{again}restart Breakglass, or reload it if a unit runs its launcher"
             raise ChatDisabled(f"chat is disabled: {why}", hint)
         if self._put_off is not None:

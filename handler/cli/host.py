@@ -117,7 +117,7 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
         complain(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
     if problems or not all(done):
         return FAILED
-    say("the handlers log in again, to the new host agent; jobs that run go on")
+    say("each handler logs in again, to the new host agent; running jobs continue")
     return DONE
 
 

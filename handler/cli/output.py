@@ -31,8 +31,9 @@ exit codes:
   1    failed, refused, busy or rejected, or the handler answered with an error
   2    wrong usage, setting or configuration; nothing was sent
   3    the handler or the host was not reached; nothing was sent
-  4    the outcome is not known, also after Ctrl-C in a call, or the verb is still running; send the same id again
-  130  interrupted with Ctrl-C; of a call, and of a drill whose cycle was sent: 4
+  4    the outcome is not known, or the verb is still running; send the same id again
+       (also after Ctrl-C in a call, or in a drill that may have sent its cycle)
+  130  ended with Ctrl-C in any other case
 """
 
 # Control characters except newline and tab, which a terminal obeys, and bidi overrides, which can hide text.

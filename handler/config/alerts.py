@@ -32,7 +32,7 @@ def _rule(entry: Entry, vms: tuple[str, ...], off: set[str]) -> Rule | None:
     if source not in SENDERS:
         entry.problem("source", f"is not a sender: {quoted(source)}", f"use one of {', '.join(SENDERS)}")
     if vm in off:
-        entry.problem("vm", f"is disabled: {quoted(vm)}", "mend the fault in its own entry")
+        entry.problem("vm", f"is disabled: {quoted(vm)}", "correct the error in its own entry")
     elif vm not in vms:
         entry.problem("vm", f"is not a VM: {quoted(vm)}", f"use {' or '.join(vms)}")
     match = _match(entry)

@@ -157,7 +157,7 @@ class Config:
             name = next(iter(self.vms_off))
         if name in self.vms_off:
             why = "its entry in breakglass.toml has an error; its power state was not checked"
-            return f"{name} is disabled: {why}", "breakglass check names the error: mend it, then reload"
+            return f"{name} is disabled: {why}", "breakglass check names the error: correct it, then reload"
         message = f"no such VM: {json.dumps(name[:40])}" if name else "there are several VMs; name one"
         return message, f"use {' or '.join(self.vms)}"
 

@@ -50,7 +50,7 @@ def explain_unreadable(file: str, fault: Exception, named: str = "") -> Finding:
 def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
     """Return what to do about a file that can't be read."""
     if file.startswith(CREDENTIALS):
-        return "run doctor as root, while the unit runs that has this file; or name another file"
+        return "run doctor as root while the unit that has this file runs; or name another file"
     if not file.startswith("/"):
         whole = os.path.abspath(os.path.expanduser(os.path.expandvars(file)))
         return f'write its whole path, without ~ and variables: "{whole}"'
@@ -195,7 +195,7 @@ def _list_names(directory: Path) -> list[str] | None:
         if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None
         found = explain_unreadable(str(directory.absolute()), fault)
-        fix = f"until then a reload changes nothing, and no caller either: {found.fix}"
+        fix = f"until it can be read, no reload changes anything, so no caller is revoked either; {found.fix}"
         raise ConfigError([replace(found, fix=fix)]) from None
     return sorted(name for name in names if not name.startswith(".."))  # such are Kubernetes' own, in a volume
 

@@ -36,7 +36,7 @@ def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tupl
     for name in names:
         if name in hosts_off:
             table = entry if name == names[0] else entry.part()
-            table.problem("hosts", f"names {quoted(name)}, which is disabled", f"mend [hosts.{name}]")
+            table.problem("hosts", f"names {quoted(name)}, which is disabled", f"correct the error in [hosts.{name}]")
         elif name not in hosts:
             known = ", ".join(hosts) or "one of [hosts]"
             entry.problem("hosts", f"names an unknown host: {quoted(name)}", f"use {known}")

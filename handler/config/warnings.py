@@ -79,5 +79,5 @@ def check_change(used: Config, new: Config) -> None:
 def describe_rejection(fault: Exception) -> list[dict[str, str]]:
     """Return the problems for which a configuration is rejected, as the log lists them."""
     sentence = f"can't be read: {fault or type(fault).__name__}"
-    problem = error("(file)", "file-not-readable", sentence, "mend it and reload (SIGHUP)")
+    problem = error("(file)", "file-not-readable", sentence, "correct it, and reload (SIGHUP)")
     return as_json(fault.problems if isinstance(fault, ConfigError) else [problem])

@@ -45,7 +45,7 @@ STATES: Mapping[str, tuple[str, str]] = {
         "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
     ),
     "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
-    "disabled": ("its entry in breakglass.toml has an error", "breakglass check, mend the entry, and reload"),
+    "disabled": ("its entry in breakglass.toml has an error", "breakglass check; correct what it names, and reload"),
 }
 
 
@@ -108,15 +108,15 @@ def judge_clock(place: str, reply: Reply) -> Finding:
 
 def _judge_config(visit: Visit, place: str, config: str) -> Iterator[Finding]:
     file = visit.path or "/etc/breakglass/breakglass.toml"
+    fix = f"breakglass check {file}; correct what it names, then {RELOAD}"
     if "rejected" in config:
         sentence = (
             f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
         )
-        fix = f"breakglass check {file}, mend what it says, then {RELOAD}"
         yield error(place, "reload-rejected", sentence, fix)
     if "degraded" in config:
         sentence = f"Parts of the handler's configuration are disabled ({config})."
-        yield error(place, "config-degraded", sentence, f"breakglass check {file}, mend what it says, then {RELOAD}")
+        yield error(place, "config-degraded", sentence, fix)
     if config == "ok":
         yield ok(place, "config", "The handler uses its whole configuration.")
 
@@ -128,7 +128,7 @@ def _judge_hosts(visit: Visit, place: str, health: Mapping[str, object]) -> Iter
     wanted = [vm for vm in vms if visit.vm in ("", vm.get("name"))]
     if visit.vm and not wanted:
         known = " or ".join(str(vm.get("name")) for vm in vms)
-        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; or {RELOAD}")
+        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; if it is new, {RELOAD}")
     served = {vm.host.name for vm in visit.vms}
     for name, host in hosts.items():
         if visit.vm == "" or name in served:
@@ -179,9 +179,10 @@ def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
     elif chat == "starting":
         yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
-        yield error(place, "chat-disabled", "Chat is disabled: [chat] has errors.", f"breakglass check, {RELOAD}")
+        fix = f"breakglass check; correct what it names, then {RELOAD}"
+        yield error(place, "chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
-        fix = f"{log} says what claude could read; mend that, then {RELOAD}"
+        fix = f"{log} says what claude could read; correct that, then {RELOAD}"
         yield error(place, chat, "Chat is disabled: claude would not be isolated from the handler.", fix)
     elif chat != "none":
         fix = f"{log} says why; then systemctl restart breakglass-chat.socket && {RELOAD}"

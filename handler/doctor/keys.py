@@ -64,7 +64,7 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
             what = f"{caller.name} may act on {names} alone, which is disabled: each of its requests is refused."
-            fix = f"mend [vms.{min(caller.vms, default='NAME')}], or change vms of {caller.name}"
+            fix = f"correct [vms.{min(caller.vms, default='NAME')}], or change vms of {caller.name}"
             yield found_error("caller-without-vm", what, fix)
         if caller.allow == {"chat"} and config.chat is None:
             what = f"{caller.name} may only chat, and there is no chat: each of its requests is refused."

@@ -76,7 +76,7 @@ def unreached(host: Host, error: Exception) -> Unreached:
             )
         case ValueError():  # asyncssh.KeyImportError, before any connection
             why = f"the key or a host key of {host.name} can't be read: {error}"
-            return Unreached("key-not-accepted", why, f"mend hosts.{host.name} and reload (SIGHUP)")
+            return Unreached("key-not-accepted", why, f"correct hosts.{host.name}, and reload (SIGHUP)")
         case ConnectionRefusedError():
             hint = f"at the host's console: systemctl start ssh; or correct the port in hosts.{host.name}.ssh"
             return Unreached("connection-refused", f"{address} refused the connection", hint)
@@ -84,11 +84,11 @@ def unreached(host: Host, error: Exception) -> Unreached:
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)
         case asyncssh.ChannelOpenError():
-            hint = "the host is overloaded, or sshd's MaxSessions is 0"
+            hint = "wait and ask again; if that does not help, set MaxSessions 10 for the host's sshd"
             return Unreached("turned-away", f"{address} refused a channel ({error.reason})", hint)
         case asyncssh.Error() | ConnectionResetError() | BrokenPipeError():
             hint = (
                 "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
             )
             return Unreached("turned-away", f"{address} closed the connection before login", hint)
-    return Unreached("no-route", f"{address} can't be reached: {reason(error)}", "check the network")
+    return Unreached("no-route", f"{address} can't be reached: {reason(error)}", "check the host's power and network")

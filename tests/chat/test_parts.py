@@ -204,7 +204,7 @@ def test_a_launcher_that_is_late(model: Model, claude: ScriptedClaude, directory
             reply = talker.ask(prompt="hello")
             assert (reply.status, reply.json["error"]["code"]) == (503, "chat-disabled")
             assert "the launcher did not answer in 3 s" in reply.json["error"]["message"]
-            assert "it is asked again by itself" in reply.json["error"]["hint"]
+            assert "Breakglass asks it again by itself" in reply.json["error"]["hint"]
             assert talker.pve("status").json["outcome"] == "unreached"
         finally:
             signal_process(pid, signal.SIGCONT)

@@ -274,7 +274,9 @@ def test_a_host_that_is_off_switches_its_vms_off() -> None:
     assert config.vms_off == {"devvm": 102, "other": 103}
     off = [problem for problem in config.problems if problem.place.startswith("vms.")]
     assert off == [
-        error(f"vms.{name}.hosts", "vm-disabled", 'names "pve1", which is disabled', "mend [hosts.pve1]")
+        error(
+            f"vms.{name}.hosts", "vm-disabled", 'names "pve1", which is disabled', "correct the error in [hosts.pve1]"
+        )
         for name in ("devvm", "other")
     ]
 

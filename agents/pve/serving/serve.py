@@ -132,8 +132,8 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         sentence = "this key can't change power; an operator has to approve it"
         return refuse(READ_ONLY, "read-only-key", sentence, line=f"approval-required: {request.verb}")
     if key.read_only and request.has_caller_fields:
-        verbs = [name for name, verb in VERBS.items() if verb.needs_signature and not verb.mutating]
-        sentence = f"a read-only key can't use id, by, anyway, proves, note, detach, {', '.join(verbs)}"
+        verbs = ", ".join(name for name, verb in VERBS.items() if verb.needs_signature and not verb.mutating)
+        sentence = f"a read-only key can't use id, by, anyway, proves, note, detach, {verbs}; nothing was done"
         return refuse(AGENT_REFUSED, "agent-refused", sentence)
     if request.verb == "session":  # one inside a session, or for another key's VM
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")

@@ -33,7 +33,7 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
         _ask(file, name, caller.entry.data)
     with changing():
         left = remove_caller(file, name)
-    remark(f"{caller_file(file, name)} is removed", "what it has started goes on; nothing is cancelled")
+    remark(f"{caller_file(file, name)} is removed", "what it has started continues; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
         remark(f"until then, the handler still accepts {name}")
@@ -98,7 +98,7 @@ def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
     allow, vms = table.get("allow"), table.get("vms")
     what = ", ".join(map(str, allow)) if isinstance(allow, list) else str(allow)
     where = "all VMs" if vms is None else ", ".join(map(str, vms)) if isinstance(vms, list) else str(vms)
-    remark(f"{name} may: {what}; on {where}. Its requests under way go on.")
+    remark(f"{name} may: {what}; on {where}. Its requests under way continue.")
     if not agrees(f"Remove {name}?"):
         raise CommandError("nothing was changed", "", FAILED)
 
