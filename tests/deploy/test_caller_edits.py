@@ -102,7 +102,7 @@ def test_the_directory_and_the_files_have_the_configurations_owner_and_mode(file
 
 def test_names_that_exist_and_do_not(file: Path) -> None:
     refused(file, lambda: add_caller(file, "bob", entry()), "there is a caller bob", "keys rotate bob")
-    refused(file, lambda: remove_caller(file, "carl"), "no caller carl", "anna, bob")
+    refused(file, lambda: remove_caller(file, "carl"), "no caller carl", "use anna or bob")
     refused(file, lambda: add_secret(file, "carl", new_secret()), "no caller carl")
 
 
