@@ -22,13 +22,16 @@ class Finding:
     fix: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.level}: {self.place}: {self.sentence}" + (f" / {self.fix}" if self.fix else "")
-        return "".join(char if char.isprintable() else " " for char in line)  # a name can have a line's end in it
+        return _on_one_line(f"{self.level}: {self.place}: {self.sentence}" + (f" / {self.fix}" if self.fix else ""))
 
     @property
     def text(self) -> str:
         """The sentence and the fix, for an answer that has texts."""
-        return f"{self.sentence}; {self.fix}"
+        return _on_one_line(f"{self.sentence}; {self.fix}")
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)  # a name can have a line's end in it
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
@@ -59,4 +62,5 @@ class ConfigError(Exception):
         self.problems = problems
 
     def __str__(self) -> str:
-        return "\n".join(f"{each.place}: {each.sentence}\n    {each.fix}" for each in self.problems)
+        lines = ((f"{each.place}: {each.sentence}", f"    {each.fix}") for each in self.problems)
+        return "\n".join(_on_one_line(line) for pair in lines for line in pair)

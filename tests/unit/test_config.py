@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.base.findings import ConfigError, Finding
+from breakglass.base.findings import ConfigError, Finding, error
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
 from breakglass.config.sources import read_secret
@@ -220,6 +220,13 @@ def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
     """A problem shows the value that is wrong; of a list or a table it shows only the kind."""
     text = changed(old, new) if old != VM else new + OPERATOR + HOST + SESSIONS
     assert problems(text)[0].sentence.endswith(f": {value}")
+
+
+def test_a_line_end_in_a_name_makes_no_line() -> None:
+    """A name in quotes may have one; what follows it could look like a problem or a warning of its own."""
+    found = error("callers.a\nwarning: b", "caller-disabled", 'has "c\nd"', "use e\nf")
+    assert str(ConfigError([found])) == 'callers.a warning: b: has "c d"\n    use e f'
+    assert found.text == 'has "c d"; use e f'
 
 
 def test_ten_mistakes_are_reported_at_once() -> None:
