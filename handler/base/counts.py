@@ -33,8 +33,7 @@ in_use = Counts()
 class StageClock:
     """Times the stages of one request's verb by the host's messages, and counts them when its result comes.
 
-    A request that attached to a job gets its old messages at once, and one without a session gets all of them at the
-    end, after the stage `accepted`. Their times say nothing, so they are not counted.
+    A request that attached to a job gets its old messages at once. Their times say nothing, so they are not counted.
     """
 
     def __init__(self, verb: str) -> None:
@@ -50,6 +49,5 @@ class StageClock:
         now = time.monotonic()
         self._found.append((self._stage, now - self._since))
         self._stage, self._since = str(message.get("stage", "")), now
-        is_timed = not (message.get("attached") or any(stage == "accepted" for stage, _ in self._found))
-        if message["type"] == "result" and is_timed:
+        if message["type"] == "result" and not message.get("attached"):
             in_use.add_stages(self._verb, self._found)

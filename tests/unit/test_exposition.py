@@ -117,7 +117,6 @@ def test_each_verb_has_its_stages() -> None:
 NOT_TIMED = {
     "no result": [stage("preflight"), stage("reset")],
     "attached": [stage("preflight"), stage("reset"), {"type": "result", "attached": True}],
-    "no session": [stage("accepted"), stage("preflight"), stage("reset"), RESULT],
     "a stage that there is not": [stage("x" * 99), RESULT],
 }
 
