@@ -160,7 +160,7 @@ def test_call_says_once_why_the_host_refused(world: World, sshd: Sshd, options: 
     service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=another)
     try:
         at = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
-        ran = run("call", *options, "--vm", "other", **at)
+        ran = run_with(at, "call", *options, "--vm", "other")
     finally:
         service.stop()
     assert (ran.returncode, ran.stderr.count("this key serves VM 102, not 999")) == (1, 1), ran.stderr

@@ -230,7 +230,8 @@ async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause
         paused.set()
         return 0.0
 
-    host = HostConnection(node, chance=chance)
+    host = HostConnection(node)
+    host.chance = chance
     keeping = asyncio.create_task(host.keep_open())
     await became(host, "answering")
     kill_all(descendants(sshd.process.pid))
