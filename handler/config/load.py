@@ -63,14 +63,9 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     metrics = read_metrics(top, callers)
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
-    _require(
-        top,
-        "callers",
-        signing,
-        "no caller can sign requests",
-        "correct an entry, or make one: breakglass keys new NAME",
-    )
-    _require(top, "vms", vms, "no VM can be used", "correct an entry; see breakglass docs protocol, section 1")
+    fix = "correct one, or make one: breakglass keys new NAME"
+    _require(top, "callers", signing, "no caller can sign requests", fix)
+    _require(top, "vms", vms, "no VM can be used", "correct one; see breakglass docs protocol, section 1")
     if not (signing and vms and secrets):
         raise ConfigError(top.problems)
     off = {name: vmid_in(entry) for name, entry in entries.items() if name not in vms}

@@ -66,9 +66,7 @@ def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
     for name in config.vms_off:
         if visit.vm in ("", name):
-            fix = (
-                f"breakglass check; correct what it names in [vms.{name}] or its host, then systemctl reload breakglass"
-            )
+            fix = f"breakglass check; correct [vms.{name}] or its host, then systemctl reload breakglass"
             yield error(f"VM {name}", "vm-disabled", "its entry has an error, so it can't be rescued", fix)
 
 

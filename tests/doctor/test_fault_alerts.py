@@ -114,7 +114,7 @@ FAULTS = [
     ),
     Fault("an unknown source", entry("nagios", {"host": "a"}), "alert-disabled", "generic"),
     Fault("an unknown VM", entry("kuma", vm="devvm1"), "alert-disabled", "devvm"),
-    Fault("a VM that is off", vm_off, "alert-disabled", "mend"),
+    Fault("a VM that is off", vm_off, "alert-disabled", "correct the error"),
     Fault("a pattern that is none", entry("kuma", {"monitor": "~[a"}), "alert-disabled", "breakglass docs alerts"),
     Fault("a pattern that takes too long", entry("kuma", {"monitor": "~.*.*.*x"}), "alert-disabled", "twice at most"),
     Fault("no label", entry("kuma", {"monitor": 3}), "alert-disabled", "quotes"),
