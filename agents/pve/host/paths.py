@@ -102,10 +102,20 @@ def read_small_file(path: str, limit: int = -1) -> str:
 
 def write_atomic(path: str, text: str) -> None:
     """Replace a small file so that no reader ever sees half of it."""
+    os.replace(write_draft(path, text), path)
+
+
+def write_draft(path: str, text: str) -> str:
+    """Write what is to take the place of a file; return its path. A full disk keeps no half of it."""
     draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(draft, path)
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    return draft
 
 
 def remove_job_dir(directory: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ..grammar import Request
 from ..host.bounded import ask_or_none
-from ..host.paths import Host
+from ..host.paths import Host, write_draft
 from ..host.process import spawn_detached
 from ..words import DONE
 from .result import Result
@@ -92,9 +92,7 @@ def _match_disk(root: str) -> None:
 def _draft_proven(path: str, proven: dict[str, object]) -> str:
     """Write what may take the place of a file, through to the disk; return its path."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    draft = f"{path}.{os.getpid()}"
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump(proven, file)
-        file.flush()
+    draft = write_draft(path, json.dumps(proven))
+    with open(draft, "rb") as file:
         os.fsync(file.fileno())
     return draft
