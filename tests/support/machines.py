@@ -124,7 +124,7 @@ def furnish_proxmox(host: Machine) -> None:
     Its times are a twentieth of the original's.
     """
     package = host.path(f"{STANDIN}/breakglass")
-    for name in ("demo", "isolated.py", "__init__.py"):
+    for name in ("demo", "base/__init__.py", "base/isolated.py", "__init__.py"):
         source, target = ROOT / "handler" / name, package / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
