@@ -33,7 +33,7 @@ def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: W
     answer = execute(world, "forensics")
     dead = "HA does nothing now, because HA's manager pve-ha-crm seems dead, silent for 3"
     assert dead in answer.stdout
-    for verb, code in (("status", "running"), ("forensics", "ha-stuck")):
+    for verb, code in (("status", "qemu-running"), ("forensics", "ha-stuck")):
         verdict = execute(world, verb).trailer["verdict"]
         clause = "but HA does nothing with the VM now, because HA's manager pve-ha-crm seems dead"
         assert (verdict["code"], clause in verdict["sentence"]) == (code, True), verdict

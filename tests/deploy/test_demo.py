@@ -148,7 +148,7 @@ def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> Non
         "pve forensics",
         "The verdict:",
         "claude proposes reset on devvm: The guest hangs while QEMU and its disks work, so a reset is enough.",
-        "reset devvm: done",
+        "devvm: running (reset done, id ",
         "is `running` now",
     ):
         assert words in ran.stdout, ran.stdout + ran.stderr
