@@ -35,9 +35,8 @@ def heartbeat_state(evidence: Evidence) -> str:
         return GONE
     if beat.last > first.last or -2 <= age_of(beat) <= FRESH_SECONDS * _slowness(beat):
         return FRESH
-    if (
-        age_of(beat) < 0 or beat.driver is None
-    ):  # the host's clock was set back, or an old QEMU does not show the driver
+    # The host's clock was set back, or an old QEMU does not show the driver.
+    if age_of(beat) < 0 or beat.driver is None:
         return UNKNOWN
     return LOST if beat.last == first.last and is_long_enough(beat) else LATE
 
