@@ -27,7 +27,7 @@ STOPPING = ("shutting-down", "Breakglass is stopping here, but the turn continue
 LAST_PLACE = (
     "busy",
     "you already have a turn, perhaps in another tab, and the last free place is kept for another caller",
-    "wait for your turn to end or stop it, then ask again; or raise chat.max_turns_at_once",
+    "wait for your turn to end or stop it, then ask again",
 )
 UNREADABLE = (
     "claude-crashed",

@@ -61,7 +61,7 @@ def check_directory(session: Session, directory: str) -> None:
     """Raise SessionElsewhere if a session is in another sessions.dir than the one with this id. No id fits any."""
     if session.directory and directory and session.directory != directory:
         message = "this conversation is not here, but where it began: that is another sessions.dir; nothing was started"
-        hint = "ask at the address where it began, and have both use one sessions.dir; or begin a new conversation"
+        hint = "ask at the address where it began"
         raise SessionElsewhere(message, hint)
 
 

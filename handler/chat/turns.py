@@ -157,7 +157,7 @@ class Chat:
         most = self.settings.max_turns_at_once
         callers = [*(running.caller for running in self.running.values()), *self._starting]
         if len(callers) >= most:
-            hint = "ask again in a moment, or raise chat.max_turns_at_once"
+            hint = "ask again in a moment"
             return "busy", f"{most} turns run already, and no more may", hint
         if len(callers) == most - 1 and caller in callers:
             return LAST_PLACE

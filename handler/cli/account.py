@@ -71,7 +71,7 @@ def become(account: pwd.struct_passwd) -> None:
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except OSError as error:
-        hint = f"give root CAP_SETUID, CAP_SETGID and CAP_SETPCAP, or start the handler as {account.pw_name}"
+        hint = f"start the handler as {account.pw_name}"
         raise CommandError(f"can't become [server] user {account.pw_name}: {reason(error)}", hint) from None
     _set_capabilities(1 << CAP_NET_BIND_SERVICE)  # without this one, a low port is refused, and nothing else
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it

@@ -29,7 +29,7 @@ def read_documents() -> dict[str, str]:
     try:
         found = [entry for entry in files("breakglass.docs").iterdir() if entry.name.endswith(".md")]
     except ModuleNotFoundError:
-        hint = "install Breakglass from its wheel, or run it from a checkout that has docs beside handler"
+        hint = "install Breakglass from its wheel"
         raise CommandError("the documents are not installed", hint) from None
     return {entry.name.removesuffix(".md"): entry.read_text("utf-8") for entry in sorted(found, key=lambda e: e.name)}
 

@@ -61,7 +61,7 @@ def caller_key(environment: Environment) -> bytes:
     try:
         return secret_bytes(secret)
     except ValueError as error:
-        hint = "it is one word that begins with whsec_: copy all of it, or make one with breakglass keys new NAME"
+        hint = "it is one word that begins with whsec_: copy all of it"
         raise CommandError(f"{name} {error}", hint) from None
 
 
@@ -80,8 +80,7 @@ def _secret_in(file: str, environment: Environment) -> str:
     except IsADirectoryError:
         raise CommandError(f"{name}, which is a directory", "set it to the file in it that has the key") from None
     except PermissionError:
-        hint = "run this as the file's owner, or give yourself a copy with mode 600"
-        raise CommandError(f"{name}, which this user can't read", hint) from None
+        raise CommandError(f"{name}, which this user can't read", "run this as the file's owner") from None
     except OSError as error:
         raise CommandError(f"{name}, which can't be read: {reason(error)}", "check the file") from None
     except UnicodeDecodeError:

@@ -24,7 +24,7 @@ def read_answers(arguments: argparse.Namespace, ask: Ask | None) -> NewConfig:
     missing = find_missing(arguments)
     if ask is None:
         if missing:
-            hint = f"add what is missing, or run this in a terminal, where it asks; see {HELP}"
+            hint = f"add what is missing; see {HELP}"
             verb = "is" if len(missing) == 1 else "are"
             raise CommandError(f"nothing was written: {' and '.join(missing)} {verb} missing", hint)
         ask = _answer_nothing

@@ -24,7 +24,7 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
         raise CommandError(*_describe_unfinished(directory, staging))
     found = [str(directory / name) for name in names if os.path.lexists(directory / name)]
     if found:
-        hint = "name another directory, or move these files away; their keys may be in use"
+        hint = "name another directory: their keys may be in use"
         raise CommandError(f"nothing was written, because these files exist: {', '.join(found)}", hint)
 
 
@@ -119,11 +119,9 @@ def _check_directory(directory: Path) -> None:
     status = directory.stat()
     shown = shlex.quote(str(directory))
     if status.st_uid not in (0, os.geteuid()):
-        hint = f"chown it, or name another directory: chown {os.geteuid()} {shown}"
-        raise CommandError(f"nothing was written: {directory} belongs to another user", hint)
+        raise CommandError(f"nothing was written: {directory} belongs to another user", f"chown {os.geteuid()} {shown}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        hint = f"chmod go-w {shown}, or name another directory"
-        raise CommandError(f"nothing was written: other users can write in {directory}", hint)
+        raise CommandError(f"nothing was written: other users can write in {directory}", f"chmod go-w {shown}")
 
 
 def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: list[Path]) -> None:

@@ -45,8 +45,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _explain(error: OSError, host: str, port: int) -> CommandError:
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        hint = f"stop it, or set PORT to a free port; to see which it is: ss -ltnp 'sport = :{port}'"
-        return CommandError(f"another program listens on {at}", hint)
+        return CommandError(f"another program listens on {at}", f"see which it is: ss -ltnp 'sport = :{port}'")
     if error.errno == errno.EADDRNOTAVAIL:
         return CommandError(f'HOST is "{host}", which is not an address of this machine', "list them: ip address")
     if error.errno == errno.EACCES:

@@ -39,7 +39,7 @@ def add_caller(config: Path, name: str, entry: Mapping[str, object]) -> None:
     """
     with _editing(config) as edit:
         if any(each.name == name for each in edit.entries):
-            hint = f"change its key with breakglass keys rotate {name}, or end it with breakglass keys revoke {name}"
+            hint = f"to change its key: breakglass keys rotate {name}"
             raise EditError(f"there is a caller {name}: {edit.find(name).entry.path}", hint)
         edit.put(name, entry)
 
@@ -128,7 +128,7 @@ class _Edit:
             names = " or ".join(each.name for each in self.entries)
             raise EditError(f"{self._config} has no caller {name}", f"use {names}")
         if not found[0].has_file:
-            hint = f"change [callers.{name}] there by hand, or move it to {caller_file(self._config, name)}"
+            hint = f"change [callers.{name}] there by hand"
             raise EditError(f"{name} stands in {self._config}, which breakglass keys does not change", hint)
         return found[0]
 

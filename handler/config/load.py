@@ -63,8 +63,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     metrics = read_metrics(top, callers)
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
-    fix = "correct one, or make one: breakglass keys new NAME"
-    _require(top, "callers", signing, "no caller can sign requests", fix)
+    _require(top, "callers", signing, "no caller can sign requests", "make one: breakglass keys new NAME")
     _require(top, "vms", vms, "no VM can be used", "correct one; see breakglass docs protocol, section 1")
     if not (signing and vms and secrets):
         raise ConfigError(top.problems)

@@ -50,7 +50,7 @@ def explain_unreadable(file: str, fault: Exception, named: str = "") -> Finding:
 def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
     """Return what to do about a file that can't be read."""
     if file.startswith(CREDENTIALS):
-        return "run doctor as root while the unit that has this file runs; or name another file"
+        return "run doctor as root while the unit that has this file runs"
     if not file.startswith("/"):
         whole = os.path.abspath(os.path.expanduser(os.path.expandvars(file)))
         return f'write its whole path, without ~ and variables: "{whole}"'
@@ -62,10 +62,8 @@ def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
         let_read = f"let root own it and its group read it: chown root:{group} {shown}; chmod {mode} {shown}"
         return f"if this is the handler's user, {let_read}; otherwise run doctor as root: sudo -E breakglass doctor"
     if is_missing:
-        return (
-            f"put the file there, or correct its name; to see what is there: ls -l {quote(str(PurePath(file).parent))}"
-        )
-    return f"see what is there, or correct the name: ls -ld {shown}"
+        return f"see what is there: ls -l {quote(str(PurePath(file).parent))}"
+    return f"see what is there: ls -ld {shown}"
 
 
 def _find_closed(file: str) -> str:
@@ -227,7 +225,7 @@ def _find_ignored(directory: Path, name: str) -> str:
 
 def _warn_of_ignored(name: str, why: str) -> Finding:
     place = f"{DIRECTORY}/{name}"
-    return warning(place, "caller-file-ignored", f"{place} is ignored: {why}", "rename it, or remove it")
+    return warning(place, "caller-file-ignored", f"{place} is ignored: {why}", "rename it")
 
 
 def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:
@@ -256,5 +254,5 @@ def read_file(path: Path) -> tuple[str, os.stat_result]:
     except (OSError, ValueError) as fault:
         found = explain_unreadable(str(path.absolute()), fault)
         if not isinstance(fault, PermissionError):
-            found = replace(found, fix="run breakglass init to make one, or set BREAKGLASS_CONFIG to the TOML file")
+            found = replace(found, fix="set BREAKGLASS_CONFIG to the TOML file that breakglass init made")
         raise ConfigError([replace(found, place=str(path))]) from None

@@ -40,9 +40,7 @@ def key_fault(private: str, file: str) -> tuple[str, str, str] | None:
     except ValueError as error:
         if "passphrase" in str(error).lower():
             return "key-encrypted", "is an encrypted key", f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
-        fix = (
-            f"put the private key back, or move it away and make a pair: ssh-keygen -t ed25519 -N '' -f {shown}; then "
-        )
+        fix = f"move it away and make a pair: ssh-keygen -t ed25519 -N '' -f {shown}; then "
         fix += "run breakglass host install-commands, and on the host what it prints; see breakglass docs runbook"
         return "key-garbage", "is not a private key of OpenSSH", fix
     return None

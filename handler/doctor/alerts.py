@@ -101,7 +101,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
         why = f"the key of {allowed[0].name} has expired"
     elif able:
         why = f"no caller with {sends} may take forensics of {rule.vm}"
-        new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of {able[0].name}; or {new}'
+        new = f'add "forensics" to allow, and "{rule.vm}" to vms if it is there, of {able[0].name}'
     else:
         why = f"{rule.source} sends {sends}, and no caller has one"
     yield found_error("alert-without-caller", f"{name} gets no notification: {why}.", new)
@@ -127,7 +127,7 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
             yield found_error("alert-never-matches", what, f"use {' or '.join(known)} in match")
         elif text in ("", "~") and rule.source != "generic":
             what = f"{name} never matches: a label without a value is not sent."
-            yield found_error("alert-never-matches", what, f"write the value of {label}, or remove it from match")
+            yield found_error("alert-never-matches", what, f"write the value of {label}")
         elif isinstance(wanted, str) and _is_never_sent(rule.source, label, wanted):
             what = f"{name} never matches: no firing alert of {rule.source} has {label} = {_quoted(wanted)}."
             yield found_error(

@@ -34,9 +34,7 @@ async def look_at_claude(settings: ChatSettings, can_wall: bool) -> list[Finding
         (version, failed), (options, _) = await asyncio.gather(*runs)
     except (OSError, subprocess.SubprocessError) as error_:
         why = "it does not end" if isinstance(error_, TimeoutError | subprocess.TimeoutExpired) else str(error_)
-        return [
-            found_error("claude-failed", f"{program} can't be run: {why[:200]}.", f"{_INSTALL}; or {_set(command)}")
-        ]
+        return [found_error("claude-failed", f"{program} can't be run: {why[:200]}.", _INSTALL)]
     match = _VERSION.fullmatch(version.strip())
     if match is None:
         what = f"{program} does not say which version of claude it is" + (f": {failed}." if failed else ".")
@@ -60,7 +58,7 @@ def _judge_missing(command: str) -> Finding:
     there = [path for folder in folders if os.path.lexists(path := os.path.join(folder, command))]
     if there and not os.path.exists(there[0]):
         what = f"{there[0]} is a link to a program that is not there."
-        return found_error("claude-missing", what, f"{_INSTALL}; or {_set(command)}")
+        return found_error("claude-missing", what, _INSTALL)
     if there and os.path.isdir(there[0]):
         return found_error("claude-missing", f"{there[0]} is a directory.", f"name the program in it: {_set(command)}")
     if there:
@@ -68,7 +66,7 @@ def _judge_missing(command: str) -> Finding:
         fix = f"chmod 755 {there[0]}, and let others enter the directories above it: namei -l {there[0]}"
         return found_error("claude-not-executable", what, fix)
     what = f'chat.command is "{command}", and there is no such program, so each turn would fail.'
-    return found_error("claude-missing", what, f"{_INSTALL}; or {_set(command)}")
+    return found_error("claude-missing", what, _set(command) if "/" in command else _INSTALL)
 
 
 def _set(command: str) -> str:

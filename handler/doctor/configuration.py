@@ -56,9 +56,8 @@ def _find_no_file(visit: Visit) -> Finding:
         )
     what = "There is no configuration here, and no handler's URL with a signing key, so nothing can be looked at."
     usual = "/etc/breakglass/breakglass.toml"
-    named = usual if os.path.lexists(usual) else "FILE"
-    fix = f"export BREAKGLASS_CONFIG={named}; to make one, run breakglass init; or set BREAKGLASS_URL and"
-    return found_error("no-config", what, f"{fix} BREAKGLASS_SECRET_FILE to look at a handler from here")
+    fix = f"export BREAKGLASS_CONFIG={usual}" if os.path.lexists(usual) else "run breakglass init to make one"
+    return found_error("no-config", what, fix)
 
 
 # --- hosts ---
@@ -87,7 +86,7 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
     for name in config.hosts:
         if name not in used and not config.vms_off:
             what = f"No VM runs on the host {name}, so it is never asked."
-            yield found_warning("host-unused", what, f'add "{name}" to hosts of a [vms.NAME], or remove [hosts.{name}]')
+            yield found_warning("host-unused", what, f'add "{name}" to hosts of a [vms.NAME]')
 
 
 def _shared(pairs: Iterable[tuple[T, str]]) -> list[tuple[T, list[str]]]:

@@ -151,7 +151,7 @@ class _Look:
         yield from look_at_requests(self._visit, PLACE, self.url, str(reply.json.get("chat")))
         if self._signer is None:
             sentence = "No signing key is known, so no signed request was looked at."
-            fix = "export BREAKGLASS_SECRET_FILE=NAME.signing-key; or breakglass keys new doctor --allow status"
+            fix = "export BREAKGLASS_SECRET_FILE=NAME.signing-key"
             yield warning(PLACE, "no-key", sentence, fix)
             return
         self.echo = yield from look_at_key(self._visit, PLACE, self._signer)

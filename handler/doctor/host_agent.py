@@ -49,7 +49,7 @@ def judge_node(host: Host, agent: Handshake) -> Finding:
     if agent.node == host.node:
         return ok(place, "right-node", f'it is the node "{node}", as hosts.{host.name}.node says')
     what = f'{host.ssh} is the node "{node}", and hosts.{host.name}.node is "{host.node}", so no verb is sent there'
-    fix = f'correct hosts.{host.name}.ssh; or, if the address is right, write hosts.{host.name}.node = "{node}"'
+    fix = f'if that address is right, write hosts.{host.name}.node = "{node}"'
     return error(place, "wrong-node", what, fix)
 
 
@@ -79,7 +79,7 @@ def judge_served(
         if vm.vmid in agent.vms:
             continue
         what = f"the {kind} key of {host.name} serves VM {agent.vms} and not {vm.vmid}"
-        fix = f"as root on {host.ssh.host}: breakglass-pve allow {vm.vmid}{user}; or correct vms.{vm.name}.vmid"
+        fix = f"as root on {host.ssh.host}: breakglass-pve allow {vm.vmid}{user}"
         level = ERROR if is_needed and vm.host == host else WARNING
         code = "vm-not-served" if kind == "power" else "vm-not-served-to-claude"
         yield vm, Finding(level, f"VM {vm.name}", code, what, fix)

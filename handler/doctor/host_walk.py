@@ -98,8 +98,7 @@ class HostLook:
             code, why = "name-not-found", f"{name} has no address"
             if isinstance(failed, TimeoutError):
                 code, why = "name-silent", f"the resolver did not answer for {name} within {NAME_SECONDS:g} s"
-            fix = f"{setting}; or mend DNS: getent hosts {name}"
-            self.found.append(error(self.place, code, f"{why}, so no verb reaches its VMs", fix))
+            self.found.append(error(self.place, code, f"{why}, so no verb reaches its VMs", setting))
             return False
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         self._own = login.own_address(addresses[0], port)

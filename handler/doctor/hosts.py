@@ -77,8 +77,7 @@ def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
         host, other = look.host, first.setdefault(look.identity, look.host)
         if all(look.identity) and normal(other.ssh) != normal(host.ssh):
             sentence = f"hosts.{other.name}.ssh and hosts.{host.name}.ssh lead to the same machine"
-            fix = f"correct hosts.{host.name}.ssh, or remove [hosts.{host.name}]"
-            yield warning(f"host {host.name}", "same-machine", sentence, fix)
+            yield warning(f"host {host.name}", "same-machine", sentence, f"correct hosts.{host.name}.ssh")
 
 
 def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:

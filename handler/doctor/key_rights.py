@@ -33,8 +33,7 @@ def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str, is_n
     """Return the finding about a key that sshd does not accept; `is_needed` tells whether something depends on it."""
     sentence = f"{host.ssh} does not accept the {kind} key ({fingerprint})"
     sentence += ", so no verb reaches its VMs" if kind == "power" else ", so claude reads nothing of its VMs"
-    fix = f"{check_there(host)}; if the key is not in its key file, or its line has from= or expiry-time=, {recipe}; "
-    fix += f"or correct hosts.{host.name}.ssh"
+    fix = f"{check_there(host)}; if the key is not in its key file, or its line has from= or expiry-time=, {recipe}"
     code = "key-not-accepted" if kind == "power" else "read-only-key-not-accepted"
     return Finding("error" if is_needed else "warning", f"host {host.name}", code, sentence, fix)
 
@@ -157,27 +156,26 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
     own = failure.own or "this machine"
     match failure.cause:
         case "connection-refused":
-            fix = f"at the host's console: systemctl start ssh; or correct the port in {setting}"
-            return "connection-refused", f"nothing listens on {address}", fix
+            fix = "at the host's console: systemctl start ssh"
+            return "connection-refused", f"nothing listens on {address}, the address and port in {setting}", fix
         case "timeout" if failure.greeting is None:
             fix = f"look at the host's console or IPMI; if it is up, let {own} through its firewall to port "
-            fix += f"{host.ssh.port}, or correct {setting}"
-            sentence = f"{address} does not answer: the host is down, or a firewall drops the packets"
+            fix += f"{host.ssh.port}"
+            sentence = f"{address}, as in {setting}, does not answer: the host is down, or a firewall drops the packets"
             return "timeout", sentence, fix
         case "timeout" if not failure.greeting:
-            fix = f"at the host's console: systemctl status ssh, uptime, dmesg | tail; or correct {setting}"
+            fix = "at the host's console: systemctl status ssh, uptime, dmesg | tail"
             return "ssh-silent", f"{address} accepts connections, but sends nothing", fix
         case "timeout":
             fix = "at the host's console: uptime, free, dmesg | tail; sshd -T | grep usedns, which must be no"
             return "login-slow", f"sshd on {address} answers, but completes no login within 10 s", fix
         case "no-route" | "name-not-found" as cause:
-            fix = f"ip route get {host.ssh.host}; then mend the network, or correct {setting}"
+            fix = f"ip route get {host.ssh.host}; then mend the network"
             return cause, failure.reason, fix
         case "host-key-differs":
             return _judge_host_key(host, failure)
         case "no-common-algorithm":
-            fix = "upgrade OpenSSH on the host, or take HostKeyAlgorithms, KexAlgorithms and Ciphers out of its "
-            fix += "/etc/ssh/sshd_config"
+            fix = "upgrade OpenSSH on the host"
             return "no-common-algorithm", f"{address} and the handler have no SSH algorithm in common", fix
         case "key-unusable":
             return (
@@ -195,13 +193,12 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
         fix += "then copy the certificate to the host, and systemctl reload ssh"
         return "host-certificate-expired", f"the host certificate of {host.ssh} is not valid now", fix
     if "principal" in failure.detail:
-        fix = f'sign a host certificate with the name "{host.ssh.host}": ssh-keygen -s CA -h -n {host.ssh.host} …; '
-        fix += f"or use a name that it has in hosts.{host.name}.ssh"
+        fix = f'sign a host certificate with the name "{host.ssh.host}": ssh-keygen -s CA -h -n {host.ssh.host} …'
         return "host-certificate-name", f'the host certificate of {host.ssh} is not for "{host.ssh.host}"', fix
     its = f" ({failure.fingerprint})" if failure.fingerprint else ""
     pin = f'hosts.{host.name}.host_key = "{failure.presented or "ssh-ed25519 …"}"'
     fix = "at the host's own console: ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub; only if it shows the same "
-    fix += f"fingerprint, write {pin}; or correct hosts.{host.name}.ssh"
+    fix += f"fingerprint, write {pin}"
     sentence = f"{host.ssh} presents a host key{its} that is not pinned: the host was reinstalled, or another "
     return "host-key-differs", f"{sentence}machine answers in its place", fix
 

@@ -64,8 +64,7 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
             what = f"{caller.name} may act on {names} alone, which is disabled: each of its requests is refused."
-            fix = f"correct [vms.{min(caller.vms, default='NAME')}], or change vms of {caller.name}"
-            yield found_error("caller-without-vm", what, fix)
+            yield found_error("caller-without-vm", what, f"correct [vms.{min(caller.vms, default='NAME')}]")
         if caller.allow == {"chat"} and config.chat is None:
             what = f"{caller.name} may only chat, and there is no chat: each of its requests is refused."
             yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of {caller.name}")
@@ -75,13 +74,13 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
     people = [each for each in config.callers if each.auth_method == SIGNATURE and is_valid(each, now)]
     for name in config.vms:
         allowed = frozenset[str]().union(*(caller.allow for caller in people if caller.may_act_on(name)))
-        fix = f'add "{name}" to vms of a caller, or make one: breakglass keys new NAME --allow status,reset,cycle'
+        fix = f"make one: breakglass keys new NAME --allow status,reset,cycle --vms {name}"
         if not allowed - {"chat"}:
             what = f"No caller whose key is valid may act on {name}, so it can't be rescued."
-            yield found_error("vm-without-caller", what, f"{fix} --vms {name}")
+            yield found_error("vm-without-caller", what, fix)
         elif not allowed & POWER:
             what = f"No caller whose key is valid may change the power of {name}: callers may only look at it."
-            yield found_warning("vm-without-power", what, f"{fix} --vms {name}")
+            yield found_warning("vm-without-power", what, fix)
 
 
 # --- secrets ---

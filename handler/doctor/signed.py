@@ -45,7 +45,7 @@ def _judge_refusal(visit: Visit, place: str, signer: Signer, reply: Reply) -> Fi
         return _judge_unknown(visit, place, signer)
     if code == "wrong-handler":
         urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
-        fix = f'add "{signer.url}" to [server] url and {RELOAD}; or export BREAKGLASS_URL={reply.error.get("url")}'
+        fix = f'add "{signer.url}" to [server] url and {RELOAD}'
         sentence = f"{signer.url} is not an address that the handler calls its own ({urls}), so it refuses requests."
         return error(place, "wrong-handler", sentence, fix)
     if code == "forbidden":

@@ -36,7 +36,7 @@ def _resolve(place: str, host: str, port: int) -> list[str]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as failed:
         why = reason(failed) if isinstance(failed, OSError) else "it is not a name"
-        fix = "correct the name in BREAKGLASS_URL, or its entry in DNS; an address works without DNS"
+        fix = "correct the name in BREAKGLASS_URL; an address works without DNS"
         raise Broken(error(place, "name-not-found", f'The name "{host}" has no address: {why}.', fix)) from None
     return list(dict.fromkeys(str(address[4][0]) for address in found))[:_MOST_ADDRESSES]
 
@@ -53,8 +53,7 @@ def _connect(place: str, url: str, addresses: list[str], port: int) -> Iterator[
     if failures and not is_loopback(normal_url(url) or ""):  # a localhost without ::1 is no fault
         listed = ", ".join(failures)
         sentence = f"{url} has several addresses, and nothing answers at {listed}."
-        fix = f"remove {listed} from DNS, or have the proxy listen there"
-        yield warning(place, "address-dead", sentence, fix)
+        yield warning(place, "address-dead", sentence, f"remove {listed} from DNS")
 
 
 def _no_connection(place: str, url: str, failed: OSError) -> Finding:
@@ -75,7 +74,7 @@ def _look_at_tls(place: str, url: str, host: str, port: int) -> Finding:
     except ssl.SSLError as failed:
         if failed.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
             sentence = f"{url} is https, and its port speaks no TLS."
-            fix = f"export BREAKGLASS_URL=http{url.removeprefix('https')}, or give the proxy a certificate there"
+            fix = f"export BREAKGLASS_URL=http{url.removeprefix('https')}"
             raise Broken(error(place, "not-https", sentence, fix)) from None
         sentence = f"TLS with {url} failed: {failed.reason or failed}."
         fix = "compare ssl_protocols and ssl_ciphers of the proxy with breakglass docs proxies"
@@ -107,11 +106,10 @@ def _untrusted(place: str, url: str, failed: ssl.SSLCertVerificationError) -> Fi
         sentence = f"The certificate of {url} is not valid yet, or this machine's clock is slow."
         return error(place, "certificate-early", sentence, "timedatectl set-ntp true")
     if code in _NAME:
-        name = urlsplit(url).hostname
-        fix = f"set BREAKGLASS_URL to a name that the certificate has, or get one: certbot certonly -d {name}"
+        fix = f"get one for this name: certbot certonly -d {urlsplit(url).hostname}"
         return error(place, "certificate-name", f"The certificate of {url} is for another name: {why}.", fix)
     sentence = f"The certificate of {url} is from an authority that this machine does not know: {why}."
-    fix = "export SSL_CERT_FILE=CA.pem with the authority's certificate, or have the proxy send the whole chain"
+    fix = "export SSL_CERT_FILE=CA.pem with the authority's certificate"
     return error(place, "certificate-untrusted", sentence, fix)
 
 

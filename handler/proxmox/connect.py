@@ -78,8 +78,8 @@ def unreached(host: Host, error: Exception) -> Unreached:
             why = f"the key or a host key of {host.name} can't be read: {error}"
             return Unreached("key-not-accepted", why, f"correct hosts.{host.name}, and reload (SIGHUP)")
         case ConnectionRefusedError():
-            hint = f"at the host's console: systemctl start ssh; or correct the port in hosts.{host.name}.ssh"
-            return Unreached("connection-refused", f"{address} refused the connection", hint)
+            why = f"{address}, as in hosts.{host.name}.ssh, refused the connection"
+            return Unreached("connection-refused", why, "at the host's console: systemctl start ssh")
         case TimeoutError():
             hint = "look at the host's console or IPMI"
             return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)

@@ -120,7 +120,7 @@ class Places:
         doubtful = [one for one in answers if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
-            hint = f"mend what is wrong with {names}, then send the same id again; or look, and use a new id"
+            hint = f"mend what is wrong with {names}, then send the same id again"
             raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
         running = [one for one in mates if one.has_process]
         copy = copies[0].host if copies and copies == running and found.away is None else None

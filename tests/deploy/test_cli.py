@@ -391,7 +391,7 @@ def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=f"{wrong['dir']}/good", PORT=port)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"another program listens on 127.0.0.1:{port}\n    stop it" in ran.stderr
+    assert f"another program listens on 127.0.0.1:{port}\n    see which it is: ss" in ran.stderr
 
 
 def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ CODE = [path for folder in ("handler", "agents") for path in sorted((ROOT / fold
 TEXTS = (".md", ".sh", ".txt", ".yml", ".html", ".js", ".toml", ".service", ".conf", "")
 FOLDERS = ("handler", "agents", "static_site", "docs", "deploy")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+CHOICE = re.compile(r"(?:^|; )or \w")
 SEEN = re.compile(r"breakglass docs ([\w-]+)")
 # a command that installs, up to where the shell ends it; a line that goes on at its end is joined before
 VALUED = ("-r", "-c", "-d", "--dest", "--find-links", "--python-version", "--platform", "--abi", "--implementation")
@@ -56,6 +57,11 @@ def test_messages_name_documents_by_the_command_that_prints_them() -> None:
     ] == []
     named = {name for _, text in messages_of_code for name in SEEN.findall(text)}
     assert {"runbook", "protocol", "alerts"} <= named <= set(read_documents())
+
+
+def test_a_message_has_one_thing_to_do() -> None:
+    """A tired person has no use for a choice: each message says what to do first."""
+    assert [f"{path}: {text}" for path in CODE for text in messages(path) if CHOICE.search(text)] == []
 
 
 def test_no_text_installs_a_package_that_is_not_ours() -> None:

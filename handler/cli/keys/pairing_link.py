@@ -21,8 +21,7 @@ _NOTHING_YET = "nothing was changed"
 def find_page(given: str | None, urls: Sequence[str]) -> str:
     """Return the page's address, which ends with a slash. Raises CommandError if it can't be used for pairing."""
     if given is None and not urls:
-        hint = "add --url https://…/, or write [server] url into the configuration"
-        raise CommandError(f"the handler's address is not known; {_NOTHING_YET}", hint)
+        raise CommandError(f"the handler's address is not known; {_NOTHING_YET}", "add --url https://…/")
     url = checked_url("--url" if given is not None else "server.url", given if given is not None else urls[0])
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
@@ -38,7 +37,7 @@ def find_owner(place: PairingPlace) -> pwd.struct_passwd | None:
     """Return the account that the sealed key has to belong to; None if it is this process's own."""
     if os.geteuid() == 0:
         if not place.user:
-            hint = 'write [server] user = "…" into the configuration, or run this as the handler\'s user'
+            hint = "run this as the handler's user"
             raise CommandError(f"the handler's user is not known; {_NOTHING_YET}", hint)
         return look_up(place.user)
     if place.user and look_up(place.user).pw_uid != os.geteuid():
