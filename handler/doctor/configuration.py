@@ -54,7 +54,8 @@ def _find_no_file(visit: Visit) -> Finding:
         return found_ok(
             "no-config", f"There is no configuration here, so only the handler at {visit.url} is looked at."
         )
-    what = "There is no configuration here, and no handler's URL with a signing key, so nothing can be looked at."
+    what = "There is no configuration here (BREAKGLASS_CONFIG), and no handler's URL with a signing key "
+    what += "(BREAKGLASS_URL, BREAKGLASS_SECRET_FILE), so nothing can be looked at."
     usual = "/etc/breakglass/breakglass.toml"
     fix = f"export BREAKGLASS_CONFIG={usual}" if os.path.lexists(usual) else "run breakglass init to make one"
     return found_error("no-config", what, fix)

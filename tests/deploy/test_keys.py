@@ -165,7 +165,7 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
         (("revoke", "tablet"), 2, "add --yes"),
         (("new", "viewer"), 1, f"viewer stands in {service.config}"),
-        (("rotate", "viewer"), 1, "move it to"),
+        (("rotate", "viewer"), 1, "by hand"),
         (("rotate", "viewer", "--drop-old"), 1, "does not change"),
     ):
         ran = breakglass(service, "keys", *words)
