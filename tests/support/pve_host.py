@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from breakglass.demo.proxmox.ha import Ha
-from breakglass.demo.proxmox.processes import end_processes, name_of, processes_of
+from breakglass.demo.proxmox.processes import ROOT, end_processes, name_of, processes_of
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
 from .failing_tools import break_storage, misbehave, misbehave_ha
+from .ha_services import program
 from .signals import signal_process
 from .stages import until
 
@@ -102,7 +103,8 @@ def under_ha(
 
 def systemctl(world: World, verb: str, *units: str) -> None:
     """Start or stop services of HA, as a person does."""
-    subprocess.run([world.bin / "systemctl", verb, *units], check=True)
+    mark = {ROOT: str(world.root)}  # as each command of the host has it, for its end
+    subprocess.run(program(str(world.root), "systemctl", verb, *units), check=True, env=os.environ | mark)
 
 
 def kill_ha(world: World, *units: str) -> None:

@@ -183,6 +183,7 @@ def test_tests_send_signals_in_one_place() -> None:
         "tests/support/signals.py: os.kill(pid, number)",
         "tests/support/signals.py: os.killpg(leader, number)",
         "tests/agent/test_together.py: os.kill(os.getpid(), signal.SIGKILL)",
+        "tests/support/ha_services.py: os.kill(pid, signal.SIGTERM)",  # a program of its own
         "tests/support/systemctl.py: os.kill(pid, number)",  # a program of its own, in a Debian of its own
     }
 

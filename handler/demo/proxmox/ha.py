@@ -2,7 +2,7 @@
 
 Words and rules: pve-ha-manager 5.2.0 (API2/HA/Resources.pm, API2/HA/Status.pm, CLI/ha_manager.pm, HA/Config.pm). A
 request returns at once, whether HA's services run or not: `set` changes resources.cfg, and `crm-command` adds a line to
-a queue. `ha_services.py` has the services.
+a queue. The services are the tests' (`tests/support/ha_services.py`): the demo's VM is not under HA.
 """
 
 import json

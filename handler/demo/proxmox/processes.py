@@ -66,13 +66,6 @@ def wait_for_end(pid: int, limit: float | None) -> bool:
         os.close(pidfd)
 
 
-def leave_behind(argv: list[str]) -> None:
-    """Start a command in a session of its own, and don't wait for it."""
-    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    defaults = [signal.SIGPIPE, signal.SIGTERM]
-    os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
-
-
 def processes_of(root: str) -> Iterator[int]:
     """Yield the pid of each live process that this host's commands started."""
     mark = f"{ROOT}={root}".encode()

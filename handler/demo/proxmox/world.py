@@ -92,7 +92,6 @@ class World:
         commands = {
             "qm": [*isolated_command("demo.proxmox.qm"), root],
             "ha-manager": [*isolated_command("demo.proxmox.ha"), root],
-            "systemctl": [*isolated_command("demo.proxmox.ha_services"), root, "systemctl"],
         }
         commands |= {
             name: [*isolated_command("demo.proxmox.pve_tools"), root, name]

@@ -3,6 +3,8 @@
 Rules: pve-ha-manager 5.2.0 (HA/CRM.pm, HA/Manager.pm, HA/LRM.pm, HA/Tools.pm, HA/Resources/PVEVM.pm). Each works in
 rounds of 10 s, needs its lock, and writes the time of the round. What dies leaves its files as they are, and its lock
 for two minutes. SIGTERM ends a service as `systemctl stop` does.
+
+It runs as a program of its own, isolated as the stand-ins of Proxmox's commands are (`handler/demo/proxmox/`).
 """
 
 import json
@@ -14,13 +16,13 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from ...base.isolated import isolated_command
-from . import tasks
-from .ha import Ha, replace_file
-from .plugin import load_plugin
-from .processes import Died, leave_behind, name_of, name_process, processes_of, wait_for_end
-from .times import LEAST_FOR_QEMU, SECONDS, seconds
-from .vm import Vm, remove
+from breakglass.base.isolated import isolated_command
+from breakglass.demo.proxmox import tasks
+from breakglass.demo.proxmox.ha import Ha, replace_file
+from breakglass.demo.proxmox.plugin import load_plugin
+from breakglass.demo.proxmox.processes import Died, name_of, name_process, processes_of, wait_for_end
+from breakglass.demo.proxmox.times import LEAST_FOR_QEMU, SECONDS, seconds
+from breakglass.demo.proxmox.vm import Vm, remove
 
 Service = dict[str, Any]  # of the manager's service_status
 
@@ -238,6 +240,20 @@ def run_task(vm: Vm, verb: str, limit: str) -> int:
     return sum(codes)
 
 
+def program(*words: str) -> list[str]:
+    """Return the command line that runs `main` with these words."""
+    *isolated, begin = isolated_command("")[:4]
+    with_package = begin.partition("; from ")[0]
+    return [*isolated, f"{with_package}; import runpy; runpy.run_path({__file__!r}, run_name='__main__')", *words]
+
+
+def leave_behind(argv: list[str]) -> None:
+    """Start a command in a session of its own, and don't wait for it."""
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    defaults = [signal.SIGPIPE, signal.SIGTERM]
+    os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
+
+
 def main() -> int:
     """Run `ROOT systemctl start|stop UNIT...`, or `ROOT serve UNIT`, one of HA's services."""
     root, command, *words = sys.argv[1:]
@@ -251,7 +267,7 @@ def main() -> int:
             return 5
         running = find_service(root, unit)
         if verb == "start" and not running:
-            leave_behind([*isolated_command("demo.proxmox.ha_services"), root, "serve", unit])
+            leave_behind(program(root, "serve", unit))
             until = time.monotonic() + LEAST_FOR_QEMU
             while not find_service(root, unit) and time.monotonic() < until:
                 time.sleep(0.01)
@@ -291,3 +307,6 @@ def serve(root: str, unit: str) -> None:
 
 
 UNITS: dict[str, type[Crm] | type[Lrm]] = {"pve-ha-crm": Crm, "pve-ha-lrm": Lrm}
+
+if __name__ == "__main__":
+    sys.exit(main())
