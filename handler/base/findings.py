@@ -1,6 +1,6 @@
 """What is wrong, or well: the one shape in which every part says it. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -64,3 +64,42 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         lines = ((f"{each.place}: {each.sentence}", f"    {each.fix}") for each in self.problems)
         return "\n".join(_on_one_line(line) for pair in lines for line in pair)
+
+
+# What a host's state means, and the fix. {0} is the host's name.
+STATES: Mapping[str, tuple[str, str]] = {
+    "agent-silent": (
+        "the connection is up, but no host agent answers on it",
+        "breakglass host upgrade {0}; then compare the key's line on the host with breakglass host install-commands",
+    ),
+    "wrong-node": ("the connection leads to another node", "correct hosts.{0}.ssh or hosts.{0}.node, and reload"),
+    "not-allowed": ("the power key does not serve this VM", "on the host, as root: breakglass-pve allow {1}"),
+    "read-only-key": (
+        "the configured power key is a read-only key",
+        "name the power key in hosts.{0}.key_file, and reload",
+    ),
+    "name-not-found": ("the host's name has no address", "write an address into hosts.{0}.ssh, and reload"),
+    "connection-refused": ("the connection was refused", "at the host's console: systemctl start ssh"),
+    "no-route": ("there is no route to the host", "check the host's power and network"),
+    "timeout": ("the host does not answer", "look at the host's console or IPMI"),
+    "turned-away": (
+        "sshd ends the connection before the login",
+        "exempt the handler's address from sshd's penalties: run as root on the host what this prints: breakglass host "
+        "install-commands --host {0} --from ADDRESS",
+    ),
+    "key-not-accepted": (
+        "the login failed",
+        "run as root on the host what this prints: breakglass host install-commands --host {0}",
+    ),
+    "host-key-differs": (
+        "the host has another host key than the pinned one",
+        "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
+    ),
+    "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
+    "disabled": ("its entry in breakglass.toml has an error", "breakglass check; correct what it names, and reload"),
+}
+
+
+def fix_of(state: str, host: str) -> str:
+    """Return the fix for a host in a state, other than one of a VM."""
+    return STATES[state][1].format(host, "")

@@ -3,16 +3,16 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..auth.signing import secret_bytes
-from ..config.sources import describe_exposure
-from .output import CommandError, reason
+from ..base.findings import ConfigError
+from ..config.reader import in_file
+from ..config.sources import read_secret
+from .output import CommandError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _URL_HINT = f"set it to the handler's address, for example {DEFAULT_URL}"
-_MOST_SECRET_BYTES = 4096  # a signing key has about fifty
 _CREDENTIALS = "/run/credentials/breakglass.service"  # root can enter it
 
 Environment = Mapping[str, str]
@@ -51,9 +51,12 @@ def checked_url(name: str, url: str) -> str:
 
 def caller_key(environment: Environment) -> bytes:
     """Return the caller's signing key, from a file or from the environment; never from the command line."""
-    file = environment.get("BREAKGLASS_SECRET_FILE")
+    file, name = environment.get("BREAKGLASS_SECRET_FILE", ""), "BREAKGLASS_SECRET_FILE"
+    if file.startswith("whsec_"):
+        hint = "write the key to a file with mode 600, and set it to that file's path"
+        raise CommandError(f"{name} has a signing key in it, not a path", hint)
     if file:
-        secret, name = _secret_in(file, environment), f'the signing key in "{file}"'
+        secret = read_private(name, file, "set it to the file that has your signing key", environment)
     else:
         secret, name = environment.get("BREAKGLASS_SECRET", "").strip(), "BREAKGLASS_SECRET"
         if not secret:
@@ -62,32 +65,20 @@ def caller_key(environment: Environment) -> bytes:
         return secret_bytes(secret)
     except ValueError as error:
         hint = "it is one word that begins with whsec_: copy all of it"
-        raise CommandError(f"{name} {error}", hint) from None
+        raise CommandError(f"{name} {error}{in_file(file)}", hint) from None
 
 
-def _secret_in(file: str, environment: Environment) -> str:
-    if file.startswith("whsec_"):
-        hint = "write the key to a file with mode 600, and set it to that file's path"
-        raise CommandError("BREAKGLASS_SECRET_FILE has a signing key in it, not a path", hint)
-    name = f'BREAKGLASS_SECRET_FILE is "{file}"'
+def read_private(setting: str, file: str, hint: str, environment: Environment) -> str:
+    """Return the text of a file that other users may not read.
+
+    Raises CommandError, with the setting that names the file; `hint` says what to name.
+    """
     try:
-        if exposure := describe_exposure(Path(file), os.stat(file), environment):
-            raise CommandError(f'the signing key in "{file}" is not safe: {exposure}', f'chmod 600 "{file}"')
-        with Path(file).open(encoding="ascii") as opened:
-            secret = opened.read(_MOST_SECRET_BYTES).strip()
-    except FileNotFoundError:
-        raise CommandError(f"{name}, and there is no such file", "set it to the file with your signing key") from None
-    except IsADirectoryError:
-        raise CommandError(f"{name}, which is a directory", "set it to the file in it that has the key") from None
-    except PermissionError:
-        raise CommandError(f"{name}, which this user can't read", "run this as the file's owner") from None
-    except OSError as error:
-        raise CommandError(f"{name}, which can't be read: {reason(error)}", "check the file") from None
-    except UnicodeDecodeError:
-        raise CommandError(f"{name}, which is not a text file", "write only the whsec_… word into it") from None
-    if not secret:
-        raise CommandError(f"{name}, which is empty", "write the whsec_… signing key into it")
-    return secret
+        return read_secret(file, environment)[1].strip()
+    except ConfigError as unusable:
+        [found] = unusable.problems
+        fix = found.fix if found.code == "file-exposed" else hint
+        raise CommandError(f"{setting} {found.sentence}", fix) from None
 
 
 # --- the configuration's files ---

@@ -5,17 +5,14 @@ import http.client
 import os
 import ssl
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..base.threads import run_in_thread
 from ..client import connect
-from ..config.sources import describe_exposure
-from .environment import Environment, checked_url
+from .environment import Environment, checked_url, read_private
 from .output import CommandError, complain, reason, remark
 
 SECONDS = 10.0
-_MOST_BYTES = 4096  # of the file: one URL
 
 
 async def ping(file: str, has_error: bool, tells_failures: bool, environment: Environment) -> None:
@@ -35,20 +32,11 @@ async def ping(file: str, has_error: bool, tells_failures: bool, environment: En
 
 def _read_url(file: str, environment: Environment) -> str:
     """Return the URL in the file; an empty text, with a remark, if there is no file."""
-    name = f'the file of --ping, "{file}",'
-    hint = "write one URL into it, with mode 600"
-    try:
-        if exposure := describe_exposure(Path(file), os.stat(file), environment):
-            raise CommandError(f"{name} is not safe: {exposure}", f'chmod 600 "{file}"')
-        with Path(file).open(encoding="ascii") as opened:
-            text = opened.read(_MOST_BYTES).strip()
-    except FileNotFoundError:
+    name, hint = "the file of --ping", "write one URL into it, with mode 600"
+    if not os.path.lexists(file):
         remark(f'breakglass: nothing was pinged, because there is no file "{file}"')
         return ""
-    except OSError as error:
-        raise CommandError(f"{name} can't be read: {reason(error)}", hint) from None
-    except UnicodeDecodeError:
-        raise CommandError(f"{name} is not a text file", hint) from None
+    text = read_private(name, file, hint, environment)
     try:
         checked_url("--ping", text)
     except CommandError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from ..agents.pve.words import VERSION
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import STATES, Finding, error, ok, warning
 from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
 from .tls import speaks_tls
 from .visit import Visit
@@ -14,39 +14,6 @@ from .visit import Visit
 RELOAD = "systemctl reload breakglass"
 _MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds: a signature may be 300 s off
 _REACH_SECONDS = 3.0
-
-# What a host's state means, and what mends it. {0} is the host's name.
-STATES: Mapping[str, tuple[str, str]] = {
-    "agent-silent": (
-        "the connection is up, but no host agent answers on it",
-        "breakglass host upgrade {0}; then compare the key's line on the host with breakglass host install-commands",
-    ),
-    "wrong-node": ("the connection leads to another node", "correct hosts.{0}.ssh or hosts.{0}.node, and reload"),
-    "not-allowed": ("the power key does not serve this VM", "on the host, as root: breakglass-pve allow {1}"),
-    "read-only-key": (
-        "the configured power key is a read-only key",
-        "name the power key in hosts.{0}.key_file, and reload",
-    ),
-    "name-not-found": ("the host's name has no address", "write an address into hosts.{0}.ssh, and reload"),
-    "connection-refused": ("the connection was refused", "systemctl start ssh on the host; check hosts.{0}.ssh"),
-    "no-route": ("there is no route to the host", "check the host, its network and hosts.{0}.ssh"),
-    "timeout": ("the host does not answer", "check the host, hosts.{0}.ssh and the firewalls in between"),
-    "turned-away": (
-        "sshd ends the connection before the login",
-        "exempt the handler's address from sshd's penalties: run as root on the host what this prints: breakglass host "
-        "install-commands --host {0} --from ADDRESS",
-    ),
-    "key-not-accepted": (
-        "the login failed",
-        "run as root on the host what this prints: breakglass host install-commands --host {0}",
-    ),
-    "host-key-differs": (
-        "the host has another host key than the pinned one",
-        "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
-    ),
-    "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
-    "disabled": ("its entry in breakglass.toml has an error", "breakglass check; correct what it names, and reload"),
-}
 
 
 def read_health(place: str, url: str) -> Reply:

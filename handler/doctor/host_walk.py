@@ -10,6 +10,7 @@ from functools import partial
 
 from ..agents.bundle import bundle_digest
 from ..base.budget import LOOK_SECONDS
+from ..base.errors import Unreached
 from ..base.findings import Finding, error, ok, warning
 from ..base.threads import run_in_thread
 from ..config.model import Host
@@ -111,7 +112,7 @@ class HostLook:
         """Return the connection, None without one; `_is_reached` then tells whether the host itself answered."""
         try:
             connection = await login.log_in(self.host, key)
-        except login.LoginFailed as failure:
+        except Unreached as failure:
             self._is_reached = failure.cause == BEHIND_LOGIN
             if self._is_reached:
                 fingerprint = login.key_fingerprint(public_key(key))
@@ -135,7 +136,7 @@ class HostLook:
             self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
         return None
 
-    async def _examine(self, failure: login.LoginFailed) -> Failure:
+    async def _examine(self, failure: Unreached) -> Failure:
         """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
         greeting: bytes | None = b""
         presented = fingerprint = ""
@@ -145,7 +146,9 @@ class HostLook:
         elif failure.cause == "host-key-differs":
             presented = await login.present_host_key(self.host)
             fingerprint = login.key_fingerprint(presented) if presented else ""
-        return Failure(failure.cause, failure.reason, failure.detail, greeting, presented, fingerprint, self._own)
+        return Failure(
+            failure.cause, failure.reason, str(failure.__cause__), greeting, presented, fingerprint, self._own
+        )
 
     def _judge_host_key(self, connection: login.SshConnection) -> None:
         presented, setting = login.host_key_of(connection), f"hosts.{self.host.name}.host_key"

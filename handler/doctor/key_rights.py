@@ -131,9 +131,9 @@ EFFECT = "so no verb reaches its VMs"
 class Failure:
     """A login that failed, with what was found out about it.
 
-    `cause` and `reason` are those of `LoginFailed`. `greeting` is the first line that the port sends, None if it takes
-    no connection. `presented` is the host key that was presented, `fingerprint` that key's, and `own` this machine's
-    address.
+    `cause` and `reason` are those of `Unreached`, and `detail` is what the SSH library says. `greeting` is the first
+    line that the port sends, None if it takes no connection. `presented` is the host key that was presented,
+    `fingerprint` that key's, and `own` this machine's address.
     """
 
     cause: str

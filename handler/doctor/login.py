@@ -10,6 +10,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from ..base.errors import Unreached
 from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..proxmox.connect import connect, host_key_algorithms, unreached
@@ -27,25 +28,19 @@ SshConnection = asyncssh.SSHClientConnection
 _NO_PORT = 9  # discard: nothing listens there, so that sshd's own answer is enough
 
 
-class LoginFailed(Exception):
-    """One login failed. `cause` is the code of `Unreached`, or a closer one; `detail` is what the library says."""
-
-    def __init__(self, cause: str, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.cause, self.reason, self.detail = cause, reason, detail
-
-
 async def log_in(host: Host, key: str) -> SshConnection:
-    """Return a connection that is logged in with one of the host's keys; raise LoginFailed with the cause."""
+    """Return a connection that is logged in with one of the host's keys.
+
+    Raises Unreached, with a closer cause where there is one, and because of what the library raised.
+    """
     try:
         return await connect(replace(host, key=key))
     except asyncssh.KeyExchangeFailed as error:
-        raise LoginFailed("no-common-algorithm", f"{host.ssh} has no algorithm in common", str(error)) from None
+        raise Unreached("no-common-algorithm", f"{host.ssh} has no algorithm in common", "") from error
     except ValueError as error:  # a key that can't be read: no connection was opened
-        raise LoginFailed("key-unusable", f"a key of {host.name} can't be read: {error}", str(error)) from None
+        raise Unreached("key-unusable", f"a key of {host.name} can't be read: {error}", "") from error
     except Exception as error:  # an odd server can make the library raise anything
-        failure = unreached(host, error)
-        raise LoginFailed(failure.cause, failure.reason, str(error)) from None
+        raise unreached(host, error) from error
 
 
 async def read_greeting(host: Host) -> bytes | None:

@@ -4,6 +4,7 @@ import socket
 import struct
 
 from ..base.errors import Unreached
+from ..base.findings import fix_of
 from ..base.reasons import reason
 from ..config.model import Host
 from ..config.ssh_keys import import_key
@@ -60,35 +61,27 @@ def host_key_algorithms(host: Host) -> list[str]:
 
 def unreached(host: Host, error: Exception) -> Unreached:
     """Return the error of a failed login, with the cause that the exception shows."""
-    address = str(host.ssh)
+    address, again = str(host.ssh), "wait and ask again"
     match error:
         case socket.gaierror():
-            return Unreached("name-not-found", f"no address for {host.ssh.host}", "use an IP address")
+            cause, why = "name-not-found", f"no address for {host.ssh.host}"
         case asyncssh.HostKeyNotVerifiable():
-            hint = f"compare its fingerprint with hosts.{host.name}.host_key before trusting it"
-            return Unreached("host-key-differs", f"{address} presented an unexpected host key", hint)
+            cause, why = "host-key-differs", f"{address} presented an unexpected host key"
         case asyncssh.PermissionDenied():
-            return Unreached(
-                "key-not-accepted",
-                f"{address} did not accept the key",
-                f"check hosts.{host.name}.key_file against the host's authorized keys; "
-                "it is tried again within eight minutes, or at a request, at most once a minute",
-            )
+            cause, why = "key-not-accepted", f"{address} did not accept the key"
         case ValueError():  # asyncssh.KeyImportError, before any connection
             why = f"the key or a host key of {host.name} can't be read: {error}"
             return Unreached("key-not-accepted", why, f"correct hosts.{host.name}, and reload (SIGHUP)")
         case ConnectionRefusedError():
-            why = f"{address}, as in hosts.{host.name}.ssh, refused the connection"
-            return Unreached("connection-refused", why, "at the host's console: systemctl start ssh")
+            cause, why = "connection-refused", f"{address}, as in hosts.{host.name}.ssh, refused the connection"
         case TimeoutError():
-            hint = "look at the host's console or IPMI"
-            return Unreached("timeout", f"{address} did not answer in {CONNECT_SECONDS} s", hint)
+            cause, why = "timeout", f"{address} did not answer in {CONNECT_SECONDS} s"
         case asyncssh.ChannelOpenError():
-            hint = "wait and ask again; if that does not help, set MaxSessions 10 for the host's sshd"
-            return Unreached("turned-away", f"{address} refused a channel ({error.reason})", hint)
+            why = f"{address} refused a channel ({error.reason}), as sshd does beyond MaxSessions"
+            return Unreached("turned-away", why, again)
         case asyncssh.Error() | ConnectionResetError() | BrokenPipeError():
-            hint = (
-                "sshd may be penalising this address (PerSourcePenalties) or be full (MaxStartups); wait and ask again"
-            )
-            return Unreached("turned-away", f"{address} closed the connection before login", hint)
-    return Unreached("no-route", f"{address} can't be reached: {reason(error)}", "check the host's power and network")
+            why = f"{address} closed the connection before login, as sshd does for PerSourcePenalties and MaxStartups"
+            return Unreached("turned-away", why, again)
+        case _:
+            cause, why = "no-route", f"{address} can't be reached: {reason(error)}"
+    return Unreached(cause, why, fix_of(cause, host.name))

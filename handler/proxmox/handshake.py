@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ..agents.pve.vm_list import VmList, parse_vm_list
 from ..base.errors import Unreached
+from ..base.findings import fix_of
 from ..base.proven import Proven, read_proven
 from ..base.text import shown
 from ..config.model import Host
@@ -47,7 +48,7 @@ class Handshake:
         if host.node and self.node != host.node:
             node = f'the node "{shown(self.node)}"' if self.node else "a node that did not say its name"
             reason = f'{host.ssh} is {node}, and hosts.{host.name}.node is "{host.node}"'
-            raise Unreached("wrong-node", reason, f"correct ssh or node of hosts.{host.name}, and reload (SIGHUP)")
+            raise Unreached("wrong-node", reason, fix_of("wrong-node", host.name))
 
 
 def read_handshake(result: Mapping[str, object]) -> Handshake:

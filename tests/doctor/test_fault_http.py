@@ -411,10 +411,7 @@ def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
     own.config["hosts"]["pve1"]["ssh"] = f"breakglass@127.0.0.1:{(port := reserve_port())}"
     with Running(own).run() as running:
         running.logged('"event": "host-down"')
-        assert (
-            found(look(own, {}).findings, "connection-refused").fix
-            == "systemctl start ssh on the host; check hosts.pve1.ssh"
-        )
+        assert found(look(own, {}).findings, "connection-refused").fix == "at the host's console: systemctl start ssh"
         with socket.create_server(("127.0.0.1", port)):
             findings = look(own, {}).findings
     [finding] = [each for each in findings if "this machine reaches it" in each.sentence]
