@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from .auth.signing import sign
 from .base.reasons import reason
+from .proxmox.request import VerbFields
 from .proxmox.wire import Replay
 
 REPEAT_SECONDS = 60.0
@@ -64,18 +65,10 @@ class Signer:
 
 
 @dataclass(frozen=True)
-class VerbCall:
+class VerbCall(VerbFields):
     """A verb to run on a VM; a field that is empty is not sent."""
 
-    verb: str
     vm: str = ""
-    reason: str = ""
-    if_state: str = ""
-    if_last: str = ""
-    job: str = ""
-    anyway: str = ""
-    proves: str = ""
-    again: bool = False  # the id may have been sent before
 
     def fields(self) -> dict[str, object]:
         """Return the request body."""

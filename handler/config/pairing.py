@@ -98,23 +98,25 @@ def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: floa
 
 def find_state(directory: str, pairing_id: str) -> str:
     """Return what became of a key: `waiting`, `fetched`, `twice` or `gone`. Raises OSError."""
-    path = f"{directory}/{DIRECTORY}/{pairing_id}"
-    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):  # as it goes on
-        if os.path.lexists(name):
-            return state
-    return GONE
+    found = (state for name, state in _names(directory, pairing_id) if os.path.lexists(name))
+    return next(found, GONE)
 
 
 def withdraw(directory: str, pairing_id: str) -> str:
     """Remove a key, whatever became of it; return its state until now. No handler hands it out after that."""
-    path = f"{directory}/{DIRECTORY}/{pairing_id}"
-    for name, state in ((path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)):
+    for name, state in _names(directory, pairing_id):
         try:
             os.unlink(name)
         except FileNotFoundError:  # a request may have renamed it just now: the next name has it
             continue
         return state
     return GONE
+
+
+def _names(directory: str, pairing_id: str) -> tuple[tuple[str, str], ...]:
+    """Return the file that a key is, in the order of its states, and the state."""
+    path = f"{directory}/{DIRECTORY}/{pairing_id}"
+    return (path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)
 
 
 # --- the handler's side ---

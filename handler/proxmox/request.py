@@ -1,6 +1,6 @@
 """A verb that a known caller requests on a configured VM, and which ids may have been sent. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 
 from ..agents.pve.words import Verb
@@ -13,14 +13,11 @@ from ..config.warnings import warn_of_expiry, warn_of_guest, warn_of_host
 
 
 @dataclass(frozen=True)
-class VerbRequest:
-    """An authenticated and permitted request. An empty text stands for a field that was left out."""
+class VerbFields:
+    """What a request says beside its VM. An empty text stands for a field that was left out."""
 
     verb: str
-    vm: Vm
-    id: str
-    caller: Caller
-    received: float  # Unix time
+    _: KW_ONLY
     reason: str = ""
     if_state: str = ""
     if_last: str = ""
@@ -28,6 +25,16 @@ class VerbRequest:
     anyway: str = ""
     proves: str = ""  # `drill` or `doctor`: the host records that it was proven, once the verb is done
     again: bool = False  # the client has sent this id before
+
+
+@dataclass(frozen=True)
+class VerbRequest(VerbFields):
+    """An authenticated and permitted request."""
+
+    vm: Vm
+    id: str
+    caller: Caller
+    received: float  # Unix time
     place: Host | None = None  # the host that it was sent to; None before that
 
     @property

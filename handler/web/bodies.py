@@ -13,31 +13,23 @@ from ..auth.signing import ID, Caller
 from ..base.errors import BadRequest
 from ..base.text import shown
 from ..config.model import Vm
-from ..proxmox.request import VerbRequest
+from ..proxmox.request import VerbFields, VerbRequest
 
 _STATE = re.compile(r"[a-z-]{1,32}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class VerbBody:
-    """The body of POST /pve. `verb` or `vm` can be unknown. An empty text stands for a field that was left out."""
+class VerbBody(VerbFields):
+    """The body of POST /pve. `verb` or `vm` can be unknown."""
 
-    verb: str
     vm: str = ""
-    reason: str = ""
-    if_state: str = ""
-    if_last: str = ""
-    job: str = ""
-    anyway: str = ""
-    proves: str = ""
     challenge: str = ""
     to: str = ""
-    again: bool = False
 
     def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
         """Return the request of a caller that may run the verb on the VM."""
-        conditions = (self.reason, self.if_state, self.if_last, self.job, self.anyway, self.proves, self.again)
-        return VerbRequest(self.verb, vm, msg_id, caller, received, *conditions)
+        fields = {name: getattr(self, name) for name in VerbFields.__dataclass_fields__}
+        return VerbRequest(vm=vm, id=msg_id, caller=caller, received=received, **fields)
 
 
 def strict_json(body: bytes) -> Mapping[str, object]:

@@ -130,7 +130,7 @@ class KeyFile:
         self.path = root / "etc/ssh/authorized_keys.d/breakglass"
         self.path.parent.mkdir(parents=True)
         self.agent = root / "breakglass-pve"
-        self.agent.write_text(agent_program(VMLIST_SECONDS=30.0))
+        self.agent.write_text(agent_program(FILE_SECONDS=30.0))
         self.agent.chmod(0o755)
 
     def write(self, content: bytes) -> None:
@@ -233,7 +233,7 @@ def test_a_container(keys: KeyFile) -> None:
 def test_an_etc_pve_that_hangs(keys: KeyFile) -> None:
     """The key file is elsewhere, so the VM is let in all the same."""
     keys.write(LINE.encode())
-    keys.agent.write_text(agent_program(VMLIST_SECONDS=0.5))
+    keys.agent.write_text(agent_program(FILE_SECONDS=0.5))
     (keys.root / "etc/pve").mkdir()
     with unserved_fuse(keys.root / "etc/pve"):
         assert keys.allow("103") == (0, ["ok: line 1 serves VM 102-103 now"])

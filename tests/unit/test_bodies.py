@@ -15,7 +15,8 @@ from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
 from ..support.any_json import any_objects
 
-FIELDS = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway", "proves", "challenge", "to", "again")
+TEXTS = ("verb", "reason", "if_state", "if_last", "job", "anyway", "proves", "vm", "challenge", "to")
+FIELDS = (*TEXTS[:7], "again", *TEXTS[7:])  # as the hint lists them
 JOB = "msg_12345678"
 sound = st.text()
 
@@ -122,7 +123,7 @@ def test_the_verb_is_needed(sent: bytes) -> None:
         parse_verb_body(sent)
 
 
-@pytest.mark.parametrize("field", FIELDS[:-1])
+@pytest.mark.parametrize("field", TEXTS)
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"], ids=ascii)
 def test_every_field_but_again_is_text(field: str, value: object) -> None:
     """A field that is not text, half a surrogate pair included, is refused by its name."""

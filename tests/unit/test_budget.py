@@ -54,7 +54,6 @@ OUTLASTS = {
     "ping": (DEADLINES["ping"], CLUSTER_SECONDS + RESTORE_SECONDS),
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
     "the last look of a check": (by_hand.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
-    "the list of VMs": (by_hand.SPARE_SECONDS, by_hand.VMLIST_SECONDS),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),
     # the handler, and the host agent
     "a read": (handler.FIRST_SECONDS, max(READS)),

@@ -334,7 +334,11 @@ def test_the_handlers_own_lines_are_understood() -> None:
 def test_the_longest_line_of_the_handler_fits() -> None:
     """A line with every word as long as it can be fits into what the agent reads."""
     caller = Caller("b" * 64, (), frozenset())
-    line = verb_line(VerbRequest("forensics", VM, "i" * 64, caller, 0.0, "☎" * REASON_BYTES, "s" * 32, "l" * 64))
+    line = verb_line(
+        VerbRequest(
+            "forensics", VM, "i" * 64, caller, 0.0, reason="☎" * REASON_BYTES, if_state="s" * 32, if_last="l" * 64
+        )
+    )
     assert parse_line(line).why == "☎" * (REASON_BYTES // len("☎".encode()))
     assert len(line) < LINE_CHARS
 

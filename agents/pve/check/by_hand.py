@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
-from ..host.bounded import ask_or_none
 from ..host.cluster import parse_vmlist
 from ..host.paths import Key
 from ..jobs.result import Result
@@ -22,6 +21,7 @@ from .findings import ERROR, Finding, error, ok, printable
 from .heartbeats import list_heartbeats
 from .key_lines import parse_key_lines, replace_vms, served_vms
 from .one_vm import check_vm
+from .reading import read_in_time
 from .root_login import KEY_FILE
 
 # --- `breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
@@ -30,7 +30,6 @@ from .root_login import KEY_FILE
 # of `breakglass host install-commands` and this command lock the directory meanwhile: of two edits at once, none is
 # lost.
 
-VMLIST_SECONDS = 3.0
 _NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
 _RECIPE = "run the commands that `breakglass host install-commands` prints"
 
@@ -107,15 +106,7 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
 
 def _is_container(root: str, vmid: int) -> bool:
     """Tell whether the cluster has a container of this number; False also where /etc/pve does not answer."""
-
-    def read() -> str:
-        try:
-            with open(f"{root}/etc/pve/.vmlist", encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError:
-            return ""
-
-    entry = parse_vmlist(str(ask_or_none(read, VMLIST_SECONDS) or "")).get(vmid)
+    entry = parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "").get(vmid)
     return entry is not None and entry.is_container
 
 

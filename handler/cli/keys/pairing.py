@@ -136,11 +136,11 @@ class _Pairing:
                 if self._ending.number or not self._reads_input:
                     return "it was interrupted"
         until, end = time.time() + pairing.SECONDS, time.monotonic() + pairing.SECONDS
-        self._keys.leave(self._id, self._name, sealed, until)
+        self._keys.call("leave", self._id, self._name, sealed, until)
         self._show_link(until)
         was_fetched = False
         while time.monotonic() < end and not self._ending.number:
-            state = self._keys.find_state(self._id)
+            state = self._keys.call("find_state", self._id)
             if state == TWICE:
                 return _explain(state)  # not yet if it is gone: an NFS client can see a new name a minute late
             if state == FETCHED and not was_fetched:
@@ -150,7 +150,7 @@ class _Pairing:
             self._is_confirmed = self._is_enter_pressed() and was_fetched
             if self._is_confirmed:
                 break
-        return "it was interrupted" if self._ending.number else _explain(self._keys.withdraw(self._id))
+        return "it was interrupted" if self._ending.number else _explain(self._keys.call("withdraw", self._id))
 
     def _show_link(self, until: float) -> None:
         link = pairing.pairing_link(self._url, self._id, self._one_time_key, self._name)
@@ -192,7 +192,7 @@ class _Pairing:
         if self._ending.number == signal.SIGHUP:
             drop_output()  # the terminal has gone
         with contextlib.suppress(CommandError):  # without it in the configuration, the key is good for nothing
-            self._keys.withdraw(self._id)
+            self._keys.call("withdraw", self._id)
         try:
             take_back(self._file, name, self._signing_key)
         except (EditError, ConfigError, OSError) as error:

@@ -25,7 +25,7 @@ _CALLS = {"leave": leave, "find_state": find_state, "withdraw": withdraw}
 
 
 class KeyDirectory:
-    """`sessions.dir/pairing/`, as the handler's user sees it. Each method raises CommandError if it fails."""
+    """`sessions.dir/pairing/`, as the handler's user sees it. What fails raises CommandError."""
 
     def __init__(self, directory: str, account: pwd.struct_passwd | None) -> None:
         self._directory = os.path.abspath(directory)
@@ -49,19 +49,8 @@ class KeyDirectory:
         while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < end:
             time.sleep(0.01)
 
-    def leave(self, pairing_id: str, caller: str, sealed: str, until: float) -> None:
-        """Leave a sealed key there."""
-        self._call("leave", pairing_id, caller, sealed, until)
-
-    def find_state(self, pairing_id: str) -> str:
-        """Return what became of a key."""
-        return self._call("find_state", pairing_id)
-
-    def withdraw(self, pairing_id: str) -> str:
-        """Remove a key, and return what had become of it."""
-        return self._call("withdraw", pairing_id)
-
-    def _call(self, name: str, *arguments: object) -> str:
+    def call(self, name: str, *arguments: object) -> str:
+        """Call `leave`, `find_state` or `withdraw` of config/pairing.py there, and return what it returns."""
         try:
             self._ours.send(json.dumps([name, *arguments]).encode())
         except OSError:
