@@ -18,7 +18,7 @@ from typing import Any
 
 from breakglass.base.isolated import isolated_command
 from breakglass.demo.proxmox import tasks
-from breakglass.demo.proxmox.ha import Ha, replace_file
+from breakglass.demo.proxmox.ha import Ha, read_file, replace_file
 from breakglass.demo.proxmox.plugin import load_plugin
 from breakglass.demo.proxmox.processes import Died, name_of, name_process, processes_of, wait_for_end
 from breakglass.demo.proxmox.times import LEAST_FOR_QEMU, SECONDS, seconds
@@ -26,6 +26,12 @@ from breakglass.demo.proxmox.vm import Vm, remove
 
 Service = dict[str, Any]  # of the manager's service_status
 
+SECONDS |= {
+    # pve-ha-manager 5.2.0: LRM.pm and CRM.pm, one round; Env/PVE2.pm, the lifetime of a lock that is not renewed
+    "ha-round": 10.0,
+    "ha-lock": 120.0,
+    "ha-clock": 0.0,  # by so much the clock of HA's services is ahead; not scaled
+}
 _INACTIVE = ("stopped", "freeze", "error", "request_start")  # Tools.pm, count_active_services
 _TAKES = {"started": "start", "request_stop": "stop", "stopped": "stop"}
 
@@ -96,7 +102,12 @@ class Crm:
             del services[sid]
 
     def _take_commands(self, services: dict[str, Service]) -> None:
-        for line in self.ha.take_commands():
+        """Take the lines of the queue, and empty it."""
+        with self.ha.locked():
+            lines = read_file(self.ha.queue).splitlines()
+            if lines:
+                replace_file(self.ha.queue, "")
+        for line in lines:
             match line.split():
                 case ["stop", sid, limit] if sid in services:
                     services[sid]["cmd"] = ["stop", limit]

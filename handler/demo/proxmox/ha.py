@@ -38,27 +38,19 @@ class Ha:
 
     def requested(self) -> dict[str, str]:
         """Return the state that is requested of each service, in resources.cfg."""
-        sections = re.findall(r"^(\w+): (\S+)\n((?:\t.*\n?)*)", _read(self.resources), re.MULTILINE)
+        sections = re.findall(r"^(\w+): (\S+)\n((?:\t.*\n?)*)", read_file(self.resources), re.MULTILINE)
         found = {f"{kind}:{name}": re.search(r"\tstate (\S+)", lines) for kind, name, lines in sections}
         return {sid: state[1] if state else "started" for sid, state in found.items()}
 
     def request(self, sid: str, state: str) -> None:
         """Write the state that a service is to have."""
         section = rf"(^{sid.replace(':', ': ')}\n(?:\t.*\n)*?\tstate )\S+"
-        replace_file(self.resources, re.sub(section, rf"\g<1>{state}", _read(self.resources), flags=re.MULTILINE))
+        replace_file(self.resources, re.sub(section, rf"\g<1>{state}", read_file(self.resources), flags=re.MULTILINE))
 
     def add_command(self, line: str) -> None:
         """Add a line to the manager's queue, where it stays until a manager reads it."""
         with self.locked():
-            replace_file(self.queue, f"{_read(self.queue)}{line}\n")
-
-    def take_commands(self) -> list[str]:
-        """Return the lines of the queue and empty it, as the manager does."""
-        with self.locked():
-            lines = _read(self.queue).splitlines()
-            if lines:
-                replace_file(self.queue, "")
-        return lines
+            replace_file(self.queue, f"{read_file(self.queue)}{line}\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -80,7 +72,7 @@ class Ha:
     def read_status(self, path: str) -> Json:
         """Return the status that a service last wrote."""
         try:
-            found = json.loads(_read(path))
+            found = json.loads(read_file(path))
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -107,7 +99,8 @@ def replace_file(path: str, text: str) -> None:
     os.replace(draft, path)
 
 
-def _read(path: str) -> str:
+def read_file(path: str) -> str:
+    """Return the text of a file, empty if there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()

@@ -27,10 +27,6 @@ SECONDS = {
     "start-nic": 5.0,
     # pve-common 9.2.1: RESTEnvironment.pm
     "kill-group": 5.0,
-    # pve-ha-manager 5.2.0: LRM.pm and CRM.pm, one round; Env/PVE2.pm, the lifetime of a lock that is not renewed
-    "ha-round": 10.0,
-    "ha-lock": 120.0,
-    "ha-clock": 0.0,  # by so much the clock of HA's services is ahead; not scaled
     # pve-storage 9.1.7: NFSPlugin.pm gives showmount 10 s
     "storage": 10.0,
 }
