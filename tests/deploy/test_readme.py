@@ -154,7 +154,7 @@ def test_every_verdict_code_is_documented(name: str) -> None:
         ROOT / "handler/proxmox/connect.py",
     ]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    codes = set(re.findall(r'\b(?:refusal|failure|Verdict|Unreached)\(\s*"([a-z-]+)"', text)) - INSIDE
+    codes = set(re.findall(r'\b(?:(?:refusal|failure|Verdict|Unreached)\(\s*|cause, why = )"([a-z-]+)"', text)) - INSIDE
     assert {"stranded", "last-differs", "host-key-differs", "agent-failed"} <= codes
     document = (ROOT / name).read_text(encoding="utf-8")
     assert [code for code in sorted(codes) if not re.search(rf"(?<![\w-]){code}(?![\w-])", document)] == []

@@ -295,7 +295,7 @@ NOT_A_SECRET = {
     "url-safe letters": ("whsec_" + "_-" * 16, "base64"),
     "a newline at its end": (f"{SECRET}\n", "base64"),
     "no padding": ("whsec_" + base64.b64encode(b"k" * 32).decode().rstrip("="), "base64"),
-    "not ASCII": ("whsec_é" + SECRET[7:], "ASCII"),
+    "not ASCII": ("whsec_é" + SECRET[7:], "base64"),
 }
 
 
