@@ -1,21 +1,21 @@
 // What each button does, and how the page begins.
 
-import { isAsking, stopAsking } from "./dialog.js";
-import { $, copyText, setShown } from "./dom.js";
-import { pollHealth } from "./health.js";
-import { dropHistory, refreshHistory } from "./history.js";
-import { askForget, keepOrNot, keyInAddress, takeKept, unlock } from "./key.js";
-import { checkEach, checkIfDue, lookAt, wakeOrSleep, watchGuest } from "./look.js";
-import { registerWorker } from "./offline.js";
-import { hideDetails } from "./render_bar.js";
-import { clearTrouble, openJob } from "./render_history.js";
-import { enlargePicture, makeButtons } from "./render_vm.js";
-import { render } from "./render.js";
-import { isAway, vmHealth } from "./rules.js";
-import { askAgain, dropUnasked, resumeVerb, runVerb, stopWaiting } from "./run.js";
-import { LOCAL, keep, recall } from "./storage.js";
-import { dispatch, getState, subscribe, viewOf } from "./store.js";
-import { noteProposal, resumeChat, withChat } from "./talk.js";
+import { isAsking, stopAsking } from "./base/dialog.js";
+import { $, copyText, setShown } from "./base/dom.js";
+import { LOCAL, keep, recall } from "./base/storage.js";
+import { renderChat, withChat } from "./chat/load.js";
+import { askForget, describeKey, keepOrNot, keyInAddress, takeKept, unlock } from "./key/key.js";
+import { draw, startDrawing } from "./state/draw.js";
+import { pollHealth } from "./state/health.js";
+import { refreshHistory } from "./state/history.js";
+import { isAway, vmHealth } from "./state/rules.js";
+import { dispatch, getState, subscribe, viewOf } from "./state/store.js";
+import { checkEach, checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
+import { REGIONS } from "./vm/render.js";
+import { hideDetails } from "./vm/render_bar.js";
+import { clearTrouble, openJob } from "./vm/render_history.js";
+import { enlargePicture, makeButtons } from "./vm/render_vm.js";
+import { askAgain, runVerb, stopWaiting } from "./vm/run.js";
 
 /** @param {string} name */
 const isKnown = (name) => Boolean(vmHealth(getState(), name));
@@ -23,22 +23,10 @@ const isKnown = (name) => Boolean(vmHealth(getState(), name));
 /** Shows a VM that is known. @param {string} name */
 function chooseVm(name) {
 	if (!isKnown(name)) return;
-	const { vm: before, unknownVm } = getState();
 	viewOf(name);
 	dispatch("vm-chosen", { name });
 	keep("local", "vm", name);
 	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
-	if (name !== before) leaveVm(before);
-	if (getState().unlocked && (name !== before || unknownVm)) {
-		resumeChat(name);
-		if (!resumeVerb()) lookAt(name);
-	}
-}
-
-/** A browser has six connections to a handler, and a host that hangs would hold them for minutes. @param {string} vm */
-function leaveVm(vm) {
-	dropUnasked(vm);
-	dropHistory(vm);
 }
 
 /** @param {string} tab */
@@ -106,7 +94,7 @@ const PRESSED = {
 	print: () => print(),
 	"hide-after"() {
 		hideDetails(viewOf());
-		render();
+		draw();
 	},
 	earlier: () => withChat((chat) => chat.showTalks()),
 	"new-talk": () => withChat((chat) => chat.openTalk(getState().vm)),
@@ -125,7 +113,7 @@ function openTalk(vm, talk, id) {
 /** Shows a VM, and asks about the verb that Claude proposed for it. @param {string} verb  @param {string} vm  @param {string} [id]  @param {string} [why] */
 function approveProposal(verb, vm, id, why) {
 	if (!isKnown(vm)) {
-		noteProposal(id ?? "", "There is no such VM here.");
+		dispatch("proposal-noted", { job: id, words: "There is no such VM here." });
 		return;
 	}
 	chooseVm(vm);
@@ -187,6 +175,20 @@ subscribe((state, before) => {
 	if (isAway(state) && !isAway(before)) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
 
+/** Has the browser store the page, which sw.js renews. @param {() => void} onNewPage  called when the device has a newer one, which the next opening shows */
+function registerWorker(onNewPage) {
+	const workers = navigator.serviceWorker;
+	if (!workers) return; // over plain http
+	const policy = window.trustedTypes?.createPolicy("breakglass", { createScriptURL: () => "sw.js" });
+	workers.register(policy?.createScriptURL("") ?? "sw.js").catch(() => {});
+	workers.addEventListener("message", ({ data }) => {
+		if (data.newPage) onNewPage();
+	});
+	document.addEventListener("visibilitychange", () => {
+		if (!document.hidden) workers.controller?.postMessage("renew");
+	});
+}
+
 async function begin() {
 	document.body.dataset.begun = ""; // start_trouble.js looks for it
 	makeButtons();
@@ -197,7 +199,7 @@ async function begin() {
 	if (given) keep("session", "demo", true);
 	const keeps = Boolean(given) || !LOCAL.test(location.hostname) || Boolean(recall("session", "demo"));
 	setShown({ "may-keep": keeps, "no-keep": !keeps });
-	render();
+	startDrawing(...REGIONS, renderChat, describeKey);
 	setInterval(() => {
 		dispatch("tick");
 		checkIfDue();

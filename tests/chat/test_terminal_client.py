@@ -185,7 +185,7 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
 
 def test_the_page_has_the_same_limit_id_and_prompt() -> None:
     """Claude checks by itself up to the same cost, once for each job, and is asked the same, wherever it is."""
-    code = "".join(path.read_text() for path in PAGE.glob("*.js"))
+    code = "".join(path.read_text() for path in PAGE.rglob("*.js"))
     assert [float(limit) for limit in re.findall(r"LIMIT_USD = ([0-9.]+)", code)] == [LIMIT_USD]
     assert re.findall(r"`(msg-[^$`]*)\$", code) == [CHECK]
     assert f'"{CHECK_PROMPT}"' in code

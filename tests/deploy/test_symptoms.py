@@ -189,7 +189,7 @@ def test_the_states_of_chat_are_explained() -> None:
 
 def test_what_you_see_is_what_the_page_says() -> None:
     """Each sentence in quotes, in the column of what a person sees, is made of words of the page or of an answer."""
-    shown = [*(ROOT / "static_site").glob("*.js"), ROOT / "static_site/index.html", *(ROOT / "handler").rglob("*.py")]
+    shown = [*(ROOT / "static_site").rglob("*.js"), ROOT / "static_site/index.html", *(ROOT / "handler").rglob("*.py")]
     words = "\n".join(path.read_text("utf-8") for path in shown).replace("’", "'").lower()
     seen = [row.split(" | ")[0] for row in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)]
     quoted = [

@@ -212,7 +212,7 @@ def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("words.js", "let x = y §§ z;"), ("start_trouble.js", "delete Element.prototype.ariaDisabled;\n{}")],
+    [("base/words.js", "let x = y §§ z;"), ("base/start_trouble.js", "delete Element.prototype.ariaDisabled;\n{}")],
     ids=["syntax", "feature"],
 )
 def test_an_older_engine_says_so(engine: Engine, directory: Path, name: str, text: str) -> None:

@@ -174,8 +174,8 @@ def test_the_document_says_what_to_do_with_a_202(impatient: Service, held: Scrip
 
 GZIP = ("Accept-Encoding", "gzip, deflate, br")
 NO_GZIP = ("Accept-Encoding", "gzip;q=0, identity")
-TEXTS = [path for path in PAGE.iterdir() if path.suffix in (".html", ".js", ".css")]
-FILES = sorted(path.name for path in TEXTS if path.stat().st_size >= page.LEAST_BYTES)
+TEXTS = [path for path in PAGE.rglob("*.*") if path.suffix in (".html", ".js", ".css")]
+FILES = sorted(path.relative_to(PAGE).as_posix() for path in TEXTS if path.stat().st_size >= page.LEAST_BYTES)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -93,7 +93,7 @@ def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
 
 def test_a_client_that_reads_nothing_loses_its_connection(hasty: Service) -> None:
     """It asks again and again and reads no answer: the kernel ends the connection, and what it held is free."""
-    ask = b"GET /chat.js HTTP/1.1\r\nhost: x\r\n\r\n"
+    ask = b"GET /chat/turns.js HTTP/1.1\r\nhost: x\r\n\r\n"
     with connected(hasty, window=4096) as client, pytest.raises(ConnectionError):
         client.sendall(ask * 1_000_000)
 

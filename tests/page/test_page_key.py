@@ -102,7 +102,7 @@ def test_forget_is_for_every_tab(person: Visit) -> None:
 def test_a_pairing_link_whose_module_does_not_come_is_still_good(person: Visit) -> None:
     """Pasted or in the address: the page says that nothing was sent, and the link stays where it is."""
     page, given = person.page, offer(person.stage)
-    page.route("**/pair.js", lambda route: route.abort())
+    page.route("**/key/pair.js", lambda route: route.abort())
     page.goto(given.link)
     wait_for_text(page, "key-trouble", "Nothing was sent. Open the link again.")
     assert page.url == given.link

@@ -483,7 +483,7 @@ def test_reduced_motion_and_forced_colours(stage: Stage) -> None:
 # --- the files ---
 
 
-@pytest.mark.parametrize("path", sorted(SITE.glob("*.js")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(SITE.rglob("*.js")), ids=lambda path: path.name)
 def test_text_stays_text(path: Path) -> None:
     """No script reads markup or evaluates text."""
     source = path.read_text(encoding="utf-8")

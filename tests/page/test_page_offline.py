@@ -82,7 +82,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     make_older(page)
     browser = visit.context.new_cdp_session(page)
     # in the file's own bytes: where no header has come yet, the browser asks again by itself, maybe after the mending
-    visit.stage.wire.cut("GET /render.js", 2000)
+    visit.stage.wire.cut("GET /vm/run.js", 2000)
     for _ in range(2):
         browser.send("Network.clearBrowserCache")
         cuts = visit.stage.wire.cuts

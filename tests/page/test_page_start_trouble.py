@@ -52,7 +52,7 @@ def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: 
     see_too_old(old)
 
 
-@pytest.mark.parametrize("module", sampled(["app.js", "words.js"], "words.js"))
+@pytest.mark.parametrize("module", sampled(["app.js", "base/words.js"], "base/words.js"))
 def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(
     visit: Visit, old: Page, module: str
 ) -> None:
@@ -97,7 +97,9 @@ def lose(page: Page, file: str, times: int) -> list[str]:
     return lost
 
 
-@pytest.mark.parametrize(("file", "times"), sampled([("app.js", 1), ("words.js", 2), ("style.css", 1)], ("app.js", 1)))
+@pytest.mark.parametrize(
+    ("file", "times"), sampled([("app.js", 1), ("base/words.js", 2), ("style.css", 1)], ("app.js", 1))
+)
 def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: int) -> None:
     """The page begins, with its style, and with the key that stands in its address.
 

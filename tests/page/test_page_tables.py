@@ -30,7 +30,7 @@ def test_the_page_knows_each_verdict() -> None:
     [listed] = re.findall(r"^\| `done`: `forensics` \| `([a-z -]+)` \|$", section, re.MULTILINE)
     assert "`qemu-running` and `stale-copy` are the only codes of a VM that runs" in section
     codes = {*listed.split(), "qemu-running"}
-    assert set(exports("words.js")["VERDICTS"]) == codes
+    assert set(exports("base/words.js")["VERDICTS"]) == codes
     samples = (PAGE.parent / "tests/page_js/samples.js").read_text(encoding="utf-8")
     [swept] = re.findall(r"VERDICT_CODES = \[(.*?)\];", samples, re.DOTALL)
     assert set(re.findall(r'"([a-z-]+)"', swept)) == codes

@@ -84,7 +84,7 @@ SEED = 20261128
 
 # Draws each text twice, in pieces and at once, and returns what is not the same, and which elements there are.
 DRAW = """async (texts) => {
-    const {Markdown} = await import("/render_markdown.js");
+    const {Markdown} = await import("/chat/render_markdown.js");
     const kinds = new Set(), differ = [];
     for (const pieces of texts) {
         const [grown, whole] = [new Markdown(), new Markdown()];
@@ -256,8 +256,10 @@ def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
 
 # A turn that grows as its events come: what it looks like at each step.
 GROW = """async () => {
-    const {Turn, noteProposal} = await import("/turn.js");
-    const turn = new Turn("one", "Why?"), seen = {};
+    const {Turn} = await import("/chat/turn.js"), {dispatch} = await import("/state/store.js");
+    const turn = new Turn({id: "one", prompt: "Why?"}), seen = {};
+    const proposal = {at: Date.now(), status: "held"};
+    const note = (type, words, status) => dispatch(type, {job: "job_x", words, status, proposal});
     performance.now = () => 0; // however little processor there is, nothing is left for another slice
     document.body.append(turn.element);
     const settled = async () => { await null; await null; };
@@ -282,13 +284,13 @@ GROW = """async () => {
     await settled();
     seen.ended = html();
     turn.text({n: 7, retract: 6});
-    turn.isReplay = true;
     turn.approval({verb: "reset", vm: "devvm", job: "job_x", why: "Try."});
+    note("proposal-came");
     const card = turn.element.querySelector("[data-proposal]");
     seen.held = card.querySelectorAll("button").length;
-    noteProposal("job_x", "", false);
+    note("proposal-noted", "", "open");
     seen.offered = card.querySelectorAll("button").length;
-    noteProposal("job_x", "Too old to approve. Ask Claude again.", true);
+    note("proposal-noted", "Too old to approve. Ask Claude again.", "spent");
     seen.spent = card.querySelectorAll("button").length;
     turn.end("Stopped.");
     seen.summary = turn.element.querySelector("summary").textContent;
@@ -315,8 +317,8 @@ def test_a_turn_looks_right_at_each_step(visit: Visit) -> None:
 
 
 LONG_ANSWER = """async () => {
-    const {Turn} = await import("/turn.js");
-    const turn = new Turn("one", "Why?");
+    const {Turn} = await import("/chat/turn.js");
+    const turn = new Turn({id: "one", prompt: "Why?", began: Date.now()});
     document.body.append(turn.element);
     const lines = Array.from({length: 2000}, (_, n) => n % 9 ? `line ${n} of **many**\\n` : `\\n- item ${n}\\n\\n`);
     turn.text({n: 1, text: lines.join("")});

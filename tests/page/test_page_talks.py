@@ -262,7 +262,7 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
 
 # Words come, and before the next frame the transcript is scrolled up: returns where it is after that frame.
 SCROLL_UP_MEANWHILE = """async () => {
-    const {followEnd} = await import("/dom.js");
+    const {followEnd} = await import("/base/dom.js");
     const box = document.getElementById("transcript");
     const follow = followEnd(box);
     box.querySelector("article:last-of-type").append("More.");
@@ -316,14 +316,14 @@ def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) ->
     """Its modules do not come: one sentence, and the page works. At the next use they are asked for again."""
     person = Visit(visit.stage, service_workers="block")
     try:
-        person.page.route("**/chat.js", lambda route: route.abort())
+        person.page.route("**/chat/turns.js", lambda route: route.abort())
         page = person.open()
         show_chat(page)
         wait_for_text(page, "chat-notice", "The conversation could not be loaded. Reload this page.")
         show(page, "vm")
         press(page, "status")
         phase(page, "idle")
-        page.unroute("**/chat.js")
+        page.unroute("**/chat/turns.js")
         show_chat(page)
         expect(page.locator("#starters")).to_be_visible()
         assert text_of(page, "chat-notice") == ""

@@ -36,7 +36,7 @@ def compiled(directory: Path, sources: dict[str, str]) -> dict[str, str]:
 @pytest.mark.real("tsc")
 def test_every_script_is_the_same_program(tmp_path: Path) -> None:
     """The compiler finds the same code in what is sent as in the source, and would find a line that is gone."""
-    sources = {path.name: path.read_text(encoding="utf-8") for path in PAGE.glob("*.js")}
+    sources = {path.relative_to(PAGE).as_posix(): path.read_text(encoding="utf-8") for path in PAGE.rglob("*.js")}
     sent = {name: without_comments(".js", source) for name, source in sources.items()}
     code = compiled(tmp_path / "source", sources)
     assert compiled(tmp_path / "sent", sent) == code
@@ -71,7 +71,7 @@ def test_the_style_sheet_is_the_same() -> None:
     assert len(both[1]) < len(both[0])
 
 
-@pytest.mark.parametrize("path", sorted(PAGE.glob("*.js")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PAGE.rglob("*.js")), ids=lambda path: path.name)
 def test_a_browser_names_the_lines_of_the_source(path: Path) -> None:
     """Each line that is sent is the source's line of that number, without what is a comment beside code, or empty."""
     source = path.read_text(encoding="utf-8")

@@ -507,7 +507,7 @@ def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(per
     health = {**person.stage.service.health(), "chat": "on"}
     person.page.route("**/health", lambda route: route.fulfill(json=health))
     person.page.add_init_script("delete Navigator.prototype.serviceWorker")  # it would answer in the line's place
-    person.page.route("**/chat.js", lambda route: held.append(route))
+    person.page.route("**/chat/turns.js", lambda route: held.append(route))
     page = person.open()
     write_about_two(page)
     page.click("#send")  # about twin, which is not shown when this could be sent

@@ -15,9 +15,9 @@ def find_our_words(source: str) -> list[str]:
 
 def test_no_word_that_an_operator_would_have_to_ask_about() -> None:
     """The page says Breakglass, not handler, and what a state means for a person, not what our own parts call it."""
-    files = [path for path in PAGE.iterdir() if path.suffix in (".js", ".html", ".webmanifest")]
+    files = [path for path in PAGE.rglob("*.*") if path.suffix in (".js", ".html", ".webmanifest")]
     assert len(files) > 30
-    found = {path.name: find_our_words(path.read_text(encoding="utf-8")) for path in files}
+    found = {str(path): find_our_words(path.read_text(encoding="utf-8")) for path in files}
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { barOf } from "../../static_site/bar.js";
-import { ANYWAY, VERBS } from "../../static_site/verbs.js";
+import { barOf } from "../../static_site/vm/bar.js";
+import { ANYWAY, VERBS } from "../../static_site/state/verbs.js";
 import { OPENED, NOW, TONES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const barAfter = (...events) => {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { headlineOf, urgency } from "../../static_site/headline.js";
+import { headlineOf, urgency } from "../../static_site/vm/headline.js";
 import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const PAGE = readFileSync(new URL("../../static_site/index.html", import.meta.url), "utf8");

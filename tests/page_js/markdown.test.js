@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { inline, isSettled, nextBlock, spoken } from "../../static_site/markdown.js";
+import { inline, isSettled, nextBlock, spoken } from "../../static_site/chat/markdown.js";
 
 // Every block of a whole text.
 function blocksOf(text) {

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { newState, reduce } from "../../static_site/reduce.js";
-import { adviceOf, obstacle } from "../../static_site/rules.js";
+import { newState, reduce } from "../../static_site/state/reduce.js";
+import { adviceOf, obstacle } from "../../static_site/state/rules.js";
 import { HEALTH, OPENED, NOW, VM, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const stateAfter = (...events) => after(...OPENED, ...events);
@@ -22,7 +22,7 @@ test("no event changes the state that was there before it", () => {
 		["output-came", { verb: "cycle", text: "a line\n", first: true }], ["act-open", { answer: {}, acting: true }], cycleEnds(),
 		["watch-begun", { seconds: 90 }], ["screen-came", { picture: { png: "", started: "" }, guest: null, state: "running" }], ["watch-ended", { found: "guest" }],
 		["jobs-came", { jobs: [], trouble: "" }], ["nudged", { words: "x" }], ["picture-came", { picture: null }], ["look-refused"], ["tick"],
-		["act-recalled", { id: "id_2", verb: "stop" }], ["waiting-stopped"], ["claude-heard", { claude: {} }], ["proven-heard", { proven: null }],
+		["act-recalled", { id: "id_2", verb: "stop" }], ["waiting-stopped"], ["draft-left", { words: "x" }], ["proven-heard", { proven: null }],
 		["health-slow"], ["health-lost", { next: 0 }], ["vm-chosen", { name: VM }], ["vm-unknown", { name: "x" }], ["tab-chosen", { tab: "chat" }],
 		["clock-measured", { off: 5 }], ["key-proved"], ["read-begun", { verb: "status", loud: true }], ["read-dropped"], ["locked", {}], ["key-missing"],
 	];

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble, recentEvidence } from "../../static_site/rules.js";
-import { headlineOf } from "../../static_site/headline.js";
-import { POWER } from "../../static_site/verbs.js";
+import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble, recentEvidence } from "../../static_site/state/rules.js";
+import { headlineOf } from "../../static_site/vm/headline.js";
+import { POWER } from "../../static_site/state/verbs.js";
 import { HEALTH, OPENED, NOW, VM, after, answerOf, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z", stage: "stop", deadline: 420 };

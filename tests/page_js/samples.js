@@ -1,6 +1,6 @@
 // A page as it stands after some events, for the tests of what decides without a browser.
 
-import { newState, reduce } from "../../static_site/reduce.js";
+import { newState, reduce } from "../../static_site/state/reduce.js";
 
 process.env.TZ = "UTC"; // times are read as this machine's
 

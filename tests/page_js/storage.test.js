@@ -16,10 +16,10 @@ const store = {
 };
 Object.defineProperty(globalThis, "localStorage", { value: store });
 Object.defineProperty(globalThis, "sessionStorage", { value: store });
-const { forgetAll, keep, recall } = await import("../../static_site/storage.js");
-const { refreshHistory } = await import("../../static_site/history.js");
-const { dispatch, getState, viewOf } = await import("../../static_site/store.js");
-const { useKey } = await import("../../static_site/send.js");
+const { forgetAll, keep, recall } = await import("../../static_site/base/storage.js");
+const { refreshHistory } = await import("../../static_site/state/history.js");
+const { dispatch, getState, viewOf } = await import("../../static_site/state/store.js");
+const { useKey } = await import("../../static_site/base/send.js");
 
 test("a job whose outcome is open can be asked for again where the browser keeps nothing", () => {
 	keep("session", "job devvm", { id: "old" });

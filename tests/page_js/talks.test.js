@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 globalThis.location = new URL("https://vm.example/breakglass/");
-const { joinTexts } = await import("../../static_site/talks.js");
+const { joinTexts } = await import("../../static_site/chat/replay.js");
 
 const text = (n, words) => ({ type: "text", n, text: words });
 const tool = (n) => ({ type: "tool", n });

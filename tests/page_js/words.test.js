@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DOING, POWER, STAGES, VERBS, bringsUp, labelOf, mutates } from "../../static_site/verbs.js";
-import { capital, clock, detourOf, isVerdict, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf, visible } from "../../static_site/words.js";
+import { DOING, POWER, STAGES, VERBS, bringsUp, labelOf, mutates } from "../../static_site/state/verbs.js";
+import { capital, clock, detourOf, isVerdict, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf, visible } from "../../static_site/base/words.js";
 import { NOW, RUN_STATES, VERDICT_CODES } from "./samples.js";
 
 test("how long something takes, in the unit that a person would say", () => {

@@ -19,7 +19,8 @@ _YES = {True: "yes", False: "no"}
 
 def make_files() -> dict[Path, str]:
     """Return each of the files as it should be, by its path."""
-    readme, protocol, brief, page = "README.md", "docs/protocol.md", "agents/breakglass.md", "static_site/verbs.js"
+    readme, protocol, brief = "README.md", "docs/protocol.md", "agents/breakglass.md"
+    page = "static_site/state/verbs.js"
     files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, protocol, brief, page)}
     for name, first, rows in (
         (

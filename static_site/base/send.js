@@ -1,0 +1,97 @@
+// The one place that posts, signed (Standard Webhooks v1), and reads the lines that come back.
+
+import { HOME } from "./storage.js";
+import { MINUTE } from "./words.js";
+
+const SILENCE_MS = 25_000; // the stream pings every 10 s
+
+/** @typedef {(line: any) => void} Take */
+
+/** @type {CryptoKey|null} */
+let key = null;
+
+/** How far this device's clock is behind, which each answer tells. @type {(ms: number) => void} */
+let tellClock = () => {};
+
+/** @param {typeof tellClock} listener */
+export function onClock(listener) {
+	tellClock = listener;
+}
+
+/** @param {CryptoKey|null} given */
+export function useKey(given) {
+	key = given;
+}
+export const currentKey = () => key;
+
+export const newId = () => `msg_${crypto.randomUUID()}`;
+
+/** Whether it may still be sent unasked; a clock set meanwhile makes nothing younger. @param {{at: number}} sent */
+export const young = ({ at }) => Math.abs(Date.now() - at) < MINUTE;
+
+/** @param {number} ms  @param {AbortSignal} [signal]  @returns {Promise<void>} */
+export function sleep(ms, signal) {
+	return new Promise((resolve) => {
+		setTimeout(resolve, ms);
+		signal?.addEventListener("abort", () => resolve());
+	});
+}
+
+/** Each line goes to `take`. Returns the last one, or a plain answer; null when none arrived.
+ * @param {string} path  @param {string} id  @param {string} body  @param {AbortSignal} signal  @param {Take} take  @returns {Promise<any>} */
+export async function post(path, id, body, signal, take = () => {}) {
+	const began = { at: Date.now() };
+	const answer = await postOnce(path, id, body, signal, take);
+	const { code, server_time: theirs, challenge } = answer?.error ?? {};
+	const stale = code === "stale-timestamp";
+	if (answer) tellClock(stale ? theirs * 1000 - Date.now() : 0);
+	if (!stale || !challenge || !young(began)) return answer;
+	// Judged by the challenge's age; the time in the signature stays our own.
+	return postOnce(path, id, body, signal, take, challenge);
+}
+
+/** `to`: what is signed here is good at no other handler.
+ * @param {string} path  @param {string} id  @param {string} wanted  @param {AbortSignal} signal  @param {Take} take  @param {string} [challenge] */
+async function postOnce(path, id, wanted, signal, take, challenge) {
+	const body = JSON.stringify({ ...JSON.parse(wanted), challenge, to: HOME.href });
+	const line = new AbortController();
+	const cut = () => line.abort();
+	let timer = setTimeout(cut, SILENCE_MS);
+	signal.addEventListener("abort", cut);
+	try {
+		const headers = { "content-type": "application/json", accept: "application/x-ndjson", ...await signed(id, body) };
+		if (signal.aborted) cut();
+		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
+		if (!response.body || !response.headers.get("content-type")?.includes("ndjson")) {
+			const answer = await response.json();
+			return answer.error && typeof answer.error.code !== "string" ? null : answer; // that is a proxy's
+		}
+		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+		let last = null;
+		for (let rest = ""; ;) {
+			const { value, done } = await reader.read();
+			if (done) return last; // a torn last line counts for nothing
+			clearTimeout(timer);
+			timer = setTimeout(cut, SILENCE_MS);
+			const lines = (rest + value).split("\n");
+			rest = lines.pop() ?? "";
+			for (const words of lines) {
+				last = JSON.parse(words);
+				take(last);
+			}
+		}
+	} catch {
+		return null;
+	} finally {
+		clearTimeout(timer);
+	}
+}
+
+/** @param {string} id  @param {string} body */
+async function signed(id, body) {
+	if (!key) throw new Error("locked");
+	const timestamp = Math.floor(Date.now() / 1000);
+	const bytes = new TextEncoder().encode(`${id}.${timestamp}.${body}`);
+	const mac = new Uint8Array(await crypto.subtle.sign("HMAC", key, bytes));
+	return { "webhook-id": id, "webhook-timestamp": String(timestamp), "webhook-signature": `v1,${btoa(String.fromCharCode(...mac))}` };
+}

@@ -1,0 +1,128 @@
+// Words and times as a person reads them. Pure: what shows them, and when it is, comes from the caller.
+
+/** What a state asks of the person: nothing, to act, to know, to wait, or to believe nothing.
+ * @typedef {"good"|"bad"|"warn"|"busy"|"unknown"} Tone */
+
+/** A verdict or a state in at most four words. `why` replaces the host's sentence, if the host advises `advice`.
+ * @typedef {{words: string, tone: Tone, icon: string, advice?: string, why?: string}} Phrase */
+
+/** @type {Record<string, Phrase>} by verdict code, docs/protocol.md section 4 */
+export const VERDICTS = {
+	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
+	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },
+	"qemu-running": { words: "Not examined", tone: "unknown", icon: "unknown" },
+	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung" },
+	"guest-alive": { words: "Kernel alive", tone: "warn", icon: "running" },
+	"guest-hung": { words: "Hung", tone: "bad", icon: "hung" },
+	"heartbeat-lost": { words: "Heartbeat lost", tone: "bad", icon: "hung" },
+	"guest-starved": { words: "Out of memory", tone: "bad", icon: "hung" },
+	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
+	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
+	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
+	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },
+	"qemu-io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Fix the cause, then press Start to resume it." },
+	"qemu-paused": { words: "Paused", tone: "warn", icon: "paused", advice: "start", why: "Start continues it." },
+	"paused-locked": { words: "Paused: locked", tone: "warn", icon: "paused" },
+	"in-transit": { words: "Being moved", tone: "warn", icon: "paused" },
+	"qemu-internal-error": { words: "Stopped: QEMU error", tone: "bad", icon: "hung" },
+	"qemu-guest-panicked": { words: "Kernel panic", tone: "bad", icon: "hung" },
+	"qemu-watchdog": { words: "Watchdog stopped it", tone: "bad", icon: "hung" },
+	"qemu-shutdown": { words: "Shut down, held", tone: "warn", icon: "stopped" },
+	"qemu-suspended": { words: "Suspended", tone: "warn", icon: "paused" },
+	"qemu-debug": { words: "In a debugger", tone: "warn", icon: "paused" },
+	"qemu-stopped": { words: "Off", tone: "warn", icon: "stopped", advice: "start", why: "It is switched off. Start it." },
+	"stopped-locked": { words: "Off: locked", tone: "warn", icon: "stopped" },
+	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
+	"stale-copy": { words: "On two nodes", tone: "bad", icon: "hung" },
+	container: { words: "It is a container", tone: "warn", icon: "unknown" },
+	"ha-stuck": { words: "Off: HA holds it", tone: "bad", icon: "hung" },
+	leftover: { words: "Off: process left", tone: "bad", icon: "stopped" },
+	"pmxcfs-hung": { words: "Cluster files hang", tone: "bad", icon: "hung" },
+	"pmxcfs-not-mounted": { words: "No cluster files", tone: "bad", icon: "hung" },
+	"pmxcfs-dead": { words: "Cluster files dead", tone: "bad", icon: "hung" },
+	"no-quorum": { words: "No quorum", tone: "bad", icon: "hung" },
+	"no-config": { words: "No configuration", tone: "bad", icon: "unknown" },
+	"place-unknown": { words: "Place not known", tone: "unknown", icon: "unknown" },
+	"not-determined": { words: "Not known", tone: "unknown", icon: "unknown" },
+};
+
+/** @type {Record<string, [word: string, code?: string]>} by state: its second line, and the verdict it is alone, if that is not qemu-STATE */
+const STATES = {
+	__proto__: /** @type {any} */ (null),
+	stopped: ["not running"],
+	elsewhere: ["on another node", "other-node"],
+	prelaunch: ["not begun", "qemu-paused"],
+	"io-error": ["paused by a disk error"],
+	wedged: ["does not answer"],
+	unknown: ["not known", "not-determined"],
+};
+
+/** @type {Record<string, string>} by code of /health or of an error */
+const TROUBLES = {
+	__proto__: /** @type {any} */ (null),
+	timeout: "no answer within 10 s",
+	"host-key-differs": "its host key changed, so nothing was sent",
+	"key-not-accepted": "it does not accept our SSH key",
+	disabled: "its entry has an error, so it is disabled",
+	"claude-missing": "it is not installed",
+	"claude-auth": "it is not signed in",
+	"claude-crashed": "it crashed",
+	"credential-missing": "its credential is missing",
+	"sandbox-missing": "its sandbox is missing",
+	"sessions-unwritable": "its disk can’t be written",
+	"chat-not-isolated": "it could read secrets",
+	busy: "too many turns at once",
+	failed: "it could not be loaded",
+	starting: "it is not ready yet",
+};
+
+/** @type {Record<string, string>} what to do where Proxmox is out of reach; the host's own console otherwise */
+const DETOURS = {
+	__proto__: /** @type {any} */ (null),
+	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
+	disabled: "The person who runs Breakglass must correct its configuration.",
+	"key-not-accepted": "Look at the key’s line on the host, or use the host’s own console.",
+	"read-only-key": "The configured key may only look.",
+	"not-allowed": "The host does not let our key at this VM.",
+};
+
+/** @param {string} code  @returns {Phrase} */
+export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replace("qemu-", "").replaceAll("-", " ")), tone: "warn", icon: "unknown" };
+/** Whether a code says how the VM is: an answer's other codes say what became of a verb. @param {string} code */
+export const isVerdict = (code) => code in VERDICTS;
+/** The phrase of a state that nothing more is known of. @param {string} state */
+export const phraseOfState = (state) => phraseOf(STATES[state]?.[1] ?? `qemu-${state}`);
+/** @param {string} state */
+export const stateWord = (state) => STATES[state]?.[0] ?? state.replaceAll("-", " ");
+/** @param {string} code */
+export const troubleOf = (code) => TROUBLES[code] ?? code.replace("claude-", "").replaceAll("-", " ");
+/** @param {string} code */
+export const detourOf = (code) => DETOURS[code] ?? "Use the host’s own console (IPMI) meanwhile.";
+
+/** @param {string} words */
+export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
+/** @param {string | undefined} words */
+export const sentence = (words = "") => capital(ended(words));
+/** With a full stop, but not capitalised: it may begin with a caller's name. @param {string} words */
+export const ended = (words) => words && `${words}${/[.!?…]$/.test(words) ? "" : "."}`;
+
+export const MINUTE = 60_000;
+
+/** @param {number} when milliseconds of this device's clock */
+export const clock = (when) => new Date(when).toLocaleTimeString("en-GB");
+/** @param {number} when */
+export const minute = (when) => clock(when).slice(0, 5);
+
+/** How long ago something was, or how long it takes. @param {number} ms */
+export function span(ms) {
+	const s = Math.round(Math.abs(ms) / 1000);
+	const [unit, word] = s < 120 ? [1, "s"] : s < 7200 ? [60, "min"] : s < 172_800 ? [3600, "h"] : [86_400, "days"];
+	return `${Math.round(s / unit)} ${word}`;
+}
+
+// What could reorder a line, or hide in it.
+const UNSEEN = /[\p{Cf}\p{Zl}\p{Zp}\u3164]|[^\P{Cc}\t\n]/gu;
+/** @param {string} c */
+const spell = (c) => (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `⟨U+${c.codePointAt(0)?.toString(16)}⟩`);
+/** Text with nothing in it that can't be seen. @param {unknown} value */
+export const visible = (value) => String(value || "").replaceAll("\r\n", "\n").replace(UNSEEN, spell);

@@ -1,0 +1,155 @@
+// Draws Markdown while it comes: what is finished stays as it is, and so does a selection in it. Elements only, and few kinds of them.
+
+import { copyText, followEnd, icon, make } from "../base/dom.js";
+import { visible } from "../base/words.js";
+import { inline, isSettled, nextBlock } from "./markdown.js";
+
+/** @typedef {import("./markdown.js").Block} Block */
+/** @typedef {{indent: number, list: HTMLElement, item: HTMLElement}} List */
+/** Where the next block goes. @typedef {{lists: List[], body: HTMLElement|null, pre: HTMLElement|null}} Place */
+/** A block that is drawn and may change: `before` is the place that it was drawn at. @typedef {{shape: string, root: HTMLElement, leaf: HTMLElement, before: Place}} Drawn */
+
+const SLICE_MS = 12; // a frame has 16
+const DEEPEST = 6; // of lists in lists
+
+/** A button that copies what is in sight when it is pressed. @param {() => string} text */
+export function makeCopy(text) {
+	const word = make("span", "Copy");
+	const button = make("button.bare", icon("copy"), word);
+	button.addEventListener("click", () => copyText(word, text()));
+	return button;
+}
+
+/** @param {import("./markdown.js").Part[]} parts  @returns {(Node|string)[]} */
+const nodesOf = (parts) => parts.map((part) => (typeof part === "string" ? visible(part) : make(part.kind, ...nodesOf(part.parts))));
+
+export class Markdown {
+	#rest = ""; // what is not drawn for good
+	/** @type {import("./markdown.js").Inside} */
+	#inside = {};
+	/** @type {Drawn[]} */
+	#tail = [];
+	/** @type {Place} */
+	#place = { lists: [], body: null, pre: null };
+	#ended = false;
+	#planned = false;
+
+	constructor() {
+		this.element = make("div.answer");
+	}
+
+	/** More of the text. All that comes in one go is drawn in one go. @param {string} more */
+	write(more) {
+		this.#rest += more;
+		this.#plan();
+	}
+
+	/** No more will come: what was never closed was no mark. */
+	end() {
+		this.#ended = true;
+		this.#plan();
+	}
+
+	#plan() {
+		if (this.#planned) return;
+		this.#planned = true;
+		queueMicrotask(() => this.#draw());
+	}
+
+	#draw() {
+		const until = performance.now() + SLICE_MS;
+		let [from, n] = [0, 0];
+		let [at, inside] = [0, this.#inside];
+		this.#planned = false;
+		for (let found; (found = nextBlock(this.#rest, at, inside, this.#ended)); ({ end: at, inside } = found)) {
+			if (performance.now() > until) {
+				this.#planned = true;
+				setTimeout(() => this.#drawNext());
+				break;
+			}
+			this.#drawBlock(n, found.block, !this.#ended && found.end === this.#rest.length);
+			if (this.#ended || (from === at && isSettled(this.#rest, found.end))) {
+				this.#tail.shift();
+				[from, this.#inside] = [found.end, found.inside];
+			} else n += 1;
+		}
+		if (!this.#planned) this.#takeBack(n);
+		this.#rest = this.#rest.slice(from);
+	}
+
+	/** The next slice: a frame may have come since the last one, so the end is measured again. */
+	#drawNext() {
+		const box = this.element.closest("#transcript");
+		const follow = box && followEnd(box);
+		this.#draw();
+		follow?.();
+	}
+
+	/** Removes what was drawn too early. @param {number} count */
+	#takeBack(count) {
+		for (const { root, before } of this.#tail.splice(count).reverse()) {
+			root.remove();
+			this.#place = before;
+		}
+	}
+
+	/** @param {number} n  @param {Block} block  @param {boolean} open */
+	#drawBlock(n, block, open) {
+		const shape = [block.kind, block.indent, block.ordered, block.start, block.first, block.joined, block.minor].join();
+		if (this.#tail[n]?.shape !== shape) {
+			this.#takeBack(n);
+			this.#tail.push({ shape, before: this.#place, ...this.#add(block) });
+		}
+		const { leaf } = this.#tail[n];
+		if (block.kind === "code") grow(leaf, visible(block.text));
+		else if (block.cells) leaf.replaceChildren(...block.cells.map((cell) => make(block.first ? "th" : "td", ...nodesOf(inline(cell, open)))));
+		else if (block.text) leaf.replaceChildren(...nodesOf(inline(block.text, open)));
+	}
+
+	/** Adds the elements of a block, empty: `root` is what was added, `leaf` what its text goes into. @param {Block} block */
+	#add(block) {
+		const { kind, indent } = block;
+		const { pre, body, lists: before } = this.#place;
+		const known = kind === "code" ? pre : kind === "row" && !block.first ? body : null;
+		if (known) return both(known.appendChild(make(kind === "code" ? "span.piece" : "tr")));
+		const lists = before.filter((each) => indent > each.indent + 1).slice(0, DEEPEST);
+		const box = lists[lists.length - 1]?.item ?? this.element;
+		this.#place = { lists, body: null, pre: null };
+		if (kind === "item") {
+			const tag = block.ordered ? "ol" : "ul";
+			const beside = before[lists.length]?.list;
+			const item = make("li", make("span"));
+			const isNew = beside?.localName !== tag;
+			const list = isNew ? Object.assign(make(tag), block.ordered && { start: block.start }) : beside;
+			list.append(item);
+			if (isNew) box.append(list);
+			lists.push({ indent, list, item });
+			return { root: isNew ? list : item, leaf: /** @type {HTMLElement} */ (item.firstChild) };
+		}
+		if (kind === "fence") {
+			const code = make("pre");
+			code.tabIndex = 0;
+			this.#place.pre = code;
+			const copy = makeCopy(() => (code.textContent ?? "").trimEnd()); // a line's end would run it where it is pasted
+			return both(box.appendChild(make("div.code", code, copy)));
+		}
+		if (kind === "row") {
+			const row = make("tr");
+			this.#place.body = make("tbody", row);
+			const scroller = Object.assign(make("div.scroll", make("table", this.#place.body)), { tabIndex: 0, role: "group", ariaLabel: "Table" });
+			return { root: box.appendChild(scroller), leaf: row };
+		}
+		const tag = { heading: block.minor ? "h4.minor" : "h4", rule: "hr", quote: "blockquote" }[/** @type {string} */ (kind)];
+		return both(box.appendChild(make(tag ?? (block.joined ? "p.joined" : "p"))));
+	}
+}
+
+/** @param {HTMLElement} element */
+const both = (element) => ({ root: element, leaf: element });
+
+/** Changes a text that mostly grows. @param {HTMLElement} element  @param {string} words */
+function grow(element, words) {
+	const text = /** @type {Text|null} */ (element.firstChild);
+	if (text && words.startsWith(text.data)) text.appendData(words.slice(text.data.length));
+	else element.textContent = words;
+}

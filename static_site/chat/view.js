@@ -1,0 +1,129 @@
+// What there is to see of the conversation but its turns: the notice, the composer, the list of earlier conversations.
+
+import { $, make, setShown, setTexts } from "../base/dom.js";
+import { sentence, troubleOf } from "../base/words.js";
+import { LIMIT_USD } from "../state/conversation.js";
+import { chatDown, isAway } from "../state/rules.js";
+import { chatOf, dispatch, getState } from "../state/store.js";
+import { drawingOf, whyNot } from "./drawings.js";
+import { CALM, notAnswering } from "./errors.js";
+import { listTalks, makeTalkRows } from "./list.js";
+import { readChat } from "./replay.js";
+
+/** @typedef {import("../state/conversation.js").Chat} Chat */
+/** @typedef {import("../state/reduce.js").State} State */
+
+const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
+const transcript = $("transcript");
+/** The number of the one in the page. @type {number|undefined} */
+let shown;
+let listing = new AbortController();
+/** @type {State["talks"]} */
+let drawnTalks = null;
+let wasAway = false;
+
+/** Puts a question into the composer again. @param {string} words */
+export function editPrompt(words) {
+	prompt.value = words;
+	prompt.focus();
+	prompt.setSelectionRange(words.length, words.length);
+}
+
+/** Shows the earlier conversations in place of this one, or this one again. @param {boolean} [wanted] */
+export async function showTalks(wanted = !getState().talks) {
+	listing.abort();
+	listing = new AbortController();
+	const { signal } = listing;
+	dispatch("talks-came", { talks: wanted ? { list: [], none: "Loading…" } : null });
+	renderChat();
+	if (!wanted) return;
+	const { talks: list, trouble } = await listTalks(signal);
+	const none = sentence(trouble ? `Your conversations could not be listed: ${trouble.message}` : "No conversations in the last 30 days");
+	if (!signal.aborted && getState().talks) dispatch("talks-came", { talks: { list, none } });
+}
+
+/** @param {State["talks"]} talks  @param {Chat} chat */
+function renderTalks(talks, { id }) {
+	if (!talks || talks === drawnTalks) return;
+	drawnTalks = talks;
+	const { list, none } = talks;
+	$("talks").replaceChildren(...list.length ? makeTalkRows(list, id) : [make("li", none)]);
+}
+
+/** @param {Chat} chat */
+function costOf({ cost }) {
+	if (!cost) return "";
+	const words = `${cost.toFixed(2)} of ${LIMIT_USD.toFixed(2)} USD`;
+	return cost < LIMIT_USD ? words : `${words}: Claude no longer checks by itself`;
+}
+
+/** Draws the conversation about the shown VM. */
+export function renderChat() {
+	const chat = chatOf();
+	if (chat.number !== shown) {
+		transcript.replaceChildren(drawingOf(chat).box);
+		shown = chat.number;
+		noteEnd();
+	}
+	const state = getState();
+	const focused = document.activeElement;
+	const isFound = wasAway && !isAway(state);
+	wasAway = isAway(state);
+	if (mayRead(chat) && (chat.log === "unread" || (isFound && chat.log === "failed"))) readChat(state.vm);
+	const why = whyNot(chat);
+	const down = chatDown(state) && `${notAnswering(troubleOf(chatDown(state)))} ${CALM}`;
+	const { notice, lost } = chat.failure;
+	const { talks } = state;
+	renderTalks(talks, chat);
+	const isEmpty = chat.log === "read" && !chat.turns.length && !chat.turn && !chat.cut;
+	setTexts({
+		"chat-notice": notice || (chat.turn ? "" : why || down),
+		"chat-word": chat.turn && chat.word.slice(0, 120),
+		"chat-cost": costOf(chat),
+		send: notice && !lost && prompt.value ? "Try again" : "Send",
+	});
+	$("send").ariaDisabled = String(Boolean(why));
+	swap(chat.turn ? "send" : "stop-turn", chat.turn ? "stop-turn" : "send");
+	setShown({
+		recap: lost && !chat.turn,
+		"ask-rest": state.unlocked && (chat.cut || chat.log === "failed"),
+		"let-check": chat.check && !chat.turn && !why,
+		starters: isEmpty && !why && !talks,
+		"new-talk": !isEmpty || chat.session,
+		talks,
+		transcript: !talks,
+	});
+	$("earlier").ariaExpanded = String(Boolean(talks));
+	if (document.activeElement !== focused && document.activeElement === $("headline")) focusNext();
+}
+
+/** The button that was pressed is gone: the focus stays in the conversation. */
+function focusNext() {
+	const places = [$("stop-turn"), $("starters").firstElementChild, transcript];
+	const next = /** @type {HTMLElement|undefined} */ (places.find((each) => each?.getClientRects().length));
+	next?.focus({ preventScroll: true });
+}
+
+/** Whether what was said before is read now: it may be long, so not before it is seen. @param {Chat} chat */
+const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "none" && !wasAway && !document.hidden && transcript.getClientRects().length;
+
+/** One button takes another's place, and its focus. @param {string} gone  @param {string} come */
+function swap(gone, come) {
+	const hadFocus = document.activeElement === $(gone);
+	$(come).hidden = false;
+	if (hadFocus) $(come).focus({ preventScroll: true });
+	setShown({ [gone]: false });
+}
+
+/** Whether there is more below. */
+function noteEnd() {
+	const { scrollHeight, scrollTop, clientHeight } = transcript;
+	const isAtEnd = scrollHeight - scrollTop - clientHeight < 40;
+	if (isAtEnd && document.activeElement === $("to-end")) transcript.focus({ preventScroll: true });
+	$("to-end").hidden = isAtEnd;
+}
+
+transcript.addEventListener("scroll", noteEnd, { passive: true });
+if (!CSS.supports("field-sizing", "content")) { // the composer grows all the same
+	prompt.addEventListener("input", () => { prompt.rows = Math.min(6, prompt.value.split("\n").length); });
+}

@@ -1,0 +1,168 @@
+// The signing key: given, kept on this device as a key that can't be read out, tested, forgotten.
+
+import { askPerson, stopAsking } from "../base/dialog.js";
+import { $, setShown, setText, setTexts } from "../base/dom.js";
+import { currentKey, useKey } from "../base/send.js";
+import { LOCAL, OWN, forgetAll, isAppleTab, keep, keyStore, recall } from "../base/storage.js";
+import { span } from "../base/words.js";
+import { pollHealth } from "../state/health.js";
+import { dispatch, getState, subscribe } from "../state/store.js";
+
+/** Some browsers' databases never open: then the key is entered. */
+const STORE_MS = 3_000;
+
+/** What is known of the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
+
+const secret = /** @type {HTMLInputElement} */ ($("secret"));
+const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
+/** @type {Kept|null} as it was when the page opened */
+let before = recall("local", "key");
+
+/** Takes a key as text. @param {string|null} text */
+export async function unlock(text) {
+	if (isPairingLink(text)) {
+		openPairing(text);
+		return;
+	}
+	if (!crypto.subtle) {
+		const { port, hostname, pathname } = location;
+		setShown({ unlock: false });
+		setText($("too-old"), "This browser signs only over https or on its own machine. "
+			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}`);
+		return;
+	}
+	const key = await importKey(text ?? "").catch(() => null);
+	setText($("key-trouble"), key ? "" : "That isn't a complete signing key. It is one word beginning with whsec_; copy all of it.");
+	if (!key) return;
+	secret.value = "";
+	keep("local", "pair", null);
+	await takeKey(key);
+}
+
+/** @param {string|null} words  @returns {words is string} */
+const isPairingLink = (words) => Boolean(words?.includes("#pair="));
+
+/** Takes up a pairing link. @param {string} words */
+async function openPairing(words) {
+	const module = await import("./pair.js").catch(() => null);
+	if (module) module.pairDevice(words, { importKey, keepOrNot, takeKey });
+	else setText($("key-trouble"), "Nothing was sent. Open the link again.");
+}
+
+/** @param {string} text */
+export async function importKey(text) {
+	const base64 = /^whsec_(.{32,88})$/.exec(text.trim())?.[1] ?? "";
+	const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
+}
+
+/** Goes on with a key. @param {CryptoKey} key */
+export async function takeKey(key) {
+	if (!getState().vm) await pollHealth();
+	useKey(key);
+	dispatch("unlocked");
+}
+
+/** Takes the key that this device keeps, if there is one. @param {boolean} allowed */
+export async function takeKept(allowed) {
+	/** @type {CryptoKey|null|undefined} */
+	let kept = null;
+	const late = setTimeout(() => dispatch("key-missing"), STORE_MS);
+	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
+	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
+	clearTimeout(late);
+	keepBox.checked ||= Boolean(kept);
+	if (kept && !getState().unlocked) await takeKey(kept);
+}
+
+/** Keeps the key, or not, as the box says. */
+export async function keepOrNot() {
+	const key = currentKey();
+	try {
+		if (!keepBox.checked) {
+			await keyStore((store) => store.delete(1));
+			keep("local", "key", null);
+		} else if (key) {
+			await keyStore((store) => store.put(key, 1));
+			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
+			// The browser may have asked a person, and that took until the key was forgotten.
+			if (currentKey() !== key || !keepBox.checked) return;
+			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
+		}
+	} catch (error) {
+		keepBox.checked = false;
+		setText($("key-trouble"), `This browser can’t store it: ${error instanceof Error ? error.message : error}`);
+	}
+	describeKey();
+}
+
+/** Drops the key from memory, and what is open with it. */
+function drop() {
+	useKey(null);
+	stopAsking();
+	/** @type {HTMLDialogElement} */ ($("large")).close();
+	setText($("key-trouble"), "");
+}
+
+/** Forgets the key and all that the page keeps, in every tab. */
+export function forget() {
+	dispatch("locked");
+	keepBox.checked = false;
+	before = null;
+	keepOrNot();
+	forgetAll();
+}
+
+/** Forget asks: at 03:00 one depends on this device. */
+export async function askForget() {
+	const yes = await askPerson({
+		title: "Forget the key?",
+		facts: [
+			{ term: "Does", words: "Deletes the key, the commands by hand and all that this page keeps here" },
+			{ term: "Costs", words: "This device can’t rescue a VM until you enter the key again" },
+		],
+		yes: "Forget it", keep: "Keep it",
+	});
+	if (yes) forget();
+}
+
+/** Says what is known of the key, and of how long this browser will keep it. */
+export function describeKey() {
+	/** @type {Kept|null} */
+	const kept = recall("local", "key");
+	const now = Date.now();
+	const ago = before && `${span(now - before.tested)} ago`;
+	const tested = kept && getState().key === "proved" ? `tested now${ago ? `, and ${ago}` : ""}` : ago && `tested ${ago}`;
+	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
+	setTexts({
+		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
+		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : "The key is only in this tab, and is gone when you close it.",
+		"key-ios": isAppleTab() ? "Safari deletes it after seven days without a visit. Add this page to the home screen (Share), and keep the key there." : "",
+	});
+}
+
+/** The demo's throw-away key: on this machine only, and out of the address bar. */
+export function keyInAddress() {
+	if (isPairingLink(location.hash)) openPairing(location.hash);
+	const given = new URLSearchParams(location.hash.slice(1)).get("key");
+	if (given === null) return null;
+	history.replaceState(null, "", location.pathname + location.search);
+	if (LOCAL.test(location.hostname)) return given.replaceAll(" ", "+");
+	setText($("key-trouble"), "A key in the address is only for the demo. Enter it here instead.");
+	return null;
+}
+
+subscribe((state, was) => {
+	if (state.key === was.key) return;
+	if (was.unlocked && !state.unlocked) drop();
+	(state.unlocked ? $("key-kept") : secret).after($("may-keep"));
+	if (state.key === "proved" && keepBox.checked) keepOrNot();
+	if (state.key === "refused") { // a stored key stays: the fault may be Breakglass's
+		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
+		secret.focus();
+	}
+	describeKey();
+});
+addEventListener("storage", ({ key, newValue }) => {
+	if (key === `${OWN}vms` && newValue === null) forget(); // another tab forgot
+});

@@ -1,0 +1,88 @@
+// The conversation with Claude about one VM, and how each thing that happens changes it. Pure.
+
+/** A question and its answer. `own`: the page sent it by itself. `recap`: Claude is told what was said. `began`: by this device's clock.
+ * @typedef {{id: string, prompt: string, own: boolean, began: number, body?: string, recap?: boolean, answer?: string}} Turn */
+/** @typedef {{notice?: string, trouble?: string, lost?: boolean}} Failure */
+/** `number`: no other conversation has it. `turn` is under way; `cut` was, and its rest can be asked for. `log`: whether what was said
+ * before is drawn. `check`: the verb that ended, and that Claude was not told of; `byHand` waits for a person. `draft`: what
+ * is written, while another VM is shown.
+ * @typedef {{number: number, session: string|undefined, id: string|undefined, turns: Turn[], turn: Turn|null, cut: Turn|null,
+ *   draft: string, failure: Failure, word: string, log: "unread"|"reading"|"failed"|"read", cost: number,
+ *   check: {job: string, byHand: boolean}|null}} Chat */
+/** An earlier one, as the handler lists it. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
+/** What the device keeps of one. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
+/** `status`: "held" until it is known whether it was used, "unsure" if that can't be known, "spent" if its id acts no more.
+ * `talk`: the number of its conversation. `at`: when its turn began, by this device's clock.
+ * @typedef {{vm: string, verb: string, at: number, talk: number, words: string, status: "held"|"unsure"|"open"|"spent"}} Proposal */
+
+/** @typedef {import("./reduce.js").State} State */
+
+export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
+const DAY_MS = 86_400_000; // a host remembers an id for two days: an older one could act twice
+export const TOO_OLD = "Too old to approve. Ask Claude again.";
+
+/** @param {number} number  @param {Kept} kept  @param {string} draft  @returns {Chat} */
+export const newChat = (number, { session, id, turn }, draft = "") => ({
+	number, session, id, turns: [], turn: null, cut: turn ? { ...turn, began: turn.began ?? 0 } : null, // of an unknown age is too old to act on
+	draft, failure: {}, word: "", log: session ? "unread" : "read", cost: 0, check: null,
+});
+
+/** What a reload needs. @param {Chat} chat  @returns {Kept|null} */
+export function keptOf({ session, id, turn, cut }) {
+	const open = turn ?? cut;
+	return session || open ? { session, id, turn: open && { id: open.id, prompt: open.prompt, own: open.own, began: open.began } } : null;
+}
+
+/** @type {Record<string, (chat: Chat, event: any) => Chat>} of the conversation about one VM */
+export const OF_CHAT = {
+	"draft-left": (chat, { words }) => ({ ...chat, draft: words }),
+	"turn-begun": (chat, { turn }) => ({
+		...chat, turn, cut: null, failure: {}, word: "Claude is working…",
+		check: turn.own ? chat.check && { ...chat.check, byHand: true } : turn === chat.cut ? chat.check : null,
+	}),
+	"turn-said": (chat, { words }) => ({ ...chat, word: words }),
+	"turn-cost": (chat, { usd }) => ({ ...chat, cost: chat.cost + usd }),
+	"turn-failed": (chat, { failure, words }) => ({ ...chat, failure: failure ?? chat.failure, draft: chat.draft || words }),
+	"turn-cut": (chat) => ({ ...chat, turn: null, cut: chat.turn }),
+	"turn-ended": (chat, { turn, ok, answer }) => ({
+		...chat, turn: null, turns: [...chat.turns, { ...turn, answer }],
+		...(ok && { failure: {}, check: turn.own ? null : chat.check }),
+	}),
+	"session-came": (chat, { session, id }) => ({ ...chat, session, id }),
+	"session-moved": (chat, { session }) => ({ ...chat, session, log: "unread" }),
+	"log-asked": (chat) => ({ ...chat, log: "reading", failure: {} }),
+	"log-came": (chat, { log }) => ({ ...chat, ...log, log: "read" }),
+	"log-lost": (chat, { notice }) => ({ ...chat, log: "failed", failure: { notice } }),
+	"log-over": (chat, { notice }) => ({ ...chat, log: "read", failure: { notice }, session: undefined, id: undefined, cut: null }),
+	"check-due": (chat, { check }) => ({ ...chat, check }),
+};
+
+/** @param {{at: number}} proposal  @param {number} now */
+export const isOldProposal = ({ at }, now) => Math.abs(now - at) >= DAY_MS;
+
+/** Why a proposal can't be approved now, or nothing. @param {State} state  @param {string} job  @param {number} now */
+export function proposalObstacle({ proposals }, job, now) {
+	const proposal = proposals[job];
+	if (!proposal) return "";
+	if (isOldProposal(proposal, now)) return TOO_OLD;
+	return proposal.status === "open" ? "" : "Checking whether this proposal was used. Try again in a moment.";
+}
+
+/** What is said of a proposal; one of another page's time acts no more. @param {State} state  @param {any} event  @returns {State} */
+function noteProposal(state, { at, job, words, status }) {
+	const known = state.proposals[job];
+	if (!known) return state;
+	const next = { ...known, words, status: isOldProposal(known, at) ? "spent" : status || known.status };
+	return { ...state, proposals: { ...state.proposals, [job]: next } };
+}
+
+/** @type {Record<string, (state: State, event: any) => State>} */
+export const OF_CHATS = {
+	"talks-came": (state, { talks }) => ({ ...state, talks }),
+	"chat-opened": ({ opened, chats, ...state }, { vm, kept }) => ({
+		...state, opened: opened + 1, chats: { ...chats, [vm]: newChat(opened, kept, chats[vm]?.draft) },
+	}),
+	"proposal-came": (state, { job, proposal }) => ({ ...state, proposals: { ...state.proposals, [job]: { words: "", ...proposal } } }),
+	"proposal-pressed": noteProposal,
+	"proposal-noted": noteProposal,
+};

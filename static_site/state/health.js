@@ -1,0 +1,57 @@
+// Whether anything answers at this page's address, asked without a key.
+
+import { recall } from "../base/storage.js";
+import { vmHealth } from "./rules.js";
+import { dispatch, getState, viewOf } from "./store.js";
+
+const EVERY_MS = 10_000;
+const SLOW_MS = 2_300;
+/** After the opening: a person hears of it within three seconds. */
+const SAID_BY_MS = 2_600;
+/** What a good answer may take on a bad line. */
+const LEAST_MS = 1_500;
+const LATE_MS = 8_000;
+
+/** @type {ReturnType<typeof setTimeout>|undefined} */
+let timer;
+
+/** How long an answer may take before a person is told. */
+function patience() {
+	const left = SAID_BY_MS - performance.now();
+	return left > 0 ? Math.min(SLOW_MS, Math.max(LEAST_MS, left)) : SLOW_MS;
+}
+
+/** Asks now, and from then on again and again. */
+export async function pollHealth() {
+	clearTimeout(timer);
+	const slow = setTimeout(() => dispatch("health-slow"), patience());
+	let wait = EVERY_MS;
+	try {
+		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(LATE_MS) });
+		const answer = await response.json();
+		dispatch("names-came", { vms: answer.vms, choice: recall("local", "vm") });
+		dispatch("health-came", { answer, next: Date.now() + wait });
+		takeAllProven(answer);
+	} catch {
+		wait = Math.min(1_000 * 2 ** (getState().health.fails + 1), 30_000);
+		dispatch("health-lost", { next: Date.now() + wait });
+	} finally {
+		clearTimeout(slow);
+	}
+	clearTimeout(timer);
+	timer = setTimeout(pollHealth, wait);
+}
+
+/** Of one host alone is it known which VMs are its. @param {any} answer */
+function takeAllProven({ hosts, vms }) {
+	const [host, more] = Object.values(hosts);
+	if (!more) for (const { name } of vms) takeProven(name, host?.proven);
+}
+
+/** When this connection was last tried for real: `null` is "never" only from a host agent that can know it.
+ * @param {string} vm  @param {{at: string, how: string}|null|undefined} proven */
+export function takeProven(vm, proven) {
+	if (!proven && (proven === undefined || vmHealth(getState(), vm)?.proxmox !== "answering")) return;
+	viewOf(vm);
+	dispatch("proven-heard", { vm, proven: { at: proven?.at, how: proven?.how, seen: Date.now() } });
+}

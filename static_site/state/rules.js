@@ -1,0 +1,141 @@
+// What may be pressed, what an answer means, and why. Pure.
+
+import { MINUTE, clock, ended, sentence, span, troubleOf } from "../base/words.js";
+import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+/** @typedef {import("./reduce.js").Holder} Holder */
+
+const LOOK_EVERY_MS = 15_000;
+
+/** Nothing of this view is under way or open. @param {View} view */
+export const resting = (view) => !view.open && !["checking", "running", "unknown"].includes(view.phase);
+
+/** The phase that is shown. @param {State} state  @param {View} view */
+export function phaseOf(state, view) {
+	if (!state.unlocked) return "locked";
+	return isAway(state) && resting(view) ? "disconnected" : view.phase;
+}
+
+/** Nothing answers at this page's address. @param {State} state */
+export const isAway = ({ health }) => health.fails > 1 || ((health.slow || health.fails > 0) && !health.answer);
+
+/** @param {State} state  @param {string} name */
+export const vmHealth = (state, name = state.vm) => state.health.vms.find((vm) => vm.name === name);
+
+/** @param {State} state  @param {string} name */
+export function fullName(state, name = state.vm) {
+	const vmid = vmHealth(state, name)?.vmid;
+	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
+}
+
+/** The code of what is wrong on the way to the VM's host, or nothing. @param {State} state  @param {View} view */
+export function proxmoxTrouble({ health }, view) {
+	const code = health.fails < 2 && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
+	const newer = (view.seen?.at ?? 0) > health.at;
+	return !code || newer || ["answering", "agent-outdated", "not-checked"].includes(code) ? "" : code;
+}
+
+/** @param {State} state */
+export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|none)$/, "") ?? "";
+
+/** Who holds the VM. @param {Holder} holder  @param {number} clockOff */
+export function holding({ by, verb, since, stage, deadline }, clockOff) {
+	const at = Date.parse(since) - clockOff;
+	const until = clock(at + 1e3 * deadline);
+	return `${by} has been ${DOING[verb] ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
+}
+
+/** Why a verb can't be pressed now, or nothing. @param {State} state  @param {View} view  @param {string} verb */
+export function obstacle(state, view, verb) {
+	const phase = phaseOf(state, view);
+	if (phase === "locked") return "Enter the signing key first.";
+	if (state.unknownVm) return `There is no VM ${state.unknownVm} here. Choose one under VMs.`;
+	if (phase === "checking" || (view.reading && view.open && !mutates(verb))) return "Wait for the answer.";
+	if (phase === "running") return `${labelOf(view.verb)} is under way.`;
+	if (verb === "status") return "";
+	if (phase === "disconnected") return "Breakglass is not answering.";
+	if (view.open && mutates(verb)) return `It is not known whether the ${labelOf(view.open.verb).toLowerCase()} happened.`;
+	if (view.seen?.holder && mutates(verb)) return holding(view.seen.holder, state.clockOff);
+	const code = proxmoxTrouble(state, view);
+	return code && `Proxmox is out of reach: ${troubleOf(code)}.`;
+}
+
+/** @type {Record<string, string>} the state in which a verb makes no sense */
+const POINTLESS = { reset: "stopped", start: "running", stop: "stopped" };
+
+/** @param {View} view  @param {string} verb */
+export const pointless = ({ seen }, verb) => (seen && POINTLESS[verb] === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
+
+/** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
+export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
+
+/** The verdict, if it is still about what is there. @param {View} view */
+export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
+
+/** The advised verb, if the advice is still about what is there, and of a verb that this page has. @param {View} view */
+export function adviceOf(view) {
+	const advice = verdictOf(view)?.advice ?? "";
+	return !view.open && !view.seen?.holder && VERBS[advice] ? advice : "";
+}
+
+// What a capture finds of a VM that a status calls running.
+const OF_RUNNING = /^(healthy|heartbeat|guest|disk|storage)/;
+
+/** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
+ * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
+ * @param {View} view  @param {number} now by the host's clock  @returns {import("./reduce.js").Job|null} */
+export function recentEvidence({ seen, verdict, jobs }, now) {
+	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
+	const code = newest?.verdict?.code ?? "";
+	if (!newest || newest.outcome !== "done" || Math.abs(now - Date.parse(newest.started)) >= MINUTE) return null;
+	const began = Date.parse(newest.started);
+	const isBefore = jobs?.some((job) => job.verb !== "forensics" && Date.parse(job.started) + 1e3 * (job.seconds ?? 0) >= began);
+	const fits = seen?.state === "running" ? OF_RUNNING.test(code) : code === verdict?.code;
+	return fits && !isBefore ? newest : null;
+}
+
+/** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
+export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"
+	&& !isAway(state) && Math.abs(now - view.triedAt) >= LOOK_EVERY_MS;
+
+/** @param {any} answer */
+export function reasonOf({ message, verdict, stderr }) {
+	const reason = message || verdict?.sentence || stderr?.trim() || "no reason was given";
+	return reason.replace(/; nothing was sent$/, "");
+}
+
+/** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
+ * @returns {[string, Partial<View>]} */
+export function outcomeOf(verb, answer, { at, clockOff }) {
+	const { outcome, reached, verdict, holder, stage, hint, url } = answer;
+	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline says it
+	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
+	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
+	if (outcome === "unknown" && !mutates(verb)) return ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }];
+	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
+	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
+	const lines = verdict?.evidence ?? [];
+	const reason = reasonOf(answer);
+	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
+	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
+	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
+	const far = stage ? `It got as far as: ${stage}. ` : "";
+	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
+	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
+}
+
+/** Lines for what is not well and has no place of its own. @param {State} state  @param {View} view  @returns {string[]} */
+export function notesOf({ health, clockOff, newPage }, view) {
+	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at)));
+	const off = Math.abs(clockOff);
+	return [
+		view.note,
+		view.trouble,
+		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
+		...view.warnings,
+		config ? `Its configuration is ${config}. The log of Breakglass says what to correct.` : "",
+		newPage ? "This page is from before an upgrade. The new one is stored: it opens next time." : "",
+	].filter(Boolean);
+}

@@ -1,0 +1,62 @@
+// Holds the state. Everything that happens comes in as an event; who draws is told once a frame.
+
+import { onClock } from "../base/send.js";
+import { keep, recall } from "../base/storage.js";
+import { keptOf } from "./conversation.js";
+import { newState, reduce } from "./reduce.js";
+
+/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./reduce.js").View} View */
+
+/** @type {State} */
+let state = newState();
+/** @typedef {(state: State, before: State, event: import("./reduce.js").Event_) => void} Listener */
+/** @type {Set<Listener>} */
+const listeners = new Set();
+
+export const getState = () => state;
+
+/** Calls `listener` after each event. @param {Listener} listener */
+export const subscribe = (listener) => listeners.add(listener);
+
+/** @param {string} type  @param {Record<string, any>} more */
+export function dispatch(type, more = {}) {
+	const before = state;
+	const event = { type, at: Date.now(), ...more };
+	state = reduce(state, event);
+	persist(before);
+	for (const listener of listeners) listener(state, before, event);
+}
+
+/** What is known of a VM. @param {string} name  @returns {View} */
+export function viewOf(name = state.vm) {
+	if (!state.views[name]) {
+		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`) } });
+	}
+	return state.views[name];
+}
+
+/** The conversation about a VM. @param {string} vm */
+export function chatOf(vm = state.vm) {
+	if (!state.chats[vm]) dispatch("chat-opened", { vm, kept: recall("local", `chat ${vm}`) ?? {} });
+	return state.chats[vm];
+}
+
+/** @param {State} before */
+function persist(before) {
+	if (state.health.vms !== before.health.vms) keep("local", "vms", state.health.vms);
+	for (const [name, view] of Object.entries(state.views)) {
+		const old = before.views[name];
+		if (!old || old === view) continue;
+		if (old.byHand !== view.byHand) keep("local", `by-hand ${name}`, view.byHand);
+		if (old.proven !== view.proven) keep("local", `proven ${name}`, view.proven);
+	}
+	for (const [vm, chat] of Object.entries(state.chats)) {
+		const old = before.chats[vm];
+		if (!old || old === chat) continue;
+		const kept = keptOf(chat);
+		if (JSON.stringify(kept) !== JSON.stringify(keptOf(old))) keep("local", `chat ${vm}`, kept);
+	}
+}
+
+onClock((off) => dispatch("clock-measured", { off }));

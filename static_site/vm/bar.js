@@ -1,0 +1,144 @@
+// The bar at the bottom: what became of the last press, its stages, its one button. Pure.
+
+import { clock, minute, span } from "../base/words.js";
+import { holding, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
+import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
+
+/** @typedef {import("../base/words.js").Tone} Tone */
+/** @typedef {import("../state/reduce.js").State} State */
+/** @typedef {import("../state/reduce.js").View} View */
+/** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
+/** `brief` is said where the sentence has no room, and stands above it then.
+ * @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, brief?: string, timer: string,
+ *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], url: string}} Bar */
+
+const LOOK = { act: "look", actLabel: "Look again" };
+const WAIT = { act: "stop-waiting", actLabel: "Stop waiting" };
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Bar} */
+export function barOf(state, view, now) {
+	const phase = phaseOf(state, view);
+	const plain = { phase, live: false, timer: "", steps: stepsOf(view, now), hint: view.hint, lines: view.lines, url: view.url };
+	const bar = { ...plain, ...PHASES[phase](state, view, now) };
+	return view.nudge && now - view.nudge.at < 5_000 ? { ...bar, sentence: view.nudge.words, brief: "", timer: "" } : bar;
+}
+
+/** @type {Record<string, (state: State, view: View, now: number) => Omit<Bar, "phase"|"timer"|"steps"|"hint"|"lines"|"url"> & Partial<Bar>>} */
+const PHASES = {
+	locked: ({ health }) => ({
+		tone: "unknown", icon: "lock", word: "Locked", sentence: health.fails > 1 ? `Not answering since ${minute(health.downSince)}` : "Enter the signing key",
+		act: health.fails > 1 ? "try-now" : "", actLabel: "Try now", hint: "", lines: [], url: "",
+	}),
+	idle: (state, view, now) => idle(state, view, now),
+	checking: (_, view, now) => ({
+		tone: "busy", icon: "working", live: true, word: `${labelOf(view.verb)}…`, sentence: "Changes nothing", timer: span(now - view.since), ...WAIT,
+	}),
+	running: (_, view, now) => ({
+		tone: "busy", icon: "working", live: true, word: stageWord(view), sentence: "", timer: timerOf(view, now), ...WAIT,
+	}),
+	done: (_, view, now) => (view.watch && view.watch.verb === view.verb ? watching(view, now) : {
+		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
+		word: `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
+	}),
+	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
+	refused: (state, view, now) => ({
+		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`, brief: "Nothing was changed",
+		...(ANYWAY[view.offer] && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
+	}),
+	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Someone is on it", sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "The reason is above", ...LOOK }),
+	unknown: (_, view) => (view.acting ? {
+		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
+	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
+	disconnected: ({ health }, view, now) => ({
+		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
+		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
+		hint: view.byHand.length ? "These commands work without Breakglass:" : "", lines: view.byHand,
+	}),
+};
+
+/** @param {State} state  @param {View} view  @param {number} now */
+function idle(state, view, now) {
+	const { holder } = view.seen ?? {};
+	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Someone is on it", sentence: holding(holder, state.clockOff), act: "watch", actLabel: "Watch" };
+	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
+	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
+	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";
+	return { tone: /** @type {Tone} */ ("unknown"), icon: "look", word, sentence: view.sentence, ...LOOK };
+}
+
+/** @param {View} view  @param {number} now */
+function watching(view, now) {
+	const watch = /** @type {import("../state/reduce.js").Watch} */ (view.watch);
+	const done = `${labelOf(view.verb)} done`;
+	const more = { act: "keep-looking", actLabel: "Keep looking" };
+	const found = {
+		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, back after ${span(watch.until - watch.since)}`, ...more },
+		nothing: { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more },
+		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
+		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
+		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
+	}[watch.found];
+	if (!watch.on) return /** @type {any} */ (found);
+	const so = `${Math.round((now - watch.since) / 1000)} s of ${Math.round((watch.until - watch.since) / 1000)} s`;
+	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
+}
+
+/** @param {View} view */
+const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
+
+/** The verb's stages that came, each once and in its order. What goes back a step begins that step again.
+ * @param {View} view  @returns {View["stages"]} */
+function passed({ verb, stages }) {
+	const order = VERBS[verb]?.stages ?? [];
+	/** @type {View["stages"]} */
+	let found = [];
+	for (const stage of stages) {
+		const place = order.indexOf(stage.name);
+		const isOfStop = stage.name === "verify" && found.at(-1)?.name === "stop" && order.includes("start"); // no process is left
+		if (place < 0 || isOfStop) continue;
+		found = found.filter(({ name }) => order.indexOf(name) <= place);
+		if (found.at(-1)?.name !== stage.name) found.push(stage);
+	}
+	return found;
+}
+
+/** @param {View} view */
+function stageWord(view) {
+	const stage = STAGES[passed(view).at(-1)?.name ?? ""]?.label.toLowerCase();
+	return stage ? `${labelOf(view.verb)}: ${stage}` : `${labelOf(view.verb)} sent`;
+}
+
+/** @param {View} view  @param {number} now */
+function timerOf(view, now) {
+	const stage = passed(view).at(-1);
+	if (!stage) return span(now - view.since);
+	const seconds = Math.round((now - stage.at) / 1000);
+	const { limit } = STAGES[stage.name];
+	return seconds > limit ? `${seconds} s, longer than usual` : `${seconds} s, usually up to ${limit} s`;
+}
+
+/** The stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */
+function stepsOf(view, now) {
+	const names = VERBS[view.verb]?.stages;
+	if (!names || !view.stages.length || view.phase === "idle") return [];
+	const came = passed(view);
+	const last = came.at(-1)?.name;
+	const over = view.phase !== "running" && !view.open;
+	const failed = over && view.phase !== "done";
+	/** @param {string} name  @returns {Step} */
+	const step = (name) => {
+		const n = came.findIndex((stage) => stage.name === name);
+		const { label, limit } = STAGES[name];
+		if (n < 0) return { label, tone: view.phase === "done" ? "good" : "", seconds: null, limit };
+		const end = came[n + 1]?.at ?? (over ? view.since : now);
+		const tone = name !== last || view.phase === "done" ? "good" : failed ? "bad" : "busy";
+		return { label, tone, seconds: Math.round((end - came[n].at) / 1000), limit };
+	};
+	const steps = names.map(step);
+	const { watch } = view;
+	if (!watch || view.phase !== "done") return steps; // the check is over: its place is taken by the guest's return
+	/** @type {Record<string, Tone|"">} */
+	const tones = { guest: "good", nothing: "warn", stopped: "warn", unseen: "", "": watch.on ? "busy" : "" };
+	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];
+}

@@ -1,0 +1,142 @@
+// The one headline: what is wrong, in at most four words, and its tone. Pure.
+//
+// The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
+
+import { MINUTE, capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "../base/words.js";
+import { isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
+import { DOING, VERBS, labelOf, mutates } from "../state/verbs.js";
+
+/** @typedef {import("../base/words.js").Tone} Tone */
+/** @typedef {import("../state/reduce.js").State} State */
+/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean}} Headline */
+
+const GOOD_FOR_MS = 2 * MINUTE;
+
+/** A clock set back meanwhile makes nothing younger. @param {number} now  @param {number} at  @param {number} ms */
+const isOld = (now, at, ms) => Math.abs(now - at) > ms;
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
+export function headlineOf(state, view, now) {
+	const found = locked(state) ?? strayed(state) ?? underWay(state, view, now) ?? away(state, view) ?? watched(view, now) ?? known(state, view, now);
+	return { ...found, why: found.why || waitsFor(state, view) };
+}
+
+/** Why the power buttons wait, said once. @param {State} state  @param {View} view */
+function waitsFor(state, view) {
+	return state.unlocked ? obstacle(state, view, "reset") : "";
+}
+
+/** @param {State} state  @returns {Headline|null} */
+function locked(state) {
+	if (state.unlocked) return null;
+	if (state.health.fails > 1) return lost(state);
+	if (state.key === "sought") return { words: "Opening…", tone: "unknown", icon: "lock", second: "Looking for this device’s key", why: "" };
+	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
+}
+
+/** The link named a VM that is not here: no other is shown in its place. @param {State} state  @returns {Headline|null} */
+function strayed({ unknownVm }) {
+	return unknownVm ? { words: "No such VM", tone: "warn", icon: "unknown", second: `The link says ${unknownVm}`, why: "" } : null;
+}
+
+/** @param {State} state  @returns {Headline} */
+function lost({ health }) {
+	const since = health.downSince ? `Not answering since ${minute(health.downSince)}` : "No answer yet";
+	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
+}
+
+/** When the host ends the job at the latest. @param {View} view */
+const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline|null} */
+function underWay(state, view, now) {
+	const was = view.verdict ? `Was: ${phraseOf(view.verdict.code).words}` : `QEMU: was ${stateWord(view.seen?.state ?? "unknown")}`;
+	if (view.phase === "running") {
+		const doing = capital(DOING[view.verb] ?? view.verb);
+		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It continues on the host, even if this device sleeps${endOf(view)}.` };
+	}
+	if (view.open || view.phase === "unknown") {
+		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
+		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe: it acts at most once." };
+	}
+	const holder = view.seen?.holder;
+	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;
+	const since = Date.parse(holder.since) - state.clockOff;
+	const doing = capital(DOING[holder.verb] ?? "held");
+	return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: `By ${holder.by} for ${span(now - since)}`, why: "" };
+}
+
+/** @type {Record<string, string>} what else is in the way than a host that does not answer */
+const HINDRANCES = {
+	__proto__: /** @type {any} */ (null),
+	"host-key-differs": "Host key changed",
+	disabled: "Set up wrongly",
+	"key-not-accepted": "Key not accepted",
+	"not-allowed": "Key not allowed",
+};
+
+/** @param {State} state  @param {View} view  @returns {Headline|null} */
+function away(state, view) {
+	if (isAway(state)) return lost(state);
+	const code = proxmoxTrouble(state, view);
+	if (!code) return null;
+	const since = vmHealth(state, view.vm)?.since;
+	const words = HINDRANCES[code] ?? "Host unreachable";
+	const last = view.seen ? ` · was ${stateWord(view.seen.state)}` : "";
+	return {
+		words, tone: "unknown", icon: "unknown", why: `${capital(troubleOf(code))}. ${detourOf(code)}`,
+		second: `${since ? `Since ${minute(Date.parse(since) - state.clockOff)}` : "Not known"}${last}`,
+	};
+}
+
+/** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
+function watched({ watch, seen, trouble, phase }, now) {
+	if (!watch || (seen && seen.state !== "running")) return null;
+	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
+	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };
+	if (!seen || trouble || phase === "failed" || isOld(now, seen.at, MINUTE)) return null;
+	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
+	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
+	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
+	if (watch.found === "nothing") return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Nothing of the guest ${after}. Look at the picture: it may still boot.` };
+	return null;
+}
+
+/** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
+function known(state, view, now) {
+	const { seen } = view;
+	if (!seen) return unseen(view);
+	const verdict = verdictOf(view);
+	const phrase = verdict ? phraseOf(verdict.code) : phraseOfState(seen.state);
+	const looked = Math.max(seen.at, verdict?.from === "forensics" ? verdict.at : 0);
+	const qemu = `QEMU: ${stateWord(seen.state)}`;
+	const second = `${qemu} · looked ${span(now - looked)} ago`;
+	if (isOld(now, seen.at, MINUTE)) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
+	const failed = view.phase === "failed" && mutates(view.verb);
+	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
+	if (failed && verdict?.from !== "forensics") return { words: `${labelOf(view.verb)} failed`, tone: "bad", icon: "hung", second, why: sentence(view.sentence) };
+	if (verdict?.code === "qemu-running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
+	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
+	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
+		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
+	}
+	const advised = verdict && phrase.why !== undefined && verdict.advice === phrase.advice;
+	return { ...phrase, second, why: advised ? phrase.why ?? "" : sentence(verdict?.sentence) };
+}
+
+/** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
+function glanced(view, qemu, second) {
+	if (view.reading === "forensics") return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
+	return { ...phraseOf("qemu-running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
+}
+
+/** @param {View} view  @returns {Headline} */
+function unseen(view) {
+	if (view.reading || view.phase === "checking") return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
+	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
+}
+
+/** How much a VM needs help: the list is sorted by it. @param {Headline} headline */
+export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
+

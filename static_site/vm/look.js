@@ -1,0 +1,197 @@
+// Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
+
+import { newId, post, sleep } from "../base/send.js";
+import { MINUTE } from "../base/words.js";
+import { dropHistory, findJob, refreshHistory } from "../state/history.js";
+import { isCheckDue, proxmoxTrouble, recentEvidence, resting } from "../state/rules.js";
+import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
+import { bringsUp, mutates } from "../state/verbs.js";
+import { dropUnasked, resumeVerb, runVerb } from "./run.js";
+
+const SCREEN_MS = 3_000;
+const WATCH_S = 90;
+/** Checks of the list: a browser has six connections, and where a host hangs a verb needs one of them. */
+const AT_ONCE = 3;
+/** What was answered then is still said of now. */
+const RECENT_MS = 15_000;
+
+/** @type {string|null} the VM that is looked at once what is being read of it has ended */
+let owed = null;
+
+/** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
+export async function lookAt(vm) {
+	await Promise.all([runVerb("status", { vm, unasked: true, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
+	const view = viewOf(vm);
+	const { seen, open, mayLook } = view;
+	if (view.reading) { // a louder check took the place of this one, as on finding the handler again
+		owed = vm;
+		return;
+	}
+	if (vm !== getState().vm && view.phase !== "failed") return; // another VM is looked at
+	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
+	const recent = recentEvidence(view, Date.now() + getState().clockOff);
+	if (recent) return showPicture(vm, recent.id, seen.last, recent);
+	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: "by itself" } }); // the host lets those go first
+	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
+}
+
+/** Shows a capture's picture, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/reduce.js").Job} [evidence] */
+async function showPicture(vm, id, last, evidence) {
+	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
+	const job = await findJob(vm, id);
+	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
+	dispatch("picture-came", { vm, picture });
+}
+
+/** Watches the console until the guest is back: a picture every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
+export async function watchGuest(vm) {
+	dispatch("watch-begun", { vm, seconds: WATCH_S });
+	const { until } = viewOf(vm).watch ?? { until: 0 };
+	const goesOn = () => getState().unlocked && viewOf(vm).watch?.on && viewOf(vm).watch?.until === until;
+	let answeredAt = 0;
+	for (;;) {
+		await sleep(SCREEN_MS);
+		if (!goesOn()) return;
+		if (document.hidden) continue;
+		const found = getState().vm === vm ? await takeScreen(vm) : "";
+		if (!goesOn()) return;
+		if (found === "nothing") answeredAt = Date.now();
+		if (found === "unseen") return dispatch("watch-ended", { vm, found });
+		if (Date.now() < until) continue;
+		return dispatch("watch-ended", { vm, found: Date.now() - answeredAt < RECENT_MS ? "nothing" : "unseen" });
+	}
+}
+
+/** One look at the console: whether it can't be had at all, or nothing of the guest was there; empty if no answer came. @param {string} vm */
+async function takeScreen(vm) {
+	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
+	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
+	const { error, outcome, screen_png: png, started, guest, state } = answer ?? {};
+	const refused = ["forbidden", "unauthorized"].includes(error?.code); // not this caller's to see
+	if (refused) return "unseen";
+	if (outcome !== "done") return "";
+	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
+	dispatch("screen-came", { vm, picture, guest, state });
+	return "nothing";
+}
+
+let hiddenSince = 0;
+
+/** Whether nothing was looked at since the last outcome. @param {import("../state/reduce.js").View} view */
+const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed" && lookedAt < since);
+
+/** Nothing is under way, and what failed was not looked at yet. @param {import("../state/reduce.js").View} view */
+const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
+
+/** The page is shown again, or hidden: a look that is a minute old is an old one. */
+export function wakeOrSleep() {
+	if (document.hidden) {
+		hiddenSince = Date.now();
+		return;
+	}
+	const { vm, unlocked } = getState();
+	const view = viewOf(vm);
+	const calm = unlocked && mayLookNow(view) && !view.watch?.on;
+	owed = calm && (isUnseen(view) || Date.now() - hiddenSince > MINUTE) ? vm : null;
+	checkIfDue();
+}
+
+/** @type {Set<string>} the VMs of the list whose check waits */
+const waiting = new Set();
+let checking = 0;
+
+/** Checks VMs for the list, a few at a time. @param {string[]} names */
+export function checkEach(names) {
+	for (const name of names) waiting.add(name);
+	while (checking < AT_ONCE && waiting.size) checkWaiting();
+}
+
+/** Checks those that wait. A host that is known to be out of reach answers late: its VMs come last. */
+async function checkWaiting() {
+	checking++;
+	try {
+		while (waiting.size) {
+			const names = [...waiting];
+			const name = names.find((each) => !proxmoxTrouble(getState(), viewOf(each))) ?? names[0];
+			waiting.delete(name);
+			await runVerb("status", { vm: name, quiet: true });
+		}
+	} finally {
+		checking--;
+	}
+}
+
+/** What is due once a second. While the list is shown, each of its VMs is checked: else the rows grow old. */
+export function checkIfDue() {
+	const state = getState();
+	const { vm } = state;
+	const view = viewOf(vm);
+	if (document.hidden) return;
+	if (owed === vm && !view.reading && mayLookNow(view)) {
+		owed = null;
+		lookAt(vm);
+	}
+	const isDue = (/** @type {string} */ name) => isCheckDue(getState(), viewOf(name), Date.now());
+	if (isDue(vm)) runVerb("status", { vm, quiet: true });
+	if (state.tab === "list") checkEach(state.health.vms.map(({ name }) => name).filter(isDue));
+	else waiting.clear();
+}
+
+/** @type {WakeLockSentinel|null} */
+let lock = null;
+
+/** The screen stays on while a verb runs or its guest comes back: a phone locks itself sooner than a power-cycle ends. */
+async function holdScreen() {
+	const view = getState().views[getState().vm];
+	const wanted = !document.hidden && Boolean(view?.acting || view?.watch?.on);
+	if (wanted === Boolean(lock) || !navigator.wakeLock) return;
+	if (!wanted) {
+		const held = lock;
+		lock = null;
+		await held?.release?.();
+		return;
+	}
+	lock = /** @type {any} */ ({}); // asked for
+	try {
+		lock = await navigator.wakeLock.request("screen");
+		lock.addEventListener("release", () => { lock = null; });
+	} catch {
+		lock = null; // a low battery: the page looks again on waking
+	}
+}
+
+/** What is looked at once a verb has ended. @param {Partial<import("../state/reduce.js").View>} before  @param {import("../state/reduce.js").Event_} event */
+function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last, screen } }) {
+	const changes = mutates(verb);
+	if (screen && !changes) showPicture(vm, id, last);
+	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
+	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
+	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
+	if (!changes) return;
+	if (outcome === "done" && bringsUp(verb)) watchGuest(vm);
+	if (outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says
+	else runVerb("status", { vm, quiet: true });
+}
+
+/** A VM comes on the screen: what was under way there before a reload comes first, then a look. @param {string} vm */
+function openVm(vm) {
+	if (!resumeVerb()) lookAt(vm);
+}
+
+/** A browser has six connections to a handler, and a host that hangs would hold them for minutes. @param {string} vm */
+function leaveVm(vm) {
+	dropUnasked(vm);
+	dropHistory(vm);
+}
+
+subscribe((state, before, event) => {
+	holdScreen();
+	const { vm } = state;
+	if (event.type === "vm-chosen" && vm !== before.vm) leaveVm(before.vm);
+	if (event.type === "unlocked" || (event.type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm))) openVm(vm);
+	if (event.type === "look-due") lookAt(vm);
+	if (event.type === "settled") lookAfter(before.views[event.vm ?? ""] ?? {}, event);
+	if (event.type !== "health-came" || before.health.fails < 2 || !state.unlocked) return;
+	const view = viewOf();
+	runVerb("status", { quiet: !resting(view) || view.phase !== "idle" });
+});

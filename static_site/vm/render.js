@@ -1,0 +1,102 @@
+// Draws all of the page but the conversation and the key; here the frame, the connections and the commands by hand.
+
+import { $, icon, leave, make, setShown, setText, setTexts } from "../base/dom.js";
+import { MINUTE, span } from "../base/words.js";
+import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "../state/rules.js";
+import { renderBar } from "./render_bar.js";
+import { renderHistory } from "./render_history.js";
+import { renderList } from "./render_list.js";
+import { renderVm } from "./render_vm.js";
+
+/** @typedef {import("../state/reduce.js").State} State */
+/** @typedef {import("../state/reduce.js").View} View */
+
+/** @param {State} state */
+function renderFrame(state) {
+	const scene = sceneOf(state);
+	if (scene === "unlocked") leave($("unlock"));
+	document.body.dataset.scene = scene;
+	document.body.dataset.tab = state.tab;
+	for (const tab of document.querySelectorAll("[data-show]")) {
+		const on = /** @type {HTMLElement} */ (tab).dataset.show === state.tab;
+		if (on) tab.setAttribute("aria-current", "page");
+		else tab.removeAttribute("aria-current");
+	}
+	setText($("name"), state.tab === "list" || !state.vm || state.unknownVm ? "Breakglass" : fullName(state));
+	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
+}
+
+/** What there is to see: nothing of the lock before the page has looked for the key of this device. @param {State} state */
+function sceneOf(state) {
+	if (state.unlocked) return "unlocked";
+	return isAway(state) ? "away" : state.key === "sought" ? "opening" : "locked";
+}
+
+/** One of the connections: a dot and a name if it is well, a word if not. `other` is said of one that is neither.
+ * @param {string} name  @param {string} wrong  @param {boolean} isWell  @param {string} [other] */
+function renderLink(name, wrong, isWell, other = "not asked yet") {
+	const item = $(`link-${name}`);
+	const [tone, mark] = wrong ? ["bad", "cross"] : isWell ? ["good", "dot"] : ["", "ring"];
+	item.dataset.tone = tone;
+	item.querySelector("use")?.setAttribute("href", `#i-${mark}`);
+	const word = /** @type {HTMLElement} */ (item.querySelector("span"));
+	word.className = wrong ? "" : "said";
+	setText(word, `: ${wrong || (isWell ? "answering" : other)}`);
+}
+
+/** @param {State} state  @param {View} view */
+function renderLinks(state, view) {
+	const { health } = state;
+	const vm = vmHealth(state);
+	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", Boolean(health.answer));
+	const code = proxmoxTrouble(state, view);
+	renderLink("proxmox", code ? "away" : "", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
+	const down = state.chats[state.vm]?.failure.trouble || chatDown(state);
+	const none = health.answer?.chat === "none";
+	renderLink("claude", down ? "down" : "", Boolean(health.answer) && !none, none ? "not set up" : undefined);
+}
+
+/** @param {State} state  @param {View} view  @param {number} now */
+function renderProven({ health, clockOff }, { proven }, now) {
+	const { at, how, seen = 0 } = proven ?? {};
+	const old = seen && (health.fails || Math.abs(now - seen) > MINUTE) ? `, as of ${span(now - seen)} ago` : "";
+	const words = at ? `Last proven ${span(now - Date.parse(at) + clockOff)} ago (${how})` : "Never proven";
+	setText($("proven"), seen ? `${words}${old}.` : "");
+}
+
+let drawnCommands = "";
+
+/** @param {string[]} lines  @param {string} vm */
+function renderByHand(lines, vm) {
+	const key = JSON.stringify([lines, vm]);
+	if (key === drawnCommands) return;
+	drawnCommands = key;
+	$("by-hand-lines").replaceChildren(...lines.map(makeCommand));
+	const host = /@(\[[0-9a-f:]+\]|[\w.-]+)/i.exec(lines.join(" "))?.[1];
+	const proxmox = /** @type {HTMLAnchorElement} */ ($("proxmox"));
+	proxmox.href = `https://${host}:8006/`;
+	const recipe = $("recipe");
+	recipe.dataset.as ??= recipe.textContent ?? "";
+	const name = /^[a-z][a-z0-9-]*$/.exec(vm)?.[0] ?? "devvm"; // it is pasted into a shell
+	setTexts({ proxmox: `Proxmox: ${proxmox.href}`, recipe: recipe.dataset.as.replace("devvm", name) });
+	setShown({ proxmox: host, "by-hand-none": !lines.length });
+}
+
+/** @param {string} line */
+function makeCommand(line) {
+	const button = make("button.bare", icon("copy"), make("span", "Copy"));
+	button.dataset.copy = line;
+	return make("div.command", make("code", line), button);
+}
+
+/** @type {import("../state/draw.js").Draw[]} */
+export const REGIONS = [
+	renderFrame,
+	(state, _, now, named) => renderVm(state, named, now),
+	renderBar,
+	renderLinks,
+	renderProven,
+	(_, __, ___, named) => renderHistory(named),
+	({ vm }, _, __, named) => renderByHand(named.byHand, vm),
+	(state, _, now) => state.tab === "list" && renderList(state, now),
+];
