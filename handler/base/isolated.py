@@ -14,7 +14,7 @@ _PATH = [_HERE, *sys.modules[_PACKAGE].__path__[1:]]  # in a checkout, `agents` 
 
 
 def isolated_command(module: str, *arguments: str) -> list[str]:
-    """Return the command line that calls `main()` of a module such as "claude.runner", with these arguments."""
+    """Return the command line that calls `main()` of a module such as "chat.start", with these arguments."""
     begin = (
         f"import sys; package = type(sys)({_PACKAGE!r}); package.__path__ = {_PATH!r}; "
         f"sys.modules[{_PACKAGE!r}] = package; "

@@ -28,14 +28,9 @@ class DaemonThreads:
         self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._started = False
 
-    async def run(
-        self, call: Callable[..., T], *arguments: Any, seconds: float, on_late: Callable[[T], None] | None = None
-    ) -> T:
-        """Return what a call returns; raise what it raises, or TimeoutError after `seconds`.
-
-        `on_late` gets a result that comes after that.
-        """
-        return await _wait_for_result(self.run_later, partial(call, *arguments), seconds, on_late)
+    async def run(self, call: Callable[..., T], *arguments: Any, seconds: float) -> T:
+        """Return what a call returns; raise what it raises, or TimeoutError after `seconds`."""
+        return await _wait_for_result(self.run_later, partial(call, *arguments), seconds)
 
     def run_later(self, call: Callable[[], object]) -> None:
         """Queue a call whose result is not needed. The audit log notes what it raises."""
@@ -53,12 +48,7 @@ class DaemonThreads:
                 audit.note("background-call-failed", thread=self._name, error=repr(error))
 
 
-async def _wait_for_result(
-    submit: Callable[[Callable[[], None]], None],
-    call: Callable[[], T],
-    seconds: float,
-    on_late: Callable[[T], None] | None = None,
-) -> T:
+async def _wait_for_result(submit: Callable[[Callable[[], None]], None], call: Callable[[], T], seconds: float) -> T:
     loop, future = asyncio.get_running_loop(), asyncio.Future[T]()
 
     def deliver(result: T | None, error: Exception | None) -> None:
@@ -67,8 +57,6 @@ async def _wait_for_result(
                 future.set_exception(error)
         elif not future.done():
             future.set_result(result)  # type: ignore[arg-type]  # it is what `call` returned
-        elif on_late is not None:
-            on_late(result)  # type: ignore[arg-type]
 
     def work() -> None:
         result, raised = None, None

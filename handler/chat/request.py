@@ -1,12 +1,15 @@
-"""A request to /chat: its body, parsed as strictly as those of POST /pve, and the errors that it can get. Pure."""
+"""A request to /chat: its body, parsed as strictly as those of POST /pve, its turn, and the errors it can get. Pure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from ..auth.signing import ID
 from ..base.errors import BadRequest, BreakglassError
 from ..base.text import shown
-from ..claude.brief import TOOLS
+from ..config.model import Vm
 from ..web.bodies import check_shape, is_utf8, strict_json
+from .brief import TOOLS
 
 # --- The errors of /chat ---
 
@@ -15,12 +18,6 @@ class SessionInvalid(BreakglassError):
     """The session token is not valid for this caller."""
 
     code, status = "session-invalid", 403
-
-
-class SessionElsewhere(BreakglassError):
-    """The session belongs to a handler with another sessions.dir."""
-
-    code, status = "session-elsewhere", 409
 
 
 class TurnUnknown(BreakglassError):
@@ -35,12 +32,8 @@ class ChatDisabled(BreakglassError):
     code, status = "chat-disabled", 503
 
 
-class LauncherLate(OSError):
-    """The launcher did not answer in time. It may, once the machine is less busy."""
-
-
 class ChatNotIsolated(BreakglassError):
-    """claude can read the handler's files, and the configuration does not permit that."""
+    """Nothing would stand between claude and the handler's files."""
 
     code, status = "chat-not-isolated", 503
 
@@ -49,6 +42,42 @@ class SessionsUnwritable(BreakglassError):
     """The turn could not be saved, so it was not started."""
 
     code, status = "sessions-unwritable", 503
+
+
+# --- The turn that a caller may start ---
+
+Proposal = Mapping[str, str]  # verb, job
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRequest:
+    """A turn. `turn` is its webhook-id, `typed` the prompt as the operator wrote it, `prompt` what claude gets.
+
+    `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (brief.py), or
+    empty. `still_open` are proposals of earlier turns.
+    """
+
+    turn: str
+    caller: str
+    vm: Vm
+    sid: str
+    typed: str
+    prompt: str
+    resume: bool = False
+    tools: str = ""
+    token: str = ""
+    digest: str = ""
+    still_open: Sequence[Proposal] = ()
+
+    @property
+    def key(self) -> bytes:
+        """Where the store has it."""
+        return turn_key(self.caller, self.turn)
+
+
+def turn_key(caller: str, turn: str) -> bytes:
+    """Return the key of a turn. Each caller has ids of its own."""
+    return sha256(f"{caller}\n{turn}".encode()).digest()[:16]
 
 
 # --- The body of a request to /chat, parsed ---

@@ -19,7 +19,7 @@ from ..service import Service
 from ..web.admission import check_permission
 from ..web.gate import SignedRequest
 from ..web.replies import NDJSON
-from .request import ChatRequest, TurnUnknown, parse_chat_body
+from .request import ChatRequest, TurnRequest, TurnUnknown, parse_chat_body, turn_key
 from .service import ChatService
 
 if TYPE_CHECKING:
@@ -38,39 +38,48 @@ async def chat(request: Request) -> Response:
     check_permission(signed.caller, "chat", None, now)
     turns = await chatting.chat(stops=bool(body.cancel))
     if body.prompt:
-        turn = await turns.build_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
-        turn_dir = await turns.request(turn, partial(service.read, turn.vm))
+        turn = build(body, signed, config, now)
+        await turns.request(turn, partial(service.read, turn.vm))
         audit.request(began, "turn", signed.caller.name, "chat", turn.vm.name, signed.id)
-        return StreamingResponse(turns.follow(turn_dir, 0), media_type=NDJSON)
+        return StreamingResponse(turns.follow(turn.key, 0), media_type=NDJSON)
     if body.list or body.replay:
         return await look_back(turns, config, signed, body, began, now)
-    turn_dir = turns.store.turn_dir(signed.caller.name, body.attach or body.cancel)
-    metadata = await turns.metadata(turn_dir)
-    if metadata is None and body.session:
-        await turns.check_session(body.session, config.session_secrets, signed.caller.name, now)
-    check_known(config, signed, body.attach or body.cancel, metadata)
+    key = turn_key(signed.caller.name, body.attach or body.cancel)
+    running = turns.running.get(key)  # then a disk that hangs does not matter
+    found = running.request.vm.name if running is not None else getattr(await turns.find(key), "vm", None)
+    check_known(config, signed, body.attach or body.cancel, found)
     audit.request(began, "attach" if body.attach else "cancel", signed.caller.name, "chat", msg_id=signed.id)
     if body.attach:
-        return StreamingResponse(turns.follow(turn_dir, body.after), media_type=NDJSON)
-    await turns.cancel(turn_dir)
+        return StreamingResponse(turns.follow(key, body.after), media_type=NDJSON)
+    turns.cancel(key)
     return JSONResponse({"cancelled": body.cancel}, 202)
+
+
+def build(body: ChatRequest, signed: Signed, config: Config, now: float) -> TurnRequest:
+    """Return the turn that a body asks for."""
+    from .turns import build_turn_request
+
+    return build_turn_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
 
 
 async def look_back(
     turns: "Chat", config: Config, signed: Signed, body: ChatRequest, began: float, now: float
 ) -> Response:
     """Answer with the caller's conversations, or with what was said in one."""
+    from .conversations import ConversationReader
+    from .tokens import unseal
+
     caller, keys = signed.caller, config.session_secrets
-    replay = await turns.open_replay(caller.name, keys)
+    reader = ConversationReader(turns.store, turns.disk, caller.name, keys)
     if body.list:
-        found = await replay.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm), now)
+        found = await reader.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm), now)
         audit.request(began, "list", caller.name, "chat", msg_id=signed.id)
         return JSONResponse({"sessions": found})
-    session = await turns.check_session(body.session, keys, caller.name, now)
+    session = unseal(body.session, keys, caller.name, now)
     vm = choose_vm(config, signed, session.vm).name
-    conversation = await replay.find(session.sid, vm)
+    conversation = await reader.find(session.sid, vm)
     audit.request(began, "replay", caller.name, "chat", vm, signed.id)
-    return StreamingResponse(replay.lines(conversation), media_type=NDJSON)
+    return StreamingResponse(reader.lines(conversation), media_type=NDJSON)
 
 
 def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
@@ -82,9 +91,9 @@ def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
     return vm
 
 
-def check_known(config: Config, signed: Signed, turn: str, metadata: dict[str, str] | None) -> None:
+def check_known(config: Config, signed: Signed, turn: str, vm: str | None) -> None:
     """Raise TurnUnknown for a turn that does not exist, or is about a VM that is no longer this caller's."""
-    if metadata is None or metadata["vm"] not in config.vms or not signed.caller.may_act_on(metadata["vm"]):
+    if vm is None or vm not in config.vms or not signed.caller.may_act_on(vm):
         raise TurnUnknown(
             f"you have no turn {turn}", "finished turns are kept for 30 days; send the prompt with a new id"
         )

@@ -1,217 +1,230 @@
-"""Stores turns under sessions.dir.
+"""Stores turns, their events, and what claude knows of each conversation.
 
-`turns/` has the event logs, for the handler alone; `refused/` says whose refusals are among them; `locks/` has one lock
-a session, `transcripts/` what claude knows of it, and `conversations/` which turns it had; `work/` has a directory for
-each turn that runs. All of it blocks, so only threads of `threads.py` call it.
-
-A turn is claimed by a rename onto its name: of two replicas one wins, and a turn that is visible is complete.
+All of it blocks, and raises SessionsUnwritable. What a caller or a turn sends is a parameter, never a statement.
 """
 
-import fcntl
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import sqlite3
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
-from ..base import audit
-from ..claude.eventlog import append_events, try_lock
-from ..claude.events import Event
-from ..claude.homes import remove_directory
-from .conversations import Conversation, find_conversation, list_conversations, note_turn
-from .ended_turns import Directories, prune
-from .refusals import read_refusal, save_refusal
-from .request import SessionsUnwritable
-from .sessions_dir import Transcript, open_transcript
-from .turn_requests import TurnRequest
+from ..base.text import plain_line
+from .database import Database
+from .events import Event, encode_event
+from .proposals import MOST as MOST_PROPOSALS
+from .request import Proposal, TurnRequest
+from .tokens import LIFETIME
 
-PRUNE_SECONDS = 600.0
-LOOK_SECONDS = 0.02  # `is_locked` has a lock for less
-ROOM_BYTES = 16 * 1024 * 1024
-REMOVAL_SECONDS = 3.0
+CHUNK = 16 * 1024  # of events that are read at once, unless one is longer
+CALLER_BYTES = 256 << 20  # of a caller's events and prompts
+REFUSED_SECONDS, MOST_REFUSED = 24 * 3600.0, 200  # of a caller
+PAGES = 1024  # given back to the file system at once
+WORDS = 120  # characters of the first question
+
+ErrorText = tuple[str, str, str]  # code, message, hint of an `error` event
+KILLED = (
+    "claude-crashed",
+    "the turn ended early, because a process that it needs was killed",
+    "ask again: the conversation continues",
+)
+_LOST = ("session-lost", "the conversation is no longer in sessions.dir", "begin a new conversation")
+
+# One of these at a time: each takes a moment, and the other calls wait for it.
+_OLD = (
+    "SELECT key FROM turn WHERE at < :old AND code IS NOT NULL",
+    "SELECT key FROM turn WHERE at < :refused AND sid IS NULL",
+    "SELECT key FROM turn WHERE code IS NOT NULL AND caller IN"
+    " (SELECT caller FROM turn GROUP BY caller HAVING sum(bytes) > :most) ORDER BY at",
+)
 
 
-class Store:
-    """The turns of one sessions.dir, which other replicas may share.
+class StoredTurn(NamedTuple):
+    """What is known of a turn beside its events; `code` is None until it has ended."""
 
-    With `remove`, which raises OSError, another process makes and removes the directories in `work/`.
-    """
+    vm: str
+    digest: str
+    code: str | None
 
-    def __init__(self, directory: str, remove: Callable[[str], None] | None = None) -> None:
-        self._remove_for_us = remove
-        self._root = Path(directory).absolute()
-        self._directories = Directories(*(self._root / name for name in Directories._fields))
-        self._pruned = 0.0
 
-    def turn_dir(self, caller: str, turn: str) -> Path:
-        """Return the directory of a turn. Each caller has ids of its own."""
-        return self._directories.turns / hashlib.sha256(f"{caller}\n{turn}".encode()).hexdigest()[:32]
+class Begun(NamedTuple):
+    """A turn that was begun or refused now (`is_new`) or earlier, and the size of its session's transcript."""
 
-    def ready(self) -> None:
-        """Make the directories. Raises SessionsUnwritable when a turn could not be saved there."""
-        try:
-            self._root.mkdir(0o711, parents=True, exist_ok=True)
-            for directory in self._directories:
-                directory.mkdir(0o711 if directory == self._directories.work else 0o700, exist_ok=True)
-            disk = os.statvfs(self._root)
-        except OSError as error:
-            raise _unwritable(error) from None
-        if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
-            raise SessionsUnwritable(f"sessions.dir has less than {ROOM_BYTES >> 20} MiB left", "free space there")
+    turn: StoredTurn
+    is_new: bool
+    transcript: int = 0
 
-    def claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
-        """Return the locked descriptor of a new turn's log, or None when the turn exists already."""
-        try:
-            if turn_dir.exists():
-                return None
-            self.ready()
-            return self._claim(turn_dir, metadata, first)
-        except OSError as error:
-            raise _unwritable(error) from None
 
-    def _claim(self, turn_dir: Path, metadata: dict[str, str], first: Event) -> int | None:
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self._directories.turns))
-        log = os.open(new / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            try_lock(log)
-            (new / "about.json").write_text(json.dumps(metadata))
-            append_events(log, [first])
-            new.rename(turn_dir)
-        except BaseException as error:
-            os.close(log)
-            shutil.rmtree(new, ignore_errors=True)
-            if isinstance(error, OSError) and turn_dir.exists():  # another replica was first
-                return None
-            raise
-        return log
+class Batch(NamedTuple):
+    """What a turn has sent: its events by number, pieces of its transcript by their place, and proposals."""
 
-    def refuse(self, caller: str, turn_dir: Path, metadata: dict[str, str], events: Sequence[Event]) -> bool:
-        """Write the end of a turn that is not started, unless it exists; tell whether. Raises SessionsUnwritable."""
-        self.ready()
-        try:
-            return save_refusal(self._directories.refused, caller, turn_dir, metadata, events)
-        except OSError as error:
-            raise _unwritable(error) from None
+    events: Sequence[tuple[int, bytes]] = ()
+    pieces: Sequence[tuple[int, bytes]] = ()
+    proposals: Sequence[Proposal] = ()
 
-    def metadata(self, turn_dir: Path) -> dict[str, str] | None:
-        """Return the metadata of a turn, or None when there is no such turn."""
-        try:
-            found = json.loads((turn_dir / "about.json").read_text())
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError:
-            refusal = read_refusal(turn_dir)
-            return None if refusal is None else refusal[0]
-        return {str(key): str(value) for key, value in found.items()}
 
-    def cancel(self, turn_dir: Path) -> None:
-        """Ask the runner of a turn, which may be another replica's, to stop it."""
-        try:
-            (turn_dir / "cancel").touch(0o600)
-        except NotADirectoryError:
-            if not turn_dir.is_file():  # it was not refused
-                raise
+def build_ending(error: ErrorText, number: int) -> list[tuple[int, bytes]]:
+    """Return an error and `done` as lines with their numbers: the end of a turn that has none of its own."""
+    code, message, hint = error
+    first: Event = {"type": "error", "n": number, "code": code, "message": message, "hint": hint}
+    return [(number, encode_event(first)), (number + 1, encode_event({"type": "done", "n": number + 1, "ok": False}))]
 
-    def lock(self, sid: str) -> int | None:
-        """Return the locked descriptor of a session, or None when a turn of it runs on some replica."""
-        path, tries = self._directories.locks / sid, 0
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.utime(fd)
-                if os.fstat(fd).st_nlink:  # it was not pruned in between
-                    return fd
-            except BlockingIOError:
-                tries += 1
-            os.close(fd)
-            if tries == 2:
-                return None
-            time.sleep(tries * LOOK_SECONDS)
 
-    def is_locked(self, sid: str) -> bool:
-        """Tell whether a turn of a session runs on some replica. Raises SessionsUnwritable."""
-        try:
-            fd = os.open(self._directories.locks / sid, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise _unwritable(error) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+class Store(Database):
+    """The conversations of one sessions.dir."""
 
-    def proposals(self, sid: str) -> list[dict[str, str]]:
-        """Return the verb and job of each proposal of a session whose outcome claude does not know yet."""
-        try:
-            saved = json.loads((self._directories.locks / sid).read_text())
-            with (self._directories.turns / saved["turn"] / "log").open("rb") as log:
-                found = [json.loads(line) for line in log if line.startswith(b'{"type":"approval"')]
-        except (OSError, ValueError, KeyError):  # a first turn, or one that was pruned
-            return []
-        return [*saved["open"], *({"verb": each["verb"], "job": each["job"]} for each in found)]
+    # --- turns ---
 
-    def save_proposals(self, lock: int, turn_dir: Path, still_open: Sequence[Mapping[str, str]]) -> None:
-        """Write into a session's lock which turn is its last, and which earlier proposals are open."""
-        saved = {"turn": turn_dir.name, "open": [dict(each) for each in still_open]}
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(saved).encode(), 0)
+    def open(self, alive: Container[bytes] = ()) -> None:
+        """Open the file unless it is open, and end each turn that has no end, unless it is `alive`.
 
-    def make_work_dir(self, turn_dir: Path) -> Path:
-        """Make the directory of a turn's process and return it, as claude will call it: without a link or `..`."""
-        path = Path(os.path.realpath(self._directories.work)) / turn_dir.name
-        path.mkdir(0o700)
-        return path
-
-    def open_transcript(self, sid: str, is_first: bool) -> tuple[Transcript, bool]:
-        """Open a session's transcript, for the turn that has its lock; tell if no turn of it was ever saved."""
-        return open_transcript(self._directories.transcripts, sid, is_first)
-
-    def tidy(self, turn_dir: Path) -> None:
-        """Remove the directory of a turn's process. The runner removes what belongs to claude's user.
-
-        What can't be removed now is removed by a later `prune`.
+        The handler or its disk has failed meanwhile. Raises SessionsUnwritable.
         """
-        try:
-            self._remove_work_dir(self._directories.work / turn_dir.name)
-        except OSError as error:
-            audit.note("not-removed", path=f"work/{turn_dir.name}", error=repr(error))
+        self.reopen()
+        running = "SELECT key, max(n) FROM turn JOIN event USING (key) WHERE code IS NULL GROUP BY key"
+        with self.transaction() as db:
+            for key, n in db.execute(running).fetchall():
+                if key not in alive:
+                    self._write(db, key, build_ending(KILLED, n + 1), KILLED[0])
 
-    def note_turn(self, turn_dir: Path, request: TurnRequest) -> None:
-        """Add a turn, whose session this process has locked, to its caller's conversations. Raises OSError."""
-        note_turn(self._directories.conversations, turn_dir.name, request, time.time())
+    def find(self, key: bytes) -> StoredTurn | None:
+        """Return a turn, or None where there is none."""
+        with self.transaction() as db:
+            return self._find(db, key)
 
-    def list_conversations(
-        self, caller: str, is_listed: Callable[[Conversation], bool] = lambda _: True
-    ) -> list[Conversation]:
-        """Return the newest conversations of a caller that `is_listed` lets through, the newest turn's first."""
-        return list_conversations(self._directories.conversations, caller, is_listed)
+    def _find(self, db: sqlite3.Connection, key: bytes) -> StoredTurn | None:
+        found = db.execute("SELECT vm, digest, code FROM turn WHERE key = ?", (key,)).fetchone()
+        return StoredTurn(*found) if found else None
 
-    def find_conversation(self, caller: str, sid: str) -> Conversation | None:
-        """Return one of a caller's conversations, or None if there is none with this id. Raises OSError."""
-        return find_conversation(self._directories.conversations, caller, sid)
+    def begin(self, request: TurnRequest, first: Event, now: float, refusal: ErrorText | None) -> Begun:
+        """Begin a turn, or refuse it, unless it exists already."""
+        key = request.key
+        with self.transaction() as db:
+            found = self._find(db, key)
+            if found is not None:
+                return Begun(found, False)
+            self.check_room()
+            if request.resume and not db.execute("SELECT 1 FROM conversation WHERE sid = ?", (request.sid,)).fetchone():
+                refusal = refusal or _LOST
+            if refusal is None:
+                self._note(db, request, now)
+            sid, prompt = (None, "") if refusal else (request.sid, request.typed)
+            row = (key, request.caller, request.turn, sid, request.vm.name, request.digest, prompt, request.tools, now)
+            db.execute("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?)", (*row, len(prompt.encode())))
+            lines = [(1, encode_event(first)), *(build_ending(refusal, 2) if refusal else ())]
+            self._write(db, key, lines, refusal[0] if refusal else None)
+            if refusal:
+                self._forget_refusals(db, request.caller)
+            turn = StoredTurn(request.vm.name, request.digest, refusal[0] if refusal else None)
+            return Begun(turn, True, self._trim(db, request.sid) if request.resume else 0)
 
-    def prune(self) -> None:
-        """Remove what is not in use and old enough; at most once in PRUNE_SECONDS."""
-        now = time.time()
-        if now - self._pruned < PRUNE_SECONDS:
-            return
-        self._pruned = now
-        prune(self._directories, self._remove_work_dir, now)
+    def _note(self, db: sqlite3.Connection, request: TurnRequest, now: float) -> None:
+        """Add a turn to its conversation, which may be new."""
+        words = plain_line(request.typed)[:WORDS]
+        still_open = json.dumps([dict(each) for each in request.still_open])
+        db.execute(
+            "INSERT INTO conversation VALUES (?, ?, ?, ?, ?, 1, ?)"
+            " ON CONFLICT (sid) DO UPDATE SET at = excluded.at, turns = turns + 1, proposals = excluded.proposals",
+            (request.sid, request.caller, request.vm.name, words, now, still_open),
+        )
 
-    def _remove_work_dir(self, path: Path) -> None:
-        if self._remove_for_us is not None:
-            self._remove_for_us(f"work/{path.name}")
-        else:
-            remove_directory(str(path), time.monotonic() + REMOVAL_SECONDS)
+    def _forget_refusals(self, db: sqlite3.Connection, caller: str) -> None:
+        newest = "SELECT key FROM turn WHERE caller = :caller AND sid IS NULL ORDER BY at DESC, rowid DESC LIMIT :most"
+        statement = f"DELETE FROM turn WHERE caller = :caller AND sid IS NULL AND key NOT IN ({newest})"  # noqa: S608
+        db.execute(statement, {"caller": caller, "most": MOST_REFUSED})
 
+    def add(self, key: bytes, sid: str, batch: Batch, code: str | None = None, cost: float = 0.0) -> None:
+        """Save what a turn has sent; with a `code`, its end. A piece at 0 begins the transcript anew."""
+        with self.transaction() as db:
+            for at, data in batch.pieces:
+                db.execute("DELETE FROM piece WHERE sid = ? AND at >= ?", (sid, at))
+                db.execute("INSERT INTO piece VALUES (?, ?, ?)", (sid, at, data))
+            if batch.proposals:
+                known = [*self._proposals(db, sid), *map(dict, batch.proposals)]
+                db.execute(
+                    "UPDATE conversation SET proposals = ? WHERE sid = ?", (json.dumps(known[-MOST_PROPOSALS:]), sid)
+                )
+            self._write(db, key, batch.events, code, cost)
 
-def _unwritable(error: OSError) -> SessionsUnwritable:
-    return SessionsUnwritable(f"the turn was not started, because it could not be saved: {error}", "check sessions.dir")
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        key: bytes,
+        events: Sequence[tuple[int, bytes]],
+        code: str | None,
+        cost: float = 0.0,
+    ) -> None:
+        db.executemany("INSERT INTO event VALUES (?, ?, ?)", [(key, n, line) for n, line in events])
+        size = sum(len(line) for _, line in events)
+        db.execute("UPDATE turn SET code = ?, cost = ?, bytes = bytes + ? WHERE key = ?", (code, cost, size, key))
+
+    def read(self, key: bytes, after: int) -> tuple[bytes, int, bool]:
+        """Return the next lines after an event, the number of the last of them, and whether that is the turn's last.
+
+        Of a turn that has ended, the last line comes even where `after` is beyond it.
+        """
+        with self.transaction() as db:
+            turn = self._find(db, key)
+            if turn is None:
+                raise sqlite3.Error("the turn was removed")
+            [last] = db.execute("SELECT max(n) FROM event WHERE key = ?", (key,)).fetchone()
+            number = min(after, last - 1) if turn.code is not None else after
+            lines = bytearray()
+            for n, line in db.execute("SELECT n, line FROM event WHERE key = ? AND n > ? ORDER BY n", (key, number)):
+                if lines and len(lines) + len(line) > CHUNK:
+                    break
+                lines += line
+                number = n
+            return bytes(lines), number, turn.code is not None and number >= last
+
+    # --- conversations ---
+
+    def proposals(self, sid: str) -> list[Proposal]:
+        """Return the proposals of a session whose outcome claude does not know yet."""
+        with self.transaction() as db:
+            return self._proposals(db, sid)
+
+    def _proposals(self, db: sqlite3.Connection, sid: str) -> list[Proposal]:
+        found = db.execute("SELECT proposals FROM conversation WHERE sid = ?", (sid,)).fetchone()
+        return list(json.loads(found[0])) if found else []
+
+    def prompt(self, key: bytes) -> str | None:
+        """Return what was asked in a turn, or None where it was removed."""
+        with self.transaction() as db:
+            found = db.execute("SELECT prompt FROM turn WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else None
+
+    def piece(self, sid: str, at: int) -> bytes:
+        """Return the piece of a session's transcript that begins at `at`, or nothing."""
+        with self.transaction() as db:
+            found = db.execute("SELECT data FROM piece WHERE sid = ? AND at = ?", (sid, at)).fetchone()
+        return bytes(found[0]) if found else b""
+
+    def _trim(self, db: sqlite3.Connection, sid: str) -> int:
+        """Cut a transcript after its last whole line, because its turn may have been killed; return its size."""
+        last = "SELECT at, data FROM piece WHERE sid = ? ORDER BY at DESC LIMIT 1"
+        while found := db.execute(last, (sid,)).fetchone():
+            at, data = found
+            whole = data[: data.rfind(b"\n") + 1]
+            db.execute("DELETE FROM piece WHERE sid = ? AND at = ?", (sid, at))
+            if whole:
+                db.execute("INSERT INTO piece VALUES (?, ?, ?)", (sid, at, whole))
+                return int(at) + len(whole)
+        return 0
+
+    def prune(self, now: float) -> bool:
+        """Remove one thing that is too old or too much, or shorten the file a bit; tell whether there may be more."""
+        times = {"old": now - LIFETIME, "refused": now - REFUSED_SECONDS, "most": CALLER_BYTES}
+        with self.transaction() as db:
+            for statement in _OLD:
+                if db.execute(f"DELETE FROM turn WHERE key = ({statement} LIMIT 1)", times).rowcount:  # noqa: S608
+                    return True
+            turns = "SELECT 1 FROM turn WHERE turn.sid = conversation.sid"
+            gone = f"SELECT sid FROM conversation WHERE at < :old AND NOT EXISTS ({turns})"  # noqa: S608
+            if db.execute(f"DELETE FROM conversation WHERE sid = ({gone} LIMIT 1)", times).rowcount:  # noqa: S608
+                return True
+            before = self._free_pages(db)
+            db.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+            return 0 < self._free_pages(db) < before
+
+    def _free_pages(self, db: sqlite3.Connection) -> int:
+        return int(db.execute("PRAGMA freelist_count").fetchone()[0])

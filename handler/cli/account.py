@@ -1,90 +1,112 @@
-"""Gives up root: the process that parses the network is an ordinary user, without a capability, for good.
+"""Who this process is: a command that root starts becomes the handler's user, and the handler itself is never root.
 
-After OpenSSH's `permanently_set_uid`: every id is set, then read back, and then root must be out of reach.
+After OpenSSH's `permanently_set_uid`: every id is set, and the handler reads back what it may still do.
 """
 
 import ctypes
 import errno
 import fcntl
+import grp
 import os
 import pwd
 import termios
 from pathlib import Path
 
-from ..claude.processes import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, leave_keyring, prctl
-from ..config.load import read_server_user
+from ..config.sources import read_file
 from .output import CommandError, reason
 
-PR_GET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 3, 8, 24
-CAP_NET_BIND_SERVICE = 10
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 3, 4, 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
+_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # keyctl(2) has no function in the C library
 _FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
 MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find_account(config: Path) -> pwd.struct_passwd | None:
-    """Return the account that this process, started as root, becomes; None if another user started it.
+def find_account(config: Path, name: str | None) -> pwd.struct_passwd | None:
+    """Return the account that this process, if root started it, becomes; None for another user, who stays.
 
-    Raises CommandError if [server] user is missing or can't be used, and ConfigError if the file can't be read.
+    It is `name`, the value of --user, or else has the name of the configuration's group. Raises CommandError if there
+    is none, and ConfigError if the file can't be read.
     """
-    name = read_server_user(config)
-    if not name:
-        if os.geteuid() != 0:
-            return None
-        raise CommandError(
-            "the handler was started as root, and must not stay root",
-            f'{MAKE_ONE}; write [server] user = "breakglass" into {config}; see breakglass docs runbook',
-        )
-    account = look_up(name)
     if os.geteuid() == 0:
-        return account
-    if os.geteuid() != account.pw_uid:
-        message = f'[server] user is "{name}", and the handler was started as another user'
-        raise CommandError(message, f"start it as root, or as {name}")
+        return look_up(name) if name is not None else _find_owner(config)
+    if name is not None and look_up(name).pw_uid != os.geteuid():
+        raise CommandError(f"--user is {name}, and another user has started this", f"run it as {name}")
     return None
 
 
-def look_up(name: str) -> pwd.struct_passwd:
-    """Return the account of [server] user. Raises CommandError if there is none, or if it is root's."""
+def _find_owner(config: Path) -> pwd.struct_passwd:
+    gid = read_file(config)[1].st_gid
     try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        raise CommandError(f'[server] user is "{name}", and there is no such user', MAKE_ONE) from None
+        return look_up(_name_of(gid))
+    except CommandError:
+        group = f"{config}'s group is {_name_of(gid)}, and no account for the handler has that name"
+        message = f"the handler's user is not known: {group}"
+        raise CommandError(message, "name the account: --user breakglass") from None
+
+
+def _name_of(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:  # as in a container, where a user is a number
+        return str(gid)
+
+
+def look_up(name: str) -> pwd.struct_passwd:
+    """Return an account by its name, or by a number, which needs no account. Raises CommandError for none or root's."""
+    try:
+        account = _make_account(int(name)) if name.isascii() and name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise CommandError(f'there is no user "{name}"', MAKE_ONE) from None
     if account.pw_uid == 0:
-        raise CommandError(f'[server] user is "{name}", which is root', MAKE_ONE)
+        raise CommandError(f"{name} is root, and the handler must not be root", MAKE_ONE)
     return account
 
 
-def become(account: pwd.struct_passwd) -> None:
-    """Change from root to an account, with its groups. Raises CommandError where this process may not.
-
-    Only the right to listen on a port below 1024 is left, until `give_up_privileges`.
-    """
+def _make_account(uid: int) -> pwd.struct_passwd:
     try:
-        leave_keyring()
+        return pwd.getpwuid(uid)
+    except KeyError:
+        return pwd.struct_passwd((str(uid), "", uid, uid, "", "/nonexistent", ""))
+
+
+def become(account: pwd.struct_passwd) -> None:
+    """Change from root to an account, with its groups and no capability. Raises CommandError where it may not."""
+    try:
+        _leave_keyring()
         _leave_terminal()
         _empty_bounding_set()
-        prctl(PR_SET_KEEPCAPS, 1)
         os.initgroups(account.pw_name, account.pw_gid)
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except OSError as error:
-        hint = f"start the handler as {account.pw_name}"
-        raise CommandError(f"can't become [server] user {account.pw_name}: {reason(error)}", hint) from None
-    _set_capabilities(1 << CAP_NET_BIND_SERVICE)  # without this one, a low port is refused, and nothing else
+        hint = f"run this as {account.pw_name}"
+        raise CommandError(f"can't become {account.pw_name}: {reason(error)}", hint) from None
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it
-    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+    name_this_user()
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process. See its manual page. Raises OSError."""
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def name_this_user() -> None:
-    """Give a user id that has no account, as in a container, a name and a home: asyncssh can't do without them."""
-    try:
-        pwd.getpwuid(os.geteuid())
-    except KeyError:
-        os.environ.setdefault("LOGNAME", "breakglass")
-        os.environ.setdefault("HOME", "/nonexistent")
+    """Take the name and the home of this process's user id, which asyncssh asks for.
+
+    setpriv leaves those of root, whose home this user can't enter; and an id without an account has none.
+    """
+    account = _make_account(os.geteuid())
+    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
+
+
+def _leave_keyring() -> None:
+    """Take an empty session keyring, see session-keyring(7): all who have one can use its keys, whatever their user."""
+    if number := _KEYCTL.get(os.uname().machine):
+        _libc.syscall(number, _JOIN_SESSION_KEYRING, None)  # where it is not allowed, nor is the use of keys
 
 
 def _leave_terminal() -> None:
@@ -110,35 +132,22 @@ def _empty_bounding_set() -> None:
             raise
 
 
-def _set_capabilities(mask: int) -> bool:
-    """Set the permitted and the effective capabilities, and no inheritable ones. Return whether the kernel agreed."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(mask, mask)  # effective, permitted, inheritable of the lower 32; then of the others
-    return bool(_libc.capset(header, data) == 0) or (bool(mask) and _set_capabilities(0))
-
-
 def give_up_privileges() -> None:
     """Drop every capability and each way to get one back, and close this process's memory to its own user.
 
     Raises CommandError if /proc or the kernel says that something is left.
     """
-    uid, gid = os.geteuid(), os.getegid()
-    os.setresgid(gid, gid, gid)  # a saved id, which a program with the setuid bit has, is a way back
-    os.setresuid(uid, uid, uid)
-    _set_capabilities(0)  # the result is read back below
+    _leave_keyring()
+    _leave_terminal()
+    header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    _libc.capset(header, none)  # one for a port below 1024; the result is read back below
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    prctl(PR_SET_DUMPABLE, 0)  # a change of user can set it
     left = find_privileges(Path("/proc/self/status").read_text())
     if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
         left.append("its user can read its memory")
-    try:
-        os.setuid(0)
-        left.append("it can become root again")
-    except PermissionError:
-        pass
     if left:
         message = f"the handler could not give up its privileges: {', '.join(left)}"
-        raise CommandError(message, "start it as root, or as its own user")
+        raise CommandError(message, "start it as an ordinary user")
 
 
 def find_privileges(status: str) -> list[str]:

@@ -59,6 +59,11 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=init.init)
 
 
+def _add_user(parser: argparse.ArgumentParser) -> None:
+    what = "as root: the handler's account, which this becomes (default: the one that the configuration's group names)"
+    parser.add_argument("--user", metavar="NAME", help=what)
+
+
 def add_check(parser: argparse.ArgumentParser) -> None:
     """Describe `check`."""
     parser.description = (
@@ -67,6 +72,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON, with or without problems")
+    _add_user(parser)
     parser.set_defaults(run=check.check)
 
 
@@ -92,6 +98,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
         help="after a run without errors, request the URL in this file, as Healthchecks expects",
     )
     parser.add_argument("--ping-failures", action="store_true", help="with --ping: after an error, request URL/fail")
+    _add_user(parser)
     parser.set_defaults(run=_doctor)
 
 

@@ -3,8 +3,7 @@
 import argparse
 import json
 import os
-import pwd
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.findings import ConfigError, Finding, as_json, error, warning
@@ -14,13 +13,11 @@ from .account import find_account
 from .output import DONE, USAGE, CommandError, complain, say
 from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
 
-Prepare = Callable[[pwd.struct_passwd | None], None]
-
 
 def check(arguments: argparse.Namespace) -> int:
     """Report the problems and the warnings of a configuration; return 2 if there is a problem."""
     path = config_path() if arguments.file is None else Path(arguments.file)
-    config, problems = find_problems(path)
+    config, problems = find_problems(path, arguments.user)
     warnings = [] if config is None else [*config.warnings, *_missing(config)]
     if arguments.json:
         found: dict[str, object] = {"file": str(path), "starts": config is not None}
@@ -31,23 +28,22 @@ def check(arguments: argparse.Namespace) -> int:
     return USAGE if problems else DONE
 
 
-def find_problems(path: Path, prepare: Prepare = lambda _: None) -> tuple[Config | None, Sequence[Finding]]:
+def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence[Finding]]:
     """Return the configuration that a handler would start with, None for a start that would fail, and the problems.
 
-    `prepare` is called with the account that this process, if it is root's, then becomes.
+    Root becomes the handler's user first, who is `user` if it has a value.
     """
     account, first = None, list[Finding]()
     try:
         load_server_modules()
         try:
-            account = find_account(path)
+            account = find_account(path, user)
         except CommandError as fault:
             if os.geteuid() != 0:
                 raise
             first = [
                 error("(start)", "no-start", fault.message, fault.hint)
             ]  # root can read the rest, and list all at once
-        prepare(account)
         config = load_as(account, path)
     except ConfigError as unusable:
         return None, [*first, *unusable.problems]

@@ -85,20 +85,15 @@ class ChatClient:
     def _post(self) -> Iterator[Event]:
         """Attach after the last event that was seen; if none was, send the turn's own request again."""
         if self._seen or self._attaches:
-            return self._send(attach=self.turn, after=self._seen, **self._place)
+            return self._send(attach=self.turn, after=self._seen)
         return post(self._signer, "/chat", self.turn, self._request)
 
     def _send(self, **fields: object) -> Iterator[Event]:
         return post(self._signer, "/chat", new_id(), fields)
 
-    @property
-    def _place(self) -> dict[str, str]:
-        """What tells a handler with another sessions.dir that the turn is not there."""
-        return {"session": self.session} if self.session else {}
-
     def cancel_turn(self) -> None:
         """Ask the handler to stop the turn under way."""
-        for _ in self._send(cancel=self.turn, **self._place):
+        for _ in self._send(cancel=self.turn):
             pass
 
     def replay(self) -> Past:

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import pwd
 import shlex
 import signal
 import threading
@@ -16,7 +15,6 @@ from ..agents.pve.words import VERSION
 from ..alerts.payloads import SENDERS
 from ..auth.signing import SIGNATURE
 from ..base.findings import ERROR, OK, WARNING, Finding, as_json
-from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.load import config_path
 from ..config.model import Config
@@ -29,7 +27,6 @@ from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
 from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say
 from .ping import ping
-from .serve import find_launcher
 
 READ_SECONDS = 20.0  # for the files that are read before anything is looked at
 PING_SECONDS = 8.0  # after that
@@ -79,15 +76,10 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     """
     samples = _read_samples(arguments.sample or [])
     key = caller_key(os.environ) if {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys() else None
-    launchers: list[LauncherClient | None] = []
-
-    def prepare(account: pwd.struct_passwd | None) -> None:
-        use_unit_credentials()
-        launchers.append(find_launcher(account, config_path()))
-
+    use_unit_credentials()
     path = config_path()
     there = os.path.lexists(path) or "BREAKGLASS_CONFIG" in os.environ
-    config, problems = find_problems(path, prepare) if there else (None, ())
+    config, problems = find_problems(path, arguments.user) if there else (None, ())
     if config is not None and arguments.vm and arguments.vm not in (*config.vms, *config.vms_off):
         raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use {' or '.join(config.vms)}")
     url = find_url(config, os.environ)
@@ -102,7 +94,6 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
         samples=samples,
         now=time.time(),
         environment=dict(os.environ),
-        launcher=launchers[0] if launchers else None,
     )
 
 

@@ -36,21 +36,20 @@ def init(arguments: argparse.Namespace) -> int:
     directory = _directory(arguments.directory, os.environ)
     refuse_existing(directory, [*_SECRETS, *_files_of(arguments.operator), NAME])  # before any question
     new = read_answers(arguments, input if has_person() else None)
-    user = "" if account is None else account.pw_name
-    files = _make_files(new, directory, user)
-    path = directory / NAME
-    write_files(directory, files, None if account is None else account.pw_gid, lambda: _verify(path))
+    files = _make_files(new, directory)
+    path, user = directory / NAME, None if account is None else account.pw_name
+    write_files(directory, files, None if account is None else account.pw_gid, lambda: _verify(path, user))
     if new.url.startswith("http:") and not is_loopback(new.url):
         complain(
             f"warning: {new.url} has no TLS: browsers can't sign on a page from there", "write https in [server] url"
         )
-    for line in _next_steps(new, directory, list(files)):
+    for line in _next_steps(new, directory, list(files), account):
         say(line)
     return DONE
 
 
 def _find_account(name: str | None) -> pwd.struct_passwd | None:
-    """Return the account that the handler becomes if root starts it; None if the files are for this user alone."""
+    """Return the handler's account, which root gives the files to; None if they are for this user alone."""
     if os.geteuid() == 0:
         account = look_up(name or ACCOUNT)
         _refuse_shared_group(account)
@@ -95,9 +94,10 @@ def _files_of(operator: str | None) -> tuple[str, ...]:
     return operator_files(operator) if operator is not None and is_file_name else ()
 
 
-def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
+def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
     """Return the text of each file. The configuration comes last: where it is, everything that it names is."""
-    sessions = ROOTS_SESSIONS if user else f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
+    sessions = f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
+    sessions = ROOTS_SESSIONS if os.geteuid() == 0 else sessions
     power, power_public = new_key("breakglass power")
     reading, reading_public = new_key("breakglass read")
     return {
@@ -107,17 +107,17 @@ def _make_files(new: NewConfig, directory: Path, user: str) -> dict[str, str]:
         READ_ONLY: reading,
         f"{READ_ONLY}.pub": reading_public,
         operator_files(new.operator)[0]: f"{new_signing_key()}\n",
-        **config_texts(new, str(directory), os.path.abspath(sessions), user),
+        **config_texts(new, str(directory), os.path.abspath(sessions)),
     }
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path, user: str | None) -> None:
     """Raise CommandError if a start would have a problem. Another process looks: it becomes the handler's user."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(theirs, json.dumps(as_json(find_problems(path)[1])).encode())
+            os.write(theirs, json.dumps(as_json(find_problems(path, user)[1])).encode())
         except BaseException as error:
             os.write(theirs, json.dumps([{"place": str(path), "sentence": repr(error), "fix": ""}]).encode())
         finally:
@@ -138,7 +138,7 @@ def _verify(path: Path) -> None:
 # --- what to do next ---
 
 
-def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
+def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.struct_passwd | None) -> list[str]:
     config, vm = shlex.quote(str(directory / NAME)), next(iter(new.vms))
     lines = [f"Wrote to {directory}: {', '.join(names)}", "", "Next, as the user who ran this:", ""]
     lines += ["1. Set up each Proxmox host. Read its recipe (NAME.sh) before you run it:", ""]
@@ -153,7 +153,13 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str]) -> list[str]:
     else:
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs runbook):", ""]
-    lines += ["    breakglass check && breakglass serve", "", "4. Send it a signed request, in a second terminal:", ""]
+    how = f"setpriv --reuid {account.pw_name} --regid {account.pw_gid} --clear-groups " if account else ""
+    lines += [
+        f"    breakglass check && {how}breakglass serve",
+        "",
+        "4. Send it a signed request, in a second terminal:",
+        "",
+    ]
     key = shlex.quote(str(directory / operator_files(new.operator)[0]))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]

@@ -36,19 +36,10 @@ def leave_process_1() -> None:
     while True:
         number = signal.sigwait(waited)
         if number != signal.SIGCHLD:
-            _forward(child, number)
+            os.kill(child, number)
         elif (status := _reap(child)) is not None:
             code = os.waitstatus_to_exitcode(status)
             os._exit(code if code >= 0 else _SIGNALLED - code)
-
-
-def _forward(child: int, number: int) -> None:
-    try:
-        os.kill(child, number)
-    except PermissionError:  # root without CAP_KILL, and the handler has become another user: be that one too
-        with open(f"/proc/{child}/status") as status:
-            os.seteuid(next(int(line.split()[1]) for line in status if line.startswith("Uid:")))
-        os.kill(child, number)
 
 
 def _reap(child: int) -> int | None:

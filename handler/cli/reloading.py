@@ -107,5 +107,5 @@ def _why_no_handler(pid: int) -> str:
     takes = int(fields.get("SigCgt", "0"), 16) | int(fields.get("SigBlk", "0"), 16)
     bit = 1 << (signal.SIGHUP - 1)
     if int(fields.get("SigIgn", "0"), 16) & bit or not takes & bit:
-        return "ignores SIGHUP: it is the launcher of a handler, or is ending"
+        return "ignores SIGHUP: it is ending"
     return ""

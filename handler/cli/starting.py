@@ -62,10 +62,8 @@ def load_server_modules() -> None:
     """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
     try:
         importlib.import_module("..server.server", __package__)  # the SSH side comes with it
-        from ..server.server import load_late_modules
         from ..web.connection import check_uvicorn
 
-        load_late_modules()
         check_uvicorn()
     except Exception as error:  # after half an upgrade a library can raise any exception
         hint = "install Breakglass again, with its dependencies"
@@ -77,7 +75,6 @@ def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
     from ..server.app import PAGE
 
     if account is not None:
-        _import_exposition()  # the account may be unable to read the library, and a reload may bring [metrics]
         become(account)
     config = read_config(path)
     if not os.access(PAGE, os.R_OK | os.X_OK):
@@ -111,6 +108,6 @@ def _import_exposition() -> str:
 
 
 def missing_programs(config: Config) -> list[str]:
-    """Return the programs that chat needs and that are not installed: without them, claude can't reach the host."""
-    has_key = any(host.read_only_key for host in config.hosts.values())
-    return [name for name in ("ssh",) if config.chat and has_key and shutil.which(name) is None]
+    """Return the programs that chat needs and that are not installed: without them, claude can't reach a guest."""
+    has_guest = any(vm.guest for vm in config.vms.values())
+    return [name for name in ("ssh",) if config.chat and has_guest and shutil.which(name) is None]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from ..claude.events import find_proposed_verb
+from ..chat.events import find_proposed_verb
 from ..client import Event, HandlerError, NoAnswer, VerbCall
 from .conversation import ChatClient
 from .terminal_text import (

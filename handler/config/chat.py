@@ -1,12 +1,11 @@
 """The `[chat]` table, and how claude reaches the model's API. Pure."""
 
 import re
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from .model import ChatSettings
 from .model_api import BASE_URL, CREDENTIALS, ModelApi
-from .reader import Entry, quoted
+from .reader import Entry
 from .server import is_loopback, normal_url
 
 # --- The keys of `[chat]` that say how a turn reaches the model's API ---
@@ -80,32 +79,18 @@ def _https_proxy(entry: Entry) -> str:
 
 # --- The `[chat]` table. An error in it disables chat and nothing else ---
 
-_UIDS = re.compile(r"([1-9][0-9]{3,9})-([1-9][0-9]{3,9})", re.ASCII)
-_LOWEST, _HIGHEST = 1000, 2**31 - 1  # a system's own ids are below, and some programs know no higher ones
-_MOST_UIDS = 1024  # each of them is looked up when the configuration is read
-_EXAMPLE = 'uids = "200000-200063"'
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatSettings | None:
-    """Return what [chat] says; None when it is absent or has a fault.
-
-    `with_guest` names the VMs that claude could log in to: what a guest writes may choose claude's commands.
-    """
+def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
+    """Return what [chat] says; None when it is absent or has a fault."""
     if not top.has("chat"):
         return None
     entry = top.get_table("chat")
-    command, uids, shared_uid = entry.get_str("command", "claude"), _uids(entry), entry.get_flag("shared_uid")
+    command = entry.get_str("command", "claude")
     if not command:
         entry.problem("command", "is empty", 'name the program, like command = "claude"')
-    if uids and shared_uid:
-        entry.problem("uids", "can't be combined with shared_uid", "take out one of the two")
-    if shared_uid and with_guest:
-        message = f"can't be combined with vms.{with_guest[0]}.guest, which could have claude read the handler's files"
-        entry.problem("shared_uid", message, f"write {_EXAMPLE} in its place, or take out the guests")
     at_once = entry.get_number("max_turns_at_once", 3, 1, 64)
-    if uids and uids[1] - uids[0] + 1 < at_once:
-        entry.problem("uids", f"has fewer ids than max_turns_at_once, {at_once}", "name at least one id for each turn")
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
     env = _files_env(entry) | _env(entry)
     api = read_model_api(entry)
@@ -113,24 +98,7 @@ def read_chat(top: Entry, sessions_dir: str, with_guest: Sequence[str]) -> ChatS
     if entry.is_faulty:
         return None
     credential_file = entry.get_str("credential_file")
-    return ChatSettings(sessions_dir, command, uids, shared_uid, at_once, seconds, env, api, credential_file)
-
-
-def _uids(entry: Entry) -> tuple[int, ...]:
-    """Return the first and the last user id for claude, or nothing."""
-    text = entry.get_str("uids")
-    if not entry.has("uids") or not isinstance(entry.get("uids"), str):
-        return ()
-    match = _UIDS.fullmatch(text)
-    if match is None:
-        entry.problem("uids", f"is not a range of user ids: {quoted(text)}", f"write it like {_EXAMPLE}")
-        return ()
-    first, last = int(match[1]), int(match[2])
-    if not _LOWEST <= first <= last <= _HIGHEST or last - first >= _MOST_UIDS:
-        message = f"is not a range of 1 to {_MOST_UIDS} ids from {_LOWEST} to {_HIGHEST}: {quoted(text)}"
-        entry.problem("uids", message, f"write it like {_EXAMPLE}")
-        return ()
-    return first, last
+    return ChatSettings(sessions_dir, command, at_once, seconds, env, api, credential_file)
 
 
 def _env(entry: Entry) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The `[hosts.NAME]` tables: each Proxmox node and how to reach it.
 
-An error in an entry disables that host, and each VM that runs there. A fault in the read-only key, which only claude
-uses, leaves the host on, and claude without it.
+An error in an entry disables that host, and each VM that runs there. A fault in the read-only key, which can
+change nothing there, leaves the host on without it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from .model import Host, is_host_name
 from .reader import Entry, in_file, quoted
 from .ssh_keys import key_fault, public_key
 
-_OWN_KEY = "make claude a key of its own: ssh-keygen -t ed25519 -N '' -f pve_read; see breakglass docs runbook"
+_OWN_KEY = "make another key for it: ssh-keygen -t ed25519 -N '' -f NAME; see breakglass docs runbook"
 
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
@@ -33,7 +33,7 @@ def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | Non
         return None
     if not is_host_name(name):
         entry.problem("", "is not a usable name", "use [A-Za-z0-9][A-Za-z0-9-]{0,62}, like the node's name in Proxmox")
-    ssh, key = read_address(entry, "ssh"), _private_key(entry, "key")
+    ssh, key = read_address(entry, "ssh"), private_key(entry, "key")
     if key:
         power_keys[public_key(key)] = name
     host_keys, host_cas = read_host_keys(entry, "host")
@@ -47,12 +47,15 @@ def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | Non
     return Host(name, ssh, key, read_only_key, host_keys, host_cas, node, cluster)
 
 
-def _private_key(entry: Entry, name: str, power_key: str = "") -> str:
-    """Return the first private key that the table gives; an empty text, with a problem, if it can't be used."""
+def private_key(entry: Entry, name: str, *power_keys: str) -> str:
+    """Return the first private key that the table gives; an empty text, with a problem, if it can't be used.
+
+    It must be none of the power keys.
+    """
     found = entry.secrets(name)
     for file, private in found[:1]:
         fault = key_fault(private, file)
-        if not fault and power_key and public_key(private) == public_key(power_key):
+        if not fault and public_key(private) in [public_key(key) for key in power_keys if key]:
             fault = "key-is-power-key", "is the power key", _OWN_KEY
         if fault:
             code, sentence, fix = fault
@@ -65,5 +68,5 @@ def _read_only_key(entry: Entry, power_key: str) -> str:
     """Return the read-only key; an empty text if there is none or it has a fault."""
     if not entry.has("read_only_key", "read_only_key_file"):
         return ""
-    key = _private_key(entry, "read_only_key", power_key)
+    key = private_key(entry, "read_only_key", power_key)
     return "" if entry.is_faulty else key

@@ -58,7 +58,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     callers = read_callers(caller_entries, entries)
     alerts = read_rules(top, vms, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
-    chat = read_chat(top, directory, [name for name, vm in vms.items() if vm.guest])
+    chat = read_chat(top, directory)
     server = read_server(top)
     metrics = read_metrics(top, callers)
     top.report_unknown()
@@ -140,18 +140,6 @@ def _digest(contents: Sequence[str], secret: str) -> str:
     """Return a MAC of what was read. It gives nothing away, and differs if a file has changed."""
     text = "".join(f"{len(each)}\n{each}" for each in contents)
     return hmac.digest(secret.encode(), f"breakglass configuration\n{text}".encode(), "sha256").hex()
-
-
-def read_server_user(path: Path) -> str:
-    """Return [server] user of a configuration file, of which nothing else is looked at.
-
-    Raises ConfigError for a file that can't be read, and for a [server] that has a fault.
-    """
-    top = parse_toml(read_file(path)[0], lambda _: "")
-    user = read_server(top).user
-    if top.problems:
-        raise ConfigError(top.problems)
-    return user
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:

@@ -44,7 +44,7 @@ class Host:
     """One Proxmox VE node and how to log in to it.
 
     `host_keys` and `host_cas` are OpenSSH public keys; if both are empty, any host key is accepted, with a warning.
-    `key` is the power key. `read_only_key` is claude's, an empty text without one.
+    `key` is the power key. `read_only_key` can't change anything there; an empty text without one.
     """
 
     name: str
@@ -64,7 +64,10 @@ class Host:
 
 @dataclass(frozen=True)
 class Vm:
-    """One VM and the hosts on which it may run, at least one. `guest` is where claude can log in to the VM itself."""
+    """One VM and the hosts on which it may run, at least one.
+
+    `guest` is where claude can log in to the VM itself, with `guest_key`.
+    """
 
     name: str
     vmid: int
@@ -75,6 +78,7 @@ class Vm:
     guest_host_cas: tuple[str, ...] = ()
     drill: bool = False  # a drill may power-cycle it
     hosts_off: tuple[str, ...] = ()  # those of its hosts that an error in the configuration has disabled
+    guest_key: str = field(default="", repr=False)
 
     @property
     def host(self) -> Host:
@@ -88,15 +92,10 @@ class Vm:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What [chat] says. Without `uids`, the first and the last, and `shared_uid` chat stays disabled.
-
-    The operator must say what claude may reach.
-    """
+    """What [chat] says."""
 
     sessions_dir: str
     command: str = "claude"
-    uids: tuple[int, ...] = ()
-    shared_uid: bool = False
     max_turns_at_once: int = 3
     turn_seconds: int = 1800
     env: Mapping[str, str] = field(default_factory=dict, repr=False)

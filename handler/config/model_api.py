@@ -1,4 +1,4 @@
-"""How a turn reaches the model's API, and with which credential. Standard library only, for the runner."""
+"""How a turn reaches the model's API, and with which credential. Standard library only, for a turn."""
 
 from typing import NamedTuple
 

@@ -65,11 +65,8 @@ def _value(value: object) -> str:
     return str(value).lower()  # true, and numbers
 
 
-def config_texts(new: NewConfig, directory: str, sessions_dir: str, user: str) -> dict[str, str]:
-    """Return the TOML of the operator's own file and of the configuration, by name.
-
-    Their files are in a directory; `user` is empty without [server] user.
-    """
+def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str, str]:
+    """Return the TOML of the operator's own file and of the configuration, by name. Their files are in a directory."""
 
     def file(name: str) -> str:
         return toml_text(f"{directory}/{name}")
@@ -77,7 +74,6 @@ def config_texts(new: NewConfig, directory: str, sessions_dir: str, user: str) -
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
     lines += ["# After a change, run breakglass check, then send the handler SIGHUP."]
     lines += ["# Callers have files of their own, in callers.d: see breakglass keys --help.", "", "[server]"]
-    lines += [f"user = {toml_text(user)}"] if user else []
     lines += [f"url = {toml_text(new.url)}"]
     for name, host in new.hosts.items():
         lines += ["", f"[hosts.{toml_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]

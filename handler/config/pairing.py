@@ -79,7 +79,7 @@ def as_base64url(data: bytes) -> str:
 
 def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: float) -> None:
     """Leave a sealed key in sessions.dir until a Unix time, whole or not at all. Raises OSError."""
-    os.makedirs(directory, 0o711, exist_ok=True)
+    os.makedirs(directory, 0o700, exist_ok=True)
     place = f"{directory}/{DIRECTORY}"
     try:
         os.mkdir(place, 0o700)
@@ -215,9 +215,8 @@ def _remove_old(place: int, name: str, now: float) -> None:
 
 
 class PairingPlace(NamedTuple):
-    """The handler's user, if one is named, the page's addresses, and sessions.dir."""
+    """The page's addresses, and sessions.dir."""
 
-    user: str
     urls: tuple[str, ...]
     sessions_dir: str
 
@@ -228,4 +227,4 @@ def read_pairing_place(path: Path) -> PairingPlace:
     server, directory = read_server(top), top.get_table("sessions").get_str("dir", "var/sessions")
     if top.problems:
         raise ConfigError(top.problems)
-    return PairingPlace(server.user, server.urls, directory)
+    return PairingPlace(server.urls, directory)

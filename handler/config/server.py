@@ -1,4 +1,4 @@
-"""The `[server]` table: the handler's own user, the proxies in front of it, and its URLs. Pure."""
+"""The `[server]` table: the proxies in front of the handler, and its URLs. Pure."""
 
 import ipaddress
 import re
@@ -56,20 +56,14 @@ def page_link(url: str, vm: str, job: str = "") -> str:
     return f"{url}#" + urlencode(chosen, quote_via=quote, safe="", errors="replace")
 
 
-# --- The `[server]` table: the handler's own user, the proxies in front of it, and its URLs ---
-
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+# --- The `[server]` table ---
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ServerSettings(NamedTuple):
-    """The account that the handler becomes if root starts it, its proxies, and its URLs.
+    """The handler's proxies, and its URLs in normal form."""
 
-    `user` is empty without an account. `urls` are in normal form.
-    """
-
-    user: str = ""
     proxies: tuple[Network, ...] = ()
     urls: tuple[str, ...] = ()
 
@@ -77,13 +71,10 @@ class ServerSettings(NamedTuple):
 def read_server(top: Entry) -> ServerSettings:
     """Return the settings of `[server]`; if the table has a fault, only the valid URLs."""
     entry = top.get_table("server")
-    user = entry.get_str("user")
-    if entry.has("user") and not _USER.fullmatch(user):
-        entry.problem("user", f"is not a user name: {quoted(user)}", "name the handler's own account")
     proxies = tuple(network for text in entry.get_strs("proxies") if (network := _network(entry, text)))
     urls = tuple(url for text in entry.get_strs("url") if (url := _url(entry, text)))
     entry.report_unknown()
-    return ServerSettings(urls=urls) if entry.is_faulty else ServerSettings(user, proxies, urls)
+    return ServerSettings(urls=urls) if entry.is_faulty else ServerSettings(proxies, urls)
 
 
 def _network(entry: Entry, text: str) -> Network | None:

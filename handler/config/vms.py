@@ -1,4 +1,4 @@
-"""The `[vms.NAME]` tables: each VM and the hosts on which it may run. Pure.
+"""The `[vms.NAME]` tables: each VM and the hosts on which it may run.
 
 An error in an entry disables that VM, and so does a first host that is disabled. A fault in `guest`, which only claude
 uses, leaves the VM on, and claude without it.
@@ -7,6 +7,7 @@ uses, leaves the VM on, and claude without it.
 from collections.abc import Iterable, Mapping
 
 from .addresses import Lines, read_address, read_host_keys
+from .hosts import private_key
 from .model import Address, Host, Vm, is_guest_command, is_vm_name
 from .reader import Entry, is_number, quoted
 
@@ -19,13 +20,13 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
         entry.problem("", "is not a usable name", "use [a-z][a-z0-9-]{0,31}, and not pve, ssh or claude")
     places = _hosts(entry, hosts, set(hosts_off))
     vmid = _vmid(entry)
-    guest, guest_keys, guest_cas = _guest(entry.part(), name)
+    guest, guest_keys, guest_cas, guest_key = _guest(entry.part(), name, places)
     by_hand, drill = entry.get_strs("by_hand"), entry.get_flag("drill")
     entry.report_unknown()
     if entry.is_faulty or vmid is None or not places:
         return None
     off = tuple(name for name in entry.get_strs("hosts") if name in hosts_off)
-    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off)
+    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off, guest_key)
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:
@@ -43,13 +44,13 @@ def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tupl
     return tuple(hosts[name] for name in dict.fromkeys(names) if name in hosts)
 
 
-def _guest(entry: Entry, name: str) -> tuple[Address | None, Lines, Lines]:
-    """Return where claude logs in to the guest, and the guest's host keys; nothing if there is a fault."""
+def _guest(entry: Entry, name: str, hosts: Iterable[Host]) -> tuple[Address | None, Lines, Lines, str]:
+    """Return where and with which key claude logs in to the guest, and its host keys; nothing if there is a fault."""
     if not entry.has("guest"):
-        for key in ("guest_host_key", "guest_host_ca"):
+        for key in ("guest_host_key", "guest_host_ca", "guest_key", "guest_key_file"):
             if entry.has(key):
                 entry.problem(key, "is set without guest", 'add guest = "claude@192.0.2.20:22"')
-        return None, (), ()
+        return None, (), (), ""
     if not is_guest_command(name):
         entry.problem(
             "guest",
@@ -58,7 +59,9 @@ def _guest(entry: Entry, name: str) -> tuple[Address | None, Lines, Lines]:
         )
     guest = read_address(entry, "guest")
     keys, authorities = read_host_keys(entry, "guest_host")
-    return (None, (), ()) if entry.is_faulty else (guest, keys, authorities)
+    has_own = entry.has("guest_key", "guest_key_file")
+    key = private_key(entry, "guest_key", *(host.key for host in hosts)) if has_own else ""
+    return (None, (), (), "") if entry.is_faulty else (guest, keys, authorities, key)
 
 
 def _vmid(entry: Entry) -> int | None:

@@ -26,9 +26,8 @@ from .messages_api import Model
 INSTALLER = "BREAKGLASS_DEV"  # names the script of a checkout that installs claude; `./dev demo` sets it
 CHAT = """
 [chat]
-command    = {claude}
-shared_uid = true
-base_url   = {base_url}
+command = {claude}
+base_url = {base_url}
 credential_file = {credential_file}
 """
 
@@ -44,12 +43,12 @@ class DemoChat:
         self._directory, self._api = directory, api
 
     def write_table(self) -> str:
-        """Write the credential into a file, and return the table [chat]; nothing without claude, or ssh, which it runs.
+        """Write the credential into a file, and return [chat]; nothing without claude, or a program that it needs.
 
         Nothing else of this environment is in it.
         """
         claude = find_claude()
-        if claude is None or not shutil.which("ssh"):
+        if claude is None or not all(map(shutil.which, ("ssh", "bwrap"))):
             return ""
         path = self._directory / "credential"
         path.touch(0o600)

@@ -55,7 +55,7 @@ def describe(world: World, secret: str, port: int, program: list[str], model: st
     breakglass = name_program(sys.argv[0])
     secret_file = f"BREAKGLASS_SECRET_FILE={world.directory}/secret"
     asks = _ask(world, port, breakglass)
-    doctor = asks if program[-1] == str(PACKAGE) else _ask(world, port, shlex.join(program))
+    doctor = asks if program == [sys.executable, str(PACKAGE)] else _ask(world, port, shlex.join(program))
     body = '{"verb":"cycle"}'
     curl = f"printf '{body}' | {secret_file} {breakglass} sign | curl -sSN -H @- "
     curl += f"-H 'accept: application/x-ndjson' -d '{body}' http://127.0.0.1:{port}/pve"
@@ -84,12 +84,13 @@ def _ask(world: World, port: int, breakglass: str) -> str:
 
 
 def _chat(asks: str, model: str) -> str:
-    return _line("chat", "ssh", f"{asks} chat\n          {model}" if model else NO_CHAT)
+    return _line("chat", "ssh bwrap", f"{asks} chat\n          {model}" if model else NO_CHAT)
 
 
-def _line(name: str, program: str, text: str) -> str:
-    """Return a line to paste, or that the program which it needs is not installed."""
-    return f"  {name}    {text}" if shutil.which(program) else f"  {MISSING.format(program=program)}"
+def _line(name: str, programs: str, text: str) -> str:
+    """Return a line to paste, or that the first program which it needs and lacks is not installed."""
+    missing = [program for program in programs.split() if not shutil.which(program)]
+    return f"  {MISSING.format(program=missing[0])}" if missing else f"  {name}    {text}"
 
 
 # --- Finds what is left of a demo: processes that have its directory in their command line or open files ---

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..config.model_api import CREDENTIALS, ModelApi
-from .account import find_installation, open_to_handler, write_server_table
+from .account import as_handler, find_installation, find_uid, give_to_handler, open_to_handler
 from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
 from .lines import ENDED, LEFT, describe, describe_later, wait_for_end
 from .proxmox.world import VMID, World
@@ -73,12 +73,13 @@ def _run_in(
     world = World(directory, scenario=scenario)
     try:
         try:
+            program = find_installation(world.directory)
             world.begin()
         except RuntimeError as error:
             say(str(error))
             return 1
         with open_chat(world.directory, own) if chat else nullcontext() as its_chat:
-            return asyncio.run(_serve(world, say, its_chat, received))
+            return asyncio.run(_serve(world, say, program, its_chat, received))
     finally:
         _remove(world)
 
@@ -96,7 +97,9 @@ def _remove(world: World) -> None:
             return
 
 
-async def _serve(world: World, say: Callable[[str], None], chat: DemoChat | None, received: list[int]) -> int:
+async def _serve(
+    world: World, say: Callable[[str], None], program: list[str], chat: DemoChat | None, received: list[int]
+) -> int:
     stop = asyncio.Event()
 
     def end(number: int) -> None:
@@ -113,11 +116,11 @@ async def _serve(world: World, say: Callable[[str], None], chat: DemoChat | None
     reservation = reserve_port()
     port = int(os.environ.get("PORT", "0")) or int(reservation.getsockname()[1])
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
-    program = find_installation(world.directory)
     handler = await asyncio.create_subprocess_exec(
         *(*program, "serve"),
         env=environment,
         start_new_session=True,
+        **as_handler(find_uid()),
     )
     try:
         if not await has_started(handler, port):
@@ -177,11 +180,12 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
         session_secret=secrets.token_urlsafe(48),
         directory=world.directory,
     )
-    for name, content in (("breakglass.toml", text + write_server_table() + chat), ("secret", secret)):
+    for name, content in (("breakglass.toml", text + chat), ("secret", secret)):
         path = world.directory / name
         path.touch(0o600)
         path.write_text(content)
     open_to_handler(world.directory, world.directory / "breakglass.toml")
+    give_to_handler(world.directory / "sessions")
     return world.directory / "breakglass.toml"
 
 

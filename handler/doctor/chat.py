@@ -5,40 +5,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..base.findings import ERROR, Finding
+from ..base.findings import Finding
 from ..base.threads import run_in_thread
-from ..chat.launcher import LauncherClient
-from ..claude.isolation import isolation_fault
-from ..claude.sandbox import sandbox_fault
+from ..chat.job import Line
+from ..chat.program import RESTART, ask_probe, find_program
+from ..chat.service import PLACE
 from ..config.model import ChatSettings, Config
 from ..config.warnings import warn_of_guest
-from .claude_program import look_at_claude
+from .claude_program import judge_claude
+from .handler import REINSTALL
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
 from .visit import CHAT, Visit, about
 
-SECONDS = 10.0  # the launcher's own limit is shorter
-_NAMESPACES = "sysctl user.max_user_namespaces kernel.apparmor_restrict_unprivileged_userns; allow namespaces"
+SECONDS = 8.0  # to find claude's program
+_BY_HANDLER = "by the handler itself, as its own user"
 
 found_ok, found_warning, found_error = about(CHAT)
-
-# What a fault of the isolation is about, by words of it: the code, and what mends it.
-_ISOLATION = (
-    ("bwrap is not installed", "sandbox-missing", "apt-get install bubblewrap"),
-    ("can't be run in a sandbox", "sandbox-refused", f"{_NAMESPACES}; in a container, see breakglass docs container"),
-    ("can't be run behind its wall", "sandbox-refused", f"install claude where every user may run it; {_NAMESPACES}"),
-    ("network namespace", "network-refused", "give root in the container CAP_SYS_ADMIN; see breakglass docs container"),
-    ("chat.uids is not set", "uids-missing", 'add to [chat]: uids = "200000-200063"'),
-    ("choose ids that have no name", "uids-taken", 'choose ids that nothing has: uids = "300000-300063"'),
-    ("choose other ids", "uids-taken", 'choose ids that nothing has: uids = "300000-300063"'),
-    ("must be root's", "sessions-owner", ""),
-    ("can write or replace", "configuration-exposed", ""),
-    ("the handler's user can change it", "program-exposed", ""),
-    ("chat needs a path", "sessions-path", 'set [sessions] dir = "/var/lib/breakglass"'),
-    ("sessions.dir can't be used", "sessions-unwritable", "see what is there: findmnt -T DIR; then mend sessions.dir"),
-)
-
-_SAID_BETTER = ("sessions-unwritable", "launcher-lost")  # by the look at sessions.dir itself
 
 
 async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
@@ -49,41 +32,30 @@ async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
         if config is not None and not found:
             found.append(found_ok("no-chat", "Chat is not configured."))
         return
+    place = visit.environment.get(PLACE, "")
+    if place == "off":
+        found.append(found_ok("chat-off", f"Chat is configured, and {PLACE}=off turns it off at this handler."))
+        return
     found += _find_settings(config)
     api = config.chat.api
-    look = asyncio.create_task(look_at_model_api(api, visit.now)) if api is not None else None  # it may take longest
-    isolation = await _look_at_isolation(config, config.chat, visit.launcher)  # makes the directories of sessions.dir
-    can_wall = not any(finding.code.startswith("sandbox") for finding in isolation)
-    parts = [look_at_sessions(config.chat.sessions_dir, visit.launcher is not None)]
-    if can_wall or config.chat.shared_uid:
-        parts.append(look_at_claude(config.chat, can_wall))
-    sessions, *others = await asyncio.gather(*parts)
-    others += [await look] if look is not None else []
-    for findings in (*_without_repeats(isolation, sessions), *others):
+    looks = [_look_at_turns(config.chat, place), look_at_sessions(config.chat.sessions_dir)]
+    looks += [look_at_model_api(api, visit.now)] if api is not None else []
+    for findings in await asyncio.gather(*looks):
         found += findings
-
-
-def _without_repeats(isolation: list[Finding], sessions: list[Finding]) -> tuple[list[Finding], list[Finding]]:
-    """Return the findings of the isolation and of sessions.dir, of which one fault makes both speak once."""
-    ours, theirs = ({finding.code for finding in findings} for findings in (isolation, sessions))
-    is_worse = any(finding.level == ERROR for finding in sessions)
-    if "sessions-hang" in theirs or ("sessions-unwritable" in ours and is_worse):
-        return [finding for finding in isolation if finding.code not in _SAID_BETTER], sessions
-    return isolation, [] if ours & {"sessions-owner", "sessions-path", "launcher-lost"} else sessions
 
 
 def _find_settings(config: Config) -> Iterator[Finding]:
     talkers = [caller for caller in config.callers if "chat" in caller.allow]
     if not talkers:
         what = "No caller may chat, so nothing can use [chat]."
-        yield found_warning("chat-without-caller", what, 'add "chat" to allow of a caller, or remove [chat]')
-    with_key = [host for host in config.hosts.values() if host.read_only_key]
-    for name in (host.name for host in config.hosts.values() if not host.read_only_key):
-        what = f"claude has no key for {name}, so it can look at no VM there."
-        fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; name it as read_only_key_file in [hosts.{name}]"
-        yield found_warning("chat-without-key", what, fix)
-    if with_key and shutil.which("ssh") is None:
-        what = "claude needs ssh to reach a host, and it is not installed."
+        yield found_warning("chat-without-caller", what, 'add "chat" to allow of a caller')
+    guests = [vm for vm in config.vms.values() if vm.guest is not None]
+    for vm in (vm for vm in guests if not vm.guest_key):
+        what = f"claude has no key for the guest {vm.name}, so it can't log in to it."
+        fix = f"name its key as guest_key_file in [vms.{vm.name}]: see breakglass docs runbook, Setting up chat"
+        yield found_warning("guest-without-key", what, fix)
+    if guests and shutil.which("ssh") is None:
+        what = "claude needs ssh to reach a guest, and it is not installed."
         yield found_error("ssh-missing", what, "apt-get install openssh-client")
     for vm in config.vms.values():
         for each in warn_of_guest(vm, config.callers):
@@ -94,48 +66,22 @@ def _find_settings(config: Config) -> Iterator[Finding]:
             yield found_warning("guest-key-not-checked", what, f"{fix} {vm.guest.host}")
 
 
-async def _look_at_isolation(config: Config, chat: ChatSettings, launcher: LauncherClient | None) -> list[Finding]:
-    """Return whether claude is isolated, as a process that has its user id finds out."""
-    if launcher is None and chat.uids:
-        what = "Whether claude is isolated from the handler was not looked at, which only root can."
-        return [found_warning("isolation-not-known", what, "run doctor as root: sudo -E breakglass doctor")]
+async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
+    """Return whether a turn gets its walls and its claude, as a program finds out that is started as a turn is."""
+    by = f"by systemd, at {place}" if place else _BY_HANDLER
     try:
-        if launcher is not None:
-            fault = await run_in_thread(lambda: _ask(launcher), SECONDS)
-        else:
-            fault = await run_in_thread(lambda: isolation_fault(config), SECONDS)
-        unsandboxed = await run_in_thread(lambda: sandbox_fault(None), SECONDS) if chat.shared_uid and not fault else ""
-    except OSError as lost:  # TimeoutError is one
-        what = (
-            f"The launcher, the root process that starts claude, can't be asked: {str(lost) or 'it does not answer'}."
-        )
-        return [found_error("launcher-lost", what, "systemctl restart breakglass-chat.socket; see the handler's log")]
-    if fault:
-        return [judge_isolation(fault)]
-    if unsandboxed:
-        code = "sandbox-missing" if "not installed" in unsandboxed else "sandbox-refused"
-        fix = "apt-get install bubblewrap" if code == "sandbox-missing" else _NAMESPACES
-        return [found_warning(code, f"claude's commands run without a sandbox: {unsandboxed}.", fix)]
-    if chat.shared_uid:
-        return [found_ok("chat-shared", "claude runs as the handler's own user, as shared_uid permits.")]
-    return [
-        found_ok(
-            "chat-isolated",
-            "claude is isolated from the handler: a test process with its user id could not read the handler's files.",
-        )
-    ]
+        program = await run_in_thread(lambda: find_program(settings), SECONDS)
+        answer = await ask_probe(place, program or "/nonexistent", "claude")
+    except (OSError, TimeoutError, ValueError) as lost:
+        why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
+        what = f"Turns are started {by}, and none can be started: {why}."
+        return [found_error("turn-not-started", what, RESTART if place else REINSTALL)]
+    return [judge_walls(answer, by)] + ([] if answer.get("fault") else [judge_claude(settings, answer)])
 
 
-def _ask(launcher: LauncherClient) -> str:
-    launcher.connect()
-    return launcher.check()
-
-
-def judge_isolation(fault: str) -> Finding:
-    """Return a fault of the isolation as a finding. Some faults say themselves what to run."""
-    for words, code, fix in _ISOLATION:
-        if words in fault:
-            what, chown, commands = fault.partition("chown")
-            return found_error(code, f"Chat is disabled: {what.rstrip(':; ')}.", fix or chown + commands)
-    fix = "for each file named, let other users not read it: chmod o-rwx,g-w FILE; then systemctl reload breakglass"
-    return found_error("chat-not-isolated", f"Chat is disabled, because claude is not isolated: {fault}.", fix)
+def judge_walls(answer: Line, by: str) -> Finding:
+    """Return whether a turn has its walls, by the answer of a probe."""
+    if answer.get("fault"):
+        fault, code, fix = (str(answer.get(name, ""))[:500] for name in ("fault", "code", "fix"))
+        return found_error(code or "sandbox-refused", f"Chat is disabled: {fault}. Turns are started {by}.", fix)
+    return found_ok("chat-isolated", f"claude is isolated from the handler by its walls; turns are started {by}.")

@@ -167,7 +167,3 @@ def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
         sentence = f"The handlers at {urls} have different configurations."
         fix = f"copy the configuration and its files from one to the other; then {RELOAD} on both"
         yield warning(PLACE, "configs-differ", sentence, fix)
-    if len({look.health["chat_sessions"] for look in looks if look.health.get("chat_sessions")}) > 1:
-        sentence = f"The handlers at {urls} do not share sessions.dir: a turn of one is not known to the other."
-        fix = "mount one directory as sessions.dir of both (breakglass docs protocol, Turns), and restart them"
-        yield error(PLACE, "sessions-differ", sentence, fix)

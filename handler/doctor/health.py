@@ -7,6 +7,7 @@ from datetime import datetime
 
 from ..agents.pve.words import VERSION
 from ..base.findings import STATES, Finding, error, ok, warning
+from ..chat.service import PLACE
 from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
 from .tls import speaks_tls
 from .visit import Visit
@@ -138,7 +139,7 @@ def _reaches(visit: Visit, name: str) -> bool:
 
 def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
     log = 'journalctl -u breakglass | grep \'"event": "chat\''
-    wanted = visit.config is not None and visit.config.chat is not None
+    wanted = visit.config is not None and visit.config.chat is not None and visit.environment.get(PLACE) != "off"
     if chat == "on":
         yield ok(place, "chat", "Chat is on.")
     elif chat == "none" and wanted:
@@ -146,11 +147,10 @@ def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
     elif chat == "starting":
         yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
-        fix = f"breakglass check; correct what it names, then {RELOAD}"
+        fix = f"correct what breakglass check names, then {RELOAD}"
         yield error(place, "chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
-        fix = f"{log} says what claude could read; correct that, then {RELOAD}"
-        yield error(place, chat, "Chat is disabled: claude would not be isolated from the handler.", fix)
+        what = "Chat is disabled: the walls that isolate claude from the handler can't be made."
+        yield error(place, chat, what, f"see why: {log}")
     elif chat != "none":
-        fix = f"{log} says why; then systemctl restart breakglass-chat.socket && {RELOAD}"
-        yield error(place, "chat-failed", f"Chat is configured, and does not work ({chat}).", fix)
+        yield error(place, "chat-failed", f"Chat is configured, and does not work ({chat}).", f"see why: {log}")

@@ -58,7 +58,7 @@ def judge_kinds(host: Host, recipe: str, power: Handshake | None, reading: Hands
     place, table = f"host {host.name}", f"hosts.{host.name}"
     if power and reading and power.read_only and not reading.read_only:
         fix = f"swap {table}.key_file and {table}.read_only_key_file, then systemctl reload breakglass"
-        what = "the power key and the read-only key are swapped: claude could change power, and no verb could"
+        what = "the power key and the read-only key are swapped, so no verb could change power"
         yield error(place, "keys-swapped", what, fix)
         return
     if power and power.read_only:
@@ -66,23 +66,20 @@ def judge_kinds(host: Host, recipe: str, power: Handshake | None, reading: Hands
         yield error(place, "power-key-read-only", "the power key's line has --read-only, so it changes no power", fix)
     if reading and not reading.read_only:
         fix = f"put --read-only into the read-only key's line: {recipe}"
-        what = "the read-only key can change power: its line has no --read-only, so claude could stop a VM by itself"
+        what = "the read-only key can change power: its line has no --read-only, so a thief could stop a VM"
         yield error(place, "read-only-key-has-power", what, fix)
 
 
-def judge_served(
-    host: Host, kind: str, agent: Handshake, vms: Sequence[Vm], is_needed: bool
-) -> Iterator[tuple[Vm, Finding]]:
-    """Judge whether a key serves each VM that may run on the host; on its first host, a rescue depends on it."""
+def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tuple[Vm, Finding]]:
+    """Judge whether the power key serves each VM that may run on the host; on its first, a rescue depends on it."""
     user = "" if host.ssh.user == "breakglass" else f" --user {host.ssh.user}"
     for vm in vms:
         if vm.vmid in agent.vms:
             continue
-        what = f"the {kind} key of {host.name} serves VM {agent.vms} and not {vm.vmid}"
+        what = f"the power key of {host.name} serves VM {agent.vms} and not {vm.vmid}"
         fix = f"as root on {host.ssh.host}: breakglass-pve allow {vm.vmid}{user}"
-        level = ERROR if is_needed and vm.host == host else WARNING
-        code = "vm-not-served" if kind == "power" else "vm-not-served-to-claude"
-        yield vm, Finding(level, f"VM {vm.name}", code, what, fix)
+        level = ERROR if vm.host == host else WARNING
+        yield vm, Finding(level, f"VM {vm.name}", "vm-not-served", what, fix)
 
 
 def judge_clock(host: Host, its_time: object, sent: float, received: float) -> Finding | None:

@@ -39,7 +39,6 @@ class HostLook:
         self.identity = ("", "")  # the host key and the node's name
         self.cluster: str | None = None  # as Handshake has it
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
-        self._has_chat = visit.config is not None and visit.config.chat is not None
         self._own, self._is_reached = "", True
         self._step = "looking up its name"
         self._connections: list[login.SshConnection] = []
@@ -64,7 +63,7 @@ class HostLook:
         if not await self._resolve():
             return
         self._step = "logging in with the power key"
-        power = await self._log_in(POWER, self.host.key, is_needed=True)
+        power = await self._log_in(POWER, self.host.key)
         if not self._is_reached:
             return
         self._step = "logging in with the read-only key"
@@ -108,7 +107,7 @@ class HostLook:
             self.found.append(ok(self.place, "name-found", sentence))
         return True
 
-    async def _log_in(self, kind: str, key: str, is_needed: bool) -> login.SshConnection | None:
+    async def _log_in(self, kind: str, key: str) -> login.SshConnection | None:
         """Return the connection, None without one; `_is_reached` then tells whether the host itself answered."""
         try:
             connection = await login.log_in(self.host, key)
@@ -116,7 +115,7 @@ class HostLook:
             self._is_reached = failure.cause == BEHIND_LOGIN
             if self._is_reached:
                 fingerprint = login.key_fingerprint(public_key(key))
-                self.found.append(judge_refused_key(self.host, kind, fingerprint, self._recipe, is_needed))
+                self.found.append(judge_refused_key(self.host, kind, fingerprint, self._recipe))
             else:
                 self.found.append(judge_failure(self.host, await self._examine(failure)))
             return None
@@ -127,14 +126,8 @@ class HostLook:
         return connection
 
     async def _log_in_with_read_only(self) -> login.SshConnection | None:
-        if self.host.read_only_key:
-            return await self._log_in(READ_ONLY, self.host.read_only_key, self._has_chat)
-        if self._has_chat:
-            table = f"hosts.{self.host.name}"
-            sentence = f"{table} has no read-only key, so claude reads nothing of its VMs"
-            fix = f"ssh-keygen -t ed25519 -N '' -f pve_read; name it in {table}.read_only_key_file; then {self._recipe}"
-            self.found.append(warning(self.place, "no-read-only-key", sentence, fix))
-        return None
+        key = self.host.read_only_key
+        return await self._log_in(READ_ONLY, key) if key else None
 
     async def _examine(self, failure: Unreached) -> Failure:
         """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
@@ -212,7 +205,6 @@ class HostLook:
         )
         if clock := host_agent.judge_clock(self.host, session.time, session.sent, session.received):
             self.found.append(clock)
-        for kind, its, is_needed in ((POWER, power, True), (READ_ONLY, reading, self._has_chat)):
-            if its is not None:
-                for vm, finding in host_agent.judge_served(self.host, kind, its.agent, self._vms, is_needed):
-                    self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)
+        if power is not None:
+            for vm, finding in host_agent.judge_served(self.host, power.agent, self._vms):
+                self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)

@@ -29,13 +29,13 @@ def check_there(host: Host) -> str:
     return f"as root on {host.ssh.host}: breakglass-pve check" + (" --user root" if host.ssh.user == "root" else "")
 
 
-def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str, is_needed: bool) -> Finding:
-    """Return the finding about a key that sshd does not accept; `is_needed` tells whether something depends on it."""
+def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str) -> Finding:
+    """Return the finding about a key that sshd does not accept. No verb needs the read-only one."""
     sentence = f"{host.ssh} does not accept the {kind} key ({fingerprint})"
-    sentence += ", so no verb reaches its VMs" if kind == "power" else ", so claude reads nothing of its VMs"
+    sentence += ", so no verb reaches its VMs" if kind == "power" else ""
     fix = f"{check_there(host)}; if the key is not in its key file, or its line has from= or expiry-time=, {recipe}"
-    code = "key-not-accepted" if kind == "power" else "read-only-key-not-accepted"
-    return Finding("error" if is_needed else "warning", f"host {host.name}", code, sentence, fix)
+    level, code = ("error", "key-not-accepted") if kind == "power" else ("warning", "read-only-key-not-accepted")
+    return Finding(level, f"host {host.name}", code, sentence, fix)
 
 
 def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None:

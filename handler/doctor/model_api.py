@@ -3,23 +3,26 @@
 It asks for the list of models, which costs nothing. No text of the answer is shown: a gateway can repeat a credential.
 """
 
+import http.client
 import json
 import socket
 import ssl
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
 from ..base.findings import Finding
 from ..base.reasons import reason
 from ..base.threads import run_in_thread
-from ..claude.http_messages import Response, get_all
-from ..claude.model_forwarder import Forwarder
+from ..chat.model_connection import CONNECT_SECONDS, TUNNEL_FAILED, open_socket
 from ..config.model_api import API_KEY, OAUTH_TOKEN, ModelApi
 from .visit import CHAT, about
 
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
+_MOST_BYTES = 1 << 20  # of the list of models
+_BY_THE_CLOCK = (9, 10)  # OpenSSL: not valid yet, not valid any more
 _SKEW_SECONDS = 120.0  # of the 300 that a signature may be old
 
 found_ok, found_warning, found_error = about(CHAT)
@@ -29,13 +32,45 @@ async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
     """Return whether a turn would get an answer of the model."""
     place = f"The model's API at {api.base_url}"
     try:
-        response, body = await run_in_thread(Forwarder(api, "").list_models, SECONDS)
+        response, body = await run_in_thread(lambda: list_models(api), SECONDS)
     except TimeoutError:
         what = f"{place} gave no answer within {SECONDS:g} s, so claude would get none."
         return [found_error("model-unreachable", what, _try_it(api))]
     except OSError as lost:
         return [judge_failure(api, lost)]
     return [judge_answer(api, response, body), *judge_kind(api), *judge_clock(response, now)]
+
+
+class CaFileError(OSError):
+    """Raised for certificates of chat.ca_file that can't be used."""
+
+
+def list_models(api: ModelApi) -> tuple[HTTPResponse, bytes]:
+    """Ask the API for its models; return its answer and the body. Raises OSError."""
+    url = urlsplit(api.base_url)
+    host, tls = url.hostname or "", _tls(api) if url.scheme == "https" else None
+    connection = http.client.HTTPConnection(host, url.port or (443 if tls else 80), CONNECT_SECONDS)
+    connected = open_socket(host, connection.port, api.https_proxy if tls else "")
+    headers = {"accept": "application/json", "connection": "close", "anthropic-version": "2023-06-01"}
+    headers |= {"anthropic-beta": "oauth-2025-04-20"} if api.variable == OAUTH_TOKEN else {}
+    is_key = api.variable == API_KEY
+    headers |= {"x-api-key": api.credential} if is_key else {"authorization": f"Bearer {api.credential}"}
+    try:
+        connection.sock = connected = tls.wrap_socket(connected, server_hostname=host) if tls else connected
+        connection.request("GET", f"{url.path.rstrip('/')}/v1/models?limit=1", headers={"host": url.netloc, **headers})
+        response = connection.getresponse()
+        return response, response.read(_MOST_BYTES)
+    except http.client.HTTPException:
+        raise OSError("it does not speak HTTP") from None
+    finally:
+        connected.close()
+
+
+def _tls(api: ModelApi) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=api.ca_file or None)
+    except OSError as error:
+        raise CaFileError from error
 
 
 def judge_kind(api: ModelApi) -> Iterator[Finding]:
@@ -51,7 +86,7 @@ def _try_it(api: ModelApi) -> str:
     """Return a command that shows how the API answers, without a credential and without a password."""
     proxy = f" --proxy {_proxy(api)}" if api.https_proxy else ""
     own = f" --cacert {api.ca_file}" if api.ca_file else ""
-    return f"try it: curl -sSI -m 10{proxy}{own} {api.base_url}/v1/models; then correct chat.base_url or the network"
+    return f"see how it answers: curl -sSI -m 10{proxy}{own} {api.base_url}/v1/models"
 
 
 def _proxy(api: ModelApi) -> str:
@@ -66,33 +101,32 @@ def _proxy(api: ModelApi) -> str:
 def judge_failure(api: ModelApi, lost: OSError) -> Finding:
     """Return why the API gave no answer."""
     place, host = f"The model's API at {api.base_url}", urlsplit(api.base_url).hostname
-    if "ca_file" in str(lost):
+    if isinstance(lost, CaFileError):
         fix = f"name a PEM file that the handler can read: openssl x509 -noout -subject -in {api.ca_file}"
         return found_error("ca-file", f"chat.ca_file is {api.ca_file}, which can't be used.", fix)
-    if "https_proxy answered" in str(lost):
+    if str(lost).startswith(TUNNEL_FAILED):
         what = f"The proxy {_proxy(api)} refuses a connection to the model's API."
-        return found_error("proxy-refused", what, "correct the user and password in chat.https_proxy, or its rules")
+        return found_error("proxy-refused", what, "correct the user and password in chat.https_proxy")
     if isinstance(lost, ssl.SSLCertVerificationError):
         what = f"{place} has a certificate that is not accepted: {lost.verify_message}."
-        fix = (
-            "set chat.ca_file to the file with the authority's certificate, if it is your own; check the clock: date -u"
-        )
+        fix = "set chat.ca_file to the file with the authority's certificate"
+        fix = "compare the clock with another machine's: date -u" if lost.verify_code in _BY_THE_CLOCK else fix
         return found_error("model-certificate", what, fix)
     if isinstance(lost, ssl.SSLError):
         return found_error("model-tls", f"{place} does not speak TLS: {lost.reason}.", _try_it(api))
     if api.https_proxy and not isinstance(lost, ssl.SSLError):
         what = f"The model's API can't be reached through the proxy {_proxy(api)}: {reason(lost)}."
-        return found_error("proxy-unreachable", what, "start the proxy, or correct chat.https_proxy")
+        return found_error("proxy-unreachable", what, "start the proxy that chat.https_proxy names")
     if isinstance(lost, socket.gaierror):
         what = f"The name of the model's API, \"{host}\", can't be resolved: {reason(lost)}."
-        return found_error("model-unreachable", what, f"correct chat.base_url or DNS: getent hosts {host}")
+        return found_error("model-unreachable", what, f"see whether this machine finds it: getent hosts {host}")
     return found_error("model-unreachable", f"{place} can't be reached: {reason(lost)}.", _try_it(api))
 
 
 # --- an answer ---
 
 
-def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
+def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     """Return whether the API accepts the credential."""
     place, status = f"The model's API at {api.base_url}", response.status
     put = f"put a new one into the file that chat.credential_file names, as {api.variable}=…, and reload"
@@ -104,7 +138,7 @@ def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
     if status == 407:
         return found_error("proxy-refused", f"{place} is behind a proxy that refuses it.", "correct chat.https_proxy")
     if 300 <= status < 400:
-        where = next(iter(get_all(response.headers, "location")), "no address")[:200]
+        where = (response.headers["location"] or "no address")[:200]
         what = f"{place} redirects to {where}, and claude follows no redirect."
         return found_error("model-moved", what, "set chat.base_url to that address, if it is the API's")
     if status == 404 and urlsplit(api.base_url).path.endswith("/v1"):
@@ -114,10 +148,10 @@ def judge_answer(api: ModelApi, response: Response, body: bytes) -> Finding:
         return _not_known(f"{place} has no list of models, as a gateway may")
     if status == 429:
         what = f"{place} accepts the credential, but its limit is used up now (429): turns fail."
-        return found_warning("model-limit", what, "wait, or raise the account's limit")
+        return found_warning("model-limit", what, "wait until the limit ends")
     if status >= 500:
         what = f"{place} answers with an error of its own ({status}): turns fail meanwhile."
-        return found_warning("model-busy", what, "wait; see https://status.anthropic.com, or the gateway's log")
+        return found_warning("model-busy", what, "wait; see https://status.anthropic.com")
     if status != 200 or not _is_list(body):
         what = f"What answers at {api.base_url} is not a model's API: another program, or a sign-in page."
         return found_error("model-unknown", what, _try_it(api))
@@ -136,9 +170,9 @@ def _is_list(body: bytes) -> bool:
         return False
 
 
-def judge_clock(response: Response, now: float) -> Iterator[Finding]:
+def judge_clock(response: HTTPResponse, now: float) -> Iterator[Finding]:
     """Yield a finding if this machine's clock and the API's are far apart."""
-    for text in get_all(response.headers, "date")[:1]:
+    for text in response.headers.get_all("date", [])[:1]:
         try:
             skew = now - parsedate_to_datetime(text).timestamp()
         except (ValueError, OverflowError):
@@ -146,5 +180,5 @@ def judge_clock(response: Response, now: float) -> Iterator[Finding]:
         if abs(skew) > _SKEW_SECONDS:
             side = "ahead of" if skew > 0 else "behind"
             what = f"This machine's clock is {abs(skew):.0f} s {side} the one of the model's API."
-            fix = "timedatectl set-ntp true; then compare with another machine: date -u"
+            fix = "timedatectl set-ntp true"
             yield found_error("clock-wrong", f"{what} Signatures are refused after 300 s.", fix)

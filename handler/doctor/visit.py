@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from ..base.findings import Finding, error, ok, warning
-from ..chat.launcher import LauncherClient
 from ..client import Signer
 from ..config.model import Config, Vm
 
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
 
 _SECRET = re.compile(
-    r"(hosts\..+\.(read_only_)?key|sessions\.secret|callers\.(.+\.|d/.+: )(secret|grafana_secret|token))(_file)?"
+    r"(hosts\..+\.(read_only_)?key|vms\..+\.guest_key|sessions\.secret"
+    r"|callers\.(.+\.|d/.+: )(secret|grafana_secret|token))(_file)?"
 )
 
 
@@ -38,7 +38,6 @@ class Visit:
     now: float  # Unix time
     environment: Mapping[str, str] = field(repr=False)
     owners: dict[str, str] = field(default_factory=dict)
-    launcher: LauncherClient | None = None  # chat's, if root has started doctor or a unit runs it
 
     @property
     def vms(self) -> list[Vm]:

@@ -10,7 +10,7 @@ from ..base import counts
 from ..base.audit import OF_CHAT
 from ..base.counts import NOTHING, Counts
 from ..base.verbs import STAGES, VERBS
-from ..claude.events import TOKENS
+from ..chat.events import TOKENS
 from ..proxmox.outcome import HTTP_STATUS
 
 TURN_OUTCOMES = (
@@ -22,7 +22,7 @@ _ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
 _CHAT_ERRORS = ("chat-disabled", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
 OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
     "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
-    "/chat": (*OF_CHAT, "id-reused", "session-elsewhere", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
+    "/chat": (*OF_CHAT, "id-reused", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
     "/alert": ("accepted", "repeated", "ignored", "failed", "unreached", "unknown", *_ERRORS),
     "/metrics": _REFUSALS,
 }
@@ -90,7 +90,7 @@ class Counters(Counts):
             self.captures.labels(source, result).inc(count)
 
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
-        """Count a turn that has ended. With shared_uid, claude could write a code of its own into its log."""
+        """Count a turn that has ended. Its program could name a code of its own."""
         self.turns.labels(code if code in TURN_OUTCOMES else "claude-crashed").inc()
         self.cost.inc(cost)
         for kind in TOKENS:

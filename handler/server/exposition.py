@@ -38,7 +38,6 @@ class Snapshot:
     agents: Mapping[str, str]
     proven: Mapping[str, float]
     turns_running: int
-    sessions: str  # the id of sessions.dir, if there is one
     counts: Counters
 
     def collect(self) -> Iterator[Metric]:
@@ -61,8 +60,8 @@ def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
     hosts = {name: host.handshake for name, host in service.hosts.items() if host.handshake.version}
     agents = {name: host.version for name, host in hosts.items()}
     proven = {name: _unix_time(host.proven["at"]) if host.proven else 0.0 for name, host in hosts.items()}
-    condition, sessions = find_condition(service, chatting), chatting.directory or ""
-    return Snapshot(condition, agents, proven, chatting.running_turns, sessions, COUNTERS)
+    condition = find_condition(service, chatting)
+    return Snapshot(condition, agents, proven, chatting.running_turns, COUNTERS)
 
 
 def _unix_time(text: str) -> float:
@@ -145,5 +144,3 @@ def _of_chat(state: str, snapshot: Snapshot) -> Iterator[Metric]:
     text = "1 for the state of chat, with the codes of /health. Other states have no series."
     yield _gauge("chat_state", text, "state", [((state,), 1)])
     yield _gauge("turns_running", "The turns that this handler runs now.", "", [((), snapshot.turns_running)])
-    text = "The id of sessions.dir, the same for handlers that share it. Without chat there is no series."
-    yield _gauge("chat_sessions_info", text, "sessions", [((snapshot.sessions,), 1)] if snapshot.sessions else [])

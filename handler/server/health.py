@@ -33,7 +33,7 @@ async def health(request: Request) -> Response:
             "vms": _vms(service) + _vms_off(service),
             "chat": chatting.state,
             "chat_isolated": chatting.isolated,
-            "chat_sessions": chatting.directory,
+            "chat_started_by": chatting.started_by,
         }
     )
 

@@ -1,15 +1,14 @@
-"""The uvicorn server: what it loads before it serves, and a shutdown that answers what has come and ends streams."""
+"""The uvicorn server: a shutdown that answers what has come and ends streams."""
 
 import asyncio
 import ctypes
 import errno
-import importlib
 import math
 import resource
 import select
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -18,29 +17,12 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..base import audit
-from ..chat.service import ChatService
 from ..config.model import Config
 from ..service import Load, Service
 from ..web.connection import BoundedProtocol
 from ..web.edge import Unread
 from ..web.strangers import Strangers
 from .app import create_app
-
-# --- What libraries load with the first request, or asyncio with the first name to resolve ---
-#
-# By then this process may have become a user who can't read the directory where they are installed.
-
-LATE_MODULES = (
-    *("anyio._backends._asyncio", "anyio._core._fileio", "concurrent.futures.thread", "encodings.idna"),
-    *("uvicorn.lifespan.on", "uvicorn.logging", "uvicorn.loops.asyncio"),
-)
-
-
-def load_late_modules() -> None:
-    """Load LATE_MODULES."""
-    for name in LATE_MODULES:
-        importlib.import_module(name)
-
 
 # --- How many descriptors the handler may have, and what it says when there are none left ---
 
@@ -147,14 +129,12 @@ class Server(uvicorn.Server):
     """A server that tells the service to finish its streams before it waits for them."""
 
     service: Service | None = None
-    on_adopt: Callable[[ChatService], None] = staticmethod(lambda chatting: None)
     loop: asyncio.AbstractEventLoop | None = None
 
-    def adopt(self, service: Service, chatting: ChatService) -> None:
+    def adopt(self, service: Service) -> None:
         """Serve a running service, and handle SIGHUP, which `cli.serve` has blocked until now."""
         self.service, self.loop = service, asyncio.get_running_loop()
         self.loop.set_exception_handler(LoopErrors().handle)
-        self.on_adopt(chatting)
         signal.signal(signal.SIGHUP, self.handle_hangup)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
@@ -190,7 +170,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
     raise_limit()
     adopted: list[Server] = []
     settings = uvicorn.Config(
-        create_app(config, load, lambda service, chatting: adopted[0].adopt(service, chatting)),
+        create_app(config, load, lambda service, _: adopted[0].adopt(service)),
         host=host,
         port=port,
         http=partial(BoundedProtocol, Strangers(), Unread(), lambda: adopted[0].should_exit),  # type: ignore[arg-type]

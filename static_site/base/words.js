@@ -70,7 +70,7 @@ const TROUBLES = {
 	"credential-missing": "its credential is missing",
 	"sandbox-missing": "its sandbox is missing",
 	"sessions-unwritable": "its disk can’t be written",
-	"chat-not-isolated": "it could read secrets",
+	"chat-not-isolated": "its walls can’t be made",
 	busy: "too many turns at once",
 	failed: "it could not be loaded",
 	starting: "it is not ready yet",

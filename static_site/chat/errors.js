@@ -9,7 +9,6 @@ const HINTS = {
 	__proto__: /** @type {any} */ (null),
 	"session-lost": NEW_TALK,
 	"session-invalid": NEW_TALK,
-	"session-elsewhere": NEW_TALK,
 };
 
 /** @param {string} why */
@@ -32,6 +31,6 @@ export function failureOf({ code, message, hint }, isRecap) {
 	return {
 		notice: [what, next, down && !/power/.test(hint) && CALM].filter(Boolean).join(" "),
 		trouble: down ? code : "",
-		lost: Boolean(isRecap) || /^session-(lost|invalid|elsewhere)$/.test(code),
+		lost: Boolean(isRecap) || /^session-(lost|invalid)$/.test(code),
 	};
 }

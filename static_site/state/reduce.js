@@ -223,7 +223,8 @@ function chooseFirst(state, choice) {
  * @param {State} state  @param {Event_} event  @returns {State} */
 export function reduce(state, event) {
 	const { type, at, vm: name = state.vm } = event;
-	const [view, chat] = [state.views[name], state.chats[name]];
+	const view = Object.hasOwn(state.views, name) ? state.views[name] : null; // a VM may be called constructor
+	const chat = Object.hasOwn(state.chats, name) ? state.chats[name] : null;
 	let next = state;
 	if (type in OF_VIEW) {
 		if (view) next = { ...state, views: { ...state.views, [name]: OF_VIEW[type](view, event, state) } };

@@ -30,7 +30,7 @@ export function dispatch(type, more = {}) {
 
 /** What is known of a VM. @param {string} name  @returns {View} */
 export function viewOf(name = state.vm) {
-	if (!state.views[name]) {
+	if (!Object.hasOwn(state.views, name)) {
 		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`) } });
 	}
 	return state.views[name];
@@ -38,7 +38,7 @@ export function viewOf(name = state.vm) {
 
 /** The conversation about a VM. @param {string} vm */
 export function chatOf(vm = state.vm) {
-	if (!state.chats[vm]) dispatch("chat-opened", { vm, kept: recall("local", `chat ${vm}`) ?? {} });
+	if (!Object.hasOwn(state.chats, vm)) dispatch("chat-opened", { vm, kept: recall("local", `chat ${vm}`) ?? {} });
 	return state.chats[vm];
 }
 

@@ -10,20 +10,19 @@ import subprocess
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from breakglass.claude import command as recipe
-from breakglass.claude.events import Translator
+from breakglass.chat.command import build_arguments, build_environment
+from breakglass.chat.events import Translator
 from breakglass.client import new_id
-from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.config.model_api import ModelApi
 
 from ..support import claude
 from ..support.model import Model
 from ..support.talk import Stream, Talker, answer_text, fake
+from ..support.turns import make_job
 
 Figures = dict[str, float]
 
@@ -44,19 +43,24 @@ TITLES = {
 @contextmanager
 def bare(model: Model, directory: Path, prompt: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Start claude by our own recipe and nothing of ours around it."""
-    api = ModelApi("ANTHROPIC_API_KEY", "sk-test", model.url)
-    settings = ChatSettings(str(directory / "bare"), str(claude.find()), shared_uid=True, api=api)
-    (directory / "bare").mkdir(exist_ok=True)
-    sid = str(uuid.uuid4())
-    turn_dir = directory / "bare" / sid
-    turn_dir.mkdir()
-    vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
-    how = recipe.prepare_job(settings, recipe.ClaudeTurn(vm, prompt, sid), turn_dir)
-    with tempfile.TemporaryFile() as words:
-        words.write(prompt.encode())
-        words.seek(0)
-        env = {**how.env, "ANTHROPIC_BASE_URL": api.base_url, api.variable: api.credential}
-        with subprocess.Popen(how.argv, stdin=words, stdout=subprocess.PIPE, env=env, cwd=how.cwd) as process:
+    job = make_job(prompt, api=ModelApi("ANTHROPIC_API_KEY", "sk-test", model.url))
+    home = directory / "bare" / job.sid
+    home.mkdir(parents=True)
+    (home / "agents.json").write_text(json.dumps(job.agents))
+    own = {
+        "HOME": str(home),
+        "CLAUDE_CONFIG_DIR": str(home),
+        "CLAUDE_CODE_TMPDIR": str(home),
+        "PATH": os.environ["PATH"],
+    }
+    env = {**build_environment(job), **own, "ANTHROPIC_BASE_URL": model.url, job.api.variable: job.api.credential}
+    del env["CLAUDE_CODE_SHELL_PREFIX"]
+    words = [word.replace("/turn/", f"{home}/") for word in build_arguments(job)]
+    with tempfile.TemporaryFile() as given:
+        given.write(prompt.encode())
+        given.seek(0)
+        argv = [str(claude.find()), *words]
+        with subprocess.Popen(argv, stdin=given, stdout=subprocess.PIPE, env=env, cwd=home) as process:
             yield process
 
 

@@ -29,7 +29,7 @@ from breakglass.proxmox.link import open_link
 
 from ..support import claude, parts
 from ..support.ports import reserve_port
-from ..support.service import Service
+from ..support.service import Service, as_handler
 from ..support.sshd import Sshd
 from . import chat, floods, hostile, hosts, moves, nights, page, scrapes, slow_page, unread, walks
 from .alerts import TITLES as ALERT_TITLES
@@ -106,7 +106,8 @@ async def _one(channel: Channel) -> float:
 def first_answer(command: list[str], port: int, environment: dict[str, str], cwd: Path) -> float:
     """Return the seconds from the start of a server to its first answer to GET /health."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=null, stderr=null, **as_handler())
     try:
         while True:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)

@@ -50,13 +50,13 @@ def jobs(talker: Talker) -> list[str]:
 
 def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedClaude) -> None:
     """By itself, once, with the outcome that the handler looked up; the check's id is made from the job's."""
-    before, turns = jobs(talker), len(claude.calls)
+    before, turns = jobs(talker), len(talker.calls)
     code, seen = typed(talker, PROPOSES, "y")
     assert code == 0
     assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen  # and no failed command
     assert "(claude checks the VM, and can only read)\ndone\n" in seen
     [job] = [job for job in jobs(talker) if job not in before]
-    [_, [prompt, *_]] = claude.calls[turns:]
+    [_, [prompt, *_]] = talker.calls[turns:]
     assert "You proposed reset: operator approved it, and it ended: done" in prompt
     assert prompt.endswith(CHECK_PROMPT)
     [newest, *_] = talker.ask(list=True).json["sessions"]
@@ -67,10 +67,10 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
 @pytest.mark.all
 def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
     """The operator has the next word; with it, the handler tells claude what became of the proposal."""
-    before, turns = jobs(talker), len(claude.calls)
+    before, turns = jobs(talker), len(talker.calls)
     _, seen = typed(talker, PROPOSES, "n", "Why not stop?")
     assert "claude checks" not in seen
-    [_, [prompt, *_]] = claude.calls[turns:]
+    [_, [prompt, *_]] = talker.calls[turns:]
     assert prompt.endswith("You proposed reset: it is not approved, so it has not run.]\n\nWhy not stop?")
     assert jobs(talker) == before
 
@@ -79,13 +79,13 @@ def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedCla
 def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     """A conversation that has cost a dollar costs more only if the operator says so."""
     claude.play_prompts(cost_usd=1.5)
-    turns = len(claude.calls)
+    turns = len(talker.calls)
     _, seen = typed(talker, PROPOSES, "y", "n")
     assert "let claude check the VM (this conversation: $1.50 of $1.00)? y/N" in seen
-    assert len(claude.calls) == turns + 1
+    assert len(talker.calls) == turns + 1
     _, seen = typed(talker, PROPOSES, "y", "y")
     assert "(0.0 s, $1.5000; this conversation: $3.00 of $1.00)" in seen
-    assert len(claude.calls) == turns + 3
+    assert len(talker.calls) == turns + 3
 
 
 @pytest.mark.all
@@ -188,7 +188,7 @@ def test_a_turn_with_the_hosts_tools_only_reads(talker: Talker, claude: Scripted
     assert "usage: pve status | forensics | history" in results[1]["text"]
     assert results[4]["text"] == "pve"
     assert "approval" not in {event["type"] for event in events}
-    [allowed] = [each for each in claude.calls[-1] if each.startswith("--allowedTools=")]
+    [allowed] = [each for each in talker.calls[-1] if each.startswith("--allowedTools=")]
     assert allowed == "--allowedTools=" + ",".join(f"Bash(pve {verb})" for verb in READ)
     same = talker.ask(prompt=prompt, msg_id="msg_after_12345678")
     assert (same.status, same.json["error"]["code"]) == (422, "id-reused")

@@ -54,7 +54,7 @@ def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
     assert "(2 turns about devvm; this conversation: $0.02 of $1.00)\n" in seen
     assert (seen.count("It \\u202eis idle."), seen.count("\nAnd now?\n")) == (0, 1)
     assert (code, "Still here.\n(0.0 s, $0.0100; this conversation: $0.03 of $1.00)\n" in seen) == (0, True)
-    sessions = [next(word for word in call if word.startswith(("--session-id=", "--resume="))) for call in claude.calls]
+    sessions = [next(word for word in call if word.startswith(("--session-id=", "--resume="))) for call in talker.calls]
     [sid] = {session.partition("=")[2] for session in sessions[-3:]}
     assert sessions[-3:] == [f"--session-id={sid}", f"--resume={sid}", f"--resume={sid}"]
 
@@ -78,8 +78,8 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     why = {"type": "text", "text": "Its disk hangs."}
     proposal = line(type="assistant", message={"id": "m", "content": [why, call]})
     proposal += line(type="user", message={"content": [refusal]})
-    turns = claude.directory / "turns"
-    claude.play(f"echo >>{turns}\n{proposal}\n{RESULT}")
+    turns = talker.log().count('"outcome": "turn"')
+    claude.play(f"{proposal}\n{RESULT}")
     _, seen = typed(talker, "help", "Y es")
     assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
     assert "run reset on devvm? y/N" in seen
@@ -88,7 +88,7 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     assert "(id job_" in seen
     until(lambda: reset_ids(talker) != [], "the audit line of the reset")
     assert [id.startswith("job_") for id in reset_ids(talker)] == [True]
-    assert turns.read_text() == "\n\n"
+    assert talker.log().count('"outcome": "turn"') == turns + 2
 
 
 def reset_ids(talker: Talker) -> list[str]:

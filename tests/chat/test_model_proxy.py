@@ -3,17 +3,29 @@
 import contextlib
 import http.client
 import json
-import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from breakglass.claude.model_requests import BODY_BYTES
+from breakglass.chat.proxy import BODY_BYTES, CONNECTIONS
 from breakglass.config.model_api import CREDENTIALS, ModelApi
 
+from ..support import claude
 from ..support.model import Model
-from ..support.model_proxy import MESSAGES, Authority, TurnProxy, answering, message, relay, turn_proxy, with_tls
+from ..support.model_proxy import (
+    MESSAGES,
+    Authority,
+    TurnProxy,
+    UnixConnection,
+    answering,
+    message,
+    relay,
+    tls_relay,
+    turn_proxy,
+)
 from ..support.ports import reserve_port
 from ..support.selection import sampled
 from ..support.talk import fake
@@ -38,25 +50,43 @@ def proxy(api: ModelApi) -> Iterator[TurnProxy]:
 # --- what gets through ---
 
 
-@pytest.mark.parametrize("variable", sampled(CREDENTIALS, "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"))
-def test_one_header_is_replaced(model: Model, variable: str) -> None:
-    """The API gets the credential in the token's place, the other headers as claude sent them, and no cookie."""
-    with turn_proxy(ModelApi(variable, SECRET, model.url)) as proxy:
-        extra = {"anthropic-beta": "oauth-2025-04-20", "accept-encoding": "br", "x-app": "cli", "cookie": "a=b"}
-        assert proxy.ask(headers=extra)[0] == 200
-        assert SECRET not in json.dumps(proxy.variables)
+@pytest.mark.real("claude")
+@pytest.mark.parametrize("variable", sampled(CREDENTIALS, "ANTHROPIC_API_KEY"))
+def test_the_real_claude_gets_through(model: Model, tmp_path: Path, variable: str) -> None:
+    """With a tool, and over its transcript: what the CLI sends is listed. The API sees the credential in its header."""
+    script = fake({"text": "hm", "tool": "Bash", "input": {"command": "echo x"}}, {"thinking": "so", "text": WORDS})
+    flags = ["-p", "--tools=Bash,Read,Grep,Glob", "--strict-mcp-config", "--setting-sources="]
+    with turn_proxy(ModelApi(variable, SECRET, model.url)) as proxy, relay(None, proxy.path) as network:
+        env = {variable: "none", "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{network.port}", "HOME": str(tmp_path)}
+        env |= {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "PATH": "/usr/bin:/bin"}
+        for more in ([], ["--continue"]):
+            argv = [str(claude.find()), *flags, *more]
+            said = subprocess.run(
+                argv, input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert (said.returncode, said.stdout) == (0, f"{WORDS}\n")
     headers = model.asked[-1].headers
-    name, value = next(iter(proxy.token.items()))
-    assert headers[name] == value.replace(proxy.variables[variable], SECRET)
-    assert {*extra, name, "host", "content-length"} - {"cookie"} == set(headers)
-    assert {key: headers[key] for key in extra if key != "cookie"} | {"cookie": "a=b"} == extra
+    found = {key: value for key, value in headers.items() if SECRET in value}
+    assert found == (
+        {"x-api-key": SECRET} if variable == "ANTHROPIC_API_KEY" else {"authorization": f"Bearer {SECRET}"}
+    )
+    assert ("oauth-" in headers["anthropic-beta"]) is (variable == "CLAUDE_CODE_OAUTH_TOKEN")
+    assert {"x-api-key", "authorization"} - set(found) == {"x-api-key", "authorization"} - set(headers)
     assert headers["host"] == model.url.removeprefix("http://")
-    assert proxy.variables[variable] not in json.dumps(dict(headers))
+
+
+def test_only_headers_that_are_listed_are_passed_on(proxy: TurnProxy, model: Model) -> None:
+    """The API gets the credential in the place of each other one, and nothing else that it could obey."""
+    kept = {"anthropic-beta": "a", "accept-encoding": "br", "x-app": "cli", "x-stainless-os": "Linux"}
+    dropped = dict.fromkeys(("cookie", "x-api-key", "authorization", "x-forwarded-for", "anthropic-workspace-id"), "z")
+    assert proxy.ask(headers={**kept, **dropped, "connection": "x-app"})[0] == 200
+    own = {"host": model.url.removeprefix("http://"), "x-api-key": SECRET}
+    assert {**model.asked[-1].headers, "content-length": ""} == {**kept, **own, "content-length": ""}
 
 
 def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
     """The first words are here while the model still thinks about the next ones."""
-    with proxy.open(proxy.token, message(fake({"text": WORDS, "wait": "streamed"}))) as response:
+    with proxy.open(message(fake({"text": WORDS, "wait": "streamed"}))) as response:
         seen = b""
         while b"one two" not in seen:
             piece = response.read1()
@@ -68,28 +98,35 @@ def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
     assert b"message_stop" in seen
 
 
-def test_an_answer_that_is_no_stream(proxy: TurnProxy, model: Model) -> None:
-    """The second try of the CLI's asks for a whole answer."""
-    status, body = proxy.ask(fake({"text": WORDS}), stream=False)
-    assert (status, json.loads(body)["content"][0]["text"]) == (200, WORDS)
-
-
 def test_requests_share_a_connection(proxy: TurnProxy) -> None:
-    """A connection of claude's serves one request after another."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)) as connection:
+    """A connection of claude's serves one request after another, of which the second try asks for a whole answer."""
+    with contextlib.closing(UnixConnection(proxy.path)) as connection:
         connection.connect()
         own = connection.sock
-        for _ in range(3):
-            connection.request("POST", MESSAGES, message("hello"), proxy.token)
+        for stream in (True, True, False):
+            connection.request("POST", MESSAGES, message(fake({"text": WORDS}), stream=stream))
             with connection.getresponse() as response:
-                assert b"message_stop" in response.read()
+                assert response.read().count(WORDS.encode()) == (not stream)
             assert connection.sock is own
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 529])
+def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) -> None:
+    """One more waits for a place, and gets the next."""
+    before = len(model.asked)
+    with ExitStack() as open_ones, contextlib.closing(UnixConnection(proxy.path)) as late:
+        for _ in range(CONNECTIONS):
+            open_ones.enter_context(proxy.open(message(fake({"text": WORDS, "wait": "places"}))))
+        late.request("POST", MESSAGES, message("hello"))
+        assert len(model.asked) == before + CONNECTIONS
+        open_ones.close()  # clients that leave in the middle
+        model.release("places")
+        assert late.getresponse().status == 200
+
+
+@pytest.mark.parametrize("status", sampled([400, 401, 403, 404, 429, 500, 529], 429))
 def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
     """With their status, their words and how long to wait."""
-    with proxy.open(proxy.token, message(fake({"text": "x", "fail": status, "retry_after": 7}))) as response:
+    with proxy.open(message(fake({"text": "x", "fail": status, "retry_after": 7}))) as response:
         error = json.loads(response.read())
         assert (response.status, response.headers["retry-after"]) == (status, "7")
     assert error["type"] == "error"
@@ -100,107 +137,142 @@ def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
 def test_an_answer_that_breaks_off_does_so_here(proxy: TurnProxy, failure: str) -> None:
     """A part of an answer is not made to look like all of it."""
     broken = pytest.raises((http.client.IncompleteRead, ConnectionResetError))
-    with proxy.open(proxy.token, message(fake({"text": WORDS, "fail": failure}))) as response, broken:
+    with proxy.open(message(fake({"text": WORDS, "fail": failure}))) as response, broken:
         response.read()
 
 
 # --- what does not ---
 
 
-BAD_TOKENS = {
-    "none": {},
-    "another": {"x-api-key": "turn-of-another"},
-    "empty": {"x-api-key": ""},
-    "the real one": {"x-api-key": SECRET},
-    "as another kind": {"authorization": "Bearer {token}"},
-    "not ASCII": {"x-api-key": "turn-\xe9"},
-    "cut": {"x-api-key": "{less}"},
-}
-
-
-@pytest.mark.parametrize("name", BAD_TOKENS)
-def test_a_request_without_the_token_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
-    """It gets a 401 and does not reach the API."""
-    before, token = len(model.asked), proxy.token["x-api-key"]
-    headers = {key: value.format(token=token, less=token[:-1]) for key, value in BAD_TOKENS[name].items()}
-    with proxy.open(headers, message("hello")) as response:
-        assert (response.status, json.loads(response.read())["error"]["type"]) == (401, "authentication_error")
-    assert len(model.asked) == before
-
-
 ELSEWHERE = [
     ("GET", "/v1/models"),
     ("GET", MESSAGES),
-    ("HEAD", "/api/hello"),
-    ("POST", "/"),
     ("POST", "/v1/files"),
     ("POST", "/v1/messages/batches"),
     ("POST", "/v1/messages/../files"),
     ("POST", "//v1/messages"),
     ("POST", "/v1/messages?beta=true&x=1"),
-    ("POST", "/v1/messages#"),
+    ("POST", "http://else.example/v1/messages"),
     ("DELETE", "/v1/messages"),
 ]
 
 
+def refused(proxy: TurnProxy, model: Model, body: bytes, method: str = "POST", target: str = MESSAGES) -> str:
+    """Send a request that does not reach the API; return its status and why, as claude is told."""
+    before = len(model.asked) + len(model.listed)
+    with proxy.open(body, {}, method, target) as response:
+        said = response.read().decode()
+    assert len(model.asked) + len(model.listed) == before
+    return f"{response.status} {json.loads(said)['error']['message'] if said else ''}"
+
+
 @pytest.mark.parametrize(("method", "target"), ELSEWHERE)
 def test_other_requests_are_refused(proxy: TurnProxy, model: Model, method: str, target: str) -> None:
-    """The token is good for messages alone: neither files nor keys nor batches."""
-    before = len(model.asked)
-    with proxy.open(proxy.token, b"{}", method, target) as response:
-        assert response.status == 404
-    assert len(model.asked) == before
+    """The credential is used for messages alone: neither for files nor keys nor batches."""
+    assert refused(proxy, model, b"{}", method, target).startswith("404")
 
 
-def raw(proxy: TurnProxy, text: str) -> bytes:
-    """Send these bytes, and return the first line of the answer."""
-    with socket.create_connection(("127.0.0.1", proxy.port), 60) as connection:
-        connection.sendall(text.format(token=proxy.token["x-api-key"], most=BODY_BYTES + 1).encode())
-        with connection.makefile("rb") as answer:
-            return answer.readline()
+def test_a_probe_gets_no_answer(proxy: TurnProxy) -> None:
+    """A refusal has a body, which an answer to a HEAD can't have."""
+    with pytest.raises(http.client.RemoteDisconnected), proxy.open(b"", {}, "HEAD", "/api/hello"):
+        pass
 
 
-GOOD = "POST /v1/messages HTTP/1.1\r\nx-api-key: {token}\r\n"
-MALFORMED = {
-    "no HTTP": ("hello\r\n\r\n", b"400"),
-    "an old one": (f"{GOOD.replace('1.1', '1.0')}\r\n", b"400"),
-    "another host": (f"{GOOD.replace('/v1', 'http://evil.example/v1')}\r\n", b"400"),
-    "a header of two lines": (f"{GOOD}x-a: b\r\n x-api-key: c\r\n\r\n", b"400"),
-    "two tokens": (f"{GOOD}x-api-key: {{token}}\r\n\r\n", b"401"),
-    "too long": (f"{GOOD}content-length: {{most}}\r\n\r\n", b"413"),
-    "two lengths": (f"{GOOD}content-length: 2\r\ncontent-length: 3\r\n\r\n", b"411"),
-    "no length": (f"{GOOD}transfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
-    "a length of letters": (f"{GOOD}content-length: +2\r\n\r\n", b"411"),
+def in_message(*content: object, **fields: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": list(content), **fields}]}
+
+
+IMAGE = {"type": "image", "source": {"type": "url", "url": "https://else.example/?what=claude-has-read"}}
+DEFINED = {"type": "tool_definition", "definition": {"type": "web_fetch_20250910", "name": "web_fetch"}}
+WAYS_OUT: dict[str, tuple[dict[str, object], str]] = {
+    "a search": ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 'tool "web_search"'),
+    "a search by another name": ({"tools": [{"type": "web_search_20250305", "name": "Bash"}]}, 'kind of tool "web_se'),
+    "code": ({"tools": [{"type": "code_execution_20250522", "name": "Read"}]}, 'kind of tool "code_execution'),
+    "a tool without a name": ({"tools": [{"type": "mcp_toolset"}]}, 'tool "None"'),
+    "a tool with more": ({"tools": [{"name": "Bash", "Type": "web_fetch_20250910"}]}, 'field of a tool "Type"'),
+    "another server": ({"mcp_servers": [{"type": "url", "url": "https://else.example"}]}, 'field "mcp_servers"'),
+    "a container": ({"container": {"skills": []}}, 'field "container"'),
+    "an address": (in_message(IMAGE), 'source "url"'),
+    "an address in an answer": (in_message({"type": "tool_result", "content": [IMAGE]}), 'source "url"'),
+    "an address in the brief": ({"system": [IMAGE]}, 'source "url"'),
+    "a file": (in_message({"type": "document", "source": {"type": "file", "file_id": "f"}}), 'source "file"'),
+    "a tool in a message": (in_message({"type": "tool_addition", "tool": DEFINED}, role="system"), '"tool_addition"'),
+    "a call of a server": (in_message({"type": "server_tool_use", "name": "web_fetch"}), 'block "server_tool_use"'),
+    "a message with more": (in_message(tools=[]), 'field of a message "tools"'),
+    "tools that are no list": ({"tools": {"type": "web_search_20250305"}}, "not an object of JSON"),
+    "a source that is no object": (in_message({"type": "image", "source": "https://else.example"}), "not an object"),
 }
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_request_with_two_readings_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
-    """What another server could read in another way is not passed on."""
+@pytest.mark.parametrize("name", WAYS_OUT)
+def test_what_would_be_a_way_out_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
+    """The API can do more than answer, and would do it for who is behind the proxy, which has no network."""
+    fields, words = WAYS_OUT[name]
+    said = refused(proxy, model, message("hello", **fields))
+    assert said.startswith("400 ")
+    assert words in said
+
+
+TWO_READINGS = {
+    "no JSON": b"tools",
+    "no object": b"[]",
+    "a name twice": b'{"model": "m", "tools": [], "messages": [], "tools": [{"type": "web_search_20250305"}]}',
+    "another encoding": '{"model": "m"}'.encode("utf-16"),
+    "too deep": b'{"messages": ' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", TWO_READINGS)
+def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
+    """What the API could read in another way is not passed on."""
+    assert refused(proxy, model, TWO_READINGS[name]).startswith("400 the body is not an object of JSON")
+
+
+GOOD = "POST /v1/messages HTTP/1.1\r\nhost: a\r\n"
+CHUNKED = f"{GOOD}transfer-encoding: chunked\r\n"
+MALFORMED = {
+    "no HTTP": ("hello\r\n\r\n", b"400"),
+    "no host": ("POST /v1/messages HTTP/1.1\r\n\r\n", b"400"),
+    "two lengths": (f"{GOOD}content-length: 2\r\ncontent-length: 3\r\n\r\n", b"400"),
+    "a length with a sign": (f"{GOOD}content-length: +2\r\n\r\n", b"400"),
+    "a space in a name": (f"{GOOD}content-length : 2\r\n\r\n", b"400"),
+    "another coding": (f"{GOOD}transfer-encoding: gzip, chunked\r\n\r\n", b"400"),
+    "two codings": (f"{CHUNKED}transfer-encoding: identity\r\n\r\n", b"400"),
+    "a chunk of letters": (f"{CHUNKED}\r\nxyz\r\n", b"400"),
+    "a chunk that is longer": (f"{CHUNKED}\r\n1\r\n{{}}\r\n0\r\n\r\n", b"400"),
+    "a null in a header": (f"{GOOD}x-a: \0\r\n\r\n", b"400"),
+    "a head without an end": (f"{GOOD}x-a: {'a' * 100_000}", b"400"),
+    "too long": (f"{CHUNKED}\r\n{BODY_BYTES + 1:x}\r\n{' ' * (BODY_BYTES + 1)}", b"413"),
+}
+
+
+@pytest.mark.parametrize("name", sampled(MALFORMED, *(name for name in MALFORMED if name != "too long")))
+def test_a_request_that_another_server_could_read_otherwise_is_refused(
+    proxy: TurnProxy, model: Model, name: str
+) -> None:
+    """Nothing of it reaches the API, and nothing that follows it on its connection."""
     before = len(model.asked)
     text, status = MALFORMED[name]
-    assert raw(proxy, text).split(b" ")[1] == status
+    smuggled = f"{GOOD}content-length: {len(message('x'))}\r\n\r\n{message('x').decode()}"
+    with contextlib.closing(UnixConnection(proxy.path)) as connection:
+        connection.connect()
+        with contextlib.suppress(BrokenPipeError):  # it is refused before its end
+            connection.sock.sendall(f"{text}{smuggled}".encode())
+        with connection.sock.makefile("rb") as answer, contextlib.suppress(ConnectionResetError):
+            assert answer.readline().split(b" ")[1] == status
+            assert b"HTTP/1.1 " not in answer.read()
     assert len(model.asked) == before
-
-
-def test_a_token_is_good_at_its_own_proxy_alone(proxy: TurnProxy, api: ModelApi) -> None:
-    """The token of another turn opens nothing here."""
-    with turn_proxy(api) as other:
-        assert other.ask()[0] == 200
-        with proxy.open(other.token, message("hello")) as response:
-            assert response.status == 401
 
 
 @pytest.mark.real("root")
 def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
-    """A process of the same user can't look into it: the kernel gives its files in /proc to root."""
+    """A process of the same user can't look into it, and the credential is not in what all may read."""
     with turn_proxy(api, uid=65534) as proxy:
-        with proxy.open({}, b"") as response:
-            assert response.status == 401  # so it has set itself up
-        status = Path(f"/proc/{proxy.pid}/status").read_text()
-        assert "\nUid:\t65534" in status
-        assert "\nNoNewPrivs:\t1" in status
-        assert Path(f"/proc/{proxy.pid}/mem").stat().st_uid == 0
+        assert proxy.ask()[0] == 200  # so it has set itself up
+        there = Path(f"/proc/{proxy.pid}")
+        assert "\nUid:\t65534" in (there / "status").read_text()
+        assert (there / "mem").stat().st_uid == 0
+        assert SECRET.encode() not in (there / "cmdline").read_bytes() + (there / "environ").read_bytes()
 
 
 # --- the way to the API ---
@@ -212,45 +284,62 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelApi, authority: Authority) -> None:
-    """The API is reached over TLS, below a path too."""
-    with with_tls(model, authority.context("localhost")) as port:
-        tls = api._replace(base_url=f"https://localhost:{port}", ca_file=str(authority.file))
-        with turn_proxy(tls) as proxy:
-            assert proxy.ask()[0] == 200
-            assert proxy.ask()[0] == 200
+    """The API is reached over TLS, with one connection for one request after another."""
+    with tls_relay(model, authority.context("localhost")) as network:
+        with turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), authority.text) as proxy:
+            for _ in range(3):
+                assert proxy.ask()[0] == 200
+        assert network.taken <= 2  # one that was made early, and one for a request that was earlier still
     assert model.asked[-1].headers["x-api-key"] == SECRET
-    assert model.asked[-1].headers["host"] == f"localhost:{port}"
+    assert model.asked[-1].headers["host"] == f"localhost:{network.port}"
 
 
-@pytest.mark.parametrize("fault", ["the system's authorities", "another authority", "another name", "no file"])
+@pytest.mark.parametrize("fault", ["the system's authorities", "another authority", "another name", "no certificate"])
 def test_a_certificate_that_is_not_good_is_refused(
     model: Model, api: ModelApi, authority: Authority, tmp_path: Path, fault: str
 ) -> None:
     """Nothing is sent, and claude is told why."""
     before = len(model.asked)
     name = "else.example" if fault == "another name" else "localhost"
-    files = {"the system's authorities": "", "no file": str(tmp_path / "none.pem")}
-    if fault == "another authority":
-        files[fault] = str(Authority(tmp_path, "others").file)
-    with with_tls(model, authority.context(name)) as port:
-        tls = api._replace(base_url=f"https://localhost:{port}", ca_file=files.get(fault, str(authority.file)))
-        with turn_proxy(tls) as proxy:
+    texts = {"the system's authorities": "", "no certificate": "-----BEGIN CERTIFICATE-----\n"}
+    texts["another authority"] = Authority(tmp_path, "others").text
+    with tls_relay(model, authority.context(name)) as network:
+        tls = api._replace(base_url=f"https://localhost:{network.port}")
+        with turn_proxy(tls, texts.get(fault, authority.text)) as proxy:
             status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
-    assert ("chat.ca_file can't be used" if fault == "no file" else "its certificate is not good") in body
+    assert ("chat.ca_file can't be used" if fault == "no certificate" else "its certificate is not good") in body
     assert len(model.asked) == before
 
 
 def test_a_proxy_of_the_network_sees_no_credential(model: Model, api: ModelApi, authority: Authority) -> None:
     """With https_proxy the connection goes through it, as an encrypted one, with the proxy's own password."""
-    with with_tls(model, authority.context("localhost")) as port, relay(None) as network:
-        tls = api._replace(base_url=f"https://localhost:{port}", ca_file=str(authority.file))
-        with turn_proxy(tls._replace(https_proxy=f"http://me:p%40ss@localhost:{network.port}")) as proxy:
+    with tls_relay(model, authority.context("localhost")) as tls, relay(None) as network:
+        far = api._replace(base_url=f"https://localhost:{tls.port}")
+        with turn_proxy(
+            far._replace(https_proxy=f"http://me:p%40ss@localhost:{network.port}"), authority.text
+        ) as proxy:
             assert proxy.ask()[0] == 200
-    assert network.seen.startswith(f"CONNECT localhost:{port} HTTP/1.".encode())
+    assert network.seen.startswith(f"CONNECT localhost:{tls.port} HTTP/1.".encode())
     assert b"proxy-authorization: Basic bWU6cEBzcw==\r\n" in network.seen
     assert SECRET.encode() not in network.seen
     assert model.asked[-1].headers["x-api-key"] == SECRET
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 407 Who are you\r\n\r\n", "Tunnel connection failed: 407 Who are you"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "Tunnel connection failed"),
+    ],
+)
+def test_a_proxy_of_the_network_that_opens_no_tunnel(api: ModelApi, answer: bytes, words: str) -> None:
+    """Claude is told, and not its password."""
+    with answering(answer) as server:
+        network = server.url.replace("://", "://me:p%40ss@")
+        with turn_proxy(api._replace(base_url="https://api.example", https_proxy=network)) as proxy:
+            status, body = proxy.ask()
+    assert (status, words in body, "p%40ss" in body) == (502, True, False), body
 
 
 def test_an_api_that_is_down(api: ModelApi) -> None:
@@ -262,10 +351,21 @@ def test_an_api_that_is_down(api: ModelApi) -> None:
     assert json.loads(body)["error"]["message"] == f"{nowhere.base_url}: Connection refused"
 
 
+def test_silence_ends(api: ModelApi, model: Model) -> None:
+    """That of an API is a 502, and a client who sends no whole request loses its connection."""
+    with turn_proxy(api, silent=0.5) as proxy, contextlib.closing(UnixConnection(proxy.path)) as half:
+        half.connect()
+        half.sock.sendall(GOOD.encode())
+        assert half.sock.recv(1) == b""
+        status, body = proxy.ask(fake({"text": WORDS, "fail": "mute"}))
+    assert (status, json.loads(body)["error"]["message"]) == (502, f"{model.url}: timed out")
+
+
 ANSWERS = {
     "with a length": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: a=b\r\n\r\n{}",
     "until it closes": b"HTTP/1.1 200 OK\r\nconnection: close, x-hop\r\nx-hop: 1\r\n\r\n{}",
     "in chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+    "after another": b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
 }
 
 
@@ -274,7 +374,7 @@ def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
     """A connection that the API has closed meanwhile is no error, and what belongs to one connection stays there."""
     with answering(ANSWERS[name]) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
         for _ in range(3):
-            with proxy.open(proxy.token, message("hello")) as response:
+            with proxy.open(message("hello")) as response:
                 assert (response.status, response.read()) == (200, b"{}")
                 assert {"set-cookie", "x-hop"}.isdisjoint(response.headers)
 
@@ -286,15 +386,18 @@ REDIRECT = b"HTTP/1.1 307 Moved\r\nlocation: https://else.example/v1\r\ncontent-
     ("answer", "words"),
     [
         (REDIRECT, "it sends to https://else.example/v1; set chat.base_url"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers there does not speak HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "does not speak HTTP/1.1"),
+        (b"HTTP/1.1 200 O", "does not speak HTTP/1.1"),
         (b"", "the connection ended"),
     ],
 )
 def test_what_is_no_answer_of_an_api(api: ModelApi, answer: bytes, words: str) -> None:
-    """A redirect is not followed, and no other protocol is passed on."""
+    """A redirect is not followed, no other protocol is passed on, and nothing is asked twice that was heard."""
     with answering(answer) as server, turn_proxy(api._replace(base_url=f"{server.url}/below/")) as proxy:
         status, body = proxy.ask()
         assert server.lines[0] == f"POST /below{MESSAGES} HTTP/1.1\r\n".encode()
+        assert len(server.lines) <= (1 if answer else 2)
     assert (status, words in body) == (502, True), body
 
 
@@ -302,6 +405,6 @@ def test_a_whole_answer_that_breaks_off_does_so_here(api: ModelApi) -> None:
     """An answer that is shorter than it says is not passed on as whole."""
     short = ANSWERS["with a length"].replace(b": 2", b": 3")
     with answering(short) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
-        response = proxy.open(proxy.token, message("hello"))
+        response = proxy.open(message("hello"))
         with response as opened, pytest.raises(http.client.IncompleteRead):
             opened.read()

@@ -59,7 +59,7 @@ def test_a_turn_that_still_runs_is_followed() -> None:
         conversation = ChatClient(Signer(url, b"k" * 32), session="old")
         assert conversation.replay().is_running
         assert [event["n"] for event in conversation.follow_turn()] == [3, 4]
-    assert json.loads(bodies[1]) == {"attach": "msg_second", "after": 2, "session": "new", "to": url}
+    assert json.loads(bodies[1]) == {"attach": "msg_second", "after": 2, "to": url}
 
 
 def test_a_conversation_without_logs_goes_on() -> None:
@@ -92,7 +92,7 @@ def test_a_job_is_checked_once() -> None:
         assert [event["n"] for event in conversation.start_check("Check.", "job_1")] == [1, 2]
     first, second = map(json.loads, bodies)
     assert first == {"prompt": "Check.", "tools": "host", "vm": "devvm", "session": "token", "to": url}
-    assert second == {"attach": f"{CHECK}job_1", "after": 0, "session": "token", "to": url}
+    assert second == {"attach": f"{CHECK}job_1", "after": 0, "to": url}
     assert conversation.session == "newer"
 
 

@@ -116,7 +116,7 @@ def test_a_caller_in_the_configuration_is_not_touched(file: Path) -> None:
             lambda: drop_old_secrets(file, "anna"),
             lambda: remove_caller(file, "anna"),
         ):
-            refused(file, edit, f"anna stands in {file}", f"callers.d{os.sep}anna.toml")
+            refused(file, edit, f"anna stands in {file}", "by hand")
         own(file, "anna").unlink(missing_ok=True)
 
 

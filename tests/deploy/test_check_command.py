@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import socket
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from ..support.forked import run_command as run
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
 from ..support.selection import sampled
-from ..support.service import ACCOUNT, SERVER, SSH_KEY, config_text, give_to_handler, new_secret
+from ..support.service import ACCOUNT, SSH_KEY, as_handler, config_text, give_to_handler, new_secret
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
@@ -64,19 +65,42 @@ def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
 
 @pytest.mark.real("root")
 def test_root_without_an_account_is_told_every_mistake(tmp_path: Path) -> None:
-    """The missing account is one line of them, and the handler would not start."""
-    ran = run("check", str(write(tmp_path, GOOD.replace(SERVER, "") + OFF)))
+    """The missing account is one line of them, and the handler would not start. With --user, it would."""
+    config = write(tmp_path, GOOD + OFF, 0o600)
+    os.chown(config, 0, 0)
+    ran = run("check", str(config))
     assert (ran.returncode, "the handler would not start" in ran.stderr) == (2, True)
-    for words in ("must not stay root", "callers.phone.secret", "unknown"):
+    for words in (f"{config}'s group is root", "--user", "callers.phone.secret", "unknown"):
         assert words in ran.stderr
+    assert f"{config}: can't be read by this user" in run("check", str(config), "--user", ACCOUNT).stderr
+
+
+@pytest.mark.real("root")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("no-such-user", "there is no user"), ("root", "must not be root"), ("0", "must not be root"), ("²", "no user")],
+)
+def test_a_user_that_the_handler_can_not_be(tmp_path: Path, name: str, words: str) -> None:
+    ran = run("check", str(write(tmp_path, GOOD)), "--user", name)
+    assert (ran.returncode, words in ran.stderr) == (2, True), ran.stderr
+
+
+@pytest.mark.real("root")
+def test_only_root_becomes_another_user(tmp_path: Path) -> None:
+    """The handler's own user may name itself; a number needs no account."""
+    config = write(tmp_path, GOOD)
+    account = pwd.getpwnam(ACCOUNT)
+    for name, code in ((ACCOUNT, 0), (str(account.pw_uid), 0), ("nobody", 2)):
+        ran = run_as(account.pw_uid, account.pw_gid, "check", str(config), "--user", name)
+        assert (ran.returncode, "another user has started this" in ran.stderr) == (code, code == 2), ran.stderr
+    os.chown(config, 0, 2147480000)
+    assert run("check", str(config)).returncode == 0
 
 
 REFUSED = {
     "no TOML": "[callers",
-    "nothing in it": SERVER,
+    "nothing in it": "",
     "no caller that signs": GOOD.replace("whsec_", "whsec"),
-    "an account that does not exist": GOOD.replace(SERVER, "") + '[server]\nuser = "no-such-user"\n',
-    "a [server] that can't be used": GOOD.replace(SERVER, "") + "[server]\nuser = 3\n",
 }
 
 
@@ -109,7 +133,7 @@ def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path
     assert (checked.returncode, checked.stderr, found.pop("file"), found.pop("starts")) == (2, "", str(config), True)
     environment = os.environ | {"BREAKGLASS_CONFIG": str(config), "PORT": str(reserve_port())}
     command = [sys.executable, "-m", "breakglass", "serve"]
-    with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.PIPE, **as_handler()) as process:
         assert process.stdout is not None
         logged = json.loads(process.stdout.readline())
         process.terminate()
@@ -201,7 +225,7 @@ def give(directory: Path, uid: int, gid: int, mode: int) -> tuple[Path, Path]:
     """Write a configuration and the SSH key that it names, with this owner and mode."""
     key, config = directory / "key", directory / "breakglass.toml"
     key.write_text(SSH_KEY)
-    config.write_text(GOOD.replace(SERVER, "").replace(f"key = '''{SSH_KEY}'''", f'key_file = "{key}"'))
+    config.write_text(GOOD.replace(f"key = '''{SSH_KEY}'''", f'key_file = "{key}"'))
     for file in (key, config):
         os.chown(file, uid, gid)
         file.chmod(mode)

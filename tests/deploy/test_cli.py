@@ -25,7 +25,7 @@ from breakglass.demo.proxmox.world import World
 from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.selection import sampled
-from ..support.service import SERVER, SSH_KEY, Service, give_to_handler, new_secret, new_ssh_key
+from ..support.service import SSH_KEY, Service, as_handler, give_to_handler, new_secret
 from ..support.sshd import Sshd
 from ..support.stages import until
 
@@ -51,6 +51,7 @@ def run_with(
         capture_output=True,
         text=True,
         timeout=100,
+        **(as_handler() if words[0] == "serve" else {}),
     )
 
 
@@ -61,7 +62,7 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
     """Without a usable configuration no port is bound, and all problems are printed."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
-    config.write_text(f'{SERVER}[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
+    config.write_text('[callers.operator]\nsecret = "whsec_AA=="\nallow = ["reboot"]\n[vms.ssh]\n')
     give_to_handler(config)
     ran = run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(reserve_port()))
     assert ran.returncode == 2
@@ -72,6 +73,7 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
 
 def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
     """Authentication can't be switched off: without callers the handler does not start."""
+    tmp_path.chmod(0o755)
     ran = run("serve", cwd=tmp_path)
     assert (ran.returncode, "breakglass.toml" in ran.stderr) == (2, True)
 
@@ -244,7 +246,6 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
 
 def usable_config() -> str:
     return f"""
-        {SERVER}
         [callers.operator]
         secret = "{SIGNING_KEY}"
         allow = ["status"]
@@ -266,6 +267,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("wrong")
     good = usable_config()
     texts = {"empty": b"", "binary": b"\xff\x00", "shared": SIGNING_KEY.encode(), "good": good.encode()}
+    place.chmod(0o755)
     texts["no-key"] = good.replace(SSH_KEY, "no key").encode()
     for name, text in texts.items():
         (place / name).touch(0o644 if name == "shared" else 0o600)
@@ -398,7 +400,9 @@ def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:
     """The log would go into whatever file or connection gets that descriptor next."""
     environment = os.environ | {"BREAKGLASS_CONFIG": f"{wrong['dir']}/good", "PORT": str(reserve_port())}
     command = ["/bin/sh", "-c", 'exec "$0" -m breakglass serve >&-', sys.executable]
-    ran = subprocess.run(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100)
+    ran = subprocess.run(
+        command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100, **as_handler()
+    )
     assert ran.returncode == 2, ran.stderr
     assert ran.stderr.startswith("breakglass: standard output is closed, and the log goes there\n    redirect it")
 
@@ -415,7 +419,7 @@ def first_events(config: Path, path: str) -> list[str]:
     """Return the first events of a handler's log, which then ends."""
     environment = os.environ | {"BREAKGLASS_CONFIG": str(config), "PORT": str(reserve_port()), "PATH": path}
     command = [sys.executable, "-m", "breakglass", "serve"]
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, **as_handler()) as process:
         assert process.stdout is not None
         try:
             return [json.loads(process.stdout.readline())["event"] for _ in range(2)]
@@ -425,15 +429,15 @@ def first_events(config: Path, path: str) -> list[str]:
 
 @pytest.mark.all
 def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
-    """Chat with a read-only key runs ssh; if it is missing, the log says so and `serve` continues."""
+    """Chat about a guest runs ssh; if it is missing, the log says so and `serve` continues."""
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     credential = tmp_path / "credential"
     credential.touch(0o600)
     credential.write_text("ANTHROPIC_API_KEY=x")
-    chat = f'[chat]\ncommand = "/bin/true"\nshared_uid = true\ncredential_file = "{credential}"\n'
-    key = f"read_only_key = '''{new_ssh_key()}'''\n[vms.devvm]"
-    config.write_text(usable_config().replace("[vms.devvm]", key) + chat)
+    chat = f'[chat]\ncommand = "/bin/true"\ncredential_file = "{credential}"\n'
+    guest = '[vms.devvm]\nguest = "claude@192.0.2.20"\nguest_host_key = "any"'
+    config.write_text(usable_config().replace("[vms.devvm]", guest) + chat)
     give_to_handler(config, credential)
     assert first_events(config, os.environ["PATH"])[1] != "programs-missing"
     assert first_events(config, str(tmp_path))[:2] == ["start", "programs-missing"]
@@ -537,7 +541,8 @@ def test_help_lists_the_exit_codes() -> None:
 
 def test_call_loads_neither_the_demo_nor_the_server() -> None:
     """`breakglass call` starts without what it does not need."""
-    code = "import sys, breakglass.cli.main; print({'uvicorn', 'asyncssh', 'breakglass.demo.run'} & sys.modules.keys())"
+    code = "import sys, breakglass.cli.commands; "
+    code += "print({'uvicorn', 'asyncssh', 'breakglass.demo.run'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "set()\n"
 

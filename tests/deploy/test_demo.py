@@ -202,7 +202,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("ssh", "bash", "env", "sh", "cat", "touch"):
+    for name in ("ssh", "bwrap", "bash", "env", "sh", "cat", "touch"):
         (programs / name).symlink_to(shutil.which(name) or "/nonexistent")
     os.mkfifo(tmp_path / "word")
     script = f'[ "$1" = claude ] && trap "touch {tmp_path}/ended" EXIT && trap "exit 130" INT\n'

@@ -9,7 +9,7 @@ import pytest
 
 from ..support.documents import commands, settings
 from ..support.ports import reserve_port
-from ..support.service import SERVER, SSH_KEY, Service
+from ..support.service import SSH_KEY, Service
 
 pytestmark = [pytest.mark.real("fail2ban"), pytest.mark.all]
 
@@ -36,7 +36,7 @@ def in_place(command: str) -> str:
 @pytest.fixture(scope="module")
 def log(directory: Path) -> Path:
     """The log of a handler that was sent 12 requests, with the addresses of the clients from a proxy."""
-    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra="" if SERVER else "[server]")
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra="[server]")
     try:
         text = service.config.read_text()
         service.stop()

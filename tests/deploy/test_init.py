@@ -28,7 +28,7 @@ from ..support.documents import commands
 from ..support.forked import run_command
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
-from ..support.service import ACCOUNT
+from ..support.service import ACCOUNT, as_handler
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, wait_listening
 
@@ -89,6 +89,8 @@ def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None
     steps = [line.strip() for line in ran.stdout.splitlines() if line.startswith("    ")]
     assert f"export BREAKGLASS_CONFIG={directory}/breakglass.toml" in steps
     assert "https://rescue.example.org/#vm=devvm" in steps
+    how = f"setpriv --reuid {ACCOUNT} --regid {GROUP} --clear-groups " if ACCOUNT else ""
+    assert f"breakglass check && {how}breakglass serve" in steps
     recipe = next(line for line in steps if "install-commands" in line)
     assert re.fullmatch(r"breakglass host install-commands --host pve1 (--from \S+ )?> pve1\.sh", recipe)
     assert "scp breakglass-pve pve1.sh root@192.0.2.10:/root/" in steps
@@ -123,7 +125,9 @@ def test_a_handler_starts_from_it_and_a_signed_verb_is_done(sshd: Sshd, place: P
         lines.write(f"{sshd.key_line(keys[0])}\n{sshd.key_line(keys[1], '--read-only')}\n")
     port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(directory / "breakglass.toml"), "PORT": str(port)}
-    with subprocess.Popen([*COMMAND, "serve"], env=environment, cwd="/", stdout=subprocess.DEVNULL) as handler:
+    with subprocess.Popen(
+        [*COMMAND, "serve"], env=environment, cwd="/", stdout=subprocess.DEVNULL, **as_handler()
+    ) as handler:
         try:
             wait_listening(port, handler)
             key = str(directory / "anna.signing-key")
@@ -193,7 +197,7 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     """Whatever text is in it comes back as it was."""
     hosts, vms = {"pve1": NewHost("breakglass@192.0.2.10:22", "any")}, {"devvm": NewVm(102, ("pve1",))}
     new = NewConfig("https://x/", "a.b@c", hosts, vms)
-    texts = config_texts(new, directory, sessions, "breakglass")
+    texts = config_texts(new, directory, sessions)
     written = tomllib.loads(texts["breakglass.toml"])
     assert tomllib.loads(texts["callers.d/a.b@c.toml"])["secret_file"] == f"{directory}/a.b@c.signing-key"
     table = {"secret_file": directory, "allow": [sessions, directory], directory: sessions}

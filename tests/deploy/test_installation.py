@@ -323,24 +323,38 @@ def test_the_runbooks_lines_for_the_handler(installed: Installation) -> None:
     assert f"Match User root Address {handler.address}" in handler.path("/tmp/install.sh").read_text()
     handler.run("rm /tmp/install.sh /etc/breakglass/root.toml")
     assert handler.address in host.run(connections).stdout
-    [account, units, changed, chat, check, check_credentials] = commands("docs/runbook.md", "Installing the handler")
+    [units, changed, chat, by_hand, check, check_credentials] = commands("docs/runbook.md", "Installing the handler")
     restart, reload = changed.splitlines()
-    for script in (account, f"cd /usr/src/breakglass/deploy/systemd\n{units}", restart):
+    for script in (f"cd /usr/src/breakglass/deploy/systemd\n{units}", restart):
         handler.run(script)
     installed.wait_until_answering("curl -s http://127.0.0.1:8080/health")
     handler.run(f"{reload}\n{chat}")
     for script in (check, check_credentials):
         assert "no problems" in handler.run(script).stdout
     handler.run("systemctl disable --now breakglass-chat.socket")
-    [free, credential] = commands("docs/runbook.md", "Setting up chat")
-    listed = handler.run(f"set +e\n{free}true").stdout
-    assert "200000" not in listed.partition(":")[0]
+    serves_by_hand(installed, by_hand)
+    [guest, credential] = commands("docs/runbook.md", "Setting up chat")
+    handler.run(guest)
+    assert handler.run("stat -c '%U %G %a' /etc/breakglass/guest").stdout == "root breakglass 640\n"
     handler.run(credential, stdin="ANTHROPIC_API_KEY=x\n")
     assert handler.run("stat -c '%U %G %a' /etc/breakglass/claude").stdout == "root breakglass 640\n"
-    handler.run("rm /etc/breakglass/claude")
+    handler.run("rm /etc/breakglass/claude /etc/breakglass/guest /etc/breakglass/guest.pub")
     [reload] = commands("docs/runbook.md", "Changing the configuration")
     pid = handler.run("cat /run/systemctl/breakglass.service.pid").stdout
     assert json.loads(handler.run(reload.replace("PID", pid)).stdout)["config"] == "ok"
+
+
+def serves_by_hand(installed: Installation, script: str) -> None:
+    """Start the handler with setpriv, as root's shell does, in place of its unit."""
+    handler = installed.handler
+    prepare, _, serve = script.rstrip().rpartition("\n")
+    handler.run("systemctl stop breakglass")
+    handler.run(prepare.replace("adduser", ": adduser"))  # the account is there
+    environment = "BREAKGLASS_CONFIG=/etc/breakglass/breakglass.toml"
+    wait = "curl -sS --retry 60 --retry-connrefused --retry-delay 1 http://127.0.0.1:8080/health"
+    assert '"config":"ok"' in handler.run(f"{environment} {serve} >/dev/null & {wait}; kill $!; wait").stdout
+    handler.run("systemctl start breakglass")
+    installed.wait_until_answering("curl -s http://127.0.0.1:8080/health")
 
 
 # --- and back ---

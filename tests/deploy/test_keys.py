@@ -22,7 +22,6 @@ from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.selection import sampled
 from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
-from ..support.sshd import descendants
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -259,15 +258,6 @@ def test_in_a_terminal_a_person_is_asked(service: Service, answer: str, goes: bo
 
 
 # --- the reload ---
-
-
-@pytest.mark.real("root")
-def test_the_launcher_is_not_taken_for_the_handler(service: Service) -> None:
-    """It has the same command line, and ignores SIGHUP."""
-    [launcher] = descendants(service.process.pid)
-    ran = breakglass(service, "keys", "new", "phone", "--pid", str(launcher))
-    assert (ran.returncode, "launcher" in ran.stderr) == (2, True), ran.stderr
-    assert "phone" not in entries(service)
 
 
 def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> None:

@@ -168,7 +168,8 @@ def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
-    assert {"env", "envFrom"} & keys_below(pod) == set()
+    assert container["env"] == [{"name": "BREAKGLASS_CHAT", "value": "off"}]
+    assert {"envFrom", "valueFrom"} & keys_below(pod) == set()
     assert [set(volume) for volume in pod["volumes"]] == [{"name", "secret"}] * 2
 
 

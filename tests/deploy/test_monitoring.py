@@ -35,11 +35,6 @@ NOW = datetime.fromtimestamp(0, UTC)  # when promtool's tests begin
 DAY = 86400
 LABELS = 'job="breakglass",instance="rescue:443"'
 UP = f"up{{{LABELS}}}"
-SESSIONS = "0123abcd"
-OTHER = {  # another handler, with the same sessions.dir
-    "series": f'breakglass_chat_sessions_info{{sessions="{SESSIONS}",job="breakglass",instance="other:443"}}',
-    "values": "1x190",
-}
 
 Change = Callable[[Snapshot], Snapshot]
 
@@ -49,7 +44,7 @@ def healthy() -> Snapshot:
     caller = replace(CONFIG.callers[0], not_after=NOW + timedelta(days=100))
     config = replace(CONFIG, callers=(caller,))
     condition = Condition(config, NOW.timestamp(), {"pve1": "answering"}, {"devvm": "answering"}, "on")
-    return Snapshot(condition, {"pve1": "1.2.3"}, {"pve1": NOW.timestamp()}, 0, SESSIONS, Counters())
+    return Snapshot(condition, {"pve1": "1.2.3"}, {"pve1": NOW.timestamp()}, 0, Counters())
 
 
 def with_condition(**changes: Any) -> Change:
@@ -139,12 +134,11 @@ FAULTS: dict[str, Change] = {
         )
     )(snapshot),
     "the clock is wrong": with_condition(at=NOW.timestamp() + 200),
-    "two handlers, two directories": lambda snapshot: replace(snapshot, sessions="89abcdef"),
 }
 
 
 STILL_READY = (  # works now, and may not later; or a part of it failed once
-    *("agent-outdated", "not proven for long", "the clock is wrong", "two handlers, two directories", "a turn failed"),
+    *("agent-outdated", "not proven for long", "the clock is wrong", "a turn failed"),
     *("a notification failed", "a sender is not known", "alerts match nothing", "a request for another handler"),
     *("a key that no caller has", "a request that its caller may not send", "a verb failed"),
     "a warning of the configuration",
@@ -179,11 +173,11 @@ BEYOND = {
 }
 UNKNOWN = {
     # what can't be meant, although a handler takes it
-    *("chat-without-caller", "chat-without-key", "guest-key-not-checked", "same-machine"),
+    *("chat-without-caller", "guest-without-key", "guest-key-not-checked", "same-machine"),
     *("cluster-not-named", "other-cluster", "sessions-relative", "sessions-exposed"),
     # what it does not look at
-    *("isolation-not-known", "ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
-    *("sessions-nearly-full", "sessions-no-flock", "sessions-noexec"),
+    *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
+    *("sessions-nearly-full", "sessions-no-flock"),
     # what the host says when doctor asks it
     *(
         "clock-differs",
@@ -218,7 +212,7 @@ def named_codes() -> set[str]:
 
 def test_doctor_has_each_code_that_the_table_names() -> None:
     """As a word of doctor's own, of the configuration's problems, or of what it passes on."""
-    paths = [path for top in ("config", "doctor", "proxmox") for path in (ROOT / "handler" / top).rglob("*.py")]
+    paths = [path for top in ("chat", "config", "doctor", "proxmox") for path in (ROOT / "handler" / top).rglob("*.py")]
     code = "".join(path.read_text("utf-8") for path in paths)
     assert len(named_codes()) > 60
     assert {word for word in named_codes() if f'"{word}"' not in code} == set()
@@ -275,7 +269,7 @@ def _samples(text: str) -> dict[str, float]:
 
 def case(after: str, firing: Sequence[Mapping[str, str]], up: str = "1x190", at: str = "2h") -> dict[str, Any]:
     """Return a test of promtool: which alerts fire two hours after a good day, and whether they say their names."""
-    inputs = [*lines_of(text_of(healthy()), after), {"series": UP, "values": up}, OTHER]
+    inputs = [*lines_of(text_of(healthy()), after), {"series": UP, "values": up}]
     return {
         "interval": "1m",
         "input_series": inputs,

@@ -26,7 +26,7 @@ from ..support.documents import commands
 from ..support.hung import unserved_fuse
 from ..support.ports import reserve_port
 from ..support.selection import sampled
-from ..support.service import ACCOUNT, ALL, SSH_KEY, Service
+from ..support.service import ACCOUNT, ALL, SSH_KEY, Service, give_directory
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_init_questions import Terminal
@@ -41,6 +41,7 @@ WHITE, PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 def service() -> Iterator[Service]:
     """A handler without a host: a verb of a known caller is unreached, and one of an unknown caller is 401."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+        give_directory(Path(directory, "var/sessions"))
         service = Service(Path(directory), port=reserve_port(), key=SSH_KEY, host_key="any")
         secret = run(service, "new", "otto", "--allow", ",".join(ALL)).stdout.strip()
         service.secrets["otto"] = secret
@@ -323,12 +324,12 @@ def test_without_a_place_for_the_key_it_is_revoked(service: Service) -> None:
     """sessions.dir is a file: nothing is handed out, and nothing stays."""
     before, sessions = callers(service), service.directory / "var/sessions"
     shutil.rmtree(sessions, ignore_errors=True)
-    sessions.parent.mkdir(exist_ok=True)
     sessions.touch()
     try:
         ran = run(service, "new", "jana", "--pair", "--url", "https://rescue.example.org/")
     finally:
         sessions.unlink()
+        give_directory(sessions)
     assert (ran.returncode, "sessions.dir" in ran.stderr, "#pair=" in ran.stdout) == (1, True, False)
     assert callers(service) == before
 

@@ -13,7 +13,7 @@ import pytest
 
 from ..handler.test_reload import wait_until
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, config_text, give_to_handler, new_secret
+from ..support.service import ACCOUNT, SSH_KEY, config_text, give_to_handler, new_secret
 from ..support.signals import signal_process
 from ..support.sshd import descendants, end_with_descendants
 from ..support.wheelhouse import wheelhouse
@@ -63,6 +63,8 @@ def test_the_procfile_starts_a_handler_for_a_router(python: Path, configuration:
     kept = {name: os.environ[name] for name in ("HOME", "TMPDIR") if name in os.environ}
     environment = {**kept, "PATH": path, "BREAKGLASS_CONFIG": str(configuration), "PORT": str(PORT)}
     apart = ["unshare", "--net", sys.executable, "-c", IN_A_NETWORK]
+    if ACCOUNT:
+        apart += ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
     command = [*apart, sys.executable, "-m", "honcho", "--procfile", str(ROOT / "Procfile"), "start"]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as honcho:
         try:

@@ -26,7 +26,7 @@ from ..support.documents import settings
 from ..support.front import DEPLOY, Front, front
 from ..support.scripted import Rules, Scripted, output, result, stage
 from ..support.selection import sampled
-from ..support.service import SERVER, Service
+from ..support.service import Service
 from ..support.sshd import Sshd
 
 pytestmark = [
@@ -43,7 +43,7 @@ RULES: Rules = [
     ("", [result(jobs=[])]),
 ]
 RULES[0][1].extend([{"wait": STEPS[2]}, result()])
-PROXIES = f'{"" if SERVER else "[server]"}\nproxies = ["127.0.0.1"]\n'
+PROXIES = '[server]\nproxies = ["127.0.0.1"]\n'
 BOTH = pytest.mark.parametrize("name", ["nginx", "caddy"])
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.base.findings import ConfigError
 from breakglass.base.verbs import ALLOWABLE
-from breakglass.cli.main import make_parser
+from breakglass.cli.commands import make_parser
 from breakglass.config.load import parse
 from breakglass.config.model import Address
 from breakglass.config.model_api import ModelApi
@@ -109,7 +109,7 @@ def test_what_the_readme_says_was_run_is_in_the_list() -> None:
 def test_the_example_configuration_is_good() -> None:
     """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
     files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "session")}
-    files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read")}
+    files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read", "guest")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
     [example] = settings("README.md", "The configuration")
@@ -119,7 +119,7 @@ def test_the_example_configuration_is_good() -> None:
     assert [alert.vm for alert in config.alerts] == ["devvm"]
     assert config.callers[0].allow == set(ALLOWABLE)
     assert config.chat is not None
-    assert (config.chat.uids, config.chat.api) == ((200000, 200063), ModelApi("ANTHROPIC_API_KEY", "x"))
+    assert config.chat.api == ModelApi("ANTHROPIC_API_KEY", "x")
     devvm = config.vms["devvm"]
     assert devvm.hosts == (config.hosts["pve1"],)
     assert len(devvm.host.host_keys) == 2
@@ -127,6 +127,7 @@ def test_the_example_configuration_is_good() -> None:
         files[f"/run/secrets/pve_{k}"].strip() for k in ("power", "read")
     )
     assert devvm.guest == Address("claude", "192.0.2.20")
+    assert devvm.guest_key == files["/run/secrets/guest"].strip()
 
 
 # --- the tables ---

@@ -15,15 +15,14 @@ from ..support import claude
 from ..support.booted import Booted, booted
 from ..support.documents import commands
 from ..support.locks import ROOT
-from ..support.scripted_claude import RESULT, line
 from ..support.service import SSH_KEY, new_secret, new_ssh_key
 from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
 UNITS = ROOT / "deploy/systemd"
-SERVICES = ("breakglass.service", "breakglass-chat.service", "breakglass-doctor.service")
+SERVICES = ("breakglass.service", "breakglass-doctor.service")  # and breakglass-chat@.service, which its socket names
 OTHERS = ("breakglass-chat.socket", "breakglass-doctor.timer")
-OVER_PROC = {  # each mounts something over a part of /proc, or refuses namespaces, or openat2(2), which bwrap needs
+OVER_PROC = {  # each mounts something over a part of /proc, or refuses openat2(2), which bwrap needs
     *(
         "RestrictSUIDSGID",
         "ProtectProc",
@@ -33,12 +32,9 @@ OVER_PROC = {  # each mounts something over a part of /proc, or refuses namespac
         "ProtectHostname",
         "PrivatePIDs",
     ),
-    *("RestrictNamespaces", "InaccessiblePaths", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths", "PrivateUsers"),
+    *("InaccessiblePaths", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths", "PrivateUsers", "DynamicUser"),
 }
 CONFIG = """\
-[server]
-user = "breakglass"
-
 [callers.operator]
 secret_file = "$CREDENTIALS_DIRECTORY/secret_operator"
 allow = ["status", "history", "chat"]
@@ -59,19 +55,31 @@ dir = "/var/lib/breakglass"
 """
 CHAT = """
 [chat]
-uids = "200000-200003"
 command = "/opt/claude"
 base_url = "http://127.0.0.1:9"
 credential_file = "$CREDENTIALS_DIRECTORY/secret_claude"
 """
-# It runs a command as claude does, in the sandbox inside its wall, and says what that has printed, and its own cgroup.
-CLAUDE = f"""\
+# It stands for a turn that makes its three walls, with bubblewrap in itself, and leaves a process that ignores signals.
+TURN = """\
 #!/bin/bash
-said=$("$CLAUDE_CODE_SHELL_PREFIX" 'id -u; pwd' 2>&1 | tr '\\n' ' ')
-group=$(grep ^0:: /proc/self/cgroup)
-{line(type="assistant", message={"id": "m", "content": [{"type": "text", "text": "SAID"}]})}
-{RESULT}
-""".replace("SAID", "'\"$said$group\"'")
+wall="bwrap --die-with-parent --new-session --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup"
+wall+=" --cap-drop ALL --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64"
+wall+=" --proc /proc --dev /dev --tmpfs /tmp --tmpfs /turn"
+read -r line
+echo "$line: $(id -un)"
+inner="$wall --unshare-net --disable-userns"
+$wall -- $wall --unshare-net -- $inner -- sh -c 'echo "walls: $(grep -c : /proc/net/dev)"' 2>&1
+(trap '' TERM HUP INT; exec setsid sleep 1000 0<&- >/dev/null 2>&1) &
+"""
+ASK = """\
+import socket
+with socket.socket(socket.AF_UNIX) as turn:
+    turn.connect("/run/breakglass-chat")
+    turn.sendall(b"hello\\n")
+    turn.shutdown(socket.SHUT_WR)
+    while data := turn.recv(4096):
+        print(data.decode(), end="")
+"""
 PREPARE = """\
 /usr/bin/python3 -m venv --without-pip /opt/breakglass
 export PYTHONPATH=/pip # this checkout's own may be below /tmp, which is another directory here
@@ -79,8 +87,8 @@ export PYTHONPATH=/pip # this checkout's own may be below /tmp, which is another
 """
 
 
-[_account, _units, _reloads, _chat, _check, _check_credentials] = commands("docs/runbook.md", "Installing the handler")
-RUNBOOK = {"account": _account, "units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
+[_units, _reloads, _chat, _, _check, _check_credentials] = commands("docs/runbook.md", "Installing the handler")
+RUNBOOK = {"units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
 RUNBOOK["check with credentials"] = _check_credentials
 [RUNBOOK["daily"]] = commands("docs/runbook.md", "Every day")
 
@@ -92,10 +100,11 @@ def settings(unit: str) -> set[str]:
 
 @pytest.mark.real("systemd")
 @pytest.mark.parametrize(
-    ("unit", "tenths"), [("breakglass.service", 19), ("breakglass-chat.service", 44), ("breakglass-doctor.service", 19)]
+    ("unit", "tenths"),
+    [("breakglass.service", 19), ("breakglass-chat@.service", 30), ("breakglass-doctor.service", 19)],
 )
 def test_a_units_exposure_is_low(unit: str, tenths: int) -> None:
-    """It is below 2.0 for the process that answers HTTP and for doctor, and below 4.5 for the launcher."""
+    """It is below 2.0 for the process that answers HTTP and for doctor, and 3.0 for a turn of chat."""
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(UNITS / unit)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -113,14 +122,14 @@ def test_systemd_finds_no_fault_in_the_units() -> None:
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
 
 
-def test_nothing_masks_proc_for_the_launcher() -> None:
+def test_nothing_masks_proc_for_a_turn() -> None:
     """The program bwrap makes namespaces and mounts a /proc, which the kernel refuses below one that is masked."""
-    assert settings("breakglass-chat.service") & OVER_PROC == set()
+    assert settings("breakglass-chat@.service") & OVER_PROC == set()
     assert settings("breakglass.service") & OVER_PROC, "the names are no longer those that units use"
 
 
-def test_the_launcher_is_off_by_default() -> None:
-    """The handler's unit starts neither the launcher nor its socket."""
+def test_chat_is_off_by_default() -> None:
+    """The handler's unit does not start the socket of chat."""
     text = (UNITS / "breakglass.service").read_text()
     named = re.findall(r"^(\w+)=.*breakglass-chat", text, re.MULTILINE)
     assert sorted(named) == ["After", "Environment"]
@@ -149,14 +158,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         (etc / "secrets" / name).touch(0o600)
         (etc / "secrets" / name).write_text(text)
     (files / "opt").mkdir()
-    (files / "opt/claude").write_text(CLAUDE)
-    (files / "opt/claude").chmod(0o755)
+    for name, text in {"turn": TURN, "ask.py": ASK}.items():
+        (files / "opt" / name).write_text(text)
+        (files / "opt" / name).chmod(0o755)
     shutil.copytree(wheelhouse(), files / "wheels")
     shutil.copytree(Path(pip.__file__).parent, files / "pip/pip")
     (files / "prepare").write_text(PREPARE)
     with booted(tmp_path_factory.mktemp("booted"), files) as system:
-        for script in (RUNBOOK["account"], RUNBOOK["units"]):
-            system.run("sh", "-ec", script, cwd="/deploy/systemd")
+        system.run("sh", "-ec", RUNBOOK["units"], cwd="/deploy/systemd")
         until(lambda: health(system), "the start")
         yield system
 
@@ -183,7 +192,7 @@ def say(system: Booted, prompt: str) -> str:
 def without_chat(system: Booted) -> None:
     """Make the system as it is after the installation; another test may have switched chat on."""
     (system.root / "etc/breakglass/breakglass.toml").write_text(CONFIG)
-    system.run("systemctl", "disable", "--now", "breakglass-chat.socket", "breakglass-chat.service")
+    system.run("systemctl", "disable", "--now", "breakglass-chat.socket")
     system.run("systemctl", "restart", "breakglass")
     until(lambda: health(system).get("chat") == "none", "a handler without chat")
 
@@ -266,30 +275,37 @@ def test_a_reload_and_a_death(system: Booted) -> None:
 
 @pytest.mark.all
 @pytest.mark.real("systemd")
+@pytest.mark.real("bwrap")
+def test_a_turns_unit_lets_it_make_its_walls(system: Booted) -> None:
+    """Only the handler's account gets a turn, it runs as its own user, and what it leaves is ended with it."""
+    drop_in = system.root / "etc/systemd/system/breakglass-chat@.service.d/stand-in.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\nExecStart=\nExecStart=/opt/turn\n")
+    system.run("systemctl", "daemon-reload")
+    system.run("systemctl", "start", "breakglass-chat.socket")
+    ask = ("/usr/bin/python3", "/opt/ask.py")
+    as_user = ("setpriv", "--clear-groups", "--reuid")
+    assert system.run(*as_user, "breakglass", "--regid", "breakglass", *ask) == "hello: breakglass-chat\nwalls: 1\n"
+    refused = system.run(*as_user, "breakglass-chat", "--regid", "breakglass-chat", *ask, check=False)
+    assert "PermissionError" in refused
+    until(lambda: not system.run("pgrep", "-x", "sleep", check=False), "the end of what the turn has left")
+    drop_in.unlink()
+    system.run("systemctl", "daemon-reload")
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
 @pytest.mark.real("curl")
 @pytest.mark.real("bwrap")
-def test_the_launchers_unit_starts_turns(system: Booted) -> None:
-    """Chat is on once its socket is; a turn's command runs in the sandbox, behind the wall, in the turn's cgroup."""
+def test_chat_is_on_once_its_socket_is(system: Booted) -> None:
+    """The commands of the runbook switch it on, and /health says who starts its turns."""
     without_chat(system)
-    assert system.show("breakglass-chat.service", "ActiveState") == "inactive"
-    config = Path(system.root, "etc/breakglass/breakglass.toml")
-    config.write_text(CONFIG + CHAT)
-    system.run("systemctl", "reload", "breakglass")
-    until(lambda: health(system).get("chat") == "failed", "chat without a launcher")
+    Path(system.root, "etc/breakglass/breakglass.toml").write_text(CONFIG + CHAT.replace("/opt/claude", "/bin/true"))
+    system.run("systemctl", "restart", "breakglass")
+    until(lambda: health(system).get("chat") not in (None, "none", "starting", "on"), "chat without its socket")
     system.run("sh", "-ec", RUNBOOK["chat"])
-    until(lambda: health(system).get("chat") == "on", "chat with a launcher")
-    output = say(system, "hello")
-    assert re.search(r"200\d\d\d /var/lib/breakglass/work/\S+/cwd 0::\S*/breakglass-chat.service/turn-200", output), (
-        output
-    )
-    main = system.show("breakglass-chat.service", "MainPID")
-    assert status_of(system, main)["Uid"] == ["0"] * 4
-    system.run("systemctl", "stop", "breakglass-chat.service")
-    assert system.show("breakglass-chat.service", "Result") == "success", system.journal("breakglass-chat")
-    until(lambda: health(system).get("chat") == "failed", "the end of chat")
-    system.run("systemctl", "reload", "breakglass")
-    until(lambda: health(system).get("chat") == "on", "chat with another launcher")
-    assert system.show("breakglass-chat.service", "MainPID") != main
+    until(lambda: health(system).get("chat") == "on", "chat with its socket")
+    assert health(system)["chat_started_by"] == "systemd"
 
 
 DOCTOR = """
@@ -364,8 +380,8 @@ threading.Event().wait()
 @pytest.mark.real("curl")
 @pytest.mark.real("bwrap")
 @pytest.mark.real("claude")
-def test_the_real_claude_works_in_the_launchers_unit(system: Booted) -> None:
-    """It runs commands in its sandbox; the runner's ssh looks for the host, which is not there."""
+def test_the_real_claude_works_in_a_turns_unit(system: Booted) -> None:
+    """It runs commands in its sandbox; the handler looks for the host, which is not there."""
     program = claude.find()
     assert program is not None
     shutil.copy(program, system.root / "opt/real-claude")
@@ -380,39 +396,4 @@ def test_the_real_claude_works_in_the_launchers_unit(system: Booted) -> None:
     until(lambda: health(system).get("chat") == "on", "chat")
     output = say(system, "it hangs")
     assert "$ pve status" in output
-    assert "ssh: connect to host 127.0.0.1 port 9: Connection refused" in output, output + system.journal("breakglass")
-
-
-# systemd gives up after five starts in this time. Its own is 10 s, in which a busy machine starts fewer.
-PATIENT = "[Unit]\nStartLimitIntervalSec=600\n"
-CONNECT = (
-    "import socket; s = socket.socket(1, 5); s.connect('/run/breakglass-chat'); s.recv(1)"  # AF_UNIX, SOCK_SEQPACKET
-)
-
-
-@pytest.mark.all
-@pytest.mark.real("systemd")
-@pytest.mark.real("curl")
-@pytest.mark.real("bwrap")
-def test_a_launcher_that_could_not_start_is_there_again(system: Booted) -> None:
-    """A mistake in the configuration ends each start, so systemd gives up; the runbook's commands bring it back."""
-    config = system.root / "etc/breakglass/breakglass.toml"
-    config.write_text(CONFIG + CHAT)
-    drop_in = system.root / "etc/systemd/system/breakglass-chat.service.d/patient.conf"
-    drop_in.parent.mkdir()
-    drop_in.write_text(PATIENT)
-    system.run("systemctl", "daemon-reload")
-    system.run("systemctl", "enable", "--now", "breakglass-chat.socket")
-    system.run("systemctl", "stop", "breakglass-chat.service")
-    config.write_text("no TOML")
-    system.run("/opt/breakglass/bin/python", "-c", CONNECT, check=False)
-    until(lambda: system.show("breakglass-chat.socket", "ActiveState") == "failed", "the end of the attempts")
-    result = system.show("breakglass-chat.socket", "Result")
-    config.write_text(CONFIG + CHAT)
-    [row] = [line for line in (ROOT / "docs/runbook.md").read_text().splitlines() if line.startswith(f"| `{result}`")]
-    for command in re.findall(r"`(systemctl [^`]+)`", row.split("|")[2]):
-        system.run(*command.split())
-    until(lambda: health(system).get("chat") == "on", "chat with a launcher")
-    drop_in.unlink()
-    drop_in.parent.rmdir()
-    system.run("systemctl", "daemon-reload")
+    assert "refused the connection; nothing was sent" in output, output + system.journal("breakglass")

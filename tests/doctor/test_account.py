@@ -21,7 +21,7 @@ NO_ACCOUNT = 2147480000
 def test_an_id_without_an_account_logs_in(short_dir: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> None:
     """Asyncssh asks for the user's name and home before it connects, although it needs neither."""
     setup = new_setup(short_dir, doctor_process, shared_sshd)
-    setup.config["server"], setup.user = {}, NO_ACCOUNT
+    setup.user = NO_ACCOUNT
     setup.write()
     for path in (short_dir, *short_dir.rglob("*")):
         os.chown(path, NO_ACCOUNT, NO_ACCOUNT)

@@ -141,7 +141,7 @@ def test_an_output_that_is_closed(setup: Setup, descriptor: int) -> None:
 def test_ctrl_c(setup: Setup, model: Model) -> None:
     """It ends at once, although a thread of it waits for an answer."""
     model.listing, before = "mute", len(model.listed)
-    setup.config["chat"] = {"shared_uid": True, "base_url": model.url, "command": "/nowhere"}
+    setup.config["chat"] = {"base_url": model.url, "command": "/nowhere"}
     setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
     setup.write()
     command = [sys.executable, "-m", "breakglass", "doctor"]
@@ -183,7 +183,7 @@ def test_who_asks() -> None:
 
 def test_an_idle_command_loads_little() -> None:
     """What only doctor needs is loaded by doctor: the other commands start without it."""
-    code = "import sys; import breakglass.cli.main; print('breakglass.cli.doctor' in sys.modules)"
+    code = "import sys; import breakglass.cli.commands; print('breakglass.cli.doctor' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
     assert doctor.__name__ == "breakglass.cli.doctor"

@@ -6,12 +6,13 @@ import os
 import pwd
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from breakglass.claude.command import list_flags
+from breakglass.chat.command import list_flags
 
 from ..support import claude
 from ..support.doctor import Fault, Setup, cases, check_fault
@@ -25,7 +26,7 @@ from ..support.service import ACCOUNT
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
 
 PLACES = ("chat",)
-USER = pwd.getpwnam("daemon").pw_uid
+USER = pwd.getpwnam(ACCOUNT).pw_uid if ACCOUNT else os.geteuid()
 SECRET = "sk-ant-the-real-one-0123456789"
 MOVED = b"HTTP/1.1 301 Moved\r\nlocation: https://x.example\r\ncontent-length: 0\r\n\r\n"
 VARIABLE = f"ANTHROPIC_API_KEY={SECRET}\n"
@@ -34,14 +35,12 @@ Seed = Callable[[Setup], object]
 
 @pytest.fixture
 def chatting(setup: Setup, model: Model) -> Setup:
-    """A good configuration with chat: as root, claude has users of its own."""
+    """A good configuration with chat."""
     model.listing, model.seconds_ahead = None, 0
     setup.directory.chmod(0o755)
     setup.config["callers"]["operator"]["allow"].append("chat")
-    who = {"uids": claude.UID_RANGE} if ACCOUNT else {"shared_uid": True}
     setup.config["chat"] = {
-        **who,
-        "command": str(claude.reachable(claude.UIDS[0], setup.directory)) if ACCOUNT else str(claude.find()),
+        "command": str(claude.reachable(USER, setup.directory)),
         "base_url": model.url,
         "credential_file": setup.file("credential", VARIABLE),
     }
@@ -148,8 +147,7 @@ def mounted(options: str, fill: int = 0) -> Seed:
 
     def seed(setup: Setup) -> None:
         path = setup.directory / "sessions"
-        path.mkdir()
-        setup.stack.enter_context(tmpfs(path, options.removesuffix(",ro")))
+        setup.stack.enter_context(tmpfs(path, f"uid={USER},{options.removesuffix(',ro')}"))
         if fill:
             (path / "ballast").write_bytes(bytes(fill))
         if options.endswith(",ro"):
@@ -167,11 +165,16 @@ def tmpfs(path: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def on_fuse(mount: Callable[[Path], contextlib.AbstractContextManager[None]]) -> Seed:
+def dead(setup: Setup) -> None:
+    setup.stack.enter_context(dead_fuse(setup.directory / "sessions"))
+
+
+def flock(error: int) -> Seed:
+    """Return a seed with a file system whose flock fails with this error; with 0, even a lock that is taken is had."""
+
     def seed(setup: Setup) -> None:
-        path = setup.directory / "sessions"
-        path.mkdir()
-        setup.stack.enter_context(mount(path))
+        setup.stack.enter_context(without_flock(setup.directory / "sessions", error))
+        os.chown(setup.directory / "sessions", USER, USER)
 
     return seed
 
@@ -184,23 +187,32 @@ def sessions(name: str) -> Seed:
 
 
 def of_another_user(setup: Setup) -> None:
-    path = setup.directory / "sessions"
-    path.mkdir()
-    os.chown(path, 54321, 54321)
+    os.chown(setup.directory / "sessions", 54321, 54321)
 
 
 def of_other_programs(setup: Setup) -> None:
     setup.config["sessions"]["dir"] = "/srv"
-    setup.mounts.append(("tmpfs", "/srv", "tmpfs", "mode=755"))  # this machine's own stays as it is
+    setup.mounts.append(("tmpfs", "/srv", "tmpfs", f"uid={USER}"))  # this machine's own stays as it is
 
 
 def in_a_files_place(setup: Setup) -> None:
+    (setup.directory / "sessions").rmdir()
     (setup.directory / "sessions").write_text("")
 
 
-def turns_for_all(setup: Setup) -> None:
-    setup.doctor(places=PLACES)
-    (setup.directory / "sessions/turns").chmod(0o755)
+def below_a_file(setup: Setup) -> None:
+    in_a_files_place(setup)
+    setup.config["sessions"]["dir"] += "/chat"
+
+
+def relative(setup: Setup) -> None:
+    setup.config["sessions"]["dir"] = os.path.relpath(setup.config["sessions"]["dir"], "/")
+
+
+def readable_by_all(setup: Setup) -> None:
+    file = setup.directory / "sessions/chat.sqlite3"
+    file.touch(0o644)
+    os.chown(file, USER, USER)
 
 
 # --- the system ---
@@ -224,24 +236,32 @@ def no_sandbox(setup: Setup) -> None:
     setup.mounts.append(("overlay", "/usr/bin", "overlay", data))
 
 
-def exposed_configuration(setup: Setup) -> None:
-    os.chown(setup.directory, 1, 1)
+def no_socket_for_turns(setup: Setup) -> None:
+    setup.environment["BREAKGLASS_CHAT"] = str(setup.directory / "nowhere")
+
+
+def one_who_hangs_up(setup: Setup) -> None:
+    """Have a program at the place of the socket unit that ends without a word."""
+    path = setup.directory / "socket"
+    listener = setup.stack.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind(str(path))
+    listener.listen()
+    path.chmod(0o666)
+    threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+    setup.environment["BREAKGLASS_CHAT"] = str(path)
+
+
+def guest(setup: Setup) -> None:
+    setup.config["vms"]["devvm"] |= {"guest": "root@192.0.2.20", "guest_host_key": "any"}
 
 
 def no_ssh(setup: Setup) -> None:
+    guest(setup)
     setup.environment["PATH"] = str(setup.directory)
-
-
-def guest(setup: Setup, **values: object) -> None:
-    setup.config["vms"]["devvm"] |= {"guest": "root@192.0.2.20", "guest_host_key": "any", **values}
 
 
 def no_talker(setup: Setup) -> None:
     setup.config["callers"]["operator"]["allow"].remove("chat")
-
-
-def no_read_only_key(setup: Setup) -> None:
-    del setup.config["hosts"]["pve1"]["read_only_key_file"]
 
 
 FAULTS = [
@@ -252,7 +272,10 @@ FAULTS = [
         "a secret for claude's environment", chat(env={"ANTHROPIC_API_KEY": SECRET}), "chat-setting", "credential_file"
     ),
     Fault("no caller who may chat", no_talker, "chat-without-caller", '"chat"'),
-    Fault("no key for claude", no_read_only_key, "chat-without-key", "read_only_key_file"),
+    Fault("user ids, as in an older checkout", chat(uids="200000-200063"), "unknown-setting", "take it out"),
+    Fault("no key to a guest", guest, "guest-without-key", "guest_key_file"),
+    Fault("claude as root in a guest", guest, "guest-root", "claude@"),
+    Fault("a guest whose key is not checked", guest, "guest-key-not-checked", "ssh-keyscan"),
     Fault("no ssh", no_ssh, "ssh-missing", "openssh-client"),
     # the credential
     Fault("no credential", chat(credential_file=None), "credential", "name a file"),
@@ -319,100 +342,35 @@ FAULTS = [
     Fault("a claude that is a directory", chat(command="/usr/bin"), "claude-missing", "chat.command"),
     Fault("a claude that may not be run", program("#!/bin/sh\n", 0o644), "claude-not-executable", "chmod 755"),
     Fault("a claude that is no program", program("claude"), "claude-failed", "install"),
-    Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "--version"),
-    Fault("a claude that is something else", program("#!/bin/sh\necho hello\n"), "claude-failed", "--version"),
+    Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "install"),
+    Fault("a claude that is something else", program("#!/bin/sh\necho hello\n"), "claude-failed", "install"),
     Fault("a claude that is too old", printing("1.0.128 (Claude Code)", list_flags()[:5]), "claude-version", "2.1"),
-]
-
-AS_ROOT = [
-    Fault("a sandbox that the kernel refuses", refused_sandbox, "sandbox-refused", "user.max_user_namespaces"),
-    Fault("no bubblewrap", no_sandbox, "sandbox-missing", "apt-get install bubblewrap"),
-    Fault("no user ids", chat(uids=None), "uids-missing", 'uids = "'),
-    Fault("user ids that an account has", chat(uids="65530-65535"), "uids-taken", 'uids = "'),
-    Fault("user ids that are none", chat(uids="1-64"), "chat-setting", "uids"),
-    Fault("a configuration in another user's directory", exposed_configuration, "configuration-exposed", "chown root"),
-    Fault(
-        "no launcher", lambda setup: setup.environment.update(BREAKGLASS_LAUNCHER="/nowhere"), "launcher-lost", "socket"
-    ),
-    Fault("claude as root in a guest", guest, "guest-root", "claude@"),
-    Fault("a guest whose key is not checked", guest, "guest-key-not-checked", "ssh-keyscan"),
+    # turns
+    Fault("no socket that starts turns", no_socket_for_turns, "turn-not-started", "breakglass-chat.socket"),
+    Fault("one who hangs up", one_who_hangs_up, "turn-not-started", "breakglass-chat.socket"),
     # sessions.dir
-    Fault("a path that is too long", sessions("s" * 90), "sessions-path", "shorter"),
-    Fault("a path with a space", sessions("my sessions"), "sessions-path", "/var/lib/breakglass"),
-    Fault("a directory of other programs", of_other_programs, "sessions-path", "a directory of its own"),
-    Fault("a directory of another user", of_another_user, "sessions-owner", "chown root"),
-    Fault("a file in its place", in_a_files_place, "sessions-no-directory", "install -d"),
-    Fault("turns that all can read", turns_for_all, "sessions-exposed", "chmod 700"),
-]
-
-
-def own_directory(setup: Setup) -> str:
-    path = setup.directory / "own"
-    path.mkdir()
-    os.chown(path, USER, USER)
-    return str(path)
-
-
-def started_by_its_user(setup: Setup) -> None:
-    """Have doctor run as the handler's own user, with no launcher."""
-    setup.user = USER
-    chat(uids=None, shared_uid=True)(setup)
-    setup.config["sessions"]["dir"] = own_directory(setup)
-
-
-def with_uids(setup: Setup) -> None:
-    setup.user = USER
-
-
-def relative(setup: Setup) -> None:
-    started_by_its_user(setup)
-    setup.config["sessions"]["dir"] = os.path.relpath(setup.config["sessions"]["dir"], "/")
-
-
-def not_its_own(setup: Setup) -> None:
-    started_by_its_user(setup)
-    os.chown(setup.config["sessions"]["dir"], 0, 0)
-
-
-def below_a_file(setup: Setup) -> None:
-    started_by_its_user(setup)
-    setup.config["sessions"]["dir"] += "/turn"
-    (setup.directory / "own/turn").write_text("")
-
-
-def unsandboxed(setup: Setup) -> None:
-    refused_sandbox(setup)
-    started_by_its_user(setup)
-
-
-AS_THE_USER = [
-    Fault("an isolation that only root can try", with_uids, "isolation-not-known", "as root"),
     Fault("a directory that depends on where it starts", relative, "sessions-relative", 'dir = "/'),
-    Fault("a directory that is root's", not_its_own, "sessions-unwritable", "chown -R daemon"),
+    Fault("a file in its place", in_a_files_place, "sessions-no-directory", "install -d"),
     Fault("a directory that is a file", below_a_file, "sessions-no-directory", "install -d"),
-    Fault("a sandbox that is missing where it is not needed", unsandboxed, "sandbox-refused", "namespaces"),
 ]
 
 WITH_MOUNTS = [
+    Fault("a sandbox that the kernel refuses", refused_sandbox, "sandbox-refused", "user"),
+    Fault("no bubblewrap", no_sandbox, "sandbox-missing", "apt-get install bubblewrap"),
+    Fault("a directory of other programs", of_other_programs, "sessions-path", "a directory of its own"),
+    Fault("a directory of another user", of_another_user, "sessions-unwritable", "chown -R"),
+    Fault("a file that all can read", readable_by_all, "sessions-exposed", "chmod 600"),
     Fault("a full file system", mounted("size=20m", fill=10 << 20), "sessions-full", "df"),
     Fault("a file system that is nearly full", mounted("size=60m"), "sessions-nearly-full", "df"),
     Fault("a file system without inodes", mounted("size=600m,nr_inodes=7"), "sessions-full", "df -i"),
     Fault("a file system that can't be written", mounted("size=600m,ro"), "sessions-read-only", "remount,rw"),
-    Fault("a file system without programs", mounted("size=600m,noexec"), "sessions-noexec", "remount,exec"),
 ]
 
 WITH_FUSE = [
-    Fault("a file system without flock", on_fuse(without_flock), "sessions-no-flock", "sessions] dir"),
-    Fault(
-        "a file system whose flock is none", on_fuse(lambda at: without_flock(at, 0)), "sessions-no-flock", "sessions"
-    ),
-    Fault(
-        "a file system whose locks are out of reach",
-        on_fuse(lambda at: without_flock(at, errno.ENOLCK)),
-        "sessions-no-flock",
-        "sessions",
-    ),
-    Fault("a file system that has died", on_fuse(dead_fuse), "sessions-gone", "umount -l"),
+    Fault("a file system without flock", flock(errno.EOPNOTSUPP), "sessions-no-flock", "sessions] dir"),
+    Fault("a file system whose flock is none", flock(0), "sessions-no-flock", "sessions"),
+    Fault("a file system whose locks are out of reach", flock(errno.ENOLCK), "sessions-no-flock", "sessions"),
+    Fault("a file system that has died", dead, "sessions-gone", "umount -l"),
 ]
 
 
@@ -441,29 +399,11 @@ def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 
-@pytest.mark.real("root")
-@pytest.mark.parametrize("fault", cases(AS_ROOT, "no bubblewrap", "a directory of another user"))
-def test_a_fault_of_users_and_groups_is_found(chatting: Setup, fault: Fault) -> None:
-    check(chatting, fault)
-
-
-@pytest.mark.real("root")
-@pytest.mark.parametrize("fault", cases(AS_THE_USER, "a directory that is root's"))
-def test_a_fault_without_root_is_found(chatting: Setup, fault: Fault) -> None:
-    check(chatting, fault)
-
-
-@pytest.mark.real("root")
-def test_all_is_well_without_root(chatting: Setup) -> None:
-    """The handler's own user has no launcher, and needs none with shared_uid."""
-    started_by_its_user(chatting)
-    report = chatting.doctor(places=PLACES)
-    assert [finding.code for finding in report.findings if finding.level != "ok"] == []
-
-
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize("fault", cases(WITH_MOUNTS, "a full file system"))
-def test_a_fault_of_a_file_system_is_found(chatting: Setup, fault: Fault) -> None:
+@pytest.mark.parametrize(
+    "fault", cases(WITH_MOUNTS, "no bubblewrap", "a full file system", "a directory of another user")
+)
+def test_a_fault_of_the_system_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 
@@ -478,17 +418,19 @@ def test_a_fault_of_locks_is_found(chatting: Setup, fault: Fault) -> None:
 def test_a_file_system_that_hangs_holds_nothing_up(chatting: Setup) -> None:
     """It is a finding, as a model that says nothing is; the rest is looked at, and the end waits for neither."""
     chatting.model.listing = "mute"
-    chatting.constants |= {f"doctor.{part}.SECONDS": 2.0 for part in ("chat", "sessions", "model_api")}
-    path = chatting.directory / "sessions"
-    path.mkdir()
-    with unserved_fuse(path):
+    chatting.constants |= {f"doctor.{part}.SECONDS": 2.0 for part in ("sessions", "model_api")}
+    with unserved_fuse(chatting.directory / "sessions"):
         report = chatting.doctor(places=PLACES)
     codes = {finding.code: finding.level for finding in report.findings}
-    assert codes == {"sessions-hang": "error", "model-unreachable": "error", "claude-installed": "ok"}
+    assert codes == {
+        "chat-isolated": "ok",
+        "claude-installed": "ok",
+        "sessions-hang": "error",
+        "model-unreachable": "error",
+    }
     assert report.seconds < 30
 
 
-@pytest.mark.real("root")
 def test_a_hostile_program_reaches_nothing(chatting: Setup) -> None:
     """Doctor runs it as the handler's user, who can read every secret: so it has no network and no disk."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -508,8 +450,15 @@ def test_a_hostile_program_reaches_nothing(chatting: Setup) -> None:
 def test_all_is_well(chatting: Setup) -> None:
     """Nothing but ok, and a last line for each part of a turn."""
     report = chatting.doctor(places=PLACES)
-    codes = ["chat-isolated" if ACCOUNT else "chat-shared", "sessions-ready", "claude-installed", "credential-accepted"]
+    codes = ["chat-isolated", "claude-installed", "sessions-ready", "credential-accepted"]
     assert [finding.code for finding in report.findings] == codes
     assert report.code == 0
     [asked] = chatting.model.listed[-1:]
     assert asked["x-api-key"] == SECRET
+    assert "by the handler itself" in report.findings[0].sentence
+
+
+def test_a_replica_that_leaves_chat_to_another(chatting: Setup) -> None:
+    """Nothing of it is looked at."""
+    chatting.environment["BREAKGLASS_CHAT"] = "off"
+    assert [finding.code for finding in chatting.doctor(places=PLACES).findings] == ["chat-off"]

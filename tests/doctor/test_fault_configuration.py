@@ -404,10 +404,7 @@ AS_ROOT = [
     Fault("another user's file", owner("power", 54321, 1, 0o640), "file-exposed", "chown root:daemon"),
     Fault("the handler's file", owner("power", 1, 1, 0o640), "file-exposed", "chmod 600"),
     Fault("a file that its group can write", mode("breakglass.toml", 0o660), "file-exposed", "chmod 640"),
-    Fault("root without an account", change("server", user=None), "no-start", "server"),
-    Fault("an account that there is not", change("server", user="no-such-user"), "no-start", "adduser"),
-    Fault("an account that is root", change("server", user="root"), "no-start", "adduser"),
-    Fault("an account's name that is none", change("server", user="Break Glass"), "server-setting", "account"),
+    Fault("no account of the group's name", owner("breakglass.toml", 0, 0, 0o640), "no-start", "--user"),
 ]
 
 

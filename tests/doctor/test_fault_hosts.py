@@ -204,17 +204,6 @@ def edit(old: str, new: str) -> Seed:
     return lambda setup: setup.change_keys(lambda text: text.replace(old, new))
 
 
-def with_chat(seed: Seed) -> Seed:
-    """Have the configuration ask for chat, too, so that the read-only key is needed."""
-
-    def both(setup: HostSetup) -> None:
-        credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-ant-0123456789\n")
-        setup.config["chat"] = {"credential_file": credential, "shared_uid": True}
-        seed(setup)
-
-    return both
-
-
 KEYS = [
     ("power key revoked", lambda s: revoke(s, lambda h: h.power_public), "key-not-accepted", RECIPE),
     ("power key not installed", lambda s: s.file("power", new_ssh_key()), "key-not-accepted", "breakglass-pve check"),
@@ -224,12 +213,6 @@ KEYS = [
     ("no key in the file", lambda s: s.host.keys.write_text(""), "key-not-accepted", RECIPE),
     ("no key file", lambda s: s.host.keys.unlink(), "key-not-accepted", RECIPE),
     ("key file of others", lambda s: s.host.keys.chmod(0o666), "key-not-accepted", "breakglass-pve check"),
-    (
-        "no read-only key for claude",
-        with_chat(lambda s: s.pve1.pop("read_only_key_file")),
-        "no-read-only-key",
-        "read_only_key_file",
-    ),
     ("keys swapped", swap, "keys-swapped", "swap hosts.pve1.key_file and hosts.pve1.read_only_key_file"),
     (
         "power key line is read-only",
@@ -418,12 +401,6 @@ VMS = [
     ("key serves another VM", serve("103"), "vm-not-served", "breakglass-pve allow 102"),
     ("key serves not this VM either", second_vm(103), "vm-not-served", "breakglass-pve allow 103"),
     (
-        "read-only key serves another VM",
-        with_chat(serve("103", only="--read-only")),
-        "vm-not-served-to-claude",
-        "breakglass-pve allow 102",
-    ),
-    (
         "VM on another node",
         without_conf(guests(vm102="pve2")),
         "vm-elsewhere",
@@ -504,7 +481,7 @@ agent of another build; key serves another VM; no quorum
 """
 # A rescue works all the same. The others are errors.
 WARNINGS = """
-host key any; read-only key revoked; no read-only key for claude; agent of another build; agent is older;
+host key any; read-only key revoked; agent of another build; agent is older;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
 archive hung; broken chain
@@ -644,13 +621,6 @@ def test_a_resolver_that_hangs(setup: HostSetup) -> None:
         ran = subprocess.run(argv, env=setup.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     findings = Report(ran.returncode, ran.stdout, ran.stderr, 0).findings
     assert "hosts.pve1.ssh" in found(findings, "name-silent").fix
-
-
-@pytest.mark.all
-def test_what_claude_needs_is_an_error_with_chat(setup: HostSetup) -> None:
-    """The configuration asks for chat, and claude could read nothing of the host."""
-    with_chat(lambda setup: revoke(setup, lambda host: host.reading_public))(setup)
-    assert found(look(setup).findings, "read-only-key-not-accepted").level == "error"
 
 
 @pytest.mark.all

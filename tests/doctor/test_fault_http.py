@@ -4,11 +4,9 @@ The handler, the host's sshd and QEMU, and nginx are real. Most faults are of th
 """
 
 import contextlib
-import json
 import re
 import socket
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +25,6 @@ from ..support.running import Running, new_setup
 from ..support.selection import sampled
 from ..support.service import give_to_handler, new_secret
 from ..support.sshd import Sshd
-from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "nginx", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
 
@@ -323,9 +320,9 @@ def break_a_caller(setup: Setup) -> None:
     setup.config["callers"]["historian"]["allow"] = ["reboot"]
 
 
-def chat_without_users(setup: Setup) -> None:
+def chat_without_claude(setup: Setup) -> None:
     credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-test\n")
-    setup.config["chat"] = {"credential_file": credential, "base_url": "http://127.0.0.1:9"}
+    setup.config["chat"] = {"credential_file": credential, "command": "/nowhere/claude"}
 
 
 def nothing(setup: Setup) -> None:
@@ -382,7 +379,7 @@ HANDLERS = [
     ),
     OfHandler("the key is not loaded", nothing, add_caller_only, "key-not-loaded", "systemctl reload breakglass"),
     OfHandler("an entry is off", break_a_caller, no_change, "config-degraded", "breakglass check"),
-    OfHandler("chat is not isolated", chat_without_users, no_change, "chat-not-isolated", "journalctl"),
+    OfHandler("chat lacks its claude", chat_without_claude, no_change, "chat-failed", "journalctl"),
     OfHandler("server.url is another name", another_name, ask_another_name, "wrong-handler", "[server] url"),
 ]
 
@@ -416,55 +413,6 @@ def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
             findings = look(own, {}).findings
     [finding] = [each for each in findings if "this machine reaches it" in each.sentence]
     assert (finding.level, finding.fix) == (ERROR, "systemctl reload breakglass: it then connects again")
-
-
-# --- two handlers ---
-
-
-def with_chat(setup: Setup, sessions: str) -> None:
-    credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-test\n")
-    claude = setup.directory / "claude"
-    claude.write_text("#!/bin/sh\n")
-    claude.chmod(0o755)
-    setup.config["chat"] = {"credential_file": credential, "shared_uid": True, "command": str(claude)}
-    place = setup.directory / sessions
-    place.mkdir(exist_ok=True)
-    setup.config["sessions"]["dir"] = str(place)
-
-
-@pytest.mark.all
-@pytest.mark.real("bwrap")
-def test_two_handlers_with_different_sessions_are_noticed(own: Setup) -> None:
-    """Their configurations differ too, by the directory alone; with one directory for both, nothing is wrong."""
-    with_chat(own, "one")
-    first, second = Running(own), Running(own)
-    own.config["server"]["url"] = [first.url, second.url]
-    own.path.unlink()
-    own.write()
-    with first.run():
-        first.ready()
-        with second.run():
-            second.ready()
-            until(lambda: [health(each)["chat"] for each in (first, second)] == ["on", "on"], "chat")
-            report = look(own, {"BREAKGLASS_URL": first.url})
-            assert [str(finding) for finding in report.findings if finding.level != OK] == []
-            assert len([finding for finding in report.findings if finding.code == "answers"]) == 2
-        with_chat(own, "other")
-        own.path.unlink()
-        own.write()
-        with second.run():
-            second.ready()
-            until(lambda: health(second)["chat"] == "on", "chat")
-            report = look(own, {"BREAKGLASS_URL": first.url})
-    finding = found(report.findings, "sessions-differ")
-    assert (finding.level, "mount one directory" in finding.fix, report.code) == (ERROR, True, 2)
-    assert found(report.findings, "configs-differ").level == WARNING
-
-
-def health(running: Running) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{running.url}health", timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
 
 
 # --- the way there ---

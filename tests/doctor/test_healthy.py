@@ -219,23 +219,12 @@ CHATS = {
 @pytest.mark.real("claude", "bwrap")
 @pytest.mark.parametrize(("credential", "header"), CHATS.values(), ids=CHATS)
 def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object], credential: str, header: str) -> None:
-    """With each kind of credential; with the handler's own user for claude, and through a proxy."""
+    """With each kind of credential, through a proxy, and with a guest whose key is pinned."""
     setup.config["callers"]["operator"]["allow"].append("chat")
+    setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
+    setup.config["vms"]["devvm"]["guest_key_file"] = setup.file("guest", new_ssh_key())
     command = str(claude.reachable(1, setup.directory)) if ACCOUNT else str(claude.find())
-    setup.config["chat"] = {"shared_uid": True, "command": command, **ours}
+    setup.config["chat"] = {"command": command, **ours}
     setup.config["chat"]["credential_file"] = setup.file("credential", credential)
     all_well(setup)
     assert header in model.listed[-1]
-
-
-@pytest.mark.real("claude", "bwrap", "root")
-def test_chat_with_users_of_its_own_is_well(setup: Setup, model: Model) -> None:
-    """And with a guest whose key is pinned."""
-    model.listing, model.seconds_ahead = None, 0
-    setup.directory.chmod(0o755)
-    setup.config["callers"]["operator"]["allow"].append("chat")
-    setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
-    command = str(claude.reachable(claude.UIDS[0], setup.directory))
-    setup.config["chat"] = {"uids": claude.UID_RANGE, "command": command, "base_url": model.url}
-    setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
-    all_well(setup)

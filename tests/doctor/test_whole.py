@@ -32,31 +32,22 @@ def setup(short_dir: Path, doctor_process: DoctorProcess, host: DoctorHost) -> H
     return HostSetup(short_dir, doctor_process, host)
 
 
-def with_chat(setup: HostSetup, model: Model, **who: object) -> None:
+def chat_and_alerts(setup: HostSetup, model: Model) -> None:
+    """Have all of it, and doctor as a caller of its own."""
     model.listing, model.seconds_ahead = None, 0
     setup.config["callers"]["operator"]["allow"].append("chat")
-    command = str(claude.reachable(claude.UIDS[0], setup.directory))
-    setup.config["chat"] = {**who, "command": command, "base_url": model.url}
+    command = str(claude.reachable(1, setup.directory))
+    setup.config["chat"] = {"command": command, "base_url": model.url}
     setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
+    setup.config["alerts"] = [ALERT]
+    setup.config["callers"]["doctor"] = {"secret": new_secret(), "allow": ["status"]}
 
 
 def plain(setup: HostSetup, model: Model) -> None:
     """Have neither chat nor alerts."""
 
 
-def with_uids(setup: HostSetup, model: Model) -> None:
-    """Have all of it, with users for claude, which the launcher makes."""
-    with_chat(setup, model, uids=claude.UID_RANGE)
-    setup.config["alerts"] = [ALERT]
-
-
-def shared(setup: HostSetup, model: Model) -> None:
-    """Have the handler's own user for claude, and doctor as a caller of its own."""
-    with_chat(setup, model, shared_uid=True)
-    setup.config["callers"]["doctor"] = {"secret": new_secret(), "allow": ["status"]}
-
-
-SETUPS: dict[str, Callable[[HostSetup, Model], None]] = {"plain": plain, "with uids": with_uids, "shared": shared}
+SETUPS: dict[str, Callable[[HostSetup, Model], None]] = {"plain": plain, "chat and alerts": chat_and_alerts}
 
 
 @pytest.mark.parametrize("seed", SETUPS.values(), ids=SETUPS)

@@ -17,7 +17,7 @@ import pytest
 import breakglass.proxmox.patience
 from breakglass.auth.signing import Caller
 from breakglass.base.errors import Lost
-from breakglass.claude.brief import list_tool_rules
+from breakglass.chat.brief import list_tool_rules
 from breakglass.client import new_id
 from breakglass.config.model import Address, Host, Vm
 from breakglass.demo.proxmox.world import VMID, World

@@ -17,7 +17,7 @@ from breakglass.base import audit
 
 from ..support.documents import commands
 from ..support.ports import reserve_port
-from ..support.service import SERVER, Service, new_secret
+from ..support.service import Service, as_handler, new_secret
 from ..support.sshd import Sshd, wait_listening
 from ..unit.test_logs import documented, empty_log
 
@@ -25,7 +25,7 @@ __all__ = ["empty_log"]  # a fixture
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
-PROXY_SETTING = f"{SERVER or '[server]'}\nproxies = ['127.0.0.0/8']\n"
+PROXY_SETTING = "[server]\nproxies = ['127.0.0.0/8']\n"
 
 
 def log_of(service: Service) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Po
     service.port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(service.port)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=stdout, cwd=directory
+        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=stdout, cwd=directory, **as_handler()
     )
     wait_listening(service.port, process)
     return process
@@ -158,7 +158,7 @@ def test_a_proxy_is_believed_if_it_is_configured(service: Service) -> None:
     """Otherwise the peer itself is the client, and what it says of others is nothing."""
     for setting in ("", PROXY_SETTING):
         if setting:
-            service.config.write_text(service.config.read_text().replace(SERVER, "") + setting)
+            service.config.write_text(service.config.read_text() + setting)
             service.process.send_signal(signal.SIGHUP)
             wait_for_event(service, "reload")
         for forwarded in ("203.0.113.9, 198.51.100.7", "unknown"):

@@ -15,7 +15,7 @@ from breakglass.client import new_id
 
 from ..bench.client import resident_kib
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service, wait_answering
+from ..support.service import SSH_KEY, Service, as_handler, wait_answering
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,9 @@ class SmallService(Service):
         environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [sys.executable, "-c", f"{code}{limits}sys.exit(main())", "serve"]
         with self.audit_file.open("ab") as audit:
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, stderr=audit, cwd=self.directory)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=audit, stderr=audit, cwd=self.directory, **as_handler()
+            )
         wait_answering(self.port, self.process)
 
     def head(self, path: str, length: int, **headers: str) -> bytes:

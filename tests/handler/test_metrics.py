@@ -47,7 +47,7 @@ def service(shared_sshd: Sshd, directory: Path) -> Iterator[Service]:
     credential.write_text("ANTHROPIC_API_KEY=x")
     give_to_handler(credential)
     extra = f'{TABLE}{SENDER}\n[[alerts]]\nsource = "generic"\nmatch = {{ a = "b" }}\nvm = "devvm"\n'
-    extra += f'[chat]\nshared_uid = true\ncredential_file = "{credential}"\n'
+    extra += f'[chat]\ncredential_file = "{credential}"\n'
     key, host_key = shared_sshd.power_key, [shared_sshd.host_key]
     access: dict[str, Any] = {"port": shared_sshd.port, "key": key, "host_key": host_key}
     service = Service(directory, **access, program=NO_PAUSES, extra=extra)

@@ -74,22 +74,6 @@ def test_a_signal_reaches_the_child_and_its_code_comes_back(program: str, code: 
         assert process.wait(60) == code
 
 
-@pytest.mark.real("root")
-def test_root_needs_no_right_to_signal_other_users() -> None:
-    """A container may give its root little more than the rights to become [server] user. A reload must not end it."""
-    program = "os.setresuid(1, 1, 1)\nsignal.signal(1, lambda *_: print('again', flush=True))\n"
-    program += "signal.signal(15, lambda *_: os._exit(7))\n"
-    few = ["setpriv", "--bounding-set=-all,+setuid,+sys_admin", "--"]
-    with namespace(program + READY + "while True: signal.pause()", few) as process:
-        [first] = children(process.pid)
-        assert process.stdout is not None
-        for _ in range(2):
-            signal_process(first, signal.SIGHUP)
-            assert process.stdout.readline() == "again\n"
-        signal_process(first, signal.SIGTERM)
-        assert process.wait(60) == 7
-
-
 def test_an_ordinary_process_stays_as_it_is() -> None:
     program = "import os\nbefore = os.getpid()" + BEGIN + "sys.exit(os.getpid() != before)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

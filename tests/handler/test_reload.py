@@ -24,7 +24,7 @@ from breakglass.demo.proxmox.world import World
 from ..conftest import shares
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
-from ..support.service import READ, SSH_KEY, Service, give_to_handler, new_secret
+from ..support.service import READ, SSH_KEY, Service, as_handler, give_to_handler, new_secret
 from ..support.sshd import Sshd
 from .test_pve import open_gate, wait_stage
 
@@ -332,7 +332,8 @@ def test_a_handler_starts_with_a_faulty_entry_and_says_so(
     second.secrets, second.directory, second.port = service.secrets, tmp_path, reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(second.port)}
     log = (tmp_path / f"audit-{second.port}.jsonl").open("wb")
-    second.process = subprocess.Popen([sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=log)
+    command = [sys.executable, "-m", "breakglass", "serve"]
+    second.process = subprocess.Popen(command, env=environment, stdout=log, **as_handler())
     try:
         wait_until(lambda: notes(second, "start"))
         wait_until(lambda: _answers(second))
@@ -532,7 +533,7 @@ def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, e
     add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(reserve_port())}
     process = subprocess.Popen(
-        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "breakglass", "serve"], env=environment, stdout=subprocess.DEVNULL, **as_handler()
     )
     file = wait_until(lambda: _reader_of(pipe))  # the configuration is being read
     process.send_signal(signal.SIGHUP)

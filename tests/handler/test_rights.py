@@ -1,8 +1,8 @@
-"""The process that parses the network is not root: who it becomes, and what it can still read."""
+"""The process that parses the network is not root: who it is, what root's commands become, and what they can read."""
 
 import contextlib
 import os
-import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,39 +17,39 @@ from ..support.rights import answering, assert_unprivileged
 from ..support.selection import sampled
 from ..support.service import (
     ACCOUNT,
-    SERVER,
     SSH_KEY,
     Service,
+    as_handler,
     config_text,
     give_to_handler,
     new_secret,
     wait_answering,
 )
-from ..support.signals import signal_process
-from ..support.sshd import Sshd
 
 pytestmark = [pytest.mark.real("root"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def service(directory: Path) -> Iterator[Service]:
-    """A handler without a host, which root has started."""
+    """A handler without a host."""
     service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
     yield service
     service.stop()
 
 
-def start(config: Path, *before: str, port: int = 0, **more: str) -> "subprocess.CompletedProcess[str]":
+def start(config: Path, as_root: bool = False) -> "subprocess.CompletedProcess[str]":
     """Start a handler that is to end by itself."""
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "PORT": str(port), **more}
-    command = [*before, sys.executable, "-m", "breakglass", "serve"]
-    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
+    command, rights = [sys.executable, "-m", "breakglass", "serve"], {} if as_root else as_handler()
+    return subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False, **rights
+    )
 
 
-def write_config(directory: Path, server: str = SERVER, mode: int = 0o640) -> Path:
+def write_config(directory: Path, mode: int = 0o640) -> Path:
     callers = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     path = directory / "breakglass.toml"
-    path.write_text(config_text(callers, port=1, key=SSH_KEY, host_key="any").replace(SERVER, server))
+    path.write_text(config_text(callers, port=1, key=SSH_KEY, host_key="any"))
     give_to_handler(path)
     path.chmod(mode)
     return path
@@ -74,24 +74,31 @@ def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
     assert "chmod 640" in next(line for line in text_of_log.splitlines() if str(secret) in line)
 
 
-ROOT_STAYS = [
-    ("", "the handler was started as root, and must not stay root", '[server] user = "breakglass"'),
-    ('[server]\nuser = "no-such-user"\n', '[server] user is "no-such-user", and there is no such user', "adduser"),
-    ('[server]\nuser = "root"\n', '[server] user is "root", which is root', "adduser"),
-    ("[server]\nuser = 3\n", "server.user: is not text: 3", "put it in quotes"),
-]
+def test_root_does_not_serve(tmp_path: Path) -> None:
+    """The start ends with a sentence that says how an ordinary user starts it, before anything is read."""
+    ran = start(tmp_path / "none", as_root=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    first, hint = ran.stderr.splitlines()
+    assert first == "breakglass: the handler was started as root, and must not be root"
+    assert "setpriv --reuid breakglass --regid breakglass --clear-groups breakglass serve" in hint
 
 
-@pytest.mark.parametrize(
-    ("server", "words", "hint"),
-    sampled(ROOT_STAYS, ROOT_STAYS[0]),
-)
-def test_root_does_not_serve(tmp_path: Path, server: str, words: str, hint: str) -> None:
-    """Without an account to become, the start ends with a sentence that says what to write."""
-    ran = start(write_config(tmp_path, server))
-    assert ran.returncode == 2
-    assert words in ran.stderr
-    assert hint in ran.stderr
+def test_setpriv_starts_it(tmp_path: Path) -> None:
+    """As that sentence says: with root's environment, whose home this user can't enter, it answers without a right."""
+    path, port = write_config(tmp_path), reserve_port()
+    environment = {**os.environ, "HOME": "/root", "BREAKGLASS_CONFIG": str(path), "PORT": str(port)}
+    how = ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
+    command = [*how, sys.executable, "-m", "breakglass", "serve"]
+    with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.PIPE) as process:
+        try:
+            wait_answering(port, process)
+            assert_unprivileged(port)
+            assert process.stdout is not None
+            down = next(line for line in process.stdout if b"host-down" in line)
+            assert b'"state": "connection-refused"' in down  # and not that asyncssh can't look into that home
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.all
@@ -118,31 +125,23 @@ def test_a_file_that_others_reach_is_refused(tmp_path: Path, mode: int, words: s
     assert "chmod 640" in ran.stderr
 
 
-def test_root_without_its_capabilities_can_not_start(tmp_path: Path) -> None:
-    """In a container that has dropped them, the handler does not stay root: it ends and says what is missing."""
-    ran = start(write_config(tmp_path), "setpriv", "--bounding-set=-all", "--inh-caps=-all")
+def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
+    """In a container that has dropped them, a command does not stay root: it ends and says what is missing."""
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "breakglass", "check"]
+    path = str(write_config(tmp_path))
+    ran = subprocess.run([*command, path], cwd="/", capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 2
-    assert f"can't become [server] user {ACCOUNT}: Operation not permitted" in ran.stderr
-    assert "CAP_SETUID" in ran.stderr
+    assert f"can't become {ACCOUNT}: Operation not permitted" in ran.stderr
+    assert f"run this as {ACCOUNT}" in ran.stderr
 
 
-ORDINARY = """
-import pwd, sys
-from breakglass.cli import account, main
-from breakglass.server import server
-from breakglass.server.server import load_late_modules
-load_late_modules()
-account.become(pwd.getpwnam(sys.argv.pop(1)))
-sys.exit(main.main())
-"""
-
-
-@pytest.mark.all
-def test_an_ordinary_user_with_a_capability_loses_it(tmp_path: Path) -> None:
-    """A handler that is started with CAP_NET_BIND_SERVICE and without root has none when it answers."""
-    path, port = write_config(tmp_path, ""), reserve_port()
+def test_a_port_below_1024_leaves_no_right_behind(tmp_path: Path) -> None:
+    """A unit's AmbientCapabilities= gives CAP_NET_BIND_SERVICE; a handler that listens has given it up."""
+    path, port = write_config(tmp_path), next(port for port in range(1023, 600, -1) if is_free(port))
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(path), "PORT": str(port)}
-    command = [sys.executable, "-c", ORDINARY, ACCOUNT, "serve"]
+    how = ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
+    how += ["--inh-caps=-all,+net_bind_service", "--ambient-caps=-all,+net_bind_service"]
+    command = [*how, sys.executable, "-m", "breakglass", "serve"]
     with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.DEVNULL) as process:
         wait_answering(port, process)
         [pid] = answering(port)
@@ -150,6 +149,11 @@ def test_an_ordinary_user_with_a_capability_loses_it(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(60) == 0
     assert find_privileges(status) == []
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_privilege_is_found() -> None:
@@ -174,32 +178,40 @@ def test_a_privilege_is_found() -> None:
             assert [line.split()[0] for line in found(good | {name: value})] == [name]
 
 
+# How a command that root starts becomes the handler's user, and what the handler does that setpriv starts.
+LEAVE = {
+    "a command": "account.become(account.look_up(sys.argv[1]))",
+    "the handler": "os.setgroups([]); os.setresgid(1, 1, 1); os.setresuid(1, 1, 1); "
+    "account.prctl(account.PR_SET_DUMPABLE, 0); account.give_up_privileges()",
+}
 _KEYRING = """
-import ctypes, os, pwd, sys
-from breakglass.cli.account import become
+import ctypes, os, sys
+from breakglass.cli import account
 add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
 call, session, description = ctypes.CDLL(None).syscall, -3, b"breakglass-test"
 call(keyctl, 1, None)
 call(add_key, b"user", description, b"secret", 6, session)
 def search(): print(call(keyctl, 10, session, b"user", description, 0) > 0)
 search()
-become(pwd.getpwnam(sys.argv[1]))
+LEAVE
 search()
 """
 
 
-def test_roots_keys_in_the_kernel_are_not_the_handlers() -> None:
+@pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
+def test_roots_keys_in_the_kernel_are_not_the_handlers(leave: str) -> None:
     """A session's keyring has what its login put there, and who has the keyring can read that, whatever its user."""
-    ran = subprocess.run([sys.executable, "-c", _KEYRING, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
+    code = _KEYRING.replace("LEAVE", leave)
+    ran = subprocess.run([sys.executable, "-c", code, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
     assert ran.stdout.split() == ["True", "False"], "if the first is False, this system allows no keys"
 
 
 _TYPING = """
-import fcntl, os, pwd, sys, termios
-from breakglass.cli.account import become
+import fcntl, os, sys, termios
+from breakglass.cli import account
 if os.fork():
     sys.exit(os.wait()[1])  # a shell, which leads the session
-become(pwd.getpwnam(sys.argv[1]))
+LEAVE
 try:
     fcntl.ioctl(0, termios.TIOCSTI, b"x")
     os.write(1, b"typed")
@@ -208,11 +220,12 @@ except OSError:
 """
 
 
-def test_the_handler_types_nothing_in_roots_terminal() -> None:
+@pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
+def test_the_handler_types_nothing_in_roots_terminal(leave: str) -> None:
     """Root's shell would run it once the handler has ended. Kernels without legacy_tiocsti refuse it to everyone."""
     pid, terminal = os.forkpty()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", _TYPING, ACCOUNT])
+        os.execv(sys.executable, [sys.executable, "-c", _TYPING.replace("LEAVE", leave), ACCOUNT])
     output = b""
     with open(terminal, "rb", buffering=0) as opened, contextlib.suppress(OSError):  # EIO: the other end is closed
         while piece := opened.read(4096):
@@ -232,36 +245,4 @@ name_this_user()
 print(getpass.getuser(), pathlib.Path.home())
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert ran.stdout == "breakglass /nonexistent\n", ran.stderr
-
-
-TOKEN = "bgt_" + "m" * 43
-
-
-def program(hidden: Path) -> tuple[str, ...]:
-    """Return a handler's program whose libraries are in a directory that only root can enter."""
-    code = (
-        f"import sys; sys.path.append({str(hidden / 'lib')!r}); from breakglass.cli.main import main; sys.exit(main())"
-    )
-    return ("-S", "-P", "-c", code)
-
-
-@pytest.mark.all
-@pytest.mark.real("sshd")
-def test_the_handler_needs_no_file_of_its_libraries(sshd: Sshd, tmp_path: Path) -> None:
-    """Its libraries are where only root can go, as in a checkout below /root: verbs and [metrics] work."""
-    hidden = tmp_path / "hidden"
-    hidden.mkdir(mode=0o700)
-    (hidden / "lib").symlink_to(Path(pytest.__file__).parents[1])
-    service = Service(tmp_path, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], program=program(hidden))
-    try:
-        service.answering()
-        assert service.pve("reset").json["outcome"] == "done"
-        assert b"<title>" in service.send("GET", "/").body
-        service.config.write_text(f'{service.config.read_text()}\n[metrics]\ntoken = "{TOKEN}"\n')
-        signal_process(service.process.pid, signal.SIGHUP)
-        service.logged('"reload"')
-        assert service.send("GET", "/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status == 200
-        assert service.pve("status").json["outcome"] == "done"
-    finally:
-        service.stop()
+    assert ran.stdout == "2147480000 /nonexistent\n", ran.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service, with_constants
+from ..support.service import SSH_KEY, Service, as_handler, with_constants
 from ..support.signals import signal_process
 from ..support.stages import until
 
@@ -183,7 +183,9 @@ def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service, without:
     code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(reserve_port())}
     command = [sys.executable, "-c", code, "serve"]
-    ran = subprocess.run(command, env=environment, cwd=hasty.directory, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        command, env=environment, cwd=hasty.directory, capture_output=True, text=True, timeout=60, **as_handler()
+    )
     assert ran.returncode == 2
     [names] = re.findall(r"can't be used: its HTTP protocol has no ([a-z_, ]+)", ran.stderr)
     assert missing in names.split(", ")

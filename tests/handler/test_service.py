@@ -16,7 +16,7 @@ from breakglass.proxmox.host import HostConnection
 from breakglass.service import Load, Service
 
 from ..support.ports import reserve_port
-from ..support.service import config_text, new_secret
+from ..support.service import as_handler, config_text, give_to_handler, new_secret
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -74,10 +74,14 @@ def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> Non
     config.touch(0o600)
     operator = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     config.write_text(config_text(operator, port=22, key="key", host_key="any"))
+    give_to_handler(config, tmp_path / "asyncssh.py")
+    tmp_path.chmod(0o755)  # Python lists it
     path = f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
     command = [sys.executable, "-m", "breakglass", "serve"]
-    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, **as_handler()
+    )
     assert ran.returncode == 2, ran.stderr
     assert "the handler can't start: ImportError('half an upgrade')" in ran.stderr
     assert "install Breakglass again" in ran.stderr

@@ -73,27 +73,6 @@ def test_a_recap_needs_no_new_question(visit: Visit) -> None:
     assert [body for body in visit.posts if "prompt" in body][-1]["prompt"].endswith("Now: Go on.")
 
 
-def test_a_session_of_another_handler(visit: Visit) -> None:
-    """The page says where it is, and offers to begin a new one with what was said."""
-    page = visit.open()
-    answer_chat(page, {"type": "text", "text": "The word is crane."})
-    ask_claude(page, "well?")
-    ended(page)
-    error = {
-        "code": "session-elsewhere",
-        "message": "this session is elsewhere",
-        "hint": "send it there",
-        "reached": False,
-    }
-    page.route("**/chat", lambda route: route.fulfill(status=409, json={"error": error}), times=1)
-    ask_claude(page, fake({"text": "never"}))
-    ended(page, 2)
-    expect(page.locator("#chat-notice")).to_contain_text(
-        "This session is elsewhere. Start a new conversation: Claude is told what was said."
-    )
-    assert page.is_visible("#recap")
-
-
 @pytest.mark.all
 def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
     """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""

@@ -229,3 +229,9 @@ test("an answer may say names that JavaScript has", () => {
 	assert.equal(adviceOf(view), "");
 	assert.deepEqual([view.seen.state, view.verdict.code], ["constructor", "__proto__"]);
 });
+
+test("a VM may have the name of what every object has", () => {
+	const { [VM]: view } = stateAfter().views;
+	assert.equal(reduce(newState(), { type: "nudged", vm: "constructor", at: 0, words: "x" }).views.constructor, Object);
+	assert.ok(view);
+});

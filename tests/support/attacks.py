@@ -1,16 +1,18 @@
-"""What a claude that was talked over would run: the table of its commands, and turns that run them in their sandbox.
+"""What a claude that was talked over would run: the table of its commands, and turns that run them behind their walls.
 
 In the commands, $F is a file that must not be read or changed, $D a directory that must not be written, $N a name that
 is not there, $S a number of seconds. Each also runs on a file or a directory of the turn's own, where it has to work: a
 command that fails everywhere would prove nothing.
 """
 
-import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .claude_turns import Place, start
+from breakglass.chat.job import GuestLogin
+from breakglass.chat.wall import CWD, HOME, SSH
+
+from .service import give_to_handler
+from .turns import make_job, run, texts, write_runner
 
 SECRET = "planted-and-not-to-be-read"
 OWN = "written-by-the-turn-itself"
@@ -381,66 +383,61 @@ def count_commands() -> int:
     return sum(len(set(kind)) * times for kind, times in (*kinds, (WRITERS, places), (CHANGERS, names), (SURVIVORS, 1)))
 
 
-@dataclass
+COMMAND, CLAUDE, SSH_CLIENT = "a command", "claude itself", "the guest's ssh"
+_SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
+_MARK = "=+=+= "
+# The guest that took over the ssh client: what runs as its ProxyCommand is behind the same wall, as the same user.
+_TAKEN = "Host *\n    ProxyCommand /bin/bash -c '/bin/bash {ssh}/script </dev/null >&2; exit 3'\n"
+
+
 class Attack:
-    """One turn's files, with commands that claude would run in them. `number` makes its user id another one."""
+    """Where scripts run as claude's command, as a claude that was taken over, or as the ssh that a guest took over.
 
-    place: Place
-    number: int = 0
+    The transcript of the session and the key of the guest have the secret, and the files of `targets`, which belong to
+    the handler's user, as what runs here does where nothing but its walls keeps it from them.
+    """
 
-    def __post_init__(self) -> None:
-        settings, number = self.place.settings, self.number
-        uids = (settings.uids[0] + number, *settings.uids[1:]) if settings.uids else ()
-        self.job, self.directory = self.place.prepare(self.place.turn(""), replace(settings, uids=uids))
-        self.scraps = self.directory / "scraps"
+    def __init__(self, directory: Path, where: str) -> None:
+        self.directory, self.where = directory, where
+        self._program = write_runner(directory, as_command=where != CLAUDE)
 
-    def run(self, script: str, secret: str = "") -> str:
-        """Run a script as one command of claude's, with a secret in claude's environment; return all it printed."""
-        env = {**self.job.env, **({"PLANTED": secret} if secret else {})}
-        _, out, err = start(self.job._replace(argv=(f"{self.directory}/shell", script), env=env), self.directory)
-        (self.directory / "commands").unlink()
-        return (out + err).decode(errors="replace")
+    def run(self, script: str) -> str:
+        """Run a script; return all that it printed."""
+        files = {"key": f"{SECRET}\n", "config": _TAKEN.format(ssh=SSH), "script": script}
+        is_ssh = self.where == SSH_CLIENT
+        prompt = "devvm anything 2>&1" if is_ssh else script
+        job = make_job(prompt, resume=_SID, guest=GuestLogin("devvm", files if is_ssh else {**files, "script": ""}))
+        turn = run(job, self._program, f'{{"said":"{SECRET}"}}\n'.encode())
+        assert turn.events[-1]["ok"] is True, turn.events
+        return texts(turn.events)
 
     def run_all(self, commands: Iterable[str], **variables: object) -> list[tuple[str, str]]:
-        """Run each command in a shell of its own, in one sandbox; return it and what it printed."""
+        """Run each command in a shell of its own, all behind one wall; return it and what it printed."""
         commands = list(commands)
-        here = self.scraps / "here"
-        here.mkdir(exist_ok=True)
-        here.chmod(0o777)
-        memory = here / "memory.py"
-        memory.write_text(_MEMORY)
-        given = {**variables, "MEMORY": memory}
-        lines = [f"cd {here}", *(f"{name}={value}" for name, value in given.items())]
+        lines = ["mkdir -p $TMPDIR/here; cd $TMPDIR/here", *(f"{name}={value}" for name, value in variables.items())]
+        lines += [f"MEMORY=$PWD/memory.py; cat >$MEMORY <<'THE-END'\n{_MEMORY}THE-END"]
         for number, command in enumerate(commands):
             lines.append(f'echo; echo "{_MARK}{number}"\n(\n{command}\n) </dev/null 2>&1')
-        batch = here / "batch"
-        batch.write_text("\n".join([*lines, f'echo; echo "{_MARK}{len(commands)}"']))
-        batch.chmod(0o644)
-        output = self.run(f". {batch}", SECRET)
+        where = "" if self.where == COMMAND else "export TMPDIR=${CLAUDE_CODE_TMPDIR:-/tmp}\n"
+        output = self.run(where + "\n".join([*lines, f'echo; echo "{_MARK}{len(commands)}"']))
         parts = [part.partition("\n") for part in output.split(f"\n{_MARK}")[1:]]
         assert [number for number, _, _ in parts] == [str(n) for n in range(len(commands) + 1)], output[-2000:]
         return [(command, text) for command, (_, _, text) in zip(commands, parts, strict=False)]
 
 
-_MARK = "=+=+= "
 NAMES = [
     "the configuration",
-    "an event log",
-    "another session's transcript",
-    "this session's transcript",
-    "another turn's home",
-    "another turn's scraps",
-    "another turn's brief",
-    "the turn's own key",
+    "the conversations",
+    "the credential",
+    "another handler's file",
+    "the session's transcript",
+    "the guest's key",
     "a file of all users",
 ]
 PLACES = [
     "the configuration",
-    "an event log",
-    "another session's transcript",
-    "this session's transcript",
-    "another turn's scraps",
-    "another turn's brief",
+    "the conversations",
+    "a file of all users",
     "the turn's own directory",
     "the turn's own programs",
     "where it runs",
@@ -450,6 +447,7 @@ PLACES = [
     "/etc",
     "/usr/bin",
 ]
+_OWN_PLACES = {"the turn's own directory": "/turn", "the turn's own programs": "/turn/bin", "where it runs": CWD}
 
 
 def plant(path: Path, text: str = SECRET) -> Path:
@@ -460,26 +458,28 @@ def plant(path: Path, text: str = SECRET) -> Path:
     return path
 
 
-def targets(attack: Attack, other: Path | None = None) -> dict[str, Path]:
-    """Return files of ours and of other turns, each where it is in life. `other` is the directory of another turn."""
-    sessions = attack.place.directory / "sessions"
-    other = other or sessions / "work" / uuid.uuid4().hex
-    return {
-        "the configuration": plant(attack.place.directory / "etc/breakglass.toml"),
-        "an event log": plant(sessions / "turns/0123456789abcdef/log"),
-        "another session's transcript": plant(sessions / f"transcripts/{uuid.uuid4()}"),
-        "this session's transcript": plant(Path(attack.job.env["HOME"]) / "projects/x/y.jsonl"),
-        "another turn's home": plant(other / "home/projects/x/y.jsonl"),
-        "another turn's scraps": plant(other / "scraps/kept/note"),
-        "another turn's brief": plant(other / "kept/agents.json"),
-        "the turn's own key": plant(attack.directory / "ssh/planted"),
-        "a file of all users": plant(attack.place.directory / "shared/tmp/note"),
+def targets(directory: Path) -> dict[str, Path]:
+    """Return the files that must not be reached, each where it is in life."""
+    found = {
+        "the configuration": plant(directory / "etc/breakglass.toml"),
+        "the conversations": plant(directory / "sessions/chat.sqlite3"),
+        "the credential": plant(directory / "etc/credential"),
+        "another handler's file": plant(directory / "var/sessions/chat.sqlite3"),
+        "a file of all users": plant(directory / "shared/tmp/note"),
     }
+    give_to_handler(*found.values())
+    for path in found.values():
+        path.chmod(0o666)
+        path.parent.chmod(0o777)
+    own = {"the session's transcript": f"{HOME}/projects/-turn-cwd/{_SID}.jsonl", "the guest's key": f"{SSH}/key"}
+    return {**found, **{name: Path(path) for name, path in own.items()}}
 
 
-def place_of(attack: Attack, found: dict[str, Path], name: str) -> Path:
+def may_have(where: str) -> Sequence[str]:
+    """Return the names of what is there because it is that program's own."""
+    return {COMMAND: (), CLAUDE: ("the session's transcript",), SSH_CLIENT: ("the guest's key",)}[where]
+
+
+def place_of(found: dict[str, Path], name: str) -> Path:
     """Return the directory that a name of PLACES stands for."""
-    own = {"the turn's own directory": ".", "the turn's own programs": "bin", "where it runs": "cwd"}
-    if name in own:
-        return attack.directory / own[name]
-    return found[name].parent if name in found else Path(name)
+    return Path(_OWN_PLACES[name]) if name in _OWN_PLACES else found[name].parent if name in found else Path(name)

@@ -35,6 +35,7 @@ mount -t tmpfs -o mode=1777 none dev/shm
 mount -t tmpfs -o mode=755 none run
 mkdir -m 1777 run/lock
 cat /etc/resolv.conf >etc/resolv.conf
+mount --move . / # what has another root than its mount namespace may make no user namespace, as bubblewrap does
 # only in there is the root the copy's; the kernel reaps the orphans of a process that ignores SIGCHLD
 exec chroot . /bin/sh -c 'echo ready && exec env --ignore-signal=CHLD cat'
 """

@@ -22,13 +22,13 @@ import pytest
 
 from breakglass.base.findings import ERROR, Finding
 
-from .service import ACCOUNT, ALL, SSH_KEY, give_to_handler, new_secret, new_ssh_key
+from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret, new_ssh_key
 
 SECONDS = 150.0  # doctor ends within 30, or on a busy machine within the limits below
 # What a busy machine may take for what is well. A test that waits for a limit sets it.
 _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
-    "doctor.claude_program.SECONDS": 60.0,
+    "chat.program.PROBE_SECONDS": 60.0,
     "doctor.host_check.CHECK_SECONDS": 60.0,
     "doctor.host_check.READ_SECONDS": 30.0,
     "doctor.host_walk.LOOK_SECONDS": 90.0,
@@ -40,7 +40,7 @@ _SERVE = """
 import ctypes, importlib, json, os, sys
 from breakglass.agents.bundle import bundle_digest
 from breakglass.config.ssh_library import asyncssh
-from breakglass.cli import doctor, main
+from breakglass.cli import commands, doctor
 from breakglass.cli.starting import load_server_modules
 from breakglass.doctor.walk import walk
 walk.__defaults__ = (100.0,)
@@ -80,7 +80,7 @@ for line in sys.stdin:
             os.setgid(user)
             os.setuid(user)
         try:
-            code = main.main()
+            code = commands.run()
         except SystemExit as end:  # argparse's
             code = end.code
         sys.stdout.flush()
@@ -184,7 +184,7 @@ class Setup:
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
         self.config: dict[str, Any] = {
-            "server": {"user": ACCOUNT} if ACCOUNT else {},
+            "server": {},
             "callers": {"operator": {"secret_file": self.file("operator", self.operator), "allow": [*ALL]}},
             "hosts": {
                 "pve1": {
@@ -195,7 +195,10 @@ class Setup:
                 }
             },
             "vms": {"devvm": {"hosts": ["pve1"], "vmid": 102}},
-            "sessions": {"secret_file": self.file("session", new_secret() * 2), "dir": str(directory / "sessions")},
+            "sessions": {
+                "secret_file": self.file("session", new_secret() * 2),
+                "dir": str(give_directory(directory / "sessions")),
+            },
         }
 
     def file(self, name: str, text: str) -> str:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from .doctor import DoctorProcess
+from .service import as_handler
 
 _FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys")  # they read no input, and start no server
 _processes: list[DoctorProcess] = []
@@ -15,8 +16,10 @@ _processes: list[DoctorProcess] = []
 def run_command(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run a command in / with further variables; in a Python of its own where it needs that."""
     if not words or words[0] not in _FORKED or any(name.startswith("PYTHON") for name in more):
-        command = [sys.executable, "-m", "breakglass", *words]
-        return subprocess.run(command, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100)
+        command, rights = [sys.executable, "-m", "breakglass", *words], as_handler() if "serve" in words else {}
+        return subprocess.run(
+            command, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100, **rights
+        )
     if not _processes:
         _processes.append(DoctorProcess())
     with tempfile.TemporaryDirectory() as place:

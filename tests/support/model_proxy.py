@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import select
 import socket
@@ -9,6 +10,7 @@ import socketserver
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -25,72 +27,91 @@ from breakglass.config.model_api import ModelApi
 from .model import Model
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
-EMPTY: Mapping[str, str] = {}
 MESSAGES = "/v1/messages?beta=true"
-# A process without threads starts it, as the runner does.
+# With no more than it has behind its wall: the standard library, h11 and our package.
 _START = """
-import json, os, socket, sys
-sys.path.insert(0, sys.argv[1])
-from breakglass.claude.side_processes import start_model_proxy
-from breakglass.claude.processes import PR_SET_DUMPABLE, prctl
-from breakglass.config.model_api import ModelApi
-api, uid = json.loads(sys.stdin.readline())
-if uid:  # which may not read the checkout
-    import breakglass.claude.model_forwarder
+import sys
+sys.path.append({place!r})
+from breakglass.chat import model_connection, proxy
+model_connection.SILENT_SECONDS = {silent}
+if {uid}:  # which may not read the checkout
+    import ctypes, os, encodings.idna
     os.setgroups([])
-    os.setgid(uid)
-    os.setuid(uid)
-    prctl(PR_SET_DUMPABLE, 1)  # as a handler that was started by this user
-listener = socket.create_server(("127.0.0.1", 0))
-port = listener.getsockname()[1]
-print(json.dumps([port, *start_model_proxy(ModelApi(*api), listener.detach())]), flush=True)
-sys.stdin.read()
+    os.setgid({uid})
+    os.setuid({uid})
+    ctypes.CDLL(None).prctl(4, 1)  # as one that was started by this user
+proxy.main()
 """
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """A client's connection to a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(self._path)
 
 
 class TurnProxy:
     """A running proxy, and a client that claude could be."""
 
-    def __init__(self, api: ModelApi, port: int, pid: int, variables: dict[str, str]) -> None:
-        self.port, self.pid, self.variables = port, pid, variables
-        token = self.variables[api.variable]
-        self.token = (
-            {"x-api-key": token} if api.variable == "ANTHROPIC_API_KEY" else {"authorization": f"Bearer {token}"}
-        )
+    def __init__(self, path: str, pid: int) -> None:
+        self.path, self.pid = path, pid
 
     @contextlib.contextmanager
     def open(
-        self, headers: Mapping[str, str], body: bytes, method: str = "POST", target: str = MESSAGES
+        self, body: bytes, headers: Mapping[str, str] | None = None, method: str = "POST", target: str = MESSAGES
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request, and yield its answer as soon as it has begun."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.request(method, target, body, dict(headers))
+        with contextlib.closing(UnixConnection(self.path)) as connection:
+            connection.request(method, target, body, dict(headers or {}))
             with connection.getresponse() as response:
                 yield response
 
-    def ask(self, words: str = "hello", stream: bool = True, headers: Mapping[str, str] = EMPTY) -> tuple[int, str]:
+    def ask(self, words: str = "hello", headers: Mapping[str, str] | None = None, **fields: object) -> tuple[int, str]:
         """Ask for a message; return the status and the body."""
-        with self.open({**self.token, **headers}, message(words, stream)) as response:
+        with self.open(message(words, **fields), headers) as response:
             return response.status, response.read().decode()
 
 
-def message(words: str, stream: bool = True) -> bytes:
+def message(words: str, **fields: object) -> bytes:
     """Return a request for a message."""
-    return json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": words}]}).encode()
+    content = [{"role": "user", "content": words}]
+    return json.dumps({"model": "m", "stream": True, "messages": content, **fields}).encode()
 
 
 @contextlib.contextmanager
-def turn_proxy(api: ModelApi, uid: int = 0) -> Iterator[TurnProxy]:
-    """Run the proxy of a turn."""
-    root = str(Path(__file__).parent.parent.parent)
-    with subprocess.Popen(
-        [sys.executable, "-c", _START, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(json.dumps([api, uid]), file=process.stdin, flush=True)
-        yield TurnProxy(api, *json.loads(process.stdout.readline()))
-        process.stdin.close()
+def turn_proxy(api: ModelApi, authorities: str = "", uid: int = 0, silent: float = 600) -> Iterator[TurnProxy]:
+    """Run the proxy of a turn, which ends without having said a word."""
+    with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
+        for name in ("h11", "breakglass"):
+            spec = importlib.util.find_spec(name)
+            Path(place, name).symlink_to(Path(spec.origin if spec and spec.origin else "").parent)
+        listener.bind(f"{place}/model")
+        listener.listen()
+        start = _START.format(place=place, uid=uid, silent=silent)
+        with subprocess.Popen(
+            [sys.executable, "-IS", "-c", start, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        ) as process:
+            listener.close()  # so that a client does not wait for a proxy that has ended
+            assert process.stdin is not None
+            assert process.stderr is not None
+            given = json.dumps({"api": api._asdict(), "authorities": authorities})
+            process.stdin.write(f"{given}\n".encode())
+            process.stdin.flush()
+            try:
+                yield TurnProxy(f"{place}/model", process.pid)
+            finally:
+                process.kill()
+            assert process.stderr.read() == b""
 
 
 # --- TLS ---
@@ -106,7 +127,8 @@ class Authority:
         constraint = x509.BasicConstraints(ca=True, path_length=None)
         usage = x509.KeyUsage(**{**dict.fromkeys(_USAGES, False), "key_cert_sign": True})
         own = self._certificate(self._name, self._key).add_extension(constraint, True).add_extension(usage, True)
-        self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.text = own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        self.file.write_text(self.text)
 
     def context(self, name: str) -> ssl.SSLContext:
         """Return what a server needs that has this name."""
@@ -141,13 +163,16 @@ _USAGES = (
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes on to a server, after a handshake of its own: TLS's, or that of an HTTPS proxy."""
+    """Passes bytes on to a server, after a handshake of its own: TLS's, or that of an HTTPS proxy.
+
+    To a Unix socket, it passes them as they are. `taken` is how many connections it has taken.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, context: ssl.SSLContext | None, target: int = 0) -> None:
-        self.context, self.target, self.seen = context, target, b""
+    def __init__(self, context: ssl.SSLContext | None, target: int | str = 0) -> None:
+        self.context, self.target, self.seen, self.taken = context, target, b"", 0
         super().__init__(("127.0.0.1", 0), _Relayed)
         self.port = self.server_address[1]
 
@@ -160,9 +185,10 @@ class _Relayed(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         client, target = self.request, self.server.target
+        self.server.taken += 1
         if self.server.context:
             client = self.server.context.wrap_socket(client, server_side=True)
-        else:
+        elif not isinstance(target, str):
             head = b""
             while b"\r\n\r\n" not in head:
                 head += (byte := client.recv(1))
@@ -171,7 +197,8 @@ class _Relayed(socketserver.BaseRequestHandler):
             self.server.seen += head
             target = int(head.split(b" ")[1].rpartition(b":")[2])
             client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        with client, socket.create_connection(("127.0.0.1", target)) as there:
+        with client, socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET) as there:
+            there.connect(target if isinstance(target, str) else ("127.0.0.1", target))
             while True:
                 pending = self.server.context and client.pending()
                 for ready in [client] if pending else select.select([client, there], [], [])[0]:
@@ -195,7 +222,7 @@ def running(server: Server) -> Iterator[Server]:
         thread.join(10)
 
 
-def relay(context: ssl.SSLContext | None, target: int = 0) -> contextlib.AbstractContextManager[Relay]:
+def relay(context: ssl.SSLContext | None, target: int | str = 0) -> contextlib.AbstractContextManager[Relay]:
     """Run a relay."""
     return running(Relay(context, target))
 
@@ -203,8 +230,13 @@ def relay(context: ssl.SSLContext | None, target: int = 0) -> contextlib.Abstrac
 @contextlib.contextmanager
 def with_tls(model: Model, context: ssl.SSLContext) -> Iterator[int]:
     """Put TLS in front of a model; yield the port."""
-    with relay(context, int(model.url.rpartition(":")[2])) as server:
+    with tls_relay(model, context) as server:
         yield server.port
+
+
+def tls_relay(model: Model, context: ssl.SSLContext) -> contextlib.AbstractContextManager[Relay]:
+    """Put TLS in front of a model."""
+    return relay(context, int(model.url.rpartition(":")[2]))
 
 
 class Fixed(socketserver.ThreadingTCPServer):

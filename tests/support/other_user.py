@@ -9,12 +9,12 @@ _CODE = """\
 import os, sys
 from breakglass.config.ssh_library import asyncssh
 from breakglass.cli.starting import load_server_modules
-from breakglass.cli.main import main
+from breakglass.cli.commands import run
 load_server_modules()
 os.setgroups({groups})
 os.setgid({gid})
 os.setuid({uid})
-sys.exit(main())
+sys.exit(run())
 """
 
 

@@ -7,12 +7,13 @@ tests with the copy's interpreter, and removes the copy afterwards.
 import pwd
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from breakglass.demo.account import PACKAGE, can_use, copy_environment, copy_package, link_or_copy
 
 from . import claude
-from .locks import ROOT, copy_distribution, read_pins
+from .locks import ROOT
 from .service import ACCOUNT
 
 
@@ -26,8 +27,7 @@ def main(directory: Path) -> None:
     shutil.copytree(ROOT / "tests", directory / "code/tests", ignore=shutil.ignore_patterns("__pycache__"))
     python = copy_environment(directory / "python", package)
     [packages] = directory.glob("python/lib/python*/site-packages")
-    for name, version in read_pins("requirements.txt").items():
-        copy_distribution(name, version, packages)
+    (packages / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")  # of the tests, which root runs
     if program := claude.find():
         _copy_claude(program, packages / "claude_agent_sdk")
     _copy_programs(Path(sys.prefix), python.parents[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .doctor import DoctorProcess, Setup
 from .ports import reserve_port
-from .service import new_secret
+from .service import as_handler, new_secret
 from .signals import signal_process
 from .sshd import Sshd, end_with_descendants, wait_listening
 from .stages import until
@@ -40,7 +40,9 @@ class Running:
         environment.pop("BREAKGLASS_SECRET_FILE")
         with self.log.open("wb") as log:
             command = [sys.executable, *self.program, "serve"]
-            self.process = subprocess.Popen(command, env=environment, stdout=log, cwd=self.setup.directory)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, cwd=self.setup.directory, **as_handler()
+            )
         try:
             wait_listening(self.port, self.process)
             yield self

@@ -1,28 +1,27 @@
-"""A program in the place of `claude`, for tests of what the handler and its runner make of claude's output.
+"""A program in the place of `claude`, for tests of what the handler and a turn make of claude's output.
 
 It reads the same prompts as the scripted model (`talk.fake`) and prints the lines that the real CLI prints for them, as
 in tests/transcripts. A test may replace it by a shell script of its own. What the real CLI does is tested with the real
-CLI.
+CLI. Behind its wall it sees its own file and nothing else of the tests: so what it waits for is added to that file.
 """
 
 import json
 from pathlib import Path
 
-from breakglass.claude.sandbox import PYTHON
+from breakglass.chat.wall import PYTHON
 
-# It waits for a file where the scripted model waits for `release`. It keeps a transcript, and knows nothing of it.
+# It waits for a line at its own end where the scripted model waits for `release`. It keeps a transcript with what it
+# was given, and knows nothing of it.
 _PLAYER = """
 import json, os, re, subprocess, sys, time, uuid
 from pathlib import Path
 
-HERE = Path(sys.argv[1])
-
-def keep():
-    [sid] = [word.partition("=")[2] for word in sys.argv if word.startswith(("--session-id=", "--resume="))]
-    place = Path(os.environ["CLAUDE_CONFIG_DIR"], "projects", re.sub("[^A-Za-z0-9]", "-", os.getcwd()))
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / f"{sid}.jsonl").open("a") as file:
-        file.write("{}\\n")
+prompt = sys.stdin.read()
+[sid] = [word.partition("=")[2] for word in sys.argv if word.startswith(("--session-id=", "--resume="))]
+place = Path(os.environ["CLAUDE_CONFIG_DIR"], "projects", re.sub("[^A-Za-z0-9]", "-", os.getcwd()))
+place.mkdir(parents=True, exist_ok=True)
+with (place / f"{sid}.jsonl").open("a") as file:
+    file.write(json.dumps([prompt, *sys.argv[1:]]) + "\\n")
 
 def emit(kind, **fields):
     print(json.dumps({"type": kind, **fields}), flush=True)
@@ -35,7 +34,7 @@ def say(step):
     stream(type="message_start", message={"id": message})
     for number, at in enumerate(range(0, len(step["text"]), 24)):
         if number == 1 and "wait" in step:
-            while not (HERE / step["wait"]).exists():
+            while f"# released {step['wait']}\\n" not in Path(__file__).read_text():
                 time.sleep(0.02)
         delta = {"type": "text_delta", "text": step["text"][at : at + 24]}
         stream(type="content_block_delta", index=0, delta=delta)
@@ -47,16 +46,13 @@ def run(step):
     call = f"toolu_{uuid.uuid4().hex}"
     content = [{"type": "tool_use", "id": call, "name": step["tool"], "input": step["input"]}]
     emit("assistant", message={"id": f"msg_{call}", "content": content})
-    ran = subprocess.run(["/bin/bash", "-c", step["input"]["command"]], capture_output=True, text=True)
+    shell = [os.environ["CLAUDE_CODE_SHELL_PREFIX"], step["input"]["command"]]
+    ran = subprocess.run(shell, capture_output=True, text=True)
     text = (ran.stdout + ran.stderr).rstrip()
     shown = f"Exit code {ran.returncode}\\n{text}" if ran.returncode else text
     content = [{"type": "tool_result", "tool_use_id": call, "content": shown, "is_error": bool(ran.returncode)}]
     emit("user", message={"content": content})
 
-prompt = sys.stdin.read()
-keep()
-with (HERE / "calls").open("a") as file:
-    file.write(json.dumps([prompt, *sys.argv[2:]]) + "\\n")
 steps = [{"text": "done"}]
 if "FAKE=[" in prompt:
     steps = json.JSONDecoder().raw_decode(prompt[prompt.rindex("FAKE=[") + 5 :])[0]
@@ -76,18 +72,8 @@ class ScriptedClaude:
     """The program `command`. It plays prompts until `play` gives it another script."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory / "scripted-claude"
-        self.directory.mkdir()
-        (self.directory / "calls").touch()
-        for path in (self.directory, self.directory / "calls"):  # claude may have a user of its own
-            path.chmod(0o777)
-        self.command = str(self.directory / "claude")
+        self.command = str(directory / "scripted-claude")
         self.play_prompts()
-
-    @property
-    def calls(self) -> list[list[str]]:
-        """The prompt and the arguments of each turn that played its prompt."""
-        return [json.loads(line) for line in (self.directory / "calls").read_text().splitlines()]
 
     @property
     def chat(self) -> str:
@@ -95,21 +81,28 @@ class ScriptedClaude:
         return f"command = {json.dumps(self.command)}\n"
 
     def play(self, script: str) -> None:
-        """Run a shell script from the next turn on."""
-        new = self.directory / "claude.new"
-        new.write_text(f"#!/bin/bash\n{script}\n")
-        new.chmod(0o755)
-        new.rename(self.command)
+        """Run a shell script from the next turn on. A turn that runs keeps its own."""
+        self._write(f"#!/bin/bash\n{script}\n")
 
     def play_prompts(self, cost_usd: float = 0.01) -> None:
         """Play what the prompts say from the next turn on, each for this cost."""
-        player = self.directory / "player.py"
-        player.write_text(f"COST_USD = {cost_usd}\n{_PLAYER}")
-        self.play(f'exec {PYTHON} -IS {player} {self.directory} "$@"')
+        self._write(f"#!{PYTHON} -IS\nCOST_USD = {cost_usd}\n{_PLAYER}")
+
+    def _write(self, text: str) -> None:
+        new = Path(f"{self.command}.new")
+        new.write_text(text)
+        new.chmod(0o755)
+        new.rename(self.command)
 
     def release(self, name: str) -> None:
         """Let the text that waits for `name`, now or later, go on."""
-        (self.directory / name).touch()
+        with Path(self.command).open("a") as file:
+            file.write(f"# released {name}\n")
+
+
+def calls(transcript: bytes) -> list[list[str]]:
+    """Return the prompt and the arguments of each turn that played its prompt, from the session's transcript."""
+    return [json.loads(line) for line in transcript.splitlines()]
 
 
 def line(**message: object) -> str:

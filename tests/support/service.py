@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening
 from .stages import until
 
-ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user that a handler of the tests becomes
-SERVER = f'[server]\nuser = "{ACCOUNT}"\n' if ACCOUNT else ""
+ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user of a handler of the tests, which can't be root
+HOME = {"HOME": "/nonexistent"} if ACCOUNT else {}  # for it: ssh would not be let into that of root
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
 
@@ -83,25 +84,47 @@ def config_text(
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
     vm = f"[vms.devvm]\nhosts = {json.dumps(hosts)}\nvmid = {vmid}\n"
     session = f'[sessions]\nsecret = "{session_secret or secrets.token_urlsafe(48)}"\n'
-    server = f"{SERVER or '[server]' + chr(10)}url = {json.dumps(urls)}\n" if urls else SERVER
+    server = f"[server]\nurl = {json.dumps(urls)}\n" if urls else ""
     return "\n".join([*tables, host, vm, session, server, extra])
 
 
+def as_handler() -> dict[str, Any]:
+    """Return the arguments with which a process is the handler's user, where root runs the tests."""
+    if not ACCOUNT:
+        return {}
+    account = pwd.getpwnam(ACCOUNT)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
+
+
+def give_directory(directory: Path) -> Path:
+    """Make a directory that the handler alone may use, such as sessions.dir; return it."""
+    directory.mkdir(0o700, parents=True, exist_ok=True)
+    if ACCOUNT:
+        shutil.chown(directory, ACCOUNT, ACCOUNT)
+        let_in(directory)
+    return directory
+
+
+def let_in(path: Path) -> None:
+    """Have every user enter the directories above a path."""
+    for above in path.parents:
+        if not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)
+
+
 def give_to_handler(*files: Path) -> None:
-    """Have the user that a handler becomes read these files, and enter the directories above them, as documented."""
+    """Have the handler's user read these files, and enter the directories above them, as documented."""
     if not ACCOUNT:
         return
     group = pwd.getpwnam(ACCOUNT).pw_gid
     for file in files:
         os.chown(file, 0, group)
         file.chmod(0o640)
-        for above in file.parents:
-            if not above.stat().st_mode & 0o001:
-                above.chmod(above.stat().st_mode | 0o011)
+        let_in(file)
 
 
 def wait_answering(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None) -> None:
-    """Return once a handler answers. When it begins to listen it is still root, and SIGTERM still kills it."""
+    """Return once a handler answers."""
     wait_listening(port, process, log)
     try:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
@@ -134,7 +157,6 @@ class Service:
         key: str,
         host_key: object,
         program: Sequence[str] = program,
-        with_server: bool = True,  # or else another user starts it
         secrets: Mapping[str, str] | None = None,  # of some callers; the others get new ones
         errors: Path | None = None,  # where its stderr goes; else it is that of the tests
         **more: Any,
@@ -146,19 +168,19 @@ class Service:
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         text = config_text(callers, port=port, key=key, host_key=host_key, **more)
-        self.config.write_text(text if with_server else text.replace(SERVER, ""))
-        if with_server:
-            give_to_handler(self.config)
+        self.config.write_text(text)
+        give_to_handler(self.config)
         self.start()
 
     def start(self) -> None:
         """Start the handler, or start it again where it was, and return once it answers."""
-        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+        environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [self.python, *self.program, "serve"]
         with contextlib.ExitStack() as files:
             audit = files.enter_context(self.audit_file.open("ab"))
             errors = files.enter_context(self.errors.open("ab")) if self.errors else None
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, stderr=errors, cwd=self.directory)
+            streams: dict[str, Any] = {"stdout": audit, "stderr": errors}
+            self.process = subprocess.Popen(command, env=environment, cwd=self.directory, **streams, **as_handler())
         wait_answering(self.port, self.process, self.errors)
 
     @property

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +21,20 @@ from . import claude
 from .model import Model
 from .ports import reserve_port
 from .rendered import series
-from .service import ALL, READ, SSH_KEY, Reply, Service, config_text, give_to_handler, new_secret, wait_answering
+from .service import (
+    ALL,
+    HOME,
+    READ,
+    SSH_KEY,
+    Reply,
+    Service,
+    as_handler,
+    config_text,
+    give_directory,
+    give_to_handler,
+    new_secret,
+    wait_answering,
+)
 from .sshd import Sshd
 from .stages import until
 
@@ -28,7 +42,7 @@ Event = dict[str, Any]
 KEYS = ("operator", "operator2", "viewer")
 METRICS_TOKEN = "bgt_" + "m" * 43
 # What became of a proposal is looked up within 3 s, and a busy host may need longer.
-PATIENT = "from breakglass.chat import turn_requests; turn_requests.SECONDS = 60"
+PATIENT = "from breakglass.chat import proposals; proposals.SECONDS = 60"
 
 
 def fake(*steps: Mapping[str, object]) -> str:
@@ -63,7 +77,7 @@ class Talker(Service):
     ) -> None:
         self.directory, self.model, self.port = directory, model, reserve_port()
         self._code = f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"
-        self.sessions = sessions or directory / "sessions"
+        self.sessions = give_directory(sessions or directory / "sessions")
         self.secrets = {name: new_secret() for name in KEYS}
         chatters = {
             n: {"secret": s, "allow": READ if n == "viewer" else [*ALL, "chat"]} for n, s in self.secrets.items()
@@ -81,9 +95,8 @@ class Talker(Service):
         base_url = "" if "base_url" in chat else f"base_url = {json.dumps(model.url)}\n"
         chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
-        who = "" if "uids" in chat else "shared_uid = true\n"
         # Turns that have ended keep their places for a moment, and of the default's three one caller gets two.
-        who += "" if "max_turns_at_once" in chat else "max_turns_at_once = 8\n"
+        who = "" if "max_turns_at_once" in chat else "max_turns_at_once = 8\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
         if metrics:
             text += f'\n[metrics]\ntoken = "{METRICS_TOKEN}"\n'
@@ -91,13 +104,13 @@ class Talker(Service):
         self.config.touch(0o600)
         self.config.write_text(text)
         give_to_handler(self.config, self.credential)
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
-        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
+    def start(self) -> None:
+        environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [sys.executable, "-c", self._code, "serve"]
         with self.audit_file.open("wb") as audit:
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory)
+            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory, **as_handler())
         wait_answering(self.port, self.process)
 
     def wait_for_chat(self, state: str) -> None:
@@ -106,6 +119,13 @@ class Talker(Service):
         while (found := self.health()["chat"]) != state:
             assert time.monotonic() < until, found
             time.sleep(0.02)
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The prompt and the arguments of each turn of a scripted claude that has ended, from the transcripts."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.sessions}/chat.sqlite3?mode=ro", uri=True)) as db:
+            pieces = [bytes(data) for (data,) in db.execute("SELECT data FROM piece ORDER BY rowid")]
+        return [json.loads(line) for line in b"".join(pieces).splitlines()]
 
     def scrape(self) -> dict[str, float]:
         """Return the series of /metrics."""
@@ -125,7 +145,7 @@ class Talker(Service):
             other.config.touch(0o600)
             other.config.write_text(self.config.read_text().replace(str(self.sessions), str(sessions)))
             give_to_handler(other.config)
-        other._start()
+        other.start()
         return other
 
     def change(self, old: str, new: str) -> None:
@@ -172,6 +192,16 @@ class Talker(Service):
         """Send a request to /chat that is answered at once."""
         body = json.dumps(fields).encode()
         return self.send("POST", "/chat", body, self.signed(body, caller, msg_id))
+
+    def change_sessions(self, statement: str) -> None:
+        """Change what the handler has stored, in its file."""
+        with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db, db:
+            db.execute(statement)
+
+    def transcript(self, sid: str) -> bytes:
+        """Return what the handler has of a session's transcript."""
+        with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db:
+            return b"".join(data for (data,) in db.execute("SELECT data FROM piece WHERE sid = ? ORDER BY at", (sid,)))
 
     def kill(self) -> None:
         """End the handler as a lack of memory would."""

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from breakglass.base.verbs import VERBS
-from breakglass.claude.brief import build_agents, describe_vm, list_tool_rules
-from breakglass.claude.command import BRIEF
-from breakglass.claude.events import find_proposed_verb
+from breakglass.chat.brief import build_agents, describe_vm, list_tool_rules, render_ssh_files
+from breakglass.chat.events import find_proposed_verb
+from breakglass.chat.program import BRIEF
 from breakglass.config.model import Address, Host, Vm
 
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power", "reading")
-VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"))
+VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"), guest_key="own")
+NO_KEY = replace(VM, guest_key="")
 TEXT = BRIEF.read_text(encoding="utf-8")
 MUTATING = {name for name, verb in VERBS.items() if verb.mutating}
 
@@ -44,18 +45,31 @@ def test_the_brief_says_what_must_not_be_missing() -> None:
         (VM, "`devvm COMMAND` runs one command inside the VM as `claude`"),
         (replace(VM, guest=Address("root", "192.0.2.20")), "That is root"),
         (replace(VM, guest=None), "can't log in to the VM"),
-        (replace(VM, hosts=(replace(HOST, read_only_key=""),)), "no key"),
+        (NO_KEY, "can't log in to the VM"),
     ],
 )
 def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
-    """With and without a guest, as root, and without a key."""
+    """With and without a guest, as root, and with a key for it or none."""
     assert words in describe_vm(vm)
 
 
 def test_there_is_no_rule_for_what_is_not_there() -> None:
-    """No guest, no command for it; no key, no command at all."""
-    assert "Bash(devvm:*)" not in list_tool_rules(replace(VM, guest=None))
-    assert list_tool_rules(replace(VM, hosts=(replace(HOST, read_only_key=""),))) == []
+    """No guest or no key to it, no command for it; `pve` is always there."""
+    for vm in (replace(VM, guest=None), NO_KEY):
+        assert "Bash(pve status)" in list_tool_rules(vm)
+        assert "Bash(devvm:*)" not in list_tool_rules(vm)
+        assert render_ssh_files(vm, "/turn/ssh") == {}
+
+
+def test_ssh_has_the_key_to_the_guest_alone() -> None:
+    """No key of the host; host keys as they are pinned."""
+    pinned = replace(VM, guest_key="own\n", guest_host_keys=("ssh-ed25519 AAAA",), guest_host_cas=("ssh-rsa BBBB",))
+    made = render_ssh_files(pinned, '/turn/a "b" 5%')
+    assert (made["key"], set(made)) == ("own\n", {"key", "config", "known_hosts"})
+    assert made["known_hosts"] == "* ssh-ed25519 AAAA\n@cert-authority * ssh-rsa BBBB\n"
+    assert 'IdentityFile "/turn/a \\"b\\" 5%%/key"' in made["config"]
+    assert "StrictHostKeyChecking yes" in made["config"]
+    assert "StrictHostKeyChecking no" in render_ssh_files(VM, "/turn/ssh")["config"]
 
 
 SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass {}"

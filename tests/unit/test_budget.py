@@ -15,16 +15,16 @@ from breakglass.agents.pve.host.vmstate import QMP_SECONDS
 from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
 from breakglass.base import audit
+from breakglass.chat import probe, program, turn
 from breakglass.cli import doctor as cli_doctor
-from breakglass.cli import serve
-from breakglass.doctor import alerts, chat, claude_program, configuration, hosts, keys, model_api, sessions, signed
+from breakglass.doctor import alerts, chat, configuration, hosts, keys, model_api, sessions, signed
 from breakglass.proxmox import run
 from breakglass.proxmox.connect import CONNECT_SECONDS
 from breakglass.server import server
 from breakglass.web import alert
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
-PLACES = (alerts, chat, claude_program, keys, model_api, sessions)  # of doctor, each with SECONDS
+PLACES = (alerts, chat, keys, model_api, sessions)  # of doctor, each with SECONDS
 
 
 def unit(name: str, setting: str) -> float:
@@ -34,7 +34,7 @@ def unit(name: str, setting: str) -> float:
 
 
 READS = [DEADLINES[verb] for verb in ("status", "ping", "history", "job", "screen", "check")]
-STOPPING = server.ANSWER_SECONDS + server.SHUTDOWN_SECONDS + serve.LAUNCHER_SECONDS + audit._STOP_SECONDS
+STOPPING = server.ANSWER_SECONDS + server.SHUTDOWN_SECONDS + audit._STOP_SECONDS
 OUTLASTS = {
     # the host agent
     "stop, its longest": (DEADLINES["stop"], agent.HA_STOP_SECONDS + agent.LADDER_SECONDS + agent.EVIDENCE_SECONDS),
@@ -75,6 +75,9 @@ OUTLASTS = {
         cli_doctor.READ_SECONDS + handler.ALL_SECONDS + handler.PROOF_SECONDS + cli_doctor.PING_SECONDS,
     ),
     "all places": (handler.ALL_SECONDS, handler.LOOK_SECONDS),
+    "a probe": (program.PROBE_SECONDS, turn.SECONDS),
+    "a wall": (turn.SECONDS, probe.SECONDS),
+    "a probe of doctor": (handler.ALL_SECONDS, program.PROBE_SECONDS),
     "each place": (handler.ALL_SECONDS, max(place.SECONDS for place in PLACES)),
     "the disk": (handler.ALL_SECONDS, max(configuration.DISK_SECONDS, hosts.DIGEST_SECONDS)),
     "a proxy's patience": (handler.LOOK_SECONDS, handler.HOLD_SECONDS),

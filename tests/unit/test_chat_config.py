@@ -30,13 +30,13 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 
 def test_a_short_table_has_defaults() -> None:
-    """Every setting has a default except the credential, and the users that claude runs as."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", (), False, 3, 1800, {}, API, "key")
+    """Every setting has a default except the credential."""
+    assert chat("").chat == ChatSettings("var/sessions", "claude", 3, 1800, {}, API, "key")
 
 
 def test_every_chat_setting_is_read() -> None:
     """Every setting is read; the table's variables override those of the files."""
-    text = 'command = "/opt/claude"\nuids = "200000-200063"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
+    text = 'command = "/opt/claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env_file = "vars"\nenv = { B = "inline" }\n'
     text += 'base_url = "https://gateway.example:8443/claude/"\nca_file = "/etc/ours.pem"\n'
     text += 'https_proxy = "http://me:hush@proxy.example:3128/"\n'
@@ -46,9 +46,7 @@ def test_every_chat_setting_is_read() -> None:
         https_proxy="http://me:hush@proxy.example:3128/",
         ca_file="/etc/ours.pem",
     )
-    assert settings == ChatSettings(
-        "var/sessions", "/opt/claude", (200000, 200063), False, 5, 60, {"A": "one=two", "B": "inline"}, api, "key"
-    )
+    assert settings == ChatSettings("var/sessions", "/opt/claude", 5, 60, {"A": "one=two", "B": "inline"}, api, "key")
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
@@ -77,21 +75,8 @@ FAULTS = {
     "no command": ('command = ""', "chat.command"),
     "a number for a command": ("command = 7", "chat.command"),
     "an account, as in 0.1": ('user = "claude"', "chat.user"),
-    "no range": ('uids = "200000"', "chat.uids"),
-    "an empty range": ('uids = ""', "chat.uids"),
-    "a number for a range": ("uids = 200000", "chat.uids"),
-    "a list for a range": ('uids = ["200000-200063"]', "chat.uids"),
-    "a range with root": ('uids = "0-200063"', "chat.uids"),
-    "a range of the system's": ('uids = "0999-1063"', "chat.uids"),
-    "a range with the system's": ('uids = "999-1063"', "chat.uids"),
-    "a range that ends first": ('uids = "200063-200000"', "chat.uids"),
-    "a range that is too high": ('uids = "2147483640-2147483648"', "chat.uids"),
-    "a range without an end": ('uids = "200000-2000630000"', "chat.uids"),
-    "a range with more": ('uids = "200000-200063 "', "chat.uids"),
-    "a range that is too small": ('uids = "200000-200001"', "chat.uids"),
-    "a range for fewer turns": ('uids = "200000-200006"\nmax_turns_at_once = 8', "chat.uids"),
-    "both worlds": ('uids = "200000-200063"\nshared_uid = true', "chat.uids"),
-    "a text for a switch": ('shared_uid = "true"', "chat.shared_uid"),
+    "user ids, as in an older checkout": ('uids = "200000-200063"', "chat.uids"),
+    "a shared user, as there": ("shared_uid = true", "chat.shared_uid"),
     "no turn at all": ("max_turns_at_once = 0", "chat.max_turns_at_once"),
     "a switch for a number": ("turn_seconds = true", "chat.turn_seconds"),
     "an endless turn": ("turn_seconds = 99999999", "chat.turn_seconds"),
@@ -127,16 +112,6 @@ CREDENTIAL_FAULTS = {
     "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "holds no credential that is known"),
     "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "holds no credential that is known"),
 }
-
-
-def test_a_guest_needs_users_of_claudes_own() -> None:
-    """With shared_uid, a guest switches off chat and nothing else; with users of its own it does not."""
-    guest = GOOD.replace("vmid = 102\n", 'vmid = 102\nguest = "claude@192.0.2.20:22"\nguest_host_key = "any"\n', 1)
-    assert "guest" in guest
-    config = read(f"{guest}\n[chat]\nshared_uid = true\n{CREDENTIAL}", {"key": KEY})
-    assert [problem.place for problem in config.problems] == ["chat.shared_uid"]
-    assert (config.chat, config.vms["devvm"].guest is not None) == (None, True)
-    assert read(f'{guest}\n[chat]\nuids = "200000-200063"\n{CREDENTIAL}', {"key": KEY}).problems == ()
 
 
 @pytest.mark.parametrize("name", FAULTS)

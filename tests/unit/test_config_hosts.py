@@ -472,6 +472,17 @@ def test_the_guest_is_read() -> None:
     assert own.guest_host_cas == (GUEST_CA,)
 
 
+def test_the_guest_has_a_key_of_its_own() -> None:
+    """In the file, or in one of its own; never in what shows a VM, and none of its host's."""
+    reading, own_key = f"[hosts.pve1]\nread_only_key = '''{READING}'''\n", new_ssh_key().strip()
+    text = GOOD.replace("[vms.devvm]\n", f"[vms.devvm]\n{GUEST}\n").replace("[hosts.pve1]\n", reading)
+    assert vm(read(text)).guest_key == ""
+    inline = vm(read(text.replace(GUEST, f"{GUEST}\nguest_key = '''{own_key}'''")))
+    assert inline.guest_key == own_key
+    assert vm(read(text.replace(GUEST, f'{GUEST}\nguest_key_file = "a"'), {"a": own_key})) == inline
+    assert own_key not in repr(inline)
+
+
 @pytest.mark.parametrize(
     ("line", "path"),
     [
@@ -479,6 +490,10 @@ def test_the_guest_is_read() -> None:
         ('guest = "claude@192.0.2.20"', "guest_host_key"),
         ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
         (f'guest_host_ca = "{GUEST_CA}"', "guest_host_ca"),
+        (f"guest_key = '''{READING}'''", "guest_key"),
+        (f"{GUEST}\nguest_key = 'rubbish'", "guest_key"),
+        (f"{GUEST}\nguest_{KEY}", "guest_key"),  # the power key
+        (f'{GUEST}\nguest_key_file = "gone"', "guest_key_file"),
     ],
 )
 def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:

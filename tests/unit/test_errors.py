@@ -28,7 +28,6 @@ TABLE = {
     errors.Unreached: ("unreached", 503, False),
     errors.Lost: ("unknown", 503, None),
     chat_errors.SessionInvalid: ("session-invalid", 403, False),
-    chat_errors.SessionElsewhere: ("session-elsewhere", 409, False),
     chat_errors.TurnUnknown: ("turn-unknown", 404, False),
     chat_errors.ChatDisabled: ("chat-disabled", 503, False),
     chat_errors.ChatNotIsolated: ("chat-not-isolated", 503, False),

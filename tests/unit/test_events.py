@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from breakglass.base.framer import Framer
 from breakglass.base.text import first_sentence
-from breakglass.claude.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
-from breakglass.claude.failures import End
+from breakglass.chat.events import RESULT_BYTES, Event, Translator, encode_event, parse_object
+from breakglass.chat.failures import End
 
 from ..support.any_json import any_objects, edited_objects
 
@@ -240,11 +240,10 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
         "cancelled",
         "on request",
     ),
-    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "Breakglass was stopped"),
+    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "the handler was stopped"),
     "a flood": ([], End(-9, stopped="flood"), "claude-crashed", "size limit"),
     "a full disk": ([], End(-9, stopped="disk"), "claude-crashed", "sessions.dir"),
     "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),
-    "nowhere to save": ([], End(stopped="unsavable"), "session-lost", "not started"),
 }
 
 

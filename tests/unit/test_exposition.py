@@ -74,7 +74,7 @@ def test_every_end_of_a_turn_has_its_series() -> None:
 
 
 def test_a_code_that_a_log_has_is_no_label() -> None:
-    """With shared_uid, claude can write into the log of its own turn. Such a turn counts as one that crashed."""
+    """A turn names the code of its error itself. One that is not known counts as a crash."""
     snapshot = healthy()
     for code in ("ok", "busy", "a-code-of-mine"):
         snapshot.counts.add_turn(code)

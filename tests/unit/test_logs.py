@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from breakglass.alerts.rules import Capture
 from breakglass.auth.signing import fingerprint
 from breakglass.base import audit
-from breakglass.base.isolated import isolated_command
 from breakglass.config.model import Vm
 from breakglass.web.alert import _status
 from breakglass.web.client_headers import client_address
@@ -207,12 +206,3 @@ def test_lines_that_a_full_disk_lost_are_said() -> None:
 
 
 # --- the runner of a turn ---
-
-
-def test_a_defect_of_the_runner_is_a_line() -> None:
-    """It is another process, with few modules: what ends it is a line all the same."""
-    ran = subprocess.run(isolated_command("claude.runner"), input=b"no job", env={}, capture_output=True)
-    [line] = lines_of(ran.stderr)
-    assert list(line) == ["time", "level", "event", *documented()["defect"][1]]
-    assert (line["event"], line["where"], "JSONDecodeError" in line["error"]) == ("defect", "runner", True)
-    assert "runner.py" in line["trace"]

@@ -89,6 +89,8 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
         help="show no secret: draw a link as a QR code, with which one device gets it, and wait until it has",
     )
     parser.add_argument("--url", help="with --pair: the handler's address (default: the first of [server] url)")
+    what = "with --pair, as root: the handler's account (default: the one that the configuration's group names)"
+    parser.add_argument("--user", metavar="NAME", help=what)
 
 
 def _finish(parser: argparse.ArgumentParser) -> None:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...base.findings import ConfigError
-from ...claude.processes import PR_SET_DUMPABLE, prctl
 from ...config import pairing
 from ...config.caller_edits import EditError, add_caller, add_secret, take_back
 from ...config.pairing import FETCHED, GONE, TWICE, read_pairing_place
 from ...config.sources import caller_file
+from ..account import PR_SET_DUMPABLE, find_account, prctl
 from ..output import DONE, FAILED, INTERRUPTED, CommandError, complain, drop_output, reason, remark, say
 from ..reloading import reload_handler
 from .configuration import new_signing_key
 from .pairing_child import KeyDirectory
-from .pairing_link import draw_qr, find_owner, find_page, find_sessions
+from .pairing_link import draw_qr, find_page, find_sessions
 
 _POLL_SECONDS = 0.3
 
@@ -67,7 +67,7 @@ def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
 def _pair(arguments: argparse.Namespace, file: Path, grant: Grant) -> int:
     place = read_pairing_place(file)
     url = find_page(arguments.url, place.urls)
-    account = find_owner(place)
+    account = find_account(file, arguments.user)
     directory = find_sessions(place, arguments.pid)
     prctl(PR_SET_DUMPABLE, 0)  # other processes of this user can't read the key
     with _Ending() as ending, KeyDirectory(directory, account) as keys:

@@ -10,11 +10,9 @@ import pwd
 import signal
 import socket
 import time
-from pathlib import Path
 from types import TracebackType
 
-from ...claude.launched_turn import find_writable
-from ...config.pairing import DIRECTORY, find_state, leave, withdraw
+from ...config.pairing import find_state, leave, withdraw
 from ..account import become
 from ..output import FAILED, CommandError, reason
 
@@ -75,16 +73,6 @@ class KeyDirectory:
         return CommandError(message, "see what breakglass doctor says of it", FAILED)
 
 
-def _make_for(account: pwd.struct_passwd, directory: Path) -> None:
-    """Make the directory where sessions.dir is root's, as the launcher makes the others in it. Raises OSError."""
-    if find_writable(directory) is not None:
-        return  # the handler's user makes it
-    directory.mkdir(0o711, parents=True, exist_ok=True)
-    place = directory / DIRECTORY
-    place.mkdir(0o700, exist_ok=True)
-    os.chown(place, account.pw_uid, account.pw_gid, follow_symlinks=False)
-
-
 def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | None) -> None:
     """Answer calls until the other end is closed. Does not return."""
     try:
@@ -93,13 +81,11 @@ def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | N
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):  # a reader of the output must not wait for a disk that holds this process
             os.dup2(nowhere, fd)
-        os.umask(0o022)  # claude's user has to enter sessions.dir
         try:
             if account is not None:
-                _make_for(account, Path(directory))
                 become(account)
-        except (CommandError, OSError) as error:
-            _answer(theirs, error=error.message if isinstance(error, CommandError) else reason(error))
+        except CommandError as error:
+            _answer(theirs, error=error.message)
             return
         _answer(theirs, result="")
         while data := theirs.recv(_MOST_BYTES):

@@ -1,18 +1,16 @@
-"""A pairing link: which address it opens, whose file the key is, and its QR code."""
+"""A pairing link: which address it opens, where the key waits, and its QR code."""
 
 import os
-import pwd
 import shutil
 import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ...config.pairing import PairingPlace
-from ..account import look_up
 from ..environment import checked_url
 from ..output import CommandError, remark, show_black_on_white
 
-# --- Decides which address a pairing link opens, and whose file the sealed key is ---
+# --- Decides which address a pairing link opens, and where the sealed key waits ---
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NOTHING_YET = "nothing was changed"
@@ -21,7 +19,8 @@ _NOTHING_YET = "nothing was changed"
 def find_page(given: str | None, urls: Sequence[str]) -> str:
     """Return the page's address, which ends with a slash. Raises CommandError if it can't be used for pairing."""
     if given is None and not urls:
-        raise CommandError(f"the handler's address is not known; {_NOTHING_YET}", "add --url https://…/")
+        hint = "add --url https://…/, or write [server] url into the configuration"
+        raise CommandError(f"the handler's address is not known; {_NOTHING_YET}", hint)
     url = checked_url("--url" if given is not None else "server.url", given if given is not None else urls[0])
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
@@ -31,19 +30,6 @@ def find_page(given: str | None, urls: Sequence[str]) -> str:
         hint = "its handler must share sessions.dir with this machine; otherwise name this machine's with --url"
         remark(f"the link opens {url}, the first of [server] url", hint)
     return url if url.endswith("/") else f"{url}/"
-
-
-def find_owner(place: PairingPlace) -> pwd.struct_passwd | None:
-    """Return the account that the sealed key has to belong to; None if it is this process's own."""
-    if os.geteuid() == 0:
-        if not place.user:
-            hint = "run this as the handler's user"
-            raise CommandError(f"the handler's user is not known; {_NOTHING_YET}", hint)
-        return look_up(place.user)
-    if place.user and look_up(place.user).pw_uid != os.geteuid():
-        message = f"the handler's user is {place.user}, and this is another one; {_NOTHING_YET}"
-        raise CommandError(message, f"run this as root, or as {place.user}")
-    return None
 
 
 def find_sessions(place: PairingPlace, pid: int | None) -> str:

@@ -1,0 +1,131 @@
+"""What claude is told and given for one VM: its tools, its brief, and the files of its ssh. Pure."""
+
+from ..agents.pve.words import MUTATING
+from ..base.verbs import READS
+from ..config.model import Vm
+
+# --- What claude may use in a turn. Pure ---
+#
+# Without a word, a turn has all that its VM has: reads, proposals and the guest. With `host` it only reads, from the
+# VM's host.
+
+HOST = "host"
+TOOLS = (HOST,)
+
+
+def list_verbs(tools: str) -> tuple[str, ...]:
+    """Return what `pve` takes in a turn."""
+    return READS if tools == HOST else (*READS, "job", *MUTATING)
+
+
+# --- Builds claude's brief for one VM, as `--agents` takes it, and the list of commands that claude may run. Pure.
+#
+# The list names what is allowed, because a list of what is denied is never complete.
+
+AGENT = "breakglass"
+
+_NO_GUEST = "You can't log in to the VM itself: this handler has no way in. You see it from its host only."
+_HOST_ONLY = f"""\
+In this turn you only look, and only from its host: all that you can run is
+{", ".join(f"`pve {verb}`" for verb in READS)}.
+You can't ask for a verb now. If one is needed, name it, and the operator will ask you again."""
+_GUEST = """\
+`{name} COMMAND` runs one command inside the VM as `{user}`, for example `{name} uptime` or
+`{name} 'journalctl -b -p err | tail -50'`. {caution}"""
+_ROOT = "That is root: there is no undo. Change nothing there that the operator did not ask for."
+_USER = "Change nothing there that the operator did not ask for."
+
+
+def build_agents(text: str, vm: Vm, tools: str = "") -> dict[str, dict[str, object]]:
+    """Return the agents object for a VM. `tools` is one of TOOLS (brief.py), or empty.
+
+    `text` is front matter between two lines of three dashes, followed by the brief.
+    """
+    _, front, brief = text.split("---\n", 2)
+    fields = dict(line.split(": ", 1) for line in front.splitlines())
+    builtin = fields["tools"].split(", ")
+    prompt = f"{brief.strip()}\n\n## This VM\n\n{describe_vm(vm, tools)}\n"
+    return {fields["name"]: {"description": fields["description"], "prompt": prompt, "tools": builtin}}
+
+
+def describe_vm(vm: Vm, tools: str = "") -> str:
+    """Return the paragraph that tells claude what it can reach of this VM in a turn."""
+    lines = [f'It is "{vm.name}", number {vm.vmid} on its Proxmox host.']
+    if tools == HOST:
+        return " ".join([*lines, _HOST_ONLY])
+    if vm.guest is None or not vm.guest_key:
+        return " ".join([*lines, _NO_GUEST])
+    caution = _ROOT if vm.guest.user == "root" else _USER
+    return " ".join([*lines, _GUEST.format(name=vm.name, user=vm.guest.user, caution=caution)])
+
+
+def list_tool_rules(vm: Vm, tools: str = "") -> list[str]:
+    """Return the permission rules for what claude may run without asking.
+
+    The verbs that change power are among them so that they reach the handler. It refuses them, and that refusal becomes
+    the proposal.
+    """
+    allowed = [f"Bash(pve {verb}{':*' if verb == 'job' else ''})" for verb in list_verbs(tools)]
+    return allowed + ([f"Bash({vm.name}:*)"] if vm.guest and vm.guest_key and tools != HOST else [])
+
+
+# --- Renders the files of ssh for the command named after the VM, which logs in to its guest. Pure ---
+
+# ssh reads neither the account's ~/.ssh nor /etc/ssh, and has no other key.
+_CONFIG = """\
+Host {alias}
+    HostName {host}
+    Port {port}
+    User {user}
+    StrictHostKeyChecking {strict}
+    UserKnownHostsFile {known}
+    IdentityFile {identity}
+    IdentitiesOnly yes
+    IdentityAgent none
+    CertificateFile none
+    PreferredAuthentications publickey
+    BatchMode yes
+    GlobalKnownHostsFile none
+    UpdateHostKeys no
+    CheckHostIP no
+    ConnectTimeout 10
+    ServerAliveInterval 5
+    ServerAliveCountMax 3
+    ForwardAgent no
+    ForwardX11 no
+    ClearAllForwardings yes
+    PermitLocalCommand no
+    ControlPath none
+    RequestTTY no
+    EscapeChar none
+    LogLevel ERROR
+"""
+
+
+def render_ssh_files(vm: Vm, directory: str) -> dict[str, str]:
+    """Return the text of each file that ssh needs in `directory`, by its name there; nothing without a way in.
+
+    The configuration has one host, whose alias is the VM's name.
+    """
+    if vm.guest is None or not vm.guest_key:
+        return {}
+    known = _render_known_hosts(vm.guest_host_keys, vm.guest_host_cas)
+    config = _CONFIG.format(
+        alias=vm.name,
+        host=vm.guest.host,
+        port=vm.guest.port,
+        user=vm.guest.user,
+        strict="yes" if known else "no",  # guest_host_key = "any", about which the configuration warns
+        known=_quote_for_ssh_config(f"{directory}/known_hosts"),
+        identity=_quote_for_ssh_config(f"{directory}/key"),
+    )
+    return {"config": config, "known_hosts": known, "key": f"{vm.guest_key.strip()}\n"}
+
+
+def _render_known_hosts(keys: tuple[str, ...], authorities: tuple[str, ...]) -> str:
+    return "".join([f"* {key}\n" for key in keys] + [f"@cert-authority * {key}\n" for key in authorities])
+
+
+def _quote_for_ssh_config(path: str) -> str:
+    """Return a path as one word for ssh_config(5), which expands %."""
+    return '"' + path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,116 @@
+"""What claude is started with: its arguments, its environment and its files.
+
+The credential of the model's API is no part of it: the model proxy puts it in the place of PLACEHOLDER. claude reads no
+settings from disk except the files that this module writes. The prompt goes to standard input: as an argument it could
+be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from typing import NamedTuple
+
+from . import wall
+from .job import Job
+from .relay import PORT
+
+PLACEHOLDER = "the-model-proxy-has-it"
+
+# claude offers Grep and Glob only by name and without --bare. With a snapshot a session would keep its first brief.
+_FLAGS = (
+    *("-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
+    *("--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--system-prompt-snapshot=off"),
+    *("--permission-mode=default", "--permission-prompts=none", "--tools=Bash,Read,Grep,Glob"),
+)
+
+# An operator may override these. Without the first two, claude reports an API that is down after three minutes.
+_DEFAULTS = {
+    "CLAUDE_CODE_MAX_RETRIES": "2",
+    "API_TIMEOUT_MS": "30000",
+    "BASH_MAX_OUTPUT_LENGTH": "20000",
+    "LANG": "C.UTF-8",
+}
+# An operator can't override these: no attached files, no work after the answer, no traffic except to the model.
+_FIXED = {
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "SHELL": "/bin/bash",
+    "PATH": f"{wall.BIN}:{wall.PATH}",
+    "HOME": wall.HOME,
+    "CLAUDE_CONFIG_DIR": wall.HOME,
+    "CLAUDE_CODE_SHELL_PREFIX": wall.SHELL,
+    "CLAUDE_CODE_TMPDIR": wall.SCRAPS,
+    "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{PORT}",
+}
+
+
+class Started(NamedTuple):
+    """The processes of a turn and the socket of claude's commands; `missing` says why there is no claude."""
+
+    claude: "subprocess.Popen[bytes] | None"
+    proxy: "subprocess.Popen[bytes] | None"
+    commands: socket.socket
+    missing: str = ""
+
+
+def list_flags() -> list[str]:
+    """Return the options that each turn gives claude, without their values."""
+    own = ("--agents", "--agent", "--allowedTools", "--session-id", "--resume")
+    return [flag.partition("=")[0] for flag in (*_FLAGS, *own) if flag.startswith("--")]
+
+
+def build_arguments(job: Job) -> list[str]:
+    """Return the arguments that claude gets in a turn."""
+    allowed = [f"--allowedTools={','.join(job.rules)}"] if job.rules else []
+    session = f"--resume={job.sid}" if job.resume else f"--session-id={job.sid}"
+    return [*_FLAGS, f"--agents={wall.AGENTS}", f"--agent={next(iter(job.agents))}", *allowed, session]
+
+
+def build_environment(job: Job) -> dict[str, str]:
+    """Return claude's whole environment. The credential's variable is in it: its name decides the header."""
+    return {**_DEFAULTS, **job.env, **_FIXED, job.api.variable: PLACEHOLDER}
+
+
+def transcript_path(sid: str) -> tuple[str, ...]:
+    """Return the directories in claude's home, and the file there, in which it keeps a session."""
+    return "projects", re.sub(r"[^A-Za-z0-9]", "-", wall.CWD), f"{sid}.jsonl"
+
+
+def write_files(job: Job, transcript: bytes) -> None:
+    """Write what claude may read and not change, and what ssh reads; make the directories that claude may fill."""
+    program = f"#!{wall.PYTHON} -IS\n{_read('client.py')}"
+    names = ["pve", *([job.guest.name] if job.guest else [])]
+    made = {
+        wall.AGENTS: (json.dumps(job.agents), 0o444),
+        wall.SHELL: (wall.render_shell(), 0o555),
+        wall.RELAY: (_read("relay.py"), 0o444),
+        **{f"{wall.BIN}/{name}": (program, 0o555) for name in names},
+        **{f"{wall.SSH}/{name}": (text, 0o400) for name, text in (job.guest.files if job.guest else {}).items()},
+        **{f"{wall.TURN}/{name}": (text, 0o444) for name, text in wall.account_files().items()},
+    }
+    for directory in (wall.BIN, wall.SSH, wall.CWD, wall.HOME, wall.SCRAPS):
+        os.mkdir(directory, 0o700)
+    for path, (text, mode) in made.items():
+        _write(path, text.encode(), mode)
+    if transcript:
+        *directories, name = transcript_path(job.sid)
+        place = "/".join([wall.HOME, *directories])
+        os.makedirs(place, 0o700)
+        _write(f"{place}/{name}", transcript, 0o600)
+
+
+def _read(name: str) -> str:
+    with open(f"{os.path.dirname(__file__)}/{name}", encoding="utf-8") as file:
+        return file.read()
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+    os.chmod(path, mode)

@@ -1,0 +1,158 @@
+"""Checks what a turn sends, line by line: events in order, pieces of its transcript, and questions to the host."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from ..agents.pve.words import MUTATING
+from ..base.verbs import PROPOSAL_ID
+from .events import Table
+from .job import PVE_CHARACTERS, TRANSCRIPT_BYTES, Line, decode_piece
+from .request import Proposal
+from .store import Batch, ErrorText, build_ending
+
+EVENT_BYTES = 64 << 20
+MOST_PARTS = 1 << 17  # commas, colons, brackets and quotes in a line, each of which takes time to parse
+PIECE_COST = 4096  # bytes that a piece of the transcript counts at least: each takes a row, and time
+_MOST_AMOUNT = 1e12  # of what one turn can spend
+_NO_PART = bytes(set(range(256)) - set(b',:"[]{}'))
+_JOB = re.compile(rf"{PROPOSAL_ID}[0-9a-f]{{24}}", re.ASCII)
+_CODE = re.compile(r"[a-z]+(-[a-z]+)*", re.ASCII)
+_NUMBER = (int, float)
+_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "text": {},
+    "tool": {"id": str, "name": str, "input": dict},
+    "tool_result": {"id": str, "ok": bool, "text": str},
+    "approval": {"verb": str, "vm": str, "job": str, "why": str},
+    "result": {"ok": bool, "text": str, "turns": int, "seconds": _NUMBER, "cost_usd": _NUMBER, "tokens": dict},
+    "error": {"code": str, "message": str, "hint": str},
+    "done": {"ok": bool},
+}
+
+
+class Misbehavior(Exception):
+    """The turn sent what no turn sends."""
+
+
+def parse_line(line: bytes) -> Table:
+    """Return the object in a line. Raises ValueError for anything that is none for each client, too."""
+    if len(line.translate(None, _NO_PART)) > MOST_PARTS:
+        raise ValueError("a line with too many parts")
+    if not line.isascii() or b"\r" in line:  # each is the end of a line to some client
+        raise ValueError("not the letters that a turn sends")
+    try:
+        value = json.loads(line.decode(), parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+class TurnOutput:
+    """What a turn has sent. `number` is that of the next event, and `last` the end of the turn, once it has come.
+
+    The end is kept back until the turn's program has ended. `code` is `ok` or that of the turn's error; `tokens` and
+    `cost` are what it spent. `ask` is called with each question to the host and its number.
+    """
+
+    def __init__(self, vm: str, verbs: Sequence[str], transcript: int, ask: Callable[[int, str], None]) -> None:
+        self.number = 2
+        self.code, self.cost, self.tokens = "ok", 0.0, dict[str, float]()
+        self.last: list[tuple[int, bytes]] = []
+        self._vm, self._verbs, self._ask = vm, verbs, ask
+        self._size, self._saved, self._transcript = 0, 0, transcript
+        self._events: list[tuple[int, bytes]] = []
+        self._pieces: list[tuple[int, bytes]] = []
+        self._proposals: list[Proposal] = []
+
+    def end_early(self, error: ErrorText) -> None:
+        """End a turn that was not started."""
+        self.last, self.code = build_ending(error, self.number), error[0]
+
+    def pop(self) -> Batch:
+        """Return what is to be stored now."""
+        batch = Batch(self._events, self._pieces, self._proposals)
+        self._events, self._pieces, self._proposals = [], [], []
+        return batch
+
+    def take(self, line: bytes | None) -> None:
+        """Take a line; None stands for one that is too long. Raises Misbehavior."""
+        if line is None:
+            raise Misbehavior("it sent a line that is too long")
+        if self.last:
+            raise Misbehavior("it sent a line after its last event")
+        try:
+            message = parse_line(line)
+            if "type" in message:
+                self._take_event(message, line)
+            elif "pve" in message:
+                self._take_question(message)
+            else:
+                self._take_piece(message)
+        except ValueError as error:
+            raise Misbehavior(f"it sent what no turn sends: {error}") from None
+
+    def _take_event(self, event: Table, line: bytes) -> None:
+        kind, number = event["type"], event.get("n")
+        if not isinstance(kind, str) or kind not in _FIELDS or type(number) is not int or number != self.number:
+            raise ValueError("an event of no known type, or out of order")
+        if kind == "text" and not isinstance(event.get("text"), str) and type(event.get("retract")) is not int:
+            raise ValueError("a text without text")
+        if not all(isinstance(event.get(name), kinds) for name, kinds in _FIELDS[kind].items()):
+            raise ValueError(f"half of an event {kind}")
+        self._size += len(line)
+        if self._size > EVENT_BYTES:
+            raise Misbehavior("its events reached their size limit")
+        self._note(kind, event)
+        if kind == "done":
+            self.last.append((number, line + b"\n"))
+        else:
+            self.number += 1
+            self._events.append((number, line + b"\n"))
+
+    def _note(self, kind: str, event: Table) -> None:
+        """Remember what the handler needs to know of an event."""
+        if kind == "approval":
+            if event["vm"] != self._vm or event["verb"] not in self._verbs or event["verb"] not in MUTATING:
+                raise ValueError("a proposal that it can't make")
+            if not _JOB.fullmatch(event["job"]):
+                raise ValueError("a proposal without an id")
+            self._proposals.append({"verb": event["verb"], "job": event["job"]})
+        elif kind == "error":
+            if not _CODE.fullmatch(event["code"]):
+                raise ValueError("an error without a code")
+            self.code = event["code"]
+        elif kind == "result":
+            self.cost = _amount(event["cost_usd"])
+            self.tokens = {str(name): _amount(count) for name, count in event["tokens"].items()}
+
+    def _take_question(self, message: Table) -> None:
+        number, line = message["pve"], message.get("line")
+        if (
+            type(number) is not int
+            or not 0 <= number < 2**53
+            or not isinstance(line, str)
+            or len(line) > PVE_CHARACTERS
+        ):
+            raise ValueError("no question")
+        self._ask(number, line)
+
+    def _take_piece(self, message: Line) -> None:
+        at, data = decode_piece(message)
+        if at not in (0, self._transcript) or at + len(data) > TRANSCRIPT_BYTES:
+            raise ValueError("a piece of a transcript that is out of place")
+        self._saved += max(len(data), PIECE_COST)
+        if self._saved > 4 * TRANSCRIPT_BYTES:
+            raise Misbehavior("the pieces of its transcript reached their size limit")
+        self._transcript = at + len(data)
+        self._pieces.append((at, data))
+
+
+def _amount(value: object) -> float:
+    is_valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_AMOUNT
+    return float(value) if is_valid and isinstance(value, int | float) else 0.0

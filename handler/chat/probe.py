@@ -1,0 +1,52 @@
+"""Tries the walls from where a turn stands, behind the first of them: each of the others is made once."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from . import wall
+from .turn import refuse_wall
+
+SECONDS = 9.0
+
+
+def look(program: str, kind: str) -> Mapping[str, object]:
+    """Return the answer of a probe, as docs of job.py have it. `claude` looks at claude's program, too."""
+    for directory in (wall.BIN, wall.SSH, wall.CWD, wall.HOME, wall.SCRAPS):
+        os.mkdir(directory)
+    for name, text in wall.account_files().items():
+        with open(f"{wall.TURN}/{name}", "w") as file:
+            file.write(text)
+    for path in (wall.MODEL, wall.COMMANDS, wall.AGENTS):
+        open(path, "w").close()
+    with open(wall.SHELL, "w") as file:
+        file.write(wall.render_shell())
+    os.chmod(wall.SHELL, 0o700)
+    open(wall.RELAY, "w").close()
+    try:
+        _run(wall.network_wall(["/usr/bin/true"], []))
+        _run(wall.claude_wall(wall.SHELL, [f"{wall.PYTHON} -IS -c ''"]))
+    except (OSError, subprocess.SubprocessError) as error:
+        return refuse_wall(_last_words(error))
+    return {"fault": "", **(_look_at(program) if kind == "claude" else {})}
+
+
+def _look_at(program: str) -> Mapping[str, object]:
+    """Return what claude's program says of itself. Behind its wall it has no network and no turn."""
+    try:
+        version, options = (_run(wall.claude_wall(program, [word])) for word in ("--version", "--help"))
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"version": "", "options": "", "failed": _last_words(error)}
+    return {"version": version.strip(), "options": options, "failed": ""}
+
+
+def _run(command: Sequence[str]) -> str:
+    env = {"PATH": wall.PATH, "HOME": wall.HOME, "DISABLE_AUTOUPDATER": "1"}
+    null = subprocess.DEVNULL
+    ran = subprocess.run(command, env=env, stdin=null, capture_output=True, timeout=SECONDS, check=True)
+    return ran.stdout.decode("utf-8", "replace")
+
+
+def _last_words(error: Exception) -> str:
+    said = getattr(error, "stderr", b"") or b""
+    return " ".join(said.decode("utf-8", "replace").split())[-300:] or str(error)

@@ -1,0 +1,170 @@
+"""One turn as the handler sees it: a stream socket to its program, job.py says what goes over it.
+
+Nothing that a turn sends is trusted: each line is checked (output.py), and one that no turn sends ends it. The loop is
+never held for long: lines come in pieces and have a bounded number of parts, and only the disk's thread touches files.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from ..base import counts
+from ..base.framer import Framer
+from ..config.model import ChatSettings
+from .brief import list_verbs
+from .database import Disk
+from .failures import End, describe_failure
+from .job import LINE_BYTES, Opening, encode_job, encode_line, encode_opening, encode_pieces
+from .output import Misbehavior, TurnOutput
+from .program import READ_BYTES, RESTART, build_job, find_program, open_channel
+from .proposals import Read
+from .reads import PveReads
+from .request import SessionsUnwritable, TurnRequest
+from .store import KILLED, ErrorText, Store, build_ending
+
+STOP_SECONDS = {"cancelled": 15.0, "shutting-down": 2.5}  # for the program to do it; then the handler ends the turn
+LATE_SECONDS = 30.0  # beyond turn_seconds, when the program has to end the turn
+_GO_ON = "ask again: the conversation continues"
+
+
+class RunningTurn:
+    """A turn under way.
+
+    `changed` is set, and replaced, when there are new events. `on_end` is called right before the last of them are
+    stored: from then on, the turn has no place. `unsaved` is what a reader hears of an end that could not be stored.
+    """
+
+    def __init__(
+        self,
+        settings: ChatSettings,
+        request: TurnRequest,
+        transcript: int,
+        path: str,
+        read: Read,
+        on_end: Callable[[], object],
+    ) -> None:
+        self.request = request
+        self.changed = asyncio.Event()
+        self.unsaved = KILLED
+        self._settings, self._transcript, self._path, self._on_end = settings, transcript, path, on_end
+        self._writer: asyncio.StreamWriter | None = None
+        self._deadline: asyncio.Timeout | None = None
+        self._why = ""  # it is stopped
+        self._stored = 1  # the last event that is
+        verbs = list_verbs(request.tools)
+        self._reads = PveReads(read, request.vm.vmid, verbs, self._send, self._drain)
+        self._output = TurnOutput(request.vm.name, verbs, transcript, self._reads.begin)
+
+    def stop(self, why: str) -> None:
+        """Have the program stop the turn: it is `cancelled`, or the handler is `shutting-down`. This needs no disk."""
+        if why == self._why:
+            return
+        self._why = why
+        self._send(encode_line({"stop": why}))
+        if self._deadline is not None:
+            with contextlib.suppress(RuntimeError):  # it has passed
+                self._deadline.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS[why])
+
+    def _send(self, line: bytes) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(line)
+
+    async def _drain(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(ConnectionError):  # the turn has ended
+                await self._writer.drain()
+
+    async def run(self, store: Store, disk: Disk) -> None:
+        """Run the turn to its end, and store what it sends. Raises nothing but a cancellation."""
+        ending: ErrorText | None = KILLED
+        try:
+            async with asyncio.timeout(
+                STOP_SECONDS.get(self._why, self._settings.turn_seconds + LATE_SECONDS)
+            ) as self._deadline:
+                await self._exchange(store, disk)
+            ending = None if self._output.last else self._explain_end()
+        except TimeoutError:
+            ending = None if self._output.last else self._explain_end("turn-timeout")
+        except Misbehavior as error:
+            ending = ("claude-crashed", f"the turn was stopped, because {error}", _GO_ON)
+        except SessionsUnwritable:
+            ending = self._explain_end("disk")
+        except Exception as error:  # no program, no memory, a defect of ours
+            hint = RESTART if self._path else "run breakglass doctor; the power verbs don't need claude"
+            ending = ("claude-crashed", f"the turn could not be started: {error!r}", hint)
+        finally:
+            self._writer = self._deadline = None
+            self._reads.close()
+            await self._save_end(store, disk, ending)
+
+    def _explain_end(self, stopped: str = "") -> ErrorText:
+        """Return why the turn has no end of its own."""
+        why = self._why or stopped
+        return _error_text(End(stopped=why, seconds=self._settings.turn_seconds)) if why else KILLED
+
+    async def _save_end(self, store: Store, disk: Disk, ending: ErrorText | None) -> None:
+        output, batch = self._output, self._output.pop()
+        number = batch.events[-1][0] if batch.events else self._stored
+        last = output.last if ending is None else build_ending(ending, number + 1)
+        code = ending[0] if ending else output.code
+        self._on_end()  # in one step with the call: a client that reads the end can go on
+        counts.in_use.add_turn(code, output.tokens, output.cost)
+        try:
+            batch = batch._replace(events=[*batch.events, *last])
+            await disk.run(store.add, self.request.key, self.request.sid, batch, code, output.cost)
+        except SessionsUnwritable:  # an ending is written once the disk can be
+            self.unsaved = _error_text(End(stopped="disk"))
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wake each reader of the turn."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    async def _exchange(self, store: Store, disk: Disk) -> None:
+        program = await disk.run(find_program, self._settings)
+        if not program:
+            missing = f"{self._settings.command} is not there or not executable"
+            self._output.end_early(_error_text(End(missing=missing)))
+            return
+        job = await disk.run(build_job, self._settings, self.request, self._transcript)
+        async with open_channel(self._path) as channel:
+            with contextlib.suppress(ConnectionError):  # the program has ended, in whatever way
+                channel.writer.write(encode_opening(Opening(program)) + encode_job(job))
+                await self._send_transcript(store, disk, channel.writer)
+                self._writer = channel.writer
+                if self._why:
+                    self._send(encode_line({"stop": self._why}))
+                await self._receive(channel.reader, store, disk)
+
+    async def _send_transcript(self, store: Store, disk: Disk, writer: asyncio.StreamWriter) -> None:
+        at = 0
+        while at < self._transcript:
+            piece = await disk.run(store.piece, self.request.sid, at)
+            if not piece:
+                raise SessionsUnwritable("a piece of the transcript is gone", "begin a new conversation")
+            writer.writelines(encode_pieces(piece, at))
+            at += len(piece)
+            await writer.drain()
+
+    async def _receive(self, reader: asyncio.StreamReader, store: Store, disk: Disk) -> None:
+        """Read what the turn sends until its last event, and store it piece by piece."""
+        framer = Framer(LINE_BYTES)
+        while not self._output.last and (piece := await reader.read(READ_BYTES)):
+            for line in framer.feed(piece):
+                self._output.take(line)
+                if line is not None and len(line) > READ_BYTES:
+                    await asyncio.sleep(0)
+            if framer.is_too_long:
+                self._output.take(None)
+            batch = self._output.pop()
+            if any(batch):
+                await disk.run(store.add, self.request.key, self.request.sid, batch)
+                self._stored = self._output.number - 1
+                self._notify()
+            await asyncio.sleep(0)
+
+
+def _error_text(end: End) -> ErrorText:
+    found = describe_failure(end, None, {}, False) or {}
+    return found["code"], found["message"], found["hint"]

@@ -1,0 +1,111 @@
+"""How a turn's program is started, by systemd or by this handler, and what it is given."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.model import ChatSettings
+from .brief import HOST, build_agents, list_tool_rules, list_verbs, render_ssh_files
+from .job import GuestLogin, Job, Line, Opening, encode_opening
+from .output import parse_line
+from .request import TurnRequest
+from .wall import SSH, starter_command
+
+READ_BYTES = 64 * 1024
+RESTART = "systemctl restart breakglass-chat.socket"
+PROBE_SECONDS = 20.0  # more than the program takes for it
+END_SECONDS = 1.0  # from the last event to the end of the program
+BRIEF = files("breakglass.agents") / "breakglass.md"
+_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+_UNSAVED = "[From breakglass, not from the operator. Nothing that was said in this session before this was saved.]\n\n"
+
+
+class TurnChannel(NamedTuple):
+    """The socket to a turn's program, and the program if this handler has started it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    program: Process | None
+
+
+@contextlib.asynccontextmanager
+async def open_channel(path: str) -> AsyncIterator[TurnChannel]:
+    """Have systemd start a turn's program, by its socket, or start it; end it at last. Raises OSError."""
+    if path:
+        reader, writer = await asyncio.open_unix_connection(path, limit=READ_BYTES)
+        program = None
+    else:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                channel = theirs.fileno()
+                # without the handler's log and terminal, which could be opened anew behind each wall
+                streams: dict[str, Any] = {"stdin": channel, "stdout": channel, "stderr": DEVNULL}
+                program = await asyncio.create_subprocess_exec(
+                    *starter_command(), **streams, env=_ENV, cwd="/", start_new_session=True
+                )
+            except BaseException:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
+    try:
+        yield TurnChannel(reader, writer, program)
+    finally:
+        writer.transport.abort()
+        if program is not None:
+            await asyncio.shield(_end(program))
+
+
+async def _end(program: Process) -> None:
+    """Wait for a program that reads the end of its socket; kill it where it does not end. Its walls end with it."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            await program.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            program.kill()
+        await program.wait()
+
+
+async def ask_probe(path: str, claude: str, probe: str = "wall") -> Line:
+    """Return what a turn's program says of the place where turns run. Raises OSError, TimeoutError, ValueError."""
+    async with asyncio.timeout(PROBE_SECONDS), open_channel(path) as channel:
+        channel.writer.write(encode_opening(Opening(claude, probe)))
+        return parse_line(await channel.reader.readline())
+
+
+def find_program(settings: ChatSettings) -> str:
+    """Return the path of claude's program without links, empty where there is none."""
+    found = shutil.which(settings.command)
+    return os.path.realpath(found) if found else ""
+
+
+def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:
+    """Return the job of a turn whose session has a transcript of so many bytes. Blocks; raises OSError."""
+    vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
+    ssh_files = render_ssh_files(vm, SSH)
+    is_begun_again = request.resume and not transcript
+    assert settings.api is not None
+    return Job(
+        vm=vm.name,
+        sid=request.sid,
+        resume=request.resume and not is_begun_again,
+        prompt=(_UNSAVED if is_begun_again else "") + request.prompt,
+        agents=build_agents(BRIEF.read_text(encoding="utf-8"), vm, request.tools),
+        rules=list_tool_rules(vm, request.tools),
+        verbs=list_verbs(request.tools),
+        api=settings.api,
+        env=settings.env,
+        guest=GuestLogin(vm.name, ssh_files) if ssh_files else None,
+        authorities=Path(settings.api.ca_file).read_text(encoding="utf-8") if settings.api.ca_file else "",
+        turn_seconds=settings.turn_seconds,
+        transcript=transcript,
+    )

@@ -1,0 +1,52 @@
+"""Finds out what became of claude's proposals, and words it for the beginning of claude's next turn.
+
+The VM's host answers this, because neither the client nor claude is a trusted source. A proposal without a final answer
+is looked up again at the next turn.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from ..base.errors import Lost, Unreached
+from ..proxmox.outcome import Message
+from ..proxmox.wire import job_line
+from .request import Proposal, TurnRequest
+
+SECONDS = 3.0
+MOST = 8  # only the newest proposals are looked up
+
+Read = Callable[[str], Awaitable[list[Message]]]
+
+
+async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
+    """Return the turn with the outcomes of the session's proposals at the beginning of its prompt."""
+    text, still_open = await fetch_outcomes(read, request.vm.vmid, proposals)
+    return replace(request, prompt=text + request.prompt, still_open=still_open)
+
+
+async def fetch_outcomes(read: Read, vmid: int, proposals: Sequence[Proposal]) -> tuple[str, list[Proposal]]:
+    """Return the text that claude gets, and the proposals that are still open."""
+    newest = proposals[-MOST:]
+    outcomes = await asyncio.gather(*(_fetch_outcome(read, vmid, each) for each in newest))
+    pairs = list(zip(newest, outcomes, strict=True))
+    text = " ".join(f"You proposed {proposal['verb']}: {sentence}." for proposal, (sentence, _) in pairs)
+    still_open = [proposal for proposal, (_, is_final) in pairs if not is_final]
+    return (f"[From breakglass, not from the operator. {text}]\n\n" if text else ""), still_open
+
+
+async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:
+    """Return what became of one proposal, and whether that is final."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            job = (await read(job_line(vmid, proposal["job"])))[-1].get("whole_job")
+    except (TimeoutError, Unreached, Lost):
+        return "the host can't be reached now, so it is unknown whether it was approved", False
+    if not isinstance(job, dict):
+        return "it is not approved, so it has not run", False
+    approved = f"{job.get('by')} approved it"
+    if job.get("outcome") is None:
+        return f"{approved}, and it is running", False
+    verdict = job.get("verdict")
+    why = f" ({verdict.get('sentence')})" if isinstance(verdict, dict) and verdict.get("sentence") else ""
+    return f"{approved}, and it ended: {job['outcome']}{why}", True

@@ -1,0 +1,108 @@
+"""What claude's `pve` gets: the handler reads from the VM's host in its name, and changes nothing there."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from ..agents.pve.words import MUTATING, READ_ONLY
+from ..base.errors import Lost, Unreached
+from .job import PVE_MOST, encode_line
+from .output import Misbehavior
+from .proposals import Read
+
+AT_ONCE = 16  # of one turn
+TEXT_CHARACTERS = 128 * 1024  # of an answer: as JSON it is shorter than a line may be
+_USAGE, _FAILED = 2, 255  # exit codes, as those of ssh
+_JOB = re.compile(r"id=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
+_OPTIONS = {"forensics": " fresh=60"}  # a capture that is a minute old is as good as another
+
+Message = Mapping[str, object]
+
+
+def request_line(line: str, vmid: int, verbs: Sequence[str]) -> str | None:
+    """Return the line for the host, None where claude's line is none of `verbs`, alone; `job` takes an id."""
+    verb, *options = line.split() or [""]
+    is_good = len(options) == 1 and bool(_JOB.fullmatch(options[0])) if verb == "job" else not options
+    return (
+        f"{verb} vm={vmid}{_OPTIONS.get(verb, '')}{''.join(f' {each}' for each in options)}"
+        if verb in verbs and is_good
+        else None
+    )
+
+
+def render_answer(messages: Sequence[Message]) -> tuple[int, str]:
+    """Return the exit code and the text: what ssh would have shown, without pictures."""
+    texts = [
+        re.sub(r"(?m)^#breakglass ", " #breakglass ", str(each["text"]))
+        for each in messages
+        if each["type"] == "output"
+    ]
+    last = _without_pictures({**messages[-1], "type": None})
+    trailer = f"#breakglass {json.dumps(last)}\n"[:TEXT_CHARACTERS]
+    code = last.get("exit_code")
+    return (code if isinstance(code, int) else _FAILED), "".join(texts)[: TEXT_CHARACTERS - len(trailer)] + trailer
+
+
+def _without_pictures(table: Message) -> dict[str, object]:
+    """Return an object without the pictures in it, and without what it lacks."""
+    kept = {name: value for name, value in table.items() if value is not None and not name.endswith("_png")}
+    return {name: _without_pictures(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+class PveReads:
+    """The questions of one turn. `send` gives the turn a line, and `drain` returns once it has read most of them.
+
+    A question is open until then: so of a turn that reads no answer, few are in memory.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        vmid: int,
+        verbs: Sequence[str],
+        send: Callable[[bytes], None],
+        drain: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._read, self._vmid, self._verbs, self._send, self._drain = read, vmid, verbs, send, drain
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._count = 0
+
+    def begin(self, number: int, line: str) -> None:
+        """Answer a question when its answer is there. Raises Misbehavior for one too many."""
+        self._count += 1
+        if self._count > PVE_MOST:
+            raise Misbehavior(f"it asked the host more than {PVE_MOST} times")
+        if len(self._tasks) >= AT_ONCE:
+            self._answer(number, _FAILED, f"{AT_ONCE} questions are open already; wait until one is answered\n")
+            return
+        task = asyncio.create_task(self._ask(number, line))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _ask(self, number: int, line: str) -> None:
+        wanted = request_line(line, self._vmid, self._verbs)
+        if wanted is None:
+            usage = " | ".join("job id=ID" if verb == "job" else verb for verb in self._verbs)
+            self._answer(number, _USAGE, f"usage: pve {usage}\n")
+        elif (verb := wanted.split()[0]) in MUTATING:
+            self._answer(number, READ_ONLY, f"approval-required: {verb}\n")
+        else:
+            self._answer(number, *await self._ask_host(wanted))
+        await self._drain()
+
+    async def _ask_host(self, line: str) -> tuple[int, str]:
+        try:
+            return render_answer(await self._read(line))
+        except (Unreached, Lost) as error:
+            return _FAILED, f"{error.message}; {error.hint}\n"
+        except Exception as error:  # a defect costs the answer, not the turn
+            return _FAILED, f"the handler failed: {error!r}\n"
+
+    def _answer(self, number: int, code: int, text: str) -> None:
+        self._send(encode_line({"pve": number, "exit": code, "text": text}))

@@ -1,0 +1,40 @@
+"""Passes bytes between a port of claude's own network and the socket of the model proxy.
+
+It is copied into the turn's directory, and runs beside claude, behind the same wall, with the standard library alone.
+"""
+
+import os
+import socket
+import threading
+
+PORT = 8080
+_MODEL = f"{os.path.dirname(os.path.abspath(__file__))}/model"
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:  # either side has gone
+        for each in (source, target):
+            each.close()
+
+
+def main() -> None:
+    """Serve until the wall ends."""
+    listener = socket.create_server(("127.0.0.1", PORT))
+    while True:
+        client, _ = listener.accept()
+        model = socket.socket(socket.AF_UNIX)
+        try:
+            model.connect(_MODEL)
+        except OSError:
+            client.close()
+            continue
+        for pair in ((client, model), (model, client)):
+            threading.Thread(target=_copy, args=pair, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

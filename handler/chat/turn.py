@@ -1,0 +1,130 @@
+"""The program of a turn: builds the wall around the turn, and becomes what runs behind it, start.py.
+
+Its standard input and output are one stream socket, from the handler that has started it or from systemd. It reads the
+first line alone, because claude's program has to be shown through the wall; what runs behind that reads the rest. It
+imports little: a turn waits for that.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from .wall import PYTHON, bwrap, own_paths, python_command, turn_wall
+
+SECONDS = 16.0  # for a probe
+OPENING_BYTES = 4096
+MEMORY_SCORE = 500  # when memory runs out, the kernel ends a turn before the handler
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}  # in bytes
+_HELP = "see breakglass docs runbook, Namespaces for chat"
+_KEEP = ">>/etc/sysctl.d/zz-breakglass.conf; sysctl --system"
+_REFUSALS = (  # a setting of the kernel, its value that refuses namespaces, and what to do: of Ubuntu, Debian, all
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", f"write AppArmor's profile for bwrap: {_HELP}"),
+    ("kernel/unprivileged_userns_clone", "0", f"echo kernel.unprivileged_userns_clone=1 {_KEEP}"),
+    ("user/max_user_namespaces", "0", f"echo user.max_user_namespaces=15000 {_KEEP}"),
+)
+_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # keyctl(2) has no function in the C library
+
+
+def main() -> int:
+    """Run a turn or a probe. The argument is the directory of h11, or none where the interpreter finds it itself."""
+    channel = socket.socket(fileno=os.dup(0))
+    opening = _read_opening(channel)
+    program, probe = str(opening.get("claude", "")), str(opening.get("probe", ""))
+    if not program.startswith("/"):
+        return 2
+    h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else _find_h11()
+    _limit_and_leave()
+    programs = [program] if os.access(program, os.X_OK) else []  # start.py says that it is missing
+    command = turn_wall(python_command("chat.start", h11, program, probe), [*own_paths(), h11, *programs])
+    if probe:
+        _send(channel, _try(command))
+        return 0
+    try:
+        os.execv(command[0], command)  # noqa: S606  # there is no shell in it
+    except OSError as error:
+        fix = "apt-get install bubblewrap"
+        message = f"the turn could not be started: {command[0]}: {error.strerror}"
+        failure = {"type": "error", "n": 2, "code": "claude-crashed", "message": message, "hint": fix}
+        _send(channel, failure, {"type": "done", "n": 3, "ok": False})
+        return 1
+
+
+def _read_opening(channel: socket.socket) -> Mapping[str, object]:
+    """Return the first line, and leave all after it in the socket. Empty for anything else."""
+    line = b""
+    while len(line) < OPENING_BYTES and not line.endswith(b"\n"):
+        byte = channel.recv(1)
+        if not byte:
+            return {}
+        line += byte
+    opening = json.loads(line)
+    return opening if isinstance(opening, dict) else {}
+
+
+def _find_h11() -> str:
+    found = importlib.util.find_spec("h11")
+    return os.path.dirname(found.origin) if found and found.origin else ""
+
+
+def _limit_and_leave() -> None:
+    """Set the limits of all that a turn starts, and leave the keyring, whose keys all can use who have it.
+
+    What the handler was started with may be stricter, as in a pod, and nothing may be made laxer without a right.
+    """
+    for limit, value in LIMITS.items():
+        most = resource.getrlimit(limit)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(limit, (value, value))
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) < MEMORY_SCORE:
+            file.write(str(MEMORY_SCORE))
+    if number := _KEYCTL.get(os.uname().machine):
+        ctypes.CDLL(None).syscall(number, _JOIN_SESSION_KEYRING, None)
+
+
+def _try(command: Sequence[str]) -> Mapping[str, object]:
+    """Return what a probe behind the wall says, or why there is no wall."""
+    if missing := find_missing({bwrap(): "bubblewrap", "/bin/bash": "bash", PYTHON: "python3"}):
+        return missing
+    try:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+        return dict(json.loads(ran.stdout))
+    except (OSError, subprocess.SubprocessError) as error:
+        return refuse_wall(f"the wall could not be tried: {error}")
+    except ValueError:
+        return refuse_wall(" ".join(ran.stderr.decode("utf-8", "replace").split())[-300:])
+
+
+def find_missing(packages: Mapping[str, str]) -> Mapping[str, object] | None:
+    """Return the answer of a probe where a program of a package is not there; such an image has Python elsewhere."""
+    for program, package in packages.items():
+        if not os.access(program, os.X_OK):
+            fix = f"apt-get install {package}"
+            return {"fault": f"{program} is not installed", "code": "sandbox-missing", "fix": fix}
+    return None
+
+
+def refuse_wall(why: str) -> Mapping[str, object]:
+    """Return the answer of a probe that bubblewrap or the kernel refused, with the one thing that helps."""
+    fix = next((fix for file, value, fix in _REFUSALS if _read(file) == value), f"let users make namespaces: {_HELP}")
+    return {"fault": f"bubblewrap can't make a wall: {why}", "code": "sandbox-refused", "fix": fix}
+
+
+def _read(file: str) -> str:
+    try:
+        with open(f"/proc/sys/{file}") as setting:
+            return setting.read().strip()
+    except OSError:  # this kernel does not have it
+        return ""
+
+
+def _send(channel: socket.socket, *lines: Mapping[str, object]) -> None:
+    with contextlib.suppress(OSError):  # the handler has gone
+        channel.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))

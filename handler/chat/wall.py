@@ -1,0 +1,150 @@
+"""The walls of a turn, all made by bubblewrap as an ordinary user. Standard library only.
+
+Around the whole turn stands `turn_wall`: nothing of the disk but the system, read-only, and what the turn's program
+itself is made of; its own directory is in memory. Inside it, claude is behind `claude_wall`, without a network but with
+the relay to the model proxy; what needs the network, which is the model proxy and the ssh to the guest, is behind
+`network_wall`; and each command of claude's runs in a sandbox of its own, `render_shell`. What is in a wall ends with
+it. Tried with bubblewrap 0.12.
+"""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+
+from ..base.isolated import isolated_command
+
+PYTHON = "/usr/bin/python3"  # runs the relay and claude's commands; a Python elsewhere is not visible to claude
+TURN = "/turn"  # in memory, the same place in every turn: claude names its transcript after its directory
+HOME, SCRAPS, CWD, SSH = f"{TURN}/home", f"{TURN}/scraps", f"{TURN}/cwd", f"{TURN}/ssh"
+BIN, SHELL, RELAY, AGENTS = f"{TURN}/bin", f"{TURN}/shell", f"{TURN}/relay", f"{TURN}/agents.json"
+MODEL, COMMANDS = f"{TURN}/model", f"{TURN}/commands"  # sockets
+PATH = "/usr/local/bin:/usr/bin:/bin"
+TURN_BYTES, TMP_BYTES = 256 << 20, 64 << 20  # of the file systems in memory that can be written
+PROCESSES = 64  # of one command, with threads
+# claude needs its relay half a second later, and does not wait until that has been loaded
+_RELAYED = f'{PYTHON} -IS {RELAY} </dev/null >/dev/null 2>&1 & ulimit -u 512; exec "$@"'
+
+# What programs need to start, find libraries, and print times; and what finds a name in the network. None of it is
+# secret.
+_ETC = ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "terminfo")
+_NETWORK_ETC = (
+    *("ca-certificates", "crypto-policies", "gai.conf", "host.conf", "hosts", "pki", "resolv.conf", "services", "ssl"),
+)
+_ACCOUNTS = ("passwd", "group")  # the turn's own, with one account: ssh wants a name for its user id
+_TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr, or directories on an older system
+_NEW = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+_END = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "claude")
+
+
+def bwrap() -> str:
+    """Return the path of bubblewrap, or its name where there is none."""
+    return shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin") or "bwrap"
+
+
+def turn_wall(program: Sequence[str], shown: Sequence[str]) -> list[str]:
+    """Return the command line that runs a program behind the wall of the whole turn; it sees the paths `shown`, too."""
+    memory = ["--size", str(TURN_BYTES), "--perms", "0700", "--tmpfs", TURN]
+    return [bwrap(), *_NEW, *_END, "--clearenv", *_system(), *_network(), *_show(*shown), *memory, *_in(TURN), *program]
+
+
+def network_wall(program: Sequence[str], shown: Sequence[str]) -> list[str]:
+    """Return the command line for a program that needs the network, and of the turn only the paths `shown`."""
+    system = [*_system(), *_network(), *_accounts(), *_show(*shown)]
+    return [bwrap(), *_NEW, *_END, "--disable-userns", "--clearenv", *system, *_in("/"), *program]
+
+
+def claude_wall(program: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command line for claude, which has no network but the relay, and sees no process but its own."""
+    own = [*_show(program, AGENTS, SHELL, RELAY, BIN, CWD), *_open(HOME, SCRAPS, MODEL, COMMANDS)]
+    relayed = ["/bin/bash", "-c", _RELAYED, "bash", program, *arguments]
+    return [bwrap(), *_NEW, "--unshare-net", *_END, *_system(), *_accounts(), *own, *_in(CWD), *relayed]
+
+
+def render_shell() -> str:
+    """Return the script that claude runs its commands through: it gets the whole command as one argument.
+
+    A command has no network, sees no process but its own, and can make no further namespace.
+    """
+    words = [bwrap(), *_NEW, "--unshare-net", *_END, "--disable-userns", "--clearenv", *_system(), *_etc(_ACCOUNTS)]
+    for name, value in {"PATH": f"{BIN}:{PATH}", "HOME": SCRAPS, "TMPDIR": SCRAPS, "LANG": "C.UTF-8"}.items():
+        words += ["--setenv", name, value]
+    words += [*_show(BIN, CWD), *_open(SCRAPS, COMMANDS), *_in(CWD)]
+    # bubblewrap is process 1 of its sandbox, where a command can read its environment: so that is empty, too
+    run = f'ulimit -u {PROCESSES}; exec /bin/bash -c "$1"'
+    return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
+
+
+def account_files() -> dict[str, str]:
+    """Return the files of /etc that name the turn's user, by their names in `/turn`."""
+    uid, gid = os.getuid(), os.getgid()
+    return {"passwd": f"claude:x:{uid}:{gid}::{SCRAPS}:/bin/bash\n", "group": f"claude:x:{gid}:\n"}
+
+
+def python_command(module: str, *arguments: str, library: str = "") -> list[str]:
+    """Return the command line that calls `main()` of a module of this package, with what is visible behind a wall.
+
+    `library` is the directory of a further package that the module imports.
+    """
+    _, flags, option, begin, *rest = isolated_command(module, *arguments)
+    if library:
+        begin = f"import sys; sys.path.append({os.path.dirname(library)!r}); {begin}"
+    python = getattr(
+        sys, "_base_executable", sys.executable
+    )  # a virtual environment's may be a copy, which is not shown
+    return [os.path.realpath(python), flags, option, begin, *rest]
+
+
+def starter_command() -> list[str]:
+    """Return the command line of a turn's program, for a handler that starts it itself."""
+    h11 = importlib.util.find_spec("h11")
+    return isolated_command("chat.turn", os.path.dirname(h11.origin) if h11 and h11.origin else "")
+
+
+def own_paths() -> list[str]:
+    """Return the directories that this program is made of: its Python, unless that is the system's, and its package."""
+    root = sys.modules[__name__.partition(".")[0]]
+    here, *others = (os.path.realpath(path) for path in root.__path__)
+    python = os.path.realpath(sys.base_prefix)
+    found = [here, *(f"{path}/agents" for path in others if os.path.isdir(f"{path}/agents"))]
+    return [*([] if python == "/usr" or python.startswith("/usr/") else [python]), *found]
+
+
+def _system() -> list[str]:
+    """Return the arguments that show the system's programs and libraries, and nothing that is private."""
+    arguments = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    for place in ("/dev/shm", "/tmp"):  # noqa: S108  # of this wall alone, and in memory
+        arguments += ["--size", str(TMP_BYTES), "--tmpfs", place]
+    for name in _TOP:
+        if os.path.islink(f"/{name}"):
+            arguments += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
+        elif os.path.isdir(f"/{name}"):
+            arguments += ["--ro-bind", f"/{name}", f"/{name}"]
+    return [*arguments, *_etc(_ETC)]
+
+
+def _network() -> list[str]:
+    return _etc(_NETWORK_ETC)
+
+
+def _accounts() -> list[str]:
+    return [word for name in _ACCOUNTS for word in ("--ro-bind", f"{TURN}/{name}", f"/etc/{name}")]
+
+
+def _etc(names: Sequence[str]) -> list[str]:
+    return [word for name in names for word in ("--ro-bind-try", os.path.realpath(f"/etc/{name}"), f"/etc/{name}")]
+
+
+def _show(*paths: str) -> list[str]:
+    return [word for path in paths for word in ("--ro-bind-try", path, path)]
+
+
+def _open(*paths: str) -> list[str]:
+    return [word for path in paths for word in ("--bind", path, path)]
+
+
+def _in(directory: str) -> list[str]:
+    """Return the end of a command line: nothing else can be written, and the program begins in this directory."""
+    return ["--remount-ro", "/", "--chdir", directory, "--"]

@@ -1,0 +1,248 @@
+"""Sees one turn to its end, behind its wall: serves claude's commands, and sends claude's events to the handler.
+
+What it reads and writes is in job.py. It enforces the limits of a turn, and tells why it stopped it. Its end is that of
+its process namespace, which leaves nothing behind.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Sequence
+from subprocess import Popen
+from typing import IO
+
+from ..base.framer import Framer
+from ..base.verbs import PROPOSAL_ID
+from . import wall
+from .command import Started, transcript_path
+from .commands import CommandServer
+from .events import Event, Translator, encode_event
+from .failures import End
+from .job import LINE_BYTES, PIECE_BYTES, TRANSCRIPT_BYTES, Job, Line, encode_pieces
+
+LOG_BYTES = 64 << 20  # of a turn's events; an ordinary turn has a hundredth of that
+STDERR_BYTES = 4096
+TICK_SECONDS = 0.5
+GRACE_SECONDS = {"shutting-down": 1.0}  # from SIGINT to SIGKILL; a handler that stops has little time
+_GRACE = 3.0
+LAST_SECONDS = 3.0  # for what claude said last, and then for a handler that reads slowly
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def supervise(job: Job, sent: int, started: Started, channel: socket.socket, rest: bytes) -> None:
+    """See a turn that was started to its end. `sent` is how much of the transcript the handler has.
+
+    `rest` is what has already come from `channel`.
+    """
+    asyncio.run(_supervise(job, sent, started, channel, rest))
+
+
+async def _supervise(job: Job, sent: int, started: Started, channel: socket.socket, rest: bytes) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel, limit=2 * LINE_BYTES)
+    reader.feed_data(rest)
+    await Turn(job, sent, started, reader, writer).run()
+
+
+class Turn:
+    """The turn under way."""
+
+    def __init__(
+        self, job: Job, sent: int, started: Started, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.job = job
+        self._sent, self._started = sent, started
+        self._reader, self._writer = reader, writer
+        self._translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", 2, job.verbs)
+        self._commands = CommandServer(job, self._send)
+        self._stderr = b""
+        self._size = 0
+        self._output_at = time.monotonic()
+        self._stopped = ""
+        self._unsaved = False
+
+    async def run(self) -> None:
+        """Run the turn to its end."""
+        claude, exit = self._started.claude, None
+        if claude is not None:
+            exit = await self._wait(claude)
+        seconds = {"silent": self.job.silence_seconds, "turn-timeout": self.job.turn_seconds}.get(self._stopped, 0)
+        said = self._stderr.decode("utf-8", "replace")
+        end = End(exit, said, self._stopped, self._started.missing, seconds, self._unsaved)
+        self._write(self._translator.close(end))
+        with contextlib.suppress(OSError, TimeoutError):  # the handler has gone, or reads nothing
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._writer.drain()
+                self._writer.close()
+                await self._writer.wait_closed()
+
+    async def _wait(self, claude: Popen[bytes]) -> int:
+        """Return how claude ended, once its last output is read and its transcript sent."""
+        server = await asyncio.start_unix_server(self._commands.serve, sock=self._started.commands)
+        works = (server.serve_forever(), self._listen(), self._watch(), self._wait_for_proxy())
+        tasks = [asyncio.create_task(work) for work in works]
+        reads = [
+            asyncio.create_task(self._read_output(claude.stdout)),
+            asyncio.create_task(self._read_stderr(claude.stderr)),
+        ]
+        exit = await _ended(claude)
+        await asyncio.wait(reads, timeout=LAST_SECONDS)
+        for task in (*reads, *tasks):
+            task.cancel()
+        self._send_transcript()
+        return 128 - exit if exit > 128 else exit  # what bubblewrap makes of a signal
+
+    # --- claude ---
+
+    async def _read_output(self, pipe: IO[bytes] | None) -> None:
+        framer, output = Framer(), await _open(pipe)
+        while chunk := await output.read(PIECE_BYTES):
+            self._output_at = time.monotonic()
+            if self._stopped == "flood":
+                continue
+            for line in framer.feed(chunk):
+                events = self._translator.feed(line)
+                self._write(events)
+                if any(event["type"] == "tool_result" for event in events):
+                    self._send_transcript()
+            await self._writer.drain()
+
+    async def _read_stderr(self, pipe: IO[bytes] | None) -> None:
+        output = await _open(pipe)
+        while chunk := await output.read(PIECE_BYTES):
+            self._stderr = (self._stderr + chunk)[-STDERR_BYTES:]
+
+    def _write(self, events: Sequence[Event]) -> None:
+        for event in events:
+            line = encode_event(event)
+            if len(line) > LINE_BYTES:  # a tool was given that much
+                line = encode_event({**event, "input": {}, "text": "", "cut": True})
+            self._size += len(line)
+            self._send(line)
+
+    def _send(self, line: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(line)
+
+    def _send_transcript(self) -> None:
+        """Send the whole lines that the transcript has gained. What stands in its place may be anything."""
+        try:
+            fd = _open_transcript(self.job.sid)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._unsaved = True
+            return
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > TRANSCRIPT_BYTES:
+                self._unsaved = True
+                return
+            self._sent = 0 if found.st_size < self._sent else self._sent
+            new = os.pread(fd, found.st_size - self._sent, self._sent)
+        finally:
+            os.close(fd)
+        whole = new[: new.rfind(b"\n") + 1]
+        for line in encode_pieces(whole, self._sent):
+            self._send(line)
+        self._sent += len(whole)
+
+    # --- limits ---
+
+    async def _watch(self) -> None:
+        """Stop the turn at a limit."""
+        until = time.monotonic() + self.job.turn_seconds
+        while not self._stopped:
+            now = time.monotonic()
+            if now > until:
+                self._stop("turn-timeout")
+            elif self._size > LOG_BYTES:
+                self._stop("flood")
+            elif now - self._output_at > self.job.silence_seconds and not self._translator.in_tool:
+                self._stop("silent")
+            await asyncio.sleep(min(TICK_SECONDS, max(until - now, 0.01)))
+
+    async def _wait_for_proxy(self) -> None:
+        if self._started.proxy is not None:
+            await _ended(self._started.proxy)
+            self._stop("proxyless")
+
+    async def _listen(self) -> None:
+        """Do what the handler says, until it is gone."""
+        try:
+            while line := await self._reader.readline():
+                self._take(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        self._stop("shutting-down")
+
+    def _take(self, line: Line) -> None:
+        if "pve" in line:
+            self._commands.take_answer(line)
+        elif isinstance(why := line.get("stop"), str):
+            self._stop(why)
+
+    def _stop(self, why: str) -> None:
+        """Stop claude, or stop it faster. The error names the first reason."""
+        is_first, self._stopped = not self._stopped, self._stopped or why
+        claude = self._started.claude
+        if claude is None or claude.returncode is not None:
+            return
+        if is_first and (pid := _find_claude(claude.pid)):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGINT)
+        asyncio.get_running_loop().call_later(GRACE_SECONDS.get(why, _GRACE), _kill, claude)
+
+
+def _kill(claude: Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # the wall of claude ends, and with it all behind it
+        claude.kill()
+
+
+async def _ended(process: Popen[bytes]) -> int:
+    """Return how a process ended, once it has."""
+    loop, fd, has_ended = asyncio.get_running_loop(), os.pidfd_open(process.pid), asyncio.Event()
+    loop.add_reader(fd, has_ended.set)
+    try:
+        await has_ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return process.wait()
+
+
+async def _open(pipe: IO[bytes] | None) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit=PIECE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader
+
+
+def _find_claude(pid: int) -> int:
+    """Return claude's process: behind its wall, the child of process 1 there, which is a child of bubblewrap."""
+    for _ in range(2):
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as file:
+                pid = int(file.read().split()[0])
+        except (OSError, ValueError, IndexError):  # it is only starting, or has ended
+            return 0
+    return pid
+
+
+def _open_transcript(sid: str) -> int:
+    """Return a descriptor of a session's transcript, without following a link that claude may have made."""
+    *directories, name = transcript_path(sid)
+    at = os.open(wall.HOME, _DIRECTORY)
+    for each in directories:
+        above = at
+        try:
+            at = os.open(each, _DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)

@@ -1,1 +1,0 @@
-"""The process of claude: how it starts, what it may do, and what its output means."""

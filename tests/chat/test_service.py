@@ -1,0 +1,274 @@
+"""Whether chat is on, and why not: what a turn needs goes away and comes back, a reload, a defect; no verb suffers."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from breakglass.chat.database import FILE
+from breakglass.chat.needs import find_credential_fault
+from breakglass.chat.request import ChatDisabled, ChatNotIsolated
+from breakglass.chat.service import PLACE, ChatService
+from breakglass.config.model import ChatSettings, Config
+from breakglass.config.model_api import ModelApi
+
+from ..support.hung import unserved_fuse
+from ..support.model import Model
+from ..support.scripted_claude import ScriptedClaude
+from ..support.service import Reply, give_directory
+from ..support.sshd import Sshd
+from ..support.talk import Talker, fake, last_error, started
+
+pytestmark = pytest.mark.slow
+
+OFTEN = "from breakglass.chat import service, database; service.LOOK_SECONDS = 0.05; database.SECONDS = 10.0"
+WAITING = {"text": "one two three four five six seven eight", "wait": "reload"}
+
+
+@pytest.fixture(scope="module")
+def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
+    """A handler for all tests, which looks often; a test that changes something changes it back."""
+    with started(Talker(directory, model, chat=claude.chat, patched=OFTEN)) as talker:
+        talker.wait_for_chat("on")
+        yield talker
+
+
+def refusal(reply: Reply) -> tuple[int, str]:
+    return reply.status, reply.json["error"]["code"]
+
+
+def states(talker: Talker) -> list[tuple[str, str, str]]:
+    """Return the log's lines about chat: the event, the state and why."""
+    lines = [json.loads(line) for line in talker.log().splitlines()]
+    return [(line["event"], line["state"], line["why"]) for line in lines if line["event"] in ("chat-up", "chat-down")]
+
+
+@contextlib.contextmanager
+def moved(path: Path) -> Iterator[None]:
+    away = path.with_name(f"{path.name}-away")
+    path.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(path)
+
+
+@contextlib.contextmanager
+def emptied(path: Path) -> Iterator[None]:
+    content = path.read_bytes()
+    os.truncate(path, 0)
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+
+
+def program(talker: Talker) -> Path:
+    [line] = [line for line in talker.config.read_text().splitlines() if line.startswith("command = ")]
+    return Path(json.loads(line.removeprefix("command = ")))
+
+
+LOSSES: dict[str, tuple[str, Callable[[Talker], AbstractContextManager[None]]]] = {
+    "the program": ("claude-missing", lambda talker: moved(program(talker))),
+    "the credential file": ("credential-missing", lambda talker: moved(talker.credential)),
+    "its content": ("credential-missing", lambda talker: emptied(talker.credential)),
+    "sessions.dir": ("sessions-unwritable", lambda talker: moved(talker.sessions)),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
+    """The state has a code meanwhile, /ready a reason, the log a line with the path, and verbs are answered."""
+    code, lost = LOSSES[what]
+    before = len(states(talker))
+    with lost(talker):
+        talker.wait_for_chat(code)
+        health = talker.health()
+        assert (health["chat_isolated"], health["chat_started_by"]) == (None, "handler")
+        assert "Chat is configured and does not work." in talker.send("GET", "/ready").json["reasons"]
+        assert talker.pve("status").json["outcome"] == "unreached"
+    talker.wait_for_chat("on")
+    assert talker.health()["chat_isolated"] is True
+    talker.logged('"chat-up"')
+    [(down, state, why), *_, up] = states(talker)[before:]
+    assert (down, state, up) == ("chat-down", code, ("chat-up", "on", ""))
+    assert str(talker.directory) in why
+    assert talker.chat("hello")[-1]["ok"] is True
+
+
+def test_a_turn_is_tried_all_the_same(talker: Talker) -> None:
+    """The look may be old: a turn says by itself what it lacks."""
+    with moved(program(talker)):
+        talker.wait_for_chat("claude-missing")
+        assert last_error(talker.chat("hello"))["code"] == "claude-missing"
+    talker.wait_for_chat("on")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state"), [("[chat]", "[chatt]", "none"), ("command =", "commando =", "disabled")]
+)
+def test_chat_is_switched_off_by_a_reload(
+    talker: Talker, claude: ScriptedClaude, old: str, new: str, state: str
+) -> None:
+    """A turn that runs goes on to its end, or can be stopped; chat is on again after another reload."""
+    with talker.open(prompt=fake(WAITING)) as stream, talker.open(prompt=fake({**WAITING, "wait": "never"})) as other:
+        stream.until("text")
+        other.until("text")
+        with talker.changed(old, new):
+            health = talker.health()
+            assert (health["chat"], health["chat_isolated"], health["chat_started_by"]) == (state, None, None)
+            assert (
+                refusal(talker.ask(prompt="hello")) == refusal(talker.ask(attach=stream.turn)) == (503, "chat-disabled")
+            )
+            assert talker.pve("status").json["outcome"] == "unreached"
+            claude.release("reload")
+            assert stream.rest()[-1]["ok"] is True
+            assert talker.ask(cancel=other.turn).json == {"cancelled": other.turn}
+            assert last_error(other.rest())["code"] == "cancelled"
+    talker.wait_for_chat("on")
+    with talker.open(attach=stream.turn) as again:
+        assert again.rest() == stream.seen
+
+
+def test_a_callers_vms_hold(talker: Talker) -> None:
+    """A caller without the VM, or who lost it, has no turn there."""
+    first = talker.chat("hello")[0]
+    text = talker.config.read_text()
+    twin = text[text.index("[vms.devvm]") : text.index("[sessions]")].replace("devvm", "twin").replace("102", "103")
+    with talker.changed("[sessions]\n", f"{twin}\n[sessions]\n"):
+        assert refusal(talker.ask(prompt="which?")) == (400, "bad-request")
+        with talker.changed("[callers.operator]\n", '[callers.operator]\nvms = ["twin"]\n'):
+            assert refusal(talker.ask(prompt="hello", vm="devvm")) == (403, "forbidden")
+            assert refusal(talker.ask(prompt="go on", session=first["session"])) == (403, "forbidden")
+            assert refusal(talker.ask(attach=first["turn"])) == (404, "turn-unknown")
+            assert talker.chat("hello", vm="twin")[-1]["ok"] is True
+
+
+def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None:
+    """Its chat is off and says so; with a sessions.dir of its own it is on. The first one's goes on."""
+    with started(talker.replica()) as second:
+        second.wait_for_chat("sessions-unwritable")
+        reply = second.ask(prompt="hello")
+        assert refusal(reply) == (503, "sessions-unwritable")
+        assert "another handler has" in reply.json["error"]["message"]
+        assert talker.chat("hello")[-1]["ok"] is True
+    with started(talker.replica(give_directory(talker.directory / "another"))) as third:
+        third.wait_for_chat("on")
+
+
+def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> None:
+    """While it is there, chat is off and names it; then it is on by itself, with new conversations."""
+    sessions = give_directory(directory / "damaged")
+    (sessions / FILE).write_text("no database")
+    (sessions / FILE).chmod(0o666)
+    with started(talker.replica(sessions)) as other:
+        other.wait_for_chat("sessions-unwritable")
+        error = other.ask(list=True).json["error"]
+        assert (f"{sessions / FILE} is damaged" in error["message"], error["hint"]) == (
+            True,
+            f"move {sessions / FILE} away",
+        )
+        (sessions / FILE).unlink()
+        other.wait_for_chat("on")
+
+
+@pytest.mark.parametrize(
+    ("place", "state", "code", "words"),
+    [
+        ("off", "none", "chat-disabled", "turned off at this handler"),
+        ("/nowhere/chat", "failed", "chat-disabled", "systemd"),
+    ],
+)
+def test_where_turns_are_started(
+    model: Model, claude: ScriptedClaude, directory: Path, place: str, state: str, code: str, words: str
+) -> None:
+    """BREAKGLASS_CHAT switches chat off, or names systemd's socket; one that is lost is said, with the line to type."""
+    env = f"import os; os.environ['BREAKGLASS_CHAT'] = {place!r}"
+    with started(Talker(directory, model, sessions=directory / "elsewhere", chat=claude.chat, patched=env)) as talker:
+        talker.wait_for_chat(state)
+        reply = talker.ask(prompt="hello")
+        assert (refusal(reply), words in reply.json["error"]["message"]) == ((503, code), True)
+        assert talker.health()["chat_started_by"] == {"off": None}.get(place, "systemd")
+        assert place == "off" or reply.json["error"]["hint"] == "systemctl restart breakglass-chat.socket"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "error"),
+    [
+        ({"fault": ""}, "on", None),
+        ({"fault": "no namespaces", "code": "sandbox-refused", "fix": "sysctl"}, "chat-not-isolated", ChatNotIsolated),
+        ({"fault": "no bwrap", "code": "sandbox-missing", "fix": "apt-get"}, "sandbox-missing", ChatDisabled),
+        (None, "failed", ChatDisabled),
+    ],
+)
+async def test_where_turns_run_is_tried(
+    monkeypatch: pytest.MonkeyPatch, short_dir: Path, answer: object, state: str, error: type[ChatDisabled] | None
+) -> None:
+    """Chat is on once a probe found walls there; what it found is said with the line that helps."""
+
+    async def probe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert json.loads(await reader.readline())["probe"] == "wall"
+        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.close()
+
+    monkeypatch.setenv(PLACE, str(short_dir / "turns"))
+    settings = ChatSettings(str(short_dir / "sessions"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+    service = ChatService()
+    async with await asyncio.start_unix_server(probe, short_dir / "turns"):
+        await service.use(Config((), {}, {}, ("k" * 32,), chat=settings))
+    assert (service.state, service.isolated, service.started_by) == (state, True if state == "on" else None, "systemd")
+    with pytest.raises(error) if error else contextlib.nullcontext() as caught:
+        await service.chat()
+    if error and isinstance(answer, dict):
+        assert caught
+        assert (answer["fault"] in str(caught.value), caught.value.hint) == (True, answer["fix"])
+    chat = await service.chat(stops=True)
+    await service.stop()
+    await chat.disk.run(chat.store.close)
+
+
+@pytest.mark.real("fuse")
+def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directory: Path) -> None:
+    """It is a state, at the start and later, and holds up neither verbs nor /health; then chat is on by itself."""
+    (directory / "hangs").mkdir()
+    sessions = give_directory(directory / "hangs/sessions")
+    impatient = f"{OFTEN}; database.SECONDS = 0.5"
+    with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=impatient)) as talker:
+        talker.wait_for_chat("on")
+        with unserved_fuse(directory / "hangs"):
+            talker.wait_for_chat("sessions-unwritable")
+            assert talker.pve("status").json["outcome"] == "unreached"
+            assert refusal(talker.ask(prompt="hello")) == (503, "sessions-unwritable")
+        talker.wait_for_chat("on")
+        assert talker.chat("hello")[-1]["ok"] is True
+
+
+@pytest.mark.all
+@pytest.mark.real("sshd")
+def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, directory: Path) -> None:
+    """A library of chat's alone is broken: chat is off with the reason in the log, and a verb reaches its host."""
+    (directory / "itsdangerous.py").write_text('raise ImportError("half an upgrade")')
+    (directory / "itsdangerous.py").chmod(0o644)
+    directory.chmod(0o755)
+    broken = f"sys.path.insert(0, {str(directory)!r})"
+    with started(Talker(sshd.world.directory, model, host=sshd, patched=broken)) as talker:
+        talker.answering()
+        talker.wait_for_chat("failed")
+        health = talker.health()
+        assert (health["ok"], health["chat"], health["chat_isolated"]) == (True, "failed", None)
+        assert refusal(talker.ask(prompt="hello")) == (503, "chat-disabled")
+        assert talker.pve("status").json["state"] == "running"
+        assert talker.pve("reset").json["outcome"] == "done"
+        assert "half an upgrade" in talker.logged('"chat-failed"')
+
+
+def test_a_credential_that_came_through_a_pipe() -> None:
+    """It can't be there again, and that is no fault."""
+    assert find_credential_fault("/dev/fd/63", {}) == ""
+    named = "$CREDENTIALS_DIRECTORY/key"
+    assert "can't be found" in find_credential_fault(named, {"CREDENTIALS_DIRECTORY": "/nowhere"})

@@ -1,0 +1,364 @@
+"""A turn by itself, without a handler: the turn's program, its walls, its limits, and a program in claude's place."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import struct
+import venv
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.base.framer import LINE_BYTES
+from breakglass.chat.commands import CommandServer
+from breakglass.chat.job import PVE_CHARACTERS, PVE_MOST, TRANSCRIPT_BYTES
+from breakglass.chat.wall import PYTHON, starter_command
+from breakglass.chat.worker import LOG_BYTES
+
+from ..support import turns
+from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
+from ..support.scripted_claude import RESULT, TEXT, TOOL, line
+from ..support.selection import sampled
+from ..support.service import let_in
+from ..support.signals import signal_process
+from ..support.turns import Event, Turn, make_job, run, texts
+
+pytestmark = [pytest.mark.real("bwrap"), pytest.mark.slow]
+
+MARK = nap(83)
+
+
+@pytest.fixture
+def script(directory: Path) -> Callable[[str], Path]:
+    """Return a function that writes a shell script in claude's place."""
+
+    def write(text: str) -> Path:
+        path = directory / f"claude-{os.urandom(4).hex()}"
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+        let_in(path)
+        return path
+
+    return write
+
+
+Script = Callable[[str], Path]
+
+
+def last_error(events: list[Event]) -> Event:
+    assert [event["type"] for event in events[-2:]] == ["error", "done"], events
+    return events[-2]
+
+
+# --- how it ends ---
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("echo it broke >&2; exit 7", "claude-crashed", "exit 7; stderr ends with: it broke"),
+        ("kill -SEGV $$", "claude-crashed", "signal 11"),
+        ('printf "{\\"type\\":\\"resu"', "claude-crashed", "in the middle of its output"),
+    ],
+)
+def test_claude_crashes(script: Script, text: str, code: str, words: str) -> None:
+    """The error has its exit and the end of its stderr; the text before that stays."""
+    events = run(make_job("hello"), script(TEXT + text)).events
+    assert texts(events) == "hello"
+    assert (last_error(events)["code"], words in last_error(events)["message"]) == (code, True), events
+
+
+def test_claude_is_missing(directory: Path) -> None:
+    """The error names the program."""
+    error = last_error(run(make_job("hello"), directory / "no-such-claude").events)
+    assert (error["code"], "no-such-claude" in error["message"]) == ("claude-missing", True)
+
+
+def test_a_handler_whose_own_limits_are_stricter(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a pod: they stay, and the turn runs."""
+    stricter = 'ulimit -f 9000; echo 800 >/proc/$$/oom_score_adj; exec "$@"'
+    monkeypatch.setattr(turns, "starter_command", lambda: ["/bin/sh", "-c", stricter, "sh", *starter_command()])
+    events = run(make_job("hello"), script("cat /proc/self/oom_score_adj >&2; ulimit -f >&2; exit 3")).events
+    assert re.findall(r"\d+", last_error(events)["message"]) == ["3", "800", "4500"]
+
+
+def test_a_python_that_is_a_copy(script: Script, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m venv --copies` makes it: the one that it was copied from stands behind the wall."""
+    venv.create(directory / "copied", symlinks=False)
+    copy = directory / "copied/bin/python"
+    let_in(copy)
+    assert not copy.is_symlink()
+    monkeypatch.setattr(turns, "starter_command", lambda: [str(copy), *starter_command()[1:]])
+    assert run(make_job("hello"), script(TEXT + RESULT)).events[-1]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("text", "limits", "code"),
+    [
+        (f"{TEXT}exec sleep 600", {"silence_seconds": 0.5}, "claude-unreachable"),
+        (f"{TEXT}exec sleep 600", {"turn_seconds": 0.5}, "turn-timeout"),
+        (f"{TOOL}exec sleep 600", {"silence_seconds": 0.2, "turn_seconds": 2}, "turn-timeout"),
+    ],
+)
+def test_a_turn_has_limits(script: Script, text: str, limits: dict[str, Any], code: str) -> None:
+    """Of time and of silence, but a tool may be silent for any time."""
+    assert last_error(run(make_job("hello", **limits), script(text)).events)["code"] == code
+
+
+def test_a_line_of_more_than_16_mib(script: Script) -> None:
+    """Such a line is left out with a note; a slightly shorter one comes through; the turn goes on after both."""
+    zeros = "head -c {} /dev/zero | tr '\\0' x"
+    fits = f"""printf '{{"type":"x","y":"'; {zeros.format(LINE_BYTES - 100)}; echo '"}}'\n"""
+    program = script(TOOL + fits + f"{zeros.format(LINE_BYTES + 1)}; echo\n" + TEXT + RESULT)
+    events = run(make_job("hello"), program).events
+    assert [event["type"] for event in events] == ["tool", "tool_result", "text", "result", "done"]
+    assert (events[1]["ok"], events[1]["cut"], events[-1]["ok"]) == (False, True, True)
+
+
+@pytest.mark.all  # 64 MiB take seconds of processor
+def test_events_have_an_end(script: Script) -> None:
+    """A claude whose events never end is stopped."""
+    text = line(type="assistant", message={"id": "m", "content": [{"type": "text", "text": "x" * 100_000}]})
+    events = run(make_job("hello"), script(f'big=$({text})\nwhile :; do echo "$big"; done')).events
+    assert "size limit" in last_error(events)["message"]
+    assert sum(len(event.get("text", "")) for event in events) < 2 * LOG_BYTES
+
+
+def test_a_tool_that_was_given_much_is_cut(script: Script) -> None:
+    """Its event fits into a line of the handler's."""
+    text = """printf '{"type":"assistant","message":{"content":[{"type":"tool_use","id":"t","name":"Bash",'
+printf '"input":{"x":"'; head -c 3000000 /dev/zero | tr '\\0' x; echo '"}}]}}'
+"""
+    events = run(make_job("hello"), script(text + RESULT)).events
+    assert (events[0]["type"], events[0]["input"], events[0]["cut"]) == ("tool", {}, True)
+
+
+def test_a_model_proxy_that_is_killed_ends_the_turn(script: Script) -> None:
+    """The error says so."""
+    with Turn(make_job("hello"), script(f"{TEXT}exec sleep 600")) as turn:
+        turn.until("text")
+        mine = [pid for pid in find_processes("chat.proxy") if not is_wall(pid)]
+        for pid in mine:
+            signal_process(pid, signal.SIGKILL)
+        error = last_error(turn.rest())
+    assert (error["code"], "connection to the model API" in error["message"]) == ("claude-crashed", True)
+
+
+def is_wall(pid: int) -> bool:
+    return os.readlink(f"/proc/{pid}/exe").endswith("/bwrap")
+
+
+# --- a claude that was taken over ---
+
+# Each begins after a text has come and after a process that can be found by its command line has begun.
+DEEDS = {
+    "stops itself": "kill -STOP $$",
+    "stops all it has": "kill -STOP -1; kill -STOP $$",
+    "hears no signal": "trap '' INT TERM HUP QUIT; while :; do :; done",
+    # bash itself ends half a minute after the limit of processes: what forks is its child
+    "forks for ever": f"(f() {{ f & }}; f; while :; do f; done) 2>/dev/null & exec {MARK}",
+    "closes its pipes": f"exec >&- 2>&- <&-; exec {MARK}",
+    "fills its pipes": "trap '' INT TERM PIPE; cat /dev/zero; cat /dev/zero >&2",
+    "one endless line": "trap '' INT TERM; head -c 300000000 /dev/zero | tr '\\0' x",
+    "fills its directories": "trap '' INT TERM; while :; do cat /dev/zero >$HOME/$RANDOM; done 2>/dev/null",
+    "digs": "trap '' INT TERM; cd $HOME; while mkdir d && cd d; do :; done 2>/dev/null; while :; do :; done",
+    "locks its directories": f"mkdir $HOME/a; touch $HOME/a/b; chmod 0 $HOME/a $HOME $CLAUDE_CODE_TMPDIR; exec {MARK}",
+    "starts sessions": f"for n in 1 2 3; do setsid {MARK} & done; trap '' INT TERM; wait",
+    "a shell of its own": f"/bin/sh -c 'trap \"\" INT TERM HUP; while :; do {MARK}; done'",
+}
+
+
+def cancel(turn: Turn) -> str:
+    turn.stop("cancelled")
+    return str(last_error(turn.rest())["code"])
+
+
+def shut_down(turn: Turn) -> str:
+    turn.stop("shutting-down")
+    return str(last_error(turn.rest())["code"])
+
+
+def leave(turn: Turn) -> str:
+    turn.socket.shutdown(2)
+    turn.process.wait(60)
+    return "shutting-down"
+
+
+def kill(turn: Turn) -> str:
+    turn.process.kill()
+    turn.process.wait(60)
+    return "killed"
+
+
+ENDS: dict[Callable[[Turn], str], str] = {
+    cancel: "cancelled",
+    shut_down: "shutting-down",
+    leave: "shutting-down",
+    kill: "killed",
+}
+CASES = list(zip(DEEDS, cycle(ENDS)))
+
+
+@pytest.mark.parametrize(("deed", "end"), sampled(CASES, *(case for case in CASES if case[0] == "forks for ever")))
+def test_every_turn_ends(script: Script, deed: str, end: Callable[[Turn], str]) -> None:
+    """By the way that was asked for, and its processes are gone."""
+    begin = f'{MARK} &\nuntil [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
+    with Turn(make_job("hello"), script(f"{begin}\n{TEXT}\n{DEEDS[deed]}")) as turn:
+        turn.until("text")
+        wait_for_process(MARK)
+        found = end(turn)
+    assert found in (ENDS[end], "flood", "claude-crashed")
+    wait_until_gone(MARK, 60)
+
+
+def test_nothing_outlives_a_worker_that_is_killed(script: Script) -> None:
+    """Its end is the end of its namespace."""
+    with Turn(make_job("hello"), script(f"setsid {MARK} & setsid -f {MARK}\n{TEXT}exec {MARK}")) as turn:
+        turn.until("text")
+        wait_for_process(MARK)
+        workers = [pid for pid in find_processes("chat.start") if not is_wall(pid)]
+        [worker] = [pid for pid in workers if below(pid, turn.process.pid)]
+        signal_process(worker, signal.SIGKILL)
+        turn.process.wait(60)
+    wait_until_gone(MARK, 60)
+
+
+def below(pid: int, above: int) -> bool:
+    while pid > 1 and pid != above:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == above
+
+
+# --- what is in it ---
+
+
+def test_no_secret_is_in_its_environments_and_command_lines(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither claude's nor those of the processes beside it; a placeholder is where claude looks for the credential."""
+    monkeypatch.setenv("BREAKGLASS_SECRET", "whsec_ours")
+    name = f"mark-{os.urandom(4).hex()}"
+    with Turn(make_job("hello", env={"MARK": name}), script(f"{TEXT}exec sleep 600")) as turn:
+        turn.until("text")
+        pids = [
+            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if below_or_gone(pid, turn.process.pid)
+        ]
+        shown = [read(pid, "cmdline") + read(pid, "environ") for pid in pids]
+    assert len(pids) > 6
+    assert [text for text in shown if "sk-model" in text or "ours" in text] == []
+    assert [text for text in shown if "ANTHROPIC_API_KEY=the-model-proxy-has-it" in text and name in text]
+
+
+def below_or_gone(pid: int, above: int) -> bool:
+    try:
+        return below(pid, above)
+    except OSError:
+        return False
+
+
+def read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+KEEP = "place=$HOME/projects/-turn-cwd; mkdir -p $place; file=$place/${!#}; file=${file/--*=/}.jsonl\n"
+LATER = line(type="user", message={"content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]})
+
+
+def test_a_transcript_goes_in_and_comes_out(script: Script) -> None:
+    """Whole lines of it at each step, and the rest at the end; the next turn has it, and only what is new comes."""
+    program = script(f"{KEEP}printf 'one\\ntw' >>$file\n{TOOL}{LATER}printf 'o\\nthree\\nfo' >>$file\n{RESULT}")
+    with Turn(make_job("hello"), program) as turn:
+        turn.until("result")
+        turn.rest()
+    assert turn.transcript == b"one\ntwo\nthree\n"
+    job = make_job("again", resume=turn.job.sid)
+    with Turn(
+        job,
+        script(f"{KEEP}cp $file $file.old; echo four >>$file; grep -q three $file.old || exit 9\n{RESULT}"),
+        bytes(turn.transcript),
+    ) as then:
+        assert then.rest()[-1]["ok"] is True
+    assert then.transcript == b"one\ntwo\nthree\nfour\n"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "ln -s /etc/passwd $file",
+        "mkfifo $file",
+        "mkdir $file",
+        "ln -s /etc $HOME/projects/x; rm -r $place; ln -s /etc $place",
+    ],
+)
+def test_a_transcript_that_is_none_is_reported(script: Script, what: str) -> None:
+    """The answer is there, and the error says that the conversation was not saved; nothing came of it."""
+    turn = run(make_job("hello"), script(f"{KEEP}{what}\n{TEXT}{RESULT}"))
+    expected = "done" if "/etc $place" in what else "error"  # there is no such file behind that link
+    assert turn.transcript == b""
+    assert expected == "done" or last_error(turn.events)["code"] == "session-lost"
+
+
+@pytest.mark.all
+def test_a_transcript_of_64_mib_is_too_long(script: Script) -> None:
+    """The file system lets it write no more, and a conversation that has it goes on without this turn."""
+    program = script(f"{KEEP}yes | head -c {TRANSCRIPT_BYTES + 10} >$file\n{RESULT}")
+    turn = run(make_job("hello"), program)
+    assert len(turn.transcript) <= TRANSCRIPT_BYTES
+
+
+def test_a_wall_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a probe: what failed, a code, and one thing to do, which depends on what the kernel has."""
+    from breakglass.chat import turn
+
+    found = turn.refuse_wall("bwrap: No permissions to create a new namespace")
+    assert found["code"] == "sandbox-refused"
+    assert "No permissions" in str(found["fault"])
+    refusing = tmp_path / "kernel"
+    refusing.write_text("0\n")
+    monkeypatch.setattr(turn, "_REFUSALS", (("none", "1", "no"), (f"../..{refusing}", "0", "sysctl kernel=1")))
+    assert (found["fix"], turn.refuse_wall("")["fix"]) == (
+        "let users make namespaces: see breakglass docs runbook, Namespaces for chat",
+        "sysctl kernel=1",
+    )
+
+
+def test_a_program_that_walls_need_is_missing(tmp_path: Path) -> None:
+    """An image with a Python of its own may have no /usr/bin/python3, and no setting of the kernel helps there."""
+    from breakglass.chat.turn import find_missing
+
+    assert find_missing({PYTHON: "python3"}) is None
+    found = find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
+    assert found is not None
+    assert (found["code"], found["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")
+
+
+async def test_no_command_has_the_handler_end_its_turn(short_dir: Path) -> None:
+    """A long line is a wrong usage, and one question too many, as of a loop that waits for the VM, gets an error."""
+    sent: list[bytes] = []
+
+    def answer(line: bytes) -> None:
+        sent.append(line)
+        server.take_answer({"pve": json.loads(line)["pve"], "exit": 0, "text": ""})
+
+    async def ask(*words: str) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(short_dir / "commands")
+        data = json.dumps(["pve", *words]).encode()
+        writer.write(struct.pack(">cI", b"r", len(data)) + data)
+        said = await reader.read()
+        writer.close()
+        return said
+
+    server = CommandServer(make_job("hello"), answer)
+    async with await asyncio.start_unix_server(server.serve, short_dir / "commands"):
+        assert b"usage: pve status" in await ask("job", f"id={'x' * PVE_CHARACTERS}")
+        assert sent == []
+        for _ in range(PVE_MOST):
+            await ask("status")
+        assert b"a turn may ask no more" in await ask("status")
+    assert len(sent) == PVE_MOST

@@ -1,0 +1,282 @@
+"""Turns and conversations as callers have them: start, attach, follow, cancel, list, replay. A script plays claude."""
+
+import contextlib
+import http.client
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.client import new_id
+
+from ..support.model import Model
+from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
+from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
+
+pytestmark = pytest.mark.slow
+PLACES = 8
+LONG = "one two three four five six seven eight nine ten"
+
+
+def listed(talker: Talker, caller: str = "operator") -> list[dict[str, Any]]:
+    answer = talker.ask(caller, list=True)
+    assert answer.status == 200, answer.json
+    return list(answer.json["sessions"])
+
+
+def replay(talker: Talker, session: str, caller: str = "operator") -> list[Event]:
+    with talker.open(caller, replay=True, session=session) as stream:
+        return list(stream)
+
+
+def starts(talker: Talker) -> int:
+    return int(talker.scrape()["turns_total{outcome=ok}"])
+
+
+# --- attaching ---
+
+
+def test_the_same_request_attaches(talker: Talker, claude: ScriptedClaude) -> None:
+    """A repeated request starts no second turn, while the first runs or later: every stream has the same events."""
+    msg_id, prompt = new_id(), fake({"text": LONG, "wait": "same"})
+    talker.wait_for_places()
+    before = starts(talker)
+    with talker.open(msg_id=msg_id, prompt=prompt) as one, talker.open(msg_id=msg_id, prompt=prompt) as two:
+        two.until("text")
+        claude.release("same")
+        assert one.rest() == two.rest() == talker.chat(prompt, msg_id=msg_id)
+    assert [event["n"] for event in one.seen] == list(range(1, len(one.seen) + 1))
+    assert starts(talker) == before + 1
+    reply = talker.ask(msg_id=msg_id, prompt="two")
+    assert (reply.status, reply.json["error"]["code"]) == (422, "id-reused")
+
+
+def test_attaching_from_an_event_on(talker: Talker, claude: ScriptedClaude) -> None:
+    """In the middle of a turn, from any number; every client gets the same rest."""
+    with talker.open(prompt=fake({"text": LONG, "wait": "middle"})) as stream:
+        stream.until("text")
+        with talker.open(attach=stream.turn, after=1) as late:
+            assert late.until("text")["n"] == 2
+            claude.release("middle")
+            assert late.rest() == stream.rest()[1:]
+    for after in (0, 3, stream.seen[-1]["n"] - 1):
+        with talker.open(attach=stream.turn, after=after) as again:
+            assert again.rest() == stream.seen[after:]
+    for after in (stream.seen[-1]["n"], 10**6):
+        with talker.open(attach=stream.turn, after=after) as over:
+            assert over.rest() == stream.seen[-1:]
+
+
+def test_a_turn_needs_no_client(talker: Talker, claude: ScriptedClaude) -> None:
+    """The client leaves in the middle; the turn goes on, and can be read from the first event."""
+    with talker.open(prompt=fake({"text": LONG, "wait": "alone", **bash("echo $((40+2))")}, {"text": "fin"})) as stream:
+        stream.until("text")
+    claude.release("alone")
+    with talker.open(attach=stream.turn) as again:
+        assert answer_text(again.rest()) == f"{LONG}fin"
+        assert again.seen[-1]["ok"] is True
+
+
+def test_a_client_that_does_not_read_delays_no_other(talker: Talker) -> None:
+    """A client that reads nothing until the turn has ended gets all of it then."""
+    answer = "0123456789abcde\n" * 12_000
+    with unread_turn(talker, fake({"text": answer})) as (turn, connection):
+        with talker.open(attach=turn) as other:
+            assert answer_text(other.rest()) == answer
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert [json.loads(line) for line in response.read().splitlines()] == other.seen
+
+
+@pytest.mark.all  # it reads slowly, for longer than the limit
+def test_a_slow_client_is_not_cut_off(directory: Path, model: Model) -> None:
+    """A client that reads a little, for longer than one may stay that reads nothing, gets every byte in the end."""
+    line = """{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"'$block'"}]}}"""
+    (directory / "s").mkdir()
+    claude = ScriptedClaude(directory / "s")
+    claude.play(f"block=$(head -c 60000 /dev/zero | tr '\\0' z); for i in $(seq 200); do echo '{line}'; done\n{RESULT}")
+    patience = 3.0  # instead of 30 s, and read as much faster
+    patched = f"import breakglass.web.connection; breakglass.web.connection.UNREAD_SECONDS = {patience}"
+    slow = Talker(directory / "s", model, chat=claude.chat, patched=patched)
+    with started(slow), unread_turn(slow, "hello") as (turn, connection):
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        raw, end = b"", time.monotonic() + 1.2 * patience
+        while time.monotonic() < end:
+            raw += response.read(8192)  # loopback's segments are 64 KiB, and the window opens by one at a time
+            time.sleep(0.06)
+        raw += response.read()
+        with slow.open(attach=turn) as other:
+            assert [json.loads(line) for line in raw.splitlines()] == other.rest()
+
+
+# --- whose ---
+
+
+def test_a_turn_is_its_callers(talker: Talker, claude: ScriptedClaude) -> None:
+    """Another caller can't attach to it, cancel it or continue its session; one without `chat` learns nothing."""
+    with talker.open(prompt=fake({"text": LONG, "wait": "whose"})) as stream:
+        session = stream.until("session")["session"]
+        for word in ("attach", "cancel"):
+            fields = {word: stream.turn}
+            reply = talker.ask("operator2", "", **fields)
+            assert (reply.status, reply.json["error"]["code"]) == (404, "turn-unknown")
+            assert talker.ask("viewer", "", **fields).json["error"]["code"] == "forbidden"
+        reply = talker.ask("operator2", prompt="go on", session=session)
+        assert (reply.status, reply.json["error"]["code"]) == (403, "session-invalid")
+        claude.release("whose")
+        assert stream.rest()[-1]["ok"] is True
+    assert talker.ask(attach="msg_never_was").json["error"]["code"] == "turn-unknown"
+
+
+BODIES: list[tuple[dict[str, object], int, str]] = [
+    ({"prompt": "x", "session": "TOKENAAAA"}, 403, "session-invalid"),
+    ({"prompt": "x", "session": "TOKEN", "vm": "other"}, 403, "session-invalid"),
+    ({"prompt": "x", "vm": "other"}, 400, "bad-request"),
+    ({"prompt": " "}, 400, "bad-request"),
+    ({"prompt": "x", "after": 3}, 400, "bad-request"),
+    ({"prompt": "x", "attach": "msg_12345678"}, 400, "bad-request"),
+    ({"prompt": "x", "tools": "all"}, 400, "bad-request"),
+    ({"attach": "msg_12345678", "after": -1}, 400, "bad-request"),
+    ({"attach": "../../etc/passwd"}, 400, "bad-request"),
+    ({"list": 1}, 400, "bad-request"),
+    ({"list": True, "vm": "devvm"}, 400, "bad-request"),
+    ({"replay": True}, 400, "bad-request"),
+    ({"replay": True, "session": "TOKENx"}, 403, "session-invalid"),
+    ({"list": True, "replay": True}, 400, "bad-request"),
+    ({}, 400, "bad-request"),
+]
+
+
+def test_what_is_refused_begins_nothing(talker: Talker) -> None:
+    """A changed session, another VM, an empty prompt, two wishes at once: each has its code, and no turn."""
+    session = talker.chat("hello")[0]["session"]
+    before = len(listed(talker))
+    for fields, status, code in BODIES:
+        body = {
+            name: str(value).replace("TOKEN", session) if name == "session" else value for name, value in fields.items()
+        }
+        reply = talker.ask("operator", "", **body)
+        assert (reply.status, reply.json["error"]["code"]) == (status, code), fields
+    assert len(listed(talker)) == before
+
+
+# --- one at a time ---
+
+
+def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude) -> None:
+    """The second gets `busy`, which is final for its id and can be attached to. Later the session goes on."""
+    session = talker.chat("hello")[0]["session"]
+    busy_id = new_id()
+    with talker.open(prompt=fake({"text": LONG, "wait": "busy"}), session=session) as stream:
+        stream.until("text")
+        events = talker.chat("me too", msg_id=busy_id, session=session)
+        assert kinds(events) == ["session", "error", "done"]
+        assert last_error(events)["code"] == "busy"
+        claude.release("busy")
+        assert stream.rest()[-1]["ok"] is True
+    assert talker.chat("me too", msg_id=busy_id, session=session) == events
+    with talker.open(attach=busy_id, after=2) as attached:
+        assert attached.rest() == events[2:]
+    assert talker.ask(cancel=busy_id).status == 202
+    assert talker.ask(msg_id=busy_id, prompt="another", session=session).status == 422
+    assert talker.ask("operator2", attach=busy_id).status == 404
+    assert answer_text(talker.chat(fake({"text": "my turn"}), session=session)) == "my turn"
+
+
+def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> None:
+    """Of three places one caller gets two, also where claude floods; verbs and health don't wait for that."""
+    (directory / "p").mkdir()
+    claude = ScriptedClaude(directory / "p")
+    claude.play(TEXT + """exec yes '{"type":"x"}'""")
+    with contextlib.ExitStack() as opened:
+        talker = opened.enter_context(
+            started(Talker(directory / "p", model, chat=f"max_turns_at_once = 3\n{claude.chat}"))
+        )
+        one, two = (opened.enter_context(talker.open(prompt=name)) for name in "12")
+        one.until("text")
+        two.until("text")
+        refused = talker.chat("three")
+        assert "session" not in refused[0]  # no conversation that could be continued began
+        error = last_error(refused)
+        assert (error["code"], "another caller" in error["message"]) == ("busy", True)
+        three = opened.enter_context(talker.open("operator2", prompt="3"))
+        three.until("text")
+        error = last_error(talker.chat("four", "operator2"))
+        assert (error["code"], "3 turns" in error["message"]) == ("busy", True)
+        assert talker.pve("status").json["outcome"] == "unreached"
+        assert talker.health()["ok"] is True
+        for stream, caller in ((one, "operator"), (two, "operator"), (three, "operator2")):
+            assert talker.ask(caller, cancel=stream.turn).status == 202
+            assert last_error(stream.rest())["code"] == "cancelled"
+
+
+def test_a_client_that_has_read_the_end_can_go_on_at_once(talker: Talker) -> None:
+    """The turn has no place any more, and its session is free."""
+    session = talker.chat("hello")[0]["session"]
+    for number in range(5):
+        assert talker.chat(f"{number}", session=session)[-1]["ok"] is True
+
+
+def test_a_turn_is_cancelled(talker: Talker) -> None:
+    """Its text so far stays, the session goes on, and a second cancellation changes nothing."""
+    with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
+        session = stream.until("session")["session"]
+        stream.until("text")
+        reply = talker.ask(cancel=stream.turn)
+        assert (reply.status, reply.json) == (202, {"cancelled": stream.turn})
+        assert last_error(stream.rest())["code"] == "cancelled"
+    assert LONG.startswith(answer_text(stream.seen))
+    assert talker.ask(cancel=stream.turn).status == 202
+    assert talker.chat("go on", session=session)[0]["resumed"] is True
+
+
+# --- conversations ---
+
+
+def test_what_was_said_comes_back(talker: Talker) -> None:
+    """Each turn as its own stream had it, with what was asked, and then the newest token and the cost of all."""
+    first = talker.chat("  Why is it\n hung? " + fake({"text": LONG}))
+    second = talker.chat(fake({"text": "more"}, {"text": "and more"}), session=first[0]["session"])
+    lines = replay(talker, first[0]["session"])
+    [one, two] = [line for line in lines if line["type"] == "turn"]
+    at = lines.index(two)
+    assert (lines[1:at], lines[at + 1 : -1]) == (first, second)
+    assert one["prompt"].startswith("  Why is it\n hung? look.")
+    assert (one["turn"], one["tools"], one["at"][-1]) == (first[0]["turn"], "", "Z")
+    last = lines[-1]
+    assert (last["type"], last["left_out"], last["turn"], last["vm"]) == ("replayed", 0, None, "devvm")
+    assert last["cost_usd"] == pytest.approx(0.02)
+    assert talker.chat("go on", session=last["session"])[0]["resumed"] is True
+
+
+def test_a_list_has_the_callers_own_newest_first(talker: Talker) -> None:
+    """With the first words and a token; a further turn brings a conversation to the top; others see nothing of it."""
+    before = len(listed(talker)), len(listed(talker, "operator2"))
+    older = talker.chat("the\tolder\none " + "x" * 500)
+    talker.chat("the newer one")
+    found = listed(talker)
+    assert [each["words"] for each in found[:2]] == ["the newer one", "the older one " + "x" * 106]
+    assert (found[1]["vm"], found[1]["turn"], found[1]["id"]) == ("devvm", None, older[0]["id"])
+    assert (len(found), len(listed(talker, "operator2"))) == (before[0] + 2, before[1])
+    talker.chat("again", session=found[1]["session"])
+    assert listed(talker)[0]["words"].startswith("the older one")
+    assert talker.ask("operator2", replay=True, session=found[0]["session"]).status == 403
+
+
+def test_a_turn_under_way_is_named(talker: Talker, claude: ScriptedClaude) -> None:
+    """A new tab gets what is there of it, and attaches for the rest."""
+    with talker.open(prompt=fake({"text": LONG, "wait": "tab"})) as stream:
+        session = stream.until("session")["session"]
+        stream.until("text")
+        assert listed(talker)[0]["turn"] == stream.turn
+        lines = replay(talker, session)
+        assert [line["type"] for line in lines] == ["turn", "session", "text", "replayed"]
+        assert lines[-1]["turn"] == stream.turn
+        with talker.open(attach=stream.turn, after=lines[-2]["n"], session=session) as rest:
+            claude.release("tab")
+            assert list(rest)[-1]["type"] == "done"
+    assert listed(talker)[0]["turn"] is None
+    assert replay(talker, session)[-1]["turn"] is None

@@ -1,0 +1,116 @@
+"""A turn's program played by a test: it listens where systemd would start turns, and says what the test wants."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from breakglass.chat.database import Disk
+from breakglass.chat.job import LINE_BYTES, Job, decode_piece, encode_line, parse_job
+from breakglass.chat.request import TurnRequest
+from breakglass.chat.turns import Chat
+from breakglass.config.model import Address, ChatSettings, Host, Vm
+from breakglass.config.model_api import ModelApi
+
+VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), "", "read-only"),))
+SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
+DONE = {"type": "done", "n": 2, "ok": True}
+
+
+def request(turn: str = "msg_12345678", **more: Any) -> TurnRequest:
+    fields: dict[str, Any] = {
+        "turn": turn,
+        "caller": "operator",
+        "vm": VM,
+        "sid": SID,
+        "typed": "hello",
+        "prompt": "hello",
+    }
+    return TurnRequest(**{**fields, **more})
+
+
+class StandIn:
+    """The turn's end of the socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.job: Job
+        self.transcript = b""
+
+    async def begin(self) -> None:
+        await self._reader.readline()
+        self.job = parse_job(await self._reader.readline())
+        while len(self.transcript) < self.job.transcript:
+            self.transcript += decode_piece(await self.receive())[1]
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next line of the handler, empty once it is gone."""
+        line = await self._reader.readline()
+        return dict(json.loads(line)) if line else {}
+
+    async def send(self, *lines: Any) -> None:
+        """Send objects as lines, and bytes as they are."""
+        with contextlib.suppress(ConnectionError):  # it has heard enough
+            for line in lines:
+                if self._writer.is_closing():
+                    return
+                self._writer.write(line if isinstance(line, bytes) else encode_line(line))
+                await self._writer.drain()
+
+
+Play = Callable[[StandIn], Awaitable[None]]
+
+
+async def ask_nothing(line: str) -> list[dict[str, object]]:
+    raise AssertionError(f"the host was asked: {line}")
+
+
+class StandInTurns:
+    """A Chat whose turns do what `play` says."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.play: Play = StandInTurns.end
+        self.jobs: list[Job] = []
+        self.transcripts: list[bytes] = []
+        settings = ChatSettings(str(directory / "s"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+        self.chat = Chat(settings, Disk(), str(directory / "turns"))
+
+    @staticmethod
+    async def end(turn: StandIn) -> None:
+        await turn.send(DONE)
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator["StandInTurns"]:
+        await self.chat.open()
+        async with await asyncio.start_unix_server(self._serve, self.directory / "turns", limit=2 * LINE_BYTES):
+            yield self
+        await self.chat.stop()
+        await self.chat.disk.run(self.chat.store.close)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        turn = StandIn(reader, writer)
+        try:
+            await turn.begin()
+            self.jobs.append(turn.job)
+            self.transcripts.append(turn.transcript)
+            await self.play(turn)
+        finally:
+            writer.close()
+
+    async def run(self, play: Play | None = None, read: Any = ask_nothing, **fields: Any) -> list[dict[str, Any]]:
+        """Run a turn to its end, and return its events."""
+        self.play = play or StandInTurns.end
+        wanted = request(**fields)
+        await self.chat.request(wanted, read)
+        return await self.follow(wanted)
+
+    async def say(self, *lines: Any, **fields: Any) -> list[dict[str, Any]]:
+        """Run a turn that sends these lines."""
+        return await self.run(lambda turn: turn.send(*lines), **fields)
+
+    async def follow(self, wanted: TurnRequest) -> list[dict[str, Any]]:
+        async with asyncio.timeout(60):
+            return [json.loads(line) async for lines in self.chat.follow(wanted.key, 0) for line in lines.splitlines()]

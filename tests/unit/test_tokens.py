@@ -1,0 +1,100 @@
+"""Session tokens: who may continue which conversation, and for how long."""
+
+import uuid
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from itsdangerous import URLSafeSerializer
+
+from breakglass.chat.request import SessionInvalid
+from breakglass.chat.tokens import Session, is_sid, seal, unseal
+
+OLD, NEW = "o" * 32, "n" * 32
+SESSION = Session(str(uuid.UUID(int=0xABC << 64)), "operator", "devvm", 2000)
+
+
+def refused(token: str, keys: tuple[str, ...] = (NEW,), caller: str = "operator", now: float = 1000) -> str:
+    with pytest.raises(SessionInvalid) as caught:
+        unseal(token, keys, caller, now)
+    assert (caught.value.status, caught.value.code) == (403, "session-invalid")
+    return caught.value.message
+
+
+def test_a_session_comes_back() -> None:
+    """What was sealed is unsealed for the caller it belongs to, until it expires."""
+    assert unseal(seal(SESSION, [NEW]), [NEW], "operator", 1999) == SESSION
+
+
+def test_keys_rotate() -> None:
+    """The newest key, the last, signs; an older one is still good for what it signed, and a retired one is not."""
+    assert unseal(seal(SESSION, [OLD]), [OLD, NEW], "operator", 1000) == SESSION
+    assert unseal(seal(SESSION, [OLD, NEW]), [NEW], "operator", 1000) == SESSION
+    assert "changed" in refused(seal(SESSION, [OLD]), (NEW,))
+
+
+def test_a_session_is_its_callers() -> None:
+    """Another caller can't continue it, even if its owner handed it over."""
+    assert "another caller" in refused(seal(SESSION, [NEW]), caller="operator2")
+
+
+def test_a_session_expires() -> None:
+    """It is refused from its last second on."""
+    assert "expired" in refused(seal(SESSION, [NEW]), now=2000)
+
+
+@pytest.mark.parametrize(
+    "sid", ["--help", "x", SESSION.sid + "\n", SESSION.sid.upper(), "../" + SESSION.sid, "", 7, None]
+)
+def test_an_id_is_matched_whole(sid: object) -> None:
+    """Even with our own signature, what is no UUID does not get near a command line."""
+    fields = {"sid": sid, "caller": "operator", "vm": "devvm", "exp": 2000}
+    serializer = _serializer()
+    assert serializer.loads(seal(SESSION, [NEW]))["sid"] == SESSION.sid  # it is signed as ours are
+    refused(str(serializer.dumps(fields)))
+
+
+def _serializer() -> URLSafeSerializer:
+    return URLSafeSerializer([NEW], salt="breakglass.session", signer_kwargs={"digest_method": _sha256})
+
+
+def _sha256(data: bytes = b"") -> object:
+    import hashlib
+
+    return hashlib.sha256(data)
+
+
+def test_a_token_of_an_earlier_version_is_refused() -> None:
+    """It names a directory of files, which no handler reads any more."""
+    fields = {"sid": SESSION.sid, "caller": "operator", "vm": "devvm", "exp": 2000, "directory": "a" * 32}
+    assert "made elsewhere" in refused(str(_serializer().dumps(fields)))
+
+
+def test_a_sid_is_a_uuid() -> None:
+    """And spelled in one way only."""
+    assert is_sid(str(uuid.uuid4()))
+    assert not is_sid(uuid.uuid4().hex)
+
+
+def test_another_salt_is_no_session() -> None:
+    """What the same key signed for something else is not taken for a session."""
+    other = URLSafeSerializer([NEW], salt="breakglass.challenge", signer_kwargs={"digest_method": _sha256})
+    refused(str(other.dumps({"sid": SESSION.sid, "caller": "operator", "vm": "devvm", "exp": 2000})))
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_a_changed_token_is_refused(data: st.DataObject) -> None:
+    """One character changed anywhere, cut or added, and it is refused."""
+    token = seal(SESSION, [NEW])
+    at = data.draw(st.integers(0, len(token) - 2))  # the last one's spare bits mean nothing in base64
+    letter = data.draw(st.sampled_from("Aa0-_.~é\0").filter(lambda new: new != token[at]))
+    refused(token[:at] + letter + token[at + 1 :])
+    refused(token[:at])
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_any_text_is_refused(text: str) -> None:
+    """Nothing that is not ours is taken, and nothing raises anything else."""
+    refused(text)
