@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..base import counts
 from ..base.framer import Framer
+from ..base.reasons import reason
 from ..config.model import ChatSettings
 from .brief import list_verbs
 from .database import Disk
@@ -55,6 +56,11 @@ class RunningTurn:
         self._reads = PveReads(read, request.vm.vmid, verbs, self._send, self._drain)
         self._output = TurnOutput(request.vm.name, verbs, transcript, self._reads.begin)
 
+    @property
+    def said_nothing(self) -> bool:
+        """Whether the turn has sent no event at all, although nothing has stopped it."""
+        return self._output.number == 2 and not self._output.last and not self._why
+
     def stop(self, why: str) -> None:
         """Have the program stop the turn: it is `cancelled`, or the handler is `shutting-down`. This needs no disk."""
         if why == self._why:
@@ -91,7 +97,7 @@ class RunningTurn:
             ending = self._explain_end("disk")
         except Exception as error:  # no program, no memory, a defect of ours
             hint = RESTART if self._path else "run breakglass doctor; the power verbs don't need claude"
-            ending = ("claude-crashed", f"the turn could not be started: {error!r}", hint)
+            ending = ("claude-crashed", f"the turn could not be started: {reason(error)}", hint)
         finally:
             self._writer = self._deadline = None
             self._reads.close()

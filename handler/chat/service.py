@@ -9,6 +9,7 @@ import os
 
 from ..base import audit
 from ..base.findings import Finding, error
+from ..base.reasons import reason
 from ..config.model import ChatSettings, Config
 from .request import ChatDisabled, ChatNotIsolated, SessionsUnwritable
 
@@ -101,13 +102,15 @@ class ChatService:
                     audit.note("chat-down" if self.fault else "chat-up", state=self.state, why=self.why)
 
     async def _find_fault(self, settings: ChatSettings) -> Finding | None:
-        """Return why chat is off. The walls are tried unless chat is on: that starts a process."""
+        """Return why chat is off. The walls are tried unless they hold as far as is known: that starts a process."""
         if _import_error:
             return self._fail(_import_error)
         try:
             chat = await self._open(settings)
             lack = await chat.disk.run(find_lack, settings, os.environ)
-            return lack or (None if self.fault is None else await self._try_walls(settings))
+            is_known = self.fault is None and not chat.is_in_doubt
+            chat.is_in_doubt = False
+            return lack or (None if is_known else await self._try_walls(settings))
         except SessionsUnwritable as fault:
             return error("chat", fault.code, fault.message, fault.hint)
         except Exception as fault:  # chat is optional, so no defect of it may go further
@@ -130,8 +133,8 @@ class ChatService:
             answer = await ask_probe(self._place, find_program(settings))
         except (OSError, TimeoutError, ValueError) as fault:
             if self._place:
-                return error("chat", "failed", f"systemd starts no turn at {self._place}: {fault!r}", RESTART)
-            return self._fail(f"the program of turns does not start: {fault!r}")
+                return error("chat", "failed", f"systemd starts no turn at {self._place}: {reason(fault)}", RESTART)
+            return self._fail(f"the program of turns does not start: {reason(fault)}")
         if not answer.get("fault"):
             return None
         code = _WALLS.get(str(answer.get("code")), "failed")

@@ -83,6 +83,7 @@ class Chat:
         self._tasks: set[asyncio.Task[object]] = set()
         self._prune_at = 0.0
         self._stop_at: float | None = None
+        self.is_in_doubt = False  # a turn has ended without a word: there may be no walls any more
 
     async def open(self) -> None:
         """Open the store, or see whether it can still be used. Raises SessionsUnwritable."""
@@ -123,6 +124,7 @@ class Chat:
     def _start(self, request: TurnRequest, transcript: int, read: Read) -> None:
         def on_end() -> None:
             del self.running[request.key]
+            self.is_in_doubt |= turn.said_nothing
 
         turn = RunningTurn(self.settings, request, transcript, self._path, read, on_end)
         self.running[request.key] = turn

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat.database import FILE
+from breakglass.chat.job import encode_line
 from breakglass.chat.needs import find_credential_fault
 from breakglass.chat.request import ChatDisabled, ChatNotIsolated
 from breakglass.chat.service import PLACE, ChatService
@@ -22,6 +23,7 @@ from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply, give_directory
 from ..support.sshd import Sshd
+from ..support.stand_in_turn import ask_nothing, request
 from ..support.talk import Talker, fake, last_error, started
 
 pytestmark = pytest.mark.slow
@@ -228,6 +230,32 @@ async def test_where_turns_run_is_tried(
         assert caught
         assert (answer["fault"] in str(caught.value), caught.value.hint) == (True, answer["fix"])
     chat = await service.chat(stops=True)
+    await service.stop()
+    await chat.disk.run(chat.store.close)
+
+
+async def test_walls_that_are_refused_later_are_noticed(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
+    """A turn that ends without a word has the walls tried again: chat was on for as long as it was not reloaded."""
+    fault = ""
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if json.loads(await reader.readline())["probe"]:
+            writer.write(encode_line({"fault": fault, "code": "sandbox-refused", "fix": "sysctl"}))
+        writer.close()
+
+    monkeypatch.setenv(PLACE, str(short_dir / "turns"))
+    monkeypatch.setattr("breakglass.chat.service.LOOK_SECONDS", 0.05)
+    settings = ChatSettings(str(short_dir / "sessions"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+    service = ChatService()
+    async with await asyncio.start_unix_server(begin, short_dir / "turns"):
+        await service.use(Config((), {}, {}, ("k" * 32,), chat=settings))
+        assert service.state == "on"
+        fault = "no namespaces"
+        chat = await service.chat()
+        await chat.request(request(), ask_nothing)
+        async with asyncio.timeout(60):
+            while service.state != "chat-not-isolated":  # noqa: ASYNC110  # nothing tells of that
+                await asyncio.sleep(0.01)
     await service.stop()
     await chat.disk.run(chat.store.close)
 
