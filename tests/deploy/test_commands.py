@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.words import VERSION
+
 from ..support.documents import ROOT, documents, read_blocks, sections
 
 TESTS = ROOT / "tests"
@@ -28,7 +30,7 @@ NOT_RUN = {
     ): "it is OpenSSH's tunnel, to a shell",
     ("docs/runbook.md", "failed: it ran, and this is how it ended"): "tests/agent/test_kill_sweep.py kills so, by pid",
     ("docs/runbook.md", "Namespaces for chat"): "they change the kernel's settings and AppArmor, of which there is one",
-    ("CHANGELOG.md", "If you ran a checkout from before 0.3.0"): "they remove what no version leaves any more",
+    ("CHANGELOG.md", f"If you ran a checkout from before {VERSION}"): "they remove what no version leaves any more",
     ("docs/runbook.md", "/etc/pve is away"): "it restarts Proxmox's cluster file system, which has no stand-in",
 }
 

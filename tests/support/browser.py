@@ -28,7 +28,7 @@ from .model import Model
 from .model_proxy import Authority, relay
 from .ports import reserve_port
 from .qemu import is_at_prompt
-from .service import Service
+from .service import Service, give_directory
 from .sshd import Sshd
 from .stages import until
 from .talk import Talker
@@ -349,6 +349,7 @@ def over_https(stage: Stage, name: str) -> Iterator[Stage]:
     """The stage, seen by a handler that has one https address; a proxy with TLS answers for every name."""
     directory, host = stage.world.directory / name, stage.sshd
     directory.mkdir()
+    give_directory(directory / "var/sessions")
     seen = copy.copy(stage)
     with relay(Authority(directory, "ca").context("rescue.test")) as proxy:
         seen.url = f"https://rescue.test:{proxy.port}/"

@@ -54,4 +54,4 @@ def answer_chat(page: Page, *events: Mapping[str, object], ok: bool = True) -> N
 def lose_sessions(visit: Visit) -> None:
     """The disk that held the conversations is gone."""
     assert isinstance(visit.stage.service, Talker)
-    visit.stage.service.change_sessions("DELETE FROM piece")
+    visit.stage.service.change_sessions("DELETE FROM conversation")

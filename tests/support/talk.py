@@ -196,6 +196,7 @@ class Talker(Service):
     def change_sessions(self, statement: str) -> None:
         """Change what the handler has stored, in its file."""
         with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db, db:
+            db.execute("PRAGMA foreign_keys = ON")
             db.execute(statement)
 
     def transcript(self, sid: str) -> bytes:

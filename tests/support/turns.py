@@ -48,7 +48,7 @@ def ask_nothing(line: str) -> tuple[int, str]:
 def make_job(prompt: str, *, resume: str = "", guest: GuestLogin | None = None, tools: str = "", **more: Any) -> Job:
     """Return a job about a VM, as a handler makes it."""
     address = Address("guest", "127.0.0.1", 22)
-    vm = Vm("devvm", 102, (Host("pve1", address, "", "key"),), guest=address if guest else None)
+    vm = Vm("devvm", 102, (Host("pve1", address, ""),), guest=address if guest else None, guest_key="key")
     api = more.pop("api", ModelApi("ANTHROPIC_API_KEY", "sk-model", "http://127.0.0.1:9"))
     return Job(
         vm="devvm",
