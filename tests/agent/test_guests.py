@@ -101,7 +101,10 @@ ROWS = {
     "inflated balloon": Row("idle", "guest-alive", says=("the balloon holds 96 MiB",), act=inflate),
     "stopped and continued": Row("idle", "guest-alive", says=ANSWERED, act=stop_and_continue),
     "reboots": Row(
-        "reboots", "guest-silent", act=lambda guest: until(lambda: not guest.stats()["last-update"], "a reset")
+        "reboots",
+        "guest-silent",
+        act=lambda guest: until(lambda: not guest.stats()["last-update"], "a reset"),
+        tries=20,
     ),
     "driver unloaded": Row("driver-unloaded", "guest-silent", says=("driver is gone", "idle"), act=wait),
     "no balloon": Row("idle", "guest-silent", says=("the VM has no balloon device",), balloon=False),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -14,7 +15,7 @@ from breakglass.agents.pve.words import VERSION
 
 from ..support.locks import ROOT, copy_distribution, read_pins
 from ..support.ports import reserve_port
-from ..support.service import Service
+from ..support.service import Service, as_handler, let_in
 from ..support.sshd import wait_listening
 
 pytestmark = pytest.mark.all  # each needs an environment of its own
@@ -27,9 +28,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("handler", "agents", "docs", "static_site"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Procfile", place)
-    for directory in (place, *place.parents):
-        if not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o011)  # the handler's user reads the page there
+    place.chmod(0o755)  # the handler's user imports what is there
+    let_in(place)
     return place
 
 
@@ -38,6 +38,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of a shell whose `python` has exactly the packages of requirements.txt."""
     venv = tmp_path_factory.mktemp("runtime") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=120)
+    let_in(venv)
     [packages] = venv.glob("lib/python*/site-packages")
     for name, version in read_pins("requirements.txt").items():
         copy_distribution(name, version, packages)
@@ -65,7 +66,8 @@ class ProcfileService(Service):
         environment = {**self.environment, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = ["/bin/sh", "-c", f"exec env {self.line}"]
         with self.audit_file.open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.checkout)
+            streams: dict[str, Any] = {"stdout": log, "stderr": log}
+            self.process = subprocess.Popen(command, env=environment, cwd=self.checkout, **streams, **as_handler())
         wait_listening(self.port, self.process, self.audit_file)
 
 

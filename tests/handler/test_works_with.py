@@ -16,7 +16,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.alerting import entry
 from ..support.previous import Previous, find_previous, take_previous
-from ..support.service import Service, give_to_handler
+from ..support.service import Service, let_in
 from ..support.sshd import Sshd
 from .test_reload import proxmox, wait_until
 
@@ -36,7 +36,8 @@ STATES = {
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Previous:
     previous = take_previous(tmp_path_factory.mktemp("previous"))
-    give_to_handler(previous.directory / "static_site" / "index.html")
+    previous.directory.chmod(0o755)  # the handler's user imports what is there
+    let_in(previous.directory)
     return previous
 
 
