@@ -142,7 +142,9 @@ def test_a_model_proxy_that_is_killed_ends_the_turn(script: Script) -> None:
     """The error says so."""
     with Turn(make_job("hello"), script(f"{TEXT}exec sleep 600")) as turn:
         turn.until("text")
-        mine = [pid for pid in find_processes("chat.proxy") if not is_wall(pid)]
+        mine = [
+            pid for pid in find_processes("chat.proxy") if below_or_gone(pid, turn.process.pid) and not is_wall(pid)
+        ]
         for pid in mine:
             signal_process(pid, signal.SIGKILL)
         error = last_error(turn.rest())
@@ -222,7 +224,7 @@ def test_nothing_outlives_a_worker_that_is_killed(script: Script) -> None:
         turn.until("text")
         wait_for_process(MARK)
         workers = [pid for pid in find_processes("chat.start") if not is_wall(pid)]
-        [worker] = [pid for pid in workers if below(pid, turn.process.pid)]
+        [worker] = [pid for pid in workers if below_or_gone(pid, turn.process.pid)]
         signal_process(worker, signal.SIGKILL)
         turn.process.wait(60)
     wait_until_gone(MARK, 60)
