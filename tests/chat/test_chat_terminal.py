@@ -114,7 +114,10 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedC
 @pytest.mark.all
 def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: ScriptedClaude) -> None:
     """Ctrl-C says that the turn could not be stopped; a second one leaves as usual."""
-    with started(Talker(directory, model, chat=claude.chat)) as talker, terminal(talker) as process:
+    with (
+        started(Talker(directory, model, chat=claude.chat, sessions=directory / "own")) as talker,
+        terminal(talker) as process,
+    ):
         assert process.stdin is not None
         process.stdin.write(f"{fake({'text': 'one two three four five six seven', 'wait': 'never'})}\n".encode())
         process.stdin.flush()
