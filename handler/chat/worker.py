@@ -43,9 +43,11 @@ def supervise(job: Job, sent: int, started: Started, channel: socket.socket, res
 
 
 async def _supervise(job: Job, sent: int, started: Started, channel: socket.socket, rest: bytes) -> None:
-    reader, writer = await asyncio.open_connection(sock=channel, limit=2 * LINE_BYTES)
-    reader.feed_data(rest)
-    await Turn(job, sent, started, reader, writer).run()
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=2 * LINE_BYTES)
+    reader.feed_data(rest)  # before there is a connection, which may bring more at once
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=channel)
+    await Turn(job, sent, started, reader, asyncio.StreamWriter(transport, protocol, reader, loop)).run()
 
 
 class Turn:
