@@ -1,7 +1,8 @@
 """A real OpenSSH server on loopback, set up like the documented one, for root.
 
-It runs in a mount namespace of its own, in which /etc/passwd also knows the uid-0 account `breakglass` and /etc/ssh
-holds its key file: the machine's own files stay as they are.
+It runs in a mount namespace of its own, in which /etc is an overlay whose passwd also knows the uid-0 account
+`breakglass`, and /etc/ssh holds its key file. The machine's own files stay as they are. Mounts over single files
+would not last: `useradd` replaces /etc/passwd, and the kernel then takes away what is mounted over the old one.
 """
 
 import os
@@ -42,6 +43,13 @@ Match User breakglass
 Match all
 """
 ACCOUNT = "breakglass:x:0:0:breakglass:/:/bin/sh\n"
+_OVERLAY = """\
+mount -t tmpfs -o mode=755 etc {directory}/etc
+mkdir {directory}/etc/upper {directory}/etc/work
+cp -p {directory}/passwd {directory}/shadow {directory}/etc/upper
+mount -t overlay -o lowerdir=/etc,upperdir={directory}/etc/upper,workdir={directory}/etc/work etc /etc
+mount --bind {directory}/ssh /etc/ssh
+"""
 
 
 def descendants(pid: int) -> list[int]:
@@ -112,13 +120,12 @@ class Sshd:
     def start(self) -> None:
         """Start the server and return once it listens."""
         Path("/run/sshd").mkdir(exist_ok=True)
+        (self.directory / "etc").mkdir(exist_ok=True)
         self._write_accounts()
         config = self.directory / "sshd_config"
         config.write_text(CONFIG.format(port=self.port, directory=self.directory, extra=self.extra))
-        names = ("passwd", "shadow", "ssh")
-        binds = "".join(f"mount --bind {self.directory}/{name} /etc/{name} && " for name in names)
-        script = f"{binds}exec /usr/sbin/sshd -D -e -f {config}"
-        argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-c", script]
+        script = _OVERLAY.format(directory=self.directory) + f"exec /usr/sbin/sshd -D -e -f {config}"
+        argv = ["unshare", "--mount", "--propagation", "slave", "/bin/sh", "-euc", script]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL)
         self.wait()
