@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +67,22 @@ vm = "other"
 @contextmanager
 def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
     """Run VM 102, its sshd, and a handler with the senders above, these entries and a second VM out of reach."""
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, ExitStack() as begun:
         world = World(Path(directory))
+        begun.callback(world.close)
         leave_out_guest(world)
         assert world.qm("start", str(VMID)).returncode == 0
         sshd = Sshd(world)
+        begun.callback(sshd.stop)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
         access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
         # A busy host takes longer than the product waits.
         set_constants(world, DEADLINES=DEADLINES | READS, CLAIM_SECONDS=30.0)
         program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
         service = Service(world.directory, extra=extra, urls=URLS, program=program, **access)
-        try:
-            service.answering()
-            yield service, sshd
-        finally:
-            service.stop()
-            sshd.stop()
-            world.close()
+        begun.callback(service.stop)
+        service.answering()
+        yield service, sshd
 
 
 def send_with_token(service: Service, path: str, payload: object, token: str = TOKEN) -> Reply:

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -276,28 +276,30 @@ class Stage:
 
     def __init__(self, directory: Path, browser: Browser) -> None:
         self.browser = browser
-        self.world = World(directory, scale=20)
-        hasten(self.world)
-        set_constants(self.world, SAMPLES_APART=0.5)  # each page that opens takes evidence, of a guest that is idle
-        assert self.world.qm("start", "102").returncode == 0
-        directory.chmod(0o711)
-        self.sshd = Sshd(self.world)
-        self.model = Model()
-        self.service: Service = Talker(directory, self.model, host=self.sshd) if claude.find() else self._without_chat()
-        self.service.answering()
-        self.wire = Wire(self.service.port)
+        with ExitStack() as begun:  # closes those that were begun, where one fails
+            self.world = World(directory, scale=20)
+            begun.callback(self.world.close)
+            hasten(self.world)
+            set_constants(self.world, SAMPLES_APART=0.5)  # each page that opens takes evidence, of a guest that is idle
+            assert self.world.qm("start", "102").returncode == 0
+            directory.chmod(0o711)
+            self.sshd = Sshd(self.world)
+            begun.callback(lambda: self.sshd.stop())  # a test may replace it
+            self.model = Model()
+            begun.callback(self.model.close)
+            self.service: Service = (
+                Talker(directory, self.model, host=self.sshd) if claude.find() else self._without_chat()
+            )
+            begun.callback(lambda: self.service.stop())
+            self.service.answering()
+            self.wire = Wire(self.service.port)
+            begun.callback(self.wire.down)
+            self.close = begun.pop_all().close
         self.url = f"http://127.0.0.1:{self.wire.port}/"
 
     def _without_chat(self) -> Service:
         sshd = self.sshd
         return Service(self.world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-
-    def close(self) -> None:
-        self.wire.down()
-        self.service.stop()
-        self.sshd.stop()
-        self.model.close()
-        self.world.close()
 
     @contextmanager
     def without_sshd(self) -> Iterator[None]:

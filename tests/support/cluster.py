@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from breakglass.demo.proxmox.world import VMID, World
@@ -29,10 +29,13 @@ class Cluster:
         self.shared = directory / "nodes"
         self.place = NODES[0]
         self.nodes: dict[str, Sshd] = {}
-        for name in NODES:
-            self.nodes[name] = Sshd(self._host(directory / name, name))
-        self._write_vmlist()
-        assert self.world.qm("start", str(VMID)).returncode == 0
+        with ExitStack() as begun:
+            begun.callback(self.close)
+            for name in NODES:
+                self.nodes[name] = Sshd(self._host(directory / name, name))
+            self._write_vmlist()
+            assert self.world.qm("start", str(VMID)).returncode == 0
+            begun.pop_all()
 
     def _host(self, directory: Path, name: str) -> World:
         world = World(directory, qemu="", scale=20)
@@ -98,7 +101,12 @@ class Cluster:
             extra=others,
             program=with_constants(*times) if seconds else Service.program,
         )
-        until(lambda: {host["state"] for host in service.health()["hosts"].values()} == {"answering"}, "three hosts")
+        with ExitStack() as begun:
+            begun.callback(service.stop)
+            until(
+                lambda: {host["state"] for host in service.health()["hosts"].values()} == {"answering"}, "three hosts"
+            )
+            begun.pop_all()
         return service
 
     def _host_table(self, name: str) -> str:
