@@ -1,6 +1,6 @@
 // The service worker. It stores the page, so that it opens at once, also while the handler is down.
 // Opening shows the stored set of files and renews it behind; the next opening shows the new set. It never touches the API.
-// docs/protocol.md, "GET /files.json", has the rules.
+// docs/internals.md, "The page", has the rules.
 
 /** @typedef {{version: string, files: Record<string, string>}} PageList What the handler has: each file's digest. */
 /** @typedef {{text: string, headers: [string, string][]}} PageFile */

@@ -23,7 +23,7 @@ class BreakglassError(Exception):
         self.extra = extra
 
     def as_json(self) -> dict[str, object]:
-        """Return the error object of docs/protocol.md, section 3."""
+        """Return the error object of docs/openapi.yaml."""
         fields = {"code": self.code, "message": self.message, "hint": self.hint, "reached": self.reached}
         return {"error": {**fields, **self.extra}}
 

@@ -1,4 +1,4 @@
-"""Translates claude's stream-json into our events (docs/protocol.md, POST /chat): numbered JSON objects, one a line.
+"""Translates claude's stream-json into our events (docs/api.md, POST /chat): numbered JSON objects, one a line.
 
 Decides what a person sees and drops repeated text. It refuses no input: it skips what it can't read, and `close` always
 ends with `done`. The comments say what each line means, as observed with CLI 2.1.331.

@@ -120,7 +120,7 @@ def parse_chat_body(body: bytes) -> ChatRequest:
     fields = strict_json(body)
     actions = [name for name in _CHAT if name in fields]
     if len(actions) != 1:
-        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see breakglass docs protocol")
+        raise BadRequest(f"exactly one of {', '.join(_CHAT)} is required", "see breakglass docs api")
     action = actions[0]
     for name, value in fields.items():
         if name not in _CHAT[action]:

@@ -29,7 +29,7 @@ PLACE = "BREAKGLASS_CHAT"  # the path at which systemd starts turns, or `off`
 
 _OFF = error("chat", "none", f"chat is turned off at this handler, by {PLACE}=off", "ask the handler that has chat")
 _NONE = error(
-    "chat", "none", "chat is not configured", "add [chat] to the configuration; see breakglass docs protocol, section 1"
+    "chat", "none", "chat is not configured", "add [chat] to the configuration; see breakglass docs configuration"
 )
 _FAULTY = error(
     "chat", "disabled", "chat is disabled: its entry has an error", "correct what breakglass check names, then reload"

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from .output import DONE, CommandError, say, show
 
-_PURPOSE = re.compile(r"# [^\n]*\n\nFor .+?\. Afterwards (.+?\.)\s", re.DOTALL)
+_PURPOSE = re.compile(r"# [^\n]*\n\n(?:For .+?\. Afterwards )?(.+?\.)\s", re.DOTALL)
 
 
 def docs(arguments: argparse.Namespace) -> int:

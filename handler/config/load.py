@@ -64,7 +64,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     top.report_unknown()
     signing = [caller for caller in callers if caller.auth_method == SIGNATURE]
     _require(top, "callers", signing, "no caller can sign requests", "make one: breakglass keys new NAME")
-    _require(top, "vms", vms, "no VM can be used", "correct one; see breakglass docs protocol, section 1")
+    _require(top, "vms", vms, "no VM can be used", "correct one; see breakglass docs configuration")
     if not (signing and vms and secrets):
         raise ConfigError(top.problems)
     off = {name: vmid_in(entry) for name, entry in entries.items() if name not in vms}

@@ -71,7 +71,7 @@ def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str,
     def file(name: str) -> str:
         return toml_text(f"{directory}/{name}")
 
-    lines = ["# Made by: breakglass init. What each setting means: breakglass docs protocol, section 1."]
+    lines = ["# Made by: breakglass init. What each setting means: breakglass docs configuration"]
     lines += ["# After a change, run breakglass check, then send the handler SIGHUP."]
     lines += ["# Callers have files of their own, in callers.d: see breakglass keys --help.", "", "[server]"]
     lines += [f"url = {toml_text(new.url)}"]

@@ -121,7 +121,7 @@ FIX_HOST = "fix the errors of host"
 
 @dataclass(frozen=True)
 class VmPlace:
-    """Where a VM is, as one host says: `node` has it, `here` is the host's own node; docs/protocol.md has `where`."""
+    """Where a VM is, as one host says: `node` has it, `here` is the host's own node; docs/host-agent.md has `where`."""
 
     node: str = ""
     here: str = ""

@@ -1,6 +1,6 @@
 """The answer to a verb, from the host's trailer or from the connection's failure. Pure.
 
-The outcomes are those of docs/protocol.md, section 3. 502, 504 and 52x are never used, because proxies replace their
+The outcomes are those of docs/api.md. 502, 504 and 52x are never used, because proxies replace their
 bodies.
 """
 
@@ -35,7 +35,7 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer object of docs/protocol.md, section 3, and its HTTP status."""
+    """The answer object of docs/openapi.yaml, and its HTTP status."""
 
     body: Mapping[str, object]
     status: int = field(default=200)

@@ -1,7 +1,7 @@
 """Finds the host that has a VM, and the one that has the record of an id.
 
 Proxmox moves VMs, and each host remembers only the ids that were sent to it. So before a verb is sent to one of several
-hosts, all of them are asked. docs/protocol.md, "A VM that moves", has the rules.
+hosts, all of them are asked. docs/api.md, "A VM that moves", has the rules.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class _Place:
-    """What one host says of where a VM is; empty if it did not answer. docs/protocol.md, section 5, has the fields."""
+    """What one host says of where a VM is; empty if it did not answer. docs/host-agent.md has the fields."""
 
     host: HostConnection
     answered: bool = False

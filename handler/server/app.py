@@ -76,6 +76,6 @@ async def on_routing_error(request: Request, error: Exception) -> Response:
     """Answer 404 or 405 in the form of the other errors."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        wrong = MethodNotAllowed(f"this address does not accept {request.method}", "see breakglass docs protocol")
+        wrong = MethodNotAllowed(f"this address does not accept {request.method}", "see breakglass docs api")
         return error_reply(wrong, error.headers or {"allow": "GET, HEAD"})  # without headers, it is the page's files
-    return error_reply(NotFound("there is nothing at this address", "see breakglass docs protocol"))
+    return error_reply(NotFound("there is nothing at this address", "see breakglass docs api"))

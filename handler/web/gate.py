@@ -67,12 +67,12 @@ class Gate:
             return await self._signed(scope, receive, guarded)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
         if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
-            missing = NotFound("there is nothing at this address", "see breakglass docs protocol")
+            missing = NotFound("there is nothing at this address", "see breakglass docs api")
             return await error_reply(missing)(scope, receive, guarded)
         if scope["path"] in SIGNED:
             if scope["method"] == "POST":
                 return await self._signed(scope, receive, guarded)
-            error = MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs protocol")
+            error = MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs api")
             return await error_reply(error, {"allow": "POST"})(scope, receive, guarded)
         if scope["path"] in OPEN:  # a flood of these is one of strangers too
             await self._refusals.wait()

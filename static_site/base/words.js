@@ -6,7 +6,7 @@
 /** A verdict or a state in at most four words. `why` replaces the host's sentence, if the host advises `advice`.
  * @typedef {{words: string, tone: Tone, icon: string, advice?: string, why?: string}} Phrase */
 
-/** @type {Record<string, Phrase>} by verdict code, docs/protocol.md section 4 */
+/** @type {Record<string, Phrase>} by verdict code, docs/api.md, "Verdict codes" */
 export const VERDICTS = {
 	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
 	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },

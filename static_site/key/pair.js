@@ -1,4 +1,4 @@
-// Pairs this device: by a link, and after a question, fetches a signing key once. docs/protocol.md, "POST /pair", has the rules.
+// Pairs this device: by a link, and after a question, fetches a signing key once. docs/api.md, "POST /pair", has the rules.
 // Loaded only where there is a pairing link. Before the yes nothing is sent; after it, the link is spent.
 
 import { askPerson } from "../base/dialog.js";

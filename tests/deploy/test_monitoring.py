@@ -341,7 +341,7 @@ def test_an_alert_says_what_the_handler_says(tmp_path: Path) -> None:
         "summary": "Breakglass can't reach the Proxmox host pve1.",
         "description": "No VM of this host can be rescued through rescue:443. "
         'The handler says "key-not-accepted". Run breakglass doctor on the handler\'s machine; '
-        "breakglass docs protocol explains each word at GET /health.",
+        "breakglass docs api explains each word at GET /health.",
     }
     alert = {"exp_labels": labels, "exp_annotations": texts}
     tried["alert_rule_test"] = [{"eval_time": "2h", "alertname": "BreakglassHostDown", "exp_alerts": [alert]}]

@@ -133,7 +133,7 @@ def test_the_example_configuration_is_good() -> None:
 # --- the tables ---
 
 
-@pytest.mark.parametrize("name", ["docs/requests.md", "docs/protocol.md"])
+@pytest.mark.parametrize("name", ["docs/requests.md", "docs/api.md"])
 def test_every_outcome_has_its_code(name: str) -> None:
     """The tables of outcomes give the HTTP code and the `reached` that the handler gives."""
     listed = {row[0].strip("`"): row[1:3] for row in rows(ROOT / name) if len(row) == 4 and row[1].isdigit()}
@@ -146,9 +146,9 @@ def test_every_outcome_has_its_code(name: str) -> None:
 INSIDE = {"job-unknown"}  # it becomes `"job": null`
 
 
-@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/runbook.md"])
+@pytest.mark.parametrize("name", ["docs/api.md", "docs/runbook.md"])
 def test_every_verdict_code_is_documented(name: str) -> None:
-    """Each code of the host agent and of the connection is in the protocol, and in the runbook with what to do."""
+    """Each code of the host agent and of the connection is in api.md, and in the runbook with what to do."""
     sources = [
         *(ROOT / "agents/pve").rglob("*.py"),
         ROOT / "handler/proxmox/channel.py",
@@ -179,14 +179,14 @@ zzz = 1
 """
 
 
-def test_every_setting_is_in_the_protocol() -> None:
-    """Each key that the configuration accepts, as its own hint lists them, is in the protocol's table of keys."""
+def test_every_setting_is_documented() -> None:
+    """Each key that the configuration accepts, as its own hint lists them, is in the table of configuration.md."""
     with pytest.raises(ConfigError) as caught:
         parse(FAULTY, str)
     hints = [each.fix for each in caught.value.problems if each.code == "unknown-setting"]
     keys = {key for hint in hints for key in hint.removeprefix("use one of ").partition(", or ")[0].split(", ")}
     assert len(hints) == 8
-    cells = " ".join(row[0] for row in rows(ROOT / "docs/protocol.md") if len(row) == 2)
+    cells = " ".join(row[0] for row in rows(ROOT / "docs/configuration.md") if len(row) == 2)
     assert keys - set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", cells)))) == set()
 
 

@@ -124,7 +124,7 @@ class Rollout:
     # --- sending ---
 
     def verb(self, verb: str, msg_id: str) -> Reply:
-        """Send a verb. A handler that stops may answer `running`: then send the same id again, as the protocol says."""
+        """Send a verb. A handler that stops may answer `running`: then send the same id again, as docs/api.md says."""
         body = json.dumps({"verb": verb, "vm": "devvm"}).encode()
         for _ in range(20):
             reply = self.balancer.send("/pve", body, self.first.signed(body, msg_id=msg_id))

@@ -1,4 +1,4 @@
-"""The promises of docs/protocol.md in every state of a model: what is broken where, and by which mistakes."""
+"""The promises of docs/api.md in every state of a model: what is broken where, and by which mistakes."""
 
 import math
 from pathlib import Path

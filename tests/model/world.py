@@ -1,4 +1,4 @@
-"""A model of one VM, two nodes, two handlers and two ids, as docs/protocol.md has them. Pure.
+"""A model of one VM, two nodes, two handlers and two ids, as docs/api.md and host-agent.md have them. Pure.
 
 A state is a tuple of tuples of small integers, so that equal states are equal values. `handlers.py`, `jobs.py` and
 `steps.py` say what can happen next: what the programs do, what the network does to them, and what goes wrong.

@@ -14,7 +14,7 @@ from ..support.browser import ASKS, Stage, Visit, ask, keep_key, phase, see_head
 from ..support.page_chat import answer_chat, ask_claude
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-PROTOCOL = (Path(__file__).parent.parent.parent / "docs/protocol.md").read_text(encoding="utf-8")
+INTERNALS = (Path(__file__).parent.parent.parent / "docs/internals.md").read_text(encoding="utf-8")
 HOOKS = {"headline", "outcome", "verb", "confirm", "keep", "vm", "transcript", "proposal", "approve"}
 TONES = ("good", "bad", "warn", "busy", "unknown")
 
@@ -127,8 +127,8 @@ def told(page: Page, hook: str) -> tuple[str | None, str | None]:
 
 @pytest.mark.all
 def test_other_programs_find_their_hooks(visit: Visit) -> None:
-    """Each attribute that docs/protocol.md names for other programs is where it says, with the values that it says."""
-    promise = PROTOCOL.partition("**What other programs may rely on**")[2].partition("\n\n")[0]
+    """Each attribute that docs/internals.md names for other programs is where it says, with the values that it says."""
+    promise = INTERNALS.partition("**What other programs may rely on**")[2].partition("\n\n")[0]
     assert set(re.findall(r"\[data-(\w+)", promise)) == HOOKS
     assert f"`data-tone` (`{' '.join(TONES)}`)" in promise
     page, stage = visit.page, visit.stage

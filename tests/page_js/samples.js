@@ -8,7 +8,7 @@ export const NOW = Date.parse("2026-11-27T03:12:40Z");
 export const VM = "devvm";
 export const TONES = ["good", "bad", "warn", "busy", "unknown"];
 
-// The verdicts of docs/protocol.md, section 4; a test in Python holds the page's table to that section.
+// The verdicts of docs/api.md, "Verdict codes"; a test in Python holds the page's table to that section.
 export const VERDICT_CODES = [
 	"healthy", "qemu-running", "guest-silent", "guest-alive", "guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "disk-frozen", "storage-hung",
 	"qemu-wedged", "qemu-io-error", "qemu-paused",

@@ -19,17 +19,18 @@ _YES = {True: "yes", False: "no"}
 
 def make_files() -> dict[Path, str]:
     """Return each of the files as it should be, by its path."""
-    readme, protocol, brief = "README.md", "docs/protocol.md", "agents/breakglass.md"
+    readme, brief = "README.md", "agents/breakglass.md"
+    api, agent = "docs/api.md", "docs/host-agent.md"
     page = "static_site/state/verbs.js"
-    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, protocol, brief, page)}
+    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, api, agent, brief, page)}
     for name, first, rows in (
         (
             readme,
             "verb | label | consequence",
             [(name, verb.label, verb.consequence) for name, verb in OFFERED.items()],
         ),
-        (protocol, "verb | changes power | job | allowed by | bearer token | goes with", list(_requests())),
-        (protocol, "VERB | deadline in seconds | with a `--read-only` key", list(_lines_on_host())),
+        (api, "verb | changes power | job | allowed by | bearer token | goes with", list(_requests())),
+        (agent, "VERB | deadline in seconds | with a `--read-only` key", list(_lines_on_host())),
         (brief, "command | does", list(_commands_of_claude())),
     ):
         files[name] = _with_table(files[name], first, rows)

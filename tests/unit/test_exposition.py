@@ -66,8 +66,8 @@ def test_every_error_has_its_series() -> None:
 
 
 def test_every_end_of_a_turn_has_its_series() -> None:
-    """The codes of an `error` event in the protocol."""
-    text = (ROOT / "docs/protocol.md").read_text("utf-8")
+    """The codes of an `error` event in api.md."""
+    text = (ROOT / "docs/api.md").read_text("utf-8")
     table = text.partition("| `code` | |\n|---|---|\n| `claude-missing`")[2].partition("\n\n")[0]
     codes = {"claude-missing", *re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)}
     assert {"ok", *codes} == set(TURN_OUTCOMES)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from breakglass.config.server import is_loopback, normal_url, page_link
 
-SAME = {  # docs/protocol.md, section 2: what is written, and its normal form
+SAME = {  # docs/api.md, "Signing": what is written, and its normal form
     "https://a.example": "https://a.example/",
     "https://a.example///": "https://a.example/",
     "HTTPS://A.Example:443/": "https://a.example/",
@@ -74,7 +74,7 @@ ELSEWHERE = (
 
 @pytest.mark.parametrize(("written", "normal"), SAME.items(), ids=str)
 def test_the_normal_form(written: str, normal: str) -> None:
-    """Each rule of the protocol, and the normal form is its own."""
+    """Each rule of docs/api.md, and the normal form is its own."""
     assert normal_url(written) == normal
     assert normal_url(normal) == normal
 

@@ -56,7 +56,7 @@ def test_messages_name_documents_by_the_command_that_prints_them() -> None:
         f"{path}: {text}" for path, text in messages_of_code if re.search(r"[\w-]+\.md\b", text) and "docs/" in text
     ] == []
     named = {name for _, text in messages_of_code for name in SEEN.findall(text)}
-    assert {"runbook", "protocol", "alerts"} <= named <= set(read_documents())
+    assert {"runbook", "api", "alerts"} <= named <= set(read_documents())
 
 
 def test_a_message_has_one_thing_to_do() -> None:

@@ -1,6 +1,6 @@
 """The file of a VM's chain on one node: one JSON object a line, each with the SHA-256 of the line before.
 
-docs/protocol.md has the format, under "The chain". chain.py writes /run's file, this module copies it to the archive.
+docs/host-agent.md has the format, under "The chain". chain.py writes /run's file, this module copies it to the archive.
 """
 
 import errno
