@@ -18,6 +18,7 @@ from breakglass.auth.signing import secret_bytes, sign
 from breakglass.client import new_id
 
 from . import claude
+from .contract import find_faults
 from .model import Model
 from .ports import reserve_port
 from .rendered import series
@@ -236,6 +237,7 @@ class Stream:
         assert self.response.status == 200, self.response.read()
         while line := self.response.readline():
             event = json.loads(line)
+            assert find_faults({"$ref": "#/components/schemas/Event"}, event) == [], event
             self.pings += event["type"] == "ping"
             if event["type"] != "ping":
                 self.seen.append(event)
