@@ -28,11 +28,13 @@ def read_contract() -> Schema:
 
 @cache
 def _closed() -> Schema:
-    """Return the schemas, with no object open for fields that it does not list."""
+    """Return the schemas, with no object open for fields that it does not list, and no list of values for others."""
     closed: Schema = json.loads(json.dumps(read_contract()["components"]["schemas"]))
     for each in _parts(closed):
         if "properties" in each:
             each.setdefault("additionalProperties", False)
+        if "x-extensible-enum" in each:
+            each["enum"] = [*each["x-extensible-enum"], *([None] if "null" in each["type"] else [])]
     for name, schema in closed.items():  # `allOf` of one named object and a field: a closed object would refuse it
         if "allOf" in schema:
             named, more = schema["allOf"]

@@ -1,6 +1,7 @@
 """Write what other files repeat of the tables in agents/pve/words.py: `python -m tests.support.generated`.
 
-In a document, that is the table below a known first row; in the page, the lines between two comments.
+In a document, that is the table below a known first row; in the page, the lines between two comments; in the schema of
+the API, its version.
 """
 
 import json
@@ -8,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS
+from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS, VERSION
 from breakglass.base.verbs import READS
 from breakglass.base.verbs import VERBS as OFFERED
 
@@ -20,9 +21,9 @@ _YES = {True: "yes", False: "no"}
 def make_files() -> dict[Path, str]:
     """Return each of the files as it should be, by its path."""
     readme, brief = "README.md", "agents/breakglass.md"
-    api, agent = "docs/api.md", "docs/host-agent.md"
+    api, agent, schema = "docs/api.md", "docs/host-agent.md", "docs/openapi.yaml"
     page = "static_site/state/verbs.js"
-    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, api, agent, brief, page)}
+    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in (readme, api, agent, schema, brief, page)}
     for name, first, rows in (
         (
             readme,
@@ -34,6 +35,7 @@ def make_files() -> dict[Path, str]:
         (brief, "command | does", list(_commands_of_claude())),
     ):
         files[name] = _with_table(files[name], first, rows)
+    files[schema] = re.sub(r"(?<=\n  version: ).*", VERSION, files[schema], count=1)
     files[page], count = _BLOCK.subn(lambda _: _of_page(), files[page])
     assert count == 1
     return {ROOT / name: text for name, text in files.items()}
