@@ -5,7 +5,6 @@ import re
 import time
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +18,8 @@ from breakglass.server.exposition import Snapshot, render
 from breakglass.server.metrics import SHARE, Scrapes
 
 from ..deploy.test_monitoring import healthy
+from ..support.contract import read_contract
 from ..support.rendered import counted, series
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def shown(snapshot: Snapshot) -> dict[str, float]:
@@ -66,11 +64,10 @@ def test_every_error_has_its_series() -> None:
 
 
 def test_every_end_of_a_turn_has_its_series() -> None:
-    """The codes of an `error` event in api.md."""
-    text = (ROOT / "docs/api.md").read_text("utf-8")
-    table = text.partition("| `code` | |\n|---|---|\n| `claude-missing`")[2].partition("\n\n")[0]
-    codes = {"claude-missing", *re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)}
-    assert {"ok", *codes} == set(TURN_OUTCOMES)
+    """The codes of an `error` event in the schema of the API, which says of each what it means."""
+    code = read_contract()["components"]["schemas"]["ErrorEvent"]["properties"]["code"]
+    assert {"ok", *code["x-extensible-enum"]} == set(TURN_OUTCOMES)
+    assert re.findall(r"^- `([a-z-]+)`: ", code["description"], re.MULTILINE) == code["x-extensible-enum"]
 
 
 def test_a_code_that_a_log_has_is_no_label() -> None:
