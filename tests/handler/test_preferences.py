@@ -22,7 +22,7 @@ from breakglass.web.page import sent_bytes
 
 from ..support.documents import commands
 from ..support.scripted import Rules, Scripted, output, result, scripted_host, stage
-from ..support.service import Reply, Service, with_constants
+from ..support.service import Reply, Service, read_reply, with_constants
 from ..support.sshd import Sshd
 from .test_reload import wait_until
 
@@ -93,8 +93,7 @@ def ask(service: Service, verb: str, *headers: tuple[str, str], msg_id: str = ""
         for name, value in (*signed, *headers, ("content-length", str(len(body)))):
             connection.putheader(name, value)
         connection.endheaders(body)
-        response = connection.getresponse()
-        return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
+        return read_reply(connection, "POST")
 
 
 def prefer(value: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .chroot import base
 from .documents import ROOT
-from .service import Reply, Service
+from .service import Reply, Service, read_reply
 from .signals import signal_process
 from .sshd import descendants, end_with_descendants
 from .stages import until
@@ -187,8 +187,7 @@ class Container(Service):
         connection.sock = self.in_network(lambda: socket.create_connection(("127.0.0.1", self.port), seconds))
         try:
             connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, response.read())
+            return read_reply(connection, method, path)
         finally:
             connection.close()
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -62,6 +63,19 @@ class Reply:
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.body.splitlines()]
+
+
+def read_reply(
+    connection: http.client.HTTPConnection, method: str, path: str = "/pve", *, is_judged: bool = True
+) -> Reply:
+    """Return the answer to the request that was sent; fail if docs/openapi.yaml does not describe such an answer."""
+    response = connection.getresponse()
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    reply = Reply(response.status, headers, response.read())
+    if is_judged:
+        body = gzip.decompress(reply.body) if headers.get("content-encoding") == "gzip" else reply.body
+        check_answer(method, path, reply.status, headers, body)
+    return reply
 
 
 def config_text(
@@ -204,14 +218,9 @@ class Service:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
             connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            data = response.read()
-            reply = Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, data)
+            return read_reply(connection, method, path, is_judged=self.is_judged)
         finally:
             connection.close()
-        if self.is_judged and "content-encoding" not in reply.headers:
-            check_answer(method, path, reply.status, reply.headers, reply.body)
-        return reply
 
     def pve(
         self, verb: str, *, caller: str = "operator", msg_id: str = "", stream: bool = False, **fields: object

@@ -1,0 +1,124 @@
+"""docs/openapi.yaml and docs/api.md say what the code says: routes, fields, words and codes."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from breakglass.agents.pve.words import ANYWAY, PROVES
+from breakglass.alerts.payloads import SENDERS
+from breakglass.base.errors import BreakglassError
+from breakglass.base.verbs import VERBS
+from breakglass.chat import request as chat_request
+from breakglass.chat.brief import TOOLS
+from breakglass.chat.request import ChatRequest
+from breakglass.proxmox.outcome import HTTP_STATUS
+from breakglass.web.bodies import VerbBody
+from breakglass.web.gate import METRICS, OPEN, SIGNED
+from breakglass.web.page import PAGE_LIST
+
+from ..support.contract import OPENAPI, check_answer, find_faults, read_contract
+
+SCHEMAS: dict[str, Any] = read_contract()["components"]["schemas"]
+API = (OPENAPI.parent / "api.md").read_text(encoding="utf-8")
+
+
+def words(schema: str, field: str) -> set[str]:
+    """Return the values that a field of a schema may have, without the empty text."""
+    found = SCHEMAS[schema]["properties"][field]
+    return {*found.get("enum", ()), *found.get("x-extensible-enum", ())} - {""}
+
+
+def states(column: str) -> set[str]:
+    """Return the codes in the first column of a table of api.md."""
+    table = API.partition(f"| {column} | |\n|---|---|\n")[2].partition("\n\n")[0]
+    return {code for line in table.splitlines() for code in re.findall(r"`([a-z-]+)`", line.split(" | ")[0])}
+
+
+ERRORS = {
+    kind.code: kind.status for kind in BreakglassError.__subclasses__() if kind.__module__.startswith("breakglass.")
+}
+assert chat_request.TurnUnknown.code in ERRORS
+ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in SENDERS}), "/alert/{source}"}
+[SOURCE] = read_contract()["paths"]["/alert/{source}"]["post"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("documented", "coded"),
+    [
+        pytest.param(set(read_contract()["paths"]), ROUTES | OPEN | {METRICS, f"/{PAGE_LIST}"}, id="routes"),
+        pytest.param(set(SCHEMAS["Request"]["properties"]), set(VerbBody.__dataclass_fields__), id="request"),
+        pytest.param(set(SCHEMAS["ChatRequest"]["properties"]), set(ChatRequest.__dataclass_fields__), id="chat"),
+        pytest.param(set(SCHEMAS["Verb"]["enum"]), set(VERBS), id="verbs"),
+        pytest.param(words("Request", "anyway"), set(ANYWAY), id="anyway"),
+        pytest.param(words("Answer", "anyway"), set(ANYWAY), id="anyway, offered"),
+        pytest.param(words("Request", "proves"), set(PROVES), id="proves"),
+        pytest.param(words("ChatRequest", "tools"), set(TOOLS), id="tools"),
+        pytest.param(set(SOURCE["schema"]["enum"]), set(SENDERS), id="senders"),
+        pytest.param(words("Answer", "outcome"), set(HTTP_STATUS), id="outcomes"),
+        pytest.param(
+            set(SCHEMAS["Error"]["properties"]["error"]["properties"]["code"]["x-extensible-enum"]),
+            set(ERRORS),
+            id="errors",
+        ),
+        pytest.param(set(SCHEMAS["VmState"]["x-extensible-enum"]), states("`state`, `proxmox`"), id="states of a VM"),
+        pytest.param(
+            set(SCHEMAS["HostState"]["x-extensible-enum"]),
+            states("`state`, `proxmox`") - {"not-allowed"},
+            id="states of a host",
+        ),
+        pytest.param(words("Health", "chat"), states("`chat`"), id="states of chat"),
+    ],
+)
+def test_the_schema_has_the_words_of_the_code(documented: set[str], coded: set[str]) -> None:
+    """A word that one of the two lacks is a promise that is not kept, or a field that no client knows."""
+    assert documented == coded
+
+
+def test_every_error_has_its_code() -> None:
+    """The table of errors in api.md gives each error the HTTP code that it has."""
+    table = API.partition("### Errors")[2].partition("\n### ")[0]
+    found = {}
+    for statuses, codes in re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", table, re.MULTILINE):
+        for code in re.findall(r"`([a-z-]+)`", codes):
+            found.setdefault(code, set()).update(map(int, statuses.split(", ")))
+    assert {code for code, status in ERRORS.items() if status not in found.get(code, ())} == set()
+    assert set(found) == set(ERRORS)
+
+
+def test_each_schema_is_one() -> None:
+    """Every schema is valid, and every reference leads to a part of the file."""
+    text = json.dumps(read_contract())
+    for schema in SCHEMAS.values():
+        Draft202012Validator.check_schema(schema)
+    for kind, name in re.findall(r'"#/components/(\w+)/(\w+)"', text):
+        assert name in read_contract()["components"][kind], name
+
+
+ANSWER = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "headers", "body"),
+    [
+        pytest.param("/ready", 200, ANSWER, '{"ready":true,"more":1}', id="a field that is not described"),
+        pytest.param("/ready", 200, ANSWER, "{}", id="a field that is missing"),
+        pytest.param("/ready", 200, ANSWER, '{"ready":"yes"}', id="another type"),
+        pytest.param("/ready", 418, ANSWER, "{}", id="a code that the route does not have"),
+        pytest.param("/ready", 200, {"content-type": "text/html"}, "<p>", id="another content type"),
+    ],
+)
+def test_another_answer_is_found(path: str, status: int, headers: dict[str, str], body: str) -> None:
+    """The judge of all answers refuses one that the schema does not describe."""
+    with pytest.raises(AssertionError, match=r"docs/openapi\.yaml"):
+        check_answer("GET", path, status, headers, body.encode())
+
+
+def test_a_line_of_another_type_is_found() -> None:
+    """So is a line of a type that the schema lacks, and a result that lacks a field."""
+    line = {"$ref": "#/components/schemas/Line"}
+    assert find_faults(line, {"type": "ping"}) == []
+    assert find_faults(line, {"type": "pong"}) == ["no line has the type 'pong'"]
+    assert any("'outcome' is a required property" in fault for fault in find_faults(line, {"type": "result"}))
