@@ -15,7 +15,7 @@ from ..config.load import config_path, load_addresses, load_config
 from ..config.model import Address, Config, Host
 from ..config.ssh_keys import public_key
 from .environment import checked_url, handler_url
-from .install import AGENT, END_SESSIONS, Keys, recipe
+from .install import AGENT, END_SESSIONS, recipe
 from .output import DONE, FAILED, CommandError, complain, reason, say, show
 
 # --- `breakglass host` and `alert-example`: texts for setting up other machines ---
@@ -56,9 +56,8 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     config = load_config(config_path(), os.environ)
     host = find_host(config, arguments.host)
     vms = [vm for vm in config.vms.values() if host in vm.hosts]
-    keys = Keys(public_key(host.key), public_key(host.read_only_key) if host.read_only_key else None)
     try:
-        text = recipe(host, vms, keys, arguments.sources, as_root=arguments.account == "root")
+        text = recipe(host, vms, public_key(host.key), arguments.sources, as_root=arguments.account == "root")
     except ValueError as error:
         raise CommandError(f"{error}; nothing was printed", "see breakglass docs runbook") from None
     show(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..base.findings import as_json
 from ..config.addresses import parse_address
 from ..config.model import Address
-from ..config.new_file import NAME, POWER, READ_ONLY, SESSION, NewConfig, NewHost, config_texts, operator_files
+from ..config.new_file import NAME, POWER, SESSION, NewConfig, NewHost, config_texts, operator_files
 from ..config.server import is_loopback, page_link
 from ..config.ssh_keys import new_key
 from .account import MAKE_ONE, look_up
@@ -27,7 +27,7 @@ from .output import DONE, FAILED, CommandError, complain, has_person, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
-_SECRETS = (SESSION, POWER, f"{POWER}.pub", READ_ONLY, f"{READ_ONLY}.pub")
+_SECRETS = (SESSION, POWER, f"{POWER}.pub")
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -99,13 +99,10 @@ def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
     sessions = f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
     sessions = ROOTS_SESSIONS if os.geteuid() == 0 else sessions
     power, power_public = new_key("breakglass power")
-    reading, reading_public = new_key("breakglass read")
     return {
         SESSION: f"{base64.b64encode(secrets.token_bytes(48)).decode()}\n",
         POWER: power,
         f"{POWER}.pub": power_public,
-        READ_ONLY: reading,
-        f"{READ_ONLY}.pub": reading_public,
         operator_files(new.operator)[0]: f"{new_signing_key()}\n",
         **config_texts(new, str(directory), os.path.abspath(sessions)),
     }

@@ -1,19 +1,17 @@
 """The recipe for the Proxmox host: the agent, the account or root's own, the key file, and sshd's drop-in.
 
-The public keys are arguments; no private key is in this module. A person pastes the text into a root shell, so every
+The public key is an argument; no private key is in this module. A person pastes the text into a root shell, so every
 value in it was checked before (names, numbers, an address).
 """
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from ..agents.pve.vm_list import VmList, list_of
+from ..agents.pve.vm_list import list_of
 from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-READ_ONLY = "--read-only --as claude"
 # For sh. Each handler logs in again, and sends again what was under way. A job goes on: its input is /dev/null.
 END_SESSIONS = f"""\
 for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
@@ -21,25 +19,18 @@ for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); 
 done"""
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The public keys, as `ssh-ed25519 AAAA…`; `read_only` is None without read_only_key."""
+def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, *, as_root: bool = False) -> str:
+    """Return the recipe for one host and its VMs.
 
-    power: str
-    read_only: str | None = None
-
-
-def recipe(host: Host, vms: Sequence[Vm], keys: Keys, sources: str | None = None, *, as_root: bool = False) -> str:
-    """Return the recipe for one host and its VMs; `sources` are the handler's addresses and networks.
-
-    With `as_root`, the keys log in to root's own account, from these addresses only. Raises ValueError for what can't
+    `key` is the public one, as `ssh-ed25519 AAAA…`, and `sources` are the handler's addresses and networks. With
+    `as_root`, the key logs in to root's own account, from these addresses only. Raises ValueError for what can't
     work: another account than the configuration has, a host without a VM, a source that is not an address.
     """
     _check_account(host, sources, as_root)
     if not vms:
-        raise ValueError(f"no VM names {host.name} in its hosts, so its keys would serve none")
+        raise ValueError(f"no VM names {host.name} in its hosts, so its key would serve none")
     addresses = [] if sources is None else [_read_source(source) for source in sources.split(",")]
-    chosen = {"from": addresses, "no_read_only_key": not keys.read_only, "root": as_root}
+    chosen = {"from": addresses, "root": as_root}
     served = list_of(vm.vmid for vm in vms)
     return fill(
         choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
@@ -51,8 +42,8 @@ def recipe(host: Host, vms: Sequence[Vm], keys: Keys, sources: str | None = None
         host=f"[{host.ssh.host}]" if ":" in host.ssh.host else host.ssh.host,
         port=host.ssh.port,
         login=f"ssh -p {host.ssh.port} -i KEY_FILE {host.ssh.user}@{host.ssh.host}",
-        keys=" ".join(f"-e '{key.split()[1]}'" for key in (keys.power, keys.read_only) if key),
-        key_lines="\n".join(_key_lines(served, keys)),
+        key=key.split()[1],
+        key_line=f'restrict,command="{AGENT} serve --vms {served}" {key} breakglass power',
         source=",".join(addresses),
         sources=" ".join(addresses) or "ADDRESS",
         example=addresses[0].partition("/")[0] if addresses else "",
@@ -64,7 +55,7 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
     if as_root and host.ssh.user != "root":
         raise ValueError(f'{setting} logs in as {host.ssh.user}; for --account root, write "root@…" there')
     if as_root and sources is None:
-        raise ValueError("--account root needs --from: the keys log in from the handler's addresses only")
+        raise ValueError("--account root needs --from: the key logs in from the handler's addresses only")
     if host.ssh.user == "root" and not as_root:
         raise ValueError(f'{setting} logs in as root; name another account, like "breakglass@…", or add --account root')
 
@@ -78,11 +69,3 @@ def _read_source(source: str) -> str:
     except ValueError as error:
         raise ValueError(f"--from: {error}") from None
     return str(network) if "/" in source else str(network.network_address)
-
-
-def _key_lines(served: VmList, keys: Keys) -> list[str]:
-    serve = f"{AGENT} serve --vms {served}"
-    lines = [f'restrict,command="{serve}" {keys.power} breakglass power']
-    if keys.read_only:
-        lines.append(f'restrict,command="{serve} {READ_ONLY}" {keys.read_only} breakglass read')
-    return lines

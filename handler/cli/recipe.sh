@@ -4,7 +4,7 @@
 # First, where the handler is set up:
 #     breakglass host bundle breakglass-pve && scp breakglass-pve root@@HOST@:/root/
 # Then paste all of this into a root shell on the host, or save it there and run it with sh. You can run it again.
-# Stay logged in as root until a login with the new keys has worked. This text has public keys only.
+# Stay logged in as root until a login with the new key has worked. This text has a public key only.
 
 ( # a subshell: if only a part is pasted, nothing runs, and an error does not end your login
 set -eu
@@ -29,7 +29,7 @@ fi
 /usr/local/sbin/breakglass-pve --version
 
 #if root
-# 2. The account is root's own, because qm needs root and Proxmox has no sudo. It stays as it is. sshd reads our keys
+# 2. The account is root's own, because qm needs root and Proxmox has no sudo. It stays as it is. sshd reads our key
 #    only for logins from @SOURCE@.
 #else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
@@ -47,7 +47,7 @@ getent passwd @USER@ >/dev/null ||
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end
 
-# 3. The keys, each with a forced command. Their file is not below /etc/pve, as root's own is: that directory is copied
+# 3. The key, with a forced command. Its file is not below /etc/pve, as root's own is: that directory is copied
 #    to every node, and is gone when the cluster file system is down. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@KEY_FILE@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
@@ -55,15 +55,11 @@ exec 9</etc/ssh/authorized_keys.d
 flock 9 # as breakglass-pve allow does
 touch "$keys"
 {
-    grep -a -v -F @KEYS@ "$keys" || [ $? = 1 ] # 1: no line is left; -a keeps lines that are not UTF-8
-    cat <<'KEYS'
-@KEY_LINES@
-KEYS
+    grep -a -v -F '@KEY@' "$keys" || [ $? = 1 ] # 1: no line is left; -a keeps lines that are not UTF-8
+    cat <<'KEY'
+@KEY_LINE@
+KEY
 } >"$keys.new"
-#if no_read_only_key
-# The configuration has no read_only_key for @NAME@, so none is installed. Its line would be:
-#   restrict,command="/usr/local/sbin/breakglass-pve serve --vms @VMS@ --read-only --as claude" ssh-ed25519 AAAA... breakglass read
-#end
 chown root:root "$keys.new"
 chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
@@ -88,7 +84,7 @@ exempt='# PerSourcePenaltyExemptList ADDRESS'
 #end
 #if root
 #    For root's logins from the handler, our key file follows root's own ones, as sshd names them without this drop-in.
-#    All else of root's login stays as it is, so there is no ForceCommand: each of our keys has its command= and restrict.
+#    All else of root's login stays as it is, so there is no ForceCommand: our key has its command= and restrict.
 own=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
 [ "$own" != none ] || own=
 cat >"$drop_in.new" <<SSHD
@@ -100,7 +96,7 @@ Match User root Address @SOURCE@
 Match all
 SSHD
 #else
-#    No ForceCommand: it would override each key's command=, and the read-only key would get power.
+#    No ForceCommand: it would override each key's command=, so a key that is --read-only would get power.
 #    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.
 cat >"$drop_in.new" <<SSHD
 $exempt

@@ -1,11 +1,9 @@
 """The `[hosts.NAME]` tables: each Proxmox node and how to reach it.
 
-An error in an entry disables that host, and each VM that runs there. A fault in the read-only key, which can
-change nothing there, leaves the host on without it.
+An error in an entry disables that host, and each VM that runs there.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from .addresses import read_address, read_host_keys
 from .model import Host, is_host_name
@@ -16,35 +14,25 @@ _OWN_KEY = "make another key for it: ssh-keygen -t ed25519 -N '' -f NAME; see br
 
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
-    """Return the hosts without a fault by name. No host's read-only key is the power key of another one."""
-    power_keys: dict[str, str] = {}  # also those of hosts that are disabled for another reason
-    hosts = {name: host for name, entry in tables.items() if (host := read_host(name, entry, power_keys))}
-    for name, host in hosts.items():
-        other = power_keys.get(public_key(host.read_only_key)) if host.read_only_key else None
-        if other is not None:
-            tables[name].problem("read_only_key", f"is the power key of {other}", _OWN_KEY, "key-is-power-key")
-            hosts[name] = replace(host, read_only_key="")
-    return hosts
+    """Return the hosts without a fault by name."""
+    return {name: host for name, entry in tables.items() if (host := read_host(name, entry))}
 
 
-def read_host(name: str, entry: Entry, power_keys: dict[str, str]) -> Host | None:
-    """Return the host, and add its power key's public half; return None when its entry has a fault."""
+def read_host(name: str, entry: Entry) -> Host | None:
+    """Return the host; None when its entry has a fault."""
     if entry.is_faulty:
         return None
     if not is_host_name(name):
         entry.problem("", "is not a usable name", "use [A-Za-z0-9][A-Za-z0-9-]{0,62}, like the node's name in Proxmox")
     ssh, key = read_address(entry, "ssh"), private_key(entry, "key")
-    if key:
-        power_keys[public_key(key)] = name
     host_keys, host_cas = read_host_keys(entry, "host")
-    read_only_key = _read_only_key(entry.part(), key)
     node, cluster = entry.get_str("node"), entry.get_str("cluster")
     if node and not is_host_name(node):
         entry.problem("node", f"is not a node's name: {quoted(node)}", "run hostname -s on the host, and copy it")
     entry.report_unknown()
     if entry.is_faulty or ssh is None:
         return None
-    return Host(name, ssh, key, read_only_key, host_keys, host_cas, node, cluster)
+    return Host(name, ssh, key, host_keys, host_cas, node, cluster)
 
 
 def private_key(entry: Entry, name: str, *power_keys: str) -> str:
@@ -62,11 +50,3 @@ def private_key(entry: Entry, name: str, *power_keys: str) -> str:
             entry.problem(f"{name}_file" if file else name, sentence + in_file(file), fix, code)
             return ""
     return found[0][1].strip() if found else ""
-
-
-def _read_only_key(entry: Entry, power_key: str) -> str:
-    """Return the read-only key; an empty text if there is none or it has a fault."""
-    if not entry.has("read_only_key", "read_only_key_file"):
-        return ""
-    key = private_key(entry, "read_only_key", power_key)
-    return "" if entry.is_faulty else key

@@ -44,13 +44,12 @@ class Host:
     """One Proxmox VE node and how to log in to it.
 
     `host_keys` and `host_cas` are OpenSSH public keys; if both are empty, any host key is accepted, with a warning.
-    `key` is the power key. `read_only_key` can't change anything there; an empty text without one.
+    `key` is the power key.
     """
 
     name: str
     ssh: Address
     key: str = field(repr=False)
-    read_only_key: str = field(default="", repr=False)
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
     node: str = ""  # its name in Proxmox; if it is empty, the host agent's own word for it is not compared

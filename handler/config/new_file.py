@@ -8,7 +8,7 @@ from datetime import date, time
 from ..base.verbs import ALLOWABLE
 from .callers import DIRECTORY, SUFFIX
 
-NAME, SESSION, POWER, READ_ONLY = "breakglass.toml", "session", "pve_power", "pve_read"
+NAME, SESSION, POWER = "breakglass.toml", "session", "pve_power"
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f]')
 
@@ -77,8 +77,7 @@ def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str,
     lines += [f"url = {toml_text(new.url)}"]
     for name, host in new.hosts.items():
         lines += ["", f"[hosts.{toml_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]
-        lines += [f"read_only_key_file = {file(READ_ONLY)}", f"host_key = {toml_text(host.host_key)}"]
-        lines += ['# node = "…"  # the recipe for the host prints it']
+        lines += [f"host_key = {toml_text(host.host_key)}", '# node = "…"  # the recipe for the host prints it']
     for name, vm in new.vms.items():
         lines += ["", f"[vms.{toml_key(name)}]", f"hosts = {_value(list(vm.hosts))}", f"vmid = {vm.vmid}"]
     lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]

@@ -26,10 +26,9 @@ secret = "{secret}"
 allow  = ["status", "forensics", "start", "stop", "reset", "cycle", "history", "chat"]
 
 [hosts.demo]
-ssh           = "breakglass@127.0.0.1:{port}"
-key           = '''{power_key}'''
-read_only_key = '''{read_only_key}'''
-host_key      = ["{host_key}"]
+ssh      = "breakglass@127.0.0.1:{port}"
+key      = '''{power_key}'''
+host_key = ["{host_key}"]
 
 [vms.devvm]
 hosts   = ["demo"]
@@ -173,7 +172,6 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
         secret=secret,
         port=host.port,
         power_key=host.power_key,
-        read_only_key=host.read_only_key,
         host_key=host.host_key,
         vmid=VMID,
         bin=world.bin,

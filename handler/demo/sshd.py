@@ -1,4 +1,4 @@
-"""The demo's SSH server: asyncssh instead of sshd, with a forced command for each of its two keys."""
+"""The demo's SSH server: asyncssh instead of sshd, with a forced command for its key."""
 
 import asyncio
 from asyncio.subprocess import PIPE
@@ -20,7 +20,6 @@ class DemoHost:
     port: int
     host_key: str
     power_key: str
-    read_only_key: str
     sessions: set[asyncio.Task[None]]
 
     async def close(self) -> None:
@@ -32,14 +31,10 @@ class DemoHost:
 
 
 class _Login(asyncssh.SSHServer):
-    """Records which of the two keys the client used."""
+    """Lets in a client that has the key."""
 
-    def __init__(self, options: dict[asyncssh.SSHKey, tuple[str, ...]]) -> None:
-        self._options = options
-        self._conn: asyncssh.SSHServerConnection | None = None
-
-    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        self._conn = conn
+    def __init__(self, key: asyncssh.SSHKey) -> None:
+        self._key = key
 
     def public_key_auth_supported(self) -> bool:
         return True
@@ -49,23 +44,17 @@ class _Login(asyncssh.SSHServer):
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        for known, options in self._options.items():
-            if known == key and self._conn is not None:
-                self._conn.set_extra_info(forced_options=options)
-                return True
-        return False
+        return key == self._key
 
 
 async def listen(world: World) -> DemoHost:
     """Serve the world's agent on a free loopback port."""
     sessions: set[asyncio.Task[None]] = set()
-    keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
-    host_key, power, read_only = keys
-    options = {power.convert_to_public(): (), read_only.convert_to_public(): ("--read-only",)}
+    host_key, power = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
-        server_factory=lambda: _Login(options),
+        server_factory=lambda: _Login(power.convert_to_public()),
         server_host_keys=[host_key],
         process_factory=_forced(world, sessions),
         encoding=None,
@@ -76,7 +65,6 @@ async def listen(world: World) -> DemoHost:
         server.get_port(),
         host_key.export_public_key().decode().strip(),
         power.export_private_key().decode(),
-        read_only.export_private_key().decode(),
         sessions,
     )
 
@@ -91,12 +79,12 @@ def _forced(world: World, sessions: set[asyncio.Task[None]]) -> Callable[[asyncs
 
 
 async def _serve(world: World, channel: asyncssh.SSHServerProcess[bytes]) -> None:
-    options = channel.get_extra_info("connection").get_extra_info("forced_options")
     environment = dict(world.environment)
     if channel.command is not None:
         environment["SSH_ORIGINAL_COMMAND"] = channel.command
-    argv = world.forced_command(*options)
-    agent = await asyncio.create_subprocess_exec(*argv, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    agent = await asyncio.create_subprocess_exec(
+        *world.forced_command(), env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
     assert agent.stdin
     assert agent.stdout
     assert agent.stderr

@@ -53,23 +53,6 @@ def judge_node(host: Host, agent: Handshake) -> Finding:
     return error(place, "wrong-node", what, fix)
 
 
-def judge_kinds(host: Host, recipe: str, power: Handshake | None, reading: Handshake | None) -> Iterator[Finding]:
-    """Judge whether each key is of its kind; None for a key with which the host agent did not answer."""
-    place, table = f"host {host.name}", f"hosts.{host.name}"
-    if power and reading and power.read_only and not reading.read_only:
-        fix = f"swap {table}.key_file and {table}.read_only_key_file, then systemctl reload breakglass"
-        what = "the power key and the read-only key are swapped, so no verb could change power"
-        yield error(place, "keys-swapped", what, fix)
-        return
-    if power and power.read_only:
-        fix = f"take --read-only out of the power key's line: {recipe}"
-        yield error(place, "power-key-read-only", "the power key's line has --read-only, so it changes no power", fix)
-    if reading and not reading.read_only:
-        fix = f"put --read-only into the read-only key's line: {recipe}"
-        what = "the read-only key can change power: its line has no --read-only, so a thief could stop a VM"
-        yield error(place, "read-only-key-has-power", what, fix)
-
-
 def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tuple[Vm, Finding]]:
     """Judge whether the power key serves each VM that may run on the host; on its first, a rescue depends on it."""
     user = "" if host.ssh.user == "breakglass" else f" --user {host.ssh.user}"

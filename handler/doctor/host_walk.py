@@ -1,7 +1,6 @@
 """The look at one Proxmox host, from its name to what its own check finds, within a deadline.
 
-A login that fails costs the address something at sshd (login.py). So each key is tried once, and the read-only key only
-if the power key came as far as a login.
+A login that fails costs the address something at sshd (login.py). So the key is tried once.
 """
 
 import asyncio
@@ -22,8 +21,6 @@ from .key_rights import Failure, judge_answer, judge_failure, judge_refused_key,
 from .visit import Visit
 
 NAME_SECONDS = 5.0
-POWER, READ_ONLY = "power", "read-only"
-BEHIND_LOGIN = "key-not-accepted"  # the cause of a failure at which the host itself answered
 
 
 class HostLook:
@@ -39,9 +36,9 @@ class HostLook:
         self.identity = ("", "")  # the host key and the node's name
         self.cluster: str | None = None  # as Handshake has it
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
-        self._own, self._is_reached = "", True
+        self._own = ""
         self._step = "looking up its name"
-        self._connections: list[login.SshConnection] = []
+        self._connection: login.SshConnection | None = None
 
     async def walk(self) -> None:
         """Look at the host, and bound it."""
@@ -56,30 +53,24 @@ class HostLook:
             sentence = f"doctor itself failed here while {self._step}: {defect!r}"
             self.found.append(error(self.place, "doctor-failed", sentence, "report this line"))
         finally:
-            for connection in self._connections:
-                connection.abort()
+            if self._connection is not None:
+                self._connection.abort()
 
     async def _walk(self) -> None:
         if not await self._resolve():
             return
         self._step = "logging in with the power key"
-        power = await self._log_in(POWER, self.host.key)
-        if not self._is_reached:
+        self._connection = await self._log_in()
+        if self._connection is None:
             return
-        self._step = "logging in with the read-only key"
-        reading = await self._log_in_with_read_only()
-        self._step = "trying what the keys open"
-        found: dict[str, list[Finding]] = {POWER: [], READ_ONLY: []}
-        try:
-            sessions = await asyncio.gather(
-                self._open_session(POWER, power, found[POWER]), self._open_session(READ_ONLY, reading, found[READ_ONLY])
-            )
-        finally:
-            self.found += found[POWER] + found[READ_ONLY]
-        self._judge_sessions(*sessions)
-        if sessions[0] is not None and not sessions[0].agent.read_only:
+        self._step = "trying what the key opens"
+        session = await self._open_session(self._connection)
+        if session is None:
+            return
+        self._judge_session(session)
+        if not session.agent.read_only:
             self._step = "waiting for breakglass-pve check"
-            await ask_for_checks(self.host, sessions[0], self._vms, self.found, self.of_vms)
+            await ask_for_checks(self.host, session, self._vms, self.found, self.of_vms)
 
     @property
     def _recipe(self) -> str:
@@ -107,27 +98,19 @@ class HostLook:
             self.found.append(ok(self.place, "name-found", sentence))
         return True
 
-    async def _log_in(self, kind: str, key: str) -> login.SshConnection | None:
-        """Return the connection, None without one; `_is_reached` then tells whether the host itself answered."""
+    async def _log_in(self) -> login.SshConnection | None:
         try:
-            connection = await login.log_in(self.host, key)
+            connection = await login.log_in(self.host)
         except Unreached as failure:
-            self._is_reached = failure.cause == BEHIND_LOGIN
-            if self._is_reached:
-                fingerprint = login.key_fingerprint(public_key(key))
-                self.found.append(judge_refused_key(self.host, kind, fingerprint, self._recipe))
+            if failure.cause == "key-not-accepted":
+                fingerprint = login.key_fingerprint(public_key(self.host.key))
+                self.found.append(judge_refused_key(self.host, fingerprint, self._recipe))
             else:
                 self.found.append(judge_failure(self.host, await self._examine(failure)))
             return None
-        self._connections.append(connection)
-        if kind == POWER:
-            self._judge_host_key(connection)
-        self.found.append(ok(self.place, f"{kind}-key-accepted", f"{self.host.ssh} accepts the {kind} key"))
+        self._judge_host_key(connection)
+        self.found.append(ok(self.place, "power-key-accepted", f"{self.host.ssh} accepts the power key"))
         return connection
-
-    async def _log_in_with_read_only(self) -> login.SshConnection | None:
-        key = self.host.read_only_key
-        return await self._log_in(READ_ONLY, key) if key else None
 
     async def _examine(self, failure: Unreached) -> Failure:
         """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
@@ -159,20 +142,16 @@ class HostLook:
 
     # --- behind the login ---
 
-    async def _open_session(
-        self, kind: str, connection: login.SshConnection | None, found: list[Finding]
-    ) -> AgentSession | None:
-        """Try what a key opens, and ask the host agent who it is; return None if there is no host agent behind it."""
-        if connection is None:
-            return None
+    async def _open_session(self, connection: login.SshConnection) -> AgentSession | None:
+        """Try what the key opens, and ask the host agent who it is; return None if there is no host agent behind it."""
         ran = await login.open_shell(connection)
         if login.MARK.encode() in ran.stdout:
-            found.append(judge_shell(self.host, kind, self._recipe))
+            self.found.append(judge_shell(self.host, self._recipe))
             return None
-        if fault := judge_answer(self.host, kind, self._recipe, ran):
-            found.append(fault)
+        if fault := judge_answer(self.host, self._recipe, ran):
+            self.found.append(fault)
             if await login.opens_sftp(connection):
-                found += judge_rights(self.host, kind, self._recipe, {"allows-sftp": True})
+                self.found += judge_rights(self.host, self._recipe, {"allows-sftp": True})
             return None
         tries = {
             "allows-sftp": login.opens_sftp(connection),
@@ -180,31 +159,28 @@ class HostLook:
             "allows-forwarding": login.forwards_ports(connection),
         }
         rights = await asyncio.gather(*tries.values())
-        found += judge_rights(self.host, kind, self._recipe, dict(zip(tries, rights, strict=True)))
+        self.found += judge_rights(self.host, self._recipe, dict(zip(tries, rights, strict=True)))
         session = AgentSession(connection, self.host)
         try:
             await session.open()
         except AgentSilent as failure:
-            sentence = f"the host agent does not say what it is to the {kind} key: {failure}"
+            sentence = f"the host agent does not say what it is to the power key: {failure}"
             fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"
-            found.append(error(self.place, "agent-silent", sentence, fix))
+            self.found.append(error(self.place, "agent-silent", sentence, fix))
             return None
         return session
 
-    def _judge_sessions(self, power: AgentSession | None, reading: AgentSession | None) -> None:
-        """Judge what the host agent said of itself with either key."""
-        session = power or reading
-        if session is None:
-            return
+    def _judge_session(self, session: AgentSession) -> None:
+        """Judge what the host agent said of itself."""
         agent = session.agent
         self.identity, self.cluster = (self.identity[0], agent.node), agent.cluster
         self.found.append(host_agent.judge_agent(self.host, agent, bundle_digest()))
         self.found.append(host_agent.judge_node(self.host, agent))
-        self.found += host_agent.judge_kinds(
-            self.host, self._recipe, power.agent if power else None, reading.agent if reading else None
-        )
+        if agent.read_only:
+            what = "the power key's line has --read-only, so it changes no power"
+            fix = f"take --read-only out of the power key's line: {self._recipe}"
+            self.found.append(error(self.place, "power-key-read-only", what, fix))
         if clock := host_agent.judge_clock(self.host, session.time, session.sent, session.received):
             self.found.append(clock)
-        if power is not None:
-            for vm, finding in host_agent.judge_served(self.host, power.agent, self._vms):
-                self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)
+        for vm, finding in host_agent.judge_served(self.host, agent, self._vms):
+            self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)

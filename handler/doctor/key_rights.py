@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..base.findings import ERROR, Finding, error, ok
+from ..base.findings import Finding, error, ok
 from ..base.text import shown
 from ..config.model import Host
 from .login import Ran
@@ -13,6 +13,7 @@ from .login import Ran
 AGENT = "/usr/local/sbin/breakglass-pve"
 NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
 LINE_CHARS = 100
+EFFECT = "so no verb reaches its VMs"
 AGENT_REFUSES = 10  # the host agent's exit code for a request that is none, such as a shell
 
 
@@ -29,16 +30,14 @@ def check_there(host: Host) -> str:
     return f"as root on {host.ssh.host}: breakglass-pve check" + (" --user root" if host.ssh.user == "root" else "")
 
 
-def judge_refused_key(host: Host, kind: str, fingerprint: str, recipe: str) -> Finding:
-    """Return the finding about a key that sshd does not accept. No verb needs the read-only one."""
-    sentence = f"{host.ssh} does not accept the {kind} key ({fingerprint})"
-    sentence += ", so no verb reaches its VMs" if kind == "power" else ""
+def judge_refused_key(host: Host, fingerprint: str, recipe: str) -> Finding:
+    """Return the finding about a key that sshd does not accept."""
+    sentence = f"{host.ssh} does not accept the power key ({fingerprint}), {EFFECT}"
     fix = f"{check_there(host)}; if the key is not in its key file, or its line has from= or expiry-time=, {recipe}"
-    level, code = ("error", "key-not-accepted") if kind == "power" else ("warning", "read-only-key-not-accepted")
-    return Finding(level, f"host {host.name}", code, sentence, fix)
+    return error(f"host {host.name}", "key-not-accepted", sentence, fix)
 
 
-def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None:
+def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     """Judge what a key got when it asked for a shell; None if the host agent refused that, as it must.
 
     Without the host agent's refusal, the text shows what is in its place. `recipe` is what to do for a good key file.
@@ -50,14 +49,14 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
     if code == AGENT_REFUSES:
         return None
     if not ran.opened:
-        sentence = f"sshd refuses the {kind} key a channel, so no verb can be sent"
+        sentence = "sshd refuses the power key a channel, so no verb can be sent"
         return error(place, "no-channel", sentence, NO_CHANNEL.format(host.ssh.host))
     if code is None:
         fix = f"at the console of {host.ssh.host}: uptime, free, dmesg | tail; its disk may hang or its memory be full"
         return error(
             place,
             "agent-silent",
-            f"the host agent does not answer the {kind} key in time{', and said: ' + output if output else ''}",
+            f"the host agent does not answer the power key in time{', and said: ' + output if output else ''}",
             fix,
         )
     if "not available" in text and code == 1:  # nologin
@@ -67,7 +66,7 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
         fix = f"as root on {host.ssh.host}: apt install python3"
         return error(place, "python-missing", f"the host agent can't be started without Python: {output}", fix)
     if code == 127 and AGENT not in text and "breakglass-pve" in text:
-        return error(place, "key-line-wrong", f"the {kind} key's line starts another file: {output}", recipe)
+        return error(place, "key-line-wrong", f"the power key's line starts another file: {output}", recipe)
     if code == 127:
         fix = f"{upgrade}; if it says that python3 is missing, apt install python3 on {host.ssh.host}"
         sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({output})"
@@ -82,11 +81,11 @@ def judge_answer(host: Host, kind: str, recipe: str, ran: Ran) -> Finding | None
         return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {output}", upgrade)
     if code == 2 and "usage: " in text:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
-        sentence = f"the {kind} key's line starts the host agent with options that it refuses: {shown_line(last)}"
+        sentence = f"the power key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
-    sentence = f'what the {kind} key starts is not the host agent: it ended with {code} and said "{output}"'
+    sentence = f'what the power key starts is not the host agent: it ended with {code} and said "{output}"'
     return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
 
 
@@ -95,9 +94,9 @@ def shown_line(text: str) -> str:
     return ascii("".join(text.splitlines()[:1])[-LINE_CHARS:])[1:-1]
 
 
-def judge_shell(host: Host, kind: str, recipe: str) -> Finding:
+def judge_shell(host: Host, recipe: str) -> Finding:
     """Return the finding about a key that opened a shell."""
-    sentence = f"the {kind} key opens a shell as {host.ssh.user} on {host.ssh.host}: its line has no command="
+    sentence = f"the power key opens a shell as {host.ssh.user} on {host.ssh.host}: its line has no command="
     fix = f"{recipe}; then {check_there(host)} finds other lines with the key"
     return error(f"host {host.name}", "opens-shell", sentence, fix)
 
@@ -109,22 +108,21 @@ _RIGHTS = {
 }
 
 
-def judge_rights(host: Host, kind: str, recipe: str, rights: dict[str, bool]) -> Iterator[Finding]:
+def judge_rights(host: Host, recipe: str, rights: dict[str, bool]) -> Iterator[Finding]:
     """Judge what else a key opens beside the host agent: nothing must."""
     place = f"host {host.name}"
     for code, is_open in rights.items():
         if is_open:
             fix = f"begin the key's line with `restrict,` as the recipe does: {recipe}"
-            yield error(place, code, f"the {kind} key {_RIGHTS[code]}, which its line must refuse", fix)
+            yield error(place, code, f"the power key {_RIGHTS[code]}, which its line must refuse", fix)
     if not any(rights.values()):
-        yield ok(place, "only-agent", f"the {kind} key opens the host agent: no shell, files, terminal or ports")
+        yield ok(place, "only-agent", "the power key opens the host agent: no shell, files, terminal or ports")
 
 
 # --- Judges a login at a Proxmox host that failed: what it means for a rescue, and what mends it ---
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"
 EXPIRED = ("Certificate expired", "Certificate not yet valid")
-EFFECT = "so no verb reaches its VMs"
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class Failure:
 def judge_failure(host: Host, failure: Failure) -> Finding:
     """Return the finding about a login with the power key that did not get as far as the key."""
     code, sentence, fix = _judge(host, failure)
-    return Finding(ERROR, f"host {host.name}", code, f"{sentence}, {EFFECT}", fix)
+    return error(f"host {host.name}", code, f"{sentence}, {EFFECT}", fix)
 
 
 def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
@@ -181,7 +179,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             return (
                 "key-unusable",
                 failure.reason,
-                f"mend the keys in [hosts.{host.name}], then systemctl reload breakglass",
+                f"correct the key in [hosts.{host.name}], then systemctl reload breakglass",
             )
     return _judge_greeting(host, failure)
 

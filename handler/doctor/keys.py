@@ -105,8 +105,8 @@ def _find_weak(config: Config) -> Iterator[Finding]:
             what = f"{key} is also the token of [metrics]: Prometheus could make session tokens for everyone."
             yield found_error("session-secret-shared", what, new)
         for host in config.hosts.values():
-            if secret.strip() in (host.key.strip(), host.read_only_key.strip()):
-                what = f"{key} is also an SSH key of {host.name}."
+            if secret.strip() == host.key.strip():
+                what = f"{key} is also the SSH key of {host.name}."
                 yield found_error("session-secret-shared", what, new)
 
 
@@ -123,35 +123,23 @@ def _readings(secret: str) -> list[bytes]:
 
 def _find_ssh_keys(config: Config) -> Iterator[Finding]:
     for host in config.hosts.values():
-        keys = {"power key": host.key, "read-only key": host.read_only_key}
-        bad = [finding for what, key in keys.items() if key for finding in _judge_ssh_key(host.name, what, key)]
-        yield from bad
-        words = {what: (import_key(key).get_comment() or "").split() for what, key in keys.items() if key}
-        if "read" in words["power key"] and "power" in words.get("read-only key", ()):
-            what = f"The power key and the read-only key of {host.name} are swapped, as their comments say."
-            fix = f"swap the paths of key_file and read_only_key_file in [hosts.{host.name}]"
-            yield found_error("keys-swapped", what, fix)
-        elif not bad:
-            have = "both can be used" if host.read_only_key else "can be used; there is no read-only key"
-            yield found_ok("ssh-keys", f"The SSH keys of {host.name}: {have}.")
+        yield _judge_ssh_key(host.name, host.key)
 
 
-def _judge_ssh_key(host: str, what: str, private: str) -> Iterator[Finding]:
-    """Yield why OpenSSH would not accept a key, or will not for long."""
+def _judge_ssh_key(host: str, private: str) -> Finding:
+    """Return why OpenSSH would not accept a host's key, or that it can be used."""
     key, kind = import_key(private), public_key(private).split()[0]
     fix = f"make a pair: ssh-keygen -t ed25519 -N '' -f NEW; name it in [hosts.{host}]; then run breakglass host"
     fix += f" install-commands --host {host}, and on the host what it prints"
     bits = getattr(key.pyca_key, "key_size", 0)
     if kind == "ssh-dss":
-        yield found_error("key-unsupported", f"The {what} of {host} is a DSA key, which OpenSSH refuses.", fix)
+        why = "is a DSA key, which OpenSSH refuses"
     elif kind == "ssh-ed448":
-        yield found_error("key-unsupported", f"The {what} of {host} is an Ed448 key, which OpenSSH does not know.", fix)
+        why = "is an Ed448 key, which OpenSSH does not know"
     elif kind == "ssh-rsa" and bits < _LEAST_RSA_BITS:
-        words = f"The {what} of {host} is an RSA key of {bits} bits, which servers refuse or will refuse."
-        yield found_error("key-unsupported", words, fix)
+        why = f"is an RSA key of {bits} bits, which servers refuse or will refuse"
     elif kind.startswith("sk-"):
-        yield found_error(
-            "key-unsupported",
-            f"The {what} of {host} is on a security key, which a person has to touch at each login.",
-            fix,
-        )
+        why = "is on a security key, which a person has to touch at each login"
+    else:
+        return found_ok("ssh-key", f"The power key of {host} can be used.")
+    return found_error("key-unsupported", f"The power key of {host} {why}.", fix)

@@ -1,14 +1,14 @@
 """Logs in to a Proxmox host as the handler does, and tries what a key of Breakglass must not open.
 
 sshd counts a failed login against the address that it comes from (PerSourcePenalties): 5 s each, and at 15 s it turns
-the address away, the handler's own logins included. So each key is tried once.
+the address away, the handler's own logins included. So the key is tried once.
 """
 
 import asyncio
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..base.errors import Unreached
 from ..config.model import Host
@@ -28,17 +28,17 @@ SshConnection = asyncssh.SSHClientConnection
 _NO_PORT = 9  # discard: nothing listens there, so that sshd's own answer is enough
 
 
-async def log_in(host: Host, key: str) -> SshConnection:
-    """Return a connection that is logged in with one of the host's keys.
+async def log_in(host: Host) -> SshConnection:
+    """Return a connection that is logged in with the host's key.
 
     Raises Unreached, with a closer cause where there is one, and because of what the library raised.
     """
     try:
-        return await connect(replace(host, key=key))
+        return await connect(host)
     except asyncssh.KeyExchangeFailed as error:
         raise Unreached("no-common-algorithm", f"{host.ssh} has no algorithm in common", "") from error
     except ValueError as error:  # a key that can't be read: no connection was opened
-        raise Unreached("key-unusable", f"a key of {host.name} can't be read: {error}", "") from error
+        raise Unreached("key-unusable", f"the key of {host.name} can't be read: {error}", "") from error
     except Exception as error:  # an odd server can make the library raise anything
         raise unreached(host, error) from error
 

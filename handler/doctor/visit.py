@@ -13,7 +13,7 @@ from ..config.model import Config, Vm
 CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
 
 _SECRET = re.compile(
-    r"(hosts\..+\.(read_only_)?key|vms\..+\.guest_key|sessions\.secret"
+    r"(hosts\..+\.key|vms\..+\.guest_key|sessions\.secret"
     r"|callers\.(.+\.|d/.+: )(secret|grafana_secret|token))(_file)?"
 )
 

@@ -290,7 +290,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         lambda host: host.set_constants(ARCHIVE_ROOM=2**62),
         "/var/lib/breakglass has ",
     ),
-    "no read-only key": (write(KEY_FILE, KEYS.splitlines()[0]), "there is no read-only key / add its line"),
+    "no power key": (write(KEY_FILE, KEYS.splitlines()[1]), "there is no power key / add its line"),
     "keys not readable": (
         make_directory("root/.ssh/authorized_keys"),
         "/root/.ssh/authorized_keys does not answer, so this check can't see the keys in it",

@@ -39,8 +39,8 @@ USER = ["--user", ACCOUNT] if ACCOUNT else []
 GROUP = pwd.getpwnam(ACCOUNT).pw_gid if ACCOUNT else os.getegid()
 FLAGS = ["--url", "https://rescue.example.org", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEY} root@pve1"]
 FLAGS += ["--vm", "devvm=102", "--operator", "anna@home"]
-SECRETS = ["session", "pve_power", "pve_read", "anna@home.signing-key"]
-NAMES = [*SECRETS, "pve_power.pub", "pve_read.pub", "callers.d/anna@home.toml", "breakglass.toml"]
+SECRETS = ["session", "pve_power", "anna@home.signing-key"]
+NAMES = [*SECRETS, "pve_power.pub", "callers.d/anna@home.toml", "breakglass.toml"]
 COMMAND = [sys.executable, "-m", "breakglass"]
 
 
@@ -96,8 +96,7 @@ def test_it_writes_what_a_handler_needs_and_shows_no_secret(place: Path) -> None
     assert "scp breakglass-pve pve1.sh root@192.0.2.10:/root/" in steps
     printed = run(*shlex.split(recipe.partition(" > ")[0])[1:], BREAKGLASS_CONFIG=f"{directory}/breakglass.toml")
     assert printed.returncode == 0
-    for key in ("pve_power", "pve_read"):
-        assert (directory / f"{key}.pub").read_text().split()[1] in printed.stdout
+    assert (directory / "pve_power.pub").read_text().split()[1] in printed.stdout
 
 
 @pytest.mark.all
@@ -108,9 +107,8 @@ def test_two_runs_share_no_secret(place: Path) -> None:
     for name in SECRETS:
         assert (place / "one" / name).read_text() != (place / "two" / name).read_text()
     assert len(secret_bytes((place / "one/anna@home.signing-key").read_text().strip())) == 32
-    for key in ("pve_power", "pve_read"):
-        private = asyncssh.read_private_key(place / "one" / key)
-        assert private.export_public_key().decode() == (place / f"one/{key}.pub").read_text()
+    private = asyncssh.read_private_key(place / "one/pve_power")
+    assert private.export_public_key().decode() == (place / "one/pve_power.pub").read_text()
 
 
 @pytest.mark.real("sshd", "qemu")
@@ -120,9 +118,8 @@ def test_a_handler_starts_from_it_and_a_signed_verb_is_done(sshd: Sshd, place: P
     hosts = ["--host", f"pve1=127.0.0.1:{sshd.port}", "--host-key", f"pve1={sshd.host_key}"]
     made = run("init", str(directory), *USER, *FLAGS[:2], *hosts, "--vm", "devvm=102", "--operator", "anna")
     assert made.returncode == 0, made.stderr
-    keys = [asyncssh.read_private_key(directory / name) for name in ("pve_power", "pve_read")]
     with sshd.keys.open("a") as lines:
-        lines.write(f"{sshd.key_line(keys[0])}\n{sshd.key_line(keys[1], '--read-only')}\n")
+        lines.write(f"{sshd.key_line(asyncssh.read_private_key(directory / 'pve_power'))}\n")
     port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(directory / "breakglass.toml"), "PORT": str(port)}
     with subprocess.Popen(

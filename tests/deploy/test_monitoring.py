@@ -179,15 +179,7 @@ UNKNOWN = {
     *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
     *("sessions-nearly-full", "sessions-no-flock"),
     # what the host says when doctor asks it
-    *(
-        "clock-differs",
-        "no-quorum",
-        "no-records",
-        "read-only-key-has-power",
-        "vm-not-seen",
-        "vm-elsewhere",
-        "stale-copy",
-    ),
+    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "stale-copy"),
     # where there is no handler, or another one
     *("no-chat", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }

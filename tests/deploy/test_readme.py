@@ -109,7 +109,7 @@ def test_what_the_readme_says_was_run_is_in_the_list() -> None:
 def test_the_example_configuration_is_good() -> None:
     """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
     files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "session")}
-    files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "pve_read", "guest")}
+    files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "guest")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
     [example] = settings("README.md", "The configuration")
@@ -123,9 +123,7 @@ def test_the_example_configuration_is_good() -> None:
     devvm = config.vms["devvm"]
     assert devvm.hosts == (config.hosts["pve1"],)
     assert len(devvm.host.host_keys) == 2
-    assert (devvm.host.key, devvm.host.read_only_key) == tuple(
-        files[f"/run/secrets/pve_{k}"].strip() for k in ("power", "read")
-    )
+    assert devvm.host.key == files["/run/secrets/pve_power"].strip()
     assert devvm.guest == Address("claude", "192.0.2.20")
     assert devvm.guest_key == files["/run/secrets/guest"].strip()
 

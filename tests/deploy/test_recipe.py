@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from breakglass.cli.install import Keys, recipe
+from breakglass.cli.install import recipe
 from breakglass.config.model import Address, Host, Vm
 from breakglass.config.ssh_keys import public_key
 
@@ -17,7 +17,7 @@ from ..support.installing import configuration, host_keys, new_key
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
-POWER, READING = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
+POWER = "ssh-ed25519 AAAApower"
 HOST = Host("pve1", Address("breakglass", "192.0.2.10", 2222), "the private key")
 ROOT_HOST = Host("pve1", Address("root", "192.0.2.10", 2222), "the private key")
 VM = Vm("devvm", 102, (HOST,))
@@ -32,46 +32,34 @@ def heredoc(text: str, name: str) -> list[str]:
 # --- the text ---
 
 
-def test_each_key_has_its_own_line_and_forced_command() -> None:
-    """The power key and the read-only key have different forced commands, for all VMs of the host."""
-    assert heredoc(recipe(HOST, [VM], Keys(POWER, READING)), "KEYS") == [
-        f'restrict,command="{SERVE}" {POWER} breakglass power',
-        f'restrict,command="{SERVE} --read-only --as claude" {READING} breakglass read',
-    ]
-
-
 @pytest.mark.parametrize(
     ("vmids", "listed"),
-    [((102, 110), "102,110"), ((119, *range(110, 119), 102), "102,110-119"), ((103, 102, 102), "102-103")],
+    [
+        ((102,), "102"),
+        ((102, 110), "102,110"),
+        ((119, *range(110, 119), 102), "102,110-119"),
+        ((103, 102, 102), "102-103"),
+    ],
 )
 def test_one_line_serves_all_vms_of_the_host(vmids: tuple[int, ...], listed: str) -> None:
-    """The list is in order and has ranges; the recipe's first line and the spare line have it too."""
-    text = recipe(HOST, [Vm(f"vm{number}", vmid, (HOST,)) for number, vmid in enumerate(vmids)], Keys(POWER))
-    [line] = heredoc(text, "KEYS")
+    """The list is in order and has ranges; the recipe's first line has it too."""
+    text = recipe(HOST, [Vm(f"vm{number}", vmid, (HOST,)) for number, vmid in enumerate(vmids)], POWER)
+    [line] = heredoc(text, "KEY")
     assert line == f'restrict,command="{SERVE[:-3]}{listed}" {POWER} breakglass power'
     assert text.splitlines()[1].startswith(f"# Breakglass on the Proxmox host pve1 (192.0.2.10), for VM {listed}. ")
-    assert text.count(f"--vms {listed} ") == 1
     assert text.count(f'--vms {listed}"') == 1
 
 
-def test_without_a_read_only_key_its_line_is_a_comment() -> None:
-    """Without read_only_key its line is a comment, which is not installed."""
-    text = recipe(HOST, [VM], Keys(POWER))
-    assert len(heredoc(text, "KEYS")) == 1
-    assert [line[0] for line in text.splitlines() if "--read-only" in line and "overr" not in line] == ["#"]
-
-
-@pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
 @pytest.mark.parametrize(("host", "source"), [(HOST, None), (HOST, "192.0.2.50"), (ROOT_HOST, "192.0.2.50")])
-def test_every_placeholder_of_the_recipe_is_filled_in(keys: Keys, host: Host, source: str | None) -> None:
+def test_every_placeholder_of_the_recipe_is_filled_in(host: Host, source: str | None) -> None:
     """Each placeholder is filled in, and each choice is made."""
-    text = recipe(host, [VM], keys, source, as_root=host is ROOT_HOST)
+    text = recipe(host, [VM], POWER, source, as_root=host is ROOT_HOST)
     assert re.findall(r"@[A-Z_]+@|^#(?:if|else|end)\b.*", text, re.MULTILINE) == []
 
 
 def test_the_drop_in_is_the_documented_one() -> None:
     """The drop-in has a Match block for the account only, without ForceCommand, and ends the block."""
-    exempt, gap, first, *lines, last = heredoc(recipe(HOST, [VM], Keys(POWER)), "SSHD")
+    exempt, gap, first, *lines, last = heredoc(recipe(HOST, [VM], POWER), "SSHD")
     assert (exempt, gap, first, last) == ("$exempt", "", "Match User breakglass", "Match all")
     assert [line.strip() for line in lines] == [
         "AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u",
@@ -86,10 +74,10 @@ def test_the_drop_in_is_the_documented_one() -> None:
 
 def test_from_exempts_the_handlers_address() -> None:
     """The exemption is global, so it is before the Match block; without --from it is a comment."""
-    text = recipe(HOST, [VM], Keys(POWER), "192.0.2.50")
+    text = recipe(HOST, [VM], POWER, "192.0.2.50")
     assert text.index("exempt='PerSourcePenaltyExemptList 192.0.2.50'") < text.index("Match User")
     assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50" in text
-    assert "exempt='# PerSourcePenaltyExemptList ADDRESS'" in recipe(HOST, [VM], Keys(POWER))
+    assert "exempt='# PerSourcePenaltyExemptList ADDRESS'" in recipe(HOST, [VM], POWER)
 
 
 @pytest.mark.parametrize(
@@ -98,21 +86,21 @@ def test_from_exempts_the_handlers_address() -> None:
 def test_a_wrong_from_address_is_refused(source: str) -> None:
     """An address is checked before it goes into a root shell."""
     with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
-        recipe(HOST, [VM], Keys(POWER), source)
+        recipe(HOST, [VM], POWER, source)
 
 
 def test_several_addresses_are_written_as_sshd_reads_them() -> None:
     """A comma between them for sshd, a space for fail2ban; a network without bits behind its prefix."""
-    text = recipe(HOST, [VM], Keys(POWER), "192.0.2.50,10.1.2.3/8,2001:DB8::1")
+    text = recipe(HOST, [VM], POWER, "192.0.2.50,10.1.2.3/8,2001:DB8::1")
     assert "exempt='PerSourcePenaltyExemptList 192.0.2.50,10.0.0.0/8,2001:db8::1'" in text
     assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50 10.0.0.0/8 2001:db8::1" in text
     with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
-        recipe(HOST, [VM], Keys(POWER), "192.0.2.50, 192.0.2.51")
+        recipe(HOST, [VM], POWER, "192.0.2.50, 192.0.2.51")
 
 
 def test_the_block_for_root_is_the_documented_one() -> None:
     """It has the handler's address, sets no more than the key files and the keep-alive, and ends the block."""
-    text = recipe(ROOT_HOST, [VM], Keys(POWER), "192.0.2.50", as_root=True)
+    text = recipe(ROOT_HOST, [VM], POWER, "192.0.2.50", as_root=True)
     assert heredoc(text, "SSHD") == [
         "$exempt",
         "",
@@ -131,30 +119,29 @@ def test_the_block_for_root_is_the_documented_one() -> None:
     [
         ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name another account, like "),
         ("breakglass", "192.0.2.50", True, "hosts.pve1.ssh logs in as breakglass; for --account root, write "),
-        ("root", None, True, "--account root needs --from: the keys "),
+        ("root", None, True, "--account root needs --from: the key "),
     ],
 )
 def test_an_account_that_does_not_fit_is_refused(host: str, source: str | None, as_root: bool, expected: str) -> None:
     """The handler would log in to another account than the one that the recipe sets up."""
     with pytest.raises(ValueError, match=re.escape(expected)):
-        recipe(Host("pve1", Address(host, "192.0.2.10"), ""), [VM], Keys(POWER), source, as_root=as_root)
+        recipe(Host("pve1", Address(host, "192.0.2.10"), ""), [VM], POWER, source, as_root=as_root)
 
 
 def test_a_host_without_a_vm_is_refused() -> None:
     """A key line names at least one VM."""
     with pytest.raises(ValueError, match="no VM names pve1 in its hosts"):
-        recipe(HOST, [], Keys(POWER))
+        recipe(HOST, [], POWER)
 
 
-@pytest.mark.parametrize("keys", [Keys(POWER), Keys(POWER, READING)])
 @pytest.mark.parametrize(
     ("host", "source"),
     [(HOST, None), (HOST, "192.0.2.50"), (HOST, "2001:db8::/64"), (ROOT_HOST, "192.0.2.50,2001:db8::/64")],
 )
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_accepts_the_recipe(keys: Keys, host: Host, source: str | None) -> None:
+def test_shellcheck_accepts_the_recipe(host: Host, source: str | None) -> None:
     """The recipe is a script in which shellcheck finds nothing."""
-    text = recipe(host, [VM], keys, source, as_root=host is ROOT_HOST)
+    text = recipe(host, [VM], POWER, source, as_root=host is ROOT_HOST)
     ran = subprocess.run(["shellcheck", "-"], input=text, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "")
 
@@ -167,20 +154,19 @@ def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[
 
 
 def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
-    """No line of a private key and no secret is printed, and both public keys are."""
-    (power, power_public), (reading, reading_public) = new_key(), new_key()
-    config = configuration(tmp_path, power, reading)
+    """No line of the private key and no secret is printed, and the public key is."""
+    power, power_public = new_key()
+    config = configuration(tmp_path, power)
     ran = install_commands(config)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert power_public in ran.stdout
-    assert reading_public in ran.stdout
-    secrets = [*power.splitlines(), *reading.splitlines(), *re.findall(r"whsec_\S+|s{40}", config.read_text())]
+    secrets = [*power.splitlines(), *re.findall(r"whsec_\S+|s{40}", config.read_text())]
     assert [line for line in secrets if len(line) > 8 and line in ran.stdout] == []
 
 
 def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> None:
     """Without --host, or with an unknown one, the exit code is 2, the hosts are named, and no recipe is printed."""
-    config = configuration(tmp_path, new_key()[0], None, f"[hosts.pve2]\n{host_keys(tmp_path, has_reading=False)}")
+    config = configuration(tmp_path, new_key()[0], f"[hosts.pve2]\n{host_keys(tmp_path)}")
     for words in ((), ("--host", "third"), ("--host", "devvm")):
         ran = install_commands(config, *words)
         assert (ran.returncode, ran.stdout) == (2, "")
@@ -190,7 +176,7 @@ def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> Non
 
 def test_install_commands_for_root_needs_the_same_in_the_configuration(tmp_path: Path) -> None:
     """Otherwise the exit code is 2, and no recipe is printed."""
-    config = configuration(tmp_path, new_key()[0], None)
+    config = configuration(tmp_path, new_key()[0])
     root = ("--account", "root", "--from", "192.0.2.50")
     ran = install_commands(config, *root)
     assert (ran.returncode, ran.stdout, "hosts.pve1.ssh logs in as breakglass" in ran.stderr) == (2, "", True)
@@ -202,7 +188,7 @@ def test_install_commands_for_root_needs_the_same_in_the_configuration(tmp_path:
 
 def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:
     """Of two hosts with one off, none is chosen unasked: the operator may have meant the other one."""
-    config = configuration(tmp_path, new_key()[0], None, "[hosts.pve2]\nssh = 3")
+    config = configuration(tmp_path, new_key()[0], "[hosts.pve2]\nssh = 3")
     ran = install_commands(config)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "there are several hosts" in ran.stderr
@@ -211,11 +197,11 @@ def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:
 
 def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> None:
     """Each host's line has the VMs that may run there, on whichever place they name it; without one it is refused."""
-    more = "".join(f"[hosts.pve{number}]\n{host_keys(tmp_path, has_reading=False)}\n" for number in (2, 3))
+    more = "".join(f"[hosts.pve{number}]\n{host_keys(tmp_path)}\n" for number in (2, 3))
     more += '[vms.other]\nhosts = ["pve2", "pve1"]\nvmid = 103\n[vms.third]\nhosts = ["pve2"]\nvmid = 110\n'
-    config = configuration(tmp_path, new_key()[0], None, more)
+    config = configuration(tmp_path, new_key()[0], more)
     texts = [install_commands(config, "--host", name).stdout for name in ("pve1", "pve2")]
-    assert [heredoc(text, "KEYS")[0].split(" ssh-")[0] for text in texts] == [
+    assert [heredoc(text, "KEY")[0].split(" ssh-")[0] for text in texts] == [
         f'restrict,command="{SERVE}-103"',
         f'restrict,command="{SERVE[:-3]}103,110"',
     ]
@@ -225,7 +211,7 @@ def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> N
 
 def test_install_commands_refuses_an_unusable_key(tmp_path: Path) -> None:
     """For an unusable key the exit code is 2, and its content is not shown."""
-    ran = install_commands(configuration(tmp_path, "not a key", None))
+    ran = install_commands(configuration(tmp_path, "not a key"))
     assert (ran.returncode, ran.stdout, "not a key" in ran.stderr) == (2, "", False)
 
 

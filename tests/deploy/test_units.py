@@ -15,7 +15,7 @@ from ..support import claude
 from ..support.booted import Booted, booted
 from ..support.documents import commands
 from ..support.locks import ROOT
-from ..support.service import SSH_KEY, new_secret, new_ssh_key
+from ..support.service import SSH_KEY, new_secret
 from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
@@ -42,7 +42,6 @@ allow = ["status", "history", "chat"]
 [hosts.pve1]
 ssh = "breakglass@127.0.0.1:9"
 key_file = "$CREDENTIALS_DIRECTORY/secret_pve_power"
-read_only_key_file = "$CREDENTIALS_DIRECTORY/secret_pve_read"
 host_key = "any"
 
 [vms.devvm]
@@ -147,7 +146,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         "operator": new_secret(),
         "session": "s" * 40,
         "pve_power": SSH_KEY,
-        "pve_read": new_ssh_key(),
         "claude": "ANTHROPIC_API_KEY=sk-test",
     }
     etc = files / "etc/breakglass"

@@ -115,17 +115,6 @@ def public() -> str:
     return asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
 
 
-def swapped(setup: Setup) -> None:
-    """Have the two key pairs of an `init` in each other's place."""
-    setup.file("power", private("ssh-ed25519", comment="breakglass read"))
-    setup.file("read-only", private("ssh-ed25519", comment="breakglass power"))
-
-
-def swapped_between_hosts(setup: Setup) -> None:
-    second_host(setup, key_file=setup.config["hosts"]["pve1"]["read_only_key_file"])
-    del setup.config["hosts"]["pve2"]["read_only_key_file"]
-
-
 def same_secret_twice(setup: Setup) -> None:
     setup.config["callers"]["phone"] = dict(setup.config["callers"]["operator"])
 
@@ -325,11 +314,6 @@ FAULTS = [
     Fault("a key of PuTTY", in_file("power", "PuTTY-User-Key-File-3: ssh-ed25519\n"), "key-garbage", "ssh-keygen"),
     Fault("a DSA key", in_file("power", private("ssh-dss")), "key-unsupported", "ed25519"),
     Fault("a weak RSA key", in_file("power", private("ssh-rsa", key_size=1024)), "key-unsupported", "ed25519"),
-    Fault("a garbage read-only key", in_file("read-only", "garbage"), "key-garbage", "ssh-keygen"),
-    Fault("an encrypted read-only key", encrypted("read-only"), "key-encrypted", "ssh-keygen -p"),
-    Fault("one key for both", in_file("read-only", SSH_KEY), "key-is-power-key", "ssh-keygen"),
-    Fault("keys that are swapped", swapped, "keys-swapped", "swap the paths"),
-    Fault("keys that are swapped between hosts", swapped_between_hosts, "key-is-power-key", "ssh-keygen"),
     # callers
     Fault("an expired key", change("callers", "operator", not_after=at(-1)), "caller-expired", "a later not_after"),
     Fault(
@@ -419,7 +403,6 @@ AS_ROOT = [
         "two VMs with one number",
         "a garbage key",
         "an encrypted key",
-        "keys that are swapped",
         "an expired key",
         "a caller for a VM that is off",
         "a short session secret",

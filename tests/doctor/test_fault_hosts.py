@@ -24,7 +24,7 @@ from ..conftest import running_world
 from ..support.agent import agent_program
 from ..support.doctor import DoctorProcess, Fault, Report, Setup, check_fault, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
-from ..support.installing import ROOT
+from ..support.installing import ROOT, new_key
 from ..support.ports import reserve_port
 from ..support.service import new_ssh_key
 from ..support.sshd import descendants
@@ -133,9 +133,8 @@ LOGINS = [
 # --- keys ---
 
 
-def revoke(setup: HostSetup, of: Callable[[DoctorHost], str]) -> None:
-    public = of(setup.host)
-    setup.change_keys(lambda text: "".join(line for line in text.splitlines(True) if public not in line))
+def revoke(setup: HostSetup) -> None:
+    setup.change_keys(lambda text: text.replace(setup.host.power_public, new_key()[1]))
 
 
 def garbage_key(setup: HostSetup) -> None:
@@ -146,26 +145,14 @@ def second_vm(vmid: int) -> Seed:
     return lambda setup: setup.config["vms"].update(other={"hosts": ["pve1"], "vmid": vmid})
 
 
-def swap(setup: HostSetup) -> None:
-    setup.pve1["key_file"], setup.pve1["read_only_key_file"] = (
-        setup.pve1["read_only_key_file"],
-        setup.pve1["key_file"],
-    )
-
-
-def line_of(setup: HostSetup, public: str, options: str) -> None:
-    """Replace the options of one key's line."""
-
-    def change(text: str) -> str:
-        lines = [f"{options} {public}" if public in line else line for line in text.splitlines()]
-        return "\n".join(lines) + "\n"
-
-    setup.change_keys(change)
+def line(setup: HostSetup, options: str) -> None:
+    """Replace the options of the key's line."""
+    setup.change_keys(lambda _: f"{options} {setup.host.power_public}\n")
 
 
 SERVE = '"/usr/local/sbin/breakglass-pve serve --vms 102'
-AS_CLAUDE = f'command={SERVE} --read-only --as claude"'
-WITH_FILES = AS_CLAUDE.replace(
+COMMAND = f'command={SERVE}"'
+WITH_FILES = COMMAND.replace(
     '"', '"case $SSH_ORIGINAL_COMMAND in *sftp*) exec /usr/lib/openssh/sftp-server;; esac; ', 1
 )
 
@@ -181,10 +168,10 @@ def without_drop_in(setup: HostSetup, forwarding: str) -> None:
     setup.use_sshd("-o", f"AllowTcpForwarding={forwarding}")
 
 
-def open_line(options: str, *, power: bool = False, forwarding: str = "yes") -> Seed:
+def open_line(options: str, *, forwarding: str = "yes") -> Seed:
     def seed(setup: HostSetup) -> None:
         without_drop_in(setup, forwarding)
-        line_of(setup, setup.host.power_public if power else setup.host.reading_public, options)
+        line(setup, options)
 
     return seed
 
@@ -205,34 +192,25 @@ def edit(old: str, new: str) -> Seed:
 
 
 KEYS = [
-    ("power key revoked", lambda s: revoke(s, lambda h: h.power_public), "key-not-accepted", RECIPE),
+    ("power key revoked", revoke, "key-not-accepted", RECIPE),
     ("power key not installed", lambda s: s.file("power", new_ssh_key()), "key-not-accepted", "breakglass-pve check"),
     ("garbage power key", garbage_key, "host-disabled", "see breakglass docs runbook; then systemctl reload"),
     ("one of two VMs is off", second_vm(0), "vm-disabled", "[vms.other]"),
-    ("read-only key revoked", lambda s: revoke(s, lambda h: h.reading_public), "read-only-key-not-accepted", RECIPE),
     ("no key in the file", lambda s: s.host.keys.write_text(""), "key-not-accepted", RECIPE),
     ("no key file", lambda s: s.host.keys.unlink(), "key-not-accepted", RECIPE),
     ("key file of others", lambda s: s.host.keys.chmod(0o666), "key-not-accepted", "breakglass-pve check"),
-    ("keys swapped", swap, "keys-swapped", "swap hosts.pve1.key_file and hosts.pve1.read_only_key_file"),
     (
         "power key line is read-only",
-        lambda s: line_of(s, s.host.power_public, f'restrict,command={SERVE} --read-only"'),
+        lambda s: line(s, f'restrict,command={SERVE} --read-only"'),
         "power-key-read-only",
         RECIPE,
     ),
-    (
-        "read-only key line has power",
-        lambda s: line_of(s, s.host.reading_public, f'restrict,command={SERVE}"'),
-        "read-only-key-has-power",
-        "--read-only",
-    ),
-    ("power key opens a shell", open_line("restrict", power=True), "opens-shell", RECIPE),
-    ("read-only key opens a shell", open_line("restrict"), "opens-shell", "breakglass-pve check"),
-    ("line allows forwarding", open_line(f"restrict,port-forwarding,{AS_CLAUDE}"), "allows-forwarding", "restrict,"),
-    ("line allows a terminal", open_line(f"restrict,pty,{AS_CLAUDE}"), "allows-terminal", "restrict,"),
-    ("line without restrict", open_line(AS_CLAUDE), "allows-forwarding", "restrict,"),
-    ("line reaches ports", open_line(AS_CLAUDE, forwarding="local"), "allows-forwarding", "restrict,"),
-    ("line opens ports", open_line(AS_CLAUDE, forwarding="remote"), "allows-forwarding", "restrict,"),
+    ("key opens a shell", open_line("restrict"), "opens-shell", RECIPE),
+    ("line allows forwarding", open_line(f"restrict,port-forwarding,{COMMAND}"), "allows-forwarding", "restrict,"),
+    ("line allows a terminal", open_line(f"restrict,pty,{COMMAND}"), "allows-terminal", "restrict,"),
+    ("line without restrict", open_line(COMMAND), "allows-forwarding", "restrict,"),
+    ("line reaches ports", open_line(COMMAND, forwarding="local"), "allows-forwarding", "restrict,"),
+    ("line opens ports", open_line(COMMAND, forwarding="remote"), "allows-forwarding", "restrict,"),
     ("line opens files beside the agent", open_line(f"restrict,{WITH_FILES}"), "allows-sftp", RECIPE),
     ("line opens files alone", open_line('restrict,command="internal-sftp"'), "allows-sftp", RECIPE),
     ("line opens files", open_line('restrict,command="internal-sftp"'), "agent-silent", "breakglass-pve check"),
@@ -251,7 +229,7 @@ KEYS = [
         "expiry-time=",
     ),
     ("no keys at sshd", lambda s: s.use_sshd("-o", "PubkeyAuthentication=no"), "turned-away", "breakglass-pve check"),
-    ("line with another option", open_line(f"restrict,{AS_CLAUDE.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
+    ("line with another option", open_line(f"restrict,{COMMAND.replace('--vms', '--vm')}"), "key-line-wrong", RECIPE),
 ]
 
 # --- the host agent ---
@@ -476,12 +454,12 @@ HOST = [
 
 # The others are run with --all.
 QUICK = """
-refused; host key differs; power key revoked; read-only key line has power; power key opens a shell; agent missing;
+refused; host key differs; power key revoked; power key line is read-only; key opens a shell; agent missing;
 agent of another build; key serves another VM; no quorum
 """
 # A rescue works all the same. The others are errors.
 WARNINGS = """
-host key any; read-only key revoked; agent of another build; agent is older;
+host key any; agent of another build; agent is older;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
 archive hung; broken chain
@@ -541,10 +519,6 @@ def sign_host_key(setup: HostSetup) -> None:
     setup.pve1["host_ca"] = " ".join(authority.with_suffix(".pub").read_text().split()[:2])
 
 
-def without_read_only_key(setup: HostSetup) -> None:
-    setup.pve1.pop("read_only_key_file")
-
-
 def by_name(setup: HostSetup) -> None:
     setup.pve1["ssh"] = setup.pve1["ssh"].replace("127.0.0.1", "localhost")
 
@@ -561,7 +535,6 @@ HEALTHY: dict[str, tuple[Seed, list[str]]] = {
     "suspended to disk": (vm_conf("lock: suspended\nname: devvm\n"), []),
     "IPv6": (listen_on_ipv6, []),
     "host_ca": (sign_host_key, []),
-    "no read-only key": (without_read_only_key, []),
     "by name": (by_name, []),
     "several VMs": (running_job_of_another_vm, []),
 }
@@ -600,12 +573,11 @@ async def test_the_demo_is_a_good_host(short_dir: Path, doctor_process: DoctorPr
     """The demo's host has no accounts, and another SSH server than sshd: neither is a fault."""
     with running_world(short_dir / "w") as world:
         host = await listen(world)
-        keys = {"key": host.power_key, "read_only_key": host.read_only_key, "host_key": host.host_key}
-        setup = Setup(short_dir, doctor_process, port=host.port, **keys)
+        setup = Setup(short_dir, doctor_process, port=host.port, key=host.power_key, host_key=host.host_key)
         report = await asyncio.to_thread(setup.doctor, places=HOSTS)
         await host.close()
     assert codes(report, "error") == codes(report, "warning") == []
-    assert codes(report, "ok").count("only-agent") == 2
+    assert codes(report, "ok").count("only-agent") == 1
 
 
 @pytest.mark.all
@@ -654,8 +626,8 @@ def test_a_login_that_fails_is_tried_once(setup: HostSetup) -> None:
         door = setup.use_sshd("-o", "LogLevel=VERBOSE", "-E", str(log))
         look(setup)
         until(lambda: not descendants(door.process.pid), "the end of sshd's other processes, and so of what they log")
-    assert log.read_text().count("Connection from ") == 2 + 1  # one for each key, and the one that waited for sshd
-    assert log.read_text().count("Failed publickey") == 2
+    assert log.read_text().count("Connection from ") == 1 + 1  # the key's, and the one that waited for sshd
+    assert log.read_text().count("Failed publickey") == 1
 
 
 @pytest.mark.all
@@ -664,11 +636,7 @@ def test_two_hosts_with_both_kinds_of_account(setup: HostSetup, tmp_path: Path) 
     other = DoctorHost(tmp_path, user="root")
     try:
         table = {"ssh": f"root@127.0.0.1:{other.door.port}", "host_key": other.host_key}
-        table |= {
-            "key_file": setup.file("power2", other.power),
-            "read_only_key_file": setup.file("read2", other.reading),
-        }
-        setup.config["hosts"]["pve2"] = table
+        setup.config["hosts"]["pve2"] = table | {"key_file": setup.file("power2", other.power)}
         setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 102}
         report = look(setup)
     finally:

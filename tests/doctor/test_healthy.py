@@ -46,7 +46,7 @@ def secrets_in_the_file(setup: Setup) -> None:
     """Have one file with everything."""
     setup.config["callers"] = {"operator": {"secret": new_secret(), "allow": ["status", "cycle"]}}
     host = setup.config["hosts"]["pve1"]
-    del host["key_file"], host["read_only_key_file"]
+    del host["key_file"]
     host |= {"key": SSH_KEY, "host_key": HOST_KEYS[:1]}
     setup.config["sessions"] = {"secret": "ohw0Ienie4Aex5quahngeiSie4eighuMa8eiXai2"}
 
@@ -92,7 +92,6 @@ def many_callers(setup: Setup) -> None:
 def an_rsa_key(setup: Setup) -> None:
     key = asyncssh.generate_private_key("ssh-rsa", key_size=3072).export_private_key("pkcs1-pem").decode()
     setup.file("power", key)
-    del setup.config["hosts"]["pve1"]["read_only_key_file"]
 
 
 def addresses(setup: Setup) -> None:

@@ -26,10 +26,9 @@ def running(nodes: Cluster, directory: Path, doctor_process: DoctorProcess) -> I
     place.mkdir()
     setup = new_setup(place, doctor_process, nodes.nodes["pve1"])
     for name, sshd in nodes.nodes.items():
-        keys = {"key": sshd.power_key, "read_only_key": sshd.read_only_key}
-        files = {f"{kind}_file": setup.file(f"{name}-{kind}", key) for kind, key in keys.items()}
+        key = setup.file(f"{name}-key", sshd.power_key)
         address = f"breakglass@127.0.0.1:{sshd.port}"
-        setup.config["hosts"][name] = {"ssh": address, "host_key": [sshd.host_key], "cluster": "demo", **files}
+        setup.config["hosts"][name] = {"ssh": address, "host_key": [sshd.host_key], "cluster": "demo", "key_file": key}
     setup.config["vms"]["devvm"]["hosts"] = list(nodes.nodes)
     with Running(setup).run() as running:
         for name in nodes.nodes:

@@ -38,7 +38,6 @@ OTHERS = """
 ssh = "breakglass@127.0.0.1:{port}"
 key = '''{key}'''
 host_key = {host_key}
-read_only_key = '''{key}'''
 [vms.twin]
 hosts = ["pve2"]
 vmid = 103

@@ -22,7 +22,7 @@ import pytest
 
 from breakglass.base.findings import ERROR, Finding
 
-from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret, new_ssh_key
+from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret
 
 SECONDS = 150.0  # doctor ends within 30, or on a busy machine within the limits below
 # What a busy machine may take for what is well. A test that waits for a limit sets it.
@@ -169,7 +169,6 @@ class Setup:
         *,
         port: int = 1,
         key: str = SSH_KEY,
-        read_only_key: str = "",
         host_key: object = "any",
     ) -> None:
         self.directory, self._process, self.stack = directory, process, ExitStack()
@@ -190,7 +189,6 @@ class Setup:
                 "pve1": {
                     "ssh": f"breakglass@127.0.0.1:{port}",
                     "key_file": self.file("power", key),
-                    "read_only_key_file": self.file("read-only", read_only_key or new_ssh_key()),
                     "host_key": host_key,
                 }
             },

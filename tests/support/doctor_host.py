@@ -58,9 +58,7 @@ class HostSetup(Setup):
     """A configuration with that host."""
 
     def __init__(self, directory: Path, process: DoctorProcess, host: DoctorHost) -> None:
-        super().__init__(
-            directory, process, port=host.door.port, key=host.power, read_only_key=host.reading, host_key=host.host_key
-        )
+        super().__init__(directory, process, port=host.door.port, key=host.power, host_key=host.host_key)
         self.host = host
         self.pve1 = self.config["hosts"]["pve1"]
         self.pve1["ssh"] = f"{host.user}@127.0.0.1:{host.door.port}"

@@ -31,11 +31,10 @@ def new_key() -> tuple[str, str]:
     return key.export_private_key().decode(), " ".join(key.export_public_key().decode().split()[:2])
 
 
-def configuration(directory: Path, power: str, reading: str | None, more: str = "") -> Path:
-    """Write breakglass.toml with the host pve1, its VM 102, and the two private keys in files of their own."""
-    for name, text in (("power", power), ("reading", reading or "")):
-        (directory / name).touch(0o600)
-        (directory / name).write_text(text)
+def configuration(directory: Path, power: str, more: str = "") -> Path:
+    """Write breakglass.toml with the host pve1, its VM 102, and the private key in a file of its own."""
+    (directory / "power").touch(0o600)
+    (directory / "power").write_text(power)
     path = directory / "breakglass.toml"
     path.touch(0o600)
     path.write_text(f"""
@@ -43,7 +42,7 @@ def configuration(directory: Path, power: str, reading: str | None, more: str = 
         secret = "{new_secret()}"
         allow = ["status"]
         [hosts.pve1]
-        {host_keys(directory, reading is not None)}
+        {host_keys(directory)}
         [vms.devvm]
         hosts = ["pve1"]
         vmid = 102
@@ -54,13 +53,11 @@ def configuration(directory: Path, power: str, reading: str | None, more: str = 
     return path
 
 
-def host_keys(directory: Path, has_reading: bool = True) -> str:
-    """Return what a host's entry says of its address and its keys, the same for each host."""
-    reading = f'read_only_key_file = "{directory}/reading"' if has_reading else ""
+def host_keys(directory: Path) -> str:
+    """Return what a host's entry says of its address and its key, the same for each host."""
     return f"""
         ssh = "breakglass@127.0.0.1"
         key_file = "{directory}/power"
-        {reading}
         host_key = "any"
     """
 
@@ -87,8 +84,8 @@ class Installed:
         shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
         self._write_host()
         self.space = self._namespace()
-        (self.power, self.power_public), (self.reading, self.reading_public) = new_key(), new_key()
-        self.config = configuration(directory, self.power, self.reading, more)
+        self.power, self.power_public = new_key()
+        self.config = configuration(directory, self.power, more)
         self.recipe = self.print_recipe(user)
         self.first = self.run("/bin/sh", "-s", stdin=self.recipe)
         (directory / "etc.kept").mkdir()

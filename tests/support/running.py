@@ -67,8 +67,7 @@ class Running:
 
 def new_setup(directory: Path, process: DoctorProcess, sshd: Sshd) -> Setup:
     """Return a good configuration whose host is the real sshd."""
-    keys = {"key": sshd.power_key, "read_only_key": sshd.read_only_key}
-    setup = Setup(directory, process, port=sshd.port, host_key=[sshd.host_key], **keys)
+    setup = Setup(directory, process, port=sshd.port, host_key=[sshd.host_key], key=sshd.power_key)
     setup.config["alerts"] = [ALERT]
     setup.config["callers"]["sender"] = {"token_file": setup.file("token", "bgt_" + "t" * 43), "allow": ["forensics"]}
     setup.config["callers"]["historian"] = {"secret_file": setup.file("historian", new_secret()), "allow": ["history"]}

@@ -14,7 +14,7 @@ from breakglass.chat.turns import Chat
 from breakglass.config.model import Address, ChatSettings, Host, Vm
 from breakglass.config.model_api import ModelApi
 
-VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), "", "read-only"),))
+VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "127.0.0.1"), ""),))
 SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
 DONE = {"type": "done", "n": 2, "ok": True}
 

@@ -87,7 +87,6 @@ class Talker(Service):
             text = config_text(chatters, port=reserve_port(), key=SSH_KEY, host_key="any")
         else:
             text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
-            text = text.replace("[vms.devvm]", f"read_only_key = '''{host.read_only_key}'''\n\n[vms.devvm]")
         text = text.replace("[sessions]\n", f"[sessions]\ndir = {json.dumps(str(self.sessions))}\n")
         table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
         self.credential = directory / f"credential-{self.port}"

@@ -11,7 +11,7 @@ from breakglass.chat.events import find_proposed_verb
 from breakglass.chat.program import BRIEF
 from breakglass.config.model import Address, Host, Vm
 
-HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power", "reading")
+HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power")
 VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"), guest_key="own")
 NO_KEY = replace(VM, guest_key="")
 TEXT = BRIEF.read_text(encoding="utf-8")

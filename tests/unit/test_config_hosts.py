@@ -33,7 +33,8 @@ SPARE = (
     "Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4= the spare one"
 )
 KEY = f"key = '''{SSH_KEY}'''"
-READING = new_ssh_key()
+PKCS8 = asyncssh.import_private_key(SSH_KEY).export_private_key("pkcs8-pem").decode()
+GUEST_KEY = new_ssh_key()
 ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTHER_VM.replace("pve1", "pve2")
 
 
@@ -55,10 +56,10 @@ def with_vm(text: str, name: str = "devvm") -> Config:
 
 
 def test_a_host_is_read() -> None:
-    """A host has an address, a power key and its pinned keys, and no read-only key unless one is given."""
+    """A host has an address, a power key and its pinned keys."""
     own = host(read(GOOD))
     assert own.ssh == Address("breakglass", "192.0.2.10", 2222)
-    assert (own.name, own.key, own.read_only_key) == ("pve1", SSH_KEY.strip(), "")
+    assert (own.name, own.key) == ("pve1", SSH_KEY.strip())
     assert (own.host_keys, own.host_cas, own.any_host_key) == ((HOST_KEY,), (), False)
     assert (own.node, host(with_host('node = "pve-1"')).node) == ("", "pve-1")
 
@@ -104,25 +105,14 @@ def test_a_host_is_named_like_its_node(name: str) -> None:
     assert list(read(GOOD.replace("pve1", name)).hosts) == [name]
 
 
-def test_hosts_can_share_their_keys() -> None:
-    """One pair of keys may serve all hosts of a cluster."""
-    files = {"power": SSH_KEY, "read": READING}
-    lines = 'key_file = "power"\nread_only_key_file = "read"'
-    config = read((GOOD + ON_PVE2).replace(KEY, lines), files)
+def test_hosts_can_share_their_key() -> None:
+    """One key may serve all hosts of a cluster."""
+    config = read((GOOD + ON_PVE2).replace(KEY, 'key_file = "power"'), {"power": SSH_KEY})
     assert config.problems == ()
     assert {own.key for own in config.hosts.values()} == {SSH_KEY.strip()}
-    assert {own.read_only_key for own in config.hosts.values()} == {READING.strip()}
 
 
 # --- keys ---
-
-
-def test_the_read_only_key_is_read() -> None:
-    """The read-only key may be in the table or in a file, and is never shown."""
-    own = host(with_host(f"read_only_key = '''{READING}'''"))
-    assert own.read_only_key == READING.strip()
-    assert host(with_host('read_only_key_file = "a"', {"a": READING})) == own
-    assert READING.splitlines()[2] not in repr(own)
 
 
 @pytest.mark.parametrize("around", [" \n\t{}", "{}\n\n", "\r\n{}\r\n"])
@@ -150,19 +140,17 @@ UNUSABLE = {  # the options of ssh-keygen, or the text itself: what is said abou
 }
 
 
-@pytest.mark.parametrize("name", ["key", "read_only_key"])
 @pytest.mark.parametrize(("made", "message", "hint"), UNUSABLE.values(), ids=UNUSABLE)
 def test_a_key_that_can_not_be_used_is_a_problem(
-    tmp_path: Path, name: str, made: str | tuple[str, ...], message: str, hint: str
+    tmp_path: Path, made: str | tuple[str, ...], message: str, hint: str
 ) -> None:
     """The problem has the key's path and file and says what to do, before any login is tried. It shows no key."""
     private = made if isinstance(made, str) else made_by_ssh_keygen(tmp_path, *made)
-    rest = GOOD if name == "read_only_key" else changed(KEY, "")
     for line, path, source in (
-        (f'{name}_file = "/run/secrets/a"', f"{name}_file", ' in "/run/secrets/a"'),
-        (f"{name} = '''{private}'''", name, ""),
+        ('key_file = "/run/secrets/a"', "key_file", ' in "/run/secrets/a"'),
+        (f"key = '''{private}'''", "key", ""),
     ):
-        text = rest.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{line}\n")
+        text = changed(KEY, "").replace("[hosts.pve1]\n", f"[hosts.pve1]\n{line}\n")
         found = problems(text, {"/run/secrets/a": private})
         assert (found[0].place, found[0].sentence) == (f"hosts.pve1.{path}", message + source)
         assert hint in found[0].fix
@@ -178,54 +166,13 @@ def test_a_host_whose_key_can_not_be_used_is_off() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("line", "path"),
-    [
-        ('read_only_key_file = "gone"', "read_only_key_file"),
-        ("read_only_key = 7", "read_only_key"),
-        ("read_only_key = []", "read_only_key"),
-        ("read_only_key = 'rubbish'", "read_only_key"),
-        (f"read_only_key = '''{READING}'''\nread_only_key_file = 'gone'", "read_only_key_file"),
-    ],
-)
-def test_a_fault_in_the_read_only_key_leaves_the_host_on(line: str, path: str) -> None:
-    """The host and its VMs stay on; claude has no key."""
-    config = with_host(line)
-    assert (host(config).read_only_key, set(config.vms)) == ("", {"devvm"})
-    assert [problem.place for problem in config.problems] == [f"hosts.pve1.{path}"]
-
-
-@pytest.mark.parametrize("format_name", ["openssh", "pkcs8-pem"])
-def test_claude_is_not_given_the_power_key(format_name: str) -> None:
-    """One key for both is a fault, however it is written: claude's key must never be able to change power."""
-    power = asyncssh.import_private_key(SSH_KEY).export_private_key(format_name).decode()
-    for line, path, source in (
-        ('read_only_key_file = "/run/secrets/a"', "read_only_key_file", ' in "/run/secrets/a"'),
-        (f"read_only_key = '''{power}'''", "read_only_key", ""),
-    ):
-        config = with_host(line, {"/run/secrets/a": power})
-        assert host(config).read_only_key == ""
-        assert [(p.place, p.sentence) for p in config.problems] == [(f"hosts.pve1.{path}", f"is the power key{source}")]
-
-
-def test_claude_is_not_given_the_power_key_of_another_host() -> None:
-    """A key that changes power on one host can't be the read-only key of another: claude could use it there."""
-    text = GOOD.replace("[vms.devvm]", f"read_only_key = '''{READING}'''\n[vms.devvm]")
-    text += f"[hosts.pve2]\nssh = 'a@192.0.2.12'\nkey = '''{READING}'''\nhost_key = 'any'\n"
-    config = read(text)
-    assert (config.hosts["pve1"].read_only_key, set(config.vms)) == ("", {"devvm"})
-    assert [(p.place, p.sentence) for p in config.problems] == [
-        ("hosts.pve1.read_only_key", "is the power key of pve2")
-    ]
-
-
-def test_a_power_key_stays_one_while_its_host_is_off() -> None:
-    """A mistake beside a power key does not make that key fit for claude on another host."""
-    text = GOOD.replace("[vms.devvm]", f"read_only_key = '''{READING}'''\n[vms.devvm]")
-    text += f"[hosts.pve2]\nssh = 'no address'\nkey = '''{READING}'''\nhost_key = 'any'\n"
-    config = read(text)
-    assert (config.hosts_off, config.hosts["pve1"].read_only_key) == (("pve2",), "")
-    assert [p.place for p in config.problems] == ["hosts.pve2.ssh", "hosts.pve1.read_only_key"]
+def test_an_old_read_only_key_is_no_setting() -> None:
+    """A configuration that still names one is told to take it out, in a sentence that shows no key."""
+    for name in ("read_only_key", "read_only_key_file"):
+        first, *others = problems(GOOD.replace(KEY, f"{KEY}\n{name} = '''{GUEST_KEY}'''"))
+        assert (first.place, first.code) == (f"hosts.pve1.{name}", "unknown-setting")
+        assert (first.sentence, first.fix.endswith(", or take it out")) == ("is not a setting", True)
+        assert not any(GUEST_KEY.splitlines()[1] in str(problem) for problem in [first, *others])
 
 
 @pytest.mark.parametrize(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
@@ -474,8 +421,8 @@ def test_the_guest_is_read() -> None:
 
 def test_the_guest_has_a_key_of_its_own() -> None:
     """In the file, or in one of its own; never in what shows a VM, and none of its host's."""
-    reading, own_key = f"[hosts.pve1]\nread_only_key = '''{READING}'''\n", new_ssh_key().strip()
-    text = GOOD.replace("[vms.devvm]\n", f"[vms.devvm]\n{GUEST}\n").replace("[hosts.pve1]\n", reading)
+    own_key = new_ssh_key().strip()
+    text = GOOD.replace("[vms.devvm]\n", f"[vms.devvm]\n{GUEST}\n")
     assert vm(read(text)).guest_key == ""
     inline = vm(read(text.replace(GUEST, f"{GUEST}\nguest_key = '''{own_key}'''")))
     assert inline.guest_key == own_key
@@ -490,9 +437,10 @@ def test_the_guest_has_a_key_of_its_own() -> None:
         ('guest = "claude@192.0.2.20"', "guest_host_key"),
         ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
         (f'guest_host_ca = "{GUEST_CA}"', "guest_host_ca"),
-        (f"guest_key = '''{READING}'''", "guest_key"),
+        (f"guest_key = '''{GUEST_KEY}'''", "guest_key"),
         (f"{GUEST}\nguest_key = 'rubbish'", "guest_key"),
-        (f"{GUEST}\nguest_{KEY}", "guest_key"),  # the power key
+        (f"{GUEST}\nguest_{KEY}", "guest_key"),  # the power key, and the same in another format
+        (f"{GUEST}\nguest_key = '''{PKCS8}'''", "guest_key"),
         (f'{GUEST}\nguest_key_file = "gone"', "guest_key_file"),
     ],
 )
@@ -507,8 +455,6 @@ def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
     """A fault that switches a VM or a host off hides no fault in what only claude uses."""
     text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"')
     assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key")}
-    text = GOOD.replace(KEY, "key = 7\nread_only_key = []")
-    assert {"hosts.pve1.key", "hosts.pve1.read_only_key"} < set(paths(text))
 
 
 def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:

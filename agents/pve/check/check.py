@@ -32,9 +32,9 @@ from .findings import (
 from .key_lines import (
     KeyLine,
     forced_program,
-    judge_both_kinds,
     judge_elsewhere,
     judge_key_lines,
+    judge_kinds,
     judge_vms,
     parse_key_lines,
 )
@@ -209,7 +209,7 @@ def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file
         yield _judge_place(host, path)
         yield from judge_key_lines(path, found)
         lines += found
-    yield from judge_both_kinds(lines)
+    yield from judge_kinds(lines)
     yield from _check_programs(host, lines, own_file)
     yield from _check_vms(host.root, lines)
     elsewhere = [path for path in (*roots, _PVE_KEYS) if path not in paths]

@@ -104,17 +104,13 @@ def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
     yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
 
 
-def judge_both_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
-    """Warn where no key or no read-only key is installed, and where a key reaches every VM."""
+def judge_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
+    """Say of what kind each key is; warn where no power key is installed, and where a key reaches every VM."""
     ours = [line for line in lines if served_vms(line)]
-    for kind, found in (
-        ("power", [line for line in ours if not _is_read_only(line)]),
-        ("read-only", [line for line in ours if _is_read_only(line)]),
-    ):
-        if not found:
-            yield warning(f"there is no {kind} key", "add its line to the key file")
-        for line in found:
-            yield ok(f"{line.where}: a {kind} key for VM {served_vms(line)}")
+    if all(_is_read_only(line) for line in ours):
+        yield warning("there is no power key", "add its line to the key file")
+    for line in ours:
+        yield ok(f"{line.where}: a {'read-only' if _is_read_only(line) else 'power'} key for VM {served_vms(line)}")
     for line in ours:
         if (served := served_vms(line)) and served.is_every:
             yield warning(
