@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from breakglass.agents.pve.words import DEADLINES
-from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import READS, Session, execute, set_constants
+from ..support.ha_services import Ha
 from ..support.pve_host import HA_UNITS, await_ha_rounds, ha_queue, ha_requested, hook, kill_ha, systemctl, under_ha
 from ..support.stages import until
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.host.pve_tasks import parse_task
-from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.processes import name_of, processes_of
 from breakglass.demo.proxmox.times import SECONDS, seconds
 from breakglass.demo.proxmox.world import CONF, VMID, World
 
 from ..support.failing_tools import misbehave
+from ..support.ha_services import Ha, give_ha_manager
 from ..support.hung import dead_fuse
 from ..support.pve_host import (
     HA_UNITS,
@@ -453,6 +453,7 @@ def test_a_flock_that_is_let_go_is_taken(world: World) -> None:
 
 
 def refused_by_pmxcfs(world: World) -> None:
+    give_ha_manager(world.bin, world.root)
     for command in ("qm status 102", "qm stop 102", "pvesm status", "ha-manager status"):
         name, *words = command.split()
         ran = subprocess.run([world.bin / name, *words], capture_output=True, text=True)

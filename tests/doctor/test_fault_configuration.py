@@ -403,6 +403,7 @@ AS_ROOT = [
         "two VMs with one number",
         "a garbage key",
         "an encrypted key",
+        "keys that are swapped",
         "an expired key",
         "a caller for a VM that is off",
         "a short session secret",

@@ -21,13 +21,12 @@ STANDIN = "/usr/share/proxmox-standin"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: {name}\nvirtio0: local:vm-{vmid}-disk-0.raw,size=1M\n"
 TOOLS = {
     "qm": ("qm",),
-    "ha-manager": ("ha",),
     **{name: ("pve_tools", name) for name in ("pvesh", "pvecm", "pvesm", "pveversion")},
 }
 _RUN_STANDIN = """#!/bin/sh
 BREAKGLASS_DEMO_ROOT=pve1 exec /usr/bin/python3 -IS -c "import sys
 package = type(sys)('breakglass'); package.__path__ = ['{standin}/breakglass']; sys.modules['breakglass'] = package
-from breakglass.demo.proxmox.{module} import main; sys.exit(main())" {words} "$@"
+{main}" {words} "$@"
 """
 
 
@@ -129,8 +128,12 @@ def furnish_proxmox(host: Machine) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     for name, (module, *words) in TOOLS.items():
-        text = _RUN_STANDIN.format(standin=STANDIN, module=module, words=" ".join(["''", *words]))
+        main = f"from breakglass.demo.proxmox.{module} import main; sys.exit(main())"
+        text = _RUN_STANDIN.format(standin=STANDIN, main=main, words=" ".join(["''", *words]))
         host.write(f"/usr/sbin/{name}", text, 0o755)
+    host.write(f"{STANDIN}/ha_services.py", (ROOT / "tests/support/ha_services.py").read_text())
+    main = f"import runpy; runpy.run_path('{STANDIN}/ha_services.py', run_name='__main__')"
+    host.write("/usr/sbin/ha-manager", _RUN_STANDIN.format(standin=STANDIN, main=main, words="'' ha-manager"), 0o755)
     node = "/etc/pve/nodes/pve1"
     for vmid, name in ((102, "devvm"), (103, "mail")):
         host.write(f"{node}/qemu-server/{vmid}.conf", CONF.format(vmid=vmid, name=name))

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from breakglass.demo.proxmox.ha import Ha
 from breakglass.demo.proxmox.processes import ROOT, end_processes, name_of, processes_of
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
 from .failing_tools import break_storage, misbehave, misbehave_ha
-from .ha_services import program
+from .ha_services import Ha, give_ha_manager, program
 from .signals import signal_process
 from .stages import until
 
@@ -73,6 +72,7 @@ def under_ha(
     """
     if world.scale == 1:
         mode = {"round": 0.2, "lock": 2, **mode}
+    give_ha_manager(world.bin, world.root)
     ha = world.root / "etc/pve/ha"
     ha.mkdir(exist_ok=True)
     (ha / "resources.cfg").write_text(

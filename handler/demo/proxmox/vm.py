@@ -5,7 +5,6 @@ import os
 import socket
 import time
 
-from ...base.isolated import isolated_command
 from .processes import Died, run_command
 from .times import LEAST_FOR_QEMU, LEAST_FOR_QMP, scaled, seconds
 from .vm_conf import apply_pending, read_section
@@ -133,7 +132,7 @@ class Vm:
     def ask_ha(self, verb: str, *words: str) -> None:
         """Send a request to HA and return at once, as `hastop` and `hastart` do."""
         say(f"Requesting HA {verb} for VM {self.vmid}")
-        if code := run_command([*isolated_command("demo.proxmox.ha"), self.root, *words]):
+        if code := run_command(["ha-manager", *words]):
             raise Died(f"command 'ha-manager {' '.join(words)}' failed: exit code {code}")
 
     # --- the monitor ---

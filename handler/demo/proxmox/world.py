@@ -88,17 +88,14 @@ class World:
 
     def _write_commands(self) -> None:
         root = str(self.root)
-        mark = f"{ROOT}={shlex.quote(root)}"
+        environment = f'{ROOT}={shlex.quote(root)} PATH={shlex.quote(str(self.bin))}:"$PATH"'
         commands = {
-            "qm": [*isolated_command("demo.proxmox.qm"), root],
-            "ha-manager": [*isolated_command("demo.proxmox.ha"), root],
-        }
-        commands |= {
             name: [*isolated_command("demo.proxmox.pve_tools"), root, name]
             for name in ("pvesh", "pvecm", "pvesm", "pveversion")
         }
+        commands["qm"] = [*isolated_command("demo.proxmox.qm"), root]
         for name, command in commands.items():
-            (self.bin / name).write_text(f'#!/bin/sh\n{mark} exec {shlex.join(command)} "$@"\n')
+            (self.bin / name).write_text(f'#!/bin/sh\n{environment} exec {shlex.join(command)} "$@"\n')
             (self.bin / name).chmod(0o755)
 
     def _vm_command(self) -> list[str]:
