@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..base.budget import HOLD_SECONDS, LOOK_SECONDS
-from ..base.findings import ERROR, Finding, error, ok, warning
+from ..base.findings import ERROR, Finding
 from ..base.threads import run_in_thread
 from ..client import Signer
 from ..config.server import normal_url
@@ -20,7 +20,9 @@ from .http import Broken, Reply, exchange, failure, judge_stranger
 from .proxy import is_direct, look_at_lines, look_at_patience, look_at_requests
 from .signed import Echo, look_at_key, look_at_vms
 from .tls import look_at_port
-from .visit import Visit
+from .visit import HANDLER, Visit, about
+
+found_ok, found_warning, found_error = about(HANDLER)
 
 # --- The page at a handler's URL: whether a browser gets all of its files, as they are ---
 
@@ -29,27 +31,27 @@ _POLICY = "script-src 'self'"
 REINSTALL = "install the package again (breakglass docs install), then systemctl restart breakglass"
 
 
-def look_at_page(place: str, url: str) -> Iterator[Finding]:
+def look_at_page(url: str) -> Iterator[Finding]:
     """Yield what is wrong with the page, or that nothing is."""
     try:
         page = exchange(url, "GET", "/")
         if page.status != 200 or b"<title>Breakglass</title>" not in page.body:
-            yield _judge_missing(place, url, page)
+            yield _judge_missing(url, page)
             return
-        yield from _look_at_files(place, url, page)
+        yield from _look_at_files(url, page)
     except (OSError, http.client.HTTPException) as problem:
         fix = "run doctor again; if this stays, read the proxy's error log"
-        yield error(place, "page-missing", f"The page at {url} can't be read: {failure(problem)}.", fix)
+        yield found_error("page-missing", f"The page at {url} can't be read: {failure(problem)}.", fix)
 
 
-def _judge_missing(place: str, url: str, page: Reply) -> Finding:
+def _judge_missing(url: str, page: Reply) -> Finding:
     if page.error or page.status == 200:
         sentence = f"The handler answers at {url}, but there is no page (HTTP {page.status})."
-        return error(place, "page-missing", sentence, REINSTALL)
-    return judge_stranger(place, url, "/", page)
+        return found_error("page-missing", sentence, REINSTALL)
+    return judge_stranger(url, "/", page)
 
 
-def _look_at_files(place: str, url: str, page: Reply) -> Iterator[Finding]:
+def _look_at_files(url: str, page: Reply) -> Iterator[Finding]:
     page_list = exchange(url, "GET", f"/{PAGE_LIST}")
     digests = page_list.json.get("files")
     listed = digests if isinstance(digests, dict) else {}
@@ -61,20 +63,20 @@ def _look_at_files(place: str, url: str, page: Reply) -> Iterator[Finding]:
     if missing:
         sentence = f"Files of the page are missing at {url}: {', '.join(missing)}; a browser can't sign there."
         fix = f"{REINSTALL}; behind a proxy, pass every path on: breakglass docs proxies"
-        yield error(place, "page-files-missing", sentence, fix)
+        yield found_error("page-files-missing", sentence, fix)
     elif altered:
         names_altered = ", ".join(altered).replace("./", "the page itself")
         sentence = (
             f"The proxy changes files of the page at {url}: {names_altered}; no device can store it for an outage."
         )
         fix = "in the proxy, switch off what changes HTML, scripts or styles (minifying, what it adds) for this name"
-        yield warning(place, "page-altered", sentence, fix)
+        yield found_warning("page-altered", sentence, fix)
     elif _POLICY not in page.headers.get("content-security-policy", ""):
         sentence = "The proxy removes or replaces the page's Content-Security-Policy."
         fix = "nginx: remove proxy_hide_header and add_header for Content-Security-Policy"
-        yield warning(place, "page-policy", sentence, fix)
+        yield found_warning("page-policy", sentence, fix)
     else:
-        yield ok(place, "page", f"The page and its {len(replies)} files are there.")
+        yield found_ok("page", f"The page and its {len(replies)} files are there.")
 
 
 def _is_file(name: str, reply: Reply) -> bool:
@@ -88,7 +90,6 @@ def _digest(reply: Reply) -> str:
 
 # --- doctor's look at the handler, as callers reach it: each URL, from the name to a signed request and its answer.
 
-PLACE = "handler"
 _MOST_URLS = 4
 
 
@@ -99,7 +100,7 @@ async def look_at_handler(visit: Visit, found: list[Finding]) -> None:
     if not looks:
         sentence = "No URL of a handler is known, so none was looked at."
         fix = "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it"
-        found.append(warning(PLACE, "no-url", sentence, fix))
+        found.append(found_warning("no-url", sentence, fix))
     try:
         await asyncio.gather(*(run_in_thread(look.run, math.inf) for look in looks))
     finally:
@@ -134,30 +135,30 @@ class _Look:
             seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
             is_well = self.echo and not any(finding.level == ERROR for finding in found)
             if self._signer and is_well and seconds > 0 and not is_direct(self.url):
-                found.append(look_at_patience(PLACE, self._signer, seconds))
+                found.append(look_at_patience(self._signer, seconds))
         except Broken as end:
             found.append(end.finding)
         except (OSError, http.client.HTTPException) as problem:
             sentence = f"A request to {self.url} has no answer: {failure(problem)}."
             fix = "run doctor again; if this stays, read the proxy's error log and journalctl -u breakglass"
-            found.append(error(PLACE, "no-answer", sentence, fix))
+            found.append(found_error("no-answer", sentence, fix))
 
     def _steps(self) -> Iterator[Finding]:
-        yield from look_at_port(PLACE, self.url)
-        reply = read_health(PLACE, self.url)
+        yield from look_at_port(self.url)
+        reply = read_health(self.url)
         self.health = reply.json
-        yield from judge_health(self._visit, PLACE, self.url, reply)
-        yield from look_at_page(PLACE, self.url)
-        yield from look_at_requests(self._visit, PLACE, self.url, str(reply.json.get("chat")))
+        yield from judge_health(self._visit, self.url, reply)
+        yield from look_at_page(self.url)
+        yield from look_at_requests(self._visit, self.url, str(reply.json.get("chat")))
         if self._signer is None:
             sentence = "No signing key is known, so no signed request was looked at."
             fix = "export BREAKGLASS_SECRET_FILE=NAME.signing-key"
-            yield warning(PLACE, "no-key", sentence, fix)
+            yield found_warning("no-key", sentence, fix)
             return
-        self.echo = yield from look_at_key(self._visit, PLACE, self._signer)
+        self.echo = yield from look_at_key(self._visit, self._signer)
         names = [name for name in vm_names(reply) if self._visit.vm in ("", name)]
-        yield from look_at_vms(PLACE, self._signer, names)
-        yield look_at_lines(PLACE, self._signer)
+        yield from look_at_vms(self._signer, names)
+        yield look_at_lines(self._signer)
 
 
 def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
@@ -166,4 +167,4 @@ def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
     if len({look.echo["config"] for look in looks if look.echo}) > 1:
         sentence = f"The handlers at {urls} have different configurations."
         fix = f"copy the configuration and its files from one to the other; then {RELOAD} on both"
-        yield warning(PLACE, "configs-differ", sentence, fix)
+        yield found_warning("configs-differ", sentence, fix)

@@ -6,48 +6,50 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from ..agents.pve.words import VERSION
-from ..base.findings import STATES, Finding, error, ok, warning
+from ..base.findings import STATES, Finding
 from ..chat.service import PLACE
 from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
 from .tls import speaks_tls
-from .visit import Visit
+from .visit import HANDLER, Visit, about
 
 RELOAD = "systemctl reload breakglass"
 _MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds: a signature may be 300 s off
 _REACH_SECONDS = 3.0
 
+found_ok, found_warning, found_error = about(HANDLER)
 
-def read_health(place: str, url: str) -> Reply:
+
+def read_health(url: str) -> Reply:
     """Return the answer of a handler's /health; raise Broken if no handler answers there."""
     try:
         reply = exchange(url, "GET", "/health")
     except (OSError, http.client.HTTPException) as problem:
         if url.startswith("http:") and speaks_tls(url):
-            raise Broken(not_plain(place, url)) from None
+            raise Broken(not_plain(url)) from None
         sentence = f"{url} takes connections, but is no handler: {failure(problem)}."
         fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
-        raise Broken(error(place, "other-program", sentence, fix)) from None
+        raise Broken(found_error("other-program", sentence, fix)) from None
     found = reply.json
     if reply.status == 200 and isinstance(found.get("hosts"), dict) and isinstance(found.get("vms"), list):
         return reply
-    raise Broken(judge_stranger(place, url, "/health", reply))
+    raise Broken(judge_stranger(url, "/health", reply))
 
 
-def judge_health(visit: Visit, place: str, url: str, reply: Reply) -> Iterator[Finding]:
+def judge_health(visit: Visit, url: str, reply: Reply) -> Iterator[Finding]:
     """Yield what the handler says about itself, its hosts and VMs, and chat."""
     health = reply.json
-    yield ok(place, "answers", f"A handler answers at {url}, version {health.get('version')}.")
+    yield found_ok("answers", f"A handler answers at {url}, version {health.get('version')}.")
     if reply.headers.get("content-encoding"):
         sentence = f"The proxy of {url} compresses answers although the client has asked for none."
-        yield error(place, "compressed", sentence, "nginx: gzip off; and pass Accept-Encoding on unchanged")
+        yield found_error("compressed", sentence, "nginx: gzip off; and pass Accept-Encoding on unchanged")
     if health.get("version") != VERSION:
         sentence = f"The handler is version {health.get('version')}, and this command is {VERSION}."
         fix = "systemctl restart breakglass after an upgrade; otherwise install one version: breakglass docs upgrade"
-        yield warning(place, "other-version", sentence, fix)
-    yield judge_clock(place, reply)
-    yield from _judge_config(visit, place, str(health.get("config")))
-    yield from _judge_hosts(visit, place, health)
-    yield from _judge_chat(visit, place, str(health.get("chat")))
+        yield found_warning("other-version", sentence, fix)
+    yield judge_clock(reply)
+    yield from _judge_config(visit, str(health.get("config")))
+    yield from _judge_hosts(visit, health)
+    yield from _judge_chat(visit, str(health.get("chat")))
 
 
 def vm_names(reply: Reply) -> list[str]:
@@ -57,72 +59,72 @@ def vm_names(reply: Reply) -> list[str]:
     return [str(vm["name"]) for vm in vms if isinstance(vm, dict) and vm.get("proxmox") != "disabled"]
 
 
-def judge_clock(place: str, reply: Reply) -> Finding:
+def judge_clock(reply: Reply) -> Finding:
     """Compare the handler's clock with this machine's, to a second or so."""
     try:
         theirs = datetime.fromisoformat(str(reply.json.get("time"))).timestamp()
     except ValueError:
-        return warning(place, "clock-unknown", "The handler does not say its time.", "breakglass docs upgrade")
+        return found_warning("clock-unknown", "The handler does not say its time.", "breakglass docs upgrade")
     off = round(theirs + 0.5 - (reply.began + reply.answered) / 2)
     if abs(off) <= _NOTABLE_OFF:
-        return ok(place, "clock", "The clocks of the handler and of this machine agree.")
+        return found_ok("clock", "The clocks of the handler and of this machine agree.")
     side = "ahead of" if off > 0 else "behind"
     sentence = f"The handler's clock is {abs(off)} s {side} this machine's"
     fix = "timedatectl set-ntp true, on the machine whose clock is wrong"
     if abs(off) < _MOST_OFF:
-        return warning(place, "clock", f"{sentence}.", fix)
-    return error(place, "clock", f"{sentence}: signatures of senders and of curl are refused as stale.", fix)
+        return found_warning("clock", f"{sentence}.", fix)
+    return found_error("clock", f"{sentence}: signatures of senders and of curl are refused as stale.", fix)
 
 
-def _judge_config(visit: Visit, place: str, config: str) -> Iterator[Finding]:
+def _judge_config(visit: Visit, config: str) -> Iterator[Finding]:
     file = visit.path or "/etc/breakglass/breakglass.toml"
     fix = f"breakglass check {file}; correct what it names, then {RELOAD}"
     if "rejected" in config:
         sentence = (
             f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
         )
-        yield error(place, "reload-rejected", sentence, fix)
+        yield found_error("reload-rejected", sentence, fix)
     if "degraded" in config:
         sentence = f"Parts of the handler's configuration are disabled ({config})."
-        yield error(place, "config-degraded", sentence, fix)
+        yield found_error("config-degraded", sentence, fix)
     if config == "ok":
-        yield ok(place, "config", "The handler uses its whole configuration.")
+        yield found_ok("config", "The handler uses its whole configuration.")
 
 
-def _judge_hosts(visit: Visit, place: str, health: Mapping[str, object]) -> Iterator[Finding]:
+def _judge_hosts(visit: Visit, health: Mapping[str, object]) -> Iterator[Finding]:
     hosts, vms = health["hosts"], health["vms"]
     assert isinstance(hosts, dict)
     assert isinstance(vms, list)
     wanted = [vm for vm in vms if visit.vm in ("", vm.get("name"))]
     if visit.vm and not wanted:
         known = " or ".join(str(vm.get("name")) for vm in vms)
-        yield error(place, "no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; if it is new, {RELOAD}")
+        yield found_error("no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; if it is new, {RELOAD}")
     served = {vm.host.name for vm in visit.vms}
     for name, host in hosts.items():
         if visit.vm == "" or name in served:
-            yield _judge_host(visit, place, str(name), str(host.get("state")), str(host.get("since")))
+            yield _judge_host(visit, str(name), str(host.get("state")), str(host.get("since")))
     for vm in wanted:
         state, name = str(vm.get("proxmox")), str(vm.get("name"))
         host = visit.config.vms[name].host.name if visit.config and name in visit.config.vms else ""
         if state in ("not-allowed", "disabled") or (host == "" and state not in ("answering", "agent-outdated")):
             why, fix = STATES.get(state, (state, RELOAD))
-            yield error(place, state, f"The handler can't act on {name}: {why}.", fix.format(host, vm.get("vmid")))
+            yield found_error(state, f"The handler can't act on {name}: {why}.", fix.format(host, vm.get("vmid")))
 
 
-def _judge_host(visit: Visit, place: str, name: str, state: str, since: str) -> Finding:
+def _judge_host(visit: Visit, name: str, state: str, since: str) -> Finding:
     if state == "answering":
-        return ok(place, "host-answering", f"The handler is connected to {name}.")
+        return found_ok("host-answering", f"The handler is connected to {name}.")
     if state == "agent-outdated":
         sentence = f"The host agent on {name} differs from the handler's own file; verbs work."
-        return warning(place, state, sentence, f"breakglass host upgrade {name}")
+        return found_warning(state, sentence, f"breakglass host upgrade {name}")
     if state == "not-checked":
-        return warning(place, state, f"The handler has not tried {name} yet.", "run doctor again in a minute")
+        return found_warning(state, f"The handler has not tried {name} yet.", "run doctor again in a minute")
     why, fix = STATES.get(state, (f"it says {state}", "breakglass docs runbook"))
     sentence = f"The handler is not connected to {name}: {why} ({state} since {since})"
     is_away = state in ("connection-refused", "no-route", "timeout", "lost", "name-not-found", "turned-away")
     if is_away and _reaches(visit, name):
-        return error(place, state, f"{sentence}; this machine reaches it.", f"{RELOAD}: it then connects again")
-    return error(place, state, f"{sentence}.", fix.format(name, ""))
+        return found_error(state, f"{sentence}; this machine reaches it.", f"{RELOAD}: it then connects again")
+    return found_error(state, f"{sentence}.", fix.format(name, ""))
 
 
 def _reaches(visit: Visit, name: str) -> bool:
@@ -137,20 +139,20 @@ def _reaches(visit: Visit, name: str) -> bool:
     return True
 
 
-def _judge_chat(visit: Visit, place: str, chat: str) -> Iterator[Finding]:
+def _judge_chat(visit: Visit, chat: str) -> Iterator[Finding]:
     log = 'journalctl -u breakglass | grep \'"event": "chat\''
     wanted = visit.config is not None and visit.config.chat is not None and visit.environment.get(PLACE) != "off"
     if chat == "on":
-        yield ok(place, "chat", "Chat is on.")
+        yield found_ok("chat", "Chat is on.")
     elif chat == "none" and wanted:
-        yield error(place, "no-chat", "The file has [chat], and the running handler has no chat.", RELOAD)
+        yield found_error("no-chat", "The file has [chat], and the running handler has no chat.", RELOAD)
     elif chat == "starting":
-        yield warning(place, "chat-starting", "Chat is being started.", "run doctor again in a minute")
+        yield found_warning("chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
         fix = f"correct what breakglass check names, then {RELOAD}"
-        yield error(place, "chat-disabled", "Chat is disabled: [chat] has errors.", fix)
+        yield found_error("chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
         what = "Chat is disabled: the walls that isolate claude from the handler can't be made."
-        yield error(place, chat, what, f"see why: {log}")
+        yield found_error(chat, what, f"see why: {log}")
     elif chat != "none":
-        yield error(place, "chat-failed", f"Chat is configured, and does not work ({chat}).", f"see why: {log}")
+        yield found_error("chat-failed", f"Chat is configured, and does not work ({chat}).", f"see why: {log}")

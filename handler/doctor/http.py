@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..base.findings import Finding, error
+from ..base.findings import Finding
 from ..client import Signer, connect, new_id, send
+from .visit import HANDLER, about
 
 SECONDS = 5.0  # for each step of a request
 _MOST_BYTES = 2 * 1024 * 1024
@@ -19,6 +20,8 @@ NO_LOGIN = (
     "let the proxy ask for no login at /pve, /chat, /alert/, /echo and /health: requests are signed, and a person "
     "can't log in at 03:00 for a sender"
 )
+
+_, _, found_error = about(HANDLER)
 
 
 class Broken(Exception):
@@ -135,7 +138,7 @@ def failure(problem: Exception) -> str:
     return f"the answer is not HTTP ({problem or type(problem).__name__})"
 
 
-def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
+def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
     """Return the finding about an answer that did not come from a handler."""
     what = f"{url.rstrip('/')}{path}"
     location = reply.headers.get("location", "")
@@ -146,34 +149,34 @@ def judge_stranger(place: str, url: str, path: str, reply: Reply) -> Finding:
             is_tls = target.scheme == "https" and url.startswith("http://")
             sentence = f"{what} redirects to {'https' if is_tls else f'another name, {target.netloc}'}"
             sentence += ", and requests follow no redirect."
-            return error(place, "redirected", sentence, f"export BREAKGLASS_URL={moved}")
-        return error(place, "login-page", f"{what} redirects to {location}, as a login in front of it does.", NO_LOGIN)
+            return found_error("redirected", sentence, f"export BREAKGLASS_URL={moved}")
+        return found_error("login-page", f"{what} redirects to {location}, as a login in front of it does.", NO_LOGIN)
     if reply.status in (401, 403, 407) or _LOGIN.search(reply.body):
         sentence = f"{what} answers HTTP {reply.status} with a login page or a refusal of the proxy's own."
-        return error(place, "login-page", sentence, NO_LOGIN)
+        return found_error("login-page", sentence, NO_LOGIN)
     if reply.status in (502, 503, 504):
         sentence = f"Something answers at {url}, but it does not reach the handler behind it (HTTP {reply.status})."
         fix = "systemctl start breakglass; if it runs, set the port behind the proxy (proxy_pass) to the handler's PORT"
-        return error(place, "handler-down", sentence, fix)
+        return found_error("handler-down", sentence, fix)
     if reply.status == 400 and b"HTTPS port" in reply.body:
-        return not_plain(place, url)
+        return not_plain(url)
     if reply.status == 400 and b"SSL certificate" in reply.body:
         sentence = f"The proxy at {url} wants a certificate of the client, which no sender and no page has."
-        return error(place, "client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
+        return found_error("client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
     if reply.status in (404, 405) and path not in ("/", "/health"):  # /health was there a moment ago
         sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
         fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
-        return error(place, "path-blocked", sentence, fix)
+        return found_error("path-blocked", sentence, fix)
     if reply.status == 404:
         sentence = f"There is a web server at {url}, but no handler below that path (HTTP 404)."
         fix = "set BREAKGLASS_URL to the whole address, with the path (prefix) below which the proxy serves the handler"
-        return error(place, "wrong-prefix", sentence, fix)
+        return found_error("wrong-prefix", sentence, fix)
     sentence = f"Another program answers at {what} (HTTP {reply.status}), not a handler."
     fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
-    return error(place, "other-program", sentence, fix)
+    return found_error("other-program", sentence, fix)
 
 
-def not_plain(place: str, url: str) -> Finding:
+def not_plain(url: str) -> Finding:
     """Return the finding about a URL with http whose port speaks TLS."""
     sentence = f"{url} is http, and its port speaks TLS."
-    return error(place, "needs-https", sentence, f"export BREAKGLASS_URL=https{url.removeprefix('http')}")
+    return found_error("needs-https", sentence, f"export BREAKGLASS_URL=https{url.removeprefix('http')}")

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 
 from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..client import Signer, new_id
 from ..config.server import is_loopback, normal_url
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
-from .visit import Visit
+from .visit import HANDLER, Visit, about
 
 _NEEDED_SECONDS = 12  # a stream has a line at least every 10 s
 _STREAM_SECONDS = 2
@@ -31,10 +31,11 @@ _SIZES = (  # bytes, what needs them
     (1024 * 1024, "alerts"),
 )
 
+found_ok, found_warning, found_error = about(HANDLER)
 _WHOLE_BODIES = "have the proxy pass bodies on byte by byte: switch off what drops, rewrites or filters them there"
 
 
-def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[Finding]:
+def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
     """Yield what became of headers and bodies on the way; raise Broken if no signed request can arrive."""
     # A proxy that parses JSON and writes it anew would not write it in this form.
     body = b'{ "a":[1.0, "\\u00e9\xc3\xa9"],\t"to":  ""}\r\n'
@@ -44,23 +45,23 @@ def look_at_requests(visit: Visit, place: str, url: str, chat: str) -> Iterator[
         sentence = (
             f"At {url}, a request with a body gets no answer, and one without a body does: the body does not arrive."
         )
-        raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES)) from None
+        raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES)) from None
     arrived = reply.json.get("headers")
     if not isinstance(arrived, dict):
-        raise Broken(judge_stranger(place, url, "/echo/arrived", reply))
-    yield from _judge_headers(visit, place, url, arrived)
+        raise Broken(judge_stranger(url, "/echo/arrived", reply))
+    yield from _judge_headers(visit, url, arrived)
     if reply.json.get("body") != _digest(body):
         sentence = f"The body of a request is changed on the way to {url}, so no signature fits."
-        raise Broken(error(place, "body-changed", sentence, _WHOLE_BODIES))
-    yield _look_at_sizes(visit, place, url, chat)
+        raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES))
+    yield _look_at_sizes(visit, url, chat)
     for source in dict.fromkeys(rule.source for rule in visit.config.alerts) if visit.config else ():
         path = f"/alert/{source}"
         reply = exchange(url, "GET", path)  # the handler refuses the method; a POST would count as a sender's mistake
         if not reply.error:
-            yield judge_stranger(place, url, path, reply)
+            yield judge_stranger(url, path, reply)
 
 
-def _judge_headers(visit: Visit, place: str, url: str, arrived: Mapping[str, object]) -> Iterator[Finding]:
+def _judge_headers(visit: Visit, url: str, arrived: Mapping[str, object]) -> Iterator[Finding]:
     unused = _unused(visit)
     wanted = {name: _digest(value.encode()) for name, value in _SENT.items() if name not in unused}
     dropped = [name for name in wanted if name not in arrived]
@@ -71,13 +72,13 @@ def _judge_headers(visit: Visit, place: str, url: str, arrived: Mapping[str, obj
         listed = ", ".join(names)
         fix = f"have the proxy pass on unchanged: {listed}. nginx: remove each proxy_set_header of one of them, and "
         fix += "proxy_pass_request_headers off"
-        kind = warning if names == ["prefer"] else error
-        found = kind(place, f"headers-{what}", f"Headers of a request are {what} on the way to {url}: {listed}.", fix)
+        kind = found_warning if names == ["prefer"] else found_error
+        found = kind(f"headers-{what}", f"Headers of a request are {what} on the way to {url}: {listed}.", fix)
         if any(name.startswith("webhook-") for name in names):
             raise Broken(found)
         yield found
     if not dropped and not changed:
-        yield ok(place, "headers", "The headers of signatures arrive unchanged.")
+        yield found_ok("headers", "The headers of signatures arrive unchanged.")
 
 
 def _unused(visit: Visit) -> set[str]:
@@ -91,7 +92,7 @@ def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
+def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
     """Return whether the longest bodies that the handler accepts get through."""
     needed = {"verbs": True, "chat": chat != "none", "alerts": visit.config is None or bool(visit.config.alerts)}
     for size, what in _SIZES:
@@ -104,11 +105,11 @@ def _look_at_sizes(visit: Visit, place: str, url: str, chat: str) -> Finding:
         if reply is None or reply.json.get("bytes") != size:
             sentence = f"The proxy at {url} refuses bodies of {size // 1024} KiB, which {what} can have."
             fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
-            return error(place, "body-limited", sentence, fix)
-    return ok(place, "bodies", "Bodies arrive whole, even the longest that the handler accepts.")
+            return found_error("body-limited", sentence, fix)
+    return found_ok("bodies", "Bodies arrive whole, even the longest that the handler accepts.")
 
 
-def look_at_lines(place: str, signer: Signer) -> Finding:
+def look_at_lines(signer: Signer) -> Finding:
     """Return whether each line of a stream arrives when it is sent. The request is one as browsers send it."""
     body, headers = signer.request(new_id(), {"seconds": str(_STREAM_SECONDS)}, "application/x-ndjson")
     times, lines = [], []
@@ -117,21 +118,21 @@ def look_at_lines(place: str, signer: Signer) -> Finding:
             if encoding := part.headers.get("content-encoding"):
                 sentence = f"The proxy at {signer.url} compresses streams ({encoding}), which delays their lines."
                 fix = "nginx: take application/x-ndjson out of gzip_types"
-                return error(place, "compressed", sentence, fix)
+                return found_error("compressed", sentence, fix)
             if "x-ndjson" not in part.headers.get("content-type", ""):
                 sentence = f"The proxy at {signer.url} changes the answer's type: {part.headers.get('content-type')}."
-                return error(place, "stream-changed", sentence, "have the proxy pass Accept and Content-Type on")
+                return found_error("stream-changed", sentence, "have the proxy pass Accept and Content-Type on")
             continue
         times.append(at)
         lines.append(part)
     if not lines or not lines[-1].startswith(b'{"type":"result"'):
         sentence = f"A stream through {signer.url} ends before its last line."
         fix = "nginx: proxy_read_timeout 120s; Caddy: as in breakglass docs proxies"
-        return error(place, "stream-cut", sentence, fix)
+        return found_error("stream-cut", sentence, fix)
     if times[-1] - times[0] < _STREAM_SECONDS / 2:
         sentence = f"The proxy at {signer.url} holds lines back until the answer ends, so a long verb looks lost."
-        return error(place, "buffered", sentence, _UNBUFFERED)
-    return ok(place, "lines", "Each line of an answer arrives when it is sent.")
+        return found_error("buffered", sentence, _UNBUFFERED)
+    return found_ok("lines", "Each line of an answer arrives when it is sent.")
 
 
 def is_direct(url: str) -> bool:
@@ -139,7 +140,7 @@ def is_direct(url: str) -> bool:
     return url.startswith("http:") and is_loopback(normal_url(url) or "")
 
 
-def look_at_patience(place: str, signer: Signer, seconds: int) -> Finding:
+def look_at_patience(signer: Signer, seconds: int) -> Finding:
     """Return whether an answer may take long. Nothing is sent meanwhile."""
     began = time.monotonic()
     try:
@@ -149,9 +150,9 @@ def look_at_patience(place: str, signer: Signer, seconds: int) -> Finding:
         reply, why = None, failure(problem)
     took = time.monotonic() - began
     if reply is not None and reply.status == 200 and "caller" in reply.json:
-        return ok(place, "patience", f"An answer may take {seconds} s; longer was not tried.")
+        return found_ok("patience", f"An answer may take {seconds} s; longer was not tried.")
     fix = "nginx: proxy_read_timeout 120s; others: raise the limit for an answer to 120 s (breakglass docs proxies)"
     sentence = f"The proxy at {signer.url} cuts an answer after {took:.0f} s ({why})"
     if took < _NEEDED_SECONDS:
-        return error(place, "cut-short", f"{sentence}, and a stream may send nothing for 10 s.", fix)
-    return warning(place, "cut-short", f"{sentence}; a client that reads no lines may have to wait 45 s.", fix)
+        return found_error("cut-short", f"{sentence}, and a stream may send nothing for 10 s.", fix)
+    return found_warning("cut-short", f"{sentence}; a client that reads no lines may have to wait 45 s.", fix)

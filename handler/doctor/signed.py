@@ -8,14 +8,14 @@ from functools import partial
 
 from ..auth.signing import SIGNATURE
 from ..base.budget import PROOF_SECONDS
-from ..base.findings import ERROR, Finding, error, ok, warning
+from ..base.findings import ERROR, Finding
 from ..base.threads import run_in_thread
 from ..base.times import rfc3339
 from ..client import Signer
 from ..config.model import Config, Vm
 from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
-from .visit import Visit
+from .visit import HANDLER, Visit, about
 
 # --- Signed requests as a caller sends them: whether the handler accepts the key, and a status of each VM ---
 
@@ -25,81 +25,79 @@ _NEW_KEY = "breakglass keys new NAME, then reload the handler"
 
 Echo = Mapping[str, object]
 
+found_ok, found_warning, found_error = about(HANDLER)
 
-def look_at_key(visit: Visit, place: str, signer: Signer) -> Generator[Finding, None, Echo]:
+
+def look_at_key(visit: Visit, signer: Signer) -> Generator[Finding, None, Echo]:
     """Yield whether the handler accepts a signed request, and return what it says of itself then; or raise Broken."""
     reply = send_signed(signer, "/echo", {})
     if reply.status != 200 or "caller" not in reply.json:
-        raise Broken(_judge_refusal(visit, place, signer, reply))
-    yield ok(place, "key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")
+        raise Broken(_judge_refusal(visit, signer, reply))
+    yield found_ok("key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")
     if visit.config and not visit.problems and reply.json.get("config") not in ("", visit.config.digest):
         sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
-        yield warning(place, "config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+        yield found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
     return reply.json
 
 
-def _judge_refusal(visit: Visit, place: str, signer: Signer, reply: Reply) -> Finding:
+def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
     """Return why the handler, or something in front of it, does not accept a signed request."""
     code, message, hint = (str(reply.error.get(name, "")) for name in ("code", "message", "hint"))
     if code == "unauthorized":
-        return _judge_unknown(visit, place, signer)
+        return _judge_unknown(visit, signer)
     if code == "wrong-handler":
         urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
         fix = f'add "{signer.url}" to [server] url and {RELOAD}'
         sentence = f"{signer.url} is not an address that the handler calls its own ({urls}), so it refuses requests."
-        return error(place, "wrong-handler", sentence, fix)
+        return found_error("wrong-handler", sentence, fix)
     if code == "forbidden":
         fix = f"{_NEW_KEY}, and {RELOAD}" if "expired" in message else f"{hint}, and {RELOAD}"
-        return error(place, "forbidden", f"The handler refuses this caller: {message}.", fix)
+        return found_error("forbidden", f"The handler refuses this caller: {message}.", fix)
     if code:
-        return error(place, code, f"The handler refuses a signed request: {message}.", hint)
-    return judge_stranger(place, signer.url, "/echo", reply)
+        return found_error(code, f"The handler refuses a signed request: {message}.", hint)
+    return judge_stranger(signer.url, "/echo", reply)
 
 
-def _judge_unknown(visit: Visit, place: str, signer: Signer) -> Finding:
+def _judge_unknown(visit: Visit, signer: Signer) -> Finding:
     config = visit.config
     if config and any(signer.key in caller.keys for caller in config.callers):
         sentence = "The running handler does not know this signing key, although its configuration file has it."
-        return error(place, "key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+        return found_error("key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
     names = [caller.name for caller in config.callers if caller.auth_method == SIGNATURE] if config else []
     known = f" of {' or '.join(names)}," if names else ""
     fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and {RELOAD}"
-    return error(place, "key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
+    return found_error("key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
 
 
-def look_at_vms(place: str, signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
+def look_at_vms(signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
     """Yield what a signed status of each VM says."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda name: _status(place, signer, name), names)
+        yield from pool.map(lambda name: _status(signer, name), names)
 
 
-def _status(place: str, signer: Signer, vm: str) -> Finding:
+def _status(signer: Signer, vm: str) -> Finding:
     try:
         reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
         sentence = f"A signed status of {vm} gets no answer: {failure(problem)}."
-        return error(place, "status-no-answer", sentence, "mend what doctor reports about the VM's host")
+        return found_error("status-no-answer", sentence, "mend what doctor reports about the VM's host")
     outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
     if reply.error.get("code") == "forbidden":
         message, hint = reply.error.get("message"), reply.error.get("hint")
-        return error(place, "status-forbidden", f"The caller can't ask for {vm}: {message}.", f"{hint}, and {RELOAD}")
+        return found_error("status-forbidden", f"The caller can't ask for {vm}: {message}.", f"{hint}, and {RELOAD}")
     if reply.error:
         sentence = f"A signed status of {vm} is refused: {reply.error.get('message')}."
-        return error(place, "status-refused", sentence, str(reply.error.get("hint")) or RELOAD)
+        return found_error("status-refused", sentence, str(reply.error.get("hint")) or RELOAD)
     if not outcome:
-        return judge_stranger(place, signer.url, "/pve", reply)
+        return judge_stranger(signer.url, "/pve", reply)
     if outcome != "done":
         verdict = reply.json.get("verdict")
         why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
         sentence = f"A signed status of {vm} is {outcome}{why}."
-        return error(
-            place, f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor reports about its host"
-        )
+        return found_error(f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor reports about its host")
     if state == "unknown":
-        return warning(
-            place, "status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}"
-        )
-    return ok(place, "status", f"A signed status of {vm} is done: {state}.")
+        return found_warning("status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}")
+    return found_ok("status", f"A signed status of {vm} is done: {state}.")
 
 
 def _advice(verdict: object) -> str:
@@ -109,7 +107,7 @@ def _advice(verdict: object) -> str:
 
 # --- doctor's last act: without an error, a signed status that each host records as its proof ---
 
-PLACE = "proof"
+proof_ok, proof_warning, _ = about("proof")
 _CLOCKS_SECONDS = 43_200.0  # by which the host's clock may be behind, less than since yesterday's run
 
 
@@ -117,12 +115,12 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
     """Yield for each host whether it has recorded that it is proven now, or why nothing was asked of it."""
     if any(finding.level == ERROR for finding in found):
         sentence = "No host is recorded as proven, because there are errors."
-        yield warning(PLACE, "not-proven", sentence, "mend the errors above, then run doctor again")
+        yield proof_warning("not-proven", sentence, "mend the errors above, then run doctor again")
     elif visit.config is None:
-        yield ok(PLACE, "not-asked", "No host is recorded as proven, because the hosts were not looked at from here.")
+        yield proof_ok("not-asked", "No host is recorded as proven, because the hosts were not looked at from here.")
     elif visit.signer is None:
         sentence = "No host is recorded as proven, because no signed request was sent."
-        yield warning(PLACE, "not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
+        yield proof_warning("not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
     else:
         vms = _one_of_each_host(visit.config, visit).items()
         for finding in await asyncio.gather(*(ask_for_proof(visit.signer, vm.name, host) for host, vm in vms)):
@@ -157,10 +155,10 @@ def judge_proof(reply: Reply, vm: str, host: str) -> Finding:
         proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
         if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
             return _not_proven(host, "it did not record that", "on the host: df /run; df -i /run; date")
-        return ok(PLACE, "proven", f"{host} is proven at {proven['at']}: a signed status of {vm} is done.")
+        return proof_ok("proven", f"{host} is proven at {proven['at']}: a signed status of {vm} is done.")
     why = str(reply.error.get("message") or f"the signed status of {vm} is {outcome}, {state}")
     return _not_proven(host, why, str(reply.error.get("hint") or f"breakglass call status --vm {vm}"))
 
 
 def _not_proven(host: str, why: str, fix: str) -> Finding:
-    return warning(PLACE, "not-proven", f"{host} is not recorded as proven: {why}.", fix)
+    return proof_warning("not-proven", f"{host} is not recorded as proven: {why}.", fix)

@@ -7,41 +7,44 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from ..base.findings import Finding, error, ok, warning
+from ..base.findings import Finding
 from ..base.reasons import reason
 from ..config.server import is_loopback, normal_url
 from .http import SECONDS, Broken
+from .visit import HANDLER, about
 
 WARN_DAYS = 14
 RENEW = "certbot renew && systemctl reload nginx"
 _EXPIRED, _EARLY, _NAME = (10,), (9,), (62, 64)  # OpenSSL's X509_V_ERR codes
 _MOST_ADDRESSES = 4
 
+found_ok, found_warning, found_error = about(HANDLER)
 
-def look_at_port(place: str, url: str) -> Iterator[Finding]:
+
+def look_at_port(url: str) -> Iterator[Finding]:
     """Yield what is found on the way to a URL's port; raise Broken if nothing there can be asked."""
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
-    addresses = _resolve(place, host, port)
-    yield from _connect(place, url, addresses, port)
+    addresses = _resolve(host, port)
+    yield from _connect(url, addresses, port)
     if parts.scheme == "https":
-        yield _look_at_tls(place, url, host, port)
+        yield _look_at_tls(url, host, port)
     elif not is_loopback(normal_url(url) or ""):
         sentence = f"{url} has no TLS: browsers refuse to sign on the page there, and anyone on the way can read."
-        yield warning(place, "no-tls", sentence, "put a proxy with TLS in front: breakglass docs proxies")
+        yield found_warning("no-tls", sentence, "put a proxy with TLS in front: breakglass docs proxies")
 
 
-def _resolve(place: str, host: str, port: int) -> list[str]:
+def _resolve(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as failed:
         why = reason(failed) if isinstance(failed, OSError) else "it is not a name"
         fix = "correct the name in BREAKGLASS_URL; an address works without DNS"
-        raise Broken(error(place, "name-not-found", f'The name "{host}" has no address: {why}.', fix)) from None
+        raise Broken(found_error("name-not-found", f'The name "{host}" has no address: {why}.', fix)) from None
     return list(dict.fromkeys(str(address[4][0]) for address in found))[:_MOST_ADDRESSES]
 
 
-def _connect(place: str, url: str, addresses: list[str], port: int) -> Iterator[Finding]:
+def _connect(url: str, addresses: list[str], port: int) -> Iterator[Finding]:
     failures: dict[str, OSError] = {}
     for address in addresses:
         try:
@@ -49,45 +52,45 @@ def _connect(place: str, url: str, addresses: list[str], port: int) -> Iterator[
         except OSError as failed:
             failures[address] = failed
     if len(failures) == len(addresses):
-        raise Broken(_no_connection(place, url, next(iter(failures.values()))))
+        raise Broken(_no_connection(url, next(iter(failures.values()))))
     if failures and not is_loopback(normal_url(url) or ""):  # a localhost without ::1 is no fault
         listed = ", ".join(failures)
         sentence = f"{url} has several addresses, and nothing answers at {listed}."
-        yield warning(place, "address-dead", sentence, f"remove {listed} from DNS")
+        yield found_warning("address-dead", sentence, f"remove {listed} from DNS")
 
 
-def _no_connection(place: str, url: str, failed: OSError) -> Finding:
+def _no_connection(url: str, failed: OSError) -> Finding:
     if isinstance(failed, ConnectionRefusedError):
         fix = "systemctl start breakglass, and the proxy if there is one; otherwise set BREAKGLASS_URL to its address"
-        return error(place, "connection-refused", f"Nothing listens at {url}: connection refused.", fix)
+        return found_error("connection-refused", f"Nothing listens at {url}: connection refused.", fix)
     why = "no answer" if isinstance(failed, TimeoutError) else reason(failed)
     fix = "check the address in BREAKGLASS_URL, and open the port in the firewalls in between"
-    return error(place, "no-connection", f"No connection to {url}: {why}.", fix)
+    return found_error("no-connection", f"No connection to {url}: {why}.", fix)
 
 
-def _look_at_tls(place: str, url: str, host: str, port: int) -> Finding:
+def _look_at_tls(url: str, host: str, port: int) -> Finding:
     """Return how long the certificate is good; raise Broken if it is not trusted."""
     try:
         certificate = _handshake(host, port, ssl.create_default_context())
     except ssl.SSLCertVerificationError as failed:
-        raise Broken(_untrusted(place, url, failed)) from None
+        raise Broken(_untrusted(url, failed)) from None
     except ssl.SSLError as failed:
         if failed.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
             sentence = f"{url} is https, and its port speaks no TLS."
             fix = f"export BREAKGLASS_URL=http{url.removeprefix('https')}"
-            raise Broken(error(place, "not-https", sentence, fix)) from None
+            raise Broken(found_error("not-https", sentence, fix)) from None
         sentence = f"TLS with {url} failed: {failed.reason or failed}."
         fix = "compare ssl_protocols and ssl_ciphers of the proxy with breakglass docs proxies"
-        raise Broken(error(place, "tls-failed", sentence, fix)) from None
+        raise Broken(found_error("tls-failed", sentence, fix)) from None
     except OSError as failed:
         sentence = f"{url} takes connections, but TLS did not begin: {reason(failed)}."
-        raise Broken(error(place, "tls-failed", sentence, "set BREAKGLASS_URL to a port with TLS")) from None
+        raise Broken(found_error("tls-failed", sentence, "set BREAKGLASS_URL to a port with TLS")) from None
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
     days = (ends - datetime.now(UTC)).days
     if days < WARN_DAYS:
         sentence = f"The certificate of {url} expires in {days} days, on {ends:%Y-%m-%d}."
-        return warning(place, "certificate-expires", sentence, RENEW)
-    return ok(place, "certificate", f"The certificate of {url} is trusted, and good for {days} days.")
+        return found_warning("certificate-expires", sentence, RENEW)
+    return found_ok("certificate", f"The certificate of {url} is trusted, and good for {days} days.")
 
 
 def _handshake(host: str, port: int, context: ssl.SSLContext) -> dict[str, object]:
@@ -98,19 +101,19 @@ def _handshake(host: str, port: int, context: ssl.SSLContext) -> dict[str, objec
         return dict(secure.getpeercert() or {})
 
 
-def _untrusted(place: str, url: str, failed: ssl.SSLCertVerificationError) -> Finding:
+def _untrusted(url: str, failed: ssl.SSLCertVerificationError) -> Finding:
     why, code = failed.verify_message.rstrip("."), failed.verify_code
     if code in _EXPIRED:
-        return error(place, "certificate-expired", f"The certificate of {url} has expired.", RENEW)
+        return found_error("certificate-expired", f"The certificate of {url} has expired.", RENEW)
     if code in _EARLY:
         sentence = f"The certificate of {url} is not valid yet, or this machine's clock is slow."
-        return error(place, "certificate-early", sentence, "timedatectl set-ntp true")
+        return found_error("certificate-early", sentence, "timedatectl set-ntp true")
     if code in _NAME:
         fix = f"get one for this name: certbot certonly -d {urlsplit(url).hostname}"
-        return error(place, "certificate-name", f"The certificate of {url} is for another name: {why}.", fix)
+        return found_error("certificate-name", f"The certificate of {url} is for another name: {why}.", fix)
     sentence = f"The certificate of {url} is from an authority that this machine does not know: {why}."
     fix = "export SSL_CERT_FILE=CA.pem with the authority's certificate"
-    return error(place, "certificate-untrusted", sentence, fix)
+    return found_error("certificate-untrusted", sentence, fix)
 
 
 def speaks_tls(url: str) -> bool:

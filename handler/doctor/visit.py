@@ -10,7 +10,7 @@ from ..base.findings import Finding, error, ok, warning
 from ..client import Signer
 from ..config.model import Config, Vm
 
-CONFIGURATION, KEYS, CHAT, ALERTS = "configuration", "keys", "chat", "alerts"
+CONFIGURATION, KEYS, HANDLER, CHAT, ALERTS = "configuration", "keys", "handler", "chat", "alerts"
 
 _SECRET = re.compile(
     r"(hosts\..+\.key|vms\..+\.guest_key|sessions\.secret"
