@@ -30,7 +30,7 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 def add_init(parser: argparse.ArgumentParser) -> None:
     """Describe `init`."""
     parser.description = (
-        "Write a configuration, the session secret, an operator's signing key and two SSH key pairs, and print the "
+        "Write a configuration, the session secret, an operator's signing key and an SSH key pair, and print the "
         "next steps. It writes all files or none, and overwrites nothing. In a terminal, it asks for what you leave "
         "out. If root runs it, the handler's account can read the files."
     )
@@ -185,7 +185,7 @@ def add_host(parser: argparse.ArgumentParser) -> None:
     install.add_argument(
         "--account",
         choices=("root",),
-        help="let the keys log in to root's own account, from the --from addresses only; no second account with uid 0",
+        help="let the key log in to root's own account, from the --from addresses only; no second account with uid 0",
     )
     install.set_defaults(run=host.host_install_commands)
     update = commands.add_parser(

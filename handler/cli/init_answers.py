@@ -1,7 +1,11 @@
-"""What `breakglass init` has to know: from flags, and from a person for what no flag says."""
+"""What `breakglass init` has to know: from flags, and from a person for what no flag says.
+
+An answer has the form of the flag's value, so both are read by the same function.
+"""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from ..config.new_file import NewConfig, NewHost, NewVm
@@ -28,16 +32,16 @@ def read_answers(arguments: argparse.Namespace, ask: Ask | None) -> NewConfig:
             verb = "is" if len(missing) == 1 else "are"
             raise CommandError(f"nothing was written: {' and '.join(missing)} {verb} missing", hint)
         ask = _answer_nothing
+    addresses: dict[str, str] = {}
+    vms: dict[str, NewVm] = {}
     try:
-        url = _given("--url", arguments.url, values.read_url) or _until(
-            ask, "URL of this handler, like https://rescue.example.org/: ", values.read_url
-        )
-        addresses = _given_hosts(arguments.host or []) or _asked_hosts(ask)
-        keys = _host_keys(arguments.host_key or [], addresses, ask)
-        vms = _given_vms(arguments.vm or [], addresses) or _asked_vms(ask, addresses)
+        question = "URL of this handler, like https://rescue.example.org/: "
+        url = _read_one("--url", arguments.url, values.read_url, ask, question)
+        _read_several("--host", arguments.host, partial(values.add_host, addresses), ask, "Proxmox host")
+        keys = _read_host_keys(arguments.host_key or [], addresses, ask)
+        _read_several("--vm", arguments.vm, partial(values.add_vm, vms, addresses), ask, "VM")
         question = "your name, for the record of each verb: "
-        read = values.read_operator
-        operator = _given("--operator", arguments.operator, read) or _until(ask, question, read)
+        operator = _read_one("--operator", arguments.operator, values.read_operator, ask, question)
     except EOFError:
         raise CommandError("nothing was written: the input ended before the last question", "run this again") from None
     hosts = {name: NewHost(address, keys[name]) for name, address in addresses.items()}
@@ -57,15 +61,15 @@ def _answer_nothing(question: str) -> str:
     raise EOFError
 
 
-def _given(flag: str, value: str | None, read: Callable[[str], T]) -> T | None:
-    """Return the value of a flag, None without it. Raises CommandError with the flag's name."""
+def _read_flag(flag: str, value: str, read: Callable[[str], T]) -> T:
+    """Return the value of a flag. Raises CommandError with the flag's name."""
     try:
-        return None if value is None else read(value)
+        return read(value)
     except ValueError as error:
         raise CommandError(f"nothing was written: {flag}: {error}", HELP) from None
 
 
-def _until(ask: Ask, question: str, read: Callable[[str], T]) -> T:
+def _ask_until(ask: Ask, question: str, read: Callable[[str], T]) -> T:
     """Return the first answer that can be used."""
     while True:
         try:
@@ -74,80 +78,27 @@ def _until(ask: Ask, question: str, read: Callable[[str], T]) -> T:
             complain(str(error))
 
 
-def _parts(flag: str, given: str) -> tuple[str, str]:
-    """Return what stands before and after the first equals sign of a flag's value."""
-    name, equals, value = given.partition("=")
-    if not equals:
-        raise CommandError(f"nothing was written: {flag}: write it like {values.EXAMPLES[flag]}", HELP)
-    return name, value
+def _read_one(flag: str, value: str | None, read: Callable[[str], str], ask: Ask, question: str) -> str:
+    return _ask_until(ask, question, read) if value is None else _read_flag(flag, value, read)
 
 
-# --- hosts ---
+def _read_several(flag: str, given: Sequence[str] | None, add: Callable[[str], str], ask: Ask, what: str) -> None:
+    """Add each value of a flag; without the flag ask for one, and for more until an answer is empty."""
+    for value in given or ():
+        _read_flag(flag, value, add)
+    if not given:
+        _ask_until(ask, f"{what}, like {values.EXAMPLES[flag]}: ", add)
+        while _ask_until(ask, f"another {what} (Enter: none): ", lambda text: text and add(text)):
+            pass
 
 
-def _given_hosts(given: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for each in given:
-        name, address = _parts("--host", each)
-        _given("--host", name, lambda text: values.read_host_name(text, found))
-        found[name] = _given("--host", address, values.read_address) or ""
-    return found
-
-
-def _asked_hosts(ask: Ask) -> dict[str, str]:
-    found: dict[str, str] = {}
-
-    def read(text: str) -> str:
-        return text and values.read_host_name(text, found) if found else values.read_host_name(text, found)
-
-    while name := _until(ask, "another Proxmox host (Enter: none): " if found else "name of the Proxmox host: ", read):
-        found[name] = _until(ask, f"address of {name}, like 192.0.2.10: ", values.read_address)
-    return found
-
-
-def _host_keys(given: list[str], addresses: Mapping[str, str], ask: Ask) -> dict[str, str]:
-    """Return the host key of each host, after the name that it is recognized by."""
+def _read_host_keys(given: Sequence[str], addresses: Mapping[str, str], ask: Ask) -> dict[str, str]:
+    """Return the host key of each host, with the name that it is recognized by behind it."""
     keys: dict[str, str] = {}
-    for each in given:
-        name, key = _parts("--host-key", each)
-        _given("--host-key", name, lambda text: values.read_known_host(text, addresses, keys))
-        keys[name] = _given("--host-key", key, values.read_host_key) or ""
+    for value in given:
+        _read_flag("--host-key", value, partial(values.add_host_key, keys, addresses))
     for name in addresses:
         if name not in keys:
             question = f'host key of {name} (on its console: {KEY_COMMAND}), or "any" to pin it later: '
-            keys[name] = _until(ask, question, values.read_host_key)
+            keys[name] = _ask_until(ask, question, values.read_host_key)
     return {name: key if key == "any" else f"{key} {name}" for name, key in keys.items()}
-
-
-# --- VMs ---
-
-
-def _given_vms(given: list[str], hosts: Mapping[str, str]) -> dict[str, NewVm]:
-    found: dict[str, NewVm] = {}
-    for each in given:
-        name, rest = _parts("--vm", each)
-        number, _, where = rest.partition("@")
-        _given("--vm", name, lambda text: values.read_vm_name(text, found))
-        places = _given("--vm", where, lambda text: values.read_places(text, hosts)) or ()
-        found[name] = NewVm(_given("--vm", number, _number_reader(places, found)) or 0, places)
-    return found
-
-
-def _asked_vms(ask: Ask, hosts: Mapping[str, str]) -> dict[str, NewVm]:
-    found: dict[str, NewVm] = {}
-
-    def read(text: str) -> str:
-        return text and values.read_vm_name(text, found) if found else values.read_vm_name(text, found)
-
-    while name := _until(ask, "another VM (Enter: none): " if found else "name for the VM, like devvm: ", read):
-        places = tuple(hosts)
-        if len(hosts) > 1:
-            question = f"hosts that {name} may run on, like {','.join(hosts)}; requests go to the first: "
-            places = _until(ask, question, lambda text: values.read_places(text, hosts))
-        number = _until(ask, f"number of {name} on Proxmox, like 102: ", _number_reader(places, found))
-        found[name] = NewVm(number, places)
-    return found
-
-
-def _number_reader(places: tuple[str, ...], others: Mapping[str, NewVm]) -> Callable[[str], int]:
-    return lambda text: values.read_vmid(text, places, others)

@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from ..config.addresses import is_public_key, parse_address
 from ..config.model import is_caller_name, is_host_name, is_vm_name
@@ -11,11 +11,7 @@ from ..config.new_file import NewVm
 from ..config.server import normal_url
 
 ACCOUNT = "breakglass"  # on a Proxmox host, for an address without a user
-EXAMPLES = {
-    "--host": "--host pve1=192.0.2.10",
-    "--host-key": "--host-key 'pve1=ssh-ed25519 AAAA…'",
-    "--vm": "--vm devvm=102@pve1",
-}
+EXAMPLES = {"--host": "pve1=192.0.2.10", "--host-key": "'pve1=ssh-ed25519 AAAA…'", "--vm": "devvm=102@pve1"}
 _VMID = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
@@ -33,22 +29,33 @@ def read_url(text: str) -> str:
     return url
 
 
-def read_host_name(text: str, taken: Container[str]) -> str:
-    """Return a host's name, which no other host may have."""
-    if not is_host_name(text):
-        raise ValueError(f"{_quoted(text)} is not a host's name; use letters, digits and -, like pve1")
-    if text in taken:
-        raise ValueError(f"{text} is named twice")
-    return text
+def _parts(flag: str, text: str) -> tuple[str, str]:
+    """Return what stands before and after the first equals sign."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{_quoted(text)} has no =; write it like {EXAMPLES[flag]}")
+    return name, value
 
 
-def read_known_host(text: str, hosts: Container[str], taken: Container[str]) -> str:
-    """Return the name of a host that is there and has no key yet."""
-    if text not in hosts:
-        raise ValueError(f"{_quoted(text)} is not one of the --host names")
-    if text in taken:
-        raise ValueError(f"{text} has two --host-key; add a spare key to the configuration afterwards")
-    return text
+def add_host(found: dict[str, str], text: str) -> str:
+    """Add a host's address by its name, which no other host may have; return the name."""
+    name, address = _parts("--host", text)
+    if not is_host_name(name):
+        raise ValueError(f"{_quoted(name)} is not a host's name; use letters, digits and -, like pve1")
+    if name in found:
+        raise ValueError(f"{name} is named twice")
+    found[name] = read_address(address)
+    return name
+
+
+def add_host_key(found: dict[str, str], hosts: Mapping[str, str], text: str) -> None:
+    """Add the key of a host that is there and has no key yet."""
+    name, key = _parts("--host-key", text)
+    if name not in hosts:
+        raise ValueError(f"{_quoted(name)} is not one of the --host names")
+    if name in found:
+        raise ValueError(f"{name} has two --host-key; add a spare key to the configuration afterwards")
+    found[name] = read_host_key(key)
 
 
 def read_address(text: str) -> str:
@@ -80,16 +87,20 @@ def read_host_key(text: str) -> str:
     return " ".join(text.split()[:2])
 
 
-def read_vm_name(text: str, taken: Container[str]) -> str:
-    """Return a VM's name, which no other VM may have."""
-    if not is_vm_name(text):
-        raise ValueError(f"{_quoted(text)} can't name a VM; use a-z, 0-9 and -, like devvm, and not pve, ssh or claude")
-    if text in taken:
-        raise ValueError(f"{text} is named twice")
-    return text
+def add_vm(found: dict[str, NewVm], hosts: Mapping[str, str], text: str) -> str:
+    """Add a VM by its name, which no other VM may have; return the name."""
+    name, rest = _parts("--vm", text)
+    number, _, where = rest.partition("@")
+    if not is_vm_name(name):
+        raise ValueError(f"{_quoted(name)} can't name a VM; use a-z, 0-9 and -, like devvm, and not pve, ssh or claude")
+    if name in found:
+        raise ValueError(f"{name} is named twice")
+    places = read_places(where, hosts)
+    found[name] = NewVm(read_vmid(number, places, found), places)
+    return name
 
 
-def read_places(text: str, hosts: Mapping[str, object]) -> tuple[str, ...]:
+def read_places(text: str, hosts: Mapping[str, str]) -> tuple[str, ...]:
     """Return the hosts that a VM may run on; with one host, it can be left out."""
     if not text and len(hosts) == 1:
         return tuple(hosts)
