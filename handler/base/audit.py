@@ -34,7 +34,6 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
     "lines-lost": WARNING,
     "out-of-descriptors": ERROR,
     "own-agent-unreadable": ERROR,
-    "programs-missing": WARNING,
     "reload": INFO,
     "reload-rejected": ERROR,
     "request": INFO,

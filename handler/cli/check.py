@@ -6,19 +6,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..base.findings import ConfigError, Finding, as_json, error, warning
+from ..base.findings import ConfigError, Finding, as_json, error
 from ..config.load import config_path
 from ..config.model import Config
 from .account import find_account
 from .output import DONE, USAGE, CommandError, complain, say
-from .starting import INSTALL_SSH, load_as, load_server_modules, missing_programs
+from .starting import load_as, load_server_modules
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Report the problems and the warnings of a configuration; return 2 if there is a problem."""
     path = config_path() if arguments.file is None else Path(arguments.file)
     config, problems = find_problems(path, arguments.user)
-    warnings = [] if config is None else [*config.warnings, *_missing(config)]
+    warnings = [] if config is None else config.warnings
     if arguments.json:
         found: dict[str, object] = {"file": str(path), "starts": config is not None}
         found |= {"problems": as_json(problems), "warnings": as_json(warnings)}
@@ -50,13 +50,6 @@ def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence
     except CommandError as fault:
         return None, [error("(start)", "no-start", fault.message, fault.hint)]
     return None if first else config, [*first, *config.problems]
-
-
-def _missing(config: Config) -> list[Finding]:
-    names = missing_programs(config)
-    return [
-        warning("chat", f"{name}-missing", f"chat needs {name}, which is not installed", INSTALL_SSH) for name in names
-    ]
 
 
 def _show(path: Path, config: Config | None, problems: Sequence[Finding], warnings: Sequence[Finding]) -> None:

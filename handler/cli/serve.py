@@ -11,7 +11,7 @@ from .account import PR_SET_DUMPABLE, give_up_privileges, name_this_user, prctl
 from .environment import port_number
 from .output import DONE, CommandError
 from .process import capture_prose, leave_process_1
-from .starting import INSTALL_SSH, listen, load_as, load_server_modules, missing_programs, read_config
+from .starting import listen, load_as, load_server_modules, read_config
 
 _ROOT = "the handler was started as root, and must not be root"
 _NOT_ROOT = "start it as its own user: setpriv --reuid breakglass --regid breakglass --clear-groups breakglass serve"
@@ -40,8 +40,6 @@ def serve(arguments: argparse.Namespace) -> int:
     log.start()
     capture_prose()
     audit.note("start", address=f"{host}:{sockets[0].getsockname()[1]}", **config.summary)
-    if missing := missing_programs(config):  # said here, and not in the first turn
-        audit.note("programs-missing", programs=missing, hint=INSTALL_SSH)
     try:
         server.run(sockets)
     except KeyboardInterrupt:

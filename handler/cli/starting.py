@@ -4,7 +4,6 @@ import errno
 import importlib
 import os
 import pwd
-import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +54,6 @@ def _explain(error: OSError, host: str, port: int) -> CommandError:
 
 # --- What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems.
 
-INSTALL_SSH = "install openssh-client; the verbs work without it"
-
 
 def load_server_modules() -> None:
     """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
@@ -105,9 +102,3 @@ def _import_exposition() -> str:
     except Exception as error:  # a library that is broken can raise any exception, and verbs do not need it
         return repr(error)
     return ""
-
-
-def missing_programs(config: Config) -> list[str]:
-    """Return the programs that chat needs and that are not installed: without them, claude can't reach a guest."""
-    has_guest = any(vm.guest for vm in config.vms.values())
-    return [name for name in ("ssh",) if config.chat and has_guest and shutil.which(name) is None]

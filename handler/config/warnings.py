@@ -1,5 +1,6 @@
-"""What an operator should change in a configuration that works, and for what a reload rejects one. Pure."""
+"""What an operator should change in a configuration that works, and for what a reload rejects one."""
 
+import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -34,6 +35,16 @@ def warn_of_agent(host: str, its: str, own: str) -> list[str]:
     return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {own} there"]
 
 
+def warn_of_chat(config: Config) -> list[Finding]:
+    """Return the warnings about what claude can do in guests, if there is chat."""
+    guests = [vm for vm in config.vms.values() if vm.guest is not None] if config.chat is not None else []
+    found = [each for vm in guests for each in warn_of_guest(vm, config.callers)]
+    if guests and shutil.which("ssh") is None:
+        fix = "apt-get install openssh-client; the verbs work without it"
+        found.append(warning("chat", "ssh-missing", "claude needs ssh to reach a guest, and it is not installed", fix))
+    return found
+
+
 def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[Finding]:
     """Return a warning if claude, of which one of the callers may ask something, is root in the VM."""
     if vm.guest is None or vm.guest.user != "root" or not any("chat" in caller.allow for caller in callers):
@@ -55,9 +66,7 @@ def find_warnings(config: Config, now: datetime, environment: Mapping[str, str])
     """Return the warnings of a whole configuration."""
     found = [each for caller in config.callers for each in warn_of_expiry(caller, now)]
     found += [each for host in config.hosts.values() for each in warn_of_host(host)]
-    if config.chat is not None:
-        found += [each for vm in config.vms.values() for each in warn_of_guest(vm, config.callers)]
-    return (*found, *warn_of_mode(environment))
+    return (*found, *warn_of_chat(config), *warn_of_mode(environment))
 
 
 # --- What a reload requires of a configuration, and what the log says of one that is rejected ---

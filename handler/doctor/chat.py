@@ -1,18 +1,20 @@
 """The look at chat: what a turn needs besides a host. Whatever is found here, the verbs work without."""
 
 import asyncio
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
 from ..base.findings import Finding
 from ..base.threads import run_in_thread
+from ..chat.command import list_flags
 from ..chat.job import Line
 from ..chat.program import RESTART, ask_probe, find_program
 from ..chat.service import PLACE
 from ..config.model import ChatSettings, Config
-from ..config.warnings import warn_of_guest
-from .claude_program import judge_claude
+from ..config.warnings import warn_of_chat
 from .handler import REINSTALL
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
@@ -20,6 +22,10 @@ from .visit import CHAT, Visit, about
 
 SECONDS = 8.0  # to find claude's program
 _BY_HANDLER = "by the handler itself, as its own user"
+TESTED = "2.1.331"
+_VERSION = re.compile(r"([0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6})[^\n]{0,40}")
+_MOST = 1 << 20  # characters of what the program says
+_INSTALL = f"install it where every user may run it: npm install -g @anthropic-ai/claude-code@{TESTED}"
 
 found_ok, found_warning, found_error = about(CHAT)
 
@@ -54,13 +60,10 @@ def _find_settings(config: Config) -> Iterator[Finding]:
         what = f"claude has no key for the guest {vm.name}, so it can't log in to it."
         fix = f"name its key as guest_key_file in [vms.{vm.name}]: see breakglass docs runbook, Setting up chat"
         yield found_warning("guest-without-key", what, fix)
-    if guests and shutil.which("ssh") is None:
-        what = "claude needs ssh to reach a guest, and it is not installed."
-        yield found_error("ssh-missing", what, "apt-get install openssh-client")
-    for vm in config.vms.values():
-        for each in warn_of_guest(vm, config.callers):
-            yield replace(each, place=CHAT, sentence=f"{each.sentence}.")
-        if vm.guest is not None and not (vm.guest_host_keys or vm.guest_host_cas):
+    for each in warn_of_chat(config):
+        yield replace(each, place=CHAT, sentence=f"{each.sentence}.")
+    for vm in guests:
+        if vm.guest and not (vm.guest_host_keys or vm.guest_host_cas):
             what = f"The host key of the guest {vm.name} is not checked."
             fix = f'pin it in [vms.{vm.name}]: guest_host_key = ["…"], as this shows it: ssh-keyscan -p {vm.guest.port}'
             yield found_warning("guest-key-not-checked", what, f"{fix} {vm.guest.host}")
@@ -85,3 +88,43 @@ def judge_walls(answer: Line, by: str) -> Finding:
         fault, code, fix = (str(answer.get(name, ""))[:500] for name in ("fault", "code", "fix"))
         return found_error(code or "sandbox-refused", f"Chat is disabled: {fault}. Turns are started {by}.", fix)
     return found_ok("chat-isolated", f"claude is isolated from the handler by its walls; turns are started {by}.")
+
+
+# --- claude's program: it is there, it runs, and it knows the options that a turn gives it ---
+
+
+def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
+    """Return whether a turn could start claude, by the answer of a probe that has looked at it."""
+    program = shutil.which(settings.command)
+    if program is None:
+        return _judge_missing(settings.command)
+    version, options, failed = (str(answer.get(name, ""))[:_MOST] for name in ("version", "options", "failed"))
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        what = f"{program} does not say which version of claude it is" + (f": {failed[-200:]}." if failed else ".")
+        return found_error("claude-failed", what, _INSTALL)
+    missing = [flag for flag in list_flags() if not re.search(rf"{flag}(?![\w-])", options)]
+    if missing:
+        what = f"{program} is claude {match[1]}, which does not know {', '.join(missing)}: each turn would fail."
+        return found_error("claude-version", what, _INSTALL)
+    return found_ok("claude-installed", f"{program} is claude {match[1]}, and knows the options of a turn.")
+
+
+def _judge_missing(command: str) -> Finding:
+    """Return why a command can't be found: there is none, or this user may not run it."""
+    folders = [""] if "/" in command else os.get_exec_path()
+    there = [path for folder in folders if os.path.lexists(path := os.path.join(folder, command))]
+    if there and not os.path.exists(there[0]):
+        what = f"{there[0]} is a link to a program that does not exist."
+        return found_error("claude-missing", what, _INSTALL)
+    if there and os.path.isdir(there[0]):
+        return found_error("claude-missing", f"{there[0]} is a directory.", f"name the program in it: {_set(command)}")
+    if there:
+        what = f"{there[0]} can't be run by the handler's user."
+        return found_error("claude-not-executable", what, f"chmod 755 {there[0]}")
+    what = f'chat.command is "{command}", and there is no such program, so each turn would fail.'
+    return found_error("claude-missing", what, _set(command) if "/" in command else _INSTALL)
+
+
+def _set(command: str) -> str:
+    return f"correct chat.command, which is {command}"

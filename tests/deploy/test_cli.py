@@ -415,14 +415,14 @@ def test_a_taken_port_ends_the_demo_before_its_start() -> None:
     assert (ran.returncode, "another program listens" in ran.stderr, ran.stdout) == (2, True, "")
 
 
-def first_events(config: Path, path: str) -> list[str]:
-    """Return the first events of a handler's log, which then ends."""
+def first_warnings(config: Path, path: str) -> list[str]:
+    """Return the codes of the warnings with which a handler's log begins; the handler then ends."""
     environment = os.environ | {"BREAKGLASS_CONFIG": str(config), "PORT": str(reserve_port()), "PATH": path}
     command = [sys.executable, "-m", "breakglass", "serve"]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, **as_handler()) as process:
         assert process.stdout is not None
         try:
-            return [json.loads(process.stdout.readline())["event"] for _ in range(2)]
+            return [each["code"] for each in json.loads(process.stdout.readline())["warnings"]]
         finally:
             process.terminate()
 
@@ -439,8 +439,8 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
     guest = '[vms.devvm]\nguest = "claude@192.0.2.20"\nguest_host_key = "any"'
     config.write_text(usable_config().replace("[vms.devvm]", guest) + chat)
     give_to_handler(config, credential)
-    assert first_events(config, os.environ["PATH"])[1] != "programs-missing"
-    assert first_events(config, str(tmp_path))[:2] == ["start", "programs-missing"]
+    assert "ssh-missing" not in first_warnings(config, os.environ["PATH"])
+    assert "ssh-missing" in first_warnings(config, str(tmp_path))
 
 
 @pytest.mark.real("sshd")  # which is root in a mount namespace, as here
