@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from breakglass.base.findings import ConfigError
-from breakglass.cli.keys.revoke import find_lines
 from breakglass.config import sources
 from breakglass.config.load import load_config
 from breakglass.config.model import Config
 from breakglass.config.warnings import check_change
 
-from .test_config import GOOD, HOST, OPERATOR, SESSIONS, VM, whsec
+from .test_config import GOOD, HOST, SESSIONS, VM, whsec
 
 ANNA, BOB = (f'secret = "{whsec(letter)}"\nallow = ["status"]\n' for letter in "ab")
 
@@ -276,23 +275,3 @@ def test_a_reload_without_the_directory_is_refused(config: Path) -> None:
         check_change(used, load_config(config, {}))
     (config.parent / "callers.d").mkdir()
     check_change(used, load_config(config, {}))
-
-
-# --- the lines of a caller in the configuration ---
-
-FORMS = {
-    f"{VM}{OPERATOR}{SESSIONS}": (4, 6),
-    f"{OPERATOR}# the VM\n\n{VM}": (1, 3),
-    OPERATOR.replace("callers.operator", ' callers . "operator" ') + "# its own\n": (1, 3),
-    OPERATOR.replace('["status", "reset"]', '[\n["x"],\n]'): None,  # no line of a table begins with a bracket here
-    'callers.operator.secret = "x"\n': None,
-    '[callers]\noperator = { secret = "x" }\nb = { secret = "y" }\n': None,
-    '[callers.operator]\nsecret = "x"\n[callers.operator.more]\nx = 1\n': None,
-    'note = """\n[callers.operator]\n"""\n[callers.operator]\nsecret = "x"\n': (4, 5),
-}
-
-
-@pytest.mark.parametrize(("text", "lines"), FORMS.items(), ids=map(str, range(len(FORMS))))
-def test_the_lines_of_a_caller_are_found_where_that_is_certain(text: str, lines: tuple[int, int] | None) -> None:
-    """Without them the file has all that it had, but for the caller: otherwise no lines are named."""
-    assert find_lines(text, "operator") == lines

@@ -75,7 +75,7 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
 def _add_revoke(revoke: argparse.ArgumentParser) -> None:
     revoke.description = (
         "Remove a caller's file. After a reload, the handler refuses its requests; what it has started continues. The "
-        "last caller that signs stays. For a caller in the configuration itself, print which lines to remove by hand."
+        "last caller that signs stays. For a caller in the configuration itself, say what to remove by hand."
     )
     revoke.add_argument("name", help="the caller's name")
     revoke.add_argument("--yes", action="store_true", help="don't ask; needed without a terminal")

@@ -2,17 +2,14 @@
 
 import argparse
 import os
-import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ...config.caller_edits import remove_caller
 from ...config.callers import CallerEntry
-from ...config.sources import caller_file, read_file
+from ...config.sources import caller_file
 from ..output import DONE, FAILED, CommandError, agrees, has_person, remark
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_caller, find_config
@@ -21,7 +18,7 @@ from .configuration import changing, find_caller, find_config
 def keys_revoke(arguments: argparse.Namespace) -> int:
     """Remove a caller's file, after a question in a terminal. The handler refuses its requests after a reload.
 
-    A caller in the configuration itself is not removed: print which lines a person has to remove.
+    A caller in the configuration itself is not removed: say what a person has to remove.
     """
     check_reload(arguments)
     file, name = find_config(arguments), arguments.name
@@ -60,35 +57,11 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 
 
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
-    """Return that a person has to remove a caller's lines, and how. Shows no line, because a secret may be in it."""
+    """Return that a person has to remove a caller's lines. Shows none of them, because a secret may be in it."""
     message = f"{name} stands in {file}, which this command does not change; {name} was not removed"
-    path = os.path.realpath(file)
     has_both = caller_file(file, name).exists()  # without the lines, that file counts
     then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
-    if lines := find_lines(read_file(file)[0], name):
-        first, last = lines
-        return message, f"remove lines {first} to {last}: sed -i {first},{last}d {shlex.quote(path)}; {then}"
-    return message, f"remove callers.{name} from {path}; {then}"
-
-
-def find_lines(text: str, name: str) -> tuple[int, int] | None:
-    """Return the numbers of the first and the last line of a table [callers.NAME]; None if it is written otherwise."""
-    lines, wanted = text.splitlines(), tomllib.loads(text)
-    del wanted["callers"][name]
-    headers = [number for number, line in enumerate(lines) if line.lstrip().startswith("[")]
-    for first, end in pairwise([*headers, len(lines)]):
-        while lines[end - 1].partition("#")[0].strip() == "":
-            end -= 1  # a comment above the next table is about that
-        if "callers" in lines[first] and _data("\n".join(lines[:first] + lines[end:])) == wanted:
-            return first + 1, end
-    return None
-
-
-def _data(text: str) -> dict[str, Any] | None:
-    try:
-        return {"callers": {}, **tomllib.loads(text)}
-    except tomllib.TOMLDecodeError:
-        return None
+    return message, f"remove callers.{name} from {os.path.realpath(file)}; {then}"
 
 
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
