@@ -1,13 +1,13 @@
 """What is wrong with this handler, as far as it knows without asking a host: for /health, /ready and /metrics. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from ..auth.signing import Caller
-from ..base.findings import Finding, error, warning
+from ..base.findings import Finding, error
 from ..base.times import rfc3339
 from ..config.model import Config
-from ..config.warnings import WARN_BEFORE
+from ..config.warnings import WARN_BEFORE, warn_of_expiry
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
 CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration wants it
@@ -15,8 +15,8 @@ CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration want
 GENERAL: Mapping[str, str] = {
     "config-rejected": "A reload was rejected: an older configuration is in force.",
     "config-degraded": "The configuration has errors, and each part with an error is disabled.",
-    "key-expired": "The key of a caller has expired.",
-    "key-expires": f"The key of a caller expires within {WARN_BEFORE.days} days.",
+    "caller-expired": "The key of a caller has expired.",
+    "caller-expires": f"The key of a caller expires within {WARN_BEFORE.days} days.",
     "host-down": "A host is not reachable.",
     "vm-down": "A VM is not reachable.",
     "chat-down": "Chat is configured and does not work.",
@@ -41,27 +41,15 @@ class Condition:
     rejected_since: float | None = None
 
     @property
-    def expired(self) -> list[Caller]:
-        """The callers whose key has expired, from that moment on and without a reload."""
-        return [
-            caller for caller in self.config.callers if (left := self.seconds_left(caller)) is not None and left < 0
-        ]
-
-    @property
-    def expiring(self) -> list[Caller]:
-        """The callers whose key expires soon."""
-        most = WARN_BEFORE.total_seconds()
-        found = ((caller, self.seconds_left(caller)) for caller in self.config.callers)
-        return [caller for caller, left in found if left is not None and 0 <= left < most]
-
-    def seconds_left(self, caller: Caller) -> float | None:
-        """Return how long a caller's key is still good, negative once it has expired; None if it does not expire."""
-        return None if caller.not_after is None else caller.not_after.timestamp() - self.at
+    def key_faults(self) -> list[Finding]:
+        """Whose key has expired, from that moment on and without a reload, or expires soon."""
+        now = datetime.fromtimestamp(self.at, UTC)
+        return [each for caller in self.config.callers for each in warn_of_expiry(caller, now)]
 
     @property
     def problems(self) -> int:
         """How many faults the configuration in force has now. An expired key is one."""
-        return len(self.config.problems) + len(self.expired)
+        return len(self.config.problems) + sum(each.code == "caller-expired" for each in self.key_faults)
 
     @property
     def config_state(self) -> str:
@@ -86,11 +74,8 @@ class Condition:
             yield error("configuration", "config-degraded", sentence, _MEND)
 
     def _key_faults(self) -> Iterable[Finding]:
-        fix = "write a later not_after"
-        for caller in self.expired:
-            yield error(caller.name, "key-expired", f"The key of {caller.name} expired on {_day(caller)}.", fix)
-        for caller in self.expiring:
-            yield warning(caller.name, "key-expires", f"The key of {caller.name} expires on {_day(caller)}.", fix)
+        for each in self.key_faults:
+            yield replace(each, sentence=f"{each.sentence[:1].upper()}{each.sentence[1:]}.")
 
     def _reach_faults(self) -> Iterable[Finding]:
         for word, states in (("host", self.hosts), ("VM", self.vms)):
@@ -103,8 +88,3 @@ class Condition:
         if self.chat not in CHAT_WORKS:
             sentence = f"Chat: {self.chat}" + (f", {self.chat_why}." if self.chat_why else ".")
             yield error("chat", "chat-down", sentence, "breakglass doctor")
-
-
-def _day(caller: Caller) -> str:
-    assert caller.not_after is not None
-    return f"{caller.not_after:%Y-%m-%d}"

@@ -35,20 +35,18 @@ def test_a_key_expires_by_the_clock_alone() -> None:
     anna = caller("anna", NOON)
     for seconds, is_refused in ((-1, False), (0, False), (1, True)):
         found = condition(anna, at=AT + seconds)
-        assert found.expired == ([anna] if is_refused else [])
         assert (anna.refusal("status", None, AT + seconds) is not None) is is_refused
         assert found.config_state == ("degraded: 1 problem" if is_refused else "ok")
-        assert [fault.code for fault in found.faults] == ["key-expired" if is_refused else "key-expires"]
+        assert [fault.code for fault in found.faults] == ["caller-expired" if is_refused else "caller-expires"]
 
 
 def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
     """Within 14 days it is a fault of /ready, and not of the configuration."""
     soon, later = caller("soon", NOON + timedelta(days=14, seconds=-1)), caller("later", NOON + timedelta(days=14))
     found = condition(soon, later)
-    assert (found.expiring, found.expired, found.config_state) == ([soon], [], "ok")
     [fault] = found.faults
-    assert (fault.code, fault.place) == ("key-expires", "soon")
-    assert found.seconds_left(later) == timedelta(days=14).total_seconds()
+    assert (found.config_state, fault.code) == ("ok", "caller-expires")
+    assert fault.sentence == "The key of soon expires on 2026-12-11."
 
 
 def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
@@ -57,7 +55,7 @@ def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
     faulty = replace(ok.config, problems=(error("callers.bob.secret", "caller-disabled", "is missing", "give it"),))
     found = replace(ok, config=faulty, rejected_since=AT)
     assert found.config_state == "rejected since 2026-11-27T12:00:00Z; degraded: 2 problems"
-    assert [fault.code for fault in found.faults] == ["config-rejected", "config-degraded", "key-expired"]
+    assert [fault.code for fault in found.faults] == ["config-rejected", "config-degraded", "caller-expired"]
 
 
 def test_only_the_whole_sentences_name_something() -> None:
@@ -75,7 +73,7 @@ def test_only_the_whole_sentences_name_something() -> None:
     )
     faults = found.faults
     assert [fault.code for fault in faults] == [
-        *("config-rejected", "config-degraded", "key-expired", "key-expires", "host-down", "vm-down", "chat-down")
+        *("config-rejected", "config-degraded", "caller-expired", "caller-expires", "host-down", "vm-down", "chat-down")
     ]
     assert {fault.code for fault in faults} == GENERAL.keys()
     assert not [name for fault in faults for name in names if name in GENERAL[fault.code]]
