@@ -45,7 +45,7 @@ async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
     found += _find_settings(config)
     api = config.chat.api
     looks = [_look_at_turns(config.chat, place), look_at_sessions(config.chat.sessions_dir)]
-    looks += [look_at_model_api(api, visit.now)] if api is not None else []
+    looks += [look_at_model_api(api)] if api is not None else []
     for findings in await asyncio.gather(*looks):
         found += findings
 

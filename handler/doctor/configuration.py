@@ -19,10 +19,8 @@ from .visit import CONFIGURATION, Visit, about
 T = TypeVar("T")
 
 DISK_SECONDS = 8.0
-CLOCK_SECONDS = 120.0
 _LOWEST_VMID = 100  # Proxmox VE keeps the numbers below for itself
 _UNMAPPED_UID = 65534  # proc_sys_kernel(5), overflowuid
-_RTC, _RTC_SECONDS = "/sys/class/rtc/rtc0/since_epoch", 26 * 3600.0  # it can be in local time
 _STA_UNSYNC = 0x40  # adjtimex(2)
 
 found_ok, found_warning, found_error = about(CONFIGURATION)
@@ -144,7 +142,7 @@ def _find_vms(config: Config) -> Iterator[Finding]:
 
 
 def _find_on_disk(visit: Visit) -> Iterator[Finding]:
-    """Find who else could replace the configuration or a file that it names, and files of the future."""
+    """Find who else could replace the configuration or a file that it names."""
     files = visit.config.files if visit.config else [str(visit.path)]
     open_at: dict[str, list[str]] = defaultdict(list)
     for file in dict.fromkeys(files):
@@ -155,30 +153,6 @@ def _find_on_disk(visit: Visit) -> Iterator[Finding]:
         status, shown = _status(place), shlex.quote(place)
         chown = f"chown root {shown}; " if status and status.st_uid not in _trusted() else ""
         yield found_error("directory-exposed", what, f"{chown}chmod go-w {shown}")
-    times = [(status.st_mtime, file) for file in dict.fromkeys([*files, __file__]) if (status := _status(file))]
-    newest, file = max(times, default=(0.0, ""))
-    if newest > visit.now + CLOCK_SECONDS:
-        what = f"The clock of this machine is wrong: the time of {file} is {_ago(newest - visit.now)} in the future."
-        yield found_error("clock-wrong", f"{what} Signatures are then refused.", SET_CLOCK)
-
-    if (rtc := _read_rtc()) and abs(rtc - visit.now) > _RTC_SECONDS:
-        what = f"The clock of this machine is {_ago(abs(rtc - visit.now))} from that of its hardware."
-        yield found_error("clock-wrong", f"{what} If it is wrong, signatures are refused.", SET_CLOCK)
-
-
-def _read_rtc() -> float:
-    """Return what the hardware's clock says; 0 without one."""
-    try:
-        return float(Path(_RTC).read_text())
-    except (OSError, ValueError):
-        return 0.0
-
-
-SET_CLOCK = "timedatectl set-ntp true; then compare with another machine: date -u"
-
-
-def _ago(seconds: float) -> str:
-    return f"{seconds / 86400:.0f} days" if seconds > 2 * 86400 else f"{seconds:.0f} s"
 
 
 def _status(file: str) -> os.stat_result | None:

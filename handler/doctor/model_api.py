@@ -8,7 +8,6 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
@@ -23,12 +22,11 @@ SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
 _MOST_BYTES = 1 << 20  # of the list of models
 _BY_THE_CLOCK = (9, 10)  # OpenSSL: not valid yet, not valid any more
-_SKEW_SECONDS = 120.0  # of the 300 that a signature may be old
 
 found_ok, found_warning, found_error = about(CHAT)
 
 
-async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
+async def look_at_model_api(api: ModelApi) -> list[Finding]:
     """Return whether a turn would get an answer of the model."""
     place = f"The model's API at {api.base_url}"
     try:
@@ -38,7 +36,7 @@ async def look_at_model_api(api: ModelApi, now: float) -> list[Finding]:
         return [found_error("model-unreachable", what, _try_it(api))]
     except OSError as lost:
         return [judge_failure(api, lost)]
-    return [judge_answer(api, response, body), *judge_kind(api), *judge_clock(response, now)]
+    return [judge_answer(api, response, body), *judge_kind(api)]
 
 
 class CaFileError(OSError):
@@ -168,17 +166,3 @@ def _is_list(body: bytes) -> bool:
         return isinstance(json.loads(body)["data"], list)
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def judge_clock(response: HTTPResponse, now: float) -> Iterator[Finding]:
-    """Yield a finding if this machine's clock and the API's are far apart."""
-    for text in response.headers.get_all("date", [])[:1]:
-        try:
-            skew = now - parsedate_to_datetime(text).timestamp()
-        except (ValueError, OverflowError):
-            return
-        if abs(skew) > _SKEW_SECONDS:
-            side = "ahead of" if skew > 0 else "behind"
-            what = f"This machine's clock is {abs(skew):.0f} s {side} the one of the model's API."
-            fix = "timedatectl set-ntp true"
-            yield found_error("clock-wrong", f"{what} Signatures are refused after 300 s.", fix)

@@ -36,7 +36,7 @@ Seed = Callable[[Setup], object]
 @pytest.fixture
 def chatting(setup: Setup, model: Model) -> Setup:
     """A good configuration with chat."""
-    model.listing, model.seconds_ahead = None, 0
+    model.listing = None
     setup.directory.chmod(0o755)
     setup.config["callers"]["operator"]["allow"].append("chat")
     setup.config["chat"] = {
@@ -108,10 +108,6 @@ def proxy_that_refuses(setup: Setup) -> None:
 
 def base_v1(setup: Setup) -> None:
     chat(base_url=f"{setup.model.url}/v1")(setup)
-
-
-def slow_clock(setup: Setup) -> None:
-    setup.model.seconds_ahead = 3600
 
 
 # --- claude ---
@@ -334,7 +330,6 @@ FAULTS = [
         "chat.https_proxy",
     ),
     Fault("a proxy that refuses", proxy_that_refuses, "proxy-refused", "password"),
-    Fault("a clock that is slow", slow_clock, "clock-wrong", "set-ntp"),
     # claude
     Fault("no claude", chat(command="claude-that-is-missing"), "claude-missing", "install"),
     Fault("no claude at that path", chat(command="/nowhere/claude"), "claude-missing", "chat.command"),

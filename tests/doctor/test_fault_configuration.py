@@ -148,11 +148,6 @@ def unserved_vm(setup: Setup) -> None:
     setup.config["callers"]["operator"]["vms"] = ["devvm"]
 
 
-def in_the_future(setup: Setup) -> None:
-    setup.write()
-    os.utime(setup.path, (time.time(), time.time() + 3 * DAY))
-
-
 def open_directory(setup: Setup) -> None:
     (setup.directory / "keys").mkdir()
     setup.config["hosts"]["pve1"]["key_file"] = setup.file("keys/power", SSH_KEY)
@@ -228,7 +223,6 @@ FAULTS = [
     Fault("a file that every user can read", mode("breakglass.toml", 0o644), "file-exposed", "chmod 6"),
     Fault("a key that every user can read", mode("power", 0o644), "file-exposed", "chmod 6"),
     Fault("a directory that every user can write", open_directory, "directory-exposed", "chmod go-w"),
-    Fault("files of the future", in_the_future, "clock-wrong", "set-ntp"),
     Fault(
         "an insecure mode",
         lambda setup: setup.environment.update(BREAKGLASS_INSECURE_CONFIG_MODE="1"),
@@ -403,7 +397,6 @@ AS_ROOT = [
         "two VMs with one number",
         "a garbage key",
         "an encrypted key",
-        "keys that are swapped",
         "an expired key",
         "a caller for a VM that is off",
         "a short session secret",

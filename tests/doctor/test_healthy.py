@@ -199,7 +199,7 @@ def test_of_the_handlers_own_user(setup: Setup) -> None:
 @pytest.fixture
 def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
     """The settings of a model's API behind an authority of our own and a proxy."""
-    model.listing, model.seconds_ahead = None, 0
+    model.listing = None
     short_dir.chmod(0o755)
     authority = Authority(short_dir, "ours")
     authority.file.chmod(0o644)

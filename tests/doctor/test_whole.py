@@ -34,7 +34,7 @@ def setup(short_dir: Path, doctor_process: DoctorProcess, host: DoctorHost) -> H
 
 def chat_and_alerts(setup: HostSetup, model: Model) -> None:
     """Have all of it, and doctor as a caller of its own."""
-    model.listing, model.seconds_ahead = None, 0
+    model.listing = None
     setup.config["callers"]["operator"]["allow"].append("chat")
     command = str(claude.reachable(1, setup.directory))
     setup.config["chat"] = {"command": command, "base_url": model.url}

@@ -9,7 +9,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Mapping
 from typing import cast
 
@@ -50,7 +49,6 @@ class Model(demo.Model):
         self.asked: list[Asked] = []
         self.listed: list[Mapping[str, str]] = []  # the headers of each request for the list of models
         self.listing: object = None  # how those fail, as `fail` says
-        self.seconds_ahead = 0  # of its clock
         self.closing = threading.Event()
         self._gates: dict[str, threading.Event] = {}
         self._changing = threading.Lock()
@@ -110,10 +108,6 @@ class _Handler(demo.Handler):
             self.send_body(200, b"<!doctype html><title>Sign in to the guest network</title>", "text/html")
         else:
             super().list_models()
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        """Return the time of the model's clock."""
-        return super().date_time_string(time.time() + self._model.seconds_ahead)
 
     @property
     def _model(self) -> Model:
