@@ -161,9 +161,9 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--resume",
         nargs="?",
-        const=chat.LAST,
+        const=chat.NEWEST,
         metavar="NUMBER",
-        help="continue conversation NUMBER of the list; without NUMBER, the last one on this machine",
+        help="continue conversation NUMBER of the list; without NUMBER, the newest one",
     )
     parser.set_defaults(run=chat.chat)
 

@@ -2,8 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
@@ -14,7 +12,7 @@ from .output import DONE, FAILED, UNREACHED, CommandError, complain, say, show
 from .terminal import Terminal
 from .terminal_text import table_of
 
-LAST = "last"  # what `--resume` without a number stands for
+NEWEST = "1"  # what `--resume` without a number stands for
 _LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
 _ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
 
@@ -47,8 +45,6 @@ def _chosen_session(signer: Signer, chosen: str | None) -> str:
     """Return the token of the session to continue, empty for a new one."""
     if chosen is None:
         return ""
-    if chosen == LAST:
-        return load_session(session_file(os.environ))
     found = fetch_conversations(signer)
     if not chosen.isdecimal() or not 1 <= int(chosen) <= len(found):
         raise CommandError(f'there is no conversation "{chosen}"; this handler lists {len(found)}', _LIST_HINT)
@@ -56,7 +52,6 @@ def _chosen_session(signer: Signer, chosen: str | None) -> str:
 
 
 def _talk(signer: Signer, conversation: ChatClient) -> int:
-    path = session_file(os.environ)
 
     def approve(msg_id: str, request: VerbCall) -> bool:
         results: list[Event] = []
@@ -70,7 +65,6 @@ def _talk(signer: Signer, conversation: ChatClient) -> int:
         complain=complain,
         approve=approve,
         look_up=lambda vm, job: _look_up(signer, vm, job),
-        save=lambda token: save_session(path, token),
     )
     return EXIT.get(terminal.run(), FAILED)
 
@@ -87,30 +81,3 @@ def _look_up(signer: Signer, vm: str, job_id: str) -> str:
     if not isinstance(job, dict):
         return ""
     return f"approved by {job.get('by')}, and {job.get('outcome') or 'still running'}"
-
-
-# --- the last session of this machine ---
-
-
-def session_file(environment: Mapping[str, str]) -> Path:
-    """Return the file with the last session token for --resume; the token is useless without the signing key."""
-    state = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '.')}/.local/state"
-    return Path(state) / "breakglass" / "session"
-
-
-def save_session(path: Path, session: str) -> None:
-    """Save a session token for --resume, if the file can be written."""
-    try:
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        path.touch(0o600)
-        path.write_text(session, encoding="ascii")
-    except OSError:
-        pass
-
-
-def load_session(path: Path) -> str:
-    """Return the saved session token; raise CommandError if there is none."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeError):
-        raise CommandError(f"there is no conversation to resume in {os.fspath(path)}", _LIST_HINT) from None

@@ -39,7 +39,6 @@ class Terminal:
     complain: Complain
     approve: Approve
     look_up: LookUp
-    save: Callable[[str], None]
     outcome: str = "done"
     _calls: dict[object, Event] = field(default_factory=dict)  # the turn's tool calls, by their id
 
@@ -126,12 +125,8 @@ class Terminal:
         except (HandlerError, NoAnswer) as error:
             self._report(error)
             return False
-        self.save(self.conversation.session)
         turns = "1 turn" if past.turns == 1 else f"{past.turns} turns"
         self.show(f"({turns} about {past.vm}; {cost_sentence(self.conversation.cost_usd)})\n")
-        if not past.at:
-            self.show("(what was said is no longer kept here; claude still knows it)\n")
-            return True
         self.show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
         for event in without_retracted(past.events):
             self._show(event)
@@ -157,9 +152,7 @@ class Terminal:
 
     def _show(self, event: Event) -> None:
         kind = event["type"]
-        if kind == "session" and "session" in event:
-            self.save(self.conversation.session)
-        elif kind == "text":
+        if kind == "text":
             self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
         elif kind == "tool":
             self._calls[event["id"]] = event

@@ -155,18 +155,6 @@ def test_a_turn_under_way_is_followed(talker: Talker, claude: ScriptedClaude) ->
     assert seen.count("It is the first") == 2  # in the question and in the answer
 
 
-def test_a_session_that_is_gone_is_said_at_once(talker: Talker) -> None:
-    """Before the operator has written a question."""
-    typed(talker, "hello")
-    (talker.directory / "state/breakglass/session").write_text("no-token")
-    code, seen = typed(talker, "hello", options=("--resume",))
-    assert code == 1
-    assert "> " not in seen
-    (talker.directory / "state/breakglass/session").unlink()
-    code, seen = typed(talker, options=("--resume",))
-    assert (code, "there is no conversation to resume in" in seen, "chat --list" in seen) == (2, True, True)
-
-
 # --- what claude has of the host ---
 
 

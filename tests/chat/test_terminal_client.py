@@ -178,7 +178,7 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
 
     with peer(answer("200 OK", LINES, *events)) as (url, _):
         conversation = ChatClient(Signer(url, b"k" * 32), session="s")
-        Terminal(conversation, ask, shown.append, print, approve, lambda *_: "", lambda _: None).run()
+        Terminal(conversation, ask, shown.append, print, approve, lambda *_: "").run()
     assert approved == ([VerbCall("reset", "devvm", reason="It hangs.")] if asks else [])
     assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)
 

@@ -199,7 +199,6 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "refused": ({"BREAKGLASS_URL": "{closed}"}, "call status", 3, "connection refused; nothing was sent", "running"),
     "DNS": ({"BREAKGLASS_URL": "http://no.invalid"}, "call status", 3, '"no.invalid" can\'t be resolved', "spelling"),
     "id": ({}, "call status --id a.b", 2, 'not an id: "a.b"', "8 to 64"),
-    "resume": ({"XDG_STATE_HOME": "{dir}/none"}, "chat --resume", 2, "no conversation to resume", "leave out --resume"),
     "example's URL": ({"BREAKGLASS_CONFIG": "{dir}/good"}, "alert-example pve --url x", 2, "--url is not", "set it to"),
     "no config": ({"BREAKGLASS_CONFIG": "{dir}/x"}, "serve", 2, "there is no such file", "set BREAKGLASS_CONFIG"),
     "config is a directory": ({"BREAKGLASS_CONFIG": "{dir}"}, "serve", 2, "is a directory", "set BREAKGLASS_CONFIG"),
