@@ -1,7 +1,6 @@
 """The look at chat: what a turn needs besides a host. Whatever is found here, the verbs work without."""
 
 import asyncio
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
     by = f"by systemd, at {place}" if place else _BY_HANDLER
     try:
         program = await run_in_thread(lambda: find_program(settings), SECONDS)
-        answer = await ask_probe(place, program or "/nonexistent", "claude")
+        answer = await ask_probe(place, program, "claude")
     except (OSError, TimeoutError, ValueError) as lost:
         why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
         what = f"Turns are started {by}, and none can be started: {why}."
@@ -97,7 +96,9 @@ def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
     """Return whether a turn could start claude, by the answer of a probe that has looked at it."""
     program = shutil.which(settings.command)
     if program is None:
-        return _judge_missing(settings.command)
+        what = f'chat.command is "{settings.command}", which is no program that the handler\'s user can run.'
+        fix = f"correct chat.command, or let that user run it: chmod 755 {settings.command}"
+        return found_error("claude-missing", what, fix if "/" in settings.command else _INSTALL)
     version, options, failed = (str(answer.get(name, ""))[:_MOST] for name in ("version", "options", "failed"))
     match = _VERSION.fullmatch(version)
     if match is None:
@@ -108,23 +109,3 @@ def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
         what = f"{program} is claude {match[1]}, which does not know {', '.join(missing)}: each turn would fail."
         return found_error("claude-version", what, _INSTALL)
     return found_ok("claude-installed", f"{program} is claude {match[1]}, and knows the options of a turn.")
-
-
-def _judge_missing(command: str) -> Finding:
-    """Return why a command can't be found: there is none, or this user may not run it."""
-    folders = [""] if "/" in command else os.get_exec_path()
-    there = [path for folder in folders if os.path.lexists(path := os.path.join(folder, command))]
-    if there and not os.path.exists(there[0]):
-        what = f"{there[0]} is a link to a program that does not exist."
-        return found_error("claude-missing", what, _INSTALL)
-    if there and os.path.isdir(there[0]):
-        return found_error("claude-missing", f"{there[0]} is a directory.", f"name the program in it: {_set(command)}")
-    if there:
-        what = f"{there[0]} can't be run by the handler's user."
-        return found_error("claude-not-executable", what, f"chmod 755 {there[0]}")
-    what = f'chat.command is "{command}", and there is no such program, so each turn would fail.'
-    return found_error("claude-missing", what, _set(command) if "/" in command else _INSTALL)
-
-
-def _set(command: str) -> str:
-    return f"correct chat.command, which is {command}"

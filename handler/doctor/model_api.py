@@ -5,7 +5,6 @@ It asks for the list of models, which costs nothing. No text of the answer is sh
 
 import http.client
 import json
-import socket
 import ssl
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -98,7 +97,7 @@ def _proxy(api: ModelApi) -> str:
 
 def judge_failure(api: ModelApi, lost: OSError) -> Finding:
     """Return why the API gave no answer."""
-    place, host = f"The model's API at {api.base_url}", urlsplit(api.base_url).hostname
+    place = f"The model's API at {api.base_url}"
     if isinstance(lost, CaFileError):
         fix = f"name a PEM file that the handler can read: openssl x509 -noout -subject -in {api.ca_file}"
         return found_error("ca-file", f"chat.ca_file is {api.ca_file}, which can't be used.", fix)
@@ -110,14 +109,9 @@ def judge_failure(api: ModelApi, lost: OSError) -> Finding:
         fix = "set chat.ca_file to the file with the authority's certificate"
         fix = "compare the clock with another machine's: date -u" if lost.verify_code in _BY_THE_CLOCK else fix
         return found_error("model-certificate", what, fix)
-    if isinstance(lost, ssl.SSLError):
-        return found_error("model-tls", f"{place} does not speak TLS: {lost.reason}.", _try_it(api))
     if api.https_proxy and not isinstance(lost, ssl.SSLError):
         what = f"The model's API can't be reached through the proxy {_proxy(api)}: {reason(lost)}."
         return found_error("proxy-unreachable", what, "start the proxy that chat.https_proxy names")
-    if isinstance(lost, socket.gaierror):
-        what = f"The name of the model's API, \"{host}\", can't be resolved: {reason(lost)}."
-        return found_error("model-unreachable", what, f"see whether this machine finds it: getent hosts {host}")
     return found_error("model-unreachable", f"{place} can't be reached: {reason(lost)}.", _try_it(api))
 
 
@@ -133,8 +127,6 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     if status in (401, 403):
         refusal = "refuses the credential" if status == 401 else "does not permit the credential to be used"
         return found_error("credential-refused", f"{place} {refusal} ({status}): each turn would fail.", put)
-    if status == 407:
-        return found_error("proxy-refused", f"{place} is behind a proxy that refuses it.", "correct chat.https_proxy")
     if 300 <= status < 400:
         where = (response.headers["location"] or "no address")[:200]
         what = f"{place} redirects to {where}, and claude follows no redirect."
@@ -144,11 +136,8 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
         return found_error("base-url", what, f'write chat.base_url = "{api.base_url.removesuffix("/v1")}"')
     if status in (404, 405):
         return _not_known(f"{place} has no list of models, as a gateway may")
-    if status == 429:
-        what = f"{place} accepts the credential, but its limit is used up now (429): turns fail."
-        return found_warning("model-limit", what, "wait until the limit ends")
-    if status >= 500:
-        what = f"{place} answers with an error of its own ({status}): turns fail meanwhile."
+    if status == 429 or status >= 500:
+        what = f"{place} has no room, or a limit that is used up ({status}): turns fail meanwhile."
         return found_warning("model-busy", what, "wait; see https://status.anthropic.com")
     if status != 200 or not _is_list(body):
         what = f"What answers at {api.base_url} is not a model's API: another program, or a sign-in page."
