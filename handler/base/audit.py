@@ -38,6 +38,7 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
     "reload-rejected": ERROR,
     "request": INFO,
     "start": INFO,
+    "turn-stderr": WARNING,
 }
 # The other outcomes and codes of a request are warnings: the handler or the host refused it.
 OF_CHAT = ("turn", "attach", "cancel", "list", "replay")

@@ -78,26 +78,17 @@ Host {alias}
     Port {port}
     User {user}
     StrictHostKeyChecking {strict}
-    UserKnownHostsFile {known}
-    IdentityFile {identity}
+    UserKnownHostsFile {directory}/known_hosts
+    IdentityFile {directory}/key
     IdentitiesOnly yes
     IdentityAgent none
-    CertificateFile none
     PreferredAuthentications publickey
     BatchMode yes
     GlobalKnownHostsFile none
     UpdateHostKeys no
-    CheckHostIP no
     ConnectTimeout 10
     ServerAliveInterval 5
     ServerAliveCountMax 3
-    ForwardAgent no
-    ForwardX11 no
-    ClearAllForwardings yes
-    PermitLocalCommand no
-    ControlPath none
-    RequestTTY no
-    EscapeChar none
     LogLevel ERROR
 """
 
@@ -116,16 +107,10 @@ def render_ssh_files(vm: Vm, directory: str) -> dict[str, str]:
         port=vm.guest.port,
         user=vm.guest.user,
         strict="yes" if known else "no",  # guest_host_key = "any", about which the configuration warns
-        known=_quote_for_ssh_config(f"{directory}/known_hosts"),
-        identity=_quote_for_ssh_config(f"{directory}/key"),
+        directory=directory,
     )
     return {"config": config, "known_hosts": known, "key": f"{vm.guest_key.strip()}\n"}
 
 
 def _render_known_hosts(keys: tuple[str, ...], authorities: tuple[str, ...]) -> str:
     return "".join([f"* {key}\n" for key in keys] + [f"@cert-authority * {key}\n" for key in authorities])
-
-
-def _quote_for_ssh_config(path: str) -> str:
-    """Return a path as one word for ssh_config(5), which expands %."""
-    return '"' + path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"') + '"'

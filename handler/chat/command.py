@@ -6,8 +6,6 @@ be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
 """
 
 import json
-import os
-import re
 import socket
 import subprocess
 from typing import NamedTuple
@@ -51,12 +49,11 @@ _FIXED = {
 
 
 class Started(NamedTuple):
-    """The processes of a turn and the socket of claude's commands; `missing` says why there is no claude."""
+    """The processes of a turn, and the socket of claude's commands."""
 
-    claude: "subprocess.Popen[bytes] | None"
-    proxy: "subprocess.Popen[bytes] | None"
+    claude: subprocess.Popen[bytes]
+    proxy: subprocess.Popen[bytes]
     commands: socket.socket
-    missing: str = ""
 
 
 def list_flags() -> list[str]:
@@ -77,40 +74,19 @@ def build_environment(job: Job) -> dict[str, str]:
     return {**_DEFAULTS, **job.env, **_FIXED, job.api.variable: PLACEHOLDER}
 
 
-def transcript_path(sid: str) -> tuple[str, ...]:
-    """Return the directories in claude's home, and the file there, in which it keeps a session."""
-    return "projects", re.sub(r"[^A-Za-z0-9]", "-", wall.CWD), f"{sid}.jsonl"
+def transcript_path(sid: str) -> str:
+    """Return the file in which claude keeps a session."""
+    return f"{wall.TRANSCRIPTS}/{sid}.jsonl"
 
 
 def write_files(job: Job, transcript: bytes) -> None:
     """Write what claude may read and not change, and what ssh reads; make the directories that claude may fill."""
-    program = f"#!{wall.PYTHON} -IS\n{_read('client.py')}"
-    names = ["pve", *([job.guest.name] if job.guest else [])]
-    made = {
-        wall.AGENTS: (json.dumps(job.agents), 0o444),
-        wall.SHELL: (wall.render_shell(), 0o555),
-        wall.RELAY: (_read("relay.py"), 0o444),
-        **{f"{wall.BIN}/{name}": (program, 0o555) for name in names},
-        **{f"{wall.SSH}/{name}": (text, 0o400) for name, text in (job.guest.files if job.guest else {}).items()},
-        **{f"{wall.TURN}/{name}": (text, 0o444) for name, text in wall.account_files().items()},
-    }
-    for directory in (wall.BIN, wall.SSH, wall.CWD, wall.HOME, wall.SCRAPS):
-        os.mkdir(directory, 0o700)
-    for path, (text, mode) in made.items():
-        _write(path, text.encode(), mode)
+    wall.make_places()
+    wall.write_file(wall.AGENTS, json.dumps(job.agents), 0o444)
+    for name in ("pve", *([job.guest.name] if job.guest else [])):
+        wall.write_file(f"{wall.BIN}/{name}", f"#!{wall.PYTHON} -IS\n{wall.read_program('client.py')}", 0o555)
+    for name, text in (job.guest.files if job.guest else {}).items():
+        wall.write_file(f"{wall.SSH}/{name}", text, 0o400)
     if transcript:
-        *directories, name = transcript_path(job.sid)
-        place = "/".join([wall.HOME, *directories])
-        os.makedirs(place, 0o700)
-        _write(f"{place}/{name}", transcript, 0o600)
-
-
-def _read(name: str) -> str:
-    with open(f"{os.path.dirname(__file__)}/{name}", encoding="utf-8") as file:
-        return file.read()
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-    os.chmod(path, mode)
+        with open(transcript_path(job.sid), "xb") as file:
+            file.write(transcript)

@@ -1,9 +1,9 @@
 """Runs `pve` and the guest's command for claude, outside claude's walls.
 
 claude has no key and no network for ssh. In its sandbox the commands are clients (client.py) of a socket that only the
-worker listens on. `pve` is a question to the handler, which alone decides what it answers. The guest's command is an
-ssh behind a wall of its own, with the guest's key and nothing else of the turn; it gets pipes, never claude's
-descriptors.
+worker listens on. `pve` is a question to the handler, which alone decides what it answers, and how often. The guest's
+command is an ssh behind a wall of its own, with the guest's key and nothing else of the turn; it gets pipes, never
+claude's descriptors.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 
 from . import wall
-from .job import PVE_CHARACTERS, PVE_MOST, Job, Line, encode_line
+from .job import Job, Line, encode_line
 
 AT_ONCE = 16
 REQUEST_BYTES = 65536
@@ -43,14 +43,9 @@ class CommandServer:
     async def _answer(
         self, name: str, words: Sequence[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        guest = self._job.guest
-        text = " ".join(words)
+        guest, text = self._job.guest, " ".join(words)
         if name == "pve":
-            if len(text) <= PVE_CHARACTERS and [*text.split(), ""][0] in self._job.verbs:
-                await self._ask_handler(text, writer)
-            else:
-                verbs = " | ".join("job id=ID" if verb == "job" else verb for verb in self._job.verbs)
-                _exit(writer, 2, f"usage: pve {verbs}")
+            await self._ask_handler(text, writer)
         elif guest is None or name != guest.name or not text or "\0" in text:
             _exit(writer, 2, _GUEST_USAGE.format(name=name))
         elif self._running >= AT_ONCE:
@@ -63,12 +58,6 @@ class CommandServer:
                 self._running -= 1
 
     async def _ask_handler(self, text: str, writer: asyncio.StreamWriter) -> None:
-        if len(self._asked) >= AT_ONCE:
-            _exit(writer, 255, f"pve: {AT_ONCE} questions are open already; wait until one is answered")
-            return
-        if self._number >= PVE_MOST:  # the handler would end the turn
-            _exit(writer, 255, f"pve: {PVE_MOST} questions were asked, and a turn may ask no more")
-            return
         self._number += 1
         number, answer = self._number, asyncio.get_running_loop().create_future()
         self._asked[number] = answer

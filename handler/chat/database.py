@@ -20,8 +20,8 @@ ROOM_BYTES = 16 << 20
 _DOCTOR = "run breakglass doctor, which says how to fix it"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-# A turn without a `code` has not ended. One without a `sid` was refused. The time of a conversation is that of its last
-# turn, and its `proposals` are those whose outcome claude does not know yet.
+# A turn without a `code` has not ended. The time of a conversation is that of its last turn, and its `proposals` are
+# those whose outcome claude does not know yet.
 _SCHEMA = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -40,6 +40,8 @@ CREATE INDEX IF NOT EXISTS turn_of_caller ON turn (caller, at, bytes);
 CREATE TABLE IF NOT EXISTS event (
     key BLOB REFERENCES turn ON DELETE CASCADE, n INTEGER, line BLOB NOT NULL, PRIMARY KEY (key, n)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS piece (
+    sid TEXT REFERENCES conversation ON DELETE CASCADE, at INTEGER, data BLOB NOT NULL, PRIMARY KEY (sid, at));
+CREATE TABLE IF NOT EXISTS new_piece (
     sid TEXT REFERENCES conversation ON DELETE CASCADE, at INTEGER, data BLOB NOT NULL, PRIMARY KEY (sid, at));
 """
 

@@ -26,11 +26,6 @@ Event = dict[str, object]
 Table = Mapping[str, Any]
 
 
-def encode_event(event: Event) -> bytes:
-    """Return an event as a line. Half a surrogate pair is kept, as an escape."""
-    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
-
-
 def parse_object(line: bytes) -> Table | None:
     """Return the JSON object of a line, or None when it has none."""
     try:
@@ -91,7 +86,7 @@ class Translator:
         error = describe_failure(end, last, self._limits, self._unsaved)
         events = [self._result_event(last, error is None)] if last is not None else []
         if error is not None:
-            events.append(self._event("error", **error))
+            events.append(self._event("error", **error._asdict()))
         return [*events, self._event("done", ok=error is None)]
 
     # --- what claude's lines mean ---

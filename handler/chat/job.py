@@ -1,8 +1,8 @@
 """What the handler and a turn's program say to each other, over one stream socket. Standard library only.
 
-Each side sends JSON objects, one a line, of at most LINE_BYTES. The first line that the handler sends is the `Opening`,
-which says what the wall around the turn must show. Then comes the `Job`, and the transcript in pieces. The turn sends
-its events as clients get them, the transcript's new bytes, and what claude's `pve` asks for.
+The first line that the handler sends is the `Opening`, which says what the wall around the turn must show, and how many
+bytes follow of the `Job` and of the transcript. After that, each side sends JSON objects, one a line, of at most
+LINE_BYTES. The turn sends its events as clients get them, the transcript's new bytes, and what claude's `pve` asks for.
 """
 
 import base64
@@ -16,19 +16,29 @@ LINE_BYTES = 1 << 20
 PIECE_BYTES = 256 * 1024  # of a transcript, in one line
 OPENING_BYTES = 4096
 TRANSCRIPT_BYTES = 64 << 20
-PVE_CHARACTERS, PVE_MOST = 512, 1000  # of a question to the host, and of the questions of a turn
 
 Line = Mapping[str, object]
 
 
 class Opening(NamedTuple):
-    """What is known before the wall is built: claude's program, and `probe`, which is empty for a turn.
+    """What is known before the wall is built: claude's program, and how long the job and the transcript are.
 
-    A probe starts no turn: `wall` tries each wall, and `claude` looks at claude's program behind its wall, too.
+    `probe` is empty for a turn. A probe starts none: `wall` tries each wall, and `claude` looks at claude's program
+    behind its wall, too.
     """
 
     claude: str
     probe: str = ""
+    job: int = 0
+    transcript: int = 0
+
+
+class Piece(NamedTuple):
+    """A piece of a transcript: where it begins, its bytes, and whether the transcript is whole with it."""
+
+    at: int
+    data: bytes
+    is_last: bool
 
 
 class GuestLogin(NamedTuple):
@@ -41,9 +51,9 @@ class GuestLogin(NamedTuple):
 class Job(NamedTuple):
     """One turn. `sid` is a UUID: a new one, or with `resume` that of a session, whose transcript follows.
 
-    `transcript` is how many bytes of it follow. `verbs` is what `pve` takes, `rules` what claude may run unasked,
-    and `agents` its brief, as the CLI takes them. `env` is what the operator gives claude, `authorities` the
-    certificates that the model's API is checked with, as PEM, or an empty text for the system's.
+    `verbs` is what claude can propose or read, `rules` what it may run unasked, and `agents` its brief, as the CLI
+    takes them. `env` is what the operator gives claude, `authorities` the certificates that the model's API is checked
+    with, as PEM, or an empty text for the system's.
     """
 
     vm: str
@@ -59,7 +69,6 @@ class Job(NamedTuple):
     authorities: str = ""
     turn_seconds: float = 1800
     silence_seconds: float = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
-    transcript: int = 0
 
     def __repr__(self) -> str:
         """Return no secret."""
@@ -71,19 +80,18 @@ def encode_line(line: Line) -> bytes:
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
-def encode_opening(opening: Opening) -> bytes:
-    """Return the first line that the handler sends."""
-    return encode_line(opening._asdict())
-
-
-def encode_job(job: Job) -> bytes:
-    """Return the line after the opening."""
-    guest = job.guest._asdict() if job.guest else None
-    return encode_line({**job._asdict(), "api": job.api._asdict(), "guest": guest})
+def encode_opening(opening: Opening, job: Job | None = None) -> bytes:
+    """Return the first line that the handler sends, and the job after it."""
+    fields = (
+        json.dumps({**job._asdict(), "api": job.api._asdict(), "guest": job.guest and job.guest._asdict()})
+        if job
+        else ""
+    )
+    return encode_line({**opening._asdict(), "job": len(fields)}) + fields.encode()
 
 
 def parse_job(data: bytes) -> Job:
-    """Return the job that `encode_job` wrote."""
+    """Return the job that `encode_opening` wrote."""
     fields = json.loads(data)
     guest = GuestLogin(**fields["guest"]) if fields["guest"] else None
     return Job(**{**fields, "api": ModelApi(**fields["api"]), "guest": guest})
@@ -93,15 +101,16 @@ def encode_pieces(data: bytes, at: int = 0) -> Iterator[bytes]:
     """Yield the lines that carry a part of a transcript, which begins at `at`."""
     for begin in range(0, len(data), PIECE_BYTES):
         piece = data[begin : begin + PIECE_BYTES]
-        yield encode_line({"transcript": at + begin, "data": base64.b64encode(piece).decode()})
+        is_last = begin + PIECE_BYTES >= len(data)
+        yield encode_line({"transcript": at + begin, "data": base64.b64encode(piece).decode(), "last": is_last})
 
 
-def decode_piece(line: Line) -> tuple[int, bytes]:
-    """Return where a piece of a transcript begins, and its bytes. Raises ValueError for anything else."""
+def decode_piece(line: Line) -> Piece:
+    """Return a piece of a transcript. Raises ValueError for anything else."""
     at, data = line.get("transcript"), line.get("data")
     if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= TRANSCRIPT_BYTES or not isinstance(data, str):
         raise ValueError("not a piece of a transcript")
     piece = base64.b64decode(data, validate=True)
     if not piece or len(piece) > PIECE_BYTES:
         raise ValueError("not a piece of a transcript")
-    return at, piece
+    return Piece(at, piece, line.get("last") is True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from ..agents.pve.words import MUTATING
 from ..base.verbs import PROPOSAL_ID
 from .events import Table
-from .job import PVE_CHARACTERS, TRANSCRIPT_BYTES, Line, decode_piece
+from .job import TRANSCRIPT_BYTES, Line, Piece, decode_piece
 from .request import Proposal
-from .store import Batch, ErrorText, build_ending
+from .store import Batch
 
 EVENT_BYTES = 64 << 20
 MOST_PARTS = 1 << 17  # commas, colons, brackets and quotes in a line, each of which takes time to parse
@@ -67,12 +67,8 @@ class TurnOutput:
         self._vm, self._verbs, self._ask = vm, verbs, ask
         self._size, self._saved, self._transcript = 0, 0, transcript
         self._events: list[tuple[int, bytes]] = []
-        self._pieces: list[tuple[int, bytes]] = []
+        self._pieces: list[Piece] = []
         self._proposals: list[Proposal] = []
-
-    def end_early(self, error: ErrorText) -> None:
-        """End a turn that was not started."""
-        self.last, self.code = build_ending(error, self.number), error[0]
 
     def pop(self) -> Batch:
         """Return what is to be stored now."""
@@ -133,24 +129,20 @@ class TurnOutput:
 
     def _take_question(self, message: Table) -> None:
         number, line = message["pve"], message.get("line")
-        if (
-            type(number) is not int
-            or not 0 <= number < 2**53
-            or not isinstance(line, str)
-            or len(line) > PVE_CHARACTERS
-        ):
+        if type(number) is not int or not 0 <= number < 2**53 or not isinstance(line, str):
             raise ValueError("no question")
         self._ask(number, line)
 
     def _take_piece(self, message: Line) -> None:
-        at, data = decode_piece(message)
-        if at not in (0, self._transcript) or at + len(data) > TRANSCRIPT_BYTES:
+        piece = decode_piece(message)
+        end = piece.at + len(piece.data)
+        if piece.at not in (0, self._transcript) or end > TRANSCRIPT_BYTES:
             raise ValueError("a piece of a transcript that is out of place")
-        self._saved += max(len(data), PIECE_COST)
+        self._saved += max(len(piece.data), PIECE_COST)
         if self._saved > 4 * TRANSCRIPT_BYTES:
             raise Misbehavior("the pieces of its transcript reached their size limit")
-        self._transcript = at + len(data)
-        self._pieces.append((at, data))
+        self._transcript = end
+        self._pieces.append(piece)
 
 
 def _amount(value: object) -> float:

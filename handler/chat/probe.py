@@ -1,6 +1,5 @@
 """Tries the walls from where a turn stands, behind the first of them: each of the others is made once."""
 
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -12,17 +11,9 @@ SECONDS = 9.0
 
 def look(program: str, kind: str) -> Mapping[str, object]:
     """Return the answer of a probe, as docs of job.py have it. `claude` looks at claude's program, too."""
-    for directory in (wall.BIN, wall.SSH, wall.CWD, wall.HOME, wall.SCRAPS):
-        os.mkdir(directory)
-    for name, text in wall.account_files().items():
-        with open(f"{wall.TURN}/{name}", "w") as file:
-            file.write(text)
+    wall.make_places()
     for path in (wall.MODEL, wall.COMMANDS, wall.AGENTS):
         open(path, "w").close()
-    with open(wall.SHELL, "w") as file:
-        file.write(wall.render_shell())
-    os.chmod(wall.SHELL, 0o700)
-    open(wall.RELAY, "w").close()
     try:
         _run(wall.network_wall(["/usr/bin/true"], []))
         _run(wall.claude_wall(wall.SHELL, [f"{wall.PYTHON} -IS -c ''"]))

@@ -14,18 +14,17 @@ from ..base.reasons import reason
 from ..config.model import ChatSettings
 from .brief import list_verbs
 from .database import Disk
-from .failures import End, describe_failure
-from .job import LINE_BYTES, Opening, encode_job, encode_line, encode_opening, encode_pieces
+from .failures import KILLED, UNSAVED, TurnError, describe_stop
+from .job import LINE_BYTES, Opening, encode_line, encode_opening
 from .output import Misbehavior, TurnOutput
 from .program import READ_BYTES, RESTART, build_job, find_program, open_channel
 from .proposals import Read
 from .reads import PveReads
 from .request import SessionsUnwritable, TurnRequest
-from .store import KILLED, ErrorText, Store, build_ending
+from .store import Store, build_ending
 
 STOP_SECONDS = {"cancelled": 15.0, "shutting-down": 2.5}  # for the program to do it; then the handler ends the turn
 LATE_SECONDS = 30.0  # beyond turn_seconds, when the program has to end the turn
-_GO_ON = "ask again: the conversation continues"
 
 
 class RunningTurn:
@@ -82,7 +81,7 @@ class RunningTurn:
 
     async def run(self, store: Store, disk: Disk) -> None:
         """Run the turn to its end, and store what it sends. Raises nothing but a cancellation."""
-        ending: ErrorText | None = KILLED
+        ending: TurnError | None = KILLED
         try:
             async with asyncio.timeout(
                 STOP_SECONDS.get(self._why, self._settings.turn_seconds + LATE_SECONDS)
@@ -92,34 +91,34 @@ class RunningTurn:
         except TimeoutError:
             ending = None if self._output.last else self._explain_end("turn-timeout")
         except Misbehavior as error:
-            ending = ("claude-crashed", f"the turn was stopped, because {error}", _GO_ON)
+            ending = KILLED._replace(message=f"the turn was stopped, because {error}")
         except SessionsUnwritable:
-            ending = self._explain_end("disk")
+            ending = UNSAVED
         except Exception as error:  # no program, no memory, a defect of ours
             hint = RESTART if self._path else "run breakglass doctor; the power verbs don't need claude"
-            ending = ("claude-crashed", f"the turn could not be started: {reason(error)}", hint)
+            ending = TurnError("claude-crashed", f"the turn could not be started: {reason(error)}", hint)
         finally:
             self._writer = self._deadline = None
             self._reads.close()
             await self._save_end(store, disk, ending)
 
-    def _explain_end(self, stopped: str = "") -> ErrorText:
+    def _explain_end(self, stopped: str = "") -> TurnError:
         """Return why the turn has no end of its own."""
         why = self._why or stopped
-        return _error_text(End(stopped=why, seconds=self._settings.turn_seconds)) if why else KILLED
+        return describe_stop(why, self._settings.turn_seconds) if why else KILLED
 
-    async def _save_end(self, store: Store, disk: Disk, ending: ErrorText | None) -> None:
+    async def _save_end(self, store: Store, disk: Disk, ending: TurnError | None) -> None:
         output, batch = self._output, self._output.pop()
         number = batch.events[-1][0] if batch.events else self._stored
         last = output.last if ending is None else build_ending(ending, number + 1)
-        code = ending[0] if ending else output.code
+        code = ending.code if ending else output.code
         self._on_end()  # in one step with the call: a client that reads the end can go on
         counts.in_use.add_turn(code, output.tokens, output.cost)
         try:
             batch = batch._replace(events=[*batch.events, *last])
             await disk.run(store.add, self.request.key, self.request.sid, batch, code, output.cost)
         except SessionsUnwritable:  # an ending is written once the disk can be
-            self.unsaved = _error_text(End(stopped="disk"))
+            self.unsaved = UNSAVED
         self._notify()
 
     def _notify(self) -> None:
@@ -129,19 +128,17 @@ class RunningTurn:
 
     async def _exchange(self, store: Store, disk: Disk) -> None:
         program = await disk.run(find_program, self._settings)
-        if not program:
-            missing = f"{self._settings.command} is not there or not executable"
-            self._output.end_early(_error_text(End(missing=missing)))
-            return
         job = await disk.run(build_job, self._settings, self.request, self._transcript)
-        async with open_channel(self._path) as channel:
+        if self._why:  # the handler stops, and starts nothing any more
+            return
+        async with open_channel(self._path) as (reader, writer):
             with contextlib.suppress(ConnectionError):  # the program has ended, in whatever way
-                channel.writer.write(encode_opening(Opening(program)) + encode_job(job))
-                await self._send_transcript(store, disk, channel.writer)
-                self._writer = channel.writer
+                writer.write(encode_opening(Opening(program, transcript=self._transcript), job))
+                await self._send_transcript(store, disk, writer)
+                self._writer = writer
                 if self._why:
                     self._send(encode_line({"stop": self._why}))
-                await self._receive(channel.reader, store, disk)
+                await self._receive(reader, store, disk)
 
     async def _send_transcript(self, store: Store, disk: Disk, writer: asyncio.StreamWriter) -> None:
         at = 0
@@ -149,7 +146,7 @@ class RunningTurn:
             piece = await disk.run(store.piece, self.request.sid, at)
             if not piece:
                 raise SessionsUnwritable("a piece of the transcript is gone", "begin a new conversation")
-            writer.writelines(encode_pieces(piece, at))
+            writer.write(piece)
             at += len(piece)
             await writer.drain()
 
@@ -169,8 +166,3 @@ class RunningTurn:
                 self._stored = self._output.number - 1
                 self._notify()
             await asyncio.sleep(0)
-
-
-def _error_text(end: End) -> ErrorText:
-    found = describe_failure(end, None, {}, False) or {}
-    return found["code"], found["message"], found["hint"]

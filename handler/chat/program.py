@@ -5,13 +5,14 @@ import contextlib
 import os
 import shutil
 import socket
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..base import audit
 from ..config.model import ChatSettings
 from .brief import HOST, build_agents, list_tool_rules, list_verbs, render_ssh_files
 from .job import GuestLogin, Job, Line, Opening, encode_opening
@@ -23,21 +24,14 @@ READ_BYTES = 64 * 1024
 RESTART = "systemctl restart breakglass-chat.socket"
 PROBE_SECONDS = 20.0  # more than the program takes for it
 END_SECONDS = 1.0  # from the last event to the end of the program
+STDERR_BYTES = 4096
 BRIEF = files("breakglass.agents") / "breakglass.md"
 _ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _UNSAVED = "[From breakglass, not from the operator. Nothing that was said in this session before this was saved.]\n\n"
 
 
-class TurnChannel(NamedTuple):
-    """The socket to a turn's program, and the program if this handler has started it."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    program: Process | None
-
-
 @contextlib.asynccontextmanager
-async def open_channel(path: str) -> AsyncIterator[TurnChannel]:
+async def open_channel(path: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Have systemd start a turn's program, by its socket, or start it; end it at last. Raises OSError."""
     if path:
         reader, writer = await asyncio.open_unix_connection(path, limit=READ_BYTES)
@@ -48,24 +42,35 @@ async def open_channel(path: str) -> AsyncIterator[TurnChannel]:
             try:
                 channel = theirs.fileno()
                 # without the handler's log and terminal, which could be opened anew behind each wall
-                streams: dict[str, Any] = {"stdin": channel, "stdout": channel, "stderr": DEVNULL}
+                streams: dict[str, Any] = {"stdin": channel, "stdout": channel, "stderr": PIPE}
                 program = await asyncio.create_subprocess_exec(
                     *starter_command(), **streams, env=_ENV, cwd="/", start_new_session=True
                 )
             except BaseException:
                 ours.close()
                 raise
+        saying = asyncio.create_task(_read_last(program.stderr))
         reader, writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
     try:
-        yield TurnChannel(reader, writer, program)
+        yield reader, writer
     finally:
         writer.transport.abort()
         if program is not None:
-            await asyncio.shield(_end(program))
+            await asyncio.shield(_end(program, saying))
 
 
-async def _end(program: Process) -> None:
-    """Wait for a program that reads the end of its socket; kill it where it does not end. Its walls end with it."""
+async def _read_last(stream: asyncio.StreamReader | None) -> bytes:
+    said = b""
+    while stream is not None and (piece := await stream.read(READ_BYTES)):
+        said = (said + piece)[-STDERR_BYTES:]
+    return said
+
+
+async def _end(program: Process, saying: asyncio.Task[bytes]) -> None:
+    """Wait for a program that reads the end of its socket; kill it where it does not end. Its walls end with it.
+
+    What it wrote to stderr goes to the log: a turn writes nothing there unless it has a defect.
+    """
     try:
         async with asyncio.timeout(END_SECONDS):
             await program.wait()
@@ -73,19 +78,22 @@ async def _end(program: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             program.kill()
         await program.wait()
+    with contextlib.suppress(TimeoutError):
+        said = await asyncio.wait_for(saying, END_SECONDS)
+        if said:
+            audit.note("turn-stderr", error=said.decode("utf-8", "replace"))
 
 
 async def ask_probe(path: str, claude: str, probe: str = "wall") -> Line:
     """Return what a turn's program says of the place where turns run. Raises OSError, TimeoutError, ValueError."""
-    async with asyncio.timeout(PROBE_SECONDS), open_channel(path) as channel:
-        channel.writer.write(encode_opening(Opening(claude, probe)))
-        return parse_line(await channel.reader.readline())
+    async with asyncio.timeout(PROBE_SECONDS), open_channel(path) as (reader, writer):
+        writer.write(encode_opening(Opening(claude, probe)))
+        return parse_line(await reader.readline())
 
 
 def find_program(settings: ChatSettings) -> str:
-    """Return the path of claude's program without links, empty where there is none."""
-    found = shutil.which(settings.command)
-    return os.path.realpath(found) if found else ""
+    """Return the path of claude's program without links; where there is none, that of a file that is not there."""
+    return os.path.realpath(shutil.which(settings.command) or os.path.join("/nonexistent", settings.command))
 
 
 def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:
@@ -107,5 +115,4 @@ def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> 
         guest=GuestLogin(vm.name, ssh_files) if ssh_files else None,
         authorities=Path(settings.api.ca_file).read_text(encoding="utf-8") if settings.api.ca_file else "",
         turn_seconds=settings.turn_seconds,
-        transcript=transcript,
     )

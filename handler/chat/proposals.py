@@ -20,19 +20,14 @@ Read = Callable[[str], Awaitable[list[Message]]]
 
 
 async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
-    """Return the turn with the outcomes of the session's proposals at the beginning of its prompt."""
-    text, still_open = await fetch_outcomes(read, request.vm.vmid, proposals)
-    return replace(request, prompt=text + request.prompt, still_open=still_open)
-
-
-async def fetch_outcomes(read: Read, vmid: int, proposals: Sequence[Proposal]) -> tuple[str, list[Proposal]]:
-    """Return the text that claude gets, and the proposals that are still open."""
+    """Return the turn with what became of the session's proposals at the beginning of its prompt."""
     newest = proposals[-MOST:]
-    outcomes = await asyncio.gather(*(_fetch_outcome(read, vmid, each) for each in newest))
+    outcomes = await asyncio.gather(*(_fetch_outcome(read, request.vm.vmid, each) for each in newest))
     pairs = list(zip(newest, outcomes, strict=True))
     text = " ".join(f"You proposed {proposal['verb']}: {sentence}." for proposal, (sentence, _) in pairs)
     still_open = [proposal for proposal, (_, is_final) in pairs if not is_final]
-    return (f"[From breakglass, not from the operator. {text}]\n\n" if text else ""), still_open
+    begin = f"[From breakglass, not from the operator. {text}]\n\n" if text else ""
+    return replace(request, prompt=begin + request.prompt, still_open=still_open)
 
 
 async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:

@@ -90,15 +90,9 @@ class Proxy:
         headers = [*self._own, (b"content-length", b"%d" % len(body)), *passed_on(request.headers)]
         asked = h11.Request(method="POST", target=target, headers=headers), h11.Data(data=body), h11.EndOfMessage()
         try:
-            api, response = await self._ask_idle(*asked) or await self._ask_new(*asked)
+            return await self._ask_idle(*asked) or await self._ask_new(*asked)
         except OSError as error:
             raise RefusedError(502, "api_error", f"{self._api.base_url}: {_describe(error)}") from None
-        if 300 <= response.status_code < 400:
-            api.close()
-            place = dict(response.headers).get(b"location", b"no address").decode("latin-1")[:200]
-            why = f"{self._api.base_url}: it sends to {place}; set chat.base_url to where the API is"
-            raise RefusedError(502, "api_error", why)
-        return api, response
 
     async def _ask_idle(self, *asked: h11.Event) -> tuple[Connection, h11.Response] | None:
         """Ask over a connection that is there already; return None without one, or if the API has closed it."""

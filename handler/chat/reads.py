@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ..agents.pve.words import MUTATING, READ_ONLY
 from ..base.errors import Lost, Unreached
-from .job import PVE_MOST, encode_line
+from .job import encode_line
 from .output import Misbehavior
 from .proposals import Read
 
-AT_ONCE = 16  # of one turn
+AT_ONCE, MOST, TOO_MANY = 16, 1000, 10_000  # of one turn; a command that waits for the VM in a loop asks often
+CHARACTERS = 512  # of a question
 TEXT_CHARACTERS = 128 * 1024  # of an answer: as JSON it is shorter than a line may be
 _USAGE, _FAILED = 2, 255  # exit codes, as those of ssh
 _JOB = re.compile(r"id=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
@@ -24,11 +25,9 @@ def request_line(line: str, vmid: int, verbs: Sequence[str]) -> str | None:
     """Return the line for the host, None where claude's line is none of `verbs`, alone; `job` takes an id."""
     verb, *options = line.split() or [""]
     is_good = len(options) == 1 and bool(_JOB.fullmatch(options[0])) if verb == "job" else not options
-    return (
-        f"{verb} vm={vmid}{_OPTIONS.get(verb, '')}{''.join(f' {each}' for each in options)}"
-        if verb in verbs and is_good
-        else None
-    )
+    if verb not in verbs or not is_good or len(line) > CHARACTERS:
+        return None
+    return f"{verb} vm={vmid}{_OPTIONS.get(verb, '')}{''.join(f' {each}' for each in options)}"
 
 
 def render_answer(messages: Sequence[Message]) -> tuple[int, str]:
@@ -71,10 +70,12 @@ class PveReads:
     def begin(self, number: int, line: str) -> None:
         """Answer a question when its answer is there. Raises Misbehavior for one too many."""
         self._count += 1
-        if self._count > PVE_MOST:
-            raise Misbehavior(f"it asked the host more than {PVE_MOST} times")
-        if len(self._tasks) >= AT_ONCE:
-            self._answer(number, _FAILED, f"{AT_ONCE} questions are open already; wait until one is answered\n")
+        if self._count > TOO_MANY:
+            raise Misbehavior(f"it asked the host more than {TOO_MANY} times")
+        if self._count > MOST or len(self._tasks) >= AT_ONCE:
+            why = f"{AT_ONCE} questions are open already; wait until one is answered"
+            why = f"{MOST} questions were asked, and a turn may ask no more" if self._count > MOST else why
+            self._answer(number, _FAILED, f"{why}\n")
             return
         task = asyncio.create_task(self._ask(number, line))
         self._tasks.add(task)

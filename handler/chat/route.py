@@ -19,7 +19,7 @@ from ..service import Service
 from ..web.admission import check_permission
 from ..web.gate import SignedRequest
 from ..web.replies import NDJSON
-from .request import ChatRequest, TurnRequest, TurnUnknown, parse_chat_body, turn_key
+from .request import ChatRequest, TurnUnknown, parse_chat_body, turn_key
 from .service import ChatService
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ async def chat(request: Request) -> Response:
     check_permission(signed.caller, "chat", None, now)
     turns = await chatting.chat(stops=bool(body.cancel))
     if body.prompt:
-        turn = build(body, signed, config, now)
-        await turns.request(turn, partial(service.read, turn.vm))
+        turn = turns.build(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
+        lines = await turns.request(turn, partial(service.read, turn.vm))
         audit.request(began, "turn", signed.caller.name, "chat", turn.vm.name, signed.id)
-        return StreamingResponse(turns.follow(turn.key, 0), media_type=NDJSON)
+        return StreamingResponse(lines, media_type=NDJSON)
     if body.list or body.replay:
         return await look_back(turns, config, signed, body, began, now)
     key = turn_key(signed.caller.name, body.attach or body.cancel)
@@ -55,31 +55,27 @@ async def chat(request: Request) -> Response:
     return JSONResponse({"cancelled": body.cancel}, 202)
 
 
-def build(body: ChatRequest, signed: Signed, config: Config, now: float) -> TurnRequest:
-    """Return the turn that a body asks for."""
-    from .turns import build_turn_request
-
-    return build_turn_request(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
-
-
 async def look_back(
     turns: "Chat", config: Config, signed: Signed, body: ChatRequest, began: float, now: float
 ) -> Response:
     """Answer with the caller's conversations, or with what was said in one."""
-    from .conversations import ConversationReader
+    from .conversations import find, find_all, replay
     from .tokens import unseal
 
-    caller, keys = signed.caller, config.session_secrets
-    reader = ConversationReader(turns.store, turns.disk, caller.name, keys)
+    name, keys = signed.caller.name, config.session_secrets
     if body.list:
-        found = await reader.find_all(lambda vm: vm in config.vms and caller.may_act_on(vm), now)
-        audit.request(began, "list", caller.name, "chat", msg_id=signed.id)
+
+        def may_see(vm: str) -> bool:
+            return vm in config.vms and signed.caller.may_act_on(vm)
+
+        found = await turns.disk.run(find_all, turns.store, name, keys, may_see, now)
+        audit.request(began, "list", name, "chat", msg_id=signed.id)
         return JSONResponse({"sessions": found})
-    session = unseal(body.session, keys, caller.name, now)
+    session = unseal(body.session, keys, name, now)
     vm = choose_vm(config, signed, session.vm).name
-    conversation = await reader.find(session.sid, vm)
-    audit.request(began, "replay", caller.name, "chat", vm, signed.id)
-    return StreamingResponse(reader.lines(conversation), media_type=NDJSON)
+    conversation = await turns.disk.run(find, turns.store, name, session.sid, vm)
+    audit.request(began, "replay", name, "chat", vm, signed.id)
+    return StreamingResponse(replay(turns.store, turns.disk, keys, conversation), media_type=NDJSON)
 
 
 def choose_vm(config: Config, signed: Signed, name: str) -> Vm:

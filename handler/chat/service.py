@@ -15,9 +15,9 @@ from .request import ChatDisabled, ChatNotIsolated, SessionsUnwritable
 
 try:
     from .database import Disk
-    from .needs import find_lack
     from .program import RESTART, ask_probe, find_program
     from .turns import Chat
+    from .wall import bwrap
 
     _import_error = ""
 except Exception as fault:  # a defect of chat's modules must not stop the verbs
@@ -36,7 +36,7 @@ _FAULTY = error(
 )
 _STARTING = error("chat", "starting", "chat is not ready yet", "ask again in a moment")
 _WALLS = {"sandbox-missing": "sandbox-missing", "sandbox-refused": "chat-not-isolated"}  # by a probe's code
-_SAID_BY_TURNS = ("claude-missing", "credential-missing", "sessions-unwritable")  # a turn is tried, and says it itself
+_SAID_BY_TURNS = ("claude-missing", "sessions-unwritable")  # a turn is tried, and says it itself
 
 
 class ChatService:
@@ -107,7 +107,7 @@ class ChatService:
             return self._fail(_import_error)
         try:
             chat = await self._open(settings)
-            lack = await chat.disk.run(find_lack, settings, os.environ)
+            lack = await chat.disk.run(_find_lack, settings)
             is_known = self.fault is None and not chat.is_in_doubt
             chat.is_in_doubt = False
             return lack or (None if is_known else await self._try_walls(settings))
@@ -172,3 +172,13 @@ class ChatService:
             self._watcher.cancel()
         if self._chat is not None:
             await self._chat.stop()
+
+
+def _find_lack(settings: ChatSettings) -> Finding | None:
+    """Return which program of a turn is missing, or None. This starts no process, and its sentence is for the log."""
+    if not os.access(find_program(settings), os.X_OK):
+        why = f"chat.command names {settings.command}, which is not there or not executable"
+        return error("chat", "claude-missing", why, "")
+    if not os.access(bwrap(), os.X_OK):
+        return error("chat", "sandbox-missing", "bwrap is not installed", "apt-get install bubblewrap")
+    return None

@@ -11,56 +11,37 @@ import sys
 
 from . import wall
 from .command import Started, build_arguments, build_environment, write_files
-from .job import Job, decode_piece, encode_line, parse_job
+from .job import Job, encode_line, parse_job
 
 
 def main() -> None:
-    """Run the turn whose job comes from standard input; or with a third argument that probe, and print its answer."""
-    h11, program, probe = sys.argv[1:]
+    """Run the turn whose job comes from standard input, or a probe, and print its answer."""
+    h11, program, probe, job_bytes, transcript_bytes = sys.argv[1:]
     if probe:
         from .probe import look
 
         print(json.dumps(look(program, probe)))  # noqa: T201  # to the program of the turn
         return
     channel = socket.socket(fileno=os.dup(0))
-    job, transcript, rest = _read_job(channel)
+    job, transcript = parse_job(_receive(channel, int(job_bytes))), _receive(channel, int(transcript_bytes))
     write_files(job, transcript)
     started = _start(job, program, h11)
     from .worker import supervise
 
-    supervise(job, len(transcript), started, channel, rest)
+    supervise(job, len(transcript), started, channel)
 
 
-def _read_job(channel: socket.socket) -> tuple[Job, bytes, bytes]:
-    """Return the job, the transcript, and what came after them."""
-    data = b""
-
-    def read_line() -> bytes:
-        nonlocal data
-        while b"\n" not in data:
-            piece = channel.recv(1 << 20)
-            if not piece:
-                sys.exit(1)  # the handler has gone
-            data += piece
-        line, _, data = data.partition(b"\n")
-        return line
-
-    job, transcript = parse_job(read_line()), bytearray()
-    while len(transcript) < job.transcript:
-        transcript += decode_piece(json.loads(read_line()))[1]
-    return job, bytes(transcript), data
+def _receive(channel: socket.socket, size: int) -> bytes:
+    data = channel.recv(size, socket.MSG_WAITALL) if size else b""
+    if len(data) < size:
+        sys.exit(1)  # the handler has gone
+    return data
 
 
 def _start(job: Job, program: str, h11: str) -> Started:
     commands, model = _listen(wall.COMMANDS), _listen(wall.MODEL)
     with model:
-        if not os.access(program, os.X_OK):
-            return Started(None, None, commands, f"{program} can't be run here")
-        try:
-            claude = _start_claude(job, program)
-        except OSError as error:
-            return Started(None, None, commands, str(error))
-        return Started(claude, _start_proxy(job, model, h11), commands)
+        return Started(_start_claude(job, program), _start_proxy(job, model, h11), commands)
 
 
 def _listen(path: str) -> socket.socket:

@@ -10,31 +10,33 @@ from typing import NamedTuple
 
 from ..base.text import plain_line
 from .database import Database
-from .events import Event, encode_event
+from .events import Event
+from .failures import KILLED, LOST, TurnError
+from .job import Piece, encode_line
 from .proposals import MOST as MOST_PROPOSALS
 from .request import Proposal, TurnRequest
 from .tokens import LIFETIME
 
 CHUNK = 16 * 1024  # of events that are read at once, unless one is longer
-CALLER_BYTES = 256 << 20  # of a caller's events and prompts
-REFUSED_SECONDS, MOST_REFUSED = 24 * 3600.0, 200  # of a caller
+CALLER_BYTES = 256 << 20  # of a caller's events, prompts and transcripts
 PAGES = 1024  # given back to the file system at once
 WORDS = 120  # characters of the first question
 
-ErrorText = tuple[str, str, str]  # code, message, hint of an `error` event
-KILLED = (
-    "claude-crashed",
-    "the turn ended early, because a process that it needs was killed",
-    "ask again: the conversation continues",
+# The new pieces of a transcript take the place of those that were there.
+_TAKE_OVER = (
+    "DELETE FROM piece WHERE sid = :sid AND at >= (SELECT min(at) FROM new_piece WHERE sid = :sid)",
+    "INSERT INTO piece SELECT * FROM new_piece WHERE sid = :sid",
+    "DELETE FROM new_piece WHERE sid = :sid",
 )
-_LOST = ("session-lost", "the conversation is no longer in sessions.dir", "begin a new conversation")
-
-# One of these at a time: each takes a moment, and the other calls wait for it.
+# One of these at a time: each takes a moment, and the other calls wait for it. Claude goes on from no conversation of
+# which nothing can be shown.
 _OLD = (
-    "SELECT key FROM turn WHERE at < :old AND code IS NOT NULL",
-    "SELECT key FROM turn WHERE at < :refused AND sid IS NULL",
-    "SELECT key FROM turn WHERE code IS NOT NULL AND caller IN"
-    " (SELECT caller FROM turn GROUP BY caller HAVING sum(bytes) > :most) ORDER BY at",
+    "DELETE FROM conversation WHERE sid ="
+    " (SELECT sid FROM conversation WHERE NOT EXISTS (SELECT 1 FROM turn WHERE turn.sid = conversation.sid) LIMIT 1)",
+    "DELETE FROM turn WHERE key = (SELECT key FROM turn WHERE code IS NOT NULL AND (at < :old OR caller IN ("
+    "SELECT caller FROM (SELECT caller, bytes FROM turn"
+    " UNION ALL SELECT caller, length(data) FROM piece JOIN conversation USING (sid))"
+    " GROUP BY caller HAVING sum(bytes) > :most)) ORDER BY at LIMIT 1)",
 )
 
 
@@ -47,26 +49,28 @@ class StoredTurn(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A turn that was begun or refused now (`is_new`) or earlier, and the size of its session's transcript."""
+    """What became of a request for a turn: it had begun `earlier`, it is refused, or it has begun now.
 
-    turn: StoredTurn
-    is_new: bool
+    `transcript` is the size of what claude knows of its session.
+    """
+
+    earlier: StoredTurn | None = None
+    refusal: TurnError | None = None
     transcript: int = 0
 
 
 class Batch(NamedTuple):
-    """What a turn has sent: its events by number, pieces of its transcript by their place, and proposals."""
+    """What a turn has sent: its events by number, pieces of its transcript, and proposals."""
 
     events: Sequence[tuple[int, bytes]] = ()
-    pieces: Sequence[tuple[int, bytes]] = ()
+    pieces: Sequence[Piece] = ()
     proposals: Sequence[Proposal] = ()
 
 
-def build_ending(error: ErrorText, number: int) -> list[tuple[int, bytes]]:
+def build_ending(failure: TurnError, number: int) -> list[tuple[int, bytes]]:
     """Return an error and `done` as lines with their numbers: the end of a turn that has none of its own."""
-    code, message, hint = error
-    first: Event = {"type": "error", "n": number, "code": code, "message": message, "hint": hint}
-    return [(number, encode_event(first)), (number + 1, encode_event({"type": "done", "n": number + 1, "ok": False}))]
+    first: Event = {"type": "error", "n": number, **failure._asdict()}
+    return [(number, encode_line(first)), (number + 1, encode_line({"type": "done", "n": number + 1, "ok": False}))]
 
 
 class Store(Database):
@@ -84,7 +88,7 @@ class Store(Database):
         with self.transaction() as db:
             for key, n in db.execute(running).fetchall():
                 if key not in alive:
-                    self._write(db, key, build_ending(KILLED, n + 1), KILLED[0])
+                    self._write(db, key, build_ending(KILLED, n + 1), KILLED.code)
 
     def find(self, key: bytes) -> StoredTurn | None:
         """Return a turn, or None where there is none."""
@@ -95,27 +99,27 @@ class Store(Database):
         found = db.execute("SELECT vm, digest, code FROM turn WHERE key = ?", (key,)).fetchone()
         return StoredTurn(*found) if found else None
 
-    def begin(self, request: TurnRequest, first: Event, now: float, refusal: ErrorText | None) -> Begun:
-        """Begin a turn, or refuse it, unless it exists already."""
+    def begin(self, request: TurnRequest, first: Event, now: float, refusal: TurnError | None) -> Begun:
+        """Begin a turn, unless it has begun already, is refused, or its conversation is not there any more."""
         key = request.key
         with self.transaction() as db:
-            found = self._find(db, key)
-            if found is not None:
-                return Begun(found, False)
-            self.check_room()
+            if (earlier := self._find(db, key)) is not None:
+                return Begun(earlier)
             if request.resume and not db.execute("SELECT 1 FROM conversation WHERE sid = ?", (request.sid,)).fetchone():
-                refusal = refusal or _LOST
-            if refusal is None:
-                self._note(db, request, now)
-            sid, prompt = (None, "") if refusal else (request.sid, request.typed)
-            row = (key, request.caller, request.turn, sid, request.vm.name, request.digest, prompt, request.tools, now)
-            db.execute("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?)", (*row, len(prompt.encode())))
-            lines = [(1, encode_event(first)), *(build_ending(refusal, 2) if refusal else ())]
-            self._write(db, key, lines, refusal[0] if refusal else None)
-            if refusal:
-                self._forget_refusals(db, request.caller)
-            turn = StoredTurn(request.vm.name, request.digest, refusal[0] if refusal else None)
-            return Begun(turn, True, self._trim(db, request.sid) if request.resume else 0)
+                refusal = refusal or LOST
+            if refusal is not None:
+                return Begun(refusal=refusal)
+            self.check_room()
+            self._note(db, request, now)
+            row = (key, request.caller, request.turn, request.sid, request.vm.name, request.digest, request.typed)
+            size = len(request.typed.encode())
+            db.execute(
+                "INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?)", (*row, request.tools, now, size)
+            )
+            self._write(db, key, [(1, encode_line(first))], None)
+            db.execute("DELETE FROM new_piece WHERE sid = ?", (request.sid,))
+            end = "SELECT max(at + length(data)) FROM piece WHERE sid = ?"
+            return Begun(transcript=db.execute(end, (request.sid,)).fetchone()[0] or 0)
 
     def _note(self, db: sqlite3.Connection, request: TurnRequest, now: float) -> None:
         """Add a turn to its conversation, which may be new."""
@@ -127,17 +131,17 @@ class Store(Database):
             (request.sid, request.caller, request.vm.name, words, now, still_open),
         )
 
-    def _forget_refusals(self, db: sqlite3.Connection, caller: str) -> None:
-        newest = "SELECT key FROM turn WHERE caller = :caller AND sid IS NULL ORDER BY at DESC, rowid DESC LIMIT :most"
-        statement = f"DELETE FROM turn WHERE caller = :caller AND sid IS NULL AND key NOT IN ({newest})"  # noqa: S608
-        db.execute(statement, {"caller": caller, "most": MOST_REFUSED})
-
     def add(self, key: bytes, sid: str, batch: Batch, code: str | None = None, cost: float = 0.0) -> None:
-        """Save what a turn has sent; with a `code`, its end. A piece at 0 begins the transcript anew."""
+        """Save what a turn has sent; with a `code`, its end. A piece at 0 begins the transcript anew.
+
+        Pieces count once the last one of a whole is there: half a transcript is one that claude can't go on from.
+        """
         with self.transaction() as db:
-            for at, data in batch.pieces:
-                db.execute("DELETE FROM piece WHERE sid = ? AND at >= ?", (sid, at))
-                db.execute("INSERT INTO piece VALUES (?, ?, ?)", (sid, at, data))
+            for at, data, is_last in batch.pieces:
+                db.execute("DELETE FROM new_piece WHERE sid = ? AND at >= ?", (sid, at))
+                db.execute("INSERT INTO new_piece VALUES (?, ?, ?)", (sid, at, data))
+                for statement in _TAKE_OVER if is_last else ():
+                    db.execute(statement, {"sid": sid})
             if batch.proposals:
                 known = [*self._proposals(db, sid), *map(dict, batch.proposals)]
                 db.execute(
@@ -199,28 +203,11 @@ class Store(Database):
             found = db.execute("SELECT data FROM piece WHERE sid = ? AND at = ?", (sid, at)).fetchone()
         return bytes(found[0]) if found else b""
 
-    def _trim(self, db: sqlite3.Connection, sid: str) -> int:
-        """Cut a transcript after its last whole line, because its turn may have been killed; return its size."""
-        last = "SELECT at, data FROM piece WHERE sid = ? ORDER BY at DESC LIMIT 1"
-        while found := db.execute(last, (sid,)).fetchone():
-            at, data = found
-            whole = data[: data.rfind(b"\n") + 1]
-            db.execute("DELETE FROM piece WHERE sid = ? AND at = ?", (sid, at))
-            if whole:
-                db.execute("INSERT INTO piece VALUES (?, ?, ?)", (sid, at, whole))
-                return int(at) + len(whole)
-        return 0
-
     def prune(self, now: float) -> bool:
         """Remove one thing that is too old or too much, or shorten the file a bit; tell whether there may be more."""
-        times = {"old": now - LIFETIME, "refused": now - REFUSED_SECONDS, "most": CALLER_BYTES}
+        limits = {"old": now - LIFETIME, "most": CALLER_BYTES}
         with self.transaction() as db:
-            for statement in _OLD:
-                if db.execute(f"DELETE FROM turn WHERE key = ({statement} LIMIT 1)", times).rowcount:  # noqa: S608
-                    return True
-            turns = "SELECT 1 FROM turn WHERE turn.sid = conversation.sid"
-            gone = f"SELECT sid FROM conversation WHERE at < :old AND NOT EXISTS ({turns})"  # noqa: S608
-            if db.execute(f"DELETE FROM conversation WHERE sid = ({gone} LIMIT 1)", times).rowcount:  # noqa: S608
+            if any(db.execute(statement, limits).rowcount for statement in _OLD):
                 return True
             before = self._free_pages(db)
             db.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()

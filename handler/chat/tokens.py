@@ -28,11 +28,6 @@ class Session:
     exp: int
 
 
-def is_sid(text: str) -> bool:
-    """Tell whether a text is a UUID in lower case with hyphens."""
-    return bool(_SID.fullmatch(text))
-
-
 def seal(session: Session, keys: Sequence[str]) -> str:
     """Return the token. The newest key, which is the last one, signs it."""
     return str(_serializer(keys).dumps(vars(session)))
@@ -43,7 +38,7 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
     try:
         fields = _serializer(keys).loads(token)
         session = Session(**fields)
-        is_valid = is_sid(session.sid) and isinstance(session.vm, str) and session.exp > now
+        is_valid = bool(_SID.fullmatch(session.sid)) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
         raise _invalid("token was changed, or was made elsewhere") from None
     if session.caller != caller:

@@ -7,7 +7,6 @@ imports little: a turn waits for that.
 
 import contextlib
 import ctypes
-import importlib.util
 import json
 import os
 import resource
@@ -16,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from .wall import PYTHON, bwrap, own_paths, python_command, turn_wall
+from .wall import PYTHON, bwrap, find_h11, own_paths, python_command, turn_wall
 
 SECONDS = 16.0  # for a probe
 OPENING_BYTES = 4096
@@ -37,23 +36,20 @@ def main() -> int:
     channel = socket.socket(fileno=os.dup(0))
     opening = _read_opening(channel)
     program, probe = str(opening.get("claude", "")), str(opening.get("probe", ""))
+    sizes = [str(opening.get(name, 0)) for name in ("job", "transcript")]
     if not program.startswith("/"):
         return 2
-    h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else _find_h11()
+    h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else find_h11()
     _limit_and_leave()
-    programs = [program] if os.access(program, os.X_OK) else []  # start.py says that it is missing
-    command = turn_wall(python_command("chat.start", h11, program, probe), [*own_paths(), h11, *programs])
-    if probe:
-        _send(channel, _try(command))
-        return 0
-    try:
+    programs = (
+        [program] if os.access(program, os.X_OK) else []
+    )  # the shell behind claude's wall says that it is missing
+    command = turn_wall(python_command("chat.start", h11, program, probe, *sizes), [*own_paths(), h11, *programs])
+    if not probe:
         os.execv(command[0], command)  # noqa: S606  # there is no shell in it
-    except OSError as error:
-        fix = "apt-get install bubblewrap"
-        message = f"the turn could not be started: {command[0]}: {error.strerror}"
-        failure = {"type": "error", "n": 2, "code": "claude-crashed", "message": message, "hint": fix}
-        _send(channel, failure, {"type": "done", "n": 3, "ok": False})
-        return 1
+    with contextlib.suppress(OSError):  # the handler has gone
+        channel.sendall(json.dumps(_try(command)).encode() + b"\n")
+    return 0
 
 
 def _read_opening(channel: socket.socket) -> Mapping[str, object]:
@@ -66,11 +62,6 @@ def _read_opening(channel: socket.socket) -> Mapping[str, object]:
         line += byte
     opening = json.loads(line)
     return opening if isinstance(opening, dict) else {}
-
-
-def _find_h11() -> str:
-    found = importlib.util.find_spec("h11")
-    return os.path.dirname(found.origin) if found and found.origin else ""
 
 
 def _limit_and_leave() -> None:
@@ -123,8 +114,3 @@ def _read(file: str) -> str:
             return setting.read().strip()
     except OSError:  # this kernel does not have it
         return ""
-
-
-def _send(channel: socket.socket, *lines: Mapping[str, object]) -> None:
-    with contextlib.suppress(OSError):  # the handler has gone
-        channel.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))

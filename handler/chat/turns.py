@@ -16,60 +16,32 @@ from ..base import counts
 from ..base.errors import BreakglassError, IdReused
 from ..config.model import ChatSettings, Vm
 from .database import Disk
-from .events import Event, encode_event
+from .events import Event
+from .failures import KILLED, STOPPING, TurnError
+from .job import encode_line
 from .process import RunningTurn
 from .proposals import Read, prepend_outcomes
 from .request import ChatRequest, SessionInvalid, TurnRequest
-from .store import KILLED, Begun, ErrorText, Store, StoredTurn, build_ending
+from .store import Begun, Store, StoredTurn, build_ending
 from .tokens import LIFETIME, Session, seal, unseal
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
 STOP_SECONDS = 4.0  # a stream ends at most so long after a SIGTERM
 
-_BUSY = ("busy", "another turn of this session is running", "wait until it has ended, then send with a new id")
-_LAST_PLACE = (
+_BUSY = TurnError("busy", "another turn of this session is running", "wait until it has ended, then send with a new id")
+_LAST_PLACE = TurnError(
     "busy",
     "you already have a turn, perhaps in another tab, and the last free place is kept for another caller",
     "wait until your turn has ended, then ask again",
 )
-_NOT_STARTED = ("shutting-down", "the handler is stopping; the turn was not started", "ask again in a moment")
-_STOPPED = ("shutting-down", "the handler was stopped, and so was the turn", "ask again: the conversation continues")
-_UNREADABLE = (
+_NOT_STARTED = TurnError("shutting-down", "the handler is stopping; the turn was not started", "ask again in a moment")
+_UNREADABLE = TurnError(
     "claude-crashed",
     "the turn's events can't be read: sessions.dir does not answer",
     "attach to it again in a moment",
 )
 
 T = TypeVar("T")
-
-
-def build_turn_request(
-    body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
-) -> TurnRequest:
-    """Return the turn that a body asks for. Raises SessionInvalid, and what `choose_vm` raises.
-
-    `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
-    about it.
-    """
-    caller = signed.caller.name
-    old = unseal(body.session, keys, caller, now) if body.session else None
-    if old is not None and body.vm and body.vm != old.vm:
-        raise SessionInvalid(f"the session is for another VM, {old.vm}", "begin a new conversation")
-    vm = choose_vm(old.vm if old is not None else body.vm)
-    sid = old.sid if old is not None else str(uuid.uuid4())
-    parts = (f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt)
-    return TurnRequest(
-        turn=signed.id,
-        caller=caller,
-        vm=vm,
-        sid=sid,
-        typed=body.prompt,
-        prompt=body.prompt,
-        resume=old is not None,
-        tools=body.tools,
-        token=seal(Session(sid, caller, vm.name, int(now) + LIFETIME), keys),
-        digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-    )
 
 
 class Chat:
@@ -85,6 +57,35 @@ class Chat:
         self._stop_at: float | None = None
         self.is_in_doubt = False  # a turn has ended without a word: there may be no walls any more
 
+    @staticmethod
+    def build(
+        body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
+    ) -> TurnRequest:
+        """Return the turn that a body asks for. Raises SessionInvalid, and what `choose_vm` raises.
+
+        `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
+        about it.
+        """
+        caller = signed.caller.name
+        old = unseal(body.session, keys, caller, now) if body.session else None
+        if old is not None and body.vm and body.vm != old.vm:
+            raise SessionInvalid(f"the session is for another VM, {old.vm}", "begin a new conversation")
+        vm = choose_vm(old.vm if old is not None else body.vm)
+        sid = old.sid if old is not None else str(uuid.uuid4())
+        parts = (f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt)
+        return TurnRequest(
+            turn=signed.id,
+            caller=caller,
+            vm=vm,
+            sid=sid,
+            typed=body.prompt,
+            prompt=body.prompt,
+            resume=old is not None,
+            tools=body.tools,
+            token=seal(Session(sid, caller, vm.name, int(now) + LIFETIME), keys),
+            digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        )
+
     async def open(self) -> None:
         """Open the store, or see whether it can still be used. Raises SessionsUnwritable."""
         await self.disk.run(self.store.open, {*self.running, *(request.key for request in self._starting)})
@@ -93,19 +94,20 @@ class Chat:
         """Return a turn, or None where there is none. Raises SessionsUnwritable."""
         return await self.disk.run(self.store.find, key)
 
-    async def request(self, request: TurnRequest, read: Read) -> None:
-        """Start a turn unless its id has one. Raises IdReused, SessionsUnwritable.
+    async def request(self, request: TurnRequest, read: Read) -> AsyncIterator[bytes]:
+        """Start a turn unless its id has one, and return its lines. Raises IdReused, SessionsUnwritable.
 
         `read` asks the VM's host: what became of the session's proposals, and what claude wants to know.
         """
         if request.resume and await self.find(request.key) is None:
             proposals = await self.disk.run(self.store.proposals, request.sid)
             request = await prepend_outcomes(request, read, proposals)
-        begun = await asyncio.shield(self._track(self._begin(request, read)))
-        if begun.turn.digest != request.digest:
+        first, begun = await asyncio.shield(self._track(self._begin(request, read)))
+        if begun.earlier is not None and begun.earlier.digest != request.digest:
             raise IdReused("this id already belongs to another turn", "use a new id")
+        return _refuse(first, begun.refusal) if begun.refusal else self.follow(request.key, 0)
 
-    async def _begin(self, request: TurnRequest, read: Read) -> Begun:
+    async def _begin(self, request: TurnRequest, read: Read) -> tuple[Event, Begun]:
         refusal = self._find_refusal(request)
         first: Event = {"type": "session", "n": 1, "id": request.sid, "turn": request.turn, "resumed": request.resume}
         if refusal is None or request.resume:  # a session that never began can't be continued
@@ -113,13 +115,13 @@ class Chat:
         self._starting.append(request)
         try:
             begun = await self.disk.run(self.store.begin, request, first, time.time(), refusal)
-            if begun.is_new and begun.turn.code is None:
+            if begun.refusal is not None:
+                counts.in_use.add_turn(begun.refusal.code)
+            elif begun.earlier is None:
                 self._start(request, begun.transcript, read)
-            elif begun.is_new:
-                counts.in_use.add_turn(str(begun.turn.code))
         finally:
             self._starting.remove(request)
-        return begun
+        return first, begun
 
     def _start(self, request: TurnRequest, transcript: int, read: Read) -> None:
         def on_end() -> None:
@@ -133,8 +135,8 @@ class Chat:
         self._track(turn.run(self.store, self.disk))
         self._track(self._prune())
 
-    def _find_refusal(self, request: TurnRequest) -> ErrorText | None:
-        """Return why a caller can start no turn now, or None. The refusal is final for its id, like any end of a turn.
+    def _find_refusal(self, request: TurnRequest) -> TurnError | None:
+        """Return why a caller can start no turn now, or None. Nothing is kept of a refusal, so its id stays free.
 
         The last free place is kept for a caller without a turn, so that one caller can't take all of them.
         """
@@ -145,8 +147,7 @@ class Chat:
         if request.sid in [other.sid for other in others]:
             return _BUSY
         if len(others) >= most:
-            hint = "ask again in a moment"
-            return "busy", f"{most} turns run already, and no more may", hint
+            return TurnError("busy", f"{most} turns run already, and no more may", "ask again in a moment")
         if len(others) == most - 1 and request.caller in [other.caller for other in others]:
             return _LAST_PLACE
         return None
@@ -201,16 +202,21 @@ class Chat:
                 sent_at = clock()
             elif changed is None or (self._stop_at is not None and clock() > self._stop_at):
                 killed = watched.unsaved if watched is not None else KILLED
-                yield _encode_ending(killed if self._stop_at is None else _STOPPED, number)
+                yield _encode_ending(killed if self._stop_at is None else STOPPING, number)
                 return
             elif clock() - sent_at > PING_SECONDS:
                 sent_at = clock()
-                yield encode_event({"type": "ping", "n": number})
+                yield encode_line({"type": "ping", "n": number})
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), 1.0)
 
 
-def _encode_ending(error: ErrorText, number: int) -> bytes:
+async def _refuse(first: Event, why: TurnError) -> AsyncIterator[bytes]:
+    """Yield the lines of a turn that did not begin."""
+    yield encode_line(first) + _encode_ending(why, 1)
+
+
+def _encode_ending(failure: TurnError, number: int) -> bytes:
     """Return the last lines of a stream whose turn has no end in the store."""
-    return b"".join(line for _, line in build_ending(error, number + 1))
+    return b"".join(line for _, line in build_ending(failure, number + 1))

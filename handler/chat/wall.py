@@ -19,6 +19,7 @@ from ..base.isolated import isolated_command
 PYTHON = "/usr/bin/python3"  # runs the relay and claude's commands; a Python elsewhere is not visible to claude
 TURN = "/turn"  # in memory, the same place in every turn: claude names its transcript after its directory
 HOME, SCRAPS, CWD, SSH = f"{TURN}/home", f"{TURN}/scraps", f"{TURN}/cwd", f"{TURN}/ssh"
+TRANSCRIPTS = f"{TURN}/transcripts"  # claude has it at a place in its home that it can't make a link of
 BIN, SHELL, RELAY, AGENTS = f"{TURN}/bin", f"{TURN}/shell", f"{TURN}/relay", f"{TURN}/agents.json"
 MODEL, COMMANDS = f"{TURN}/model", f"{TURN}/commands"  # sockets
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -59,6 +60,7 @@ def network_wall(program: Sequence[str], shown: Sequence[str]) -> list[str]:
 def claude_wall(program: str, arguments: Sequence[str]) -> list[str]:
     """Return the command line for claude, which has no network but the relay, and sees no process but its own."""
     own = [*_show(program, AGENTS, SHELL, RELAY, BIN, CWD), *_open(HOME, SCRAPS, MODEL, COMMANDS)]
+    own += ["--bind", TRANSCRIPTS, f"{HOME}/projects/{CWD.replace('/', '-')}"]  # where claude keeps a session
     relayed = ["/bin/bash", "-c", _RELAYED, "bash", program, *arguments]
     return [bwrap(), *_NEW, "--unshare-net", *_END, *_system(), *_accounts(), *own, *_in(CWD), *relayed]
 
@@ -77,10 +79,28 @@ def render_shell() -> str:
     return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
 
 
-def account_files() -> dict[str, str]:
-    """Return the files of /etc that name the turn's user, by their names in `/turn`."""
+def make_places() -> None:
+    """Make what the walls show of the turn: its directories, and the files that are the same in each turn."""
+    for directory in (BIN, SSH, CWD, HOME, SCRAPS, TRANSCRIPTS):
+        os.mkdir(directory, 0o700)
     uid, gid = os.getuid(), os.getgid()
-    return {"passwd": f"claude:x:{uid}:{gid}::{SCRAPS}:/bin/bash\n", "group": f"claude:x:{gid}:\n"}
+    write_file(f"{TURN}/passwd", f"claude:x:{uid}:{gid}::{SCRAPS}:/bin/bash\n", 0o444)
+    write_file(f"{TURN}/group", f"claude:x:{gid}:\n", 0o444)
+    write_file(SHELL, render_shell(), 0o555)
+    write_file(RELAY, read_program("relay.py"), 0o444)
+
+
+def read_program(name: str) -> str:
+    """Return the text of a program that is copied into the turn."""
+    with open(f"{os.path.dirname(__file__)}/{name}", encoding="utf-8") as file:
+        return file.read()
+
+
+def write_file(path: str, text: str, mode: int) -> None:
+    """Write a file that is not there yet."""
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, mode)
 
 
 def python_command(module: str, *arguments: str, library: str = "") -> list[str]:
@@ -99,8 +119,13 @@ def python_command(module: str, *arguments: str, library: str = "") -> list[str]
 
 def starter_command() -> list[str]:
     """Return the command line of a turn's program, for a handler that starts it itself."""
-    h11 = importlib.util.find_spec("h11")
-    return isolated_command("chat.turn", os.path.dirname(h11.origin) if h11 and h11.origin else "")
+    return isolated_command("chat.turn", find_h11())
+
+
+def find_h11() -> str:
+    """Return the directory of h11, which the model proxy needs."""
+    found = importlib.util.find_spec("h11")
+    return os.path.dirname(found.origin) if found and found.origin else ""
 
 
 def own_paths() -> list[str]:

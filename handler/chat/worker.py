@@ -18,36 +18,27 @@ from typing import IO
 
 from ..base.framer import Framer
 from ..base.verbs import PROPOSAL_ID
-from . import wall
 from .command import Started, transcript_path
 from .commands import CommandServer
-from .events import Event, Translator, encode_event
+from .events import Event, Translator
 from .failures import End
-from .job import LINE_BYTES, PIECE_BYTES, TRANSCRIPT_BYTES, Job, Line, encode_pieces
+from .job import LINE_BYTES, PIECE_BYTES, TRANSCRIPT_BYTES, Job, Line, encode_line, encode_pieces
 
-LOG_BYTES = 64 << 20  # of a turn's events; an ordinary turn has a hundredth of that
 STDERR_BYTES = 4096
 TICK_SECONDS = 0.5
 GRACE_SECONDS = {"shutting-down": 1.0}  # from SIGINT to SIGKILL; a handler that stops has little time
 _GRACE = 3.0
 LAST_SECONDS = 3.0  # for what claude said last, and then for a handler that reads slowly
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def supervise(job: Job, sent: int, started: Started, channel: socket.socket, rest: bytes) -> None:
-    """See a turn that was started to its end. `sent` is how much of the transcript the handler has.
-
-    `rest` is what has already come from `channel`.
-    """
-    asyncio.run(_supervise(job, sent, started, channel, rest))
+def supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
+    """See a turn that was started to its end. `sent` is how much of the transcript the handler has."""
+    asyncio.run(_supervise(job, sent, started, channel))
 
 
-async def _supervise(job: Job, sent: int, started: Started, channel: socket.socket, rest: bytes) -> None:
-    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=2 * LINE_BYTES)
-    reader.feed_data(rest)  # before there is a connection, which may bring more at once
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await loop.create_connection(lambda: protocol, sock=channel)
-    await Turn(job, sent, started, reader, asyncio.StreamWriter(transport, protocol, reader, loop)).run()
+async def _supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel, limit=2 * LINE_BYTES)
+    await Turn(job, sent, started, reader, writer).run()
 
 
 class Turn:
@@ -62,19 +53,16 @@ class Turn:
         self._translator = Translator(job.vm, lambda: f"{PROPOSAL_ID}{os.urandom(12).hex()}", 2, job.verbs)
         self._commands = CommandServer(job, self._send)
         self._stderr = b""
-        self._size = 0
         self._output_at = time.monotonic()
         self._stopped = ""
         self._unsaved = False
 
     async def run(self) -> None:
         """Run the turn to its end."""
-        claude, exit = self._started.claude, None
-        if claude is not None:
-            exit = await self._wait(claude)
+        exit = await self._wait(self._started.claude)
         seconds = {"silent": self.job.silence_seconds, "turn-timeout": self.job.turn_seconds}.get(self._stopped, 0)
         said = self._stderr.decode("utf-8", "replace")
-        end = End(exit, said, self._stopped, self._started.missing, seconds, self._unsaved)
+        end = End(exit, said, self._stopped, seconds, self._unsaved)
         self._write(self._translator.close(end))
         with contextlib.suppress(OSError, TimeoutError):  # the handler has gone, or reads nothing
             async with asyncio.timeout(LAST_SECONDS):
@@ -104,8 +92,6 @@ class Turn:
         framer, output = Framer(), await _open(pipe)
         while chunk := await output.read(PIECE_BYTES):
             self._output_at = time.monotonic()
-            if self._stopped == "flood":
-                continue
             for line in framer.feed(chunk):
                 events = self._translator.feed(line)
                 self._write(events)
@@ -120,10 +106,9 @@ class Turn:
 
     def _write(self, events: Sequence[Event]) -> None:
         for event in events:
-            line = encode_event(event)
+            line = encode_line(event)
             if len(line) > LINE_BYTES:  # a tool was given that much
-                line = encode_event({**event, "input": {}, "text": "", "cut": True})
-            self._size += len(line)
+                line = encode_line({**event, "input": {}, "text": "", "cut": True})
             self._send(line)
 
     def _send(self, line: bytes) -> None:
@@ -131,27 +116,27 @@ class Turn:
             self._writer.write(line)
 
     def _send_transcript(self) -> None:
-        """Send the whole lines that the transcript has gained. What stands in its place may be anything."""
+        """Send the whole lines that the transcript has gained, or all of it where claude has shortened it."""
         try:
-            fd = _open_transcript(self.job.sid)
-        except FileNotFoundError:
+            new = self._read_transcript()
+        except OSError as error:
+            self._unsaved = not isinstance(error, FileNotFoundError)
             return
-        except OSError:
-            self._unsaved = True
-            return
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > TRANSCRIPT_BYTES:
-                self._unsaved = True
-                return
-            self._sent = 0 if found.st_size < self._sent else self._sent
-            new = os.pread(fd, found.st_size - self._sent, self._sent)
-        finally:
-            os.close(fd)
+        self._unsaved = False
         whole = new[: new.rfind(b"\n") + 1]
         for line in encode_pieces(whole, self._sent):
             self._send(line)
         self._sent += len(whole)
+
+    def _read_transcript(self) -> bytes:
+        """Return what comes after that which was sent. Raises OSError for what is no transcript: a link, a pipe."""
+        fd = os.open(transcript_path(self.job.sid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > TRANSCRIPT_BYTES:
+                raise OSError("no regular file, or a long one")
+            self._sent = 0 if found.st_size < self._sent else self._sent
+            return os.pread(file.fileno(), found.st_size - self._sent, self._sent)
 
     # --- limits ---
 
@@ -162,16 +147,13 @@ class Turn:
             now = time.monotonic()
             if now > until:
                 self._stop("turn-timeout")
-            elif self._size > LOG_BYTES:
-                self._stop("flood")
             elif now - self._output_at > self.job.silence_seconds and not self._translator.in_tool:
                 self._stop("silent")
             await asyncio.sleep(min(TICK_SECONDS, max(until - now, 0.01)))
 
     async def _wait_for_proxy(self) -> None:
-        if self._started.proxy is not None:
-            await _ended(self._started.proxy)
-            self._stop("proxyless")
+        await _ended(self._started.proxy)
+        self._stop("proxyless")
 
     async def _listen(self) -> None:
         """Do what the handler says, until it is gone."""
@@ -192,7 +174,7 @@ class Turn:
         """Stop claude, or stop it faster. The error names the first reason."""
         is_first, self._stopped = not self._stopped, self._stopped or why
         claude = self._started.claude
-        if claude is None or claude.returncode is not None:
+        if claude.returncode is not None:
             return
         if is_first and (pid := _find_claude(claude.pid)):
             with contextlib.suppress(OSError):
@@ -232,19 +214,3 @@ def _find_claude(pid: int) -> int:
         except (OSError, ValueError, IndexError):  # it is only starting, or has ended
             return 0
     return pid
-
-
-def _open_transcript(sid: str) -> int:
-    """Return a descriptor of a session's transcript, without following a link that claude may have made."""
-    *directories, name = transcript_path(sid)
-    at = os.open(wall.HOME, _DIRECTORY)
-    for each in directories:
-        above = at
-        try:
-            at = os.open(each, _DIRECTORY, dir_fd=above)
-        finally:
-            os.close(above)
-    try:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)

@@ -12,24 +12,13 @@ from .server import is_loopback, normal_url
 
 _VALUE = re.compile(r"[!#-&(-~]+", re.ASCII)  # what a header takes, without quotes
 _URL = re.compile(r"[!-~]+", re.ASCII)
-_IN_CREDENTIAL_FILE = "put it into the file that chat.credential_file names"
 # claude speaks to nothing but its turn's own proxy, which has the credential: these would go around it, or break it.
-_NOT_IN_ENV = (
-    (rf"{'|'.join(CREDENTIALS)}|CLAUDE_CODE_OAUTH_\w+", _IN_CREDENTIAL_FILE),
-    (r"ANTHROPIC_BASE_URL", "set chat.base_url"),
-    (r"\w+_PROXY", "set chat.https_proxy"),
-    (r"NODE_EXTRA_CA_CERTS|NODE_TLS_\w+|SSL_CERT_\w+", "set chat.ca_file"),
-    (
-        r"ANTHROPIC_(?!\w*MODEL|BETAS)\w+|(AWS|AZURE|GOOGLE)_\w+|CLAUDE_CODE_(USE|SKIP|CLIENT)_\w+",
-        "claude gets no credential of any kind; chat.base_url can name a gateway that has it",
-    ),
+_NOT_IN_ENV = re.compile(
+    rf"{'|'.join(CREDENTIALS)}|CLAUDE_CODE_OAUTH_\w+|ANTHROPIC_BASE_URL|\w+_PROXY|NODE_EXTRA_CA_CERTS|NODE_TLS_\w+"
+    r"|SSL_CERT_\w+|ANTHROPIC_(?!\w*MODEL|BETAS)\w+|(AWS|AZURE|GOOGLE)_\w+|CLAUDE_CODE_(USE|SKIP|CLIENT)_\w+",
+    re.ASCII | re.IGNORECASE,
 )
-
-
-def refuse_variable(name: str) -> str:
-    """Return what to do in place of giving claude this variable, or an empty text for one that it may have."""
-    hints = (hint for pattern, hint in _NOT_IN_ENV if re.fullmatch(pattern, name, re.ASCII | re.IGNORECASE))
-    return next(hints, "")
+_NOT_FOR_CLAUDE = "use chat.credential_file, base_url (a gateway's, too), https_proxy or ca_file"
 
 
 def read_model_api(entry: Entry) -> ModelApi | None:
@@ -92,13 +81,12 @@ def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
         entry.problem("command", "is empty", 'name the program, like command = "claude"')
     at_once = entry.get_number("max_turns_at_once", 3, 1, 64)
     seconds = entry.get_number("turn_seconds", 1800, 1, 24 * 3600)
-    env = _files_env(entry) | _env(entry)
+    env = _env(entry)
     api = read_model_api(entry)
     entry.report_unknown()
     if entry.is_faulty:
         return None
-    credential_file = entry.get_str("credential_file")
-    return ChatSettings(sessions_dir, command, at_once, seconds, env, api, credential_file)
+    return ChatSettings(sessions_dir, command, at_once, seconds, env, api)
 
 
 def _env(entry: Entry) -> dict[str, str]:
@@ -110,28 +98,8 @@ def _env(entry: Entry) -> dict[str, str]:
     for name, value in given.items():
         if not _VARIABLE.fullmatch(name) or not isinstance(value, str) or "\0" in value:
             entry.problem(f"env.{name[:40]}", "is not a variable with a text", f'write {name[:40]} = "…"')
-        elif hint := refuse_variable(name):
-            entry.problem(f"env.{name[:40]}", "is not for claude", hint)
+        elif _NOT_IN_ENV.fullmatch(name):
+            entry.problem(f"env.{name[:40]}", "is not for claude", _NOT_FOR_CLAUDE)
         else:
             found[name] = value
-    return found
-
-
-def _files_env(entry: Entry) -> dict[str, str]:
-    """Return the variables in the files that env_file names, one NAME=VALUE a line."""
-    found = {}
-    lines = [
-        (number, line.strip())
-        for file in entry.get_strs("env_file")
-        for number, line in enumerate(entry.file("env_file", file).splitlines(), 1)
-    ]
-    for number, line in lines:
-        name, equals, value = line.partition("=")
-        if not line or line.startswith("#"):
-            continue
-        if not equals or not _VARIABLE.fullmatch(name) or "\0" in value:
-            entry.problem("env_file", f"line {number} is not NAME=VALUE", "write one variable a line, without quotes")
-        elif hint := refuse_variable(name):
-            entry.problem("env_file", f"line {number}: {name[:40]} is not for claude", hint)
-        found[name] = value
     return found

@@ -99,7 +99,6 @@ class ChatSettings:
     turn_seconds: int = 1800
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     api: ModelApi | None = None  # always there in what the configuration says
-    credential_file: str = ""  # as the configuration names it; its content is in `api`
 
 
 @dataclass(frozen=True)

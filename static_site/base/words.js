@@ -67,7 +67,6 @@ const TROUBLES = {
 	"claude-missing": "it is not installed",
 	"claude-auth": "it is not signed in",
 	"claude-crashed": "it crashed",
-	"credential-missing": "its credential is missing",
 	"sandbox-missing": "its sandbox is missing",
 	"sessions-unwritable": "its disk can’t be written",
 	"chat-not-isolated": "its walls can’t be made",

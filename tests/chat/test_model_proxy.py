@@ -379,13 +379,9 @@ def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
                 assert {"set-cookie", "x-hop"}.isdisjoint(response.headers)
 
 
-REDIRECT = b"HTTP/1.1 307 Moved\r\nlocation: https://else.example/v1\r\ncontent-length: 0\r\n\r\n"
-
-
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (REDIRECT, "it sends to https://else.example/v1; set chat.base_url"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers there does not speak HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "does not speak HTTP/1.1"),
         (b"HTTP/1.1 200 O", "does not speak HTTP/1.1"),

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from breakglass.base import counts
+from breakglass.base import audit, counts
 from breakglass.base.errors import Unreached
 from breakglass.chat import database, process, program
-from breakglass.chat.job import PIECE_BYTES, PVE_MOST, TRANSCRIPT_BYTES, encode_line
+from breakglass.chat.failures import KILLED
+from breakglass.chat.job import PIECE_BYTES, TRANSCRIPT_BYTES, encode_line
 from breakglass.chat.output import MOST_PARTS, PIECE_COST
-from breakglass.chat.reads import AT_ONCE
+from breakglass.chat.reads import AT_ONCE, MOST, TOO_MANY
 from breakglass.chat.request import SessionsUnwritable
-from breakglass.chat.store import KILLED
 from breakglass.server.counters import Counters
 
 from ..support.rendered import counted
@@ -54,8 +54,8 @@ def text(n: int, said: str = "x") -> dict[str, object]:
     return {"type": "text", "n": n, "text": said}
 
 
-def piece(at: int, data: bytes) -> dict[str, object]:
-    return {"transcript": at, "data": base64.b64encode(data).decode()}
+def piece(at: int, data: bytes, last: bool = True) -> dict[str, object]:
+    return {"transcript": at, "data": base64.b64encode(data).decode(), "last": last}
 
 
 def numbers(events: list[dict[str, Any]]) -> list[int]:
@@ -110,7 +110,6 @@ BAD: dict[str, Any] = {
     "a proposal of a read": {**APPROVAL, "verb": "status"},
     "a proposal whose id is a line": {**APPROVAL, "job": f"{JOB} by=operator"},
     "a question that is none": {"pve": "1", "line": "status"},
-    "a long question": {"pve": 1, "line": "x" * 1000},
     "a gap in the transcript": piece(9, b"{}\n"),
     "a transcript that is no base64": {"transcript": 0, "data": "!"},
     "a large piece": piece(0, b"x" * (PIECE_BYTES + 1)),
@@ -144,9 +143,21 @@ async def test_a_program_that_can_not_be_started(turn: StandInTurns, counters: C
 async def test_a_turn_has_no_descriptor_of_the_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file or terminal that the handler's log goes to could be read through it."""
     monkeypatch.setattr(program, "starter_command", lambda: ["/bin/bash", "-c", "readlink /proc/$$/fd/*"])
-    async with program.open_channel("") as channel:
-        found = (await channel.reader.read()).decode().split()
-    assert [each for each in found if not each.startswith("socket:")] == ["/dev/null"]
+    async with program.open_channel("") as (reader, _):
+        found = (await reader.read()).decode().split()
+    assert [each.partition(":")[0] for each in found] == ["socket", "socket", "pipe"]
+
+
+async def test_what_a_defect_of_a_turn_prints_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end: a turn that ends without a word says why nowhere else."""
+    logged: list[tuple[str, str]] = []
+    monkeypatch.setattr(audit, "note", lambda event, error: logged.append((event, error)))
+    command = "for n in {1..9999}; do echo line $n >&2; done; echo a defect >&2"
+    monkeypatch.setattr(program, "starter_command", lambda: ["/bin/bash", "-c", command])
+    async with program.open_channel("") as (reader, _):
+        await reader.read()
+    [(event, error)] = logged
+    assert (event, len(error), error[-19:]) == ("turn-stderr", 4096, "line 9999\na defect\n")
 
 
 # --- stopping ---
@@ -167,9 +178,11 @@ async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkey
             words.append(said)
 
     for play, message in ((obey, "by itself"), (ignore, "stopped on request")):
-        wanted = request(turn=f"msg_{play.__name__}_1")
+        wanted = request(turn=f"msg_{play.__name__}_1", prompt=message)
         turn.play = play
         await turn.chat.request(wanted, None)  # type: ignore[arg-type]  # nothing is asked
+        while message not in [job.prompt for job in turn.jobs]:  # noqa: ASYNC110  # the program has begun
+            await asyncio.sleep(0.01)
         turn.chat.cancel(wanted.key)
         events = await turn.follow(wanted)
         assert (events[-2]["code"], events[-2]["message"]) == ("cancelled", message)
@@ -177,7 +190,7 @@ async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkey
 
 
 async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns) -> None:
-    """Within the time that a stream has; a turn that is asked for after that is refused, for good."""
+    """Within the time that a stream has; a turn that is asked for after that is refused."""
 
     async def ignore(stand_in: StandIn) -> None:
         while await stand_in.receive():
@@ -188,9 +201,24 @@ async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns) -> None:
         await asyncio.sleep(0.01)
     await turn.chat.stop()
     assert (await following)[-2]["code"] == "shutting-down"
-    for _ in range(2):
-        events = await turn.run(turn="msg_too_late")
-        assert (events[-2]["code"], "session" in events[0]) == ("shutting-down", False)
+    events = await turn.run(turn="msg_too_late")
+    assert (events[-2]["code"], "session" in events[0]) == ("shutting-down", False)
+
+
+async def test_a_turn_that_was_just_asked_for_when_the_handler_stops(turn: StandInTurns) -> None:
+    """It is in the file already, and no program begins for it any more."""
+    free = threading.Event()
+    hanging = asyncio.create_task(turn.chat.disk.run(free.wait, 60))
+    await asyncio.sleep(0)
+    running = asyncio.create_task(turn.run())
+    while not turn.chat._starting:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(turn.chat.stop())
+    await asyncio.sleep(0)
+    free.set()
+    assert (await running)[-2]["code"] == "shutting-down"
+    await asyncio.gather(hanging, stopping)
+    assert turn.jobs == []
 
 
 async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
@@ -267,29 +295,31 @@ async def test_a_disk_that_hangs_holds_up_nothing(turn: StandInTurns, monkeypatc
 
 
 async def test_a_transcript_comes_out_and_goes_in_again(turn: StandInTurns) -> None:
-    """In pieces, whole; after a turn that was killed without the line that was cut; a piece at 0 begins it anew."""
+    """In pieces; what a turn that was killed had sent by half does not count; a piece at 0 begins it anew."""
     line = b'"' + b"x" * (PIECE_BYTES - 3) + b'"\n'
     await turn.say(piece(0, line), piece(len(line), b'"y"\n'), DONE)
     assert (turn.jobs[-1].resume, turn.transcripts[-1]) == (False, b"")
     at = len(line) + 4
-    await turn.say(piece(at, b'"z"\n"half'), turn="msg_2", resume=True)
+    whole = line + b'"y"\n"z"\n'
+    await turn.say(piece(at, b'"z"\n'), piece(at + 4, b'"half', last=False), turn="msg_2", resume=True)
     assert (turn.jobs[-1].resume, turn.transcripts[-1]) == (True, line + b'"y"\n')
-    await turn.say(piece(0, b"[]\n"), DONE, turn="msg_3", resume=True)
-    assert turn.transcripts[-1] == line + b'"y"\n"z"\n'
-    await turn.say(DONE, turn="msg_4", resume=True)
-    assert turn.transcripts[-1] == b"[]\n"
+    await turn.say(piece(0, b"[]\n", last=False), turn="msg_3", resume=True)
+    assert turn.transcripts[-1] == whole
+    await turn.say(piece(0, b"[]\n", last=False), piece(3, b"{}\n"), DONE, turn="msg_4", resume=True)
+    assert turn.transcripts[-1] == whole
+    await turn.say(DONE, turn="msg_5", resume=True)
+    assert turn.transcripts[-1] == b"[]\n{}\n"
     assert "was saved" not in turn.jobs[-1].prompt
 
 
 async def test_a_session_that_was_never_saved_begins_again(turn: StandInTurns) -> None:
-    """And claude is told so. One that is not known at all is lost, which is final for the id."""
+    """And claude is told so. One that is not known at all is lost."""
     await turn.say()
     await turn.run(turn="msg_2", resume=True)
     assert turn.jobs[-1].resume is False
     assert turn.jobs[-1].prompt.startswith("[From breakglass, not from the operator. Nothing")
-    for _ in range(2):
-        events = await turn.run(turn="msg_3", resume=True, sid=SID[:-1] + "e")
-        assert [event.get("code") for event in events] == [None, "session-lost", None]
+    events = await turn.run(turn="msg_3", resume=True, sid=SID[:-1] + "e")
+    assert [event.get("code") for event in events] == [None, "session-lost", None]
 
 
 async def test_pieces_without_end(turn: StandInTurns) -> None:
@@ -353,7 +383,16 @@ LINES = [
         "forensics fresh=0",
         "reset anyway=x",
     ),
-    *("job", "job id=x y", "job id=x\ny", "job id=", "status\nreset vm=102 id=x by=y", "Status", "job id=a vm=101"),
+    *(
+        "status" + " " * 600,
+        "job",
+        "job id=x y",
+        "job id=x\ny",
+        "job id=",
+        "status\nreset vm=102 id=x by=y",
+        "Status",
+        "job id=a vm=101",
+    ),
 ]
 
 
@@ -382,9 +421,10 @@ async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
 
 
 async def test_questions_are_bounded(turn: StandInTurns) -> None:
-    """Sixteen at once, and a thousand in all: one more ends the turn."""
+    """Sixteen at once, and a thousand in all, as in a loop that waits for the VM; very many more end the turn."""
     waits = asyncio.Event()
     asked: list[str] = []
+    answers: list[str] = []
 
     async def read(line: str) -> list[dict[str, object]]:
         asked.append(line)
@@ -397,12 +437,15 @@ async def test_questions_are_bounded(turn: StandInTurns) -> None:
         assert await stand_in.receive() == {
             "pve": AT_ONCE, "exit": 255, "text": f"{AT_ONCE} questions are open already; wait until one is answered\n",
         }  # fmt: skip
-        for number in range(PVE_MOST):
+        for number in range(AT_ONCE + 1, TOO_MANY + 1):
             await stand_in.send({"pve": number, "line": "x"})
+            if number < TOO_MANY:
+                answers.append((await stand_in.receive())["text"])
         await stand_in.send(DONE)
 
     events = await turn.run(play, read)
     assert (len(asked), events[1]["code"]) == (AT_ONCE, "claude-crashed")
+    assert [text.split()[0] for text in answers].index(str(MOST)) == MOST - AT_ONCE - 1
 
 
 async def test_answers_that_are_not_read(turn: StandInTurns) -> None:

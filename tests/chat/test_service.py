@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 from breakglass.chat.database import FILE
 from breakglass.chat.job import encode_line
-from breakglass.chat.needs import find_credential_fault
 from breakglass.chat.request import ChatDisabled, ChatNotIsolated
 from breakglass.chat.service import PLACE, ChatService
 from breakglass.config.model import ChatSettings, Config
@@ -60,16 +58,6 @@ def moved(path: Path) -> Iterator[None]:
         away.rename(path)
 
 
-@contextlib.contextmanager
-def emptied(path: Path) -> Iterator[None]:
-    content = path.read_bytes()
-    os.truncate(path, 0)
-    try:
-        yield
-    finally:
-        path.write_bytes(content)
-
-
 def program(talker: Talker) -> Path:
     [line] = [line for line in talker.config.read_text().splitlines() if line.startswith("command = ")]
     return Path(json.loads(line.removeprefix("command = ")))
@@ -77,8 +65,6 @@ def program(talker: Talker) -> Path:
 
 LOSSES: dict[str, tuple[str, Callable[[Talker], AbstractContextManager[None]]]] = {
     "the program": ("claude-missing", lambda talker: moved(program(talker))),
-    "the credential file": ("credential-missing", lambda talker: moved(talker.credential)),
-    "its content": ("credential-missing", lambda talker: emptied(talker.credential)),
     "sessions.dir": ("sessions-unwritable", lambda talker: moved(talker.sessions)),
 }
 
@@ -293,10 +279,3 @@ def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, d
         assert talker.pve("status").json["state"] == "running"
         assert talker.pve("reset").json["outcome"] == "done"
         assert "half an upgrade" in talker.logged('"chat-failed"')
-
-
-def test_a_credential_that_came_through_a_pipe() -> None:
-    """It can't be there again, and that is no fault."""
-    assert find_credential_fault("/dev/fd/63", {}) == ""
-    named = "$CREDENTIALS_DIRECTORY/key"
-    assert "can't be found" in find_credential_fault(named, {"CREDENTIALS_DIRECTORY": "/nowhere"})

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from breakglass.chat import store as module
-from breakglass.chat.conversations import ConversationReader
-from breakglass.chat.database import FILE, Disk
+from breakglass.chat.conversations import find, find_all
+from breakglass.chat.database import FILE
+from breakglass.chat.failures import LOST, TurnError
+from breakglass.chat.job import Piece
 from breakglass.chat.proposals import MOST
 from breakglass.chat.request import SessionsUnwritable, TurnRequest
-from breakglass.chat.store import CALLER_BYTES, CHUNK, MOST_REFUSED, Batch, Begun, Store
+from breakglass.chat.store import CALLER_BYTES, CHUNK, Batch, Begun, Store, StoredTurn
 from breakglass.chat.tokens import LIFETIME
 
 from ..support.stand_in_turn import SID, request
 
 NOW = 1_800_000_000.0
-BUSY = ("busy", "no place", "wait")
+BUSY = TurnError("busy", "no place", "wait")
 DAY = 24 * 3600.0
 
 
@@ -38,7 +40,7 @@ def run(store: Store, wanted: TurnRequest, now: float = NOW, events: int = 1, si
     """Begin a turn and end it."""
     begin(store, wanted, now)
     lines = [(n, b"x" * (size - 1) + b"\n") for n in range(2, 2 + events)]
-    store.add(wanted.key, wanted.sid, Batch(lines, [(0, b"{}\n")]), "ok", 0.5)
+    store.add(wanted.key, wanted.sid, Batch(lines, [Piece(0, b"{}\n", True)]), "ok", 0.5)
     return wanted.key
 
 
@@ -50,21 +52,22 @@ def exists(store: Store, *keys: bytes) -> list[bool]:
     return [store.find(key) is not None for key in keys]
 
 
-async def listed(store: Store, now: float = NOW) -> list[str]:
-    reader = ConversationReader(store, Disk(), "operator", ["k" * 32])
-    return [str(each["id"]) for each in await reader.find_all(lambda vm: True, now)]
+def listed(store: Store, now: float = NOW) -> list[str]:
+    return [str(each["id"]) for each in find_all(store, "operator", ["k" * 32], lambda vm: True, now)]
 
 
 # --- turns ---
 
 
 def test_a_turn_begins_once(store: Store) -> None:
-    """The second request gets what the first one began, also where that is a refusal."""
-    assert begin(store, request()).is_new
+    """The second request gets what the first one began. Of a refusal nothing is kept, so its id can begin later."""
+    assert begin(store, request()) == Begun()
     second = begin(store, request(digest="other"), refused=True)
-    assert (second.is_new, second.turn.code, second.turn.digest) == (False, None, "")
-    begin(store, request("refused"), refused=True)
-    assert begin(store, request("refused")).turn.code == "busy"
+    assert (second.earlier, second.refusal) == (StoredTurn("devvm", "", None), None)
+    assert begin(store, request("refused"), refused=True) == Begun(refusal=BUSY)
+    assert exists(store, request("refused").key) == [False]
+    assert begin(store, request("refused", sid=sid(1))) == Begun()
+    assert begin(store, request("lost", sid=sid(2), resume=True)).refusal == LOST
     assert exists(store, request(caller="operator2").key) == [False]
 
 
@@ -92,7 +95,7 @@ def test_a_turn_that_was_killed_gets_its_end(store: Store) -> None:
         b'{"type":"error","n":3,"code":"claude-crashed","message":"the turn ended early'
     )
     assert store.read(alive.key, 0)[2] is False
-    assert begin(store, request("next", resume=True)).turn.code is None
+    assert begin(store, request("next", resume=True)) == Begun()
 
 
 def test_what_comes_from_outside_is_never_a_statement(store: Store) -> None:
@@ -129,19 +132,6 @@ def test_few_proposals_are_kept(store: Store) -> None:
 # --- what is removed ---
 
 
-def test_refusals_of_a_caller_are_capped(store: Store) -> None:
-    """The newest stay for a day, and those of others; the id of an older one is new again."""
-    others = request("other", caller="operator2")
-    begin(store, others, NOW - 1, refused=True)
-    refused = [request(f"msg_{number}") for number in range(MOST_REFUSED + 3)]
-    for number, each in enumerate(refused):
-        begin(store, each, NOW + number, refused=True)
-    assert exists(store, *(each.key for each in refused)) == [False] * 3 + [True] * MOST_REFUSED
-    assert exists(store, others.key) == [True]
-    prune(store, NOW + DAY + 2)
-    assert exists(store, others.key, refused[-1].key) == [False, True]
-
-
 def prune(store: Store, now: float) -> int:
     count = 0
     while store.prune(now):
@@ -149,17 +139,16 @@ def prune(store: Store, now: float) -> int:
     return count
 
 
-async def test_what_is_old_goes(store: Store) -> None:
+def test_what_is_old_goes(store: Store) -> None:
     """Thirty days after a turn began, and a conversation with its last one; not one that runs."""
     first, second = run(store, request()), run(store, request("new", resume=True), NOW + DAY)
     other = run(store, request("other", sid=sid(1)))
     begin(store, request("runs", sid=sid(2)))
     prune(store, NOW + LIFETIME + 1)
     assert exists(store, first, second, other, request("runs").key) == [False, True, False, True]
-    assert await listed(store) == [SID, sid(2)]
+    assert listed(store) == [SID, sid(2)]
     assert (store.piece(SID, 0), store.piece(sid(1), 0)) == (b"{}\n", b"")
-    reader = ConversationReader(store, Disk(), "operator", ["k" * 32])
-    found = await reader.find(SID, "devvm")
+    found = find(store, "operator", SID, "devvm")
     assert (found.had, len(found.turns), found.cost) == (2, 1, 0.5)
 
 
@@ -171,6 +160,19 @@ def test_the_oldest_turns_of_a_caller_go_first(store: Store, monkeypatch: pytest
     other = run(store, request("other", caller="operator2", sid=sid(3)), NOW - 1, 100, 2000)
     assert prune(store, NOW) == 2
     assert exists(store, *keys, other) == [False, False, True, True, True]
+
+
+def test_transcripts_count_and_go_with_the_last_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be shown of a conversation whose turns have gone, so claude goes on from it no more."""
+    monkeypatch.setattr(module, "CALLER_BYTES", 300_500)
+    keys = [run(store, request(f"msg_{n}", sid=sid(n)), NOW + n) for n in range(3)]
+    for n, key in enumerate(keys):
+        store.add(key, sid(n), Batch(pieces=[Piece(0, b"x" * 99_999 + b"\n", True)]), "ok")
+    assert prune(store, NOW) == 0
+    store.add(keys[2], sid(2), Batch(pieces=[Piece(100_000, b"x" * 1000, True)]), "ok")
+    assert prune(store, NOW) == 2
+    assert (exists(store, *keys), listed(store)) == ([False, True, True], [sid(2), sid(1)])
+    assert (store.piece(sid(0), 0), len(store.piece(sid(1), 0))) == (b"", 100_000)
 
 
 def test_the_file_gets_shorter_step_by_step(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +227,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     assert path.read_bytes() == before
     path.rename(tmp_path / "away")
     store.open()
-    assert begin(store, request()).is_new
+    assert begin(store, request()) == Begun()
     store.close()
 
 

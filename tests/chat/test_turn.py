@@ -1,11 +1,8 @@
 """A turn by itself, without a handler: the turn's program, its walls, its limits, and a program in claude's place."""
 
-import asyncio
-import json
 import os
 import re
 import signal
-import struct
 import venv
 from collections.abc import Callable
 from itertools import cycle
@@ -15,10 +12,8 @@ from typing import Any
 import pytest
 
 from breakglass.base.framer import LINE_BYTES
-from breakglass.chat.commands import CommandServer
-from breakglass.chat.job import PVE_CHARACTERS, PVE_MOST, TRANSCRIPT_BYTES
+from breakglass.chat.job import TRANSCRIPT_BYTES
 from breakglass.chat.wall import PYTHON, starter_command
-from breakglass.chat.worker import LOG_BYTES
 
 from ..support import turns
 from ..support.naps import find_processes, nap, wait_for_process, wait_until_gone
@@ -120,15 +115,6 @@ def test_a_line_of_more_than_16_mib(script: Script) -> None:
     assert (events[1]["ok"], events[1]["cut"], events[-1]["ok"]) == (False, True, True)
 
 
-@pytest.mark.all  # 64 MiB take seconds of processor
-def test_events_have_an_end(script: Script) -> None:
-    """A claude whose events never end is stopped."""
-    text = line(type="assistant", message={"id": "m", "content": [{"type": "text", "text": "x" * 100_000}]})
-    events = run(make_job("hello"), script(f'big=$({text})\nwhile :; do echo "$big"; done')).events
-    assert "size limit" in last_error(events)["message"]
-    assert sum(len(event.get("text", "")) for event in events) < 2 * LOG_BYTES
-
-
 def test_a_tool_that_was_given_much_is_cut(script: Script) -> None:
     """Its event fits into a line of the handler's."""
     text = """printf '{"type":"assistant","message":{"content":[{"type":"tool_use","id":"t","name":"Bash",'
@@ -214,7 +200,7 @@ def test_every_turn_ends(script: Script, deed: str, end: Callable[[Turn], str]) 
         turn.until("text")
         wait_for_process(MARK)
         found = end(turn)
-    assert found in (ENDS[end], "flood", "claude-crashed")
+    assert found in (ENDS[end], "claude-crashed")
     wait_until_gone(MARK, 60)
 
 
@@ -306,6 +292,13 @@ def test_a_transcript_that_is_none_is_reported(script: Script, what: str) -> Non
     assert expected == "done" or last_error(turn.events)["code"] == "session-lost"
 
 
+def test_a_transcript_that_is_one_again_is_saved(script: Script) -> None:
+    """What stood in its place for a moment is no loss at the end."""
+    deed = f"ln -s /etc/passwd $file\n{TOOL}{LATER}pve status; rm $file; echo one >$file\n{RESULT}"
+    turn = run(make_job("hello"), script(KEEP + deed))
+    assert (bytes(turn.transcript), turn.events[-1]["ok"]) == (b"one\n", True)
+
+
 @pytest.mark.all
 def test_a_transcript_of_64_mib_is_too_long(script: Script) -> None:
     """The file system lets it write no more, and a conversation that has it goes on without this turn."""
@@ -338,29 +331,3 @@ def test_a_program_that_walls_need_is_missing(tmp_path: Path) -> None:
     found = find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
     assert found is not None
     assert (found["code"], found["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")
-
-
-async def test_no_command_has_the_handler_end_its_turn(short_dir: Path) -> None:
-    """A long line is a wrong usage, and one question too many, as of a loop that waits for the VM, gets an error."""
-    sent: list[bytes] = []
-
-    def answer(line: bytes) -> None:
-        sent.append(line)
-        server.take_answer({"pve": json.loads(line)["pve"], "exit": 0, "text": ""})
-
-    async def ask(*words: str) -> bytes:
-        reader, writer = await asyncio.open_unix_connection(short_dir / "commands")
-        data = json.dumps(["pve", *words]).encode()
-        writer.write(struct.pack(">cI", b"r", len(data)) + data)
-        said = await reader.read()
-        writer.close()
-        return said
-
-    server = CommandServer(make_job("hello"), answer)
-    async with await asyncio.start_unix_server(server.serve, short_dir / "commands"):
-        assert b"usage: pve status" in await ask("job", f"id={'x' * PVE_CHARACTERS}")
-        assert sent == []
-        for _ in range(PVE_MOST):
-            await ask("status")
-        assert b"a turn may ask no more" in await ask("status")
-    assert len(sent) == PVE_MOST

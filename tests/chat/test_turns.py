@@ -167,7 +167,7 @@ def test_what_is_refused_begins_nothing(talker: Talker) -> None:
 
 
 def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude) -> None:
-    """The second gets `busy`, which is final for its id and can be attached to. Later the session goes on."""
+    """The second gets `busy`, and nothing begins, so the same id begins its turn once the session is free."""
     session = talker.chat("hello")[0]["session"]
     busy_id = new_id()
     with talker.open(prompt=fake({"text": LONG, "wait": "busy"}), session=session) as stream:
@@ -177,13 +177,9 @@ def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude
         assert last_error(events)["code"] == "busy"
         claude.release("busy")
         assert stream.rest()[-1]["ok"] is True
-    assert talker.chat("me too", msg_id=busy_id, session=session) == events
-    with talker.open(attach=busy_id, after=2) as attached:
-        assert attached.rest() == events[2:]
-    assert talker.ask(cancel=busy_id).status == 202
+    assert talker.ask(attach=busy_id).status == 404
+    assert answer_text(talker.chat(fake({"text": "my turn"}), msg_id=busy_id, session=session)) == "my turn"
     assert talker.ask(msg_id=busy_id, prompt="another", session=session).status == 422
-    assert talker.ask("operator2", attach=busy_id).status == 404
-    assert answer_text(talker.chat(fake({"text": "my turn"}), session=session)) == "my turn"
 
 
 def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> None:

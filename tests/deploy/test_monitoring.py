@@ -113,10 +113,7 @@ FAULTS: dict[str, Change] = {
     "a key has expired": expiring(-1),
     "a key expires": expiring(13),
     **{state: with_condition(chat=state) for state in ("chat-not-isolated", "disabled", "failed", "claude-missing")},
-    **{
-        f"{part}": with_condition(chat=part)
-        for part in ("sandbox-missing", "credential-missing", "sessions-unwritable")
-    },
+    **{f"{part}": with_condition(chat=part) for part in ("sandbox-missing", "sessions-unwritable")},
     "a turn failed": turn("claude-auth"),
     "a notification failed": notification("unreached"),
     "a sender is not known": notification("unauthorized", 5),
@@ -177,7 +174,7 @@ UNKNOWN = {
     *("cluster-not-named", "other-cluster", "sessions-relative", "sessions-exposed"),
     # what it does not look at
     *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
-    *("sessions-nearly-full", "sessions-no-flock"),
+    "sessions-nearly-full",
     # what the host says when doctor asks it
     *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "stale-copy"),
     # where there is no handler, or another one

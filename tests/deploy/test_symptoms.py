@@ -182,7 +182,7 @@ def test_each_section_can_be_found() -> None:
 def test_the_states_of_chat_are_explained() -> None:
     """Each state of /health that is no rest has a row, as has each code that an operator can mend."""
     table = TEXT[TEXT.index("\n## Chat dies") : TEXT.index("\n## A host was rebuilt")]
-    states = {"claude-missing", "sandbox-missing", "credential-missing", "sessions-unwritable"}
+    states = {"claude-missing", "sandbox-missing", "sessions-unwritable"}
     states |= {"chat-not-isolated", "failed", "disabled"}
     assert {state for state in states if f"| `{state}`" not in table and f", `{state}`" not in table} == set()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from breakglass.chat.database import Disk
-from breakglass.chat.job import LINE_BYTES, Job, decode_piece, encode_line, parse_job
+from breakglass.chat.job import LINE_BYTES, Job, encode_line, parse_job
 from breakglass.chat.request import TurnRequest
 from breakglass.chat.turns import Chat
 from breakglass.config.model import Address, ChatSettings, Host, Vm
@@ -40,10 +40,9 @@ class StandIn:
         self.transcript = b""
 
     async def begin(self) -> None:
-        await self._reader.readline()
-        self.job = parse_job(await self._reader.readline())
-        while len(self.transcript) < self.job.transcript:
-            self.transcript += decode_piece(await self.receive())[1]
+        opening = json.loads(await self._reader.readline())
+        self.job = parse_job(await self._reader.readexactly(opening["job"]))
+        self.transcript = await self._reader.readexactly(opening["transcript"])
 
     async def receive(self) -> dict[str, Any]:
         """Return the next line of the handler, empty once it is gone."""
@@ -104,8 +103,8 @@ class StandInTurns:
         """Run a turn to its end, and return its events."""
         self.play = play or StandInTurns.end
         wanted = request(**fields)
-        await self.chat.request(wanted, read)
-        return await self.follow(wanted)
+        async with asyncio.timeout(60):
+            return await _parse(await self.chat.request(wanted, read))
 
     async def say(self, *lines: Any, **fields: Any) -> list[dict[str, Any]]:
         """Run a turn that sends these lines."""
@@ -113,4 +112,8 @@ class StandInTurns:
 
     async def follow(self, wanted: TurnRequest) -> list[dict[str, Any]]:
         async with asyncio.timeout(60):
-            return [json.loads(line) async for lines in self.chat.follow(wanted.key, 0) for line in lines.splitlines()]
+            return await _parse(self.chat.follow(wanted.key, 0))
+
+
+async def _parse(stream: AsyncIterator[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) async for lines in stream for line in lines.splitlines()]

@@ -18,10 +18,8 @@ from breakglass.chat.job import (
     Job,
     Opening,
     decode_piece,
-    encode_job,
     encode_line,
     encode_opening,
-    encode_pieces,
 )
 from breakglass.chat.wall import PYTHON, starter_command
 from breakglass.config.model import Address, Host, Vm
@@ -83,8 +81,7 @@ class Turn:
                 **as_handler(),
             )
         self._lines = self.socket.makefile("rb")
-        job = job._replace(transcript=len(transcript))
-        self.send(encode_opening(Opening(str(program))), encode_job(job), *encode_pieces(transcript))
+        self.send(encode_opening(Opening(str(program), transcript=len(transcript)), job), transcript)
 
     def __enter__(self) -> "Turn":
         return self
@@ -106,9 +103,9 @@ class Turn:
         for text in self._lines:
             line = json.loads(text)
             if "transcript" in line:
-                at, piece = decode_piece(line)
-                assert at in (0, len(self.transcript))
-                self.transcript[at:] = piece
+                piece = decode_piece(line)
+                assert piece.at in (0, len(self.transcript))
+                self.transcript[piece.at :] = piece.data
             elif "pve" in line:
                 exit, said = self._pve(line["line"])
                 self.send(encode_line({"pve": line["pve"], "exit": exit, "text": said}))

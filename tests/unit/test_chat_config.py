@@ -31,22 +31,22 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 def test_a_short_table_has_defaults() -> None:
     """Every setting has a default except the credential."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", 3, 1800, {}, API, "key")
+    assert chat("").chat == ChatSettings("var/sessions", "claude", 3, 1800, {}, API)
 
 
 def test_every_chat_setting_is_read() -> None:
-    """Every setting is read; the table's variables override those of the files."""
+    """Every setting is read."""
     text = 'command = "/opt/claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
-    text += 'env_file = "vars"\nenv = { B = "inline" }\n'
+    text += 'env = { B = "inline" }\n'
     text += 'base_url = "https://gateway.example:8443/claude/"\nca_file = "/etc/ours.pem"\n'
     text += 'https_proxy = "http://me:hush@proxy.example:3128/"\n'
-    settings = chat(text, {"vars": "# a comment\n\nA=one=two\nB=file\n"}).chat
+    settings = chat(text).chat
     api = API._replace(
         base_url="https://gateway.example:8443/claude",
         https_proxy="http://me:hush@proxy.example:3128/",
         ca_file="/etc/ours.pem",
     )
-    assert settings == ChatSettings("var/sessions", "/opt/claude", 5, 60, {"A": "one=two", "B": "inline"}, api, "key")
+    assert settings == ChatSettings("var/sessions", "/opt/claude", 5, 60, {"B": "inline"}, api)
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
@@ -74,6 +74,7 @@ FAULTS = {
     "an unknown key": ("program = 'x'", "chat.program"),
     "no command": ('command = ""', "chat.command"),
     "a number for a command": ("command = 7", "chat.command"),
+    "a file of variables, as in an older checkout": ('env_file = "vars"', "chat.env_file"),
     "an account, as in 0.1": ('user = "claude"', "chat.user"),
     "user ids, as in an older checkout": ('uids = "200000-200063"', "chat.uids"),
     "a shared user, as there": ("shared_uid = true", "chat.shared_uid"),
@@ -83,9 +84,6 @@ FAULTS = {
     "a variable that is a number": ("env = { A = 1 }", "chat.env.A"),
     "a variable with a strange name": ('env = { "A=B" = "x" }', "chat.env.A=B"),
     "a list of variables": ('env = ["A=1"]', "chat.env"),
-    "an empty file": ('env_file = "empty"', "chat.env_file"),
-    "a file with something else in it": ('env_file = "odd"', "chat.env_file"),
-    "a credential among the file's variables": ('env_file = "key"', "chat.env_file"),
     "an address without a scheme": ('base_url = "api.hush.example"', "chat.base_url"),
     "an address without TLS": ('base_url = "http://api.example"', "chat.base_url"),
     "an address that looks like this machine": ('base_url = "http://127.0.0.1.example"', "chat.base_url"),
@@ -118,7 +116,7 @@ CREDENTIAL_FAULTS = {
 def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     """The fault is reported with its key's path, chat is off, and callers and VMs stay on."""
     text, path = FAULTS[name]
-    config = chat(text, {"odd": "hush hush", "empty": ""})
+    config = chat(text)
     assert [problem.place for problem in config.problems] == [path]
     assert (config.chat, config.chat_fault) == (None, True)
     assert (len(config.callers), len(config.vms)) == (1, 1)
@@ -138,10 +136,10 @@ def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
 
 NOT_FOR_CLAUDE = {
     "chat.credential_file": [*CREDENTIALS, "CLAUDE_CODE_OAUTH_REFRESH_TOKEN"],
-    "set chat.base_url": ["ANTHROPIC_BASE_URL"],
-    "set chat.https_proxy": ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"],
-    "set chat.ca_file": ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "NODE_TLS_REJECT_UNAUTHORIZED"],
-    "a gateway": [
+    "base_url (": ["ANTHROPIC_BASE_URL"],
+    "https_proxy": ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"],
+    "ca_file": ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "NODE_TLS_REJECT_UNAUTHORIZED"],
+    "a gateway's": [
         *("AWS_SECRET_ACCESS_KEY", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CLIENT_SECRET"),
         *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_CLIENT_KEY"),
         *("ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_FOUNDRY_API_KEY", "ANTHROPIC_BEDROCK_BASE_URL"),
@@ -151,12 +149,11 @@ NOT_FOR_CLAUDE = {
 
 @pytest.mark.parametrize(("hint", "name"), [(hint, name) for hint, names in NOT_FOR_CLAUDE.items() for name in names])
 def test_claude_is_given_no_credential(hint: str, name: str) -> None:
-    """Neither the table nor a file may have it; the hint names the new place."""
-    for text in (f'env = {{ {name} = "hush" }}', 'env_file = "vars"'):
-        config = chat(text, {"vars": f"A=1\n{name}=hush"})
-        [problem] = config.problems
-        assert (config.chat, hint in problem.fix, name in f"{problem.place} {problem.sentence}") == (None, True, True)
-        assert "hush" not in str(problem)
+    """The hint names the new place."""
+    config = chat(f'env = {{ {name} = "hush" }}')
+    [problem] = config.problems
+    assert (config.chat, hint in problem.fix, name in problem.place) == (None, True, True)
+    assert "hush" not in str(problem)
 
 
 @pytest.mark.parametrize(

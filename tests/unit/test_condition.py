@@ -67,7 +67,7 @@ def test_only_the_whole_sentences_name_something() -> None:
         config=replace(ok.config, problems=(error("callers.carl", "caller-disabled", "is not a table", "write it"),)),
         hosts={"pve1": "timeout"},
         vms={"devvm": "not-allowed"},
-        chat="credential-missing",
+        chat="claude-missing",
         chat_why="/srv/credential is not there",
         rejected_since=AT,
     )
