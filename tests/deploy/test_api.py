@@ -125,8 +125,8 @@ def test_the_smallest_client_is_small_and_correct(demo: tuple[str, str]) -> None
 def test_a_generated_client_reads_and_acts(demo: tuple[str, str], tmp_path: Path) -> None:
     """A client that openapi-python-client makes from the schema runs `status` and `cycle`, and reads each answer."""
     url, secret = demo
-    tool = Path(sys.executable).with_name("openapi-python-client")
-    make = [tool, "generate", "--path", OPENAPI, "--output-path", tmp_path / "made", "--meta", "none"]
+    tool = str(Path(sys.executable).with_name("openapi-python-client"))
+    make = [tool, "generate", "--path", str(OPENAPI), "--output-path", str(tmp_path / "made"), "--meta", "none"]
     made = subprocess.run(make, capture_output=True, text=True, timeout=120, check=True)
     assert "WARNING" not in made.stdout + made.stderr
     script = [sys.executable, "-c", GENERATED, url, secret]

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonschema import Draft202012Validator
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are one more package
 
 OPENAPI = Path(__file__).parent.parent.parent / "docs/openapi.yaml"
 _ALERT = "/alert/"

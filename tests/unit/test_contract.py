@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.agents.pve.words import ANYWAY, PROVES
 from breakglass.alerts.payloads import SENDERS
@@ -80,7 +80,7 @@ def test_the_schema_has_the_words_of_the_code(documented: set[str], coded: set[s
 def test_every_error_has_its_code() -> None:
     """The table of errors in api.md gives each error the HTTP code that it has."""
     table = API.partition("### Errors")[2].partition("\n### ")[0]
-    found = {}
+    found: dict[str, set[int]] = {}
     for statuses, codes in re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", table, re.MULTILINE):
         for code in re.findall(r"`([a-z-]+)`", codes):
             found.setdefault(code, set()).update(map(int, statuses.split(", ")))
