@@ -77,7 +77,7 @@ def run_client(url: str, secret: str, verb: str, before: str = "") -> tuple[str,
 
 @contextmanager
 def lossy(handler: str) -> Iterator[tuple[str, list[str]]]:
-    """A proxy that passes on each request, and answers the first with a 502 of its own; yield its URL, and the ids."""
+    """A proxy that passes on each request, and answers the first with 502; yield its URL, and the ids."""
     ids: list[str] = []
 
     class Proxy(BaseHTTPRequestHandler):

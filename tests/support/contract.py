@@ -35,7 +35,7 @@ def _closed() -> Schema:
             each.setdefault("additionalProperties", False)
         if "x-extensible-enum" in each:
             each["enum"] = [*each["x-extensible-enum"], *([None] if "null" in each["type"] else [])]
-    for name, schema in closed.items():  # `allOf` of one named object and a field: a closed object would refuse it
+    for name, schema in closed.items():  # `allOf` of a named object and a field, which a closed object would refuse
         if "allOf" in schema:
             named, more = schema["allOf"]
             base = closed[named["$ref"].removeprefix(_OBJECTS)]
@@ -93,7 +93,7 @@ def _values(kind: str, body: bytes) -> Iterator[object]:
 
 
 def _responses(method: str, path: str) -> Schema | None:
-    """Return what a route answers with, by the code and the content type; None for a path that is none of the API's.
+    """Return what a route answers with, by the code and the content type; None for a path that the API does not have.
 
     Another method than the route's own gets 405, and GET can get the 404 of the page's files.
     """
