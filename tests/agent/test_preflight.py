@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status, parse_quiet_minutes
+from breakglass.agents.pve.forensics.on_proxmox import parse_qm_status
 from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_requested, parse_lock, parse_vmlist
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
@@ -398,9 +398,6 @@ def test_a_upid_names_one_process() -> None:
 
 
 def test_the_second_sources_are_read_for_what_they_prove() -> None:
-    """A `running` without running-qemu is a silent QEMU; minutes without a write."""
+    """A `running` without running-qemu is a silent QEMU."""
     assert parse_qm_status("status: running\nqmpstatus: running\n")["qm_says"] == "running, and that QEMU is silent"
     assert parse_qm_status("qmpstatus: paused\nrunning-qemu: 10.0.2\nstatus: running\n")["qm_says"] == "paused"
-    rows = '[{"time": 60, "diskwrite": 5}, {"time": 120}, {"time": 180, "diskwrite": 0}]'
-    assert parse_quiet_minutes(rows) == {"quiet_minutes": 2}
-    assert [parse_quiet_minutes(text) for text in ("", "[]", "{}", '[{"time": 1, "diskwrite": 0}]')] == [{}, {}, {}, {}]

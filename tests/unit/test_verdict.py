@@ -197,12 +197,13 @@ def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
 
 
 def test_what_proxmox_knows_stands_among_the_proof() -> None:
-    """HA's intention before a cycle is decided on; staged options; how long nothing was written."""
-    seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), quiet_minutes=14)
-    assert verdict_of(seen).evidence[-3:] == (
+    """HA's intention before a cycle is decided on; staged options; last what came before, and what changed."""
+    seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), before=("before",), changes=("then",))
+    assert verdict_of(seen).evidence[-4:] == (
         "HA manages it: requested started, now started; when QEMU ends, HA starts it again here or on another node",
         "options that take effect only after a cycle: memory",
-        "Proxmox's statistics show no disk write for 14 min",
+        "before",
+        "then",
     )
     assert verdict_of(replace(FROZEN, ha="ignored")).evidence[-1] == "HA: ignored, so it leaves the VM alone"
     assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence

@@ -22,8 +22,10 @@ from ..jobs.mutex import Lock
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore
 from ..words import DONE, STORAGE_HUNG
+from .changes import change_lines
 from .evidence import WATCHED_SECONDS, Evidence, parse_evidence
 from .leftovers import Leftovers, describe_process, find_leftovers
+from .on_changes import boot_change
 from .on_host import thread_probe
 from .on_storage import dead_storages, late_commands, late_storages
 from .picture import keep_picture
@@ -164,6 +166,7 @@ def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     known["late_commands"] = late_commands(replies)
     known |= {"leftovers": left.pids, "remains": [describe_process(pid) for pid in left.pids], "vmid": host.vmid}
     known["here"] = node_name()
+    known["changes"] = change_lines(replies, boot_change(), time.time())
     known["starter"] = left.starter or known.get("starter", 0)
     return parse_evidence(known)
 

@@ -83,7 +83,6 @@ class Evidence:
         ha_dead: why HA, which manages the VM, acts on no request: which of its daemons is dead, and since when.
         qm_says: the state by `qm status`.
         pending: options that wait for a new QEMU.
-        quiet_minutes: the time for which Proxmox's statistics have no disk write.
         leftovers: the processes left of a stopped VM, by pid.
         disk_errors: disks with an I/O error, one line each.
         block_jobs: QEMU's block jobs, one line each.
@@ -103,6 +102,8 @@ class Evidence:
         stale: the QEMU here is a stale copy (cluster.is_stale_copy): `node` has the VM.
         heartbeats: looks at the guest's heartbeat, oldest first.
         vcpus: samples of what the vCPUs do, a letter for each (see vcpus.py).
+        before: what Proxmox's statistics show from before the fault, one line each (see before_fault.py).
+        changes: what changed within 24 hours, one line each (see changes.py).
     """
 
     state: str
@@ -123,7 +124,6 @@ class Evidence:
     ha_seen: str = ""
     qm_says: str = ""
     pending: tuple[str, ...] = ()
-    quiet_minutes: int | None = None
     leftovers: tuple[int, ...] = ()
     disk_errors: tuple[str, ...] = ()
     block_jobs: tuple[str, ...] = ()
@@ -146,6 +146,8 @@ class Evidence:
     stale: bool = False
     heartbeats: tuple[Heartbeat, ...] = ()
     vcpus: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def watched(self) -> float:

@@ -5,7 +5,6 @@ costs up to a second of processor time, so ten at once are late on a healthy hos
 """
 
 import glob
-import json
 import os
 import re
 import time
@@ -15,9 +14,11 @@ from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is
 from ..host.paths import Host, read_json
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, parse_task, read_index
 from ..host.vm_config import current_options, pending_options
+from .before_fault import before_lines
 from .ha_daemons import find_dead_ha
 from .obstacles import TROUBLES
-from .probe import Probe, Reply, command_probe, ok_reply, read_text
+from .on_changes import own_work
+from .probe import Probe, Reply, command_probe, ok_reply, read_last, read_text
 
 PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and its second of processor time takes a few on a busy host
 _LAST_TASKS = 10
@@ -45,7 +46,7 @@ def perl_probes(host: Host) -> list[Probe]:
             2, "qm status", PERL_SECONDS, "qm", "status", vmid, "--verbose", learn=parse_qm_status, is_perl=True
         ),
         command_probe(
-            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=parse_quiet_minutes, is_perl=True
+            2, "rrddata", PERL_SECONDS, "pvesh", "get", statistics, *_LAST_HOUR, learn=_parse_statistics, is_perl=True
         ),
     ]
 
@@ -183,15 +184,10 @@ def _read_tasks(host: Host) -> Iterator[Reply]:
     mine = [line for line in read_index(host) if (task := parse_task(line)) and task.id == str(host.vmid)]
     logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
     newest = sorted(logs, key=os.path.getmtime)[-1:]
-    with_end = [f"{os.path.basename(log)}\n{_read_end(log)}" for log in newest]
+    with_end = [f"{os.path.basename(log)}\n{read_last(log, 4096)}" for log in newest]
     text = "\n".join([*mine[-_LAST_TASKS:], *with_end]) or "no task of this VM is known"
-    yield ok_reply("tasks", began, text, command="/var/log/pve/tasks")
-
-
-def _read_end(path: str) -> str:
-    with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 4096))
-        return file.read().decode("utf-8", "replace")
+    facts: dict[str, object] = {"changes": [work.as_change() for work in own_work(host)]}
+    yield ok_reply("tasks", began, text, facts, "/var/log/pve/tasks")
 
 
 # --- the commands' output, as facts ---
@@ -205,11 +201,5 @@ def parse_qm_status(text: str) -> dict[str, object]:
     return {"qm_says": f"{word}, and that QEMU is silent" if silent else word}
 
 
-def parse_quiet_minutes(text: str) -> dict[str, object]:
-    """Return the minutes since the last disk write in Proxmox's statistics of the last hour, none without one."""
-    try:
-        rows = [row for row in json.loads(text) if isinstance(row.get("diskwrite"), int | float)]
-        wrote = [row["time"] for row in rows if row["diskwrite"] > 0]
-        return {"quiet_minutes": int(rows[-1]["time"] - wrote[-1]) // 60} if wrote else {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _parse_statistics(text: str) -> dict[str, object]:
+    return {"before": before_lines(text, time.time())}

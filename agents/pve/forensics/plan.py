@@ -9,6 +9,7 @@ Where its two samples show a thread or a disk that stands still, it looks a seco
 
 from ..host.paths import Host
 from .heartbeat import heartbeat_probe
+from .on_changes import edits_probe, log_change_probes
 from .on_host import host_probes, thread_probe
 from .on_proxmox import cluster_probe, log_probes, perl_probes
 from .on_qemu import qemu_probes
@@ -34,6 +35,7 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
         *heartbeat_probe(host, pid, SAMPLES_APART),
         cluster_probe(host),
         *log_probes(host),
+        *log_change_probes(host, JOURNAL_SECONDS),
         command_probe(3, "kernel", JOURNAL_SECONDS, *_JOURNAL, "-k"),
         command_probe(3, "services", JOURNAL_SECONDS, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
         *block_layer_probes(),
@@ -47,7 +49,13 @@ def after_cluster(host: Host) -> FollowUp:
         if reply.probe != "cluster" or reply.outcome != "ok":
             return []
         commands = perl_probes(host)
-        return [commands[0], *own_storage_probes(host, find_storages([reply])), *commands[1:], all_storages_probe()]
+        return [
+            edits_probe(host),
+            commands[0],
+            *own_storage_probes(host, find_storages([reply])),
+            *commands[1:],
+            all_storages_probe(),
+        ]
 
     return follow_up
 

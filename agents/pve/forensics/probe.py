@@ -3,6 +3,7 @@
 A probe runs in a forked child and yields each reply as soon as it has it; a timeout is a reply too.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ def read_text(host: Host, path: str, lines: int = 100) -> str:
             return "\n".join(file.read(16384).strip().splitlines()[:lines])
     except OSError as error:
         return str(error.strerror)
+
+
+def read_last(path: str, size: int) -> str:
+    """Return the last bytes of a file as text."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - size))
+        return file.read().decode("utf-8", "replace")
 
 
 def learn_nothing(_: str) -> dict[str, object]:

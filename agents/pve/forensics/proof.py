@@ -66,13 +66,10 @@ def lock_lines(evidence: Evidence) -> tuple[str, ...]:
 
 
 def host_lines(evidence: Evidence) -> tuple[str, ...]:
-    """Return Proxmox's own facts: HA, options that wait for a new QEMU, how long no disk was written."""
+    """Return Proxmox's own facts: HA, and options that wait for a new QEMU."""
     ha = ha_line(evidence.ha, evidence.ha_seen, evidence.ha_dead)
     waiting = f"options that take effect only after a cycle: {', '.join(evidence.pending)}" if evidence.pending else ""
-    quiet = (
-        f"Proxmox's statistics show no disk write for {evidence.quiet_minutes} min" if evidence.quiet_minutes else ""
-    )
-    return tuple(line for line in (ha, waiting, quiet) if line)
+    return (*optional_line(ha), *optional_line(waiting))
 
 
 def pve_lines(evidence: Evidence) -> tuple[str, ...]:

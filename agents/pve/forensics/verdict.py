@@ -4,6 +4,8 @@ A verb is advised only where the evidence names the fault and no known obstacle 
 hung one look alike from outside, and the verdict says so instead of guessing.
 """
 
+from dataclasses import replace
+
 from ..jobs.result import Verdict
 from ..words import STALE_COPY
 from .evidence import WATCHED_SECONDS, Evidence
@@ -27,7 +29,12 @@ _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore
 
 
 def verdict_of(evidence: Evidence) -> Verdict:
-    """Return the verdict on a whole capture."""
+    """Return the verdict on a whole capture; what came before and what changed stands below the proof."""
+    verdict = _judge_state(evidence)
+    return replace(verdict, evidence=(*verdict.evidence, *evidence.before, *evidence.changes))
+
+
+def _judge_state(evidence: Evidence) -> Verdict:
     if evidence.state == "stopped":
         return judge_stopped(evidence)
     if evidence.stale:

@@ -70,8 +70,9 @@ class World:
         node = self.root / "etc/pve/nodes/demo"
         for made in (node / "qemu-server", self.root / "run/qemu-server", self.root / "dev", self.bin):
             made.mkdir(parents=True)
-        for made in (self.root / "var/lib", self.root / "var/lock/qemu-server", self.root / "sys/class/net/vmbr0"):
-            made.mkdir(parents=True)
+        for name in ("var/lib", "var/log", "var/lock/qemu-server", "sys/class/net/vmbr0"):
+            (self.root / name).mkdir(parents=True)
+        (self.root / "var/log/dpkg.log").touch()
         if self.scale != 1:
             (self.root / "scale").write_text(str(self.scale))
         (self.root / "etc/pve/local").symlink_to("nodes/demo")

@@ -1,0 +1,103 @@
+"""Tiers 2 and 3 of a capture: what says that the host has changed, each source in a probe of its own."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from ..host.cluster import node_name
+from ..host.paths import Host, boottime, read_json
+from ..host.pve_tasks import read_index
+from .changes import CHANGE_PATTERN, Change, Work, describe_changes, find_work, journal_changes, package_changes
+from .probe import Probe, Reply, ok_reply, read_last, run_command
+
+_READ_SECONDS = 3.0
+_LOG_BYTES = 256 * 1024
+# What the kernel wrote, or root under these names: any user of the host can write under a name.
+_BY_ROOT = ("SYSLOG_IDENTIFIER=zed", "SYSLOG_IDENTIFIER=pve-ha-crm", "SYSLOG_IDENTIFIER=pve-ha-lrm", "_UID=0")
+_LAST_DAY = ("-q", "-n", "1000", "--no-pager", "-o", "short-unix", "--since", "-24h", "--grep", CHANGE_PATTERN)
+_CHANGE_JOURNAL = ("journalctl", *_LAST_DAY, "_TRANSPORT=kernel", "+", *_BY_ROOT)
+_NO_MATCH = "[exit 1]"  # without a word: nothing fits the pattern
+_EDITED = {
+    "/etc/pve/qemu-server/{}.conf": "the VM's configuration was changed",
+    "/etc/pve/firewall/{}.fw": "the VM's firewall rules were changed",
+    "/etc/pve/firewall/cluster.fw": "the cluster's firewall rules were changed",
+    "/etc/pve/storage.cfg": "the storages' configuration was changed",
+    "/etc/pve/corosync.conf": "the configuration of the cluster's network was changed",
+    "/etc/network/interfaces": "the configuration of the host's network was changed",
+}
+
+
+def log_change_probes(host: Host, journal_seconds: float) -> list[Probe]:
+    """Return the probes of dpkg's log and of the journal."""
+    return [
+        Probe(2, "packages", _READ_SECONDS, lambda _: _read_packages(host)),
+        Probe(3, "journal", journal_seconds, lambda allowed: _read_journal(host, allowed)),
+    ]
+
+
+def edits_probe(host: Host) -> Probe:
+    """Return the probe of what was edited in /etc/pve, for a host whose /etc/pve answers."""
+    return Probe(2, "edits", _READ_SECONDS, lambda _: _read_edits(host))
+
+
+def boot_change() -> Change:
+    """Return the host's last boot."""
+    return Change(time.time() - boottime(), "boot", f"the host booted with kernel {os.uname().release}")
+
+
+def own_work(host: Host) -> list[Work]:
+    """Return the tasks in this node's log that bear on the VM; the log begins anew at 50,000 bytes."""
+    older = host.path("/var/log/pve/tasks/index.1")
+    lines = read_last(older, _LOG_BYTES).splitlines() if os.path.exists(older) else []
+    return find_work([*lines, *read_index(host)], host.vmid)
+
+
+def _list_changes(changes: list[Change]) -> str:
+    return "\n".join(describe_changes(changes, time.time())) or "nothing within 24 h that bears on the VM"
+
+
+def _read_packages(host: Host) -> Iterator[Reply]:
+    began, log = time.monotonic(), host.path("/var/log/dpkg.log")
+    text = read_last(log, _LOG_BYTES)
+    if os.path.exists(f"{log}.1"):
+        text = f"{read_last(f'{log}.1', _LOG_BYTES)}\n{text}"
+    found = package_changes(text, time.time())
+    yield ok_reply("packages", began, _list_changes(found), {"changes": found}, "/var/log/dpkg.log")
+
+
+def _read_journal(host: Host, seconds: float) -> Iterator[Reply]:
+    found: list[Change] = []
+
+    def learn(text: str) -> dict[str, object]:
+        found.extend(journal_changes(text, host.vmid))
+        return {"changes": found}
+
+    reply = run_command("journal", seconds, *_CHANGE_JOURNAL, learn=learn)
+    is_read = reply.outcome == "ok" or reply.text == _NO_MATCH
+    yield replace(reply, outcome="ok", text=_list_changes(found)) if is_read else reply
+
+
+def _read_edits(host: Host) -> Iterator[Reply]:
+    """Report the edited files, and the VM's tasks on other nodes; a task writes into the configuration, too."""
+    began = time.monotonic()
+    away = find_work(_read_cluster_log(host), host.vmid)
+    found = [work.as_change(is_away=True) for work in away]
+    works = [*away, *own_work(host)]
+    for path, clause in _EDITED.items():
+        with suppress(FileNotFoundError):
+            at = os.stat(host.path(path.format(host.vmid))).st_mtime
+            if "qemu-server" not in path or not any(work.covers(at) for work in works):
+                found.append(Change(at, clause, clause))
+    yield ok_reply("edits", began, _list_changes(found), {"changes": found}, "/etc/pve")
+
+
+def _read_cluster_log(host: Host) -> Iterator[str]:
+    """Yield the tasks of other nodes in the cluster's last 50 messages, oldest first, as lines of the task index."""
+    known = (read_json(host.path("/etc/pve/.clusterlog")) or {}).get("data")
+    for entry in reversed(known if isinstance(known, list) else []):
+        verb, _, rest = str(entry["msg"]).partition(" task ")
+        upid, _, status = rest.partition(" ")
+        if verb in ("starting", "end") and entry["node"] != node_name():
+            yield f"{upid} {entry['time']:08X} {status}" if verb == "end" else upid

@@ -1,0 +1,201 @@
+"""A capture names what changed on the host within a day, and nothing of another VM."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from breakglass.agents.pve.forensics.changes import MOST_CHANGES
+from breakglass.demo.proxmox.world import VMID, World
+
+from ..support.agent import booted_an_hour_ago, execute, set_constants
+from ..support.failing_tools import misbehave
+from ..support.host_logs import cluster_log, dpkg_log, edited, ended, journal, quiet_logs, task_log, upid
+from ..support.selection import sampled
+
+KILLED = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset={},mems_allowed=0,{},task={},pid=32969,uid=0"
+OWN = f"/qemu.slice/{VMID}.scope"
+CONF = f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
+AT = r"\d\d:\d\d UTC \(\d+ (?:min|h) ago\)"
+FAILED = "critical medium error, dev {}, sector 1234 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2"
+
+
+@pytest.fixture
+def world(world: World) -> Iterator[World]:
+    """A host on which nothing has changed since it booted an hour ago."""
+    set_constants(world, SAMPLES_APART=0.3)
+    booted_an_hour_ago(world)
+    shutil.rmtree(world.root / "var/log/pve", ignore_errors=True)
+    planted = quiet_logs(world)
+    yield world
+    for path in planted:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(world.root / "etc/pve/firewall", ignore_errors=True)
+
+
+def changes_of(world: World) -> list[str]:
+    """Return the lines of a capture's evidence that say when something changed, and those that are not known."""
+    evidence = execute(world, "forensics").trailer["verdict"]["evidence"]
+    return [line for line in evidence if line[:8] != "Proxmox'" and ("UTC (" in line or "not known" in line)]
+
+
+# The change, by what it leaves on the host, and its line, to which the time is added.
+PLANTED: dict[str, tuple[Callable[[World], None], str]] = {
+    "a task that failed": (
+        lambda world: task_log(
+            world, ended("qmsnapshot:102", 900), ended("qmsnapshot:102", 9, "VM is locked (backup)")
+        ),
+        rf"the task qmsnapshot of this VM by root@pam ended with VM is locked \(backup\) at {AT}, the last of 2",
+    ),
+    "a task in the log before this one": (
+        lambda world: task_log(world, ended("qmigrate:102", 9), name="index.1"),
+        f"the task qmigrate of this VM by root@pam ended with OK at {AT}",
+    ),
+    "a backup of all VMs that runs": (
+        lambda world: task_log(world, f"{upid('vzdump:', 9)} 0", name="active"),
+        f"the task vzdump of the host by root@pam has no end yet and began at {AT}",
+    ),
+    "a migration from another node": (
+        lambda world: cluster_log(
+            world,
+            (10, "pve2", f"starting task {upid('hamigrate:102', 10, 'pve2')}"),
+            (9, "pve2", f"end task {upid('hamigrate:102', 10, 'pve2')} OK"),
+        ),
+        f"the task hamigrate of this VM by root@pam on node pve2 ended with OK at {AT}",
+    ),
+    "an edited configuration": (lambda world: edited(world, CONF, 9), f"the VM's configuration was changed at {AT}"),
+    "firewall rules": (
+        lambda world: edited(world, f"etc/pve/firewall/{VMID}.fw", 9),
+        f"the VM's firewall rules were changed at {AT}",
+    ),
+    "storage.cfg": (
+        lambda world: edited(world, "etc/pve/storage.cfg", 9),
+        f"the storages' configuration was changed at {AT}",
+    ),
+    "the host's network": (
+        lambda world: edited(world, "etc/network/interfaces", 9),
+        f"the configuration of the host's network was changed at {AT}",
+    ),
+    "packages": (
+        lambda world: dpkg_log(
+            world,
+            (10, "upgrade pve-qemu-kvm:amd64 10.1.2-3 11.0.0-2"),
+            (9, "upgrade vim:amd64 2:9.1 2:9.2"),
+            (9, "upgrade qemu-server:amd64 9.2.5 9.2.6"),
+        ),
+        r"the host changed its packages \(pve-qemu-kvm 10.1.2-3 to 11.0.0-2, qemu-server 9.2.5 to 9.2.6\) " f"at {AT}",
+    ),
+    "a kernel, in the log before this one": (
+        lambda world: dpkg_log(
+            world, (9, "install proxmox-kernel-6.17.4-2-pve-signed:amd64 <none> 6.17.4-2"), name="dpkg.log.1"
+        ),
+        rf"the host changed its kernel \(proxmox-kernel-6.17.4-2-pve-signed new 6.17.4-2\) at {AT}",
+    ),
+    "a boot": (lambda world: None, rf"the host booted with kernel {re.escape(os.uname().release)} at {AT}"),
+    "a recovery by HA": (
+        lambda world: journal(
+            world, (9, "pve-ha-crm", "recover service 'vm:102' from fenced node 'pve2' to node 'pve1'")
+        ),
+        f"HA moved the VM to node pve1 at {AT}",
+    ),
+    "a fence": (
+        lambda world: journal(world, (9, "pve-ha-crm", "service 'vm:102': state changed from 'started' to 'fence'")),
+        f"HA put the VM into state fence at {AT}",
+    ),
+    "QEMU killed for memory": (
+        lambda world: journal(world, (9, "kernel", KILLED.format("ns", f"global_oom,task_memcg={OWN}", "kvm"))),
+        f"the host ran out of memory, and its kernel killed this VM's QEMU at {AT}",
+    ),
+    "another process killed for memory": (
+        lambda world: journal(world, (9, "kernel", KILLED.format("/", "global_oom,task_memcg=/system.slice", "java"))),
+        rf"the host ran out of memory, and its kernel killed a process that is not this VM's \(java\) at {AT}",
+    ),
+    "a machine check": (
+        lambda world: journal(world, (9, "kernel", "mce: [Hardware Error]: Machine check events logged")),
+        rf"the host's processor or memory reported a hardware error \(machine check\) at {AT}",
+    ),
+    "a pool that is suspended": (
+        lambda world: journal(
+            world,
+            (9, "kernel", "WARNING: Pool 'tank' has encountered an uncorrectable I/O failure and has been suspended."),
+        ),
+        f"ZFS suspended the pool tank because reads or writes failed at {AT}",
+    ),
+    "a disk of a pool": (
+        lambda world: journal(world, (9, "zed", "eid=2 class=statechange pool='tank' vdev=sdd1 vdev_state=UNAVAIL")),
+        f"ZFS put a disk of the pool tank into state UNAVAIL at {AT}",
+    ),
+    "an NFS server": (
+        lambda world: journal(
+            world, *((ago, "kernel", "nfs: server 192.0.2.9 not responding, still trying") for ago in (11, 10, 9))
+        ),
+        f"the NFS server 192.0.2.9 did not answer the host at {AT}, the last of 3",
+    ),
+    "an NFS server that came back": (
+        lambda world: journal(
+            world, (11, "kernel", "nfs: server nas not responding, timed out"), (9, "kernel", "nfs: server nas OK")
+        ),
+        f"the NFS server nas answered the host again at {AT}, the last of 2",
+    ),
+    "a disk": (
+        lambda world: journal(world, (9, "kernel", FAILED.format("nvme0n1"))),
+        f"the host's disk nvme0n1 had an I/O error at {AT}",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", sampled(PLANTED, "a migration from another node", "packages", "QEMU killed for memory")
+)
+def test_a_planted_change_is_named(world: World, name: str) -> None:
+    """It is the newest, and the only one beside the host's boot."""
+    plant, expected = PLANTED[name]
+    plant(world)
+    lines = changes_of(world)
+    assert re.fullmatch(expected, lines[0])
+    assert [line for line in lines[1:] if not line.startswith("the host booted")] == []
+
+
+def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
+    """Numbers in every log, names that a container chooses, control characters, what is a day old, what a task did."""
+    task_log(world, ended("qmstop:103", 8), ended("qmstart:102", 7, "qm start 103: \x1b[31mfailed\u202e"))
+    task_log(world, ended("qmstart:102", 3000, "old"), ended("vncproxy:102", 6))
+    cluster_log(world, (8, "pve2", f"end task {upid('qmigrate:103', 9, 'pve2')} OK"))
+    edited(world, "etc/pve/firewall/103.fw", 8)
+    edited(world, CONF, 7.5)  # while that start was at work
+    dpkg_log(world, (3000, "upgrade qemu-server:amd64 9.2.5 9.2.6"))
+    forged = f"/lxc/103/ns/a,global_oom,task_memcg={OWN},task=x"
+    journal(
+        world,
+        (8, "kernel", KILLED.format("ns", f"oom_memcg=/lxc/103,task_memcg={forged}", "a")),
+        (7, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
+        (6, "pve-ha-crm", "service 'vm:103': state changed from 'started' to 'fence'"),
+        (6, "pve-ha-crm", "recover service 'vm:103' from fenced node 'pve2' to node 'pve1'"),
+        (5, "zed", "eid=2 class=io pool='vm-103' vdev=sdd1"),
+        (3000, "kernel", "nfs: server 192.0.2.9 not responding, still trying"),
+    )
+    journal(world, (4, "kernel", FAILED.format("sdx")), (4, "zed", "eid=2 class=io pool='forged'"), uid=1000)
+    lines = changes_of(world)
+    assert [re.sub(f" at {AT}", "", line) for line in lines] == [
+        "ZFS reported io in the pool vm-N",
+        r"the task qmstart of this VM by root@pam ended with qm start N: \x1b[31mfailed\u202e",
+        r"the host ran out of memory, and its kernel killed a process that is not this VM's (vm N \x1b)",
+        lines[-1].partition(" at ")[0],
+    ]
+    assert lines[-1].startswith("the host booted")
+
+
+def test_a_source_that_hangs_is_not_known(world: World) -> None:
+    """With more changes than there is room for, the sources that said nothing have the last of five lines."""
+    (world.root / "var/log/dpkg.log").unlink()
+    (world.bin / "journalctl").write_text("#!/bin/sh\ntrap '' TERM; while :; do sleep 100; done\n")
+    misbehave(world.root, hang="all")
+    set_constants(world, PERL_SECONDS=1.5, _LEAST_PERL_SECONDS=1.0, JOURNAL_SECONDS=1.0)
+    task_log(world, *(ended(f"{kind}:102", 9) for kind in ("qmstart", "qmstop", "qmreset", "qmigrate", "qmrollback")))
+    lines = changes_of(world)
+    assert len(lines) == MOST_CHANGES
+    assert lines[-1].startswith(
+        "what changed within 24 h is not known from Proxmox's statistics, dpkg's log, the journal"
+    )
