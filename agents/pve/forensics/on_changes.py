@@ -10,9 +10,8 @@ from ..host.cluster import node_name
 from ..host.paths import Host, boottime, read_json
 from ..host.pve_tasks import read_index
 from .changes import CHANGE_PATTERN, Change, Work, describe_changes, find_work, journal_changes, package_changes
-from .probe import Probe, Reply, ok_reply, read_last, run_command
+from .probe import Reply, ok_reply, read_last, run_command
 
-_READ_SECONDS = 3.0
 _LOG_BYTES = 256 * 1024
 # What the kernel wrote, or root under these names: any user of the host can write under a name.
 _BY_ROOT = ("SYSLOG_IDENTIFIER=zed", "SYSLOG_IDENTIFIER=pve-ha-crm", "SYSLOG_IDENTIFIER=pve-ha-lrm", "_UID=0")
@@ -27,19 +26,6 @@ _EDITED = {
     "/etc/pve/corosync.conf": "the configuration of the cluster's network was changed",
     "/etc/network/interfaces": "the configuration of the host's network was changed",
 }
-
-
-def log_change_probes(host: Host, journal_seconds: float) -> list[Probe]:
-    """Return the probes of dpkg's log and of the journal."""
-    return [
-        Probe(2, "packages", _READ_SECONDS, lambda _: _read_packages(host)),
-        Probe(3, "journal", journal_seconds, lambda allowed: _read_journal(host, allowed)),
-    ]
-
-
-def edits_probe(host: Host) -> Probe:
-    """Return the probe of what was edited in /etc/pve, for a host whose /etc/pve answers."""
-    return Probe(2, "edits", _READ_SECONDS, lambda _: _read_edits(host))
 
 
 def boot_change() -> Change:
@@ -58,7 +44,8 @@ def _list_changes(changes: list[Change]) -> str:
     return "\n".join(describe_changes(changes, time.time())) or "nothing within 24 h that bears on the VM"
 
 
-def _read_packages(host: Host) -> Iterator[Reply]:
+def read_packages(host: Host) -> Iterator[Reply]:
+    """Report the upgrades in dpkg's log, and in the one before it, because the log begins anew each month."""
     began, log = time.monotonic(), host.path("/var/log/dpkg.log")
     text = read_last(log, _LOG_BYTES)
     if os.path.exists(f"{log}.1"):
@@ -67,7 +54,8 @@ def _read_packages(host: Host) -> Iterator[Reply]:
     yield ok_reply("packages", began, _list_changes(found), {"changes": found}, "/var/log/dpkg.log")
 
 
-def _read_journal(host: Host, seconds: float) -> Iterator[Reply]:
+def read_journal(host: Host, seconds: float) -> Iterator[Reply]:
+    """Report what the kernel, ZFS and HA wrote; `seconds` is what journalctl may take."""
     found: list[Change] = []
 
     def learn(text: str) -> dict[str, object]:
@@ -79,8 +67,11 @@ def _read_journal(host: Host, seconds: float) -> Iterator[Reply]:
     yield replace(reply, outcome="ok", text=_list_changes(found)) if is_read else reply
 
 
-def _read_edits(host: Host) -> Iterator[Reply]:
-    """Report the edited files, and the VM's tasks on other nodes; a task writes into the configuration, too."""
+def read_edits(host: Host) -> Iterator[Reply]:
+    """Report the edited files and the VM's tasks on other nodes, on a host whose /etc/pve answers.
+
+    What a task of the VM wrote into the configuration is no edit.
+    """
     began = time.monotonic()
     away = find_work(_read_cluster_log(host), host.vmid)
     found = [work.as_change(is_away=True) for work in away]

@@ -9,8 +9,8 @@ Where its two samples show a thread or a disk that stands still, it looks a seco
 
 from ..host.paths import Host
 from .heartbeat import heartbeat_probe
-from .on_changes import edits_probe, log_change_probes
-from .on_host import host_probes, thread_probe
+from .on_changes import read_edits, read_journal, read_packages
+from .on_host import READ_SECONDS, host_probes, thread_probe
 from .on_proxmox import cluster_probe, log_probes, perl_probes
 from .on_qemu import qemu_probes
 from .on_storage import all_storages_probe, block_layer_probes, own_storage_probes
@@ -35,7 +35,8 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
         *heartbeat_probe(host, pid, SAMPLES_APART),
         cluster_probe(host),
         *log_probes(host),
-        *log_change_probes(host, JOURNAL_SECONDS),
+        Probe(2, "packages", READ_SECONDS, lambda _: read_packages(host)),
+        Probe(3, "journal", JOURNAL_SECONDS, lambda seconds: read_journal(host, seconds)),
         command_probe(3, "kernel", JOURNAL_SECONDS, *_JOURNAL, "-k"),
         command_probe(3, "services", JOURNAL_SECONDS, *_JOURNAL, "--since", "-1h", *(f"-u{unit}" for unit in _UNITS)),
         *block_layer_probes(),
@@ -48,14 +49,10 @@ def after_cluster(host: Host) -> FollowUp:
     def follow_up(reply: Reply) -> list[Probe]:
         if reply.probe != "cluster" or reply.outcome != "ok":
             return []
-        commands = perl_probes(host)
-        return [
-            edits_probe(host),
-            commands[0],
-            *own_storage_probes(host, find_storages([reply])),
-            *commands[1:],
-            all_storages_probe(),
-        ]
+        first, *commands = perl_probes(host)
+        edits = Probe(2, "edits", READ_SECONDS, lambda _: read_edits(host))
+        storages = own_storage_probes(host, find_storages([reply]))
+        return [edits, first, *storages, *commands, all_storages_probe()]
 
     return follow_up
 
