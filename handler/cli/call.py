@@ -15,7 +15,8 @@ from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
 from .environment import caller_key, handler_url
-from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, say, show
+from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
+from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
 
 _LOOKS = ("status", "forensics")  # whose answer is the verdict
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
@@ -55,7 +56,22 @@ def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
     request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields}, again=arguments.id is not None)
-    return run_verb(request, _checked_id(arguments.id), Display(arguments.json, arguments.quiet, arguments.full))
+    display, results = Display(arguments.json, arguments.quiet, arguments.full), list[Event]()
+    code = run_verb(request, _checked_id(arguments.id), display, results.append)
+    if code == DONE and request.verb in BRINGS_UP and not (display.json or display.quiet):
+        _show_return(request.vm or str(results[0]["vm"]), results[0])
+    return code
+
+
+def _show_return(vm: str, done: Event) -> None:
+    """Show when the guest is back, which changes nothing about the verb and its exit code."""
+    hint = f"waiting for the guest's kernel, {RETURN_SECONDS:g} s at most; Ctrl-C ends only this wait"
+    try:
+        say(await_guest(Signer(handler_url(os.environ), caller_key(os.environ)), vm, done, lambda: remark(hint)))
+    except KeyboardInterrupt:
+        complain(f"you stopped waiting for the guest; the {done['verb']} is done")
+    except OSError:
+        drop_output()
 
 
 def run_verb(

@@ -13,6 +13,7 @@ from ..client import Event, HandlerError, NoAnswer, Signer
 from .call import show_result
 from .drill_steps import ID, NOTHING, Drill, Undone, prove, read_proven, send_alert, wait_for_evidence
 from .environment import caller_key, handler_url
+from .guest_return import await_guest
 from .output import (
     DONE,
     FAILED,
@@ -132,6 +133,8 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         notes.append(f"done, {cycle['state']} (id {one.id})")
     with one.step("proof") as notes:
         notes += prove(one, before, cycle)
+    with one.step("guest") as notes:
+        notes.append(await_guest(one.signer, one.vm, cycle))
     with one.step("proven") as notes:
         notes.append(read_proven(one, cycle))
     if one.as_json:

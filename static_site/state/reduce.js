@@ -12,9 +12,11 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
  *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null}} Job */
 /** @typedef {{png: string, started: string, last: string|null, live?: boolean}} Picture */
-/** The watch after a verb that brings the VM up. `found`: how it ended.
- * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number,
- *   found: ""|"guest"|"nothing"|"stopped"|"unseen"}} Watch */
+/** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status tells it */
+/** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
+ * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.
+ * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number, started: number, heard: number,
+ *   back: {ms: number, most: boolean}|null, found: ""|"guest"|"nothing"|"stopped"|"unseen"}} Watch */
 
 /** What is known of one VM. `open` is the mutating job whose end is not known; `acting` and `reading` are under way.
  * @typedef {object} View
@@ -26,6 +28,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
  * @property {{name: string, at: number}[]} stages as they came, some twice @property {{started: number, seconds: number}|null} deadline
  * @property {{state: string, last: string|null, at: number, holder: Holder|null}|null} seen
  * @property {Verdict|null} verdict @property {number} lookedAt @property {boolean} mayLook
+ * @property {Heartbeat|null} heartbeat @property {boolean} beats whether the guest ever had one
  * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch
  * @property {Job[]|null} jobs @property {string} jobsTrouble @property {string} chain
  * @property {{title: string, text: string}} output
@@ -49,7 +52,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 export const newView = (vm, kept = {}) => ({
 	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null,
 	open: null, acting: false, reading: "", stages: [], deadline: null,
-	seen: null, verdict: null, lookedAt: 0, mayLook: true, picture: null, waiting: false, watch: null,
+	seen: null, verdict: null, lookedAt: 0, mayLook: true, picture: null, waiting: false, watch: null, heartbeat: null, beats: false,
 	jobs: null, jobsTrouble: "", chain: "", output: { title: "", text: "" },
 	trouble: "", note: "", warnings: [], byHand: [], proven: null, sent: {}, triedAt: 0, lockedSince: Infinity, nudge: null,
 	...kept,
@@ -112,7 +115,7 @@ const OF_VIEW = {
 	}),
 	"watch-begun": (view, { at, seconds }) => ({
 		...view,
-		watch: { verb: view.verb, seconds: 0, ...view.watch, since: view.watch?.since ?? at, until: at + 1e3 * seconds, on: true, found: "" },
+		watch: { verb: view.verb, seconds: 0, started: NaN, heard: at, back: null, ...view.watch, since: view.watch?.since ?? at, until: at + 1e3 * seconds, on: true, found: "" },
 	}),
 	"screen-came": (view, { at, picture, guest, state }) => {
 		const seen = view.seen && state && state !== "unknown" ? { ...view.seen, state, at } : view.seen;
@@ -125,7 +128,8 @@ const OF_VIEW = {
 		const { watch } = view;
 		if (!watch) return view;
 		const late = at - watch.until; // by the last look, or by a sleep
-		return { ...view, watch: { ...watch, on: false, until: late > 0 && late < 10_000 ? watch.until : at, found } };
+		const until = late > 0 && late < 10_000 ? watch.until : at;
+		return { ...view, watch: { ...watch, on: false, until, found: watch.back && found === "nothing" ? "guest" : found } };
 	},
 	"look-refused": (view) => ({ ...view, mayLook: false }),
 	nudged: (view, { at, words }) => ({ ...view, nudge: { words, at } }),
@@ -142,9 +146,10 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	if (changes) {
 		next = { ...next, open: null, acting: false, sent: { ...next.sent, [id]: false } };
 		if (answer.outcome === "done" && bringsUp(verb)) {
-			next.watch = { verb, seconds: answer.seconds ?? 0, since: at, until: at, on: false, found: "" };
+			const started = Date.parse(answer.started);
+			next.watch = { verb, seconds: answer.seconds ?? 0, started, heard: at, back: null, since: at, until: at, on: false, found: "" };
 		}
-	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : view.watch };
+	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : hearGuest(view.watch, answer, at) };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
 	// A check that failed is no news once a later one has succeeded.
 	const mends = verb === "status" && view.verb === verb && answer.outcome === "done" && ["failed", "notSent"].includes(view.phase);
@@ -152,6 +157,15 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	const [phase, more] = outcomeOf(verb, answer, { at, clockOff });
 	const keptSince = changes ? { stages: next.stages } : {};
 	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });
+}
+
+const GAP_MS = 10_000; // between two checks: what was first heard after a longer one may have been there for as long
+
+/** The watch after an answer that may tell the first heartbeat, which ends it. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
+function hearGuest(watch, { heartbeat }, at) {
+	if (!watch || watch.back || watch.found === "guest") return watch;
+	const ms = Date.parse(heartbeat?.at) - watch.started;
+	return ms >= 0 ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }
 
 /** Whether a read knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
@@ -162,6 +176,8 @@ function remember(view, { at, verb, answer, changes }) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
 	const before = view.seen;
 	const next = { ...view, warnings: answer.warnings ?? view.warnings };
+	if (verb === "status" && outcome === "done") next.heartbeat = answer.heartbeat ?? null;
+	next.beats ||= Boolean(next.heartbeat?.at);
 	if (answer.by_hand?.length && !changes) next.byHand = answer.by_hand;
 	const old = view.verdict;
 	// A capture saw more than a glance.

@@ -1,6 +1,6 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
-import { clock, minute, span } from "../base/words.js";
+import { clock, minute, sentence, span } from "../base/words.js";
 import { holding, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
@@ -73,8 +73,10 @@ function watching(view, now) {
 	const done = `${labelOf(view.verb)} done`;
 	const more = { act: "keep-looking", actLabel: "Keep looking" };
 	const found = {
-		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, back after ${span(watch.until - watch.since)}`, ...more },
-		nothing: { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more },
+		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, ${watch.back ? returnOf(watch) : `back after ${span(watch.until - watch.since)}`}`, ...more },
+		nothing: view.beats
+			? { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more }
+			: { tone: "unknown", icon: "look", word: done, sentence: `${sentence(view.heartbeat?.says ?? "the guest's heartbeat is not known")} Look at the picture`, ...more },
 		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
 		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
@@ -83,6 +85,9 @@ function watching(view, now) {
 	const so = `${Math.round((now - watch.since) / 1000)} s of ${Math.round((watch.until - watch.since) / 1000)} s`;
 	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
 }
+
+/** When the guest's kernel answered first, by the host's clock. @param {import("../state/reduce.js").Watch} watch */
+export const returnOf = ({ back, verb }) => (back ? `the guest’s kernel answers, ${back.most ? "at most " : ""}${span(back.ms)} after the ${labelOf(verb).toLowerCase()}` : "");
 
 /** @param {View} view */
 const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
@@ -139,6 +144,6 @@ function stepsOf(view, now) {
 	const { watch } = view;
 	if (!watch || view.phase !== "done") return steps; // the check is over: its place is taken by the guest's return
 	/** @type {Record<string, Tone|"">} */
-	const tones = { guest: "good", nothing: "warn", stopped: "warn", unseen: "", "": watch.on ? "busy" : "" };
+	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", unseen: "", "": watch.on ? "busy" : "" };
 	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];
 }

@@ -5,6 +5,7 @@
 import { MINUTE, capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "../base/words.js";
 import { isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
 import { DOING, VERBS, labelOf, mutates } from "../state/verbs.js";
+import { returnOf } from "./bar.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
 /** @typedef {import("../state/reduce.js").State} State */
@@ -91,15 +92,16 @@ function away(state, view) {
 }
 
 /** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
-function watched({ watch, seen, trouble, phase }, now) {
+function watched({ watch, seen, trouble, phase, beats }, now) {
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };
 	if (!seen || trouble || phase === "failed" || isOld(now, seen.at, MINUTE)) return null;
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
+	if (guest && watch.back) return { words: "Back: kernel answers", tone: "good", icon: "running", second: `${qemu} · ${clock(watch.until)}`, why: `${capital(returnOf(watch))}. Try what you came for.` };
 	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
-	if (watch.found === "nothing") return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Nothing of the guest ${after}. Look at the picture: it may still boot.` };
+	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Its kernel answered before, and not ${after}. Look at the picture: it may still boot.` };
 	return null;
 }
 

@@ -43,7 +43,7 @@ async function showPicture(vm, id, last, evidence) {
 	dispatch("picture-came", { vm, picture });
 }
 
-/** Watches the console until the guest is back: a picture every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
+/** Watches the guest until it is back: its picture and its heartbeat every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
 export async function watchGuest(vm) {
 	dispatch("watch-begun", { vm, seconds: WATCH_S });
 	const { until } = viewOf(vm).watch ?? { until: 0 };
@@ -53,6 +53,7 @@ export async function watchGuest(vm) {
 		await sleep(SCREEN_MS);
 		if (!goesOn()) return;
 		if (document.hidden) continue;
+		if (getState().vm === vm) runVerb("status", { vm, quiet: true }); // its heartbeat ends the watch
 		const found = getState().vm === vm ? await takeScreen(vm) : "";
 		if (!goesOn()) return;
 		if (found === "nothing") answeredAt = Date.now();

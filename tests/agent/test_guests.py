@@ -1,5 +1,6 @@
 """A real Linux kernel in each condition: no living guest is ever called hung, and each hung one is named."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.cli.guest_return import tell_return
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
@@ -168,3 +170,20 @@ def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Gu
     if row.listed:
         shown = list_guests(guest.world)
         assert (shown.returncode, shown.stdout.split()[3:5]) == (row.listed == "lost", [str(VMID), row.listed]), shown
+
+
+def test_a_guest_is_back_with_its_first_heartbeat_after_a_verb(guest_of: Callable[[Row], Guest]) -> None:
+    """Until then a status says that none came yet; an answer from before the reset is none."""
+    world = guest_of(ROWS["idle"]).world
+    assert execute(world, "status").trailer["heartbeat"]["state"] == "fresh"
+    done = execute(world, "reset").trailer
+    status = execute(world, "status").trailer
+    assert (status["heartbeat"]["state"] in ("awaited", "unloaded"), status["heartbeat"]["at"]) == (True, None)
+    told: list[str] = []
+
+    def is_told() -> bool:
+        told.append(tell_return({**done, "verb": "reset"}, execute(world, "status").trailer, False, False))
+        return told[-1] != ""
+
+    until(is_told, "the guest's first heartbeat", 180)
+    assert re.fullmatch(r"the guest's kernel answers, [1-9]\d* s after the reset", told[-1]), told[-1]

@@ -73,7 +73,7 @@ def cycles(running: Running) -> int:
     return sum(job["verb"] == "cycle" for job in jobs(running))
 
 
-STEPS = ["status", "alert", "evidence", "cycle", "proof", "proven"]
+STEPS = ["status", "alert", "evidence", "cycle", "proof", "guest", "proven"]
 
 
 def test_a_drill_proves_the_host(world: World, running: Running) -> None:

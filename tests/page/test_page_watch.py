@@ -39,18 +39,29 @@ SEEN = {
     "guest": None,
     "verdict": None,
 }
+BEFORE = {"state": "lost", "at": "2026-11-27T03:00:00Z", "says": "the guest's kernel has not answered for 90 s"}
 OFF = {"state": "stopped", "screen": False, "screen_png": None, "verdict": {"code": "no-picture", "sentence": "off"}}
 KEEP_LOOKING = "#outcome-act[data-act=keep-looking]"
 STOP_LOOKING = "#outcome-act[data-act=stop-looking]"
 LOOK = "#outcome-act[data-act=look]"
 
 
-def answer_screens(page: Page, **more: Any) -> tuple[dict[str, Any], list[str]]:
-    """Have the host answer so to each `screen`. Return the answer, which may be changed, and the ids that asked."""
+def answer_screens(
+    page: Page, heartbeat: dict[str, Any] | None = None, **more: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Have the host answer so to each `screen`, and tell a heartbeat in each `status` if there is one.
+
+    Return the answer, which may be changed, and the ids that asked.
+    """
     answer, screens = {**SEEN, **more}, list[str]()
 
     def take(route: Route) -> None:
-        if json.loads(route.request.post_data or "{}").get("verb") != "screen":
+        verb = json.loads(route.request.post_data or "{}").get("verb")
+        if verb == "status" and heartbeat:
+            *lines, last = route.fetch().text().splitlines()
+            told = json.dumps({**json.loads(last), "heartbeat": heartbeat})
+            return route.fulfill(content_type="application/x-ndjson", body="\n".join([*lines, told, ""]))
+        if verb != "screen":
             return route.fallback()
         screens.append(route.request.headers["webhook-id"])
         if "lost" in answer:
@@ -114,7 +125,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
 
     After 90 s without a sign of life the watch ends in words that claim no more than was seen; one button goes on.
     """
-    answer, screens = answer_screens(watcher.page, guest="silent")
+    answer, screens = answer_screens(watcher.page, guest="silent", heartbeat=BEFORE)
     page = reset(watcher)
     look_again(page)
     wait_for_text(page, "picture-age", "new every 3 s")
@@ -122,7 +133,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     see_headline(page, "Coming back…", "busy")
     page.clock.fast_forward(91_000)
     see_headline(page, "No sign of life", "warn")
-    wait_for_text(page, "why", "Nothing of the guest 90 s after its reset. Look at the picture")
+    wait_for_text(page, "why", "Its kernel answered before, and not 90 s after its reset. Look at the picture")
     see_bar(page, "No sign of life after 90 s: look at the picture", "warn")
     expect(page.locator("#steps li").last).to_have_attribute("data-tone", "warn")
     page.click(KEEP_LOOKING)
@@ -142,6 +153,18 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     # the check that is due then waits for one that is under way
     pass_time_until(page, lambda: page.text_content("#headline") == "Not examined", "a headline without the guest")
     see_headline(page, "Not examined", "unknown")
+
+
+@pytest.mark.all
+def test_a_guest_without_a_heartbeat_is_not_called_dead(watcher: Visit) -> None:
+    """The watch ends with why there is none, and in no colour of a fault."""
+    answer_screens(watcher.page, guest="silent")
+    page = reset(watcher)
+    look_again(page)
+    page.clock.fast_forward(91_000)
+    see_bar(page, "No heartbeat to be had: the VM has no balloon device. Look at the picture", "unknown")
+    see_headline(page, "Not examined", "unknown")
+    expect(page.locator(KEEP_LOOKING)).to_be_visible()
 
 
 def test_the_console_is_live_and_leaves_nothing(watcher: Visit) -> None:

@@ -88,6 +88,9 @@ test("each verb shows its own stages, under names and limits that it has", () =>
 	}
 });
 
+const BEAT = { state: "fresh", at: "2026-11-27T03:12:01Z", says: "the guest's kernel answered 1 s ago" };
+const ends = (...events) => (({ tone, sentence }) => [tone, sentence])(barAfter(...events));
+
 test("the watch takes the check's place, and ends in what it found", () => {
 	const begins = [begun("start", 30), stage("preflight", 0, 29), stage("start", 1, 28), stage("verify", 2, 25), settledEvent("start", { last: "id_1", seconds: 5 }, 20)];
 	const on = [...begins, ["watch-begun", { seconds: 90 }, 20]];
@@ -96,13 +99,17 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	assert.deepEqual([bar.word, bar.timer, bar.tone, bar.act], ["Start done", "20 s of 90 s", "busy", "stop-looking"]);
 	for (const [found, tone, sentence, act] of [
 		["guest", "good", "Took 5 s, back after 20 s", "keep-looking"],
-		["nothing", "warn", "No sign of life after 20 s: look at the picture", "keep-looking"],
+		["nothing", "unknown", "The guest's heartbeat is not known. Look at the picture", "keep-looking"],
 		["stopped", "warn", "But it is off again", "look"],
 		["unseen", "good", "at 03:12:20; could not see if the guest is back", "look"],
 	]) {
 		const ended = barAfter(...on, ["watch-ended", { found }]);
 		assert.deepEqual([ended.word, ended.tone, ended.sentence, ended.act], ["Start done", tone, sentence, act]);
 	}
+	const had = [statusCame("running", "qemu-running", 40, { last: "id_1", heartbeat: BEAT }), ...on];
+	assert.deepEqual(ends(...had, ["watch-ended", { found: "nothing" }]), ["warn", "No sign of life after 20 s: look at the picture"]);
+	const none = settledEvent("status", { last: "id_1", heartbeat: { state: "none", at: null, says: "no heartbeat to be had: why" } }, 1, { loud: false });
+	assert.deepEqual(ends(...on, none, ["watch-ended", { found: "nothing" }]), ["unknown", "No heartbeat to be had: why. Look at the picture"]);
 	assert.equal(barAfter(...on, ["health-lost", {}, 2], ["health-lost", {}, 1]).word, "No connection");
 });
 

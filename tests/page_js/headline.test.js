@@ -213,10 +213,28 @@ test("while its guest comes back, and once it is", () => {
 	assert.deepEqual([back.words, back.tone, back.second], ["Back: guest answers", "good", "03:12:36, 16 s after its power-cycle"]);
 });
 
+const beat = (ago) => ({ state: "fresh", at: new Date(NOW - 1e3 * ago).toISOString(), says: "the guest's kernel answered 1 s ago" });
+
+test("a guest is back with its first heartbeat after the start, by the host's clock", () => {
+	const begins = [begun("cycle", 60), settledEvent("cycle", { last: "id_1", started: new Date(NOW - 55_000).toISOString() }, 40), ["watch-begun", { seconds: 90 }, 40]];
+	const check = (ago, heartbeat) => settledEvent("status", { last: "id_1", verdict: verdictOf("qemu-running"), heartbeat }, ago, { loud: false });
+	const waits = check(17, { state: "awaited", at: null, says: "" });
+	assert.equal(headAfter(...begins, waits).words, "Coming back…");
+	assert.equal(headAfter(...begins, check(17, beat(70))).words, "Coming back…"); // an answer from before
+	const back = headAfter(...begins, waits, check(12, beat(14)));
+	assert.deepEqual([back.words, back.tone, back.why], ["Back: kernel answers", "good", "The guest’s kernel answers, 41 s after the power-cycle. Try what you came for."]);
+	assert.match(headAfter(...begins, check(12, beat(14))).why, /at most 41 s after/); // this device slept
+	const late = headAfter(...begins, waits, ["watch-ended", { found: "nothing" }, 14], check(12, beat(14)));
+	assert.equal(late.words, back.words);
+	assert.equal(headAfter(...begins, waits, check(12, beat(14)), ["watch-begun", { seconds: 5 }, 11], ["watch-ended", { found: "nothing" }, 5], check(0, beat(1))).why, back.why);
+});
+
 test("a guest that does not come back warns, for as long as nothing newer is known", () => {
 	for (const ago of [91, 600]) {
-		const silent = headAfter(...started(ago), ["watch-ended", { found: "nothing" }, ago - 90], look());
+		const over = [...started(ago), ["watch-ended", { found: "nothing" }, ago - 90], look()];
+		const silent = headAfter(statusCame("running", "qemu-running", 700, { heartbeat: beat(700) }), ...over);
 		assert.deepEqual([silent.words, silent.tone], ["No sign of life", "warn"]);
+		assert.deepEqual([headAfter(...over).words, headAfter(...over).tone], ["Not examined", "unknown"]); // it never had a heartbeat
 	}
 });
 

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 
 from breakglass.agents.pve.forensics.evidence import Evidence, Heartbeat, parse_evidence
-from breakglass.agents.pve.forensics.heartbeat_rule import heartbeat_lines, heartbeat_state, watch_lines
+from breakglass.agents.pve.forensics.heartbeat_rule import (
+    describe_heartbeat,
+    heartbeat_lines,
+    heartbeat_state,
+    watch_lines,
+)
 from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive, vcpu_line
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.forensics.verdict_guest import judge_guest
@@ -52,7 +57,7 @@ STATES = {
     "reset, the driver is there": ((beat(None),), "awaited"),
     "reset in the watch": ((beat(60), beat(None, 5.2)), "awaited"),
     "the first answer after a reset": ((beat(None), beat(-1, 2.0)), "fresh"),
-    "firmware": ((beat(None, driver=False),), "none"),
+    "firmware": ((beat(None, driver=False),), "unloaded"),
     "no device": ((Heartbeat(NOW, device=False),), "none"),
     "QEMU does not ask": ((beat(60, every=0),), "none"),
     "the driver was unloaded": (GONE, "gone"),
@@ -184,6 +189,19 @@ SAID = {
 @pytest.mark.parametrize("line", SAID)
 def test_a_heartbeat_is_told_in_plain_words(line: str) -> None:
     assert heartbeat_lines(Evidence("running", heartbeats=SAID[line])) == (line,)
+
+
+def test_a_status_tells_when_the_kernel_answered_last() -> None:
+    """By the host's clock; nothing where nothing is known, as when the probe died."""
+    assert describe_heartbeat(Evidence("running", heartbeats=(beat(2),))) == {
+        "state": "fresh",
+        "at": "2026-11-30T00:53:18Z",
+        "says": "the guest's kernel answered 2 s ago",
+    }
+    awaited = describe_heartbeat(Evidence("running", heartbeats=(beat(None),)))
+    assert awaited is not None
+    assert (awaited["state"], awaited["at"]) == ("awaited", None)
+    assert describe_heartbeat(Evidence("running")) is None
 
 
 def test_the_watch_is_told_with_what_was_counted() -> None:

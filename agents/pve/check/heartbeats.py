@@ -7,7 +7,17 @@ from dataclasses import replace
 
 from ..forensics.evidence import Evidence, parse_evidence
 from ..forensics.heartbeat import watch_heartbeat
-from ..forensics.heartbeat_rule import FRESH, GONE, LOST, NONE, UNKNOWN, heartbeat_lines, heartbeat_state, memory_left
+from ..forensics.heartbeat_rule import (
+    FRESH,
+    GONE,
+    LOST,
+    NONE,
+    UNKNOWN,
+    UNLOADED,
+    heartbeat_lines,
+    heartbeat_state,
+    memory_left,
+)
 from ..forensics.plan import SAMPLES_APART
 from ..forensics.probe import Probe, Reply, ok_reply
 from ..forensics.together import ask_together
@@ -16,7 +26,7 @@ from ..host.vmstate import observe, vm_state
 
 _TABLE_SECONDS = 18.0  # of one VM; a QEMU that does not answer takes 5 of them
 _AT_ONCE = 64
-_WORD_OF_STATE = {FRESH: "alive", LOST: "lost", GONE: "gone", NONE: "none", UNKNOWN: "not known"}
+_WORD_OF_STATE = {FRESH: "alive", LOST: "lost", GONE: "gone", NONE: "none", UNLOADED: "none", UNKNOWN: "not known"}
 
 
 def list_heartbeats(root: str, vmid: int | None) -> Iterator[tuple[str, bool]]:

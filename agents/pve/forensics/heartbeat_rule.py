@@ -4,6 +4,8 @@ The three traps: a guest without the driver, a guest that was reset (QEMU forget
 still (its answer is as old as the pause was long). None of them is a lost heartbeat.
 """
 
+import time
+
 from .evidence import Evidence, Heartbeat
 from .proof import count_noun, has_progress, optional_line
 from .vcpus import are_all_deaf, is_any_alive, vcpu_line
@@ -14,15 +16,16 @@ LOST_SECONDS = 30.0
 DUMP_SECONDS = 3600.0
 WATCH_SECONDS = 5.0  # of which a living guest is silent for 2.4 s at most
 
-FRESH, LATE, LOST, AWAITED, GONE, NONE, UNKNOWN = "fresh", "late", "lost", "awaited", "gone", "none", "unknown"
+FRESH, LATE, LOST, AWAITED, GONE = "fresh", "late", "lost", "awaited", "gone"
+UNLOADED, NONE, UNKNOWN = "unloaded", "none", "unknown"
 
 
 def heartbeat_state(evidence: Evidence) -> str:
     """Return what the heartbeat is.
 
     `fresh`: the kernel answered a moment ago. `late`: not for a while. `lost`: by the whole rule. `awaited`: not yet
-    since the reset. `gone`: it answered before its driver went. `none`: it can't be had. `unknown`: nothing is
-    known.
+    since the reset. `gone`: it answered before its driver went. `unloaded`: no driver yet, as in firmware, or for
+    good. `none`: it can't be had. `unknown`: nothing is known.
     """
     if not evidence.heartbeats or not all(beat.running for beat in evidence.heartbeats):
         return UNKNOWN
@@ -30,7 +33,7 @@ def heartbeat_state(evidence: Evidence) -> str:
     if not beat.device or not beat.every:
         return NONE
     if not beat.last:
-        return AWAITED if beat.driver else NONE
+        return AWAITED if beat.driver else UNLOADED
     if beat.driver is False:
         return GONE
     if beat.last > first.last or -2 <= age_of(beat) <= FRESH_SECONDS * _slowness(beat):
@@ -131,9 +134,22 @@ def heartbeat_lines(evidence: Evidence) -> tuple[str, ...]:
         return (f"{none} any more: the guest's driver is gone; its kernel last answered {age_of(beat):.0f} s ago",)
     if state == UNKNOWN:
         return ("the guest's heartbeat is not known",)
-    if not beat.device:
-        return (f"{none}: the VM has no balloon device",)
-    return (f"{none}: {'its system has not loaded the driver' if beat.every else 'QEMU does not ask the guest'}",)
+    if state == UNLOADED:
+        return (f"{none}: its system has not loaded the driver",)
+    return (f"{none}: {'QEMU does not ask the guest' if beat.device else 'the VM has no balloon device'}",)
+
+
+def describe_heartbeat(evidence: Evidence) -> dict[str, object] | None:
+    """Return the heartbeat as a status tells it: its state, when the kernel answered last, and the line.
+
+    None where nothing is known.
+    """
+    state = heartbeat_state(evidence)
+    if state == UNKNOWN:
+        return None
+    last = evidence.heartbeats[-1].last
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last)) if last else None
+    return {"state": state, "at": at, "says": heartbeat_lines(evidence)[0]}
 
 
 def watch_lines(evidence: Evidence) -> tuple[str, ...]:

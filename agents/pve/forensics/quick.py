@@ -10,12 +10,15 @@ from ..jobs.result import Verdict
 from .evidence import Evidence
 from .ha_daemons import find_dead_ha
 from .heartbeat import sample_at_once
+from .heartbeat_rule import describe_heartbeat
 from .leftovers import Leftovers, describe_process, find_leftovers, starter_pid
 from .verdict import quick_verdict
 
 
-def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Holder]) -> tuple[str, Verdict]:
-    """Return the state and the verdict of a status; `holders` are those of the lock file."""
+def judge_status(
+    host: Host, facts: Facts, view: Cluster, holders: Sequence[Holder]
+) -> tuple[str, Verdict, dict[str, object] | None]:
+    """Return the state, the verdict and the heartbeat of a status; `holders` are those of the lock file."""
     asked = view is not NOT_ASKED and view.answers
     left = find_leftovers(host) if vm_state(facts) == "stopped" else Leftovers()
     facts = left.facts or facts
@@ -44,4 +47,4 @@ def judge_status(host: Host, facts: Facts, view: Cluster, holders: Sequence[Hold
         stale=state != "stopped" and is_stale_copy(host, view),
         heartbeats=sample_at_once(host) if state == "running" else (),
     )
-    return state, quick_verdict(evidence)
+    return state, quick_verdict(evidence), describe_heartbeat(evidence)

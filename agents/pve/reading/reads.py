@@ -142,12 +142,12 @@ def status_result(
     store = JobStore(host)
     holder_id = Lock(host, "lock").holder()
     holder = describe_holder(store, holder_id) if holder_id else None
-    state = vm_state(facts)
+    state, heartbeat = vm_state(facts), None
     if exit_code == DEADLINE:
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
-        state, verdict = judge_status(host, facts, view, holders)
-    return Result(exit_code, state, store.last, "status", verdict, holder)
+        state, verdict, heartbeat = judge_status(host, facts, view, holders)
+    return Result(exit_code, state, store.last, "status", verdict, holder, extra={"heartbeat": heartbeat})
 
 
 def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:

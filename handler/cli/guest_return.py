@@ -1,0 +1,61 @@
+"""When the guest is back after a verb: its first heartbeat. The verb has ended before, and `status` tells the rest."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from ..client import call as send
+
+BRINGS_UP = ("start", "reset", "cycle")
+RETURN_SECONDS = 90.0  # as long as the page watches
+_EVERY_SECONDS = 2.0  # as QEMU asks the guest
+_LOOK = ", so look at the console"
+
+
+def await_guest(
+    signer: Signer, vm: str, done: Event, begin: Callable[[], None] = lambda: None, seconds: float = RETURN_SECONDS
+) -> str:
+    """Return one sentence: when the guest's kernel answered after a verb, or why that is not known.
+
+    `done` is the verb's answer; `begin` is called if the guest has to be waited for, `seconds` at most.
+    """
+    until, is_first = time.monotonic() + seconds, True
+    while True:
+        is_over = time.monotonic() >= until
+        try:
+            status = send(signer, new_id(), VerbCall("status", vm), lambda _: None)
+        except (HandlerError, NoAnswer) as error:
+            return f"whether the guest is back is not known, because a status was not answered: {error}"
+        if told := tell_return(done, status, is_first, is_over):
+            return told
+        if is_first:
+            begin()
+        is_first = False
+        time.sleep(_EVERY_SECONDS)
+
+
+def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> str:
+    """Return what a status tells of the guest after a verb, an empty text if it has to be asked again. Pure.
+
+    At the first look the guest may have answered before, so the seconds are then the most that it took.
+    """
+    if status.get("outcome") != "done":
+        return f"whether the guest is back is not known, because status is {status['outcome']}" if is_over else ""
+    if status.get("state") != "running":
+        return f"the VM is {status['state']} now"
+    beat = status.get("heartbeat")
+    if not isinstance(beat, dict):
+        return f"the guest's heartbeat is not known{_LOOK}"
+    seconds = _seconds_between(done.get("started"), beat.get("at"))
+    if seconds >= 0:
+        return f"the guest's kernel answers, {'at most ' if is_first else ''}{seconds:.0f} s after the {done['verb']}"
+    return f"{beat.get('says')}{_LOOK}" if is_over or beat.get("state") == "none" else ""
+
+
+def _seconds_between(first: object, second: object) -> float:
+    """Return the seconds from one of the host's times to another, less than 0 if one is missing."""
+    try:
+        return (datetime.fromisoformat(str(second)) - datetime.fromisoformat(str(first))).total_seconds()
+    except (ValueError, TypeError):
+        return -1.0
