@@ -129,6 +129,26 @@ VERDICTS = {
     "no device": (replace(IDLE, heartbeats=(Heartbeat(NOW, device=False),)), "guest-silent", ""),
     "no device, disk progress": (replace(MOVING, heartbeats=(Heartbeat(NOW, device=False),)), "healthy", ""),
     "reset, disk progress": (replace(MOVING, heartbeats=(beat(None),)), "healthy", ""),
+    "it answered before a reset, disk progress": (
+        replace(MOVING, heartbeats=(beat(60), beat(None, 5.2)), agent="silent"),
+        "guest-silent",
+        "",
+    ),
+    "an old QEMU, an old answer, disk progress": (
+        replace(MOVING, heartbeats=watched(60, first={"driver": None}, driver=None)),
+        "guest-silent",
+        "",
+    ),
+    "an old QEMU, an old answer, agent answers": (
+        replace(MOVING, heartbeats=watched(60, first={"driver": None}, driver=None), agent="answers"),
+        "healthy",
+        "",
+    ),
+    "lost, disk progress, agent silent, a backup": (
+        replace(MOVING, heartbeats=LOST, agent="silent", lock="backup"),
+        "heartbeat-lost",
+        "",
+    ),
     "reset": (replace(IDLE, heartbeats=(beat(None),)), "guest-silent", ""),
     "kills and waits": (
         replace(

@@ -101,7 +101,20 @@ ROWS = {
     "hung, under a dead snapshot": (replace(MOVING, agent="silent", lock="snapshot", lock_alive=False), *GUEST_HUNG),
     "disk frozen, pmxcfs hangs": (replace(FROZEN, pve="pmxcfs-hung"), "disk-frozen", ""),
     "disk frozen, no quorum": (replace(FROZEN, quorate=False), "disk-frozen", ""),
-    "disk frozen, backup": (replace(FROZEN, lock="backup", lock_alive=True), "disk-frozen", ""),
+    "disk frozen, backup": (replace(FROZEN, lock="backup", lock_alive=True), "backup-starves", ""),
+    "disk frozen, a backup's lock": (replace(FROZEN, lock="backup"), "disk-frozen", ""),
+    "disk frozen, a dead backup": (replace(FROZEN, lock="backup", lock_alive=False), "disk-frozen", ""),
+    "disk frozen, a dead backup's job in QEMU": (
+        replace(FROZEN, lock="backup", lock_alive=False, block_jobs=("backup on virtio0",)),
+        "backup-starves",
+        "",
+    ),
+    "disk frozen, a mirror": (replace(FROZEN, block_jobs=("mirror on virtio0",)), "disk-frozen", "cycle"),
+    "disk frozen, its own storage dead, backup": (
+        replace(FROZEN, dead_storages=("nas",), lock="backup", lock_alive=True),
+        "storage-hung",
+        "",
+    ),
     "disk frozen, HA stuck": (replace(FROZEN, ha="started", ha_seen="freeze"), "disk-frozen", ""),
     "disk frozen, a stop runs": (
         replace(FROZEN, owners=("held by 77 (task UPID:x:qmstop:102:)",)),
@@ -239,16 +252,52 @@ def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
 
 
-def test_a_frozen_guest_is_thawed_by_hand() -> None:
-    """The command has the VM's number. While a backup runs, it may be the backup that froze it a moment ago."""
-    frozen = replace(IDLE, agent="frozen", vmid=102)
-    verdict = verdict_of(frozen)
-    assert verdict.sentence.endswith("writes waits; nothing is lost; run qm guest cmd 102 fsfreeze-thaw")
-    assert verdict.evidence[0] == "by hand: qm guest cmd 102 fsfreeze-thaw"
-    backup = verdict_of(replace(frozen, lock="backup"))
-    assert "look again in a minute; if it lasts, run qm guest cmd 102 fsfreeze-thaw" in backup.sentence
-    assert backup.evidence[0] == verdict.evidence[0]
-    assert verdict_of(replace(frozen, lock="backup", lock_alive=False)).sentence == verdict.sentence
+OWNER = ("vzdump of VM 102 by root@pam, process 77 works on it", "by hand: wait, or pvesh delete /nodes/pve/tasks/U")
+GONE = ("the last such task, vzdump by root@pam, process 77, is gone: job errors", "by hand: qm unlock 102")
+THAW = "run qm guest cmd 102 fsfreeze-thaw"
+LATER = f"which does that for a moment, so look again in a minute; if it lasts, {THAW}"
+FREEZERS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+    "nothing known": ({}, f"nothing is lost; {THAW}", ()),
+    "a backup runs": ({"lock": "backup", "lock_alive": True, "lock_owner": OWNER}, f"a backup runs, {LATER}", OWNER),
+    "a backup may run": ({"lock": "backup"}, f"a backup may run, {LATER}", ()),
+    "its backup is dead": (
+        {"lock": "backup", "lock_alive": False, "lock_owner": GONE},
+        f"the backup that did it is dead, so {THAW}",
+        GONE,
+    ),
+    "its backup has ended": (
+        {"config": True, "last_backup": "the last backup here, vzdump of VM 102, has ended: OK"},
+        f"no backup works on the VM now, so {THAW}",
+        ("the last backup here, vzdump of VM 102, has ended: OK",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FREEZERS)
+def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
+    """The command has the VM's number; the lines say whose backup froze the guest, and whether that still runs."""
+    more, end, whose = FREEZERS[name]
+    verdict = verdict_of(replace(IDLE, agent="frozen", vmid=102, **more))
+    assert verdict.sentence == f"the guest's file systems are frozen, so each service that writes waits; {end}"
+    lock = (f"lock: {more['lock']}",) if "lock" in more else ()
+    assert verdict.evidence[: 1 + len(lock) + len(whose)] == ("by hand: qm guest cmd 102 fsfreeze-thaw", *lock, *whose)
+
+
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        ({"lock": "backup", "lock_alive": True, "lock_owner": OWNER}, OWNER[1]),
+        ({"block_jobs": ("backup on virtio0",)}, "by hand: wait, or qm monitor 102, and there backup_cancel"),
+    ],
+)
+def test_a_backup_that_starves_the_guest_is_ended_by_hand(more: dict[str, Any], command: str) -> None:
+    """The disks are as still as frozen ones, but a cycle helps nothing: the command comes first."""
+    verdict = verdict_of(replace(FROZEN, vmid=102, **more))
+    assert verdict.sentence == (
+        "QEMU answers, 3 disk requests are in flight and none completed in 2 s, while a backup runs: wait, or end the "
+        "backup by the first command below"
+    )
+    assert verdict.evidence[0] == command
 
 
 def test_a_start_at_work_is_named_by_its_process() -> None:

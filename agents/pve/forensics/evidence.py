@@ -74,6 +74,7 @@ class Evidence:
         starter: the process that starts the VM and holds the lock file, 0 without one.
         lock_alive: whether the task that took the lock still runs, None where that is not known.
         lock_owner: lines about that task.
+        last_backup: the newest backup's task on this node, and whether it still runs, one line.
         node: the other node that has the configuration.
         container: the number belongs to a container.
         ha: the state requested of HA.
@@ -148,6 +149,7 @@ class Evidence:
     vcpus: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    last_backup: str = ""
 
     @property
     def watched(self) -> float:

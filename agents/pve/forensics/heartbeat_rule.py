@@ -107,8 +107,11 @@ def is_starved(evidence: Evidence) -> bool:
         return False
     first, beat = evidence.heartbeats[0], evidence.heartbeats[-1]
     kills, stalls = _rise(first.kills, beat.kills), _rise(first.stalls, beat.stalls)
-    is_full = beat.total and beat.available is not None and beat.available < 0.1 * beat.total
-    return bool(kills and stalls) or bool(is_full and (kills or stalls))
+    return bool(kills and stalls) or (_is_full(beat) and bool(kills or stalls))
+
+
+def _is_full(beat: Heartbeat) -> bool:
+    return bool(beat.total) and beat.available is not None and beat.available < 0.1 * (beat.total or 0)
 
 
 def _rise(before: int | None, after: int | None) -> int:
@@ -175,7 +178,7 @@ def memory_line(evidence: Evidence) -> str:
     """Return what memory the guest lacks, where its kernel says so; empty where it lacks none."""
     first, beat = evidence.heartbeats[0], evidence.heartbeats[-1]
     kills, stalls = _rise(first.kills, beat.kills), _rise(first.stalls, beat.stalls)
-    if not (kills or stalls or beat.held) or beat.available is None or not beat.total:
+    if not (kills or stalls or beat.held or _is_full(beat)) or beat.available is None or not beat.total:
         return ""
     if not (kills or stalls):
         return f"memory: {memory_left(evidence)}"

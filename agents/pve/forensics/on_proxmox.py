@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from ..host.cluster import CLUSTER_SECONDS, NOT_ASKED, Cluster, cluster_view, is_placeless, is_stale_copy, node_name
 from ..host.paths import Host, read_json
+from ..host.process import process_ticks
 from ..host.pve_tasks import TASK_SECONDS, find_lock_owner, parse_task, read_index
 from ..host.vm_config import current_options, pending_options
 from .before_fault import before_lines
@@ -181,13 +182,27 @@ def _read_version(host: Host) -> Iterator[Reply]:
 def _read_tasks(host: Host) -> Iterator[Reply]:
     """Report the VM's last tasks, and the end of the newest one's log."""
     began = time.monotonic()
-    mine = [line for line in read_index(host) if (task := parse_task(line)) and task.id == str(host.vmid)]
+    index = read_index(host)
+    mine = [line for line in index if (task := parse_task(line)) and task.id == str(host.vmid)]
     logs = glob.glob(host.path(f"/var/log/pve/tasks/?/UPID:*:{host.vmid}:*"))
     newest = sorted(logs, key=os.path.getmtime)[-1:]
     with_end = [f"{os.path.basename(log)}\n{read_last(log, 4096)}" for log in newest]
     text = "\n".join([*mine[-_LAST_TASKS:], *with_end]) or "no task of this VM is known"
-    facts: dict[str, object] = {"changes": [work.as_change() for work in own_work(host)]}
+    facts: dict[str, object] = {
+        "changes": [work.as_change() for work in own_work(host)],
+        "last_backup": last_backup(index, host.vmid),
+    }
     yield ok_reply("tasks", began, text, facts, "/var/log/pve/tasks")
+
+
+def last_backup(index: list[str], vmid: int) -> str:
+    """Return the newest backup of the VM, or of VMs that its task does not name, and whether it still runs."""
+    tasks = [task for line in index if (task := parse_task(line)) and task.type == "vzdump"]
+    newest = next((task for task in reversed(tasks) if task.id in ("", str(vmid))), None)
+    if newest is None:
+        return ""
+    end = "still runs" if process_ticks(newest.pid) == newest.ticks else f"has ended: {newest.end or 'it left no end'}"
+    return f"the last backup here, {newest}, {end}"
 
 
 # --- the commands' output, as facts ---

@@ -4,7 +4,7 @@ from ..host.vm_config import ha_stuck
 from ..jobs.result import Verdict
 from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
 from .evidence import WATCHED_SECONDS, Evidence
-from .heartbeat_rule import FRESH, heartbeat_lines, heartbeat_state, watch_lines
+from .heartbeat_rule import FRESH, LATE, LOST, heartbeat_lines, heartbeat_state, watch_lines
 from .leftovers import leftover_lines
 from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
 from .outlook import HA_CURE, ha_outlook
@@ -23,6 +23,7 @@ from .proof import (
     storage_lines,
     thread_lines,
 )
+from .verdict_backup import is_backed_up, is_backup_at_work, judge_frozen, judge_starved_by_backup
 from .verdict_guest import judge_guest
 
 # --- The verdict on a VM whose QEMU answers and says running ---
@@ -62,6 +63,8 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
         f"QEMU answers, {count_noun(held, 'disk request')} {'is' if held == 1 else 'are'} in flight and {none} in "
         f"{evidence.watched:.0f} s"
     )
+    if is_backup_at_work(evidence):
+        return judge_starved_by_backup(evidence, what, *lines)
     return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
 
 
@@ -86,8 +89,9 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
         *host_lines(evidence),
     )
     if evidence.agent == "frozen":
-        return _judge_frozen(evidence, *proof)
-    if evidence.agent == "silent" and has_progress(evidence) and _is_backed_up(evidence):
+        return judge_frozen(evidence, *proof)
+    no_beat = heartbeat_state(evidence) in (LATE, LOST)  # a frozen file system stops no heartbeat
+    if evidence.agent == "silent" and has_progress(evidence) and is_backed_up(evidence) and not no_beat:
         sentence = (
             "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
             "again in a minute"
@@ -108,20 +112,6 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
             evidence, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
         )
     return advise_nothing(evidence, "guest-silent", _silence_sentence(evidence), *proof)
-
-
-def _is_backed_up(evidence: Evidence) -> bool:
-    return evidence.lock == "backup" and evidence.lock_alive is not False
-
-
-def _judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
-    """Judge a guest whose agent has frozen its file systems, as a backup does for a moment, or for good if it dies."""
-    what = "the guest's file systems are frozen, so each service that writes waits"
-    thaw = f"qm guest cmd {evidence.vmid} fsfreeze-thaw"
-    do = f"nothing is lost; run {thaw}"
-    if _is_backed_up(evidence):
-        do = f"a backup does that for a moment, so look again in a minute; if it lasts, run {thaw}"
-    return advise_nothing(evidence, "guest-frozen", f"{what}; {do}", f"by hand: {thaw}", *proof)
 
 
 def _silence_sentence(evidence: Evidence) -> str:

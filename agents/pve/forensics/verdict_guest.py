@@ -7,8 +7,10 @@ reset would destroy the dump.
 from ..jobs.result import Verdict
 from .evidence import Evidence
 from .heartbeat_rule import (
+    AWAITED,
     FRESH,
     LATE,
+    UNKNOWN,
     age_of,
     goes_on,
     heartbeat_lines,
@@ -42,8 +44,10 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
             f"{_what_goes_on(evidence)}: it may be writing its crash dump, so look at the console; don't reset it yet"
         )
         return advise_nothing(evidence, "heartbeat-lost", sentence, *proof)
-    if state == LATE:
-        do = "take forensics" if is_old(evidence.heartbeats[-1]) else "look again in half a minute"
+    # It has answered QEMU, so it can, and does not now: that is neither healthy nor hung.
+    has_answered = any(beat.last for beat in evidence.heartbeats)
+    if state == LATE or (state in (AWAITED, UNKNOWN) and has_answered):
+        do = "take forensics" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
         return advise_nothing(evidence, "guest-silent", f"{line}: {do}", *proof)
     if state == FRESH and evidence.agent == "silent":
         sentence = (
