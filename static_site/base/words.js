@@ -17,6 +17,7 @@ export const VERDICTS = {
 	"heartbeat-lost": { words: "Heartbeat lost", tone: "bad", icon: "hung" },
 	"guest-starved": { words: "Out of memory", tone: "bad", icon: "hung" },
 	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
+	"backup-starves": { words: "Backup starves it", tone: "bad", icon: "hung" },
 	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
 	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },

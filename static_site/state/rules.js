@@ -81,7 +81,7 @@ export function adviceOf(view) {
 }
 
 // What a capture finds of a VM that a status calls running.
-const OF_RUNNING = /^(healthy|heartbeat|guest|disk|storage)/;
+const OF_RUNNING = /^(healthy|heartbeat|guest|backup|disk|storage)/;
 
 /** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
  * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.pve.forensics.vcpus import sample_vcpus
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.qmp import Qmp
 from breakglass.cli.guest_return import tell_return
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
-from ..support.guests import HALT_OFF, SPIN_OFF, SPIN_ON, Guest, plug_in, unplug
+from ..support.guests import BOOTS, BROKEN, DISK_BYTES, HALT_OFF, SPIN_OFF, SPIN_ON, Guest, plug_in, unplug
 from ..support.selection import sampled
 from ..support.stages import until
 
@@ -27,13 +30,14 @@ class Row:
     """A guest's condition and what a capture says of it.
 
     Attributes:
-        does: what the guest itself does, a word of guests.DOES.
+        does: what the guest itself does, a word of guests.DOES, or what is booted in its place, one of guests.BOOTS.
         code, advice: of the verdict.
         says: what its sentence and its evidence contain.
         act: what is done to the VM from outside.
-        balloon, card, kernel: the VM has a balloon device, a network card, a kernel to boot.
+        balloon, card: the VM has a balloon device, a network card.
         may_hang: it may also be found hung: a vCPU that waits for another one, with its interrupts off, waits for ever.
         listed: what the host's table says of it, for some.
+        vcpu: what the first vCPU does by its registers, a letter of vcpus.py, where that is always the same.
         tries: how many looks it may take to see what comes and goes.
     """
 
@@ -44,9 +48,9 @@ class Row:
     act: Callable[[Guest], None] = lambda guest: None
     balloon: bool = True
     card: bool = False
-    kernel: bool = True
     may_hang: bool = False
     listed: str = ""
+    vcpu: str = ""
     tries: int = 1
 
 
@@ -80,6 +84,17 @@ def inflate(guest: Guest) -> None:
     until(lambda: guest.world.monitor("query-balloon") == {"actual": 160 << 20}, "a balloon that is inflated")
 
 
+def back_up(guest: Guest) -> None:
+    """Begin a backup into a target that takes one byte a second: each write of the guest waits for its copy."""
+    world, slow = guest.world, {"bps-total": 1}
+    world.monitor("object-add", **{"qom-type": "throttle-group", "id": "slow", "limits": slow})
+    null = {"driver": "null-co", "size": DISK_BYTES, "read-zeroes": True}
+    world.monitor(
+        "blockdev-add", **{"driver": "throttle", "node-name": "target", "throttle-group": "slow", "file": null}
+    )
+    world.monitor("blockdev-backup", **{"job-id": "backup", "device": "virtio0", "target": "target", "sync": "full"})
+
+
 def dump(guest: Guest) -> None:
     guest.until_says("dumping")
     guest.until_old(OLD)
@@ -90,6 +105,7 @@ def stop_asking(guest: Guest) -> None:
     guest.until_old(OLD)
 
 
+LOADERS = [name for name in BOOTS if name != BROKEN]
 ROWS = {
     # living guests
     "idle": Row("idle", "guest-alive", says=ANSWERED, listed="alive"),
@@ -101,6 +117,9 @@ ROWS = {
     "uses its network": Row("talks", "guest-alive", says=ANSWERED, card=True),
     "out of memory": Row("out-of-memory", "guest-starved", says=("memory: ", "kill"), tries=20),
     "inflated balloon": Row("idle", "guest-alive", says=("the balloon holds 96 MiB",), act=inflate),
+    "its file system is frozen": Row(
+        "frozen", "guest-alive", says=ANSWERED, act=lambda guest: guest.until_says("frozen")
+    ),
     "stopped and continued": Row("idle", "guest-alive", says=ANSWERED, act=stop_and_continue),
     "reboots": Row(
         "reboots",
@@ -111,7 +130,11 @@ ROWS = {
     "driver unloaded": Row("driver-unloaded", "guest-silent", says=("driver is gone", "idle"), act=wait),
     "no balloon": Row("idle", "guest-silent", says=("the VM has no balloon device",), balloon=False),
     "QEMU does not ask": Row("idle", "guest-silent", says=("QEMU does not ask",), act=stop_asking),
-    "a boot sector halts": Row("idle", "guest-silent", says=("not loaded the driver",), kernel=False),
+    **{name: Row(name, "guest-silent", says=("not loaded the driver",), vcpu=BOOTS[name].vcpu) for name in LOADERS},
+    # those that a reset does not help
+    "a backup starves it": Row(
+        "writes", "backup-starves", says=("backup_cancel", "block job: backup"), act=back_up, tries=20
+    ),
     # those that are not surely hung
     "one vCPU is halted": Row("idle", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
     "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
@@ -122,6 +145,7 @@ ROWS = {
     "halted": Row("halt", *HUNG, says=("every vCPU", "driver is gone"), act=wait),
     "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),
     "halted with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(HALT_OFF)),
+    BROKEN: Row(BROKEN, "qemu-internal-error", "reset"),
     "soft lockup": Row("idle", *HUNG, says=("0 disk requests completed",), act=send(SPIN_ON)),
 }
 
@@ -133,7 +157,7 @@ def guest_of(short_dir: Path) -> Iterator[Callable[[Row], Guest]]:
     def boot(row: Row) -> Guest:
         nonlocal card
         card = plug_in(world) if row.card else ""
-        guest = Guest(world, row.does, card=card, balloon=row.balloon, kernel=row.kernel)
+        guest = Guest(world, row.does, card=card, balloon=row.balloon)
         guest.boot()
         row.act(guest)
         return guest
@@ -152,7 +176,12 @@ def list_guests(world: World, *which: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", sampled(ROWS, "idle", "stopped and continued", "panic", "halted"))
+ON_KVM = [name for name, loader in BOOTS.items() if loader.accel == "kvm"]
+KVM = [pytest.param(name, marks=[pytest.mark.all, pytest.mark.real("kvm")]) for name in ON_KVM]
+OTHERS = [name for name in ROWS if name not in ON_KVM]
+
+
+@pytest.mark.parametrize("name", [*KVM, *sampled(OTHERS, "idle", "stopped and continued", "panic", "halted")])
 def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Guest], name: str) -> None:
     """The heartbeat, the disk, the network and the vCPUs together tell a living guest from a hung one."""
     row = ROWS[name]
@@ -165,6 +194,9 @@ def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Gu
         assert "vCPU 1 idle" not in "".join(verdict["evidence"])
         return
     assert (verdict["code"], verdict["advice"]) == (row.code, row.advice), verdict
+    if row.vcpu:
+        with Qmp(Host(VMID, str(guest.world.root)).qmp, 5) as qmp:
+            assert sample_vcpus(qmp)[0] == row.vcpu
     told = "\n".join([verdict["sentence"], *verdict["evidence"]])
     assert [words for words in row.says if words not in told] == [], told
     if row.listed:

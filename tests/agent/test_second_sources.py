@@ -24,6 +24,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, set_constants
 from ..support.failing_tools import misbehave
+from ..support.pve_host import dead_upid, lock, task, task_index
 from ..support.selection import sampled
 from ..support.signals import signal_process
 
@@ -196,13 +197,41 @@ def with_open_port(short_dir: Path) -> Iterator[World]:
 
 
 @pytest.mark.real("qemu")
-def test_a_frozen_guest_is_not_called_healthy(with_open_port: World) -> None:
-    """Its agent answers, and each of its services that writes waits: a backup that died left it so."""
-    set_constants(with_open_port, SAMPLES_APART=1.5)
-    with agent_port(qga(with_open_port), answers=True, freeze={"return": "frozen"}):
-        verdict = execute(with_open_port, "forensics").trailer["verdict"]
-        assert (verdict["code"], verdict["advice"]) == ("guest-frozen", "")
-        assert f"by hand: qm guest cmd {VMID} fsfreeze-thaw" in verdict["evidence"]
+@pytest.mark.parametrize("runs", [True, pytest.param(False, marks=pytest.mark.all)], ids=["runs", "has ended"])
+def test_a_frozen_guest_is_not_called_healthy(with_open_port: World, runs: bool) -> None:
+    """Its agent answers, and each of its services that writes waits. Whose backup did it is told, and whether it runs."""
+    world = with_open_port
+    set_constants(world, SAMPLES_APART=1.5)
+    with task(f"vzdump:{VMID}") as upid, agent_port(qga(world), answers=True, freeze={"return": "frozen"}):
+        if runs:
+            lock(world, "backup")
+        task_index(world, upid if runs else f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors")
+        verdict = execute(world, "forensics").trailer["verdict"]
+    assert (verdict["code"], verdict["advice"]) == ("guest-frozen", "")
+    thaw, *lines = verdict["evidence"]
+    assert thaw == f"by hand: qm guest cmd {VMID} fsfreeze-thaw"
+    says, whose = (
+        ("a backup runs", "works on it") if runs else ("no backup works on the VM now", "has ended: job errors")
+    )
+    assert says in verdict["sentence"]
+    assert [line for line in lines[:2] if f"vzdump of VM {VMID} by root@pam, process" in line and line.endswith(whose)]
+
+
+@pytest.mark.real("qemu")
+@pytest.mark.all
+def test_a_backup_that_starves_the_guest_is_named(short_dir: Path) -> None:
+    """Its disks are as still as frozen ones: the command ends the backup's task, and no cycle is advised."""
+    world = World(short_dir, scenario="disk-frozen")
+    try:
+        world.begin()
+        lock(world, "backup")
+        with task(f"vzdump:{VMID}") as upid:
+            task_index(world, upid)
+            verdict = execute(world, "forensics").trailer["verdict"]
+    finally:
+        world.close()
+    assert (verdict["code"], verdict["advice"]) == ("backup-starves", "")
+    assert verdict["evidence"][0] == f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}"
 
 
 @pytest.mark.all

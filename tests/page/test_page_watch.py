@@ -40,7 +40,12 @@ SEEN = {
     "verdict": None,
 }
 BEFORE = {"state": "lost", "at": "2026-11-27T03:00:00Z", "says": "the guest's kernel has not answered for 90 s"}
-OFF = {"state": "stopped", "screen": False, "screen_png": None, "verdict": {"code": "no-picture", "sentence": "off"}}
+OFF: dict[str, Any] = {
+    "state": "stopped",
+    "screen": False,
+    "screen_png": None,
+    "verdict": {"code": "no-picture", "sentence": "off"},
+}
 KEEP_LOOKING = "#outcome-act[data-act=keep-looking]"
 STOP_LOOKING = "#outcome-act[data-act=stop-looking]"
 LOOK = "#outcome-act[data-act=look]"

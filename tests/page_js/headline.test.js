@@ -28,7 +28,7 @@ const TONE_OF = {
 	unknown: ["qemu-running", "not-determined", "place-unknown"],
 	warn: ["guest-silent", "guest-alive", "qemu-paused", "paused-locked", "in-transit", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped", "stopped-locked", "other-node", "container"],
 	bad: [
-		"guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "disk-frozen", "storage-hung", "qemu-wedged", "qemu-io-error", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "ha-stuck",
+		"guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "backup-starves", "disk-frozen", "storage-hung", "qemu-wedged", "qemu-io-error", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "ha-stuck",
 		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy",
 	],
 };

@@ -10,7 +10,7 @@ export const TONES = ["good", "bad", "warn", "busy", "unknown"];
 
 // The verdicts of docs/api.md, "Verdict codes"; a test in Python holds the page's table to that section.
 export const VERDICT_CODES = [
-	"healthy", "qemu-running", "guest-silent", "guest-alive", "guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "disk-frozen", "storage-hung",
+	"healthy", "qemu-running", "guest-silent", "guest-alive", "guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "backup-starves", "disk-frozen", "storage-hung",
 	"qemu-wedged", "qemu-io-error", "qemu-paused",
 	"paused-locked", "in-transit", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped",
 	"stopped-locked", "other-node", "stale-copy", "place-unknown", "container", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",

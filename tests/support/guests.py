@@ -1,4 +1,4 @@
-"""Linux guests in a stated condition: Debian's own cloud kernel with a busybox initrd, without an agent.
+"""Guests in a stated condition: Debian's own cloud kernel with a busybox initrd, without an agent, or a boot loader.
 
 The kernel boots on TCG in about 8 s and says so on its serial port. It does what the word on its command line says once
 its heartbeat has begun and it is told to go on, so a guest's last answer is always older than its fault.
@@ -15,21 +15,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from breakglass.demo.proxmox.world import VMID, World
 
 from .gdb import Gdb
-from .qemu import is_at_prompt
 from .stages import until
 
 BALLOON = "/machine/peripheral/balloon0"
 INTERVAL = 2  # in seconds, as qemu-server sets it at each start
 MODULES = ("failover", "net_failover", "virtio_net", "virtio_blk", "virtio_balloon")  # each after what it needs
 _BOOT_SECONDS = 180.0  # on a busy machine
-_DISK_BYTES = 16 << 20
+DISK_BYTES = 16 << 20
 _BURN = "while :; do :; done"
+_FREEZE = """mke2fs -q /dev/vda; mkdir /m; mount -t ext4 /dev/vda /m
+until fsfreeze --freeze /m; do sleep 1; done; echo >/m/file &"""
 _WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; sleep 0.2; done"
 
 # What the guest itself does, by the word on its command line.
@@ -42,6 +45,7 @@ DOES = {
     "out-of-memory": "(while :; do tail /dev/zero; done) &",
     "writes": f"({_WRITE}) &",
     "talks": "(while :; do arping -c 1 -w 1 -I eth0 192.0.2.7; done) &",
+    "frozen": _FREEZE,
     "driver-unloaded": "rmmod virtio_balloon",
     "panic": "echo c >/proc/sysrq-trigger",
     "dumps": "/load-dumper; echo c >/proc/sysrq-trigger",
@@ -75,10 +79,59 @@ echo "guest: dumping" >/dev/ttyS0
 """
 _DUMPER_LINE = b"console=ttyS0 quiet nr_cpus=1 reset_devices\0"
 
-# Machine code for a vCPU in the guest's kernel.
+# Machine code for a vCPU, in the guest's kernel or at its first instruction.
 SPIN_OFF = bytes.fromhex("FAEBFE")  # cli; jmp to itself
 HALT_OFF = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp to the hlt
 SPIN_ON = bytes.fromhex("FBEBFE")  # sti; jmp to itself: what the kernel calls a soft lockup
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What a VM boots in the place of a kernel.
+
+    Attributes:
+        words: what QEMU is given; `{place}` is where the files are, `{root}` the host's.
+        steps: what the screen or the serial port shows, and the keys that are then pressed.
+        waking: a key that is pressed every 2 s until the first of `steps` is shown, as a firmware loses the first ones.
+        at: where its code then is.
+        vcpu: what the first vCPU does there by its registers, a letter of vcpus.py.
+        firmware: the first instructions, in the place of a firmware.
+        accel: as QEMU names it.
+    """
+
+    words: str = ""
+    steps: tuple[tuple[str, str], ...] = ()
+    waking: str = ""
+    at: range = range(0)
+    vcpu: str = ""
+    firmware: bytes = b""
+    accel: str = "tcg,thread=multi"
+
+
+_MENU = "-boot menu=on,splash-time=60000"
+_GRUB = "-boot a -drive file={place}/grub-rescue-floppy.img,if=floppy,format=raw,readonly=on"
+_STAYS = ("GNU GRUB", "down")  # the menu boots nothing by itself any more
+_ASK = " ".join([*"set", "spc", *"superusers", "equal", "a", "ret", *"authenticate", "spc", "a", "ret"])
+_TO_PASS_PHRASE = (_STAYS, ("command-line", "c"), ("grub>", _ASK), ("username", "a ret"))
+_OWN = "-bios {root}/firmware"
+_SECTOR = range(0x7C00, 0x7E00)
+_RESET = range(0xFFF0, 0x10000)
+_MEMTEST = range(0x100000, 0x200000)
+_FIRMWARE_BYTES = 1 << 16
+BROKEN = "a firmware that KVM can't emulate"
+BOOTS = {
+    "a boot sector": Loader(at=_SECTOR),
+    "a firmware that halts": Loader(_OWN, at=_RESET, vcpu="h", firmware=HALT_OFF),
+    "GRUB's menu": Loader(_GRUB, (_STAYS, ("command-line", ""))),
+    "GRUB's pass phrase": Loader(_GRUB, (*_TO_PASS_PHRASE, ("password", ""))),
+    "SeaBIOS's menu": Loader(_MENU, (("Press ESC", "esc"), ("Select boot device", ""))),
+    "OVMF's menu": Loader(f"{_MENU} -bios {{place}}/OVMF.fd", (("Select Entry", ""),), waking="esc"),
+    "memtest86+": Loader("-kernel {place}/memtest86+x64.bin", at=_MEMTEST, vcpu="s"),
+    "a firmware that halts, KVM": Loader(_OWN, at=_RESET, vcpu="h", firmware=HALT_OFF, accel="kvm"),
+    "a firmware that spins, KVM": Loader(_OWN, at=_RESET, vcpu="s", firmware=SPIN_OFF, accel="kvm"),
+    # Its first instruction jumps into the display's memory, which is no memory to KVM.
+    BROKEN: Loader(_OWN, firmware=bytes.fromhex("FAEA000000A0"), accel="kvm"),
+}
 
 
 def kernel_place() -> Path:
@@ -148,25 +201,32 @@ def _cpio(name: str, mode: int, data: bytes) -> bytes:
 
 
 class Guest:
-    """VM 102 of a host, with a kernel in it that does what DOES has for a word."""
+    """VM 102 of a host, with a kernel in it that does what DOES has for a word, or with what BOOTS has for it."""
 
-    def __init__(self, world: World, does: str, *, card: str = "", balloon: bool = True, kernel: bool = True) -> None:
+    def __init__(self, world: World, does: str, *, card: str = "", balloon: bool = True) -> None:
         self.world = world
-        self.does, self._card, self._balloon, self._kernel = does, card, balloon, kernel
+        self.does, self._card, self._balloon, self._loader = does, card, balloon, BOOTS.get(does)
         self._console, self._log = world.root / "console", world.root / "console.log"
-        (world.root / "initrd").write_bytes(_initrd(does))
-        os.truncate(world.root / "disk.raw", _DISK_BYTES)
+        if self._loader is None:
+            (world.root / "initrd").write_bytes(_initrd(does))
+        elif self._loader.firmware:  # the processor's first instruction is in the last 16 bytes
+            first = self._loader.firmware.ljust(16, b"\0")
+            (world.root / "firmware").write_bytes(bytes(_FIRMWARE_BYTES - len(first)) + first)
+        os.truncate(world.root / "disk.raw", DISK_BYTES)
         (world.root / "vm.json").write_text(json.dumps(self._command()))
 
     def _command(self) -> list[str]:
         root, place = self.world.root, kernel_place()
         pidfile, qmp = (root / f"run/qemu-server/{VMID}.{kind}" for kind in ("pid", "qmp"))
-        machine = "-name devvm -accel tcg,thread=multi -smp 2 -nodefaults -vga std -display none -daemonize"
+        accel = self._loader.accel if self._loader else "tcg,thread=multi"
+        machine = f"-name devvm -accel {accel} -smp 2 -nodefaults -vga std -display none -daemonize"
         command = [str(self.world.qemu), *machine.split(), "-pidfile", str(pidfile)]
         for monitor in (qmp, self.world.second_monitor):
             command += ["-qmp", f"unix:{monitor},server=on,wait=off"]
         dumps = self.does == "dumps"
-        if self._kernel:
+        if self._loader:
+            command += self._loader.words.format(place=place, root=root).split()
+        else:
             command += ["-kernel", f"{place}/vmlinuz", "-initrd", f"{root}/initrd"]
             command += ["-append", f"console=ttyS0 quiet panic=0{' crashkernel=160M' if dumps else ''}"]
         command += ["-m", "512" if dumps else "256"]
@@ -180,8 +240,8 @@ class Guest:
     def boot(self) -> None:
         """Start the VM as qemu-server does, and return once its guest is in its condition."""
         self.start()
-        if not self._kernel:
-            until(lambda: is_at_prompt(self.world), "a boot sector that halts")
+        if self._loader:
+            self._await_loader(self._loader)
             return
         self.until_says("up")
         if self._balloon:
@@ -196,6 +256,35 @@ class Guest:
         assert started.returncode == 0, started.stderr
         if self._balloon:
             self.have_asked_every(INTERVAL)
+
+    def _await_loader(self, loader: Loader) -> None:
+        pressed = 0.0
+
+        def is_shown(text: str) -> bool:
+            nonlocal pressed
+            if loader.waking and time.monotonic() > pressed + 2:
+                pressed = time.monotonic()
+                self._order(f"sendkey {loader.waking}")
+            return text in self._shown()
+
+        for shown, keys in loader.steps:
+            until(partial(is_shown, shown), f"{shown} on the screen", _BOOT_SECONDS)
+            for key in keys.split():
+                self._order(f"sendkey {key}")
+        if loader.at:
+            until(lambda: self._place() in loader.at, "the boot loader's code", _BOOT_SECONDS)
+
+    def _shown(self) -> str:
+        """Return the text on the screen, 80 letters a line, and that of the serial port."""
+        cells = re.findall(r"0x..(..)\b", self._order("xp /2000hx 0xb8000"))
+        return bytes.fromhex("".join(cells)).decode("cp437") + self._log.read_text("utf-8", "replace")
+
+    def _place(self) -> int:
+        [place] = re.findall(r"\b[ER]IP=([0-9a-f]+)", self._order("info registers"))
+        return int(place, 16)
+
+    def _order(self, line: str) -> str:
+        return str(self.world.monitor("human-monitor-command", **{"command-line": line}))
 
     def until_says(self, word: str) -> None:
         """Return once the guest has said a word on its console."""
