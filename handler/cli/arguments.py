@@ -139,7 +139,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
         "--anyway", choices=ANYWAY, help="with reset or cycle: override the host's refusal that has this code"
     )
     parser.add_argument("--json", action="store_true", help="print the answer object alone, as one line")
-    parser.add_argument("--quiet", action="store_true", help="do not print the stages of the job")
+    parser.add_argument("--quiet", action="store_true", help="show no stages, and wait for no guest")
     parser.add_argument("--full", action="store_true", help="with status and forensics: print all that was read")
     parser.set_defaults(run=call.call)
 
