@@ -23,7 +23,7 @@ def main() -> int:
     root = settings.root.rstrip("/")
     if settings.command != "serve":
         return run_by_hand(settings, root, own_file)
-    return _serve(Key(settings.vms, settings.read_only, settings.name, root))
+    return _serve(Key(settings.vms, settings.read_only, settings.name, root, not settings.no_last_words))
 
 
 def _serve(key: Key) -> int:
@@ -60,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--vms", type=_vm_list, required=True, help="the VMs that this key serves: 102,110-119 or all")
     serve.add_argument("--read-only", action="store_true", help="refuse every verb that changes power")
     serve.add_argument("--as", dest="name", default="", help="the name of this key in records")
-    serve.add_argument("--root", default="", help="a prefix for every host path, for tests")
-    add_by_hand(commands.add_parser)
+    add_by_hand(commands.add_parser, serve)
     return parser
 
 

@@ -56,6 +56,7 @@ class Row:
 
 HUNG = "guest-hung", "reset"
 ANSWERED = ("the guest's kernel answered ",)
+SILENT = "not answered for 3", "0 disk requests completed"
 
 
 def wait(guest: Guest) -> None:
@@ -140,7 +141,7 @@ ROWS = {
     "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
     "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "go on"), act=dump),
     # hung ones
-    "panic": Row("panic", *HUNG, says=("not answered for 3", "0 disk requests completed"), act=wait, listed="lost"),
+    "panic": Row("panic", *HUNG, says=(*SILENT, "its last words: Kernel panic - not"), act=wait, listed="lost"),
     "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),
     "halted": Row("halt", *HUNG, says=("every vCPU", "driver is gone"), act=wait),
     "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),

@@ -33,6 +33,7 @@ DISK_BYTES = 16 << 20
 _BURN = "while :; do :; done"
 _FREEZE = """mke2fs -q /dev/vda; mkdir /m; mount -t ext4 /dev/vda /m
 until fsfreeze --freeze /m; do sleep 1; done; echo >/m/file &"""
+_LOG = "echo on >/proc/sys/kernel/printk_devkmsg; for i in $(seq 20000); do echo line $i >/dev/kmsg; done"
 _WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; sleep 0.2; done"
 
 # What the guest itself does, by the word on its command line.
@@ -47,7 +48,9 @@ DOES = {
     "talks": "(while :; do arping -c 1 -w 1 -I eth0 192.0.2.7; done) &",
     "frozen": _FREEZE,
     "driver-unloaded": "rmmod virtio_balloon",
+    "logs": f"{_LOG}; printf 'red \\033[31m\\n' >/dev/kmsg",
     "panic": "echo c >/proc/sysrq-trigger",
+    "logs, then panics": f"{_LOG}; echo c >/proc/sysrq-trigger",
     "dumps": "/load-dumper; echo c >/proc/sysrq-trigger",
     "halt": "halt -f",
     "reboots": "reboot -f",

@@ -19,7 +19,7 @@ from ..words import DEADLINES, DONE
 from .check import check, check_host
 from .findings import ERROR, Finding, error, ok, printable
 from .heartbeats import list_heartbeats
-from .key_lines import parse_key_lines, replace_vms, served_vms
+from .key_lines import forbid_last_words, parse_key_lines, replace_vms, served_vms
 from .one_vm import check_vm
 from .reading import read_in_time
 from .root_login import KEY_FILE
@@ -34,9 +34,12 @@ _NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was
 _RECIPE = "run the commands that `breakglass host install-commands` prints"
 
 
-def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
-    """Add a VM to the `--vms` of each line of ours in the account's key file; yield what was done."""
+def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -> Iterator[Finding]:
+    """Add a VM to the `--vms` of each line of ours in the account's key file, or a switch; yield what was done."""
     path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
+    if vmid is None and not no_last_words:
+        yield error("no VM is named, so nothing was changed", "name one, like breakglass-pve allow 103")
+        return
     if "/" in user:
         yield error(
             f'"{user}" is not the name of an account; nothing was changed', "name the one that the keys log in to"
@@ -45,12 +48,13 @@ def allow(root: str, user: str, vmid: int) -> Iterator[Finding]:
     if os.path.islink(path):
         yield error(f"{path} is a link; nothing was changed", "put a file in its place")
         return
-    if _is_container(root, vmid):
+    if vmid is not None and _is_container(root, vmid):
         yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
         with _lock_directory(os.path.dirname(path)):  # not before /etc/pve was asked: its child may stay and hold it
-            findings = _edit(path, vmid)
+            findings = _edit(path, add_no_last_words) if no_last_words else []
+            findings += _edit(path, lambda text: add_vm(text, vmid)) if vmid is not None else []
     except OSError as failure:
         findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
     yield from findings
@@ -67,11 +71,11 @@ def _lock_directory(path: str) -> Iterator[None]:
         os.close(directory)
 
 
-def _edit(path: str, vmid: int) -> list[Finding]:
-    """Add a VM to a key file; return what was done. Raises OSError for a file that can't be read."""
+def _edit(path: str, change: Callable[[str], tuple[str, list[Finding]]]) -> list[Finding]:
+    """Change the text of a key file; return what was done. Raises OSError for a file that can't be read."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         text, status = file.read(), os.fstat(file.fileno())
-    more, findings = add_vm(text, vmid)
+    more, findings = change(text)
     if more != text:
         try:
             _replace(path, more, status)
@@ -104,6 +108,16 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
     return "\n".join(raw), findings or [error(_NO_LINE, _RECIPE)]
 
 
+def add_no_last_words(text: str) -> tuple[str, list[Finding]]:
+    """Return the text of a key file by which no guest's kernel log is read, and a finding for each line of ours."""
+    raw, findings = text.split("\n"), []
+    for line in filter(served_vms, parse_key_lines(text)):
+        before, raw[line.number - 1] = raw[line.number - 1], forbid_last_words(raw[line.number - 1], line)
+        now = "already" if raw[line.number - 1] == before else "now"
+        findings.append(ok(f"line {line.number} lets no guest's kernel log be read {now}"))
+    return "\n".join(raw), findings or [error(_NO_LINE, _RECIPE)]
+
+
 def _is_container(root: str, vmid: int) -> bool:
     """Tell whether the cluster has a container of this number; False also where /etc/pve does not answer."""
     entry = parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "").get(vmid)
@@ -130,18 +144,20 @@ def _replace(path: str, text: str, status: os.stat_result) -> None:
 # --- The commands for a person at the host: `check` verifies the installation, `allow` adds a VM to the key lines.
 
 
-def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Describe the commands to the parser of the command line."""
+def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser], serve: argparse.ArgumentParser) -> None:
+    """Describe the commands to the parser of the command line, and what `serve` shares with them."""
     checking = add_parser("check", help="verify the installation; as root, at the host")
-    allowing = add_parser("allow", help="let this host's keys reach one more VM; as root, at the host")
+    allowing = add_parser("allow", help="change what this host's keys reach: one more VM, or no kernel logs; as root")
     beating = add_parser("heartbeat", help="tell which guests on this host answer, and which don't")
     which = beating.add_mutually_exclusive_group()
     which.add_argument("--vm", type=_vm_number, metavar="VM", help="one VM's number")
     which.add_argument("--all", action="store_true", help="every VM that runs here (the default)")
-    allowing.add_argument("vm", type=_vm_number, metavar="VM", help="the VM's number")
+    allowing.add_argument("vm", type=_vm_number, metavar="VM", nargs="?", help="the VM's number")
     checking.add_argument("--user", help="the account that the keys log in to (default: what sshd is set up for)")
     allowing.add_argument("--user", default="breakglass", help="the account that the keys log in to")
-    for parser in (checking, allowing, beating):
+    for parser in (serve, allowing):
+        parser.add_argument("--no-last-words", action="store_true", help="never read a guest's kernel log")
+    for parser in (serve, checking, allowing, beating):
         parser.add_argument("--root", default="", help="a prefix for every host path, for tests")
 
 
@@ -153,8 +169,11 @@ def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
             print(line, flush=True)
             errors += is_lost
         return 1 if errors else 0
-    check_all = settings.command == "check"
-    for finding in check(root, settings.user, own_file) if check_all else allow(root, settings.user, settings.vm):
+    if settings.command == "check":
+        findings = check(root, settings.user, own_file)
+    else:
+        findings = allow(root, settings.user, settings.vm, settings.no_last_words)
+    for finding in findings:
         print(printable(str(finding)), flush=True)
         errors += finding.level == ERROR
     return 1 if errors else 0

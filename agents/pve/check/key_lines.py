@@ -91,7 +91,7 @@ def _parse_options(raw: str, begin: int, end: int) -> tuple[list[tuple[str, str,
 _UNDO_RESTRICT = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
 _SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may follow
     r"(?P<program>/[A-Za-z0-9._/-]*breakglass-pve) serve --vms "
-    r"(?P<vms>[0-9,-]+|all)(?P<rest>(?: --read-only| --as [A-Za-z0-9@._-]{1,64})*)"
+    r"(?P<vms>[0-9,-]+|all)(?P<rest>(?: --read-only| --no-last-words| --as [A-Za-z0-9@._-]{1,64})*)"
 )
 
 
@@ -171,7 +171,8 @@ def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
     elif served_vms(line) is None:
         yield error(
             f"{where} does not run the host agent as it must: {line.command}",
-            "make it /usr/local/sbin/breakglass-pve serve --vms N,N; only --read-only and --as NAME may follow",
+            "make it /usr/local/sbin/breakglass-pve serve --vms N,N; only --read-only, --no-last-words and --as NAME "
+            "may follow",
         )
     if "restrict" not in line.names:
         yield error(f"{where} has no restrict", "prepend restrict,")
@@ -200,6 +201,14 @@ def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
     """Return a line of ours with other VMs in its forced command; every other character stays."""
     match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so they stand there as they are
     return raw[: match.start("vms")] + str(vms) + raw[match.end("vms") :] if match else raw
+
+
+def forbid_last_words(raw: str, line: KeyLine) -> str:
+    """Return a line of ours by which no guest's kernel log is read."""
+    match = _SERVE.match(raw, line.command_at)
+    if match is None or "--no-last-words" in match["rest"].split():
+        return raw
+    return f"{raw[: match.end('vms')]} --no-last-words{raw[match.end('vms') :]}"
 
 
 def forced_program(line: KeyLine) -> str | None:

@@ -105,6 +105,8 @@ class Evidence:
         vcpus: samples of what the vCPUs do, a letter for each (see vcpus.py).
         before: what Proxmox's statistics show from before the fault, one line each (see before_fault.py).
         changes: what changed within 24 hours, one line each (see changes.py).
+        last_words: the end of the guest's kernel log, which is its own word.
+        cause: the line of it that says why the guest stands still, if any.
     """
 
     state: str
@@ -150,6 +152,8 @@ class Evidence:
     before: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     last_backup: str = ""
+    last_words: tuple[str, ...] = ()
+    cause: str = ""
 
     @property
     def watched(self) -> float:

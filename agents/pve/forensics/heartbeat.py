@@ -6,7 +6,6 @@ watched.
 """
 
 import glob
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from .evidence import Evidence, Heartbeat
 from .heartbeat_rule import heartbeat_lines, is_long_enough, is_old, watch_lines
 from .on_qemu import QMP_STEP_SECONDS
 from .probe import Probe, Reply, ok_reply
-from .vcpus import sample_vcpus
+from .vcpus import has_waiting_thread, sample_vcpus
 
 STATUS_SECONDS_FOR_HEARTBEAT = 0.3
 LONGEST_WATCH_SECONDS = 9.5  # what a capture has time for, beside
@@ -168,14 +167,9 @@ def _count_packets(host: Host) -> int | None:
 def _sample_vcpus(host: Host, pid: int) -> list[str]:
     """Return one sample of the vCPUs, which stops them for a moment; none while a thread waits uninterruptibly."""
     try:
-        states = [read_small_file(path).rpartition(")")[2].split()[0] for path in _thread_files(host, pid)]
-        if "D" in states:
+        if has_waiting_thread(host, pid):
             return []
         with Qmp(host.qmp, _STEP_SECONDS) as qmp:
             return [sample_vcpus(qmp)]
     except (QmpSilent, QmpError, OSError, ValueError, IndexError):
         return []
-
-
-def _thread_files(host: Host, pid: int) -> list[str]:
-    return [host.proc(pid, f"task/{name}/stat") for name in os.listdir(host.proc(pid, "task"))]

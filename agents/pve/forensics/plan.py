@@ -9,6 +9,7 @@ Where its two samples show a thread or a disk that stands still, it looks a seco
 
 from ..host.paths import Host
 from .heartbeat import heartbeat_probe
+from .last_words import LAST_WORDS_SECONDS, SHORT_LAST_WORDS_SECONDS, last_words_probe
 from .on_changes import read_edits, read_journal, read_packages
 from .on_host import READ_SECONDS, host_probes, thread_probe
 from .on_proxmox import cluster_probe, log_probes, perl_probes
@@ -33,6 +34,7 @@ def capture_probes(host: Host, pid: int | None) -> list[Probe]:
         *host_probes(host, pid, SAMPLES_APART),
         *qemu_probes(host, pid, SAMPLES_APART),
         *heartbeat_probe(host, pid, SAMPLES_APART),
+        *last_words_probe(host, pid, LAST_WORDS_SECONDS),
         cluster_probe(host),
         *log_probes(host),
         Probe(2, "packages", READ_SECONDS, lambda _: read_packages(host)),
@@ -59,9 +61,14 @@ def after_cluster(host: Host) -> FollowUp:
 
 def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]:
     """Return the probes that a verb takes before it acts; a QEMU that was silent a moment ago is not asked again."""
+    of_qemu = [
+        *qemu_probes(host, pid, SHORT_APART),
+        *heartbeat_probe(host, pid, 0),
+        *last_words_probe(host, pid, SHORT_LAST_WORDS_SECONDS, may_scan=False),
+    ]
     return [
         *host_probes(host, pid, SHORT_APART),
-        *([*qemu_probes(host, pid, SHORT_APART), *heartbeat_probe(host, pid, 0)] if qemu_answers else []),
+        *(of_qemu if qemu_answers else []),
         cluster_probe(host, SHORT_CLUSTER_SECONDS),
     ]
 

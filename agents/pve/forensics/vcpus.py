@@ -1,8 +1,10 @@
 """What the guest's vCPUs do, by their registers: who runs, who is idle, and who can't be interrupted."""
 
+import os
 import re
 from collections.abc import Sequence
 
+from ..host.paths import Host, read_small_file
 from ..host.qmp import Qmp
 
 SAMPLES_OF_VCPUS = 5
@@ -19,6 +21,12 @@ _WORDS = {
     KERNEL: "in the kernel",
     PROGRAM: "in a program",
 }
+
+
+def has_waiting_thread(host: Host, pid: int) -> bool:
+    """Tell whether a thread of QEMU waits uninterruptibly; raise OSError or IndexError if it ends meanwhile."""
+    files = [host.proc(pid, f"task/{name}/stat") for name in os.listdir(host.proc(pid, "task"))]
+    return "D" in [read_small_file(path).rpartition(")")[2].split()[0] for path in files]
 
 
 def sample_vcpus(qmp: Qmp) -> str:

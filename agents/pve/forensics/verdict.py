@@ -6,7 +6,7 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 
 from dataclasses import replace
 
-from ..jobs.result import Verdict
+from ..jobs.result import SENTENCE_CHARS, Verdict
 from ..words import STALE_COPY
 from .evidence import WATCHED_SECONDS, Evidence
 from .heartbeat_rule import FRESH, LATE, heartbeat_lines, heartbeat_state
@@ -24,17 +24,37 @@ _STANDING = {
     "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose what it holds", ""),
     "debug": ("a debugger holds the guest", "ask whose it is", ""),
 }
+# Codes of a guest that may have said why it stands still.
+_MAY_SAY_WHY = (
+    *("guest-hung", "guest-silent", "guest-starved", "heartbeat-lost", "disk-frozen", "storage-hung", "qemu-wedged"),
+    *("qemu-guest-panicked", "qemu-watchdog", "qemu-internal-error", "qemu-io-error"),
+)
+_LAST_WORDS = "; its last words: "
+_LEAST_CHARS = 20  # of the words in the sentence; shorter ones say nothing
 _PAUSED = ("paused", "prelaunch")
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
 
 
 def verdict_of(evidence: Evidence) -> Verdict:
-    """Return the verdict on a whole capture; what came before and what changed stands below the proof."""
-    verdict = _judge_state(evidence)
+    """Return the verdict on a whole capture.
+
+    Nothing is judged by the guest's last words, by what came before the fault and by what changed, which stand below
+    the proof in this order.
+    """
+    verdict = _add_last_words(_judge_by_rules(evidence), evidence)
     return replace(verdict, evidence=(*verdict.evidence, *evidence.before, *evidence.changes))
 
 
-def _judge_state(evidence: Evidence) -> Verdict:
+def _add_last_words(verdict: Verdict, evidence: Evidence) -> Verdict:
+    if not evidence.cause or verdict.code not in _MAY_SAY_WHY:
+        return verdict
+    has_room = len(verdict.sentence + _LAST_WORDS) <= SENTENCE_CHARS - _LEAST_CHARS
+    sentence = verdict.sentence + _LAST_WORDS + evidence.cause if has_room else verdict.sentence
+    lines = (*verdict.evidence, f"the guest's own last words, which prove nothing: {evidence.cause}")
+    return replace(verdict, sentence=sentence, evidence=lines)
+
+
+def _judge_by_rules(evidence: Evidence) -> Verdict:
     if evidence.state == "stopped":
         return judge_stopped(evidence)
     if evidence.stale:

@@ -16,10 +16,14 @@ from ..vm_list import VmList
 
 @dataclass(frozen=True)
 class Host:
-    """One VM on one Proxmox host; `root` prefixes every path and is empty in production."""
+    """One VM on one Proxmox host; `root` prefixes every path and is empty in production.
+
+    `last_words`: the guest's kernel log may be read from its memory.
+    """
 
     vmid: int
     root: str = ""
+    last_words: bool = True
 
     def path(self, absolute: str) -> str:
         """Return the host path `absolute` under the root."""
@@ -67,10 +71,11 @@ class Key:
     read_only: bool = False
     name: str = ""
     root: str = ""
+    last_words: bool = True
 
     def host(self, vmid: int) -> Host:
         """Return the host as seen for one of the VMs."""
-        return Host(vmid, self.root)
+        return Host(vmid, self.root, self.last_words)
 
 
 def log(root: str, line: str) -> None:

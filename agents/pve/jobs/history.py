@@ -106,7 +106,18 @@ def _read_archived_job(directory: str) -> dict[str, object] | None:
 
 
 def _read_contents(directory: str) -> dict[str, object]:
-    return {"output": _read_output(f"{directory}/output"), "screen_png": _read_picture(f"{directory}/screen.png")}
+    return {
+        "output": _read_output(f"{directory}/output"),
+        "screen_png": _read_picture(f"{directory}/screen.png"),
+        "last_words": _read_last_words(f"{directory}/evidence.json"),
+    }
+
+
+def _read_last_words(path: str) -> list[str]:
+    """Return the end of the guest's kernel log, as a capture or a verb has kept it."""
+    evidence = (read_json(path) or {}).get("evidence")
+    words = evidence.get("last_words") if isinstance(evidence, dict) else None
+    return [str(line) for line in words] if isinstance(words, list) else []
 
 
 def _read_output(path: str) -> str:

@@ -1,0 +1,140 @@
+"""Linux's kernel log in a guest's memory: the ring of printk since kernel 5.10. Pure: it is given what it reads.
+
+The ring has descriptors, numbered without an end, which say where each message's text is, and beside each one its
+number, time and length (kernel/printk/printk_ringbuffer.h). A guest that has been up for long has overwritten its first
+messages, so nothing here looks for those. What the guest has in its memory is its own word: it is read as if it lied.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..grammar import escape
+
+MESSAGES = 400  # from the end, in which the cause is looked for
+LAST_LINES = 40
+LINE_OF_LOG_CHARS = 200
+LOG_CAUSE_CHARS = 100
+LOG_CAUSE_SECONDS = 600.0  # before the last message: what is older did not stop the guest
+
+_NUMBERS = (1 << 62) - 1  # of a descriptor; its two upper bits are its state
+_COMMITTED = (1, 2)  # the states of a message that can be read
+_KERNEL = 1 << 63
+_LEAST_BITS, _MOST_BITS = 7, 20  # of how many descriptors there are
+_BITS_OF_TEXT = 5  # more: the kernel expects messages of 32 bytes
+_MAY_BEGIN = re.compile(rb"[\x07-\x14]")
+_RING = struct.Struct("<12Q")
+RING_BYTES = _RING.size
+_DESCRIPTOR = struct.Struct("<3Q")
+_INFO = struct.Struct("<QQHBBI64x")
+_MOST_TEXT = 4096
+# What says why a guest stands still, the last of them first.
+_CAUSES = re.compile(
+    r"Kernel panic - not syncing|Out of memory: Killed process|Memory cgroup out of memory: Killed process"
+    r"|watchdog: BUG: |soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
+    r"|rcu_\w+ (?:self-)?detected |BUG: |Oops: |general protection fault|Remounting filesystem read-only"
+    r"|I/O error, dev |EXT4-fs error|XFS .*[Ss]hutting down|BTRFS (?:error|critical)|Unable to mount root fs"
+)
+
+Read = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The heads of the ring: where its arrays are, by the kernel's addresses, and which messages it has."""
+
+    count: int
+    descriptors: int
+    infos: int
+    head: int
+    tail: int
+    text: int
+    size: int
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has."""
+        return (self.head - self.tail & _NUMBERS) + 1
+
+
+@dataclass(frozen=True)
+class LogMessage:
+    """One message: its number since the boot, seconds since then, and its text."""
+
+    number: int
+    seconds: float
+    text: str
+
+
+def rings_in(data: bytes) -> Iterator[Ring]:
+    """Yield what may be the heads of a ring, in a part of the kernel's memory."""
+    for found in _MAY_BEGIN.finditer(data[::8]):
+        at = 8 * found.start()
+        if data[at + 1 : at + 8] == bytes(7) and (ring := parse_ring(data[at : at + _RING.size])):
+            yield ring
+
+
+def parse_ring(data: bytes) -> Ring | None:
+    """Return the heads of a ring, None where the bytes are none. Kernel 6.9 has put a word into the middle."""
+    bits, descriptors, infos, head, tail, *rest = _RING.unpack(data.ljust(_RING.size, b"\0"))
+    if not _LEAST_BITS <= bits <= _MOST_BITS or min(descriptors, infos) < _KERNEL:
+        return None
+    for size, text, text_head, text_tail in (rest[0:4], rest[1:5]):
+        if size != bits + _BITS_OF_TEXT or text < _KERNEL or not 0 < text_head - text_tail & (1 << 64) - 1 <= 1 << size:
+            continue
+        ring = Ring(1 << bits, descriptors, infos, head & _NUMBERS, tail & _NUMBERS, text, 1 << size)
+        return ring if ring.messages <= ring.count else None
+    return None
+
+
+def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessage]:
+    """Return the last messages, oldest first. `read` returns what the kernel has at an address, or raises ValueError.
+
+    A message that is being written, and one that does not fit into its ring, are left out.
+    """
+    found: list[LogMessage] = []
+    for back in range(min(ring.messages, most)):
+        number = ring.head - back & _NUMBERS
+        slot = number % ring.count
+        try:
+            state, begin, end = _DESCRIPTOR.unpack(read(ring.descriptors + _DESCRIPTOR.size * slot, _DESCRIPTOR.size))
+            if state & _NUMBERS != number or state >> 62 not in _COMMITTED:
+                continue
+            seq, ns, length, *_ = _INFO.unpack(read(ring.infos + _INFO.size * slot, _INFO.size))
+            found.append(LogMessage(seq, ns / 1e9, _read_block(read, ring, number, begin, end, length)))
+        except ValueError:
+            continue
+    return found[::-1]
+
+
+def _read_block(read: Read, ring: Ring, number: int, begin: int, end: int, length: int) -> str:
+    if begin & 1:  # a message without text has no block
+        return ""
+    start, stop = begin % ring.size, end % ring.size
+    if begin // ring.size != end // ring.size and stop:  # it did not fit at the end, so it is at the beginning
+        start = 0
+    block = read(ring.text + start, min(8 + length, _MOST_TEXT))
+    if struct.unpack("<Q", block[:8])[0] & _NUMBERS != number:
+        raise ValueError("the block belongs to another message")
+    return block[8:].decode("utf-8", "replace")
+
+
+def log_lines(messages: list[LogMessage], most: int = LAST_LINES) -> list[str]:
+    """Return the last lines, as `dmesg` shows them, each escaped and cut."""
+    lines = [
+        f"[{each.seconds:12.6f}] {escape(line, LINE_OF_LOG_CHARS)}" for each in messages for line in _split(each.text)
+    ]
+    return lines[-most:]
+
+
+def _split(text: str) -> list[str]:
+    return text.rstrip("\n").split("\n")
+
+
+def find_cause(messages: list[LogMessage]) -> str:
+    """Return the last line that says why a guest stands still, escaped and cut; empty without one."""
+    since = messages[-1].seconds - LOG_CAUSE_SECONDS if messages else 0.0
+    lines = [line for each in messages if each.seconds >= since for line in _split(each.text)]
+    causes = (line for line in reversed(lines) if _CAUSES.search(line) and not line.startswith("---["))
+    return escape(next(causes, ""), LOG_CAUSE_CHARS)

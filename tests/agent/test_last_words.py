@@ -1,0 +1,90 @@
+"""The guest's kernel log, read from the memory of a real QEMU: of a guest that lives, that is dead, that can't answer.
+
+Each guest has logged 20,000 lines, so that its ring has been written over more than once, as after months.
+"""
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.agent import execute, write_agent
+from ..support.guests import Guest
+from ..support.signals import signal_process
+from ..support.stages import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.real("guest")]
+
+CAUSE = "Kernel panic - not syncing: sysrq triggered crash"
+PATIENT = {"EVIDENCE_SECONDS": 60.0, "LAST_WORDS_SECONDS": 40.0, "SHORT_LAST_WORDS_SECONDS": 40.0}
+
+
+@pytest.fixture
+def guest_that(short_dir: Path) -> Iterator[Callable[..., Guest]]:
+    world = World(short_dir)
+    write_agent(world, REUSE_SECONDS=0.0, **PATIENT)
+
+    def boot(does: str) -> Guest:
+        guest = Guest(world, does)
+        guest.boot()
+        return guest
+
+    try:
+        yield boot
+    finally:
+        world.close()
+
+
+def run(world: World, line: str, *options: str) -> tuple[dict[str, Any], list[str], str]:
+    """Run a verb; return its verdict, the words that its record has, and what it printed."""
+    answer = execute(world, line, *options)
+    job = execute(world, f"job id={answer.trailer['job']}").trailer["whole_job"]
+    return answer.trailer["verdict"] or {}, job["last_words"], answer.stdout
+
+
+def memory_of(world: World) -> str:
+    """Return how much memory QEMU has, which a page that was read and was not there would raise."""
+    [size] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{world.pid}/status").read_text())
+    return str(size)
+
+
+def is_said(world: World, words: str) -> bool:
+    return words in "".join(run(world, "forensics")[1])
+
+
+def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> None:
+    """They are read while QEMU answers, before a verb, and while QEMU is stopped, which then touches no page."""
+    guest = guest_that("logs, then panics")
+    world = guest.world
+    until(lambda: is_said(world, "end Kernel panic"), "a panic", 180)
+    verdict, words, shown = run(world, "forensics")
+    assert len(words) == 40
+    assert re.fullmatch(r"\[ *\d+\.\d{6}\] line 20000", words[0]) or "Call Trace" in "".join(words)
+    assert [line for line in words if line.endswith(f"] {CAUSE}")] != []
+    assert "\n".join(words) in shown
+    assert run(world, "forensics", "--no-last-words")[1] == []
+
+    signal_process(world.pid, signal.SIGSTOP)
+    before = memory_of(world)
+    verdict, stopped, _ = run(world, "forensics")
+    assert (verdict["code"], stopped, memory_of(world)) == ("qemu-wedged", words, before)
+    assert verdict["sentence"].endswith(f"its last words: {CAUSE}")
+    assert verdict["evidence"][-1].endswith(CAUSE)
+    signal_process(world.pid, signal.SIGCONT)
+
+    assert run(world, "reset")[1] == words
+
+
+def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None:
+    """It is read as well, and is no last words: the verdict is the same as without it. What it sends is escaped."""
+    guest = guest_that("logs")
+    guest.until_says("logs")
+    verdict, words, shown = run(guest.world, "forensics")
+    assert [line.partition("] ")[2] for line in words[-2:]] == ["line 20000", r"red \x1b[31m"]
+    assert (len(words), verdict["code"], "\x1b" in shown) == (40, "guest-alive", False)
+    assert "last words" not in "".join([verdict["sentence"], *verdict["evidence"]])
