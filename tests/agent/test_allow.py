@@ -173,6 +173,22 @@ def test_both_keys_get_the_vm(keys: KeyFile) -> None:
     assert (keys.path.read_text(), keys.path.stat()) == (both.replace("102,110-119", more), status)
 
 
+def test_no_kernel_log_is_read(keys: KeyFile) -> None:
+    """The switch is put into each line of ours, alone or with a VM, and once; no other byte changes."""
+    keys.write((OTHERS[0] + BOTH).encode())
+    forbidden = OTHERS[0] + BOTH.replace(f"{SERVE} 102", f"{SERVE} 102 --no-last-words")
+    now, already = (
+        [f"ok: line {number} lets no guest's kernel log be read {when}" for number in (3, 4)]
+        for when in ("now", "already")
+    )
+    assert (keys.allow("--no-last-words"), keys.path.read_text()) == ((0, now), forbidden)
+    vms = [f"ok: line {number} serves VM 102-103 now" for number in (3, 4)]
+    assert keys.allow("103", "--no-last-words") == (0, already + vms)
+    assert keys.path.read_text() == forbidden.replace(f"{SERVE} 102", f"{SERVE} 102-103")
+    nothing = "error: no VM is named, so nothing was changed / name one, like breakglass-pve allow 103"
+    assert keys.allow() == (1, [nothing])
+
+
 def test_two_at_once(keys: KeyFile) -> None:
     """Two processes that wait for the same edit to end: both VMs are in the file, as neither had read it before."""
     keys.write(BOTH.encode())

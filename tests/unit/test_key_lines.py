@@ -101,7 +101,7 @@ def test_good_key_lines() -> None:
     text = f"""
         # power
         {LINE}
-        restrict,command="{SERVE} --as claude --read-only",no-pty {READ_ONLY} command="in a comment"
+        restrict,command="{SERVE} --no-last-words --as claude --read-only",no-pty {READ_ONLY} command="in a comment"
         from="192.0.2.0/24",restrict,command="/opt/breakglass-pve serve --vms 103,110-119" ssh-rsa AAAAother
         this is no key
     """

@@ -1,0 +1,187 @@
+"""The ring of Linux's kernel log, as it lies in a guest's memory: of a real kernel, of every shape, and of a liar."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.kernel_log import (
+    LogMessage,
+    find_cause,
+    log_lines,
+    parse_ring,
+    read_messages,
+    rings_in,
+)
+from breakglass.agents.pve.forensics.verdict import verdict_of
+from breakglass.agents.pve.jobs.result import SENTENCE_CHARS
+
+from .test_heartbeat_rule import LOST, VERDICTS
+from .test_verdict import IDLE
+
+RECORDED = json.loads((Path(__file__).parent.parent / "data/kernel_log.json").read_text())
+PANIC = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000000"
+
+
+def test_the_ring_of_a_real_kernel() -> None:
+    """The bytes that were read of a Debian guest after 20,000 messages, of which its ring holds 4,096."""
+    memory = {int(place, 16): bytes.fromhex(data) for place, data in RECORDED["memory"].items()}
+    [ring] = rings_in(bytes(64) + bytes.fromhex(RECORDED["ring"]))
+    assert (ring.count, ring.messages) == (4096, 4096)
+    messages = read_messages(lambda place, size: memory[place][:size], ring, most=14)
+    texts = [*(f"line {number}" for number in range(19991, 20001)), "Remounting filesystem read-only"]
+    assert [message.text for message in messages] == [*texts, "line 1", "line 2", "line 3"]
+    assert log_lines(messages, 2) == ["[   16.616290] line 2", "[   16.616397] line 3"]
+    assert find_cause(messages) == "Remounting filesystem read-only"
+    assert [message.number for message in messages] == list(range(messages[0].number, messages[0].number + 14))
+
+
+# --- a ring that a test writes, as the kernel's header says ---
+
+COUNT, SIZE = 1 << 7, 1 << 12
+DESCRIPTORS, INFOS, TEXT = (0xFFFFFFFF81000000 + (number << 20) for number in range(3))
+NUMBERS = (1 << 62) - 1
+
+
+class Memory:
+    """The arrays of a ring: `write` adds a message as printk does."""
+
+    def __init__(self, first: int, start: int = 0) -> None:
+        self.arrays = {DESCRIPTORS: bytearray(24 * COUNT), INFOS: bytearray(88 * COUNT), TEXT: bytearray(SIZE)}
+        self.first, self.count, self.at, self.start = first, 0, start, start
+
+    def write(self, text: bytes, state: int = 2) -> None:
+        number = self.first + self.count & NUMBERS
+        size = 8 + len(text) + -len(text) % 8
+        begin = self.at
+        if begin // SIZE != (begin + size) // SIZE and (begin + size) % SIZE:
+            self.at = (begin // SIZE + 1) * SIZE
+        block = struct.pack("<Q", number) + text
+        place = self.at % SIZE
+        self.arrays[TEXT][place : place + len(block)] = block
+        self.at += size
+        where = (begin, self.at) if text else (3, 3)
+        struct.pack_into("<3Q", self.arrays[DESCRIPTORS], 24 * (number % COUNT), state << 62 | number, *where)
+        info = (self.count, 1_500_000_000 * self.count, len(text), 0, 0, 0)
+        struct.pack_into("<QQHBBI", self.arrays[INFOS], 88 * (number % COUNT), *info)
+        self.count += 1
+
+    def heads(self, *more: int) -> bytes:
+        """Return the heads of the ring; kernel 6.9 has one word `more`."""
+        tail = self.first + max(0, self.count - COUNT) & NUMBERS
+        ids = (2 << 62 | self.first + self.count - 1 & NUMBERS, 2 << 62 | tail)
+        return struct.pack(
+            f"<{9 + len(more)}Q", 7, DESCRIPTORS, INFOS, *ids, *more, 12, TEXT, self.at, max(self.start, self.at - SIZE)
+        )
+
+    def read(self, place: int, size: int) -> bytes:
+        for start, data in self.arrays.items():
+            if start <= place and place + size <= start + len(data):
+                return bytes(data[place - start : place - start + size])
+        raise ValueError("nothing is there")
+
+
+@pytest.mark.parametrize("first", [3, COUNT - 2, NUMBERS - 3, (1 << 32) - 2], ids=["few", "slot 0", "id 0", "2^32"])
+@pytest.mark.parametrize("start", [0, SIZE - 24, 5 * SIZE - 40], ids=["begin", "end", "later"])
+@pytest.mark.parametrize("more", [(), (77,)], ids=["5.10", "6.9"])
+def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...]) -> None:
+    """Numbers and text that begin again at 0, blocks that do not fit at the end, a message without text."""
+    memory = Memory(first, start)
+    texts = [f"message {number} {'x' * (number % 40)}" for number in range(300)]
+    for text in texts:
+        memory.write(text.encode())
+    memory.write(b"")
+    ring = parse_ring(memory.heads(*more))
+    assert ring
+    assert ring.messages == COUNT
+    found = [message.text for message in read_messages(memory.read, ring)]
+    assert found[-60:] == [*texts[-59:], ""]
+    assert found[:-1] == texts[-len(found) + 1 :]  # of older ones the text is gone
+
+
+def test_messages_that_can_not_be_read() -> None:
+    """One that is being written, and one whose place another has: they are left out, and the others are there."""
+    memory = Memory(3)
+    for text, state in ((b"first", 1), (b"being written", 0), (b"gone", 3), (b"last", 2)):
+        memory.write(text, state)
+    ring = parse_ring(memory.heads())
+    assert ring
+    assert [message.text for message in read_messages(memory.read, ring)] == ["first", "last"]
+    memory.arrays[TEXT][:8] = bytes(8)
+    assert [message.text for message in read_messages(memory.read, ring)] == ["last"]
+
+
+BYTES = st.tuples(st.sampled_from([DESCRIPTORS, INFOS, TEXT]), st.integers(0, 24 * COUNT - 1), st.integers(0, 255))
+
+
+@given(st.lists(st.binary(max_size=90), min_size=1, max_size=50), st.lists(BYTES, max_size=60), st.integers(1, 90))
+def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int]], count: int) -> None:
+    """Whatever is in its memory, what comes of it is few short lines of plain text, and no error."""
+    memory = Memory(NUMBERS - 20)
+    for text in texts:
+        memory.write(text)
+    for place, at, value in changed:
+        memory.arrays[place][at] = value
+    ring = parse_ring(memory.heads())
+    assert ring
+    lines = log_lines(read_messages(memory.read, replace(ring, tail=ring.head - count & NUMBERS)))
+    assert len(lines) <= 40
+    assert all(len(line) <= 10 * 200 + 40 and line.isascii() and line.isprintable() for line in lines), lines
+
+
+def test_a_line_with_control_characters() -> None:
+    """A guest writes them into its log to have them run in a terminal: they are escaped, and a line is cut."""
+    messages = [LogMessage(7, 1.5, "\x1b]0;title\x07 red\u202e\nsecond" + 300 * "x")]
+    assert log_lines(messages) == [
+        r"[    1.500000] \x1b]0;title\x07 red\u202e",
+        f"[    1.500000] second{194 * 'x'}…",
+    ]
+    assert find_cause([LogMessage(7, 1.5, f"Kernel panic - not syncing: \x1b{300 * 'x'}")]).count("\x1b") == 0
+
+
+CAUSES = {
+    "a panic": ([(5, PANIC), (5, "Call Trace:"), (6, f"---[ end {PANIC} ]---")], PANIC[:100]),
+    "the last one counts": ([(1, "Out of memory: Killed process 7 (sh)"), (9, PANIC)], PANIC[:100]),
+    "a lockup": (
+        [(9, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:1]")],
+        "watchdog: BUG: soft lockup - CPU#0 ",
+    ),
+    "a hung task": ([(9, "INFO: task sh:1 blocked for more than 120 seconds.")], "INFO: task sh:1 blocked "),
+    "a disk": ([(9, "I/O error, dev vda, sector 7 op 0x1:(WRITE)"), (9, "next")], "I/O error, dev vda"),
+    "out of memory long ago": ([(9, "Out of memory: Killed process 7 (sh)"), (700, "link is up")], ""),
+    "nothing": ([(9, "random: crng init done")], ""),
+    "no message": ([], ""),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_line_that_says_why(name: str) -> None:
+    said, cause = CAUSES[name]
+    found = find_cause([LogMessage(number, at, text) for number, (at, text) in enumerate(said)])
+    assert (bool(found), found.startswith(cause)) == (bool(cause), True)
+
+
+# --- the verdict ---
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_last_words_decide_nothing(name: str) -> None:
+    """They are the guest's own: code and advice are those of the evidence without them, and nothing of it is lost."""
+    evidence: Evidence = VERDICTS[name][0]
+    without, said = verdict_of(evidence), verdict_of(replace(evidence, cause=PANIC, last_words=(PANIC,)))
+    assert (said.code, said.advice) == (without.code, without.advice)
+    assert said.sentence.startswith(without.sentence.removesuffix("…"))
+    assert said.evidence[: len(without.evidence)] == without.evidence
+
+
+def test_the_sentence_has_the_last_words() -> None:
+    """Of a guest that hangs; cut where the sentence would be too long."""
+    verdict = verdict_of(replace(IDLE, heartbeats=LOST, cause=PANIC))
+    assert (verdict.code, len(verdict.sentence) <= SENTENCE_CHARS) == ("guest-hung", True)
+    assert "reset it; its last words: Kernel panic - not " in verdict.sentence
+    assert verdict.evidence[-1] == f"the guest's own last words, which prove nothing: {PANIC}"
