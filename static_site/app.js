@@ -82,6 +82,9 @@ const ACTS = {
 	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // a refusal is final for its id
 };
 
+/** Copies the text above a button. @param {HTMLElement} button */
+const copyAbove = (button) => copyText(/** @type {Element} */ (button.lastElementChild), button.previousElementSibling?.textContent ?? "");
+
 /** @type {Record<string, (button: HTMLElement) => unknown>} */
 const PRESSED = {
 	forget: askForget,
@@ -100,7 +103,7 @@ const PRESSED = {
 	"new-talk": () => withChat((chat) => chat.openTalk(getState().vm)),
 	"let-check": () => withChat((chat) => chat.letClaudeCheck(undefined, true)),
 	"to-end": () => withChat((chat) => chat.scrollToEnd()),
-	"copy-output": (button) => copyText(/** @type {Element} */ (button.lastElementChild), $("output").textContent ?? ""),
+	"copy-words": copyAbove, "copy-output": copyAbove,
 };
 
 /** Shows a VM, and one of its conversations. @param {string} vm  @param {string} talk  @param {string} [id] */

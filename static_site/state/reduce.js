@@ -10,7 +10,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 /** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
- *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null}} Job */
+ *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[]}} Job */
 /** @typedef {{png: string, started: string, last: string|null, live?: boolean}} Picture */
 /** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status tells it */
 /** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
@@ -31,7 +31,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
  * @property {Heartbeat|null} heartbeat @property {boolean} beats whether the guest ever had one
  * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch
  * @property {Job[]|null} jobs @property {string} jobsTrouble @property {string} chain
- * @property {{title: string, text: string}} output
+ * @property {{title: string, text: string}} output @property {{lines: string[], at: number}|null} words the end of the guest's kernel log
  * @property {string} trouble @property {string} note @property {string[]} warnings @property {string[]} byHand
  * @property {{at?: string, how?: string, seen: number}|null} proven
  * @property {Record<string, boolean>} sent @property {number} triedAt @property {number} lockedSince
@@ -52,7 +52,8 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 export const newView = (vm, kept = {}) => ({
 	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null,
 	open: null, acting: false, reading: "", stages: [], deadline: null,
-	seen: null, verdict: null, lookedAt: 0, mayLook: true, picture: null, waiting: false, watch: null, heartbeat: null, beats: false,
+	seen: null, verdict: null, lookedAt: 0, mayLook: true, picture: null, words: null, waiting: false, watch: null,
+	heartbeat: null, beats: false,
 	jobs: null, jobsTrouble: "", chain: "", output: { title: "", text: "" },
 	trouble: "", note: "", warnings: [], byHand: [], proven: null, sent: {}, triedAt: 0, lockedSince: Infinity, nudge: null,
 	...kept,
@@ -106,7 +107,7 @@ const OF_VIEW = {
 		});
 	},
 	settled,
-	"picture-came": (view, { picture }) => ({ ...view, waiting: false, picture: picture ?? view.picture }),
+	"picture-came": (view, { picture, words }) => ({ ...view, waiting: false, picture: picture ?? view.picture, words }),
 	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {
 		...view, watch: null, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
 	} : view),

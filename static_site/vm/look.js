@@ -35,12 +35,13 @@ export async function lookAt(vm) {
 	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
 }
 
-/** Shows a capture's picture, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/reduce.js").Job} [evidence] */
+/** Shows a capture's picture and the guest's last words, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/reduce.js").Job} [evidence] */
 async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last } : null;
-	dispatch("picture-came", { vm, picture });
+	const words = job?.last_words?.length ? { lines: job.last_words, at: Date.parse(job.started) } : null;
+	dispatch("picture-came", { vm, picture, words });
 }
 
 /** Watches the guest until it is back: its picture and its heartbeat every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
@@ -162,9 +163,9 @@ async function holdScreen() {
 }
 
 /** What is looked at once a verb has ended. @param {Partial<import("../state/reduce.js").View>} before  @param {import("../state/reduce.js").Event_} event */
-function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last, screen } }) {
+function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last } }) {
 	const changes = mutates(verb);
-	if (screen && !changes) showPicture(vm, id, last);
+	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last); // without a picture, it may have last words
 	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
 	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
 	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);

@@ -94,7 +94,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 }
 
 /** @param {View} view */
-function renderEvidence({ verdict, output }) {
+function renderEvidence({ verdict, words, output }) {
 	const lines = verdict?.evidence ?? [];
 	setTexts({
 		"evidence-word": verdict ? `${lines.length} ${lines.length === 1 ? "line" : "lines"}, ${clock(verdict.at)}` : "none yet",
@@ -103,6 +103,9 @@ function renderEvidence({ verdict, output }) {
 	});
 	setList($("verdict-lines"), lines);
 	fillText($("output"), output.text);
+	setShown({ "last-words": words });
+	setText($("words-at"), words && clock(words.at));
+	fillText($("words"), words?.lines.join("\n") ?? "");
 }
 
 /** Opens the picture at its own size. */

@@ -31,7 +31,7 @@ from ..support import claude, parts
 from ..support.ports import reserve_port
 from ..support.service import Service, as_handler
 from ..support.sshd import Sshd
-from . import chat, floods, hostile, hosts, moves, nights, page, scrapes, slow_page, unread, walks
+from . import chat, floods, hostile, hosts, last_words, moves, nights, page, scrapes, slow_page, unread, walks
 from .alerts import TITLES as ALERT_TITLES
 from .alerts import alert_figures
 from .client import Keeping, millis, resident_kib, timed
@@ -270,6 +270,7 @@ TITLES = {
     **slow_page.TITLES,
     **walks.TITLES,
     **nights.TITLES,
+    **last_words.TITLES,
 }
 
 
@@ -315,6 +316,8 @@ def main(arguments: list[str]) -> int:
                 found |= figures(Path(directory))
     if shutil.which("qemu-system-x86_64"):
         found |= nights.night_figures()
+    if not parts.missing("guest"):
+        found |= last_words.last_words_figures()
     width = max(map(len, TITLES.values()))
     for name, title in TITLES.items():
         print(f"{title:<{width}}  {found.get(name, 'not measured'):>10}")
