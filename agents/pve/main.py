@@ -20,10 +20,9 @@ def main() -> int:
     os.umask(0o077)
     os.chdir("/")
     os.environ["LC_ALL"] = "C"
-    root = settings.root.rstrip("/")
     if settings.command != "serve":
-        return run_by_hand(settings, root, own_file)
-    return _serve(Key(settings.vms, settings.read_only, settings.name, root, not settings.no_last_words))
+        return run_by_hand(settings, settings.root, own_file)
+    return _serve(Key(settings.vms, settings.read_only, settings.name, settings.root, not settings.no_last_words))
 
 
 def _serve(key: Key) -> int:
