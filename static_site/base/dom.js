@@ -126,10 +126,10 @@ export function makePre(words) {
 	return box;
 }
 
-/** A picture from its bytes in base64. @param {string} png  @param {string} alt */
-export function makePicture(png, alt) {
+/** The console from its bytes in base64, with the text on it, if it is known. @param {string} png  @param {string} at  @param {string[]} [rows] */
+export function makePicture(png, at, rows = []) {
 	const image = new Image();
-	image.alt = alt;
+	image.alt = [`The console at ${at}`, ...rows].join("\n");
 	image.src = URL.createObjectURL(pngBlob(png));
 	for (const end of ["load", "error"]) image.addEventListener(end, () => URL.revokeObjectURL(image.src), { once: true });
 	return image;

@@ -10,8 +10,8 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 /** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
- *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[]}} Job */
-/** @typedef {{png: string, started: string, last: string|null, live?: boolean}} Picture */
+ *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[]}} Job */
+/** @typedef {{png: string, started: string, last: string|null, live?: boolean, rows?: string[]}} Picture */
 /** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status tells it */
 /** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
  * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.

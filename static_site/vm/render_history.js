@@ -155,7 +155,7 @@ function fillEntry(body, job, vm) {
 	setList(lines, job.verdict?.evidence ?? []);
 	if (job.screen_png && !figure.firstChild) {
 		const at = clock(hostTime(job.started));
-		figure.append(makePicture(job.screen_png, `The console at ${at}`), make("figcaption", `Console ${at}`));
+		figure.append(makePicture(job.screen_png, at, job.screen_text), make("figcaption", `Console ${at}`));
 	}
 	const known = [
 		["Began", new Date(hostTime(job.started)).toLocaleString("en-GB")],
@@ -166,9 +166,7 @@ function fillEntry(body, job, vm) {
 	].filter(([, value]) => value);
 	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));
 	fillText(said, job.last_words?.join("\n") ?? "");
-	said.hidden = !said.firstChild;
 	fillText(output, job.output ?? "");
-	output.hidden = !job.output;
 	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job, vm));
 }
 

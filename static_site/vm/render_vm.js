@@ -70,13 +70,15 @@ function renderButtons(state, view, now) {
 /** @type {View["picture"]} */
 let shownPicture = null;
 
+/** @param {import("../state/reduce.js").Picture} picture */
+const makePictureOf = ({ png, started, rows }) => makePicture(png, clock(Date.parse(started)), rows);
+
 /** @param {View} view  @param {number} now */
 function renderPicture({ picture, waiting, seen, watch }, now) {
 	const glass = $("glass");
 	if (picture !== shownPicture) {
-		const alt = picture ? `The console at ${clock(Date.parse(picture.started))}` : "";
 		if (picture) {
-			const image = makePicture(picture.png, alt);
+			const image = makePictureOf(picture);
 			image.addEventListener("load", () => picture === shownPicture && glass.replaceChildren(image), { once: true }); // another VM's may be late
 		} else glass.replaceChildren();
 		shownPicture = picture;
@@ -111,7 +113,7 @@ function renderEvidence({ verdict, words, output }) {
 /** Opens the picture at its own size. */
 export function enlargePicture() {
 	if (!shownPicture) return;
-	$("large-picture").replaceChildren(makePicture(shownPicture.png, `The console at ${clock(Date.parse(shownPicture.started))}`));
+	$("large-picture").replaceChildren(makePictureOf(shownPicture));
 	/** @type {HTMLDialogElement} */ ($("large")).showModal();
 }
 

@@ -15,6 +15,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.agent import execute, write_agent
 from ..support.guests import Guest
+from ..support.qemu import is_at_prompt
 from ..support.signals import signal_process
 from ..support.stages import until
 
@@ -88,3 +89,14 @@ def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None
     assert [line.partition("] ")[2] for line in words[-2:]] == ["line 20000", r"red \x1b[31m"]
     assert (len(words), verdict["code"], "\x1b" in shown) == (40, "guest-alive", False)
     assert "last words" not in "".join([verdict["sentence"], *verdict["evidence"]])
+
+
+@pytest.mark.real("qemu")
+def test_the_text_on_the_console(world: World) -> None:
+    """A guest in VGA's text mode: the record has the text that is in the picture, for who can't see it."""
+    until(lambda: is_at_prompt(world), "the guest's prompt")
+    answer = execute(world, "forensics")
+    job = execute(world, f"job id={answer.trailer['job']}").trailer["whole_job"]
+    assert job["screen_png"]
+    assert job["screen_text"][-1].startswith("devvm login:"), job["screen_text"]
+    assert job["screen_text"][-1] in answer.stdout

@@ -18,6 +18,7 @@ from breakglass.agents.pve.forensics.kernel_log import (
     read_messages,
     rings_in,
 )
+from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.agents.pve.jobs.result import SENTENCE_CHARS
 
@@ -185,3 +186,14 @@ def test_the_sentence_has_the_last_words() -> None:
     assert (verdict.code, len(verdict.sentence) <= SENTENCE_CHARS) == ("guest-hung", True)
     assert "reset it; its last words: Kernel panic - not " in verdict.sentence
     assert verdict.evidence[-1] == f"the guest's own last words, which prove nothing: {PANIC}"
+
+
+# --- the console's text ---
+
+
+def test_the_cells_of_a_text_console() -> None:
+    """80 columns and 25 rows of a character and a colour: letters and frames as text, what else is there escaped."""
+    rows = [b"login: \xc9\xcd\xbb", b"", b"\x1b[31m" + 75 * b"x"]
+    text = b"".join(row.ljust(80) for row in rows).ljust(2000, b"\0")
+    cells = bytes(byte for letter in text for byte in (letter, 7))
+    assert decode_cells(cells) == [r"login: \u2554\u2550\u2557", "", r"\x1b[31m" + 75 * "x"]

@@ -32,6 +32,7 @@ from .picture import keep_picture
 from .plan import SHORT_APART, after_cluster, capture_probes, find_storages, second_probes, short_probes
 from .probe import Reply
 from .proof import frozen_disks
+from .text_screen import read_text_screen
 from .together import ask_together
 from .verdict import quick_verdict, verdict_of
 
@@ -189,13 +190,16 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     began = time.monotonic()
     if state in ("wedged", "unknown") or seconds <= 0:
         return Reply("screen", "screendump", "failed", 0.0, "not taken: QEMU is silent, or the time is over")
+    facts: dict[str, object] = {}
     try:
         outcome, text = "ok", keep_picture(job, seconds)
+        facts["screen_text"] = lines = read_text_screen(job.host, text, began + seconds - time.monotonic())
+        text = "\n".join([text, *lines])
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
     except (QmpError, OSError, ValueError) as error:
         outcome, text = "failed", str(error)
-    return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text)
+    return Reply("screen", "screendump", outcome, round(time.monotonic() - began, 3), text, facts)
 
 
 def _keep_evidence(job: Job, replies: list[Reply], evidence: Evidence, verdict: Verdict) -> None:

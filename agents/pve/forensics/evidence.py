@@ -106,6 +106,7 @@ class Evidence:
         before: what Proxmox's statistics show from before the fault, one line each (see before_fault.py).
         changes: what changed within 24 hours, one line each (see changes.py).
         last_words: the end of the guest's kernel log, which is its own word.
+        screen_text: the rows of a console in VGA's text mode.
         cause: the line of it that says why the guest stands still, if any.
     """
 
@@ -154,6 +155,7 @@ class Evidence:
     last_backup: str = ""
     last_words: tuple[str, ...] = ()
     cause: str = ""
+    screen_text: tuple[str, ...] = ()
 
     @property
     def watched(self) -> float:

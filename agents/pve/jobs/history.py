@@ -109,15 +109,18 @@ def _read_contents(directory: str) -> dict[str, object]:
     return {
         "output": _read_output(f"{directory}/output"),
         "screen_png": _read_picture(f"{directory}/screen.png"),
-        "last_words": _read_last_words(f"{directory}/evidence.json"),
+        **_read_texts(f"{directory}/evidence.json", "last_words", "screen_text"),
     }
 
 
-def _read_last_words(path: str) -> list[str]:
-    """Return the end of the guest's kernel log, as a capture or a verb has kept it."""
+def _read_texts(path: str, *names: str) -> dict[str, list[str]]:
+    """Return lines of the guest, as a capture or a verb has kept them."""
     evidence = (read_json(path) or {}).get("evidence")
-    words = evidence.get("last_words") if isinstance(evidence, dict) else None
-    return [str(line) for line in words] if isinstance(words, list) else []
+    found = [evidence.get(name) if isinstance(evidence, dict) else None for name in names]
+    return {
+        name: [str(line) for line in lines] if isinstance(lines, list) else []
+        for name, lines in zip(names, found, strict=True)
+    }
 
 
 def _read_output(path: str) -> str:
