@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.guest_memory import MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
     LogMessage,
     find_cause,
@@ -186,6 +187,30 @@ def test_the_sentence_has_the_last_words() -> None:
     assert (verdict.code, len(verdict.sentence) <= SENTENCE_CHARS) == ("guest-hung", True)
     assert "reset it; its last words: Kernel panic - not " in verdict.sentence
     assert verdict.evidence[-1] == f"the guest's own last words, which prove nothing: {PANIC}"
+
+
+# --- page tables that lie ---
+
+
+class Aliased(GuestMemory):
+    """A guest of one page, in which each table names itself as every page."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.largest = max(self.largest, size)
+        entry = 1 << 63 | address & ~0xFFF | 0x83
+        return (
+            struct.pack("<Q", entry & ~0x80) if size == 8 else struct.pack("<512Q", *([entry] * 512)) * (size // 4096)
+        )
+
+
+def test_tables_that_name_a_page_again_and_again() -> None:
+    """The kernel's GiB is one page 512 times: a small part of it is read, and little at a time."""
+    memory = Aliased()
+    data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
+    assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 17 << 20) == (True, True)
 
 
 # --- the console's text ---

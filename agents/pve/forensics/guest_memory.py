@@ -17,6 +17,8 @@ from ..host.qmp import Qmp
 PAGE = 4096
 MEMORY_READ_BYTES = 64 * 1024
 HUGE = 1 << 21
+MOST_DATA = 128 << 20  # a kernel has 20 to 40 MiB of it
+_PART, _OVERLAP = 8 * HUGE, PAGE  # of it, at a time
 _PRESENT = 0x80  # of the last byte of a page's eight in pagemap
 IMAGE = 0xFFFFFFFF80000000  # where Linux on x86-64 has its own image, in a GiB
 _ENTRY_ADDRESS = 0x000FFFFFFFFFF000  # of an entry of a page table
@@ -174,7 +176,10 @@ class PageTables:
             table, shift = entry & _ENTRY_ADDRESS, shift - 9
 
     def data_of_kernel(self) -> Iterator[bytes]:
-        """Yield each part of the kernel's image that can be written and not run."""
+        """Yield the parts of the kernel's image that can be written and not run, MOST_DATA bytes at most.
+
+        The tables are the guest's own: they may name any page any number of times.
+        """
         runs: list[tuple[int, int, int]] = []
         for start, size, entry in self._pages_of_image():
             if entry & _IS_WRITABLE and entry & _IS_DATA:
@@ -184,8 +189,11 @@ class PageTables:
                     runs[-1] = first, at, length + size
                 else:
                     runs.append((start, page, size))
+        left = MOST_DATA
         for _, page, size in runs:
-            yield self._memory.read(page, size)
+            for at in range(page, page + min(size, left), _PART):
+                yield self._memory.read(at, min(_PART + _OVERLAP, page + size - at))
+            left -= min(size, left)
 
     def _pages_of_image(self) -> Iterator[tuple[int, int, int]]:
         """Yield the address, the size and the entry of each page of the kernel's image."""

@@ -34,7 +34,7 @@ _CAUSES = re.compile(
     r"Kernel panic - not syncing|Out of memory: Killed process|Memory cgroup out of memory: Killed process"
     r"|watchdog: BUG: |soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
     r"|rcu_\w+ (?:self-)?detected |BUG: |Oops: |general protection fault|Remounting filesystem read-only"
-    r"|I/O error, dev |EXT4-fs error|XFS .*[Ss]hutting down|BTRFS (?:error|critical)|Unable to mount root fs"
+    r"|I/O error, dev |EXT4-fs error|XFS [^:]{0,40}: .{0,60}[Ss]hut|BTRFS (?:error|critical)|Unable to mount root fs"
 )
 
 Read = Callable[[int, int], bytes]

@@ -21,7 +21,6 @@ from .vcpus import has_waiting_thread
 
 LAST_WORDS_SECONDS = 10.0
 SHORT_LAST_WORDS_SECONDS = 1.5
-_QMP_SECONDS = 1.0
 _PVE_SECONDS = 1.0
 _SPARE_SECONDS = 0.5  # of the probe's time: to read what the search has found, and to tell it
 _NICE = 10  # a reader of idle priority could keep QEMU's memory lock for long
@@ -57,7 +56,7 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     try:
         if has_waiting_thread(host, pid):  # what asks for the registers would wait with it, and hold QEMU's monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")
-        with Qmp(host.qmp, _QMP_SECONDS) as qmp:
+        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the rest is for what it has said
             if moves := _moves(qmp):
                 return [], moves
             memory.pieces, roots = ask_for_ram(qmp), ask_for_roots(qmp)
@@ -121,7 +120,7 @@ def _read_named(memory: GuestMemory, page: bytes) -> list[LogMessage]:
     lines = page.rstrip(b"\0").decode("ascii").splitlines()
     names = {name: value for name, _, value in (line.partition("=") for line in lines)}
     root = int(names["SYMBOL(swapper_pg_dir)"], 16) - IMAGE + int(names["NUMBER(phys_base)"])
-    tables = PageTables(memory, Root(root, 4 + int(names.get("NUMBER(pgtable_l5_enabled)", "0"))))
+    tables = PageTables(memory, Root(root, 5 if names.get("NUMBER(pgtable_l5_enabled)") == "1" else 4))
     (place,) = struct.unpack("<Q", tables.read(int(names["SYMBOL(prb)"], 16), 8))
     ring = parse_ring(tables.read(place, RING_BYTES))
     return read_messages(tables.read, ring) if ring else []
