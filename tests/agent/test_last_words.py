@@ -15,7 +15,6 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.agent import execute, write_agent
 from ..support.guests import Guest
-from ..support.qemu import is_at_prompt
 from ..support.signals import signal_process
 from ..support.stages import until
 
@@ -30,8 +29,8 @@ def guest_that(short_dir: Path) -> Iterator[Callable[..., Guest]]:
     world = World(short_dir)
     write_agent(world, REUSE_SECONDS=0.0, **PATIENT)
 
-    def boot(does: str) -> Guest:
-        guest = Guest(world, does)
+    def boot(does: str, kernel: bool = True) -> Guest:
+        guest = Guest(world, does, kernel=kernel)
         guest.boot()
         return guest
 
@@ -91,10 +90,9 @@ def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None
     assert "last words" not in "".join([verdict["sentence"], *verdict["evidence"]])
 
 
-@pytest.mark.real("qemu")
-def test_the_text_on_the_console(world: World) -> None:
+def test_the_text_on_the_console(guest_that: Callable[..., Guest]) -> None:
     """A guest in VGA's text mode: the record has the text that is in the picture, for who can't see it."""
-    until(lambda: is_at_prompt(world), "the guest's prompt")
+    world = guest_that("idle", kernel=False).world
     answer = execute(world, "forensics")
     job = execute(world, f"job id={answer.trailer['job']}").trailer["whole_job"]
     assert job["screen_png"]

@@ -155,6 +155,7 @@ CAUSES = {
     ),
     "a hung task": ([(9, "INFO: task sh:1 blocked for more than 120 seconds.")], "INFO: task sh:1 blocked "),
     "a disk": ([(9, "I/O error, dev vda, sector 7 op 0x1:(WRITE)"), (9, "next")], "I/O error, dev vda"),
+    "XFS": ([(9, "XFS (vda1): Log I/O Error Detected. Shutting down filesystem")], "XFS (vda1): Log I/O Error"),
     "out of memory long ago": ([(9, "Out of memory: Killed process 7 (sh)"), (700, "link is up")], ""),
     "nothing": ([(9, "random: crng init done")], ""),
     "no message": ([], ""),
