@@ -117,7 +117,7 @@ function entryOf(job, vm) {
 /** @param {Job} job  @param {string} vm  @returns {Entry} */
 function makeEntry(job, vm) {
 	const title = make("summary", make("span", make("b", make("span"), " ", make("em")), make("small")));
-	const body = make("div.job", make("p"), make("ul.lines"), make("figure.console"), make("dl.facts"), makePre(""), makePre(""), make("p"));
+	const body = make("div.job", make("p"), make("ul.lines"), make("figure.console"), make("dl.facts"), makePre(""), make("p"));
 	const fold = /** @type {HTMLDetailsElement} */ (make("details.fold", title, body));
 	const item = make("li", icon("look"), fold);
 	item.id = `job ${job.id}`;
@@ -150,7 +150,7 @@ async function readEntry(entry, fold, body) {
 
 /** @param {HTMLElement} body  @param {Job} job  @param {string} vm */
 function fillEntry(body, job, vm) {
-	const [words, lines, figure, facts, said, output, save] = /** @type {HTMLElement[]} */ ([...body.children]);
+	const [words, lines, figure, facts, output, save] = /** @type {HTMLElement[]} */ ([...body.children]);
 	setText(words, sentence(job.verdict?.sentence));
 	setList(lines, job.verdict?.evidence ?? []);
 	if (job.screen_png && !figure.firstChild) {
@@ -163,9 +163,9 @@ function fillEntry(body, job, vm) {
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
 		["Id", job.id],
+		["Last words", job.last_words?.length ? makePre(job.last_words.join("\n")) : ""],
 	].filter(([, value]) => value);
 	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));
-	fillText(said, job.last_words?.join("\n") ?? "");
 	fillText(output, job.output ?? "");
 	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job, vm));
 }

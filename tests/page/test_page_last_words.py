@@ -48,4 +48,4 @@ def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
     show(page, "history")
     newest = page.locator("#jobs li details").first
     newest.locator("summary").click()
-    expect(newest.locator("pre").first).to_have_text("\n".join(WORDS))
+    expect(newest.locator("dd pre")).to_have_text("\n".join(WORDS))
