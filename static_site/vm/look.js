@@ -165,7 +165,7 @@ async function holdScreen() {
 /** What is looked at once a verb has ended. @param {Partial<import("../state/reduce.js").View>} before  @param {import("../state/reduce.js").Event_} event */
 function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last } }) {
 	const changes = mutates(verb);
-	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last); // without a picture, it may have last words
+	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last);
 	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
 	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
 	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
