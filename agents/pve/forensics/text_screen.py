@@ -8,7 +8,7 @@ from ..host.qmp import Qmp, QmpError, QmpSilent
 from .guest_memory import ask_person
 
 _SIZES = ("720 x 400,", "640 x 400,")  # of the picture: 80 columns of 9 or 8 pixels, 25 rows of 16
-_COLUMNS, _ROWS = 80, 25
+_COLUMNS, _TEXT_ROWS = 80, 25
 _PLACE = "0xb8000"
 _BYTE = re.compile(r"\b0x([0-9a-f]{2})\b")
 
@@ -22,7 +22,7 @@ def read_text_screen(host: Host, about: str, seconds: float) -> list[str]:
         return []
     try:
         with Qmp(host.qmp, seconds) as qmp:
-            answer = ask_person(qmp, f"xp /{2 * _COLUMNS * _ROWS}xb {_PLACE}")
+            answer = ask_person(qmp, f"xp /{2 * _COLUMNS * _TEXT_ROWS}xb {_PLACE}")
     except (QmpSilent, QmpError):
         return []
     return decode_cells(bytes.fromhex("".join(_BYTE.findall(answer))))
