@@ -199,7 +199,7 @@ def with_open_port(short_dir: Path) -> Iterator[World]:
 @pytest.mark.real("qemu")
 @pytest.mark.parametrize("runs", [True, pytest.param(False, marks=pytest.mark.all)], ids=["runs", "has ended"])
 def test_a_frozen_guest_is_not_called_healthy(with_open_port: World, runs: bool) -> None:
-    """Its agent answers, and each writing service waits. Told: whose backup did it, and whether it runs."""
+    """Its agent answers, and each of its services that writes waits. The backup that did it is named."""
     world = with_open_port
     set_constants(world, SAMPLES_APART=1.5)
     with task(f"vzdump:{VMID}") as upid, agent_port(qga(world), answers=True, freeze={"return": "frozen"}):
