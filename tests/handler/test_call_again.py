@@ -59,6 +59,6 @@ def test_a_request_under_an_earlier_id_is_a_repeated_one(url: str, monkeypatch: 
     monkeypatch.setenv("BREAKGLASS_URL", url)
     monkeypatch.setenv("BREAKGLASS_SECRET", new_secret())
     Losing.bodies.append({})  # no answer is lost
-    monkeypatch.setattr("sys.argv", ["breakglass", "call", "cycle", "--id", new_id()])
+    monkeypatch.setattr("sys.argv", ["breakglass", "call", "cycle", "--quiet", "--id", new_id()])
     main()
     assert [body.get("again") for body in Losing.bodies[1:]] == [True]
