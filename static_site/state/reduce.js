@@ -163,8 +163,8 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 const GAP_MS = 10_000; // between two checks: what was first heard after a longer one may have been there for as long
 
 /** The watch after an answer that may tell the first heartbeat, which ends it. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
-function hearGuest(watch, { heartbeat }, at) {
-	if (!watch || watch.back || watch.found === "guest") return watch;
+function hearGuest(watch, { outcome, heartbeat }, at) {
+	if (outcome !== "done" || !watch || watch.back || watch.found === "guest") return watch;
 	const ms = Date.parse(heartbeat?.at) - watch.started;
 	return ms >= 0 ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }

@@ -224,6 +224,8 @@ test("a guest is back with its first heartbeat after the start, by the host's cl
 	const back = headAfter(...begins, waits, check(12, beat(14)));
 	assert.deepEqual([back.words, back.tone, back.why], ["Back: kernel answers", "good", "The guest’s kernel answers, 41 s after the power-cycle. Try what you came for."]);
 	assert.match(headAfter(...begins, check(12, beat(14))).why, /at most 41 s after/); // this device slept
+	const unreached = settledEvent("status", { outcome: "unreached", reached: false, state: "unknown", last: null }, 14, { loud: false });
+	assert.match(headAfter(...begins, unreached, check(12, beat(14))).why, /at most 41 s after/);
 	const late = headAfter(...begins, waits, ["watch-ended", { found: "nothing" }, 14], check(12, beat(14)));
 	assert.equal(late.words, back.words);
 	assert.equal(headAfter(...begins, waits, check(12, beat(14)), ["watch-begun", { seconds: 5 }, 11], ["watch-ended", { found: "nothing" }, 5], check(0, beat(1))).why, back.why);
