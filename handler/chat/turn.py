@@ -21,7 +21,7 @@ SECONDS = 16.0  # for a probe
 OPENING_BYTES = 4096
 MEMORY_SCORE = 500  # when memory runs out, the kernel ends a turn before the handler
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}  # in bytes
-_HELP = "see breakglass docs runbook, Namespaces for chat"
+_HELP = "see breakglass docs admin, Namespaces for chat"
 _KEEP = ">>/etc/sysctl.d/zz-breakglass.conf; sysctl --system"
 _REFUSALS = (  # a setting of the kernel, its value that refuses namespaces, and what to do: of Ubuntu, Debian, all
     ("kernel/apparmor_restrict_unprivileged_userns", "1", f"write AppArmor's profile for bwrap: {_HELP}"),

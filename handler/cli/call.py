@@ -19,6 +19,7 @@ from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
 
 _LOOKS = ("status", "forensics")  # whose answer is the verdict
+REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")  # before a request became a verb
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 
@@ -94,6 +95,8 @@ def run_verb(
         if display.json:
             say(json.dumps({"error": error.error}))
         complain(str(error), error.hint)
+        if error.error.get("code") in REFUSALS:
+            complain("", _document_hint(error.error["code"]))
         return FAILED
     except NoAnswer as lost:
         return _report_loss(url, lost, request, msg_id)
@@ -113,6 +116,7 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
             complain(*_anyway_offer(request, str(result["anyway"])))
         if code == UNKNOWN:
             complain(f"the outcome of {request.verb} is not known yet", _repeat_hint(request, msg_id))
+        show_document(result)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             complain(_output_fault(error))
@@ -137,7 +141,7 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
     if not lost.sent:
         unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this is the default; "
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
-        complain("", "to act without the handler, run breakglass docs runbook, and read By hand")
+        complain("", "to act without the handler, run breakglass docs runbook, and read Without the page")
         return UNREACHED
     complain(f"{url}: {lost}; {request.verb} may have run", _repeat_hint(request, msg_id))
     return UNKNOWN
@@ -193,6 +197,22 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
     if outcome not in ("done", "rejected", "busy", "refused"):
         for line in _texts(result.get("by_hand")):
             complain(f"by hand: {line}")
+
+
+def show_document(result: Mapping[str, object]) -> None:
+    """Name the command that prints what to do about a verb that was refused or failed, or about a fault."""
+    verdict, outcome = result.get("verdict"), result["outcome"]
+    if not isinstance(verdict, dict) or outcome in ("running", "unknown"):
+        return
+    hint = _document_hint(verdict["code"])
+    if outcome != "done":
+        complain("", hint)
+    elif result["verb"] == "forensics" and verdict["code"] != "healthy":
+        say(f"    {hint}")
+
+
+def _document_hint(code: object) -> str:
+    return f"what to do: breakglass docs {code}"
 
 
 def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:

@@ -48,8 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)")
     )
     arguments.add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
-    document = commands.add_parser("docs", help="print a document, such as the runbook; without a name, list all")
-    document.add_argument("name", nargs="?", metavar="NAME", help="a document, such as runbook")
+    document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")
+    document.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
     document.set_defaults(run=docs.docs)
     commands.add_parser("version", help="print the version").set_defaults(run=lambda _: version(VERSION))
     return top

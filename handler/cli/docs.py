@@ -1,27 +1,43 @@
 """`breakglass docs`: the documents of this version, without a network."""
 
 import argparse
-import re
+import pydoc
+import shutil
+import sys
 from importlib.resources import files
 
-from .output import DONE, CommandError, say, show
+from .docs_text import lines_about, plain, render
+from .output import DONE, CommandError, show
 
-_PURPOSE = re.compile(r"# [^\n]*\n\n(?:For .+?\. Afterwards )?(.+?\.)\s", re.DOTALL)
+_FIRST = "runbook"  # of the documents that explain a code, because it says what to do
 
 
 def docs(arguments: argparse.Namespace) -> int:
-    """Print the document that the arguments name, or the list of all."""
+    """Print the document that the arguments name, the lines about a code, or the list of all documents."""
     documents = read_documents()
+    columns = min(80, shutil.get_terminal_size().columns)
     if arguments.name is None:
-        width = max(map(len, documents), default=0)
-        for name, text in documents.items():
-            say(f"{name:{width}}  {purpose(text)}")
+        rows = [f"| {name} | {purpose(text)} |" for name, text in documents.items()]
+        show(render("\n".join(["| | |", "|---|---|", *rows]), columns))
         return DONE
     name = arguments.name.removeprefix("docs/").removesuffix(".md")
-    if name not in documents:
-        raise CommandError(f'there is no document "{name}"', f"use one of {', '.join(documents)}")
-    show(documents[name])
+    if name in documents:
+        _show_page(render(documents[name], columns))
+        return DONE
+    about = lines_about(name, {_FIRST: documents.get(_FIRST, ""), **documents})
+    if not about:
+        hint = f"use a code that Breakglass printed, or one of {', '.join(documents)}"
+        raise CommandError(f'there is no document and no code "{name}"', hint)
+    show(render(about, columns))
     return DONE
+
+
+def _show_page(text: str) -> None:
+    """Print a page; on a terminal, with $PAGER."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        pydoc.pager(text)
+    else:
+        show(text)
 
 
 def read_documents() -> dict[str, str]:
@@ -35,7 +51,6 @@ def read_documents() -> dict[str, str]:
 
 
 def purpose(text: str) -> str:
-    """Return what the first paragraph says that a reader has or knows afterwards."""
-    found = _PURPOSE.match(text)
-    words = " ".join(found[1].split()) if found else ""
-    return words[:1].upper() + words[1:]
+    """Return the first sentence of a document, which says what the page is."""
+    first = text.split("\n\n")[1] if "\n\n" in text else ""
+    return plain(" ".join(first.split())).partition(". ")[0].rstrip(".")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer
-from .call import show_result
+from .call import show_document, show_result
 from .drill_steps import ID, NOTHING, Drill, Undone, prove, read_proven, send_alert, wait_for_evidence
 from .environment import caller_key, handler_url
 from .guest_return import await_guest
@@ -82,6 +82,7 @@ def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
             one.vm_fate = f"the cycle of {one.vm} failed, and its state is {result['state']}"
             if not one.as_json:
                 show_result(result)
+                show_document(result)
         else:
             one.vm_fate = f"the cycle of {one.vm} may have run, or still runs"
     code = UNREACHED if outcome == "unreached" else FAILED

@@ -59,7 +59,7 @@ def host_install_commands(arguments: argparse.Namespace) -> int:
     try:
         text = recipe(host, vms, public_key(host.key), arguments.sources, as_root=arguments.account == "root")
     except ValueError as error:
-        raise CommandError(f"{error}; nothing was printed", "see breakglass docs runbook") from None
+        raise CommandError(f"{error}; nothing was printed", "see breakglass docs admin") from None
     show(text)
     return DONE
 

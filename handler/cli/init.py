@@ -8,6 +8,7 @@ import os
 import pwd
 import secrets
 import shlex
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,19 +23,20 @@ from .account import MAKE_ONE, look_up
 from .check import find_problems
 from .init_answers import read_answers
 from .init_files import refuse_existing, write_files
+from .init_page import PAGE, page_text
 from .keys.configuration import new_signing_key
 from .output import DONE, FAILED, CommandError, complain, has_person, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
-_SECRETS = (SESSION, POWER, f"{POWER}.pub")
+_FILES = (SESSION, POWER, f"{POWER}.pub", PAGE)
 
 
 def init(arguments: argparse.Namespace) -> int:
     """Write a new configuration with everything that it names; print what to do next. No secret is printed."""
     account = _find_account(arguments.user)
     directory = _directory(arguments.directory, os.environ)
-    refuse_existing(directory, [*_SECRETS, *_files_of(arguments.operator), NAME])  # before any question
+    refuse_existing(directory, [*_FILES, *_files_of(arguments.operator), NAME])  # before any question
     new = read_answers(arguments, input if has_person() else None)
     files = _make_files(new, directory)
     path, user = directory / NAME, None if account is None else account.pw_name
@@ -104,6 +106,7 @@ def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
         POWER: power,
         f"{POWER}.pub": power_public,
         operator_files(new.operator)[0]: f"{new_signing_key()}\n",
+        PAGE: page_text(new, str(directory), socket.gethostname()),
         **config_texts(new, str(directory), os.path.abspath(sessions)),
     }
 
@@ -149,7 +152,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
         lines += ["", f"2. {new.url} works on this machine only. A phone needs TLS (see breakglass docs install)"]
     else:
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
-    lines += ["", "3. Start the handler (with systemd, see breakglass docs runbook):", ""]
+    lines += ["", "3. Start the handler (with systemd, see breakglass docs admin):", ""]
     how = f"setpriv --reuid {account.pw_name} --regid {account.pw_gid} --clear-groups " if account else ""
     lines += [
         f"    breakglass check && {how}breakglass serve",
@@ -160,7 +163,8 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
     key = shlex.quote(str(directory / operator_files(new.operator)[0]))
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
-    lines += ["   On a phone, add the page to the home screen (see breakglass docs runbook, On a phone)."]
+    lines += ["   On a phone, add the page to the home screen (see breakglass docs admin, On a phone)."]
+    lines += ["", f"6. Print {directory / PAGE}, and keep it where you find it in the dark."]
     lines += [
         "",
         "Links to each VM, for bookmarks and for the messages of your monitoring (see breakglass docs alerts):",

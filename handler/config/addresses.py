@@ -65,5 +65,5 @@ def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
             if not is_public_key(line):
                 entry.problem(key, f"is not a public key: {quoted(line)}", _HOST_KEY_HINT)
     if not any(found.values()):
-        entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see breakglass docs runbook')
+        entry.problem(pin, "is missing", f'pin it: {pin} = ["ssh-ed25519 AAAA…"], see breakglass docs admin')
     return found[pin], found[ca]

@@ -10,7 +10,7 @@ from .model import Host, is_host_name
 from .reader import Entry, in_file, quoted
 from .ssh_keys import key_fault, public_key
 
-_OWN_KEY = "make another key for it: ssh-keygen -t ed25519 -N '' -f NAME; see breakglass docs runbook"
+_OWN_KEY = "make another key for it: ssh-keygen -t ed25519 -N '' -f NAME; see breakglass docs admin"
 
 
 def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:

@@ -97,9 +97,7 @@ def find_file(name: str, environment: Mapping[str, str]) -> str:
         return name
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise ValueError(
-            "CREDENTIALS_DIRECTORY is not set: only a unit has it (see LoadCredential= in breakglass docs runbook)"
-        )
+        raise ValueError("CREDENTIALS_DIRECTORY is not set: only a unit has it (see breakglass docs admin)")
     return os.path.join(directory, name.removeprefix(CREDENTIALS))
 
 

@@ -57,7 +57,7 @@ def _find_settings(config: Config) -> Iterator[Finding]:
     guests = [vm for vm in config.vms.values() if vm.guest is not None]
     for vm in (vm for vm in guests if not vm.guest_key):
         what = f"claude has no key for the guest {vm.name}, so it can't log in to it."
-        fix = f"name its key as guest_key_file in [vms.{vm.name}]: see breakglass docs runbook, Setting up chat"
+        fix = f"name its key as guest_key_file in [vms.{vm.name}]: see breakglass docs admin, Setting up chat"
         yield found_warning("guest-without-key", what, fix)
     for each in warn_of_chat(config):
         yield replace(each, place=CHAT, sentence=f"{each.sentence}.")

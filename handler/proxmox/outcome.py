@@ -132,7 +132,7 @@ def _verdict(trailer: Mapping[str, object]) -> object:
     return _own_verdict(
         "agent-refused",
         "the host agent is too old for this: upgrade it",
-        "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs runbook says",
+        "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs upgrade says",
     )
 
 

@@ -318,7 +318,7 @@ def test_a_wall_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytes
     refusing.write_text("0\n")
     monkeypatch.setattr(turn, "_REFUSALS", (("none", "1", "no"), (f"../..{refusing}", "0", "sysctl kernel=1")))
     assert (found["fix"], turn.refuse_wall("")["fix"]) == (
-        "let users make namespaces: see breakglass docs runbook, Namespaces for chat",
+        "let users make namespaces: see breakglass docs admin, Namespaces for chat",
         "sysctl kernel=1",
     )
 

@@ -12,6 +12,7 @@ import asyncssh
 import pytest
 
 from breakglass.agents.pve.words import VERSION
+from breakglass.cli.docs_text import render
 
 from ..support.locks import ROOT, copy_distribution, read_pins
 from ..support.ports import reserve_port
@@ -99,7 +100,7 @@ def test_the_folder_has_the_documents(checkout: Path, environment: dict[str, str
     """`python handler docs` prints the documents that stand beside the folder; without those, it says so."""
     command = ["python", str(checkout / "handler"), "docs", "runbook"]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ran.stdout, ran.returncode) == ((ROOT / "docs/runbook.md").read_text("utf-8"), 0)
+    assert (ran.stdout, ran.returncode) == (render((ROOT / "docs/runbook.md").read_text("utf-8")), 0)
     (checkout / "docs").rename(tmp_path / "docs")
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     (tmp_path / "docs").rename(checkout / "docs")

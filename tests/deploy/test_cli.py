@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ import pytest
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
+from breakglass.cli.docs_text import render
 from breakglass.cli.output import visible
 from breakglass.demo.proxmox.world import World
 
@@ -131,6 +133,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     assert back == "no heartbeat to be had: the VM has no balloon device, so look at the console"
     refused = calling("start", "--if-state", "stopped")
     assert (refused.returncode, "look again" in refused.stderr) == (1, True)
+    assert refused.stderr.splitlines()[-1] == "    what to do: breakglass docs state-differs"
     rejected = calling("restart")
     assert (rejected.returncode, "use status, forensics" in rejected.stderr) == (1, True)
     shown = calling("history").stdout
@@ -144,6 +147,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     short, full = (calling("forensics", "--id", "msg_evidence", *more).stdout for more in ([], ["--full"]))
     assert (short.count(verdict["sentence"]), full.count(verdict["sentence"])) == (1, 1)
     assert len(short.splitlines()) < 20 < len(full.splitlines())
+    assert short.splitlines()[-1] == full.splitlines()[-1] == f"    what to do: breakglass docs {verdict['code']}"
     again = calling("status", "--id", looked.stdout.split("id ")[1].partition(")")[0], "--json")
     [line] = again.stdout.splitlines()
     answer = json.loads(line)
@@ -181,6 +185,7 @@ def test_call_with_an_unknown_key_fails(service: Service) -> None:
     """The exit code is 1, with the handler's message."""
     ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{service.port}", BREAKGLASS_SECRET=new_secret())
     assert (ran.returncode, "not signed by a known caller" in ran.stderr) == (1, True)
+    assert ran.stderr.endswith("    what to do: breakglass docs unauthorized\n")
 
 
 # --- what is wrong, and what to do ---
@@ -214,7 +219,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         "host install-commands",
         2,
         "pve1.key: is not",
-        "runbook",
+        "docs admin",
     ),
     "no such host": (
         {"BREAKGLASS_CONFIG": "{dir}/good"},
@@ -238,8 +243,8 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         {},
         "docs nope",
         2,
-        'there is no document "nope"',
-        "use one of README, alerts, architecture, ",
+        'there is no document and no code "nope"',
+        "use a code that Breakglass printed, or one of README, admin, ",
     ),
     "long TMPDIR": ({"TMPDIR": "{long}"}, "demo", 2, "is too long for the sockets", "set TMPDIR"),
 }
@@ -514,22 +519,35 @@ def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None
 def test_docs_lists_the_documents() -> None:
     """`breakglass docs` prints each document's name and what it is for, and nothing else."""
     names = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-    lines = run("docs").stdout.splitlines()
+    lines = [line for line in run("docs").stdout.splitlines() if line[0] != " "]
     assert [line.split("  ")[0] for line in lines] == names
-    assert re.fullmatch(r"runbook +You can bring back a hung VM, .+\.", lines[names.index("runbook")])
+    assert re.fullmatch(r"runbook +The rescue of a VM .+", lines[names.index("runbook")])
 
 
 @pytest.mark.parametrize("name", ["runbook", "runbook.md", "docs/runbook.md"])
 def test_docs_prints_a_document(name: str) -> None:
-    """A document is printed as it is, with or without the ending that links in other documents have."""
+    """A document is printed as text of 80 columns, with or without the ending that links in other documents have."""
     ran = run("docs", name)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, (ROOT / "docs/runbook.md").read_text("utf-8"), "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, render((ROOT / "docs/runbook.md").read_text("utf-8")), "")
+
+
+def test_docs_uses_the_pager_on_a_terminal(tmp_path: Path) -> None:
+    """A page goes through $PAGER, as wide as the terminal; the lines about a code do not."""
+    environment = os.environ | {"PAGER": f"tee {tmp_path}/paged", "COLUMNS": "60", "TERM": "xterm"}
+    shown = {}
+    for name in ("runbook", "storage-hung"):
+        command = ["script", "-qec", shlex.join([sys.executable, "-m", "breakglass", "docs", name]), "/dev/null"]
+        shown[name] = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True).stdout
+    text = (tmp_path / "paged").read_text("utf-8")
+    assert text == render((ROOT / "docs/runbook.md").read_text("utf-8"), 60)
+    assert shown["runbook"].replace("\r", "") == text
+    assert "pvesm status" in shown["storage-hung"]
 
 
 def test_docs_prints_on_a_terminal_that_lacks_arrows() -> None:
     """A character that the terminal's encoding lacks is printed as a question mark, and the rest as it is."""
     ran = run("docs", "architecture", PYTHONIOENCODING="latin-1")
-    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    text = render((ROOT / "docs/architecture.md").read_text("utf-8"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == text.encode("latin-1", "replace").decode("latin-1") != text
 

@@ -40,7 +40,7 @@ GROUP = pwd.getpwnam(ACCOUNT).pw_gid if ACCOUNT else os.getegid()
 FLAGS = ["--url", "https://rescue.example.org", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEY} root@pve1"]
 FLAGS += ["--vm", "devvm=102", "--operator", "anna@home"]
 SECRETS = ["session", "pve_power", "anna@home.signing-key"]
-NAMES = [*SECRETS, "pve_power.pub", "callers.d/anna@home.toml", "breakglass.toml"]
+NAMES = [*SECRETS, "pve_power.pub", "night.html", "callers.d/anna@home.toml", "breakglass.toml"]
 COMMAND = [sys.executable, "-m", "breakglass"]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from breakglass.agents.pve.words import VERSION
 
-from ..support.documents import commands
+from ..support.documents import commands, inline_commands
 from ..support.locks import ROOT
 from ..support.machines import STANDIN, Machine, two_machines
 from ..support.stages import until
@@ -266,24 +266,30 @@ def test_backup_md_brings_both_machines_back(installed: Installation) -> None:
 
 
 def test_the_runbook_at_0300(installed: Installation) -> None:
-    """The three lines of 03:00, and those that send an id again, reach the VM."""
-    [look] = commands("docs/runbook.md", "03:00")
-    output = installed.handler.run(look, env=CLIENT).stdout
-    assert [line for line in output.splitlines() if line.startswith("devvm: running (reset done")]
-    [again] = commands("docs/runbook.md", "unknown: it may have happened")
-    call, *signed = again.replace("msg_…", "msg_tried2").splitlines()
-    assert "devvm: running (cycle done" in installed.handler.run(call, env=CLIENT).stdout
-    answer = installed.handler.run("\n".join(signed), env={**CLIENT, "CURL_CA_BUNDLE": CLIENT["SSL_CERT_FILE"]}).stdout
-    assert (json.loads(answer)["outcome"], json.loads(answer)["attached"]) == ("done", True)
+    """The look and the three verbs of the first screen, and the line that sends an id again, reach the VM."""
+    [look] = commands("docs/runbook.md", "A VM does not answer")
+    assert "devvm: " in installed.handler.run(look, env=CLIENT).stdout
+    for verb in inline_commands("docs/runbook.md", "A VM does not answer"):
+        assert f"devvm: running ({verb.split()[2]} done" in installed.handler.run(verb, env=CLIENT).stdout
+    [again, history, on_host] = inline_commands("docs/runbook.md", "unknown (it may have happened)")
+    for _ in range(2):
+        ran = installed.handler.run(again.replace("msg_…", "msg_tried2"), env=CLIENT)
+        assert "devvm: running (cycle done" in ran.stdout
+    for listing in (installed.handler.run(history, env=CLIENT), installed.handler.run(f"cd /root\n{on_host}")):
+        assert "msg_tried2" in listing.stdout
 
 
 def test_the_runbook_by_hand(installed: Installation) -> None:
     """The power key works without the handler, and qm without the host agent."""
     handler, host = installed.handler, installed.host
-    [by_key, by_qm, by_pid] = commands("docs/runbook.md", "By hand")
-    assert "outcome=done" in handler.run(f"cd /root\n{by_key}").stdout.replace('"outcome": "done"', "outcome=done")
-    assert "qmpstatus: running" in host.run(by_qm).stdout
-    assert "-pidfile" in host.run(by_pid).stdout
+    [_, by_key, *by_qm, show_pid, show_arguments, end, kill] = inline_commands("docs/runbook.md", "Without the page")
+    assert '"outcome":"done"' in handler.run(f"cd /root\n{by_key}").stdout.replace(" ", "")
+    assert "qmpstatus: running" in host.run("\n".join(by_qm)).stdout
+    assert [line.split()[1] for line in by_qm] == ["status", "reset", "stop", "start"]
+    pid = host.run(show_pid).stdout.strip()
+    assert "-pidfile" in host.run(show_arguments.replace("PID", pid)).stdout
+    assert kill == end.replace("kill", "kill -9")
+    host.run(end.replace("PID", pid))
     until(lambda: "stopped" in host.run("qm status 102").stdout, "the end of QEMU")
     assert installed.call("start")["outcome"] == "done"
 
@@ -291,22 +297,24 @@ def test_the_runbook_by_hand(installed: Installation) -> None:
 def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
     """The storage, the chain, HA, one more VM, open connections and the host key."""
     handler, host = installed.handler, installed.host
-    [storage, anyway] = commands("docs/runbook.md", "storage-hung and anyway")
+    [storage] = commands("docs/runbook.md", "storage-hung and anyway")
+    [anyway] = inline_commands("docs/runbook.md", "storage-hung and anyway")
     assert "active" in host.run(storage.replace("ID", "local")).stdout
     assert "devvm: running (cycle done" in handler.run(anyway, env=CLIENT).stdout
-    [chain] = commands("docs/runbook.md", "The chain of jobs")
+    [chain] = commands("docs/admin.md", "The chain of jobs")
     assert '"event": "begins"' in host.run(chain).stdout.replace('"event":"begins"', '"event": "begins"')
     host.write("/etc/pve/ha/resources.cfg", "vm: 102\n\tstate started\n\n")
-    [ha] = commands("docs/runbook.md", "Under HA")
-    host.run(ha)
+    [job] = commands("docs/runbook.md", "A job to end by hand")
+    assert "breakglass-pve" in host.run(job).stdout
+    host.run("\n".join(inline_commands("docs/runbook.md", "Under HA")))
     assert "state started" in host.path("/etc/pve/ha/resources.cfg").read_text()
     host.run("rm -r /etc/pve/ha")
-    [allow, connections] = commands("docs/runbook.md", "Adding a VM")
+    [allow, connections] = commands("docs/admin.md", "Adding a VM")
     assert "serves VM 102-103 now" in host.run(allow).stdout
     assert "sshd" in host.run(connections).stdout
-    [connections] = commands("docs/runbook.md", "Changing keys")
+    [connections] = commands("docs/admin.md", "Changing keys")
     assert "sshd" in host.run(connections).stdout
-    [pin] = commands("docs/runbook.md", "Pinning the host key")
+    [pin] = commands("docs/admin.md", "Pinning the host key")
     show, spare = pin.splitlines()
     assert host.run(show).stdout.startswith("ssh-ed25519 ")
     handler.run(f"cd /tmp\n{spare}\nrm spare spare.pub")
@@ -315,29 +323,28 @@ def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
 def test_the_runbooks_lines_for_the_handler(installed: Installation) -> None:
     """The recipe for root's own account, chat's files, and a reload."""
     handler, host = installed.handler, installed.host
-    [recipe, connections] = commands("docs/runbook.md", "With root's own account")
+    [recipe, connections] = commands("docs/admin.md", "With root's own account")
     as_root = "umask 077; sed s/breakglass@192/root@192/ /etc/breakglass/breakglass.toml >/etc/breakglass/root.toml"
     handler.run(f"cd /tmp\n{as_root}\n{recipe}", env={"BREAKGLASS_CONFIG": "/etc/breakglass/root.toml"})
     assert f"Match User root Address {handler.address}" in handler.path("/tmp/install.sh").read_text()
     handler.run("rm /tmp/install.sh /etc/breakglass/root.toml")
     assert handler.address in host.run(connections).stdout
-    [units, changed, chat, by_hand, check, check_credentials] = commands("docs/runbook.md", "Installing the handler")
+    [changed, chat, by_hand, check, check_credentials] = commands("docs/admin.md", "Installing the handler")
     restart, reload = changed.splitlines()
-    for script in (f"cd /usr/src/breakglass/deploy/systemd\n{units}", restart):
-        handler.run(script)
+    handler.run(restart)
     installed.wait_until_answering("curl -s http://127.0.0.1:8080/health")
     handler.run(f"{reload}\n{chat}")
     for script in (check, check_credentials):
         assert "no problems" in handler.run(script).stdout
     handler.run("systemctl disable --now breakglass-chat.socket")
     serves_by_hand(installed, by_hand)
-    [guest, credential] = commands("docs/runbook.md", "Setting up chat")
+    [guest, credential] = commands("docs/admin.md", "Setting up chat")
     handler.run(guest)
     assert handler.run("stat -c '%U %G %a' /etc/breakglass/guest").stdout == "root breakglass 640\n"
     handler.run(credential, stdin="ANTHROPIC_API_KEY=x\n")
     assert handler.run("stat -c '%U %G %a' /etc/breakglass/claude").stdout == "root breakglass 640\n"
     handler.run("rm /etc/breakglass/claude /etc/breakglass/guest /etc/breakglass/guest.pub")
-    [reload] = commands("docs/runbook.md", "Changing the configuration")
+    [reload] = commands("docs/admin.md", "Changing the configuration")
     pid = handler.run("cat /run/systemctl/breakglass.service.pid").stdout
     assert json.loads(handler.run(reload.replace("PID", pid)).stdout)["config"] == "ok"
 

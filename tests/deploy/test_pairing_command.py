@@ -145,7 +145,7 @@ def decode(rows: list[str]) -> list[list[bool]]:
 
 def test_a_device_is_paired(service: Service) -> None:
     """The new caller has its limits and can sign; the key's file was the handler's user's, and is gone."""
-    [text] = commands("docs/runbook.md", "On a phone")
+    [text] = commands("docs/admin.md", "On a phone")
     words = shlex.split(text.strip().removeprefix("breakglass keys").removesuffix("--pair --unit breakglass"))
     with Pairing(service, *words) as command:
         link = command.read_link()

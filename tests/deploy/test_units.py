@@ -86,10 +86,12 @@ export PYTHONPATH=/pip # this checkout's own may be below /tmp, which is another
 """
 
 
-[_units, _reloads, _chat, _, _check, _check_credentials] = commands("docs/runbook.md", "Installing the handler")
-RUNBOOK = {"units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
-RUNBOOK["check with credentials"] = _check_credentials
-[RUNBOOK["daily"]] = commands("docs/runbook.md", "Every day")
+[_units] = commands("docs/install.md", "2. The service")
+[_reloads, _chat, _, _check, _check_credentials] = commands("docs/admin.md", "Installing the handler")
+_units = _units.replace("/usr/src/breakglass/", "/") + "systemctl enable --now breakglass"
+PASTED = {"units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
+PASTED["check with credentials"] = _check_credentials
+[PASTED["daily"]] = commands("docs/monitoring.md", "Every day")
 
 
 def settings(unit: str) -> set[str]:
@@ -163,7 +165,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     shutil.copytree(Path(pip.__file__).parent, files / "pip/pip")
     (files / "prepare").write_text(PREPARE)
     with booted(tmp_path_factory.mktemp("booted"), files) as system:
-        system.run("sh", "-ec", RUNBOOK["units"], cwd="/deploy/systemd")
+        system.run("sh", "-ec", PASTED["units"])
         until(lambda: health(system), "the start")
         yield system
 
@@ -245,9 +247,9 @@ def test_a_verb_is_signed_and_sent(system: Booted) -> None:
 def test_the_configuration_is_checked_with_systemds_credentials(system: Booted) -> None:
     """In the directory that systemd made, the check finds no fault; without one it says what is missing."""
     path = "PATH=/opt/breakglass/bin:$PATH\n"
-    output = system.run("sh", "-ec", path + RUNBOOK["check"], check=False)
+    output = system.run("sh", "-ec", path + PASTED["check"], check=False)
     assert "CREDENTIALS_DIRECTORY is not set" in output
-    assert "no problems" in system.run("sh", "-ec", path + RUNBOOK["check with credentials"])
+    assert "no problems" in system.run("sh", "-ec", path + PASTED["check with credentials"])
 
 
 @pytest.mark.all
@@ -256,7 +258,7 @@ def test_the_configuration_is_checked_with_systemds_credentials(system: Booted) 
 def test_a_reload_and_a_death(system: Booted) -> None:
     """A reload keeps the process; one that dies is started again; a stop is no failure."""
     pid = system.show("breakglass", "MainPID")
-    restart, reload = RUNBOOK["reloads"].splitlines()
+    restart, reload = PASTED["reloads"].splitlines()
     system.run("sh", "-c", restart)
     until(lambda: restarted(system, pid), "the restart")
     pid, reloads = system.show("breakglass", "MainPID"), system.journal("breakglass").count('"event": "reload"')
@@ -301,7 +303,7 @@ def test_chat_is_on_once_its_socket_is(system: Booted) -> None:
     Path(system.root, "etc/breakglass/breakglass.toml").write_text(CONFIG + CHAT.replace("/opt/claude", "/bin/true"))
     system.run("systemctl", "restart", "breakglass")
     until(lambda: health(system).get("chat") not in (None, "none", "starting", "on"), "chat without its socket")
-    system.run("sh", "-ec", RUNBOOK["chat"])
+    system.run("sh", "-ec", PASTED["chat"])
     until(lambda: health(system).get("chat") == "on", "chat with its socket")
     assert health(system)["chat_started_by"] == "systemd"
 
@@ -334,7 +336,7 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
     system.run("systemd-run", "--unit=monitor", "/usr/bin/python3", "-um", "http.server", "8089", "--directory", "/tmp")
     head = ("curl", "-sSI", "http://127.0.0.1:8089/")
     until(lambda: system.run(*head, check=False).startswith("HTTP/"), "a monitor that listens")
-    *install, look = RUNBOOK["daily"].splitlines()
+    *install, look = PASTED["daily"].splitlines()
     system.run("sh", "-ec", "\n".join(install), cwd="/deploy/systemd")
     output = ""
 

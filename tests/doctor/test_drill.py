@@ -79,7 +79,7 @@ STEPS = ["status", "alert", "evidence", "cycle", "proof", "guest", "proven"]
 def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     """Each step is shown with its seconds; afterwards status, and /health, tell that the host was proven by a drill."""
     before = cycles(running)
-    [command] = commands("docs/runbook.md", "Drills")
+    [command] = commands("docs/monitoring.md", "Drills")
     assert command == "breakglass drill --vm canary\n"
     code, output, complained = ended(drill(running, "--yes"))
     assert code == 0, complained

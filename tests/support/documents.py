@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 SHELLS = ("sh", "bash", "console")
+PROGRAMS = ("breakglass call", "ssh", "qm", "cat", "tr", "kill", "ha-manager")
+FENCED = re.DOTALL | re.MULTILINE
 
 
 class Block(NamedTuple):
@@ -72,6 +74,14 @@ def commands(document: str, heading: str) -> list[str]:
     A test that calls this runs all of them: it takes the list apart, so that one more block makes it fail.
     """
     return sections(document)[heading]
+
+
+def inline_commands(document: str, heading: str) -> list[str]:
+    """Return the commands that the text under a heading names between backticks, each once, in their order."""
+    text = (ROOT / document).read_text(encoding="utf-8").split(f"# {heading}\n", 1)[1]
+    prose = re.sub(r"^( *)```.*?^\1```", "", re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0], flags=FENCED)
+    spans = re.findall(r"`([^`]+)`", prose.replace("\n", " "))
+    return [each for each in dict.fromkeys(spans) if re.match(rf"({'|'.join(PROGRAMS)}) ", each)]
 
 
 def settings(document: str, heading: str) -> list[str]:

@@ -135,8 +135,8 @@ UNUSABLE = {  # the options of ssh-keygen, or the text itself: what is said abou
     "encrypted, in an old format": (("-t", "rsa", "-m", "PEM"), "is an encrypted key", "ssh-keygen -p"),
     "public": (f"{HOST_KEY} pve_power.pub", "is a public key", ".pub"),
     "public, of another kind": (SPARE, "is a public key", ".pub"),
-    "cut": (SSH_KEY[:150], "is not a private key of OpenSSH", "breakglass docs runbook"),
-    "something else": ("whsec_AAAA", "is not a private key of OpenSSH", "breakglass docs runbook"),
+    "cut": (SSH_KEY[:150], "is not a private key of OpenSSH", "breakglass docs admin"),
+    "something else": ("whsec_AAAA", "is not a private key of OpenSSH", "breakglass docs admin"),
 }
 
 

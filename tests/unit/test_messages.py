@@ -55,7 +55,7 @@ def test_messages_name_documents_by_the_command_that_prints_them() -> None:
     assert [
         f"{path}: {text}" for path, text in messages_of_code if re.search(r"[\w-]+\.md\b", text) and "docs/" in text
     ] == []
-    named = {name for _, text in messages_of_code for name in SEEN.findall(text)}
+    named = {name for _, text in messages_of_code for name in SEEN.findall(text)} - {"CODE"}
     assert {"runbook", "api", "alerts"} <= named <= set(read_documents())
 
 
@@ -94,5 +94,5 @@ def test_an_index_is_recognised(text: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize("name", read_documents())
 def test_a_document_says_what_it_is_for(name: str) -> None:
-    """Each document begins with who it is for, and with the sentence that `breakglass docs` lists."""
-    assert re.fullmatch(r"[A-Z][^\[]{20,130}\.", purpose(read_documents()[name]))
+    """Each document begins with one phrase that says what the page is, which `breakglass docs` lists."""
+    assert re.fullmatch(r"[A-Z][^\[\n]{20,140}", purpose(read_documents()[name]))

@@ -206,7 +206,7 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
     login = settings.get("permitrootlogin", "")
     if login == "no":
         hint = "set PermitRootLogin forced-commands-only in a Match block of a drop-in of its own"
-        hint += "; on the handler's machine, run breakglass docs runbook: With root's own account"
+        hint += "; on the handler's machine, run breakglass docs admin: With root's own account"
         faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
     yield from faults
     yield from judge_rest(settings, "root")

@@ -1,0 +1,101 @@
+"""The documents as a terminal shows them, and what `breakglass docs CODE` finds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from breakglass.cli.call import REFUSALS
+from breakglass.cli.docs import read_documents
+from breakglass.cli.docs_text import lines_about, render
+from breakglass.proxmox.outcome import HTTP_STATUS
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = read_documents()
+RUNBOOK = {"runbook": DOCUMENTS["runbook"]}
+NO_ANSWERS = {"job-unknown"}  # it becomes `"job": null`
+
+CASES = {
+    "a link is its words": ("[The `start`](#a) of [HA](ha.md#x).", "The `start` of HA (docs ha)."),
+    "an address stays": ("[Web](https://x.org/)", "Web <https://x.org/>"),
+    "a file is its words": ("[alerts.yml](../deploy/alerts.yml)", "alerts.yml"),
+    "headings": ("# A `b`\n## C", "A `b`\n=====\n\nC\n-"),
+    "short names": ("| code | do |\n|---|---|\n| `a` | b \\| c |\n| `bcd` | **e** |", "a    b | c\nbcd  *e*"),
+    "long names": (
+        f"| x | do |\n|---|---|\n| {'long ' * 6}| {'b ' * 12}|",
+        "long long long long long long\n    b b b b b b b b b b b b",
+    ),
+    "both": (
+        "| x | y |\n|---|---|\n| ab | c |\n| `a name of more than 20` | d |",
+        "ab  c\na name of more than 20\n    d",
+    ),
+    "three columns": ("| x | y | |\n|---|---|---|\n| a | b | c |", "a\n    y: b\n    c"),
+    "a list": ("- one two three four five six seven\n- b", "- one two three four five six\n  seven\n- b"),
+    "a command is not broken": ("one two three four five `six seven`", "one two three four five\n`six seven`"),
+    "a block keeps its lines": ("a\n\n```sh\nx  y\n\n\n# z\n```\nb", "a\n\n    x  y\n\n\n    # z\n\nb"),
+    "a block in a list": ("1. a\n\n   ```sh\n   b\n   ```\n2. c", "1. a\n\n       b\n\n2. c"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_markdown_becomes_text(case: str) -> None:
+    text, shown = CASES[case]
+    assert render(text, 30) == f"{shown}\n"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_fits_a_terminal(name: str) -> None:
+    """No line is wider than 80 columns, unless a command in it is; no table or link is left; no word is lost."""
+    text = DOCUMENTS[name]
+    prose = re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
+    shown = render(prose)
+    wide = [line for line in shown.splitlines() if len(line) > 80]
+    assert [line for line in wide if not re.search(r"`[^`]{40,}`|https://\S{30,}", line)] == []
+    assert re.findall(r"\]\([\w#/.]|^ *\|.*\|$", shown, re.MULTILINE) == []
+    kept = set(re.findall(r"\w+", shown))
+    words = re.sub(r"\]\([^)]*\)", "]", "\n".join(line for line in prose.splitlines() if "|" not in line))
+    assert set(re.findall(r"\w+", words)) - kept == set()
+
+
+CODE = r'"([a-z-]+)"'
+CALLS = rf'\b(?:refusal|failure|Verdict|Unreached|answer_without_trailer|_answer)\(\s*(?:"unknown", )?{CODE}'
+PAIRS = rf"\b(?:code, sentence, hint|cause, why) = {CODE}"
+
+
+def codes_of_answers() -> set[str]:
+    """Return the codes that a verdict can have, from the words of the page, the host agent and the connection."""
+    paths = [path for name in ("agents/pve", "handler/proxmox") for path in (ROOT / name).rglob("*.py")]
+    code = "".join(path.read_text("utf-8") for path in [*paths, ROOT / "handler/web/pve.py"])
+    words = (ROOT / "static_site/base/words.js").read_text("utf-8").partition("const VERDICTS")[2].partition("\n};")[0]
+    found = {
+        *re.findall(CALLS, code),
+        *re.findall(PAIRS, code),
+        *re.findall(r'^\t"?([a-z-]+)"?: {', words, re.MULTILINE),
+    }
+    return found - NO_ANSWERS - HTTP_STATUS.keys()
+
+
+def test_the_runbook_explains_each_code() -> None:
+    """A refusal ends with `breakglass docs CODE`, which then prints a row or a section of the runbook."""
+    codes = codes_of_answers()
+    assert {"stranded", "storage-hung", "guest-hung", "timeout", "vm-held", "no-usable-vm", "answer-lost"} <= codes
+    assert [code for code in sorted(codes) if not lines_about(code, RUNBOOK)] == []
+    assert [code for code in REFUSALS if not lines_about(code, DOCUMENTS)] == []
+
+
+def test_each_code_of_doctor_leads_to_its_fault() -> None:
+    """Those that a handler can know are in the table of docs/monitoring.md."""
+    table = DOCUMENTS["monitoring"].partition("| fault | doctor |")[2].partition("\n\n")[0]
+    codes = {code for line in table.splitlines()[1:] for code in re.findall(r"`([a-z-]+)`", line.split("|")[2])}
+    assert len(codes) > 60
+    assert [code for code in codes if not lines_about(code, DOCUMENTS)] == []
+
+
+def test_what_a_row_leads_to_is_printed_with_it() -> None:
+    """The row of the code, the section of its link, and the page that has both; nothing about other codes."""
+    found = render(lines_about("storage-hung", RUNBOOK))
+    assert re.search(r"^storage-hung +the storage", found, re.MULTILINE)
+    assert "    pvesm status --storage ID\n" in found
+    assert found.endswith("The whole page: `breakglass docs runbook`\n")
+    assert "guest-hung" not in found
+    assert lines_about("no-such-code", DOCUMENTS) == ""
