@@ -207,8 +207,10 @@ def _cpio(name: str, mode: int, data: bytes) -> bytes:
 class Guest:
     """VM 102 of a host, with a kernel in it that does what DOES has for a word, or with what BOOTS has for it."""
 
-    def __init__(self, world: World, does: str, *, card: str = "", balloon: bool = True) -> None:
-        self.world = world
+    def __init__(
+        self, world: World, does: str, *, card: str = "", balloon: bool = True, options: Sequence[str] = ()
+    ) -> None:
+        self.world, self._options = world, options
         self.does, self._card, self._balloon, self._loader = does, card, balloon, BOOTS.get(does)
         self._console, self._log = world.root / "console", world.root / "console.log"
         if self._loader is None:
@@ -239,7 +241,7 @@ class Guest:
         if self._card:
             command += ["-netdev", f"tap,id=net0,ifname={self._card},script=no,downscript=no"]
             command += ["-device", "virtio-net-pci,netdev=net0"]
-        return [*command, *(["-device", "virtio-balloon-pci,id=balloon0"] if self._balloon else [])]
+        return [*command, *(["-device", "virtio-balloon-pci,id=balloon0"] if self._balloon else []), *self._options]
 
     def boot(self) -> None:
         """Start the VM as qemu-server does, and return once its guest is in its condition."""
