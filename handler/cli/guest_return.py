@@ -10,6 +10,7 @@ from ..client import call as send
 BRINGS_UP = ("start", "reset", "cycle")
 RETURN_SECONDS = 90.0  # as long as the page watches
 _EVERY_SECONDS = 2.0  # as QEMU asks the guest
+_MOST_UNKNOWN = 3  # looks one after the other: on a busy host, one may come too late
 _LOOK = ", so look at the console"
 
 
@@ -20,14 +21,15 @@ def await_guest(
 
     `done` is the verb's answer; `begin` is called if the guest has to be waited for, `seconds` at most.
     """
-    until, is_first = time.monotonic() + seconds, True
+    until, is_first, unknown = time.monotonic() + seconds, True, 0
     while True:
         is_over = time.monotonic() >= until
         try:
             status = send(signer, new_id(), VerbCall("status", vm), lambda _: None)
         except (HandlerError, NoAnswer) as error:
             return f"whether the guest is back is not known, because a status was not answered: {error}"
-        if told := tell_return(done, status, is_first, is_over):
+        unknown = unknown + 1 if status.get("outcome") == "done" and status.get("heartbeat") is None else 0
+        if told := tell_return(done, status, is_first, is_over or unknown == _MOST_UNKNOWN):
             return told
         if is_first:
             begin()
@@ -46,7 +48,7 @@ def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> st
         return f"the VM is {status['state']} now"
     beat = status.get("heartbeat")
     if not isinstance(beat, dict):
-        return f"the guest's heartbeat is not known{_LOOK}"
+        return f"the guest's heartbeat is not known{_LOOK}" if is_over else ""
     seconds = _seconds_between(done.get("started"), beat.get("at"))
     if seconds >= 0:
         return f"the guest's kernel answers, {'at most ' if is_first else ''}{seconds:.0f} s after the {done['verb']}"

@@ -35,8 +35,8 @@ ROWS: dict[str, tuple[Event, tuple[str, ...]]] = {
     "no driver yet": ({"heartbeat": NO_DRIVER}, (WAIT, WAIT, f"{NO_DRIVER['says']}, so look at the console")),
     "not yet": ({"heartbeat": AWAITED}, (WAIT, WAIT, f"{AWAITED['says']}, so look at the console")),
     "an answer from before": ({"heartbeat": OLD}, (WAIT, WAIT, f"{OLD['says']}, so look at the console")),
-    "nothing known": ({"heartbeat": None}, (NOT_KNOWN,) * 3),
-    "an older host agent": ({}, (NOT_KNOWN,) * 3),
+    "nothing known": ({"heartbeat": None}, (WAIT, WAIT, NOT_KNOWN)),
+    "an older host agent": ({}, (WAIT, WAIT, NOT_KNOWN)),
     "a time that is none": ({"heartbeat": {"at": 7, "says": "?"}}, (WAIT, WAIT, "?, so look at the console")),
     "off again": ({"state": "stopped", "heartbeat": None}, ("the VM is stopped now",) * 3),
     "out of reach": (
