@@ -87,7 +87,7 @@ def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -
     """Sign and send one request; yield the lines of its answer.
 
     If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
-    error object, and NoAnswer if the answer is not a handler's.
+    error object, and NoAnswer if the answer does not come from a handler.
     """
     try:
         yield from _post_once(signer, path, msg_id, fields)

@@ -106,8 +106,8 @@ class Service:
         """Put a configuration in force: open, keep and close connections.
 
         Keeps the connection of a host whose entry is unchanged. It is replaced where its key was not accepted, or does
-        not serve one of the host's VMs: the key line may have been changed since it was read. It carries the requests
-        until the new one can.
+        not serve one of the host's VMs, because the key line may have been changed since it was read. It carries the
+        requests until the new one can.
         """
         self.config = config
         replaced, self.hosts = self.hosts, {}
@@ -127,7 +127,7 @@ class Service:
     def _retire(self, name: str, last: HostConnection) -> None:
         """Let a connection that was replaced carry requests as long as the new one can't.
 
-        Not where the address is another: what answers there may be another machine.
+        It is not used if the address differs, because another machine may answer there.
         """
         carrier, new = self._before.pop(name, last), self.hosts.get(name)
         if carrier is not last:
@@ -148,7 +148,7 @@ class Service:
     # --- the hosts ---
 
     def run(self, request: VerbRequest, began: float) -> Run:
-        """Start a verb. The connections stay until the verb ends, also after a reload."""
+        """Start a verb. The connections stay until the verb ends, even after a reload."""
         hosts = self._hosts_of(request.vm)
         run = Run(partial(self.places.find, request.vm, hosts), request, self._sent, began)
         for host in hosts:
@@ -156,7 +156,7 @@ class Service:
         return run
 
     def _hosts_of(self, vm: Vm) -> list[HostConnection]:
-        """Return the connections to a VM's hosts that carry requests now: a reload may bring others."""
+        """Return the connections to a VM's hosts that carry requests now, because a reload may bring others."""
         for host in vm.hosts:
             self._swap(host.name)
         return [self._before.get(host.name) or self.hosts[host.name] for host in vm.hosts]

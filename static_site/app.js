@@ -155,7 +155,7 @@ document.addEventListener("visibilitychange", () => {
 	wakeOrSleep();
 });
 $("keep-key").addEventListener("change", keepOrNot);
-const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is no key of the screen's
+const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is no key on the screen
 $("prompt").addEventListener("keydown", (event) => {
 	const { key, ctrlKey, metaKey, shiftKey, isComposing } = event;
 	if (key === "Escape") withChat((chat) => chat.stopTurn());

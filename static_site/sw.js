@@ -1,4 +1,4 @@
-// The service worker. It stores the page, so that it opens at once, also while the handler is down.
+// The service worker. It stores the page, so that it opens at once, even while the handler is down.
 // Opening shows the stored set of files and renews it behind; the next opening shows the new set. It never touches the API.
 // docs/internals.md, "The page", has the rules.
 
@@ -44,7 +44,7 @@ async function readSet(cache, number) {
 }
 
 /**
- * Returns the newest set, and removes the others: the page that is being opened has its other files from it too.
+ * Returns the newest set, and removes the others, because the page that is being opened has its other files from it too.
  * @param {string} page
  */
 async function openNewestSet(page) {
@@ -164,7 +164,7 @@ async function announce(version) {
 // ---- what the browser asks for
 
 /**
- * Returns a file's name below the page's address, or null for what is none: the API's addresses have no dot.
+ * Returns a file's name below the page's address, or null for what is none. The API's addresses have no dot.
  * @param {string} url
  */
 function nameOf(url) {
@@ -198,5 +198,5 @@ worker.addEventListener("fetch", (event) => {
 	if (event.request.mode === "navigate") event.waitUntil(renew(answered).catch(() => {}));
 });
 
-// An installed page can stay open for weeks: it asks whenever it is looked at.
+// An installed page can stay open for weeks, so it asks whenever it is looked at.
 worker.addEventListener("message", (event) => event.waitUntil(renew().catch(() => {})));

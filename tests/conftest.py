@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Let signals end a run, and give the run and its tests temporary directories of its own.
+    """Let signals end a run, and give the run and its tests its own temporary directories.
 
     A script starts its background jobs with SIGINT and SIGQUIT ignored, and the children would inherit that. SIGTERM,
     which `timeout` sends, ends the run the way SIGINT does: fixtures clean up.
@@ -103,7 +103,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
-    """A directory with a short path: a UNIX socket's ends at 108 bytes."""
+    """A directory with a short path, because a UNIX socket's ends at 108 bytes."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
@@ -167,7 +167,7 @@ def shared_service(shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A host whose VM 102 runs: a real QEMU where one is installed. A shared one is made as it was."""
+    """A host whose VM 102 runs. A real QEMU where one is installed. A shared one is made as it was."""
     if shares(request, "world"):
         world: World = request.getfixturevalue("shared_world")
         restore(world)
@@ -179,7 +179,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture
 def own_tasks() -> Iterator[None]:
-    """No other test has a task of VM 102 meanwhile, in whatever process: a host looks for them in the one /proc."""
+    """No other test has a task of VM 102 meanwhile, in any process, because hosts look for tasks in the one /proc."""
     with (leftovers.shared_directory() / f"breakglass-tests-tasks-{os.geteuid()}").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

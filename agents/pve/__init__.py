@@ -1,1 +1,1 @@
-"""The host agent, `breakglass-pve`: it runs on the Proxmox host with the standard library alone."""
+"""The host agent, `breakglass-pve`. It runs on the Proxmox host with the standard library alone."""

@@ -1,6 +1,6 @@
-"""Runs a job in a process of its own that outlives the connection: claim, lock, checks, verb, result.
+"""Runs a job in its own process that outlives the connection: claim, lock, checks, verb, result.
 
-The order is the contract's: a known id attaches; then the lock, or `busy`; then, under the lock, `if` and `last`.
+The order is that of the contract: a known id attaches; then the lock, or `busy`; then, under the lock, `if` and `last`.
 """
 
 import time

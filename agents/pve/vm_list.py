@@ -1,4 +1,4 @@
-"""The VMs that an SSH key serves: the value of `--vms` in its forced command. Pure."""
+"""The VMs that an SSH key serves, which is the value of `--vms` in its forced command. Pure."""
 
 import re
 from collections.abc import Iterable

@@ -28,7 +28,7 @@ class Verb(NamedTuple):
     mutating: bool = False
     loses_work: bool = False
     needs_signature: bool = False  # not for a bearer token, a host's read-only key or claude
-    allowed_by: str = ""  # the verb whose permission it needs, if it has none of its own
+    allowed_by: str = ""  # the verb whose permission it needs, if it has none
     goes_with: tuple[str, ...] = ()  # words of ANYWAY and PROVES
 
     @property
@@ -82,7 +82,7 @@ STRANDED = 15
 READ_ONLY = 16
 ID_REUSED = 17
 
-# Never 255 or 126 and up: those exit codes are ssh's and the shell's.
+# Never 255 or 126 and up: those exit codes belong to ssh and the shell.
 OUTCOMES = {
     DONE: "done",
     AGENT_REFUSED: "failed",
@@ -96,7 +96,7 @@ OUTCOMES = {
 }
 
 STOPPED = "stopped"
-ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration: it may run there
+ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration, so it may run there
 WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
 MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
 STALE_COPY = "stale-copy"  # a QEMU of the VM is here, and another node has the VM

@@ -116,7 +116,7 @@ def _healthchecks(payload: Json) -> list[Alert]:
 
 
 def _pve(payload: Json) -> list[Alert]:
-    """Return the alert in the body that docs/alerts.md gives Proxmox: an event. Its test has no type."""
+    """Return the alert in the body that docs/alerts.md gives Proxmox, an event. Its test has no type."""
     fields = _object(payload.get("fields") or {}, "fields")
     labels = {name: _text(fields, name, "fields.") for name in ("type", "hostname")}
     labels["severity"] = _text(payload, "severity", "")

@@ -109,9 +109,10 @@ def _count_repeated(repeat: str) -> _Cost:
 
 # --- Turns alerts into captures: of which VM, under which id, and with which reason. Pure ---
 #
-# A payload only selects configured entries: it never names a VM, a verb or a command. The id is a MAC of what repeats
+# A payload only selects configured entries. It never names a VM, a verb or a command. The id is a MAC of what repeats
 # (source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture. Its key
-# is the session secret, which replicas share: a caller who could predict the id could use it up before the outage.
+# is the session secret, which replicas share, because a caller who could predict the id could use it up before the
+# outage.
 
 MOST_A_VM = 50  # ids of one notification that are sent to a host; the others attach to the first
 _VALUE_CHARS = 1000
@@ -145,7 +146,7 @@ def plan(
 ) -> Plan:
     """Return what to capture; if several entries for one VM match an alert, the first of them decides.
 
-    `secret` is the newest one of `sessions`. Once `in_time` is false, no alert is compared any more: the rest is
+    `secret` is the newest one of `sessions`. Once `in_time` is false, no alert is compared any more, and the rest is
     ignored.
     """
     of_source = _Rules([rule for rule in rules if rule.source == source])
@@ -193,7 +194,7 @@ class _Rules:
 def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str) -> str:
     """Return the id of the capture for an alert.
 
-    The start of an alert without one is `now`, rounded down to `fresh_seconds`: a later outage gets another id.
+    The start of an alert without one is `now`, rounded down to `fresh_seconds`, so a later outage gets another id.
     """
     which = alert.fingerprint or sorted(alert.labels.items())
     since = _instant(alert.starts_at) or now // max(1, fresh_seconds) * max(1, fresh_seconds)

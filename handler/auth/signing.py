@@ -27,7 +27,7 @@ TOKEN = re.compile(r"bgt_[A-Za-z0-9_-]{43,128}", re.ASCII)  # 32 random bytes as
 
 # The id may hold no dot: "{id}.{timestamp}.{body}" must have one reading only.
 ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-# No sign, no leading zero, no fraction: a number has one spelling.
+# No sign, no leading zero, no fraction, so a number has one spelling.
 _TIMESTAMP = re.compile(r"[1-9][0-9]{9}", re.ASCII)
 _ENTRY = re.compile(r"v1,([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)", re.ASCII)
 _MOST_SIGNATURES = 5
@@ -87,7 +87,7 @@ class Signed:
 
 
 def fingerprint(key: bytes) -> str:
-    """Return the name of a key in the log: the first 8 hexadecimal digits of its SHA-256."""
+    """Return the name of a key in the log, the first 8 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(key).hexdigest()[:8]
 
 

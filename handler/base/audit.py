@@ -49,7 +49,7 @@ _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _REASON_CHARACTERS = 200
 _CODE_CHARACTERS = 64
-_AT_ONCE = 1500  # characters of a text: a pipe takes a line of one page without waiting
+_AT_ONCE = 1500  # characters of a text, because a pipe takes a line of one page without waiting
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 _request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 
@@ -76,7 +76,7 @@ class Writer(threading.Thread):
     def __init__(self, fd: int = 1) -> None:
         super().__init__(name="audit", daemon=True)
         self._fd = fd
-        self._is_torn = False  # a full disk has cut a line: the next one begins a line of its own
+        self._is_torn = False  # a full disk has cut a line, so the next one begins its own line
 
     def run(self) -> None:
         """Write queued lines until there is None in the queue. Before a line, report those lost before it."""

@@ -1,4 +1,4 @@
-"""The one place where secrets are compared. A module of its own, because it loads fast: a turn's proxy needs it."""
+"""The one place where secrets are compared. A separate module, because a turn's proxy must load fast."""
 
 import hmac
 

@@ -12,7 +12,7 @@ NOTHING: Mapping[str, float] = {}
 
 
 class Counts:
-    """What is told of each event. This one counts nothing: it is in use until [metrics] is there."""
+    """What is told of each event. This one counts nothing. It is in use until [metrics] is there."""
 
     def add_request(self, path: str, outcome: str, caller: str = "", verb: str = "") -> None:
         """Count an answered request to a route of the API."""

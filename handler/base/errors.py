@@ -51,7 +51,7 @@ class Forbidden(BreakglassError):
 
 
 class WrongHandler(BreakglassError):
-    """The caller signed the request for another handler. `url` is this one's."""
+    """The caller signed the request for another handler. `url` belongs to this handler."""
 
     code, status = "wrong-handler", 403
 
@@ -107,6 +107,6 @@ class Unreached(BreakglassError):
 
 
 class Lost(BreakglassError):
-    """The connection ended after the request was sent: the host may have acted on it."""
+    """The connection ended after the request was sent, so the host may have acted on it."""
 
     code, status, reached = "unknown", 503, None

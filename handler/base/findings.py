@@ -1,4 +1,4 @@
-"""What is wrong, or well: the one shape in which every part says it. Pure."""
+"""What is wrong, or well, in the one shape that every part uses. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ class Finding:
     """What was found: how bad it is, where, a sentence, and the fix.
 
     `place` is the part that was looked at, such as `host pve1`, or the setting, such as `hosts.pve1.key_file`; then the
-    sentence goes on from it. `code` is stable, for programs and tests, such as `key-not-accepted`. The part that finds
-    it gives the code, so that a wording can change without it.
+    sentence continues from it. `code` is stable, for programs and tests, such as `key-not-accepted`. The part that
+    finds it gives the code, so that a wording can change without it.
     """
 
     level: str

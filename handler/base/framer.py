@@ -2,7 +2,7 @@
 
 from collections import deque
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line; a host has a limit of its own
+LINE_BYTES = 16 * 1024 * 1024  # of one line; a host has its own limit
 
 
 class Framer:

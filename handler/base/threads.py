@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def run_in_thread(call: Callable[[], T], seconds: float) -> T:
-    """Return what a call returns in a thread of its own; raise what it raises, or TimeoutError after `seconds`."""
+    """Return what a call returns in its own thread; raise what it raises, or TimeoutError after `seconds`."""
     return await _wait_for_result(lambda work: threading.Thread(target=work, daemon=True).start(), call, seconds)
 
 

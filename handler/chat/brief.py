@@ -24,7 +24,7 @@ def list_verbs(tools: str) -> tuple[str, ...]:
 
 AGENT = "breakglass"
 
-_NO_GUEST = "You can't log in to the VM itself: this handler has no way in. You see it from its host only."
+_NO_GUEST = "You can't log in to the VM itself, because this handler has no way in. You see it from its host only."
 _HOST_ONLY = f"""\
 In this turn you only look, and only from its host: all that you can run is
 {", ".join(f"`pve {verb}`" for verb in READS)}.

@@ -30,7 +30,7 @@ def main() -> int:
     name = os.path.basename(__file__)
     try:
         os.fstat(0)
-    except OSError:  # it is closed, and its number would be the socket's
+    except OSError:  # it is closed, and its number would be that of the socket
         os.open(os.devnull, os.O_RDONLY)
     server = socket.socket(socket.AF_UNIX)
     try:

@@ -1,8 +1,8 @@
 """What claude is started with: its arguments, its environment and its files.
 
-The credential of the model's API is no part of it: the model proxy puts it in the place of PLACEHOLDER. claude reads no
-settings from disk except the files that this module writes. The prompt goes to standard input: as an argument it could
-be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
+The credential of the model's API is no part of it, because the model proxy puts it in the place of PLACEHOLDER. claude
+reads no settings from disk except the files that this module writes. The prompt goes to standard input: as an argument
+it could be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
 """
 
 import json

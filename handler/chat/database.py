@@ -60,7 +60,8 @@ class Database:
     def reopen(self) -> None:
         """Open the file unless it is open. Raises SessionsUnwritable.
 
-        Call it again and again: it notices a full disk, and makes another file in the place of one that was moved away.
+        Call it again and again, because it notices a full disk, and makes another file in the place of one that was
+        moved away.
         """
         with self._failures():
             if (self._db is not None or self._is_damaged) and not self._is_in_place():

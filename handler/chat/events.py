@@ -1,6 +1,6 @@
 """Translates claude's stream-json into our events (docs/api.md, POST /chat): numbered JSON objects, one a line.
 
-Decides what a person sees and drops repeated text. It refuses no input: it skips what it can't read, and `close` always
+Decides what a person sees and drops repeated text. It refuses no input. It skips what it can't read, and `close` always
 ends with `done`. The comments say what each line means, as observed with CLI 2.1.331.
 """
 
@@ -130,7 +130,7 @@ class Translator:
                 yield self._event("tool", id=tool, name=name, input=given)
 
     def _read_user(self, message: Table) -> Iterable[Event]:
-        for block in _blocks(_table(message, "message")):  # its text blocks are the CLI's words, not the operator's
+        for block in _blocks(_table(message, "message")):  # the CLI wrote its text blocks, not the operator
             if block.get("type") == "tool_result":
                 yield from self._read_tool_result(
                     _text(block, "tool_use_id"), not block.get("is_error"), _result_text(block)

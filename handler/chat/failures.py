@@ -1,6 +1,6 @@
 """Finds the code, sentence and hint for a turn that failed, from how claude's process ended and its last output.
 
-`is_error` decides, never `subtype`: the result of an API failure has the subtype "success".
+`is_error` decides, never `subtype`, because the result of an API failure has the subtype "success".
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ _STOPPED = {
     "shutting-down": STOPPING,
     "proxyless": TurnError(
         "claude-crashed",
-        "the turn was stopped, because its connection to the model API ended: the process that holds it was killed",
+        "the turn was stopped, because its connection to the model API ended when the process that holds it was killed",
         f"{_GO_ON}; {_VERBS_WORK}",
     ),
 }

@@ -25,11 +25,11 @@ _FIELDS = frozenset(
     )
 )
 _MESSAGE = frozenset(("role", "content", "output_config", "clear_at"))
-# The last one holds a place, and can't be called: the CLI adds it for its newer models.
+# The last one holds a place, and can't be called, because the CLI adds it for its newer models.
 _TOOLS = frozenset(("Bash", "Read", "Grep", "Glob", "DeferredToolPlaceholder"))
 _TOOL = frozenset(("name", "description", "input_schema", "cache_control", "defer_loading", "strict", "type"))
 _BLOCKS = frozenset(("text", "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result"))
-_SOURCES = frozenset(("base64", "text"))  # of an image or a document: the API itself would fetch one from a URL
+_SOURCES = frozenset(("base64", "text"))  # of an image or a document, because the API itself would fetch one from a URL
 
 
 def passed_on(headers: Headers) -> Iterator[tuple[bytes, bytes]]:

@@ -61,7 +61,7 @@ class RunningTurn:
         return self._output.number == 2 and not self._output.last and not self._why
 
     def stop(self, why: str) -> None:
-        """Have the program stop the turn: it is `cancelled`, or the handler is `shutting-down`. This needs no disk."""
+        """Have the program stop the turn. It is `cancelled`, or the handler is `shutting-down`. This needs no disk."""
         if why == self._why:
             return
         self._why = why

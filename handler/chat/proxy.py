@@ -1,6 +1,6 @@
 """A turn's proxy to the model's API: a program that alone has the credential, and passes claude's requests on with it.
 
-Standard library and h11 only: it runs isolated, in a sandbox of its own. Its argument is the descriptor of a Unix
+Standard library and h11 only, because it runs isolated, in its own sandbox. Its argument is the descriptor of a Unix
 socket that listens; one line of JSON on its standard input says how to reach the API. `model_requests.py` decides what
 is passed on. The answer goes back as it comes, whatever its status, so claude sees the API's own errors and limits.
 Where the API does not answer, claude gets a 502 in the API's form, which it tries again like every 5xx.
@@ -121,7 +121,7 @@ class Proxy:
 
 
 async def _read_request(client: Connection) -> tuple[h11.Request, bytes]:
-    """Return a request that may be passed on, read to its end: an answer that comes before that could be lost.
+    """Return a request that may be passed on, read to its end, because an answer that comes before that could be lost.
 
     Raises RefusedError for another one, OSError at the connection's end.
     """

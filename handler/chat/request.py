@@ -76,7 +76,7 @@ class TurnRequest:
 
 
 def turn_key(caller: str, turn: str) -> bytes:
-    """Return the key of a turn. Each caller has ids of its own."""
+    """Return the key of a turn. Each caller has its own ids."""
     return sha256(f"{caller}\n{turn}".encode()).digest()[:16]
 
 

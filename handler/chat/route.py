@@ -1,6 +1,6 @@
 """POST /chat: start a turn, attach to one or cancel one, list conversations or replay one. Decides who may do so.
 
-Imports nothing of chat that could fail: a defect there leaves the other routes working (chat/service.py).
+Imports nothing of chat that could fail, so a defect there leaves the other routes working (chat/service.py).
 """
 
 import time
@@ -88,7 +88,7 @@ def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
 
 
 def check_known(config: Config, signed: Signed, turn: str, vm: str | None) -> None:
-    """Raise TurnUnknown for a turn that does not exist, or is about a VM that is no longer this caller's."""
+    """Raise TurnUnknown for a turn that does not exist, or is about a VM that no longer belongs to this caller."""
     if vm is None or vm not in config.vms or not signed.caller.may_act_on(vm):
         raise TurnUnknown(
             f"you have no turn {turn}", "finished turns are kept for 30 days; send the prompt with a new id"

@@ -27,7 +27,7 @@ READY_SECONDS = 10.0
 LOOK_SECONDS = 10.0  # between two looks at what a turn needs
 PLACE = "BREAKGLASS_CHAT"  # the path at which systemd starts turns, or `off`
 
-_OFF = error("chat", "none", f"chat is turned off at this handler, by {PLACE}=off", "ask the handler that has chat")
+_OFF = error("chat", "none", f"chat is disabled at this handler by {PLACE}=off", "ask the handler that has chat")
 _NONE = error(
     "chat", "none", "chat is not configured", "add [chat] to the configuration; see breakglass docs configuration"
 )
@@ -102,7 +102,7 @@ class ChatService:
                     audit.note("chat-down" if self.fault else "chat-up", state=self.state, why=self.why)
 
     async def _find_fault(self, settings: ChatSettings) -> Finding | None:
-        """Return why chat is off. The walls are tried unless they hold as far as is known: that starts a process."""
+        """Return why chat is disabled. Walls that are known to hold are not tried, because a try starts a process."""
         if _import_error:
             return self._fail(_import_error)
         try:
@@ -149,7 +149,7 @@ class ChatService:
     async def chat(self, stops: bool = False) -> "Chat":
         """Return the chat; raise ChatDisabled or ChatNotIsolated, whose hints say what to do.
 
-        With `stops`, return it also after chat was disabled: the turns that still run can be stopped.
+        With `stops`, return it even after chat was disabled, because the turns that still run can be stopped.
         """
         if stops and self._chat is not None:
             return self._chat

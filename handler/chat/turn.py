@@ -65,7 +65,7 @@ def _read_opening(channel: socket.socket) -> Mapping[str, object]:
 
 
 def _limit_and_leave() -> None:
-    """Set the limits of all that a turn starts, and leave the keyring, whose keys all can use who have it.
+    """Set the limits of all that a turn starts, and leave the keyring, because its holders can use all of its keys.
 
     What the handler was started with may be stricter, as in a pod, and nothing may be made laxer without a right.
     """

@@ -1,4 +1,4 @@
-"""Starts each turn once, in a process of its own, and streams its events to clients.
+"""Starts each turn once, in its own process, and streams its events to clients.
 
 The route decides who may chat. A client reads from the store, so a slow client delays no other.
 """
@@ -55,7 +55,7 @@ class Chat:
         self._tasks: set[asyncio.Task[object]] = set()
         self._prune_at = 0.0
         self._stop_at: float | None = None
-        self.is_in_doubt = False  # a turn has ended without a word: there may be no walls any more
+        self.is_in_doubt = False  # a turn has ended without a word, so there may be no walls any more
 
     @staticmethod
     def build(

@@ -3,7 +3,7 @@
 Around the whole turn stands `turn_wall`: nothing of the disk but the system, read-only, and what the turn's program
 itself is made of; its own directory is in memory. Inside it, claude is behind `claude_wall`, without a network but with
 the relay to the model proxy; what needs the network, which is the model proxy and the ssh to the guest, is behind
-`network_wall`; and each command of claude's runs in a sandbox of its own, `render_shell`. What is in a wall ends with
+`network_wall`; and each command of claude's runs in its own sandbox, `render_shell`. What is in a wall ends with
 it. Tried with bubblewrap 0.12.
 """
 
@@ -66,7 +66,7 @@ def claude_wall(program: str, arguments: Sequence[str]) -> list[str]:
 
 
 def render_shell() -> str:
-    """Return the script that claude runs its commands through: it gets the whole command as one argument.
+    """Return the script that claude runs its commands through. It gets the whole command as one argument.
 
     A command has no network, sees no process but its own, and can make no further namespace.
     """
@@ -129,7 +129,7 @@ def find_h11() -> str:
 
 
 def own_paths() -> list[str]:
-    """Return the directories that this program is made of: its Python, unless that is the system's, and its package."""
+    """Return the directories of this program: its package, and its Python if it is not the system's one."""
     root = sys.modules[__name__.partition(".")[0]]
     here, *others = (os.path.realpath(path) for path in root.__path__)
     python = os.path.realpath(sys.base_prefix)

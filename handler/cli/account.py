@@ -128,7 +128,7 @@ def _empty_bounding_set() -> None:
             prctl(PR_CAPBSET_DROP, capability)
             capability += 1
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the kernel has no further one
+        if error.errno != errno.EINVAL:  # EINVAL means that the last one was the kernel's last capability
             raise
 
 

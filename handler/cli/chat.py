@@ -76,7 +76,7 @@ def _look_up(signer: Signer, vm: str, job_id: str) -> str:
     except (HandlerError, NoAnswer) as error:
         return f"it is not known whether it ran: {error}"
     if result["outcome"] != "done" or "job" not in result:
-        return "it is not known whether it ran: the host can't be asked"
+        return "it is not known whether it ran, because the host can't be asked"
     job = result["job"]
     if not isinstance(job, dict):
         return ""

@@ -13,7 +13,7 @@ CHECK = "msg-after-"  # how the id of the turn begins that looks after an approv
 class Past:
     """A conversation so far: its VM, how many turns it had, and of the last one what was sent and its events.
 
-    The turn's fields are empty if the handler has no log any more. `is_running` tells whether that turn goes on.
+    The turn's fields are empty if the handler has no log any more. `is_running` tells whether that turn continues.
     """
 
     vm: str

@@ -26,6 +26,6 @@ def _check_temporary(directory: str) -> None:
     """Raise CommandError if the demo can't run its programs or make its sockets there."""
     hint = "set TMPDIR to another directory, for example: TMPDIR=$HOME/tmp breakglass demo"
     if os.statvfs(directory).f_flag & os.ST_NOEXEC:
-        raise CommandError(f'no program can be run in "{directory}": it is mounted noexec', hint)
+        raise CommandError(f'no program can be run in "{directory}", because it is mounted noexec', hint)
     if len(os.fsencode(directory)) + _BELOW > _LONGEST_SOCKET:
         raise CommandError(f'the path of "{directory}" is too long for the sockets of the demo', hint)

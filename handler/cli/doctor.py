@@ -65,7 +65,7 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    """End at once after Ctrl-C, also while a thread waits for a name or a disk."""
+    """End at once after Ctrl-C, even while a thread waits for a name or a disk."""
     os._exit(INTERRUPTED)
 
 
@@ -158,7 +158,7 @@ def _report(found: Sequence[Finding], at: int) -> str:
 
 
 class _Output:
-    """Prints lines. After one that can't be written it prints no more, but the walk goes on for the exit code."""
+    """Prints lines. After one that can't be written it prints no more, but the walk continues for the exit code."""
 
     def __init__(self) -> None:
         self.fault, self._is_closed = False, False

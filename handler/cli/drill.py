@@ -92,7 +92,7 @@ def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
 
 
 def _end(one: Drill, code: int, why: str, hint: str) -> None:
-    """Say why the drill proves nothing, what happened to the VM, and how to go on."""
+    """Say why the drill proves nothing, what happened to the VM, and how to continue."""
     try:
         complain(f"the drill has proven nothing: {why}; {one.vm_fate}", hint)
         if code == UNKNOWN or one.vm_fate != NOTHING:

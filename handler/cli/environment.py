@@ -1,4 +1,4 @@
-"""The commands' settings from the environment. A wrong value raises CommandError, which says how to mend it."""
+"""The commands' settings from the environment. A wrong value raises CommandError, which says how to fix it."""
 
 import os
 import re

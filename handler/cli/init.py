@@ -68,7 +68,7 @@ def _refuse_shared_group(account: pwd.struct_passwd) -> None:
         users.update(grp.getgrgid(account.pw_gid).gr_mem)
     if others := sorted(users - {account.pw_name}):
         message = f"nothing was written: {', '.join(others)} could read every key, as {account.pw_name} in its group"
-        raise CommandError(message, f"use an account with a group of its own; {MAKE_ONE}")
+        raise CommandError(message, f"use an account with its own group; {MAKE_ONE}")
 
 
 def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
@@ -175,7 +175,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
 
 
 def _recipe_lines(name: str, host: NewHost) -> list[str]:
-    """Return the commands that set up a host: they print its recipe, copy it, and run it there."""
+    """Return the commands that set up a host. They print its recipe, copy it, and run it there."""
     from ..doctor.login import own_address  # with asyncssh, which most commands start without
 
     address = parse_address(host.ssh) or Address("root", name)

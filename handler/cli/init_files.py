@@ -97,7 +97,7 @@ def _make_parents(directory: Path, mode: int, made: list[Path]) -> None:
 def _check_above(directory: Path) -> None:
     """Raise CommandError if another user could put something else in a directory's place, as sshd looks at its keys'.
 
-    In a directory such as /tmp, that user can't replace what is another's.
+    In a directory such as /tmp, that user can't replace what belongs to another user.
     """
     for above in (*directory.parents, *Path(os.path.realpath(directory)).parents):
         try:
@@ -110,7 +110,7 @@ def _check_above(directory: Path) -> None:
         elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
             problem = f"other users may write in {above}"
         if problem:
-            hint = f"name a directory somewhere else: that user could replace {directory}"
+            hint = f"name a directory somewhere else, because that user could replace {directory}"
             raise CommandError(f"nothing was written: {problem}", hint)
 
 
@@ -136,7 +136,7 @@ def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: l
 def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
     """Remove the files that were linked from the staged ones, the last one first, and what was made before.
 
-    What another run staged is not this one's.
+    What another run staged does not belong to this run.
     """
     is_staged = directory / STAGING in made
     for name in reversed(names):

@@ -12,7 +12,7 @@ from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-# For sh. Each handler logs in again, and sends again what was under way. A job goes on: its input is /dev/null.
+# For sh. Each handler logs in again, and sends again what was under way. A job continues: its input is /dev/null.
 END_SESSIONS = f"""\
 for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
     [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :

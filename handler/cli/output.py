@@ -32,7 +32,7 @@ exit codes:
   2    wrong usage, setting or configuration; nothing was sent
   3    the handler or the host was not reached; nothing was sent
   4    the outcome is not known, or the verb is still running; send the same id again
-       (also after Ctrl-C in a call, or in a drill that may have sent its cycle)
+       (even after Ctrl-C in a call, or in a drill that may have sent its cycle)
   130  ended with Ctrl-C in any other case
 """
 

@@ -10,10 +10,10 @@ from types import TracebackType
 
 from ..base import audit
 
-# --- Process 1 of a container: it waits for every process that has lost its parent, and does nothing else ---
+# --- Process 1 of a container. It waits for every process that has lost its parent, and does nothing else ---
 #
 # The kernel gives process 1 the orphans of its namespace, and each stays a zombie until it is waited for. The handler
-# can't do that beside its own work: it would take the exit codes of children that it waits for itself.
+# can't do that beside its own work, because it would take the exit codes of children that it waits for itself.
 
 _FORWARDED = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 _SIGNALLED = 128  # added to the signal's number, as a shell does

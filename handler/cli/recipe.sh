@@ -47,7 +47,7 @@ getent passwd @USER@ >/dev/null ||
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end
 
-# 3. The key, with a forced command. Its file is not below /etc/pve, as root's own is: that directory is copied
+# 3. The key, with a forced command. Its file is not below /etc/pve, as root's own is, because that directory is copied
 #    to every node, and is gone when the cluster file system is down. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@KEY_FILE@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d

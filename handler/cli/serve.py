@@ -51,5 +51,5 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def _exit_quietly(sig: int, frame: object) -> None:
-    """Exit with code 0: the server raises the signal that ended it once more."""
+    """Exit with code 0, because the server raises the signal that ended it once more."""
     sys.exit(DONE)

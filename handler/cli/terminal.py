@@ -21,7 +21,7 @@ from .terminal_text import (
     without_retracted,
 )
 
-Show = Callable[[str], None]  # text as it is, without a newline of its own
+Show = Callable[[str], None]  # text as it is, without its own newline
 Complain = Callable[[str, str], None]
 Approve = Callable[[str, VerbCall], bool]  # the job's id and the verb: sends it, tells whether the host ended it
 LookUp = Callable[[str, str], str]  # a VM and a job's id: what became of it, empty if the host does not know the id
@@ -109,17 +109,17 @@ class Terminal:
             self._turn(self.conversation.start_check(CHECK_PROMPT, ended))
 
     def _may_check(self) -> bool:
-        """Tell whether claude may go on by itself: below the limit always, above it if the operator says so."""
+        """Tell whether claude may continue by itself: below the limit always, above it if the operator says so."""
         cost = self.conversation.cost_usd
         return cost < LIMIT_USD or self._is_yes(f"let claude check the VM ({cost_sentence(cost)})? y/N ")
 
     def _is_yes(self, question: str) -> bool:
         return self.ask(question).strip().lower() == "y"
 
-    # --- a conversation that goes on ---
+    # --- a conversation that continues ---
 
     def _resume(self) -> bool:
-        """Show the last turn and follow it if it still runs; tell whether the conversation can go on."""
+        """Show the last turn and follow it if it still runs; tell whether the conversation can continue."""
         try:
             past = self.conversation.replay()
         except (HandlerError, NoAnswer) as error:

@@ -18,7 +18,7 @@ _Wanted = str | re.Pattern[str]
 def read_rules(top: Entry, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
     """Return the entries without a fault.
 
-    `named` are all VMs in the file, `vms` those that work: a disabled VM takes its alerts with it.
+    `named` are all VMs in the file, `vms` those that work, so a disabled VM takes its alerts with it.
     """
     on = tuple(vms)
     off = set(named) - set(on)

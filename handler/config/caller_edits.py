@@ -21,7 +21,7 @@ from .load import load_sources, parse_toml
 from .new_file import caller_text
 from .sources import caller_file, describe_exposure, protect, read_sources
 
-_NEW = ".new"  # a name that begins with a dot is no caller's
+_NEW = ".new"  # a name that begins with a dot belongs to no caller
 
 
 class EditError(Exception):

@@ -24,7 +24,7 @@ _GRAFANA_SECRET_CHARS = 32
 
 
 class CallerEntry(NamedTuple):
-    """The entry of a caller, in the configuration or in a file of its own."""
+    """The entry of a caller, in the configuration or in its own file."""
 
     name: str
     entry: Entry
@@ -123,7 +123,7 @@ _FLAGS = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 
 def _report_shared(found: _Keys) -> None:
-    """Report the callers that share a secret with another one: they can't be told apart, so all are disabled."""
+    """Report the callers that share a secret with another one. They can't be told apart, so all are disabled."""
     for each, kind, keys in found:
         others = [
             other.name for other, _, theirs in found if other.name != each.name and not set(theirs).isdisjoint(keys)
@@ -142,7 +142,7 @@ _MAKE_ONE = "make one: breakglass keys new prometheus --bearer --print --out FIL
 def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:
     """Return who may read the metrics: one caller, which may run no verb; nothing without the table or with a fault.
 
-    A caller's secret is refused: a monitoring system that has it could act as that caller.
+    A caller's secret is refused, because a monitoring system that has it could act as that caller.
     """
     if not top.has("metrics"):
         return ()

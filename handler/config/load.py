@@ -145,7 +145,7 @@ def _digest(contents: Sequence[str], secret: str) -> str:
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:
     """Return the address of each host of a configuration file, and what is wrong with the others.
 
-    For a machine that has no secrets: it reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
+    For a machine that has no secrets. It reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
     """
     top = parse_toml(read_file(path)[0], lambda _: "")
     entries = top.get_tables("hosts")

@@ -85,7 +85,7 @@ class Vm:
         return self.hosts[0]
 
     def may_run_at(self, host: Host) -> bool:
-        """Tell whether a host is one of the VM's, whatever else has changed in its table."""
+        """Tell whether a host is among the VM's hosts, whatever else has changed in its table."""
         return any((own.name, own.ssh) == (host.name, host.ssh) for own in self.hosts)
 
 
@@ -130,7 +130,7 @@ class Config:
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.
 
-        A disabled VM counts: of two VMs with one disabled, a request without a name must not go to the other.
+        A disabled VM counts. If one of two VMs is disabled, a request without a name must not go to the other.
         """
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()), None)
@@ -139,7 +139,7 @@ class Config:
     def check_recipient(self, to: str) -> None:
         """Raise WrongHandler for a request whose `to` is the URL of another handler.
 
-        A loopback address may be any handler's. A handler without URLs accepts every `to`.
+        A loopback address may belong to any handler. A handler without URLs accepts every `to`.
         """
         url = normal_url(to)
         if not (to and self.urls) or url in self.urls or (url is not None and is_loopback(url)):
@@ -183,17 +183,17 @@ def is_caller_name(name: str) -> bool:
 
 
 def is_host_name(name: str) -> bool:
-    """Tell whether a name can be a host's; a node's name in Proxmox always can."""
+    """Tell whether a name can be that of a host; a node's name in Proxmox always can."""
     return bool(_HOST_NAME.fullmatch(name))
 
 
 def is_vm_name(name: str) -> bool:
-    """Tell whether a name can be a VM's."""
+    """Tell whether a name can be that of a VM."""
     return bool(_VM_NAME.fullmatch(name)) and name not in _RESERVED
 
 
 def is_guest_command(name: str) -> bool:
-    """Tell whether a VM's name can be a command of claude's, which a word of the shell can't be."""
+    """Tell whether a VM's name can be a command of claude, which a word of the shell can't be."""
     return is_vm_name(name) and name not in _SHELL.split()
 
 

@@ -73,7 +73,7 @@ def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str,
 
     lines = ["# Made by: breakglass init. What each setting means: breakglass docs configuration"]
     lines += ["# After a change, run breakglass check, then send the handler SIGHUP."]
-    lines += ["# Callers have files of their own, in callers.d: see breakglass keys --help.", "", "[server]"]
+    lines += ["# Callers have their own files, in callers.d: see breakglass keys --help.", "", "[server]"]
     lines += [f"url = {toml_text(new.url)}"]
     for name, host in new.hosts.items():
         lines += ["", f"[hosts.{toml_key(name)}]", f"ssh = {toml_text(host.ssh)}", f"key_file = {file(POWER)}"]

@@ -22,7 +22,7 @@ from .sources import read_file
 #
 # `ID` is a key that waits, `ID.fetched` one that was handed out, `ID.twice` one that was asked for again. A rename
 # decides who gets the key, so of two handlers that share the directory, and of two requests, one wins. The handler
-# can't open what it hands out: the one-time key is in the link alone.
+# can't open what it hands out, because the one-time key is in the link alone.
 
 SECONDS = 600.0  # a key waits
 DIRECTORY = "pairing"
@@ -107,7 +107,7 @@ def withdraw(directory: str, pairing_id: str) -> str:
     for name, state in _names(directory, pairing_id):
         try:
             os.unlink(name)
-        except FileNotFoundError:  # a request may have renamed it just now: the next name has it
+        except FileNotFoundError:  # a request may have renamed it just now, so the next name has it
             continue
         return state
     return GONE

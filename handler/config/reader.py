@@ -33,17 +33,17 @@ class Entry:
 
     @property
     def is_faulty(self) -> bool:
-        """Tell whether the entry has a problem of its own."""
+        """Tell whether the entry has its own problem."""
         return bool(self.faults)
 
     def part(self) -> "Entry":
-        """Return the same table as an entry with a fault of its own: its problems do not make this one faulty."""
+        """Return the same table as an entry with its own fault: its problems do not make this one faulty."""
         part = Entry(self.data, self._read, self.problems, self.path)
         part._known = self._known
         return part
 
     def problem(self, key: str, sentence: str, fix: str, code: str = "") -> None:
-        """Record a problem with a key; an empty key stands for the whole entry, no code for its table's."""
+        """Record a problem with a key; an empty key stands for the whole entry, no code for that of its table."""
         place = self._join(key)
         code = code or _CODES.get(place.partition(".")[0].partition("[")[0], "setting")
         self.faults.append(error(place, code, sentence, fix))

@@ -163,7 +163,7 @@ def caller_file(config: Path, name: str) -> Path:
 
 
 def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
-    """Read all files. Raises ConfigError, also if the files keep changing while they are read."""
+    """Read all files. Raises ConfigError, even if the files keep changing while they are read."""
     directory = path.parent / DIRECTORY
     for _ in range(_TRIES):
         names = _list_names(directory)
@@ -186,7 +186,7 @@ def _list_names(directory: Path) -> list[str] | None:
     A link to nowhere is a directory that can't be read: its volume may be missing.
     """
     try:
-        names = os.listdir(f"{directory}/.")  # fails also where the names could be read, and no file
+        names = os.listdir(f"{directory}/.")  # fails even where the names could be read, and no file
     except OSError as fault:
         if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None

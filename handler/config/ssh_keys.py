@@ -18,7 +18,7 @@ def public_key(private: str) -> str:
 
 @lru_cache(maxsize=64)
 def import_key(private: str) -> "asyncssh.SSHKey":
-    """Return an unencrypted private key, parsed once: an RSA key takes a second. Raise ValueError for anything else."""
+    """Return an unencrypted private key, parsed once (RSA takes a second). Raise ValueError for anything else."""
     from .ssh_library import asyncssh
 
     return asyncssh.import_private_key(private.strip() + "\n")
@@ -31,7 +31,7 @@ def key_fault(private: str, file: str) -> tuple[str, str, str] | None:
     """
     shown = quote(file) if file else "FILE"
     if private.lstrip().startswith(("ssh-", "ecdsa-", "sk-")):
-        fix = f"put the private key into {shown}: it is in the file without .pub, and begins with -----BEGIN"
+        fix = f"put the private key into {shown}. It is in the file without .pub, and begins with -----BEGIN"
         if file.endswith(".pub"):
             fix = f'name the private key, the file without .pub: "{file.removesuffix(".pub")}"'
         return "key-public", "is a public key", fix

@@ -30,7 +30,7 @@ def warn_of_host(host: Host) -> list[Finding]:
 
 
 def warn_of_agent(host: str, its: str, own: str) -> list[str]:
-    """Return a warning about a host agent of version `its`, which is not this program's; that one has version `own`."""
+    """Return a warning about a host agent of version `its`; the one of this program has version `own`."""
     what = f"is {its}, Breakglass here {own}: upgrade the older one" if its != own else "is another build"
     return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {own} there"]
 
@@ -49,7 +49,7 @@ def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[Finding]:
     """Return a warning if claude, of which one of the callers may ask something, is root in the VM."""
     if vm.guest is None or vm.guest.user != "root" or not any("chat" in caller.allow for caller in callers):
         return []
-    sentence = f"claude logs in to {vm.name} as root: there, it can change anything without asking"
+    sentence = f"claude logs in to {vm.name} as root, where it can change anything without asking"
     fix = f'make an account with few rights in the guest, and write it: guest = "claude@{vm.guest.host}"'
     return [warning(f"vms.{vm.name}.guest", "guest-root", sentence, fix)]
 

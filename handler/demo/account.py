@@ -125,7 +125,7 @@ def _list_distributions() -> Iterator[Distribution]:
 
 
 def _open_to_all(place: Path) -> None:
-    """Let every user read a tree: a strict umask may have closed what it was copied from."""
+    """Let every user read a tree, because a strict umask may have closed what it was copied from."""
     for path in (place, *place.rglob("*")):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))

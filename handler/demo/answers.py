@@ -1,6 +1,6 @@
 """The stand-in model's answers as the Messages API's objects, without HTTP. Pure, except for ids.
 
-A step is one answer: any of `thinking`, `text`, and `tool` with its `input`; `pace` is `server.py`'s.
+A step is one answer: any of `thinking`, `text`, and `tool` with its `input`. `server.py` reads `pace`.
 """
 
 import json
@@ -97,7 +97,7 @@ def fault_of(body: Json) -> str:
     """Return why the original refuses a request: no message, or a tool call without a result. Empty if it does not."""
     messages = body.get("messages") or []
     if not messages or messages[0]["role"] != "user":
-        return "messages: the first message must be the user's"
+        return "messages: the first message must come from the user"
     called, answered = set(), set()
     for message in messages:
         for block in message["content"] if isinstance(message["content"], list) else ():

@@ -31,7 +31,7 @@ TEXT = """
 
 
 SCRIPTED = "the real claude; its model is a script on this machine"
-REAL = "the real claude with the real model: it uses your credential from the environment, and you pay for it"
+REAL = "the real claude with the real model, which uses your credential from the environment, and you pay for it"
 NO_CHAT = "none: --no-chat was given, or claude is not installed"
 COMING = "not yet: claude is being downloaded, and a line here says when chat is on"
 NOT_ON = "\n  chat    not on: the handler says {state}\n"
@@ -95,7 +95,7 @@ def _line(name: str, programs: str, text: str) -> str:
 
 # --- Finds what is left of a demo: processes that have its directory in their command line or open files ---
 #
-# The environment does not count: a person's `breakglass chat` in another terminal has the directory there.
+# The environment does not count, because a person's `breakglass chat` in another terminal has the directory there.
 
 SECONDS = 10.0  # a turn of claude ends by itself once the handler has ended
 _PAUSE = 0.05

@@ -108,7 +108,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
 
 
 def _can_be(caller: Caller, source: str) -> bool:
-    """Tell whether a monitoring system can be this caller: it can't sign by the standard, but a relay can for it."""
+    """Tell whether a monitoring system can be this caller. It can't sign by the standard, but a relay can for it."""
     if caller.auth_method == SIGNATURE:
         return source == "generic" or not caller.allow & POWER
     return caller.auth_method == BEARER or (caller.auth_method == GRAFANA and source == "grafana")
@@ -145,7 +145,7 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
             what = f"{name} has a space at the beginning or the end of {label}."
             yield found_warning("alert-space", what, f'write match.{label} = "{text.strip()}"')
         elif isinstance(wanted, str) and _LIKE_A_PATTERN.search(wanted):
-            what = f"{name} compares {label} with a plain text that looks like a pattern: a pattern begins with ~."
+            what = f"{name} compares {label} with a plain text that looks like a pattern, but a pattern begins with ~."
             yield found_warning("alert-plain-pattern", what, f"write match.{label} = '~{wanted}'")
 
 
@@ -181,7 +181,7 @@ def _read(source: str, bodies: Sequence[bytes]) -> list[Alert | Finding]:
             )
             continue
         if not any(alert.firing for alert in alerts):
-            what = f"The sample of {source} has no alert that fires: it is a test, or the end of one."
+            what = f"The sample of {source} has no alert that fires, so it is a test, or the end of one."
             found.append(
                 found_warning("sample-not-firing", what, "save a notification that was sent when an alert began")
             )
@@ -197,10 +197,10 @@ def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Fi
     closest = max(labelled, key=lambda labels: len(rule.match) - len(_differences(rule, labels)))
     label, wanted = _differences(rule, closest)[0]
     if label not in closest:
-        what = f"{name} matches no alert of the sample: the closest one has no label {_quoted(label)}."
+        what = f"{name} matches no alert of the sample, and the closest one has no label {_quoted(label)}."
         fix = f"use {' or '.join(map(shown, closest))} in match"
     else:
-        what = f"{name} matches no alert of the sample: the closest one has {label} = {_quoted(closest[label])}."
+        what = f"{name} matches no alert of the sample, and the closest one has {label} = {_quoted(closest[label])}."
         fix = f"write match.{label} = {_toml(closest[label])}, if you mean that alert"
         if not isinstance(wanted, str):
             fix += ", or a pattern that matches all of it"

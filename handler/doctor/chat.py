@@ -39,7 +39,7 @@ async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
         return
     place = visit.environment.get(PLACE, "")
     if place == "off":
-        found.append(found_ok("chat-off", f"Chat is configured, and {PLACE}=off turns it off at this handler."))
+        found.append(found_ok("chat-off", f"Chat is configured, and {PLACE}=off disables it at this handler."))
         return
     found += _find_settings(config)
     api = config.chat.api

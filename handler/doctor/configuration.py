@@ -35,7 +35,7 @@ async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
     config, warnings = visit.config, warn_of_mode(visit.environment)
     if config is None:
         what = f"A handler can't start with {visit.path}, so no rescue is possible."
-        fix = f"mend the errors, then run: breakglass check {shlex.quote(str(visit.path))}"
+        fix = f"fix the errors, then run: breakglass check {shlex.quote(str(visit.path))}"
         found.append(found_error("no-start", what, fix))
     else:
         found += [*_find_shared_places(config), *_find_vms(config)]
@@ -63,10 +63,10 @@ def _find_no_file(visit: Visit) -> Finding:
 
 
 def _find_shared_places(config: Config) -> Iterator[Finding]:
-    """Find hosts that are one machine by their settings: a verb for one of them would go to the other."""
+    """Find hosts that are one machine by their settings, because a verb for one of them would go to the other."""
     hosts = config.hosts.values()
     for address, names in _shared((normal(host.ssh), host.name) for host in hosts):
-        what = f"The hosts {_and(names)} have the same address, {address}: a verb for one goes to the other."
+        what = f"The hosts {_and(names)} have the same address, {address}, so a verb for one goes to the other."
         yield found_error("same-machine", what, f"set ssh of [hosts.{names[-1]}] to its own address")
     for node, names in _shared((host.node.lower(), host.name) for host in hosts if host.node):
         what = f"The hosts {_and(names)} have the same node, {node}, and a node is one machine."
@@ -74,9 +74,7 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
         yield found_error("hosts-share-node", what, fix)
     keys = _shared((" ".join(line.split()[:2]), host.name) for host in hosts for line in host.host_keys)
     for pair in sorted({tuple(names) for _, names in keys}):
-        what = (
-            f"The hosts {_and(list(pair))} have the same host key: they are one machine, or one is a copy of the other."
-        )
+        what = f"The hosts {_and(list(pair))} have the same host key, so they are one machine or copies of one."
         fix = (
             f"on the copy: rm /etc/ssh/ssh_host_*; dpkg-reconfigure openssh-server; then pin hosts.{pair[-1]}.host_key"
         )
@@ -132,7 +130,8 @@ def _find_vms(config: Config) -> Iterator[Finding]:
         if tuple(names) not in reported:
             reported.add(tuple(names))
             what = (
-                f"The VMs {_and(names)} have the same number, {vmid}, on {host_name}: a verb for one acts on the other."
+                f"The VMs {_and(names)} have the same number, {vmid}, on {host_name}, so a verb for one acts on "
+                "the other."
             )
             fix = f"run qm list on {host_name}, and write the right vmid in [vms.{names[-1]}]"
             yield found_error("vms-share-number", what, fix)

@@ -69,7 +69,7 @@ def _look_at_files(url: str, page: Reply) -> Iterator[Finding]:
         sentence = (
             f"The proxy changes files of the page at {url}: {names_altered}; no device can store it for an outage."
         )
-        fix = "in the proxy, switch off what changes HTML, scripts or styles (minifying, what it adds) for this name"
+        fix = "in the proxy, disable what changes HTML, scripts or styles (minifying, what it adds) for this name"
         yield found_warning("page-altered", sentence, fix)
     elif _POLICY not in page.headers.get("content-security-policy", ""):
         sentence = "The proxy removes or replaces the page's Content-Security-Policy."

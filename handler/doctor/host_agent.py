@@ -19,7 +19,7 @@ TEXT_CHARS = 600  # of one sentence of the host's
 
 
 def judge_agent(host: Host, agent: Handshake, digest: str) -> Finding:
-    """Judge the version of the host agent: the handler's own file is the one that was tested with it."""
+    """Judge the version of the host agent, because the handler's own file is the one that was tested with it."""
     place, upgrade = f"host {host.name}", f"breakglass host upgrade {host.name}"
     version = shown(agent.version)
     if _parse_version(agent.version) < OLDEST:

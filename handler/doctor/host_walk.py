@@ -26,7 +26,7 @@ NAME_SECONDS = 5.0
 class HostLook:
     """The look at one host. `found` is about the host, `of_vms` about each of its VMs, `identity` tells machines apart.
 
-    What was found stays, also if the time is over or doctor itself fails.
+    What was found stays, even if the time is over or doctor itself fails.
     """
 
     def __init__(self, visit: Visit, host: Host) -> None:

@@ -53,7 +53,7 @@ async def _look(visit: Visit, config: Config) -> list[Finding]:
 
 
 def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
-    """Find the hosts whose configuration has a fault: also where no handler would start with it."""
+    """Find the hosts whose configuration has a fault, even where no handler would start with it."""
     faults = [problem for problem in visit.problems if problem.place.startswith("hosts.")]
     known = visit.config.hosts if visit.config else {}
     for name in dict.fromkeys(problem.place.split(".")[1] for problem in faults):

@@ -85,7 +85,7 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         return error(place, "key-line-wrong", sentence, recipe)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
-    sentence = f'what the power key starts is not the host agent: it ended with {code} and said "{output}"'
+    sentence = f'what the power key starts is not the host agent. It ended with {code} and said "{output}"'
     return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
 
 
@@ -119,7 +119,7 @@ def judge_rights(host: Host, recipe: str, rights: dict[str, bool]) -> Iterator[F
         yield ok(place, "only-agent", "the power key opens the host agent: no shell, files, terminal or ports")
 
 
-# --- Judges a login at a Proxmox host that failed: what it means for a rescue, and what mends it ---
+# --- Judges a login at a Proxmox host that failed: what it means for a rescue, and the fix ---
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"
 EXPIRED = ("Certificate expired", "Certificate not yet valid")
@@ -168,7 +168,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             fix = "at the host's console: uptime, free, dmesg | tail; sshd -T | grep usedns, which must be no"
             return "login-slow", f"sshd on {address} answers, but completes no login within 10 s", fix
         case "no-route" | "name-not-found" as cause:
-            fix = f"ip route get {host.ssh.host}; then mend the network"
+            fix = f"ip route get {host.ssh.host}; then fix the network"
             return cause, failure.reason, fix
         case "host-key-differs":
             return _judge_host_key(host, failure)
@@ -215,7 +215,7 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
     if greeting and not greeting.startswith(b"SSH-"):
         first_line = shown(greeting.decode("utf-8", "replace"))
         fix = f"correct the address and the port in hosts.{host.name}.ssh"
-        return "not-ssh", f'{address} is no SSH server: it says "{first_line}"', fix
+        return "not-ssh", f'{address} is no SSH server, because it says "{first_line}"', fix
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
     if greeting:  # it still talks with this address, so the account or its settings are more likely

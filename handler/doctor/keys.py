@@ -1,4 +1,4 @@
-"""The look at the keys and secrets of the configuration: each can be used, has not expired, and is no other one."""
+"""The keys and secrets of the configuration: each can be used, has not expired, and differs from the others."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -87,16 +87,16 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
 
 
 def _find_weak(config: Config) -> Iterator[Finding]:
-    """Find secrets that are not random, and a session secret that a caller has: it could make any session token."""
+    """Find secrets that are not random, and a session secret that a caller has, who could make any session token."""
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
-            what = f"The secret of {caller.name} is not random: it repeats a few characters."
+            what = f"The secret of {caller.name} is not random, because it repeats a few characters."
             yield found_warning("secret-weak", what, _new_key(caller))
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"
-        new = "make one of its own: openssl rand -base64 48; write it as sessions.secret, then " + _RELOAD
+        new = "make another one: openssl rand -base64 48; write it as sessions.secret, then " + _RELOAD
         if len(set(secret)) < _LEAST_CHARS:
-            yield found_warning("secret-weak", f"{key} is not random: it repeats a few characters.", new)
+            yield found_warning("secret-weak", f"{key} is not random, because it repeats a few characters.", new)
         for caller in config.callers:
             if any(same(own, key_bytes) for own in _readings(secret) for key_bytes in caller.keys):
                 what = f"{key} is also the secret of {caller.name}, who can make session tokens for everyone."

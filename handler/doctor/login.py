@@ -21,7 +21,7 @@ GREETING_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
 MOST_BYTES = 64 * 1024
 MARK = "breakglass-doctor-42"
-# Only a shell prints the mark: it computes the number.
+# Only a shell prints the mark, because it computes the number.
 _SHELL_LINES = b"echo breakglass-doctor-$((6*7))\nexit\n"
 _SFTP_INIT, _SFTP_VERSION = struct.pack(">IBI", 5, 1, 3), 2
 SshConnection = asyncssh.SSHClientConnection
@@ -114,7 +114,7 @@ class Ran:
 
     @property
     def text(self) -> str:
-        """Both outputs, for people."""
+        """The text of both outputs, for people."""
         return (self.stderr + b"\n" + self.stdout).decode("utf-8", "replace").strip()
 
 

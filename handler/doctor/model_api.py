@@ -1,6 +1,7 @@
 """The look at the model's API: whether it answers, with whose certificate, and whether it accepts the credential.
 
-It asks for the list of models, which costs nothing. No text of the answer is shown: a gateway can repeat a credential.
+It asks for the list of models, which costs nothing. No text of the answer is shown, because a gateway can repeat a
+credential.
 """
 
 import http.client
@@ -74,7 +75,7 @@ def judge_kind(api: ModelApi) -> Iterator[Finding]:
     """Yield a finding if the credential is of another kind than its variable says, as its first letters show."""
     for start, variable in _KINDS.items():
         if api.credential.startswith(start) and api.variable != variable:
-            what = f"The credential begins with {start}, and is given as {api.variable}: the model's API refuses that."
+            what = f"The credential begins with {start}, and is given as {api.variable}, which the model's API refuses."
             fix = f"write it as {variable}=… into the file that chat.credential_file names, and reload"
             yield found_warning("credential-kind", what, fix)
 
@@ -130,9 +131,9 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     if 300 <= status < 400:
         where = (response.headers["location"] or "no address")[:200]
         what = f"{place} redirects to {where}, and claude follows no redirect."
-        return found_error("model-moved", what, "set chat.base_url to that address, if it is the API's")
+        return found_error("model-moved", what, "set chat.base_url to that address, if the API is there")
     if status == 404 and urlsplit(api.base_url).path.endswith("/v1"):
-        what = f"chat.base_url ends with /v1, which claude adds itself: it would ask {api.base_url}/v1."
+        what = f"chat.base_url ends with /v1, which claude adds itself, so it would ask {api.base_url}/v1."
         return found_error("base-url", what, f'write chat.base_url = "{api.base_url.removesuffix("/v1")}"')
     if status in (404, 405):
         return _not_known(f"{place} has no list of models, as a gateway may")

@@ -1,4 +1,4 @@
-"""What a proxy in front of the handler does to requests and answers: it should do nothing."""
+"""What a proxy in front of the handler does to requests and answers. It should do nothing."""
 
 import hashlib
 import http.client
@@ -32,7 +32,7 @@ _SIZES = (  # bytes, what needs them
 )
 
 found_ok, found_warning, found_error = about(HANDLER)
-_WHOLE_BODIES = "have the proxy pass bodies on byte by byte: switch off what drops, rewrites or filters them there"
+_WHOLE_BODIES = "have the proxy pass bodies on byte by byte: disable what drops, rewrites or filters them there"
 
 
 def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
         reply = exchange(url, "POST", "/echo/arrived", body, _SENT)
     except TimeoutError:
         sentence = (
-            f"At {url}, a request with a body gets no answer, and one without a body does: the body does not arrive."
+            f"At {url}, a request with a body gets no answer, and one without a body does, so the body does not arrive."
         )
         raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES)) from None
     arrived = reply.json.get("headers")
@@ -82,7 +82,7 @@ def _judge_headers(visit: Visit, url: str, arrived: Mapping[str, object]) -> Ite
 
 
 def _unused(visit: Visit) -> set[str]:
-    """Return the headers that no caller needs: a proxy may use Authorization for itself."""
+    """Return the headers that no caller needs, because a proxy may use Authorization for itself."""
     methods = {caller.auth_method for caller in visit.config.callers} if visit.config else {BEARER, GRAFANA}
     grafana = set() if GRAFANA in methods else {GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP}
     return grafana | (set() if BEARER in methods else {"authorization"})

@@ -80,7 +80,7 @@ def _status(signer: Signer, vm: str) -> Finding:
         reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
         sentence = f"A signed status of {vm} gets no answer: {failure(problem)}."
-        return found_error("status-no-answer", sentence, "mend what doctor reports about the VM's host")
+        return found_error("status-no-answer", sentence, "fix what doctor reports about the VM's host")
     outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
     if reply.error.get("code") == "forbidden":
         message, hint = reply.error.get("message"), reply.error.get("hint")
@@ -94,7 +94,7 @@ def _status(signer: Signer, vm: str) -> Finding:
         verdict = reply.json.get("verdict")
         why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
         sentence = f"A signed status of {vm} is {outcome}{why}."
-        return found_error(f"status-{outcome}", sentence, _advice(verdict) or "mend what doctor reports about its host")
+        return found_error(f"status-{outcome}", sentence, _advice(verdict) or "fix what doctor reports about its host")
     if state == "unknown":
         return found_warning("status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}")
     return found_ok("status", f"A signed status of {vm} is done: {state}.")
@@ -115,7 +115,7 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
     """Yield for each host whether it has recorded that it is proven now, or why nothing was asked of it."""
     if any(finding.level == ERROR for finding in found):
         sentence = "No host is recorded as proven, because there are errors."
-        yield proof_warning("not-proven", sentence, "mend the errors above, then run doctor again")
+        yield proof_warning("not-proven", sentence, "fix the errors above, then run doctor again")
     elif visit.config is None:
         yield proof_ok("not-asked", "No host is recorded as proven, because the hosts were not looked at from here.")
     elif visit.signer is None:
@@ -128,7 +128,7 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
 
 
 def _one_of_each_host(config: Config, visit: Visit) -> dict[str, Vm]:
-    """Return the VMs to ask for, by the host that has them: the first of each that the caller may act on."""
+    """Return the VMs to ask for, by the host that has them, which is the first of each that the caller may act on."""
     callers = [caller for caller in config.callers if visit.signer and visit.signer.key in caller.keys]
     allowed = [vm for vm in visit.vms if not callers or callers[0].may_act_on(vm.name)]
     found: dict[str, Vm] = {}
@@ -155,7 +155,7 @@ def judge_proof(reply: Reply, vm: str, host: str) -> Finding:
         proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
         if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
             return _not_proven(host, "it did not record that", "on the host: df /run; df -i /run; date")
-        return proof_ok("proven", f"{host} is proven at {proven['at']}: a signed status of {vm} is done.")
+        return proof_ok("proven", f"{host} is proven at {proven['at']}, because a signed status of {vm} is done.")
     why = str(reply.error.get("message") or f"the signed status of {vm} is {outcome}, {state}")
     return _not_proven(host, why, str(reply.error.get("hint") or f"breakglass call status --vm {vm}"))
 

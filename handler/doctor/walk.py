@@ -48,7 +48,7 @@ async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> lis
             await look(visit, found)
     except TimeoutError:
         sentence = f"not everything was looked at: no answer within {seconds:g} s"
-        found.append(error(place, "no-answer", sentence, "mend the errors above first, then run doctor again"))
+        found.append(error(place, "no-answer", sentence, "fix the errors above first, then run doctor again"))
     except Exception as defect:  # a defect of one look must not hide what the others find
         sentence = f"doctor itself failed here: {defect!r}"
         found.append(error(place, "doctor-failed", sentence, "run breakglass check, and report this line"))

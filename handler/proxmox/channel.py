@@ -102,7 +102,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         return not why
 
     def give_up(self, why: str = LOST) -> None:
-        """End the session, and discard unsent bytes: a request that timed out must not arrive minutes later."""
+        """End the session, and discard unsent bytes, because a request that timed out must not arrive minutes later."""
         if not self.closed:
             self.why_closed = why
             self._inflow.clear()

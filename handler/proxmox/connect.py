@@ -14,7 +14,7 @@ CONNECT_SECONDS = 10
 
 
 async def connect(host: Host) -> asyncssh.SSHClientConnection:
-    """Log in with the power key and check the host against its pinned host keys. Reads no file of the user's."""
+    """Log in with the power key and check the host against its pinned host keys. Reads no file of the user."""
     conn = await asyncssh.connect(
         host.ssh.host,
         host.ssh.port,

@@ -59,7 +59,7 @@ class HostConnection(KeptLink):
         `ping_first` makes sure that a quiet connection answers before the request is sent. When the answer is lost,
         the same line is sent again for RETRY_SECONDS; the id makes that safe. When the connection ended before the
         line was sent, the line is sent once over a new connection. One late answer closes no connection on which the
-        host agent still answers: it carries the requests of the host's other VMs.
+        host agent still answers, because it carries the requests of the host's other VMs.
         """
         replay, reconnected = Replay(), False
         first_loss: float | None = None

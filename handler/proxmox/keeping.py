@@ -18,7 +18,7 @@ from .link import Link, open_link
 from .patience import backoff_seconds, first_pause, refusal_seconds
 
 AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
-LASTING_SECONDS = 10.0  # that a good connection lasts: a session that a full host kills at once is no good one
+LASTING_SECONDS = 10.0  # that a good connection lasts, because a session that a full host kills at once is no good one
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two looks at an open connection: its host agent may have been silent
 NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host

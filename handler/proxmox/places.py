@@ -44,7 +44,7 @@ class Destination:
     def serving(self, verb: str) -> "Destination":
         """Return where a verb goes; raise Unreached for one that could make the VM run twice.
 
-        A `stop` goes to a stale copy that is the only QEMU: the host that has the VM would say that it is off.
+        A `stop` goes to a stale copy that is the only QEMU, because the host that has the VM would say that it is off.
         """
         if self.nodes.copies and verb in ("start", "cycle"):
             raise Unreached(*self.nodes.refusal)
@@ -120,7 +120,7 @@ class Places:
         doubtful = [one for one in answers if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
-            hint = f"mend what is wrong with {names}, then send the same id again"
+            hint = f"fix what is wrong with {names}, then send the same id again"
             raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
         running = [one for one in mates if one.has_process]
         copy = copies[0].host if copies and copies == running and found.away is None else None
@@ -132,7 +132,7 @@ class Places:
         """Return the host that has the VM by the word of a node with a quorum, or by its process, or the last known."""
         if sure is not None and not sure.is_proof:
             named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
-            if named is None:  # no host is configured for that node: the one that was asked refuses
+            if named is None:  # no host is configured for that node, so the one that was asked refuses
                 return Destination(sure.host)
             has_answered = any(one.host is named and one.answered for one in mates)
             return Destination(named if changes or has_answered else sure.host, away=None if has_answered else named)
@@ -155,8 +155,8 @@ def _is_mate(host: HostConnection, first: HostConnection) -> bool:
 def _believe(claims: Sequence[_Place], proofs: Sequence[_Place], is_expected: bool) -> Destination:
     """Return the host that has a record of the id; raise Unreached for one that can't have it, as far as is known.
 
-    An id that was not sent before is no host's. So a host that says that it has it must at least be the one that has
-    the VM: otherwise one hostile host would get the verbs of VMs that run on others.
+    An id that was not sent before is known to no host. So a host that says that it has it must at least be the one that
+    has the VM: otherwise one hostile host would get the verbs of VMs that run on others.
     """
     if is_expected or (len(proofs) == 1 and claims == proofs):
         return Destination(claims[0].host, has_id=True)

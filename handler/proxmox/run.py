@@ -54,7 +54,7 @@ class Run:
             self.answer = self._unreached(error)
         except Lost as error:
             self.answer = self._unknown(error.message, hint=error.hint or ATTACH)
-        except Exception as error:  # a defect of the handler: the verb may have run
+        except Exception as error:  # a defect of the handler, so the verb may have run
             self.answer = self._unknown(f"Breakglass itself failed ({type(error).__name__})")
             raise
         finally:
@@ -163,7 +163,7 @@ class Run:
     async def finished(self, stopping: asyncio.Event, seconds: float | None = None) -> Answer:
         """Return the answer, or the partial answer after `seconds` (by default JSON_SECONDS) or when the handler stops.
 
-        Before the host's first message, the partial answer would be `unknown`: that comes after JSON_SECONDS at least.
+        Before the host's first message, the partial answer would be `unknown`, which comes after JSON_SECONDS at least.
         """
         loop = asyncio.get_running_loop()
         began, limit = loop.time(), JSON_SECONDS if seconds is None else seconds

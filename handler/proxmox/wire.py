@@ -47,7 +47,7 @@ class Replay:
     """Recognizes the messages of a job that were already passed on.
 
     A host that is asked again for the same job sends its messages again from the beginning. It may send as much in all
-    as one answer has: the handler keeps the messages until the end.
+    as one answer has, because the handler keeps the messages until the end.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its 
 CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration wants it
 # What each code means, in a sentence that names nothing.
 GENERAL: Mapping[str, str] = {
-    "config-rejected": "A reload was rejected: an older configuration is in force.",
+    "config-rejected": "A reload was rejected, so an older configuration is in force.",
     "config-degraded": "The configuration has errors, and each part with an error is disabled.",
     "caller-expired": "The key of a caller has expired.",
     "caller-expires": f"The key of a caller expires within {WARN_BEFORE.days} days.",
@@ -66,7 +66,8 @@ class Condition:
 
     def _config_faults(self) -> Iterable[Finding]:
         if self.rejected_since:
-            sentence = f"A reload was rejected at {rfc3339(self.rejected_since)}: an older configuration is in force."
+            at = rfc3339(self.rejected_since)
+            sentence = f"A reload was rejected at {at}, so an older configuration is in force."
             yield error("configuration", "config-rejected", sentence, _MEND)
         if self.config.problems:
             places = ", ".join(dict.fromkeys(problem.place for problem in self.config.problems))

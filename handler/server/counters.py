@@ -90,7 +90,7 @@ class Counters(Counts):
             self.captures.labels(source, result).inc(count)
 
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
-        """Count a turn that has ended. Its program could name a code of its own."""
+        """Count a turn that has ended. Its program could name its own code."""
         self.turns.labels(code if code in TURN_OUTCOMES else "claude-crashed").inc()
         self.cost.inc(cost)
         for kind in TOKENS:

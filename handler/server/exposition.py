@@ -1,7 +1,7 @@
 """Shows the state and the counts of a running handler in the forms that Prometheus reads.
 
-The library's registry is not used: it would add series about this process. A label is a name of the configuration in
-force, or a word of this program; a name that a request brings never is one.
+The library's registry is not used, because it would add series about this process. A label is a name of the
+configuration in force, or a word of this program; a name that a request brings never is one.
 """
 
 import re

@@ -72,7 +72,7 @@ def _vms(service: Service) -> list[dict[str, object]]:
 
 
 def _vms_off(service: Service) -> list[dict[str, object]]:
-    """Return the VMs whose entry has a fault, without those whose name is the fault: it can be any text."""
+    """Return the VMs whose entry has a fault, without those whose name is the fault, because it can be any text."""
     off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
     return [{"name": name, "vmid": vmid, "proxmox": "disabled", "since": None} for name, vmid in off.items()]
 
@@ -81,7 +81,8 @@ def _time_or_none(at: float | None) -> str | None:
     return rfc3339(at) if at else None
 
 
-# --- GET /ready: whether all parts work, for a monitor. A liveness check asks /health: a restart mends none of this.
+# --- GET /ready: whether all parts work, for a monitor. A liveness check asks /health, because a restart fixes none of
+# this.
 
 MOST_REASONS = 100
 
@@ -98,7 +99,7 @@ async def ready(request: Request) -> Response:
 
 
 def _may_know_names(request: Request, service: Service) -> bool:
-    """Tell whether a request has the metrics' token. Any other one is ignored: a probe with an old one still works."""
+    """Tell whether a request has the metrics' token. Another one is ignored, so a probe with an old token works."""
     token = bearer_token(proving_headers(request.scope))
     if token is None:
         return False

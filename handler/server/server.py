@@ -60,8 +60,8 @@ class LoopErrors:
 # --- How the handler stops taking requests: each connection that a client has made gets its answer ---
 #
 # A listening socket that is closed resets the connections that wait in its queue. A proxy has often sent its request
-# on them by then. It may not send a verb elsewhere after that, and answers 502. A refused connection is no problem: a
-# proxy asks the next handler.
+# on them by then. It may not send a verb elsewhere after that, and answers 502. A refused connection is no problem,
+# because a proxy asks the next handler.
 
 ANSWER_SECONDS = 3.0  # for requests under way, before they get what there is of their answers
 IDLE_SECONDS = 0.5  # for a connection without a request: one may be on its way
@@ -119,7 +119,7 @@ async def _accept_waiting(sockets: Sequence[socket.socket]) -> None:
 
 # --- The uvicorn server, with a shutdown that answers what has come and ends streams ---
 
-KEEP_ALIVE_SECONDS = 130  # longer than most proxies: the one that ends an idle connection can't lose a request on it
+KEEP_ALIVE_SECONDS = 130  # longer than most proxies, so the one that ends an idle connection can't lose a request on it
 SHUTDOWN_SECONDS = 2  # after ANSWER_SECONDS: for streams to end
 BACKLOG = 2048  # connections that the system keeps until they are accepted
 ACCEPTED_AT_ONCE = 16  # it takes some rounds of the loop until older connections have given way to them

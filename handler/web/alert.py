@@ -60,7 +60,7 @@ async def alert(request: Request) -> Response:
         service.run_on_host(vm, partial(acknowledge, vm=vm, captures=wanted.captures[vm.name], caller=caller.name))
         for vm in permitted
     ]
-    await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, also when another is out of reach
+    await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, even when another is out of reach
     statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]
     answer = answer_body(statuses, wanted.ignored + refused)
     _record(arrival.began, caller, source, answer)

@@ -63,7 +63,7 @@ def client_address(scope: _Scope, proxies: Iterable[Network]) -> tuple[str, str]
     """Return the client's address, and that of the proxy in front of it, an empty text without one.
 
     A peer that is none of the proxies is the client, whatever its headers say. What a proxy says counts from the right,
-    because each one adds an address there: the first that is no proxy's is the client. It is an empty text if there is
+    because each one adds an address there. The first that is no proxy's is the client. It is an empty text if there is
     none, or if the proxy wrote something that is no address.
     """
     peer = _parse(scope["client"][0]) if scope.get("client") else None

@@ -185,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._due = None
 
     def _give_up(self, answer: bytes) -> None:
-        """Send a last answer. Drop what comes for a moment: the system resets a connection that has unread bytes."""
+        """Send a last answer. Then drop what comes, because the system resets a connection with unread bytes."""
         if self._has_given_up or self.transport.is_closing():
             return
         self._expect_nothing()
@@ -202,14 +202,14 @@ def limit_unread(accepted: socket.socket) -> None:
     """Let the kernel end a connection on which sent bytes make no progress for UNREAD_SECONDS.
 
     A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT). The kernel itself
-    keeps SEND_BYTES for a client: it would take 4 MiB, which no budget of ours sees.
+    keeps SEND_BYTES for a client. Otherwise it would take 4 MiB, which no budget of ours sees.
     """
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
 
 
 def check_uvicorn() -> None:
-    """Raise ImportError where uvicorn lacks what BoundedProtocol overrides or uses: a deadline would be missing."""
+    """Raise ImportError if uvicorn lacks what BoundedProtocol overrides or uses. A deadline would be missing."""
     own = {name for name in vars(BoundedProtocol) if not name.startswith("_")} - {*vars(Stranger), *vars(Receiver)}
     missing = sorted(name for name in own if not hasattr(HttpToolsProtocol, name))
     for kind, names in _USED.items():

@@ -1,4 +1,4 @@
-"""HTTP where it is not uvicorn's: a wish to upgrade, what is no request, and answers that are left unread."""
+"""The HTTP that uvicorn leaves to this program: upgrades, what is no request, and answers that are left unread."""
 
 import json
 from collections.abc import Callable, Iterable

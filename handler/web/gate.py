@@ -98,7 +98,7 @@ class Gate:
         """Return the authenticated request and its body.
 
         A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's. A
-        body that no signature can belong to is read and dropped: it gets the same 401 at the same time.
+        body that no signature can belong to is read and dropped, and it gets the same 401 at the same time.
         """
         path, headers, limit = scope["path"], proving_headers(scope), SIGNED.get(scope["path"], 0)
         if path in TOKENS_TOO and (token := signing.bearer_token(headers)) is not None:

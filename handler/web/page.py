@@ -21,7 +21,7 @@ from .replies import NDJSON, PLAIN
 
 # --- What is sent of the page's files: the code without the comments, which are a fifth of the compressed bytes. Pure.
 #
-# On a line of 400 kbit/s that is a quarter of a second of the first visit. A comment that has lines of its own is sent
+# On a line of 400 kbit/s that is a quarter of a second of the first visit. A comment that has its own lines is sent
 # as empty lines, so that a browser's messages name the lines of the source. Beside code, the same marks may be within a
 # text. So there only a type goes, whose marks no text has, and what stands behind code up to the line's end, if no
 # mark follows that would end a text.
@@ -48,7 +48,7 @@ def without_comments(suffix: str, source: str) -> str:
 # nothing changed.
 
 PAGE_LIST = "files.json"
-_STORED = (".css", ".html", ".js", ".svg", ".webmanifest")  # an installed page's pictures are the system's
+_STORED = (".css", ".html", ".js", ".svg", ".webmanifest")  # an installed page's pictures belong to the system
 _WORKER = "sw.js"  # the browser keeps it by itself
 
 _Entry = tuple[str, int, int]

@@ -68,7 +68,7 @@ export function setList(element, values = []) {
 /** @type {WeakMap<Element, {size: number, full: boolean}>} pieces of a long text */
 const pieces = new WeakMap();
 
-/** Adds text in pieces: a browser lays a whole block out again for each word added. @param {Element} box  @param {unknown} more */
+/** Adds text in pieces, because a browser lays a whole block out again for each word added. @param {Element} box  @param {unknown} more */
 export function appendText(box, more) {
 	for (const part of visible(more).match(/[^]{0,4000}\n|[^]{1,4000}/gu) ?? []) {
 		let piece = box.lastElementChild;

@@ -32,7 +32,7 @@ export function keep(where, name, value) {
 	try {
 		if (value === null) storageOf(where).removeItem(OWN + name);
 		else storageOf(where).setItem(OWN + name, JSON.stringify(value));
-	} catch { // a full or forbidden store: an outcome that is open can be asked for again all the same
+	} catch { // a full or forbidden store, but an outcome that is open can be asked for again all the same
 		unkept.set(`${where} ${name}`, JSON.stringify(value));
 	}
 }

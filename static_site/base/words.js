@@ -82,13 +82,13 @@ const DETOURS = {
 	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
 	disabled: "The person who runs Breakglass must correct its configuration.",
 	"key-not-accepted": "Look at the key’s line on the host, or use the host’s own console.",
-	"read-only-key": "The configured key may only look.",
-	"not-allowed": "The host does not let our key at this VM.",
+	"read-only-key": "Breakglass has a read-only key for this host, so it can't change power.",
+	"not-allowed": "This VM is missing from the key's list on the host.",
 };
 
 /** @param {string} code  @returns {Phrase} */
 export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replace("qemu-", "").replaceAll("-", " ")), tone: "warn", icon: "unknown" };
-/** Whether a code says how the VM is: an answer's other codes say what became of a verb. @param {string} code */
+/** Whether a code says how the VM is, because an answer's other codes say what became of a verb. @param {string} code */
 export const isVerdict = (code) => code in VERDICTS;
 /** The phrase of a state that nothing more is known of. @param {string} state */
 export const phraseOfState = (state) => phraseOf(STATES[state]?.[1] ?? `qemu-${state}`);
@@ -103,7 +103,7 @@ export const detourOf = (code) => DETOURS[code] ?? "Use the host’s own console
 export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
 /** @param {string | undefined} words */
 export const sentence = (words = "") => capital(ended(words));
-/** With a full stop, but not capitalised: it may begin with a caller's name. @param {string} words */
+/** With a full stop, but not capitalised, because it may begin with a caller's name. @param {string} words */
 export const ended = (words) => words && `${words}${/[.!?…]$/.test(words) ? "" : "."}`;
 
 export const MINUTE = 60_000;

@@ -1,4 +1,4 @@
-// The way to the conversation with Claude. Its modules are loaded when needed, or when the page is idle: the power buttons never
+// The way to the conversation with Claude. Its modules are loaded when needed, or when the page is idle, so the power buttons never
 // wait for them.
 
 import { $, setText } from "../base/dom.js";

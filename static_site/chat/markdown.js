@@ -2,7 +2,7 @@
 
 /** A piece of a line. An address is in the text: nothing becomes a link.
  * @typedef {string | {kind: "code"|"strong"|"em", parts: Part[]}} Part */
-/** `indent` is how far it stands in; `joined` goes on with the paragraph before it.
+/** `indent` is how far it stands in; `joined` continues with the paragraph before it.
  * @typedef {{kind: "heading"|"quote"|"rule"|"text"|"item"|"fence"|"code"|"row", text: string, indent: number, minor?: boolean,
  *   joined?: boolean, ordered?: boolean, start?: number, first?: boolean, cells?: string[]}} Block */
 /** What is open where a block begins. @typedef {{fence?: string, indent?: number, table?: boolean, joined?: boolean}} Inside */
@@ -122,7 +122,7 @@ export function nextBlock(text, from, inside, ended) {
 	return found("item", prose, { ordered: item[2].length > 1, start: parseInt(item[2], 10) || 0 }, end, open);
 }
 
-/** Whether a block can't change any more, however the text goes on: lines after it are whole. @param {string} text  @param {number} end */
+/** Whether a block can't change any more, however the text continues: lines after it are whole. @param {string} text  @param {number} end */
 export function isSettled(text, end) {
 	const [line, next, whole] = lineAt(text, end);
 	return whole && (!isRow(line) || lineAt(text, next)[2]);
@@ -144,7 +144,7 @@ export function inline(text, open = false) {
 	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3})$/, "$1"); // it may be half a mark
 	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
-	/** @type {Map<string, number[]>} where each run of ` is, by the run: a search for each run's end would be quadratic */
+	/** @type {Map<string, number[]>} where each run of ` is, by the run, because a search for each run's end would be quadratic */
 	const runs = new Map();
 	for (const { 0: run, index } of text.matchAll(TICKS)) {
 		const places = runs.get(run);

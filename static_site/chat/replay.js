@@ -126,7 +126,7 @@ async function replayTalk(session, signal) {
 const PIECE = 8_000; // characters that are drawn at once
 
 /** The events of a turn without what was retracted, and with the words between two others in as few texts as can be.
- * The last words of a turn that goes on stay apart, because they may still be retracted.
+ * The last words of a turn that continues stay apart, because they may still be retracted.
  * @param {any[]} events  @param {boolean} goesOn  @returns {any[]} */
 export function joinTexts(events, goesOn) {
 	const retracted = new Set();

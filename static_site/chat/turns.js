@@ -31,7 +31,7 @@ export function resumeChat(vm) {
 export function openTalk(vm, session, id) {
 	const before = chatOf(vm);
 	showTalks(false);
-	if (session && id === before.id) { // shown already, but it may have gone on elsewhere
+	if (session && id === before.id) { // shown already, but it may have continued elsewhere
 		if (session !== before.session && !before.turn && before.log !== "reading") dispatch("session-moved", { vm, session });
 		return;
 	}
@@ -76,7 +76,7 @@ export function letClaudeCheck(vm = getState().vm, isPressed = false) {
 	const chat = chatOf(vm);
 	const { check } = chat;
 	if (!check || !chat.session || whyNot(chat)) return;
-	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // the same from two tabs: it is one turn
+	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // the same from two tabs, so it is one turn
 	if (!isPressed && chat.turns.some((turn) => turn.id === id)) dispatch("check-due", { vm, check: null });
 	else if (isPressed || (!check.byHand && chat.log === "read" && chat.cost < LIMIT_USD)) send(vm, id, CHECK, CHECK, { own: true }, isPressed);
 }
@@ -177,7 +177,7 @@ subscribe((state, _, { type, vm = state.vm }) => {
 	if (cut) follow(vm, cut);
 	else letClaudeCheck(vm);
 });
-// Another tab went on in the same conversation: what was said there is read again.
+// Another tab continued in the same conversation: what was said there is read again.
 addEventListener("storage", ({ key, newValue }) => {
 	for (const [vm, { id, session, turn, log }] of Object.entries(getState().chats)) {
 		const kept = key === `${OWN}chat ${vm}` && JSON.parse(newValue ?? "null");

@@ -97,14 +97,14 @@ export function renderChat() {
 	if (document.activeElement !== focused && document.activeElement === $("headline")) focusNext();
 }
 
-/** The button that was pressed is gone: the focus stays in the conversation. */
+/** The button that was pressed is gone, so the focus stays in the conversation. */
 function focusNext() {
 	const places = [$("stop-turn"), $("starters").firstElementChild, transcript];
 	const next = /** @type {HTMLElement|undefined} */ (places.find((each) => each?.getClientRects().length));
 	next?.focus({ preventScroll: true });
 }
 
-/** Whether what was said before is read now: it may be long, so not before it is seen. @param {Chat} chat */
+/** Whether what was said before is read now. It may be long, so not before it is seen. @param {Chat} chat */
 const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "none" && !wasAway && !document.hidden && transcript.getClientRects().length;
 
 /** One button takes another's place, and its focus. @param {string} gone  @param {string} come */

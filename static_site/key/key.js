@@ -56,7 +56,7 @@ export async function importKey(text) {
 	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
 }
 
-/** Goes on with a key. @param {CryptoKey} key */
+/** Continues with a key. @param {CryptoKey} key */
 export async function takeKey(key) {
 	if (!getState().vm) await pollHealth();
 	useKey(key);
@@ -157,7 +157,7 @@ subscribe((state, was) => {
 	if (was.unlocked && !state.unlocked) drop();
 	(state.unlocked ? $("key-kept") : secret).after($("may-keep"));
 	if (state.key === "proved" && keepBox.checked) keepOrNot();
-	if (state.key === "refused") { // a stored key stays: the fault may be Breakglass's
+	if (state.key === "refused") { // a stored key stays, because the fault may be in Breakglass
 		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
 		secret.focus();
 	}

@@ -12,12 +12,12 @@ import { dispatch, getState, subscribe } from "../state/store.js";
 /** What key.js, which loads this module, does with a key. @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
 
 const STORE_MS = 3_000; // some browsers' databases answer late, or never
-const SOUGHT_MS = 12_000; // the key that is kept here comes first: it would take the place of the new one
+const SOUGHT_MS = 12_000; // the key that is kept here comes first, because it would take the place of the new one
 const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;
 const SENT = "#pair=sent"; // stands in the address while the key is on its way, so that a reload asks for no second one
 
-const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use it, another one has: then the command that made it revokes the key.";
+const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use it, another one did, and the key will be revoked.";
 const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
 const ALTERED = "The key that came does not open with this pairing link: the link was altered, or a part of it is missing. Ask for a new one.";
 const INTERRUPTED = "The pairing was interrupted. If this device has no key now, ask for a new pairing link.";
@@ -83,7 +83,7 @@ function troubleBefore(words, { id }) {
 	return place === HOME.href ? "" : `This pairing link is for ${place}. Nothing was sent: open it there, or ask for one for this address.`;
 }
 
-/** The address that a link opens: this one if it has none. @param {string} words */
+/** The address that a link opens, or this one if it has none. @param {string} words */
 function placeOf(words) {
 	try {
 		return new URL(".", words).href;
@@ -92,7 +92,7 @@ function placeOf(words) {
 	}
 }
 
-/** Whether a tab of this device has sent this id: a second request would have the key revoked. @param {string} id */
+/** Whether a tab of this device has sent this id, because a second request would have the key revoked. @param {string} id */
 const isUsed = (id) => recall("local", "pair")?.id === id;
 
 /** Asks, and asks again after what closed the dialog without an answer. @param {Link} link  @param {() => boolean} isNewest */
@@ -122,7 +122,7 @@ async function writeQuestion(link) {
 	return {
 		title: `Pair this device as ${link.name}?`,
 		facts: [
-			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: on an iPhone or iPad that app has a storage of its own" }] : [],
+			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: on an iPhone or iPad that app has its own storage" }] : [],
 			{ term: "Does", words: `Fetches the signing key of ${link.name}, once${keeps ? ", and keeps it here" : ""}` },
 			...keeps ? [] : [{ term: "But", words: `${why}: it is gone when this tab closes, and the link is used` }],
 			...old ? [{ term: "Replaces", words: old }] : [],
@@ -145,10 +145,10 @@ async function copyLink({ id, oneTimeKey, name }) {
 	}
 }
 
-/** Whether this device can keep a key at this address: a database that answers late can. */
+/** Whether this device can keep a key at this address. A database that answers late can. */
 const canKeep = async () => !$("may-keep").hidden && Promise.race([keyStore((store) => store.count()).then(() => true, () => false), sleep(STORE_MS).then(() => true)]);
 
-/** Fetches, opens and keeps the key; the page goes on with it. Returns whether it does. @param {Link} link  @param {Keys} keys */
+/** Fetches, opens and keeps the key; the page continues with it. Returns whether it does. @param {Link} link  @param {Keys} keys */
 async function fetchKey(link, keys) {
 	const { id, name } = link;
 	say(`Fetching the signing key of ${name}…`, true);
@@ -209,14 +209,14 @@ async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 	let storing = STORING;
 	const stored = keepOrNot().then(() => { storing = ""; });
 	await Promise.race([stored, sleep(STORE_MS)]);
-	if (getState().unlocked) dispatch("locked"); // nothing of the other caller's goes on
+	if (getState().unlocked) dispatch("locked"); // nothing of the other caller's continues
 	await takeKey(key);
 	await until(() => getState().key !== "given", PROOF_MS);
 	const report = () => {
 		const state = getState().key;
 		if (state === "refused" || !getState().unlocked) say(""); // that is said beside the field
 		else if (keepBox.checked) say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}${storing}`, true);
-		else say(`Paired as ${name}, until this tab closes: the key is not kept here.`);
+		else say(`Paired as ${name}, until this tab closes. The key is not kept here.`);
 	};
 	if (storing) report();
 	await stored; // until then a reload says that the pairing was interrupted

@@ -18,7 +18,7 @@
 /** @typedef {import("./reduce.js").State} State */
 
 export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
-const DAY_MS = 86_400_000; // a host remembers an id for two days: an older one could act twice
+const DAY_MS = 86_400_000; // a host remembers an id for two days, so an older one could act twice
 export const TOO_OLD = "Too old to approve. Ask Claude again.";
 
 /** @param {number} number  @param {Kept} kept  @param {string} draft  @returns {Chat} */

@@ -96,7 +96,7 @@ export function recentEvidence({ seen, verdict, jobs }, now) {
 	return fits && !isBefore ? newest : null;
 }
 
-/** A check is due: on waking, and every 15 s, also while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
+/** A check is due: on waking, and every 15 s, even while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
 export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"
 	&& !isAway(state) && Math.abs(now - view.triedAt) >= LOOK_EVERY_MS;
 
@@ -136,6 +136,6 @@ export function notesOf({ health, clockOff, newPage }, view) {
 		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
 		...view.warnings,
 		config ? `Its configuration is ${config}. The log of Breakglass says what to correct.` : "",
-		newPage ? "This page is from before an upgrade. The new one is stored: it opens next time." : "",
+		newPage ? "This page is from before an upgrade. The new one is stored, and it opens next time." : "",
 	].filter(Boolean);
 }

@@ -59,7 +59,7 @@ function underWay(state, view, now) {
 	}
 	if (view.open || view.phase === "unknown") {
 		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
-		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe: it acts at most once." };
+		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe, because it acts at most once." };
 	}
 	const holder = view.seen?.holder;
 	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;
@@ -139,6 +139,6 @@ function unseen(view) {
 	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
 
-/** How much a VM needs help: the list is sorted by it. @param {Headline} headline */
+/** How much a VM needs help. The list is sorted by it. @param {Headline} headline */
 export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
 

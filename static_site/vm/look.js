@@ -85,7 +85,7 @@ const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed
 /** Nothing is under way, and what failed was not looked at yet. @param {import("../state/reduce.js").View} view */
 const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
 
-/** The page is shown again, or hidden: a look that is a minute old is an old one. */
+/** The page is shown again, or hidden. A look that is a minute old is an old one. */
 export function wakeOrSleep() {
 	if (document.hidden) {
 		hiddenSince = Date.now();
@@ -142,7 +142,7 @@ export function checkIfDue() {
 /** @type {WakeLockSentinel|null} */
 let lock = null;
 
-/** The screen stays on while a verb runs or its guest comes back: a phone locks itself sooner than a power-cycle ends. */
+/** The screen stays on while a verb runs or its guest comes back, because a phone locks itself sooner than a power-cycle ends. */
 async function holdScreen() {
 	const view = getState().views[getState().vm];
 	const wanted = !document.hidden && Boolean(view?.acting || view?.watch?.on);

@@ -108,7 +108,7 @@ function entryOf(job, vm) {
 	const [bold, emphasis, small] = known.item.querySelectorAll("b > span, em, summary small");
 	setText(bold, label);
 	setText(emphasis, words);
-	// in the second line, which has room for it: a first line that wraps moves the jobs below when the stage ends
+	// in the second line, which has room for it, because a first line that wraps moves the jobs below when the stage ends
 	const now = job.stage && !job.outcome ? `, now at ${job.stage}` : "";
 	setText(small, `${clock(hostTime(job.started))} by ${job.by}${now}`);
 	return known;

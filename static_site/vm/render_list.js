@@ -1,4 +1,4 @@
-// Draws all VMs, worst first: the tile is the state.
+// Draws all VMs, worst first. The tile is the state.
 
 import { $, icon, make, setIcon, setText } from "../base/dom.js";
 import { span } from "../base/words.js";

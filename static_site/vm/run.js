@@ -69,7 +69,8 @@ async function confirmed(vm, job) {
 }
 
 /** Runs a verb on the shown VM, or on `vm`. What changes power leaves only when it was `confirmed`, now or earlier.
- * @param {string} verb  @param {{vm?: string, again?: Job, quiet?: boolean, unasked?: boolean, more?: {id?: string, [more: string]: any}}} options  @returns {Promise<any>} */
+ * @param {string} verb  @param {{vm?: string, again?: Job, quiet?: boolean, unasked?: boolean, more?: {id?: string, [more: string]: any}}} options  @returns
+ * {Promise<any>} */
 export async function runVerb(verb, { vm = getState().vm, again, quiet = false, unasked = false, more = {} } = {}) {
 	const state = getState();
 	const view = viewOf(vm);
@@ -112,7 +113,7 @@ async function pursue(vm, job, unasked) {
 	const lines = flightsOf(vm);
 	const flight = new AbortController();
 	lines.reading?.abort();
-	delete lines.reading; // its end is not waited for: it would paint over what begins here
+	delete lines.reading; // its end is not waited for, because it would paint over what begins here
 	if (changes) lines.acting?.abort();
 	lines[slot] = flight;
 	if (!changes) lines.isUnasked = job.quiet || unasked;
@@ -146,7 +147,7 @@ async function pursue(vm, job, unasked) {
 
 /** @param {string} vm  @param {Job} job  @param {any} answer  @param {boolean} acting */
 function leaveOpen(vm, job, answer, acting) {
-	job.lost = true; // also where it runs: the next attempt may reach no host
+	job.lost = true; // even where it runs, because the next attempt may reach no host
 	dispatch("act-open", { vm, answer, acting });
 }
 

@@ -136,7 +136,7 @@ def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
 
 
 def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
-    """A line of the VM's configuration that looks like a trailer is indented; the last line is the agent's."""
+    """A line of the VM's configuration that looks like a trailer is indented; the last line comes from the agent."""
     forged = '#breakglass {"exit_code": 0}'
     conf = world.root / f"etc/pve/qemu-server/{VMID}.conf"
     conf.write_text(f"{conf.read_text()}{forged}: forged\n")
@@ -161,7 +161,7 @@ def test_an_id_of_yesterday_is_too_old(world: World) -> None:
 
 @own_host
 def test_many_processes_for_one_id_make_one_job(world: World) -> None:
-    """Twenty at once, each by a process of its own: one claims, the others follow it."""
+    """Twenty at once, each by its own process: one claims, the others follow it."""
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: execute(world, "reset id=all-at-once"), range(20)))
     assert {answer.code for answer in answers} == {0}
@@ -190,7 +190,7 @@ def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
 
 
 def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None:
-    """SIGKILL of the resident agent mid-stop: the cycle goes on, and its id returns the outcome."""
+    """SIGKILL of the resident agent mid-stop: the cycle continues, and its id returns the outcome."""
     session = Session(gated_stop)
     with session:
         session.send("cycle id=outlives-it by=operator")
@@ -244,7 +244,7 @@ def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
 @pytest.mark.all
 @own_host
 def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
-    """An id whose capture could not begin stands for nothing: the alert that is sent again has its evidence."""
+    """An id whose capture could not begin stands for nothing, so the alert that is sent again has its evidence."""
     line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
     memory(world).mkdir(parents=True, exist_ok=True)
     lock.symlink_to("/dev/full")  # the lock can't be taken
@@ -330,7 +330,7 @@ def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
 
 @own_host
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
-    """/run is new, the archive remembers: the request that caused the last reset is not one more reset."""
+    """/run is new, the archive remembers, so the request that caused the last reset is not one more reset."""
     booted_an_hour_ago(world)
     execute(world, "reset id=before-boot")
     archived(world, "before-boot")

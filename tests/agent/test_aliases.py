@@ -100,7 +100,7 @@ def few_inodes(world: World) -> Iterator[Path]:
 def take_inodes(place: Path) -> None:
     """Take all inodes that there are at the moment, as any program on the host can.
 
-    They are not counted after that: a job that tidies up may free some at any time.
+    They are not counted after that, because a job that tidies up may free some at any time.
     """
     other = place / "other"
     other.mkdir(exist_ok=True)

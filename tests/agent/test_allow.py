@@ -96,7 +96,7 @@ def test_a_file_with_other_lines_only(number: int) -> None:
     ],
 )
 def test_only_the_list_of_the_command_changes(line: str, before: str, after: str) -> None:
-    """The one place is found by reading the options as sshd does, also where another value looks like it."""
+    """The one place is found by reading the options as sshd does, even where another value looks like it."""
     more, findings = add_vm(line.replace("@", before), 104)
     assert more == line.replace("@", after)
     assert [str(finding) for finding in findings] == [f"ok: line 1 serves VM {after.split()[0]} now"]
@@ -204,7 +204,7 @@ def test_two_at_once(keys: KeyFile) -> None:
 
 
 def test_lines_of_different_people(keys: KeyFile) -> None:
-    """Two teams share a host: a VM that is meant for one is not given to the other."""
+    """Two teams share a host. A VM that is meant for one is not given to the other."""
     different = BOTH.replace(" 102 --read-only", " 102,110-119 --read-only")
     keys.write(different.encode())
     shown = "line 2: 102; line 3: 102,110-119"

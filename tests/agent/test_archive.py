@@ -73,7 +73,7 @@ def after_one_more(world: World, verb: str) -> None:
 
 @pytest.mark.all
 def test_captures_are_pruned_by_number_and_nothing_else_is(world: World, jobs: Path) -> None:
-    """The oldest captures go; what changed power stays, however old, while it is within a budget of its own."""
+    """The oldest captures go; what changed power stays, however old, while it is within its own budget."""
     for number in range(KEEP_ARCHIVED + 20):
         old_job(jobs, f"capture-{number:04}", "forensics", age=10 * DAY - number)
     for number in range(30):
@@ -93,7 +93,10 @@ def test_captures_are_pruned_by_size(world: World, jobs: Path) -> None:
 
 
 def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path) -> None:
-    """In the archive before older ones of people; in /run they are counted apart, and take no place of the others."""
+    """The archive deletes them before older captures of people.
+
+    /run counts them apart, so they take no place of others.
+    """
     for number in range(4):
         old_job(jobs, f"capture-{number}", "forensics", age=DAY - number, size=KEEP_BYTES // 4 - 1000)
         old_job(jobs, f"itself-{number}", "forensics", age=600 - number, size=KEEP_BYTES // 4, why=BY_ITSELF)
@@ -109,7 +112,7 @@ def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path
 
 
 def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jobs: Path) -> None:
-    """Over its own budget, too: of these only what is older than a day goes."""
+    """Its jobs stay even over their own budget, until they are a day old."""
     for number in range(4):
         old_job(jobs, f"young-{number}", "reset", age=DAY - 600, size=KEEP_BYTES)
         old_job(jobs, f"aged-{number}", "reset", age=DAY + 600, size=KEEP_BYTES)
@@ -186,7 +189,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 @pytest.mark.all
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """The process says briefly what went wrong, and goes on with the archive."""
+    """The process says briefly what went wrong, and continues with the archive."""
     defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nreplace(prune_run=prune)'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
@@ -196,7 +199,7 @@ def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket
 
 
 def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """The verb goes on, and the child that failed says why."""
+    """The verb continues, and the child that failed says why."""
     defect = 'def sync(directory):\n    raise KeyError("x" * 5000)\n\n\nreplace(_sync=sync)'
     with constants_set(world, defect):
         assert execute(world, "reset").code == 0
@@ -214,7 +217,7 @@ def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, jo
 
 
 def slow_output(job: Path) -> Path:
-    """Put a FIFO into the place of a job's output: a process that copies it waits for a writer."""
+    """Put a FIFO into the place of a job's output, because a process that copies it waits for a writer."""
     output = job / "output"
     output.unlink(missing_ok=True)
     os.mkfifo(output)

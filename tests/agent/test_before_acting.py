@@ -90,7 +90,7 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> N
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callable[[str], World]) -> None:
-    """The storage of the VM's own disk does not answer: that is the verdict of the verb's look."""
+    """The storage of the VM's own disk does not answer, and that is the verdict of the verb's look."""
     world = place("disk-frozen")
     (world.bin / "pvesm").write_text("#!/bin/sh\nsleep 100\n")
     (world.bin / "pvesm").chmod(0o755)
@@ -103,7 +103,7 @@ def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callabl
 @pytest.mark.real("qemu", "fsfreeze")
 @pytest.mark.parametrize("qemu_answers", sampled([True, False], True))
 def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu_answers: bool) -> None:
-    """A real QEMU writes to a frozen file system: the verb is given `storage-hung` from its own look."""
+    """A real QEMU writes to a frozen file system. The verb is given `storage-hung` from its own look."""
     with vm_on_frozen_storage(short_dir / "0") as world:
         if not qemu_answers:
             signal_process(world.pid, signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu
 
 @pytest.mark.real("root")
 def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
-    """No QEMU to watch: the verdict says what stands in a start's way."""
+    """No QEMU to watch. The verdict says what stands in a start's way."""
     world.qm("stop", str(VMID))
     no_quorum(world)
     task_index(world)

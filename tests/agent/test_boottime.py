@@ -1,7 +1,7 @@
 """The tests of the agent on a machine that started a minute ago; those that read an age also yesterday, and long ago.
 
 The age of ids, captures and locks is counted from the boot. A test that assumes a certain uptime passes on one machine
-and fails on another, so these run in time namespaces of their own (time_namespaces(7)). Nothing is older than the boot,
+and fails on another, so these run in their own time namespaces (time_namespaces(7)). Nothing is older than the boot,
 so the youngest machine is the hardest; the pure tests run on that one too.
 """
 

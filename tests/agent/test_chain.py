@@ -195,7 +195,7 @@ def record() -> Iterator[tuple[Session, World, Lines]]:
 
 @pytest.mark.parametrize("name", TAMPERED)
 def test_each_tampering_is_found(record: tuple[Session, World, Lines], name: str) -> None:
-    """`history` says from where the chain is broken; what was cut from its end is not among its hashes any more."""
+    """`history` says from where the chain is broken; a hash that was cut from its end is missing."""
     session, world, lines = record
     tampering, head = TAMPERED[name], hashlib.sha256(lines[-1]).hexdigest()
     changes = zip(chain_files(world), (tampering.run, tampering.archive), strict=True)
@@ -330,7 +330,7 @@ def small_disk(target: Path, size: str) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.real("mounts", "root")
 def test_a_full_archive_is_in_the_chain(world: World) -> None:
-    """The next line says that the copy is missing; the verbs go on."""
+    """The next line says that the copy is missing; the verbs continue."""
     with small_disk(world.root / "var/lib", "64k"):
         subprocess.run(["dd", "if=/dev/zero", f"of={world.root}/var/lib/filler", "bs=4k"], capture_output=True)
         execute(world, "reset id=no-copy-1")

@@ -31,7 +31,7 @@ def snapshot_begins(world: World) -> None:
 
 
 def held_and_changed(world: World, line: str, hold: Hold, change: Change) -> dict[str, Any]:
-    """Hold a verb in a stage, change the host, and let it go on; return its result."""
+    """Hold a verb in a stage, change the host, and let it continue; return its result."""
     job_id = "changed-meanwhile"
     held = hold(world, job_id)
     next(held)

@@ -90,7 +90,7 @@ def test_a_good_host(host: CheckedHost) -> None:
     code, lines = host.check()
     assert code == 0
     assert lines == [
-        "ok: /usr/local/sbin/breakglass-pve is root's, and only root can change it",
+        "ok: /usr/local/sbin/breakglass-pve belongs to root, and only root can change it",
         next(line for line in lines if line.startswith("ok: this is Python 3.")),
         "ok: qm is /bin/qm",
         "ok: /run/breakglass can be written",
@@ -104,8 +104,8 @@ def test_a_good_host(host: CheckedHost) -> None:
         "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
         "ok: no password logs in as breakglass; its keys do",
         "ok: sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for breakglass",
-        f"ok: /{KEY_FILE} is root's, and only root can change it",
-        f"ok: /{KEY_FILE}: every key has restrict and a command= of its own",
+        f"ok: /{KEY_FILE} belongs to root, and only root can change it",
+        f"ok: /{KEY_FILE}: every key has restrict and its own command=",
         f"ok: /{KEY_FILE}:1: a power key for VM 102",
         f"ok: /{KEY_FILE}:2: a read-only key for VM 102",
         "ok: VM 102 is configured on this node",
@@ -304,7 +304,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_warning(host: CheckedHost, name: str) -> None:
-    """Exit 0, and one line that is not ok: a rescue works all the same."""
+    """Exit 0, and one line that is not ok, and a rescue works all the same."""
     change, expected = WARNINGS[name]
     change(host)
     code, lines = host.check()

@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     "HA in error": (
         lambda world: under_ha(world, "started", "error"),
         f"error: VM {VMID}: HA manages it: requested started, now error; HA does nothing with the VM until you disable "
-        f"the resource: start and cycle are refused / ha-manager set vm:{VMID} --state disabled, mend",
+        f"the resource: start and cycle are refused / ha-manager set vm:{VMID} --state disabled, fix",
     ),
     "HA's manager is dead": (
         lambda world: under_ha(world, dead=("pve-ha-crm",), silent=324),
@@ -153,7 +153,8 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "HA disarmed": (
         lambda world: under_ha(world, disarm="ignore"),
-        f"warning: VM {VMID}: HA is disarmed (ignore): it leaves every VM alone until it is armed again / ha-manager",
+        f"warning: VM {VMID}: HA is disarmed (ignore), so it leaves every VM alone until it is armed again"
+        " / ha-manager",
     ),
     "HA disarmed, and frozen": (
         lambda world: under_ha(world, disarm="freeze"),
@@ -166,7 +167,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_would_refuse_a_verb_is_found(world: World, name: str) -> None:
-    """One line that is not ok, which says what is wrong, what follows, and what mends it."""
+    """One line that is not ok, which says what is wrong, what follows, and the fix."""
     change, expected = FAULTS[name]
     change(world)
     [found] = of_vm(world)
@@ -215,4 +216,4 @@ def test_a_slow_host_gets_an_answer_in_time(world: World) -> None:
     """What was found so far, and an error that says that more was not looked at."""
     set_constants(world, SPARE_SECONDS=20.0)
     [*_, last] = faults(execute(world, "check"))
-    assert last.startswith("error: not everything was checked: the host answers too slowly / ")
+    assert last.startswith("error: not everything was checked, because the host answers too slowly / ")

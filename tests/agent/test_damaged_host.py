@@ -80,7 +80,7 @@ def test_a_run_without_any_room(short_dir: Path) -> None:
 
 @pytest.mark.real("root", "mounts")
 def test_a_task_log_without_any_room(world: World) -> None:
-    """`qm` gives up at once when it can't write down its task, but its worker goes on: a start waits for that."""
+    """`qm` gives up at once when it can't write down its task, but its worker continues, so a start waits for that."""
     log = world.root / "var/log/pve"
     with small_tmpfs(log, "64k"):
         (log / "tasks").mkdir()
@@ -127,7 +127,7 @@ def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
 
 
 def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
-    """The kernel needs its memory, so `qm start` was done and no process is left: the cycle starts the VM again."""
+    """The kernel needs its memory, so `qm start` was done and no process is left, so the cycle starts the VM again."""
     set_constants(world, START_VERIFY_SECONDS=600.0)  # for a QEMU that comes slowly; this one does not come any more
     once, pidfile = world.root / "hook-once", world.root / f"run/qemu-server/{VMID}.pid"
     hook(world, "post-start", 0, f"[ -e {once} ] || {{ : > {once}; kill -9 $(cat {pidfile}); }}")

@@ -1,4 +1,4 @@
-"""Processes that no caller waits for: a defect in one of them leaves a line in the journal."""
+"""Processes that no caller waits for. A defect in one of them leaves a line in the journal."""
 
 import select
 import socket

@@ -108,7 +108,7 @@ def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, ve
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> None:
-    """The same QEMU keeps the same dead way to its disk: that is why a cycle is advised."""
+    """The same QEMU keeps the same dead way to its disk, which is why a cycle is advised."""
     world = place("disk-frozen")
     assert execute(world, "reset").code == 0
     assert world.monitor("query-block")[0]["inserted"]["bps"] == 1  # type: ignore[index]
@@ -185,7 +185,7 @@ def test_every_probe_is_in_the_manifest(world: World) -> None:
 
 
 def test_what_is_not_installed_is_one_short_line(world: World) -> None:
-    """Neither an error nor a finding."""
+    """A missing program is neither an error nor a finding."""
     os.unlink(world.bin / "qm")
     answer = execute(world, "forensics")
     assert manifest(world, answer)["qm status"]["outcome"] == "absent"
@@ -261,7 +261,7 @@ def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], Worl
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> None:
-    """A NAS that is off makes `pvesm status` and `lvs` late: that is noted, and the frozen disk is to be cycled."""
+    """A NAS that is off makes `pvesm status` and `lvs` late. That is noted, and the frozen disk is to be cycled."""
     world = place("disk-frozen")
     install(world, "pvesm", ANOTHER_AWAY)
     install(world, "lvs", "sleep 100")
@@ -276,7 +276,7 @@ def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> N
 @pytest.mark.all
 @pytest.mark.slow
 def test_everything_silent_ends_within_the_budget(world: World) -> None:
-    """QEMU is stopped and every command hangs for longer than the budget: the capture ends with a verdict."""
+    """QEMU is stopped and every command hangs for longer than the budget. The capture ends with a verdict."""
     pid = world.pid
     assert pid is not None
     misbehave(world.root, hang="all")
@@ -315,7 +315,7 @@ def test_a_hung_etc_pve_is_named(world: World) -> None:
 
 
 def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
-    """Of a VM that runs and of one that is stopped, by forensics and by status; no start is advised."""
+    """Forensics and status name it, whether the VM runs or not, and advise no start."""
     pve_gone(world)
     assert execute(world, "forensics").trailer["verdict"]["code"] == "pmxcfs-not-mounted"
     assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"  # QEMU is all that it asks

@@ -139,7 +139,7 @@ ROWS = {
     # those that are not surely hung
     "one vCPU is halted": Row("idle", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
     "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
-    "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "go on"), act=dump),
+    "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=dump),
     # hung ones
     "panic": Row("panic", *HUNG, says=(*SILENT, "its last words: Kernel panic - not"), act=wait, listed="lost"),
     "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),

@@ -102,7 +102,10 @@ def test_a_request_of_another_person_stays_in_the_queue(world: World) -> None:
 
 @pytest.mark.all
 def test_a_request_whose_qm_was_killed_is_taken_back(world: World) -> None:
-    """The OOM killer takes `qm` once it has asked HA: a cycle that leaves the VM on leaves no stop behind."""
+    """The OOM killer takes `qm` once it has asked HA.
+
+    If a cycle leaves the VM on, it takes its request to stop back.
+    """
     under_ha(world, dead=(CRM,))
     qm, before = world.bin / "qm", world.pid
     qm.write_text(qm.read_text().replace(" exec ", " ") + '[ "$1" != stop ] || kill -9 $$\n')
@@ -149,7 +152,7 @@ def test_a_cycle_does_not_end_qemu_beside_an_lrm_that_has_died(world: World) -> 
 
 @pytest.mark.all
 def test_a_cycle_whose_lrm_dies_between_stop_and_start_is_named_stranded(world: World) -> None:
-    """HA stopped the VM and was asked to start it: that request stays, and HA starts the VM when it is back."""
+    """HA stopped the VM and was asked to start it. That request stays, and HA starts the VM when it is back."""
     under_ha(world, round=40)
     with Session(world) as session:
         tag = session.send("cycle")

@@ -27,7 +27,7 @@ def listed(world: World, *which: str) -> list[list[str]]:
 
 @pytest.mark.real("qemu")
 def test_a_vm_without_a_balloon_device_says_so(world: World) -> None:
-    """In each look and on the host; the verdict is the one that needs no heartbeat."""
+    """Each look and the host say so; the verdict is the one that needs no heartbeat."""
     why = "no heartbeat to be had: the VM has no balloon device"
     for verb in ("status", "forensics"):
         verdict = execute(world, verb).trailer["verdict"]
@@ -52,7 +52,7 @@ def test_the_table_lists_what_does_not_run(world: World) -> None:
 
 
 def test_a_probe_that_fails_says_that_nothing_is_known(short_dir: Path) -> None:
-    """The stand-in for QEMU refuses the question: the look goes on without a heartbeat."""
+    """The stand-in for QEMU refuses the question, and the look continues without a heartbeat."""
     world = World(short_dir, qemu="")
     try:
         world.begin()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.real("qemu", "sshd", "fuse", "fsfreeze"), pytest.mark.
 
 @pytest.fixture
 def sshd() -> Iterator[Sshd]:
-    """A host whose PATH is one directory of its own: what is not there, the agent can't execute.
+    """A host whose PATH is its own directory: what is not there, the agent can't execute.
 
     Each test has one: a copy to the archive that was frozen fails later, and the next results report that.
     """
@@ -95,7 +95,7 @@ def test_by_session_on_a_hung_host(sshd: Sshd) -> None:
 
 @pytest.mark.all
 def test_by_session_when_every_executable_hangs(sshd: Sshd) -> None:
-    """With its PATH on a file system that does not answer and its own file gone, the resident agent goes on."""
+    """With its PATH on a file system that does not answer and its own file gone, the resident agent continues."""
     world = sshd.world
     with by_session(sshd) as session, Witness(world) as qemu:
         session.ask("ping")

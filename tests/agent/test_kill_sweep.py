@@ -42,7 +42,7 @@ Kill = Callable[[Sshd, str], None]
 
 
 def held_and_killed(sshd: Sshd, verb: str, hold: Hold, job_id: str, kill: Kill, session: bool = False) -> None:
-    """Ask for a verb by a real ssh, hold it in its stage, kill, and let it go on."""
+    """Ask for a verb by a real ssh, hold it in its stage, kill, and let it continue."""
     memory(sshd.world, "evidence.json").unlink(missing_ok=True)
     held = hold(sshd.world, job_id)
     next(held)
@@ -81,7 +81,7 @@ def the_job(sshd: Sshd, job_id: str) -> None:
 @every_stage
 @pytest.mark.parametrize("kill", [whole_ssh_side, pytest.param(resident_agent, marks=pytest.mark.all)])
 def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, kill: Kill) -> None:
-    """The verb goes on without its client: the VM ends running, and the same id returns the outcome."""
+    """The verb continues without its client: the VM ends running, and the same id returns the outcome."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"
     held_and_killed(sshd, verb, HOLDS[verb][name], job_id, kill, session=kill is resident_agent)
     answer = execute(sshd.world, f"{verb} id={job_id}")
@@ -93,7 +93,7 @@ def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, kill: Kill) ->
 
 @pytest.mark.all
 def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
-    """The monitor of sshd, its session, the agent: whichever dies without the others, the job goes on."""
+    """The monitor of sshd, its session, the agent: whichever dies without the others, the job continues."""
     below: list[int] = []
     for number in range(9):
 
@@ -191,7 +191,7 @@ AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("p
 @pytest.mark.parametrize("kill", sampled([whole_ssh_side, resident_agent, the_job], the_job))
 @pytest.mark.parametrize("name", sampled(AT_WORK, "stop", "start"))
 def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
-    """The worker goes on by itself, and so does the cycle; the VM is not stopped a second time or left off."""
+    """The worker continues by itself, and so does the cycle; the VM is not stopped a second time or left off."""
     before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"
     held_and_killed(sshd, "cycle", AT_WORK[name], job_id, kill, session=kill is resident_agent)
     trailer = execute(sshd.world, f"cycle id={job_id}").trailer

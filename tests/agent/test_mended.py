@@ -1,4 +1,4 @@
-"""Faults that were mended: each of these acted, or answered, wrongly once."""
+"""Faults that were fixed: each of these acted, or answered, wrongly once."""
 
 import json
 import signal
@@ -98,7 +98,7 @@ def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: Wo
 
 
 def test_a_damaged_job_ends_no_session(world: World) -> None:
-    """A torn output line and a request of another version: the session answers, and goes on."""
+    """A torn output line and a request of another version: the session answers, and continues."""
     jobs = world.root / f"run/breakglass/{VMID}/jobs"
     with Session(world) as session:
         session.ask("start id=damaged-1 by=operator")
@@ -132,7 +132,7 @@ def test_no_path_leads_around_the_gate(service: Service) -> None:
 
 @pytest.mark.all
 def test_endless_trailers_are_cut(service: Service) -> None:
-    """Trailers have no end of their own: the connection gets one."""
+    """Trailers do not end by themselves, so the connection gets one."""
     head = b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
     with socket.create_connection(("127.0.0.1", service.port), 10) as client:
         client.sendall(head)

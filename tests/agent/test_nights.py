@@ -58,7 +58,7 @@ def ended(world: World, name: str) -> bool:
 
 @pytest.mark.all
 def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
-    """A hook script keeps `qm stop` longer than it may: its worker is ended with it, and the cycle goes on."""
+    """A hook script keeps `qm stop` longer than it may: its worker is ended with it, and the cycle continues."""
     before = world.pid
     hook(world, "pre-stop", 400)
     answer = execute(world, "cycle")
@@ -118,7 +118,7 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
 
 @pytest.mark.all
 def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
-    """A stop in Proxmox's own page holds the lock file for more than a minute: it is waited for, then the VM starts."""
+    """A stop in Proxmox's own page holds the lock file for more than a minute. It is waited for, then the VM starts."""
     before = world.pid
     hook(world, "pre-stop", 180)
     with another_stop(world):
@@ -191,7 +191,7 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
 
 @pytest.mark.all
 def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: World) -> None:
-    """A process that exits loses its command line before its lock: it still has the patience of a cleanup."""
+    """A process that exits loses its command line before its lock. It still has the patience of a cleanup."""
     set_constants(world, FLOCK_SECONDS=0.0)
     output = memory(world, "jobs/beside-an-exit/output")
     with ending_cleanup(world) as cleanup, Session(world) as session:
@@ -208,7 +208,7 @@ def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: 
 
 @pytest.mark.all
 def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world: World) -> None:
-    """The VM is off for now, and on a moment later: that is not what `stop` was asked for."""
+    """The VM is off for now, and on a moment later, which is not what `stop` was asked for."""
     assert world.qm("stop", str(VMID)).returncode == 0
     hook(world, "pre-start", 60)
     with another_stop(world, "start"):
@@ -247,7 +247,7 @@ def killed(world: World, line: str, phase: str) -> dict[str, Any]:
 
 @pytest.mark.all
 def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
-    """Until then it is not known whether the VM will run: the answer has the last state."""
+    """Until then it is not known whether the VM will run, so the answer has the last state."""
     assert world.qm("stop", str(VMID)).returncode == 0
     result = killed(world, "start", "pre-start")
     assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
@@ -256,7 +256,7 @@ def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
 
 @pytest.mark.all
 def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
-    """Both of its processes are gone and its `qm stop` goes on: the answer waits for that, and names the VM as off."""
+    """Its processes are gone and its `qm stop` continues, so the answer waits for that, and names the VM as off."""
     result = killed(world, "cycle", "pre-stop")
     assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
     assert execute(world, "start").trailer["state"] == "running"
@@ -291,7 +291,7 @@ Job.run = no_process
 
 @pytest.mark.all
 def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
-    """The fork for `qm start` fails twice: a defect, but the VM is off, and that is the answer."""
+    """The fork for `qm start` fails twice. That is a defect, but the answer says that the VM is off."""
     set_constants(world, NO_START)
     answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]

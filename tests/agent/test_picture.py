@@ -69,7 +69,7 @@ def probes(job: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("width", "height", "vram"), sampled([LARGE, SMALL], SMALL))
 def test_a_guest_does_not_decide_how_large_the_picture_is(noisy: World, width: int, height: int, vram: int) -> None:
-    """QEMU's writing ends at the bound; the capture says so and has all else, and the VM goes on."""
+    """QEMU's writing ends at the bound; the capture says so and has all else, and the VM continues."""
     boot(noisy, width, height, vram, **({} if vram == LARGE[2] else {"RAW_BYTES": 1024 * 1024}))
     pid = noisy.pid
     answer = execute(noisy, "forensics id=large-picture")
@@ -195,7 +195,7 @@ def test_a_picture_that_is_too_large_at_any_size_is_not_kept(world: World) -> No
 
 @pytest.mark.all
 def test_a_monitor_without_descriptors_gives_no_picture(short_dir: Path) -> None:
-    """There is no other way: the capture says what QEMU said."""
+    """There is no other way, so the capture says what QEMU said."""
     world = World(short_dir, qemu="")
     try:
         world.begin()

@@ -77,7 +77,7 @@ def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["migrate", "clone"])
 def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: str) -> None:
-    """A migration's or a clone's task may be another node's: no `qm unlock` is advised."""
+    """A migration's or a clone's task may belong to another node: no `qm unlock` is advised."""
     lock(world, kind)
     task_index(world)
     answer = execute(world, "stop")
@@ -120,7 +120,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
 
 
 def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
-    """A backup has the disks as it found them: a hung guest need not wait for it."""
+    """A backup has the disks as it found them, so a hung guest need not wait for it."""
     lock(world, "backup")
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
@@ -130,7 +130,7 @@ def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
 
 
 def test_a_reset_does_not_boot_a_guest_that_a_backup_keeps_standing(world: World) -> None:
-    """A stopped VM is backed up in a paused QEMU: `start` lets it go on as `qm start` does, a reset is not that."""
+    """A stopped VM is backed up in a paused QEMU: `start` lets it continue as `qm start` does, a reset is not that."""
     world.monitor("stop")
     lock(world, "backup")
     with task(f"vzdump:{VMID}") as upid:
@@ -177,7 +177,7 @@ def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: P
 
 @pytest.mark.parametrize("verb", ["cycle", "start"])
 def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, held: str, verb: str) -> None:
-    """`qm start` would wait 10 s and fail: the holder is named before anything is stopped."""
+    """`qm start` would wait 10 s and fail, so the holder is named before anything is stopped."""
     before = world.pid
     if verb == "start":
         world.monitor("quit")
@@ -226,7 +226,7 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
-    """QEMU hangs in the kernel: a cycle is refused.
+    """QEMU hangs in the kernel, so a cycle is refused.
 
     Where a person has it done anyway and `qm stop` says done: exit 14, the process is named, and no start is tried,
     then or later, although /proc shows a zombie.
@@ -288,7 +288,7 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
 
 
 def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
-    """A QEMU that stands still while another node has its configuration is a migration's: no reset, no cont."""
+    """A QEMU that stands still while another node has its configuration belongs to a migration: no reset, no cont."""
     moved(world, lock="migrate")
     world.monitor("stop")
     for verb in ("reset", "start"):
@@ -387,7 +387,7 @@ def test_an_odd_guest_costs_itself_only(odd: str) -> None:
 
 
 def test_a_upid_names_one_process() -> None:
-    """Both index files' lines, and what is none."""
+    """The lines of both index files are recognised, and other lines are not."""
     upid = "UPID:pve-1:0000ABCD:0001E240:6743E000:vzdump:102:root@pam:"
     lines = [f"{upid} 1 6743E100 job errors", f"{upid} 6743E100 job errors", f"{upid} 0", f"task {upid}"]
     assert [getattr(parse_task(line), "end", None) for line in lines] == ["job errors", "job errors", "", ""]

@@ -76,7 +76,7 @@ def test_a_drill_proves_the_host(world: World) -> None:
 
 
 def test_what_did_not_work_proves_nothing(world: World) -> None:
-    """A drill that was refused: the VM is locked."""
+    """A drill that was refused because the VM is locked."""
     lock(world, "backup")
     answer = execute(world, "cycle by=op proves=drill")
     assert (answer.code, answer.trailer["proven"]) == (12, None)
@@ -149,7 +149,7 @@ def test_one_process_at_a_time_is_at_the_disk(world: World) -> None:
     "damage", [*(pytest.param(each, marks=pytest.mark.all) for each in ("", "[]", "null")), '{"at":1}']
 )
 def test_a_damaged_file_is_no_proof_and_no_obstacle(world: World, damage: str) -> None:
-    """The host counts as never proven, and the next doctor mends it."""
+    """The host counts as never proven, and the next doctor proves it."""
     execute(world, "ping")
     (world.root / HERE).write_text(damage)
     assert proven(world) is None

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark
 
 APART = 0.3  # seconds, in place of 1
 
-# Each drawing writes its time; while there is a file `hold`, it does not go on.
+# Each drawing writes its time; while there is a file `hold`, it does not continue.
 _COUNTED = """
 import os, time
 draw = find("draw_picture")
@@ -99,7 +99,7 @@ def test_the_picture_is_all_that_there_is(world: World) -> None:
 
 
 def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
-    """Over a session and by processes of their own: one drawing, and no error."""
+    """Requests over a session and by their own processes get one drawing, and no error."""
     (counted.root / "hold").touch()
     with Session(counted) as session, ThreadPoolExecutor(4) as pool:
         tags = session.send_all([f"screen vm={VMID}"] * 8)
@@ -126,7 +126,7 @@ def test_one_picture_a_second(counted: World) -> None:
 
 
 def test_a_painter_that_dies_is_replaced(counted: World) -> None:
-    """The one who asked does not notice: a second painter draws."""
+    """The one who asked does not notice, so a second painter draws."""
     (counted.root / "hold").touch()
     with ThreadPoolExecutor(1) as pool:
         requests = pool.submit(execute, counted, "screen")
@@ -175,7 +175,7 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
 
 
 def test_the_guest_agent_is_reported(world: World) -> None:
-    """Beside the picture: whether it answers, so that a client knows that the guest is back."""
+    """The answer says beside the picture whether the agent answers, so that a client knows that the guest is back."""
     for answers, word, seconds in ((True, "answers", 10.0), (False, "silent", 0.2)):
         with agent_port(qga(world), answers), constants_set(world, GUEST_SECONDS=seconds):
             until(lambda: sockets(world) == 0, "the end of an earlier painter")
@@ -223,7 +223,7 @@ def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
 
 
 def test_a_vm_that_is_off_is_said(place: Callable[[str], World]) -> None:
-    """No QEMU, no picture, and no advice: it may run on another node."""
+    """No QEMU, no picture, and no advice, because it may run on another node."""
     off = place("stopped")
     verdict = assert_no_picture(
         execute(off, "screen"), "stopped", "no QEMU of this VM runs on this host, so there is no picture"
@@ -317,7 +317,7 @@ def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
 
 @pytest.mark.real("root")
 def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
-    """A process that has taken the painter's name is not believed: the answer says whose it is."""
+    """A process that has taken the painter's name is not believed, so the answer says whose it is."""
     other = start_other(counted, "has")
     try:
         answer = execute(counted, "screen")
@@ -337,7 +337,7 @@ def test_a_session_holds_as_many_as_it_reads_at_once() -> None:
 
 @pytest.mark.all
 def test_the_largest_picture_goes_through(short_dir: Path) -> None:
-    """Noise, which PNG can't make smaller: it is thinned out until a slow line can carry it."""
+    """Noise, which PNG can't make smaller, is thinned out until a slow line can carry it."""
     world = World(short_dir)
     try:
         boot_noise(world, 1600, 1200, 16)

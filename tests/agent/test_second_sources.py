@@ -285,7 +285,7 @@ def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: W
 
 
 def test_an_agents_port_is_open_or_not() -> None:
-    """By query-chardev; a VM without the port is a third case."""
+    """query-chardev tells; a VM without the port is a third case."""
     monitor: dict[str, object] = {"label": "charmonitor", "frontend-open": True}
     assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
     assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False

@@ -26,7 +26,7 @@ def several(world: World) -> list[str]:
 
 @pytest.mark.parametrize("line", ["status", "reset", "forensics", "history", "job id=some-job-1"])
 def test_a_key_for_several_vms_needs_a_number(world: World, line: str) -> None:
-    """A line without `vm=` could mean any of them: it is refused, and nothing is changed."""
+    """A line without `vm=` could mean any of them. It is refused, and nothing is changed."""
     before = world.pid
     answer = execute(world, line, *SEVERAL)
     assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (12, "wrong-vm", before)
@@ -72,7 +72,7 @@ def test_ping_says_what_the_key_reaches(world: World) -> None:
 
 
 def test_one_session_serves_all_vms_and_keeps_their_records_apart(world: World) -> None:
-    """The same id under two numbers is two jobs: the second one attaches to nothing."""
+    """The same id under two numbers is two jobs, so the second one attaches to nothing."""
     with Session(world, several(world)) as session:
         assert session.ask(f"status vm={VMID}")["state"] == "running"
         assert session.ask("status vm=110")["state"] == "stopped"

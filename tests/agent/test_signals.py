@@ -60,7 +60,7 @@ def pidfile(world: World) -> Path:
 @pytest.mark.parametrize("argv0", sampled(["/usr/bin/kvm", "/usr/bin/python3"], "/usr/bin/kvm"))
 @pytest.mark.parametrize("verb", sampled(["stop", "cycle"], "cycle"))
 def test_a_recycled_pid_gets_no_signal(world: World, argv0: str, verb: str) -> None:
-    """The pid file is stale and its number is another process's by now, VM 1020's even: that VM 102 is not running."""
+    """The pid file is stale and its number is another process's by now, VM 1020's even, so VM 102 is not running."""
     assert execute(world, "stop").code == 0
     with decoy(world, argv0, *other_vm(world)) as process:
         pidfile(world).write_text(f"{process.pid}\n")
@@ -89,7 +89,7 @@ def verbs_beside_a_decoy(world: World, *verbs: str) -> list[Answer]:
 
 
 def on_frozen_storage(directory: Path, verb: str) -> list[Answer]:
-    """Run verbs on a real QEMU that writes to a frozen file system: a thread of it is in uninterruptible sleep."""
+    """Run verbs on a real QEMU that writes to a frozen file system, so a thread of it is in uninterruptible sleep."""
     with vm_on_frozen_storage(directory) as world:
         return verbs_beside_a_decoy(world, verb, "start", "status")
 

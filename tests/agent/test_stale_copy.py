@@ -1,4 +1,4 @@
-"""A QEMU that runs while another node has the VM: it is named as a stale copy, may be stopped, and nothing else."""
+"""A QEMU that runs while another node has the VM. It is named as a stale copy, may be stopped, and nothing else."""
 
 import pytest
 

@@ -77,7 +77,7 @@ def shared(directory: Path) -> Iterator[World]:
 
 @contextmanager
 def in_real_time(world: World) -> Iterator[None]:
-    """Have the stand-in wait as long as the original: a test ends that wait."""
+    """Have the stand-in wait as long as the original. A test ends that wait."""
     scale = world.root / "scale"
     divisor = scale.read_text()
     scale.write_text("1")
@@ -155,7 +155,7 @@ def test_the_worker_is_a_task_of_its_own_session(world: World) -> None:
 
 
 def test_a_killed_qm_leaves_its_worker_with_the_flock(world: World) -> None:
-    """SIGKILL to the group of `qm` does not reach it: it stops the VM later, and its task is never noted as ended."""
+    """SIGKILL to the group of `qm` does not reach it. It stops the VM later, and its task is never noted as ended."""
     hook(world, "pre-stop", FOR_EVER)
     qemu = world.pid or 0
     with another_stop(world) as person:
@@ -247,7 +247,7 @@ def test_sigterm_at_any_line_of_a_talk_with_qemu_says_nothing_else(own: World) -
 
 
 def test_sigterm_in_a_hook_only_fails_the_hook(world: World) -> None:
-    """Which is a warning, on stdout: the stop goes on and ends well."""
+    """Proxmox prints a warning on stdout, and the stop continues and ends well."""
     hook(world, "pre-stop", FOR_EVER)
     with another_stop(world) as person:
         until(lambda: in_hook(world, "pre-stop"), "the hook")
@@ -402,7 +402,7 @@ SAID = {
 
 @pytest.mark.parametrize("name", SAID)
 def test_each_command_says_what_the_original_says(world: World, name: str) -> None:
-    """A task's output is on stdout, what it died of on stderr, with 255; a refusal before it has a code of its own.
+    """A task's output is on stdout, what it died of on stderr, with 255; a refusal before it has its own code.
 
     A reboot that failed leaves no word behind.
     """
@@ -416,7 +416,7 @@ def test_each_command_says_what_the_original_says(world: World, name: str) -> No
     "line", ["ostype: l26", TEMPLATE, "net0: virtio=BC:24:11:00:00:01,bridge=vmbr0", f"machine: pc-i440fx-9.2\n{ISO}"]
 )
 def test_showcmd_prints_the_command_of_a_start(world: World, line: str) -> None:
-    """Also of a template, which no start takes, and of a running VM of an older machine whose image is missing."""
+    """It does so even for a template, which no start takes, and for a VM of an older machine without its image."""
     configure(world, line)
     code, out, err = qm(world, "showcmd")
     assert (code, err) == (0, "")
@@ -483,7 +483,7 @@ def test_pending_options_are_told(world: World) -> None:
 
 
 def test_a_line_that_is_unreadable_is_left_out(world: World) -> None:
-    """Proxmox warns of it and goes on without it."""
+    """Proxmox warns of it and continues without it."""
     conf(world).write_text("this is not a line\nmemory: 192x\ncores: 1y\nname: devvm\n# a note\n")
     code, out, err = qm(world, "config")
     assert (code, out) == (0, "name: devvm\n")
@@ -572,7 +572,7 @@ def test_a_cleanup_holds_the_flock_beside_a_new_qemu(world: World) -> None:
 
 @pytest.mark.real("qemu")
 def test_a_reboot_that_waits_starts_the_vm_when_its_qemu_ends(world: World) -> None:
-    """Whatever ends it: qmeventd finds the word that the reboot left, and a task of its own starts the VM."""
+    """Whatever ends it: qmeventd finds the word that the reboot left, and its own task starts the VM."""
     old = world.pid or 0
     with Witness(world) as witness, another_stop(world, "reboot", "--timeout", "3000") as person:
         witness.wait("POWERDOWN")
@@ -656,7 +656,7 @@ def test_ha_that_is_disarmed_and_frozen_does_nothing(world: World) -> None:
 
 
 def test_ha_writes_the_time_of_each_round(world: World) -> None:
-    """As whole seconds, in both files, which name what else `ha-manager status` prints."""
+    """HA writes whole seconds in both files, which name what else `ha-manager status` prints."""
     under_ha(world)
     await_ha_rounds(world)
     ha = Ha(str(world.root))
@@ -669,7 +669,7 @@ def test_ha_writes_the_time_of_each_round(world: World) -> None:
 
 
 def test_ha_that_is_dead_keeps_a_request_and_does_it_when_it_is_back(world: World) -> None:
-    """Also if `started` was requested after it: the manager reads its queue, and writes `stopped` (Manager.pm)."""
+    """Even if `started` was requested after it: the manager reads its queue, and writes `stopped` (Manager.pm)."""
     under_ha(world, dead=HA_UNITS, silent=324)
     assert "old timestamp - dead?" in subprocess.check_output([world.bin / "ha-manager", "status"], text=True)
     assert qm(world, "stop")[0] == 0

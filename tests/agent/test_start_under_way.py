@@ -36,7 +36,7 @@ def start_under_way(world: World) -> Iterator[int]:
 
 @pytest.mark.parametrize("verb", ["status", "forensics"])
 def test_a_qemu_that_is_just_starting_is_no_leftover(world: World, verb: str) -> None:
-    """A start holds the lock file: it is named and waited for, and no line says that its QEMU is to be killed."""
+    """A start holds the lock file. It is named and waited for, and no line says that its QEMU is to be killed."""
     with start_under_way(world) as starter:
         verdict = execute(world, verb).trailer["verdict"]
         assert (verdict["code"], verdict["advice"]) == ("stopped-locked", "")
@@ -52,7 +52,7 @@ def hanging_status(world: World) -> int:
 
 @own_host
 def test_a_vm_that_was_started_during_a_capture_is_on(world: World) -> None:
-    """The state is read again after the leftovers: the answer has that of now, and the process is the VM's."""
+    """The state is read again after the leftovers: the answer has that of now, and the process belongs to the VM."""
     assert world.qm("stop", str(VMID)).returncode == 0
     set_constants(world, PERL_SECONDS=300.0, EVIDENCE_SECONDS=300.0)
     misbehave(world.root, hang="status")

@@ -77,7 +77,7 @@ def test_a_deadline_counts_from_its_own_start() -> None:
 
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reply says so: a probe that did not start is no finding."""
+    """The reply says so, because a probe that did not start is no finding."""
     monkeypatch.setattr(together, "_LEAST_PERL_SECONDS", 0.01)
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
@@ -121,7 +121,7 @@ def test_a_probe_that_dies_is_told() -> None:
 
 @pytest.mark.slow
 def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
-    """Also where the probe's own process did not come to end it, as on a busy host: with its group, deaf to SIGTERM."""
+    """Its whole group ends, even if it ignores SIGTERM and the probe's own process had no time to end it."""
     begun, command = tmp_path / "begun", nap(900)
 
     def hang(_: float) -> Iterator[Reply]:

@@ -23,7 +23,7 @@ from ..support.stages import await_agents, until, writer_of
 
 pytestmark = [pytest.mark.real("qemu", "sshd"), pytest.mark.slow, pytest.mark.shared("world", "sshd")]
 
-# The disk hangs while the agent starts: it reads a FIFO. `later` is by how many seconds the host's clock is ahead then.
+# The disk hangs while the agent starts. It reads a FIFO. `later` is by how many seconds the host's clock is ahead then.
 HANGS = """
 import time
 try:
@@ -33,7 +33,7 @@ except FileNotFoundError:
 clock = time.clock_gettime
 replace(boottime=lambda: clock(time.CLOCK_BOOTTIME) + float(open({later!r}).read()))
 """
-MINUTES = "3000"  # tests compare the first two digits: a busy machine adds seconds
+MINUTES = "3000"  # tests compare the first two digits, because a busy machine adds seconds
 
 
 class Disk:
@@ -63,7 +63,7 @@ class Disk:
 
 @pytest.fixture
 def disk(world: World, tmp_path: Path) -> Iterator[Disk]:
-    await_agents(world)  # of an earlier test: this one waits for its own, and for what that logs
+    await_agents(world)  # of an earlier test; this test waits for its own, and for what that logs
     disk = Disk(tmp_path)
     with constants_set(world, HANGS.format(gate=str(disk.gate), later=str(disk.later))):
         yield disk
@@ -83,7 +83,7 @@ def end(ssh: "subprocess.Popen[str]") -> Answer:
 
 
 def naps(pid: int) -> int:
-    """Return how often a process has slept: an idle session wakes to look at its input."""
+    """Return how often a process has slept. An idle session wakes to look at its input."""
     found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
@@ -125,7 +125,7 @@ def test_an_exec_says_that_it_was_too_late(sshd: Sshd, disk: Disk) -> None:
 
 
 def test_a_slow_start_is_not_too_late(sshd: Sshd, disk: Disk) -> None:
-    """Some seconds are what a busy host needs: the handler still waits."""
+    """Some seconds are what a busy host needs, so the handler still waits."""
     with disk.hanging():
         ssh = begin(sshd, "reset id=slow-start-1")
         disk.set_ahead("5")
@@ -133,7 +133,7 @@ def test_a_slow_start_is_not_too_late(sshd: Sshd, disk: Disk) -> None:
 
 
 def test_a_late_exec_follows_the_job_of_its_id(sshd: Sshd, disk: Disk) -> None:
-    """The handler has sent the line again, and that one has acted: the first one reports the same."""
+    """The handler has sent the line again, and that one has acted, and the first one reports the same."""
     assert end(begin(sshd, "reset id=acted-before-1")).code == 0
     with disk.hanging():
         ssh = begin(sshd, "reset id=acted-before-1")
@@ -178,7 +178,7 @@ def test_a_session_of_any_age_acts(world: World, disk: Disk) -> None:
 
 @pytest.mark.parametrize("last", [":", "exec"])
 def test_the_shell_that_sshd_started_counts(last: str) -> None:
-    """Debian's /bin/sh forks to run a command: a disk on which it has waited itself makes its agent old too."""
+    """Debian's /bin/sh forks to run a command, so a disk on which it has waited itself makes its agent old too."""
     program = "from breakglass.agents.pve.host.process import process_start; print(process_start())"
     runs = f"{sys.executable} -c '{program}'"
     script = f"read -r go; {runs}; :" if last == ":" else f"read -r go; exec {runs}"

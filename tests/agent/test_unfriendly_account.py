@@ -45,7 +45,7 @@ def test_start_up_files_that_hang(world: World, home: Path) -> None:
 
 
 def test_a_noisy_bashrc(world: World, home: Path) -> None:
-    """With bash, against the recipe, noise stands before the answer and not behind: it is still understood."""
+    """With bash, against the recipe, noise stands before the answer and not behind, but it is still understood."""
     (home / ".bashrc").write_text("echo '#breakglass {\"exit_code\": 0}'; echo noise; echo noise >&2\n")
     server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/bash\n")
     try:
@@ -59,7 +59,7 @@ def test_a_noisy_bashrc(world: World, home: Path) -> None:
 
 
 def test_a_hanging_bashrc(world: World, home: Path) -> None:
-    """With bash it keeps the verb from beginning for as long as it hangs: that is why the recipe has /bin/sh."""
+    """With bash it keeps the verb from beginning for as long as it hangs, which is why the recipe has /bin/sh."""
     fifo = home / "never"
     os.mkfifo(fifo)
     (home / ".bashrc").write_text(f"read -r line < {fifo}\n")

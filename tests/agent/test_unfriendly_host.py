@@ -65,7 +65,7 @@ Trouble = Callable[[World], AbstractContextManager[Callable[[], None]]]
     ("trouble", "reason"), [(full, "No space left on device"), (read_only, "Read-only file system")]
 )
 def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reason: str) -> None:
-    """A reset resets, once for each id, and says what is missing; when the disk is mended, nothing is."""
+    """A reset resets, once for each id, and says what is missing; when the disk is repaired, nothing is."""
     with trouble(world) as mend:
         with Witness(world) as qemu:
             assert execute(world, "reset id=unwritten-1").code == 0
@@ -148,7 +148,7 @@ def test_a_full_run(world: World) -> None:
             for number in range(6):
                 answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", "100-199")
                 assert (answer.code, answer.trailer["state"]) == (0, "running")
-                while qemu.wait("RESET")["guest"]:  # the firmware adds a reset of its own after a quick one
+                while qemu.wait("RESET")["guest"]:  # the firmware adds its own reset after a quick one
                     pass
                 assert execute(world, f"reset id=no-room-{number}").trailer["attached"] is True
 

@@ -59,7 +59,7 @@ def test_a_person_can_have_it_stopped_anyway(world: World, fault: str) -> None:
 @pytest.mark.all
 @own_host
 def test_a_machine_of_an_older_version_shows_its_missing_image_at_the_start_alone(world: World) -> None:
-    """`qm showcmd` does not look at the image of such a VM while it runs: it ends off, and no start is advised."""
+    """`qm showcmd` does not look at the image of such a VM while it runs. The VM ends off, and no start is advised."""
     configure(world, "machine: pc-i440fx-9.2", HOPELESS["iso"][0])
     answer = execute(world, "cycle")
     assert code_of(answer) == (15, "stranded", "")
@@ -97,7 +97,7 @@ NO_MODULE = "Can't locate PVE/Storage.pm in @INC (you may need to install the PV
 
 
 def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World) -> None:
-    """The exit codes are the same: a command that loads no VM's volumes shows which it is. The former is final."""
+    """The exit codes are the same. A command that loads no VM's volumes shows which it is. The former is final."""
     misbehave(world.root, fail={"showcmd": NO_MODULE, "config": NO_MODULE})
     for line in ("cycle", "cycle anyway=would-not-start"):
         answer = execute(world, line)
@@ -126,7 +126,7 @@ def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
 
 @own_host
 def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
-    """A busy host is not a broken one: the cycle goes on and says what it could not find out."""
+    """A busy host is not a broken one: the cycle continues and says what it could not find out."""
     before = world.pid
     misbehave(world.root, hang="showcmd")
     with constants_set(world, QM_SECONDS=0.5):
@@ -139,7 +139,7 @@ def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
 @pytest.mark.all
 @own_host
 def test_a_cycle_goes_on_after_a_persons_stop_where_qm_is_late(world: World) -> None:
-    """A person's `qm stop` is at work on a QEMU that is silent, on a busy host: the VM must be on at the end."""
+    """A person's `qm stop` is at work on a QEMU that is silent, on a busy host, but the VM must be on at the end."""
     before = world.pid
     signal_process(before, signal.SIGSTOP)
     misbehave(world.root, hang="showcmd")

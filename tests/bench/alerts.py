@@ -37,13 +37,13 @@ class Sender:
 
 
 def alert_figures(count: int) -> dict[str, float]:
-    """Return the figures, from a handler, sshd and VM of their own: `count` captures, and COUNT alerts one by one."""
+    """Return the figures, from a new handler, sshd and VM: `count` captures, and COUNT alerts one by one."""
     with alerting(ENTRIES) as (service, _):
         sender = Sender(service)
         taken = []
         for number in range(count):
             taken.append(sender.send(f"capture-{number}", "unsparing"))
-            list_captures(service)  # until it has ended: the next one would join it
+            list_captures(service)  # until it has ended, because the next one would join it
         sender.send("storm", "devvm")
         began = time.perf_counter()
         for number in range(COUNT):

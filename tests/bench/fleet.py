@@ -1,6 +1,6 @@
 """`python -m tests.bench.fleet HOST_KEY PUBLIC_KEY VMS PORT…`: Proxmox hosts that answer like the host agent.
 
-Each port is a host of its own, with one resident session that answers `ping` and `status` for the VMs of its key.
+Each port is its own host, with one resident session that answers `ping` and `status` for the VMs of its key.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Floods of strangers, each from a process of its own: what an operator's status takes, and the handler's memory.
+"""Floods of strangers, each from its own process: what an operator's status takes, and the handler's memory.
 
 Three floods: requests without end on one connection, half requests, bodies without their last byte.
 """
@@ -32,7 +32,7 @@ TITLES = {
 
 
 def flood_figures(service: Service) -> dict[str, float]:
-    """Return the figures of each flood. Each status comes over a connection of its own."""
+    """Return the figures of each flood. Each status comes over its own connection."""
     found: dict[str, float] = {}
     for kind in SENDS:
         command = [sys.executable, "-m", "tests.bench.floods", kind, str(service.port)]

@@ -108,7 +108,7 @@ def _evidence() -> dict[str, float | str]:
 
 
 def _seconds_of_evidence(world: World) -> float:
-    """Return how long a reset takes in all: the button itself takes a few milliseconds of it."""
+    """Return how long a reset takes in all. The button itself takes a few milliseconds of it."""
     return float(execute(world, "reset").trailer["seconds"])
 
 

@@ -64,7 +64,7 @@ def _statuses(service: Service) -> list[float]:
 
 
 class _scraping:  # noqa: N801  a context, as a function would be
-    """Clients in a process of their own."""
+    """Clients in their own process."""
 
     answered = "0"
 

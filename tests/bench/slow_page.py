@@ -72,7 +72,7 @@ WATCH = """(() => {
 
 
 def slow_page_figures(directory: Path, count: int = 3) -> Figures:
-    """Return the medians of a few visits, each on a connection of its own."""
+    """Return the medians of a few visits, each on its own connection."""
     with _place(directory) as (browser, line, service):
         url = f"https://rescue.test:{line.port}/"
         firsts = [_visit(_new_phone(browser), line, url, "heard") for _ in range(count)]

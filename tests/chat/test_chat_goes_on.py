@@ -1,6 +1,6 @@
-"""Conversations that go on in the terminal: by claude after an approved verb, and by the operator another time.
+"""Conversations that continue in the terminal: by claude after an approved verb, and by the operator another time.
 
-And what a turn has of the host: its own verbs, and proposals.
+A turn gets its own verbs of the host, and proposals.
 
 A script stands in for claude; sshd, the host agent and QEMU are real.
 """
@@ -49,7 +49,10 @@ def jobs(talker: Talker) -> list[str]:
 
 
 def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedClaude) -> None:
-    """By itself, once, with the outcome that the handler looked up; the check's id is made from the job's."""
+    """It checks once, without being asked, with the outcome that the handler looked up.
+
+    The id of the check is made from the id of the job.
+    """
     before, turns = jobs(talker), len(talker.calls)
     code, seen = typed(talker, PROPOSES, "y")
     assert code == 0
@@ -90,7 +93,7 @@ def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaud
 
 @pytest.mark.all
 def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
-    """After its terminal has gone, until the host knows its job: whichever page approved it meanwhile."""
+    """The proposal is asked about again after its terminal has gone, until the host knows its job."""
     before = jobs(talker)
     typed(talker, PROPOSES)
     _, seen = typed(talker, options=("--resume",))
@@ -159,7 +162,7 @@ def test_a_turn_under_way_is_followed(talker: Talker, claude: ScriptedClaude) ->
 
 
 def test_only_the_hosts_refusal_is_a_proposal(talker: Talker) -> None:
-    """Another command with the same output is no proposal, and each proposal has an id of its own."""
+    """Another command with the same output is no proposal, and each proposal has its own id."""
     liar = bash("echo approval-required: reset")
     events = talker.chat(fake(liar, bash("pve reset"), bash("pve reset"), {"text": "fin"}))
     assert len({event["job"] for event in events if event["type"] == "approval"}) == 2

@@ -60,7 +60,7 @@ def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
 
 
 def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
-    """With its sentence and its hint, and as the exit code; a handler that is down has another exit code."""
+    """It is shown with its sentence, its hint and its exit code; a handler that is down has another exit code."""
     claude.play(line(type="result", is_error=True, api_error_status=403, result="no permission"))
     code, seen = typed(talker, "hello")
     assert code == 1

@@ -75,7 +75,7 @@ def place() -> Iterator[Place]:
 
 
 def test_a_turn_and_the_next(place: Place) -> None:
-    """A session goes on where it was, and each turn brings the brief of today."""
+    """A session continues where it was, and each turn brings the brief of today."""
     first = place.run({"text": "one"})
     second = place.run({"text": "two"}, resume=first.job.sid, transcript=bytes(first.transcript))
     assert [texts(turn.events) for turn in (first, second)] == ["one", "two"]

@@ -53,7 +53,10 @@ def proxy(api: ModelApi) -> Iterator[TurnProxy]:
 @pytest.mark.real("claude")
 @pytest.mark.parametrize("variable", sampled(CREDENTIALS, "ANTHROPIC_API_KEY"))
 def test_the_real_claude_gets_through(model: Model, tmp_path: Path, variable: str) -> None:
-    """With a tool, and over its transcript: what the CLI sends is listed. The API sees the credential in its header."""
+    """It uses a tool and its transcript, and what the CLI sends is listed.
+
+    The API sees the credential in its header.
+    """
     script = fake({"text": "hm", "tool": "Bash", "input": {"command": "echo x"}}, {"thinking": "so", "text": WORDS})
     flags = ["-p", "--tools=Bash,Read,Grep,Glob", "--strict-mcp-config", "--setting-sources="]
     with turn_proxy(ModelApi(variable, SECRET, model.url)) as proxy, relay(None, proxy.path) as network:
@@ -125,7 +128,7 @@ def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) ->
 
 @pytest.mark.parametrize("status", sampled([400, 401, 403, 404, 429, 500, 529], 429))
 def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
-    """With their status, their words and how long to wait."""
+    """They keep their status, their words and how long to wait."""
     with proxy.open(message(fake({"text": "x", "fail": status, "retry_after": 7}))) as response:
         error = json.loads(response.read())
         assert (response.status, response.headers["retry-after"]) == (status, "7")
@@ -224,7 +227,7 @@ TWO_READINGS = {
 
 @pytest.mark.parametrize("name", TWO_READINGS)
 def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
-    """What the API could read in another way is not passed on."""
+    """A request that the API could read differently is not passed on."""
     assert refused(proxy, model, TWO_READINGS[name]).startswith("400 the body is not an object of JSON")
 
 

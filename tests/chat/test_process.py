@@ -66,7 +66,7 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 
 
 async def test_what_a_turn_sends_is_stored_and_counted(turn: StandInTurns, counters: Counters) -> None:
-    """As it was sent, in order; the same request again starts and counts nothing."""
+    """It is stored as it was sent, in order; the same request again starts and counts nothing."""
     lines = [text(2, "é\ud800"), {"type": "result", "n": 3, **RESULT}, {**DONE, "n": 4}]
     for _ in range(2):
         events = await turn.say(*lines)
@@ -79,7 +79,7 @@ async def test_what_a_turn_sends_is_stored_and_counted(turn: StandInTurns, count
 
 
 async def test_a_program_that_ends_without_a_word(turn: StandInTurns, counters: Counters) -> None:
-    """What came before stays, half a line does not, and the conversation goes on."""
+    """What came before stays, half a line does not, and the conversation continues."""
     events = await turn.say(text(2), b'{"type":"text","n":3,')
     assert numbers(events) == [1, 2, 3, 4]
     assert (events[2]["code"], events[2]["message"]) == KILLED[:2]
@@ -222,7 +222,7 @@ async def test_a_turn_that_was_just_asked_for_when_the_handler_stops(turn: Stand
 
 
 async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
-    """The file can't grow: the client hears why, the turn has its end once there is room, and the handler goes on."""
+    """The file can't grow: the client hears why, the turn has its end once there is room, and the handler continues."""
 
     async def flood(stand_in: StandIn) -> None:
         for n in range(2, 2000):
@@ -408,7 +408,7 @@ async def test_nothing_else_reaches_the_host(turn: StandInTurns) -> None:
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
-    """As ssh says it, with exit 255; a defect costs the answer alone."""
+    """It ends as with ssh, with exit 255; a defect costs the answer alone."""
 
     async def read(line: str) -> list[dict[str, object]]:
         if line.startswith("history"):

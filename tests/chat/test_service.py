@@ -1,4 +1,4 @@
-"""Whether chat is on, and why not: what a turn needs goes away and comes back, a reload, a defect; no verb suffers."""
+"""Chat says whether it works and why not, after a missing part, a reload or a defect; no verb suffers."""
 
 import asyncio
 import contextlib
@@ -90,7 +90,7 @@ def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
 
 
 def test_a_turn_is_tried_all_the_same(talker: Talker) -> None:
-    """The look may be old: a turn says by itself what it lacks."""
+    """The look may be old, so a turn says by itself what it lacks."""
     with moved(program(talker)):
         talker.wait_for_chat("claude-missing")
         assert last_error(talker.chat("hello"))["code"] == "claude-missing"
@@ -103,7 +103,7 @@ def test_a_turn_is_tried_all_the_same(talker: Talker) -> None:
 def test_chat_is_switched_off_by_a_reload(
     talker: Talker, claude: ScriptedClaude, old: str, new: str, state: str
 ) -> None:
-    """A turn that runs goes on to its end, or can be stopped; chat is on again after another reload."""
+    """A turn that runs continues to its end, or can be stopped; chat is on again after another reload."""
     with talker.open(prompt=fake(WAITING)) as stream, talker.open(prompt=fake({**WAITING, "wait": "never"})) as other:
         stream.until("text")
         other.until("text")
@@ -138,7 +138,7 @@ def test_a_callers_vms_hold(talker: Talker) -> None:
 
 
 def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None:
-    """Its chat is off and says so; with a sessions.dir of its own it is on. The first one's goes on."""
+    """Its chat is disabled and says so; with its own sessions.dir it is on. The first one's continues."""
     with started(talker.replica()) as second:
         second.wait_for_chat("sessions-unwritable")
         reply = second.ask(prompt="hello")
@@ -150,7 +150,7 @@ def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None
 
 
 def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> None:
-    """While it is there, chat is off and names it; then it is on by itself, with new conversations."""
+    """While it is there, chat is disabled and names it; then it works by itself, with new conversations."""
     sessions = give_directory(directory / "damaged")
     (sessions / FILE).write_text("no database")
     (sessions / FILE).chmod(0o666)
@@ -168,14 +168,14 @@ def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> No
 @pytest.mark.parametrize(
     ("place", "state", "code", "words"),
     [
-        ("off", "none", "chat-disabled", "turned off at this handler"),
+        ("off", "none", "chat-disabled", "disabled at this handler"),
         ("/nowhere/chat", "failed", "chat-disabled", "systemd"),
     ],
 )
 def test_where_turns_are_started(
     model: Model, claude: ScriptedClaude, directory: Path, place: str, state: str, code: str, words: str
 ) -> None:
-    """BREAKGLASS_CHAT switches chat off, or names systemd's socket; one that is lost is said, with the line to type."""
+    """BREAKGLASS_CHAT disables chat, or names systemd's socket; one that is lost is said, with the line to type."""
     env = f"import os; os.environ['BREAKGLASS_CHAT'] = {place!r}"
     with started(Talker(directory, model, sessions=directory / "elsewhere", chat=claude.chat, patched=env)) as talker:
         talker.wait_for_chat(state)
@@ -265,7 +265,7 @@ def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directo
 @pytest.mark.all
 @pytest.mark.real("sshd")
 def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, directory: Path) -> None:
-    """A library of chat's alone is broken: chat is off with the reason in the log, and a verb reaches its host."""
+    """A library of chat's alone is broken: chat is disabled with the reason in the log, and a verb reaches its host."""
     (directory / "itsdangerous.py").write_text('raise ImportError("half an upgrade")')
     (directory / "itsdangerous.py").chmod(0o644)
     directory.chmod(0o755)

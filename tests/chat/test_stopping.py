@@ -18,7 +18,7 @@ LONG = "one two three four five six seven eight nine ten"
 
 
 def test_a_turn_is_stopped_in_its_text(model: Model, directory: Path) -> None:
-    """Its text so far stays, its processes end, and the session goes on and knows that text."""
+    """Its text so far stays, its processes end, and the session continues and knows that text."""
     with started(Talker(directory, model)) as talker:
         with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
             session = stream.until("text") and stream.seen[0]
@@ -33,7 +33,7 @@ def test_a_turn_is_stopped_in_its_text(model: Model, directory: Path) -> None:
 
 @pytest.mark.parametrize("who", ["the handler", "the turn"])
 def test_a_process_is_killed(model: Model, directory: Path, who: str) -> None:
-    """By SIGKILL: no process is left, the text so far is there with a named end, and the session goes on."""
+    """After SIGKILL no process is left, the text so far is there with a named end, and the session continues."""
     with started(Talker(directory, model)) as talker:
         first = talker.chat("hello")[0]
         work = {"text": LONG, **bash(f"{nap(18)} | {nap(18)}")}
@@ -58,7 +58,7 @@ def test_a_process_is_killed(model: Model, directory: Path, who: str) -> None:
 
 
 def test_a_handler_is_stopped(model: Model, directory: Path) -> None:
-    """By SIGTERM: every stream has its last line within 5 s, and no process is left."""
+    """After SIGTERM every stream has its last line within 5 s, and no process is left."""
     prompt = fake({"text": LONG, "wait": "never"})
     with started(Talker(directory, model)) as talker, talker.open(prompt=prompt) as stream:
         stream.until("text")

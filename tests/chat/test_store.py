@@ -72,7 +72,7 @@ def test_a_turn_begins_once(store: Store) -> None:
 
 
 def test_events_come_in_bounded_pieces(store: Store) -> None:
-    """Of 16 KiB, or one event; from any number; the last line comes also to a reader that is beyond it."""
+    """A piece has 16 KiB or one event, and begins at any number; even a reader beyond the end gets the last line."""
     key = run(store, request(), events=100, size=1000)
     lines, number, has_ended = store.read(key, 0)
     assert (CHUNK - 1000 < len(lines) <= CHUNK, has_ended) == (True, False)
@@ -83,7 +83,10 @@ def test_events_come_in_bounded_pieces(store: Store) -> None:
 
 
 def test_a_turn_that_was_killed_gets_its_end(store: Store) -> None:
-    """When the store is opened, or looked at; one that runs gets none. Its text stays, and its conversation goes on."""
+    """It gets its end when the store is opened or read; a turn that runs gets none.
+
+    Its text and its conversation stay.
+    """
     dead, alive = request(), request("alive", sid=sid(1))
     for each in (dead, alive):
         begin(store, each)

@@ -53,7 +53,7 @@ def test_a_replay_gives_the_last_turn() -> None:
 
 
 def test_a_turn_that_still_runs_is_followed() -> None:
-    """What the replay had is not shown twice: the client attaches after its last event."""
+    """What the replay had is not shown twice, because the client attaches after its last event."""
     rest = answer("200 OK", LINES, {"type": "text", "n": 3, "text": "runs."}, {"type": "done", "n": 4, "ok": True})
     with peer(replay({**REPLAYED, "turn": "msg_second"}), rest) as (url, bodies):
         conversation = ChatClient(Signer(url, b"k" * 32), session="old")
@@ -73,7 +73,7 @@ def test_a_conversation_without_logs_goes_on() -> None:
 
 
 def test_a_turn_that_ended_during_its_replay_does_not_run() -> None:
-    """Its `done` is there, and nothing would come after it."""
+    """Its `done` has come, so nothing would come after it."""
     with peer(replay({"type": "done", "n": 3, "ok": True}, {**REPLAYED, "turn": "msg_second"})) as (url, _):
         assert not ChatClient(Signer(url, b"k" * 32), session="old").replay().is_running
 
@@ -85,7 +85,7 @@ def test_a_cut_replay_is_none() -> None:
 
 
 def test_a_job_is_checked_once() -> None:
-    """The check's id is the job's. If the page has begun it in its own words, its events are shown here too."""
+    """The check's id is that of the job. If the page has begun it in its own words, its events are shown here too."""
     lines = answer("200 OK", LINES, {"type": "session", "n": 1, "session": "newer"}, {"type": "done", "n": 2})
     with peer(answer("422 Unprocessable Entity", JSON, ID_REUSED), lines) as (url, bodies):
         conversation = ChatClient(Signer(url, b"k" * 32), "devvm", "token")
@@ -146,7 +146,7 @@ def test_retracted_text_of_an_earlier_turn_is_left_out() -> None:
 
 
 def test_a_long_text_is_shortened() -> None:
-    """To its first lines, if more than one would be hidden."""
+    """Its first lines stay, if more than one would be hidden."""
     lines = [str(n) for n in range(1, SHOWN_LINES + 3)]
     assert shortened("\n".join(lines[:-1]), "> ") == "".join(f"> {line}\n" for line in lines[:-1])
     assert shortened("\n".join(lines)).endswith("  4\n  … 2 more lines\n")
@@ -156,7 +156,7 @@ def test_a_long_text_is_shortened() -> None:
     ("age", "asks"), [(timedelta(hours=23), True), (timedelta(hours=25), False), (timedelta(hours=-25), False)]
 )
 def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
-    """The host forgets an id after two days: it would run an old one a second time."""
+    """The host forgets an id after two days, because it would run an old one a second time."""
     at = f"{datetime.now(UTC) - age:%Y-%m-%dT%H:%M:%SZ}"
     events: list[Event] = [
         {"type": "turn", "turn": "msg_first", "prompt": "help", "at": at, "tools": ""},

@@ -75,7 +75,7 @@ def test_claude_is_missing(directory: Path) -> None:
 
 
 def test_a_handler_whose_own_limits_are_stricter(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a pod: they stay, and the turn runs."""
+    """As in a pod. They stay, and the turn runs."""
     stricter = 'ulimit -f 9000; echo 800 >/proc/$$/oom_score_adj; exec "$@"'
     monkeypatch.setattr(turns, "starter_command", lambda: ["/bin/sh", "-c", stricter, "sh", *starter_command()])
     events = run(make_job("hello"), script("cat /proc/self/oom_score_adj >&2; ulimit -f >&2; exit 3")).events
@@ -83,7 +83,7 @@ def test_a_handler_whose_own_limits_are_stricter(script: Script, monkeypatch: py
 
 
 def test_a_python_that_is_a_copy(script: Script, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `python -m venv --copies` makes it: the one that it was copied from stands behind the wall."""
+    """A Python that `python -m venv --copies` made works, because the original is behind the wall."""
     venv.create(directory / "copied", symlinks=False)
     copy = directory / "copied/bin/python"
     let_in(copy)
@@ -101,12 +101,12 @@ def test_a_python_that_is_a_copy(script: Script, directory: Path, monkeypatch: p
     ],
 )
 def test_a_turn_has_limits(script: Script, text: str, limits: dict[str, Any], code: str) -> None:
-    """Of time and of silence, but a tool may be silent for any time."""
+    """Its time and its silence are limited, but a tool may be silent for any time."""
     assert last_error(run(make_job("hello", **limits), script(text)).events)["code"] == code
 
 
 def test_a_line_of_more_than_16_mib(script: Script) -> None:
-    """Such a line is left out with a note; a slightly shorter one comes through; the turn goes on after both."""
+    """Such a line is left out with a note; a slightly shorter one comes through; the turn continues after both."""
     zeros = "head -c {} /dev/zero | tr '\\0' x"
     fits = f"""printf '{{"type":"x","y":"'; {zeros.format(LINE_BYTES - 100)}; echo '"}}'\n"""
     program = script(TOOL + fits + f"{zeros.format(LINE_BYTES + 1)}; echo\n" + TEXT + RESULT)
@@ -157,7 +157,7 @@ DEEDS = {
     "digs": "trap '' INT TERM; cd $HOME; while mkdir d && cd d; do :; done 2>/dev/null; while :; do :; done",
     "locks its directories": f"mkdir $HOME/a; touch $HOME/a/b; chmod 0 $HOME/a $HOME $CLAUDE_CODE_TMPDIR; exec {MARK}",
     "starts sessions": f"for n in 1 2 3; do setsid {MARK} & done; trap '' INT TERM; wait",
-    "a shell of its own": f"/bin/sh -c 'trap \"\" INT TERM HUP; while :; do {MARK}; done'",
+    "its own shell": f"/bin/sh -c 'trap \"\" INT TERM HUP; while :; do {MARK}; done'",
 }
 
 
@@ -194,7 +194,7 @@ CASES = list(zip(DEEDS, cycle(ENDS)))
 
 @pytest.mark.parametrize(("deed", "end"), sampled(CASES, *(case for case in CASES if case[0] == "forks for ever")))
 def test_every_turn_ends(script: Script, deed: str, end: Callable[[Turn], str]) -> None:
-    """By the way that was asked for, and its processes are gone."""
+    """It ends in the way that was asked for, and its processes are gone."""
     begin = f'{MARK} &\nuntil [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     with Turn(make_job("hello"), script(f"{begin}\n{TEXT}\n{DEEDS[deed]}")) as turn:
         turn.until("text")
@@ -226,7 +226,10 @@ def below(pid: int, above: int) -> bool:
 
 
 def test_no_secret_is_in_its_environments_and_command_lines(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither claude's nor those of the processes beside it; a placeholder is where claude looks for the credential."""
+    """Those of claude and of the processes beside it have none.
+
+    A placeholder is where claude looks for the credential.
+    """
     monkeypatch.setenv("BREAKGLASS_SECRET", "whsec_ours")
     name = f"mark-{os.urandom(4).hex()}"
     with Turn(make_job("hello", env={"MARK": name}), script(f"{TEXT}exec sleep 600")) as turn:
@@ -301,14 +304,14 @@ def test_a_transcript_that_is_one_again_is_saved(script: Script) -> None:
 
 @pytest.mark.all
 def test_a_transcript_of_64_mib_is_too_long(script: Script) -> None:
-    """The file system lets it write no more, and a conversation that has it goes on without this turn."""
+    """The file system lets it write no more, and a conversation that has it continues without this turn."""
     program = script(f"{KEEP}yes | head -c {TRANSCRIPT_BYTES + 10} >$file\n{RESULT}")
     turn = run(make_job("hello"), program)
     assert len(turn.transcript) <= TRANSCRIPT_BYTES
 
 
 def test_a_wall_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a probe: what failed, a code, and one thing to do, which depends on what the kernel has."""
+    """A probe names what failed, a code, and one thing to do, which depends on what the kernel has."""
     from breakglass.chat import turn
 
     found = turn.refuse_wall("bwrap: No permissions to create a new namespace")
@@ -324,7 +327,7 @@ def test_a_wall_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_program_that_walls_need_is_missing(tmp_path: Path) -> None:
-    """An image with a Python of its own may have no /usr/bin/python3, and no setting of the kernel helps there."""
+    """An image with its own Python may have no /usr/bin/python3, and no setting of the kernel helps there."""
     from breakglass.chat.turn import find_missing
 
     assert find_missing({PYTHON: "python3"}) is None

@@ -54,7 +54,7 @@ def test_the_same_request_attaches(talker: Talker, claude: ScriptedClaude) -> No
 
 
 def test_attaching_from_an_event_on(talker: Talker, claude: ScriptedClaude) -> None:
-    """In the middle of a turn, from any number; every client gets the same rest."""
+    """A client attaches in the middle of a turn, from any number; every client gets the same rest."""
     with talker.open(prompt=fake({"text": LONG, "wait": "middle"})) as stream:
         stream.until("text")
         with talker.open(attach=stream.turn, after=1) as late:
@@ -70,7 +70,7 @@ def test_attaching_from_an_event_on(talker: Talker, claude: ScriptedClaude) -> N
 
 
 def test_a_turn_needs_no_client(talker: Talker, claude: ScriptedClaude) -> None:
-    """The client leaves in the middle; the turn goes on, and can be read from the first event."""
+    """The client leaves in the middle; the turn continues, and can be read from the first event."""
     with talker.open(prompt=fake({"text": LONG, "wait": "alone", **bash("echo $((40+2))")}, {"text": "fin"})) as stream:
         stream.until("text")
     claude.release("alone")
@@ -183,7 +183,7 @@ def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude
 
 
 def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> None:
-    """Of three places one caller gets two, also where claude floods; verbs and health don't wait for that."""
+    """Of three places one caller gets two, even where claude floods; verbs and health don't wait for that."""
     (directory / "p").mkdir()
     claude = ScriptedClaude(directory / "p")
     claude.play(TEXT + """exec yes '{"type":"x"}'""")
@@ -217,7 +217,7 @@ def test_a_client_that_has_read_the_end_can_go_on_at_once(talker: Talker) -> Non
 
 
 def test_a_turn_is_cancelled(talker: Talker) -> None:
-    """Its text so far stays, the session goes on, and a second cancellation changes nothing."""
+    """Its text so far stays, the session continues, and a second cancellation changes nothing."""
     with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
         session = stream.until("session")["session"]
         stream.until("text")
@@ -249,7 +249,10 @@ def test_what_was_said_comes_back(talker: Talker) -> None:
 
 
 def test_a_list_has_the_callers_own_newest_first(talker: Talker) -> None:
-    """With the first words and a token; a further turn brings a conversation to the top; others see nothing of it."""
+    """Each has its first words and a token; a further turn brings a conversation to the top.
+
+    Others see nothing of it.
+    """
     before = len(listed(talker)), len(listed(talker, "operator2"))
     older = talker.chat("the\tolder\none " + "x" * 500)
     talker.chat("the newer one")

@@ -93,8 +93,8 @@ def test_the_readers_read(attack: Attack) -> None:
 
 @EVERYWHERE
 def test_no_process_has_anything(attack: Attack) -> None:
-    """Neither the memory nor the environment of another process of the same user, nor of the turn."""
-    command = ["tail", "-f", "/dev/null", SECRET]  # which goes on without that file
+    """A command reads neither the memory nor the environment of another process of the user or of the turn."""
+    command = ["tail", "-f", "/dev/null", SECRET]  # which continues without that file
     with subprocess.Popen(command, env={"PLANTED": SECRET}, stderr=subprocess.DEVNULL, **as_handler()) as other:
         try:
             output = attack.run_all(PROCESSES)
@@ -219,7 +219,10 @@ print("interfaces", *(name for _, name in socket.if_nameindex()))
 
 @pytest.mark.parametrize("attack", [COMMAND, CLAUDE], indirect=True)
 def test_there_is_no_network(attack: Attack) -> None:
-    """Neither this machine's loopback nor its abstract sockets; a claude that was taken over has the model proxy."""
+    """A command reaches neither this machine's loopback nor its abstract sockets.
+
+    A claude that was taken over has the model proxy.
+    """
     with ExitStack() as stack:
         sockets = []
         for family, kind in product((socket.AF_INET, socket.AF_UNIX), (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
@@ -260,7 +263,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", sampled(list(HOSTILE), "an option", "a huge frame"))
 def test_a_hostile_request_starts_nothing(attack: Attack, what: str) -> None:
-    """The worker goes on, and serves the next client."""
+    """The worker continues, and serves the next client."""
     size = 1 << 31 if what == "a huge frame" else len(HOSTILE[what])
     send = (
         "import socket, struct, sys; s = socket.socket(socket.AF_UNIX); s.connect('/turn/commands'); "

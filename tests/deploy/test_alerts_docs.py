@@ -156,7 +156,7 @@ def test_grafanas_example_names_the_headers_that_are_read() -> None:
 
 
 def test_alertmanagers_example_has_a_route_for_each_match() -> None:
-    """Two entries of one match are one route; an expression is one; each label is a matcher of its own."""
+    """Two entries of one match are one route; an expression is one; each label is its own matcher."""
     rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
     text = example("alertmanager", "https://rescue.example.org", [*rules, Rule("grafana", {"c": "3"}, "one")])
     assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]

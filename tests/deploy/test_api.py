@@ -105,7 +105,7 @@ def lossy(handler: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_the_smallest_client_is_small_and_correct(demo: tuple[str, str]) -> None:
-    """In 25 lines: it cycles the VM once, although the first answer is lost, and with a clock that is an hour late."""
+    """It has 25 lines, and cycles the VM once although the first answer is lost and its clock is an hour late."""
     url, secret = demo
     assert len([line for line in CLIENT.splitlines() if line.strip()]) <= 25
     _, status = run_client(url, secret, "status")

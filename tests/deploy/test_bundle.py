@@ -63,7 +63,7 @@ def test_the_bundle_starts_with_the_shebang() -> None:
 
 
 def test_the_bundle_imports_only_the_standard_library() -> None:
-    """Nothing has to be installed on the host: no relative import is left and every other one is the library's."""
+    """Nothing has to be installed on the host: each import that is left belongs to the standard library."""
     found = list(imports(TREE))
     assert [ast.unparse(node) for node in found if isinstance(node, ast.ImportFrom) and node.level] == []
     modules = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}

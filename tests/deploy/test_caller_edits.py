@@ -33,7 +33,7 @@ READ = ["status"]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A good configuration with the caller `anna`, and with `bob` in a file of his own, in a directory of its own."""
+    """A good configuration with the caller `anna`, and with `bob` in his own file, in its own directory."""
     directory = tmp_path / "etc"
     directory.mkdir(mode=0o755)
     file = directory / "breakglass.toml"
@@ -227,7 +227,7 @@ file, name, secret = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 
 def test_edits_at_once_all_survive(file: Path) -> None:
-    """Three processes add a caller each, and three give bob a secret: they wait for one another."""
+    """Three processes add a caller each, and three give bob a secret. They wait for one another."""
     code = f"{SCRIPT}\n"
     code += "sys.stdin.read(1)\n"
     code += 'add_secret(file, name, secret) if name == "bob" '
@@ -289,7 +289,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("name", sampled(["SIGKILL", "SIGINT"], "SIGKILL"))
 def test_an_end_in_the_middle_leaves_the_old_file_or_the_new_one(file: Path, name: str, edit: str) -> None:
-    """At each system call. What else is left has a name that is not read, and the next edit removes it."""
+    """It may end at each system call. What else is left has a name that is not read, and the next edit removes it."""
     before = {each: (own(file, "bob").parent / each).read_bytes() for each in os.listdir(own(file, "bob").parent)}
     code = KILL_EACH.replace("SIGNAL", str(int(signal.Signals[name]))).replace("BEFORE", repr(before))
     code = SCRIPT + code.replace("EDIT(", f"({EDITS[edit]})(")

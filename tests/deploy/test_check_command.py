@@ -154,7 +154,7 @@ def test_json_is_one_line_also_for_a_file_that_is_not_there(tmp_path: Path) -> N
 
 
 def test_a_key_that_expires_is_a_warning(tmp_path: Path) -> None:
-    """A warning does not change the exit code: the handler works."""
+    """A warning does not change the exit code, because the handler works."""
     config = write(tmp_path, GOOD.replace("allow =", "not_after = 2020-01-01T00:00:00Z\nallow ="))
     ran = run("check", str(config))
     assert (ran.returncode, "no problems" in ran.stdout) == (0, True)
@@ -195,7 +195,7 @@ def test_the_metrics_library_is_loaded_when_it_is_needed(tmp_path: Path, table: 
 @pytest.mark.all
 @pytest.mark.parametrize(("table", "code"), [("", 0), (METRICS, 2)], ids=["without", "with"])
 def test_a_metrics_library_that_is_broken_is_a_problem_of_metrics(tmp_path: Path, table: str, code: int) -> None:
-    """As after half an upgrade: the handler would start, without /metrics."""
+    """After half an upgrade, the handler would start without /metrics."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/prometheus_client.py").write_text("raise RuntimeError('half of it')")
     ran = run("check", str(write(tmp_path, GOOD + table)), PYTHONPATH=str(tmp_path / "lib"))
@@ -210,13 +210,13 @@ def test_a_metrics_library_that_is_broken_is_a_problem_of_metrics(tmp_path: Path
 
 UID, GID = 12345, 12346  # without an account, as in a container
 CAN_READ = {
-    "a file of its own": (UID, GID, 0o600),
+    "its own file": (UID, GID, 0o600),
     "root's, for its group": (0, GID, 0o640),
     "a mounted secret of Kubernetes, with fsGroup": (0, GID, 0o440),
 }
 EXPOSED = {
     "for every user": (0, GID, 0o644),
-    "a file of its own, for its group": (UID, GID, 0o640),
+    "its own file, for its group": (UID, GID, 0o640),
     "root's, which its group can write": (0, GID, 0o660),
 }
 
@@ -248,7 +248,7 @@ def test_a_file_that_only_the_handler_can_read_is_no_problem(tmp_path: Path, nam
 @pytest.mark.real("root")
 @pytest.mark.parametrize("name", sampled(EXPOSED, "for every user"))
 def test_a_file_that_others_can_reach_is_a_problem(tmp_path: Path, name: str) -> None:
-    """For the configuration, and for an SSH key in a file of its own."""
+    """For the configuration, and for an SSH key in its own file."""
     file = EXPOSED[name]
     config, key = give(tmp_path, *file)
     give_to_handler(key)

@@ -1,4 +1,4 @@
-"""A checkout that nothing installed: the Procfile's line runs there with the packages of requirements.txt alone."""
+"""A checkout that nothing installed. The Procfile's line runs there with the packages of requirements.txt alone."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from ..support.ports import reserve_port
 from ..support.service import Service, as_handler, let_in
 from ..support.sshd import wait_listening
 
-pytestmark = pytest.mark.all  # each needs an environment of its own
+pytestmark = pytest.mark.all  # each needs its own environment
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
 
 
 def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
-    """Authentication can't be switched off: without callers the handler does not start."""
+    """Authentication can't be disabled: without callers the handler does not start."""
     tmp_path.chmod(0o755)
     ran = run("serve", cwd=tmp_path)
     assert (ran.returncode, "breakglass.toml" in ran.stderr) == (2, True)
@@ -163,7 +163,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
 @pytest.mark.real("sshd")
 @pytest.mark.parametrize("options", [("status",), ("forensics",), ("forensics", "--full"), ("reset",)])
 def test_call_says_once_why_the_host_refused(world: World, sshd: Sshd, options: tuple[str, ...]) -> None:
-    """Also of a look, whose output is not shown."""
+    """A look, whose output is not shown, says it too."""
     another = "[vms.other]\nhosts = ['pve1']\nvmid = 999\n"
     service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=another)
     try:

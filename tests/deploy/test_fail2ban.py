@@ -65,7 +65,7 @@ def log(directory: Path) -> Path:
 
 
 def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path) -> None:
-    """Those of requests that no key has signed, and no other line: neither late ones nor texts that pose as a line."""
+    """It finds requests that no key has signed, and neither late requests nor texts that imitate a line."""
     lines = log.read_text().splitlines()
     assert sum('"event": "request"' in line for line in lines) == 12
     [command] = commands("docs/logs.md", "fail2ban")

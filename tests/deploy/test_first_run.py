@@ -39,7 +39,7 @@ def dev(
 
 
 def fill(place: Path, options: str) -> str:
-    """Return commands that put a checkout on a file system of its own, which is mounted with these options."""
+    """Return commands that put a checkout on its own file system, which is mounted with these options."""
     files = " ".join(str(ROOT / name) for name in FILES)
     return f'mount -t tmpfs place "{place}"; cp {files} "{place}"; mount -o remount,{options} "{place}"'
 
@@ -136,14 +136,14 @@ def test_a_download_that_fails_is_one_line(venv: Path, tmp_path: Path) -> None:
         )  # fmt: skip
     first, *rest = ran.stderr.splitlines()
     assert (ran.returncode, first, len(rest)) == (1, "dev: installing the pinned claude, 176 MB", 1), ran.stderr
-    assert rest[0].startswith("dev: claude could not be installed, so chat is off here: Could not find a version")
+    assert rest[0].startswith("dev: claude could not be installed, so chat is disabled here: Could not find a version")
     assert list_files(venv) == before
 
 
 @pytest.mark.real("mounts")
 @pytest.mark.all
 def test_a_temporary_directory_that_runs_no_program(tmp_path: Path) -> None:
-    """The demo makes programs there: it names the variable for another directory."""
+    """The demo makes programs there, so it names the variable for another directory."""
     program = shutil.which("breakglass")
     assert program
     script = 'mount -t tmpfs -o noexec temporary "$TMPDIR"; exec "$0" demo --no-chat'

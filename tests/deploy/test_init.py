@@ -142,7 +142,7 @@ def test_an_account_whose_group_others_share_is_refused(place: Path) -> None:
     users = [each.pw_name for each in pwd.getpwall() if each.pw_gid == pwd.getpwnam("nobody").pw_gid]
     other = next((name for name in users if name != "nobody"), None)
     if other is None:
-        pytest.skip("the user nobody has a group of its own here")
+        pytest.skip("the user nobody has its own group here")
     ran = run("init", str(place / "etc"), "--user", "nobody", *FLAGS)
     assert (ran.returncode, f"{other}" in ran.stderr, "could read every key" in ran.stderr) == (2, True, True)
     assert not (place / "etc").exists()
@@ -204,7 +204,7 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
 
 
 def test_the_readmes_command_works(place: Path) -> None:
-    """Word for word, but for the host's key, the directory and the handler's account."""
+    """It works as it is printed, except for the host's key, the directory and the handler's account."""
     [install, _, _] = commands("README.md", "2. One VM in a quarter of an hour")
     [command] = re.findall(r"^breakglass init (?:.*\\\n)*.*\n", install, re.MULTILINE)
     command = command.replace("ssh-ed25519 AAAA…", HOST_KEY)

@@ -23,7 +23,7 @@ SECONDS = 120  # until a command that is silent, or does not end, fails its test
 
 
 class Terminal:
-    """A command with a terminal of its own, which is its controlling one: Ctrl-C works."""
+    """A command with its own terminal, which is its controlling one: Ctrl-C works."""
 
     def __init__(
         self, *words: str, program: Sequence[str] = ("-m", "breakglass"), cwd: str | Path = "/", **more: str

@@ -207,7 +207,7 @@ def test_the_copy_is_installed_once(host: Installed) -> None:
 
 @pytest.mark.real("sshd")
 def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
-    """It may be a person's: it is named, and no key is written for it."""
+    """It may belong to a person, so it is named, and no key is written for it."""
     edit("passwd", "breakglass:x:0:", "breakglass:x:1234:")(host)
     host.keys.write_text("")
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)

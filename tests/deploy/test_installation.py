@@ -1,8 +1,9 @@
 """docs/install.md, upgrade.md, backup.md and the runbook, followed as a person follows them.
 
-There are two machines: a new Debian, and a Proxmox host with the project's stand-ins. Each command is the document's.
-The test brings a certificate, the machine's name, a login as root on the host, and a `systemctl` that starts what the
-installed unit files say (tests/support/machines.py). pip takes its files from a directory, with the lock's hashes.
+There are two machines: a new Debian, and a Proxmox host with the project's stand-ins. Each command comes from the
+document. The test brings a certificate, the machine's name, a login as root on the host, and a `systemctl` that starts
+what the installed unit files say (tests/support/machines.py). pip takes its files from a directory, with the lock's
+hashes.
 """
 
 import json
@@ -187,7 +188,7 @@ def test_the_handler_is_not_root(installed: Installation) -> None:
 
 
 def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installation) -> None:
-    """As an ordinary user, without TLS: the same host then takes the keys of both installations."""
+    """The user is an ordinary one, and there is no TLS. The same host then takes the keys of both installations."""
     handler = installed.handler
     [install, serve, look] = commands("README.md", "2. One VM in a quarter of an hour")
     key = " ".join(installed.host.path("/etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
@@ -198,7 +199,7 @@ def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installat
         "cp ~root/.ssh/id_ed25519 ~root/.ssh/known_hosts .ssh/; chown -R anna: ."
     )
     become = "cd ~anna/checkout; exec setpriv --reuid=anna --regid=anna --init-groups env HOME=/home/anna"
-    other_port = {"PORT": "8081", "BREAKGLASS_URL": "http://127.0.0.1:8081"}  # 8080 is the service's
+    other_port = {"PORT": "8081", "BREAKGLASS_URL": "http://127.0.0.1:8081"}  # 8080 belongs to the service
     script = f"{install}{serve.rstrip()} &\n{wait}{look}kill $!; wait\n"
     output = handler.run(f'{become} bash -ec "$(cat)"', stdin=script, env={**PIP, **other_port}).stdout
     assert [line for line in output.splitlines() if line.startswith(("warning:", "error:"))] == []
@@ -252,7 +253,7 @@ def test_backup_md_brings_both_machines_back(installed: Installation) -> None:
     installed.wait_until_answering(health)
     [save, restore] = commands("docs/backup.md", "A Proxmox host")
     handler.run("systemctl stop breakglass")
-    host.wait_until_gone(AGENT)  # a process of its own copies the job there, after the answer
+    host.wait_until_gone(AGENT)  # its own process copies the job there, after the answer
     assert str(job) in host.run("ls /var/lib/breakglass/102/jobs").stdout
     host.run(f"cd /root\n{save}rm -r /var/lib/breakglass /run/breakglass")
     assert "error:" not in host.run(f"cd /root\n{restore}rm breakglass-host.tar.gz").stdout

@@ -259,7 +259,7 @@ def test_in_a_terminal_a_person_is_asked(service: Service, answer: str, goes: bo
 
 
 def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> None:
-    """A file with a fault switches off its caller alone; a directory that can't be read, or is gone, none at all."""
+    """A file with a fault disables its caller alone; a directory that can't be read, or is gone, none at all."""
     secret, place = new_secret(), own(service.config)
     write(service.config, "eva", f'secret = "{secret}"\nallow = ["status"]\n')
     write(service.config, "bad", 'secret = "hunter2"\n')
@@ -313,7 +313,7 @@ def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Path) -> None:
-    """Each caller has a line, with what it is off for, and none has a secret."""
+    """Each caller has a line, with why it is disabled, and none has a secret."""
     file, now = tmp_path / "breakglass.toml", datetime.now(UTC)
     file.touch(0o600)
     old, new = new_secret(), new_secret()

@@ -62,7 +62,7 @@ def test_a_limit_that_can_t_be_used_is_named(
 def test_a_secret_that_no_one_would_see_is_not_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Standard output is closed, as by `>&-`: the interpreter then has none."""
+    """Standard output is closed, as by `>&-`, so the interpreter then has none."""
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", None)
         assert run(patch, "anna") == 1

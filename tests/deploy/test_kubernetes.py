@@ -155,7 +155,7 @@ def test_the_selectors_find_the_pods(built: str, deployment: Manifest, container
 
 
 def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -> None:
-    """As the Pod Security standard says, which the namespace enforces, and without a token of the cluster."""
+    """It meets the Pod Security standard, which the namespace enforces, and has no token of the cluster."""
     labels = manifests(built)["Namespace/breakglass"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     forbidden = {"privileged", "hostNetwork", "hostPID", "hostIPC", "hostPath", "hostPort", "procMount", "sysctls"}

@@ -70,7 +70,7 @@ def expiring(days: float) -> Change:
 
 def problem(path: str, **changes: Any) -> Change:
     def change(snapshot: Snapshot) -> Snapshot:
-        config = replace(snapshot.condition.config, problems=(error(path, "setting", "is wrong", "mend it"),))
+        config = replace(snapshot.condition.config, problems=(error(path, "setting", "is wrong", "fix it"),))
         return with_condition(config=config, **changes)(snapshot)
 
     return change
@@ -282,7 +282,10 @@ def promtool(directory: Path, cases: list[dict[str, Any]]) -> None:
 
 @pytest.mark.real("promtool")
 def test_the_rules_are_good() -> None:
-    """By Prometheus' own check, with its lint; each says what is wrong and what to do, and for whom it is urgent."""
+    """Prometheus' own check and its lint accept them.
+
+    Each says what is wrong and what to do, and for whom it is urgent.
+    """
     ran = subprocess.run(
         ["promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES], capture_output=True, text=True, check=False
     )
@@ -305,7 +308,7 @@ def test_the_rules_use_series_that_there_are() -> None:
 @pytest.mark.all
 @pytest.mark.real("promtool")
 def test_each_fault_fires_its_alert_and_no_other(tmp_path: Path) -> None:
-    """From the handler's own series, by Prometheus' own program; a good day fires nothing."""
+    """Prometheus' own program reads the handler's own series; a good day fires nothing."""
     alerts = {alert for _, alert in rows().values()} - {""}
     cases = [case(text_of(healthy()), [])]
     for fault, change in FAULTS.items():

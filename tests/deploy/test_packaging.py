@@ -50,7 +50,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 
 def pip(venv: Path, *words: str | Path) -> None:
-    """Run this environment's pip for another one, which needs none of its own."""
+    """Run this environment's pip for another one, which needs none."""
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--root-user-action=ignore")
     ran = run(sys.executable, "-m", "pip", "--python", venv, words[0], *quiet, *words[1:], cwd=venv)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -297,6 +297,7 @@ def test_dev_help_lists_every_command() -> None:
         "bench",
         "claude",
         "generate",
+        "words",
         "lock",
     ]
     refused = run(ROOT / "dev", "reboot", cwd=ROOT)

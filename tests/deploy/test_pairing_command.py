@@ -173,7 +173,7 @@ def test_a_device_is_paired(service: Service) -> None:
 def test_one_more_key_is_paired(service: Service, tmp_path: Path) -> None:
     """`keys rotate` leaves the older keys as they are. Enter counts from the question on.
 
-    A relative sessions.dir is the handler's, wherever the command runs.
+    A relative sessions.dir is relative to the handler, wherever the command runs.
     """
     old = service.secrets["otto"]
     with Pairing(service, "rotate", "otto", cwd=tmp_path) as command:
@@ -261,7 +261,7 @@ def test_a_narrow_terminal_has_the_link_alone(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
-    """The configuration can't be changed any more: the error has the command that does it later."""
+    """The configuration can't be changed any more, and the error has the command that does it later."""
     before = service.config.read_text()
     with Pairing(service, "new", "gerda") as command:
         command.read_link()

@@ -187,7 +187,7 @@ def test_install_commands_for_root_needs_the_same_in_the_configuration(tmp_path:
 
 
 def test_install_commands_counts_a_host_that_is_off(tmp_path: Path) -> None:
-    """Of two hosts with one off, none is chosen unasked: the operator may have meant the other one."""
+    """Of two hosts with one disabled, none is chosen unasked, because the operator may have meant the other one."""
     config = configuration(tmp_path, new_key()[0], "[hosts.pve2]\nssh = 3")
     ran = install_commands(config)
     assert (ran.returncode, ran.stdout) == (2, "")

@@ -2,7 +2,7 @@
 
 The new handler is ready before the old one goes, as deploy/kubernetes/base has it. In the cluster, a proxy hears of
 that within `preStop`: here, nginx gets its new list, and SIGTERM comes when its last request to the old handler is
-answered. The harsher case: SIGTERM comes in the middle of a burst, and nginx goes on to send to the old handler.
+answered. The harsher case: SIGTERM comes in the middle of a burst, and nginx continues to send to the old handler.
 """
 
 import copy
@@ -74,8 +74,8 @@ class Balancer:
 
     def _list(self, handlers: tuple[Service, ...]) -> str:
         servers = " ".join(f"server 127.0.0.1:{handler.port};" for handler in handlers)
-        # nginx lets an idle connection go before a handler does: that is after 5 s, or 0.5 s after SIGTERM. A verb that
-        # is sent at the moment when the other end closes is lost, and nginx may not send it again.
+        # nginx lets an idle connection go before a handler does, which is after 5 s, or 0.5 s after SIGTERM. A verb
+        # that is sent at the moment when the other end closes is lost, and nginx may not send it again.
         return f"upstream handlers {{ {servers} keepalive 16; keepalive_timeout 200ms; }}"
 
     def route(self, *handlers: Service) -> None:

@@ -79,7 +79,7 @@ def file_words(host: Installed, address: str) -> str:
 
 
 def test_the_recipe_makes_no_account(host: Installed) -> None:
-    """Its own check finds nothing, sshd was reloaded, and passwd and shadow are the machine's."""
+    """Its own check finds nothing, sshd was reloaded, and passwd and shadow are those of the machine."""
     assert host.first.returncode == 0, host.first.stdout + host.first.stderr
     assert "error:" not in host.first.stdout
     assert "warning:" not in host.first.stdout
@@ -102,7 +102,7 @@ def test_our_key_has_its_forced_command_only(door: Door) -> None:
 
 
 def test_roots_own_key_is_as_it_was(door: Door, own_key: str) -> None:
-    """From the handler's address and from another: a shell, a terminal, a forwarding, and ~/.ssh/rc."""
+    """It opens a shell, a terminal, a forwarding and ~/.ssh/rc, from the handler's address and from another."""
     (door.host.root / ".ssh/rc").write_text("echo own rc >&2\n")
     for source in (HANDLER, ELSEWHERE):
         ran = door.login(own_key, "id -u; echo $HOME", source=source)
@@ -142,7 +142,7 @@ def test_a_key_that_is_also_roots_own_keeps_its_shell(door: Door) -> None:
 def test_the_block_changes_nothing_else(host: Installed) -> None:
     """`sshd -T` differs in two settings for root from the handler, and in none for root from elsewhere or for others.
 
-    That holds also where the text stands above the other settings, and not in a file of its own, after which sshd of
+    That holds even where the text stands above the other settings, and not in its own file, after which sshd of
     today ends a block by itself.
     """
     main, logins = host.etc / "ssh/sshd_config", [("root", HANDLER), ("root", ELSEWHERE), ("nobody", HANDLER)]
@@ -171,7 +171,7 @@ def test_the_block_changes_nothing_else(host: Installed) -> None:
     ],
 )
 def test_roots_own_files_are_those_that_sshd_names(host: Installed, own: str, expected: str) -> None:
-    """What the host's owner has set is kept, also when it changed before the recipe is run again."""
+    """What the host's owner has set is kept, even when it changed before the recipe is run again."""
     with (host.etc / "ssh/sshd_config").open("a") as main:
         main.write(f"AuthorizedKeysFile {own}\nMatch LocalPort 2222\n    X11Forwarding no\n")
     run_recipe(host, host.recipe)  # its check asks sshd as well
@@ -193,7 +193,7 @@ def test_a_block_for_several_addresses(host: Installed) -> None:
 
 @pytest.mark.all
 def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
-    """Neither the files nor what sshd makes of them, and a key that another person added stays."""
+    """The files and what sshd makes of them are the same, and a key that another person added stays."""
     keys = (
         host.keys.read_text() + f'restrict,command="{AGENT} serve --vms 102 --read-only" {new_key()[1]} a colleague\n'
     )
@@ -231,7 +231,7 @@ def test_a_refused_drop_in_leaves_the_old_one(host: Installed, shell: tuple[str,
 
 @pytest.mark.all
 def test_the_account_of_an_earlier_recipe_is_removed(host: Installed) -> None:
-    """Its line in passwd and the one in shadow, and no other account's."""
+    """Its line in passwd and the one in shadow, and those of no other account."""
     host.drop_in.write_text("Match User rescue\nMatch all\n")
     for name in ("rescue", "rescued"):
         run("useradd", "-o", "-u0", "-g0", "-d/", "-M", "-s/bin/sh", name)(host)
@@ -401,8 +401,8 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
         "ok: root is not locked and does not expire",
         next(line for line in ran.stdout.splitlines() if line.startswith("ok: sshd: PermitRootLogin ")),
         f"ok: sshd reads {KEYS} for root from {HANDLER} and not from elsewhere, beside root's own files",
-        f"ok: {KEYS} is root's, and only root can change it",
-        f"ok: {KEYS}: every key has restrict and a command= of its own",
+        f"ok: {KEYS} belongs to root, and only root can change it",
+        f"ok: {KEYS}: every key has restrict and its own command=",
         f"ok: {KEYS}:1: a power key for VM 102",
         "ok: VM 102 is configured on this node",
         "ok: root's own key files have no breakglass key",
@@ -438,7 +438,7 @@ def test_check_warns(host: Installed, name: str) -> None:
 
 @pytest.mark.all
 def test_root_may_be_permitted_forced_commands_only(host: Installed) -> None:
-    """Where root may not log in, a block in a drop-in of its own lets our keys in, and the recipe leaves it alone."""
+    """Where root may not log in, a block in its own drop-in lets our keys in, and the recipe leaves it alone."""
     main_config("PermitRootLogin no")(host)
     block = f"Match User root Address {HANDLER}\n    PermitRootLogin forced-commands-only\nMatch all\n"
     (host.drop_in.parent / "01-root.conf").write_text(block)
@@ -465,7 +465,7 @@ def test_check_of_a_host_without_the_block(host: Installed) -> None:
 
 @pytest.mark.all
 def test_allow_edits_the_same_file(host: Installed) -> None:
-    """With or without naming root."""
+    """It does so whether root is named or not."""
     for words in (("103",), ("104", "--user", "root")):
         assert host.run(AGENT, "allow", *words).returncode == 0
     assert host.keys.read_text().count("--vms 102-104") == 1

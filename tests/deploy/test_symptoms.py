@@ -1,4 +1,4 @@
-"""docs/symptoms.md: each of its commands shows what the table below it speaks of, and its words are the program's."""
+"""docs/symptoms.md: each command shows what the table below it describes, and its words come from the program."""
 
 import json
 import os
@@ -145,7 +145,7 @@ def test_a_new_key(person: Person) -> None:
 
 
 def test_the_reasons_of_ready(person: Person) -> None:
-    """Without names, and then with them."""
+    """They come without names, and then with them."""
     [both] = commands("docs/symptoms.md", "/ready says 503")
     decoder, output, answers = json.JSONDecoder(), person.paste(both), []
     while output.strip():
@@ -180,7 +180,7 @@ def test_each_section_can_be_found() -> None:
 
 
 def test_the_states_of_chat_are_explained() -> None:
-    """Each state of /health that is no rest has a row, as has each code that an operator can mend."""
+    """Each state of /health that is no rest has a row, as has each code that an operator can fix."""
     table = TEXT[TEXT.index("\n## Chat dies") : TEXT.index("\n## A host was rebuilt")]
     states = {"claude-missing", "sandbox-missing", "sessions-unwritable"}
     states |= {"chat-not-isolated", "failed", "disabled"}

@@ -205,7 +205,7 @@ def restarted(system: Booted, old: str) -> bool:
 @pytest.mark.real("systemd")
 @pytest.mark.real("curl")
 def test_the_handlers_unit_starts(system: Booted) -> None:
-    """As its own user, without a capability, with the secrets that systemd gives it."""
+    """It runs as its own user, without a capability, with the secrets that systemd gives it."""
     without_chat(system)
     assert health(system)["config"] == "ok", system.journal("breakglass")
     pid = system.show("breakglass", "MainPID")
@@ -324,7 +324,10 @@ ExecStart=/opt/breakglass/bin/breakglass doctor --ping %d/secret_ping --ping-fai
 @pytest.mark.real("systemd")
 @pytest.mark.real("curl")
 def test_doctors_unit_runs_every_day(system: Booted) -> None:
-    """With the handler's secrets, as its user. The host, which is not there, is an error, and only that is pinged."""
+    """It has the handler's secrets and runs as its user.
+
+    The host, which is not there, is an error, and only that is pinged.
+    """
     without_chat(system)
     etc = system.root / "etc/breakglass"
     (etc / "breakglass.toml").write_text(CONFIG + DOCTOR)
@@ -341,7 +344,7 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
     output = ""
 
     def is_said() -> bool:
-        """Tell whether the journal has it all: it may be behind what the unit has printed."""
+        """Tell whether the journal has it all, because it may be behind what the unit has printed."""
         nonlocal output
         output = system.run("sh", "-ec", look)
         return "error: handler: The handler is not connected to pve1" in output

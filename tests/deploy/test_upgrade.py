@@ -65,7 +65,7 @@ def door(host: Installed) -> Iterator[Door]:
 
 @pytest.fixture
 def operator(host: Installed, door: Door, tmp_path: Path) -> Iterator[Operator]:
-    """A person with a key of their own, before a host on which a test changes the agent and root's keys alone."""
+    """A person with their own key, before a host on which a test changes the agent and root's keys alone."""
     yield Operator(host, door, tmp_path)
     host.restore()
 

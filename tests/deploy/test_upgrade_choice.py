@@ -61,7 +61,10 @@ def test_what_is_no_host(upgrade: Run, text: str | None, words: list[str], sente
     ],
 )
 def test_where_ssh_logs_in(upgrade: Run, tmp_path: Path, words: list[str], reached: str) -> None:
-    """As root, unless the words name another; ssh's own settings choose the port unless it is an unusual one."""
+    """It logs in as root, unless the words name another user.
+
+    Ssh's own settings choose the port unless it is an unusual one.
+    """
     (tmp_path / "ssh").write_text("#!/bin/sh\n/bin/cat >/dev/null\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     code, _, err = upgrade(TWO, *words)

@@ -73,7 +73,7 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
 
 @pytest.mark.all
 def test_the_tests_that_the_document_names_are_there() -> None:
-    """Each `./dev test …` finds at least one test. They pass where they stand: they are part of a whole run."""
+    """Each `./dev test …` finds at least one test. They pass where they stand, because they are part of a whole run."""
     [lost] = commands("VERIFY.md", '2. A lost answer is never reported as "nothing happened"')
     [read_only] = commands("VERIFY.md", "4. A read-only key can't change power")
     [short] = commands("VERIFY.md", "8. The path to power has fewer than 4,686 lines")

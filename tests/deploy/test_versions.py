@@ -1,4 +1,4 @@
-"""A version means something: it stands in one place, and CHANGELOG.md has an entry for it."""
+"""A version means something. It stands in one place, and CHANGELOG.md has an entry for it."""
 
 import re
 from pathlib import Path

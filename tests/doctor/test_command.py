@@ -32,7 +32,7 @@ DOCTOR = new_secret()
 
 
 def test_a_line_a_finding(setup: Setup) -> None:
-    """The level, the place, a sentence, and what mends it; the exit code is that of the worst line."""
+    """The level, the place, a sentence, and the fix; the exit code is that of the worst line."""
     setup.config["hosts"]["pve1"]["port"] = 22
     report = setup.doctor(places=LOCAL, json=False)
     line = next(line for line in report.stdout.splitlines() if line.startswith("error: configuration: hosts.pve1.port"))
@@ -106,7 +106,7 @@ def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> N
 
 
 def test_an_output_that_can_not_be_written(setup: Setup, doctor_process: DoctorProcess) -> None:
-    """A full disk is an error of its own; the exit code says so, as the findings are lost."""
+    """A full disk is its own error; the exit code says so, as the findings are lost."""
     setup.write()
     err = setup.directory / "stderr"
     for words in (["doctor"], ["doctor", "--json"]):
@@ -182,7 +182,7 @@ def test_who_asks() -> None:
 
 
 def test_an_idle_command_loads_little() -> None:
-    """What only doctor needs is loaded by doctor: the other commands start without it."""
+    """What only doctor needs is loaded by doctor, so the other commands start without it."""
     code = "import sys; import breakglass.cli.commands; print('breakglass.cli.doctor' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -170,7 +170,7 @@ def test_a_caller_without_the_right_is_refused(running: Running) -> None:
 
 @pytest.mark.all
 def test_a_caller_who_may_look_and_not_cycle(world: World, running: Running) -> None:
-    """It is refused after the evidence, at the cycle: none was sent, and the command does not say that one may run."""
+    """It is refused after the evidence, when the cycle is due. No cycle was sent, and the command says so."""
     before = cycles(running)
     secret = str(running.setup.directory / "watcher")
     code, _, complained = ended(drill(running, "--yes", BREAKGLASS_SECRET_FILE=secret))
@@ -244,7 +244,7 @@ def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, p
 
 @pytest.mark.all
 def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, world: World, sshd: Sshd) -> None:
-    """The handler is killed during the cycle and stays away: the command for the same drill works when it is back."""
+    """The handler is killed during the cycle and stays away. The command for the same drill works when it is back."""
     setup = new_setup(short_dir, doctor_process, sshd)
     setup.config["vms"]["devvm"]["drill"] = True
     program = (

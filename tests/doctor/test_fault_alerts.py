@@ -1,4 +1,4 @@
-"""Faults of [[alerts]], seeded one by one: each is found, with what mends it."""
+"""Faults of [[alerts]], seeded one by one: each is found, with its fix."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Faults of chat, seeded one by one: each is found, with what mends it, and no credential is printed."""
+"""Faults of chat, seeded one by one: each is found, with its fix, and no credential is printed."""
 
 import contextlib
 import os
@@ -137,7 +137,7 @@ def printing(version: str, flags: list[str]) -> Seed:
 
 
 def mounted(options: str, fill: int = 0) -> Seed:
-    """Return a seed that has sessions.dir on a file system of its own."""
+    """Return a seed that has sessions.dir on its own file system."""
 
     def seed(setup: Setup) -> None:
         path = setup.directory / "sessions"

@@ -1,4 +1,4 @@
-"""Faults of the configuration and of its keys, seeded one by one: each is found, with what mends it."""
+"""Faults of the configuration and of its keys, seeded one by one: each is found, with its fix."""
 
 import datetime as dt
 import os
@@ -186,7 +186,7 @@ def text(old: str, new: str) -> Callable[[Setup], None]:
 
 
 def own_file(text: str, name: str = "phone", mode: int | None = None) -> Callable[[Setup], None]:
-    """Return a seed that gives a caller a file of its own."""
+    """Return a seed that gives a caller its own file."""
 
     def seed(setup: Setup) -> None:
         (setup.directory / "callers.d").mkdir()

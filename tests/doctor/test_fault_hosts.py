@@ -1,6 +1,6 @@
 """Doctor's look at the hosts and their VMs, with faults seeded on a host with a real sshd.
 
-The host was installed by the printed recipe. Each fault is found under its code, with the fix that mends it.
+The host was installed by the printed recipe. Each fault is found under its code, with its fix.
 """
 
 import asyncio
@@ -260,7 +260,7 @@ def account(old: str, new: str) -> Seed:
 SBIN = "/usr/local/sbin"
 AGENT = f"{SBIN}/breakglass-pve"
 CHECK_FAILS = "replace(answer_check=lambda *_: 1 / 0)\n"
-# until sshd's own process for the session has ended: the shell in between waits for this one
+# until sshd's own process for the session has ended, because the shell in between waits for this one
 HANGS = """#!/bin/sh
 read -r _ _ _ session _ </proc/$PPID/stat
 while read -r _ _ _ now _ </proc/$PPID/stat && [ "$now" = "$session" ]; do sleep 0.1; done
@@ -479,7 +479,7 @@ def marked(fault: Fault) -> object:
 
 @pytest.mark.parametrize("fault", [marked(fault) for fault in FAULTS])
 def test_a_fault_is_found_with_its_fix(setup: HostSetup, fault: Fault) -> None:
-    """Each fault is found under its code, with its fix: an error if it stops a rescue."""
+    """Each fault is found under its code, with its fix; it is an error if it stops a rescue."""
     finding = check_fault(setup, fault, HOSTS)
     assert finding.level == ("warning" if fault.name in _names(WARNINGS) else "error")
 
@@ -495,7 +495,7 @@ def test_each_fault_has_a_name_of_its_own() -> None:
 
 
 def test_a_good_host(setup: HostSetup) -> None:
-    """Neither an error nor a warning, and a line for each part."""
+    """It gets neither an error nor a warning, and each part has a line."""
     report = look(setup)
     assert codes(report, "error") == codes(report, "warning") == []
     assert report.code == 0
@@ -582,7 +582,7 @@ async def test_the_demo_is_a_good_host(short_dir: Path, doctor_process: DoctorPr
 
 @pytest.mark.all
 def test_a_resolver_that_hangs(setup: HostSetup) -> None:
-    """A name whose look-up does not end is a finding, and doctor ends: the look-up is in a thread of its own."""
+    """A name whose look-up does not end is a finding, and doctor ends, because the look-up is in its own thread."""
     (setup.host.etc / "resolv.conf").unlink(missing_ok=True)
     (setup.host.etc / "resolv.conf").write_text("nameserver 127.9.9.9\n")
     setup.pve1["ssh"] = "breakglass@pve1.example.org"

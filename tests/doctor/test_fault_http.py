@@ -1,4 +1,4 @@
-"""Faults on the way to a handler, and of a handler that runs: each is found, with what mends it.
+"""Faults on the way to a handler, and of a handler that runs: each is found, with its fix.
 
 The handler, the host's sshd and QEMU, and nginx are real. Most faults are of the proxy, in front of one handler.
 """
@@ -64,7 +64,7 @@ def own(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> Setup:
 class Proxy(NamedTuple):
     """A fault of what is in front of the handler, with the code and words of the fix that are expected.
 
-    `server` and `location` are nginx's; the URL that is asked ends with `ask`, and begins with `scheme`.
+    `server` and `location` are nginx settings; the URL that is asked ends with `ask`, and begins with `scheme`.
     """
 
     name: str
@@ -253,7 +253,7 @@ SOUND = [
 @pytest.mark.all
 @pytest.mark.parametrize("proxy", SOUND, ids=[proxy.name for proxy in SOUND])
 def test_a_proxy_without_a_fault_gives_no_warning(running: Running, proxy: Proxy) -> None:
-    """Also while doctor waits for an answer that nothing cuts."""
+    """There is none even while doctor waits for an answer that nothing cuts."""
     with proxied(running, proxy) as environment:
         report = look(running.setup, environment, hold=proxy.hold)
     assert [str(finding) for finding in report.findings if finding.level != OK] == []
@@ -435,7 +435,7 @@ def test_a_handler_that_is_not_there(setup: Setup, url: str, code: str, fix: str
 
 @pytest.mark.all
 def test_a_port_where_nothing_answers(setup: Setup) -> None:
-    """It takes connections, and says nothing: that is no handler, and doctor ends all the same."""
+    """It takes connections, and says nothing, so it is no handler, and doctor ends all the same."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         environment = {"BREAKGLASS_URL": url, "BREAKGLASS_SECRET_FILE": str(setup.directory / "operator")}

@@ -218,7 +218,7 @@ CHATS = {
 @pytest.mark.real("claude", "bwrap")
 @pytest.mark.parametrize(("credential", "header"), CHATS.values(), ids=CHATS)
 def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object], credential: str, header: str) -> None:
-    """With each kind of credential, through a proxy, and with a guest whose key is pinned."""
+    """Chat is well with each kind of credential, through a proxy, and with a guest whose key is pinned."""
     setup.config["callers"]["operator"]["allow"].append("chat")
     setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
     setup.config["vms"]["devvm"]["guest_key_file"] = setup.file("guest", new_ssh_key())

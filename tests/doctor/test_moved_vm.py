@@ -1,4 +1,4 @@
-"""`breakglass doctor` in a cluster whose VM is not on its first host: nothing is wrong, and the proof goes on."""
+"""`breakglass doctor` in a cluster whose VM is not on its first host: nothing is wrong, and the proof continues."""
 
 import json
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_a_vm_on_a_node_that_is_no_host_of_it_is_an_error(nodes: Cluster, runnin
 
 @pytest.mark.all
 def test_a_stale_copy_is_an_error(nodes: Cluster, running: Running) -> None:
-    """The other host's QEMU is well by itself, and the VM as well."""
+    """Both QEMU on the other host and the VM seem well."""
     nodes.move("pve1")
     old = nodes.take_configuration("pve2")
     try:

@@ -99,7 +99,7 @@ def test_a_monitor_that_does_not_answer(setup: Setup) -> None:
     ],
 )
 def test_a_url_that_can_not_be_pinged(setup: Setup, url: str, said: str) -> None:
-    """The message does not have it: the URL is enough to say that all is well."""
+    """The message does not have it, because the URL is enough to say that all is well."""
     assert said in ping(setup, url).stderr
 
 

@@ -78,7 +78,7 @@ def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: obje
 
 @pytest.mark.all
 def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
-    """Here the caller may not status: nothing is sent, and the fix is to mend that."""
+    """Here the caller may not status: nothing is sent, and the fix says so."""
     before = unproven.setup.environment["BREAKGLASS_SECRET_FILE"]
     unproven.setup.environment["BREAKGLASS_SECRET_FILE"] = str(unproven.setup.directory / "historian")
     try:

@@ -9,7 +9,7 @@ from ..support.doctor import Setup, found
 
 def test_the_worst_finding_of_a_code_is_returned() -> None:
     """A place that is ok hides no other one that is not; a code that is missing fails, and names the others."""
-    bad = error("VM b", "one", "It is broken.", "mend it")
+    bad = error("VM b", "one", "It is broken.", "fix it")
     assert found([ok("VM a", "one", "It is well."), bad, ok("VM c", "one", "It is well.")], "one") == bad
     with pytest.raises(AssertionError, match="It is broken"):
         found([bad], "two")

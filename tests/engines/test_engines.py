@@ -100,7 +100,7 @@ def test_a_night(engine: Engine, stage: Stage) -> None:
 
 
 def unlock(engine: Engine, person: Person, stage: Stage) -> None:
-    """With a link; then by hand, with a key that is kept; then with the kept key."""
+    """Unlock with a link, then by hand with a key that is kept, then with the kept key."""
     secret = stage.service.secrets["operator"]
     engine.open(f"{stage.url}#key={secret}")
     person.sees("#outcome[data-phase=idle]")

@@ -57,7 +57,7 @@ def alerted() -> Iterator[tuple[Service, Sshd]]:
 
 @pytest.fixture
 def service(alerted: tuple[Service, Sshd]) -> Service:
-    """A handler whose host runs no capture: an alert that comes while one runs falls under that."""
+    """A handler whose host runs no capture. An alert that comes while one runs falls under that."""
     list_captures(alerted[0])
     return alerted[0]
 
@@ -130,7 +130,7 @@ def test_another_alert_within_fresh_seconds_is_suppressed(service: Service) -> N
 
 @pytest.mark.all
 def test_a_storm_makes_one_capture(service: Service) -> None:
-    """Five hundred different alerts, each in a notification of its own, make at most one capture; all are answered."""
+    """Five hundred different alerts, each in its own notification, make at most one capture; all are answered."""
     before = len(list_captures(service))
 
     def send(number: int) -> Reply:
@@ -191,7 +191,7 @@ def test_a_test_or_a_recovery_starts_no_capture(service: Service, source: str, n
 
 
 def test_an_alert_that_matches_no_entry_is_ignored(service: Service) -> None:
-    """A label that no entry asks for is no fault of the sender's; a VM or a verb in a payload is only text."""
+    """A label that no entry asks for is no fault of the sender; a VM or a verb in a payload is only text."""
     payload = firing("unmatched", "unknown", vm="devvm", verb="stop", command="reset vm=102")
     assert (signed(service, payload).status, signed(service, payload).json) == (202, {"accepted": [], "ignored": 1})
 

@@ -225,7 +225,7 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
 
 @real
 def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, server: Any) -> None:
-    """The connection breaks in the middle: after it, the stream goes on where it was, stages included."""
+    """The connection breaks in the middle: after it, the stream continues where it was, stages included."""
     stages = [stage(name) for name in ("preflight", "stop", "start")]
     before = [stages[0], output("a\n"), stages[1], {"wait": "never"}]
     script.say([("cycle", before), ("", [result()])])
@@ -271,7 +271,7 @@ def test_call_offers_only_what_the_host_offered(service: Service, script: Script
 
 @real
 def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) -> None:
-    """--anyway sends the word under an id of its own; another code is no option, and another verb is refused."""
+    """--anyway sends the word under its own id; another code is no option, and another verb is refused."""
     ran = call(service, "cycle", "--anyway", "storage-hung")
     assert (ran.returncode, "cycle done" in ran.stdout) == (0, True)
     assert [line.split(" by=operator")[1] for line in script.asked("cycle")] == [" anyway=storage-hung"]

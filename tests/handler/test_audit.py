@@ -110,7 +110,7 @@ def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
 
 
 def test_a_refused_request_says_why(service: Service) -> None:
-    """In the log only: the answers are the same bytes."""
+    """Only the log says it. The answers are the same bytes."""
     body = b'{"verb":"status"}'
     signed = service.signed(body)
     other = {**signed, "webhook-signature": service.signed(body + b" ")["webhook-signature"]}

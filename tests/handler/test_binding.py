@@ -126,7 +126,7 @@ def test_a_handler_without_a_url_takes_them_all(handlers: tuple[Service, Service
 
 @pytest.mark.parametrize("fields", [{"prompt": "hi"}, {"attach": "msg_12345678"}, {"cancel": "msg_12345678"}], ids=str)
 def test_chat_is_bound_too(handlers: tuple[Service, Service, Service], fields: dict[str, str]) -> None:
-    """Each body of /chat; chat is off here, and that is what a request for this handler is answered with."""
+    """Each body of /chat; chat is disabled here, and that is what a request for this handler is answered with."""
     service = handlers[1]
     for to, status, code in ((A, 403, "wrong-handler"), (B, 403, "forbidden")):
         body = json.dumps({**fields, "to": to}).encode()

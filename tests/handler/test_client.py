@@ -38,7 +38,7 @@ def test_a_challenge_is_answered_once(path: str) -> None:
     ],
 )
 def test_an_answer_that_is_not_a_handlers_may_have_been_sent(reply: str, message: str) -> None:
-    """After a proxy's page, another protocol or half a line, `sent` is true: the request may have arrived."""
+    """After a proxy's page, another protocol or half a line, `sent` is true, so the request may have arrived."""
     with peer(reply) as (url, _), pytest.raises(NoAnswer, match=message) as lost:
         list(post(Signer(url, b"k" * 32), "/pve", "msg_12345678", {}))
     assert lost.value.sent
@@ -53,7 +53,7 @@ def test_a_chat_that_was_not_sent_says_so() -> None:
 
 
 def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
-    """If the answer is not a handler's, `sent` is true: the turn may have begun."""
+    """If the answer does not come from a handler, `sent` is true, so the turn may have begun."""
     with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
         conversation = ChatClient(Signer(url, b"k" * 32))
         with pytest.raises(NoAnswer, match="HTTP 504") as lost:

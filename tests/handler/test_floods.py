@@ -92,7 +92,7 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def test_four_requests_may_wait(small: SmallService) -> None:
-    """Five at once are answered in turn, and the connection goes on."""
+    """Five at once are answered in turn, and the connection continues."""
     with connected(small) as client, client.makefile("rb") as answers:
         for _ in range(2):
             client.sendall(GET * 5)
@@ -100,7 +100,7 @@ def test_four_requests_may_wait(small: SmallService) -> None:
 
 
 def test_one_more_ends_the_connection(small: SmallService) -> None:
-    """Of a hundred at once none is kept: the connection ends."""
+    """Of a hundred at once none is kept, so the connection ends."""
     with connected(small) as client:
         client.sendall(GET * 100)
         received = b""
@@ -126,7 +126,7 @@ WISHES = {
 @pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("parts", [1, 2, 1000])
 def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, parts: int) -> None:
-    """The signed body counts, however it comes, and the connection goes on."""
+    """The signed body counts, however it comes, and the connection continues."""
     request = small.head("/pve", len(STATUS), **small.signed(STATUS), **WISHES[wish]) + STATUS
     step = -(-len(request) // parts)
     with connected(small) as client, client.makefile("rb") as answers:

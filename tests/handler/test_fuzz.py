@@ -170,7 +170,7 @@ def test_a_few_mutated_requests_are_answered(service: Service) -> None:
 
 @pytest.mark.all
 def test_40_000_mutated_requests_are_answered(service: Service) -> None:
-    """By the handler itself."""
+    """The handler itself answers them."""
     check_answers(service, service.port, SEED + 100, DIRECT)
 
 
@@ -185,5 +185,5 @@ def nginx(service: Service, tmp_path: Path) -> Iterator[int]:
 @pytest.mark.all
 @pytest.mark.real("nginx")
 def test_10_000_mutated_requests_are_answered_through_nginx(service: Service, nginx: int) -> None:
-    """By the handler, or by nginx in front of it."""
+    """The handler answers them, or nginx in front of it."""
     check_answers(service, nginx, SEED + 200, PROXIED)

@@ -1,4 +1,4 @@
-"""Whatever the holder of a key says over SSH beside the grammar: refused, one line in the log, nothing done."""
+"""A line over SSH that is outside the grammar is refused and logged once, and does nothing."""
 
 import asyncio
 import random
@@ -115,7 +115,7 @@ async def test_each_command_outside_the_grammar_is_refused_and_logged_once(
 async def test_a_command_too_long_for_execve_never_reaches_the_agent(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """More than the kernel passes to a program never reaches the agent, and the connection goes on."""
+    """More than the kernel passes to a program never reaches the agent, and the connection continues."""
     _, journal = host
     logged(journal)
     status = await exit_status(connection, b"reset " + b"x" * TOO_LONG)
@@ -136,7 +136,7 @@ async def test_a_nul_ends_the_connection(
 async def test_no_forwarding_subsystem_or_terminal_is_opened(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """No way through to another port, no listening, no subsystem, no terminal, no environment of the client's."""
+    """No way through to another port, no listening, no subsystem, no terminal, no environment of the client."""
     server = host[0]
     with pytest.raises(asyncssh.ChannelOpenError):
         await connection.open_connection("127.0.0.1", server.port)

@@ -51,7 +51,7 @@ def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
 
 
 def test_one_connection_carries_all_vms_of_a_host(service: Service, sshd: Sshd) -> None:
-    """Three VMs, one login; each verb is its own VM's."""
+    """Three VMs, one login; each verb acts on its own VM."""
     assert proxmox(service) == {"devvm": "answering", "twin": "answering", "stranger": "not-allowed"}
     assert service.pve("status", vm="devvm").json["state"] == "running"
     assert service.pve("status", vm="twin").json["state"] == "stopped"
@@ -78,7 +78,7 @@ def test_a_key_line_that_has_more_vms_is_used_after_a_reload(service: Service, s
 
 @pytest.mark.all
 def test_a_read_only_key_in_place_of_the_power_key_is_named(short_dir: Path, sshd: Sshd) -> None:
-    """Every read would work, and the first reset would not: the health says so before that."""
+    """Every read would work, and the first reset would not, and the health says so before that."""
     service = Service(short_dir, port=sshd.port, key=sshd.read_only_key, host_key=[sshd.host_key])
     try:
         wait_until(lambda: proxmox(service) == {"devvm": "read-only-key"})
@@ -106,7 +106,7 @@ def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
 
 @pytest.mark.all
 def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Service, sshd: Sshd) -> None:
-    """A wrong option in the line ends it at once: health says so, and a reload logs in again once it is mended."""
+    """A wrong option in the line ends it at once: health says so, and a reload logs in again once it is corrected."""
     good = sshd.keys.read_text()
     sshd.keys.write_text(good.replace("--vms 102-104 ", "--vm 102 "))
     sshd.drop_connections()
@@ -123,7 +123,7 @@ def name_node(service: Service, node: str) -> None:
 
 
 def test_a_host_that_is_another_node_gets_no_verb(service: Service, sshd: Sshd) -> None:
-    """VM 102 there may be another machine's: nothing is sent, not even a read, and the health says why."""
+    """VM 102 there may belong to another machine: nothing is sent, not even a read, and the health says why."""
     name_node(service, "pve9")
     wait_until(lambda: set(proxmox(service).values()) == {"wrong-node"})
     assert service.health()["hosts"]["pve1"]["state"] == "wrong-node"
@@ -182,7 +182,7 @@ def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(s
 
 @pytest.mark.all
 def test_the_health_names_each_host(service: Service) -> None:
-    """A host has a state of its own, whatever VMs its key serves; one with a fault is off."""
+    """A host has its own state, whatever VMs its key serves; one with a fault is disabled."""
     add(service, '[hosts.pve2]\nssh = "nowhere"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")

@@ -41,7 +41,7 @@ def test_a_header_that_is_sent_twice_is_not_signed(service: Service) -> None:
 
 
 def test_a_stale_signature_says_so(service: Service) -> None:
-    """A good signature with an old timestamp is specific: the clock is what is wrong."""
+    """A good signature with an old timestamp is specific, because the clock is what is wrong."""
     body = b'{"verb":"status"}'
     reply = service.send("POST", "/pve", body, service.signed(body, at=int(time.time()) - 400))
     error = reply.json["error"]
@@ -121,7 +121,7 @@ def test_security_headers(service: Service) -> None:
         assert reply.headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
-    part = service.send("GET", "/app.js").headers  # what a page loads: a browser ignores the other headers on it
+    part = service.send("GET", "/app.js").headers  # of a file: a browser ignores the other headers on it
     assert (part["x-content-type-options"], part["cache-control"]) == ("nosniff", "no-cache, no-transform")
     assert "content-security-policy" not in part
     assert "manifest-src 'self'" in page.headers["content-security-policy"]
@@ -229,7 +229,10 @@ def test_other_bodies_are_refused(service: Service, fields: dict[str, object]) -
 
 
 def test_it_is_signed_like_a_verb(service: Service) -> None:
-    """Not with a bearer token, not without a signature; a wrong clock is answered with a challenge that works."""
+    """It accepts no bearer token, and nothing without a signature.
+
+    A wrong clock is answered with a challenge that works.
+    """
     assert service.send("POST", "/echo", b"{}").status == 401
     assert service.send("POST", "/echo", b"{}", {"authorization": "Bearer bgt_" + "t" * 43}).status == 401
     late, msg_id = int(time.time()) - 900, "msg_echo_is_late"

@@ -124,7 +124,7 @@ def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, scri
 
 
 def test_a_status_after_a_verb_shares_no_earlier_answer(service: Service, script: Scripted) -> None:
-    """Another caller's status hangs since before the stop; the operator's, asked after it, is one of its own."""
+    """Another caller's status hangs since before the stop; the operator's, asked after it, is asked anew."""
     rules = [("status", [{"wait": "go"}, result(state="running")]), ("ping", [result(vms="102")])]
     script.say([*rules, ("", [result(jobs=[])])])
     with ThreadPoolExecutor(2) as pool:

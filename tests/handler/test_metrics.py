@@ -108,7 +108,7 @@ def test_a_signature_does_not_open_the_metrics(service: Service) -> None:
 
 
 def test_the_token_runs_no_verb(service: Service) -> None:
-    """It is good at no other address: the same 401 there."""
+    """It is good at no other address, and the same 401 there."""
     for path in ("/pve", "/alert/generic", "/chat"):
         assert service.send("POST", path, b'{"verb":"status"}', BEARER).status == 401
 
@@ -177,7 +177,7 @@ def test_openmetrics_for_clients_that_accept_it(service: Service) -> None:
 
 
 def test_gzip_where_the_client_accepts_it(service: Service) -> None:
-    """As /health and the answers of /pve."""
+    """It is compressed as /health and the answers of /pve are."""
     reply = scrape(service, **{"accept-encoding": "gzip"})
     assert reply.headers["content-encoding"] == "gzip"
     assert b"breakglass_build_info" in gzip.decompress(reply.body)
@@ -191,7 +191,7 @@ def test_promtool_finds_nothing_to_mend(service: Service) -> None:
 
 
 def test_nothing_of_the_process_or_of_python(service: Service) -> None:
-    """Only our own series, each with a HELP text that is a sentence."""
+    """There are only our own series, each with a HELP text that is a sentence."""
     lines = scrape(service).body.decode().splitlines()
     assert {line.split("_")[0] for line in lines if not line.startswith("#")} == {"breakglass"}
     texts = [line.split(" ", 3)[3] for line in lines if line.startswith("# HELP")]
@@ -200,7 +200,7 @@ def test_nothing_of_the_process_or_of_python(service: Service) -> None:
 
 
 def test_the_document_lists_every_series(service: Service) -> None:
-    """With its labels, its type and its HELP text, in the order of the answer."""
+    """Each has its labels, its type and its HELP text, in the order of the answer."""
     assert service.pve("status").status == 200  # the time of a caller's newest request
     rows = []
     for name, family in families(scrape(service).body.decode()).items():
@@ -215,7 +215,7 @@ def test_the_document_lists_every_series(service: Service) -> None:
 
 
 def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) -> None:
-    """And back, within the time in which the handler notices; no scrape asks the host."""
+    """Its return moves them back, within the time in which the handler notices; no scrape asks the host."""
     good = series(service)
     assert (good["host_up{host=pve1}"], good["vm_reachable{host=pve1,vm=devvm}"]) == (1, 1)
     assert "host_proven_timestamp_seconds{host=pve1}" in good
@@ -232,7 +232,7 @@ def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) ->
 
 
 def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
-    """By verb, route and outcome, and each stage with its seconds, which are less than the request's own."""
+    """It is counted by verb, route and outcome; each stage has its seconds, which are less than the request's own."""
     before, began = series(service), time.monotonic()
     assert service.pve("reset").json["outcome"] == "done"
     seconds, after = time.monotonic() - began, series(service)
@@ -330,7 +330,7 @@ def ask(port: int, query: str) -> list[tuple[dict[str, str], str]]:
 @pytest.mark.all
 @pytest.mark.real("prometheus")
 def test_prometheus_scrapes_as_the_document_says(service: Service, tmp_path: Path) -> None:
-    """With the document's own settings and rules: it takes the token from the file, and all series with their names."""
+    """It uses the document's own settings and rules, takes the token from the file, and all series with their names."""
     [_, settings] = documents.settings("docs/monitoring.md", "Setting up Prometheus")
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "breakglass-alerts.yml").write_text((ROOT / "deploy/prometheus/alerts.yml").read_text())

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real("sshd")
 
 @pytest.fixture
 def nodes(short_dir: Path) -> Iterator[Cluster]:
-    """Three nodes for one test: it leaves their /etc/pve broken."""
+    """Three nodes for one test, because it leaves their /etc/pve broken."""
     with cluster(short_dir) as made:
         yield made
 
@@ -72,7 +72,7 @@ def test_a_copy_that_a_migration_left_is_not_the_vm(nodes: Cluster, service: Ser
     for verb in ("start", "stop"):
         assert service.pve(verb).json["outcome"] == "unreached"
     lose(nodes, service, "pve2")
-    for verb in ("start", "reset"):  # both would let the copy go on
+    for verb in ("start", "reset"):  # both would let the copy continue
         answer = service.pve(verb).json
         assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "place-unknown"), answer
     assert first.pid is not None
@@ -117,7 +117,7 @@ def test_a_named_cluster_lets_a_handler_start_while_the_first_host_is_away(nodes
 
 @pytest.mark.all
 def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Service) -> None:
-    """A fault of the configuration has switched off the host that has the id."""
+    """A fault of the configuration has disabled the host that has the id."""
     nodes.move("pve2")
     msg_id = new_id()
     assert service.pve("reset", msg_id=msg_id).json["outcome"] == "done"
@@ -129,7 +129,7 @@ def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Ser
     answer = service.pve("reset", msg_id=msg_id, again=True).json
     assert (answer["outcome"], answer["verdict"]["evidence"]) == (
         "unknown",
-        ["mend what is wrong with pve2, then send the same id again"],
+        ["fix what is wrong with pve2, then send the same id again"],
     )
 
 
@@ -148,7 +148,7 @@ def test_a_read_is_answered_while_any_host_is_up(nodes: Cluster, service: Servic
 
 @pytest.mark.all
 def test_a_vm_that_two_nodes_claim_gets_no_power_verb(nodes: Cluster, service: Service) -> None:
-    """Both have a quorum, by their own word, and are in one cluster: the handler can't tell which of them is right."""
+    """Both report a quorum and are in one cluster, so the handler can't tell which of them is right."""
     nodes.give_own_pve("pve2", "pve2")
     msg_id = new_id()
     answer = service.pve("reset", msg_id=msg_id).json

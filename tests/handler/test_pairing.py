@@ -138,7 +138,7 @@ def test_one_of_fifty_gets_it(service: Service, place: Path) -> None:
 
 
 def test_what_is_no_file_of_ours_is_not_handed_out(service: Service, place: Path) -> None:
-    """Neither a link, nor a pipe, which would wait for a writer, nor a large, torn or made up file."""
+    """A link, a pipe (which would wait for a writer), and a large, torn or made up file are refused."""
     good = leave(place)
     text = (place / good).read_text()
     made = [letter * 16 for letter in "BCDEFGH"]
@@ -216,7 +216,7 @@ def test_a_key_that_is_withdrawn_is_not_handed_out(service: Service, place: Path
 
 
 def test_a_request_that_is_over_spends_no_key(place: Path) -> None:
-    """The directory answered too late: the device has its 404 already."""
+    """The directory answered too late, so the device has its 404 already."""
     pairing_id = leave(place)
     late = pairing.fetch_once(str(place.parent), pairing_id, time.monotonic() - 1)
     assert (late.outcome, names(place)) == ("pair-unknown", [pairing_id])

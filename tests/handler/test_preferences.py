@@ -131,7 +131,7 @@ def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
 
 @pytest.mark.all
 def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Service, held: Scripted) -> None:
-    """Before the host's first message, it is not known whether the verb got there: this takes the default at most."""
+    """Before the host's first message, it is not known whether the verb got there. This takes the default at most."""
     with ThreadPoolExecutor(1) as pool:
         asked: Future[Reply] = pool.submit(ask, service, "start", prefer("wait=0"))
         wait_until(lambda: len(held.asked("start")) == 1)
@@ -206,7 +206,7 @@ def test_a_client_that_does_not_ask_gets_plain_bytes(service: Service) -> None:
 
 
 def test_a_file_is_compressed_once(tmp_path: Path) -> None:
-    """Until it changes."""
+    """It is compressed again only after it has changed."""
     file = tmp_path / "app.js"
     file.write_bytes(b"old " * 1000)
     first = page.sent_file(str(file), True, "1")

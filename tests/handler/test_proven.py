@@ -32,7 +32,7 @@ allow = ["status"]
 
 @pytest.fixture
 def service(world: World, sshd: Sshd) -> Iterator[Service]:
-    """A handler of its own, which has heard nothing yet, and a host that was never proven."""
+    """A separate handler, which has heard nothing yet, and a host that was never proven."""
     forget_proofs(world)
     with connected(world.directory, sshd, EXTRA) as service:
         yield service
@@ -43,7 +43,10 @@ def in_health(service: Service) -> object:
 
 
 def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
-    """By the answer itself, by each later one, and openly without the name; an attached job changes nothing back."""
+    """The answer itself and each later one tell it, and /health without the name.
+
+    An attached job changes nothing back.
+    """
     first = service.pve("status", vm="devvm").json
     assert (first["proven"], in_health(service)) == (None, None)
     drill = service.pve("cycle", vm="canary", msg_id="msg_drill_0001", proves="drill").json
@@ -60,7 +63,7 @@ def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> None:
-    """As after a restart of the handler: no verb is needed."""
+    """After a restart of the handler, no verb is needed."""
     proven = {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}
     (world.root / "run/breakglass/proven.json").write_text(json.dumps(proven))
     service.stop()

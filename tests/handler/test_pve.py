@@ -37,7 +37,7 @@ def _replayed(shared_world: World, shared_service: Service) -> Iterator[None]:
 
 
 def open_gate(world: World) -> None:
-    """Let a gated `qm` go on; returns once it has seen that."""
+    """Let a gated `qm` continue; returns once it has seen that."""
     (world.root / "gate").write_text("")  # blocks until it is there
     misbehave(world.root)
 
@@ -97,7 +97,7 @@ def test_reset_is_qemus_own_reset(service: Service, world: World) -> None:
 
 
 def test_reset_of_a_paused_vm_ends_running(service: Service, world: World) -> None:
-    """`system_reset` leaves a paused VM in prelaunch; reset goes on to running."""
+    """`system_reset` leaves a paused VM in prelaunch; reset continues to running."""
     with Witness(world) as qemu:
         qemu.execute("stop")
         assert service.pve("status").json["state"] == "paused"
@@ -115,7 +115,7 @@ def test_stop_and_start(service: Service, world: World) -> None:
 
 
 def test_start_lets_a_paused_vm_go_on(service: Service, world: World) -> None:
-    """Start of a paused VM is `cont`: the same process runs on."""
+    """Start of a paused VM is `cont`, because the same process runs on."""
     before = world.pid
     with Witness(world) as qemu:
         qemu.execute("stop")

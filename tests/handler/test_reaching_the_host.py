@@ -133,7 +133,7 @@ async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> 
 async def test_a_key_line_that_is_written_later_is_found(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a request and without a reload: the handler itself looks again, here at once instead of in a minute."""
+    """The handler looks again without a request or a reload, here at once instead of in a minute."""
     monkeypatch.setattr(breakglass.proxmox.patience, "REFUSAL_BACKOFF", (0.01,))
     monkeypatch.setattr(breakglass.proxmox.keeping, "AUTH_PAUSE", 0.0)
     lines = sshd.keys.read_text()
@@ -156,7 +156,7 @@ async def test_host_key_differs(open_host: Open) -> None:
 
 @own_host
 async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world: World) -> None:
-    """7: the server dies for good after the request was sent: that is unknown, never unreached."""
+    """7: the server dies for good after the request was sent, which is unknown, never unreached."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
     host = open_host()
@@ -223,7 +223,7 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
 
 @own_host
 async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause(node: Host, sshd: Sshd) -> None:
-    """On a host without memory that kills each session, a login every 0.3 s would be a load of its own."""
+    """On a host without memory that kills each session, a login every 0.3 s would be a load by itself."""
     paused = asyncio.Event()
 
     def chance() -> float:
@@ -396,7 +396,7 @@ async def test_a_read_only_key_has_a_session(open_host: Open, sshd: Sshd) -> Non
 async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that no longer answers is found out by a ping: the verb itself goes over a new one."""
+    """A connection that no longer answers is found out by a ping, and the verb itself goes over a new one."""
     monkeypatch.setattr(breakglass.proxmox.host, "QUIET_SECONDS", 0)
     monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60)
     host = open_host()

@@ -68,7 +68,7 @@ def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) 
 
 
 def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
-    """503 with reasons in general words; /health stays 200, because a restart of the handler would mend nothing."""
+    """503 with reasons in general words; /health stays 200, because a restart of the handler would fix nothing."""
     service.answering()
     sshd.stop()
     try:

@@ -122,7 +122,7 @@ def add(service: Service, text: str) -> None:
 
 
 def another_vm(service: Service, name: str, *, broken: bool = False) -> None:
-    """Add a copy of devvm under another name, with a host of its own."""
+    """Add a copy of devvm under another name, with its own host."""
     table = tables(service).replace("[vms.devvm]", f"[vms.{name}]").replace("pve1", f"{name}-host")
     add(service, table.replace("vmid = 102", 'vmid = "102"') if broken else table)
 
@@ -150,7 +150,7 @@ def connections(sshd: Sshd) -> int:
 
 
 def drop_connections(sshd: Sshd) -> None:
-    """End every connection, and return once the handler has noticed: a status that is sent before takes 20 s.
+    """End every connection, and return once the handler has noticed. A status that is sent before takes 20 s.
 
     Its end is in CLOSE_WAIT, 08, until then.
     """
@@ -168,7 +168,7 @@ def drop_connections(sshd: Sshd) -> None:
 
 
 def test_a_caller_is_added_and_removed(service: Service) -> None:
-    """A new entry can sign after one SIGHUP, and can't after another that took it out; the others go on."""
+    """A new entry can sign after one SIGHUP, and can't after another that took it out; the others continue."""
     service.secrets["phone"] = new_secret()
     assert service.pve("status", caller="phone").status == 401
     before = service.config.read_text()
@@ -183,7 +183,7 @@ def test_a_caller_is_added_and_removed(service: Service) -> None:
 
 
 def test_a_secret_is_rotated(service: Service) -> None:
-    """While the entry has both secrets both sign; when the old one is out it is a stranger's."""
+    """While the entry has both secrets both sign; when the old one is out it belongs to a stranger."""
     old, new = service.secrets["operator"], new_secret()
     rewrite(service, lambda text: text.replace(json.dumps(old), json.dumps([old, new])))
     hang_up(service)
@@ -208,7 +208,7 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_key_expires_without_a_reload(service: Service) -> None:
-    """`config` of /health and /ready say so from that moment on; a reload that takes the entry out mends it."""
+    """`config` of /health and /ready say so from that moment on; a reload that takes the entry out fixes it."""
     service.answering()
     before, secret = service.config.read_text(), new_secret()
     ends = datetime.now(UTC) + timedelta(seconds=2)
@@ -296,7 +296,7 @@ def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
 @pytest.mark.all
 @own_handler
 def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service: Service) -> None:
-    """A secret file that hangs (here: a pipe without a writer) stops neither requests nor the end of the handler."""
+    """A secret file that hangs (here, a pipe without a writer) stops neither requests nor the end of the handler."""
     pipe = service.directory / "pipe"
     os.mkfifo(pipe)
     add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
@@ -413,7 +413,7 @@ def test_a_host_with_another_address_gets_no_verb_over_the_old_connection(servic
 
 
 def test_a_key_that_may_not_change_power_does_not_replace_the_power_key(service: Service, sshd: Sshd) -> None:
-    """The login alone proves nothing: the host agent has to say that the new key serves verbs."""
+    """The login alone proves nothing, because the host agent has to say that the new key serves verbs."""
     rewrite(service, lambda text: text.replace(sshd.power_key, sshd.read_only_key))
     hang_up(service)
     wait_until(lambda: proxmox(service) == {"devvm": "read-only-key"})
@@ -438,7 +438,7 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
 
 
 def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, sshd: Sshd) -> None:
-    """A reload whose key file holds no private key is rejected as a whole: the verbs go on over the old connection."""
+    """A reload whose key file holds no private key is rejected as a whole; verbs use the old connection."""
     file = service.directory / "power.key"
     file.touch()
     give_to_handler(file)
@@ -452,7 +452,7 @@ def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, ssh
 
 
 def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> None:
-    """Nothing changed here, but the host's list of keys was mended: SIGHUP says so, and no minute is waited for."""
+    """Nothing changed here, but the host's list of keys was corrected: SIGHUP says so, and no minute is waited for."""
     lines = sshd.keys.read_text()
     sshd.keys.write_text("")
     sshd.drop_connections()
@@ -466,7 +466,7 @@ def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> Non
 
 
 def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, sshd: Sshd) -> None:
-    """A verb that runs goes on, on its own connection, and is answered; then the connection is closed."""
+    """A verb that runs continues, on its own connection, and is answered; then the connection is closed."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="start")
     good = service.config.read_text()
@@ -537,7 +537,7 @@ def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, e
     )
     file = wait_until(lambda: _reader_of(pipe))  # the configuration is being read
     process.send_signal(signal.SIGHUP)
-    pipe.unlink()  # the first reading goes on with the old pipe: it can't take what the second is given
+    pipe.unlink()  # the first reading continues with the old pipe, because it can't take what the second is given
     os.mkfifo(pipe)
     os.write(file, new_secret().encode())
     os.close(file)

@@ -57,14 +57,14 @@ def write_config(directory: Path, mode: int = 0o640) -> Path:
 
 @pytest.mark.real("ptrace")
 def test_who_answers_http_is_not_root(service: Service) -> None:
-    """At the start and after a reload: another uid in all four places, no capability, and no way to one."""
+    """At the start and after a reload it has another uid in all four places, no capability, and no way to one."""
     pid = assert_unprivileged(service.port)
     service.reload()
     assert assert_unprivileged(service.port) == pid == service.process.pid
 
 
 def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
-    """A reload reads with the rights that are left: a file that only root can read is a problem of that entry."""
+    """A reload reads with the rights that are left, so a file that only root can read is a problem of that entry."""
     text = service.config.read_text()
     secret = service.directory / "secret"
     secret.touch(0o600)
@@ -126,7 +126,7 @@ def test_a_file_that_others_reach_is_refused(tmp_path: Path, mode: int, words: s
 
 
 def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
-    """In a container that has dropped them, a command does not stay root: it ends and says what is missing."""
+    """In a container that has dropped them, a command does not stay root. It ends and says what is missing."""
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "breakglass", "check"]
     path = str(write_config(tmp_path))
     ran = subprocess.run([*command, path], cwd="/", capture_output=True, text=True, timeout=120, check=False)

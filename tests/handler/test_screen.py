@@ -60,7 +60,10 @@ def png_of(reply: Reply) -> bytes:
 
 
 def test_the_answer_has_the_picture(service: Service, world: World) -> None:
-    """In base64, with its time, as one object and as lines; the host remembers nothing, the log has a line for each."""
+    """It comes in base64, with its time, as one object and as lines.
+
+    The host remembers nothing, the log has a line for each.
+    """
     ids = [new_id(), new_id()]
     reply = service.pve("screen", msg_id=ids[0], reason="to see it")
     decode(png_of(reply))
@@ -78,21 +81,21 @@ def test_the_answer_has_the_picture(service: Service, world: World) -> None:
 
 
 def test_callers_share_a_picture_and_each_has_its_own_answer(service: Service) -> None:
-    """Each is told of its own request; who may take captures may look."""
+    """Each is told about its own request; who may take captures may look."""
     replies = service.together([{"verb": "screen", "caller": caller} for caller in ("operator", "viewer")])
     assert [reply.json["by"] for reply in replies] == ["operator", "viewer"]
     assert png_of(replies[0]) == png_of(replies[1])
 
 
 def test_who_may_not_take_captures_gets_no_picture(service: Service) -> None:
-    """There is no permission of its own: the answer names the one that it needs."""
+    """It has no permission, so the answer names the one that it needs."""
     reply = service.pve("screen", caller="looker")
     assert (reply.status, reply.json["error"]["code"]) == (403, "forbidden")
     assert reply.json["error"]["message"] == 'looker may not "forensics"'
 
 
 def test_a_bearer_token_gets_no_picture(service: Service) -> None:
-    """Also where its entry allows captures."""
+    """It gets none even if its entry allows captures."""
     reply = send_with_token(service, "/pve", {"verb": "screen"})
     assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (403, "forbidden", False)
     assert reply.json["error"]["message"] == 'a request with a bearer token can\'t use "screen"; nothing was sent'

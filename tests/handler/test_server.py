@@ -108,7 +108,7 @@ def listens(port: int) -> bool:
 
 
 def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
-    """On one, a request is under way; on the other, none has come yet: a proxy may have just made it for a verb."""
+    """One connection has a request under way. The other has none yet, but a proxy may have opened it for a verb."""
     service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=PATIENT)
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body).items()).encode()
@@ -128,7 +128,7 @@ def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
 
 
 def test_a_trailer_closes_the_connection(hasty: Service) -> None:
-    """A signature behind the body, where no proxy looks, is not looked at here either: the connection ends."""
+    """A signature behind the body, where no proxy looks, is not looked at here either, so the connection ends."""
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in hasty.signed(body).items())
     chunks = b"%x\r\n%s\r\n0\r\n" % (len(body), body)

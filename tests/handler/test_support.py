@@ -107,7 +107,7 @@ def test_a_server_that_never_listens_is_ended_with_its_children() -> None:
 
 
 def test_a_reserved_port_is_taken_by_a_server_alone() -> None:
-    """It refuses connections until a server listens on it, also after that server has ended."""
+    """It refuses connections until a server listens on it, even after that server has ended."""
     port = reserve_port()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))

@@ -22,7 +22,7 @@ CUT_OFF = "pve1 (which has no quorum, or no /etc/pve), but the VM's configuratio
 
 @pytest.fixture
 def nodes(short_dir: Path) -> Iterator[Cluster]:
-    """Three nodes for one test: it leaves two QEMUs, or an /etc/pve that is one node's own."""
+    """Three nodes for one test, because it leaves two QEMUs, or an /etc/pve that is one node's own."""
     with cluster(short_dir) as made:
         yield made
 
@@ -87,7 +87,7 @@ def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service
 def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, service: Service) -> None:
     """The first stop ends the VM itself, and says that another QEMU is left. The second one ends that.
 
-    So no answer before says "send stop first": the one that is well would end.
+    So no answer before says "send stop first", because the one that is well would end.
     """
     old = nodes.take_configuration("pve2")
     assert nodes.world.qm("start", str(VMID)).returncode == 0
@@ -115,7 +115,7 @@ def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
     nodes.pretend_moved("pve2")
     looks_are_stale(service, CUT_OFF, "running")
     starts_are_refused(nodes, service, "end that one by hand, because a stop would end the one on pve2 first")
-    assert service.pve("reset").json["outcome"] == "done"  # of the VM itself: the copy is not touched
+    assert service.pve("reset").json["outcome"] == "done"  # of the VM itself, so the copy is not touched
     (pve / "nodes/pve1").chmod(0o755)
     nodes.heal("pve1")
     looks_are_stale(service, MOVED, "running")

@@ -72,7 +72,7 @@ def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir:
 
 
 def warnings_about(older: str, previous: Previous) -> list[str]:
-    """Return the warning that each answer has; an older handler has sentences of its own."""
+    """Return the warning that each answer has; an older handler has its own sentences."""
     if older == "handler" or previous.digest == bundle_digest():
         return []
     differs = f"{previous.version}, Breakglass here {VERSION}: upgrade the older one"

@@ -1,4 +1,4 @@
-"""What a handler does with a sending: it asks the hosts, chooses one, sends the verb there, and waits. Pure."""
+"""What a handler does with a sending. It asks the hosts, chooses one, sends the verb there, and waits. Pure."""
 
 from collections.abc import Iterator
 
@@ -197,7 +197,7 @@ def _is_repeated(state: State, rules: Rules, number: int) -> bool:
 
 
 def _unasked(state: State, rules: Rules, number: int) -> int:
-    """Return the gap in which a sending goes on although a host could not be asked for its id."""
+    """Return the gap in which a sending continues although a host could not be asked for its id."""
     if not FIRST[number]:
         return 0 if rules.says_again else NO_AGAIN
     is_overtaken = any(IDS[n] == IDS[number] and n != number and s.at > ARRIVED for n, s in enumerate(state.sendings))

@@ -90,7 +90,7 @@ def run(state: State, rules: Rules, place: int, job_id: int, job: Job) -> Iterat
         if rules.standby_yields and (not is_free or node.last != job_id + 1):
             yield f"{name} yields", to(KILLED)
         else:
-            yield f"{name} goes on", to(RESUMED)
+            yield f"{name} continues", to(RESUMED)
 
 
 def _end_of_stop(state: State, place: int, job: Job) -> State:

@@ -31,7 +31,7 @@ ENDED = "every id ends"
 def broken(state: State, gaps: int, is_over: bool) -> str:
     """Return the promise that a state breaks, or an empty text. In the `gaps` an id may act twice, or once refused.
 
-    `is_over`: nothing goes on by itself.
+    `is_over`: nothing continues by itself.
     """
     is_excused = bool(state.gaps & gaps)
     if max(state.acts) > 1 and not state.gaps & gaps & ~FORGOTTEN:

@@ -1,4 +1,4 @@
-"""Replays in the model what host and handler have recorded of ordinary tests: a step that it does not know fails.
+"""Replays in the model what host and handler have recorded of ordinary tests, and a step that it does not know fails.
 
 Of a job, the host has three records: its claim, the line of the chain with which it begins to act, and its result.
 """

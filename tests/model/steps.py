@@ -1,4 +1,4 @@
-"""What can happen next in a state of `world.py`: the programs go on, the world changes, something fails. Pure."""
+"""What can happen next in a state of `world.py`: the programs continue, the world changes, something fails. Pure."""
 
 from collections.abc import Iterator
 
@@ -92,7 +92,7 @@ def progress(state: State, rules: Rules) -> Iterator[Step]:
 def wishes(state: State, rules: Rules) -> Iterator[Step]:
     """Yield what people do: each sending once, the second of an id only after the first, and through either handler.
 
-    A `status` is sent at any time, too: it shows a handler where the VM is. And what was broken is mended.
+    A `status` is sent at any time, too. It shows a handler where the VM is. And what was broken is repaired.
     """
     for number, sending in enumerate(state.sendings):
         if sending.at != UNSENT or (not FIRST[number] and state.sendings[number - 1].at == UNSENT):
@@ -116,7 +116,7 @@ def wishes(state: State, rules: Rules) -> Iterator[Step]:
 def moves(state: State) -> Iterator[Step]:
     """Yield the moves of the VM: a migration; HA after the loss of its node; a person, from one without the cluster.
 
-    The last takes minutes: the job that holds the VM there ends before.
+    The last takes minutes. The job that holds the VM there ends before.
     """
     here, other = state.nodes[state.place], 1 - state.place
     if not state.nodes[other].up or state.nodes[other].sees != CLEAR:

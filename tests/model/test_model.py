@@ -25,7 +25,7 @@ from .world import (
     State,
 )
 
-THREATS = Path(__file__).parents[2] / "docs/threat-model.md"
+WAYS = Path(__file__).with_name("README.md")
 
 # Each mistake: who is there, how much has to happen before it shows, and which promise it breaks first.
 MISTAKES = {
@@ -60,7 +60,7 @@ MISTAKES = {
 }
 QUICK = ("takes_lock", "knows_what_left", "asks_hosts", "gives_up", "doubts_claims", "refuses_second")
 
-# Where a promise does not hold: docs/threat-model.md has the way there.
+# Where a promise does not hold: README.md has the way there.
 GAPS = {
     "moved-meanwhile": (WITHOUT_B, Rules(), Limits(0, 2), MOVED_MEANWHILE, ONCE),
     "refused-meanwhile": (WITHOUT_B, Rules(), Limits(0, 1), MOVED_MEANWHILE, NOTHING_CHANGED),
@@ -110,9 +110,9 @@ def test_every_state_keeps_the_promises(start: State, limits: Limits, most: floa
 
 @pytest.mark.parametrize("faults", sampled([0, 1], 0))
 def test_hosts_that_answer_one_after_the_other(faults: int) -> None:
-    """An id acts once also if the VM moves between two answers.
+    """An id acts once even if the VM moves between two answers.
 
-    A wrong refusal belongs to a documented gap: a line comes to a host that has just said that it knows nothing of it.
+    A wrong refusal belongs to a documented gap. A line comes to a host that has just said that it knows nothing of it.
     """
     found = search(Rules(), Limits(faults, 1), ALL_GAPS, but={NOTHING_CHANGED}, start=APART)
     assert (found.promise, found.trace) == ("", ())
@@ -130,9 +130,9 @@ def test_each_mistake_is_found(mistake: str) -> None:
 
 @pytest.mark.parametrize("gap", sampled(GAPS, "refused-meanwhile"))
 def test_each_gap_is_documented(gap: str) -> None:
-    """The threat model has the shortest way to where a promise does not hold."""
+    """README.md has the shortest way to where a promise does not hold."""
     start, rules, limits, entered, promise = GAPS[gap]
     found = search(rules, limits, ALL_GAPS - entered, but={NOTHING_CHANGED} - {promise}, start=start)
     way = "\n".join(f"{number}. {words}" for number, words in enumerate(found.trace, 1))
     written = f"```text\n{gap}: {found.promise}\n{way}\n```"
-    assert written in THREATS.read_text(encoding="utf-8"), written
+    assert written in WAYS.read_text(encoding="utf-8"), written

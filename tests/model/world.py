@@ -104,8 +104,8 @@ class State(NamedTuple):
     `acts`: how often each id changed the power. `wrong`: the promise that the last step broke.
     `gaps`: the documented gaps that were entered. `faults` and `moves`: how many there were.
 
-    `copy`: the node + 1 that runs the VM although the other one has it, or 0. `apart`, `twice` (that a node may go on
-    with the VM after it has moved) and `lies` (node 1 says that it knows every id) never change.
+    `copy`: the node + 1 that runs the VM although the other one has it, or 0. `apart`, `twice` (that a node may
+    continue with the VM after it has moved) and `lies` (node 1 says that it knows every id) never change.
     """
 
     place: int = 0
@@ -129,7 +129,7 @@ Step = tuple[str, State]  # a sentence for it, and what follows
 IDS = (0, 0, 1)  # the id of each sending
 FIRST = (True, False, True)  # if it is the first one of its id
 
-# The gaps: docs/threat-model.md, "Where an id can act twice". In FORGOTTEN it acts once, after a refusal.
+# The gaps: README.md. In FORGOTTEN it acts once, after a refusal.
 MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN, OVERTAKEN = (1 << number for number in range(5))
 ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN | OVERTAKEN
 

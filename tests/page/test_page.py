@@ -302,7 +302,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
 
 
 def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) -> None:
-    """The page shows how far the verb got, Proxmox's message, and the next command by hand; also after an outage."""
+    """The page shows how far the verb got, Proxmox's message, and the next command by hand; even after an outage."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")

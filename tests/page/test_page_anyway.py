@@ -63,8 +63,8 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     """A refusal shows one button, named for the verb, and its dialog says what may be lost.
 
     Esc leaves things as they are, with the focus back on the button; a script's press is none. A look at the VM ends
-    the offer: it may be wrong now, and the host is asked again. A yes sends the verb with `anyway`, once, under an id
-    of its own, and bound to the state that the page showed.
+    the offer, because it may be wrong now, and the host is asked again. A yes sends the verb with `anyway`, once, under
+    its own id, and bound to the state that the page showed.
     """
     at, visit = page
     confirm(at, verb)
@@ -132,7 +132,7 @@ def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], ho
 def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], host: Scripted) -> None:
     """While the VM runs, Start works and says why it is pointless, and its dialog says `anyway`.
 
-    That is about what the page knows: the request has no such field.
+    That is about what the page knows, because the request has no such field.
     """
     at, visit = page
     assert text_of(at, "start-more") == "It is running"

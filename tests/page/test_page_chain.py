@@ -1,4 +1,4 @@
-"""The page and the chain of jobs: it keeps the last line that it saw, and says in History when that is gone."""
+"""The page and the chain of jobs. It keeps the last line that it saw, and says in History when that is gone."""
 
 import json
 

@@ -28,7 +28,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe.
 
     Edit puts a question back into the composer, and it goes to the same conversation. A reload and a new tab show the
-    conversation as it was, and go on in it; the key is not kept, and that is all.
+    conversation as it was, and continue in it; the key is not kept, and that is all.
     """
     page = visit.open()
     evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"
@@ -72,7 +72,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
 def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> None:
     """Not now folds it on this screen, and can be taken back. What is in the way of Approve is said on the card.
 
-    `refused` and `busy` are final for an id: the card can't be pressed into the same answer again.
+    `refused` and `busy` are final for an id, so the card can't be pressed into the same answer again.
     """
     page = visit.open()
     ask_claude(page, PROPOSES)
@@ -125,7 +125,7 @@ SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.s
 @pytest.mark.all
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
-    """Words, a command, its result, a proposal and the end come in: they scroll past, and nothing beside them moves."""
+    """Words, a command, its result, a proposal and the end come in. They scroll past, and nothing beside them moves."""
     visit.page.set_viewport_size({"width": width, "height": 740})
     page = visit.open()
     ask_claude(
@@ -142,7 +142,7 @@ def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
 
 @pytest.mark.all  # the states of an ordinary conversation are judged above
 def test_every_state_of_the_chat_passes_axe(visit: Visit) -> None:
-    """At work, with a proposal, stopped, cut off, down and lost: no violation."""
+    """There is no violation at work, with a proposal, stopped, cut off, down and lost."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -173,7 +173,10 @@ def test_every_state_of_the_chat_passes_axe(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
-    """By itself for 60 s; then Ask again joins the same turn where it broke off, and the answer is whole."""
+    """The page asks by itself for 60 s.
+
+    Then Ask again joins the same turn where it broke off, and the answer is whole.
+    """
     visit.page.clock.install()
     page = visit.open()
     wire, model = visit.stage.wire, visit.stage.model

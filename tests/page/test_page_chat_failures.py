@@ -60,7 +60,7 @@ def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_recap_needs_no_new_question(visit: Visit) -> None:
-    """The one button is enough: with nothing typed claude is told what was said, and to go on."""
+    """The one button is enough: with nothing typed claude is told what was said, and to continue."""
     page = visit.open()
     ask_claude(page, fake({"text": "The word is ibis."}))
     ended(page)
@@ -75,7 +75,7 @@ def test_a_recap_needs_no_new_question(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
-    """A proxy's error, in JSON and with a number for a code, is a lost connection: the rest is asked for."""
+    """A proxy's error, in JSON and with a number for a code, is a lost connection, so the rest is asked for."""
     page = visit.open()
     broken = {"error": {"code": 503, "message": "upstream"}}
     page.route("**/chat", lambda route: route.fulfill(status=503, json=broken), times=1)

@@ -49,7 +49,7 @@ LATER = {name for name in MODULES if name.startswith("chat/")} - {"chat/load.js"
 class Links(HTMLParser):
     """Collects what the page's head asks for: the `href` of its links by `rel`, and the modules that it starts.
 
-    `plain` are the scripts that are no modules: they run in browsers that know none.
+    `plain` are the scripts that are no modules. They run in browsers that know none.
     """
 
     def __init__(self) -> None:

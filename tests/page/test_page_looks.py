@@ -118,7 +118,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     misbehave(stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
-    see_headline(page, "Off: start failed", "bad")  # the page has looked: it must not see who comes next
+    see_headline(page, "Off: start failed", "bad")  # the page has looked, because it must not see who comes next
     found += judged(page, "failed")
     misbehave(stage.world.root)
     with unseen_cycle(stage, page, "start"):
@@ -268,7 +268,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert page.evaluate("() => window.takeShifts()") == []
     bar = page.locator("[data-outcome]")
     expect(bar).to_be_in_viewport(ratio=1)
-    for top in ("0", "document.body.scrollHeight"):  # not before the act: a scrolled page makes up for shifts
+    for top in ("0", "document.body.scrollHeight"):  # not before the act, because a scrolled page makes up for shifts
         page.evaluate(f"() => scrollTo(0, {top})")
         expect(bar).to_be_in_viewport(ratio=1)
     assert sum(each["value"] for each in opening) <= 0.05, opening

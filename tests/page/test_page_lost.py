@@ -185,7 +185,7 @@ def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> N
 
 
 def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
-    """The page repeats a request for 60 s; after that, also after a reload, Ask again sends the same id."""
+    """The page repeats a request for 60 s; after that, even after a reload, Ask again sends the same id."""
     visit.page.clock.install()
     page = visit.open()
     lose_reads(page)  # else a check would find the outcome
@@ -299,7 +299,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
         page.click(ASK_AGAIN)
         expect(page.locator("#outcome-hint")).to_contain_text("refused")
         phase(page, "unknown")
-    phase(page, "done")  # it goes on asking, and must not reset what the next test looks at
+    phase(page, "done")  # it continues asking, and must not reset what the next test looks at
     visit.stage.model.release("approved twice")
 
 

@@ -81,7 +81,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     page = kept_page(visit)
     make_older(page)
     browser = visit.context.new_cdp_session(page)
-    # in the file's own bytes: where no header has come yet, the browser asks again by itself, maybe after the mending
+    # in the file's own bytes: where no header has come yet, the browser asks again by itself, maybe after the repair
     visit.stage.wire.cut("GET /vm/run.js", 2000)
     for _ in range(2):
         browser.send("Network.clearBrowserCache")

@@ -57,7 +57,7 @@ FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
 
 
 def open_link(page: Page, link: str) -> None:
-    """Open a link as a scanner does: a page of its own, not only another fragment."""
+    """Open a link as a scanner does: its own page, not only another fragment."""
     page.goto("about:blank")
     page.goto(link)
 
@@ -114,7 +114,7 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
 
 
-@pytest.mark.all  # a command, its handler and a device, each of which has tests of its own
+@pytest.mark.all  # a command, its handler and a device, each of which has its own tests
 def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
     """The device rescues with a key that was never typed, and the command ends at Enter."""
     page, url = person.page, person.stage.url
@@ -242,7 +242,10 @@ def test_a_failure_says_what_to_do(person: Visit) -> None:
 
 @pytest.mark.all
 def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
-    """At a loopback address, and in a browser that stores nothing: before it is spent. Without TLS it asks nothing."""
+    """At a loopback address, and in a browser that stores nothing, it says so before the link is used.
+
+    Without TLS it asks nothing.
+    """
     page, given = person.page, offer(person.stage)
     port = person.stage.service.port
     open_link(page, f"http://127.0.0.1:{port}/{given.fragment}")
@@ -263,7 +266,7 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     asked(page)
     assert "This browser can’t store a key: it is gone when this tab closes" in text_of(page, "confirm-facts")
     page.click("#yes")
-    says(page, "Paired as operator, until this tab closes: the key is not kept here.")
+    says(page, "Paired as operator, until this tab closes. The key is not kept here.")
     phase(page, "idle")
 
 

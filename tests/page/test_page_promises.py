@@ -26,7 +26,7 @@ def health_with(stage: Stage, **other: object) -> Callable[..., Any]:
 
 
 def test_a_chat_that_is_off_is_not_set_up(visit: Visit) -> None:
-    """The connection to Claude is called "not set up" where chat is off, and not "not asked yet" for ever."""
+    """The connection to Claude is called "not set up" where chat is disabled, and not "not asked yet" for ever."""
     page = visit.page
     page.route("**/health", health_with(visit.stage, chat="none"))
     page.goto(visit.stage.url)

@@ -176,7 +176,7 @@ def test_the_recipe_works(stage: Stage) -> None:
 
 
 def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
-    """On a name that is not this machine a browser can't sign over plain http: the page says what to do."""
+    """On a name that is not this machine a browser can't sign over plain http, and the page says what to do."""
     page = visit.page
     page.goto(f"http://rescue.test:{visit.stage.wire.port}/#key={visit.keys['operator']}")
     wait_for_text(

@@ -120,7 +120,7 @@ def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: 
     ("storage", "loads"), [("", 2), ("Storage.prototype.setItem = () => { throw Error('full'); }", 1)]
 )
 def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str, loads: int) -> None:
-    """The page does not load itself for ever, also where it can't note that it has. Loaded by hand later, it begins."""
+    """The page does not load itself for ever, even where it can't note that it has. Loaded by hand later, it begins."""
     page = visit.page
     page.add_init_script(storage)
     lost = lose(page, "app.js", loads)

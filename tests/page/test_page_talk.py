@@ -123,7 +123,7 @@ def overflow(page: Page) -> int:
 
 
 SLICES = """() => {
-    // each few blocks take so long that they are a slice of their own, and frames come between the slices
+    // each few blocks take so long that they are their own slice, and frames come between the slices
     const [now, late, frame] = [performance.now, setTimeout, requestAnimationFrame];
     let shift = 0;
     performance.now = () => now.call(performance) + (shift += 2);
@@ -133,7 +133,7 @@ SLICES = """() => {
 
 @pytest.mark.all
 def test_the_end_stays_in_sight_while_a_long_answer_is_drawn_in_slices(visit: Visit) -> None:
-    """A frame between two slices is no scroll up: the next slice is followed too."""
+    """A frame between two slices is no scroll up, because the next slice is followed too."""
     page = visit.open()
     answer_chat(page, {"type": "text", "text": LONG.replace("\n", "\n\n") * 2})
     page.evaluate(SLICES)

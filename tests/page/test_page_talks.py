@@ -87,7 +87,7 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
-    """Two tabs that both saw the verb end, and hold different tokens, send one id: the second one joins."""
+    """Two tabs that both saw the verb end, and hold different tokens, send one id, and the second one joins."""
     page = visit.open()
     ask_claude(page, PROPOSES)
     ended(page)
@@ -116,7 +116,7 @@ def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
-    """Above the limit, which is shown, the page sends nothing by itself: a button does."""
+    """Above the limit, which is shown, the page sends nothing by itself, but a button does."""
     page = visit.open()
     proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": new_id(), "why": "It is hung."}
     answer_chat(page, proposal, {"type": "result", "ok": True, "text": "", "seconds": 1, "cost_usd": 1.04})
@@ -159,7 +159,7 @@ def test_conversations_are_listed_and_opened(visit: Visit) -> None:
     ended(page)
     expect(page.locator("#transcript article")).to_contain_text("The first answer.")
     expect(page.locator("#talks")).to_be_hidden()
-    ask_claude(page, fake({"text": "Goes on."}))
+    ask_claude(page, fake({"text": "Continues."}))
     ended(page, 2)
     assert prompts(visit)[-1]["session"]
 
@@ -218,7 +218,7 @@ def test_enter_begins_a_line_on_a_touch_screen(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> None:
-    """A replay without its last line is cut: nothing of it is shown as all there is, and Ask again loads it."""
+    """A replay without its last line is not shown as if it were whole, and Ask again loads it."""
     visit.page.clock.install()
     page = visit.open()
     ask_claude(page, fake({"text": "It is idle."}))
@@ -239,7 +239,7 @@ def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> Non
 
 @pytest.mark.all
 def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
-    """The token is the first caller's: another one on this device begins anew, and Forget leaves no token."""
+    """The token belongs to the first caller: another one on this device begins anew, and Forget leaves no token."""
     page = visit.open()
     ask_claude(page, fake({"text": "A secret of the first."}))
     ended(page)
@@ -273,7 +273,7 @@ SCROLL_UP_MEANWHILE = """async () => {
 def test_the_end_is_a_press_away(visit: Visit) -> None:
     """Scrolled up, a button goes to the end; at the end there is none. The transcript scrolls; the page does not.
 
-    A scroll up holds, also when words came just before it.
+    A scroll up holds, even when words came just before it.
     """
     page = visit.open()
     answer_chat(page, {"type": "text", "text": LONG * 3})

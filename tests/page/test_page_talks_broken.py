@@ -126,7 +126,7 @@ def test_a_handler_that_does_not_replay(visit: Visit) -> None:
 
 
 def test_the_turn_after_a_verb_moves_nothing(visit: Visit) -> None:
-    """It begins by itself, while a person reads the list of conversations: the list stays."""
+    """It begins by itself, while a person reads the list of conversations, but the list stays."""
     page = visit.open()
     ask_claude(page, PROPOSES_AND_ENDS)
     ended(page)

@@ -247,7 +247,7 @@ def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
     """At most three checks of the list are under way at once: a browser has six connections, and a verb needs one.
 
     VMs on a host that hangs would otherwise hold them all, and a verb for a VM on another host would not leave. VMs on
-    a host that is known to be out of reach come last: they hold up no check of the others.
+    a host that is known to be out of reach come last, so they hold up no check of the others.
     """
     page, many = person.page, {f"vm{n}": "timeout" if n < 6 else "answering" for n in range(12)}
     held: list[Route] = []
@@ -293,7 +293,7 @@ def follow(visit: Visit, link: str) -> Page:
 
 
 def test_a_link_opens_its_vm(person: Visit) -> None:
-    """With a kept key and without, in a fresh page and in an open one, whatever was chosen before.
+    """It does so with a kept key and without, in a fresh page and in an open one, whatever was chosen before.
 
     A page without a link opens with the VM that was chosen last, not with the first one.
     """
@@ -622,7 +622,7 @@ def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
 
 @pytest.mark.all
 def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
-    """The timeline holds the jobs of the VM that is shown, and nothing else, also where they are of the same day."""
+    """The timeline holds the jobs of the VM that is shown, and nothing else, even where they are of the same day."""
     began = person.stage.service.pve("forensics", vm="devvm").json
     page = person.open()
     page.wait_for_selector("#jobs li[id]", state="attached")

@@ -32,7 +32,7 @@ def looks_of(visit: Visit) -> list[str]:
 
 
 def pass_time(page: Page, seconds: int) -> None:
-    """Set the page's clock ahead. No timer of its own runs out by that, as it could before an answer that is slow."""
+    """Set the page's clock ahead. None of its timers runs out by that, as it could before an answer that is slow."""
     page.clock.set_system_time(page.evaluate("() => Date.now() / 1000") + seconds)
 
 

@@ -128,13 +128,13 @@ def watcher(visit: Visit) -> Visit:
 def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     """The picture is of now, and the headline says that the guest is back; green for two minutes, not for ever.
 
-    After 90 s without a sign of life the watch ends in words that claim no more than was seen; one button goes on.
+    After 90 s without a sign of life the watch ends in words that claim no more than was seen; one button continues.
     """
     answer, screens = answer_screens(watcher.page, guest="silent", heartbeat=BEFORE)
     page = reset(watcher)
     look_again(page)
     wait_for_text(page, "picture-age", "new every 3 s")
-    expect(page.locator("#glass img")).to_have_attribute("alt", re.compile(":44$"))  # the minutes are the zone's
+    expect(page.locator("#glass img")).to_have_attribute("alt", re.compile(":44$"))  # the minutes depend on the zone
     see_headline(page, "Coming back…", "busy")
     page.clock.fast_forward(91_000)
     see_headline(page, "No sign of life", "warn")
@@ -150,7 +150,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     expect(page.locator("#steps li").last).to_have_attribute("data-tone", "good")
     expect(page.locator("#steps li").last).to_contain_text("Back")
     expect(page).to_have_title("Back: guest answers - devvm")
-    assert len(set(screens)) == len(screens) >= 2  # a read has an id of its own each time
+    assert len(set(screens)) == len(screens) >= 2  # a read has its own id each time
     screens.clear()
     page.clock.run_for(10_000)
     assert screens == []
@@ -298,7 +298,10 @@ def held(page: Page) -> int:
 
 @pytest.mark.all
 def test_the_screen_stays_on_while_a_verb_runs(visit: Visit) -> None:
-    """Until the guest is back or the person has stopped looking; the browser takes the lock when the page is hidden."""
+    """It stays on until the guest is back or the person has stopped looking.
+
+    The browser takes the lock when the page is hidden.
+    """
     page = visit.page
     page.add_init_script(f"({LOCKS})()")
     visit.open()

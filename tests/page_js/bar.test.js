@@ -32,7 +32,7 @@ test("a power-cycle's stages come one after the other, each with its time", () =
 	assert.equal(steps(6), "+Evidence 4 +Stop 8 +Start 4 >Check 4");
 });
 
-test("the word and the timer are of the stage that goes on", () => {
+test("the word and the timer are of the stage that continues", () => {
 	const shown = [0, 1, 2, 3, 4, 5, 6].map((count) => {
 		const { word, timer, tone, act } = barAfter(begun("cycle", 30), ...cycleOf(count));
 		assert.deepEqual([tone, act], ["busy", "stop-waiting"]);

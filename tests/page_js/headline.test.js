@@ -22,7 +22,7 @@ function checkShape(head, what) {
 	assert.doesNotMatch(`${head.words} ${head.second} ${head.why}`, /undefined|NaN|null|\[object|Invalid/, what);
 }
 
-// What each verdict asks of a person: the tone of a fresh one.
+// What each verdict asks of a person, the tone of a fresh one.
 const TONE_OF = {
 	good: ["healthy"],
 	unknown: ["qemu-running", "not-determined", "place-unknown"],
@@ -47,7 +47,7 @@ for (const [tone, codes] of Object.entries(TONE_OF)) {
 	}
 }
 
-test("each verdict has words of its own", () => {
+test("each verdict has its own words", () => {
 	const words = VERDICT_CODES.map((code) => headAfter(evidenceCame("running", code)).words);
 	assert.equal(new Set(words).size, words.length);
 });

@@ -151,5 +151,5 @@ test("no text takes a time that grows with its square", () => {
 			read += 1;
 		}
 	}
-	assert.ok(read > bits.length); // a square would take minutes: the person who runs node gives up before
+	assert.ok(read > bits.length); // a square would take minutes, so the person who runs node gives up before
 });

@@ -105,7 +105,7 @@ test("an end settles the id, and only that", () => {
 	assert.deepEqual([view.phase, view.open, view.acting, view.sent.id_1], ["done", null, false, false]);
 });
 
-test("a lost answer is open, an answer `running` goes on", () => {
+test("a lost answer is open, an answer `running` continues", () => {
 	const lost = viewAfter(begun("stop", 5), ["act-open", { answer: { message: "no answer came back" }, acting: true }]);
 	assert.deepEqual([lost.phase, lost.acting, lost.hint], ["unknown", true, "Last try, 03:12:40: no answer came back"]);
 	const runs = viewAfter(begun("stop", 5), ["act-open", { answer: { outcome: "running" }, acting: true }]);
@@ -158,7 +158,7 @@ test("a watch goes from its verb's end to what it finds", () => {
 	assert.equal(viewAfter(...on, begun("stop")).watch, null);
 });
 
-test("Keep looking goes on from where the watch began", () => {
+test("Keep looking continues from where the watch began", () => {
 	const view = viewAfter(begun("cycle", 200), settledEvent("cycle", { last: "id_1" }, 190), ["watch-begun", { seconds: 90 }, 190], ["watch-ended", { found: "nothing" }, 100], ["watch-begun", { seconds: 90 }]);
 	assert.deepEqual([view.watch.since, view.watch.until, view.watch.on, view.watch.found], [NOW - 190_000, NOW + 90_000, true, ""]);
 });

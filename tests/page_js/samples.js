@@ -2,7 +2,7 @@
 
 import { newState, reduce } from "../../static_site/state/reduce.js";
 
-process.env.TZ = "UTC"; // times are read as this machine's
+process.env.TZ = "UTC"; // times are read in the zone of this machine
 
 export const NOW = Date.parse("2026-11-27T03:12:40Z");
 export const VM = "devvm";

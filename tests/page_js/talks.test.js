@@ -22,7 +22,7 @@ test("a retraction takes what came before it, and nothing that came after", () =
 	assert.deepEqual(drawn([text(1, "a"), retract(2, 1), text(3, "b"), retract(4, 3), text(5, "c")]), ["c"]);
 });
 
-test("the last words of a turn that goes on can still be retracted one by one", () => {
+test("the last words of a turn that continues can still be retracted one by one", () => {
 	const events = [text(1, "a"), text(2, "b"), tool(3), text(4, "c"), text(5, "d")];
 	assert.deepEqual(drawn(events, true), ["ab", "tool", "c", "d"]);
 	assert.deepEqual(joinTexts(events, true).map(({ n }) => n), [1, 3, 4, 5]);

@@ -50,7 +50,7 @@ test("the second opening shows the new set, and its pages are told at the first"
 	assert.equal((await device.storedSets()).length, 1);
 });
 
-test("an open page gets the files of its own set, also when a file has gone, and from another worker", async () => {
+test("an open page gets the files of its set, even when a file has gone, and from another worker", async () => {
 	const device = await upgradedDevice();
 	await device.start().navigate("1");
 	for (const worker of [device.start(), device.start()]) {

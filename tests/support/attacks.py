@@ -1,8 +1,8 @@
 """What a claude that was talked over would run: the table of its commands, and turns that run them behind their walls.
 
 In the commands, $F is a file that must not be read or changed, $D a directory that must not be written, $N a name that
-is not there, $S a number of seconds. Each also runs on a file or a directory of the turn's own, where it has to work: a
-command that fails everywhere would prove nothing.
+is not there, $S a number of seconds. Each also runs on a file or a directory of the turn's own, where it has to work,
+because a command that fails everywhere would prove nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -412,7 +412,7 @@ class Attack:
         return texts(turn.events)
 
     def run_all(self, commands: Iterable[str], **variables: object) -> list[tuple[str, str]]:
-        """Run each command in a shell of its own, all behind one wall; return it and what it printed."""
+        """Run each command in its own shell, all behind one wall; return it and what it printed."""
         commands = list(commands)
         lines = ["mkdir -p $TMPDIR/here; cd $TMPDIR/here", *(f"{name}={value}" for name, value in variables.items())]
         lines += [f"MEMORY=$PWD/memory.py; cat >$MEMORY <<'THE-END'\n{_MEMORY}THE-END"]

@@ -1,6 +1,6 @@
-"""A systemd of its own as PID 1, over a copy of this machine's files that lasts as long as it runs.
+"""A separate systemd as PID 1, over a copy of this machine's files that lasts as long as it runs.
 
-Everything is a namespace of its own: processes, mounts, cgroups (version 2, whatever this machine has), names and the
+Everything is its own namespace: processes, mounts, cgroups (version 2, whatever this machine has), names and the
 network, in which there is loopback alone. So units start as they do on a machine, with the sandbox that systemd makes.
 """
 
@@ -46,7 +46,7 @@ unshare --pid --mount --fork --cgroup --uts --ipc --net --kill-child /bin/bash -
     chroot . /bin/bash -eu /prepare
     pivot_root . old
     umount -l old
-    mount --make-rshared /  # as on a machine: systemd makes credentials in a mount namespace of their own
+    mount --make-rshared /  # as on a machine: systemd makes credentials in their own mount namespace
     exec env -i container=booted PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_LOG_TARGET=console \\
         /usr/lib/systemd/systemd --unit=booted.target --show-status=no
 ' sh "$@" &

@@ -42,7 +42,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP rescue.test 127.0.0.1,MAP *.rescue.test 127.0.0.1",  # names that are not this machine's
+    "--host-resolver-rules=MAP rescue.test 127.0.0.1,MAP *.rescue.test 127.0.0.1",  # names of no machine
 ]
 # How many keys the device keeps. A database that is not there yet is the page's to make, with its store.
 KEPT_KEYS = """async () => (await indexedDB.databases()).length && new Promise((done) => {
@@ -71,7 +71,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that br
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, with a profile of its own that ends with it."""
+    """Debian's Chromium, with its own profile that ends with it."""
     with sync_playwright() as playwright:
         expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=parts.find_browser(), args=FLAGS)
@@ -80,7 +80,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class ParkedLoop:
-    """Parks Playwright's event loop while tests run that have loops of their own.
+    """Parks Playwright's event loop while tests run that have their own loops.
 
     That loop counts as running in this thread for as long as a browser is open.
     """
@@ -320,7 +320,7 @@ class Stage:
             assert self.service.pve("start").json["outcome"] == "done"
         if self.world.qemu:  # a guest that boots reads its disk, and is not idle
             until(lambda: is_at_prompt(self.world), "the guest's prompt")
-        if self.newest_verdict() == "healthy":  # of a guest that booted: the next page would show that for a minute
+        if self.newest_verdict() == "healthy":  # of a guest that booted; the next page would show it
             self.service.pve("forensics")
 
     def newest_verdict(self) -> str | None:
@@ -329,7 +329,7 @@ class Stage:
         return next((job["verdict"]["code"] for job in jobs if job["verb"] == "forensics" and job["verdict"]), None)
 
     def has_no_job_under_way(self) -> bool:
-        """Tell whether each job that has begun has ended; one that waits at the gate may go on."""
+        """Tell whether each job that has begun has ended; one that waits at the gate may continue."""
         open_gate(self.world)
         return all(job["outcome"] is not None for job in self.service.pve("history").json["jobs"])
 
@@ -422,7 +422,7 @@ def stop_time(page: Page) -> None:
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
-    """Return once `seen()` is true, with the page's events going on meanwhile."""
+    """Return once `seen()` is true, with the page's events continuing meanwhile."""
     end = time.monotonic() + PATIENCE_MS / 1000
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
@@ -484,7 +484,7 @@ def phase(page: Page, *names: str) -> None:
 
 
 def looked(page: Page) -> None:
-    """Return once the page has evidence: of its own, or another's that is less than a minute old."""
+    """Return once the page has evidence, its own or another's that is less than a minute old."""
     expect(page.locator("#outcome[data-phase=idle] #outcome-word")).to_contain_text("Looked")
 
 
@@ -593,7 +593,7 @@ def forget_key(page: Page) -> None:
 
 @contextmanager
 def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]:
-    """Hold another caller's cycle that the page does not see: a check that is due meanwhile would lock its buttons."""
+    """Hold another caller's cycle that the page does not see. A check that is due would lock the page's buttons."""
     with held_requests(page, '"verb":"status"'), held_cycle(stage, verb=verb) as job:
         yield job
 
@@ -609,7 +609,7 @@ def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
     page.route("**/health", answer)
     try:
         with stage.without_sshd():
-            stage.service.not_answering()  # a verb on the connection of before would be sent, and lost
+            stage.service.not_answering()  # a verb on the old connection would be sent and lost
             yield
     finally:
         page.unroute("**/health", answer)
@@ -624,6 +624,6 @@ def lose_handler(stage: Stage, page: Page) -> None:
 
 
 def find_handler(stage: Stage, page: Page) -> None:
-    """Mend the wire, and have the page ask for /health at once, as it does when a person looks at it again."""
+    """Repair the wire, and have the page ask for /health at once, as it does when a person looks at it again."""
     stage.wire.mend()
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")

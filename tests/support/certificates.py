@@ -1,4 +1,4 @@
-"""Certificates with the dates and names that a test wants, each signed by an authority of its own."""
+"""Certificates with the dates and names that a test wants, each signed by its own authority."""
 
 import datetime as dt
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A Debian of its own, in a directory: with nothing in it but Debian's packages, as a new machine.
+"""A separate Debian, in a directory: with nothing in it but Debian's packages, as a new machine.
 
 The first user of a run makes it, from where this machine's apt has its packages. Each user gets a copy of it.
 """
@@ -42,7 +42,7 @@ exec chroot . /bin/sh -c 'echo ready && exec env --ignore-signal=CHLD cat'
 
 
 class Chroot:
-    """A copy of the base with processes and mounts of its own, and the network of this machine.
+    """A copy of the base with its own processes and mounts, and the network of this machine.
 
     `root` is the directory, seen from outside. A link in it that begins with a slash leads out of it.
     """
@@ -92,7 +92,7 @@ def debian(*packages: str) -> Iterator[Chroot]:
 def base(*packages: str) -> Path:
     """Return the directory with Debian's essential packages, apt, and these packages, or PYTHON; only to be read.
 
-    The first caller of a run makes it, and the others wait. It is the run's, which removes it.
+    The first caller of a run makes it, and the others wait. It belongs to the run, which removes it.
     """
     packages = packages or PYTHON
     made = Path(tempfile.gettempdir()) / f"debian-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:8]}"
@@ -107,7 +107,7 @@ def base(*packages: str) -> Path:
 
 
 def _bootstrap(directory: Path, packages: tuple[str, ...]) -> None:
-    """Install Debian's packages into a directory. Its mounts are in a namespace of their own, and end with it."""
+    """Install Debian's packages into a directory. Its mounts are in their own namespace, and end with it."""
     suite, sources = _sources()
     command = ["apt-config", "dump", "--format", '%f "%v";%n', "Acquire"]
     settings = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -141,7 +141,7 @@ class Cluster:
             (sshd.world.root / "etc/pve/.vmlist").write_text('{"version": 2, "ids": {}}')
 
     def give_own_pve(self, name: str, holder: str) -> Path:
-        """Give a node an /etc/pve of its own, as it was when `holder` had the VM; return it."""
+        """Give a node its own /etc/pve, as it was when `holder` had the VM; return it."""
         pve = self.nodes[name].world.root / "etc/pve"
         (pve / "nodes").unlink()
         shutil.copytree(self.shared, pve / "nodes")
@@ -153,7 +153,7 @@ class Cluster:
         return pve
 
     def heal(self, name: str) -> None:
-        """Have a node with an /etc/pve of its own see the cluster again."""
+        """Have a node with its own /etc/pve see the cluster again."""
         nodes = self.nodes[name].world.root / "etc/pve/nodes"
         shutil.rmtree(nodes)
         nodes.symlink_to(self.shared)

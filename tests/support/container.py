@@ -1,4 +1,4 @@
-"""An image built with Debian's buildah, and a container of it: namespaces of its own and a read-only root."""
+"""An image built with Debian's buildah, and a container of it: its own namespaces and a read-only root."""
 
 import ctypes
 import http.client
@@ -36,7 +36,7 @@ _LEFT_OUT = (
 
 
 class Builder:
-    """buildah with a storage of its own, in which Debian has the name of the image that the file begins with."""
+    """buildah with its own storage, in which Debian has the name of the image that the file begins with."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -67,7 +67,7 @@ class Builder:
         (context / "debian.tar").unlink()
 
     def run(self, *argv: str, **options: Any) -> str:
-        """Run a command with buildah's mounts in a namespace of their own; return its output."""
+        """Run a command with buildah's mounts in their own namespace; return its output."""
         ran: subprocess.CompletedProcess[str] = subprocess.run(
             ["unshare", "--mount", "--propagation=private", *argv],
             **{"env": self.environment, "stdin": subprocess.DEVNULL, "cwd": self.directory, **options},
@@ -84,7 +84,8 @@ class Builder:
         return config
 
 
-# As `podman run --read-only --read-only-tmpfs=false` does it. `$root` is looked at first: an empty one is this machine.
+# As `podman run --read-only --read-only-tmpfs=false` does it. `$root` is looked at first, because an empty one is this
+# machine.
 _RUN = """
 set -eu
 container=$(buildah from --pull=never "$1")
@@ -113,7 +114,7 @@ exec unshare --pid --net --fork --kill-child /bin/sh -c '
 
 
 class Container(Service):
-    """The handler in a container of the image, as process 1 in a network of its own.
+    """The handler in a container of the image, as process 1 in its own network.
 
     In that network the host's SSH port leads to the test's server.
     """
@@ -202,7 +203,7 @@ class Container(Service):
             self.listener.close()
 
     def in_network(self, make: Callable[[], socket.socket]) -> socket.socket:
-        """Return a socket that was made in the container's network: it stays there."""
+        """Return a socket that was made in the container's network. It stays there."""
         made: list[socket.socket] = []
 
         def enter() -> None:

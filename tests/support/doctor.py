@@ -1,6 +1,6 @@
 """`breakglass doctor` for tables of faults: a configuration that is good, and a process that runs the command quickly.
 
-A process that has loaded everything forks for each run, so a fault costs no new Python. The child is the command: it
+A process that has loaded everything forks for each run, so a fault costs no new Python. The child is the command. It
 reads its arguments and environment, becomes the handler's user, prints and exits.
 """
 
@@ -157,9 +157,9 @@ class Report:
 
 
 class Setup:
-    """A good configuration in a directory of its own; `config` is what its file will say.
+    """A good configuration in its own directory; `config` is what its file will say.
 
-    Secrets and keys are in files of their own. Change `config`, the files or `environment`, then call `doctor`.
+    Secrets and keys are in their own files. Change `config`, the files or `environment`, then call `doctor`.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Setup:
         self.words: list[str] = []
         self.mounts: list[Mount] = []
         self.constants: dict[str, object] = {}  # of doctor's modules: a limit that a test waits for is shorter
-        self.user = 0  # who starts it, if the tests are root's
+        self.user = 0  # who starts it, if the tests run as root
         self.model: Any = None  # the scripted one that chat has, for tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
@@ -241,7 +241,7 @@ def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
 
 
 def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None) -> Finding:
-    """Seed a fault and run doctor: it must be found, with its fix, and set the exit code. Return the finding."""
+    """Seed a fault and run doctor. It must be found, with its fix, and set the exit code. Return the finding."""
     with setup.stack:
         fault.seed(setup)
         report = setup.doctor(places=places)
@@ -266,7 +266,7 @@ def cases(faults: Sequence[Fault], *kept: str) -> list[Any]:
 
 
 def render(config: Mapping[str, Any]) -> str:
-    """Return a configuration as TOML: a dict of dicts as [a.b], a list of dicts as [[a]]."""
+    """Return a configuration as TOML, with a dict of dicts as [a.b] and a list of dicts as [[a]]."""
     lines: list[str] = []
     for name, value in config.items():
         if isinstance(value, list):

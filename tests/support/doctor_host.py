@@ -117,7 +117,7 @@ def _broken_mount(host: DoctorHost, path: str, kind: str) -> Iterator[None]:
 
 @contextmanager
 def another_server(answer: bytes, *, waits: bool = False) -> Iterator[int]:
-    """Serve a port that is no SSH server: it sends one answer, at once or after the client's first line."""
+    """Serve a port that is no SSH server. It sends one answer, at once or after the client's first line."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -71,7 +71,7 @@ def sections(document: str) -> dict[str, list[str]]:
 def commands(document: str, heading: str) -> list[str]:
     """Return the scripts under a heading, one for each block.
 
-    A test that calls this runs all of them: it takes the list apart, so that one more block makes it fail.
+    A test that calls this runs all of them. It takes the list apart, so that one more block makes it fail.
     """
     return sections(document)[heading]
 

@@ -195,7 +195,7 @@ class OfHttp(Engine):
 
 @contextmanager
 def _running(command: list[str], directory: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program, with a home of its own, in a process group that ends with it."""
+    """Run a program, with its own home, in a process group that ends with it."""
     environment = {**os.environ, "HOME": str(directory), "XDG_RUNTIME_DIR": str(directory), "NO_AT_BRIDGE": "1"}
     environment |= {"DBUS_SESSION_BUS_ADDRESS": "disabled:", "GSETTINGS_BACKEND": "memory", **options.pop("env", {})}
     with (directory / "log").open("ab") as log:

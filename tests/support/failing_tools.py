@@ -245,7 +245,7 @@ def _hang(ignore_term: bool) -> None:
 
 
 def _migrate(root: str, vmid: int, node: str) -> None:
-    """End the VM here and give it to another node, in a process of its own."""
+    """End the VM here and give it to another node, in its own process."""
     from breakglass.demo.proxmox import tasks
     from breakglass.demo.proxmox.vm import Vm
 

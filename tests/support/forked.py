@@ -1,4 +1,4 @@
-"""Runs the `breakglass` command without a new Python each time: a process that has loaded all forks for each run."""
+"""Runs the `breakglass` command without a new Python each time. A process that has loaded it forks for each run."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ _processes: list[DoctorProcess] = []
 
 
 def run_command(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in / with further variables; in a Python of its own where it needs that."""
+    """Run a command in / with further variables; in its own Python where it needs that."""
     if not words or words[0] not in _FORKED or any(name.startswith("PYTHON") for name in more):
         command, rights = [sys.executable, "-m", "breakglass", *words], as_handler() if "serve" in words else {}
         return subprocess.run(

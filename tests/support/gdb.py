@@ -39,7 +39,7 @@ class Gdb:
         return found[1].decode()
 
     def run_in_kernel(self, code: bytes, place: int, vcpus: Sequence[int]) -> bool:
-        """Put `code` in the place of a function of the kernel, and have these vCPUs, or all, go on there.
+        """Put `code` in the place of a function of the kernel, and have these vCPUs, or all, continue there.
 
         Return False, and change nothing, if one of them is in a program.
         """
@@ -70,6 +70,6 @@ class Gdb:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ask("D")  # the VM goes on
+        self._ask("D")  # the VM continues
         self._socket.close()
         self._configure("none")

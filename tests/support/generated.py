@@ -1,9 +1,10 @@
-"""Write what other files repeat of the tables in agents/pve/words.py: `python -m tests.support.generated`.
+"""Write what other files repeat of agents/pve/words.py and of the parser: `python -m tests.support.generated`.
 
 In a document, that is the table below a known first row; in the page, the lines between two comments; in the schema of
-the API, its version.
+the API, its version. docs/cli.md is written whole.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS, VERSION
 from breakglass.base.verbs import READS
 from breakglass.base.verbs import VERBS as OFFERED
+from breakglass.cli.commands import make_parser
+from breakglass.cli.output import EXIT_CODES
 
 ROOT = Path(__file__).parent.parent.parent
 _BLOCK = re.compile(r"(?<=// ---- written by ./dev generate from agents/pve/words.py\n).*?(?=// ---- end\n)", re.DOTALL)
@@ -38,6 +41,7 @@ def make_files() -> dict[Path, str]:
     files[schema] = re.sub(r"(?<=\n  version: ).*", VERSION, files[schema], count=1)
     files[page], count = _BLOCK.subn(lambda _: _of_page(), files[page])
     assert count == 1
+    files["docs/cli.md"] = _of_commands()
     return {ROOT / name: text for name, text in files.items()}
 
 
@@ -86,6 +90,39 @@ def _of_page() -> str:
         + "\n/** As they stand on the page: no verb ever changes its place. */\n"
         + f"export const POWER = {json.dumps(power)};\n\n"
     )
+
+
+def _of_commands() -> str:
+    """Return docs/cli.md: each command that does something, with its arguments."""
+    codes = re.findall(r"^  (\d+)  +(.+(?:\n {7}.+)*)", EXIT_CODES, re.MULTILINE)
+    rows = "".join(f"| {code} | {' '.join(words.split())} |\n" for code, words in codes)
+    head = "Every command of `breakglass`, with its arguments. `./dev generate` writes this page from the program."
+    commands = "".join(_of_command(make_parser(), ""))
+    return f"# The command line\n\n{head}\n\n{commands}## Exit codes\n\n| code | means |\n|---|---|\n{rows}"
+
+
+def _of_command(parser: argparse.ArgumentParser, what: str) -> Iterable[str]:
+    """Yield the section of a command, or those of the commands below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, below in action.choices.items():
+                yield from _of_command(below, helps.get(name, ""))
+            return
+    rows = "".join(
+        f"| `{_form(action)}` | {action.help or ''} |\n".replace("|  |", "| |")
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction)
+    )
+    sentence = what[:1].upper() + what[1:] + "."
+    yield f"## {parser.prog}\n\n{sentence}\n\n" + (f"| argument | means |\n|---|---|\n{rows}\n" if rows else "")
+
+
+def _form(action: argparse.Action) -> str:
+    """Return an argument as a person types it."""
+    value = str(action.metavar or "") or "\\|".join(action.choices or [action.dest.upper()])
+    value = "" if action.nargs == 0 else f"[{value}]" if action.nargs in ("?", "*") else value
+    return f"{', '.join(action.option_strings)} {value}".strip()
 
 
 def _script(name: str, table: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """Guests in a stated condition: Debian's own cloud kernel with a busybox initrd, without an agent, or a boot loader.
 
 The kernel boots on TCG in about 8 s and says so on its serial port. It does what the word on its command line says once
-its heartbeat has begun and it is told to go on, so a guest's last answer is always older than its fault.
+its heartbeat has begun and it is told to continue, so a guest's last answer is always older than its fault.
 """
 
 import json
@@ -73,7 +73,7 @@ echo "guest: {name}" >/dev/ttyS0
 while :; do sleep 1000; done
 """
 
-# What a crash kernel does, as kdump: it writes to the disk, and has no driver for the balloon.
+# What a crash kernel does, as kdump. It writes to the disk, and has no driver for the balloon.
 _DUMPER = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev

@@ -6,7 +6,7 @@ resources.cfg, and `crm-command` adds a line to a queue. Each service works in r
 writes the time of the round. What dies leaves its files as they are, and its lock for two minutes. SIGTERM ends a
 service as `systemctl stop` does.
 
-It runs as a program of its own, isolated as the stand-ins of Proxmox's commands are (`handler/demo/proxmox/`).
+It runs as its own program, isolated as the stand-ins of Proxmox's commands are (`handler/demo/proxmox/`).
 """
 
 import json
@@ -343,7 +343,7 @@ class Crm:
 
 
 class Lrm:
-    """The node's LRM. Its tasks are children, so that its rounds go on."""
+    """The node's LRM. Its tasks are children, so that its rounds continue."""
 
     def __init__(self, ha: Ha) -> None:
         self.ha, self.lock = ha, Lock(ha, "ha_agent_demo_lock")
@@ -437,7 +437,7 @@ def program(*words: str) -> list[str]:
 
 
 def leave_behind(argv: list[str]) -> None:
-    """Start a command in a session of its own, and don't wait for it."""
+    """Start a command in its own session, and don't wait for it."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     defaults = [signal.SIGPIPE, signal.SIGTERM]
     os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
@@ -490,7 +490,7 @@ def serve(root: str, unit: str) -> None:
     while os.path.isdir(root) and not service.is_over(bool(ends)):
         try:
             service.do_round(bool(ends))
-        except (OSError, Died):  # its files are away, or the lock is held: the next round
+        except (OSError, Died):  # its files are away, or the lock is held, so the next round
             pass
         time.sleep(seconds(root, "ha-round"))
     service.lock.release()

@@ -48,7 +48,7 @@ def mount_fuse(target: Path, *more: str) -> int:
 
 @contextmanager
 def frozen_ext4(target: Path, image: Path, contents: Mapping[str, bytes] | None = None) -> Iterator[None]:
-    """Mount an ext4 with these files and freeze it: a write below it sleeps uninterruptibly."""
+    """Mount an ext4 with these files and freeze it. A write below it sleeps uninterruptibly."""
     with image.open("wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
@@ -83,7 +83,7 @@ def thread_stats(world: World) -> Iterator[str]:
 
 @contextmanager
 def vm_on_frozen_storage(directory: Path) -> Iterator[World]:
-    """Give a host whose VM writes to a frozen file system: a thread of its real QEMU is in uninterruptible sleep."""
+    """Give a host whose VM writes to a frozen file system. A thread of its real QEMU is in uninterruptible sleep."""
     directory.mkdir(exist_ok=True)
     world = World(directory, scenario="healthy")
     disk, disks = world.root / "disk.raw", world.root / "disks"

@@ -1,6 +1,6 @@
 """A Proxmox host in a mount namespace, on which the printed recipe is run, and a real sshd on it.
 
-It has an /etc, /root, /run and /usr/local/sbin of its own, so that the recipe may add an account and change sshd's
+It has its own /etc, /root, /run and /usr/local/sbin, so that the recipe may add an account and change sshd's
 configuration; the machine's own files stay as they are.
 """
 
@@ -32,7 +32,7 @@ def new_key() -> tuple[str, str]:
 
 
 def configuration(directory: Path, power: str, more: str = "") -> Path:
-    """Write breakglass.toml with the host pve1, its VM 102, and the private key in a file of its own."""
+    """Write breakglass.toml with the host pve1, its VM 102, and the private key in its own file."""
     (directory / "power").touch(0o600)
     (directory / "power").write_text(power)
     path = directory / "breakglass.toml"
@@ -72,7 +72,7 @@ CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # below /etc: what the 
 
 
 class Installed:
-    """A host of its own in a mount namespace, on which the printed recipe was run.
+    """A separate host in a mount namespace, on which the printed recipe was run.
 
     `user` is the account of the recipe, and `source` the handler's address.
     """

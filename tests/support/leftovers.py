@@ -1,6 +1,6 @@
 """Finds what a test run has started and not ended.
 
-A run has a temporary directory of its own. A process belongs to the run when its environment, its command line or its
+A run has its own temporary directory. A process belongs to the run when its environment, its command line or its
 working directory names that directory: the environment of the tests does, as TMPDIR.
 """
 

@@ -1,6 +1,6 @@
 """Two machines for the documents to be followed on: the handler's, and a Proxmox host with the project's stand-ins.
 
-Each is a Debian with a name, an address and a network of its own, and a cable connects them. The addresses are the
+Each is a Debian with a name, an address and its own network, and a cable connects them. The addresses are the
 documents'.
 There is no systemd as process 1, so `systemctl` is tests/support/systemctl.py, which starts what the unit files say.
 """

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests: the file that their processes append to
+FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests, as the name of the file that their processes append to
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
 _SIDES = 2  # of a branch
@@ -59,7 +59,7 @@ def record(file: str) -> None:
     def save() -> None:
         found = [
             (one.path, _name(one.code), list(one.lines), [(at, to) for at, tos in one.branches.items() for to in tos])
-            for one in list(ran.values())  # other threads may go on
+            for one in list(ran.values())  # other threads may continue
             if one.lines
         ]
         forget()
@@ -69,7 +69,7 @@ def record(file: str) -> None:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
             os.write(fd, json.dumps(found).encode() + b"\n")  # one write: processes don't mix their lines
             os.close(fd)
-        except OSError:  # out of sight from here, or there is no room: the program matters more
+        except OSError:  # out of sight from here, or there is no room, so the program matters more
             pass
 
     def forget() -> None:
@@ -144,7 +144,7 @@ def _name(code: CodeType) -> list[object]:
 def main(file: str) -> None:
     """Write coverage's data of what the processes appended, with the files in it that none of them ran.
 
-    What ran in a copy of the checkout counts as the checkout's.
+    What ran in a copy of the checkout counts for the checkout.
     """
     from pathlib import Path
 

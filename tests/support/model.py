@@ -1,8 +1,8 @@
-"""The stand-in for the Messages API as tests use it: it plays scripts, waits, fails, and keeps what it was asked.
+"""The stand-in for the Messages API as tests use it. It plays scripts, waits, fails, and keeps what it was asked.
 
 The newest script in the conversation decides: `FAKE=[step, …]`, in the operator's text or in what a tool returned (this
 model believes everything it reads). The step is the number of answers since. Beside what a step says (`answers.py`), it
-may have `wait`, a name that a test must `release` before the text goes on; or `fail`, for the first `times` tries.
+may have `wait`, a name that a test must `release` before the text continues; or `fail`, for the first `times` tries.
 """
 
 import json
@@ -71,7 +71,7 @@ class Model(demo.Model):
             return self._gates.setdefault(name, threading.Event())
 
     def release(self, name: str) -> None:
-        """Let the answer that waits for `name`, now or later, go on."""
+        """Let the answer that waits for `name`, now or later, continue."""
         self.gate(name).set()
 
     def note(self, request: Asked) -> int:
@@ -82,7 +82,7 @@ class Model(demo.Model):
         return before
 
     def close(self) -> None:
-        """Let every answer that waits go on, and stop listening."""
+        """Let every answer that waits continue, and stop listening."""
         self.closing.set()
         for name in list(self._gates):
             self.release(name)

@@ -163,7 +163,7 @@ _USAGES = (
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes on to a server, after a handshake of its own: TLS's, or that of an HTTPS proxy.
+    """Passes bytes on to a server, after its own handshake: TLS's, or that of an HTTPS proxy.
 
     To a Unix socket, it passes them as they are. `taken` is how many connections it has taken.
     """

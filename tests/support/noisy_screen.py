@@ -1,4 +1,4 @@
-"""A guest whose screen is noise of any size: the largest picture that a guest can have its host take."""
+"""A guest whose screen is noise of any size, as the largest picture that a guest can have its host take."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Where root runs the tests in a checkout that other users can't enter, such as one below /root: a copy for them.
+"""Where root runs the tests in a checkout that other users can't enter, such as one below /root, a copy for them.
 
 The handlers of the tests become another user, who has to read the package and run the interpreter. `./dev` runs the
 tests with the copy's interpreter, and removes the copy afterwards.
@@ -18,7 +18,7 @@ from .service import ACCOUNT
 
 
 def main(directory: Path) -> None:
-    """Print the directory of the programs to run the tests with: that of the copy, nothing if none is needed."""
+    """Print the copy's directory of programs to run the tests with, or nothing if no copy is needed."""
     uid = pwd.getpwnam(ACCOUNT or "root").pw_uid
     if can_use(PACKAGE / "__init__.py", "-r", uid) and can_use(Path(sys.executable), "-x", uid):
         return

@@ -28,7 +28,7 @@ def _root() -> str:
 
 @cache
 def _mounts() -> str:
-    """Say why this process can't have mounts of its own, as root in a container without CAP_SYS_ADMIN."""
+    """Say why this process can't have its own mounts, as root in a container without CAP_SYS_ADMIN."""
     tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
     return f"no mount namespace can be made: {tried.stderr.strip()}" if tried.returncode else ""
 

@@ -66,7 +66,7 @@ def under_ha(
 ) -> None:
     """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
 
-    Its services' rounds take the original's time, scaled; on a host without a scale they take a moment. Those in `dead`
+    The rounds of its services take Proxmox's time, divided by the scale if the host has one. Those in `dead`
     have written for the last time `silent` seconds ago; `lrm` has other words of the LRM's last status. A state that HA
     would leave at once is a picture of a moment: its services don't run, but have just written.
     """
@@ -95,7 +95,7 @@ def under_ha(
     (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own | dict(lrm or {})))
     if mode:
         misbehave_ha(world.root, **mode)
-    for unit in HA_UNITS:  # also of one that is dead: it hangs, and systemd does not see that
+    for unit in HA_UNITS:  # also of one that is dead, which hangs, and systemd does not see that
         (world.root / f"run/{unit}.pid").touch()
     if alive:
         systemctl(world, "start", *alive)
@@ -138,7 +138,7 @@ def ha_requested(world: World) -> str:
 
 
 def moved(world: World, node: str = "pve2", lock: str = "") -> None:
-    """Give the VM's configuration to another node; what runs here goes on, as after a person's `mv`.
+    """Give the VM's configuration to another node; what runs here continues, as after a person's `mv`.
 
     With the `lock` migrate, it is what a live migration leaves here until it has ended the QEMU.
     """
@@ -294,9 +294,9 @@ def cleaner(world: World) -> int:
 
 @contextmanager
 def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `qm` as a person does, in a session of its own, as `stop`, `shutdown` or `reboot --timeout 300`.
+    """Run `qm` as a person does, in its own session, as `stop`, `shutdown` or `reboot --timeout 300`.
 
-    Goes on once its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it.
+    Continues once its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it.
     """
     verb, *options = words or ("stop",)
     command, at_work = [str(world.bin / "qm"), verb, str(VMID), *options], 0
@@ -371,7 +371,7 @@ def lose_name(process: subprocess.Popen[str]) -> None:
 
 
 def quiet(world: World) -> None:
-    """End what works on the VM: tasks, their hook scripts, HA's, qmeventd's cleanup; the VM itself goes on."""
+    """End what works on the VM: tasks, their hook scripts, HA's, qmeventd's cleanup; the VM itself continues."""
     running = {name_of(world.pid)} if world.pid else set()
     end_processes(str(world.root), spared=("qmeventd", *running))
 
@@ -384,7 +384,8 @@ def is_settled(world: World) -> bool:
 def restore(world: World) -> None:
     """Take back what a test did to the host, and have its VM run.
 
-    First the cleanup after a QEMU that a test has killed must end: it would wait for the next one, and hold the flock.
+    First the cleanup after a QEMU that a test has killed must end, because it would wait for the next one, and hold the
+    flock.
     """
     misbehave(world.root)
     quiet(world)

@@ -53,7 +53,7 @@ class Witness:
         return answer
 
     def seen(self, event: str) -> bool:
-        """Tell whether that event has come by now, also while commands were executed."""
+        """Tell whether that event has come by now, even while commands were executed."""
         self.execute("query-status")
         return event in self._passed
 

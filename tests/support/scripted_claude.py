@@ -1,7 +1,7 @@
 """A program in the place of `claude`, for tests of what the handler and a turn make of claude's output.
 
 It reads the same prompts as the scripted model (`talk.fake`) and prints the lines that the real CLI prints for them, as
-in tests/transcripts. A test may replace it by a shell script of its own. What the real CLI does is tested with the real
+in tests/transcripts. A test may replace it by its own shell script. What the real CLI does is tested with the real
 CLI. Behind its wall it sees its own file and nothing else of the tests: so what it waits for is added to that file.
 """
 
@@ -95,7 +95,7 @@ class ScriptedClaude:
         new.rename(self.command)
 
     def release(self, name: str) -> None:
-        """Let the text that waits for `name`, now or later, go on."""
+        """Let the text that waits for `name`, now or later, continue."""
         with Path(self.command).open("a") as file:
             file.write(f"# released {name}\n")
 

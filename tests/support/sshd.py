@@ -1,6 +1,6 @@
 """A real OpenSSH server on loopback, set up like the documented one, for root.
 
-It runs in a mount namespace of its own, in which /etc is an overlay whose passwd also knows the uid-0 account
+It runs in its own mount namespace, in which /etc is an overlay whose passwd also knows the uid-0 account
 `breakglass`, and /etc/ssh holds its key file. The machine's own files stay as they are. Mounts over single files
 would not last: `useradd` replaces /etc/passwd, and the kernel then takes away what is mounted over the old one.
 """

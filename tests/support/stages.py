@@ -27,7 +27,7 @@ def memory(world: World, *parts: str) -> Path:
 
 
 def lose_run(world: World) -> None:
-    """Have the host lose what /run has of its jobs, as a boot does: at once, also while a process writes there."""
+    """Have the host lose what /run has of its jobs, as a boot does: at once, even while a process writes there."""
     with tempfile.TemporaryDirectory(dir=world.directory, ignore_cleanup_errors=True) as away:
         (world.root / "run/breakglass").rename(f"{away}/run")
 
@@ -104,7 +104,7 @@ def recorded_command(world: World, job_id: str) -> int:
 def at_qm(verb: str, job: str = "") -> Hold:
     """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line.
 
-    Goes on once the job has written down its `qm stop` or `qm start`, by which the others find it after a kill.
+    Continues once the job has written down its `qm stop` or `qm start`, by which the others find it after a kill.
     `job` is `*` if its id is not known: then the one that is given to the hold is only a name.
     """
 
@@ -125,7 +125,7 @@ def at_qm(verb: str, job: str = "") -> Hold:
             if verb in ("stop", "start"):
                 recorded_command(world, job or job_id)
             yield
-        finally:  # also after a test that failed: the next one's `qm` would wait here for ever
+        finally:  # even after a test that failed, because the next one's `qm` would wait here for ever
             for fifo in (here, gate):
                 fifo.unlink()
             os.write(opener, b"go\n" * 8)
@@ -137,7 +137,7 @@ def at_qm(verb: str, job: str = "") -> Hold:
 
 
 def in_evidence(world: World, job_id: str) -> Iterator[None]:
-    """Hold a verb in its evidence: it reads the cluster's members, where a FIFO stands, and has time for that."""
+    """Hold a verb in its evidence. It reads the cluster's members, where a FIFO stands, and has time for that."""
     sound = world.agent.read_text()
     set_constants(world, SHORT_CLUSTER_SECONDS=30.0)
     members = world.root / "etc/pve/.members"
@@ -152,7 +152,7 @@ def in_evidence(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
-    """Hold a cycle whose new QEMU is not running yet: it was told to wait (-S) until a `cont`."""
+    """Hold a cycle whose new QEMU is not running yet. It was told to wait (-S) until a `cont`."""
     old, command = world.pid, world.root / "vm.json"
     sound = command.read_text()
     command.write_text(json.dumps([*json.loads(sound), "-S"]))
@@ -222,7 +222,7 @@ def in_reset(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that was sent: the client behind it in the monitor's queue has the monitor now."""
+    """Hold a reset that was sent, because the client behind it in the monitor's queue has the monitor now."""
     before = in_reset(world, job_id)
     next(before)
     yield

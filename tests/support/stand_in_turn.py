@@ -1,4 +1,4 @@
-"""A turn's program played by a test: it listens where systemd would start turns, and says what the test wants."""
+"""A turn's program played by a test. It listens where systemd would start turns, and says what the test wants."""
 
 import asyncio
 import contextlib

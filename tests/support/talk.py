@@ -132,7 +132,7 @@ class Talker(Service):
         return series(self.send("GET", "/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).body.decode())
 
     def wait_for_places(self) -> None:
-        """Return once no turn has a place at this handler: a client reads the end of one a moment earlier."""
+        """Return once no turn has a place at this handler, because a client reads the end of one a moment earlier."""
         until(lambda: self.scrape()["turns_running"] == 0, "the end of earlier turns")
 
     def replica(self, sessions: Path | None = None) -> "Talker":

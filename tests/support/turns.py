@@ -143,7 +143,7 @@ def run(job: Job, program: str | Path, transcript: bytes = b"", pve: Pve = ask_n
     return turn
 
 
-# It stands in for claude: it runs its prompt as a script, as one of its commands or as claude itself, and says what
+# It stands in for claude. It runs its prompt as a script, as one of its commands or as claude itself, and says what
 # that printed.
 _RUNNER = f"""#!{PYTHON} -IS
 import json, os, subprocess, sys

@@ -296,7 +296,7 @@ NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).enc
 
 
 async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
-    """The event loop goes on meanwhile: here only it lets the comparison end."""
+    """The event loop continues meanwhile: here only it lets the comparison end."""
     slow, rules = slow_rules()
     planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am"))
     await asyncio.sleep(0)
@@ -318,7 +318,7 @@ async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() 
 
 
 async def test_a_sender_of_many_notifications_delays_no_other_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each sender, one notification is compared at a time: the other sender's is the second of all."""
+    """Of each sender, one notification is compared at a time, but the other sender's is the second of all."""
     monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
     slow, rules = slow_rules()
     done: list[str] = []

@@ -52,7 +52,7 @@ def test_a_signature_made_by_grafana_is_accepted() -> None:
 
 
 def test_grafana_without_a_timestamp_is_refused() -> None:
-    """Grafana's signature without its timestamp header is refused: it could be replayed for ever."""
+    """Grafana's signature without its timestamp header is refused, because it could be replayed for ever."""
     for timestamp in (None, "", TIME):
         with pytest.raises(Unauthorized):
             verify_grafana([GRAFANA_CALLER], headers(WITHOUT_A_TIME, timestamp), BODY)
@@ -194,7 +194,7 @@ CALLERS = [
 
 @pytest.mark.parametrize(("old", "new", "path"), CALLERS)
 def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """A faulty token, two auth methods, or a verb that a token may not have switch that caller off and no other.
+    """A faulty token, two auth methods, or a verb that a token may not have disable that caller and no other.
 
     The report repeats no secret.
     """

@@ -62,7 +62,7 @@ def test_there_is_no_rule_for_what_is_not_there() -> None:
 
 
 def test_ssh_has_the_key_to_the_guest_alone() -> None:
-    """No key of the host; host keys as they are pinned."""
+    """The files have no key of the host, and the host keys that are pinned."""
     pinned = replace(VM, guest_key="own\n", guest_host_keys=("ssh-ed25519 AAAA",), guest_host_cas=("ssh-rsa BBBB",))
     made = render_ssh_files(pinned, "/turn/ssh")
     assert (made["key"], set(made)) == ("own\n", {"key", "config", "known_hosts"})

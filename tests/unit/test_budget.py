@@ -1,4 +1,4 @@
-"""Each time outlasts the times inside it, in one program and from one to the other: otherwise the wrong one speaks."""
+"""Each time outlasts the times inside it, within a program and between two, so that the right one reports a timeout."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""callers.d/NAME.toml: a caller in a file of its own, beside the configuration."""
+"""callers.d/NAME.toml: a caller in its own file, beside the configuration."""
 
 import os
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
 
 
 def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) -> None:
-    """Neither entry wins. The secrets of both are still no one else's."""
+    """Neither entry wins. The secrets of both are still used by no other caller."""
     config.write_text(f"{GOOD}\n[callers.anna]\n{BOB}")
     own(config)
     own(config, "bob.toml", BOB)
@@ -154,7 +154,7 @@ def test_what_is_no_text_file_is_off_alone(config: Path, make: Callable[[Path], 
 
 
 def test_other_names_are_ignored_with_a_warning(config: Path) -> None:
-    """An editor's copies, what a command left that was killed, and a caller that someone has switched off by hand."""
+    """An editor's copies, what a command left that was killed, and a caller that someone has disabled by hand."""
     own(config)
     for name in (".anna.toml.swp", ".new", "anna.toml~", "bob.toml.off", "README"):
         own(config, name, "secret = [")

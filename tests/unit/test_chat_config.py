@@ -1,4 +1,4 @@
-"""[chat]: what it says, and that a fault in it switches off chat alone."""
+"""[chat]: what it says, and that a fault in it disables chat alone."""
 
 import pytest
 
@@ -114,7 +114,7 @@ CREDENTIAL_FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
-    """The fault is reported with its key's path, chat is off, and callers and VMs stay on."""
+    """The fault is reported with its key's path, chat is disabled, and callers and VMs are not."""
     text, path = FAULTS[name]
     config = chat(text)
     assert [problem.place for problem in config.problems] == [path]

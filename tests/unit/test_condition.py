@@ -82,7 +82,7 @@ def test_only_the_whole_sentences_name_something() -> None:
 
 @pytest.mark.parametrize("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
 def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
-    """Also that of a host that was not tried yet."""
+    """The state of a host that was not tried yet is one, too."""
     found = replace(condition(), hosts={"pve1": state}, vms={})
     assert [(fault.code, fault.place) for fault in found.faults] == [("host-down", "host pve1")]
     assert state in found.faults[0].sentence

@@ -64,7 +64,7 @@ def changed(old: str, new: str) -> str:
 
 PHONE = OPERATOR.replace("operator", "phone").replace(whsec("o"), whsec("p"))
 OTHER_VM = VM.replace("devvm", "other").replace("102", "103")
-ROOMY = GOOD + PHONE + OTHER_VM  # two of each, so that one can be off
+ROOMY = GOOD + PHONE + OTHER_VM  # two of each, so that one can be disabled
 
 
 def vm(config: Config) -> Vm:
@@ -197,7 +197,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
-    If it switches the only caller off, a second problem says that none is left.
+    If it disables the only caller, a second problem says that none is left.
     """
     found = problems(changed(old, new))
     assert [problem.place for problem in found] == ([path, "callers"] if path.startswith("callers.") else [path])
@@ -223,7 +223,7 @@ def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
 
 
 def test_a_line_end_in_a_name_makes_no_line() -> None:
-    """A name in quotes may have one; what follows it could look like a problem or a warning of its own."""
+    """A name in quotes may have one; what follows it could look like a problem or its own warning."""
     found = error("callers.a\nwarning: b", "caller-disabled", 'has "c\nd"', "use e\nf")
     assert str(ConfigError([found])) == 'callers.a warning: b: has "c d"\n    use e f'
     assert found.text == 'has "c d"; use e f'
@@ -286,7 +286,7 @@ BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one 
 
 @pytest.mark.parametrize("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
 def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
-    """An unknown table, or a mistake in chat, alerts or sessions, switches no caller or VM off."""
+    """An unknown table, or a mistake in chat, alerts or sessions, disables no caller or VM."""
     old, new, path = WRONG[name]
     config = read(changed(old, new))
     assert [problem.place for problem in config.problems] == [path]
@@ -302,7 +302,7 @@ def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> 
 
 
 def test_at_least_one_caller_must_be_able_to_sign() -> None:
-    """A configuration whose only caller has a bearer token is an error: a token can't change power."""
+    """A configuration whose only caller has a bearer token is an error, because a token can't change power."""
     token = f'[callers.alertmanager]\ntoken = "bgt_{"t" * 43}"\nallow = ["forensics"]\n'
     assert paths(changed(OPERATOR, token)) == ["callers"]
     assert [caller.name for caller in read(GOOD + token).callers] == ["operator", "alertmanager"]
@@ -341,7 +341,7 @@ def test_a_caller_may_name_a_vm_that_is_off() -> None:
 
 
 def test_callers_that_share_a_secret_are_off() -> None:
-    """Two callers with one secret can't be told apart, so both are off, and each problem names the other."""
+    """Two callers with one secret can't be told apart, so both are disabled, and each problem names the other."""
     tablet = OPERATOR.replace("operator", "tablet").replace(f'"{whsec("o")}"', f'["{whsec("t")}", "{whsec("o")}"]')
     config = read(GOOD + PHONE + tablet)
     assert [(problem.place, problem.sentence) for problem in config.problems] == [
@@ -352,7 +352,7 @@ def test_callers_that_share_a_secret_are_off() -> None:
 
 
 def test_a_secret_shared_with_a_caller_that_is_off_counts_as_shared() -> None:
-    """A fault of its own does not give a caller's secret to the other one."""
+    """Its own fault does not give a caller's secret to the other one."""
     tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
     config = read(GOOD + PHONE + tablet)
     assert [caller.name for caller in config.callers] == ["phone"]
@@ -456,7 +456,7 @@ def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
 def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
-    """Each kind of secret file is judged, and named with the command that mends it."""
+    """Each kind of secret file is judged, and named with the command that fixes it."""
     secret = tmp_path / "secret"
     secret.write_text("a secret that all users can read")
     secret.chmod(0o644)
@@ -470,7 +470,7 @@ def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> 
 
 
 def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
-    """TOML allows Windows line endings, and a byte order mark does not count: a file that was edited there has both."""
+    """A file that was edited on Windows, with its line endings and a byte order mark, is accepted."""
     path = written(tmp_path, b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert vm(load_config(path, {})) == vm(read(GOOD))
 

@@ -1,4 +1,4 @@
-"""[hosts] and [vms]: what they say, which keys can be used, and what a fault in them switches off."""
+"""[hosts] and [vms]: what they say, which keys can be used, and what a fault in them disables."""
 
 import json
 import subprocess
@@ -79,7 +79,7 @@ def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tup
 
 
 def test_the_word_any_switches_the_host_key_check_off() -> None:
-    """Only the word "any" turns the host key's check off, and `any_host_key` says so."""
+    """Only the word "any" disables the check of the host key, and `any_host_key` says so."""
     assert host(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
 
 
@@ -101,7 +101,7 @@ def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Add
 
 @pytest.mark.parametrize("name", ["pve1", "1", "pve-node-1", "p" * 63])
 def test_a_host_is_named_like_its_node(name: str) -> None:
-    """A name that Proxmox gives a node is a host's."""
+    """A name that Proxmox gives a node can be that of a host."""
     assert list(read(GOOD.replace("pve1", name)).hosts) == [name]
 
 
@@ -158,7 +158,7 @@ def test_a_key_that_can_not_be_used_is_a_problem(
 
 
 def test_a_host_whose_key_can_not_be_used_is_off() -> None:
-    """A power key that can't be used switches off its host and the VMs there; another host's VMs work."""
+    """A power key that can't be used disables its host and the VMs there; another host's VMs work."""
     config = read(changed(KEY, "key = 'rubbish'") + ON_PVE2)
     assert ((set(config.hosts), config.hosts_off), (set(config.vms), config.vms_off)) == (
         ({"pve2"}, ("pve1",)),
@@ -215,7 +215,7 @@ def test_several_vms_share_one_host() -> None:
 
 
 def test_a_host_that_is_off_switches_its_vms_off() -> None:
-    """The VM's own problem names the host that has to be mended, and the number of the VM is kept."""
+    """The VM's own problem names the host that needs the fix, and the number of the VM is kept."""
     config = read(changed("breakglass@192.0.2.10:2222", "192.0.2.10") + OTHER_VM + ON_PVE2.replace("other", "third"))
     assert (list(config.vms), config.hosts_off) == (["third"], ("pve1",))
     assert config.vms_off == {"devvm": 102, "other": 103}
@@ -274,7 +274,7 @@ def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
 
 
 def test_drill_is_true_or_false() -> None:
-    """A text that looks like one of them is a mistake, and the VM is off."""
+    """A text that looks like one of them is a mistake, and the VM is disabled."""
     with pytest.raises(ConfigError) as caught:
         read(GOOD.replace("vmid = 102", 'vmid = 102\ndrill = "false"'))
     assert [problem.place for problem in caught.value.problems] == ["vms.devvm.drill", "vms"]
@@ -341,7 +341,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
-    It switches the only VM off, so a last problem says that none is left. A host's VM says in between which host it is.
+    It disables the only VM, so a last problem says that none is left. A host's VM says in between which host it is.
     """
     found = problems(changed(old, new))
     assert [problem.place for problem in found] == [
@@ -358,7 +358,7 @@ IN_A_VM = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("
 
 @pytest.mark.parametrize(("old", "new", "path"), IN_A_HOST.values(), ids=IN_A_HOST)
 def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one host, the VMs of the others work, and the VM that is off keeps its number."""
+    """With a mistake in one host, the VMs of the others work, and the disabled VM keeps its number."""
     config = read(changed(old, new) + ON_PVE2)
     assert [problem.place for problem in config.problems] == [path, "vms.devvm.hosts"]
     assert (list(config.hosts), len(config.hosts_off)) == (["pve2"], 1)
@@ -368,7 +368,7 @@ def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str
 
 @pytest.mark.parametrize(("old", "new", "path"), IN_A_VM.values(), ids=IN_A_VM)
 def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one VM the others on its host work, and the VM that is off keeps its number."""
+    """With a mistake in one VM the others on its host work, and the disabled VM keeps its number."""
     config = read(changed(old, new) + OTHER_VM)
     assert [problem.place for problem in config.problems] == [path]
     assert (set(config.vms), config.hosts_off) == ({"other"}, ())
@@ -385,7 +385,7 @@ def test_without_a_vm_on_a_usable_host_nothing_starts(name: str) -> None:
 
 
 def test_a_missing_vm_is_explained() -> None:
-    """Why a name finds no VM: it is unknown, it is off, or there are several and none was named."""
+    """A name finds no VM if it is unknown or disabled, or if there are several and none was named."""
     config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
     assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
     assert config.explain_no_vm("") == ("there are several VMs; name one", "use devvm")
@@ -397,7 +397,7 @@ def test_a_missing_vm_is_explained() -> None:
 
 
 def test_the_only_vm_can_be_off() -> None:
-    """A request without a VM's name means the only VM. When that one is off, there is none, and the reason says so."""
+    """A request without a VM's name means the only VM. If that one is disabled, there is none; the reason says so."""
     config = Config((), {}, {}, (), vms_off={"devvm": 102})
     assert config.vm_named("") is None
     assert (
@@ -413,14 +413,14 @@ GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["' + GUEST_CA + '"]'
 
 
 def test_the_guest_is_read() -> None:
-    """The guest has an address and pins of its own."""
+    """The guest has an address and its own pins."""
     own = vm(with_vm(GUEST))
     assert (own.guest, own.guest_host_keys) == (Address("claude", "192.0.2.20", 2222), ())
     assert own.guest_host_cas == (GUEST_CA,)
 
 
 def test_the_guest_has_a_key_of_its_own() -> None:
-    """In the file, or in one of its own; never in what shows a VM, and none of its host's."""
+    """It is in the file or in another one, never in what shows a VM, and it is no key of its host."""
     own_key = new_ssh_key().strip()
     text = GOOD.replace("[vms.devvm]\n", f"[vms.devvm]\n{GUEST}\n")
     assert vm(read(text)).guest_key == ""
@@ -452,7 +452,7 @@ def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:
 
 
 def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
-    """A fault that switches a VM or a host off hides no fault in what only claude uses."""
+    """A fault that disables a VM or a host hides no fault in what only claude uses."""
     text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"')
     assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key")}
 

@@ -1,4 +1,4 @@
-"""What doctor says of a VM that may run on several hosts: the one that has it is judged."""
+"""What doctor says of a VM that may run on several hosts. The one that has it is judged."""
 
 import pytest
 

@@ -53,7 +53,7 @@ CYCLE = {"started": "2026-11-27T03:00:05Z", "verb": "cycle", "state": "unknown",
 
 
 def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
-    """Not by a later status: a doctor may have proven the host since. No network is asked here."""
+    """A later status is no proof, because a doctor may have proven the host since. No network is asked here."""
     own = {"at": "2026-11-27T03:01:00Z", "by": "op", "how": "drill"}
     assert "2026-11-27T03:01:00Z, by op" in read_proven(new_drill(), {**CYCLE, "proven": own})
 

@@ -95,7 +95,7 @@ def test_a_block_that_was_streamed_is_not_said_twice() -> None:
 
 
 def test_broken_text_is_taken_back() -> None:
-    """From the first number of the abandoned blocks on; a block before them stays."""
+    """It is taken back from the first number of the abandoned blocks; a block before them stays."""
     lines = [begin("m"), delta("keep"), delta("lo", 1), delta("st", 1), abandon("m", 1), begin("n"), delta("again")]
     events = [event for event in translated(*lines) if event["type"] == "text"]
     assert [event.get("text", event.get("retract")) for event in events] == ["keep", "lo", "st", 3, "again"]
@@ -123,7 +123,7 @@ def test_a_result_is_judged_by_is_error() -> None:
 
 
 def test_several_results_are_one() -> None:
-    """They come when a command went on in the background: the last answer, and the sum of what it took."""
+    """They come when a command continued in the background: the last answer, and the sum of what it took."""
     a = {"costUSD": 0.25, "inputTokens": 10, "outputTokens": 3, "cacheReadInputTokens": 500}
     b = {"costUSD": 0.5, "inputTokens": 1, "outputTokens": True, "cacheCreationInputTokens": 70}
     usage = {"model_usage_since_last_result": {"a": a, "b": b}}
@@ -146,7 +146,7 @@ def test_a_tool_and_its_result() -> None:
 
 
 def test_a_proposal_becomes_an_approval() -> None:
-    """With the VM, a job id that can't be guessed, and the words that led to it."""
+    """It has the VM, a job id that can't be guessed, and the words that led to it."""
     lines = [begin("m"), delta("it is "), delta("hung"), assistant("m", bash("t", "pve reset"))]
     events = translated(*lines, returned("t", "Exit code 16\napproval-required: reset", is_error=True))
     [approval] = [event for event in events if event["type"] == "approval"]
@@ -179,7 +179,7 @@ WHYS = {
 
 @pytest.mark.parametrize("text", WHYS)
 def test_why_is_one_plain_sentence(text: str) -> None:
-    """Without the mark of a list before it, on one line, and without what turns the order of its letters round."""
+    """It has no list mark before it, is one line, and has no characters that reverse its letters."""
     assert first_sentence(text, 500) == WHYS[text]
 
 
@@ -256,7 +256,7 @@ def test_every_failure_has_its_own_sentence(name: str) -> None:
 
 
 def test_a_stop_after_the_last_word_stops_nothing() -> None:
-    """The answer was whole: the turn went well."""
+    """The answer was whole, so the turn went well."""
     result, done = translated(RESULT, end=End(0, stopped="cancelled"))
     assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
 

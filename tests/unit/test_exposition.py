@@ -28,7 +28,7 @@ def shown(snapshot: Snapshot) -> dict[str, float]:
 
 @pytest.mark.parametrize("version", ["1.2.3", "12.0"])
 def test_the_version_of_a_host_agent_is_shown(version: str) -> None:
-    """As it is, if it looks like one."""
+    """A text that looks like a version is shown as it is."""
     assert f"agent_info{{host=pve1,version={version}}}" in shown(replace(healthy(), agents={"pve1": version}))
 
 

@@ -1,4 +1,4 @@
-"""The judgements of `breakglass-pve check` on an account of its own, sshd, logind and files, each from texts alone."""
+"""The judgements of `breakglass-pve check` on its own account, sshd, logind and files, each from texts alone."""
 
 from collections.abc import Iterable
 
@@ -36,7 +36,7 @@ def levels(findings: Iterable[Finding]) -> set[str]:
 def test_a_finding_is_one_line() -> None:
     """The level, the sentence, and after a slash what to do."""
     assert str(Finding(OK, "all is well")) == "ok: all is well"
-    assert str(Finding(ERROR, "it is broken", "mend it")) == "error: it is broken / mend it"
+    assert str(Finding(ERROR, "it is broken", "fix it")) == "error: it is broken / fix it"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_file_that_others_could_change(changed: tuple[str, int, int], sentence
 
 
 def test_a_file_that_only_root_can_change() -> None:
-    assert judge_file("/a/b", GOOD_FILE) == Finding(OK, "/a/b is root's, and only root can change it")
+    assert judge_file("/a/b", GOOD_FILE) == Finding(OK, "/a/b belongs to root, and only root can change it")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The forced command's grammar: it compares the whole line, and what does not match is refused."""
+"""The forced command's grammar. It compares the whole line, and what does not match is refused."""
 
 import base64
 import re

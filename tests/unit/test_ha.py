@@ -33,7 +33,7 @@ from breakglass.agents.pve.host.vm_config import ha_drops_stop, ha_manages, ha_r
     ],
 )
 def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restarts: bool, stuck: bool) -> None:
-    """By the requested state and the one that its manager sees."""
+    """The requested state and the one that HA's manager sees decide it."""
     assert ha_manages(requested) is manages
     assert ha_restarts(requested, seen) is restarts
     assert ha_stuck(requested, seen) is stuck
@@ -44,7 +44,7 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
     [
         ("", "", ""),
         ("ignored", "", "HA: ignored, so it leaves the VM alone"),
-        ("disarmed", "", "HA is disarmed (ignore): it leaves every VM alone"),
+        ("disarmed", "", "HA is disarmed (ignore), so it leaves every VM alone"),
         ("started", "error", "now error; HA does nothing with the VM until"),
         ("started", "freeze", "now freeze; HA leaves the VM as it is until HA is armed again"),
         ("started", "recovery", "and then starts the VM on another node that its rules allow"),
@@ -65,7 +65,7 @@ def test_what_a_person_can_do_about_ha() -> None:
     """Lines with the commands; none where HA leaves the VM alone."""
     assert ha_by_hand(102, "", "") == ha_by_hand(102, "ignored", "") == ()
     [error] = ha_by_hand(102, "started", "error")
-    assert "ha-manager set vm:102 --state disabled, mend the cause" in error
+    assert "ha-manager set vm:102 --state disabled, fix the cause" in error
     [stuck] = ha_by_hand(102, "started", "fence")
     assert "wait until HA has finished" in stuck
     [direct] = ha_by_hand(102, "stopped", "stopped")
@@ -134,7 +134,10 @@ def look(manager: dict[str, object], lrm: dict[str, object], seen: str = "starte
 def test_a_daemon_of_ha_that_does_not_act(
     manager: dict[str, object], lrm: dict[str, object], words: tuple[str, ...]
 ) -> None:
-    """Which one, and since when; a clock that differs by less than 180 s makes none dead and none alive."""
+    """The text says which one, and since when.
+
+    A clock that differs by less than 180 s makes none dead and none alive.
+    """
     told = look({**WELL, **manager}, {**WELL, **lrm})
     assert [word for word in words if word not in told] == []
     assert bool(told) == bool(words)
@@ -148,7 +151,7 @@ def test_an_idle_lrm_is_well() -> None:
 
 
 def test_dead_daemons_where_they_do_not_count() -> None:
-    """Where HA does not manage the VM, without a quorum, and the LRM of a node that HA's manager does not see."""
+    """They don't count if HA does not manage the VM, without a quorum, and on a node that HA's manager does not see."""
     for requested in ("", "ignored", "disarmed"):
         assert look({}, {}, ha=requested) == ""
     assert look({}, {}, quorate=False) == ""
@@ -185,7 +188,7 @@ def test_what_is_said_of_a_dead_ha() -> None:
 
 
 def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
-    """Of a VM that is off, of one that needs a cycle, and on another node; a reset asks nothing of HA."""
+    """This holds for a VM that is off, for one that needs a cycle, and on another node; a reset asks nothing of HA."""
     dead = look({**WELL, "timestamp": NOW - 324}, WELL)
     known = {"ha": "started", "ha_seen": "started", "ha_dead": dead, "quorate": True, "config": True}
     stopped = verdict_of(Evidence("stopped", **known))  # type: ignore[arg-type]

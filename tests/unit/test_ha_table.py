@@ -40,6 +40,7 @@ DAEMONS: dict[str, tuple[float, float, dict[str, str]]] = {  # how old the two s
     "LRM lost its lock": (5, 5, {"state": "lost_agent_lock"}),
     "LRM waits": (5, 5, {"state": "wait_for_agent_lock"}),
 }
+DEAD = tuple(name for name in DAEMONS if name not in ("", "LRM waits"))
 HEADINGS = ("The VM is on this node", "HA's daemons don't act", "HA is disarmed", "Another node has the VM")
 NODE_STATES = {"online", "maintenance", "unknown", "fence", "gone"}  # NodeStatus.pm:25
 
@@ -63,6 +64,7 @@ def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
     found: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for row in (row for heading in HEADINGS[:3] for row in rows(heading)):
         modes, daemons = row.get("disarmed", "").split(", "), row.get("daemon", "").split(", ")
+        daemons = [*DEAD] if daemons == ["dead"] else daemons
         for case in product(row["requested"].split(", "), expand(row["HA's state"], STATES), modes, daemons):
             assert case not in found, f"two rows have {case}"
             found[case] = {verb: row[verb] for verb in VERBS}
@@ -120,7 +122,7 @@ def test_the_tables_have_every_state_once() -> None:
     """Each requested state with each state of the manager, armed and disarmed; a new state of HA needs its row."""
     wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze"), ("",)))
     wanted |= {("ignored", seen, "", "") for seen in STATES} | {("not in HA", "none", "", "")}
-    wanted |= set(product(MANAGED, STATES, ("",), DAEMONS.keys() - {"", "LRM waits"}))
+    wanted |= set(product(MANAGED, STATES, ("",), DEAD))
     assert {case for case in cases() if case[3] != "LRM waits"} == wanted
 
 
@@ -128,14 +130,14 @@ def test_the_tables_have_every_state_once() -> None:
 def test_each_row_is_what_the_agent_decides(
     case: tuple[str, str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From HA's files, by the checks that the verbs themselves make before they act."""
+    """The checks that the verbs make before they act read HA's files."""
     monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write anew
     view = read_cluster(tmp_path, *case)
     assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
 
 
 def test_each_row_of_another_node_is_what_a_status_says() -> None:
-    """Word for word; and every state of a node, and of a VM, has a row."""
+    """The line is the same word for word, and every state of a node and of a VM has a row."""
     seen_states, node_states = set(), set()
     for row in rows("Another node has the VM"):
         goal = "pve3" if "pve3" in row["what `status` says"] else ""
@@ -155,8 +157,12 @@ def test_each_row_of_another_node_is_what_a_status_says() -> None:
     assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
 
 
-def test_each_row_names_its_source() -> None:
-    """A file of pve-ha-manager with its line, in each row of the four tables."""
+def test_each_row_has_its_source() -> None:
+    """tests/data/ha_sources.txt names a file of pve-ha-manager with its line for each row of the four tables."""
+    listed = (ROOT / "tests/data/ha_sources.txt").read_text(encoding="utf-8")
     for heading in HEADINGS:
-        for row in rows(heading):
-            assert re.match(r"(API2/HA/|Resources/)?\w+\.pm:\d+", row["source"]), row
+        lines = listed.partition(f"## {heading}\n")[2].partition("\n\n")[0].splitlines()
+        sources = dict(line.split("\t") for line in lines)
+        named = [" / ".join(list(row.values())[: 2 if heading == HEADINGS[0] else 3]) for row in rows(heading)]
+        assert named == list(sources)
+        assert all(re.match(r"(API2/HA/|Resources/)?\w+\.pm:\d+", source) for source in sources.values())

@@ -81,12 +81,12 @@ def test_the_normal_form(written: str, normal: str) -> None:
 
 @pytest.mark.parametrize("text", NONE, ids=ascii)
 def test_what_is_no_url_of_a_handler(text: str) -> None:
-    """Another scheme, no host, a port that is none, a user, a query, a fragment, and what could be read in two ways."""
+    """An address with another scheme, no host, a bad port, a user, a query, a fragment or two readings is refused."""
     assert normal_url(text) is None
 
 
 def test_loopback() -> None:
-    """The end of a tunnel; a name or a path that only looks like it is another machine's."""
+    """The end of a tunnel; a name or a path that only looks like it belongs to another machine."""
     assert all(is_loopback(normal_url(text) or "") for text in LOOPBACK)
     assert not any(is_loopback(normal_url(text) or "?") for text in ELSEWHERE)
     assert all(normal_url(text) for text in ELSEWHERE)
@@ -110,7 +110,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @given(TEXT, TEXT)
 def test_a_link_says_what_was_put_into_it(vm: str, job: str) -> None:
-    """A host's word can't add a VM of its own to the link, or lead elsewhere: whatever it is, it is read as one job."""
+    """A host's word can't add its own VM to the link, or lead elsewhere: whatever it is, it is read as one job."""
     parts = urlsplit(page_link("https://a.example/", vm, job))
     assert (parts.netloc, parts.path, "+" in parts.fragment) == ("a.example", "/", False)
     assert parse_qs(parts.fragment) == {"vm": [vm], "job": [job]}

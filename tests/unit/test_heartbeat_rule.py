@@ -179,7 +179,10 @@ def test_each_row_of_samples_is_a_heartbeat(name: str) -> None:
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_each_row_gets_its_verdict(name: str) -> None:
-    """Also after the evidence was kept as JSON; no sentence is longer than 200 characters, and none is cut."""
+    """It is the same after the evidence was kept as JSON.
+
+    No sentence is longer than 200 characters, and none is cut.
+    """
     evidence, code, advice = VERDICTS[name]
     verdict = verdict_of(parse_evidence(evidence.as_json()))
     assert (verdict.code, verdict.advice) == (code, advice)
@@ -187,7 +190,7 @@ def test_each_row_gets_its_verdict(name: str) -> None:
 
 
 def test_a_heartbeat_that_is_not_known_proves_nothing() -> None:
-    """As when the probe died: the evidence says so, and the verdict is the one without a heartbeat."""
+    """If the probe died, the evidence says so, and the verdict is the one without a heartbeat."""
     for evidence in (IDLE, MOVING, replace(MOVING, agent="silent")):
         assert judge_guest(evidence) is None
         assert "the guest's heartbeat is not known" in verdict_of(evidence).evidence

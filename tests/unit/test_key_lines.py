@@ -107,7 +107,7 @@ def test_good_key_lines() -> None:
     """
     lines = parse_key_lines(text, "k")
     assert [line.key for line in lines] == [POWER, READ_ONLY, "ssh-rsa AAAAother"]
-    assert said(judge_key_lines("k", lines)) == [(OK, "k: every key has restrict and a command= of its own")]
+    assert said(judge_key_lines("k", lines)) == [(OK, "k: every key has restrict and its own command=")]
     assert said(judge_kinds(lines)) == [
         (OK, "k:3: a power key for VM 102"),
         (OK, "k:4: a read-only key for VM 102"),
@@ -120,7 +120,7 @@ def test_good_key_lines() -> None:
 
 @pytest.mark.parametrize("name", ["all", "1-999999999"])
 def test_a_key_that_reaches_every_vm(name: str) -> None:
-    """It works, and it reaches what is made on this host tomorrow: that is said of the line."""
+    """It works, and it reaches what is made on this host tomorrow, which is said of the line."""
     lines = parse_key_lines(LINE.replace("102", name), "k")
     assert [level for level, _ in said(judge_key_lines("k", lines))] == [OK]
     [*_, found] = judge_kinds(lines)

@@ -84,7 +84,7 @@ def folder_of(top: Path, package: str) -> Path:
 def imports_of_ours(top: Path, path: Path) -> set[str]:
     """Return the modules and packages under `top` that a file there imports, as paths without a suffix.
 
-    Those of `agents`, which the handler imports as a package of its own, begin with `agents/`.
+    Those of `agents`, which the handler imports as its own package, begin with `agents/`.
     """
     here = path.relative_to(top).parent.parts
     found = set()
@@ -121,7 +121,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def test_pure_modules_are_given_their_time_and_chance() -> None:
-    """A pure module reads no clock, environment or file: they are arguments. What it imports, the linter reads."""
+    """A pure module gets its time and chance as arguments; it reads no clock, environment or file."""
     [rule] = [rule for rule in pyproject()["importlinter"]["contracts"] if rule.get("id") == "pure"]
     places = [HANDLER.joinpath(*name.split(".")[1:]) for name in rule["source_modules"]]
     files = [
@@ -183,8 +183,8 @@ def test_tests_send_signals_in_one_place() -> None:
         "tests/support/signals.py: os.kill(pid, number)",
         "tests/support/signals.py: os.killpg(leader, number)",
         "tests/agent/test_together.py: os.kill(os.getpid(), signal.SIGKILL)",
-        "tests/support/ha_services.py: os.kill(pid, signal.SIGTERM)",  # a program of its own
-        "tests/support/systemctl.py: os.kill(pid, number)",  # a program of its own, in a Debian of its own
+        "tests/support/ha_services.py: os.kill(pid, signal.SIGTERM)",  # its own program
+        "tests/support/systemctl.py: os.kill(pid, number)",  # its own program, in its own Debian
     }
 
 

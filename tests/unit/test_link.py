@@ -108,7 +108,7 @@ def test_what_came_before_a_line_that_is_too_long_counts() -> None:
 
 @pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
 def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
-    """LINE_BYTES are a line; one more ends the session, also when the end of the line comes in the same piece."""
+    """LINE_BYTES are a line; one more ends the session, even when the end of the line comes in the same piece."""
     whole = b"x" * LINE_BYTES
     framer = Framer()
     assert framer.feed(whole[:cut]) == []
@@ -125,7 +125,7 @@ def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
 
 @pytest.mark.real("sshd")
 async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd) -> None:
-    """The sentence says what the host did, and nothing waits for its end: the connection is closed."""
+    """The sentence says what the host did, and nothing waits for its end, so the connection is closed."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     line = (
         'restrict,command="read line; exec tr '
@@ -148,7 +148,7 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd) -
 
 @pytest.mark.real("sshd")
 async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> None:
-    """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0: a request that was given up can't arrive minutes later."""
+    """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0, so a request that was given up can't arrive minutes later."""
     address = Address("breakglass", "127.0.0.1", sshd.port)
     link = await open_link(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
     try:

@@ -39,7 +39,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("failure", "code", "fix"), FAILURES.values(), ids=FAILURES)
 def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None:
-    """An error with a code of its own, which says that no verb reaches the VMs."""
+    """An error with its own code, which says that no verb reaches the VMs."""
     finding = judge_failure(HOST, failure)
     assert (finding.level, finding.place, finding.code) == ("error", "host pve1", code)
     assert finding.sentence.endswith(", so no verb reaches its VMs")

@@ -1,4 +1,4 @@
-"""The `[metrics]` table: a token of its own, and each mistake in it switches the metrics off, and nothing else."""
+"""The `[metrics]` table: its own token, and each mistake in it disables the metrics, and nothing else."""
 
 import pytest
 
@@ -23,12 +23,12 @@ FAULTS = {
 
 
 def test_without_the_table_no_token_is_good() -> None:
-    """Metrics are off by default, and that is no problem."""
+    """Metrics are disabled by default, and that is no problem."""
     assert (read(GOOD).metrics, read(GOOD).problems) == ((), ())
 
 
 def test_a_token_opens_the_metrics_and_no_verb() -> None:
-    """Each token of a list, in the table or in a file, is the one reader's, who may do nothing else."""
+    """Each token of a list, in the table or in a file, belongs to the one reader, who may do nothing else."""
     text = f'{GOOD}[metrics]\ntoken = "{TOKEN}"\ntoken_file = "/run/secrets/metrics"\n'
     config = parse(text, {"/run/secrets/metrics": OTHER}.__getitem__)
     assert config.problems == ()

@@ -89,7 +89,7 @@ def test_a_failed_request_has_the_name_of_its_disk(place: Callable[[str, str], W
     ],
 )
 def test_a_disk_has_one_name(item: dict[str, object], name: str) -> None:
-    """By the device's id, by its path, or by the drive where the device has no id."""
+    """It is named by the device's id, by its path, or by the drive where the device has no id."""
     assert disk_name(item) == name
 
 

@@ -80,12 +80,12 @@ def test_the_table_of_outcomes_is_the_contracts() -> None:
 
 
 def test_no_status_is_one_that_proxies_replace() -> None:
-    """502, 504 and 52x are never used: a proxy replaces their bodies."""
+    """502, 504 and 52x are never used, because a proxy replaces their bodies."""
     assert not {status for status in HTTP_STATUS.values() if status in (502, 504) or 520 <= status < 530}
 
 
 def test_the_agents_exit_codes_are_the_contracts() -> None:
-    """Every exit code has the contract's outcome, and none of them is one of ssh's or the shell's."""
+    """Every exit code has the contract's outcome, and none of them belongs to ssh or the shell."""
     assert words.OUTCOMES == EXITS
     assert max(words.OUTCOMES) < 126
 
@@ -175,7 +175,7 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
 
 @pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])
 def test_what_no_request_can_say_is_not_offered(value: object) -> None:
-    """A code that this handler does not take is not passed on: a client would offer what ends in a 400."""
+    """A code that this handler does not take is not passed on, because a client would offer what ends in a 400."""
     assert answered(12, anyway=value).body["anyway"] is None
 
 

@@ -27,7 +27,7 @@ def test_a_stage_tells_the_deadline() -> None:
 
 
 def test_a_later_stage_may_tell_a_later_deadline() -> None:
-    """The newest word counts: the host has read meanwhile how long this VM may take to start."""
+    """The newest line counts, because the host has read in the meantime how long this VM may take to start."""
     patience = Patience(100.0)
     patience.update(stage(60), 100.0)
     patience.update(stage(1200), 130.0)
@@ -42,7 +42,7 @@ def test_a_deadline_beyond_all_jobs_is_not_believed() -> None:
 
 
 def test_a_host_that_tells_no_deadline_has_no_longer() -> None:
-    """The first line of a read has no deadline in it: the rest has to come as soon as the first line had to."""
+    """The first line of a read has no deadline in it, and the rest has to come as soon as the first line had to."""
     patience = Patience(100.0)
     patience.update(OUTPUT, 110.0)
     assert patience.until == 110.0 + FIRST_SECONDS

@@ -49,7 +49,7 @@ NO_WAITS = (
 
 @pytest.mark.parametrize("value", WAITS, ids=lambda value: value[:40])
 def test_a_wait_is_found_among_other_preferences(value: str) -> None:
-    """By the grammar of RFC 7240; the first one counts, and 90 s are the most."""
+    """It follows the grammar of RFC 7240; the first one counts, and 90 s are the most."""
     assert preferred_wait([value]) == WAITS[value]
 
 

@@ -131,7 +131,7 @@ SSHD = "permitrootlogin yes\npubkeyauthentication yes\nforcecommand none\nclient
     ],
 )
 def test_settings_of_root_that_let_a_key_in(line: str) -> None:
-    """One line says so; restrict in the key's line does what the account's block does elsewhere."""
+    """One line reports it; the key line's `restrict` replaces the block that an account would have."""
     [finding] = judge_root_sshd(parse_settings(SSHD) | parse_settings(line), HANDLER)
     assert (finding.level, finding.sentence.startswith("sshd: PermitRootLogin ")) == (OK, True)
 

@@ -39,7 +39,7 @@ def headers(msg_id: str = ID, timestamp: object = TIME, signature: str = SIGNATU
 
 
 def spelled(msg_id: str, timestamp: str, body: bytes) -> str:
-    """Sign what the headers spell, whatever they spell: a signature that only the headers' form can refuse."""
+    """Sign what the headers spell, whatever they spell, as a signature that only the headers' form can refuse."""
     digest = hmac.new(KEY, f"{msg_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
@@ -105,7 +105,7 @@ NOT_A_SIGNATURE = {
 
 @pytest.mark.parametrize("signature", NOT_A_SIGNATURE.values(), ids=NOT_A_SIGNATURE)
 def test_a_malformed_signature_header_is_unauthorized(signature: str) -> None:
-    """A malformed signature header is refused like a wrong one, also when one of its entries is good."""
+    """A malformed signature header is refused like a wrong one, even when one of its entries is good."""
     with pytest.raises(Unauthorized):
         verify([OPERATOR], headers(signature=signature), BODY)
 
@@ -243,7 +243,7 @@ def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
 
 @pytest.mark.parametrize("callers", [[], [Caller("keyless", (), frozenset())], [PHONE]])
 def test_an_unknown_key_is_unauthorized(callers: list[Caller]) -> None:
-    """A good signature by a key that no caller has is refused, also when there is no caller at all."""
+    """A good signature by a key that no caller has is refused, even when there is no caller at all."""
     with pytest.raises(Unauthorized):
         verify(callers, headers(), BODY)
 

@@ -198,7 +198,7 @@ def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
 
 
 def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
-    """Unlock by hand, or wait: the sentence says which."""
+    """Unlock by hand, or wait, and the sentence says which."""
     dead = replace(STOPPED, lock="backup", lock_alive=False, lock_owner=("vzdump is gone", "by hand: qm unlock 102, …"))
     assert "by a task that is dead: unlock it by hand, then start" in verdict_of(dead).sentence
     assert "by hand: qm unlock 102, …" in verdict_of(dead).evidence
@@ -227,7 +227,7 @@ def test_what_proxmox_knows_stands_among_the_proof() -> None:
 
 @pytest.mark.parametrize("code", TROUBLES)
 def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
-    """Hung, not mounted, dead: in the sentence what is so, among the lines what mends it, whatever else is wrong."""
+    """Hung, not mounted, dead: in the sentence what is so, among the lines the fix, whatever else is wrong."""
     what, cure = TROUBLES[code]
     for seen in (STOPPED, IDLE, MOVING, FROZEN, WEDGED, replace(MOVING, agent="silent")):
         verdict = verdict_of(replace(seen, pve=code))
@@ -310,11 +310,11 @@ def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
     """A process that can be killed is to be killed; one in the kernel needs the storage."""
     left = replace(STOPPED, leftovers=(123, 77), remains=("swtpm, process 123, state S", "kvm, process 77, state D"))
     verdict = verdict_of(left)
-    assert "mend the host's storage, or reboot the host if you can't" in verdict.sentence
+    assert "repair the host's storage, or reboot the host if you can't" in verdict.sentence
     assert verdict.evidence == (
         "left in the VM's scope: swtpm, process 123, state S",
         "left in the VM's scope: kvm, process 77, state D",
-        "no signal ends a process in state D: mend the host's storage, or reboot the host",
+        "no signal ends a process in state D: repair the host's storage, or reboot the host",
         "by hand: kill 123, and kill -9 if that is not enough; then start",
     )
     verdict = verdict_of(replace(STOPPED, leftovers=(123,), remains=("swtpm, process 123, state S",)))
@@ -355,7 +355,7 @@ LONG = "x" * 300
     ids=lambda more: " ".join(more) or "as it is",
 )
 def test_a_sentence_is_short(more: dict[str, Any]) -> None:
-    """At most 200 characters, whatever the host said; a longer one ends between two words."""
+    """It has at most 200 characters, whatever the host said; a longer one ends between two words."""
     everything = [replace(seen, **more) for seen, _, _ in ROWS.values()]
     for verdict in (judge(seen) for seen in everything for judge in (verdict_of, quick_verdict)):
         assert len(verdict.sentence) <= 200

@@ -38,7 +38,7 @@ def test_a_list(text: str, ranges: tuple[tuple[int, int], ...]) -> None:
     ],
 )
 def test_no_list(text: str) -> None:
-    """Anything else is refused as a whole: a part that was taken would be a list that the operator did not write."""
+    """Anything else is refused as a whole, because a part would be a list that the operator did not write."""
     with pytest.raises(ValueError, match=r"is not a list of VMs|is not a range"):
         parse_vm_list(text)
 

@@ -63,5 +63,5 @@ def test_the_storages_of_the_vms_own_disks() -> None:
     ],
 )
 def test_a_start_gets_the_time_that_proxmox_gives_it(conf: str, seconds: float, why: list[str]) -> None:
-    """By memory, passed-through devices, hugepages, sleep on disk and network cards."""
+    """The time depends on memory, passed-through devices, hugepages, sleep on disk and network cards."""
     assert start_seconds(conf) == (seconds, why)

@@ -62,7 +62,7 @@ def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -
 
 @contextmanager
 def _lock_directory(path: str) -> Iterator[None]:
-    """Hold the lock of a directory of key files; wait for another edit to end. A file can't be: it is replaced."""
+    """Lock a directory of key files, after another edit has ended. A file is replaced, so it can't be locked."""
     directory = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -80,7 +80,7 @@ def _edit(path: str, change: Callable[[str], tuple[str, list[Finding]]]) -> list
         try:
             _replace(path, more, status)
         except OSError as failure:
-            return [error(f"{path} can't be written, so it is as it was: {failure}", "mend that, and run this again")]
+            return [error(f"{path} can't be written, so it is as it was: {failure}", "fix that, and run this again")]
     return findings
 
 
@@ -119,7 +119,7 @@ def add_no_last_words(text: str) -> tuple[str, list[Finding]]:
 
 
 def _is_container(root: str, vmid: int) -> bool:
-    """Tell whether the cluster has a container of this number; False also where /etc/pve does not answer."""
+    """Tell whether the cluster has a container of this number; and False if /etc/pve does not answer."""
     entry = parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "").get(vmid)
     return entry is not None and entry.is_container
 
@@ -213,15 +213,15 @@ def _findings_in_time(key: Key, vm: int | None) -> Iterator[Finding]:
     for finding in check_vm(key.host(vm)) if vm else _check_host(key):
         yield finding
         if time.monotonic() > until:
-            sentence = "not everything was checked: the host answers too slowly"
-            yield error(sentence, "mend what does not answer, then run breakglass-pve check on the host")
+            sentence = "not everything was checked, because the host answers too slowly"
+            yield error(sentence, "fix what does not answer, then run breakglass-pve check on the host")
             return
 
 
 def _check_host(key: Key) -> Iterator[Finding]:
     """Check the host and the account that the key logged in to, which sshd names.
 
-    Below --root, as in the demo, there are no accounts, and sshd's settings are another system's.
+    Below --root, as in the demo, there are no accounts, and sshd's settings belong to another system.
     """
     if key.root:
         return check_host(key.host(0))

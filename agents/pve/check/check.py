@@ -152,7 +152,7 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
 
 def _check_program(host: Host) -> Iterator[Finding]:
     yield judge_python(tuple(sys.version_info[:3]))
-    if os.geteuid() != 0 and not host.root:  # below --root, as in the demo, all files are this user's
+    if os.geteuid() != 0 and not host.root:  # below --root, as in the demo, all files belong to this user
         yield error("this check does not run as root, so it can't see everything", "run it as root")
     if shutil.which("qm") is None:
         hint = "run this check on the Proxmox host; if it is one: apt install --reinstall qemu-server; PATH is"

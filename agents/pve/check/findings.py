@@ -140,7 +140,7 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
             return error(f"{name} belongs to uid {uid}", f"chown root:root {name}")
         if mode & 0o022:
             return error(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
-    return ok(f"{path} is root's, and only root can change it")
+    return ok(f"{path} belongs to root, and only root can change it")
 
 
 def judge_room(path: str, least: int, free: tuple[int, int] | None) -> Finding:

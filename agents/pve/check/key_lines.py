@@ -96,12 +96,12 @@ _SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may foll
 
 
 def judge_key_lines(path: str, lines: list[KeyLine]) -> Iterator[Finding]:
-    """Judge the account's key file: a line that is not exactly the host agent's is an error."""
+    """Judge the account's key file. A line that is not exactly the host agent's is an error."""
     findings = [found for line in lines for found in _judge_key_line(line.where, line)]
     findings += _judge_repeated(lines)
     if not lines:
         findings = [error(f"{path} has no key in it", "add a line for each key")]
-    yield from findings or [ok(f"{path}: every key has restrict and a command= of its own")]
+    yield from findings or [ok(f"{path}: every key has restrict and its own command=")]
 
 
 def judge_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
@@ -126,7 +126,7 @@ MOST_NAMED = 5
 def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node: str) -> Iterator[Finding]:
     """Judge each VM that a line names, by what the cluster has: is there one, and is it a VM?
 
-    A number that stands alone must have one. In a range, those that exist are judged, and the others are named once.
+    A single number must belong to a VM. In a range, only existing VMs are judged, and the other numbers are named once.
     """
     lists = [served for line in lines if (served := served_vms(line)) and not served.is_every]
     ranges = sorted({each for served in lists for each in served.ranges})
@@ -185,7 +185,7 @@ def _judge_repeated(lines: Iterable[KeyLine]) -> Iterator[Finding]:
     for line in lines:
         if first.setdefault(line.key, line.number) != line.number:
             sentence = f"{line.where} has the key of line {first[line.key]}; sshd uses only the first"
-            yield error(sentence, "use a key pair of its own for each line")
+            yield error(sentence, "use its own key pair for each line")
 
 
 def served_vms(line: KeyLine) -> VmList | None:
@@ -223,7 +223,7 @@ def _is_read_only(line: KeyLine) -> bool:
 
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
-    """Judge a file of root's own keys: a breakglass key in it may open a root shell."""
+    """Judge a file of root's own keys, because a breakglass key in it may open a root shell."""
     for line in parse_key_lines(text, path):
         if line.key in keys and line.command is None:
             yield error(

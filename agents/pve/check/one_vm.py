@@ -1,6 +1,7 @@
 """Judges whether the verbs could act on one VM now: its configuration, its locks, and HA.
 
-Each rule is one of power/preflight.py and power/locked.py. A finding refuses nothing: the verbs look again themselves.
+Each rule is one of power/preflight.py and power/locked.py. A finding refuses nothing, because the verbs look again
+themselves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ def judge_copy(host: Host, view: Cluster) -> Finding:
 
 
 def judge_template(vmid: int, options: Mapping[str, str]) -> Finding:
-    """Require a VM that Proxmox starts: it starts no template."""
+    """Require a VM that Proxmox starts. It starts no template."""
     if options.get("template", "0") in ("", "0"):
         return ok(f"VM {vmid} is no template")
     sentence = f"VM {vmid} is a template, which Proxmox never starts, so start and cycle fail"
@@ -90,7 +91,8 @@ def judge_lock_file(vmid: int, holders: Sequence[Holder]) -> Finding:
         return ok(f"no process holds the lock file of VM {vmid}")
     listed = ", ".join(map(str, holders))
     pids = " ".join(str(holder.pid) for holder in holders)
-    return warning(f"the lock file of VM {vmid} is held by {listed}: a verb may have to wait", f"wait, or kill {pids}")
+    sentence = f"the lock file of VM {vmid} is held by {listed}, so a verb may have to wait"
+    return warning(sentence, f"wait, or kill {pids}")
 
 
 def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:

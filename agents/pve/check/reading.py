@@ -66,7 +66,10 @@ def _count_inodes(path: str) -> list[int]:
 
 
 def _stat_upwards(path: str, root: str) -> object:
-    """Stat what a path leads to, and each link and directory on the way: a user who can change one can replace it."""
+    """Stat what a path leads to, and each link and directory on the way.
+
+    A user who can change one of them can replace the target.
+    """
     found: dict[str, tuple[str, int, int]] = {}
     places = [os.path.realpath(path), path]
     while places:

@@ -172,7 +172,7 @@ def judge_bashrc(path: str, text: str | None) -> Finding:
 
 
 def judge_other_accounts(passwd: str) -> Iterator[Finding]:
-    """Warn about each account beside root that has uid 0: an earlier recipe may have made it."""
+    """Warn about each account beside root that has uid 0, because an earlier recipe may have made it."""
     lines = [line.split(":") for line in passwd.splitlines()]
     names = [fields[0] for fields in lines if len(fields) == 7 and fields[2] == "0" and fields[0] != "root"]
     for name in names:

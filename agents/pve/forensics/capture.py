@@ -1,4 +1,4 @@
-"""A capture: every probe in a child of its own with a deadline, the console's picture last, then the verdict.
+"""A capture: every probe in its own child with a deadline, the console's picture last, then the verdict.
 
 A capture takes no VM lock and blocks no verb. A probe that hangs is itself a finding, and the capture does not wait for
 its end. The evidence is kept in the job and named in `evidence.json`, so that a verb within the next minute need not
@@ -43,7 +43,7 @@ SCREEN_SECONDS = 4.0
 def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
     """Keep evidence before a verb destroys the state; return the verdict that it proves.
 
-    It is that of a capture of the last minute, or of a look of its own: brief, unless a thread or a disk stands still
+    It is that of a capture of the last minute, or of a new look, brief, unless a thread or a disk stands still
     in it. `facts` are those that the verb has seen already, so that a silent QEMU is not asked again.
     """
     if facts is None or facts.pid != read_pid(job.host):
@@ -67,7 +67,7 @@ def _has_stuck_thread(job: Job, facts: Facts) -> bool:
 def find_proven_capture(host: Host) -> str:
     """Return the newest capture whose samples were far enough apart to prove a standstill, or an empty string.
 
-    A capture of a stopped VM is none: it takes hardly any time to repeat.
+    A capture of a stopped VM is none, because it takes hardly any time to repeat.
     """
     capture = find_capture(host, REUSE_SECONDS)
     evidence = _read_evidence(host, capture) if capture else None
@@ -119,7 +119,7 @@ def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request |
 def capture(job: Job, facts: Facts, until: float) -> tuple[str, Verdict]:
     """Run every probe, print its replies as they come, take the console's picture; judge and keep the evidence.
 
-    Return the VM's state with the verdict: it may have been started meanwhile.
+    Return the VM's state with the verdict, because it may have been started meanwhile.
     """
     pid = None if vm_state(facts) == "stopped" else facts.pid
     replies = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))

@@ -76,7 +76,7 @@ def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:
 
 
 def find_halt(daemon: str, lrm: Mapping[str, object], state: str) -> str:
-    """Return why an LRM acts on no request although it writes, empty if it acts; `state` is the VM's, as HA sees it."""
+    """Return why an LRM that writes acts on no request, empty if it acts; `state` is the VM's state, as HA sees it."""
     if lrm.get("mode") in ("restart", "shutdown"):
         return f"{daemon} is being stopped or restarted (mode {lrm['mode']})"
     waits = lrm.get("state") == "wait_for_agent_lock" and state not in _IDLE

@@ -23,7 +23,7 @@ STATUS_SECONDS_FOR_HEARTBEAT = 0.3
 LONGEST_WATCH_SECONDS = 9.5  # what a capture has time for, beside
 SPARE_WATCH_SECONDS = 1.0  # to begin, to take the last sample and to tell it
 _STEP_SECONDS = 1.0
-_UNKNOWN = 1 << 63  # from here on a number of the guest's statistics is -1: it did not say
+_UNKNOWN = 1 << 63  # from here on a number of the guest's statistics is -1 if it did not say
 _BALLOON = "/machine/peripheral/balloon0"
 _COUNTS = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
 
@@ -40,7 +40,7 @@ def sample_at_once(host: Host) -> tuple[Heartbeat, ...]:
     """Return one sample for a status; none if QEMU does not give it in a moment."""
     try:
         return (sample_heartbeat(host, STATUS_SECONDS_FOR_HEARTBEAT, whole=False),)
-    except (QmpSilent, QmpError, OSError, ValueError, KeyError, TypeError, AttributeError):  # or an answer of its own
+    except (QmpSilent, QmpError, OSError, ValueError, KeyError, TypeError, AttributeError):  # or its own answer
         return ()
 
 

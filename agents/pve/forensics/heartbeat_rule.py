@@ -1,4 +1,4 @@
-"""What the samples of the heartbeat prove: that the guest's kernel lives, that it does not, or nothing. Pure.
+"""What the samples of the heartbeat prove: the guest's kernel lives, or it does not, or nothing. Pure.
 
 The three traps: a guest without the driver, a guest that was reset (QEMU forgets the last answer), and a VM that stood
 still (its answer is as old as the pause was long). None of them is a lost heartbeat.
@@ -90,7 +90,8 @@ def is_hung(evidence: Evidence) -> bool:
     """Tell whether the guest's kernel is proven to be dead.
 
     Either the heartbeat is lost and no vCPU was seen idle or in a program, or no vCPU can be interrupted. Neither
-    counts beside a disk or a network card that works, nor before a kernel has answered: a boot loader looks the same.
+    counts beside a disk or a network card that works, nor before a kernel has answered, because a boot loader looks the
+    same.
     """
     state = heartbeat_state(evidence)
     if state not in (LOST, LATE, GONE) or not is_quiet(evidence):

@@ -12,7 +12,7 @@ from ..host.vmstate import Facts, leftover_pids, observe, vm_state
 # --- What is left of a VM that was seen stopped, told from the QEMU of a start that is at work ---
 #
 # A new QEMU is in the VM's scope before it answers, and `qm start` holds the VM's lock file for as long. So the lock
-# file and the state are read after the processes: a start that has ended in between shows as a VM that runs.
+# file and the state are read after the processes, because a start that has ended in between shows as a VM that runs.
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ..
     lines = [f"left in the VM's scope: {line}" for line in remains]
     killable = [pid for pid, line in zip(pids, remains, strict=False) if ", state D" not in line]
     if len(killable) < len(remains):
-        lines.append("no signal ends a process in state D: mend the host's storage, or reboot the host")
+        lines.append("no signal ends a process in state D: repair the host's storage, or reboot the host")
     if killable:
         lines.append(f"by hand: kill {' '.join(map(str, killable))}, and kill -9 if that is not enough; then start")
     return tuple(lines)
@@ -102,7 +102,7 @@ def _deepest_state(pid: int, state: str) -> str:
 def describe_copy(vmid: int, here: str, node: str, ha: str) -> tuple[str, ...]:
     """Return a verdict's sentence, its advice, which is empty, and its evidence with the two ways out for a person.
 
-    `ha` is the state requested of HA: the configuration of a VM under HA must not be moved by hand.
+    `ha` is the state requested of HA, because the configuration of a VM under HA must not be moved by hand.
     """
     conf = f"qemu-server/{vmid}.conf"
     keep = f"mv /etc/pve/nodes/{node}/{conf} /etc/pve/nodes/{here}/{conf}"

@@ -66,7 +66,7 @@ class _Thread:
 def _watch_threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
     """Sample QEMU's threads twice and find those that are stuck.
 
-    A thread in uninterruptible sleep both times, without a context switch in between, is in the same sleep: it waits
+    A thread in uninterruptible sleep both times, without a context switch in between, is in the same sleep. It waits
     for the host's storage.
     """
     began = time.monotonic()

@@ -71,7 +71,7 @@ def disk_name(item: dict[str, object]) -> str:
     """Return the configuration's name for a disk in query-block.
 
     `qdev` is its device's id or path, `device` the drive's, which is empty since Proxmox uses -blockdev. A device
-    without an id has no name of its own in its path.
+    without an id has no name in its path.
     """
     names = [part for part in str(item.get("qdev") or "").split("/") if part and part != "virtio-backend"]
     if names and "peripheral-anon" not in names:

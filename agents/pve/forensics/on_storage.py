@@ -1,4 +1,4 @@
-"""Tier 4 of a capture: the storages. Only one that has a disk of this VM proves anything about this VM.
+"""Tier 4 of a capture, the storages. Only one that has a disk of this VM proves anything about this VM.
 
 `pvesm status` asks every storage that is configured and takes 10 s and more while any of them is away; `--storage ID`
 only leaves the others out of what it prints (pve-storage 9.1.7, API2/Storage/Status.pm). `pvesm list ID` touches that

@@ -12,7 +12,7 @@ _FROZEN = "HA leaves the VM as it is until HA is armed again, or the node's pve-
 def ha_line(requested: str, state: str, dead: str = "") -> str:
     """Return one line on HA, empty where it does not manage the VM; `dead` is why HA acts on no request."""
     if requested == "disarmed":
-        return "HA is disarmed (ignore): it leaves every VM alone until it is armed again"
+        return "HA is disarmed (ignore), so it leaves every VM alone until it is armed again"
     if not ha_manages(requested):
         return "HA: ignored, so it leaves the VM alone" if requested else ""
     follows = _what_follows_dead(requested, dead) if dead else _what_follows(requested, state)
@@ -110,7 +110,7 @@ def ha_by_hand(vmid: int, requested: str, state: str, dead: str = "") -> tuple[s
         return (f"by hand: systemctl start pve-ha-crm pve-ha-lrm, then ha-manager status; {direct}",)
     if state == "error":
         change = f"ha-manager set {sid} --state"
-        return (f"by hand: {change} disabled, mend the cause, then {change} started",)
+        return (f"by hand: {change} disabled, fix the cause, then {change} started",)
     if ha_stuck(requested, state):
         return ("by hand: ha-manager status, and wait until HA has finished",)
     return (f"by hand: ha-manager status; {direct}",)

@@ -65,7 +65,7 @@ def draw_picture(host: Host, until: float, most: int) -> tuple[bytes, str]:
         _raise_if_large(picture)
         raise
     finally:
-        os.close(pipe)  # the guard goes on from here, if it lives
+        os.close(pipe)  # the guard continues from here, if it lives
         _empty(picture)
         os.close(picture)
 
@@ -105,7 +105,7 @@ def _seal(picture: int) -> None:
 
 
 def _empty(picture: int) -> None:
-    """End the writing and free the memory, also where QEMU still holds a descriptor."""
+    """End the writing and free the memory, even if QEMU still holds a descriptor."""
     _seal(picture)
     os.ftruncate(picture, 0)
 

@@ -3,7 +3,7 @@
 T0 reads /proc, /sys and /run. T1 speaks QMP and samples the disks' queues. T2 is Proxmox's own view, from files where
 there are files. T3 is the journal, T4 the storage, where a timeout is the finding.
 
-A verb that is about to act looks briefly: it starts no command and reads no disk, because acting destroys none of that.
+A verb that is about to act looks briefly. It starts no command and reads no disk, because acting destroys none of that.
 Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to be certain.
 """
 

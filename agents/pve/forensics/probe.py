@@ -109,7 +109,7 @@ def run_command(
     ran = run(list(argv), seconds)
     text, facts = keep_end(ran.stdout + ran.stderr), {}
     if ran.code is None:
-        outcome, text = "timed out", f"{text}\nno answer in {seconds:.1f} s: this is a finding"
+        outcome, text = "timed out", f"{text}\nno answer in {seconds:.1f} s, which is a finding"
     elif ran.code == 127 and not ran.stdout:
         outcome, text = "absent", ABSENT
     elif ran.code:

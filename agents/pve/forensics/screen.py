@@ -1,6 +1,6 @@
 """The verb `screen`: the console's picture without a capture, at most once a second, shared by all who ask meanwhile.
 
-A process of its own, the painter, has QEMU draw the picture, and for a second more hands it to each that asks on this
+Its own process, the painter, has QEMU draw the picture, and for a second more hands it to each that asks on this
 host, whichever connection it came by. Painter and askers meet at a socket in the abstract namespace: only one process
 can have its name, it is in no directory, and it ends with its process. Every user of the host can know the name, so
 each end checks that the other one belongs to its own user.
@@ -147,7 +147,7 @@ def _paint(host: Host, listener: socket.socket) -> None:
     """Draw the picture once, and hand it to each asker until a second after that."""
     try:
         look = _look_at_screen(host)
-    except Exception as error:  # the painter goes on: without one, each asker would start another at once
+    except Exception as error:  # the painter continues: without one, each asker would start another at once
         look = _make_look("unknown", f"{type(error).__name__}: {error}")
     picture = os.memfd_create("breakglass-screen", os.MFD_CLOEXEC)
     with os.fdopen(picture, "wb") as file:

@@ -22,7 +22,7 @@ NO_QM = "no-qm"  # the code for a `qm` that itself does not work
 QM_SECONDS = 30.0  # a busy host needs 10 s and more for what takes 1 s otherwise
 STANDSTILL_SECONDS = 1.0
 _NO_PROGRAM = 127  # of a command that could not be run
-WORDS_CHARS = 130  # of what qm said, in a sentence; the lines have all of it
+WORDS_CHARS = 130  # how much of qm's words a sentence has; the lines have all of them
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> 
 
 
 def _works(host: Host, seconds: float) -> bool:
-    """Tell whether `qm` itself works: its exit codes are errno's and don't tell. A late answer proves nothing."""
+    """Tell whether `qm` itself works: its exit codes are errno values and don't tell. A late answer proves nothing."""
     return run(["qm", "config", str(host.vmid)], seconds).code in (0, None)
 
 

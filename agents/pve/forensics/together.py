@@ -1,4 +1,4 @@
-"""Runs many probes at once: each in a child of its own, with a deadline that counts from its own start.
+"""Runs many probes at once: each in its own child, with a deadline that counts from its own start.
 
 A probe that starts a Perl interpreter costs up to a second of processor time before it prints anything, so at most as
 many of those run at a time as there are processors. A probe that hangs is itself a finding; this module does not wait
@@ -18,7 +18,7 @@ from ..host.qmp import QmpError, QmpSilent
 from .probe import Probe, Reply
 
 _OVERTIME = 0.3  # a command's own deadline comes first, so that its process is killed and its output kept
-# With less time left a probe does not start: it would be late for want of time, and that is no finding.
+# With less time left a probe does not start, because it would be late for want of time, and that is no finding.
 _LEAST_SECONDS = 0.3
 _LEAST_PERL_SECONDS = 3.0
 
@@ -83,7 +83,7 @@ class _Together:
 
     def _expire_late(self) -> Iterator[Reply]:
         for one in [one for one in self._running.values() if time.monotonic() >= one.until]:
-            yield one.reply("timed out", "no answer in time: this is a finding")
+            yield one.reply("timed out", "no answer in time, which is a finding")
             self._running.pop(one.fd).abandon()
 
 

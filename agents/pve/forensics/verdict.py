@@ -132,7 +132,7 @@ def _judge_wedged(evidence: Evidence) -> Verdict:
 def _judge_standing(evidence: Evidence) -> Verdict:
     state, source = evidence.state, optional_line(evidence.source)
     if state == "io-error":
-        what, do = "a disk request failed and QEMU paused the guest", "make room or mend the storage, then start"
+        what, do = "a disk request failed and QEMU paused the guest", "make room or repair the storage, then start"
         lines = (*evidence.disk_errors, *source, *storage_lines(evidence), *lock_lines(evidence))
         return advise_verb(evidence, "qemu-io-error", what, f"{do}; nothing is lost", "start", *lines)
     if state in _PAUSED:

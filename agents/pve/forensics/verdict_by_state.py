@@ -71,8 +71,8 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
 def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
     """Return the verdict that the VM's storage hangs, which forbids every verb that ends QEMU."""
     sentence = (
-        "the VM's storage does not answer: mend the storage first; don't reset or cycle, because QEMU can't end and no "
-        "start can follow until it answers"
+        "the VM's storage does not answer: repair the storage first; don't reset or cycle, because QEMU can't end and "
+        "no start can follow until it answers"
     )
     lines = (*proof, *storage_lines(evidence), *optional_line(evidence.source), *thread_lines(evidence))
     return advise_nothing(evidence, "storage-hung", sentence, *lines)
@@ -178,7 +178,7 @@ def _judge_leftover(evidence: Evidence) -> Verdict:
     """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
     left = count_noun(len(evidence.leftovers), "process")
     if not evidence.remains or any(", state D" in line for line in evidence.remains):
-        cure = "mend the host's storage, or reboot the host if you can't"
+        cure = "repair the host's storage, or reboot the host if you can't"
     else:
         cure = f"kill {'it' if len(evidence.leftovers) == 1 else 'them'} by hand first"
     sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"

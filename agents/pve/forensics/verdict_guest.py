@@ -41,7 +41,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
     if is_deaf(evidence):
         sentence = (
             f"the guest's kernel has not answered for {age_of(evidence.heartbeats[-1]):.0f} s, but "
-            f"{_what_goes_on(evidence)}: it may be writing its crash dump, so look at the console; don't reset it yet"
+            f"{_what_goes_on(evidence)}, so it may be writing its crash dump; look at the console; don't reset it yet"
         )
         return advise_nothing(evidence, "heartbeat-lost", sentence, *proof)
     # It has answered QEMU, so it can, and does not now: that is neither healthy nor hung.
@@ -71,7 +71,7 @@ def _why_hung(evidence: Evidence) -> str:
 
 def _what_goes_on(evidence: Evidence) -> str:
     if goes_on(evidence):
-        return "its disks or its network go on"
+        return "its disks or its network continue"
     if is_any_alive(evidence.vcpus):
         return "one of its vCPUs is idle or runs a program"
     return "its disks and its network could not be watched"

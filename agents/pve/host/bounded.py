@@ -59,7 +59,7 @@ def kill_child(pid: int, group: bool = False) -> None:
 def kill_with_commands(pid: int) -> None:
     """Kill a child and the commands that it runs, each with its process group.
 
-    The child is stopped first: it can then reap no command, so that no other process gets the command's pid.
+    The child is stopped first. It can then reap no command, so that no other process gets the command's pid.
     """
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -86,7 +86,7 @@ def reap_children() -> None:
 class Question(Generic[T]):
     """A question that a forked child answers. It is polled, so nothing has to wait for a child that hangs.
 
-    The answer comes as JSON: a tuple would become a list.
+    The answer comes as JSON, so a tuple would become a list.
     """
 
     def __init__(self, question: Callable[[], T], seconds: float) -> None:
@@ -160,11 +160,11 @@ def run(
     on_start: Callable[[int], None] | None = None,
     on_timeout: Callable[[int], None] = kill_group,
 ) -> CommandResult:
-    """Run `argv` with a deadline in seconds, in a session of its own, and return what it printed.
+    """Run `argv` with a deadline in seconds, in its own session, and return what it printed.
 
     `on_start` gets its pid, and so does `on_timeout` at the deadline: by default that kills its process group and does
-    not wait for its end. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing: the function
-    returns when the command itself has ended.
+    not wait for its end. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing, because the
+    function returns when the command itself has ended.
     """
     out_r, out_w = os.pipe()
     err_r, err_w = os.pipe()

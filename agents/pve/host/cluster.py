@@ -78,7 +78,8 @@ NOT_ASKED = Cluster()
 def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     """Return what /etc/pve says, or a view with its `trouble` where it gives an error or no answer in time.
 
-    Where it gave no answer a moment ago, a second is enough to see whether it does now: a verb looks several times.
+    Where it gave no answer a moment ago, a second is enough to see whether it does now, because a verb looks several
+    times.
     """
     global _hung_at
     if time.monotonic() - _hung_at < HUNG_SECONDS:
@@ -92,7 +93,7 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
 
 
 def is_placeless(host: Host, view: Cluster) -> bool:
-    """Tell whether this node can't know which node has the VM: it has no quorum, or /etc/pve does not answer.
+    """Tell whether this node can't know which node has the VM, because it has no quorum, or /etc/pve does not answer.
 
     A node that is in no cluster knows. If the disk with corosync's configuration does not answer, the node counts as
     one of a cluster.
@@ -105,8 +106,8 @@ def is_placeless(host: Host, view: Cluster) -> bool:
 def is_stale_copy(host: Host, view: Cluster) -> bool:
     """Tell whether a QEMU of the VM is here although another node has the VM, and no migration moves it.
 
-    The process is looked for after /etc/pve: a migration ends the QEMU here before it removes its lock
-    (QemuMigrate.pm, phase3_cleanup), so one that is here after that lock was gone is no migration's.
+    The process is looked for after /etc/pve, because a migration ends the QEMU here before it removes its lock
+    (QemuMigrate.pm, phase3_cleanup), so one that is here after that lock was gone belongs to no migration.
     """
     return view.quorate and view.node != "" and not view.migrating and is_here(host) is True
 

@@ -31,7 +31,7 @@ class Host:
 
     @property
     def run_dir(self) -> str:
-        """The directory of ids, jobs and the lock, in a tmpfs: a reboot empties it."""
+        """The directory of ids, jobs and the lock, in a tmpfs, so a reboot empties it."""
         return self.path(f"/run/breakglass/{self.vmid}")
 
     @property

@@ -45,7 +45,7 @@ def process_ticks(pid: int) -> int:
 
 
 def process_start() -> float:
-    """Return when sshd forked what became this process, in seconds since the boot: an exec does not change that.
+    """Return when sshd forked what became this process, in seconds since the boot, but an exec does not change that.
 
     sshd makes the account's shell the leader of a session. Debian's shell forks once more to run a command, and it may
     itself have waited for a disk, so its start counts.
@@ -103,7 +103,7 @@ def set_oom_score(score: int) -> None:
 
 
 def close_standard_streams() -> None:
-    """Replace stdin, stdout and stderr by /dev/null: they are the SSH channel, which must not wait for this process."""
+    """Replace stdin, stdout and stderr by /dev/null. They are the SSH channel, which must not wait for this process."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -114,7 +114,7 @@ def spawn_detached(log: Callable[[str], None], name: str, body: Callable[[], Non
     """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
 
     A double fork with setsid(2). The process inherits no descriptor but `kept`, so it never writes to the SSH pipe.
-    Where it fails, it logs one line that begins with `name`: it has no caller that could report the error.
+    Where it fails, it logs one line that begins with `name`, because it has no caller that could report the error.
     """
     pid = os.fork()
     if pid == 0:

@@ -25,7 +25,7 @@ class _Victim:
     pidfd: int
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal the process, with its group where it leads one: a hook script is in there."""
+        """Signal the process, with its group where it leads one, because a hook script is in there."""
         try:
             if os.getpgid(self.pid) == self.pid:
                 os.killpg(self.pid, number)
@@ -38,8 +38,8 @@ class _Victim:
 def end_qm(pid: int, gently: bool = False) -> list[str]:
     """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME (process PID)`.
 
-    `gently` sends SIGTERM first, which `qm` passes on to its worker. Never use it on a stop while QEMU has to live: the
-    worker of a stop answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
+    `gently` sends SIGTERM first, which `qm` passes on to its worker. Never use it on a stop while QEMU has to live,
+    because the worker of a stop answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
     """
     victims = list(_find_victims(pid))
     if gently:

@@ -34,7 +34,7 @@ def pending_options(text: str) -> list[str]:
 def start_seconds(text: str) -> tuple[float, list[str]]:
     """Return how long Proxmox waits for QEMU to start, in seconds, and the reasons for more than the base.
 
-    A start applies the pending options, unless an earlier stop has done so: the longer of the two times is returned.
+    A start applies the pending options, unless an earlier stop has done so. The longer of the two times is returned.
     """
     current = current_options(text)
     pending = _options_in(_sections(text).get("PENDING", []))

@@ -2,7 +2,7 @@
 
 A job's request is written when it begins to act, so that a crash of the host leaves a trace; the rest after its end.
 A copy that fails is reported by the next results and tried again after the next job. Captures are pruned to a budget.
-Verbs that changed power have a budget of their own, and are kept for a day at least.
+Verbs that changed power have their own budget, and are kept for a day at least.
 """
 
 import json
@@ -36,7 +36,7 @@ SLOW_SECONDS = 2.0
 
 def archive_request(host: Host, store: JobStore, record: Record) -> None:
     """Write the request of a job that begins to act, without waiting; on a hung disk only one process gets stuck."""
-    with suppress(OSError):  # no memory, no process: the verb goes on
+    with suppress(OSError):  # no memory, no process, so the verb continues
         spawn_detached(host.log, "archive_request", lambda: _write_request(host, store, record))
 
 
@@ -58,8 +58,8 @@ def tidy_up(host: Host, store: JobStore) -> None:
 def prune_run(store: JobStore) -> None:
     """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds.
 
-    Of captures, the newest KEEP_CAPTURES stay: a caller who may only look must not fill /run. Those that a client took
-    by itself are counted apart, so that they take no place of the others.
+    Of captures, the newest KEEP_CAPTURES stay, because a caller who may only look must not fill /run. Those that a
+    client took by itself are counted apart, so that they take no place of the others.
     """
     now, ran, captures = boottime(), {True: 0, False: 0}, 0
     for record in store.records():
@@ -132,7 +132,7 @@ def read_bounded(path: str) -> bytes | None:
 
 
 def _sync(directory: str) -> None:
-    """Write the request through to the disk: a crash may come before the kernel writes it back."""
+    """Write the request through to the disk, because a crash may come before the kernel writes it back."""
     for path in (f"{directory}/{NAMES[0]}", directory):
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)

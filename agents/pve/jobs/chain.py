@@ -65,7 +65,7 @@ def _write_link(job: Job, event: str, more: LinkFields) -> LinkFields | None:
     record = job.record
     try:
         return _append_link(job, {"job": record.id, "verb": record.verb, "by": record.by, "event": event, **more})
-    except Exception as error:  # a full /run, or a defect here: the verb goes on
+    except Exception as error:  # a full /run, or a defect here, so the verb continues
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         job.warnings.append(f'the chain of jobs has no "{event}" line of this job: {why}')
         return None

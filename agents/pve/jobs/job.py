@@ -40,7 +40,7 @@ class Job:
         self.chain_before: tuple[int, str, str, dict[str, object]] | None = None  # see chain.py
         self.is_chained = False  # has begun to act, so its outcome goes into the chain too
         self.anyway = ""  # the code of the refusal that a person has lifted
-        self.survivors: list[str] = []  # commands of this job that nothing could end: they may still act
+        self.survivors: list[str] = []  # commands of this job that nothing could end, so they may still act
         self._until = time.monotonic() + self.deadline
         self._room = JOB_OUTPUT_BYTES
         self._is_torn = False
@@ -86,7 +86,7 @@ class Job:
                 file.write(("\n" if self._is_torn else "") + line)
             self._is_torn = False
         except OSError:
-            self._is_torn = True  # half a line may stand there: the next one begins with a line end
+            self._is_torn = True  # half a line may stand there, so the next one begins with a line end
 
     def seconds_left(self, cap: float) -> float:
         """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; end the verb at zero."""
@@ -116,7 +116,7 @@ class Job:
         for line in end_qm(pid, gently):
             self.survivors.append(line)
             self.warnings.append(
-                f"{line} could not be ended because it waits in the kernel: it may still stop or start the VM when the "
+                f"{line} could not be ended because it waits in the kernel, so it may still stop or start the VM "
                 "storage answers again; look at the status then"
             )
 

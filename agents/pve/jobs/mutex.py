@@ -14,8 +14,8 @@ from ..host.paths import Host
 class Lock:
     """A POSIX record lock on a file in /run, with the holder's name inside.
 
-    F_SETLK and not flock: a forked probe in uninterruptible sleep must not inherit it. The kernel releases it when
-    the job's process ends, however it ends. No other code of the process that holds it may open the file.
+    F_SETLK and not flock, because a forked probe in uninterruptible sleep must not inherit it. The kernel releases it
+    when the job's process ends, however it ends. No other code of the process that holds it may open the file.
     """
 
     def __init__(self, host: Host, name: str) -> None:
@@ -68,7 +68,7 @@ class Lock:
 # --- Room that is kept in /run for the power verbs of this host. Bookkeeping must not stop a rescue ---
 #
 # One file keeps bytes, of which a part is freed where /run is full. Empty files keep inodes, of which some are removed
-# where there is none left: the captures of one token can take all that a host has.
+# where there is none left, because the captures of one token can take all that a host has.
 
 RESERVE_BYTES = 1024 * 1024
 PART_BYTES = 64 * 1024  # of which a job needs a third for its request, lock, stages and result
@@ -80,7 +80,7 @@ def fill_reserve(root: str) -> None:
     """Make the reserve whole again, while that leaves as much room: jobs under way must not lose what it gave them."""
     place = f"{root}/run/breakglass"
     free_bytes, free_inodes = _free(root)
-    with suppress(OSError), open(f"{place}/reserve", "ab") as file:  # a host goes on without it
+    with suppress(OSError), open(f"{place}/reserve", "ab") as file:  # a host continues without it
         if file.tell() < RESERVE_BYTES < free_bytes - RESERVE_BYTES:
             os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     with suppress(OSError):

@@ -69,7 +69,7 @@ def _record_proven(host: Host, request: Request) -> None:
 def _match_disk(root: str) -> None:
     """Copy the file to the disk or, after a boot, from there, unless a newer one has come meanwhile.
 
-    One process at a time, and others end at once: a disk that hangs for days holds up no second one.
+    One process at a time, and others end at once, because a disk that hangs for days holds up no second one.
     """
     here, there = _proven_path(root), _proven_path(root, "var/lib")
     lock = os.open(f"{root}/run/breakglass/proven.lock", os.O_RDWR | os.O_CREAT, 0o600)

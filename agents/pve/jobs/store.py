@@ -128,7 +128,7 @@ class JobStore:
         return read_json(self.path(job_id, "result.json"))
 
     def write_result(self, job_id: str, result: dict[str, object]) -> None:
-        """Write a job's result. The first one stands: a second one is dropped."""
+        """Write a job's result. The first one stands, and a second one is dropped."""
         draft = self.path(job_id, f"result.{os.getpid()}")
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(result, file)
@@ -197,7 +197,7 @@ class JobStore:
 def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:
     """Return which job holds the VM, its caller, since when and in which stage; None for an unknown id.
 
-    None also for a job that has its result: it frees the VM in a moment.
+    None also for a job that has its result, because it frees the VM in a moment.
     """
     record = store.record(job_id)
     if record is None or store.result(job_id) is not None:

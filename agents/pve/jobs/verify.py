@@ -85,7 +85,7 @@ def verify_chain(run: bytes, archive: bytes | None, vm: int, node: str, boot: st
     if not newer and not damage and boot and walk.boots[-1:] == [boot]:
         damage = f"/run's file is gone, although the host has not booted since: lines after {walk.number} are missing"
     for job in walk.unended:
-        walk.notes.append(f"job {job} has no line with its outcome: it was killed, or the host went down")
+        walk.notes.append(f"job {job} has no line with its outcome, because it was killed, or the host went down")
     if cut_off:
         walk.notes.append("the archive's file ends in the middle of a line")
     if archive is None:

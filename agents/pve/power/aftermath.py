@@ -21,7 +21,7 @@ from .stop import MOST_SECONDS
 
 
 def await_start_under_way(job: Job, facts: Facts) -> Facts:
-    """Wait for a `qm start` that is at work on the VM, and return what is seen then: that is to be stopped."""
+    """Wait for a `qm start` that is at work on the VM, and return what is seen then, which is to be stopped."""
     if any(holder.kind == "start" for holder in flock_holders(job.host)):
         _await_start(job)
         return observe(job.host)

@@ -31,7 +31,7 @@ def ended_from_error(job: Job, error: Exception) -> Ended:
 # --- The last step before a verb changes anything: evidence, what it forbids, and the record in `last` ---
 
 _MEND = (
-    "by hand: mend the storage (pvesm status, dmesg, the network to a NAS); then QEMU continues by itself",
+    "by hand: repair the storage (pvesm status, dmesg, the network to a NAS); then QEMU continues by itself",
     "once the storage answers, take forensics again: until then this proof refuses the verb for up to 60 s",
 )
 
@@ -43,7 +43,7 @@ def begin_change(job: Job, facts: Facts) -> None:
         _refuse_hung_storage(job, ensure_evidence(job, facts))
     except Ended:
         raise
-    except Exception as error:  # evidence before action, but never instead of it: a defect there must not stop a rescue
+    except Exception as error:  # evidence comes first, but a defect there must not stop a rescue
         job.warnings.append(f"the evidence could not be taken: {type(error).__name__}: {error}")
     try:
         job.store.set_last(job.record.id)
@@ -64,6 +64,6 @@ def _refuse_hung_storage(job: Job, verdict: Verdict | None) -> None:
         return
     sentence = (
         "this VM's storage does not answer: QEMU could not end and no start could follow until the storage answers; "
-        "mend the storage first"
+        "repair the storage first"
     )
     raise refusal(STORAGE_HUNG, sentence, "", *verdict.evidence, *_MEND, anyway=STORAGE_HUNG)

@@ -33,7 +33,7 @@ def is_gone(job: Job, facts: Facts) -> bool:
     """Tell whether the process that was to end has ended, and everything in its scope with it."""
     pid = read_pid(job.host) or facts.pid
     if pid != facts.pid and pid is not None and is_vm_process(job.host, pid):
-        return True  # HA or a person has started the VM anew: the process that was to end is gone
+        return True  # HA or a person has started the VM anew, because the process that was to end is gone
     if leftover_pids(job.host):
         return False
     return pid is None or is_vm_process(job.host, pid) is False
@@ -55,7 +55,7 @@ def describe_survival(job: Job, facts: Facts) -> Ended:
     """Return the failure that says what is left: a QEMU that nothing can kill, or something else in its scope."""
     now, pids = observe(job.host), leftover_pids(job.host)
     if has_process(now) is False and not is_qemu_alive(job, facts):
-        sentence = f"QEMU is gone, but {name_processes(pids)} left in its scope: a start would fail"
+        sentence = f"QEMU is gone, but {name_processes(pids)} left in its scope, so a start would fail"
         evidence = (describe_sources(now), *describe_leftovers(pids))
         return failure("leftover", sentence, "", *evidence, exit_code=DEADLINE)
     if facts.pid is not None and is_vm_process(job.host, facts.pid) is None:

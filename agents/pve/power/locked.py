@@ -58,7 +58,7 @@ def _warn(job: Job, warning: str) -> None:
 
 
 def refuse_resume(job: Job, view: Cluster) -> None:
-    """Refuse to let a paused VM go on while a task works on it; a backup's lock does not refuse, as with `qm start`."""
+    """Refuse to continue a paused VM while a task works on it; a backup's lock does not refuse, as with `qm start`."""
     if view.lock not in ("backup", "suspended"):
         refuse_locked(job, view)
 
@@ -67,13 +67,13 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     """Refuse while a process holds the VM's lock file: `qm` would wait 10 s and fail.
 
     Short holders are waited for, and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be
-    started. A cycle goes on beside holders of a kind in `end_with_it`.
+    started. A cycle continues beside holders of a kind in `end_with_it`.
     """
     patience = Patience()
     shown: list[str] = []
     while holders := flock_holders(job.host):
         if all(holder.kind in end_with_it for holder in holders):
-            job.say(f"{job.stage}: {format_holders(holders)} holds the VM's lock file until QEMU ends; going on")
+            job.say(f"{job.stage}: {format_holders(holders)} holds the VM's lock file until QEMU ends; continuing")
             return
         over = [patience.is_over(holder, time.monotonic(), job) for holder in holders]
         if all(over):
@@ -86,7 +86,7 @@ class Patience:
     """How long each holder of the lock file is waited for, from the first look that saw it.
 
     A process that exits loses its command line before its locks (exit_mm and exit_files in the kernel's do_exit). So
-    its pid keeps the time that its name was granted: a nameless holder would be refused while it exits.
+    its pid keeps the time that its name was granted, because a nameless holder would be refused while it exits.
     """
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ def _no_config(vmid: int) -> Exception:
 def _refuse_last_stop(job: Job, config: str) -> None:
     """Refuse to stop a VM that Proxmox could not start again. A person can lift that, unless `qm` itself is broken.
 
-    A `qm` that is late refuses nothing: a busy host is not a broken one.
+    A `qm` that is late refuses nothing, because a busy host is not a broken one.
     """
     trouble = find_start_trouble(job.host, config, job.seconds_left(QM_SECONDS))
     if trouble is None:
@@ -76,7 +76,7 @@ def _refuse_last_stop(job: Job, config: str) -> None:
 
 
 def refuse_elsewhere(job: Job, view: Cluster) -> None:
-    """Refuse when the VM's configuration is on another node: a VM that is stopped here may run there."""
+    """Refuse when the VM's configuration is on another node, because a VM that is stopped here may run there."""
     if view.container:
         raise refusal(CONTAINER, CONTAINER_SENTENCE, "", "/etc/pve/.vmlist says lxc")
     if view.node:
@@ -121,7 +121,7 @@ def _refuse_placeless(job: Job, view: Cluster, finding: str) -> None:
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
-    """Refuse a stop that HA would undo and can't take: without a quorum, dead, or in a state in which it drops it."""
+    """Refuse a stop that HA would undo but can't accept, because it has no quorum, is dead or drops the request."""
     restarts = ha_restarts(view.ha, view.ha_seen)
     if restarts and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
@@ -149,14 +149,14 @@ def refuse_leftovers(job: Job) -> None:
     if pids := list(find_leftovers(job.host).pids):
         raise refusal(
             "leftover",
-            f"the VM is stopped but {name_processes(pids)} left in its scope: a start would fail",
+            f"the VM is stopped but {name_processes(pids)} left in its scope, so a start would fail",
             "",
             *describe_leftovers(pids),
         )
 
 
 def refuse_unexpected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
-    """Refuse when the host sees something else than the person saw; what it can't see refuses nothing."""
+    """Refuse if the host sees another state or job than the person saw. What the host can't see refuses nothing."""
     exists = has_process(facts)
     if if_state and exists is None:
         exists = _ask_qm(job)

@@ -1,7 +1,7 @@
 """A second process beside a cycle: between its stop and its start, the death of one process must not leave the VM off.
 
 It is a fork of the job at the point of no return and sleeps until the first has ended. If the first left a result, the
-standby ends silently; if the first was killed, the standby takes the lock, waits for its command and goes on.
+standby ends silently; if the first was killed, the standby takes the lock, waits for its command and continues.
 """
 
 import os

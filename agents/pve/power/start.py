@@ -112,10 +112,10 @@ def _abandon_start(job: Job, seconds: float) -> Ended:
         kill_half_started(job, pid)
     sentence = f"qm start did not end in {seconds:.0f} s"
     if left := leftover_pids(job.host):
-        sentence = f"{sentence}, and {name_processes(left)} left: the VM may still start when the storage answers"
+        sentence = f"{sentence}, and {name_processes(left)} left, so the VM may still start when the storage answers"
         return failure("leftover", sentence, "", *describe_leftovers(left), exit_code=DEADLINE)
     if job.survivors:
-        sentence = f"{sentence}, and its worker can't be ended: the VM may still start when the storage answers"
+        sentence = f"{sentence}, and its worker can't be ended, so the VM may still start when the storage answers"
         return failure("deadline", sentence, "", *job.survivors, exit_code=DEADLINE)
     return failure("deadline", f"{sentence}, so it was killed, and nothing of it is left", "start", exit_code=DEADLINE)
 

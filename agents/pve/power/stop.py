@@ -68,7 +68,7 @@ def _warn_of_silent_pve(job: Job, view: Cluster) -> None:
 
 
 def _refuse_force(job: Job, refuse: Refuse) -> None:
-    """End the verb where `qm stop` failed because of what began meanwhile, a backup or the loss of the quorum."""
+    """End the verb where `qm stop` failed because a backup began meanwhile, or the quorum was lost."""
     try:
         refuse(cluster_view(job.host))
     except Ended as ended:
@@ -119,7 +119,7 @@ def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
 def _await_stops(job: Job, facts: Facts, kinds: tuple[str, ...]) -> list[Holder]:
     """Wait for stops that hold the VM's lock file, as long as the deadline allows; return those that hang.
 
-    One look that finds none, or a new one, proves nothing: the time must be over.
+    One look that finds none, or a new one, proves nothing, because the time must be over.
     """
     while True:
         await_holders(job, kinds, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
@@ -132,7 +132,7 @@ def _await_stops(job: Job, facts: Facts, kinds: tuple[str, ...]) -> list[Holder]
 
 
 def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
-    """End a cycle whose VM is locked by a stop that hangs: no start could follow. A `stop` may go on without it."""
+    """End a cycle whose VM is locked by a stop that hangs: no start could follow. A `stop` may continue without it."""
     if job.record.verb == "cycle":
         pid = hanging[0].pid
         sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
@@ -208,7 +208,7 @@ def _withdraw_stop(job: Job) -> str:
 def _unqueue_stop(host: Host) -> bool:
     """Remove the newest request to stop this VM from HA's queue, under Proxmox's lock for it.
 
-    Tell if there was one, and no other one is left: an older one is another person's.
+    Tell if there was one, and no other one is left, because an older one belongs to another person.
     """
     lock, queue = host.path("/etc/pve/priv/lock/domain-ha"), host.path("/etc/pve/ha/crm_commands")
     while True:

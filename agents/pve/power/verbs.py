@@ -106,7 +106,7 @@ def stop(job: Job, facts: Facts) -> Result:
         job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
         try:
             stop_process(job, again, lambda view: _refuse_stop(job, view))
-        except Ended as ended:  # no refusal any more: the first QEMU is gone already
+        except Ended as ended:  # no refusal any more, because the first QEMU is gone already
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
@@ -139,7 +139,7 @@ def start(job: Job, facts: Facts) -> Result:
 
 
 def resume(job: Job, facts: Facts, state: str) -> Result:
-    """Let a paused VM go on by QMP cont; one that runs already is left alone."""
+    """Let a paused VM continue by QMP cont; one that runs already is left alone."""
     view = cluster_view(job.host)
     refuse_copy(job, view, state)
     if state != "running":
@@ -162,7 +162,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
 def cycle(job: Job, facts: Facts) -> Result:
     """Stop, then start with a new QEMU process; refuse when a start could not follow.
 
-    The VM is started also where something else ended it meanwhile.
+    The VM is started even if something else ended it meanwhile.
     """
     runs = vm_state(facts) != "stopped"
     refuse_failing_start(job, stops_first=runs)

@@ -1,7 +1,7 @@
 """Children that answer reading verbs, one request after the other, so that not every request needs a fork.
 
-Measured over a session in November 2026: the median of a `status` is 1.4 ms with an idle reader, 10.6 ms with a fork.
-A reader that is late may hang for ever on what it reads: it is killed and replaced.
+Over a session in November 2026, the median of a `status` was 1.4 ms with an idle reader, 10.6 ms with a fork.
+A reader that is late may hang for ever on what it reads, so it is killed and replaced.
 """
 
 import json

@@ -151,7 +151,7 @@ def status_result(
 
 
 def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
-    """Tell what this program is, and what the key reaches: the handler believes nothing else about a host."""
+    """Tell what this program is, and what the key reaches, because the handler believes nothing else about a host."""
     view = cluster_view(key.host(request.vm or 0))
     fields = {
         "version": VERSION,

@@ -44,7 +44,7 @@ class ReadTask:
             yield self._give_up(self._late_result())
 
     def _ask_another(self) -> None:
-        """Ask a new reader, once: the idle one may have been killed while it was asked."""
+        """Ask a new reader, once, because the idle one may have been killed while it was asked."""
         self._has_answered = True
         self._reader.kill()
         self._reader = self._readers.ask(self._request)

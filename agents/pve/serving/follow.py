@@ -1,6 +1,6 @@
 """The task of a serving process while it follows a job.
 
-It never blocks the process that serves: it is polled, and it ends by a deadline of its own. So does the task of a
+It never blocks the process that serves. It is polled, and it ends by its own deadline. So does the task of a
 reading verb (reading/task.py).
 """
 

@@ -57,7 +57,7 @@ class Agent:
     def _begin(self, tag: str, request: Request) -> None:
         try:
             self.tasks[self._task(request)] = tag
-        except OSError as error:  # no memory, no process: the other requests go on
+        except OSError as error:  # no memory, no process, so the other requests continue
             verdict = Verdict("agent-failed", f"{request.verb} can't begin: {error.strerror}; nothing was done")
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
@@ -114,7 +114,7 @@ def complete_request(key: Key, request: Request, nonce: str) -> Request:
 
 
 def name_vm(key: Key, request: Request) -> Request:
-    """Return the request with the VM's number, also where the line leaves out the only VM of the key.
+    """Return the request with the VM's number, even if the line leaves out the only VM of the key.
 
     A `check` without one is about the host.
     """
@@ -143,7 +143,7 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
 def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] | None:
     """Return the refusal of a verb that changes power and may have waited too long, or None.
 
-    Its sender has given up, and a person may have mended the VM since. A job that exists is only followed.
+    Its sender has given up, and a person may have fixed the VM since. A job that exists is only followed.
     """
     waited = boottime() - since
     if request.verb not in MUTATING or waited <= LATE_SECONDS or JobStore(key.host(request.vm or 0)).record(request.id):
@@ -156,7 +156,7 @@ def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] |
 
 
 def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
-    """Yield a refusal: a line of output, which is the sentence unless it has one of its own, then the result."""
+    """Yield a refusal: a line of output, which is the sentence unless it hasits own, then the result."""
     yield output(line or sentence, "stdout" if line else "stderr")
     yield result_message(Result(exit_code, stage="begin", verdict=Verdict(code, sentence, advice)))
 

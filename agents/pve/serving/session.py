@@ -20,7 +20,7 @@ from .serve import Agent, refuse
 MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
 MOST_WAITING = 1024  # reads
 MOST_UNSENT = 32 * 1024 * 1024
-MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins: a power verb's lines come behind them
+MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins, because a power verb's lines come behind them
 MOST_URGENT = 256  # tasks under way, of all kinds, before a further one is refused
 READ_BYTES = 64 * 1024  # at a time
 WAKE_SECONDS = 5.0  # between two looks at the input, at most
@@ -44,7 +44,7 @@ class Session:
         os.set_blocking(1, False)
 
     def run(self) -> None:
-        """Serve until stdin ends; the jobs that were started go on."""
+        """Serve until stdin ends; the jobs that were started continue."""
         lock_memory()
         while self._open:
             writing = [1] if self._unsent else []

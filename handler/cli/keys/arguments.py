@@ -1,4 +1,4 @@
-"""The arguments of `breakglass keys`. Its commands are loaded when they run: the others start without them."""
+"""The arguments of `breakglass keys`. Its commands are loaded when they run, so the others start without them."""
 
 import argparse
 

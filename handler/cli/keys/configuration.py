@@ -45,7 +45,7 @@ def secret_file(file: str | None, secret: str) -> Iterator[None]:
     """
     if file is None:
         if sys.stdout is None:
-            raise CommandError("standard output is closed: the secret can't be shown", "add --out FILE", FAILED)
+            raise CommandError("standard output is closed, so the secret can't be shown", "add --out FILE", FAILED)
         yield
         return
     try:

@@ -23,7 +23,7 @@ from .configuration import find_config
 # --- When callers were last heard of, from the handler's log: docs/logs.md ---
 
 _MOST_LINE_BYTES = 1 << 20  # the handler's longest line is far shorter
-_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # it names a caller, and has not signed as it
+_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # the request names a caller whose key did not sign it
 
 
 class Usage(NamedTuple):
@@ -96,7 +96,7 @@ class Row:
 
 
 def keys_list(arguments: argparse.Namespace) -> int:
-    """List the callers; with --log, also when each was last heard of."""
+    """List the callers; with --log, say when each was last heard of."""
     file = find_config(arguments)
     entries, callers = load_callers(read_sources(file, os.environ), os.environ)
     rows = [_row(file, each, callers.get(each.name)) for each in entries]

@@ -59,7 +59,7 @@ def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
     grant = Grant(
         lambda signing_key: add_secret(file, name, signing_key),
         f"remove the newest secret from {caller_file(file, name)}, and reload the handler",
-        f"{name} is paired. The older keys are still good, until: breakglass keys rotate {name} --drop-old",
+        f"{name} is paired. The older keys are still accepted. To end them: breakglass keys rotate {name} --drop-old",
     )
     return _pair(arguments, file, grant)
 
@@ -142,7 +142,7 @@ class _Pairing:
         while time.monotonic() < end and not self._ending.number:
             state = self._keys.call("find_state", self._id)
             if state == TWICE:
-                return _explain(state)  # not yet if it is gone: an NFS client can see a new name a minute late
+                return _explain(state)  # not yet if it is gone, because an NFS client can see a new name a minute late
             if state == FETCHED and not was_fetched:
                 was_fetched = True
                 self._forget_input()
@@ -165,7 +165,7 @@ class _Pairing:
     def _ask(self) -> None:
         name, clock = self._name, time.strftime("%H:%M:%S")
         say(f'{name}\'s device fetched the key at {clock}. If it says "Paired as {name}", press Enter;')
-        say("if it says anything else, or is not yours, press Ctrl-C: that revokes the key.")
+        say("if it says anything else, or is not yours, press Ctrl-C, which revokes the key.")
 
     def _is_enter_pressed(self) -> bool:
         """Wait for a moment, and tell whether a line was typed meanwhile."""
@@ -200,7 +200,7 @@ class _Pairing:
                 f"{why}. The new key of {name} is NOT revoked: {error}", f"do it now: {self._grant.by_hand}"
             )
             return
-        _complain_if_possible(f"{why}. The new key of {name} is revoked: it is no longer in the configuration")
+        _complain_if_possible(f"{why}. The new key of {name} is revoked and is no longer in the configuration")
         try:
             is_told = reload_handler(self._arguments)
         except CommandError as error:

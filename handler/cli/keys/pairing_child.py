@@ -1,7 +1,7 @@
 """A child that has become the handler's user, and that alone touches the keys in `sessions.dir/pairing/`.
 
-Root makes no file in a directory of another user: a name there can become a link at any moment. The child is forked
-before there is a key, so it never has one.
+Root makes no file in a directory of another user, because a name there can become a link at any moment. The child is
+forked before there is a key, so it never has one.
 """
 
 import json

@@ -11,7 +11,7 @@ import re
 from .processes import Died
 from .vm import Vm
 
-_NOT_FOUND = 2  # a command that dies without a task exits with the last errno, here ENOENT; without one, with 255
+_NOT_FOUND = 2  # outside a task a failed command exits with the last errno, here ENOENT, or with 255 if there is none
 
 
 def show(vm: Vm, arguments: list[str]) -> None:
@@ -49,7 +49,7 @@ def make_command(vm: Vm) -> list[str]:
 
 
 def _has_blockdevs(conf: dict[str, str]) -> bool:
-    """Tell whether the machine's version is 10.0 or later: an earlier command line names the images unseen."""
+    """Tell whether the machine's version is 10.0 or later, so an earlier command line names the images unseen."""
     version = re.search(r"-(\d+)\.\d", conf.get("machine", ""))
     return version is None or int(version[1]) >= 10
 

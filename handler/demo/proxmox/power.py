@@ -181,7 +181,7 @@ def _wait_for_scope(vm: Vm) -> None:
 
 
 def _run_qemu(vm: Vm, argv: list[str]) -> None:
-    """Run the command that puts QEMU into the background; its output is the task's."""
+    """Run the command that puts QEMU into the background; its output belongs to the task."""
     limit = vm.start_seconds()
     if "-daemonize" in argv:
         limit = max(limit, LEAST_FOR_QEMU)

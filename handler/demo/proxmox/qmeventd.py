@@ -28,7 +28,7 @@ def watch(vm: Vm, pid: int) -> None:
 
 
 def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
-    """Wait in a session of its own, and without the task's open files: one of them is the flock."""
+    """Wait in its own session, and without the task's open files: one of them is the flock."""
     try:
         os.setsid()
         name_process(["/usr/sbin/qmeventd", "/var/run/qmeventd.sock"], "qmeventd")

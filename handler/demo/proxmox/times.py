@@ -10,7 +10,7 @@ import time
 SECONDS = {
     # qemu-server 9.2.6: QemuConfig's lock_config; QMPClient.pm; QemuServer.pm, _do_vm_stop; CLI/qm.pm, cleanup
     "flock": 10.0,
-    "qmp": 5.0,  # every QMP command without a limit of its own
+    "qmp": 5.0,  # every QMP command without its own limit
     "qmp-status": 3.0,  # vmstatus, with a silent monitor
     "qmp-quit": 60.0,
     "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, without --timeout

@@ -38,7 +38,7 @@ class Vm:
             return None
 
     def needs(self, limit: float) -> float:
-        """Return `limit`, or more where the VM's QEMU goes on by itself: it needs this machine's own time."""
+        """Return `limit`, or more where the VM's QEMU continues by itself, because it needs this machine's own time."""
         return limit if self._is_stopped_by_signal() else max(limit, LEAST_FOR_QEMU)
 
     def _is_stopped_by_signal(self) -> bool:
@@ -203,7 +203,7 @@ def _read_line(client: socket.socket, ahead: bytearray) -> bytes:
 
 
 def say(line: str) -> None:
-    """Print a line unbuffered: a worker whose parent is gone dies of it."""
+    """Print a line unbuffered, so a worker whose parent is gone dies of it."""
     os.write(1, f"{line}\n".encode())
 
 

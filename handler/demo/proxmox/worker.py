@@ -1,4 +1,4 @@
-"""A task of `qm`: a worker does the work in a session of its own, and `qm` prints the worker's output.
+"""A task of `qm`: a worker does the work in its own session, and `qm` prints the worker's output.
 
 Rules: pve-common 9.2.1, RESTEnvironment.pm, fork_worker and tee_worker. The worker's stdout and stderr both come out of
 `qm`'s stdout; only the task's error goes to stderr. `qm` passes SIGTERM on to the worker's group, where it raises.
@@ -60,7 +60,7 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
     """Run the worker; never return."""
     result = b"TASK ERROR: it died\n"
-    try:  # a signal can raise in each line of the inner block, also after its error
+    try:  # a signal can raise in each line of the inner block, even after its error
         try:
             name_process([f"task {upid}"], f"task {upid}")
             for number in _INTERRUPTS:

@@ -186,7 +186,7 @@ class World:
         raise RuntimeError("the guest does not read its disk")
 
     def _until_a_read_hangs(self, seconds: float = 60) -> None:
-        """Wait until one request of a virtio disk is in flight at two looks: the first one may still be let through."""
+        """Wait until a request of a virtio disk is in flight twice, because the first may still be let through."""
         until, before = time.monotonic() + seconds, None
         try:
             devices = self.monitor("x-query-virtio")

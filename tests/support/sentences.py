@@ -1,0 +1,159 @@
+"""The prose of this project: documents, messages, docstrings and comments, as paragraphs without their code.
+
+`python -m tests.support.sentences SEED [COUNT]` draws sentences from all of it, for a person who judges them.
+"""
+
+import ast
+import io
+import random
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+TOPS = ("handler", "agents", "tests", "static_site", "deploy", "docs")
+NO_PROSE = ("data", "transcripts", "__pycache__", "cli.md", "glossary.md", "test_sentences.py")
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+CODE = "`…`"  # in place of a name, a path or a command
+
+
+class Passage(NamedTuple):
+    """A paragraph, with its file, the line where it begins, and its kind."""
+
+    path: Path
+    line: int
+    kind: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def read_files() -> list[Path]:
+    """Return each file that has prose of ours."""
+    found = [path for top in TOPS for path in sorted((ROOT / top).rglob("*.*"))] + sorted(ROOT.glob("*.md"))
+    found = [path for path in found if not any(part in NO_PROSE for part in path.relative_to(ROOT).parts)]
+    return [path for path in found if path.suffix in _READERS] + [ROOT / "dev"]
+
+
+@cache
+def read_passages() -> tuple[Passage, ...]:
+    """Return every passage of every file."""
+    found = []
+    for path in read_files():
+        for line, kind, text in _READERS.get(path.suffix, _of_shell)(path.read_text(encoding="utf-8")):
+            words = " ".join(text.split())
+            if len(re.findall(r"[A-Za-z]{2,}", words)) > 2:
+                found.append(Passage(path, line, kind, words))
+    return tuple(found)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a passage that have at least four words."""
+    found = re.split(r"(?<=[.!?])[\"”)]?\s+(?=[A-Z`\"“*(])", text)
+    return [sentence for sentence in found if len(re.findall(r"[A-Za-z]{2,}", sentence)) > 3]
+
+
+# --- one reader for each kind of file: line, kind, text ---
+
+
+def _of_markdown(text: str) -> Iterator[tuple[int, str, str]]:
+    text = re.sub(r"^( *)```.*?^\1```", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`\n]+`", CODE, re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    begun, lines = 1, list[str]()
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        is_row = line.lstrip().startswith("|")
+        if lines and (not line.strip() or is_row or re.match(r"\s*([-*]|\d+\.) |#", line)):
+            yield begun, "document", " ".join(lines)
+            lines = []
+        if is_row:
+            yield from ((number, "document", cell) for cell in line.strip().strip("|").split(" | "))
+        elif line.strip() and not line.startswith("#"):
+            begun = begun if lines else number
+            lines.append(re.sub(r"^\s*([-*]|\d+\.) ", "", line))
+
+
+def _of_python(text: str) -> Iterator[tuple[int, str, str]]:
+    tree = ast.parse(text)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, DOCUMENTED) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    inside = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            words = [str(value.value) if isinstance(value, ast.Constant) else "…" for value in node.values]
+            yield node.lineno, "message", "".join(words)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            is_docstring = id(node) in docstrings
+            for part in re.split(r"\n\s*\n|\n(?=\s*\w+: )", node.value):
+                yield node.lineno, "docstring" if is_docstring else "message", re.sub(r"`[^`\n]+`", CODE, part)
+    yield from _comments(text, r"#")
+
+
+def _comments(text: str, mark: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the comments of a program. Those of consecutive lines are one."""
+    if mark == "#":
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        found = [(token.start[0], token.line, token.string) for token in tokens if token.type == tokenize.COMMENT]
+    else:
+        found = [
+            (number, line, match[0])
+            for number, line in enumerate(text.splitlines(), 1)
+            if (match := re.search(mark, line))
+        ]
+    begun, last, lines = 0, 0, list[str]()
+    for number, line, comment in [*found, (0, "", "")]:
+        stands_alone = line.lstrip().startswith(comment[:2] or "#")
+        if lines and not (stands_alone and number == last + 1):
+            yield begun, "comment", " ".join(lines)
+            lines = []
+        begun, last = begun if lines else number, number if stands_alone else -1
+        words = re.sub(r"^\s*(#+!?|//|/?\*+/?)|\*/\s*$|@\w+ \{[^}]*\}|type: ignore.*|noqa.*|shellcheck .*", "", comment)
+        lines.append(re.sub(r"`[^`\n]+`", CODE, words).strip(" -"))
+
+
+def _of_script(text: str) -> Iterator[tuple[int, str, str]]:
+    yield from _comments(text, r"(?<![:'\"`\w])//.*|^\s*/?\*.*")
+    for number, line in enumerate(text.splitlines(), 1):
+        if not re.match(r"\s*(//|/?\*)", line):
+            for literal in re.findall(r"\"((?:[^\"\\]|\\.)+)\"|`((?:[^`\\]|\\.)+)`", line):
+                yield number, "message", re.sub(r"\$\{[^}]*\}", "…", literal[0] or literal[1])
+
+
+def _of_shell(text: str) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.search(r"(?:^|\s)#(?!!)\s(.*)", line):
+            yield number, "comment", re.sub(r"`[^`\n]+`", CODE, match[1])
+        if match := re.search(r"\b(?:say|die) \"([^\"]+)\"", line):
+            yield number, "message", match[1]
+
+
+def _of_page(text: str) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        yield number, "message", re.sub(r"<[^>]*>", " ", line)
+
+
+_READERS = {".md": _of_markdown, ".py": _of_python, ".js": _of_script, ".sh": _of_shell, ".html": _of_page}
+
+
+def draw(seed: int, count: int = 100) -> list[tuple[Passage, str]]:
+    """Return sentences that are drawn from all passages, each as likely as any other, in the order of the files.
+
+    The messages that tests write for themselves, and the texts that they compare, are left out.
+    """
+    passages = [each for each in read_passages() if each.kind != "message" or "tests" not in each.path.parts]
+    sentences = sorted({(sentence, passage) for passage in passages for sentence in split_sentences(passage.text)})
+    drawn = random.Random(seed).sample(sentences, count)
+    return sorted(((passage, sentence) for sentence, passage in drawn), key=lambda each: (each[0].kind, each[0].place))
+
+
+if __name__ == "__main__":
+    for number, (passage, sentence) in enumerate(draw(int(sys.argv[1]), *map(int, sys.argv[2:])), 1):
+        print(f"{number:3} {passage.kind:9} {passage.place}\n    {sentence}")
