@@ -2,7 +2,7 @@
 
 claude has no key and no network for ssh. In its sandbox the commands are clients (client.py) of a socket that only the
 worker listens on. `pve` is a question to the handler, which alone decides what it answers, and how often. The guest's
-command is an ssh behind a wall of its own, with the guest's key and nothing else of the turn; it gets pipes, never
+command is an ssh behind its own wall, with the guest's key and nothing else of the turn; it gets pipes, never
 claude's descriptors.
 """
 

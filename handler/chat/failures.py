@@ -83,7 +83,9 @@ def describe_failure(end: End, result: Table | None, limits: Table, unsaved: boo
     if result is None or end.exit != 0:
         return _describe_crash(end)
     if unsaved or end.unsaved:
-        what = "the answer is complete, but it could not be saved: the conversation may be longer than 64 MiB"
+        what = (
+            "the answer is complete, but it could not be saved, perhaps because the conversation is longer than 64 MiB"
+        )
         return TurnError("session-lost", what, _NEW)
     return None
 

@@ -103,7 +103,7 @@ class RunningTurn:
             await self._save_end(store, disk, ending)
 
     def _explain_end(self, stopped: str = "") -> TurnError:
-        """Return why the turn has no end of its own."""
+        """Return why the turn did not end by itself."""
         why = self._why or stopped
         return describe_stop(why, self._settings.turn_seconds) if why else KILLED
 
@@ -112,7 +112,7 @@ class RunningTurn:
         number = batch.events[-1][0] if batch.events else self._stored
         last = output.last if ending is None else build_ending(ending, number + 1)
         code = ending.code if ending else output.code
-        self._on_end()  # in one step with the call: a client that reads the end can go on
+        self._on_end()  # in one step with the call, so a client that reads the end can continue
         counts.in_use.add_turn(code, output.tokens, output.cost)
         try:
             batch = batch._replace(events=[*batch.events, *last])

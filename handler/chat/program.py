@@ -69,7 +69,7 @@ async def _read_last(stream: asyncio.StreamReader | None) -> bytes:
 async def _end(program: Process, saying: asyncio.Task[bytes]) -> None:
     """Wait for a program that reads the end of its socket; kill it where it does not end. Its walls end with it.
 
-    What it wrote to stderr goes to the log: a turn writes nothing there unless it has a defect.
+    What it wrote to stderr goes to the log, because a turn writes nothing there unless it has a defect.
     """
     try:
         async with asyncio.timeout(END_SECONDS):

@@ -28,8 +28,8 @@ _TAKE_OVER = (
     "INSERT INTO piece SELECT * FROM new_piece WHERE sid = :sid",
     "DELETE FROM new_piece WHERE sid = :sid",
 )
-# One of these at a time: each takes a moment, and the other calls wait for it. Claude goes on from no conversation of
-# which nothing can be shown.
+# One of these at a time, because each takes a moment for which the other calls wait. claude does not continue a
+# conversation of which nothing can be shown.
 _OLD = (
     "DELETE FROM conversation WHERE sid ="
     " (SELECT sid FROM conversation WHERE NOT EXISTS (SELECT 1 FROM turn WHERE turn.sid = conversation.sid) LIMIT 1)",
@@ -49,7 +49,7 @@ class StoredTurn(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What became of a request for a turn: it had begun `earlier`, it is refused, or it has begun now.
+    """The fate of a request for a turn, which had begun `earlier`, is refused, or has begun now.
 
     `transcript` is the size of what claude knows of its session.
     """
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 
 
 def build_ending(failure: TurnError, number: int) -> list[tuple[int, bytes]]:
-    """Return an error and `done` as lines with their numbers: the end of a turn that has none of its own."""
+    """Return an error and `done` as lines with their numbers, which end a turn that has no end."""
     first: Event = {"type": "error", "n": number, **failure._asdict()}
     return [(number, encode_line(first)), (number + 1, encode_line({"type": "done", "n": number + 1, "ok": False}))]
 
@@ -134,7 +134,7 @@ class Store(Database):
     def add(self, key: bytes, sid: str, batch: Batch, code: str | None = None, cost: float = 0.0) -> None:
         """Save what a turn has sent; with a `code`, its end. A piece at 0 begins the transcript anew.
 
-        Pieces count once the last one of a whole is there: half a transcript is one that claude can't go on from.
+        Pieces count once the last one of a transcript is there, because claude can't continue from half of one.
         """
         with self.transaction() as db:
             for at, data, is_last in batch.pieces:

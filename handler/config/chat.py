@@ -12,7 +12,8 @@ from .server import is_loopback, normal_url
 
 _VALUE = re.compile(r"[!#-&(-~]+", re.ASCII)  # what a header takes, without quotes
 _URL = re.compile(r"[!-~]+", re.ASCII)
-# claude speaks to nothing but its turn's own proxy, which has the credential: these would go around it, or break it.
+# claude speaks only to its turn's proxy, which has the credential. These variables would go around the proxy, or
+# break it.
 _NOT_IN_ENV = re.compile(
     rf"{'|'.join(CREDENTIALS)}|CLAUDE_CODE_OAUTH_\w+|ANTHROPIC_BASE_URL|\w+_PROXY|NODE_EXTRA_CA_CERTS|NODE_TLS_\w+"
     r"|SSL_CERT_\w+|ANTHROPIC_(?!\w*MODEL|BETAS)\w+|(AWS|AZURE|GOOGLE)_\w+|CLAUDE_CODE_(USE|SKIP|CLIENT)_\w+",

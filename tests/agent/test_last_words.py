@@ -21,7 +21,7 @@ from ..support.stages import until
 pytestmark = [pytest.mark.slow, pytest.mark.real("guest")]
 
 CAUSE = "Kernel panic - not syncing: sysrq triggered crash"
-# Of memory that is not shared, a page that is read and is not there is the one page of zeros: it counts nowhere.
+# In memory that is not shared, an absent page that is read becomes the one page of zeros, which counts nowhere.
 SHARED = ["-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"]
 PATIENT = {"EVIDENCE_SECONDS": 60.0, "LAST_WORDS_SECONDS": 40.0, "SHORT_LAST_WORDS_SECONDS": 40.0}
 
@@ -83,7 +83,7 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
 
 
 def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None:
-    """It is read as well, and is no last words: the verdict is the same as without it. What it sends is escaped."""
+    """It is read as well, and is no last words, so the verdict is the same as without it. What it sends is escaped."""
     guest = guest_that("logs")
     guest.until_says("logs")
     verdict, words, shown = run(guest.world, "forensics")

@@ -166,7 +166,7 @@ def test_the_oldest_turns_of_a_caller_go_first(store: Store, monkeypatch: pytest
 
 
 def test_transcripts_count_and_go_with_the_last_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be shown of a conversation whose turns have gone, so claude goes on from it no more."""
+    """Nothing can be shown of a conversation whose turns have gone, so claude no longer continues it."""
     monkeypatch.setattr(module, "CALLER_BYTES", 300_500)
     keys = [run(store, request(f"msg_{n}", sid=sid(n)), NOW + n) for n in range(3)]
     for n, key in enumerate(keys):

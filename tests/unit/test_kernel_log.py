@@ -107,7 +107,7 @@ def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...]) ->
 
 
 def test_messages_that_can_not_be_read() -> None:
-    """One that is being written, and one whose place another has: they are left out, and the others are there."""
+    """One that is being written, and one whose place another has, are left out; the others are there."""
     memory = Memory(3)
     for text, state in ((b"first", 1), (b"being written", 0), (b"gone", 3), (b"last", 2)):
         memory.write(text, state)
@@ -137,7 +137,7 @@ def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int
 
 
 def test_a_line_with_control_characters() -> None:
-    """A guest writes them into its log to have them run in a terminal: they are escaped, and a line is cut."""
+    """A guest writes them into its log to have them run in a terminal, so they are escaped, and a line is cut."""
     messages = [LogMessage(7, 1.5, "\x1b]0;title\x07 red\u202e\nsecond" + 300 * "x")]
     assert log_lines(messages) == [
         r"[    1.500000] \x1b]0;title\x07 red\u202e",

@@ -291,7 +291,7 @@ def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
     ],
 )
 def test_a_backup_that_starves_the_guest_is_ended_by_hand(more: dict[str, Any], command: str) -> None:
-    """The disks are as still as frozen ones, but a cycle helps nothing: the command comes first."""
+    """The disks are as still as frozen ones, but a cycle helps nothing, so the command comes first."""
     verdict = verdict_of(replace(FROZEN, vmid=102, **more))
     assert verdict.sentence == (
         "QEMU answers, 3 disk requests are in flight and none completed in 2 s, while a backup runs: wait, or end the "

@@ -205,7 +205,7 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
         faults.append(error(sentence, f"set AuthenticationMethods publickey {IN_MATCH}"))
     login = settings.get("permitrootlogin", "")
     if login == "no":
-        hint = "set PermitRootLogin forced-commands-only in a Match block of a drop-in of its own"
+        hint = "set PermitRootLogin forced-commands-only in a Match block of a separate drop-in"
         hint += "; on the handler's machine, run breakglass docs admin: With root's own account"
         faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
     yield from faults

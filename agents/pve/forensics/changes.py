@@ -67,7 +67,7 @@ _NUMBER = re.compile(r"(?<!\d)(?<!\d[.:])\d{3,9}(?!\d|[.:]\d)")  # an address an
 
 
 def _quote(words: str) -> str:
-    """Return words of a log, shortened, without a number that could be another VM's."""
+    """Return words of a log, shortened, without a number that could name another VM."""
     return _NUMBER.sub("N", words)[:_WORD_CHARS]
 
 

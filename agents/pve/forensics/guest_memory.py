@@ -73,7 +73,7 @@ class GuestMemory:
     def pages_that_begin(self, word: bytes, until: float) -> Iterator[bytes]:
         """Yield each page of the guest's RAM that begins with a word, until a time of time.monotonic().
 
-        The first GiB comes first, then what is behind it from its end: the kernel takes its early pages from there.
+        The first GiB comes first, then the rest from its end, because the kernel takes its early pages from there.
         """
         for piece in self.pieces:
             starts = range(piece.place, piece.place + piece.size, MEMORY_READ_BYTES)
@@ -154,7 +154,7 @@ class PageTables:
         self._root = root
 
     def read(self, address: int, size: int) -> bytes:
-        """Return what the kernel has at an address of its own; raise ValueError where it has nothing."""
+        """Return what the kernel has at one of its addresses; raise ValueError where it has nothing."""
         found = b""
         while len(found) < size:
             at = address + len(found)
@@ -178,7 +178,7 @@ class PageTables:
     def data_of_kernel(self) -> Iterator[bytes]:
         """Yield the parts of the kernel's image that can be written and not run, MOST_DATA bytes at most.
 
-        The tables are the guest's own: they may name any page any number of times.
+        The tables belong to the guest, so they may name any page any number of times.
         """
         runs: list[tuple[int, int, int]] = []
         for start, size, entry in self._pages_of_image():

@@ -1,8 +1,9 @@
-"""Linux's kernel log in a guest's memory: the ring of printk since kernel 5.10. Pure: it is given what it reads.
+"""Linux's kernel log in a guest's memory, which is the ring of printk since kernel 5.10. Pure.
 
 The ring has descriptors, numbered without an end, which say where each message's text is, and beside each one its
-number, time and length (kernel/printk/printk_ringbuffer.h). A guest that has been up for long has overwritten its first
-messages, so nothing here looks for those. What the guest has in its memory is its own word: it is read as if it lied.
+number, time and length (kernel/printk/printk_ringbuffer.h). A guest that has been up for long has overwritten its
+first messages, so nothing here looks for those. The guest's memory is the guest's word, so the ring is read as if the
+guest lied.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Where QEMU answers, it says where the guest's RAM and its page tables are, and only the kernel's own data is searched. A
 QEMU that is silent is searched for the page that Linux makes for its crash dumps, which says both. What is found is the
-guest's own word: it explains a verdict and never decides one.
+guest's word, so it explains a verdict and never decides one.
 """
 
 import os
@@ -27,7 +27,7 @@ _NICE = 10  # a reader of idle priority could keep QEMU's memory lock for long
 _MOVING = ("inmigrate", "postmigrate", "finish-migrate", "restore-vm", "colo")
 _MOVED = ("setup", "active", "device", "pre-switchover", "postcopy-active", "postcopy-paused", "postcopy-recover")
 _CRASH_PAGE = b"OSRELEASE="  # what the page for crash dumps begins with: its name is VMCOREINFO
-_NOTHING = "no kernel log was found: the guest has no Linux 5.10 or later on x86-64, or its memory is encrypted"
+_NOTHING = "no kernel log was found, because the guest has no Linux 5.10 or later on x86-64, or its memory is encrypted"
 
 
 def last_words_probe(host: Host, pid: int | None, seconds: float, may_scan: bool = True) -> list[Probe]:

@@ -1,4 +1,4 @@
-"""Tiers 2 and 3 of a capture: what says that the host has changed, each source in a probe of its own."""
+"""Tiers 2 and 3 of a capture: what says that the host has changed, each source in its own probe."""
 
 import os
 import time

@@ -35,7 +35,7 @@ def judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
 
 
 def judge_starved_by_backup(evidence: Evidence, what: str, *proof: str) -> Verdict:
-    """Judge disks that completed nothing while a backup runs: the guest's writes wait for the backup's target."""
+    """Judge disks that completed nothing while a backup runs, because the guest's writes wait for its target."""
     own = [line for line in evidence.lock_owner if line.startswith("by hand: wait")]
     command = own or [f"by hand: wait, or qm monitor {evidence.vmid}, and there backup_cancel"]
     sentence = f"{what}, while a backup runs: wait, or end the backup by the first command below"

@@ -44,7 +44,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
             f"{_what_goes_on(evidence)}, so it may be writing its crash dump; look at the console; don't reset it yet"
         )
         return advise_nothing(evidence, "heartbeat-lost", sentence, *proof)
-    # It has answered QEMU, so it can, and does not now: that is neither healthy nor hung.
+    # It has answered QEMU before and does not now, which is neither healthy nor hung.
     has_answered = any(beat.last for beat in evidence.heartbeats)
     if state == LATE or (state in (AWAITED, UNKNOWN) and has_answered):
         do = "take forensics" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
