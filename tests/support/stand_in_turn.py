@@ -116,4 +116,5 @@ class StandInTurns:
 
 
 async def _parse(stream: AsyncIterator[bytes]) -> list[dict[str, Any]]:
-    return [json.loads(line) async for lines in stream for line in lines.splitlines()]
+    events = [json.loads(line) async for lines in stream for line in lines.splitlines()]
+    return [event for event in events if event["type"] != "ping"]  # a slow machine is pinged meanwhile
