@@ -1,7 +1,7 @@
 // A little Markdown as plain data: what Claude writes most. What it does not know stays text. Pure, and linear in the text.
 
 /** A piece of a line. An address is in the text: nothing becomes a link.
- * @typedef {string | {kind: "code"|"strong"|"em", parts: Part[]}} Part */
+ * @typedef {string | {kind: "code"|"strong"|"em"|"s", parts: Part[]}} Part */
 /** `indent` is how far it stands in; `joined` continues with the paragraph before it.
  * @typedef {{kind: "heading"|"quote"|"rule"|"text"|"item"|"fence"|"code"|"row", text: string, indent: number, minor?: boolean,
  *   joined?: boolean, ordered?: boolean, start?: number, first?: boolean, cells?: string[]}} Block */
@@ -114,7 +114,8 @@ export function nextBlock(text, from, inside, ended) {
 	const item = ITEM.exec(line);
 	const end = proseEnd(text, from, next, Boolean(item), ended);
 	const joined = end - from >= PIECE && text[end - 1] === "\n";
-	const whole = `${item ? item[3] ?? "" : line.trimStart()}${text[next - 1] === "\n" ? "\n" : ""}${text.slice(next, end)}`;
+	const task = (item?.[3] ?? "").replace(/^\[([ xX])\](?= )/, (_, mark) => (mark === " " ? "☐" : "☑"));
+	const whole = `${item ? task : line.trimStart()}${text[next - 1] === "\n" ? "\n" : ""}${text.slice(next, end)}`;
 	const words = item || indent > 1 ? whole.replace(/\n[ \t]+/g, "\n") : whole;
 	const prose = joined ? words : words.trimEnd();
 	const open = joined ? { joined, indent: item ? indent + 2 : indent } : {};
@@ -128,12 +129,13 @@ export function isSettled(text, end) {
 	return whole && (!isRow(line) || lineAt(text, next)[2]);
 }
 
-const MARK = /\\([!-/:-@[-`{-~])|(`+)|(\*+)|!?\[([^[\]\n]*)\]\(((?:[^\s()]|\([^\s()]*\))+)\)/g;
+const MARK = /\\([!-/:-@[-`{-~])|(`+)|(\*+|~~)|!?\[([^[\]\n]*)\]\(((?:[^\s()]|\([^\s()]*\))+)\)/g;
 const TICKS = /`+/g;
 const DEEPEST = 6;
 
 /** @param {string} mark  @param {Part[]} parts  @returns {Part} */
 function emphasis(mark, parts) {
+	if (mark === "~~") return { kind: "s", parts };
 	if (mark.length === 1) return { kind: "em", parts };
 	return { kind: "strong", parts: mark.length > 2 ? [{ kind: "em", parts }] : parts };
 }
@@ -141,7 +143,7 @@ function emphasis(mark, parts) {
 /** Reads the marks in a line or paragraph. With `open`, more may come: what is not closed yet counts as closed at the end.
  * @param {string} text  @param {boolean} [open]  @returns {Part[]} */
 export function inline(text, open = false) {
-	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3})$/, "$1"); // it may be half a mark
+	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3}|~{1,2})$/, "$1"); // it may be half a mark
 	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
 	/** @type {Map<string, number[]>} where each run of ` is, by the run, because a search for each run's end would be quadratic */
@@ -174,8 +176,8 @@ export function inline(text, open = false) {
 		let left = marks.length > 3 ? 0 : marks.length;
 		if (!left) add(marks);
 		while (left && /\S/.test(before) && !inWord(after)) {
-			const same = stack.findLastIndex(({ mark }) => mark.length === left);
-			const depth = same > 0 ? same : stack.findLastIndex(({ mark }) => mark && mark.length <= left);
+			const same = stack.findLastIndex(({ mark }) => mark === marks.slice(0, left));
+			const depth = same > 0 ? same : stack.findLastIndex(({ mark }) => mark && marks.startsWith(mark) && mark.length <= left);
 			if (depth < 0) break;
 			left -= stack[depth].mark.length;
 			leave(depth + 1);

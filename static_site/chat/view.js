@@ -124,6 +124,10 @@ function noteEnd() {
 }
 
 transcript.addEventListener("scroll", noteEnd, { passive: true });
+new ResizeObserver(() => { // a keyboard comes up: who was at the end stays there
+	if ($("to-end").hidden) transcript.scrollTo(0, transcript.scrollHeight);
+	noteEnd();
+}).observe(transcript);
 if (!CSS.supports("field-sizing", "content")) { // the composer grows all the same
 	prompt.addEventListener("input", () => { prompt.rows = Math.min(6, prompt.value.split("\n").length); });
 }

@@ -52,3 +52,4 @@ export function startDrawing(...all) {
 }
 
 subscribe(drawSoon);
+addEventListener("resize", drawSoon); // what has room is another

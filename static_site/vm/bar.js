@@ -1,7 +1,7 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
 import { clock, minute, sentence, span } from "../base/words.js";
-import { holding, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
+import { mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
@@ -38,7 +38,7 @@ const PHASES = {
 	}),
 	done: (_, view, now) => (view.watch && view.watch.verb === view.verb ? watching(view, now) : {
 		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
-		word: `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
+		word: view.verb === "forensics" ? "Evidence taken" : `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
 	}),
 	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
 	refused: (state, view, now) => ({
@@ -50,17 +50,17 @@ const PHASES = {
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
 	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
-	disconnected: ({ health }, view, now) => ({
+	disconnected: ({ health }, _, now) => ({
 		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
 		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
-		hint: view.byHand.length ? "These commands work without Breakglass:" : "", lines: view.byHand,
+		hint: "", lines: [],
 	}),
 };
 
 /** @param {State} state  @param {View} view  @param {number} now */
 function idle(state, view, now) {
 	const { holder } = view.seen ?? {};
-	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Someone is on it", sentence: holding(holder, state.clockOff), act: "watch", actLabel: "Watch" };
+	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Someone is on it", sentence: `${holder.by} since ${clock(Date.parse(holder.since) - state.clockOff)}`, act: "watch", actLabel: "Watch" };
 	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
 	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
 	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";

@@ -2,7 +2,7 @@
 
 import { $, icon, leave, make, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
-import { chatDown, fullName, isAway, proxmoxTrouble, vmHealth } from "../state/rules.js";
+import { chatDown, fullName, isAway, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
 import { renderBar } from "./render_bar.js";
 import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
@@ -11,9 +11,12 @@ import { renderVm } from "./render_vm.js";
 /** @typedef {import("../state/reduce.js").State} State */
 /** @typedef {import("../state/reduce.js").View} View */
 
-/** @param {State} state */
-function renderFrame(state) {
+/** @param {State} state  @param {View} view */
+function renderFrame(state, view) {
 	const scene = sceneOf(state);
+	const isCut = scene === "away" || phaseOf(state, view) === "disconnected";
+	placeByHand(isCut);
+	document.body.classList.toggle("cut", isCut);
 	if (scene === "unlocked") leave($("unlock"));
 	document.body.dataset.scene = scene;
 	document.body.dataset.tab = state.tab;
@@ -24,6 +27,15 @@ function renderFrame(state) {
 	}
 	setText($("name"), state.tab === "list" || !state.vm || state.unknownVm ? "Breakglass" : fullName(state));
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
+}
+
+/** Without a connection the commands by hand have the best place: nothing else works. @param {boolean} isCut */
+function placeByHand(isCut) {
+	const place = $(isCut ? "without" : "beside");
+	if (place.firstElementChild) return;
+	const focused = document.activeElement;
+	place.append($("by-hand"));
+	if (focused instanceof HTMLElement && place.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 /** What there is to see: nothing of the lock before the page has looked for the key of this device. @param {State} state */
@@ -50,10 +62,12 @@ function renderLinks(state, view) {
 	const vm = vmHealth(state);
 	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", Boolean(health.answer));
 	const code = proxmoxTrouble(state, view);
-	renderLink("proxmox", code ? "away" : "", Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at);
+	const isCut = isAway(state); // what lies behind it is not known
+	const unasked = isCut && health.answer ? "not known" : undefined;
+	renderLink("proxmox", code ? "away" : "", !isCut && (Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at), unasked);
 	const down = state.chats[state.vm]?.failure.trouble || chatDown(state);
 	const none = health.answer?.chat === "none";
-	renderLink("claude", down ? "down" : "", Boolean(health.answer) && !none, none ? "not set up" : undefined);
+	renderLink("claude", down ? "down" : "", !isCut && Boolean(health.answer) && !none, none ? "not set up" : unasked);
 }
 
 /** @param {State} state  @param {View} view  @param {number} now */

@@ -19,6 +19,7 @@ export function renderBar(state, view, now) {
 	const isNew = box.dataset.phase !== bar.phase;
 	Object.assign(box.dataset, { tone: bar.tone, phase: bar.phase });
 	setIcon(box, bar.icon, bar.live);
+	box.dataset.long = String(bar.word.length > 17);
 	setTexts({ "outcome-word": bar.word, "outcome-timer": bar.timer, "outcome-act": bar.actLabel, "outcome-hint": bar.hint });
 	const isCut = renderSentence(bar);
 	$("outcome-act").dataset.act = bar.act;
@@ -29,14 +30,14 @@ export function renderBar(state, view, now) {
 		/** @type {HTMLAnchorElement} */ ($("there")).href = there;
 		setText($("there"), there);
 	}
-	const details = isCut || bar.hint || bar.lines.length || there || bar.phase === "disconnected";
-	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view) });
+	const details = isCut || bar.hint || bar.lines.length || there;
+	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view), now: bar.act === "ask-again" });
 	renderSteps(bar.steps);
 	speak(bar, view);
-	if (isNew && bar.phase !== "idle") bringIntoSight(box);
+	if (isNew && !["idle", "locked", "checking", "disconnected"].includes(bar.phase)) bringIntoSight(box);
 }
 
-/** Where the text is very large the bar stands at the page's end, far below the button that was pressed. @param {HTMLElement} box */
+/** Where the page is enlarged the bar stands at its end, far below the button that was pressed. @param {HTMLElement} box */
 function bringIntoSight(box) {
 	const dock = /** @type {HTMLElement} */ (box.parentElement);
 	if (getComputedStyle(dock).position === "static") box.scrollIntoView({ block: "nearest" });
@@ -44,7 +45,7 @@ function bringIntoSight(box) {
 
 /** Shows the sentence, whole: where it does not fit into the bar, in the details. Returns whether it did not. @param {import("./bar.js").Bar} bar */
 function renderSentence({ sentence: words, brief = "" }) {
-	const key = `${innerWidth} ${words}`;
+	const key = `${innerWidth}x${innerHeight} ${words}`;
 	if (key !== measured.key) {
 		setText($("outcome-sentence"), words);
 		const { scrollHeight, clientHeight } = /** @type {HTMLElement} */ ($("outcome-sentence").parentElement);

@@ -39,7 +39,8 @@ export function renderVm(state, view, now) {
 	setIcon(box, head.icon, head.live);
 	box.dataset.long = String(Math.max(0, Math.ceil((head.words.length - 13) / 3)));
 	box.dataset.second = String(Math.floor(head.second.length / 31));
-	setTexts({ headline: head.words, second: head.second, why: head.why });
+	setTexts({ headline: head.words, second: head.second });
+	renderWhy(head.why, view.vm);
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
 	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // a state alone is told by the bar
@@ -53,19 +54,65 @@ export function renderVm(state, view, now) {
 	setList($("notes"), state.unlocked ? notesOf(state, view) : []);
 }
 
+let room = "";
+
+/** A reason takes the room that it needs, and leaves it to a shorter one: a button moves up under no thumb. @param {string} words  @param {string} vm */
+function renderWhy(words, vm) {
+	const why = $("why");
+	const place = `${innerWidth}x${innerHeight} ${vm}`;
+	if (place === room && why.textContent === words) return;
+	if (place !== room) why.style.minHeight = "";
+	room = place;
+	setText(why, words);
+	const { height } = why.getBoundingClientRect();
+	if (height > parseFloat(why.style.minHeight || "0")) why.style.minHeight = `${height}px`;
+}
+
+/** The power verb that has the whole width: what is advised, else what makes sense, else the one that has it: no other change moves a button.
+ * @param {View} view  @param {string} advised  @param {string} current */
+function leadOf({ open, seen }, advised, current) {
+	if (open || !seen || seen.holder) return current;
+	if (POWER.includes(advised)) return advised;
+	return seen.state === "stopped" ? "start" : current === "start" && seen.state === "running" ? "cycle" : current;
+}
+
+/** Two buttons change their places, and no other moves. @param {HTMLElement} one  @param {HTMLElement} other */
+function swap(one, other) {
+	const focused = document.activeElement;
+	const place = document.createComment("");
+	other.replaceWith(place);
+	one.replaceWith(other);
+	place.replaceWith(one);
+	if (focused === one || focused === other) /** @type {HTMLElement} */ (focused).focus({ preventScroll: true });
+}
+
 /** @param {State} state  @param {View} view  @param {number} now */
 function renderButtons(state, view, now) {
 	const advised = adviceOf(view);
+	const first = /** @type {HTMLElement} */ ($("now").nextElementSibling);
+	const lead = BUTTONS[leadOf(view, advised, first.dataset.verb ?? "")];
+	if (lead !== first) swap(first, lead);
 	for (const [verb, button] of Object.entries(BUTTONS)) {
-		const blocked = Boolean(obstacle(state, view, verb)) && !mayAnyway(view, now);
-		const odd = POWER.includes(verb) ? pointless(view, verb) : "";
+		const blocked = isBlocked(state, view, verb, now);
+		const isOff = verb === "cycle" && view.seen?.state === "stopped"; // Start does the same then
+		const odd = !POWER.includes(verb) ? "" : isOff ? "It is off" : pointless(view, verb);
 		const small = /** @type {HTMLElement} */ (button.querySelector("small"));
 		button.ariaDisabled = String(blocked);
 		button.classList.toggle("advised", verb === advised && !blocked);
 		button.classList.toggle("odd", Boolean(odd));
-		setText(small, odd || (verb === advised ? "Advised" : ""));
+		const word = odd || (verb === advised ? "Advised" : "");
+		const { costs } = VERBS[verb];
+		setText(small, button === lead && costs ? `${word && `${word}. `}${costs.replace(" in the VM", "")} is lost.` : word);
+	}
+	for (const button of document.querySelectorAll("[data-approve]")) {
+		const { approve = "", vm = "" } = /** @type {HTMLElement} */ (button).dataset;
+		const of = Object.hasOwn(state.views, vm) ? state.views[vm] : null;
+		button.ariaDisabled = String(Boolean(of && isBlocked({ ...state, vm }, of, approve, now)));
 	}
 }
+
+/** @param {State} state  @param {View} view  @param {string} verb  @param {number} now */
+const isBlocked = (state, view, verb, now) => Boolean(obstacle(state, view, verb)) && !mayAnyway(view, now);
 
 /** @type {View["picture"]} */
 let shownPicture = null;
@@ -110,10 +157,20 @@ function renderEvidence({ verdict, words, output }) {
 	fillText($("words"), words?.lines.join("\n") ?? "");
 }
 
-/** Opens the picture at its own size. */
+/** Opens the picture as wide as the screen; a tap zooms in on what was tapped, and out again. */
 export function enlargePicture() {
 	if (!shownPicture) return;
-	$("large-picture").replaceChildren(makePictureOf(shownPicture));
+	const button = make("button", makePictureOf(shownPicture));
+	button.id = "zoom";
+	button.title = "Zoom";
+	button.addEventListener("click", ({ clientX, clientY, detail }) => {
+		const box = $("large-picture");
+		const { left, top, width, height } = button.getBoundingClientRect();
+		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // by a key: the newest line
+		button.classList.toggle("near");
+		box.scrollTo(x * box.scrollWidth - box.clientWidth / 2, y * box.scrollHeight - box.clientHeight / 2);
+	});
+	$("large-picture").replaceChildren(button);
 	/** @type {HTMLDialogElement} */ ($("large")).showModal();
 }
 

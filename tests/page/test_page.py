@@ -152,7 +152,7 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
         see_headline(page, "Off", "warn")
         expect(page.locator("#why")).to_have_text("It is switched off. Start it.")
         expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
-        expect(page.locator("#start-more")).to_have_text("Advised")
+        expect(page.locator("#start-more")).to_have_text("Advised. Nothing is lost.")
         expect(page.locator(".advised:visible")).to_have_count(1)
         expect(page.locator("[data-verb=start].advised")).to_be_visible()
     entry = page.locator("#jobs summary").first
@@ -232,7 +232,7 @@ def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
     with held_cycle(visit.stage):
         page = visit.open(looks=False)
         see_headline(page, "Power-cycling…", "busy")
-        wait_for_text(page, "dock", "operator2 has been power-cycling it since")
+        wait_for_text(page, "dock", "operator2 since")
         assert text_of(page, "second").startswith("By operator2 for ")
         assert visit.stage.service.pve("status").json["state"] == "stopped"
         assert page.locator("[data-verb].advised").count() == 0
@@ -335,9 +335,7 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
     expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")
     assert re.fullmatch(r"Not answering since \d\d:\d\d", text_of(page, "second"))
     assert text_of(page, "link-breakglass").endswith(": away")
-    assert "qm reset 102" in text_of(page, "outcome-lines")
-    assert page.is_visible("#outcome-lines")
-    assert page.is_visible("#by-hand-lines")
+    expect(page.locator("#by-hand-lines [data-copy$='qm reset 102']")).to_be_in_viewport(ratio=1)
     assert all(blocked(page, each) for each in ASKS)
     visit.stage.wire.up()
 

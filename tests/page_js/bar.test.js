@@ -123,7 +123,7 @@ const PHASES = {
 	"a look by itself": [[["read-begun", { verb: "forensics", loud: false }, 2]], "busy", "Looking…", ""],
 	"a check": [[statusCame("running", "qemu-running", 3)], "unknown", "Checked 03:12:37", "look"],
 	"a look": [[evidenceCame("running", "healthy", 3, { }), ["waiting-stopped", {}]], "unknown", "Looked 03:12:37", "look"],
-	"evidence that was asked for": [[["read-begun", { verb: "forensics", loud: true }, 5], evidenceCame("running", "healthy")], "unknown", "Collect evidence done", "look"],
+	"evidence that was asked for": [[["read-begun", { verb: "forensics", loud: true }, 5], evidenceCame("running", "healthy")], "unknown", "Evidence taken", "look"],
 	"another caller's job": [[statusCame("running", "qemu-running", 0, { holder: HOLDER })], "busy", "Someone is on it", "watch"],
 	"a stop that is done": [verbEnds("stop", { state: "stopped", last: "id_1" }), "good", "Stop done", "look"],
 	"nothing was sent": [verbEnds("reset", { outcome: "unreached", reached: false, state: null, message: "the host refused the connection" }), "warn", "Reset not sent", "look"],

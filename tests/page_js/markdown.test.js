@@ -32,7 +32,7 @@ const marks = (text, open) => short(inline(text, open));
 
 // A text of the marks that mean something, in an order that a seed decides.
 const BITS = [
-	"\n", "\n", "\n\n", " ", "  ", "    ", "\t", "a", "Word ", "*", "**", "***", "`", "``", "```", "\n```\n", "\n~~~~\n", "~", "- ", "\n- ", "\n  - ", "\n1. ", "2) ", "# ",
+	"\n", "\n", "\n\n", " ", "  ", "    ", "\t", "a", "Word ", "*", "**", "***", "`", "``", "```", "\n```\n", "\n~~~~\n", "~", "~~", "- ", "\n- ", "\n  - ", "\n1. ", "2) ", "# ",
 	"\n### ", "|", " | ", "\n| a | b |\n", "|---|\n", "---", "\n---\n", "> ", "\n> ", "[a](http://b)", "[", "](", ")", "\\", "_", "<b>", "&lt;", "\u202e", "\ud83d\ude00", "\0", ":",
 ];
 function randomOf(seed) {
@@ -49,6 +49,7 @@ test("the blocks that Claude writes", () => {
 	assert.deepEqual(brief("## Disk\n\nIt waits.\nA reset does not help.\n\n- one\n  more\n- two\n  - inner\n\n3. three\n---\n> said\n> before"), [
 		"heading Disk", "text It waits.\nA reset does not help.", "item one\nmore", "item two", "item2 inner", "item three", "rule", "quote said\nbefore",
 	]);
+	assert.deepEqual(brief("- [x] done\n- [ ] open\n- [y] text\n- [x]text"), ["item ☑ done", "item ☐ open", "item [y] text", "item [x]text"]);
 	assert.deepEqual(brief("| a | b \\| c |\n|---|:-:|\n| 1 |\nafter"), ["row a/b | c", "row 1", "text after"]);
 	assert.deepEqual(brief("1. Run\n   ```sh\n   zpool status\n     x\n   ```\n2. Look"), ["item Run", "fence3", "code3 zpool status\n  x", "item Look"]);
 	assert.deepEqual(brief("````\n```\n**no**\n````\nafter"), ["fence", "code ```\n**no**", "text after"]);
@@ -66,6 +67,8 @@ test("the pieces of a line", () => {
 	assert.equal(marks("*a **b*** **c\nd**"), "<em>a <strong>b</></> <strong>c\nd</>");
 	assert.equal(marks("`` a`b `` ` `"), "<code>a`b</> <code> </>");
 	assert.equal(marks("**a *b**"), "<strong>a *b</>");
+	assert.equal(marks("~~a **b** c~~ ~d~ e~~"), "<s>a <strong>b</> c</> ~d~ e~~");
+	assert.equal(marks("**a ~~b** c~~"), "<strong>a ~~b</> c~~");
 });
 
 test("an address stays in sight, whatever the words say", () => {
@@ -76,7 +79,7 @@ test("an address stays in sight, whatever the words say", () => {
 test("what is not closed yet looks as it will, and at the end as it is", () => {
 	assert.deepEqual([marks("a **b", true), marks("a **b")], ["a <strong>b</>", "a **b"]);
 	assert.deepEqual([marks("a **b*", true), marks("a `b", true), marks("a `b")], ["a <strong>b</>", "a <code>b</>", "a `b"]);
-	for (const half of ["a *", "a **", "a `", "a ```"]) assert.equal(marks(half, true), "a ");
+	for (const half of ["a *", "a **", "a `", "a ```", "a ~~"]) assert.equal(marks(half, true), "a ");
 	const open = nextBlock("```\nls\n``", 4, { fence: "```" }, false);
 	assert.equal(open.block.text, "ls\n"); // the rest may be half a fence
 	assert.equal(nextBlock("```\nls\n``", 4, { fence: "```" }, true).block.text, "ls\n``");
@@ -120,7 +123,7 @@ test("no mark makes anything but these kinds, and no word is lost", () => {
 			if (!/```|~~~~/.test(text)) assert.equal(count(said), count(text), `seed ${seed}, round ${round}: ${JSON.stringify(text)}`); // a fence's language is not shown
 		}
 	}
-	assert.deepEqual([...kinds].sort(), ["code", "em", "fence", "heading", "item", "quote", "row", "rule", "strong", "text"]);
+	assert.deepEqual([...kinds].sort(), ["code", "em", "fence", "heading", "item", "quote", "row", "rule", "s", "strong", "text"]);
 });
 
 test("what is spoken has the words and no marks", () => {
