@@ -8,59 +8,15 @@ import { askForget, describeKey, keepOrNot, keyInAddress, takeKept, unlock } fro
 import { draw, startDrawing } from "./state/draw.js";
 import { pollHealth } from "./state/health.js";
 import { refreshHistory } from "./state/history.js";
-import { isAway, vmHealth } from "./state/rules.js";
+import { isAway } from "./state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "./state/store.js";
-import { checkEach, checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
+import { chooseVm, endOpening, followLink, isKnown, openLink, showTab, takeLink } from "./vm/go.js";
+import { checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
 import { REGIONS } from "./vm/render.js";
 import { hideDetails } from "./vm/render_bar.js";
-import { clearTrouble, openJob } from "./vm/render_history.js";
+import { openJob } from "./vm/render_history.js";
 import { enlargePicture, makeButtons } from "./vm/render_vm.js";
 import { askAgain, runVerb, stopWaiting } from "./vm/run.js";
-
-/** @param {string} name */
-const isKnown = (name) => Boolean(vmHealth(getState(), name));
-
-/** Shows a VM that is known. @param {string} name */
-function chooseVm(name) {
-	if (!isKnown(name)) return;
-	viewOf(name);
-	dispatch("vm-chosen", { name });
-	keep("local", "vm", name);
-	if (getState().health.vms.length > 1) history.replaceState(null, "", `#vm=${name}`); // a reload shows the same
-}
-
-/** @param {string} tab */
-function showTab(tab) {
-	clearTrouble();
-	if (tab === "list") lookAtAll();
-	dispatch("tab-chosen", { tab });
-	scrollTo(0, 0);
-}
-
-/** A quick look at each VM, for the list. */
-function lookAtAll() {
-	checkEach(getState().health.vms.map(({ name }) => name));
-}
-
-let link = ""; // what this page was opened by, until all of it is shown
-const linkInAddress = () => (location.hash.includes("vm=") ? location.hash : "");
-
-/** `#vm=NAME&job=ID` opens that VM and that job. An unknown name is said, and no other VM is opened in its place. */
-async function openLink() {
-	const asked = new URLSearchParams(link.slice(1));
-	const [name, job] = [asked.get("vm"), asked.get("job")];
-	if (name === null) return;
-	if (!isKnown(name)) {
-		dispatch("vm-unknown", { name: name.slice(0, 63) });
-		return;
-	}
-	chooseVm(name);
-	const { unlocked } = getState();
-	showTab(job && unlocked ? "history" : "vm");
-	if (!unlocked) return; // the job waits for the key
-	link = "";
-	if (job) await openJob(name, job);
-}
 
 async function watchHolder() {
 	const { vm } = getState();
@@ -147,7 +103,7 @@ document.addEventListener("click", ({ target }) => {
 document.addEventListener("submit", (event) => {
 	event.preventDefault();
 	if (event.target === $("ask")) withChat((chat) => chat.sendPrompt());
-	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value).then(openLink);
+	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value);
 });
 document.addEventListener("visibilitychange", () => {
 	if (document.hidden && isAsking()) stopAsking();
@@ -165,17 +121,14 @@ $("prompt").addEventListener("keydown", (event) => {
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
 addEventListener("hashchange", () => {
-	if (isAsking()) stopAsking(); // it asks about what was on the screen
-	link = linkInAddress();
+	if (!followLink()) return;
 	const given = keyInAddress();
-	if (given) unlock(given).then(openLink);
-	else openLink();
+	if (given) unlock(given);
 });
 subscribe((state, before) => {
-	// The names that are kept here may be older than the link.
-	if (state.unknownVm && state.health.vms !== before.health.vms && vmHealth(state, state.unknownVm)) openLink();
-	// Without Breakglass, the commands that go round it are in sight.
-	if (isAway(state) && !isAway(before)) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
+	// Without Breakglass or a key for it, the commands that go round it are in sight.
+	const isAlone = isAway(state) && !isAway(before);
+	if (isAlone || (state.key === "revoked" && before.key !== "revoked")) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
 
 /** Has the browser store the page, which sw.js renews. @param {() => void} onNewPage  called when the device has a newer one, which the next opening shows */
@@ -197,7 +150,7 @@ async function begin() {
 	makeButtons();
 	const known = recall("local", "vms") ?? [];
 	dispatch("names-came", { vms: known, choice: recall("local", "vm") });
-	link = linkInAddress();
+	takeLink();
 	const given = keyInAddress();
 	if (given) keep("session", "demo", true);
 	const keeps = Boolean(given) || !LOCAL.test(location.hostname) || Boolean(recall("session", "demo"));
@@ -215,8 +168,8 @@ async function begin() {
 	else await takeKept(keeps);
 	dispatch("key-missing");
 	const { health, unlocked } = getState();
-	if (link) await openLink();
-	else if (unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");
+	if (!await openLink() && unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");
+	endOpening();
 	registerWorker(() => dispatch("page-renewed"));
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..agents.pve.words import MUTATING
 from ..base.verbs import PROPOSAL_ID
 from .events import Table
-from .job import TRANSCRIPT_BYTES, Line, Piece, decode_piece
+from .job import TRANSCRIPT_BYTES, Line, Piece, decode_piece, encode_line
 from .request import Proposal
 from .store import Batch
 
@@ -57,14 +57,22 @@ class TurnOutput:
     """What a turn has sent. `number` is that of the next event, and `last` the end of the turn, once it has come.
 
     The end is kept back until the turn's program has ended. `code` is `ok` or that of the turn's error; `tokens` and
-    `cost` are what it spent. `ask` is called with each question to the host and its number.
+    `cost` are what it spent. `ask` is called with each question to the host and its number. `get_last` returns the
+    VM's last job as the turn saw it, empty if it saw none; a proposal is good as long as it is the last.
     """
 
-    def __init__(self, vm: str, verbs: Sequence[str], transcript: int, ask: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        vm: str,
+        verbs: Sequence[str],
+        transcript: int,
+        ask: Callable[[int, str], None],
+        get_last: Callable[[], str],
+    ) -> None:
         self.number = 2
         self.code, self.cost, self.tokens = "ok", 0.0, dict[str, float]()
         self.last: list[tuple[int, bytes]] = []
-        self._vm, self._verbs, self._ask = vm, verbs, ask
+        self._vm, self._verbs, self._ask, self._get_last = vm, verbs, ask, get_last
         self._size, self._saved, self._transcript = 0, 0, transcript
         self._events: list[tuple[int, bytes]] = []
         self._pieces: list[Piece] = []
@@ -105,6 +113,8 @@ class TurnOutput:
         if self._size > EVENT_BYTES:
             raise Misbehavior("its events reached their size limit")
         self._note(kind, event)
+        if kind == "approval":
+            line = encode_line({**event, "last": self._get_last()})[:-1]
         if kind == "done":
             self.last.append((number, line + b"\n"))
         else:
@@ -118,7 +128,7 @@ class TurnOutput:
                 raise ValueError("a proposal that it can't make")
             if not _JOB.fullmatch(event["job"]):
                 raise ValueError("a proposal without an id")
-            self._proposals.append({"verb": event["verb"], "job": event["job"]})
+            self._proposals.append({"verb": event["verb"], "job": event["job"], "last": self._get_last()})
         elif kind == "error":
             if not _CODE.fullmatch(event["code"]):
                 raise ValueError("an error without a code")

@@ -53,7 +53,7 @@ class RunningTurn:
         self._stored = 1  # the last event that is
         verbs = list_verbs(request.tools)
         self._reads = PveReads(read, request.vm.vmid, verbs, self._send, self._drain)
-        self._output = TurnOutput(request.vm.name, verbs, transcript, self._reads.begin)
+        self._output = TurnOutput(request.vm.name, verbs, transcript, self._reads.begin, lambda: self._reads.last)
 
     @property
     def said_nothing(self) -> bool:

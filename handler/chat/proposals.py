@@ -34,9 +34,12 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
     """Return what became of one proposal, and whether that is final."""
     try:
         async with asyncio.timeout(SECONDS):
-            job = (await read(job_line(vmid, proposal["job"])))[-1].get("whole_job")
+            found = (await read(job_line(vmid, proposal["job"])))[-1]
     except (TimeoutError, Unreached, Lost):
         return "the host can't be reached now, so it is unknown whether it was approved", False
+    job = found.get("whole_job")
+    if not isinstance(job, dict) and found.get("last") not in (None, proposal.get("last")):
+        return "it was not approved before another verb changed the VM's power, so it can't be approved any more", True
     if not isinstance(job, dict):
         return "it is not approved, so it has not run", False
     approved = f"{job.get('by')} approved it"

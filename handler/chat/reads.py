@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ..agents.pve.words import MUTATING, READ_ONLY
+from ..auth.signing import ID
 from ..base.errors import Lost, Unreached
 from .job import encode_line
 from .output import Misbehavior
@@ -64,6 +65,7 @@ class PveReads:
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self._read, self._vmid, self._verbs, self._send, self._drain = read, vmid, verbs, send, drain
+        self.last = ""  # the newest job that claude can know of, because a proposal is made for what came of that one
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
 
@@ -92,14 +94,25 @@ class PveReads:
             usage = " | ".join("job id=ID" if verb == "job" else verb for verb in self._verbs)
             self._answer(number, _USAGE, f"usage: pve {usage}\n")
         elif (verb := wanted.split()[0]) in MUTATING:
-            self._answer(number, READ_ONLY, f"approval-required: {verb}\n")
+            self._answer(number, *await self._refuse(verb))
         else:
             self._answer(number, *await self._ask_host(wanted))
         await self._drain()
 
+    async def _refuse(self, verb: str) -> tuple[int, str]:
+        """Return the refusal that becomes a proposal; where the VM's last job is not known, there can be none."""
+        text = "" if self.last else (await self._ask_host(f"status vm={self._vmid}"))[1]
+        if not self.last:
+            return _FAILED, f"{verb} can't be proposed now\n{text}"
+        return READ_ONLY, f"approval-required: {verb}\n"
+
     async def _ask_host(self, line: str) -> tuple[int, str]:
         try:
-            return render_answer(await self._read(line))
+            messages = await self._read(line)
+            last = messages[-1].get("last")
+            if isinstance(last, str) and (last == "none" or ID.fullmatch(last)):
+                self.last = last
+            return render_answer(messages)
         except (Unreached, Lost) as error:
             return _FAILED, f"{error.message}; {error.hint}\n"
         except Exception as error:  # a defect costs the answer, not the turn

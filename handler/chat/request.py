@@ -46,7 +46,7 @@ class SessionsUnwritable(BreakglassError):
 
 # --- The turn that a caller may start ---
 
-Proposal = Mapping[str, str]  # verb, job
+Proposal = Mapping[str, str]  # verb, job, last
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,8 @@ class Terminal:
         ended = ""
         for each in proposals:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
-            if self._is_yes(f"run {verb} on {vm}? y/N ") and self.approve(job, VerbCall(verb, vm, reason=why)):
+            call = VerbCall(verb, vm, reason=why, if_last=str(each.get("last", "")))
+            if self._is_yes(f"run {verb} on {vm}? y/N ") and self.approve(job, call):
                 ended = job
         if ended and self._may_check():
             self.show("\n(claude checks the VM, and can only read)\n")

@@ -24,6 +24,11 @@ def admit(config: Config, signed: Signed, body: VerbBody, now: float) -> Vm | No
                 f'the approval of a proposal can\'t use "{field}"; nothing was sent',
                 "leave it out, or send the verb as your own request, under a new id",
             )
+    if signed.id.startswith(PROPOSAL_ID) and not body.if_last:
+        raise BadRequest(
+            'the approval of a proposal needs "if_last"; nothing was sent',
+            'send its "last" as "if_last", so that it does nothing after another act; if it has none, ask claude again',
+        )
     check_time(signed, body.challenge, int(now), config.session_secrets)
     vm = config.vm_named(body.vm)
     if vm is None or body.verb not in VERBS:

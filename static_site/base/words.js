@@ -62,6 +62,7 @@ const STATES = {
 const TROUBLES = {
 	__proto__: /** @type {any} */ (null),
 	timeout: "no answer within 10 s",
+	lost: "the connection broke before an answer came",
 	"host-key-differs": "its host key changed, so nothing was sent",
 	"key-not-accepted": "it does not accept our SSH key",
 	disabled: "its entry has an error, so it is disabled",

@@ -1,10 +1,10 @@
 // Claude's proposals: how each is drawn, and whether its job was used. A person's own signed request is the approval.
 
 import { icon, leave, make, setText } from "../base/dom.js";
-import { clock } from "../base/words.js";
+import { clock, sentence } from "../base/words.js";
 import { TOO_OLD, isOldProposal } from "../state/conversation.js";
 import { findJob } from "../state/history.js";
-import { fullName } from "../state/rules.js";
+import { fullName, mayAnyway, obstacle, reasonOf } from "../state/rules.js";
 import { dispatch, getState, subscribe } from "../state/store.js";
 import { labelOf, mutates } from "../state/verbs.js";
 
@@ -39,6 +39,14 @@ export class Proposal {
 		setText(later, off ? "Show again" : "Not now");
 	}
 
+	/** While a verb runs on its VM, the button waits as those of the VM do.
+	 * @param {import("../state/shape.js").State} state  @param {import("../state/conversation.js").Proposal} proposal */
+	block(state, { vm, verb }) {
+		const view = state.views[vm];
+		const button = this.#choice.querySelector("[data-approve]");
+		if (button) button.ariaDisabled = String(Boolean(view && obstacle(state, view, verb) && !mayAnyway(view, Date.now())));
+	}
+
 	/** @param {import("../state/conversation.js").Proposal} proposal */
 	draw({ words, status }) {
 		setText(this.#word, words);
@@ -51,6 +59,12 @@ export class Proposal {
 			this.#word.prepend(icon(/: done\b/.test(words) ? "check" : "ring"), " ");
 		} else if (status !== "held" && !isShown) this.element.append(this.#choice);
 	}
+}
+
+/** What came of an approval. @param {string} verb  @param {any} answer */
+function wordsOf(verb, answer) {
+	const why = answer.outcome === "refused" ? ` ${sentence(reasonOf(answer))}` : "";
+	return `${labelOf(verb)}: ${answer.outcome} at ${clock(Date.now())}.${why}`;
 }
 
 /** Asks the host about a proposal that comes from a log. Returns whether its job has ended there. @param {string} job */
@@ -71,13 +85,15 @@ export async function checkProposal(job) {
 	return Boolean(found.outcome);
 }
 
-subscribe(({ proposals }, before, { type, job, id, verb, answer }) => {
+subscribe((state, before, { type, job, id, verb, answer }) => {
+	const { proposals } = state;
+	if (state.views !== before.views) for (const [each, card] of cards) if (proposals[each]) card.block(state, proposals[each]);
 	for (const [each, card] of proposals === before.proposals ? [] : cards) {
 		if (!proposals[each]) cards.delete(each); // forgotten
 		else if (proposals[each] !== before.proposals[each]) card.draw(proposals[each]);
 	}
 	if (type === "proposal-pressed" && ["held", "unsure"].includes(proposals[job]?.status)) checkProposal(job);
 	if (type === "settled" && mutates(verb) && answer.reached) {
-		dispatch("proposal-noted", { job: id, words: `${labelOf(verb)}: ${answer.outcome} at ${clock(Date.now())}.`, status: "spent" });
+		dispatch("proposal-noted", { job: id, words: wordsOf(verb, answer), status: "spent" });
 	}
 });

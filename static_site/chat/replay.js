@@ -88,9 +88,9 @@ async function drawPast(chat, { turn: id, prompt, at, tools, events }, goesOn, s
  * @param {"open"|"held"} [status] of a proposal */
 export function drawEvent({ number: talk }, drawn, event, status = "open") {
 	drawn.n = event.n;
-	const { type, job, vm, verb } = event;
+	const { type, job, vm, verb, last = "" } = event;
 	const words = DRAWN.includes(type) ? drawn[/** @type {typeof DRAWN[number]} */ (type)](event) : "";
-	if (type === "approval" && mutates(verb)) dispatch("proposal-came", { job, proposal: { vm, verb, at: drawn.began, talk, status } });
+	if (type === "approval" && mutates(verb)) dispatch("proposal-came", { job, proposal: { vm, verb, at: drawn.began, last, talk, status } });
 	if (type === "done") {
 		drawn.done = event;
 		if (!event.ok && !drawn.ending) drawn.end("It ended without an answer.");

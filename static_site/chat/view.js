@@ -11,7 +11,7 @@ import { listTalks, makeTalkRows } from "./list.js";
 import { readChat } from "./replay.js";
 
 /** @typedef {import("../state/conversation.js").Chat} Chat */
-/** @typedef {import("../state/reduce.js").State} State */
+/** @typedef {import("../state/shape.js").State} State */
 
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 const transcript = $("transcript");

@@ -4,7 +4,7 @@ import { askPerson, stopAsking } from "../base/dialog.js";
 import { $, setShown, setText, setTexts } from "../base/dom.js";
 import { currentKey, useKey } from "../base/send.js";
 import { LOCAL, OWN, forgetAll, isAppleTab, keep, keyStore, recall } from "../base/storage.js";
-import { span } from "../base/words.js";
+import { ended, span } from "../base/words.js";
 import { pollHealth } from "../state/health.js";
 import { dispatch, getState, subscribe } from "../state/store.js";
 
@@ -15,6 +15,7 @@ const STORE_MS = 3_000;
 
 const secret = /** @type {HTMLInputElement} */ ($("secret"));
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
+let untaken = ""; // why this browser does not keep the key
 /** @type {Kept|null} as it was when the page opened */
 let before = recall("local", "key");
 
@@ -56,11 +57,11 @@ export async function importKey(text) {
 	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
 }
 
-/** Continues with a key. @param {CryptoKey} key */
-export async function takeKey(key) {
+/** Continues with a key. @param {CryptoKey} key  @param {boolean} [good] it was proved earlier */
+export async function takeKey(key, good) {
 	if (!getState().vm) await pollHealth();
 	useKey(key);
-	dispatch("unlocked");
+	dispatch("unlocked", { good });
 }
 
 /** Takes the key that this device keeps, if there is one. @param {boolean} allowed */
@@ -72,12 +73,13 @@ export async function takeKept(allowed) {
 	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
 	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
-	if (kept && !getState().unlocked) await takeKey(kept);
+	if (kept && !getState().unlocked) await takeKey(kept, Boolean(before?.tested));
 }
 
 /** Keeps the key, or not, as the box says. */
 export async function keepOrNot() {
 	const key = currentKey();
+	untaken = "";
 	try {
 		if (!keepBox.checked) {
 			await keyStore((store) => store.delete(1));
@@ -91,7 +93,7 @@ export async function keepOrNot() {
 		}
 	} catch (error) {
 		keepBox.checked = false;
-		setText($("key-trouble"), `This browser can’t store it: ${error instanceof Error ? error.message : error}`);
+		untaken = `This browser can’t store it: ${error instanceof Error ? error.message : error}`;
 	}
 	describeKey();
 }
@@ -136,7 +138,7 @@ export function describeKey() {
 	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
 	setTexts({
 		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
-		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : "The key is only in this tab, and is gone when you close it.",
+		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : `${untaken && ended(untaken)} The key is only in this tab, and is gone when you close it.`.trim(),
 		"key-ios": isAppleTab() ? "Safari deletes it after seven days without a visit. Add this page to the home screen (Share), and keep the key there." : "",
 	});
 }
@@ -161,6 +163,7 @@ subscribe((state, was) => {
 		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
 		secret.focus();
 	}
+	if (state.key === "revoked") setText($("key-trouble"), "This key was good, and Breakglass refuses it now. Ask the person who runs Breakglass for a new pairing link, and enter it here.");
 	describeKey();
 });
 addEventListener("storage", ({ key, newValue }) => {

@@ -1,5 +1,8 @@
 // The conversation with Claude about one VM, and how each thing that happens changes it. Pure.
 
+import { clock } from "../base/words.js";
+import { labelOf } from "./verbs.js";
+
 /** A question and its answer. `own`: the page sent it by itself. `recap`: Claude is told what was said. `began`: by this device's clock.
  * @typedef {{id: string, prompt: string, own: boolean, began: number, body?: string, recap?: boolean, answer?: string}} Turn */
 /** @typedef {{notice?: string, trouble?: string, lost?: boolean}} Failure */
@@ -12,10 +15,11 @@
 /** An earlier one, as the handler lists it. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
 /** What the device keeps of one. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
 /** `status`: "held" until it is known whether it was used, "unsure" if that can't be known, "spent" if its id acts no more.
- * `talk`: the number of its conversation. `at`: when its turn began, by this device's clock.
- * @typedef {{vm: string, verb: string, at: number, talk: number, words: string, status: "held"|"unsure"|"open"|"spent"}} Proposal */
+ * `talk`: the number of its conversation. `at`: when its turn began, by this device's clock. `last`: the VM's last job as
+ * Claude saw it: after another one the proposal is spent.
+ * @typedef {{vm: string, verb: string, at: number, last: string, talk: number, words: string, status: "held"|"unsure"|"open"|"spent"}} Proposal */
 
-/** @typedef {import("./reduce.js").State} State */
+/** @typedef {import("./shape.js").State} State */
 
 export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
 const DAY_MS = 86_400_000; // a host remembers an id for two days, so an older one could act twice
@@ -57,8 +61,30 @@ export const OF_CHAT = {
 	"check-due": (chat, { check }) => ({ ...chat, check }),
 };
 
-/** @param {{at: number}} proposal  @param {number} now */
-export const isOldProposal = ({ at }, now) => Math.abs(now - at) >= DAY_MS;
+/** One that names no last job is of an earlier version. @param {{at: number, last: string}} proposal  @param {number} now */
+export const isOldProposal = ({ at, last }, now) => !last || Math.abs(now - at) >= DAY_MS;
+
+/** What has changed the VM's power since a proposal was made, as far as the history shows it.
+ * @param {State} state  @param {string} id  @returns {import("./shape.js").Job|undefined} */
+function actSince({ views, proposals }, id) {
+	const { vm, last } = proposals[id];
+	const { seen, jobs } = views[vm] ?? {};
+	const place = jobs?.findIndex((job) => job.id === last) ?? -1;
+	const since = last === "none" ? jobs : jobs?.slice(0, Math.max(0, place)); // the newest come first
+	const act = since?.find((job) => job.id === seen?.last);
+	return act?.id === id ? undefined : act;
+}
+
+/** Ends the proposals that were made for another state than there is. @param {State} state  @returns {State} */
+export function spendProposals(state) {
+	/** @type {State["proposals"]} */
+	const spent = {};
+	for (const [id, proposal] of Object.entries(state.proposals)) {
+		const act = proposal.status === "spent" ? undefined : actSince(state, id);
+		if (act) spent[id] = { ...proposal, status: "spent", words: `Spent: ${labelOf(act.verb).toLowerCase()} at ${clock(Date.parse(act.started) - state.clockOff)} by ${act.by}. Ask Claude again.` };
+	}
+	return Object.keys(spent).length ? { ...state, proposals: { ...state.proposals, ...spent } } : state;
+}
 
 /** Why a proposal can't be approved now, or nothing. @param {State} state  @param {string} job  @param {number} now */
 export function proposalObstacle({ proposals }, job, now) {

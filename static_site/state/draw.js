@@ -1,10 +1,10 @@
 // Draws what is known: after every event, and once a second. What is drawn where, app.js says.
 
-import { newView } from "./reduce.js";
+import { newView } from "./shape.js";
 import { getState, subscribe, viewOf } from "./store.js";
 
-/** @typedef {import("./reduce.js").State} State */
-/** @typedef {import("./reduce.js").View} View */
+/** @typedef {import("./shape.js").State} State */
+/** @typedef {import("./shape.js").View} View */
 /** A region of the page. Of a VM that is not here nothing is known: `named` is empty then.
  * @typedef {(state: State, view: View, now: number, named: View) => unknown} Draw */
 

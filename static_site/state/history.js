@@ -4,7 +4,7 @@ import { newId, post } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
 import { dispatch, getState } from "./store.js";
 
-/** @typedef {import("./reduce.js").Job} Job */
+/** @typedef {import("./shape.js").Job} Job */
 /** @typedef {Record<string, {n: number, head: string}[]>} Heads */
 /** @typedef {{node: string, n: number, head: string, broken?: string, hashes?: string[], since?: number}} Chain */
 

@@ -1,70 +1,16 @@
 // What the page knows, and how each thing that happens changes it. Pure: every event brings its own time.
 
 import { clock, isVerdict, minute } from "../base/words.js";
-import { OF_CHAT, OF_CHATS } from "./conversation.js";
-import { obstacle, outcomeOf, reasonOf } from "./rules.js";
+import { OF_CHAT, OF_CHATS, spendProposals } from "./conversation.js";
+import { noteLock, outcomeOf, reasonOf } from "./rules.js";
+import { newView } from "./shape.js";
 import { bringsUp, labelOf, mutates } from "./verbs.js";
 
-/** A job of another caller that holds the VM.
- * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline: number}} Holder */
-/** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
-/** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
-/** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
- *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[]}} Job */
-/** @typedef {{png: string, started: string, last: string|null, live?: boolean, rows?: string[]}} Picture */
-/** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status tells it */
-/** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
- * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.
- * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number, started: number, heard: number,
- *   back: {ms: number, most: boolean}|null, found: ""|"guest"|"nothing"|"stopped"|"unseen"}} Watch */
-
-/** What is known of one VM. `open` is the mutating job whose end is not known; `acting` and `reading` are under way.
- * @typedef {object} View
- * @property {string} vm
- * @property {string} phase @property {string} verb @property {number} since
- * @property {string} sentence @property {string} hint @property {string[]} lines @property {string} url
- * @property {string} offer @property {Holder|null} holder
- * @property {{id: string, verb: string}|null} open @property {boolean} acting @property {string} reading
- * @property {{name: string, at: number}[]} stages as they came, some twice @property {{started: number, seconds: number}|null} deadline
- * @property {{state: string, last: string|null, at: number, holder: Holder|null}|null} seen
- * @property {Verdict|null} verdict @property {number} lookedAt @property {boolean} mayLook
- * @property {Heartbeat|null} heartbeat @property {boolean} beats whether the guest ever had one
- * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch
- * @property {Job[]|null} jobs @property {string} jobsTrouble @property {string} chain
- * @property {{title: string, text: string}} output @property {{lines: string[], at: number}|null} words the end of the guest's kernel log
- * @property {string} trouble @property {string} note @property {string[]} warnings @property {string[]} byHand
- * @property {{at?: string, how?: string, seen: number}|null} proven
- * @property {Record<string, boolean>} sent @property {number} triedAt @property {number} lockedSince
- * @property {{words: string, at: number}|null} nudge */
-
-/** @typedef {{name: string, vmid: number|null, proxmox: string, since: string|null}} VmHealth */
-/** `key`: whether there is one, and what an answer said of it. `newPage`: the device has a newer one.
- * @typedef {object} State
- * @property {"sought"|"none"|"given"|"proved"|"refused"} key @property {boolean} unlocked @property {string} vm @property {string} tab @property {number} clockOff @property {string} unknownVm
- * @property {boolean} newPage
- * @property {{vms: VmHealth[], answer: any, fails: number, downSince: number, at: number, next: number, slow: boolean}} health
- * @property {Record<string, View>} views @property {Record<string, import("./conversation.js").Chat>} chats @property {number} opened how many conversations were
- * @property {{list: import("./conversation.js").Talk[], none: string}|null} talks the earlier conversations, while they are shown
- * @property {Record<string, import("./conversation.js").Proposal>} proposals by the id of the job that an approval begins */
-/** @typedef {{type: string, at: number, vm?: string, [more: string]: any}} Event_ */
-
-/** @param {string} vm  @param {Partial<View>} kept what this device kept of it  @returns {View} */
-export const newView = (vm, kept = {}) => ({
-	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null,
-	open: null, acting: false, reading: "", stages: [], deadline: null,
-	seen: null, verdict: null, lookedAt: 0, mayLook: true, picture: null, words: null, waiting: false, watch: null,
-	heartbeat: null, beats: false,
-	jobs: null, jobsTrouble: "", chain: "", output: { title: "", text: "" },
-	trouble: "", note: "", warnings: [], byHand: [], proven: null, sent: {}, triedAt: 0, lockedSince: Infinity, nudge: null,
-	...kept,
-});
-
-/** @returns {State} */
-export const newState = () => ({
-	key: "sought", unlocked: false, vm: "", tab: "vm", clockOff: 0, unknownVm: "", newPage: false,
-	health: { vms: [], answer: null, fails: 0, downSince: 0, at: 0, next: 0, slow: false },
-	views: {}, chats: {}, opened: 0, talks: null, proposals: {},
-});
+/** @typedef {import("./shape.js").Picture} Picture */
+/** @typedef {import("./shape.js").Watch} Watch */
+/** @typedef {import("./shape.js").View} View */
+/** @typedef {import("./shape.js").State} State */
+/** @typedef {import("./shape.js").Event_} Event_ */
 
 /** @param {View} view  @param {number} at  @param {string} phase  @param {Partial<View>} more  @returns {View} */
 const enter = (view, at, phase, more = {}) => ({
@@ -84,11 +30,11 @@ const OF_VIEW = {
 		stages: view.open?.id === id ? view.stages : [], deadline: null, watch: null, waiting: false, output: { title: "", text: "" },
 	}),
 	"act-recalled": (view, { id, verb }) => ({ ...view, verb, open: { id, verb }, note: "", sent: { ...view.sent, [id]: true } }),
-	"stage-came": (view, { at, id, n, stage, started, deadline }) => {
+	"stage-came": (view, { at, id, n, stage, started, deadline }, { clockOff }) => {
 		if (view.open?.id !== id) return view;
 		const known = view.stages[n]?.name === stage; // who attaches gets all stages again, from the first
 		const stages = known ? view.stages : [...view.stages.slice(0, n), { name: stage, at }];
-		const ends = deadline ? { started: Date.parse(started), seconds: deadline } : view.deadline;
+		const ends = deadline ? { started: Date.parse(started) - clockOff, seconds: deadline } : view.deadline;
 		const heard = view.phase === "unknown" ? enter(view, at, "running", { since: view.since }) : view;
 		return { ...heard, stages, deadline: ends };
 	},
@@ -107,7 +53,9 @@ const OF_VIEW = {
 		});
 	},
 	settled,
-	"picture-came": (view, { picture, words }) => ({ ...view, waiting: false, picture: picture ?? view.picture, words }),
+	"picture-came": (view, { picture, words }, state) => ({
+		...view, waiting: false, picture: picture ? timed(picture, state) : view.picture, words,
+	}),
 	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {
 		...view, watch: null, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
 	} : view),
@@ -118,12 +66,12 @@ const OF_VIEW = {
 		...view,
 		watch: { verb: view.verb, seconds: 0, started: NaN, heard: at, back: null, ...view.watch, since: view.watch?.since ?? at, until: at + 1e3 * seconds, on: true, found: "" },
 	}),
-	"screen-came": (view, { at, picture, guest, state }) => {
+	"screen-came": (view, { at, picture, guest, state }, whole) => {
 		const seen = view.seen && state && state !== "unknown" ? { ...view.seen, state, at } : view.seen;
 		const { watch } = view;
 		const found = guest === "answers" ? "guest" : state === "stopped" ? "stopped" : "";
 		const next = watch && found ? { ...watch, on: false, until: at, found } : watch;
-		return { ...view, seen, picture: picture ?? view.picture, watch: /** @type {Watch|null} */ (next) };
+		return { ...view, seen, picture: picture ? timed(picture, whole) : view.picture, watch: /** @type {Watch|null} */ (next) };
 	},
 	"watch-ended": (view, { at, found }) => {
 		const { watch } = view;
@@ -132,10 +80,19 @@ const OF_VIEW = {
 		const until = late > 0 && late < 10_000 ? watch.until : at;
 		return { ...view, watch: { ...watch, on: false, until, found: watch.back && found === "nothing" ? "guest" : found } };
 	},
+	"look-begun": (view) => ({ ...view, looking: true }),
+	"look-over": (view) => ({ ...view, looking: false }),
 	"look-refused": (view) => ({ ...view, mayLook: false }),
+	"sent-heard": (view, { ids }) => (ids.every((/** @type {string} */ id) => id in view.sent) ? view : { ...view, sent: { ...sentOf(ids), ...view.sent } }),
 	nudged: (view, { at, words }) => ({ ...view, nudge: { words, at } }),
 	"proven-heard": (view, { proven }) => ({ ...view, proven }),
 };
+
+/** When a picture was taken, by this device's clock. @param {Omit<Picture, "at">} picture  @param {State} state  @returns {Picture} */
+const timed = (picture, { clockOff }) => ({ ...picture, at: Date.parse(picture.started) - clockOff });
+
+/** The jobs that this device sent from another tab, or before. @param {string[]} ids  @returns {Record<string, boolean>} */
+export const sentOf = (ids) => Object.fromEntries(ids.map((id) => [id, false]));
 
 /** @param {{by_hand?: string[]}} answer */
 const byHand = ({ by_hand: lines = [] }) => lines.map((line) => `By hand: ${line}`);
@@ -203,9 +160,9 @@ function remember(view, { at, verb, answer, changes }) {
 /** @type {Record<string, (state: State, event: any) => State>} */
 const OF_STATE = {
 	"key-missing": (state) => (state.key === "sought" ? { ...state, key: "none" } : state),
-	unlocked: (state) => ({ ...state, key: "given", unlocked: true }),
-	locked: (state, { refused }) => ({ ...state, key: refused ? "refused" : "none", unlocked: false, views: {}, chats: {}, talks: null, proposals: {} }),
-	"key-proved": (state) => (state.key === "given" ? { ...state, key: "proved" } : state),
+	unlocked: (state, { good = false }) => ({ ...state, key: "given", keyWasGood: good, leftOpen: "", unlocked: true }),
+	locked: (state, { refused, left = "" }) => ({ ...state, key: !refused ? "none" : state.keyWasGood ? "revoked" : "refused", leftOpen: left, unlocked: false, tab: "vm", views: {}, chats: {}, talks: null, proposals: {} }),
+	"key-proved": (state) => (state.key === "given" ? { ...state, key: "proved", keyWasGood: true } : state),
 	"clock-measured": (state, { off }) => (state.clockOff === off ? state : { ...state, clockOff: off }),
 	"vm-chosen": (state, { name }) => ({ ...state, vm: name, unknownVm: "" }),
 	"vm-unknown": (state, { name }) => ({ ...state, unknownVm: name }),
@@ -248,18 +205,5 @@ export function reduce(state, event) {
 	} else if (type in OF_CHAT) {
 		if (chat) next = { ...state, chats: { ...state.chats, [name]: OF_CHAT[type](chat, event) } };
 	} else next = OF_STATE[type](state, event);
-	return noteLock(next, at);
+	return noteLock(next.views === state.views && next.proposals === state.proposals ? next : spendProposals(next), at);
 }
-
-/** Since when the power buttons of the shown VM are locked: a lock is a hint, and ends after a minute. Not so where a link
- * named another VM.
- * @param {State} state  @param {number} at  @returns {State} */
-function noteLock(state, at) {
-	const view = state.views[state.vm];
-	if (!view) return state;
-	const locked = state.unlocked && !state.unknownVm && view.phase !== "running" && obstacle(state, view, "reset");
-	const since = locked ? Math.min(view.lockedSince, at) : Infinity;
-	if (since === view.lockedSince) return state;
-	return { ...state, views: { ...state.views, [state.vm]: { ...view, lockedSince: since } } };
-}
-

@@ -3,9 +3,10 @@
 import { MINUTE, clock, ended, sentence, span, troubleOf } from "../base/words.js";
 import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
-/** @typedef {import("./reduce.js").State} State */
-/** @typedef {import("./reduce.js").View} View */
-/** @typedef {import("./reduce.js").Holder} Holder */
+/** @typedef {import("./shape.js").State} State */
+/** @typedef {import("./shape.js").View} View */
+/** @typedef {import("./shape.js").Holder} Holder */
+/** Where a person is on the page. @typedef {{vm: string, tab: string}} Place */
 
 const LOOK_EVERY_MS = 15_000;
 
@@ -71,6 +72,18 @@ export const pointless = ({ seen }, verb) => (seen && POINTLESS[verb] === seen.s
 /** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
 export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
 
+/** Since when the power buttons of the shown VM are locked: a lock is a hint, and ends after a minute. Not so where a link
+ * named another VM.
+ * @param {State} state  @param {number} at  @returns {State} */
+export function noteLock(state, at) {
+	const view = state.views[state.vm];
+	if (!view) return state;
+	const locked = state.unlocked && !state.unknownVm && view.phase !== "running" && obstacle(state, view, "reset");
+	const since = locked ? Math.min(view.lockedSince, at) : Infinity;
+	if (since === view.lockedSince) return state;
+	return { ...state, views: { ...state.views, [state.vm]: { ...view, lockedSince: since } } };
+}
+
 /** The verdict, if it is still about what is there. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
@@ -85,7 +98,7 @@ const OF_RUNNING = /^(healthy|heartbeat|guest|backup|disk|storage)/;
 
 /** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
  * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
- * @param {View} view  @param {number} now by the host's clock  @returns {import("./reduce.js").Job|null} */
+ * @param {View} view  @param {number} now by the host's clock  @returns {import("./shape.js").Job|null} */
 export function recentEvidence({ seen, verdict, jobs }, now) {
 	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
 	const code = newest?.verdict?.code ?? "";
@@ -103,13 +116,14 @@ export const isCheckDue = (state, view, now) => state.unlocked && !view.acting &
 /** @param {any} answer */
 export function reasonOf({ message, verdict, stderr }) {
 	const reason = message || verdict?.sentence || stderr?.trim() || "no reason was given";
-	return reason.replace(/; nothing was sent$/, "");
+	return reason.replace(/[;,] nothing was (sent|changed)$/, "");
 }
 
 /** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
  * @returns {[string, Partial<View>]} */
 export function outcomeOf(verb, answer, { at, clockOff }) {
-	const { outcome, reached, verdict, holder, stage, hint, url } = answer;
+	const { outcome, code, reached, verdict, holder, stage, url } = answer;
+	const hint = code === "forbidden" && answer.hint ? `The person who runs Breakglass can ${ended(answer.hint)}` : answer.hint;
 	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline says it
 	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
@@ -139,3 +153,15 @@ export function notesOf({ health, clockOff, newPage }, view) {
 		newPage ? "This page is from before an upgrade. The new one is stored, and it opens next time." : "",
 	].filter(Boolean);
 }
+
+// --- places, which the browser's Back and Forward lead through ---
+
+/** @param {Pick<State, "vm"|"tab">} state  @returns {Place} */
+export const placeOf = ({ vm, tab }) => ({ vm, tab });
+
+/** @param {Place} place  @param {Place|null} other */
+export const isSamePlace = (place, other) => place.vm === other?.vm && place.tab === other.tab;
+
+/** What stands in the address: the VM where there is a choice; with one, the address stays.
+ * @param {Pick<State, "vm"|"tab"|"health">} state */
+export const addressOf = ({ vm, tab, health }) => (health.vms.length < 2 ? undefined : tab === "list" ? "" : `#vm=${vm}`);

@@ -3,14 +3,17 @@
 import { onClock } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
 import { keptOf } from "./conversation.js";
-import { newState, reduce } from "./reduce.js";
+import { reduce, sentOf } from "./reduce.js";
+import { newState } from "./shape.js";
 
-/** @typedef {import("./reduce.js").State} State */
-/** @typedef {import("./reduce.js").View} View */
+/** @typedef {import("./shape.js").State} State */
+/** @typedef {import("./shape.js").View} View */
+
+const MOST_SENT = 9; // jobs of one VM that this device knows as its own
 
 /** @type {State} */
 let state = newState();
-/** @typedef {(state: State, before: State, event: import("./reduce.js").Event_) => void} Listener */
+/** @typedef {(state: State, before: State, event: import("./shape.js").Event_) => void} Listener */
 /** @type {Set<Listener>} */
 const listeners = new Set();
 
@@ -31,7 +34,8 @@ export function dispatch(type, more = {}) {
 /** What is known of a VM. @param {string} name  @returns {View} */
 export function viewOf(name = state.vm) {
 	if (!Object.hasOwn(state.views, name)) {
-		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`) } });
+		const sent = sentOf(recall("local", `sent ${name}`) ?? []);
+		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`), sent } });
 	}
 	return state.views[name];
 }
@@ -49,6 +53,7 @@ function persist(before) {
 		const old = before.views[name];
 		if (!old || old === view) continue;
 		if (old.byHand !== view.byHand) keep("local", `by-hand ${name}`, view.byHand);
+		if (old.sent !== view.sent) keep("local", `sent ${name}`, Object.keys(view.sent).slice(-MOST_SENT));
 		if (old.proven !== view.proven) keep("local", `proven ${name}`, view.proven);
 	}
 	for (const [vm, chat] of Object.entries(state.chats)) {

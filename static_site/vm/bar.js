@@ -5,8 +5,8 @@ import { mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
-/** @typedef {import("../state/reduce.js").State} State */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
 /** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
 /** `brief` is said where the sentence has no room, and stands above it then.
  * @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, brief?: string, timer: string,
@@ -45,7 +45,7 @@ const PHASES = {
 		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`, brief: "Nothing was changed",
 		...(ANYWAY[view.offer] && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
-	busy: (_, view) => ({ tone: "busy", icon: "working", word: "Someone is on it", sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
+	busy: (_, view) => ({ tone: "busy", icon: "working", word: whose(view, view.holder), sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
 	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "The reason is above", ...LOOK }),
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
@@ -57,10 +57,14 @@ const PHASES = {
 	}),
 };
 
+/** Who is on it: this device may be, from another tab. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
+const whose = ({ sent }, holder) => (holder && holder.job in sent ? "Your other tab is on it" : "Someone is on it");
+
 /** @param {State} state  @param {View} view  @param {number} now */
 function idle(state, view, now) {
+	if (state.unknownVm) return { tone: /** @type {Tone} */ ("warn"), icon: "unknown", word: "No such VM", sentence: "Choose one under VMs", act: "", actLabel: "" };
 	const { holder } = view.seen ?? {};
-	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Someone is on it", sentence: `${holder.by} since ${clock(Date.parse(holder.since) - state.clockOff)}`, act: "watch", actLabel: "Watch" };
+	if (holder) return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: whose(view, holder), sentence: `${holder.by} since ${clock(Date.parse(holder.since) - state.clockOff)}`, act: "watch", actLabel: "Watch" };
 	if (view.reading === "forensics") return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: "Looking…", sentence: "Changes nothing", ...WAIT, act: "", actLabel: "" };
 	const at = Math.max(view.seen?.at ?? 0, view.lookedAt);
 	const word = at ? `${view.lookedAt >= (view.seen?.at ?? 0) - 60_000 && view.lookedAt ? "Looked" : "Checked"} ${clock(at)}` : "Not looked yet";
@@ -69,7 +73,7 @@ function idle(state, view, now) {
 
 /** @param {View} view  @param {number} now */
 function watching(view, now) {
-	const watch = /** @type {import("../state/reduce.js").Watch} */ (view.watch);
+	const watch = /** @type {import("../state/shape.js").Watch} */ (view.watch);
 	const done = `${labelOf(view.verb)} done`;
 	const more = { act: "keep-looking", actLabel: "Keep looking" };
 	const found = {
@@ -86,7 +90,7 @@ function watching(view, now) {
 	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
 }
 
-/** When the guest's kernel answered first, by the host's clock. @param {import("../state/reduce.js").Watch} watch */
+/** When the guest's kernel answered first, by the host's clock. @param {import("../state/shape.js").Watch} watch */
 export const returnOf = ({ back, verb }) => (back ? `the guest’s kernel answers, ${back.most ? "at most " : ""}${span(back.ms)} after the ${labelOf(verb).toLowerCase()}` : "");
 
 /** @param {View} view */
@@ -111,7 +115,7 @@ function passed({ verb, stages }) {
 /** @param {View} view */
 function stageWord(view) {
 	const stage = STAGES[passed(view).at(-1)?.name ?? ""]?.label.toLowerCase();
-	return stage ? `${labelOf(view.verb)}: ${stage}` : `${labelOf(view.verb)} sent`;
+	return stage ? `${labelOf(view.verb)}: ${stage}` : `${labelOf(view.verb)}: sending`;
 }
 
 /** @param {View} view  @param {number} now */

@@ -8,8 +8,8 @@ import { DOING, VERBS, labelOf, mutates } from "../state/verbs.js";
 import { returnOf } from "./bar.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
-/** @typedef {import("../state/reduce.js").State} State */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
 /** @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean}} Headline */
 
 const GOOD_FOR_MS = 2 * MINUTE;
@@ -33,6 +33,10 @@ function locked(state) {
 	if (state.unlocked) return null;
 	if (state.health.fails > 1) return lost(state);
 	if (state.key === "sought") return { words: "Opening…", tone: "unknown", icon: "lock", second: "Looking for this device’s key", why: "" };
+	if (state.key === "revoked") {
+		const second = state.leftOpen ? `The ${labelOf(state.leftOpen).toLowerCase()} may have happened` : "Breakglass refuses it now";
+		return { words: "Key no longer valid", tone: "warn", icon: "lock", second, why: "Use the commands under By hand, and ask for a new pairing link." };
+	}
 	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
 }
 
@@ -47,6 +51,9 @@ function lost({ health }) {
 	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
 }
 
+/** Nothing is promised before the host's first line. @param {View} view */
+const promiseOf = (view) => (view.stages.length ? `It continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
+
 /** When the host ends the job at the latest. @param {View} view */
 const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");
 
@@ -55,7 +62,7 @@ function underWay(state, view, now) {
 	const was = view.verdict ? `Was: ${phraseOf(view.verdict.code).words}` : `QEMU: was ${stateWord(view.seen?.state ?? "unknown")}`;
 	if (view.phase === "running") {
 		const doing = capital(DOING[view.verb] ?? view.verb);
-		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: `It continues on the host, even if this device sleeps${endOf(view)}.` };
+		return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: was, why: promiseOf(view) };
 	}
 	if (view.open || view.phase === "unknown") {
 		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
@@ -129,7 +136,7 @@ function known(state, view, now) {
 
 /** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
-	if (view.reading === "forensics") return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
+	if (view.reading === "forensics" || view.looking) return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
 	return { ...phraseOf("qemu-running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
 }
 

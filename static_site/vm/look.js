@@ -20,6 +20,12 @@ let owed = null;
 
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
+	dispatch("look-begun", { vm }); // what a status alone can't know is not said before the history has come
+	await takeLook(vm).finally(() => dispatch("look-over", { vm }));
+}
+
+/** @param {string} vm */
+async function takeLook(vm) {
 	await Promise.all([runVerb("status", { vm, unasked: true, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
 	const view = viewOf(vm);
 	const { seen, open, mayLook } = view;
@@ -35,7 +41,7 @@ export async function lookAt(vm) {
 	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
 }
 
-/** Shows a capture's picture and the guest's last words, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/reduce.js").Job} [evidence] */
+/** Shows a capture's picture and the guest's last words, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/shape.js").Job} [evidence] */
 async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
@@ -79,10 +85,10 @@ async function takeScreen(vm) {
 
 let hiddenSince = 0;
 
-/** Whether nothing was looked at since the last outcome. @param {import("../state/reduce.js").View} view */
+/** Whether nothing was looked at since the last outcome. @param {import("../state/shape.js").View} view */
 const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed" && lookedAt < since);
 
-/** Nothing is under way, and what failed was not looked at yet. @param {import("../state/reduce.js").View} view */
+/** Nothing is under way, and what failed was not looked at yet. @param {import("../state/shape.js").View} view */
 const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
 
 /** The page is shown again, or hidden. A look that is a minute old is an old one. */
@@ -162,13 +168,16 @@ async function holdScreen() {
 	}
 }
 
-/** What is looked at once a verb has ended. @param {Partial<import("../state/reduce.js").View>} before  @param {import("../state/reduce.js").Event_} event */
-function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last } }) {
+/** What is looked at once a verb has ended. @param {Partial<import("../state/shape.js").View>} before  @param {import("../state/shape.js").Event_} event */
+function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last, holder } }) {
 	const changes = mutates(verb);
 	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last);
 	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
 	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
 	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
+	const view = viewOf(vm);
+	const isOthers = verb === "status" && reached && seen && seen.last !== last && !holder; // another tab's, or another caller's
+	if (isOthers && !isRow && resting(view) && !view.looking) lookAt(vm);
 	if (!changes) return;
 	if (outcome === "done" && bringsUp(verb)) watchGuest(vm);
 	if (outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says

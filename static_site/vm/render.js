@@ -8,8 +8,8 @@ import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
 import { renderVm } from "./render_vm.js";
 
-/** @typedef {import("../state/reduce.js").State} State */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
 
 /** @param {State} state  @param {View} view */
 function renderFrame(state, view) {
@@ -107,7 +107,7 @@ function makeCommand(line) {
 export const REGIONS = [
 	renderFrame,
 	(state, _, now, named) => renderVm(state, named, now),
-	renderBar,
+	(state, { nudge }, now, named) => renderBar(state, { ...named, nudge }, now),
 	renderLinks,
 	renderProven,
 	(_, __, ___, named) => renderHistory(named),

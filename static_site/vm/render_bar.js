@@ -4,8 +4,8 @@ import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "..
 import { ended, sentence } from "../base/words.js";
 import { barOf } from "./bar.js";
 
-/** @typedef {import("../state/reduce.js").State} State */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
 /** @typedef {import("./bar.js").Step} Step */
 
 let hidden = ""; // the outcome whose details a person has put away

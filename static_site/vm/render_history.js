@@ -8,8 +8,8 @@ import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { labelOf } from "../state/verbs.js";
 import { runVerb } from "./run.js";
 
-/** @typedef {import("../state/reduce.js").Job} Job */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").Job} Job */
+/** @typedef {import("../state/shape.js").View} View */
 
 /** What is drawn of a job. @typedef {{item: HTMLElement, vm: string, job: Job, read: string|null}} Entry */
 /** @type {Map<string, Entry>} */

@@ -5,7 +5,7 @@ import { span } from "../base/words.js";
 import { getState, viewOf } from "../state/store.js";
 import { headlineOf, urgency } from "./headline.js";
 
-/** @typedef {import("../state/reduce.js").State} State */
+/** @typedef {import("../state/shape.js").State} State */
 
 /** @type {Map<string, HTMLElement>} */
 const rows = new Map();

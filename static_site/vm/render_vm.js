@@ -6,8 +6,8 @@ import { adviceOf, mayAnyway, notesOf, obstacle, pointless } from "../state/rule
 import { POWER, VERBS } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
 
-/** @typedef {import("../state/reduce.js").State} State */
-/** @typedef {import("../state/reduce.js").View} View */
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
 
 /** @type {Record<string, HTMLElement>} */
 const BUTTONS = {};
@@ -56,7 +56,7 @@ export function renderVm(state, view, now) {
 
 let room = "";
 
-/** A reason takes the room that it needs, and leaves it to a shorter one: a button moves up under no thumb. @param {string} words  @param {string} vm */
+/** A reason takes the room that it needs, and leaves it to a shorter one, so no button moves up under a thumb. @param {string} words  @param {string} vm */
 function renderWhy(words, vm) {
 	const why = $("why");
 	const place = `${innerWidth}x${innerHeight} ${vm}`;
@@ -117,8 +117,8 @@ const isBlocked = (state, view, verb, now) => Boolean(obstacle(state, view, verb
 /** @type {View["picture"]} */
 let shownPicture = null;
 
-/** @param {import("../state/reduce.js").Picture} picture */
-const makePictureOf = ({ png, started, rows }) => makePicture(png, clock(Date.parse(started)), rows);
+/** @param {import("../state/shape.js").Picture} picture */
+const makePictureOf = ({ png, at, rows }) => makePicture(png, clock(at), rows);
 
 /** @param {View} view  @param {number} now */
 function renderPicture({ picture, waiting, seen, watch }, now) {
@@ -133,7 +133,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 	const old = Boolean(picture && !picture.live && seen && picture.last !== seen.last);
 	glass.classList.toggle("old", old);
 	setShown({ console: true });
-	const at = picture ? Date.parse(picture.started) : 0;
+	const at = picture?.at ?? 0;
 	const live = watch?.on ? "new every 3 s" : `${span(now - at)} ago`;
 	setTexts({
 		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "Console: on its way…" : "No picture yet",

@@ -2,7 +2,7 @@
 
 import { askPerson, isAsking } from "../base/dialog.js";
 import { newId, post, sleep, young } from "../base/send.js";
-import { keep, recall } from "../base/storage.js";
+import { OWN, keep, recall } from "../base/storage.js";
 import { span } from "../base/words.js";
 import { proposalObstacle } from "../state/conversation.js";
 import { pollHealth, takeProven } from "../state/health.js";
@@ -33,7 +33,7 @@ function newJob(vm, verb, { id = newId(), ...more } = {}) {
 	const body = { verb, vm: vm || undefined, ...more };
 	if (mutates(verb) && seen) {
 		if (seen.state !== "unknown") body.if_state = seen.state;
-		body.if_last = seen.last ?? undefined;
+		body.if_last ??= seen.last ?? undefined;
 	}
 	return { id, verb, body: JSON.stringify(body), at: 0, lost: false, quiet: true, anyway: more.anyway };
 }
@@ -126,7 +126,7 @@ async function pursue(vm, job, unasked) {
 		const answer = await sendJob(vm, job, flight.signal);
 		if (lines[slot] !== flight) return;
 		const { code, reached, outcome } = answer;
-		if (code === "unauthorized" && getState().key === "given") return dispatch("locked", { refused: true });
+		if (code === "unauthorized") return refuseKey(vm, job);
 		// `reached: false` describes one attempt: after a loss, only `reached: true` settles the id.
 		const ended = reached ? outcome !== "running" : reached === false && !job.lost;
 		const goesOn = () => !ended && !flight.signal.aborted && (outcome === "running" || young(job));
@@ -143,6 +143,14 @@ async function pursue(vm, job, unasked) {
 		settle(vm, job, answer, loud);
 		return answer;
 	}
+}
+
+/** The key is refused. What was never sent is not taken up again with the next one. @param {string} vm  @param {Job} job */
+function refuseKey(vm, job) {
+	const { open } = viewOf(vm);
+	const isUnsent = mutates(job.verb) && !job.lost;
+	if (isUnsent) keep("session", `job ${vm}`, null);
+	dispatch("locked", { refused: true, left: isUnsent ? "" : open?.verb });
 }
 
 /** @param {string} vm  @param {Job} job  @param {any} answer  @param {boolean} acting */
@@ -224,3 +232,7 @@ subscribe((state, before) => {
 	flights.clear(); // all that was on its way
 });
 
+addEventListener("storage", ({ key, newValue }) => { // another tab has sent something
+	const vm = Object.keys(getState().views).find((name) => key === `${OWN}sent ${name}`);
+	if (vm !== undefined && newValue) dispatch("sent-heard", { vm, ids: JSON.parse(newValue) });
+});

@@ -203,7 +203,7 @@ def test_a_wedged_qemu_is_said(world: World) -> None:
             answer = execute(world, "screen")
         finally:
             signal_process(world.pid, signal.SIGCONT)
-    verdict = assert_no_picture(answer, "wedged", "QEMU's monitor is silent, so there is no picture: take forensics")
+    verdict = assert_no_picture(answer, "wedged", "QEMU's monitor is silent, so there is no picture: collect evidence")
     assert verdict["advice"] == "forensics"
 
 

@@ -13,7 +13,10 @@ PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text":
 
 @pytest.mark.real("claude")
 def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> None:
-    """The read-only key may not reset; the operator may, once, under the proposal's id. Then claude is told."""
+    """The read-only key may not reset; the operator may, once, under the proposal's id. Then claude is told.
+
+    Of two proposals for one state only the first that is approved acts.
+    """
     sshd.world.directory.chmod(0o711)
     with started(Talker(sshd.world.directory, model, host=sshd, patched=PATIENT)) as talker:
         talker.answering()
@@ -25,9 +28,14 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         second = talker.chat(fake({"text": "I wait."}), session=first[0]["session"])
         assert "You proposed reset: it is not approved, so it has not run." in model.asked[-1].said
 
+        [older] = [event for event in talker.chat(PROPOSES) if event["type"] == "approval"]
         for _ in range(2):
-            assert talker.pve("reset", msg_id=approval["job"]).json["outcome"] == "done"
-        assert [job["id"] for job in talker.pve("history").json["jobs"]] == [approval["job"]]
+            assert talker.pve("reset", msg_id=approval["job"], if_last=approval["last"]).json["outcome"] == "done"
+        spent = talker.pve("reset", msg_id=older["job"], if_last=older["last"]).json
+        assert (spent["outcome"], spent["verdict"]["code"]) == ("refused", "last-differs")
+        assert spent["verdict"]["sentence"].startswith("operator sent reset ")
+        jobs = talker.pve("history").json["jobs"]
+        assert [job["id"] for job in jobs if job["outcome"] == "done"] == [approval["job"]]
 
         third = talker.chat(fake({"text": "Good."}), session=second[0]["session"])
         assert "You proposed reset: operator approved it, and it ended: done" in model.asked[-1].said

@@ -59,6 +59,7 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
     assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen  # and no failed command
     assert "(claude checks the VM, and can only read)\ndone\n" in seen
     [job] = [job for job in jobs(talker) if job not in before]
+    assert job.startswith("job_")
     [_, [prompt, *_]] = talker.calls[turns:]
     assert "You proposed reset: operator approved it, and it ended: done" in prompt
     assert prompt.endswith(CHECK_PROMPT)
@@ -110,7 +111,10 @@ def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
     [newest, *_] = talker.ask(list=True).json["sessions"]
     with talker.open(session=newest["session"], replay=True) as stream:
         approval = stream.until("approval")
-    assert talker.pve("reset", caller="operator2", msg_id=approval["job"]).json["outcome"] == "done"
+    assert (
+        talker.pve("reset", caller="operator2", msg_id=approval["job"], if_last=approval["last"]).json["outcome"]
+        == "done"
+    )
     _, seen = typed(talker, options=("--resume",))
     assert "(reset on devvm: approved by operator2, and done)" in seen
     assert "y/N" not in seen

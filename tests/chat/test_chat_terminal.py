@@ -19,7 +19,6 @@ from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.ports import reserve_port
 from ..support.scripted_claude import RESULT, ScriptedClaude, line
-from ..support.stages import until
 from ..support.talk import Talker, bash, fake, started
 
 pytestmark = pytest.mark.slow
@@ -71,7 +70,10 @@ def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
 
 
 def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
-    """Any other answer sends nothing; a y sends the verb under the proposal's id. No turn follows what was not sent."""
+    """Any other answer sends nothing; a y sends the verb under the proposal's id. No turn follows what was not sent.
+
+    This claude has never asked for a verb, so its proposal is for no known state.
+    """
     call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "pve reset"}}
     refusal = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
     refusal["content"] = "Exit code 16\napproval-required: reset"
@@ -85,9 +87,7 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     assert "run reset on devvm? y/N" in seen
     assert reset_ids(talker) == []
     _, seen = typed(talker, "help", "y")
-    assert "(id job_" in seen
-    until(lambda: reset_ids(talker) != [], "the audit line of the reset")
-    assert [id.startswith("job_") for id in reset_ids(talker)] == [True]
+    assert 'the approval of a proposal needs "if_last"; nothing was sent' in seen
     assert talker.log().count('"outcome": "turn"') == turns + 2
 
 

@@ -398,13 +398,71 @@ LINES = [
 
 async def test_nothing_else_reaches_the_host(turn: StandInTurns) -> None:
     """A verb that changes power is a proposal; all else is a wrong usage. The tools of the host are reads alone."""
-    answers = await ask(turn, *LINES, read=None)
+    asked: list[str] = []
+
+    async def read(line: str) -> list[dict[str, object]]:
+        asked.append(line)
+        return [{"type": "result", "exit_code": 0, "last": "none"}]
+
+    answers = await ask(turn, *LINES, read=read)
+    assert asked == ["status vm=102"]  # for what the proposals are bound to
     assert [answer["exit"] for answer in answers] == [16] * 4 + [2] * (len(LINES) - 4)
     assert answers[0]["text"] == "approval-required: reset\n"
     assert answers[-1]["text"].startswith("usage: pve status | forensics | history | job id=ID | ")
     assert turn.jobs[-1].verbs == ["status", "forensics", "history", "job", "start", "stop", "reset", "cycle"]
     [answer] = await ask(turn, "reset", read=None, turn="msg_2", tools="host")
     assert (answer["exit"], answer["text"]) == (2, "usage: pve status | forensics | history\n")
+
+
+@pytest.mark.parametrize(
+    ("lasts", "bound_to"),
+    [
+        (["msg_12345678"], "msg_12345678"),
+        (["msg_12345678", "none", None, "no id\n"], "none"),
+        ([None], ""),
+    ],
+    ids=["asked for", "what claude saw", "not known"],
+)
+async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: list[str | None], bound_to: str) -> None:
+    """It is the one that claude has seen, or the newest; without it there is no proposal. The turn has no say in it."""
+    answers: list[dict[str, Any]] = []
+    left = iter(lasts)
+
+    async def read(line: str) -> list[dict[str, object]]:
+        return [{"type": "result", "exit_code": 0, "last": next(left)}]
+
+    async def play(stand_in: StandIn) -> None:
+        for number, question in enumerate([*["status"] * (len(lasts) - 1), *["forensics"] * (len(lasts) > 1), "reset"]):
+            await stand_in.send({"pve": number, "line": question})
+            answers.append(await stand_in.receive())
+        await stand_in.send({**APPROVAL, "last": "msg_of_the_turn"}, {**DONE, "n": 3})
+
+    events = await turn.run(play, read)
+    assert answers[-1]["exit"] == (16 if bound_to else 255)
+    assert [event["last"] for event in events if event["type"] == "approval"] == [bound_to]
+
+
+SPENT = "You proposed reset: it was not approved before another verb changed the VM's power"
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [("none", "You proposed reset: it is not approved"), ("msg_12345678", SPENT)]
+)
+async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str, words: str) -> None:
+    """By the host, at the next turn: another job has acted since."""
+
+    async def read(line: str) -> list[dict[str, object]]:
+        is_job = line.startswith("job")
+        return [{"type": "result", "exit_code": 0, "last": last if is_job else "none", "whole_job": None}]
+
+    async def play(stand_in: StandIn) -> None:
+        await stand_in.send({"pve": 0, "line": "reset"})
+        await stand_in.receive()
+        await stand_in.send(APPROVAL, {**DONE, "n": 3})
+
+    await turn.run(play, read)
+    await turn.run(None, read, turn="msg_next", resume=True)
+    assert words in turn.jobs[-1].prompt
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:

@@ -160,7 +160,15 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
     at = f"{datetime.now(UTC) - age:%Y-%m-%dT%H:%M:%SZ}"
     events: list[Event] = [
         {"type": "turn", "turn": "msg_first", "prompt": "help", "at": at, "tools": ""},
-        {"type": "approval", "n": 1, "verb": "reset", "vm": "devvm", "job": "job_1", "why": "It hangs."},
+        {
+            "type": "approval",
+            "n": 1,
+            "verb": "reset",
+            "vm": "devvm",
+            "job": "job_1",
+            "why": "It hangs.",
+            "last": "none",
+        },
         {"type": "done", "n": 2, "ok": True},
         {"type": "replayed", "session": "s", "id": "u", "vm": "devvm", "left_out": 0, "cost_usd": 0, "turn": None},
     ]
@@ -179,7 +187,7 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
     with peer(answer("200 OK", LINES, *events)) as (url, _):
         conversation = ChatClient(Signer(url, b"k" * 32), session="s")
         Terminal(conversation, ask, shown.append, print, approve, lambda *_: "").run()
-    assert approved == ([VerbCall("reset", "devvm", reason="It hangs.")] if asks else [])
+    assert approved == ([VerbCall("reset", "devvm", reason="It hangs.", if_last="none")] if asks else [])
     assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)
 
 

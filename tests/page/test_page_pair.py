@@ -153,7 +153,7 @@ def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     page.route("**/pve", lambda route: route.fulfill(status=401, content_type="application/json", body=refuse))
     second = offer(person.stage)
     open_link(page, second.link)  # the key of before is refused while the question stands
-    wait_for_text(page, "key-trouble", "rejected this key")
+    wait_for_text(page, "key-trouble", "This key was good, and Breakglass refuses it now.")
     asked(page)
     assert "The key of viewer that is kept here since" in text_of(page, "confirm-facts")
     page.unroute("**/pve")

@@ -157,7 +157,8 @@ def test_other_programs_find_their_hooks(visit: Visit) -> None:
     page.click("dialog[open] button[data-confirm][aria-disabled=false]")
     page.wait_for_selector("[data-outcome][data-phase=done]")
     assert told(page, "outcome")[0] in TONES
-    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"})
+    proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"}
+    answer_chat(page, {**proposal, "last": "msg_proposed0"})
     ask_claude(page, "well?")
     card = page.locator("[data-transcript] [data-proposal=msg_proposed1]")
     expect(card.locator("[data-approve=reset][data-vm=devvm]")).to_be_visible()

@@ -258,7 +258,7 @@ def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
 GROW = """async () => {
     const {Turn} = await import("/chat/turn.js"), {dispatch} = await import("/state/store.js");
     const turn = new Turn({id: "one", prompt: "Why?"}), seen = {};
-    const proposal = {at: Date.now(), status: "held"};
+    const proposal = {at: Date.now(), last: "none", status: "held"};
     const note = (type, words, status) => dispatch(type, {job: "job_x", words, status, proposal});
     performance.now = () => 0; // however little processor there is, nothing is left for another slice
     document.body.append(turn.element);

@@ -119,6 +119,7 @@ def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
     """Above the limit, which is shown, the page sends nothing by itself, but a button does."""
     page = visit.open()
     proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": new_id(), "why": "It is hung."}
+    proposal["last"] = visit.stage.service.pve("status").json["last"]
     answer_chat(page, proposal, {"type": "result", "ok": True, "text": "", "seconds": 1, "cost_usd": 1.04})
     ask_claude(page, "well?")
     ended(page)

@@ -231,6 +231,30 @@ def test_a_check_of_the_list_asks_for_no_history(person: Visit) -> None:
     wait_for(page, lambda: checks_of(person, "devvm", "history") > 0, "the jobs of a VM that is opened")
 
 
+def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
+    """From a part of the page to the one before, from a VM to the list, and forward again; a link is a place too."""
+    page = person.open()
+    choose(page, "devvm")
+    choose(page, "twin")
+    show(page, "history")
+    page.evaluate("() => { location.hash = '#vm=devvm'; }")
+    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    for go, name, tab in (
+        (page.go_back, "twin (VM 103)", "history"),
+        (page.go_back, "twin (VM 103)", "vm"),
+        (page.go_back, "Breakglass", "list"),
+        (page.go_back, "devvm (VM 102)", "vm"),
+        (page.go_forward, "Breakglass", "list"),
+        (page.go_forward, "twin (VM 103)", "vm"),
+        (page.go_forward, "twin (VM 103)", "history"),
+        (page.go_forward, "devvm (VM 102)", "vm"),
+    ):
+        go()
+        expect(page.locator("#name")).to_have_text(name)
+        expect(page.locator("body")).to_have_attribute("data-tab", tab)
+    assert person.mutating == []
+
+
 def is_fresh(page: Page) -> bool:
     """Tell whether the list says how devvm is now."""
     [words] = [words for name, _, words in rows(page) if name == "devvm"]
@@ -322,15 +346,19 @@ def test_a_link_opens_its_vm(person: Visit) -> None:
 )
 def test_a_link_opens_its_job(stage: Stage, person: Visit, kept: bool) -> None:
     """The job of an alert is opened in the history of its VM."""
-    job = stage.service.pve("forensics", caller="operator2").json["id"]
+    evidence = stage.service.pve("forensics", caller="operator2").json
+    job, found = evidence["id"], evidence["verdict"]["sentence"]
     page = keep_at_hand(person) if kept else person.page
     follow(person, f"#vm=devvm&job={job}")
     if not kept:
+        phase(page, "locked")
+        page.reload()  # as a phone does meanwhile
         phase(page, "locked")
         page.fill("#secret", person.keys["operator"])
         page.keyboard.press("Enter")
     opened = page.locator(f"[id='job {job}'] details[open]")
     expect(opened).to_be_visible()
+    expect(opened.locator("p").first).to_have_text(found[0].upper() + found[1:].rstrip(".") + ".")
     expect(opened).to_contain_text(f"Id{job}")
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
     follow(person, "#vm=devvm&job=msg_of_another_time")
@@ -440,7 +468,8 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
 def test_a_proposal_for_a_vm_that_is_not_here_is_not_sent(visit: Visit) -> None:
     """Its card says so, the VM that is shown stays, and nothing is asked."""
     page = visit.open()
-    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "ghost", "job": "msg_proposed2", "why": "hung"})
+    proposal = {"type": "approval", "verb": "reset", "vm": "ghost", "job": "msg_proposed2", "why": "hung"}
+    answer_chat(page, {**proposal, "last": "msg_proposed0"})
     ask_claude(page, "well?")
     page.click("[data-approve=reset]")
     expect(page.locator("[data-proposal]")).to_contain_text("There is no such VM here.")
@@ -574,7 +603,8 @@ def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> No
     page = visit.page
     page.clock.install()
     visit.open()
-    answer_chat(page, {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"})
+    proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"}
+    answer_chat(page, {**proposal, "last": "msg_proposed0"})
     ask_claude(page, "well?")
     page.route("**/pve", lambda route: route.abort() if '"verb":"reset"' in (route.request.post_data or "")
                else route.continue_())  # fmt: skip

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { barOf } from "../../static_site/vm/bar.js";
+import { newView } from "../../static_site/state/shape.js";
 import { ANYWAY, VERBS } from "../../static_site/state/verbs.js";
 import { OPENED, NOW, TONES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
@@ -39,7 +40,7 @@ test("the word and the timer are of the stage that continues", () => {
 		return `${word}, ${timer}`;
 	});
 	assert.deepEqual(shown, [
-		"Power-cycle sent, 30 s", "Power-cycle sent, 30 s", "Power-cycle: evidence, 4 s, usually up to 20 s", "Power-cycle: stop, 4 s, usually up to 75 s",
+		"Power-cycle: sending, 30 s", "Power-cycle: sending, 30 s", "Power-cycle: evidence, 4 s, usually up to 20 s", "Power-cycle: stop, 4 s, usually up to 75 s",
 		"Power-cycle: stop, 8 s, usually up to 75 s", "Power-cycle: start, 4 s, usually up to 90 s", "Power-cycle: check, 4 s, usually up to 60 s",
 	]);
 });
@@ -173,4 +174,16 @@ test("a nudge is said for five seconds", () => {
 	const nudge = (ago) => barAfter(["nudged", { words: "Wait for the answer." }, ago]).sentence;
 	assert.equal(nudge(4), "Wait for the answer.");
 	assert.notEqual(nudge(5), "Wait for the answer.");
+});
+
+test("a link to no VM says nothing of another", () => {
+	const state = after(...OPENED, ["vm-unknown", { name: "ghost" }]);
+	const bar = barOf(state, newView(""), NOW);
+	assert.deepEqual([bar.word, bar.sentence, bar.act], ["No such VM", "Choose one under VMs", ""]);
+});
+
+test("what another tab of this device does is no stranger's", () => {
+	const held = statusCame("running", "qemu-running", 0, { holder: { job: "job_9", verb: "cycle", by: "anna", since: "2026-11-27T03:12:00Z", deadline: 420 } });
+	assert.equal(barAfter(held).word, "Someone is on it");
+	assert.equal(barAfter(["sent-heard", { ids: ["job_9"] }], held).word, "Your other tab is on it");
 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { keptOf, proposalObstacle } from "../../static_site/state/conversation.js";
-import { NOW, OPENED, VM, after } from "./samples.js";
+import { NOW, OPENED, VM, after, statusCame } from "./samples.js";
 
 const TURN = { id: "msg_1", prompt: "Why?", own: false, began: NOW, body: "{}" };
 const OWN = { ...TURN, id: "msg-after-job_1", own: true };
@@ -103,7 +103,7 @@ test("what was forgotten is gone", () => {
 
 // --- proposals ---
 
-const came = (status = "open", at = NOW) => ["proposal-came", { job: "job_1", proposal: { vm: VM, verb: "reset", at, talk: 0, status } }];
+const came = (status = "open", at = NOW, more = {}) => ["proposal-came", { job: "job_1", proposal: { vm: VM, verb: "reset", at, last: "job_0", talk: 0, status, ...more } }];
 const noted = (words, status, ago = 0) => ["proposal-noted", { job: "job_1", words, status }, ago];
 
 test("a proposal can be approved only when it is known to be open, and for a day", () => {
@@ -112,8 +112,32 @@ test("a proposal can be approved only when it is known to be open, and for a day
 	assert.equal(proposalObstacle(said(came("held"), noted("", "open")), "job_1", NOW), "");
 	assert.match(proposalObstacle(said(came("open", NOW - 86_400_000)), "job_1", NOW), /^Too old/);
 	assert.match(proposalObstacle(said(came("open", NOW + 86_400_000)), "job_1", NOW), /^Too old/);
+	assert.match(proposalObstacle(said(came("open", NOW, { last: "" })), "job_1", NOW), /^Too old/);
 	assert.equal(proposalObstacle(said(), "job_other", NOW), "");
 });
+
+const job = (id, verb = "reset", by = "anna") => ({ id, verb, by, started: "2026-11-27T03:04:12Z", seconds: 4, outcome: "done" });
+const listed = (...jobs) => ["jobs-came", { jobs, trouble: "" }];
+const acted = (last) => statusCame("running", "qemu-running", 0, { last });
+const SPENT = { status: "spent", words: "Spent: reset at 03:04:12 by anna. Ask Claude again." };
+const OPEN = { status: "open", words: "" };
+for (const [what, events, expected] of [
+	["another act since", [came(), acted("job_7"), listed(job("job_7"), job("job_0"))], SPENT],
+	["an act that the list has first", [came(), listed(job("job_7"), job("job_0")), acted("job_7")], SPENT],
+	["an act before the proposal came", [acted("job_7"), listed(job("job_7"), job("job_0")), came("held")], SPENT],
+	["the first act of all", [came("open", NOW, { last: "none" }), acted("job_7"), listed(job("job_7"))], SPENT],
+	["nothing since", [came(), acted("job_0"), listed(job("job_0"), job("job_7"))], OPEN],
+	["evidence since", [came(), acted("job_0"), listed(job("read_1", "forensics"), job("job_0"))], OPEN],
+	["a refusal since", [came(), acted("job_0"), listed({ ...job("job_7"), outcome: "refused" }, job("job_0"))], OPEN],
+	["an act that Claude saw and this page did not", [came("open", NOW, { last: "job_8" }), acted("job_7"), listed(job("job_7"), job("job_0"))], OPEN],
+	["its own act", [came(), acted("job_1"), listed(job("job_1"), job("job_0"))], OPEN],
+	["a word that it was not used, and another act", [acted("job_7"), listed(job("job_7"), job("job_0")), came("held"), noted("", "open")], SPENT],
+]) {
+	test(`a proposal is for the state that Claude saw: ${what}`, () => {
+		const { status, words } = said(...events).proposals.job_1;
+		assert.deepEqual({ status, words }, expected);
+	});
+}
 
 test("a note changes the words, and the status only if it names one; an old proposal is spent", () => {
 	const statusOf = (...events) => said(...events).proposals.job_1.status;

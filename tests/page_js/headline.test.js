@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { headlineOf, urgency } from "../../static_site/vm/headline.js";
-import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
+import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const PAGE = readFileSync(new URL("../../static_site/index.html", import.meta.url), "utf8");
 const ICONS = new Set([...PAGE.matchAll(/<symbol id="i-([a-z]+)"/g)].map((found) => found[1]));
@@ -280,4 +280,21 @@ test("locked, opening, and without an answer", () => {
 test("the list has the worst first", () => {
 	const tones = ["good", "busy", "unknown", "warn", "bad"].map((tone) => ({ tone }));
 	assert.deepEqual(tones.toSorted((a, b) => urgency(a) - urgency(b)).map(({ tone }) => tone), ["bad", "warn", "unknown", "busy", "good"]);
+});
+
+test("nothing is promised before the host's first line", () => {
+	assert.equal(headAfter(begun("cycle", 20)).why, "Sending. Keep this page open.");
+	assert.match(headAfter(begun("cycle", 20), stage("preflight", 0, 19)).why, /^It continues on the host, even if this device sleeps/);
+});
+
+test("a key that is no longer valid is said, with what may have happened", () => {
+	const refused = (left) => headAfter(["key-proved"], ["locked", { refused: true, left }], ["view-opened", { name: "devvm" }]);
+	assert.deepEqual([refused("").words, refused("").second], ["Key no longer valid", "Breakglass refuses it now"]);
+	assert.match(refused("").why, /By hand.*new pairing link/);
+	assert.equal(refused("reset").second, "The reset may have happened");
+});
+
+test("while evidence is sought, nothing is called not examined", () => {
+	assert.equal(headAfter(["look-begun"], statusCame("running", "qemu-running")).words, "Looking closer…");
+	assert.equal(headAfter(["look-begun"], statusCame("running", "qemu-running"), ["look-over"]).words, "Not examined");
 });

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { newState, reduce } from "../../static_site/state/reduce.js";
+import { reduce } from "../../static_site/state/reduce.js";
+import { newState } from "../../static_site/state/shape.js";
 import { adviceOf, obstacle } from "../../static_site/state/rules.js";
 import { HEALTH, OPENED, NOW, VM, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
@@ -234,4 +235,40 @@ test("a VM may have the name of what every object has", () => {
 	const { [VM]: view } = stateAfter().views;
 	assert.equal(reduce(newState(), { type: "nudged", vm: "constructor", at: 0, words: "x" }).views.constructor, Object);
 	assert.ok(view);
+});
+
+// --- keys, tabs, clocks ---
+
+for (const [what, events, expected] of [
+	["a key that nothing proved", [["unlocked", {}]], "refused"],
+	["a key that this page proved", [["unlocked", {}], ["key-proved"]], "revoked"],
+	["a kept key that was proved earlier", [["unlocked", { good: true }]], "revoked"],
+	["another key than the one that was proved", [["unlocked", {}], ["key-proved"], ["locked", {}], ["unlocked", {}]], "refused"],
+]) {
+	test(`what a refusal says of ${what}`, () => {
+		assert.equal(stateAfter(...events, ["locked", { refused: true }]).key, expected);
+		assert.equal(stateAfter(...events, ["locked", {}]).key, "none");
+	});
+}
+
+test("a page that is locked shows where its key goes, whatever it showed", () => {
+	assert.equal(stateAfter(["tab-chosen", { tab: "chat" }], ["locked", { refused: true }]).tab, "vm");
+});
+
+test("what another tab of this device has sent is no other caller's, and changes nothing once it is known", () => {
+	const heard = ["sent-heard", { ids: ["job_7"] }];
+	const seen = [statusCame("running", "qemu-running", 9, { last: "job_0" }), heard, statusCame("running", "qemu-running", 0, { last: "job_7" })];
+	assert.equal(viewAfter(...seen).note, "");
+	const before = stateAfter(begun("cycle"), heard);
+	assert.equal(reduce(before, { type: "sent-heard", at: NOW, ids: ["job_7", "id_1"] }).views[VM], before.views[VM]);
+	assert.deepEqual(viewOf(before).sent, { id_1: true, job_7: false });
+});
+
+test("times are the host's, on this device's clock", () => {
+	const ahead = ["clock-measured", { off: -600_000 }];
+	const started = "2026-11-27T03:02:35Z"; // 5 s ago by the host's clock
+	for (const event of [["picture-came", { picture: { png: "", started } }], ["screen-came", { picture: { png: "", started }, guest: null, state: "running" }]]) {
+		assert.equal(viewAfter(ahead, event).picture.at, NOW - 5_000, event[0]);
+	}
+	assert.equal(viewAfter(ahead, begun("cycle"), stage("stop", 0, 0, { started, deadline: 60 })).deadline.started, NOW - 5_000);
 });

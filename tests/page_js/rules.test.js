@@ -125,6 +125,18 @@ test("what was not sent says why, once, and what to do", () => {
 	assert.deepEqual(more, { sentence: "the host refused the connection.", hint: "Look at sshd.", url: "https://other/" });
 });
 
+test("what a configuration lacks is a task of another person", () => {
+	const [, { hint }] = outcomeOf("reset", { outcome: "error", code: "forbidden", reached: false, message: 'viewer may not "reset"', hint: "add it to callers.viewer.allow" }, WHEN);
+	assert.equal(hint, "The person who runs Breakglass can add it to callers.viewer.allow.");
+});
+
+test("that nothing was changed is said once", () => {
+	for (const sentence of ["the storage of this VM does not answer; nothing was changed", "the storage of this VM does not answer, nothing was changed"]) {
+		const [, more] = outcomeOf("reset", answerOf({ outcome: "refused", verdict: verdictOf("storage-hung", { sentence }) }), WHEN);
+		assert.equal(more.sentence, "the storage of this VM does not answer.");
+	}
+});
+
 test("a look that got no answer is no riddle", () => {
 	const [phase, more] = outcomeOf("status", answerOf({ outcome: "unknown", reached: undefined, message: "status may have run", hint: "send the same id again" }), WHEN);
 	assert.deepEqual([phase, more], ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }]);

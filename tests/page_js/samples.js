@@ -1,6 +1,7 @@
 // A page as it stands after some events, for the tests of what decides without a browser.
 
-import { newState, reduce } from "../../static_site/state/reduce.js";
+import { reduce } from "../../static_site/state/reduce.js";
+import { newState } from "../../static_site/state/shape.js";
 
 process.env.TZ = "UTC"; // times are read in the zone of this machine
 

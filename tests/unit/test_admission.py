@@ -37,6 +37,7 @@ REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
             ({field: word, "msg_id": "job_12345678"}, BadRequest, f'the approval of a proposal can\'t use "{field}"'),
         )
     ),
+    ({"msg_id": "job_12345678", "at": NOW - 301}, BadRequest, 'the approval of a proposal needs "if_last"'),
     ({"at": NOW - 301, "vm": "other"}, StaleTimestamp, "the timestamp is 301 s old"),
     ({"caller": replace(BOT, allow=frozenset({"status"})), "verb": "screen"}, Forbidden, 'bot may not "forensics"'),
     ({"vm": "other"}, Forbidden, "operator may not touch other"),
@@ -62,7 +63,7 @@ def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], wo
         ({"to": "https://a.example", "proves": "drill"}, CANARY),
         ({"verb": "status", "vm": "devvm", "proves": "doctor"}, DEVVM),
         ({"anyway": "storage-hung", "vm": "devvm"}, DEVVM),
-        ({"msg_id": "job_12345678"}, CANARY),
+        ({"msg_id": "job_12345678", "if_last": "none"}, CANARY),
         ({"caller": replace(OPERATOR, allow=frozenset({"forensics"})), "verb": "screen"}, CANARY),
         ({"caller": BOT, "verb": "forensics"}, CANARY),
         ({"verb": "restart"}, None),

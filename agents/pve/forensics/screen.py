@@ -75,7 +75,7 @@ def _explain_no_picture(look: Look) -> Verdict:
     if look.state == "stopped":
         sentence = "no QEMU of this VM runs on this host, so there is no picture"
     elif look.state == "wedged":
-        sentence = "QEMU's monitor is silent, so there is no picture: take forensics"
+        sentence = "QEMU's monitor is silent, so there is no picture: collect evidence"
     else:
         sentence = "there is no picture of the console now"
     return Verdict("no-picture", sentence, "forensics" if look.state == "wedged" else "", (look.about,))

@@ -75,11 +75,11 @@ def quick_verdict(evidence: Evidence) -> Verdict:
     if evidence.state == "running":
         return _judge_at_once(evidence)
     if evidence.state == "wedged":
-        sentence = "a QEMU process exists but its monitor is silent: take forensics before a cycle"
+        sentence = "a QEMU process exists but its monitor is silent: collect evidence before a cycle"
         return Verdict("qemu-wedged", sentence, "forensics", (evidence.source,))
     if evidence.state in _PAUSED:
         sentence = (
-            f"the VM is {evidence.state}: take forensics to see whether a task works on it; if none does, start it"
+            f"the VM is {evidence.state}: collect evidence to see whether a task works on it; if none does, start it"
         )
         return Verdict("qemu-paused", sentence, "forensics", (evidence.source,))
     return verdict_of(evidence)
@@ -92,11 +92,11 @@ def _judge_at_once(evidence: Evidence) -> Verdict:
     if evidence.ha_dead:
         sentence = f"{what}, but {dead_ha_clause(evidence)}"
     elif heartbeat_state(evidence) == FRESH:
-        sentence = f"{what}, and {lines[0]}; what runs in it may hang: take forensics or look at the console"
+        sentence = f"{what}, and {lines[0]}; what runs in it may hang: collect evidence or look at the console"
     elif heartbeat_state(evidence) == LATE:
-        sentence = f"{what}, but {lines[0]}: take forensics"
+        sentence = f"{what}, but {lines[0]}: collect evidence"
     else:
-        sentence = f"{what}: take forensics or look at the console to see whether the guest hangs"
+        sentence = f"{what}: collect evidence or look at the console to see whether the guest hangs"
     return Verdict("qemu-running", sentence, "", (evidence.source, *lines))
 
 

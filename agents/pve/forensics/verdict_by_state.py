@@ -53,7 +53,7 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
     if evidence.watched < WATCHED_SECONDS:
         sentence = (
             f"QEMU answers with {count_noun(held, 'disk request')} in flight; {evidence.watched:.1f} s is too short to "
-            "tell a slow disk from a frozen one: take forensics"
+            "tell a slow disk from a frozen one: collect evidence"
         )
         return advise_nothing(evidence, "guest-silent", sentence, *lines)
     if evidence.dead_storages:

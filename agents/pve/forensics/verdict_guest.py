@@ -47,7 +47,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
     # It has answered QEMU before and does not now, which is neither healthy nor hung.
     has_answered = any(beat.last for beat in evidence.heartbeats)
     if state == LATE or (state in (AWAITED, UNKNOWN) and has_answered):
-        do = "take forensics" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
+        do = "collect evidence" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
         return advise_nothing(evidence, "guest-silent", f"{line}: {do}", *proof)
     if state == FRESH and evidence.agent == "silent":
         sentence = (

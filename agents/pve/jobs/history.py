@@ -176,5 +176,5 @@ def answer_job(host: Host, job_id: str) -> tuple[str | None, Result]:
         job, silence = None, f", and the archive in /var/lib gave {error}"
     if job is None:
         verdict = Verdict("job-unknown", f'no job "{job_id}" is known on this host{silence}', "history")
-        return None, Result(FAILED, stage="job", verdict=verdict)
+        return None, Result(FAILED, last=JobStore(host).last, stage="job", verdict=verdict)
     return str(job["output"]), Result(DONE, last=JobStore(host).last, stage="job", extra={"whole_job": job})
