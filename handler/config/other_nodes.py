@@ -145,7 +145,8 @@ def _with_trouble(body: Mapping[str, object], trouble: str) -> Mapping[str, obje
     if not isinstance(verdict, dict):
         return body
     lead = f"{trouble.split()[0]} is unreachable" if " since " in trouble else trouble
-    changed = {"sentence": f"{lead}; {verdict['sentence']}", "evidence": [*_items(verdict["evidence"]), trouble]}
+    evidence = [*_items(verdict["evidence"]), trouble]
+    changed = {"sentence": f"{lead}; {verdict['sentence']}", "evidence": evidence, "why": ""}
     return {**body, "verdict": {**verdict, **changed}}
 
 

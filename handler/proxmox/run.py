@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..base import audit
 from ..base.counts import StageClock
+from ..base.cures import read_verdicts
 from ..base.errors import Lost, Unreached
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
@@ -82,7 +83,8 @@ class Run:
         else:
             for message in await host.read(line):
                 self._add(message)
-        trailer = await self._prove_stop(found, self._messages.pop())
+        trailer = read_verdicts(self._messages.pop(), self._request.vm.vmid, host.host.name)
+        trailer = await self._prove_stop(found, trailer)
         stdout, stderr = self._output("stdout"), self._output("stderr")
         answer = answer_from_trailer(self._request, trailer, stdout, stderr, host.warnings)
         trouble = found.trouble if host is not found.away else ""
@@ -105,10 +107,11 @@ class Run:
         body = {**answer.body, "jobs": trailer.get("jobs")}
         if self._request.job:
             messages = await host.read(job_line(self._request.vm.vmid, self._request.job))
-            verdict = messages[-1].get("verdict")
+            result = read_verdicts(messages[-1], self._request.vm.vmid, host.host.name)
+            verdict = result.get("verdict")
             is_unknown = isinstance(verdict, dict) and verdict.get("code") == "job-unknown"
-            if is_unknown or "whole_job" in messages[-1]:
-                body["job"] = messages[-1].get("whole_job")
+            if is_unknown or "whole_job" in result:
+                body["job"] = result.get("whole_job")
         return Answer(body, answer.status)
 
     def _add(self, message: Message) -> None:

@@ -126,6 +126,13 @@ export function makePre(words) {
 	return box;
 }
 
+/** A command with its button. @param {string} line */
+export function makeCommand(line) {
+	const button = make("button.bare", icon("copy"), make("span", "Copy"));
+	button.dataset.copy = line;
+	return make("div.command", make("code", line), button);
+}
+
 /** The console from its bytes in base64, with the text on it, if it is known. @param {string} png  @param {string} at  @param {string[]} [rows] */
 export function makePicture(png, at, rows = []) {
 	const image = new Image();

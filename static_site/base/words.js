@@ -3,26 +3,25 @@
 /** What a state asks of the person: nothing, to act, to know, to wait, or to believe nothing.
  * @typedef {"good"|"bad"|"warn"|"busy"|"unknown"} Tone */
 
-/** A verdict or a state in at most four words. `why` replaces the host's sentence, if the host advises `advice`.
- * @typedef {{words: string, tone: Tone, icon: string, advice?: string, why?: string}} Phrase */
+/** A verdict or a state in at most four words. @typedef {{words: string, tone: Tone, icon: string}} Phrase */
 
 /** @type {Record<string, Phrase>} by verdict code, docs/api.md, "Verdict codes" */
 export const VERDICTS = {
 	__proto__: /** @type {any} */ (null), // an answer may say `constructor`
-	healthy: { words: "Looks healthy", tone: "good", icon: "running", advice: "", why: "Nothing is wrong from here. Try ssh, the network, the service." },
+	healthy: { words: "Looks healthy", tone: "good", icon: "running" },
 	"qemu-running": { words: "Not examined", tone: "unknown", icon: "unknown" },
-	"guest-silent": { words: "Idle or hung", tone: "warn", icon: "hung" },
-	"guest-alive": { words: "Kernel alive", tone: "warn", icon: "running" },
+	"guest-silent": { words: "Idle or hung", tone: "unknown", icon: "unknown" },
+	"guest-alive": { words: "Kernel alive", tone: "unknown", icon: "running" },
 	"guest-hung": { words: "Hung", tone: "bad", icon: "hung" },
 	"heartbeat-lost": { words: "Heartbeat lost", tone: "bad", icon: "hung" },
 	"guest-starved": { words: "Out of memory", tone: "bad", icon: "hung" },
 	"guest-frozen": { words: "Hung: guest frozen", tone: "bad", icon: "hung" },
 	"backup-starves": { words: "Backup starves it", tone: "bad", icon: "hung" },
-	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle helps." },
+	"disk-frozen": { words: "Hung: disk frozen", tone: "bad", icon: "hung" },
 	"storage-hung": { words: "Hung: storage dead", tone: "bad", icon: "hung" },
-	"qemu-wedged": { words: "QEMU is wedged", tone: "bad", icon: "hung", advice: "cycle", why: "Only a power-cycle ends it." },
-	"qemu-io-error": { words: "Paused: disk error", tone: "bad", icon: "paused", advice: "start", why: "Fix the cause, then press Start to resume it." },
-	"qemu-paused": { words: "Paused", tone: "warn", icon: "paused", advice: "start", why: "Start continues it." },
+	"qemu-wedged": { words: "QEMU hangs", tone: "bad", icon: "hung" },
+	"qemu-io-error": { words: "Paused: disk error", tone: "bad", icon: "paused" },
+	"qemu-paused": { words: "Paused", tone: "warn", icon: "paused" },
 	"paused-locked": { words: "Paused: locked", tone: "warn", icon: "paused" },
 	"in-transit": { words: "Being moved", tone: "warn", icon: "paused" },
 	"qemu-internal-error": { words: "Stopped: QEMU error", tone: "bad", icon: "hung" },
@@ -31,7 +30,7 @@ export const VERDICTS = {
 	"qemu-shutdown": { words: "Shut down, held", tone: "warn", icon: "stopped" },
 	"qemu-suspended": { words: "Suspended", tone: "warn", icon: "paused" },
 	"qemu-debug": { words: "In a debugger", tone: "warn", icon: "paused" },
-	"qemu-stopped": { words: "Off", tone: "warn", icon: "stopped", advice: "start", why: "It is switched off. Start it." },
+	"qemu-stopped": { words: "Off", tone: "warn", icon: "stopped" },
 	"stopped-locked": { words: "Off: locked", tone: "warn", icon: "stopped" },
 	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
 	"stale-copy": { words: "On two nodes", tone: "bad", icon: "hung" },

@@ -2,7 +2,7 @@
 
 import { clock, isVerdict, minute } from "../base/words.js";
 import { OF_CHAT, OF_CHATS, spendProposals } from "./conversation.js";
-import { noteLock, outcomeOf, reasonOf } from "./rules.js";
+import { FALLEN, causeOf, curesOf, noteLock, outcomeOf, reasonOf } from "./rules.js";
 import { newView } from "./shape.js";
 import { bringsUp, labelOf, mutates } from "./verbs.js";
 
@@ -64,13 +64,13 @@ const OF_VIEW = {
 	}),
 	"watch-begun": (view, { at, seconds }) => ({
 		...view,
-		watch: { verb: view.verb, seconds: 0, started: NaN, heard: at, back: null, ...view.watch, since: view.watch?.since ?? at, until: at + 1e3 * seconds, on: true, found: "" },
+		watch: { verb: view.verb, seconds: 0, started: NaN, heard: at, back: null, was: "", fell: "", ...view.watch, since: view.watch?.since ?? at, until: at + 1e3 * seconds, on: true, found: "" },
 	}),
 	"screen-came": (view, { at, picture, guest, state }, whole) => {
 		const seen = view.seen && state && state !== "unknown" ? { ...view.seen, state, at } : view.seen;
 		const { watch } = view;
-		const found = guest === "answers" ? "guest" : state === "stopped" ? "stopped" : "";
-		const next = watch && found ? { ...watch, on: false, until: at, found } : watch;
+		const found = guest === "answers" ? "guest" : state === "stopped" ? "stopped" : watch?.on && FALLEN[state] ? "fallen" : "";
+		const next = watch && found ? { ...watch, on: false, until: at, found, fell: state } : watch;
 		return { ...view, seen, picture: picture ? timed(picture, whole) : view.picture, watch: /** @type {Watch|null} */ (next) };
 	},
 	"watch-ended": (view, { at, found }) => {
@@ -105,8 +105,9 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 		next = { ...next, open: null, acting: false, sent: { ...next.sent, [id]: false } };
 		if (answer.outcome === "done" && bringsUp(verb)) {
 			const started = Date.parse(answer.started);
-			next.watch = { verb, seconds: answer.seconds ?? 0, started, heard: at, back: null, since: at, until: at, on: false, found: "" };
+			next.watch = { verb, seconds: answer.seconds ?? 0, started, heard: at, back: null, was: view.seen?.state ?? "", fell: "", since: at, until: at, on: false, found: "" };
 		}
+		if (answer.outcome === "failed") next.failure = { verb, cause: causeOf(answer), last: answer.last, lines: answer.verdict?.evidence ?? [], cures: curesOf(answer) };
 	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : hearGuest(view.watch, answer, at) };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
 	// A check that failed is no news once a later one has succeeded.
@@ -120,14 +121,15 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 const GAP_MS = 10_000; // between two checks: what was first heard after a longer one may have been there for as long
 
 /** The watch after an answer that may tell the first heartbeat, which ends it. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
-function hearGuest(watch, { outcome, heartbeat }, at) {
+function hearGuest(watch, { outcome, state, heartbeat }, at) {
+	if (watch?.on && outcome === "done" && FALLEN[state]) return { ...watch, on: false, until: at, found: "fallen", fell: state };
 	if (outcome !== "done" || !watch || watch.back || watch.found === "guest") return watch;
 	const ms = Date.parse(heartbeat?.at) - watch.started;
 	return ms >= 0 ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }
 
 /** Whether a read knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
-const isNewer = ({ seen }, verb, { outcome, last }) => outcome === "done" && (verb === "forensics" || seen?.last !== last);
+const isNewer = ({ seen, watch }, verb, { outcome, last }) => outcome === "done" && ((verb === "forensics" && watch?.found !== "fallen") || seen?.last !== last);
 
 /** What an answer says of the VM. @param {View} view  @param {any} event  @returns {View} */
 function remember(view, { at, verb, answer, changes }) {

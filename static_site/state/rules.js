@@ -87,10 +87,33 @@ export function noteLock(state, at) {
 /** The verdict, if it is still about what is there. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
-/** The advised verb, if the advice is still about what is there, and of a verb that this page has. @param {View} view */
+/** What failed last, if nothing was done since. @param {View} view */
+export const failureOf = ({ failure, seen }) => (failure && seen?.last === failure.last ? failure : null);
+
+/** The same, unless evidence says more of a VM that has a process. @param {View} view */
+export const failureShown = (view) => (view.seen?.state === "stopped" || verdictOf(view)?.from !== "forensics" ? failureOf(view) : null);
+
+/** The states in which a guest stands that was started or reset, and what became of it. @type {Record<string, string>} */
+export const FALLEN = {
+	__proto__: /** @type {any} */ (null),
+	"guest-panicked": "it panicked",
+	"io-error": "a disk request failed",
+	"internal-error": "QEMU met an error",
+	watchdog: "its watchdog ran out",
+	paused: "it was paused",
+};
+
+/** It came up, and stands since. @param {View} view */
+export const hasFallen = ({ watch, seen }) => watch?.found === "fallen" && Boolean(FALLEN[seen?.state ?? ""]);
+
+/** The advised verb, if the advice is still about what is there, and of a verb that this page has. What just failed is not
+ * advised again, and no verb where a command on the host loses less. @param {View} view */
 export function adviceOf(view) {
-	const advice = verdictOf(view)?.advice ?? "";
-	return !view.open && !view.seen?.holder && VERBS[advice] ? advice : "";
+	const verdict = verdictOf(view);
+	const advice = verdict?.advice ?? "";
+	const failed = failureOf(view)?.verb;
+	const isSpent = hasFallen(view) || advice === failed || (advice === "start" && failed === "cycle");
+	return !view.open && !view.seen?.holder && !isSpent && !verdict?.fix && VERBS[advice] ? advice : "";
 }
 
 // What a capture finds of a VM that a status calls running.
@@ -119,6 +142,12 @@ export function reasonOf({ message, verdict, stderr }) {
 	return reason.replace(/[;,] nothing was (sent|changed)$/, "");
 }
 
+/** Why a verb failed, without what the headline says already. @param {any} answer  @returns {string} */
+export const causeOf = (answer) => reasonOf(answer).replace(/^the VM was stopped and could not be started: (qm start failed: )?/, "");
+
+/** The commands that may help after a failure: the cure first, then what the verb does by hand. @param {any} answer */
+export const curesOf = ({ verdict, by_hand: lines = [] }) => [...verdict?.fix ? [verdict.fix] : [], ...lines.map((/** @type {string} */ command) => ({ place: "", command }))];
+
 /** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
  * @returns {[string, Partial<View>]} */
 export function outcomeOf(verb, answer, { at, clockOff }) {
@@ -135,6 +164,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
 	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
+	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline has the rest
 	const far = stage ? `It got as far as: ${stage}. ` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
 	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];

@@ -2,7 +2,7 @@
 
 /** A job of another caller that holds the VM.
  * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline: number}} Holder */
-/** @typedef {{code: string, sentence: string, advice: string, evidence: string[]}} HostVerdict */
+/** @typedef {{code: string, sentence: string, advice: string, evidence: string[], why?: string, fix?: {place: string, command: string}|null}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
  *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[]}} Job */
@@ -11,7 +11,8 @@
 /** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
  * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.
  * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number, started: number, heard: number,
- *   back: {ms: number, most: boolean}|null, found: ""|"guest"|"nothing"|"stopped"|"unseen"}} Watch */
+ *   back: {ms: number, most: boolean}|null, was: string, fell: string, found: ""|"guest"|"nothing"|"stopped"|"fallen"|"unseen"}} Watch `was`: the state before it; `fell`: the one that ended it */
+/** A verb that failed, and the commands that may help. @typedef {{verb: string, cause: string, last: string|null, lines: string[], cures: {place: string, command: string}[]}} Failed */
 
 /** What is known of one VM. `open` is the mutating job whose end is not known; `acting` and `reading` are under way.
  * @typedef {object} View
@@ -24,7 +25,7 @@
  * @property {{state: string, last: string|null, at: number, holder: Holder|null}|null} seen
  * @property {Verdict|null} verdict @property {number} lookedAt @property {boolean} mayLook @property {boolean} looking evidence is sought
  * @property {Heartbeat|null} heartbeat @property {boolean} beats whether the guest ever had one
- * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch
+ * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch @property {Failed|null} failure
  * @property {Job[]|null} jobs @property {string} jobsTrouble @property {string} chain
  * @property {{title: string, text: string}} output @property {{lines: string[], at: number}|null} words the end of the guest's kernel log
  * @property {string} trouble @property {string} note @property {string[]} warnings @property {string[]} byHand
@@ -49,7 +50,7 @@ export const newView = (vm, kept = {}) => ({
 	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null,
 	open: null, acting: false, reading: "", stages: [], deadline: null,
 	seen: null, verdict: null, lookedAt: 0, mayLook: true, looking: false, picture: null, words: null, waiting: false, watch: null,
-	heartbeat: null, beats: false,
+	heartbeat: null, beats: false, failure: null,
 	jobs: null, jobsTrouble: "", chain: "", output: { title: "", text: "" },
 	trouble: "", note: "", warnings: [], byHand: [], proven: null, sent: {}, triedAt: 0, lockedSince: Infinity, nudge: null,
 	...kept,

@@ -1,7 +1,7 @@
 // The bar at the bottom: what became of the last press, its stages, its one button. Pure.
 
 import { clock, minute, sentence, span } from "../base/words.js";
-import { mayAnyway, obstacle, phaseOf } from "../state/rules.js";
+import { FALLEN, failureShown, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
@@ -46,7 +46,7 @@ const PHASES = {
 		...(ANYWAY[view.offer] && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
 	busy: (_, view) => ({ tone: "busy", icon: "working", word: whose(view, view.holder), sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
-	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: view.sentence, brief: "The reason is above", ...LOOK }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: failureShown(view) ? `${farOf(view)}The reason is above` : view.sentence, brief: "The reason is above", ...LOOK }),
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
 	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
@@ -83,6 +83,7 @@ function watching(view, now) {
 			: { tone: "unknown", icon: "look", word: done, sentence: `${sentence(view.heartbeat?.says ?? "the guest's heartbeat is not known")} Look at the picture`, ...more },
 		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
 		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
+		fallen: { tone: "bad", icon: "hung", word: done, sentence: `But ${fallOf(watch)}`, ...LOOK },
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
 	}[watch.found];
 	if (!watch.on) return /** @type {any} */ (found);
@@ -92,6 +93,15 @@ function watching(view, now) {
 
 /** When the guest's kernel answered first, by the host's clock. @param {import("../state/shape.js").Watch} watch */
 export const returnOf = ({ back, verb }) => (back ? `the guest’s kernel answers, ${back.most ? "at most " : ""}${span(back.ms)} after the ${labelOf(verb).toLowerCase()}` : "");
+
+/** What became of a guest that stands again, and when. @param {import("../state/shape.js").Watch} watch */
+export const fallOf = ({ fell, was, since, until, verb }) => `${FALLEN[fell]}${fell === was ? " again" : ""}, ${span(until - since)} after the ${labelOf(verb).toLowerCase()}`;
+
+/** @param {View} view */
+function farOf(view) {
+	const stage = STAGES[passed(view).at(-1)?.name ?? ""]?.label.toLowerCase();
+	return stage ? `At ${stage}. ` : "";
+}
 
 /** @param {View} view */
 const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
@@ -148,6 +158,6 @@ function stepsOf(view, now) {
 	const { watch } = view;
 	if (!watch || view.phase !== "done") return steps; // the check is over: its place is taken by the guest's return
 	/** @type {Record<string, Tone|"">} */
-	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", unseen: "", "": watch.on ? "busy" : "" };
+	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", fallen: "bad", unseen: "", "": watch.on ? "busy" : "" };
 	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];
 }

@@ -3,14 +3,16 @@
 // The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
 
 import { MINUTE, capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "../base/words.js";
-import { isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
-import { DOING, VERBS, labelOf, mutates } from "../state/verbs.js";
-import { returnOf } from "./bar.js";
+import { failureShown, hasFallen, isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
+import { DOING, VERBS, labelOf } from "../state/verbs.js";
+import { fallOf, returnOf } from "./bar.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
-/** @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean}} Headline */
+/** `cures`: commands on a host, each below where it is to be run.
+ * @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean, cures?: Cure[]}} Headline */
+/** @typedef {{place: string, command: string}} Cure */
 
 const GOOD_FOR_MS = 2 * MINUTE;
 
@@ -98,8 +100,12 @@ function away(state, view) {
 	};
 }
 
+const HOST_KNOWS = ["io-error", "paused"]; // of these the host says what to do before another start
+
 /** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
-function watched({ watch, seen, trouble, phase, beats }, now) {
+function watched(view, now) {
+	const { watch, seen, trouble, phase, beats } = view;
+	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : "Look at the picture and the last words before another try."}`, cures: curesOf(verdictOf(view)) };
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };
@@ -122,22 +128,28 @@ function known(state, view, now) {
 	const qemu = `QEMU: ${stateWord(seen.state)}`;
 	const second = `${qemu} · looked ${span(now - looked)} ago`;
 	if (isOld(now, seen.at, MINUTE)) return { words: "Out of date", tone: "unknown", icon: "unknown", second: `Was: ${phrase.words}, ${span(now - seen.at)} ago`, why: view.trouble };
-	const failed = view.phase === "failed" && mutates(view.verb);
-	if (failed && seen.state === "stopped") return { words: `Off: ${view.verb === "cycle" ? "start" : view.verb} failed`, tone: "bad", icon: "stopped", second, why: verdict ? sentence(verdict.sentence) : view.sentence };
-	if (failed && verdict?.from !== "forensics") return { words: `${labelOf(view.verb)} failed`, tone: "bad", icon: "hung", second, why: sentence(view.sentence) };
+	const failure = failureShown(view);
+	const of = { tone: /** @type {Tone} */ ("bad"), second, why: sentence(failure?.cause), cures: failure?.cures };
+	if (failure && seen.state === "stopped") return { ...of, words: `Off: ${failure.verb === "cycle" ? "start" : failure.verb} failed`, icon: "stopped" };
+	if (failure) return { ...of, words: `${labelOf(failure.verb)} failed`, icon: "hung" };
 	if (verdict?.code === "qemu-running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
 	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
 	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
 		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
 	}
-	const advised = verdict && phrase.why !== undefined && verdict.advice === phrase.advice;
-	return { ...phrase, second, why: advised ? phrase.why ?? "" : sentence(verdict?.sentence) };
+	return { ...phrase, second, why: whyOf(verdict), cures: curesOf(verdict) };
 }
+
+/** The host's own words. @param {import("../state/shape.js").HostVerdict|null} verdict */
+const whyOf = (verdict) => sentence(verdict?.why || verdict?.sentence);
+/** @param {import("../state/shape.js").HostVerdict|null} verdict  @returns {Cure[]} */
+const curesOf = (verdict) => (verdict?.fix ? [verdict.fix] : []);
 
 /** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics" || view.looking) return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
-	return { ...phraseOf("qemu-running"), second, why: "It is running. Collect evidence to see how the guest is doing." };
+	const found = verdictOf(view);
+	return { ...phraseOf("qemu-running"), second, why: whyOf(found) || "It is running. Collect evidence to see how the guest is doing.", cures: curesOf(found) };
 }
 
 /** @param {View} view  @returns {Headline} */

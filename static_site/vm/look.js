@@ -201,6 +201,8 @@ subscribe((state, before, event) => {
 	if (event.type === "vm-chosen" && vm !== before.vm) leaveVm(before.vm);
 	if (event.type === "unlocked" || (event.type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm))) openVm(vm);
 	if (event.type === "look-due") lookAt(vm);
+	const fell = (/** @type {import("../state/shape.js").State} */ { views }) => views[vm]?.watch?.found === "fallen";
+	if (fell(state) && !fell(before) && before.views[vm]) lookAt(vm); // its picture and last words say why
 	if (event.type === "settled") lookAfter(before.views[event.vm ?? ""] ?? {}, event);
 	if (event.type !== "health-came" || before.health.fails < 2 || !state.unlocked) return;
 	const view = viewOf();

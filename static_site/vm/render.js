@@ -1,6 +1,6 @@
 // Draws all of the page but the conversation and the key; here the frame, the connections and the commands by hand.
 
-import { $, icon, leave, make, setShown, setText, setTexts } from "../base/dom.js";
+import { $, leave, makeCommand, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
 import { chatDown, fullName, isAway, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
 import { renderBar } from "./render_bar.js";
@@ -94,13 +94,6 @@ function renderByHand(lines, vm) {
 	const name = /^[a-z][a-z0-9-]*$/.exec(vm)?.[0] ?? "devvm"; // it is pasted into a shell
 	setTexts({ proxmox: `Proxmox: ${proxmox.href}`, recipe: recipe.dataset.as.replace("devvm", name) });
 	setShown({ proxmox: host, "by-hand-none": !lines.length });
-}
-
-/** @param {string} line */
-function makeCommand(line) {
-	const button = make("button.bare", icon("copy"), make("span", "Copy"));
-	button.dataset.copy = line;
-	return make("div.command", make("code", line), button);
 }
 
 /** @type {import("../state/draw.js").Draw[]} */

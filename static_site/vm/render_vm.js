@@ -1,8 +1,8 @@
 // Draws the VM: headline, buttons, picture, evidence, what is to be known beside.
 
-import { $, fillText, icon, make, makePicture, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
+import { $, fillText, icon, make, makeCommand, makePicture, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { clock, sentence, span } from "../base/words.js";
-import { adviceOf, mayAnyway, notesOf, obstacle, pointless } from "../state/rules.js";
+import { adviceOf, failureOf, mayAnyway, notesOf, obstacle, pointless } from "../state/rules.js";
 import { POWER, VERBS } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
 
@@ -41,6 +41,7 @@ export function renderVm(state, view, now) {
 	box.dataset.second = String(Math.floor(head.second.length / 31));
 	setTexts({ headline: head.words, second: head.second });
 	renderWhy(head.why, view.vm);
+	renderCures(state.unlocked ? head.cures ?? [] : []);
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
 	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // a state alone is told by the bar
@@ -142,11 +143,23 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 	/** @type {HTMLButtonElement} */ (glass).disabled = !picture;
 }
 
+let drawnCures = "";
+
+/** The commands that cure it, each with where it is to be run. @param {import("./headline.js").Cure[]} cures */
+function renderCures(cures) {
+	const key = JSON.stringify(cures);
+	if (key === drawnCures) return;
+	drawnCures = key;
+	$("cures").replaceChildren(...cures.flatMap(({ place, command }) => [make("small", place ? `As root on ${place}` : "By hand, once the cause is gone"), makeCommand(command)]));
+	setShown({ cures: cures.length });
+}
+
 /** @param {View} view */
-function renderEvidence({ verdict, words, output }) {
-	const lines = verdict?.evidence ?? [];
+function renderEvidence(view) {
+	const { verdict, words, output } = view;
+	const lines = [...failureOf(view)?.lines ?? [], ...verdict?.evidence ?? []];
 	setTexts({
-		"evidence-word": verdict ? `${lines.length} ${lines.length === 1 ? "line" : "lines"}, ${clock(verdict.at)}` : "none yet",
+		"evidence-word": lines.length && !verdict ? `${lines.length} lines` : verdict ? `${lines.length} ${lines.length === 1 ? "line" : "lines"}, ${clock(verdict.at)}` : "none yet",
 		"verdict-sentence": sentence(verdict?.sentence),
 		"output-word": output.text ? output.title : "none yet",
 	});

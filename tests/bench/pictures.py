@@ -55,7 +55,7 @@ def take_night(browser: Browser, path: Path) -> None:
     with demo("qemu-wedged", "--no-chat") as link:
         page = browser.new_page(viewport=PHONE, color_scheme="light", has_touch=True)
         page.goto(link)
-        page.wait_for_selector(f"{VERDICT} >> text=wedged", timeout=60_000)
+        page.wait_for_selector(f"{VERDICT} >> text=QEMU hangs", timeout=60_000)
         page.wait_for_selector("[data-verb=cycle] >> text=Advised")
         frames = [page.screenshot()]
         page.click("[data-verb=cycle]")

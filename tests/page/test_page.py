@@ -1,6 +1,7 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
 import re
+import signal
 import time
 from typing import Any
 
@@ -33,9 +34,10 @@ from ..support.browser import (
     wait_for_text,
 )
 from ..support.failing_tools import misbehave
+from ..support.signals import signal_process
 from ..support.stages import until
 
-SEEN = {"Idle or hung": "warn", "Looks healthy": "good"}  # a guest that boots uses its disk
+SEEN = {"Idle or hung": "unknown", "Looks healthy": "good"}  # a guest that boots uses its disk
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
@@ -150,7 +152,7 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     expect(page.locator("#second")).to_contain_text("QEMU: not running" if verb == "stop" else "QEMU: running")
     if verb == "stop":
         see_headline(page, "Off", "warn")
-        expect(page.locator("#why")).to_have_text("It is switched off. Start it.")
+        expect(page.locator("#why")).to_have_text("The VM is stopped: start it.")
         expect(page.locator("#say-verdict")).to_contain_text("Advised: Start.")
         expect(page.locator("#start-more")).to_have_text("Advised. Nothing is lost.")
         expect(page.locator(".advised:visible")).to_have_count(1)
@@ -216,7 +218,7 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
     page.wait_for_selector("#glass img")
     assert page.locator("#glass img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 720
     assert page.locator("[data-verb=reset]").bounding_box() == before
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
     page.click("#evidence summary")
     assert "an idle guest looks the same as a hung one" in text_of(page, "verdict-sentence")
     assert "virtio0 queue 0" in text_of(page, "verdict-lines")
@@ -307,11 +309,14 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
     phase(page, "failed")
-    assert "It got as far as: start. Advice: Start." in text_of(page, "outcome-hint")
-    lines = text_of(page, "outcome-lines").splitlines()
-    [by_hand] = [line for line in lines if "By hand: " in line]
-    assert re.fullmatch(r"By hand: ssh -p \d+ root@127\.0\.0\.1 qm start 102", by_hand), by_hand
+    wait_for_text(page, "outcome-sentence", "At start. The reason is above")
+    expect(page.locator("#after")).to_be_hidden()  # nothing covers the buttons
     see_headline(page, "Off: start failed", "bad")
+    expect(page.locator("#why")).to_contain_text("o space left on device")
+    by_hand = page.locator("#cures code")
+    expect(by_hand).to_have_text(re.compile(r"^ssh -p \d+ root@127\.0\.0\.1 qm start 102$"))
+    expect(by_hand.locator("+ button")).to_have_text("Copy")
+    expect(page.locator("[data-verb].advised")).to_have_count(0)  # it would fail again
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
     expect(page.locator("#jobs summary").first).to_contain_text("Looked")  # by itself, at what the verb has left
@@ -319,8 +324,24 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     find_handler(visit.stage, page)
     phase(page, "failed")
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
-    assert "Advice: Start." in text_of(page, "outcome-hint")
-    assert "qm start 102" in text_of(page, "outcome-lines")
+    see_headline(page, "Off: start failed", "bad")
+    expect(by_hand).to_have_count(1)
+
+
+def test_a_qemu_that_a_signal_stopped_shows_the_command_that_continues_it(visit: Visit) -> None:
+    """The page says what the host says, and no power-cycle is advised where a command loses nothing."""
+    world = visit.stage.world
+    signal_process(world.pid, signal.SIGSTOP)
+    try:
+        page = visit.open()
+        expect(page.locator("#cures code")).to_have_text(f"kill -CONT {world.pid}", timeout=60_000)
+        see_headline(page, "QEMU hangs", "bad")
+        said = f"QEMU was stopped by a signal: kill -CONT {world.pid} on the host resumes it, and nothing is lost."
+        expect(page.locator("#why")).to_have_text(said)
+        expect(page.locator("#cures small")).to_contain_text("As root on ")
+        expect(page.locator("[data-verb].advised")).to_have_count(0)
+    finally:
+        signal_process(world.pid, signal.SIGCONT)
 
 
 # --- disconnected, and a Proxmox that is away ---

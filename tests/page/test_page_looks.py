@@ -265,7 +265,10 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     page.clock.fast_forward(5_000)
     expect(page.locator("#picture-age")).to_contain_text(re.compile("ago|every|before"))
     page.screenshot()  # what is known is drawn
-    assert page.evaluate("() => window.takeShifts()") == []
+    moved = [what for each in page.evaluate("() => window.takeShifts()") for what in each["what"]]
+    if act is failed:  # what may help stands below the power buttons then, and none of them has moved
+        moved = [what for what in moved if re.match("verbs|headline|second|why|outcome|dock|.*data-verb", what)]
+    assert moved == []
     bar = page.locator("[data-outcome]")
     expect(bar).to_be_in_viewport(ratio=1)
     for top in ("0", "document.body.scrollHeight"):  # not before the act, because a scrolled page makes up for shifts
@@ -387,9 +390,9 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
     confirm(page, "stop")
     phase(page, "done")
     see_headline(page, "Off", "warn")
-    wait_for_text(page, "why", "It is switched off.")
+    wait_for_text(page, "why", "The VM is stopped: start it.")
     spoken = page.evaluate("() => window.heard")
-    assert "Off. It is switched off. Start it. Advised: Start." in spoken
+    assert "Off. The VM is stopped: start it. Advised: Start." in spoken
     assert len([words for words in spoken if words.startswith("Stop done.")]) == 1
     assert len(spoken) == len(set(spoken)), spoken
     assert not [words for words in spoken if re.search(r"\d s\b", words.partition(", after")[0])], spoken

@@ -132,7 +132,7 @@ def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
         page.clock.resume()
         held.clear()
     choose(page, "devvm")
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
     expect(page.locator("#jobs-trouble")).to_have_text("")
 
 
@@ -328,7 +328,7 @@ def test_a_link_opens_its_vm(person: Visit) -> None:
     expect(page.locator("body")).to_have_attribute("data-tab", "vm")
     page.goto(f"{person.stage.url}#vm=devvm")
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
     page.reload()
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
     choose(person.open(), "broken")
@@ -444,7 +444,7 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     page = person.page
     page.clock.install()
     keep_at_hand(person)
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
     follow(person, "#vm=ghost")
     see_headline(page, "No such VM", "warn")
     wait_for_text(page, "second", "The link says ghost")
@@ -461,7 +461,7 @@ def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     wait_for(page, lambda: len(rows(page)) == 3, "the list")
     assert "No such VM" not in {words for _, _, words in rows(page)}  # it is where the sentence sends a person
     choose(page, "devvm")
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
 
 
 @pytest.mark.all
@@ -575,7 +575,7 @@ def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
     page.route("**/health", lambda route: route.fulfill(json=gone))
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#name")).to_have_text("devvm")
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
 
 
 @pytest.mark.all

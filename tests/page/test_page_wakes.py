@@ -80,14 +80,14 @@ def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
     expect(page.locator("#second")).to_contain_text(re.compile(r"looked \d\d+ s ago"))
     wake(page)
     expect(page.locator("#second")).to_contain_text(re.compile(r"looked \d s ago"))  # it has checked
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
     fall_asleep(page)
     pass_time(page, 120)
     expect(page.locator("#second")).to_contain_text("Was: Idle or hung")
     assert looks_of(visit) == first
     wake(page)
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the next look")
-    see_headline(page, "Idle or hung", "warn")
+    see_headline(page, "Idle or hung", "unknown")
 
 
 @pytest.mark.all

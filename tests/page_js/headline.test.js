@@ -3,6 +3,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { adviceOf } from "../../static_site/state/rules.js";
+import { VERBS } from "../../static_site/state/verbs.js";
+import { barOf } from "../../static_site/vm/bar.js";
 import { headlineOf, urgency } from "../../static_site/vm/headline.js";
 import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
@@ -25,8 +28,8 @@ function checkShape(head, what) {
 // What each verdict asks of a person, the tone of a fresh one.
 const TONE_OF = {
 	good: ["healthy"],
-	unknown: ["qemu-running", "not-determined", "place-unknown"],
-	warn: ["guest-silent", "guest-alive", "qemu-paused", "paused-locked", "in-transit", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped", "stopped-locked", "other-node", "container"],
+	unknown: ["qemu-running", "guest-silent", "guest-alive", "not-determined", "place-unknown"],
+	warn: ["qemu-paused", "paused-locked", "in-transit", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped", "stopped-locked", "other-node", "container"],
 	bad: [
 		"guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "backup-starves", "disk-frozen", "storage-hung", "qemu-wedged", "qemu-io-error", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "ha-stuck",
 		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy",
@@ -67,10 +70,33 @@ test("a code that this page does not know warns, in its own words", () => {
 	for (const code of ["constructor", "__proto__", "toString"]) checkShape(headAfter(evidenceCame("running", code)), code);
 });
 
-test("the page's own sentence is said only if the host advises the same", () => {
-	const [same, other] = ["cycle", ""].map((advice) => headAfter(evidenceCame("running", "disk-frozen", 0, { verdict: verdictOf("disk-frozen", { advice }) })));
-	assert.equal(same.why, "Only a power-cycle helps.");
-	assert.equal(other.why, "The sentence of disk-frozen.");
+// What the host says in each of its variants, recorded by tests/unit/test_why.py.
+const VERDICTS = JSON.parse(readFileSync(new URL("verdicts.json", import.meta.url), "utf8"));
+
+test("the page says what the host says, in each variant of each verdict", () => {
+	assert.deepEqual(new Set(VERDICTS.map(({ code }) => code)), new Set(VERDICT_CODES.filter((code) => code !== "container")));
+	for (const { state, ...verdict } of VERDICTS) {
+		const host = verdict.why || verdict.sentence;
+		const fix = verdict.fix && { code: verdict.fix.code, place: "pve1", command: `the command of ${verdict.fix.code}` };
+		for (const came of [evidenceCame, statusCame]) {
+			const state_ = after(...OPENED, came(state, verdict.code, 0, { verdict: { ...verdict, fix } }));
+			const head = headlineOf(state_, viewOf(state_), NOW);
+			assert.equal(head.why, `${host[0].toUpperCase()}${host.slice(1)}${/[.…]$/.test(host) ? "" : "."}`);
+			assert.deepEqual(head.cures, fix ? [fix] : [], host);
+			assert.equal(adviceOf(viewOf(state_)), fix || !VERBS[verdict.advice] ? "" : verdict.advice, host);
+		}
+	}
+});
+
+test("an idle guest is no alarm, and a command that loses nothing comes before a power-cycle", () => {
+	const said = (words) => VERDICTS.find(({ why }) => why.includes(words));
+	assert.equal(said("kill -CONT").fix.pid, 4242);
+	for (const { why } of VERDICTS) assert.doesNotMatch(why, /only a power-cycle/i);
+	for (const words of ["look the same", "look again in a minute", "so it lives"]) {
+		for (const { code, why, sentence: words_ } of VERDICTS.filter(({ why, sentence }) => `${why} ${sentence}`.includes(words))) {
+			assert.ok(code === "guest-frozen" || headAfter(evidenceCame("running", code)).tone !== "warn", why || words_);
+		}
+	}
 });
 
 // --- never green while something else is known ---
@@ -184,6 +210,20 @@ test("a start that failed and left it off says so", () => {
 	}
 });
 
+test("the cause of a failure comes first, with what may help, until something else is done", () => {
+	const verdict = verdictOf("stranded", { sentence: "the VM was stopped and could not be started: qm start failed: could not open disk image /dev/pve/vm-102-disk-0; fix that, then start", advice: "start" });
+	const failed = [begun("cycle", 50), settledEvent("cycle", { outcome: "failed", state: "stopped", last: "id_1", verdict, by_hand: ["ssh root@pve1 qm start 102"] }, 40)];
+	const looks = [statusCame("stopped", "qemu-stopped", 30, { last: "id_1" }), evidenceCame("stopped", "qemu-stopped", 20, { last: "id_1", verdict: verdictOf("qemu-stopped", { advice: "start" }) }), ["read-begun", { verb: "status", loud: true }, 10], statusCame("stopped", "qemu-stopped", 9, { last: "id_1" })];
+	for (const count of looks.keys()) {
+		const state = after(...OPENED, evidenceCame("running", "disk-frozen", 60), ...failed, ...looks.slice(0, count + 1));
+		const head = headlineOf(state, viewOf(state), NOW);
+		assert.deepEqual([head.words, head.why], ["Off: start failed", "Could not open disk image /dev/pve/vm-102-disk-0; fix that, then start."]);
+		assert.deepEqual(head.cures, [{ place: "", command: "ssh root@pve1 qm start 102" }]);
+		assert.equal(adviceOf(viewOf(state)), "");
+	}
+	assert.equal(headAfter(...failed, ...looks, statusCame("stopped", "qemu-stopped", 5, { last: "job_9" })).words, "Off");
+});
+
 test("a verb that failed on a VM that runs is the headline, until evidence says more", () => {
 	const failed = settledEvent("cycle", { outcome: "failed", last: "id_1", verdict: verdictOf("verb-failed") });
 	const head = headAfter(evidenceCame("running", "disk-frozen", 9), begun("cycle", 5), failed);
@@ -237,6 +277,28 @@ test("a guest that does not come back warns, for as long as nothing newer is kno
 		const silent = headAfter(statusCame("running", "qemu-running", 700, { heartbeat: beat(700) }), ...over);
 		assert.deepEqual([silent.words, silent.tone], ["No sign of life", "warn"]);
 		assert.deepEqual([headAfter(...over).words, headAfter(...over).tone], ["Not examined", "unknown"]); // it never had a heartbeat
+	}
+});
+
+test("a guest that stands again ends the watch, and what just failed is not advised again", () => {
+	for (const [was, fell, why] of [
+		["guest-panicked", "guest-panicked", "It panicked again, 4 s after the power-cycle. Look at the picture and the last words before another try."],
+		["running", "guest-panicked", "It panicked, 4 s after the power-cycle. Look at the picture and the last words before another try."],
+		["io-error", "io-error", "A disk request failed again, 4 s after the power-cycle. The sentence of qemu-io-error."],
+	]) {
+		const verdict = verdictOf(`qemu-${fell}`, { advice: "reset" });
+		const events = [
+			statusCame(was, "qemu-running", 40), begun("cycle", 30), settledEvent("cycle", { last: "id_1", seconds: 8.4 }, 20), ["watch-begun", { seconds: 90 }, 20],
+			settledEvent("status", { state: fell, last: "id_1", verdict }, 16, { loud: false }),
+		];
+		for (const more of [[], [evidenceCame(fell, verdict.code, 9, { last: "id_1", verdict })], [settledEvent("status", { state: fell, last: "id_1", verdict }, 1, { loud: false })]]) {
+			const state = after(...OPENED, ...events, ...more);
+			const head = headlineOf(state, viewOf(state), NOW);
+			assert.deepEqual([head.why, head.tone, viewOf(state).watch.on, adviceOf(viewOf(state))], [why, "bad", false, ""]);
+		}
+		const bar = barOf(after(...OPENED, ...events), viewOf(after(...OPENED, ...events)), NOW);
+		assert.deepEqual([bar.word, bar.sentence, bar.tone, bar.act], ["Power-cycle done", `But ${why[0].toLowerCase()}${why.slice(1).split(".")[0]}`, "bad", "look"]);
+		assert.equal(headAfter(...events, look()).words, "Not examined"); // someone resumed it
 	}
 });
 

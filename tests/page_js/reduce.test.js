@@ -136,7 +136,7 @@ test("the commands by hand are those of the last read", () => {
 	const lines = ["ssh root@pve1 qm status 102"];
 	const view = viewAfter(settledEvent("status", { by_hand: lines }), begun("stop"), settledEvent("stop", { outcome: "failed", by_hand: ["qm stop 102"] }));
 	assert.deepEqual(view.byHand, lines);
-	assert.ok(view.lines.includes("By hand: qm stop 102"));
+	assert.deepEqual(view.failure.cures, [{ place: "", command: "qm stop 102" }]);
 });
 
 // --- the watch ---
@@ -150,7 +150,7 @@ test("only a verb that brings the VM up, and is done, has a watch", () => {
 
 test("a watch goes from its verb's end to what it finds", () => {
 	const on = [begun("cycle", 30), settledEvent("cycle", { last: "id_1", seconds: 8.4 }, 20), ["watch-begun", { seconds: 90 }, 20]];
-	assert.deepEqual(viewAfter(...on).watch, { verb: "cycle", seconds: 8.4, started: NaN, heard: NOW - 20_000, back: null, since: NOW - 20_000, until: NOW + 70_000, on: true, found: "" });
+	assert.deepEqual(viewAfter(...on).watch, { verb: "cycle", seconds: 8.4, started: NaN, heard: NOW - 20_000, back: null, was: "", fell: "", since: NOW - 20_000, until: NOW + 70_000, on: true, found: "" });
 	const look = (more) => viewAfter(...on, ["screen-came", { picture: null, guest: "silent", state: "running", ...more }]);
 	assert.equal(look({}).watch.on, true);
 	assert.deepEqual([look({ guest: "answers" }).watch.found, look({ guest: "answers" }).watch.until], ["guest", NOW]);

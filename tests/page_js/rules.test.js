@@ -113,11 +113,12 @@ test("only `done` is done", () => {
 	assert.equal(phaseOf("status", {}), "idle");
 });
 
-test("a failure has how far it got, the advice, the evidence and the commands by hand", () => {
-	const [phase, more] = outcomeOf("cycle", answerOf({ outcome: "failed", stage: "start", verdict: verdictOf("stranded", { advice: "start" }), by_hand: ["qm start 102"] }), WHEN);
-	assert.deepEqual([phase, more], ["failed", {
-		sentence: "The sentence of stranded.", hint: "It got as far as: start. Advice: Start.", lines: ["the evidence of stranded", "By hand: qm start 102"],
+test("a look that failed has how far it got, the advice, the evidence and the commands by hand; a verb's headline has them", () => {
+	const failed = answerOf({ outcome: "failed", stage: "preflight", verdict: verdictOf("agent-failed", { advice: "status" }), by_hand: ["qm status 102"] });
+	assert.deepEqual(outcomeOf("forensics", failed, WHEN), ["failed", {
+		sentence: "The sentence of agent-failed.", hint: "It got as far as: preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
 	}]);
+	assert.deepEqual(outcomeOf("cycle", failed, WHEN), ["failed", { sentence: "The sentence of agent-failed." }]);
 });
 
 test("what was not sent says why, once, and what to do", () => {

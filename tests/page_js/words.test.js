@@ -54,7 +54,7 @@ test("a state alone is never well, and its word is no sentence", () => {
 		assert.notEqual(phraseOfState(state).tone, "good", state);
 		assert.ok(stateWord(state).split(" ").length <= 5, state);
 	}
-	assert.deepEqual([phraseOfState("running").words, phraseOfState("stopped").words, phraseOfState("wedged").words], ["Not examined", "Off", "QEMU is wedged"]);
+	assert.deepEqual([phraseOfState("running").words, phraseOfState("stopped").words, phraseOfState("wedged").words], ["Not examined", "Off", "QEMU hangs"]);
 });
 
 test("a host whose key changed is distrusted, not gone round", () => {

@@ -249,7 +249,7 @@ def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     sentence = verdict_of(replace(FROZEN, quorate=False)).sentence
     assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
     dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
-    assert "it is locked (backup) by a task that is dead: unlock it by hand first" in dead.sentence
+    assert "it is locked (backup) by a dead task: unlock it by hand first" in dead.sentence
 
 
 OWNER = ("vzdump of VM 102 by root@pam, process 77 works on it", "by hand: wait, or pvesh delete /nodes/pve/tasks/U")
@@ -359,6 +359,7 @@ def test_a_sentence_is_short(more: dict[str, Any]) -> None:
     everything = [replace(seen, **more) for seen, _, _ in ROWS.values()]
     for verdict in (judge(seen) for seen in everything for judge in (verdict_of, quick_verdict)):
         assert len(verdict.sentence) <= 200
+        assert len(verdict.why) <= 110
         assert verdict.advice in ("", "forensics", *MUTATING)
 
 

@@ -21,6 +21,7 @@ TROUBLES = {
     ),
 }
 
+DEAD_HA = f"HA does nothing with the VM now: {HA_CURE}"
 NO_QUORUM = "this node has no quorum"
 # Holders of the lock file that release it once QEMU is gone, by their task or their command.
 _END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", "qm reboot", "qm cleanup")
@@ -79,5 +80,5 @@ def _blocking_lock(evidence: Evidence, harmless: tuple[str, ...]) -> str:
     if not evidence.lock or evidence.lock in harmless:
         return ""
     if evidence.lock_alive is False:
-        return f"it is locked ({evidence.lock}) by a task that is dead: unlock it by hand first"
+        return f"it is locked ({evidence.lock}) by a dead task: unlock it by hand first"
     return f"it is locked ({evidence.lock}): check first whether its task still runs"

@@ -1,6 +1,7 @@
 """The lines that prove a verdict, and the comparison of the disks' queues behind them. Pure."""
 
 from ..jobs.result import Verdict
+from .cures import find_cure
 from .evidence import Evidence, Queue
 from .obstacles import TROUBLES, obstacle_to
 from .outlook import ha_line
@@ -114,14 +115,19 @@ def count_noun(number: int, noun: str) -> str:
 # --- The two kinds of verdict: one that advises a verb, and one that advises none ---
 
 
-def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str) -> Verdict:
-    """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it."""
+def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str, why: str = "") -> Verdict:
+    """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it.
+
+    A cure on the host that `why` names is not refused, so it is said all the same.
+    """
     lines = (*proof, *pve_lines(evidence))
+    sentence, cure = f"{what}: {do}", find_cure(why)
     if obstacle := obstacle_to(verb, evidence):
-        return Verdict(code, f"{what}; a {verb} would be refused because {obstacle}", "", lines)
-    return Verdict(code, f"{what}: {do}", verb, lines)
+        refused = f"a {verb} would be refused because {obstacle}"
+        sentence, verb, why = f"{what}; {refused}", "", why if cure else refused
+    return Verdict(code, sentence, verb, lines, why, find_cure(why or sentence))
 
 
-def advise_nothing(evidence: Evidence, code: str, sentence: str, *proof: str) -> Verdict:
+def advise_nothing(evidence: Evidence, code: str, sentence: str, *proof: str, why: str = "") -> Verdict:
     """Return a verdict that advises no verb."""
-    return Verdict(code, sentence, "", (*proof, *pve_lines(evidence)))
+    return Verdict(code, sentence, "", (*proof, *pve_lines(evidence)), why, find_cure(why or sentence))

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from ..jobs.result import SENTENCE_CHARS, Verdict
 from ..words import STALE_COPY
+from .cures import find_cure
 from .evidence import WATCHED_SECONDS, Evidence
 from .heartbeat_rule import FRESH, LATE, heartbeat_lines, heartbeat_state
 from .leftovers import describe_copy
-from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
+from .obstacles import DEAD_HA, dead_ha_clause, pve_cure, pve_obstacle
 from .proof import advise_nothing, advise_verb, host_lines, lock_lines, optional_line, storage_lines, thread_lines
 from .verdict_by_state import judge_running, judge_stopped, judge_storage_hung
 
@@ -20,7 +21,7 @@ _STANDING = {
     "internal-error": ("QEMU met an error that it can't emulate and stopped the guest", "reset it", "reset"),
     "guest-panicked": ("the guest's kernel panicked", "look at the picture, then reset it", "reset"),
     "watchdog": ("the guest's watchdog ran out and stopped it", "look at the picture, then reset it", "reset"),
-    "shutdown": ("the guest has shut down and its QEMU is still there", "cycle it", "cycle"),
+    "shutdown": ("the guest has shut down and its QEMU is still there", "power-cycle it", "cycle"),
     "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose what it holds", ""),
     "debug": ("a debugger holds the guest", "ask whose it is", ""),
 }
@@ -51,7 +52,7 @@ def _add_last_words(verdict: Verdict, evidence: Evidence) -> Verdict:
     has_room = len(verdict.sentence + _LAST_WORDS) <= SENTENCE_CHARS - _LEAST_CHARS
     sentence = verdict.sentence + _LAST_WORDS + evidence.cause if has_room else verdict.sentence
     lines = (*verdict.evidence, f"the guest's own last words, which prove nothing: {evidence.cause}")
-    return replace(verdict, sentence=sentence, evidence=lines)
+    return replace(verdict, sentence=sentence, evidence=lines, why=verdict.why or verdict.sentence)
 
 
 def _judge_by_rules(evidence: Evidence) -> Verdict:
@@ -88,23 +89,25 @@ def quick_verdict(evidence: Evidence) -> Verdict:
 def _judge_at_once(evidence: Evidence) -> Verdict:
     """Judge a running VM by one look at its heartbeat, which may be as old as a pause of the VM was long."""
     lines = heartbeat_lines(evidence) if evidence.heartbeats else ()
-    what = "QEMU answers and says running"
+    what, why = "QEMU answers and says running", ""
     if evidence.ha_dead:
-        sentence = f"{what}, but {dead_ha_clause(evidence)}"
+        sentence, why = f"{what}, but {dead_ha_clause(evidence)}", DEAD_HA
     elif heartbeat_state(evidence) == FRESH:
         sentence = f"{what}, and {lines[0]}; what runs in it may hang: collect evidence or look at the console"
+        why = f"{lines[0]}; what runs in it may hang: collect evidence, or look at the console"
     elif heartbeat_state(evidence) == LATE:
-        sentence = f"{what}, but {lines[0]}: collect evidence"
+        sentence, why = f"{what}, but {lines[0]}: collect evidence", f"{lines[0]}: collect evidence"
     else:
         sentence = f"{what}: collect evidence or look at the console to see whether the guest hangs"
-    return Verdict("qemu-running", sentence, "", (evidence.source, *lines))
+    return Verdict("qemu-running", sentence, "", (evidence.source, *lines), why, find_cure(why))
 
 
 def _judge_stale(evidence: Evidence) -> Verdict:
     """Judge a QEMU whose VM another node has: however well it looks, it may write to disks that are not its own."""
     sentence, _, *lines = describe_copy(evidence.vmid, evidence.here, evidence.node, evidence.ha)
     lines += (*optional_line(evidence.source), *thread_lines(evidence), *storage_lines(evidence))
-    return advise_nothing(evidence, STALE_COPY, sentence, *lines)
+    why = f"a QEMU of it still runs on {evidence.here}, but node {evidence.node} has the VM: stop this QEMU first"
+    return advise_nothing(evidence, STALE_COPY, sentence, *lines, why=why)
 
 
 def _judge_wedged(evidence: Evidence) -> Verdict:
@@ -117,16 +120,22 @@ def _judge_wedged(evidence: Evidence) -> Verdict:
     )
     if evidence.threads and set(evidence.threads) <= {"T", "t"}:
         do = f"`kill -CONT {evidence.pid}` on the host resumes it; a cycle loses unsaved work"
-        return advise_verb(evidence, "qemu-wedged", "QEMU itself was stopped by a signal", do, "cycle", *lines)
+        why = f"QEMU was stopped by a signal: kill -CONT {evidence.pid} on the host resumes it, and nothing is lost"
+        what = "QEMU itself was stopped by a signal"
+        return advise_verb(evidence, "qemu-wedged", what, do, "cycle", *lines, why=why)
     what = "a QEMU process exists, its monitor is silent, and"
     if "D" in evidence.threads:
         sentence = f"{what} one of its threads waits in the kernel at times: check the host's storage before a cycle"
-        return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
+        why = "QEMU is silent and a thread of it waits in the kernel: check the host's storage before a power-cycle"
+        return advise_nothing(evidence, "qemu-wedged", sentence, *lines, why=why)
     if evidence.dead_storages:
         dead = ", ".join(evidence.dead_storages)
         sentence = f"{what} the storage of its disks does not answer ({dead}): check that storage before a cycle"
-        return advise_nothing(evidence, "qemu-wedged", sentence, *lines)
-    return advise_verb(evidence, "qemu-wedged", f"{what} no thread waits for storage", "cycle it", "cycle", *lines)
+        why = f"QEMU is silent, and so is the storage of its disks ({dead}): check that before a power-cycle"
+        return advise_nothing(evidence, "qemu-wedged", sentence, *lines, why=why)
+    why = "QEMU is silent, and no thread of it waits for storage: power-cycle it"
+    what = f"{what} no thread waits for storage"
+    return advise_verb(evidence, "qemu-wedged", what, "cycle it", "cycle", *lines, why=why)
 
 
 def _judge_standing(evidence: Evidence) -> Verdict:
@@ -134,7 +143,8 @@ def _judge_standing(evidence: Evidence) -> Verdict:
     if state == "io-error":
         what, do = "a disk request failed and QEMU paused the guest", "make room or repair the storage, then start"
         lines = (*evidence.disk_errors, *source, *storage_lines(evidence), *lock_lines(evidence))
-        return advise_verb(evidence, "qemu-io-error", what, f"{do}; nothing is lost", "start", *lines)
+        why = "".join(f"{error}, so QEMU paused the guest: {do}" for error in evidence.disk_errors[:1])
+        return advise_verb(evidence, "qemu-io-error", what, f"{do}; nothing is lost", "start", *lines, why=why)
     if state in _PAUSED:
         return _judge_paused(evidence)
     if state in _IN_TRANSIT:
@@ -162,8 +172,8 @@ def _judge_paused(evidence: Evidence) -> Verdict:
         sentence = f"the VM is {state} and a task works on it{lock}: wait for that task"
         return advise_nothing(evidence, "paused-locked", sentence, *lock_lines(evidence))
     if evidence.pve:
-        why = f"because {pve_obstacle(evidence)}: {pve_cure(evidence)} first"
-        sentence = f"the VM is {state}, and the host can't tell whether a task works on it {why}"
-        return advise_nothing(evidence, "qemu-paused", sentence, *source)
+        because = f"because {pve_obstacle(evidence)}: {pve_cure(evidence)} first"
+        sentence = f"the VM is {state}, and the host can't tell whether a task works on it {because}"
+        return advise_nothing(evidence, "qemu-paused", sentence, *source, why=f"a task may work on it {because}")
     what = f"the VM is {state} and no task works on it"
     return advise_verb(evidence, "qemu-paused", what, "start continues it", "start", *source)

@@ -1,12 +1,13 @@
 """The verdict on a VM that runs, and on one that is stopped. Pure."""
 
 from ..host.vm_config import ha_stuck
-from ..jobs.result import Verdict
+from ..jobs.result import WHY_CHARS, Verdict
 from ..words import CONTAINER, CONTAINER_SENTENCE, PLACE_UNKNOWN
+from .cures import find_cure
 from .evidence import WATCHED_SECONDS, Evidence
 from .heartbeat_rule import FRESH, LATE, LOST, heartbeat_lines, heartbeat_state, watch_lines
 from .leftovers import leftover_lines
-from .obstacles import dead_ha_clause, pve_cure, pve_obstacle
+from .obstacles import DEAD_HA, dead_ha_clause, pve_cure, pve_obstacle
 from .outlook import HA_CURE, ha_outlook
 from .proof import (
     advise_nothing,
@@ -29,6 +30,7 @@ from .verdict_guest import judge_guest
 # --- The verdict on a VM whose QEMU answers and says running ---
 
 _WELL = ("healthy", "guest-silent", "guest-alive")  # codes that give way to the trouble of /etc/pve, and to a dead HA
+_TRY = "nothing is wrong from here, so try ssh, the network, the service"
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
@@ -40,10 +42,12 @@ def judge_running(evidence: Evidence) -> Verdict:
     verdict = _judge_no_requests(evidence)
     what, away = verdict.sentence.partition(":")[0], pve_obstacle(evidence)
     if verdict.code in _WELL and away:
-        sentence = f"{what}; a cycle would be refused because {away}: {pve_cure(evidence)}"
-        return Verdict(evidence.pve or "no-quorum", sentence, "", verdict.evidence)
+        why = f"a cycle would be refused because {away}: {pve_cure(evidence)}"
+        code = evidence.pve or "no-quorum"
+        return Verdict(code, f"{what}; {why}", "", verdict.evidence, why, find_cure(why))
     if verdict.code in _WELL and evidence.ha_dead:
-        return Verdict("ha-stuck", f"{what}, but {dead_ha_clause(evidence)}", "", verdict.evidence)
+        sentence = f"{what}, but {dead_ha_clause(evidence)}"
+        return Verdict("ha-stuck", sentence, "", verdict.evidence, DEAD_HA, find_cure(DEAD_HA))
     return verdict
 
 
@@ -55,7 +59,8 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
             f"QEMU answers with {count_noun(held, 'disk request')} in flight; {evidence.watched:.1f} s is too short to "
             "tell a slow disk from a frozen one: collect evidence"
         )
-        return advise_nothing(evidence, "guest-silent", sentence, *lines)
+        why = f"{evidence.watched:.1f} s is too short to tell a slow disk from a frozen one: collect evidence"
+        return advise_nothing(evidence, "guest-silent", sentence, *lines, why=why)
     if evidence.dead_storages:
         return judge_storage_hung(evidence, *lines)
     none = "it has not completed" if held == 1 else "none completed"
@@ -65,7 +70,9 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
     )
     if is_backup_at_work(evidence):
         return judge_starved_by_backup(evidence, what, *lines)
-    return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines)
+    waits = f"{count_noun(held, 'disk request')} {'has' if held == 1 else 'have'} hung for {evidence.watched:.0f} s"
+    why = f"{waits}: a reset will not help, power-cycle it"
+    return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines, why=why)
 
 
 def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
@@ -75,7 +82,8 @@ def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
         "no start can follow until it answers"
     )
     lines = (*proof, *storage_lines(evidence), *optional_line(evidence.source), *thread_lines(evidence))
-    return advise_nothing(evidence, "storage-hung", sentence, *lines)
+    why = "the VM's storage does not answer: repair it first; no reset or power-cycle can end before it answers"
+    return advise_nothing(evidence, "storage-hung", sentence, *lines, why=why)
 
 
 def _judge_no_requests(evidence: Evidence) -> Verdict:
@@ -97,28 +105,33 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
             "again in a minute"
         )
         code = "guest-alive" if heartbeat_state(evidence) == FRESH else "guest-silent"
-        return advise_nothing(evidence, code, sentence, *proof)
+        why = "the guest agent is silent, as when a backup freezes the guest: look again in a minute"
+        return advise_nothing(evidence, code, sentence, *proof, why=why)
     if verdict := judge_guest(evidence, *proof):
         return verdict
     if evidence.agent == "answers":
-        return advise_nothing(
-            evidence, "healthy", "QEMU and the guest agent answer: nothing is wrong from here", *proof
-        )
+        sentence = "QEMU and the guest agent answer: nothing is wrong from here"
+        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"the guest agent answers: {_TRY}")
     if evidence.agent == "silent" and has_progress(evidence):
         what = "QEMU answers and disk requests complete, but the guest agent does not"
         return advise_verb(evidence, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
     if has_progress(evidence):
-        return advise_nothing(
-            evidence, "healthy", "QEMU answers and disk requests complete: nothing is wrong from here", *proof
-        )
-    return advise_nothing(evidence, "guest-silent", _silence_sentence(evidence), *proof)
+        sentence = "QEMU answers and disk requests complete: nothing is wrong from here"
+        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"disk requests complete: {_TRY}")
+    sentence, why = _describe_silence(evidence)
+    return advise_nothing(evidence, "guest-silent", sentence, *proof, why=why)
 
 
-def _silence_sentence(evidence: Evidence) -> str:
+def _describe_silence(evidence: Evidence) -> tuple[str, str]:
+    """Return the sentence, and why, of a guest that shows nothing."""
+    same = "so idle and hung look the same: look at the console"
     if not compare_queues(evidence):
-        return f"QEMU answers; its disks can't be watched (not virtio): {_LOOK}"
-    agent = "; the guest agent does not answer" if evidence.agent == "silent" else ""
-    return f"QEMU answers and no disk request is waiting{agent}: {_LOOK}"
+        unseen = "its disks can't be watched (not virtio)"
+        return f"QEMU answers; {unseen}: {_LOOK}", f"{unseen}, {same}"
+    is_silent = evidence.agent == "silent"
+    agent = "; the guest agent does not answer" if is_silent else ""
+    why = f"no disk request waits{' and the guest agent is silent' if is_silent else ''}, {same}"
+    return f"QEMU answers and no disk request is waiting{agent}: {_LOOK}", why
 
 
 # --- The verdict on a VM that is stopped ---
@@ -135,18 +148,23 @@ def judge_stopped(evidence: Evidence) -> Verdict:
         return _judge_elsewhere(evidence)
     if evidence.placeless:
         sentence = f"no process of the VM is on this node, and {pve_obstacle(evidence)}: another node may have the VM"
-        return advise_nothing(evidence, PLACE_UNKNOWN, sentence, pve_cure(evidence), *source)
+        why = f"{pve_obstacle(evidence)}, so another node may have the VM: {pve_cure(evidence)}"
+        return advise_nothing(evidence, PLACE_UNKNOWN, sentence, pve_cure(evidence), *source, why=why)
     if away := pve_obstacle(evidence):
         code = evidence.pve or "no-quorum"
-        sentence = f"the VM is stopped, and a start would be refused because {away}: {pve_cure(evidence)} first"
-        return advise_nothing(evidence, code, sentence, *lines)
+        why = f"a start would be refused because {away}: {pve_cure(evidence)} first"
+        return advise_nothing(evidence, code, f"the VM is stopped, and {why}", *lines, why=why)
     if evidence.config is False:
         return advise_nothing(evidence, "no-config", "the VM is stopped and has no configuration on any node", *source)
     if evidence.ha_dead or ha_stuck(evidence.ha, evidence.ha_seen):
         state = f"in state {evidence.ha_seen}: see ha-manager status before a start"
-        why = f"now, because one of its daemons does not work: {HA_CURE} first" if evidence.ha_dead else state
-        sentence = f"the VM is stopped and HA starts nothing {why}"
-        return advise_nothing(evidence, "ha-stuck", sentence, *host_lines(evidence), *lock_lines(evidence))
+        because = f"now, because one of its daemons does not work: {HA_CURE} first" if evidence.ha_dead else state
+        why = f"HA starts nothing now: {HA_CURE} first" if evidence.ha_dead else ""
+        sentence, lines = (
+            f"the VM is stopped and HA starts nothing {because}",
+            (*host_lines(evidence), *lock_lines(evidence)),
+        )
+        return advise_nothing(evidence, "ha-stuck", sentence, *lines, why=why)
     if evidence.lock == "suspended" and not evidence.owners:
         return advise_verb(evidence, "qemu-stopped", "the VM is suspended to disk", "start resumes it", "start", *lines)
     if evidence.lock or evidence.owners:
@@ -162,8 +180,12 @@ def _judge_elsewhere(evidence: Evidence) -> Verdict:
     is_down = evidence.node_seen in ("unknown", "gone", "fence") or evidence.ha_seen in ("fence", "recovery")
     then = f"; {outlook[0]}" if outlook and is_down else ": look there"
     sentence = f"the VM is on node {node} now and not on {evidence.here or 'this one'}{then}"
+    why = f"the VM is on node {node} now: look there"
+    if outlook and is_down:
+        later = f"node {node} has the VM and is down: HA fences it first, so look again in three minutes"
+        why = outlook[0] if len(outlook[0]) <= WHY_CHARS else DEAD_HA if evidence.ha_dead else later
     lines = (f"/etc/pve/.vmlist names {node}", *outlook, *optional_line(evidence.source))
-    return advise_nothing(evidence, "other-node", sentence, *lines)
+    return advise_nothing(evidence, "other-node", sentence, *lines, why=why)
 
 
 def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:
@@ -178,11 +200,14 @@ def _judge_leftover(evidence: Evidence) -> Verdict:
     """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
     left = count_noun(len(evidence.leftovers), "process")
     if not evidence.remains or any(", state D" in line for line in evidence.remains):
-        cure = "repair the host's storage, or reboot the host if you can't"
+        cure = short = "repair the host's storage, or reboot the host if you can't"
     else:
-        cure = f"kill {'it' if len(evidence.leftovers) == 1 else 'them'} by hand first"
+        alone = len(evidence.leftovers) == 1
+        cure = f"kill {'it' if alone else 'them'} by hand first"
+        short = f"kill process {evidence.leftovers[0]} first" if alone else cure
     sentence = f"the VM is stopped and {left} of it did not end, so a start would fail: {cure}"
-    return advise_nothing(evidence, "leftover", sentence, *leftover_lines(evidence.leftovers, evidence.remains))
+    why, lines = f"{left} of it did not end: {short}", leftover_lines(evidence.leftovers, evidence.remains)
+    return advise_nothing(evidence, "leftover", sentence, *lines, why=why)
 
 
 def _locked_sentence(evidence: Evidence) -> str:

@@ -34,16 +34,18 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
     if evidence.agent == "answers":
         return None
     if is_hung(evidence):
-        return advise_verb(
-            evidence, "guest-hung", _why_hung(evidence), "look at the picture, then reset it", "reset", *proof
-        )
+        do = "look at the picture, then reset it"
+        why = f"{_what_hangs(evidence)}: {do}"
+        return advise_verb(evidence, "guest-hung", _why_hung(evidence), do, "reset", *proof, why=why)
     [line] = heartbeat_lines(evidence)
     if is_deaf(evidence):
         sentence = (
             f"the guest's kernel has not answered for {age_of(evidence.heartbeats[-1]):.0f} s, but "
             f"{_what_goes_on(evidence)}, so it may be writing its crash dump; look at the console; don't reset it yet"
         )
-        return advise_nothing(evidence, "heartbeat-lost", sentence, *proof)
+        silent = f"its kernel has been silent for {age_of(evidence.heartbeats[-1]):.0f} s"
+        why = f"{silent} and may be writing its crash dump: look at the console; don't reset it yet"
+        return advise_nothing(evidence, "heartbeat-lost", sentence, *proof, why=why)
     # It has answered QEMU before and does not now, which is neither healthy nor hung.
     has_answered = any(beat.last for beat in evidence.heartbeats)
     if state == LATE or (state in (AWAITED, UNKNOWN) and has_answered):
@@ -53,20 +55,24 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
         sentence = (
             f"the guest agent is dead, but {line}: try ssh, the service, the console; a reset is not needed for it"
         )
-        return advise_nothing(evidence, "guest-alive", sentence, *proof)
+        why = f"the guest agent is dead, but {line}: try ssh or the console; no reset is needed"
+        return advise_nothing(evidence, "guest-alive", sentence, *proof, why=why)
     if state == FRESH and not has_progress(evidence):
         sentence = f"{line}, so it lives; what runs in it may not: try ssh, the service, the console"
         return advise_nothing(evidence, "guest-alive", sentence, *proof)
     return None
 
 
+def _what_hangs(evidence: Evidence) -> str:
+    if are_all_deaf(evidence.vcpus):
+        return "every vCPU of the guest stands still with interrupts off"
+    return f"the guest's kernel has not answered for {age_of(evidence.heartbeats[-1]):.0f} s"
+
+
 def _why_hung(evidence: Evidence) -> str:
     beat = evidence.heartbeats[-1]
-    what = f"the guest's kernel has not answered for {age_of(beat):.0f} s"
-    if are_all_deaf(evidence.vcpus):
-        what = "every vCPU of the guest stands still with interrupts off"
     came = "no disk request was completed" if beat.packets is None else "no disk request and no packet came from it"
-    return f"{what}, and {came} in {beat.seconds:.0f} s"
+    return f"{_what_hangs(evidence)}, and {came} in {beat.seconds:.0f} s"
 
 
 def _what_goes_on(evidence: Evidence) -> str:

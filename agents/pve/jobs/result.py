@@ -1,33 +1,40 @@
 """The result of a verb, which the trailer, `result.json` and `history` share."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from ..words import CONTAINER, ELSEWHERE, MOVED_CODES, OUTCOMES, PLACE_UNKNOWN, STOPPED
 
 SENTENCE_CHARS = 200
+WHY_CHARS = 110
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One sentence for a person, the advised verb (or empty), and the lines that prove the sentence.
 
-    The sentence has SENTENCE_CHARS at most. Words of Proxmox and QEMU belong into the lines.
+    The sentence has SENTENCE_CHARS at most. Words of Proxmox and QEMU belong into the lines. `why` is the decisive half
+    of it in WHY_CHARS for a phone, and empty where the sentence is short or is the cause of a failure. `fix`: see
+    cures.py.
     """
 
     code: str
     sentence: str
     advice: str = ""
     evidence: tuple[str, ...] = ()
+    why: str = ""
+    fix: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sentence", _shorten(self.sentence))
+        object.__setattr__(self, "sentence", _shorten(self.sentence, SENTENCE_CHARS))
+        object.__setattr__(self, "why", _shorten(self.why, WHY_CHARS))
 
 
-def _shorten(sentence: str) -> str:
+def _shorten(sentence: str, most: int) -> str:
     """Return the sentence, cut between two words where it is too long to be read at one glance."""
-    if len(sentence) <= SENTENCE_CHARS:
+    if len(sentence) <= most:
         return sentence
-    words = sentence[: SENTENCE_CHARS - 1]
+    words = sentence[: most - 1]
     return f"{words.rpartition(' ')[0] or words}…"
 
 

@@ -1,0 +1,59 @@
+"""The short why of a host's verdicts, and the command that cures what a verdict found. Pure.
+
+A host sends a cure as a code with numbers. The command is made here: text of a host that an attacker holds must never
+become a command that a person copies into root's shell.
+"""
+
+from collections.abc import Mapping
+
+from .text import plain_line
+
+_WHY_CHARS = 110
+_MOST_PID = 2**22
+COMMANDS = {
+    "continue-qemu": "kill -CONT {pid}",
+    "end-leftover": "kill {pid}",
+    "thaw": "qm guest cmd {vmid} fsfreeze-thaw",
+    "unlock": "qm unlock {vmid}",
+    "restart-pmxcfs": "systemctl restart pve-cluster",
+    "start-ha": "systemctl start pve-ha-crm pve-ha-lrm",
+    "see-ha": "ha-manager status",
+    "see-quorum": "pvecm status",
+}
+
+
+def read_verdicts(result: Mapping[str, object], vmid: int, place: str) -> dict[str, object]:
+    """Return a host's result with the `why` and the `fix` of each of its verdicts as docs/openapi.yaml has them.
+
+    Args:
+        result: as the host sent it, with a verdict and perhaps with jobs that have verdicts too.
+        vmid: the number of the VM that was asked about: the host does not choose it.
+        place: the name of the host that answered.
+    """
+    found = _read_own(result, vmid, place)
+    jobs, job = found.get("jobs"), found.get("whole_job")
+    if isinstance(jobs, list):
+        found["jobs"] = [_read_own(each, vmid, place) if isinstance(each, dict) else each for each in jobs]
+    if isinstance(job, dict):
+        found["whole_job"] = _read_own(job, vmid, place)
+    return found
+
+
+def _read_own(fields: Mapping[str, object], vmid: int, place: str) -> dict[str, object]:
+    verdict = fields.get("verdict")
+    if not isinstance(verdict, dict):
+        return dict(fields)
+    why = verdict.get("why")
+    short = plain_line(why[: 4 * _WHY_CHARS])[:_WHY_CHARS] if isinstance(why, str) else ""
+    return {**fields, "verdict": {**verdict, "why": short, "fix": _read_fix(verdict.get("fix"), vmid, place)}}
+
+
+def _read_fix(fix: object, vmid: int, place: str) -> dict[str, object] | None:
+    """Return the code, the host and the command; None for a code that is not known or lacks its number."""
+    code = fix.get("code") if isinstance(fix, dict) else None
+    if not isinstance(fix, dict) or not isinstance(code, str) or code not in COMMANDS:
+        return None
+    pid, command = fix.get("pid"), COMMANDS[code]
+    if "{pid}" in command and not (type(pid) is int and 1 < pid <= _MOST_PID):
+        return None
+    return {"code": code, "place": place, "command": command.format(pid=pid, vmid=vmid)}
