@@ -109,12 +109,12 @@ def test_what_the_readme_says_was_run_is_in_the_list() -> None:
 
 
 def test_the_example_configuration_is_good() -> None:
-    """The README's breakglass.toml parses without a problem, and says who may call, a pinned VM, an alert and chat."""
+    """The example in docs/configuration.md has no problem, and it has callers, a pinned VM, an alert and chat."""
     files = {f"/run/secrets/{name}": new_secret() for name in ("operator", "dashboard", "session")}
     files |= {f"/run/secrets/{name}": new_ssh_key() for name in ("pve_power", "guest")}
     files["/run/secrets/alertmanager"] = "bgt_" + "t" * 43
     files["/run/secrets/claude"] = "ANTHROPIC_API_KEY=x"
-    [example] = settings("README.md", "The configuration")
+    [example] = settings("docs/configuration.md", "An example")
     config = parse(example, files.__getitem__)
     assert config.problems == ()
     assert [caller.name for caller in config.callers] == ["operator", "dashboard", "alertmanager"]
