@@ -26,7 +26,7 @@ def docs(arguments: argparse.Namespace) -> int:
         return DONE
     about = lines_about(name, {_FIRST: documents.get(_FIRST, ""), **documents})
     if not about:
-        hint = f"use a code that Breakglass printed, or one of {', '.join(documents)}"
+        hint = f"breakglass docs runbook has the codes; the documents are {', '.join(documents)}"
         raise CommandError(f'there is no document and no code "{name}"', hint)
     show(render(about, columns))
     return DONE

@@ -244,7 +244,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         "docs nope",
         2,
         'there is no document and no code "nope"',
-        "use a code that Breakglass printed, or one of README, admin, ",
+        "breakglass docs runbook has the codes; the documents are README, admin, ",
     ),
     "long TMPDIR": ({"TMPDIR": "{long}"}, "demo", 2, "is too long for the sockets", "set TMPDIR"),
 }
