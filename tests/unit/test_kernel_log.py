@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.forensics.evidence import Evidence
-from breakglass.agents.pve.forensics.guest_memory import MOST_DATA, GuestMemory, PageTables, Root
+from breakglass.agents.pve.forensics.guest_memory import IMAGE, MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
     LogMessage,
     find_cause,
@@ -19,6 +20,7 @@ from breakglass.agents.pve.forensics.kernel_log import (
     read_messages,
     rings_in,
 )
+from breakglass.agents.pve.forensics.last_words import follow_tables
 from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.agents.pve.jobs.result import SENTENCE_CHARS
@@ -155,6 +157,8 @@ CAUSES = {
     ),
     "a hung task": ([(9, "INFO: task sh:1 blocked for more than 120 seconds.")], "INFO: task sh:1 blocked "),
     "a disk": ([(9, "I/O error, dev vda, sector 7 op 0x1:(WRITE)"), (9, "next")], "I/O error, dev vda"),
+    "a stall": ([(9, "rcu: rcu_preempt self-detected stall on CPU")], "rcu: rcu_preempt self-detected"),
+    "a name without an end": ([(9, f"rcu_{'x' * 50} detected ")], ""),
     "XFS": ([(9, "XFS (vda1): Log I/O Error Detected. Shutting down filesystem")], "XFS (vda1): Log I/O Error"),
     "out of memory long ago": ([(9, "Out of memory: Killed process 7 (sh)"), (700, "link is up")], ""),
     "nothing": ([(9, "random: crng init done")], ""),
@@ -212,6 +216,33 @@ def test_tables_that_name_a_page_again_and_again() -> None:
     memory = Aliased()
     data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
     assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 17 << 20) == (True, True)
+
+
+class Flooded(GuestMemory):
+    """A guest whose kernel has nothing but heads of one ring: each has the messages of `ring`."""
+
+    def __init__(self, ring: Memory, place: int) -> None:
+        self.ring, self.heads, self.place, self.reads = ring, ring.heads(), place, 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads += 1
+        if size > 4096:
+            return self.heads.ljust(96, b"\0") * (size // 96)
+        if address < 0x4000:  # a table: of the last has each entry its own page
+            entries = {0x1000: [0x2003] * 512, 0x2000: [0x3003] * 512}
+            pages = [1 << 63 | self.place + (number << 21) | 0x83 for number in range(512)]
+            return struct.pack("<512Q", *entries.get(address & ~0xFFF, pages))[address & 0xFFF :][:size]
+        return self.ring.read(address - self.place + IMAGE, size)
+
+
+def test_rings_without_an_end() -> None:
+    """A guest that lies has them; at its deadline the reader returns what it has found, and reads no more."""
+    ring = Memory(3)
+    for _ in range(COUNT):
+        ring.write(b"the last words")
+    memory = Flooded(ring, 0x200000)
+    found = follow_tables(memory, [Root(0x1000, 4)] * 100, time.monotonic() + 0.1)
+    assert (found[-1].text, memory.reads < 50_000) == ("the last words", True)
 
 
 # --- the console's text ---

@@ -9,6 +9,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..host.cluster import cluster_view
 from ..host.paths import Host
@@ -50,9 +51,9 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     """Return the last messages of the guest's kernel, or why there are none."""
     if not host.last_words:
         return [], "not read: the key's line on this host has --no-last-words"
+    memory = GuestMemory(host, pid)  # before the check, so that it is of what is checked: another may get the number
     if not is_vm_process(host, pid):
         return [], "not read: it is not certain that this is the VM's QEMU"
-    memory = GuestMemory(host, pid)
     try:
         if has_waiting_thread(host, pid):  # what asks for the registers would wait with it, and hold QEMU's monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")
@@ -66,7 +67,7 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
         if cluster_view(host, _PVE_SECONDS).migrating:
             return [], "not read: the VM is being migrated"
         return _scan(host, pid, memory, until), f"{_NOTHING}, or it was not found in time"
-    return _follow_tables(memory, roots, until), _NOTHING if time.monotonic() < until else "not read: the time is over"
+    return follow_tables(memory, roots, until), _NOTHING if time.monotonic() < until else "not read: the time is over"
 
 
 def _moves(qmp: Qmp) -> str:
@@ -79,23 +80,27 @@ def _moves(qmp: Qmp) -> str:
     return "not read: the VM is being migrated" if is_moved or qmp.status() in _MOVING else ""
 
 
-def _follow_tables(memory: GuestMemory, roots: list[Root], until: float) -> list[LogMessage]:
-    """Search the kernel's data, by the page tables of the first vCPU that has it.
+def follow_tables(memory: GuestMemory, roots: list[Root], until: float) -> list[LogMessage]:
+    """Search the kernel's data, by the page tables of the first vCPU that has it, until a time of time.monotonic().
 
-    A ring that the kernel has left for a larger one is there as well, so the newest counts.
+    A ring that the kernel has left for a larger one is there as well, so the newest counts. A guest that lies has rings
+    without an end, so only the newest is kept.
     """
+    newest: list[LogMessage] = []
     for root in roots:
-        tables, found = PageTables(memory, root), list[list[LogMessage]]()
-        try:
-            for data in tables.data_of_kernel():
+        with suppress(ValueError):  # these are no page tables of a kernel
+            tables = PageTables(memory, root)
+            for ring in (ring for data in tables.data_of_kernel() for ring in rings_in(data)):
                 if time.monotonic() > until:
-                    return []
-                found += [read_messages(tables.read, ring) for ring in rings_in(data)]
-        except ValueError:  # these are no page tables of a kernel
-            continue
-        if any(found):
-            return max(found, key=lambda messages: messages[-1].number if messages else -1)
-    return []
+                    return newest
+                newest = max(newest, read_messages(tables.read, ring), key=_last_number)
+        if newest or time.monotonic() > until:
+            break
+    return newest
+
+
+def _last_number(messages: list[LogMessage]) -> int:
+    return messages[-1].number if messages else -1
 
 
 def _scan(host: Host, pid: int, memory: GuestMemory, until: float) -> list[LogMessage]:
