@@ -116,6 +116,10 @@ PLANTED: dict[str, tuple[Callable[[World], None], str]] = {
         lambda world: journal(world, (9, "kernel", "mce: [Hardware Error]: Machine check events logged")),
         rf"the host's processor or memory reported a hardware error \(machine check\) at {AT}",
     ),
+    "a memory error": (
+        lambda world: journal(world, (9, "kernel", "EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0")),
+        rf"the host's processor or memory reported a hardware error \(machine check\) at {AT}",
+    ),
     "a pool that is suspended": (
         lambda world: journal(
             world,
@@ -171,6 +175,9 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
         world,
         (8, "kernel", KILLED.format("ns", f"oom_memcg=/lxc/103,task_memcg={forged}", "a")),
         (7, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
+        (7, "kernel", KILLED.format("ns", "oom_memcg=/lxc/103,task_memcg=/lxc/103/[Hardware Error]: ", "a")),
+        (7, "kernel", "EDAC MC0: 1 CE [4242]: segfault at 0 ip 0000000000401106 sp 00007ffc error 6 in a[401000+1000]"),
+        (7, "kernel", "EDAC MC0: 1 CE (4242) uses deprecated remap_file_pages() syscall."),
         (6, "pve-ha-crm", "service 'vm:103': state changed from 'started' to 'fence'"),
         (6, "pve-ha-crm", "recover service 'vm:103' from fenced node 'pve2' to node 'pve1'"),
         (5, "zed", "eid=2 class=io pool='vm-103' vdev=sdd1"),

@@ -146,14 +146,14 @@ def _join_packages(found: list[Change]) -> Change:
 _JOURNAL_LINE = re.compile(r"(\d+)\.\d+ \S+ (kernel|zed|pve-ha)(?:-crm|-lrm)?(?:\[\d+\])?: (.*)")
 # What journalctl looks for. Then each line: who writes it, the kind of change, the message (VMID is the VM's number),
 # and the clause. A container has no say in what stands before the memcg of the OOM killer's line; a cpuset is one name,
-# or / alone.
-CHANGE_PATTERN = r"^oom-kill:|Hardware Error|^EDAC |^nfs: | error, dev |^WARNING: Pool|^eid=|vm:|^node '"
+# or / alone. A line about a crash begins with a process's name, up to 15 characters that any user chooses.
+CHANGE_PATTERN = r"^oom-kill:.*global_oom|^\S* ?\[Hardware|^EDAC MC|^nfs: | error, dev |^WARNING: Pool|^eid=|vm:|^node '"
 _ROWS = (
     ("kernel", "oom", r"oom-kill:[^/]*,cpuset=/?[^/]*,global_oom,task_memcg=/qemu\.slice/VMID\.scope,task=.*",
      "the host ran out of memory, and its kernel killed this VM's QEMU"),
     ("kernel", "oom", r"oom-kill:[^/]*,cpuset=/?[^/]*,global_oom,task_memcg=/.*,task=(?P<name>.*),pid=\d+,uid=\d+",
      "the host ran out of memory, and its kernel killed a process that is not this VM's ({name})"),
-    ("kernel", "hardware", r"(?:.*\[Hardware Error\]|EDAC \S+: \d+ [CU]E ).*",
+    ("kernel", "hardware", r"(?:(?:\w+: |\{\d+\})?\[Hardware Error\]|EDAC MC\d+: \d+ [CU]E [a-zA-Z]).*",
      "the host's processor or memory reported a hardware error (machine check)"),
     ("kernel", "nfs {server}", r"nfs: server (?P<server>\S+) not responding.*",
      "the NFS server {server} did not answer the host"),
