@@ -194,7 +194,7 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     try:
         outcome, text = "ok", keep_picture(job, seconds)
         facts["screen_text"] = lines = read_text_screen(job.host, text, began + seconds - time.monotonic())
-        text = "\n".join([text, *lines])
+        text = "\n| ".join([text, *lines])  # a mark, so that no row looks like a line of the host's
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
     except (QmpError, OSError, ValueError) as error:
