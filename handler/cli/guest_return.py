@@ -50,7 +50,7 @@ def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> st
     if not isinstance(beat, dict):
         return f"the guest's heartbeat is not known{_LOOK}" if is_over else ""
     seconds = _seconds_between(done.get("started"), beat.get("at"))
-    if seconds >= 0:
+    if seconds >= 0 and beat.get("state") == "fresh":  # what answered once may hang by now
         return f"the guest's kernel answers, {'at most ' if is_first else ''}{seconds:.0f} s after the {done['verb']}"
     return f"{beat.get('says')}{_LOOK}" if is_over or beat.get("state") == "none" else ""
 

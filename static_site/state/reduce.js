@@ -125,7 +125,7 @@ function hearGuest(watch, { outcome, state, heartbeat }, at) {
 	if (watch?.on && outcome === "done" && FALLEN[state]) return { ...watch, on: false, until: at, found: "fallen", fell: state };
 	if (outcome !== "done" || !watch || watch.back || watch.found === "guest") return watch;
 	const ms = Date.parse(heartbeat?.at) - watch.started;
-	return ms >= 0 ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
+	return ms >= 0 && heartbeat.state === "fresh" ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }
 
 /** Whether a read knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */

@@ -262,6 +262,7 @@ test("a guest is back with its first heartbeat after the start, by the host's cl
 	assert.equal(headAfter(...begins, waits).words, "Coming back…");
 	assert.equal(headAfter(...begins, check(17, beat(70))).words, "Coming back…"); // an answer from before
 	const back = headAfter(...begins, waits, check(12, beat(14)));
+	assert.equal(headAfter(...begins, waits, check(12, { ...beat(14), state: "late" })).words, "Coming back…"); // it answered, and hangs
 	assert.deepEqual([back.words, back.tone, back.why], ["Back: kernel answers", "good", "The guest’s kernel answers, 41 s after the power-cycle. Try what you came for."]);
 	assert.match(headAfter(...begins, check(12, beat(14))).why, /at most 41 s after/); // this device slept
 	const unreached = settledEvent("status", { outcome: "unreached", reached: false, state: "unknown", last: null }, 14, { loud: false });

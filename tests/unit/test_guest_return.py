@@ -20,6 +20,7 @@ AWAITED: Event = {
     "says": "the guest's kernel has not answered yet since the last reset",
 }
 OLD: Event = {"state": "lost", "at": "2026-11-27T03:00:04Z", "says": "the guest's kernel has not answered for 90 s"}
+HUNG: Event = {"state": "late", "at": "2026-11-27T03:00:46Z", "says": "the guest's kernel has not answered for 3000 s"}
 FRESH: Event = {"state": "fresh", "at": "2026-11-27T03:00:46Z", "says": "the guest's kernel answered 2 s ago"}
 
 # By what a status says: what is told at once, later, and at last.
@@ -35,6 +36,7 @@ ROWS: dict[str, tuple[Event, tuple[str, ...]]] = {
     "no driver yet": ({"heartbeat": NO_DRIVER}, (WAIT, WAIT, f"{NO_DRIVER['says']}, so look at the console")),
     "not yet": ({"heartbeat": AWAITED}, (WAIT, WAIT, f"{AWAITED['says']}, so look at the console")),
     "an answer from before": ({"heartbeat": OLD}, (WAIT, WAIT, f"{OLD['says']}, so look at the console")),
+    "an answer long ago": ({"heartbeat": HUNG}, (WAIT, WAIT, f"{HUNG['says']}, so look at the console")),
     "nothing known": ({"heartbeat": None}, (WAIT, WAIT, NOT_KNOWN)),
     "an older host agent": ({}, (WAIT, WAIT, NOT_KNOWN)),
     "a time that is none": ({"heartbeat": {"at": 7, "says": "?"}}, (WAIT, WAIT, "?, so look at the console")),
