@@ -1,13 +1,22 @@
 """The heartbeat where there is no Linux guest: QEMU without a balloon device, QEMU that is silent, and none at all."""
 
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from breakglass.demo.proxmox.world import World
+from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.heartbeat import sample_heartbeat
+from breakglass.agents.pve.forensics.heartbeat_rule import heartbeat_state
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.qmp import Qmp
+from breakglass.demo.proxmox.kvm import Machine, serve
+from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
 from ..support.signals import signal_process
@@ -49,6 +58,41 @@ def test_the_table_lists_what_does_not_run(world: World) -> None:
         signal_process(world.pid, signal.SIGCONT)
     (world.root / "run/qemu-server/102.pid").rename(world.root / "pid")
     assert listed(world) == []
+
+
+class InFirmware(Machine):
+    """QEMU's answers about a guest that answered once, and whose driver is not loaded now; by its version."""
+
+    def __init__(self, major: int) -> None:
+        super().__init__()
+        status = {"status": {"statuses": ["VIRTIO_CONFIG_S_ACKNOWLEDGE"]}, "guest-features": {}}
+        self.answers = {"x-query-virtio-status": status, "query-version": {"qemu": {"major": major}}}
+        stats = {"stats": {}, "last-update": 1_796_000_000}
+        self.properties = {"guest-stats": stats, "guest-stats-polling-interval": 2}
+
+    def answer(self, request: dict[str, Any]) -> list[dict[str, object]]:
+        """Return the message that answers one command."""
+        name = request["execute"]
+        if name == "qom-get":
+            return [{"return": self.properties[request["arguments"]["property"]]}]
+        return [{"return": self.answers[name]}] if name in self.answers else super().answer(request)
+
+
+@pytest.mark.parametrize(("major", "state"), [(9, "unloaded"), (10, "gone")])
+def test_a_qemu_that_remembers_the_answer_from_before_a_reset(short_dir: Path, major: int, state: str) -> None:
+    """Before version 10 a reset did not clear it: a boot loader looks like a kernel that has shut its driver down."""
+    host = Host(VMID, str(short_dir))
+    (short_dir / "run/qemu-server").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(host.qmp)
+        listener.listen(1)
+        monitor = threading.Thread(target=serve, args=(listener, InFirmware(major)))
+        monitor.start()
+        beat = sample_heartbeat(host, whole=False)
+        with Qmp(host.qmp, 5) as qmp:
+            qmp.command("quit")
+        monitor.join()
+    assert heartbeat_state(Evidence("running", heartbeats=(beat,))) == state
 
 
 def test_a_probe_that_fails_says_that_nothing_is_known(short_dir: Path) -> None:

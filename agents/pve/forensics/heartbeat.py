@@ -24,6 +24,7 @@ LONGEST_WATCH_SECONDS = 9.5  # what a capture has time for, beside
 SPARE_WATCH_SECONDS = 1.0  # to begin, to take the last sample and to tell it
 _STEP_SECONDS = 1.0
 _UNKNOWN = 1 << 63  # from here on a number of the guest's statistics is -1 if it did not say
+_FORGETS_SINCE = 10  # the first major version whose virtio-balloon.c clears stats_last_update at a reset
 _BALLOON = "/machine/peripheral/balloon0"
 _COUNTS = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
 
@@ -98,11 +99,12 @@ def sample_heartbeat(
         if stats is None:
             return seen
         said = {name: value for name, value in stats["stats"].items() if 0 <= value < _UNKNOWN}
+        driver = _has_driver(qmp)
         return replace(
             seen,
-            last=stats["last-update"],
+            last=0 if driver is False and not _forgets_at_reset(qmp) else stats["last-update"],
             every=int(str(qmp.command("qom-get", path=_BALLOON, property="guest-stats-polling-interval"))),
-            driver=_has_driver(qmp),
+            driver=driver,
             total=said.get("stat-total-memory"),
             available=said.get("stat-available-memory"),
             kills=said.get("stat-oom-kills"),
@@ -136,6 +138,11 @@ def _has_driver(qmp: Qmp) -> bool | None:
     states, features = status["status"].get("statuses", []), status["guest-features"].get("dev-features", [])
     is_ready = any(line.startswith("VIRTIO_CONFIG_S_DRIVER_OK") for line in states)
     return is_ready and any(line.startswith("VIRTIO_BALLOON_F_STATS_VQ") for line in features)
+
+
+def _forgets_at_reset(qmp: Qmp) -> bool:
+    """Tell whether this QEMU forgets the last answer at a reset; one before 10.0 keeps it, in a boot loader as well."""
+    return int(_as_object(qmp.command("query-version"))["qemu"]["major"]) >= _FORGETS_SINCE
 
 
 def _balloon_holds(qmp: Qmp) -> int | None:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+from typing import Any
 
 RETURNS: dict[str, object] = {
     "query-version": {"qemu": {"major": 10, "minor": 0, "micro": 0}},
@@ -21,8 +22,9 @@ class Machine:
     def __init__(self) -> None:
         self.status = "running"
 
-    def execute(self, command: str) -> list[dict[str, object]]:
+    def answer(self, request: dict[str, Any]) -> list[dict[str, object]]:
         """Return the messages that answer one command."""
+        command = str(request.get("execute"))
         events: list[dict[str, object]] = []
         if command == "query-status":
             return [{"return": {"status": self.status, "running": self.status == "running"}}]
@@ -48,7 +50,7 @@ def serve(listener: socket.socket, machine: Machine) -> None:
             for line in stream:
                 request = json.loads(line)
                 command = str(request.get("execute"))
-                for message in machine.execute(command):
+                for message in machine.answer(request):
                     own = {"id": request["id"]} if "id" in request and "event" not in message else {}
                     stream.write(json.dumps({**message, **own}).encode() + b"\n")
                 stream.flush()
