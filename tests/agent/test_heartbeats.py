@@ -13,6 +13,7 @@ import pytest
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.heartbeat import sample_heartbeat
 from breakglass.agents.pve.forensics.heartbeat_rule import heartbeat_state
+from breakglass.agents.pve.forensics.vcpus import has_waiting_thread
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.host.qmp import Qmp
 from breakglass.demo.proxmox.kvm import Machine, serve
@@ -93,6 +94,16 @@ def test_a_qemu_that_remembers_the_answer_from_before_a_reset(short_dir: Path, m
             qmp.command("quit")
         monitor.join()
     assert heartbeat_state(Evidence("running", heartbeats=(beat,))) == state
+
+
+def test_a_thread_that_ends_while_it_is_looked_at(tmp_path: Path) -> None:
+    """QEMU's threads for its disks come and go: one without a state does not wait, and ends no probe."""
+    for thread, stat in ((7, "7 (kvm) S 1"), (8, "")):
+        (tmp_path / f"proc/7/task/{thread}").mkdir(parents=True)
+        (tmp_path / f"proc/7/task/{thread}/stat").write_text(stat)
+    assert not has_waiting_thread(Host(VMID, str(tmp_path)), 7)
+    (tmp_path / "proc/7/task/7/stat").write_text("7 (kvm) D 1")
+    assert has_waiting_thread(Host(VMID, str(tmp_path)), 7)
 
 
 def test_a_probe_that_fails_says_that_nothing_is_known(short_dir: Path) -> None:

@@ -178,5 +178,5 @@ def _sample_vcpus(host: Host, pid: int) -> list[str]:
             return []
         with Qmp(host.qmp, _STEP_SECONDS) as qmp:
             return [sample_vcpus(qmp)]
-    except (QmpSilent, QmpError, OSError, ValueError, IndexError):
+    except (QmpSilent, QmpError, OSError, ValueError):
         return []

@@ -24,9 +24,9 @@ _WORDS = {
 
 
 def has_waiting_thread(host: Host, pid: int) -> bool:
-    """Tell whether a thread of QEMU waits uninterruptibly; raise OSError or IndexError if it ends meanwhile."""
+    """Tell whether a thread of QEMU waits uninterruptibly; raise OSError if QEMU ends meanwhile."""
     files = [host.proc(pid, f"task/{name}/stat") for name in os.listdir(host.proc(pid, "task"))]
-    return "D" in [read_small_file(path).rpartition(")")[2].split()[0] for path in files]
+    return ["D"] in [read_small_file(path).rpartition(")")[2].split()[:1] for path in files]
 
 
 def sample_vcpus(qmp: Qmp) -> str:
