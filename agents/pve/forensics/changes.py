@@ -147,7 +147,7 @@ _JOURNAL_LINE = re.compile(r"(\d+)\.\d+ \S+ (kernel|zed|pve-ha)(?:-crm|-lrm)?(?:
 # What journalctl looks for. Then each line: who writes it, the kind of change, the message (VMID is the VM's number),
 # and the clause. A container has no say in what stands before the memcg of the OOM killer's line; a cpuset is one name,
 # or / alone. A line about a crash begins with a process's name, up to 15 characters that any user chooses.
-CHANGE_PATTERN = r"^oom-kill:.*global_oom|^\S* ?\[Hardware|^EDAC MC|^nfs: | error, dev |^WARNING: Pool|^eid=|vm:|^node '"
+CHANGE_PATTERN = r"^oom-kill.*global_oom|^\S* ?\[Hardware|^EDAC MC|^nfs: | error, dev |^WARNING: Pool|^eid=|vm:|^node '"
 _ROWS = (
     ("kernel", "oom", r"oom-kill:[^/]*,cpuset=/?[^/]*,global_oom,task_memcg=/qemu\.slice/VMID\.scope,task=.*",
      "the host ran out of memory, and its kernel killed this VM's QEMU"),
