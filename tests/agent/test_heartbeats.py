@@ -81,7 +81,7 @@ class InFirmware(Machine):
 
 @pytest.mark.parametrize(("major", "state"), [(9, "unloaded"), (10, "gone")])
 def test_a_qemu_that_remembers_the_answer_from_before_a_reset(short_dir: Path, major: int, state: str) -> None:
-    """Before version 10 a reset did not clear it: a boot loader looks like a kernel that has shut its driver down."""
+    """Before version 10 a reset did not clear it, so a boot loader looks like a kernel without its driver."""
     host = Host(VMID, str(short_dir))
     (short_dir / "run/qemu-server").mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener:
