@@ -39,32 +39,26 @@ footer { margin-top: 3mm; font-size: 8pt }
 <code class="line">export BREAKGLASS_URL=$url</code>
 <code class="line">export BREAKGLASS_SECRET_FILE=$operator.signing-key</code>
 <code class="line">breakglass call forensics --vm $vm</code>
-<p>This takes 20 s and changes nothing. The line below <code>$vm: …</code> says what is wrong.
-The last line has the code.</p>
+<p>It takes 20 s and changes nothing. The line below <code>$vm: …</code> says what is wrong.</p>
 <h2>2. Act once</h2>
 <table>
-<tr><td><b>storage hung, I/O error, no quorum, /etc/pve away, locked</b>
+<tr><td><b>storage hung, I/O error, no quorum, /etc/pve away, locked, QEMU stopped by a signal</b>
 <td><b>No power-cycle.</b> First fix that: <code>breakglass docs CODE</code>
-<tr><td>a signal stopped QEMU<td>Run the command that it names, as root on the host.
 <tr><td>the guest hangs or panicked; it is silent, and the picture shows an error
 <td><code>breakglass call reset --vm $vm</code>
-<tr><td>QEMU is wedged (QMP is silent); a disk is frozen; a reset changed nothing
-<td><code>breakglass call cycle --vm $vm</code>
+<tr><td>QEMU is wedged; a disk is frozen; a reset changed nothing<td><code>breakglass call cycle --vm $vm</code>
 <tr><td>the VM is paused or stopped<td><code>breakglass call start --vm $vm</code>
-<tr><td>healthy (nothing is wrong from here)<td>The fault is not the VM. Look at ssh, the network, the service.
+<tr><td>healthy: nothing is wrong<td>Not the VM: look at ssh, the network, the service.
 </table>
-<h2>3. Read the outcome</h2>
-<p>It is the word after the verb: <code>$vm: running (cycle <b>done</b>, id msg_…)</code></p>
+<h2>3. Read the outcome, the word after the verb: <code>cycle done</code></h2>
 <table class="words">
-<tr><td><b>done</b><td>The VM runs (after <code>stop</code>, it is off).
-If it does not answer after 90 s, begin again at 1.
-<tr><td><b>running</b><td>The job is at work. Send the <b>same id</b> again.
+<tr><td><b>done</b><td>The VM runs (after <code>stop</code>, it is off). After 90 s, look again.
+<tr><td><b>running</b><td>The job is at work. Send the <b>same id</b> again: add <code>--id msg_…</code>
 <tr><td><b>busy</b><td>Another job has the VM. Wait for it.
 <tr><td><b>refused</b>, <b>unreached</b><td>The VM is unchanged. The answer says why.
 <tr><td><b>failed</b><td>Read its state. With <code>stranded</code>, <b>the VM is off</b>.
 <tr><td><b>unknown</b><td><b>The VM may have changed.</b> Send the <b>same id</b> again. Never a new id.
 </table>
-<p>To send the same id, press <i>Ask again</i>, or add <code>--id msg_…</code> to the same command.</p>
 <h2>Without the page</h2>
 <ol>
 <li>The address fails, its machine is up: <code>ssh -L 8080:localhost:8080 $machine</code>, then
