@@ -125,7 +125,7 @@ function passed({ verb, stages }) {
 /** @param {View} view */
 function stageWord(view) {
 	const stage = STAGES[passed(view).at(-1)?.name ?? ""]?.label.toLowerCase();
-	return stage ? `${labelOf(view.verb)}: ${stage}` : `${labelOf(view.verb)}: sending`;
+	return `${labelOf(view.verb)}${stage ? `: ${stage}` : view.stages.length ? " sent" : ": sending"}`;
 }
 
 /** @param {View} view  @param {number} now */
