@@ -157,7 +157,7 @@ def _find_caller(
 ) -> tuple[Caller, str]:
     """Return the caller with a key whose `proof(key)` is among the claimed ones, and that key's fingerprint.
 
-    Raise Unauthorized without one.
+    Raise Unauthorized if no caller fits.
     """
     found: tuple[Caller, bytes] | None = None
     for caller in callers:

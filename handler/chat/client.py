@@ -1,4 +1,4 @@
-"""A command of claude's that runs outside its sandbox: sends its name and words, passes on the streams and the exit.
+"""Runs a command of claude outside the sandbox: sends its name and words, and passes on its streams and exit code.
 
 It is copied into the sandbox as `bin/NAME` and uses nothing but the standard library. Each frame is a letter, a length
 and so many bytes: `r` the request, `i` input, `e` its end; back come `o` output, `w` stderr and `x` the exit code.

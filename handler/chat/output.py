@@ -147,7 +147,7 @@ class TurnOutput:
         piece = decode_piece(message)
         end = piece.at + len(piece.data)
         if piece.at not in (0, self._transcript) or end > TRANSCRIPT_BYTES:
-            raise ValueError("a piece of a transcript that is out of place")
+            raise ValueError("a piece of a transcript has the wrong position")
         self._saved += max(len(piece.data), PIECE_COST)
         if self._saved > 4 * TRANSCRIPT_BYTES:
             raise Misbehavior("the pieces of its transcript reached their size limit")

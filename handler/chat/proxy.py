@@ -24,7 +24,7 @@ from ..config.model_api import API_KEY, ModelApi
 from .model_connection import Connection, UnansweredError, connect
 from .model_requests import PATHS, Headers, find_refusal, passed_on
 
-CONNECTIONS = 8  # of claude's at once
+CONNECTIONS = 8  # from claude at the same time
 BODY_BYTES = 32 * 1024 * 1024  # the API takes no longer ones
 _PR_SET_DUMPABLE = 4
 # Of an answer: each end sets its own, and no session of the API's outlives a request.
@@ -52,7 +52,7 @@ class Proxy:
         self._room = asyncio.Semaphore(CONNECTIONS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection of claude's to its end."""
+        """Serve one connection from claude until it ends."""
         client = Connection(h11.SERVER, reader, writer)
         # Where either side breaks off, the other one sees it. To a HEAD, h11 sends no error with a body.
         with contextlib.closing(client), contextlib.suppress(OSError, h11.LocalProtocolError):
@@ -95,7 +95,7 @@ class Proxy:
             raise RefusedError(502, "api_error", f"{self._api.base_url}: {_describe(error)}") from None
 
     async def _ask_idle(self, *asked: h11.Event) -> tuple[Connection, h11.Response] | None:
-        """Ask over a connection that is there already; return None without one, or if the API has closed it."""
+        """Ask over a connection that is open already; return None if there is none or the API has closed it."""
         with contextlib.suppress(UnansweredError):
             return (api := self._idle.pop(), await api.ask(*asked)) if self._idle else None
         return None

@@ -108,7 +108,7 @@ def _words_of_link(link: re.Match[str]) -> str:
 
 
 def lines_about(code: str, documents: Mapping[str, str]) -> str:
-    """Return what the first document that explains a code says about it, as Markdown; an empty text without one.
+    """Return what the first document that explains a code says about it, as Markdown; empty if no document does.
 
     That is each row of a table that is about the code, each section whose heading names it, and each section of the
     document that one of these rows leads to.

@@ -108,7 +108,7 @@ def find_url(config: Config | None, environment: Mapping[str, str]) -> str:
 
 
 def find_key(config: Config) -> bytes | None:
-    """Return the signing key of the caller that is called `doctor`; None without one."""
+    """Return the signing key of the caller that is called `doctor`; None if there is no such caller."""
     callers = [each for each in config.callers if (each.name, each.auth_method) == (DOCTOR, SIGNATURE)]
     return callers[0].keys[-1] if callers else None
 

@@ -47,7 +47,7 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def write_files(directory: Path, files: Mapping[str, str], group: int | None, verify: Callable[[], None]) -> None:
-    """Write files into a directory, which is made if there is none, and call `verify`. After an error, none is left.
+    """Write files into a directory, which is made if there is none, and call `verify`. An error leaves no file.
 
     If there is a group, it may read them.
     """

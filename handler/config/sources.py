@@ -67,7 +67,7 @@ def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
 
 
 def _find_closed(file: str) -> str:
-    """Return the first directory above a file that this user may not enter, quoted; an empty text without one."""
+    """Return the first directory above a file that this user may not enter, quoted; an empty text if there is none."""
     for above in reversed(PurePath(file).parents):
         if os.path.isdir(above) and not os.access(above, os.X_OK):
             return quote(str(above))

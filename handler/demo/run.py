@@ -140,7 +140,7 @@ async def _serve(
 async def _wait_with(
     work: Sequence[Coroutine[None, None, None]], stop: asyncio.Event, handler: asyncio.subprocess.Process
 ) -> None:
-    """Wait for a signal or for the handler's end, with work that ends then too."""
+    """Do some work until a signal comes or the handler ends, then cancel it."""
     tasks = [asyncio.ensure_future(each) for each in work]
     ends = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(handler.wait())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

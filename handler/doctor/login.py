@@ -15,7 +15,7 @@ from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..proxmox.connect import connect, host_key_algorithms, unreached
 
-# Of opening a channel. asyncssh asserts that there is a connection, which may have ended a moment before.
+# What opening a channel can raise. asyncssh asserts that a connection exists, but it may have ended a moment before.
 FAILURES = (OSError, asyncssh.Error, TimeoutError, AssertionError)
 GREETING_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
@@ -88,7 +88,7 @@ def key_fingerprint(public: str) -> str:
 
 
 def own_address(address: str, port: int = 22) -> str:
-    """Return this machine's address as another one sees it; empty without a route there, and for a name.
+    """Return this machine's address as another one sees it; an empty text if there is no route, or for a name.
 
     It sends nothing.
     """
@@ -105,7 +105,7 @@ def own_address(address: str, port: int = 22) -> str:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one channel brought: its output, and the exit code, None without one. `opened` is false if sshd refused."""
+    """What one channel brought: its output, and its exit code or None. `opened` is false if sshd refused."""
 
     stdout: bytes = b""
     stderr: bytes = b""

@@ -19,7 +19,7 @@ _NONE = VmList(())
 
 @dataclass(frozen=True)
 class Handshake:
-    """The result of a `ping`; `heard` is false without one."""
+    """The result of a `ping`; `heard` is false if no result came."""
 
     heard: bool = False
     version: str = ""

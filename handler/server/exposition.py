@@ -139,7 +139,7 @@ def _of_callers(counters: Counters, callers: Iterable[Caller]) -> Iterator[Metri
 
 
 def _of_chat(state: str, snapshot: Snapshot) -> Iterator[Metric]:
-    text = "1 if chat is on, 0 if [chat] is there and chat is not on. Without [chat] there is no series."
+    text = "1 if chat works, 0 if [chat] is configured and chat does not work. Without [chat] there is no series."
     yield _gauge("chat_up", text, "", [((), state == "on")] if state != "none" else [])
     text = "1 for the state of chat, with the codes of /health. Other states have no series."
     yield _gauge("chat_state", text, "state", [((state,), 1)])

@@ -60,7 +60,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def client_address(scope: _Scope, proxies: Iterable[Network]) -> tuple[str, str]:
-    """Return the client's address, and that of the proxy in front of it, an empty text without one.
+    """Return the client's address, and that of the proxy in front of it, or an empty text if there is no proxy.
 
     A peer that is none of the proxies is the client, whatever its headers say. What a proxy says counts from the right,
     because each one adds an address there. The first that is no proxy's is the client. It is an empty text if there is

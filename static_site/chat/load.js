@@ -33,7 +33,7 @@ export async function withChat(act) {
 	const { vm } = getState();
 	const module = await loadChat().catch(() => null);
 	if (module && vm === getState().vm) act(module);
-	if (!module) setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons do not need it.");
+	if (!module) setText($("chat-notice"), "The conversation could not be loaded. Reload this page. The power buttons still work.");
 }
 
 export const renderChat = () => chat?.renderChat();

@@ -106,7 +106,7 @@ export class Markdown {
 		else if (block.text) leaf.replaceChildren(...nodesOf(inline(block.text, open)));
 	}
 
-	/** Adds the elements of a block, empty: `root` is what was added, `leaf` what its text goes into. @param {Block} block */
+	/** Adds a block's elements without text. Returns the added one as `root`, and the one for the text as `leaf`. @param {Block} block */
 	#add(block) {
 		const { kind, indent } = block;
 		const { pre, body, lists: before } = this.#place;

@@ -86,7 +86,7 @@ export class Turn {
 		this.#put(element);
 	}
 
-	/** A tool call begins. Returns what it runs. @param {{id: string, name: string, input: any}} event */
+	/** Shows that a tool call began. Returns at most 100 characters of its command or file. @param {{id: string, name: string, input: any}} event */
 	tool({ id, name, input }) {
 		const tool = new Tool(name, input);
 		this.#tools.set(id, tool);

@@ -184,7 +184,7 @@ function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { o
 	else runVerb("status", { vm, quiet: true });
 }
 
-/** A VM comes on the screen: what was under way there before a reload comes first, then a look. @param {string} vm */
+/** Attaches to the verb that was under way before the page was reloaded. Without such a verb, looks at the VM. @param {string} vm */
 function openVm(vm) {
 	if (!resumeVerb()) lookAt(vm);
 }

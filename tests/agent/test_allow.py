@@ -1,4 +1,4 @@
-"""`breakglass-pve allow`: one more VM in each line of ours, and not a byte of the file besides.
+"""`breakglass-pve allow`: adds a VM to each Breakglass line of the file, and changes no other byte.
 
 The account has uid 0, so a line that came out wrong would be a root login.
 """
@@ -60,7 +60,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("number", range(len(OTHERS)))
 def test_other_lines_stay_as_they_are(number: int) -> None:
-    """Between two lines of ours, each of these stays byte for byte, whatever it looks like."""
+    """A foreign line between two lines of Breakglass keeps every byte, whatever it looks like."""
     more, _ = add_vm(LINE + OTHERS[number] + LINE, 103)
     ours = LINE.replace("102", "102-103")
     assert more == ours + OTHERS[number] + ours
@@ -104,7 +104,7 @@ def test_only_the_list_of_the_command_changes(line: str, before: str, after: str
 
 @given(st.lists(st.sampled_from([*OTHERS, LINE, BOTH, *'",\\= \t\r\n\0', "restrict", "command=", POWER]), max_size=9))
 def test_no_other_command_comes_of_it(parts: list[str]) -> None:
-    """Of any file, each line has the options and the key of before, but for the number in a line of ours."""
+    """In any file, each line keeps its options and its key, except for the number in a Breakglass line."""
     text = "".join(parts)
     more, _ = add_vm(text, 103)
     before, after = parse_key_lines(text), parse_key_lines(more)
@@ -174,7 +174,7 @@ def test_both_keys_get_the_vm(keys: KeyFile) -> None:
 
 
 def test_no_kernel_log_is_read(keys: KeyFile) -> None:
-    """The switch is put into each line of ours, alone or with a VM, and once; no other byte changes."""
+    """Each Breakglass line gets the switch once, alone or with a VM; no other byte changes."""
     keys.write((OTHERS[0] + BOTH).encode())
     forbidden = OTHERS[0] + BOTH.replace(f"{SERVE} 102", f"{SERVE} 102 --no-last-words")
     now, already = (

@@ -42,7 +42,7 @@ Kill = Callable[[Sshd, str], None]
 
 
 def held_and_killed(sshd: Sshd, verb: str, hold: Hold, job_id: str, kill: Kill, session: bool = False) -> None:
-    """Ask for a verb by a real ssh, hold it in its stage, kill, and let it continue."""
+    """Send a verb by a real ssh, hold it in a stage, kill what `kill` kills, and let the rest continue."""
     memory(sshd.world, "evidence.json").unlink(missing_ok=True)
     held = hold(sshd.world, job_id)
     next(held)

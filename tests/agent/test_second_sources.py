@@ -274,7 +274,7 @@ def with_agent_port(short_dir: Path) -> Iterator[World]:
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
-    """QEMU knows that nothing in the guest has opened the port: neither a reset nor a capture reports a silence."""
+    """QEMU knows that no program in the guest has opened the port, so no reset or capture reports a silence."""
     set_constants(with_agent_port, SAMPLES_APART=0.3, SHORT_APART=0.1)
     host = Host(VMID, str(with_agent_port.root))
     assert ping_guest_agent(host, 0.3) == "silent"

@@ -102,7 +102,7 @@ def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
 
 
 def test_requests_share_a_connection(proxy: TurnProxy) -> None:
-    """A connection of claude's serves one request after another, of which the second try asks for a whole answer."""
+    """One connection from claude serves several requests in turn. The second try asks for a whole answer."""
     with contextlib.closing(UnixConnection(proxy.path)) as connection:
         connection.connect()
         own = connection.sock
@@ -271,7 +271,7 @@ def test_a_request_that_another_server_could_read_otherwise_is_refused(
 def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
     """A process of the same user can't look into it, and the credential is not in what all may read."""
     with turn_proxy(api, uid=65534) as proxy:
-        assert proxy.ask()[0] == 200  # so it has set itself up
+        assert proxy.ask()[0] == 200  # it answers, so the proxy has finished its set-up
         there = Path(f"/proc/{proxy.pid}")
         assert "\nUid:\t65534" in (there / "status").read_text()
         assert (there / "mem").stat().st_uid == 0

@@ -1,4 +1,4 @@
-"""Chat says whether it works and why not, after a missing part, a reload or a defect; no verb suffers."""
+"""Chat reports why it does not work, if a part is missing, after a reload or after a defect; verbs still work."""
 
 import asyncio
 import contextlib

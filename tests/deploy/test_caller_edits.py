@@ -33,7 +33,7 @@ READ = ["status"]
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A good configuration with the caller `anna`, and with `bob` in his own file, in its own directory."""
+    """A configuration without problems. It has the caller `anna`, and `bob` in a file of callers.d."""
     directory = tmp_path / "etc"
     directory.mkdir(mode=0o755)
     file = directory / "breakglass.toml"

@@ -122,7 +122,7 @@ def test_check_and_reload(container: Container) -> None:
 
 
 def test_sigterm_ends_it_cleanly(container: Container) -> None:
-    """Process 1 forwards the signal and ends with the handler's code; a killed one would have 137."""
+    """Process 1 forwards SIGTERM and exits with the handler's code, 0. If it were killed, the code would be 137."""
     container.stop()
     assert container.process.returncode == 0
     container.start()

@@ -236,7 +236,7 @@ def test_an_interrupted_command_revokes_the_key(service: Service, how: str) -> N
 
 @pytest.mark.all
 def test_without_a_way_to_reload_the_person_does_it(service: Service) -> None:
-    """The command names the reload, and hands out no key before; a key that it revoked then needs one more."""
+    """The command asks for a reload before it shows a key. A key that it revoked works until the next reload."""
     before = callers(service)
     with Pairing(service, "new", "erna", reloads=False) as command:
         command.read_until("Reload the handler, then press Enter here.")

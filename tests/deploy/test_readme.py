@@ -261,7 +261,7 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
 
 
 def test_the_threat_model_names_tests_in_its_table_alone() -> None:
-    """Each claim has a row with at least one test, and the text above the table has none."""
+    """Each claim has a row with at least one test, and the text above the table names no tests."""
     text, _, table = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8").partition("\n## The tests\n")
     claims = {cells[1].strip(): cells[2].split() for line in table.splitlines() if len(cells := line.split("|")) > 3}
     assert len(claims) > 20

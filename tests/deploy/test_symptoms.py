@@ -108,7 +108,7 @@ def test_a_key_that_is_refused(person: Person) -> None:
     def reasons() -> list[str]:
         return [json.loads(line)["why"] for line in person.paste(why).splitlines()]
 
-    until(lambda: len(reasons()) == 3, "the log to have the three refusals")  # a thread writes it after the answer
+    until(lambda: len(reasons()) == 3, "the log to have the three refusals")  # written after the answer
     assert reasons() == ["unknown signature", "unknown signature", "malformed"]
     assert "`unknown signature`" in TEXT
     assert "`malformed`" in TEXT

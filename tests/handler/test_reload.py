@@ -303,7 +303,7 @@ def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service:
     service.process.send_signal(signal.SIGHUP)
     file = wait_until(lambda: _reader_of(pipe))  # the configuration is being read, and its end never comes
     assert service.pve("status").status == 200
-    service.stop(signal.SIGINT)  # the end in which Python waits for threads
+    service.stop(signal.SIGINT)  # after SIGINT, Python waits for its threads before it exits
     os.close(file)
 
 

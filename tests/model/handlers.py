@@ -124,7 +124,7 @@ def _describe(place: int, answer: Answer | None) -> str:
 
 
 def _choose(state: State, rules: Rules, number: int, sending: Sending, answers: dict[int, Answer | None]) -> Step:
-    """Choose one of the hosts by what they have answered, or answer that none can be."""
+    """Choose a host by the answers that came, or answer that no host can be chosen."""
     to, what = sending.handler, name(number)
     handler = state.handlers[to]
     asks = f"handler {to} asks for {what}"

@@ -182,7 +182,7 @@ COVERED = """({left, right, bottom}) => {
 
 @pytest.mark.all
 def test_nothing_lies_under_the_camera(visit: Visit) -> None:
-    """On a phone on its side, whose screen has its camera and round corners beside the page, nothing lies there."""
+    """On a phone that lies on its side, no text and no control is under the camera or in the round corners."""
     page = visit.page
     page.set_viewport_size({"width": 844, "height": 390})
     client = visit.context.new_cdp_session(page)

@@ -89,7 +89,7 @@ test("a host is out of reach by what /health says, until a newer answer came fro
 	assert.equal(trouble("timeout", settledEvent("status", {}, -1)), "");
 	const lost = ["health-lost", { next: 0 }];
 	assert.equal(trouble("timeout", lost), "timeout"); // one poll is lost on any bad line
-	assert.equal(trouble("timeout", lost, lost), ""); // an old word of a handler that is gone
+	assert.equal(trouble("timeout", lost, lost), ""); // an old cause, from a handler that no longer answers
 });
 
 // --- what an answer means ---

@@ -120,7 +120,7 @@ def hasten(world: World) -> None:
 
 
 def limit_qm(world: World) -> None:
-    """Divide the limits of `qm stop` and `qm start`, too, by the world's scale. The test waits for one of them."""
+    """Divide the limits of `qm stop` and `qm start`, too, by the world's scale. The test waits for one limit."""
     limits = {"QM_STOP_SECONDS": QM_STOP_SECONDS, "QM_START_SECONDS": QM_START_SECONDS}
     set_constants(world, **{name: seconds / world.scale for name, seconds in limits.items()})
 

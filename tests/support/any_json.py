@@ -21,7 +21,7 @@ def any_values(names: Sequence[str], words: Sequence[str] = ()) -> st.SearchStra
 
 
 def any_objects(names: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrategy[dict[str, Any]]:
-    """Return dictionaries whose values are such values."""
+    """Return dictionaries that have these names and others, and values like those of `any_values`."""
     return st.integers(0, 2**48).map(lambda seed: _Maker(seed, names, words).fields(4))
 
 

@@ -26,7 +26,7 @@ def begin() -> Path:
     """Make the run's temporary directory and have everything that is started from now on use it."""
     os.environ[_SHARED] = str(shared_directory())
     directory = Path(tempfile.mkdtemp(prefix="bg"))
-    directory.chmod(0o1777)  # like /tmp: some tests run programs as other users
+    directory.chmod(0o1777)  # the mode of /tmp, because some tests run programs as other users
     os.environ["TMPDIR"] = str(directory)
     os.environ["BREAKGLASS_TEST_RUN"] = directory.name
     tempfile.tempdir = str(directory)

@@ -69,7 +69,7 @@ def record(file: str) -> None:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
             os.write(fd, json.dumps(found).encode() + b"\n")  # one write: processes don't mix their lines
             os.close(fd)
-        except OSError:  # out of sight from here, or there is no room, so the program matters more
+        except OSError:  # the file can't be seen from here or the disk is full; the program must run all the same
             pass
 
     def forget() -> None:

@@ -1,7 +1,6 @@
 """Requests that go wrong somewhere: in a byte, a header, the framing, the signature, the path or the body.
 
-The same seed makes the same requests, except for their times and what follows from these, because a signature has to be
-fresh.
+The same seed makes the same requests, except for their timestamps and signatures, because a signature has to be fresh.
 """
 
 import json

@@ -163,7 +163,7 @@ class Service:
     python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
     errors: Path | None = None
-    is_judged = True  # by docs/openapi.yaml; a handler passes on what a hostile host writes into some fields
+    is_judged = True  # checks answers by docs/openapi.yaml; False for a test whose host sends hostile values
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ def stale(caller: Caller = OPERATOR, msg_id: str = ID, at: int = NOW - THREE_DAY
 
 
 def challenge(signed: Signed, now: int = NOW, secrets: tuple[str, ...] = SECRETS) -> str:
-    """Return the challenge that a stale request is answered with."""
+    """Return the challenge in the answer to a stale request."""
     with pytest.raises(StaleTimestamp) as raised:
         check_time(signed, "", now, secrets)
     assert raised.value.extra["server_time"] == now

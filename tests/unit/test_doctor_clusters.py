@@ -22,7 +22,7 @@ ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTH
     ],
 )
 def test_hosts_of_two_clusters_are_an_error(first: str | None, second: str | None, is_found: bool) -> None:
-    """The second host gets no verb for the VM, so it must not look as if it were a spare one."""
+    """A host of another cluster gets no verb for the VM, so it must not look like a spare host."""
     own = vm(read((GOOD + ON_PVE2).replace('hosts = ["pve1"]', 'hosts = ["pve1", "pve2"]')))
     found = list(find_other_clusters([own], {"pve1": first, "pve2": second}))
     assert [each.code for each in found] == ["other-cluster"] * is_found

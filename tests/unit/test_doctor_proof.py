@@ -13,7 +13,7 @@ from breakglass.doctor.signed import ask_for_proof
 
 @pytest.mark.slow
 async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its headers come byte by byte, so no step is late; doctor ends all the same, and says what is not proven."""
+    """The headers arrive byte by byte, so no single read times out. Doctor still ends, and reports what is unproven."""
     monkeypatch.setattr(breakglass.doctor.signed, "PROOF_SECONDS", 1.0)
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:

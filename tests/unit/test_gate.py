@@ -12,7 +12,7 @@ from breakglass.web.gate import OPEN, Gate
 
 @pytest.mark.parametrize("path", [*sorted(OPEN), "/pve"])
 def test_a_flood_is_answered_in_turns(path: str) -> None:
-    """Requests that need no signature, and those that have none, wait in turns."""
+    """Requests that need no signature, and those that have none, are answered one per iteration of the event loop."""
     answered: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -35,7 +35,7 @@ _RECIPE = "run the commands that `breakglass host install-commands` prints"
 
 
 def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -> Iterator[Finding]:
-    """Add a VM to the `--vms` of each line of ours in the account's key file, or a switch; yield what was done."""
+    """Add a VM or a switch to each line of Breakglass in the account's key file; yield what was changed."""
     path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
     if vmid is None and not no_last_words:
         yield error("no VM is named, so nothing was changed", "name one, like breakglass-pve allow 103")
@@ -85,7 +85,7 @@ def _edit(path: str, change: Callable[[str], tuple[str, list[Finding]]]) -> list
 
 
 def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
-    """Return the text of a key file with one more VM in each line of ours, and a finding a line.
+    """Return the text of a key file with one more VM in each line of Breakglass, and a finding for each such line.
 
     Lines whose lists differ otherwise belong to different people: none of them is changed.
     """
@@ -109,7 +109,7 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
 
 
 def add_no_last_words(text: str) -> tuple[str, list[Finding]]:
-    """Return the text of a key file by which no guest's kernel log is read, and a finding for each line of ours."""
+    """Return a key file's text that forbids to read any guest's kernel log, and a finding for each Breakglass line."""
     raw, findings = text.split("\n"), []
     for line in filter(served_vms, parse_key_lines(text)):
         before, raw[line.number - 1] = raw[line.number - 1], forbid_last_words(raw[line.number - 1], line)

@@ -69,7 +69,7 @@ ARCHIVE_ROOM = 64 * 1024 * 1024  # a few captures with their pictures
 
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
-_NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of ours has
+_NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of Breakglass has
 _SSHD_FAILED = error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
 
 
@@ -90,7 +90,7 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
 
 
 def check_host(host: Host) -> Iterator[Finding]:
-    """Judge what a verb needs of the host: Python, root, qm, room for records, the cluster; and the chains."""
+    """Judge what verbs need on the host (Python, root, qm, space for records, the cluster), and the chains."""
     yield from _check_program(host)
     yield from _check_directories(host)
     yield judge_cluster(cluster_view(host))

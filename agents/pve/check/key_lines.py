@@ -43,7 +43,7 @@ class KeyLine:
 
     @property
     def command(self) -> str | None:
-        """The forced command, None without one."""
+        """The forced command; None if the line has none."""
         return next((value for name, value in self.options if name == "command"), None)
 
 
@@ -198,13 +198,13 @@ def served_vms(line: KeyLine) -> VmList | None:
 
 
 def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
-    """Return a line of ours with other VMs in its forced command; every other character stays."""
+    """Return a Breakglass line with other VMs in its forced command; every other character stays."""
     match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so they stand there as they are
     return raw[: match.start("vms")] + str(vms) + raw[match.end("vms") :] if match else raw
 
 
 def forbid_last_words(raw: str, line: KeyLine) -> str:
-    """Return a line of ours by which no guest's kernel log is read."""
+    """Return a Breakglass line that forbids to read any guest's kernel log."""
     match = _SERVE.match(raw, line.command_at)
     if match is None or "--no-last-words" in match["rest"].split():
         return raw
@@ -212,7 +212,7 @@ def forbid_last_words(raw: str, line: KeyLine) -> str:
 
 
 def forced_program(line: KeyLine) -> str | None:
-    """Return the path of the program that a line of ours runs; None for any other line."""
+    """Return the path of the program that a Breakglass line runs; None for any other line."""
     match = _SERVE.fullmatch(line.command or "")
     return match["program"] if match and served_vms(line) else None
 

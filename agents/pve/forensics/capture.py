@@ -103,8 +103,8 @@ def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request |
     """Attach a request for evidence to the capture that runs or is fresh enough; None when there is none.
 
     Return the request to follow. An id that the host agent made itself (not `is_named`) is never sent again, so nothing
-    is kept of it, and the capture's own id is followed. It takes no process, so that a storm of alerts does not delay
-    the verbs that act.
+    is kept of it, and the capture's own id is followed. To attach needs no new process, so a storm of alerts does not
+    delay the verbs that act.
     """
     if request.verb != "forensics":
         return None

@@ -71,7 +71,7 @@ class Evidence:
         cpu: seconds of processor time that QEMU used meanwhile.
         lock: the configuration's `lock:`.
         owners: the holders of the lock file.
-        starter: the process that starts the VM and holds the lock file, 0 without one.
+        starter: the process that starts the VM and holds the lock file, 0 if there is none.
         lock_alive: whether the task that took the lock still runs, None where that is not known.
         lock_owner: lines about that task.
         last_backup: the newest backup's task on this node, and whether it still runs, one line.
@@ -82,7 +82,7 @@ class Evidence:
         ha_goal: the node to which HA moves the VM, or moves it back after that node's maintenance.
         node_seen: the state in which HA's manager sees `node`.
         ha_dead: why HA, which manages the VM, acts on no request: which of its daemons is dead, and since when.
-        qm_says: the state by `qm status`.
+        qm_says: the state that `qm status` prints.
         pending: options that wait for a new QEMU.
         leftovers: the processes left of a stopped VM, by pid.
         disk_errors: disks with an I/O error, one line each.
@@ -107,7 +107,7 @@ class Evidence:
         changes: what changed within 24 hours, one line each (see changes.py).
         last_words: the end of the guest's kernel log, which is its own word.
         screen_text: the rows of a console in VGA's text mode.
-        cause: the line of it that says why the guest stands still, if any.
+        cause: the line of the guest's kernel log that says why the guest hangs, if any.
     """
 
     state: str

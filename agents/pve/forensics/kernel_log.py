@@ -135,7 +135,7 @@ def _split(text: str) -> list[str]:
 
 
 def find_cause(messages: list[LogMessage]) -> str:
-    """Return the last line that says why a guest stands still, escaped and cut; empty without one."""
+    """Return the last line that says why a guest hangs, escaped and shortened; an empty text if no line says it."""
     since = messages[-1].seconds - LOG_CAUSE_SECONDS if messages else 0.0
     lines = [line for each in messages if each.seconds >= since for line in _split(each.text)]
     causes = (line for line in reversed(lines) if _CAUSES.search(line) and not line.startswith("---["))

@@ -79,7 +79,7 @@ def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ..
 
 
 def describe_process(pid: int) -> str:
-    """Return `NAME, process PID, state S`, with the state's letter of proc(5)."""
+    """Return `NAME, process PID, state S`, where S is the letter of the state in proc(5)."""
     name, fields = read_stat(pid)
     return f"{name}, process {pid}, state {_deepest_state(pid, fields[0])}" if fields else f"process {pid}"
 

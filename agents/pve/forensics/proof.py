@@ -38,7 +38,7 @@ def frozen_disks(evidence: Evidence) -> tuple[int, set[str]]:
 
 
 def queue_lines(evidence: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
-    """Return a line for each queue that has requests or moved, of these disks alone where they are given."""
+    """Return a line for each queue that has requests or moved. If `disks` is given, leave out all other disks."""
     return tuple(
         f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
         f"{(after.used - before.used) % 65536} completed in {evidence.watched:.1f} s"

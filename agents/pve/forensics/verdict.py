@@ -25,7 +25,7 @@ _STANDING = {
     "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose what it holds", ""),
     "debug": ("a debugger holds the guest", "ask whose it is", ""),
 }
-# Codes of a guest that may have said why it stands still.
+# Codes of a guest whose kernel log may say why it hangs.
 _MAY_SAY_WHY = (
     *("guest-hung", "guest-silent", "guest-starved", "heartbeat-lost", "disk-frozen", "storage-hung", "qemu-wedged"),
     *("qemu-guest-panicked", "qemu-watchdog", "qemu-internal-error", "qemu-io-error"),

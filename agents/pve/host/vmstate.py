@@ -26,7 +26,7 @@ class Facts:
     """What was seen of the VM.
 
     Attributes:
-        pid: the number in the pid file, None without one.
+        pid: the number in the pid file, None without a pid file.
         ours: whether /proc shows it to be this VM's QEMU, None where /proc did not answer.
         qmp: QEMU's own state (`unknown`: a word that is none), empty where it was silent, None where it was not asked.
         silence: why QMP was silent.
@@ -68,7 +68,7 @@ def _ask_qmp(host: Host, facts: Facts) -> Facts:
 
 
 def read_pid(host: Host) -> int | None:
-    """Return the number in the VM's pid file; None without one."""
+    """Return the number in the VM's pid file; None without a pid file."""
     return _read_number(host.pidfile)
 
 

@@ -168,7 +168,7 @@ def _write_note(store: JobStore, note: dict[str, object]) -> None:
 
 
 def _seconds_writing(store: JobStore) -> float:
-    """Return for how many seconds a process has been writing; 0 without one."""
+    """Return for how many seconds a process has been writing; 0 if none is."""
     note = read_json(_note_path(store)) or {}
     since, pid = note.get("since"), note.get("pid")
     if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):

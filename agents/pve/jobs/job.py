@@ -32,7 +32,7 @@ class Job:
         self.record = record
         self.stage = ""
         self.screen = False
-        self.standby_pid = 0  # 0 without one; see standby.py
+        self.standby_pid = 0  # 0 if there is no standby; see standby.py
         self.warnings: list[str] = []
         self.deadline = DEADLINES[record.verb]
         self.start_seconds = QM_START_SECONDS

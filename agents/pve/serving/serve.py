@@ -156,7 +156,7 @@ def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] |
 
 
 def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
-    """Yield a refusal: a line of output, which is the sentence unless it hasits own, then the result."""
+    """Yield a refusal: a line of output, which is the sentence unless it has its own, then the result."""
     yield output(line or sentence, "stdout" if line else "stderr")
     yield result_message(Result(exit_code, stage="begin", verdict=Verdict(code, sentence, advice)))
 

@@ -42,7 +42,7 @@ def _add_new(new: argparse.ArgumentParser) -> None:
     new.add_argument("--allow", metavar="VERB,VERB", help=allow)
     new.add_argument("--vms", "--vm", dest="vms", metavar="NAME,NAME", help="the VMs that it may name (default: all)")
     new.add_argument("--not-after", metavar="TIME", help="when it expires, like 2027-06-01; UTC")
-    new.add_argument("--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none")
+    new.add_argument("--out", metavar="FILE", help="write the caller's secret to this new file and don't print it")
     _add_pair(new)
     new.add_argument("--print", action="store_true", help="print the file, and write none")
     _finish(new)
@@ -64,10 +64,8 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
     )
     rotate.add_argument("name", help="the caller's name")
     which = rotate.add_mutually_exclusive_group()
-    which.add_argument(
-        "--out", metavar="FILE", help="write the secret to this new file, for the caller, and print none"
-    )
-    which.add_argument("--drop-old", action="store_true", help="add none; end all but the newest")
+    which.add_argument("--out", metavar="FILE", help="write the caller's secret to this new file and don't print it")
+    which.add_argument("--drop-old", action="store_true", help="add no signing key; end all but the newest")
     _add_pair(rotate)
     _finish(rotate)
 
