@@ -34,6 +34,7 @@ exit codes:
   4    the outcome is not known, or the verb is still running; send the same id again
        (even after Ctrl-C in a call, or in a drill that may have sent its cycle)
   130  ended with Ctrl-C in any other case
+       (serve, demo, chat, and a call whose verb is done, end with the code of their work)
 """
 
 # Control characters except newline and tab, which a terminal obeys, and bidi overrides, which can hide text.

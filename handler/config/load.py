@@ -1,5 +1,7 @@
 """Reads the TOML file into frozen dataclasses. All problems are reported at once, each with its key's path and a hint.
 
+If the file can't be read, is open to other users or is not TOML, this is the only problem that is reported.
+
 An error in an entry disables that caller, VM or alert: half an entry could mean more than its author wrote. The
 other entries work. A file without a usable caller, VM or session secret raises ConfigError.
 """
