@@ -22,8 +22,6 @@ def list_verbs(tools: str) -> tuple[str, ...]:
 #
 # The list names what is allowed, because a list of what is denied is never complete.
 
-AGENT = "breakglass"
-
 _NO_GUEST = "You can't log in to the VM itself, because this handler has no way in. You see it from its host only."
 _HOST_ONLY = f"""\
 In this turn you only look, and only from its host: all that you can run is

@@ -83,9 +83,9 @@ def write_files(job: Job, transcript: bytes) -> None:
     """Write what claude may read and not change, and what ssh reads; make the directories that claude may fill."""
     wall.make_places()
     wall.write_file(wall.AGENTS, json.dumps(job.agents), 0o444)
-    for name in ("pve", *([job.guest.name] if job.guest else [])):
+    for name in ("pve", *([job.vm] if job.ssh_files else [])):
         wall.write_file(f"{wall.BIN}/{name}", f"#!{wall.PYTHON} -IS\n{wall.read_program('client.py')}", 0o555)
-    for name, text in (job.guest.files if job.guest else {}).items():
+    for name, text in job.ssh_files.items():
         wall.write_file(f"{wall.SSH}/{name}", text, 0o400)
     if transcript:
         with open(transcript_path(job.sid), "xb") as file:

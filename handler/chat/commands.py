@@ -43,10 +43,10 @@ class CommandServer:
     async def _answer(
         self, name: str, words: Sequence[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        guest, text = self._job.guest, " ".join(words)
+        text = " ".join(words)
         if name == "pve":
             await self._ask_handler(text, writer)
-        elif guest is None or name != guest.name or not text or "\0" in text:
+        elif not self._job.ssh_files or name != self._job.vm or not text or "\0" in text:
             _exit(writer, 2, _GUEST_USAGE.format(name=name))
         elif self._running >= AT_ONCE:
             _exit(writer, 255, f"{name}: {AT_ONCE} commands are running already; wait until one has ended")

@@ -14,7 +14,6 @@ from ..config.model_api import ModelApi
 
 LINE_BYTES = 1 << 20
 PIECE_BYTES = 256 * 1024  # of a transcript, in one line
-OPENING_BYTES = 4096
 TRANSCRIPT_BYTES = 64 << 20
 
 Line = Mapping[str, object]
@@ -41,19 +40,13 @@ class Piece(NamedTuple):
     is_last: bool
 
 
-class GuestLogin(NamedTuple):
-    """How ssh reaches the VM itself: the command's name, and the files of ssh by their names."""
-
-    name: str
-    files: Mapping[str, str]
-
-
 class Job(NamedTuple):
     """One turn. `sid` is a UUID: a new one, or with `resume` that of a session, whose transcript follows.
 
     `verbs` is what claude can propose or read, `rules` what it may run unasked, and `agents` its brief, as the CLI
-    takes them. `env` is what the operator gives claude, `authorities` the certificates that the model's API is checked
-    with, as PEM, or an empty text for the system's.
+    takes them. `env` is what the operator gives claude, `ssh_files` what ssh needs to reach the VM itself, by name, and
+    nothing without a way in. `authorities` are the certificates that the model's API is checked with, as PEM, or an
+    empty text for the system's.
     """
 
     vm: str
@@ -65,7 +58,7 @@ class Job(NamedTuple):
     verbs: Sequence[str]
     api: ModelApi
     env: Mapping[str, str] = {}  # nothing changes it
-    guest: GuestLogin | None = None
+    ssh_files: Mapping[str, str] = {}
     authorities: str = ""
     turn_seconds: float = 1800
     silence_seconds: float = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
@@ -82,19 +75,14 @@ def encode_line(line: Line) -> bytes:
 
 def encode_opening(opening: Opening, job: Job | None = None) -> bytes:
     """Return the first line that the handler sends, and the job after it."""
-    fields = (
-        json.dumps({**job._asdict(), "api": job.api._asdict(), "guest": job.guest and job.guest._asdict()})
-        if job
-        else ""
-    )
+    fields = json.dumps({**job._asdict(), "api": job.api._asdict()}) if job else ""
     return encode_line({**opening._asdict(), "job": len(fields)}) + fields.encode()
 
 
 def parse_job(data: bytes) -> Job:
     """Return the job that `encode_opening` wrote."""
     fields = json.loads(data)
-    guest = GuestLogin(**fields["guest"]) if fields["guest"] else None
-    return Job(**{**fields, "api": ModelApi(**fields["api"]), "guest": guest})
+    return Job(**{**fields, "api": ModelApi(**fields["api"])})
 
 
 def encode_pieces(data: bytes, at: int = 0) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 from ..base import audit
 from ..config.model import ChatSettings
 from .brief import HOST, build_agents, list_tool_rules, list_verbs, render_ssh_files
-from .job import GuestLogin, Job, Line, Opening, encode_opening
+from .job import Job, Line, Opening, encode_opening
 from .output import parse_line
 from .request import TurnRequest
 from .wall import SSH, starter_command
@@ -99,7 +99,6 @@ def find_program(settings: ChatSettings) -> str:
 def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:
     """Return the job of a turn whose session has a transcript of so many bytes. Blocks; raises OSError."""
     vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
-    ssh_files = render_ssh_files(vm, SSH)
     is_begun_again = request.resume and not transcript
     assert settings.api is not None
     return Job(
@@ -112,7 +111,7 @@ def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> 
         verbs=list_verbs(request.tools),
         api=settings.api,
         env=settings.env,
-        guest=GuestLogin(vm.name, ssh_files) if ssh_files else None,
+        ssh_files=render_ssh_files(vm, SSH),
         authorities=Path(settings.api.ca_file).read_text(encoding="utf-8") if settings.api.ca_file else "",
         turn_seconds=settings.turn_seconds,
     )

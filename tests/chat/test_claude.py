@@ -14,7 +14,6 @@ import pytest
 
 from breakglass.chat.brief import render_ssh_files
 from breakglass.chat.events import find_proposed_verb
-from breakglass.chat.job import GuestLogin
 from breakglass.chat.wall import SSH
 from breakglass.config.model import Address, Host, Vm
 from breakglass.config.model_api import CREDENTIALS, ModelApi
@@ -41,9 +40,9 @@ class Place:
     vm: Vm
 
     def job(self, prompt: str, vm: Vm | None = None, **more: Any) -> Any:
-        guest = GuestLogin("devvm", render_ssh_files(vm or self.vm, SSH))
+        ssh_files = render_ssh_files(vm or self.vm, SSH)
         api = ModelApi("ANTHROPIC_API_KEY", "sk-model", self.model.url)
-        return make_job(prompt, **{"api": api, "guest": guest, "env": {"CLAUDE_CODE_MAX_RETRIES": "1"}, **more})
+        return make_job(prompt, **{"api": api, "ssh_files": ssh_files, "env": {"CLAUDE_CODE_MAX_RETRIES": "1"}, **more})
 
     def run(self, *steps: dict[str, object], transcript: bytes = b"", **more: Any) -> Turn:
         """Let the model take these steps, as one turn of the real claude."""
@@ -137,7 +136,7 @@ def test_a_turn_that_only_looks_reaches_no_more(place: Place) -> None:
         "pve job id=some-job-1",
         "ssh devvm id",
     )
-    turn = place.run(*map(bash, lines), tools="host", guest=None)
+    turn = place.run(*map(bash, lines), tools="host", ssh_files=None)
     assert [ok for _, ok, _ in turn.tools] == [True, False, False, False, False, False], turn.tools
     assert "approval-required" not in json.dumps(turn.events)
 

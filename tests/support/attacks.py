@@ -8,7 +8,6 @@ because a command that fails everywhere would prove nothing.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from breakglass.chat.job import GuestLogin
 from breakglass.chat.wall import CWD, HOME, SSH
 
 from .service import give_to_handler
@@ -406,7 +405,7 @@ class Attack:
         files = {"key": f"{SECRET}\n", "config": _TAKEN.format(ssh=SSH), "script": script}
         is_ssh = self.where == SSH_CLIENT
         prompt = "devvm anything 2>&1" if is_ssh else script
-        job = make_job(prompt, resume=_SID, guest=GuestLogin("devvm", files if is_ssh else {**files, "script": ""}))
+        job = make_job(prompt, resume=_SID, ssh_files=files if is_ssh else {**files, "script": ""})
         turn = run(job, self._program, f'{{"said":"{SECRET}"}}\n'.encode())
         assert turn.events[-1]["ok"] is True, turn.events
         return texts(turn.events)

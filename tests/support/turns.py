@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import asyncssh
 
 from breakglass.chat import brief
 from breakglass.chat.job import (
-    GuestLogin,
     Job,
     Opening,
     decode_piece,
@@ -43,10 +42,12 @@ def ask_nothing(line: str) -> tuple[int, str]:
     return 16, f"approval-required: {line}\n"
 
 
-def make_job(prompt: str, *, resume: str = "", guest: GuestLogin | None = None, tools: str = "", **more: Any) -> Job:
+def make_job(
+    prompt: str, *, resume: str = "", ssh_files: Mapping[str, str] | None = None, tools: str = "", **more: Any
+) -> Job:
     """Return a job about a VM, as a handler makes it."""
     address = Address("guest", "127.0.0.1", 22)
-    vm = Vm("devvm", 102, (Host("pve1", address, ""),), guest=address if guest else None, guest_key="key")
+    vm = Vm("devvm", 102, (Host("pve1", address, ""),), guest=address if ssh_files else None, guest_key="key")
     api = more.pop("api", ModelApi("ANTHROPIC_API_KEY", "sk-model", "http://127.0.0.1:9"))
     return Job(
         vm="devvm",
@@ -57,7 +58,7 @@ def make_job(prompt: str, *, resume: str = "", guest: GuestLogin | None = None, 
         rules=brief.list_tool_rules(vm, tools),
         verbs=brief.list_verbs(tools),
         api=api,
-        guest=guest,
+        ssh_files=ssh_files or {},
         **more,
     )
 
