@@ -1,16 +1,17 @@
 """`breakglass chat`: a conversation in a terminal.
 
-Asks about each proposal; only the answer y sends the operator's own signed request. Prints nothing itself: the caller
-gives it `show` and `complain`.
+Asks about each proposal; only the answer y sends the operator's own signed request.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from ..chat.events import find_proposed_verb
-from ..client import Event, HandlerError, NoAnswer, VerbCall
+from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from ..client import call as send
+from .call import Display, run_verb
 from .conversation import ChatClient
+from .output import DONE, FAILED, UNREACHED, complain, show
 from .terminal_text import (
     CHECK_PROMPT,
     LIMIT_USD,
@@ -21,39 +22,30 @@ from .terminal_text import (
     without_retracted,
 )
 
-Show = Callable[[str], None]  # text as it is, without its own newline
-Complain = Callable[[str, str], None]
-Approve = Callable[[str, VerbCall], bool]  # the job's id and the verb: sends it, tells whether the host ended it
-LookUp = Callable[[str, str], str]  # a VM and a job's id: what became of it, empty if the host does not know the id
-
+_ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
 _OPEN_FOR = timedelta(days=1)  # the host remembers an id for one to two days, and would then run it again
 
 
-@dataclass
 class Terminal:
-    """A conversation in a terminal. `ask` returns a typed line, or raises EOFError."""
+    """A conversation in a terminal."""
 
-    conversation: ChatClient
-    ask: Callable[[str], str]
-    show: Show
-    complain: Complain
-    approve: Approve
-    look_up: LookUp
-    outcome: str = "done"
-    _calls: dict[object, Event] = field(default_factory=dict)  # the turn's tool calls, by their id
+    def __init__(self, signer: Signer, conversation: ChatClient) -> None:
+        self._signer, self._conversation = signer, conversation
+        self._code = DONE
+        self._calls: dict[object, Event] = {}  # the turn's tool calls, by their id
 
-    def run(self) -> str:
-        """Run turns until the operator leaves; return the outcome of the last one: done, failed or unreached."""
+    def run(self) -> int:
+        """Run turns until the operator leaves; return the exit code of the last one."""
         try:
-            if self.conversation.session and not self._resume():
-                return self.outcome
+            if self._conversation.session and not self._resume():
+                return self._code
             while True:
-                prompt = self.ask("> ")
+                prompt = input("> ")
                 if prompt.strip():
-                    self._settle(self._turn(self.conversation.start_turn(prompt)))
+                    self._settle(self._turn(self._conversation.start_turn(prompt)))
         except (EOFError, KeyboardInterrupt):
-            self.show("\n")
-        return self.outcome
+            show("\n")
+        return self._code
 
     def _turn(self, events: Iterator[Event]) -> list[Event]:
         """Show one turn; return its proposals. The first Ctrl-C stops the turn, the second one leaves."""
@@ -71,29 +63,29 @@ class Terminal:
                 if stopping:
                     raise
                 stopping = True
-                self.show("\n(stopping the turn; Ctrl-C again leaves)\n")
+                show("\n(stopping the turn; Ctrl-C again leaves)\n")
                 self._stop()
-                events = self.conversation.follow_turn()
+                events = self._conversation.follow_turn()
             except (HandlerError, NoAnswer) as error:
                 self._report(error)
                 return []
 
     def _report(self, error: HandlerError | NoAnswer) -> None:
-        """Say why a request to the handler failed; the outcome is then failed, or unreached if nothing was sent."""
-        self.outcome, hint = "failed", error.hint
+        """Say why a request to the handler failed."""
+        self._code, hint = FAILED, error.hint
         if isinstance(error, HandlerError):
-            self.complain(str(error), hint)
+            complain(str(error), hint)
         elif error.sent:
-            self.complain(str(error), "the turn may continue; to continue the conversation: breakglass chat --resume")
+            complain(str(error), "the turn may continue; to continue the conversation: breakglass chat --resume")
         else:
-            self.outcome = "unreached"
-            self.complain(f"{error}; nothing was sent", hint)
+            self._code = UNREACHED
+            complain(f"{error}; nothing was sent", hint)
 
     def _stop(self) -> None:
         try:
-            self.conversation.cancel_turn()
+            self._conversation.cancel_turn()
         except (HandlerError, NoAnswer) as error:
-            self.complain(f"the turn could not be stopped: {error}", "it may continue; Ctrl-C again leaves")
+            complain(f"the turn could not be stopped: {error}", "it may continue; Ctrl-C again leaves")
 
     # --- proposals ---
 
@@ -103,37 +95,37 @@ class Terminal:
         for each in proposals:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
             call = VerbCall(verb, vm, reason=why, if_last=str(each.get("last", "")))
-            if self._is_yes(f"run {verb} on {vm}? y/N ") and self.approve(job, call):
+            if self._is_yes(f"run {verb} on {vm}? y/N ") and _approve(job, call):
                 ended = job
         if ended and self._may_check():
-            self.show("\n(claude checks the VM, and can only read)\n")
-            self._turn(self.conversation.start_check(CHECK_PROMPT, ended))
+            show("\n(claude checks the VM, and can only read)\n")
+            self._turn(self._conversation.start_check(CHECK_PROMPT, ended))
 
     def _may_check(self) -> bool:
         """Tell whether claude may continue by itself: below the limit always, above it if the operator says so."""
-        cost = self.conversation.cost_usd
+        cost = self._conversation.cost_usd
         return cost < LIMIT_USD or self._is_yes(f"let claude check the VM ({cost_sentence(cost)})? y/N ")
 
     def _is_yes(self, question: str) -> bool:
-        return self.ask(question).strip().lower() == "y"
+        return input(question).strip().lower() == "y"
 
     # --- a conversation that continues ---
 
     def _resume(self) -> bool:
         """Show the last turn and follow it if it still runs; tell whether the conversation can continue."""
         try:
-            past = self.conversation.replay()
+            past = self._conversation.replay()
         except (HandlerError, NoAnswer) as error:
             self._report(error)
             return False
         turns = "1 turn" if past.turns == 1 else f"{past.turns} turns"
-        self.show(f"({turns} about {past.vm}; {cost_sentence(self.conversation.cost_usd)})\n")
-        self.show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
+        show(f"({turns} about {past.vm}; {cost_sentence(self._conversation.cost_usd)})\n")
+        show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
         for event in without_retracted(past.events):
             self._show(event)
-        self.outcome = "done"  # of this run, not of the earlier turn
+        self._code = DONE  # of this run, not of the earlier turn
         proposals = [event for event in past.events if event["type"] == "approval"]
-        new = self._turn(self.conversation.follow_turn()) if past.is_running else []
+        new = self._turn(self._conversation.follow_turn()) if past.is_running else []
         self._settle([each for each in proposals if self._is_open(each, past.at)] + new)
         return True
 
@@ -144,9 +136,9 @@ class Terminal:
             is_young = abs(datetime.now(UTC) - datetime.fromisoformat(at)) < _OPEN_FOR
         except (ValueError, TypeError):
             is_young = False
-        outcome = self.look_up(vm, job) or ("" if is_young else "too old to approve; ask claude again")
+        outcome = _look_up(self._signer, vm, job) or ("" if is_young else "too old to approve; ask claude again")
         if outcome:
-            self.show(f"({verb} on {vm}: {outcome})\n")
+            show(f"({verb} on {vm}: {outcome})\n")
         return not outcome
 
     # --- showing ---
@@ -154,23 +146,23 @@ class Terminal:
     def _show(self, event: Event) -> None:
         kind = event["type"]
         if kind == "text":
-            self.show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
+            show(str(event["text"]) if "text" in event else "\n(the model's stream broke; claude repeats this)\n")
         elif kind == "tool":
             self._calls[event["id"]] = event
-            self.show(f"\n$ {command_of(event)}\n")
+            show(f"\n$ {command_of(event)}\n")
         elif kind == "tool_result":
             self._show_result(event)
         elif kind == "approval":
-            self.show(f"\n(claude proposes {event['verb']} on {event['vm']}: {event['why']})\n")
+            show(f"\n(claude proposes {event['verb']} on {event['vm']}: {event['why']})\n")
         elif kind == "result":
-            cost = cost_sentence(self.conversation.cost_usd)
-            self.show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f}; {cost})\n")
+            cost = cost_sentence(self._conversation.cost_usd)
+            show(f"\n({event['seconds']:.1f} s, ${event['cost_usd']:.4f}; {cost})\n")
         elif kind == "error":
-            self.outcome = "failed"
-            self.show("\n")
-            self.complain(str(event["message"]), str(event["hint"]))
+            self._code = FAILED
+            show("\n")
+            complain(str(event["message"]), str(event["hint"]))
         elif kind == "done":
-            self.outcome = "done" if event["ok"] is True else "failed"
+            self._code = DONE if event["ok"] is True else FAILED
 
     def _show_result(self, event: Event) -> None:
         """Show a tool's result, except the refusal that the proposal after it stands for."""
@@ -178,4 +170,25 @@ class Terminal:
         arguments = call.get("input")
         given = arguments if isinstance(arguments, dict) else {}
         if find_proposed_verb(str(call.get("name")), given, event["ok"] is True, text) is None:
-            self.show(shortened(text))
+            show(shortened(text))
+
+
+def _approve(job: str, call: VerbCall) -> bool:
+    """Send the operator's own request for a proposal, and tell whether the host ended it."""
+    results: list[Event] = []
+    run_verb(call, job, Display(), results.append)
+    return any(result["outcome"] in _ENDED for result in results)
+
+
+def _look_up(signer: Signer, vm: str, job_id: str) -> str:
+    """Return what became of a proposal, empty if the host does not know its id."""
+    try:
+        result = send(signer, new_id(), VerbCall("history", vm, job=job_id), lambda _: None)
+    except (HandlerError, NoAnswer) as error:
+        return f"it is not known whether it ran: {error}"
+    if result["outcome"] != "done" or "job" not in result:
+        return "it is not known whether it ran, because the host can't be asked"
+    job = result["job"]
+    if not isinstance(job, dict):
+        return ""
+    return f"approved by {job.get('by')}, and {job.get('outcome') or 'still running'}"

@@ -1,5 +1,6 @@
 """The terminal's side of /chat: what it makes of a list, of a replay, and of a turn that another client began."""
 
+import io
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from breakglass.cli.conversation import CHECK, ChatClient, fetch_conversations
+from breakglass.cli.output import DONE
 from breakglass.cli.terminal import Terminal
 from breakglass.cli.terminal_text import CHECK_PROMPT, LIMIT_USD, shortened, table_of, without_retracted
 from breakglass.cli.terminal_text import LINES as SHOWN_LINES
-from breakglass.client import Event, HandlerError, NoAnswer, Signer, VerbCall
+from breakglass.client import Event, HandlerError, NoAnswer, Signer
 
 from ..support.peer import JSON, LINES, answer, peer
+from ..support.service import new_secret
 
 PAGE = Path(__file__).parent.parent.parent / "static_site"
 TURNS: list[Event] = [
@@ -155,7 +158,9 @@ def test_a_long_text_is_shortened() -> None:
 @pytest.mark.parametrize(
     ("age", "asks"), [(timedelta(hours=23), True), (timedelta(hours=25), False), (timedelta(hours=-25), False)]
 )
-def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
+def test_a_proposal_is_open_for_a_day(
+    age: timedelta, asks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The host forgets an id after two days, because it would run an old one a second time."""
     at = f"{datetime.now(UTC) - age:%Y-%m-%dT%H:%M:%SZ}"
     events: list[Event] = [
@@ -172,23 +177,17 @@ def test_a_proposal_is_open_for_a_day(age: timedelta, asks: bool) -> None:
         {"type": "done", "n": 2, "ok": True},
         {"type": "replayed", "session": "s", "id": "u", "vm": "devvm", "left_out": 0, "cost_usd": 0, "turn": None},
     ]
-    shown: list[str] = []
-    approved: list[VerbCall] = []
-
-    def ask(question: str) -> str:
-        if question == "> ":
-            raise EOFError
-        return "y"
-
-    def approve(_: str, request: VerbCall) -> bool:
-        approved.append(request)
-        return False
-
-    with peer(answer("200 OK", LINES, *events)) as (url, _):
-        conversation = ChatClient(Signer(url, b"k" * 32), session="s")
-        Terminal(conversation, ask, shown.append, print, approve, lambda *_: "").run()
-    assert approved == ([VerbCall("reset", "devvm", reason="It hangs.", if_last="none")] if asks else [])
-    assert ("(reset on devvm: too old to approve; ask claude again)\n" in shown) == (not asks)
+    unknown = answer("200 OK", JSON, {"outcome": "done", "job": None})
+    refused = answer("403 Forbidden", JSON, {"error": {"code": "forbidden", "message": "not now", "hint": ""}})
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * asks))
+    with peer(answer("200 OK", LINES, *events), unknown, *[refused] * asks) as (url, bodies):
+        monkeypatch.setenv("BREAKGLASS_URL", url)
+        monkeypatch.setenv("BREAKGLASS_SECRET", new_secret())
+        signer = Signer(url, b"k" * 32)
+        assert Terminal(signer, ChatClient(signer, session="s")).run() == DONE
+    wanted = {"verb": "reset", "vm": "devvm", "reason": "It hangs.", "if_last": "none", "to": url}
+    assert [json.loads(body) for body in bodies[2:]] == [wanted] * asks
+    assert ("(reset on devvm: too old to approve; ask claude again)\n" in capsys.readouterr().out) == (not asks)
 
 
 def test_the_page_has_the_same_limit_id_and_prompt() -> None:
