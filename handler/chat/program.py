@@ -100,7 +100,6 @@ def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> 
     """Return the job of a turn whose session has a transcript of so many bytes. Blocks; raises OSError."""
     vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
     is_begun_again = request.resume and not transcript
-    assert settings.api is not None
     return Job(
         vm=vm.name,
         sid=request.sid,

@@ -22,13 +22,13 @@ _NOT_IN_ENV = re.compile(
 _NOT_FOR_CLAUDE = "use chat.credential_file, base_url (a gateway's, too), https_proxy or ca_file"
 
 
-def read_model_api(entry: Entry) -> ModelApi | None:
-    """Return how to reach the model's API; None when there is a problem, which never shows a secret."""
+def read_model_api(entry: Entry) -> ModelApi:
+    """Return how to reach the model's API. A problem never shows a secret."""
     variable, credential = _credential(entry)
     base_url, https_proxy, ca_file = _base_url(entry), _https_proxy(entry), entry.get_str("ca_file")
     if entry.has("ca_file") and not ca_file.startswith("/"):
         entry.problem("ca_file", "is not an absolute path", 'write it like "/etc/ssl/certs/ours.pem"')
-    return None if entry.is_faulty else ModelApi(variable, credential, base_url, https_proxy, ca_file)
+    return ModelApi(variable, credential, base_url, https_proxy, ca_file)
 
 
 def _credential(entry: Entry) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
     entry.report_unknown()
     if entry.is_faulty:
         return None
-    return ChatSettings(sessions_dir, command, at_once, seconds, env, api)
+    return ChatSettings(sessions_dir, api, command, at_once, seconds, env)
 
 
 def _env(entry: Entry) -> dict[str, str]:

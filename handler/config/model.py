@@ -94,11 +94,11 @@ class ChatSettings:
     """What [chat] says."""
 
     sessions_dir: str
+    api: ModelApi
     command: str = "claude"
     max_turns_at_once: int = 3
     turn_seconds: int = 1800
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    api: ModelApi | None = None  # always there in what the configuration says
 
 
 @dataclass(frozen=True)

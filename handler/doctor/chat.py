@@ -42,10 +42,8 @@ async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
         found.append(found_ok("chat-off", f"Chat is configured, and {PLACE}=off disables it at this handler."))
         return
     found += _find_settings(config)
-    api = config.chat.api
-    looks = [_look_at_turns(config.chat, place), look_at_sessions(config.chat.sessions_dir)]
-    looks += [look_at_model_api(api)] if api is not None else []
-    for findings in await asyncio.gather(*looks):
+    looks = (_look_at_turns(config.chat, place), look_at_sessions(config.chat.sessions_dir))
+    for findings in await asyncio.gather(*looks, look_at_model_api(config.chat.api)):
         found += findings
 
 

@@ -205,7 +205,7 @@ async def test_where_turns_run_is_tried(
         writer.close()
 
     monkeypatch.setenv(PLACE, str(short_dir / "turns"))
-    settings = ChatSettings(str(short_dir / "sessions"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+    settings = ChatSettings(str(short_dir / "sessions"), ModelApi("ANTHROPIC_API_KEY", "sk"), "/bin/true")
     service = ChatService()
     async with await asyncio.start_unix_server(probe, short_dir / "turns"):
         await service.use(Config((), {}, {}, ("k" * 32,), chat=settings))
@@ -231,7 +231,7 @@ async def test_walls_that_are_refused_later_are_noticed(monkeypatch: pytest.Monk
 
     monkeypatch.setenv(PLACE, str(short_dir / "turns"))
     monkeypatch.setattr("breakglass.chat.service.LOOK_SECONDS", 0.05)
-    settings = ChatSettings(str(short_dir / "sessions"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+    settings = ChatSettings(str(short_dir / "sessions"), ModelApi("ANTHROPIC_API_KEY", "sk"), "/bin/true")
     service = ChatService()
     async with await asyncio.start_unix_server(begin, short_dir / "turns"):
         await service.use(Config((), {}, {}, ("k" * 32,), chat=settings))

@@ -74,7 +74,7 @@ class StandInTurns:
         self.play: Play = StandInTurns.end
         self.jobs: list[Job] = []
         self.transcripts: list[bytes] = []
-        settings = ChatSettings(str(directory / "s"), "/bin/true", api=ModelApi("ANTHROPIC_API_KEY", "sk"))
+        settings = ChatSettings(str(directory / "s"), ModelApi("ANTHROPIC_API_KEY", "sk"), "/bin/true")
         self.chat = Chat(settings, Disk(), str(directory / "turns"))
 
     @staticmethod

@@ -31,7 +31,7 @@ def test_without_the_table_there_is_no_chat() -> None:
 
 def test_a_short_table_has_defaults() -> None:
     """Every setting has a default except the credential."""
-    assert chat("").chat == ChatSettings("var/sessions", "claude", 3, 1800, {}, API)
+    assert chat("").chat == ChatSettings("var/sessions", API, "claude", 3, 1800, {})
 
 
 def test_every_chat_setting_is_read() -> None:
@@ -46,7 +46,7 @@ def test_every_chat_setting_is_read() -> None:
         https_proxy="http://me:hush@proxy.example:3128/",
         ca_file="/etc/ours.pem",
     )
-    assert settings == ChatSettings("var/sessions", "/opt/claude", 5, 60, {"B": "inline"}, api)
+    assert settings == ChatSettings("var/sessions", api, "/opt/claude", 5, 60, {"B": "inline"})
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
