@@ -98,12 +98,12 @@ async def replay(store: Store, disk: Disk, keys: Sequence[str], conversation: Co
     left_out = had - len(turns)
     try:
         for turn in turns:
-            prompt = await disk.run(store.prompt, turn.key)
-            if prompt is None:  # it was removed meanwhile
+            found = await disk.run(store.find, turn.key)
+            if found is None:  # it was removed meanwhile
                 left_out += 1
                 continue
             yield encode_line(
-                {"type": "turn", "turn": turn.turn, "prompt": prompt, "at": rfc3339(turn.at), "tools": turn.tools}
+                {"type": "turn", "turn": turn.turn, "prompt": found.prompt, "at": rfc3339(turn.at), "tools": turn.tools}
             )
             number, has_ended = 0, False
             while not has_ended:

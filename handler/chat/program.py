@@ -104,7 +104,7 @@ def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> 
         vm=vm.name,
         sid=request.sid,
         resume=request.resume and not is_begun_again,
-        prompt=(_UNSAVED if is_begun_again else "") + request.prompt,
+        prompt=(_UNSAVED if is_begun_again else "") + request.outcomes + request.prompt,
         agents=build_agents(BRIEF.read_text(encoding="utf-8"), vm, request.tools),
         rules=list_tool_rules(vm, request.tools),
         verbs=list_verbs(request.tools),

@@ -20,14 +20,14 @@ Read = Callable[[str], Awaitable[list[Message]]]
 
 
 async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
-    """Return the turn with what became of the session's proposals at the beginning of its prompt."""
+    """Return the turn with what became of the session's proposals."""
     newest = proposals[-MOST:]
-    outcomes = await asyncio.gather(*(_fetch_outcome(read, request.vm.vmid, each) for each in newest))
-    pairs = list(zip(newest, outcomes, strict=True))
+    found = await asyncio.gather(*(_fetch_outcome(read, request.vm.vmid, each) for each in newest))
+    pairs = list(zip(newest, found, strict=True))
     text = " ".join(f"You proposed {proposal['verb']}: {sentence}." for proposal, (sentence, _) in pairs)
     still_open = [proposal for proposal, (_, is_final) in pairs if not is_final]
-    begin = f"[From breakglass, not from the operator. {text}]\n\n" if text else ""
-    return replace(request, prompt=begin + request.prompt, still_open=still_open)
+    outcomes = f"[From breakglass, not from the operator. {text}]\n\n" if text else ""
+    return replace(request, outcomes=outcomes, still_open=still_open)
 
 
 async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:

@@ -51,7 +51,7 @@ Proposal = Mapping[str, str]  # verb, job, last
 
 @dataclass(frozen=True, kw_only=True)
 class TurnRequest:
-    """A turn. `turn` is its webhook-id, `typed` the prompt as the operator wrote it, `prompt` what claude gets.
+    """A turn. `turn` is its webhook-id, `prompt` what the operator wrote, and `outcomes` what claude gets before that.
 
     `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (brief.py), or
     empty. `still_open` are proposals of earlier turns.
@@ -61,12 +61,12 @@ class TurnRequest:
     caller: str
     vm: Vm
     sid: str
-    typed: str
     prompt: str
     resume: bool = False
     tools: str = ""
     token: str = ""
     digest: str = ""
+    outcomes: str = ""
     still_open: Sequence[Proposal] = ()
 
     @property

@@ -46,7 +46,8 @@ async def chat(request: Request) -> Response:
         return await look_back(turns, config, signed, body, began, now)
     key = turn_key(signed.caller.name, body.attach or body.cancel)
     running = turns.running.get(key)  # then a disk that hangs does not matter
-    found = running.request.vm.name if running is not None else getattr(await turns.find(key), "vm", None)
+    stored = None if running is not None else await turns.disk.run(turns.store.find, key)
+    found = running.request.vm.name if running is not None else getattr(stored, "vm", None)
     check_known(config, signed, body.attach or body.cancel, found)
     audit.request(began, "attach" if body.attach else "cancel", signed.caller.name, "chat", msg_id=signed.id)
     if body.attach:

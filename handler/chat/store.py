@@ -46,6 +46,7 @@ class StoredTurn(NamedTuple):
     vm: str
     digest: str
     code: str | None
+    prompt: str
 
 
 class Begun(NamedTuple):
@@ -96,7 +97,7 @@ class Store(Database):
             return self._find(db, key)
 
     def _find(self, db: sqlite3.Connection, key: bytes) -> StoredTurn | None:
-        found = db.execute("SELECT vm, digest, code FROM turn WHERE key = ?", (key,)).fetchone()
+        found = db.execute("SELECT vm, digest, code, prompt FROM turn WHERE key = ?", (key,)).fetchone()
         return StoredTurn(*found) if found else None
 
     def begin(self, request: TurnRequest, first: Event, now: float, refusal: TurnError | None) -> Begun:
@@ -111,8 +112,8 @@ class Store(Database):
                 return Begun(refusal=refusal)
             self.check_room()
             self._note(db, request, now)
-            row = (key, request.caller, request.turn, request.sid, request.vm.name, request.digest, request.typed)
-            size = len(request.typed.encode())
+            row = (key, request.caller, request.turn, request.sid, request.vm.name, request.digest, request.prompt)
+            size = len(request.prompt.encode())
             db.execute(
                 "INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?)", (*row, request.tools, now, size)
             )
@@ -123,7 +124,7 @@ class Store(Database):
 
     def _note(self, db: sqlite3.Connection, request: TurnRequest, now: float) -> None:
         """Add a turn to its conversation, which may be new."""
-        words = plain_line(request.typed)[:WORDS]
+        words = plain_line(request.prompt)[:WORDS]
         still_open = json.dumps([dict(each) for each in request.still_open])
         db.execute(
             "INSERT INTO conversation VALUES (?, ?, ?, ?, ?, 1, ?)"
@@ -190,12 +191,6 @@ class Store(Database):
     def _proposals(self, db: sqlite3.Connection, sid: str) -> list[Proposal]:
         found = db.execute("SELECT proposals FROM conversation WHERE sid = ?", (sid,)).fetchone()
         return list(json.loads(found[0])) if found else []
-
-    def prompt(self, key: bytes) -> str | None:
-        """Return what was asked in a turn, or None where it was removed."""
-        with self.transaction() as db:
-            found = db.execute("SELECT prompt FROM turn WHERE key = ?", (key,)).fetchone()
-        return str(found[0]) if found else None
 
     def piece(self, sid: str, at: int) -> bytes:
         """Return the piece of a session's transcript that begins at `at`, or nothing."""

@@ -22,7 +22,7 @@ from .job import encode_line
 from .process import RunningTurn
 from .proposals import Read, prepend_outcomes
 from .request import ChatRequest, SessionInvalid, TurnRequest
-from .store import Begun, Store, StoredTurn, build_ending
+from .store import Begun, Store, build_ending
 from .tokens import LIFETIME, Session, seal, unseal
 
 PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
@@ -78,7 +78,6 @@ class Chat:
             caller=caller,
             vm=vm,
             sid=sid,
-            typed=body.prompt,
             prompt=body.prompt,
             resume=old is not None,
             tools=body.tools,
@@ -90,16 +89,12 @@ class Chat:
         """Open the store, or see whether it can still be used. Raises SessionsUnwritable."""
         await self.disk.run(self.store.open, {*self.running, *(request.key for request in self._starting)})
 
-    async def find(self, key: bytes) -> StoredTurn | None:
-        """Return a turn, or None where there is none. Raises SessionsUnwritable."""
-        return await self.disk.run(self.store.find, key)
-
     async def request(self, request: TurnRequest, read: Read) -> AsyncIterator[bytes]:
         """Start a turn unless its id has one, and return its lines. Raises IdReused, SessionsUnwritable.
 
         `read` asks the VM's host: what became of the session's proposals, and what claude wants to know.
         """
-        if request.resume and await self.find(request.key) is None:
+        if request.resume and await self.disk.run(self.store.find, request.key) is None:
             proposals = await self.disk.run(self.store.proposals, request.sid)
             request = await prepend_outcomes(request, read, proposals)
         first, begun = await asyncio.shield(self._track(self._begin(request, read)))

@@ -25,7 +25,6 @@ def request(turn: str = "msg_12345678", **more: Any) -> TurnRequest:
         "caller": "operator",
         "vm": VM,
         "sid": SID,
-        "typed": "hello",
         "prompt": "hello",
     }
     return TurnRequest(**{**fields, **more})
