@@ -62,11 +62,6 @@ class ChatService:
         return self.fault.sentence if self.fault and self._settings is not None else ""
 
     @property
-    def isolated(self) -> bool | None:
-        """Whether claude is isolated from the handler: always, if chat is on; None if it is not."""
-        return True if self.fault is None else None
-
-    @property
     def started_by(self) -> str | None:
         """What starts the turns: `systemd` or `handler`; None without chat."""
         return None if self._settings is None else "systemd" if self._place else "handler"
@@ -87,7 +82,7 @@ class ChatService:
             else:
                 self.fault = await self._find_fault(self._settings)
             self._applied.set()
-            audit.note("chat", state=self.state, isolated=self.isolated, why=self.why)
+            audit.note("chat", state=self.state, isolated=self.fault is None or None, why=self.why)
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._look_again_and_again())
 
