@@ -29,7 +29,8 @@ class CommandServer:
     def __init__(self, job: Job, send: Callable[[bytes], None]) -> None:
         self._job, self._send = job, send
         self._asked: dict[int, asyncio.Future[Line]] = {}
-        self._number = self._running = 0
+        self._number = 0
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one command. A client that is not ours gets no answer."""
@@ -48,14 +49,11 @@ class CommandServer:
             await self._ask_handler(text, writer)
         elif not self._job.ssh_files or name != self._job.vm or not text or "\0" in text:
             _exit(writer, 2, _GUEST_USAGE.format(name=name))
-        elif self._running >= AT_ONCE:
+        elif self._room.locked():
             _exit(writer, 255, f"{name}: {AT_ONCE} commands are running already; wait until one has ended")
         else:
-            self._running += 1
-            try:
+            async with self._room:
                 await _run_ssh(name, text, reader, writer)
-            finally:
-                self._running -= 1
 
     async def _ask_handler(self, text: str, writer: asyncio.StreamWriter) -> None:
         self._number += 1

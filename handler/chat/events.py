@@ -5,13 +5,12 @@ ends with `done`. The comments say what each line means, as observed with CLI 2.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from ..base.framer import LINE_BYTES
 from ..base.text import first_sentence
 from ..base.verbs import VERBS
-from .failures import End, describe_failure
+from .failures import End, Table, describe_failure
 
 RESULT_BYTES = 64 * 1024
 WHY_CHARS = 500
@@ -23,7 +22,6 @@ TOKENS = {  # by kind: the CLI's word
 }
 
 Event = dict[str, object]
-Table = Mapping[str, Any]
 
 
 def parse_object(line: bytes) -> Table | None:
@@ -132,11 +130,10 @@ class Translator:
     def _read_user(self, message: Table) -> Iterable[Event]:
         for block in _blocks(_table(message, "message")):  # the CLI wrote its text blocks, not the operator
             if block.get("type") == "tool_result":
-                yield from self._read_tool_result(
-                    _text(block, "tool_use_id"), not block.get("is_error"), _result_text(block)
-                )
+                yield from self._read_tool_result(block)
 
-    def _read_tool_result(self, tool: str, ok: bool, text: str) -> Iterable[Event]:
+    def _read_tool_result(self, block: Table) -> Iterable[Event]:
+        tool, ok, text = _text(block, "tool_use_id"), not block.get("is_error"), _result_text(block)
         name, given, text_before = self._tools.pop(tool, ("", {}, ""))
         raw = text.encode("utf-8", "surrogatepass")
         cut = {"cut": True} if len(raw) > RESULT_BYTES else {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..agents.pve.words import MUTATING
 from ..base.verbs import PROPOSAL_ID
-from .events import Table
+from .failures import Table
 from .job import TRANSCRIPT_BYTES, Line, Piece, decode_piece, encode_line
 from .request import Proposal
 from .store import Batch

@@ -83,9 +83,8 @@ class RunningTurn:
         """Run the turn to its end, and store what it sends. Raises nothing but a cancellation."""
         ending: TurnError | None = KILLED
         try:
-            async with asyncio.timeout(
-                STOP_SECONDS.get(self._why, self._settings.turn_seconds + LATE_SECONDS)
-            ) as self._deadline:
+            seconds = STOP_SECONDS.get(self._why, self._settings.turn_seconds + LATE_SECONDS)
+            async with asyncio.timeout(seconds) as self._deadline:
                 await self._exchange(store, disk)
             ending = None if self._output.last else self._explain_end()
         except TimeoutError:

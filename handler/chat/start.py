@@ -26,9 +26,11 @@ def main() -> None:
     job, transcript = parse_job(_receive(channel, int(job_bytes))), _receive(channel, int(transcript_bytes))
     write_files(job, transcript)
     started = _start(job, program, h11)
+    import asyncio
+
     from .worker import supervise
 
-    supervise(job, len(transcript), started, channel)
+    asyncio.run(supervise(job, len(transcript), started, channel))
 
 
 def _receive(channel: socket.socket, size: int) -> bytes:

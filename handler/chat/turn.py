@@ -41,9 +41,8 @@ def main() -> int:
         return 2
     h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else find_h11()
     _limit_and_leave()
-    programs = (
-        [program] if os.access(program, os.X_OK) else []
-    )  # the shell behind claude's wall says that it is missing
+    # the shell behind claude's wall says that it is missing
+    programs = [program] if os.access(program, os.X_OK) else []
     command = turn_wall(python_command("chat.start", h11, program, probe, *sizes), [*own_paths(), h11, *programs])
     if not probe:
         os.execv(command[0], command)  # noqa: S606  # there is no shell in it

@@ -111,9 +111,8 @@ def python_command(module: str, *arguments: str, library: str = "") -> list[str]
     _, flags, option, begin, *rest = isolated_command(module, *arguments)
     if library:
         begin = f"import sys; sys.path.append({os.path.dirname(library)!r}); {begin}"
-    python = getattr(
-        sys, "_base_executable", sys.executable
-    )  # a virtual environment's may be a copy, which is not shown
+    # a virtual environment's may be a copy, which is not shown
+    python = getattr(sys, "_base_executable", sys.executable)
     return [os.path.realpath(python), flags, option, begin, *rest]
 
 

@@ -31,12 +31,8 @@ _GRACE = 3.0
 LAST_SECONDS = 3.0  # for what claude said last, and then for a handler that reads slowly
 
 
-def supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
+async def supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
     """See a turn that was started to its end. `sent` is how much of the transcript the handler has."""
-    asyncio.run(_supervise(job, sent, started, channel))
-
-
-async def _supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=channel, limit=2 * LINE_BYTES)
     await Turn(job, sent, started, reader, writer).run()
 
@@ -179,12 +175,8 @@ class Turn:
         if is_first and (pid := _find_claude(claude.pid)):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGINT)
-        asyncio.get_running_loop().call_later(GRACE_SECONDS.get(why, _GRACE), _kill, claude)
-
-
-def _kill(claude: Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # the wall of claude ends, and with it all behind it
-        claude.kill()
+        # then the wall of claude ends, and with it all behind it
+        asyncio.get_running_loop().call_later(GRACE_SECONDS.get(why, _GRACE), claude.kill)
 
 
 async def _ended(process: Popen[bytes]) -> int:

@@ -20,7 +20,6 @@ from .sessions import look_at_sessions
 from .visit import CHAT, Visit, about
 
 SECONDS = 8.0  # to find claude's program
-_BY_HANDLER = "by the handler itself, as its own user"
 TESTED = "2.1.331"
 _VERSION = re.compile(r"([0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6})[^\n]{0,40}")
 _MOST = 1 << 20  # characters of what the program says
@@ -68,7 +67,7 @@ def _find_settings(config: Config) -> Iterator[Finding]:
 
 async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
     """Return whether a turn gets its walls and its claude, as a program finds out that is started as a turn is."""
-    by = f"by systemd, at {place}" if place else _BY_HANDLER
+    by = f"by systemd, at {place}" if place else "by the handler itself, as its own user"
     try:
         program = await run_in_thread(lambda: find_program(settings), SECONDS)
         answer = await ask_probe(place, program, "claude")
