@@ -41,9 +41,8 @@ def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence
         except CommandError as fault:
             if os.geteuid() != 0:
                 raise
-            first = [
-                error("(start)", "no-start", fault.message, fault.hint)
-            ]  # root can read the rest, and list all at once
+            # root can read the rest, and list all at once
+            first = [error("(start)", "no-start", fault.message, fault.hint)]
         config = load_as(account, path)
     except ConfigError as unusable:
         return None, [*first, *unusable.problems]

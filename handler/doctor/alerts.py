@@ -25,9 +25,8 @@ _LABELS = {
 }
 _VALUES = {("pve", "severity"): ("info", "notice", "warning", "error", "unknown")}
 _GLOB = re.compile(r"[\w-]\*")
-_NEVER: Mapping[
-    tuple[str, str], Callable[[str], bool]
-] = {  # values that a sender has for its tests alone, or never has
+# Values that a sender has for its tests alone, or never has.
+_NEVER: Mapping[tuple[str, str], Callable[[str], bool]] = {
     ("grafana", "alertname"): lambda text: text == "TestAlert",
     ("pve", "type"): lambda text: text == "test",
     ("pve", "severity"): lambda text: text not in _VALUES["pve", "severity"],

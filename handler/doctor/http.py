@@ -1,12 +1,13 @@
 """HTTP for doctor: one bounded request that follows no redirect, and what an answer says of its program."""
 
+import contextlib
 import http.client
 import json
 import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ..base.findings import Finding
@@ -67,8 +68,9 @@ def exchange(
     seconds: float = SECONDS,
 ) -> Reply:
     """Send one request and return its answer. Raise OSError or HTTPException if there is none in time."""
-    with _Sent(url, method, path, body, headers or {}, seconds) as sent:
-        return Reply(sent.status, sent.headers, sent.rest(), sent.began, sent.answered)
+    until = time.monotonic() + seconds
+    with _send(url, method, path, body, headers or {}, seconds) as (head, response):
+        return replace(head, body=_read(response, until))
 
 
 def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout: float = SECONDS) -> Reply:
@@ -85,46 +87,33 @@ def stream(
     url: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float = SECONDS
 ) -> Iterator[tuple[float, Reply | bytes]]:
     """Yield the head of an answer, then its lines, each with the time.monotonic() at which it came."""
-    with _Sent(url, "POST", path, body, headers, seconds) as sent:
-        head = Reply(sent.status, sent.headers, b"", sent.began, sent.answered)
+    with _send(url, "POST", path, body, headers, seconds) as (head, response):
         yield time.monotonic(), head
-        while line := sent.response.readline(65536):
+        while line := response.readline(65536):
             yield time.monotonic(), line
 
 
-class _Sent:
-    """A request that was sent, with the head of its answer; a context manager that closes the connection."""
+@contextlib.contextmanager
+def _send(
+    url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float
+) -> Iterator[tuple[Reply, http.client.HTTPResponse]]:
+    """Send a request; give the head of its answer, and the response that has the rest."""
+    began = time.time()
+    sent = {"accept-encoding": "identity", "user-agent": "breakglass-doctor", **headers}
+    connection = connect(url, seconds)
+    with contextlib.closing(connection), send(connection, url, method, path, body, sent) as response:
+        found = {name.lower(): value for name, value in response.getheaders()}
+        yield Reply(response.status, found, b"", began, time.time()), response
 
-    def __init__(
-        self, url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float
-    ) -> None:
-        self._until, self.began = time.monotonic() + seconds, time.time()
-        self._connection = connect(url, seconds)
-        try:
-            sent = {"accept-encoding": "identity", "user-agent": "breakglass-doctor", **headers}
-            self.response = send(self._connection, url, method, path, body, sent)
-            self.answered = time.time()
-        except BaseException:
-            self._connection.close()
-            raise
-        self.status = self.response.status
-        self.headers = {name.lower(): value for name, value in self.response.getheaders()}
 
-    def __enter__(self) -> "_Sent":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.response.close()
-        self._connection.close()
-
-    def rest(self) -> bytes:
-        """Return the body, as far as it comes in time and is of a sensible size."""
-        found = bytearray()
-        while part := self.response.read1(65536):
-            found += part
-            if len(found) > _MOST_BYTES or time.monotonic() > self._until:
-                raise TimeoutError("the answer does not end")
-        return bytes(found)
+def _read(response: http.client.HTTPResponse, until: float) -> bytes:
+    """Return a body, as far as it comes in time and is of a sensible size."""
+    found = bytearray()
+    while part := response.read1(65536):
+        found += part
+        if len(found) > _MOST_BYTES or time.monotonic() > until:
+            raise TimeoutError("the answer does not end")
+    return bytes(found)
 
 
 def failure(problem: Exception) -> str:

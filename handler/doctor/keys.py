@@ -30,7 +30,8 @@ async def look_at_keys(visit: Visit, found: list[Finding]) -> None:
         now = datetime.fromtimestamp(visit.now, UTC)
         found += [judge_caller(caller, now) for caller in config.callers]
         found += [*_find_rights(config, now), *_find_weak(config)]
-        found += await run_in_thread(lambda: list(_find_ssh_keys(config)), SECONDS)
+        hosts = config.hosts.values()
+        found += await run_in_thread(lambda: [_judge_ssh_key(host.name, host.key) for host in hosts], SECONDS)
 
 
 # --- callers ---
@@ -119,11 +120,6 @@ def _readings(secret: str) -> list[bytes]:
 
 
 # --- SSH keys ---
-
-
-def _find_ssh_keys(config: Config) -> Iterator[Finding]:
-    for host in config.hosts.values():
-        yield _judge_ssh_key(host.name, host.key)
 
 
 def _judge_ssh_key(host: str, private: str) -> Finding:

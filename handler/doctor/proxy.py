@@ -25,11 +25,6 @@ _SENT = {  # like those of senders; POST /echo/arrived does not look into them
     "prefer": "wait=60",
 }
 _UNBUFFERED = "nginx: proxy_buffering off; Caddy: flush_interval -1; breakglass docs proxies has whole examples"
-_SIZES = (  # bytes, what needs them
-    (16 * 1024, "verbs"),
-    (256 * 1024, "chat"),
-    (1024 * 1024, "alerts"),
-)
 
 found_ok, found_warning, found_error = about(HANDLER)
 _WHOLE_BODIES = "have the proxy pass bodies on byte by byte: disable what drops, rewrites or filters them there"
@@ -94,16 +89,16 @@ def _digest(text: bytes) -> str:
 
 def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
     """Return whether the longest bodies that the handler accepts get through."""
-    needed = {"verbs": True, "chat": chat != "none", "alerts": visit.config is None or bool(visit.config.alerts)}
-    for size, what in _SIZES:
-        if not needed[what]:
+    has_alerts = visit.config is None or bool(visit.config.alerts)
+    for what, kib, is_needed in (("verbs", 16, True), ("chat", 256, chat != "none"), ("alerts", 1024, has_alerts)):
+        if not is_needed:
             continue
         try:
-            reply = exchange(url, "POST", "/echo/arrived", bytes(size))
+            reply = exchange(url, "POST", "/echo/arrived", bytes(kib * 1024))
         except (OSError, http.client.HTTPException):
             reply = None  # it closes the connection while the body is being sent
-        if reply is None or reply.json.get("bytes") != size:
-            sentence = f"The proxy at {url} refuses bodies of {size // 1024} KiB, which {what} can have."
+        if reply is None or reply.json.get("bytes") != kib * 1024:
+            sentence = f"The proxy at {url} refuses bodies of {kib} KiB, which {what} can have."
             fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
             return found_error("body-limited", sentence, fix)
     return found_ok("bodies", "Bodies arrive whole, even the longest that the handler accepts.")

@@ -16,9 +16,8 @@ _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'
 _PAIR = rf"({_NAME})(?:[ \t]*=[ \t]*({_NAME}|{_QUOTED}))?"
 _PREFERENCE = re.compile(rf"{_PAIR}(?:[ \t]*;(?:[ \t]*{_PAIR})?)*+")
-_ELEMENT = re.compile(
-    r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?$))++'
-)  # what lies between commas, which a quoted text may have
+# What lies between commas, which a quoted text may have.
+_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?$))++')
 _CODING = re.compile(rf"({_NAME})(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{{0,3}})?|1(?:\.0{{0,3}})?))?", re.IGNORECASE)
 
 
