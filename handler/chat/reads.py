@@ -33,15 +33,12 @@ def request_line(line: str, vmid: int, verbs: Sequence[str]) -> str | None:
 
 def render_answer(messages: Sequence[Message]) -> tuple[int, str]:
     """Return the exit code and the text: what ssh would have shown, without pictures."""
-    texts = [
-        re.sub(r"(?m)^#breakglass ", " #breakglass ", str(each["text"]))
-        for each in messages
-        if each["type"] == "output"
-    ]
+    text = "".join(str(each["text"]) for each in messages if each["type"] == "output")
+    text = re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
     last = _without_pictures({**messages[-1], "type": None})
     trailer = f"#breakglass {json.dumps(last)}\n"[:TEXT_CHARACTERS]
     code = last.get("exit_code")
-    return (code if isinstance(code, int) else _FAILED), "".join(texts)[: TEXT_CHARACTERS - len(trailer)] + trailer
+    return (code if isinstance(code, int) else _FAILED), text[: TEXT_CHARACTERS - len(trailer)] + trailer
 
 
 def _without_pictures(table: Message) -> dict[str, object]:

@@ -357,9 +357,9 @@ async def test_a_read_is_answered_by_the_host(turn: StandInTurns) -> None:
 
     async def read(line: str) -> list[Any]:
         asked.append(line)
-        output = {"type": "output", "stream": "stdout", "text": "running\n#breakglass {}\n"}
+        output = [{"type": "output", "stream": "stdout", "text": text} for text in ("running\n#break", "glass {}\n")]
         job = {"screen_png": "AAAA", "output": "o"}
-        return [output, {"type": "result", "exit_code": 13, "outcome": "failed", "whole_job": job, "note": None}]
+        return [*output, {"type": "result", "exit_code": 13, "outcome": "failed", "whole_job": job, "note": None}]
 
     lines = ("status", "forensics", "history", f"job id={JOB}")
     answers = await ask(turn, *lines, read=read)
