@@ -5,6 +5,7 @@ nothing here.
 """
 
 import asyncio
+import contextlib
 import os
 
 from ..base import audit
@@ -148,11 +149,9 @@ class ChatService:
         """
         if stops and self._chat is not None:
             return self._chat
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_SECONDS):
                 await self._applied.wait()
-        except TimeoutError:
-            pass
         fault = self.fault
         if self._chat is not None and (fault is None or fault.code in _SAID_BY_TURNS):
             return self._chat

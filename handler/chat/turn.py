@@ -52,15 +52,14 @@ def main() -> int:
 
 
 def _read_opening(channel: socket.socket) -> Mapping[str, object]:
-    """Return the first line, and leave all after it in the socket. Empty for anything else."""
+    """Return the first line, and leave all after it in the socket. Empty if there is none."""
     line = b""
     while len(line) < OPENING_BYTES and not line.endswith(b"\n"):
         byte = channel.recv(1)
         if not byte:
             return {}
         line += byte
-    opening = json.loads(line)
-    return opening if isinstance(opening, dict) else {}
+    return dict(json.loads(line))
 
 
 def _limit_and_leave() -> None:

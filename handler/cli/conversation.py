@@ -69,18 +69,14 @@ class ChatClient:
                         return
                 raise NoAnswer("the stream ended without its last line", sent=True)
             except HandlerError as error:
-                if self._attaches or not self._is_of_another_client(error):
+                if self._attaches or error.error.get("code") != "id-reused" or not self.turn.startswith(CHECK):
                     raise
-                self._attaches = True
+                self._attaches = True  # another client, such as the page, has begun the check in its own words
             except NoAnswer as lost:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > (REPEAT_SECONDS if self._seen else 0):
                     raise NoAnswer(str(lost), lost.sent or self._seen > 0, lost.hint) from None
                 time.sleep(1)
-
-    def _is_of_another_client(self, error: HandlerError) -> bool:
-        """Tell whether another client, such as the page, has begun the check of this job, in its own words."""
-        return error.error.get("code") == "id-reused" and self.turn.startswith(CHECK)
 
     def _post(self) -> Iterator[Event]:
         """Attach after the last event that was seen; if none was, send the turn's own request again."""
