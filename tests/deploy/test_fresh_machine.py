@@ -178,7 +178,7 @@ def test_a_user_in_their_home(fresh: Fresh) -> None:
     told = fresh.run("sh", "-c", start)
     fix = re.search(r"as root: (apt-get install python3\S+-venv)\n", told.stderr)
     assert fix, told.stderr
-    programs = re.search(r"chat is off, .*: as root, apt-get install (openssh-client bubblewrap)\n", told.stderr)
+    programs = re.search(r"there is no chat, .*: as root, apt-get install (openssh-client bubblewrap)\n", told.stderr)
     assert programs, told.stderr
     fresh.as_root(f"{fix[1]} {programs[1]} -qy")
     fresh.wheels.holds.set()

@@ -86,5 +86,5 @@ def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
     finally:
         unproven.setup.environment["BREAKGLASS_SECRET_FILE"] = before
     finding = proof(report)
-    assert (finding.level, "errors" in finding.sentence, "mend" in finding.fix) == (WARNING, True, True)
+    assert (finding.level, "errors" in finding.sentence, "fix" in finding.fix) == (WARNING, True, True)
     assert (proven(unproven), found(report.findings, "status-forbidden").level, report.code) == (None, "error", 2)
