@@ -127,7 +127,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
         confirm(page, "start")
         phase(page, "busy")
         found += judged(page, "busy")
-    press(page, "status")
+    page.dispatch_event("[data-verb=status]", "click")  # the page looks by itself now, and its parts move
     expect(page.locator("[data-headline] h2")).to_have_text(LOOKED)
     wait_for(page, lambda: not blocked(page, "start"), "the answer to the second check: the first one was held")
     stage.wire.cut('"verb":"start"', 1)
