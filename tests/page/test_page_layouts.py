@@ -6,6 +6,7 @@ once: large text, a phone on its side, and what a keyboard leaves.
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from ..support.page_chat import answer_chat, ask_claude
 
 pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "sshd", "qemu")]
 
+SETTLES_SECONDS = 10.0  # what is wrong for longer stays
 LOOKED = re.compile("Idle or hung|Looks healthy")  # by itself, after the act of another caller
 
 
@@ -176,7 +178,10 @@ class Screen:
                 here = ()  # a keyboard belongs to a field; large text promises the verdict, its button and the outcome
             if SHOTS:
                 self.page.wait_for_timeout(60)
-            found += [f"{state}, {layout}: {each}" for each in self.page.evaluate(FAULTS, [list(here), SHORTENED])]
+            end = time.monotonic() + SETTLES_SECONDS
+            while (faults := self.page.evaluate(FAULTS, [list(here), SHORTENED])) and time.monotonic() < end:
+                self.page.wait_for_timeout(20)  # the page draws again after its size has changed
+            found += [f"{state}, {layout}: {each}" for each in faults]
             if SHOTS:
                 self.page.screenshot(path=Path(SHOTS) / f"{state.replace(' ', '-')}--{layout}.png".replace(" at ", "-"))
         self.be(Layout(360, 740))
