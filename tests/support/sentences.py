@@ -1,6 +1,6 @@
 """The prose of this project: documents, messages, docstrings and comments, as paragraphs without their code.
 
-`python -m tests.support.sentences SEED [COUNT]` draws sentences from all of it, for a person who judges them.
+`python -m tests.support.sentences SEED` draws a hundred sentences from all but the tests, for a person who judges them.
 """
 
 import ast
@@ -143,17 +143,36 @@ def _of_page(text: str) -> Iterator[tuple[int, str, str]]:
 _READERS = {".md": _of_markdown, ".py": _of_python, ".js": _of_script, ".sh": _of_shell, ".html": _of_page}
 
 
-def draw(seed: int, count: int = 100) -> list[tuple[Passage, str]]:
-    """Return sentences that are drawn from all passages, each as likely as any other, in the order of the files.
+# How many of 100 are drawn of each kind. A reader meets documents and messages first, and tests last.
+SHARES = {"document": 50, "message": 17, "text of the page": 10, "docstring": 12, "comment": 11}
 
-    The messages that tests write for themselves, and the texts that they compare, are left out.
+
+def _share_of(passage: Passage) -> str:
+    if passage.kind == "message" and "static_site" in passage.path.parts:
+        return "text of the page"
+    return passage.kind
+
+
+def draw(seed: int) -> list[tuple[Passage, str, str]]:
+    """Return 100 sentences, each with its passage and the sentence before it there, in the order of the files.
+
+    Within its kind each is as likely as any other. Tests are left out, because no reader of ours begins there.
     """
-    passages = [each for each in read_passages() if each.kind != "message" or "tests" not in each.path.parts]
-    sentences = sorted({(sentence, passage) for passage in passages for sentence in split_sentences(passage.text)})
-    drawn = random.Random(seed).sample(sentences, count)
-    return sorted(((passage, sentence) for sentence, passage in drawn), key=lambda each: (each[0].kind, each[0].place))
+    drawn = []
+    passages = [each for each in read_passages() if "tests" not in each.path.relative_to(ROOT).parts]
+    for share, count in SHARES.items():
+        found = set()
+        for passage in (each for each in passages if _share_of(each) == share):
+            sentences = split_sentences(passage.text)
+            found.update((after, before, passage) for before, after in zip(["", *sentences], sentences, strict=False))
+        drawn += random.Random(seed).sample(sorted(found), count)
+    drawn.sort(key=lambda each: (each[2].kind, each[2].place))
+    return [(passage, before, sentence) for sentence, before, passage in drawn]
 
 
 if __name__ == "__main__":
-    for number, (passage, sentence) in enumerate(draw(int(sys.argv[1]), *map(int, sys.argv[2:])), 1):
-        print(f"{number:3} {passage.kind:9} {passage.place}\n    {sentence}")
+    for number, (passage, before, sentence) in enumerate(draw(int(sys.argv[1])), 1):
+        if passage.kind == "comment":  # it is read beside the code that it is about
+            before = passage.path.read_text(encoding="utf-8").splitlines()[passage.line - 1].strip()
+        after = f"\n    (after: {before})" if before else ""
+        print(f"{number:3} {_share_of(passage)} {passage.place}{after}\n    {sentence}")
