@@ -48,13 +48,11 @@ def build_agents(text: str, vm: Vm, tools: str = "") -> dict[str, dict[str, obje
 
 def describe_vm(vm: Vm, tools: str = "") -> str:
     """Return the paragraph that tells claude what it can reach of this VM in a turn."""
-    lines = [f'It is "{vm.name}", number {vm.vmid} on its Proxmox host.']
-    if tools == HOST:
-        return " ".join([*lines, _HOST_ONLY])
-    if vm.guest is None or not vm.guest_key:
-        return " ".join([*lines, _NO_GUEST])
-    caution = _ROOT if vm.guest.user == "root" else _USER
-    return " ".join([*lines, _GUEST.format(name=vm.name, user=vm.guest.user, caution=caution)])
+    reach = _HOST_ONLY if tools == HOST else _NO_GUEST
+    if tools != HOST and vm.guest and vm.guest_key:
+        caution = _ROOT if vm.guest.user == "root" else _USER
+        reach = _GUEST.format(name=vm.name, user=vm.guest.user, caution=caution)
+    return f'It is "{vm.name}", number {vm.vmid} on its Proxmox host. {reach}'
 
 
 def list_tool_rules(vm: Vm, tools: str = "") -> list[str]:

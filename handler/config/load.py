@@ -69,14 +69,13 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     _require(top, "vms", vms, "no VM can be used", "correct one; see breakglass docs configuration")
     if not (signing and vms and secrets):
         raise ConfigError(top.problems)
-    off = {name: vmid_in(entry) for name, entry in entries.items() if name not in vms}
     return Config(
         callers=callers,
         hosts=hosts,
         vms=vms,
         session_secrets=secrets,
         sessions_dir=directory,
-        vms_off=off,
+        vms_off={name: vmid_in(entry) for name, entry in entries.items() if name not in vms},
         hosts_off=hosts_off,
         problems=tuple(top.problems),
         alerts=alerts,

@@ -127,7 +127,7 @@ class HostLook:
         )
 
     def _judge_host_key(self, connection: login.SshConnection) -> None:
-        presented, setting = login.host_key_of(connection), f"hosts.{self.host.name}.host_key"
+        presented, setting = login.public_text(connection.get_server_host_key()), f"hosts.{self.host.name}.host_key"
         self.identity = (presented, "")
         if self.host.any_host_key:
             sentence = f'its host key is not checked ({setting} is "any"), so another machine could answer in its place'

@@ -69,16 +69,12 @@ async def present_host_key(host: Host) -> str:
             key = await asyncssh.get_server_host_key(
                 host.ssh.host, host.ssh.port, server_host_key_algs=algorithms, config=None
             )
-            return _public_text(key)
+            return public_text(key)
     return ""
 
 
-def host_key_of(conn: SshConnection) -> str:
-    """Return the host key of a connection, as `ssh-ed25519 AAAA…`; empty if it is not known."""
-    return _public_text(conn.get_server_host_key())
-
-
-def _public_text(key: asyncssh.SSHKey | None) -> str:
+def public_text(key: asyncssh.SSHKey | None) -> str:
+    """Return a public key as `ssh-ed25519 AAAA…`. Without a key, the text is empty."""
     return "" if key is None else " ".join(key.export_public_key().decode("ascii").split()[:2])
 
 

@@ -161,7 +161,7 @@ def draw(seed: int) -> list[tuple[Passage, str, str]]:
     drawn = []
     passages = [each for each in read_passages() if "tests" not in each.path.relative_to(ROOT).parts]
     for share, count in SHARES.items():
-        found = set()
+        found = set[tuple[str, str, Passage]]()
         for passage in (each for each in passages if _share_of(each) == share):
             sentences = split_sentences(passage.text)
             found.update((after, before, passage) for before, after in zip(["", *sentences], sentences, strict=False))

@@ -158,7 +158,9 @@ def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser], serve: argpa
     for parser in (serve, allowing):
         parser.add_argument("--no-last-words", action="store_true", help="never read a guest's kernel log")
     for parser in (serve, checking, allowing, beating):
-        parser.add_argument("--root", default="", type=_read_root, help="a prefix for every host path, for tests")
+        parser.add_argument(
+            "--root", default="", type=lambda text: text.rstrip("/"), help="a prefix for every host path, for tests"
+        )
 
 
 def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
@@ -177,10 +179,6 @@ def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
         print(printable(str(finding)), flush=True)
         errors += finding.level == ERROR
     return 1 if errors else 0
-
-
-def _read_root(text: str) -> str:
-    return text.rstrip("/")
 
 
 def _vm_number(text: str) -> int:

@@ -82,7 +82,8 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
     tasks = [task for line in (*names, *lines) if (task := parse_task(line)) and _owns(task, lock, host.vmid)]
     for task in tasks:
         if process_ticks(task.pid) == task.ticks:
-            return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {_task_path(task)}"))
+            path = f"/nodes/{task.upid.split(':')[1]}/tasks/{task.upid}"
+            return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {path}"))
     vzdump = next((name for name in names if parse_task(name) is None), "") if lock == "backup" else ""
     if vzdump:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
@@ -98,10 +99,6 @@ def _owns(task: Task, lock: str, vmid: int) -> bool:
     if task.type not in _TASKS.get(lock, (task.type,)):
         return False
     return task.id == str(vmid) or (not task.id and lock == "backup") or lock in ("clone", "create")
-
-
-def _task_path(task: Task) -> str:
-    return f"/nodes/{task.upid.split(':')[1]}/tasks/{task.upid}"
 
 
 def _task_names(host: Host) -> list[str]:

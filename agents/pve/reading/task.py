@@ -39,7 +39,8 @@ class ReadTask:
                 self._ask_another()
             elif not chunk and not self.done:
                 verb = self._request.verb
-                yield self._give_up(Result(FAILED, stage=verb, verdict=_died_verdict(verb)))
+                verdict = Verdict("agent-failed", f"the process that answers {verb} died", "status")
+                yield self._give_up(Result(FAILED, stage=verb, verdict=verdict))
         elif time.monotonic() >= self.until:
             yield self._give_up(self._late_result())
 
@@ -74,7 +75,3 @@ class ReadTask:
         self.done = True
         self._reader.kill()
         return result_message(result)
-
-
-def _died_verdict(verb: str) -> Verdict:
-    return Verdict("agent-failed", f"the process that answers {verb} died", "status")
