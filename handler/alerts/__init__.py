@@ -1,1 +1,1 @@
-"""Alerts from monitoring systems: their payloads, the rules that select a VM, and what is captured."""
+"""Alerts from monitoring systems: reads their payloads, selects VMs by rules, and plans the captures."""

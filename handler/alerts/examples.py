@@ -17,7 +17,7 @@ _SAMPLE = {"alertname": "DevvmDown"}
 
 
 def example(source: str, url: str, rules: Iterable[Rule]) -> str:
-    """Return the text for the sender's configuration, for the entries among `rules` that are its own."""
+    """Return the text of a sender's configuration. Of `rules`, only the sender's own entries are used."""
     matches = [rule.match for rule in rules if rule.source == source]
     return EXAMPLES[source](f"{url.rstrip('/')}/alert/{source}", matches)
 

@@ -1,7 +1,7 @@
 """Reads the payloads of the monitoring systems into alerts. Pure.
 
-Unknown fields are allowed, because payloads grow. A used field of the wrong type is an error. An alert that is
-resolved, a test, or of an unknown status does not fire.
+Unknown fields are allowed, because new versions of the senders add fields. If a field that is used has the wrong type,
+that is an error. An alert does not fire if it is resolved, a test, or has an unknown status.
 """
 
 import json
@@ -13,14 +13,14 @@ from ..base.text import shown
 
 Json = Mapping[str, object]
 
-MOST_ALERTS = 1000  # of one notification; later ones are not read
+MOST_ALERTS = 1000  # read from one notification; the rest is ignored
 
 
 @dataclass(frozen=True)
 class Alert:
     """One alert. `match` compares its `labels`; its `annotations` only go into the job's reason.
 
-    `fingerprint` identifies it and `starts_at` is its start; both are empty if the sender has none.
+    `fingerprint` identifies it and `starts_at` is its start; each is empty if the sender does not send it.
     """
 
     firing: bool
@@ -31,12 +31,12 @@ class Alert:
 
 
 def read_payload(source: str, body: bytes) -> list[Alert]:
-    """Return the alerts in a sender's payload; raise BadRequest, naming the field, for one of the wrong type."""
+    """Return the alerts in a sender's payload. Raises BadRequest, naming the field, if a type is wrong."""
     return SENDERS[source](_payload(body))
 
 
 def challenge_in(body: bytes) -> str:
-    """Return the clock challenge that a sender who signs by the standard has added to its payload, if any."""
+    """Return the clock challenge in the payload of a sender that signs by Standard Webhooks, if there is one."""
     return _text(_payload(body), "challenge", "")
 
 

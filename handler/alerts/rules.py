@@ -1,4 +1,4 @@
-"""Which alerts start a capture: the `[[alerts]]` entries, and what they make of an alert. Pure."""
+"""Decides which alerts start a capture, by the `[[alerts]]` entries. Pure."""
 
 import hmac
 import json
@@ -13,13 +13,14 @@ from .payloads import MOST_ALERTS, Alert
 
 # --- The `[[alerts]]` entries: which alerts concern which VM. Pure ---
 #
-# The operator writes a pattern; a payload brings the label that it is compared with. Python's regex engine backtracks,
-# so a pattern is accepted only if it consists of a few known constructs, without a repetition inside a repetition, and
-# if trying it on a label of LABEL_CHARS takes few steps.
+# The operator writes a pattern, which is compared with a label from a payload. Python's regex engine backtracks, so a
+# pattern is accepted only if it consists of a few known constructs, without a repetition inside a repetition, and if
+# trying it on a label of LABEL_CHARS takes few steps.
 
 FRESH_SECONDS = 600
-LABEL_CHARS = 200  # no pattern is tried on a longer label; a plain text is compared with it
-MOST_STEPS = 30 * (LABEL_CHARS + 1) ** 2  # measured: the worst pattern takes 13 ms a label, most take less than 1 ms
+LABEL_CHARS = 200  # a longer label is not compared with patterns, only with plain texts
+# measured: the worst pattern takes 13 ms for each label, most take less than 1 ms
+MOST_STEPS = 30 * (LABEL_CHARS + 1) ** 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def _fits(wanted: str | re.Pattern[str], value: str) -> bool:
 
 # --- patterns ---
 
-# A pattern is a sequence of these. No two begin with the same character, so there is one way to read a pattern.
+# A pattern is a sequence of these constructs. No two of them begin with the same character, so a pattern can be read in
+# one way only.
 _ESCAPED = r"\\[dDwWsS]|\\[^A-Za-z0-9]"
 _CLASS = rf"\[\^?\]?(?:{_ESCAPED}|(?!--|&&|~~|\|\|)[^\[\]\\])*\]"
 _CHARACTER = rf"(?:{_ESCAPED}|{_CLASS}|[^\\\[\](){{}}*+?|^$])"
@@ -76,14 +78,17 @@ def check_pattern(pattern: str) -> None:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Upper bounds for a part of a pattern on one label: the ways to match it, and the characters tried for all."""
+    """Upper bounds for a part of a pattern and one label: the ways to match, and all characters compared."""
 
     ways: int
     steps: int
 
 
 def _count(pattern: str) -> _Cost:
-    """Return the cost of a pattern. In a sequence the ways multiply, and each way tries the next piece again."""
+    """Return the cost of a pattern.
+
+    In a sequence, the numbers of ways are multiplied, because each way tries the next piece again.
+    """
     branches = [_Cost(1, 0)]
     for token in _TOKEN.finditer(pattern):
         inside, optional, repeat, bar = token.groups()
@@ -107,14 +112,15 @@ def _count_repeated(repeat: str) -> _Cost:
     return _Cost(longest - min(int(least), LABEL_CHARS) + 1, longest)
 
 
-# --- Turns alerts into captures: of which VM, under which id, and with which reason. Pure ---
+# --- Decide which VM an alert captures, under which id, and with which reason. Pure ---
 #
-# A payload only selects configured entries. It never names a VM, a verb or a command. The id is a MAC of what repeats
-# (source, fingerprint, start), so that a retry, or a second Alertmanager, asks the host for the same capture. Its key
-# is the session secret, which replicas share, because a caller who could predict the id could use it up before the
-# outage.
+# A payload only selects configured entries. It never names a VM, a verb or a command. The id is a MAC of the fields
+# that stay the same when an alert is sent again (source, fingerprint, start), so that a retry, or a second
+# Alertmanager, asks the host for the same capture. Its key is the session secret, which replicas share, because a
+# caller who could predict the id could use it up before the outage.
 
-MOST_A_VM = 50  # ids of one notification that are sent to a host; the others attach to the first
+# at most so many ids of one notification go to the host of a VM; the other alerts attach to the first one
+MOST_A_VM = 50
 _VALUE_CHARS = 1000
 
 
@@ -130,7 +136,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Plan:
-    """The captures of each VM for one notification, in the payload's order, and the number of alerts without one."""
+    """The captures of one notification by VM, in the payload's order, and the number of ignored alerts."""
 
     captures: Mapping[str, tuple[Capture, ...]]
     ignored: int
@@ -144,10 +150,9 @@ def plan(
     secret: str,
     in_time: Callable[[], bool] = lambda: True,
 ) -> Plan:
-    """Return what to capture; if several entries for one VM match an alert, the first of them decides.
+    """Return what to capture. If several entries for one VM match an alert, the first entry decides.
 
-    `secret` is the newest one of `sessions`. Once `in_time` is false, no alert is compared any more, and the rest is
-    ignored.
+    `secret` is the newest secret of `sessions`. Once `in_time` returns False, the remaining alerts are ignored.
     """
     of_source = _Rules([rule for rule in rules if rule.source == source])
     found: dict[str, dict[str, Capture]] = {}
@@ -165,9 +170,10 @@ def plan(
 
 
 class _Rules:
-    """The entries of one sender, each under one of its labels that is a plain text.
+    """The entries of one sender, indexed by one label of each entry that is a plain text.
 
-    So an alert is compared with the few entries that could match it, and with those that have patterns only.
+    An alert is compared only with the entries that have one of its labels, and with those that have nothing but
+    patterns.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
@@ -179,7 +185,7 @@ class _Rules:
             (self._by_label.setdefault(plain, []) if plain else self._patterns).append(number)
 
     def first_by_vm(self, alert: Alert, in_time: Callable[[], bool]) -> dict[str, Rule]:
-        """Return the first entry for each VM that matches an alert, as far as there is time."""
+        """Return, for each VM, the first entry that matches an alert. Stops when the time is up."""
         numbers = [number for label in alert.labels.items() for number in self._by_label.get(label, ())]
         chosen: dict[str, Rule] = {}
         for number in sorted(numbers + self._patterns):
@@ -194,7 +200,7 @@ class _Rules:
 def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str) -> str:
     """Return the id of the capture for an alert.
 
-    The start of an alert without one is `now`, rounded down to `fresh_seconds`, so a later outage gets another id.
+    If an alert has no start, `now` rounded down to `fresh_seconds` is used, so a later outage gets another id.
     """
     which = alert.fingerprint or sorted(alert.labels.items())
     since = _instant(alert.starts_at) or now // max(1, fresh_seconds) * max(1, fresh_seconds)
@@ -213,7 +219,7 @@ def _instant(text: str) -> str:
 
 
 def why(source: str, alert: Alert) -> str:
-    """Return what fired, for people: one line each, without control characters, 5 KiB at most."""
+    """Return what fired, for people: one line for each alert, no control characters, at most 5 KiB."""
     lines = [f"{source}: firing since {_shown(alert.starts_at) or 'an unknown time'}"]
     lines += [f"{_shown(name)}={_shown(value)}" for name, value in alert.labels.items()]
     lines += [f"{_shown(name)}: {_shown(value)}" for name, value in alert.annotations.items()]
@@ -221,6 +227,6 @@ def why(source: str, alert: Alert) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text that is cut and has every unprintable character escaped, lone surrogates too."""
+    """Return a text, cut, with every unprintable character escaped, even lone surrogates."""
     cut = text[:_VALUE_CHARS]
     return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

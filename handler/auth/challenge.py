@@ -1,8 +1,8 @@
 """Clock challenge: lets a client with a wrong clock prove freshness. Pure.
 
-A challenge is a MAC over caller, id and issue time, so every replica with the same `sessions.secret` can check it. It
-holds for one id of one caller, and its age is measured by the handler's clock only. The tolerance never widens, and no
-client signs with a time that it got without authentication.
+A challenge is a MAC over caller, id and issue time, so every replica with the same `sessions.secret` can check it. A
+challenge is valid for one id of one caller, and only the handler's clock measures its age. The tolerance never widens,
+and no client signs with a time that it got without authentication.
 """
 
 import base64
@@ -19,9 +19,9 @@ SHAPE = re.compile(r"[1-9][0-9]{9}\.[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 def check_time(signed: Signed, challenge: str, now: int, secrets: Sequence[str]) -> None:
-    """Raise StaleTimestamp, with a new challenge, unless the signature is fresh or the challenge in its body is.
+    """Raise StaleTimestamp, with a new challenge, unless the signature or the challenge in the body is fresh.
 
-    `secrets` are those of `sessions`, oldest first. The newest one makes the challenge; each one is accepted.
+    `secrets` are the secrets of `sessions`, oldest first. The newest one makes new challenges; all are accepted.
     """
     try:
         check_age(signed, now)
@@ -32,7 +32,7 @@ def check_time(signed: Signed, challenge: str, now: int, secrets: Sequence[str])
 
 
 def _issued(secret: str, signed: Signed, at: int) -> str:
-    # No name and no id has a line break in it, so these bytes have one reading.
+    # No name and no id has a line break in it, so these bytes can be read in one way only.
     text = f"breakglass clock challenge\n{signed.caller.name}\n{signed.id}\n{at}"
     mac = hmac.digest(secret.encode(), text.encode(), "sha256")
     return f"{at}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"

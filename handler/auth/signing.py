@@ -1,8 +1,9 @@
-"""Authentication: from bytes and headers to a caller, or to one uniform refusal. Pure.
+"""Authentication: finds the caller from bytes and headers, or refuses in one uniform way. Pure.
 
-Standard Webhooks v1, strictly (spec/standard-webhooks.md 1.0.0). For alerts, whose senders can't sign by it, Grafana's
-own signature (grafana/alerting, http/hmac.go) or a bearer token. Deliberately not supported: v1a (ed25519), identity
-from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature without a timestamp.
+Standard Webhooks v1, strictly (spec/standard-webhooks.md 1.0.0). The senders of alerts can't sign by that standard, so
+they use Grafana's own signature (grafana/alerting, http/hmac.go) or a bearer token. Deliberately not supported: v1a
+(ed25519), identity from a proxy's header, unsigned requests, a wider tolerance, Grafana's signature without a
+timestamp.
 """
 
 import base64
@@ -20,14 +21,14 @@ from ..base.errors import Forbidden, StaleTimestamp, Unauthorized
 TOLERANCE = 300
 SECRET_BYTES = range(24, 65)
 
-MALFORMED, UNKNOWN = "malformed", "unknown signature"  # why a request is unauthorized
+MALFORMED, UNKNOWN = "malformed", "unknown signature"  # the reasons why a request is unauthorized
 SIGNATURE, GRAFANA, BEARER = "signature", "grafana", "bearer"  # the auth methods
 GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP = "x-grafana-alerting-signature", "x-grafana-alerting-timestamp"
 TOKEN = re.compile(r"bgt_[A-Za-z0-9_-]{43,128}", re.ASCII)  # 32 random bytes as base64url have 43 characters
 
-# The id may hold no dot: "{id}.{timestamp}.{body}" must have one reading only.
+# An id may not contain a dot, so that "{id}.{timestamp}.{body}" can be read in one way only.
 ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-# No sign, no leading zero, no fraction, so a number has one spelling.
+# No sign, no leading zero, no fraction, so each number has only one spelling.
 _TIMESTAMP = re.compile(r"[1-9][0-9]{9}", re.ASCII)
 _ENTRY = re.compile(r"v1,([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)", re.ASCII)
 _MOST_SIGNATURES = 5
@@ -41,7 +42,7 @@ Headers = Mapping[str, str]
 class Caller:
     """One person, device or sender, with its one auth method.
 
-    `keys` are raw bytes and never shown. `vms` is None if every VM is allowed.
+    `keys` are raw bytes and are never shown. `vms` is None if every VM is allowed.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Caller:
         return f"Caller({self.name})"
 
     def may_act_on(self, vm: str) -> bool:
-        """Tell whether this caller may act on a VM of that name."""
+        """Tell whether this caller may act on a VM with this name."""
         return self.vms is None or vm in self.vms
 
     def refusal(self, verb: str, vm: str | None, now: float) -> Forbidden | None:
@@ -97,7 +98,7 @@ def secret_bytes(secret: str) -> bytes:
         raise ValueError("does not begin with whsec_")
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:  # also for a letter that ASCII does not have
+    except ValueError:  # also raised for characters outside ASCII
         raise ValueError("is not base64 after whsec_") from None
     if len(key) not in SECRET_BYTES:
         raise ValueError(f"has {len(key)} bytes; 24 to 64 are needed")
@@ -111,10 +112,10 @@ def sign(key: bytes, msg_id: str, timestamp: int, body: bytes) -> str:
 
 
 def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
-    """Return the caller that signed `body` by the standard, with id and time.
+    """Return the caller that signed `body` by Standard Webhooks, with the id and the time.
 
-    Every key of every caller is compared with every signature, without an early exit, so that the time that this takes
-    reveals nothing. Raises the same Unauthorized for every fault.
+    Every key of every caller is compared with every signature, without an early exit, so the duration reveals nothing.
+    Raises the same Unauthorized for every fault.
     """
     claimed = claimed_digests(headers)
     if not claimed:
@@ -126,16 +127,16 @@ def verify(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
 
 
 def claimed_digests(headers: Headers) -> list[bytes]:
-    """Return the digests that a request claims to be signed with; none if its headers can't be a signature."""
+    """Return the digests in a request's signature headers, or none if the headers are malformed."""
     msg_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     well_formed = ID.fullmatch(msg_id) and _TIMESTAMP.fullmatch(timestamp)
     return _entries(headers.get("webhook-signature", "")) if well_formed else []
 
 
 def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> Signed:
-    """Return the Grafana that signed `body`, with the time: hex HMAC-SHA256 of "{timestamp}:{body}".
+    """Return the Grafana caller that signed `body`, and the time. Checks hex HMAC-SHA256 of "{timestamp}:{body}".
 
-    The timestamp is required: without it, an attacker could send the same body again for ever.
+    The timestamp is required, because without it an attacker could replay the same body at any later time.
     """
     claimed = claimed_grafana_digests(headers)
     if not claimed:
@@ -146,7 +147,7 @@ def verify_grafana(callers: Iterable[Caller], headers: Headers, body: bytes) -> 
 
 
 def claimed_grafana_digests(headers: Headers) -> list[bytes]:
-    """Return the digest that a Grafana claims to have signed with; none if its headers can't be a signature."""
+    """Return the digest in Grafana's signature header, or none if the headers are malformed."""
     claimed = headers.get(GRAFANA_SIGNATURE, "")
     well_formed = _TIMESTAMP.fullmatch(headers.get(GRAFANA_TIMESTAMP, "")) and _HEX_DIGEST.fullmatch(claimed)
     return [bytes.fromhex(claimed)] if well_formed else []
@@ -155,7 +156,7 @@ def claimed_grafana_digests(headers: Headers) -> list[bytes]:
 def _find_caller(
     callers: Iterable[Caller], auth_method: str, proof: Callable[[bytes], bytes], claimed: list[bytes]
 ) -> tuple[Caller, str]:
-    """Return the caller with a key whose `proof(key)` is among the claimed ones, and that key's fingerprint.
+    """Return the caller whose key gives one of the claimed proofs, and that key's fingerprint.
 
     Raise Unauthorized if no caller fits.
     """
@@ -174,19 +175,19 @@ def _find_caller(
 def bearer_token(headers: Headers) -> str | None:
     """Return the bearer token of a request, or None.
 
-    Credentials of another form belong to a proxy and are ignored.
+    Other credentials are meant for a proxy and are ignored.
     """
     match = _BEARER.fullmatch(headers.get("authorization", ""))
     return match[1] if match else None
 
 
 def verify_bearer(callers: Iterable[Caller], token: str) -> tuple[Caller, str]:
-    """Return the caller that has this token, and the token's fingerprint, or raise Unauthorized."""
+    """Return the caller that has this token, and the token's fingerprint. Raises Unauthorized if no caller has it."""
     return _find_caller(callers, BEARER, lambda key: key, [token.encode()])
 
 
 def _entries(header: str) -> list[bytes]:
-    """Return the claimed digests, none at all when any part of the header is malformed."""
+    """Return the claimed digests, or none if any part of the header is malformed."""
     matches = [_ENTRY.fullmatch(entry) for entry in header.split(" ", _MOST_SIGNATURES)]
     if len(matches) > _MOST_SIGNATURES:
         return []
@@ -197,7 +198,7 @@ def _entries(header: str) -> list[bytes]:
 
 
 def check_age(signed: Signed, now: int) -> None:
-    """Raise StaleTimestamp when the signature is more than TOLERANCE seconds old or early; the signature is good."""
+    """Raise StaleTimestamp when a valid signature is more than TOLERANCE seconds old or early."""
     age = now - signed.timestamp
     if abs(age) <= TOLERANCE:
         return

@@ -1,1 +1,1 @@
-"""Words and tools that everything uses, and that use nothing of ours but the host agent's words."""
+"""Words and tools that every part uses. Of this project, they import only the host agent's words."""

@@ -1,9 +1,9 @@
-"""The log: one JSON line for each event, on stdout. docs/logs.md describes each. No signing key, no body.
+"""The log: one JSON line for each event, on stdout. Never has a signing key or a body. See docs/logs.md.
 
-A thread behind a bounded queue writes them: a full disk or an unread pipe loses lines, and stops no verb and no
-shutdown. It calls os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
+A thread behind a bounded queue writes the lines, so a full disk or an unread pipe loses lines but delays no verb and no
+shutdown. The thread calls os.write, because the interpreter's own stdout has a lock that a stuck thread would keep.
 
-logging.handlers.QueueHandler is nearly this. Its listener writes through a stream with that lock, joins its thread
+logging.handlers.QueueHandler is similar, but its listener writes through a stream with that lock, joins its thread
 without a deadline when it stops, and prints a traceback for each line that a full queue drops.
 """
 
@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from . import counts
 
 INFO, WARNING, ERROR = "info", "warning", "error"
-EVENTS = {  # and their levels; that of a request depends on its outcome
+EVENTS = {  # each event with its level; a request's level depends on its outcome
     "alert": INFO,
     "background-call-failed": ERROR,
     "chat": INFO,
@@ -40,7 +40,7 @@ EVENTS = {  # and their levels; that of a request depends on its outcome
     "start": INFO,
     "turn-stderr": WARNING,
 }
-# The other outcomes and codes of a request are warnings: the handler or the host refused it.
+# All other outcomes and codes are logged as warnings, because the handler or the host refused the request.
 OF_CHAT = ("turn", "attach", "cancel", "list", "replay")
 _GOOD = ("done", "running", *OF_CHAT, "accepted", "repeated", "ignored", "paired", "client-gone")
 _BAD = ("failed", "unreached", "unknown", "internal")
@@ -49,13 +49,13 @@ _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _REASON_CHARACTERS = 200
 _CODE_CHARACTERS = 64
-_AT_ONCE = 1500  # characters of a text, because a pipe takes a line of one page without waiting
+_AT_ONCE = 1500  # characters of one text, because a pipe accepts a line of up to one page without blocking
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 _request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 
 
 class LostLines:
-    """How many lines are lost since the last one that said so."""
+    """Counts the lines lost since the last report of lost lines."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,15 +71,15 @@ _lost = LostLines()
 
 
 class Writer(threading.Thread):
-    """The thread that writes what is waiting to a descriptor."""
+    """The thread that writes queued lines to a file descriptor."""
 
     def __init__(self, fd: int = 1) -> None:
         super().__init__(name="audit", daemon=True)
         self._fd = fd
-        self._is_torn = False  # a full disk has cut a line, so the next one begins its own line
+        self._is_torn = False  # a full disk has cut the last line, so a newline must come before the next one
 
     def run(self) -> None:
-        """Write queued lines until there is None in the queue. Before a line, report those lost before it."""
+        """Write queued lines until the queue returns None. Before each line, report the lines lost before it."""
         while (line := _waiting.get()) is not None:
             count = _lost.count
             if count and self._put(as_line("lines-lost", {"count": count})):
@@ -88,7 +88,7 @@ class Writer(threading.Thread):
                 _lost.add(1)
 
     def _put(self, line: bytes) -> bool:
-        """Write a line; tell whether all of it was written."""
+        """Write a line; return whether all of it was written."""
         rest = b"\n" + line if self._is_torn else line
         try:
             while rest:
@@ -99,7 +99,7 @@ class Writer(threading.Thread):
         return True
 
     def stop(self) -> None:
-        """Write what is left, as far as that goes in a second."""
+        """Write the remaining lines, for at most one second."""
         try:
             _waiting.put_nowait(None)
         except queue.Full:
@@ -108,12 +108,12 @@ class Writer(threading.Thread):
 
 
 def begin(client: str, proxy: str, path: str = "") -> None:
-    """Begin a request. Its line has what this task, and the tasks that it starts, add from now on."""
+    """Begin the log line of a request. This task and the tasks that it starts add fields to it."""
     _request.set({"client": client, "proxy": proxy, "path": path})
 
 
 def add(key: str = "", reason: str = "", verdict: object = None, host: str = "") -> None:
-    """Add to the line of the request that this task belongs to: signing key, reason, the verdict's code, host."""
+    """Add fields to the log line of this task's request: signing key, reason, verdict code, host."""
     facts = _request.get()
     if facts is not None:
         code = str(verdict.get("code", ""))[:_CODE_CHARACTERS] if isinstance(verdict, dict) else ""
@@ -124,7 +124,7 @@ def add(key: str = "", reason: str = "", verdict: object = None, host: str = "")
 def request(
     began: float, outcome: str, caller: str = "", verb: str = "", vm: str = "", msg_id: str = "", why: str = ""
 ) -> None:
-    """Record and count a request; `began` is its time.monotonic(), `why` what was wrong with its authentication."""
+    """Record and count a request. `began` is a time.monotonic(); `why` is why its authentication failed."""
     facts, seconds = _request.get() or {}, round(time.monotonic() - began, 4)
     if path := facts.get("path"):
         counts.in_use.add_request(path, outcome, caller, verb)
@@ -136,12 +136,12 @@ def request(
 
 
 def note(event: str, **facts: object) -> None:
-    """Record something that is not a request: a start, a connection, a warning."""
+    """Record an event other than a request, such as a start, a connection or a warning."""
     _queue(as_line(event, facts, WARNING if EVENTS[event] == INFO and facts.get("problems") else ""))
 
 
 def note_at_once(event: str, **facts: object) -> None:
-    """Write a line without the thread, in a process that has none. It is lost if the log takes none at the moment."""
+    """Write a line in a process without the thread. If the log would block, the line is lost."""
     try:
         if select.select([], [1], [], 0)[1]:
             ends = {name: fact[-_AT_ONCE:] if isinstance(fact, str) else fact for name, fact in facts.items()}

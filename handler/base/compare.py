@@ -1,4 +1,4 @@
-"""The one place where secrets are compared. A separate module, because a turn's proxy must load fast."""
+"""The one place where secrets are compared. It is a separate module because a turn's proxy must load fast."""
 
 import hmac
 

@@ -1,4 +1,4 @@
-"""What happens that is worth a count. Knows nothing of Prometheus: server/counters.py has what counts it.
+"""The events that are counted. Does not depend on Prometheus; server/counters.py does the counting.
 
 Only the thread of the event loop counts, and nothing here waits.
 """
@@ -12,16 +12,16 @@ NOTHING: Mapping[str, float] = {}
 
 
 class Counts:
-    """What is told of each event. This one counts nothing. It is in use until [metrics] is there."""
+    """Receives each event and counts nothing. Used unless [metrics] is configured."""
 
     def add_request(self, path: str, outcome: str, caller: str = "", verb: str = "") -> None:
         """Count an answered request to a route of the API."""
 
     def add_captures(self, source: str, taken: int, attached: int, failed: int) -> None:
-        """Count what became of the captures that a notification asked for."""
+        """Count the results of the captures that a notification requested."""
 
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
-        """Count a turn that has ended: `ok`, or the code of its error."""
+        """Count a turn that has ended with `ok` or with the code of its error."""
 
     def add_stages(self, verb: str, stages: Sequence[tuple[str, float]]) -> None:
         """Count how many seconds each stage of a verb took."""
@@ -31,9 +31,10 @@ in_use = Counts()
 
 
 class StageClock:
-    """Times the stages of one request's verb by the host's messages, and counts them when its result comes.
+    """Measures the stages of a request's verb from the host's messages. Counts them when the result arrives.
 
-    A request that attached to a job gets its old messages at once. Their times say nothing, so they are not counted.
+    A request that attached to a job gets its old messages at once. The times of old messages mean nothing, so they are
+    not counted.
     """
 
     def __init__(self, verb: str) -> None:

@@ -1,7 +1,7 @@
-"""The short why of a host's verdicts, and the command that cures what a verdict found. Pure.
+"""The short reason for each verdict of a host, and the command that fixes the problem. Pure.
 
-A host sends a cure as a code with numbers. The command is made here: text of a host that an attacker holds must never
-become a command that a person copies into root's shell.
+A host sends a fix as a code with numbers, and the command is built here, because text from a compromised host must
+never become a command that a person copies into root's shell.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ def read_verdicts(result: Mapping[str, object], vmid: int, place: str) -> dict[s
     """Return a host's result with the `why` and the `fix` of each of its verdicts as docs/openapi.yaml has them.
 
     Args:
-        result: as the host sent it, with a verdict and perhaps with jobs that have verdicts too.
-        vmid: the number of the VM that was asked about: the host does not choose it.
+        result: the result as the host sent it. It has a verdict and may have jobs with verdicts.
+        vmid: the number of the requested VM, which the host does not choose.
         place: the name of the host that answered.
     """
     found = _read_own(result, vmid, place)
@@ -49,7 +49,7 @@ def _read_own(fields: Mapping[str, object], vmid: int, place: str) -> dict[str, 
 
 
 def _read_fix(fix: object, vmid: int, place: str) -> dict[str, object] | None:
-    """Return the code, the host and the command; None for a code that is not known or lacks its number."""
+    """Return the code, the host and the command; None if the code is unknown or its number is missing."""
     code = fix.get("code") if isinstance(fix, dict) else None
     if not isinstance(fix, dict) or not isinstance(code, str) or code not in COMMANDS:
         return None

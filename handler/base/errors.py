@@ -1,15 +1,15 @@
-"""The errors that a request can be answered with: one root, one class for each code.
+"""The errors that answer a request: one base class, and one class for each code.
 
 Each class fixes its code and its HTTP status; an instance adds the message and the hint. `reached` says whether the
-request got to the Proxmox host: None means that it may have. How a verb ended on the host is no error but an outcome:
-see proxmox/outcome.py.
+request reached the Proxmox host; None means that it is not known. How a verb ended on the host is not an error but an
+outcome (proxmox/outcome.py).
 """
 
 from typing import ClassVar
 
 
 class BreakglassError(Exception):
-    """The root. Nothing raises it itself."""
+    """The base class of all errors. It is never raised itself."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -29,7 +29,7 @@ class BreakglassError(Exception):
 
 
 class Unauthorized(BreakglassError):
-    """Authentication failed. The answer deliberately does not say which check; `why` does, in the log."""
+    """Authentication failed. The answer deliberately does not say which check failed; only `why`, in the log, does."""
 
     code, status = "unauthorized", 401
 
@@ -69,13 +69,13 @@ class NotFound(BreakglassError):
 
 
 class MethodNotAllowed(BreakglassError):
-    """The address exists, with another method."""
+    """The address exists, but only for another method."""
 
     code, status = "method-not-allowed", 405
 
 
 class TooSlow(BreakglassError):
-    """The request did not arrive within its time."""
+    """The request did not arrive within the time limit."""
 
     code, status = "too-slow", 408
 
@@ -87,7 +87,7 @@ class TooLarge(BreakglassError):
 
 
 class IdReused(BreakglassError):
-    """The id belongs to another turn of chat. Of a verb, this is an outcome."""
+    """The id belongs to another chat turn. For a verb, a reused id is an outcome and not an error."""
 
     code, status = "id-reused", 422
 

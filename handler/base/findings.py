@@ -1,4 +1,4 @@
-"""What is wrong, or well, in the one shape that every part uses. Pure."""
+"""Findings: the one format in which every part reports that something is wrong or in order. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -8,11 +8,11 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found: how bad it is, where, a sentence, and the fix.
+    """One finding: its severity, its place, a sentence, and the fix.
 
-    `place` is the part that was looked at, such as `host pve1`, or the setting, such as `hosts.pve1.key_file`; then the
-    sentence continues from it. `code` is stable, for programs and tests, such as `key-not-accepted`. The part that
-    finds it gives the code, so that a wording can change without it.
+    `place` is the checked part, such as `host pve1`, or the setting, such as `hosts.pve1.key_file`. After a setting,
+    the sentence continues from its name. `code` is stable, for programs and tests, such as `key-not-accepted`. The part
+    that reports the finding sets the code, so the wording can change while the code stays.
     """
 
     level: str
@@ -26,12 +26,12 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """The sentence and the fix, for an answer that has texts."""
+        """The sentence and the fix, for an answer that consists of texts."""
         return _on_one_line(f"{self.sentence}; {self.fix}")
 
 
 def _on_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)  # a name can have a line's end in it
+    return "".join(char if char.isprintable() else " " for char in text)  # a name can contain a line break
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
@@ -45,17 +45,17 @@ def ok(place: str, code: str, sentence: str) -> Finding:
 
 
 def warning(place: str, code: str, sentence: str, fix: str) -> Finding:
-    """Return a finding that leaves a rescue possible."""
+    """Return a finding for a problem that still leaves a rescue possible."""
     return Finding(WARNING, place, code, sentence, fix)
 
 
 def error(place: str, code: str, sentence: str, fix: str) -> Finding:
-    """Return a finding that stops a rescue, or a part of it that the configuration asks for."""
+    """Return a finding for a problem that prevents a rescue, or a configured part of one."""
     return Finding(ERROR, place, code, sentence, fix)
 
 
 class ConfigError(Exception):
-    """Raised if the configuration, or a file that it names, can't be used; has everything that is wrong with it."""
+    """Raised if the configuration, or a file that it names, can't be used. Contains all problems found."""
 
     def __init__(self, problems: list[Finding]) -> None:
         super().__init__(problems)
@@ -66,7 +66,7 @@ class ConfigError(Exception):
         return "\n".join(_on_one_line(line) for pair in lines for line in pair)
 
 
-# What a host's state means, and the fix. {0} is the host's name.
+# The meaning of each state of a host, and its fix. {0} is the host's name.
 STATES: Mapping[str, tuple[str, str]] = {
     "agent-silent": (
         "the connection is up, but no host agent answers on it",
@@ -101,5 +101,5 @@ STATES: Mapping[str, tuple[str, str]] = {
 
 
 def fix_of(state: str, host: str) -> str:
-    """Return the fix for a host in a state, other than one of a VM."""
+    """Return the fix for a host in one of the host's states. States of a VM have no fix here."""
     return STATES[state][1].format(host, "")

@@ -1,12 +1,12 @@
-"""Cuts what claude or a host sends into lines. Pure."""
+"""Splits the output of claude or of a host into lines. Pure."""
 
 from collections import deque
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line; a host has its own limit
+LINE_BYTES = 16 * 1024 * 1024  # of one line; lines from a host have their own limit
 
 
 class Framer:
-    """Cuts a stream into lines. A line longer than `limit` comes out as None; the lines after it are not affected."""
+    """Cuts a stream into lines. A line longer than `limit` is returned as None; later lines are not affected."""
 
     def __init__(self, limit: int = LINE_BYTES) -> None:
         self._limit = limit
@@ -26,7 +26,7 @@ class Framer:
 
     @property
     def is_too_long(self) -> bool:
-        """Tell whether the line that has begun is longer than `limit` already."""
+        """Return whether the incomplete line is already longer than `limit`."""
         return self._size > self._limit
 
     def _add(self, part: bytes) -> None:
@@ -38,7 +38,7 @@ class Framer:
 
 
 class Inflow:
-    """Pieces of a stream. They are cut into lines when lines are taken, because a piece of many lines takes time."""
+    """Pieces of a stream. They are split only when lines are taken, because splitting a large piece takes time."""
 
     def __init__(self, limit: int) -> None:
         self._framer = Framer(limit)
@@ -53,7 +53,7 @@ class Inflow:
         self._pieces.append(piece)
 
     def take(self, most: int) -> list[bytes | None]:
-        """Return the next lines of one piece, `most` of them; None for one that is, or already gets, too long."""
+        """Return at most `most` lines of one piece; None stands for a line that is too long, even if incomplete."""
         if self._pieces and not self._lines:
             self._lines.extend(self._framer.feed(self._pieces.popleft()))
             if self._framer.is_too_long:

@@ -1,8 +1,8 @@
 """Builds command lines that run one module of this package in an isolated interpreter.
 
 Such a process sees no site-packages and no environment (`-IS`), so only the standard library and this package can be
-imported, and the interpreter starts in half the time. The package is registered by hand: in a checkout its folder has
-another name than the package.
+imported, and the interpreter starts in half the time. The package is registered by hand, because in a checkout its
+folder and the package have different names.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""Writes new files with secrets to the disk, readable for their owner alone until they are what they shall be."""
+"""Writes new files with secrets. Only their owner can read them until owner, group and mode are set."""
 
 import os
 from pathlib import Path
 
 
 def write_new(file: Path, text: str, uid: int, gid: int, mode: int) -> None:
-    """Write a file that is not there yet to the disk. -1 leaves its owner or its group."""
+    """Write a file that does not exist yet, and sync it. -1 leaves its owner or group unchanged."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
         os.fchown(descriptor, uid, gid)

@@ -1,4 +1,4 @@
-"""When a host was last proven, as its host agent says: by a drill, or by a doctor that found no error. Pure."""
+"""When a host was last proven, by a drill or a doctor without errors, as its host agent reports it. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _SHAPES = {
 
 
 def read_proven(value: object) -> Proven | None:
-    """Return `at`, `by` and `how` of what a host agent sent; None if it was never proven, or that is malformed."""
+    """Return `at`, `by` and `how` from a host agent's record; None if there is none, or it is malformed."""
     if not isinstance(value, Mapping):
         return None
     found = {name: text for name in _SHAPES if isinstance(text := value.get(name), str)}
@@ -21,11 +21,11 @@ def read_proven(value: object) -> Proven | None:
 
 
 def newer_proven(known: Proven | None, value: object) -> Proven | None:
-    """Return what is newer: what is known, or what a host agent sent. The answer of an old job is older."""
+    """Return the newer of two records, the known one and the received one, because old jobs send old records."""
     sent = read_proven(value)
     return max(filter(None, (known, sent)), key=lambda proven: proven["at"], default=None)
 
 
 def describe_openly(proven: Proven | None) -> Proven | None:
-    """Return when and how, without the caller's name, for an answer that needs no authentication."""
+    """Return when and how the host was proven, without the caller's name, for unauthenticated answers."""
     return {name: proven[name] for name in ("at", "how")} if proven else None

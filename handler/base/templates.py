@@ -1,7 +1,7 @@
-"""Texts that the commands print, as files beside the code: shellcheck and the senders' own checkers can read them.
+"""Texts that the commands print. They are separate files so that shellcheck and other checkers can read them.
 
-In a template, @NAME@ is a placeholder. Lines between `#if name` and `#end` are kept only if the name is chosen; lines
-between `#else` and `#end` only if it is not.
+In a template, @NAME@ is a placeholder. Lines between `#if name` and `#end` are kept only if the name is chosen. Lines
+between `#else` and `#end` are kept only if the name is not chosen.
 """
 
 import re
@@ -18,10 +18,10 @@ def read_template(path: str) -> str:
 
 
 def choose(template: str, chosen: Collection[str]) -> str:
-    """Return the template with the lines that `chosen` keeps."""
+    """Return the template without the lines that `chosen` leaves out."""
     return _CHOICE.sub(lambda found: found[2] if found[1] in chosen else found[3] or "", template)
 
 
 def fill(template: str, **values: object) -> str:
-    """Return the template with each placeholder replaced; a value is never read as a template."""
+    """Return the template with each placeholder replaced; placeholders inside a value are not replaced."""
     return _PLACEHOLDER.sub(lambda found: str(values[found[1].lower()]), template)

@@ -1,11 +1,13 @@
-"""Text for people: cut to a length, and without control characters. Pure."""
+"""Prepares text for people: cuts it to a length and removes control characters. Pure."""
 
 import re
 
 REASON_BYTES = 5 * 1024
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # controls, also of directions
-_MARKER = re.compile(r"\A(?:[-*+>]|#+|\d+[.)]) +")  # of a list, a quotation or a heading
-_SENTENCE = re.compile(r"\S+ .+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")  # not after "e.g.", as a small letter follows
+# control characters, including those for text direction
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MARKER = re.compile(r"\A(?:[-*+>]|#+|\d+[.)]) +")  # the mark of a list, a quotation or a heading
+# does not end after "e.g.", because a lowercase letter follows
+_SENTENCE = re.compile(r"\S+ .+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")
 
 
 def shown(text: str) -> str:
@@ -19,14 +21,14 @@ def cut_utf8(text: str, limit: int) -> str:
 
 
 def plain_line(text: str) -> str:
-    """Return a text on one line, without what a terminal obeys or what changes the direction of reading."""
+    """Return a text on one line, without terminal control characters and direction marks."""
     return " ".join(_UNSAFE.sub(" ", text).split())
 
 
 def first_sentence(text: str, most: int) -> str:
     """Return the first sentence of a text's last paragraph on one line, cut to `most` characters.
 
-    It has more than one word, because "No." or "Dr." says nothing.
+    A sentence of one word is skipped, because "No." or "Dr." says nothing.
     """
     line = _MARKER.sub("", plain_line(text.rstrip().rpartition("\n\n")[2]))
     found = _SENTENCE.match(line)

@@ -1,6 +1,6 @@
 """Runs calls in daemon threads, with a deadline.
 
-A file system that hangs blocks neither the event loop, which serves the power verbs, nor the end of the process.
+So a hung file system blocks neither the event loop, which serves the power verbs, nor the exit of the process.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 async def run_in_thread(call: Callable[[], T], seconds: float) -> T:
-    """Return what a call returns in its own thread; raise what it raises, or TimeoutError after `seconds`."""
+    """Run a call in its own thread and return its result. Raises its errors, or TimeoutError after `seconds`."""
     return await _wait_for_result(lambda work: threading.Thread(target=work, daemon=True).start(), call, seconds)
 
 
 class DaemonThreads:
-    """A few threads that share one queue of calls. They start with the first call; no caller waits for a stuck one."""
+    """A few threads with one queue of calls. They start with the first call. No caller waits for a stuck thread."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name, self._threads = name, threads
@@ -29,11 +29,11 @@ class DaemonThreads:
         self._started = False
 
     async def run(self, call: Callable[..., T], *arguments: Any, seconds: float) -> T:
-        """Return what a call returns; raise what it raises, or TimeoutError after `seconds`."""
+        """Run a call and return its result. Raises its errors, or TimeoutError after `seconds`."""
         return await _wait_for_result(self.run_later, partial(call, *arguments), seconds)
 
     def run_later(self, call: Callable[[], object]) -> None:
-        """Queue a call whose result is not needed. The audit log notes what it raises."""
+        """Queue a call whose result is not needed. If it raises an error, the audit log records it."""
         if not self._started:
             self._started = True
             for number in range(self._threads):
@@ -44,7 +44,7 @@ class DaemonThreads:
         while True:
             try:
                 self._work.get()()
-            except Exception as error:  # without this thread, later calls would wait for ever
+            except Exception as error:  # if this thread ended, later calls would wait for ever
                 audit.note("background-call-failed", thread=self._name, error=repr(error))
 
 
@@ -66,7 +66,7 @@ async def _wait_for_result(submit: Callable[[Callable[[], None]], None], call: C
             raised = error
         try:
             loop.call_soon_threadsafe(deliver, result, raised)
-        except RuntimeError:  # the loop has ended
+        except RuntimeError:  # the event loop has ended
             pass
 
     submit(work)

@@ -1,10 +1,11 @@
-"""The verbs of POST /pve: those of the table in `agents/pve/words.py` that have a label."""
+"""The verbs of POST /pve, which are the rows with a label in the table of `agents/pve/words.py`."""
 
 from ..agents.pve.words import VERBS as WORDS
 
 VERBS = {name: verb for name, verb in WORDS.items() if verb.label}
 ALLOWABLE = (*(name for name, verb in VERBS.items() if not verb.allowed_by), "chat")
 READS = tuple(name for name, verb in VERBS.items() if not (verb.needs_signature or verb.allowed_by))
-STAGES = {name: verb.stages or (name,) for name, verb in VERBS.items()}  # a reading verb has one stage, itself
-CAPTURE_ID = "alert-"  # how the ids of alerts' captures begin, which no caller chooses
-PROPOSAL_ID = "job_"  # how the ids begin under which claude's proposals are approved
+# a verb that only reads has one stage, named after the verb
+STAGES = {name: verb.stages or (name,) for name, verb in VERBS.items()}
+CAPTURE_ID = "alert-"  # prefix of the ids of alerts' captures; callers may not use it
+PROPOSAL_ID = "job_"  # prefix of the ids of approved proposals
