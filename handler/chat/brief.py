@@ -1,4 +1,4 @@
-"""What claude is told and given for one VM: its tools, its brief, and the files of its ssh. Pure."""
+"""What claude gets for one VM: its tools, its brief, and the configuration of its ssh. Pure."""
 
 from ..agents.pve.words import MUTATING
 from ..base.verbs import READS
@@ -6,21 +6,20 @@ from ..config.model import Vm
 
 # --- What claude may use in a turn. Pure ---
 #
-# Without a word, a turn has all that its VM has: reads, proposals and the guest. With `host` it only reads, from the
-# VM's host.
+# If `tools` is empty, a turn may use everything that its VM has: reads, proposals and the guest. With `host`, it can
+# only read, and only from the VM's host.
 
 HOST = "host"
 TOOLS = (HOST,)
 
 
 def list_verbs(tools: str) -> tuple[str, ...]:
-    """Return what `pve` takes in a turn."""
+    """Return the verbs that `pve` accepts in a turn."""
     return READS if tools == HOST else (*READS, "job", *MUTATING)
 
 
-# --- Builds claude's brief for one VM, as `--agents` takes it, and the list of commands that claude may run. Pure.
-#
-# The list names what is allowed, because a list of what is denied is never complete.
+# --- Build claude's brief for one VM, in the form of `--agents`, and the list of commands that claude may run. Pure.
+# The list names the allowed commands, because a list of denied commands would never be complete.
 
 _NO_GUEST = "You can't log in to the VM itself, because this handler has no way in. You see it from its host only."
 _HOST_ONLY = f"""\
@@ -37,7 +36,7 @@ _USER = "Change nothing there that the operator did not ask for."
 def build_agents(text: str, vm: Vm, tools: str = "") -> dict[str, dict[str, object]]:
     """Return the agents object for a VM. `tools` is one of TOOLS (brief.py), or empty.
 
-    `text` is front matter between two lines of three dashes, followed by the brief.
+    `text` begins with front matter between two lines of three dashes. The brief follows.
     """
     _, front, brief = text.split("---\n", 2)
     fields = dict(line.split(": ", 1) for line in front.splitlines())
@@ -56,10 +55,10 @@ def describe_vm(vm: Vm, tools: str = "") -> str:
 
 
 def list_tool_rules(vm: Vm, tools: str = "") -> list[str]:
-    """Return the permission rules for what claude may run without asking.
+    """Return the permission rules for the commands that claude may run without asking.
 
-    The verbs that change power are among them so that they reach the handler. It refuses them, and that refusal becomes
-    the proposal.
+    The power verbs are included, so that they reach the handler. It refuses them, and that refusal becomes the
+    proposal.
     """
     allowed = [f"Bash(pve {verb}{':*' if verb == 'job' else ''})" for verb in list_verbs(tools)]
     return allowed + ([f"Bash({vm.name}:*)"] if vm.guest and vm.guest_key and tools != HOST else [])
@@ -90,7 +89,7 @@ Host {alias}
 
 
 def render_ssh_files(vm: Vm, directory: str) -> dict[str, str]:
-    """Return the text of each file that ssh needs in `directory`, by its name there; nothing without a way in.
+    """Return the files that ssh needs in `directory`, as name and text. None if the guest has no ssh access.
 
     The configuration has one host, whose alias is the VM's name.
     """
@@ -102,7 +101,7 @@ def render_ssh_files(vm: Vm, directory: str) -> dict[str, str]:
         host=vm.guest.host,
         port=vm.guest.port,
         user=vm.guest.user,
-        strict="yes" if known else "no",  # guest_host_key = "any", about which the configuration warns
+        strict="yes" if known else "no",  # `no` is for guest_host_key = "any", about which the configuration warns
         directory=directory,
     )
     return {"config": config, "known_hosts": known, "key": f"{vm.guest_key.strip()}\n"}

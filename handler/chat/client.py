@@ -1,7 +1,8 @@
-"""Runs a command of claude outside the sandbox: sends its name and words, and passes on its streams and exit code.
+"""Client of a command that runs outside claude's sandbox. Passes on arguments, streams and exit code.
 
-It is copied into the sandbox as `bin/NAME` and uses nothing but the standard library. Each frame is a letter, a length
-and so many bytes: `r` the request, `i` input, `e` its end; back come `o` output, `w` stderr and `x` the exit code.
+It is copied into the sandbox as `bin/NAME` and uses only the standard library. Each frame is a letter, a length and
+that many bytes. The client sends `r` (the request), `i` (input) and `e` (end of input), and receives `o` (output), `w`
+(stderr) and `x` (the exit code).
 """
 
 import contextlib
@@ -26,11 +27,11 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def main() -> int:
-    """Have the command run, and return its exit code."""
+    """Run the command outside the sandbox, and return its exit code."""
     name = os.path.basename(__file__)
     try:
         os.fstat(0)
-    except OSError:  # it is closed, and its number would be that of the socket
+    except OSError:  # the descriptor is closed, and the socket would get its number
         os.open(os.devnull, os.O_RDONLY)
     server = socket.socket(socket.AF_UNIX)
     try:
@@ -41,7 +42,7 @@ def main() -> int:
             ready = select.select(waiting, [], [])[0]
             if 0 in ready:
                 data = os.read(0, 65536)
-                with contextlib.suppress(OSError):  # it may have answered already
+                with contextlib.suppress(OSError):  # the server may have answered and closed the socket already
                     _send(server, b"i" if data else b"e", data)
                 waiting = waiting if data else [server]
             if server in ready:

@@ -1,8 +1,8 @@
-"""What claude is started with: its arguments, its environment and its files.
+"""How claude is started: its arguments, its environment and its files.
 
-The credential of the model's API is no part of it, because the model proxy puts it in the place of PLACEHOLDER. claude
-reads no settings from disk except the files that this module writes. The prompt goes to standard input: as an argument
-it could be taken for a flag, and `ps` would show it. Tried with CLI 2.1.331.
+The credential of the model's API is not included, because the model proxy replaces PLACEHOLDER with it. claude reads no
+settings from disk except the files that this module writes. The prompt goes to standard input, because as an argument
+it could be taken for a flag, and `ps` would show it. Tested with CLI 2.1.331.
 """
 
 import json
@@ -16,14 +16,15 @@ from .relay import PORT
 
 PLACEHOLDER = "the-model-proxy-has-it"
 
-# claude offers Grep and Glob only by name and without --bare. With a snapshot a session would keep its first brief.
+# claude offers Grep and Glob only if they are named and --bare is not given. With a snapshot of the settings, a session
+# would keep its first brief.
 _FLAGS = (
     *("-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
     *("--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--system-prompt-snapshot=off"),
     *("--permission-mode=default", "--permission-prompts=none", "--tools=Bash,Read,Grep,Glob"),
 )
 
-# An operator may override these. Without the first two, claude reports an API that is down after three minutes.
+# An operator may override these. Without the first two, claude takes three minutes to report that the API is down.
 _DEFAULTS = {
     "CLAUDE_CODE_MAX_RETRIES": "2",
     "API_TIMEOUT_MS": "30000",
@@ -57,7 +58,7 @@ class Started(NamedTuple):
 
 
 def list_flags() -> list[str]:
-    """Return the options that each turn gives claude, without their values."""
+    """Return the names of the options with which each turn starts claude."""
     own = ("--agents", "--agent", "--allowedTools", "--session-id", "--resume")
     return [flag.partition("=")[0] for flag in (*_FLAGS, *own) if flag.startswith("--")]
 
@@ -70,7 +71,10 @@ def build_arguments(job: Job) -> list[str]:
 
 
 def build_environment(job: Job) -> dict[str, str]:
-    """Return claude's whole environment. The credential's variable is in it: its name decides the header."""
+    """Return claude's whole environment.
+
+    It includes the credential's variable, because that name decides which header claude uses.
+    """
     return {**_DEFAULTS, **job.env, **_FIXED, job.api.variable: PLACEHOLDER}
 
 
@@ -80,7 +84,7 @@ def transcript_path(sid: str) -> str:
 
 
 def write_files(job: Job, transcript: bytes) -> None:
-    """Write what claude may read and not change, and what ssh reads; make the directories that claude may fill."""
+    """Write the read-only files for claude and ssh, and create the directories that claude may write to."""
     wall.make_places()
     wall.write_file(wall.AGENTS, json.dumps(job.agents), 0o444)
     for name in ("pve", *([job.vm] if job.ssh_files else [])):

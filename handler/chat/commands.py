@@ -1,8 +1,8 @@
-"""Runs `pve` and the guest's command for claude, outside claude's walls.
+"""Runs `pve` and the guest's command for claude, outside claude's sandbox.
 
 claude has no key and no network for ssh. In its sandbox the commands are clients (client.py) of a socket that only the
-worker listens on. `pve` is a question to the handler, which alone decides what it answers, and how often. The guest's
-command is an ssh behind its own wall, with the guest's key and nothing else of the turn; it gets pipes, never
+worker listens on. `pve` sends a question to the handler, and only the handler decides what it answers, and how often.
+The guest's command is an ssh in its own sandbox. Of the turn, it has only the guest's key. It gets pipes, never
 claude's descriptors.
 """
 
@@ -33,7 +33,7 @@ class CommandServer:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one command. A client that is not ours gets no answer."""
+        """Answer one command. A client that does not speak our protocol gets no answer."""
         with contextlib.suppress(OSError, ValueError, RecursionError, asyncio.IncompleteReadError):
             kind, data = await _read_frame(reader, REQUEST_BYTES)
             words = json.loads(data)

@@ -1,4 +1,4 @@
-"""Gives a caller its conversations back: a list of them, and what was said in one."""
+"""Reads a caller's stored conversations: lists them and replays one."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,8 +13,8 @@ from .store import Store
 from .tokens import LIFETIME, Session, seal
 
 MOST_LISTED = 100
-MOST_BYTES = 16 * 1024 * 1024  # of the events and prompts in one replay, unless the newest turn alone has more
-MOST_TURNS = 1000  # of a conversation that are looked at
+MOST_BYTES = 16 * 1024 * 1024  # of events and prompts in one replay; the newest turn is always included
+MOST_TURNS = 1000  # of one conversation that are read
 
 
 class PastTurn(NamedTuple):
@@ -28,10 +28,10 @@ class PastTurn(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """A conversation: its VM, the time of its last turn, how many turns it had, and those to replay, oldest first.
+    """A conversation: its VM, time of the last turn, number of turns, and the turns to replay, oldest first.
 
-    `cost` is what all cost that are still there (US dollars), and `running` the id of the turn that has not ended. One
-    that is not there any more had no turn.
+    `cost` is the cost of all turns that are still stored (US dollars), and `running` is the id of the turn that has not
+    ended. A conversation that was removed has no turns.
     """
 
     caller: str
@@ -47,9 +47,9 @@ class Conversation(NamedTuple):
 def find_all(
     store: Store, caller: str, keys: Sequence[str], may_see: Callable[[str], bool], now: float
 ) -> list[dict[str, object]]:
-    """Return a caller's newest conversations, about VMs that `may_see` lets through, that a token can continue.
+    """Return a caller's newest conversations that a token can continue, about VMs that `may_see` allows.
 
-    `now` is in Unix seconds, and `keys` sign the tokens. Blocks; raises SessionsUnwritable.
+    `now` is in Unix seconds, `keys` sign the tokens. Blocks; raises SessionsUnwritable.
     """
     running = "SELECT turn FROM turn WHERE turn.sid = conversation.sid AND code IS NULL"
     newest = f"SELECT sid, vm, words, at, ({running}) FROM conversation WHERE caller = ? AND at > ? ORDER BY at DESC"  # noqa: S608
@@ -70,7 +70,7 @@ def find_all(
 
 
 def find(store: Store, caller: str, sid: str, vm: str) -> Conversation:
-    """Return what there is to replay of a caller's session. Blocks; raises SessionsUnwritable."""
+    """Return the turns to replay of a caller's session. Blocks; raises SessionsUnwritable."""
     newest = "SELECT key, turn, at, tools, bytes FROM turn WHERE sid = ? ORDER BY at DESC, rowid DESC LIMIT ?"
     with store.transaction() as db:
         found = db.execute("SELECT at, turns FROM conversation WHERE sid = ? AND caller = ?", (sid, caller)).fetchone()
@@ -89,17 +89,17 @@ def find(store: Store, caller: str, sid: str, vm: str) -> Conversation:
 
 
 async def replay(store: Store, disk: Disk, keys: Sequence[str], conversation: Conversation) -> AsyncIterator[bytes]:
-    """Yield the turns, each with its events; the last line is `replayed`.
+    """Yield the turns with their events. The last line is `replayed`.
 
-    That one is missing if sessions.dir fails meanwhile, as the last line of a stream that is cut is. A slow client
-    holds one piece of a turn.
+    If sessions.dir fails during the replay, the last line is missing, so the client sees that the stream was cut. For a
+    slow client, only one piece of a turn is in memory.
     """
     caller, sid, vm, at, had, _, running, turns = conversation
     left_out = had - len(turns)
     try:
         for turn in turns:
             found = await disk.run(store.find, turn.key)
-            if found is None:  # it was removed meanwhile
+            if found is None:  # the turn was removed since it was listed
                 left_out += 1
                 continue
             yield encode_line(

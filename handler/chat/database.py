@@ -1,6 +1,6 @@
-"""The one SQLite file of sessions.dir, which one handler at a time has open, and the thread that uses it.
+"""The one SQLite file of sessions.dir, and the thread that uses it. Only one handler at a time can open the file.
 
-All of it blocks but for `Disk`. A failure of the disk or of the file is a SessionsUnwritable.
+Everything except `Disk` blocks. If the disk or the file fails, SessionsUnwritable is raised.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ ROOM_BYTES = 16 << 20
 _DOCTOR = "run breakglass doctor, which says how to fix it"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-# A turn without a `code` has not ended. The time of a conversation is that of its last turn, and its `proposals` are
-# those whose outcome claude does not know yet.
+# A turn without a `code` has not ended. The time of a conversation is the time of its last turn. Its `proposals` are
+# the ones whose outcome claude does not know yet.
 _SCHEMA = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS new_piece (
 
 
 class Database:
-    """The file in a directory. The table of turns, and what belongs to each, is in store.py."""
+    """The SQLite file of a directory. Only store.py reads and writes the rows."""
 
     def __init__(self, directory: str) -> None:
         self.directory = Path(directory).absolute()
@@ -60,8 +60,7 @@ class Database:
     def reopen(self) -> None:
         """Open the file unless it is open. Raises SessionsUnwritable.
 
-        Call it again and again, because it notices a full disk, and makes another file in the place of one that was
-        moved away.
+        Call it repeatedly, because it notices a full disk, and creates a new file if the old one was moved away.
         """
         with self._failures():
             if (self._db is not None or self._is_damaged) and not self._is_in_place():
@@ -109,7 +108,7 @@ class Database:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Raise SessionsUnwritable for what SQLite or the system raises."""
+        """Raise SessionsUnwritable if SQLite or the system raises an error."""
         try:
             yield
         except BlockingIOError:
@@ -126,7 +125,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection; save what was done in it, or nothing after an error. Raises SessionsUnwritable."""
+        """Yield the connection and commit at the end, or roll back after an error. Raises SessionsUnwritable."""
         with self._failures():
             if self._db is None:
                 raise SessionsUnwritable(*self._why)
@@ -138,13 +137,13 @@ T = TypeVar("T")
 
 
 class Disk:
-    """The one thread that touches sessions.dir and what else a turn needs of a disk: each may hang."""
+    """The one thread that uses sessions.dir and other files of a turn, because any disk access may hang."""
 
     def __init__(self) -> None:
         self._threads = DaemonThreads("chat", 1)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Return what a call returns; raise what it raises, or SessionsUnwritable if it does not return in time."""
+        """Run a call and return its result. Raises its errors, or SessionsUnwritable if it takes too long."""
         try:
             return await self._threads.run(call, *arguments, seconds=SECONDS)
         except TimeoutError:

@@ -1,7 +1,7 @@
 """Translates claude's stream-json into our events (docs/api.md, POST /chat): numbered JSON objects, one a line.
 
-Decides what a person sees and drops repeated text. It refuses no input. It skips what it can't read, and `close` always
-ends with `done`. The comments say what each line means, as observed with CLI 2.1.331.
+The translator decides what a person sees and drops repeated text. It never fails on input, because it skips lines that
+it can't read, and `close` always ends with `done`. The comments say what each line meant in tests with CLI 2.1.331.
 """
 
 import json
@@ -14,7 +14,7 @@ from .failures import End, Table, describe_failure
 
 RESULT_BYTES = 64 * 1024
 WHY_CHARS = 500
-TOKENS = {  # by kind: the CLI's word
+TOKENS = {  # our kinds of tokens, with the CLI's names for them
     "input": "inputTokens",
     "output": "outputTokens",
     "cache_read": "cacheReadInputTokens",
@@ -25,7 +25,7 @@ Event = dict[str, object]
 
 
 def parse_object(line: bytes) -> Table | None:
-    """Return the JSON object of a line, or None when it has none."""
+    """Return the JSON object of a line, or None if the line is no object."""
     try:
         value = json.loads(line, parse_constant=_none, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -34,7 +34,7 @@ def parse_object(line: bytes) -> Table | None:
 
 
 def _none(_: str) -> None:
-    """Replace NaN and Infinity, which Python reads although JSON does not have them."""
+    """Replace NaN and Infinity by None, because Python accepts them although JSON does not."""
 
 
 def _finite(text: str) -> float | None:
@@ -54,7 +54,8 @@ class Translator:
         self._vm, self._new_job_id, self._next, self._verbs = vm, new_job_id, first, verbs
         self._streamed: dict[tuple[str, int], int] = {}  # message, block: the number of its first text event
         self._message = ""  # the message that is streaming
-        self._tools: dict[str, tuple[str, Table, str]] = {}  # tools without a result: name, input, the text before it
+        # tools that have no result yet: name, input, and the text before the call
+        self._tools: dict[str, tuple[str, Table, str]] = {}
         self._last_text = ""  # the last block of text, for a proposal's `why`
         self._newest_result: Table | None = None
         self._totals = {"num_turns": 0.0, "duration_ms": 0.0, "cost": 0.0}
@@ -64,7 +65,7 @@ class Translator:
 
     @property
     def in_tool(self) -> bool:
-        """Whether claude is waiting for a tool. A tool may be silent for any time."""
+        """Whether claude is waiting for a tool. A tool may be silent for any length of time."""
         return bool(self._tools)
 
     def feed(self, line: bytes | None) -> list[Event]:
@@ -74,7 +75,7 @@ class Translator:
         message = parse_object(line)
         kind = message.get("type") if message is not None else None
         read = _READERS.get(kind) if isinstance(kind, str) else None
-        if message is None or read is None:  # each version of the CLI adds unknown types
+        if message is None or read is None:  # new versions of the CLI add unknown types
             return []
         return list(read(self, message))
 
@@ -91,7 +92,7 @@ class Translator:
 
     def _read_stream_event(self, message: Table) -> Iterable[Event]:
         event = _table(message, "event")
-        if message.get("parent_tool_use_id"):  # a subagent's own words
+        if message.get("parent_tool_use_id"):  # the words of a subagent
             return
         if event.get("type") == "message_start":
             self._message = _text(_table(event, "message"), "id")
@@ -114,7 +115,7 @@ class Translator:
             yield self._event("text", retract=min(self._streamed.pop(block) for block in gone))
 
     def _read_assistant(self, message: Table) -> Iterable[Event]:
-        if message.get("error"):  # an API failure in the CLI's words, which the result repeats
+        if message.get("error"):  # an API failure in the CLI's words; the result repeats it
             return
         inner = _table(message, "message")
         repeats = any(name == _text(inner, "id") for name, _ in self._streamed)
@@ -128,7 +129,8 @@ class Translator:
                 yield self._event("tool", id=tool, name=name, input=given)
 
     def _read_user(self, message: Table) -> Iterable[Event]:
-        for block in _blocks(_table(message, "message")):  # the CLI wrote its text blocks, not the operator
+        # the CLI wrote the text blocks of such a message, not the operator
+        for block in _blocks(_table(message, "message")):
             if block.get("type") == "tool_result":
                 yield from self._read_tool_result(block)
 
@@ -168,7 +170,7 @@ class Translator:
         return {"type": kind, "n": number, **fields}
 
     def _report_dropped_line(self) -> list[Event]:
-        """Report a line that was too long. While a tool runs, it can only have been that tool's result."""
+        """Report a line that was too long. If a tool is running, the line must have been that tool's result."""
         text = f"[a line of more than {LINE_BYTES} bytes was left out]"
         for tool in list(self._tools)[:1]:
             del self._tools[tool]
@@ -209,7 +211,7 @@ def find_proposed_verb(tool_name: str, tool_input: Table, ok: bool, text: str) -
 
 
 def _usage(result: Table, name: str) -> float:
-    """Return a number of all models since the last result. `total_cost_usd` would count every turn of the session."""
+    """Return the sum over all models since the last result. `total_cost_usd` would include earlier turns."""
     models = _table(result, "model_usage_since_last_result")
     return float(sum(_number(usage, name) for usage in models.values() if isinstance(usage, dict)))
 
@@ -225,7 +227,7 @@ def _text(table: Table, key: str) -> str:
 
 
 def _number(table: Table, key: str) -> float:
-    """Return a number, or 0 for a value that is not one or is too large to be added up."""
+    """Return a number, or 0 if the value is not a number or is too large to be added up."""
     value = table.get(key)
     is_valid = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
     return value if is_valid and value is not None else 0

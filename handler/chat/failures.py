@@ -1,4 +1,4 @@
-"""Finds the code, sentence and hint for a turn that failed, from how claude's process ended and its last output.
+"""Finds the code, sentence and hint for a failed turn, from claude's exit status and its last output.
 
 `is_error` decides, never `subtype`, because the result of an API failure has the subtype "success".
 """
@@ -13,8 +13,8 @@ _SIGN_IN = f"put a valid credential into the file that chat.credential_file name
 _AGAIN = f"try again in a minute; {_VERBS_WORK}"
 _NEW = "begin a new conversation"
 _GO_ON = "ask again: the conversation continues"
-_MOST_MINUTES = 2**31  # since 1970; a larger number is no time
-_NOT_RUN = (126, 127)  # of a shell: there is no such program, or it can't be run
+_MOST_MINUTES = 2**31  # since 1970; a larger number is not a time
+_NOT_RUN = (126, 127)  # exit codes of a shell: the program does not exist, or can't be run
 _QUOTED_CHARS = 2000  # of claude's own text that a sentence repeats
 
 
@@ -39,8 +39,8 @@ UNSAVED = TurnError(
 class End(NamedTuple):
     """How claude's process ended.
 
-    `stopped` is a key of _STOPPED: why the worker stopped the process. `exit` is negative for a signal.
-    `unsaved`: its transcript could not be saved.
+    `stopped` is a key of _STOPPED: why the worker stopped the process. `exit` is negative for a signal. `unsaved` means
+    that the transcript could not be saved.
     """
 
     exit: int
@@ -76,7 +76,7 @@ def describe_stop(why: str, seconds: float) -> TurnError:
 def describe_failure(end: End, result: Table | None, limits: Table, unsaved: bool) -> TurnError | None:
     """Return why a turn failed, or None for one that succeeded."""
     is_complete = result is not None and not result.get("is_error") and end.exit == 0
-    if end.stopped and not is_complete:  # a stop that came after the result stopped nothing
+    if end.stopped and not is_complete:  # a stop that came after the result had no effect
         return describe_stop(end.stopped, end.seconds)
     if result is not None and result.get("is_error"):
         return _describe_result(result, limits)
@@ -116,7 +116,7 @@ def _describe_result(result: Table, limits: Table) -> TurnError:
     if status == 429 or limits.get("status") == "rejected":
         return TurnError("claude-rate-limited", f"rate-limited{_until(limits)}: {words}", f"wait; {_VERBS_WORK}")
     if status in (502, 504) or (result.get("terminal_reason") == "api_error" and status is None):
-        words = words.partition(" This is a server-side issue")[0]  # the CLI's advice names our own proxy
+        words = words.partition(" This is a server-side issue")[0]  # the CLI's advice would name our own proxy
         hint = f"run breakglass doctor, which tries the model API; {_VERBS_WORK}"
         return TurnError("claude-unreachable", f"the model API can't be reached: {words}", hint)
     if isinstance(status, int) and status >= 500:

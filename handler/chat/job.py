@@ -1,8 +1,9 @@
-"""What the handler and a turn's program say to each other, over one stream socket. Standard library only.
+"""The protocol between the handler and a turn's program, over one stream socket. Standard library only.
 
-The first line that the handler sends is the `Opening`, which says what the wall around the turn must show, and how many
-bytes follow of the `Job` and of the transcript. After that, each side sends JSON objects, one a line, of at most
-LINE_BYTES. The turn sends its events as clients get them, the transcript's new bytes, and what claude's `pve` asks for.
+The first line that the handler sends is the `Opening`, which says which paths the sandbox of the turn must show, and
+how many bytes of the `Job` and of the transcript follow. After that, each side sends JSON objects, one a line, of at
+most LINE_BYTES. The turn sends its events as clients get them, the transcript's new bytes, and the requests of claude's
+`pve`.
 """
 
 import base64
@@ -20,10 +21,10 @@ Line = Mapping[str, object]
 
 
 class Opening(NamedTuple):
-    """What is known before the wall is built: claude's program, and how long the job and the transcript are.
+    """What is needed to build the sandbox: claude's program, and the lengths of the job and the transcript.
 
-    `probe` is empty for a turn. A probe starts none: `wall` tries each wall, and `claude` looks at claude's program
-    behind its wall, too.
+    `probe` is empty for a turn. A probe starts no turn: `wall` tries each sandbox, and `claude` also checks claude's
+    program in its sandbox.
     """
 
     claude: str
@@ -33,7 +34,7 @@ class Opening(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of a transcript: where it begins, its bytes, and whether the transcript is whole with it."""
+    """A piece of a transcript: its offset, its bytes, and whether it completes the transcript."""
 
     at: int
     data: bytes
@@ -41,12 +42,12 @@ class Piece(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One turn. `sid` is a UUID: a new one, or with `resume` that of a session, whose transcript follows.
+    """One turn. `sid` is a UUID: a new one, or with `resume` the one of a session whose transcript follows.
 
-    `verbs` is what claude can propose or read, `rules` what it may run unasked, and `agents` its brief, as the CLI
-    takes them. `env` is what the operator gives claude, `ssh_files` what ssh needs to reach the VM itself, by name, and
-    nothing without a way in. `authorities` are the certificates that the model's API is checked with, as PEM, or an
-    empty text for the system's.
+    `verbs` are the verbs that claude can propose or read, `rules` the commands that it may run without asking, and
+    `agents` its brief, in the CLI's format. `env` has the operator's variables for claude. `ssh_files` are the files,
+    by name, with which ssh reaches the guest; it is empty if the guest has no ssh access. `authorities` are the
+    certificates (PEM) that verify the model's API; an empty text means the system's certificates.
     """
 
     vm: str
@@ -57,19 +58,19 @@ class Job(NamedTuple):
     rules: Sequence[str]
     verbs: Sequence[str]
     api: ModelApi
-    env: Mapping[str, str] = {}  # nothing changes it
+    env: Mapping[str, str] = {}  # it is never changed, so it may be shared
     ssh_files: Mapping[str, str] = {}
     authorities: str = ""
     turn_seconds: float = 1800
-    silence_seconds: float = 120.0  # claude's own limit for a stream that went silent is 300 s and can't be lowered
+    silence_seconds: float = 120.0  # claude's own limit for a silent stream is 300 s and can't be lowered
 
     def __repr__(self) -> str:
-        """Return no secret."""
+        """Return a text without secrets."""
         return f"Job({self.vm}, {self.sid})"
 
 
 def encode_line(line: Line) -> bytes:
-    """Return an object as a line. Half a surrogate pair is kept, as an escape."""
+    """Return an object as a line of JSON. A lone surrogate is kept as an escape."""
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 

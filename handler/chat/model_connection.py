@@ -1,4 +1,4 @@
-"""A connection of a turn's proxy: to claude, or to the model's API. Standard library and h11 only, for `proxy.py`."""
+"""A connection of a turn's proxy to claude or to the model's API. Standard library and h11 only."""
 
 import asyncio
 import base64
@@ -9,24 +9,24 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 600.0  # the turn's own limit for silence is shorter, and ends the turn
-TUNNEL_FAILED = "Tunnel connection failed"  # in the words of http.client
+SILENT_SECONDS = 600.0  # the turn's own limit for silence is shorter and ends the turn first
+TUNNEL_FAILED = "Tunnel connection failed"  # how http.client words this error
 _HEAD_BYTES = _PIECE_BYTES = 64 * 1024
 
 
 class UnansweredError(OSError):
-    """Raised for a connection that the API has closed before the first byte of an answer."""
+    """Raised if the API closes a connection before the first byte of an answer."""
 
 
 class Connection:
-    """One end of a connection, which speaks HTTP/1.1."""
+    """One end of an HTTP/1.1 connection."""
 
     def __init__(
         self, role: type[h11.CLIENT] | type[h11.SERVER], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._http = h11.Connection(role, max_incomplete_event_size=_HEAD_BYTES)
         self._reader, self._writer, self.close = reader, writer, writer.close
-        self._heard = False  # a byte since something was sent
+        self._heard = False  # whether a byte was received since the last one was sent
 
     async def receive(self) -> object:
         """Return the next part of a message, an event of h11. Raises OSError and h11.RemoteProtocolError."""
@@ -45,7 +45,7 @@ class Connection:
             await self._writer.drain()
 
     async def ask(self, *request: h11.Event) -> h11.Response:
-        """Send a request, and return the head of its answer. Raises OSError, and closes the connection then."""
+        """Send a request, and return the head of its answer. On failure, closes the connection and raises OSError."""
         try:
             await self.send(*request)
             while not isinstance(event := await self.receive(), h11.Response):
@@ -60,7 +60,7 @@ class Connection:
             raise
 
     def is_ready_again(self) -> bool:
-        """Begin with the next message; return False for a connection that ends with this one."""
+        """Prepare for the next message. Returns False if the connection ends with this message."""
         if (self._http.our_state, self._http.their_state) != (h11.DONE, h11.DONE):
             return False
         self._http.start_next_cycle()
@@ -68,7 +68,7 @@ class Connection:
 
 
 async def connect(host: str, port: int, tls: ssl.SSLContext | None, proxy: str) -> Connection:
-    """Return a connection to the API, with TLS through the proxy of the network, if there is one. Raises OSError."""
+    """Return a TLS connection to the API, through the network's proxy if there is one. Raises OSError."""
     connected = await asyncio.to_thread(open_socket, host, port, proxy if tls else "")
     connected.setblocking(False)
     name, seconds = (host, CONNECT_SECONDS) if tls else (None, None)
@@ -79,10 +79,10 @@ async def connect(host: str, port: int, tls: ssl.SSLContext | None, proxy: str) 
 
 
 def open_socket(host: str, port: int, proxy: str) -> socket.socket:
-    """Return a connection that has no TLS yet, in `proxy`'s tunnel if that is not empty. Raises OSError."""
+    """Return a connection without TLS, through a tunnel of `proxy` unless that is empty. Raises OSError."""
     if not proxy:
         return socket.create_connection((host, port), CONNECT_SECONDS)
-    import http.client  # which takes time to load, while claude starts
+    import http.client  # imported late, because it takes time to load while claude starts
 
     address = urlsplit(proxy)
     tunnel, headers = http.client.HTTPConnection(address.hostname or "", address.port or 80, CONNECT_SECONDS), {}

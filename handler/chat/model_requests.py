@@ -1,8 +1,8 @@
 """Decides which of claude's requests are passed on to the model's API. Pure.
 
-The API would do more for its caller than answer: search the web, fetch an address, run code, speak to other servers.
-Each of that is a way out for what claude has read. So what is passed on is listed here: what CLI 2.1.331 sends, and
-what else sets how the model answers.
+The API can do more than answer. It can search the web, fetch an address, run code, or talk to other servers. Each of
+these could leak data that claude has read. So this module lists the fields that may be passed on. These are the fields
+that CLI 2.1.331 sends, and other fields that only control how the model answers.
 """
 
 import json
@@ -17,7 +17,7 @@ _HEADERS = frozenset(
     b"accept accept-encoding anthropic-beta anthropic-dangerous-direct-browser-access anthropic-version content-type "
     b"user-agent x-app x-claude-code-session-id".split()
 )
-_OF_THE_LIBRARY = b"x-stainless-"  # what the CLI's library says of itself, in ten headers
+_OF_THE_LIBRARY = b"x-stainless-"  # prefix of ten headers in which the CLI's library describes itself
 _FIELDS = frozenset(
     (
         *("context_management", "max_tokens", "messages", "metadata", "model", "output_config", "stop_sequences"),
@@ -25,20 +25,21 @@ _FIELDS = frozenset(
     )
 )
 _MESSAGE = frozenset(("role", "content", "output_config", "clear_at"))
-# The last one holds a place, and can't be called, because the CLI adds it for its newer models.
+# The last one is a placeholder that the CLI adds for newer models. It can't be called.
 _TOOLS = frozenset(("Bash", "Read", "Grep", "Glob", "DeferredToolPlaceholder"))
 _TOOL = frozenset(("name", "description", "input_schema", "cache_control", "defer_loading", "strict", "type"))
 _BLOCKS = frozenset(("text", "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result"))
-_SOURCES = frozenset(("base64", "text"))  # of an image or a document, because the API itself would fetch one from a URL
+# sources of an image or a document; a URL is refused, because the API itself would fetch it
+_SOURCES = frozenset(("base64", "text"))
 
 
 def passed_on(headers: Headers) -> Iterator[tuple[bytes, bytes]]:
-    """Yield those of a request's headers that the API gets."""
+    """Yield the headers of a request that are passed on to the API."""
     return ((name, value) for name, value in headers if name in _HEADERS or name.startswith(_OF_THE_LIBRARY))
 
 
 def find_refusal(data: bytes | bytearray) -> str:
-    """Return what in the body of a request keeps it from being passed on; an empty text for a good one."""
+    """Return what is refused in the body of a request, or an empty text if it may be passed on."""
     try:
         body = json.loads(data.decode(), object_pairs_hook=_unique)
         return next(_find_faults(body), "")
@@ -47,7 +48,7 @@ def find_refusal(data: bytes | bytearray) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    """Return an object. One with a name twice has two readings, and the API's could be the other one."""
+    """Return an object. Refuses a repeated name, because the API could read the other one of its two values."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError
@@ -81,7 +82,7 @@ def _others(what: str, found: Iterable[object], known: Collection[str]) -> Itera
 
 
 def _objects(value: object) -> list[Json]:
-    """Return a list of objects, or nothing for null. Raises ValueError for anything else."""
+    """Return a list of objects, or nothing for null. Raises ValueError for any other value."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):

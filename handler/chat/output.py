@@ -1,4 +1,4 @@
-"""Checks what a turn sends, line by line: events in order, pieces of its transcript, and questions to the host."""
+"""Checks each line that a turn sends: events in order, pieces of its transcript, questions to the host."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from .store import Batch
 
 EVENT_BYTES = 64 << 20
 MOST_PARTS = 1 << 17  # commas, colons, brackets and quotes in a line, each of which takes time to parse
-PIECE_COST = 4096  # bytes that a piece of the transcript counts at least: each takes a row, and time
-_MOST_AMOUNT = 1e12  # of what one turn can spend
+PIECE_COST = 4096  # a piece of the transcript counts as at least so many bytes, because each takes a row and time
+_MOST_AMOUNT = 1e12  # the most tokens or dollars that one turn can report
 _NO_PART = bytes(set(range(256)) - set(b',:"[]{}'))
 _JOB = re.compile(rf"{PROPOSAL_ID}[0-9a-f]{{24}}", re.ASCII)
 _CODE = re.compile(r"[a-z]+(-[a-z]+)*", re.ASCII)
@@ -31,14 +31,14 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 
 
 class Misbehavior(Exception):
-    """The turn sent what no turn sends."""
+    """The turn sent something that a correct turn never sends."""
 
 
 def parse_line(line: bytes) -> Table:
-    """Return the object in a line. Raises ValueError for anything that is none for each client, too."""
+    """Return the object in a line. Raises ValueError if any client could fail to read it as one object."""
     if len(line.translate(None, _NO_PART)) > MOST_PARTS:
         raise ValueError("a line with too many parts")
-    if not line.isascii() or b"\r" in line:  # each is the end of a line to some client
+    if not line.isascii() or b"\r" in line:  # some clients end a line at such characters
         raise ValueError("not the letters that a turn sends")
     try:
         value = json.loads(line.decode(), parse_constant=_refuse)
@@ -54,11 +54,12 @@ def _refuse(constant: str) -> None:
 
 
 class TurnOutput:
-    """What a turn has sent. `number` is that of the next event, and `last` the end of the turn, once it has come.
+    """What a turn has sent. `number` is the next event's number, `last` the end of the turn, once it has arrived.
 
-    The end is kept back until the turn's program has ended. `code` is `ok` or that of the turn's error; `tokens` and
-    `cost` are what it spent. `ask` is called with each question to the host and its number. `get_last` returns the
-    VM's last job as the turn saw it, empty if it saw none; a proposal is good as long as it is the last.
+    The end is kept back until the turn's program has ended. `code` is `ok` or the code of the turn's error. `tokens`
+    and `cost` are what the turn spent. `ask` is called with each question to the host and its number. `get_last`
+    returns the last job of the VM that the turn saw, or an empty text. A proposal is valid while that job is the VM's
+    last one.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class TurnOutput:
         self._proposals: list[Proposal] = []
 
     def pop(self) -> Batch:
-        """Return what is to be stored now."""
+        """Return what must be stored now, and forget it."""
         batch = Batch(self._events, self._pieces, self._proposals)
         self._events, self._pieces, self._proposals = [], [], []
         return batch
@@ -122,7 +123,7 @@ class TurnOutput:
             self._events.append((number, line + b"\n"))
 
     def _note(self, kind: str, event: Table) -> None:
-        """Remember what the handler needs to know of an event."""
+        """Remember the parts of an event that the handler needs."""
         if kind == "approval":
             if event["vm"] != self._vm or event["verb"] not in self._verbs or event["verb"] not in MUTATING:
                 raise ValueError("a proposal that it can't make")

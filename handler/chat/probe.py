@@ -1,4 +1,4 @@
-"""Tries the walls from where a turn stands, behind the first of them: each of the others is made once."""
+"""Probes the sandboxes. It runs inside the outer sandbox, like a turn, and creates each inner one once."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ SECONDS = 9.0
 
 
 def look(program: str, kind: str) -> Mapping[str, object]:
-    """Return the answer of a probe, as docs of job.py have it. `claude` looks at claude's program, too."""
+    """Return the answer of a probe, in the format of job.py. `claude` also checks claude's program."""
     wall.make_places()
     for path in (wall.MODEL, wall.COMMANDS, wall.AGENTS):
         open(path, "w").close()
@@ -23,7 +23,7 @@ def look(program: str, kind: str) -> Mapping[str, object]:
 
 
 def _look_at(program: str) -> Mapping[str, object]:
-    """Return what claude's program says of itself. Behind its wall it has no network and no turn."""
+    """Return what claude's program says about itself. It runs in its sandbox, without a network or a turn."""
     try:
         version, options = (_run(wall.claude_wall(program, [word])) for word in ("--version", "--help"))
     except (OSError, subprocess.SubprocessError) as error:

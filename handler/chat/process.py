@@ -1,7 +1,8 @@
-"""One turn as the handler sees it: a stream socket to its program, job.py says what goes over it.
+"""One turn as the handler sees it: a stream socket to the turn's program, with the protocol of job.py.
 
-Nothing that a turn sends is trusted: each line is checked (output.py), and one that no turn sends ends it. The loop is
-never held for long: lines come in pieces and have a bounded number of parts, and only the disk's thread touches files.
+Nothing that a turn sends is trusted. Each line is checked (output.py), and an invalid line ends the turn. The event
+loop is never blocked for long, because lines are read in pieces, have a bounded number of parts, and only the disk's
+thread touches files.
 """
 
 import asyncio
@@ -23,15 +24,17 @@ from .reads import PveReads
 from .request import SessionsUnwritable, TurnRequest
 from .store import Store, build_ending
 
-STOP_SECONDS = {"cancelled": 15.0, "shutting-down": 2.5}  # for the program to do it; then the handler ends the turn
-LATE_SECONDS = 30.0  # beyond turn_seconds, when the program has to end the turn
+# how long the program may take to stop; then the handler kills the turn
+STOP_SECONDS = {"cancelled": 15.0, "shutting-down": 2.5}
+LATE_SECONDS = 30.0  # beyond turn_seconds, after which the program must have ended the turn
 
 
 class RunningTurn:
     """A turn under way.
 
-    `changed` is set, and replaced, when there are new events. `on_end` is called right before the last of them are
-    stored: from then on, the turn has no place. `unsaved` is what a reader hears of an end that could not be stored.
+    `changed` is set, and replaced, when there are new events. `on_end` is called right before the last events are
+    stored, because from then on the turn takes no place. `unsaved` is the end that a reader gets if the end could not
+    be stored.
     """
 
     def __init__(
@@ -49,25 +52,25 @@ class RunningTurn:
         self._settings, self._transcript, self._path, self._on_end = settings, transcript, path, on_end
         self._writer: asyncio.StreamWriter | None = None
         self._deadline: asyncio.Timeout | None = None
-        self._why = ""  # it is stopped
-        self._stored = 1  # the last event that is
+        self._why = ""  # why the turn was stopped
+        self._stored = 1  # number of the last stored event
         verbs = list_verbs(request.tools)
         self._reads = PveReads(read, request.vm.vmid, verbs, self._send, self._drain)
         self._output = TurnOutput(request.vm.name, verbs, transcript, self._reads.begin, lambda: self._reads.last)
 
     @property
     def said_nothing(self) -> bool:
-        """Whether the turn has sent no event at all, although nothing has stopped it."""
+        """Whether the turn has sent no event although it was not stopped."""
         return self._output.number == 2 and not self._output.last and not self._why
 
     def stop(self, why: str) -> None:
-        """Have the program stop the turn. It is `cancelled`, or the handler is `shutting-down`. This needs no disk."""
+        """Tell the program to stop the turn. `why` is `cancelled` or `shutting-down`. This needs no disk."""
         if why == self._why:
             return
         self._why = why
         self._send(encode_line({"stop": why}))
         if self._deadline is not None:
-            with contextlib.suppress(RuntimeError):  # it has passed
+            with contextlib.suppress(RuntimeError):  # the deadline has already passed
                 self._deadline.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS[why])
 
     def _send(self, line: bytes) -> None:
@@ -80,7 +83,7 @@ class RunningTurn:
                 await self._writer.drain()
 
     async def run(self, store: Store, disk: Disk) -> None:
-        """Run the turn to its end, and store what it sends. Raises nothing but a cancellation."""
+        """Run the turn to its end, and store what it sends. Raises only CancelledError."""
         ending: TurnError | None = KILLED
         try:
             seconds = STOP_SECONDS.get(self._why, self._settings.turn_seconds + LATE_SECONDS)
@@ -93,7 +96,7 @@ class RunningTurn:
             ending = KILLED._replace(message=f"the turn was stopped, because {error}")
         except SessionsUnwritable:
             ending = UNSAVED
-        except Exception as error:  # no program, no memory, a defect of ours
+        except Exception as error:  # for example no program, no memory, or a defect of the handler
             hint = RESTART if self._path else "run breakglass doctor; the power verbs don't need claude"
             ending = TurnError("claude-crashed", f"the turn could not be started: {reason(error)}", hint)
         finally:
@@ -111,12 +114,13 @@ class RunningTurn:
         number = batch.events[-1][0] if batch.events else self._stored
         last = output.last if ending is None else build_ending(ending, number + 1)
         code = ending.code if ending else output.code
-        self._on_end()  # in one step with the call, so a client that reads the end can continue
+        # without an await before the store's call, so a client that reads the end can start the next turn
+        self._on_end()
         counts.in_use.add_turn(code, output.tokens, output.cost)
         try:
             batch = batch._replace(events=[*batch.events, *last])
             await disk.run(store.add, self.request.key, self.request.sid, batch, code, output.cost)
-        except SessionsUnwritable:  # an ending is written once the disk can be
+        except SessionsUnwritable:  # the end is stored when the disk can be written again
             self.unsaved = UNSAVED
         self._notify()
 
@@ -128,10 +132,10 @@ class RunningTurn:
     async def _exchange(self, store: Store, disk: Disk) -> None:
         program = await disk.run(find_program, self._settings)
         job = await disk.run(build_job, self._settings, self.request, self._transcript)
-        if self._why:  # the handler stops, and starts nothing any more
+        if self._why:  # the handler is stopping, so it starts no turn
             return
         async with open_channel(self._path) as (reader, writer):
-            with contextlib.suppress(ConnectionError):  # the program has ended, in whatever way
+            with contextlib.suppress(ConnectionError):  # the program has ended, for whatever reason
                 writer.write(encode_opening(Opening(program, transcript=self._transcript), job))
                 await self._send_transcript(store, disk, writer)
                 self._writer = writer

@@ -1,4 +1,4 @@
-"""How a turn's program is started, by systemd or by this handler, and what it is given."""
+"""Starts a turn's program, through systemd or directly, and builds its job."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from .wall import SSH, starter_command
 
 READ_BYTES = 64 * 1024
 RESTART = "systemctl restart breakglass-chat.socket"
-PROBE_SECONDS = 20.0  # more than the program takes for it
+PROBE_SECONDS = 20.0  # longer than the program needs for a probe
 END_SECONDS = 1.0  # from the last event to the end of the program
 STDERR_BYTES = 4096
 BRIEF = files("breakglass.agents") / "breakglass.md"
@@ -32,7 +32,7 @@ _UNSAVED = "[From breakglass, not from the operator. Nothing that was said in th
 
 @contextlib.asynccontextmanager
 async def open_channel(path: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Have systemd start a turn's program, by its socket, or start it; end it at last. Raises OSError."""
+    """Start a turn's program through systemd's socket, or directly, and end it on exit. Raises OSError."""
     if path:
         reader, writer = await asyncio.open_unix_connection(path, limit=READ_BYTES)
         program = None
@@ -41,7 +41,7 @@ async def open_channel(path: str) -> AsyncIterator[tuple[asyncio.StreamReader, a
         with theirs:
             try:
                 channel = theirs.fileno()
-                # without the handler's log and terminal, which could be opened anew behind each wall
+                # not the handler's log or terminal, which a process in a sandbox could open again
                 streams: dict[str, Any] = {"stdin": channel, "stdout": channel, "stderr": PIPE}
                 program = await asyncio.create_subprocess_exec(
                     *starter_command(), **streams, env=_ENV, cwd="/", start_new_session=True
@@ -67,9 +67,9 @@ async def _read_last(stream: asyncio.StreamReader | None) -> bytes:
 
 
 async def _end(program: Process, saying: asyncio.Task[bytes]) -> None:
-    """Wait for a program that reads the end of its socket; kill it where it does not end. Its walls end with it.
+    """Wait for a program whose socket was closed; kill it if it does not end. Its sandboxes end with it.
 
-    What it wrote to stderr goes to the log, because a turn writes nothing there unless it has a defect.
+    Its stderr goes to the log, because a turn writes there only if it has a defect.
     """
     try:
         async with asyncio.timeout(END_SECONDS):
@@ -85,19 +85,19 @@ async def _end(program: Process, saying: asyncio.Task[bytes]) -> None:
 
 
 async def ask_probe(path: str, claude: str, probe: str = "wall") -> Line:
-    """Return what a turn's program says of the place where turns run. Raises OSError, TimeoutError, ValueError."""
+    """Return a probe's answer about the place where turns run. Raises OSError, TimeoutError, ValueError."""
     async with asyncio.timeout(PROBE_SECONDS), open_channel(path) as (reader, writer):
         writer.write(encode_opening(Opening(claude, probe)))
         return parse_line(await reader.readline())
 
 
 def find_program(settings: ChatSettings) -> str:
-    """Return the path of claude's program without links; where there is none, that of a file that is not there."""
+    """Return the resolved path of claude's program. If there is none, return a path that does not exist."""
     return os.path.realpath(shutil.which(settings.command) or os.path.join("/nonexistent", settings.command))
 
 
 def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:
-    """Return the job of a turn whose session has a transcript of so many bytes. Blocks; raises OSError."""
+    """Return the job of a turn. `transcript` is its transcript's size in bytes. Blocks; raises OSError."""
     vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
     is_begun_again = request.resume and not transcript
     return Job(

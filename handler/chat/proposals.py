@@ -1,4 +1,4 @@
-"""Finds out what became of claude's proposals, and words it for the beginning of claude's next turn.
+"""Finds the outcomes of claude's proposals, and describes them at the beginning of claude's next turn.
 
 The VM's host answers this, because neither the client nor claude is a trusted source. A proposal without a final answer
 is looked up again at the next turn.
@@ -20,7 +20,7 @@ Read = Callable[[str], Awaitable[list[Message]]]
 
 
 async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence[Proposal]) -> TurnRequest:
-    """Return the turn with what became of the session's proposals."""
+    """Return the turn with the outcomes of the session's proposals added."""
     newest = proposals[-MOST:]
     found = await asyncio.gather(*(_fetch_outcome(read, request.vm.vmid, each) for each in newest))
     pairs = list(zip(newest, found, strict=True))
@@ -31,7 +31,7 @@ async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence
 
 
 async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:
-    """Return what became of one proposal, and whether that is final."""
+    """Return the outcome of one proposal, and whether it is final."""
     try:
         async with asyncio.timeout(SECONDS):
             found = (await read(job_line(vmid, proposal["job"])))[-1]

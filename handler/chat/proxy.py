@@ -1,9 +1,9 @@
-"""A turn's proxy to the model's API: a program that alone has the credential, and passes claude's requests on with it.
+"""A turn's proxy to the model's API. Only this program has the credential. It adds it to claude's requests.
 
 Standard library and h11 only, because it runs isolated, in its own sandbox. Its argument is the descriptor of a Unix
-socket that listens; one line of JSON on its standard input says how to reach the API. `model_requests.py` decides what
-is passed on. The answer goes back as it comes, whatever its status, so claude sees the API's own errors and limits.
-Where the API does not answer, claude gets a 502 in the API's form, which it tries again like every 5xx.
+socket that listens; one line of JSON on its standard input says how to reach the API. `model_requests.py` decides which
+requests are passed on. The answer is returned unchanged, whatever its status, so claude sees the API's own errors and
+limits. If the API does not answer, claude gets a 502 in the API's format, and it tries again as after every 5xx.
 """
 
 import asyncio
@@ -25,23 +25,24 @@ from .model_connection import Connection, UnansweredError, connect
 from .model_requests import PATHS, Headers, find_refusal, passed_on
 
 CONNECTIONS = 8  # from claude at the same time
-BODY_BYTES = 32 * 1024 * 1024  # the API takes no longer ones
+BODY_BYTES = 32 * 1024 * 1024  # the API does not accept longer bodies
 _PR_SET_DUMPABLE = 4
-# Of an answer: each end sets its own, and no session of the API's outlives a request.
+# Headers of an answer that are not passed on, because each end of a connection sets its own, and no session of the API
+# outlives a request.
 _OF_ONE_END = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection set-cookie te trailer transfer-encoding upgrade".split()
 )
 
 
 class RefusedError(Exception):
-    """Raised for a request that the API does not answer, with a status, a type and a sentence for claude."""
+    """Raised if the proxy itself must answer a request. Has a status, a type and a sentence for claude."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         self.status, self.kind, self.message = status, kind, message
 
 
 class Proxy:
-    """Answers claude's requests with the API's answers."""
+    """Passes claude's requests to the API and the API's answers to claude."""
 
     def __init__(self, api: ModelApi, authorities: str) -> None:
         self._api, self._url, self._authorities = api, urlsplit(api.base_url), authorities
@@ -54,15 +55,16 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection from claude until it ends."""
         client = Connection(h11.SERVER, reader, writer)
-        # Where either side breaks off, the other one sees it. To a HEAD, h11 sends no error with a body.
+        # If one side closes its connection, the other side is closed too. For a HEAD request, h11 refuses to send an
+        # error with a body.
         with contextlib.closing(client), contextlib.suppress(OSError, h11.LocalProtocolError):
             async with self._room:
                 while await self._serve_request(client):
                     pass
 
     async def connect_early(self) -> None:
-        """Have a connection ready for claude's first request, which takes as long to come."""
-        with contextlib.suppress(OSError):  # the first request finds the same, and reports it
+        """Open a connection for claude's first request while claude is still starting."""
+        with contextlib.suppress(OSError):  # the first request meets the same error and reports it
             self._idle.append(await self._connect())
 
     async def _serve_request(self, client: Connection) -> bool:
@@ -85,7 +87,7 @@ class Proxy:
         return client.is_ready_again()
 
     async def _ask(self, request: h11.Request, body: bytes) -> tuple[Connection, h11.Response]:
-        """Send a request to the API; return the connection and its answer, of which the body is still to come."""
+        """Send a request to the API; return the connection and its answer, whose body has not been read yet."""
         target = self._url.path.rstrip("/").encode() + request.target
         headers = [*self._own, (b"content-length", b"%d" % len(body)), *passed_on(request.headers)]
         asked = h11.Request(method="POST", target=target, headers=headers), h11.Data(data=body), h11.EndOfMessage()
@@ -105,7 +107,7 @@ class Proxy:
         return api, await api.ask(*asked)
 
     async def _connect(self) -> Connection:
-        """Return a new connection, with TLS verified where the address says so. Raises OSError."""
+        """Return a new connection, with verified TLS if the address is https. Raises OSError."""
         tls = self._tls if self._url.scheme == "https" else None
         return await connect(
             self._url.hostname or "", self._url.port or (443 if tls else 80), tls, self._api.https_proxy
@@ -113,7 +115,7 @@ class Proxy:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """The rule for certificates: the system's authorities, or those of chat.ca_file alone."""
+        """The TLS context, which trusts the system's authorities, or only those of chat.ca_file."""
         try:
             return ssl.create_default_context(cadata=self._authorities or None)
         except ssl.SSLError as error:
@@ -121,9 +123,9 @@ class Proxy:
 
 
 async def _read_request(client: Connection) -> tuple[h11.Request, bytes]:
-    """Return a request that may be passed on, read to its end, because an answer that comes before that could be lost.
+    """Read and return a whole request. An answer that is sent before its end could be lost.
 
-    Raises RefusedError for another one, OSError at the connection's end.
+    Raises RefusedError for a request that may not be passed on, and OSError at the end of the connection.
     """
     request, body = await client.receive(), bytearray()
     if not isinstance(request, h11.Request):
@@ -149,7 +151,7 @@ async def _refuse(client: Connection, why: RefusedError | h11.RemoteProtocolErro
 
 
 async def _pass_on(api: Connection, response: h11.Response, client: Connection) -> None:
-    """Send the API's answer as it comes. Raises OSError when either side breaks off."""
+    """Send the API's answer as it comes. Raises OSError if either side closes its connection."""
     headers = list(_of_the_message(response.headers))
     await client.send(h11.Response(status_code=response.status_code, headers=headers, reason=response.reason))
     try:
@@ -161,7 +163,7 @@ async def _pass_on(api: Connection, response: h11.Response, client: Connection) 
 
 
 def _of_the_message(headers: Headers) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the headers of an answer that belong to the message itself."""
+    """Yield the headers of an answer that are about the message, not about the connection."""
     nominated = {each.strip().lower() for name, value in headers if name == b"connection" for each in value.split(b",")}
     return ((name, value) for name, value in headers if name not in _OF_ONE_END | nominated)
 
@@ -173,12 +175,13 @@ def _describe(error: Exception) -> str:
 
 
 async def _run(listener: socket.socket, proxy: Proxy) -> None:
-    server = await asyncio.start_server(proxy.serve, sock=listener)  # the one for Unix sockets looks at the path
+    # asyncio.start_unix_server would look at the socket's path
+    server = await asyncio.start_server(proxy.serve, sock=listener)
     await asyncio.gather(server.serve_forever(), proxy.connect_early())
 
 
 def main() -> None:
-    """Serve until this process is ended, with a memory that its own user can't read."""
+    """Serve until this process is ended. Its memory can't be read by other processes of its user."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
     given = json.loads(sys.stdin.buffer.readline())
     listener = socket.socket(fileno=int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What claude's `pve` gets: the handler reads from the VM's host in its name, and changes nothing there."""
+"""Answers claude's `pve`: the handler reads from the VM's host for claude, and changes nothing there."""
 
 import asyncio
 import json
@@ -12,10 +12,10 @@ from .job import encode_line
 from .output import Misbehavior
 from .proposals import Read
 
-AT_ONCE, MOST, TOO_MANY = 16, 1000, 10_000  # of one turn; a command that waits for the VM in a loop asks often
+AT_ONCE, MOST, TOO_MANY = 16, 1000, 10_000  # for one turn; a command that waits for the VM in a loop asks often
 CHARACTERS = 512  # of a question
-TEXT_CHARACTERS = 128 * 1024  # of an answer: as JSON it is shorter than a line may be
-_USAGE, _FAILED = 2, 255  # exit codes, as those of ssh
+TEXT_CHARACTERS = 128 * 1024  # of one answer, so that its JSON fits into one line
+_USAGE, _FAILED = 2, 255  # exit codes of a shell command and of ssh
 _JOB = re.compile(r"id=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
 _OPTIONS = {"forensics": " fresh=60"}  # a capture that is a minute old is as good as another
 
@@ -23,7 +23,7 @@ Message = Mapping[str, object]
 
 
 def request_line(line: str, vmid: int, verbs: Sequence[str]) -> str | None:
-    """Return the line for the host, None where claude's line is none of `verbs`, alone; `job` takes an id."""
+    """Return the line for the host. None unless claude's line is exactly one of `verbs`, or `job` with an id."""
     verb, *options = line.split() or [""]
     is_good = len(options) == 1 and bool(_JOB.fullmatch(options[0])) if verb == "job" else not options
     if verb not in verbs or not is_good or len(line) > CHARACTERS:
@@ -32,7 +32,7 @@ def request_line(line: str, vmid: int, verbs: Sequence[str]) -> str | None:
 
 
 def render_answer(messages: Sequence[Message]) -> tuple[int, str]:
-    """Return the exit code and the text: what ssh would have shown, without pictures."""
+    """Return the exit code and the text that ssh would have shown, without pictures."""
     text = "".join(str(each["text"]) for each in messages if each["type"] == "output")
     text = re.sub(r"(?m)^#breakglass ", " #breakglass ", text)
     last = _without_pictures({**messages[-1], "type": None})
@@ -42,15 +42,15 @@ def render_answer(messages: Sequence[Message]) -> tuple[int, str]:
 
 
 def _without_pictures(table: Message) -> dict[str, object]:
-    """Return an object without the pictures in it, and without what it lacks."""
+    """Return an object without its pictures and empty fields."""
     kept = {name: value for name, value in table.items() if value is not None and not name.endswith("_png")}
     return {name: _without_pictures(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 class PveReads:
-    """The questions of one turn. `send` gives the turn a line, and `drain` returns once it has read most of them.
+    """The questions of one turn. `send` sends the turn a line; `drain` returns once most lines are read.
 
-    A question is open until then: so of a turn that reads no answer, few are in memory.
+    A question stays open until then, so a turn that does not read its answers can't fill the memory.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class PveReads:
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self._read, self._vmid, self._verbs, self._send, self._drain = read, vmid, verbs, send, drain
-        self.last = ""  # the newest job that claude can know of, because a proposal is made for what came of that one
+        self.last = ""  # the newest job that claude can know of; a proposal is based on its result
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
 
     def begin(self, number: int, line: str) -> None:
-        """Answer a question when its answer is there. Raises Misbehavior for one too many."""
+        """Begin to answer a question. Raises Misbehavior if there are too many questions."""
         self._count += 1
         if self._count > TOO_MANY:
             raise Misbehavior(f"it asked the host more than {TOO_MANY} times")
@@ -81,7 +81,7 @@ class PveReads:
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Answer nothing any more."""
+        """Stop answering."""
         for task in self._tasks:
             task.cancel()
 
@@ -97,7 +97,7 @@ class PveReads:
         await self._drain()
 
     async def _refuse(self, verb: str) -> tuple[int, str]:
-        """Return the refusal that becomes a proposal; where the VM's last job is not known, there can be none."""
+        """Return the refusal that becomes a proposal. Without a known last job of the VM, none can be made."""
         text = "" if self.last else (await self._ask_host(f"status vm={self._vmid}"))[1]
         if not self.last:
             return _FAILED, f"{verb} can't be proposed now\n{text}"

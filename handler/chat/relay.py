@@ -1,6 +1,6 @@
-"""Passes bytes between a port of claude's own network and the socket of the model proxy.
+"""Passes bytes between a port in claude's network namespace and the socket of the model proxy.
 
-It is copied into the turn's directory, and runs beside claude, behind the same wall, with the standard library alone.
+It is copied into the turn's directory, and runs beside claude in the same sandbox. It uses only the standard library.
 """
 
 import os
@@ -16,13 +16,13 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:  # either side has gone
+    except OSError:  # either side has closed its connection
         for each in (source, target):
             each.close()
 
 
 def main() -> None:
-    """Serve until the wall ends."""
+    """Serve until the sandbox ends."""
     listener = socket.create_server(("127.0.0.1", PORT))
     while True:
         client, _ = listener.accept()

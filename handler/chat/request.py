@@ -1,4 +1,4 @@
-"""A request to /chat: its body, parsed as strictly as those of POST /pve, its turn, and the errors it can get. Pure."""
+"""A request to /chat: its body, its turn, and its errors. Parsed as strictly as POST /pve. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class TurnUnknown(BreakglassError):
 
 
 class ChatDisabled(BreakglassError):
-    """Chat is not configured, or can't be used."""
+    """Chat is not configured or can't be used."""
 
     code, status = "chat-disabled", 503
 
 
 class ChatNotIsolated(BreakglassError):
-    """Nothing would stand between claude and the handler's files."""
+    """claude could reach the handler's files, because no sandbox can be created."""
 
     code, status = "chat-not-isolated", 503
 
@@ -51,10 +51,10 @@ Proposal = Mapping[str, str]  # verb, job, last
 
 @dataclass(frozen=True, kw_only=True)
 class TurnRequest:
-    """A turn. `turn` is its webhook-id, `prompt` what the operator wrote, and `outcomes` what claude gets before that.
+    """A turn. `turn` is its webhook-id, `prompt` the operator's text, `outcomes` the text before that.
 
-    `sid` is a UUID: a new one, or with `resume` that of the session to continue. `tools` is one of TOOLS (brief.py), or
-    empty. `still_open` are proposals of earlier turns.
+    `sid` is a UUID: a new one, or with `resume` the one of the session to continue. `tools` is one of TOOLS (brief.py),
+    or empty. `still_open` are proposals of earlier turns.
     """
 
     turn: str
@@ -71,12 +71,12 @@ class TurnRequest:
 
     @property
     def key(self) -> bytes:
-        """Where the store has it."""
+        """The key of the turn in the store."""
         return turn_key(self.caller, self.turn)
 
 
 def turn_key(caller: str, turn: str) -> bytes:
-    """Return the key of a turn. Each caller has its own ids."""
+    """Return the key of a turn. Ids of different callers never collide."""
     return sha256(f"{caller}\n{turn}".encode()).digest()[:16]
 
 

@@ -1,6 +1,6 @@
-"""POST /chat: start a turn, attach to one or cancel one, list conversations or replay one. Decides who may do so.
+"""POST /chat: start, attach to or cancel a turn, list or replay conversations, if the caller may do so.
 
-Imports nothing of chat that could fail, so a defect there leaves the other routes working (chat/service.py).
+It imports no module of chat that could fail, so a defect there leaves the other routes working (chat/service.py).
 """
 
 import time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 async def chat(request: Request) -> Response:
-    """Stream the events of a turn or conversation, one a line; `list` and `cancel` get an object."""
+    """Stream the events of a turn or conversation, one per line. `list` and `cancel` return one object."""
     service: Service = request.state.service
     chatting: ChatService = request.state.chatting
     arrival: SignedRequest = request.state.signed
@@ -45,7 +45,7 @@ async def chat(request: Request) -> Response:
     if body.list or body.replay:
         return await look_back(turns, config, signed, body, began, now)
     key = turn_key(signed.caller.name, body.attach or body.cancel)
-    running = turns.running.get(key)  # then a disk that hangs does not matter
+    running = turns.running.get(key)  # a running turn needs no disk, so a hung disk does not matter
     stored = None if running is not None else await turns.disk.run(turns.store.find, key)
     found = running.request.vm.name if running is not None else getattr(stored, "vm", None)
     check_known(config, signed, body.attach or body.cancel, found)
@@ -59,7 +59,7 @@ async def chat(request: Request) -> Response:
 async def look_back(
     turns: "Chat", config: Config, signed: Signed, body: ChatRequest, began: float, now: float
 ) -> Response:
-    """Answer with the caller's conversations, or with what was said in one."""
+    """Return the list of the caller's conversations, or the replay of one."""
     from .conversations import find, find_all, replay
     from .tokens import unseal
 
@@ -80,7 +80,7 @@ async def look_back(
 
 
 def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
-    """Return the VM to chat about; raise BadRequest for none, Forbidden for one that the caller may not chat about."""
+    """Return the VM to chat about. Raises BadRequest if there is none, Forbidden if the caller may not chat."""
     vm = config.vm_named(name)
     if vm is None:
         raise BadRequest(*config.explain_no_vm(name))
@@ -89,7 +89,7 @@ def choose_vm(config: Config, signed: Signed, name: str) -> Vm:
 
 
 def check_known(config: Config, signed: Signed, turn: str, vm: str | None) -> None:
-    """Raise TurnUnknown for a turn that does not exist, or is about a VM that no longer belongs to this caller."""
+    """Raise TurnUnknown if a turn does not exist, or if the caller no longer has access to its VM."""
     if vm is None or vm not in config.vms or not signed.caller.may_act_on(vm):
         raise TurnUnknown(
             f"you have no turn {turn}", "finished turns are kept for 30 days; send the prompt with a new id"

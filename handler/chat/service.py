@@ -1,7 +1,7 @@
-"""Decides whether chat is on, and says why if it is not.
+"""Decides whether chat is enabled, and says why if it is not.
 
-Chat is optional. A fault of chat shows in `/health` and in a 503 from `/chat`; the verbs are not affected, and wait for
-nothing here.
+Chat is optional. A fault of chat is reported by `/health` and by a 503 from `/chat`. The verbs are not affected and
+never wait for chat.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ except Exception as fault:  # a defect of chat's modules must not stop the verbs
     _import_error = repr(fault)
 
 READY_SECONDS = 10.0
-LOOK_SECONDS = 10.0  # between two looks at what a turn needs
+LOOK_SECONDS = 10.0  # between two checks of what a turn needs
 PLACE = "BREAKGLASS_CHAT"  # the path at which systemd starts turns, or `off`
 
 _OFF = error("chat", "none", f"chat is disabled at this handler by {PLACE}=off", "ask the handler that has chat")
@@ -37,11 +37,12 @@ _FAULTY = error(
 )
 _STARTING = error("chat", "starting", "chat is not ready yet", "ask again in a moment")
 _WALLS = {"sandbox-missing": "sandbox-missing", "sandbox-refused": "chat-not-isolated"}  # by a probe's code
-_SAID_BY_TURNS = ("claude-missing", "sessions-unwritable")  # a turn is tried, and says it itself
+# these faults do not disable chat, because the turn itself reports them
+_SAID_BY_TURNS = ("claude-missing", "sessions-unwritable")
 
 
 class ChatService:
-    """The chat of the configuration in force. `fault` is why it is not on; its code is the state in /health."""
+    """The chat of the current configuration. `fault` is why chat is disabled; its code is the state in /health."""
 
     def __init__(self) -> None:
         self.fault: Finding | None = _STARTING
@@ -54,17 +55,17 @@ class ChatService:
 
     @property
     def state(self) -> str:
-        """Whether chat works, or the code of why it does not."""
+        """The state of chat: that it works, or the code of its fault."""
         return self.fault.code if self.fault else "on"
 
     @property
     def why(self) -> str:
-        """Why chat is not on, where `state` does not say it all. It can name a file."""
+        """Why chat is disabled, if `state` does not say everything. The text can name a file."""
         return self.fault.sentence if self.fault and self._settings is not None else ""
 
     @property
     def started_by(self) -> str | None:
-        """What starts the turns: `systemd` or `handler`; None without chat."""
+        """Which program starts the turns: `systemd` or `handler`. None if chat is not configured."""
         return None if self._settings is None else "systemd" if self._place else "handler"
 
     @property
@@ -73,7 +74,7 @@ class ChatService:
         return len(self._chat.running) if self._chat is not None else 0
 
     async def use(self, config: Config) -> None:
-        """Apply a configuration, at the start and after each reload. Requests to chat wait until that is done."""
+        """Apply a configuration, at the start and after each reload. Requests to chat wait for that."""
         self._applied.clear()
         async with self._lock:
             self._settings = None if self._place == "off" else config.chat
@@ -98,7 +99,7 @@ class ChatService:
                     audit.note("chat-down" if self.fault else "chat-up", state=self.state, why=self.why)
 
     async def _find_fault(self, settings: ChatSettings) -> Finding | None:
-        """Return why chat is disabled. Walls that are known to hold are not tried, because a try starts a process."""
+        """Return why chat is disabled. Does not try working sandboxes again, because that starts a process."""
         if _import_error:
             return self._fail(_import_error)
         try:
@@ -109,11 +110,11 @@ class ChatService:
             return lack or (None if is_known else await self._try_walls(settings))
         except SessionsUnwritable as fault:
             return error("chat", fault.code, fault.message, fault.hint)
-        except Exception as fault:  # chat is optional, so no defect of it may go further
+        except Exception as fault:  # chat is optional, so its defects must not affect other parts
             return self._fail(repr(fault))
 
     async def _open(self, settings: ChatSettings) -> "Chat":
-        """Open the store. Another sessions.dir is another chat, whose predecessor ends its turns."""
+        """Open the store. If sessions.dir has changed, a new chat begins, and the old one ends its turns."""
         chat = self._chat
         if chat is not None and chat.settings.sessions_dir != settings.sessions_dir:
             await chat.stop()
@@ -143,7 +144,7 @@ class ChatService:
         return failed
 
     async def chat(self, stops: bool = False) -> "Chat":
-        """Return the chat; raise ChatDisabled or ChatNotIsolated, whose hints say what to do.
+        """Return the chat. Raises ChatDisabled or ChatNotIsolated, with a hint about what to do.
 
         With `stops`, return it even after chat was disabled, because the turns that still run can be stopped.
         """
@@ -169,7 +170,7 @@ class ChatService:
 
 
 def _find_lack(settings: ChatSettings) -> Finding | None:
-    """Return which program of a turn is missing, or None. This starts no process, and its sentence is for the log."""
+    """Return which program of a turn is missing, or None. This starts no process. The sentence is for the log."""
     if not os.access(find_program(settings), os.X_OK):
         why = f"chat.command names {settings.command}, which is not there or not executable"
         return error("chat", "claude-missing", why, "")

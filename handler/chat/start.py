@@ -1,6 +1,7 @@
-"""Starts a turn behind its wall: reads its job, writes its files, starts claude, and then the model proxy.
+"""Starts a turn in its sandbox: reads its job, writes its files, starts claude, then the model proxy.
 
-It imports little, because claude starts meanwhile: what supervises the turn (worker.py) is loaded after that.
+It imports little, so that claude starts early. The module that supervises the turn (worker.py) is loaded while claude
+starts.
 """
 
 import json
@@ -15,7 +16,7 @@ from .job import Job, encode_line, parse_job
 
 
 def main() -> None:
-    """Run the turn whose job comes from standard input, or a probe, and print its answer."""
+    """Read a job from standard input and run its turn. For a probe, print its answer."""
     h11, program, probe, job_bytes, transcript_bytes = sys.argv[1:]
     if probe:
         from .probe import look
@@ -36,7 +37,7 @@ def main() -> None:
 def _receive(channel: socket.socket, size: int) -> bytes:
     data = channel.recv(size, socket.MSG_WAITALL) if size else b""
     if len(data) < size:
-        sys.exit(1)  # the handler has gone
+        sys.exit(1)  # the handler has closed the socket
     return data
 
 
@@ -62,7 +63,7 @@ def _start_claude(job: Job, program: str) -> "subprocess.Popen[bytes]":
 
 
 def _start_proxy(job: Job, listener: socket.socket, h11: str) -> "subprocess.Popen[bytes]":
-    """Start the process that alone has the credential."""
+    """Start the model proxy, the only process that has the credential."""
     program = wall.python_command("chat.proxy", str(listener.fileno()), library=h11)
     command, fds = wall.network_wall(program, [*wall.own_paths(), h11]), [listener.fileno()]
     proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={}, pass_fds=fds)

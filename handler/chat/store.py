@@ -1,6 +1,7 @@
-"""Stores turns, their events, and what claude knows of each conversation.
+"""Stores turns, their events, and claude's transcript of each conversation.
 
-All of it blocks, and raises SessionsUnwritable. What a caller or a turn sends is a parameter, never a statement.
+All functions block and can raise SessionsUnwritable. Data from a caller or a turn is always an SQL parameter, never
+part of a statement.
 """
 
 import json
@@ -17,19 +18,19 @@ from .proposals import MOST as MOST_PROPOSALS
 from .request import Proposal, TurnRequest
 from .tokens import LIFETIME
 
-CHUNK = 16 * 1024  # of events that are read at once, unless one is longer
-CALLER_BYTES = 256 << 20  # of a caller's events, prompts and transcripts
+CHUNK = 16 * 1024  # of events that are read at once; a longer event is read alone
+CALLER_BYTES = 256 << 20  # limit for the events, prompts and transcripts of one caller
 PAGES = 1024  # given back to the file system at once
 WORDS = 120  # characters of the first question
 
-# The new pieces of a transcript take the place of those that were there.
+# Replace the old pieces of a transcript with the new ones.
 _TAKE_OVER = (
     "DELETE FROM piece WHERE sid = :sid AND at >= (SELECT min(at) FROM new_piece WHERE sid = :sid)",
     "INSERT INTO piece SELECT * FROM new_piece WHERE sid = :sid",
     "DELETE FROM new_piece WHERE sid = :sid",
 )
-# One of these at a time, because each takes a moment for which the other calls wait. claude does not continue a
-# conversation of which nothing can be shown.
+# One of these is removed at a time, because other calls wait during each removal. A conversation without any stored
+# turn is removed, because claude must not continue what can't be shown.
 _OLD = (
     "DELETE FROM conversation WHERE sid ="
     " (SELECT sid FROM conversation WHERE NOT EXISTS (SELECT 1 FROM turn WHERE turn.sid = conversation.sid) LIMIT 1)",
@@ -41,7 +42,7 @@ _OLD = (
 
 
 class StoredTurn(NamedTuple):
-    """What is known of a turn beside its events; `code` is None until it has ended."""
+    """The data of a turn other than its events. `code` is None until the turn has ended."""
 
     vm: str
     digest: str
@@ -50,9 +51,9 @@ class StoredTurn(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The fate of a request for a turn, which had begun `earlier`, is refused, or has begun now.
+    """The result of requesting a turn, which had begun `earlier`, is refused, or has begun now.
 
-    `transcript` is the size of what claude knows of its session.
+    `transcript` is the size of the session's transcript in bytes.
     """
 
     earlier: StoredTurn | None = None
@@ -69,7 +70,7 @@ class Batch(NamedTuple):
 
 
 def build_ending(failure: TurnError, number: int) -> list[tuple[int, bytes]]:
-    """Return an error and `done` as lines with their numbers, which end a turn that has no end."""
+    """Return an error and `done` as numbered lines. They end a turn that has no end."""
     first: Event = {"type": "error", "n": number, **failure._asdict()}
     return [(number, encode_line(first)), (number + 1, encode_line({"type": "done", "n": number + 1, "ok": False}))]
 
@@ -80,9 +81,9 @@ class Store(Database):
     # --- turns ---
 
     def open(self, alive: Container[bytes] = ()) -> None:
-        """Open the file unless it is open, and end each turn that has no end, unless it is `alive`.
+        """Open the file unless it is open. End every turn that has no end and is not `alive`.
 
-        The handler or its disk has failed meanwhile. Raises SessionsUnwritable.
+        A turn can lack an end because the handler or its disk failed. Raises SessionsUnwritable.
         """
         self.reopen()
         running = "SELECT key, max(n) FROM turn JOIN event USING (key) WHERE code IS NULL GROUP BY key"
@@ -101,7 +102,7 @@ class Store(Database):
         return StoredTurn(*found) if found else None
 
     def begin(self, request: TurnRequest, first: Event, now: float, refusal: TurnError | None) -> Begun:
-        """Begin a turn, unless it has begun already, is refused, or its conversation is not there any more."""
+        """Begin a turn, unless it has begun already, is refused, or its conversation was removed."""
         key = request.key
         with self.transaction() as db:
             if (earlier := self._find(db, key)) is not None:
@@ -133,9 +134,10 @@ class Store(Database):
         )
 
     def add(self, key: bytes, sid: str, batch: Batch, code: str | None = None, cost: float = 0.0) -> None:
-        """Save what a turn has sent; with a `code`, its end. A piece at 0 begins the transcript anew.
+        """Save what a turn has sent, and with a `code`, its end. A piece at offset 0 replaces the transcript.
 
-        Pieces count once the last one of a transcript is there, because claude can't continue from half of one.
+        Pieces are used only after the last piece of a transcript has arrived, because claude can't continue from half a
+        transcript.
         """
         with self.transaction() as db:
             for at, data, is_last in batch.pieces:
@@ -163,9 +165,9 @@ class Store(Database):
         db.execute("UPDATE turn SET code = ?, cost = ?, bytes = bytes + ? WHERE key = ?", (code, cost, size, key))
 
     def read(self, key: bytes, after: int) -> tuple[bytes, int, bool]:
-        """Return the next lines after an event, the number of the last of them, and whether that is the turn's last.
+        """Return the next lines after an event, the last line's number, and whether it is the turn's last line.
 
-        Of a turn that has ended, the last line comes even where `after` is beyond it.
+        If the turn has ended, its last line is returned even if `after` is beyond it.
         """
         with self.transaction() as db:
             turn = self._find(db, key)
@@ -199,7 +201,7 @@ class Store(Database):
         return bytes(found[0]) if found else b""
 
     def prune(self, now: float) -> bool:
-        """Remove one thing that is too old or too much, or shorten the file a bit; tell whether there may be more."""
+        """Remove one item that is too old or over a limit, or shrink the file. Return whether more may remain."""
         limits = {"old": now - LIFETIME, "most": CALLER_BYTES}
         with self.transaction() as db:
             if any(db.execute(statement, limits).rowcount for statement in _OLD):

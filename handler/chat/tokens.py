@@ -1,7 +1,7 @@
 """Session tokens: signed records of a conversation, its caller, its VM and its expiry, kept by the client.
 
-Refuses a token that was changed, has expired or belongs to another caller. The id in a token is matched whole before it
-becomes part of a command line, although the signature is valid.
+A token is refused if it was changed, has expired or belongs to another caller. Even if the signature is valid, the
+whole id in a token is matched before it becomes part of a command line.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""The program of a turn: builds the wall around the turn, and becomes what runs behind it, start.py.
+"""The program of a turn: builds the sandbox of the turn, and then executes start.py in it.
 
-Its standard input and output are one stream socket, from the handler that has started it or from systemd. It reads the
-first line alone, because claude's program has to be shown through the wall; what runs behind that reads the rest. It
-imports little: a turn waits for that.
+Its standard input and output are one stream socket, which comes from the handler or from systemd. It reads only the
+first line, which says where claude's program is, because the sandbox must show that path. start.py reads the rest. It
+imports little, because the turn waits for the imports.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ MEMORY_SCORE = 500  # when memory runs out, the kernel ends a turn before the ha
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}  # in bytes
 _HELP = "see breakglass docs admin, Namespaces for chat"
 _KEEP = ">>/etc/sysctl.d/zz-breakglass.conf; sysctl --system"
-_REFUSALS = (  # a setting of the kernel, its value that refuses namespaces, and what to do: of Ubuntu, Debian, all
+_REFUSALS = (  # kernel setting, value that refuses namespaces, and fix, for Ubuntu, Debian and every kernel
     ("kernel/apparmor_restrict_unprivileged_userns", "1", f"write AppArmor's profile for bwrap: {_HELP}"),
     ("kernel/unprivileged_userns_clone", "0", f"echo kernel.unprivileged_userns_clone=1 {_KEEP}"),
     ("user/max_user_namespaces", "0", f"echo user.max_user_namespaces=15000 {_KEEP}"),
 )
-_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # keyctl(2) has no function in the C library
+_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # the C library has no function for keyctl(2)
 
 
 def main() -> int:
-    """Run a turn or a probe. The argument is the directory of h11, or none where the interpreter finds it itself."""
+    """Run a turn or a probe. The argument is the directory of h11, or none if the interpreter finds it itself."""
     channel = socket.socket(fileno=os.dup(0))
     opening = _read_opening(channel)
     program, probe = str(opening.get("claude", "")), str(opening.get("probe", ""))
@@ -41,18 +41,18 @@ def main() -> int:
         return 2
     h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else find_h11()
     _limit_and_leave()
-    # the shell behind claude's wall says that it is missing
+    # if it is missing, the shell in claude's sandbox reports that
     programs = [program] if os.access(program, os.X_OK) else []
     command = turn_wall(python_command("chat.start", h11, program, probe, *sizes), [*own_paths(), h11, *programs])
     if not probe:
         os.execv(command[0], command)  # noqa: S606  # there is no shell in it
-    with contextlib.suppress(OSError):  # the handler has gone
+    with contextlib.suppress(OSError):  # the handler has closed the socket
         channel.sendall(json.dumps(_try(command)).encode() + b"\n")
     return 0
 
 
 def _read_opening(channel: socket.socket) -> Mapping[str, object]:
-    """Return the first line, and leave all after it in the socket. Empty if there is none."""
+    """Return the first line, empty if there is none. Leave everything after it in the socket."""
     line = b""
     while len(line) < OPENING_BYTES and not line.endswith(b"\n"):
         byte = channel.recv(1)
@@ -63,9 +63,9 @@ def _read_opening(channel: socket.socket) -> Mapping[str, object]:
 
 
 def _limit_and_leave() -> None:
-    """Set the limits of all that a turn starts, and leave the keyring, because its holders can use all of its keys.
+    """Set the limits for all processes of the turn, and leave the keyring, whose keys they could all use.
 
-    What the handler was started with may be stricter, as in a pod, and nothing may be made laxer without a right.
+    The inherited limits may be stricter, for example in a pod, and raising a limit would need a privilege.
     """
     for limit, value in LIMITS.items():
         most = resource.getrlimit(limit)[1]
@@ -79,7 +79,7 @@ def _limit_and_leave() -> None:
 
 
 def _try(command: Sequence[str]) -> Mapping[str, object]:
-    """Return what a probe behind the wall says, or why there is no wall."""
+    """Return the answer of a probe in the sandbox, or why the sandbox can't be created."""
     if missing := find_missing({bwrap(): "bubblewrap", "/bin/bash": "bash", PYTHON: "python3"}):
         return missing
     try:
@@ -92,7 +92,7 @@ def _try(command: Sequence[str]) -> Mapping[str, object]:
 
 
 def find_missing(packages: Mapping[str, str]) -> Mapping[str, object] | None:
-    """Return the answer of a probe where a program of a package is not there; such an image has Python elsewhere."""
+    """Return a probe's answer if a packaged program is missing. Such an image has its Python elsewhere."""
     for program, package in packages.items():
         if not os.access(program, os.X_OK):
             fix = f"apt-get install {package}"
@@ -101,7 +101,7 @@ def find_missing(packages: Mapping[str, str]) -> Mapping[str, object] | None:
 
 
 def refuse_wall(why: str) -> Mapping[str, object]:
-    """Return the answer of a probe that bubblewrap or the kernel refused, with the one thing that helps."""
+    """Return a probe's answer if bubblewrap or the kernel refused the sandbox. Contains the fix."""
     fix = next((fix for file, value, fix in _REFUSALS if _read(file) == value), f"let users make namespaces: {_HELP}")
     return {"fault": f"bubblewrap can't make a wall: {why}", "code": "sandbox-refused", "fix": fix}
 
@@ -110,5 +110,5 @@ def _read(file: str) -> str:
     try:
         with open(f"/proc/sys/{file}") as setting:
             return setting.read().strip()
-    except OSError:  # this kernel does not have it
+    except OSError:  # this kernel does not have the setting
         return ""

@@ -1,6 +1,6 @@
 """Starts each turn once, in its own process, and streams its events to clients.
 
-The route decides who may chat. A client reads from the store, so a slow client delays no other.
+The route decides who may chat. Clients read from the store, so a slow client delays no other client.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from .request import ChatRequest, SessionInvalid, TurnRequest
 from .store import Begun, Store, build_ending
 from .tokens import LIFETIME, Session, seal, unseal
 
-PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
-STOP_SECONDS = 4.0  # a stream ends at most so long after a SIGTERM
+PING_SECONDS = 8.0  # so that no stream is silent for 10 s, because proxies cut silent streams
+STOP_SECONDS = 4.0  # a stream ends at most this long after SIGTERM
 
 _BUSY = TurnError("busy", "another turn of this session is running", "wait until it has ended, then send with a new id")
 _LAST_PLACE = TurnError(
@@ -55,15 +55,15 @@ class Chat:
         self._tasks: set[asyncio.Task[object]] = set()
         self._prune_at = 0.0
         self._stop_at: float | None = None
-        self.is_in_doubt = False  # a turn has ended without a word, so there may be no walls any more
+        self.is_in_doubt = False  # a turn has ended without an event, so sandboxes may no longer work
 
     @staticmethod
     def build(
         body: ChatRequest, signed: Signed, keys: Sequence[str], now: float, choose_vm: Callable[[str], Vm]
     ) -> TurnRequest:
-        """Return the turn that a body asks for. Raises SessionInvalid, and what `choose_vm` raises.
+        """Return the turn that a body requests. Raises SessionInvalid, and the errors of `choose_vm`.
 
-        `choose_vm` returns the VM of a name, or the only one for an empty name, and decides whether the caller may chat
+        `choose_vm` returns the VM with a name, or the only VM if the name is empty, and checks that the caller may chat
         about it.
         """
         caller = signed.caller.name
@@ -86,13 +86,13 @@ class Chat:
         )
 
     async def open(self) -> None:
-        """Open the store, or see whether it can still be used. Raises SessionsUnwritable."""
+        """Open the store, or check that it can still be used. Raises SessionsUnwritable."""
         await self.disk.run(self.store.open, {*self.running, *(request.key for request in self._starting)})
 
     async def request(self, request: TurnRequest, read: Read) -> AsyncIterator[bytes]:
         """Start a turn unless its id has one, and return its lines. Raises IdReused, SessionsUnwritable.
 
-        `read` asks the VM's host: what became of the session's proposals, and what claude wants to know.
+        `read` asks the VM's host for the outcomes of the session's proposals and for claude's reads.
         """
         if request.resume and await self.disk.run(self.store.find, request.key) is None:
             proposals = await self.disk.run(self.store.proposals, request.sid)
@@ -131,7 +131,7 @@ class Chat:
         self._track(self._prune())
 
     def _find_refusal(self, request: TurnRequest) -> TurnError | None:
-        """Return why a caller can start no turn now, or None. Nothing is kept of a refusal, so its id stays free.
+        """Return why a caller can't start a turn now, or None. A refusal is not stored, so its id stays free.
 
         The last free place is kept for a caller without a turn, so that one caller can't take all of them.
         """
@@ -154,14 +154,14 @@ class Chat:
         return task
 
     async def _prune(self) -> None:
-        """Remove what is too old or too much, one after the other; at most every ten minutes."""
+        """Remove items that are too old or over a limit, one by one. Runs at most every ten minutes."""
         if (now := time.time()) < self._prune_at:
             return
         self._prune_at = now + 600.0
         try:
             while await self.disk.run(self.store.prune, now):
                 pass
-        except BreakglassError:  # the next turn tries again
+        except BreakglassError:  # the next turn tries to prune again
             self._prune_at = 0.0
 
     async def stop(self) -> None:
@@ -174,14 +174,14 @@ class Chat:
             await asyncio.wait(self._tasks, timeout=max(0, self._stop_at - asyncio.get_running_loop().time()))
 
     def cancel(self, key: bytes) -> None:
-        """Stop a turn, if it runs. This needs no disk."""
+        """Stop a turn if it is running. This needs no disk."""
         if key in self.running:
             self.running[key].stop("cancelled")
 
     # --- watching ---
 
     async def follow(self, key: bytes, after: int) -> AsyncIterator[bytes]:
-        """Yield a turn's lines after event `after`, and pings while there are none; the last line is `done`."""
+        """Yield a turn's lines after event `after`, and pings during silence. The last line is `done`."""
         clock = asyncio.get_running_loop().time
         number, sent_at, has_ended, watched = after, clock(), False, self.running.get(key)
         while not has_ended:

@@ -1,7 +1,7 @@
-"""Sees one turn to its end, behind its wall: serves claude's commands, and sends claude's events to the handler.
+"""Supervises one turn in its sandbox: serves claude's commands, and sends claude's events to the handler.
 
-What it reads and writes is in job.py. It enforces the limits of a turn, and tells why it stopped it. Its end is that of
-its process namespace, which leaves nothing behind.
+Its protocol is in job.py. It enforces the limits of a turn, and reports why it stopped one. When this process ends, its
+process namespace ends too, so no process is left behind.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from .job import LINE_BYTES, PIECE_BYTES, TRANSCRIPT_BYTES, Job, Line, encode_li
 
 STDERR_BYTES = 4096
 TICK_SECONDS = 0.5
-GRACE_SECONDS = {"shutting-down": 1.0}  # from SIGINT to SIGKILL; a handler that stops has little time
+GRACE_SECONDS = {"shutting-down": 1.0}  # from SIGINT to SIGKILL; short for a handler that is stopping
 _GRACE = 3.0
-LAST_SECONDS = 3.0  # for what claude said last, and then for a handler that reads slowly
+LAST_SECONDS = 3.0  # to read claude's last output, and again for a handler that reads slowly
 
 
 async def supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
-    """See a turn that was started to its end. `sent` is how much of the transcript the handler has."""
+    """Supervise a started turn until its end. `sent` is how much of the transcript the handler has."""
     reader, writer = await asyncio.open_connection(sock=channel, limit=2 * LINE_BYTES)
     await Turn(job, sent, started, reader, writer).run()
 
@@ -60,14 +60,14 @@ class Turn:
         said = self._stderr.decode("utf-8", "replace")
         end = End(exit, said, self._stopped, seconds, self._unsaved)
         self._write(self._translator.close(end))
-        with contextlib.suppress(OSError, TimeoutError):  # the handler has gone, or reads nothing
+        with contextlib.suppress(OSError, TimeoutError):  # the handler has closed the socket, or does not read
             async with asyncio.timeout(LAST_SECONDS):
                 await self._writer.drain()
                 self._writer.close()
                 await self._writer.wait_closed()
 
     async def _wait(self, claude: Popen[bytes]) -> int:
-        """Return how claude ended, once its last output is read and its transcript sent."""
+        """Wait until claude's last output is read and its transcript is sent. Return how claude ended."""
         server = await asyncio.start_unix_server(self._commands.serve, sock=self._started.commands)
         works = (server.serve_forever(), self._listen(), self._watch(), self._wait_for_proxy())
         tasks = [asyncio.create_task(work) for work in works]
@@ -80,7 +80,7 @@ class Turn:
         for task in (*reads, *tasks):
             task.cancel()
         self._send_transcript()
-        return 128 - exit if exit > 128 else exit  # what bubblewrap makes of a signal
+        return 128 - exit if exit > 128 else exit  # how bubblewrap reports a signal
 
     # --- claude ---
 
@@ -103,7 +103,7 @@ class Turn:
     def _write(self, events: Sequence[Event]) -> None:
         for event in events:
             line = encode_line(event)
-            if len(line) > LINE_BYTES:  # a tool was given that much
+            if len(line) > LINE_BYTES:  # a tool call can have that much input
                 line = encode_line({**event, "input": {}, "text": "", "cut": True})
             self._send(line)
 
@@ -112,7 +112,7 @@ class Turn:
             self._writer.write(line)
 
     def _send_transcript(self) -> None:
-        """Send the whole lines that the transcript has gained, or all of it where claude has shortened it."""
+        """Send the whole lines that the transcript has gained, or the whole transcript if claude has shortened it."""
         try:
             new = self._read_transcript()
         except OSError as error:
@@ -125,7 +125,7 @@ class Turn:
         self._sent += len(whole)
 
     def _read_transcript(self) -> bytes:
-        """Return what comes after that which was sent. Raises OSError for what is no transcript: a link, a pipe."""
+        """Return the part that was not sent yet. Raises OSError if the file is a link or a pipe."""
         fd = os.open(transcript_path(self.job.sid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             found = os.fstat(fd)
@@ -137,7 +137,7 @@ class Turn:
     # --- limits ---
 
     async def _watch(self) -> None:
-        """Stop the turn at a limit."""
+        """Stop the turn when it reaches a limit."""
         until = time.monotonic() + self.job.turn_seconds
         while not self._stopped:
             now = time.monotonic()
@@ -152,7 +152,7 @@ class Turn:
         self._stop("proxyless")
 
     async def _listen(self) -> None:
-        """Do what the handler says, until it is gone."""
+        """Follow the handler's instructions until it closes the socket."""
         try:
             while line := await self._reader.readline():
                 self._take(json.loads(line))
@@ -167,7 +167,7 @@ class Turn:
             self._stop(why)
 
     def _stop(self, why: str) -> None:
-        """Stop claude, or stop it faster. The error names the first reason."""
+        """Stop claude, or shorten the time it has left to stop. The error names the first reason."""
         is_first, self._stopped = not self._stopped, self._stopped or why
         claude = self._started.claude
         if claude.returncode is not None:
@@ -175,12 +175,12 @@ class Turn:
         if is_first and (pid := _find_claude(claude.pid)):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGINT)
-        # then the wall of claude ends, and with it all behind it
+        # the kill ends claude's sandbox and every process in it
         asyncio.get_running_loop().call_later(GRACE_SECONDS.get(why, _GRACE), claude.kill)
 
 
 async def _ended(process: Popen[bytes]) -> int:
-    """Return how a process ended, once it has."""
+    """Wait until a process has ended, and return how it ended."""
     loop, fd, has_ended = asyncio.get_running_loop(), os.pidfd_open(process.pid), asyncio.Event()
     loop.add_reader(fd, has_ended.set)
     try:
@@ -198,11 +198,11 @@ async def _open(pipe: IO[bytes] | None) -> asyncio.StreamReader:
 
 
 def _find_claude(pid: int) -> int:
-    """Return claude's process: behind its wall, the child of process 1 there, which is a child of bubblewrap."""
+    """Return claude's process: in its sandbox, the child of process 1, which is itself a child of bubblewrap."""
     for _ in range(2):
         try:
             with open(f"/proc/{pid}/task/{pid}/children") as file:
                 pid = int(file.read().split()[0])
-        except (OSError, ValueError, IndexError):  # it is only starting, or has ended
+        except (OSError, ValueError, IndexError):  # the process is still starting, or has already ended
             return 0
     return pid
