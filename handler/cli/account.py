@@ -1,6 +1,6 @@
-"""Who this process is: a command that root starts becomes the handler's user, and the handler itself is never root.
+"""The account of this process. A command started by root becomes the handler's user; the handler is never root.
 
-After OpenSSH's `permanently_set_uid`: every id is set, and the handler reads back what it may still do.
+Modelled on OpenSSH's `permanently_set_uid`: every id is set, and then the remaining privileges are read back.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from .output import CommandError, reason
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 3, 4, 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
-_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # keyctl(2) has no function in the C library
+_KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # the C library has no function for keyctl(2)
 _FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
 MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
 
@@ -25,10 +25,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def find_account(config: Path, name: str | None) -> pwd.struct_passwd | None:
-    """Return the account that this process, if root started it, becomes; None for another user, who stays.
+    """Return the account that this process must change to, or None if root did not start it.
 
-    It is `name`, the value of --user, or else has the name of the configuration's group. Raises CommandError if there
-    is none, and ConfigError if the file can't be read.
+    The account is `name` (the value of --user), otherwise the account with the name of the configuration's group.
+    Raises CommandError if there is none, and ConfigError if the file can't be read.
     """
     if os.geteuid() == 0:
         return look_up(name) if name is not None else _find_owner(config)
@@ -50,12 +50,12 @@ def _find_owner(config: Path) -> pwd.struct_passwd:
 def _name_of(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
-    except KeyError:  # as in a container, where a user is a number
+    except KeyError:  # for example in a container, where a user can be only a number
         return str(gid)
 
 
 def look_up(name: str) -> pwd.struct_passwd:
-    """Return an account by its name, or by a number, which needs no account. Raises CommandError for none or root's."""
+    """Return an account by name, or by a number without an account. Raises CommandError if none, or root's."""
     try:
         account = _make_account(int(name)) if name.isascii() and name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
@@ -73,7 +73,7 @@ def _make_account(uid: int) -> pwd.struct_passwd:
 
 
 def become(account: pwd.struct_passwd) -> None:
-    """Change from root to an account, with its groups and no capability. Raises CommandError where it may not."""
+    """Change from root to an account, with its groups and no capability. Raises CommandError if that is not allowed."""
     try:
         _leave_keyring()
         _leave_terminal()
@@ -84,44 +84,45 @@ def become(account: pwd.struct_passwd) -> None:
     except OSError as error:
         hint = f"run this as {account.pw_name}"
         raise CommandError(f"can't become {account.pw_name}: {reason(error)}", hint) from None
-    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory; a change of user can set it
+    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory, because a change of user can set the attribute again
     name_this_user()
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process. See its manual page. Raises OSError."""
+    """Set an attribute of this process. Its manual page is in section 2. Raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 def name_this_user() -> None:
-    """Take the name and the home of this process's user id, which asyncssh asks for.
+    """Set the name and the home of this process's user id, because asyncssh reads them.
 
-    setpriv leaves those of root, whose home this user can't enter; and an id without an account has none.
+    setpriv keeps the values of root, whose home this user can't enter. An id without an account has neither.
     """
     account = _make_account(os.geteuid())
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
 
 
 def _leave_keyring() -> None:
-    """Take an empty session keyring, see session-keyring(7): all who have one can use its keys, whatever their user."""
+    """Take an empty session keyring, because every process in one can use its keys (session-keyring(7))."""
     if number := _KEYCTL.get(os.uname().machine):
-        _libc.syscall(number, _JOIN_SESSION_KEYRING, None)  # where it is not allowed, nor is the use of keys
+        # if this is not allowed, the use of keys is not allowed either
+        _libc.syscall(number, _JOIN_SESSION_KEYRING, None)
 
 
 def _leave_terminal() -> None:
-    """Give up the terminal of the shell that started this process, in which it could type a command (TIOCSTI)."""
+    """Detach from the terminal of the starting shell, because a process can type commands there (TIOCSTI)."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # there is none
+    except OSError:  # this process has no terminal
         return
     if os.getsid(0) != os.getpid():
-        fcntl.ioctl(terminal, termios.TIOCNOTTY)  # Ctrl-C still comes: it goes to the process group
+        fcntl.ioctl(terminal, termios.TIOCNOTTY)  # Ctrl-C still arrives, because it goes to the process group
     os.close(terminal)
 
 
 def _empty_bounding_set() -> None:
-    """Make sure that no program that this process starts can get a capability."""
+    """Make sure that no program started by this process can get a capability."""
     capability = 0
     try:
         while True:
@@ -133,14 +134,14 @@ def _empty_bounding_set() -> None:
 
 
 def give_up_privileges() -> None:
-    """Drop every capability and each way to get one back, and close this process's memory to its own user.
+    """Drop all capabilities for good, and make this process's memory unreadable for its own user.
 
-    Raises CommandError if /proc or the kernel says that something is left.
+    Raises CommandError if /proc or the kernel reports a remaining privilege.
     """
     _leave_keyring()
     _leave_terminal()
     header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    _libc.capset(header, none)  # one for a port below 1024; the result is read back below
+    _libc.capset(header, none)  # capabilities, such as the one for a port below 1024; the result is checked below
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     left = find_privileges(Path("/proc/self/status").read_text())
     if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
@@ -151,13 +152,13 @@ def give_up_privileges() -> None:
 
 
 def find_privileges(status: str) -> list[str]:
-    """Return the lines of a process's status that show a privilege; none for a process that has given up all."""
+    """Return the lines of a process's status that show a privilege, or none if it has no privilege."""
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     shown = {name: lines.get(name, "is missing") for name in _FIELDS}
     return [f"{name} {value}" for name, value in shown.items() if not _is_harmless(name, value.split())]
 
 
 def _is_harmless(name: str, values: list[str]) -> bool:
-    if name in ("Uid", "Gid"):  # real, effective, saved, of the file system
+    if name in ("Uid", "Gid"):  # real, effective, saved and file system id
         return len(values) == 4 and len(set(values)) == 1 and (name, values[0]) != ("Uid", "0")
     return values == ["1"] if name == "NoNewPrivs" else values == ["0" * 16]

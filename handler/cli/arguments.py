@@ -1,4 +1,4 @@
-"""The arguments of each command that has some."""
+"""The command-line arguments of each command that has some."""
 
 import argparse
 
@@ -7,7 +7,8 @@ from ..alerts.examples import EXAMPLES
 from ..base.verbs import VERBS
 from . import call, chat, check, demo, drill, host, init
 
-# The states of the demo's VM. `handler/demo/proxmox/world.py` makes them, but only the command `demo` loads that.
+# The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
+# file.
 SCENARIOS = (
     *("idle", "healthy", "paused", "guest-panicked", "io-error", "disk-frozen", "qemu-wedged"),
     *("stopped", "stopped-locked"),
@@ -103,7 +104,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from .doctor import doctor  # the other commands start without it
+    from .doctor import doctor  # imported here, so that the other commands start without it
 
     return doctor(arguments)
 
@@ -145,7 +146,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
 
 
 def add_alert_example(parser: argparse.ArgumentParser) -> None:
-    """Describe `alert-example`."""
+    """Add the arguments of `alert-example`."""
     parser.add_argument("source", choices=EXAMPLES)
     parser.add_argument("--url", help="this handler's address (BREAKGLASS_URL)")
     parser.set_defaults(run=host.alert_example)

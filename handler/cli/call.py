@@ -1,4 +1,4 @@
-"""`breakglass call` and `sign`: commands for a caller, who has a signing key and no configuration."""
+"""`breakglass call` and `sign`: commands for a caller, which has a signing key but no configuration."""
 
 import argparse
 import json
@@ -18,16 +18,17 @@ from .environment import caller_key, handler_url
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
 
-_LOOKS = ("status", "forensics")  # whose answer is the verdict
-REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")  # before a request became a verb
+_LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
+# errors that come before a request becomes a verb
+REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 
 
 @dataclass(frozen=True)
 class Display:
-    """How to show an answer: as text, with the stages of the job unless `quiet`, or as the answer object.
+    """How to show an answer: as text (with the job's stages unless `quiet`), or as the answer object.
 
-    Of a look, `full` shows all that was read, and not only the verdict and what proves it.
+    For `status` and `forensics`, `full` shows everything that was read, and not only the verdict and its evidence.
     """
 
     json: bool = False
@@ -47,7 +48,7 @@ def sign(arguments: argparse.Namespace) -> int:
 
 
 def _checked_id(msg_id: str | None) -> str:
-    """Return the id of the arguments, or a new one."""
+    """Return the checked id from the arguments, or a new one."""
     if msg_id is not None and not ID.fullmatch(msg_id):
         raise CommandError(f'not an id: "{msg_id}"', "use 8 to 64 of A-Z a-z 0-9 _ -, or leave out --id")
     return msg_id or new_id()
@@ -65,7 +66,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 
 def _show_return(vm: str, done: Event) -> None:
-    """Show when the guest is back, which changes nothing about the verb and its exit code."""
+    """Wait for the guest to return, and show when it did. This does not change the verb's exit code."""
     hint = f"waiting for the guest's kernel, {RETURN_SECONDS:g} s at most; Ctrl-C ends only this wait"
     try:
         say(await_guest(Signer(handler_url(os.environ), caller_key(os.environ)), vm, done, lambda: remark(hint)))
@@ -78,9 +79,9 @@ def _show_return(vm: str, done: Event) -> None:
 def run_verb(
     request: VerbCall, msg_id: str, display: Display, on_result: Callable[[Event], None] = lambda _: None
 ) -> int:
-    """Run a verb and show its answer; if the outcome is not known, show how to ask for the same job again.
+    """Run a verb and show its answer. If the outcome is not known, show how to repeat the request.
 
-    `on_result` gets the answer object if one came. Returns the exit code.
+    `on_result` gets the answer object if one arrived. Returns the exit code.
     """
     url = handler_url(os.environ)
     try:
@@ -105,7 +106,7 @@ def run_verb(
 
 
 def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> int:
-    """Show an answer; return its exit code, which an output that can't be written does not change."""
+    """Show an answer. Return its exit code, even if the output can't be written."""
     code = EXIT.get(str(result["outcome"]), FAILED)
     try:
         if display.json:
@@ -125,7 +126,7 @@ def _report(result: Event, request: VerbCall, msg_id: str, display: Display) -> 
 
 
 def _report_no_output(error: OSError, request: VerbCall, msg_id: str) -> int:
-    """Return the exit code after the output could not be written; name the job if one continues."""
+    """Return the exit code if the output can't be written. Name the job if it continues."""
     if request.verb in VERBS and VERBS[request.verb].is_job:
         complain(f"{_output_fault(error)}; {request.verb} continues", _repeat_hint(request, msg_id))
     drop_output()
@@ -148,7 +149,7 @@ def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> in
 
 
 def _anyway_offer(request: VerbCall, code: str) -> tuple[str, str]:
-    """Return the cost of lifting a refusal, and the command that lifts it, with a new id."""
+    """Return the risk of overriding a refusal, and the command that overrides it, with a new id."""
     costs = f"{VERBS[request.verb].consequence} {ANYWAY[code]}"
     return f"to do it anyway, run the command below. {costs}", f"breakglass call {_arguments(request)} --anyway {code}"
 
@@ -171,7 +172,7 @@ def _show(display: Display, verb: str, message: Mapping[str, object]) -> None:
 
 
 def _latest_end(stage: Mapping[str, object]) -> str:
-    """Return the latest time of the job's end in local time; an empty text if the host sent none."""
+    """Return the latest time at which the job ends, in local time, or an empty text if the host sent none."""
     try:
         ends = datetime.fromisoformat(str(stage["started"])) + timedelta(seconds=float(str(stage["deadline"])))
         return f" (the job ends by {ends.astimezone():%H:%M:%S})"
@@ -182,7 +183,7 @@ def _latest_end(stage: Mapping[str, object]) -> str:
 def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
     """Show an answer: first the VM's state, then the verdict and warnings, and the commands for people if it failed.
 
-    With `is_full`, the verdict of a `forensics` is in the output already.
+    With `is_full`, the verdict of a `forensics` is already in the output.
     """
     outcome, job = str(result["outcome"]), result.get("job")
     if isinstance(job, dict):
@@ -200,7 +201,7 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
 
 
 def show_document(result: Mapping[str, object]) -> None:
-    """Name the command that prints what to do about a verb that was refused or failed, or about a fault."""
+    """Show the `breakglass docs` command that explains a refusal, a failure or a fault."""
     verdict, outcome = result.get("verdict"), result["outcome"]
     if not isinstance(verdict, dict) or outcome in ("running", "unknown"):
         return
@@ -216,7 +217,7 @@ def _document_hint(code: object) -> str:
 
 
 def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
-    """Return one line: how the VM is, if the answer says so, and what became of the verb."""
+    """Return one line with the VM's state, if the answer has it, and the outcome of the verb."""
     is_look = (result["verb"], outcome) == ("status", "done")
     facts = ["status" if is_look else f"{result['verb']} {outcome}", f"id {result['id']}"]
     first, *more = [state, *facts] if is_look or state != "unknown" else facts
@@ -224,7 +225,7 @@ def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
 
 
 def _show_verdict(result: Mapping[str, object], has_output: bool) -> None:
-    """Show the verdict's sentence and evidence, as an error unless the verb is done."""
+    """Show the verdict's sentence and evidence. If the verb is not done, show them as an error."""
     verdict = result.get("verdict")
     if not isinstance(verdict, dict):
         return

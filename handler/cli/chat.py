@@ -10,7 +10,7 @@ from .output import DONE, FAILED, UNREACHED, CommandError, complain, say, show
 from .terminal import Terminal
 from .terminal_text import table_of
 
-NEWEST = "1"  # what `--resume` without a number stands for
+NEWEST = "1"  # the value of `--resume` without a number
 _LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
 
 
@@ -39,7 +39,7 @@ def _list(signer: Signer, vm: str) -> int:
 
 
 def _chosen_session(signer: Signer, chosen: str | None) -> str:
-    """Return the token of the session to continue, empty for a new one."""
+    """Return the token of the session to continue, or an empty text for a new session."""
     if chosen is None:
         return ""
     found = fetch_conversations(signer)

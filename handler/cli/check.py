@@ -1,4 +1,4 @@
-"""`breakglass check`: report what a start with a configuration would report, and start nothing."""
+"""`breakglass check`: reports what a start with this configuration would report, without starting the handler."""
 
 import argparse
 import json
@@ -29,9 +29,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence[Finding]]:
-    """Return the configuration that a handler would start with, None for a start that would fail, and the problems.
+    """Return the configuration (None if a start would fail) and the problems.
 
-    Root becomes the handler's user first, who is `user` if it has a value.
+    If root runs this, the process first becomes the handler's user, which is `user` if that is not empty.
     """
     account, first = None, list[Finding]()
     try:
@@ -41,7 +41,7 @@ def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence
         except CommandError as fault:
             if os.geteuid() != 0:
                 raise
-            # root can read the rest, and list all at once
+            # root can still read the files, so it can list all problems at once
             first = [error("(start)", "no-start", fault.message, fault.hint)]
         config = load_as(account, path)
     except ConfigError as unusable:

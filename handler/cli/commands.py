@@ -1,4 +1,4 @@
-"""The commands that a person or a unit runs, and the exit code of every error."""
+"""The table of commands, and the exit code of every error."""
 
 import argparse
 from typing import Any
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _parse() -> argparse.Namespace:
-    """Return the arguments. argparse itself prints for --help and --version, and leaves the rest to Python's end."""
+    """Return the arguments. For --help and --version, argparse prints and exits."""
     try:
         return make_parser().parse_args()
     finally:
@@ -76,7 +76,7 @@ def run() -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has ended, like `head`
+    except BrokenPipeError:  # the reader of the output has exited, as `head` does
         drop_output()
         return FAILED
     except OSError as error:

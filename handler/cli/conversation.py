@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
 
-CHECK = "msg-after-"  # how the id of the turn begins that looks after an approved job: one turn, however many clients
+# prefix of the id of the turn that checks after an approved job; one turn, however many clients ask
+CHECK = "msg-after-"
 
 
 @dataclass(frozen=True)
 class Past:
-    """A conversation so far: its VM, how many turns it had, and of the last one what was sent and its events.
+    """A conversation so far: its VM, its number of turns, and the prompt and events of the last turn.
 
-    The turn's fields are empty if the handler has no log any more. `is_running` tells whether that turn continues.
+    The fields of the last turn are empty if the handler no longer has its events. `is_running` tells whether that turn
+    is still running.
     """
 
     vm: str
@@ -25,7 +27,7 @@ class Past:
 
 
 class ChatClient:
-    """A client's side of one chat session; `turn` is the id of the turn under way, `cost_usd` the sum of all turns."""
+    """A client's side of one chat session; `turn` is the current turn's id, `cost_usd` the cost of all turns."""
 
     def __init__(self, signer: Signer, vm: str = "", session: str = "") -> None:
         self.session, self.turn, self.cost_usd = session, "", 0.0
@@ -33,16 +35,16 @@ class ChatClient:
         self._signer, self._vm = signer, vm
 
     def start_turn(self, prompt: str) -> Iterator[Event]:
-        """Yield the events of a new turn except pings, each once; the last is `done`.
+        """Yield each event of a new turn once, without pings. The last one is `done`.
 
-        Raises HandlerError if the handler refuses, NoAnswer if it can't be reached for REPEAT_SECONDS.
+        Raises HandlerError if the handler refuses, and NoAnswer if it can't be reached for REPEAT_SECONDS.
         """
         return self._start(new_id(), {"prompt": prompt})
 
     def start_check(self, prompt: str, job: str) -> Iterator[Event]:
-        """Yield the events of the turn that looks, and only reads, after a job has ended.
+        """Yield the events of the read-only turn that checks the VM after a job has ended.
 
-        It begins once for a job: if another client has begun it, its events come.
+        The turn runs once per job. If another client has started it, that turn's events are yielded.
         """
         return self._start(f"{CHECK}{job}", {"prompt": prompt, "tools": "host"})
 
@@ -71,7 +73,7 @@ class ChatClient:
             except HandlerError as error:
                 if self._attaches or error.error.get("code") != "id-reused" or not self.turn.startswith(CHECK):
                     raise
-                self._attaches = True  # another client, such as the page, has begun the check in its own words
+                self._attaches = True  # another client, such as the page, has started the check with a different prompt
             except NoAnswer as lost:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > (REPEAT_SECONDS if self._seen else 0):
@@ -79,7 +81,7 @@ class ChatClient:
                 time.sleep(1)
 
     def _post(self) -> Iterator[Event]:
-        """Attach after the last event that was seen; if none was, send the turn's own request again."""
+        """Attach after the last seen event. If no event was seen, send the turn's request again."""
         if self._seen or self._attaches:
             return self._send(attach=self.turn, after=self._seen)
         return post(self._signer, "/chat", self.turn, self._request)
@@ -95,7 +97,7 @@ class ChatClient:
     def replay(self) -> Past:
         """Return the conversation so far. If its last turn still runs, follow_turn then yields the rest.
 
-        Raises HandlerError if the handler refuses, NoAnswer if it does not send all of it.
+        Raises HandlerError if the handler refuses, and NoAnswer if the replay is incomplete.
         """
         turns, last, events = 0, Event(), list[Event]()
         for event in self._send(session=self.session, replay=True):
@@ -110,9 +112,10 @@ class ChatClient:
         raise NoAnswer("the stream ended without its last line", sent=True)
 
     def _continue(self, replayed: Event, events: list[Event]) -> bool:
-        """Take the newest token, the cost and the turn under way from the end of a replay; tell whether there is one.
+        """Take the token, the cost and the running turn from the end of a replay. Return whether one is running.
 
-        A turn that ended during the replay is under way in its last line, and its events say otherwise.
+        The replay's last line says that a turn is running even if it ended during the replay, but its events show the
+        end.
         """
         self.session = str(replayed.get("session") or self.session)
         self.cost_usd = _number(replayed, "cost_usd")
@@ -124,7 +127,7 @@ class ChatClient:
 
 
 def fetch_conversations(signer: Signer) -> list[Event]:
-    """Return the caller's conversations, newest first. Raises HandlerError, or NoAnswer if there is no list."""
+    """Return the caller's conversations, newest first. Raises HandlerError, or NoAnswer if no list arrived."""
     for answer in post(signer, "/chat", new_id(), {"list": True}):
         found = answer.get("sessions")
         if isinstance(found, list):

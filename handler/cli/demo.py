@@ -8,22 +8,22 @@ from .environment import port_number
 from .output import CommandError, say
 from .starting import listen
 
-_LONGEST_SOCKET = 107  # bytes, of unix(7)
-_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # what the demo adds, with some room
+_LONGEST_SOCKET = 107  # bytes, see unix(7)
+_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # length that the demo adds to its directory, with some margin
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run a Proxmox stand-in, the handler and the page on this machine."""
+    """Run a stand-in for Proxmox, the handler and the page on this machine."""
     for probe in listen("127.0.0.1", port_number(os.environ, "0")):
         probe.close()
     _check_temporary(tempfile.gettempdir())
-    from ..demo.run import run  # the other commands start without it
+    from ..demo.run import run  # imported here, so that the other commands start without it
 
     return run(say, arguments.scenario, not arguments.no_chat, arguments.real_model)
 
 
 def _check_temporary(directory: str) -> None:
-    """Raise CommandError if the demo can't run its programs or make its sockets there."""
+    """Raise CommandError if the demo can't run programs or create sockets in the temporary directory."""
     hint = "set TMPDIR to another directory, for example: TMPDIR=$HOME/tmp breakglass demo"
     if os.statvfs(directory).f_flag & os.ST_NOEXEC:
         raise CommandError(f'no program can be run in "{directory}", because it is mounted noexec', hint)

@@ -1,4 +1,4 @@
-"""`breakglass docs`: the documents of this version, without a network."""
+"""`breakglass docs`: prints the documents of this version, without a network."""
 
 import argparse
 import pydoc
@@ -9,7 +9,7 @@ from importlib.resources import files
 from .docs_text import lines_about, plain, render
 from .output import DONE, CommandError, show
 
-_FIRST = "runbook"  # of the documents that explain a code, because it says what to do
+_FIRST = "runbook"  # searched first for a code, because it says what to do
 
 
 def docs(arguments: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def _show_page(text: str) -> None:
 
 
 def read_documents() -> dict[str, str]:
-    """Return the text of each document by its name, in the order of the names."""
+    """Return the text of each document by name, sorted by name."""
     try:
         found = [entry for entry in files("breakglass.docs").iterdir() if entry.name.endswith(".md")]
     except ModuleNotFoundError:

@@ -4,8 +4,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
-_MARGIN = "    "  # of a command, and of a cell below its row's name
-_SHORT_NAME = 20  # columns. The text of a row with a longer name begins on the next line
+_MARGIN = "    "  # indent of a command, and of a cell below its row's name
+_SHORT_NAME = 20  # columns; after a longer name, the row's text begins on the next line
 _ITEM = re.compile(r"( *)([-*]|\d+\.) +(.*)")
 _HEADING = re.compile(r"(#+) (.+)")
 _LINK = re.compile(r"\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
@@ -16,7 +16,7 @@ _UNDERLINES = {1: "=", 2: "-"}
 
 
 def render(text: str, width: int = 80) -> str:
-    """Return Markdown as plain text of at most `width` columns. Commands keep their lines, however long."""
+    """Return Markdown as plain text of at most `width` columns. Only commands may have longer lines."""
     shown, was_item = "", False
     for block in filter(None, _split(text)):
         is_item = _ITEM.fullmatch(block[0]) is not None
@@ -26,7 +26,7 @@ def render(text: str, width: int = 80) -> str:
 
 
 def _split(text: str) -> Iterator[list[str]]:
-    """Yield the lines of each heading, paragraph, item of a list, table and fenced block."""
+    """Yield the lines of each heading, paragraph, list item, table and fenced block."""
     block: list[str] = []
     fence = ""
     for line in text.splitlines():
@@ -62,7 +62,7 @@ def _render_block(block: list[str], width: int) -> str:
 
 
 def _render_table(block: list[str], width: int) -> str:
-    """Return each row as an item of a list. Its name comes first, then each other cell with the name of its column."""
+    """Return each row as a list item. The row's name is followed by the other cells with their columns' names."""
     names, _, *rows = [[plain(cell) for cell in cells_of(line)] for line in block]
     for row in rows:
         row[0] = row[0].replace("`", "")
@@ -80,19 +80,19 @@ def _render_table(block: list[str], width: int) -> str:
 
 
 def cells_of(line: str) -> list[str]:
-    """Return the cells of a table's line, as Markdown."""
+    """Return the cells of a table row, as Markdown."""
     return [cell.strip() for cell in _CELL_END.split(line.strip()[1:-1])]
 
 
 def _wrap(text: str, begin: str, width: int) -> str:
-    """Return text in lines of at most `width` columns, the first after `begin`. No code between backticks is broken."""
+    """Wrap text to `width` columns. The first line follows `begin`. Code between backticks is not broken."""
     whole = _CODE.sub(lambda code: code[0].replace(" ", _NO_BREAK), text)
     wrapper = textwrap.TextWrapper(width, begin, " " * len(begin), break_long_words=False, break_on_hyphens=False)
     return wrapper.fill(whole).replace(_NO_BREAK, " ").rstrip()
 
 
 def plain(text: str) -> str:
-    """Return a line of Markdown without its markup. A link becomes its words and the name of its document."""
+    """Return a line of Markdown without its markup. A link becomes its text and the name of its document."""
     return _LINK.sub(_words_of_link, text).replace("**", "*").replace("\\|", "|")
 
 
@@ -110,10 +110,10 @@ def _words_of_link(link: re.Match[str]) -> str:
 def lines_about(code: str, documents: Mapping[str, str]) -> str:
     """Return what the first document that explains a code says about it, as Markdown; empty if no document does.
 
-    That is each row of a table that is about the code, each section whose heading names it, and each section of the
-    document that one of these rows leads to.
+    The result has every table row about the code, every section whose heading names the code, and every section of that
+    document to which one of these rows links.
     """
-    for column in (0, 1):  # the second one has the codes of doctor, and those of errors
+    for column in (0, 1):  # the second column has the codes of doctor, and those of errors
         for name, text in documents.items():
             if found := "".join(_about(code, column, text)):
                 return f"{found}The whole page: `breakglass docs {name}`\n"
@@ -151,7 +151,7 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _rows_about(code: str, column: int, lines: Iterable[str]) -> Iterator[str]:
-    """Yield the rows of tables whose cell in this column names the code, each table with its first two lines."""
+    """Yield the table rows whose cell in this column names the code, after the table's first two lines."""
     table: list[str] = []
     was_found = False
     for line in lines:
@@ -167,5 +167,5 @@ def _rows_about(code: str, column: int, lines: Iterable[str]) -> Iterator[str]:
 
 
 def slug(heading: str) -> str:
-    """Return the name under which a heading can be linked to."""
+    """Return the anchor of a heading, for links."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""`breakglass doctor`: look at the whole path of a request, before it is needed. It changes no VM's power."""
+"""`breakglass doctor`: checks the whole path of a request before it is needed. It never changes a VM's power."""
 
 import argparse
 import asyncio
@@ -28,15 +28,16 @@ from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_
 from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say
 from .ping import ping
 
-READ_SECONDS = 20.0  # for the files that are read before anything is looked at
+READ_SECONDS = 20.0  # for the files that are read before the first check
 PING_SECONDS = 8.0  # after that
 _LEVELS = {OK: 0, WARNING: 1, ERROR: 2}
-_MOST_SAMPLE_BYTES = 1 << 20  # as for a request
+_MOST_SAMPLE_BYTES = 1 << 20  # the same limit as for a request
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Print one line a finding; return 0, 1 with a warning, or 2 with an error."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a file hangs, Python would not get to a handler
+    """Print one line per finding. Return 0 without problems, 1 after a warning, 2 after an error."""
+    # while reading a file hangs, Python could not run its own signal handler
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     guard = threading.Timer(READ_SECONDS, _stop_reading, [arguments])
     guard.daemon = True
     guard.start()
@@ -48,7 +49,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _stop_reading(arguments: argparse.Namespace) -> None:
-    """End with an error: the configuration, or a file that it or the environment names, can't be read to its end."""
+    """Exit with an error, because reading the configuration, or a file that it names, does not end."""
     path = config_path()
     sentence = f"{path}, or a file that it or the environment names, was not read within {READ_SECONDS:g} s."
     fix = f"see what hangs: timeout 5 cat {shlex.quote(str(path))} | wc -c, and the same for each *_file in it; mount "
@@ -60,19 +61,19 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
         words = (arguments.ping, True, arguments.ping_failures, os.environ)
         asking = threading.Thread(target=lambda: asyncio.run(ping(*words)), daemon=True)
         asking.start()
-        asking.join(PING_SECONDS)  # its file can hang as well
+        asking.join(PING_SECONDS)  # reading the file with the ping's URL can hang too
     os._exit(_LEVELS[found.level])
 
 
 def _stop(number: int, frame: object) -> None:
-    """End at once after Ctrl-C, even while a thread waits for a name or a disk."""
+    """Exit at once after Ctrl-C, even while a thread waits for a name server or a disk."""
     os._exit(INTERRUPTED)
 
 
 def make_visit(arguments: argparse.Namespace) -> Visit:
-    """Return what to look at: the configuration, if there is one, and the handler whose URL is known.
+    """Return what to check: the configuration, if there is one, and the handler, if its URL is known.
 
-    It reads the caller's key and the samples before it becomes the handler's user.
+    The caller's key and the samples are read before the process becomes the handler's user.
     """
     samples = _read_samples(arguments.sample or [])
     key = caller_key(os.environ) if {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys() else None
@@ -98,7 +99,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
 
 
 def find_url(config: Config | None, environment: Mapping[str, str]) -> str:
-    """Return the handler's URL: the caller's, the configuration's first, or that of the handler on this machine."""
+    """Return the handler's URL: from the environment, else the configuration's first, else this machine's."""
     if "BREAKGLASS_URL" in environment:
         return handler_url(environment)
     if config is None:
@@ -108,13 +109,13 @@ def find_url(config: Config | None, environment: Mapping[str, str]) -> str:
 
 
 def find_key(config: Config) -> bytes | None:
-    """Return the signing key of the caller that is called `doctor`; None if there is no such caller."""
+    """Return the signing key of the caller named `doctor`, or None if there is no such caller."""
     callers = [each for each in config.callers if (each.name, each.auth_method) == (DOCTOR, SIGNATURE)]
     return callers[0].keys[-1] if callers else None
 
 
 def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
-    """Return the notifications in the files of --sample, by source."""
+    """Return the sample notifications from the files of --sample, by source."""
     found: dict[str, list[bytes]] = {}
     for text in given:
         source, equals, file = text.partition("=")
@@ -131,9 +132,9 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
 
 
 async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
-    """Print the findings as they come, and return the exit code."""
+    """Print each finding as soon as it is known, and return the exit code."""
     output, found = _Output(), list[Finding]()
-    for findings in (walk(visit, LOOKS), prove(visit, found)):  # the second one judges by what the first has found
+    for findings in (walk(visit, LOOKS), prove(visit, found)):  # prove() uses the findings of walk()
         async for finding in findings:
             found.append(finding)
             if not arguments.json:
@@ -144,7 +145,7 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     if arguments.ping is not None:
         await ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
     code = USAGE if output.fault else code
-    if threading.active_count() > 1:  # one may hang in a name server or a disk, and Python would wait for it
+    if threading.active_count() > 1:  # a thread may hang on a name server or a disk, and Python would wait for it
         flush_output()
         os._exit(code)
     return code
@@ -158,7 +159,7 @@ def _report(found: Sequence[Finding], at: int) -> str:
 
 
 class _Output:
-    """Prints lines. After one that can't be written it prints no more, but the walk continues for the exit code."""
+    """Prints lines. After a failed write, it stops printing, but the walk continues for the exit code."""
 
     def __init__(self) -> None:
         self.fault, self._is_closed = False, False
@@ -170,7 +171,7 @@ class _Output:
             say(line)
         except OSError as error:
             self._is_closed = True
-            if not isinstance(error, BrokenPipeError):  # a reader that has seen enough, like `head`, is no fault
+            if not isinstance(error, BrokenPipeError):  # a reader that exits early, such as `head`, is not a fault
                 self.fault = True
                 complain(f"can't write the output: {reason(error)}", "the exit code is 2 for that")
             drop_output()

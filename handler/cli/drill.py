@@ -1,4 +1,4 @@
-"""`breakglass drill`: the real thing, on a VM that is there for it: a signed alert, evidence, a cycle, its proof."""
+"""`breakglass drill`: a real rescue of a VM that is reserved for drills: signed alert, evidence, cycle, proof."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ from .output import (
 
 
 def drill(arguments: argparse.Namespace) -> int:
-    """Do a drill; return 0 if the VM's host is proven by it."""
+    """Do a drill. Return 0 if it proves the VM's host."""
     if arguments.id is not None and not ID.fullmatch(arguments.id):
         raise CommandError(f'not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id")
     if not (arguments.yes or has_person()):
@@ -40,7 +40,7 @@ def drill(arguments: argparse.Namespace) -> int:
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
     one = Drill(signer, arguments.vm, msg_id, arguments.json, is_continued=arguments.id is not None)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # they end it as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # these signals end the drill as Ctrl-C does
         signal.signal(number, signal.default_int_handler)
     code, why, hint = _run(one, arguments.yes)
     if code != DONE:
@@ -49,7 +49,7 @@ def drill(arguments: argparse.Namespace) -> int:
 
 
 def _run(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
-    """Do the steps; return the exit code, and why there is no proof with what to do."""
+    """Do the steps. Return the exit code, why there is no proof, and what to do."""
     try:
         return _steps(one, is_agreed)
     except KeyboardInterrupt:
@@ -65,12 +65,12 @@ def _run(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         return FAILED, failed.message, failed.hint
     except OSError as error:
         return UNKNOWN, f"can't write the output: {reason(error)}", ""
-    except Exception as defect:  # whatever it is, the VM's fate has to be said
+    except Exception as defect:  # whatever the error is, the operator must learn what happened to the VM
         return UNKNOWN, f"the command itself failed: {defect!r}", "run the command below, and report this line"
 
 
 def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
-    """Return why a verb of the drill is not done; show its answer if it was the cycle."""
+    """Return why a verb of the drill is not done. If the verb was the cycle, show its answer."""
     outcome, verb = str(result["outcome"]), str(result["verb"])
     verdict = result.get("verdict")
     sentence = str(verdict.get("sentence")) if isinstance(verdict, dict) else ""

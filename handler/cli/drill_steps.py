@@ -1,4 +1,4 @@
-"""The steps of a drill: what it sends, and what it takes for a proof."""
+"""The steps of a drill: what it sends, and what it accepts as a proof."""
 
 import contextlib
 import re
@@ -13,15 +13,15 @@ from ..config.server import normal_url, page_link
 from .output import CommandError, say
 
 ID = re.compile(r"drill-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{12}", re.ASCII)
-_RUNNING = re.compile(r"state: \w+ \(pid ([0-9]+);")  # how the output of a capture begins
+_RUNNING = re.compile(r"state: \w+ \(pid ([0-9]+);")  # the beginning of a capture's output
 _PID = re.compile(r"pid ([0-9]+)")
-_EVIDENCE_SECONDS = 60.0  # a capture takes 20 s at most
+_EVIDENCE_SECONDS = 60.0  # a capture takes at most 20 s
 NOTHING = "nothing was changed"
 
 
 @dataclass
 class Drill:
-    """One drill, with what is known of it so far. `vm_fate` says what happened to the VM."""
+    """One drill, with its results so far. `vm_fate` says what happened to the VM."""
 
     signer: Signer
     vm: str
@@ -31,17 +31,17 @@ class Drill:
     vm_fate: str = NOTHING
     steps: list[dict[str, object]] = field(default_factory=list)
     capture: str = ""
-    page: str = ""  # the address at which the page shows the capture, as in the alert's answer
+    page: str = ""  # the page's address for the capture, from the alert's answer
     proven: object = None
 
     @property
     def again(self) -> str:
-        """The command that asks for the same drill."""
+        """The command that runs the same drill again."""
         return f"to continue the same drill (it acts at most once): breakglass drill --vm {self.vm} --id {self.id}"
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
-        """Show a step when it is done, with its seconds; what is put into the list is said of it."""
+        """Show a finished step with its duration, and with the texts that its block adds to the yielded list."""
         notes: list[str] = []
         began = time.monotonic()
         yield notes
@@ -76,13 +76,13 @@ class Undone(Exception):
 
 
 def send_alert(one: Drill) -> None:
-    """Send what a monitoring system would; keep the id of the capture that it has started, and where the page shows it.
+    """Send an alert as a monitoring system would. Store the started capture's id and page address.
 
-    A handler without [server] url does not know its address, so the page is where this command reaches it.
+    A handler without [server] url does not know its address, so the address that this command uses is taken.
     """
     match = ID.fullmatch(one.id)
     assert match is not None
-    begins = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)  # the same again for the same id
+    begins = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)  # the same id always has the same begin
     payload = {"status": "firing", "labels": {"drill": one.vm}, "annotations": {"summary": "a drill"}}
     payload |= {"fingerprint": one.id, "starts_at": begins.isoformat()}
     [answer] = post(one.signer, "/alert/generic", new_id(), payload)
@@ -100,7 +100,7 @@ def send_alert(one: Drill) -> None:
 
 
 def wait_for_evidence(one: Drill) -> tuple[str, str]:
-    """Return the process of QEMU that the capture saw, and its verdict."""
+    """Return the QEMU process that the capture saw, and the capture's verdict."""
     until = time.monotonic() + _EVIDENCE_SECONDS
     while True:
         job = one.verb("history", job=one.capture).get("job")
@@ -119,7 +119,7 @@ def wait_for_evidence(one: Drill) -> tuple[str, str]:
 
 
 def prove(one: Drill, before: str, cycle: Event) -> list[str]:
-    """Return what shows that the cycle was one; raise CommandError for what does not."""
+    """Return what proves that the cycle was real. Raises CommandError if something contradicts it."""
     status = one.verb("status")
     found = _PID.search(str(status.get("stdout")))
     if status["state"] != "running" or found is None:
@@ -144,7 +144,7 @@ def prove(one: Drill, before: str, cycle: Event) -> list[str]:
 
 
 def is_in_chain(place: Mapping[str, object], chain: Mapping[str, object]) -> bool:
-    """Tell whether the chain is whole and has the line of a job at its place."""
+    """Return whether the chain is unbroken and has the job's line at its place."""
     hashes, newest, number = chain.get("hashes"), chain.get("n"), place.get("n")
     if chain.get("broken") or not (isinstance(hashes, list) and isinstance(newest, int) and isinstance(number, int)):
         return False
@@ -153,9 +153,9 @@ def is_in_chain(place: Mapping[str, object], chain: Mapping[str, object]) -> boo
 
 
 def read_proven(one: Drill, cycle: Event) -> str:
-    """Return when and by whom the host was proven, as the job says; raise CommandError unless it was this drill.
+    """Return when and by whom the host was proven, from the job. Raises CommandError unless by this drill.
 
-    A doctor may have proven the host since, so a status would not do.
+    A status is not enough, because a doctor may have proven the host since.
     """
     proven, began = cycle.get("proven"), str(cycle.get("started"))
     if not isinstance(proven, dict) or proven.get("how") != "drill" or str(proven.get("at")) < began:

@@ -13,7 +13,7 @@ from .output import CommandError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _URL_HINT = f"set it to the handler's address, for example {DEFAULT_URL}"
-_CREDENTIALS = "/run/credentials/breakglass.service"  # root can enter it
+_CREDENTIALS = "/run/credentials/breakglass.service"  # only root can enter this directory
 
 Environment = Mapping[str, str]
 
@@ -27,9 +27,9 @@ def handler_url(environment: Environment) -> str:
 
 
 def checked_url(name: str, url: str) -> str:
-    """Return `url` without query and fragment; the fragment of the page's link is the signing key.
+    """Return `url` without query and fragment; because the fragment of a page link is the signing key.
 
-    Raises CommandError if it is not an http or https URL; `name` is the setting that it comes from.
+    Raises CommandError if `url` is not an http or https URL. `name` is the setting that it comes from.
     """
     shown = re.sub("//[^/]*@", "//…@", url.partition("#")[0])  # without a password
     if not url:
@@ -50,7 +50,7 @@ def checked_url(name: str, url: str) -> str:
 
 
 def caller_key(environment: Environment) -> bytes:
-    """Return the caller's signing key, from a file or from the environment; never from the command line."""
+    """Return the caller's signing key, from a file or the environment, never from the command line."""
     file, name = environment.get("BREAKGLASS_SECRET_FILE", ""), "BREAKGLASS_SECRET_FILE"
     if file.startswith("whsec_"):
         hint = "write the key to a file with mode 600, and set it to that file's path"
@@ -71,7 +71,7 @@ def caller_key(environment: Environment) -> bytes:
 def read_private(setting: str, file: str, hint: str, environment: Environment) -> str:
     """Return the text of a file that other users may not read.
 
-    Raises CommandError, with the setting that names the file; `hint` says what to name.
+    Raises CommandError, with the setting that names the file. `hint` says which file to name.
     """
     try:
         return read_secret(file, environment)[1].strip()
@@ -85,7 +85,7 @@ def read_private(setting: str, file: str, hint: str, environment: Environment) -
 
 
 def use_unit_credentials() -> None:
-    """As root, read the files that are systemd credentials in the directory of the handler's unit, while it runs."""
+    """As root, read the systemd credentials from the directory of the handler's unit while that runs."""
     if os.geteuid() == 0 and os.path.isdir(_CREDENTIALS):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
 

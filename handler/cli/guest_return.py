@@ -1,4 +1,4 @@
-"""When the guest is back after a verb: its first heartbeat. The verb has ended before, and `status` tells the rest."""
+"""Waits for the guest's return after a verb, which is its first heartbeat after the verb's end."""
 
 import time
 from collections.abc import Callable
@@ -8,18 +8,19 @@ from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
 
 BRINGS_UP = ("start", "reset", "cycle")
-RETURN_SECONDS = 90.0  # as long as the page watches
-_EVERY_SECONDS = 2.0  # as QEMU asks the guest
-_MOST_UNKNOWN = 3  # looks one after the other: on a busy host, one may come too late
+RETURN_SECONDS = 90.0  # the same as on the page
+_EVERY_SECONDS = 2.0  # the interval at which QEMU asks the guest
+_MOST_UNKNOWN = 3  # unknown answers in a row; on a busy host, one answer may come too late
 _LOOK = ", so look at the console"
 
 
 def await_guest(
     signer: Signer, vm: str, done: Event, begin: Callable[[], None] = lambda: None, seconds: float = RETURN_SECONDS
 ) -> str:
-    """Return one sentence: when the guest's kernel answered after a verb, or why that is not known.
+    """Return one sentence that says when the guest's kernel answered, or why that is not known.
 
-    `done` is the verb's answer; `begin` is called if the guest has to be waited for, `seconds` at most.
+    `done` is the verb's answer; `begin` is called if this function must wait for the guest. It waits for at most
+    `seconds`.
     """
     until, is_first, unknown = time.monotonic() + seconds, True, 0
     while True:
@@ -38,9 +39,9 @@ def await_guest(
 
 
 def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> str:
-    """Return what a status tells of the guest after a verb, an empty text if it has to be asked again. Pure.
+    """Return what a status says about the guest's return, or an empty text if it must be asked again. Pure.
 
-    At the first look the guest may have answered before, so the seconds are then the most that it took.
+    At the first look, the guest may have answered earlier, so the seconds are then an upper limit.
     """
     if status.get("outcome") != "done":
         return f"whether the guest is back is not known, because status is {status['outcome']}" if is_over else ""
@@ -50,13 +51,13 @@ def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> st
     if not isinstance(beat, dict):
         return f"the guest's heartbeat is not known{_LOOK}" if is_over else ""
     seconds = _seconds_between(done.get("started"), beat.get("at"))
-    if seconds >= 0 and beat.get("state") == "fresh":  # what answered once may hang by now
+    if seconds >= 0 and beat.get("state") == "fresh":  # a guest that answered once may hang now
         return f"the guest's kernel answers, {'at most ' if is_first else ''}{seconds:.0f} s after the {done['verb']}"
     return f"{beat.get('says')}{_LOOK}" if is_over or beat.get("state") == "none" else ""
 
 
 def _seconds_between(first: object, second: object) -> float:
-    """Return the seconds from one of the host's times to another, less than 0 if one is missing."""
+    """Return the seconds between two times of the host, less than 0 if one is missing."""
     try:
         return (datetime.fromisoformat(str(second)) - datetime.fromisoformat(str(first))).total_seconds()
     except (ValueError, TypeError):

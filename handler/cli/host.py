@@ -1,4 +1,4 @@
-"""`breakglass host` and `alert-example`: texts for setting up other machines, and the host agent's upgrade."""
+"""`breakglass host` and `alert-example`: print texts for setting up other machines, and upgrade the host agent."""
 
 import argparse
 import json
@@ -38,7 +38,7 @@ def host_bundle(arguments: argparse.Namespace) -> int:
 
 
 def _write_program(path: Path, text: str) -> None:
-    """Write an executable atomically; write directly to a device or a pipe."""
+    """Write an executable atomically; a device or a pipe is written directly."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
@@ -52,7 +52,7 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def host_install_commands(arguments: argparse.Namespace) -> int:
-    """Print what to run on one Proxmox host for all its VMs; public keys only."""
+    """Print the commands that set up one Proxmox host for all its VMs. They contain public keys only."""
     config = load_config(config_path(), os.environ)
     host = find_host(config, arguments.host)
     vms = [vm for vm in config.vms.values() if host in vm.hosts]
@@ -78,7 +78,7 @@ def find_host(config: Config, name: str | None) -> Host:
 
 
 def alert_example(arguments: argparse.Namespace) -> int:
-    """Print what a sender's own configuration needs to send its alerts to this handler."""
+    """Print the configuration with which a sender sends its alerts to this handler."""
     rules = load_config(config_path(), os.environ).alerts
     url = handler_url(os.environ) if arguments.url is None else checked_url("--url", arguments.url)
     if not any(rule.source == arguments.source for rule in rules):
@@ -89,7 +89,8 @@ def alert_example(arguments: argparse.Namespace) -> int:
 
 # --- `breakglass host upgrade`: copy the host agent to Proxmox hosts, through the operator's own `ssh` ---
 #
-# It needs no secret: of the configuration it reads the hosts' addresses alone, and an address can be named instead.
+# It needs no secret, because it reads only the hosts' addresses from the configuration. An address can be given
+# instead.
 
 # The new file is checked and renamed into place, so that half a file is never run. The last line is the result.
 _INSTALL = f"""\
@@ -105,11 +106,11 @@ mv -f {AGENT}.new {AGENT}
 {END_SESSIONS}
 echo "$before -> $after"
 """
-SECONDS = 120.0  # a person may have to type a passphrase
+SECONDS = 120.0  # long, because a person may have to type a passphrase
 
 
 def host_upgrade(arguments: argparse.Namespace) -> int:
-    """Copy the host agent to one host or to all; print each host's versions, the one before and the one after."""
+    """Copy the host agent to one host or to all. Print the old and the new version of each host."""
     hosts, problems = _find_hosts(arguments)
     done = [_upgrade(name, address) for name, address in hosts.items()]
     for problem in problems:
@@ -121,7 +122,7 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
 
 
 def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list[Finding]]:
-    """Return where to log in for each host that is meant, and the problems with others that are meant."""
+    """Return the address of each chosen host, and the problems of the chosen hosts that have none."""
     name = arguments.host
     if name is not None and "@" in name:
         return {name: _address_of(name, arguments.login)}, []
@@ -150,8 +151,9 @@ def _address_of(text: str, login: str | None) -> Address:
 
 
 def _upgrade(name: str, address: Address) -> bool:
-    """Upgrade one host; tell whether that worked."""
-    port = [] if address.port == 22 else ["-p", str(address.port)]  # ssh's own setting may name another one
+    """Upgrade one host; return whether that worked."""
+    # for port 22, ssh's own configuration may name another one
+    port = [] if address.port == 22 else ["-p", str(address.port)]
     way = ["ssh", *port, "--", f"{address.user}@{address.host}"]
     command = [*way, _INSTALL.replace("@DIGEST@", bundle_digest())]
     try:

@@ -1,4 +1,4 @@
-"""`breakglass init`: write a configuration, its secrets and its keys, and say what to do next."""
+"""`breakglass init`: writes a configuration with its secrets and keys, and prints what to do next."""
 
 import argparse
 import base64
@@ -36,7 +36,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Write a new configuration with everything that it names; print what to do next. No secret is printed."""
     account = _find_account(arguments.user)
     directory = _directory(arguments.directory, os.environ)
-    refuse_existing(directory, [*_FILES, *_files_of(arguments.operator), NAME])  # before any question
+    refuse_existing(directory, [*_FILES, *_files_of(arguments.operator), NAME])  # before the first question
     new = read_answers(arguments, input if has_person() else None)
     files = _make_files(new, directory)
     path, user = directory / NAME, None if account is None else account.pw_name
@@ -51,7 +51,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def _find_account(name: str | None) -> pwd.struct_passwd | None:
-    """Return the handler's account, which root gives the files to; None if they are for this user alone."""
+    """Return the account that will own the files, or None if they are for this user only."""
     if os.geteuid() == 0:
         account = look_up(name or ACCOUNT)
         _refuse_shared_group(account)
@@ -64,7 +64,7 @@ def _find_account(name: str | None) -> pwd.struct_passwd | None:
 def _refuse_shared_group(account: pwd.struct_passwd) -> None:
     """Raise CommandError if other users are in the account's group, which reads every key."""
     users = {each.pw_name for each in pwd.getpwall() if each.pw_gid == account.pw_gid}
-    with suppress(KeyError):  # the group may have no entry, and no members then
+    with suppress(KeyError):  # a group without an entry has no members
         users.update(grp.getgrgid(account.pw_gid).gr_mem)
     if others := sorted(users - {account.pw_name}):
         message = f"nothing was written: {', '.join(others)} could read every key, as {account.pw_name} in its group"
@@ -86,7 +86,7 @@ def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
 
 
 def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
-    """Return a directory of the XDG specification, which takes absolute paths only."""
+    """Return a directory of the XDG specification, which allows only absolute paths."""
     named = environment.get(variable, "")
     return named if named.startswith("/") else f"{environment.get('HOME') or '.'}/{default}"
 
@@ -97,7 +97,7 @@ def _files_of(operator: str | None) -> tuple[str, ...]:
 
 
 def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
-    """Return the text of each file. The configuration comes last: where it is, everything that it names is."""
+    """Return the text of each file. The configuration is last, so every file that it names exists by then."""
     sessions = f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
     sessions = ROOTS_SESSIONS if os.geteuid() == 0 else sessions
     power, power_public = new_key("breakglass power")
@@ -112,7 +112,7 @@ def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
 
 
 def _verify(path: Path, user: str | None) -> None:
-    """Raise CommandError if a start would have a problem. Another process looks: it becomes the handler's user."""
+    """Raise CommandError if a start would have a problem. Another process checks this as the handler's user."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -176,7 +176,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
 
 def _recipe_lines(name: str, host: NewHost) -> list[str]:
     """Return the commands that set up a host. They print its recipe, copy it, and run it there."""
-    from ..doctor.login import own_address  # with asyncssh, which most commands start without
+    from ..doctor.login import own_address  # this loads asyncssh, which most commands do not need
 
     address = parse_address(host.ssh) or Address("root", name)
     source = own_address(address.host)

@@ -1,6 +1,6 @@
-"""What `breakglass init` has to know: from flags, and from a person for what no flag says.
+"""Reads the input of `breakglass init` from flags, and asks a person for the rest.
 
-An answer has the form of the flag's value, so both are read by the same function.
+An answer has the same format as the flag's value, so the same function reads both.
 """
 
 import argparse
@@ -20,9 +20,9 @@ KEY_COMMAND = "cat /etc/ssh/ssh_host_ed25519_key.pub"
 
 
 def read_answers(arguments: argparse.Namespace, ask: Ask | None) -> NewConfig:
-    """Return what the flags say, and what a person answers to the rest.
+    """Return the values of the flags, and a person's answers for the missing ones.
 
-    Raises CommandError for a flag that is wrong, for one that is missing without a person, and for an input that ends
+    Raises CommandError if a flag is wrong, if a flag is missing and no person can be asked, and if the input ends
     early.
     """
     missing = find_missing(arguments)
@@ -70,7 +70,7 @@ def _read_flag(flag: str, value: str, read: Callable[[str], T]) -> T:
 
 
 def _ask_until(ask: Ask, question: str, read: Callable[[str], T]) -> T:
-    """Return the first answer that can be used."""
+    """Ask until an answer is valid, and return its value."""
     while True:
         try:
             return read(ask(question).strip())
@@ -83,7 +83,7 @@ def _read_one(flag: str, value: str | None, read: Callable[[str], str], ask: Ask
 
 
 def _read_several(flag: str, given: Sequence[str] | None, add: Callable[[str], str], ask: Ask, what: str) -> None:
-    """Add each value of a flag; without the flag ask for one, and for more until an answer is empty."""
+    """Add each value of a flag. Without the flag, ask for one value, and for more until an answer is empty."""
     for value in given or ():
         _read_flag(flag, value, add)
     if not given:
@@ -93,7 +93,7 @@ def _read_several(flag: str, given: Sequence[str] | None, add: Callable[[str], s
 
 
 def _read_host_keys(given: Sequence[str], addresses: Mapping[str, str], ask: Ask) -> dict[str, str]:
-    """Return the host key of each host, with the name that it is recognized by behind it."""
+    """Return the host key of each host, followed by the host's name."""
     keys: dict[str, str] = {}
     for value in given:
         _read_flag("--host-key", value, partial(values.add_host_key, keys, addresses))

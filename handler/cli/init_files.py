@@ -1,7 +1,8 @@
 """Writes new files into a directory: all of them or none, and never over one that exists.
 
-The files are written into a directory beside their places, and linked into place, because link(2) fails where
-rename(2) would replace. After a crash that directory is still there: a second run finds it, and says what to remove.
+The files are written into a directory beside their places, and linked into place, because link(2) fails if the file
+exists, whereas rename(2) would replace it. After a crash, the staging directory remains. The next run finds it, and
+says what to remove.
 """
 
 import os
@@ -29,7 +30,7 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
 
 
 def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
-    """Return what an earlier run left, and what to do."""
+    """Describe what an earlier run left behind, and what to do about it."""
     names = [str(path.relative_to(staging)) for path in sorted(staging.rglob("*")) if path.is_file()]
     placed = [name for name in names if _is_same(staging / name, directory / name)]
     message = f"nothing was written: an earlier init of {directory} did not finish, or is still running"
@@ -47,9 +48,9 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def write_files(directory: Path, files: Mapping[str, str], group: int | None, verify: Callable[[], None]) -> None:
-    """Write files into a directory, which is made if there is none, and call `verify`. An error leaves no file.
+    """Write files into a directory, creating it if needed, and call `verify`. On an error, no file remains.
 
-    If there is a group, it may read them.
+    If `group` is given, its members may read the files.
     """
     refuse_existing(directory, list(files))
     made: list[Path] = []
@@ -76,7 +77,7 @@ def write_files(directory: Path, files: Mapping[str, str], group: int | None, ve
 
 
 def _make_directory(directory: Path, group: int | None, made: list[Path]) -> None:
-    """Make a directory and those above it; others may enter those above, as they may enter /etc."""
+    """Create a directory and its parents. Other users may enter the parents, as they may enter /etc."""
     if directory.is_dir():
         return
     _make_parents(directory.parent, 0o755 if group is not None else 0o700, made)
@@ -95,7 +96,7 @@ def _make_parents(directory: Path, mode: int, made: list[Path]) -> None:
 
 
 def _check_above(directory: Path) -> None:
-    """Raise CommandError if another user could put something else in a directory's place, as sshd looks at its keys'.
+    """Raise CommandError if another user could replace a directory. sshd checks its key files in this way.
 
     In a directory such as /tmp, that user can't replace what belongs to another user.
     """
@@ -134,9 +135,9 @@ def _stage(directory: Path, files: Mapping[str, str], group: int | None, made: l
 
 
 def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
-    """Remove the files that were linked from the staged ones, the last one first, and what was made before.
+    """Remove the linked files, last one first, and the directories that this run created.
 
-    What another run staged does not belong to this run.
+    Files that another run staged are left alone.
     """
     is_staged = directory / STAGING in made
     for name in reversed(names):
@@ -148,5 +149,5 @@ def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
                 shutil.rmtree(path)
             else:
                 path.rmdir()
-        except OSError:  # something else is in it; a second run names what is left
+        except OSError:  # the directory has other files; the next run names what is left
             pass

@@ -1,4 +1,4 @@
-"""The page to print that `breakglass init` writes, with the steps at night and the names of an installation. Pure."""
+"""The printable page of `breakglass init`, with the steps at night and this installation's names. Pure."""
 
 from html import escape
 from string import Template
@@ -11,7 +11,7 @@ from ..config.new_file import POWER, NewConfig
 from ..config.server import is_loopback
 
 PAGE = "night.html"
-_MANY_VMS = 8  # more of them are listed in three columns of small print, so that the page stays one sheet
+_MANY_VMS = 8  # with more VMs, they are listed in three columns of small print, so that the page fits on one sheet
 
 _TEXT = Template("""\
 <!DOCTYPE html>
@@ -84,7 +84,7 @@ correct this page. It has no key and no password.</footer>
 
 
 def page_text(new: NewConfig, directory: str, machine: str) -> str:
-    """Return the page as HTML. `machine` is the name of the handler's machine, for a URL that leads to loopback."""
+    """Return the page as HTML. `machine` is the name of the handler's machine, for a URL with a loopback address."""
     vm, first = next(iter(new.vms.items()))
     address = _address(new, first.hosts[0])
     port = "" if address.port == 22 else f"-p {address.port} "

@@ -1,4 +1,4 @@
-"""Reads each value that `breakglass init` is given: the value, or ValueError that says what is wrong. Pure."""
+"""Parses each value for `breakglass init`, or raises ValueError, which says what is wrong. Pure."""
 
 import ipaddress
 import json
@@ -10,7 +10,7 @@ from ..config.model import is_caller_name, is_host_name, is_vm_name
 from ..config.new_file import NewVm
 from ..config.server import normal_url
 
-ACCOUNT = "breakglass"  # on a Proxmox host, for an address without a user
+ACCOUNT = "breakglass"  # on the Proxmox host, if the address has no user
 EXAMPLES = {"--host": "pve1=192.0.2.10", "--host-key": "'pve1=ssh-ed25519 AAAA…'", "--vm": "devvm=102@pve1"}
 _VMID = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
@@ -30,7 +30,7 @@ def read_url(text: str) -> str:
 
 
 def _parts(flag: str, text: str) -> tuple[str, str]:
-    """Return what stands before and after the first equals sign."""
+    """Return the parts before and after the first equals sign."""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{_quoted(text)} has no =; write it like {EXAMPLES[flag]}")
@@ -49,7 +49,7 @@ def add_host(found: dict[str, str], text: str) -> str:
 
 
 def add_host_key(found: dict[str, str], hosts: Mapping[str, str], text: str) -> None:
-    """Add the key of a host that is there and has no key yet."""
+    """Add the key of a host that was added and has no key yet."""
     name, key = _parts("--host-key", text)
     if name not in hosts:
         raise ValueError(f"{_quoted(name)} is not one of the --host names")
@@ -59,7 +59,7 @@ def add_host_key(found: dict[str, str], hosts: Mapping[str, str], text: str) -> 
 
 
 def read_address(text: str) -> str:
-    """Return an SSH address with its user and port. An IPv6 address may stand without brackets if there is no port."""
+    """Return an SSH address with its user and port. An IPv6 address needs no brackets if there is no port."""
     user, at, host = text.rpartition("@")
     try:
         host = f"[{ipaddress.IPv6Address(host)}]"
@@ -101,7 +101,7 @@ def add_vm(found: dict[str, NewVm], hosts: Mapping[str, str], text: str) -> str:
 
 
 def read_places(text: str, hosts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the hosts that a VM may run on; with one host, it can be left out."""
+    """Return the hosts that a VM may run on. If there is only one host, it can be left out."""
     if not text and len(hosts) == 1:
         return tuple(hosts)
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))

@@ -1,6 +1,6 @@
-"""The recipe for the Proxmox host: the agent, the account or root's own, the key file, and sshd's drop-in.
+"""The recipe that sets up a Proxmox host: agent, account (or root's own), key file and sshd's drop-in.
 
-The public key is an argument; no private key is in this module. A person pastes the text into a root shell, so every
+The public key is an argument. This module has no private key. A person pastes the text into a root shell, so every
 value in it was checked before (names, numbers, an address).
 """
 
@@ -12,7 +12,8 @@ from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-# For sh. Each handler logs in again, and sends again what was under way. A job continues: its input is /dev/null.
+# For sh. Every handler logs in again, and repeats the requests that were under way. Jobs continue, because their input
+# is /dev/null.
 END_SESSIONS = f"""\
 for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
     [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :
@@ -22,9 +23,9 @@ done"""
 def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, *, as_root: bool = False) -> str:
     """Return the recipe for one host and its VMs.
 
-    `key` is the public one, as `ssh-ed25519 AAAA…`, and `sources` are the handler's addresses and networks. With
-    `as_root`, the key logs in to root's own account, from these addresses only. Raises ValueError for what can't
-    work: another account than the configuration has, a host without a VM, a source that is not an address.
+    `key` is the public key, such as `ssh-ed25519 AAAA…`, and `sources` are the handler's addresses and networks. With
+    `as_root`, the key logs in to root's own account, from these addresses only. Raises ValueError for an
+    account other than the configured one, for a host without a VM, and for a source that is not an address.
     """
     _check_account(host, sources, as_root)
     if not vms:
@@ -61,8 +62,8 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
 
 
 def _read_source(source: str) -> str:
-    """Return an address or a network as sshd reads it, which refuses a network with bits behind its prefix."""
-    if "%" in source:  # a scope, in which ipaddress takes any text, a quote too
+    """Return an address or a network in sshd's form. A network may not have bits set after its prefix."""
+    if "%" in source:  # a scope, in which ipaddress accepts any text, even a quote
         raise ValueError(f"--from: {source!r} does not appear to be an address or a network: leave out the %")
     try:
         network = ipaddress.ip_network(source, strict=False)

@@ -5,7 +5,8 @@ import sys
 
 def main() -> int:
     """Run the command that the arguments name; return its exit code."""
-    if sys.argv[1:] == ["turn"]:  # the handler or its socket's unit starts it, and what it loads is waited for
+    # started by the handler or by the socket's unit; loads little, because the turn waits for it
+    if sys.argv[1:] == ["turn"]:
         from ..chat.turn import main as run_turn
 
         return run_turn()

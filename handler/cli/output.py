@@ -1,4 +1,4 @@
-"""What the commands print, and the exception that ends one."""
+"""Printing for all commands, and the exception that ends a command."""
 
 import os
 import re
@@ -15,7 +15,7 @@ USAGE_CODE = 2
 
 
 class CommandError(Exception):
-    """Raised if a command can't do its work: what is wrong, what to do next, and the exit code."""
+    """Raised if a command can't do its work. Says what is wrong and what to do, and has the exit code."""
 
     def __init__(self, message: str, hint: str = "", code: int = USAGE_CODE) -> None:
         super().__init__(message)
@@ -52,14 +52,14 @@ def say(text: str) -> None:
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print text without a newline after it. A letter that the stream can't take becomes a question mark."""
+    """Print text without a newline. A character that the stream can't encode becomes a question mark."""
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(visible(text).encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
 
 
 def show_black_on_white(rows: Sequence[str]) -> None:
-    """Print rows of a drawing of ours in two fixed colours, which no colour scheme of a terminal changes."""
+    """Print the rows of a drawing in two fixed colours, which a terminal's colour scheme can't change."""
     print("\n".join(f"\x1b[38;5;16;48;5;231m{row}\x1b[0m" for row in rows), flush=True)
 
 
@@ -76,12 +76,12 @@ def remark(message: str, hint: str = "") -> None:
 
 
 def has_person() -> bool:
-    """Tell whether a person can be asked: standard input and output are a terminal."""
+    """Return whether a person can be asked, because standard input and output are a terminal."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def agrees(question: str) -> bool:
-    """Ask a person, and tell whether the answer is yes."""
+    """Ask a person, and return whether the answer is yes."""
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -89,13 +89,13 @@ def agrees(question: str) -> bool:
 
 
 def flush_output() -> None:
-    """Write what is buffered; raise BrokenPipeError if the reader has ended."""
+    """Write what is buffered; raise BrokenPipeError if the reader has exited."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def drop_output() -> None:
-    """Discard the buffered output, so that the interpreter does not report a closed pipe at its end."""
+    """Discard the buffered output, so that the interpreter does not report a closed pipe at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""Asks for a URL after a doctor without errors, as Healthchecks and its like expect. It never changes the exit code."""
+"""Requests a URL after a doctor without errors, as Healthchecks expects. Never changes the exit code."""
 
 import contextlib
 import http.client
@@ -16,9 +16,9 @@ SECONDS = 10.0
 
 
 async def ping(file: str, has_error: bool, tells_failures: bool, environment: Environment) -> None:
-    """Ask for the URL in a file, or for URL/fail after an error if that is wanted; warn if it could not be asked for.
+    """Request the URL in a file, or URL/fail after an error if that is enabled. Warn if it fails.
 
-    The URL is a secret, because it is enough to say that all is well. So no message has it.
+    The URL is a secret, because anyone who has it can report success. So no message contains it.
     """
     if has_error and not tells_failures:
         return
@@ -45,15 +45,15 @@ def _read_url(file: str, environment: Environment) -> str:
 
 
 def _failure_url(url: str) -> str:
-    """Return the URL that tells of a failure: /fail behind the path."""
+    """Return the URL that reports a failure, with /fail after the path."""
     parts = urlsplit(url)
     return parts._replace(path=f"{parts.path.rstrip('/')}/fail").geturl()
 
 
 async def _get(url: str) -> None:
-    """Send one GET, which follows no redirect; raise CommandError unless it is answered with 2xx.
+    """Send one GET without following redirects. Raises CommandError unless the status is 2xx.
 
-    A slow name server or answer can hold up its thread alone.
+    A slow name server or answer delays only its own thread.
     """
     host = urlsplit(url).hostname
     try:

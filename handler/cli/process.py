@@ -1,4 +1,4 @@
-"""The handler's process: what process 1 of a container does, and where the words of libraries go."""
+"""The handler's process: its work as process 1 of a container, and the log for messages of libraries."""
 
 import logging
 import os
@@ -10,27 +10,28 @@ from types import TracebackType
 
 from ..base import audit
 
-# --- Process 1 of a container. It waits for every process that has lost its parent, and does nothing else ---
+# --- Process 1 of a container. It only waits for every process that has lost its parent ---
 #
 # The kernel gives process 1 the orphans of its namespace, and each stays a zombie until it is waited for. The handler
-# can't do that beside its own work, because it would take the exit codes of children that it waits for itself.
+# can't do that itself, because it would also collect the exit codes of the children for which it waits elsewhere.
 
 _FORWARDED = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 _SIGNALLED = 128  # added to the signal's number, as a shell does
 
 
 def leave_process_1() -> None:
-    """Return at once in an ordinary process. In process 1, return in a child, and end with its exit code.
+    """Return at once, except in process 1. There, fork, return in the child, and exit with its exit code.
 
-    The child gets the signals that process 1 gets.
+    Process 1 forwards its signals to the child.
     """
     if os.getpid() != 1:
         return
     waited = {*_FORWARDED, signal.SIGCHLD}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # a blocked signal stays there until it is waited for
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # a blocked signal stays pending until it is waited for
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)  # Ctrl-C goes to process 1 alone, which forwards it: two would end the handler without grace
+        # so that Ctrl-C goes only to process 1, which forwards it; a second one would end the handler at once
+        os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
     while True:
@@ -43,7 +44,7 @@ def leave_process_1() -> None:
 
 
 def _reap(child: int) -> int | None:
-    """Wait for all that have ended; return the child's status if it is among them."""
+    """Wait for all processes that have ended. Return the child's status if it is one of them."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == child:
@@ -52,13 +53,13 @@ def _reap(child: int) -> int | None:
             return None
 
 
-# --- Writes to the log what libraries and Python itself would write to standard error ---
+# --- Write to the log the messages that libraries and Python itself would write to standard error ---
 
-MOST_CHARACTERS = 8000  # of a text; the end of a trace says more than its beginning
+MOST_CHARACTERS = 8000  # of one text; the end is kept, because a trace's end says more than its beginning
 
 
 class LibraryLog(logging.Handler):
-    """Takes the records of libraries, from warnings on."""
+    """Takes the records of libraries, at level warning and above."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as one line."""
@@ -74,7 +75,7 @@ class LibraryLog(logging.Handler):
 
 
 def capture_prose() -> None:
-    """Write to the log, from now on, what this process would write to standard error, one line each."""
+    """From now on, write messages for standard error to the log, one line each."""
     logging.basicConfig(handlers=[LibraryLog()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     sys.excepthook = _on_exception
@@ -83,7 +84,7 @@ def capture_prose() -> None:
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Write what ends the process. The log's thread has ended by now."""
+    """Write the exception that ends the process. The log's thread has already ended."""
     audit.note_at_once("defect", where="main", error=repr(error), trace=_trace(error))
 
 

@@ -1,4 +1,4 @@
-"""Has a running handler read its configuration again: `--unit` and `--pid` of the commands that change the file."""
+"""Makes a running handler reload its configuration, for the options `--unit` and `--pid`."""
 
 import argparse
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from .output import FAILED, CommandError, complain, reason, remark
 
 _SECONDS = 60.0
-_PROGRAMS = ("breakglass", "handler")  # the Procfile starts the folder of this name
+_PROGRAMS = ("breakglass", "handler")  # "handler" is the folder that the Procfile starts
 _SEE = 'look at "config" in GET /health: "rejected" means that the old configuration is still in force'
 _FILES = "after a change of a file that LoadCredential= gives to the unit, restart it"
 
 
 def add_reload_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe `--unit` and `--pid`."""
+    """Add the arguments `--unit` and `--pid`."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--unit", metavar="NAME", help="then reload this unit of systemd, like breakglass")
     which.add_argument("--pid", type=int, metavar="N", help="then send SIGHUP to the handler that is this process")
@@ -31,10 +31,10 @@ def check_reload(arguments: argparse.Namespace) -> None:
 
 
 def reload_handler(arguments: argparse.Namespace) -> bool:
-    """Have the handler that the arguments name read its configuration again, and say so on stderr.
+    """Make the handler that the arguments name reload its configuration, and say so on stderr.
 
-    Without one, print the command to run and return False. Raises CommandError, with exit code 1, if it failed; the
-    file is changed by then, and the message says so.
+    If the arguments name no handler, print the command to run and return False. Raises CommandError with exit code 1 if
+    the reload failed. The file is already changed then, and the message says so.
     """
     if arguments.unit is not None:
         _reload_unit(arguments.unit)
@@ -79,9 +79,9 @@ def _hang_up(pid: int) -> None:
 
 
 def _open_handler(pid: int) -> int:
-    """Return a pidfd of a handler. Raises CommandError for any other process: SIGHUP would end most of them.
+    """Return a pidfd of a handler. Raises CommandError for other processes, because SIGHUP ends most of them.
 
-    It is opened first and looked at then: what a descriptor names can't become another process later.
+    The descriptor is opened before the check, because a pidfd can't refer to another process later.
     """
     try:
         pidfd = os.pidfd_open(pid)
@@ -95,7 +95,7 @@ def _open_handler(pid: int) -> int:
 
 
 def _why_no_handler(pid: int) -> str:
-    """Return why a process is no handler that takes SIGHUP; an empty text for one that does."""
+    """Return why a process is not a handler that accepts SIGHUP, or an empty text if it is one."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""`breakglass serve`: run the handler until it is told to stop."""
+"""`breakglass serve`: runs the handler until it is told to stop."""
 
 import argparse
 import os
@@ -22,13 +22,13 @@ def serve(arguments: argparse.Namespace) -> int:
     if os.geteuid() == 0:
         raise CommandError(_ROOT, _NOT_ROOT)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
-    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
+    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory, so that other processes of this user can't read it
     leave_process_1()
-    if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
+    if sys.stdout is None:  # otherwise a file or a connection would get its descriptor, and would receive the log
         raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     load_server_modules()
-    from ..server.server import make_server  # the other commands start without it
+    from ..server.server import make_server  # imported here, so that the other commands start without it
 
     name_this_user()
     config = load_as(None, path)
@@ -51,5 +51,5 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def _exit_quietly(sig: int, frame: object) -> None:
-    """Exit with code 0, because the server raises the signal that ended it once more."""
+    """Exit with code 0. Called because the server raises the signal that stopped it again."""
     sys.exit(DONE)

@@ -1,4 +1,4 @@
-"""What `breakglass serve` does before it serves: its address, its modules, its configuration."""
+"""Prepares `breakglass serve`: binds its address, loads its modules and its configuration."""
 
 import errno
 import importlib
@@ -14,14 +14,14 @@ from ..config.model import Config
 from .account import become
 from .output import CommandError, reason
 
-# --- Binds the handler's address before anything else starts, so that a taken port is the only error ---
+# --- Bind the handler's address before anything else starts, so that an occupied port is the only error ---
 
 BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
-    if not host:  # getaddrinfo(3) would take it for every address of this machine
+    if not host:  # getaddrinfo(3) would take an empty host for every address of this machine
         raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: are every address")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -31,8 +31,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
             opened = socket.create_server(address, family=family, backlog=BACKLOG)
-            # Made again with its protocol named, for which asyncio sets TCP_NODELAY; without, each answer would wait
-            # 40 ms for a delayed ACK.
+            # Recreate the socket with its protocol, because only then does asyncio set TCP_NODELAY. Without that, each
+            # answer would wait 40 ms for a delayed ACK.
             sockets.append(socket.socket(fileno=opened.detach()))
     except OSError as error:
         for opened in sockets:
@@ -52,23 +52,24 @@ def _explain(error: OSError, host: str, port: int) -> CommandError:
     return CommandError(f"can't listen on {at}: {reason(error)}", "check HOST and PORT")
 
 
-# --- What `serve` does before it listens. `check` does the same and ends there, so that both find the same problems.
+# --- The steps of `serve` before it listens. `check` does the same steps and then exits, so both find the same
+# problems.
 
 
 def load_server_modules() -> None:
-    """Load what only a handler needs. Raises CommandError if a part of the installation can't be used."""
+    """Load the modules that only a handler needs. Raises CommandError if one can't be loaded."""
     try:
-        importlib.import_module("..server.server", __package__)  # the SSH side comes with it
+        importlib.import_module("..server.server", __package__)  # this loads the SSH modules too
         from ..web.connection import check_uvicorn
 
         check_uvicorn()
-    except Exception as error:  # after half an upgrade a library can raise any exception
+    except Exception as error:  # after an incomplete upgrade, a library can raise any exception
         hint = "install Breakglass again, with its dependencies"
         raise CommandError(f"the handler can't start: {error!r}", hint) from None
 
 
 def load_as(account: pwd.struct_passwd | None, path: Path) -> Config:
-    """Become the account, if there is one, and return the configuration as it reads it, now and at each reload."""
+    """Change to the account, if given. Return the configuration as that account reads it."""
     from ..server.app import PAGE
 
     if account is not None:
@@ -96,9 +97,9 @@ def read_config(path: Path) -> Config:
 
 
 def _import_exposition() -> str:
-    """Load what answers GET /metrics; return why that can't be done, an empty text if it is done."""
+    """Load the modules for GET /metrics. Return why that failed, or an empty text."""
     try:
         importlib.import_module("..server.exposition", __package__)
-    except Exception as error:  # a library that is broken can raise any exception, and verbs do not need it
+    except Exception as error:  # a broken library can raise any exception, and verbs do not need this one
         return repr(error)
     return ""

@@ -1,6 +1,6 @@
 """`breakglass chat`: a conversation in a terminal.
 
-Asks about each proposal; only the answer y sends the operator's own signed request.
+The operator is asked about each proposal. Only the answer y sends the operator's own signed request.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .terminal_text import (
 )
 
 _ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
-_OPEN_FOR = timedelta(days=1)  # the host remembers an id for one to two days, and would then run it again
+_OPEN_FOR = timedelta(days=1)  # after one to two days, the host forgets an id and would run it again
 
 
 class Terminal:
@@ -32,7 +32,7 @@ class Terminal:
     def __init__(self, signer: Signer, conversation: ChatClient) -> None:
         self._signer, self._conversation = signer, conversation
         self._code = DONE
-        self._calls: dict[object, Event] = {}  # the turn's tool calls, by their id
+        self._calls: dict[object, Event] = {}  # the turn's tool calls, by id
 
     def run(self) -> int:
         """Run turns until the operator leaves; return the exit code of the last one."""
@@ -48,7 +48,7 @@ class Terminal:
         return self._code
 
     def _turn(self, events: Iterator[Event]) -> list[Event]:
-        """Show one turn; return its proposals. The first Ctrl-C stops the turn, the second one leaves."""
+        """Show one turn and return its proposals. The first Ctrl-C stops the turn, the second exits."""
         proposals: list[Event] = []
         stopping = False
         while True:
@@ -71,7 +71,7 @@ class Terminal:
                 return []
 
     def _report(self, error: HandlerError | NoAnswer) -> None:
-        """Say why a request to the handler failed."""
+        """Print why a request to the handler failed."""
         self._code, hint = FAILED, error.hint
         if isinstance(error, HandlerError):
             complain(str(error), hint)
@@ -90,7 +90,7 @@ class Terminal:
     # --- proposals ---
 
     def _settle(self, proposals: list[Event]) -> None:
-        """Ask about each proposal; once an approved verb has ended, have claude look what became of the VM."""
+        """Ask about each proposal. When an approved verb has ended, have claude check the VM."""
         ended = ""
         for each in proposals:
             verb, vm, job, why = (str(each[name]) for name in ("verb", "vm", "job", "why"))
@@ -102,7 +102,7 @@ class Terminal:
             self._turn(self._conversation.start_check(CHECK_PROMPT, ended))
 
     def _may_check(self) -> bool:
-        """Tell whether claude may continue by itself: below the limit always, above it if the operator says so."""
+        """Return whether claude may continue by itself. Above the cost limit, the operator must agree."""
         cost = self._conversation.cost_usd
         return cost < LIMIT_USD or self._is_yes(f"let claude check the VM ({cost_sentence(cost)})? y/N ")
 
@@ -112,7 +112,7 @@ class Terminal:
     # --- a conversation that continues ---
 
     def _resume(self) -> bool:
-        """Show the last turn and follow it if it still runs; tell whether the conversation can continue."""
+        """Show the last turn, and follow it if it still runs. Return whether the conversation can continue."""
         try:
             past = self._conversation.replay()
         except (HandlerError, NoAnswer) as error:
@@ -123,14 +123,14 @@ class Terminal:
         show(f"\n({local_minute(past.at)})\n{shortened(past.prompt, '> ')}")
         for event in without_retracted(past.events):
             self._show(event)
-        self._code = DONE  # of this run, not of the earlier turn
+        self._code = DONE  # the code of this run, not of the earlier turn
         proposals = [event for event in past.events if event["type"] == "approval"]
         new = self._turn(self._conversation.follow_turn()) if past.is_running else []
         self._settle([each for each in proposals if self._is_open(each, past.at)] + new)
         return True
 
     def _is_open(self, proposal: Event, at: str) -> bool:
-        """Tell whether a proposal of an earlier turn can still be approved; if not, say why."""
+        """Return whether a proposal of an earlier turn can still be approved. If not, print why."""
         verb, vm, job = (str(proposal[name]) for name in ("verb", "vm", "job"))
         try:
             is_young = abs(datetime.now(UTC) - datetime.fromisoformat(at)) < _OPEN_FOR
@@ -165,7 +165,7 @@ class Terminal:
             self._code = DONE if event["ok"] is True else FAILED
 
     def _show_result(self, event: Event) -> None:
-        """Show a tool's result, except the refusal that the proposal after it stands for."""
+        """Show a tool's result. Skip a refusal, because the proposal after it says the same."""
         call, text = self._calls.pop(event["id"], {}), str(event["text"])
         arguments = call.get("input")
         given = arguments if isinstance(arguments, dict) else {}
@@ -174,14 +174,14 @@ class Terminal:
 
 
 def _approve(job: str, call: VerbCall) -> bool:
-    """Send the operator's own request for a proposal, and tell whether the host ended it."""
+    """Send the operator's own request for a proposal, and return whether the host has ended it."""
     results: list[Event] = []
     run_verb(call, job, Display(), results.append)
     return any(result["outcome"] in _ENDED for result in results)
 
 
 def _look_up(signer: Signer, vm: str, job_id: str) -> str:
-    """Return what became of a proposal, empty if the host does not know its id."""
+    """Return the outcome of a proposal, or an empty text if the host does not know its id."""
     try:
         result = send(signer, new_id(), VerbCall("history", vm, job=job_id), lambda _: None)
     except (HandlerError, NoAnswer) as error:

@@ -6,21 +6,21 @@ from datetime import datetime
 
 from ..client import Event
 
-LIMIT_USD = 1.0  # a conversation that cost less lets claude check by itself after an approved verb; the page's limit
-CHECK_PROMPT = (  # as on the page
+LIMIT_USD = 1.0  # below this cost, claude checks by itself after an approved verb; the same limit as on the page
+CHECK_PROMPT = (  # the same text as on the page
     "The operator approved your proposal, and the verb has ended. "
     "Check the VM, and say in a few sentences how it is now."
 )
-LINES = 4  # of a tool's result, or of an earlier question, that are shown
+LINES = 4  # shown lines of a tool's result or of an earlier question
 
 
 def cost_sentence(cost_usd: float) -> str:
-    """Return what a conversation has cost, with the limit."""
+    """Return a sentence with a conversation's cost and the limit."""
     return f"this conversation: ${cost_usd:.2f} of ${LIMIT_USD:.2f}"
 
 
 def local_minute(at: str) -> str:
-    """Return a time of the handler in local time, to the minute; as it came if it can't be read."""
+    """Return a time of the handler in local time, to the minute; or unchanged if it can't be parsed."""
     try:
         return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError):
@@ -28,7 +28,7 @@ def local_minute(at: str) -> str:
 
 
 def command_of(event: Event) -> str:
-    """Return a tool call as a person reads it: its command if it has one."""
+    """Return a tool call for a person to read, as its command if it has one."""
     arguments = event["input"]
     if isinstance(arguments, Mapping) and isinstance(arguments.get("command"), str):
         return str(arguments["command"])
@@ -36,14 +36,14 @@ def command_of(event: Event) -> str:
 
 
 def shortened(text: str, margin: str = "  ") -> str:
-    """Return the first lines of a text, each after the margin, and how many were left out."""
+    """Return the first lines of a text, each after the margin, and the number of omitted lines."""
     lines = text.splitlines()
     more = [f"… {len(lines) - LINES} more lines"] if len(lines) > LINES + 1 else []
     return "".join(f"{margin}{line}\n" for line in [*(lines[:LINES] if more else lines), *more])
 
 
 def without_retracted(events: Iterable[Event]) -> list[Event]:
-    """Return the events of a turn without the text that its later events retract."""
+    """Return the events of a turn without the texts that later events retract."""
     kept: list[Event] = []
     for event in events:
         first = event.get("retract")
@@ -55,7 +55,7 @@ def without_retracted(events: Iterable[Event]) -> list[Event]:
 
 
 def table_of(conversations: Sequence[Event], vm: str) -> str:
-    """Return a line for each conversation about a VM, or about any for an empty name, with its number in the list."""
+    """Return a numbered line for each conversation about a VM (any VM if the name is empty)."""
     rows = [
         (str(number), local_minute(str(each["at"])), str(each["vm"]), _first_words(each))
         for number, each in enumerate(conversations, 1)

@@ -1,1 +1,1 @@
-"""`breakglass keys`: the callers in the configuration and their secrets, made, listed, changed and ended."""
+"""`breakglass keys`: creates, lists, changes and revokes callers and their secrets."""

@@ -1,4 +1,4 @@
-"""The arguments of `breakglass keys`. Its commands are loaded when they run, so the others start without them."""
+"""The arguments of `breakglass keys`. Its modules are loaded only when they run, so other commands start faster."""
 
 import argparse
 

@@ -20,7 +20,7 @@ from ..output import FAILED, CommandError, reason, say
 
 # --- New secrets for callers, and the file that gives one to its caller ---
 
-KEYS = {method: key for key, method in AUTH_METHODS.items()}  # the entry's key for each auth method
+KEYS = {method: key for key, method in AUTH_METHODS.items()}  # the key in the caller's entry for each auth method
 NOUNS = {SIGNATURE: "signing key", BEARER: "token", GRAFANA: "secret"}
 
 
@@ -38,10 +38,10 @@ def new_signing_key() -> str:
 
 @contextlib.contextmanager
 def secret_file(file: str | None, secret: str) -> Iterator[None]:
-    """Write a secret to a new file, which its owner alone can read; remove it if what follows fails.
+    """Write a secret to a new file that only its owner can read. Remove the file if the block fails.
 
-    None writes nothing: standard output shows it. Raises CommandError for a file that exists or can't be written, and
-    for None without a standard output.
+    For None, no file is written, because standard output shows the secret. Raises CommandError if the file exists or
+    can't be written, or for None if there is no standard output.
     """
     if file is None:
         if sys.stdout is None:
@@ -67,7 +67,7 @@ def secret_file(file: str | None, secret: str) -> Iterator[None]:
         raise
 
 
-# --- The configuration whose callers `breakglass keys` changes, and the errors of an edit as a command's ---
+# --- The configuration whose callers `breakglass keys` changes, and an edit's errors as errors of the command ---
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def find_config(arguments: argparse.Namespace) -> Path:
 
 
 def find_caller(file: Path, name: str) -> tuple[CallerEntry, list[CallerEntry]]:
-    """Return the entry of a caller, and those of the others. Raises CommandError if there is no such caller."""
+    """Return a caller's entry, and the entries of all others. Raises CommandError if there is no such caller."""
     entries, _ = load_callers(read_sources(file, os.environ), os.environ)
     own = [each for each in entries if each.name == name]
     if not own:
@@ -96,11 +96,11 @@ def find_caller(file: Path, name: str) -> tuple[CallerEntry, list[CallerEntry]]:
 
 
 def show_or_take_back(arguments: argparse.Namespace, file: Path, secret: str) -> None:
-    """Print a caller's new secret unless --out has it; end it if that fails, because no one has seen it then."""
+    """Print a caller's new secret unless --out has it. If printing fails, revoke the unseen secret."""
     try:
         if arguments.out is None:
             say(secret)
-    except BaseException:  # a pipe that is closed, or Ctrl-C
+    except BaseException:  # a closed pipe, or Ctrl-C
         with contextlib.suppress(EditError):
             take_back(file, arguments.name, secret)
         raise
@@ -108,7 +108,7 @@ def show_or_take_back(arguments: argparse.Namespace, file: Path, secret: str) ->
 
 @contextlib.contextmanager
 def changing() -> Iterator[None]:
-    """Report an edit that failed as the command's error. SIGTERM and SIGHUP end the command as Ctrl-C does."""
+    """Report a failed edit as an error of the command. SIGTERM and SIGHUP end it as Ctrl-C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:

@@ -1,4 +1,4 @@
-"""`breakglass keys list`: one line for each caller, with no secret, and when it was last heard of."""
+"""`breakglass keys list`: one line for each caller, without a secret, with the time of its last request."""
 
 import argparse
 import json
@@ -20,24 +20,24 @@ from ...config.sources import caller_file, read_sources
 from ..output import DONE, FAILED, CommandError, reason, say
 from .configuration import find_config
 
-# --- When callers were last heard of, from the handler's log: docs/logs.md ---
+# --- The time of each caller's last request, from the handler's log (docs/logs.md) ---
 
 _MOST_LINE_BYTES = 1 << 20  # the handler's longest line is far shorter
-_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # the request names a caller whose key did not sign it
+_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # in these events, the named caller's key did not sign the request
 
 
 class Usage(NamedTuple):
-    """The time of the newest request of each caller, and of each of its keys by fingerprint, as the log writes it."""
+    """The time of the newest request of each caller, and of each key by its fingerprint, as in the log."""
 
     callers: dict[str, str]
     keys: dict[tuple[str, str], str]
 
 
 def read_usage(file: str, names: Iterable[str]) -> Usage:
-    """Read a log as a stream; `-` is standard input. Other callers than `names` are left out.
+    """Read a log as a stream. `-` is standard input. Only callers in `names` are included.
 
-    A line is a JSON object, with or without the text that journalctl puts before it. A damaged line is skipped. Raises
-    CommandError for a file that can't be read.
+    A line is a JSON object, with or without the prefix of journalctl. A damaged line is skipped. Raises CommandError if
+    the file can't be read.
     """
     try:
         if file == "-":
@@ -52,7 +52,7 @@ def _read(log: BinaryIO, names: frozenset[str]) -> Usage:
     usage = Usage({}, {})
     while line := log.readline(_MOST_LINE_BYTES):
         start = line.find(b"{")
-        if start < 0 or b'"caller"' not in line:  # nearly every line of a large log has one: parse no others
+        if start < 0 or b'"caller"' not in line:  # parse only lines with an object and a caller
             continue
         try:
             note = json.loads(line[start:])
@@ -70,7 +70,7 @@ def _read(log: BinaryIO, names: frozenset[str]) -> Usage:
 
 
 def _add(usage: Usage, name: str, note: dict[str, object]) -> None:
-    """Take a line of `request`, or of `alert`, which names no key."""
+    """Count a line of the event `request`, or of `alert`, which names no key."""
     time, key = str(note["time"]), note.get("key")
     usage.callers[name] = max(time, usage.callers.get(name, ""))
     if isinstance(key, str) and key:
@@ -82,7 +82,7 @@ def _add(usage: Usage, name: str, note: dict[str, object]) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """What the list says of one caller. `disabled` is why its requests are refused, empty if they are not."""
+    """The list's row for one caller. `disabled` is why its requests are refused, or empty."""
 
     name: str
     file: str
@@ -96,7 +96,7 @@ class Row:
 
 
 def keys_list(arguments: argparse.Namespace) -> int:
-    """List the callers; with --log, say when each was last heard of."""
+    """List the callers; with --log, show the time of each one's last request."""
     file = find_config(arguments)
     entries, callers = load_callers(read_sources(file, os.environ), os.environ)
     rows = [_row(file, each, callers.get(each.name)) for each in entries]
@@ -163,14 +163,15 @@ def _expiry(end: datetime | None, now: datetime) -> str:
 
 
 def _last_used(row: Row, usage: Usage) -> str:
-    """Return when a caller was last heard of; with several secrets, each by its fingerprint."""
+    """Return the time of a caller's last request. If it has several secrets, one time per fingerprint."""
     if len(row.keys) < 2:
         return usage.callers.get(row.name, "not in this log")
     return ", ".join(f"{key} {usage.keys.get((row.name, key), 'not in this log')}" for key in row.keys)
 
 
 def _print(lines: Sequence[Sequence[str]]) -> None:
-    lines = [[word.replace("\n", r"\n").replace("\t", r"\t") for word in line] for line in lines]  # one line each
+    # so that each caller has one line
+    lines = [[word.replace("\n", r"\n").replace("\t", r"\t") for word in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

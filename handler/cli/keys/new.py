@@ -1,4 +1,4 @@
-"""`breakglass keys new` and `rotate`: a caller and its first secret, and a new secret beside the old one."""
+"""`breakglass keys new` and `rotate`: add a caller with its first secret, and add a new secret beside the old one."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ from ..reloading import check_reload, reload_handler
 from .configuration import KEYS, NOUNS, changing, find_caller, find_config, new_secret, secret_file, show_or_take_back
 from .pairing import pair_new, pair_rotate
 
-# --- `breakglass keys new`: a file for another caller. The secret is shown this once, or written to a file ---
+# --- `breakglass keys new`: a file for a new caller. The secret is shown only once, or written to a file ---
 
 
 def keys_new(arguments: argparse.Namespace) -> int:
-    """Add a caller and show its secret; with --print, print its file and change nothing."""
+    """Add a caller and show its secret; with --print, only print its file."""
     method = arguments.method or SIGNATURE
     entry = _make_entry(arguments, method)
     if arguments.pair:
@@ -52,7 +52,7 @@ def _pair(arguments: argparse.Namespace, entry: dict[str, object]) -> int:
 
 
 def _make_entry(arguments: argparse.Namespace, method: str) -> dict[str, object]:
-    """Return the entry without its secret. Raises CommandError for a name or a limit that can't be used."""
+    """Return the entry without its secret. Raises CommandError for an invalid name or limit."""
     if not is_caller_name(arguments.name):
         raise CommandError(f'not a usable caller name: "{arguments.name}"', NAME_HINT)
     signs = method == SIGNATURE
@@ -77,7 +77,7 @@ def _words(flag: str, text: str, is_usable: Callable[[str], bool], hint: str) ->
 
 
 def _time(text: str) -> datetime:
-    """Return a time in UTC. Raises CommandError for a text that is no time, and for a time that has passed."""
+    """Return a time in UTC. Raises CommandError if the text is not a time, or the time has passed."""
     try:
         time = datetime.fromisoformat(text)
         time = time.replace(tzinfo=time.tzinfo or UTC, microsecond=0).astimezone(UTC)
@@ -92,7 +92,7 @@ def _time(text: str) -> datetime:
 
 
 def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[str, object]) -> int:
-    """Print a caller's file, for a configuration elsewhere. With --out, it names the file with the secret."""
+    """Print a caller's file, for a configuration elsewhere. With --out, it names the secret's file."""
     key: dict[str, object] = {KEYS[method]: secret}
     if arguments.out is not None:
         key = {f"{KEYS[method]}_file": os.path.abspath(arguments.out)}
@@ -104,11 +104,11 @@ def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[
     return DONE
 
 
-# --- `breakglass keys rotate`: a caller gets a new secret beside the old one, and later loses the old one ---
+# --- `breakglass keys rotate`: a caller gets a new secret beside the old one, and later the old one is revoked ---
 
 
 def keys_rotate(arguments: argparse.Namespace) -> int:
-    """Give a caller one more secret, which is shown or written to a file; --drop-old ends all but the newest."""
+    """Add a secret to a caller, and show it or write it to a file. --drop-old revokes all but the newest."""
     check_reload(arguments)
     file = find_config(arguments)
     with changing():
@@ -157,7 +157,7 @@ def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
 
 
 def _fingerprints(file: Path, name: str) -> list[str]:
-    """Return the fingerprint of each secret of a caller, as the log has them. Raises CommandError if it is disabled."""
+    """Return the fingerprints of a caller's secrets, as in the log. Raises CommandError if it is disabled."""
     _, usable = load_callers(read_sources(file, os.environ), os.environ)
     if name not in usable:
         raise CommandError(f"the entry of {name} has an error", "see breakglass check", FAILED)

@@ -1,7 +1,8 @@
-"""`keys new NAME --pair` and `keys rotate NAME --pair`: a device gets the new signing key by a link that opens once.
+"""`keys new NAME --pair` and `keys rotate NAME --pair`: gives a device its new signing key by a link that opens once.
 
-The command waits until a device has fetched the key. It revokes the key by itself if none has by then, if it was asked
-for twice, and if the command is interrupted. The key and the link are in this process and in its output alone.
+The command waits until a device has fetched the key. It revokes the key by itself if no device has fetched the key in
+time, if the key was requested twice, or if the command is interrupted. Only this process and its output have the key
+and the link.
 """
 
 import argparse
@@ -32,9 +33,9 @@ _POLL_SECONDS = 0.3
 
 
 class Grant(NamedTuple):
-    """What happens to a new signing key of a caller: how its entry gets the key, and what a person is told.
+    """How a caller's entry gets a new signing key, and what a person is told.
 
-    `by_hand` ends the key if this command can't; `paired` is said at the end.
+    `by_hand` is the command that revokes the key if this command can't. `paired` is the text at the end.
     """
 
     add: Callable[[str], object]
@@ -54,7 +55,7 @@ def pair_new(arguments: argparse.Namespace, file: Path, entry: Mapping[str, obje
 
 
 def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
-    """Pair a device with one more signing key of a caller; the others stay good. Return the exit code."""
+    """Pair a device with an additional signing key of a caller. The other keys stay valid. Return the exit code."""
     name = arguments.name
     grant = Grant(
         lambda signing_key: add_secret(file, name, signing_key),
@@ -69,19 +70,20 @@ def _pair(arguments: argparse.Namespace, file: Path, grant: Grant) -> int:
     url = find_page(arguments.url, place.urls)
     account = find_account(file, arguments.user)
     directory = find_sessions(place, arguments.pid)
-    prctl(PR_SET_DUMPABLE, 0)  # other processes of this user can't read the key
+    prctl(PR_SET_DUMPABLE, 0)  # so that other processes of this user can't read the key
     with _Ending() as ending, KeyDirectory(directory, account) as keys:
         return _Pairing(arguments, file, grant, url, keys, ending).run()
 
 
 class _Ending:
-    """Notes the signals that end a command, so that it can clean up first. `number` is the last one, or 0."""
+    """Records the signals that end a command, so that it can clean up first. `number` is the last signal, or 0."""
 
     number = 0
 
     def __enter__(self) -> "_Ending":
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-        ours = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
+        # ignored, for example, under nohup
+        ours = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in ours}
         return self
 
@@ -106,7 +108,7 @@ class _Pairing:
         self._reads_input, self._is_confirmed = sys.stdin is not None, False
 
     def run(self) -> int:
-        """Return the exit code, after the key was fetched once or revoked."""
+        """Pair the device. Return the exit code after the key was fetched once or revoked."""
         sealed = pairing.seal(self._one_time_key, self._id, self._name, self._signing_key)
         try:
             self._grant.add(self._signing_key)
@@ -129,7 +131,7 @@ class _Pairing:
         return INTERRUPTED if why and self._ending.number else FAILED if why else DONE
 
     def _hand_over(self, sealed: str) -> str:
-        """Return why the key has to be revoked; an empty text if a device fetched it once."""
+        """Return why the key must be revoked, or an empty text if a device fetched it once."""
         if not reload_handler(self._arguments) and self._reads_input and sys.stdin.isatty():
             say("Reload the handler, then press Enter here.")
             while not self._is_enter_pressed():
@@ -142,7 +144,8 @@ class _Pairing:
         while time.monotonic() < end and not self._ending.number:
             state = self._keys.call("find_state", self._id)
             if state == TWICE:
-                return _explain(state)  # not yet if it is gone, because an NFS client can see a new name a minute late
+                # a missing file is no end yet, because an NFS client can see a new name a minute late
+                return _explain(state)
             if state == FETCHED and not was_fetched:
                 was_fetched = True
                 self._forget_input()
@@ -168,7 +171,7 @@ class _Pairing:
         say("if it says anything else, or is not yours, press Ctrl-C, which revokes the key.")
 
     def _is_enter_pressed(self) -> bool:
-        """Wait for a moment, and tell whether a line was typed meanwhile."""
+        """Wait for a moment, and return whether a line was typed."""
         if not self._reads_input:
             time.sleep(_POLL_SECONDS)
             return False
@@ -176,22 +179,22 @@ class _Pairing:
             return False
         try:
             data = os.read(sys.stdin.fileno(), 4096)
-        except OSError:  # the terminal has gone
+        except OSError:  # the terminal was closed
             data = b""
         self._reads_input = data != b""
         return b"\n" in data
 
     def _forget_input(self) -> None:
-        """Forget what was typed before there was a question."""
+        """Discard what was typed before the question."""
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
     def _revoke(self, why: str) -> None:
-        """Take the key back, and say so."""
+        """Revoke the key, and say so."""
         name = self._name
         if self._ending.number == signal.SIGHUP:
-            drop_output()  # the terminal has gone
-        with contextlib.suppress(CommandError):  # without it in the configuration, the key is good for nothing
+            drop_output()  # the terminal was closed
+        with contextlib.suppress(CommandError):  # without its entry in the configuration, the key is useless
             self._keys.call("withdraw", self._id)
         try:
             take_back(self._file, name, self._signing_key)
@@ -213,7 +216,7 @@ class _Pairing:
 
 
 def _explain(state: str) -> str:
-    """Return why a key in this state has to be revoked, an empty text if it was fetched once."""
+    """Return why a key in this state must be revoked, or an empty text if it was fetched once."""
     return {
         FETCHED: "",
         TWICE: "the key was asked for twice",

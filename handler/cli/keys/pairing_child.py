@@ -1,7 +1,7 @@
-"""A child that has become the handler's user, and that alone touches the keys in `sessions.dir/pairing/`.
+"""A child process that runs as the handler's user. Only it accesses the keys in `sessions.dir/pairing/`.
 
-Root makes no file in a directory of another user, because a name there can become a link at any moment. The child is
-forked before there is a key, so it never has one.
+Root creates no file in another user's directory, because that user can replace a name by a link at any moment. The
+child is forked before a key exists, so its memory never contains one.
 """
 
 import json
@@ -23,7 +23,7 @@ _CALLS = {"leave": leave, "find_state": find_state, "withdraw": withdraw}
 
 
 class KeyDirectory:
-    """`sessions.dir/pairing/`, as the handler's user sees it. What fails raises CommandError."""
+    """`sessions.dir/pairing/`, accessed as the handler's user. Every failure raises CommandError."""
 
     def __init__(self, directory: str, account: pwd.struct_passwd | None) -> None:
         self._directory = os.path.abspath(directory)
@@ -36,19 +36,19 @@ class KeyDirectory:
         self._ours.settimeout(_SECONDS)
 
     def __enter__(self) -> "KeyDirectory":
-        """Return it, once the child is the handler's user."""
+        """Return this object after the child has become the handler's user."""
         self._receive()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the child. One that a disk holds ends when the disk lets it go."""
+        """End the child. A child that hangs on a disk ends when the disk answers."""
         self._ours.close()
         end = time.monotonic() + _END_SECONDS
         while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < end:
             time.sleep(0.01)
 
     def call(self, name: str, *arguments: object) -> str:
-        """Call `leave`, `find_state` or `withdraw` of config/pairing.py there, and return what it returns."""
+        """Call `leave`, `find_state` or `withdraw` of config/pairing.py in the child, and return the result."""
         try:
             self._ours.send(json.dumps([name, *arguments]).encode())
         except OSError:
@@ -59,7 +59,7 @@ class KeyDirectory:
         try:
             data = self._ours.recv(_MOST_BYTES)
         except TimeoutError:
-            self._ours.close()  # its answer would be taken for that of the next call
+            self._ours.close()  # a late answer would be taken for the answer of the next call
             raise self._failed(f"it did not answer within {_SECONDS:g} s") from None
         except OSError:
             data = b""
@@ -77,9 +77,9 @@ def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | N
     """Answer calls until the other end is closed. Does not return."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)  # the parent is told too, and needs this process to clean up
+            signal.signal(number, signal.SIG_IGN)  # the parent gets the signal too, and needs this process to clean up
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):  # a reader of the output must not wait for a disk that holds this process
+        for fd in (0, 1, 2):  # otherwise a reader of the output would wait for a process that hangs on a disk
             os.dup2(nowhere, fd)
         try:
             if account is not None:

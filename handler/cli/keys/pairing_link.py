@@ -1,4 +1,4 @@
-"""A pairing link: which address it opens, where the key waits, and its QR code."""
+"""A pairing link: the address that it opens, the directory in which the key waits, and the QR code."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def find_page(given: str | None, urls: Sequence[str]) -> str:
 
 
 def find_sessions(place: PairingPlace, pid: int | None) -> str:
-    """Return sessions.dir. A relative one begins at the handler's own working directory, which its process tells."""
+    """Return sessions.dir. A relative one starts at the handler's working directory, known from its process."""
     if os.path.isabs(place.sessions_dir):
         return place.sessions_dir
     try:
@@ -48,14 +48,14 @@ def _from_here(place: PairingPlace) -> str:
     return directory
 
 
-# --- Draws a QR code in a terminal, black on white whatever the terminal's own colours are ---
+# --- Draws a QR code in a terminal, black on white, independent of the terminal's colours ---
 
 BORDER = 4  # modules of the quiet zone on each side, which a scanner needs (ISO/IEC 18004)
 _BLOCKS = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 
 
 def draw_qr(text: str) -> bool:
-    """Draw a text, if standard output is a terminal with room and letters for it; tell whether it was drawn."""
+    """Draw a text as a QR code if standard output is a large enough terminal. Return whether it was drawn."""
     rows = make_rows(text)
     encoding = sys.stdout.encoding or "ascii"
     try:

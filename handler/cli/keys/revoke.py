@@ -1,4 +1,4 @@
-"""`breakglass keys revoke`: a caller's file is removed."""
+"""`breakglass keys revoke`: removes a caller's file."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from .configuration import changing, find_caller, find_config
 def keys_revoke(arguments: argparse.Namespace) -> int:
     """Remove a caller's file, after a question in a terminal. The handler refuses its requests after a reload.
 
-    A caller in the configuration itself is not removed: say what a person has to remove.
+    A caller in the configuration itself is not removed. Instead, the output says what a person must remove.
     """
     check_reload(arguments)
     file, name = find_config(arguments), arguments.name
@@ -57,9 +57,9 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 
 
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
-    """Return that a person has to remove a caller's lines. Shows none of them, because a secret may be in it."""
+    """Return the instruction to remove a caller's lines. Shows none of them, because one may be a secret."""
     message = f"{name} stands in {file}, which this command does not change; {name} was not removed"
-    has_both = caller_file(file, name).exists()  # without the lines, that file counts
+    has_both = caller_file(file, name).exists()  # after the lines are removed, that file takes effect
     then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
     return message, f"remove callers.{name} from {os.path.realpath(file)}; {then}"
 
@@ -77,7 +77,7 @@ def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
 
 
 def _say_uses(name: str, left: tuple[str, ...]) -> None:
-    """Say what else depends on a caller that is gone."""
+    """Print what else depends on a removed caller."""
     if left:
         remark(f"no longer used, and still there: {', '.join(left)}")
     if os.environ.get("BREAKGLASS_SECRET_FILE") in left:
