@@ -1,4 +1,4 @@
-"""Addresses of SSH servers and the keys that they must show, as several tables have them. Pure."""
+"""Addresses of SSH servers and their pinned host keys, for the tables that have them. Pure."""
 
 import binascii
 import re
@@ -16,7 +16,7 @@ Lines = tuple[str, ...]
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address `user@host[:port]`; None for any other text."""
+    """Return the address `user@host[:port]`; or None for any other text."""
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"] or 22) not in range(1, 65536):
         return None
@@ -24,7 +24,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def read_address(entry: Entry, key: str) -> Address | None:
-    """Return the address that a key has; None, with a problem, for anything else."""
+    """Return the address in a setting. For anything else, record a problem and return None."""
     text = entry.get_str(key)
     address = parse_address(text)
     if address is None:
@@ -34,7 +34,7 @@ def read_address(entry: Entry, key: str) -> Address | None:
 
 
 def is_public_key(line: str) -> bool:
-    """Tell whether a line is a whole public key of OpenSSH: its type, and base64 of fields that begin with the type."""
+    """Return whether a line is a complete OpenSSH public key: a type, and base64 that begins with that type."""
     if not _HOST_KEY.fullmatch(line):
         return False
     kind, encoded = line.split(" ")[:2]
@@ -53,7 +53,7 @@ def is_public_key(line: str) -> bool:
 
 
 def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
-    """Return the pinned keys and the certificate authorities; both empty for the explicit word "any"."""
+    """Return the pinned keys and the certificate authorities; both are empty for the explicit word "any"."""
     pin, ca = f"{prefix}_key", f"{prefix}_ca"
     if entry.get(pin) == "any":
         if entry.has(ca):

@@ -1,4 +1,4 @@
-"""The `[[alerts]]` entries: which alerts concern which VM. An error in an entry disables that entry. Pure."""
+"""The `[[alerts]]` entries: they say which alerts concern which VM. An error in an entry disables that entry. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _Wanted = str | re.Pattern[str]
 def read_rules(top: Entry, vms: Iterable[str], named: Iterable[str]) -> tuple[Rule, ...]:
     """Return the entries without a fault.
 
-    `named` are all VMs in the file, `vms` those that work, so a disabled VM takes its alerts with it.
+    `named` are all VMs in the file, and `vms` the valid ones. So the entries of a disabled VM are disabled too.
     """
     on = tuple(vms)
     off = set(named) - set(on)
@@ -50,7 +50,7 @@ def _match(entry: Entry) -> Mapping[str, _Wanted]:
 
 
 def _wanted(entry: Entry, key: str, value: object) -> _Wanted:
-    """Return the text that a label must be, or the pattern if the value begins with ~."""
+    """Return the text that a label must equal, or the pattern if the value begins with ~."""
     if not isinstance(value, str):
         entry.problem(key, f"is not text: {quoted(value)}", "put it in quotes")
         return ""

@@ -1,8 +1,8 @@
-"""Writes, replaces and removes callers' own files: `breakglass keys`. The configuration file is never changed.
+"""Writes, replaces and removes callers' own files, for `breakglass keys`. The configuration file is never changed.
 
-Each function changes one file as a whole, or raises EditError or ConfigError and changes nothing. After a crash, the
-old file is there or the new one. Two commands at once wait for each other. A change that brings a problem which
-`breakglass check` does not find now is refused. No function reloads the handler.
+Each function changes one file as a whole, or raises EditError or ConfigError and changes nothing. After a crash, either
+the old or the new file exists. Two commands at the same time wait for each other. A change is refused if it causes a
+problem that `breakglass check` does not find now. No function reloads the handler.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from .load import load_sources, parse_toml
 from .new_file import caller_text
 from .sources import caller_file, describe_exposure, protect, read_sources
 
-_NEW = ".new"  # a name that begins with a dot belongs to no caller
+_NEW = ".new"  # begins with a dot, so it is no caller's name
 
 
 class EditError(Exception):
-    """Raised if a file can't be changed, and was not: what is wrong, and what to do."""
+    """Raised if a file was not changed. Says what is wrong, and what to do."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -33,9 +33,9 @@ class EditError(Exception):
 
 
 def add_caller(config: Path, name: str, entry: Mapping[str, object]) -> None:
-    """Write the file of a new caller: `entry` has what a table [callers.NAME] can have.
+    """Write the file of a new caller: `entry` has the keys of a table [callers.NAME].
 
-    Raises EditError if there is a caller of that name, also in the configuration.
+    Raises EditError if a caller of that name exists, even in the configuration itself.
     """
     with _editing(config) as edit:
         if any(each.name == name for each in edit.entries):
@@ -45,7 +45,7 @@ def add_caller(config: Path, name: str, entry: Mapping[str, object]) -> None:
 
 
 def remove_caller(config: Path, name: str) -> tuple[str, ...]:
-    """Remove the file of a caller. Return the files with secrets that it named, which stay."""
+    """Remove a caller's file. Return the secret files that it named. They are not removed."""
     with _editing(config) as edit:
         table = edit.find(name).entry.data
         edit.put(name, None)
@@ -53,7 +53,7 @@ def remove_caller(config: Path, name: str) -> tuple[str, ...]:
 
 
 def add_secret(config: Path, name: str, secret: str) -> None:
-    """Give a caller one more secret, the newest; the others stay good."""
+    """Add a secret to a caller, as the newest. The others stay valid."""
     with _editing(config) as edit:
         table = edit.find(name).entry.data
         kind = method_setting(name, table)
@@ -61,9 +61,9 @@ def add_secret(config: Path, name: str, secret: str) -> None:
 
 
 def take_back(config: Path, name: str, secret: str) -> None:
-    """End one secret of a caller, and the caller if it has no other one.
+    """Remove one secret of a caller, and the caller itself if it has no other secret.
 
-    What someone else has given the caller meanwhile stays. Nothing is changed where the secret is gone already.
+    Secrets that were added since then stay. If the secret is already gone, nothing is changed.
     """
     with _editing(config) as edit:
         table = next((each.entry.data for each in edit.entries if each.name == name and each.has_file), {})
@@ -74,9 +74,9 @@ def take_back(config: Path, name: str, secret: str) -> None:
 
 
 def drop_old_secrets(config: Path, name: str) -> tuple[bool, tuple[str, ...]]:
-    """End all secrets of a caller but the newest: the last in its file, or that of the last file if there is none.
+    """Remove all secrets of a caller except the newest. That is the last one in its file, or in the last secret file.
 
-    Return whether there was an older one, and the files of those that end, which stay.
+    Return whether there was an older secret, and the files of the removed secrets, which are not deleted.
     """
     with _editing(config) as edit:
         table = edit.find(name).entry.data
@@ -90,7 +90,7 @@ def drop_old_secrets(config: Path, name: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def method_setting(name: str, table: Mapping[str, Any]) -> str:
-    """Return the setting that has a caller's secrets. Raises EditError if there is not exactly one."""
+    """Return the name of the setting with a caller's secrets. Raises EditError if there is not exactly one."""
     kinds = [kind for kind in AUTH_METHODS if kind in table or f"{kind}_file" in table]
     if len(kinds) != 1:
         raise EditError(f"{name} has {len(kinds)} auth methods", "see the problems that breakglass check lists")
@@ -98,14 +98,14 @@ def method_setting(name: str, table: Mapping[str, Any]) -> str:
 
 
 def texts_of(table: Mapping[str, Any], key: str) -> list[str]:
-    """Return the texts of a setting, which is one text or a list; without what is no text."""
+    """Return the texts of a setting, which is one text or a list. Other values are skipped."""
     value = table.get(key, [])
     values = [value] if isinstance(value, str) else value
     return [text for text in values if isinstance(text, str)] if isinstance(values, list) else []
 
 
 def _changed(table: Mapping[str, object], changes: Mapping[str, list[str]]) -> dict[str, object]:
-    """Return a table with other lists. One that is empty is left out; one with a single text is written as that."""
+    """Return a table with changed lists. An empty list is left out. A list of one text becomes that text."""
     changed = {key: values[0] if len(values) == 1 else values for key, values in changes.items()}
     return {key: value for key, value in {**table, **changed}.items() if value or key not in changes}
 
@@ -146,8 +146,8 @@ class _Edit:
             elif name in self._sources.callers:
                 new.rename(file)
             else:
-                os.link(new, file)  # which does not replace a file
-            with contextlib.suppress(OSError):  # the change is in force, whatever the disk says now
+                os.link(new, file)  # link(2) never replaces a file
+            with contextlib.suppress(OSError):  # the change is already in force, even if this sync fails
                 sync(self._directory)
         finally:
             with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ class _Edit:
         """Write a new file with the owner and mode of another one."""
         if not self._directory.is_dir():
             _make_directory(self._directory, self._sources.status)
-        new.unlink(missing_ok=True)  # of a command that was killed
+        new.unlink(missing_ok=True)  # left by a command that was killed
         status = model.stat()
         write_new(new, text, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
@@ -183,7 +183,7 @@ class _Edit:
 
 
 def _make_directory(directory: Path, config: os.stat_result) -> None:
-    """Make the directory of callers. Those who may read the configuration may enter it."""
+    """Create the directory of callers. Users that may read the configuration may enter it."""
     directory.mkdir(0o700)
     os.chown(directory, config.st_uid, config.st_gid)
     directory.chmod(0o750 if config.st_mode & stat.S_IRGRP else 0o700)
@@ -192,7 +192,7 @@ def _make_directory(directory: Path, config: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _editing(config: Path) -> Iterator[_Edit]:
-    """Return the callers of a configuration to be changed, and hold the lock against another command."""
+    """Return the callers for a change, and hold the lock that makes other commands wait."""
     try:
         directory = os.open(config.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

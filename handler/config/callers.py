@@ -1,4 +1,4 @@
-"""The `[callers.NAME]` tables, of this file or of callers.d, and `[metrics]`, whose caller only reads. Pure."""
+"""The `[callers.NAME]` tables, in the configuration or in callers.d, and the `[metrics]` table. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,11 +11,9 @@ from .model import is_caller_name
 from .reader import Entry, in_file, quoted
 
 # --- Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
-#
-# An error in an entry disables that caller.
-#
-# A caller has one auth method. Only a signature by the standard can be allowed to change power: everyone who sees one
-# request sees its bearer token, and Grafana's signature is bound to no id.
+# An error in an entry disables that caller. A caller has one auth method. Only a signature by Standard Webhooks can be
+# allowed to change power, because anyone who sees a request sees its bearer token, and because Grafana's signature does
+# not cover an id.
 
 DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
@@ -31,13 +29,13 @@ class CallerEntry(NamedTuple):
     has_file: bool
 
 
-_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has them; also those of a disabled caller
+_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has the keys, even for a disabled caller
 
 
 def list_callers(top: Entry, files: Mapping[str, str | Finding], main: str) -> list[CallerEntry]:
-    """Return the entries of all callers. `files` has the text of each caller's own file, or why it can't be used.
+    """Return the entries of all callers. `files` has the text of each caller's file, or its problem.
 
-    `main` is the name of the configuration. Without a file, a missing [callers] is a problem.
+    `main` is the name of the configuration. If there is no caller's file, a missing [callers] is a problem.
     """
     fix = f"breakglass keys new NAME --allow {','.join(VERBS)}"
     tables = top.get_tables("callers", fix) if top.get("callers") or not files else {}
@@ -56,7 +54,7 @@ def list_callers(top: Entry, files: Mapping[str, str | Finding], main: str) -> l
 
 
 def read_callers(entries: Sequence[CallerEntry], vms: Iterable[str]) -> tuple[Caller, ...]:
-    """Return the callers that can be used: the entry has no fault and shares no secret with another one."""
+    """Return the valid callers, whose entry has no fault and shares no secret with another entry."""
     keys: _Keys = []
     callers = [caller for each in entries if (caller := _caller(each, tuple(vms), keys))]
     _report_shared(keys)
@@ -65,7 +63,7 @@ def read_callers(entries: Sequence[CallerEntry], vms: Iterable[str]) -> tuple[Ca
 
 
 def _caller(each: CallerEntry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
-    """Return the caller, None when it has a fault; add its keys to `found` in either case."""
+    """Return the caller, or None if it has a fault. In both cases, add its keys to `found`."""
     name, entry, _ = each
     if not entry.data and entry.is_faulty:
         return None
@@ -105,14 +103,14 @@ def _key(each: CallerEntry, kind: str, file: str, secret: str) -> bytes | None:
 
 
 def _grafana_bytes(secret: str) -> bytes:
-    """Return the key bytes of a Grafana secret, which are those of its text."""
+    """Return the key bytes of a Grafana secret, which are the bytes of its text."""
     if len(secret) < _GRAFANA_SECRET_CHARS:
         raise ValueError(f"is shorter than {_GRAFANA_SECRET_CHARS} characters")
     return secret.encode()
 
 
 def _token_bytes(token: str) -> bytes:
-    """Return the bytes of a bearer token; only the form tells a long random one from a password."""
+    """Return the bytes of a bearer token; a token must have the generated form, because a password could be guessed."""
     if not TOKEN.fullmatch(token):
         raise ValueError("is not bgt_ and 43 or more of A-Z a-z 0-9 _ -")
     return token.encode()
@@ -123,7 +121,7 @@ _FLAGS = {SIGNATURE: "", GRAFANA: " --grafana", BEARER: " --bearer"}
 
 
 def _report_shared(found: _Keys) -> None:
-    """Report the callers that share a secret with another one. They can't be told apart, so all are disabled."""
+    """Report callers that share a secret. All of them are disabled, because they can't be told apart."""
     for each, kind, keys in found:
         others = [
             other.name for other, _, theirs in found if other.name != each.name and not set(theirs).isdisjoint(keys)
@@ -133,16 +131,16 @@ def _report_shared(found: _Keys) -> None:
             each.entry.problem(kind, f"is also the secret of {', '.join(others)}", fix, "secret-shared")
 
 
-# --- The `[metrics]` table: who may read /metrics. An error in it disables the metrics, and nothing else ---
+# --- The `[metrics]` table: who may read /metrics. An error in it disables only the metrics ---
 
-READER = "[metrics]"  # no caller can have this name
+READER = "[metrics]"  # not a valid caller name, so no caller can have it
 _MAKE_ONE = "make one: breakglass keys new prometheus --bearer --print --out FILE; write its token_file line here"
 
 
 def read_metrics(top: Entry, callers: Iterable[Caller]) -> tuple[Caller, ...]:
-    """Return who may read the metrics: one caller, which may run no verb; nothing without the table or with a fault.
+    """Return the one caller that may read the metrics, and no verb. Empty without a valid table.
 
-    A caller's secret is refused, because a monitoring system that has it could act as that caller.
+    The secret of another caller is refused, because a monitoring system with it could act as that caller.
     """
     if not top.has("metrics"):
         return ()

@@ -10,10 +10,10 @@ from .server import is_loopback, normal_url
 
 # --- The keys of `[chat]` that say how a turn reaches the model's API ---
 
-_VALUE = re.compile(r"[!#-&(-~]+", re.ASCII)  # what a header takes, without quotes
+_VALUE = re.compile(r"[!#-&(-~]+", re.ASCII)  # characters that a header accepts, without quotes
 _URL = re.compile(r"[!-~]+", re.ASCII)
-# claude speaks only to its turn's proxy, which has the credential. These variables would go around the proxy, or
-# break it.
+# claude connects only to its turn's proxy, which has the credential. These variables would bypass the proxy or break
+# it.
 _NOT_IN_ENV = re.compile(
     rf"{'|'.join(CREDENTIALS)}|CLAUDE_CODE_OAUTH_\w+|ANTHROPIC_BASE_URL|\w+_PROXY|NODE_EXTRA_CA_CERTS|NODE_TLS_\w+"
     r"|SSL_CERT_\w+|ANTHROPIC_(?!\w*MODEL|BETAS)\w+|(AWS|AZURE|GOOGLE)_\w+|CLAUDE_CODE_(USE|SKIP|CLIENT)_\w+",
@@ -32,10 +32,10 @@ def read_model_api(entry: Entry) -> ModelApi:
 
 
 def _credential(entry: Entry) -> tuple[str, str]:
-    """Return the variable's name and the credential."""
+    """Return the name of the variable, and the credential."""
     hint = f"write one line, NAME=VALUE without quotes; NAME is one of {', '.join(CREDENTIALS)}"
     file = entry.get_str("credential_file")
-    if entry.get("credential_file", "") == "" and (entry.data or not entry.is_faulty):  # faulty: it is not a table
+    if entry.get("credential_file", "") == "" and (entry.data or not entry.is_faulty):  # a faulty entry is not a table
         entry.problem("credential_file", "is missing", f"name a file; in it, {hint}", "credential")
     lines = [line.strip() for line in entry.file("credential_file", file).splitlines()] if file else []
     found = [line for line in lines if line and not line.startswith("#")]
@@ -67,13 +67,13 @@ def _https_proxy(entry: Entry) -> str:
     return text
 
 
-# --- The `[chat]` table. An error in it disables chat and nothing else ---
+# --- The `[chat]` table. An error in it disables only chat ---
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 def read_chat(top: Entry, sessions_dir: str) -> ChatSettings | None:
-    """Return what [chat] says; None when it is absent or has a fault."""
+    """Return the settings of [chat], or None if it is absent or has a fault."""
     if not top.has("chat"):
         return None
     entry = top.get_table("chat")

@@ -19,7 +19,7 @@ def read_hosts(tables: Mapping[str, Entry]) -> dict[str, Host]:
 
 
 def read_host(name: str, entry: Entry) -> Host | None:
-    """Return the host; None when its entry has a fault."""
+    """Return the host, or None if its entry has a fault."""
     if entry.is_faulty:
         return None
     if not is_host_name(name):
@@ -36,9 +36,9 @@ def read_host(name: str, entry: Entry) -> Host | None:
 
 
 def private_key(entry: Entry, name: str, *power_keys: str) -> str:
-    """Return the first private key that the table gives; an empty text, with a problem, if it can't be used.
+    """Return the first private key in the table. If it is invalid, record a problem and return an empty text.
 
-    It must be none of the power keys.
+    It must differ from every power key.
     """
     found = entry.secrets(name)
     for file, private in found[:1]:

@@ -1,9 +1,9 @@
 """Reads the TOML file into frozen dataclasses. All problems are reported at once, each with its key's path and a hint.
 
-If the file can't be read, is open to other users or is not TOML, this is the only problem that is reported.
+If the file can't be read, can be read by other users or is not TOML, only this problem is reported.
 
-An error in an entry disables that caller, VM or alert: half an entry could mean more than its author wrote. The
-other entries work. A file without a usable caller, VM or session secret raises ConfigError.
+An error in an entry disables that caller, VM or alert, because half an entry could allow more than its author meant.
+The other entries still work. A file without a usable caller, VM or session secret raises ConfigError.
 """
 
 import hmac
@@ -34,19 +34,19 @@ _SESSION_SECRET_BYTES = 32
 def parse(
     text: str, read: Read, files: Mapping[str, str | Finding] | None = None, main: str = "breakglass.toml"
 ) -> Config:
-    """Return the usable part of the text of `main`, and of the callers' own files, with all problems.
+    """Return the usable part of `main` and of the callers' own files, with all problems.
 
-    Raises ConfigError, also with all problems, when the usable part is too little for a rescue.
+    Raises ConfigError, with all problems, if the usable part is not enough for a rescue.
     """
     top = parse_toml(text, read)
     return _config(top, list_callers(top, files or {}, main))
 
 
 def parse_toml(text: str, read: Read) -> Entry:
-    """Return a text's top table. Raises ConfigError with the line and the column for one that is not TOML."""
+    """Return a text's top table. Raises ConfigError, with line and column, if the text is not TOML."""
     try:
         return Entry(tomllib.loads(text), read, [])
-    except (ValueError, RecursionError) as fault:  # tomllib raises others for a huge number and for deep nesting
+    except (ValueError, RecursionError) as fault:  # tomllib raises other errors for a huge number and for deep nesting
         problem = error("(file)", "config-file", f"is not TOML: {fault}", "check its quotes and brackets")
         raise ConfigError([problem]) from None
 
@@ -87,7 +87,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
 
 
 def _require(top: Entry, key: str, usable: Sized, message: str, hint: str) -> None:
-    """Record that a table has no usable entry, unless a problem with the whole table is known."""
+    """Record that a table has no usable entry, unless a problem with the whole table was recorded."""
     if not usable and not any(problem.place == key for problem in top.problems):
         top.problem(key, message, hint)
 
@@ -106,17 +106,17 @@ def _sessions(entry: Entry) -> tuple[tuple[str, ...], str]:
 
 
 def config_path() -> Path:
-    """Return where the configuration is."""
+    """Return the path of the configuration."""
     return Path(os.environ.get("BREAKGLASS_CONFIG", "breakglass.toml"))
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
-    """Return the usable part of the configuration; raise ConfigError when that is too little."""
+    """Return the usable part of the configuration; raise ConfigError if that is not enough."""
     return load_sources(read_sources(path, environment), environment)
 
 
 def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
-    """Return the usable part of what was read, or is to be written. Raises ConfigError."""
+    """Return the usable part of a configuration that was read or will be written. Raises ConfigError."""
     path, callers = sources.path, sources.callers
     if exposure := describe_exposure(path, sources.status, environment):
         fix = protect(str(path), sources.status)
@@ -138,15 +138,16 @@ def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
 
 
 def _digest(contents: Sequence[str], secret: str) -> str:
-    """Return a MAC of what was read. It gives nothing away, and differs if a file has changed."""
+    """Return a MAC of all files. It reveals nothing, and changes if a file changes."""
     text = "".join(f"{len(each)}\n{each}" for each in contents)
     return hmac.digest(secret.encode(), f"breakglass configuration\n{text}".encode(), "sha256").hex()
 
 
 def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:
-    """Return the address of each host of a configuration file, and what is wrong with the others.
+    """Return the addresses of the hosts in a configuration file, and the problems of the other hosts.
 
-    For a machine that has no secrets. It reads `hosts.NAME.ssh` alone, opens no other file, and lets any user read it.
+    For a machine without secrets. It reads only `hosts.NAME.ssh`, opens no other file, and accepts a file that any user
+    may read.
     """
     top = parse_toml(read_file(path)[0], lambda _: "")
     entries = top.get_tables("hosts")
@@ -157,7 +158,7 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:
 
 
 def load_callers(sources: Sources, environment: Mapping[str, str]) -> tuple[list[CallerEntry], dict[str, Caller]]:
-    """Return the entries of all callers, and the callers that can be used, by name. Raises ConfigError."""
+    """Return the entries of all callers, and the valid callers by name. Raises ConfigError."""
     top = parse_toml(sources.text, lambda setting: read_secret(setting, environment)[1])
     entries = list_callers(top, sources.callers, str(sources.path))
     return entries, {caller.name: caller for caller in read_callers(entries, top.get_tables("vms"))}

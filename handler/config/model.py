@@ -1,4 +1,4 @@
-"""The configuration as frozen dataclasses. Pure; `load.py` makes them."""
+"""The configuration as frozen dataclasses. Pure; `load.py` creates them."""
 
 import json
 import re
@@ -14,11 +14,12 @@ from ..base.verbs import VERBS
 from .model_api import ModelApi
 from .server import Network, is_loopback, normal_url
 
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=; no hidden file
+# what the host agent accepts as by=; without a leading dot, because that would be a hidden file
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
-_RESERVED = ("pve", "ssh", "claude")  # commands on claude's PATH, beside the one named after the VM
-# bash obeys these words itself. As the name of a guest's command, each would run something on this machine instead.
+_RESERVED = ("pve", "ssh", "claude")  # other commands on claude's PATH, besides the one named after the VM
+# bash handles these words itself. A guest's command with such a name would run something on this machine instead.
 _SHELL = """
 alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do done
 echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help history if in jobs kill
@@ -52,8 +53,8 @@ class Host:
     key: str = field(repr=False)
     host_keys: tuple[str, ...] = ()
     host_cas: tuple[str, ...] = ()
-    node: str = ""  # its name in Proxmox; if it is empty, the host agent's own word for it is not compared
-    cluster: str = ""  # the name of its cluster, until the host agent has said it
+    node: str = ""  # its name in Proxmox; if empty, the name that the host agent reports is not checked
+    cluster: str = ""  # the name of its cluster, used until the host agent has reported it
 
     @property
     def any_host_key(self) -> bool:
@@ -63,9 +64,9 @@ class Host:
 
 @dataclass(frozen=True)
 class Vm:
-    """One VM and the hosts on which it may run, at least one.
+    """One VM and the hosts (at least one) on which it may run.
 
-    `guest` is where claude can log in to the VM itself, with `guest_key`.
+    `guest` is the address at which claude can log in to the VM itself, with `guest_key`.
     """
 
     name: str
@@ -76,22 +77,22 @@ class Vm:
     guest_host_keys: tuple[str, ...] = ()
     guest_host_cas: tuple[str, ...] = ()
     drill: bool = False  # a drill may power-cycle it
-    hosts_off: tuple[str, ...] = ()  # those of its hosts that an error in the configuration has disabled
+    hosts_off: tuple[str, ...] = ()  # its hosts that are disabled by an error in the configuration
     guest_key: str = field(default="", repr=False)
 
     @property
     def host(self) -> Host:
-        """The first of `hosts`: claude, doctor and the checks of the configuration use it."""
+        """The first of `hosts`. It is used by claude, doctor and the checks of the configuration."""
         return self.hosts[0]
 
     def may_run_at(self, host: Host) -> bool:
-        """Tell whether a host is among the VM's hosts, whatever else has changed in its table."""
+        """Tell whether a host is among the VM's hosts, even if other values in the host's table have changed."""
         return any((own.name, own.ssh) == (host.name, host.ssh) for own in self.hosts)
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What [chat] says."""
+    """The settings of [chat]."""
 
     sessions_dir: str
     api: ModelApi
@@ -105,8 +106,8 @@ class ChatSettings:
 class Config:
     """The usable part of the configuration.
 
-    Entries with a problem are left out, except that `vms_off` has the names and numbers of such VMs, and `hosts_off`
-    the names of such hosts.
+    Entries with a problem are left out. `vms_off` has the names and numbers of such VMs, and `hosts_off` the names of
+    such hosts.
     """
 
     callers: tuple[Caller, ...]
@@ -121,16 +122,16 @@ class Config:
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
     has_caller_directory: bool = False
-    digest: str = ""  # of what is in them; only someone who knows the session secret can make it
-    warnings: tuple[Finding, ...] = ()  # about entries that work
-    proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
-    urls: tuple[str, ...] = ()  # of this handler, in normal form
+    digest: str = ""  # MAC of their contents; only someone who knows the session secret can compute it
+    warnings: tuple[Finding, ...] = ()  # about valid entries
+    proxies: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For is trusted, for the log
+    urls: tuple[str, ...] = ()  # URLs of this handler, in normal form
     metrics: tuple[Caller, ...] = ()  # who may read /metrics: one caller, or none without [metrics]
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.
 
-        A disabled VM counts. If one of two VMs is disabled, a request without a name must not go to the other.
+        Disabled VMs count too, because a request without a name must not go to the other of two VMs if one is disabled.
         """
         if not name and len(self.vms) + len(self.vms_off) == 1:
             return next(iter(self.vms.values()), None)
@@ -149,7 +150,7 @@ class Config:
         raise WrongHandler(message, f"use {own}", url=own)
 
     def explain_no_vm(self, name: str) -> tuple[str, str]:
-        """Return why `vm_named` finds no VM of that name, and what to do."""
+        """Return why `vm_named` finds no VM, and what to do."""
         if not name and not self.vms and len(self.vms_off) == 1:
             name = next(iter(self.vms_off))
         if name in self.vms_off:
@@ -160,20 +161,20 @@ class Config:
 
     @property
     def names(self) -> str:
-        """The names of its callers, hosts and VMs, for people."""
+        """The names of the callers, hosts and VMs, for people."""
         callers = ", ".join(caller.name for caller in self.callers)
         return f"callers: {callers}; hosts: {', '.join(self.hosts)}; VMs: {', '.join(self.vms)}"
 
     @property
     def summary(self) -> dict[str, object]:
-        """The names, problems and warnings, for the log. A caller has the fingerprint of each of its keys."""
+        """The names, problems and warnings, for the log. Each caller is listed with the fingerprints of its keys."""
         callers = {caller.name: [fingerprint(key) for key in caller.keys] for caller in self.callers}
         found = {"problems": as_json(self.problems), "warnings": as_json(self.warnings)}
         return {"vms": list(self.vms), "callers": callers, **found}
 
     @property
     def chat_fault(self) -> bool:
-        """Tell whether chat is disabled because its entry has an error, not because there is none."""
+        """Return whether chat is disabled by an error in its entry, and not because it has no entry."""
         return any(problem.place.partition(".")[0] == "chat" for problem in self.problems)
 
 
@@ -183,24 +184,24 @@ def is_caller_name(name: str) -> bool:
 
 
 def is_host_name(name: str) -> bool:
-    """Tell whether a name can be that of a host; a node's name in Proxmox always can."""
+    """Return whether a name is valid for a host. Every node name of Proxmox is valid."""
     return bool(_HOST_NAME.fullmatch(name))
 
 
 def is_vm_name(name: str) -> bool:
-    """Tell whether a name can be that of a VM."""
+    """Return whether a name is valid for a VM."""
     return bool(_VM_NAME.fullmatch(name)) and name not in _RESERVED
 
 
 def is_guest_command(name: str) -> bool:
-    """Tell whether a VM's name can be a command of claude, which a word of the shell can't be."""
+    """Return whether a VM's name can be a command for claude. A word of the shell can't be one."""
     return is_vm_name(name) and name not in _SHELL.split()
 
 
 def by_hand(vm: Vm, host: Host, verb: str) -> tuple[str, ...]:
-    """Return the commands that do `verb` by hand; all commands for a reading verb, or if none is for this verb.
+    """Return the commands that do `verb` by hand, or all commands if none is for this verb.
 
-    The commands are the configured ones. If there are none, they are those that root types on the host.
+    The configured commands are used. If there are none, the result is the commands that root types on the host.
     """
     lines = vm.by_hand or _qm_commands(host.ssh, vm.vmid)
     if verb not in VERBS or not VERBS[verb].mutating:
@@ -218,7 +219,7 @@ def _root_at(ssh: Address) -> str:
 
 
 def kill_by_hand(host: Host, vmid: int) -> str:
-    """Return the command that ends a QEMU on a host where `qm` can't, because another node has the VM."""
+    """Return the command that kills a QEMU process where `qm` can't, because another node has the VM."""
     return f"ssh {_root_at(host.ssh)} 'kill $(cat /run/qemu-server/{vmid}.pid)'"
 
 

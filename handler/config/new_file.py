@@ -15,7 +15,7 @@ _ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f]')
 
 @dataclass(frozen=True)
 class NewHost:
-    """A Proxmox VE node: its SSH address, and its host key, or "any"."""
+    """A Proxmox VE node: its SSH address, and its host key or "any"."""
 
     ssh: str
     host_key: str
@@ -31,7 +31,7 @@ class NewVm:
 
 @dataclass(frozen=True)
 class NewConfig:
-    """What a new configuration says. Every value was checked before."""
+    """The values of a new configuration. Every value has already been checked."""
 
     url: str
     operator: str
@@ -62,11 +62,11 @@ def _value(value: object) -> str:
             return f"{{{', '.join(f'{toml_key(key)} = {_value(each)}' for key, each in value.items())}}}"
         case date() | time():
             return value.isoformat()
-    return str(value).lower()  # true, and numbers
+    return str(value).lower()  # for booleans and numbers
 
 
 def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str, str]:
-    """Return the TOML of the operator's own file and of the configuration, by name. Their files are in a directory."""
+    """Return the TOML of the operator's own file and of the configuration, by name."""
 
     def file(name: str) -> str:
         return toml_text(f"{directory}/{name}")
@@ -92,7 +92,7 @@ def toml_key(name: str) -> str:
 
 
 def toml_text(text: str) -> str:
-    """Return a text as a basic string of TOML. JSON's would have surrogates, which TOML refuses."""
+    """Return a text as a basic string of TOML. JSON escapes would contain surrogates, which TOML refuses."""
     return '"' + _ESCAPED.sub(_escape, text) + '"'
 
 

@@ -1,7 +1,7 @@
-"""What an answer says about a VM's other nodes, if the VM's own node is down or a stale copy runs on another.
+"""Adds a VM's other nodes to an answer, if the VM's node is down or a stale copy runs elsewhere.
 
-A stale copy is a QEMU of the VM on a node that does not have the VM. proxmox/places.py decides which host gets a verb
-then, and which verb is refused.
+A stale copy is a QEMU process of the VM on a node that does not have the VM. In that case, proxmox/places.py decides
+which host gets a verb, and which verb is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from typing import Protocol
 from ..agents.pve.words import FAILED, OUTCOMES, STALE_COPY
 from .model import Host, kill_by_hand
 
-_WOULD_DOUBLE = ("start", "cycle")  # verbs that are refused while there is a copy
+_WOULD_DOUBLE = ("start", "cycle")  # verbs that are refused while a copy runs
 _LOST = " (which has no quorum, or no /etc/pve)"
 
 
 class HasHost(Protocol):
-    """What belongs to a host, such as its connection."""
+    """Something that belongs to a host, such as its connection."""
 
     @property
     def host(self) -> Host:
@@ -24,7 +24,7 @@ class HasHost(Protocol):
 
 
 class Place(Protocol):
-    """What a host says of a VM."""
+    """What a host says about where a VM is."""
 
     @property
     def host(self) -> HasHost:
@@ -32,18 +32,18 @@ class Place(Protocol):
 
     @property
     def sure(self) -> bool:
-        """Whether it sees its cluster."""
+        """Whether the host's node is in contact with its cluster."""
 
 
 @dataclass(frozen=True)
 class OtherNodes:
-    """What is known of the nodes of a VM.
+    """What is known about the nodes of a VM.
 
     Attributes:
         vmid: the VM's number.
-        home: the node that has the VM, as a node with a quorum says; empty if none says so.
-        copies: what the hosts with a stale copy say.
-        running: the same of all hosts with a QEMU of the VM.
+        home: the node that has the VM, according to a node with quorum; otherwise empty.
+        copies: the answers of the hosts with a stale copy.
+        running: the answers of all hosts with a QEMU process of the VM.
     """
 
     vmid: int = 0
@@ -53,20 +53,20 @@ class OtherNodes:
 
     @property
     def double(self) -> str:
-        """What is wrong if there are copies; otherwise an empty text."""
+        """The problem if there are copies, otherwise an empty text."""
         names = " and on ".join(_name(one) + ("" if one.sure else _LOST) for one in self.copies)
         where = f"a QEMU of VM {self.vmid} still runs on {names}, but the VM's configuration is on node {self.home}"
         return where if names else ""
 
     @property
     def refusal(self) -> tuple[str, str, str]:
-        """The cause, the reason and the hint of the refusal of a verb that could make the VM run twice."""
+        """The cause, reason and hint for refusing a verb that could make the VM run twice."""
         hint = "run the command in by_hand" if self._own else "send stop, which goes to that node, or use by_hand"
         return STALE_COPY, f"{self.double}; {self._do_first}", f"{hint}; then send the verb again"
 
     @property
     def _own(self) -> str:
-        """The host of the VM's own node if the VM runs there too: a `stop` would end that QEMU, and not the copy."""
+        """The host of the VM's own node if the VM runs there too, because `stop` would end that QEMU."""
         return next((_name(one) for one in self.running if one not in self.copies), "")
 
     @property
@@ -81,11 +81,11 @@ class OtherNodes:
         return [kill_by_hand(one.host.host, self.vmid) for one in self.copies]
 
     def add_by_hand(self, body: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the answer that nothing was sent, with the commands that end the copies; `qm start` is none."""
+        """Return an answer for a request that was not sent, with the commands that end the copies."""
         return {**body, "by_hand": self.by_hand} if self.copies else body
 
     def add_to(self, body: Mapping[str, object], trouble: str) -> Mapping[str, object]:
-        """Return an answer that says what is wrong on other nodes; `trouble` is why the VM's own did not answer."""
+        """Return an answer with the problems on other nodes. `trouble` is why the VM's own host did not answer."""
         if trouble:
             body = _with_trouble(body, trouble)
         if not self.copies:
@@ -99,9 +99,9 @@ class OtherNodes:
         return warned
 
     def _with_verdict(self, body: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the answer to a look at the VM, with the copies as its verdict.
+        """Return the answer to a read of the VM, with the copies as its verdict.
 
-        Without a QEMU on the VM's own node, neither the state nor the last job there is that of the QEMU that runs.
+        If the VM's own node has no QEMU process, the state and the last job there do not describe the running copy.
         """
         found = body["verdict"] if isinstance(body["verdict"], dict) else {}
         evidence: list[object] = [f"by hand, to end it: {line}" for line in self.by_hand]
@@ -117,7 +117,7 @@ class OtherNodes:
         return {**body, **unsaid, "verdict": verdict}
 
     def prove_stop(self, trailer: Mapping[str, object], host: str) -> dict[str, object]:
-        """Return the result of a `stop` that one host has done; it is `failed` if another one has a QEMU of the VM."""
+        """Return the result of a `stop` on one host. It is `failed` if another host has a QEMU process of the VM."""
         others = [_name(one) for one in self.running if _name(one) != host]
         if not others:
             return dict(trailer)
@@ -129,7 +129,7 @@ class OtherNodes:
 
 
 def explain_claim(claims: Sequence[Place]) -> tuple[str, str]:
-    """Return the reason and the hint for hosts that say that they know an id which they can't know."""
+    """Return the reason and the hint if hosts claim to know an id that they can't know."""
     who = ", ".join(map(_name, claims))
     hint = f'if you sent this id before, send it with "again": true; if not, {who} may be in an attacker\'s hands'
     return f"{who} says that it knows this id, but is not known to have the VM", hint
@@ -140,7 +140,7 @@ def _name(place: Place) -> str:
 
 
 def _with_trouble(body: Mapping[str, object], trouble: str) -> Mapping[str, object]:
-    """Return an answer whose verdict begins and ends with why the VM's own host did not give it."""
+    """Return an answer whose verdict also says why the VM's own host did not answer."""
     verdict = body["verdict"]
     if not isinstance(verdict, dict):
         return body

@@ -1,4 +1,4 @@
-"""A sealed signing key that waits for a device, and what `keys --pair` needs of the configuration."""
+"""Sealed signing keys that wait for devices, and the settings that `keys --pair` needs."""
 
 import base64
 import json
@@ -18,29 +18,30 @@ from .model import is_caller_name
 from .server import read_server
 from .sources import read_file
 
-# --- Hands a sealed signing key to a device, once, through `sessions.dir/pairing/`. All of it blocks ---
+# --- Hand a sealed signing key to a device, once, through `sessions.dir/pairing/`. All functions block ---
 #
-# `ID` is a key that waits, `ID.fetched` one that was handed out, `ID.twice` one that was asked for again. A rename
-# decides who gets the key, so of two handlers that share the directory, and of two requests, one wins. The handler
-# can't open what it hands out, because the one-time key is in the link alone.
+# The file `ID` is a waiting key, `ID.fetched` a key that was handed out, and `ID.twice` a key that was requested again.
+# A rename decides which request gets the key, so only one of two requests wins, even with two handlers that share the
+# directory. The handler can't decrypt the key that it hands out, because the one-time key is only in the link.
 
 SECONDS = 600.0  # a key waits
 DIRECTORY = "pairing"
-PAIRED, PAIRED_TWICE, PAIR_UNKNOWN = "paired", "paired-twice", "pair-unknown"  # outcomes, in the log
-WAITING, FETCHED, TWICE, GONE = "waiting", "fetched", "twice", "gone"  # states of a key, as the command sees it
-GRACE_SECONDS = 60.0  # after `until`, in which the command still sees what became of its key
-ABANDONED_SECONDS = 3600.0  # until a file that says no time is removed
+PAIRED, PAIRED_TWICE, PAIR_UNKNOWN = "paired", "paired-twice", "pair-unknown"  # outcomes in the log
+WAITING, FETCHED, TWICE, GONE = "waiting", "fetched", "twice", "gone"  # states of a key, for the command
+GRACE_SECONDS = 60.0  # time after `until` in which the command can still see the state of its key
+ABANDONED_SECONDS = 3600.0  # after which a file without a time is removed
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 _OURS = re.compile(r"(\.new-)?[A-Za-z0-9_-]{16}(\.fetched|\.twice)?", re.ASCII)
 _SEALED = re.compile(r"[A-Za-z0-9_-]{60,400}", re.ASCII)
 _MOST_BYTES = 2048  # of a file
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither a link, nor a wait for a pipe's writer
+# follows no link, and does not wait for the writer of a pipe
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of a request: the sealed key of a caller, if it is `paired`; otherwise why it is not."""
+    """The result of a request: the sealed key of a caller if `paired`, otherwise why not."""
 
     outcome: str
     caller: str = ""
@@ -58,14 +59,14 @@ def new_pairing() -> tuple[str, bytes]:
 
 def seal(one_time_key: bytes, pairing_id: str, caller: str, signing_key: str) -> str:
     """Return a signing key's text, encrypted for this id and this caller."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # a handler never seals
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # imported here, because a handler never seals
 
     nonce, bound_to = secrets.token_bytes(12), f"breakglass-pair-v1:{pairing_id}:{caller}".encode()
     return as_base64url(nonce + AESGCM(one_time_key).encrypt(nonce, signing_key.encode(), bound_to))
 
 
 def pairing_link(url: str, pairing_id: str, one_time_key: bytes, caller: str) -> str:
-    """Return the link that opens the page at `url`, which ends with a slash, with the one-time key."""
+    """Return the link to the page with the one-time key. `url` ends with a slash."""
     return f"{url}#pair={pairing_id}.{as_base64url(one_time_key)}&as={caller}"
 
 
@@ -74,11 +75,11 @@ def as_base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-# --- the command's side, as the handler's user ---
+# --- the side of the command, which runs as the handler's user ---
 
 
 def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: float) -> None:
-    """Leave a sealed key in sessions.dir until a Unix time, whole or not at all. Raises OSError."""
+    """Store a sealed key in sessions.dir, atomically, until a Unix time. Raises OSError."""
     os.makedirs(directory, 0o700, exist_ok=True)
     place = f"{directory}/{DIRECTORY}"
     try:
@@ -97,24 +98,24 @@ def leave(directory: str, pairing_id: str, caller: str, sealed: str, until: floa
 
 
 def find_state(directory: str, pairing_id: str) -> str:
-    """Return what became of a key: `waiting`, `fetched`, `twice` or `gone`. Raises OSError."""
+    """Return the state of a key: `waiting`, `fetched`, `twice` or `gone`. Raises OSError."""
     found = (state for name, state in _names(directory, pairing_id) if os.path.lexists(name))
     return next(found, GONE)
 
 
 def withdraw(directory: str, pairing_id: str) -> str:
-    """Remove a key, whatever became of it; return its state until now. No handler hands it out after that."""
+    """Remove a key in any state, and return that state. No handler hands it out after that."""
     for name, state in _names(directory, pairing_id):
         try:
             os.unlink(name)
-        except FileNotFoundError:  # a request may have renamed it just now, so the next name has it
+        except FileNotFoundError:  # a request may have just renamed the file, so look at the next name
             continue
         return state
     return GONE
 
 
 def _names(directory: str, pairing_id: str) -> tuple[tuple[str, str], ...]:
-    """Return the file that a key is, in the order of its states, and the state."""
+    """Return the possible files of a key with their states, in the order of the states."""
     path = f"{directory}/{DIRECTORY}/{pairing_id}"
     return (path, WAITING), (f"{path}.{FETCHED}", FETCHED), (f"{path}.{TWICE}", TWICE)
 
@@ -123,12 +124,12 @@ def _names(directory: str, pairing_id: str) -> tuple[tuple[str, str], ...]:
 
 
 def is_pairing_id(text: str) -> bool:
-    """Tell whether a text can be the id of a key, and so the name of a file."""
+    """Return whether a text has the form of a key's id, which becomes a file name."""
     return _ID.fullmatch(text) is not None
 
 
 def fetch_once(directory: str, pairing_id: str, deadline: float) -> Fetched:
-    """Hand out a key. After `deadline`, by time.monotonic(), the request is over, and no key is spent on it."""
+    """Hand out a key. After `deadline` (time.monotonic()), the request is over and no key is used up."""
     try:
         place = os.open(f"{directory}/{DIRECTORY}", _OPEN | os.O_DIRECTORY)
         try:
@@ -153,7 +154,7 @@ def _fetch(place: int, pairing_id: str, deadline: float) -> Fetched:
         return Fetched(PAIR_UNKNOWN, caller, why="too late")
     try:
         os.rename(pairing_id, f"{pairing_id}.{FETCHED}", src_dir_fd=place, dst_dir_fd=place)
-    except FileNotFoundError:  # another request, another handler or the command was first
+    except FileNotFoundError:  # another request, another handler or the command was faster
         return _note_second_request(place, pairing_id)
     return Fetched(PAIRED, caller, sealed)
 
@@ -185,7 +186,7 @@ def _read(place: int, name: str) -> tuple[str, float, str] | None:
 
 
 def tidy(directory: str, now: float) -> None:
-    """Remove the keys whose time is over, by the Unix time `now`, and what was left half made."""
+    """Remove expired keys and incomplete files. `now` is a Unix time."""
     try:
         place = os.open(f"{directory}/{DIRECTORY}", _OPEN | os.O_DIRECTORY)
     except OSError:
@@ -207,11 +208,11 @@ def _remove_old(place: int, name: str, now: float) -> None:
         ended = found[1] + GRACE_SECONDS if found else ABANDONED_SECONDS + os.lstat(name, dir_fd=place).st_mtime
         if now > ended:
             os.unlink(name, dir_fd=place)
-    except OSError:  # it was renamed or removed meanwhile, or is a directory
+    except OSError:  # the file was just renamed or removed, or is a directory
         pass
 
 
-# --- Reads of the configuration what `keys --pair` needs: no secret, and no other file ---
+# --- Read the settings that `keys --pair` needs, but no secret and no other file ---
 
 
 class PairingPlace(NamedTuple):
@@ -222,7 +223,7 @@ class PairingPlace(NamedTuple):
 
 
 def read_pairing_place(path: Path) -> PairingPlace:
-    """Return it. Raises ConfigError for a file that can't be read, and for a fault in [server] or in sessions.dir."""
+    """Return the place. Raises ConfigError if the file can't be read, or [server] or sessions.dir is faulty."""
     top = parse_toml(read_file(path)[0], lambda _: "")
     server, directory = read_server(top), top.get_table("sessions").get_str("dir", "var/sessions")
     if top.problems:

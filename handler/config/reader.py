@@ -1,4 +1,4 @@
-"""TOML tables as typed values: a value of the wrong type is a problem with its key's path, not an exception.
+"""Reads TOML tables as typed values. A value of the wrong type is a problem with its key's path, not an exception.
 
 Pure, except that `read` reads the files that keys name.
 """
@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 
 from ..base.findings import ConfigError, Finding, error
 
-Read = Callable[[str], str]  # of the file that a setting names; raises ConfigError
+Read = Callable[[str], str]  # reads the file that a setting names; raises ConfigError
 
-# The codes of problems that have no closer one, by the first word of their place.
+# The default codes of problems, by the first word of their place.
 _CODES = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
 _CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting", "metrics": "metrics-setting"}
 
@@ -19,8 +19,8 @@ _CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat
 class Entry:
     """One table of the file and the problems in it.
 
-    `faults` has the entry's own problems, `problems` those of all entries. An entry remembers which keys were read.
-    `report_unknown` reports every other key, so call it last.
+    `faults` has the entry's own problems, and `problems` the problems of all entries. An entry remembers which keys
+    were read. `report_unknown` reports every key that was not read, so call it last.
     """
 
     def __init__(
@@ -33,17 +33,17 @@ class Entry:
 
     @property
     def is_faulty(self) -> bool:
-        """Tell whether the entry has its own problem."""
+        """Return whether the entry itself has a problem."""
         return bool(self.faults)
 
     def part(self) -> "Entry":
-        """Return the same table as an entry with its own fault: its problems do not make this one faulty."""
+        """Return the same table as a separate entry, whose problems do not make this entry faulty."""
         part = Entry(self.data, self._read, self.problems, self.path)
         part._known = self._known
         return part
 
     def problem(self, key: str, sentence: str, fix: str, code: str = "") -> None:
-        """Record a problem with a key; an empty key stands for the whole entry, no code for that of its table."""
+        """Record a problem with a key. An empty key means the whole entry. Without a code, the table's is used."""
         place = self._join(key)
         code = code or _CODES.get(place.partition(".")[0].partition("[")[0], "setting")
         self.faults.append(error(place, code, sentence, fix))
@@ -53,11 +53,12 @@ class Entry:
         return f"{self.path}{self._separator}{key}" if self.path and key else self.path or key
 
     def read_as(self, text: str, path: str) -> "Entry":
-        """Return the text of another file as an entry with this path; a faulty entry if it is not TOML."""
+        """Return the text of another file as an entry with this path; or a faulty entry if it is not TOML."""
         entry = Entry({}, self._read, self.problems, path, ": ")
         try:
             entry.data = tomllib.loads(text)
-        except (ValueError, RecursionError) as fault:  # tomllib raises others for a huge number and for deep nesting
+        # tomllib raises other errors for a huge number and for deep nesting
+        except (ValueError, RecursionError) as fault:
             entry.problem("", f"is not TOML: {fault}", "check its quotes and brackets")
         return entry
 
@@ -89,7 +90,7 @@ class Entry:
         return default
 
     def get_number(self, key: str, default: int, least: int, most: int) -> int:
-        """Return a whole number; one out of bounds is a problem."""
+        """Return a whole number. A number out of bounds is a problem."""
         value = self.get(key, default)
         if is_number(value) and least <= value <= most:
             return value
@@ -105,7 +106,7 @@ class Entry:
         return value is True
 
     def get_strs(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts; one text alone counts as a list of one. Quotes no value, which can be a secret."""
+        """Return a list of texts. A single text counts as a list. Problems quote no value, which can be a secret."""
         value = self.get(key, [])
         values = [value] if isinstance(value, str) else value
         if isinstance(values, list) and all(isinstance(item, str) for item in values):
@@ -126,11 +127,11 @@ class Entry:
     # --- tables ---
 
     def get_table(self, key: str) -> "Entry":
-        """Return a table as an entry; an empty one if it is missing. A value of another type is a faulty entry."""
+        """Return a table as an entry, empty if it is missing. A value of another type is a faulty entry."""
         return self._entry(key, self.get(key, {}), f"[{key}]")
 
     def get_tables(self, key: str, fix: str = "") -> dict[str, "Entry"]:
-        """Return the entries of a table of tables by name. `fix` adds the first one."""
+        """Return the entries of a table of tables by name. `fix` says how to add the first one."""
         table = self.get_table(key)
         if not table.data and not table.is_faulty:
             self.problem(key, "is empty", fix or f"add at least one [{key}.NAME]")
@@ -154,9 +155,9 @@ class Entry:
     # --- secrets ---
 
     def secrets(self, key: str, fix: str = "") -> list[tuple[str, str]]:
-        """Return each secret after the name of its file; after an empty text if it is in the table, alone or in a list.
+        """Return each secret with the name of its file, which is empty for a secret in the table itself.
 
-        To have none is a problem, for which there may be a better `fix` than the usual one.
+        It is a problem if there is none. `fix` replaces the usual fix for that.
         """
         before = len(self.problems)
         found = [("", secret) for secret in self.get_strs(key)]
@@ -167,7 +168,7 @@ class Entry:
         return secrets
 
     def file(self, key: str, file: str) -> str:
-        """Return what is in the file that a key names; a file that can't be read or is empty is a problem."""
+        """Return the contents of the file that a key names. An unreadable or empty file is a problem."""
         try:
             found = self._read(file).strip()
         except ConfigError as unusable:
@@ -190,7 +191,7 @@ def in_file(name: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """Return a value as a problem shows it: a list or a table by its kind, other values cut."""
+    """Return a value as a problem shows it: a list or a table by its type, other values cut."""
     match value:
         case str():
             return f'"{value[:40]}"'
@@ -199,5 +200,6 @@ def quoted(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case int():
-            return str(value) if abs(value) < 10**40 else "a huge number"  # Python refuses to write the longest ones
+            # Python refuses to format the longest numbers
+            return str(value) if abs(value) < 10**40 else "a huge number"
     return str(value)[:40]

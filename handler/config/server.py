@@ -8,14 +8,14 @@ from urllib.parse import quote, urlencode
 
 from .reader import Entry, quoted
 
-# --- URLs of handlers, in a normal form in which two of them can be compared ---
+# --- URLs of handlers, in a normal form, so that two of them can be compared ---
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[^/?#@:\[\]\\]+))"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/[\x21-\x7e]*)?",
     re.IGNORECASE,
 )
-# IDNA makes "/" of a wide slash and "." of a one dot leader, and leaves "%2f".
+# IDNA turns a fullwidth slash into "/" and a one dot leader into ".", and keeps "%2f", so the result is checked.
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]")
 _MOST_CHARS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -23,10 +23,10 @@ _LOOPBACK = re.compile(r"https?://(?:(?:[^/]+\.)?localhost|127(?:\.[0-9]{1,3}){3
 
 
 def normal_url(text: str) -> str | None:
-    """Return the normal form of an http or https URL; None for another text, or with a user, a query or a fragment.
+    """Return the normal form of an http or https URL. None for other texts, or with user, query or fragment.
 
-    Scheme and host are in lower case, a port that is the scheme's own is left out, and the path, which is empty or the
-    prefix at which a proxy has the handler, ends with one slash.
+    Scheme and host are in lower case, and the scheme's default port is left out. The path ends with one slash. It is
+    only that slash, or the prefix under which a proxy serves the handler.
     """
     match = _URL.fullmatch(text) if len(text) <= _MOST_CHARS else None
     if match is None or not text.isprintable() or " " in text:
@@ -37,7 +37,7 @@ def normal_url(text: str) -> str | None:
         return None
     try:
         host = f"[{IPv6Address(match['ipv6'])}]" if match["ipv6"] else match["name"].encode("idna").decode().lower()
-    except ValueError:  # also a name that DNS could not have
+    except ValueError:  # also raised for a name that DNS could not have
         return None
     if not _HOST.fullmatch(host):
         return None
@@ -46,12 +46,12 @@ def normal_url(text: str) -> str | None:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether a URL in normal form leads to the machine on which it is used."""
+    """Return whether a URL in normal form has a loopback address."""
     return _LOOPBACK.fullmatch(url) is not None
 
 
 def page_link(url: str, vm: str, job: str = "") -> str:
-    """Return the address at which a handler's page opens a VM, and one of its jobs. `url` is in normal form."""
+    """Return the page's address for a VM and, if given, one of its jobs. `url` is in normal form."""
     chosen = {"vm": vm, "job": job} if job else {"vm": vm}
     return f"{url}#" + urlencode(chosen, quote_via=quote, safe="", errors="replace")
 
@@ -69,7 +69,7 @@ class ServerSettings(NamedTuple):
 
 
 def read_server(top: Entry) -> ServerSettings:
-    """Return the settings of `[server]`; if the table has a fault, only the valid URLs."""
+    """Return the settings of `[server]`. If the table has a fault, return only the valid URLs."""
     entry = top.get_table("server")
     proxies = tuple(network for text in entry.get_strs("proxies") if (network := _network(entry, text)))
     urls = tuple(url for text in entry.get_strs("url") if (url := _url(entry, text)))

@@ -1,4 +1,4 @@
-"""The files of a configuration, read as of one moment, and who else could read them."""
+"""Reads the files of a configuration as they are at one moment, and checks who else could read them."""
 
 import grp
 import os
@@ -11,20 +11,20 @@ from shlex import quote
 from ..base.findings import ConfigError, Finding, error, warning
 from .callers import DIRECTORY, SUFFIX
 
-# --- Who may read a file with a secret in it: the rule of OpenSSH and PostgreSQL ---
+# --- Who may read a file with a secret in it: the same rule as in OpenSSH and PostgreSQL ---
 
-CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # of systemd; a file's name may begin with it
+CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # systemd's directory, with which a file's name may begin
 _REASONS: Mapping[type[Exception], str] = {
     FileNotFoundError: "there is no such file",
     IsADirectoryError: "it is a directory",
     UnicodeDecodeError: "it is not a text file",
 }
 _SHORTER_THAN_SECRETS = 24
-_SECRET_PREFIX = 6  # whsec_ is a hint at what went wrong
+_SECRET_PREFIX = 6  # a shown whsec_ hints at the mistake
 
 
 def read_secret(setting: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the path of the file that a setting names, and its text. Raises ConfigError for one that can't be used."""
+    """Return the path of the file that a setting names, and its text. Raises ConfigError if the file can't be used."""
     shown = _shown_path(setting)
     try:
         path = find_file(setting, environment)
@@ -48,7 +48,7 @@ def explain_unreadable(file: str, fault: Exception, named: str = "") -> Finding:
 
 
 def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
-    """Return what to do about a file that can't be read."""
+    """Return how to make a file readable."""
     if file.startswith(CREDENTIALS):
         return "run doctor as root while the unit that has this file runs"
     if not file.startswith("/"):
@@ -67,7 +67,7 @@ def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
 
 
 def _find_closed(file: str) -> str:
-    """Return the first directory above a file that this user may not enter, quoted; an empty text if there is none."""
+    """Return the first directory above a file that this user may not enter, quoted, or an empty text."""
     for above in reversed(PurePath(file).parents):
         if os.path.isdir(above) and not os.access(above, os.X_OK):
             return quote(str(above))
@@ -75,7 +75,7 @@ def _find_closed(file: str) -> str:
 
 
 def _group() -> str:
-    """Return the name of this process's group."""
+    """Return the name of the group of this process."""
     try:
         return grp.getgrgid(os.getegid()).gr_name
     except KeyError:
@@ -83,13 +83,13 @@ def _group() -> str:
 
 
 def _shown_path(path: str) -> str:
-    """Return a path, cut unless it is certain to be one: people write the secret in place of its file's name."""
+    """Return a path, cut unless it is certainly a path, because people write the secret itself here."""
     is_path = len(path) <= _SHORTER_THAN_SECRETS or path.startswith(("/", "./", "../", CREDENTIALS))
     return path if is_path and "\n" not in path else f"{path[:_SECRET_PREFIX]}…"
 
 
 def find_file(name: str, environment: Mapping[str, str]) -> str:
-    """Return the path that a setting names: one that begins with CREDENTIALS is in the directory that systemd makes.
+    """Return the path that a setting names. The prefix CREDENTIALS stands for systemd's credential directory.
 
     Raises ValueError if there is no such directory.
     """
@@ -102,10 +102,10 @@ def find_file(name: str, environment: Mapping[str, str]) -> str:
 
 
 def describe_exposure(path: Path, status: os.stat_result, environment: Mapping[str, str]) -> str:
-    """Return who else can reach a secret file, an empty text if only its owner can.
+    """Return who else can read a secret file, or an empty text if only its owner can.
 
-    Other users never may. A group may read if root owns the file, or if it is one of systemd's credentials. Pipes and
-    devices are not checked. BREAKGLASS_INSECURE_CONFIG_MODE=1 allows everything.
+    Other users may never read it. A group may read it if root owns the file, or if it is a systemd credential. Pipes
+    and devices are not checked. BREAKGLASS_INSECURE_CONFIG_MODE=1 disables this check.
     """
     if not stat.S_ISREG(status.st_mode) or environment.get("BREAKGLASS_INSECURE_CONFIG_MODE") == "1":
         return ""
@@ -120,7 +120,7 @@ def describe_exposure(path: Path, status: os.stat_result, environment: Mapping[s
 
 
 def protect(file: str, status: os.stat_result) -> str:
-    """Return the commands after which the handler alone can read a file, and other users can't."""
+    """Return the commands after which only the handler can read a file."""
     shown, user = quote(file), os.geteuid()
     if user in (0, status.st_uid):
         return f"chmod 600 {shown}"
@@ -133,20 +133,19 @@ def _is_credential(path: Path, environment: Mapping[str, str]) -> bool:
     return bool(directory) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(directory)))
 
 
-# --- Reads the configuration file and the files of callers beside it, all of them as they are at one moment ---
+# --- Read the configuration file and the files of callers beside it, all as they are at one moment ---
 #
-# A caller's own file is `callers.d/NAME.toml`. A file that can't be used is a fault of that caller alone. A directory
-# that can't be read is a fault of the whole configuration, because nothing then tells which callers are in it.
+# A caller's own file is `callers.d/NAME.toml`. If such a file can't be used, only that caller has a fault. A directory
+# that can't be read is a fault of the whole configuration, because then it is not known which callers exist.
 
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What was read: the configuration's text, and the text of each caller's own file by the caller's name.
+    """The texts that were read: the configuration, and each caller's own file by the caller's name.
 
-    For a caller's file that can't be used, there is a problem in place of the text. `warnings` are about names in the
-    directory that are ignored.
+    If a caller's file can't be used, a problem replaces its text. `warnings` are about ignored names in the directory.
     """
 
     path: Path
@@ -163,7 +162,7 @@ def caller_file(config: Path, name: str) -> Path:
 
 
 def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
-    """Read all files. Raises ConfigError, even if the files keep changing while they are read."""
+    """Read all files. Raises ConfigError, for example if the files keep changing."""
     directory = path.parent / DIRECTORY
     for _ in range(_TRIES):
         names = _list_names(directory)
@@ -183,21 +182,22 @@ def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
 def _list_names(directory: Path) -> list[str] | None:
     """Return the names in the directory of callers, None if there is none. Raises ConfigError.
 
-    A link to nowhere is a directory that can't be read: its volume may be missing.
+    A dangling link counts as an unreadable directory, because its volume may be missing.
     """
     try:
-        names = os.listdir(f"{directory}/.")  # fails even where the names could be read, and no file
+        names = os.listdir(f"{directory}/.")  # with "/.", this fails if the names could be read but the files could not
     except OSError as fault:
         if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None
         found = explain_unreadable(str(directory.absolute()), fault)
         fix = f"until it can be read, no reload changes anything, so no caller is revoked either; {found.fix}"
         raise ConfigError([replace(found, fix=fix)]) from None
-    return sorted(name for name in names if not name.startswith(".."))  # such are Kubernetes' own, in a volume
+    # names with two dots are Kubernetes' own, in a volume
+    return sorted(name for name in names if not name.startswith(".."))
 
 
 def _fingerprint(path: Path, directory: Path, names: list[str] | None) -> object:
-    """Return what is another value once a file was added, removed, replaced or written."""
+    """Return a value that changes if a file is added, removed, replaced or written."""
     return _identity(path), names, [_identity(directory / name) for name in names or ()]
 
 
@@ -206,7 +206,7 @@ def _identity(file: Path) -> tuple[int, ...]:
         found = file.stat()
     except OSError:
         return ()
-    if not stat.S_ISREG(found.st_mode):  # a pipe's times change when it is read
+    if not stat.S_ISREG(found.st_mode):  # the times of a pipe change when it is read
         return (found.st_dev, found.st_ino)
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -241,7 +241,7 @@ def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe's writer may never come
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may never get a writer
 
 
 def read_file(path: Path) -> tuple[str, os.stat_result]:

@@ -1,6 +1,6 @@
 """SSH private keys in the configuration: whether one can be used, and its public half.
 
-asyncssh takes longer to load than all the rest of a command, so it is loaded when there is a key to read.
+asyncssh takes longer to load than the rest of a command, so it is loaded only if there is a key to read.
 """
 
 from functools import lru_cache
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 def public_key(private: str) -> str:
-    """Return the public half of an unencrypted private key, without a comment; raise ValueError for anything else."""
+    """Return the public half of an unencrypted private key, without comment. Raises ValueError for others."""
     return " ".join(import_key(private).export_public_key().decode("ascii").split()[:2])
 
 
 @lru_cache(maxsize=64)
 def import_key(private: str) -> "asyncssh.SSHKey":
-    """Return an unencrypted private key, parsed once (RSA takes a second). Raise ValueError for anything else."""
+    """Return an unencrypted private key, parsed once (RSA takes a second). Raises ValueError if it is anything else."""
     from .ssh_library import asyncssh
 
     return asyncssh.import_private_key(private.strip() + "\n")
 
 
 def key_fault(private: str, file: str) -> tuple[str, str, str] | None:
-    """Return a code, why a private key can't be used, and what to do; None for one that can be used.
+    """Return a code, why a private key can't be used, and what to do. None if the key can be used.
 
     `file` is the name of its file, if it has one.
     """

@@ -1,7 +1,7 @@
-"""asyncssh, loaded without a search for what it can do without.
+"""Loads asyncssh without its search for optional libraries.
 
-It looks for liboqs and nettle, which bring algorithms that no host needs. Where they are not installed, Python runs the
-C compiler and the linker to find them: as root, before the handler answers, and with a file in /tmp.
+asyncssh looks for liboqs and nettle, which provide algorithms that no host needs. If they are not installed, Python
+runs the C compiler and the linker to find them, as root, before the handler answers, and with a file in /tmp.
 """
 
 import ctypes.util

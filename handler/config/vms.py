@@ -1,7 +1,7 @@
 """The `[vms.NAME]` tables: each VM and the hosts on which it may run.
 
-An error in an entry disables that VM, and so does a first host that is disabled. A fault in `guest`, which only claude
-uses, leaves the VM on, and claude without it.
+An error in an entry disables that VM, and so does a disabled first host. Only claude uses `guest`, so a fault in
+`guest` leaves the VM enabled, but claude can't log in to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from .reader import Entry, is_number, quoted
 
 
 def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Iterable[str]) -> Vm | None:
-    """Return the VM; None when its entry has an error or its first host is disabled."""
+    """Return the VM, or None if its entry has an error or its first host is disabled."""
     if entry.is_faulty:
         return None
     if not is_vm_name(name):
@@ -30,7 +30,7 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:
-    """Return the hosts that the VM may run on, the first to be asked first. Only that one disables the VM."""
+    """Return the hosts that the VM may run on. Only the first one, if disabled, disables the VM."""
     names = entry.get_strs("hosts")
     if entry.data.get("hosts", []) == []:
         entry.problem("hosts", "is missing", f'name the VM\'s host, like hosts = ["{next(iter(hosts), "pve1")}"]')
@@ -45,7 +45,7 @@ def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tupl
 
 
 def _guest(entry: Entry, name: str, hosts: Iterable[Host]) -> tuple[Address | None, Lines, Lines, str]:
-    """Return where and with which key claude logs in to the guest, and its host keys; nothing if there is a fault."""
+    """Return the guest's address, claude's key for it, and its host keys. All empty if there is a fault."""
     if not entry.has("guest"):
         for key in ("guest_host_key", "guest_host_ca", "guest_key", "guest_key_file"):
             if entry.has(key):
@@ -73,6 +73,6 @@ def _vmid(entry: Entry) -> int | None:
 
 
 def vmid_in(entry: Entry) -> int | None:
-    """Return the VM's number; None if there is no usable one."""
+    """Return the VM's number, or None if there is no valid one."""
     vmid = entry.data.get("vmid")
     return vmid if is_number(vmid) and 0 < vmid < 10**9 else None

@@ -1,4 +1,4 @@
-"""What an operator should change in a configuration that works, and for what a reload rejects one."""
+"""Warnings about a valid configuration, and the reasons for which a reload rejects one."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from ..auth.signing import Caller
 from ..base.findings import ConfigError, Finding, as_json, error, warning
 from .model import Config, Host, Vm
 
-# --- What an operator should change in a configuration that works ---
+# --- What an operator should change in a valid configuration ---
 
 WARN_BEFORE = timedelta(days=14)
 INSECURE = "BREAKGLASS_INSECURE_CONFIG_MODE"
@@ -30,13 +30,13 @@ def warn_of_host(host: Host) -> list[Finding]:
 
 
 def warn_of_agent(host: str, its: str, own: str) -> list[str]:
-    """Return a warning about a host agent of version `its`; the one of this program has version `own`."""
+    """Return a warning about a host agent of version `its`. This program's own agent has version `own`."""
     what = f"is {its}, Breakglass here {own}: upgrade the older one" if its != own else "is another build"
     return [f"the host agent on {host} {what}; breakglass host upgrade {host} installs {own} there"]
 
 
 def warn_of_chat(config: Config) -> list[Finding]:
-    """Return the warnings about what claude can do in guests, if there is chat."""
+    """Return the warnings about what claude can do in guests, if chat is configured."""
     guests = [vm for vm in config.vms.values() if vm.guest is not None] if config.chat is not None else []
     found = [each for vm in guests for each in warn_of_guest(vm, config.callers)]
     if guests and shutil.which("ssh") is None:
@@ -46,7 +46,7 @@ def warn_of_chat(config: Config) -> list[Finding]:
 
 
 def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[Finding]:
-    """Return a warning if claude, of which one of the callers may ask something, is root in the VM."""
+    """Return a warning if claude is root in the VM, and a caller may chat about the VM."""
     if vm.guest is None or vm.guest.user != "root" or not any("chat" in caller.allow for caller in callers):
         return []
     sentence = f"claude logs in to {vm.name} as root, where it can change anything without asking"
@@ -69,14 +69,15 @@ def find_warnings(config: Config, now: datetime, environment: Mapping[str, str])
     return (*found, *warn_of_chat(config), *warn_of_mode(environment))
 
 
-# --- What a reload requires of a configuration, and what the log says of one that is rejected ---
+# --- What a reload requires of a configuration, and how the log describes a rejected one ---
 
 
 def check_change(used: Config, new: Config) -> None:
-    """Raise ConfigError for a configuration that may not take the place of the one in use.
+    """Raise ConfigError if a configuration may not replace the one in use.
 
-    A host that is in use would be disabled, and a connection that works is not given up. Or the directory of callers is
-    gone: its volume may be missing, and no caller is to lose its rights by that.
+    It is refused if a host in use would be disabled, because a working connection must be kept. It is also refused if
+    the directory of callers is gone, because its volume may be missing, and that must not take away any caller's
+    rights.
     """
     if any(name in used.hosts for name in new.hosts_off):
         raise ConfigError(list(new.problems))
@@ -86,7 +87,7 @@ def check_change(used: Config, new: Config) -> None:
 
 
 def describe_rejection(fault: Exception) -> list[dict[str, str]]:
-    """Return the problems for which a configuration is rejected, as the log lists them."""
+    """Return the problems of a rejected configuration, as the log lists them."""
     sentence = f"can't be read: {fault or type(fault).__name__}"
     problem = error("(file)", "file-not-readable", sentence, "correct it, and reload (SIGHUP)")
     return as_json(fault.problems if isinstance(fault, ConfigError) else [problem])
