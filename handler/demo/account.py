@@ -1,7 +1,7 @@
-"""What the demo does where root starts it: its handler runs under a user id that no one has, and reads its files by it.
+"""The user of the demo's handler. If root starts the demo, the handler runs under an unused user id.
 
-That user may be unable to enter the directory of this checkout and of its virtual environment, which is often below
-/root. Then the handler runs from a copy. The tests use the same copy for the handlers that they start.
+That user may not be able to enter the directory of this checkout and its virtual environment, which is often below
+/root. In that case, the handler runs from a copy. The tests use the same copy for the handlers that they start.
 """
 
 import functools
@@ -18,9 +18,9 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import TypedDict
 
-PACKAGE = Path(__file__).resolve().parents[1]  # resolved, because ./dev has a link to it in .venv
-_BESIDE = ("agents", "docs", "static_site")  # in a checkout; an installed package has them inside
-_IDS = range(61184, 65520)  # systemd gives them to services that have no account: none of these owns a file
+PACKAGE = Path(__file__).resolve().parents[1]  # resolved, because ./dev puts a link to it into .venv
+_BESIDE = ("agents", "docs", "static_site")  # beside the package in a checkout; an installed package contains them
+_IDS = range(61184, 65520)  # systemd gives these to services without an account, so no file is owned by one of them
 _NOT_RUN = ("claude-agent-sdk", "pip")
 
 
@@ -34,7 +34,7 @@ class Rights(TypedDict, total=False):
 
 @functools.cache
 def find_uid() -> int:
-    """Return a user id without an account, a group and a process; this user's own where root has not started this."""
+    """Return a user id without account, group and process. If root did not start this, return the own id."""
     return os.geteuid() or next(uid for uid in _IDS if _is_free(uid))
 
 
@@ -49,12 +49,12 @@ def _is_free(uid: int) -> bool:
 
 
 def as_handler(uid: int) -> Rights:
-    """Return how root starts a program as a user, with the group of the same number; nothing for another user."""
+    """Return how root starts a program as a user and the group of the same number. Empty if not root."""
     return {"user": uid, "group": uid, "extra_groups": ()} if os.geteuid() == 0 else {}
 
 
 def give_to_handler(directory: Path) -> None:
-    """Make a directory that the handler's user alone can use."""
+    """Create a directory that only the handler's user can use."""
     directory.mkdir(0o700)
     os.chown(directory, find_uid(), -1)
 
@@ -68,10 +68,11 @@ def open_to_handler(directory: Path, *files: Path) -> None:
 
 
 def find_installation(directory: Path) -> list[str]:
-    """Return the beginning of a command line that runs this package as the handler's user can read it.
+    """Return the start of a command line for this package, with files that the handler's user can read.
 
-    It names this Python and the package by its path, or copies of them in `directory`. With `-m`, Python would look
-    into the current directory first, and a bare checkout is not installed. Raises RuntimeError without such a Python.
+    It names this Python and the package by path, or copies of them in `directory`. It does not use `-m`, because Python
+    would search the current directory first, and because a bare checkout is not installed. Raises RuntimeError if the
+    user can't use any Python.
     """
     open_to_handler(directory)
     python = Path(sys.executable)
@@ -88,7 +89,7 @@ def find_installation(directory: Path) -> list[str]:
 
 
 def copy_package(place: Path) -> Path:
-    """Copy the package, and what stands beside it in a checkout, for every user to read. Return the package."""
+    """Copy the package, and the folders beside it in a checkout, readable for every user. Return the copy."""
     beside = [PACKAGE.with_name(name) for name in _BESIDE] if PACKAGE.name == "handler" else []
     for folder in (PACKAGE, *(path for path in beside if path.exists())):
         shutil.copytree(folder, place / folder.name)
@@ -97,7 +98,7 @@ def copy_package(place: Path) -> Path:
 
 
 def copy_environment(place: Path, package: Path) -> Path:
-    """Make a virtual environment with this package, and with copies of what it imports. Return its Python."""
+    """Create a virtual environment with this package and copies of its dependencies. Return its Python."""
     venv.create(place, symlinks=True)
     [packages] = place.glob("lib/python*/site-packages")
     (packages / "breakglass").symlink_to(package)
@@ -106,13 +107,14 @@ def copy_environment(place: Path, package: Path) -> Path:
             if file.parts[0] not in ("..", "breakglass") and Path(str(file.locate())).is_file():
                 target = packages / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(str(file.locate()), target)  # with its time, which the compiled file beside it names
+                # with its modification time, because the compiled file beside it records that
+                shutil.copy2(str(file.locate()), target)
     _open_to_all(packages)
     return place / "bin/python"
 
 
 def _list_distributions() -> Iterator[Distribution]:
-    """Yield what the handler imports: in a checkout what the lock file names, else all that is installed here."""
+    """Yield the handler's dependencies: those in the lock file of a checkout, otherwise all installed ones."""
     lock = PACKAGE.with_name("requirements.txt")
     if not lock.exists():
         yield from (each for each in distributions() if each.name not in _NOT_RUN)
@@ -120,19 +122,19 @@ def _list_distributions() -> Iterator[Distribution]:
     for name in re.findall(r"^([a-z0-9-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE):
         try:
             yield distribution(name)
-        except PackageNotFoundError:  # not for this Python
+        except PackageNotFoundError:  # not needed for this Python
             continue
 
 
 def _open_to_all(place: Path) -> None:
-    """Let every user read a tree, because a strict umask may have closed what it was copied from."""
+    """Let every user read a tree, because a strict umask may have restricted the original files."""
     for path in (place, *place.rglob("*")):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
 def find_program(program: Path, directory: Path) -> Path:
-    """Return a program where the handler's user can run it: where it is, or a link or copy in `directory`."""
+    """Return a program that the handler's user can run: the original, or a link or copy in `directory`."""
     if can_use(program, "-x"):
         return program
     place = directory / program.name
@@ -141,9 +143,10 @@ def find_program(program: Path, directory: Path) -> Path:
 
 
 def link_or_copy(program: Path, place: Path) -> None:
-    """Make another name of a file, or on another file system a copy."""
+    """Create a hard link to a file, or a copy on another file system."""
     try:
-        os.link(program.resolve(), place)  # a link to a link would lead to where it was
+        # resolved, because a hard link to a symbolic link would still lead to the old place
+        os.link(program.resolve(), place)
     except OSError:
         shutil.copy(program, place)
 

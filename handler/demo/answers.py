@@ -23,7 +23,7 @@ def next_step(messages: list[Json], default: Default) -> Json:
     for message in reversed(messages):
         if message["role"] == "assistant":
             answers += 1
-        if message["role"] != "user":  # the CLI adds messages with the role `system`, in the middle
+        if message["role"] != "user":  # the CLI adds messages with the role `system` in between
             continue
         for text, is_tool in reversed(list(texts(message))):
             if is_tool:
@@ -34,7 +34,7 @@ def next_step(messages: list[Json], default: Default) -> Json:
 
 
 def texts(message: Json) -> Iterator[tuple[str, bool]]:
-    """Yield each text of a message, and whether a tool returned it."""
+    """Yield each text of a message, with a flag that says whether a tool returned it."""
     content = message["content"]
     if isinstance(content, str):
         yield content, False
@@ -62,7 +62,7 @@ def blocks(step: Json) -> list[Json]:
 
 
 def block_start(block: Json) -> Json:
-    """Return a block as its stream begins: with empty values."""
+    """Return a block as it appears at the start of its stream, with empty values."""
     empty = {"text": "", "thinking": "", "signature": ""}
     return {name: empty.get(name, {} if name == "input" else value) for name, value in block.items()}
 
@@ -81,7 +81,7 @@ def deltas(block: Json) -> Iterator[Json]:
 
 
 def message_of(body: Json) -> Json:
-    """Return the message that answers a request, still without content."""
+    """Return the message that answers a request, without its content yet."""
     usage = {"input_tokens": len(json.dumps(body["messages"])) // 4, "output_tokens": 1}
     usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     fields = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": body["model"]}
@@ -89,12 +89,12 @@ def message_of(body: Json) -> Json:
 
 
 def stop_reason(content: list[Json]) -> str:
-    """Return why a message ends after this content."""
+    """Return the stop reason of a message with this content."""
     return "tool_use" if content[-1]["type"] == "tool_use" else "end_turn"
 
 
 def fault_of(body: Json) -> str:
-    """Return why the original refuses a request: no message, or a tool call without a result. Empty if it does not."""
+    """Return why the real API would refuse a request: no message, or a tool call without a result. Or empty."""
     messages = body.get("messages") or []
     if not messages or messages[0]["role"] != "user":
         return "messages: the first message must come from the user"

@@ -1,7 +1,7 @@
-"""The demo's chat: the real claude, with a scripted model on this machine or the model of a person's own credential.
+"""The demo's chat: the real claude, with a scripted model on this machine or with the model of a person's credential.
 
-A first `./dev demo` has no claude yet. The demo begins without chat, has `./dev` install claude meanwhile, and then
-turns chat on with a reload of the handler.
+The first `./dev demo` has no claude yet. So the demo begins without chat, has `./dev` install claude in the background,
+and then enables chat by reloading the handler.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from .investigation import next_step
 from .lines import REAL, SCRIPTED
 from .messages_api import Model
 
-INSTALLER = "BREAKGLASS_DEV"  # names the script of a checkout that installs claude; `./dev demo` sets it
+INSTALLER = "BREAKGLASS_DEV"  # the environment variable with the script that installs claude; `./dev demo` sets it
 CHAT = """
 [chat]
 command = {claude}
@@ -36,16 +36,16 @@ _PAUSE = 0.1
 
 
 class DemoChat:
-    """What claude talks to; `model` says in words which model that is."""
+    """The model that claude talks to. `model` describes it in words."""
 
     def __init__(self, directory: Path, api: ModelApi, model: str) -> None:
         self.model = model
         self._directory, self._api = directory, api
 
     def write_table(self) -> str:
-        """Write the credential into a file, and return [chat]; nothing without claude, or a program that it needs.
+        """Write the credential to a file, and return [chat]. Empty if claude or a program it needs is missing.
 
-        Nothing else of this environment is in it.
+        No other value of this environment is used.
         """
         claude = find_claude()
         if claude is None or not all(map(shutil.which, ("ssh", "bwrap"))):
@@ -61,7 +61,7 @@ class DemoChat:
 
 @contextlib.contextmanager
 def open_chat(directory: Path, own: ModelApi | None) -> Iterator[DemoChat]:
-    """Return the chat of a demo in a directory, with a scripted model as long as it is used, if there is no own one."""
+    """Return a demo's chat. Without a person's own model, run a scripted model while the chat is in use."""
     if own:
         yield DemoChat(directory, own, REAL)
         return
@@ -73,7 +73,7 @@ def open_chat(directory: Path, own: ModelApi | None) -> Iterator[DemoChat]:
 
 
 def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
-    """Return the credential that claude itself would take from an environment, and the API that it is for."""
+    """Return the credential that claude would take from an environment, and the URL of its API."""
     base_url = environment.get("ANTHROPIC_BASE_URL", BASE_URL)
     found = (ModelApi(name, environment[name], base_url) for name in CREDENTIALS if environment.get(name))
     return next(found, None)
@@ -81,7 +81,7 @@ def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
 
 def find_claude() -> Path | None:
     """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
-    importlib.invalidate_caches()  # it may have been installed just now
+    importlib.invalidate_caches()  # because it may have just been installed
     spec = importlib.util.find_spec("claude_agent_sdk")
     bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
     found = shutil.which("claude")
@@ -89,9 +89,9 @@ def find_claude() -> Path | None:
 
 
 async def install_and_turn_on(chat: DemoChat, config: Path, handler: Process, port: int) -> str:
-    """Install claude and turn chat on in a running handler; return chat's state.
+    """Install claude and enable chat in a running handler. Return chat's state.
 
-    It is empty if claude could not be installed, and then `./dev` has said why.
+    The state is empty if claude could not be installed. In that case, `./dev` has said why.
     """
     if not await _install_claude(os.environ[INSTALLER]):
         return ""
@@ -103,7 +103,7 @@ async def install_and_turn_on(chat: DemoChat, config: Path, handler: Process, po
 
 
 async def _install_claude(script: str) -> bool:
-    """Run `./dev claude`, which leaves nothing when it is ended; return whether claude is installed."""
+    """Run `./dev claude`, and return whether claude is installed. If it is ended early, it leaves nothing."""
     install = await asyncio.create_subprocess_exec("bash", script, "claude", stdin=DEVNULL, start_new_session=True)
     try:
         return await install.wait() == 0
@@ -114,7 +114,7 @@ async def _install_claude(script: str) -> bool:
 
 
 def _wait_for_state(port: int) -> str:
-    """Return the state of chat that a handler has after a reload."""
+    """Wait for a handler's reload, and return its state of chat."""
     until = time.monotonic() + RELOAD_SECONDS
     while (state := _read_state(port)) in ("none", "starting") and time.monotonic() < until:
         time.sleep(_PAUSE)
@@ -122,7 +122,7 @@ def _wait_for_state(port: int) -> str:
 
 
 def _read_state(port: int) -> str:
-    """Return the state of chat that a handler's /health has."""
+    """Return the state of chat from a handler's /health."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
         connection.request("GET", "/health")
         return str(json.load(connection.getresponse())["chat"])

@@ -1,6 +1,6 @@
 """The script of the demo's model. Its commands really run, and their output decides the next step.
 
-It ignores the question. It looks at the VM, names the verdict, and proposes the verb that helps.
+The script ignores the question. It examines the VM, states the verdict, and proposes the verb that helps.
 """
 
 import json
@@ -16,7 +16,7 @@ _WHY = {
 
 
 def next_step(words: str, number: int, shown: str) -> Json:
-    """Return the next answer, from the operator's words, the number of answers since, and the last command's output."""
+    """Return the next answer, given the operator's words, the number of answers since, and the last output."""
     verified = "approved it, and it ended" in words
     if number == 0:
         text = "It is done. I check whether it helped. " if verified else "I look at the VM first. "

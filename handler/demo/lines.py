@@ -1,4 +1,4 @@
-"""What the demo prints: the ways to try it, for a shell, how it ended, and what is left of it."""
+"""The texts that the demo prints: commands to try it, how it ended, and what is left of it."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from pathlib import Path
 from .account import PACKAGE
 from .proxmox.world import SCENARIOS, VMID, World
 
-# --- What the demo prints: the ways to try it, for a shell, and how it ended ---
+# --- The texts that the demo prints: commands to try it, and how it ended ---
 
 TEXT = """
   VM {vmid} "devvm", {machine}: {scenario}
@@ -41,16 +41,16 @@ LEFT = "  Ctrl-C did not end everything. Check what is left, then run: {commands
 
 
 def name_program(started_as: str) -> str:
-    """Return the words that run this command from any directory, for a shell."""
+    """Return the shell words that run this command from any directory."""
     path = Path(started_as).resolve()
-    is_program = path.is_file() and os.access(path, os.X_OK)  # not as `python handler demo`
+    is_program = path.is_file() and os.access(path, os.X_OK)  # false for `python handler demo`
     return shlex.join([*([] if is_program else [sys.executable]), str(path)])
 
 
 def describe(world: World, secret: str, port: int, program: list[str], model: str, is_coming: bool) -> str:
-    """Return what the demo prints: the page and the commands to paste. `is_coming` tells that chat is on later.
+    """Return the page's address and the commands to paste. `is_coming` says that chat is enabled later.
 
-    doctor judges the installation that it runs from, so `program`, the copy, judges a handler that runs from a copy.
+    doctor checks the installation that it runs from. So if the handler runs from a copy, `program` is that copy.
     """
     breakglass = name_program(sys.argv[0])
     secret_file = f"BREAKGLASS_SECRET_FILE={world.directory}/secret"
@@ -73,13 +73,13 @@ def describe(world: World, secret: str, port: int, program: list[str], model: st
 
 
 def describe_later(world: World, port: int, model: str, state: str) -> str:
-    """Return what the demo prints once claude is installed and the handler says whether chat is on."""
+    """Return the text that the demo prints after claude was installed and the handler has reported chat's state."""
     asks = _ask(world, port, name_program(sys.argv[0]))
     return f"\n{_chat(asks, f'on now, also on the page: {model}')}\n" if state == "on" else NOT_ON.format(state=state)
 
 
 def _ask(world: World, port: int, breakglass: str) -> str:
-    """Return the beginning of a command that asks the handler, for a shell."""
+    """Return the start of a shell command that asks the handler."""
     return f"BREAKGLASS_URL=http://127.0.0.1:{port} BREAKGLASS_SECRET_FILE={world.directory}/secret {breakglass}"
 
 
@@ -88,21 +88,21 @@ def _chat(asks: str, model: str) -> str:
 
 
 def _line(name: str, programs: str, text: str) -> str:
-    """Return a line to paste, or that the first program which it needs and lacks is not installed."""
+    """Return a line to paste, or a note that a program which it needs is not installed."""
     missing = [program for program in programs.split() if not shutil.which(program)]
     return f"  {MISSING.format(program=missing[0])}" if missing else f"  {name}    {text}"
 
 
-# --- Finds what is left of a demo: processes that have its directory in their command line or open files ---
+# --- Find the processes that a demo left, which have its directory in their command line or open files ---
 #
-# The environment does not count, because a person's `breakglass chat` in another terminal has the directory there.
+# The environment is not searched, because a person's `breakglass chat` in another terminal has the directory in it.
 
-SECONDS = 10.0  # a turn of claude ends by itself once the handler has ended
+SECONDS = 10.0  # a turn of claude ends by itself after the handler has ended
 _PAUSE = 0.05
 
 
 def wait_for_end(directory: str) -> list[int]:
-    """Return the processes of a demo that are left after some seconds; none as soon as all have ended."""
+    """Wait until a demo's processes have ended, and return those that are left after SECONDS."""
     until = time.monotonic() + SECONDS
     while (left := list(_find_processes(directory))) and time.monotonic() < until:
         time.sleep(_PAUSE)
@@ -116,7 +116,7 @@ def _find_processes(directory: str) -> Iterator[int]:
 
 
 def _uses(process: Path, directory: str) -> bool:
-    """Tell whether a process has the directory somewhere. One of another user, or one that has ended, has not."""
+    """Return whether a process uses the directory. False for another user's process, or an ended one."""
     mark = os.fsencode(directory)
     try:
         if mark in process.joinpath("cmdline").read_bytes():

@@ -1,7 +1,7 @@
-"""A stand-in for the Messages API, on loopback. It behaves like the original, except for the text of its answers.
+"""A stand-in for the Messages API, on loopback. It behaves like the real API, except for the text of its answers.
 
-It keeps nothing between requests. `answers.py` makes the answers; a step's `pace` is the seconds between its deltas.
-Tests subclass `Model` and `Handler`: their model plays scripts, waits and fails.
+It keeps no state between requests. `answers.py` creates the answers. A step's `pace` is the number of seconds between
+its deltas. Tests subclass `Model` and `Handler`, so that their model plays scripts, waits and fails.
 """
 
 import json
@@ -24,7 +24,7 @@ class Request:
 
 
 class Model:
-    """A listening stand-in; `url` is what ANTHROPIC_BASE_URL takes."""
+    """A listening stand-in. `url` is the value for ANTHROPIC_BASE_URL."""
 
     def __init__(self, default: Default, handler: "type[Handler] | None" = None) -> None:
         self.default = default
@@ -52,7 +52,7 @@ class _Server(ThreadingHTTPServer):
     model: Model
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Report nothing: a client may leave in the middle."""
+        """Report nothing, because a client may disconnect at any time."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,11 +66,11 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
     def do_HEAD(self) -> None:
-        """Answer the probe that claude sends first."""
+        """Answer the HEAD request that claude sends first."""
         self.send_body(200, b"", "application/json")
 
     def do_GET(self) -> None:
-        """List the models, which a credential is needed for; every other path is not found."""
+        """List the models if the request has a credential. Every other path is not found."""
         if self.path.partition("?")[0] != "/v1/models":
             self.refuse(404, "not_found_error", "Not found")
         elif not ("x-api-key" in self.headers or "authorization" in self.headers):
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(Request({name.lower(): value for name, value in self.headers.items()}, json.loads(raw)))
 
     def answer(self, request: Request) -> None:
-        """Answer a request, or refuse it as the original does."""
+        """Answer a request, or refuse it as the real API does."""
         if not ("x-api-key" in request.headers or "authorization" in request.headers):
             self.refuse(401, "authentication_error", "x-api-key header is required")
         elif fault := fault_of(request.body):
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(request, self.server.model.next_step(request.body["messages"]))
 
     def reply(self, request: Request, step: Json) -> None:
-        """Send a step as a message, in pieces where the request asks for a stream."""
+        """Send a step as a message, in pieces if the request asks for a stream."""
         if request.body.get("stream"):
             self._stream(request.body, step)
             return

@@ -45,7 +45,7 @@ REMOVAL_TRIES = 3
 
 
 def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model: bool = False) -> int:
-    """Run the demo until it is interrupted, its VM in the state that SCENARIOS names; leave nothing behind.
+    """Run the demo until it is interrupted, with its VM in one state of SCENARIOS. Leaves nothing behind.
 
     With `chat`, and if the real `claude` is installed, claude talks to a scripted model. With `real_model` it uses the
     model of the operator's own credential.
@@ -55,7 +55,8 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
         say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS)}")
         return 2
     received: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:  # what is left is said
+    # files that are left are reported
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         code = _run_in(Path(directory), say, scenario, chat, own, received)
     if signal.SIGINT in received:
         left = wait_for_end(directory)
@@ -84,9 +85,9 @@ def _run_in(
 
 
 def _remove(world: World) -> None:
-    """End what the world's commands started, and remove its files.
+    """End the processes of the world's commands, and remove its files.
 
-    A host agent that was just being started still makes files, and an agent ends by itself: its input has ended.
+    A host agent that was just starting may still create files. It ends by itself, because its input is closed.
     """
     for _ in range(REMOVAL_TRIES):
         world.close()
@@ -157,10 +158,10 @@ async def _add_chat(
     handler: asyncio.subprocess.Process,
     port: int,
 ) -> None:
-    """Have claude installed and chat turned on, and say so."""
+    """Install claude and enable chat, and say so."""
     try:
         state = await install_and_turn_on(chat, config, handler, port)
-    except OSError as error:  # such as a full disk
+    except OSError as error:  # for example a full disk
         state = str(error)
     if state:
         say(describe_later(world, port, chat.model, state))
@@ -188,9 +189,9 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
 
 
 def reserve_port() -> socket.socket:
-    """Return a socket that keeps a loopback port from every other program until the handler listens on it.
+    """Return a socket that reserves a loopback port until the handler listens on it.
 
-    It does not listen itself. The handler sets SO_REUSEADDR, and so can bind the port too.
+    The socket does not listen. The handler sets SO_REUSEADDR, so it can bind the port too.
     """
     reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -199,7 +200,7 @@ def reserve_port() -> socket.socket:
 
 
 async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
-    """Return True once the handler listens, and False if it ends before that; then it has said why."""
+    """Return True when the handler listens, or False if it ends before that. In that case, it has said why."""
     ended, listens = asyncio.ensure_future(handler.wait()), asyncio.ensure_future(wait_for_port(port))
     try:
         await asyncio.wait([ended, listens], return_when=asyncio.FIRST_COMPLETED)
@@ -212,7 +213,7 @@ async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
 
 
 async def wait_for_port(port: int, seconds: float = 60) -> None:
-    """Wait until a server listens on the port; raise TimeoutError if none does in time."""
+    """Wait until a server listens on the port; raise TimeoutError if that takes too long."""
     async with asyncio.timeout(seconds):
         while True:
             try:

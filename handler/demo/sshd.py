@@ -14,7 +14,7 @@ from .proxmox.world import World
 
 @dataclass(frozen=True)
 class DemoHost:
-    """A listening server and what a handler needs to reach it."""
+    """A listening server, with the address and keys that a handler needs to reach it."""
 
     server: asyncssh.SSHAcceptor
     port: int
@@ -40,7 +40,7 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        """Forward no port, in the word of sshd's `restrict`: asyncssh's own refusal reads like a closed port."""
+        """Forward no port, with the error of sshd's `restrict`. asyncssh's own error looks like a closed port."""
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -94,7 +94,7 @@ async def _serve(world: World, channel: asyncssh.SSHServerProcess[bytes]) -> Non
         channel.exit(await agent.wait())
     finally:
         feeding.cancel()
-        agent.stdin.close()  # a resident agent ends with its input
+        agent.stdin.close()  # a resident agent ends when its input ends
         await agent.wait()
 
 
@@ -108,7 +108,7 @@ class _Sink(Protocol):
 
 
 async def _pump(source: _Source, sink: _Sink) -> None:
-    """Copy until the source ends; a sink that is gone ends it too."""
+    """Copy until the source ends or the sink is closed."""
     with suppress(OSError, asyncssh.Error):
         while data := await source.read(65536):
             sink.write(data)

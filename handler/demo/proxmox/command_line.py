@@ -1,4 +1,4 @@
-"""The command line of the VM's QEMU: what `qm showcmd` prints, and what `qm start` fails for before there is a QEMU.
+"""The command line of the VM's QEMU: what `qm showcmd` prints, and why `qm start` fails before QEMU starts.
 
 Rules and texts: qemu-server 9.2.6, QemuServer.pm (vm_commandline, vm_start_nolock, config_to_command); pve-storage
 9.1.7, Plugin.pm; pve-common 9.2.1, Network.pm. The host's bridges are the names in `<root>/sys/class/net`.
@@ -11,11 +11,11 @@ import re
 from .processes import Died
 from .vm import Vm
 
-_NOT_FOUND = 2  # outside a task a failed command exits with the last errno, here ENOENT, or with 255 if there is none
+_NOT_FOUND = 2  # outside a task, a failed command exits with the last errno (here ENOENT), or with 255 without one
 
 
 def show(vm: Vm, arguments: list[str]) -> None:
-    """Print what `qm showcmd` prints. The volumes of a VM that runs are not activated."""
+    """Print what `qm showcmd` prints. The volumes of a running VM are not activated."""
     vm.config()
     if vm.pid is None:
         activate_volumes(vm)
@@ -30,9 +30,9 @@ def activate_volumes(vm: Vm) -> None:
 
 
 def make_command(vm: Vm) -> list[str]:
-    """Return the command that starts QEMU; raise Died for what the configuration names and this host does not have."""
+    """Return the command that starts QEMU. Raises Died if this host lacks something from the configuration."""
     conf = vm.config()
-    is_minimal = conf.get("template", "0") != "0"  # such a command is for backups: its disks alone count
+    is_minimal = conf.get("template", "0") != "0"  # a template is started only for backups, so only its disks matter
     if not is_minimal and conf.get("hugepages") and conf.get("numa", "0") == "0":
         where = "/usr/share/perl5/PVE/QemuServer/Memory.pm line 388."
         raise Died(f"numa needs to be enabled to use hugepages at {where}")
@@ -49,13 +49,13 @@ def make_command(vm: Vm) -> list[str]:
 
 
 def _has_blockdevs(conf: dict[str, str]) -> bool:
-    """Tell whether the machine's version is 10.0 or later, so an earlier command line names the images unseen."""
+    """Return whether the machine's version is 10.0 or later. Before that, images are not checked here."""
     version = re.search(r"-(\d+)\.\d", conf.get("machine", ""))
     return version is None or int(version[1]) >= 10
 
 
 def _require_bridge(vm: Vm, name: str) -> None:
-    """Raise Died without the bridge. Of another network card than virtio, only QEMU's own script finds that out."""
+    """Raise Died if the bridge is missing. For cards other than virtio, only QEMU's own script checks that."""
     if not os.path.exists(f"{vm.root}/sys/class/net/{name}"):
         raise Died(f"bridge '{name}' does not exist", _NOT_FOUND)
 

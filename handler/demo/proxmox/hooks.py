@@ -1,6 +1,6 @@
-"""A VM's hook script. Any `hookscript:` in a configuration runs the file `<root>/hookscript`.
+"""A VM's hook script. A `hookscript:` in a configuration, whatever its value, runs the file `<root>/hookscript`.
 
-It runs in the worker, without a time limit (pve-guest-common, GuestHelpers.pm, exec_hookscript).
+The script runs in the worker, without a time limit (pve-guest-common, GuestHelpers.pm, exec_hookscript).
 """
 
 import os
@@ -10,7 +10,7 @@ from .vm import Vm, say
 
 
 def run_hook(vm: Vm, phase: str, must_succeed: bool = False) -> None:
-    """Run the hook script. Its failure is a warning, or if it `must_succeed` the task's failure."""
+    """Run the hook script. Its failure is a warning, or with `must_succeed` a failure of the task."""
     named = vm.config().get("hookscript", "").partition(":snippets/")[2]
     script = f"{vm.root}/hookscript"
     if not named or not os.access(script, os.X_OK):

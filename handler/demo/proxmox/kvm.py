@@ -1,4 +1,4 @@
-"""A stand-in for QEMU if none is installed: a process with a pid file and a QMP monitor, and no guest.
+"""A stand-in for a missing QEMU: a process with a pid file and a QMP monitor, but without a guest.
 
 Like QEMU, it serves one monitor client at a time, greets first, and sends events before answers.
 """
@@ -41,7 +41,7 @@ class Machine:
 
 
 def serve(listener: socket.socket, machine: Machine) -> None:
-    """Serve one monitor client after the other, until one sends quit."""
+    """Serve monitor clients one after the other, until one sends quit."""
     while True:
         client, _ = listener.accept()
         with client, client.makefile("rwb") as stream:
@@ -67,7 +67,7 @@ def main() -> None:
     listener.bind(qmp)
     listener.listen(1)
     if pid := os.fork():
-        # before this process ends, as QEMU has it: `qm start` reads the file next
+        # written before this process ends, as in QEMU, because `qm start` reads the file next
         with open(pidfile, "w", encoding="ascii") as file:
             file.write(f"{pid}\n")
         return

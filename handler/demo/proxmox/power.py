@@ -18,7 +18,7 @@ from .vm import Vm, remove, say
 
 @contextmanager
 def take_flock(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
-    """Take the VM's flock for the block; waiting processes get it in order, as flock(2) grants it."""
+    """Take the VM's flock for the block; waiting processes get it in the order of flock(2)."""
     name = f"/var/lock/qemu-server/lock-{vm.vmid}.conf"
     fd = os.open(vm.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -53,7 +53,7 @@ def _too_late(number: int, frame: FrameType | None) -> None:
 
 
 def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> None:
-    """End the VM's process: by `quit` or, for a shutdown, by ACPI; then by SIGTERM and SIGKILL if `force`."""
+    """End the VM's process, by `quit` or (for a shutdown) ACPI. With `force`, then by SIGTERM and SIGKILL."""
     vm.config()
     pid = vm.pid
     if pid is None:
@@ -74,7 +74,7 @@ def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> No
 
 
 def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
-    """Return an empty text once the process has ended, otherwise the error. A signal ends only the first wait."""
+    """Ask the process to end. Return an empty text, or the error if it does not. A signal ends only the first wait."""
     try:
         vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
@@ -88,7 +88,7 @@ def _kill(vm: Vm, pid: int, words: str) -> None:
     if not vm.wait_until_gone(vm.needs(vm.seconds("sigterm"))):
         say("VM still running - terminating now with SIGKILL")
         _signal(pid, signal.SIGKILL)
-        time.sleep(vm.seconds("sigkill"))  # and, like the original, no second look
+        time.sleep(vm.seconds("sigkill"))  # like the original, it does not look a second time
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -101,8 +101,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _let_cleanup_queue(vm: Vm) -> None:
     """Wait until qmeventd's cleanup waits for the flock, so that it runs before a later start.
 
-    The original looks once a second, and so always comes after it. A QEMU that lives on in the kernel has no cleanup,
-    and neither has one on a host whose event daemon is dead.
+    The original looks once a second, so it always comes after the cleanup. There is no cleanup if QEMU still lives in
+    the kernel, or if the host's event daemon is dead.
     """
     if is_dead(vm):
         return
@@ -145,7 +145,7 @@ def reboot(vm: Vm, limit: float) -> None:
 
 
 def reset(vm: Vm) -> None:
-    """Reset the machine through its monitor."""
+    """Reset the machine through QEMU's monitor."""
     vm.check_lock()
     vm.monitor("system_reset")
 
@@ -181,7 +181,7 @@ def _wait_for_scope(vm: Vm) -> None:
 
 
 def _run_qemu(vm: Vm, argv: list[str]) -> None:
-    """Run the command that puts QEMU into the background; its output belongs to the task."""
+    """Run the command that puts QEMU into the background; its output is part of the task's output."""
     limit = vm.start_seconds()
     if "-daemonize" in argv:
         limit = max(limit, LEAST_FOR_QEMU)
@@ -194,7 +194,7 @@ def _run_qemu(vm: Vm, argv: list[str]) -> None:
 
 
 def _watch(vm: Vm) -> None:
-    """Write the scope and the cleanup file of the QEMU that runs, and have qmeventd watch it."""
+    """Write the scope and the cleanup file of the running QEMU, and have qmeventd watch it."""
     os.makedirs(os.path.dirname(vm.cgroup), exist_ok=True)
     pid = vm.pid
     for path, text in ((vm.cgroup, f"{pid}\n" if pid else ""), (vm.cleanup, "")):
@@ -208,7 +208,7 @@ def _watch(vm: Vm) -> None:
 
 
 def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
-    """Clean up after a QEMU that has ended (`qm cleanup`); tell whether the VM must start again."""
+    """Clean up after a QEMU that has ended (`qm cleanup`). Return whether the VM must start again."""
     if not os.path.exists(vm.conf):
         return False
     tell(f"Starting cleanup for {vm.vmid}")
@@ -226,7 +226,7 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
 
 
 def _await_end(vm: Vm, clean: bool, tell: Callable[[str], None]) -> None:
-    """Wait until the running QEMU ends; it may be a new one."""
+    """Wait until the running QEMU ends, which may be a new one."""
     if clean and vm.config().get("lock") == "backup":
         raise Died("skipping cleanup - 'backup' lock is present and vm is running again")
     first = vm.seconds("cleanup-warns")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Died(Exception):
-    """Raised with Proxmox's error message; the command exits with `code`, which for a task is 255."""
+    """Raised with Proxmox's error message; the command exits with `code`, which is 255 for a task."""
 
     def __init__(self, words: str, code: int = 255) -> None:
         super().__init__(words)
@@ -18,13 +18,13 @@ class Died(Exception):
 
 # --- Processes of the stand-ins: their names, the commands that they run, and their background processes ---
 #
-# Every process that a host's commands start has the host's root in its environment, under any later name.
+# Every process that a host's commands start has the host's root in its environment, even after it changes its name.
 
 ROOT = "BREAKGLASS_DEMO_ROOT"
 
 
 def name_process(words: list[str], short: str) -> None:
-    """Change this process's command line in /proc and ps, as Perl does for `$0` (proc(5))."""
+    """Change this process's command line in /proc and ps, as Perl does when `$0` is set (proc(5))."""
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
     begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, fields 48 and 49
@@ -37,14 +37,14 @@ def name_process(words: list[str], short: str) -> None:
 
 
 def name_perl(tool: str, *words: str) -> None:
-    """Show this process as one of Proxmox's tools."""
+    """Give this process the command line of one of Proxmox's tools."""
     name_process(["/usr/bin/perl", "-T", f"/usr/sbin/{tool}", *words], tool)
 
 
 def run_command(argv: list[str], limit: float | None = None) -> int:
     """Run a command with our output and return its exit code.
 
-    When it takes too long, or when we are interrupted, kill it and raise Died.
+    If it takes too long, or if this process is interrupted, kill it and raise Died.
     """
     pid = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGPIPE])
     try:
@@ -58,7 +58,7 @@ def run_command(argv: list[str], limit: float | None = None) -> int:
 
 
 def wait_for_end(pid: int, limit: float | None) -> bool:
-    """Wait for a process; tell whether it ended in time."""
+    """Wait for a process; return whether it ended in time."""
     pidfd = os.pidfd_open(pid)
     try:
         return bool(select.select([pidfd], [], [], limit)[0])
@@ -79,9 +79,9 @@ def processes_of(root: str) -> Iterator[int]:
 
 
 def end_processes(root: str, spared: tuple[str, ...] = (), limit: float = 5.0) -> None:
-    """Kill all that `processes_of` yields, and their new children, except processes with the names `spared`.
+    """Kill all processes of this host and their new children, except those with a name in `spared`.
 
-    Return once they have ended. A process that waits in the kernel is left after `limit` seconds.
+    Wait until they have ended. After `limit` seconds, a process that hangs in the kernel is left.
     """
     stuck: set[int] = set()
     while pids := [pid for pid in processes_of(root) if pid not in stuck and name_of(pid) not in spared]:

@@ -1,4 +1,4 @@
-"""Stand-ins for Proxmox's other commands, which only read: pvesh, pvecm, pvesm, pveversion.
+"""Stand-ins for Proxmox's other commands, which are read-only: pvesh, pvecm, pvesm, pveversion.
 
 All but pveversion need /etc/pve.
 """
@@ -46,8 +46,8 @@ def pvecm(root: str, words: list[str]) -> int:
 def pvesm(root: str, words: list[str]) -> int:
     """Run `pvesm status [--storage ID]` or `pvesm list ID --vmid VMID --content images`.
 
-    `status` tries every storage, one after the other, and prints the one (pve-storage 9.1.7, API2/Storage/Status.pm);
-    `list` tries that one alone.
+    `status` tries every storage, one after the other, and prints the requested one (pve-storage 9.1.7,
+    API2/Storage/Status.pm). `list` tries only that one.
     """
     known = storages(root)
     only = words[1] if words[0] == "list" else words[words.index("--storage") + 1] if "--storage" in words else ""

@@ -1,8 +1,8 @@
-"""A stand-in for Proxmox's `qm`: its words, exit codes, worker, flock and ladder of signals. It is never kinder.
+"""A stand-in for Proxmox's `qm`: its options, exit codes, worker, flock and signals. It is never more lenient.
 
-Texts and rules: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm). The VM is a real QEMU process where one is installed,
-otherwise `kvm.py`. `qm` obeys the host's files: a configuration's `lock:` and `hookscript:`, the flock, HA's resources,
-the quorum bit, a scope that is not empty. Other failures come from a plugin (`plugin.py`).
+Texts and rules: qemu-server 9.2.6 (CLI/qm.pm, API2/Qemu.pm). The VM is a real QEMU process if QEMU is installed,
+otherwise `kvm.py`. `qm` follows the host's files: `lock:` and `hookscript:` of a configuration, the flock, HA's
+resources, the quorum bit, and a scope that is not empty. Other failures come from a plugin (`plugin.py`).
 """
 
 import os
@@ -32,7 +32,7 @@ def status(vm: Vm, arguments: list[str]) -> None:
 
 
 def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
-    """Return the fields of `qm status --verbose`. Fields that come from QEMU are missing when QEMU is silent."""
+    """Return the fields of `qm status --verbose`. If QEMU is silent, its fields are missing."""
     fields: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
     fields |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
     fields |= {"pid": vm.pid} if vm.pid else {}
@@ -75,7 +75,7 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
     try:
         reach_pmxcfs(root)
         if verb in TASKS or verb == "cleanup":
-            from . import tasks  # the other commands don't need it, and a capture starts many of them
+            from . import tasks  # imported here, because a capture starts many commands that don't need it
 
             return tasks.run(vm, verb, arguments) if verb in TASKS else tasks.clean_up(vm, arguments[:1] == ["1"])
         load_plugin(root).before(root, "qm", [verb, str(vmid), *arguments])
@@ -89,7 +89,7 @@ def run(root: str, verb: str, vmid: int, arguments: list[str]) -> int:
 def main() -> int:
     """Run `ROOT VERB VMID [OPTIONS]`."""
     root, verb, vmid, *arguments = sys.argv[1:]
-    if verb == "cleanup":  # qmeventd runs it as it is
+    if verb == "cleanup":  # qmeventd runs this command directly
         name_process(["/usr/bin/perl", "/usr/sbin/qm", verb, vmid, *arguments], "qm")
     else:
         name_perl("qm", verb, vmid, *arguments)

@@ -1,4 +1,4 @@
-"""A stand-in for `qmeventd`, for one QEMU: when QEMU ends, it becomes `qm cleanup`, which can restart the VM."""
+"""A stand-in for `qmeventd`, for one QEMU. When QEMU ends, it executes `qm cleanup`, which can restart the VM."""
 
 import os
 import select
@@ -11,12 +11,12 @@ from .vm import Vm
 
 
 def is_dead(vm: Vm) -> bool:
-    """Tell whether the host's event daemon is dead, which the file `<root>/qmeventd-is-dead` says."""
+    """Return whether the host's event daemon is dead, which it is if `<root>/qmeventd-is-dead` exists."""
     return os.path.exists(f"{vm.root}/qmeventd-is-dead")
 
 
 def watch(vm: Vm, pid: int) -> None:
-    """Start a background process that waits for the QEMU `pid` to end; return once it waits."""
+    """Start a background process that waits for the QEMU `pid` to end; return when that process is waiting."""
     if is_dead(vm):
         return
     here, here_end = os.pipe()
@@ -28,7 +28,7 @@ def watch(vm: Vm, pid: int) -> None:
 
 
 def _watch(vm: Vm, pidfd: int, here: int) -> NoReturn:
-    """Wait in its own session, and without the task's open files: one of them is the flock."""
+    """Wait in a new session without the task's open files, because one of them is the flock."""
     try:
         os.setsid()
         name_process(["/usr/sbin/qmeventd", "/var/run/qmeventd.sock"], "qmeventd")
@@ -54,7 +54,7 @@ def _close_files(*left_open: int) -> None:
         if int(name) > 2 and int(name) not in left_open:
             try:
                 os.close(int(name))
-            except OSError:  # the descriptor of the listing itself
+            except OSError:  # this was the descriptor of the listing itself
                 pass
 
 

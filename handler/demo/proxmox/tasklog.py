@@ -1,7 +1,7 @@
 """The task log's two lists: `active`, newest first, and `index`, which is appended to (RESTEnvironment.pm, INotify.pm).
 
-`active` repeats a finished task until there are 25 newer ones. A task whose parent was killed stays in it as running,
-until another task starts and finds the process gone.
+`active` repeats a finished task until there are 25 newer ones. If a task's parent was killed, the task stays in
+`active` as running, until another task starts and finds that the process is gone.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ def _rewrite(root: str, upid: str, status: str | None) -> None:
 
 
 def _write_active(tasks: str, text: str) -> None:
-    """Replace the list of tasks; where there is no room for it, `qm` ends with the error, and its worker continues."""
+    """Replace the list of tasks. If the disk is full, `qm` ends with the error, and its worker continues."""
     draft = f"{tasks}/active.tmp.{os.getpid()}"
     try:
         with open(draft, "w", encoding="utf-8") as file:

@@ -23,7 +23,7 @@ def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
 
 
 def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
-    """Raise Died if `qm` refuses the verb before there is a task."""
+    """Raise Died if `qm` refuses the verb before it starts a task."""
     if verb == "start":
         vm.check_quorum()
     if verb in ("shutdown", "reboot") and vm.state()[0] in ("paused", "prelaunch"):
@@ -51,7 +51,7 @@ def _locked_work(vm: Vm, verb: str, arguments: list[str]) -> None:
 
 
 def work(vm: Vm, verb: str, arguments: list[str]) -> None:
-    """Do a verb whose flock is held."""
+    """Do a verb while its flock is held."""
     limit = scaled(vm.root, float(_option(arguments, "--timeout", "60")))
     paused = verb == "shutdown" and vm.state()[0] in ("paused", "prelaunch")
     does: dict[str, Callable[[], None]] = {

@@ -1,8 +1,8 @@
-"""How long Proxmox takes, as one table of the original's seconds, and how long this host takes.
+"""The table of durations in Proxmox (in seconds), and the durations on this host.
 
-`<root>/scale` holds the divisor for all of them; without that file it is 1. A test then runs a whole night in seconds,
-in proportion. `<root>/cost` holds the seconds of processor time that each command uses before it does anything, as
-Perl does; without that file it is 0.
+`<root>/scale` contains the divisor for all durations. Without that file it is 1. With a divisor, a test runs a whole
+night in seconds, in proportion. `<root>/cost` contains the processor time in seconds that each command uses before it
+does anything, because Perl uses such time. Without that file it is 0.
 """
 
 import time
@@ -13,14 +13,14 @@ SECONDS = {
     "qmp": 5.0,  # every QMP command without its own limit
     "qmp-status": 3.0,  # vmstatus, with a silent monitor
     "qmp-quit": 60.0,
-    "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, without --timeout
+    "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, if --timeout is not given
     "sigterm": 10.0,
-    "sigkill": 1.0,  # and no second look
-    "look": 1.0,  # between two looks at a process that must end, and at a silent worker
+    "sigkill": 1.0,  # the process is not checked a second time
+    "look": 1.0,  # between two checks of a process that must end, and of a silent worker
     "cleanup-flock": 60.0,
     "cleanup": 30.0,  # qmeventd's `qm cleanup` beside a QEMU that runs, inside the flock
     "cleanup-warns": 10.0,
-    "systemd": 20.8,  # a start while something is left in the scope: measured; the source says 20
+    "systemd": 20.8,  # a start while the scope is not empty; this is measured, the source says 20
     "start": 30.0,  # Helpers.pm, config_aware_timeout, for up to 30 GiB of memory
     "start-suspended": 300.0,
     "start-hugepages": 150.0,
@@ -31,11 +31,12 @@ SECONDS = {
     "storage": 10.0,
 }
 
-# Live processes need this machine's own time, which does not scale. These are the shortest waits for them.
-LEAST_FOR_QMP = 0.5  # of a QEMU that a signal has stopped
-LEAST_FOR_QEMU = 10.0  # to put itself into the background, to answer, and to end when it is told to
-LEAST_FOR_KILL = 1.0  # until the kernel has ended a QEMU after SIGKILL, unless it can't
-LEAST_FOR_CLEANUP = 10.0  # to stand in the queue for the flock
+# Live processes need this machine's own time, which does not scale. These are the shortest times to wait for such
+# processes.
+LEAST_FOR_QMP = 0.5  # for a QEMU that was stopped by a signal
+LEAST_FOR_QEMU = 10.0  # for QEMU to go into the background, to answer, and to end on request
+LEAST_FOR_KILL = 1.0  # for the kernel to end a QEMU after SIGKILL, if it can
+LEAST_FOR_CLEANUP = 10.0  # for the cleanup to start waiting for the flock
 
 
 def seconds(root: str, name: str) -> float:
@@ -44,7 +45,7 @@ def seconds(root: str, name: str) -> float:
 
 
 def scaled(root: str, original: float) -> float:
-    """Return this host's share of the original's seconds."""
+    """Return the original's seconds, scaled for this host."""
     return original / _number(root, "scale", 1.0)
 
 

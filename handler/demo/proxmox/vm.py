@@ -1,4 +1,4 @@
-"""The VM as qemu-server sees it: its files below the root, its process and its monitor."""
+"""The VM as qemu-server sees it: its files below the root directory, its process and its monitor."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Vm:
             return None
 
     def needs(self, limit: float) -> float:
-        """Return `limit`, or more where the VM's QEMU continues by itself, because it needs this machine's own time."""
+        """Return `limit`, or more if the VM's QEMU is not stopped, because a live process needs unscaled time."""
         return limit if self._is_stopped_by_signal() else max(limit, LEAST_FOR_QEMU)
 
     def _is_stopped_by_signal(self) -> bool:
@@ -48,14 +48,14 @@ class Vm:
             return False
 
     def wait_until_gone(self, limit: float) -> bool:
-        """Wait until the VM has no process; tell whether that happened in time."""
+        """Wait until the VM has no process; return whether that happened in time."""
         until = time.monotonic() + limit
         while self.pid is not None and time.monotonic() < until:
             time.sleep(0.02)
         return self.pid is None
 
     def left_in_scope(self) -> bool:
-        """Tell whether the VM's cgroup has a live thread; one can outlive the process's first thread."""
+        """Return whether the VM's cgroup has a live thread. One can outlive the process's first thread."""
         try:
             with open(self.cgroup, encoding="ascii") as file:
                 tasks = [f"/proc/{pid}/task/{tid}/stat" for pid in file.read().split() for tid in _tasks(pid)]
@@ -69,7 +69,7 @@ class Vm:
             remove(self.cgroup)
 
     def config(self, section: str = "") -> dict[str, str]:
-        """Return the current options, or those of a section; `PENDING` has those that wait for the next start."""
+        """Return the current options, or those of a section. The section `PENDING` has options for the next start."""
         try:
             with open(self.conf, encoding="utf-8") as file:
                 return read_section(file.read(), section, self.vmid)
@@ -78,7 +78,7 @@ class Vm:
             raise Died(f"Configuration file '{node}' does not exist") from None
 
     def apply_pending(self) -> None:
-        """Make the options that waited for QEMU's end the current ones."""
+        """Make the pending options, which waited for QEMU's end, the current ones."""
         with open(self.conf, encoding="utf-8") as file:
             text = file.read()
         if (applied := apply_pending(text)) != text:
@@ -168,7 +168,8 @@ class Vm:
             except OSError as error:
                 client.close()
                 why = error.strerror if not isinstance(error, BlockingIOError) else ""
-                if not why and time.monotonic() >= until:  # another client is connected; the original tries again too
+                # another client is connected, and the original tries again too
+                if not why and time.monotonic() >= until:
                     why = f"timeout after {tries} retries"
                 if why:
                     raise Died(f"{failed}unable to connect to VM {self.vmid} qmp socket - {why}") from None
@@ -177,7 +178,7 @@ class Vm:
     def state(self) -> tuple[str, bool]:
         """Return the state word, and whether it came from QEMU.
 
-        The state of a VM with a silent monitor is `running`, which is Proxmox's own defect.
+        If the monitor is silent, the state is `running`, which is a defect of Proxmox itself.
         """
         if self.pid is None:
             return "stopped", False
@@ -189,9 +190,10 @@ class Vm:
 
 
 def _read_line(client: socket.socket, ahead: bytearray) -> bytes:
-    """Return the next line; `ahead` keeps what was read after it.
+    """Return the next line. `ahead` stores what was read after it.
 
-    A file of `makefile` is no use here: a signal raises, and one that is half made then says so on stderr.
+    `makefile` can't be used here, because a signal raises an exception, and a half-created file then prints a warning
+    on stderr.
     """
     while b"\n" not in ahead:
         chunk = client.recv(65536)
@@ -203,12 +205,12 @@ def _read_line(client: socket.socket, ahead: bytearray) -> bytes:
 
 
 def say(line: str) -> None:
-    """Print a line unbuffered, so a worker whose parent is gone dies of it."""
+    """Print a line unbuffered, so a worker whose parent is gone dies from it."""
     os.write(1, f"{line}\n".encode())
 
 
 def remove(path: str) -> bool:
-    """Remove a file; tell whether it existed."""
+    """Remove a file; return whether it existed."""
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the VM is made of: its configuration, as Proxmox reads and rewrites it, and its disk."""
+"""The VM's configuration, as Proxmox reads and rewrites it, and the VM's disk."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ _NUMBERS = ("cores", "memory", "sockets")
 
 
 def read_section(text: str, section: str, vmid: int) -> dict[str, str]:
-    """Return the options of a section, of which `` is the current one. Warn of what is unreadable, and leave it out."""
+    """Return the options of a section (`` is the current one). Skip unreadable lines with a warning."""
     options = {}
     for line in filter(str.strip, _sections(text).get(section, "").splitlines()):
         found = _LINE.fullmatch(line)
@@ -26,7 +26,7 @@ def read_section(text: str, section: str, vmid: int) -> dict[str, str]:
 
 
 def apply_pending(text: str) -> str:
-    """Return the configuration with the options that waited for QEMU's end; the snapshots stay as they are."""
+    """Return the configuration with the pending options applied. The snapshots stay unchanged."""
     sections = _sections(text)
     if not (pending := sections.pop("PENDING", "")):
         return text
@@ -40,13 +40,13 @@ def apply_pending(text: str) -> str:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """Return the text below each heading in brackets; what is before the first one has no name."""
+    """Return the text below each heading in brackets; the text before the first heading has an empty name."""
     current, *others = re.split(r"(?m)^\[([^\]]*)\]\s*$", text)
     return {"": current} | dict(zip(others[::2], others[1::2], strict=True))
 
 
 def _not_a_number(name: str, value: str) -> str:
-    """Return the original's words; `memory` is a list of properties, of which the number is the first."""
+    """Return the original's error message. `memory` is a list of properties that begins with the number."""
     error = f"type check ('integer') failed - got '{value}'"
     return f"format error\ncurrent: {error}" if name == "memory" else error
 
@@ -57,12 +57,12 @@ def _warn(line: str) -> None:
 
 # --- The VM's disk: a boot sector with a program for each scenario ---
 
-# Prints the text after it and halts, so that the console picture is not empty.
+# Prints the text after the program and halts, so that the console picture is not empty.
 _PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
-# Reads the disk ten times at each tick of the timer and halts between: a frozen disk has a request in flight, and a
-# sound one does not keep a processor of this machine busy.
+# Reads the disk ten times at each tick of the timer and halts in between. So a frozen disk has a request in flight, and
+# a healthy one does not keep a processor of this machine busy.
 _READER = bytes.fromhex("31C08EC0BB007EBD0A00B80102B9010030F6CD134D75F3FBF4EBEC")
-# Reads the second sector in a loop, which the firmware does not read by itself.
+# Reads the second sector in a loop, because the firmware does not read that one by itself.
 _SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
 # Tells the pvpanic device that its kernel has panicked.
 _PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")

@@ -1,8 +1,8 @@
 """A task of `qm`: a worker does the work in its own session, and `qm` prints the worker's output.
 
-Rules: pve-common 9.2.1, RESTEnvironment.pm, fork_worker and tee_worker. The worker's stdout and stderr both come out of
-`qm`'s stdout; only the task's error goes to stderr. `qm` passes SIGTERM on to the worker's group, where it raises.
-After SIGKILL to `qm`, the worker continues until it prints something.
+Rules: pve-common 9.2.1, RESTEnvironment.pm, fork_worker and tee_worker. `qm` writes the worker's stdout and stderr to
+its own stdout, and only the task's error to stderr. `qm` passes SIGTERM on to the worker's group, where it raises an
+exception. If `qm` gets SIGKILL, the worker continues until it prints something.
 """
 
 import os
@@ -19,7 +19,7 @@ from .processes import Died, name_process, wait_for_end
 from .times import seconds
 from .vm import Vm
 
-PATIENCE = 3  # signals that are passed on as SIGTERM; the next ones are SIGKILL
+PATIENCE = 3  # signals that are passed on as SIGTERM; later ones are passed on as SIGKILL
 _INTERRUPTS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -37,7 +37,7 @@ def run_task(vm: Vm, kind: str, work: Callable[[], None]) -> int:
     for fd in (output_end, control_end, ready):
         os.close(fd)
     upid = _upid(vm, kind, began, pid)
-    os.read(output, 4096)  # the worker's UPID, which is its process name by now
+    os.read(output, 4096)  # the worker's UPID, which is already its process name
     os.write(ready_end, b"OK")
     tasklog.add_running(vm.root, upid)
     result = _tee(vm, pid, output, control)
@@ -60,7 +60,7 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
     """Run the worker; never return."""
     result = b"TASK ERROR: it died\n"
-    try:  # a signal can raise in each line of the inner block, even after its error
+    try:  # a signal can raise an exception in any line of the inner block, even after that has failed
         try:
             name_process([f"task {upid}"], f"task {upid}")
             for number in _INTERRUPTS:
@@ -125,7 +125,7 @@ def _print(chunk: bytes) -> None:
 
 
 def _end_group(vm: Vm, pid: int) -> None:
-    """End the rest of the worker's group, and the worker itself if its output broke off."""
+    """End the rest of the worker's group, and the worker itself if its output was cut off."""
     _signal_group(pid, signal.SIGTERM)
     if not wait_for_end(pid, seconds(vm.root, "kill-group")):
         _signal_group(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A Proxmox host in a directory: the tree that the host agent reads under `--root`, a `qm` on PATH, and VM 102.
+"""A Proxmox host in a directory: the files that the host agent reads with `--root`, a `qm` on PATH, and VM 102.
 
 The demo and the tests use it. Everything is below one directory and ends with `close()`.
 """
@@ -41,7 +41,7 @@ SCENARIOS = {
 }
 WITHOUT_QEMU = ("idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
-_ONE_AT_A_TIME = threading.Lock()  # ast.parse of Python 3.11 fails now and then in two threads at once
+_ONE_AT_A_TIME = threading.Lock()  # in Python 3.11, ast.parse sometimes fails in two threads at once
 
 
 @cache
@@ -52,7 +52,8 @@ def _bundled() -> str:
 class World:
     """One host with one stopped VM; `begin` puts the VM into the state that SCENARIOS names.
 
-    `directory` must be short: QEMU's socket paths end at 108 bytes. Proxmox's own times are divided by `scale`.
+    `directory` must be short, because QEMU's socket paths have at most 108 bytes. Proxmox's own times are divided by
+    `scale`.
     """
 
     def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle", scale: float = 1) -> None:
@@ -62,7 +63,7 @@ class World:
         self.root = directory / "root"
         self.bin = directory / "bin"
         self.agent = directory / "breakglass-pve"
-        self.second_monitor = self.root / "qmp2"  # the first one serves one client at a time
+        self.second_monitor = self.root / "qmp2"  # a second one, because a monitor serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
         self._build()
 
@@ -126,7 +127,7 @@ class World:
     # --- the scenario ---
 
     def begin(self) -> None:
-        """Start the VM and put it into the scenario's state. Raise RuntimeError with the reason if that fails."""
+        """Start the VM and put it into the scenario's state. Raises RuntimeError, with the reason, if that fails."""
         if not self.qemu and self.scenario not in WITHOUT_QEMU:
             raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
         started = self.qm("start", str(VMID))
@@ -180,13 +181,13 @@ class World:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             blocks = self.monitor("query-blockstats")
-            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20:  # the firmware reads it once
+            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20:  # more than the firmware reads
                 return
             time.sleep(0.05)
         raise RuntimeError("the guest does not read its disk")
 
     def _until_a_read_hangs(self, seconds: float = 60) -> None:
-        """Wait until a request of a virtio disk is in flight twice, because the first may still be let through."""
+        """Wait until a virtio disk has a request in flight at two checks, because the first may still complete."""
         until, before = time.monotonic() + seconds, None
         try:
             devices = self.monitor("x-query-virtio")
@@ -217,7 +218,7 @@ class World:
 
     @property
     def pid(self) -> int | None:
-        """The VM's process, if any. A process whose first thread has ended counts while another thread lives."""
+        """The VM's process, if any. It counts while any of its threads lives, even after the first has ended."""
         try:
             pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -228,7 +229,7 @@ class World:
     def close(self) -> None:
         """End the running jobs, then the VM, then Proxmox's processes for it.
 
-        The jobs' records and the root in the processes' environment show that they belong to this world.
+        The jobs are found by their records, and the processes by the root in their environment.
         """
         store = JobStore(Host(VMID, str(self.root)))
         for record in store.records():
@@ -239,7 +240,7 @@ class World:
 
 
 def _signal(pid: int | None, number: signal.Signals) -> None:
-    if not pid:  # kill(2) would take 0 for the process group of the caller
+    if not pid:  # kill(2) would take 0 as the process group of the caller
         return
     try:
         pidfd = os.pidfd_open(pid)
