@@ -1,1 +1,1 @@
-"""The command `breakglass doctor`: walks the whole path of a request, and judges each part of it."""
+"""The command `breakglass doctor`: checks each part of the whole path of a request."""

@@ -1,4 +1,4 @@
-"""The look at [[alerts]]: each entry has a sender, could match what that sends, and matches a sample of it."""
+"""Checks [[alerts]]: each entry has a sender, could match that sender's alerts, and matches its samples."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ from .health import RELOAD
 from .keys import POWER, is_valid
 from .visit import ALERTS, Visit, about
 
-SECONDS = 10.0  # a large sample and many patterns
-# The labels of the senders that always have the same ones, as alerts/payloads.py makes them.
+SECONDS = 10.0  # enough for a large sample and many patterns
+# The labels of those senders whose labels are always the same, as alerts/payloads.py creates them.
 _LABELS = {
     "gatus": ("endpoint", "group", "url"),
     "healthchecks": ("name", "slug", "tags"),
@@ -25,7 +25,7 @@ _LABELS = {
 }
 _VALUES = {("pve", "severity"): ("info", "notice", "warning", "error", "unknown")}
 _GLOB = re.compile(r"[\w-]\*")
-# Values that a sender has for its tests alone, or never has.
+# Values that a sender uses only in its tests, or never.
 _NEVER: Mapping[tuple[str, str], Callable[[str], bool]] = {
     ("grafana", "alertname"): lambda text: text == "TestAlert",
     ("pve", "type"): lambda text: text == "test",
@@ -38,7 +38,7 @@ found_ok, found_warning, found_error = about(ALERTS)
 
 
 async def look_at_alerts(visit: Visit, found: list[Finding]) -> None:
-    """Add the entries that no alert can match, and those that match no sample."""
+    """Add findings for entries that no alert can match, and for entries that match no sample."""
     found += visit.problems_of(ALERTS)
     if config := visit.config:
         found += await run_in_thread(lambda: list(_find(visit, config)), SECONDS)
@@ -69,7 +69,7 @@ def _find(visit: Visit, config: Config) -> Iterator[Finding]:
 
 
 def _name(rule: Rule) -> str:
-    """Return an entry's source, VM and labels, as its name in sentences."""
+    """Return the name of an entry for sentences: its source, VM and labels."""
     labels = ", ".join(f"{name} = {_quoted(_text(wanted))}" for name, wanted in rule.match.items())
     return f"The entry {rule.source} for {rule.vm} with {{ {labels} }}"
 
@@ -83,11 +83,11 @@ def _is_same(rule: Rule, other: Rule) -> bool:
     return (rule.source, rule.vm, wanted[0]) == (other.source, other.vm, wanted[1])
 
 
-# --- who may send it ---
+# --- which callers may send it ---
 
 
 def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetime) -> Iterator[Finding]:
-    """Yield a finding if no caller that this sender can be may ask for evidence of the VM."""
+    """Yield a finding if no caller that this sender can use may run forensics on the VM."""
     flag = " --grafana" if rule.source == "grafana" else " --bearer"
     new = f"breakglass keys new {rule.source}{flag} --allow forensics --vms {rule.vm}, then {RELOAD}"
     able = [caller for caller in callers if _can_be(caller, rule.source)]
@@ -107,7 +107,7 @@ def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetim
 
 
 def _can_be(caller: Caller, source: str) -> bool:
-    """Tell whether a monitoring system can be this caller. It can't sign by the standard, but a relay can for it."""
+    """Return whether a monitoring system can use this caller, by itself or through a relay that signs."""
     if caller.auth_method == SIGNATURE:
         return source == "generic" or not caller.allow & POWER
     return caller.auth_method == BEARER or (caller.auth_method == GRAFANA and source == "grafana")
@@ -117,7 +117,7 @@ def _can_be(caller: Caller, source: str) -> bool:
 
 
 def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
-    """Yield a finding for each label that no alert of the sender has, or that has another value than was meant."""
+    """Yield a finding for each label that the sender never sends, or never with this value."""
     for label, wanted in rule.match.items():
         text = _text(wanted)
         known = _LABELS.get(rule.source)
@@ -149,7 +149,7 @@ def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:
 
 
 def _matches_no_value(rule: Rule, label: str, wanted: re.Pattern[str]) -> bool:
-    """Tell whether a pattern matches none of the values that a sender's label can have, if these are known."""
+    """Return whether a pattern matches none of the known values of a sender's label."""
     values = _VALUES.get((rule.source, label), ())
     single = Rule(rule.source, {label: wanted}, rule.vm)
     return bool(values) and not any(single.matches({label: value}) for value in values)
@@ -164,7 +164,7 @@ def _is_never_sent(source: str, label: str, value: str) -> bool:
 
 
 def _read(source: str, bodies: Sequence[bytes]) -> list[Alert | Finding]:
-    """Return the alerts in the samples of a sender; a finding for a sample that is none."""
+    """Return the alerts in a sender's samples, and a finding for each invalid sample."""
     found: list[Alert | Finding] = []
     for body in bodies:
         try:
@@ -189,7 +189,7 @@ def _read(source: str, bodies: Sequence[bytes]) -> list[Alert | Finding]:
 
 
 def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Finding]:
-    """Yield a finding if there are alerts of this sender, and the entry matches none of them."""
+    """Yield a finding if the samples have alerts of this sender but the entry matches none of them."""
     labelled = [alert.labels for alert in alerts if alert.labels]
     if not labelled or any(rule.matches(labels) for labels in labelled):
         return

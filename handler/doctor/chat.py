@@ -1,4 +1,4 @@
-"""The look at chat: what a turn needs besides a host. Whatever is found here, the verbs work without."""
+"""Checks chat: everything that a turn needs besides a host. The verbs work without chat."""
 
 import asyncio
 import re
@@ -22,14 +22,14 @@ from .visit import CHAT, Visit, about
 SECONDS = 8.0  # to find claude's program
 TESTED = "2.1.331"
 _VERSION = re.compile(r"([0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6})[^\n]{0,40}")
-_MOST = 1 << 20  # characters of what the program says
+_MOST = 1 << 20  # characters of the program's output
 _INSTALL = f"install it where every user may run it: npm install -g @anthropic-ai/claude-code@{TESTED}"
 
 found_ok, found_warning, found_error = about(CHAT)
 
 
 async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
-    """Add what is wrong with chat; nothing but that there is none, if the configuration has none."""
+    """Add the problems of chat, or one finding that chat is not configured."""
     found += visit.problems_of(CHAT)
     config = visit.config
     if config is None or config.chat is None:
@@ -66,7 +66,7 @@ def _find_settings(config: Config) -> Iterator[Finding]:
 
 
 async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
-    """Return whether a turn gets its walls and its claude, as a program finds out that is started as a turn is."""
+    """Return whether a turn gets its sandbox and claude. A probe, started like a turn, finds that out."""
     by = f"by systemd, at {place}" if place else "by the handler itself, as its own user"
     try:
         program = await run_in_thread(lambda: find_program(settings), SECONDS)
@@ -79,18 +79,18 @@ async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
 
 
 def judge_walls(answer: Line, by: str) -> Finding:
-    """Return whether a turn has its walls, by the answer of a probe."""
+    """Return a finding about the sandbox, from the answer of a probe."""
     if answer.get("fault"):
         fault, code, fix = (str(answer.get(name, ""))[:500] for name in ("fault", "code", "fix"))
         return found_error(code or "sandbox-refused", f"Chat is disabled: {fault}. Turns are started {by}.", fix)
     return found_ok("chat-isolated", f"claude is isolated from the handler by its walls; turns are started {by}.")
 
 
-# --- claude's program: it is there, it runs, and it knows the options that a turn gives it ---
+# --- claude's program: it exists, it runs, and it knows the options that a turn uses ---
 
 
 def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
-    """Return whether a turn could start claude, by the answer of a probe that has looked at it."""
+    """Return a finding about whether a turn could start claude, from the answer of a probe."""
     program = shutil.which(settings.command)
     if program is None:
         what = f'chat.command is "{settings.command}", which is no program that the handler\'s user can run.'

@@ -1,4 +1,4 @@
-"""The look at the configuration: what a start reports, and what a start accepts although it can't be meant."""
+"""Checks the configuration: problems that a start reports, and mistakes that a start accepts."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ from .visit import CONFIGURATION, Visit, about
 T = TypeVar("T")
 
 DISK_SECONDS = 8.0
-_LOWEST_VMID = 100  # Proxmox VE keeps the numbers below for itself
+_LOWEST_VMID = 100  # Proxmox VE reserves lower numbers
 _UNMAPPED_UID = 65534  # proc_sys_kernel(5), overflowuid
 _STA_UNSYNC = 0x40  # adjtimex(2)
 
@@ -27,7 +27,7 @@ found_ok, found_warning, found_error = about(CONFIGURATION)
 
 
 async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
-    """Add what is wrong with the configuration's file and settings."""
+    """Add the problems of the configuration's file and settings."""
     if visit.path is None:
         found.append(_find_no_file(visit))
         return
@@ -63,7 +63,7 @@ def _find_no_file(visit: Visit) -> Finding:
 
 
 def _find_shared_places(config: Config) -> Iterator[Finding]:
-    """Find hosts that are one machine by their settings, because a verb for one of them would go to the other."""
+    """Find hosts whose settings lead to one machine, because a verb for one would reach the other."""
     hosts = config.hosts.values()
     for address, names in _shared((normal(host.ssh), host.name) for host in hosts):
         what = f"The hosts {_and(names)} have the same address, {address}, so a verb for one goes to the other."
@@ -87,7 +87,7 @@ def _find_shared_places(config: Config) -> Iterator[Finding]:
 
 
 def _shared(pairs: Iterable[tuple[T, str]]) -> list[tuple[T, list[str]]]:
-    """Return each value that several names have, with these names."""
+    """Return each value that several names share, with these names."""
     found: dict[T, list[str]] = defaultdict(list)
     for value, name in pairs:
         if name not in found[value]:
@@ -172,19 +172,19 @@ def _find_open_directory(file: Path) -> str:
 
 
 def _trusted() -> tuple[int, ...]:
-    """Return the users that may replace the configuration: root, the handler's, and what a container shows for root."""
+    """Return the users that may replace the configuration: root, the handler's, and a container's unmapped root."""
     return (0, os.geteuid(), _UNMAPPED_UID)
 
 
 def _find_clock() -> Iterator[Finding]:
-    """Find out from the kernel whether something keeps this machine's clock."""
+    """Ask the kernel whether this machine's clock is synchronized."""
     if is_clock_kept() is False:
         what = "No time server keeps this machine's clock right. Once it is 300 s off, signatures are refused."
         yield found_warning("clock-not-kept", what, "timedatectl set-ntp true")
 
 
 def is_clock_kept() -> bool | None:
-    """Tell whether the kernel's clock follows a time server; None if it does not say."""
+    """Return whether the kernel's clock is synchronized with a time server, or None if unknown."""
     buffer = (ctypes.c_char * 512)()  # struct timex; modes is 0, so nothing is set
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)

@@ -1,4 +1,4 @@
-"""Looks at the handler at its URL: from its name and its port to its health, and its page."""
+"""Checks the handler at its URL, from its name and port to its health and its page."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from .visit import HANDLER, Visit, about
 
 found_ok, found_warning, found_error = about(HANDLER)
 
-# --- The page at a handler's URL: whether a browser gets all of its files, as they are ---
+# --- The page at a handler's URL: whether a browser gets all of its files unchanged ---
 
 _KINDS = {"css": "css", "js": "javascript", "json": "json", "svg": "svg", "webmanifest": "json"}
 _POLICY = "script-src 'self'"
@@ -32,7 +32,7 @@ REINSTALL = "install the package again (breakglass docs install), then systemctl
 
 
 def look_at_page(url: str) -> Iterator[Finding]:
-    """Yield what is wrong with the page, or that nothing is."""
+    """Yield the problems of the page, or a finding that it is in order."""
     try:
         page = exchange(url, "GET", "/")
         if page.status != 200 or b"<title>Breakglass</title>" not in page.body:
@@ -88,13 +88,13 @@ def _digest(reply: Reply) -> str:
     return base64.b64encode(hashlib.sha256(reply.body).digest()).decode()
 
 
-# --- doctor's look at the handler, as callers reach it: each URL, from the name to a signed request and its answer.
+# --- Check the handler as callers reach it, each URL from the name to a signed request and its answer
 
 _MOST_URLS = 4
 
 
 async def look_at_handler(visit: Visit, found: list[Finding]) -> None:
-    """Look at all URLs at once, and add what is found at each."""
+    """Check all URLs in parallel, and add the findings of each."""
     until = time.monotonic() + LOOK_SECONDS
     looks = [_Look(visit, url, until) for url in _urls(visit)]
     if not looks:
@@ -110,7 +110,7 @@ async def look_at_handler(visit: Visit, found: list[Finding]) -> None:
 
 
 def _urls(visit: Visit) -> list[str]:
-    """Return the URL of this run, and those in [server] url that are others."""
+    """Return the URL of this run, and the other URLs in [server] url."""
     others = visit.config.urls if visit.config else ()
     known = {normal_url(url): url for url in (*others, visit.url) if url}
     first = [visit.url] if visit.url else []
@@ -118,7 +118,7 @@ def _urls(visit: Visit) -> list[str]:
 
 
 class _Look:
-    """The look at one URL, with what it has found so far."""
+    """The check of one URL, with its findings so far."""
 
     def __init__(self, visit: Visit, url: str, until: float) -> None:
         self._visit, self.url, self._until = visit, url, until
@@ -128,10 +128,10 @@ class _Look:
         self.found: list[Finding] = []
 
     def run(self) -> None:
-        """Add to `found`; `health` and `echo` are what the handler says of itself, if it could be asked."""
+        """Check the URL, and add to `found`. Sets `health` and `echo` if the handler answered."""
         found = self.found
         try:
-            found.extend(self._steps())  # it keeps what came before an exception
+            found.extend(self._steps())  # extend() keeps the findings from before an exception
             seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
             is_well = self.echo and not any(finding.level == ERROR for finding in found)
             if self._signer and is_well and seconds > 0 and not is_direct(self.url):
@@ -162,7 +162,7 @@ class _Look:
 
 
 def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
-    """Yield what differs between handlers that should be one, or replicas of each other."""
+    """Yield the differences between URLs that should lead to one handler or to replicas."""
     urls = " and ".join(look.url for look in looks)
     if len({look.echo["config"] for look in looks if look.echo}) > 1:
         sentence = f"The handlers at {urls} have different configurations."

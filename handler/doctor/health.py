@@ -1,4 +1,4 @@
-"""What a running handler says about itself at /health, and whether that is enough for a rescue."""
+"""Checks whether what a running handler reports at /health is enough for a rescue."""
 
 import http.client
 import socket
@@ -13,7 +13,7 @@ from .tls import speaks_tls
 from .visit import HANDLER, Visit, about
 
 RELOAD = "systemctl reload breakglass"
-_MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds: a signature may be 300 s off
+_MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds; a signature may be at most 300 s old or early
 _REACH_SECONDS = 3.0
 
 found_ok, found_warning, found_error = about(HANDLER)
@@ -36,7 +36,7 @@ def read_health(url: str) -> Reply:
 
 
 def judge_health(visit: Visit, url: str, reply: Reply) -> Iterator[Finding]:
-    """Yield what the handler says about itself, its hosts and VMs, and chat."""
+    """Yield findings about the handler, its hosts and VMs, and chat, from its /health."""
     health = reply.json
     yield found_ok("answers", f"A handler answers at {url}, version {health.get('version')}.")
     if reply.headers.get("content-encoding"):
@@ -60,7 +60,7 @@ def vm_names(reply: Reply) -> list[str]:
 
 
 def judge_clock(reply: Reply) -> Finding:
-    """Compare the handler's clock with this machine's, to a second or so."""
+    """Compare the handler's clock with this machine's, to about one second."""
     try:
         theirs = datetime.fromisoformat(str(reply.json.get("time"))).timestamp()
     except ValueError:
@@ -128,7 +128,7 @@ def _judge_host(visit: Visit, name: str, state: str, since: str) -> Finding:
 
 
 def _reaches(visit: Visit, name: str) -> bool:
-    """Tell whether this machine can connect to a host that the handler can't."""
+    """Return whether this machine can connect to a host that the handler can't reach."""
     host = visit.config.hosts.get(name) if visit.config else None
     if host is None:
         return False

@@ -1,4 +1,4 @@
-"""Judges what a host agent says of itself, of its host, and of where the VMs are. Pure, given the answers."""
+"""Judges a host agent's answers about itself, its host, and where the VMs are. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from ..base.text import shown
 from ..config.model import Host, Vm, kill_by_hand
 from ..proxmox.handshake import Handshake
 
-# --- Judges what the host agent says of itself, of its host and of the VMs there. Pure, given the answers ---
+# --- Judge the host agent's answers about itself, its host and its VMs. Pure ---
 
 CLOCK_SECONDS = 10.0
-OLDEST = (0, 3)  # of the host agents that this handler works with
+OLDEST = (0, 3)  # the oldest version of the host agent that this handler works with
 LEVELS = {"ok", WARNING, ERROR}
 MOST_FINDINGS = 200  # of one check
-TEXT_CHARS = 600  # of one sentence of the host's
+TEXT_CHARS = 600  # of one sentence from the host
 
 
 def judge_agent(host: Host, agent: Handshake, digest: str) -> Finding:
-    """Judge the version of the host agent, because the handler's own file is the one that was tested with it."""
+    """Judge the version of the host agent, because the handler was tested only with its own copy of the agent."""
     place, upgrade = f"host {host.name}", f"breakglass host upgrade {host.name}"
     version = shown(agent.version)
     if _parse_version(agent.version) < OLDEST:
@@ -54,7 +54,7 @@ def judge_node(host: Host, agent: Handshake) -> Finding:
 
 
 def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tuple[Vm, Finding]]:
-    """Judge whether the power key serves each VM that may run on the host; on its first, a rescue depends on it."""
+    """Judge whether the power key serves each VM of the host. A VM without it on its first host is an error."""
     user = "" if host.ssh.user == "breakglass" else f" --user {host.ssh.user}"
     for vm in vms:
         if vm.vmid in agent.vms:
@@ -66,7 +66,7 @@ def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tu
 
 
 def judge_clock(host: Host, its_time: object, sent: float, received: float) -> Finding | None:
-    """Compare the host's clock with this machine's, which read `sent` before and `received` after; None if unknown."""
+    """Compare the host's clock with this machine's, read before (`sent`) and after (`received`). None if unknown."""
     if not isinstance(its_time, int | float) or isinstance(its_time, bool):
         return None
     off = its_time - min(max(its_time, sent), received)
@@ -79,7 +79,7 @@ def judge_clock(host: Host, its_time: object, sent: float, received: float) -> F
 
 
 def pass_on(place: str, code: str, answer: object) -> Iterator[Finding]:
-    """Yield what the host's own check found: each warning and error, and how many findings are in order."""
+    """Yield the warnings and errors of the host's own check, and the number of its other findings."""
     found = [each for each in answer if isinstance(each, dict)] if isinstance(answer, list) else []
     good = 0
     for each in found[:MOST_FINDINGS]:
@@ -97,14 +97,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-# --- Judges what a VM's hosts say about it. Only the host that has the VM is asked for its check ---
+# --- Judge the answers of a VM's hosts about the VM. Only the host that has the VM is asked for its check ---
 
 FIX_HOST = "fix the errors of host"
 
 
 @dataclass(frozen=True)
 class VmPlace:
-    """Where a VM is, as one host says: `node` has it, `here` is the host's own node; docs/host-agent.md has `where`."""
+    """One host's answer to `where` (docs/host-agent.md). `node` has the VM, `here` is the host's own node."""
 
     node: str = ""
     here: str = ""
@@ -113,13 +113,13 @@ class VmPlace:
 
     @property
     def has_vm(self) -> bool:
-        """Whether this host's node surely has the VM."""
+        """Whether this host's node certainly has the VM."""
         return self.sure and self.node == self.here
 
 
 @dataclass
 class VmFindings:
-    """What one host says of a VM: where it is, and the findings of its check; `served` are those about the keys."""
+    """One host's findings about a VM: its place, and the results of its check. `served` is about the keys."""
 
     place: VmPlace = VmPlace()
     checked: list[Finding] = field(default_factory=list)
@@ -127,7 +127,7 @@ class VmFindings:
 
 
 def read_place(result: Mapping[str, object]) -> VmPlace:
-    """Return what the answer to `where` says."""
+    """Return the place from the answer to `where`."""
     node, here = (str(result.get(name, ""))[:200] for name in ("node", "here"))
     sure = result.get("sure") is True
     is_other = sure and node != here and result.get("migrating") is not True
@@ -135,7 +135,7 @@ def read_place(result: Mapping[str, object]) -> VmPlace:
 
 
 def find_owner(vm: Vm, said: Mapping[str, VmFindings]) -> str:
-    """Return the name of the VM's host that surely has it, or an empty text."""
+    """Return the name of the host that certainly has the VM, or an empty text."""
     return next((host.name for host in vm.hosts if host.name in said and said[host.name].place.has_vm), "")
 
 
@@ -144,8 +144,8 @@ def judge_vm(vm: Vm, said: Mapping[str, VmFindings], nodes: Mapping[str, str]) -
 
     Args:
         vm: the VM.
-        said: what each of its hosts said of it, by the host's name; a host that was not asked is missing.
-        nodes: the name of the node that each host is, as far as is known.
+        said: the findings of each of its hosts, by the host's name. A host that was not asked is missing.
+        nodes: the name of each host's node, if it is known.
     """
     ours = [(host, said[host.name]) for host in vm.hosts if host.name in said]
     for _, each in ours:

@@ -17,7 +17,7 @@ from .host_agent import VmFindings, pass_on, read_place
 from .key_rights import NO_CHANNEL, check_there
 from .login import FAILURES, SshConnection
 
-# --- Speaks with the host agent behind one key, over the connection that the handler would use ---
+# --- Talk to the host agent behind one key, over a connection as the handler would use it ---
 
 
 class AgentSilent(Exception):
@@ -25,13 +25,13 @@ class AgentSilent(Exception):
 
 
 class AgentSession:
-    """The host agent behind one key. `agent` is what it said of itself, and `time` its clock then."""
+    """The host agent behind one key. `agent` is its description of itself, and `time` is its clock at that moment."""
 
     def __init__(self, connection: SshConnection, host: Host) -> None:
         self._link = Link(connection, host)
         self.agent = Handshake()
         self.time: object = None
-        self.sent = self.received = 0.0  # this machine's clock, before and after that
+        self.sent = self.received = 0.0  # this machine's clock before and after that answer
 
     async def open(self) -> None:
         """Open the resident session, and ask the host agent who it is; raise AgentSilent."""
@@ -57,15 +57,15 @@ class AgentSession:
             raise AgentSilent(failure.message) from None
 
 
-# --- Asks a host for its own check, of itself and of each VM that it has, and passes the findings on ---
+# --- Ask a host to check itself and each VM that it has, and pass the findings on ---
 
-AT_ONCE = 8  # VMs of one host that are checked at once
+AT_ONCE = 8  # VMs of one host that are checked in parallel
 
 
 async def ask_for_checks(
     host: Host, session: AgentSession, vms: Sequence[Vm], found: list[Finding], of_vms: dict[str, VmFindings]
 ) -> None:
-    """Add what the host's check finds to `found`, and what the host says about each of its VMs to `of_vms`."""
+    """Add the findings of the host's own check to `found`, and those about each of its VMs to `of_vms`."""
     at_once = asyncio.Semaphore(AT_ONCE)
     served = [vm for vm in vms if vm.vmid in session.agent.vms]
     checks = [_look_at_vm(session, host, vm, of_vms.setdefault(vm.name, VmFindings()), at_once) for vm in served]
@@ -73,7 +73,7 @@ async def ask_for_checks(
 
 
 async def _check(session: AgentSession, host: Host, found: list[Finding], vm: Vm | None = None) -> None:
-    """Ask for the host's check of itself, or of a VM."""
+    """Ask the host to check itself or a VM."""
     place, its, code, line, fix = f"host {host.name}", "own check", "host-check", CHECK_LINE, check_there(host)
     if vm is not None:
         place, its, code, line = f"VM {vm.name}", "check of this VM", "vm-check", f"{CHECK_LINE} vm={vm.vmid}"
@@ -90,9 +90,9 @@ async def _check(session: AgentSession, host: Host, found: list[Finding], vm: Vm
 
 
 async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFindings, at_once: asyncio.Semaphore) -> None:
-    """Ask where a VM is, and for its check unless another node surely has it, because the host of that node is asked.
+    """Ask where a VM is, and for its check unless another node certainly has it.
 
-    A host that does not say where is asked for the check of the VMs whose first host it is.
+    If a host does not say where the VM is, it is asked for the check only if it is the VM's first host.
     """
     async with at_once:
         with suppress(AgentSilent):

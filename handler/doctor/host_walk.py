@@ -1,6 +1,6 @@
-"""The look at one Proxmox host, from its name to what its own check finds, within a deadline.
+"""Checks one Proxmox host, from its name to its own check, within a deadline.
 
-A login that fails costs the address something at sshd (login.py). So the key is tried once.
+The key is tried only once, because sshd penalises the address for a failed login (login.py).
 """
 
 import asyncio
@@ -24,9 +24,9 @@ NAME_SECONDS = 5.0
 
 
 class HostLook:
-    """The look at one host. `found` is about the host, `of_vms` about each of its VMs, `identity` tells machines apart.
+    """The check of one host. `found` is about the host, `of_vms` about its VMs, `identity` tells machines apart.
 
-    What was found stays, even if the time is over or doctor itself fails.
+    Findings are kept, even if the time is over or doctor itself fails.
     """
 
     def __init__(self, visit: Visit, host: Host) -> None:
@@ -34,14 +34,14 @@ class HostLook:
         self.found: list[Finding] = []
         self.of_vms: dict[str, VmFindings] = {}
         self.identity = ("", "")  # the host key and the node's name
-        self.cluster: str | None = None  # as Handshake has it
+        self.cluster: str | None = None  # the same as in Handshake
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
         self._own = ""
         self._step = "looking up its name"
         self._connection: login.SshConnection | None = None
 
     async def walk(self) -> None:
-        """Look at the host, and bound it."""
+        """Check the host within the time limit."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._walk()
@@ -76,10 +76,10 @@ class HostLook:
     def _recipe(self) -> str:
         return print_recipe(self.host, self._own)
 
-    # --- to the login ---
+    # --- up to the login ---
 
     async def _resolve(self) -> bool:
-        """Look up the host's name in a thread, because a resolver may hang; tell whether it has an address."""
+        """Look up the host's name in a thread, because a resolver may hang; return whether it has an address."""
         name, port = self.host.ssh.host, self.host.ssh.port
         setting = f'write the host\'s address in hosts.{self.host.name}.ssh, such as "{self.host.ssh.user}@192.0.2.10"'
         look_up = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
@@ -113,7 +113,7 @@ class HostLook:
         return connection
 
     async def _examine(self, failure: Unreached) -> Failure:
-        """Look once more at a port at which a login failed: its greeting, or the host key that it presents."""
+        """After a failed login, read the port's greeting, or the host key that it presents."""
         greeting: bytes | None = b""
         presented = fingerprint = ""
         if failure.cause in ("turned-away", "timeout"):
@@ -140,10 +140,10 @@ class HostLook:
             ok(self.place, "host-key-pinned", f"its host key is {what}: {login.key_fingerprint(presented)}")
         )
 
-    # --- behind the login ---
+    # --- after the login ---
 
     async def _open_session(self, connection: login.SshConnection) -> AgentSession | None:
-        """Try what the key opens, and ask the host agent who it is; return None if there is no host agent behind it."""
+        """Check what the key allows, and ask the host agent to identify itself. None if there is no host agent."""
         ran = await login.open_shell(connection)
         if login.MARK.encode() in ran.stdout:
             self.found.append(judge_shell(self.host, self._recipe))
@@ -171,7 +171,7 @@ class HostLook:
         return session
 
     def _judge_session(self, session: AgentSession) -> None:
-        """Judge what the host agent said of itself."""
+        """Judge the host agent's description of itself."""
         agent = session.agent
         self.identity, self.cluster = (self.identity[0], agent.node), agent.cluster
         self.found.append(host_agent.judge_agent(self.host, agent, bundle_digest()))

@@ -1,4 +1,4 @@
-"""Looks at each Proxmox host and its VMs: name, login, host key, keys, host agent, and what the host's check finds."""
+"""Checks each Proxmox host and its VMs: name, login, host key, keys, host agent, and its own check."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ DIGEST_SECONDS = 20.0
 
 
 async def look_at_hosts(visit: Visit, found: list[Finding]) -> None:
-    """Add the findings about each host, all of which are looked at at once, and then those about each VM."""
+    """Check all hosts in parallel. Add the findings about each host, and then those about each VM."""
     if not visit.vm:
         found += _as_sentences(_find_hosts_off(visit))
     if visit.config:
@@ -38,7 +38,8 @@ def as_sentence(text: str) -> str:
 async def _look(visit: Visit, config: Config) -> list[Finding]:
     used = {host.name for vm in visit.vms for host in vm.hosts}
     looks = [HostLook(visit, host) for host in config.hosts.values() if not visit.vm or host.name in used]
-    digest = run_in_thread(bundle_digest, DIGEST_SECONDS)  # of the bundle; each look compares it with its host's
+    # digest of the bundle, which each check compares with its host's
+    digest = run_in_thread(bundle_digest, DIGEST_SECONDS)
     await asyncio.gather(digest, *(look.walk() for look in looks))
     found = [finding for look in looks for finding in look.found]
     found += [*_find_same_machine(looks), *_find_vms_off(visit, config)]
@@ -53,7 +54,7 @@ async def _look(visit: Visit, config: Config) -> list[Finding]:
 
 
 def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
-    """Find the hosts whose configuration has a fault, even where no handler would start with it."""
+    """Find the hosts whose configuration has a fault, even if no handler would start with it."""
     faults = [problem for problem in visit.problems if problem.place.startswith("hosts.")]
     known = visit.config.hosts if visit.config else {}
     for name in dict.fromkeys(problem.place.split(".")[1] for problem in faults):
@@ -71,7 +72,7 @@ def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
 
 
 def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
-    """Find two addresses that lead to one machine; one address of two hosts is the configuration's to find."""
+    """Find two addresses that lead to one machine. The check of the configuration finds equal addresses."""
     first: dict[tuple[str, str], Host] = {}
     for look in looks:
         host, other = look.host, first.setdefault(look.identity, look.host)
@@ -81,7 +82,7 @@ def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
 
 
 def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Find the hosts that get no verb for a VM, because they are not in the cluster of its first host."""
+    """Find the hosts that get no verbs for a VM, because they are not in the cluster of its first host."""
     for vm in vms:
         first, *others = (host.name for host in vm.hosts)
         for name in others:
@@ -92,7 +93,7 @@ def find_other_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -
 
 
 def find_unnamed_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Find the hosts that come first for a VM with others, and whose cluster only they themselves can name."""
+    """Find the first hosts of VMs with several hosts whose cluster is not configured."""
     first = {vm.host.name: vm for vm in reversed(vms) if len(vm.hosts) > 1 and not vm.host.cluster}
     for name, vm in first.items():
         if cluster := clusters.get(name):

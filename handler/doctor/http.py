@@ -1,4 +1,4 @@
-"""HTTP for doctor: one bounded request that follows no redirect, and what an answer says of its program."""
+"""HTTP for doctor: one bounded request without redirects, and which program has answered."""
 
 import contextlib
 import http.client
@@ -40,12 +40,12 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
-    began: float  # Unix time of the request, and of the first bytes of the answer
+    began: float  # Unix times of the request and of the first bytes of the answer
     answered: float
 
     @property
     def json(self) -> Mapping[str, object]:
-        """The JSON object in the body; an empty one if it is none."""
+        """The JSON object in the body, or an empty one."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -54,7 +54,7 @@ class Reply:
 
     @property
     def error(self) -> Mapping[str, object]:
-        """The handler's error object; an empty one if the answer is no error of a handler."""
+        """The handler's error object, or an empty one if the answer is not a handler's error."""
         found = self.json.get("error")
         return found if isinstance(found, dict) and isinstance(found.get("code"), str) else {}
 
@@ -67,7 +67,7 @@ def exchange(
     headers: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
 ) -> Reply:
-    """Send one request and return its answer. Raise OSError or HTTPException if there is none in time."""
+    """Send one request and return its answer. Raises OSError or HTTPException if no answer arrives in time."""
     until = time.monotonic() + seconds
     with _send(url, method, path, body, headers or {}, seconds) as (head, response):
         return replace(head, body=_read(response, until))
@@ -86,7 +86,7 @@ def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout
 def stream(
     url: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float = SECONDS
 ) -> Iterator[tuple[float, Reply | bytes]]:
-    """Yield the head of an answer, then its lines, each with the time.monotonic() at which it came."""
+    """Yield the head of an answer, then its lines, each with its arrival time (time.monotonic())."""
     with _send(url, "POST", path, body, headers, seconds) as (head, response):
         yield time.monotonic(), head
         while line := response.readline(65536):
@@ -97,7 +97,7 @@ def stream(
 def _send(
     url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float
 ) -> Iterator[tuple[Reply, http.client.HTTPResponse]]:
-    """Send a request; give the head of its answer, and the response that has the rest."""
+    """Send a request. Return the head of its answer, and the response for reading the rest."""
     began = time.time()
     sent = {"accept-encoding": "identity", "user-agent": "breakglass-doctor", **headers}
     connection = connect(url, seconds)
@@ -107,7 +107,7 @@ def _send(
 
 
 def _read(response: http.client.HTTPResponse, until: float) -> bytes:
-    """Return a body, as far as it comes in time and is of a sensible size."""
+    """Return the part of a body that arrives in time and is within the size limit."""
     found = bytearray()
     while part := response.read1(65536):
         found += part
@@ -117,7 +117,7 @@ def _read(response: http.client.HTTPResponse, until: float) -> bytes:
 
 
 def failure(problem: Exception) -> str:
-    """Return why a request has no answer, as the end of a sentence."""
+    """Return why a request got no answer, as the end of a sentence."""
     if isinstance(problem, TimeoutError):
         return "it did not answer in time"
     if isinstance(problem, ConnectionError | http.client.RemoteDisconnected):
@@ -152,7 +152,7 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
     if reply.status == 400 and b"SSL certificate" in reply.body:
         sentence = f"The proxy at {url} wants a certificate of the client, which no sender and no page has."
         return found_error("client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
-    if reply.status in (404, 405) and path not in ("/", "/health"):  # /health was there a moment ago
+    if reply.status in (404, 405) and path not in ("/", "/health"):  # because /health existed a moment ago
         sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
         fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
         return found_error("path-blocked", sentence, fix)
@@ -166,6 +166,6 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
 
 
 def not_plain(url: str) -> Finding:
-    """Return the finding about a URL with http whose port speaks TLS."""
+    """Return the finding about an http URL whose port speaks TLS."""
     sentence = f"{url} is http, and its port speaks TLS."
     return found_error("needs-https", sentence, f"export BREAKGLASS_URL=https{url.removeprefix('http')}")

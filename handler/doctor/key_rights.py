@@ -1,4 +1,4 @@
-"""Judges a login at a Proxmox host: why it failed, or what the key opens there, which is the host agent alone. Pure."""
+"""Judges a login at a Proxmox host: why it failed, or whether its key opens only the host agent. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from ..base.text import shown
 from ..config.model import Host
 from .login import Ran
 
-# --- Judges what a key opens at a Proxmox host, once it has logged in: the host agent, and nothing else ---
+# --- Judge what a key opens after a login at a Proxmox host, which must be only the host agent ---
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
 LINE_CHARS = 100
 EFFECT = "so no verb reaches its VMs"
-AGENT_REFUSES = 10  # the host agent's exit code for a request that is none, such as a shell
+AGENT_REFUSES = 10  # the host agent's exit code for an invalid request, such as a shell
 
 
 def print_recipe(host: Host, own: str = "") -> str:
-    """Return what to do for the account, the key file and sshd's settings to be as documented."""
+    """Return how to set up the account, the key file and sshd's settings as documented."""
     root = " --account root" if host.ssh.user == "root" else ""
     source = f" --from {own}" if own else " --from ADDRESS" if root else ""
     command = f"breakglass host install-commands --host {host.name}{root}{source}"
@@ -38,9 +38,10 @@ def judge_refused_key(host: Host, fingerprint: str, recipe: str) -> Finding:
 
 
 def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
-    """Judge what a key got when it asked for a shell; None if the host agent refused that, as it must.
+    """Judge the answer to a request for a shell. None if the host agent refused it, as it must.
 
-    Without the host agent's refusal, the text shows what is in its place. `recipe` is what to do for a good key file.
+    If something other than the host agent answered, the text shows what it was. `recipe` says how to get a correct key
+    file.
     """
     text, code = ran.text, ran.code
     place = f"host {host.name}"
@@ -77,7 +78,8 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
         fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
         return error(place, "agent-not-executable", f"the host agent can't be started: {output}", fix)
-    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell reads it, or Python's line is damaged
+    # a shell reads the command, or Python's command line is damaged
+    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):
         return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {output}", upgrade)
     if code == 2 and "usage: " in text:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
@@ -90,7 +92,7 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
 
 
 def shown_line(text: str) -> str:
-    """Return the first line of a program's output for a sentence, its end rather than its beginning if it is long."""
+    """Return the first line of a program's output for a sentence, or its end if the line is long."""
     return ascii("".join(text.splitlines()[:1])[-LINE_CHARS:])[1:-1]
 
 
@@ -109,7 +111,7 @@ _RIGHTS = {
 
 
 def judge_rights(host: Host, recipe: str, rights: dict[str, bool]) -> Iterator[Finding]:
-    """Judge what else a key opens beside the host agent: nothing must."""
+    """Judge whether a key opens anything besides the host agent, which it must not."""
     place = f"host {host.name}"
     for code, is_open in rights.items():
         if is_open:
@@ -119,7 +121,7 @@ def judge_rights(host: Host, recipe: str, rights: dict[str, bool]) -> Iterator[F
         yield ok(place, "only-agent", "the power key opens the host agent: no shell, files, terminal or ports")
 
 
-# --- Judges a login at a Proxmox host that failed: what it means for a rescue, and the fix ---
+# --- Judge a failed login at a Proxmox host: what it means for a rescue, and the fix ---
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"
 EXPIRED = ("Certificate expired", "Certificate not yet valid")
@@ -127,11 +129,11 @@ EXPIRED = ("Certificate expired", "Certificate not yet valid")
 
 @dataclass(frozen=True)
 class Failure:
-    """A login that failed, with what was found out about it.
+    """A failed login, with the facts about it.
 
     `cause` and `reason` are those of `Unreached`, and `detail` is what the SSH library says. `greeting` is the first
-    line that the port sends, None if it takes no connection. `presented` is the host key that was presented,
-    `fingerprint` that key's, and `own` this machine's address.
+    line that the port sends, or None if it accepts no connection. `presented` is the presented host key, `fingerprint`
+    the fingerprint of that key, and `own` this machine's address.
     """
 
     cause: str
@@ -144,7 +146,7 @@ class Failure:
 
 
 def judge_failure(host: Host, failure: Failure) -> Finding:
-    """Return the finding about a login with the power key that did not get as far as the key."""
+    """Return the finding about a login that failed before the power key was tried."""
     code, sentence, fix = _judge(host, failure)
     return error(f"host {host.name}", code, f"{sentence}, {EFFECT}", fix)
 
@@ -185,7 +187,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
 
 
 def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
-    """Judge a host key that is not pinned: a host that was reinstalled, or a machine in between."""
+    """Judge a host key that is not pinned: either the host was reinstalled, or a machine is in between."""
     if any(words in failure.detail for words in EXPIRED):
         fix = "at the certificate authority: ssh-keygen -s CA -h -I HOST -n NAME -V +52w ssh_host_ed25519_key.pub; "
         fix += "then copy the certificate to the host, and systemctl reload ssh"
@@ -202,7 +204,7 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
 
 
 def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
-    """Judge a connection that ended before the login, by the line with which sshd begins."""
+    """Judge a connection that ended before the login, by sshd's first line."""
     address = str(host.ssh)
     own = failure.own or "the handler's address"
     greeting = failure.greeting or b""
@@ -218,7 +220,7 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
         return "not-ssh", f'{address} is no SSH server, because it says "{first_line}"', fix
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
-    if greeting:  # it still talks with this address, so the account or its settings are more likely
+    if greeting:  # sshd still talks to this address, so the account or its settings are more likely the cause
         fix = f"{check_there(host)}; otherwise {fix}"
         return "turned-away", f"{address} ended the connection during the login", fix
     return "turned-away", f"{address} closed the connection before the login", fix

@@ -1,4 +1,4 @@
-"""The keys and secrets of the configuration: each can be used, has not expired, and differs from the others."""
+"""Checks that each key and secret of the configuration is valid, not expired, and used only once."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,10 +13,10 @@ from ..config.ssh_keys import import_key, public_key
 from ..config.warnings import WARN_BEFORE
 from .visit import KEYS, Visit, about
 
-SECONDS = 20.0  # to load a large RSA key takes a second
-DOCTOR = "doctor"  # the caller that doctor itself is
+SECONDS = 20.0  # loading a large RSA key takes a second
+DOCTOR = "doctor"  # the name of doctor's own caller
 POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
-_LEAST_CHARS = 8  # different ones in a random secret of 24 bytes, with room to spare
+_LEAST_CHARS = 8  # a random secret of 24 bytes has clearly more different characters
 _LEAST_RSA_BITS = 2048
 _RELOAD = "systemctl reload breakglass"
 
@@ -24,7 +24,7 @@ found_ok, found_warning, found_error = about(KEYS)
 
 
 async def look_at_keys(visit: Visit, found: list[Finding]) -> None:
-    """Add what is wrong with a signing key, an SSH key or the session secret."""
+    """Add the problems of signing keys, SSH keys and the session secrets."""
     found += visit.problems_of(KEYS)
     if config := visit.config:
         now = datetime.fromtimestamp(visit.now, UTC)
@@ -38,7 +38,7 @@ async def look_at_keys(visit: Visit, found: list[Finding]) -> None:
 
 
 def judge_caller(caller: Caller, now: datetime) -> Finding:
-    """Return whether a caller's key has expired, expires soon, or is good."""
+    """Return a finding about whether a caller's key has expired, expires soon, or is valid."""
     if caller.not_after is None:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
@@ -60,7 +60,7 @@ def is_valid(caller: Caller, now: datetime) -> bool:
 
 
 def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
-    """Find callers that nothing is left for, and VMs that no caller is left for."""
+    """Find callers that may use no valid VM, and VMs that no valid caller may use."""
     for caller in config.callers:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
@@ -88,7 +88,7 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
 
 
 def _find_weak(config: Config) -> Iterator[Finding]:
-    """Find secrets that are not random, and a session secret that a caller has, who could make any session token."""
+    """Find secrets that are not random, and session secrets that a caller has and could use to forge tokens."""
     for caller in config.callers:
         if any(len(set(key)) < _LEAST_CHARS for key in caller.keys):
             what = f"The secret of {caller.name} is not random, because it repeats a few characters."
@@ -112,7 +112,7 @@ def _find_weak(config: Config) -> Iterator[Finding]:
 
 
 def _readings(secret: str) -> list[bytes]:
-    """Return the bytes that a secret can mean for a caller."""
+    """Return the possible byte values of a caller's secret."""
     try:
         return [secret.encode(), secret_bytes(secret)]
     except ValueError:
@@ -123,7 +123,7 @@ def _readings(secret: str) -> list[bytes]:
 
 
 def _judge_ssh_key(host: str, private: str) -> Finding:
-    """Return why OpenSSH would not accept a host's key, or that it can be used."""
+    """Return a finding: why OpenSSH would not accept a host's key, or that the key is usable."""
     key, kind = import_key(private), public_key(private).split()[0]
     fix = f"make a pair: ssh-keygen -t ed25519 -N '' -f NEW; name it in [hosts.{host}]; then run breakglass host"
     fix += f" install-commands --host {host}, and on the host what it prints"

@@ -1,7 +1,7 @@
-"""Logs in to a Proxmox host as the handler does, and tries what a key of Breakglass must not open.
+"""Logs in to a Proxmox host as the handler does, and checks that a key of Breakglass opens nothing else.
 
-sshd counts a failed login against the address that it comes from (PerSourcePenalties): 5 s each, and at 15 s it turns
-the address away, the handler's own logins included. So the key is tried once.
+For each failed login, sshd adds a penalty of 5 s to the source address (PerSourcePenalties). At 15 s, it refuses the
+address, including the handler's own logins. So the key is tried only once.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from ..config.model import Host
 from ..config.ssh_library import asyncssh
 from ..proxmox.connect import connect, host_key_algorithms, unreached
 
-# What opening a channel can raise. asyncssh asserts that a connection exists, but it may have ended a moment before.
+# The errors of opening a channel. asyncssh asserts that a connection exists, but the connection may have just ended.
 FAILURES = (OSError, asyncssh.Error, TimeoutError, AssertionError)
 GREETING_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
@@ -25,28 +25,28 @@ MARK = "breakglass-doctor-42"
 _SHELL_LINES = b"echo breakglass-doctor-$((6*7))\nexit\n"
 _SFTP_INIT, _SFTP_VERSION = struct.pack(">IBI", 5, 1, 3), 2
 SshConnection = asyncssh.SSHClientConnection
-_NO_PORT = 9  # discard: nothing listens there, so that sshd's own answer is enough
+_NO_PORT = 9  # the discard port, on which nothing listens, so only sshd's own answer matters
 
 
 async def log_in(host: Host) -> SshConnection:
     """Return a connection that is logged in with the host's key.
 
-    Raises Unreached, with a closer cause where there is one, and because of what the library raised.
+    Raises Unreached from the library's exception, with a more precise cause if there is one.
     """
     try:
         return await connect(host)
     except asyncssh.KeyExchangeFailed as error:
         raise Unreached("no-common-algorithm", f"{host.ssh} has no algorithm in common", "") from error
-    except ValueError as error:  # a key that can't be read: no connection was opened
+    except ValueError as error:  # the key can't be read, and no connection was opened
         raise Unreached("key-unusable", f"the key of {host.name} can't be read: {error}", "") from error
-    except Exception as error:  # an odd server can make the library raise anything
+    except Exception as error:  # an unusual server can make the library raise any error
         raise unreached(host, error) from error
 
 
 async def read_greeting(host: Host) -> bytes | None:
-    """Return the first line that the port sends, empty if it sends none; None if it takes no connection in time.
+    """Return the first line that the port sends, or an empty text. None if it accepts no connection in time.
 
-    sshd says there why it turns an address away.
+    In this line, sshd says why it refuses an address.
     """
     line: bytes | None = None
     with suppress(OSError, TimeoutError):
@@ -54,7 +54,8 @@ async def read_greeting(host: Host) -> bytes | None:
             reader, writer = await asyncio.open_connection(host.ssh.host, host.ssh.port)
             line = b""
             try:
-                writer.write(b"SSH-2.0-breakglass\r\n")  # some servers, as those of HTTP, wait for the client's line
+                # some servers, such as HTTP servers, wait for the client's line
+                writer.write(b"SSH-2.0-breakglass\r\n")
                 line = (await reader.read(256)).split(b"\n")[0].strip()
             finally:
                 writer.close()
@@ -62,8 +63,8 @@ async def read_greeting(host: Host) -> bytes | None:
 
 
 async def present_host_key(host: Host) -> str:
-    """Return the key that the host presents now, as `ssh-ed25519 AAAA…`; empty if it presents none."""
-    with suppress(Exception):  # the finding says that the key differs; which one it is only completes the fix
+    """Return the host key that the host presents, as `ssh-ed25519 AAAA…`, or an empty text."""
+    with suppress(Exception):  # the finding already says that the key differs; this key only completes the fix
         async with asyncio.timeout(GREETING_SECONDS):
             algorithms = [name for name in host_key_algorithms(host) if "-cert-" not in name]
             key = await asyncssh.get_server_host_key(
@@ -84,9 +85,9 @@ def key_fingerprint(public: str) -> str:
 
 
 def own_address(address: str, port: int = 22) -> str:
-    """Return this machine's address as another one sees it; an empty text if there is no route, or for a name.
+    """Return this machine's address for connections to `host`, or an empty text without a route.
 
-    It sends nothing.
+    No packet is sent.
     """
     with suppress(OSError):
         found = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
@@ -101,7 +102,7 @@ def own_address(address: str, port: int = 22) -> str:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one channel brought: its output, and its exit code or None. `opened` is false if sshd refused."""
+    """The result of one channel: its output, and its exit code or None. `opened` is false if sshd refused."""
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -115,9 +116,9 @@ class Ran:
 
 
 async def open_shell(conn: SshConnection) -> Ran:
-    """Ask for a shell, as `ssh HOST` does, and say one harmless line to it. MARK is in a shell's output alone.
+    """Ask for a shell, as `ssh HOST` does, and send it a harmless line. Only a shell's output has MARK.
 
-    Return what has come in time, if the shell does not end.
+    If the shell does not end, return the output until the time limit.
     """
     stdout, stderr = bytearray(), bytearray()
     try:
@@ -138,12 +139,13 @@ async def open_shell(conn: SshConnection) -> Ran:
 
 
 async def opens_sftp(conn: SshConnection) -> bool:
-    """Tell whether the key opens files: whether an SFTP server answers."""
+    """Return whether the key gives access to files, because an SFTP server answers."""
     with suppress(*FAILURES):
         async with asyncio.timeout(ANSWER_SECONDS):
             process = await conn.create_process(encoding=None, subsystem="sftp")
             try:
-                process.stdin.write(_SFTP_INIT)  # and no end, at which an SFTP server would leave without an answer
+                # without end of file, because an SFTP server would then exit without an answer
+                process.stdin.write(_SFTP_INIT)
                 answer = await process.stdout.read(MOST_BYTES)
             finally:
                 process.close()
@@ -161,7 +163,7 @@ async def opens_terminal(conn: SshConnection) -> bool:
 
 
 async def forwards_ports(conn: SshConnection) -> bool:
-    """Tell whether the key reaches ports on the host, or makes the host listen on one for it."""
+    """Return whether the key can connect to ports on the host, or make the host listen on a port."""
     with suppress(asyncssh.ChannelListenError, *FAILURES):
         async with asyncio.timeout(ANSWER_SECONDS):
             try:

@@ -1,6 +1,6 @@
-"""The look at the model's API: whether it answers, with whose certificate, and whether it accepts the credential.
+"""Checks the model's API: whether it answers, its certificate, and whether it accepts the credential.
 
-It asks for the list of models, which costs nothing. No text of the answer is shown, because a gateway can repeat a
+It requests the list of models, which is free. No text of the answer is shown, because a gateway can repeat a
 credential.
 """
 
@@ -21,13 +21,13 @@ from .visit import CHAT, about
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
 _MOST_BYTES = 1 << 20  # of the list of models
-_BY_THE_CLOCK = (9, 10)  # OpenSSL: not valid yet, not valid any more
+_BY_THE_CLOCK = (9, 10)  # OpenSSL: certificate not valid yet, certificate expired
 
 found_ok, found_warning, found_error = about(CHAT)
 
 
 async def look_at_model_api(api: ModelApi) -> list[Finding]:
-    """Return whether a turn would get an answer of the model."""
+    """Return a finding about whether a turn would get an answer from the model."""
     place = f"The model's API at {api.base_url}"
     try:
         response, body = await run_in_thread(lambda: list_models(api), SECONDS)
@@ -40,7 +40,7 @@ async def look_at_model_api(api: ModelApi) -> list[Finding]:
 
 
 class CaFileError(OSError):
-    """Raised for certificates of chat.ca_file that can't be used."""
+    """Raised if the certificates in chat.ca_file can't be used."""
 
 
 def list_models(api: ModelApi) -> tuple[HTTPResponse, bytes]:
@@ -72,7 +72,7 @@ def _tls(api: ModelApi) -> ssl.SSLContext:
 
 
 def judge_kind(api: ModelApi) -> Iterator[Finding]:
-    """Yield a finding if the credential is of another kind than its variable says, as its first letters show."""
+    """Yield a finding if the credential's first letters do not match the kind that its variable names."""
     for start, variable in _KINDS.items():
         if api.credential.startswith(start) and api.variable != variable:
             what = f"The credential begins with {start}, and is given as {api.variable}, which the model's API refuses."
@@ -81,7 +81,7 @@ def judge_kind(api: ModelApi) -> Iterator[Finding]:
 
 
 def _try_it(api: ModelApi) -> str:
-    """Return a command that shows how the API answers, without a credential and without a password."""
+    """Return a command that shows how the API answers, without showing a credential or a password."""
     proxy = f" --proxy {_proxy(api)}" if api.https_proxy else ""
     own = f" --cacert {api.ca_file}" if api.ca_file else ""
     return f"see how it answers: curl -sSI -m 10{proxy}{own} {api.base_url}/v1/models"
@@ -120,7 +120,7 @@ def judge_failure(api: ModelApi, lost: OSError) -> Finding:
 
 
 def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
-    """Return whether the API accepts the credential."""
+    """Return a finding about whether the API accepts the credential."""
     place, status = f"The model's API at {api.base_url}", response.status
     put = f"put a new one into the file that chat.credential_file names, as {api.variable}=…, and reload"
     if status == 401 and api.variable == OAUTH_TOKEN and b"not supported" in body:

@@ -1,4 +1,4 @@
-"""What a proxy in front of the handler does to requests and answers. It should do nothing."""
+"""Checks that a proxy in front of the handler does not change requests and answers."""
 
 import hashlib
 import http.client
@@ -14,7 +14,7 @@ from .visit import HANDLER, Visit, about
 
 _NEEDED_SECONDS = 12  # a stream has a line at least every 10 s
 _STREAM_SECONDS = 2
-_SENT = {  # like those of senders; POST /echo/arrived does not look into them
+_SENT = {  # similar to those of senders; POST /echo/arrived does not interpret them
     "webhook-id": "msg_doctor_looks_at_headers",
     "webhook-timestamp": "1795526935",
     "webhook-signature": "v1,+/" + "A" * 41 + "= v1,+/" + "B" * 41 + "=",
@@ -31,8 +31,8 @@ _WHOLE_BODIES = "have the proxy pass bodies on byte by byte: disable what drops,
 
 
 def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
-    """Yield what became of headers and bodies on the way; raise Broken if no signed request can arrive."""
-    # A proxy that parses JSON and writes it anew would not write it in this form.
+    """Yield how headers and bodies changed on the way. Raises Broken if no signed request can arrive."""
+    # A proxy that parses and rewrites JSON would not write it in this form.
     body = b'{ "a":[1.0, "\\u00e9\xc3\xa9"],\t"to":  ""}\r\n'
     try:
         reply = exchange(url, "POST", "/echo/arrived", body, _SENT)
@@ -77,7 +77,7 @@ def _judge_headers(visit: Visit, url: str, arrived: Mapping[str, object]) -> Ite
 
 
 def _unused(visit: Visit) -> set[str]:
-    """Return the headers that no caller needs, because a proxy may use Authorization for itself."""
+    """Return the headers that no caller needs. A proxy may use Authorization for itself."""
     methods = {caller.auth_method for caller in visit.config.callers} if visit.config else {BEARER, GRAFANA}
     grafana = set() if GRAFANA in methods else {GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP}
     return grafana | (set() if BEARER in methods else {"authorization"})
@@ -88,7 +88,7 @@ def _digest(text: bytes) -> str:
 
 
 def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
-    """Return whether the longest bodies that the handler accepts get through."""
+    """Return findings about whether the longest bodies that the handler accepts get through."""
     has_alerts = visit.config is None or bool(visit.config.alerts)
     for what, kib, is_needed in (("verbs", 16, True), ("chat", 256, chat != "none"), ("alerts", 1024, has_alerts)):
         if not is_needed:
@@ -96,7 +96,7 @@ def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
         try:
             reply = exchange(url, "POST", "/echo/arrived", bytes(kib * 1024))
         except (OSError, http.client.HTTPException):
-            reply = None  # it closes the connection while the body is being sent
+            reply = None  # the connection was closed while the body was being sent
         if reply is None or reply.json.get("bytes") != kib * 1024:
             sentence = f"The proxy at {url} refuses bodies of {kib} KiB, which {what} can have."
             fix = "nginx: client_max_body_size 1m; Caddy: remove request_body max_size"
@@ -105,7 +105,7 @@ def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
 
 
 def look_at_lines(signer: Signer) -> Finding:
-    """Return whether each line of a stream arrives when it is sent. The request is one as browsers send it."""
+    """Return a finding about whether each line of a stream arrives without delay, as in a browser."""
     body, headers = signer.request(new_id(), {"seconds": str(_STREAM_SECONDS)}, "application/x-ndjson")
     times, lines = [], []
     for at, part in stream(signer.url, "/echo", body, headers | {"accept-encoding": "gzip, br"}, 5.0 + _STREAM_SECONDS):
@@ -131,12 +131,12 @@ def look_at_lines(signer: Signer) -> Finding:
 
 
 def is_direct(url: str) -> bool:
-    """Tell whether a URL can only be the handler's own: plain HTTP on this machine."""
+    """Return whether a URL leads directly to the handler, because it is plain HTTP on this machine."""
     return url.startswith("http:") and is_loopback(normal_url(url) or "")
 
 
 def look_at_patience(signer: Signer, seconds: int) -> Finding:
-    """Return whether an answer may take long. Nothing is sent meanwhile."""
+    """Return a finding about whether an answer may take long while nothing is sent."""
     began = time.monotonic()
     try:
         reply = send_signed(signer, "/echo", {"seconds": str(seconds)}, timeout=seconds + 3.0)

@@ -1,4 +1,4 @@
-"""The look at sessions.dir: chat's one file can be written there, and others can't read it."""
+"""Checks sessions.dir: chat's file can be written there, and other users can't read it."""
 
 import errno
 import os
@@ -14,13 +14,13 @@ from ..chat.database import FILE, ROOM_BYTES
 from .visit import CHAT, about
 
 SECONDS = 8.0
-_PLENTY_BYTES = 256 << 20  # for some weeks of transcripts
-_LEAST_INODES = 10  # for the file, and those that SQLite keeps beside it
+_PLENTY_BYTES = 256 << 20  # enough for some weeks of transcripts
+_LEAST_INODES = 10  # for the file, and for the files that SQLite keeps beside it
 found_ok, found_warning, found_error = about(CHAT)
 
 
 async def look_at_sessions(directory: str) -> list[Finding]:
-    """Return what is wrong with sessions.dir."""
+    """Return the problems of sessions.dir."""
     try:
         found = await run_in_thread(lambda: list(_find(Path(directory))), SECONDS)
     except TimeoutError:

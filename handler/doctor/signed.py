@@ -1,4 +1,4 @@
-"""Signed requests as a caller sends them: whether the handler accepts the key, a status of each VM, and the proof."""
+"""Sends signed requests like a caller: checks the key, asks for each VM's status, and records the proof."""
 
 import asyncio
 import http.client
@@ -17,7 +17,7 @@ from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
 from .visit import HANDLER, Visit, about
 
-# --- Signed requests as a caller sends them: whether the handler accepts the key, and a status of each VM ---
+# --- Send signed requests like a caller, to check the key and to ask for each VM's status ---
 
 _STATUS_SECONDS = 12.0  # a host that does not answer is noticed after 10 s
 _AT_ONCE = 8
@@ -29,7 +29,7 @@ found_ok, found_warning, found_error = about(HANDLER)
 
 
 def look_at_key(visit: Visit, signer: Signer) -> Generator[Finding, None, Echo]:
-    """Yield whether the handler accepts a signed request, and return what it says of itself then; or raise Broken."""
+    """Yield whether the handler accepts a signed request, and return its answer. Raises Broken otherwise."""
     reply = send_signed(signer, "/echo", {})
     if reply.status != 200 or "caller" not in reply.json:
         raise Broken(_judge_refusal(visit, signer, reply))
@@ -70,7 +70,7 @@ def _judge_unknown(visit: Visit, signer: Signer) -> Finding:
 
 
 def look_at_vms(signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
-    """Yield what a signed status of each VM says."""
+    """Yield the findings from a signed status of each VM."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield from pool.map(lambda name: _status(signer, name), names)
 
@@ -105,14 +105,14 @@ def _advice(verdict: object) -> str:
     return "; ".join(map(str, evidence)) if isinstance(evidence, list) else ""
 
 
-# --- doctor's last act: without an error, a signed status that each host records as its proof ---
+# --- doctor's last step: if there is no error, send a signed status that each host records as its proof ---
 
 proof_ok, proof_warning, _ = about("proof")
-_CLOCKS_SECONDS = 43_200.0  # by which the host's clock may be behind, less than since yesterday's run
+_CLOCKS_SECONDS = 43_200.0  # how far the host's clock may be behind; less than the time since yesterday's run
 
 
 async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding]:
-    """Yield for each host whether it has recorded that it is proven now, or why nothing was asked of it."""
+    """Yield for each host whether it has recorded the proof, or why it was not asked."""
     if any(finding.level == ERROR for finding in found):
         sentence = "No host is recorded as proven, because there are errors."
         yield proof_warning("not-proven", sentence, "fix the errors above, then run doctor again")
@@ -128,7 +128,7 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
 
 
 def _one_of_each_host(config: Config, visit: Visit) -> dict[str, Vm]:
-    """Return the VMs to ask for, by the host that has them, which is the first of each that the caller may act on."""
+    """Return the first VM of each host that the caller may act on."""
     callers = [caller for caller in config.callers if visit.signer and visit.signer.key in caller.keys]
     allowed = [vm for vm in visit.vms if not callers or callers[0].may_act_on(vm.name)]
     found: dict[str, Vm] = {}
@@ -138,7 +138,7 @@ def _one_of_each_host(config: Config, visit: Visit) -> dict[str, Vm]:
 
 
 async def ask_for_proof(signer: Signer, vm: str, host: str) -> Finding:
-    """Send the signed status of a VM for the host that has it; an answer that comes byte by byte is not waited for."""
+    """Send a signed status of a VM to prove its host. Does not wait for an answer that arrives too slowly."""
     fields = {"verb": "status", "vm": vm, "proves": "doctor"}
     try:
         send = partial(send_signed, signer, "/pve", fields, PROOF_SECONDS / 2)
@@ -149,7 +149,7 @@ async def ask_for_proof(signer: Signer, vm: str, host: str) -> Finding:
 
 
 def judge_proof(reply: Reply, vm: str, host: str) -> Finding:
-    """Return whether the answer says that the host has recorded itself as proven."""
+    """Return a finding about whether the host has recorded the proof, according to the answer."""
     outcome, state = reply.json.get("outcome"), reply.json.get("state")
     if outcome == "done" and state != "unknown":
         proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)

@@ -22,7 +22,7 @@ found_ok, found_warning, found_error = about(HANDLER)
 
 
 def look_at_port(url: str) -> Iterator[Finding]:
-    """Yield what is found on the way to a URL's port; raise Broken if nothing there can be asked."""
+    """Yield the findings on the way to a URL's port. Raises Broken if nothing there can be asked."""
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
     addresses = _resolve(host, port)
@@ -53,7 +53,7 @@ def _connect(url: str, addresses: list[str], port: int) -> Iterator[Finding]:
             failures[address] = failed
     if len(failures) == len(addresses):
         raise Broken(_no_connection(url, next(iter(failures.values()))))
-    if failures and not is_loopback(normal_url(url) or ""):  # a localhost without ::1 is no fault
+    if failures and not is_loopback(normal_url(url) or ""):  # a localhost without ::1 is not a fault
         listed = ", ".join(failures)
         sentence = f"{url} has several addresses, and nothing answers at {listed}."
         yield found_warning("address-dead", sentence, f"remove {listed} from DNS")
@@ -69,7 +69,7 @@ def _no_connection(url: str, failed: OSError) -> Finding:
 
 
 def _look_at_tls(url: str, host: str, port: int) -> Finding:
-    """Return how long the certificate is good; raise Broken if it is not trusted."""
+    """Return a finding about the certificate's validity. Raises Broken if it is not trusted."""
     try:
         certificate = _handshake(host, port, ssl.create_default_context())
     except ssl.SSLCertVerificationError as failed:

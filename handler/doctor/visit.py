@@ -1,4 +1,4 @@
-"""What `breakglass doctor` was asked to look at, and what it may use for that."""
+"""What `breakglass doctor` must check, and the settings and keys that it may use."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ class Visit:
 
     `config` is None if no handler would start with the file; `path` is None without a file. `signer` is None if no
     handler's URL or no signing key is known. `vm` is the name of the only VM to look at, if it is not empty. `samples`
-    are payloads of monitoring systems, by source. The look at the hosts fills `owners`: the host that has each VM, or
-    its first one if that is not known.
+    are payloads of monitoring systems, by source. The check of the hosts fills `owners` with the host that has each VM,
+    or with its first host if that is not known.
     """
 
     path: Path | None
@@ -41,14 +41,14 @@ class Visit:
 
     @property
     def vms(self) -> list[Vm]:
-        """The VMs to look at."""
+        """The VMs to check."""
         found = self.config.vms.values() if self.config else ()
         return [vm for vm in found if self.vm in ("", vm.name)]
 
     def problems_of(self, place: str) -> list[Finding]:
         """Return the problems of the configuration that belong to one place, as findings about it."""
         found = [each for each in self.problems if _place_of(each.place) == place]
-        # The colon is for a file, which is not the subject of a sentence.
+        # A colon follows a file's name, because that is not the subject of the sentence.
         sentences = [f"{each.place}{':' * each.place.startswith(('/', '('))} {each.sentence}" for each in found]
         return [replace(each, place=place, sentence=text) for each, text in zip(found, sentences, strict=True)]
 
@@ -60,9 +60,9 @@ def _place_of(setting: str) -> str:
     return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
-Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which stays if the look is cut off
+Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which is kept if the look is cut off
 
 
 def about(place: str) -> tuple[partial[Finding], partial[Finding], partial[Finding]]:
-    """Return what makes the findings about a place: one that is ok, a warning and an error."""
+    """Return three functions that create findings about a place: ok, warning and error."""
     return partial(ok, place), partial(warning, place), partial(error, place)

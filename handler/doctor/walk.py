@@ -1,4 +1,4 @@
-"""Looks at every place at once, each with a deadline: a part that hangs is a finding, and hides no other one."""
+"""Checks all places in parallel, each with a deadline, so a part that hangs hides no other finding."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -25,11 +25,11 @@ LOOKS: tuple[tuple[str, Look], ...] = (
 )
 
 
-# --- Looks at every place at once, each with a deadline: a part that hangs is a finding, and hides no other one ---
+# --- Check all places in parallel, each with a deadline, so that a part that hangs hides no other finding ---
 
 
 async def walk(visit: Visit, looks: Sequence[tuple[str, Look]], seconds: float = ALL_SECONDS) -> AsyncIterator[Finding]:
-    """Yield the findings of all places, those of one place together, in the order of `looks`."""
+    """Yield the findings of all places, grouped by place, in the order of `looks`."""
     tasks = [asyncio.create_task(_findings(visit, place, look, seconds)) for place, look in looks]
     try:
         for task in tasks:
@@ -41,7 +41,7 @@ async def walk(visit: Visit, looks: Sequence[tuple[str, Look]], seconds: float =
 
 
 async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> list[Finding]:
-    """Return what one look finds; one that does not end in time, or fails, is an error after its other findings."""
+    """Return the findings of one look. If it fails or does not end in time, an error follows them."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(seconds):
