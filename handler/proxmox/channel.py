@@ -1,6 +1,6 @@
-"""The host agent's resident session on one channel of a connection: requests out, messages in.
+"""The host agent's resident session on one channel of a connection: sends requests, receives messages.
 
-The host may send anything at any time, so a few lines are taken in each step of the event loop, and their bytes are
+The host may send anything at any time, so only a few lines are read in each step of the event loop, and their bytes are
 counted (allowance.py).
 """
 
@@ -20,39 +20,39 @@ from .outcome import Message
 from .patience import Patience
 from .wire import PING_LINE, read_message
 
-ALIVE_SECONDS = 5.0  # to answer a ping before a mutating verb is sent
-CLOSED = "lost"  # the cause when the connection ended before the request was sent; a new connection may be used
+ALIVE_SECONDS = 5.0  # time for the answer to a ping, before a mutating verb is sent
+CLOSED = "lost"  # the cause if the connection ended before the request was sent, so a new connection may be used
 LOST = "the connection was lost"
-LINES_AT_ONCE = 64  # in one step of the event loop: the other hosts' messages and the clients come between
+LINES_AT_ONCE = 64  # in one step of the event loop, so that other hosts and clients are not delayed
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
-    """The resident session on one channel: tagged requests out, tagged JSON lines in."""
+    """The resident session on one channel: sends tagged requests, receives tagged JSON lines."""
 
     def __init__(self, close: Callable[[], None] = lambda: None) -> None:
-        """`close` ends the connection, once the session has ended."""
+        """`close` is called when the session has ended, and ends the connection."""
         self._inflow = Inflow(LINE_BYTES)
         self._is_taking = self._has_ended = False
         self._allowance = Allowance()
         self._close = close
         self.why_closed = LOST
-        self.sent = 0  # requests, which tests and the bench count
+        self.sent = 0  # the number of requests, for tests and the benchmark
         self._waiting: dict[str, asyncio.Queue[Message | None]] = {}
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self.last_data = 0.0
         self.closed = False
-        self._is_agent = False  # once it has sent a message: another forced command may send anything
+        self._is_agent = False  # true after the first message, because another forced command may send anything
         self.handshake = Handshake()
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
-        """Keep the channel, to write to it."""
+        """Keep the channel for writing."""
         self._chan, self.last_data = chan, time.monotonic()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Pass the messages in the data on to the requests that wait for them."""
         if self.closed:
             return
-        is_stderr = datatype is not None  # only another forced command writes there
+        is_stderr = datatype is not None  # a host agent never writes to stderr, another forced command may
         if not self._may_send("", VALUE_BYTES + len(data) * is_stderr) or is_stderr:
             return
         self.last_data = time.monotonic()
@@ -62,9 +62,10 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             self._take_lines()
 
     def _take_lines(self) -> None:
-        """Take LINES_AT_ONCE, and read no further until the rest is taken too.
+        """Take LINES_AT_ONCE lines, and stop reading from the connection until the rest is taken too.
 
-        What came meanwhile is taken over whole: asyncssh lets the host send another window for each piece of it.
+        Data that has arrived is moved out of asyncssh in one piece, because asyncssh lets the host send another window
+        for each piece that it delivers.
         """
         for line in self._inflow.take(LINES_AT_ONCE):
             if not self.closed:
@@ -95,26 +96,26 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             self.hear(message)
 
     def _may_send(self, tag: str, size: int) -> bool:
-        """Count what the host sent, for the request with this tag or for none; give up the session at the limit."""
+        """Count the bytes that the host sent for a tag, or for no request. End the session at the limit."""
         why = self._allowance.use(tag, size, time.monotonic())
         if why:
             self.give_up(why)
         return not why
 
     def give_up(self, why: str = LOST) -> None:
-        """End the session, and discard unsent bytes, because a request that timed out must not arrive minutes later."""
+        """End the session and discard unsent bytes, so that a request that timed out does not arrive later."""
         if not self.closed:
             self.why_closed = why
             self._inflow.clear()
             self._end()
 
     def hear(self, message: Message) -> None:
-        """Keep what a `ping` that succeeded says of the host agent."""
+        """Store what a successful `ping` says about the host agent."""
         if message["type"] == "result" and message["exit_code"] == 0:
             self.handshake = read_handshake(message)
 
     async def ping(self, seconds: float | None = None) -> None:
-        """Raise Lost when the host agent sends nothing for ALIVE_SECONDS, neither its answer nor another one."""
+        """Send a ping. Raises Lost if the host agent sends nothing at all for ALIVE_SECONDS."""
         began = time.monotonic()
         try:
             async for message in self.ask(PING_LINE, seconds or ALIVE_SECONDS):
@@ -124,7 +125,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
                 raise
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End every request that waits, once all is taken that the host sent before."""
+        """End every waiting request, after everything that the host sent before has been read."""
         self._has_ended = True
         if not self._is_taking:
             self._end()
@@ -138,8 +139,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     async def ask(self, line: str, first_seconds: float = FIRST_SECONDS) -> AsyncIterator[Message]:
         """Send a request and yield its messages, the last one a result.
 
-        Raise Lost when the channel ends before the result, or no message comes in time (patience.py); Unreached when
-        it had ended before.
+        Raises Lost if the channel ends before the result, or if no message comes in time (patience.py). Raises
+        Unreached if the channel had already ended.
         """
         if self.closed or self._chan is None:
             raise Unreached(CLOSED, self.why_closed, "send it again")

@@ -32,7 +32,8 @@ async def connect(host: Host) -> asyncssh.SSHClientConnection:
         compression_algs=None,
     )
     sock = conn.get_extra_info("socket")
-    # A request that timed out must not arrive later: closing discards unsent bytes, and the kernel does after 15 s.
+    # A request that timed out must not arrive later, so closing discards unsent bytes, and after 15 s the kernel does
+    # so too.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -40,7 +41,7 @@ async def connect(host: Host) -> asyncssh.SSHClientConnection:
 
 
 def known_hosts(host: Host) -> asyncssh.SSHKnownHosts | None:
-    """Return the pinned keys as known hosts, or None, which checks nothing, where the configuration says "any"."""
+    """Return the pinned keys as known hosts, or None (no check) if the configuration says "any"."""
     if host.any_host_key:
         return None
     lines = [f"* {key}" for key in host.host_keys] + [f"@cert-authority * {key}" for key in host.host_cas]
@@ -50,7 +51,8 @@ def known_hosts(host: Host) -> asyncssh.SSHKnownHosts | None:
 def host_key_algorithms(host: Host) -> list[str]:
     """Return the algorithms to offer, the pinned kinds first.
 
-    The others follow, so that a host with a key of another kind is reported as such and not as turning us away.
+    The others follow, so that a host with a key of another kind is reported as such, and not as a host that refuses the
+    connection.
     """
     plain = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
     plain += ["rsa-sha2-512", "rsa-sha2-256"]
@@ -60,7 +62,7 @@ def host_key_algorithms(host: Host) -> list[str]:
 
 
 def unreached(host: Host, error: Exception) -> Unreached:
-    """Return the error of a failed login, with the cause that the exception shows."""
+    """Return the error of a failed login, with the cause from the exception."""
     address, again = str(host.ssh), "wait and ask again"
     match error:
         case socket.gaierror():

@@ -1,7 +1,7 @@
-"""What a host agent says of itself when its session opens.
+"""What a host agent reports about itself when its session opens.
 
-The handler says `answering` only of a VM that a verb would reach, so it first looks at what the key serves. A verb
-waits for that only if a node is configured.
+The handler reports `answering` only for a VM that a verb would reach, so it first checks which VMs the key serves. A
+verb waits for this check only if a node is configured.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _NONE = VmList(())
 
 @dataclass(frozen=True)
 class Handshake:
-    """The result of a `ping`; `heard` is false if no result came."""
+    """The result of a `ping`; `heard` is false if no result arrived."""
 
     heard: bool = False
     version: str = ""
@@ -28,10 +28,11 @@ class Handshake:
     vms: VmList = _NONE
     read_only: bool = False
     proven: Proven | None = None
-    cluster: str | None = None  # its name; empty if the node is in none, None if the host agent could not tell
+    # the cluster's name; empty if the node is in no cluster, None if the host agent could not tell
+    cluster: str | None = None
 
     def fault(self, host: Host, vmid: int | None = None) -> str:
-        """Return why no verb would reach a VM (None: any) through this session; an empty text if it would."""
+        """Return why no verb would reach a VM (None: any VM) through this session, or an empty text."""
         if not self.heard:
             return "agent-silent"
         if host.node and self.node != host.node:
@@ -41,9 +42,9 @@ class Handshake:
         return "not-allowed" if vmid is not None and vmid not in self.vms else ""
 
     def check_node(self, host: Host) -> None:
-        """Raise Unreached unless this is the configured node, if any: on another node, the number is another VM.
+        """Raise Unreached unless this is the configured node. On another node, a number is a different VM.
 
-        A node that has not said its name counts as another one.
+        A node that has not reported its name counts as another node.
         """
         if host.node and self.node != host.node:
             node = f'the node "{shown(self.node)}"' if self.node else "a node that did not say its name"

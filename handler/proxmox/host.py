@@ -1,7 +1,7 @@
-"""Requests over the connection to one Proxmox host: sent again when the answer was lost.
+"""Requests over the connection to one Proxmox host. A request is sent again if its answer was lost.
 
-A request ends in exactly one of three ways: the host's messages, nothing was sent (`Unreached`), or it may have been
-sent (`Lost`). A failed login is rarely tried again: OpenSSH penalises failed logins.
+A request ends in exactly one of three ways: with the host's messages, with `Unreached` (nothing was sent), or with
+`Lost` (it may have been sent). A failed login is rarely repeated, because OpenSSH penalises failed logins.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from .link import Link
 from .outcome import Message
 from .wire import Replay, vmid_in
 
-RETRY_SECONDS = 20.0  # for sending a request again whose answer was lost
+RETRY_SECONDS = 20.0  # how long a request whose answer was lost is sent again
 RETRY_PAUSE = 0.5
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 MOVED = "host-changed"  # the cause when a reload gave the VM another host
-_FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt does not change
+_FINAL = ("key-not-accepted", "host-key-differs", MOVED)  # causes that another attempt can't remove
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class HostConnection(KeptLink):
         self.retry_seconds = RETRY_SECONDS
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._tracked: set[asyncio.Task[Any]] = set()
-        self.vmids: Container[int] | None = None  # the VMs that the configuration in force has here; None means any
+        self.vmids: Container[int] | None = None  # the VMs of this host in the current configuration; None means any VM
 
     # --- asking ---
 
@@ -50,16 +50,16 @@ class HostConnection(KeptLink):
         return [message async for message in self.run(line, ping_first=False)]
 
     async def result(self, line: str) -> Message:
-        """Return the result of a request; raise as `run` does."""
+        """Return the result of a request; raises the same errors as `run`."""
         return [message async for message in self.run(line)][-1]
 
     async def run(self, line: str, ping_first: bool = True) -> AsyncIterator[Message]:
-        """Send a request and yield the host's messages, the last one a result; raise Unreached or Lost.
+        """Send a request and yield the host's messages, the last one a result; raises Unreached or Lost.
 
-        `ping_first` makes sure that a quiet connection answers before the request is sent. When the answer is lost,
-        the same line is sent again for RETRY_SECONDS; the id makes that safe. When the connection ended before the
-        line was sent, the line is sent once over a new connection. One late answer closes no connection on which the
-        host agent still answers, because it carries the requests of the host's other VMs.
+        `ping_first` makes sure that a quiet connection answers before the request is sent. If the answer is lost, the
+        same line is sent again for RETRY_SECONDS; the id makes that safe. If the connection ended before the line was
+        sent, the line is sent once over a new connection. A late answer does not close a connection on which the host
+        agent still answers, because the requests of other VMs use it too.
         """
         replay, reconnected = Replay(), False
         first_loss: float | None = None
@@ -73,7 +73,7 @@ class HostConnection(KeptLink):
                 async for message in link.ask(line):
                     if replay.is_new(message):
                         yield message
-                if ping_first:  # the VM's state may be another now, so no later read shares an earlier answer
+                if ping_first:  # the verb may change the VM's state, so no later read may share an earlier answer
                     self._reads.clear()
                 return
             except Unreached as error:
@@ -86,11 +86,12 @@ class HostConnection(KeptLink):
             except Lost as error:
                 if not await link.answers():
                     link.abort()
-                first_loss = first_loss or (time.monotonic() if ping_first else began)  # a late read is late for good
+                # for a read, the time to repeat counts from its start
+                first_loss = first_loss or (time.monotonic() if ping_first else began)
                 await self._pause_or_give_up(first_loss, error.message)
 
     def _check_place(self, line: str) -> None:
-        """Raise Unreached for a VM that a reload has moved or removed since the request began."""
+        """Raise Unreached if a reload has moved or removed the VM since the request began."""
         if self.vmids is not None and vmid_in(line) not in self.vmids:
             reason = f"a reload has taken VM {vmid_in(line)} off {self.host.name}"
             raise Unreached(MOVED, reason, "see /health for the configured VMs")
@@ -105,7 +106,7 @@ class HostConnection(KeptLink):
             link = await self.connected()
             if not ping_first or await link.answers(QUIET_SECONDS):
                 return link
-            link.abort()  # the connection had died; the request was not sent yet
+            link.abort()  # the connection was dead, and the request was not sent yet
         raise Unreached("timeout", f"{self.host.ssh} does not answer", "look at the host's console")
 
     # --- ending ---
@@ -125,6 +126,6 @@ class HostConnection(KeptLink):
 
     async def close(self) -> None:
         """Close the connection now."""
-        for read in list(self._reads.values()):  # an abandoned read would connect again
+        for read in list(self._reads.values()):  # an abandoned read would open the connection again
             read.cancel()
         await super().close()

@@ -1,4 +1,4 @@
-"""The connection to one host: kept open in the background, with what is known of the host and why it is not open."""
+"""Keeps the connection to one host open in the background, and records the host's state."""
 
 import asyncio
 import random
@@ -17,21 +17,24 @@ from .handshake import Handshake
 from .link import Link, open_link
 from .patience import backoff_seconds, first_pause, refusal_seconds
 
-AUTH_PAUSE = 60.0  # between two attempts with a key that was not accepted, at least
-LASTING_SECONDS = 10.0  # that a good connection lasts, because a session that a full host kills at once is no good one
+AUTH_PAUSE = 60.0  # minimum between two attempts with a key that was not accepted
+# a connection that lasts this long counts as good; a host without memory may kill a session at once
+LASTING_SECONDS = 10.0
 REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
-LOOK_SECONDS = 30.0  # between two looks at an open connection: its host agent may have been silent
-NEWS_SECONDS = 3600.0  # of quiet, until the host agent is asked for news: another handler may have proven the host
+LOOK_SECONDS = 30.0  # between two checks of an open connection whose host agent was silent
+# without messages, after which the host agent is asked whether another handler has proven the host
+NEWS_SECONDS = 3600.0
 UP = ("answering", "agent-outdated")
 
 
 class KeptLink:
     """The SSH connection to one host, opened again whenever it ends.
 
-    `trouble` is why the last attempt to connect failed, `since` the Unix time at which that last changed. `node` and
-    `cluster` are names in Proxmox, kept when the connection ends. `node` is the configured name, or else what the host
-    agent said last, or else empty. `cluster` is what the host agent said last, or else the configured name, or else
-    None; it is empty for a node that is in no cluster. `on_answer` is called when the host agent has said what it is.
+    `trouble` is why the last attempt to connect failed. `since` is the Unix time at which `trouble` last changed.
+    `node` and `cluster` are Proxmox names, and are kept when the connection ends. `node` is the configured name,
+    otherwise the name that the host agent last reported, otherwise empty. `cluster` is the name that the host agent
+    last reported, otherwise the configured name, otherwise None; it is empty for a node outside any cluster.
+    `on_answer` is called when the host agent has identified itself.
     """
 
     def __init__(self, host: Host, on_answer: Callable[[], object] = lambda: None) -> None:
@@ -40,10 +43,10 @@ class KeptLink:
         self.cluster = host.cluster or None
         self.trouble: Unreached | None = None
         self.since: float | None = None
-        self.chance = random.random  # of each pause
-        self.may_log_in = True  # again, where a request needs it
+        self.chance = random.random  # the random part of each pause
+        self.may_log_in = True  # whether a request may log in again
         self._on_answer = on_answer
-        self._noted = ""  # the state that the log has last
+        self._noted = ""  # the state that was last written to the log
         self._link: Link | None = None
         self._attempt: asyncio.Task[Link] | None = None
         self._refused_at = float("-inf")
@@ -59,7 +62,7 @@ class KeptLink:
 
     @property
     def is_down(self) -> bool:
-        """Whether the last attempt to connect is known to have failed."""
+        """Whether the last attempt to connect has failed."""
         return self.link is None and self.trouble is not None
 
     async def connected(self) -> Link:
@@ -97,7 +100,7 @@ class KeptLink:
         return link
 
     def _end_of_handshake(self, link: Link) -> None:
-        """Say that the connection is up: until the host agent has said what it is, that would be a guess."""
+        """Report that the connection is up, but only after the host agent has identified itself."""
         self.node = self.host.node or link.handshake.node or self.node
         self.hear_cluster(link.handshake.cluster)
         if link.alive:
@@ -120,11 +123,11 @@ class KeptLink:
     # --- keeping it open ---
 
     def start(self, hosts: int = 1) -> None:
-        """Keep the connection open from now on, until `stop_keeping` or `close`. `hosts` is how many there are."""
+        """Keep the connection open until `stop_keeping` or `close`. `hosts` is the number of hosts."""
         self._keeper = asyncio.create_task(self.keep_open(first_pause(hosts, self.chance())))
 
     async def keep_open(self, pause: float = 0.0) -> None:
-        """Keep the connection open until cancelled, so that it is ready before it is needed. No request pauses."""
+        """Keep the connection open until cancelled. Requests do not wait for the pauses between attempts."""
         failures = refusals = 0
         await asyncio.sleep(pause)
         while True:
@@ -141,7 +144,7 @@ class KeptLink:
                     refusals += 1
                     await self._wait_until_opened(refusal_seconds(refusals, self.chance()))
                     continue
-            except Exception as error:  # a defect of the handler must not end the reconnecting
+            except Exception as error:  # a defect of the handler must not stop the reconnecting
                 failures += 1
                 audit.note("keep-open-failed", host=self.host.name, error=repr(error))
             await asyncio.sleep(backoff_seconds(failures, self.chance()) if failures else REOPEN_SECONDS)
@@ -160,17 +163,17 @@ class KeptLink:
             await asyncio.wait_for(self._opened.wait(), seconds)
 
     async def _watch(self, link: Link) -> None:
-        """Return once the connection has ended. A host agent that was too busy to say what it is, is asked again."""
+        """Return when the connection has ended. Asks again if the host agent was too busy to identify itself."""
         while True:
             with suppress(TimeoutError):
                 return await asyncio.wait_for(link.conn.wait_closed(), LOOK_SECONDS)
-            with suppress(Unreached):  # it is another node still, as the state says
+            with suppress(Unreached):  # it is still another node, which the state already reports
                 await link.prepare(until_heard=True)
             await link.answers(NEWS_SECONDS)
             self._end_of_handshake(link)
 
     def stop_keeping(self) -> None:
-        """Open the connection no more, unless a request needs it."""
+        """Stop reopening the connection, unless a request needs it."""
         if self._keeper is not None:
             self._keeper.cancel()
 
@@ -188,19 +191,19 @@ class KeptLink:
     # --- what is known of the host ---
 
     def serves_verbs(self, host: Host) -> bool:
-        """Tell whether the connection is open, and its host agent the one that these settings ask for."""
+        """Return whether the connection is open and its host agent matches the current settings."""
         return self.link is not None and not self.link.handshake.fault(host)
 
     def serves(self, vmids: Iterable[int]) -> bool:
-        """Tell whether this connection reaches each of these VMs that a new login could reach.
+        """Return whether this connection reaches all of these VMs that a new login could reach.
 
-        One that is logging in right now may do so by a key line that has been changed meanwhile.
+        A login that is under way may use an authorized_keys line that has been changed since.
         """
         mendable = ("key-not-accepted", "agent-silent", "wrong-node", "not-allowed", "read-only-key", "not-checked")
         return not any(self.health(vmid) in mendable for vmid in vmids)
 
     def health(self, vmid: int | None = None) -> str:
-        """Return `answering` if a verb would reach this VM, `not-checked`, or the code of what is wrong."""
+        """Return `answering` if a verb would reach this VM, `not-checked`, or the code of the fault."""
         if self.trouble is not None:
             return self.trouble.cause
         if self.since is None:
@@ -215,7 +218,7 @@ class KeptLink:
 
     @property
     def handshake(self) -> Handshake:
-        """What the host agent said of itself last, on the newest connection."""
+        """The last handshake of the host agent on the newest connection."""
         return self._link.handshake if self._link is not None else Handshake()
 
     @property

@@ -1,7 +1,7 @@
-"""One SSH connection to a Proxmox host, and the host agent's resident session on it: one ends with the other.
+"""One SSH connection to a Proxmox host, and the host agent's resident session on it: each ends with the other.
 
-Here, only this file, `channel.py` and `connect.py` use asyncssh. They turn each of its failures into `Unreached`
-(nothing was sent) or `Lost` (it may have been sent).
+In this package, only this file, `channel.py` and `connect.py` use asyncssh. They convert each of its errors to
+`Unreached` (nothing was sent) or `Lost` (it may have been sent).
 """
 
 import asyncio
@@ -25,26 +25,26 @@ class Link:
         self.conn = conn
         self._host = host
         self.channel = Channel(conn.abort)
-        self.ask, self.abort = self.channel.ask, self.channel.give_up  # the session ends with its connection
+        self.ask, self.abort = self.channel.ask, self.channel.give_up  # ending the session ends the connection too
         self.handshaking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def handshake(self) -> Handshake:
-        """What the host agent said of itself last."""
+        """The last handshake of the host agent."""
         return self.channel.handshake
 
     @property
     def alive(self) -> bool:
-        """Tell whether the session is open, as far as is known without asking the host."""
+        """Return whether the session is open, without asking the host."""
         return not self.channel.closed and not self.conn.is_closed()
 
     async def open_session(self) -> None:
-        """Open the resident session; raise any of asyncssh's errors."""
+        """Open the resident session; raises any of asyncssh's errors."""
         async with asyncio.timeout(FIRST_SECONDS):
             await self.conn.create_session(lambda: self.channel, SESSION_LINE, encoding=None)
 
     def shake_hands(self) -> None:
-        """Begin to ask what the host agent is. No verb waits for the answer, unless the configuration names a node."""
+        """Start the handshake. A verb waits for it only if the configuration names a node."""
         self.handshaking = asyncio.create_task(self._shake_hands())
 
     async def _shake_hands(self) -> None:
@@ -52,7 +52,7 @@ class Link:
             await self.channel.ping(FIRST_SECONDS)
 
     async def answers(self, quiet_seconds: float = 0.0) -> bool:
-        """Tell whether the host agent answers a `ping`, or has sent something in the last few seconds."""
+        """Return whether the host agent answers a `ping`, or has sent something in the last few seconds."""
         if self.handshaking.done() and time.monotonic() - self.channel.last_data >= quiet_seconds:
             try:
                 await self.channel.ping()
@@ -61,9 +61,9 @@ class Link:
         return self.alive
 
     async def prepare(self, until_heard: bool = False) -> None:
-        """Raise Unreached if this is another node than the configured one.
+        """Raise Unreached if this node is not the configured one.
 
-        Wait for what the host agent says of itself where the configuration names a node, or with `until_heard`.
+        Waits for the handshake if the configuration names a node, or with `until_heard`.
         """
         if (self._host.node or until_heard) and not self.handshake.heard:
             if self.handshaking.done():
@@ -77,7 +77,7 @@ async def open_link(host: Host) -> Link:
     try:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
             link = Link(await connect(host), host)
-    except Exception as error:  # an odd server can make the library raise anything; nothing was sent
+    except Exception as error:  # an unusual server can make the library raise any error; nothing was sent
         raise unreached(host, error) from None
     try:
         await link.open_session()

@@ -1,6 +1,6 @@
-"""The answer to a verb, from the host's trailer or from the connection's failure. Pure.
+"""Builds the answer to a verb, from the host's trailer or from the connection's failure. Pure.
 
-The outcomes are those of docs/api.md. 502, 504 and 52x are never used, because proxies replace their
+The outcomes are those of docs/api.md. The statuses 502, 504 and 52x are never used, because proxies replace their
 bodies.
 """
 
@@ -27,7 +27,8 @@ HTTP_STATUS = {
     "unknown": 503,
     "id-reused": 422,
 }
-# `reached` describes this attempt only, not earlier attempts with the same id. None means that it may have happened.
+# `reached` describes this attempt only, not earlier attempts with the same id. None means that the request may have
+# reached the host.
 REACHED: Mapping[str, bool | None] = {"rejected": False, "unreached": False, "unknown": None}
 
 _DAY = 86_400
@@ -47,14 +48,14 @@ class Answer:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The body as JSON, made once: many requests can share an answer, and a picture takes 25 ms."""
+        """The body as JSON, encoded once, because requests can share an answer, and a picture takes 25 ms."""
         return json.dumps(dict(self.body), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def answer_from_trailer(
     request: VerbRequest, trailer: Mapping[str, object], stdout: str, stderr: str, warnings: Sequence[str] = ()
 ) -> Answer:
-    """Return the answer to a verb that ended on the host; `warnings` are those about the host itself."""
+    """Return the answer to a verb that ended on the host; `warnings` are about the host itself."""
     body = _fields_of(request) | {
         "exit_code": trailer["exit_code"],
         "stdout": stdout,
@@ -84,7 +85,7 @@ def answer_without_trailer(
     stdout: str = "",
     stage: Mapping[str, object] | None = None,
 ) -> Answer:
-    """Return the answer to a verb whose end is not known: unreached, unknown or running.
+    """Return the answer to a verb whose result is not known: `unreached`, `unknown` or `running`.
 
     `stage` is the job's newest stage message, if any.
     """
@@ -107,7 +108,7 @@ def _fields_of(request: VerbRequest) -> dict[str, object]:
 
 
 def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
-    """Return every field of an answer, with the value that it has until the host tells another."""
+    """Return every field of an answer with its default value."""
     known = {"verb": verb, "vm": vm, "id": msg_id, "by": caller, "outcome": "unknown", "state": "unknown"}
     flags = dict.fromkeys(("rejected", "attached", "screen"), False)
     empty = dict.fromkeys(("stage", "stdout", "stderr"), "")
@@ -126,7 +127,7 @@ def _own_verdict(code: str, sentence: str, *evidence: str) -> dict[str, object]:
 
 
 def _verdict(trailer: Mapping[str, object]) -> object:
-    """Return the host's verdict. A host that does not know a word of the handler's is older than the handler."""
+    """Return the host's verdict. If the host does not know a word of the handler, its agent is outdated."""
     if trailer["exit_code"] != AGENT_REFUSED:
         return trailer.get("verdict")
     return _own_verdict(
@@ -137,18 +138,18 @@ def _verdict(trailer: Mapping[str, object]) -> object:
 
 
 def is_deadline(value: object) -> bool:
-    """Tell whether a value is a job's deadline: seconds from its start, one day at most."""
+    """Return whether a value is a job's deadline in seconds from its start, at most one day."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _DAY
 
 
 def _deadline(request: VerbRequest, trailer: Mapping[str, object]) -> object:
-    """Return a job's deadline, or None for a verb that is no job, and if the host says none."""
+    """Return a job's deadline, or None if the verb is not a job or the host sent no deadline."""
     deadline = trailer.get("deadline")
     return deadline if request.rules.is_job and is_deadline(deadline) else None
 
 
 def _anyway(request: VerbRequest, trailer: Mapping[str, object]) -> object:
-    """Return the code of a refusal that the host offers to lift and that a request can lift, or None."""
+    """Return the code of a refusal that both the host and a request allow to override, or None."""
     code = trailer.get("anyway")
     is_offer = isinstance(code, str) and code in ANYWAY and trailer["exit_code"] == REFUSED
     return code if is_offer and request.verb in GOES_WITH[str(code)] else None

@@ -1,4 +1,4 @@
-"""How long the host may take to answer before its answer counts as lost. Pure: the clock is an argument.
+"""How long a host may take before its answer counts as lost. Pure, because the clock is an argument.
 
 The handler has no table of deadlines. A job's first message is its stage, which has the job's deadline; until that
 message arrives, a fixed time applies.
@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from ..base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
-REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: at most four logins in ten minutes
-SPREAD_SECONDS = 1.0  # over which the first connections to many hosts are spread
-FEW_HOSTS = 10  # to which the handler connects at once
+REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: allows at most four logins in ten minutes
+SPREAD_SECONDS = 1.0  # the first connections to many hosts are spread over this time
+FEW_HOSTS = 10  # up to this number, the handler connects to all hosts immediately
 
 
 class Patience:
-    """The time that one request has. The host's messages extend `until`."""
+    """The time limit of one request. The host's messages extend `until`."""
 
     def __init__(self, now: float, first_seconds: float = FIRST_SECONDS) -> None:
         self.seconds = first_seconds
@@ -28,10 +28,10 @@ class Patience:
         return (self._began if self._first_message is None else self._first_message) + self.seconds
 
     def update(self, message: Mapping[str, object], now: float) -> None:
-        """Extend the time for a message.
+        """Extend the time limit after a message.
 
-        The job's deadline counts from the first message. That is later than the job's start, so the handler never
-        gives up too early, whatever the host's clock says.
+        The job's deadline counts from the first message. That message comes after the job's start, so the handler never
+        stops waiting too early, even if the host's clock is wrong.
         """
         if self._first_message is None:
             self._first_message = now
@@ -42,8 +42,8 @@ class Patience:
 def backoff_seconds(failures: int, chance: float) -> float:
     """Return how long to wait after so many failed attempts. `chance` is a random number from 0 to 1.
 
-    Without it, handlers that lost their host at the same moment would reconnect at the same moment, and sshd would
-    turn them away.
+    Without `chance`, handlers that lost their host at the same moment would also reconnect at the same moment, and sshd
+    would refuse some of them.
     """
     longest = BACKOFF[min(failures, len(BACKOFF)) - 1]
     return longest * (0.5 + chance / 2)
@@ -52,12 +52,12 @@ def backoff_seconds(failures: int, chance: float) -> float:
 def refusal_seconds(refusals: int, chance: float) -> float:
     """Return how long to wait after a key was not accepted so many times. `chance` is a random number from 0 to 1.
 
-    The key's line may be written any minute. But sshd penalises failed logins, and fail2ban bans an address after five
-    in ten minutes.
+    The key could be added to authorized_keys at any time, but sshd penalises failed logins, and fail2ban bans an
+    address after five failed logins in ten minutes.
     """
     return REFUSAL_BACKOFF[min(refusals, len(REFUSAL_BACKOFF)) - 1] * (1 + chance / 2)
 
 
 def first_pause(hosts: int, chance: float) -> float:
-    """Return how long to wait before the first connection to one of so many hosts."""
+    """Return how long to wait before the first connection to one of `hosts` hosts."""
     return SPREAD_SECONDS * chance if hosts > FEW_HOSTS else 0.0

@@ -1,7 +1,7 @@
-"""Finds the host that has a VM, and the one that has the record of an id.
+"""Finds the host that has a VM, and the host that has a record of an id.
 
 Proxmox moves VMs, and each host remembers only the ids that were sent to it. So before a verb is sent to one of several
-hosts, all of them are asked. docs/api.md, "A VM that moves", has the rules.
+hosts, all of them are asked. The rules are in docs/api.md, "A VM that moves".
 """
 
 import asyncio
@@ -26,11 +26,11 @@ class Destination:
     """The host to which a request goes.
 
     Attributes:
-        host: that host.
-        has_id: it has a record of the request's id.
+        host: the host that gets the request.
+        has_id: that host has a record of the request's id.
         is_only: the VM has no other host.
         away: the host of the VM's node, if it did not answer and another host named that node.
-        copy: the host of a stale copy, if that is the only QEMU of the VM.
+        copy: the host of a stale copy of the VM, if the only QEMU process of the VM runs there.
         nodes: what is known of the VM's nodes.
     """
 
@@ -42,9 +42,10 @@ class Destination:
     nodes: OtherNodes = _ALONE
 
     def serving(self, verb: str) -> "Destination":
-        """Return where a verb goes; raise Unreached for one that could make the VM run twice.
+        """Return where a verb goes; raise Unreached if the verb could make the VM run twice.
 
-        A `stop` goes to a stale copy that is the only QEMU, because the host that has the VM would say that it is off.
+        A `stop` goes to a stale copy if its QEMU is the only one, because the host that has the VM would report that
+        the VM is powered off.
         """
         if self.nodes.copies and verb in ("start", "cycle"):
             raise Unreached(*self.nodes.refusal)
@@ -52,14 +53,14 @@ class Destination:
 
     @property
     def trouble(self) -> str:
-        """Why the host of the node that has the VM did not answer, and since when; empty without `away`."""
+        """Why the VM's host (`away`) did not answer, and since when. Empty if `away` is None."""
         away = self.away
         return say_since(away.host.name, away.since, away.trouble.reason if away.trouble else "") if away else ""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What one host says of where a VM is; empty if it did not answer. docs/host-agent.md has the fields."""
+    """One host's answer about where a VM is (docs/host-agent.md). Empty if the host did not answer."""
 
     host: HostConnection
     answered: bool = False
@@ -67,16 +68,16 @@ class _Place:
     node: str = ""
     here: str = ""
     sure: bool = False
-    has_process: bool = False  # one that no migration accounts for
+    has_process: bool = False  # a QEMU process that does not belong to a migration
 
     @property
     def is_proof(self) -> bool:
-        """Whether the host has said that it has the VM itself."""
+        """Whether the host itself says that it has the VM."""
         return self.node != "" and self.node == self.here
 
 
 class Places:
-    """The host on which each VM was last seen, by the VM's name. In memory only; a host is asked all the same."""
+    """The host on which each VM was last seen, by the VM's name. Only in memory, because hosts are asked anyway."""
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
@@ -94,11 +95,12 @@ class Places:
         Args:
             vm: the VM.
             hosts: the connections to its hosts, in the order of the configuration.
-            msg_id: the id that one of them may have a record of.
+            msg_id: the request's id, of which one of the hosts may have a record.
             changes: the request can change the VM's power.
-            repeated: the id may have been sent before. Raise Lost if a host that could have it can't tell.
+            repeated: the id may have been sent before. In that case, Lost is raised if a host that could have its
+                record can't tell.
 
-        Raise Unreached if several hosts keep saying that they have the VM.
+        Raises Unreached if several hosts repeatedly say that they have the VM.
         """
         if len(vm.hosts) == 1 and not vm.hosts_off:
             return Destination(hosts[0], is_only=True)
@@ -112,7 +114,8 @@ class Places:
             sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
             earlier, copies = copies, [one for one in mates if sure and one.has_process and one.here != sure.node]
             if len(proofs) < 2 and copies in ([], earlier):
-                break  # otherwise it moved between two answers, and an id may have acted before it did
+                # otherwise ask again, because the VM moved between two answers, and an id may have acted before that
+                break
             await asyncio.sleep(0.2)
         if len(proofs) > 1:
             raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
@@ -129,10 +132,10 @@ class Places:
     def _choose(
         self, vm: Vm, hosts: Sequence[HostConnection], mates: Sequence[_Place], sure: _Place | None, changes: bool
     ) -> Destination:
-        """Return the host that has the VM by the word of a node with a quorum, or by its process, or the last known."""
+        """Return the VM's host: named by a node with quorum, else with its process, else the last known one."""
         if sure is not None and not sure.is_proof:
             named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
-            if named is None:  # no host is configured for that node, so the one that was asked refuses
+            if named is None:  # no host is configured for that node, so the host that was asked will refuse
                 return Destination(sure.host)
             has_answered = any(one.host is named and one.answered for one in mates)
             return Destination(named if changes or has_answered else sure.host, away=None if has_answered else named)
@@ -148,15 +151,15 @@ class Places:
 
 
 def _is_mate(host: HostConnection, first: HostConnection) -> bool:
-    """Tell whether a host is known to be in the cluster of the VM's first one: elsewhere the number is another VM."""
+    """Return whether a host is in the cluster of the VM's first host. Elsewhere its number is another VM."""
     return host is first or (host.cluster is not None and host.cluster == first.cluster != "")
 
 
 def _believe(claims: Sequence[_Place], proofs: Sequence[_Place], is_expected: bool) -> Destination:
-    """Return the host that has a record of the id; raise Unreached for one that can't have it, as far as is known.
+    """Return the host with a record of the id. Raises Unreached if that host can't have such a record.
 
-    An id that was not sent before is known to no host. So a host that says that it has it must at least be the one that
-    has the VM: otherwise one hostile host would get the verbs of VMs that run on others.
+    No host knows an id that was not sent before. So a host that claims to have it must at least be the host that has
+    the VM. Otherwise one hostile host could attract verbs for VMs that run on other hosts.
     """
     if is_expected or (len(proofs) == 1 and claims == proofs):
         return Destination(claims[0].host, has_id=True)
@@ -164,7 +167,7 @@ def _believe(claims: Sequence[_Place], proofs: Sequence[_Place], is_expected: bo
 
 
 async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_repeated: bool) -> list[_Place]:
-    """Return what each host says. The first that has an id which may have been sent before is enough."""
+    """Return each host's answer. For a repeated id, the first host that has the id is enough."""
     asking = [asyncio.create_task(_ask(host, vmid, msg_id, is_repeated)) for host in hosts]
     answers = []
     try:
@@ -179,7 +182,7 @@ async def _ask_each(hosts: Sequence[HostConnection], vmid: int, msg_id: str, is_
 
 
 async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) -> _Place:
-    """Return what a host says. One that is known to be down is not waited for, unless all of them have to answer."""
+    """Return a host's answer. Does not wait for a host known to be down, unless all hosts must answer."""
     if host.is_down and not is_repeated:
         if host.trouble and host.trouble.cause != "key-not-accepted":  # sshd and fail2ban count failed logins
             host.try_again()

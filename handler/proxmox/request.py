@@ -1,4 +1,4 @@
-"""A verb that a known caller requests on a configured VM, and which ids may have been sent. Pure."""
+"""A request for a verb, from a known caller for a configured VM, and the ids that were sent. Pure."""
 
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from ..config.warnings import warn_of_expiry, warn_of_guest, warn_of_host
 
 @dataclass(frozen=True)
 class VerbFields:
-    """What a request says beside its VM. An empty text stands for a field that was left out."""
+    """The fields of a request other than its VM. An empty text stands for a field that was left out."""
 
     verb: str
     _: KW_ONLY
@@ -23,7 +23,7 @@ class VerbFields:
     if_last: str = ""
     job: str = ""
     anyway: str = ""
-    proves: str = ""  # `drill` or `doctor`: the host records that it was proven, once the verb is done
+    proves: str = ""  # `drill` or `doctor`: the host records that it was proven after the verb is done
     again: bool = False  # the client has sent this id before
 
 
@@ -35,7 +35,7 @@ class VerbRequest(VerbFields):
     id: str
     caller: Caller
     received: float  # Unix time
-    place: Host | None = None  # the host that it was sent to; None before that
+    place: Host | None = None  # the host that the request was sent to; None before that
 
     @property
     def host(self) -> Host:
@@ -44,7 +44,7 @@ class VerbRequest(VerbFields):
 
     @property
     def rules(self) -> Verb:
-        """What the verb is, by the table of verbs."""
+        """The verb's row in the table of verbs."""
         return VERBS[self.verb]
 
     @property
@@ -64,11 +64,11 @@ class VerbRequest(VerbFields):
 
 
 class SentIds:
-    """The ids under which this process may have sent a verb, and how often: the newest 10,000.
+    """The newest 10,000 ids under which this process may have sent a verb, with the number of attempts.
 
     A browser whose connection breaks before the answer's first byte repeats the request by itself, so the operator
-    knows of one attempt only. The host's record decides. This keeps a message from saying "nothing was sent", and shows
-    that a request is repeated.
+    knows of one attempt only. The host's record decides whether a verb runs. This class only prevents the message
+    "nothing was sent" after an earlier attempt, and shows that a request is repeated.
     """
 
     def __init__(self, limit: int = 10_000) -> None:
@@ -77,7 +77,7 @@ class SentIds:
 
     def add(self, msg_id: str) -> None:
         """Record that an attempt is about to be sent."""
-        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # at the end, as the newest
+        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # moved to the end, because it is the newest
         if len(self._attempts) > self._limit:
             del self._attempts[next(iter(self._attempts))]
 
@@ -86,8 +86,8 @@ class SentIds:
         return msg_id in self._attempts
 
     def take_back(self, msg_id: str) -> bool:
-        """Record that an attempt sent nothing; tell whether no other attempt is recorded."""
-        left = self._attempts.pop(msg_id, 2) - 1  # an id that was forgotten may have another attempt
+        """Record that an attempt sent nothing; return whether no other attempt is recorded."""
+        left = self._attempts.pop(msg_id, 2) - 1  # a forgotten id may have had another attempt
         if left > 0:
             self._attempts[msg_id] = left
         return left <= 0

@@ -1,4 +1,4 @@
-"""One request's verb, from its start to its answer. It continues when the client disconnects.
+"""Runs one request's verb, from start to answer. The run continues when the client disconnects.
 
 Clients read a list that only grows, so a slow client delays neither the verb nor another client. `wire.Replay` bounds
 the list, whatever the host sends.
@@ -19,17 +19,17 @@ from .places import Destination
 from .request import SentIds, VerbRequest
 from .wire import job_line, verb_line
 
-PING_SECONDS = 8.0  # at least every 10 s of silence; proxies cut silent streams
+PING_SECONDS = 8.0  # so that no stream is silent for 10 s, because proxies cut silent streams
 ATTACH = "send the same id again to attach to it"
-JSON_SECONDS = 45.0  # a JSON answer comes before nginx and load balancers cut at 60 s
+JSON_SECONDS = 45.0  # a JSON answer must come before 60 s, when nginx and load balancers cut the connection
 
-Find = Callable[[str, bool, bool], Awaitable[Destination]]  # places.py: msg_id, changes, is_repeated
+Find = Callable[[str, bool, bool], Awaitable[Destination]]  # see places.py; takes msg_id, changes, is_repeated
 
 
 class Run:
     """One request's verb: its messages so far and, at the end, its answer.
 
-    `find` finds the host. `began` is a time.monotonic().
+    `find` finds the host. `began` is the start of the request as a time.monotonic().
     """
 
     def __init__(self, find: Find, request: VerbRequest, sent: SentIds, began: float) -> None:
@@ -92,7 +92,7 @@ class Run:
         return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer
 
     async def _prove_stop(self, found: Destination, trailer: Message) -> Message:
-        """Return a result; that of a `stop` becomes `failed` while another host has a process of the VM."""
+        """Return a result. A `stop` becomes `failed` if another host has a process of the VM."""
         if self._request.verb == "stop" and trailer["outcome"] == "done" and not found.is_only:
             with suppress(Unreached, Lost):
                 now = await self._find("", False, False)
@@ -100,9 +100,9 @@ class Run:
         return trailer
 
     async def _with_jobs(self, answer: Answer, trailer: Message, host: HostConnection) -> Answer:
-        """Add the jobs to the answer of `history`, null if the host did not read them, and the one that is named.
+        """Add `jobs` (null if the host did not read them) and the requested `job` to an answer of `history`.
 
-        That is null if the host does not know it, and left out if the host did not say.
+        `job` is null if the host does not know the job, and left out if the host did not say.
         """
         body = {**answer.body, "jobs": trailer.get("jobs")}
         if self._request.job:
@@ -129,7 +129,7 @@ class Run:
     def _unreached(self, error: Unreached) -> Answer:
         request = self._request
         is_first = not request.rules.mutating or self._sent.take_back(request.id)
-        found = self._found  # one that has the id, or may have it because it alone did not answer
+        found = self._found  # the host that has the id, or may have it because only this host did not answer
         if not is_first or (found and found.has_id) or (self._is_repeated and not (found and found.is_only)):
             return self._unknown(error.reason, "was sent before and may have run")
         if found is not None and found.away is not None:
@@ -147,7 +147,7 @@ class Run:
         return answer_without_trailer(self._request, outcome, code, sentence, *evidence, stdout=stdout, stage=stage)
 
     def partial_answer(self) -> Answer:
-        """Return the answer so far: `running` after the host's first message, before that `unknown`."""
+        """Return the answer so far: `unknown` before the host's first message, `running` after it."""
         if self.answer is not None:
             return self.answer
         if not self._messages:
@@ -164,9 +164,10 @@ class Run:
                 wait.cancel()
 
     async def finished(self, stopping: asyncio.Event, seconds: float | None = None) -> Answer:
-        """Return the answer, or the partial answer after `seconds` (by default JSON_SECONDS) or when the handler stops.
+        """Return the answer. After `seconds` (JSON_SECONDS) or when the handler stops, return a partial one.
 
-        Before the host's first message, the partial answer would be `unknown`, which comes after JSON_SECONDS at least.
+        Before the host's first message, the partial answer would be `unknown`, so it is returned only after
+        JSON_SECONDS or later.
         """
         loop = asyncio.get_running_loop()
         began, limit = loop.time(), JSON_SECONDS if seconds is None else seconds
@@ -178,7 +179,7 @@ class Run:
         return self.partial_answer()
 
     async def stream(self, stopping: asyncio.Event) -> AsyncIterator[Message]:
-        """Yield the messages as they come. The last one always is the result."""
+        """Yield the messages as they come. The last message is always the result."""
         request = self._request
         yield {"type": "accepted", "id": request.id, "verb": request.verb, "vm": request.vm.name}
         passed = 0

@@ -1,6 +1,6 @@
-"""The host agent's protocol, both directions: request lines, and the session's messages. Pure.
+"""The host agent's protocol in both directions: request lines and the session's messages. Pure.
 
-Strict, because another forced command's output, or half an answer, must never count as an outcome.
+Parsing is strict, because the output of another forced command, or half an answer, must never count as an outcome.
 """
 
 import base64
@@ -16,11 +16,11 @@ from .request import VerbRequest
 
 SESSION_LINE = "session"  # starts the resident session, for all VMs of the key
 PING_LINE = "ping"  # asks the host agent for a sign of life
-CHECK_LINE = "check"  # asks what is wrong with the host; with vm=N behind it, with this VM there
+CHECK_LINE = "check"  # asks what is wrong with the host; if vm=N follows, what is wrong with that VM on it
 
 
 def is_message(message: Mapping[str, object]) -> bool:
-    """Tell whether an object has the shape of a message.
+    """Return whether an object has the shape of a message.
 
     The handler ignores other objects, because a newer host agent may send more kinds.
     """
@@ -35,7 +35,7 @@ def is_message(message: Mapping[str, object]) -> bool:
 
 
 def read_message(line: bytes) -> Message | None:
-    """Return the message in a line of the session, or None if it has none."""
+    """Return the message in a line of the session, or None if the line is not a message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -46,8 +46,8 @@ def read_message(line: bytes) -> Message | None:
 class Replay:
     """Recognizes the messages of a job that were already passed on.
 
-    A host that is asked again for the same job sends its messages again from the beginning. It may send as much in all
-    as one answer has, because the handler keeps the messages until the end.
+    If a host is asked again for the same job, it sends all messages again from the beginning. Repeats included, it may
+    not send more than one answer may have, because the handler keeps the messages until the end.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Replay:
         self._repeated = self._passed
 
     def is_new(self, message: Mapping[str, object]) -> bool:
-        """Tell whether a message was not passed on yet; a result always is new. Raise Lost at one too many."""
+        """Return whether a message was not passed on yet (a result is always new). Raises Lost at the limit."""
         if message["type"] == "result":
             return True
         self._repeated -= 1
@@ -79,7 +79,7 @@ def job_line(vmid: int, msg_id: str) -> str:
 
 
 def where_line(vmid: int, msg_id: str = "") -> str:
-    """Return the line that asks which node has a VM, and whether this one has a record of an id."""
+    """Return the line that asks which node has a VM, and whether the host has a record of an id."""
     return f"where vm={vmid} id={msg_id}" if msg_id else f"where vm={vmid}"
 
 
@@ -100,11 +100,11 @@ def verb_line(request: VerbRequest) -> str:
 
 
 def capture_line(capture: Capture, vmid: int, caller: str) -> str:
-    """Return the line for an alert's capture. The payload's text is in the note alone, as data."""
+    """Return the line for an alert's capture. The payload's text appears only in the note, as data."""
     words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={caller}", f"fresh={capture.fresh_seconds}"]
     return " ".join([*words, _note(capture.why), "detach"])
 
 
 def _note(text: str) -> str:
-    """Return a reason as a word of the grammar: data for the record, cut to REASON_BYTES."""
+    """Return a reason as a word of the grammar, cut to REASON_BYTES. It is only data for the record."""
     return "note=" + base64.urlsafe_b64encode(cut_utf8(text, REASON_BYTES).encode()).decode().rstrip("=")

@@ -34,7 +34,7 @@ PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
 
 
 def create_app(config: Config, load: Load, on_start: Callable[[Service, ChatService], None]) -> ASGIApp:
-    """Return the whole application. It calls `on_start` once the service runs, and chat is being started."""
+    """Return the whole application. It calls `on_start` when the service runs and chat is starting."""
     chatting = ChatService()
     service = Service(config, load, chatting.use, chatting.stop)
 
@@ -73,9 +73,10 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 async def on_routing_error(request: Request, error: Exception) -> Response:
-    """Answer 404 or 405 in the form of the other errors."""
+    """Answer 404 or 405 in the format of the other errors."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         wrong = MethodNotAllowed(f"this address does not accept {request.method}", "see breakglass docs api")
-        return error_reply(wrong, error.headers or {"allow": "GET, HEAD"})  # without headers, it is the page's files
+        # an error without headers comes from the page's files
+        return error_reply(wrong, error.headers or {"allow": "GET, HEAD"})
     return error_reply(NotFound("there is nothing at this address", "see breakglass docs api"))

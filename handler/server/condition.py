@@ -1,4 +1,4 @@
-"""What is wrong with this handler, as far as it knows without asking a host: for /health, /ready and /metrics. Pure."""
+"""Finds this handler's faults without asking a host, for /health, /ready and /metrics. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from ..config.model import Config
 from ..config.warnings import WARN_BEFORE, warn_of_expiry
 
 REACHED = ("answering", "agent-outdated")  # states in which a verb reaches its host
-CHAT_WORKS = ("on", "none")  # states of chat that are as the configuration wants it
-# What each code means, in a sentence that names nothing.
+CHAT_WORKS = ("on", "none")  # states of chat that match the configuration
+# The meaning of each code, in a sentence without names of hosts or VMs.
 GENERAL: Mapping[str, str] = {
     "config-rejected": "A reload was rejected, so an older configuration is in force.",
     "config-degraded": "The configuration has errors, and each part with an error is disabled.",
@@ -26,10 +26,10 @@ _MEND = "breakglass check; correct what it names, then systemctl reload breakgla
 
 @dataclass(frozen=True)
 class Condition:
-    """What the handler knows at a time, `at`, in Unix seconds.
+    """What the handler knows at the time `at` (Unix seconds).
 
-    `hosts` and `vms` are the states by name, also of those that are `disabled`. `chat_why` says more about a
-    chat that does not work; it can name files.
+    `hosts` and `vms` are the states by name, including `disabled` ones. `chat_why` says why chat does not work, and can
+    name files.
     """
 
     config: Config
@@ -42,13 +42,13 @@ class Condition:
 
     @property
     def key_faults(self) -> list[Finding]:
-        """Whose key has expired, from that moment on and without a reload, or expires soon."""
+        """The callers whose key has expired or expires soon. The time is checked now, without a reload."""
         now = datetime.fromtimestamp(self.at, UTC)
         return [each for caller in self.config.callers for each in warn_of_expiry(caller, now)]
 
     @property
     def problems(self) -> int:
-        """How many faults the configuration in force has now. An expired key is one."""
+        """The number of faults in the current configuration. An expired key counts as a fault."""
         return len(self.config.problems) + sum(each.code == "caller-expired" for each in self.key_faults)
 
     @property
@@ -61,7 +61,7 @@ class Condition:
 
     @property
     def faults(self) -> list[Finding]:
-        """Why a rescue, or chat, does not work now, or soon will not; nothing if the handler is ready."""
+        """Why a rescue or chat does not work, or soon will not. Empty if the handler is ready."""
         return [*self._config_faults(), *self._key_faults(), *self._reach_faults(), *self._chat_faults()]
 
     def _config_faults(self) -> Iterable[Finding]:

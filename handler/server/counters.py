@@ -1,4 +1,4 @@
-"""Counts what happens once this is loaded, with [metrics], for GET /metrics. Each label is a word of this program."""
+"""Counts events for GET /metrics. Loaded only with [metrics]. Each label is a word of this program."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ TURN_OUTCOMES = (
 _REFUSALS = ("unauthorized", "too-slow", "too-large", "client-gone")
 _ERRORS = (*_REFUSALS, "stale-timestamp", "forbidden", "bad-request")
 _CHAT_ERRORS = ("chat-disabled", "chat-not-isolated", "sessions-unwritable", "session-invalid", "turn-unknown")
-OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a series from the start
+OUTCOMES: Mapping[str, tuple[str, ...]] = {  # the outcomes of each route that have a series from the start
     "/pve": (*HTTP_STATUS, "wrong-handler", *_ERRORS),
     "/chat": (*OF_CHAT, "id-reused", "wrong-handler", *_CHAT_ERRORS, *_ERRORS),
     "/alert": ("accepted", "repeated", "ignored", "failed", "unreached", "unknown", *_ERRORS),
@@ -29,7 +29,7 @@ OUTCOMES: Mapping[str, tuple[str, ...]] = {  # of each route: those that have a 
 
 
 def _counter(name: str, text: str, labels: str, known: Iterable[Sequence[str]] = ()) -> Counter:
-    """Return a counter with each sample that there can be, so that `rate` sees the first one that counts."""
+    """Return a counter with every possible sample at 0, so that `rate` sees the first event."""
     counter = Counter(f"breakglass_{name}", text, labels.split(), registry=None)
     for values in known:
         counter.labels(*values)
@@ -37,11 +37,11 @@ def _counter(name: str, text: str, labels: str, known: Iterable[Sequence[str]] =
 
 
 class Counters(Counts):
-    """What a handler has counted since this began."""
+    """The counts since this module was loaded."""
 
     def __init__(self) -> None:
         self.since = time.time()
-        self.callers: dict[str, float] = {}  # by name, the Unix time of the newest request
+        self.callers: dict[str, float] = {}  # by name, with the Unix time of the newest request
         known: Iterable[Sequence[str]] = [(route, outcome) for route, all_of in OUTCOMES.items() for outcome in all_of]
         text = "Answered requests by route and outcome, as in the log. Of /metrics, only those that were refused."
         self.requests = _counter("requests", text, "route outcome", known)
@@ -64,7 +64,7 @@ class Counters(Counts):
         self.cost = _counter("turn_cost_dollars", "What turns cost in US dollars, as claude reported it.", "")
 
     def collect(self, sources: Iterable[str]) -> Iterator[Metric]:
-        """Yield all metrics; each of the sources of alerts has its samples from now on."""
+        """Yield all metrics; from now on, each source of alerts has its samples."""
         for source in sources:
             for outcome in OUTCOMES["/alert"]:
                 self.notifications.labels(source, outcome)
@@ -74,7 +74,7 @@ class Counters(Counts):
             yield from metric.collect()
 
     def add_request(self, path: str, outcome: str, caller: str = "", verb: str = "") -> None:
-        """Count an answered request to a route of the API. A verb or a sender that does not exist is not counted."""
+        """Count an answered request to a route of the API. An unknown verb or sender is not counted."""
         route, _, source = path.removeprefix("/").partition("/")
         self.requests.labels(f"/{route}", outcome).inc()
         if caller:
@@ -85,12 +85,12 @@ class Counters(Counts):
             self.verbs.labels(verb, outcome).inc()
 
     def add_captures(self, source: str, taken: int, attached: int, failed: int) -> None:
-        """Count what became of the captures that a notification asked for."""
+        """Count the results of the captures that a notification requested."""
         for result, count in (("taken", taken), ("attached", attached), ("failed", failed)):
             self.captures.labels(source, result).inc(count)
 
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
-        """Count a turn that has ended. Its program could name its own code."""
+        """Count a turn that has ended. An unknown code is no label, because a turn's program could invent it."""
         self.turns.labels(code if code in TURN_OUTCOMES else "claude-crashed").inc()
         self.cost.inc(cost)
         for kind in TOKENS:
@@ -104,4 +104,4 @@ class Counters(Counts):
 
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter that says when it began
-COUNTERS = counts.in_use = Counters()  # from here on all is counted
+COUNTERS = counts.in_use = Counters()  # from here on, all events are counted

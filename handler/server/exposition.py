@@ -1,7 +1,7 @@
-"""Shows the state and the counts of a running handler in the forms that Prometheus reads.
+"""Renders the state and the counts of a running handler in the formats that Prometheus reads.
 
-The library's registry is not used, because it would add series about this process. A label is a name of the
-configuration in force, or a word of this program; a name that a request brings never is one.
+The library's registry is not used, because it would add series about this process. A label is a name from the current
+configuration or a word of this program, never a name from a request.
 """
 
 import re
@@ -65,7 +65,7 @@ def take_snapshot(service: Service, chatting: ChatService) -> Snapshot:
 
 
 def _unix_time(text: str) -> float:
-    """Return a time of the protocol, which a host agent has sent; 0 for one that there is not, as February 30."""
+    """Return a host agent's time as a Unix time. Returns 0 if it does not exist, such as February 30."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
@@ -76,13 +76,13 @@ def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """Return all metrics and their content type, as the client's Accept header asks for."""
     try:
         encode, kind = choose_encoder(accept)
-    except TypeError:  # for a version that is no number
+    except TypeError:  # for a version that is not a number
         encode, kind = choose_encoder("")
     return encode(snapshot), kind
 
 
 def _gauge(name: str, text: str, labels: str, samples: Iterable[tuple[K, float]]) -> Metric:
-    """Return a gauge with some samples, none without any: `labels` are the words of its labels' names."""
+    """Return a gauge with these samples. `labels` has the names of its labels, separated by spaces."""
     family = GaugeMetricFamily(f"breakglass_{name}", text, labels=labels.split())
     for values, value in samples:
         family.add_metric(values, value)

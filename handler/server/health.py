@@ -1,4 +1,4 @@
-"""The state of this handler, its hosts, VMs and chat, without a host being asked: /health and /ready."""
+"""/health and /ready: the state of this handler, its hosts, VMs and chat. No host is asked."""
 
 import time
 
@@ -32,7 +32,7 @@ async def health(request: Request) -> Response:
             "hosts": _hosts(service),
             "vms": _vms(service) + _vms_off(service),
             "chat": chatting.state,
-            "chat_isolated": chatting.fault is None or None,  # without its walls, chat is not on
+            "chat_isolated": chatting.fault is None or None,  # chat is enabled only if its sandboxes work
             "chat_started_by": chatting.started_by,
         }
     )
@@ -52,7 +52,7 @@ def find_condition(service: Service, chatting: ChatService) -> Condition:
 
 
 def _hosts(service: Service) -> dict[str, dict[str, object]]:
-    """Return each host's state and its agent's version, without a host whose name is the fault."""
+    """Return each host's state and agent version. Leaves out a host whose name is invalid."""
     found: dict[str, dict[str, object]] = {}
     for name, host in service.hosts.items():
         since, agent, proven = _time_or_none(host.since), host.handshake.version, describe_openly(host.handshake.proven)
@@ -72,7 +72,7 @@ def _vms(service: Service) -> list[dict[str, object]]:
 
 
 def _vms_off(service: Service) -> list[dict[str, object]]:
-    """Return the VMs whose entry has a fault, without those whose name is the fault, because it can be any text."""
+    """Return the VMs with a faulty entry. Leaves out invalid names, because they can be any text."""
     off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
     return [{"name": name, "vmid": vmid, "proxmox": "disabled", "since": None} for name, vmid in off.items()]
 
@@ -81,14 +81,14 @@ def _time_or_none(at: float | None) -> str | None:
     return rfc3339(at) if at else None
 
 
-# --- GET /ready: whether all parts work, for a monitor. A liveness check asks /health, because a restart fixes none of
-# this.
+# --- GET /ready: tells a monitor whether all parts work. A liveness check must use /health, because a restart fixes
+# none of these faults.
 
 MOST_REASONS = 100
 
 
 async def ready(request: Request) -> Response:
-    """Answer 200, or 503 with the reasons. Only the metrics' token makes the reasons name hosts, VMs and callers."""
+    """Answer 200, or 503 with the reasons. Only with the metrics' token do the reasons name hosts, VMs and callers."""
     service: Service = request.state.service
     faults = find_condition(service, request.state.chatting).faults
     if not faults:
@@ -99,7 +99,7 @@ async def ready(request: Request) -> Response:
 
 
 def _may_know_names(request: Request, service: Service) -> bool:
-    """Tell whether a request has the metrics' token. Another one is ignored, so a probe with an old token works."""
+    """Return whether a request has the metrics' token. Another token is ignored, so an old probe still works."""
     token = bearer_token(proving_headers(request.scope))
     if token is None:
         return False

@@ -1,6 +1,6 @@
-"""GET /metrics: what monitoring may know of this handler. No host is asked.
+"""GET /metrics: the metrics of this handler. No host is asked.
 
-prometheus_client is loaded only with [metrics], before the handler gives up its rights: see cli/starting.py.
+prometheus_client is loaded only with [metrics], before the handler drops its privileges (cli/starting.py).
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from starlette.responses import Response
 
 from ..service import Service
 
-SHARE = 20  # scrapes take at most one part in so many of the event loop's time, however many come
+SHARE = 20  # scrapes take at most 1/20 of the event loop's time, however many arrive
 
-Text = tuple[bytes, str]  # and its content type
+Text = tuple[bytes, str]  # the text and its content type
 
 
 class Scrapes:
-    """Has scrapes wait for one another, so that verbs do not wait for them.
+    """Makes scrapes wait for each other, so that verbs do not wait for scrapes.
 
-    Measured with 8 connections that scrape without a pause (./dev bench): the median of a status is 5 to 8 ms, as
-    without scrapes; without the share it is 56 to 84 ms.
+    Measured with 8 connections that scrape without a pause (./dev bench): the median of a status is 5 to 8 ms, the same
+    as without scrapes. Without the limit, it is 56 to 84 ms.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Scrapes:
         self._free_at = 0.0
 
     async def take(self, render: Callable[[], Text]) -> Text:
-        """Return what `render` makes, which takes 3 to 8 ms, as soon as scrapes have had less than their share."""
+        """Return the result of `render` (3 to 8 ms), as soon as scrapes have used less than their share."""
         async with self._turn:
             await asyncio.sleep(self._free_at - time.monotonic())
             began = time.monotonic()
@@ -42,7 +42,7 @@ class Scrapes:
 
 
 async def metrics(request: Request) -> Response:
-    """Answer with the metrics, in the form that the client accepts; without [metrics] there is no such address."""
+    """Answer with the metrics in the format that the client accepts, or with 404 without [metrics]."""
     if "signed" not in request.scope["state"]:
         raise HTTPException(404)
     from .exposition import render, take_snapshot

@@ -1,4 +1,4 @@
-"""The uvicorn server: a shutdown that answers what has come and ends streams."""
+"""The uvicorn server, with a shutdown that answers the received requests and ends the streams."""
 
 import asyncio
 import ctypes
@@ -24,14 +24,14 @@ from ..web.edge import Unread
 from ..web.strangers import Strangers
 from .app import create_app
 
-# --- How many descriptors the handler may have, and what it says when there are none left ---
+# --- The limit of descriptors, and the log when none are left ---
 
 MOST = 65536
 SAY_SECONDS = 60.0
 
 
 def raise_limit() -> None:
-    """Allow this process as many descriptors as the system lets it have, 65,536 at most."""
+    """Raise this process's limit of descriptors as far as the system allows, to at most 65,536."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -39,16 +39,17 @@ def raise_limit() -> None:
 
 
 class LoopErrors:
-    """The event loop's exception handler: one line a minute where asyncio would print a trace for each connection.
+    """The event loop's exception handler: one line per minute instead of one trace per connection.
 
-    asyncio tries to accept as many connections as may wait, even after the first has failed (python/cpython#151615).
+    asyncio tries to accept as many connections as may be queued, even after the first attempt has failed
+    (python/cpython#151615).
     """
 
     def __init__(self) -> None:
         self._said_at = -math.inf
 
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what no task or callback has caught."""
+        """Handle an exception that no task or callback has caught."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)
@@ -57,17 +58,17 @@ class LoopErrors:
             audit.note("out-of-descriptors", limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0], error=str(error))
 
 
-# --- How the handler stops taking requests: each connection that a client has made gets its answer ---
+# --- Stop accepting requests, so that every connection that a client has opened gets its answer ---
 #
-# A listening socket that is closed resets the connections that wait in its queue. A proxy has often sent its request
-# on them by then. It may not send a verb elsewhere after that, and answers 502. A refused connection is no problem,
-# because a proxy asks the next handler.
+# Closing a listening socket resets the connections in its queue. A proxy has often already sent a request on such a
+# connection. It may not send a verb to another handler after that, so it answers 502. A refused connection is no
+# problem, because the proxy then asks the next handler.
 
-ANSWER_SECONDS = 3.0  # for requests under way, before they get what there is of their answers
-IDLE_SECONDS = 0.5  # for a connection without a request: one may be on its way
-_ACCEPT_SECONDS = 1.0  # to accept what waits, if there are descriptors left
+ANSWER_SECONDS = 3.0  # for requests under way, before they get partial answers
+IDLE_SECONDS = 0.5  # for a connection without a request, because one may be on its way
+_ACCEPT_SECONDS = 1.0  # to accept queued connections, if descriptors are left
 _LOOK_SECONDS = 0.02
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
+_SO_ATTACH_FILTER = 26  # from asm-generic/socket.h, because Python has no name for it
 
 
 class _Instruction(ctypes.Structure):
@@ -79,20 +80,21 @@ class _Program(ctypes.Structure):
 
 
 def drop_new_connections(listening: socket.socket) -> None:
-    """Have the kernel drop what comes to this socket, so that its queue grows no more (socket(7), SO_ATTACH_FILTER).
+    """Have the kernel drop new connections to this socket (socket(7), SO_ATTACH_FILTER).
 
-    A client that connects sends its first packet again after a second. By then the socket is closed, and it is refused.
+    A client repeats the first packet of a new connection after a second. By then the socket is closed, so the
+    connection is refused.
     """
-    instruction = _Instruction(6, 0, 0, 0)  # BPF_RET, of no byte
+    instruction = _Instruction(6, 0, 0, 0)  # BPF_RET that accepts no byte
     program = _Program(1, ctypes.pointer(instruction))
     try:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
     except OSError:
-        pass  # the queue may grow until it is closed, for some microseconds
+        pass  # the queue can grow for some microseconds until the socket is closed
 
 
 async def drain(server: uvicorn.Server, sockets: Sequence[socket.socket]) -> None:
-    """Take no further connection; answer on the open ones, for ANSWER_SECONDS at most."""
+    """Accept no further connections. Answer on the open ones, for at most ANSWER_SECONDS."""
     state = server.server_state
     for connection in state.connections:
         if isinstance(connection, HttpToolsProtocol) and connection.cycle is not None:
@@ -107,22 +109,23 @@ async def drain(server: uvicorn.Server, sockets: Sequence[socket.socket]) -> Non
 
 
 async def _accept_waiting(sockets: Sequence[socket.socket]) -> None:
-    """Return once the event loop has accepted every connection that waited."""
+    """Wait until the event loop has accepted every queued connection."""
     for listening in sockets:
         drop_new_connections(listening)
     loop = asyncio.get_running_loop()
     end = loop.time() + _ACCEPT_SECONDS
     while select.select(sockets, [], [], 0)[0] and loop.time() < end:  # noqa: ASYNC110  # nothing tells of that
         await asyncio.sleep(_LOOK_SECONDS)
-    await asyncio.sleep(_LOOK_SECONDS)  # asyncio makes transports in tasks, which need the server to be open
+    await asyncio.sleep(_LOOK_SECONDS)  # asyncio creates transports in tasks, which need the server to be open
 
 
-# --- The uvicorn server, with a shutdown that answers what has come and ends streams ---
+# --- The uvicorn server, with a shutdown that answers received requests and ends streams ---
 
-KEEP_ALIVE_SECONDS = 130  # longer than most proxies, so the one that ends an idle connection can't lose a request on it
-SHUTDOWN_SECONDS = 2  # after ANSWER_SECONDS: for streams to end
-BACKLOG = 2048  # connections that the system keeps until they are accepted
-ACCEPTED_AT_ONCE = 16  # it takes some rounds of the loop until older connections have given way to them
+# longer than most proxies, because the side that closes an idle connection can't lose a request on it
+KEEP_ALIVE_SECONDS = 130
+SHUTDOWN_SECONDS = 2  # for streams to end, after ANSWER_SECONDS
+BACKLOG = 2048  # connections that the system queues until they are accepted
+ACCEPTED_AT_ONCE = 16  # small, because older connections need some rounds of the loop until they are closed
 
 
 class Server(uvicorn.Server):
@@ -139,13 +142,13 @@ class Server(uvicorn.Server):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve. asyncio has only one number for what it accepts at once and for the system's backlog."""
+        """Start to serve. asyncio uses one number for connections accepted at once and for the backlog."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what has come, then end what is still under way."""
+        """Answer the received requests, then end those still under way."""
         await drain(self, sockets or ())
         if self.service is not None:
             self.service.answers_due.set()
@@ -159,7 +162,7 @@ class Server(uvicorn.Server):
             self.loop.call_soon_threadsafe(self.service.hung_up.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the turns. Verbs get some time until their answers are due."""
+        """End the turns. Verbs still get some time before their answers are due."""
         if self.loop is not None and self.service is not None:
             self.loop.call_soon_threadsafe(self.service.stopping.set)
         super().handle_exit(sig, frame)
@@ -177,8 +180,8 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         ws="none",
         loop="asyncio",
         lifespan="on",
-        log_level="error",  # a warning is a line for each request that is none
-        log_config=None,  # its records go where those of all libraries go
+        log_level="error",  # a warning would be a line for each malformed request
+        log_config=None,  # its records go to the same log as those of all libraries
         access_log=False,
         server_header=False,
         proxy_headers=False,

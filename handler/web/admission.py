@@ -9,10 +9,10 @@ from .bodies import VerbBody
 
 
 def admit(config: Config, signed: Signed, body: VerbBody, now: float) -> Vm | None:
-    """Return the VM on which a request may run its verb, or None if there is no such verb or no such VM.
+    """Return the VM on which a request may run its verb, or None if the verb or the VM does not exist.
 
-    Raises the error of the first check that the request does not pass. A verb or VM that does not exist has no
-    permission to check.
+    Raises the error of the first check that fails. If the verb or the VM does not exist, there is no permission to
+    check.
     """
     config.check_recipient(body.to)
     if signed.id.startswith(CAPTURE_ID):
@@ -46,7 +46,7 @@ def admit(config: Config, signed: Signed, body: VerbBody, now: float) -> Vm | No
 
 
 def _check_signature(signed: Signed, word: str, error: type[BadRequest | Forbidden]) -> None:
-    """Raise the error for a bearer token: everyone who sees one request with it can send another."""
+    """Raise an error for a bearer token, because anyone who sees one request with it could send others."""
     if signed.caller.auth_method != SIGNATURE:
         raise error(
             f'a request with a bearer token can\'t use "{word}"; nothing was sent', "send it with a signing key"

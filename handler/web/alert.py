@@ -1,7 +1,7 @@
 """POST /alert/{source}: start a capture for each alert of a monitoring system's notification.
 
-The answer comes after the hosts have acknowledged: the captures are their jobs then, and continue without the handler.
-503 means that sending the notification again helps; no other status does.
+The answer is sent after the hosts have acknowledged the captures, which then are jobs on the hosts and continue without
+the handler. Only a 503 means that the sender should send the notification again.
 """
 
 import asyncio
@@ -30,21 +30,22 @@ from ..service import Service
 from .admission import check_permission
 from .gate import SignedRequest
 
-ACK_SECONDS = 6.0  # for a host to acknowledge, once it is found: Alertmanager gives up after 10
-MATCH_SECONDS = 1.0  # of processor time, to compare a notification with the entries; the alerts beyond are ignored
-PLAN_SECONDS = 2.0  # for a comparison and those before it; after that, the sender has to send it again
-MOST_WAITING = 64  # notifications of one caller, with up to 1 MiB each; a further one has to be sent again at once
-_HOST_CHARACTERS = 64  # of a word of the host's answer, which up to 1000 statuses repeat
-_DONE, _ID_REUSED = 0, 17  # of the host's exit codes; a capture that is older than a day is still the same one
+ACK_SECONDS = 6.0  # for the acknowledgement of a host, after it is found; Alertmanager gives up after 10 s
+MATCH_SECONDS = 1.0  # of processor time for comparing one notification with the entries; further alerts are ignored
+# for a comparison and its time in the queue; after that, the sender must send the notification again
+PLAN_SECONDS = 2.0
+MOST_WAITING = 64  # notifications of one caller, each up to 1 MiB; a further one is answered with 503 at once
+_HOST_CHARACTERS = 64  # of a word from the host's answer, because up to 1000 statuses repeat it
+_DONE, _ID_REUSED = 0, 17  # exit codes of the host; a reused id is a capture that is older than a day
 
 CaptureStatus = Mapping[str, object]
 _matching = DaemonThreads("alerts", 1)
 _turns = WeakValueDictionary[str, asyncio.Lock]()  # by caller
-_waiting = Counter[str]()  # notifications, by caller
+_waiting = Counter[str]()  # number of waiting notifications, by caller
 
 
 async def alert(request: Request) -> Response:
-    """Answer with the jobs of the captures."""
+    """Start the captures, and answer with their jobs."""
     service: Service = request.state.service
     arrival: SignedRequest = request.state.signed
     now, source, caller = time.time(), str(request.path_params["source"]), arrival.signed.caller
@@ -60,7 +61,7 @@ async def alert(request: Request) -> Response:
         service.run_on_host(vm, partial(acknowledge, vm=vm, captures=wanted.captures[vm.name], caller=caller.name))
         for vm in permitted
     ]
-    await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, even when another is out of reach
+    await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, even if another host can't be reached
     statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]
     answer = answer_body(statuses, wanted.ignored + refused)
     _record(arrival.began, caller, source, answer)
@@ -68,10 +69,10 @@ async def alert(request: Request) -> Response:
 
 
 async def make_plan(source: str, body: bytes, rules: Sequence[Rule], now: int, secret: str, caller: str) -> Plan:
-    """Return what to capture. A thread finds out: many alerts and patterns would hold up every other request.
+    """Return what to capture. Compares in a thread, because many alerts would delay every other request.
 
-    It compares one notification of each caller at a time, so a sender of very many delays no other caller. Raise
-    Unreached when other notifications take all of it.
+    Each caller's notifications are compared one at a time, so a sender of very many delays no other caller. Raises
+    Unreached if earlier notifications use up the time.
     """
     given_up = time.monotonic() + PLAN_SECONDS
 
@@ -107,7 +108,7 @@ def check_alert_time(signed: Signed, body: bytes, now: int, config: Config) -> N
 
 
 def permitted_vms(caller: Caller, vms: Sequence[Vm], now: float) -> list[Vm]:
-    """Return the VMs that the caller may capture; raise Forbidden when that is none of them."""
+    """Return the VMs that the caller may capture; raise Forbidden if there are none."""
     refusals = {vm.name: caller.refusal("forensics", vm.name, now) for vm in vms}
     found = [vm for vm in vms if refusals[vm.name] is None]
     first = next((refusal for refusal in refusals.values() if refusal is not None), None)
@@ -117,7 +118,7 @@ def permitted_vms(caller: Caller, vms: Sequence[Vm], now: float) -> list[Vm]:
 
 
 async def acknowledge(host: HostConnection, vm: Vm, captures: Sequence[Capture], caller: str) -> list[CaptureStatus]:
-    """Ask a VM's host for captures and return their statuses. The first is sent before the others, so it is taken."""
+    """Ask a VM's host for captures, and return their statuses. The first capture is sent before the others."""
     first, rest, folded = captures[0], captures[1:MOST_A_VM], captures[MOST_A_VM:]
 
     async def ask(capture: Capture) -> CaptureStatus:
@@ -147,7 +148,7 @@ def _status(vm: Vm, capture: Capture, result: Message) -> CaptureStatus:
 
 
 def with_link(status: CaptureStatus, urls: Sequence[str]) -> CaptureStatus:
-    """Return a status with the page's address, if the handler knows its own; no job in it if the host refused it."""
+    """Return a status with the page's address, if the handler knows its URL. A refusal gets no job."""
     job = "" if "code" in status else str(status["job"])
     return {**status, "page": page_link(urls[0], str(status["vm"]), job)} if urls else status
 
@@ -155,7 +156,8 @@ def with_link(status: CaptureStatus, urls: Sequence[str]) -> CaptureStatus:
 def answer_body(statuses: Sequence[CaptureStatus], ignored: int) -> dict[str, object]:
     """Return the answer's body.
 
-    `failed` is in it only when a host refused a capture. Sending the notification again does not help then.
+    The body has `failed` only if a host refused a capture. In that case it does not help to send the notification
+    again.
     """
     accepted = [each for each in statuses if "code" not in each]
     failed = [each for each in statuses if "code" in each]

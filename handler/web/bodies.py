@@ -1,6 +1,6 @@
-"""Parse request bodies: strict JSON, known fields only, the right types, or a 400 that says which. Pure.
+"""Parses request bodies: strict JSON, known fields, right types. A 400 names the wrong field. Pure.
 
-A duplicate key is an error, because two parsers could disagree on which one counts.
+A duplicate key is an error, because two parsers could disagree on which value counts.
 """
 
 import json
@@ -27,13 +27,13 @@ class VerbBody(VerbFields):
     to: str = ""
 
     def permitted(self, vm: Vm, msg_id: str, caller: Caller, received: float) -> VerbRequest:
-        """Return the request of a caller that may run the verb on the VM."""
+        """Return the verb request. The caller must have the permission already."""
         fields = {name: getattr(self, name) for name in VerbFields.__dataclass_fields__}
         return VerbRequest(vm=vm, id=msg_id, caller=caller, received=received, **fields)
 
 
 def strict_json(body: bytes) -> Mapping[str, object]:
-    """Return the JSON object in `body`; raise BadRequest for anything else."""
+    """Return the JSON object in `body`; raise BadRequest if it is anything else."""
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -78,7 +78,7 @@ def parse_verb_body(body: bytes) -> VerbBody:
 
 
 def _check_word(field: str, word: str, known: tuple[str, ...], verb: str) -> None:
-    """Raise BadRequest unless a field is empty, or has a known word that goes with the verb."""
+    """Raise BadRequest unless a field is empty, or has a known word that is allowed for the verb."""
     if word and word not in known:
         raise BadRequest(f'"{field}" can\'t be "{shown(word)}"; nothing was sent', f"use {' or '.join(known)}")
     if word and verb not in GOES_WITH[word]:
@@ -97,7 +97,7 @@ def check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = 
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether a text can be encoded as UTF-8. JSON can spell half a surrogate pair, which can't."""
+    """Tell whether a text can be encoded as UTF-8. JSON can contain a lone surrogate, which can't be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a request's headers say of its client: what it prefers, and where it is. Pure."""
+"""Reads what a request's headers say about its client: preferences and address. Pure."""
 
 import ipaddress
 import re
@@ -16,15 +16,15 @@ _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'
 _PAIR = rf"({_NAME})(?:[ \t]*=[ \t]*({_NAME}|{_QUOTED}))?"
 _PREFERENCE = re.compile(rf"{_PAIR}(?:[ \t]*;(?:[ \t]*{_PAIR})?)*+")
-# What lies between commas, which a quoted text may have.
+# One element between commas. A quoted text may itself contain commas.
 _ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?$))++')
 _CODING = re.compile(rf"({_NAME})(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{{0,3}})?|1(?:\.0{{0,3}})?))?", re.IGNORECASE)
 
 
 def preferred_wait(values: Sequence[str]) -> int | None:
-    """Return the seconds of `wait` in the values of `Prefer`, at most MOST_WAIT_SECONDS; None without a usable one.
+    """Return the seconds of `wait` in `Prefer`, at most MOST_WAIT_SECONDS, or None if there is no valid one.
 
-    Only the first `wait` counts, as RFC 7240 says. What is malformed is ignored.
+    Only the first `wait` counts, as RFC 7240 says. Malformed elements are ignored.
     """
     for element in _elements(values):
         found = _PREFERENCE.fullmatch(element)
@@ -35,7 +35,7 @@ def preferred_wait(values: Sequence[str]) -> int | None:
 
 
 def accepts_gzip(values: Sequence[str]) -> bool:
-    """Tell whether the values of `Accept-Encoding` allow gzip and do not prefer the plain bytes."""
+    """Return whether the values of `Accept-Encoding` allow gzip and do not prefer uncompressed bytes."""
     weights: dict[str, float] = {}
     for element in _elements(values):
         found = _CODING.fullmatch(element)
@@ -46,24 +46,24 @@ def accepts_gzip(values: Sequence[str]) -> bool:
 
 
 def _elements(values: Sequence[str]) -> list[str]:
-    """Return the elements of a header's list: several lines are one list."""
+    """Return the elements of a header's list. Several lines of the header form one list."""
     return [element.strip(" \t") for element in _ELEMENT.findall(",".join(values))]
 
 
 # --- The address that a request came from, for the log. It gives no rights, and nothing else uses it ---
 
-MOST_HOPS = 20  # of X-Forwarded-For that are looked at, from the right
+MOST_HOPS = 20  # of X-Forwarded-For that are read, from the right
 
 _Scope = Mapping[str, Any]  # of ASGI
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def client_address(scope: _Scope, proxies: Iterable[Network]) -> tuple[str, str]:
-    """Return the client's address, and that of the proxy in front of it, or an empty text if there is no proxy.
+    """Return the client's address, and the address of its proxy (an empty text without a proxy).
 
-    A peer that is none of the proxies is the client, whatever its headers say. What a proxy says counts from the right,
-    because each one adds an address there. The first that is no proxy's is the client. It is an empty text if there is
-    none, or if the proxy wrote something that is no address.
+    A peer that is not a configured proxy is the client, whatever its headers say. A proxy's header is read from the
+    right, because each proxy adds an address there. The first address that does not belong to a proxy is the client.
+    The client's address is an empty text if there is none, or if the proxy wrote an invalid address.
     """
     peer = _parse(scope["client"][0]) if scope.get("client") else None
     if peer is None or not _is_one_of(peer, proxies):
@@ -82,7 +82,7 @@ def _forwarded_for(scope: _Scope) -> str:
 
 
 def _parse(text: str) -> _Address | None:
-    """Return an address, an IPv4 address in place of the IPv6 one that stands for it."""
+    """Return an address. An IPv4-mapped IPv6 address is returned as IPv4."""
     try:
         address = ipaddress.ip_address(text.strip().partition("%")[0])
     except ValueError:

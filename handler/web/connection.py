@@ -17,9 +17,9 @@ from .strangers import Stranger, Strangers
 UNREAD_SECONDS = 30.0
 SEND_BYTES = 256 * 1024
 LINGER_SECONDS = 2.0
-MOST_WAITING = 4  # requests of one connection behind the one that is being answered
+MOST_WAITING = 4  # requests of one connection that wait while another is answered
 
-# what BoundedProtocol uses of uvicorn besides the methods that it overrides
+# the attributes of uvicorn that BoundedProtocol uses, besides the methods that it overrides
 _USED = {
     HttpToolsProtocol: ("connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url"),
     RequestResponseCycle: ("body", "keep_alive", "response_complete", "response_started", "scope"),
@@ -28,21 +28,21 @@ _USED = {
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Bounds what a peer without a key can hold, and for how long: descriptors, requests, bodies, unread answers.
+    """Limits the descriptors, requests, bodies and unread answers that a peer without a key can hold.
 
-    uvicorn has a clock for an idle connection alone. The methods without an underscore override uvicorn's own, except
-    those of `Stranger` and `Receiver`.
+    uvicorn itself has a timeout only for idle connections. The methods without an underscore override uvicorn's own,
+    except those of `Stranger` and `Receiver`.
     """
 
-    _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is whole by then
+    _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is complete by then
     _in_headers = False
     _header_bytes, _has_given_up = 0, False
 
     def __init__(self, strangers: Strangers, unread: Unread, is_stopping: Callable[[], bool], **more: Any) -> None:
-        """`strangers` counts all connections; each request is the last of its connection once `is_stopping()`."""
+        """`strangers` counts connections. Once `is_stopping()`, each request is the last one of its connection."""
         super().__init__(**more)
         self._strangers, self._unread, self._is_stopping = strangers, unread, is_stopping
-        self._reader = ""  # the caller to which an answer is being sent, while it waits for the client
+        self._reader = ""  # the caller whose answer is being sent, while the client has not read it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
@@ -54,7 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect_headers()
 
     def on_message_begin(self) -> None:
-        """Start the deadline of the headers of the next request. One too many ends the connection."""
+        """Start the deadline of the next request's headers. Too many waiting requests end the connection."""
         if len(self.pipeline) == MOST_WAITING:
             raise ConnectionAbortedError
         super().on_message_begin()
@@ -62,15 +62,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Close the connection at an HTTP trailer: uvicorn would add it to the headers, without a limit."""
+        """Close the connection at an HTTP trailer, which uvicorn would add to the headers without a limit."""
         if not self._in_headers:
             self.transport.close()
             return
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the deadline of the body, also for a route that reads none."""
-        # The gate has a deadline too, but only while a route reads the body.
+        """Start the deadline of the body, even if the route does not read a body."""
+        # The gate also has a deadline, but only while a route reads the body.
         self._expect(BODY_SECONDS + 1, self.transport.close)
         if not self._is_upgrade():
             super().on_headers_complete()
@@ -83,14 +83,14 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Read no further while requests wait: uvicorn would let them grow by what it reads for each answer."""
+        """Stop reading while requests wait. uvicorn would read more after each answer, so they would pile up."""
         self._strangers.add(self)
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
 
     def pause_writing(self) -> None:
-        """Count the connection among those of its caller that have unread bytes."""
+        """Count this connection as one of its caller's connections with unread bytes."""
         super().pause_writing()
         signed = self.cycle.scope["state"].get("signed") if self.cycle is not None else None
         if signed is not None:
@@ -114,28 +114,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer with an error object instead of uvicorn's text, or with nothing where another answer is under way."""
+        """Answer with an error object instead of uvicorn's text, unless another answer is being sent."""
         self._give_up(b"" if self._is_answering() else NOT_HTTP)
 
     def is_stranger(self) -> bool:
-        """Tell whether nothing on this connection is signed, and no answer is under way."""
+        """Return whether no request on this connection is signed and no answer is being sent."""
         if not self._is_answering():
             return True
         return not self.cycle.response_started and "signed" not in self.cycle.scope["state"]
 
     def give_way(self) -> None:
-        """Close the connection, and free what came."""
+        """Close the connection, and free the received bytes."""
         self._expect_nothing()
         if self._is_answering():
             self.cycle.body.clear()
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of the headers, and answer 413 when they are too many."""
+        """Count the bytes of the headers, and answer 413 if there are too many."""
         if self._has_given_up:
             return
         if self._due is None and self.cycle.response_complete:
-            # uvicorn stops its clock for an idle connection at any byte, and an empty line begins no request.
+            # uvicorn stops its idle timeout at any byte, even though an empty line does not begin a request.
             self._expect_headers()
         if self._in_headers:
             self._header_bytes += len(data)
@@ -147,17 +147,17 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- upgrades ---
 
     def _use_parser(self) -> None:
-        """Begin with a new parser, as uvicorn sets it up."""
+        """Begin with a new parser, in the way that uvicorn sets it up."""
         self.parser = Parser(self)
         self.parser.on_upgrade = self._ignore_upgrade
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _is_upgrade(self) -> bool:
-        """Tell whether the request wants another protocol; CONNECT, which has no body, is answered as it is."""
+        """Return whether the request asks for another protocol. CONNECT has no body and is answered normally."""
         return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse a request again, without its wish."""
+        """Parse the request again without its upgrade header."""
         method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
         if not self._is_upgrade():
             return
@@ -185,12 +185,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._due = None
 
     def _give_up(self, answer: bytes) -> None:
-        """Send a last answer. Then drop what comes, because the system resets a connection with unread bytes."""
+        """Send a last answer, then discard received bytes, because closing with unread bytes resets a connection."""
         if self._has_given_up or self.transport.is_closing():
             return
         self._expect_nothing()
         self.transport.write(answer)
-        if self._is_answering():  # what is under way could not be written any more
+        if self._is_answering():  # the answer under way could not be finished
             self.transport.close()
             return
         self._has_given_up = True
@@ -199,17 +199,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def limit_unread(accepted: socket.socket) -> None:
-    """Let the kernel end a connection on which sent bytes make no progress for UNREAD_SECONDS.
+    """Have the kernel end a connection if sent bytes make no progress for UNREAD_SECONDS.
 
-    A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT). The kernel itself
-    keeps SEND_BYTES for a client. Otherwise it would take 4 MiB, which no budget of ours sees.
+    A client that reads slowly makes progress and keeps its connection (tcp(7), TCP_USER_TIMEOUT). The kernel's send
+    buffer is limited to SEND_BYTES. Otherwise it could take 4 MiB, which the handler would not count.
     """
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
 
 
 def check_uvicorn() -> None:
-    """Raise ImportError if uvicorn lacks what BoundedProtocol overrides or uses. A deadline would be missing."""
+    """Raise ImportError if uvicorn lacks an attribute of BoundedProtocol, because a deadline would be missing."""
     own = {name for name in vars(BoundedProtocol) if not name.startswith("_")} - {*vars(Stranger), *vars(Receiver)}
     missing = sorted(name for name in own if not hasattr(HttpToolsProtocol, name))
     for kind, names in _USED.items():

@@ -1,6 +1,6 @@
-"""POST /echo/arrived and POST /echo: what arrives here of a request, for `breakglass doctor`.
+"""POST /echo/arrived and POST /echo: report which parts of a request arrived, for `breakglass doctor`.
 
-A proxy in between can drop headers, hold lines back, and cut or limit requests. Only the handler sees what is left.
+A proxy in between can drop headers, delay lines, and cut or limit requests. Only the handler sees which parts arrive.
 """
 
 import asyncio
@@ -25,18 +25,19 @@ from .bodies import is_utf8, strict_json
 from .gate import BODY_SECONDS, SignedRequest
 from .replies import NDJSON, error_reply, stream_reply
 
-HEADERS = (  # that a proxy has to pass on unchanged
+HEADERS = (  # headers that a proxy must pass on unchanged
     *("webhook-id", "webhook-timestamp", "webhook-signature", "authorization"),
     *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP),
     *("accept", "prefer", "content-type"),
 )
-MOST_BYTES = 1024 * 1024  # as many as an alert may have
+MOST_BYTES = 1024 * 1024  # as large as the body of an alert may be
 _FIELDS = ("seconds", "padding", "challenge", "to")
-_INSTANCE = secrets.token_hex(8)  # of this process: tells two addresses of one handler from two handlers
+# identifies this process, so that two addresses of one handler are not taken for two handlers
+_INSTANCE = secrets.token_hex(8)
 
 
 async def arrived(request: Request) -> Response:
-    """Answer with digests of the body and of each known header. Needs no authentication, and says nothing else."""
+    """Answer with digests of the body and of each known header. Needs no authentication and reveals nothing else."""
     body, size = hashlib.sha256(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -53,13 +54,13 @@ async def arrived(request: Request) -> Response:
 
 
 async def echo(request: Request) -> Response:
-    """Answer a signed request after the seconds that it names; as lines, with one for each of them."""
+    """Answer a signed request after the number of seconds that it names. As lines, send one per second."""
     service: Service = request.state.service
     arrival: SignedRequest = request.state.signed
     signed, fields = arrival.signed, _fields(arrival.body)
     service.config.check_recipient(fields.get("to", ""))
     check_time(signed, fields.get("challenge", ""), int(time.time()), service.config.session_secrets)
-    # every caller may do this until its key expires: any of its verbs stands for it
+    # every caller may do this until its key expires, so any one of its verbs is checked
     check_permission(signed.caller, min(signed.caller.allow), None, time.time())
     seconds = min(int(fields.get("seconds") or 0), HOLD_SECONDS)
     audit.request(arrival.began, "done", signed.caller.name, "echo", msg_id=signed.id)
@@ -88,7 +89,7 @@ async def _lines(service: Service, caller: Caller, seconds: int) -> AsyncIterato
 
 
 async def _pause(service: Service, seconds: float) -> None:
-    """Wait, but no longer than until the handler stops."""
+    """Wait, but not beyond the time when the handler stops."""
     try:
         async with asyncio.timeout(seconds):
             await service.stopping.wait()

@@ -1,4 +1,4 @@
-"""The HTTP that uvicorn leaves to this program: upgrades, what is no request, and answers that are left unread."""
+"""HTTP that uvicorn leaves to this program: upgrades, malformed requests and unread answers."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import httptools
 
 from ..base.errors import BadRequest, BreakglassError, TooLarge, TooSlow
 
-# --- Ignores a client's wish for another protocol, as RFC 9110 (7.8) lets a server do: `curl --http2` sends one ---
+# --- Ignore a client's wish for another protocol, as RFC 9110 (7.8) allows. `curl --http2` sends such a wish ---
 #
 # The parser would end such a request at its headers, and its body would be lost.
 
@@ -16,12 +16,12 @@ Header = tuple[bytes, bytes]
 
 
 class Parser(httptools.HttpRequestParser):
-    """A parser that hands what follows the headers to `on_upgrade`, in place of an exception."""
+    """A parser that passes the bytes after the headers to `on_upgrade` instead of raising an exception."""
 
     on_upgrade: Callable[[bytes], None]
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # asyncio gives bytes
-        """Parse what has come."""
+        """Parse received bytes."""
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -29,7 +29,7 @@ class Parser(httptools.HttpRequestParser):
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[Header]) -> bytes:
-    """Return the head of a request that was parsed, without its wish to upgrade."""
+    """Return the head of a parsed request without its upgrade header."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in headers:
         if name == b"connection":
@@ -40,7 +40,7 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterabl
     return b"\r\n".join([*lines, b"", b""])
 
 
-# --- The answers that end a connection before there is a request ---
+# --- The answers that end a connection before a request is complete ---
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 32 * 1024
@@ -57,12 +57,11 @@ TOO_LARGE = _last_answer("413 Content Too Large", TooLarge(f"the headers are lon
 NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP request"))
 
 
-# --- The answers that callers leave unread. At a caller's limit, its oldest connection with unread bytes is closed.
-#
-# A reader that asks for old pictures and reads none of them would otherwise fill the handler's memory. Its newest
-# connections stay, so a slow reader gets its last answers.
+# --- Limit the answers that callers leave unread. At the limit, the caller's oldest connection with unread bytes is
+# closed. Without a limit, a client that requests old pictures and reads none of them would fill the handler's memory.
+# The caller's newest connections stay open, so a slow reader still gets its last answers.
 
-MOST_UNREAD_BYTES = 32 * 1024 * 1024  # of one caller; a job's picture makes an answer of 2.8 MB at most
+MOST_UNREAD_BYTES = 32 * 1024 * 1024  # of one caller; an answer with a job's picture has at most 2.8 MB
 
 
 class Receiver(Protocol):
@@ -72,7 +71,7 @@ class Receiver(Protocol):
         """Return how many bytes wait for the client."""
 
     def give_way(self) -> None:
-        """Close it, and free what it holds."""
+        """Close the connection, and free its bytes."""
 
 
 class Unread:
@@ -82,7 +81,7 @@ class Unread:
         self._held: dict[str, dict[Receiver, None]] = {}
 
     def add(self, caller: str, connection: Receiver) -> None:
-        """Count a connection from now on; at the caller's limit, close its oldest ones, and this one last."""
+        """Start to count a connection. At the caller's limit, close its connections, oldest first."""
         held = self._held.setdefault(caller, {})
         held[connection] = None
         while len(held) > 1 and sum(each.unread_bytes() for each in held) > MOST_UNREAD_BYTES:

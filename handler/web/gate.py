@@ -23,12 +23,12 @@ from .replies import error_reply, with_headers
 from .strangers import RefusalQueue
 
 BODY_SECONDS = 10.0
-OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
+OVERLONG = 4  # times the limit; a body that is too long is read up to here
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
-SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, "/echo": 16 * 1024, **ALERTS}  # path: the most bytes of its body
-OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # not signed, and never stored either
-METRICS = "/metrics"  # takes the token of [metrics] only
-TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is taken for a signature
+SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, "/echo": 16 * 1024, **ALERTS}  # path, and the most bytes of its body
+OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # neither signed nor ever stored
+METRICS = "/metrics"  # accepts only the token of [metrics]
+TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is accepted instead of a signature
 
 _HEADERS = (
     *("webhook-id", "webhook-timestamp", "webhook-signature"),
@@ -38,7 +38,7 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """An authenticated request as a route finds it in `request.state.signed`; `began` is its time.monotonic()."""
+    """An authenticated request, in `request.state.signed`. `began` is its start as a time.monotonic()."""
 
     signed: Signed
     body: bytes
@@ -46,11 +46,11 @@ class SignedRequest:
 
 
 class ClientGone(Exception):
-    """The client went away before its body was whole."""
+    """The client disconnected before its body was complete."""
 
 
 class Gate:
-    """The ASGI application that the server sees. It calls `config()` for each request, because a reload replaces it."""
+    """The ASGI application for the server. Calls `config()` for each request, because a reload replaces it."""
 
     def __init__(self, app: ASGIApp, config: Callable[[], Config]) -> None:
         self._app = app
@@ -66,7 +66,8 @@ class Gate:
         if is_scrape:
             return await self._signed(scope, receive, guarded)
         unknown_sender = scope["path"].startswith("/alert/") and scope["path"] not in SIGNED
-        if unknown_sender or not scope["path"].isprintable():  # a router's "$" matches before a newline; here nothing
+        # a router's "$" would match before a newline, so such a path is refused
+        if unknown_sender or not scope["path"].isprintable():
             missing = NotFound("there is nothing at this address", "see breakglass docs api")
             return await error_reply(missing)(scope, receive, guarded)
         if scope["path"] in SIGNED:
@@ -74,7 +75,7 @@ class Gate:
                 return await self._signed(scope, receive, guarded)
             error = MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs api")
             return await error_reply(error, {"allow": "POST"})(scope, receive, guarded)
-        if scope["path"] in OPEN:  # a flood of these is one of strangers too
+        if scope["path"] in OPEN:  # strangers can flood these too
             await self._refusals.wait()
         return await self._app(scope, receive, guarded)
 
@@ -97,8 +98,8 @@ class Gate:
     async def _proven(self, scope: Scope, receive: Receive) -> tuple[Signed, bytes]:
         """Return the authenticated request and its body.
 
-        A bearer token is checked before the body is read. Such a request gets an id and a time of the handler's. A
-        body that no signature can belong to is read and dropped, and it gets the same 401 at the same time.
+        A bearer token is checked before the body is read. Its request gets an id and a time from the handler. If no
+        signature can be valid, the body is read and dropped, and the request gets the same 401 at the same time.
         """
         path, headers, limit = scope["path"], proving_headers(scope), SIGNED.get(scope["path"], 0)
         if path in TOKENS_TOO and (token := signing.bearer_token(headers)) is not None:
@@ -115,7 +116,7 @@ class Gate:
 
 
 def proving_headers(scope: Scope) -> Headers:
-    """Return the headers used for authentication. A repeated header is joined, so that it can't be valid."""
+    """Return the headers used for authentication. Repeated headers are joined, so that they can't be valid."""
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1")
@@ -125,7 +126,7 @@ def proving_headers(scope: Scope) -> Headers:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, is_kept: bool = True) -> bytes:
-    """Return the whole body, or nothing unless it `is_kept`; raise TooLarge, TooSlow or ClientGone."""
+    """Return the body, empty unless `is_kept`. Raises TooLarge, TooSlow or ClientGone."""
     header = dict(scope["headers"]).get(b"content-length", b"0")
     declared = int(header) if header.isdigit() else 0
     too_large = TooLarge(f"the body has {declared} bytes; the limit is {limit}", "send less")
@@ -135,16 +136,16 @@ async def read_body(scope: Scope, receive: Receive, limit: int, is_kept: bool = 
         async with asyncio.timeout(BODY_SECONDS):
             return await _received(receive, limit, is_kept)
     except TimeoutError:
-        if declared > limit:  # a 408 would have it sent again
+        if declared > limit:  # after a 408, the client would send the request again
             raise too_large from None
         raise TooSlow(f"the body did not arrive in {BODY_SECONDS:g} s", "send it again") from None
 
 
 async def _received(receive: Receive, limit: int, is_kept: bool) -> bytes:
-    """Return the body; raise TooLarge or ClientGone.
+    """Return the body. Raises TooLarge or ClientGone.
 
-    A body that is a little too long is read to its end and discarded. A client whose connection closes while it still
-    sends would not see the 413, and would send the body again.
+    A body that is a little too long is read to its end and discarded. If the connection closed while the client still
+    sends, the client would not see the 413 and would send the body again.
     """
     body, size, more = bytearray(), 0, True
     while more and size <= OVERLONG * limit:
@@ -155,7 +156,7 @@ async def _received(receive: Receive, limit: int, is_kept: bool) -> bytes:
         size += len(part)
         if is_kept and size <= limit:
             body += part
-        del message, part  # while it waits for the next one
+        del message, part  # frees them while it waits for the next message
     if size > limit:
         raise TooLarge(f"the body is longer than {limit} bytes", "send less")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""The page's files as they are sent, compressed and without comments, and the list of them."""
+"""Serves the page's files, compressed and without comments, and the list of the files."""
 
 import gzip
 import hashlib
@@ -19,12 +19,12 @@ from ..agents.pve.words import VERSION
 from .client_headers import accepts_gzip
 from .replies import NDJSON, PLAIN
 
-# --- What is sent of the page's files: the code without the comments, which are a fifth of the compressed bytes. Pure.
+# --- Remove the comments from the page's files, because they are a fifth of the compressed bytes. Pure ---
 #
-# On a line of 400 kbit/s that is a quarter of a second of the first visit. A comment that has its own lines is sent
-# as empty lines, so that a browser's messages name the lines of the source. Beside code, the same marks may be within a
-# text. So there only a type goes, whose marks no text has, and what stands behind code up to the line's end, if no
-# mark follows that would end a text.
+# On a line of 400 kbit/s, that saves a quarter of a second of the first visit. A comment on its own lines is sent as
+# empty lines, so that line numbers in a browser's messages match the source. On a line with code, the same marks may be
+# inside a text. There, only two kinds are removed: a type comment, whose marks occur in no text, and a comment at the
+# line's end, if no mark follows that could end a text.
 
 _TYPE = r"/\*\* @(?:type|param) [^*\n]*\*/ ?"
 _BEHIND = r"(?<=[;{},(]) // [^\"`\n]*$"
@@ -36,26 +36,27 @@ _COMMENTS = {
 
 
 def without_comments(suffix: str, source: str) -> str:
-    """Return the text of a file with this suffix, as it is sent. Each line has the number that it has in the source."""
+    """Return a file's text without comments. Lines keep their numbers. The suffix tells the language."""
     comments = _COMMENTS.get(suffix)
     return comments.sub(lambda found: "\n" * found[0].count("\n"), source) if comments else source
 
 
-# --- `/files.json`: the files that a device stores to open the page without a network, and the digest of each ---
+# --- `/files.json`: the files that a device stores to open the page without a network, with their digests ---
 #
-# The service worker stores all of them or none, and takes no file whose digest differs. So it never mixes two
-# versions, not even during an upgrade of the package, and stores no proxy's error page. One request tells it that
-# nothing changed.
+# The service worker stores all of them or none, and rejects a file whose digest differs. So it never mixes two
+# versions, even during an upgrade of the package, and never stores a proxy's error page. A single request shows that
+# nothing has changed.
 
 PAGE_LIST = "files.json"
-_STORED = (".css", ".html", ".js", ".svg", ".webmanifest")  # an installed page's pictures belong to the system
-_WORKER = "sw.js"  # the browser keeps it by itself
+# .png files are missing because the system keeps an installed page's icons
+_STORED = (".css", ".html", ".js", ".svg", ".webmanifest")
+_WORKER = "sw.js"  # the browser stores the worker by itself
 
 _Entry = tuple[str, int, int]
 
 
 def describe_page(directory: Path) -> bytes:
-    """Return the list as JSON. `./` is index.html, by the name under which it is opened."""
+    """Return the list as JSON. `./` is index.html, under the name by which it is opened."""
     return _describe(directory, _entries(directory))
 
 
@@ -67,7 +68,7 @@ def _entries(directory: Path) -> tuple[_Entry, ...]:
 
 @lru_cache(maxsize=4)
 def _describe(directory: Path, entries: tuple[_Entry, ...]) -> bytes:
-    """Read every file once in each version of it."""
+    """Read and digest every file, once per version."""
     digests = {_address(name): _digest(directory / name) for name, _, _ in entries}
     return json.dumps({"version": VERSION, "files": digests}, separators=(",", ":")).encode()
 
@@ -77,7 +78,7 @@ def _address(name: str) -> str:
 
 
 def sent_bytes(path: Path) -> bytes:
-    """Return what a browser gets of a file of the page."""
+    """Return the bytes of a page file as a browser gets them."""
     return without_comments(path.suffix, path.read_bytes().decode()).encode()
 
 
@@ -85,13 +86,13 @@ def _digest(path: Path) -> str:
     return b64encode(hashlib.sha256(sent_bytes(path)).digest()).decode()
 
 
-# --- The page's files as they are sent, each read once; gzip for them and for answers that are one JSON object ---
+# --- Send the page's files, each read once. Compress them, and answers that are one JSON object, with gzip ---
 #
-# A stream is never compressed: its lines would wait in the compressor. docs/threat-model.md says why a compressed
-# answer gives nothing away.
+# A stream is never compressed, because its lines would wait in the compressor. docs/threat-model.md says why compressed
+# answers reveal nothing.
 
-LEAST_BYTES = 1024  # a shorter text is hardly shorter compressed; every error is shorter, also one with a challenge
-ANSWER_LEVEL = 6  # takes a third of the time of 9; starlette uses a thread from 128 KiB on
+LEAST_BYTES = 1024  # compression hardly helps a shorter text; every error is shorter, even one with a challenge
+ANSWER_LEVEL = 6  # takes a third of the time of level 9; from 128 KiB on, starlette uses a thread
 
 _ACCEPT = b"accept-encoding"
 _PACKED = ".png"  # is compressed already
@@ -105,7 +106,8 @@ def _client_accepts_gzip(scope: Scope) -> bool:
 class GzipAnswers:
     """Compresses the answers of a route for clients that accept gzip.
 
-    starlette's middleware takes each mention of gzip for a wish, also `gzip;q=0`. So it gets a header of our own.
+    starlette's middleware treats each mention of gzip as a request for it, even `gzip;q=0`. So it gets a header that
+    this class has rewritten.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -127,12 +129,12 @@ class GzipAnswers:
 
 
 class PageFiles(StaticFiles):
-    """The page's files and the list of them, compressed for clients that accept gzip."""
+    """Serves the page's files and their list, compressed for clients that accept gzip."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Return a file, whole or `304 Not Modified`.
 
-        The tag of a compressed file is a weak one, because the bytes are others than those of the plain file.
+        A compressed file has a weak tag, because its bytes differ from the bytes of the plain file.
         """
         if path == PAGE_LIST and scope["method"] in ("GET", "HEAD"):
             return await self._list_files(scope)
@@ -156,7 +158,7 @@ class PageFiles(StaticFiles):
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         headers = {"content-type": "application/json", "etag": tag, "vary": "Accept-Encoding"}
         known = self.is_not_modified(Headers(headers), Headers(scope=scope))
-        headers["etag"] = f"W/{tag}"  # one tag for the plain and for the compressed bytes
+        headers["etag"] = f"W/{tag}"  # the plain and the compressed bytes have the same tag
         if known:
             return NotModifiedResponse(Headers(headers))
         if not _client_accepts_gzip(scope):
@@ -166,6 +168,6 @@ class PageFiles(StaticFiles):
 
 @lru_cache(maxsize=128)
 def sent_file(path: str, packed: bool, tag: str) -> bytes:
-    """Return what is sent of a file, compressed if `packed`. `tag` names its version, which is read once."""
+    """Return the bytes to send for a file, compressed if `packed`. Each version (`tag`) is read only once."""
     body = sent_bytes(Path(path))
     return gzip.compress(body, mtime=0) if packed else body

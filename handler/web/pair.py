@@ -1,7 +1,7 @@
-"""POST /pair: hand a sealed signing key to a device, once. Needs no authentication; the id is the ticket.
+"""POST /pair: hand a sealed signing key to a device, once. Needs no authentication except the id.
 
-All that fails gets one and the same 404, at the same time: an unknown id, a second request, one that is too late, a
-body of another form, a directory that hangs. Only the log says which. Verbs wait for none of it.
+Every failure gets the same 404 after the same time: an unknown id, a second request, a late request, a malformed body
+or a hung directory. Only the log tells them apart. Verbs wait for nothing here.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from .replies import error_reply
 from .strangers import RefusalQueue
 
 MOST_BYTES = 128
-SECONDS = 2.0  # for the directory, and for the wait until it is a request's turn
+SECONDS = 2.0  # for the directory, including the wait for a free thread
 THREADS = 4
-REFUSED_AFTER = 0.1  # seconds: longer than a disk takes to rename a file, so the time tells no more than the answer
+REFUSED_AFTER = 0.1  # seconds; longer than a disk takes to rename a file, so the time reveals no more than the answer
 TIDY_SECONDS = 60.0
 
 _NOT_FOUND = NotFound(
@@ -34,16 +34,16 @@ _NOT_FOUND = NotFound(
 
 
 class Desk:
-    """Where the keys of sessions.dir are fetched: by a few threads, because the directory may hang."""
+    """Fetches the sealed keys of sessions.dir in a few threads, because the directory may hang."""
 
     def __init__(self) -> None:
         self.refusals = RefusalQueue()
         self._threads = DaemonThreads("pairing", THREADS)
-        self._places = asyncio.Semaphore(THREADS)  # each one until its call has ended, however late that is
+        self._places = asyncio.Semaphore(THREADS)  # a place is taken until its call has ended, however late
         self._tidied = 0.0
 
     async def fetch(self, directory: str, pairing_id: str) -> Fetched:
-        """Return what became of a request; `pair-unknown` if the directory does not answer in time."""
+        """Return the result of a request, `pair-unknown` if the directory does not answer in time."""
         deadline = time.monotonic() + SECONDS
         try:
             async with asyncio.timeout(SECONDS):
@@ -63,7 +63,7 @@ class Desk:
         finally:
             try:
                 loop.call_soon_threadsafe(self._places.release)
-            except RuntimeError:  # the handler has ended
+            except RuntimeError:  # the handler has stopped
                 pass
 
 
@@ -72,7 +72,8 @@ async def pair(request: Request) -> Response:
     service: Service = request.state.service
     desk: Desk = request.state.desk
     began = time.monotonic()
-    audit.begin(*client_address(request.scope, service.config.proxies))  # no path: /metrics counts no strangers
+    # without a path, because /metrics does not count strangers
+    audit.begin(*client_address(request.scope, service.config.proxies))
     try:
         body = await read_body(request.scope, request.receive, MOST_BYTES)
     except BreakglassError as error:
@@ -92,7 +93,7 @@ async def pair(request: Request) -> Response:
 
 
 def _parse_id(body: bytes) -> str:
-    """Return the id in a body, an empty text if the body has another form."""
+    """Return the id in a body, or an empty text if the body is malformed."""
     try:
         fields = strict_json(body)
     except BreakglassError:

@@ -1,4 +1,4 @@
-"""POST /pve: run a verb on a VM for an authenticated request, or say why not."""
+"""POST /pve: run a verb on a VM for an authenticated request, or answer why it can't run."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from .replies import NDJSON, encoded_reply, stream_reply
 
 
 async def pve(request: Request) -> Response:
-    """Run a verb. Answer with one object, or with the same as a stream of lines."""
+    """Run a verb. Answer with one object, or with a stream of lines."""
     service: Service = request.state.service
     arrival: SignedRequest = request.state.signed
     signed, began = arrival.signed, arrival.began
@@ -45,7 +45,7 @@ async def pve(request: Request) -> Response:
 
 
 def _run(service: Service, reads: ReadsUnderWay, wanted: VerbRequest, began: float) -> Answering:
-    """Start a verb, or share the run of an earlier read; whatever else is under way, a verb of power starts."""
+    """Start a verb, or share the run of an earlier read. A power verb always starts its own run."""
     if wanted.rules.mutating:
         return service.run(wanted, began)
     return reads.attach(wanted, began) or reads.add(wanted, service.run(wanted, began))

@@ -1,7 +1,7 @@
-"""Bounds the reading requests that one caller has under way for a VM. It starts nothing, and sees no verb of power.
+"""Limits the reads that one caller has under way for a VM. Power verbs are not affected.
 
-A reader whose script asks again and again would otherwise fill the host with captures. Further requests share the
-answer of the newest one under way.
+Otherwise a script that asks again and again would fill the host with captures. Further requests share the answer of the
+newest one under way.
 """
 
 from asyncio import Event
@@ -20,17 +20,17 @@ _Key = tuple[str, str, str]
 
 
 class Answering(Protocol):
-    """What a route needs of a run: its answer as one object, or as lines."""
+    """The part of a run that a route uses: its answer as one object or as lines."""
 
     async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
-        """Return the answer, or what there is of it after `seconds`."""
+        """Return the answer, or a partial one after `seconds`."""
 
     def stream(self, stopping: Event) -> AsyncIterator[Message | bytes]:
         """Yield the messages, or their lines, as they come."""
 
 
 class AttachedRun:
-    """Another request's run, whose answer further requests get too. They share its bytes, which are made once."""
+    """Another request's run, whose answer further requests share. Its bytes are encoded only once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -38,7 +38,7 @@ class AttachedRun:
         self._line = b""
 
     async def finished(self, stopping: Event, seconds: float | None = None) -> Answer:
-        """Return the run's answer, with `attached`."""
+        """Return the run's answer, with `attached` set."""
         return self._attached(await self._run.finished(stopping, seconds))
 
     def _attached(self, answer: Answer) -> Answer:
@@ -49,7 +49,7 @@ class AttachedRun:
         return self._answer
 
     async def stream(self, stopping: Event) -> AsyncIterator[Message | bytes]:
-        """Yield the run's messages from the first one on; the last one is encoded already."""
+        """Yield all of the run's messages. The last one is already encoded."""
         async for message in self._run.stream(stopping):
             yield self._last_line() if message["type"] == "result" else message
 
@@ -62,14 +62,14 @@ class AttachedRun:
 
 
 class ReadsUnderWay:
-    """The runs of reading verbs that have no answer yet, the newest last."""
+    """The runs of reading verbs without an answer yet, newest last."""
 
     def __init__(self) -> None:
         self._runs: dict[_Key, dict[Run, VerbRequest]] = {}
         self._shared: dict[Run, AttachedRun] = {}
 
     def add(self, request: VerbRequest, run: Run) -> Run:
-        """Count a run until it ends; return it."""
+        """Count a run until it ends. Returns the run."""
         key = _key(request)
         self._runs.setdefault(key, {})[run] = request
         run.task.add_done_callback(lambda _: self._forget(key, run))
@@ -82,7 +82,7 @@ class ReadsUnderWay:
             del self._runs[key]
 
     def attach(self, request: VerbRequest, began: float) -> AttachedRun | None:
-        """Return the run to share if the caller has MOST_READS, otherwise None; raise Unreached if no run fits."""
+        """Return the run to share if the caller has MOST_READS, otherwise None; raise Unreached if no run matches."""
         runs = self._runs.get(_key(request), {})
         if len(runs) < MOST_READS:
             return None

@@ -12,14 +12,14 @@ from ..base.errors import BreakglassError, TooLarge, TooSlow, Unauthorized
 # --- The responses of the routes: an error object, or a stream of lines ---
 
 NDJSON = "application/x-ndjson"
-PLAIN = "identity"  # the content-encoding with which a route says that its answer is not to be compressed
-MOST_COMPRESSED = 1024 * 1024  # of an answer; a longer one has a large picture, which is compressed already
+PLAIN = "identity"  # content-encoding by which a route says that its answer must not be compressed
+MOST_COMPRESSED = 1024 * 1024  # of one answer; a longer answer has a large picture, which is already compressed
 
 
 def error_reply(error: BreakglassError, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response for an error. All failed authentications get the same bytes.
 
-    A connection whose body was not awaited is closed.
+    If the body was not read, the connection is closed.
     """
     answer = Unauthorized() if isinstance(error, Unauthorized) else error
     closing = {"connection": "close"} if isinstance(error, TooLarge | TooSlow) else {}
@@ -28,13 +28,13 @@ def error_reply(error: BreakglassError, headers: Mapping[str, str] | None = None
 
 
 def encoded_reply(body: bytes, status: int, *, is_shared: bool = False) -> Response:
-    """Return the response with an object that is JSON already. One that many requests share is not compressed."""
+    """Return the response for an object that is encoded JSON. An answer that requests share stays uncompressed."""
     headers = {"content-encoding": PLAIN} if is_shared or len(body) > MOST_COMPRESSED else None
     return Response(body, status, headers, "application/json")
 
 
 def stream_reply(messages: AsyncIterator[Mapping[str, object] | bytes]) -> Response:
-    """Return a stream of JSON objects, one a line. Bytes are such a line."""
+    """Return a stream of JSON objects, one per line. Bytes are already such a line."""
     return StreamingResponse(_lines(messages), media_type=NDJSON)
 
 
@@ -56,7 +56,7 @@ _CSP = (
     "require-trusted-types-for 'script'; trusted-types breakglass"
 )
 _ALWAYS = [(b"x-content-type-options", b"nosniff")]
-# Browsers ignore these on what a page loads, the worker excepted, and on a bad line they would cost 0.2 s there.
+# Browsers read these headers only on documents and the worker. On other files, they would cost 0.2 s on a bad line.
 _OF_DOCUMENTS = [
     (b"content-security-policy", _CSP.encode()),
     (b"referrer-policy", b"no-referrer"),
@@ -64,12 +64,12 @@ _OF_DOCUMENTS = [
 ]
 _PART = re.compile(r"/(?!sw\.js$)[\w-]+\.(js|css|webmanifest|json)")
 _NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
-# a proxy that alters a file would keep every device from storing the page: page.py
+# no-transform, because a file that a proxy alters would keep every device from storing the page (page.py)
 _REVALIDATED = [(b"cache-control", b"no-cache, no-transform")]
 
 
 def with_headers(is_api: bool, path: str, send: Send) -> Send:
-    """Return a `send` that adds the headers of the API, whose answers are never stored, or of the page's files."""
+    """Return a `send` that adds the headers of the API (never stored) or of the page's files."""
     extra = _ALWAYS + (_NEVER_STORED if is_api else _REVALIDATED)
     if is_api or not _PART.fullmatch(path):
         extra += _OF_DOCUMENTS
