@@ -1,7 +1,7 @@
-"""The breakglass handler: signed HTTP requests in, one forced command to a Proxmox host out.
+"""The breakglass handler: receives signed HTTP requests, and runs one forced command on a Proxmox host.
 
 This folder is the import package `breakglass`. The wheel puts `agents`, `docs` and `static_site` inside it; in a
-checkout they are next to this folder, so the checkout's root becomes a second place to look for subpackages.
+checkout they are next to this folder, so the checkout's root is added as a second place to look for subpackages.
 """
 
 import os

@@ -22,7 +22,7 @@ Event = dict[str, object]
 
 
 class NoAnswer(Exception):
-    """Raised if the stream ends without its last line; `sent` tells whether the request may have got there."""
+    """Raised if a stream ends without its last line. `sent` says whether the request may have arrived."""
 
     def __init__(self, message: str, sent: bool, hint: str = "") -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class NoAnswer(Exception):
 class HandlerError(Exception):
     """Raised if the handler answers with an error object; `error` is that object.
 
-    `sent` tells whether an earlier attempt with the same id may have got to the host.
+    `sent` tells whether an earlier attempt with the same id may have reached the host.
     """
 
     sent = False
@@ -59,14 +59,14 @@ class Signer:
         return {"webhook-id": msg_id, "webhook-timestamp": str(now), "webhook-signature": signature}
 
     def request(self, msg_id: str, fields: Mapping[str, object], accept: str) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers of a request, signed now. It is good at this URL alone, as `to` says."""
+        """Return the body and the headers of a request, signed now. `to` makes it valid at this URL only."""
         body = json.dumps({**fields, "to": self.url}).encode()
         return body, {"content-type": "application/json", "accept": accept, **self.headers(msg_id, body)}
 
 
 @dataclass(frozen=True)
 class VerbCall(VerbFields):
-    """A verb to run on a VM; a field that is empty is not sent."""
+    """A verb to run on a VM; empty fields are not sent."""
 
     vm: str = ""
 
@@ -86,8 +86,8 @@ def new_id() -> str:
 def post(signer: Signer, path: str, msg_id: str, fields: Mapping[str, object]) -> Iterator[Event]:
     """Sign and send one request; yield the lines of its answer.
 
-    If the handler answers a wrong clock with a challenge, the request is sent again with it. Raises HandlerError for an
-    error object, and NoAnswer if the answer does not come from a handler.
+    If the clock is wrong and the handler answers with a challenge, the request is sent again with that challenge.
+    Raises HandlerError for an error object, and NoAnswer if the answer does not come from a handler.
     """
     try:
         yield from _post_once(signer, path, msg_id, fields)
@@ -113,7 +113,7 @@ def _post_once(signer: Signer, path: str, msg_id: str, fields: Mapping[str, obje
 
 
 def connect(url: str, seconds: float) -> http.client.HTTPConnection:
-    """Return an open connection, on which each step may take so many seconds. Raise OSError if there is none."""
+    """Return an open connection. Each step on it may take `seconds`. Raises OSError if it can't be opened."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=seconds)
@@ -137,7 +137,7 @@ def _event(line: bytes) -> Event:
 
 
 def _plain_answer(status: int, body: bytes) -> Event:
-    """Return an answer that is one JSON object as its result line; raise HandlerError if it is an error object."""
+    """Return an answer of one JSON object as a result line. Raises HandlerError for an error object."""
     try:
         answer = json.loads(body)
         error = answer.get("error")
@@ -149,7 +149,7 @@ def _plain_answer(status: int, body: bytes) -> Event:
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
-    """Return an open connection; raise NoAnswer, with the reason and an instruction, if there is none."""
+    """Return an open connection. Raises NoAnswer, with the reason and an instruction, if it can't be opened."""
     try:
         return connect(url, SILENCE_SECONDS)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -179,10 +179,11 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
 
 
 def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[Event], None]) -> Event:
-    """Run a verb and return its result; `on_message` gets each line of its output and each stage, once.
+    """Run a verb and return its result; `on_message` gets each output line and each stage once.
 
     If the answer is lost, or is `unknown` or `running`, the same id is sent again, for REPEAT_SECONDS after the first
-    loss. The verb acts once, however often it is sent. Raises HandlerError for an error, NoAnswer if no answer came.
+    loss. The verb acts only once, however often it is sent. Raises HandlerError for an error, and NoAnswer if no answer
+    came.
     """
     until, sent, replay = 0.0, False, Replay()
     fields = request.fields()

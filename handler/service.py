@@ -1,4 +1,4 @@
-"""What the routes share: the configuration in force and the connections to the hosts."""
+"""The state that the routes share: the current configuration and the connections to the hosts."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from .proxmox.places import Places
 from .proxmox.request import SentIds, VerbRequest
 from .proxmox.run import Run
 
-READ_SECONDS = 10.0  # for the configuration and its files
+READ_SECONDS = 10.0  # for reading the configuration and its files
 
 Load = Callable[[], Config]
 Follow = Callable[[Config], Coroutine[None, None, None]]
@@ -28,13 +28,13 @@ T = TypeVar("T")
 class Service:
     """The running handler.
 
-    `load` reads the configuration again; the server sets `hung_up` to request that. When it stops, it sets `stopping`,
-    and seconds later `answers_due`: verbs are answered with what there is by then. `rejected_since` is the Unix time of
-    the first reload that failed since one succeeded. The configuration and the connections change together, in one
-    step of the event loop, so that each request sees both of the same reload.
+    `load` reads the configuration again; the server sets `hung_up` to request that. When the server stops, it sets
+    `stopping`, and some seconds later `answers_due`. At that time, verbs get partial answers. `rejected_since` is the
+    Unix time of the first failed reload after the last successful one. The configuration and the connections change
+    together in one step of the event loop, so that each request sees both from the same reload.
 
-    Chat is not known here: no verb needs it. `follow` applies each configuration to it, and `stop_following` ends its
-    turns, possibly more than once.
+    This class does not know chat, because no verb needs it. `follow` applies each configuration to chat.
+    `stop_following` ends chat's turns, and may be called more than once.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Service:
         self._load, self._follow, self._stop_following = load, follow, stop_following
         self.rejected_since: float | None = None
         self.hosts: dict[str, HostConnection] = {}
-        self._before: dict[str, HostConnection] = {}  # from before a reload: as long as the new ones don't serve verbs
+        # connections from before a reload, kept as long as the new ones don't serve verbs
+        self._before: dict[str, HostConnection] = {}
         self.places = Places()
         self._sent = SentIds()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +66,7 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     async def _read_own_agent(self) -> None:
-        """Read this handler's own host agent, to compare those on the hosts with it. No verb waits for that."""
+        """Read this handler's copy of the host agent, to compare the hosts' with it. No verb waits for this."""
         try:
             await run_in_thread(bundle_digest, READ_SECONDS)
         except Exception as error:
@@ -93,7 +94,7 @@ class Service:
             try:
                 config = await run_in_thread(self._load, READ_SECONDS)
                 check_change(self.config, config)
-            except Exception as error:  # the configuration in force stays, whatever the error
+            except Exception as error:  # the current configuration stays in force, whatever the error
                 self.rejected_since = self.rejected_since or time.time()
                 audit.note("reload-rejected", problems=describe_rejection(error))
             else:
@@ -103,11 +104,11 @@ class Service:
                 audit.note("reload", **config.summary)
 
     def _use(self, config: Config) -> None:
-        """Put a configuration in force: open, keep and close connections.
+        """Apply a configuration: open, keep and close connections.
 
-        Keeps the connection of a host whose entry is unchanged. It is replaced where its key was not accepted, or does
-        not serve one of the host's VMs, because the key line may have been changed since it was read. It carries the
-        requests until the new one can.
+        Keeps the connection of a host whose entry is unchanged. The connection is replaced if its key was not accepted
+        or does not serve one of the host's VMs, because the authorized_keys line may have changed since the login. The
+        old connection carries requests until the new one can.
         """
         self.config = config
         replaced, self.hosts = self.hosts, {}
@@ -125,9 +126,9 @@ class Service:
             self._retire(name, last)
 
     def _retire(self, name: str, last: HostConnection) -> None:
-        """Let a connection that was replaced carry requests as long as the new one can't.
+        """Let a replaced connection carry requests as long as the new one can't.
 
-        It is not used if the address differs, because another machine may answer there.
+        The old one is not used if the address differs, because the old address may be another machine.
         """
         carrier, new = self._before.pop(name, last), self.hosts.get(name)
         if carrier is not last:
@@ -136,11 +137,11 @@ class Service:
             self._spawn(carrier.finish())
         else:
             carrier.stop_keeping()
-            carrier.may_log_in = carrier.host == new.host  # never by settings that are no longer in force
+            carrier.may_log_in = carrier.host == new.host  # never log in with settings that are no longer in force
             self._before[name] = carrier
 
     def _swap(self, name: str) -> None:
-        """Close the connection from before a reload, after its requests, if the new one works or it does not."""
+        """Close the old connection after its requests, if the new one works or the old one does not."""
         new, before = self.hosts.get(name), self._before.get(name)
         if new and before and (new.serves_verbs(new.host) or not before.serves_verbs(new.host)):
             self._spawn(self._before.pop(name).finish())
@@ -156,15 +157,15 @@ class Service:
         return run
 
     def _hosts_of(self, vm: Vm) -> list[HostConnection]:
-        """Return the connections to a VM's hosts that carry requests now, because a reload may bring others."""
+        """Return the connections to a VM's hosts that carry requests now. A reload may replace them."""
         for host in vm.hosts:
             self._swap(host.name)
         return [self._before.get(host.name) or self.hosts[host.name] for host in vm.hosts]
 
     def run_on_host(self, vm: Vm, work: Callable[[HostConnection], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Start other work with the host that has a VM now. The connections stay until the work ends.
+        """Start work other than a verb on the host that has a VM now. The connections stay until it ends.
 
-        Raise Unreached for a VM that a reload removed, or to which it gave another number.
+        Raises Unreached if a reload removed the VM or changed its number.
         """
         now = self.config.vms.get(vm.name)
         if now is None or now.vmid != vm.vmid:
@@ -181,5 +182,5 @@ class Service:
         return task
 
     async def read(self, vm: Vm, line: str) -> list[Message]:
-        """Return the messages of a request that changes nothing; raise Unreached or Lost."""
+        """Return the messages of a request that changes nothing; raises Unreached or Lost."""
         return await self.run_on_host(vm, lambda host: host.read(line))
