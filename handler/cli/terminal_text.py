@@ -20,7 +20,7 @@ def cost_sentence(cost_usd: float) -> str:
 
 
 def local_minute(at: str) -> str:
-    """Return a time of the handler in local time, to the minute; or unchanged if it can't be parsed."""
+    """Return a time of the handler in local time, to the minute, or unchanged if it can't be parsed."""
     try:
         return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError):

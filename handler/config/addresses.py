@@ -16,7 +16,7 @@ Lines = tuple[str, ...]
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address `user@host[:port]`; or None for any other text."""
+    """Return the address `user@host[:port]`, or None for any other text."""
     match = _ADDRESS.fullmatch(text)
     if match is None or int(match["port"] or 22) not in range(1, 65536):
         return None

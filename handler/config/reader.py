@@ -53,7 +53,7 @@ class Entry:
         return f"{self.path}{self._separator}{key}" if self.path and key else self.path or key
 
     def read_as(self, text: str, path: str) -> "Entry":
-        """Return the text of another file as an entry with this path; or a faulty entry if it is not TOML."""
+        """Return the text of another file as an entry with this path, or a faulty entry if it is not TOML."""
         entry = Entry({}, self._read, self.problems, path, ": ")
         try:
             entry.data = tomllib.loads(text)
