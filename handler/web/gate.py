@@ -25,7 +25,13 @@ from .strangers import RefusalQueue
 BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit: how much of a body that is too long is read all the same
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
-SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, "/echo": 16 * 1024, **ALERTS}  # path: the most bytes of its body
+SIGNED = {
+    "/pve": 16 * 1024,
+    "/chat": 256 * 1024,
+    "/echo": 16 * 1024,
+    "/report": 16 * 1024,
+    **ALERTS,
+}  # path: the most bytes of its body
 OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # not signed, and never stored either
 METRICS = "/metrics"  # takes the token of [metrics] only
 TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is taken for a signature
