@@ -78,7 +78,7 @@ async def _read_night(service: Service, vm: Vm, since: datetime, places: asyncio
         async with asyncio.timeout_at(late), places:
             listed = await _read(service, vm, f"history vm={vm.vmid}", "jobs")
             found = [job for job in listed if isinstance(job, dict)] if isinstance(listed, list) else []
-            jobs += sorted((job for job in found if _is_since(job, since)), key=lambda job: str(job["started"]))
+            jobs += [job for job in reversed(found) if _is_since(job, since)]  # the host lists the newest first
             for n in range(len(jobs) - 1, max(-1, len(jobs) - 1 - MOST_WHOLE), -1):
                 whole = await _read(service, vm, job_line(vm.vmid, str(jobs[n]["id"])), "whole_job")
                 jobs[n] = {**jobs[n], **whole} if isinstance(whole, dict) else jobs[n]
