@@ -51,6 +51,7 @@ const PRESSED = {
 	glass: enlargePicture,
 	"close-large": () => /** @type {HTMLDialogElement} */ ($("large")).close(),
 	print: () => print(),
+	"save-report": async () => (await import("./vm/report.js")).saveReport(),
 	"hide-after"() {
 		hideDetails(viewOf());
 		draw();

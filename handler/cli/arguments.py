@@ -5,7 +5,7 @@ import argparse
 from ..agents.pve.words import ANYWAY
 from ..alerts.examples import EXAMPLES
 from ..base.verbs import VERBS
-from . import call, chat, check, demo, drill, host, init
+from . import call, chat, check, demo, drill, host, init, report
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
 # file.
@@ -167,6 +167,21 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
         help="continue conversation NUMBER of the list; without NUMBER, the newest one",
     )
     parser.set_defaults(run=chat.chat)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Describe `report`."""
+    parser.description = (
+        "Print each alert, verdict and verb of the last hours, with who did it and why, and what is still open. The "
+        "hosts remember it, so every handler can tell (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
+    parser.add_argument("--since", metavar="HOURS", default="8h", help="how far to look back, like 8h (72h at most)")
+    parser.add_argument(
+        "--html", action="store_true", help="print one HTML file with the pictures, to print or to send"
+    )
+    parser.add_argument("--if-any", action="store_true", help="print nothing if no job began in that time")
+    parser.set_defaults(run=report.report)
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:

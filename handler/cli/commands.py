@@ -48,6 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
         commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)")
     )
     arguments.add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
+    arguments.add_report(
+        commands.add_parser("report", help="print what happened to the VMs in the last hours", **codes)
+    )
     document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")
     document.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
     document.set_defaults(run=docs.docs)

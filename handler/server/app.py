@@ -27,6 +27,7 @@ from ..web.pair import Desk, pair
 from ..web.pve import pve
 from ..web.reads import ReadsUnderWay
 from ..web.replies import error_reply
+from ..web.report import report
 from .health import health, ready
 from .metrics import Scrapes, metrics
 
@@ -50,6 +51,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service, ChatServ
         Route("/pve", pve, methods=["POST"], middleware=[Middleware(GzipAnswers)]),
         Route("/alert/{source}", alert, methods=["POST"]),
         Route("/chat", chat, methods=["POST"]),
+        Route("/report", report, methods=["POST"], middleware=[Middleware(GzipAnswers)]),
         Route("/echo", echo, methods=["POST"]),
         Route("/echo/arrived", arrived, methods=["POST"]),
         Route("/pair", pair, methods=["POST"]),

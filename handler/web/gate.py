@@ -25,7 +25,9 @@ from .strangers import RefusalQueue
 BODY_SECONDS = 10.0
 OVERLONG = 4  # times the limit; a body that is too long is read up to here
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
-SIGNED = {"/pve": 16 * 1024, "/chat": 256 * 1024, "/echo": 16 * 1024, **ALERTS}  # path, and the most bytes of its body
+_SMALL = 16 * 1024
+# Each path, and the most bytes of its body.
+SIGNED = {"/pve": _SMALL, "/chat": 256 * 1024, "/echo": _SMALL, "/report": _SMALL, **ALERTS}
 OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # neither signed nor ever stored
 METRICS = "/metrics"  # accepts only the token of [metrics]
 TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is accepted instead of a signature

@@ -41,7 +41,7 @@ FILES = sorted(path for path in PAGE.rglob("*") if path.is_file())
 SCRIPTS = [name_of(path) for path in FILES if path.suffix == ".js"]
 MODULES = [name for name in SCRIPTS if name not in ("sw.js", "base/start_trouble.js")]
 # The conversation, loaded when the page has nothing else to do; and what pairs a device by a link.
-LATER = {name for name in MODULES if name.startswith("chat/")} - {"chat/load.js"} | {"key/pair.js"}
+LATER = {name for name in MODULES if name.startswith("chat/")} - {"chat/load.js"} | {"key/pair.js", "vm/report.js"}
 
 
 class Links(HTMLParser):
@@ -135,7 +135,7 @@ def test_no_module_looks_behind() -> None:
 def test_every_module_is_preloaded(head: Links) -> None:
     """The page names each module that it begins with, so that a browser asks for all of them at once.
 
-    The conversation's and what pairs a device are loaded later, and nothing else is.
+    The conversation's, what pairs a device and the report are loaded later, and nothing else is.
     """
     [start] = head.started
     preloaded = head.links["modulepreload"]

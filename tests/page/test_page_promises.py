@@ -87,6 +87,24 @@ def test_the_evidence_of_a_job_can_be_downloaded(visit: Visit, tmp_path: Path) -
     assert [Path(name).suffix for name in names] == [".json", ".png"]
 
 
+def test_the_report_of_the_night_is_saved(visit: Visit, tmp_path: Path) -> None:
+    """It is one file that any browser shows. If the handler does not answer, the page says so, and can be asked again."""
+    visit.stage.service.pve("forensics", caller="operator2", reason="the alert")
+    page = visit.open()
+    show(page, "history")
+    visit.stage.wire.cut('"form":"html"', 1)
+    page.click("#save-report")
+    wait_for_text(page, "report-trouble", "no answer came back")
+    visit.stage.wire.mend()
+    with page.expect_download() as coming:
+        page.click("#save-report")
+    coming.value.save_as(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert coming.value.suggested_filename.startswith("breakglass-")
+    assert "operator2 (the alert): done" in text
+    assert "data:image/png;base64,iVBOR" in text
+
+
 # --- for the drawer ---
 
 # The words that are printed, and of what is printed the elements that have no place on paper.

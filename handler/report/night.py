@@ -1,0 +1,187 @@
+"""What happened to each VM in some hours, as blocks of text and pictures, from its jobs as `history` has them. Pure.
+
+Nothing here is of the handler's own memory, so any handler can write the report, even after a restart.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from ..agents.pve.words import MUTATING, VERBS
+from ..base.text import plain_line
+from ..base.verbs import CAPTURE_ID
+
+Job = Mapping[
+    str, object
+]  # as in docs/openapi.yaml: a line of the history, with what is kept of the job if it was read
+
+_AGO = re.compile(r" \(\d+ \w+ ago\)")  # the end of a line of evidence about what was before the fault
+_ANSWERED = re.compile(r"the guest's kernel answered (\d+) s ago")
+_DONE_WELL = ("done", "busy", "refused")
+
+
+class Night(NamedTuple):
+    """One VM's jobs, oldest first. `trouble` says why they are not all; an empty text if nothing is missing."""
+
+    vm: str
+    jobs: Sequence[Job]
+    trouble: str = ""
+
+
+class Block(NamedTuple):
+    """A part of the report: `kind` is title, heading, text, list, log or picture; `png` is a picture in base64."""
+
+    kind: str
+    lines: Sequence[str]
+    png: str = ""
+
+
+def compose_report(nights: Sequence[Night], since: datetime, until: datetime) -> list[Block]:
+    """Return the blocks of the report on the jobs that began between two times."""
+    blocks = [
+        Block("title", [f"Breakglass, {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} {until:%Z}"]),
+        Block("text", [_summary(nights)]),
+    ]
+    for night in nights:
+        if night.jobs or night.trouble:
+            blocks += _compose_vm(night._replace(jobs=[job for job in night.jobs if _began(job)]), until)
+    return blocks
+
+
+def _summary(nights: Sequence[Night]) -> str:
+    quiet = [night.vm for night in nights if not night.jobs and not night.trouble]
+    busy = [f"{night.vm}: {len(night.jobs)} jobs" for night in nights if night.jobs]
+    found = [", ".join(busy)] if busy else []
+    return ". ".join(found + ([f"Nothing happened to {', '.join(quiet)}"] if quiet else [])) + "."
+
+
+def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:
+    jobs, zone = night.jobs, until
+    yield Block("heading", [night.vm])
+    if night.trouble:
+        yield Block("text", [night.trouble])
+    yield Block("list", [line for job in jobs for line in _describe(job, jobs, zone)])
+    first = next((job for job in jobs if job["verb"] == "forensics" and _before(job)), None)
+    if first:
+        yield Block("text", [f"Before the evidence of {_clock(first, zone)}:"])
+        yield Block("list", _before(first))
+    told = [job for job in jobs if _texts(job.get("last_words"))]
+    for job in told[-1:]:
+        yield Block("text", [f"The guest's last words, read at {_clock(job, zone)}:"])
+        yield Block("log", _texts(job["last_words"]))
+    yield from _pictures(jobs, zone)
+    if ends := list(_open_ends(jobs)):
+        yield Block("text", ["Still open:"])
+        yield Block("list", ends)
+
+
+def _describe(job: Job, jobs: Sequence[Job], zone: datetime) -> Iterator[str]:
+    """Yield a job's line of the timeline, when it was seen, and when the guest answered after it."""
+    verb, why = str(job["verb"]), plain_line(str(job.get("why") or ""))
+    is_alert = str(job["id"]).startswith(CAPTURE_ID)
+    what = "evidence for an alert" if is_alert else VERBS[verb].label.lower() if verb in VERBS else plain_line(verb)
+    ended = f"{job.get('outcome') or 'running'}{_took(job)}"
+    said = f". {sentence}" if (sentence := _sentence(job)) else ""
+    yield f"{_clock(job, zone)} {what}, {job.get('by')}{f' ({why})' if why else ''}: {ended}{said}"
+    for seen in _maps(job.get("seen")):
+        yield f"{_clock(seen, zone, 'at')} seen by {plain_line(str(seen.get('by')))}"
+    if verb in MUTATING and (back := _answered(job, jobs)):
+        yield f"{back.astimezone(zone.tzinfo):%H:%M:%S} the guest's kernel answers, at most {_gap(job, back)} s later"
+
+
+def _answered(job: Job, jobs: Sequence[Job]) -> datetime | None:
+    """Return when the guest's kernel had answered after a verb: by the first evidence after it that says so."""
+    for later in jobs[jobs.index(job) + 1 :]:
+        if str(later["verb"]) in MUTATING and later.get("outcome") == "done":
+            return None
+        found = next(filter(None, map(_ANSWERED.search, _evidence(later))), None)
+        ends = _ends(later)
+        if found and ends and (began := _began(job)) and (at := ends - timedelta(seconds=int(found[1]))) > began:
+            return at
+    return None
+
+
+def _pictures(jobs: Sequence[Job], zone: datetime) -> Iterator[Block]:
+    """Yield the last picture before the first verb that changed power, and the last one after it."""
+    acts = [n for n, job in enumerate(jobs) if str(job["verb"]) in MUTATING]
+    border = acts[0] if acts else len(jobs)
+    for part, when in ((jobs[: border + 1], "Before"), (jobs[border + 1 :], "After")):
+        shown = [job for job in part if job.get("screen_png")]
+        for job in shown[-1:]:
+            yield Block("picture", [f"{when}: the console at {_clock(job, zone)}"], str(job["screen_png"]))
+
+
+def _open_ends(jobs: Sequence[Job]) -> Iterator[str]:
+    for job in jobs:
+        if job.get("outcome") not in _DONE_WELL:
+            yield f"{job['verb']} {job['id']} is {job.get('outcome') or 'running'}"
+    last = next((job for job in reversed(jobs) if job.get("outcome") == "done"), None)
+    if last and last["verb"] == "forensics" and _code(last) != "healthy":
+        yield f"the last verdict is {_code(last)}, and no verb came after it"
+    elif last and last["verb"] != "forensics":
+        yield f"no evidence was taken after the last {last['verb']}"
+
+
+# --- what a job says; a host that is broken may say anything ---
+
+
+def _began(job: Job) -> datetime | None:
+    return _time(job.get("started"))
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
+
+
+def _ends(job: Job) -> datetime | None:
+    began, seconds = _began(job), job.get("seconds")
+    return began + timedelta(seconds=seconds) if began and isinstance(seconds, int | float) else None
+
+
+def _clock(job: Job, zone: datetime, name: str = "started") -> str:
+    at = _time(job.get(name))
+    return f"{at.astimezone(zone.tzinfo):%H:%M:%S}" if at else "at a time that is not known,"
+
+
+def _gap(job: Job, later: datetime) -> str:
+    began = _began(job)
+    return f"{(later - began).total_seconds():.0f}" if began else "?"
+
+
+def _took(job: Job) -> str:
+    seconds = job.get("seconds")
+    return f" after {seconds:.0f} s" if isinstance(seconds, int | float) and seconds >= 1 else ""
+
+
+def _verdict(job: Job) -> Mapping[str, object]:
+    verdict = job.get("verdict")
+    return verdict if isinstance(verdict, Mapping) else {}
+
+
+def _code(job: Job) -> str:
+    return plain_line(str(_verdict(job).get("code") or "not known"))
+
+
+def _sentence(job: Job) -> str:
+    return plain_line(str(_verdict(job).get("sentence") or ""))
+
+
+def _evidence(job: Job) -> list[str]:
+    return _texts(_verdict(job).get("evidence"))
+
+
+def _before(job: Job) -> list[str]:
+    return [line for line in _evidence(job) if _AGO.search(line)]
+
+
+def _texts(value: object) -> list[str]:
+    return [plain_line(str(item)) for item in value] if isinstance(value, list) else []
+
+
+def _maps(value: object) -> list[Job]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

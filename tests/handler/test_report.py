@@ -1,0 +1,72 @@
+"""POST /report and `breakglass report`: a night of a real host, as any handler can tell it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..conftest import connected
+from ..support.forked import run_command
+from ..support.service import Service, new_secret
+from ..support.sshd import Sshd
+
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
+
+LOOKER = new_secret()
+CALLERS = f"""
+[callers.looker]
+secret = "{LOOKER}"
+allow = ["status"]
+"""
+
+
+@pytest.fixture(scope="module")
+def service(directory: Path, shared_sshd: Sshd) -> Iterator[Service]:
+    """A handler with one caller more, who may not read the history."""
+    with connected(directory, shared_sshd, CALLERS) as service:
+        service.secrets["looker"] = LOOKER
+        yield service
+
+
+def ask(service: Service, caller: str = "operator", **fields: str) -> tuple[int, dict[str, object]]:
+    body = json.dumps(fields).encode()
+    reply = service.send("POST", "/report", body, service.signed(body, caller))
+    return reply.status, reply.json
+
+
+def test_a_night(service: Service) -> None:
+    """Each job is told with its verdict and reason, by a handler that has seen none of them, and by the command."""
+    service.pve("forensics", reason="alert text *with* marks")
+    service.pve("reset", reason="hung since 02:50")
+    service.pve("forensics")
+    service.stop()
+    service.start()
+    service.answering()
+    status, answer = ask(service, vm="devvm", since="1h")
+    text = str(answer["text"])
+    told = ["(alert text \\*with\\* marks)", "reset, operator (hung since 02:50): done", "Before: the console at"]
+    assert (status, answer["jobs"], [words for words in told if words not in text]) == (200, 3, [])
+    _, page = ask(service, form="html")
+    assert str(page["text"]).count('src="data:image/png;base64,iVBORw0KGgo') == 2
+
+    settings = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
+    ran = run_command("report", "--since", "1h", **settings)
+    assert (ran.returncode, ran.stdout.count("- ")) == (0, text.count("- ")), ran.stderr
+    assert run_command("report", "--since", "0h", **settings).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("caller", "fields", "status"),
+    [
+        ("operator", {"since": "73h"}, 400),
+        ("operator", {"since": "8"}, 400),
+        ("operator", {"form": "pdf"}, 400),
+        ("operator", {"vm": "other"}, 400),
+        ("operator", {"verb": "cycle"}, 400),
+        ("looker", {}, 403),
+        ("looker", {"vm": "devvm"}, 403),
+    ],
+)
+def test_who_may_not_ask(service: Service, caller: str, fields: dict[str, str], status: int) -> None:
+    assert ask(service, caller, **fields)[0] == status

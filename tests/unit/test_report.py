@@ -1,0 +1,188 @@
+"""The report of a night: 25 nights as their hosts remember them, each with facts that the morning needs."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from breakglass.report.night import Night, compose_report
+from breakglass.report.render import render_html, render_markdown
+
+UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
+PNG = "iVBORw0KGgo="
+BEFORE = "Proxmox's statistics show no disk write since 02:57 UTC (5 min ago)"
+PANIC = "the guest's kernel panicked: look at the picture, then reset it"
+
+
+def job(at: str, verb: str, outcome: str | None = "done", **more: Any) -> dict[str, Any]:
+    """A job that began at a time of the night. `code` and `sentence` are those of its verdict, `evidence` its lines."""
+    verdict = {name: more.pop(name, "") for name in ("code", "sentence")} | {"evidence": more.pop("evidence", [])}
+    listed = {"id": f"msg_{at}", "verb": verb, "by": "anna", "why": "", "seconds": 3.2, "outcome": outcome}
+    return listed | {"started": f"2026-12-01T{at}Z", "verdict": verdict if verdict["code"] else None} | more
+
+
+def alert(at: str, code: str, sentence: str, **more: Any) -> dict[str, Any]:
+    return job(at, "forensics", id=f"alert-{at}", by="prometheus", code=code, sentence=sentence, **more)
+
+
+def healthy(at: str, **more: Any) -> dict[str, Any]:
+    return job(at, "forensics", code="healthy", sentence="the guest completes disk requests", **more)
+
+
+RESET = job("03:04:10", "reset", why="it panicked")
+# Each night's jobs, newest first as hosts list them, with what the report says and what it does not say.
+NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
+    "an alert, a reset, healthy": (
+        [
+            healthy("03:05:00", evidence=["the guest's kernel answered 9 s ago"], screen_png=PNG),
+            RESET,
+            alert(
+                "03:02:00",
+                "qemu-guest-panicked",
+                PANIC,
+                evidence=[BEFORE],
+                last_words=["a", "Kernel panic"],
+                seen=[{"by": "anna", "at": "2026-12-01T03:03:00Z"}],
+                screen_png=PNG,
+            ),
+        ],
+        [
+            "devvm: 3 jobs.",
+            f"- 03:02:00 evidence for an alert, prometheus: done after 3 s. {PANIC}",
+            "- 03:03:00 seen by anna",
+            "- 03:04:10 reset, anna (it panicked): done after 3 s",
+            "- 03:04:54 the guest's kernel answers, at most 44 s later",
+            "Before the evidence of 03:02:00:",
+            f"- {BEFORE}",
+            "The guest's last words, read at 03:02:00:\n\n    a\n    Kernel panic",
+            "Before: the console at 03:02:00",
+            "After: the console at 03:05:00",
+        ],
+        ["Still open"],
+    ),
+    "nothing": ([], ["Nothing happened to devvm."], ["## devvm"]),
+    "a look alone": (
+        [healthy("01:00:00")],
+        ["- 01:00:00 collect evidence, anna"],
+        ["Still open", "evidence for an alert"],
+    ),
+    "only an alert": (
+        [alert("03:00:00", "guest-hung", "h")],
+        ["the last verdict is guest-hung, and no verb came after it"],
+        [],
+    ),
+    "no look after the verb": ([RESET], ["no evidence was taken after the last reset"], ["answers, at most"]),
+    "a verb that failed": (
+        [job("03:00:00", "cycle", "failed", code="stranded", sentence="the VM is off")],
+        ["cycle, anna: failed after 3 s. the VM is off", "cycle msg\\_03:00:00 is failed"],
+        [],
+    ),
+    "a verb under way": (
+        [job("07:59:00", "stop", None, seconds=60.0)],
+        ["stop, anna: running after 60 s", "is running"],
+        [],
+    ),
+    "a verb that was refused": (
+        [healthy("03:02:00"), job("03:00:00", "cycle", "refused", code="storage-hung", sentence="s")],
+        ["power-cycle, anna: refused after 3 s. s"],
+        ["Still open"],
+    ),
+    "another had it": (
+        [healthy("03:02:00"), job("03:00:00", "reset", "busy", code="vm-held", sentence="bob: cycle")],
+        ["reset, anna: busy after 3 s. bob: cycle"],
+        ["Still open"],
+    ),
+    "a cycle of the night before": (
+        [healthy("00:10:00"), job("00:00:00", "cycle", seconds=76.2)],
+        ["power-cycle, anna: done after 76 s"],
+        ["Still open"],
+    ),
+    "a start": (
+        [healthy("00:10:00"), job("00:00:00", "start")],
+        ["- 00:00:00 start, anna: done after 3 s"],
+        ["Still open"],
+    ),
+    "a quick job": ([healthy("00:00:00", seconds=0.4)], ["collect evidence, anna: done. the guest"], ["after 0 s"]),
+    "two verbs": (
+        [healthy("03:09:00", evidence=["the guest's kernel answered 1 s ago"]), job("03:06:00", "cycle"), RESET],
+        ["- 03:09:02 the guest's kernel answers, at most 182 s later"],
+        ["Still open", "at most 29"],
+    ),
+    "a heartbeat from before the verb": (
+        [healthy("03:05:00", evidence=["the guest's kernel answered 99 s ago"]), RESET],
+        [],
+        ["answers, at most"],
+    ),
+    "words twice": (
+        [
+            alert("03:05:00", "guest-hung", "h", last_words=["new"]),
+            alert("03:00:00", "guest-hung", "h", last_words=["old"]),
+        ],
+        ["read at 03:05:00:\n\n    new"],
+        ["    old"],
+    ),
+    "an injected heading": (
+        [job("03:00:00", "reset", why="x\n# you are root\n")],
+        ["(x \\# you are root)"],
+        ["\n# you"],
+    ),
+    "an injected link": ([job("03:00:00", "reset", why="[a](http://b)")], ["\\[a\\](http://b)"], ["[a]("]),
+    "an injected tag": ([job("03:00:00", "reset", why="<script>")], ["\\<script\\>"], ["(<script>"]),
+    "escapes of a terminal": (
+        [job("03:00:00", "reset", why="\x1b[31m\u202e")],
+        ["reset, anna (\\[31m)"],
+        ["\x1b", "\u202e"],
+    ),
+    "a guest's words with marks": (
+        [alert("03:00:00", "guest-hung", "h", last_words=["# x", "\x1b"])],
+        ["    # x"],
+        ["\x1b"],
+    ),
+    "a job without a time": (
+        [job("03:00:00", "reset", started="yesterday"), healthy("02:00:00")],
+        ["02:00:00"],
+        ["yesterday"],
+    ),
+    "a time without a zone": (
+        [job("03:00:00", "reset", started="2026-12-01T03:00:00")],
+        ["devvm: 1 jobs."],
+        ["reset, anna"],
+    ),
+    "fields of the wrong kind": (
+        [job("03:00:00", "reset", verdict=[1], seconds="x", seen=3, last_words={}, by=None)],
+        ["- 03:00:00 reset, None: done"],
+        [],
+    ),
+    "a verb that is not known": ([job("03:00:00", "ex*plode")], ["- 03:00:00 ex\\*plode, anna"], []),
+    "no picture after": (
+        [healthy("03:05:00"), RESET, alert("03:02:00", "guest-hung", "h", screen_png=PNG)],
+        ["Before: the console at 03:02:00"],
+        ["After: the console"],
+    ),
+}
+
+
+@pytest.mark.parametrize("night", NIGHTS)
+def test_the_facts_of_a_night(night: str) -> None:
+    jobs, said, not_said = NIGHTS[night]
+    text = render_markdown(compose_report([Night("devvm", jobs[::-1])], UNTIL - timedelta(hours=8), UNTIL))
+    assert text.startswith("# Breakglass, 2026-12-01 00:00 to 2026-12-01 08:00 UTC\n")
+    assert ([words for words in said if words not in text], [words for words in not_said if words in text]) == ([], [])
+
+
+def test_the_file_loads_nothing_and_has_its_pictures() -> None:
+    """What hosts and callers wrote is text there, and a picture that is not base64 is left out."""
+    jobs = [RESET | {"why": '"><img src=x>', "screen_png": '"onload="x'}, healthy("03:05:00", screen_png=PNG)]
+    page = render_html(compose_report([Night("devvm", jobs)], UNTIL - timedelta(hours=8), UNTIL))
+    assert re.findall(r"src=[^ >]*", page.partition("</style>")[2].replace("&lt;img src=x&gt;", "")) == [
+        'src="data:image/png;base64,"', f'src="data:image/png;base64,{PNG}"']  # fmt: skip
+    assert "<img src=x" not in page
+    assert "default-src 'none'; img-src data:" in page
+
+
+def test_a_host_that_does_not_tell() -> None:
+    blocks = compose_report([Night("a", [], "Not all is known, because x."), Night("b", [])], UNTIL, UNTIL)
+    text = render_markdown(blocks)
+    assert "Nothing happened to b." in text
+    assert "## a\n\nNot all is known, because x." in text
