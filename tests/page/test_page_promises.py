@@ -88,7 +88,7 @@ def test_the_evidence_of_a_job_can_be_downloaded(visit: Visit, tmp_path: Path) -
 
 
 def test_the_report_of_the_night_is_saved(visit: Visit, tmp_path: Path) -> None:
-    """It is one file that any browser shows. If the handler does not answer, the page says so, and can be asked again."""
+    """It is one file that any browser shows. Without an answer, the page says so, and can be asked again."""
     visit.stage.service.pve("forensics", caller="operator2", reason="the alert")
     page = visit.open()
     show(page, "history")
