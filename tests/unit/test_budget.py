@@ -21,7 +21,7 @@ from breakglass.doctor import alerts, chat, configuration, hosts, keys, model_ap
 from breakglass.proxmox import run
 from breakglass.proxmox.connect import CONNECT_SECONDS
 from breakglass.server import server
-from breakglass.web import alert
+from breakglass.web import alert, report
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
 PLACES = (alerts, chat, keys, model_api, sessions)  # of doctor, each with SECONDS
@@ -66,6 +66,7 @@ OUTLASTS = {
     # a client, and the handler
     "our client": (client.SILENCE_SECONDS, 10.0),
     "a line of a stream": (10.0, run.PING_SECONDS),
+    "a report": (client.SILENCE_SECONDS, report.READ_SECONDS),
     "a proxy": (60.0, run.JSON_SECONDS),
     "Alertmanager": (10.0, alert.PLAN_SECONDS + handler.ASK_SECONDS + alert.ACK_SECONDS),
     "a stop by systemd": (unit("breakglass.service", "TimeoutStopSec"), STOPPING),
