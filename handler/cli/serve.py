@@ -25,7 +25,9 @@ def serve(arguments: argparse.Namespace) -> int:
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory: other processes of this user can't read it
     leave_process_1()
     if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
-        raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
+        raise CommandError(
+            "standard output is closed, but the log is written there", "redirect it, like >> breakglass.log"
+        )
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     load_server_modules()
     from ..server.server import make_server  # the other commands start without it
