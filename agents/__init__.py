@@ -1,1 +1,1 @@
-"""The host agent, and what makes one file of it."""
+"""The host agent, and the program that joins it into one file."""

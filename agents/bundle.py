@@ -1,7 +1,7 @@
 """Make `breakglass-pve`: the modules of `agents/pve/` as one readable file that needs only the standard library.
 
 The modules are joined in the order of their imports, without the imports between them. Two modules that define the
-same top-level name are refused, because one of the two would be lost.
+same top-level name are refused, because the file could keep only one of them.
 """
 
 import ast
@@ -29,14 +29,14 @@ def bundle() -> str:
 
 def bundle_digest() -> str:
     """Return the SHA-256 of the one file, by which the handler tells whether a host has it."""
-    with _ONE_AT_A_TIME:  # ast.parse of Python 3.11 fails now and then in two threads at once
+    with _ONE_AT_A_TIME:  # in Python 3.11, ast.parse sometimes fails when two threads call it at once
         if not _KNOWN:
             _KNOWN.append(sha256(bundle().encode()).hexdigest())
     return _KNOWN[0]
 
 
 def known_digest() -> str:
-    """Return that digest without reading a file; an empty text before the first `bundle_digest` has ended."""
+    """Return that digest without reading a file; empty before the first `bundle_digest` has ended."""
     return _KNOWN[0] if _KNOWN else ""
 
 
@@ -66,7 +66,7 @@ def _visit(name: str, parts: dict[str, _Part]) -> None:
 
 
 def _absolute(importer: str, node: ast.ImportFrom) -> str:
-    """Return which module a relative import names; refuse the import of a whole module, whose name the file lacks."""
+    """Return which module a relative import names; refuse the import of a whole module, which the file lacks."""
     above = importer.split(".")[: -node.level]
     if node.module is None or len(importer.split(".")) < node.level:
         raise ValueError(f"{importer}, line {node.lineno}: import names from a module, not the module")

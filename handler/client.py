@@ -132,7 +132,7 @@ def send(
 def _event(line: bytes) -> Event:
     event = json.loads(line)
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise ValueError("the answer has a line that is not from breakglass")
+        raise ValueError("the answer contains a line that breakglass did not send")
     return event
 
 
@@ -217,4 +217,4 @@ def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Eve
             return message
         if message["type"] in ("output", "stage") and replay.is_new(message):
             on_message(message)
-    raise NoAnswer("the answer ended without its result", sent=True)
+    raise NoAnswer("the answer ended before its result", sent=True)

@@ -26,7 +26,7 @@ async function watchHolder() {
 	await (job ? openJob(vm, job) : refreshHistory(vm));
 }
 
-/** @type {Record<string, () => unknown>} what the bar's one button does */
+/** @type {Record<string, () => unknown>} what the one button of the bar does */
 const ACTS = {
 	look: () => runVerb("forensics"),
 	"stop-waiting": stopWaiting,
@@ -112,7 +112,7 @@ document.addEventListener("visibilitychange", () => {
 	wakeOrSleep();
 });
 $("keep-key").addEventListener("change", keepOrNot);
-const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is no key on the screen
+const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is a real key, not one on the screen
 $("prompt").addEventListener("keydown", (event) => {
 	const { key, ctrlKey, metaKey, shiftKey, isComposing } = event;
 	if (key === "Escape") withChat((chat) => chat.stopTurn());
@@ -127,12 +127,12 @@ addEventListener("hashchange", () => {
 	if (given) unlock(given);
 });
 subscribe((state, before) => {
-	// Without Breakglass or a key for it, the commands that go round it are in sight.
+	// If Breakglass is unreachable, or has no key here, the commands that work without it are in sight.
 	const isAlone = isAway(state) && !isAway(before);
 	if (isAlone || (state.key === "revoked" && before.key !== "revoked")) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
 
-/** Has the browser store the page, which sw.js renews. @param {() => void} onNewPage  called when the device has a newer one, which the next opening shows */
+/** Has the browser store the page. sw.js renews the stored files. @param {() => void} onNewPage  called when the device has a newer one, which the next opening shows */
 function registerWorker(onNewPage) {
 	const workers = navigator.serviceWorker;
 	if (!workers) return; // over plain http

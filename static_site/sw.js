@@ -1,8 +1,8 @@
 // The service worker. It stores the page, so that it opens at once, even while the handler is down.
-// Opening shows the stored set of files and renews it behind; the next opening shows the new set. It never touches the API.
+// Opening shows the stored set of files and renews the set in the background. The next opening shows the new set. It never touches the API.
 // docs/internals.md, "The page", has the rules.
 
-/** @typedef {{version: string, files: Record<string, string>}} PageList What the handler has: each file's digest. */
+/** @typedef {{version: string, files: Record<string, string>}} PageList The handler's list of the page's files, with each file's digest. */
 /** @typedef {{text: string, headers: [string, string][]}} PageFile */
 /** @typedef {{list: PageList, files: Record<string, PageFile>}} PageSet All files of one version: one entry of the cache. */
 
@@ -12,7 +12,7 @@ const CACHE = `breakglass page ${HOME.pathname}`;
 const PATIENCE_MS = 30_000;
 const OF_TRANSFER = ["content-encoding", "content-length", "transfer-encoding"];
 
-/** @type {Map<string, PageSet>} Which set each open page came from, while this worker runs. */
+/** @type {Map<string, PageSet>} For each open page, the set that it came from, while this worker runs. */
 const shownSets = new Map();
 
 // ---- the sets that are stored, numbered as they came
@@ -28,7 +28,7 @@ async function listNumbers(cache) {
 }
 
 /**
- * Returns a set, or null if there is none with this number, or only a damaged one.
+ * Returns the set with this number, or null if it is missing or damaged.
  * @param {Cache} cache
  * @param {number | undefined} number
  * @returns {Promise<PageSet | null>}
@@ -44,7 +44,7 @@ async function readSet(cache, number) {
 }
 
 /**
- * Returns the newest set, and removes the others, because the page that is being opened has its other files from it too.
+ * Returns the newest set, and removes the others, because the page that is being opened takes its other files from that set too.
  * @param {string} page
  */
 async function openNewestSet(page) {
@@ -58,7 +58,7 @@ async function openNewestSet(page) {
 }
 
 /**
- * Returns the set of an open page. A worker that was ended meanwhile finds it as the oldest.
+ * Returns the set of an open page. If the browser has restarted this worker since, that is the oldest set.
  * @param {string} page
  */
 async function findSetOf(page) {
@@ -72,7 +72,7 @@ async function findSetOf(page) {
 // ---- renewing
 
 /**
- * Fetches a file whole. A proxy's error or login page is no answer.
+ * Fetches a whole file. A proxy's error or login page does not count.
  * @param {string} name
  * @param {RequestCache} mode
  */
@@ -88,7 +88,7 @@ async function fetchWhole(name, mode) {
 async function fetchList() {
 	const { bytes } = await fetchWhole("files.json", "no-cache");
 	const list = JSON.parse(new TextDecoder().decode(bytes));
-	if (!list.files["./"]) throw new Error("files.json is no list of the page's files");
+	if (!list.files["./"]) throw new Error("files.json is not a list of the page's files");
 	return list;
 }
 
@@ -99,7 +99,7 @@ async function digest(bytes) {
 }
 
 /**
- * Fetches the file that the list means, and no other version of it.
+ * Fetches a file in the version that has the list's digest.
  * @param {string} name
  * @param {string} wanted
  * @param {RequestCache[]} modes
@@ -113,7 +113,7 @@ async function fetchFile(name, wanted, modes) {
 			return { text: new TextDecoder().decode(bytes), headers };
 		}
 	}
-	throw new Error(`${name} is not the file that the list means`);
+	throw new Error(`${name} does not match its digest in files.json`);
 }
 
 /**
@@ -134,7 +134,7 @@ async function fetchSet(list, known) {
 }
 
 /**
- * Stores the handler's set if it is a new one: all of it or, as on a full disk, nothing. Then the old one stays.
+ * Stores the handler's set if it is new. If not all of it can be stored, as on a full disk, the old set stays.
  * @param {Promise<unknown>} opened Ends when the page that is being opened has its set.
  */
 async function renew(opened = Promise.resolve()) {
@@ -154,7 +154,7 @@ async function renew(opened = Promise.resolve()) {
 }
 
 /**
- * Tells the open pages that the next opening shows another page.
+ * Tells the open pages that the next opening shows a newer page.
  * @param {string} version
  */
 async function announce(version) {
@@ -164,7 +164,7 @@ async function announce(version) {
 // ---- what the browser asks for
 
 /**
- * Returns a file's name below the page's address, or null for what is none. The API's addresses have no dot.
+ * Returns a file's name below the page's address, or null for any other address. The API's addresses have no dot.
  * @param {string} url
  */
 function nameOf(url) {
@@ -198,5 +198,5 @@ worker.addEventListener("fetch", (event) => {
 	if (event.request.mode === "navigate") event.waitUntil(renew(answered).catch(() => {}));
 });
 
-// An installed page can stay open for weeks, so it asks whenever it is looked at.
+// An installed page can stay open for weeks, so it asks for a newer one whenever it becomes visible.
 worker.addEventListener("message", (event) => event.waitUntil(renew().catch(() => {})));

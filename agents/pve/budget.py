@@ -1,17 +1,18 @@
-"""The host agent's times that one another has to outlast, in seconds. One is what it outlasts, and some slack.
+"""The host agent's time limits that depend on each other, in seconds. Each is the sum of what it outlasts, plus slack.
 
-Those for Proxmox were measured on qemu-server 9.2.6 and pve-ha-manager 5.2.0 or stand in their sources.
-tests/unit/test_budget.py compares all of them, also with the deadlines of the verbs (words.py).
+The limits for Proxmox were measured on qemu-server 9.2.6 and pve-ha-manager 5.2.0, or come from their sources.
+tests/unit/test_budget.py compares all of them with each other and with the deadlines of the verbs (words.py).
 """
 
 # ---- for Proxmox
 
 # `qm stop` of a silent QEMU: quit 60, SIGTERM 10, SIGKILL 1; with a QEMU storage daemon up to 70 more.
 QM_STOP_SECONDS = 150.0
-HA_STOP_SECONDS = QM_STOP_SECONDS + 20.0  # which HA takes until it begins
-# HA's manager takes a request within a round of 10 s, and writes it down.
+HA_STOP_SECONDS = QM_STOP_SECONDS + 20.0  # HA takes up to 20 s until it begins
+# HA's manager works in rounds of 10 s. Within one it reads a request and records it.
 HA_TAKES_SECONDS = 30.0
-# `qm start`, with hooks and the activation of volumes, of a VM for whose QEMU Proxmox allows START_COVERED_SECONDS.
+# `qm start`, with hooks and the activation of volumes, for a VM whose QEMU gets at most START_COVERED_SECONDS from
+# Proxmox.
 QM_START_SECONDS = 150.0
 HA_START_SECONDS = 120.0
 SECOND_START_SECONDS = 2.0
@@ -19,32 +20,33 @@ SECOND_START_SECONDS = 2.0
 FLOCK_SECONDS = 3.0
 CLEANUP_SECONDS = 35.0
 
-# ---- for this machine, and for the times that a configuration sets; tests don't scale these
+# ---- limits of this machine, and times that a configuration sets, which tests don't scale
 
-# Where Proxmox allows QEMU more than this to start, `qm start` and its verb get as much more, 900 s at most in all.
+# If Proxmox gives QEMU more time than this to start, `qm start` and its verb get the same extra time, at most 900 s in
+# all.
 START_COVERED_SECONDS = 90.0
 MOST_MORE_SECONDS = 900.0 - QM_START_SECONDS
-# A new QEMU that answers but does not run yet.
+# The wait for a new QEMU that answers but does not run yet.
 START_VERIFY_SECONDS = 60.0
-# `qm` has this to end after SIGTERM, before it is killed, and the kernel has it to end it then.
+# `qm` has this long to end after SIGTERM before it is killed, and then the kernel has as long to end it.
 QM_END_SECONDS = 1.0
 # Processes that are left in the scope after a stop may take a moment to end.
 SETTLE_SECONDS = 5.0
-# After QEMU's end: qmeventd's cleanup begins, and may start the VM again.
+# After QEMU has ended, qmeventd's cleanup begins within this time, and may start the VM again.
 AFTERMATH_SECONDS = 5.0
 AFTERMATH_BEGINS_SECONDS = 0.4
-# The part of the deadline that is kept for the steps after qm, and in it 8 for a look and the proof.
+# The part of the deadline that is kept for the steps after qm. It includes 8 s for a look and the proof.
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 10.0
 KILL_SECONDS = 5.0
 LADDER_SECONDS = QUIT_SECONDS + TERM_SECONDS + KILL_SECONDS + 8.0
-# The evidence before a verb, or of a capture.
+# The longest time for the evidence before a verb, or for a capture.
 EVIDENCE_SECONDS = 15.0
 
 # ---- for an answer
 
-# What `where` waits for /etc/pve, the archive and /proc together.
+# The longest time that `where` waits for /etc/pve, the archive and /proc together.
 WHERE_SECONDS = 0.8
-# For a look at what a killed job has left, and by how much its result may be later than its deadline.
+# The time for a look at what a killed job has left, so the job's result may come this much after its deadline.
 QUESTION_SECONDS = 8.0
 RESULT_SECONDS = QUESTION_SECONDS + 7.0

@@ -1,6 +1,7 @@
 """The grammar of `$SSH_ORIGINAL_COMMAND`: one regular expression, matched whole, and nothing else.
 
-A forced command compares and never interprets. A line that does not match is refused; there is no second try.
+A forced command only compares a line and never interprets it. It refuses a line that does not match, without a second
+try.
 """
 
 import base64
@@ -30,15 +31,15 @@ _LINE = re.compile(
 
 
 class Malformed(Exception):
-    """The line is not of the grammar."""
+    """Raised if the line does not match the grammar."""
 
 
 @dataclass(frozen=True)
 class Request:
     """One request, parsed.
 
-    `anyway`: the code of the one refusal that a person lifts. `proves`: what shows by this request that a rescue works,
-    `drill` or `doctor`. `why`: the decoded note, data for the record.
+    `anyway`: the code of the one refusal that a person overrides. `proves`: the check that proves by this request that
+    a rescue works, `drill` or `doctor`. `why`: the decoded note, data for the record.
     """
 
     verb: str

@@ -29,21 +29,21 @@ def _serve(key: Key) -> int:
     """Answer `$SSH_ORIGINAL_COMMAND`; return the exit code."""
     line = os.environ.get("SSH_ORIGINAL_COMMAND")
     if line is None:
-        log(key.root, "refused (no command): a shell")
-        print(f"no shell here; say one of: {', '.join(VERBS)}", file=sys.stderr)
+        log(key.root, "refused (no command): a shell was requested")
+        print(f"this key opens no shell; send one of: {', '.join(VERBS)}", file=sys.stderr)
         return AGENT_REFUSED
     try:
         if opens_session(key, line):
             Session(key, bundle_hash()).run()
             return 0
         return serve_one(key, bundle_hash(), line)
-    except BrokenPipeError:  # the reader is gone; a job continues without it
+    except BrokenPipeError:  # the reader is gone, but a job continues without it
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
         return 0
 
 
 def bundle_hash() -> str:
-    """Return the SHA-256 of this program's file, by which the handler tells versions apart."""
+    """Return the SHA-256 of this program's file, by which the handler recognizes a version."""
     try:
         with open(sys.argv[0], "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()

@@ -26,24 +26,24 @@ from .power.preflight import refuse_absent, refuse_unexpected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, FAILED, ID_REUSED
 
-RELEASE_SECONDS = 1.0  # from a job's result, which a caller answers with the next verb, until the job frees the VM
+RELEASE_SECONDS = 1.0  # the most between a job's result and its release of the VM, when the next verb may come
 
 
 def spawn_job(host: Host, request: Request, nonce: str) -> None:
-    """Start the job of `request` (id and by are set) and return at once; `nonce` marks who started it."""
+    """Start the job of `request` (id and by are set) and return at once; `nonce` tells which process started it."""
     claim_by = boottime() + CLAIM_SECONDS - 1
     spawn_detached(host.log, f"job={request.id}", lambda: _run_job(host, request, nonce, claim_by))
 
 
 def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
-        return  # so late that its follower is about to answer that it did not start
+        return  # it is so late that its follower is about to answer that the job did not start
     store = JobStore(host)
     store.prepare()
     job = Job(host, store, make_record(request, nonce, is_job=True))
     lock = _claim(job)
     if lock is None:
-        return  # the id is taken, or attached to a capture: end silently
+        return  # the id is taken or is attached to a capture, so this process ends silently
     _finish(job, request, lock)
     lock.release()
     if job.standby_pid:
@@ -57,11 +57,11 @@ def _claim(job: Job) -> Lock | None:
     lock = capture_lock(job.host)
     running = None if lock.take(job.record.id) else lock.holder()
     if running == job.record.id:
-        return None  # the same request, a moment earlier
+        return None  # the same request came a moment earlier
     if capture := running or find_capture(job.host, job.record.fresh, "capture"):
         add_alias(job.store, job.record.id, capture)
         return None
-    drop_dangling(job.store, job.record.id)  # under the lock: the capture that this id was attached to never began
+    drop_dangling(job.store, job.record.id)  # with the lock held; the capture that this id was attached to never began
     return lock if job.store.claim(job.record) else None
 
 
@@ -69,7 +69,7 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
     try:
         result = forensics(job) if request.verb == "forensics" else _run_verb(job, request, lock)
     except Ended as ended:
-        if ended.exit_code != BUSY:  # fifty of those must not fill /run
+        if ended.exit_code != BUSY:  # fifty busy answers must not fill /run
             job.say(ended.verdict.sentence, "stderr")
         result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder, anyway=ended.anyway)
     except Exception as error:  # a defect must still give the id a result
@@ -115,7 +115,7 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
 
 
 def refuse_old_id(job: Job) -> None:
-    """Refuse an id that acted before the host's last boot: /run has lost it, the archive has it."""
+    """Refuse an id that acted before the host's last boot: /run has lost the job, but the archive has it."""
     if is_from_before_boot(job.store, job.record.id, ARCHIVE_SECONDS):
         sentence = "this id was used before the host's last boot; use a new id"
         raise Ended(ID_REUSED, Verdict("id-taken", sentence, "status"))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 EVERY_VM = "all"
 _LIST = re.compile(r"[1-9][0-9]{0,8}(?:-[1-9][0-9]{0,8})?(?:,[1-9][0-9]{0,8}(?:-[1-9][0-9]{0,8})?)*", re.ASCII)
-LIST_CHARS = 8192  # sshd reads no longer line
+LIST_CHARS = 8192  # sshd does not read longer lines
 _LAST = 10**9 - 1  # the highest VMID that Proxmox gives
 
 
 @dataclass(frozen=True)
 class VmList:
-    """VM numbers as ranges, both ends included, in order and apart from each other."""
+    """VM numbers as ranges, both ends included, in order and not adjacent."""
 
     ranges: tuple[tuple[int, int], ...]
 

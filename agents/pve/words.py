@@ -10,7 +10,7 @@ VERSION = "0.3.0"
 
 STORAGE_HUNG = "storage-hung"
 WOULD_NOT_START = "would-not-start"
-# The refusals that `anyway=` can name, and what it can cost to lift each.
+# The refusals that `anyway=` can name, and the possible cost of overriding each.
 ANYWAY = {
     STORAGE_HUNG: "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
     WOULD_NOT_START: "The VM may stay off until Proxmox can start it.",
@@ -19,17 +19,17 @@ PROVES = ("drill", "doctor")  # what `proves=` can name
 
 
 class Verb(NamedTuple):
-    """What a verb is. Those with a label are the verbs of POST /pve; the handler itself sends the others."""
+    """The properties of a verb. POST /pve accepts the verbs with a label; the handler itself sends the others."""
 
     label: str
     does: str
-    deadline: float  # seconds until it ends by itself, whatever hangs; start and cycle can get more (jobs/job.py)
-    stages: tuple[str, ...] = ()  # of a job; any other verb has none
+    deadline: float  # seconds until the verb ends, even if something hangs; start and cycle can get more (jobs/job.py)
+    stages: tuple[str, ...] = ()  # the stages of a job; any other verb has none
     mutating: bool = False
     loses_work: bool = False
-    needs_signature: bool = False  # not for a bearer token, a host's read-only key or claude
-    allowed_by: str = ""  # the verb whose permission it needs, if it has none
-    goes_with: tuple[str, ...] = ()  # words of ANYWAY and PROVES
+    needs_signature: bool = False  # refused for a bearer token, a host's read-only key or claude
+    allowed_by: str = ""  # the verb whose permission it needs, if not its own
+    goes_with: tuple[str, ...] = ()  # the words of ANYWAY and PROVES that it accepts
 
     @property
     def is_job(self) -> bool:
@@ -38,7 +38,7 @@ class Verb(NamedTuple):
 
     @property
     def consequence(self) -> str:
-        """What a person should know before it runs."""
+        """What a person should know before the verb runs."""
         return f"{self.does}.{' Unsaved work in the VM is lost.' if self.loses_work else ''}"
 
 
@@ -64,7 +64,7 @@ VERBS = {
     ),
     "where": Verb("", "Says which node has the VM", 2.0),
     "job": Verb("", "Shows the output of a job in the history", 4.0),
-    "check": Verb("", "Says what the account lacks", 20.0, needs_signature=True),
+    "check": Verb("", "Lists what the account lacks", 20.0, needs_signature=True),
     "ping": Verb("", "Answers", 4.0),
     "session": Verb("", "Serves requests until it is closed", 0.0),
 }
@@ -99,12 +99,12 @@ STOPPED = "stopped"
 ELSEWHERE = "elsewhere"  # stopped on this host, and another node has the VM's configuration, so it may run there
 WITHOUT_PROCESS = (STOPPED, ELSEWHERE)  # states in which no QEMU of the VM is on this host
 MOVED_CODES = ("other-node", "moved")  # verdicts that name the node which has the VM
-STALE_COPY = "stale-copy"  # a QEMU of the VM is here, and another node has the VM
-PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does not tell which node has it
+STALE_COPY = "stale-copy"  # a QEMU of the VM is here, but another node has the VM
+PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does not tell which node has the VM
 
 CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
 
-CLAIM_SECONDS = 5.0  # until a job that was started must have claimed its id
-LATE_SECONDS = 20.0  # that a line may have waited to be read; a handler gives it up after 25 s (patience.py)
+CLAIM_SECONDS = 5.0  # the time within which a started job must have claimed its id
+LATE_SECONDS = 20.0  # how long a line may wait to be read; a handler gives up after 25 s (patience.py)
 DAY = 24 * 3600.0

@@ -73,7 +73,7 @@ def check_pattern(pattern: str) -> None:
     except re.error as error:
         raise ValueError(f"is not a regular expression: {error}") from None
     if _count(pattern.removeprefix("(?i)")).steps > MOST_STEPS:
-        raise ValueError("can take too long on a hostile label")
+        raise ValueError("can take too long to match a hostile label")
 
 
 @dataclass(frozen=True)

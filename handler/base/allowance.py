@@ -12,7 +12,7 @@ SESSION_BYTES = 4 * ANSWER_BYTES  # of all answers that have begun and not ended
 VALUE_BYTES = 100  # approximate memory of one JSON value
 
 TOO_LONG = f"the host sent more than {ANSWER_BYTES // 2**20} MiB in an answer, or {LINE_BYTES // 2**20} MiB in a line"
-UNASKED = f"the host sent more than {UNASKED_BYTES // 2**20} MiB in a minute that no request asked for"
+UNASKED = f"the host sent more than {UNASKED_BYTES // 2**20} MiB in a minute without a request for it"
 
 
 def weight(line: bytes | None) -> int:

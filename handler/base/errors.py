@@ -34,7 +34,9 @@ class Unauthorized(BreakglassError):
     code, status = "unauthorized", 401
 
     def __init__(self, *, why: str = "") -> None:
-        super().__init__("the request is not signed by a known caller", "sign it, as breakglass docs requests says")
+        super().__init__(
+            "the request is not signed by a known caller", "sign it as described in breakglass docs requests"
+        )
         self.why = why
 
 

@@ -92,11 +92,14 @@ STATES: Mapping[str, tuple[str, str]] = {
         "run as root on the host what this prints: breakglass host install-commands --host {0}",
     ),
     "host-key-differs": (
-        "the host has another host key than the pinned one",
+        "the host's key differs from the pinned host key",
         "read ssh_host_ed25519_key.pub at the host's console, pin it as hosts.{0}.host_key, and reload",
     ),
     "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
-    "disabled": ("its entry in breakglass.toml has an error", "breakglass check; correct what it names, and reload"),
+    "disabled": (
+        "its entry in breakglass.toml has an error",
+        "breakglass check; correct the errors that it names, and reload",
+    ),
 }
 
 

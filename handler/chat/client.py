@@ -52,7 +52,7 @@ def main() -> int:
                     return int(data)
                 _write(1 if kind == b"o" else 2, data)
     except (OSError, ValueError, struct.error) as error:
-        sys.stderr.write(f"{name}: it could not be run, or its end is not known: {error}\n")
+        sys.stderr.write(f"{name}: it could not be run, or its result is not known: {error}\n")
         return 255
 
 

@@ -28,7 +28,7 @@ class TurnError(NamedTuple):
 
 KILLED = TurnError("claude-crashed", "the turn ended early, because a process that it needs was killed", _GO_ON)
 LOST = TurnError("session-lost", "the conversation is no longer in sessions.dir", _NEW)
-STOPPING = TurnError("shutting-down", "the handler was stopped, and so was the turn", _GO_ON)
+STOPPING = TurnError("shutting-down", "the handler was stopped, which also stopped the turn", _GO_ON)
 UNSAVED = TurnError(
     "claude-crashed",
     "the turn's events can't be written: sessions.dir is full or broken",

@@ -56,7 +56,7 @@ class Connection:
             if isinstance(error, h11.RemoteProtocolError | ConnectionError) and not self._heard:
                 raise UnansweredError("the connection ended") from None
             if isinstance(error, h11.RemoteProtocolError):
-                raise OSError("what answers there does not speak HTTP/1.1") from None
+                raise OSError("the program that answers there does not speak HTTP/1.1") from None
             raise
 
     def is_ready_again(self) -> bool:

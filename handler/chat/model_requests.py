@@ -44,7 +44,7 @@ def find_refusal(data: bytes | bytearray) -> str:
         body = json.loads(data.decode(), object_pairs_hook=_unique)
         return next(_find_faults(body), "")
     except (ValueError, RecursionError):
-        return "the body is not an object of JSON that has one reading"
+        return "the body is not an object of unambiguous JSON"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:

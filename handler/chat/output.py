@@ -38,8 +38,8 @@ def parse_line(line: bytes) -> Table:
     """Return the object in a line. Raises ValueError if any client could fail to read it as one object."""
     if len(line.translate(None, _NO_PART)) > MOST_PARTS:
         raise ValueError("a line with too many parts")
-    if not line.isascii() or b"\r" in line:  # some clients end a line at such characters
-        raise ValueError("not the letters that a turn sends")
+    if not line.isascii() or b"\r" in line:  # each is the end of a line to some client
+        raise ValueError("not in the alphabet that a turn uses")
     try:
         value = json.loads(line.decode(), parse_constant=_refuse)
     except RecursionError:
@@ -100,7 +100,7 @@ class TurnOutput:
             else:
                 self._take_piece(message)
         except ValueError as error:
-            raise Misbehavior(f"it sent what no turn sends: {error}") from None
+            raise Misbehavior(f"it sent a line that no turn sends: {error}") from None
 
     def _take_event(self, event: Table, line: bytes) -> None:
         kind, number = event["type"], event.get("n")
@@ -126,7 +126,7 @@ class TurnOutput:
         """Remember the parts of an event that the handler needs."""
         if kind == "approval":
             if event["vm"] != self._vm or event["verb"] not in self._verbs or event["verb"] not in MUTATING:
-                raise ValueError("a proposal that it can't make")
+                raise ValueError("a proposal that it is not allowed to make")
             if not _JOB.fullmatch(event["job"]):
                 raise ValueError("a proposal without an id")
             self._proposals.append({"verb": event["verb"], "job": event["job"], "last": self._get_last()})

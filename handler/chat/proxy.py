@@ -171,7 +171,7 @@ def _of_the_message(headers: Headers) -> Iterator[tuple[bytes, bytes]]:
 def _describe(error: Exception) -> str:
     """Return why a connection failed, in the words of the system."""
     certificate = getattr(error, "verify_message", "")
-    return f"its certificate is not good: {certificate}" if certificate else reason(error)
+    return f"its certificate is not valid: {certificate}" if certificate else reason(error)
 
 
 async def _run(listener: socket.socket, proxy: Proxy) -> None:

@@ -28,12 +28,15 @@ READY_SECONDS = 10.0
 LOOK_SECONDS = 10.0  # between two checks of what a turn needs
 PLACE = "BREAKGLASS_CHAT"  # the path at which systemd starts turns, or `off`
 
-_OFF = error("chat", "none", f"chat is disabled at this handler by {PLACE}=off", "ask the handler that has chat")
+_OFF = error("chat", "none", f"chat is disabled at this handler by {PLACE}=off", "use the handler that has chat")
 _NONE = error(
     "chat", "none", "chat is not configured", "add [chat] to the configuration; see breakglass docs configuration"
 )
 _FAULTY = error(
-    "chat", "disabled", "chat is disabled: its entry has an error", "correct what breakglass check names, then reload"
+    "chat",
+    "disabled",
+    "chat is disabled: its entry has an error",
+    "correct the errors that breakglass check names, then reload",
 )
 _STARTING = error("chat", "starting", "chat is not ready yet", "ask again in a moment")
 _WALLS = {"sandbox-missing": "sandbox-missing", "sandbox-refused": "chat-not-isolated"}  # by a probe's code
@@ -131,7 +134,7 @@ class ChatService:
         except (OSError, TimeoutError, ValueError) as fault:
             if self._place:
                 return error("chat", "failed", f"systemd starts no turn at {self._place}: {reason(fault)}", RESTART)
-            return self._fail(f"the program of turns does not start: {reason(fault)}")
+            return self._fail(f"the program that runs turns does not start: {reason(fault)}")
         if not answer.get("fault"):
             return None
         code = _WALLS.get(str(answer.get("code")), "failed")
@@ -172,7 +175,7 @@ class ChatService:
 def _find_lack(settings: ChatSettings) -> Finding | None:
     """Return which program of a turn is missing, or None. This starts no process. The sentence is for the log."""
     if not os.access(find_program(settings), os.X_OK):
-        why = f"chat.command names {settings.command}, which is not there or not executable"
+        why = f"chat.command names {settings.command}, which is missing or not executable"
         return error("chat", "claude-missing", why, "")
     if not os.access(bwrap(), os.X_OK):
         return error("chat", "sandbox-missing", "bwrap is not installed", "apt-get install bubblewrap")

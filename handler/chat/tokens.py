@@ -40,7 +40,7 @@ def unseal(token: str, keys: Sequence[str], caller: str, now: float) -> Session:
         session = Session(**fields)
         is_valid = bool(_SID.fullmatch(session.sid)) and isinstance(session.vm, str) and session.exp > now
     except (BadData, KeyError, TypeError, ValueError, RecursionError):
-        raise _invalid("token was changed, or was made elsewhere") from None
+        raise _invalid("token was changed, or another handler made it") from None
     if session.caller != caller:
         raise _invalid("belongs to another caller")
     if not is_valid:

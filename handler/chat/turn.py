@@ -86,7 +86,7 @@ def _try(command: Sequence[str]) -> Mapping[str, object]:
         ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
         return dict(json.loads(ran.stdout))
     except (OSError, subprocess.SubprocessError) as error:
-        return refuse_wall(f"the wall could not be tried: {error}")
+        return refuse_wall(f"the sandbox could not be tested: {error}")
     except ValueError:
         return refuse_wall(" ".join(ran.stderr.decode("utf-8", "replace").split())[-300:])
 

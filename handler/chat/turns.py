@@ -142,7 +142,7 @@ class Chat:
         if request.sid in [other.sid for other in others]:
             return _BUSY
         if len(others) >= most:
-            return TurnError("busy", f"{most} turns run already, and no more may", "ask again in a moment")
+            return TurnError("busy", f"{most} turns run already, which is the limit", "ask again in a moment")
         if len(others) == most - 1 and request.caller in [other.caller for other in others]:
             return _LAST_PLACE
         return None

@@ -130,7 +130,7 @@ class Turn:
         with open(fd, "rb") as file:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size > TRANSCRIPT_BYTES:
-                raise OSError("no regular file, or a long one")
+                raise OSError("not a regular file, or too long")
             self._sent = 0 if found.st_size < self._sent else self._sent
             return os.pread(file.fileno(), found.st_size - self._sent, self._sent)
 

@@ -33,7 +33,7 @@ def find_account(config: Path, name: str | None) -> pwd.struct_passwd | None:
     if os.geteuid() == 0:
         return look_up(name) if name is not None else _find_owner(config)
     if name is not None and look_up(name).pw_uid != os.geteuid():
-        raise CommandError(f"--user is {name}, and another user has started this", f"run it as {name}")
+        raise CommandError(f"--user is {name}, but another user has started this command", f"run it as {name}")
     return None
 
 
@@ -42,7 +42,7 @@ def _find_owner(config: Path) -> pwd.struct_passwd:
     try:
         return look_up(_name_of(gid))
     except CommandError:
-        group = f"{config}'s group is {_name_of(gid)}, and no account for the handler has that name"
+        group = f"{config}'s group is {_name_of(gid)}, but no account for the handler has that name"
         message = f"the handler's user is not known: {group}"
         raise CommandError(message, "name the account: --user breakglass") from None
 
@@ -145,9 +145,9 @@ def give_up_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     left = find_privileges(Path("/proc/self/status").read_text())
     if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
-        left.append("its user can read its memory")
+        left.append("its user can read the memory of the handler")
     if left:
-        message = f"the handler could not give up its privileges: {', '.join(left)}"
+        message = f"the handler could not drop its privileges: {', '.join(left)}"
         raise CommandError(message, "start it as an ordinary user")
 
 

@@ -45,7 +45,7 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         "--host-key",
         action="append",
         metavar="NAME=LINE",
-        help="the host's public key, or the word any, to pin it later; one for each --host",
+        help="the host's public key, or the word any to pin it later; give one for each --host",
     )
     parser.add_argument(
         "--vm",
@@ -56,19 +56,21 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operator", metavar="NAME", help="your name: the signing key is yours, and the hosts record the name"
     )
-    parser.add_argument("--user", metavar="NAME", help=f"as root: the handler's account (default: {init.ACCOUNT})")
+    parser.add_argument(
+        "--user", metavar="NAME", help=f"the handler's account, if root runs this (default: {init.ACCOUNT})"
+    )
     parser.set_defaults(run=init.init)
 
 
 def _add_user(parser: argparse.ArgumentParser) -> None:
-    what = "as root: the handler's account, which this becomes (default: the one that the configuration's group names)"
+    what = "the handler's account to run as, if root runs this (default: the group of the configuration file)"
     parser.add_argument("--user", metavar="NAME", help=what)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     """Describe `check`."""
     parser.description = (
-        "Check a configuration as a start of the handler would, as the handler's user, and start nothing. "
+        "Check a configuration with the rules of a real start, as the handler's user, but start nothing. "
         "The exit code is 2 if there is a problem; a warning doesn't change it."
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
@@ -96,7 +98,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ping",
         metavar="FILE",
-        help="after a run without errors, request the URL in this file, as Healthchecks expects",
+        help="after a run without errors, request the URL in this file, which is how Healthchecks is pinged",
     )
     parser.add_argument("--ping-failures", action="store_true", help="with --ping: after an error, request URL/fail")
     _add_user(parser)
@@ -118,7 +120,7 @@ def add_drill(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vm", required=True, metavar="NAME", help="the VM, which needs drill = true")
     parser.add_argument(
-        "--yes", action="store_true", help="don't ask before the power cycle; needed without a terminal"
+        "--yes", action="store_true", help="don't ask before the power cycle (required if there is no terminal)"
     )
     parser.add_argument("--id", metavar="ID", help="continue this earlier drill; it acts at most once")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -132,16 +134,16 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vm", help="the VM; needed only if there are several")
     parser.add_argument("--reason", help="the reason, which the host records")
     parser.add_argument("--if-state", help="run only if the VM is in this state")
-    parser.add_argument(
-        "--if-last", help="run only if this job is still the newest one (none: only if there is no job)"
-    )
+    parser.add_argument("--if-last", help="run only if this job is still the newest (none: only if there is no job)")
     parser.add_argument("--job", help="with history: show this job")
     parser.add_argument(
         "--anyway", choices=ANYWAY, help="with reset or cycle: override the host's refusal that has this code"
     )
-    parser.add_argument("--json", action="store_true", help="print the answer object alone, as one line")
-    parser.add_argument("--quiet", action="store_true", help="show no stages, and wait for no guest")
-    parser.add_argument("--full", action="store_true", help="with status and forensics: print all that was read")
+    parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
+    parser.add_argument("--quiet", action="store_true", help="show no stages, and don't wait for the guest")
+    parser.add_argument(
+        "--full", action="store_true", help="with status and forensics: print everything that the host read"
+    )
     parser.set_defaults(run=call.call)
 
 
@@ -208,7 +210,7 @@ def add_host(parser: argparse.ArgumentParser) -> None:
         "upgrade",
         help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
         description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
-        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy without the secrets is enough.",
+        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy of it without the secrets is enough.",
     )
     which = update.add_mutually_exclusive_group()
     which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")

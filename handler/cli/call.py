@@ -40,7 +40,7 @@ def sign(arguments: argparse.Namespace) -> int:
     """Print the headers that sign the body on standard input, for `curl -H @-`."""
     msg_id = _checked_id(arguments.id)
     if sys.stdin is None:
-        raise CommandError("standard input is closed", "send the body on it: breakglass sign <FILE")
+        raise CommandError("standard input is closed", "pass the body on standard input: breakglass sign <FILE")
     headers = Signer("", caller_key(os.environ)).headers(msg_id, sys.stdin.buffer.read())
     for name, value in headers.items():
         say(f"{name}: {value}")
@@ -140,7 +140,7 @@ def _output_fault(error: OSError) -> str:
 
 def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> int:
     if not lost.sent:
-        unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this is the default; "
+        unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this used the default; "
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
         complain("", "to act without the handler, run breakglass docs runbook, and read Without the page")
         return UNREACHED
@@ -189,7 +189,7 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
     if isinstance(job, dict):
         show(str(job.get("output", "")))
     elif "job" in result:
-        complain("the host knows no such job", "list the jobs: breakglass call history")
+        complain("the host has no such job", "list the jobs: breakglass call history")
     say(_headline(result, outcome, str(result["state"])))
     if not (is_full and "\nverdict: " in str(result.get("stdout"))):
         _show_verdict(result, has_output=is_full or result["verb"] not in _LOOKS)

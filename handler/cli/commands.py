@@ -31,8 +31,10 @@ def make_parser() -> argparse.ArgumentParser:
     arguments.add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
     arguments.add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
     commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
-    arguments.add_check(commands.add_parser("check", help="report the problems of a configuration, and start nothing"))
-    arguments.add_doctor(commands.add_parser("doctor", help="look at the whole path of a request, before it is needed"))
+    arguments.add_check(
+        commands.add_parser("check", help="report the problems of a configuration without starting anything")
+    )
+    arguments.add_doctor(commands.add_parser("doctor", help="test the whole path of a request before you need it"))
     what = "power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"
     arguments.add_drill(commands.add_parser("drill", help=what, **codes))
     add_keys(commands.add_parser("keys", help="add, list, change and remove callers (BREAKGLASS_CONFIG)"))

@@ -52,8 +52,8 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
     """Exit with an error, because reading the configuration, or a file that it names, does not end."""
     path = config_path()
     sentence = f"{path}, or a file that it or the environment names, was not read within {READ_SECONDS:g} s."
-    fix = f"see what hangs: timeout 5 cat {shlex.quote(str(path))} | wc -c, and the same for each *_file in it; mount "
-    fix += "its file system again (umount -l, mount), or replace a pipe or a device by a plain file"
+    fix = f"find out which file hangs: timeout 5 cat {shlex.quote(str(path))} | wc -c, and the same for each *_file; "
+    fix += "mount its file system again (umount -l, mount), or replace a pipe or a device by a plain file"
     found, output = Finding(ERROR, CONFIGURATION, "read-hangs", sentence, fix), _Output()
     output.write(_report([found], int(time.time())) if arguments.json else str(found))
     flush_output()
@@ -121,7 +121,7 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
         source, equals, file = text.partition("=")
         if not equals or source not in SENDERS:
             hint = f"write SOURCE=FILE, where SOURCE is one of {', '.join(SENDERS)}"
-            raise CommandError(f'--sample: "{text[:60]}" names no sender and file', hint)
+            raise CommandError(f'--sample: "{text[:60]}" does not name a sender and a file', hint)
         try:
             with Path(file).open("rb") as opened:
                 found.setdefault(source, []).append(opened.read(_MOST_SAMPLE_BYTES + 1))

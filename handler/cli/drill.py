@@ -34,9 +34,13 @@ from .output import (
 def drill(arguments: argparse.Namespace) -> int:
     """Do a drill. Return 0 if it proves the VM's host."""
     if arguments.id is not None and not ID.fullmatch(arguments.id):
-        raise CommandError(f'not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id")
+        raise CommandError(
+            f'this is not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id"
+        )
     if not (arguments.yes or has_person()):
-        raise CommandError(f"a drill power-cycles {arguments.vm}, and there is no terminal to ask at", "add --yes")
+        raise CommandError(
+            f"a drill power-cycles {arguments.vm}, but there is no terminal at which to ask you", "add --yes"
+        )
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
     one = Drill(signer, arguments.vm, msg_id, arguments.json, is_continued=arguments.id is not None)
@@ -94,7 +98,7 @@ def _explain(one: Drill, result: Event) -> tuple[int, str, str]:
 def _end(one: Drill, code: int, why: str, hint: str) -> None:
     """Say why the drill proves nothing, what happened to the VM, and how to continue."""
     try:
-        complain(f"the drill has proven nothing: {why}; {one.vm_fate}", hint)
+        complain(f"the drill proved nothing: {why}; {one.vm_fate}", hint)
         if code == UNKNOWN or one.vm_fate != NOTHING:
             remark("", one.again)
         if one.as_json:
@@ -120,7 +124,7 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         raise CommandError(f"{one.vm} is {state}, not running", f"breakglass call start --vm {one.vm}")
     if not is_agreed and not _agrees(one):
         raise CommandError("you did not agree")
-    remark(f"if this is cut off, run this {one.again}" if not one.as_json else "")
+    remark(f"if this is interrupted, run this {one.again}" if not one.as_json else "")
     with one.step("alert") as notes:
         send_alert(one)
         notes += [f"the handler accepted it, and the host began the capture {one.capture}", f"see {one.page}"]
@@ -130,7 +134,7 @@ def _steps(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
     with one.step("cycle") as notes:
         one.vm_fate = f"the cycle of {one.vm} may have run, or still runs"
         cycle = one.verb("cycle", one.id, one.is_continued, reason="a drill", proves="drill")
-        one.vm_fate = f"the cycle of {one.vm} is done, and its state is {cycle['state']}"
+        one.vm_fate = f"the cycle of {one.vm} is done, and the state of the VM is {cycle['state']}"
         notes.append(f"done, {cycle['state']} (id {one.id})")
     with one.step("proof") as notes:
         notes += prove(one, before, cycle)

@@ -131,9 +131,9 @@ def prove(one: Drill, before: str, cycle: Event) -> list[str]:
     history = one.verb("history", job=one.id)
     job, place, chain = history.get("job"), cycle.get("chain"), history.get("chain")
     if not isinstance(job, dict) or (job.get("verb"), job.get("outcome")) != ("cycle", "done"):
-        raise CommandError("history does not have the cycle as done", "breakglass-pve check, on the host as root")
+        raise CommandError("history does not list the cycle as done", "breakglass-pve check, on the host as root")
     if not isinstance(place, dict) or not isinstance(chain, dict) or not is_in_chain(place, chain):
-        raise CommandError("the chain of jobs does not have the cycle", "breakglass-pve check, on the host as root")
+        raise CommandError("the chain of jobs does not contain the cycle", "breakglass-pve check, on the host as root")
     new = f"process {found[1]} of QEMU runs" + (f", {before} has ended" if before else "")
     return [
         "it runs again",

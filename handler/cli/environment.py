@@ -42,7 +42,7 @@ def checked_url(name: str, url: str) -> str:
     if not good or not url.isprintable() or " " in url:
         raise CommandError(f'{name} is not an http or https URL: "{shown}"', _URL_HINT)
     if "@" in parts.netloc:
-        raise CommandError(f"{name} has a user name in it, which is not used", f"take it out; {_URL_HINT}")
+        raise CommandError(f"{name} contains a user name, which is not used", f"take it out; {_URL_HINT}")
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
@@ -54,17 +54,19 @@ def caller_key(environment: Environment) -> bytes:
     file, name = environment.get("BREAKGLASS_SECRET_FILE", ""), "BREAKGLASS_SECRET_FILE"
     if file.startswith("whsec_"):
         hint = "write the key to a file with mode 600, and set it to that file's path"
-        raise CommandError(f"{name} has a signing key in it, not a path", hint)
+        raise CommandError(f"{name} contains a signing key instead of a path", hint)
     if file:
-        secret = read_private(name, file, "set it to the file that has your signing key", environment)
+        secret = read_private(name, file, "set it to the path of the file with your signing key", environment)
     else:
         secret, name = environment.get("BREAKGLASS_SECRET", "").strip(), "BREAKGLASS_SECRET"
         if not secret:
-            raise CommandError("no signing key is set", "set BREAKGLASS_SECRET_FILE to the file that has it")
+            raise CommandError(
+                "no signing key is set", "set BREAKGLASS_SECRET_FILE to the file that contains your signing key"
+            )
     try:
         return secret_bytes(secret)
     except ValueError as error:
-        hint = "it is one word that begins with whsec_: copy all of it"
+        hint = "the key is one word that begins with whsec_; copy all of it"
         raise CommandError(f"{name} {error}{in_file(file)}", hint) from None
 
 

@@ -28,7 +28,7 @@ def await_guest(
         try:
             status = send(signer, new_id(), VerbCall("status", vm), lambda _: None)
         except (HandlerError, NoAnswer) as error:
-            return f"whether the guest is back is not known, because a status was not answered: {error}"
+            return f"whether the guest is back is not known, because a status got no answer: {error}"
         unknown = unknown + 1 if status.get("outcome") == "done" and status.get("heartbeat") is None else 0
         if told := tell_return(done, status, is_first, is_over or unknown == _MOST_UNKNOWN):
             return told

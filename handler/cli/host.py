@@ -33,7 +33,7 @@ def host_bundle(arguments: argparse.Namespace) -> int:
         raise CommandError(f'"{arguments.file}" is a directory', hint) from None
     except OSError as error:
         message = f'can\'t write "{arguments.file}": {reason(error)}'
-        raise CommandError(message, "no file was left there; write it somewhere else", FAILED) from None
+        raise CommandError(message, "no file was left there; choose another place", FAILED) from None
     return DONE
 
 
@@ -70,7 +70,7 @@ def find_host(config: Config, name: str | None) -> Host:
         return next(iter(config.hosts.values()))
     if name is not None and name in config.hosts:
         return config.hosts[name]
-    hint = f"use {' or '.join(config.hosts)}" if config.hosts else "see the problems that breakglass serve lists"
+    hint = f"use {' or '.join(config.hosts)}" if config.hosts else "correct the problems that breakglass serve lists"
     if name is None:
         raise CommandError("--host: there are several hosts; name one", hint)
     why = "is disabled: its entry has an error" if name in config.hosts_off else "is no host"
@@ -117,7 +117,7 @@ def host_upgrade(arguments: argparse.Namespace) -> int:
         complain(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
     if problems or not all(done):
         return FAILED
-    say("each handler logs in again, to the new host agent; running jobs continue")
+    say("each handler then logs in again and gets the new host agent; running jobs continue")
     return DONE
 
 
@@ -161,14 +161,14 @@ def _upgrade(name: str, address: Address) -> bool:
     except FileNotFoundError:
         raise CommandError("ssh is not installed", "install openssh-client") from None
     except subprocess.TimeoutExpired:
-        why = "the host agent there is the old one or the new one, both whole"
+        why = "the host now has the old host agent or the new one, but not a damaged one"
         complain(f"{name}: ssh did not end within {SECONDS:g} s; {why}", "run this command again")
         return False
     if ran.returncode == 0:
         say(f"{name}: {ran.stdout.decode('utf-8', 'replace').strip()}")
         return True
-    why = "the host could not install it; the host agent there is as it was"
+    why = "the host could not install the host agent; the old one is still in place"
     if ran.returncode == 255:
-        why = "ssh failed; the host agent there is the old one or the new one, both whole"
+        why = "ssh failed; the host now has the old host agent or the new one, but not a damaged one"
     complain(f"{name}: {why}", f"try: {' '.join(way)}")
     return False

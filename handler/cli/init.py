@@ -43,7 +43,7 @@ def init(arguments: argparse.Namespace) -> int:
     write_files(directory, files, None if account is None else account.pw_gid, lambda: _verify(path, user))
     if new.url.startswith("http:") and not is_loopback(new.url):
         complain(
-            f"warning: {new.url} has no TLS: browsers can't sign on a page from there", "write https in [server] url"
+            f"warning: {new.url} has no TLS, so browsers can't sign requests on its page", "write https in [server] url"
         )
     for line in _next_steps(new, directory, list(files), account):
         say(line)
@@ -147,9 +147,9 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
         lines += _recipe_lines(name, host)
     unpinned = [name for name, host in new.hosts.items() if host.host_key == "any"]
     if unpinned:
-        lines += ["", f"   The recipe prints the host key. Pin it as host_key of {', '.join(unpinned)} in {config}."]
+        lines += ["", f"   The recipe prints the host key. Write it as host_key of {', '.join(unpinned)} in {config}."]
     if is_loopback(new.url):
-        lines += ["", f"2. {new.url} works on this machine only. A phone needs TLS (see breakglass docs install)"]
+        lines += ["", f"2. {new.url} works on this machine only, and a phone needs TLS (see breakglass docs install)"]
     else:
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs admin):", ""]
@@ -164,7 +164,7 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
     lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
     lines += ["   On a phone, add the page to the home screen (see breakglass docs admin, On a phone)."]
-    lines += ["", f"6. Print {directory / PAGE}, and keep it where you find it in the dark."]
+    lines += ["", f"6. Print {directory / PAGE}, and keep it where you can find it in the dark."]
     lines += [
         "",
         "Links to each VM, for bookmarks and for the messages of your monitoring (see breakglass docs alerts):",

@@ -25,7 +25,7 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
         raise CommandError(*_describe_unfinished(directory, staging))
     found = [str(directory / name) for name in names if os.path.lexists(directory / name)]
     if found:
-        hint = "name another directory: their keys may be in use"
+        hint = "name another directory, because their keys may be in use"
         raise CommandError(f"nothing was written, because these files exist: {', '.join(found)}", hint)
 
 
@@ -36,8 +36,8 @@ def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
     message = f"nothing was written: an earlier init of {directory} did not finish, or is still running"
     is_whole = bool(names) and placed == names
     leftovers = [str(staging), *(str(directory / name) for name in placed if not is_whole)]
-    then = "breakglass check, because all its files are in place" if is_whole else "init again"
-    return message, f"if none is running, remove what it left: rm -r -- {shlex.join(leftovers)}; then run {then}"
+    then = "run breakglass check, because all files are in place" if is_whole else "init again"
+    return message, f"if no init is running, remove its leftovers: rm -r -- {shlex.join(leftovers)}; then run {then}"
 
 
 def _is_same(path: Path, other: Path) -> bool:

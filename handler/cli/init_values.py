@@ -54,7 +54,7 @@ def add_host_key(found: dict[str, str], hosts: Mapping[str, str], text: str) -> 
     if name not in hosts:
         raise ValueError(f"{_quoted(name)} is not one of the --host names")
     if name in found:
-        raise ValueError(f"{name} has two --host-key; add a spare key to the configuration afterwards")
+        raise ValueError(f"{name} has two --host-key; add a spare key to the configuration later")
     found[name] = read_host_key(key)
 
 
@@ -82,7 +82,7 @@ def read_host_key(text: str) -> str:
     if text.strip() == "any":
         return "any"
     if not is_public_key(text.strip()):
-        need = "copy the line of /etc/ssh/ssh_host_ed25519_key.pub, or write the word any, to pin it later"
+        need = "copy the line of /etc/ssh/ssh_host_ed25519_key.pub, or write the word any to pin it later"
         raise ValueError(f"{_quoted(text)} is not a public key; {need}")
     return " ".join(text.split()[:2])
 

@@ -41,14 +41,16 @@ def reload_handler(arguments: argparse.Namespace) -> bool:
     elif arguments.pid is not None:
         _hang_up(arguments.pid)
     else:
-        remark("the running handler does not know this yet", "systemctl reload breakglass, or kill -HUP PID")
+        remark("the running handler does not use this change yet", "systemctl reload breakglass, or kill -HUP PID")
         return False
-    remark("the handler was told to read its configuration", f"{_SEE}; {_FILES}")
+    remark("the handler was told to reload its configuration", f"{_SEE}; {_FILES}")
     return True
 
 
 def _not_reloaded(why: str, hint: str) -> CommandError:
-    return CommandError(f"the configuration is changed, but the handler was not told: {why}", hint, FAILED)
+    return CommandError(
+        f"the configuration is changed, but the handler could not be told to reload: {why}", hint, FAILED
+    )
 
 
 def _reload_unit(unit: str) -> None:

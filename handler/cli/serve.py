@@ -24,8 +24,10 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory, so that other processes of this user can't read it
     leave_process_1()
-    if sys.stdout is None:  # otherwise a file or a connection would get its descriptor, and would receive the log
-        raise CommandError("standard output is closed, and the log goes there", "redirect it, like >> breakglass.log")
+    if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
+        raise CommandError(
+            "standard output is closed, but the log is written there", "redirect it, like >> breakglass.log"
+        )
     path, host, port = config_path(), os.environ.get("HOST", "127.0.0.1"), port_number(os.environ, "8080")
     load_server_modules()
     from ..server.server import make_server  # imported here, so that the other commands start without it

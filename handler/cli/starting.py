@@ -21,8 +21,8 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
-    if not host:  # getaddrinfo(3) would take an empty host for every address of this machine
-        raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: are every address")
+    if not host:  # getaddrinfo(3) would take it for every address of this machine
+        raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: mean every address")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _explain(error: OSError, host: str, port: int) -> CommandError:
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return CommandError(f"another program listens on {at}", f"see which it is: ss -ltnp 'sport = :{port}'")
+        return CommandError(f"another program listens on {at}", f"find the program: ss -ltnp 'sport = :{port}'")
     if error.errno == errno.EADDRNOTAVAIL:
         return CommandError(f'HOST is "{host}", which is not an address of this machine', "list them: ip address")
     if error.errno == errno.EACCES:

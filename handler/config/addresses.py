@@ -57,7 +57,7 @@ def read_host_keys(entry: Entry, prefix: str) -> tuple[Lines, Lines]:
     pin, ca = f"{prefix}_key", f"{prefix}_ca"
     if entry.get(pin) == "any":
         if entry.has(ca):
-            entry.problem(pin, f'can\'t be "any" together with {ca}', "take out one of the two")
+            entry.problem(pin, f'can\'t be "any" together with {ca}', "remove one of the two")
         return (), ()
     found = {key: entry.get_strs(key) for key in (pin, ca)}
     for key, lines in found.items():

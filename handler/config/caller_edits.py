@@ -93,7 +93,9 @@ def method_setting(name: str, table: Mapping[str, Any]) -> str:
     """Return the name of the setting with a caller's secrets. Raises EditError if there is not exactly one."""
     kinds = [kind for kind in AUTH_METHODS if kind in table or f"{kind}_file" in table]
     if len(kinds) != 1:
-        raise EditError(f"{name} has {len(kinds)} auth methods", "see the problems that breakglass check lists")
+        raise EditError(
+            f"{name} has {len(kinds)} auth methods", "run breakglass check, and correct the problems that it lists"
+        )
     return kinds[0]
 
 
@@ -129,7 +131,7 @@ class _Edit:
             raise EditError(f"{self._config} has no caller {name}", f"use {names}")
         if not found[0].has_file:
             hint = f"change [callers.{name}] there by hand"
-            raise EditError(f"{name} stands in {self._config}, which breakglass keys does not change", hint)
+            raise EditError(f"{name} is defined in {self._config}, which breakglass keys does not change", hint)
         return found[0]
 
     def put(self, name: str, table: Mapping[str, object] | None) -> None:
@@ -179,7 +181,7 @@ class _Edit:
         """Raise EditError if a person, or another program, has changed the configuration or a caller's file."""
         now = read_sources(self._config, os.environ)
         if (now.text, now.callers) != (self._sources.text, self._sources.callers):
-            raise EditError(f"the callers of {self._config} were changed meanwhile", "run this command again")
+            raise EditError(f"the callers of {self._config} were changed at the same time", "run this command again")
 
 
 def _make_directory(directory: Path, config: os.stat_result) -> None:

@@ -71,7 +71,7 @@ def _caller(each: CallerEntry, vms: tuple[str, ...], found: _Keys) -> Caller | N
         entry.problem("", "is not a usable name", NAME_HINT)
     kinds = [kind for kind in AUTH_METHODS if entry.has(kind, f"{kind}_file")]
     if len(kinds) > 1:
-        entry.problem("", f"has {len(kinds)} auth methods", f"make one caller each for {', '.join(kinds)}")
+        entry.problem("", f"has {len(kinds)} auth methods", f"make a separate caller for each of {', '.join(kinds)}")
     kind = kinds[0] if kinds else "secret"
     keys = [key for file, secret in entry.secrets(kind) if (key := _key(each, kind, file, secret))]
     found.append((each, kind, keys))

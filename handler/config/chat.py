@@ -41,7 +41,7 @@ def _credential(entry: Entry) -> tuple[str, str]:
     found = [line for line in lines if line and not line.startswith("#")]
     name, _, value = found[0].partition("=") if len(found) == 1 else ("", "", "")
     if lines and not (name in CREDENTIALS and _VALUE.fullmatch(value)):
-        entry.problem("credential_file", "holds no credential that is known", hint, "credential")
+        entry.problem("credential_file", "contains no known credential", hint, "credential")
     return name, value
 
 
@@ -51,7 +51,7 @@ def _base_url(entry: Entry) -> str:
     if url is None:
         entry.problem("base_url", "is not the address of an API", f'write it like "{BASE_URL}"')
     elif url.startswith("http:") and not is_loopback(url):
-        entry.problem("base_url", "would send the credential without TLS", "http:// is for this machine alone")
+        entry.problem("base_url", "would send the credential without TLS", "use http:// only for this machine")
     return text.rstrip("/")
 
 
@@ -98,7 +98,7 @@ def _env(entry: Entry) -> dict[str, str]:
         return {}
     for name, value in given.items():
         if not _VARIABLE.fullmatch(name) or not isinstance(value, str) or "\0" in value:
-            entry.problem(f"env.{name[:40]}", "is not a variable with a text", f'write {name[:40]} = "…"')
+            entry.problem(f"env.{name[:40]}", "is not a variable with a text value", f'write {name[:40]} = "…"')
         elif _NOT_IN_ENV.fullmatch(name):
             entry.problem(f"env.{name[:40]}", "is not for claude", _NOT_FOR_CLAUDE)
         else:

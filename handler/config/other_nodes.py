@@ -61,7 +61,7 @@ class OtherNodes:
     @property
     def refusal(self) -> tuple[str, str, str]:
         """The cause, reason and hint for refusing a verb that could make the VM run twice."""
-        hint = "run the command in by_hand" if self._own else "send stop, which goes to that node, or use by_hand"
+        hint = "run the command in by_hand" if self._own else "send stop, which acts on that node, or use by_hand"
         return STALE_COPY, f"{self.double}; {self._do_first}", f"{hint}; then send the verb again"
 
     @property
@@ -72,7 +72,7 @@ class OtherNodes:
     @property
     def _do_first(self) -> str:
         if self._own:
-            return f"end that one by hand, because a stop would end the one on {self._own} first"
+            return f"end that QEMU by hand, because a stop would first end the one on {self._own} first"
         return "send stop first"
 
     @property

@@ -62,8 +62,8 @@ def _make_readable(file: str, is_refused: bool, is_missing: bool) -> str:
         let_read = f"let root own it and its group read it: chown root:{group} {shown}; chmod {mode} {shown}"
         return f"if this is the handler's user, {let_read}; otherwise run doctor as root: sudo -E breakglass doctor"
     if is_missing:
-        return f"see what is there: ls -l {quote(str(PurePath(file).parent))}"
-    return f"see what is there: ls -ld {shown}"
+        return f"see what is at that path: ls -l {quote(str(PurePath(file).parent))}"
+    return f"see what is at that path: ls -ld {shown}"
 
 
 def _find_closed(file: str) -> str:
@@ -97,7 +97,7 @@ def find_file(name: str, environment: Mapping[str, str]) -> str:
         return name
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise ValueError("CREDENTIALS_DIRECTORY is not set: only a unit has it (see breakglass docs admin)")
+        raise ValueError("CREDENTIALS_DIRECTORY is not set: only a systemd unit has it (see breakglass docs admin)")
     return os.path.join(directory, name.removeprefix(CREDENTIALS))
 
 
@@ -174,8 +174,8 @@ def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
         if before == _fingerprint(path, directory, _list_names(directory)):
             warnings = tuple(_warn_of_ignored(name, why) for name, why in ignored.items())
             return Sources(path, text, status, names is not None, callers, warnings)
-    message = "changed while it was read, or the configuration did, so nothing of it is used"
-    fix = "wait until that has ended, then reload (SIGHUP)"
+    message = "changed while it was read, or the configuration did, so none of it is used"
+    fix = "wait until the change is complete, then reload (SIGHUP)"
     raise ConfigError([error(str(directory), "config-file", message, fix)])
 
 
@@ -231,7 +231,9 @@ def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:
         with open(file, "rb", opener=_open_at_once) as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return error(str(file), "caller-disabled", "is not a regular file", f"see what it is: ls -l {file}")
+                return error(
+                    str(file), "caller-disabled", "is not a regular file", f"see what kind of file it is: ls -l {file}"
+                )
             if exposure := describe_exposure(file, status, environment):
                 fix = protect(str(file), status)
                 return error(str(file), "file-exposed", f"is not safe: {exposure}", fix)

@@ -82,7 +82,7 @@ def check_change(used: Config, new: Config) -> None:
     if any(name in used.hosts for name in new.hosts_off):
         raise ConfigError(list(new.problems))
     if used.has_caller_directory and not new.has_caller_directory:
-        hint = "put it back, and reload; if no caller is to have a file there, mkdir callers.d"
+        hint = "restore it, and reload; if no caller needs a file there, run mkdir callers.d"
         raise ConfigError([error("callers.d", "file-missing", "is no longer beside the configuration", hint)])
 
 

@@ -10,8 +10,8 @@ Json = dict[str, Any]
 
 _WHY = {
     "reset": "The guest hangs while QEMU and its disks work, so a reset is enough.",
-    "cycle": "Only a new QEMU gets rid of what hangs.",
-    "start": "It does not run, and nothing stands against a start.",
+    "cycle": "Only a new QEMU process ends this hang.",
+    "start": "It does not run, and nothing prevents a start.",
 }
 
 
@@ -19,7 +19,7 @@ def next_step(words: str, number: int, shown: str) -> Json:
     """Return the next answer, given the operator's words, the number of answers since, and the last output."""
     verified = "approved it, and it ended" in words
     if number == 0:
-        text = "It is done. I check whether it helped. " if verified else "I look at the VM first. "
+        text = "It is done. I am checking whether it helped. " if verified else "I look at the VM first. "
         return _run("pve status", text)
     if verified:
         return {"text": f"The VM is `{_trailer(shown).get('state', 'unknown')}` now. Watch it for a while."}
@@ -27,7 +27,7 @@ def next_step(words: str, number: int, shown: str) -> Json:
         return _run("pve forensics", "Now the evidence. ")
     if number == 2:
         return _propose(_trailer(shown))
-    return {"text": "That needs your approval, and changes nothing until you give it. I am waiting."}
+    return {"text": "That needs your approval, and nothing changes until you approve it. I am waiting."}
 
 
 def _propose(trailer: Json) -> Json:

@@ -31,9 +31,9 @@ TEXT = """
 
 
 SCRIPTED = "the real claude; its model is a script on this machine"
-REAL = "the real claude with the real model, which uses your credential from the environment, and you pay for it"
+REAL = "the real claude with the real model, which uses your credential from the environment, so you pay for it"
 NO_CHAT = "none: --no-chat was given, or claude is not installed"
-COMING = "not yet: claude is being downloaded, and a line here says when chat is on"
+COMING = "not yet; claude is being downloaded, and a line here tells you when chat works"
 NOT_ON = "\n  chat    not on: the handler says {state}\n"
 MISSING = "{program}: not installed"
 ENDED = "  Ctrl-C ended everything."
@@ -75,7 +75,9 @@ def describe(world: World, secret: str, port: int, program: list[str], model: st
 def describe_later(world: World, port: int, model: str, state: str) -> str:
     """Return the text that the demo prints after claude was installed and the handler has reported chat's state."""
     asks = _ask(world, port, name_program(sys.argv[0]))
-    return f"\n{_chat(asks, f'on now, also on the page: {model}')}\n" if state == "on" else NOT_ON.format(state=state)
+    return (
+        f"\n{_chat(asks, f'it works now, on the page too: {model}')}\n" if state == "on" else NOT_ON.format(state=state)
+    )
 
 
 def _ask(world: World, port: int, breakglass: str) -> str:

@@ -202,7 +202,7 @@ def _judge_sample(name: str, rule: Rule, alerts: Sequence[Alert]) -> Iterator[Fi
         what = f"{name} matches no alert of the sample, and the closest one has {label} = {_quoted(closest[label])}."
         fix = f"write match.{label} = {_toml(closest[label])}, if you mean that alert"
         if not isinstance(wanted, str):
-            fix += ", or a pattern that matches all of it"
+            fix += ", or a pattern that matches the whole text"
     yield found_error("alert-sample-differs", what, fix)
 
 

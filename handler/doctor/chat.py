@@ -73,7 +73,7 @@ async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
         answer = await ask_probe(place, program, "claude")
     except (OSError, TimeoutError, ValueError) as lost:
         why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
-        what = f"Turns are started {by}, and none can be started: {why}."
+        what = f"Turns are started {by}, but none can be started: {why}."
         return [found_error("turn-not-started", what, RESTART if place else REINSTALL)]
     return [judge_walls(answer, by)] + ([] if answer.get("fault") else [judge_claude(settings, answer)])
 
@@ -83,7 +83,7 @@ def judge_walls(answer: Line, by: str) -> Finding:
     if answer.get("fault"):
         fault, code, fix = (str(answer.get(name, ""))[:500] for name in ("fault", "code", "fix"))
         return found_error(code or "sandbox-refused", f"Chat is disabled: {fault}. Turns are started {by}.", fix)
-    return found_ok("chat-isolated", f"claude is isolated from the handler by its walls; turns are started {by}.")
+    return found_ok("chat-isolated", f"claude is isolated from the handler; turns are started {by}.")
 
 
 # --- claude's program: it exists, it runs, and it knows the options that a turn uses ---
@@ -93,7 +93,7 @@ def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
     """Return a finding about whether a turn could start claude, from the answer of a probe."""
     program = shutil.which(settings.command)
     if program is None:
-        what = f'chat.command is "{settings.command}", which is no program that the handler\'s user can run.'
+        what = f"chat.command is \"{settings.command}\", which the handler's user can't run."
         fix = f"correct chat.command, or let that user run it: chmod 755 {settings.command}"
         return found_error("claude-missing", what, fix if "/" in settings.command else _INSTALL)
     version, options, failed = (str(answer.get(name, ""))[:_MOST] for name in ("version", "options", "failed"))

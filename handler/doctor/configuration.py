@@ -49,11 +49,9 @@ async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
 
 def _find_no_file(visit: Visit) -> Finding:
     if visit.signer is not None:
-        return found_ok(
-            "no-config", f"There is no configuration here, so only the handler at {visit.url} is looked at."
-        )
+        return found_ok("no-config", f"There is no configuration here, so only the handler at {visit.url} is checked.")
     what = "There is no configuration here (BREAKGLASS_CONFIG), and no handler's URL with a signing key "
-    what += "(BREAKGLASS_URL, BREAKGLASS_SECRET_FILE), so nothing can be looked at."
+    what += "(BREAKGLASS_URL, BREAKGLASS_SECRET_FILE), so nothing can be checked."
     usual = "/etc/breakglass/breakglass.toml"
     fix = f"export BREAKGLASS_CONFIG={usual}" if os.path.lexists(usual) else "run breakglass init to make one"
     return found_error("no-config", what, fix)
@@ -179,7 +177,7 @@ def _trusted() -> tuple[int, ...]:
 def _find_clock() -> Iterator[Finding]:
     """Ask the kernel whether this machine's clock is synchronized."""
     if is_clock_kept() is False:
-        what = "No time server keeps this machine's clock right. Once it is 300 s off, signatures are refused."
+        what = "No time server keeps this machine's clock right. Once it is wrong by 300 s, signatures are refused."
         yield found_warning("clock-not-kept", what, "timedatectl set-ntp true")
 
 

@@ -40,7 +40,7 @@ def look_at_page(url: str) -> Iterator[Finding]:
             return
         yield from _look_at_files(url, page)
     except (OSError, http.client.HTTPException) as problem:
-        fix = "run doctor again; if this stays, read the proxy's error log"
+        fix = "run doctor again; if the problem stays, read the proxy's error log"
         yield found_error("page-missing", f"The page at {url} can't be read: {failure(problem)}.", fix)
 
 
@@ -69,7 +69,7 @@ def _look_at_files(url: str, page: Reply) -> Iterator[Finding]:
         sentence = (
             f"The proxy changes files of the page at {url}: {names_altered}; no device can store it for an outage."
         )
-        fix = "in the proxy, disable what changes HTML, scripts or styles (minifying, what it adds) for this name"
+        fix = "in the proxy, disable everything that changes HTML, scripts or styles for this name, such as minifying"
         yield found_warning("page-altered", sentence, fix)
     elif _POLICY not in page.headers.get("content-security-policy", ""):
         sentence = "The proxy removes or replaces the page's Content-Security-Policy."
@@ -98,7 +98,7 @@ async def look_at_handler(visit: Visit, found: list[Finding]) -> None:
     until = time.monotonic() + LOOK_SECONDS
     looks = [_Look(visit, url, until) for url in _urls(visit)]
     if not looks:
-        sentence = "No URL of a handler is known, so none was looked at."
+        sentence = "No URL of a handler is known, so none was checked."
         fix = "export BREAKGLASS_URL=https://rescue.example.org/, as callers use it"
         found.append(found_warning("no-url", sentence, fix))
     try:
@@ -140,7 +140,7 @@ class _Look:
             found.append(end.finding)
         except (OSError, http.client.HTTPException) as problem:
             sentence = f"A request to {self.url} has no answer: {failure(problem)}."
-            fix = "run doctor again; if this stays, read the proxy's error log and journalctl -u breakglass"
+            fix = "run doctor again; if the problem stays, read the proxy's error log and journalctl -u breakglass"
             found.append(found_error("no-answer", sentence, fix))
 
     def _steps(self) -> Iterator[Finding]:
@@ -151,7 +151,7 @@ class _Look:
         yield from look_at_page(self.url)
         yield from look_at_requests(self._visit, self.url, str(reply.json.get("chat")))
         if self._signer is None:
-            sentence = "No signing key is known, so no signed request was looked at."
+            sentence = "No signing key is known, so no signed request was tried."
             fix = "export BREAKGLASS_SECRET_FILE=NAME.signing-key"
             yield found_warning("no-key", sentence, fix)
             return

@@ -26,7 +26,7 @@ def read_health(url: str) -> Reply:
     except (OSError, http.client.HTTPException) as problem:
         if url.startswith("http:") and speaks_tls(url):
             raise Broken(not_plain(url)) from None
-        sentence = f"{url} takes connections, but is no handler: {failure(problem)}."
+        sentence = f"{url} accepts connections, but is not a handler: {failure(problem)}."
         fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
         raise Broken(found_error("other-program", sentence, fix)) from None
     found = reply.json
@@ -78,7 +78,7 @@ def judge_clock(reply: Reply) -> Finding:
 
 def _judge_config(visit: Visit, config: str) -> Iterator[Finding]:
     file = visit.path or "/etc/breakglass/breakglass.toml"
-    fix = f"breakglass check {file}; correct what it names, then {RELOAD}"
+    fix = f"breakglass check {file}; correct the errors that it names, then {RELOAD}"
     if "rejected" in config:
         sentence = (
             f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
@@ -145,14 +145,14 @@ def _judge_chat(visit: Visit, chat: str) -> Iterator[Finding]:
     if chat == "on":
         yield found_ok("chat", "Chat is on.")
     elif chat == "none" and wanted:
-        yield found_error("no-chat", "The file has [chat], and the running handler has no chat.", RELOAD)
+        yield found_error("no-chat", "The configuration has [chat], but the running handler has no chat.", RELOAD)
     elif chat == "starting":
         yield found_warning("chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
-        fix = f"correct what breakglass check names, then {RELOAD}"
+        fix = f"correct the errors that breakglass check names, then {RELOAD}"
         yield found_error("chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
-        what = "Chat is disabled: the walls that isolate claude from the handler can't be made."
+        what = "Chat is disabled: claude can't be isolated from the handler."
         yield found_error(chat, what, f"see why: {log}")
     elif chat != "none":
-        yield found_error("chat-failed", f"Chat is configured, and does not work ({chat}).", f"see why: {log}")
+        yield found_error("chat-failed", f"Chat is configured, but does not work ({chat}).", f"see why: {log}")

@@ -44,7 +44,7 @@ def judge_node(host: Host, agent: Handshake) -> Finding:
     """Judge whether the host is the node that the configuration names."""
     place, node = f"host {host.name}", shown(agent.node)
     if not host.node:
-        what = f'it is the node "{node}"; hosts.{host.name}.node is not set, so another node at its address would pass'
+        what = f'it is the node "{node}"; hosts.{host.name}.node is not set, so another node there would not be noticed'
         return ok(place, "node-not-named", what)
     if agent.node == host.node:
         return ok(place, "right-node", f'it is the node "{node}", as hosts.{host.name}.node says')
@@ -160,7 +160,7 @@ def judge_vm(vm: Vm, said: Mapping[str, VmFindings], nodes: Mapping[str, str]) -
         for _, each in ours:
             yield from each.checked
     elif not any(each.served for _, each in ours):
-        sentence = f"the VM was not looked at, because {vm.host.name} could not be asked"
+        sentence = f"the VM was not checked, because {vm.host.name} could not be asked"
         yield error(f"VM {vm.name}", "vm-not-seen", sentence, f"{FIX_HOST} {vm.host.name} first")
     for host, each in ours:
         if each.place.is_copy:

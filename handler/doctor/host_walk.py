@@ -46,11 +46,11 @@ class HostLook:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._walk()
         except TimeoutError:
-            sentence = f"not everything was looked at within {LOOK_SECONDS:g} s; the time ran out while {self._step}"
+            sentence = f"not everything was checked within {LOOK_SECONDS:g} s; the time ran out while {self._step}"
             fix = f"at the console of {self.host.ssh.host}: uptime, dmesg | tail, breakglass-pve check"
             self.found.append(error(self.place, "no-answer", sentence, fix))
         except Exception as defect:  # a defect here must not hide what was found about the other hosts
-            sentence = f"doctor itself failed here while {self._step}: {defect!r}"
+            sentence = f"doctor itself failed while {self._step}: {defect!r}"
             self.found.append(error(self.place, "doctor-failed", sentence, "report this line"))
         finally:
             if self._connection is not None:
@@ -63,7 +63,7 @@ class HostLook:
         self._connection = await self._log_in()
         if self._connection is None:
             return
-        self._step = "trying what the key opens"
+        self._step = "testing what the key can open"
         session = await self._open_session(self._connection)
         if session is None:
             return
@@ -164,7 +164,7 @@ class HostLook:
         try:
             await session.open()
         except AgentSilent as failure:
-            sentence = f"the host agent does not say what it is to the power key: {failure}"
+            sentence = f"the host agent does not identify itself to the power key: {failure}"
             fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"
             self.found.append(error(self.place, "agent-silent", sentence, fix))
             return None
@@ -177,8 +177,8 @@ class HostLook:
         self.found.append(host_agent.judge_agent(self.host, agent, bundle_digest()))
         self.found.append(host_agent.judge_node(self.host, agent))
         if agent.read_only:
-            what = "the power key's line has --read-only, so it changes no power"
-            fix = f"take --read-only out of the power key's line: {self._recipe}"
+            what = "the power key's line has --read-only, so the key can't change power"
+            fix = f"remove --read-only from the power key's line: {self._recipe}"
             self.found.append(error(self.place, "power-key-read-only", what, fix))
         if clock := host_agent.judge_clock(self.host, session.time, session.sent, session.received):
             self.found.append(clock)

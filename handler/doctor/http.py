@@ -18,8 +18,8 @@ SECONDS = 5.0  # for each step of a request
 _MOST_BYTES = 2 * 1024 * 1024
 _LOGIN = re.compile(rb"<input[^>]+type=.?password|<form[^>]+(?:login|sign-?in|oauth|saml)", re.IGNORECASE)
 NO_LOGIN = (
-    "let the proxy ask for no login at /pve, /chat, /alert/, /echo and /health: requests are signed, and a person "
-    "can't log in at 03:00 for a sender"
+    "configure the proxy to ask for no login at /pve, /chat, /alert/, /echo and /health: requests "
+    "are signed, and a sender can't log in"
 )
 
 _, _, found_error = about(HANDLER)
@@ -137,11 +137,11 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
         if target.netloc and target.path == urlsplit(what).path:
             is_tls = target.scheme == "https" and url.startswith("http://")
             sentence = f"{what} redirects to {'https' if is_tls else f'another name, {target.netloc}'}"
-            sentence += ", and requests follow no redirect."
+            sentence += ", but requests don't follow redirects."
             return found_error("redirected", sentence, f"export BREAKGLASS_URL={moved}")
         return found_error("login-page", f"{what} redirects to {location}, as a login in front of it does.", NO_LOGIN)
     if reply.status in (401, 403, 407) or _LOGIN.search(reply.body):
-        sentence = f"{what} answers HTTP {reply.status} with a login page or a refusal of the proxy's own."
+        sentence = f"{what} answers HTTP {reply.status} with the proxy's own login page or refusal."
         return found_error("login-page", sentence, NO_LOGIN)
     if reply.status in (502, 503, 504):
         sentence = f"Something answers at {url}, but it does not reach the handler behind it (HTTP {reply.status})."
@@ -150,7 +150,7 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
     if reply.status == 400 and b"HTTPS port" in reply.body:
         return not_plain(url)
     if reply.status == 400 and b"SSL certificate" in reply.body:
-        sentence = f"The proxy at {url} wants a certificate of the client, which no sender and no page has."
+        sentence = f"The proxy at {url} requires a client certificate, which neither senders nor the page have."
         return found_error("client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
     if reply.status in (404, 405) and path not in ("/", "/health"):  # because /health existed a moment ago
         sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
@@ -167,5 +167,5 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
 
 def not_plain(url: str) -> Finding:
     """Return the finding about an http URL whose port speaks TLS."""
-    sentence = f"{url} is http, and its port speaks TLS."
+    sentence = f"{url} is http, but its port speaks TLS."
     return found_error("needs-https", sentence, f"export BREAKGLASS_URL=https{url.removeprefix('http')}")

@@ -50,7 +50,7 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     if code == AGENT_REFUSES:
         return None
     if not ran.opened:
-        sentence = "sshd refuses the power key a channel, so no verb can be sent"
+        sentence = "sshd refuses to open a channel for the power key, so no verb can be sent"
         return error(place, "no-channel", sentence, NO_CHANNEL.format(host.ssh.host))
     if code is None:
         fix = f"at the console of {host.ssh.host}: uptime, free, dmesg | tail; its disk may hang or its memory be full"
@@ -78,16 +78,17 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
         fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
         return error(place, "agent-not-executable", f"the host agent can't be started: {output}", fix)
-    # a shell reads the command, or Python's command line is damaged
-    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):
-        return error(place, "agent-broken", f"the file of the host agent is damaged or another one: {output}", upgrade)
+    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell reads it, or Python's line is damaged
+        return error(
+            place, "agent-broken", f"the file of the host agent is damaged or is another program: {output}", upgrade
+        )
     if code == 2 and "usage: " in text:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
         sentence = f"the power key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
-    sentence = f'what the power key starts is not the host agent. It ended with {code} and said "{output}"'
+    sentence = f'the power key starts a program that is not the host agent. It ended with {code} and said "{output}"'
     return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
 
 
@@ -116,7 +117,7 @@ def judge_rights(host: Host, recipe: str, rights: dict[str, bool]) -> Iterator[F
     for code, is_open in rights.items():
         if is_open:
             fix = f"begin the key's line with `restrict,` as the recipe does: {recipe}"
-            yield error(place, code, f"the power key {_RIGHTS[code]}, which its line must refuse", fix)
+            yield error(place, code, f"the power key {_RIGHTS[code]}, but its line must refuse that", fix)
     if not any(rights.values()):
         yield ok(place, "only-agent", "the power key opens the host agent: no shell, files, terminal or ports")
 
@@ -217,7 +218,7 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
     if greeting and not greeting.startswith(b"SSH-"):
         first_line = shown(greeting.decode("utf-8", "replace"))
         fix = f"correct the address and the port in hosts.{host.name}.ssh"
-        return "not-ssh", f'{address} is no SSH server, because it says "{first_line}"', fix
+        return "not-ssh", f'{address} is not an SSH server, because it says "{first_line}"', fix
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
     if greeting:  # sshd still talks to this address, so the account or its settings are more likely the cause

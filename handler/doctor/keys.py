@@ -64,13 +64,13 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
     for caller in config.callers:
         if caller.vms is not None and not caller.vms & config.vms.keys():
             names = ", ".join(sorted(caller.vms))
-            what = f"{caller.name} may act on {names} alone, which is disabled: each of its requests is refused."
+            what = f"{caller.name} may act only on {names}, which is disabled, so each of its requests is refused."
             yield found_error("caller-without-vm", what, f"correct [vms.{min(caller.vms, default='NAME')}]")
         if caller.allow == {"chat"} and config.chat is None:
-            what = f"{caller.name} may only chat, and there is no chat: each of its requests is refused."
+            what = f"{caller.name} may only chat, but there is no chat, so each of its requests is refused."
             yield found_error("caller-without-chat", what, f"add [chat], or verbs to allow of {caller.name}")
         if caller.name == DOCTOR and caller.allow & POWER:
-            what = f"The caller {DOCTOR} may change power, which doctor never does."
+            what = f"The caller {DOCTOR} may change power, but doctor never needs that."
             yield found_warning("doctor-may-act", what, f'write allow = ["status"] in the entry of {DOCTOR}')
     people = [each for each in config.callers if each.auth_method == SIGNATURE and is_valid(each, now)]
     for name in config.vms:
@@ -80,7 +80,7 @@ def _find_rights(config: Config, now: datetime) -> Iterator[Finding]:
             what = f"No caller whose key is valid may act on {name}, so it can't be rescued."
             yield found_error("vm-without-caller", what, fix)
         elif not allowed & POWER:
-            what = f"No caller whose key is valid may change the power of {name}: callers may only look at it."
+            what = f"No caller whose key is valid may change the power of {name}: callers may only read its state."
             yield found_warning("vm-without-power", what, fix)
 
 

@@ -32,7 +32,7 @@ async def look_at_model_api(api: ModelApi) -> list[Finding]:
     try:
         response, body = await run_in_thread(lambda: list_models(api), SECONDS)
     except TimeoutError:
-        what = f"{place} gave no answer within {SECONDS:g} s, so claude would get none."
+        what = f"{place} gave no answer within {SECONDS:g} s, so claude would get no answer either."
         return [found_error("model-unreachable", what, _try_it(api))]
     except OSError as lost:
         return [judge_failure(api, lost)]
@@ -126,7 +126,7 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     if status == 401 and api.variable == OAUTH_TOKEN and b"not supported" in body:
         return _not_known(f"{place} lists no models for an OAuth token")
     if status in (401, 403):
-        refusal = "refuses the credential" if status == 401 else "does not permit the credential to be used"
+        refusal = "refuses the credential" if status == 401 else "does not permit this use of the credential"
         return found_error("credential-refused", f"{place} {refusal} ({status}): each turn would fail.", put)
     if 300 <= status < 400:
         where = (response.headers["location"] or "no address")[:200]
@@ -138,10 +138,12 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     if status in (404, 405):
         return _not_known(f"{place} has no list of models, as a gateway may")
     if status == 429 or status >= 500:
-        what = f"{place} has no room, or a limit that is used up ({status}): turns fail meanwhile."
+        what = f"{place} is overloaded, or its limit is used up ({status}), so turns fail for now."
         return found_warning("model-busy", what, "wait; see https://status.anthropic.com")
     if status != 200 or not _is_list(body):
-        what = f"What answers at {api.base_url} is not a model's API: another program, or a sign-in page."
+        what = (
+            f"The program that answers at {api.base_url} is not a model's API, but another program or a sign-in page."
+        )
         return found_error("model-unknown", what, _try_it(api))
     return found_ok("credential-accepted", f"{place} accepts the credential.")
 

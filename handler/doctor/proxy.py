@@ -46,7 +46,7 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
         raise Broken(judge_stranger(url, "/echo/arrived", reply))
     yield from _judge_headers(visit, url, arrived)
     if reply.json.get("body") != _digest(body):
-        sentence = f"The body of a request is changed on the way to {url}, so no signature fits."
+        sentence = f"The body of a request is changed on the way to {url}, so no signature is valid."
         raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES))
     yield _look_at_sizes(visit, url, chat)
     for source in dict.fromkeys(rule.source for rule in visit.config.alerts) if visit.config else ():

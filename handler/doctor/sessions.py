@@ -71,5 +71,5 @@ def _find_in(directory: Path) -> Iterator[Finding]:
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, f"{_user()} can't write there", str(path))
     if (directory / FILE).exists() and (directory / FILE).stat().st_mode & 0o077:
-        what = f"Other users of this machine can read {directory / FILE}, which has what was said to claude."
+        what = f"Other users of this machine can read {directory / FILE}, which contains the conversations with claude."
         yield found_warning("sessions-exposed", what, f"chmod 600 {shlex.quote(str(directory / FILE))}")

@@ -48,7 +48,7 @@ def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
     if code == "wrong-handler":
         urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
         fix = f'add "{signer.url}" to [server] url and {RELOAD}'
-        sentence = f"{signer.url} is not an address that the handler calls its own ({urls}), so it refuses requests."
+        sentence = f"{signer.url} is not one of the handler's own addresses ({urls}), so it refuses requests."
         return found_error("wrong-handler", sentence, fix)
     if code == "forbidden":
         fix = f"{_NEW_KEY}, and {RELOAD}" if "expired" in message else f"{hint}, and {RELOAD}"
@@ -117,7 +117,7 @@ async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding
         sentence = "No host is recorded as proven, because there are errors."
         yield proof_warning("not-proven", sentence, "fix the errors above, then run doctor again")
     elif visit.config is None:
-        yield proof_ok("not-asked", "No host is recorded as proven, because the hosts were not looked at from here.")
+        yield proof_ok("not-asked", "No host is recorded as proven, because the hosts were not checked from here.")
     elif visit.signer is None:
         sentence = "No host is recorded as proven, because no signed request was sent."
         yield proof_warning("not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")

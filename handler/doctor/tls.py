@@ -30,7 +30,9 @@ def look_at_port(url: str) -> Iterator[Finding]:
     if parts.scheme == "https":
         yield _look_at_tls(url, host, port)
     elif not is_loopback(normal_url(url) or ""):
-        sentence = f"{url} has no TLS: browsers refuse to sign on the page there, and anyone on the way can read."
+        sentence = (
+            f"{url} has no TLS: browsers refuse to sign on the page there, and anyone on the path can read the traffic."
+        )
         yield found_warning("no-tls", sentence, "put a proxy with TLS in front: breakglass docs proxies")
 
 
@@ -76,7 +78,7 @@ def _look_at_tls(url: str, host: str, port: int) -> Finding:
         raise Broken(_untrusted(url, failed)) from None
     except ssl.SSLError as failed:
         if failed.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-            sentence = f"{url} is https, and its port speaks no TLS."
+            sentence = f"{url} is https, but its port does not speak TLS."
             fix = f"export BREAKGLASS_URL=http{url.removeprefix('https')}"
             raise Broken(found_error("not-https", sentence, fix)) from None
         sentence = f"TLS with {url} failed: {failed.reason or failed}."

@@ -47,7 +47,7 @@ async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> lis
         async with asyncio.timeout(seconds):
             await look(visit, found)
     except TimeoutError:
-        sentence = f"not everything was looked at: no answer within {seconds:g} s"
+        sentence = f"not everything was checked: no answer within {seconds:g} s"
         found.append(error(place, "no-answer", sentence, "fix the errors above first, then run doctor again"))
     except Exception as defect:  # a defect of one look must not hide what the others find
         sentence = f"doctor itself failed here: {defect!r}"

@@ -47,7 +47,7 @@ class Handshake:
         A node that has not reported its name counts as another node.
         """
         if host.node and self.node != host.node:
-            node = f'the node "{shown(self.node)}"' if self.node else "a node that did not say its name"
+            node = f'the node "{shown(self.node)}"' if self.node else "a node that did not give its name"
             reason = f'{host.ssh} is {node}, and hosts.{host.name}.node is "{host.node}"'
             raise Unreached("wrong-node", reason, fix_of("wrong-node", host.name))
 

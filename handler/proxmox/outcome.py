@@ -132,7 +132,7 @@ def _verdict(trailer: Mapping[str, object]) -> object:
         return trailer.get("verdict")
     return _own_verdict(
         "agent-refused",
-        "the host agent is too old for this: upgrade it",
+        "the host agent is too old for this verb; upgrade it",
         "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs upgrade says",
     )
 

@@ -118,13 +118,15 @@ class Places:
                 break
             await asyncio.sleep(0.2)
         if len(proofs) > 1:
-            raise Unreached("place-disputed", "several hosts say that they have the VM", "look at it on each of them")
+            raise Unreached(
+                "place-disputed", "several hosts say that they have the VM", "look at the VM on each of these hosts"
+            )
         found = self._choose(vm, hosts, mates, sure, changes)
         doubtful = [one for one in answers if one.has_id is None and (one.answered or one.host is not found.host)]
         if repeated and (doubtful or vm.hosts_off):
             names = ", ".join([*(one.host.host.name for one in doubtful), *vm.hosts_off])
             hint = f"fix what is wrong with {names}, then send the same id again"
-            raise Lost(f"{names} can't say whether this id ran there, so nothing was sent now", hint)
+            raise Lost(f"{names} can't tell whether this id ran there, so nothing was sent", hint)
         running = [one for one in mates if one.has_process]
         copy = copies[0].host if copies and copies == running and found.away is None else None
         return replace(found, copy=copy, nodes=OtherNodes(vm.vmid, sure.node if sure else "", copies, running))

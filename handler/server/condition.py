@@ -21,7 +21,7 @@ GENERAL: Mapping[str, str] = {
     "vm-down": "A VM is not reachable.",
     "chat-down": "Chat is configured and does not work.",
 }
-_MEND = "breakglass check; correct what it names, then systemctl reload breakglass"
+_MEND = "breakglass check; correct the errors that it names, then systemctl reload breakglass"
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,11 @@ class Counters(Counts):
         self.since = time.time()
         self.callers: dict[str, float] = {}  # by name, with the Unix time of the newest request
         known: Iterable[Sequence[str]] = [(route, outcome) for route, all_of in OUTCOMES.items() for outcome in all_of]
-        text = "Answered requests by route and outcome, as in the log. Of /metrics, only those that were refused."
+        text = "Answered requests by route and outcome, as in the log. For /metrics, it counts only refused requests."
         self.requests = _counter("requests", text, "route outcome", known)
         known = product(VERBS, [outcome for outcome in HTTP_STATUS if outcome != "rejected"])
         self.verbs = _counter("verbs", "Answered requests to run a verb, by verb and outcome.", "verb outcome", known)
-        text = "How long each stage of a verb took, by the host's messages. Without requests that attached to a job."
+        text = "How long each stage of a verb took, by the host's messages. Attached requests are not counted."
         name, labels = "breakglass_verb_stage_seconds", ("verb", "stage")
         self.stages = Histogram(name, text, labels, registry=None, buckets=(0.25, 1.0, 5.0, 30.0, 120.0))
         for verb, stages in STAGES.items():
@@ -55,11 +55,13 @@ class Counters(Counts):
                 self.stages.labels(verb, stage)
         text = "Notifications of monitoring systems by source and outcome, as in the log."
         self.notifications = _counter("alert_notifications", text, "source outcome")
-        text = "Captures that alerts asked for: taken, attached to one that was there, or refused by the host (failed)."
+        text = (
+            "Captures that alerts requested: taken, attached to an existing capture, or refused by the host (failed)."
+        )
         self.captures = _counter("alert_captures", text, "source result")
-        text = "Turns of chat that ended, by ok or the code of their error."
+        text = "Chat turns that have ended, by ok or by the code of their error."
         self.turns = _counter("turns", text, "outcome", [(code,) for code in TURN_OUTCOMES])
-        text = "Tokens that turns spent, as claude reported them at the end of each, by kind."
+        text = "Tokens that turns used, by kind, as claude reported at the end of each turn."
         self.tokens = _counter("turn_tokens", text, "kind", [(kind,) for kind in TOKENS])
         self.cost = _counter("turn_cost_dollars", "What turns cost in US dollars, as claude reported it.", "")
 

@@ -45,7 +45,7 @@ class Snapshot:
         condition = self.condition
         yield InfoMetricFamily("breakglass_build", "The version of this handler.", value={"version": VERSION})
         yield _gauge("time_seconds", "The clock of the handler, in Unix time.", "", [((), condition.at)])
-        text = "1 if GET /ready answers 200, 0 if it answers 503: then another series here says why."
+        text = "1 if GET /ready answers 200, 0 if it answers 503. In that case another series here says why."
         yield _gauge("ready", text, "", [((), not condition.faults)])
         yield from _of_config(condition)
         yield from _of_hosts(self)
@@ -110,11 +110,11 @@ def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     text = "1 if the host agent's file differs from this handler's, otherwise 0. No series while the host is down."
     outdated = [((name,), state == "agent-outdated") for name, state in states.items() if state in REACHED]
     yield _gauge("agent_outdated", text, "host", outdated)
-    info = InfoMetricFamily("breakglass_agent", "The version of the host agent, as it told last.", labels=["host"])
+    info = InfoMetricFamily("breakglass_agent", "The version of the host agent, as it last reported.", labels=["host"])
     for name, version in snapshot.agents.items():
         info.add_metric([name], {"version": version if _AGENT_VERSION.fullmatch(version) else "other"})
     yield info
-    text = "When a drill, or a doctor without errors, last proved this host, in Unix time; 0 if that was never."
+    text = "When a drill, or a doctor without errors, last proved this host, in Unix time; 0 if never."
     yield _gauge("host_proven_timestamp_seconds", text, "host", [((name,), at) for name, at in snapshot.proven.items()])
 
 
@@ -123,7 +123,7 @@ def _of_vms(condition: Condition) -> Iterator[Metric]:
     states = {(name, vms[name].host.name if name in vms else ""): state for name, state in condition.vms.items()}
     text = "1 if a verb would reach this VM, otherwise 0. It says nothing about the VM itself."
     yield _gauge("vm_reachable", text, "vm host", [(key, state in REACHED) for key, state in states.items()])
-    text = "1 for the state of the way to this VM, with the codes of /health. Other states have no series."
+    text = "1 for the state of the connection to this VM, with the codes of /health. Other states have no series."
     yield _gauge("vm_state", text, "vm host state", [((*key, state), 1) for key, state in states.items()])
 
 

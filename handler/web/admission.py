@@ -27,7 +27,8 @@ def admit(config: Config, signed: Signed, body: VerbBody, now: float) -> Vm | No
     if signed.id.startswith(PROPOSAL_ID) and not body.if_last:
         raise BadRequest(
             'the approval of a proposal needs "if_last"; nothing was sent',
-            'send its "last" as "if_last", so that it does nothing after another act; if it has none, ask claude again',
+            'send its "last" as "if_last", so that it does nothing if another verb ran first; '
+            'if it has no "last", ask claude again',
         )
     check_time(signed, body.challenge, int(now), config.session_secrets)
     vm = config.vm_named(body.vm)

@@ -130,7 +130,7 @@ async def acknowledge(host: HostConnection, vm: Vm, captures: Sequence[Capture],
     except (Lost, TimeoutError) as error:
         reason = error.message if isinstance(error, Lost) else f"no answer in {ACK_SECONDS:g} s"
         raise Lost(
-            f"{host.host.ssh} did not acknowledge the capture: {reason}",
+            f"{host.host.ssh} did not confirm that the capture began: {reason}",
             "send the notification again; each alert is captured once",
         ) from None
     return statuses + [{**statuses[0], "duplicate": False, "suppressed": True} for _ in folded]

@@ -84,16 +84,14 @@ def _check_word(field: str, word: str, known: tuple[str, ...], verb: str) -> Non
     if word and verb not in GOES_WITH[word]:
         raise BadRequest(
             f'"{field}":"{word}" does not go with "{shown(verb)}"; nothing was sent',
-            f"leave it out; it goes with {' and '.join(GOES_WITH[word])} alone",
+            f"leave it out, because it goes with {' and '.join(GOES_WITH[word])} alone",
         )
 
 
 def check_shape(name: str, value: str, pattern: re.Pattern[str], keyword: str = "") -> None:
     """Raise BadRequest unless a field's value is empty, is the keyword, or matches."""
     if value and value != keyword and not pattern.fullmatch(value):
-        raise BadRequest(
-            f'"{name}" has a character or a length that is not allowed', f"it must match {pattern.pattern}"
-        )
+        raise BadRequest(f'"{name}" has an invalid character or length', f"it must match {pattern.pattern}")
 
 
 def is_utf8(text: str) -> bool:

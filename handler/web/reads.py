@@ -93,7 +93,7 @@ class ReadsUnderWay:
             run.task.add_done_callback(lambda _: _record(request, run, began))
             return self._shared.setdefault(run, AttachedRun(run))
         reason = f"{request.caller.name} has {len(runs)} of {request.verb} under way for {request.vm.name} already"
-        raise Unreached("too-many-reads", reason, "wait for one of their answers, and send it again")
+        raise Unreached("too-many-reads", reason, "wait until one of them is answered, then send this again")
 
 
 def _result_line(answer: Answer) -> bytes:

@@ -2,7 +2,7 @@
 
 import { $, icon, make, setText } from "./dom.js";
 
-const ARMED_MS = 400; // the second press of a double click is no answer
+const ARMED_MS = 400; // the second press of a double click is not an answer
 
 /** @typedef {{title: string, small?: string, facts: {term: string, words: string, tone?: string, icon?: string}[], yes: string, keep: string,
  *   yesIcon?: string, danger?: boolean}} Question */

@@ -5,7 +5,7 @@ import { visible } from "./words.js";
 /** @param {string} id  @returns {HTMLElement} */
 export const $ = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-/** Writes a text, if it is another than what is there: else a live region would speak again. @param {Element} element  @param {unknown} value */
+/** Writes a text only if it differs from the present one, because a live region would speak it again. @param {Element} element  @param {unknown} value */
 export function setText(element, value) {
 	const shown = visible(value);
 	if (element.textContent !== shown) element.textContent = shown;
@@ -13,7 +13,7 @@ export function setText(element, value) {
 /** @param {Record<string, unknown>} words by id */
 export const setTexts = (words) => Object.entries(words).forEach(([id, value]) => setText($(id), value));
 
-/** Shows and hides, by id; a hidden element keeps no focus. @param {Record<string, unknown>} wanted */
+/** Shows and hides elements by id, and moves the focus out of a hidden one. @param {Record<string, unknown>} wanted */
 export function setShown(wanted) {
 	for (const [id, shown] of Object.entries(wanted)) {
 		if (!shown) leave($(id));
@@ -21,7 +21,7 @@ export function setShown(wanted) {
 	}
 }
 
-/** Moves the focus out of what goes. @param {Element} element */
+/** Moves the focus out of an element that is about to go. @param {Element} element */
 export function leave(element) {
 	if (element.contains(document.activeElement)) $("headline").focus({ preventScroll: true });
 }
@@ -36,7 +36,7 @@ export function make(kind, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the icons of index.html, drawn for the eye alone. @param {string} name  @returns {SVGElement} */
+/** One of the icons of index.html, hidden from screen readers. @param {string} name  @returns {SVGElement} */
 export function icon(name) {
 	const drawing = document.createElementNS(SVG, "svg");
 	drawing.setAttribute("class", "i");
@@ -57,7 +57,7 @@ export function setIcon(element, name, live = false) {
 /** @type {WeakMap<Element, string>} what is listed */
 const listed = new WeakMap();
 
-/** Lines of text, drawn again only if one is another. @param {Element} element  @param {string[]} values */
+/** Lines of text, drawn again only if one of them has changed. @param {Element} element  @param {string[]} values */
 export function setList(element, values = []) {
 	const key = JSON.stringify(values);
 	if (listed.get(element) === key) return;
@@ -86,7 +86,7 @@ export function appendText(box, more) {
 /** @type {WeakMap<Element, string>} */
 const drawn = new WeakMap();
 
-/** Fills a box with a text that may have grown: what is there stays, and so does a selection in it. @param {Element} box  @param {string} words */
+/** Fills a box with a text that may have grown. The old part and a selection in it stay. @param {Element} box  @param {string} words */
 export function fillText(box, words) {
 	const before = drawn.get(box) ?? "";
 	if (words === before) return;
@@ -104,7 +104,7 @@ export function fillText(box, words) {
 /** @type {WeakSet<Element>} boxes that scroll to their end in the next frame */
 const following = new WeakSet();
 
-/** Stays at the end of a box, if it was there and is not scrolled up meanwhile. @param {Element} box */
+/** Keeps a box scrolled to its end, if it was at its end and a person does not scroll up meanwhile. @param {Element} box */
 export function followEnd(box) {
 	if (following.has(box)) return () => {};
 	const { scrollHeight, scrollTop, clientHeight } = box;
@@ -133,7 +133,7 @@ export function makeCommand(line) {
 	return make("div.command", make("code", line), button);
 }
 
-/** The console from its bytes in base64, with the text on it, if it is known. @param {string} png  @param {string} at  @param {string[]} [rows] */
+/** The console's picture from its bytes in base64, with the text on the console, if that is known. @param {string} png  @param {string} at  @param {string[]} [rows] */
 export function makePicture(png, at, rows = []) {
 	const image = new Image();
 	image.alt = [`The console at ${at}`, ...rows].join("\n");
@@ -145,7 +145,7 @@ export function makePicture(png, at, rows = []) {
 /** @param {string} png  in base64 */
 export const pngBlob = (png) => new Blob([Uint8Array.from(atob(png), (c) => c.charCodeAt(0))], { type: "image/png" });
 
-/** Copies a text, and says on the button whether it went. @param {Element} word  @param {string} text */
+/** Copies a text, and says on the button whether that worked. @param {Element} word  @param {string} text */
 export async function copyText(word, text) {
 	try {
 		await navigator.clipboard.writeText(text);

@@ -10,7 +10,7 @@ const SILENCE_MS = 25_000; // the stream pings every 10 s
 /** @type {CryptoKey|null} */
 let key = null;
 
-/** How far this device's clock is behind, which each answer tells. @type {(ms: number) => void} */
+/** How far this device's clock is behind the handler's clock, by the time in each answer. @type {(ms: number) => void} */
 let tellClock = () => {};
 
 /** @param {typeof tellClock} listener */
@@ -26,7 +26,7 @@ export const currentKey = () => key;
 
 export const newId = () => `msg_${crypto.randomUUID()}`;
 
-/** Whether it may still be sent unasked; a clock set meanwhile makes nothing younger. @param {{at: number}} sent */
+/** Whether a request may still be sent without asking the person. Setting the clock back does not make it younger. @param {{at: number}} sent */
 export const young = ({ at }) => Math.abs(Date.now() - at) < MINUTE;
 
 /** @param {number} ms  @param {AbortSignal} [signal]  @returns {Promise<void>} */
@@ -46,11 +46,11 @@ export async function post(path, id, body, signal, take = () => {}) {
 	const stale = code === "stale-timestamp";
 	if (answer) tellClock(stale ? theirs * 1000 - Date.now() : 0);
 	if (!stale || !challenge || !young(began)) return answer;
-	// Judged by the challenge's age; the time in the signature stays our own.
+	// The handler judges the request by the challenge's age, so the signature keeps this device's time.
 	return postOnce(path, id, body, signal, take, challenge);
 }
 
-/** `to`: what is signed here is good at no other handler.
+/** `to`: a request that is signed here is valid at no other handler.
  * @param {string} path  @param {string} id  @param {string} wanted  @param {AbortSignal} signal  @param {Take} take  @param {string} [challenge] */
 async function postOnce(path, id, wanted, signal, take, challenge) {
 	const body = JSON.stringify({ ...JSON.parse(wanted), challenge, to: HOME.href });
@@ -70,7 +70,7 @@ async function postOnce(path, id, wanted, signal, take, challenge) {
 		let last = null;
 		for (let rest = ""; ;) {
 			const { value, done } = await reader.read();
-			if (done) return last; // a torn last line counts for nothing
+			if (done) return last; // an incomplete last line is ignored
 			clearTimeout(timer);
 			timer = setTimeout(cut, SILENCE_MS);
 			const lines = (rest + value).split("\n");

@@ -1,5 +1,5 @@
-// Says so if the page can't begin: the browser is too old, or a file was lost on the way, which is asked for once more.
-// This script is no module and has no new syntax: any browser runs it.
+// Tells a person if the page can't begin, because the browser is too old or a file did not load. It asks for such a file once more.
+// This script is not a module and has no new syntax, so any browser runs it.
 
 (function () {
 	var RELOADED = "breakglass reloaded";
@@ -27,33 +27,33 @@
 			"Use another browser, or the commands under By hand and in the runbook.");
 	}
 
-	// In the order of the versions in README.md: what each of them is the first to have.
+	// For each browser version in README.md, in the same order, a feature that this version is the first to have.
 	var hasAll = "noModule" in document.createElement("script") && "toSorted" in [] && "ariaDisabled" in Element.prototype &&
 		"AbortSignal" in window && "timeout" in AbortSignal && "TextDecoderStream" in window && "HTMLDialogElement" in window &&
 		CSS.supports("width: 1cqi");
 	if (!hasAll) sayTooOld();
-	// A module that it can't read ends so, before the page has begun.
+	// A module with syntax that this browser can't read raises this error before the page has begun.
 	addEventListener("error", function (event) {
 		if (event.error instanceof SyntaxError && document.body.getAttribute("data-scene") === "opening") sayTooOld();
 	});
 
-	/** Loads the page once more; after a second failure, says so. */
+	/** Loads the page once more. After a second failure, it tells the person. */
 	function loadAgain() {
 		var again = false;
 		try {
 			var tried = sessionStorage.getItem(RELOADED);
 			sessionStorage.setItem(RELOADED, "1");
 			again = !tried;
-		} catch (error) { /* no storage: it could not know that it has tried */ }
+		} catch (error) { /* without storage it could not know that it has tried already */ }
 		if (again) location.reload();
-		else sayTrouble("Not loaded", "A file did not arrive", "A part of this page was lost on the way. Reload the page, or use the " +
+		else sayTrouble("Not loaded", "A file did not arrive", "A part of this page did not load. Reload the page, or use the " +
 			"commands in the runbook.");
 	}
 
-	// Every file has come by now, or is lost: a module until the page is loaded again, a style until it is asked for again.
+	// By now every file has loaded or failed. A failed module needs the page to be loaded again, a failed style only itself.
 	addEventListener("load", function () {
 		var style = document.querySelector("link[rel=stylesheet]");
-		var hasStyle = getComputedStyle(document.documentElement).getPropertyValue("--touch"); // a lost one is an empty sheet
+		var hasStyle = getComputedStyle(document.documentElement).getPropertyValue("--touch"); // a style sheet that did not load is empty
 		if (style && !hasStyle) style.replaceWith(style.cloneNode());
 		if (!document.body.hasAttribute("data-begun")) {
 			if (!isTooOld) loadAgain();

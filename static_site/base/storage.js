@@ -1,10 +1,10 @@
-// What this device keeps: never a secret as text. Another page of this origin has other names.
+// What this device keeps, which never includes a secret as text. Another page of this origin has other names.
 
 export const HOME = new URL(".", location.href);
 export const OWN = `breakglass ${HOME.pathname} `;
 export const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
 
-/** An iPhone or iPad that shows the page in a browser, which deletes what a site keeps; an iPad may call itself a Mac. */
+/** Whether an iPhone or iPad shows the page in a browser, which deletes what a site keeps. An iPad may call itself a Mac. */
 export function isAppleTab() {
 	const { userAgent, maxTouchPoints } = navigator;
 	const isApple = /iP(hone|ad|od)/.test(userAgent) || (userAgent.includes("Mac OS") && maxTouchPoints > 1);
@@ -14,10 +14,10 @@ export function isAppleTab() {
 /** @param {"local"|"session"} where */
 const storageOf = (where) => (where === "local" ? localStorage : sessionStorage);
 
-/** What a browser would not keep, for as long as the page is open. @type {Map<string, string>} */
+/** Values that the browser refused to keep, for as long as the page is open. @type {Map<string, string>} */
 const unkept = new Map();
 
-/** What was kept under a name; null without it. @param {"local"|"session"} where  @param {string} name */
+/** The value that is kept under a name, or null. @param {"local"|"session"} where  @param {string} name */
 export function recall(where, name) {
 	try {
 		return JSON.parse(unkept.get(`${where} ${name}`) ?? storageOf(where).getItem(OWN + name) ?? "null");
@@ -32,7 +32,7 @@ export function keep(where, name, value) {
 	try {
 		if (value === null) storageOf(where).removeItem(OWN + name);
 		else storageOf(where).setItem(OWN + name, JSON.stringify(value));
-	} catch { // a full or forbidden store, but an outcome that is open can be asked for again all the same
+	} catch { // the store is full or forbidden; the page can still ask again for an open outcome
 		unkept.set(`${where} ${name}`, JSON.stringify(value));
 	}
 }

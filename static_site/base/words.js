@@ -1,6 +1,6 @@
-// Words and times as a person reads them. Pure: what shows them, and when it is, comes from the caller.
+// Words and times as a person reads them. Pure, because the caller passes the time and shows the words.
 
-/** What a state asks of the person: nothing, to act, to know, to wait, or to believe nothing.
+/** What a state asks of the person: nothing, to act, to take note, to wait, or to trust nothing that is shown.
  * @typedef {"good"|"bad"|"warn"|"busy"|"unknown"} Tone */
 
 /** A verdict or a state in at most four words. @typedef {{words: string, tone: Tone, icon: string}} Phrase */
@@ -46,7 +46,7 @@ export const VERDICTS = {
 	"not-determined": { words: "Not known", tone: "unknown", icon: "unknown" },
 };
 
-/** @type {Record<string, [word: string, code?: string]>} by state: its second line, and the verdict it is alone, if that is not qemu-STATE */
+/** @type {Record<string, [word: string, code?: string]>} by state: its second line, and the verdict code that it has without evidence, if that is not qemu-STATE */
 const STATES = {
 	__proto__: /** @type {any} */ (null),
 	stopped: ["not running"],
@@ -63,14 +63,14 @@ const TROUBLES = {
 	timeout: "no answer within 10 s",
 	lost: "the connection broke before an answer came",
 	"host-key-differs": "its host key changed, so nothing was sent",
-	"key-not-accepted": "it does not accept our SSH key",
-	disabled: "its entry has an error, so it is disabled",
+	"key-not-accepted": "it rejects Breakglass’s SSH key",
+	disabled: "it is disabled by a configuration error",
 	"claude-missing": "it is not installed",
 	"claude-auth": "it is not signed in",
 	"claude-crashed": "it crashed",
 	"sandbox-missing": "its sandbox is missing",
-	"sessions-unwritable": "its disk can’t be written",
-	"chat-not-isolated": "its walls can’t be made",
+	"sessions-unwritable": "its disk can’t be written to",
+	"chat-not-isolated": "its sandbox can’t be set up",
 	busy: "too many turns at once",
 	failed: "it could not be loaded",
 	starting: "it is not ready yet",
@@ -80,24 +80,24 @@ const TROUBLES = {
 const DETOURS = {
 	__proto__: /** @type {any} */ (null),
 	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
-	disabled: "The person who runs Breakglass must correct its configuration.",
-	"key-not-accepted": "Look at the key’s line on the host, or use the host’s own console.",
+	disabled: "The person who runs Breakglass must correct that error.",
+	"key-not-accepted": "Check authorized_keys on the host, or use the host’s own console.",
 	"read-only-key": "Breakglass has a read-only key for this host, so it can't change power.",
 	"not-allowed": "This VM is missing from the key's list on the host.",
 };
 
 /** @param {string} code  @returns {Phrase} */
 export const phraseOf = (code) => VERDICTS[code] ?? { words: capital(code.replace("qemu-", "").replaceAll("-", " ")), tone: "warn", icon: "unknown" };
-/** Whether a code says how the VM is, because an answer's other codes say what became of a verb. @param {string} code */
+/** Whether a code describes the VM. An answer's other codes describe the outcome of a verb. @param {string} code */
 export const isVerdict = (code) => code in VERDICTS;
-/** The phrase of a state that nothing more is known of. @param {string} state */
+/** The phrase for a state about which nothing more is known. @param {string} state */
 export const phraseOfState = (state) => phraseOf(STATES[state]?.[1] ?? `qemu-${state}`);
 /** @param {string} state */
 export const stateWord = (state) => STATES[state]?.[0] ?? state.replaceAll("-", " ");
 /** @param {string} code */
 export const troubleOf = (code) => TROUBLES[code] ?? code.replace("claude-", "").replaceAll("-", " ");
 /** @param {string} code */
-export const detourOf = (code) => DETOURS[code] ?? "Use the host’s own console (IPMI) meanwhile.";
+export const detourOf = (code) => DETOURS[code] ?? "Until then, use the host’s own console (IPMI).";
 
 /** @param {string} words */
 export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
@@ -120,9 +120,9 @@ export function span(ms) {
 	return `${Math.round(s / unit)} ${word}`;
 }
 
-// What could reorder a line, or hide in it.
+// Characters that could reorder a line, or are invisible in it.
 const UNSEEN = /[\p{Cf}\p{Zl}\p{Zp}\u3164]|[^\P{Cc}\t\n]/gu;
 /** @param {string} c */
 const spell = (c) => (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `⟨U+${c.codePointAt(0)?.toString(16)}⟩`);
-/** Text with nothing in it that can't be seen. @param {unknown} value */
+/** The text with every invisible character spelled out. @param {unknown} value */
 export const visible = (value) => String(value || "").replaceAll("\r\n", "\n").replace(UNSEEN, spell);

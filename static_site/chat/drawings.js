@@ -1,4 +1,4 @@
-// What a conversation has beside its state: its place in the page, its drawn turns, and the line to the handler.
+// What a conversation has besides its state: its place in the page, its drawn turns, and its open request to the handler.
 
 import { make } from "../base/dom.js";
 import { chatOf, getState, subscribe } from "../state/store.js";
@@ -24,7 +24,7 @@ export function newFlight(chat) {
 	return flight.signal;
 }
 
-/** Stops listening, which ends no turn. @param {Chat} chat */
+/** Stops listening. The turn itself continues. @param {Chat} chat */
 export function dropDrawing({ number }) {
 	drawings.get(number)?.flight?.abort();
 	drawings.delete(number);
@@ -39,16 +39,16 @@ export function drawnTurn(chat, turn) {
 	return drawn;
 }
 
-/** Why nothing can be sent now, or nothing. @param {Chat} chat */
+/** Why nothing can be sent now, or an empty text. @param {Chat} chat */
 export function whyNot({ turn, log }) {
 	const { unlocked, health } = getState();
 	if (!unlocked) return "Enter the signing key first.";
 	if (turn) return "Claude is working.";
-	if (log === "reading") return "What was said before is being loaded.";
+	if (log === "reading") return "The earlier conversation is being loaded.";
 	return health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need it." : "";
 }
 
-/** To its end, where it is in the page. @param {Drawing} [drawing] */
+/** Scrolls the conversation to its end, if it is in the page. @param {Drawing} [drawing] */
 export const scrollToEnd = ({ box } = drawingOf()) => box.parentElement?.scrollTo(0, box.parentElement.scrollHeight);
 
 subscribe((state, before) => {

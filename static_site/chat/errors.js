@@ -1,10 +1,10 @@
-// What a person is told of a turn that has no answer, and can do then.
+// What a person reads about a turn without an answer, and can do about it.
 
 import { minute, sentence, troubleOf } from "../base/words.js";
 
 export const CALM = "The power buttons do not need it.";
-const NEW_TALK = "Start a new conversation: Claude is told what was said";
-/** @type {Record<string, string>} what a person at the page can do, where the answer's hint is for a program */
+const NEW_TALK = "Start a new conversation, and Claude gets what was said so far";
+/** @type {Record<string, string>} what a person at the page can do, for errors whose own hint is meant for a program */
 const HINTS = {
 	__proto__: /** @type {any} */ (null),
 	"session-lost": NEW_TALK,

@@ -1,4 +1,4 @@
-// The way to the conversation with Claude. Its modules are loaded when needed, or when the page is idle, so the power buttons never
+// Loads the conversation with Claude. Its modules are loaded when needed, or when the page is idle, so the power buttons never
 // wait for them.
 
 import { $, setText } from "../base/dom.js";
@@ -9,7 +9,7 @@ import { mutates } from "../state/verbs.js";
 /** @typedef {typeof import("./turns.js")} ChatModule */
 
 const IDLE_MS = 2_000;
-/** What begins the reason of a request that approves a proposal. */
+/** The beginning of the reason in a request that approves a proposal. */
 const PROPOSED = "proposed by claude:";
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 /** @type {ChatModule|undefined} */
@@ -44,7 +44,7 @@ const whenIdle = (act) => ("requestIdleCallback" in window ? requestIdleCallback
 let wanted = false;
 subscribe((state, before, { type, vm: of, id, verb, body, answer }) => {
 	const { vm } = state;
-	if (before.vm && vm !== before.vm) { // what is written stays with its VM
+	if (before.vm && vm !== before.vm) { // unsent words stay with their VM
 		chatOf(before.vm);
 		dispatch("draft-left", { vm: before.vm, words: prompt.value });
 		prompt.value = state.chats[vm]?.draft ?? "";

@@ -1,13 +1,13 @@
-// A little Markdown as plain data: what Claude writes most. What it does not know stays text. Pure, and linear in the text.
+// Parses the Markdown that Claude uses most into plain data. Any other markup stays text. Pure, and takes linear time.
 
-/** A piece of a line. An address is in the text: nothing becomes a link.
+/** A piece of a line. An address stays text, because nothing becomes a link.
  * @typedef {string | {kind: "code"|"strong"|"em"|"s", parts: Part[]}} Part */
-/** `indent` is how far it stands in; `joined` continues with the paragraph before it.
+/** `indent` is how far it is indented; `joined` continues with the paragraph before it.
  * @typedef {{kind: "heading"|"quote"|"rule"|"text"|"item"|"fence"|"code"|"row", text: string, indent: number, minor?: boolean,
  *   joined?: boolean, ordered?: boolean, start?: number, first?: boolean, cells?: string[]}} Block */
-/** What is open where a block begins. @typedef {{fence?: string, indent?: number, table?: boolean, joined?: boolean}} Inside */
+/** The enclosing blocks that are open where a block begins. @typedef {{fence?: string, indent?: number, table?: boolean, joined?: boolean}} Inside */
 
-const PIECE = 4_000; // characters: a longer paragraph or code comes in pieces, so that a word more costs as much as the first
+const PIECE = 4_000; // characters: a longer paragraph or code block is split, so that each added word costs the same
 const LONGEST = 16_000; // of a line
 
 const FENCE = /^([ \t]*)(`{3,}|~{3,})[^`]*$/;
@@ -16,7 +16,7 @@ const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
 const ITEM = /^([ \t]*)([-*+]|\d{1,9}[.)])(?:[ \t]+(.*))?$/;
 
-/** A line, where the next one begins, and whether it is whole. @param {string} text  @param {number} at  @returns {[string, number, boolean]} */
+/** A line, where the next line begins, and whether the line is complete. @param {string} text  @param {number} at  @returns {[string, number, boolean]} */
 function lineAt(text, at) {
 	const end = text.indexOf("\n", at);
 	if (end >= 0 && end - at <= LONGEST) return [text.slice(at, end), end + 1, true];
@@ -32,7 +32,7 @@ const standsIn = (line) => width(line.slice(0, line.length - line.trimStart().le
 /** @param {string} line */
 const isRow = (line) => line.trimStart().startsWith("|");
 
-/** Whether a table begins: its second line is a rule, or not there yet. @param {string} text  @param {string} line  @param {number} next  @param {boolean} ended */
+/** Whether a table may begin here, because its second line is a rule or has not arrived yet. @param {string} text  @param {string} line  @param {number} next  @param {boolean} ended */
 function isTable(text, line, next, ended) {
 	if (!isRow(line)) return false;
 	const [rule, , whole] = lineAt(text, next);
@@ -60,7 +60,7 @@ function proseEnd(text, from, at, inItem, ended) {
 	return at;
 }
 
-/** The next lines of code, or the last ones. A fence that is not whole yet is not shown.
+/** The next lines of code, or the last ones. A fence that has not arrived completely is not shown.
  * @param {string} text  @param {number} from  @param {Inside} inside  @param {boolean} ended  @returns {Found|null} */
 function readCode(text, from, inside, ended) {
 	const { fence = "", indent = 0 } = inside;
@@ -78,7 +78,7 @@ function readCode(text, from, inside, ended) {
 	return at > from ? { block: piece(at), end: at, inside } : null;
 }
 
-/** @typedef {{block: Block, end: number, inside: Inside}} Found a block, where it ends, and what is open there */
+/** @typedef {{block: Block, end: number, inside: Inside}} Found a block, where it ends, and the enclosing blocks that are open there */
 
 /** Returns the next block of a text, or null if there is none. Without `ended`, more text may come.
  * @param {string} text  @param {number} from  @param {Inside} inside  @param {boolean} ended  @returns {Found|null} */
@@ -123,7 +123,7 @@ export function nextBlock(text, from, inside, ended) {
 	return found("item", prose, { ordered: item[2].length > 1, start: parseInt(item[2], 10) || 0 }, end, open);
 }
 
-/** Whether a block can't change any more, however the text continues: lines after it are whole. @param {string} text  @param {number} end */
+/** Whether a block can't change any more, however the text continues, because complete lines follow it. @param {string} text  @param {number} end */
 export function isSettled(text, end) {
 	const [line, next, whole] = lineAt(text, end);
 	return whole && (!isRow(line) || lineAt(text, next)[2]);
@@ -140,13 +140,13 @@ function emphasis(mark, parts) {
 	return { kind: "strong", parts: mark.length > 2 ? [{ kind: "em", parts }] : parts };
 }
 
-/** Reads the marks in a line or paragraph. With `open`, more may come: what is not closed yet counts as closed at the end.
+/** Reads the marks in a line or paragraph. With `open`, more may come, so a mark that is not closed yet counts as closed at the end.
  * @param {string} text  @param {boolean} [open]  @returns {Part[]} */
 export function inline(text, open = false) {
 	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3}|~{1,2})$/, "$1"); // it may be half a mark
 	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
-	/** @type {Map<string, number[]>} where each run of ` is, by the run, because a search for each run's end would be quadratic */
+	/** @type {Map<string, number[]>} the places of each run of `, because a search for each run's end would be quadratic */
 	const runs = new Map();
 	for (const { 0: run, index } of text.matchAll(TICKS)) {
 		const places = runs.get(run);
@@ -219,7 +219,7 @@ export function inline(text, open = false) {
 /** @param {Part[]} parts  @returns {string} */
 const wordsOf = (parts) => parts.map((part) => (typeof part === "string" ? part : wordsOf(part.parts))).join("");
 
-/** A text as it is spoken: its words without the marks. @param {string} text */
+/** A text for a screen reader, which is its words without the marks. @param {string} text */
 export function spoken(text) {
 	const lines = [];
 	let [at, inside] = [0, /** @type {Inside} */ ({})];

@@ -1,4 +1,4 @@
-// Claude's proposals: how each is drawn, and whether its job was used. A person's own signed request is the approval.
+// Draws Claude's proposals and tells whether each was approved already. Only a person's own signed request approves one.
 
 import { icon, leave, make, setText } from "../base/dom.js";
 import { clock, sentence } from "../base/words.js";
@@ -10,7 +10,7 @@ import { labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {{verb: string, vm: string, job: string, why: string}} Approval */
 
-/** By the id of the job that an approval begins. @type {Map<string, Proposal>} */
+/** The drawn proposals by the id of the job that an approval begins. @type {Map<string, Proposal>} */
 const cards = new Map();
 
 export class Proposal {
@@ -33,7 +33,7 @@ export class Proposal {
 		this.#choice.append(approve, later);
 	}
 
-	/** Out of the way, and back. @param {Element} later */
+	/** Folds a proposal out of the way, or back. @param {Element} later */
 	#putOff(later) {
 		const off = this.element.classList.toggle("off");
 		setText(later, off ? "Show again" : "Not now");
@@ -61,22 +61,22 @@ export class Proposal {
 	}
 }
 
-/** What came of an approval. @param {string} verb  @param {any} answer */
+/** Shows the outcome of an approval. @param {string} verb  @param {any} answer */
 function wordsOf(verb, answer) {
 	const why = answer.outcome === "refused" ? ` ${sentence(reasonOf(answer))}` : "";
 	return `${labelOf(verb)}: ${answer.outcome} at ${clock(Date.now())}.${why}`;
 }
 
-/** Asks the host about a proposal that comes from a log. Returns whether its job has ended there. @param {string} job */
+/** Asks the host about a proposal that was read from a log. Returns whether its job has ended on the host. @param {string} job */
 export async function checkProposal(job) {
 	const proposal = getState().proposals[job];
 	if (!proposal) return false;
 	const isOld = isOldProposal(proposal, Date.now());
 	const note = (/** @type {string} */ words, /** @type {string} */ status = "") => dispatch("proposal-noted", { job, words, status });
-	if (isOld || !proposal.words) note(isOld ? TOO_OLD : "Checking whether it was used…");
+	if (isOld || !proposal.words) note(isOld ? TOO_OLD : "Checking whether this was approved already…");
 	if (isOld) return false;
 	const found = await findJob(proposal.vm, job);
-	if (found === undefined) note("Could not check whether it was used. Press the button to try again.", "unsure");
+	if (found === undefined) note("Could not check whether this was approved already. Press the button to try again.", "unsure");
 	if (found === null) note("", "open");
 	if (!found) return false;
 	const began = Date.parse(found.started) - getState().clockOff;

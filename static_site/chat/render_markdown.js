@@ -1,4 +1,4 @@
-// Draws Markdown while it comes: what is finished stays as it is, and so does a selection in it. Elements only, and few kinds of them.
+// Draws Markdown while it arrives. Finished parts stay as they are, and so does a selection in them. It creates few kinds of elements and never HTML text.
 
 import { copyText, followEnd, icon, make } from "../base/dom.js";
 import { visible } from "../base/words.js";
@@ -10,7 +10,7 @@ import { inline, isSettled, nextBlock } from "./markdown.js";
 /** A block that is drawn and may change: `before` is the place that it was drawn at. @typedef {{shape: string, root: HTMLElement, leaf: HTMLElement, before: Place}} Drawn */
 
 const SLICE_MS = 12; // a frame has 16
-const DEEPEST = 6; // of lists in lists
+const DEEPEST = 6; // the most lists inside each other
 
 /** A button that copies what is in sight when it is pressed. @param {() => string} text */
 export function makeCopy(text) {
@@ -24,7 +24,7 @@ export function makeCopy(text) {
 const nodesOf = (parts) => parts.map((part) => (typeof part === "string" ? visible(part) : make(part.kind, ...nodesOf(part.parts))));
 
 export class Markdown {
-	#rest = ""; // what is not drawn for good
+	#rest = ""; // the last text, whose drawing may still change
 	/** @type {import("./markdown.js").Inside} */
 	#inside = {};
 	/** @type {Drawn[]} */
@@ -38,13 +38,13 @@ export class Markdown {
 		this.element = make("div.answer");
 	}
 
-	/** More of the text. All that comes in one go is drawn in one go. @param {string} more */
+	/** Adds more of the text. All text that arrives at once is drawn at once. @param {string} more */
 	write(more) {
 		this.#rest += more;
 		this.#plan();
 	}
 
-	/** No more will come: what was never closed was no mark. */
+	/** The text is complete, so a mark that was never closed was plain text. */
 	end() {
 		this.#ended = true;
 		this.#plan();
@@ -77,7 +77,7 @@ export class Markdown {
 		this.#rest = this.#rest.slice(from);
 	}
 
-	/** The next slice: a frame may have come since the last one, so the end is measured again. */
+	/** Draws the next slice. A frame may have passed since the last slice, so the end is measured again. */
 	#drawNext() {
 		const box = this.element.closest("#transcript");
 		const follow = box && followEnd(box);
@@ -85,7 +85,7 @@ export class Markdown {
 		follow?.();
 	}
 
-	/** Removes what was drawn too early. @param {number} count */
+	/** Removes elements that were drawn too early. @param {number} count */
 	#takeBack(count) {
 		for (const { root, before } of this.#tail.splice(count).reverse()) {
 			root.remove();
@@ -130,7 +130,7 @@ export class Markdown {
 			const code = make("pre");
 			code.tabIndex = 0;
 			this.#place.pre = code;
-			const copy = makeCopy(() => (code.textContent ?? "").trimEnd()); // a line's end would run it where it is pasted
+			const copy = makeCopy(() => (code.textContent ?? "").trimEnd()); // a line end would run the command in the shell where it is pasted
 			return both(box.appendChild(make("div.code", code, copy)));
 		}
 		if (kind === "row") {

@@ -10,7 +10,7 @@ import { endingOf } from "./errors.js";
 import { ask, troubleIn } from "./list.js";
 import { checkProposal } from "./proposals.js";
 
-const SLICE_MS = 10; // of drawing, then the page has its turn
+const SLICE_MS = 10; // of drawing at a time, so that the page stays responsive
 const PAUSES_MS = [1_000, 3_000]; // before another try
 const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
@@ -20,7 +20,7 @@ const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", 
 /** A turn as its log has it. @typedef {{turn: string, prompt: string, at: string, tools: string, events: any[]}} PastTurn */
 /** @typedef {{session: string|null, id: string, vm: string, left_out: number, cost_usd: number, turn: string|null}} Replayed */
 
-/** Reads what was said about a VM, and draws it. One reading at a time. @param {string} vm */
+/** Reads the earlier conversation about a VM and draws it. Only one such reading runs at a time. @param {string} vm */
 export function readChat(vm) {
 	const chat = chatOf(vm);
 	const drawing = drawingOf(chat);
@@ -61,14 +61,14 @@ async function read(vm, chat) {
 /** @param {string} vm  @param {Trouble} [trouble] */
 function giveUp(vm, { code, message = "" } = {}) {
 	const isOver = code === "session-invalid"; // of another caller, or too old
-	const why = isOver ? "The last conversation on this device was another caller’s, or is too old" : `What was said before could not be loaded: ${message}`;
+	const why = isOver ? "The last conversation on this device belongs to another caller, or is too old" : `The earlier conversation could not be loaded: ${message}`;
 	dispatch(isOver ? "log-over" : "log-lost", { vm, notice: sentence(why) });
 }
 
 /** @param {Chat} chat  @param {PastTurn} past  @param {boolean} goesOn  @param {AbortSignal} signal */
 async function drawPast(chat, { turn: id, prompt, at, tools, events }, goesOn, signal) {
 	const turn = { id, prompt, own: tools === "host", began: Date.parse(at) - getState().clockOff };
-	drawingOf(chat).turns.delete(id); // it is drawn anew; one that the log does not have stays
+	drawingOf(chat).turns.delete(id); // it is drawn again; a turn that the log does not have stays
 	const drawn = drawnTurn(chat, turn);
 	let since = 0;
 	for (const event of joinTexts(events, goesOn)) {
@@ -84,7 +84,7 @@ async function drawPast(chat, { turn: id, prompt, at, tools, events }, goesOn, s
 	return { ...turn, answer: drawn.answer };
 }
 
-/** Draws what came, now or from a log. Returns what a tool does. @param {Chat} chat  @param {Turn} drawn  @param {any} event
+/** Draws an event that came now or from a log. Returns what a tool does. @param {Chat} chat  @param {Turn} drawn  @param {any} event
  * @param {"open"|"held"} [status] of a proposal */
 export function drawEvent({ number: talk }, drawn, event, status = "open") {
 	drawn.n = event.n;
@@ -93,12 +93,12 @@ export function drawEvent({ number: talk }, drawn, event, status = "open") {
 	if (type === "approval" && mutates(verb)) dispatch("proposal-came", { job, proposal: { vm, verb, at: drawn.began, last, talk, status } });
 	if (type === "done") {
 		drawn.done = event;
-		if (!event.ok && !drawn.ending) drawn.end("It ended without an answer.");
+		if (!event.ok && !drawn.ending) drawn.end("The turn ended without an answer.");
 	}
 	return words;
 }
 
-/** Which proposals are open, the newest first. @param {string} vm  @param {Chat} chat  @param {PastTurn[]} turns */
+/** Returns the proposals that are open, newest first. @param {string} vm  @param {Chat} chat  @param {PastTurn[]} turns */
 async function checkProposals(vm, { number }, turns) {
 	for (const { events } of turns.toReversed()) {
 		for (const { type, verb, job } of events) {
@@ -111,7 +111,7 @@ async function checkProposals(vm, { number }, turns) {
 	}
 }
 
-/** All of a conversation; without `end` it did not come whole. @param {string} session  @param {AbortSignal} signal
+/** A whole conversation. If `end` is missing, it did not arrive completely. @param {string} session  @param {AbortSignal} signal
  * @returns {Promise<{turns: PastTurn[], end?: Replayed, trouble?: Trouble}>} */
 async function replayTalk(session, signal) {
 	/** @type {PastTurn[]} */
@@ -125,8 +125,8 @@ async function replayTalk(session, signal) {
 
 const PIECE = 8_000; // characters that are drawn at once
 
-/** The events of a turn without what was retracted, and with the words between two others in as few texts as can be.
- * The last words of a turn that continues stay apart, because they may still be retracted.
+/** The events of a turn without retracted text. The words between two other events are joined into as few texts as possible.
+ * The last words of an unfinished turn stay separate, because they may still be retracted.
  * @param {any[]} events  @param {boolean} goesOn  @returns {any[]} */
 export function joinTexts(events, goesOn) {
 	const retracted = new Set();

@@ -7,7 +7,7 @@ import { makeCopy } from "./render_markdown.js";
 const LAST = 8; // lines of a long output
 const WIDEST = 2_000; // characters of them
 
-/** One command or look of Claude's, folded to a line. */
+/** One command or file that Claude runs or reads, folded to a line. */
 export class Tool {
 	#line = make("span");
 	#isLook;
@@ -44,7 +44,7 @@ export class Tool {
 		if (!this.element.querySelector("pre")) this.#head("cross", `Not finished: ${this.what}`);
 	}
 
-	/** Its last lines; all of them at a press. There is no box to scroll within the transcript. @param {string} text */
+	/** The last lines of the output, and all of them at a press, so that no box scrolls inside the transcript. @param {string} text */
 	#addOutput(text) {
 		const lines = text.split("\n");
 		const end = lines.length > LAST + 2 ? lines.slice(-LAST).join("\n") : text;

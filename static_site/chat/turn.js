@@ -21,7 +21,7 @@ export class Turn {
 	#stretches = [];
 	/** @type {Map<string, Tool>} */
 	#tools = new Map();
-	/** @type {Stretch|null} what text is added to */
+	/** @type {Stretch|null} the element to which new text is added */
 	#open = null;
 
 	/** @param {import("../state/conversation.js").Turn} turn */
@@ -115,7 +115,7 @@ export class Turn {
 		this.#put(make("div.meta", make("small", icon(ok ? "check" : "cross"), ` ${words.filter(Boolean).join(", ")}`), this.answer ? makeCopy(() => this.answer) : ""));
 	}
 
-	/** How it ended, if not with an answer. @param {string} [words] */
+	/** Shows how the turn ended, if it has no answer. @param {string} [words] */
 	end(words) {
 		this.ending?.remove();
 		this.ending = words ? make("p.ended", icon("cross"), make("span", words)) : undefined;

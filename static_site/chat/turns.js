@@ -1,4 +1,4 @@
-// Sends the turns of the conversation with Claude, and listens to each. A stream without its last line is no answer.
+// Sends the turns of the conversation with Claude, and listens to each. A stream without its last line is not an answer.
 
 import { $, followEnd, setText } from "../base/dom.js";
 import { newId, post, sleep, young } from "../base/send.js";
@@ -19,7 +19,7 @@ const RECAP = 40_000; // characters; a body ends at 256 KiB
 const CHECK = "The operator approved your proposal, and the verb has ended. Check the VM, and say in a few sentences how it is now.";
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 
-/** Takes up the turn that was under way before a reload. @param {string} vm */
+/** Continues the turn that was under way before a reload. @param {string} vm */
 export function resumeChat(vm) {
 	const { cut, turn, log } = chatOf(vm);
 	if (!cut || cut.body || turn) return;
@@ -27,11 +27,11 @@ export function resumeChat(vm) {
 	else if (log === "read") follow(vm, cut);
 }
 
-/** Shows another conversation about a VM; without a token, a new one. @param {string} vm  @param {string} [session]  @param {string} [id] */
+/** Shows another conversation about a VM, or a new one if `session` is missing. @param {string} vm  @param {string} [session]  @param {string} [id] */
 export function openTalk(vm, session, id) {
 	const before = chatOf(vm);
 	showTalks(false);
-	if (session && id === before.id) { // shown already, but it may have continued elsewhere
+	if (session && id === before.id) { // it is shown already, but another tab may have continued it
 		if (session !== before.session && !before.turn && before.log !== "reading") dispatch("session-moved", { vm, session });
 		return;
 	}
@@ -39,7 +39,7 @@ export function openTalk(vm, session, id) {
 	dispatch("chat-opened", { vm, kept: { session, id } });
 }
 
-/** Sends what is written, or `words`; with `recap`, to a new conversation, in which Claude is told what was said. @param {boolean} [recap]  @param {string} [words] */
+/** Sends the composer's text, or `words`. With `recap`, starts a new conversation in which Claude gets what was said before. @param {boolean} [recap]  @param {string} [words] */
 export function sendPrompt(recap = false, words = "") {
 	const { vm } = getState();
 	const chat = chatOf(vm);
@@ -52,7 +52,7 @@ export function sendPrompt(recap = false, words = "") {
 	send(vm, newId(), question, told, { recap });
 }
 
-/** What the page sends by itself moves nothing that a person reads.
+/** A turn that the page sends by itself scrolls nothing, because a person may be reading.
  * @param {string} vm  @param {string} id  @param {string} question  @param {string} told  @param {Partial<Turn>} more  @param {boolean} [isPressed] */
 function send(vm, id, question, told, more, isPressed = true) {
 	const body = JSON.stringify({ prompt: told, vm: vm || undefined, session: chatOf(vm).session, tools: more.own ? "host" : undefined });
@@ -62,7 +62,7 @@ function send(vm, id, question, told, more, isPressed = true) {
 	scroll();
 }
 
-/** A verb ended: if it was proposed in the conversation that is shown, Claude is told. @param {string} vm  @param {string} job */
+/** Tells Claude that a verb ended, if the verb was proposed in the conversation that is shown. @param {string} vm  @param {string} job */
 export async function verbEnded(vm, job) {
 	if (chatOf(vm).log !== "read") await readChat(vm);
 	if (getState().proposals[job]?.talk !== chatOf(vm).number) return;
@@ -70,13 +70,13 @@ export async function verbEnded(vm, job) {
 	letClaudeCheck(vm);
 }
 
-/** Sends the turn that follows an approved verb: by itself once for each, while the conversation is cheap; else at a press.
+/** Sends the turn that follows an approved verb. It sends one for each verb without a press while the conversation is cheap.
  * @param {string} [vm]  @param {boolean} [isPressed] */
 export function letClaudeCheck(vm = getState().vm, isPressed = false) {
 	const chat = chatOf(vm);
 	const { check } = chat;
 	if (!check || !chat.session || whyNot(chat)) return;
-	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // the same from two tabs, so it is one turn
+	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // two tabs send the same id, so it is one turn
 	if (!isPressed && chat.turns.some((turn) => turn.id === id)) dispatch("check-due", { vm, check: null });
 	else if (isPressed || (!check.byHand && chat.log === "read" && chat.cost < LIMIT_USD)) send(vm, id, CHECK, CHECK, { own: true }, isPressed);
 }
@@ -89,7 +89,7 @@ export function askForRest() {
 	else if (log === "read" && cut && !turn) follow(vm, cut);
 }
 
-/** The body starts the turn or joins it; once anything of it was seen, `attach` is sent, which starts nothing.
+/** The body starts the turn or joins it. Once a part of the turn was seen, the page sends `attach`, which starts nothing.
  * @param {string} vm  @param {Turn} turn */
 async function follow(vm, turn) {
 	const drawn = drawnTurn(chatOf(vm), turn);
@@ -100,7 +100,7 @@ async function follow(vm, turn) {
 	dispatch("turn-begun", { vm, turn });
 	const fail = (/** @type {any} */ error) => failed(vm, turn, drawn, error);
 	const take = (/** @type {any} */ event) => {
-		if (event.type === "ping" || event.n <= drawn.n) return; // seen before the drop
+		if (event.type === "ping" || event.n <= drawn.n) return; // seen before the connection was lost
 		heard.at = Date.now();
 		const scroll = followEnd($("transcript"));
 		const tool = drawEvent(chatOf(vm), drawn, event);
@@ -127,7 +127,7 @@ async function follow(vm, turn) {
 		}
 		if (drawn.n > seen) pause = 1_000;
 		if (!young(heard)) {
-			drawn.end("Cut off: the connection was lost; this is not the whole answer.");
+			drawn.end("The connection was lost, so this is not the whole answer.");
 			return dispatch("turn-cut", { vm });
 		}
 		say(vm, "The connection was lost; asking for the rest…");
@@ -161,11 +161,11 @@ export async function stopTurn() {
 		if (answer?.cancelled || chatOf(vm).turn !== turn) return;
 		const { code, message = "no answer came back" } = answer?.error ?? {};
 		if (code !== "turn-unknown" || n) return say(vm, `Not stopped: ${message}. Press Stop again.`);
-		await sleep(500, flight.signal); // the turn is still on its way there
+		await sleep(500, flight.signal); // the handler does not have the turn yet
 	}
 }
 
-/** What a screen reader hears; the transcript is silent. @param {string} vm  @param {string} words */
+/** Tells a screen reader these words, because the transcript itself is silent. @param {string} vm  @param {string} words */
 function say(vm, words) {
 	dispatch("turn-said", { vm, words });
 	if (vm === getState().vm) setText($("chat-live"), words.slice(0, 4_000));
@@ -177,11 +177,11 @@ subscribe((state, _, { type, vm = state.vm }) => {
 	if (cut) follow(vm, cut);
 	else letClaudeCheck(vm);
 });
-// Another tab continued in the same conversation: what was said there is read again.
+// Reads the conversation again after another tab has continued it.
 addEventListener("storage", ({ key, newValue }) => {
 	for (const [vm, { id, session, turn, log }] of Object.entries(getState().chats)) {
 		const kept = key === `${OWN}chat ${vm}` && JSON.parse(newValue ?? "null");
-		if (!kept?.session || kept.session === session || turn || log === "reading" || id !== kept.id) continue; // it is another one
+		if (!kept?.session || kept.session === session || turn || log === "reading" || id !== kept.id) continue; // another conversation is shown now
 		dispatch("session-moved", { vm, session: kept.session });
 	}
 });

@@ -1,4 +1,4 @@
-// What there is to see of the conversation but its turns: the notice, the composer, the list of earlier conversations.
+// Draws all of the conversation except its turns: the notice, the composer, the list of earlier conversations.
 
 import { $, make, setShown, setTexts } from "../base/dom.js";
 import { sentence, troubleOf } from "../base/words.js";
@@ -15,7 +15,7 @@ import { readChat } from "./replay.js";
 
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 const transcript = $("transcript");
-/** The number of the one in the page. @type {number|undefined} */
+/** The number of the conversation that is in the page. @type {number|undefined} */
 let shown;
 let listing = new AbortController();
 /** @type {State["talks"]} */
@@ -54,7 +54,7 @@ function renderTalks(talks, { id }) {
 function costOf({ cost }) {
 	if (!cost) return "";
 	const words = `${cost.toFixed(2)} of ${LIMIT_USD.toFixed(2)} USD`;
-	return cost < LIMIT_USD ? words : `${words}: Claude no longer checks by itself`;
+	return cost < LIMIT_USD ? words : `${words}, so Claude checks only when asked`;
 }
 
 /** Draws the conversation about the shown VM. */
@@ -97,17 +97,17 @@ export function renderChat() {
 	if (document.activeElement !== focused && document.activeElement === $("headline")) focusNext();
 }
 
-/** The button that was pressed is gone, so the focus stays in the conversation. */
+/** The pressed button is gone, so the focus moves to the conversation. */
 function focusNext() {
 	const places = [$("stop-turn"), $("starters").firstElementChild, transcript];
 	const next = /** @type {HTMLElement|undefined} */ (places.find((each) => each?.getClientRects().length));
 	next?.focus({ preventScroll: true });
 }
 
-/** Whether what was said before is read now. It may be long, so not before it is seen. @param {Chat} chat */
+/** Whether to read the earlier conversation now. It may be long, so the page waits until a person sees it. @param {Chat} chat */
 const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "none" && !wasAway && !document.hidden && transcript.getClientRects().length;
 
-/** One button takes another's place, and its focus. @param {string} gone  @param {string} come */
+/** Replaces one button by another, which takes over the focus. @param {string} gone  @param {string} come */
 function swap(gone, come) {
 	const hadFocus = document.activeElement === $(gone);
 	$(come).hidden = false;
@@ -115,7 +115,7 @@ function swap(gone, come) {
 	setShown({ [gone]: false });
 }
 
-/** Whether there is more below. */
+/** Shows whether there is more text below. */
 function noteEnd() {
 	const { scrollHeight, scrollTop, clientHeight } = transcript;
 	const isAtEnd = scrollHeight - scrollTop - clientHeight < 40;
@@ -124,10 +124,10 @@ function noteEnd() {
 }
 
 transcript.addEventListener("scroll", noteEnd, { passive: true });
-new ResizeObserver(() => { // a keyboard comes up: who was at the end stays there
+new ResizeObserver(() => { // a keyboard has opened, so a view that was at the end returns to it
 	if ($("to-end").hidden) transcript.scrollTo(0, transcript.scrollHeight);
 	noteEnd();
 }).observe(transcript);
-if (!CSS.supports("field-sizing", "content")) { // the composer grows all the same
+if (!CSS.supports("field-sizing", "content")) { // the browser lets the composer grow without this
 	prompt.addEventListener("input", () => { prompt.rows = Math.min(6, prompt.value.split("\n").length); });
 }

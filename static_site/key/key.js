@@ -1,4 +1,4 @@
-// The signing key: given, kept on this device as a key that can't be read out, tested, forgotten.
+// Takes the signing key, tests it, keeps it on this device in a form that can't be read out, and forgets it.
 
 import { askPerson, stopAsking } from "../base/dialog.js";
 import { $, setShown, setText, setTexts } from "../base/dom.js";
@@ -8,10 +8,10 @@ import { ended, span } from "../base/words.js";
 import { pollHealth } from "../state/health.js";
 import { dispatch, getState, subscribe } from "../state/store.js";
 
-/** Some browsers' databases never open: then the key is entered. */
+/** Some browsers' databases never open, so a person then enters the key. */
 const STORE_MS = 3_000;
 
-/** What is known of the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
+/** What is known about the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
 
 const secret = /** @type {HTMLInputElement} */ ($("secret"));
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
@@ -28,7 +28,7 @@ export async function unlock(text) {
 	if (!crypto.subtle) {
 		const { port, hostname, pathname } = location;
 		setShown({ unlock: false });
-		setText($("too-old"), "This browser signs only over https or on its own machine. "
+		setText($("too-old"), "This browser can sign requests only over https or at localhost. "
 			+ `Run: ssh -L 8080:localhost:${port || 80} ${hostname} and open http://localhost:8080${pathname}`);
 		return;
 	}
@@ -43,7 +43,7 @@ export async function unlock(text) {
 /** @param {string|null} words  @returns {words is string} */
 const isPairingLink = (words) => Boolean(words?.includes("#pair="));
 
-/** Takes up a pairing link. @param {string} words */
+/** Follows a pairing link. @param {string} words */
 async function openPairing(words) {
 	const module = await import("./pair.js").catch(() => null);
 	if (module) module.pairDevice(words, { importKey, keepOrNot, takeKey });
@@ -57,7 +57,7 @@ export async function importKey(text) {
 	return bytes.length ? crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]) : null;
 }
 
-/** Continues with a key. @param {CryptoKey} key  @param {boolean} [good] it was proved earlier */
+/** Continues with a key. @param {CryptoKey} key  @param {boolean} [good] whether the handler has accepted it before */
 export async function takeKey(key, good) {
 	if (!getState().vm) await pollHealth();
 	useKey(key);
@@ -70,13 +70,13 @@ export async function takeKept(allowed) {
 	let kept = null;
 	const late = setTimeout(() => dispatch("key-missing"), STORE_MS);
 	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
-	else keyStore((store) => store.delete(1)).catch(() => {}); // whatever listens on this port next could use it
+	else keyStore((store) => store.delete(1)).catch(() => {}); // the next program on this port could use the key
 	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
 	if (kept && !getState().unlocked) await takeKey(kept, Boolean(before?.tested));
 }
 
-/** Keeps the key, or not, as the box says. */
+/** Keeps the key if its checkbox is ticked. */
 export async function keepOrNot() {
 	const key = currentKey();
 	untaken = "";
@@ -87,18 +87,18 @@ export async function keepOrNot() {
 		} else if (key) {
 			await keyStore((store) => store.put(key, 1));
 			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
-			// The browser may have asked a person, and that took until the key was forgotten.
+			// The browser may have asked a person, who may have forgotten the key before answering.
 			if (currentKey() !== key || !keepBox.checked) return;
 			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
 		}
 	} catch (error) {
 		keepBox.checked = false;
-		untaken = `This browser can’t store it: ${error instanceof Error ? error.message : error}`;
+		untaken = `This browser can’t store the key: ${error instanceof Error ? error.message : error}`;
 	}
 	describeKey();
 }
 
-/** Drops the key from memory, and what is open with it. */
+/** Drops the key from memory, and ends every request that used it. */
 function drop() {
 	useKey(null);
 	stopAsking();
@@ -115,12 +115,12 @@ export function forget() {
 	forgetAll();
 }
 
-/** Forget asks: at 03:00 one depends on this device. */
+/** Asks before it forgets the key, because a person depends on this device at 03:00. */
 export async function askForget() {
 	const yes = await askPerson({
 		title: "Forget the key?",
 		facts: [
-			{ term: "Does", words: "Deletes the key, the commands by hand and all that this page keeps here" },
+			{ term: "Does", words: "Deletes the key, the commands under By hand and everything else that this page keeps on this device" },
 			{ term: "Costs", words: "This device can’t rescue a VM until you enter the key again" },
 		],
 		yes: "Forget it", keep: "Keep it",
@@ -128,7 +128,7 @@ export async function askForget() {
 	if (yes) forget();
 }
 
-/** Says what is known of the key, and of how long this browser will keep it. */
+/** Shows what is known about the key, and how long this browser will keep it. */
 export function describeKey() {
 	/** @type {Kept|null} */
 	const kept = recall("local", "key");
@@ -143,14 +143,14 @@ export function describeKey() {
 	});
 }
 
-/** The demo's throw-away key: on this machine only, and out of the address bar. */
+/** Takes the demo's throw-away key on this machine only, and removes it from the address bar. */
 export function keyInAddress() {
 	if (isPairingLink(location.hash)) openPairing(location.hash);
 	const given = new URLSearchParams(location.hash.slice(1)).get("key");
 	if (given === null) return null;
 	history.replaceState(null, "", location.pathname + location.search);
 	if (LOCAL.test(location.hostname)) return given.replaceAll(" ", "+");
-	setText($("key-trouble"), "A key in the address is only for the demo. Enter it here instead.");
+	setText($("key-trouble"), "Only the demo takes a key from the address. Enter your key here instead.");
 	return null;
 }
 
@@ -163,7 +163,7 @@ subscribe((state, was) => {
 		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
 		secret.focus();
 	}
-	if (state.key === "revoked") setText($("key-trouble"), "This key was good, and Breakglass refuses it now. Ask the person who runs Breakglass for a new pairing link, and enter it here.");
+	if (state.key === "revoked") setText($("key-trouble"), "Breakglass accepted this key before and refuses it now. Ask the person who runs Breakglass for a new pairing link, and enter it here.");
 	describeKey();
 });
 addEventListener("storage", ({ key, newValue }) => {

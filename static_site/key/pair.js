@@ -1,5 +1,5 @@
-// Pairs this device: by a link, and after a question, fetches a signing key once. docs/api.md, "POST /pair", has the rules.
-// Loaded only where there is a pairing link. Before the yes nothing is sent; after it, the link is spent.
+// Pairs this device. Given a link, it asks the person, then fetches a signing key once. docs/api.md, "POST /pair", has the rules.
+// Loaded only where there is a pairing link. It sends nothing before the person agrees. After that the link is used up.
 
 import { askPerson } from "../base/dialog.js";
 import { $, make, setText } from "../base/dom.js";
@@ -12,19 +12,19 @@ import { dispatch, getState, subscribe } from "../state/store.js";
 /** What key.js, which loads this module, does with a key. @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
 
 const STORE_MS = 3_000; // some browsers' databases answer late, or never
-const SOUGHT_MS = 12_000; // the key that is kept here comes first, because it would take the place of the new one
+const SOUGHT_MS = 12_000; // the kept key is read first, because reading it later would replace the new one
 const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;
-const SENT = "#pair=sent"; // stands in the address while the key is on its way, so that a reload asks for no second one
+const SENT = "#pair=sent"; // is in the address while the key is being fetched, so that a reload requests no second key
 
-const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use it, another one did, and the key will be revoked.";
+const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use the link, another one did, and its key will be revoked.";
 const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
-const ALTERED = "The key that came does not open with this pairing link: the link was altered, or a part of it is missing. Ask for a new one.";
+const ALTERED = "This pairing link can’t decrypt the key that arrived, so the link was altered or is not complete. Ask for a new one.";
 const INTERRUPTED = "The pairing was interrupted. If this device has no key now, ask for a new pairing link.";
 const INCOMPLETE = "This isn’t a complete pairing link. Copy all of it, from https to the end, or scan the code again.";
-const UNSIGNING = "A pairing link opens only over https. Nothing was sent: the link is still good there.";
-const AWAY = "Breakglass does not answer. Nothing was sent: reload this page once it answers, or open the link again.";
-const PROVED = "This device can rescue now.";
+const UNSIGNING = "A pairing link opens only over https. Nothing was sent, so the link still works at its https address.";
+const AWAY = "Breakglass does not answer. Nothing was sent. Reload this page once Breakglass answers, or open the link again.";
+const PROVED = "This device can now rescue VMs.";
 const UNPROVED = "Breakglass has not answered with this key yet.";
 const STORING = " This browser is still storing the key: keep this tab open.";
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
@@ -32,7 +32,7 @@ const word = Object.assign(make("p.note"), { id: "pair-word" });
 word.setAttribute("role", "alert");
 $("verbs").after(word);
 
-/** Says what came of it, above the key field. @param {string} words  @param {boolean} good */
+/** Shows the outcome above the key field. @param {string} words  @param {boolean} good */
 function say(words, good = false) {
 	if (words && getState().tab !== "vm") dispatch("tab-chosen", { tab: "vm" });
 	word.style.color = good ? "var(--good-text)" : "";
@@ -64,7 +64,7 @@ export async function pairDevice(words, keys) {
 	/** @type {HTMLInputElement} */ ($("secret")).value = "";
 	await until(() => getState().key !== "sought", SOUGHT_MS);
 	const isPaired = await agrees(link, () => mine === newest) && await fetchKey(link, keys);
-	if (!isPaired && getState().unlocked) dispatch("look-due"); // no look was taken beside the question
+	if (!isPaired && getState().unlocked) dispatch("look-due"); // the page has not looked at a VM behind the question
 }
 
 /** @param {string} fragment  @returns {Link|null} */
@@ -75,15 +75,15 @@ function parseFragment(fragment) {
 	return id && name ? { id, oneTimeKey, name } : null;
 }
 
-/** Why a link can't be used here, or nothing. @param {string} words  @param {Link} link */
+/** Why a link can't be used here, or an empty text. @param {string} words  @param {Link} link */
 function troubleBefore(words, { id }) {
 	if (!crypto.subtle) return UNSIGNING;
 	if (isUsed(id)) return SPENT;
 	const place = placeOf(words);
-	return place === HOME.href ? "" : `This pairing link is for ${place}. Nothing was sent: open it there, or ask for one for this address.`;
+	return place === HOME.href ? "" : `This pairing link is for ${place}. Nothing was sent. Open the link there, or ask for a link for this address.`;
 }
 
-/** The address that a link opens, or this one if it has none. @param {string} words */
+/** The address for which a link was made, or this page's address if the link names none. @param {string} words */
 function placeOf(words) {
 	try {
 		return new URL(".", words).href;
@@ -95,7 +95,7 @@ function placeOf(words) {
 /** Whether a tab of this device has sent this id, because a second request would have the key revoked. @param {string} id */
 const isUsed = (id) => recall("local", "pair")?.id === id;
 
-/** Asks, and asks again after what closed the dialog without an answer. @param {Link} link  @param {() => boolean} isNewest */
+/** Asks the person, and asks again if the dialog was closed without an answer. @param {Link} link  @param {() => boolean} isNewest */
 async function agrees(link, isNewest) {
 	for (;;) {
 		await until(() => !document.hidden);
@@ -124,7 +124,7 @@ async function writeQuestion(link) {
 		facts: [
 			...inTab ? [{ term: "First", words: "Add this page to the home screen, and paste the link into its key field: on an iPhone or iPad that app has its own storage" }] : [],
 			{ term: "Does", words: `Fetches the signing key of ${link.name}, once${keeps ? ", and keeps it here" : ""}` },
-			...keeps ? [] : [{ term: "But", words: `${why}: it is gone when this tab closes, and the link is used` }],
+			...keeps ? [] : [{ term: "But", words: `${why}: the key is gone when this tab closes, and the link is used up` }],
 			...old ? [{ term: "Replaces", words: old }] : [],
 		],
 		yes: inTab ? "Pair here anyway" : "Pair this device",
@@ -145,10 +145,10 @@ async function copyLink({ id, oneTimeKey, name }) {
 	}
 }
 
-/** Whether this device can keep a key at this address. A database that answers late can. */
+/** Whether this device can keep a key at this address. A database that answers late counts as able. */
 const canKeep = async () => !$("may-keep").hidden && Promise.race([keyStore((store) => store.count()).then(() => true, () => false), sleep(STORE_MS).then(() => true)]);
 
-/** Fetches, opens and keeps the key; the page continues with it. Returns whether it does. @param {Link} link  @param {Keys} keys */
+/** Fetches, decrypts and keeps the key, with which the page then continues. Returns whether that worked. @param {Link} link  @param {Keys} keys */
 async function fetchKey(link, keys) {
 	const { id, name } = link;
 	say(`Fetching the signing key of ${name}…`, true);
@@ -186,7 +186,7 @@ async function fetchSealed(id) {
 /** @param {string} text  in base64url */
 const bytesOf = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 
-/** Returns the signing key, as one that scripts can't read out; null if this link does not open it. @param {Link} link  @param {string} sealed  @param {Keys} keys */
+/** Returns the signing key in a form that scripts can't read out, or null if this link does not decrypt it. @param {Link} link  @param {string} sealed  @param {Keys} keys */
 async function openSealed({ id, oneTimeKey, name }, sealed, { importKey }) {
 	try {
 		const opener = await crypto.subtle.importKey("raw", bytesOf(oneTimeKey), "AES-GCM", false, ["decrypt"]);
@@ -201,20 +201,20 @@ async function openSealed({ id, oneTimeKey, name }, sealed, { importKey }) {
 	}
 }
 
-/** Begins with a key, and keeps it in place of any other, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address  @param {Keys} keys */
+/** Begins to use a key, and keeps it in place of any other key, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address  @param {Keys} keys */
 async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 	useKey(key);
 	keepBox.checked = !$("may-keep").hidden;
-	keep("local", "key", null); // what is known of the old one
+	keep("local", "key", null); // what is known about the old key
 	let storing = STORING;
 	const stored = keepOrNot().then(() => { storing = ""; });
 	await Promise.race([stored, sleep(STORE_MS)]);
-	if (getState().unlocked) dispatch("locked"); // nothing of the other caller's continues
+	if (getState().unlocked) dispatch("locked"); // no request of the previous caller continues
 	await takeKey(key);
 	await until(() => getState().key !== "given", PROOF_MS);
 	const report = () => {
 		const state = getState().key;
-		if (state === "refused" || !getState().unlocked) say(""); // that is said beside the field
+		if (state === "refused" || !getState().unlocked) say(""); // the page shows that beside the key field
 		else if (keepBox.checked) say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}${storing}`, true);
 		else say(`Paired as ${name}, until this tab closes. The key is not kept here.`);
 	};
@@ -228,7 +228,7 @@ async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 /** @param {string} fragment */
 const showAddress = (fragment) => history.replaceState(null, "", location.pathname + location.search + fragment);
 
-/** Takes a pairing link out of the address. @param {string} [rest]  what else is to stand there */
+/** Removes a pairing link from the address. @param {string} [rest]  what else is to stand there */
 function clearLink(rest = "") {
 	if (location.hash.startsWith("#pair=")) showAddress(rest);
 }

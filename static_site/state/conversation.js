@@ -3,20 +3,20 @@
 import { clock } from "../base/words.js";
 import { labelOf } from "./verbs.js";
 
-/** A question and its answer. `own`: the page sent it by itself. `recap`: Claude is told what was said. `began`: by this device's clock.
+/** A question and its answer. `own`: the page sent it by itself. `recap`: Claude gets what was said before. `began`: when, by this device's clock.
  * @typedef {{id: string, prompt: string, own: boolean, began: number, body?: string, recap?: boolean, answer?: string}} Turn */
 /** @typedef {{notice?: string, trouble?: string, lost?: boolean}} Failure */
-/** `number`: no other conversation has it. `turn` is under way; `cut` was, and its rest can be asked for. `log`: whether what was said
+/** `number`: unique to the conversation. `turn` is under way; `cut` was under way, and the rest of its answer can be asked for. `log`: whether the earlier conversation
  * before is drawn. `check`: the verb that ended, and that Claude was not told of; `byHand` waits for a person. `draft`: what
  * is written, while another VM is shown.
  * @typedef {{number: number, session: string|undefined, id: string|undefined, turns: Turn[], turn: Turn|null, cut: Turn|null,
  *   draft: string, failure: Failure, word: string, log: "unread"|"reading"|"failed"|"read", cost: number,
  *   check: {job: string, byHand: boolean}|null}} Chat */
-/** An earlier one, as the handler lists it. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
-/** What the device keeps of one. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
-/** `status`: "held" until it is known whether it was used, "unsure" if that can't be known, "spent" if its id acts no more.
+/** An earlier conversation, as the handler lists it. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
+/** What the device keeps of a conversation. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
+/** `status`: "held" until it is known whether the proposal was approved, "unsure" if that can't be known, "spent" if its id can't act any more.
  * `talk`: the number of its conversation. `at`: when its turn began, by this device's clock. `last`: the VM's last job as
- * Claude saw it: after another one the proposal is spent.
+ * Claude saw it. After another job, the proposal is spent.
  * @typedef {{vm: string, verb: string, at: number, last: string, talk: number, words: string, status: "held"|"unsure"|"open"|"spent"}} Proposal */
 
 /** @typedef {import("./shape.js").State} State */
@@ -27,17 +27,17 @@ export const TOO_OLD = "Too old to approve. Ask Claude again.";
 
 /** @param {number} number  @param {Kept} kept  @param {string} draft  @returns {Chat} */
 export const newChat = (number, { session, id, turn }, draft = "") => ({
-	number, session, id, turns: [], turn: null, cut: turn ? { ...turn, began: turn.began ?? 0 } : null, // of an unknown age is too old to act on
+	number, session, id, turns: [], turn: null, cut: turn ? { ...turn, began: turn.began ?? 0 } : null, // a proposal of unknown age is too old to act on
 	draft, failure: {}, word: "", log: session ? "unread" : "read", cost: 0, check: null,
 });
 
-/** What a reload needs. @param {Chat} chat  @returns {Kept|null} */
+/** What the page keeps for a reload. @param {Chat} chat  @returns {Kept|null} */
 export function keptOf({ session, id, turn, cut }) {
 	const open = turn ?? cut;
 	return session || open ? { session, id, turn: open && { id: open.id, prompt: open.prompt, own: open.own, began: open.began } } : null;
 }
 
-/** @type {Record<string, (chat: Chat, event: any) => Chat>} of the conversation about one VM */
+/** @type {Record<string, (chat: Chat, event: any) => Chat>} each changes the conversation about one VM */
 export const OF_CHAT = {
 	"draft-left": (chat, { words }) => ({ ...chat, draft: words }),
 	"turn-begun": (chat, { turn }) => ({
@@ -61,21 +61,21 @@ export const OF_CHAT = {
 	"check-due": (chat, { check }) => ({ ...chat, check }),
 };
 
-/** One that names no last job is of an earlier version. @param {{at: number, last: string}} proposal  @param {number} now */
+/** A proposal that names no last job comes from an earlier version. @param {{at: number, last: string}} proposal  @param {number} now */
 export const isOldProposal = ({ at, last }, now) => !last || Math.abs(now - at) >= DAY_MS;
 
-/** What has changed the VM's power since a proposal was made, as far as the history shows it.
+/** The jobs that have changed the VM's power since a proposal was made, as far as the history shows them.
  * @param {State} state  @param {string} id  @returns {import("./shape.js").Job|undefined} */
 function actSince({ views, proposals }, id) {
 	const { vm, last } = proposals[id];
 	const { seen, jobs } = views[vm] ?? {};
 	const place = jobs?.findIndex((job) => job.id === last) ?? -1;
-	const since = last === "none" ? jobs : jobs?.slice(0, Math.max(0, place)); // the newest come first
+	const since = last === "none" ? jobs : jobs?.slice(0, Math.max(0, place)); // the newest jobs come first
 	const act = since?.find((job) => job.id === seen?.last);
 	return act?.id === id ? undefined : act;
 }
 
-/** Ends the proposals that were made for another state than there is. @param {State} state  @returns {State} */
+/** Ends the proposals that were made when the VM was in another state. @param {State} state  @returns {State} */
 export function spendProposals(state) {
 	/** @type {State["proposals"]} */
 	const spent = {};
@@ -86,7 +86,7 @@ export function spendProposals(state) {
 	return Object.keys(spent).length ? { ...state, proposals: { ...state.proposals, ...spent } } : state;
 }
 
-/** Why a proposal can't be approved now, or nothing. @param {State} state  @param {string} job  @param {number} now */
+/** Why a proposal can't be approved now, or an empty text. @param {State} state  @param {string} job  @param {number} now */
 export function proposalObstacle({ proposals }, job, now) {
 	const proposal = proposals[job];
 	if (!proposal) return "";
@@ -94,7 +94,7 @@ export function proposalObstacle({ proposals }, job, now) {
 	return proposal.status === "open" ? "" : "Checking whether this proposal was used. Try again in a moment.";
 }
 
-/** What is said of a proposal; one of another page's time acts no more. @param {State} state  @param {any} event  @returns {State} */
+/** Changes a proposal's status and words. A proposal from before the page was loaded can't act any more. @param {State} state  @param {any} event  @returns {State} */
 function noteProposal(state, { at, job, words, status }) {
 	const known = state.proposals[job];
 	if (!known) return state;

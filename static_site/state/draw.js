@@ -1,23 +1,23 @@
-// Draws what is known: after every event, and once a second. What is drawn where, app.js says.
+// Draws the state after every event and once a second. app.js says which part draws what.
 
 import { newView } from "./shape.js";
 import { getState, subscribe, viewOf } from "./store.js";
 
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
-/** A region of the page. Of a VM that is not here nothing is known: `named` is empty then.
+/** A region of the page. Nothing is known about a VM that is not here, so `named` is empty for it.
  * @typedef {(state: State, view: View, now: number, named: View) => unknown} Draw */
 
 /** @type {Draw[]} */
 let regions = [];
 let due = false;
 
-const PRESS_MS = 1_500; // a finger that rests longer is no press
+const PRESS_MS = 1_500; // a finger that rests longer does not press
 let pressedAt = 0;
 addEventListener("pointerdown", () => { pressedAt = Date.now(); });
 for (const type of ["pointerup", "pointercancel", "blur"]) addEventListener(type, () => { pressedAt = 0; });
 
-/** Draws in a moment: once for all that happens at once. */
+/** Draws in the next frame, once for all events until then. */
 function drawSoon() {
 	if (due) return;
 	due = true;
@@ -27,7 +27,7 @@ function drawSoon() {
 	});
 }
 
-/** Draws everything, unless a finger is down: nothing is re-worded under it. */
+/** Draws everything, unless a finger is down, because no word may change under a finger. */
 export function draw() {
 	if (Date.now() - pressedAt < PRESS_MS) {
 		setTimeout(drawSoon, 100);
@@ -35,12 +35,12 @@ export function draw() {
 	}
 	const state = getState();
 	const view = viewOf();
-	const named = state.unknownVm ? newView("") : view; // nothing of another VM is shown in its place
+	const named = state.unknownVm ? newView("") : view; // a VM that is not here must not show another VM's state
 	for (const region of regions) {
 		try {
 			region(state, view, Date.now(), named);
 		} catch (error) {
-			reportError(error); // a region that can't be drawn takes no other with it
+			reportError(error); // an error in one region must not stop the others
 		}
 	}
 }
@@ -52,4 +52,4 @@ export function startDrawing(...all) {
 }
 
 subscribe(drawSoon);
-addEventListener("resize", drawSoon); // what has room is another
+addEventListener("resize", drawSoon); // other parts may fit now

@@ -6,9 +6,9 @@ import { dispatch, getState, viewOf } from "./store.js";
 
 const EVERY_MS = 10_000;
 const SLOW_MS = 2_300;
-/** After the opening: a person hears of it within three seconds. */
+/** After the page has opened, a person learns within three seconds that nothing answers. */
 const SAID_BY_MS = 2_600;
-/** What a good answer may take on a bad line. */
+/** How long a good answer may take on a bad line. */
 const LEAST_MS = 1_500;
 const LATE_MS = 8_000;
 
@@ -21,7 +21,7 @@ function patience() {
 	return left > 0 ? Math.min(SLOW_MS, Math.max(LEAST_MS, left)) : SLOW_MS;
 }
 
-/** Asks now, and from then on again and again. */
+/** Asks now, and then repeatedly. */
 export async function pollHealth() {
 	clearTimeout(timer);
 	const slow = setTimeout(() => dispatch("health-slow"), patience());
@@ -42,13 +42,13 @@ export async function pollHealth() {
 	timer = setTimeout(pollHealth, wait);
 }
 
-/** Of one host alone is it known which VMs are its. @param {any} answer */
+/** Only if there is a single host is it known which VMs belong to it. @param {any} answer */
 function takeAllProven({ hosts, vms }) {
 	const [host, more] = Object.values(hosts);
 	if (!more) for (const { name } of vms) takeProven(name, host?.proven);
 }
 
-/** When this connection was last tried for real: `null` is "never" only from a host agent that can know it.
+/** When a rescue over this connection was last proven: `null` is "never" only from a host agent that can know it.
  * @param {string} vm  @param {{at: string, how: string}|null|undefined} proven */
 export function takeProven(vm, proven) {
 	if (!proven && (proven === undefined || vmHealth(getState(), vm)?.proxmox !== "answering")) return;

@@ -1,4 +1,4 @@
-// The jobs that the host remembers, and whether its record of them is whole.
+// The jobs that the host remembers, and whether its record of them is complete.
 
 import { newId, post } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
@@ -21,10 +21,10 @@ async function readHistory(vm, more, line = new AbortController()) {
 	return answer?.error ?? answer ?? { message: "no answer came back" };
 }
 
-/** A job with its output and its picture; null if the host does not know it, undefined if it did not say. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
+/** A job with its output and its picture; null if the host does not know the job, undefined if it did not answer. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
 export const findJob = async (vm, id) => (await readHistory(vm, { job: id })).job;
 
-/** Reads the list of jobs again. One reading at a time; of those that wait, the last is enough. @param {string} vm */
+/** Reads the list of jobs again, one reading at a time. Of several waiting readings, only the last one runs. @param {string} vm */
 export function refreshHistory(vm) {
 	const before = underWay.get(vm) ?? Promise.resolve();
 	/** @type {Promise<void>} */
@@ -38,7 +38,7 @@ export const dropHistory = (vm) => lines.get(vm)?.abort();
 
 /** @param {string} vm */
 async function readList(vm) {
-	const before = headsOf(vm); // what comes while the host answers may not be in that answer
+	const before = headsOf(vm); // a line that is added while the host answers may be missing in that answer
 	const line = new AbortController();
 	lines.set(vm, line);
 	const { jobs, message, verdict, chain } = await readHistory(vm, {}, line);
@@ -47,20 +47,20 @@ async function readList(vm) {
 	dispatch("jobs-came", { vm, jobs, trouble, chain: chain && checkChain(vm, before, chain) });
 }
 
-/** The last lines of the chain of jobs that this page saw, of each node. @param {string} vm  @returns {Heads} */
+/** The last lines that this page saw of each node's chain of jobs. @param {string} vm  @returns {Heads} */
 const headsOf = (vm) => recall("local", `heads ${vm}`) ?? {};
 
-/** Keeps the line that a job of ours added. @param {string} vm  @param {Chain} line */
+/** Keeps the chain's line that this page's own job added. @param {string} vm  @param {Chain} line */
 export function takeChain(vm, { node, n, head }) {
 	const heads = headsOf(vm);
 	keep("local", `heads ${vm}`, { ...heads, [node]: [...heads[node] ?? [], { n, head }].slice(0, 9) });
 }
 
-/** What is wrong with the record, or nothing. @param {string} vm  @param {Heads} before  @param {Chain} chain */
+/** What is wrong with the record, or an empty text. @param {string} vm  @param {Heads} before  @param {Chain} chain */
 function checkChain(vm, before, { node, n, head, broken, hashes = [], since }) {
 	const kept = before[node] ?? [];
 	const gone = since !== undefined && since !== null && kept.find((line) => line.n >= since && !hashes.includes(line.head.slice(0, 16)));
-	const was = gone ? `its line ${gone.n}, which this page saw, is gone` : "";
+	const was = gone ? `line ${gone.n}, which this page saw earlier, is gone` : "";
 	if (since && !gone) {
 		const after = headsOf(vm);
 		keep("local", `heads ${vm}`, { ...after, [node]: [{ n, head }, ...(after[node] ?? []).slice(kept.length)] });

@@ -32,7 +32,7 @@ const OF_VIEW = {
 	"act-recalled": (view, { id, verb }) => ({ ...view, verb, open: { id, verb }, note: "", sent: { ...view.sent, [id]: true } }),
 	"stage-came": (view, { at, id, n, stage, started, deadline }, { clockOff }) => {
 		if (view.open?.id !== id) return view;
-		const known = view.stages[n]?.name === stage; // who attaches gets all stages again, from the first
+		const known = view.stages[n]?.name === stage; // an attached request gets all stages again, from the first
 		const stages = known ? view.stages : [...view.stages.slice(0, n), { name: stage, at }];
 		const ends = deadline ? { started: Date.parse(started) - clockOff, seconds: deadline } : view.deadline;
 		const heard = view.phase === "unknown" ? enter(view, at, "running", { since: view.since }) : view;
@@ -76,7 +76,7 @@ const OF_VIEW = {
 	"watch-ended": (view, { at, found }) => {
 		const { watch } = view;
 		if (!watch) return view;
-		const late = at - watch.until; // by the last look, or by a sleep
+		const late = at - watch.until; // the last look, or this device's sleep, ended the watch
 		const until = late > 0 && late < 10_000 ? watch.until : at;
 		return { ...view, watch: { ...watch, on: false, until, found: watch.back && found === "nothing" ? "guest" : found } };
 	},
@@ -91,13 +91,13 @@ const OF_VIEW = {
 /** When a picture was taken, by this device's clock. @param {Omit<Picture, "at">} picture  @param {State} state  @returns {Picture} */
 const timed = (picture, { clockOff }) => ({ ...picture, at: Date.parse(picture.started) - clockOff });
 
-/** The jobs that this device sent from another tab, or before. @param {string[]} ids  @returns {Record<string, boolean>} */
+/** The jobs that this device sent earlier or from another tab. @param {string[]} ids  @returns {Record<string, boolean>} */
 export const sentOf = (ids) => Object.fromEntries(ids.map((id) => [id, false]));
 
 /** @param {{by_hand?: string[]}} answer */
 const byHand = ({ by_hand: lines = [] }) => lines.map((line) => `By hand: ${line}`);
 
-/** An answer that ends a read or an act. @param {View} view  @param {any} event  @returns {View} */
+/** An answer that ends a reading or a changing verb. @param {View} view  @param {any} event  @returns {View} */
 function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	const changes = mutates(verb);
 	let next = remember(view, { at, verb, answer, changes });
@@ -110,7 +110,7 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 		if (answer.outcome === "failed") next.failure = { verb, cause: causeOf(answer), last: answer.last, lines: answer.verdict?.evidence ?? [], cures: curesOf(answer) };
 	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : hearGuest(view.watch, answer, at) };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
-	// A check that failed is no news once a later one has succeeded.
+	// A failed check is out of date once a later one has succeeded.
 	const mends = verb === "status" && view.verb === verb && answer.outcome === "done" && ["failed", "notSent"].includes(view.phase);
 	if (!loud && !mends) return next;
 	const [phase, more] = outcomeOf(verb, answer, { at, clockOff });
@@ -118,9 +118,9 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });
 }
 
-const GAP_MS = 10_000; // between two checks: what was first heard after a longer one may have been there for as long
+const GAP_MS = 10_000; // the longest time between two checks; after a longer gap, the guest may have answered earlier than it was heard
 
-/** The watch after an answer that may tell the first heartbeat, which ends it. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
+/** The watch after an answer. The first heartbeat ends the watch. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
 function hearGuest(watch, { outcome, state, heartbeat }, at) {
 	if (watch?.on && outcome === "done" && FALLEN[state]) return { ...watch, on: false, until: at, found: "fallen", fell: state };
 	if (outcome !== "done" || !watch || watch.back || watch.found === "guest") return watch;
@@ -128,10 +128,10 @@ function hearGuest(watch, { outcome, state, heartbeat }, at) {
 	return ms >= 0 && heartbeat.state === "fresh" ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }
 
-/** Whether a read knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
+/** Whether a reading verb knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
 const isNewer = ({ seen, watch }, verb, { outcome, last }) => outcome === "done" && ((verb === "forensics" && watch?.found !== "fallen") || seen?.last !== last);
 
-/** What an answer says of the VM. @param {View} view  @param {any} event  @returns {View} */
+/** Takes over what an answer says about the VM. @param {View} view  @param {any} event  @returns {View} */
 function remember(view, { at, verb, answer, changes }) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
 	const before = view.seen;
@@ -140,7 +140,7 @@ function remember(view, { at, verb, answer, changes }) {
 	next.beats ||= Boolean(next.heartbeat?.at);
 	if (answer.by_hand?.length && !changes) next.byHand = answer.by_hand;
 	const old = view.verdict;
-	// A capture saw more than a glance.
+	// A capture knows more than a status does.
 	const better = verb === "status" && old?.from === "forensics" && old.state === state && old.last === last;
 	if (outcome === "done" && !better && (verdict || !changes)) {
 		next.verdict = verdict ? { ...verdict, state, last, from: verb, at } : null;
@@ -185,7 +185,7 @@ const OF_STATE = {
 	tick: (state) => state,
 };
 
-/** The VM that is shown, once the names are known: what was looked at without a name is the only one.
+/** The VM that is shown, once the names are known. A VM that was looked at without a name is the only one.
  * @param {State} state  @param {string} choice  @returns {State} */
 function chooseFirst(state, choice) {
 	const names = state.health.vms.map(({ name }) => name);
@@ -195,7 +195,7 @@ function chooseFirst(state, choice) {
 	return { ...state, vm, views: nameless ? { ...views, [vm]: { ...nameless, vm } } : views };
 }
 
-/** The state after an event. An event of a VM that is not looked at any more changes nothing.
+/** The state after an event. An event about a VM that is no longer kept changes nothing.
  * @param {State} state  @param {Event_} event  @returns {State} */
 export function reduce(state, event) {
 	const { type, at, vm: name = state.vm } = event;

@@ -1,4 +1,4 @@
-// What may be pressed, what an answer means, and why. Pure.
+// Decides which buttons may be pressed, what an answer means, and why. Pure.
 
 import { MINUTE, clock, ended, sentence, span, troubleOf } from "../base/words.js";
 import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
@@ -10,16 +10,16 @@ import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
 const LOOK_EVERY_MS = 15_000;
 
-/** Nothing of this view is under way or open. @param {View} view */
+/** Whether this view has nothing under way and no open outcome. @param {View} view */
 export const resting = (view) => !view.open && !["checking", "running", "unknown"].includes(view.phase);
 
-/** The phase that is shown. @param {State} state  @param {View} view */
+/** The phase that the page shows. @param {State} state  @param {View} view */
 export function phaseOf(state, view) {
 	if (!state.unlocked) return "locked";
 	return isAway(state) && resting(view) ? "disconnected" : view.phase;
 }
 
-/** Nothing answers at this page's address. @param {State} state */
+/** Whether nothing answers at this page's address. @param {State} state */
 export const isAway = ({ health }) => health.fails > 1 || ((health.slow || health.fails > 0) && !health.answer);
 
 /** @param {State} state  @param {string} name */
@@ -31,7 +31,7 @@ export function fullName(state, name = state.vm) {
 	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
-/** The code of what is wrong on the way to the VM's host, or nothing. @param {State} state  @param {View} view */
+/** The code of the trouble with the connection to the VM's host, or an empty text. @param {State} state  @param {View} view */
 export function proxmoxTrouble({ health }, view) {
 	const code = health.fails < 2 && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
 	const newer = (view.seen?.at ?? 0) > health.at;
@@ -41,14 +41,14 @@ export function proxmoxTrouble({ health }, view) {
 /** @param {State} state */
 export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|none)$/, "") ?? "";
 
-/** Who holds the VM. @param {Holder} holder  @param {number} clockOff */
+/** A sentence about who holds the VM. @param {Holder} holder  @param {number} clockOff */
 export function holding({ by, verb, since, stage, deadline }, clockOff) {
 	const at = Date.parse(since) - clockOff;
 	const until = clock(at + 1e3 * deadline);
 	return `${by} has been ${DOING[verb] ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
-/** Why a verb can't be pressed now, or nothing. @param {State} state  @param {View} view  @param {string} verb */
+/** Why a verb can't be pressed now, or an empty text. @param {State} state  @param {View} view  @param {string} verb */
 export function obstacle(state, view, verb) {
 	const phase = phaseOf(state, view);
 	if (phase === "locked") return "Enter the signing key first.";
@@ -69,10 +69,10 @@ const POINTLESS = { reset: "stopped", start: "running", stop: "stopped" };
 /** @param {View} view  @param {string} verb */
 export const pointless = ({ seen }, verb) => (seen && POINTLESS[verb] === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
 
-/** A lock is a hint: after a minute a person may know better. @param {View} view  @param {number} now */
+/** A lock is only a hint, because a person may know better after a minute. @param {View} view  @param {number} now */
 export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
 
-/** Since when the power buttons of the shown VM are locked: a lock is a hint, and ends after a minute. Not so where a link
+/** Since when the power buttons of the shown VM are locked. The lock is only a hint and ends after a minute, except where a link
  * named another VM.
  * @param {State} state  @param {number} at  @returns {State} */
 export function noteLock(state, at) {
@@ -84,16 +84,16 @@ export function noteLock(state, at) {
 	return { ...state, views: { ...state.views, [state.vm]: { ...view, lockedSince: since } } };
 }
 
-/** The verdict, if it is still about what is there. @param {View} view */
+/** The verdict, if it still describes the present state. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
-/** What failed last, if nothing was done since. @param {View} view */
+/** The last failure, if no verb has run since. @param {View} view */
 export const failureOf = ({ failure, seen }) => (failure && seen?.last === failure.last ? failure : null);
 
-/** The same, unless evidence says more of a VM that has a process. @param {View} view */
+/** The last failure, unless evidence says more about a VM that has a process. @param {View} view */
 export const failureShown = (view) => (view.seen?.state === "stopped" || verdictOf(view)?.from !== "forensics" ? failureOf(view) : null);
 
-/** The states in which a guest stands that was started or reset, and what became of it. @type {Record<string, string>} */
+/** The states in which a guest stands still after its start or reset, and their words. @type {Record<string, string>} */
 export const FALLEN = {
 	__proto__: /** @type {any} */ (null),
 	"guest-panicked": "it panicked",
@@ -103,11 +103,11 @@ export const FALLEN = {
 	paused: "it was paused",
 };
 
-/** It came up, and stands since. @param {View} view */
+/** Whether the guest came up and has stood still since. @param {View} view */
 export const hasFallen = ({ watch, seen }) => watch?.found === "fallen" && Boolean(FALLEN[seen?.state ?? ""]);
 
-/** The advised verb, if the advice is still about what is there, and of a verb that this page has. What just failed is not
- * advised again, and no verb where a command on the host loses less. @param {View} view */
+/** The advised verb, if the advice still fits the present state and the page has that verb. A verb that just failed is not
+ * advised again, and no verb is advised where a command on the host loses less. @param {View} view */
 export function adviceOf(view) {
 	const verdict = verdictOf(view);
 	const advice = verdict?.advice ?? "";
@@ -116,10 +116,10 @@ export function adviceOf(view) {
 	return !view.open && !view.seen?.holder && !isSpent && !verdict?.fix && VERBS[advice] ? advice : "";
 }
 
-// What a capture finds of a VM that a status calls running.
+// The verdicts that a capture can reach on a VM that a status calls running.
 const OF_RUNNING = /^(healthy|heartbeat|guest|backup|disk|storage)/;
 
-/** The newest evidence of the history, if it is younger than a minute and about what a status has just seen.
+/** The newest evidence in the history, if it is younger than a minute and describes the state that a status has just seen.
  * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
  * @param {View} view  @param {number} now by the host's clock  @returns {import("./shape.js").Job|null} */
 export function recentEvidence({ seen, verdict, jobs }, now) {
@@ -132,7 +132,7 @@ export function recentEvidence({ seen, verdict, jobs }, now) {
 	return fits && !isBefore ? newest : null;
 }
 
-/** A check is due: on waking, and every 15 s, even while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
+/** Whether a check is due, on waking and every 15 s, even while an outcome is not known. @param {State} state  @param {View} view  @param {number} now */
 export const isCheckDue = (state, view, now) => state.unlocked && !view.acting && !view.reading && view.phase !== "checking"
 	&& !isAway(state) && Math.abs(now - view.triedAt) >= LOOK_EVERY_MS;
 
@@ -148,15 +148,15 @@ export const causeOf = (answer) => reasonOf(answer).replace(/^the VM was stopped
 /** The commands that may help after a failure: the cure first, then what the verb does by hand. @param {any} answer */
 export const curesOf = ({ verdict, by_hand: lines = [] }) => [...verdict?.fix ? [verdict.fix] : [], ...lines.map((/** @type {string} */ command) => ({ place: "", command }))];
 
-/** The phase that an answer ends in, and its words. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
+/** The phase in which an answer ends, and the words for it. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
  * @returns {[string, Partial<View>]} */
 export function outcomeOf(verb, answer, { at, clockOff }) {
 	const { outcome, code, reached, verdict, holder, stage, url } = answer;
 	const hint = code === "forbidden" && answer.hint ? `The person who runs Breakglass can ${ended(answer.hint)}` : answer.hint;
-	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline says it
+	if (outcome === "done" && verb === "status") return ["idle", {}]; // the headline shows the result
 	if (outcome === "done") return ["done", { sentence: `at ${clock(at)}` }];
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
-	if (outcome === "unknown" && !mutates(verb)) return ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }];
+	if (outcome === "unknown" && !mutates(verb)) return ["failed", { sentence: "No answer came back from the host.", hint: "Nothing was changed. Look again." }];
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
 	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
 	const lines = verdict?.evidence ?? [];
@@ -165,22 +165,22 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline has the rest
-	const far = stage ? `It got as far as: ${stage}. ` : "";
+	const far = stage ? `It reached the stage ${stage}. ` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
 	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
 }
 
-/** Lines for what is not well and has no place of its own. @param {State} state  @param {View} view  @returns {string[]} */
+/** Lines for trouble that no other part of the page shows. @param {State} state  @param {View} view  @returns {string[]} */
 export function notesOf({ health, clockOff, newPage }, view) {
 	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at)));
 	const off = Math.abs(clockOff);
 	return [
 		view.note,
 		view.trouble,
-		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}; that does no harm.` : "",
+		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}, which does no harm.` : "",
 		...view.warnings,
-		config ? `Its configuration is ${config}. The log of Breakglass says what to correct.` : "",
-		newPage ? "This page is from before an upgrade. The new one is stored, and it opens next time." : "",
+		config ? `The configuration of Breakglass is ${config}. Its log says what to correct.` : "",
+		newPage ? "This page is from before an upgrade. The new page is stored, and it opens next time." : "",
 	].filter(Boolean);
 }
 
@@ -192,6 +192,6 @@ export const placeOf = ({ vm, tab }) => ({ vm, tab });
 /** @param {Place} place  @param {Place|null} other */
 export const isSamePlace = (place, other) => place.vm === other?.vm && place.tab === other.tab;
 
-/** What stands in the address: the VM where there is a choice; with one, the address stays.
+/** The address to show. It names the VM if there are several, and stays as it is if there is only one.
  * @param {Pick<State, "vm"|"tab"|"health">} state */
 export const addressOf = ({ vm, tab, health }) => (health.vms.length < 2 ? undefined : tab === "list" ? "" : `#vm=${vm}`);

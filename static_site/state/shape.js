@@ -1,4 +1,4 @@
-// The shape of what the page knows, and how it begins.
+// The types of the page's state, and its first value.
 
 /** A job of another caller that holds the VM.
  * @typedef {{job: string, verb: string, by: string, since: string, stage?: string, deadline: number}} Holder */
@@ -7,14 +7,14 @@
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
  *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[]}} Job */
 /** @typedef {{png: string, started: string, at: number, last: string|null, live?: boolean, rows?: string[]}} Picture */
-/** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status tells it */
-/** The watch after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
- * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.
+/** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status reports it */
+/** The watch over the guest after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
+ * `heard`: the last check without an answer of the guest's kernel. `back`: when the kernel answered first, and whether it may have been earlier.
  * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number, started: number, heard: number,
  *   back: {ms: number, most: boolean}|null, was: string, fell: string, found: ""|"guest"|"nothing"|"stopped"|"fallen"|"unseen"}} Watch `was`: the state before it; `fell`: the one that ended it */
 /** A verb that failed, and the commands that may help. @typedef {{verb: string, cause: string, last: string|null, lines: string[], cures: {place: string, command: string}[]}} Failed */
 
-/** What is known of one VM. `open` is the mutating job whose end is not known; `acting` and `reading` are under way.
+/** What is known of one VM. `open` is the mutating job whose outcome is not known; `acting` and `reading` are under way.
  * @typedef {object} View
  * @property {string} vm
  * @property {string} phase @property {string} verb @property {number} since

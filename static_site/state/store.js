@@ -1,4 +1,4 @@
-// Holds the state. Everything that happens comes in as an event; who draws is told once a frame.
+// Holds the state. Everything that happens comes in as an event, and the parts that draw are called once a frame.
 
 import { onClock } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
@@ -9,7 +9,7 @@ import { newState } from "./shape.js";
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
 
-const MOST_SENT = 9; // jobs of one VM that this device knows as its own
+const MOST_SENT = 9; // how many jobs of one VM this device remembers as its own
 
 /** @type {State} */
 let state = newState();

@@ -1,4 +1,4 @@
-// The verbs, as they are offered, asked about and waited for. A code or a verb of an answer may be `constructor`.
+// The words with which the page offers the verbs, asks about them and waits for them. A code or a verb of an answer may be `constructor`.
 
 /** `stages`: what its bar shows; `takes`: how long, in words.
  * @typedef {{label: string, does?: string, costs?: string, takes?: string, stages?: string[]}} Verb */
@@ -42,7 +42,7 @@ export const STAGES = {
 	back: { label: "Back", limit: 90 },
 };
 
-/** What is done by a verb that changes power, after "is" or "has been". @type {Record<string, string>} */
+/** The participle of each verb that changes power, for use after "is" or "has been". @type {Record<string, string>} */
 export const DOING = {
 	__proto__: /** @type {any} */ (null),
 	cycle: "power-cycling", reset: "resetting", start: "starting", stop: "stopping",
@@ -52,5 +52,5 @@ export const DOING = {
 export const labelOf = (verb) => VERBS[verb]?.label ?? verb;
 /** Whether a verb changes power. @param {string} verb */
 export const mutates = (verb) => VERBS[verb]?.does !== undefined;
-/** Whether the VM comes up by it, so that there is something to watch. @param {string} verb */
+/** Whether the verb brings the VM up, so that the guest's return can be watched. @param {string} verb */
 export const bringsUp = (verb) => ["start", "reset", "cycle"].includes(verb);

@@ -1,4 +1,4 @@
-// The bar at the bottom: what became of the last press, its stages, its one button. Pure.
+// The bar at the bottom: the outcome of the last press, its stages, and one button. Pure.
 
 import { clock, minute, sentence, span } from "../base/words.js";
 import { FALLEN, failureShown, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
@@ -57,7 +57,7 @@ const PHASES = {
 	}),
 };
 
-/** Who is on it: this device may be, from another tab. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
+/** Who holds the VM, which may be another tab of this device. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
 const whose = ({ sent }, holder) => (holder && holder.job in sent ? "Your other tab is on it" : "Someone is on it");
 
 /** @param {State} state  @param {View} view  @param {number} now */
@@ -82,7 +82,7 @@ function watching(view, now) {
 			? { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more }
 			: { tone: "unknown", icon: "look", word: done, sentence: `${sentence(view.heartbeat?.says ?? "the guest's heartbeat is not known")} Look at the picture`, ...more },
 		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
-		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But it is off again", ...LOOK },
+		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But the VM is off again", ...LOOK },
 		fallen: { tone: "bad", icon: "hung", word: done, sentence: `But ${fallOf(watch)}`, ...LOOK },
 		"": { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}`, ...LOOK },
 	}[watch.found];
@@ -94,7 +94,7 @@ function watching(view, now) {
 /** When the guest's kernel answered first, by the host's clock. @param {import("../state/shape.js").Watch} watch */
 export const returnOf = ({ back, verb }) => (back ? `the guest’s kernel answers, ${back.most ? "at most " : ""}${span(back.ms)} after the ${labelOf(verb).toLowerCase()}` : "");
 
-/** What became of a guest that stands again, and when. @param {import("../state/shape.js").Watch} watch */
+/** What stopped a guest that stands still again, and when. @param {import("../state/shape.js").Watch} watch */
 export const fallOf = ({ fell, was, since, until, verb }) => `${FALLEN[fell]}${fell === was ? " again" : ""}, ${span(until - since)} after the ${labelOf(verb).toLowerCase()}`;
 
 /** @param {View} view */
@@ -106,7 +106,7 @@ function farOf(view) {
 /** @param {View} view */
 const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
 
-/** The verb's stages that came, each once and in its order. What goes back a step begins that step again.
+/** The stages that the verb has reported, each once and in order. If the verb goes back a step, that step begins again.
  * @param {View} view  @returns {View["stages"]} */
 function passed({ verb, stages }) {
 	const order = VERBS[verb]?.stages ?? [];
@@ -156,7 +156,7 @@ function stepsOf(view, now) {
 	};
 	const steps = names.map(step);
 	const { watch } = view;
-	if (!watch || view.phase !== "done") return steps; // the check is over: its place is taken by the guest's return
+	if (!watch || view.phase !== "done") return steps; // the check is over, so its place shows the guest's return
 	/** @type {Record<string, Tone|"">} */
 	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", fallen: "bad", unseen: "", "": watch.on ? "busy" : "" };
 	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];

@@ -1,4 +1,4 @@
-// Where the page goes: by a press, by a link, and by the browser's Back and Forward.
+// Moves the page to another VM or place, by a press, by a link, or by the browser's Back and Forward.
 
 import { isAsking, stopAsking } from "../base/dialog.js";
 import { keep } from "../base/storage.js";
@@ -26,12 +26,12 @@ export function showTab(tab) {
 	scrollTo(0, 0);
 }
 
-/** A quick look at each VM, for the list. */
+/** Checks each VM quickly, for the list. */
 function lookAtAll() {
 	checkEach(getState().health.vms.map(({ name }) => name));
 }
 
-let leads = true; // the page was led to where it is: until it has begun, by a link, and by Back
+let leads = true; // no press led the page to where it is, but its beginning, a link or Back
 
 /** What `work` shows is the place of the entry that the browser's history is at. @param {() => unknown} work */
 function lead(work) {
@@ -42,12 +42,12 @@ function lead(work) {
 
 /** Back shows what was shown. @param {import("../state/rules.js").Place} place */
 function goBack({ vm, tab }) {
-	if (isAsking()) stopAsking(); // it asks about what was on the screen
+	if (isAsking()) stopAsking(); // the dialog asks about what was on the screen before
 	chooseVm(vm);
 	showTab(getState().unlocked ? tab : "vm");
 }
 
-/** Notes the place that is shown, once for all that changes at once. A reload shows the same VM. */
+/** Writes the shown place into the browser's history, once for all changes of a moment, so that a reload shows the same VM. */
 function notePlace() {
 	const place = placeOf(getState());
 	const waits = !getState().unlocked || location.hash.startsWith("#pair="); // a link waits for the key through a reload
@@ -56,13 +56,13 @@ function notePlace() {
 	else if (!isSamePlace(place, history.state)) history.pushState(place, "", address);
 }
 
-let link = ""; // what this page was opened by, until all of it is shown
-/** Takes up the link in the address, if there is one. */
+let link = ""; // the link that opened this page, until all of the link is shown
+/** Follows the link in the address, if there is one. */
 export function takeLink() {
 	link = location.hash.includes("vm=") ? location.hash : "";
 }
 
-/** `#vm=NAME&job=ID` opens that VM and that job. An unknown name is said, and no other VM is opened in its place.
+/** `#vm=NAME&job=ID` opens that VM and that job. The page reports an unknown name, and opens no other VM in its place.
  * Returns whether there was a link. */
 export async function openLink() {
 	const asked = new URLSearchParams(link.slice(1));
@@ -83,16 +83,16 @@ export async function openLink() {
 
 let hasBegun = false;
 
-/** The page has begun: what is shown from now on, a person went to. */
+/** The page has begun, so from now on a person chooses what is shown. */
 export function endOpening() {
 	hasBegun = true;
 	lead(notePlace);
 }
 
-/** A link was followed, unless it was Back that led there. Returns whether it was. */
+/** Follows the link, unless Back led to it. Returns whether it was followed. */
 export function followLink() {
 	if (history.state) return false;
-	if (isAsking()) stopAsking(); // it asks about what was on the screen
+	if (isAsking()) stopAsking(); // the dialog asks about what was on the screen before
 	takeLink();
 	lead(openLink);
 	return true;
@@ -104,6 +104,6 @@ addEventListener("popstate", ({ state }) => {
 subscribe((state, before) => {
 	if (!isSamePlace(placeOf(state), placeOf(before))) queueMicrotask(notePlace);
 	if (hasBegun && link && state.unlocked && !before.unlocked) lead(openLink);
-	// The names that are kept here may be older than the link.
+	// The names of VMs that this device keeps may be older than the link.
 	if (state.unknownVm && state.health.vms !== before.health.vms && vmHealth(state, state.unknownVm)) openLink();
 });

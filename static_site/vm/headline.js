@@ -1,6 +1,6 @@
 // The one headline: what is wrong, in at most four words, and its tone. Pure.
 //
-// The tone is the worst of verdict, age, reach and what is under way: never green while something else is known.
+// The tone is the worst of verdict, age, reach and what is under way, so it is never green while anything is known to be wrong.
 
 import { MINUTE, capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "../base/words.js";
 import { failureShown, hasFallen, isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
@@ -16,7 +16,7 @@ import { fallOf, returnOf } from "./bar.js";
 
 const GOOD_FOR_MS = 2 * MINUTE;
 
-/** A clock set back meanwhile makes nothing younger. @param {number} now  @param {number} at  @param {number} ms */
+/** Setting the clock back does not make a look younger. @param {number} now  @param {number} at  @param {number} ms */
 const isOld = (now, at, ms) => Math.abs(now - at) > ms;
 
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
@@ -25,7 +25,7 @@ export function headlineOf(state, view, now) {
 	return { ...found, why: found.why || waitsFor(state, view) };
 }
 
-/** Why the power buttons wait, said once. @param {State} state  @param {View} view */
+/** Why the power buttons wait, so that the page says it only once. @param {State} state  @param {View} view */
 function waitsFor(state, view) {
 	return state.unlocked ? obstacle(state, view, "reset") : "";
 }
@@ -42,7 +42,7 @@ function locked(state) {
 	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
 }
 
-/** The link named a VM that is not here: no other is shown in its place. @param {State} state  @returns {Headline|null} */
+/** The link named a VM that is not here, and no other VM is shown in its place. @param {State} state  @returns {Headline|null} */
 function strayed({ unknownVm }) {
 	return unknownVm ? { words: "No such VM", tone: "warn", icon: "unknown", second: `The link says ${unknownVm}`, why: "" } : null;
 }
@@ -53,7 +53,7 @@ function lost({ health }) {
 	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
 }
 
-/** Nothing is promised before the host's first line. @param {View} view */
+/** The page promises nothing before the host's first line. @param {View} view */
 const promiseOf = (view) => (view.stages.length ? `It continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
 
 /** When the host ends the job at the latest. @param {View} view */
@@ -77,7 +77,7 @@ function underWay(state, view, now) {
 	return { words: `${doing}…`, tone: "busy", icon: "working", live: true, second: `By ${holder.by} for ${span(now - since)}`, why: "" };
 }
 
-/** @type {Record<string, string>} what else is in the way than a host that does not answer */
+/** @type {Record<string, string>} headlines for trouble with the connection, other than a host that does not answer */
 const HINDRANCES = {
 	__proto__: /** @type {any} */ (null),
 	"host-key-differs": "Host key changed",
@@ -100,7 +100,7 @@ function away(state, view) {
 	};
 }
 
-const HOST_KNOWS = ["io-error", "paused"]; // of these the host says what to do before another start
+const HOST_KNOWS = ["io-error", "paused"]; // for these states the host says what to do before another start
 
 /** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
 function watched(view, now) {
@@ -114,7 +114,7 @@ function watched(view, now) {
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
 	if (guest && watch.back) return { words: "Back: kernel answers", tone: "good", icon: "running", second: `${qemu} · ${clock(watch.until)}`, why: `${capital(returnOf(watch))}. Try what you came for.` };
 	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
-	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Its kernel answered before, and not ${after}. Look at the picture: it may still boot.` };
+	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Its kernel answered before, but not ${after}. Look at the picture: it may still boot.` };
 	return null;
 }
 
@@ -135,17 +135,17 @@ function known(state, view, now) {
 	if (verdict?.code === "qemu-running" || (!verdict && seen.state === "running")) return glanced(view, qemu, second);
 	const doubted = view.trouble || (view.phase === "failed" ? view.sentence : "");
 	if (phrase.tone === "good" && verdict && (doubted || isOld(now, verdict.at, GOOD_FOR_MS))) {
-		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "It runs. Look again to know more." };
+		return { ...phrase, words: `Well ${span(now - verdict.at)} ago`, tone: "unknown", second, why: doubted || "The VM is running. Look again to find out more." };
 	}
 	return { ...phrase, second, why: whyOf(verdict), cures: curesOf(verdict) };
 }
 
-/** The host's own words. @param {import("../state/shape.js").HostVerdict|null} verdict */
+/** The words of the host's verdict. @param {import("../state/shape.js").HostVerdict|null} verdict */
 const whyOf = (verdict) => sentence(verdict?.why || verdict?.sentence);
 /** @param {import("../state/shape.js").HostVerdict|null} verdict  @returns {Cure[]} */
 const curesOf = (verdict) => (verdict?.fix ? [verdict.fix] : []);
 
-/** A VM that runs, and whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
+/** The headline of a VM that runs, but whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics" || view.looking) return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
 	const found = verdictOf(view);

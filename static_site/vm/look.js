@@ -10,17 +10,17 @@ import { dropUnasked, resumeVerb, runVerb } from "./run.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
-/** Checks of the list: a browser has six connections, and where a host hangs a verb needs one of them. */
+/** How many VMs of the list are checked at once. A browser has six connections, and while a host hangs a verb needs one of them. */
 const AT_ONCE = 3;
-/** What was answered then is still said of now. */
+/** For how long an answer still counts as current. */
 const RECENT_MS = 15_000;
 
-/** @type {string|null} the VM that is looked at once what is being read of it has ended */
+/** @type {string|null} the VM that the page looks at again once its present reading has ended */
 let owed = null;
 
 /** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
-	dispatch("look-begun", { vm }); // what a status alone can't know is not said before the history has come
+	dispatch("look-begun", { vm }); // the page shows nothing that a status alone can't know before the history has come
 	await takeLook(vm).finally(() => dispatch("look-over", { vm }));
 }
 
@@ -29,7 +29,7 @@ async function takeLook(vm) {
 	await Promise.all([runVerb("status", { vm, unasked: true, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
 	const view = viewOf(vm);
 	const { seen, open, mayLook } = view;
-	if (view.reading) { // a louder check took the place of this one, as on finding the handler again
+	if (view.reading) { // a check that a person sees took the place of this one, as when the handler answers again
 		owed = vm;
 		return;
 	}
@@ -37,11 +37,11 @@ async function takeLook(vm) {
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
 	const recent = recentEvidence(view, Date.now() + getState().clockOff);
 	if (recent) return showPicture(vm, recent.id, seen.last, recent);
-	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: "by itself" } }); // the host lets those go first
+	const answer = await runVerb("forensics", { vm, quiet: true, more: { reason: "by itself" } }); // the host runs power verbs first
 	if (answer?.code === "forbidden") dispatch("look-refused", { vm });
 }
 
-/** Shows a capture's picture and the guest's last words, and what it found where it was taken by another caller. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/shape.js").Job} [evidence] */
+/** Shows a capture's picture and the guest's last words, and its verdict if another caller took the capture. @param {string} vm  @param {string} id  @param {string|null} last  @param {import("../state/shape.js").Job} [evidence] */
 async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
@@ -50,7 +50,7 @@ async function showPicture(vm, id, last, evidence) {
 	dispatch("picture-came", { vm, picture, words });
 }
 
-/** Watches the guest until it is back: its picture and its heartbeat every 3 s, for 90 s; a device that slept looks once more. @param {string} vm */
+/** Watches the guest's picture and heartbeat every 3 s until it is back, for 90 s. A device that slept looks once more. @param {string} vm */
 export async function watchGuest(vm) {
 	dispatch("watch-begun", { vm, seconds: WATCH_S });
 	const { until } = viewOf(vm).watch ?? { until: 0 };
@@ -70,12 +70,12 @@ export async function watchGuest(vm) {
 	}
 }
 
-/** One look at the console: whether it can't be had at all, or nothing of the guest was there; empty if no answer came. @param {string} vm */
+/** Takes one look at the console. Tells whether there can be no picture at all, or the guest shows nothing; empty if no answer came. @param {string} vm */
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
 	const { error, outcome, screen_png: png, started, guest, state } = answer ?? {};
-	const refused = ["forbidden", "unauthorized"].includes(error?.code); // not this caller's to see
+	const refused = ["forbidden", "unauthorized"].includes(error?.code); // this caller may not see the console
 	if (refused) return "unseen";
 	if (outcome !== "done") return "";
 	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
@@ -85,13 +85,13 @@ async function takeScreen(vm) {
 
 let hiddenSince = 0;
 
-/** Whether nothing was looked at since the last outcome. @param {import("../state/shape.js").View} view */
+/** Whether the page has looked at nothing since the last outcome. @param {import("../state/shape.js").View} view */
 const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed" && lookedAt < since);
 
-/** Nothing is under way, and what failed was not looked at yet. @param {import("../state/shape.js").View} view */
+/** Whether the page may look by itself, because nothing is under way and the last failure had no look yet. @param {import("../state/shape.js").View} view */
 const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
 
-/** The page is shown again, or hidden. A look that is a minute old is an old one. */
+/** The page is shown again, or hidden. A look that is a minute old has to be repeated. */
 export function wakeOrSleep() {
 	if (document.hidden) {
 		hiddenSince = Date.now();
@@ -114,7 +114,7 @@ export function checkEach(names) {
 	while (checking < AT_ONCE && waiting.size) checkWaiting();
 }
 
-/** Checks those that wait. A host that is known to be out of reach answers late: its VMs come last. */
+/** Checks those that wait. A host that is known to be out of reach answers late, so its VMs come last. */
 async function checkWaiting() {
 	checking++;
 	try {
@@ -129,7 +129,7 @@ async function checkWaiting() {
 	}
 }
 
-/** What is due once a second. While the list is shown, each of its VMs is checked: else the rows grow old. */
+/** Does what is due, once a second. While the list is shown, each of its VMs is checked, because the rows would grow old. */
 export function checkIfDue() {
 	const state = getState();
 	const { vm } = state;
@@ -168,19 +168,19 @@ async function holdScreen() {
 	}
 }
 
-/** What is looked at once a verb has ended. @param {Partial<import("../state/shape.js").View>} before  @param {import("../state/shape.js").Event_} event */
+/** Takes the looks that follow the end of a verb. @param {Partial<import("../state/shape.js").View>} before  @param {import("../state/shape.js").Event_} event */
 function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { outcome, reached, last, holder } }) {
 	const changes = mutates(verb);
 	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last);
 	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
-	const isRow = vm !== getState().vm; // of the list: its jobs are asked for as it is opened
+	const isRow = vm !== getState().vm; // a VM of the list, whose jobs are read when a person opens it
 	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
 	const view = viewOf(vm);
-	const isOthers = verb === "status" && reached && seen && seen.last !== last && !holder; // another tab's, or another caller's
+	const isOthers = verb === "status" && reached && seen && seen.last !== last && !holder; // a job of another tab or of another caller
 	if (isOthers && !isRow && resting(view) && !view.looking) lookAt(vm);
 	if (!changes) return;
 	if (outcome === "done" && bringsUp(verb)) watchGuest(vm);
-	if (outcome === "failed") lookAt(vm); // what it left is not what the evidence before it says
+	if (outcome === "failed") lookAt(vm); // the verb has changed the state that the evidence before it describes
 	else runVerb("status", { vm, quiet: true });
 }
 
@@ -202,7 +202,7 @@ subscribe((state, before, event) => {
 	if (event.type === "unlocked" || (event.type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm))) openVm(vm);
 	if (event.type === "look-due") lookAt(vm);
 	const fell = (/** @type {import("../state/shape.js").State} */ { views }) => views[vm]?.watch?.found === "fallen";
-	if (fell(state) && !fell(before) && before.views[vm]) lookAt(vm); // its picture and last words say why
+	if (fell(state) && !fell(before) && before.views[vm]) lookAt(vm); // the capture's picture and last words say why
 	if (event.type === "settled") lookAfter(before.views[event.vm ?? ""] ?? {}, event);
 	if (event.type !== "health-came" || before.health.fails < 2 || !state.unlocked) return;
 	const view = viewOf();

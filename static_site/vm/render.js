@@ -1,4 +1,4 @@
-// Draws all of the page but the conversation and the key; here the frame, the connections and the commands by hand.
+// Draws the frame, the connections and the commands by hand. Other modules draw the VM, the conversation and the key.
 
 import { $, leave, makeCommand, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
@@ -29,7 +29,7 @@ function renderFrame(state, view) {
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
 }
 
-/** Without a connection the commands by hand have the best place: nothing else works. @param {boolean} isCut */
+/** Without a connection the commands by hand have the best place, because nothing else works. @param {boolean} isCut */
 function placeByHand(isCut) {
 	const place = $(isCut ? "without" : "beside");
 	if (place.firstElementChild) return;
@@ -38,7 +38,7 @@ function placeByHand(isCut) {
 	if (focused instanceof HTMLElement && place.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** What there is to see: nothing of the lock before the page has looked for the key of this device. @param {State} state */
+/** Which parts are shown. The key field stays hidden until the page has looked for this device's key. @param {State} state */
 function sceneOf(state) {
 	if (state.unlocked) return "unlocked";
 	return isAway(state) ? "away" : state.key === "sought" ? "opening" : "locked";
@@ -62,7 +62,7 @@ function renderLinks(state, view) {
 	const vm = vmHealth(state);
 	renderLink("breakglass", health.fails || (health.slow && !health.answer) ? "away" : "", Boolean(health.answer));
 	const code = proxmoxTrouble(state, view);
-	const isCut = isAway(state); // what lies behind it is not known
+	const isCut = isAway(state); // nothing is known about the parts behind the handler
 	const unasked = isCut && health.answer ? "not known" : undefined;
 	renderLink("proxmox", code ? "away" : "", !isCut && (Boolean(health.answer && !health.fails && vm && vm.proxmox !== "not-checked") || (view.seen?.at ?? 0) > health.at), unasked);
 	const down = state.chats[state.vm]?.failure.trouble || chatDown(state);
@@ -91,7 +91,7 @@ function renderByHand(lines, vm) {
 	proxmox.href = `https://${host}:8006/`;
 	const recipe = $("recipe");
 	recipe.dataset.as ??= recipe.textContent ?? "";
-	const name = /^[a-z][a-z0-9-]*$/.exec(vm)?.[0] ?? "devvm"; // it is pasted into a shell
+	const name = /^[a-z][a-z0-9-]*$/.exec(vm)?.[0] ?? "devvm"; // the text is pasted into a shell
 	setTexts({ proxmox: `Proxmox: ${proxmox.href}`, recipe: recipe.dataset.as.replace("devvm", name) });
 	setShown({ proxmox: host, "by-hand-none": !lines.length });
 }

@@ -1,4 +1,4 @@
-// Draws the bar: what became of the last press is in sight wherever the press was.
+// Draws the bar, so that the outcome of the last press is in sight wherever the press was.
 
 import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { ended, sentence } from "../base/words.js";
@@ -8,7 +8,7 @@ import { barOf } from "./bar.js";
 /** @typedef {import("../state/shape.js").View} View */
 /** @typedef {import("./bar.js").Step} Step */
 
-let hidden = ""; // the outcome whose details a person has put away
+let hidden = ""; // the outcome whose details a person has closed
 let spoken = "";
 let measured = { key: "", isCut: false }; // whether a sentence was too long for the bar of that width
 
@@ -43,7 +43,7 @@ function bringIntoSight(box) {
 	if (getComputedStyle(dock).position === "static") box.scrollIntoView({ block: "nearest" });
 }
 
-/** Shows the sentence, whole: where it does not fit into the bar, in the details. Returns whether it did not. @param {import("./bar.js").Bar} bar */
+/** Shows the whole sentence, in the details if it does not fit into the bar. Returns whether it did not fit. @param {import("./bar.js").Bar} bar */
 function renderSentence({ sentence: words, brief = "" }) {
 	const key = `${innerWidth}x${innerHeight} ${words}`;
 	if (key !== measured.key) {
@@ -59,12 +59,12 @@ function renderSentence({ sentence: words, brief = "" }) {
 /** @param {View} view */
 const outcomeKey = ({ vm, phase, since }) => `${vm} ${phase} ${since}`;
 
-/** Puts the details of this outcome away. @param {View} view */
+/** Closes the details of this outcome. @param {View} view */
 export function hideDetails(view) {
 	hidden = outcomeKey(view);
 }
 
-/** Says each phase and each stage once, and never the seconds. @param {import("./bar.js").Bar} bar  @param {View} view */
+/** Announces each phase and each stage once to a screen reader, and never the seconds. @param {import("./bar.js").Bar} bar  @param {View} view */
 function speak(bar, view) {
 	const stage = bar.steps.find(({ tone }) => tone === "busy")?.label;
 	const key = [view.vm, bar.phase, bar.word, stage, view.watch?.found].join();

@@ -49,7 +49,7 @@ function withLinked({ vm, jobs }) {
 	return { jobs: all, trouble };
 }
 
-/** Drops what was drawn of other jobs, as of another VM, with the files that are offered of them. @param {Job[]} jobs */
+/** Drops the drawn entries of jobs that are not in the list, such as another VM's, with the files that they offer. @param {Job[]} jobs */
 function forgetOthers(jobs) {
 	const ids = new Set(jobs.map(({ id }) => id));
 	for (const [id, { item }] of entries) {
@@ -135,8 +135,8 @@ async function readEntry(entry, fold, body) {
 	while (entry.item.isConnected && fold.open && !entry.read) {
 		if (!words.firstChild) setText(words, "Asking the host…");
 		const job = await findJob(vm, entry.job.id);
-		if (!job) return setText(words, "No answer, or the host no longer knows it. Open it again.");
-		if (linked?.job?.id === job.id) linked.job = job; // no list renews it
+		if (!job) return setText(words, "The host did not answer, or no longer has this job. Open the job again.");
+		if (linked?.job?.id === job.id) linked.job = job; // no list contains this job
 		fillEntry(body, job, vm);
 		entry.read = job.outcome;
 		if (!entry.read) await sleep(1_000);
@@ -170,7 +170,7 @@ function fillEntry(body, job, vm) {
 	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job, vm));
 }
 
-/** What goes into a ticket in the morning. @param {Job} job  @param {string} vm */
+/** A job's report, for a ticket in the morning. @param {Job} job  @param {string} vm */
 function makeDownloads(job, vm) {
 	const { screen_png: png, ...rest } = job;
 	const name = `${vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
@@ -188,7 +188,7 @@ function makeDownload(blob, name, words) {
  * @param {string} vm  @param {string} id */
 export async function openJob(vm, id) {
 	const mine = { vm, id, job: /** @type {Job|null} */ (null), trouble: "" };
-	const isWanted = () => linked === mine && getState().vm === vm; // no other link came, and the key is still there
+	const isWanted = () => linked === mine && getState().vm === vm; // no other link has come, and the key is still there
 	linked = mine;
 	await refreshHistory(vm);
 	if (!isWanted()) return;
@@ -203,7 +203,7 @@ export async function openJob(vm, id) {
 	if (mine.trouble) dispatch("nudged", { vm, words: mine.trouble });
 }
 
-/** Takes back what was said of a link's job. */
+/** Removes what was shown about a link's job. */
 export function clearTrouble() {
 	if (linked) linked.trouble = "";
 }

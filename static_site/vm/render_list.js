@@ -1,4 +1,4 @@
-// Draws all VMs, worst first. The tile is the state.
+// Draws all VMs, worst first. The colour of the tile shows the state.
 
 import { $, icon, make, setIcon, setText } from "../base/dom.js";
 import { span } from "../base/words.js";
@@ -14,7 +14,7 @@ let shown = "";
 /** @param {State} state  @param {number} now */
 export function renderList(state, now) {
 	const names = state.health.vms.map(({ name }) => name);
-	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing of these
+	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing about the VMs of the list
 	const heads = new Map(names.map((name) => [name, headlineOf(known, viewOf(name), now)]));
 	const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
 	const order = names.toSorted((a, b) => rank(a) - rank(b));
@@ -34,7 +34,7 @@ export function renderList(state, now) {
 	}
 }
 
-/** Puts the rows in order, if it is another one; the row that has the focus keeps it. @param {string[]} order */
+/** Sorts the rows if their order has changed. The row that has the focus keeps it. @param {string[]} order */
 function placeRows(order) {
 	if (order.join() === shown) return;
 	shown = order.join();

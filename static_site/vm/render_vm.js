@@ -1,4 +1,4 @@
-// Draws the VM: headline, buttons, picture, evidence, what is to be known beside.
+// Draws the VM: headline, buttons, picture, evidence and notes.
 
 import { $, fillText, icon, make, makeCommand, makePicture, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { clock, sentence, span } from "../base/words.js";
@@ -21,7 +21,7 @@ export function makeButtons() {
 		button.dataset.verb = verb;
 		const small = /** @type {HTMLElement} */ (button.querySelector("small"));
 		small.id = `${verb}-more`;
-		small.ariaHidden = "true"; // the name of a button never changes; this describes it
+		small.ariaHidden = "true"; // the name of a button never changes, so this text describes the button
 		button.ariaLabel = asks ? `${label}…` : label;
 		button.setAttribute("aria-describedby", small.id);
 		BUTTONS[verb] = button;
@@ -44,7 +44,7 @@ export function renderVm(state, view, now) {
 	renderCures(state.unlocked ? head.cures ?? [] : []);
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
-	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // a state alone is told by the bar
+	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // if only the state has changed, the bar tells it
 		const advice = adviceOf(view);
 		setText($("say-verdict"), spoken + (advice ? ` Advised: ${VERBS[advice].label}.` : ""));
 		announced = spoken;
@@ -57,7 +57,7 @@ export function renderVm(state, view, now) {
 
 let room = "";
 
-/** A reason takes the room that it needs, and leaves it to a shorter one, so no button moves up under a thumb. @param {string} words  @param {string} vm */
+/** A reason takes the room that it needs, and a shorter one after it leaves that room, so no button moves up under a thumb. @param {string} words  @param {string} vm */
 function renderWhy(words, vm) {
 	const why = $("why");
 	const place = `${innerWidth}x${innerHeight} ${vm}`;
@@ -69,7 +69,7 @@ function renderWhy(words, vm) {
 	if (height > parseFloat(why.style.minHeight || "0")) why.style.minHeight = `${height}px`;
 }
 
-/** The power verb that has the whole width: what is advised, else what makes sense, else the one that has it: no other change moves a button.
+/** The power verb whose button has the whole width: the advised verb, else one that makes sense, else the present one. No other change moves a button.
  * @param {View} view  @param {string} advised  @param {string} current */
 function leadOf({ open, seen }, advised, current) {
 	if (open || !seen || seen.holder) return current;
@@ -77,7 +77,7 @@ function leadOf({ open, seen }, advised, current) {
 	return seen.state === "stopped" ? "start" : current === "start" && seen.state === "running" ? "cycle" : current;
 }
 
-/** Two buttons change their places, and no other moves. @param {HTMLElement} one  @param {HTMLElement} other */
+/** Swaps two buttons, and moves no other. @param {HTMLElement} one  @param {HTMLElement} other */
 function swap(one, other) {
 	const focused = document.activeElement;
 	const place = document.createComment("");
@@ -95,7 +95,7 @@ function renderButtons(state, view, now) {
 	if (lead !== first) swap(first, lead);
 	for (const [verb, button] of Object.entries(BUTTONS)) {
 		const blocked = isBlocked(state, view, verb, now);
-		const isOff = verb === "cycle" && view.seen?.state === "stopped"; // Start does the same then
+		const isOff = verb === "cycle" && view.seen?.state === "stopped"; // Start does the same in this state
 		const odd = !POWER.includes(verb) ? "" : isOff ? "It is off" : pointless(view, verb);
 		const small = /** @type {HTMLElement} */ (button.querySelector("small"));
 		button.ariaDisabled = String(blocked);
@@ -127,7 +127,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 	if (picture !== shownPicture) {
 		if (picture) {
 			const image = makePictureOf(picture);
-			image.addEventListener("load", () => picture === shownPicture && glass.replaceChildren(image), { once: true }); // another VM's may be late
+			image.addEventListener("load", () => picture === shownPicture && glass.replaceChildren(image), { once: true }); // another VM's picture may arrive late
 		} else glass.replaceChildren();
 		shownPicture = picture;
 	}
@@ -137,7 +137,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 	const at = picture?.at ?? 0;
 	const live = watch?.on ? "new every 3 s" : `${span(now - at)} ago`;
 	setTexts({
-		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "Console: on its way…" : "No picture yet",
+		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "Console: loading…" : "No picture yet",
 		"picture-age": !picture ? "" : old ? "from before" : live,
 	});
 	/** @type {HTMLButtonElement} */ (glass).disabled = !picture;
@@ -145,7 +145,7 @@ function renderPicture({ picture, waiting, seen, watch }, now) {
 
 let drawnCures = "";
 
-/** The commands that cure it, each with where it is to be run. @param {import("./headline.js").Cure[]} cures */
+/** The commands that fix the trouble, each with the host on which to run it. @param {import("./headline.js").Cure[]} cures */
 function renderCures(cures) {
 	const key = JSON.stringify(cures);
 	if (key === drawnCures) return;
@@ -179,7 +179,7 @@ export function enlargePicture() {
 	button.addEventListener("click", ({ clientX, clientY, detail }) => {
 		const box = $("large-picture");
 		const { left, top, width, height } = button.getBoundingClientRect();
-		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // by a key: the newest line
+		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // it was opened by a key, so it shows the newest line
 		button.classList.toggle("near");
 		box.scrollTo(x * box.scrollWidth - box.clientWidth / 2, y * box.scrollHeight - box.clientHeight / 2);
 	});

@@ -12,8 +12,8 @@ import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { ANYWAY, VERBS, mutates } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
 
-/** One id and body: sent often, it acts once.
- * `at`: when it was last known to be on its way. `lost`: an earlier one may have arrived.
+/** A request with one id and body, which acts once however often it is sent.
+ * `at`: when the page last knew that it was under way. `lost`: an earlier attempt may have arrived.
  * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway?: string}} Job */
 
 /** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController, isUnasked?: boolean}>} */
@@ -38,7 +38,7 @@ function newJob(vm, verb, { id = newId(), ...more } = {}) {
 	return { id, verb, body: JSON.stringify(body), at: 0, lost: false, quiet: true, anyway: more.anyway };
 }
 
-/** Asks a person first. @param {string} vm  @param {Job} job */
+/** Asks the person to confirm the verb. @param {string} vm  @param {Job} job */
 async function confirmed(vm, job) {
 	const state = getState();
 	const view = viewOf(vm);
@@ -68,7 +68,7 @@ async function confirmed(vm, job) {
 	return yes;
 }
 
-/** Runs a verb on the shown VM, or on `vm`. What changes power leaves only when it was `confirmed`, now or earlier.
+/** Runs a verb on the shown VM, or on `vm`. A verb that changes power is sent only if it was `confirmed`, now or earlier.
  * @param {string} verb  @param {{vm?: string, again?: Job, quiet?: boolean, unasked?: boolean, more?: {id?: string, [more: string]: any}}} options  @returns
  * {Promise<any>} */
 export async function runVerb(verb, { vm = getState().vm, again, quiet = false, unasked = false, more = {} } = {}) {
@@ -113,11 +113,11 @@ async function pursue(vm, job, unasked) {
 	const lines = flightsOf(vm);
 	const flight = new AbortController();
 	lines.reading?.abort();
-	delete lines.reading; // its end is not waited for, because it would paint over what begins here
+	delete lines.reading; // this does not wait for its end, which would draw over what begins here
 	if (changes) lines.acting?.abort();
 	lines[slot] = flight;
 	if (!changes) lines.isUnasked = job.quiet || unasked;
-	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not paint over it
+	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not draw over it
 	job.lost ||= changes && viewOf(vm).sent[job.id] === true;
 	dispatch(changes ? "act-begun" : "read-begun", { vm, id: job.id, verb: job.verb, lost: job.lost, loud });
 	if (!changes) job.at = job.verb === "forensics" ? Date.now() : 0;
@@ -138,14 +138,14 @@ async function pursue(vm, job, unasked) {
 		if (lines[slot] !== flight) return;
 		if (goesOn()) continue; // a phone may have slept for hours
 		delete lines[slot];
-		if (!changes && flight.signal.aborted) return dispatch("read-dropped", { vm }); // a verb took its place
+		if (!changes && flight.signal.aborted) return dispatch("read-dropped", { vm }); // another verb took the place of this one
 		if (changes && !ended) return leaveOpen(vm, job, answer, false);
 		settle(vm, job, answer, loud);
 		return answer;
 	}
 }
 
-/** The key is refused. What was never sent is not taken up again with the next one. @param {string} vm  @param {Job} job */
+/** The handler refused the key. A request that was never sent is not sent with the next key. @param {string} vm  @param {Job} job */
 function refuseKey(vm, job) {
 	const { open } = viewOf(vm);
 	const isUnsent = mutates(job.verb) && !job.lost;
@@ -170,7 +170,7 @@ function settle(vm, job, answer, loud) {
 	dispatch("settled", { vm, id: job.id, verb: job.verb, body: job.body, answer, loud, clockOff: getState().clockOff });
 	if (reached || !["error", "lost"].includes(outcome)) dispatch("key-proved");
 	addWholeOutput(vm, job, answer);
-	// The host names the job whose end is not known here: attach to it.
+	// Attaches to the job that the host names and whose outcome is not known here.
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
 	if (open && !acting && recalled && [last, holder?.job].includes(open.id)) runVerb(open.verb, { vm, again: recalled });
@@ -182,7 +182,7 @@ function addWholeOutput(vm, job, { stdout = "", stderr = "" }) {
 	if (text && !job.quiet && text !== viewOf(vm).output.text) dispatch("output-came", { vm, verb: job.verb, text, first: true });
 }
 
-/** Takes up what was under way before a reload. Returns whether there was something. */
+/** Continues the verb that was under way before a reload. Returns whether there was one. */
 export function resumeVerb() {
 	const { vm } = getState();
 	const job = recall("session", `job ${vm}`);
@@ -202,7 +202,7 @@ export function askAgain() {
 	if (job && viewOf(vm).open) runVerb(job.verb, { vm, again: job });
 }
 
-/** What a person stops waiting for: a read is dropped, an act's outcome is then unknown. */
+/** Stops waiting, at a person's wish. A reading verb is dropped; the outcome of a changing verb is then unknown. */
 export function stopWaiting() {
 	const { vm } = getState();
 	const lines = flightsOf(vm);
@@ -212,7 +212,7 @@ export function stopWaiting() {
 	dispatch("waiting-stopped", { vm });
 }
 
-/** Drops what the page reads of a VM by itself. @param {string} vm */
+/** Drops the readings of a VM that the page began by itself. @param {string} vm */
 export function dropUnasked(vm) {
 	const lines = flightsOf(vm);
 	if (!lines.reading || !lines.isUnasked) return;
@@ -226,10 +226,10 @@ subscribe((state, before) => {
 	for (const lines of flights.values()) {
 		lines.acting?.abort();
 		lines.reading?.abort();
-		delete lines.acting; // what still ends is of a page that was unlocked
+		delete lines.acting; // answers that still arrive belong to the time before the page was locked
 		delete lines.reading;
 	}
-	flights.clear(); // all that was on its way
+	flights.clear(); // every request that was under way
 });
 
 addEventListener("storage", ({ key, newValue }) => { // another tab has sent something

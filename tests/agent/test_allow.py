@@ -178,7 +178,7 @@ def test_no_kernel_log_is_read(keys: KeyFile) -> None:
     keys.write((OTHERS[0] + BOTH).encode())
     forbidden = OTHERS[0] + BOTH.replace(f"{SERVE} 102", f"{SERVE} 102 --no-last-words")
     now, already = (
-        [f"ok: line {number} lets no guest's kernel log be read {when}" for number in (3, 4)]
+        [f"ok: line {number} forbids reading any guest's kernel log {when}" for number in (3, 4)]
         for when in ("now", "already")
     )
     assert (keys.allow("--no-last-words"), keys.path.read_text()) == ((0, now), forbidden)
@@ -307,7 +307,7 @@ def test_a_full_disk(keys: KeyFile) -> None:
     before = BOTH * 100
     keys.write(before.encode())
     code, [line] = keys.allow("103", most_bytes=5000)
-    assert (code, "can't be written, so it is as it was: " in line, " / " in line) == (1, True, True)
+    assert (code, "can't be written, so it was not changed: " in line, " / " in line) == (1, True, True)
     assert (keys.path.read_text(), keys.names) == (before, ["breakglass"])
 
 

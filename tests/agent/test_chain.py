@@ -173,7 +173,8 @@ TAMPERED = {
     "the archive's last changed": Tampering(keep, edited(9, state="stopped"), "line 9 is not the same"),
     "/run's file gone": Tampering(lambda lines: [], keep, "/run's file is gone"),
     "a new start": both(
-        lambda lines: [*lines, *made_for(VMID, NODE)(lines[:3])], "a chain starts after line 9, although there was one"
+        lambda lines: [*lines, *made_for(VMID, NODE)(lines[:3])],
+        "a chain starts after line 9, although a chain existed already",
     ),
 }
 

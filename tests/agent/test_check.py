@@ -172,7 +172,10 @@ def run_foreign_program(host: CheckedHost) -> None:
 IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
-    "no qm": (remove("bin/qm"), "qm is not on PATH / run this check on the Proxmox host; if it is one: apt install"),
+    "no qm": (
+        remove("bin/qm"),
+        "qm is not on PATH / run this check on the Proxmox host; if this is the host: apt install",
+    ),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
     "a program that is not there": (
         write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),
@@ -192,11 +195,11 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "a container in a range": (name_vms("102-110"), "104 is a container, and a key serves VMs only / use pct"),
     "a key line with another option": (
         write(KEY_FILE, KEYS.replace("--vms", "--vm")),
-        f"/{KEY_FILE}:1 does not run the host agent as it must: ",
+        f"/{KEY_FILE}:1 does not run the host agent in the required form: ",
     ),
     "a key behind a carriage return": (
         write(KEY_FILE, KEYS + f'command="/bin/sh #\r" {POWER}3\n'),
-        rf"/{KEY_FILE}:3 does not run the host agent as it must: /bin/sh #\r / ",
+        rf"/{KEY_FILE}:3 does not run the host agent in the required form: /bin/sh #\r / ",
     ),
     "no account": (write("etc/passwd", ""), 'there is no account "breakglass" / run'),
     "no passwd": (remove("etc/passwd"), 'there is no account "breakglass" / run'),
@@ -231,7 +234,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "terminal codes": (
         write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
-        rf"/{KEY_FILE}:3 does not run the host agent as it must: \x1b[2J / ",
+        rf"/{KEY_FILE}:3 does not run the host agent in the required form: \x1b[2J / ",
     ),
     "no quorum": (
         lambda host: (host.root / "etc/pve/local").chmod(0o444),
@@ -267,7 +270,7 @@ def lock_account_under_pam(host: CheckedHost) -> None:
 WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "another program": (
         run_program("opt/breakglass-pve"),
-        f"/{KEY_FILE}:1 runs /opt/breakglass-pve, and this check is of /usr/local/sbin/breakglass-pve / run /opt/",
+        f"/{KEY_FILE}:1 runs /opt/breakglass-pve, and this check belongs to /usr/local/sbin/breakglass-pve / run /opt/",
     ),
     "a missing VM in a range": (
         name_vms("102,105-106"),

@@ -54,7 +54,7 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
     assert [found["sentence"] for found in answer.trailer["findings"]] == [
         "/etc/pve answers, and this node has a quorum",
         f"VM {VMID} is configured on this node, {node_name()}",
-        f"VM {VMID} is no template",
+        f"VM {VMID} is not a template",
         f"VM {VMID} has no lock",
         f"VM {VMID}: HA does not manage it",
         f"no process holds the lock file of VM {VMID}",
@@ -149,7 +149,8 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
     "HA moves it": (
         lambda world: under_ha(world, seen="migrate"),
         f"warning: VM {VMID}: HA manages it: requested started, now migrate; HA is moving the VM to another node, and "
-        "forgets a request that comes meanwhile: start, stop and cycle are refused / wait until HA has moved it",
+        "forgets any request that comes during the move: start, stop and cycle are refused / "
+        "wait until HA has moved it",
     ),
     "HA disarmed": (
         lambda world: under_ha(world, disarm="ignore"),

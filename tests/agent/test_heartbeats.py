@@ -38,7 +38,7 @@ def listed(world: World, *which: str) -> list[list[str]]:
 @pytest.mark.real("qemu")
 def test_a_vm_without_a_balloon_device_says_so(world: World) -> None:
     """Each look and the host say so; the verdict is the one that needs no heartbeat."""
-    why = "no heartbeat to be had: the VM has no balloon device"
+    why = "no heartbeat is available: the VM has no balloon device"
     for verb in ("status", "forensics"):
         verdict = execute(world, verb).trailer["verdict"]
         assert (verdict["code"] in ("qemu-running", "guest-silent"), why in verdict["evidence"]) == (True, True), (

@@ -13,7 +13,7 @@ from .client import Keeping, millis, resident_kib, timed
 
 SECONDS = 10.0
 SAID = {
-    "tiny": "lines of {} that no request asked for",
+    "tiny": "lines of {} without a request for it",
     "bigjson": "a line of 15 MiB of JSON",
     "flood": "an answer without an end",
     "small": "an answer of short lines without an end",

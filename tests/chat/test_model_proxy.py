@@ -202,7 +202,7 @@ WAYS_OUT: dict[str, tuple[dict[str, object], str]] = {
     "a tool in a message": (in_message({"type": "tool_addition", "tool": DEFINED}, role="system"), '"tool_addition"'),
     "a call of a server": (in_message({"type": "server_tool_use", "name": "web_fetch"}), 'block "server_tool_use"'),
     "a message with more": (in_message(tools=[]), 'field of a message "tools"'),
-    "tools that are no list": ({"tools": {"type": "web_search_20250305"}}, "not an object of JSON"),
+    "tools that are no list": ({"tools": {"type": "web_search_20250305"}}, "not an object of unambiguous JSON"),
     "a source that is no object": (in_message({"type": "image", "source": "https://else.example"}), "not an object"),
 }
 
@@ -228,7 +228,7 @@ TWO_READINGS = {
 @pytest.mark.parametrize("name", TWO_READINGS)
 def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
     """A request that the API could read differently is not passed on."""
-    assert refused(proxy, model, TWO_READINGS[name]).startswith("400 the body is not an object of JSON")
+    assert refused(proxy, model, TWO_READINGS[name]).startswith("400 the body is not an object of unambiguous JSON")
 
 
 GOOD = "POST /v1/messages HTTP/1.1\r\nhost: a\r\n"
@@ -311,7 +311,7 @@ def test_a_certificate_that_is_not_good_is_refused(
         with turn_proxy(tls, texts.get(fault, authority.text)) as proxy:
             status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
-    assert ("chat.ca_file can't be used" if fault == "no certificate" else "its certificate is not good") in body
+    assert ("chat.ca_file can't be used" if fault == "no certificate" else "its certificate is not valid") in body
     assert len(model.asked) == before
 
 
@@ -385,7 +385,7 @@ def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers there does not speak HTTP/1.1"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the program that answers there does not speak HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "does not speak HTTP/1.1"),
         (b"HTTP/1.1 200 O", "does not speak HTTP/1.1"),
         (b"", "the connection ended"),

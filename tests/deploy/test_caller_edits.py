@@ -116,7 +116,7 @@ def test_a_caller_in_the_configuration_is_not_touched(file: Path) -> None:
             lambda: drop_old_secrets(file, "anna"),
             lambda: remove_caller(file, "anna"),
         ):
-            refused(file, edit, f"anna stands in {file}", "by hand")
+            refused(file, edit, f"anna is defined in {file}", "by hand")
         own(file, "anna").unlink(missing_ok=True)
 
 
@@ -208,11 +208,11 @@ def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.Monke
 
     text = f"# mine\n{own(file, 'bob').read_text()}"
     late(lambda: own(file, "bob").write_text(text))
-    with pytest.raises(EditError, match="were changed meanwhile"):
+    with pytest.raises(EditError, match="were changed at the same time"):
         add_secret(file, "bob", new_secret())
     assert own(file, "bob").read_text() == text
     late(lambda: own(file, "carl").write_text(text))
-    with pytest.raises(EditError, match="were changed meanwhile"):
+    with pytest.raises(EditError, match="were changed at the same time"):
         add_caller(file, "carl", entry())
     assert own(file, "carl").read_text() == text
     assert sorted(os.listdir(own(file, "bob").parent)) == ["bob.toml", "carl.toml"]

@@ -130,7 +130,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     assert done.returncode == 0
     *_, ends, back = done.stdout.splitlines()
     assert ends.startswith("devvm: running (reset done, id msg_")
-    assert back == "no heartbeat to be had: the VM has no balloon device, so look at the console"
+    assert back == "no heartbeat is available: the VM has no balloon device, so look at the console"
     refused = calling("start", "--if-state", "stopped")
     assert (refused.returncode, "look again" in refused.stderr) == (1, True)
     assert refused.stderr.splitlines()[-1] == "    what to do: breakglass docs state-differs"
@@ -202,7 +202,7 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "URL": ({"BREAKGLASS_URL": "127.0.0.1:8080"}, "call status", 2, 'URL: "127.0.0.1:8080"', "set it to the handler's"),
     "port in URL": ({"BREAKGLASS_URL": "http://h:99999"}, "call status", 2, 'URL: "http://h:99999"', "set it to"),
     "empty URL": ({"BREAKGLASS_URL": ""}, "chat", 2, "BREAKGLASS_URL is empty", "set it to the handler's address"),
-    "name in URL": ({"BREAKGLASS_URL": "http://me:pw@h"}, "chat", 2, "has a user name in it", "take it out"),
+    "name in URL": ({"BREAKGLASS_URL": "http://me:pw@h"}, "chat", 2, "contains a user name", "take it out"),
     "refused": ({"BREAKGLASS_URL": "{closed}"}, "call status", 3, "connection refused; nothing was sent", "running"),
     "DNS": ({"BREAKGLASS_URL": "http://no.invalid"}, "call status", 3, '"no.invalid" can\'t be resolved', "spelling"),
     "id": ({}, "call status --id a.b", 2, 'not an id: "a.b"', "8 to 64"),
@@ -236,9 +236,9 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
         "can't be resolved",
         "set it",
     ),
-    "no directory": ({}, "host bundle {dir}/x/agent", 1, "can't write \"", "write it somewhere else"),
+    "no directory": ({}, "host bundle {dir}/x/agent", 1, "can't write \"", "choose another place"),
     "onto a directory": ({}, "host bundle {dir}", 2, "is a directory", "name the file: "),
-    "full disk": ({}, "host bundle /dev/full", 1, "No space left on device", "write it somewhere else"),
+    "full disk": ({}, "host bundle /dev/full", 1, "No space left on device", "choose another place"),
     "document": (
         {},
         "docs nope",
@@ -399,7 +399,7 @@ def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None
         port = str(taken.getsockname()[1])
         ran = run("serve", BREAKGLASS_CONFIG=f"{wrong['dir']}/good", PORT=port)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"another program listens on 127.0.0.1:{port}\n    see which it is: ss" in ran.stderr
+    assert f"another program listens on 127.0.0.1:{port}\n    find the program: ss" in ran.stderr
 
 
 def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:
@@ -410,7 +410,7 @@ def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:
         command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100, **as_handler()
     )
     assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("breakglass: standard output is closed, and the log goes there\n    redirect it")
+    assert ran.stderr.startswith("breakglass: standard output is closed, but the log is written there\n    redirect it")
 
 
 def test_a_taken_port_ends_the_demo_before_its_start() -> None:

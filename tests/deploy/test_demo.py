@@ -219,11 +219,11 @@ def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
     """The page answers before that, and nothing is started again."""
     demo = Demo(before=WITHOUT_CLAUDE)
     try:
-        assert demo.line("chat") == "not yet: claude is being downloaded, and a line here says when chat is on"
+        assert demo.line("chat") == "not yet; claude is being downloaded, and a line here tells you when chat works"
         assert demo.chat_state() == "none"
         (tmp_path / "word").write_text("0\n")
         later = demo.until("its model is a script on this machine")
-        assert "on now, also on the page: the real claude" in later
+        assert "it works now, on the page too: the real claude" in later
         assert re.search(r"\n  chat    BREAKGLASS_URL=\S+ BREAKGLASS_SECRET_FILE=\S+ \S+ chat\n", later)
         assert demo.chat_state() == "on"
     finally:

@@ -142,9 +142,9 @@ def check_demo(fresh: Fresh, first: Mapping[str, bool]) -> None:
         for words, said in first.items():
             assert (words in running.text) is said, running.text
         assert b"<title>" in running.page()
-        assert running.line("chat") == "not yet: claude is being downloaded, and a line here says when chat is on"
+        assert running.line("chat") == "not yet; claude is being downloaded, and a line here tells you when chat works"
         fresh.wheels.holds.clear()
-        running.until("on now, also on the page: the real claude")
+        running.until("it works now, on the page too: the real claude")
         asked = fresh.run("bash", "-c", f"echo it hangs | {running.line('chat')}")
         assert "pve status" in asked.stdout, asked.stdout + asked.stderr
         doctor = fresh.run("bash", "-c", running.line("doctor"))

@@ -321,7 +321,7 @@ SABOTAGES: dict[str, tuple[Callable[[Installed], None], str]] = {
     "no drop-in": (lambda host: host.drop_in.unlink(), "disableforwarding no"),
     "no command=": (key_file(f'command="{SERVE}"', "no-pty"), "has no command="),
     "no restrict": (key_file("restrict,", ""), "has no restrict"),
-    "a shell behind it": (key_file(SERVE, f"{SERVE};sh"), "does not run the host agent as it must"),
+    "a shell behind it": (key_file(SERVE, f"{SERVE};sh"), "does not run the host agent in the required form"),
     "world-writable keys": (lambda host: host.keys.chmod(0o666), "written by others"),
     "keys of another user": (lambda host: os.chown(host.keys, 65534, 0), "belongs to uid 65534"),
     "another uid": (edit("passwd", "breakglass:x:0:", "breakglass:x:1234:"), "has uid 1234"),

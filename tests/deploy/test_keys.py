@@ -50,7 +50,7 @@ def reloading(service: Service, *words: str) -> subprocess.CompletedProcess[str]
     before = service.log().count('"event": "reload"')
     ran = breakglass(service, *words, "--pid", str(service.process.pid))
     assert ran.returncode == 0, ran.stderr
-    assert "was told to read" in ran.stderr
+    assert "was told to reload" in ran.stderr
     service.logged('"event": "reload"', times=before + 1)
     return ran
 
@@ -90,7 +90,7 @@ def test_a_key_from_its_first_day_to_its_last(service: Service) -> None:
     before = service.config.read_bytes()
     made = breakglass(service, "keys", "new", "phone", "--allow", "status,reset", "--vms", "devvm")
     first = made.stdout.strip()
-    assert (made.returncode, "does not know this yet" in made.stderr, first in made.stderr) == (0, True, False)
+    assert (made.returncode, "does not use this change yet" in made.stderr, first in made.stderr) == (0, True, False)
     assert entries(service)["phone"] == {"secret": first, "allow": ["status", "reset"], "vms": ["devvm"]}
     assert not accepted(service, "phone", first)
     second = reloading(service, "keys", "rotate", "phone").stdout.strip()
@@ -162,7 +162,7 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
         (("rotate", "phone"), 1, "has no caller phone"),
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
         (("revoke", "tablet"), 2, "add --yes"),
-        (("new", "viewer"), 1, f"viewer stands in {service.config}"),
+        (("new", "viewer"), 1, f"viewer is defined in {service.config}"),
         (("rotate", "viewer"), 1, "by hand"),
         (("rotate", "viewer", "--drop-old"), 1, "does not change"),
     ):
@@ -306,7 +306,7 @@ def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
     systemctl.write_text("#!/bin/sh\necho 'Unit breakglass not found.' >&2; exit 5\n")
     bad = breakglass(service, "keys", "revoke", "phone", "--yes", "--unit", "breakglass", environment=path)
     assert (bad.returncode, "phone" in entries(service)) == (1, False)
-    assert "is changed, but the handler was not told: Unit breakglass not found." in bad.stderr
+    assert "is changed, but the handler could not be told: Unit breakglass not found." in bad.stderr
 
 
 # --- list ---

@@ -289,7 +289,7 @@ def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     [
         ((), "the handler's address is not known"),
         (("--url", "http://192.0.2.1/"), "is not an https address"),
-        (("--url", "https://a@rescue.example.org/"), "has a user name"),
+        (("--url", "https://a@rescue.example.org/"), "contains a user name"),
         (("--url", "https://rescue.example.org/", "--bearer"), "--pair can't be combined with"),
     ],
 )

@@ -95,7 +95,7 @@ def test_our_key_has_its_forced_command_only(door: Door) -> None:
     assert door.login(host.power, "/bin/sh").returncode == 10
     terminal = subprocess.run(door.client(host.power, "-tt"), capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     assert (terminal.returncode, b"PTY allocation request failed" in terminal.stderr) == (255, True)
-    assert "no shell here" in door.login(host.power).stderr
+    assert "this key opens no shell" in door.login(host.power).stderr
     argv = door.client(host.power, "-W", f"127.0.0.1:{door.port}")
     forward = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     assert (forward.returncode, b"administratively prohibited" in forward.stderr) == (255, True)

@@ -111,7 +111,7 @@ def test_a_damaged_copy_is_not_installed(operator: Operator) -> None:
     ran = operator.upgrade("pve1")
     assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
     assert "the copy is damaged" in ran.stderr
-    assert "pve1: the host could not install it; the host agent there is as it was" in ran.stderr
+    assert "pve1: the host could not install the host agent; the old one is still in place" in ran.stderr
 
 
 def test_a_login_that_fails_is_said(operator: Operator) -> None:
@@ -119,7 +119,7 @@ def test_a_login_that_fails_is_said(operator: Operator) -> None:
     operator.agent.write_text(OLD)
     ran = operator.upgrade("--login", "nobody")
     assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
-    assert "pve1: ssh failed; the host agent there is the old one or the new one, both whole" in ran.stderr
+    assert "pve1: ssh failed; the host now has the old host agent or the new one, but not a damaged one" in ran.stderr
     assert "try: ssh -p " in ran.stderr
 
 

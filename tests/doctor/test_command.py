@@ -99,7 +99,7 @@ def test_nothing_to_look_at(setup: Setup) -> None:
     [("BREAKGLASS_SECRET_FILE", "/nowhere"), ("BREAKGLASS_SECRET", "whsec_AA=="), ("BREAKGLASS_URL", "ftp://x")],
 )
 def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> None:
-    """It is a mistake in the environment: nothing is looked at."""
+    """It is a mistake in the environment: nothing is checked."""
     setup.environment[name] = value
     report = setup.doctor()
     assert (report.code, report.stdout, name in report.stderr) == (2, "", True)

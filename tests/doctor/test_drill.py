@@ -236,7 +236,9 @@ def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, p
         "from breakglass.cli.main import main; raise SystemExit(main())"
     )
     code, output, complained = ended(drill(running, "--yes", "--json", program=program))
-    fate = "the cycle of devvm is done, and its state is running" if place == "prove" else "nothing was changed"
+    fate = (
+        "the cycle of devvm is done, and the state of the VM is running" if place == "prove" else "nothing was changed"
+    )
     assert (code, f"ZeroDivisionError('division by zero'); {fate}" in complained) == (4, True), complained
     assert json.loads(output)["vm_fate"] == fate
     assert hint(complained) == json.loads(output)["id"]

@@ -183,7 +183,7 @@ def test_each_sender_is_well(setup: Setup) -> None:
 
 
 def test_one_vm_alone(setup: Setup) -> None:
-    """With --vm, no entry of another one is looked at."""
+    """With --vm, no entry of another one is checked."""
     entry("kuma")(setup)
     entry("gatus", {"node": "a"}, vm="other")(setup)
     setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103}
@@ -193,7 +193,7 @@ def test_one_vm_alone(setup: Setup) -> None:
 
 @pytest.mark.parametrize("word", ["kuma", "nagios=/dev/null", "kuma=/nowhere.json", "kuma=/proc"])
 def test_a_sample_that_can_not_be_read(setup: Setup, word: str) -> None:
-    """It is a mistake on the command line: nothing is looked at."""
+    """It is a mistake on the command line: nothing is checked."""
     report = setup.doctor("--sample", word)
     assert (report.code, report.stdout, report.stderr.startswith("breakglass: --sample: ")) == (2, "", True)
 

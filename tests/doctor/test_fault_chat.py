@@ -281,7 +281,7 @@ FAULTS = [
     # the model's API
     Fault("an API without a list", listing(404), "credential-not-known", "breakglass chat"),
     Fault("an address with /v1", base_v1, "base-url", "write chat.base_url"),
-    Fault("a limit that is used up", listing(429), "model-busy", "status.anthropic.com"),
+    Fault("its limit is used up", listing(429), "model-busy", "status.anthropic.com"),
     Fault("an API that fails", listing(500), "model-busy", "status.anthropic.com"),
     Fault("an API that is overloaded", listing(529), "model-busy", "status.anthropic.com"),
     Fault("a sign-in page", listing("html"), "model-unknown", "curl"),
@@ -303,7 +303,7 @@ FAULTS = [
         "ca-file",
         "openssl x509",
     ),
-    Fault("no TLS for the credential", chat(base_url="http://192.0.2.1"), "chat-setting", "this machine alone"),
+    Fault("no TLS for the credential", chat(base_url="http://192.0.2.1"), "chat-setting", "only for this machine"),
     Fault(
         "a proxy that is down",
         chat(base_url="https://api.example", https_proxy="http://127.0.0.1:1"),
@@ -431,6 +431,6 @@ def test_all_is_well(chatting: Setup) -> None:
 
 
 def test_a_replica_that_leaves_chat_to_another(chatting: Setup) -> None:
-    """Nothing of it is looked at."""
+    """Nothing of it is checked."""
     chatting.environment["BREAKGLASS_CHAT"] = "off"
     assert [finding.code for finding in chatting.doctor(places=PLACES).findings] == ["chat-off"]

@@ -332,7 +332,7 @@ FAULTS = [
         "two ways to authenticate",
         change("callers", "operator", token="bgt_" + "a" * 43),
         "caller-disabled",
-        "one caller each",
+        "separate caller",
     ),
     Fault(
         "a caller that may only chat",

@@ -170,7 +170,7 @@ PROXIES = [
     Proxy("refuses POST", "path-blocked", "every path", "if ($request_method = POST) { return 405; }"),
     Proxy("blocks alerts", "login-page", "/alert/", server="location /alert/ { return 403; }"),
     Proxy(
-        "wants a certificate of the client",
+        "requires a client certificate",
         "client-certificate",
         "ssl_verify_client off",
         server="ssl_verify_client on; ssl_client_certificate {directory}/certificate.pem;",

@@ -120,7 +120,7 @@ def pair(engine: Engine, person: Person, stage: Stage) -> None:
     given = offer(stage)
     engine.open(given.link)
     person.answers("#yes")
-    person.sees("#pair-word", "Paired as operator. This device can rescue now.")
+    person.sees("#pair-word", "Paired as operator. This device can now rescue VMs.")
     person.does("location.hash === ''", "an address without the link")
     assert given.state == "fetched"
     engine.reload()

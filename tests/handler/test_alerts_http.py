@@ -320,7 +320,9 @@ def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
         finally:
             other.stop()
     assert reply.status == 503
-    assert reply.json["error"]["message"] == f"127.0.0.1:{port} did not acknowledge the capture: no answer in 6 s"
+    assert (
+        reply.json["error"]["message"] == f"127.0.0.1:{port} did not confirm that the capture began: no answer in 6 s"
+    )
 
 
 def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:

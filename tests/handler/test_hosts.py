@@ -148,7 +148,7 @@ def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(servic
     wait_until(lambda: proxmox(service)["devvm"] == "agent-silent")
     silent = service.pve("reset", vm="devvm").json
     assert (silent["verdict"]["code"], silent["reached"]) == ("wrong-node", False)
-    assert "is a node that did not say its name, and" in silent["verdict"]["sentence"]
+    assert "is a node that did not give its name, and" in silent["verdict"]["sentence"]
     script.say([("ping", [result(vms="102-104", node="pve1")]), ("", [result(jobs=[])])])
     assert service.pve("reset", vm="devvm").json["verdict"]["code"] == "wrong-node"
     assert script.asked("reset") == []

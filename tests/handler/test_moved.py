@@ -104,7 +104,7 @@ def test_a_repeated_id_is_not_sent_while_a_host_that_may_have_it_is_away(
     until(lambda: service.health()["hosts"]["pve2"]["state"] != "answering", "the loss of pve2")
     answer = service.pve("reset", msg_id=msg_id, again=True).json
     assert (answer["outcome"], answer["reached"]) == ("unknown", None)
-    assert answer["verdict"]["sentence"].startswith("pve2 can't say whether this id ran there, so nothing was sent now")
+    assert answer["verdict"]["sentence"].startswith("pve2 can't tell whether this id ran there, so nothing was sent")
     assert answer["verdict"]["evidence"] == ["fix what is wrong with pve2, then send the same id again"]
     new = service.pve("reset").json
     assert new["outcome"] == "done", new

@@ -381,7 +381,7 @@ def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
         see_headline(page, "Host unreachable", "unknown")
         assert re.fullmatch(r"Since \d\d:\d\d · was running", text_of(page, "second"))
-        assert text_of(page, "why") == "Connection refused. Use the host’s own console (IPMI) meanwhile."
+        assert text_of(page, "why") == "Connection refused. Until then, use the host’s own console (IPMI)."
         assert text_of(page, "link-proxmox").endswith(": away")
         assert all(blocked(page, each) for each in ASKS)
         press(page, "reset")

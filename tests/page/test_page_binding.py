@@ -107,7 +107,7 @@ def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
     page = visit.page
     page.goto(f"http://{host}:{urlsplit(visit.stage.url).port}/")
     expect(page.locator("#no-keep")).to_be_visible()
-    assert text_of(page, "no-keep").startswith("The key is not kept on this device: another program could")
+    assert text_of(page, "no-keep").startswith("The key is not kept on this device, because another program could")
     assert not page.is_visible("#keep-key")
     phase(unlock(visit, page.url), "idle")
     open_key(page)

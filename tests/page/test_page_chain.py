@@ -31,7 +31,7 @@ def test_a_record_that_lost_its_end_is_named(visit: Visit) -> None:
     try:
         visit.open()
         box = page.locator("#chain")
-        expect(box).to_contain_text(f"its line {number}, which this page saw, is gone")
+        expect(box).to_contain_text(f"line {number}, which this page saw earlier, is gone")
         assert "record" not in page.inner_text("body")
         show(page, "history")
         expect(box).to_be_visible()

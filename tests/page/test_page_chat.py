@@ -186,7 +186,7 @@ def test_after_a_minute_a_person_asks_for_the_rest(visit: Visit) -> None:
     wire.drop()
     wait_for_text(page, "chat-word", "asking for the rest")
     page.clock.fast_forward(70_000)
-    expect(page.locator("#transcript article")).to_contain_text("Cut off: the connection was lost")
+    expect(page.locator("#transcript article")).to_contain_text("The connection was lost, so")
     model.release("cut off")
     wire.mend()
     page.click("#ask-rest")

@@ -99,7 +99,7 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     asked(page)
     assert "Fetches the signing key of operator, once, and keeps it here" in text_of(page, "confirm-facts")
     page.dblclick("#yes")
-    says(page, "Paired as operator. This device can rescue now.")
+    says(page, "Paired as operator. This device can now rescue VMs.")
     phase(page, "idle")
     assert (given.state, fetches(person)) == ("fetched", 1)
     assert [url for url in page.evaluate(HISTORY) if "pair" in url] == []
@@ -124,7 +124,7 @@ def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
         open_link(page, link)
         asked(page, "anna")
         page.click("#yes")
-        says(page, "Paired as anna. This device can rescue now.")
+        says(page, "Paired as anna. This device can now rescue VMs.")
         phase(page, "idle")
         command.read_until("press Enter;")
         command.type("\n")
@@ -153,12 +153,12 @@ def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     page.route("**/pve", lambda route: route.fulfill(status=401, content_type="application/json", body=refuse))
     second = offer(person.stage)
     open_link(page, second.link)  # the key of before is refused while the question stands
-    wait_for_text(page, "key-trouble", "This key was good, and Breakglass refuses it now.")
+    wait_for_text(page, "key-trouble", "Breakglass accepted this key before and refuses it now.")
     asked(page)
     assert "The key of viewer that is kept here since" in text_of(page, "confirm-facts")
     page.unroute("**/pve")
     page.click("#yes")
-    says(page, "Paired as operator. This device can rescue now.")
+    says(page, "Paired as operator. This device can now rescue VMs.")
     phase(page, "idle")
     person.stage.service.logged('"caller": "operator", "key"')
     page.reload()
@@ -183,7 +183,7 @@ def test_the_key_field_takes_a_link(person: Visit) -> None:
     asked(page)
     assert page.input_value("#secret") == ""
     page.click("#yes")
-    says(page, "Paired as operator. This device can rescue now.")
+    says(page, "Paired as operator. This device can now rescue VMs.")
     assert (given.state, fetches(person)) == ("fetched", 1)
 
 
@@ -228,8 +228,8 @@ def test_a_failure_says_what_to_do(person: Visit) -> None:
     one_time_key = altered.one_time_key
     text = pairing.as_base64url(one_time_key)
     other = pairing.as_base64url(bytes([one_time_key[0] ^ 1, *one_time_key[1:]]))
-    fails(altered.link.replace(text, other), "does not open with this pairing link")
-    fails(offer(person.stage).link.replace("as=operator", "as=anna"), "does not open with this pairing link")
+    fails(altered.link.replace(text, other), "This pairing link can’t decrypt the key")
+    fails(offer(person.stage).link.replace("as=operator", "as=anna"), "This pairing link can’t decrypt the key")
     fails(offer(person.stage).link, "No answer came. The key may have been handed out", lose)
     fails(offer(person.stage).link, "No answer came. The key may have been handed out", say_bad_gateway)
     fails(offer(person.stage).link, "The pairing was interrupted", hold)
@@ -250,7 +250,7 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     port = person.stage.service.port
     open_link(page, f"http://127.0.0.1:{port}/{given.fragment}")
     asked(page)
-    assert "Keys are not kept at this address: it is gone when this tab closes" in text_of(page, "confirm-facts")
+    assert "Keys are not kept at this address: the key is gone when this tab closes" in text_of(page, "confirm-facts")
     open_link(page, f"http://rescue.test:{port}/{given.fragment}")
     says(page, "A pairing link opens only over https. Nothing was sent")
     assert given.state == "waiting"
@@ -264,7 +264,7 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     page.add_init_script(NO_DATABASE)
     open_link(page, given.link)
     asked(page)
-    assert "This browser can’t store a key: it is gone when this tab closes" in text_of(page, "confirm-facts")
+    assert "This browser can’t store a key: the key is gone when this tab closes" in text_of(page, "confirm-facts")
     page.click("#yes")
     says(page, "Paired as operator, until this tab closes. The key is not kept here.")
     phase(page, "idle")
@@ -284,11 +284,11 @@ def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
     page.wait_for_function("() => window.letGo")
     page.clock.run_for(60_000)
     page.clock.resume()
-    says(page, "This device can rescue now. This browser is still storing the key: keep this tab open.")
+    says(page, "This device can now rescue VMs. This browser is still storing the key: keep this tab open.")
     assert page.evaluate("() => location.hash") == "#pair=sent"
     page.evaluate("() => window.letGo()")
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
-    expect(page.locator("#pair-word")).to_have_text("Paired as operator. This device can rescue now.")
+    expect(page.locator("#pair-word")).to_have_text("Paired as operator. This device can now rescue VMs.")
     assert page.evaluate("() => location.hash") == ""
 
 
@@ -308,7 +308,7 @@ def test_a_slow_line_is_not_taken_for_one_that_is_down(person: Visit) -> None:
             route.continue_()
         wait_for(page, lambda: held, "the first look with the new key")
         says(page, "Paired as operator. Breakglass has not answered with this key yet.")
-    says(page, "Paired as operator. This device can rescue now.")
+    says(page, "Paired as operator. This device can now rescue VMs.")
 
 
 @pytest.mark.all
@@ -329,7 +329,7 @@ def test_an_iphone_in_a_browser_is_told_of_the_home_screen(stage: Stage, bound: 
     open_link(page, given.link)
     asked(page)
     page.click("text=Pair here anyway")
-    says(page, "Paired as operator. This device can rescue now.")
+    says(page, "Paired as operator. This device can now rescue VMs.")
     phase(page, "idle")
     assert axe_finds_in_both_schemes(page, "paired") == []
     assert (given.state, fetches(person)) == ("fetched", 1)

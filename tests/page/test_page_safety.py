@@ -155,7 +155,7 @@ def test_without_a_script_the_commands_are_there(stage: Stage) -> None:
     stage.settle()
     visit = Visit(stage, java_script_enabled=False)
     visit.page.goto(stage.url)
-    assert "Scripts are disabled" in visit.page.inner_text("main")
+    assert "has scripts disabled" in visit.page.inner_text("main")
     assert 'curl -sS "$URL/pve"' in text_of(visit.page, "recipe")
     expect(visit.page.locator("#recipe")).to_be_visible()
     assert not visit.page.is_visible("#unlock")

@@ -246,7 +246,7 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
     ended(page)
     visit.open(caller="operator2")
     show_chat(page)
-    wait_for_text(page, "chat-notice", "The last conversation on this device was another caller’s, or is too old.")
+    wait_for_text(page, "chat-notice", "The last conversation on this device belongs to another caller, or is too old.")
     assert page.locator("#transcript article").count() == 0
     ask_claude(page, fake({"text": "Mine."}))
     ended(page)

@@ -113,7 +113,7 @@ def test_a_handler_that_does_not_replay(visit: Visit) -> None:
     ended(page)
     refuse_replay(page, 400, {"code": "bad-request", "message": "no", "hint": ""})
     page = open_again(visit)
-    wait_for_text(page, "chat-notice", "What was said before could not be loaded: no.")
+    wait_for_text(page, "chat-notice", "The earlier conversation could not be loaded: no.")
     ask_claude(page, PROPOSES_AND_ENDS)
     ended(page)
     assert prompts(visit)[-1]["session"]

@@ -1,4 +1,4 @@
-"""Several VMs on one page: what is under way for one of them stays with it, whichever is looked at."""
+"""Several VMs on one page: what is under way for one of them stays with it, whichever is checked."""
 
 import copy
 import json
@@ -585,7 +585,7 @@ def test_a_vm_with_a_faulty_entry_says_that_it_is_disabled(person: Visit) -> Non
     choose(page, "broken")
     expect(page.locator("#name")).to_have_text("broken")
     see_headline(page, "Set up wrongly", "unknown")
-    wait_for_text(page, "why", "Its entry has an error, so it is disabled.")
+    wait_for_text(page, "why", "It is disabled by a configuration error.")
     phase(page, "notSent")
     press(page, "reset")
     wait_for_text(page, "dock", "its power state was not checked")

@@ -138,7 +138,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     see_headline(page, "Coming back…", "busy")
     page.clock.fast_forward(91_000)
     see_headline(page, "No sign of life", "warn")
-    wait_for_text(page, "why", "Its kernel answered before, and not 90 s after its reset. Look at the picture")
+    wait_for_text(page, "why", "Its kernel answered before, but not 90 s after its reset. Look at the picture")
     see_bar(page, "No sign of life after 90 s: look at the picture", "warn")
     expect(page.locator("#steps li").last).to_have_attribute("data-tone", "warn")
     page.click(KEEP_LOOKING)
@@ -189,7 +189,7 @@ def test_a_vm_that_went_off_again_is_off(watcher: Visit) -> None:
     page = reset(watcher)
     assert watcher.stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
     look_again(page)
-    see_bar(page, "But it is off again", "warn")
+    see_bar(page, "But the VM is off again", "warn")
     see_headline(page, "Off", "warn")
 
 

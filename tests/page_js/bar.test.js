@@ -101,7 +101,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	for (const [found, tone, sentence, act] of [
 		["guest", "good", "Took 5 s, back after 20 s", "keep-looking"],
 		["nothing", "unknown", "The guest's heartbeat is not known. Look at the picture", "keep-looking"],
-		["stopped", "warn", "But it is off again", "look"],
+		["stopped", "warn", "But the VM is off again", "look"],
 		["unseen", "good", "at 03:12:20; could not see if the guest is back", "look"],
 	]) {
 		const ended = barAfter(...on, ["watch-ended", { found }]);
@@ -109,7 +109,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	}
 	const had = [statusCame("running", "qemu-running", 40, { last: "id_1", heartbeat: BEAT }), ...on];
 	assert.deepEqual(ends(...had, ["watch-ended", { found: "nothing" }]), ["warn", "No sign of life after 20 s: look at the picture"]);
-	const none = settledEvent("status", { last: "id_1", heartbeat: { state: "none", at: null, says: "no heartbeat to be had: why" } }, 1, { loud: false });
+	const none = settledEvent("status", { last: "id_1", heartbeat: { state: "none", at: null, says: "no heartbeat is available: why" } }, 1, { loud: false });
 	assert.deepEqual(ends(...on, none, ["watch-ended", { found: "nothing" }]), ["unknown", "No heartbeat to be had: why. Look at the picture"]);
 	assert.equal(barAfter(...on, ["health-lost", {}, 2], ["health-lost", {}, 1]).word, "No connection");
 });

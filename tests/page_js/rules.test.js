@@ -116,7 +116,7 @@ test("only `done` is done", () => {
 test("a look that failed has how far it got, the advice, the evidence and the commands by hand; a verb's headline has them", () => {
 	const failed = answerOf({ outcome: "failed", stage: "preflight", verdict: verdictOf("agent-failed", { advice: "status" }), by_hand: ["qm status 102"] });
 	assert.deepEqual(outcomeOf("forensics", failed, WHEN), ["failed", {
-		sentence: "The sentence of agent-failed.", hint: "It got as far as: preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
+		sentence: "The sentence of agent-failed.", hint: "It reached the stage preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
 	}]);
 	assert.deepEqual(outcomeOf("cycle", failed, WHEN), ["failed", { sentence: "The sentence of agent-failed." }]);
 });
@@ -140,7 +140,7 @@ test("that nothing was changed is said once", () => {
 
 test("a look that got no answer is no riddle", () => {
 	const [phase, more] = outcomeOf("status", answerOf({ outcome: "unknown", reached: undefined, message: "status may have run", hint: "send the same id again" }), WHEN);
-	assert.deepEqual([phase, more], ["failed", { sentence: "No answer came back from the host.", hint: "It changes nothing: look again." }]);
+	assert.deepEqual([phase, more], ["failed", { sentence: "No answer came back from the host.", hint: "Nothing was changed. Look again." }]);
 });
 
 test("a refusal without any reason says that", () => {
@@ -154,8 +154,8 @@ test("the notes say only what is not well", () => {
 		return notesOf(state, viewOf(state));
 	};
 	assert.deepEqual(notes(), []);
-	assert.match(notes(["clock-measured", { off: 90_000 }])[0], /clock is 90 s behind; that does no harm/);
-	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^Its configuration is old since 03:00:00\./);
+	assert.match(notes(["clock-measured", { off: 90_000 }])[0], /clock is 90 s behind, which does no harm/);
+	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^The configuration of Breakglass is old since 03:00:00\./);
 	assert.match(notes(statusCame("running", "qemu-running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
 });
 

@@ -172,7 +172,7 @@ def test_again_is_true_or_false(value: object) -> None:
 )  # fmt: skip
 def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
     """What would not fit into the host's grammar is refused here, a newline at the end included."""
-    with pytest.raises(BadRequest, match=f'^"{field}" has a character or a length that'):
+    with pytest.raises(BadRequest, match=f'^"{field}" has an invalid character or length'):
         parse_verb_body(body(**{field: value}))
 
 
@@ -210,7 +210,7 @@ def test_a_word_goes_with_its_own_verbs(verb: str, field: str, word: str, verbs:
     with pytest.raises(BadRequest) as caught:
         parse_verb_body(body(verb=verb, **{field: word}))
     assert caught.value.message == f'"{field}":"{word}" does not go with "{verb}"; nothing was sent'
-    assert caught.value.hint == f"leave it out; it goes with {' and '.join(verbs)} alone"
+    assert caught.value.hint == f"leave it out, because it goes with {' and '.join(verbs)} alone"
 
 
 # --- anything at all ---

@@ -102,13 +102,13 @@ CREDENTIAL_FAULTS = {
     "the credential itself": ('credential_file = "sk-ant-hush-hush-hush-hush"', KEY, "can't be read"),
     "a number": ("credential_file = 7", KEY, "is not text"),
     "an empty file": (CREDENTIAL, "", "is empty"),
-    "a comment alone": (CREDENTIAL, "# hush", "holds no credential that is known"),
-    "a value alone": (CREDENTIAL, "sk-ant-hush", "holds no credential that is known"),
-    "another variable": (CREDENTIAL, "AWS_BEARER_TOKEN_BEDROCK=hush", "holds no credential that is known"),
-    "no value": (CREDENTIAL, "ANTHROPIC_API_KEY=", "holds no credential that is known"),
-    "quotes": (CREDENTIAL, 'ANTHROPIC_API_KEY="hush"', "holds no credential that is known"),
-    "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "holds no credential that is known"),
-    "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "holds no credential that is known"),
+    "a comment alone": (CREDENTIAL, "# hush", "contains no known credential"),
+    "a value alone": (CREDENTIAL, "sk-ant-hush", "contains no known credential"),
+    "another variable": (CREDENTIAL, "AWS_BEARER_TOKEN_BEDROCK=hush", "contains no known credential"),
+    "no value": (CREDENTIAL, "ANTHROPIC_API_KEY=", "contains no known credential"),
+    "quotes": (CREDENTIAL, 'ANTHROPIC_API_KEY="hush"', "contains no known credential"),
+    "two": (CREDENTIAL, f"{KEY}\nCLAUDE_CODE_OAUTH_TOKEN=hush", "contains no known credential"),
+    "two words": (CREDENTIAL, "ANTHROPIC_API_KEY=hush hush", "contains no known credential"),
 }
 
 

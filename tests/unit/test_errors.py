@@ -89,10 +89,10 @@ def test_unauthorized_is_always_the_same_bytes() -> None:
     for error in (Unauthorized(), Unauthorized(why="stale"), noted):
         reply = error_reply(error)
         assert reply.status_code == 401
-        assert reply.raw_headers == [(b"content-type", b"application/json"), (b"content-length", b"157")]
+        assert reply.raw_headers == [(b"content-type", b"application/json"), (b"content-length", b"164")]
         assert reply.body == (
             b'{"error":{"code":"unauthorized","message":"the request is not signed by a known caller",'
-            b'"hint":"sign it, as breakglass docs requests says","reached":false}}\n'
+            b'"hint":"sign it as described in breakglass docs requests","reached":false}}\n'
         )
     with pytest.raises(TypeError):
         Unauthorized("what was wrong")  # type: ignore[call-arg]

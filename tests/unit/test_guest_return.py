@@ -8,11 +8,11 @@ from breakglass.client import Event
 DONE: Event = {"verb": "start", "started": "2026-11-27T03:00:05Z", "outcome": "done"}
 WAIT = ""
 NOT_KNOWN = "the guest's heartbeat is not known, so look at the console"
-NO_DEVICE: Event = {"state": "none", "at": None, "says": "no heartbeat to be had: the VM has no balloon device"}
+NO_DEVICE: Event = {"state": "none", "at": None, "says": "no heartbeat is available: the VM has no balloon device"}
 NO_DRIVER: Event = {
     "state": "unloaded",
     "at": None,
-    "says": "no heartbeat to be had: its system has not loaded the driver",
+    "says": "no heartbeat is available: its system has not loaded the driver",
 }
 AWAITED: Event = {
     "state": "awaited",

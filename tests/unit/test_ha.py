@@ -49,7 +49,7 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
         ("started", "freeze", "now freeze; HA leaves the VM as it is until HA is armed again"),
         ("started", "recovery", "and then starts the VM on another node that its rules allow"),
         ("stopped", "fence", "and then gives the VM to another node and leaves it stopped"),
-        ("started", "migrate", "HA is moving the VM to another node, and forgets a request"),
+        ("started", "migrate", "HA is moving the VM to another node, and forgets any request"),
         ("started", "started", "when QEMU ends, HA starts it again here or on another node"),
         ("stopped", "", "requested stopped, now not known; HA stops the VM if it runs, and it stays off until"),
     ],

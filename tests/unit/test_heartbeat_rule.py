@@ -200,10 +200,10 @@ SAID = {
     "the guest's kernel answered 2 s ago": (beat(2),),
     "the guest's kernel has not answered for 43 s (it answers every 2 s)": (beat(43),),
     "the guest's kernel has not answered yet since the last reset": (beat(None),),
-    "no heartbeat to be had: the VM has no balloon device": (Heartbeat(NOW, device=False),),
-    "no heartbeat to be had: its system has not loaded the driver": (beat(None, driver=False),),
-    "no heartbeat to be had: QEMU does not ask the guest": (beat(2, every=0),),
-    "no heartbeat to be had any more: the guest's driver is gone; its kernel last answered 43 s ago": (
+    "no heartbeat is available: the VM has no balloon device": (Heartbeat(NOW, device=False),),
+    "no heartbeat is available: its system has not loaded the driver": (beat(None, driver=False),),
+    "no heartbeat is available: QEMU does not ask the guest": (beat(2, every=0),),
+    "no heartbeat is available any more: the guest's driver is gone; its kernel last answered 43 s ago": (
         beat(43, driver=False),
     ),
 }

@@ -17,7 +17,7 @@ from breakglass.agents.pve.check.key_lines import (
 from breakglass.agents.pve.host.cluster import parse_vmlist
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
-OTHER = "k:1 does not run the host agent as it must: "
+OTHER = "k:1 does not run the host agent in the required form: "
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 LINE = f'restrict,command="{SERVE}" {POWER}'
 

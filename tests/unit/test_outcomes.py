@@ -124,7 +124,7 @@ def test_an_agent_that_refuses_our_word_is_older() -> None:
     verdict = answered(10).body["verdict"]
     assert isinstance(verdict, dict)
     assert (verdict["code"], verdict["advice"]) == ("agent-refused", "")
-    assert verdict["sentence"] == "the host agent is too old for this: upgrade it"
+    assert verdict["sentence"] == "the host agent is too old for this verb; upgrade it"
 
 
 def test_a_busy_answer_says_who_holds_the_vm() -> None:

@@ -1,4 +1,4 @@
-"""`check` for a person at the host and as a verb, and `allow`, which adds a VM to the key lines."""
+"""`check` for a person on the host and as a verb, and `allow`, which adds a VM to the key lines."""
 
 import argparse
 import fcntl
@@ -27,8 +27,8 @@ from .root_login import KEY_FILE
 # --- `breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
 #
 # The account has uid 0, so nothing but the number may change: the file is read and written byte for byte. The recipe
-# of `breakglass host install-commands` and this command lock the directory meanwhile: of two edits at once, none is
-# lost.
+# of `breakglass host install-commands` and this command both lock the directory, so two edits at the same time don't
+# lose one.
 
 _NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
 _RECIPE = "run the commands that `breakglass host install-commands` prints"
@@ -42,7 +42,7 @@ def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -
         return
     if "/" in user:
         yield error(
-            f'"{user}" is not the name of an account; nothing was changed', "name the one that the keys log in to"
+            f'"{user}" is not the name of an account; nothing was changed', "name the account that the keys log in to"
         )
         return
     if os.path.islink(path):
@@ -52,7 +52,7 @@ def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -
         yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
-        with _lock_directory(os.path.dirname(path)):  # not before /etc/pve was asked: its child may stay and hold it
+        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, whose hanging child would hold it
             findings = _edit(path, add_no_last_words) if no_last_words else []
             findings += _edit(path, lambda text: add_vm(text, vmid)) if vmid is not None else []
     except OSError as failure:
@@ -62,7 +62,7 @@ def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -
 
 @contextmanager
 def _lock_directory(path: str) -> Iterator[None]:
-    """Lock a directory of key files, after another edit has ended. A file is replaced, so it can't be locked."""
+    """Lock a directory of key files after any other edit. An edit replaces a file, so the file can't be locked."""
     directory = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -80,14 +80,14 @@ def _edit(path: str, change: Callable[[str], tuple[str, list[Finding]]]) -> list
         try:
             _replace(path, more, status)
         except OSError as failure:
-            return [error(f"{path} can't be written, so it is as it was: {failure}", "fix that, and run this again")]
+            return [error(f"{path} can't be written, so it was not changed: {failure}", "fix that, and run this again")]
     return findings
 
 
 def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
     """Return the text of a key file with one more VM in each line of Breakglass, and a finding for each such line.
 
-    Lines whose lists differ otherwise belong to different people: none of them is changed.
+    If the lines have different lists, they belong to different people, and none of them is changed.
     """
     raw, findings = text.split("\n"), []
     ours = [(line, served) for line in parse_key_lines(text) if (served := served_vms(line))]
@@ -109,12 +109,12 @@ def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
 
 
 def add_no_last_words(text: str) -> tuple[str, list[Finding]]:
-    """Return a key file's text that forbids to read any guest's kernel log, and a finding for each Breakglass line."""
+    """Return a key file's text with no line that allows reading kernel logs, and a finding for each Breakglass line."""
     raw, findings = text.split("\n"), []
     for line in filter(served_vms, parse_key_lines(text)):
         before, raw[line.number - 1] = raw[line.number - 1], forbid_last_words(raw[line.number - 1], line)
         now = "already" if raw[line.number - 1] == before else "now"
-        findings.append(ok(f"line {line.number} lets no guest's kernel log be read {now}"))
+        findings.append(ok(f"line {line.number} forbids reading any guest's kernel log {now}"))
     return "\n".join(raw), findings or [error(_NO_LINE, _RECIPE)]
 
 
@@ -125,7 +125,7 @@ def _is_container(root: str, vmid: int) -> bool:
 
 
 def _replace(path: str, text: str, status: os.stat_result) -> None:
-    """Replace a file by one of the same owner and mode, which is on the disk before it has the name."""
+    """Replace a file by one with the same owner and mode, and write it through to the disk before it gets the name."""
     draft = f"{path}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -145,15 +145,15 @@ def _replace(path: str, text: str, status: os.stat_result) -> None:
 
 
 def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser], serve: argparse.ArgumentParser) -> None:
-    """Describe the commands to the parser of the command line, and what `serve` shares with them."""
-    checking = add_parser("check", help="verify the installation; as root, at the host")
-    allowing = add_parser("allow", help="change what this host's keys reach: one more VM, or no kernel logs; as root")
+    """Add these commands to the command line's parser, and the options that `serve` shares with them."""
+    checking = add_parser("check", help="verify the installation; run as root on the host")
+    allowing = add_parser("allow", help="let this host's keys reach one more VM, or no kernel logs; run as root")
     beating = add_parser("heartbeat", help="tell which guests on this host answer, and which don't")
     which = beating.add_mutually_exclusive_group()
     which.add_argument("--vm", type=_vm_number, metavar="VM", help="one VM's number")
     which.add_argument("--all", action="store_true", help="every VM that runs here (the default)")
     allowing.add_argument("vm", type=_vm_number, metavar="VM", nargs="?", help="the VM's number")
-    checking.add_argument("--user", help="the account that the keys log in to (default: what sshd is set up for)")
+    checking.add_argument("--user", help="the account that the keys log in to (default: the one of sshd's settings)")
     allowing.add_argument("--user", default="breakglass", help="the account that the keys log in to")
     for parser in (serve, allowing):
         parser.add_argument("--no-last-words", action="store_true", help="never read a guest's kernel log")
@@ -191,9 +191,9 @@ def _vm_number(text: str) -> int:
     return number
 
 
-# --- What the verb `check` answers: the findings about the host, or about one VM on it ---
+# --- The answer of the verb `check` answers: the findings about the host, or about one VM on it ---
 
-SPARE_SECONDS = 6.0  # of the deadline: what is looked at last may take as long
+SPARE_SECONDS = 6.0  # the end of the deadline, because the last check may take as long
 
 
 def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:
@@ -206,7 +206,7 @@ def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:
 
 
 def _findings_in_time(key: Key, vm: int | None) -> Iterator[Finding]:
-    """Yield the findings until the time is nearly over; a host of which many parts hang is no reason for no answer."""
+    """Yield the findings until the time is nearly over, so that a host with many hanging parts still gets an answer."""
     until = time.monotonic() + DEADLINES["check"] - SPARE_SECONDS
     for finding in check_vm(key.host(vm)) if vm else _check_host(key):
         yield finding

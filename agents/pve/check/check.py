@@ -1,7 +1,8 @@
-"""`breakglass-pve check`: verifies that a rescue works on this host and that its keys open nothing else.
+"""`breakglass-pve check`: verifies that a rescue works on this host and that its keys allow nothing else.
 
-`reading.py` reads the host, and the other files judge. It creates only the two directories that `serve` creates too.
-Every place that may hang is read in a forked child with a deadline, because a check must end on a broken host as well.
+`reading.py` reads the host, and the other modules judge it. It creates only the two directories that `serve` creates
+too. Every place that may hang is read in a forked child with a deadline, because a check must end even on a broken
+host.
 """
 
 import os
@@ -64,8 +65,8 @@ from .root_login import (
     judge_sshd,
 )
 
-RUN_ROOM = 16 * 1024 * 1024  # in /run, of which the last 20 jobs may keep as much
-ARCHIVE_ROOM = 64 * 1024 * 1024  # a few captures with their pictures
+RUN_ROOM = 16 * 1024 * 1024  # of /run, because the last 20 jobs may keep this much
+ARCHIVE_ROOM = 64 * 1024 * 1024  # room for a few captures with their pictures
 
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
@@ -76,7 +77,7 @@ _SSHD_FAILED = error("sshd -T failed, so its settings are not known", "run sshd 
 def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
     """Yield the findings about this host, the account that the keys log in to, and each VM that a key names.
 
-    Without a user, it is root where sshd's configuration has the block for root, and otherwise breakglass.
+    The default user is root if sshd's configuration has the block for root, and breakglass otherwise.
     """
     host = Host(0, root)
     yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
@@ -98,7 +99,7 @@ def check_host(host: Host) -> Iterator[Finding]:
 
 
 def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterator[Finding]:
-    """Judge an account of Breakglass's own, and the keys that sshd reads for it."""
+    """Judge Breakglass's own account, and the keys that sshd reads for it."""
     account = find_account(passwd, user)
     yield from judge_account(user, account)
     yield judge_logind(read_logind_configs(host))
@@ -155,7 +156,7 @@ def _check_program(host: Host) -> Iterator[Finding]:
     if os.geteuid() != 0 and not host.root:  # below --root, as in the demo, all files belong to this user
         yield error("this check does not run as root, so it can't see everything", "run it as root")
     if shutil.which("qm") is None:
-        hint = "run this check on the Proxmox host; if it is one: apt install --reinstall qemu-server; PATH is"
+        hint = "run this check on the Proxmox host; if this is the host: apt install --reinstall qemu-server; PATH is"
         yield error("qm is not on PATH", f"{hint} {os.environ.get('PATH')}")
     else:
         yield ok(f"qm is {shutil.which('qm')}")
@@ -199,7 +200,7 @@ def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
 
 
 def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:
-    """Judge the keys in our files, and look for them in root's own ones."""
+    """Judge the keys in our files, and look for the same keys in root's own files."""
     lines: list[KeyLine] = []
     for path in paths:
         if path in (*roots, _PVE_KEYS):
@@ -217,7 +218,7 @@ def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file
 
 
 def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iterator[Finding]:
-    """Judge the programs that the key lines run as root; the file of this check itself is judged already."""
+    """Judge the programs that the key lines run as root, except this check's own file, which is judged already."""
     first: dict[str, KeyLine] = {}
     for line in lines:
         first.setdefault(forced_program(line) or "", line)
@@ -229,11 +230,11 @@ def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iter
         found = judge_file(program, stats)
         yield found
         if found.level == OK and stats[0][0] != os.path.realpath(own_file):
-            yield warning(f"{line.where} runs {program}, and this check is of {own_file}", f"run {program} check")
+            yield warning(f"{line.where} runs {program}, and this check belongs to {own_file}", f"run {program} check")
 
 
 def _judge_place(host: Host, path: str) -> Finding:
-    """Judge where a key file really is and who may change it there; a link may lead to a place that hangs."""
+    """Judge the real place of a key file and who may change it there. A link may lead to a file system that hangs."""
     stats = stat_path(host, host.path(path))
     if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
         return error(f"{path} is below /etc/pve, which is gone when the cluster file system is down", _ELSEWHERE)

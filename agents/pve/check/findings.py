@@ -1,7 +1,7 @@
 """Judges an installation from texts: passwd, shadow, logind's settings, owners and modes of files.
 
-Pure: `reading.py` reads the host. The rules are those of shadow(5) and logind.conf(5). An error names what would fail
-or be open to others; a setting that is only unusual is no finding.
+Pure: `reading.py` reads the host. The rules are those of shadow(5) and logind.conf(5). An error names something that
+would fail or would let others in. A setting that is only unusual gives no finding.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of `check`: how bad it is, a sentence, and what to do about it."""
+    """One line of `check`: its severity, a sentence, and what to do about it."""
 
     level: str
     sentence: str
@@ -28,7 +28,7 @@ def ok(sentence: str) -> Finding:
 
 
 def warning(sentence: str, hint: str = "") -> Finding:
-    """Return a finding that leaves a rescue possible."""
+    """Return a finding for a fault that leaves a rescue possible."""
     return Finding(WARNING, sentence, hint)
 
 
@@ -38,7 +38,7 @@ def error(sentence: str, hint: str = "") -> Finding:
 
 
 def printable(text: str) -> str:
-    """Return a text with everything escaped that a terminal would not show as it is."""
+    """Return a text in which each character that a terminal would not show as it is is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -109,9 +109,9 @@ def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
 
 
 def judge_logind(texts: Iterable[str], user: str = "root") -> Finding:
-    """Judge whether logind would kill a job when its SSH session ends (logind.conf(5)); later texts win.
+    """Judge whether logind would kill a job when its SSH session ends (logind.conf(5)); a later text wins.
 
-    Without KillExcludeUsers= root is excluded; an account with uid 0 is root to logind.
+    Without KillExcludeUsers= root is excluded; logind treats every account with uid 0 as root.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -144,7 +144,7 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
 
 
 def judge_room(path: str, least: int, free: tuple[int, int] | None) -> Finding:
-    """Warn where fewer than `least` bytes are free; `free` is (free, in all), and 0 in all is no limit."""
+    """Warn if fewer than `least` bytes are free; `free` is (free, in all), and 0 in all is no limit."""
     if free is None:
         return warning(f"the room at {path} could not be determined", f"df {path}")
     left, of_all = free
@@ -163,11 +163,11 @@ def format_bytes(count: float) -> str:
 
 
 def judge_inodes(path: str, counted: tuple[int, int, int] | None) -> Finding:
-    """Warn where less than a tenth of the inodes is left: without one, no job and no `qm start` can begin."""
+    """Warn if less than a tenth of the inodes is left, because without one no job and no `qm start` can begin."""
     if counted is None:
         return warning(f"the inodes at {path} could not be counted", f"df -i {path}")
     left, of_all, own = counted
-    if left >= of_all / 10:  # a file system without a limit has 0 of 0
+    if left >= of_all / 10:  # for a file system without a limit, both numbers are 0
         return ok(f"{path} has {own} files, and its file system has inodes for more")
     sentence = f"{path} has {own} files, and its file system {left} of {of_all} inodes left"
     return warning(sentence, f"df -i {path}; du --inodes -x -d 2 {path}")

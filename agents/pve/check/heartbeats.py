@@ -24,7 +24,7 @@ from ..forensics.together import ask_together
 from ..host.paths import Host
 from ..host.vmstate import observe, vm_state
 
-_TABLE_SECONDS = 18.0  # of one VM; a QEMU that does not answer takes 5 of them
+_TABLE_SECONDS = 18.0  # the limit for one VM; a QEMU that does not answer takes 5 s of it
 _AT_ONCE = 64
 _WORD_OF_STATE = {FRESH: "alive", LOST: "lost", GONE: "gone", NONE: "none", UNLOADED: "none", UNKNOWN: "not known"}
 
@@ -41,7 +41,7 @@ def list_heartbeats(root: str, vmid: int | None) -> Iterator[tuple[str, bool]]:
 
 
 def _running_vms(root: str) -> list[int]:
-    """Return the VMs with a pid file, which qemu-server leaves until the QEMU has ended."""
+    """Return the VMs with a pid file, which qemu-server keeps until the QEMU has ended."""
     try:
         names = os.listdir(f"{root}/run/qemu-server")
     except FileNotFoundError:

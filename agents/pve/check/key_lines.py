@@ -1,8 +1,8 @@
 """Judges authorized_keys files from their text, line by line as sshd(8) reads them. Pure.
 
-The account has uid 0, so a line that forces any command but exactly the host agent is a root login. What sshd takes for
-a key must be seen here too: only a line feed ends a line, only blanks and tabs separate, and a backslash in a quoted
-value escapes a quote and nothing else.
+The account has uid 0, so a line that forces any other command than the host agent is a root login. This module must see
+every line that sshd takes for a key: only a line feed ends a line, only blanks and tabs separate, and a backslash in a
+quoted value escapes a quote and nothing else.
 """
 
 import re
@@ -21,7 +21,7 @@ class KeyLine:
     Attributes:
         path: the file.
         is_refused: sshd can't read the options, so the key opens nothing.
-        command_at: where the value of the first command= begins in the line, for a line that has one.
+        command_at: the position in the line where the value of the first command= begins, if there is one.
     """
 
     number: int
@@ -119,7 +119,7 @@ def judge_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
             )
 
 
-RESERVATION = 20  # a range of more numbers is for VMs to come; a shorter one is often a list of VMs, merged
+RESERVATION = 20  # a range of more numbers reserves them for later VMs; a shorter range is often a merged list of VMs
 MOST_NAMED = 5
 
 
@@ -165,13 +165,13 @@ def _judge_range(first: int, last: int, entries: Mapping[int, VmlistEntry]) -> I
 
 def _judge_key_line(where: str, line: KeyLine) -> Iterator[Finding]:
     if line.is_refused:
-        yield error(f"{where} has options that sshd refuses", "write them without blanks, and command= once")
+        yield error(f"{where} has options that sshd refuses", "write them without blanks, and only one command=")
     elif line.command is None:
         yield error(f"{where} has no command=", 'prepend restrict,command="/usr/local/sbin/breakglass-pve serve …"')
     elif served_vms(line) is None:
         yield error(
-            f"{where} does not run the host agent as it must: {line.command}",
-            "make it /usr/local/sbin/breakglass-pve serve --vms N,N; only --read-only, --no-last-words and --as NAME "
+            f"{where} does not run the host agent in the required form: {line.command}",
+            "write /usr/local/sbin/breakglass-pve serve --vms N,N; only --read-only, --no-last-words and --as NAME "
             "may follow",
         )
     if "restrict" not in line.names:
@@ -199,12 +199,12 @@ def served_vms(line: KeyLine) -> VmList | None:
 
 def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
     """Return a Breakglass line with other VMs in its forced command; every other character stays."""
-    match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so they stand there as they are
+    match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so the line's text is the value
     return raw[: match.start("vms")] + str(vms) + raw[match.end("vms") :] if match else raw
 
 
 def forbid_last_words(raw: str, line: KeyLine) -> str:
-    """Return a Breakglass line that forbids to read any guest's kernel log."""
+    """Return a Breakglass line that forbids reading any guest's kernel log."""
     match = _SERVE.match(raw, line.command_at)
     if match is None or "--no-last-words" in match["rest"].split():
         return raw
@@ -223,7 +223,7 @@ def _is_read_only(line: KeyLine) -> bool:
 
 
 def judge_elsewhere(path: str, text: str, keys: set[str]) -> Iterator[Finding]:
-    """Judge a file of root's own keys, because a breakglass key in it may open a root shell."""
+    """Judge root's own key file, because a breakglass key in it may open a root shell."""
     for line in parse_key_lines(text, path):
         if line.key in keys and line.command is None:
             yield error(

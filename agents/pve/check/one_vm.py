@@ -1,7 +1,6 @@
 """Judges whether the verbs could act on one VM now: its configuration, its locks, and HA.
 
-Each rule is one of power/preflight.py and power/locked.py. A finding refuses nothing, because the verbs look again
-themselves.
+Each rule comes from power/preflight.py or power/locked.py. A finding refuses nothing, because each verb checks again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ def check_vm(host: Host) -> Iterator[Finding]:
 
 
 def judge_cluster(view: Cluster) -> Finding:
-    """Require an /etc/pve that answers, and a quorum: without one of them, no VM can be started."""
+    """Require a quorum and an /etc/pve that answers, because no VM can be started without them."""
     effect = "reset and stop work; start and cycle are refused"
     if view.trouble:
         symptom, cure = TROUBLES[view.trouble]
@@ -48,7 +47,7 @@ def judge_cluster(view: Cluster) -> Finding:
 
 
 def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
-    """Require that a node has the VM. The handler finds out which of the VM's hosts gets the verbs."""
+    """Require that a node has the VM. The handler decides which of the VM's hosts gets its verbs."""
     if view.container:
         return error(f"{vmid}: {CONTAINER_SENTENCE}", f"take {vmid} out of the key's --vms and of the configuration")
     if view.node:
@@ -65,9 +64,9 @@ def judge_copy(host: Host, view: Cluster) -> Finding:
 
 
 def judge_template(vmid: int, options: Mapping[str, str]) -> Finding:
-    """Require a VM that Proxmox starts. It starts no template."""
+    """Require a VM that Proxmox can start, which excludes templates."""
     if options.get("template", "0") in ("", "0"):
-        return ok(f"VM {vmid} is no template")
+        return ok(f"VM {vmid} is not a template")
     sentence = f"VM {vmid} is a template, which Proxmox never starts, so start and cycle fail"
     return error(sentence, "correct the VM's number in the configuration: qm list shows those of its clones")
 
@@ -96,7 +95,7 @@ def judge_lock_file(vmid: int, holders: Sequence[Holder]) -> Finding:
 
 
 def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
-    """Warn of a job that holds the VM: until it ends, every other one is `busy`."""
+    """Warn of a job that holds the VM, because until it ends every other job is `busy`."""
     if job is None:
         return ok(f"no job runs on VM {vmid}")
     sentence = "{by}: {verb} since {since}, stage {stage}".format(**job)

@@ -22,11 +22,11 @@ LOCAL = "127.0.0.1"
 
 
 def read_in_time(path: str) -> str | None:
-    """Return a file's text, empty without such a file, None when it can't be read or does not answer."""
+    """Return a file's text, empty if there is no such file, None if it can't be read or does not answer."""
 
     def read() -> str | None:
         try:
-            with open(path, encoding="utf-8", errors="replace", newline="") as file:  # sshd knows no end but \\n
+            with open(path, encoding="utf-8", errors="replace", newline="") as file:  # sshd ends a line only at \\n
                 return file.read()
         except FileNotFoundError:
             return ""
@@ -44,7 +44,7 @@ def stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
 
 
 def count_inodes(path: str) -> tuple[int, int, int] | None:
-    """Return the inodes that a directory's file system has left and has in all (0: no limit), and those below it."""
+    """Return the free and all inodes of a directory's file system (0: no limit), and those that the directory uses."""
     answer = ask_or_none(partial(_count_inodes, path), FILE_SECONDS)
     return (answer[0], answer[1], answer[2]) if isinstance(answer, list) else None
 
@@ -111,12 +111,10 @@ def read_sshd_configs(host: Host) -> tuple[str, list[str]]:
 
 
 def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | None:
-    """Return the settings for a login of this user from this address; None when sshd does not say them."""
+    """Return the settings for a login of this user from this address; None if sshd does not print them."""
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
-    login = (
-        f"user={user},host=check,addr={address},laddr={LOCAL},lport=22,rdomain="  # all that a Match line may ask for
-    )
+    login = f"user={user},host=check,addr={address},laddr={LOCAL},lport=22,rdomain="  # all that a Match line may test
     ran = run([sshd, "-T", *config, "-C", login], SSHD_SECONDS)
     return parse_settings(ran.stdout) if ran.code == 0 else None
 
@@ -124,7 +122,8 @@ def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | 
 # --- Verifies the chain of jobs of each VM that this host has a record of, in /run and in the archive ---
 
 _CHAIN_HINT = (
-    "someone may have edited the record of jobs: read The chain of jobs in breakglass docs admin, at the handler"
+    "someone may have edited the record of jobs; read The chain of jobs in breakglass docs admin, "
+    "on the handler's machine"
 )
 _CHAIN_NAME = "chain-"
 

@@ -1,4 +1,4 @@
-"""Whether sshd lets the handler's keys in, as root or as an account: its settings, and root's own rule."""
+"""Judges whether sshd lets the handler's keys in, to root or another account, by its settings and root's own rule."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def judge_forced(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
 
 
 def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
-    """Judge what is the same for root: who may log in, and how a connection is watched."""
+    """Judge the settings that matter for root as well: who may log in, and how sshd watches a connection."""
     if settings.get("clientaliveinterval", "0") == "0":
         yield warning("sshd does not notice a dead connection", f"set ClientAliveInterval 15 {IN_MATCH}")
     if settings.get("authorizedkeyscommand", "none") != "none":
@@ -85,7 +85,7 @@ def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
 
 
 def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
-    """Judge which keys sshd takes, how much it starts for one connection, and where."""
+    """Judge which keys sshd accepts, how many channels a connection may open, and in which root directory."""
     accepted = settings.get("pubkeyacceptedalgorithms", "ssh-ed25519")
     if "ssh-ed25519" not in accepted.split(","):
         yield warning(
@@ -95,7 +95,7 @@ def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     if settings.get("maxsessions") == "0":
         yield warning("sshd has MaxSessions 0, and the handler needs a channel", f"set MaxSessions 10 {IN_MATCH}")
     if settings.get("chrootdirectory", "none") != "none":
-        sentence = f"sshd shuts {user} into {settings['chrootdirectory']}, where the host agent is not"
+        sentence = f"sshd shuts {user} into {settings['chrootdirectory']}, where the host agent is missing"
         yield error(sentence, f"set ChrootDirectory none {IN_MATCH}")
 
 
@@ -119,17 +119,18 @@ def _judge_penalties(settings: Mapping[str, str]) -> Iterator[Finding]:
 
 # --- Judges the other way in: keys that log in to root's own account, from the handler's addresses only. Pure ---
 #
-# There, sshd reads Breakglass's key file after root's own ones, in a `Match User root Address …` block. All else of
-# root's login is as the host's owner has set it, so only what would keep the keys out or widen them is a finding.
+# For these logins, sshd reads Breakglass's key file after root's own files, because of a `Match User root Address …`
+# block. The host's owner decides everything else about root's login, so only a setting that would keep the keys out, or
+# allow them more, is a finding.
 
 KEY_FILE = "/etc/ssh/authorized_keys.d/breakglass"
 _ADDRESS = re.compile(r"([0-9]+\.[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(?:/[0-9]+)?")
 
 
 def find_handler_addresses(drop_in: str, others: Iterable[str]) -> list[str] | None:
-    """Return an address of each that root's Match block names; None without such a block.
+    """Return one address for each entry of root's Match block; None if there is no such block.
 
-    In the drop-in any block for root is ours; in other files, one that names our key file.
+    In our drop-in, any block for root is ours. In other files, a block is ours if it names our key file.
     """
     blocks = list(_root_blocks(drop_in))
     for text in others:
@@ -159,7 +160,7 @@ def judge_root_account(account: Account | None) -> Finding:
 
 
 def judge_bashrc(path: str, text: str | None) -> Finding:
-    """Judge what bash reads before it runs a forced command, with its output in front of the answer."""
+    """Judge the file that bash reads before it runs a forced command, because its output comes before the answer."""
     if text is None:
         return warning(f"{path} does not answer, and bash reads it before the host agent", "look at its file system")
     commands = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
@@ -172,7 +173,7 @@ def judge_bashrc(path: str, text: str | None) -> Finding:
 
 
 def judge_other_accounts(passwd: str) -> Iterator[Finding]:
-    """Warn about each account beside root that has uid 0, because an earlier recipe may have made it."""
+    """Warn about each account other than root that has uid 0, because an earlier recipe may have made it."""
     lines = [line.split(":") for line in passwd.splitlines()]
     names = [fields[0] for fields in lines if len(fields) == 7 and fields[2] == "0" and fields[0] != "root"]
     for name in names:
@@ -182,7 +183,7 @@ def judge_other_accounts(passwd: str) -> Iterator[Finding]:
 
 
 def judge_root_shadow(shadow: str, pam: bool) -> Finding:
-    """Require that sshd does not take root for locked; warn about a date after which it would refuse the keys."""
+    """Require that sshd does not consider root locked; warn about a date after which sshd would refuse the keys."""
     fields = next((line.split(":") for line in shadow.splitlines() if line.startswith("root:")), [])
     if len(fields) < 9:
         return error("root has no line in /etc/shadow", "restore it with pwconv")

@@ -1,1 +1,1 @@
-"""Forensics: probes, the evidence that they find, and the verdict on it."""
+"""Forensics: probes, the evidence that they find, and the verdict on that evidence."""

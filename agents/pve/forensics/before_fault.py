@@ -1,18 +1,18 @@
 """What Proxmox's statistics of the last hour show from before a fault: at most three lines, with times. Pure.
 
 pvestatd takes a sample every 10 s, and rrdcached keeps an average for each minute, named by the minute's beginning
-(pve-cluster 9.1.6, PVE/RRD.pm). What it did not take is missing in the row. Since PVE 9 a row has the pressure on the
-VM's own processes, in percent of the time (qemu-server 9.2.6, `vmstatus`).
+(pve-cluster 9.1.6, PVE/RRD.pm). A sample that it did not take is missing in the row. Since PVE 9 a row has the pressure
+on the VM's own processes, in percent of the time (qemu-server 9.2.6, `vmstatus`).
 """
 
 import json
 
 MOST_BEFORE = 3
 _MINUTE = 60.0
-_ENDED = 3 * _MINUTE  # the newest minute may be missing in a sound host's answer
+_ENDED = 3 * _MINUTE  # a healthy host's answer may lack the newest minute
 _QUIET = 2 * _MINUTE
 _PRESSED = 20.0
-_FULL, _FREE = 0.97, 0.9  # of the VM's memory; what the guest caches counts as used, so many a sound guest has 0.95
+_FULL, _FREE = 0.97, 0.9  # of the VM's memory; the guest's cache counts as used, so a healthy guest often has 0.95
 _PRESSURES = {"pressureiosome": "disks", "pressurememorysome": "memory", "pressurecpusome": "a processor"}
 
 Sample = tuple[float, float]
@@ -75,7 +75,7 @@ def _memory_line(rows: list[dict[str, float]], now: float) -> list[str]:
     samples = [(at, used / sizes[at]) for at, used in _samples(rows, "mem") if sizes.get(at)]
     high = _last_high(samples, _FULL)
     if not high or not any(part < _FREE for at, part in samples if at < high[0][0]):
-        return []  # it was full all the time, which is usual with a cache
+        return []  # the memory was full all the time, which is usual with a cache
     return [f"the guest's memory was full, its cache counted, {_span(high, samples, now)}"]
 
 

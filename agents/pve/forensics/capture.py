@@ -2,7 +2,7 @@
 
 A capture takes no VM lock and blocks no verb. A probe that hangs is itself a finding, and the capture does not wait for
 its end. The evidence is kept in the job and named in `evidence.json`, so that a verb within the next minute need not
-probe again. A verb without evidence probes by itself, briefly, and a second time where the brief look is in doubt.
+probe again. A verb without evidence probes briefly itself, and a second time if the brief look is in doubt.
 """
 
 import json
@@ -41,10 +41,10 @@ SCREEN_SECONDS = 4.0
 
 
 def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
-    """Keep evidence before a verb destroys the state; return the verdict that it proves.
+    """Keep evidence before a verb destroys the state; return the verdict that the evidence proves.
 
-    It is that of a capture of the last minute, or of a new look, brief, unless a thread or a disk stands still
-    in it. `facts` are those that the verb has seen already, so that a silent QEMU is not asked again.
+    The evidence comes from a capture of the last minute or from a new look, which is brief unless it sees a thread or a
+    disk stand still. `facts` are the facts that the verb has seen already, so that a silent QEMU is not asked again.
     """
     if facts is None or facts.pid != read_pid(job.host):
         facts = observe(job.host)
@@ -57,7 +57,7 @@ def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
 
 
 def _has_stuck_thread(job: Job, facts: Facts) -> bool:
-    """Tell whether a thread of QEMU waits in the kernel now, which may have begun since the last capture."""
+    """Tell whether a thread of QEMU waits in the kernel now, because that may have begun since the last capture."""
     if facts.pid is None or vm_state(facts) == "stopped":
         return False
     look = [thread_probe(job.host, facts.pid, SHORT_APART)]
@@ -67,7 +67,7 @@ def _has_stuck_thread(job: Job, facts: Facts) -> bool:
 def find_proven_capture(host: Host) -> str:
     """Return the newest capture whose samples were far enough apart to prove a standstill, or an empty string.
 
-    A capture of a stopped VM is none, because it takes hardly any time to repeat.
+    A capture of a stopped VM does not count, because repeating it takes hardly any time.
     """
     capture = find_capture(host, REUSE_SECONDS)
     evidence = _read_evidence(host, capture) if capture else None
@@ -78,7 +78,7 @@ def _read_evidence(host: Host, capture: str) -> Evidence | None:
     stored = (read_json(f"{host.run_dir}/jobs/{capture}/evidence.json") or {}).get("evidence")
     try:
         return parse_evidence(stored) if isinstance(stored, dict) else None
-    except (TypeError, ValueError):  # of a file that another version wrote
+    except (TypeError, ValueError):  # another version may have written the file
         return None
 
 
@@ -90,8 +90,8 @@ def _read_verdict(job: Job, capture: str) -> Verdict | None:
 def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
     """Return the id of the job whose capture is younger than `seconds`, or an empty string.
 
-    The kind `evidence` is any capture, a verb's own too; `capture` is that of a forensics job, to which others may
-    attach. A capture of an earlier QEMU process is no evidence about this one.
+    The kind `evidence` is any capture, even one that a verb took; `capture` is that of a forensics job, to which others
+    may attach. A capture of an earlier QEMU process is no evidence about this one.
     """
     known = read_json(f"{host.run_dir}/{kind}.json") or {}
     at = known.get("boottime")
@@ -102,9 +102,9 @@ def find_capture(host: Host, seconds: float, kind: str = "evidence") -> str:
 def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request | None:
     """Attach a request for evidence to the capture that runs or is fresh enough; None when there is none.
 
-    Return the request to follow. An id that the host agent made itself (not `is_named`) is never sent again, so nothing
-    is kept of it, and the capture's own id is followed. To attach needs no new process, so a storm of alerts does not
-    delay the verbs that act.
+    Return the request to follow. An id that the host agent made itself (not `is_named`) is never sent again, so it is
+    not stored, and the request follows the capture's own id. Attaching needs no new process, so a storm of alerts does
+    not delay the verbs that act.
     """
     if request.verb != "forensics":
         return None
@@ -119,7 +119,7 @@ def attach_to_capture(host: Host, request: Request, is_named: bool) -> Request |
 def capture(job: Job, facts: Facts, until: float) -> tuple[str, Verdict]:
     """Run every probe, print its replies as they come, take the console's picture; judge and keep the evidence.
 
-    Return the VM's state with the verdict, because it may have been started meanwhile.
+    Return the VM's state with the verdict, because the VM may have been started meanwhile.
     """
     pid = None if vm_state(facts) == "stopped" else facts.pid
     replies = ask_together(capture_probes(job.host, pid), until - SCREEN_SECONDS, after_cluster(job.host))
@@ -127,14 +127,14 @@ def capture(job: Job, facts: Facts, until: float) -> tuple[str, Verdict]:
 
 
 def look_briefly(job: Job, facts: Facts, until: float) -> Verdict:
-    """Probe for as long as a rescue may wait, and again where a thread or a disk stood still; judge and keep it."""
+    """Probe for as long as a rescue may wait, and again if a thread or a disk stood still; keep the evidence."""
     state = vm_state(facts)
     pid = None if state == "stopped" else facts.pid
     enough = until - SCREEN_SECONDS
     replies = list(_show_each(job, ask_together(short_probes(job.host, pid, state != "wedged"), enough)))
     evidence = gather_evidence(job.host, facts, replies)
     if pid is not None and (evidence.stuck or frozen_disks(evidence)[0]):
-        job.say("forensics: something stands still, so it is watched for 2 s")
+        job.say("forensics: a thread or a disk stands still, so it is watched for 2 s")
         again = second_probes(job.host, pid, state != "wedged", find_storages(replies))
         replies += _show_each(job, ask_together(again, enough))
     return _judge(job, facts, replies, until)[1]
@@ -155,7 +155,7 @@ def _judge(job: Job, facts: Facts, replies: list[Reply], until: float) -> tuple[
 def gather_evidence(host: Host, facts: Facts, replies: list[Reply]) -> Evidence:
     """Return the evidence of a capture: the facts of each reply, and the state that was seen first.
 
-    The state of a VM that was started meanwhile is that of now.
+    If the VM was started meanwhile, the state is the present one.
     """
     left = find_leftovers(host) if vm_state(facts) == "stopped" else Leftovers()
     facts = left.facts or facts
@@ -194,7 +194,7 @@ def _take_screen(job: Job, state: str, seconds: float) -> Reply:
     try:
         outcome, text = "ok", keep_picture(job, seconds)
         facts["screen_text"] = lines = read_text_screen(job.host, text, began + seconds - time.monotonic())
-        text = "\n| ".join([text, *lines])  # a mark, so that no row looks like a line of the host's
+        text = "\n| ".join([text, *lines])  # the mark keeps a row of the guest from looking like a line of the host
     except QmpSilent as error:
         outcome, text = "timed out", str(error)
     except (QmpError, OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """What changed on the host within 24 hours that bears on the VM: at most five lines, with times. Pure.
 
-A line is made of single words of the host's logs, never of a whole line of theirs: another VM's number can stand in it,
+A line is made of single words of the host's logs, never of a whole line, because it can contain another VM's number,
 and a container chooses the names of its processes and cgroups.
 """
 
@@ -31,7 +31,7 @@ SOURCES = {
 
 
 class Change(NamedTuple):
-    """One change: when, its kind, of which only the newest is shown, and a clause to which its time is added."""
+    """One change: its time, its kind, of which only the newest is shown, and a clause to which the time is added."""
 
     at: float
     kind: str
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 
 def change_lines(replies: Iterable[Reply], booted: Change, now: float) -> list[str]:
-    """Return the newest changes and which sources are not known; nothing where no source was asked."""
+    """Return the newest changes and the sources that gave no answer; nothing if no source was asked."""
     asked = [reply for reply in replies if reply.probe in SOURCES]
     if not asked:
         return []
@@ -63,11 +63,11 @@ def describe_changes(changes: Iterable[Change], now: float) -> list[str]:
     return [f"{text} at {at}{count}" for (text, at), count in zip(newest, counts, strict=True)]
 
 
-_NUMBER = re.compile(r"(?<!\d)(?<!\d[.:])\d{3,9}(?!\d|[.:]\d)")  # an address and a version have no VM's number
+_NUMBER = re.compile(r"(?<!\d)(?<!\d[.:])\d{3,9}(?!\d|[.:]\d)")  # not part of an address or a version
 
 
 def _quote(words: str) -> str:
-    """Return words of a log, shortened, without a number that could name another VM."""
+    """Return a log's words, shortened, without any number that could name another VM."""
     return _NUMBER.sub("N", words)[:_WORD_CHARS]
 
 
@@ -80,14 +80,14 @@ _END = re.compile(r"UPID:\S+ (?:[01] )?([0-9A-F]{8})\b")
 
 @dataclass(frozen=True)
 class Work:
-    """A task of the VM, or of its host for all VMs; `ended` is None where the log has no end."""
+    """A task for the VM, or for all VMs of its host; `ended` is None where the log has no end."""
 
     task: Task
     began: float
     ended: float | None
 
     def covers(self, at: float) -> bool:
-        """Tell whether the task was at work then; what it writes last may be a moment later."""
+        """Tell whether the task was running at that time. Its last write may come a moment after its end."""
         return self.began <= at and (self.ended is None or at <= self.ended + 2)
 
     def as_change(self, is_away: bool = False) -> Change:
@@ -100,7 +100,7 @@ class Work:
 
 
 def find_work(lines: Iterable[str], vmid: int) -> list[Work]:
-    """Return the tasks in lines of the task index that bear on the VM, by their last lines; a console is none."""
+    """Return the tasks in the task index that affect the VM, each by its last line. A console task does not count."""
     found = {}
     for line in lines:
         task, end = parse_task(line), _END.search(line)

@@ -6,7 +6,7 @@ never become a command that a person copies into root's shell.
 
 import re
 
-# The words by which a sentence names a cure. The first ones that are found count.
+# The words by which a sentence names a cure. The first match counts.
 _CURES = {
     "continue-qemu": re.compile(r"\bkill -CONT (?P<pid>[0-9]+)"),
     "thaw": re.compile("fsfreeze-thaw"),

@@ -1,11 +1,11 @@
 """The evidence of a capture, as the verdict reads it: plain facts that can be kept and judged again. Pure.
 
-A fact that could not be found out has its default; the verdict then says less, never more.
+A fact that could not be determined has its default, so the verdict then says less, never more.
 """
 
 from dataclasses import asdict, dataclass, fields
 
-WATCHED_SECONDS = 1.5  # a healthy disk or thread may stand still for less
+WATCHED_SECONDS = 1.5  # a healthy disk or thread may stand still for a shorter time
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Heartbeat:
 
     Attributes:
         at: when, by the host's clock.
-        last: when the kernel answered last; 0: not since the last reset.
+        last: when the kernel answered last; 0 if it has not answered since the last reset.
         seconds: since the first look of a watch, 0 without one.
         every: how often QEMU asks, in seconds; 0: never.
         device: the VM has a balloon device.
@@ -36,7 +36,7 @@ class Heartbeat:
         disk: disk requests of the guest that QEMU has completed.
         packets: packets from the guest; None where no network card can be watched.
         total, available: the guest's memory, in bytes; None where its kernel does not say.
-        kills, stalls: how often its kernel killed for want of memory, or waited for it.
+        kills, stalls: how often its kernel killed a process because memory ran out, or waited for memory.
         held: bytes that the balloon has taken.
     """
 
@@ -67,7 +67,7 @@ class Evidence:
         threads: one state letter for each thread of QEMU.
         stuck: threads that were in one uninterruptible sleep from the first sample to the second.
         queues: each sample of the disks' queues, oldest first.
-        seconds: between the samples of the threads, and of the queues where `queue_seconds` is None.
+        seconds: the time between the samples of the threads, and of the queues if `queue_seconds` is None.
         cpu: seconds of processor time that QEMU used meanwhile.
         lock: the configuration's `lock:`.
         owners: the holders of the lock file.
@@ -90,13 +90,13 @@ class Evidence:
         agent: `answers`, `frozen` (it answers, and the guest's file systems are frozen), `silent` (the guest has opened
             its port) or empty (not known).
         dead_storages: storages of the VM's own disks that don't answer.
-        late_storages: for how long those of them that are late were waited for, one line each.
+        late_storages: how long the probe waited for each storage that is late, one line each.
         late_commands: commands about all storages that did not end in time, which proves nothing about this VM.
         pve: why /etc/pve can't be read (obstacles.TROUBLES), empty where it answers or was not read.
         quorate: whether this node has a quorum, None where that is not known.
         config: whether the VM's configuration is on this node, None where that is not known.
         remains: `leftovers` by name and state.
-        queue_seconds: between the samples of the queues, where that is not `seconds`.
+        queue_seconds: the time between the samples of the queues, if that is not `seconds`.
         vmid: the VM's number.
         placeless: this node can't know which node has the VM (cluster.is_placeless).
         here: this node.
@@ -168,7 +168,7 @@ class Evidence:
 
 
 def parse_evidence(facts: dict[str, object]) -> Evidence:
-    """Return the evidence in a JSON object; keys that are no facts are left out."""
+    """Return the evidence in a JSON object, without keys that are not facts."""
     known = {field.name: facts[field.name] for field in fields(Evidence) if field.name in facts}
     for name, value in known.items():
         if isinstance(value, list | tuple):

@@ -51,10 +51,10 @@ def ping_guest_agent(host: Host, seconds: float = AGENT_SECONDS) -> str:
 
 
 def ask_guest_agent(path: str, seconds: float, *commands: str) -> list[bytes] | None:
-    """Return the agent's answers to the commands as lines, those that come in time; None from a silent agent.
+    """Return the agent's answers that come in time, as lines; None if the agent is silent.
 
-    It sends guest-sync with a random number first and skips every answer before that one, because an agent may still
-    have answers for an earlier client.
+    It first sends guest-sync with a random number and skips every answer before the matching one, because an agent may
+    still have answers for an earlier client.
     """
     token = str(time.monotonic_ns() % 2**31)
     sync = {"execute": "guest-sync", "arguments": {"id": int(token)}}

@@ -1,7 +1,7 @@
-"""A guest's memory, read from its QEMU by /proc/PID/mem: nothing stops, and no page is touched that is not there.
+"""A guest's memory, read from its QEMU by /proc/PID/mem: the guest does not stop, and no missing page is touched.
 
-A page that QEMU has not got (never used, swapped out, taken by the balloon) would be made by a read, so pagemap is
-asked before. A read holds QEMU's memory lock for a page at a time, and is of MEMORY_READ_BYTES at most.
+A read would allocate a page that QEMU does not have (never used, swapped out, taken by the balloon), so pagemap is
+checked first. A read holds QEMU's memory lock for one page at a time, and takes at most MEMORY_READ_BYTES.
 """
 
 import os
@@ -17,11 +17,11 @@ from ..host.qmp import Qmp
 PAGE = 4096
 MEMORY_READ_BYTES = 64 * 1024
 HUGE = 1 << 21
-MOST_DATA = 128 << 20  # a kernel has 20 to 40 MiB of it
-_PART, _OVERLAP = 8 * HUGE, PAGE  # of it, at a time
-_PRESENT = 0x80  # of the last byte of a page's eight in pagemap
+MOST_DATA = 128 << 20  # a kernel has 20 to 40 MiB of data
+_PART, _OVERLAP = 8 * HUGE, PAGE  # bytes of data to read at a time
+_PRESENT = 0x80  # the bit for "present" in the last of the eight bytes that pagemap has for a page
 IMAGE = 0xFFFFFFFF80000000  # where Linux on x86-64 has its own image, in a GiB
-_ENTRY_ADDRESS = 0x000FFFFFFFFFF000  # of an entry of a page table
+_ENTRY_ADDRESS = 0x000FFFFFFFFFF000  # the address bits in an entry of a page table
 _IS_THERE, _IS_WRITABLE, _IS_PAGE, _IS_DATA = 1, 2, 1 << 7, 1 << 63
 _LEAST_RAM = 1 << 20
 _RAM = re.compile(r"^\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ram\):", re.MULTILINE)
@@ -33,7 +33,7 @@ _HOLES = (3 << 30, 2 << 30, 0xE0000000)  # where the RAM below 4 GiB ends: QEMU'
 
 @dataclass(frozen=True)
 class Piece:
-    """Guest's RAM that is in one piece: its physical address, its size and its place in QEMU."""
+    """One contiguous piece of the guest's RAM: its physical address, its size and its address in QEMU."""
 
     address: int
     size: int
@@ -49,7 +49,7 @@ class GuestMemory:
         self.pieces: tuple[Piece, ...] = ()
 
     def read_place(self, place: int, size: int) -> bytes:
-        """Return what QEMU has there; zeros for pages that it has not got."""
+        """Return the bytes at QEMU's address; zeros for pages that QEMU does not have."""
         found, end = bytearray(), place + size
         while place < end:
             some = min(MEMORY_READ_BYTES - place % MEMORY_READ_BYTES, end - place)
@@ -71,9 +71,9 @@ class GuestMemory:
         return bytes(found)
 
     def pages_that_begin(self, word: bytes, until: float) -> Iterator[bytes]:
-        """Yield each page of the guest's RAM that begins with a word, until a time of time.monotonic().
+        """Yield each page of the guest's RAM that begins with a given word, until a time of time.monotonic().
 
-        The first GiB comes first, then the rest from its end, because the kernel takes its early pages from there.
+        The first GiB comes first, then the rest from its end, because the kernel takes its early pages from the end.
         """
         for piece in self.pieces:
             starts = range(piece.place, piece.place + piece.size, MEMORY_READ_BYTES)
@@ -86,7 +86,7 @@ class GuestMemory:
                     yield from (page for page in pages if page.startswith(word))
 
     def read(self, address: int, size: int) -> bytes:
-        """Return what the guest has at a physical address; raise ValueError where it has no RAM."""
+        """Return the guest's bytes at a physical address; raise ValueError if there is no RAM."""
         for piece in self.pieces:
             if piece.address <= address and address + size <= piece.address + piece.size:
                 return self.read_place(piece.place + address - piece.address, size)
@@ -127,7 +127,7 @@ def _place_of(qmp: Qmp, address: int) -> str:
 
 
 def ask_person(qmp: Qmp, line: str) -> str:
-    """Return QEMU's answer to a command of its monitor for people."""
+    """Return QEMU's answer to a command of its human monitor (HMP)."""
     command: dict[str, object] = {"command-line": line}
     return str(qmp.command("human-monitor-command", (), **command))
 
@@ -135,7 +135,7 @@ def ask_person(qmp: Qmp, line: str) -> str:
 def ask_for_roots(qmp: Qmp) -> list[Root]:
     """Return the page tables of each vCPU, those of the kernel first.
 
-    A kernel that isolates its page tables has a program's in the page behind its own.
+    A kernel that isolates its page tables has a program's table in the page after its own.
     """
     found = [(int(cr3, 16), int(cr4, 16)) for cr3, cr4 in _CR3.findall(ask_person(qmp, "info registers -a"))]
     roots = [
@@ -147,14 +147,14 @@ def ask_for_roots(qmp: Qmp) -> list[Root]:
 
 
 class PageTables:
-    """A kernel's addresses, by its page tables in the guest's memory."""
+    """A kernel's virtual memory, translated by its page tables in the guest's memory."""
 
     def __init__(self, memory: GuestMemory, root: Root) -> None:
         self._memory = memory
         self._root = root
 
     def read(self, address: int, size: int) -> bytes:
-        """Return what the kernel has at one of its addresses; raise ValueError where it has nothing."""
+        """Return the bytes at one of the kernel's addresses; raise ValueError if nothing is mapped there."""
         found = b""
         while len(found) < size:
             at = address + len(found)
@@ -164,7 +164,7 @@ class PageTables:
         return found
 
     def _find(self, address: int, least: int = 12) -> tuple[int, int]:
-        """Return the physical page of an address, and its size; a table has the size of what it is for."""
+        """Return the physical page of an address, and its size; a table's size is that of the memory that it maps."""
         table, shift = self._root.address, 12 + 9 * (self._root.levels - 1)
         while True:
             (entry,) = struct.unpack("<Q", self._memory.read(table + 8 * (address >> shift & 511), 8))
@@ -176,7 +176,7 @@ class PageTables:
             table, shift = entry & _ENTRY_ADDRESS, shift - 9
 
     def data_of_kernel(self) -> Iterator[bytes]:
-        """Yield the parts of the kernel's image that can be written and not run, MOST_DATA bytes at most.
+        """Yield the parts of the kernel's image that are writable and not executable, at most MOST_DATA bytes.
 
         The tables belong to the guest, so they may name any page any number of times.
         """

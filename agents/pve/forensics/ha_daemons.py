@@ -1,8 +1,8 @@
 """Whether HA's daemons are at work: the manager (CRM), which takes a request, and the LRM of the VM's node, which acts.
 
 Both write a status every 10 s, with the time by the clock of their node. A clock may be wrong, and a service may be
-restarted at this moment, so these alone decide only what is shown. Before a verb is refused for them, it waits for the
-daemons to write a new status.
+restarted at this moment, so these alone decide only what is shown. Before a verb is refused because of them, it waits
+for the daemons to write a new status.
 """
 
 import time
@@ -15,8 +15,8 @@ from ..host.pve_tasks import flock_holders
 from ..host.vm_config import HA_SERVICES, ha_manages
 from .outlook import ha_line, ha_proof
 
-SILENT_SECONDS = 180.0  # the manager of another node takes over about two minutes after the last word of a dead one
-# For a VM in one of these states an LRM takes no lock, so it may wait for its lock and be well (Tools.pm:191).
+SILENT_SECONDS = 180.0  # another node's manager takes over about two minutes after a dead manager's last status
+# For a VM in one of these states an LRM takes no lock, so an LRM that waits for its lock may be healthy (Tools.pm:191).
 _IDLE = ("", "stopped", "freeze", "error", "request_start")
 _CRM, _LRM = HA_SERVICES
 _MANAGER = f"HA's manager {_CRM}"
@@ -25,7 +25,7 @@ _MANAGER = f"HA's manager {_CRM}"
 def find_dead_ha(view: Cluster, now: float | None = None) -> str:
     """Return why HA does nothing with the VM now, although it manages it; empty if it acts, or if that can't be known.
 
-    Without a quorum HA's files are old, which tells nothing. The LRM of another node counts only while HA's manager
+    Without a quorum HA's files are old, so they tell nothing. The LRM of another node counts only while HA's manager
     sees that node as online: otherwise the manager acts without it. `now` is this node's wall clock.
     """
     if not ha_manages(view.ha) or not view.quorate:
@@ -40,7 +40,7 @@ def find_dead_ha(view: Cluster, now: float | None = None) -> str:
 
 
 def _find_ended(view: Cluster) -> Iterator[str]:
-    """Yield which daemons of this node don't run, of those that act on the VM: systemd knows that at once."""
+    """Yield the daemons of this node that act on the VM and don't run, because systemd knows that at once."""
     if _CRM in view.ended and view.manager.get("master_node") == node_name():
         yield f"{_MANAGER} does not run on this node, which is HA's master"
     if _LRM in view.ended and not view.node:
@@ -61,9 +61,9 @@ def prove_ha(vmid: int, view: Cluster) -> tuple[str, ...]:
 
 
 def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:
-    """Return that a daemon has written nothing lately, empty if it has.
+    """Return a sentence if a daemon has written nothing lately, otherwise an empty text.
 
-    The clock of the node that wrote may differ: up to the limit that counts for nothing, in both directions.
+    The clock of the node that wrote may differ: so a difference up to the limit is ignored, in both directions.
     """
     written = status.get("timestamp")
     if not isinstance(written, int | float):
@@ -76,7 +76,7 @@ def find_silence(daemon: str, status: Mapping[str, object], now: float) -> str:
 
 
 def find_halt(daemon: str, lrm: Mapping[str, object], state: str) -> str:
-    """Return why an LRM that writes acts on no request, empty if it acts; `state` is the VM's state, as HA sees it."""
+    """Return why a live LRM acts on no request, empty if it acts; `state` is the VM's state, as HA sees it."""
     if lrm.get("mode") in ("restart", "shutdown"):
         return f"{daemon} is being stopped or restarted (mode {lrm['mode']})"
     waits = lrm.get("state") == "wait_for_agent_lock" and state not in _IDLE

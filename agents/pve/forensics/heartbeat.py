@@ -1,8 +1,8 @@
 """The guest's heartbeat: when its kernel answered QEMU's balloon device last. No guest agent is needed.
 
 qemu-server gives each VM a balloon device (unless `balloon: 0`) and has QEMU ask it for statistics every 2 s. The
-guest's kernel answers, and QEMU keeps the time. A sample costs about 2 ms; only what has not answered for a while is
-watched.
+guest's kernel answers, and QEMU keeps the time. A sample costs about 2 ms; only a guest that has not answered for a
+while is watched.
 """
 
 import glob
@@ -20,10 +20,10 @@ from .probe import Probe, Reply, ok_reply
 from .vcpus import has_waiting_thread, sample_vcpus
 
 STATUS_SECONDS_FOR_HEARTBEAT = 0.3
-LONGEST_WATCH_SECONDS = 9.5  # what a capture has time for, beside
-SPARE_WATCH_SECONDS = 1.0  # to begin, to take the last sample and to tell it
+LONGEST_WATCH_SECONDS = 9.5  # the time that a capture has, without the spare time below
+SPARE_WATCH_SECONDS = 1.0  # the time to begin, to take the last sample and to report it
 _STEP_SECONDS = 1.0
-_UNKNOWN = 1 << 63  # from here on a number of the guest's statistics is -1 if it did not say
+_UNKNOWN = 1 << 63  # a larger statistic is -1, so the guest did not report it
 _FORGETS_SINCE = 10  # the first major version whose virtio-balloon.c clears stats_last_update at a reset
 _BALLOON = "/machine/peripheral/balloon0"
 _COUNTS = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
@@ -41,7 +41,7 @@ def sample_at_once(host: Host) -> tuple[Heartbeat, ...]:
     """Return one sample for a status; none if QEMU does not give it in a moment."""
     try:
         return (sample_heartbeat(host, STATUS_SECONDS_FOR_HEARTBEAT, whole=False),)
-    except (QmpSilent, QmpError, OSError, ValueError, KeyError, TypeError, AttributeError):  # or its own answer
+    except (QmpSilent, QmpError, OSError, ValueError, KeyError, TypeError, AttributeError):  # or malformed
         return ()
 
 
@@ -84,7 +84,7 @@ def _reply(began: float, samples: list[Heartbeat], vcpus: list[str] | None = Non
 def sample_heartbeat(
     host: Host, seconds: float | None = None, since: float | None = None, *, whole: bool = True
 ) -> Heartbeat:
-    """Return one sample, also of disks, network and balloon if it is `whole`; `since` is when the watch began."""
+    """Return one sample, with disks, network and balloon if it is `whole`; `since` is when the watch began."""
     with Qmp(host.qmp, QMP_STEP_SECONDS if seconds is None else seconds) as qmp:
         running = qmp.status() == "running"
         stats = _ask_for_stats(qmp)
@@ -114,7 +114,7 @@ def sample_heartbeat(
 
 
 def _ask_for_stats(qmp: Qmp) -> dict[str, Any] | None:
-    """Return what the guest's kernel said last and when; None if the VM has no balloon device."""
+    """Return the last statistics of the guest's kernel and their time; None if the VM has no balloon device."""
     try:
         return _as_object(qmp.command("qom-get", path=_BALLOON, property="guest-stats"))
     except QmpError as error:
@@ -141,7 +141,7 @@ def _has_driver(qmp: Qmp) -> bool | None:
 
 
 def _forgets_at_reset(qmp: Qmp) -> bool:
-    """Tell whether this QEMU forgets the last answer at a reset; one before 10.0 keeps it, in a boot loader as well."""
+    """Tell whether this QEMU forgets the last answer at a reset; QEMU before 10.0 keeps it, even in a boot loader."""
     return int(_as_object(qmp.command("query-version"))["qemu"]["major"]) >= _FORGETS_SINCE
 
 
@@ -165,7 +165,7 @@ def _count_disk(qmp: Qmp) -> int:
 def _count_packets(host: Host) -> int | None:
     """Return how many packets the host's bridges got from the guest; None without a network card that shows it.
 
-    With vhost-net, QEMU itself sees none of them.
+    With vhost-net, QEMU itself sees no packets.
     """
     found = glob.glob(host.path(f"/sys/class/net/tap{host.vmid}i*/statistics/rx_packets"))
     return sum(int(read_small_file(path, 32) or 0) for path in found) if found else None

@@ -1,7 +1,7 @@
 """What the samples of the heartbeat prove: the guest's kernel lives, or it does not, or nothing. Pure.
 
-The three traps: a guest without the driver, a guest that was reset (QEMU forgets the last answer), and a VM that stood
-still (its answer is as old as the pause was long). None of them is a lost heartbeat.
+The three traps: a guest without the driver, a guest that was reset (QEMU forgets the last answer), and a VM that was
+paused (its last answer is as old as the pause). None of them is a lost heartbeat.
 """
 
 import time
@@ -14,14 +14,14 @@ FRESH_SECONDS = 10.0
 OLD_ANSWER_SECONDS = 20.0
 LOST_SECONDS = 30.0
 DUMP_SECONDS = 3600.0
-WATCH_SECONDS = 5.0  # of which a living guest is silent for 2.4 s at most
+WATCH_SECONDS = 5.0  # a living guest is silent for at most 2.4 s
 
 FRESH, LATE, LOST, AWAITED, GONE = "fresh", "late", "lost", "awaited", "gone"
 UNLOADED, NONE, UNKNOWN = "unloaded", "none", "unknown"
 
 
 def heartbeat_state(evidence: Evidence) -> str:
-    """Return what the heartbeat is.
+    """Return the state of the heartbeat.
 
     `fresh`: the kernel answered a moment ago. `late`: not for a while. `lost`: by the whole rule. `awaited`: not yet
     since the reset. `gone`: it answered before its driver went. `unloaded`: no driver yet, as in firmware, or for
@@ -59,7 +59,7 @@ def age_of(beat: Heartbeat) -> float:
 
 
 def is_old(beat: Heartbeat) -> bool:
-    """Tell whether an answer is so old that only a watch can tell what follows."""
+    """Tell whether an answer is so old that only a watch can decide."""
     return beat.last > 0 and not -2 <= age_of(beat) < OLD_ANSWER_SECONDS
 
 
@@ -79,7 +79,8 @@ def goes_on(evidence: Evidence) -> bool:
 def is_deaf(evidence: Evidence) -> bool:
     """Tell whether the guest may have crashed and be at work on its crash dump, whose kernel answers nothing.
 
-    Its driver is then still loaded, or it went when the crash kernel began. A driver that went long ago was unloaded.
+    In that case its driver is still loaded, or vanished when the crash kernel began. A driver that vanished long ago
+    was unloaded.
     """
     state = heartbeat_state(evidence)
     just_gone = state == GONE and age_of(evidence.heartbeats[-1]) < DUMP_SECONDS and goes_on(evidence)
@@ -90,7 +91,7 @@ def is_hung(evidence: Evidence) -> bool:
     """Tell whether the guest's kernel is proven to be dead.
 
     Either the heartbeat is lost and no vCPU was seen idle or in a program, or no vCPU can be interrupted. Neither
-    counts beside a disk or a network card that works, nor before a kernel has answered, because a boot loader looks the
+    counts if a disk or a network card still works, or if no kernel has answered yet, because a boot loader looks the
     same.
     """
     state = heartbeat_state(evidence)
@@ -100,9 +101,9 @@ def is_hung(evidence: Evidence) -> bool:
 
 
 def is_starved(evidence: Evidence) -> bool:
-    """Tell whether the guest is out of memory: its kernel killed processes meanwhile, or waited with hardly any left.
+    """Tell whether the guest is out of memory: its kernel killed processes meanwhile, or waited for memory.
 
-    A kill alone may be that of one container's limit.
+    A kill alone may come from the limit of one container.
     """
     if len(evidence.heartbeats) < 2:
         return False
@@ -127,7 +128,7 @@ def heartbeat_lines(evidence: Evidence) -> tuple[str, ...]:
     if not evidence.heartbeats:
         return ("the guest's heartbeat is not known",)
     state, beat = heartbeat_state(evidence), evidence.heartbeats[-1]
-    none = "no heartbeat to be had"
+    none = "no heartbeat is available"
     if state == FRESH:
         return (f"the guest's kernel answered {max(0.0, age_of(beat)):.0f} s ago",)
     if state in (LATE, LOST):
@@ -157,7 +158,7 @@ def describe_heartbeat(evidence: Evidence) -> dict[str, object] | None:
 
 
 def watch_lines(evidence: Evidence) -> tuple[str, ...]:
-    """Return what else was seen of a guest whose heartbeat was watched, and of its memory."""
+    """Return what the watch saw besides the heartbeat, and the state of the guest's memory."""
     if len(evidence.heartbeats) < 2:
         return ()
     first, beat = evidence.heartbeats[0], evidence.heartbeats[-1]
@@ -176,7 +177,7 @@ def watch_lines(evidence: Evidence) -> tuple[str, ...]:
 
 
 def memory_line(evidence: Evidence) -> str:
-    """Return what memory the guest lacks, where its kernel says so; empty where it lacks none."""
+    """Return a text that says how the guest ran short of memory; empty if it did not, or its kernel does not say."""
     first, beat = evidence.heartbeats[0], evidence.heartbeats[-1]
     kills, stalls = _rise(first.kills, beat.kills), _rise(first.stalls, beat.stalls)
     if not (kills or stalls or beat.held or _is_full(beat)) or beat.available is None or not beat.total:
@@ -188,7 +189,7 @@ def memory_line(evidence: Evidence) -> str:
 
 
 def memory_left(evidence: Evidence) -> str:
-    """Return how much memory is left to the guest, and what the balloon took."""
+    """Return how much memory the guest has left, and how much the balloon took."""
     beat = evidence.heartbeats[-1]
     held = f", the balloon holds {_mib(beat.held)}" if beat.held else ""
     return f"{_mib(beat.available or 0)} of {_mib(beat.total or 0)} left{held}"

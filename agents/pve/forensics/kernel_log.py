@@ -2,7 +2,7 @@
 
 The ring has descriptors, numbered without an end, which say where each message's text is, and beside each one its
 number, time and length (kernel/printk/printk_ringbuffer.h). A guest that has been up for long has overwritten its
-first messages, so nothing here looks for those. The guest's memory is the guest's word, so the ring is read as if the
+first messages, so nothing here looks for those. The guest controls its memory, so this module reads the ring as if the
 guest lied.
 """
 
@@ -13,25 +13,25 @@ from dataclasses import dataclass
 
 from ..grammar import escape
 
-MESSAGES = 400  # from the end, in which the cause is looked for
+MESSAGES = 400  # the newest messages, in which the cause is looked for
 LAST_LINES = 40
 LINE_OF_LOG_CHARS = 200
 LOG_CAUSE_CHARS = 100
-LOG_CAUSE_SECONDS = 600.0  # before the last message: what is older did not stop the guest
+LOG_CAUSE_SECONDS = 600.0  # a message that is this much older than the last one did not stop the guest
 
-_NUMBERS = (1 << 62) - 1  # of a descriptor; its two upper bits are its state
+_NUMBERS = (1 << 62) - 1  # the bits of a descriptor's number; its two upper bits are its state
 _COMMITTED = (1, 2)  # the states of a message that can be read
 _KERNEL = 1 << 63
-_LEAST_BITS, _MOST_BITS = 7, 20  # of how many descriptors there are
-_BITS_OF_TEXT = 5  # more: the kernel expects messages of 32 bytes
+_LEAST_BITS, _MOST_BITS = 7, 20  # the least and the most bits in the number of descriptors
+_BITS_OF_TEXT = 5  # the text has this many more bits, because the kernel expects messages of 32 bytes
 _MAY_BEGIN = re.compile(rb"[\x07-\x14]")
 _RING = struct.Struct("<12Q")
 RING_BYTES = _RING.size
 _DESCRIPTOR = struct.Struct("<3Q")
 _INFO = struct.Struct("<QQHBBI64x")
 _MOST_TEXT = 4096
-# What says why a guest stands still, the last of them first. No part is without an end: a guest that lies has 400
-# lines of 4,096 characters that nearly match, which took 13 s.
+# Words that say why a guest hangs. Each part has a limit, because a guest that lies can have 400 lines of 4,096
+# characters that nearly match, which took 13 s.
 _CAUSES = re.compile(
     r"Kernel panic - not syncing|Out of memory: Killed process|Memory cgroup out of memory: Killed process"
     r"|watchdog: BUG: |soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
@@ -78,7 +78,7 @@ def rings_in(data: bytes) -> Iterator[Ring]:
 
 
 def parse_ring(data: bytes) -> Ring | None:
-    """Return the heads of a ring, None where the bytes are none. Kernel 6.9 has put a word into the middle."""
+    """Return the heads of a ring, None if the bytes are not a ring. Kernel 6.9 has put a word into the middle."""
     bits, descriptors, infos, head, tail, *rest = _RING.unpack(data.ljust(_RING.size, b"\0"))
     if not _LEAST_BITS <= bits <= _MOST_BITS or min(descriptors, infos) < _KERNEL:
         return None
@@ -93,7 +93,7 @@ def parse_ring(data: bytes) -> Ring | None:
 def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessage]:
     """Return the last messages, oldest first. `read` returns what the kernel has at an address, or raises ValueError.
 
-    A message that is being written, and one that does not fit into its ring, are left out.
+    It leaves out a message that is being written and a message that does not fit into its ring.
     """
     found: list[LogMessage] = []
     for back in range(min(ring.messages, most)):
@@ -114,7 +114,7 @@ def _read_block(read: Read, ring: Ring, number: int, begin: int, end: int, lengt
     if begin & 1:  # a message without text has no block
         return ""
     start, stop = begin % ring.size, end % ring.size
-    if begin // ring.size != end // ring.size and stop:  # it did not fit at the end, so it is at the beginning
+    if begin // ring.size != end // ring.size and stop:  # the text did not fit at the end, so it is at the beginning
         start = 0
     block = read(ring.text + start, min(8 + length, _MOST_TEXT))
     if struct.unpack("<Q", block[:8])[0] & _NUMBERS != number:

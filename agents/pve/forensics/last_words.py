@@ -1,8 +1,8 @@
 """The guest's last words: the end of its kernel log, read from QEMU's memory. No guest agent and no symbols are needed.
 
-Where QEMU answers, it says where the guest's RAM and its page tables are, and only the kernel's own data is searched. A
-QEMU that is silent is searched for the page that Linux makes for its crash dumps, which says both. What is found is the
-guest's word, so it explains a verdict and never decides one.
+Where QEMU answers, it says where the guest's RAM and its page tables are, and only the kernel's own data is searched.
+If QEMU is silent, its memory is searched for the page that Linux makes for its crash dumps, which gives both. The guest
+controls these words, so they explain a verdict and never decide one.
 """
 
 import os
@@ -23,7 +23,7 @@ from .vcpus import has_waiting_thread
 LAST_WORDS_SECONDS = 10.0
 SHORT_LAST_WORDS_SECONDS = 1.5
 _PVE_SECONDS = 1.0
-_SPARE_SECONDS = 0.5  # of the probe's time: to read what the search has found, and to tell it
+_SPARE_SECONDS = 0.5  # the part of the probe's time that is kept for reading and reporting what was found
 _NICE = 10  # a reader of idle priority could keep QEMU's memory lock for long
 _MOVING = ("inmigrate", "postmigrate", "finish-migrate", "restore-vm", "colo")
 _MOVED = ("setup", "active", "device", "pre-switchover", "postcopy-active", "postcopy-paused", "postcopy-recover")
@@ -51,13 +51,13 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     """Return the last messages of the guest's kernel, or why there are none."""
     if not host.last_words:
         return [], "not read: the key's line on this host has --no-last-words"
-    memory = GuestMemory(host, pid)  # before the check, so that it is of what is checked: another may get the number
+    memory = GuestMemory(host, pid)  # opened before the check, because another process may get the pid
     if not is_vm_process(host, pid):
         return [], "not read: it is not certain that this is the VM's QEMU"
     try:
-        if has_waiting_thread(host, pid):  # what asks for the registers would wait with it, and hold QEMU's monitor
+        if has_waiting_thread(host, pid):  # asking for the registers would wait for it, and block the monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")
-        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the rest is for what it has said
+        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the remaining time is for the search
             if moves := _moves(qmp):
                 return [], moves
             memory.pieces, roots = ask_for_ram(qmp), ask_for_roots(qmp)
@@ -71,7 +71,7 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
 
 
 def _moves(qmp: Qmp) -> str:
-    """Return why the memory of a VM that is on the move is not read; empty for any other."""
+    """Return why the memory of a VM that is being migrated is not read; empty for any other VM."""
     try:
         answer = qmp.command("query-migrate")
     except QmpError:
@@ -83,12 +83,12 @@ def _moves(qmp: Qmp) -> str:
 def follow_tables(memory: GuestMemory, roots: list[Root], until: float) -> list[LogMessage]:
     """Search the kernel's data, by the page tables of the first vCPU that has it, until a time of time.monotonic().
 
-    A ring that the kernel has left for a larger one is there as well, so the newest counts. A guest that lies has rings
-    without an end, so only the newest is kept.
+    The memory may also have a ring that the kernel replaced by a larger one, so the newest ring counts. A guest that
+    lies may have endless rings, so only the newest is kept.
     """
     newest: list[LogMessage] = []
     for root in roots:
-        with suppress(ValueError):  # these are no page tables of a kernel
+        with suppress(ValueError):  # these page tables do not map a kernel
             tables = PageTables(memory, root)
             for ring in (ring for data in tables.data_of_kernel() for ring in rings_in(data)):
                 if time.monotonic() > until:
@@ -104,7 +104,7 @@ def _last_number(messages: list[LogMessage]) -> int:
 
 
 def _scan(host: Host, pid: int, memory: GuestMemory, until: float) -> list[LogMessage]:
-    """Search the guest's RAM for the page for crash dumps, which a reboot may have left of an earlier kernel, too."""
+    """Search the guest's RAM for the page for crash dumps. An earlier kernel's page may have survived a reboot."""
     guesses = list(guess_pieces(host, pid))
     memory.pieces = guesses[-1]  # the whole mapping
     for page in memory.pages_that_begin(_CRASH_PAGE, until):

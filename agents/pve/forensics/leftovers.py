@@ -1,4 +1,4 @@
-"""What is left of a VM that was seen stopped, or runs as a stale copy of one that is on another node."""
+"""What is left of a VM that was seen stopped, or of a stale copy whose VM is on another node."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ..host.process import read_stat
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.vmstate import Facts, leftover_pids, observe, vm_state
 
-# --- What is left of a VM that was seen stopped, told from the QEMU of a start that is at work ---
+# --- What is left of a VM that was seen stopped, as opposed to the QEMU of a start under way ---
 #
 # A new QEMU is in the VM's scope before it answers, and `qm start` holds the VM's lock file for as long. So the lock
 # file and the state are read after the processes, because a start that has ended in between shows as a VM that runs.
@@ -22,7 +22,7 @@ class Leftovers:
     Attributes:
         pids: the processes that are left of it.
         starter: the process that starts the VM, 0 without one.
-        facts: what is seen of the VM now, if it was started meanwhile.
+        facts: the present state of the VM, if it was started meanwhile.
     """
 
     pids: tuple[int, ...] = ()
@@ -31,7 +31,7 @@ class Leftovers:
 
 
 def starter_pid(holders: Sequence[Holder]) -> int:
-    """Return the one of the lock file's holders that starts the VM, 0 without one."""
+    """Return the lock file's holder that starts the VM, 0 if there is none."""
     return next((holder.pid for holder in holders if holder.kind == "start"), 0)
 
 
@@ -47,7 +47,7 @@ def find_leftovers(host: Host) -> Leftovers:
     return Leftovers(tuple(leftover_pids(host)))
 
 
-# --- The words about processes that are left, and what ends them. They signal none ---
+# --- The words about processes that are left, and what ends them. These functions send no signal ---
 
 
 def name_processes(pids: list[int]) -> str:
@@ -56,7 +56,7 @@ def name_processes(pids: list[int]) -> str:
 
 
 def describe_leftovers(pids: list[int]) -> tuple[str, ...]:
-    """Return a line for each process that is left in the scope of a stopped VM, and lines that say what ends it."""
+    """Return a line for each process that is left in the scope of a stopped VM, and lines that say how to end it."""
     return leftover_lines(pids, [describe_process(pid) for pid in pids])
 
 
@@ -65,7 +65,7 @@ def leftover_lines(pids: Sequence[int], remains: Sequence[str]) -> tuple[str, ..
 
     Args:
         pids: the processes.
-        remains: a description of each, `NAME, process PID, state S`; none where they were not looked at.
+        remains: a description of each, `NAME, process PID, state S`; none if they were not looked at.
     """
     if not remains:
         return (f"left in the VM's scope: {', '.join(map(str, pids))}",)

@@ -1,13 +1,14 @@
 """The obstacles that are certain to refuse a verb now, read from evidence, so that no such verb is advised. Pure.
 
-The rules are those of power/preflight.py and power/locked.py. A fact that the evidence does not have is no obstacle.
+The rules are those of power/preflight.py and power/locked.py. A fact that is missing in the evidence is not an
+obstacle.
 """
 
 from ..host.vm_config import ha_stuck
 from .evidence import Evidence
 from .outlook import HA_CURE
 
-# Each way in which pmxcfs, the file system on /etc/pve, can fail: the symptom, and its cure.
+# The ways in which pmxcfs, the file system on /etc/pve, can fail, each with its symptom and its cure.
 _RESTART = (
     "by hand: systemctl restart pve-cluster; it restarts only the file system on /etc/pve; running VMs and their disks "
     "are not touched"
@@ -41,14 +42,14 @@ def obstacle_to(verb: str, evidence: Evidence) -> str:
 
 
 def pve_obstacle(evidence: Evidence) -> str:
-    """Return why /etc/pve lets no VM start, empty where it does."""
+    """Return why no VM can start because of /etc/pve; empty if VMs can start."""
     if evidence.pve:
         return TROUBLES.get(evidence.pve, ("/etc/pve does not answer", ""))[0].partition(":")[0]
     return NO_QUORUM if evidence.quorate is False else ""
 
 
 def pve_cure(evidence: Evidence) -> str:
-    """Return the cure of that obstacle, as an instruction."""
+    """Return the cure of that obstacle as an instruction."""
     return "run systemctl restart pve-cluster" if evidence.pve else "restore the quorum (see pvecm status)"
 
 

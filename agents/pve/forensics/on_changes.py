@@ -1,4 +1,4 @@
-"""Tiers 2 and 3 of a capture: what says that the host has changed, each source in its own probe."""
+"""Tiers 2 and 3 of a capture: the sources that show changes on the host, each in its own probe."""
 
 import os
 import time
@@ -13,11 +13,11 @@ from .changes import CHANGE_PATTERN, Change, Work, describe_changes, find_work, 
 from .probe import Reply, ok_reply, read_last, run_command
 
 _LOG_BYTES = 256 * 1024
-# What the kernel wrote, or root under these names: any user of the host can write under a name.
+# Matches entries by the kernel, or by root under these names, because any user of the host can use a name.
 _BY_ROOT = ("SYSLOG_IDENTIFIER=zed", "SYSLOG_IDENTIFIER=pve-ha-crm", "SYSLOG_IDENTIFIER=pve-ha-lrm", "_UID=0")
 _LAST_DAY = ("-q", "-n", "1000", "--no-pager", "-o", "short-unix", "--since", "-24h", "--grep", CHANGE_PATTERN)
 _CHANGE_JOURNAL = ("journalctl", *_LAST_DAY, "_TRANSPORT=kernel", "+", *_BY_ROOT)
-_NO_MATCH = "[exit 1]"  # without a word: nothing fits the pattern
+_NO_MATCH = "[exit 1]"  # without output, this code means that no entry matches the pattern
 _EDITED = {
     "/etc/pve/qemu-server/{}.conf": "the VM's configuration was changed",
     "/etc/pve/firewall/{}.fw": "the VM's firewall rules were changed",
@@ -34,7 +34,7 @@ def boot_change() -> Change:
 
 
 def own_work(host: Host) -> list[Work]:
-    """Return the tasks in this node's log that bear on the VM; the log begins anew at 50,000 bytes."""
+    """Return the tasks in this node's log that bear on the VM; Proxmox starts a new log at 50,000 bytes."""
     older = host.path("/var/log/pve/tasks/index.1")
     lines = read_last(older, _LOG_BYTES).splitlines() if os.path.exists(older) else []
     return find_work([*lines, *read_index(host)], host.vmid)
@@ -45,7 +45,7 @@ def _list_changes(changes: list[Change]) -> str:
 
 
 def read_packages(host: Host) -> Iterator[Reply]:
-    """Report the upgrades in dpkg's log, and in the one before it, because the log begins anew each month."""
+    """Report the upgrades in dpkg's log, and in the one before it, because a new log begins each month."""
     began, log = time.monotonic(), host.path("/var/log/dpkg.log")
     text = read_last(log, _LOG_BYTES)
     if os.path.exists(f"{log}.1"):
@@ -70,7 +70,7 @@ def read_journal(host: Host, seconds: float) -> Iterator[Reply]:
 def read_edits(host: Host) -> Iterator[Reply]:
     """Report the edited files and the VM's tasks on other nodes, on a host whose /etc/pve answers.
 
-    What a task of the VM wrote into the configuration is no edit.
+    A change that one of the VM's tasks wrote into the configuration is not an edit.
     """
     began = time.monotonic()
     away = find_work(_read_cluster_log(host), host.vmid)

@@ -1,4 +1,4 @@
-"""Tier 0 of a capture: /proc, /sys and /run. Reading them can't hang; a child does it all the same."""
+"""Tier 0 of a capture: /proc, /sys and /run. Reading them can't hang, but a child does it anyway."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def _process_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:
 
 
 def thread_probe(host: Host, pid: int, apart: float) -> Probe:
-    """Return the probe that samples QEMU's threads twice, `apart` seconds from each other."""
+    """Return the probe that samples QEMU's threads twice, `apart` seconds apart."""
     return Probe(0, "threads", apart + 2, lambda _: _watch_threads(host, pid, apart))
 
 
@@ -66,8 +66,8 @@ class _Thread:
 def _watch_threads(host: Host, pid: int, apart: float) -> Iterator[Reply]:
     """Sample QEMU's threads twice and find those that are stuck.
 
-    A thread in uninterruptible sleep both times, without a context switch in between, is in the same sleep. It waits
-    for the host's storage.
+    A thread in uninterruptible sleep both times, without a context switch in between, has slept all the time, so it
+    waits for the host's storage.
     """
     began = time.monotonic()
     before, ticks = _sample_threads(host, pid), _read_ticks(host, pid)

@@ -1,7 +1,7 @@
-"""Tier 2 of a capture: Proxmox's own view, a second source that says less when /etc/pve hangs.
+"""Tier 2 of a capture: Proxmox's own view, a second source, which knows less when /etc/pve hangs.
 
 Files are read instead of running Proxmox's commands where that is possible: each command starts a Perl interpreter and
-costs up to a second of processor time, so ten at once are late on a healthy host.
+costs up to a second of processor time, so ten commands at once would be late even on a healthy host.
 """
 
 import glob
@@ -21,7 +21,7 @@ from .obstacles import TROUBLES
 from .on_changes import own_work
 from .probe import Probe, Reply, command_probe, ok_reply, read_last, read_text
 
-PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and its second of processor time takes a few on a busy host
+PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and on a busy host its second of processor time takes several
 _LAST_TASKS = 10
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")
@@ -87,7 +87,7 @@ def _cluster_away(trouble: str, placeless: bool, began: float) -> Reply:
 
 
 def cluster_facts(view: Cluster) -> dict[str, object]:
-    """Return a look at /etc/pve as facts of Evidence; none where it was not read."""
+    """Return a look at /etc/pve as facts of Evidence; no facts if it was not read."""
     if view is NOT_ASKED:
         return {}
     if view.trouble:
@@ -110,7 +110,7 @@ def cluster_facts(view: Cluster) -> dict[str, object]:
 
 
 def disk_storages(text: str) -> list[str]:
-    """Return the ids of the storages that the VM's own disks are on, in order; a CD-ROM is no disk."""
+    """Return the ids of the storages that the VM's own disks are on, in order; a CD-ROM does not count as a disk."""
     found = []
     for name, value in current_options(text).items():
         volume, _, rest = value.removeprefix("file=").partition(",")
@@ -196,7 +196,7 @@ def _read_tasks(host: Host) -> Iterator[Reply]:
 
 
 def last_backup(index: list[str], vmid: int) -> str:
-    """Return the newest backup of the VM, or of VMs that its task does not name, and whether it still runs."""
+    """Return the newest backup of the VM, or a backup whose task does not name its VMs, and whether it still runs."""
     tasks = [task for line in index if (task := parse_task(line)) and task.type == "vzdump"]
     newest = next((task for task in reversed(tasks) if task.id in ("", str(vmid))), None)
     if newest is None:

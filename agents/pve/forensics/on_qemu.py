@@ -125,7 +125,8 @@ def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queu
 def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterator[Reply]:
     """Ping the guest agent where the guest has opened its port, and ask it whether the file systems are frozen.
 
-    An agent that was never installed proves nothing, and neither does a silence shorter than an agent may take.
+    The silence of an agent that was never installed proves nothing, and neither does a silence that is shorter than an
+    agent may need.
     """
     began = time.monotonic()
     is_open = is_agent_port_open(answers.get("query-chardev"))
@@ -141,7 +142,7 @@ def _ping_agent(host: Host, answers: dict[str, object], apart: float) -> Iterato
 
 
 def name_agent_state(answers: list[bytes] | None) -> str:
-    """Return what evidence.agent says; an agent that does not allow the question, or is late with it, still answers."""
+    """Return what evidence.agent says; an agent that rejects the question or answers it late counts as answering."""
     if answers is None:
         return "silent"
     return "frozen" if b'"frozen"' in b"".join(answers) else "answers"

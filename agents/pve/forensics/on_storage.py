@@ -1,8 +1,8 @@
-"""Tier 4 of a capture, the storages. Only one that has a disk of this VM proves anything about this VM.
+"""Tier 4 of a capture, the storages. Only a storage with a disk of this VM proves anything about this VM.
 
 `pvesm status` asks every storage that is configured and takes 10 s and more while any of them is away; `--storage ID`
-only leaves the others out of what it prints (pve-storage 9.1.7, API2/Storage/Status.pm). `pvesm list ID` touches that
-one alone, but may be slow on a large one. So a storage counts as dead when neither of them shows that it answers.
+only hides the other storages in its output (pve-storage 9.1.7, API2/Storage/Status.pm). `pvesm list ID` touches only
+that storage, but may be slow on a large one. So a storage counts as dead if neither command shows that it answers.
 """
 
 import re
@@ -44,7 +44,7 @@ def block_layer_probes() -> list[Probe]:
 
 
 def _ask_own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
-    """Ask a storage for the VM's volumes; where that fails or takes long, for its status."""
+    """Ask a storage for the VM's volumes; if that fails or takes long, ask for its status."""
     if seconds < LIST_SECONDS:  # silence for less than that would prove nothing
         yield Reply(_OWN + name, "", "failed", 0.0, "not asked: the time is over")
         return
@@ -81,13 +81,13 @@ def dead_storages(replies: list[Reply]) -> list[str]:
 
 
 def late_storages(replies: list[Reply]) -> list[str]:
-    """Return how long each storage that gave no answer was waited for, one line each."""
+    """Return how long the probe waited for each storage that gave no answer, one line each."""
     late = [reply for reply in replies if reply.probe.startswith(_OWN) and _is_late(reply)]
     return [f"{reply.probe.removeprefix(_OWN)}: gave no answer in {reply.seconds:.1f} s" for reply in late]
 
 
 def late_commands(replies: list[Reply]) -> list[str]:
-    """Return the commands about all storages of the host that did not end."""
+    """Return the commands about all storages of the host that did not end in time."""
     return [reply.probe for reply in replies if reply.probe in _ALL_STORAGES and _is_late(reply)]
 
 

@@ -1,6 +1,6 @@
-"""What HA does with a VM, in words: with one that is on this node, and with one that another node has. Pure.
+"""What HA does with a VM, in words: both with a VM on this node and with a VM on another node. Pure.
 
-docs/ha.md has every state, and the lines of pve-ha-manager that these sentences follow.
+docs/ha.md has every state, and the lines of pve-ha-manager on which these sentences are based.
 """
 
 from ..host.vm_config import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
@@ -32,7 +32,7 @@ def _what_follows(requested: str, state: str) -> str:
     if state in ("fence", "recovery"):
         return f"HA fences the node that had the VM, and then {_after_fencing(requested)}"
     if state in MOVING:
-        return "HA is moving the VM to another node, and forgets a request that comes meanwhile"
+        return "HA is moving the VM to another node, and forgets any request that comes during the move"
     if ha_restarts(requested, state):
         return "when QEMU ends, HA starts it again here or on another node"
     return "HA stops the VM if it runs, and it stays off until a person or tool tells HA to start it"

@@ -1,13 +1,13 @@
-"""The console's picture: QEMU writes it into our memory, with a limit that holds while QEMU writes.
+"""The console's picture: QEMU writes it into our memory, with a size limit that also holds while QEMU writes.
 
-QEMU writes PPM, and this module makes PNG of it. If QEMU wrote PNG and a write failed, because of the bound or a full
+QEMU writes PPM, and this module makes PNG of it. If QEMU wrote PNG and a write failed, because of the limit or a full
 disk, libpng would end the whole QEMU by abort(3): QEMU's png_save sets no error handler. In PPM, a write that fails is
 an error of the command (tried on QEMU 10.0). PNG also blocks QEMU's main loop for longer: 18 s for 8000 x 8000.
 
-The memory is a memfd. QEMU gets a descriptor that can only write, in an fdset; a file that is sealed against writing
-ends QEMU's writing at once. A pipe would stop the VM whenever its reader is stuck. A second process, the guard, watches
-the size. If the first process is killed or late, the guard seals and empties the memfd and has QEMU close its
-descriptor: QEMU 9.1 and later keep it until it is removed by command, 9.0 and earlier until the VM runs.
+The memory is a memfd. QEMU gets a write-only descriptor in an fdset, and sealing the file ends QEMU's writing at once.
+A pipe would stop the VM whenever its reader is stuck. A second process, the guard, watches the size. If the first
+process is killed or late, the guard seals and empties the memfd and has QEMU close its
+descriptor: QEMU 9.1 and later keep it until it is removed by command, 9.0 and earlier keep it until the VM runs.
 """
 
 import fcntl
@@ -30,22 +30,22 @@ SCREEN_BYTES = FILE_BYTES
 RAW_BYTES = 32 * 1024 * 1024  # a screen of 3840 x 2160 has 25 MB
 GUARD_SECONDS = 20.0
 WATCH_EVERY = 2  # ms
-STEPS = (1, 2, 4, 8, 16)  # each pixel, or only every second, and so on, of each direction where PNG is too large
+STEPS = (1, 2, 4, 8, 16)  # keep each pixel, or only every second one, and so on, if the PNG is too large
 
-_FDSET: dict[str, Any] = {"fdset-id": 0x62726B67}  # always the same: what one capture left, the next one removes
+_FDSET: dict[str, Any] = {"fdset-id": 0x62726B67}  # always the same, so each capture removes the last one's
 _HEADER = re.compile(rb"P6\s([1-9][0-9]{0,4})\s([1-9][0-9]{0,4})\s255\s")
 _HEADER_BYTES = 20
 
 
 def keep_picture(job: Job, seconds: float) -> str:
-    """Keep the console's picture as PNG, SCREEN_BYTES at most, in the job; return a line about it."""
+    """Keep the console's picture as PNG of at most SCREEN_BYTES in the job; return a line about it."""
     until = time.monotonic() + seconds
     png, about = draw_picture(job.host, until, SCREEN_BYTES)
     path = job.store.path(job.record.id, "screen.png")
     try:
         with open(path, "wb") as file:
             file.write(png)
-    except OSError:  # /run is full: half a picture is none
+    except OSError:  # /run is full, and half a picture is useless
         with suppress(OSError):
             os.unlink(path)
         raise
@@ -65,7 +65,7 @@ def draw_picture(host: Host, until: float, most: int) -> tuple[bytes, str]:
         _raise_if_large(picture)
         raise
     finally:
-        os.close(pipe)  # the guard continues from here, if it lives
+        os.close(pipe)  # the guard does the rest, if it lives
         _empty(picture)
         os.close(picture)
 
@@ -98,7 +98,7 @@ def _guard(host: Host, picture: int, pipe: int) -> None:
 
 
 def _seal(picture: int) -> None:
-    """End the writing: QEMU's next write fails. A hostile QEMU's mapping can prevent the second seal."""
+    """End the writing, so that QEMU's next write fails. A mapping by a hostile QEMU can prevent the second seal."""
     for seal in (fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE):
         with suppress(OSError):
             fcntl.fcntl(picture, fcntl.F_ADD_SEALS, seal)
@@ -131,7 +131,7 @@ def _make_png(picture: int, until: float, most: int) -> tuple[bytes, str]:
 
 
 def _encode(picture: int, start: int, size: tuple[int, int], step: int, until: float, most: int) -> bytes:
-    """Return the pixels as PNG, every `step`th of each direction; nothing where that has more than `most` bytes."""
+    """Return the pixels as PNG, every `step`th of each direction; nothing if that has more than `most` bytes."""
     row_bytes = 3 * size[0]
     across, down = (len(range(0, pixels, step)) for pixels in size)
     deflate, data = zlib.compressobj(1), bytearray()

@@ -1,10 +1,11 @@
-"""The probes of a capture, from those that can't hang to those that may, each with its own deadline.
+"""The probes of a capture, from those that can't hang to those that can, each with its own deadline.
 
 T0 reads /proc, /sys and /run. T1 speaks QMP and samples the disks' queues. T2 is Proxmox's own view, from files where
-there are files. T3 is the journal, T4 the storage, where a timeout is the finding.
+possible. T3 is the journal, T4 the storage, where a timeout is the finding.
 
-A verb that is about to act looks briefly. It starts no command and reads no disk, because acting destroys none of that.
-Where its two samples show a thread or a disk that stands still, it looks a second time, for long enough to be certain.
+A verb that is about to act looks briefly. It starts no command and reads no disk, because the verb destroys nothing
+that those would show. If its two samples show a thread or a disk that stands still, it looks a second time, for long
+enough to be certain.
 """
 
 from ..host.paths import Host
@@ -19,7 +20,7 @@ from .probe import Probe, Reply, command_probe
 from .together import FollowUp
 
 SAMPLES_APART = 2.0
-SHORT_APART = 0.5  # in the look that a verb takes before it acts, which must not delay a rescue
+SHORT_APART = 0.5  # between samples of a verb's look before it acts, which must not delay a rescue
 SHORT_CLUSTER_SECONDS = 1.5
 JOURNAL_SECONDS = 5.0
 AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
@@ -60,7 +61,7 @@ def after_cluster(host: Host) -> FollowUp:
 
 
 def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]:
-    """Return the probes that a verb takes before it acts; a QEMU that was silent a moment ago is not asked again."""
+    """Return the probes that a verb takes before it acts; they skip a QEMU that was silent a moment ago."""
     of_qemu = [
         *qemu_probes(host, pid, SHORT_APART),
         *heartbeat_probe(host, pid, 0),
@@ -74,7 +75,7 @@ def short_probes(host: Host, pid: int | None, qemu_answers: bool) -> list[Probe]
 
 
 def second_probes(host: Host, pid: int, qemu_answers: bool, storages: list[str]) -> list[Probe]:
-    """Return the probes that a verb takes again where its short look found a thread or a disk that stands still."""
+    """Return the probes that a verb takes again if its short look found a thread or a disk that stands still."""
     return [
         thread_probe(host, pid, AGAIN_APART),
         *(qemu_probes(host, pid, AGAIN_APART) if qemu_answers else []),

@@ -1,6 +1,6 @@
 """The probes of a capture and their replies, with the two common kinds: files, and a command.
 
-A probe runs in a forked child and yields each reply as soon as it has it; a timeout is a reply too.
+A probe runs in a forked child and yields each reply as soon as the reply is complete. A timeout is a reply too.
 """
 
 import os
@@ -17,7 +17,7 @@ ABSENT = "not installed"
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of a probe, for people as text, and as facts of Evidence."""
+    """One answer of a probe, as text for people and as facts of Evidence."""
 
     probe: str
     command: str
@@ -38,8 +38,8 @@ class Probe:
         tier: 0 to 4, see plan.py.
         name: its name in the manifest.
         seconds: its deadline.
-        ask: is called in a child with the seconds that it may take.
-        is_perl: it starts a Perl interpreter, so that few of its kind run at a time.
+        ask: the function to call in a child, with the seconds that it may take.
+        is_perl: it starts a Perl interpreter, so that few such probes run at a time.
     """
 
     tier: int
@@ -93,7 +93,7 @@ def command_probe(
     learn: Callable[[str], dict[str, object]] = learn_nothing,
     is_perl: bool = False,
 ) -> Probe:
-    """Return a probe that runs `argv`; `learn` makes facts of its output where it ended with 0."""
+    """Return a probe that runs `argv`; `learn` turns its output into facts if its exit code is 0."""
 
     def answer(allowed: float) -> Iterator[Reply]:
         yield run_command(name, allowed, *argv, learn=learn)

@@ -24,9 +24,9 @@ def has_progress(evidence: Evidence) -> bool:
 
 
 def frozen_disks(evidence: Evidence) -> tuple[int, set[str]]:
-    """Return how many requests wait on disks that completed none, and those disks.
+    """Return the disks that completed no request, and how many requests wait on them.
 
-    A disk whose other queue completed a request is slow and not frozen.
+    If another queue of the disk completed a request, the disk is slow and not frozen.
     """
     pairs = compare_queues(evidence)
     moving = {after.disk for before, after in pairs if before.used != after.used}
@@ -38,7 +38,7 @@ def frozen_disks(evidence: Evidence) -> tuple[int, set[str]]:
 
 
 def queue_lines(evidence: Evidence, disks: set[str] | None = None) -> tuple[str, ...]:
-    """Return a line for each queue that has requests or moved. If `disks` is given, leave out all other disks."""
+    """Return a line for each queue that holds or completed requests. If `disks` is given, leave out all other disks."""
     return tuple(
         f"{after.disk} queue {after.number}: {before.inuse}, then {after.inuse} in flight; "
         f"{(after.used - before.used) % 65536} completed in {evidence.watched:.1f} s"
@@ -48,7 +48,7 @@ def queue_lines(evidence: Evidence, disks: set[str] | None = None) -> tuple[str,
 
 
 def cpu_lines(evidence: Evidence) -> tuple[str, ...]:
-    """Return the share of a processor that QEMU used, where it is known."""
+    """Return the share of a processor that QEMU used, if that is known."""
     if evidence.cpu is None or not evidence.seconds:
         return ()
     return (f"QEMU used {100 * evidence.cpu / evidence.seconds:.0f} % of one processor",)
@@ -89,7 +89,7 @@ _QUORUM_LINES = (
 def storage_lines(evidence: Evidence) -> tuple[str, ...]:
     """Return the dead storages of the VM's own disks and, as a note, the late commands about all storages.
 
-    A storage that gave no answer in time is not called dead here: on a busy host, a sound one may be as late.
+    A storage that gave no answer in time is not called dead here, because a healthy one on a busy host may be as late.
     """
     waits = dict(line.split(": ", 1) for line in evidence.late_storages)
     dead = tuple(
@@ -118,7 +118,7 @@ def count_noun(number: int, noun: str) -> str:
 def advise_verb(evidence: Evidence, code: str, what: str, do: str, verb: str, *proof: str, why: str = "") -> Verdict:
     """Return a verdict that advises `verb`, or names the obstacle that is certain to refuse it.
 
-    A cure on the host that `why` names is not refused, so it is said all the same.
+    A cure on the host that `why` names is not refused, so the verdict names it anyway.
     """
     lines = (*proof, *pve_lines(evidence))
     sentence, cure = f"{what}: {do}", find_cure(why)

@@ -1,4 +1,4 @@
-"""Judges what a status sees at once: the state, and of a stopped VM what /etc/pve and the processes say."""
+"""Judges what a status sees at once: the state and, for a stopped VM, the facts of /etc/pve and the processes."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from .verdict import quick_verdict
 def judge_status(
     host: Host, facts: Facts, view: Cluster, holders: Sequence[Holder]
 ) -> tuple[str, Verdict, dict[str, object] | None]:
-    """Return the state, the verdict and the heartbeat of a status; `holders` are those of the lock file."""
+    """Return the state, the verdict and the heartbeat of a status; `holders` are the holders of the lock file."""
     asked = view is not NOT_ASKED and view.answers
     left = find_leftovers(host) if vm_state(facts) == "stopped" else Leftovers()
     facts = left.facts or facts

@@ -1,9 +1,9 @@
-"""The verb `screen`: the console's picture without a capture, at most once a second, shared by all who ask meanwhile.
+"""The verb `screen`: the console's picture without a capture, at most once a second for all requests together.
 
-Its own process, the painter, has QEMU draw the picture, and for a second more hands it to each that asks on this
-host, whichever connection it came by. Painter and askers meet at a socket in the abstract namespace: only one process
-can have its name, it is in no directory, and it ends with its process. Every user of the host can know the name, so
-each end checks that the other one belongs to its own user.
+A separate process, the painter, has QEMU draw the picture. For one more second it gives the picture to each asker on
+this host, on any connection. Painter and askers meet at a socket in the abstract namespace: only one process can have
+its name, it needs no directory, and it vanishes with its process. Every user of the host can know the name, so each end
+checks that the other end belongs to the same user.
 """
 
 import base64
@@ -25,14 +25,14 @@ from ..words import DEADLINE, DONE
 from .guest_agent import guest_agent_state
 from .picture import draw_picture
 
-APART_SECONDS = 1.0  # from a picture to the next one
+APART_SECONDS = 1.0  # between two pictures
 DRAW_SECONDS = 2.0
-LIVE_BYTES = 256 * 1024  # of PNG: it passes a line of 400 kbit/s in 6 s, and 64 of them fit into what a session holds
+LIVE_BYTES = 256 * 1024  # of PNG, which a line of 400 kbit/s carries in 6 s; a session can hold 64 of them
 GUEST_SECONDS = 0.5  # for the guest agent; finding out whether the guest has one takes 1 s at most
-ASK_SECONDS = 9.0  # for all of it: QEMU's state takes 5 s at most
-PAUSES = (0.005, 0.25)  # before the painter is looked for again: the first, and the longest
+ASK_SECONDS = 9.0  # for a whole answer, of which QEMU's state takes at most 5 s
+PAUSES = (0.005, 0.25)  # the first and the longest pause before the painter is looked for again
 
-_ASKERS = 64  # that wait for the painter at once; others try again
+_ASKERS = 64  # the most askers that wait for the painter at once; others try again
 _UCRED = struct.Struct("iII")  # unix(7): pid, uid, gid
 
 
@@ -56,7 +56,7 @@ class Look:
 
 
 def answer_screen(host: Host) -> tuple[str, Result]:
-    """Return the picture, which was drawn a second ago at most when it was asked for, or why there is none."""
+    """Return a picture that was drawn at most a second before the request, or why there is none."""
     try:
         look = _ask_painter(host, time.monotonic() + ASK_SECONDS)
     except OSError as error:  # no process, no memory, or another user has the name
@@ -85,7 +85,7 @@ def _explain_no_picture(look: Look) -> Verdict:
 
 
 def _ask_painter(host: Host, until: float) -> Look | None:
-    """Return what the painter saw, None without an answer in time; start a painter where there is none."""
+    """Return what the painter saw, None if it does not answer in time. Start a painter if there is none."""
     pause, longest = PAUSES
     while (left := until - time.monotonic()) > 0:
         _start_painter(host)
@@ -114,7 +114,7 @@ def _receive_look(fd: int) -> Look:
 
 
 def _start_painter(host: Host) -> None:
-    """Start a painter, which has the name from here on, unless there is one."""
+    """Start a painter unless there is one. From here on it owns the name."""
     with _new_socket() as listener:
         try:
             listener.bind(_painter_name(host))
@@ -129,7 +129,7 @@ def _new_socket() -> socket.socket:
 
 
 def _painter_name(host: Host) -> str:
-    """Return a name that fits, because it is as long as the path of the monitor's socket."""
+    """Return the painter's socket name, which is short enough because it is as long as the monitor's path."""
     return f"\0{host.qmp}"
 
 
@@ -158,7 +158,7 @@ def _paint(host: Host, listener: socket.socket) -> None:
             listener.settimeout(max(0.0, ends - time.monotonic()))
             try:
                 client, _ = listener.accept()
-            except OSError:  # the time is over, and all that had asked by then have it
+            except OSError:  # the time is over, and every asker has the picture
                 return
             with client, suppress(OSError):
                 _check_user(client)

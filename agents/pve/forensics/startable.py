@@ -1,12 +1,12 @@
-"""Asks Proxmox whether it could start the VM, without starting it: `qm showcmd` makes the command line of a start.
+"""Asks Proxmox whether it could start the VM, without starting it: `qm showcmd` builds a start's command line.
 
-It fails if `qm start` would fail before QEMU exists: a volume, a bridge or a PCI device is gone, or options contradict
-each other. It asks QEMU nothing, so a silent QEMU does not delay it. It changes nothing of a VM that runs, because it
-activates no volume, reserves no PCI device and writes no cloud-init image there (qemu-server 9.2.6, QemuServer.pm,
-vm_commandline; PCI.pm, choose_hostpci_devices). Never ask it of a stopped VM that may be locked, because there it
-activates the volumes.
+It fails in every case in which `qm start` fails before QEMU exists: a volume, a bridge or a PCI device is gone, or
+options contradict each other. It asks QEMU nothing, so a silent QEMU does not delay it. It changes nothing of a VM that
+runs, because it activates no volume, reserves no PCI device and writes no cloud-init image there (qemu-server 9.2.6,
+QemuServer.pm, vm_commandline; PCI.pm, choose_hostpci_devices). Never run it for a stopped VM that may be locked,
+because it activates the volumes of a stopped VM.
 
-It does not see pending options, which a start applies first, a hook script, or what QEMU itself refuses.
+It does not see pending options, which a start applies first, a hook script, or anything that QEMU itself refuses.
 """
 
 import os
@@ -19,10 +19,10 @@ from ..words import STORAGE_HUNG, WOULD_NOT_START
 from .on_host import thread_probe
 
 NO_QM = "no-qm"  # the code for a `qm` that itself does not work
-QM_SECONDS = 30.0  # a busy host needs 10 s and more for what takes 1 s otherwise
+QM_SECONDS = 30.0  # a command of 1 s can take 10 s or more on a busy host
 STANDSTILL_SECONDS = 1.0
-_NO_PROGRAM = 127  # of a command that could not be run
-WORDS_CHARS = 130  # how much of qm's words a sentence has; the lines have all of them
+_NO_PROGRAM = 127  # the exit code if a command could not be run
+WORDS_CHARS = 130  # the most of qm's words in a sentence; the lines have all of them
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StartTrouble:
 
 def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> StartTrouble | None:
     """Return why Proxmox could not start the VM with this configuration text, None if it could."""
-    if current_options(config).get("template", "0") not in ("", "0"):  # qm showcmd knows no such rule
+    if current_options(config).get("template", "0") not in ("", "0"):  # qm showcmd does not check this
         return StartTrouble(WOULD_NOT_START, f"VM {host.vmid} is a template, which Proxmox never starts")
     command = ["qm", "showcmd", str(host.vmid)]
     stuck: list[str] = []
@@ -74,12 +74,12 @@ def find_start_trouble(host: Host, config: str, seconds: float = QM_SECONDS) -> 
 
 
 def _works(host: Host, seconds: float) -> bool:
-    """Tell whether `qm` itself works: its exit codes are errno values and don't tell. A late answer proves nothing."""
+    """Tell whether `qm` itself works: its exit codes are errno values, so they can't. A late answer proves nothing."""
     return run(["qm", "config", str(host.vmid)], seconds).code in (0, None)
 
 
 def _explain_absence() -> str:
-    """Return why `qm` can't be run. For the kernel, a script without its interpreter is a missing file, too."""
+    """Return why `qm` can't be run. The kernel reports a script without its interpreter as a missing file, too."""
     for path in (os.path.join(place, "qm") for place in os.get_exec_path()):
         if os.path.isfile(path):
             return f"{path} exists, but the interpreter that its first line names is missing"
@@ -87,7 +87,7 @@ def _explain_absence() -> str:
 
 
 def _stuck_threads(host: Host, pid: int) -> list[str]:
-    """Return a line for each thread that stays in one uninterruptible sleep: then the host is not merely slow."""
+    """Return a line for each thread that stays in one uninterruptible sleep, which a slow host alone does not cause."""
     probe = thread_probe(host, pid, STANDSTILL_SECONDS)
     look = ask_or_none(lambda: [reply.facts["stuck"] for reply in probe.ask(0)], STANDSTILL_SECONDS + 2)
     return [str(line) for lines in look or [] if isinstance(lines, list) for line in lines]

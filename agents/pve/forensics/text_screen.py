@@ -1,4 +1,4 @@
-"""The text on the console, where the guest shows VGA's text mode: for those who can't see the picture."""
+"""The text on the console, if the guest uses VGA's text mode, for people who can't see the picture."""
 
 import re
 
@@ -7,16 +7,16 @@ from ..host.paths import Host
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from .guest_memory import ask_person
 
-_SIZES = ("720 x 400,", "640 x 400,")  # of the picture: 80 columns of 9 or 8 pixels, 25 rows of 16
+_SIZES = ("720 x 400,", "640 x 400,")  # a picture of text has 80 columns of 9 or 8 pixels and 25 rows of 16
 _COLUMNS, _TEXT_ROWS = 80, 25
 _PLACE = "0xb8000"
 _BYTE = re.compile(r"\b0x([0-9a-f]{2})\b")
 
 
 def read_text_screen(host: Host, about: str, seconds: float) -> list[str]:
-    """Return the lines of a console whose picture is `about` of that size, as they are in VGA's memory; none otherwise.
+    """Return the lines of a console whose picture is `about` of that size, from VGA's memory; none for another size.
 
-    What is read otherwise than for a picture of text would change what the guest draws.
+    In any other mode, reading VGA's memory would change what the guest draws.
     """
     if not about.startswith(_SIZES):
         return []

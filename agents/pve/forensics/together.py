@@ -1,7 +1,7 @@
-"""Runs many probes at once: each in its own child, with a deadline that counts from its own start.
+"""Runs many probes at once, each in its own child, with a deadline that counts from its own start.
 
-A probe that starts a Perl interpreter costs up to a second of processor time before it prints anything, so at most as
-many of those run at a time as there are processors. A probe that hangs is itself a finding; this module does not wait
+A probe that starts a Perl interpreter costs up to a second of processor time before it prints anything, so no more of
+those probes run at a time than there are processors. A probe that hangs is itself a finding; this module does not wait
 for its end.
 """
 
@@ -18,7 +18,7 @@ from ..host.qmp import QmpError, QmpSilent
 from .probe import Probe, Reply
 
 _OVERTIME = 0.3  # a command's own deadline comes first, so that its process is killed and its output kept
-# With less time left a probe does not start, because it would be late for want of time, and that is no finding.
+# With less time left, a probe does not start, because it would be late only for lack of time, which is not a finding.
 _LEAST_SECONDS = 0.3
 _LEAST_PERL_SECONDS = 3.0
 
@@ -57,7 +57,7 @@ class _Together:
                 probe.abandon()
 
     def _start_waiting(self) -> Iterator[Reply]:
-        """Start the probes that may start now; yield a reply for each without enough time."""
+        """Start the probes that may start now; yield a reply for each probe that has too little time."""
         for probe in [self._waiting.popleft() for _ in range(len(self._waiting))]:
             seconds = min(probe.seconds, self._until - time.monotonic())
             if seconds < (_LEAST_PERL_SECONDS if probe.is_perl else _LEAST_SECONDS):

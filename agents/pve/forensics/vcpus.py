@@ -1,4 +1,4 @@
-"""What the guest's vCPUs do, by their registers: who runs, who is idle, and who can't be interrupted."""
+"""What the guest's vCPUs do, by their registers: which runs, which is idle, and which can't be interrupted."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _INTERRUPTS_ON = 0x200  # IF of RFLAGS
 _VCPU = re.compile(r"^CPU#\d+\s", re.MULTILINE)
 _STATE = re.compile(r"[ER]FL=([0-9a-f]+) .*?\bCPL=(\d) .*?\bHLT=(\d)")
 
-# A letter of a sample, one for each vCPU, and what it says.
+# The letters of a sample, which has one for each vCPU, and their meanings.
 IDLE, HALTED, SPINS, KERNEL, PROGRAM = "ihskp"
 _WORDS = {
     IDLE: "idle",
@@ -30,7 +30,7 @@ def has_waiting_thread(host: Host, pid: int) -> bool:
 
 
 def sample_vcpus(qmp: Qmp) -> str:
-    """Return a letter for each vCPU; raise ValueError if QEMU shows the registers otherwise than on x86."""
+    """Return a letter for each vCPU; raise ValueError if QEMU does not show the registers of an x86 processor."""
     command: dict[str, object] = {"command-line": "info registers -a"}
     text = str(qmp.command("human-monitor-command", (), **command))
     vcpus = _VCPU.split(text)[1:]
@@ -49,7 +49,7 @@ def _letter(flags: int, level: str, halted: str) -> str:
 
 
 def is_any_alive(samples: Sequence[str]) -> bool:
-    """Tell whether a vCPU was idle and would take an interrupt, or ran a program, in any sample."""
+    """Tell whether, in any sample, a vCPU was idle with interrupts on or ran a program."""
     return any(letter in (IDLE, PROGRAM) for sample in samples for letter in sample)
 
 

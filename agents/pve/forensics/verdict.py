@@ -22,8 +22,8 @@ _STANDING = {
     "guest-panicked": ("the guest's kernel panicked", "look at the picture, then reset it", "reset"),
     "watchdog": ("the guest's watchdog ran out and stopped it", "look at the picture, then reset it", "reset"),
     "shutdown": ("the guest has shut down and its QEMU is still there", "power-cycle it", "cycle"),
-    "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose what it holds", ""),
-    "debug": ("a debugger holds the guest", "ask whose it is", ""),
+    "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose unsaved work", ""),
+    "debug": ("a debugger holds the guest", "ask who uses it", ""),
 }
 # Codes of a guest whose kernel log may say why it hangs.
 _MAY_SAY_WHY = (
@@ -31,7 +31,7 @@ _MAY_SAY_WHY = (
     *("qemu-guest-panicked", "qemu-watchdog", "qemu-internal-error", "qemu-io-error"),
 )
 _LAST_WORDS = "; its last words: "
-_LEAST_CHARS = 20  # of the words in the sentence; shorter ones say nothing
+_LEAST_CHARS = 20  # the least room for the words in a sentence, because shorter words say nothing
 _PAUSED = ("paused", "prelaunch")
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
 
@@ -39,8 +39,8 @@ _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore
 def verdict_of(evidence: Evidence) -> Verdict:
     """Return the verdict on a whole capture.
 
-    Nothing is judged by the guest's last words, by what came before the fault and by what changed, which stand below
-    the proof in this order.
+    The verdict does not depend on the guest's last words, on the statistics before the fault, or on changes. They are
+    listed below the proof in this order.
     """
     verdict = _add_last_words(_judge_by_rules(evidence), evidence)
     return replace(verdict, evidence=(*verdict.evidence, *evidence.before, *evidence.changes))
@@ -87,7 +87,7 @@ def quick_verdict(evidence: Evidence) -> Verdict:
 
 
 def _judge_at_once(evidence: Evidence) -> Verdict:
-    """Judge a running VM by one look at its heartbeat, which may be as old as a pause of the VM was long."""
+    """Judge a running VM by one look at its heartbeat, which may be as old as the VM's last pause."""
     lines = heartbeat_lines(evidence) if evidence.heartbeats else ()
     what, why = "QEMU answers and says running", ""
     if evidence.ha_dead:
@@ -103,7 +103,7 @@ def _judge_at_once(evidence: Evidence) -> Verdict:
 
 
 def _judge_stale(evidence: Evidence) -> Verdict:
-    """Judge a QEMU whose VM another node has: however well it looks, it may write to disks that are not its own."""
+    """Judge a QEMU whose VM is on another node. Even a healthy one may write to disks that are no longer its own."""
     sentence, _, *lines = describe_copy(evidence.vmid, evidence.here, evidence.node, evidence.ha)
     lines += (*optional_line(evidence.source), *thread_lines(evidence), *storage_lines(evidence))
     why = f"a QEMU of it still runs on {evidence.here}, but node {evidence.node} has the VM: stop this QEMU first"

@@ -6,12 +6,12 @@ from .proof import advise_nothing, lock_lines, optional_line
 
 
 def is_backed_up(evidence: Evidence) -> bool:
-    """Tell whether a backup may work on the VM: its lock is there, and its task is not known to be dead."""
+    """Tell whether a backup may work on the VM: its lock exists, and its task is not known to be dead."""
     return evidence.lock == "backup" and evidence.lock_alive is not False
 
 
 def is_backup_at_work(evidence: Evidence) -> bool:
-    """Tell whether a backup is proven to work on the VM: its task runs, or QEMU has a job of it."""
+    """Tell whether a backup is proven to work on the VM: its task runs, or QEMU runs a job for it."""
     has_task = evidence.lock == "backup" and evidence.lock_alive is True
     return has_task or any(job.startswith("backup ") for job in evidence.block_jobs)
 
@@ -27,7 +27,7 @@ def judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
     elif evidence.lock == "backup":
         do = f"the backup that did it is dead, so run {thaw}"
         why = f"the guest's file systems are frozen by a backup that is dead: run {thaw}"
-    elif evidence.config:  # it was read, and has no such lock
+    elif evidence.config:  # the configuration was read, and has no such lock
         do = f"no backup works on the VM now, so run {thaw}"
         why = f"the guest's file systems are frozen, and no backup works on it: run {thaw}"
     else:
@@ -43,5 +43,5 @@ def judge_starved_by_backup(evidence: Evidence, what: str, *proof: str) -> Verdi
     own = [line for line in evidence.lock_owner if line.startswith("by hand: wait")]
     command = own or [f"by hand: wait, or qm monitor {evidence.vmid}, and there backup_cancel"]
     sentence = f"{what}, while a backup runs: wait, or end the backup by the first command below"
-    why = "a backup runs, and the guest's disks wait for it: wait, or end the backup; a power-cycle helps nothing"
+    why = "a backup runs, and the guest's disks wait for it: wait, or end the backup; a power-cycle does not help"
     return advise_nothing(evidence, "backup-starves", sentence, *dict.fromkeys((*command, *proof)), why=why)

@@ -29,7 +29,7 @@ from .verdict_guest import judge_guest
 
 # --- The verdict on a VM whose QEMU answers and says running ---
 
-_WELL = ("healthy", "guest-silent", "guest-alive")  # codes that give way to the trouble of /etc/pve, and to a dead HA
+_WELL = ("healthy", "guest-silent", "guest-alive")  # codes that are less urgent than trouble with /etc/pve or a dead HA
 _TRY = "nothing is wrong from here, so try ssh, the network, the service"
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
@@ -98,7 +98,7 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
     )
     if evidence.agent == "frozen":
         return judge_frozen(evidence, *proof)
-    no_beat = heartbeat_state(evidence) in (LATE, LOST)  # a frozen file system stops no heartbeat
+    no_beat = heartbeat_state(evidence) in (LATE, LOST)  # a frozen file system does not stop the heartbeat
     if evidence.agent == "silent" and has_progress(evidence) and is_backed_up(evidence) and not no_beat:
         sentence = (
             "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
@@ -123,7 +123,7 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
 
 
 def _describe_silence(evidence: Evidence) -> tuple[str, str]:
-    """Return the sentence, and why, of a guest that shows nothing."""
+    """Return the sentence about a guest that shows no sign of life, and its short form."""
     same = "so idle and hung look the same: look at the console"
     if not compare_queues(evidence):
         unseen = "its disks can't be watched (not virtio)"
@@ -197,7 +197,7 @@ def _outlook_lines(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _judge_leftover(evidence: Evidence) -> Verdict:
-    """Judge leftover processes: one that waits in the kernel needs the storage, any other can be killed."""
+    """Judge leftover processes: one that waits in the kernel needs the storage, but any other can be killed."""
     left = count_noun(len(evidence.leftovers), "process")
     if not evidence.remains or any(", state D" in line for line in evidence.remains):
         cure = short = "repair the host's storage, or reboot the host if you can't"

@@ -1,7 +1,7 @@
 """The verdict on a guest by its heartbeat, where it has one. Pure.
 
-A heartbeat proves that the guest's kernel lives. That it is lost proves less: what writes a crash dump has none, and a
-reset would destroy the dump.
+A heartbeat proves that the guest's kernel lives. A lost heartbeat proves less, because a kernel that writes a crash
+dump has none, and a reset would destroy the dump.
 """
 
 from ..jobs.result import Verdict
@@ -26,10 +26,10 @@ from .vcpus import are_all_deaf, is_any_alive
 
 
 def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
-    """Return the verdict that the heartbeat proves; None where it proves none."""
+    """Return the verdict that the heartbeat proves, or None."""
     state = heartbeat_state(evidence)
     if is_starved(evidence):
-        sentence = f"the guest is out of memory ({memory_left(evidence)}): end what takes it, or give it more"
+        sentence = f"the guest is out of memory ({memory_left(evidence)}): end what uses the memory, or add memory"
         return advise_nothing(evidence, "guest-starved", sentence, *proof)
     if evidence.agent == "answers":
         return None
@@ -46,7 +46,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
         silent = f"its kernel has been silent for {age_of(evidence.heartbeats[-1]):.0f} s"
         why = f"{silent} and may be writing its crash dump: look at the console; don't reset it yet"
         return advise_nothing(evidence, "heartbeat-lost", sentence, *proof, why=why)
-    # It has answered QEMU before and does not now, which is neither healthy nor hung.
+    # The guest answered QEMU before and does not answer now, so it is not known to be healthy or hung.
     has_answered = any(beat.last for beat in evidence.heartbeats)
     if state == LATE or (state in (AWAITED, UNKNOWN) and has_answered):
         do = "collect evidence" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
@@ -58,7 +58,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
         why = f"the guest agent is dead, but {line}: try ssh or the console; no reset is needed"
         return advise_nothing(evidence, "guest-alive", sentence, *proof, why=why)
     if state == FRESH and not has_progress(evidence):
-        sentence = f"{line}, so it lives; what runs in it may not: try ssh, the service, the console"
+        sentence = f"{line}, so it lives, but its services may hang: try ssh, the service, the console"
         return advise_nothing(evidence, "guest-alive", sentence, *proof)
     return None
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class NoAnswerError(Exception):
-    """Raised if a question was not answered in time, or its process died."""
+    """Raised if the child did not answer in time, or died."""
 
 
 def fork_child(body: Callable[[int], None]) -> tuple[int, int]:
@@ -46,11 +46,11 @@ def _run_child(body: Callable[[int], None], reader: int, writer: int) -> NoRetur
 
 
 def kill_child(pid: int, group: bool = False) -> None:
-    """Kill a child if it lives and is not reaped yet; a reaped child's pid may belong to another process by now."""
+    """Kill a child unless it was reaped already, because a reaped child's pid may belong to another process by now."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, signal.SIGKILL)
-            if group:  # after the child: it may not have created its group yet
+            if group:  # the child is killed first, because it may not have created its group yet
                 os.killpg(pid, signal.SIGKILL)
     except OSError:
         pass
@@ -59,7 +59,7 @@ def kill_child(pid: int, group: bool = False) -> None:
 def kill_with_commands(pid: int) -> None:
     """Kill a child and the commands that it runs, each with its process group.
 
-    The child is stopped first. It can then reap no command, so that no other process gets the command's pid.
+    The child is stopped first. A stopped child reaps no command, so no other process can get a command's pid.
     """
     try:
         if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -69,7 +69,7 @@ def kill_with_commands(pid: int) -> None:
             for command in commands:
                 os.kill(command, signal.SIGKILL)
                 os.killpg(command, signal.SIGKILL)
-    except OSError:  # it has ended, or a command that was forked just now has no group yet
+    except OSError:  # the command has ended, or was forked just now and has no group yet
         pass
     kill_child(pid)
 
@@ -84,7 +84,7 @@ def reap_children() -> None:
 
 
 class Question(Generic[T]):
-    """A question that a forked child answers. It is polled, so nothing has to wait for a child that hangs.
+    """A question that a forked child answers. The caller polls it, so nothing waits for a child that hangs.
 
     The answer comes as JSON, so a tuple would become a list.
     """
@@ -100,7 +100,7 @@ class Question(Generic[T]):
         self._pid, self._fd = fork_child(body)
 
     def is_over(self, wait: float = 0.0) -> bool:
-        """Tell whether the child has ended or its time is over; wait for that, `wait` seconds at most."""
+        """Tell whether the child has ended or its time is over; wait for either, `wait` seconds at most."""
         left = self._until - time.monotonic()
         if not select.select([self._fd], [], [], max(0.0, min(wait, left)))[0]:
             return left <= wait
@@ -115,7 +115,7 @@ class Question(Generic[T]):
         reap_children()
 
     def answer(self) -> T:
-        """Close the question and return its answer; raise NoAnswerError without a whole one."""
+        """Close the question and return its answer; raise NoAnswerError if the answer is not complete."""
         self.close()
         try:
             answer: T = json.loads(self._data)
@@ -162,8 +162,8 @@ def run(
 ) -> CommandResult:
     """Run `argv` with a deadline in seconds, in its own session, and return what it printed.
 
-    `on_start` gets its pid, and so does `on_timeout` at the deadline: by default that kills its process group and does
-    not wait for its end. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing, because the
+    `on_start` gets its pid, and so does `on_timeout` at the deadline: the default kills the process group and does not
+    wait for its end. A grandchild that keeps the pipes open (a daemon that QEMU left) delays nothing, because the
     function returns when the command itself has ended.
     """
     out_r, out_w = os.pipe()

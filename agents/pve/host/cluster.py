@@ -1,7 +1,7 @@
 """What /etc/pve says of the VM: quorum, configuration, lock, the node that has it, HA.
 
-/etc/pve is FUSE and may hang, so one forked child with a deadline reads all of it. Where that fails, the view names the
-trouble, and the caller decides what follows: no start, but neither a reset nor a stop is refused.
+/etc/pve is FUSE and may hang, so one forked child with a deadline reads all of it. If that fails, the view names the
+trouble, and the caller decides. A start is then refused, but a reset or a stop is not.
 """
 
 import json
@@ -22,7 +22,7 @@ CONFIG_CHARS = 64 * 1024
 HUNG_SECONDS = 30.0
 AGAIN_SECONDS = 1.0
 
-_hung_at = float("-inf")  # when this process last got no answer
+_hung_at = float("-inf")  # when /etc/pve last gave this process no answer
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Cluster:
         cluster: the name of the cluster to which this node belongs; empty if it belongs to none.
         quorate: the owner's write bit of /etc/pve/local, which PVE's own check_cfs_quorum reads.
         config: the VM's configuration is on this node.
-        config_text: that file.
-        node: the other node that has it.
+        config_text: the text of that configuration.
+        node: the other node that has the configuration.
         container: the number belongs to a container, on whichever node.
         lock: its `lock:` property.
-        migrating: on whichever node it is, the configuration has `lock: migrate`, or it is changing its node right now.
+        migrating: the configuration, on any node, has `lock: migrate`, or is moving to another node now.
         ha: the state requested of HA, empty where HA does not know the VM, `disarmed` where HA as a whole leaves its
             resources alone.
         ha_seen: the state that HA's manager sees.
@@ -46,7 +46,7 @@ class Cluster:
         node_seen: the state in which HA's manager sees `node`.
         manager: HA's manager_status, without its services.
         lrm: the lrm_status of the VM's node, without its results.
-        ended: HA's services that don't run on this node: systemd removes the pid file also of one that was killed.
+        ended: HA's services that don't run on this node: systemd removes the pid file of a killed service, too.
     """
 
     trouble: str = ""
@@ -78,7 +78,7 @@ NOT_ASKED = Cluster()
 def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     """Return what /etc/pve says, or a view with its `trouble` where it gives an error or no answer in time.
 
-    Where it gave no answer a moment ago, a second is enough to see whether it does now, because a verb looks several
+    After a failed answer a moment ago, one second is enough to see whether it answers now, because a verb looks several
     times.
     """
     global _hung_at
@@ -87,7 +87,7 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
     answer = ask_or_none(lambda: asdict(_read_cluster(host)), seconds)
     if answer is not None:
         return Cluster(**answer)
-    if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look is no proof
+    if seconds >= CLUSTER_SECONDS or _hung_at > float("-inf"):  # a shorter look proves nothing
         _hung_at = time.monotonic()
     return Cluster("pmxcfs-hung")
 
@@ -95,8 +95,8 @@ def cluster_view(host: Host, seconds: float = CLUSTER_SECONDS) -> Cluster:
 def is_placeless(host: Host, view: Cluster) -> bool:
     """Tell whether this node can't know which node has the VM, because it has no quorum, or /etc/pve does not answer.
 
-    A node that is in no cluster knows. If the disk with corosync's configuration does not answer, the node counts as
-    one of a cluster.
+    A node outside of a cluster always knows. If the disk with corosync's configuration does not answer, the node counts
+    as one of a cluster.
     """
     if view.answers:
         return not view.quorate
@@ -107,7 +107,7 @@ def is_stale_copy(host: Host, view: Cluster) -> bool:
     """Tell whether a QEMU of the VM is here although another node has the VM, and no migration moves it.
 
     The process is looked for after /etc/pve, because a migration ends the QEMU here before it removes its lock
-    (QemuMigrate.pm, phase3_cleanup), so one that is here after that lock was gone belongs to no migration.
+    (QemuMigrate.pm, phase3_cleanup), so a process that is here after the lock was removed belongs to no migration.
     """
     return view.quorate and view.node != "" and not view.migrating and is_here(host) is True
 
@@ -154,7 +154,7 @@ def _read_cluster(host: Host) -> Cluster:
 
 
 def _is_writable(path: str) -> bool:
-    """Tell whether the owner's write bit is set on the link, as PVE reads it, and on its target where that exists."""
+    """Tell whether the owner's write bit is set on the link, as PVE reads it, and on its target if that exists."""
     modes = [os.lstat(path).st_mode]
     if os.path.exists(path):
         modes.append(os.stat(path).st_mode)
@@ -171,7 +171,7 @@ def _read_text(host: Host, path: str) -> str | None:
 
 
 def parse_lock(conf: str) -> str:
-    """Return the `lock:` of a VM's configuration; the snapshots that follow have none."""
+    """Return the `lock:` of a VM's configuration; snapshots after it are ignored."""
     for line in conf.splitlines():
         if line.startswith("["):
             break
@@ -187,7 +187,7 @@ def parse_cluster_name(corosync: str) -> str:
 
 
 def parse_ha_requested(resources: str, vmid: int) -> str:
-    """Return the state requested of HA in its resources.cfg; a resource without one is to be started."""
+    """Return the state requested of HA in its resources.cfg; a resource without a state counts as started."""
     found = ""
     mine = False
     for line in resources.splitlines():
@@ -200,10 +200,11 @@ def parse_ha_requested(resources: str, vmid: int) -> str:
 
 
 def ha_word(manager: dict[str, object], *keys: str) -> str:
-    """Return a word of HA's manager_status, an empty text where it has none.
+    """Return a value from HA's manager_status, or an empty text.
 
     `disarm` is there since pve-ha-manager 5.1.3. Its mode `freeze` holds every resource as it is; `ignore` leaves them
-    alone, and `qm` acts directly. HA first completes what is under way: a move, or what follows a node's failure.
+    alone, and `qm` acts directly. HA first completes actions under way, such as a move or the recovery from a node's
+    failure.
     """
     try:
         return str(reduce(getitem, keys, manager))  # type: ignore[arg-type]  # what is no object raises TypeError
@@ -220,7 +221,7 @@ class VmlistEntry:
 
 
 def parse_vmlist(vmlist: str) -> dict[int, VmlistEntry]:
-    """Return the VMs and containers of the cluster by number, from /etc/pve/.vmlist; nothing of an odd entry."""
+    """Return the VMs and containers of the cluster by number, from /etc/pve/.vmlist; an invalid entry is skipped."""
     try:
         found = json.loads(vmlist)["ids"].items()
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -51,7 +51,7 @@ class Host:
 
     @property
     def scope(self) -> str:
-        """The file with the pids in the cgroup in which qemu-server starts the VM, leftovers too."""
+        """The file with the pids in the cgroup in which qemu-server starts the VM, leftovers included."""
         return self.path(f"/sys/fs/cgroup/qemu.slice/{self.vmid}.scope/cgroup.procs")
 
     def proc(self, pid: int, name: str) -> str:
@@ -74,21 +74,22 @@ class Key:
     last_words: bool = True
 
     def host(self, vmid: int) -> Host:
-        """Return the host as seen for one of the VMs."""
+        """Return the host's paths and settings for one of the VMs."""
         return Host(vmid, self.root, self.last_words)
 
 
 def log(root: str, line: str) -> None:
-    """Send one line to the journal without waiting: a full or absent log stops nothing."""
+    """Send one line to the journal without waiting, so that a full or missing log stops nothing."""
     packet = f"<37>breakglass-pve[{os.getpid()}]: {line}"
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.setblocking(False)
         journal.sendto(packet.encode(errors="replace"), f"{root}/dev/log")
 
 
-# --- Small files that other processes read: written as a whole, and read without an error when they are damaged ---
+# --- Small files that other processes read: written completely or not at all, and read without an error if they are
+# damaged ---
 
-JSON_CHARS = 2 * 1024 * 1024  # a longer file is as good as damaged
+JSON_CHARS = 2 * 1024 * 1024  # a longer file counts as damaged
 
 
 def boottime() -> float:
@@ -111,7 +112,7 @@ def write_atomic(path: str, text: str) -> None:
 
 
 def write_draft(path: str, text: str) -> str:
-    """Write what is to take the place of a file; return its path. A full disk keeps no half of it."""
+    """Write a file that is to replace another; return its path. If the disk is full, no part of it remains."""
     draft = f"{path}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Processes: their identity and state, and the steps that keep this one alive.
 
-A job leaves the SSH session, keeps its pages in memory, and is the last that the OOM killer takes.
+A job leaves the SSH session, keeps its pages in memory, and is the last process that the OOM killer takes.
 """
 
 import ctypes
@@ -11,8 +11,8 @@ from .paths import boottime, read_small_file, write_atomic
 
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _MOST_FDS = 4096
-_LOG_CHARS = 300  # of a line about a defect
-_libc = ctypes.CDLL(None, use_errno=True)  # at import: nothing may be loaded from a disk later
+_LOG_CHARS = 300  # the most of a line about a defect
+_libc = ctypes.CDLL(None, use_errno=True)  # loaded at import, because nothing may be loaded from a disk later
 
 
 def read_stat(process: int | str) -> tuple[str, list[str]]:
@@ -35,7 +35,7 @@ def process_ticks(pid: int) -> int:
     """Return the process's start time in clock ticks, 0 without such a process (proc(5), field 22).
 
     A process whose first thread has ended counts while another thread lives (field 20): a QEMU that was killed while
-    one of its threads waits for storage looks like a zombie, and holds its disks all the same.
+    one of its threads waits for storage looks like a zombie, but still holds its disks.
     """
     _, fields = read_stat(pid)
     if not fields:
@@ -45,10 +45,10 @@ def process_ticks(pid: int) -> int:
 
 
 def process_start() -> float:
-    """Return when sshd forked what became this process, in seconds since the boot, but an exec does not change that.
+    """Return when sshd forked this process, in seconds since the boot. An exec does not change that time.
 
     sshd makes the account's shell the leader of a session. Debian's shell forks once more to run a command, and it may
-    itself have waited for a disk, so its start counts.
+    itself have waited for a disk, so the shell's start counts.
     """
     parent = os.getppid()
     has_shell = os.getpgrp() == os.getsid(0) == parent and read_stat(parent)[0].endswith("sh")
@@ -71,9 +71,9 @@ def read_process(path: str) -> int:
 
 
 def open_verified(pid: int, is_it: Callable[[], object]) -> int | None:
-    """Return a pidfd of a process; None where it has ended, or `is_it()` says that it is another.
+    """Return a pidfd of a process; None if it has ended, or `is_it()` says that it is another.
 
-    It is opened first and verified then: what a descriptor names can't become another process later.
+    The pidfd is opened first and verified after that, because a descriptor can't come to name another process later.
     """
     try:
         pidfd = os.pidfd_open(pid)
@@ -94,7 +94,7 @@ def lock_memory() -> bool:
 
 
 def set_oom_score(score: int) -> None:
-    """Tell the OOM killer when to take this process: the last of all at -1000, as any other at 0."""
+    """Tell the OOM killer when to take this process: last of all at -1000, like any other process at 0."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(score))
@@ -114,7 +114,7 @@ def spawn_detached(log: Callable[[str], None], name: str, body: Callable[[], Non
     """Run `body` in a process that no SSH connection, terminal or parent can end; return at once.
 
     A double fork with setsid(2). The process inherits no descriptor but `kept`, so it never writes to the SSH pipe.
-    Where it fails, it logs one line that begins with `name`, because it has no caller that could report the error.
+    If it fails, it logs one line that begins with `name`, because it has no caller that could report the error.
     """
     pid = os.fork()
     if pid == 0:

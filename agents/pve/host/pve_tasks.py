@@ -1,8 +1,8 @@
 """The task that owns a VM's `lock:`, and the process that holds its lock file.
 
-Two sources that can't contradict each other: the processes in /proc, whose names PVE sets to `task UPID:…`, and the
-task index, whose UPIDs name processes by pid and start time. An owner is called dead only when both could be read and
-neither knows it. This module removes no lock.
+It uses two sources that can't contradict each other: the processes in /proc, whose names PVE sets to `task UPID:…`, and
+the task index, whose UPIDs name processes by pid and start time. An owner is called dead only when both could be read
+and neither knows it. This module removes no lock.
 """
 
 import os
@@ -16,7 +16,7 @@ from .process import each_process, process_ticks
 
 TASK_SECONDS = 1.5
 INDEX_BYTES = 256 * 1024
-NAME_CHARS = 200  # of a command line, where it is shown
+NAME_CHARS = 200  # the most of a command line that is shown
 
 # The tasks that set each kind of lock (qemu-server, API2/Qemu.pm; VZDump). `suspended` is a state and has no task.
 _TASKS = {
@@ -29,7 +29,7 @@ _TASKS = {
     "snapshot-delete": ("qmdelsnapshot",),
     "suspending": ("qmsuspend",),
 }
-# Their task may run on another node, or carry another VM's number, so that its absence here proves nothing.
+# Their task may run on another node, or carry another VM's number, so a missing task on this node proves nothing.
 _FROM_ELSEWHERE = ("migrate", "clone", "create")
 
 _UPID = re.compile(
@@ -40,7 +40,7 @@ _UPID = re.compile(
 
 @dataclass(frozen=True)
 class Task:
-    """One task of PVE, by its UPID; `end` is what its index line says of its end."""
+    """One task of PVE, by its UPID; `end` is the end that its index line reports."""
 
     upid: str
     type: str
@@ -114,10 +114,10 @@ def _read_command_line(host: Host, pid: int) -> str:
 
 
 def read_index(host: Host) -> list[str]:
-    """Return the lines of the task index, oldest first and each task once.
+    """Return the lines of the task index, oldest first each task once.
 
     `index` has the tasks that ended, oldest first. `active` is newest first and repeats tasks that have ended, so only
-    those that `index` does not have are added.
+    tasks that `index` lacks are added.
     """
     ended = _read_last_lines(host.path("/var/log/pve/tasks/index"))
     known = {task.upid for line in ended if (task := parse_task(line))}
@@ -158,7 +158,7 @@ _KINDS = {"stop": "stop", "shutdown": "shutdown", "reboot": "shutdown", "start":
 def flock_holders(host: Host) -> list[Holder]:
     """Return the processes that hold the VM's lock file, as a running `qm start` or `qm stop` does for its whole life.
 
-    /var/lock is a tmpfs and /proc/locks never blocks; a child reads them all the same.
+    /var/lock is a tmpfs and /proc/locks never blocks; a child reads them anyway.
     """
     pids = ask_or_none(lambda: _flock_pids(host), TASK_SECONDS) or []
     return [Holder(pid, ask_or_none(partial(_read_command_line, host, pid), TASK_SECONDS / 3) or "") for pid in pids]
@@ -170,7 +170,7 @@ def is_qm_at_work(host: Host) -> bool:
 
 
 def cleanup_pids(host: Host) -> list[int]:
-    """Return the pids of this VM's `qm cleanup`, which qmeventd starts after each end of a QEMU."""
+    """Return the pids of this VM's `qm cleanup`, which qmeventd starts whenever a QEMU ends."""
     return ask_or_none(lambda: _cleanup_pids(host), TASK_SECONDS) or []
 
 

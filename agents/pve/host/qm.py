@@ -2,7 +2,7 @@
 
 `qm start|stop|reset|shutdown|reboot` do their work in a child that has called setsid(2) and is named after its task,
 `task UPID:…` (pve-common, RESTEnvironment.pm fork_worker). The worker holds the VM's lock file and continues when `qm`
-is killed, so it is found first and ended first.
+is killed, so this module finds and ends the worker first.
 """
 
 import os
@@ -18,7 +18,7 @@ from .process import each_process, open_verified, process_ticks
 
 @dataclass(frozen=True)
 class _Victim:
-    """A process to end, by a descriptor that can't come to mean another one."""
+    """A process to end, by a descriptor that can never name another process."""
 
     pid: int
     name: str
@@ -36,7 +36,7 @@ class _Victim:
 
 
 def end_qm(pid: int, gently: bool = False) -> list[str]:
-    """End a `qm` and its worker; return those that outlive SIGKILL, as `NAME (process PID)`.
+    """End a `qm` and its worker; return the ones that survive SIGKILL, as `NAME (process PID)`.
 
     `gently` sends SIGTERM first, which `qm` passes on to its worker. Never use it on a stop while QEMU has to live,
     because the worker of a stop answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
@@ -55,7 +55,7 @@ def end_qm(pid: int, gently: bool = False) -> list[str]:
 
 
 def _find_victims(pid: int) -> Iterator[_Victim]:
-    """Yield the worker, then `qm` itself, whose pid stays its own until this process, its parent, has collected it."""
+    """Yield the worker, then `qm` itself, whose pid can't be reused before this process, its parent, has reaped it."""
     for child in find_workers(pid):
         yield from _open_victim(child, "the worker of qm")
     yield from _open_victim(pid, "qm")
@@ -74,7 +74,7 @@ def find_workers(pid: int) -> list[int]:
 
 
 def _await_all(victims: list[_Victim]) -> list[_Victim]:
-    """Return those that have not ended after QM_END_SECONDS."""
+    """Return the processes that have not ended after QM_END_SECONDS."""
     until = time.monotonic() + QM_END_SECONDS
     left = list(victims)
     while left and (seconds := until - time.monotonic()) > 0:

@@ -1,7 +1,7 @@
-"""A client for QEMU's monitor (QMP) over its socket, every step with a deadline.
+"""A client for QEMU's monitor (QMP) over its socket, in which every step has a deadline.
 
-QEMU serves one client at a time and `pvestatd` is one too, so a busy monitor is retried until the deadline, and each
-conversation is short. Rules: QEMU's docs/interop/qmp-spec.rst.
+QEMU serves one client at a time, and `pvestatd` is another client, so a busy monitor is retried until the deadline, and
+each conversation is short. Rules: QEMU's docs/interop/qmp-spec.rst.
 """
 
 import json
@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 
 MESSAGE_BYTES = 4 * 1024 * 1024
-# RunState of QEMU's qapi/run-state.json, since 6.0. No other word is passed on: callers compare it and send it back.
+# RunState of QEMU's qapi/run-state.json, since 6.0. No other word is passed on, because callers compare the state and
+# send it back.
 RUN_STATES = (
     *("debug", "inmigrate", "internal-error", "io-error", "paused", "postmigrate", "prelaunch", "finish-migrate"),
     *("restore-vm", "running", "save-vm", "shutdown", "suspended", "watchdog", "guest-panicked", "colo"),
@@ -19,7 +20,7 @@ RUN_STATES = (
 
 
 class QmpSilent(Exception):
-    """Raised if QEMU does not answer on its monitor; it may or may not have read the command."""
+    """Raised if QEMU does not answer on its monitor; QEMU may or may not have read the command."""
 
 
 class QmpError(Exception):
@@ -29,7 +30,7 @@ class QmpError(Exception):
 class Qmp:
     """One short conversation with a monitor; a context manager.
 
-    `seconds` bounds the whole of it. Raises QmpSilent when QEMU does not answer in that time.
+    `seconds` limits the whole conversation. Raises QmpSilent when QEMU does not answer in that time.
     """
 
     def __init__(self, path: str, seconds: float) -> None:
@@ -38,7 +39,7 @@ class Qmp:
         self.events: list[str] = []
         self._socket = self._connect(path)
         try:
-            self._next()  # QEMU greets when it serves this client
+            self._next()  # QEMU sends its greeting when it serves this client
             self.command("qmp_capabilities")
         except BaseException:
             self._socket.close()
@@ -51,7 +52,7 @@ class Qmp:
             try:
                 client.connect(path)
                 return client
-            except BlockingIOError:  # the listen queue is full: another client is connected
+            except BlockingIOError:  # the listen queue is full because another client is connected
                 client.close()
                 time.sleep(0.02)
             except OSError as error:
@@ -89,7 +90,7 @@ class Qmp:
 
     def command(self, name: str, fds: Sequence[int] = (), **arguments: object) -> object:
         """Execute a QMP command, which may pass descriptors; return its answer. Raise QmpError if refused."""
-        own = f"{os.getpid()}-{time.monotonic_ns()}"  # the answer to a client that has left comes to the next one
+        own = f"{os.getpid()}-{time.monotonic_ns()}"  # an answer to a client that has left arrives at the next client
         request = {"execute": name, "id": own, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._left())
         try:

@@ -2,7 +2,7 @@
 
 import re
 
-# --- Reads a VM's configuration text: options, pending options, time that a start may take.
+# --- Reads a VM's configuration text: options, pending options, the time that a start may take.
 #
 # Pure: cluster.py reads the file.
 #
@@ -20,7 +20,7 @@ _OPTION_LINE = re.compile(r"([a-z][a-z_0-9]*):\s*(.*)")
 
 
 def current_options(text: str) -> dict[str, str]:
-    """Return the options in force: those before the first section."""
+    """Return the options in force, which come before the first section."""
     return _options_in(_sections(text).get("", []))
 
 
@@ -32,9 +32,10 @@ def pending_options(text: str) -> list[str]:
 
 
 def start_seconds(text: str) -> tuple[float, list[str]]:
-    """Return how long Proxmox waits for QEMU to start, in seconds, and the reasons for more than the base.
+    """Return how long Proxmox waits for QEMU to start, in seconds, and the reasons why that is more than usual.
 
-    A start applies the pending options, unless an earlier stop has done so. The longer of the two times is returned.
+    A start applies the pending options, unless an earlier stop has applied them. The longer of the two possible times
+    is returned.
     """
     current = current_options(text)
     pending = _options_in(_sections(text).get("PENDING", []))
@@ -44,7 +45,7 @@ def start_seconds(text: str) -> tuple[float, list[str]]:
 
 
 def _start_seconds(options: dict[str, str]) -> tuple[float, list[str]]:
-    """Compute it as qemu-server 9.2.6 does (Helpers.pm, config_aware_timeout)."""
+    """Compute that time as qemu-server 9.2.6 does (Helpers.pm, config_aware_timeout)."""
     why = []
     seconds = START_BASE_SECONDS
     if (memory := _memory_mib(options)) > 30 * 1024:
@@ -94,13 +95,13 @@ def _options_in(lines: list[str]) -> dict[str, str]:
 # docs/ha.md has every state, and the lines of pve-ha-manager behind each rule.
 
 HA_SERVICES = ("pve-ha-crm", "pve-ha-lrm")
-# Of `requested` (resources.cfg) and of `state` (manager_status).
+# Values of `requested` (resources.cfg) and of `state` (manager_status).
 _HANDS_OFF = ("", "ignored", "disarmed")
 AT_REST = ("stopped", "disabled")
 MOVING = ("migrate", "relocate", "request_start_balance")
 UNDER_WAY = ("migrate", "relocate", "fence", "recovery")  # HA completes these before it is disarmed
 _STUCK = ("error", "freeze", "fence", "recovery", *MOVING)
-# In these states HA forgets a request to stop a VM that it wants to run, and starts the VM afterwards.
+# In these states HA forgets a request to stop a VM that it wants to run, and then starts the VM.
 _DEAF = ("stopped", "request_start", "request_stop", "freeze", "fence", "recovery")
 
 
@@ -120,5 +121,5 @@ def ha_stuck(requested: str, state: str) -> bool:
 
 
 def ha_drops_stop(requested: str, state: str) -> bool:
-    """Tell whether HA would forget a request to stop the VM, so that the VM runs on, or again."""
+    """Tell whether HA would forget a request to stop the VM, so that the VM keeps running, or starts again."""
     return (ha_manages(requested) and state in MOVING) or (ha_restarts(requested, state) and state in _DEAF)

@@ -1,6 +1,6 @@
-"""The VM's state without `qm` and without `/etc/pve`: from pid file, /proc, cgroup and QMP.
+"""The VM's state without `qm` and without `/etc/pve`: from the pid file, /proc, the cgroup and QMP.
 
-A pid that exists proves less than QEMU's own answer, so each fact is kept with its source, and `vm_state` weighs them.
+An existing pid proves less than QEMU's own answer, so each fact is kept with its source, and `vm_state` weighs them.
 This module signals no process and changes nothing.
 """
 
@@ -46,11 +46,11 @@ def observe(host: Host) -> Facts:
 
 
 def observe_stepwise(host: Host) -> Iterator[Facts]:
-    """Yield the facts each time there are more, so that a caller with a deadline keeps what it has."""
+    """Yield the facts each time there are more, so that a caller with a deadline has the facts so far."""
     facts = Facts(pid=read_pid(host))
     yield facts
     if facts.pid is None:
-        if os.path.exists(host.qmp):  # the pid file is gone, and QEMU may still run
+        if os.path.exists(host.qmp):  # the pid file is gone, but QEMU may still run
             yield _ask_qmp(host, facts)
         return
     facts = replace(facts, ours=is_vm_process(host, facts.pid))
@@ -150,7 +150,7 @@ def has_process(facts: Facts) -> bool | None:
 def leftover_pids(host: Host) -> list[int]:
     """Return the live pids in the VM's cgroup scope, among them any process that survived SIGKILL.
 
-    The QEMU storage daemon, which a TPM's state may need, is left out: `qm start` ends it (qemu-server 9.1.10).
+    The QEMU storage daemon, which a TPM's state may need, is left out, because `qm start` ends it (qemu-server 9.1.10).
     """
     daemon = _read_number(host.path(f"/run/qemu-server/qsd-{host.vmid}.pid"))
     return [pid for pid in map(int, read_small_file(host.scope).split()) if process_ticks(pid) and pid != daemon]

@@ -1,1 +1,1 @@
-"""Jobs: the request of each, its directory in /run, its lock, its result and its copy on disk."""
+"""Jobs: a job's request, its directory in /run, its lock, its result and its copy on disk."""

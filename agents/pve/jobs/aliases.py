@@ -1,7 +1,7 @@
-"""Ids that merely point at a job's capture: symbolic links among the jobs, of which a VM has MOST_ALIASES at most.
+"""Ids that only point to a job's capture. They are symbolic links beside the jobs, at most MOST_ALIASES for each VM.
 
 One capture may answer thousands of alerts, and each link takes an inode of /run, which the whole host shares. The
-oldest links go first; an id whose link has gone is new again.
+oldest links are deleted first, and then their ids count as new.
 """
 
 import os
@@ -12,9 +12,9 @@ from contextlib import suppress
 from .store import JobStore
 
 MOST_ALIASES = 1000
-FREED = 100  # at a time, so that not every new link costs a look at each one
+FREED = 100  # links to remove at a time, so that not every new link costs a look at all of them
 OLD_SECONDS = 60
-OWN_ID = "forensics-"  # begins the ids that serve.complete_request makes
+OWN_ID = "forensics-"  # the beginning of each id that serve.complete_request makes
 
 
 def add_alias(store: JobStore, job_id: str, target: str) -> bool:
@@ -30,19 +30,19 @@ def add_alias(store: JobStore, job_id: str, target: str) -> bool:
 
 
 def drop_dangling(store: JobStore, job_id: str, at_least: float = float("-inf")) -> None:
-    """Free an id that is an alias of a missing capture, if the alias is older than `at_least` seconds."""
+    """Free an id whose alias points to a missing capture, if the alias is older than `at_least` seconds."""
     path = store.path(job_id)
     try:
         if os.path.islink(path) and not os.path.exists(path) and time.time() - os.lstat(path).st_mtime > at_least:
             os.unlink(path)
-    except FileNotFoundError:  # another process prunes as well
+    except FileNotFoundError:  # another process prunes at the same time
         pass
 
 
 def prune_aliases(store: JobStore) -> None:
-    """Remove the aliases of captures that are gone, and those that are the host agent's own ids.
+    """Remove the aliases of captures that are gone, and the aliases with an id that the host agent made.
 
-    The host agent's own id has an alias if two captures were requested at the same moment. A client follows it for less
+    The host agent makes such an alias if two captures are requested at the same moment. A client follows it for less
     than a minute.
     """
     for link in _links(store):
@@ -71,5 +71,5 @@ def _dated(links: Iterable[os.DirEntry[str]]) -> list[tuple[int, str]]:
 
 def _remove(paths: Iterable[str]) -> None:
     for path in paths:
-        with suppress(OSError):  # another process prunes as well, and the id may have become a job since
+        with suppress(OSError):  # another process prunes at the same time, and the id may have become a job since
             os.unlink(path)

@@ -1,8 +1,8 @@
 """Copies of jobs on a disk that may hang, written by processes that no request waits for.
 
-A job's request is written when it begins to act, so that a crash of the host leaves a trace; the rest after its end.
-A copy that fails is reported by the next results and tried again after the next job. Captures are pruned to a budget.
-Verbs that changed power have their own budget, and are kept for a day at least.
+A job's request is written when it begins to act, so that a crash of the host leaves a trace. The rest is written after
+the job's end. The next results report a failed copy, and the next job's end tries it again. Captures are pruned to a
+budget. Verbs that changed power have their own budget, and are kept for at least a day.
 """
 
 import json
@@ -23,20 +23,20 @@ from .mutex import Lock
 from .store import JobStore, Record
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
-KEEP_JOBS = 20  # whose output stays in /run
-KEEP_BY_ITSELF = 3  # the same, of captures that a client took by itself
+KEEP_JOBS = 20  # the newest jobs, whose output stays in /run
+KEEP_BY_ITSELF = 3  # the same for captures that a client took by itself
 KEEP_IDS = 2 * DAY
-KEEP_CAPTURES = 200  # whose ids stay: a capture changes nothing, and another one may be taken for the same id
-BY_ITSELF = "by itself"  # the reason of such a capture
-KEEP_ARCHIVED = 500  # of each kind: captures, and the rest
+KEEP_CAPTURES = 200  # the captures whose ids stay; an older id may take another capture, which changes nothing
+BY_ITSELF = "by itself"  # the reason in the request of such a capture
+KEEP_ARCHIVED = 500  # jobs of each kind, captures and all others
 KEEP_BYTES = 256 * 1024 * 1024
-FILE_BYTES = 2 * 1024 * 1024  # of one file of a job: a longer one is not copied, nor shown
+FILE_BYTES = 2 * 1024 * 1024  # the limit for one file of a job; a longer file is not copied or shown
 SLOW_SECONDS = 2.0
 
 
 def archive_request(host: Host, store: JobStore, record: Record) -> None:
-    """Write the request of a job that begins to act, without waiting; on a hung disk only one process gets stuck."""
-    with suppress(OSError):  # no memory, no process, so the verb continues
+    """Write the request of a job that begins to act, without waiting; a hung disk blocks only that process."""
+    with suppress(OSError):  # without memory there is no new process, so the verb continues
         spawn_detached(host.log, "archive_request", lambda: _write_request(host, store, record))
 
 
@@ -58,8 +58,8 @@ def tidy_up(host: Host, store: JobStore) -> None:
 def prune_run(store: JobStore) -> None:
     """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds.
 
-    Of captures, the newest KEEP_CAPTURES stay, because a caller who may only look must not fill /run. Those that a
-    client took by itself are counted apart, so that they take no place of the others.
+    Of captures, the newest KEEP_CAPTURES stay, because a caller with read-only rights must not fill /run. Captures that
+    a client took by itself are counted separately, so that they don't displace the others.
     """
     now, ran, captures = boottime(), {True: 0, False: 0}, 0
     for record in store.records():
@@ -77,15 +77,15 @@ def prune_run(store: JobStore) -> None:
 
 
 def _log_errors(host: Host, step: Callable[[], None], name: str) -> None:
-    """Run a step; log its error, so that the next step runs all the same."""
+    """Run a step; log its error, so that the next step still runs."""
     try:
         step()
-    except Exception as error:  # of a damaged file, or a defect
+    except Exception as error:  # a damaged file or a defect
         log_error(host.log, name, error)
 
 
 def _tidy_archive(host: Host, store: JobStore) -> None:
-    """Prune the archive, and copy the jobs that are not copied yet; a process tries each once, and is alone."""
+    """Prune the archive, and copy the jobs that are not copied yet; only one process runs, and tries each once."""
     lock, tried = Lock(host, "archive.lock"), set[str]()
     while lock.take("archive"):
         waiting = _not_archived(store)
@@ -96,10 +96,10 @@ def _tidy_archive(host: Host, store: JobStore) -> None:
                 _copy(host, store, record, NAMES)
                 with open(store.path(record.id, "archived"), "wb"):
                     pass
-            copy_chain(host, node_name())  # last, because a damaged file of the chain must not cost the jobs
+            copy_chain(host, node_name())  # last, because a damaged file of the chain must not stop the copying of jobs
         lock.release()
         if all(record.id in tried for record in _not_archived(store)):
-            return  # otherwise a job ended meanwhile, and its process found the lock taken
+            return  # otherwise another job has ended meanwhile, whose process found the lock taken
 
 
 def _not_archived(store: JobStore) -> list[Record]:
@@ -125,14 +125,14 @@ def _copy(host: Host, store: JobStore, record: Record, names: tuple[str, ...]) -
 
 
 def read_bounded(path: str) -> bytes | None:
-    """Return a file of a job; None where it has more than FILE_BYTES. Raise OSError where it can't be read."""
+    """Return a file of a job; None if it has more than FILE_BYTES. Raise OSError if it can't be read."""
     with open(path, "rb") as file:
         data = file.read(FILE_BYTES + 1)
     return data if len(data) <= FILE_BYTES else None
 
 
 def _sync(directory: str) -> None:
-    """Write the request through to the disk, because a crash may come before the kernel writes it back."""
+    """Write the request through to the disk, because the host may crash before the kernel writes it back."""
     for path in (f"{directory}/{NAMES[0]}", directory):
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
@@ -144,7 +144,7 @@ def _sync(directory: str) -> None:
 
 @contextmanager
 def _note_progress(host: Host, store: JobStore) -> Iterator[None]:
-    """Note in /run that the archive is being written; note the reason when that fails."""
+    """Note in /run that the archive is being written; note the reason if that fails."""
     if "error" not in (read_json(_note_path(store)) or {}) and not _seconds_writing(store):
         pid = os.getpid()
         _write_note(store, {"since": boottime(), "pid": pid, "ticks": process_ticks(pid)})
@@ -168,7 +168,7 @@ def _write_note(store: JobStore, note: dict[str, object]) -> None:
 
 
 def _seconds_writing(store: JobStore) -> float:
-    """Return for how many seconds a process has been writing; 0 if none is."""
+    """Return for how many seconds a process has been writing; 0 if none is writing."""
     note = read_json(_note_path(store)) or {}
     since, pid = note.get("since"), note.get("pid")
     if not isinstance(since, float) or not isinstance(pid, int) or process_ticks(pid) != note.get("ticks"):
@@ -177,7 +177,7 @@ def _seconds_writing(store: JobStore) -> float:
 
 
 def is_archive_hung(store: JobStore) -> bool:
-    """Tell whether the archive is known not to answer. It reads tmpfs only, so it never waits."""
+    """Tell whether the archive is known not to answer. It only reads tmpfs, so it never waits."""
     return _seconds_writing(store) > SLOW_SECONDS
 
 
@@ -191,7 +191,7 @@ def is_from_before_boot(store: JobStore, job_id: str, seconds: float) -> bool | 
 
 
 def describe_archive_trouble(store: JobStore) -> str:
-    """Return a sentence when the archive can't be written or does not answer, else "". It reads tmpfs only."""
+    """Return a sentence if the archive can't be written or does not answer, otherwise "". It only reads tmpfs."""
     if reason := (read_json(_note_path(store)) or {}).get("error"):
         trouble = f"the archive in /var/lib can't be written ({reason})"
     elif is_archive_hung(store):
@@ -216,7 +216,7 @@ class _Archived:
 def prune_archive(archive: str) -> None:
     """Remove jobs over the budget of their kind, oldest first; keep verbs that change power for a day.
 
-    Of captures, those that a client took by itself go before all others.
+    Captures that a client took by itself are removed before all other captures.
     """
     try:
         with os.scandir(archive) as directories:

@@ -1,7 +1,7 @@
-"""Writes the chain: a line when a job begins to act, and one with its outcome. It stops no job.
+"""Writes the chain: a line when a job begins to act, and one with its outcome. Its failure stops no job.
 
-The job holds the VM's lock meanwhile, so there is one writer. It waits for no disk: the file is in /run, and the
-archive is asked once after a boot, for half a second.
+The job holds the VM's lock, so there is only one writer. The file is in /run, so it waits for no disk, except that it
+asks the archive once after a boot, for half a second.
 """
 
 import os
@@ -34,11 +34,11 @@ TORN_CHARS = 200
 def chain_open(job: Job) -> None:
     """Ask the archive where the chain stands, if /run's file is empty.
 
-    The job's own archiving must not have begun: of two processes that look for one name on a disk that hangs, the
+    The job's own archiving must not have begun, because if two processes look up the same name on a hung disk, the
     second can't be killed.
     """
     run, archive = chain_paths(job.host, node_name())
-    with suppress(OSError):  # no process: the chain starts anew
+    with suppress(OSError):  # no process could be started, so a new chain starts
         if not os.path.exists(run) or not os.path.getsize(run):
             job.chain_before = _continue_chain(job, archive)
 
@@ -65,14 +65,14 @@ def _write_link(job: Job, event: str, more: LinkFields) -> LinkFields | None:
     record = job.record
     try:
         return _append_link(job, {"job": record.id, "verb": record.verb, "by": record.by, "event": event, **more})
-    except Exception as error:  # a full /run, or a defect here, so the verb continues
+    except Exception as error:  # /run is full or this module has a defect, but the verb continues
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         job.warnings.append(f'the chain of jobs has no "{event}" line of this job: {why}')
         return None
 
 
 def _append_link(job: Job, fields: LinkFields) -> LinkFields:
-    """Append the line, after one that opens the file where it is empty; return the line's place."""
+    """Append the line; in an empty file, first append the line that opens it. Return the line's place."""
     host, node = job.host, node_name()
     run, _ = chain_paths(host, node)
     trim_chain(host, node, run, RUN_BYTES)

@@ -37,7 +37,7 @@ def link_hash(line: bytes) -> str:
 
 
 def parse_link(line: bytes) -> LinkFields:
-    """Return a line's fields; none of a damaged one."""
+    """Return a line's fields; none if it is damaged."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -46,7 +46,7 @@ def parse_link(line: bytes) -> LinkFields:
 
 
 def number_of(fields: LinkFields) -> int:
-    """Return the number of a line, 0 of a damaged one."""
+    """Return the number of a line, 0 if it is damaged."""
     number = fields.get("n")
     return number if type(number) is int and 0 < number < 10**12 else 0
 
@@ -60,7 +60,7 @@ def make_link(host: Host, node: str, number: int, prev: str, fields: LinkFields)
 
 @dataclass(frozen=True)
 class ChainEnd:
-    """The end of a chain's file: the last whole line, and what stands after it without a newline."""
+    """The end of a chain's file: the last whole line, and the text after it that has no newline."""
 
     line: bytes = b""
     torn: bytes = b""
@@ -78,7 +78,7 @@ class ChainEnd:
 
     @property
     def open_job(self) -> str:
-        """The job of the last line if that is the line of a beginning; otherwise empty."""
+        """The job of the last line if that line records a beginning; otherwise empty."""
         fields = parse_link(self.line)
         return str(fields.get("job"))[:64] if fields.get("event") == "begins" else ""
 
@@ -96,7 +96,7 @@ def open_chain(path: str) -> int:
 
 
 def append_links(fd: int, end: ChainEnd, lines: list[bytes]) -> None:
-    """Append whole lines in one write, in place of an unfinished line; all of them or none."""
+    """Append whole lines in one write, in place of an unfinished line; either all of them or none."""
     start = end.size - len(end.torn)
     if end.torn:
         os.ftruncate(fd, start)
@@ -124,7 +124,7 @@ def trim_chain(host: Host, node: str, path: str, most: int) -> None:
 
 
 def copy_chain(host: Host, node: str) -> None:
-    """Append the lines of /run's file that the archive does not have yet, and write them through to its disk."""
+    """Append the lines of /run's file that the archive lacks, and write them through to the archive's disk."""
     run, archive = chain_paths(host, node)
     try:
         with open(run, "rb") as file:

@@ -28,7 +28,7 @@ def list_jobs(host: Host) -> list[dict[str, object]]:
 
 
 def list_older_jobs(host: Host, newer: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Return what the archive adds up to 50 jobs in all; raise NoAnswerError when its disk does not answer."""
+    """Return the archived jobs that fill the list up to 50; raise NoAnswerError when its disk does not answer."""
     if len(newer) >= NEWEST:
         return []
     known = {str(job["id"]) for job in newer}
@@ -72,7 +72,7 @@ def _list_archived(archive: str, known: set[str], most: int) -> list[dict[str, o
 
 
 def _read_archived(directory: str) -> dict[str, object] | None:
-    """Return an archived job. A job without a result that /run does not know was running when the host went down."""
+    """Return an archived job. A job that has no result and is not in /run was running when the host went down."""
     request = read_json(f"{directory}/request.json")
     result = read_json(f"{directory}/result.json")
     result = result or _cut_off_result("the host went down or was restarted while it ran")
@@ -114,7 +114,7 @@ def _read_contents(directory: str) -> dict[str, object]:
 
 
 def _read_texts(path: str, *names: str) -> dict[str, list[str]]:
-    """Return lines of the guest, as a capture or a verb has kept them."""
+    """Return the guest's lines that a capture or a verb has kept."""
     evidence = (read_json(path) or {}).get("evidence")
     found = [evidence.get(name) if isinstance(evidence, dict) else None for name in names]
     return {
@@ -169,7 +169,7 @@ def answer_history(host: Host) -> tuple[str, Result]:
 
 
 def answer_job(host: Host, job_id: str) -> tuple[str | None, Result]:
-    """Return one job with its output; no text where it is unknown."""
+    """Return one job with its output; no text if it is unknown."""
     try:
         job, silence = read_job(host, job_id), ""
     except NoAnswerError as error:

@@ -20,11 +20,11 @@ from .store import JobStore, Record
 
 JOB_OUTPUT_BYTES = 1024 * 1024
 SHORT_BYTES = 2048
-ROOM_FOR_SHORT = 64 * 1024  # of it, for short lines alone: evidence must not push out what the job does
+ROOM_FOR_SHORT = 64 * 1024  # of the output, only for short lines, so that evidence leaves them room
 
 
 class Job:
-    """The running job: verbs and forensics write output, enter stages and keep time by it."""
+    """The running job: verbs and forensics use it to write output, enter stages and keep their deadline."""
 
     def __init__(self, host: Host, store: JobStore, record: Record) -> None:
         self.host = host
@@ -38,7 +38,7 @@ class Job:
         self.start_seconds = QM_START_SECONDS
         self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
         self.chain_before: tuple[int, str, str, dict[str, object]] | None = None  # see chain.py
-        self.is_chained = False  # has begun to act, so its outcome goes into the chain too
+        self.is_chained = False  # whether the job has begun to act, so that its outcome goes into the chain too
         self.anyway = ""  # the code of the refusal that a person has lifted
         self.survivors: list[str] = []  # commands of this job that nothing could end, so they may still act
         self._until = time.monotonic() + self.deadline
@@ -54,7 +54,7 @@ class Job:
         self._write(json.dumps({"stage": stage, "deadline": self.deadline}) + "\n")
 
     def allow_start(self, config: str) -> None:
-        """Give the start, and so the whole job, as long as Proxmox itself would by the VM's configuration."""
+        """Give the start, and so the whole job, the time that Proxmox itself would give by the VM's configuration."""
         seconds, why = start_seconds(config)
         more = min(seconds - START_COVERED_SECONDS, MOST_MORE_SECONDS)
         if more > 0:
@@ -86,10 +86,10 @@ class Job:
                 file.write(("\n" if self._is_torn else "") + line)
             self._is_torn = False
         except OSError:
-            self._is_torn = True  # half a line may stand there, so the next one begins with a line end
+            self._is_torn = True  # half a line may have been written, so the next one begins with a line end
 
     def seconds_left(self, cap: float) -> float:
-        """Return the seconds a step may take: `cap`, or what is left of the verb's deadline; end the verb at zero."""
+        """Return the seconds a step may take: `cap`, or the rest of the deadline; end the verb if nothing is left."""
         left = self._until - time.monotonic()
         if left <= 0:
             seconds = f"{self.deadline:g} s"
@@ -102,8 +102,8 @@ class Job:
     def run(self, argv: list[str], seconds: float, gently: bool = False) -> CommandResult:
         """Run a command that changes the VM, add what it printed to the job's output, and return its end.
 
-        Its process is recorded for the standby process. When its time is over, it is ended with its worker. `gently`:
-        SIGTERM comes first.
+        Its process is recorded for the standby process. When its time is over, it is ended with its worker. With
+        `gently`, SIGTERM comes first.
         """
         note = partial(self.note_process, "command")
         ran = run(argv, self.seconds_left(seconds), note, lambda pid: self.end_command(pid, gently))

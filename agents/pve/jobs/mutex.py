@@ -1,4 +1,4 @@
-"""What a job takes of the host: locks that the kernel releases, and room in /run that is kept for the power verbs."""
+"""The host's resources for jobs: locks that the kernel releases, and room in /run that is reserved for power verbs."""
 
 import fcntl
 import os
@@ -14,8 +14,9 @@ from ..host.paths import Host
 class Lock:
     """A POSIX record lock on a file in /run, with the holder's name inside.
 
-    F_SETLK and not flock, because a forked probe in uninterruptible sleep must not inherit it. The kernel releases it
-    when the job's process ends, however it ends. No other code of the process that holds it may open the file.
+    It uses F_SETLK and not flock, because a forked probe in uninterruptible sleep must not inherit the lock. The kernel
+    releases it when the job's process ends, however it ends. No other code of the process that holds the lock may open
+    the file.
     """
 
     def __init__(self, host: Host, name: str) -> None:
@@ -42,7 +43,7 @@ class Lock:
             self._fd = None
 
     def holder(self, tries: int = 100) -> str | None:
-        """Return the id of the job that holds the lock; None when it is free, or has not named itself in 2 ms a try."""
+        """Return the id of the job that holds the lock; None if it is free, or its holder wrote no id in time."""
         for _ in range(tries):
             pid, text = self._peek()
             if pid == 0:
@@ -67,20 +68,20 @@ class Lock:
 
 # --- Room that is kept in /run for the power verbs of this host. Bookkeeping must not stop a rescue ---
 #
-# One file keeps bytes, of which a part is freed where /run is full. Empty files keep inodes, of which some are removed
-# where there is none left, because the captures of one token can take all that a host has.
+# One file keeps bytes, and a part of it is freed if /run is full. Empty files keep inodes, and some of these are
+# removed if no inode is left, because the captures of one token can take all that a host has.
 
 RESERVE_BYTES = 1024 * 1024
-PART_BYTES = 64 * 1024  # of which a job needs a third for its request, lock, stages and result
+PART_BYTES = 64 * 1024  # a job needs a third of that for its request, lock, stages and result
 RESERVE_INODES = 512
-PART_INODES = 32  # of which a job needs half for its files, and the `qm` that it runs has the rest
+PART_INODES = 32  # a job needs half of them for its files, and its `qm` the rest
 
 
 def fill_reserve(root: str) -> None:
-    """Make the reserve whole again, while that leaves as much room: jobs under way must not lose what it gave them."""
+    """Fill the reserve again if as much room stays free, so that running jobs keep the room that it gave them."""
     place = f"{root}/run/breakglass"
     free_bytes, free_inodes = _free(root)
-    with suppress(OSError), open(f"{place}/reserve", "ab") as file:  # a host continues without it
+    with suppress(OSError), open(f"{place}/reserve", "ab") as file:  # the host works without a reserve
         if file.tell() < RESERVE_BYTES < free_bytes - RESERVE_BYTES:
             os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     with suppress(OSError):

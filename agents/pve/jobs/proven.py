@@ -1,7 +1,7 @@
-"""When this host was last proven: by a drill, whose cycle ended well, or by a doctor that found no error.
+"""When this host was last proven: by a drill with a successful cycle, or by a doctor run without errors.
 
-One small file for the whole host. What is read is in /run; its copy on the disk, which may hang, lasts longer than a
-boot. A process that nothing waits for writes the copy.
+One small file for the whole host. Readers use the file in /run. Its copy on the disk, which may hang, survives a
+reboot. A separate process writes the copy, and nothing waits for it.
 """
 
 import fcntl
@@ -18,18 +18,18 @@ from ..host.process import spawn_detached
 from ..words import DONE
 from .result import Result
 
-RESTORE_SECONDS = 0.3  # that a `ping` waits for the disk, which has 4 s in all
+RESTORE_SECONDS = 0.3  # the time that a `ping`, which has 4 s in all, waits for the disk
 _PROVEN_FIELDS = ("at", "by", "how", "vm")
-_MOST_BYTES = 1000  # of the file: its fields are short, and each answer has them
+_MOST_BYTES = 1000  # the most that is read of the file, because each answer includes its fields
 
 
 def with_proven(host: Host, request: Request, result: Result) -> Result:
-    """Return the result with when this host was last proven; first record it, if this request has proven it now.
+    """Add to the result when this host was last proven; if this request proves it now, record that first.
 
     It reads and writes tmpfs only.
     """
     if request.proves and result.exit_code == DONE and result.state != "unknown":
-        with suppress(OSError):  # a full /run: the verb is done all the same
+        with suppress(OSError):  # /run is full, but the verb is done
             _record_proven(host, request)
     return replace(result, extra={**result.extra, "proven": _read_proven(_proven_path(host.root))})
 
@@ -37,7 +37,7 @@ def with_proven(host: Host, request: Request, result: Result) -> Result:
 def restore_proven(root: str) -> dict[str, object] | None:
     """Return when, by whom and how this host was last proven, None if it never was; after a boot, ask the disk.
 
-    A disk that is slow after a boot has the answer for a later `ping`.
+    If the disk is slow after a boot, the answer is there for a later `ping`.
     """
     if _read_proven(_proven_path(root)) is None:
         ask_or_none(lambda: _match_disk(root), RESTORE_SECONDS)
@@ -49,7 +49,7 @@ def _proven_path(root: str, place: str = "run") -> str:
 
 
 def _read_proven(path: str) -> dict[str, object] | None:
-    """Return what a file says, None for what isn't a short file of ours. A fifo in its place holds up no answer."""
+    """Return a file's contents, None if it isn't a short file of ours. A fifo in its place delays no answer."""
     try:
         with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             text = file.read(_MOST_BYTES + 1) or b""
@@ -69,7 +69,7 @@ def _record_proven(host: Host, request: Request) -> None:
 def _match_disk(root: str) -> None:
     """Copy the file to the disk or, after a boot, from there, unless a newer one has come meanwhile.
 
-    One process at a time, and others end at once, because a disk that hangs for days holds up no second one.
+    Only one process runs at a time and others end at once, so that a disk that hangs for days blocks only one.
     """
     here, there = _proven_path(root), _proven_path(root, "var/lib")
     lock = os.open(f"{root}/run/breakglass/proven.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -85,12 +85,12 @@ def _match_disk(root: str) -> None:
                 os.unlink(draft)
             fcntl.flock(lock, fcntl.LOCK_UN)
             newest = _read_proven(here)
-            if newest in (found, None):  # otherwise the process that brought it found the lock taken
+            if newest in (found, None):  # otherwise another process wrote a newer one and found the lock taken
                 return
 
 
 def _draft_proven(path: str, proven: dict[str, object]) -> str:
-    """Write what may take the place of a file, through to the disk; return its path."""
+    """Write a file that may replace another, through to the disk; return its path."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     draft = write_draft(path, json.dumps(proven))
     with open(draft, "rb") as file:

@@ -13,8 +13,8 @@ WHY_CHARS = 110
 class Verdict:
     """One sentence for a person, the advised verb (or empty), and the lines that prove the sentence.
 
-    The sentence has SENTENCE_CHARS at most. Words of Proxmox and QEMU belong into the lines. `why` is the decisive half
-    of it in WHY_CHARS for a phone, and empty where the sentence is short or is the cause of a failure. `fix`: see
+    The sentence has SENTENCE_CHARS at most. Text from Proxmox and QEMU belongs in the lines. `why` is the decisive half
+    of it in WHY_CHARS for a phone, and empty if the sentence is short or is the cause of a failure. `fix`: see
     cures.py.
     """
 
@@ -42,8 +42,8 @@ def _shorten(sentence: str, most: int) -> str:
 class Result:
     """How a verb ended.
 
-    `state`: see vmstate.vm_state; `elsewhere` where the verdict names the node that has the VM. `last`: the newest job
-    that got past its preconditions, None where it was not looked up. `anyway`: the code by which a person can lift
+    `state`: see vmstate.vm_state; `elsewhere` if the verdict names the node that has the VM. `last`: the newest job
+    that got past its preconditions, None if it was not looked up. `anyway`: the code with which a person can override
     this refusal. `seconds`: how long the verb took.
     """
 
@@ -63,7 +63,7 @@ class Result:
         if self.state == STOPPED and self.verdict is not None and self.verdict.code in MOVED_CODES:
             object.__setattr__(self, "state", ELSEWHERE)
         if self.state == STOPPED and self.verdict is not None and self.verdict.code in (CONTAINER, PLACE_UNKNOWN):
-            object.__setattr__(self, "state", "unknown")  # that no QEMU is here says nothing about its state
+            object.__setattr__(self, "state", "unknown")  # a missing QEMU here says nothing about the VM's state
 
     @property
     def outcome(self) -> str:

@@ -25,8 +25,8 @@ from .result import Result
 class Record:
     """A job's request as it was claimed.
 
-    `nonce` tells the process that started it from those that attach. `pid` and `ticks` name the job's process, so that
-    a reused pid is not mistaken for it.
+    `nonce` distinguishes the process that started it from those that attach. `pid` and `ticks` name the job's process,
+    so that a reused pid is not mistaken for it.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Record:
     fresh: int = 0
 
     def whole_result(self, result: Result, deadline: float) -> dict[str, object]:
-        """Return a result as it is kept, with what identifies the job and its times."""
+        """Return a result as it is stored, with the job's identity and times."""
         return {
             **result.as_json(),
             "job": self.id,
@@ -54,7 +54,7 @@ class Record:
 
 
 def make_record(request: Request, nonce: str, is_job: bool) -> Record:
-    """Return the record of a request that this process claims now: as its job, or only so that no other one can."""
+    """Return the record of a request that this process claims now: to run its job or to block the id."""
     started, pid = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), os.getpid()
     ticks = process_ticks(pid) if is_job else 0
     who = (request.id, request.verb, request.by, request.why)
@@ -72,7 +72,7 @@ class JobStore:
         """Make the directories, for root only; raises OSError when /run can't be written."""
         try:
             os.makedirs(self.jobs, mode=0o700, exist_ok=True)
-        except OSError:  # there is no inode left
+        except OSError:  # no inode is left
             self.make_room(MUTATING[0])
             os.makedirs(self.jobs, mode=0o700, exist_ok=True)
         fill_reserve(self.host.root)
@@ -87,7 +87,7 @@ class JobStore:
         self.make_room(record.verb)
         try:
             self._write_draft(draft, record)
-        except OSError:  # another process has taken the room
+        except OSError:  # another process has used the room
             remove_job_dir(draft)
             self.make_room(record.verb)
             self._write_draft(draft, record)
@@ -99,9 +99,9 @@ class JobStore:
             return False
 
     def make_room(self, verb: str) -> None:
-        """Where /run is full, delete the output of old jobs, which the archive has as well, and aliases.
+        """If /run is full, delete aliases and the output of old jobs, which the archive also has.
 
-        Then use the reserve, for a verb that changes power: captures may come in any number.
+        Then use the reserve, for a verb that changes power: captures don't get it, because their number is unlimited.
         """
         if is_short(self.host.root):
             for job_id in filter(self.result, self.ids()):
@@ -128,7 +128,7 @@ class JobStore:
         return read_json(self.path(job_id, "result.json"))
 
     def write_result(self, job_id: str, result: dict[str, object]) -> None:
-        """Write a job's result. The first one stands, and a second one is dropped."""
+        """Write a job's result. The first result is kept, and a later one is dropped."""
         draft = self.path(job_id, f"result.{os.getpid()}")
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(result, file)
@@ -147,7 +147,7 @@ class JobStore:
         return read_small_file(self.path(job_id, "stage")).partition(" ")[0]
 
     def deadline(self, job_id: str, verb: str) -> float:
-        """Return by how many seconds after its start a job ends; the verb's usual number where it recorded none."""
+        """Return by how many seconds after its start a job ends; the verb's usual number if it recorded none."""
         try:
             return float(read_small_file(self.path(job_id, "stage")).partition(" ")[2])
         except ValueError:
@@ -156,7 +156,7 @@ class JobStore:
     def is_alive(self, record: Record) -> bool:
         """Tell whether the job's own process still runs, or its standby process, or the `qm` that it ran.
 
-        What a `qm` does to the VM is not known before it has ended.
+        The effect of a `qm` on the VM is not known before the `qm` has ended.
         """
         over = boottime() - record.boottime > self.deadline(record.id, record.verb)
         return bool(self.processes(record) or (not over and read_process(self.path(record.id, "command"))))
@@ -190,14 +190,14 @@ class JobStore:
     def strip(self, job_id: str) -> None:
         """Delete the output of a job and its picture, or an alias of it."""
         for name in ("", "output", "screen.png"):
-            with suppress(OSError):  # the first one is a directory, unless it is an alias
+            with suppress(OSError):  # the path is a directory, unless it is an alias
                 os.unlink(self.path(job_id, name))
 
 
 def describe_holder(store: JobStore, job_id: str) -> dict[str, object] | None:
     """Return which job holds the VM, its caller, since when and in which stage; None for an unknown id.
 
-    None also for a job that has its result, because it frees the VM in a moment.
+    It is also None for a job that has its result, because that job frees the VM in a moment.
     """
     record = store.record(job_id)
     if record is None or store.result(job_id) is not None:

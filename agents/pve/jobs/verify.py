@@ -1,6 +1,7 @@
-"""Verifies a VM's chain on one node: /run's file, and the archive's copy of it and of what came before.
+"""Verifies a VM's chain on one node: /run's file, and the archive's file, which has a copy of it and the older lines.
 
-`verify_chain` is pure. `broken` says at which line a chain is broken. A note is worth knowing, but breaks nothing.
+`verify_chain` is pure. `broken` says at which line a chain is broken. A note is worth knowing, but does not break the
+chain.
 """
 
 from collections.abc import Iterable
@@ -32,10 +33,10 @@ _LINK_FIELDS = ("n", "prev", "at", "vm", "node", "event")
 
 @dataclass(frozen=True)
 class ChainState:
-    """What a chain says, and from where it is broken.
+    """The state of a chain, and where it is broken.
 
-    `hashes` are the beginnings of the newest lines' hashes. `since` is the lowest number of which it is certain that
-    its line is among them; None where the archive did not answer.
+    `hashes` are the beginnings of the newest lines' hashes. `since` is the lowest number whose line is certain to be
+    among them; None if the archive did not answer.
     """
 
     node: str
@@ -51,7 +52,7 @@ def read_chain(host: Host, node: str, is_silent: bool = False) -> ChainState:
     """Return the state of a chain. `is_silent`: the archive is known not to answer, so it is not asked."""
     run, archive = chain_paths(host, node)
     older = None
-    if not is_silent and not is_archive_hung(JobStore(host)):  # first: a line is in /run before it is here
+    if not is_silent and not is_archive_hung(JobStore(host)):  # read first, because each line is in /run earlier
         older = ask_or_none(lambda: _read_chain_file(archive, 2 * ARCHIVE_BYTES).hex(), ARCHIVE_READ_SECONDS)
     newer, is_busy = b"", False
     for _ in range(2):  # while a job writes its line, a reader may see half of it
@@ -74,7 +75,7 @@ def _read_chain_file(path: str, most: int) -> bytes:
 
 
 def verify_chain(run: bytes, archive: bytes | None, vm: int, node: str, boot: str) -> ChainState:
-    """Return the state of a chain from its two files; `archive` is None where it did not answer."""
+    """Return the state of a chain from its two files; `archive` is None if it did not answer."""
     newer, torn = _split_links(run)
     older, cut_off = _split_links(archive or b"")
     broken, lines = _join_links(older, newer)
@@ -104,7 +105,7 @@ def verify_chain(run: bytes, archive: bytes | None, vm: int, node: str, boot: st
 
 
 def _split_links(data: bytes) -> tuple[list[bytes], bytes]:
-    """Return whole lines, and what stands after the last newline."""
+    """Return the complete lines, and the text after the last newline."""
     whole, newline, torn = data.rpartition(b"\n")
     return (whole.split(b"\n") if newline else []), torn
 
@@ -191,9 +192,9 @@ class _ChainWalk:
 
     def _judge_start(self, fields: LinkFields, is_first: bool) -> str:
         if (number_of(fields), fields["prev"]) != (1, NO_HASH):
-            return f"line {number_of(fields)} starts a chain and is not the first of it"
+            return f"line {number_of(fields)} starts a chain, but is not its first line"
         if not is_first and fields.get("why") == "first":
-            return f"a chain starts after line {self.number}, although there was one"
+            return f"a chain starts after line {self.number}, although a chain existed already"
         if not is_first or fields.get("why") != "first":
             self.notes.append(f"a new chain starts after line {self.number}: {fields.get('why')}")
         return ""

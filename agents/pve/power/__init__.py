@@ -1,1 +1,1 @@
-"""The verbs that change power: their checks, their ladder and their proofs."""
+"""The verbs that change power: their checks, their steps of increasing force, and their proofs."""

@@ -1,7 +1,7 @@
-"""What is about to start the VM, before and after a stop.
+"""Handles anything that is about to start the VM, before and after a stop.
 
-`stop` means stopped. So it waits for a start that is at work, and for Proxmox's cleanup, which starts the VM where a
-reboot was pending.
+`stop` means stopped. So it waits for a start under way, and for Proxmox's cleanup, which starts the VM if a reboot was
+pending.
 """
 
 import time
@@ -21,7 +21,7 @@ from .stop import MOST_SECONDS
 
 
 def await_start_under_way(job: Job, facts: Facts) -> Facts:
-    """Wait for a `qm start` that is at work on the VM, and return what is seen then, which is to be stopped."""
+    """Wait for a `qm start` that works on the VM, and return the state after it, which is to be stopped."""
     if any(holder.kind == "start" for holder in flock_holders(job.host)):
         _await_start(job)
         return observe(job.host)
@@ -29,9 +29,9 @@ def await_start_under_way(job: Job, facts: Facts) -> Facts:
 
 
 def await_aftermath(job: Job) -> Facts:
-    """Wait for the end of qmeventd's `qm cleanup` of this VM, and return what is seen then.
+    """Wait for the end of qmeventd's `qm cleanup` of this VM, and return the state after it.
 
-    The cleanup begins a moment after QEMU's end, and starts the VM where a reboot was pending.
+    The cleanup begins a moment after QEMU's end, and starts the VM if a reboot was pending.
     """
     began = time.monotonic()
     while (passed := time.monotonic() - began) < AFTERMATH_SECONDS:
@@ -43,7 +43,7 @@ def await_aftermath(job: Job) -> Facts:
 
 
 def refuse_return(job: Job, facts: Facts) -> None:
-    """Fail where the VM runs again after its stop."""
+    """Fail if the VM runs again after its stop."""
     if has_process(facts):
         sentence = (
             f"the VM was stopped but runs again, as process {facts.pid}: HA, a reboot or a person started it; find out "
@@ -53,12 +53,12 @@ def refuse_return(job: Job, facts: Facts) -> None:
 
 
 def warn_of_ha(job: Job) -> None:
-    """Warn of what HA wants of the VM: one that was stopped without HA may be started again."""
+    """Warn if HA wants another state, because HA may start a VM again that was stopped without HA."""
     job.warnings += _ha_lines(job)
 
 
 def have_ha_leave_it_off(job: Job) -> None:
-    """Ask HA to keep a VM off that is off already: otherwise HA would start it, as it does after a crash."""
+    """Ask HA to keep a VM off that is off already, because HA would otherwise start it, as after a crash."""
     if not ha_restarts((view := cluster_view(job.host)).ha, view.ha_seen):
         return
     job.enter("stop")

@@ -11,7 +11,7 @@ from ..words import FAILED, REFUSED, STORAGE_HUNG
 
 
 def refusal(code: str, sentence: str, advice: str = "", *evidence: str, anyway: str | None = None) -> Ended:
-    """Return the end of a verb that changed nothing; a person can lift it by the code `anyway`."""
+    """Return the end of a verb that changed nothing; a person can override it with the code `anyway`."""
     return Ended(REFUSED, Verdict(code, sentence, advice, evidence), anyway=anyway)
 
 
@@ -21,18 +21,19 @@ def failure(code: str, sentence: str, advice: str = "", *evidence: str, exit_cod
 
 
 def ended_from_error(job: Job, error: Exception) -> Ended:
-    """Return a verb's own end, or the failure that a defect or a host without memory causes."""
+    """Return the end that a verb raised, or a failure if a defect or a host without memory caused the error."""
     if isinstance(error, Ended):
         return error
     sentence = f"the host agent failed in stage {job.stage}: {type(error).__name__}"
     return failure("agent-failed", sentence, "status", str(error))
 
 
-# --- The last step before a verb changes anything: evidence, what it forbids, and the record in `last` ---
+# --- The last step before a verb changes anything: the evidence, the refusals that follow from it, and the record in
+# `last` ---
 
 _MEND = (
     "by hand: repair the storage (pvesm status, dmesg, the network to a NAS); then QEMU continues by itself",
-    "once the storage answers, collect evidence again: until then this proof refuses the verb for up to 60 s",
+    "once the storage answers, collect evidence again, because until then this proof refuses the verb for up to 60 s",
 )
 
 
@@ -53,9 +54,9 @@ def begin_change(job: Job, facts: Facts) -> None:
 
 
 def _refuse_hung_storage(job: Job, verdict: Verdict | None) -> None:
-    """Refuse a reset or a cycle that the evidence shows to end with a VM that can't be started.
+    """Refuse a reset or a cycle if the evidence shows that the VM could not be started after it.
 
-    A person who has seen that can lift the refusal. A reset blocks in QEMU as well, until the storage answers.
+    A person who has seen the refusal can override it. A reset, too, blocks in QEMU until the storage answers.
     """
     if verdict is None or verdict.code != STORAGE_HUNG or job.record.verb not in ("reset", "cycle"):
         return

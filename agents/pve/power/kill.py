@@ -30,17 +30,17 @@ from .begin import failure
 
 
 def is_gone(job: Job, facts: Facts) -> bool:
-    """Tell whether the process that was to end has ended, and everything in its scope with it."""
+    """Tell whether the process that had to end has ended, together with everything in its scope."""
     pid = read_pid(job.host) or facts.pid
     if pid != facts.pid and pid is not None and is_vm_process(job.host, pid):
-        return True  # HA or a person has started the VM anew, because the process that was to end is gone
+        return True  # the process that had to end is gone, so HA or a person has started a new one
     if leftover_pids(job.host):
         return False
     return pid is None or is_vm_process(job.host, pid) is False
 
 
 def is_qemu_alive(job: Job, facts: Facts) -> bool:
-    """Tell whether the process itself exists: `qm stop` does not look again after its SIGKILL and says done."""
+    """Tell whether the process itself exists, because `qm stop` does not look again after its SIGKILL and says done."""
     return facts.pid is not None and is_vm_process(job.host, facts.pid) is not False
 
 
@@ -52,7 +52,7 @@ def await_gone(job: Job, facts: Facts, seconds: float) -> None:
 
 
 def describe_survival(job: Job, facts: Facts) -> Ended:
-    """Return the failure that says what is left: a QEMU that nothing can kill, or something else in its scope."""
+    """Return the failure that names what remains: a QEMU that nothing can kill, or another process in its scope."""
     now, pids = observe(job.host), leftover_pids(job.host)
     if has_process(now) is False and not is_qemu_alive(job, facts):
         sentence = f"QEMU is gone, but {name_processes(pids)} left in its scope, so a start would fail"
@@ -96,7 +96,7 @@ def kill(job: Job, facts: Facts) -> None:
 def kill_half_started(job: Job, pid: int) -> None:
     """Kill a QEMU of this VM that was half started and has no pid file yet.
 
-    This waits for its end, whatever is left of the job's deadline.
+    This waits for its end even if the job's deadline is over.
     """
     pidfd = _open_qemu(job, pid)
     if pidfd is not None:

@@ -1,6 +1,7 @@
-"""What each verb may do while a task works on the VM: the rules for a configuration's `lock:` and for its flock.
+"""Decides what each verb may do while a task works on the VM, by rules for a configuration's `lock:` and for its flock.
 
-A lock is never removed here. A lock whose task is dead is named as such, with the command that removes it.
+A lock is never removed here. If the task of a lock is dead, the refusal says so and names the command that removes the
+lock.
 """
 
 import time
@@ -14,11 +15,11 @@ from .begin import refusal
 
 LOOK_SECONDS = 0.2
 _PAUSED_FOR_IT = ("paused", "prelaunch")
-ENDS_WITH_QEMU = ("stop", "shutdown")  # holders of the lock file that let go once QEMU is gone
+ENDS_WITH_QEMU = ("stop", "shutdown")  # holders that release the lock file once QEMU is gone
 
 
 def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
-    """Refuse while the configuration is locked, as `qm` would; an /etc/pve that does not answer refuses nothing."""
+    """Refuse while the configuration is locked, as `qm` would; if /etc/pve does not answer, nothing is refused."""
     if not view.lock:
         return
     owner = find_lock_owner(job.host, view.lock)
@@ -33,10 +34,10 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
 
 
 def refuse_reset(job: Job, view: Cluster, state: str) -> None:
-    """Refuse a reset only where it could harm what a live task does. A reset itself needs no lock.
+    """Refuse a reset only if it could harm the work of a live task. A reset itself needs no lock.
 
-    A dead task's lock protects nothing. A backup reads the disks as they were when it began, whatever the guest has
-    done since; but a guest that a backup keeps paused isn't hung.
+    A dead task's lock protects nothing. A backup reads the disks as they were when it began, so a reset does not harm
+    it. But a guest that a backup keeps paused isn't hung.
     """
     if not view.lock:
         return
@@ -58,7 +59,7 @@ def _warn(job: Job, warning: str) -> None:
 
 
 def refuse_resume(job: Job, view: Cluster) -> None:
-    """Refuse to continue a paused VM while a task works on it; a backup's lock does not refuse, as with `qm start`."""
+    """Refuse to continue a paused VM while a task works on it; a backup's lock is allowed, as in `qm start`."""
     if view.lock not in ("backup", "suspended"):
         refuse_locked(job, view)
 
@@ -66,7 +67,7 @@ def refuse_resume(job: Job, view: Cluster) -> None:
 def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
     """Refuse while a process holds the VM's lock file: `qm` would wait 10 s and fail.
 
-    Short holders are waited for, and so is what ends by itself: `qm cleanup`, and a stop of a VM that is to be
+    It waits for short holders and for actions that end by themselves: `qm cleanup`, and a stop of a VM that is to be
     started. A cycle continues beside holders of a kind in `end_with_it`.
     """
     patience = Patience()
@@ -83,10 +84,11 @@ def refuse_flock(job: Job, end_with_it: tuple[str, ...] = ()) -> None:
 
 
 class Patience:
-    """How long each holder of the lock file is waited for, from the first look that saw it.
+    """How long each holder of the lock file is waited for, counted from the first look that saw it.
 
     A process that exits loses its command line before its locks (exit_mm and exit_files in the kernel's do_exit). So
-    its pid keeps the time that its name was granted, because a nameless holder would be refused while it exits.
+    the time that its name was granted stays with its pid, because a holder without a name would be refused while it
+    exits.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Checks before a verb acts: the cluster, HA, leftovers, and what the person was looking at.
+"""Checks before a verb acts: the cluster, HA, leftovers, and the state that the person saw.
 
-A refusal (exit 12) always means that nothing was changed. Decisions of a person (to take a VM out of HA's hands, to
-force a quorum) are named and never made here.
+A refusal (exit 12) always means that nothing was changed. The checks name a person's decisions (to take a VM away from
+HA, to force a quorum) and never make them.
 """
 
 import re
@@ -27,11 +27,11 @@ _NO_QUORUM = (
 
 
 def refuse_failing_start(job: Job, stops_first: bool = False) -> None:
-    """Refuse a start that is certain to fail; a cycle calls this before anything is stopped."""
+    """Refuse a start that is certain to fail; a cycle checks this before it stops anything."""
     view = cluster_view(job.host)
     refuse_unstartable(job, view, stops_first)
     refuse_flock(job, ENDS_WITH_QEMU if stops_first else ())
-    if stops_first:  # a start of a stopped VM is its own test, and harms nothing
+    if stops_first:  # a start of a stopped VM needs no test, because a failed start harms nothing
         _refuse_last_stop(job, view.config_text)
 
 
@@ -59,9 +59,9 @@ def _no_config(vmid: int) -> Exception:
 
 
 def _refuse_last_stop(job: Job, config: str) -> None:
-    """Refuse to stop a VM that Proxmox could not start again. A person can lift that, unless `qm` itself is broken.
+    """Refuse to stop a VM that Proxmox could not start again. A person can override that, unless `qm` itself is broken.
 
-    A `qm` that is late refuses nothing, because a busy host is not a broken one.
+    A `qm` that is late causes no refusal, because a busy host is not a broken one.
     """
     trouble = find_start_trouble(job.host, config, job.seconds_left(QM_SECONDS))
     if trouble is None:
@@ -93,7 +93,7 @@ def refuse_elsewhere(job: Job, view: Cluster) -> None:
 
 
 def refuse_absent(job: Job) -> None:
-    """Refuse a verb on a VM without a process here, when another node has the VM or may have it."""
+    """Refuse a verb on a VM that has no process here if another node has the VM or may have it."""
     view = cluster_view(job.host)
     refuse_elsewhere(job, view)
     _refuse_placeless(job, view, "no process of the VM is on this node")
@@ -102,7 +102,7 @@ def refuse_absent(job: Job) -> None:
 
 
 def refuse_copy(job: Job, view: Cluster, state: str) -> None:
-    """Refuse to let a VM continue that another node has, or may have if a migration can leave a QEMU in this state.
+    """Refuse to continue a VM that is on another node, or may be if a migration can leave a QEMU in this state.
 
     A running VM is not refused if this node can't be sure: without a quorum, or while a migration is under way.
     """
@@ -121,7 +121,7 @@ def _refuse_placeless(job: Job, view: Cluster, finding: str) -> None:
 
 
 def refuse_deaf_ha(job: Job, view: Cluster) -> None:
-    """Refuse a stop that HA would undo but can't accept, because it has no quorum, is dead or drops the request."""
+    """Refuse a stop that HA would undo but can't accept, because HA has no quorum, is dead or drops the request."""
     restarts = ha_restarts(view.ha, view.ha_seen)
     if restarts and not view.quorate:
         sentence = f"HA manages VM {job.host.vmid} and this node has no quorum: HA accepts no stop and undoes a kill"
@@ -145,7 +145,7 @@ def _stuck(job: Job, view: Cluster) -> Exception:
 
 
 def refuse_leftovers(job: Job) -> None:
-    """Refuse a start while processes of the stopped VM live on in its scope. The QEMU of another start is none."""
+    """Refuse a start while processes of the stopped VM remain in its scope. A QEMU that is starting does not count."""
     if pids := list(find_leftovers(job.host).pids):
         raise refusal(
             "leftover",
@@ -156,7 +156,7 @@ def refuse_leftovers(job: Job) -> None:
 
 
 def refuse_unexpected(job: Job, facts: Facts, if_state: str, if_last: str) -> None:
-    """Refuse if the host sees another state or job than the person saw. What the host can't see refuses nothing."""
+    """Refuse if the host sees another state or job than the person saw. An unknown state causes no refusal."""
     exists = has_process(facts)
     if if_state and exists is None:
         exists = _ask_qm(job)

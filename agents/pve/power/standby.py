@@ -1,7 +1,8 @@
-"""A second process beside a cycle: between its stop and its start, the death of one process must not leave the VM off.
+"""A second process beside a cycle: if one process dies between the stop and the start, the VM must not stay off.
 
-It is a fork of the job at the point of no return and sleeps until the first has ended. If the first left a result, the
-standby ends silently; if the first was killed, the standby takes the lock, waits for its command and continues.
+The job forks it at the point of no return, and it sleeps until the first process has ended. If the first left a result,
+the standby ends silently; if the first was killed, the standby takes the lock, waits for the first one's command and
+continues.
 """
 
 import os
@@ -21,11 +22,11 @@ def stand_by(job: Job) -> None:
     try:
         first = os.pidfd_open(os.getpid())
         second = os.fork()
-    except OSError as error:  # no memory, no process: one is enough for a rescue
+    except OSError as error:  # without memory there is no second process, but one is enough for a rescue
         job.warnings.append(f"the host could not start this job's standby process: {error.strerror}")
         return
     if second == 0:
-        job.note_process("second", os.getpid())  # the first may be killed before it has noted us
+        job.note_process("second", os.getpid())  # the first may be killed before it has noted this process
         _take_over(job, first, job.store.last)
         return
     os.close(first)
@@ -44,7 +45,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
     if not Lock(job.host, "lock").take(job.record.id):
         job.is_chained = False  # without the lock it may not write there
         raise failure("job-killed", f"{killed}, and another job holds the VM now", "status")
-    if job.store.last != last:  # a later decision is not undone
+    if job.store.last != last:  # another job has acted since, which must not be undone
         raise failure("job-killed", f"{killed}, and another job has acted since", "status")
     job.warnings.append(f"{killed}; its standby process took over")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")
@@ -52,7 +53,7 @@ def _take_over(job: Job, first: int, last: str) -> None:
 
 
 def _await_command(job: Job) -> None:
-    """Wait for the `qm` that the first process ran: two of them on one VM would be in each other's way."""
+    """Wait for the `qm` that the first process ran: two of them on one VM would conflict."""
     path = job.store.path(job.record.id, "command")
     pid = read_process(path)
     pidfd = open_verified(pid, lambda: read_process(path) == pid) if pid else None

@@ -1,4 +1,4 @@
-"""Starting a VM, and the proof that it runs: QEMU itself says so, in a new process. Under HA `qm start` only asks."""
+"""Starts a VM and proves that it runs: QEMU itself says so, from a new process. Under HA `qm start` only asks."""
 
 import time
 
@@ -28,8 +28,8 @@ from .locked import await_holders
 from .stop import MOST_SECONDS, refuse_move
 
 AGENT_PING_SECONDS = 1.0
-AFTER_FAILURE_SECONDS = 10.0  # for the question whether another start would fail, too
-CAUSE_CHARS = 130  # of what qm said, in the sentence; the lines have all of it
+AFTER_FAILURE_SECONDS = 10.0  # for checking whether another start would also fail
+CAUSE_CHARS = 130  # the most of qm's words in the sentence; the lines have all of them
 
 
 def start_again(job: Job, old: int) -> Result:
@@ -52,7 +52,7 @@ def start_again(job: Job, old: int) -> Result:
 def start_process(job: Job, old: int) -> Result:
     """Run `qm start`, then wait until QEMU itself says that it runs, in a process other than `old`.
 
-    A start that is at work already is waited for.
+    If a start is under way already, this waits for it.
     """
     job.enter("start")
     budget = max(CLEANUP_SECONDS, job.seconds_left(MOST_SECONDS) - job.start_seconds)
@@ -62,7 +62,7 @@ def start_process(job: Job, old: int) -> Result:
         return verify_running(job, START_VERIFY_SECONDS)
     seconds = job.seconds_left(job.start_seconds)
     ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
-    if ran.code:  # qm was killed from outside, or could not record its task, but its worker continues
+    if ran.code:  # qm was killed from outside or could not record its task, but its worker may continue
         await_holders(job, ("start",), job.start_seconds, lambda: _runs_in_new_process(job, old))
     if ran.code is not None and ran.code < 0:
         for holder in flock_holders(job.host):
@@ -86,7 +86,7 @@ def _runs_in_new_process(job: Job, old: int) -> bool:
 
 
 def _describe_failed_start(job: Job, ran: CommandResult) -> Ended:
-    """Return the failure of a `qm start`; it advises another start unless that is certain to fail as well."""
+    """Return the failure of a `qm start`; it advises another start unless that is also certain to fail."""
     lines = [*ran.stdout.splitlines()[-5:], *ran.stderr.splitlines()[-5:]]
     locks = [f"the lock file is held by {holder}" for holder in flock_holders(job.host)]
     config = cluster_view(job.host).config_text
@@ -106,7 +106,7 @@ def _find_cause(stderr: str) -> str:
 def _abandon_start(job: Job, seconds: float) -> Ended:
     """End what a start that took too long has left, and return its failure.
 
-    The start must not happen after it was reported as failed. Where nothing ends it, the failure says so.
+    The start must not happen after it was reported as failed. If nothing can end it, the failure says so.
     """
     for pid in leftover_pids(job.host):
         kill_half_started(job, pid)
@@ -121,9 +121,9 @@ def _abandon_start(job: Job, seconds: float) -> Ended:
 
 
 def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
-    """Return done once QEMU itself says running; fail with what it says instead.
+    """Return done once QEMU itself says running; fail with any other state that QEMU reports.
 
-    Where HA was asked, look as well whether it has moved the VM to another node.
+    If HA was asked, also check whether HA has moved the VM to another node.
     """
     job.enter("verify")
     until = time.monotonic() + job.seconds_left(seconds)
@@ -131,7 +131,7 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     # A QEMU that has ended does not come back; only HA would start it later.
     while (state := vm_state(facts)) != "running" and (asked_ha or state != "stopped") and time.monotonic() < until:
         if asked_ha:
-            time.sleep(0.5)  # a look at /etc/pve is a process; the manager works in rounds of 10 s
+            time.sleep(0.5)  # each look at /etc/pve costs a process, and the manager works in rounds of 10 s
             refuse_move(job)
         time.sleep(0.05)
         facts = observe(job.host)
@@ -160,7 +160,7 @@ def _describe_not_running(job: Job, state: str, source: str, asked_ha: bool) -> 
 
 
 def _report_guest_agent(job: Job) -> dict[str, object]:
-    """Report whether the guest agent answers, where the VM has one. Nothing waits for a guest that boots."""
+    """Report whether the guest agent answers, where the VM has one. It does not wait for a guest that boots."""
     word = guest_agent_state(job.host, AGENT_PING_SECONDS)
     if word:
         job.say("verify: the guest agent " + ("answers" if word == "answers" else "does not answer yet"))

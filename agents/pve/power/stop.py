@@ -21,17 +21,17 @@ from .begin import failure
 from .kill import await_gone, describe_survival, is_gone, is_qemu_alive, kill, quit_qemu, terminate
 from .locked import ENDS_WITH_QEMU, await_holders
 
-MOST_SECONDS = 3600.0  # as long as the deadline allows
+MOST_SECONDS = 3600.0  # no limit except the deadline
 LEAST_SECONDS = 1.0
 
-Refuse = Callable[[Cluster], None]  # given what /etc/pve says; raises Ended where the VM must not be stopped
+Refuse = Callable[[Cluster], None]  # gets the facts of /etc/pve; raises Ended if the VM must not be stopped
 
 
 def stop_process(job: Job, facts: Facts, refuse: Refuse) -> None:
-    """Stop the VM by Proxmox; where that fails, by QMP quit, SIGTERM and SIGKILL; then prove that it is gone.
+    """Stop the VM by Proxmox; if that fails, by QMP quit, SIGTERM and SIGKILL; then prove that it is gone.
 
-    A stop that is at work already is waited for. `refuse` is called before Proxmox's stop and before the direct one:
-    what the preflight saw may have changed by then.
+    If a stop is under way already, this waits for it. `refuse` is called before Proxmox's stop and before the direct
+    one: the state that the preflight saw may have changed.
     """
     if is_gone(job, facts):
         job.enter("stop")
@@ -85,10 +85,10 @@ def refuse_move(job: Job) -> None:
 
 
 def call_off_reboot(job: Job) -> None:
-    """Remove the mark by which qmeventd would start the VM again once it has stopped.
+    """Remove the mark that makes qmeventd start the VM again once it has stopped.
 
-    A person's `qm reboot` leaves that mark while it waits for a guest that hangs. A cycle leaves it alone, because it
-    wants the same.
+    A person's `qm reboot` leaves that mark while it waits for a guest that hangs. A cycle leaves the mark alone,
+    because it wants the same.
     """
     if job.record.verb != "stop":
         return
@@ -104,7 +104,7 @@ def call_off_reboot(job: Job) -> None:
 def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
     """Wait for a stop that HA, a person or another `qm` has begun; without one, run `qm stop`.
 
-    A shutdown is not waited for, because a hung guest ignores it; under HA it is HA's way to stop.
+    It does not wait for a shutdown, because a hung guest ignores that, unless HA stops the VM by it.
     """
     kinds = ENDS_WITH_QEMU if ha_manages(view.ha) else ("stop",)
     is_over = partial(is_gone, job, facts)
@@ -117,9 +117,9 @@ def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
 
 
 def _await_stops(job: Job, facts: Facts, kinds: tuple[str, ...]) -> list[Holder]:
-    """Wait for stops that hold the VM's lock file, as long as the deadline allows; return those that hang.
+    """Wait for stops that hold the VM's lock file, as long as the deadline allows; return the stops that hang.
 
-    One look that finds none, or a new one, proves nothing, because the time must be over.
+    A single look that finds none, or a new one, proves nothing, so they hang only when the time is over.
     """
     while True:
         await_holders(job, kinds, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
@@ -132,7 +132,7 @@ def _await_stops(job: Job, facts: Facts, kinds: tuple[str, ...]) -> list[Holder]
 
 
 def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
-    """End a cycle whose VM is locked by a stop that hangs: no start could follow. A `stop` may continue without it."""
+    """End a cycle whose VM is locked by a stop that hangs, because no start could follow. A `stop` may continue."""
     if job.record.verb == "cycle":
         pid = hanging[0].pid
         sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
@@ -145,9 +145,10 @@ def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
 
 
 def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
-    """Run `qm stop`. For a VM under HA that is a request, which gets its time and decides what may follow.
+    """Run `qm stop`. For a VM under HA that is a request, which gets its own time and limits what may follow.
 
-    A dead HA that wants the VM stopped anyway is not asked: its queue would keep the request until after a start.
+    A dead HA that wants the VM stopped anyway is not asked: because its queue would keep the request until after a
+    start.
     """
     if job.record.verb == "stop" and not ha_restarts(view.ha, view.ha_seen) and find_dead_ha(view):
         job.say(f"stop: {describe_ha(view)}; ending QEMU directly")
@@ -156,7 +157,7 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
     how = "could not be ended" if job.survivors else "was ended, with its worker"
     job.say(f"stop: qm stop {f'did not end in time and {how}' if ran.code is None else f'ended with {ran.code}'}")
     if not ha_manages(view.ha) and "Requesting HA stop" not in ran.stdout:
-        if ran.code == 0 and not is_qemu_alive(job, facts):  # what it left in the scope may take a moment to end
+        if ran.code == 0 and not is_qemu_alive(job, facts):  # remaining processes in the scope may take a moment to end
             await_gone(job, facts, SETTLE_SECONDS)
         return
     if ran.code == 0:
@@ -164,20 +165,20 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         await_gone(job, facts, _seconds_before_ladder(job, HA_STOP_SECONDS))
         await_holders(job, ENDS_WITH_QEMU, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
     if not is_gone(job, facts):
-        _leave_to_ha(job, asked_ha=ran.code is None or ran.code <= 0)  # one that was killed may have asked, too
+        _leave_to_ha(job, asked_ha=ran.code is None or ran.code <= 0)  # a killed qm may have asked HA, too
 
 
 def _seconds_before_ladder(job: Job, seconds: float) -> float:
-    """Return how long a step of a stop may take: the steps after it need their time, too."""
+    """Return how long a step of a stop may take, so that the steps after it have enough time, too."""
     reserved = LADDER_SECONDS + job.reserved
     return max(LEAST_SECONDS, job.seconds_left(seconds + reserved) - reserved)
 
 
 def _leave_to_ha(job: Job, asked_ha: bool) -> None:
-    """End the verb rather than kill a QEMU that HA wants to run, or one of a cycle that HA could not start again.
+    """End the verb rather than kill a QEMU that HA wants to run, or the QEMU of a cycle that HA could not start again.
 
-    HA would start it again, or move it to another node while it hangs here. Where HA itself wants it stopped, or has
-    given it up (error), nothing brings it back, so it may be ended directly.
+    HA would start it again, or move it to another node while it hangs here. If HA itself wants it stopped, or is in
+    state error, nothing starts it again, so it may be ended directly.
     """
     view = cluster_view(job.host)
     why = "HA would start it again or move it"
@@ -208,7 +209,7 @@ def _withdraw_stop(job: Job) -> str:
 def _unqueue_stop(host: Host) -> bool:
     """Remove the newest request to stop this VM from HA's queue, under Proxmox's lock for it.
 
-    Tell if there was one, and no other one is left, because an older one belongs to another person.
+    Tell whether there was one and no other is left, because an older request belongs to another person.
     """
     lock, queue = host.path("/etc/pve/priv/lock/domain-ha"), host.path("/etc/pve/ha/crm_commands")
     while True:

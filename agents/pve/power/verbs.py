@@ -1,4 +1,4 @@
-"""The four verbs that change power, as stages. Each decides before it acts whether it can end well.
+"""The four verbs that change power, as stages. Each decides before it acts whether it can succeed.
 
 reset and start make the VM run; stop proves that no process is left; cycle never stops a VM that it could
 not start again.
@@ -33,7 +33,7 @@ from .stop import call_off_reboot, refuse_move, stop_process
 
 
 def reset(job: Job, facts: Facts) -> Result:
-    """Reset the VM by QMP; verify that it runs. It needs neither `qm` nor an /etc/pve that answers."""
+    """Reset the VM by QMP; verify that the VM runs. It needs neither `qm` nor an /etc/pve that answers."""
     state = vm_state(facts)
     view = cluster_view(job.host)
     if state == "stopped":
@@ -41,14 +41,14 @@ def reset(job: Job, facts: Facts) -> Result:
     if not facts.qmp:
         sentence = "QEMU does not answer on its monitor; a reset can't reach it"
         raise refusal("qemu-silent", *_advise_cycle(view, sentence), describe_sources(facts))
-    refuse_copy(job, view, state)  # the memory of one that comes from another node or went there is not to be touched
+    refuse_copy(job, view, state)  # a VM that is moving between nodes must keep its memory
     refuse_reset(job, view, state)
     begin_change(job, facts)
     job.enter("reset")
     try:
         with Qmp(job.host.qmp, job.seconds_left(10)) as qmp:
             was = qmp.status()
-            if view.answers:  # once more: the evidence took its time
+            if view.answers:  # checked once more, because the evidence took time
                 refuse_reset(job, cluster_view(job.host), was)
             qmp.command("system_reset")
             qmp.wait_event("RESET")
@@ -65,13 +65,13 @@ def reset(job: Job, facts: Facts) -> Result:
 
 def _monitor_failure(job: Job, sentence: str) -> Ended:
     """Return the failure of a reset, with the advice to cycle unless the storage is known to hang."""
-    if job.anyway:  # which a reset has for a hung storage alone
+    if job.anyway:  # a reset can be refused so only for hung storage
         return failure("verb-failed", f"{sentence}; the VM's storage hangs, so fix the storage first")
     return failure("verb-failed", *_advise_cycle(cluster_view(job.host), sentence))
 
 
 def _advise_cycle(view: Cluster, sentence: str) -> tuple[str, str]:
-    """Return a sentence and an advice: a cycle helps, unless it is certain to be refused."""
+    """Return a sentence and its advice, which is a cycle unless that is certain to be refused."""
     if view.trouble:
         return f"{sentence}; {TROUBLES[view.trouble][0]}; run systemctl restart pve-cluster, then cycle it", ""
     if not view.quorate:
@@ -80,7 +80,7 @@ def _advise_cycle(view: Cluster, sentence: str) -> tuple[str, str]:
 
 
 def stop(job: Job, facts: Facts) -> Result:
-    """Stop the VM; prove that no process of it is left and that no start of it is at work."""
+    """Stop the VM; prove that no process of it is left and that no start is under way."""
     if vm_state(facts) == "stopped":
         facts = await_start_under_way(job, facts)
     view = cluster_view(job.host)
@@ -102,11 +102,11 @@ def stop(job: Job, facts: Facts) -> Result:
     else:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
     again = await_aftermath(job)
-    if has_process(again):  # what was at work already, a start or a cleanup with a reboot, has come to its end
+    if has_process(again):  # a start or a cleanup with a reboot, which was under way, has ended
         job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
         try:
             stop_process(job, again, lambda view: _refuse_stop(job, view))
-        except Ended as ended:  # no refusal any more, because the first QEMU is gone already
+        except Ended as ended:  # this can't be a refusal any more, because the first QEMU is gone
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
@@ -119,13 +119,13 @@ def stop(job: Job, facts: Facts) -> Result:
 
 
 def _refuse_stop(job: Job, view: Cluster) -> None:
-    if not is_stale_copy(job.host, view):  # what HA does concerns the VM, which is on another node
+    if not is_stale_copy(job.host, view):  # HA's actions concern the VM itself, which is on another node
         refuse_deaf_ha(job, view)
         refuse_locked(job, view)
 
 
 def start(job: Job, facts: Facts) -> Result:
-    """Make the VM run: `qm start` when it is stopped, QMP cont when it is paused."""
+    """Make the VM run: `qm start` if it is stopped, QMP cont if it is paused."""
     state = vm_state(facts)
     if state in ("wedged", "unknown"):
         sentence = "a QEMU process exists but does not answer; a start can't help"
@@ -139,7 +139,7 @@ def start(job: Job, facts: Facts) -> Result:
 
 
 def resume(job: Job, facts: Facts, state: str) -> Result:
-    """Let a paused VM continue by QMP cont; one that runs already is left alone."""
+    """Let a paused VM continue by QMP cont; a VM that runs already is left alone."""
     view = cluster_view(job.host)
     refuse_copy(job, view, state)
     if state != "running":
@@ -184,7 +184,7 @@ def cycle(job: Job, facts: Facts) -> Result:
 
 
 def _is_on(job: Job, facts: Facts) -> bool:
-    """Tell whether the VM is on or may be on; where that can't be observed, judge by the stage of the job."""
+    """Tell whether the VM is on or may be on; if that can't be observed, judge by the stage of the job."""
     try:
         return is_qemu_alive(job, facts) or has_process(observe(job.host)) is not False
     except Exception:
@@ -215,7 +215,7 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
 def _stop_for_cycle(job: Job, facts: Facts) -> None:
     """Stop, and leave enough of the deadline for the start.
 
-    A stop that failed counts where the VM is off all the same, because the VM would stay off.
+    A failed stop counts as done if the VM is off anyway, because otherwise the VM would stay off.
     """
     job.reserved = job.start_seconds + START_VERIFY_SECONDS / 2
     try:

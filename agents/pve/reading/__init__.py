@@ -1,1 +1,1 @@
-"""The verbs that only read: what they answer, and the processes that answer them."""
+"""The verbs that only read: their answers, and the processes that answer."""

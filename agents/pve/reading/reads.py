@@ -26,10 +26,10 @@ from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
 
 # --- What `where` answers: which node has the VM, and whether this one has a record of a job's id ---
 #
-# A handler whose VM may run on several hosts asks each of them before it sends a verb to one. So it has to be light,
-# and what hangs costs less than a second.
+# A handler whose VM may run on several hosts asks each of them before it sends a verb to one. So it has to be cheap,
+# and a hanging source costs less than a second.
 
-PAUSE_SECONDS = 10.0  # after /etc/pve did not answer: each look that hangs may leave a child behind
+PAUSE_SECONDS = 10.0  # the pause after /etc/pve did not answer, because each look that hangs may leave a child behind
 
 _pve_hung_at = float("-inf")
 
@@ -37,9 +37,9 @@ _pve_hung_at = float("-inf")
 def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
     """Return where the VM is, as this node knows it, and whether this node has a record of the id.
 
-    `here` is this node's name, `node` that of the node which has the VM; empty if that isn't known. It is `sure` if it
-    comes from /etc/pve and this node has a quorum; otherwise a process of the VM is here. `cluster` is null if /etc/pve
-    does not answer, `known` if the archive does not, and `process` if /proc does not. While the VM is
+    `here` is this node's name, `node` the name of the node that has the VM; empty if that isn't known. `sure` is `sure`
+    if it comes from /etc/pve and this node has a quorum; otherwise a process of the VM is here. `cluster` is null if
+    /etc/pve does not answer, `known` if the archive does not, and `process` if /proc does not. While the VM is
     `migrating`, a process is no stale copy, whichever node has the VM.
     """
     known = _has_record(host, job_id) if job_id else None
@@ -61,7 +61,7 @@ def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
 
 
 def look_at_cluster(host: Host) -> Cluster:
-    """Return what /etc/pve says, in half of WHERE_SECONDS; one that hung is left alone for a while."""
+    """Return the facts of /etc/pve, in half of WHERE_SECONDS. After it hung, it is left alone for a while."""
     global _pve_hung_at
     if time.monotonic() - _pve_hung_at < PAUSE_SECONDS:
         return Cluster("pmxcfs-hung")
@@ -83,7 +83,7 @@ def _has_record(host: Host, job_id: str) -> bool | None:
 
 Message = dict[str, object]
 
-STOPPED_SECONDS = 1.5  # of a stopped VM: which node has it, its lock, HA. An /etc/pve that hangs costs no more
+STOPPED_SECONDS = 1.5  # limits the look at /etc/pve for a stopped VM, even if /etc/pve hangs
 
 
 def output(text: str, stream: str = "stdout") -> Message:
@@ -130,7 +130,7 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
 
 
 def _see_trouble(host: Host) -> Cluster:
-    """Return what /etc/pve says of a VM that runs, if another node has it or its HA is dead; nothing otherwise."""
+    """Return the facts of /etc/pve on a running VM if another node has it or its HA is dead; nothing otherwise."""
     view = look_at_cluster(host)
     return view if is_stale_copy(host, view) or find_dead_ha(view) else NOT_ASKED
 
@@ -151,7 +151,7 @@ def status_result(
 
 
 def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
-    """Tell what this program is, and what the key reaches, because the handler believes nothing else about a host."""
+    """Return this program's identity and the key's VMs, because the handler trusts no other source about a host."""
     view = cluster_view(key.host(request.vm or 0))
     fields = {
         "version": VERSION,

@@ -30,7 +30,7 @@ class ReadTask:
         self.fd = self._reader.fileno()
 
     def poll(self, ready: bool) -> Iterator[Message]:
-        """Yield what has come since; sets `done` after the result."""
+        """Yield the messages that have come since the last call; set `done` after the result."""
         if ready:
             chunk = self._reader.receive()
             self._has_answered = self._has_answered or bool(chunk)
@@ -45,7 +45,7 @@ class ReadTask:
             yield self._give_up(self._late_result())
 
     def _ask_another(self) -> None:
-        """Ask a new reader, once, because the idle one may have been killed while it was asked."""
+        """Ask a new reader, once, because the idle reader may have been killed during the request."""
         self._has_answered = True
         self._reader.kill()
         self._reader = self._readers.ask(self._request)

@@ -1,1 +1,1 @@
-"""Serving: one request of a forced command, or a resident session with a request a line."""
+"""Serving: one request of a forced command, or a resident session with one request in each line."""

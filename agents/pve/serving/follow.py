@@ -1,7 +1,7 @@
 """The task of a serving process while it follows a job.
 
-It never blocks the process that serves. It is polled, and it ends by its own deadline. So does the task of a
-reading verb (reading/task.py).
+It never blocks the process that serves. It is polled, and it ends by its own deadline. The same is true of a reading
+verb's task (reading/task.py).
 """
 
 import json
@@ -23,13 +23,13 @@ from ..reading.reads import Message, output, result_message
 from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, ELSEWHERE, FAILED, ID_REUSED, STRANDED
 
 ALIVE_EVERY = 0.2
-WORKER_EVERY = 1.0  # for what a killed job has left
-HUNG_EVERY = 10.0  # the same, after a look that hung: each may leave a child behind
+WORKER_EVERY = 1.0  # between two looks at what a killed job has left
+HUNG_EVERY = 10.0  # the same after a look that hung, because each may leave a child behind
 BY_QM = ("start", "stop", "cycle")  # verbs whose `qm` may outlive them
 
 
 class FollowTask:
-    """A job seen from outside: its new output, then its result; any process may have started it."""
+    """A job seen from outside: its new output, then its result; any process may have started the job."""
 
     fd = -1
 
@@ -89,7 +89,7 @@ class FollowTask:
         return True
 
     def _progress(self, record: Record) -> Iterator[Message]:
-        result = self._store.result(record.id)  # read before the output: what precedes the result is then whole
+        result = self._store.result(record.id)  # read before the output, so that the output before it is complete
         yield from self._output(record)
         if result is not None:
             self.done = True
@@ -107,11 +107,11 @@ class FollowTask:
                 self._leftovers = Question(look, QUESTION_SECONDS)
 
     def _hear_leftovers(self, record: Record, look: Question[str]) -> Iterator[Message]:
-        """Yield the result of a killed job, unless what it has left may still change the VM: then look again later."""
+        """Yield the result of a killed job, or look again later while a process of it may change the VM."""
         self._leftovers, pause = None, WORKER_EVERY
         try:
             state = look.answer()
-        except NoAnswerError:  # no proof that a `qm` of the job has ended; the deadline bounds the wait
+        except NoAnswerError:  # it is not proven that the job's `qm` has ended; the deadline limits the wait
             state, pause = ("" if record.verb in BY_QM else "unknown"), HUNG_EVERY
         if state:
             yield self._killed_result(record, state)
@@ -119,7 +119,7 @@ class FollowTask:
             self._next_look = time.monotonic() + pause
 
     def _deadline(self, record: Record) -> float:
-        """Return by when the job must have ended, on the monotonic clock."""
+        """Return the time, on the monotonic clock, by which the job must have ended."""
         if time.monotonic() > self.until:
             deadline = self._store.deadline(record.id, record.verb) + RESULT_SECONDS
             self.until = time.monotonic() + record.boottime + deadline - boottime()
@@ -137,7 +137,7 @@ class FollowTask:
         for line in whole.splitlines():
             try:
                 message = json.loads(line)
-            except ValueError:  # a line that a full /run cut off
+            except ValueError:  # a full /run has cut the line off
                 continue
             if "stage" in message:
                 yield {"type": "stage", "started": record.started, **message}
@@ -145,17 +145,17 @@ class FollowTask:
                 yield output(message["text"], message["stream"])
 
     def _killed_result(self, record: Record, state: str) -> Message:
-        """Return the result that a killed job can't write, and write it for later requests."""
+        """Return the result that a killed job could not write, and store it for later requests."""
         stage = self._store.stage(record.id)
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
-        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a reset may lack its cont
+        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a killed reset may lack its cont
         verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
         result = Result(STRANDED if off else FAILED, state, self._store.last, stage, verdict)
         whole = record.whole_result(result, self._store.deadline(record.id, record.verb))
         try:
             self._store.write_result(record.id, whole)
-        except OSError:  # /run is full: the next request finds the same
+        except OSError:  # /run is full, and the next request finds the same state
             pass
         self.done = True
         return {"type": "result", **whole, **self._attachment()}

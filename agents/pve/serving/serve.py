@@ -38,9 +38,9 @@ class Agent:
         self.tasks: dict[ReadTask | FollowTask, str] = {}
 
     def submit(self, tag: str, line: str, since: float) -> None:
-        """Check one line, then refuse it or begin its task.
+        """Check one line, then refuse the request or begin its task.
 
-        It may have waited to be read since `since`, in seconds since the boot.
+        The line may have waited to be read since `since`, in seconds since the boot.
         """
         try:
             request = name_vm(self._key, parse_line(line))
@@ -57,7 +57,7 @@ class Agent:
     def _begin(self, tag: str, request: Request) -> None:
         try:
             self.tasks[self._task(request)] = tag
-        except OSError as error:  # no memory, no process, so the other requests continue
+        except OSError as error:  # without memory there is no new process, but the other requests continue
             verdict = Verdict("agent-failed", f"{request.verb} can't begin: {error.strerror}; nothing was done")
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
@@ -77,7 +77,7 @@ class Agent:
         return FollowTask(host, job, nonce)
 
     def poll(self, ready: set[int]) -> None:
-        """Send what every task has; forget the tasks that are done."""
+        """Send the new output of every task; forget the tasks that are done."""
         for task, tag in list(self.tasks.items()):
             try:
                 for message in task.poll(task.fd in ready):
@@ -107,16 +107,16 @@ class Agent:
 
 
 def complete_request(key: Key, request: Request, nonce: str) -> Request:
-    """Return the request with an id and a caller; a read-only key reuses a capture that is a minute old."""
+    """Return the request with an id and a caller; a read-only key reuses a capture that is up to a minute old."""
     by = request.by or key.name or ("read-only" if key.read_only else "by-hand")
     fresh = max(60, request.fresh) if key.read_only else request.fresh
     return replace(request, id=request.id or f"{request.verb}-{nonce}", by=by, fresh=fresh)
 
 
 def name_vm(key: Key, request: Request) -> Request:
-    """Return the request with the VM's number, even if the line leaves out the only VM of the key.
+    """Return the request with the VM's number, which a line may omit if the key serves only one VM.
 
-    A `check` without one is about the host.
+    A `check` without a number is about the host.
     """
     return replace(request, vm=request.vm or (key.vms.only if request.verb != "check" else None))
 
@@ -135,7 +135,7 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
         verbs = ", ".join(name for name, verb in VERBS.items() if verb.needs_signature and not verb.mutating)
         sentence = f"a read-only key can't use id, by, anyway, proves, note, detach, {verbs}; nothing was done"
         return refuse(AGENT_REFUSED, "agent-refused", sentence)
-    if request.verb == "session":  # one inside a session, or for another key's VM
+    if request.verb == "session":  # a session inside a session, or for a VM of another key
         return refuse(AGENT_REFUSED, "agent-refused", "no session here")
     return None
 
@@ -143,7 +143,8 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
 def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] | None:
     """Return the refusal of a verb that changes power and may have waited too long, or None.
 
-    Its sender has given up, and a person may have fixed the VM since. A job that exists is only followed.
+    Its sender has given up, and a person may have fixed the VM since. For a job that exists already, the request only
+    follows it.
     """
     waited = boottime() - since
     if request.verb not in MUTATING or waited <= LATE_SECONDS or JobStore(key.host(request.vm or 0)).record(request.id):
@@ -156,7 +157,7 @@ def refuse_late(key: Key, request: Request, since: float) -> Iterator[Message] |
 
 
 def refuse(exit_code: int, code: str, sentence: str, advice: str = "", line: str = "") -> Iterator[Message]:
-    """Yield a refusal: a line of output, which is the sentence unless it has its own, then the result."""
+    """Yield a refusal: a line of output, which is the sentence unless a line is given, then the result."""
     yield output(line or sentence, "stdout" if line else "stderr")
     yield result_message(Result(exit_code, stage="begin", verdict=Verdict(code, sentence, advice)))
 

@@ -17,13 +17,13 @@ from ..reading.reads import Message
 from ..words import FAILED, MUTATING
 from .serve import Agent, refuse
 
-MOST_TASKS = 64  # under way before another read begins; what changes power begins at once
+MOST_TASKS = 64  # the most tasks with which another read begins; power verbs begin at once
 MOST_WAITING = 1024  # reads
 MOST_UNSENT = 32 * 1024 * 1024
-MOST_READ_UNSENT = 2 * 1024 * 1024  # before another read begins, because a power verb's lines come behind them
-MOST_URGENT = 256  # tasks under way, of all kinds, before a further one is refused
+MOST_READ_UNSENT = 2 * 1024 * 1024  # for another read to begin, because a power verb's lines wait behind them
+MOST_URGENT = 256  # the most tasks of all kinds; a further one is refused
 READ_BYTES = 64 * 1024  # at a time
-WAKE_SECONDS = 5.0  # between two looks at the input, at most
+WAKE_SECONDS = 5.0  # the longest time between two looks at the input
 URGENT = (*MUTATING, "where", "ping")  # `where`: a power verb waits for it
 _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
@@ -38,7 +38,7 @@ class Session:
         self._reads: deque[tuple[str, str]] = deque()
         self._open = True
         self._empty_at = process_start()  # when the input was last known to be empty
-        self._sent_since = self._empty_at  # what was read last was sent after this
+        self._sent_since = self._empty_at  # the last input was sent after this time
         self._agent = Agent(key, bundle, self._send)
         os.set_blocking(0, False)
         os.set_blocking(1, False)
@@ -88,7 +88,7 @@ class Session:
         return bool(self._reads) and len(self._agent.tasks) < MOST_TASKS and len(self._unsent) < MOST_READ_UNSENT
 
     def _begin_lines(self) -> None:
-        """Begin what changes power and what tells whether the host answers; then reads, as far as there is room."""
+        """Begin the requests that change power or show that the host answers; then reads, while there is room."""
         while self._urgent:
             self._agent.submit(*self._urgent.popleft(), self._sent_since)
         while self._can_read:
@@ -97,7 +97,7 @@ class Session:
     def _send(self, tag: str, message: Message) -> None:
         self._unsent += json.dumps({"tag": tag, **message}).encode() + b"\n"
         if len(self._unsent) > MOST_UNSENT:
-            self._open = False  # the client does not read; the next session finds the jobs by their ids
+            self._open = False  # the client does not read, and its next session finds the jobs by their ids
 
     def _flush(self) -> None:
         try:

@@ -99,7 +99,7 @@ def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[
     with secret_file(arguments.out, secret):
         say(caller_text({**key, **entry}).rstrip("\n"))
     where = f"{DIRECTORY}/{arguments.name}{SUFFIX}"
-    what = "shown once: write it" if arguments.out is None else "the secret is in the file: write this"
+    what = "shown once: write it" if arguments.out is None else "the file has the secret, so save this"
     remark(f"# {what} to {where}, or below [callers.NAME], and reload the handler (SIGHUP)")
     return DONE
 
@@ -150,7 +150,7 @@ def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
         return DONE
     after = _fingerprints(file, name)
     ended = ", ".join(key for key in before if key not in after)
-    files = f"no longer used, and still there: {', '.join(left)}" if left else ""
+    files = f"no longer used, but not deleted: {', '.join(left)}" if left else ""
     remark(f"{name} has {', '.join(after)} left; ended: {ended}", files)
     reload_handler(arguments)
     return DONE

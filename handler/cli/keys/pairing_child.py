@@ -70,7 +70,7 @@ class KeyDirectory:
 
     def _failed(self, why: str) -> CommandError:
         message = f"sessions.dir, {self._directory}, can't be used by the handler's user: {why}"
-        return CommandError(message, "see what breakglass doctor says of it", FAILED)
+        return CommandError(message, "see what breakglass doctor reports about it", FAILED)
 
 
 def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | None) -> None:

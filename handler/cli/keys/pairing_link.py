@@ -27,7 +27,7 @@ def find_page(given: str | None, urls: Sequence[str]) -> str:
         message = f"{url} is not an https address, and a page there can't sign; {_NOTHING_YET}"
         raise CommandError(message, "name one with --url https://…/")
     if given is None and len(urls) > 1:
-        hint = "its handler must share sessions.dir with this machine; otherwise name this machine's with --url"
+        hint = "its handler must share sessions.dir with this machine; otherwise name this machine's handler with --url"
         remark(f"the link opens {url}, the first of [server] url", hint)
     return url if url.endswith("/") else f"{url}/"
 

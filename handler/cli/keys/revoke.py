@@ -30,7 +30,7 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
         _ask(file, name, caller.entry.data)
     with changing():
         left = remove_caller(file, name)
-    remark(f"{caller_file(file, name)} is removed", "what it has started continues; nothing is cancelled")
+    remark(f"{caller_file(file, name)} is removed", "requests that it started continue; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
         remark(f"until then, the handler still accepts {name}")
@@ -58,7 +58,7 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
     """Return the instruction to remove a caller's lines. Shows none of them, because one may be a secret."""
-    message = f"{name} stands in {file}, which this command does not change; {name} was not removed"
+    message = f"{name} is defined in {file}, which this command does not change; {name} was not removed"
     has_both = caller_file(file, name).exists()  # after the lines are removed, that file takes effect
     then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
     return message, f"remove callers.{name} from {os.path.realpath(file)}; {then}"
@@ -67,7 +67,9 @@ def _describe_lines(file: Path, name: str) -> tuple[str, str]:
 def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
     """Raise CommandError unless the person at the terminal agrees."""
     if not has_person():
-        raise CommandError(f"this removes {caller_file(file, name)}, and there is no terminal to ask at", "add --yes")
+        raise CommandError(
+            f"this removes {caller_file(file, name)}, but there is no terminal at which to ask you", "add --yes"
+        )
     allow, vms = table.get("allow"), table.get("vms")
     what = ", ".join(map(str, allow)) if isinstance(allow, list) else str(allow)
     where = "all VMs" if vms is None else ", ".join(map(str, vms)) if isinstance(vms, list) else str(vms)
@@ -79,7 +81,7 @@ def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
 def _say_uses(name: str, left: tuple[str, ...]) -> None:
     """Print what else depends on a removed caller."""
     if left:
-        remark(f"no longer used, and still there: {', '.join(left)}")
+        remark(f"no longer used, but not deleted: {', '.join(left)}")
     if os.environ.get("BREAKGLASS_SECRET_FILE") in left:
         remark("BREAKGLASS_SECRET_FILE is one of them: call, chat, doctor and drill sign with it")
     if name == "doctor":
