@@ -52,6 +52,8 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     """Return the last messages of the guest's kernel, or why there are none."""
     if not host.last_words:
         return [], "not read: the key's line on this host has --no-last-words"
+    if host.asked_not:
+        return [], "not read: the handler asked not to (last_words = false)"
     # Before the check, so that it is of what is checked: another process may get the number.
     memory = GuestMemory(host, pid, until + _SPARE_SECONDS - _TELL_SECONDS)
     if not is_vm_process(host, pid):
