@@ -121,7 +121,8 @@ class Service:
                 self.hosts[name] = HostConnection(host, on_answer=partial(self._swap, name))
                 self.hosts[name].start(len(config.hosts))
         for connection in (*self.hosts.values(), *self._before.values(), *replaced.values()):
-            connection.vmids = {vm.vmid for vm in config.vms.values() if vm.may_run_at(connection.host)}
+            here = (vm for vm in config.vms.values() if vm.may_run_at(connection.host))
+            connection.vmids = {vm.vmid: vm.last_words for vm in here}
         for name, last in replaced.items():
             self._retire(name, last)
 

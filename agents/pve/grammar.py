@@ -25,7 +25,8 @@ _LINE = re.compile(
     rf"(?: anyway=(?P<anyway>{'|'.join(ANYWAY)}))?"
     rf"(?: proves=(?P<proves>{'|'.join(PROVES)}))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
-    r"(?P<detach> detach)?",
+    r"(?P<detach> detach)?"
+    r"(?P<no_last_words> no-last-words)?",
     re.ASCII,
 )
 
@@ -39,7 +40,8 @@ class Request:
     """One request, parsed.
 
     `anyway`: the code of the one refusal that a person overrides. `proves`: the check that proves by this request that
-    a rescue works, `drill` or `doctor`. `why`: the decoded note, data for the record.
+    a rescue works, `drill` or `doctor`. `why`: the decoded note, data for the record. `no_last_words`: the guest's
+    kernel log must not be read.
     """
 
     verb: str
@@ -53,6 +55,7 @@ class Request:
     proves: str = ""
     why: str = ""
     detach: bool = False
+    no_last_words: bool = False
 
     @property
     def has_caller_fields(self) -> bool:
@@ -77,7 +80,8 @@ def parse_line(line: str) -> Request:
             raise Malformed(f"{value} goes with {' and '.join(GOES_WITH[value])}, and proves= with by=")
     texts = {name: word[name] for name in ("verb", "id", "by", "if_state", "if_last", "anyway", "proves")}
     vm, why = int(word["vm"]) if word["vm"] else None, _decode(word["note"])
-    return Request(**texts, vm=vm, fresh=fresh, why=why, detach=bool(word["detach"]))
+    asks_not = bool(word["no_last_words"])
+    return Request(**texts, vm=vm, fresh=fresh, why=why, detach=bool(word["detach"]), no_last_words=asks_not)
 
 
 def _decode(note: str) -> str:

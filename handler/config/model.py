@@ -79,6 +79,7 @@ class Vm:
     drill: bool = False  # a drill may power-cycle it
     hosts_off: tuple[str, ...] = ()  # its hosts that are disabled by an error in the configuration
     guest_key: str = field(default="", repr=False)
+    last_words: bool = True  # if it is false, the hosts are asked not to read the guest's kernel log
 
     @property
     def host(self) -> Host:

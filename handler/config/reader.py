@@ -98,11 +98,15 @@ class Entry:
         self.problem(key, f"is not a number from {least} to {most}: {quoted(value)}", hint)
         return default
 
-    def get_flag(self, key: str) -> bool:
-        """Return true or false; false if the key is missing."""
-        value = self.get(key, False)
+    def get_flag(self, key: str, default: bool = False) -> bool:
+        """Return true or false; the default if the key is missing."""
+        value = self.get(key, default)
         if not isinstance(value, bool):
-            self.problem(key, f"is not true or false: {quoted(value)}", f"write {key} = true, without quotes")
+            self.problem(
+                key,
+                f"is not true or false: {quoted(value)}",
+                f"write {key} = {str(not default).lower()}, without quotes",
+            )
         return value is True
 
     def get_strs(self, key: str) -> tuple[str, ...]:

@@ -22,11 +22,12 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
     vmid = _vmid(entry)
     guest, guest_keys, guest_cas, guest_key = _guest(entry.part(), name, places)
     by_hand, drill = entry.get_strs("by_hand"), entry.get_flag("drill")
+    last_words = entry.get_flag("last_words", default=True)
     entry.report_unknown()
     if entry.is_faulty or vmid is None or not places:
         return None
     off = tuple(name for name in entry.get_strs("hosts") if name in hosts_off)
-    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off, guest_key)
+    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off, guest_key, last_words)
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:

@@ -65,6 +65,15 @@ def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tu
         yield vm, Finding(level, f"VM {vm.name}", "vm-not-served", what, fix)
 
 
+def judge_wish(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[Finding]:
+    """Warn of each VM whose guest's kernel log the host reads, because its host agent is too old to be asked not to."""
+    for vm in [] if agent.no_last_words else vms:
+        if not vm.last_words:
+            what = f"the host agent on {host.name} is too old to be asked not to read the guest's kernel log"
+            fix = f"breakglass host upgrade {host.name}"
+            yield warning(f"VM {vm.name}", "last-words-read", f"{what}, so it reads it", fix)
+
+
 def judge_clock(host: Host, its_time: object, sent: float, received: float) -> Finding | None:
     """Compare the host's clock with this machine's, read before (`sent`) and after (`received`). None if unknown."""
     if not isinstance(its_time, int | float) or isinstance(its_time, bool):

@@ -182,5 +182,6 @@ class HostLook:
             self.found.append(error(self.place, "power-key-read-only", what, fix))
         if clock := host_agent.judge_clock(self.host, session.time, session.sent, session.received):
             self.found.append(clock)
+        self.found += host_agent.judge_wish(self.host, agent, self._vms)
         for vm, finding in host_agent.judge_served(self.host, agent, self._vms):
             self.of_vms.setdefault(vm.name, VmFindings()).served.append(finding)

@@ -28,6 +28,7 @@ class Handshake:
     vms: VmList = _NONE
     read_only: bool = False
     proven: Proven | None = None
+    no_last_words: bool = False  # the host agent knows this word
     # the cluster's name; empty if the node is in no cluster, None if the host agent could not tell
     cluster: str | None = None
 
@@ -40,6 +41,10 @@ class Handshake:
         if self.read_only:
             return "read-only-key"
         return "not-allowed" if vmid is not None and vmid not in self.vms else ""
+
+    def without_last_words(self, line: str) -> str:
+        """Return a line that asks not to read the guest's kernel log, where the host agent knows the word for that."""
+        return f"{line} no-last-words" if self.no_last_words else line
 
     def check_node(self, host: Host) -> None:
         """Raise Unreached unless this is the configured node. On another node, a number is a different VM.
@@ -59,6 +64,7 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
     except ValueError:
         vms = _NONE
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
-    read_only, proven = result.get("read_only") is True, read_proven(result.get("proven"))
-    cluster = result.get("cluster")
-    return Handshake(True, version, bundle, node, vms, read_only, proven, cluster if isinstance(cluster, str) else None)
+    read_only, asks_not = (result.get(name) is True for name in ("read_only", "no_last_words"))
+    proven, cluster = read_proven(result.get("proven")), result.get("cluster")
+    cluster = cluster if isinstance(cluster, str) else None
+    return Handshake(True, version, bundle, node, vms, read_only, proven, asks_not, cluster)

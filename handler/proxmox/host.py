@@ -6,7 +6,7 @@ A request ends in exactly one of three ways: with the host's messages, with `Unr
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from ..base.errors import Lost, Unreached
@@ -34,7 +34,8 @@ class HostConnection(KeptLink):
         self.retry_seconds = RETRY_SECONDS
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._tracked: set[asyncio.Task[Any]] = set()
-        self.vmids: Container[int] | None = None  # the VMs of this host in the current configuration; None means any VM
+        # the VMs of this host in the current configuration, each with its `last_words`; None means any VM
+        self.vmids: Mapping[int, bool] | None = None
 
     # --- asking ---
 
@@ -67,10 +68,12 @@ class HostConnection(KeptLink):
         while True:
             try:
                 link = await self._ready(ping_first)
-                await link.prepare()
+                # Whether to ask the host not to read the guest's kernel log.
+                asks_not = self.vmids is not None and self.vmids.get(vmid_in(line)) is False
+                await link.prepare(until_heard=asks_not and line.startswith("forensics"))
                 self._check_place(line)  # last, because a reload may come while the others wait
                 replay.begin()
-                async for message in link.ask(line):
+                async for message in link.ask(link.handshake.without_last_words(line) if asks_not else line):
                     if replay.is_new(message):
                         yield message
                 if ping_first:  # the verb may change the VM's state, so no later read may share an earlier answer

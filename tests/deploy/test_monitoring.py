@@ -176,7 +176,7 @@ UNKNOWN = {
     *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
     "sessions-nearly-full",
     # what the host says when doctor asks it
-    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "stale-copy"),
+    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "stale-copy", "last-words-read"),
     # where there is no handler, or another one
     *("no-chat", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }

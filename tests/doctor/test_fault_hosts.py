@@ -21,7 +21,7 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.demo.sshd import listen
 
 from ..conftest import running_world
-from ..support.agent import agent_program
+from ..support.agent import OLDER, agent_program
 from ..support.doctor import DoctorProcess, Fault, Report, Setup, check_fault, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
 from ..support.installing import ROOT, new_key
@@ -240,6 +240,16 @@ def agent(code: str = "", /, **constants: object) -> Seed:
     return lambda setup: setup.host.set_agent(agent_program(code, **constants))
 
 
+def asked_not(seed: Seed) -> Seed:
+    """Have the configuration ask, too, that no guest's kernel log is read."""
+
+    def both(setup: HostSetup) -> None:
+        setup.config["vms"]["devvm"]["last_words"] = False
+        seed(setup)
+
+    return both
+
+
 def program(text: str) -> Seed:
     return lambda setup: setup.host.set_agent(text)
 
@@ -305,6 +315,7 @@ AGENTS = [
     ("agent is older", agent(VERSION=f"{VERSION}rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
     ("agent of a version that does not fit", agent(VERSION="0.2.0"), "agent-too-old", UPGRADE),
+    ("agent can't be asked not to read a log", asked_not(agent(OLDER)), "last-words-read", UPGRADE),
     ("clock ahead", agent(CLOCK.format(seconds=300)), "clock-differs", "timedatectl"),
     ("clock behind", agent(CLOCK.format(seconds=-300)), "clock-differs", "chrony"),
     ("account with another shell", account("/bin/sh", "/bin/bash"), "host-check", "usermod --shell /bin/sh breakglass"),
@@ -459,7 +470,7 @@ agent of another build; key serves another VM; no quorum
 """
 # A rescue works all the same. The others are errors.
 WARNINGS = """
-host key any; agent of another build; agent is older;
+host key any; agent of another build; agent is older; agent can't be asked not to read a log;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
 archive hung; broken chain

@@ -50,11 +50,12 @@ def older(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir: Path) -> Iterator[Service]:
     """A handler and a host of which one is the previous version."""
-    program = ["-m", "breakglass"]
+    program, vm_lines = ["-m", "breakglass"], ""
     if older == "handler":
         program = [str(previous.directory / "handler")]
     else:
         world.agent.write_text(previous.bundle)
+        vm_lines = "last_words = false"  # a word that the first host agents did not know asks for it
     reached = {"agent-outdated"} if warnings_about(older, previous) else {"answering", "agent-outdated"}
     service = Service(
         short_dir,
@@ -62,6 +63,7 @@ def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir:
         key=sshd.power_key,
         host_key=[sshd.host_key],
         program=program,
+        vm_lines=vm_lines,
         extra=entry("generic", host="devvm"),
     )
     try:

@@ -167,7 +167,7 @@ def test_a_guest_without_a_heartbeat_is_not_called_dead(watcher: Visit) -> None:
     page = reset(watcher)
     look_again(page)
     page.clock.fast_forward(91_000)
-    see_bar(page, "No heartbeat to be had: the VM has no balloon device. Look at the picture", "unknown")
+    see_bar(page, "No heartbeat is available: the VM has no balloon device. Look at the picture", "unknown")
     see_headline(page, "Not examined", "unknown")
     expect(page.locator(KEEP_LOOKING)).to_be_visible()
 

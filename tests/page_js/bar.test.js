@@ -110,7 +110,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	const had = [statusCame("running", "qemu-running", 40, { last: "id_1", heartbeat: BEAT }), ...on];
 	assert.deepEqual(ends(...had, ["watch-ended", { found: "nothing" }]), ["warn", "No sign of life after 20 s: look at the picture"]);
 	const none = settledEvent("status", { last: "id_1", heartbeat: { state: "none", at: null, says: "no heartbeat is available: why" } }, 1, { loud: false });
-	assert.deepEqual(ends(...on, none, ["watch-ended", { found: "nothing" }]), ["unknown", "No heartbeat to be had: why. Look at the picture"]);
+	assert.deepEqual(ends(...on, none, ["watch-ended", { found: "nothing" }]), ["unknown", "No heartbeat is available: why. Look at the picture"]);
 	assert.equal(barAfter(...on, ["health-lost", {}, 2], ["health-lost", {}, 1]).word, "No connection");
 });
 

@@ -64,6 +64,15 @@ replace(bundle_hash=lambda: {digest!r}, **constants)
 # ---- that is all of it
 sys.exit(main.main())
 """
+# For write_agent and agent_program: the host agent does not know the word with which it is asked not to read a log.
+OLDER = """
+import re
+replace(_LINE=re.compile(find("_LINE").pattern.replace(" no-last-words", "(?!)"), re.ASCII))
+ping = find("_ping")
+def older_ping(*given):
+    return ({name: value for name, value in each.items() if name != "no_last_words"} for each in ping(*given))
+replace(_ping=older_ping)
+"""
 _PARTS = re.compile(r"(?s)\nconstants = ([^\n]*)\n.*\n# ---- what a test adds\n(.*)\n# ---- that is all of it\n")
 _FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this machine)")
 

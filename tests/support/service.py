@@ -89,6 +89,7 @@ def config_text(
     urls: Sequence[str] = (),
     session_secret: str = "",
     hosts: Sequence[str] = ("pve1",),
+    vm_lines: str = "",
     extra: str = "",
 ) -> str:
     """Return a configuration with one VM, and with whatever else."""
@@ -97,7 +98,7 @@ def config_text(
     ]
     host = f'[hosts.pve1]\nssh = "{user or "breakglass"}@127.0.0.1:{port}"\n'
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
-    vm = f"[vms.devvm]\nhosts = {json.dumps(hosts)}\nvmid = {vmid}\n"
+    vm = f"[vms.devvm]\nhosts = {json.dumps(hosts)}\nvmid = {vmid}\n{vm_lines}\n"
     session = f'[sessions]\nsecret = "{session_secret or secrets.token_urlsafe(48)}"\n'
     server = f"[server]\nurl = {json.dumps(urls)}\n" if urls else ""
     return "\n".join([*tables, host, vm, session, server, extra])

@@ -273,11 +273,19 @@ def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
     assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).drill is expected
 
 
-def test_drill_is_true_or_false() -> None:
+@pytest.mark.parametrize(("line", "expected"), [("", True), ("last_words = true", True), ("last_words = false", False)])
+def test_last_words_are_read_unless_the_vms_entry_says_no(line: str, expected: bool) -> None:
+    """The host is asked not to read a guest's kernel log only where the entry says so."""
+    assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).last_words is expected
+
+
+@pytest.mark.parametrize(("key", "word"), [("drill", "true"), ("last_words", "false")])
+def test_a_flag_is_true_or_false(key: str, word: str) -> None:
     """A text that looks like one of them is a mistake, and the VM is disabled."""
     with pytest.raises(ConfigError) as caught:
-        read(GOOD.replace("vmid = 102", 'vmid = 102\ndrill = "false"'))
-    assert [problem.place for problem in caught.value.problems] == ["vms.devvm.drill", "vms"]
+        read(GOOD.replace("vmid = 102", f'vmid = 102\n{key} = "false"'))
+    assert [problem.place for problem in caught.value.problems] == [f"vms.devvm.{key}", "vms"]
+    assert caught.value.problems[0].fix == f"write {key} = {word}, without quotes"
 
 
 def test_by_hand_can_be_the_operators_own_commands() -> None:

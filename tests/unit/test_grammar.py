@@ -30,6 +30,7 @@ WORDS = [
     r"proves=(drill|doctor)",
     r"note=[A-Za-z0-9_-]{1,40}",
     r"detach",
+    r"no-last-words",
 ]
 LINE = re.compile(f"({'|'.join(VERBS)})" + "".join(f"( {word})?" for word in WORDS))
 
@@ -53,6 +54,7 @@ def spelled(request: Request) -> str:
         request.proves and f"proves={request.proves}",
         request.why and f"note={note(request.why)}",
         request.detach and "detach",
+        request.no_last_words and "no-last-words",
     ]
     return " ".join(word for word in words if word)
 
@@ -70,11 +72,13 @@ def test_a_bare_verb_is_a_request(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
-    line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}} note={note('hung ☎')} detach"
+    line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}}"
+    line += f" note={note('hung ☎')} detach no-last-words"
     anyway = {"reset": "storage-hung", "cycle": "would-not-start"}.get(verb, "")
     proves = {"cycle": "drill", "status": "doctor"}.get(verb, "")
     line = line.format((f" anyway={anyway}" if anyway else "") + (f" proves={proves}" if proves else ""))
-    assert parse_line(line) == Request(verb, 102, ID, "op@x._-1", "io-error", ID, 600, anyway, proves, "hung ☎", True)
+    texts = (ID, "op@x._-1", "io-error", ID, 600, anyway, proves, "hung ☎")
+    assert parse_line(line) == Request(verb, 102, *texts, detach=True, no_last_words=True)
     assert spelled(parse_line(line)) == line
 
 
@@ -90,6 +94,7 @@ def test_every_word_in_its_order(verb: str) -> None:
         "last=a-_4a-_4",
         "fresh=86400",
         "detach",
+        "no-last-words",
         f"note={note(b'n' * NOTE_BYTES)}",
         f"note={note('☎' * (NOTE_BYTES // 3))}",
     ],

@@ -1,6 +1,7 @@
 """The ring of Linux's kernel log, as it lies in a guest's memory: of a real kernel, of every shape, and of a liar."""
 
 import json
+import os
 import struct
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from breakglass.agents.pve.forensics import last_words
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.guest_memory import IMAGE, MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
@@ -20,9 +22,9 @@ from breakglass.agents.pve.forensics.kernel_log import (
     read_messages,
     rings_in,
 )
-from breakglass.agents.pve.forensics.last_words import follow_tables
 from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
+from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.result import SENTENCE_CHARS
 
 from .test_heartbeat_rule import LOST, VERDICTS
@@ -150,6 +152,7 @@ def test_a_line_with_control_characters() -> None:
 
 CAUSES = {
     "a panic": ([(5, PANIC), (5, "Call Trace:"), (6, f"---[ end {PANIC} ]---")], PANIC[:100]),
+    "a panic with a long call trace": ([(5, PANIC), *[(5, " ? common_interrupt+0x1")] * 60], PANIC[:100]),
     "the last one counts": ([(1, "Out of memory: Killed process 7 (sh)"), (9, PANIC)], PANIC[:100]),
     "a lockup": (
         [(9, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:1]")],
@@ -215,19 +218,22 @@ def test_tables_that_name_a_page_again_and_again() -> None:
     """The kernel's GiB is one page 512 times: a small part of it is read, and little at a time."""
     memory = Aliased()
     data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
-    assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 17 << 20) == (True, True)
+    assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 2 << 20) == (True, True)
 
 
 class Flooded(GuestMemory):
-    """A guest whose kernel has nothing but heads of one ring: each has the messages of `ring`."""
+    """A guest whose kernel has nothing but `words`, and somewhere a ring. Its clock counts the pages that are read."""
 
-    def __init__(self, ring: Memory, place: int) -> None:
-        self.ring, self.heads, self.place, self.reads = ring, ring.heads(), place, 0
+    def __init__(self, ring: Memory, place: int, words: bytes) -> None:
+        self.ring, self.words, self.place, self.pages = ring, words, place, 0
+
+    def monotonic(self) -> float:
+        return self.pages
 
     def read(self, address: int, size: int) -> bytes:
-        self.reads += 1
+        self.pages += -(-size // 4096)
         if size > 4096:
-            return self.heads.ljust(96, b"\0") * (size // 96)
+            return self.words * (size // len(self.words))
         if address < 0x4000:  # a table: of the last has each entry its own page
             entries = {0x1000: [0x2003] * 512, 0x2000: [0x3003] * 512}
             pages = [1 << 63 | self.place + (number << 21) | 0x83 for number in range(512)]
@@ -235,14 +241,41 @@ class Flooded(GuestMemory):
         return self.ring.read(address - self.place + IMAGE, size)
 
 
-def test_rings_without_an_end() -> None:
-    """A guest that lies has them; at its deadline the reader returns what it has found, and reads no more."""
+A_PART = 257  # pages of a kernel's data that are searched at a time
+A_RING = COUNT * 3 * 6  # reads: a message has three parts, and each is looked up in four tables first
+
+
+@pytest.mark.parametrize("is_ring", [True, False], ids=["rings", "decoys"])
+def test_a_memory_full_of_rings(is_ring: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that lies has them without an end, or what only begins like one; at its deadline the reader ends."""
     ring = Memory(3)
     for _ in range(COUNT):
         ring.write(b"the last words")
-    memory = Flooded(ring, 0x200000)
-    found = follow_tables(memory, [Root(0x1000, 4)] * 100, time.monotonic() + 0.1)
-    assert (found[-1].text, memory.reads < 50_000) == ("the last words", True)
+    memory = Flooded(ring, 0x200000, ring.heads().ljust(96, b"\0") if is_ring else struct.pack("<Q", 7))
+    monkeypatch.setattr(last_words, "time", memory)
+    found = last_words.follow_tables(memory, [Root(0x1000, 4)] * 100, 5000)
+    assert [message.text for message in found[-1:]] == ["the last words"] * is_ring
+    assert 5000 < memory.pages <= 5000 + A_PART + A_RING
+
+
+def test_a_reader_whose_time_is_over() -> None:
+    """It reads nothing more, and has what it read before."""
+    memory = GuestMemory(Host(7), os.getpid(), time.monotonic() - 1)
+    with pytest.raises(TimeoutError):
+        memory.read_place(0, 8)
+    ring, left = Memory(3), list(range(3 * 2))
+    for text in (b"old", b"later", b"last"):
+        ring.write(text)
+    heads = parse_ring(ring.heads())
+    assert heads
+
+    def read(place: int, size: int) -> bytes:
+        if not left:
+            raise TimeoutError
+        left.pop()
+        return ring.read(place, size)
+
+    assert [message.text for message in read_messages(read, heads)] == ["later", "last"]
 
 
 # --- the console's text ---

@@ -18,7 +18,7 @@ PAGE = 4096
 MEMORY_READ_BYTES = 64 * 1024
 HUGE = 1 << 21
 MOST_DATA = 128 << 20  # a kernel has 20 to 40 MiB of data
-_PART, _OVERLAP = 8 * HUGE, PAGE  # bytes of data to read at a time
+_PART, _OVERLAP = 1 << 20, PAGE  # bytes of data at a time; a guest that lies can make the search of a part slow
 _PRESENT = 0x80  # the bit for "present" in the last of the eight bytes that pagemap has for a page
 IMAGE = 0xFFFFFFFF80000000  # where Linux on x86-64 has its own image, in a GiB
 _ENTRY_ADDRESS = 0x000FFFFFFFFFF000  # the address bits in an entry of a page table
@@ -41,9 +41,13 @@ class Piece:
 
 
 class GuestMemory:
-    """The RAM of a guest, by QEMU's addresses and, once `pieces` are known, by physical ones."""
+    """The RAM of a guest, by QEMU's addresses and, once `pieces` are known, by physical ones.
 
-    def __init__(self, host: Host, pid: int) -> None:
+    Each read raises TimeoutError after `until`, a time of time.monotonic().
+    """
+
+    def __init__(self, host: Host, pid: int, until: float) -> None:
+        self._until = until
         self._memory = os.open(host.proc(pid, "mem"), os.O_RDONLY | os.O_CLOEXEC)
         self._pagemap = os.open(host.proc(pid, "pagemap"), os.O_RDONLY | os.O_CLOEXEC)
         self.pieces: tuple[Piece, ...] = ()
@@ -52,6 +56,8 @@ class GuestMemory:
         """Return the bytes at QEMU's address; zeros for pages that QEMU does not have."""
         found, end = bytearray(), place + size
         while place < end:
+            if time.monotonic() > self._until:
+                raise TimeoutError("the time is over")
             some = min(MEMORY_READ_BYTES - place % MEMORY_READ_BYTES, end - place)
             found += self._read_some(place, some)
             place += some

@@ -93,7 +93,8 @@ def parse_ring(data: bytes) -> Ring | None:
 def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessage]:
     """Return the last messages, oldest first. `read` returns what the kernel has at an address, or raises ValueError.
 
-    It leaves out a message that is being written and a message that does not fit into its ring.
+    It leaves out a message that is being written and a message that does not fit into its ring. If `read` raises
+    TimeoutError, it returns what it has read by then.
     """
     found: list[LogMessage] = []
     for back in range(min(ring.messages, most)):
@@ -107,6 +108,8 @@ def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessa
             found.append(LogMessage(seq, ns / 1e9, _read_block(read, ring, number, begin, end, length)))
         except ValueError:
             continue
+        except TimeoutError:
+            break
     return found[::-1]
 
 
@@ -124,10 +127,8 @@ def _read_block(read: Read, ring: Ring, number: int, begin: int, end: int, lengt
 
 def log_lines(messages: list[LogMessage], most: int = LAST_LINES) -> list[str]:
     """Return the last lines, as `dmesg` shows them, each escaped and cut."""
-    lines = [
-        f"[{each.seconds:12.6f}] {escape(line, LINE_OF_LOG_CHARS)}" for each in messages for line in _split(each.text)
-    ]
-    return lines[-most:]
+    lines = [(each.seconds, line) for each in messages[-most:] for line in _split(each.text)[-most:]]
+    return [f"[{seconds:12.6f}] {escape(line, LINE_OF_LOG_CHARS)}" for seconds, line in lines[-most:]]
 
 
 def _split(text: str) -> list[str]:

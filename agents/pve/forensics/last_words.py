@@ -24,6 +24,7 @@ LAST_WORDS_SECONDS = 10.0
 SHORT_LAST_WORDS_SECONDS = 1.5
 _PVE_SECONDS = 1.0
 _SPARE_SECONDS = 0.5  # the part of the probe's time that is kept for reading and reporting what was found
+_TELL_SECONDS = 0.2  # the part of it that is kept for reporting
 _NICE = 10  # a reader of idle priority could keep QEMU's memory lock for long
 _MOVING = ("inmigrate", "postmigrate", "finish-migrate", "restore-vm", "colo")
 _MOVED = ("setup", "active", "device", "pre-switchover", "postcopy-active", "postcopy-paused", "postcopy-recover")
@@ -51,7 +52,10 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     """Return the last messages of the guest's kernel, or why there are none."""
     if not host.last_words:
         return [], "not read: the key's line on this host has --no-last-words"
-    memory = GuestMemory(host, pid)  # opened before the check, because another process may get the pid
+    if host.asked_not:
+        return [], "not read: the handler asked not to (last_words = false)"
+    # opened before the check, because another process may get the pid
+    memory = GuestMemory(host, pid, until + _SPARE_SECONDS - _TELL_SECONDS)
     if not is_vm_process(host, pid):
         return [], "not read: it is not certain that this is the VM's QEMU"
     try:
@@ -88,12 +92,15 @@ def follow_tables(memory: GuestMemory, roots: list[Root], until: float) -> list[
     """
     newest: list[LogMessage] = []
     for root in roots:
-        with suppress(ValueError):  # these page tables do not map a kernel
+        with suppress(ValueError, TimeoutError):  # these page tables do not map a kernel, or the time is over
             tables = PageTables(memory, root)
-            for ring in (ring for data in tables.data_of_kernel() for ring in rings_in(data)):
+            for part in tables.data_of_kernel():
+                for ring in rings_in(part):
+                    newest = max(newest, read_messages(tables.read, ring), key=_last_number)
+                    if time.monotonic() > until:
+                        return newest
                 if time.monotonic() > until:
                     return newest
-                newest = max(newest, read_messages(tables.read, ring), key=_last_number)
         if newest or time.monotonic() > until:
             break
     return newest
@@ -112,7 +119,7 @@ def _scan(host: Host, pid: int, memory: GuestMemory, until: float) -> list[LogMe
             try:
                 if messages := _read_named(memory, page):
                     return messages
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TimeoutError):
                 continue
     return []
 

@@ -18,12 +18,13 @@ from ..vm_list import VmList
 class Host:
     """One VM on one Proxmox host; `root` prefixes every path and is empty in production.
 
-    `last_words`: the guest's kernel log may be read from its memory.
+    `last_words`: the guest's kernel log may be read from its memory. `asked_not`: the request says not to.
     """
 
     vmid: int
     root: str = ""
     last_words: bool = True
+    asked_not: bool = False
 
     def path(self, absolute: str) -> str:
         """Return the host path `absolute` under the root."""
@@ -73,9 +74,9 @@ class Key:
     root: str = ""
     last_words: bool = True
 
-    def host(self, vmid: int) -> Host:
+    def host(self, vmid: int, asked_not: bool = False) -> Host:
         """Return the host's paths and settings for one of the VMs."""
-        return Host(vmid, self.root, self.last_words)
+        return Host(vmid, self.root, self.last_words, asked_not)
 
 
 def log(root: str, line: str) -> None:

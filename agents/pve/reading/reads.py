@@ -159,6 +159,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "node": node_name(),
         "vms": str(key.vms),
         "read_only": key.read_only,
+        "no_last_words": True,  # it knows the word, which an older one refuses
         "quorum": view.quorate,
         "cluster": view.cluster if view.answers else None,
         "records": _prepare_records(key),

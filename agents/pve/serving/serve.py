@@ -62,7 +62,7 @@ class Agent:
             self._send(tag, result_message(Result(FAILED, stage="begin", verdict=verdict)))
 
     def _task(self, request: Request) -> ReadTask | FollowTask:
-        host = self._key.host(request.vm or 0)
+        host = self._key.host(request.vm or 0, request.no_last_words)
         if not VERBS[request.verb].is_job:
             return ReadTask(host, request, self._readers)
         nonce = secrets.token_hex(8)
