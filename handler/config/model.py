@@ -12,7 +12,7 @@ from ..base.findings import Finding, as_json
 from ..base.text import shown
 from ..base.verbs import VERBS
 from .model_api import ModelApi
-from .notify import Receiver
+from .notify import Recipient
 from .server import Network, is_loopback, normal_url
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)  # what the host agent records as by=; no hidden file
@@ -127,7 +127,7 @@ class Config:
     proxies: tuple[Network, ...] = ()  # whose X-Forwarded-For is believed, for the log
     urls: tuple[str, ...] = ()  # of this handler, in normal form
     metrics: tuple[Caller, ...] = ()  # who may read /metrics: one caller, or none without [metrics]
-    notify: tuple[Receiver, ...] = ()
+    notify: tuple[Recipient, ...] = ()
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.

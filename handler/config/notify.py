@@ -15,7 +15,7 @@ _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.A
 
 
 @dataclass(frozen=True)
-class Receiver:
+class Recipient:
     """One entry.
 
     `name` is its place in the file, for people. `url` is that of the server, of the webhook or of Apprise, and can be a
@@ -46,14 +46,14 @@ class Receiver:
         return begin <= minute < end if begin <= end else not end <= minute < begin
 
 
-def read_receivers(top: Entry, vms: Iterable[str]) -> tuple[Receiver, ...]:
+def read_receivers(top: Entry, vms: Iterable[str]) -> tuple[Recipient, ...]:
     """Return the entries without a fault; `vms` are all VMs in the file."""
     known = tuple(vms)
     found = [_receiver(entry, number, known) for number, entry in enumerate(top.get_list("notify"))]
     return tuple(receiver for receiver in found if receiver)
 
 
-def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Receiver | None:
+def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Recipient | None:
     if entry.is_faulty:
         return None
     to, topic, secret = entry.get_str("to"), "", ""
@@ -87,7 +87,7 @@ def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Receiver | N
     quiet = _quiet(entry)
     flags = {name: entry.get_flag(name) for name in ("guest_text", "before_answer")}
     entry.report_unknown()
-    receiver = Receiver(f"notify[{number}]", to, url, topic, secret, on, names, quiet, **flags)
+    receiver = Recipient(f"notify[{number}]", to, url, topic, secret, on, names, quiet, **flags)
     return None if entry.is_faulty else receiver
 
 

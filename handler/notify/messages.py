@@ -13,11 +13,11 @@ from ..auth.signing import secret_bytes, sign
 from ..base.text import plain_line
 from ..base.times import rfc3339
 from ..base.verbs import VERBS
-from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Receiver
+from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Recipient
 from ..config.server import page_link
 
 _SENTENCE, _WORDS = 300, 600  # characters
-_LAST_WORDS = "; its last words: "  # agents/pve/forensics/verdict.py: what stands behind it is the guest's
+_LAST_WORDS = "; its last words: "  # agents/pve/forensics/verdict.py: the guest wrote what stands behind it
 _GOOD = ("healthy", "guest-alive")
 _PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # of ntfy: 1 makes no sound
 
@@ -41,11 +41,11 @@ class Message:
     is_urgent: bool = True
     code: str = ""
 
-    def wanted_by(self, receiver: Receiver) -> bool:
+    def wanted_by(self, receiver: Recipient) -> bool:
         """Tell whether a receiver gets this message."""
         return any(receiver.wants(event, self.vm) for event in self.events)
 
-    def text_for(self, receiver: Receiver) -> str:
+    def text_for(self, receiver: Recipient) -> str:
         """Return the text for one receiver."""
         return f"{self.text} Last words: {self.guest}" if self.guest and receiver.guest_text else self.text
 
@@ -123,7 +123,7 @@ def _sentence(verdict: Mapping[str, object]) -> str:
 # --- the request that carries it ---
 
 
-def request_for(message: Message, receiver: Receiver, now: float, is_quiet: bool) -> tuple[str, bytes, dict[str, str]]:
+def request_for(message: Message, receiver: Recipient, now: float, is_quiet: bool) -> tuple[str, bytes, dict[str, str]]:
     """Return the URL, the body and the headers for ntfy or a webhook."""
     headers = {"content-type": "application/json", "user-agent": "breakglass"}
     if receiver.to == NTFY:
@@ -154,7 +154,7 @@ def request_for(message: Message, receiver: Receiver, now: float, is_quiet: bool
     return receiver.url, body, headers
 
 
-def _ntfy_body(message: Message, receiver: Receiver, priority: int) -> bytes:
+def _ntfy_body(message: Message, receiver: Recipient, priority: int) -> bytes:
     """Return the JSON that ntfy takes at its root (ntfy's docs, publish.md). Its button opens the page, and no more."""
     fields: dict[str, object] = {"topic": receiver.topic, "title": message.title, "message": message.text_for(receiver)}
     fields |= {"priority": priority, "sequence_id": message.key}

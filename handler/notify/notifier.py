@@ -9,58 +9,41 @@ import base64
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
 
-from ..base import audit, counts
+from ..base import audit
 from ..base.errors import Lost, Unreached
 from ..base.verbs import CAPTURE_ID, DRILL_ID
-from ..config.model import Config, Vm
-from ..config.notify import VERDICT, Receiver
+from ..config.model import Vm
+from ..config.notify import VERDICT
 from ..proxmox.outcome import Answer
 from ..proxmox.outcome import Message as HostMessage
 from ..proxmox.request import VerbRequest
 from ..proxmox.wire import job_line
 from ..service import Service
-from .messages import Message, outcome_message, ready_message, summary_message, verdict_message
-from .send import NotSent, send
+from .messages import outcome_message, ready_message, summary_message, verdict_message
+from .outbox import Outbox, remember
 
-TRY_AFTER = (0.0, 60.0, 420.0)  # seconds between the tries to send a message
-MOST_WAITING = 64  # messages of one receiver
-AT_ONCE = 4
 ENDED_SECONDS = 30.0  # after a capture's end, during which the handler that began it has sent its message
 LOOK_AFTER = 45.0  # seconds after a start or a repeated alert; longer than ENDED_SECONDS
 ROUND_SECONDS = 300.0
 READY_SECONDS = 30.0
 MOST_MESSAGES = 5  # of one round; more become one
 CAPTURE_SECONDS = 25.0  # a capture's deadline, and the answer
-_MOST_KNOWN = 1000
 _TOLD, _NOT_TOLD = "told", "not-told"
 _IN_VAIN = ("rejected", "busy", "id-reused", "running")  # outcomes of verbs that did nothing
 
-T = TypeVar("T")
-
 
 class Notifier:
-    """The messages that wait, and who could not be reached. `faults` has the reason by the receiver's name."""
+    """What is under way between an event and its message."""
 
     def __init__(self, service: Service, reasons: Callable[[], Sequence[str]]) -> None:
-        self.faults: dict[str, str] = {}
+        self.outbox = Outbox(service)
         self._service, self._reasons = service, reasons
         self._tasks: set[asyncio.Task[object]] = set()
-        self._waiting: dict[Receiver, int] = {}
-        self._turns: dict[Receiver, asyncio.Semaphore] = {}
         self._under_way: set[str] = set()  # captures whose message this handler is about to send
         self._seen: dict[tuple[str, str], None] = {}
-        self._sent: dict[tuple[Receiver, str, str], None] = {}
         self._lost: tuple[str, int] = ("", 0)  # the key of the message that the handler is not ready, and its looks
         self._spawn(self._look_from_time_to_time())
-
-    def use(self, config: Config) -> None:
-        """Forget receivers that a reload has removed."""
-        names = {receiver.name for receiver in config.notify}
-        self.faults = {name: why for name, why in self.faults.items() if name in names}
-        self._waiting = {each: count for each, count in self._waiting.items() if each in config.notify}
-        self._turns = {each: turn for each, turn in self._turns.items() if each in config.notify}
 
     def _spawn(self, work: Coroutine[None, None, object]) -> asyncio.Task[object]:
         task = asyncio.create_task(work)
@@ -71,57 +54,13 @@ class Notifier:
     def _forget(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            audit.note("defect", error=repr(error))
+            audit.note("defect", where="notify", error=repr(error), trace="")
 
     async def stop(self) -> None:
         """End what is under way. The host knows which captures wait for a message."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    # --- sending ---
-
-    async def tell(self, message: Message) -> bool:
-        """Send a message to each receiver that wants it; tell whether all of them have taken it."""
-        receivers = [each for each in self._service.config.notify if message.wanted_by(each)]
-        return all(await asyncio.gather(*(self._tell(message, each) for each in receivers)))
-
-    async def _tell(self, message: Message, receiver: Receiver) -> bool:
-        known = (receiver, message.key, message.stage)
-        if known in self._sent:
-            return True
-        waiting = self._waiting.get(receiver, 0)
-        why = f"{waiting} messages wait already" if waiting >= MOST_WAITING else ""
-        if not why:
-            self._waiting[receiver] = waiting + 1
-            try:
-                why = await self._try(message, receiver)
-            finally:
-                self._waiting[receiver] = self._waiting.get(receiver, 1) - 1
-        counts.in_use.add_notification(receiver.to, not why)
-        facts = {"receiver": receiver.name, "to": receiver.to, "key": message.key, "stage": message.stage}
-        if why:
-            self.faults[receiver.name] = why
-            audit.note("notify-failed", **facts, why=why)
-        else:
-            self.faults.pop(receiver.name, None)
-            _remember(self._sent, known)
-            audit.note("notify", **facts)
-        return not why
-
-    async def _try(self, message: Message, receiver: Receiver) -> str:
-        """Try to send a message three times; return why it could not be sent, or an empty text."""
-        why, turn = "", self._turns.setdefault(receiver, asyncio.Semaphore(AT_ONCE))
-        for seconds in TRY_AFTER:
-            await asyncio.sleep(seconds)
-            try:
-                async with turn:
-                    await send(message, receiver)
-            except NotSent as error:
-                why = str(error)
-            else:
-                return ""
-        return why
 
     # --- verdicts ---
 
@@ -159,7 +98,7 @@ class Notifier:
             found = result.get("whole_job")
             if isinstance(found, dict) and found.get("told") != _TOLD:
                 message = verdict_message(vm.name, found, self._service.config.urls)
-                await self._mark(vm, job, await self.tell(message))
+                await self._mark(vm, job, await self.outbox.tell(message))
         except (Lost, Unreached) as error:
             audit.note("notify-late", vm=vm.name, job=job, why=str(error))
         finally:
@@ -207,7 +146,7 @@ class Notifier:
         self._under_way |= jobs_found
         try:
             summary = summary_message([(vm.name, job) for vm, job in found], self._service.config.urls)
-            is_told = await self.tell(summary)
+            is_told = await self.outbox.tell(summary)
             for vm, job in found:
                 with suppress(Lost, Unreached):
                     await self._mark(vm, job, is_told)
@@ -232,16 +171,16 @@ class Notifier:
             async with asyncio.timeout(CAPTURE_SECONDS):
                 newest = (await self._ask(request.vm, f"told vm={request.vm.vmid}")).get("newest")
                 key = "" if is_drill or not isinstance(newest, str) else newest[:64]
-        except (Lost, Unreached, TimeoutError):  # then it is a message of its own
+        except (Lost, Unreached, TimeoutError):  # then it replaces no other message
             pass
-        await self.tell(outcome_message(request.vm.name, body, request.reason, key, is_drill, urls))
+        await self.outbox.tell(outcome_message(request.vm.name, body, request.reason, key, is_drill, urls))
 
     def see_reader(self, request: VerbRequest) -> None:
         """Have the host note that a caller has opened an alert's capture, once for each of the newest 1,000."""
         key = (request.job, request.caller.name)
         if not request.job.startswith(CAPTURE_ID) or request.job.startswith(DRILL_ID) or key in self._seen:
             return
-        _remember(self._seen, key)
+        remember(self._seen, key)
         self._spawn(self._note_seen(request))
 
     async def _note_seen(self, request: VerbRequest) -> None:
@@ -260,18 +199,11 @@ class Notifier:
         if not reasons:
             self._lost = ("", 0)
             if looks > 1:
-                self._spawn(self.tell(ready_message(key, (), self._service.config.urls)))
+                self._spawn(self.outbox.tell(ready_message(key, (), self._service.config.urls)))
         else:
             self._lost = (key or f"ready-{time.time_ns():x}", looks + 1)
             if looks == 1:
-                self._spawn(self.tell(ready_message(key, reasons, self._service.config.urls)))
-
-
-def _remember(known: dict[T, None], item: T) -> None:
-    """Add an item, and forget the oldest of too many."""
-    known[item] = None
-    if len(known) > _MOST_KNOWN:
-        del known[next(iter(known))]
+                self._spawn(self.outbox.tell(ready_message(key, reasons, self._service.config.urls)))
 
 
 def _is_due(job: object) -> bool:

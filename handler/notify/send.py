@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ..base.reasons import reason
 from ..base.threads import run_in_thread
-from ..config.notify import APPRISE, Receiver
+from ..config.notify import APPRISE, Recipient
 from .messages import Message, head_of, request_for
 
 SECONDS = 10.0
@@ -26,7 +26,7 @@ class NotSent(Exception):
     """Raised if a receiver has not taken a message. The text names no URL, which can be a secret."""
 
 
-async def send(message: Message, receiver: Receiver) -> None:
+async def send(message: Message, receiver: Recipient) -> None:
     """Send a message; raise NotSent unless the receiver has taken it."""
     now = time.time()
     local = time.localtime(now)
@@ -88,11 +88,11 @@ async def _connect(
     raise OSError("the name has no address")
 
 
-def _send_by_apprise(message: Message, receiver: Receiver) -> None:
+def _send_by_apprise(message: Message, receiver: Recipient) -> None:
     try:
         import apprise
     except ImportError:
-        raise ValueError("Apprise is missing: pip install 'breakglass[notify]'") from None
+        raise ValueError("Apprise is missing: install the extra `notify` where the handler runs") from None
 
     to = apprise.Apprise()
     text = "\n".join(filter(None, [message.text_for(receiver), message.link]))

@@ -35,7 +35,7 @@ class Telling:
 
             self.notifier = Notifier(self._service, self._reasons)
         if self.notifier is not None:
-            self.notifier.use(config)
+            self.notifier.outbox.use(config)
 
     def _reasons(self) -> list[str]:
         """Return why the handler is not ready, apart from receivers that can't be reached."""
@@ -45,7 +45,7 @@ class Telling:
     @property
     def faults(self) -> Mapping[str, str]:
         """Return which receivers did not get a message, and why."""
-        return self.notifier.faults if self.notifier else {}
+        return self.notifier.outbox.faults if self.notifier else {}
 
     async def see_alert(
         self,

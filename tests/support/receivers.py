@@ -12,7 +12,7 @@ from typing import Any
 from .stages import until
 
 
-class Receiver(ThreadingHTTPServer):
+class Inbox(ThreadingHTTPServer):
     """Keeps each request; answers with `statuses` one after the other, then 200."""
 
     daemon_threads = True
@@ -31,7 +31,7 @@ class Receiver(ThreadingHTTPServer):
         return [json.loads(body) for _, _, body in list(self.requests)]
 
     def lines(self) -> dict[str, dict[str, Any]]:
-        """Return what a phone shows by ntfy 2.16's rules: the newest message of each sequence id (or of its own)."""
+        """Return what a phone shows by ntfy 2.16's rules: the newest message of each sequence id (or of none)."""
         return {body.get("sequence_id", str(number)): body for number, body in enumerate(self.bodies())}
 
     def wait(self, count: int) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class Receiver(ThreadingHTTPServer):
 class Taking(BaseHTTPRequestHandler):
     """Takes one request."""
 
-    server: Receiver
+    server: Inbox
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -61,9 +61,9 @@ class Taking(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def receiving() -> Iterator[Inbox]:
     """Run a receiver."""
-    receiver = Receiver()
+    receiver = Inbox()
     try:
         yield receiver
     finally:
@@ -107,3 +107,13 @@ def flood(taken: socket.socket) -> None:
             taken.sendall(b"x" * 65536)
     except OSError:
         pass
+
+
+def replying(head: bytes) -> Callable[[socket.socket], None]:
+    """Return what answers a request with this head."""
+
+    def answer(taken: socket.socket) -> None:
+        taken.recv(65536)
+        taken.sendall(head)
+
+    return answer

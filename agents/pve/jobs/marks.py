@@ -1,4 +1,4 @@
-"""What a handler says of an alert's capture after it has ended: that people were told of it, and who has seen it.
+"""The marks on an alert's capture that has ended, which say whether people were told of it, and who has seen it.
 
 The marks are lines of a file beside the job's record. No verb reads them, and a full /run loses them alone.
 """

@@ -33,7 +33,7 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         if mark == SEEN:
             write_atomic(_seen_path(store), record.id)
     except OSError:
-        verdict = Verdict("not-kept", "the host could not keep the mark, because /run is full")
+        verdict = Verdict("agent-failed", "the host could not keep the mark, because /run is full")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     return None, Result(DONE, stage=request.verb)
 
