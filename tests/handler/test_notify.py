@@ -3,14 +3,18 @@
 import asyncio
 import base64
 import json
+import os
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from socket import socket
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from standardwebhooks import Webhook
@@ -24,7 +28,7 @@ from ..support.alerting import alerting, entry, list_captures, until
 from ..support.ports import reserve_port
 from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
 from ..support.service import Reply, Service
-from ..support.sshd import Sshd
+from ..support.sshd import Sshd, wait_listening
 
 pytestmark = pytest.mark.real("sshd", "qemu")
 
@@ -275,3 +279,65 @@ def test_without_receivers_nothing_is_loaded() -> None:
     code = "import sys, breakglass.server.server; print({'breakglass.notify', 'apprise'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
+
+
+# --- other programs ---
+
+
+@pytest.mark.real("ntfy")
+def test_debians_ntfy_takes_both_lines(receiver: Inbox, tmp_path: Path) -> None:
+    """Ntfy 2.11 knows no sequence ids, so it has a line for the verdict and one for the verb, each with its link."""
+    with ntfy_server(tmp_path) as (url, line), notifying(ntfy(url)) as (service, _):
+        job = begin(service, "debian")
+        list_captures(service)
+        service.logged(f'"key": "{job}", "stage": "verdict"')
+        service.pve("reset", vm="devvm")
+        service.logged('-done"')
+        verdict, outcome = line()
+        assert (verdict["click"], verdict["actions"][0]["url"]) == (PAGE + job, PAGE + job)
+        assert [each["priority"] for each in (verdict, outcome) if each["title"].endswith("done")] == [3]
+        assert service.health()["notify"] == "on"
+
+
+@contextmanager
+def ntfy_server(directory: Path) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Run Debian's ntfy; yield its URL, and what lists the messages of the topic."""
+    port = reserve_port()
+    (directory / "server.yml").write_text(f'listen-http: "127.0.0.1:{port}"\ncache-file: "{directory}/cache.db"\n')
+    with (directory / "log").open("wb") as log:
+        command = ["ntfy", "serve", "--config", str(directory / "server.yml")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_listening(port, process)
+            url = f"http://127.0.0.1:{port}"
+            yield url, lambda: [json.loads(line) for line in urlopen(f"{url}/night/json?poll=1")]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_apprise_itself_takes_a_message(receiver: Inbox) -> None:
+    """By its service `json`; a URL that it does not know is a reason, and quiet hours keep what is not urgent."""
+    url = receiver.url.replace("http:", "json:")
+    message = Message("key", "verdict", ("verdict",), "devvm", "devvm at 02:58 UTC", "It hangs.", PAGE)
+    before = len(receiver.requests)
+    for quiet in (None, (0, 1440)):
+        recipient = Recipient("notify[0]", "apprise", url, quiet=quiet)
+        assert asyncio.run(try_once(replace(message, is_urgent=quiet is None), recipient)) == ""
+    [found] = receiver.bodies()[before:]
+    assert (found["title"], found["message"]) == (message.title, f"It hangs.\n{PAGE}")
+    assert asyncio.run(try_once(message, Recipient("n", "apprise", "x://y"))) == "Apprise does not know such a URL"
+
+
+def test_a_test_message_needs_no_handler(told: Service, receiver: Inbox) -> None:
+    """`breakglass notify test` sends one to each receiver, and ends with 1 if one has not taken it."""
+    before = len(receiver.requests)
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(told.config)}
+    command = [sys.executable, "-m", "breakglass", "notify", "test"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "notify[0] (webhook): sent\nnotify[1] (ntfy): sent\n"
+    assert len(receiver.requests) == before + 2
+    receiver.statuses = [500]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "notify[0] (webhook): not sent: it answered HTTP 500" in ran.stderr) == (1, True)
