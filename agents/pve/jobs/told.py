@@ -29,7 +29,7 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     mark = SEEN if request.verb == SEEN else NOT_TOLD if request.why == NOT_TOLD else TOLD
     try:
-        add_mark(store, record.id, mark, request.by)
+        add_mark(store, record.id, mark, request.by or "by-hand")
         if mark == SEEN:
             write_atomic(_seen_path(store), record.id)
     except OSError:
