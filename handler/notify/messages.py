@@ -50,13 +50,13 @@ class Message:
         return f"{self.text} Last words: {self.guest}" if self.guest and receiver.guest_text else self.text
 
 
-def verdict_message(vm: str, job: Mapping[str, object], urls: Sequence[str]) -> Message:
-    """Return the message about a capture that has ended; `job` is its record."""
+def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence[str]) -> Message:
+    """Return the message about a capture that has ended; `key` is its id, and `job` what its host knows of it."""
     verdict = job.get("verdict")
     found = verdict if isinstance(verdict, dict) else {}
     sentence, advice, code = _sentence(found), str(found.get("advice", "")), plain_line(str(found.get("code", "")))[:64]
     helps = f" {advice.capitalize()} helps." if advice in VERBS and VERBS[advice].mutating else ""
-    at, key = str(job.get("started"))[11:16], str(job.get("id"))[:64]
+    at = str(job.get("started"))[11:16]
     words = job.get("last_words")
     guest = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
     return Message(

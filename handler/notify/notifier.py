@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 
+from ..auth.signing import ID
 from ..base import audit
 from ..base.errors import Lost, Unreached
 from ..base.verbs import CAPTURE_ID, DRILL_ID
@@ -41,6 +42,7 @@ class Notifier:
         self._service, self._reasons = service, reasons
         self._tasks: set[asyncio.Task[object]] = set()
         self._under_way: set[str] = set()  # captures whose message this handler is about to send
+        self._looks: set[str] = set()  # VMs at whose captures this handler looks soon
         self._seen: dict[tuple[str, str], None] = {}
         self._lost: tuple[str, int] = ("", 0)  # the key of the message that the handler is not ready, and its looks
         self._spawn(self._look_from_time_to_time())
@@ -71,8 +73,9 @@ class Notifier:
         """
         if not self._is_wanted(vm):
             return None
-        if is_repeated:
-            self._spawn(self._look_later([vm]))
+        if is_repeated and vm.name not in self._looks:
+            self._looks.add(vm.name)
+            self._spawn(self._look_later(vm))
         new = {job: line for job, line in lines.items() if job not in self._under_way}
         return self._spawn(self._follow_all(vm, new)) if new else None
 
@@ -97,7 +100,7 @@ class Notifier:
             result = (await self._service.read(vm, job_line(vm.vmid, job)))[-1]
             found = result.get("whole_job")
             if isinstance(found, dict) and found.get("told") != _TOLD:
-                message = verdict_message(vm.name, found, self._service.config.urls)
+                message = verdict_message(vm.name, job, found, self._service.config.urls)
                 await self._mark(vm, job, await self.outbox.tell(message))
         except (Lost, Unreached) as error:
             audit.note("notify-late", vm=vm.name, job=job, why=str(error))
@@ -127,9 +130,10 @@ class Notifier:
             looks += 1
             self._see_ready()
 
-    async def _look_later(self, vms: Sequence[Vm]) -> None:
+    async def _look_later(self, vm: Vm) -> None:
         await asyncio.sleep(LOOK_AFTER)
-        await self._look(vms)
+        self._looks.discard(vm.name)
+        await self._look([vm])
 
     async def _look(self, vms: Sequence[Vm]) -> None:
         """Send what no handler has sent: a message for each capture, or one for all if there are more than five."""
@@ -137,7 +141,7 @@ class Notifier:
         for vm in filter(self._is_wanted, vms):
             with suppress(Lost, Unreached):  # /ready says so already
                 jobs = (await self._ask(vm, f"told vm={vm.vmid}")).get("untold")
-                ids = [str(each.get("id"))[:64] for each in jobs if _is_due(each)] if isinstance(jobs, list) else []
+                ids = [str(each["id"]) for each in jobs if _is_due(each)] if isinstance(jobs, list) else []
                 found += [(vm, job) for job in ids if job not in self._under_way]
         if len(found) <= MOST_MESSAGES:
             await asyncio.gather(*(self._tell_verdict(vm, job) for vm, job in found))
@@ -169,8 +173,8 @@ class Notifier:
             return
         try:
             async with asyncio.timeout(CAPTURE_SECONDS):
-                newest = (await self._ask(request.vm, f"told vm={request.vm.vmid}")).get("newest")
-                key = "" if is_drill or not isinstance(newest, str) else newest[:64]
+                newest = str((await self._ask(request.vm, f"told vm={request.vm.vmid}")).get("newest"))
+                key = newest if newest.startswith(CAPTURE_ID) and ID.fullmatch(newest) and not is_drill else ""
         except (Lost, Unreached, TimeoutError):  # then it replaces no other message
             pass
         await self.outbox.tell(outcome_message(request.vm.name, body, request.reason, key, is_drill, urls))
@@ -207,6 +211,7 @@ class Notifier:
 
 
 def _is_due(job: object) -> bool:
-    """Tell whether another handler would have sent the message about a capture by now."""
-    ended = job.get("ended") if isinstance(job, dict) else None
-    return isinstance(ended, int | float) and ended >= ENDED_SECONDS
+    """Tell whether another handler would have sent the message about a capture by now. A host may say anything."""
+    if not isinstance(job, dict) or not isinstance(job.get("ended"), int | float):
+        return False
+    return job["ended"] >= ENDED_SECONDS and ID.fullmatch(str(job.get("id"))) is not None

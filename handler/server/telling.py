@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..alerts.rules import Capture
+from ..auth.signing import ID
 from ..base.findings import Finding
+from ..base.verbs import CAPTURE_ID, DRILL_ID
 from ..chat.service import ChatService
 from ..config.model import Config, Vm
 from ..config.notify import VERDICT
@@ -62,7 +64,14 @@ class Telling:
             lines = {
                 each.job: capture_line(each, vm.vmid, caller).removesuffix(" detach")
                 for each in captures[vm.name]
-                if each.job in new
+                if each.job in new and not each.job.startswith(DRILL_ID)
+            }
+            # An alert may also fall under the capture of a person or a page, of which no message was sent.
+            others = {str(status["job"]) for status in statuses} - {each.job for each in captures[vm.name]}
+            lines |= {
+                job: f"forensics vm={vm.vmid} id={job} by={caller}"
+                for job in others
+                if ID.fullmatch(job) and not job.startswith(CAPTURE_ID)
             }
             task = self.notifier.follow(vm, lines, is_repeated=len(new) < len(statuses))
             receivers = [each for each in self._service.config.notify if each.wants(VERDICT, vm.name)]

@@ -82,8 +82,14 @@ def receiver() -> Iterator[Inbox]:
 
 @pytest.fixture(scope="module")
 def told(receiver: Inbox) -> Iterator[Service]:
-    with notifying(webhook(receiver.url), ntfy(receiver.url)) as (service, _):
-        yield service
+    drill = "[vms.devvm]\ndrill = true\n"
+    with notifying(webhook(receiver.url), ntfy(receiver.url), alerts=entry("generic", 600, host="fresh")) as (
+        service,
+        _,
+    ):
+        text = service.config.read_text().replace("[vms.devvm]\n", drill)
+        with service.configured(text):
+            yield service
 
 
 def test_an_alert_becomes_one_message(told: Service, receiver: Inbox) -> None:
@@ -141,6 +147,22 @@ def test_opening_the_link_is_seen(told: Service) -> None:
     assert marks(told, job)[1] == ["viewer", "operator"]
     listed = {each["id"]: each for each in told.pve("history", vm="devvm").json["jobs"]}
     assert [each["by"] for each in listed[job]["seen"]] == ["viewer", "operator"]
+
+
+def test_an_alert_under_a_persons_capture_is_told(told: Service, receiver: Inbox) -> None:
+    """No new capture is taken then, and the message is about the one that is fresh. A drill's alert sends none."""
+    taken = told.pve("forensics", vm="devvm").json["id"]
+    [under] = fire(told, "under", "fresh").json["accepted"]
+    assert (under["job"], under["suppressed"]) == (taken, True)
+    told.logged(f'"key": "{taken}", "stage": "verdict"', times=2)
+    before = len(receiver.requests)
+    body = json.dumps({"status": "firing", "labels": {"drill": "devvm"}, "fingerprint": "d", "starts_at": "s"}).encode()
+    [drill] = told.send("POST", "/alert/generic", body, told.signed(body)).json["accepted"]
+    assert drill["job"].startswith("alert-drill-")
+    list_captures(told)
+    begin(told, "after the drill")
+    receiver.wait(before + 2)
+    assert drill["job"] not in receiver.lines()
 
 
 def test_a_secret_is_in_no_line_of_the_log(told: Service) -> None:

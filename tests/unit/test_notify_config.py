@@ -66,7 +66,6 @@ def test_quiet_hours_may_begin_before_midnight(
 
 WORDS = "Out of memory: Killed process 1 (pin 1234)"
 JOB: dict[str, Any] = {
-    "id": "alert-1",
     "started": "2026-12-01T02:58:09Z",
     "verdict": {"code": "guest-hung", "sentence": f"its kernel hangs; its last words: {WORDS}", "advice": "reset"},
     "last_words": ["[1] fine", f"[2] {WORDS}"],
@@ -76,7 +75,7 @@ JOB: dict[str, Any] = {
 @pytest.mark.parametrize("to", ["ntfy", "webhook"])
 def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
     """Without guest_text, the message ends with what helps; with it, the last words follow."""
-    message = verdict_message("devvm", JOB, ("https://r.example.org/",))
+    message = verdict_message("devvm", "alert-1", JOB, ("https://r.example.org/",))
     without, whole = (
         request_for(message, Recipient("n", to, "https://x", "t", KEY, guest_text=flag), 0.0, False)[1].decode()
         for flag in (False, True)
@@ -90,7 +89,9 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
 def test_a_hosts_text_is_one_line_and_cut() -> None:
     """A host that an attacker holds sends no control character and no novel, and no verb of its own making."""
     hostile = {"code": "x\n" * 99, "sentence": "a\x1b[31m\n" * 999, "advice": "rm -rf"}
-    message = verdict_message("devvm", {**JOB, "verdict": hostile, "started": "x" * 99, "last_words": None}, ())
+    message = verdict_message(
+        "devvm", "alert-1", {**JOB, "verdict": hostile, "started": "x" * 99, "last_words": None}, ()
+    )
     assert all(text.isprintable() for text in (message.text, message.title, message.code))
     assert len(message.text) < 400
     assert "rm" not in message.text.lower()
