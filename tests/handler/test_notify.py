@@ -82,12 +82,9 @@ def receiver() -> Iterator[Inbox]:
 
 @pytest.fixture(scope="module")
 def told(receiver: Inbox) -> Iterator[Service]:
-    drill = "[vms.devvm]\ndrill = true\n"
-    with notifying(webhook(receiver.url), ntfy(receiver.url), alerts=entry("generic", 600, host="fresh")) as (
-        service,
-        _,
-    ):
-        text = service.config.read_text().replace("[vms.devvm]\n", drill)
+    fresh = entry("generic", 600, host="fresh")
+    with notifying(webhook(receiver.url), ntfy(receiver.url), alerts=fresh) as (service, _):
+        text = service.config.read_text().replace("[vms.devvm]\n", "[vms.devvm]\ndrill = true\n")
         with service.configured(text):
             yield service
 

@@ -89,9 +89,8 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
 def test_a_hosts_text_is_one_line_and_cut() -> None:
     """A host that an attacker holds sends no control character and no novel, and no verb of its own making."""
     hostile = {"code": "x\n" * 99, "sentence": "a\x1b[31m\n" * 999, "advice": "rm -rf"}
-    message = verdict_message(
-        "devvm", "alert-1", {**JOB, "verdict": hostile, "started": "x" * 99, "last_words": None}, ()
-    )
+    job = {"verdict": hostile, "started": "x" * 99, "last_words": None}
+    message = verdict_message("devvm", "alert-1", job, ())
     assert all(text.isprintable() for text in (message.text, message.title, message.code))
     assert len(message.text) < 400
     assert "rm" not in message.text.lower()
