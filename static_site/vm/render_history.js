@@ -2,7 +2,7 @@
 
 import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "../base/dom.js";
 import { sleep } from "../base/send.js";
-import { clock, phraseOf, sentence, span } from "../base/words.js";
+import { clock, minute, phraseOf, sentence, span } from "../base/words.js";
 import { findJob, refreshHistory } from "../state/history.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { labelOf } from "../state/verbs.js";
@@ -115,7 +115,7 @@ function entryOf(job, vm) {
 }
 
 /** Who has opened an alert's capture, and when. @param {Job} job */
-const seenBy = ({ seen }) => (seen ?? []).map(({ by, at }) => `seen by ${by}, ${clock(hostTime(at))}`);
+const seenBy = ({ seen }) => (Array.isArray(seen) ? seen : []).map((each) => `seen by ${each?.by}, ${minute(hostTime(each?.at))}`);
 
 /** @param {Job} job  @param {string} vm  @returns {Entry} */
 function makeEntry(job, vm) {
