@@ -113,7 +113,8 @@ def replying(head: bytes) -> Callable[[socket.socket], None]:
     """Return what answers a request with this head."""
 
     def answer(taken: socket.socket) -> None:
-        taken.recv(65536)
-        taken.sendall(head)
+        with taken:
+            taken.recv(65536)
+            taken.sendall(head)
 
     return answer
