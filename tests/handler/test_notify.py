@@ -288,6 +288,23 @@ def test_two_handlers_show_one_line(receiver: Inbox) -> None:
             other.stop()
 
 
+def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> None:
+    """The first is killed before its message has arrived, and never starts again."""
+    with notifying(ntfy(receiver.url)) as (service, _):
+        other = Twin(service)
+        try:
+            other.answering()
+            receiver.statuses = [503] * 3
+            job = begin(service, "left")
+            service.process.kill()
+            service.process.wait()
+            receiver.statuses = []
+            until(lambda: marks(other, job)[0] == "told")
+            assert [key for key in receiver.lines() if key == job] == [job]
+        finally:
+            other.stop()
+
+
 def test_without_receivers_nothing_is_loaded() -> None:
     """A handler without [[notify]] marks nothing, and loads neither `notify` nor Apprise."""
     with alerting(entry("generic", 0, host="devvm")) as (service, _):

@@ -87,7 +87,7 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
 
 
 def test_a_hosts_text_is_one_line_and_cut() -> None:
-    """A host that an attacker holds sends no control character and no novel, and no verb of its own making."""
+    """A host that an attacker holds sends no control character and no novel, and names no verb that there is not."""
     hostile = {"code": "x\n" * 99, "sentence": "a\x1b[31m\n" * 999, "advice": "rm -rf"}
     job = {"verdict": hostile, "started": "x" * 99, "last_words": None}
     message = verdict_message("devvm", "alert-1", job, ())
