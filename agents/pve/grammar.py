@@ -5,7 +5,6 @@ try.
 """
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 
@@ -73,8 +72,8 @@ def parse_line(line: str) -> Request:
     fresh = int(word["fresh"] or 0)
     if fresh > 86400:
         raise Malformed("fresh is more than a day")
-    if word["verb"] == "job" and not word["id"]:
-        raise Malformed("job needs an id")
+    if not word["id"] and word["verb"] in ("job", "seen"):
+        raise Malformed(f"{word['verb']} needs an id")
     for value in filter(None, (word["anyway"], word["proves"])):
         if word["verb"] not in GOES_WITH[value] or (word["proves"] and not word["by"]):
             raise Malformed(f"{value} goes with {' and '.join(GOES_WITH[value])}, and proves= with by=")
@@ -87,7 +86,7 @@ def parse_line(line: str) -> Request:
 def _decode(note: str) -> str:
     try:
         data = base64.b64decode(note + "=" * (-len(note) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
+    except ValueError:
         raise Malformed("note is not base64url") from None
     if len(data) > NOTE_BYTES:
         raise Malformed("note is too long")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..base.text import REASON_BYTES, cut_utf8
-from ..base.verbs import CAPTURE_ID
+from ..base.verbs import CAPTURE_ID, DRILL_ID
 from .payloads import MOST_ALERTS, Alert
 
 # --- The `[[alerts]]` entries: which alerts concern which VM. Pure ---
@@ -31,6 +31,7 @@ class Rule:
     match: Mapping[str, str | re.Pattern[str]]
     vm: str
     fresh_seconds: int = FRESH_SECONDS
+    is_drill: bool = False
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether an alert's labels fit."""
@@ -39,7 +40,7 @@ class Rule:
 
 def drill_rules(vms: Iterable[str]) -> tuple[Rule, ...]:
     """Return the built-in entries for VMs with drills. A drill's alert names its VM, and always takes a new capture."""
-    return tuple(Rule("generic", {"drill": vm}, vm, fresh_seconds=0) for vm in vms)
+    return tuple(Rule("generic", {"drill": vm}, vm, fresh_seconds=0, is_drill=True) for vm in vms)
 
 
 def _fits(wanted: str | re.Pattern[str], value: str) -> bool:
@@ -161,10 +162,10 @@ def plan(
         chosen = of_source.first_by_vm(alert, in_time) if alert.firing and number < MOST_ALERTS else {}
         ignored += not chosen
         reason = why(source, alert) if chosen else ""
-        freshness = {rule.fresh_seconds for rule in chosen.values()}
-        jobs = {fresh: job_id(source, alert, fresh, now, secret) for fresh in freshness}
+        freshness = {(rule.fresh_seconds, rule.is_drill) for rule in chosen.values()}
+        jobs = {key: job_id(source, alert, key[0], now, secret, key[1]) for key in freshness}
         for vm, rule in chosen.items():
-            job = jobs[rule.fresh_seconds]
+            job = jobs[rule.fresh_seconds, rule.is_drill]
             found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, reason))
     return Plan({vm: tuple(captures.values()) for vm, captures in found.items()}, ignored)
 
@@ -197,7 +198,7 @@ class _Rules:
         return chosen
 
 
-def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str) -> str:
+def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str, is_drill: bool = False) -> str:
     """Return the id of the capture for an alert.
 
     If an alert has no start, `now` rounded down to `fresh_seconds` is used, so a later outage gets another id.
@@ -206,7 +207,7 @@ def job_id(source: str, alert: Alert, fresh_seconds: int, now: int, secret: str)
     since = _instant(alert.starts_at) or now // max(1, fresh_seconds) * max(1, fresh_seconds)
     text = f"breakglass capture\n{json.dumps([source, which, since])}"
     digest = hmac.digest(secret.encode(), text.encode(), "sha256").hex()
-    return f"{CAPTURE_ID}{digest[:40]}"
+    return f"{DRILL_ID if is_drill else CAPTURE_ID}{digest[:40]}"
 
 
 def _instant(text: str) -> str:

@@ -20,6 +20,9 @@ class Counts:
     def add_captures(self, source: str, taken: int, attached: int, failed: int) -> None:
         """Count the results of the captures that a notification requested."""
 
+    def add_notification(self, to: str, is_sent: bool) -> None:
+        """Count a message to a kind of receiver, which has taken it or did not after three tries."""
+
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
         """Count a turn that has ended with `ok` or with the code of its error."""
 

@@ -17,6 +17,7 @@ from ..client import call as send
 from .environment import caller_key, handler_url
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
+from .terminal_text import seen_line
 
 _LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
 # errors that come before a request becomes a verb
@@ -193,6 +194,8 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
     say(_headline(result, outcome, str(result["state"])))
     if not (is_full and "\nverdict: " in str(result.get("stdout"))):
         _show_verdict(result, has_output=is_full or result["verb"] not in _LOOKS)
+    if line := seen_line(result.get("seen")):
+        say(line)
     for warning in _texts(result.get("warnings")):
         complain(f"warning: {warning}")
     if outcome not in ("done", "rejected", "busy", "refused"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError
-from . import arguments, call, docs, serve
+from . import arguments, call, docs, notify, serve
 from .keys.arguments import add_keys
 from .output import (
     EXIT_CODES,
@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     arguments.add_report(
         commands.add_parser("report", help="print what happened to the VMs in the last hours", **codes)
     )
+    notify.add_notify(commands.add_parser("notify", help="try the receivers of messages to people"))
     document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")
     document.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
     document.set_defaults(run=docs.docs)

@@ -1,9 +1,10 @@
-"""The texts of `breakglass chat`. Pure, except for the local time zone."""
+"""The texts of `breakglass chat`, and who has seen a capture. Pure, except for the local time zone."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from ..base.text import plain_line
 from ..client import Event
 
 LIMIT_USD = 1.0  # below this cost, claude checks by itself after an approved verb; the same limit as on the page
@@ -25,6 +26,13 @@ def local_minute(at: str) -> str:
         return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError):
         return at
+
+
+def seen_line(seen: object) -> str:
+    """Return who has opened the newest alert's capture, and when in local time."""
+    found = [each for each in seen if isinstance(each, dict)] if isinstance(seen, list) else []
+    pairs = [(plain_line(str(each.get("by"))), plain_line(local_minute(str(each.get("at"))))) for each in found]
+    return "; ".join(f"seen by {by}, {at}" for by, at in pairs)
 
 
 def command_of(event: Event) -> str:

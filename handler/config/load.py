@@ -22,6 +22,7 @@ from .callers import CallerEntry, list_callers, read_callers, read_metrics
 from .chat import read_chat
 from .hosts import read_hosts
 from .model import Address, Config
+from .notify import read_receivers
 from .reader import Entry, Read
 from .server import read_server
 from .sources import Sources, caller_file, describe_exposure, protect, read_file, read_secret, read_sources
@@ -59,6 +60,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
     vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry, hosts, hosts_off))}
     callers = read_callers(caller_entries, entries)
     alerts = read_rules(top, vms, entries)
+    notify = read_receivers(top, entries)
     secrets, directory = _sessions(top.get_table("sessions"))
     chat = read_chat(top, directory)
     server = read_server(top)
@@ -83,6 +85,7 @@ def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
         proxies=server.proxies,
         urls=server.urls,
         metrics=metrics,
+        notify=notify,
     )
 
 

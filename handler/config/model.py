@@ -12,6 +12,7 @@ from ..base.findings import Finding, as_json
 from ..base.text import shown
 from ..base.verbs import VERBS
 from .model_api import ModelApi
+from .notify import Recipient
 from .server import Network, is_loopback, normal_url
 
 # what the host agent accepts as by=; without a leading dot, because that would be a hidden file
@@ -128,6 +129,7 @@ class Config:
     proxies: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For is trusted, for the log
     urls: tuple[str, ...] = ()  # URLs of this handler, in normal form
     metrics: tuple[Caller, ...] = ()  # who may read /metrics: one caller, or none without [metrics]
+    notify: tuple[Recipient, ...] = ()
 
     def vm_named(self, name: str) -> Vm | None:
         """Return the VM of that name; for an empty name, return the only VM there is.

@@ -14,6 +14,7 @@ Read = Callable[[str], str]  # reads the file that a setting names; raises Confi
 # The default codes of problems, by the first word of their place.
 _CODES = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
 _CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting", "metrics": "metrics-setting"}
+_CODES |= {"notify": "notify-disabled"}
 
 
 class Entry:

@@ -50,6 +50,9 @@ def judge_health(visit: Visit, url: str, reply: Reply) -> Iterator[Finding]:
     yield from _judge_config(visit, str(health.get("config")))
     yield from _judge_hosts(visit, health)
     yield from _judge_chat(visit, str(health.get("chat")))
+    if health.get("notify") == "failed":
+        sentence = "The handler could not send a message to a receiver of [[notify]]."
+        yield found_warning("notify-failed", sentence, "see why, and try it: breakglass notify test")
 
 
 def vm_names(reply: Reply) -> list[str]:

@@ -63,7 +63,7 @@ def answer_from_trailer(
         "verdict": _verdict(trailer),
         "warnings": [*request.warnings, *warnings, *_texts(trailer.get("warnings"))],
     }
-    for name in ("state", "last", "stage", "seconds", "screen", "attached", "started", "chain", "heartbeat"):
+    for name in ("state", "last", "stage", "seconds", "screen", "attached", "started", "chain", "heartbeat", "seen"):
         body[name] = trailer.get(name, body[name])
     body["holder"] = trailer.get("holder")
     body["proven"] = read_proven(trailer.get("proven"))
@@ -113,7 +113,7 @@ def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
     flags = dict.fromkeys(("rejected", "attached", "screen"), False)
     empty = dict.fromkeys(("stage", "stdout", "stderr"), "")
     times = {"started": None, "seconds": 0.0, "deadline": None, "heartbeat": None}
-    unsaid = dict.fromkeys(("reached", "exit_code", "last", "verdict", "holder", "anyway", "chain", "proven"))
+    unsaid = dict.fromkeys(("reached", "exit_code", "last", "verdict", "holder", "anyway", "chain", "proven", "seen"))
     return {**known, **flags, **times, **empty, **unsaid, "by_hand": [], "warnings": []}
 
 

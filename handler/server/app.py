@@ -28,8 +28,9 @@ from ..web.pve import pve
 from ..web.reads import ReadsUnderWay
 from ..web.replies import error_reply
 from ..web.report import report
-from .health import health, ready
+from .health import find_condition, health, ready
 from .metrics import Scrapes, metrics
+from .telling import TellingService
 
 PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
 
@@ -37,14 +38,14 @@ PAGE = Path(str(files("breakglass.static_site") / "index.html")).parent
 def create_app(config: Config, load: Load, on_start: Callable[[Service, ChatService], None]) -> ASGIApp:
     """Return the whole application. It calls `on_start` when the service runs and chat is starting."""
     chatting = ChatService()
-    service = Service(config, load, chatting.use, chatting.stop)
+    service = TellingService(config, load, chatting, lambda own: find_condition(own, chatting).faults)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service, chatting)
         state = {"reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk()}
-        yield {"service": service, "chatting": chatting, **state}
+        yield {"service": service, "chatting": chatting, "telling": service.telling, **state}
         await service.stop()
 
     routes = [

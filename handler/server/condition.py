@@ -1,7 +1,7 @@
 """Finds this handler's faults without asking a host, for /health, /ready and /metrics. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ..base.findings import Finding, error
@@ -20,6 +20,7 @@ GENERAL: Mapping[str, str] = {
     "host-down": "A host is not reachable.",
     "vm-down": "A VM is not reachable.",
     "chat-down": "Chat is configured and does not work.",
+    "notify-failed": "A message could not be sent.",
 }
 _MEND = "breakglass check; correct the errors that it names, then systemctl reload breakglass"
 
@@ -29,7 +30,7 @@ class Condition:
     """What the handler knows at the time `at` (Unix seconds).
 
     `hosts` and `vms` are the states by name, including `disabled` ones. `chat_why` says why chat does not work, and can
-    name files.
+    name files. `not_told` has the receivers that did not get a message, and why.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Condition:
     chat: str
     chat_why: str = ""
     rejected_since: float | None = None
+    not_told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key_faults(self) -> list[Finding]:
@@ -62,7 +64,7 @@ class Condition:
     @property
     def faults(self) -> list[Finding]:
         """Why a rescue or chat does not work, or soon will not. Empty if the handler is ready."""
-        return [*self._config_faults(), *self._key_faults(), *self._reach_faults(), *self._chat_faults()]
+        return [*self._config_faults(), *self._key_faults(), *self._reach_faults(), *self._other_faults()]
 
     def _config_faults(self) -> Iterable[Finding]:
         if self.rejected_since:
@@ -85,7 +87,10 @@ class Condition:
                     sentence = f"The {word} {name} is not reachable: {state}."
                     yield error(f"{word} {name}", f"{word.lower()}-down", sentence, "breakglass doctor")
 
-    def _chat_faults(self) -> Iterable[Finding]:
+    def _other_faults(self) -> Iterable[Finding]:
         if self.chat not in CHAT_WORKS:
             sentence = f"Chat: {self.chat}" + (f", {self.chat_why}." if self.chat_why else ".")
             yield error("chat", "chat-down", sentence, "breakglass doctor")
+        for name, why in self.not_told.items():
+            sentence = f"A message to {name} could not be sent: {why}."
+            yield error(name, "notify-failed", sentence, "breakglass notify test")

@@ -11,6 +11,7 @@ from ..base.audit import OF_CHAT
 from ..base.counts import NOTHING, Counts
 from ..base.verbs import STAGES, VERBS
 from ..chat.events import TOKENS
+from ..config.notify import KINDS
 from ..proxmox.outcome import HTTP_STATUS
 
 TURN_OUTCOMES = (
@@ -59,6 +60,8 @@ class Counters(Counts):
             "Captures that alerts requested: taken, attached to an existing capture, or refused by the host (failed)."
         )
         self.captures = _counter("alert_captures", text, "source result")
+        text = "Messages to receivers of a kind: sent, or failed after three tries."
+        self.messages = _counter("notifications", text, "to result", product(KINDS, ("sent", "failed")))
         text = "Chat turns that have ended, by ok or by the code of their error."
         self.turns = _counter("turns", text, "outcome", [(code,) for code in TURN_OUTCOMES])
         text = "Tokens that turns used, by kind, as claude reported at the end of each turn."
@@ -72,7 +75,8 @@ class Counters(Counts):
                 self.notifications.labels(source, outcome)
             self.add_captures(source, 0, 0, 0)
         of_requests = (self.requests, self.verbs, self.stages)
-        for metric in (*of_requests, self.notifications, self.captures, self.turns, self.tokens, self.cost):
+        of_alerts = (self.notifications, self.captures, self.messages)
+        for metric in (*of_requests, *of_alerts, self.turns, self.tokens, self.cost):
             yield from metric.collect()
 
     def add_request(self, path: str, outcome: str, caller: str = "", verb: str = "") -> None:
@@ -90,6 +94,10 @@ class Counters(Counts):
         """Count the results of the captures that a notification requested."""
         for result, count in (("taken", taken), ("attached", attached), ("failed", failed)):
             self.captures.labels(source, result).inc(count)
+
+    def add_notification(self, to: str, is_sent: bool) -> None:
+        """Count a message to a kind of receiver."""
+        self.messages.labels(to, "sent" if is_sent else "failed").inc()
 
     def add_turn(self, code: str, tokens: Mapping[str, float] = NOTHING, cost: float = 0.0) -> None:
         """Count a turn that has ended. An unknown code is no label, because a turn's program could invent it."""

@@ -1,6 +1,7 @@
 """/health and /ready: the state of this handler, its hosts, VMs and chat. No host is asked."""
 
 import time
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +16,7 @@ from ..config.model import is_host_name, is_vm_name
 from ..service import Service
 from ..web.gate import proving_headers
 from .condition import GENERAL, Condition
+from .telling import TellingService
 
 # --- GET /health: the state of the configuration, of each host and VM, and of chat ---
 
@@ -34,6 +36,7 @@ async def health(request: Request) -> Response:
             "chat": chatting.state,
             "chat_isolated": chatting.fault is None or None,  # chat is enabled only if its sandboxes work
             "chat_started_by": chatting.started_by,
+            "notify": _notify_state(service),
         }
     )
 
@@ -48,7 +51,16 @@ def find_condition(service: Service, chatting: ChatService) -> Condition:
         chat=chatting.state,
         chat_why=chatting.why,
         rejected_since=service.rejected_since,
+        not_told=_not_told(service),
     )
+
+
+def _notify_state(service: Service) -> str:
+    return "failed" if _not_told(service) else "on" if service.config.notify else "none"
+
+
+def _not_told(service: Service) -> Mapping[str, str]:
+    return service.telling.faults if isinstance(service, TellingService) else {}
 
 
 def _hosts(service: Service) -> dict[str, dict[str, object]]:

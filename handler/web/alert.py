@@ -62,6 +62,8 @@ async def alert(request: Request) -> Response:
         for vm in permitted
     ]
     await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, even if another host can't be reached
+    taken = {vm: task.result() for vm, task in zip(permitted, tasks, strict=True) if task.exception() is None}
+    await request.state.telling.see_alert(taken, wanted.captures, caller.name)
     statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]
     answer = answer_body(statuses, wanted.ignored + refused)
     _record(arrival.began, caller, source, answer)

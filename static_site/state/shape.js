@@ -5,7 +5,8 @@
 /** @typedef {{code: string, sentence: string, advice: string, evidence: string[], why?: string, fix?: {place: string, command: string}|null}} HostVerdict */
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
- *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[]}} Job */
+ *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[],
+ *   seen?: {by: string, at: string}[]}} Job */
 /** @typedef {{png: string, started: string, at: number, last: string|null, live?: boolean, rows?: string[]}} Picture */
 /** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status reports it */
 /** The watch over the guest after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.

@@ -2,7 +2,7 @@
 
 import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "../base/dom.js";
 import { sleep } from "../base/send.js";
-import { clock, phraseOf, sentence, span } from "../base/words.js";
+import { clock, minute, phraseOf, sentence, span } from "../base/words.js";
 import { findJob, refreshHistory } from "../state/history.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { labelOf } from "../state/verbs.js";
@@ -26,7 +26,7 @@ export function renderHistory(view) {
 	const { jobs, trouble } = withLinked(view);
 	const old = view.jobsTrouble && `The history is ${view.jobsTrouble}.`;
 	setTexts({ chain: view.chain, "jobs-trouble": [trouble, old].filter(Boolean).join(" ") });
-	const key = JSON.stringify([view.vm, jobs.map(({ id, outcome, stage }) => [id, outcome, stage])]);
+	const key = JSON.stringify([view.vm, jobs.map(({ id, outcome, stage, seen }) => [id, outcome, stage, seen?.length])]);
 	if (key === drawn) return;
 	drawn = key;
 	setText($("zone"), jobs.length ? `All times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}.` : "Nothing yet.");
@@ -110,9 +110,12 @@ function entryOf(job, vm) {
 	setText(emphasis, words);
 	// in the second line, which has room for it, because a first line that wraps moves the jobs below when the stage ends
 	const now = job.stage && !job.outcome ? `, now at ${job.stage}` : "";
-	setText(small, `${clock(hostTime(job.started))} by ${job.by}${now}`);
+	setText(small, [`${clock(hostTime(job.started))} by ${job.by}${now}`, ...seenBy(job).slice(0, 1)].join(", "));
 	return known;
 }
+
+/** Who has opened an alert's capture, and when. @param {Job} job */
+const seenBy = ({ seen }) => (Array.isArray(seen) ? seen : []).map((each) => `seen by ${each?.by}, ${minute(hostTime(each?.at))}`);
 
 /** @param {Job} job  @param {string} vm  @returns {Entry} */
 function makeEntry(job, vm) {
@@ -162,6 +165,7 @@ function fillEntry(body, job, vm) {
 		["Took", job.outcome ? span(1e3 * (job.seconds ?? 0)) : `now at: ${job.stage}`],
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
+		["People", seenBy(job).join("; ")],
 		["Id", job.id],
 		["Last words", job.last_words?.length ? makePre(job.last_words.join("\n")) : ""],
 	].filter(([, value]) => value);

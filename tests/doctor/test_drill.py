@@ -87,7 +87,8 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     assert [line and line[1] for line in lines] == STEPS
     alert, proof = lines[1], lines[4]
     assert alert is not None
-    assert re.search(rf"the capture (alert-\w+); see {re.escape(running.url.rstrip('/'))}/#vm=devvm&job=\1$", alert[2])
+    url = re.escape(running.url.rstrip("/"))
+    assert re.search(rf"the capture (alert-drill-\w+); see {url}/#vm=devvm&job=\1$", alert[2])
     assert proof is not None
     assert re.search(r"it runs again; process (\d+) of QEMU runs, (?!\1)\d+ has ended; line \d+ of the chain", proof[2])
     proven = ask(running, "status")["proven"]

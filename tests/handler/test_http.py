@@ -132,7 +132,7 @@ def test_security_headers(service: Service) -> None:
 def test_health_has_no_secret_and_no_address(service: Service) -> None:
     """Unauthenticated, so it holds names and states only."""
     health = service.health()
-    chat = {"chat", "chat_isolated", "chat_started_by"}
+    chat = {"chat", "chat_isolated", "chat_started_by", "notify"}
     assert set(health) == {"ok", "time", "version", "config", "hosts", "vms", *chat}
     assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since"}
     assert health["hosts"]["pve1"].keys() == {"state", "since", "agent", "proven"}

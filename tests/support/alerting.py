@@ -65,7 +65,7 @@ vm = "other"
 
 
 @contextmanager
-def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
+def alerting(entries: str, *constants: str) -> Iterator[tuple[Service, Sshd]]:
     """Run VM 102, its sshd, and a handler with the senders above, these entries and a second VM out of reach."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, ExitStack() as begun:
         world = World(Path(directory))
@@ -78,7 +78,7 @@ def alerting(entries: str) -> Iterator[tuple[Service, Sshd]]:
         access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
         # A busy host takes longer than the product waits.
         set_constants(world, DEADLINES=DEADLINES | READS, CLAIM_SECONDS=30.0)
-        program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
+        program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0", *constants)
         service = Service(world.directory, extra=extra, urls=URLS, program=program, **access)
         begun.callback(service.stop)
         service.answering()

@@ -134,6 +134,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),
     "node": _node,
+    "ntfy": lambda: _program("ntfy"),
     "prometheus": lambda: _program("prometheus"),
     "ptrace": _ptrace,
     "promtool": lambda: _program("promtool"),

@@ -18,9 +18,10 @@ from breakglass.base import audit
 from breakglass.chat import probe, program, turn
 from breakglass.cli import doctor as cli_doctor
 from breakglass.doctor import alerts, chat, configuration, hosts, keys, model_api, sessions, signed
+from breakglass.notify import notifier, outbox, send
 from breakglass.proxmox import run
 from breakglass.proxmox.connect import CONNECT_SECONDS
-from breakglass.server import server
+from breakglass.server import server, telling
 from breakglass.web import alert, report
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
@@ -55,6 +56,12 @@ OUTLASTS = {
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
     "the last look of a check": (by_hand.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),
+    # messages
+    "ten minutes for a message": (600.0, sum(outbox.TRY_AFTER) + len(outbox.TRY_AFTER) * send.SECONDS),
+    "a message of a first handler": (notifier.ENDED_SECONDS, 2 * send.SECONDS),
+    "a look at what no handler has sent": (notifier.LOOK_AFTER, notifier.ENDED_SECONDS),
+    "the end of a capture": (notifier.CAPTURE_SECONDS, DEADLINES["forensics"]),
+    "an answer that waits for its message": (telling.ANSWER_SECONDS, DEADLINES["forensics"]),
     # the handler, and the host agent
     "a read": (handler.FIRST_SECONDS, max(READS)),
     "a job's first stage": (handler.FIRST_SECONDS, CLAIM_SECONDS),

@@ -60,7 +60,7 @@ def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
 
 def test_only_the_whole_sentences_name_something() -> None:
     """The general ones have no name of a caller, a host, a VM, a setting or a file."""
-    names = ("anna", "bob", "pve1", "devvm", "callers", "/srv/credential")
+    names = ("anna", "bob", "pve1", "devvm", "callers", "/srv/credential", "notify[0]")
     ok = condition(caller("anna", NOON - timedelta(days=1)), caller("bob", NOON + timedelta(days=1)))
     found = replace(
         ok,
@@ -70,10 +70,12 @@ def test_only_the_whole_sentences_name_something() -> None:
         chat="claude-missing",
         chat_why="/srv/credential is not there",
         rejected_since=AT,
+        not_told={"notify[0]": "it answered HTTP 500"},
     )
     faults = found.faults
     assert [fault.code for fault in faults] == [
-        *("config-rejected", "config-degraded", "caller-expired", "caller-expires", "host-down", "vm-down", "chat-down")
+        *("config-rejected", "config-degraded", "caller-expired", "caller-expires", "host-down", "vm-down"),
+        *("chat-down", "notify-failed"),
     ]
     assert {fault.code for fault in faults} == GENERAL.keys()
     assert not [name for fault in faults for name in names if name in GENERAL[fault.code]]

@@ -64,9 +64,10 @@ def spelled(request: Request) -> str:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_bare_verb_is_a_request(verb: str) -> None:
-    """A bare verb is enough for hands on a keyboard; only a job needs its id."""
-    line = f"job id={ID}" if verb == "job" else verb
-    assert parse_line(line) == Request(verb, id=ID if verb == "job" else "")
+    """A bare verb is enough for hands on a keyboard; only a job, and one who has seen it, need its id."""
+    needs_id = verb in ("job", "seen")
+    line = f"{verb} id={ID}" if needs_id else verb
+    assert parse_line(line) == Request(verb, id=ID if needs_id else "")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -22,7 +22,7 @@ from .chain_file import copy_chain
 from .mutex import Lock
 from .store import JobStore, Record
 
-NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png")
+NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png", "marks")
 KEEP_JOBS = 20  # the newest jobs, whose output stays in /run
 KEEP_BY_ITSELF = 3  # the same for captures that a client took by itself
 KEEP_IDS = 2 * DAY

@@ -22,6 +22,7 @@ from ..jobs.mutex import Lock, fill_reserve
 from ..jobs.proven import restore_proven, with_proven
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
+from ..jobs.told import answer_mark, newest_seen
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
 
 # --- What `where` answers: which node has the VM, and whether this one has a record of a job's id ---
@@ -111,6 +112,8 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         yield from _tell_record(*answer_where(host, request.id))
     elif request.verb == "check":
         yield from _tell_record(*answer_check(key, request.vm))
+    elif request.verb in ("told", "seen"):
+        yield from _tell_record(*answer_mark(host, request))
     else:
         yield from _tell_record(*answer_job(host, request.id))
 
@@ -147,7 +150,8 @@ def status_result(
         verdict = Verdict("deadline", f"the host answered only in part: {describe_sources(facts)}", "forensics")
     else:
         state, verdict, heartbeat = judge_status(host, facts, view, holders)
-    return Result(exit_code, state, store.last, "status", verdict, holder, extra={"heartbeat": heartbeat})
+    extra: dict[str, object] = {"heartbeat": heartbeat, "seen": newest_seen(store)}
+    return Result(exit_code, state, store.last, "status", verdict, holder, extra=extra)
 
 
 def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:

@@ -1,0 +1,1 @@
+"""Messages to people: what they say, to whom they go, and what is not sent yet. Loaded only with [[notify]]."""

@@ -1,0 +1,175 @@
+"""What a message says, and the body that each kind of receiver takes. Pure.
+
+A host's text is put on one line and cut. A guest's own words are in a message only for a receiver that wants them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..auth.signing import secret_bytes, sign
+from ..base.text import plain_line
+from ..base.times import rfc3339
+from ..base.verbs import VERBS
+from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Recipient
+from ..config.server import page_link
+
+_SENTENCE, _WORDS = 300, 600  # characters
+_LAST_WORDS = "; its last words: "  # agents/pve/forensics/verdict.py: the guest wrote what stands behind it
+_GOOD = ("healthy", "guest-alive")
+_PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # of ntfy: 1 makes no sound
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. The newer of two with one `key` replaces the older where the receiver can do that.
+
+    `key` and `stage` together name the message, however often it is sent. `events`: a receiver that wants one of them
+    gets it. `guest` is what it says in the guest's own words, and is left out unless the receiver wants that.
+    """
+
+    key: str
+    stage: str
+    events: tuple[str, ...]
+    vm: str
+    title: str
+    text: str
+    link: str = ""
+    guest: str = ""
+    is_urgent: bool = True
+    code: str = ""
+
+    def wanted_by(self, receiver: Recipient) -> bool:
+        """Tell whether a receiver gets this message."""
+        return any(receiver.wants(event, self.vm) for event in self.events)
+
+    def text_for(self, receiver: Recipient) -> str:
+        """Return the text for one receiver."""
+        return f"{self.text} Last words: {self.guest}" if self.guest and receiver.guest_text else self.text
+
+
+def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence[str]) -> Message:
+    """Return the message about a capture that has ended; `key` is its id, and `job` what its host knows of it."""
+    verdict = job.get("verdict")
+    found = verdict if isinstance(verdict, dict) else {}
+    sentence, advice, code = _sentence(found), str(found.get("advice", "")), plain_line(str(found.get("code", "")))[:64]
+    helps = f" {advice.capitalize()} helps." if advice in VERBS and VERBS[advice].mutating else ""
+    at = str(job.get("started"))[11:16]
+    words = job.get("last_words")
+    guest = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
+    return Message(
+        key=key,
+        stage=VERDICT,
+        events=(VERDICT,),
+        vm=vm,
+        title=f"{vm} at {plain_line(at)} UTC",
+        text=f"{sentence[:1].upper()}{sentence[1:]}.{helps}",
+        link=page_link(urls[0], vm, key) if urls else "",
+        guest=guest,
+        is_urgent=code not in _GOOD,
+        code=code,
+    )
+
+
+def summary_message(jobs: Sequence[tuple[str, str]], urls: Sequence[str]) -> Message:
+    """Return the one message about many captures: the VM and the job of each."""
+    vms = ", ".join(dict.fromkeys(vm for vm, _ in jobs))
+    key = hashlib.sha256("".join(sorted(job for _, job in jobs)).encode()).hexdigest()[:32]
+    text = f"{len(jobs)} captures have ended of which no message was sent: {vms[:_SENTENCE]}."
+    return Message(f"summary-{key}", VERDICT, (VERDICT,), "", "Evidence was collected", text, urls[0] if urls else "")
+
+
+def outcome_message(
+    vm: str, answer: Mapping[str, object], reason: str, key: str, is_drill: bool, urls: Sequence[str]
+) -> Message:
+    """Return the message about a verb that has ended; `key` is that of the message which it replaces."""
+    verb, outcome, caller, job = (plain_line(str(answer[name]))[:64] for name in ("verb", "outcome", "by", "id"))
+    verdict = answer.get("verdict")
+    found = verdict if isinstance(verdict, dict) else {}
+    is_good = outcome == "done"
+    why = f" ({plain_line(reason)[:_SENTENCE]})" if reason else ""
+    state = f" The VM is {plain_line(str(answer.get('state')))[:32]}." if answer.get("state") != "unknown" else ""
+    sentence = f" {_sentence(found)}." if found else ""
+    events = (OUTCOME,) if is_good else (OUTCOME, FAILED)
+    return Message(
+        key=key or job,
+        stage=f"{job[-24:]}-{outcome}",
+        events=(*events, *(["drill"] if is_drill and not is_good else [])),
+        vm=vm,
+        title=f"{vm}: {verb} {outcome}",
+        text=f"{caller}{why}: {verb} {outcome}.{state}{sentence}",
+        link=page_link(urls[0], vm, job) if urls else "",
+        is_urgent=not is_good,
+        code=plain_line(str(found.get("code", "")))[:64],
+    )
+
+
+def ready_message(key: str, reasons: Sequence[str], urls: Sequence[str]) -> Message:
+    """Return the message that the handler is not ready, or is again if there is no reason."""
+    text = plain_line(" ".join(reasons))[:_WORDS] or "The handler is ready again."
+    title = "Breakglass is not ready" if reasons else "Breakglass is ready again"
+    stage = "lost" if reasons else "back"
+    return Message(key, stage, (READY,), "", title, text, urls[0] if urls else "", is_urgent=bool(reasons))
+
+
+def _sentence(verdict: Mapping[str, object]) -> str:
+    """Return a verdict's sentence without the guest's words at its end."""
+    text = plain_line(str(verdict.get("sentence", "")).partition(_LAST_WORDS)[0])[:_SENTENCE]
+    return text.rstrip(".") or "no verdict"
+
+
+# --- the request that carries it ---
+
+
+def request_for(message: Message, receiver: Recipient, now: float, is_quiet: bool) -> tuple[str, bytes, dict[str, str]]:
+    """Return the URL, the body and the headers for ntfy or a webhook."""
+    headers = {"content-type": "application/json", "user-agent": "breakglass"}
+    if receiver.to == NTFY:
+        loudness = "urgent" if message.is_urgent else "quiet" if is_quiet else "plain"
+        body = _ntfy_body(message, receiver, _PRIORITY[loudness])
+        headers |= {"authorization": f"Bearer {receiver.secret}"} if receiver.secret else {}
+        return receiver.url, body, headers
+    msg_id = f"{message.key}_{message.stage}"
+    body = _encoded(
+        {
+            "type": f"breakglass.{message.events[0]}",
+            "timestamp": rfc3339(now),
+            "data": {
+                "key": message.key,
+                "stage": message.stage,
+                "vm": message.vm,
+                "title": message.title,
+                "text": message.text_for(receiver),
+                "url": message.link,
+                "code": message.code,
+                "urgent": message.is_urgent,
+                "quiet": is_quiet,
+            },
+        }
+    )
+    signature = sign(secret_bytes(receiver.secret), msg_id, int(now), body)
+    headers |= {"webhook-id": msg_id, "webhook-timestamp": str(int(now)), "webhook-signature": signature}
+    return receiver.url, body, headers
+
+
+def _ntfy_body(message: Message, receiver: Recipient, priority: int) -> bytes:
+    """Return the JSON that ntfy takes at its root (ntfy's docs, publish.md). Its button opens the page, and no more."""
+    fields: dict[str, object] = {"topic": receiver.topic, "title": message.title, "message": message.text_for(receiver)}
+    fields |= {"priority": priority, "sequence_id": message.key}
+    if message.link:
+        fields |= {"click": message.link, "actions": [{"action": "view", "label": "Open", "url": message.link}]}
+    return _encoded(fields)
+
+
+def _encoded(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def head_of(url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return a request's bytes; `url` is a valid one, and no header has a line's end."""
+    parts = urlsplit(url)
+    lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", "connection: close"]
+    lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body

@@ -1,0 +1,108 @@
+"""What the messages to people are told of, if there is a [[notify]]. Without one, `notify` is not even loaded."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..alerts.rules import Capture
+from ..auth.signing import ID
+from ..base.findings import Finding
+from ..base.verbs import CAPTURE_ID, DRILL_ID
+from ..chat.service import ChatService
+from ..config.model import Config, Vm
+from ..config.notify import VERDICT
+from ..proxmox.request import VerbRequest
+from ..proxmox.run import Run
+from ..proxmox.wire import capture_line
+from ..service import Load, Service
+
+if TYPE_CHECKING:
+    from ..notify.notifier import Notifier
+
+FindFaults = Callable[[Service], Sequence[Finding]]
+ANSWER_SECONDS = 25.0  # that the answer to an alert waits for its message, with before_answer
+
+
+class Telling:
+    """Loads `notify` once a configuration needs it, and passes on what happens."""
+
+    def __init__(self, service: Service, find_faults: FindFaults) -> None:
+        self.notifier: Notifier | None = None
+        self._service, self._find_faults = service, find_faults
+
+    def use(self, config: Config) -> None:
+        """Follow a configuration."""
+        if config.notify and self.notifier is None:
+            from ..notify.notifier import Notifier
+
+            self.notifier = Notifier(self._service, self._reasons)
+        if self.notifier is not None:
+            self.notifier.outbox.use(config)
+
+    def _reasons(self) -> list[str]:
+        """Return why the handler is not ready, apart from receivers that can't be reached."""
+        faults = self._find_faults(self._service)
+        return [fault.sentence for fault in faults if fault.code != "notify-failed"]
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """Return which receivers did not get a message, and why."""
+        return self.notifier.outbox.faults if self.notifier else {}
+
+    async def see_alert(
+        self,
+        taken: Mapping[Vm, Sequence[Mapping[str, object]]],
+        captures: Mapping[str, Sequence[Capture]],
+        caller: str,
+    ) -> None:
+        """Have the verdicts of the captures of an alert sent. Return at once, unless a receiver has before_answer."""
+        if self.notifier is None:
+            return
+        waits = []
+        for vm, statuses in taken.items():
+            new = {status["job"] for status in statuses if status.get("duplicate") is status.get("suppressed") is False}
+            lines = {
+                each.job: capture_line(each, vm.vmid, caller).removesuffix(" detach")
+                for each in captures[vm.name]
+                if each.job in new and not each.job.startswith(DRILL_ID)
+            }
+            # An alert may also fall under the capture of a person or a page, of which no message was sent.
+            others = {str(status["job"]) for status in statuses} - {each.job for each in captures[vm.name]}
+            lines |= {
+                job: f"forensics vm={vm.vmid} id={job} by={caller}"
+                for job in others
+                if ID.fullmatch(job) and not job.startswith(CAPTURE_ID)
+            }
+            task = self.notifier.follow(vm, lines, is_repeated=len(new) < len(statuses))
+            receivers = [each for each in self._service.config.notify if each.wants(VERDICT, vm.name)]
+            waits += [task] if task and any(each.before_answer for each in receivers) else []
+        if waits:
+            await asyncio.wait(waits, timeout=ANSWER_SECONDS)
+
+
+class TellingService(Service):
+    """The running handler, which also has people told of what happens."""
+
+    def __init__(self, config: Config, load: Load, chatting: ChatService, find_faults: FindFaults) -> None:
+        self.telling = Telling(self, find_faults)
+
+        async def follow(config: Config) -> None:
+            self.telling.use(config)
+            await chatting.use(config)
+
+        super().__init__(config, load, follow, chatting.stop)
+
+    async def stop(self) -> None:
+        """End the turns and the messages, and close the connections."""
+        if self.telling.notifier is not None:
+            await self.telling.notifier.stop()
+        await super().stop()
+
+    def run(self, request: VerbRequest, began: float) -> Run:
+        """Start a verb, and have its end told."""
+        run, notifier = super().run(request, began), self.telling.notifier
+        if notifier is not None and request.rules.mutating:
+            run.task.add_done_callback(lambda _: notifier.see_verb(request, run.answer))
+        elif notifier is not None and request.verb == "history":
+            notifier.see_reader(request)
+        return run

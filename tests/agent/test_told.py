@@ -1,0 +1,72 @@
+"""The marks on an alert's capture: who may set them, and which captures wait for a message."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.agent import execute
+from ..support.stages import await_agents, memory
+
+pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world")]
+NOT_TOLD = "note=" + base64.urlsafe_b64encode(b"not-told").decode().rstrip("=")
+
+
+def untold(world: World) -> list[str]:
+    return [str(job["id"]) for job in execute(world, "told").trailer["untold"]]
+
+
+def record(world: World, job: str) -> dict[str, Any]:
+    found: dict[str, Any] = execute(world, f"job id={job}").trailer["whole_job"]
+    return found
+
+
+def test_only_an_alerts_own_capture_waits_until_it_is_told(world: World) -> None:
+    """`not-told` waits on, `told` stands for good, and the record and the archive have it."""
+    for job in ("alert-0001", "alert-drill-01", "msg_00000001"):
+        assert execute(world, f"forensics id={job} by=am").code == 0
+    execute(world, "forensics id=alert-0002 by=am fresh=600")  # attaches to the newest
+    trailer = execute(world, "told").trailer
+    assert ([job["id"] for job in trailer["untold"]], trailer["newest"]) == (["alert-0001"], "alert-0001")
+    for line, word, left in (
+        (f"told id=alert-0001 by=breakglass {NOT_TOLD}", "not-told", ["alert-0001"]),
+        ("told id=alert-0001 by=breakglass", "told", []),
+        (f"told id=alert-0001 by=breakglass {NOT_TOLD}", "told", []),
+    ):
+        assert execute(world, line).code == 0
+        assert (record(world, "alert-0001")["told"], untold(world)) == (word, left)
+    execute(world, "forensics id=msg_00000002 by=am")
+    await_agents(world)
+    assert (world.root / "var/lib/breakglass/102/jobs/alert-0001/marks").exists()
+
+
+def test_twenty_callers_are_seen_once_each(world: World) -> None:
+    """The first twenty, each once, in the job and in a status; a mark that a full /run has cut is left out."""
+    execute(world, "forensics id=alert-0003 by=am")
+    for number in (1, 1, *range(2, 23)):
+        assert execute(world, f"seen id=alert-0003 by=op{number}").code == 0
+    with memory(world, "jobs/alert-0003/marks").open("a") as file:
+        file.write('{"mark": "seen", "by')
+    expected = [f"op{number}" for number in range(1, 21)]
+    assert [each["by"] for each in record(world, "alert-0003")["seen"]] == expected
+    assert [each["by"] for each in execute(world, "status").trailer["seen"]] == expected
+
+
+@pytest.mark.parametrize("verb", ["told", "seen"])
+def test_nothing_else_can_be_marked(world: World, verb: str) -> None:
+    """Neither a caller's capture, nor a drill's, nor a job that is not known."""
+    for job in ("msg_00000003", "alert-drill-03"):
+        execute(world, f"forensics id={job} by=am")
+    for job in ("msg_00000003", "alert-drill-03", "alert-unknown"):
+        answer = execute(world, f"{verb} id={job} by=op")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (13, "job-unknown")
+        assert not memory(world, f"jobs/{job}/marks").exists()
+
+
+@pytest.mark.parametrize("line", ["told", "told id=alert-0001", "seen id=alert-0001 by=op"])
+def test_a_read_only_key_marks_nothing(world: World, line: str) -> None:
+    """Claude's key neither marks a capture nor learns which of them wait."""
+    answer = execute(world, line, "--read-only")
+    assert (answer.code, "untold" in answer.trailer) == (10, False)

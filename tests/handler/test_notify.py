@@ -1,0 +1,379 @@
+"""An alert's verdict and a verb's outcome reach people's receivers once, whatever happens on the way."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from socket import socket
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from standardwebhooks import Webhook
+
+from breakglass.config.notify import Recipient
+from breakglass.notify import send as sending
+from breakglass.notify.messages import Message
+from breakglass.notify.send import NotSent, send
+
+from ..support.alerting import alerting, entry, list_captures, until
+from ..support.ports import reserve_port
+from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
+from ..support.service import Reply, Service
+from ..support.sshd import Sshd, wait_listening
+
+pytestmark = pytest.mark.real("sshd", "qemu")
+
+SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+QUICK = (
+    *("notify.notifier.LOOK_AFTER = 0.5", "notify.notifier.READY_SECONDS = 0.5", "notify.notifier.ROUND_SECONDS = 0.5"),
+    *("notify.notifier.ENDED_SECONDS = 0.5", "notify.outbox.TRY_AFTER = (0.0, 0.1, 0.2)"),
+    *("notify.notifier.CAPTURE_SECONDS = 60.0", "notify.send.SECONDS = 2.0"),
+)
+PAGE = "https://rescue.example.org/bg/#vm=devvm&job="
+
+
+def webhook(url: str, more: str = "") -> str:
+    on = "" if "on =" in more else 'on = ["verdict", "outcome", "failed", "drill"]\n'
+    return f'[[notify]]\nto = "webhook"\nurl = "{url}/hook"\nsecret = "{SECRET}"\n{on}{more}\n'
+
+
+def ntfy(url: str, more: str = "") -> str:
+    entry = f'[[notify]]\nto = "ntfy"\nurl = "{url}"\ntopic = "night"\ntoken = "tk_0"\n'
+    return f'{entry}on = ["verdict", "outcome"]\n{more}\n'
+
+
+def fire(service: Service, fingerprint: str, host: str = "devvm") -> Reply:
+    alert = {"status": "firing", "labels": {"host": host}, "fingerprint": fingerprint, "starts_at": "s"}
+    body = json.dumps(alert).encode()
+    return service.send("POST", "/alert/generic", body, service.signed(body))
+
+
+def begin(service: Service, fingerprint: str) -> str:
+    """Fire an alert of devvm; return the job of its capture."""
+    [taken] = fire(service, fingerprint).json["accepted"]
+    return str(taken["job"])
+
+
+def marks(service: Service, job: str) -> tuple[object, object]:
+    found: dict[str, Any] = service.pve("history", caller="viewer", vm="devvm", job=job).json["job"]
+    return found.get("told"), [each["by"] for each in found.get("seen", [])]
+
+
+@contextmanager
+def notifying(*entries: str, alerts: str = "") -> Iterator[tuple[Service, Sshd]]:
+    with alerting(entry("generic", 0, host="devvm") + alerts + "".join(entries), *QUICK) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Inbox]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def told(receiver: Inbox) -> Iterator[Service]:
+    fresh = entry("generic", 600, host="fresh")
+    with notifying(webhook(receiver.url), ntfy(receiver.url), alerts=fresh) as (service, _):
+        text = service.config.read_text().replace("[vms.devvm]\n", "[vms.devvm]\ndrill = true\n")
+        with service.configured(text):
+            yield service
+
+
+def test_an_alert_becomes_one_message(told: Service, receiver: Inbox) -> None:
+    """The webhook passes the published check, ntfy's line has the job's id, and the host has the mark."""
+    job = begin(told, "one")
+    receiver.wait(2)
+    told.logged('"event": "notify"', times=2)
+    list_captures(told)
+    by_path = {path: (headers, body) for path, headers, body in receiver.requests}
+    headers, body = by_path["/hook"]
+    assert Webhook(SECRET).verify(body, headers)["data"] == {
+        "key": job,
+        "stage": "verdict",
+        "vm": "devvm",
+        "url": PAGE + job,
+        "quiet": False,
+        **{name: json.loads(body)["data"][name] for name in ("title", "text", "code", "urgent")},
+    }
+    assert headers["webhook-id"] == f"{job}_verdict"
+    headers, body = by_path["/"]
+    line = json.loads(body)
+    assert headers["authorization"] == "Bearer tk_0"
+    assert (line["topic"], line["sequence_id"], line["click"]) == ("night", job, PAGE + job)
+    assert [action["action"] for action in line["actions"]] == ["view"]
+    assert line["title"].startswith("devvm at ")
+    assert marks(told, job)[0] == "told"
+
+
+def test_a_verb_replaces_the_message(told: Service, receiver: Inbox) -> None:
+    """A verb's outcome has the key of the alert's message, so a phone shows one line with who, why and how it ended."""
+    job = begin(told, "two")
+    list_captures(told)
+    told.logged(f'"key": "{job}", "stage": "verdict"', times=2)
+    done = told.pve("reset", vm="devvm", reason="it hangs").json
+    told.logged(f'"key": "{job}", "stage": "{done["id"][-24:]}-done"', times=2)
+    line = receiver.lines()[job]
+    assert (line["title"], line["priority"]) == ("devvm: reset done", 3)
+    assert line["message"].startswith("operator (it hangs): reset done. The VM is running.")
+    assert line["click"] == PAGE + done["id"]
+
+
+def test_opening_the_link_is_seen(told: Service) -> None:
+    """The first look of each caller is noted, once; the job, the history and the status have it."""
+    job = begin(told, "three")
+    list_captures(told)
+    for _ in range(2):
+        marks(told, job)
+
+    def seen() -> list[str]:
+        return [each["by"] for each in told.pve("status", vm="devvm").json["seen"]]
+
+    until(lambda: seen() == ["viewer"])
+    told.pve("history", vm="devvm", job=job)
+    until(lambda: seen() == ["viewer", "operator"])
+    assert marks(told, job)[1] == ["viewer", "operator"]
+    listed = {each["id"]: each for each in told.pve("history", vm="devvm").json["jobs"]}
+    assert [each["by"] for each in listed[job]["seen"]] == ["viewer", "operator"]
+
+
+def test_an_alert_under_a_persons_capture_is_told(told: Service, receiver: Inbox) -> None:
+    """No new capture is taken then, and the message is about the one that is fresh. A drill's alert sends none."""
+    taken = told.pve("forensics", vm="devvm").json["id"]
+    [under] = fire(told, "under", "fresh").json["accepted"]
+    assert (under["job"], under["suppressed"]) == (taken, True)
+    told.logged(f'"key": "{taken}", "stage": "verdict"', times=2)
+    before = len(receiver.requests)
+    body = json.dumps({"status": "firing", "labels": {"drill": "devvm"}, "fingerprint": "d", "starts_at": "s"}).encode()
+    [drill] = told.send("POST", "/alert/generic", body, told.signed(body)).json["accepted"]
+    assert drill["job"].startswith("alert-drill-")
+    list_captures(told)
+    begin(told, "after the drill")
+    receiver.wait(before + 2)
+    assert drill["job"] not in receiver.lines()
+
+
+def test_a_secret_is_in_no_line_of_the_log(told: Service) -> None:
+    """Neither the webhook's key nor ntfy's token, and no receiver's URL."""
+    assert {word for word in (SECRET, "tk_0", "/hook", '"night"') if word in told.log()} == set()
+
+
+# --- what goes wrong on the way ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda taken: time.sleep(60), "no answer within 2 s"),
+        (trickle, "no answer within 2 s"),
+        (lambda taken: taken.sendall(b"x" * 100_000), "it does not speak HTTP"),
+        (replying(b""), "it does not speak HTTP"),
+        (replying(b"HTTP/1.1 500 No\r\n\r\n"), "it answered HTTP 500"),
+        (replying(b"HTTP/1.1 302 No\r\nlocation: /x\r\n\r\n"), "it answered HTTP 302, and no redirect is followed"),
+        (flood, ""),
+    ],
+    ids=["silent", "trickle", "no-http", "closes", "500", "redirect", "flood"],
+)
+def test_a_bad_receiver_has_its_message_alone(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket], object], why: str
+) -> None:
+    """It ends in a bounded time with a reason that names no URL; no byte behind the first line is read."""
+    monkeypatch.setattr(sending, "SECONDS", 2.0)
+    with misbehaving(answer) as url:
+        receiver = Recipient("notify[0]", "ntfy", url, "t")
+        message = Message("key", "verdict", ("verdict",), "devvm", "title", "text")
+        assert asyncio.run(try_once(message, receiver)) == why
+
+
+async def try_once(message: Message, receiver: Recipient) -> str:
+    try:
+        await send(message, receiver)
+    except NotSent as error:
+        return str(error)
+    return ""
+
+
+def test_a_dead_receiver_delays_nothing(receiver: Inbox) -> None:
+    """The other receiver has the verdict, the capture is `not-told`, /ready says why, and a later look sends it."""
+    with receiving() as dead, notifying(ntfy(receiver.url), webhook(dead.url)) as (service, _):
+        before = len(receiver.requests)
+        dead.statuses = [500] * 3
+        job = begin(service, "dead")
+        receiver.wait(before + 1)
+        service.logged('"event": "notify-failed"')
+        assert service.health()["notify"] == "failed"
+        assert "A message could not be sent." in service.send("GET", "/ready").json["reasons"]
+        until(lambda: marks(service, job)[0] == "told")
+        assert (service.health()["notify"], len(dead.requests)) == ("on", 1)
+        assert len(receiver.requests) == before + 1
+
+
+@pytest.mark.parametrize("step", ["accepted", "captured", "sent", "marked"])
+def test_a_killed_handler_loses_no_message(receiver: Inbox, step: str) -> None:
+    """Whenever it is killed, it or another handler sends the message after that, and a phone shows one line."""
+    with notifying(ntfy(receiver.url)) as (service, _):
+        hold_sending = step in ("accepted", "captured")
+        if hold_sending:
+            receiver.statuses = [503] * 3  # as long as it lives, no message of it arrives
+        job = begin(service, f"kill-{step}")
+        if step == "captured":
+            list_captures(service)
+        if step in ("sent", "marked"):
+            until(lambda: job in receiver.lines())
+        if step == "marked":
+            until(lambda: marks(service, job)[0] == "told")
+        sent = len(receiver.requests)
+        service.process.kill()
+        service.process.wait()
+        receiver.statuses = []
+        service.start()
+        service.answering()
+        until(lambda: marks(service, job)[0] == "told")
+        assert [key for key in receiver.lines() if key == job] == [job]
+        assert step != "marked" or len(receiver.requests) == sent
+
+
+def test_many_untold_captures_become_one_message(receiver: Inbox) -> None:
+    """A handler that finds more than five sends one summary, and marks each; a reload can bring the first receiver."""
+    with notifying() as (service, _):
+        jobs = []
+        for number in range(6):
+            jobs.append(begin(service, f"many-{number}"))
+            list_captures(service)
+        before = len(receiver.requests)
+        with service.configured(service.config.read_text() + ntfy(receiver.url)):
+            until(lambda: all(marks(service, job)[0] == "told" for job in jobs))
+        [line] = receiver.bodies()[before:]
+        assert line["message"] == "6 captures have ended of which no message was sent: devvm."
+
+
+def test_an_answer_can_wait_for_the_message(receiver: Inbox) -> None:
+    """Where a platform freezes a handler after its answer, the answer to an alert comes after the message."""
+    with notifying(ntfy(receiver.url, "before_answer = true")) as (service, _):
+        before = len(receiver.requests)
+        job = begin(service, "waits")
+        assert len(receiver.requests) == before + 1
+        assert marks(service, job)[0] == "told"
+
+
+class Twin(Service):
+    """Another handler with the configuration of the first, and its session secret."""
+
+    def __init__(self, first: Service) -> None:
+        self.directory, self.program, self.errors = first.directory, first.program, None
+        self.port, self.secrets, self.config = reserve_port(), first.secrets, first.config
+        self.start()
+
+
+def test_two_handlers_show_one_line(receiver: Inbox) -> None:
+    """Both get the alert, as from two Alertmanagers, and both have one key for its message."""
+    with notifying(ntfy(receiver.url)) as (service, _):
+        other = Twin(service)
+        try:
+            other.answering()
+            jobs = {begin(each, "twice") for each in (service, other)}
+            [job] = jobs
+            until(lambda: marks(service, job)[0] == "told")
+            assert [key for key in receiver.lines() if key == job] == [job]
+        finally:
+            other.stop()
+
+
+def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> None:
+    """The first is killed before its message has arrived, and never starts again."""
+    with notifying(ntfy(receiver.url)) as (service, _):
+        other = Twin(service)
+        try:
+            other.answering()
+            receiver.statuses = [503] * 3
+            job = begin(service, "left")
+            service.process.kill()
+            service.process.wait()
+            receiver.statuses = []
+            until(lambda: marks(other, job)[0] == "told")
+            assert [key for key in receiver.lines() if key == job] == [job]
+        finally:
+            other.stop()
+
+
+def test_without_receivers_nothing_is_loaded() -> None:
+    """A handler without [[notify]] marks nothing, and loads neither `notify` nor Apprise."""
+    with alerting(entry("generic", 0, host="devvm")) as (service, _):
+        job = begin(service, "none")
+        list_captures(service)
+        assert marks(service, job) == (None, [])
+        assert service.health()["notify"] == "none"
+    code = "import sys, breakglass.server.server; print({'breakglass.notify', 'apprise'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
+
+
+# --- other programs ---
+
+
+@pytest.mark.real("ntfy")
+def test_debians_ntfy_takes_both_lines(receiver: Inbox, tmp_path: Path) -> None:
+    """Ntfy 2.11 knows no sequence ids, so it has a line for the verdict and one for the verb, each with its link."""
+    with ntfy_server(tmp_path) as (url, line), notifying(ntfy(url)) as (service, _):
+        job = begin(service, "debian")
+        list_captures(service)
+        service.logged(f'"key": "{job}", "stage": "verdict"')
+        service.pve("reset", vm="devvm")
+        service.logged('-done"')
+        verdict, outcome = line()
+        assert (verdict["click"], verdict["actions"][0]["url"]) == (PAGE + job, PAGE + job)
+        assert [each["priority"] for each in (verdict, outcome) if each["title"].endswith("done")] == [3]
+        assert service.health()["notify"] == "on"
+
+
+@contextmanager
+def ntfy_server(directory: Path) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Run Debian's ntfy; yield its URL, and what lists the messages of the topic."""
+    port = reserve_port()
+    (directory / "server.yml").write_text(f'listen-http: "127.0.0.1:{port}"\ncache-file: "{directory}/cache.db"\n')
+    with (directory / "log").open("wb") as log:
+        command = ["ntfy", "serve", "--config", str(directory / "server.yml")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_listening(port, process)
+            url = f"http://127.0.0.1:{port}"
+            yield url, lambda: [json.loads(line) for line in urlopen(f"{url}/night/json?poll=1")]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_apprise_itself_takes_a_message(receiver: Inbox) -> None:
+    """By its service `json`; a URL that it does not know is a reason, and quiet hours keep what is not urgent."""
+    url = receiver.url.replace("http:", "json:")
+    message = Message("key", "verdict", ("verdict",), "devvm", "devvm at 02:58 UTC", "It hangs.", PAGE)
+    before = len(receiver.requests)
+    for quiet in (None, (0, 1440)):
+        recipient = Recipient("notify[0]", "apprise", url, quiet=quiet)
+        assert asyncio.run(try_once(replace(message, is_urgent=quiet is None), recipient)) == ""
+    [found] = receiver.bodies()[before:]
+    assert (found["title"], found["message"]) == (message.title, f"It hangs.\n{PAGE}")
+    assert asyncio.run(try_once(message, Recipient("n", "apprise", "x://y"))) == "Apprise does not know such a URL"
+
+
+def test_a_test_message_needs_no_handler(told: Service, receiver: Inbox) -> None:
+    """`breakglass notify test` sends one to each receiver, and ends with 1 if one has not taken it."""
+    before = len(receiver.requests)
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(told.config)}
+    command = [sys.executable, "-m", "breakglass", "notify", "test"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "notify[0] (webhook): sent\nnotify[1] (ntfy): sent\n"
+    assert len(receiver.requests) == before + 2
+    receiver.statuses = [500]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "notify[0] (webhook): not sent: it answered HTTP 500" in ran.stderr) == (1, True)

@@ -1,0 +1,124 @@
+"""The `[[notify]]` entries, and what a message says to whom."""
+
+import json
+from typing import Any
+
+import pytest
+
+from breakglass.config.load import parse
+from breakglass.config.notify import Recipient
+from breakglass.notify.messages import Message, outcome_message, request_for, verdict_message
+
+from .test_config import GOOD, problems, read
+
+KEY = "whsec_" + "A" * 43 + "="
+NTFY = '[[notify]]\nto = "ntfy"\nurl = "https://ntfy.example.org"\ntopic = "night"\n'
+HOOK = f'[[notify]]\nto = "webhook"\nurl = "https://hook.example.org/x"\nsecret = "{KEY}"\n'
+FAULTS = {
+    "no kind": ('[[notify]]\nurl = "https://x"\n', "notify[0].to: is not a kind of receiver"),
+    "no url": ('[[notify]]\nto = "ntfy"\ntopic = "n"\n', "notify[0].url: is missing"),
+    "no http": (NTFY.replace("https", "ftp"), "notify[0].url: is not an http or https address"),
+    "a topic": (NTFY.replace("night", "a/b"), "notify[0].topic: is not a topic of ntfy"),
+    "a token": (f'{NTFY}token = "a\\r\\nb"\n', "notify[0].token: has a character that no token has"),
+    "a key": (HOOK.replace(KEY, "x"), "notify[0].secret: does not begin with whsec_"),
+    "an event": (f'{NTFY}on = ["all"]\n', 'notify[0].on: has an unknown word: "all"'),
+    "a VM": (f'{NTFY}vms = ["no"]\n', 'notify[0].vms: is not a VM: "no"'),
+    "hours": (f'{NTFY}quiet = "22-7"\n', 'notify[0].quiet: is not a time of day: "22-7"'),
+    "a setting": (f"{NTFY}loud = true\n", "notify[0].loud: is not a setting"),
+}
+
+
+@pytest.mark.parametrize(("entry", "words"), FAULTS.values(), ids=FAULTS)
+def test_a_mistake_disables_its_entry(entry: str, words: str) -> None:
+    """It has its place and a fix, and no secret; the other entries work."""
+    [problem] = problems(GOOD + entry + HOOK)
+    assert f"{problem.place}: {problem.sentence}".startswith(words)
+    assert problem.fix
+    assert KEY not in problem.sentence
+    assert [each.to for each in read(GOOD + entry + HOOK).notify] == ["webhook"]
+
+
+def test_an_entry_is_read() -> None:
+    """Each setting, a secret from a file, and what is there by default; no secret is in its repr."""
+    text = f'{GOOD}{NTFY}token_file = "/t"\nvms = "devvm"\nquiet = "22:30-06:00"\nguest_text = true\non = "failed"\n'
+    config = parse(text + HOOK, {"/t": "tk_0"}.__getitem__)
+    ntfy, hook = config.notify
+    assert (config.problems, ntfy.secret, ntfy.quiet, ntfy.guest_text) == ((), "tk_0", (1350, 360), True)
+    assert [ntfy.wants(event, "devvm") for event in ("failed", "verdict")] == [True, False]
+    assert not ntfy.wants("failed", "other")
+    assert hook.wants("drill", "other")
+    assert [word for word in ("tk_0", KEY, "example.org", "night") if word in repr(config.notify)] == []
+
+
+@pytest.mark.parametrize(
+    ("quiet", "minutes", "expected"),
+    [
+        (None, (0, 720), [False, False]),
+        ((1320, 420), (1319, 1320, 1439, 0, 419, 420), [False, True, True, True, True, False]),
+        ((60, 120), (59, 60, 119, 120), [False, True, True, False]),
+    ],
+)
+def test_quiet_hours_may_begin_before_midnight(
+    quiet: tuple[int, int] | None, minutes: tuple[int, ...], expected: list[bool]
+) -> None:
+    assert [Recipient("n", "ntfy", "u", quiet=quiet).is_quiet(minute) for minute in minutes] == expected
+
+
+WORDS = "Out of memory: Killed process 1 (pin 1234)"
+JOB: dict[str, Any] = {
+    "started": "2026-12-01T02:58:09Z",
+    "verdict": {"code": "guest-hung", "sentence": f"its kernel hangs; its last words: {WORDS}", "advice": "reset"},
+    "last_words": ["[1] fine", f"[2] {WORDS}"],
+}
+
+
+@pytest.mark.parametrize("to", ["ntfy", "webhook"])
+def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
+    """Without guest_text, the message ends with what helps; with it, the last words follow."""
+    message = verdict_message("devvm", "alert-1", JOB, ("https://r.example.org/",))
+    without, whole = (
+        request_for(message, Recipient("n", to, "https://x", "t", KEY, guest_text=flag), 0.0, False)[1].decode()
+        for flag in (False, True)
+    )
+    assert "devvm at 02:58 UTC" in without
+    assert "Its kernel hangs. Reset helps." in without
+    assert "Killed" not in without
+    assert f"Reset helps. Last words: [1] fine / [2] {WORDS}" in whole
+
+
+def test_a_hosts_text_is_one_line_and_cut() -> None:
+    """A host that an attacker holds sends no control character and no novel, and names no verb that there is not."""
+    hostile = {"code": "x\n" * 99, "sentence": "a\x1b[31m\n" * 999, "advice": "rm -rf"}
+    job = {"verdict": hostile, "started": "x" * 99, "last_words": None}
+    message = verdict_message("devvm", "alert-1", job, ())
+    assert all(text.isprintable() for text in (message.text, message.title, message.code))
+    assert len(message.text) < 400
+    assert "rm" not in message.text.lower()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_drill", "events", "priority"),
+    [
+        ("done", False, ("outcome",), 3),
+        ("failed", False, ("outcome", "failed"), 4),
+        ("unknown", True, ("outcome", "failed", "drill"), 4),
+    ],
+)
+def test_an_outcome_says_who_why_and_how(outcome: str, is_drill: bool, events: tuple[str, ...], priority: int) -> None:
+    """It replaces the message of the alert, whose key it has."""
+    answer = {"verb": "reset", "outcome": outcome, "by": "anna", "id": "msg_00000001", "state": "running"}
+    message = outcome_message("devvm", answer, "it hangs", "alert-1", is_drill, ())
+    assert (message.key, message.events, message.text) == (
+        *("alert-1", events),
+        f"anna (it hangs): reset {outcome}. The VM is running.",
+    )
+    body = json.loads(request_for(message, Recipient("n", "ntfy", "https://x", "t"), 0.0, False)[1])
+    assert (body["priority"], body["sequence_id"]) == (priority, "alert-1")
+
+
+def test_quiet_hours_make_no_sound() -> None:
+    """Ntfy shows what is not urgent with its lowest priority, and a webhook is told."""
+    message = Message("k", "s", ("outcome",), "devvm", "t", "x", is_urgent=False)
+    body = json.loads(request_for(message, Recipient("n", "ntfy", "https://x", "t"), 0.0, True)[1])
+    hook = json.loads(request_for(message, Recipient("n", "webhook", "https://x", "", KEY), 0.0, True)[1])
+    assert (body["priority"], hook["data"]["quiet"]) == (1, True)
