@@ -229,7 +229,7 @@ def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
 def out_of_bounds(line: str) -> bool:
     """Tell whether a line of the expression above breaks one of the rules that no expression holds."""
     words = dict(word.split("=") for word in line.split(" ") if "=" in word)
-    no_id = line.startswith("job") and "id" not in words
+    no_id = line.startswith(("job", "seen")) and "id" not in words
     lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
     proves = {"drill": "cycle", "doctor": "status"}.get(words.get("proves", ""), "")
     proves_nothing = bool(proves) and (line.split(" ")[0] != proves or "by" not in words)
