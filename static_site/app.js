@@ -11,7 +11,7 @@ import { refreshHistory } from "./state/history.js";
 import { isAway } from "./state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "./state/store.js";
 import { chooseVm, endOpening, followLink, isKnown, openLink, showTab, takeLink } from "./vm/go.js";
-import { checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
+import { checkAll, checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
 import { REGIONS } from "./vm/render.js";
 import { hideDetails } from "./vm/render_bar.js";
 import { openJob } from "./vm/render_history.js";
@@ -35,6 +35,7 @@ const ACTS = {
 	watch: watchHolder,
 	"stop-looking": () => dispatch("watch-ended", { found: "unseen" }),
 	"keep-looking": () => watchGuest(getState().vm),
+	"look-all": checkAll,
 	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // a refusal is final for its id
 };
 
@@ -82,14 +83,17 @@ function approveProposal(verb, vm, id, why) {
 
 /** @param {HTMLElement} button */
 function press(button) {
-	const { verb, approve, job, vm, why, act, show, copy, say, edit, talk, talkVm = "", talkId } = button.dataset;
+	const { verb, approve, job, vm, why, act, show, copy, say, edit, find, talk, talkVm = "", talkId } = button.dataset;
 	if (verb) runVerb(verb);
 	else if (act) ACTS[act]();
 	else if (show) showTab(show);
 	else if (copy) copyText(/** @type {Element} */ (button.lastElementChild), copy);
 	else if (say) withChat((chat) => chat.sendPrompt(false, say));
 	else if (edit) withChat((chat) => chat.editPrompt(edit));
-	else if (talk) openTalk(talkVm, talk, talkId);
+	else if (find) {
+		/** @type {HTMLInputElement} */ ($("find")).value = find;
+		draw();
+	} else if (talk) openTalk(talkVm, talk, talkId);
 	else if (approve) approveProposal(approve, vm ?? "", job, why);
 	else if (vm) {
 		chooseVm(vm);
@@ -111,6 +115,7 @@ document.addEventListener("visibilitychange", () => {
 	if (!document.hidden) pollHealth();
 	wakeOrSleep();
 });
+$("find").addEventListener("input", draw);
 $("keep-key").addEventListener("change", keepOrNot);
 const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is a real key, not one on the screen
 $("prompt").addEventListener("keydown", (event) => {

@@ -62,6 +62,7 @@ VERBS = {
     "screen": Verb(
         "Live picture", "Shows the console now; changes nothing", 10.0, needs_signature=True, allowed_by="forensics"
     ),
+    "states": Verb("All states", "Shows all VMs; changes nothing", 8.0, needs_signature=True, allowed_by="status"),
     "where": Verb("", "Says which node has the VM", 2.0),
     "job": Verb("", "Shows the output of a job in the history", 4.0),
     **dict.fromkeys(("told", "seen"), Verb("", "Marks an alert's capture", 4.0, needs_signature=True)),

@@ -4,12 +4,13 @@ A host sends a fix as a code with numbers, and the command is built here, becaus
 never become a command that a person copies into root's shell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .text import plain_line
 
 _WHY_CHARS = 110
 _MOST_PID = 2**22
+_OF_STATE = ("state", "last", "holder", "verdict", "heartbeat")
 COMMANDS = {
     "continue-qemu": "kill -CONT {pid}",
     "end-leftover": "kill {pid}",
@@ -36,6 +37,22 @@ def read_verdicts(result: Mapping[str, object], vmid: int, place: str) -> dict[s
         found["jobs"] = [_read_own(each, vmid, place) if isinstance(each, dict) else each for each in jobs]
     if isinstance(job, dict):
         found["whole_job"] = _read_own(job, vmid, place)
+    return found
+
+
+def read_states(result: Mapping[str, object], names: Mapping[int, Sequence[str]], place: str) -> object:
+    """Return the states that a host told of these VMs, each with its VM's name; None if the host told none.
+
+    `names` has the names by number. A host that repeats a number is not believed twice.
+    """
+    states, left = result.get("states"), dict(names)
+    if not isinstance(states, list):
+        return None
+    found: list[dict[str, object]] = []
+    for state in (each for each in states if isinstance(each, dict) and type(each.get("vm")) is int):
+        own = _read_own(state, state["vm"], place)
+        fields = {name: own.get(name) for name in _OF_STATE}
+        found += [{"vm": name, **fields} for name in left.pop(state["vm"], ())]
     return found
 
 

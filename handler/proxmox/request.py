@@ -1,6 +1,7 @@
 """A request for a verb, from a known caller for a configured VM, and the ids that were sent. Pure."""
 
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 
 from ..agents.pve.words import Verb
@@ -36,6 +37,7 @@ class VerbRequest(VerbFields):
     caller: Caller
     received: float  # Unix time
     place: Host | None = None  # the host that the request was sent to; None before that
+    seen: Mapping[int, Sequence[str]] = field(default_factory=dict)  # of `states`: the VMs that may be shown
 
     @property
     def host(self) -> Host:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..base import audit
 from ..base.counts import StageClock
-from ..base.cures import read_verdicts
+from ..base.cures import read_states, read_verdicts
 from ..base.errors import Lost, Unreached
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
@@ -87,6 +87,9 @@ class Run:
         trailer = await self._prove_stop(found, trailer)
         stdout, stderr = self._output("stdout"), self._output("stderr")
         answer = answer_from_trailer(self._request, trailer, stdout, stderr, host.warnings)
+        if self._request.verb == "states":
+            states = read_states(trailer, self._request.seen, host.host.name)
+            return replace(answer, body={**answer.body, "states": states})
         trouble = found.trouble if host is not found.away else ""
         answer = replace(answer, body=found.nodes.add_to(answer.body, trouble))
         return await self._with_jobs(answer, trailer, host) if self._request.verb == "history" else answer

@@ -79,14 +79,16 @@ def _vms(service: Service) -> list[dict[str, object]]:
     for vm in service.config.vms.values():
         host = service.hosts[service.places.host_of(vm)]
         state, since = host.health(vm.vmid), _time_or_none(host.since)
-        found.append({"name": vm.name, "vmid": vm.vmid, "proxmox": state, "since": since})
+        found.append({"name": vm.name, "vmid": vm.vmid, "host": host.host.name, "proxmox": state, "since": since})
     return found
 
 
 def _vms_off(service: Service) -> list[dict[str, object]]:
     """Return the VMs with a faulty entry. Leaves out invalid names, because they can be any text."""
     off = {name: vmid for name, vmid in service.config.vms_off.items() if is_vm_name(name)}
-    return [{"name": name, "vmid": vmid, "proxmox": "disabled", "since": None} for name, vmid in off.items()]
+    return [
+        {"name": name, "vmid": vmid, "host": None, "proxmox": "disabled", "since": None} for name, vmid in off.items()
+    ]
 
 
 def _time_or_none(at: float | None) -> str | None:

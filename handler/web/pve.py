@@ -20,6 +20,7 @@ from .client_headers import preferred_wait
 from .gate import SignedRequest
 from .reads import Answering, AttachedRun, ReadsUnderWay
 from .replies import NDJSON, encoded_reply, stream_reply
+from .states import ask_about_host
 
 
 async def pve(request: Request) -> Response:
@@ -33,6 +34,8 @@ async def pve(request: Request) -> Response:
     if vm is None:
         return _reject(body, signed, began, service.config)
     wanted = body.permitted(vm, signed.id, signed.caller, now)
+    if body.verb == "states":
+        wanted = ask_about_host(wanted, service.places.host_of(vm), service.config)
     run = _run(service, request.state.reads, wanted, began)
     if NDJSON in request.headers.get("accept", ""):
         return stream_reply(run.stream(service.answers_due))

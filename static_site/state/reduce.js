@@ -169,7 +169,9 @@ const OF_STATE = {
 	"vm-chosen": (state, { name }) => ({ ...state, vm: name, unknownVm: "" }),
 	"vm-unknown": (state, { name }) => ({ ...state, unknownVm: name }),
 	"tab-chosen": (state, { tab }) => ({ ...state, tab }),
-	"view-opened": (state, { name, kept }) => ({ ...state, views: { ...state.views, [name]: newView(name, kept) } }),
+	"views-opened": (state, { kept }) => ({ ...state, views: { ...state.views, ...Object.fromEntries(Object.entries(kept).map(([name, of]) => [name, newView(name, of)])) } }),
+	"states-asked": (state, { at, names }) => changeViews(state, names, (view) => ({ ...view, triedAt: at })),
+	"states-came": takeStates,
 	"names-came": (state, { vms, choice }) => chooseFirst({ ...state, health: { ...state.health, vms } }, choice),
 	"health-slow": (state) => ({ ...state, health: { ...state.health, slow: true } }),
 	"health-came": (state, { at, answer, next }) => ({
@@ -184,6 +186,20 @@ const OF_STATE = {
 	...OF_CHATS,
 	tick: (state) => state,
 };
+
+/** Changes the views of some VMs, but not of one that is asked for more already.
+ * @param {State} state  @param {string[]} names  @param {(view: View) => View} change  @returns {State} */
+function changeViews(state, names, change) {
+	const free = names.filter((name) => Object.hasOwn(state.views, name) && !state.views[name].reading && !state.views[name].acting);
+	return { ...state, views: { ...state.views, ...Object.fromEntries(free.map((name) => [name, change(state.views[name])])) } };
+}
+
+/** A host told how its VMs are, or why `names` are not known. @param {State} state  @param {any} event  @returns {State} */
+function takeStates(state, { at, names, answer: { states, outcome, reached, message, verdict, stderr }, clockOff }) {
+	const told = new Map(states?.map((/** @type {any} */ each) => [each.vm, { ...each, outcome, reached }]));
+	const failure = { outcome, reached, message, verdict, stderr };
+	return changeViews(state, states ? [...told.keys()] : names, (view) => settled(view, { at, verb: "status", answer: told.get(view.vm) ?? failure, clockOff }));
+}
 
 /** The VM that is shown, once the names are known. A VM that was looked at without a name is the only one.
  * @param {State} state  @param {string} choice  @returns {State} */

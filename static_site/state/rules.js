@@ -22,8 +22,16 @@ export function phaseOf(state, view) {
 /** Whether nothing answers at this page's address. @param {State} state */
 export const isAway = ({ health }) => health.fails > 1 || ((health.slow || health.fails > 0) && !health.answer);
 
-/** @param {State} state  @param {string} name */
-export const vmHealth = (state, name = state.vm) => state.health.vms.find((vm) => vm.name === name);
+/** @typedef {import("./shape.js").VmHealth} VmHealth */
+/** @type {WeakMap<VmHealth[], Map<string, VmHealth>>} a list of a thousand asks for each */
+const byName = new WeakMap();
+
+/** @param {Pick<State, "vm"|"health">} state  @param {string} name */
+export function vmHealth({ vm, health: { vms } }, name = vm) {
+	const known = byName.get(vms) ?? new Map(vms.map((each) => [each.name, each]));
+	byName.set(vms, known);
+	return known.get(name);
+}
 
 /** @param {State} state  @param {string} name */
 export function fullName(state, name = state.vm) {
@@ -32,8 +40,9 @@ export function fullName(state, name = state.vm) {
 }
 
 /** The code of the trouble with the connection to the VM's host, or an empty text. @param {State} state  @param {View} view */
-export function proxmoxTrouble({ health }, view) {
-	const code = health.fails < 2 && health.answer && health.vms.find(({ name }) => name === view.vm)?.proxmox;
+export function proxmoxTrouble(state, view) {
+	const { health } = state;
+	const code = health.fails < 2 && health.answer && vmHealth(state, view.vm)?.proxmox;
 	const newer = (view.seen?.at ?? 0) > health.at;
 	return !code || newer || ["answering", "agent-outdated", "not-checked"].includes(code) ? "" : code;
 }

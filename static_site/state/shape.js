@@ -34,7 +34,7 @@
  * @property {Record<string, boolean>} sent @property {number} triedAt @property {number} lockedSince
  * @property {{words: string, at: number}|null} nudge */
 
-/** @typedef {{name: string, vmid: number|null, proxmox: string, since: string|null}} VmHealth */
+/** `host`: where it was last seen. @typedef {{name: string, vmid: number|null, host?: string|null, proxmox: string, since: string|null}} VmHealth */
 /** `key`: whether there is one, and what an answer said of it. `newPage`: the device has a newer one.
  * @typedef {object} State
  * @property {"sought"|"none"|"given"|"proved"|"refused"|"revoked"} key @property {boolean} keyWasGood an answer proved it, now or earlier

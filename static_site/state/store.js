@@ -31,12 +31,18 @@ export function dispatch(type, more = {}) {
 	for (const listener of listeners) listener(state, before, event);
 }
 
+/** What this device kept of a VM. @param {string} name  @returns {Partial<View>} */
+const keptOfVm = (name) => ({ byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`), sent: sentOf(recall("local", `sent ${name}`) ?? []) });
+
+/** Begins to know these VMs, at once. @param {string[]} names */
+export function openViews(names) {
+	const fresh = names.filter((name) => !Object.hasOwn(state.views, name));
+	if (fresh.length) dispatch("views-opened", { kept: Object.fromEntries(fresh.map((name) => [name, keptOfVm(name)])) });
+}
+
 /** What is known of a VM. @param {string} name  @returns {View} */
 export function viewOf(name = state.vm) {
-	if (!Object.hasOwn(state.views, name)) {
-		const sent = sentOf(recall("local", `sent ${name}`) ?? []);
-		dispatch("view-opened", { name, kept: { byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`), sent } });
-	}
+	openViews([name]);
 	return state.views[name];
 }
 
@@ -49,7 +55,7 @@ export function chatOf(vm = state.vm) {
 /** @param {State} before */
 function persist(before) {
 	if (state.health.vms !== before.health.vms) keep("local", "vms", state.health.vms);
-	for (const [name, view] of Object.entries(state.views)) {
+	for (const [name, view] of state.views === before.views ? [] : Object.entries(state.views)) {
 		const old = before.views[name];
 		if (!old || old === view) continue;
 		if (old.byHand !== view.byHand) keep("local", `by-hand ${name}`, view.byHand);

@@ -16,6 +16,7 @@ export const VERBS = {
 	"forensics": {"label": "Collect evidence"},
 	"history": {"label": "History"},
 	"screen": {"label": "Live picture"},
+	"states": {"label": "All states"},
 };
 
 /** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */

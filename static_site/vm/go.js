@@ -4,7 +4,7 @@ import { isAsking, stopAsking } from "../base/dialog.js";
 import { keep } from "../base/storage.js";
 import { addressOf, isSamePlace, placeOf, vmHealth } from "../state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
-import { checkEach } from "./look.js";
+import { checkAll } from "./look.js";
 import { clearTrouble, openJob } from "./render_history.js";
 
 /** @param {string} name */
@@ -21,14 +21,9 @@ export function chooseVm(name) {
 /** @param {string} tab */
 export function showTab(tab) {
 	clearTrouble();
-	if (tab === "list") lookAtAll();
+	if (tab === "list") checkAll();
 	dispatch("tab-chosen", { tab });
 	scrollTo(0, 0);
-}
-
-/** Checks each VM quickly, for the list. */
-function lookAtAll() {
-	checkEach(getState().health.vms.map(({ name }) => name));
 }
 
 let leads = true; // no press led the page to where it is, but its beginning, a link or Back

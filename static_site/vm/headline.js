@@ -154,7 +154,7 @@ function glanced(view, qemu, second) {
 
 /** @param {View} view  @returns {Headline} */
 function unseen(view) {
-	if (view.reading || view.phase === "checking") return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
+	if (view.reading || view.phase === "checking" || (view.triedAt && !view.trouble)) return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
 	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
 

@@ -3,8 +3,8 @@
 import { newId, post, sleep } from "../base/send.js";
 import { MINUTE } from "../base/words.js";
 import { dropHistory, findJob, refreshHistory } from "../state/history.js";
-import { isCheckDue, proxmoxTrouble, recentEvidence, resting } from "../state/rules.js";
-import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
+import { isCheckDue, proxmoxTrouble, recentEvidence, resting, vmHealth } from "../state/rules.js";
+import { dispatch, getState, openViews, subscribe, viewOf } from "../state/store.js";
 import { bringsUp, mutates } from "../state/verbs.js";
 import { dropUnasked, resumeVerb, runVerb } from "./run.js";
 
@@ -106,10 +106,18 @@ export function wakeOrSleep() {
 
 /** @type {Set<string>} the VMs of the list whose check waits */
 const waiting = new Set();
+/** @type {Set<string>} the VMs of which their host told nothing with the others, or that are on two */
+const apart = new Set();
 let checking = 0;
 
+/** Checks all VMs, for the list. */
+export function checkAll() {
+	apart.clear();
+	checkEach(getState().health.vms.map(({ name }) => name));
+}
+
 /** Checks VMs for the list, a few at a time. @param {string[]} names */
-export function checkEach(names) {
+function checkEach(names) {
 	for (const name of names) waiting.add(name);
 	while (checking < AT_ONCE && waiting.size) checkWaiting();
 }
@@ -119,14 +127,36 @@ async function checkWaiting() {
 	checking++;
 	try {
 		while (waiting.size) {
+			const state = getState();
 			const names = [...waiting];
-			const name = names.find((each) => !proxmoxTrouble(getState(), viewOf(each))) ?? names[0];
-			waiting.delete(name);
-			await runVerb("status", { vm: name, quiet: true });
+			openViews(names);
+			const name = names.find((each) => !proxmoxTrouble(state, viewOf(each))) ?? names[0];
+			const host = hostOf(name);
+			const mates = host ? names.filter((each) => hostOf(each) === host) : [name];
+			for (const each of mates) waiting.delete(each);
+			await (host ? askHost(mates) : runVerb("status", { vm: name, quiet: true }));
 		}
 	} finally {
 		checking--;
 	}
+}
+
+/** The host that may be asked for a VM with others. @param {string} name */
+const hostOf = (name) => !apart.has(name) && vmHealth(getState(), name)?.host;
+
+/** Asks a host how its VMs are. What it does not tell is asked for apart, as with an older host agent. @param {string[]} names */
+async function askHost(names) {
+	dispatch("states-asked", { names });
+	const body = JSON.stringify({ verb: "states", vm: names[0] });
+	const answer = await post("pve", newId(), body, new AbortController().signal) ?? { message: "no answer came back" };
+	if (!getState().unlocked) return;
+	const { error, reached, states } = answer;
+	if (states || !(error || reached)) dispatch("states-came", { names, answer, clockOff: getState().clockOff });
+	if (!error && !reached) return;
+	const told = new Set(states?.filter((/** @type {any} */ { verdict }) => verdict?.code !== "stale-copy").map((/** @type {any} */ { vm }) => vm));
+	const untold = names.filter((name) => !told.has(name));
+	for (const name of untold) apart.add(name);
+	checkEach(untold);
 }
 
 /** Does what is due, once a second. While the list is shown, each of its VMs is checked, because the rows would grow old. */
@@ -141,7 +171,9 @@ export function checkIfDue() {
 	}
 	const isDue = (/** @type {string} */ name) => isCheckDue(getState(), viewOf(name), Date.now());
 	if (isDue(vm)) runVerb("status", { vm, quiet: true });
-	if (state.tab === "list") checkEach(state.health.vms.map(({ name }) => name).filter(isDue));
+	const names = state.tab === "list" ? state.health.vms.map(({ name }) => name) : [];
+	openViews(names);
+	if (names.length) checkEach(names.filter(isDue));
 	else waiting.clear();
 }
 

@@ -3,6 +3,7 @@
 import { $, leave, makeCommand, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
 import { chatDown, fullName, isAway, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
+import { draw } from "../state/draw.js";
 import { renderBar } from "./render_bar.js";
 import { renderHistory } from "./render_history.js";
 import { renderList } from "./render_list.js";
@@ -105,5 +106,5 @@ export const REGIONS = [
 	renderProven,
 	(_, __, ___, named) => renderHistory(named),
 	({ vm }, _, __, named) => renderByHand(named.byHand, vm),
-	(state, _, now) => state.tab === "list" && renderList(state, now),
+	(state, _, now) => state.tab === "list" && renderList(state, now, draw),
 ];

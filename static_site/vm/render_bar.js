@@ -3,6 +3,7 @@
 import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { ended, sentence } from "../base/words.js";
 import { barOf } from "./bar.js";
+import { lookOfAll } from "./groups.js";
 
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
@@ -14,7 +15,9 @@ let measured = { key: "", isCut: false }; // whether a sentence was too long for
 
 /** @param {State} state  @param {View} view  @param {number} now */
 export function renderBar(state, view, now) {
-	const bar = barOf(state, view, now);
+	const own = barOf(state, view, now);
+	const ofAll = state.tab === "list" && ["idle", "done"].includes(own.phase); // what is under way is worth more
+	const bar = ofAll ? lookOfAll(state, now) : own;
 	const box = $("outcome");
 	const isNew = box.dataset.phase !== bar.phase;
 	Object.assign(box.dataset, { tone: bar.tone, phase: bar.phase });
@@ -46,7 +49,7 @@ function bringIntoSight(box) {
 /** Shows the whole sentence, in the details if it does not fit into the bar. Returns whether it did not fit. @param {import("./bar.js").Bar} bar */
 function renderSentence({ sentence: words, brief = "" }) {
 	const key = `${innerWidth}x${innerHeight} ${words}`;
-	if (key !== measured.key) {
+	if (brief && key !== measured.key) {
 		setText($("outcome-sentence"), words);
 		const { scrollHeight, clientHeight } = /** @type {HTMLElement} */ ($("outcome-sentence").parentElement);
 		measured = { key, isCut: scrollHeight > clientHeight };

@@ -1,55 +1,106 @@
-// Draws all VMs, worst first. The colour of the tile shows the state.
+// Draws all VMs in their groups. A row that is as it was is not touched.
 
-import { $, icon, make, setIcon, setText } from "../base/dom.js";
-import { span } from "../base/words.js";
-import { getState, viewOf } from "../state/store.js";
-import { headlineOf, urgency } from "./headline.js";
+import { $, icon, make, setIcon, setShown, setText } from "../base/dom.js";
+import { groupsOf } from "./groups.js";
 
 /** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("./groups.js").Row} Row */
 
-/** @type {Map<string, HTMLElement>} */
+const FIELD_FROM = 9; // VMs, from which on there is a field to find one
+const STEP = 60; // rows: more are drawn as the end comes into sight
+const EVERY_MS = 250; // what fifty hosts tell is drawn together
+
+/** @type {Map<string, {item: HTMLElement, drawn: string}>} by a row's key */
 const rows = new Map();
-let shown = "";
+/** @type {Map<string, HTMLElement>} by its name */
+const groups = new Map();
 
-/** @param {State} state  @param {number} now */
-export function renderList(state, now) {
-	const names = state.health.vms.map(({ name }) => name);
-	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing about the VMs of the list
-	const heads = new Map(names.map((name) => [name, headlineOf(known, viewOf(name), now)]));
-	const rank = (/** @type {string} */ name) => urgency(/** @type {import("./headline.js").Headline} */ (heads.get(name)));
-	const order = names.toSorted((a, b) => rank(a) - rank(b));
-	placeRows(order);
-	for (const name of order) {
-		const head = heads.get(name);
-		const row = rowOf(name).firstElementChild;
-		if (!head || !row) continue;
-		const { seen } = viewOf(name);
-		/** @type {HTMLElement} */ (row).dataset.tone = head.tone;
-		setIcon(row, head.icon);
-		const [title, words, age] = row.querySelectorAll("b, span > span, :scope > small");
-		const vmid = getState().health.vms.find((vm) => vm.name === name)?.vmid;
-		setText(title, vmid ? `${name} · ${vmid}` : name);
-		setText(words, head.words);
-		setText(age, seen ? span(now - seen.at) : "");
+let most = STEP; // rows that are drawn
+let last = { at: 0, query: "", most };
+/** @type {ReturnType<typeof setTimeout>|undefined} */
+let later;
+
+/** @param {State} state  @param {number} now  @param {() => unknown} drawRest  called when more is to be drawn */
+export function renderList(state, now, drawRest) {
+	const field = /** @type {HTMLInputElement} */ ($("find"));
+	clearTimeout(later);
+	if (last.most === most && last.query === field.value && Math.abs(now - last.at) < EVERY_MS) {
+		later = setTimeout(drawRest, EVERY_MS);
+		return;
+	}
+	const count = state.health.vms.length;
+	setShown({ "find-row": count >= FIELD_FROM });
+	field.placeholder = `Find among ${count} VMs`;
+	const found = groupsOf(state, now, field.value);
+	const focused = document.activeElement;
+	if (last.query !== field.value) most = STEP;
+	let room = most;
+	const boxes = [];
+	for (const group of found) {
+		if (room <= 0) break;
+		boxes.push(groupBox(group.name));
+		const [title, list] = /** @type {[HTMLElement, HTMLElement]} */ ([...groupBox(group.name).children]);
+		setText(/** @type {Element} */ (title.firstElementChild), group.title);
+		setText(/** @type {Element} */ (title.lastElementChild), group.note);
+		place(list, group.rows.slice(0, room).map(drawRow));
+		room -= group.rows.length;
+	}
+	place($("rows"), boxes);
+	watchEnd(room < 0, drawRest);
+	$("rows-none").hidden = found.length > 0;
+	if (focused !== document.activeElement && focused instanceof HTMLElement && $("rows").contains(focused)) focused.focus({ preventScroll: true });
+	last = { at: now, query: field.value, most };
+}
+
+/** @type {IntersectionObserver|undefined} */
+let watcher;
+
+/** Draws more as the end of what is drawn comes near. @param {boolean} hasMore  @param {() => unknown} drawRest */
+function watchEnd(hasMore, drawRest) {
+	watcher?.disconnect(); // the next one tells at once whether the end is near
+	watcher = undefined;
+	if (!hasMore) return;
+	watcher = new IntersectionObserver(([{ isIntersecting }]) => {
+		if (!isIntersecting) return;
+		most += STEP;
+		drawRest();
+	}, { rootMargin: "1500px" });
+	watcher.observe($("rows-end"));
+}
+
+/** Has these elements in a place, in this order; those that are in it stay. @param {HTMLElement} list  @param {HTMLElement[]} wanted */
+function place(list, wanted) {
+	const kept = new Set(wanted);
+	for (const child of [...list.children]) if (!kept.has(/** @type {HTMLElement} */ (child))) child.remove();
+	let next = list.firstElementChild;
+	for (const each of wanted) {
+		if (each === next) next = next.nextElementSibling;
+		else list.insertBefore(each, next);
 	}
 }
 
-/** Sorts the rows if their order has changed. The row that has the focus keeps it. @param {string[]} order */
-function placeRows(order) {
-	if (order.join() === shown) return;
-	shown = order.join();
-	const focused = document.activeElement;
-	$("rows").replaceChildren(...order.map(rowOf));
-	if (focused instanceof HTMLElement && $("rows").contains(focused)) focused.focus();
+/** @param {string} name */
+function groupBox(name) {
+	const box = groups.get(name) ?? make("section.group", make("h2", make("span"), " ", make("small")), make("ul.rows"));
+	box.dataset.group = name;
+	groups.set(name, box);
+	return box;
 }
 
-/** @param {string} name */
-function rowOf(name) {
-	const known = rows.get(name);
-	if (known) return known;
-	const button = make("button.row", make("span.tile", icon("unknown")), make("span", make("b"), make("span")), make("small"));
-	button.dataset.vm = name;
-	const item = make("li", button);
-	rows.set(name, item);
+/** @param {Row} row */
+function drawRow(row) {
+	const known = rows.get(row.key) ?? { item: make("li", make("button.row", make("span.tile", icon("unknown")), make("span", make("b"), make("span")), make("small"))), drawn: "" };
+	rows.set(row.key, known);
+	const { item } = known;
+	const drawn = JSON.stringify(row);
+	if (drawn === known.drawn) return item;
+	known.drawn = drawn;
+	const button = /** @type {HTMLElement} */ (item.firstElementChild);
+	Object.assign(button.dataset, { tone: row.tone, ...(row.vm ? { vm: row.vm } : { find: row.find }) });
+	setIcon(button, row.icon);
+	const [title, words, age] = button.querySelectorAll("b, span > span, :scope > small");
+	setText(title, row.title);
+	setText(words, row.words);
+	setText(age, row.age);
 	return item;
 }

@@ -1,6 +1,6 @@
 """`python -m tests.bench.fleet HOST_KEY PUBLIC_KEY VMS PORT…`: Proxmox hosts that answer like the host agent.
 
-Each port is its own host, with one resident session that answers `ping` and `status` for the VMs of its key.
+Each port is its own host, with one resident session that answers `ping`, `status` and `states` for the VMs of its key.
 """
 
 import asyncio
@@ -27,15 +27,37 @@ RESULT = {
 }
 
 
+OF_RUNNING = {
+    "code": "qemu-running",
+    "sentence": "QEMU runs; the guest was not examined",
+    "advice": "forensics",
+    "evidence": [],
+}
+
+
+def _ends(vms: str) -> tuple[int, int]:
+    first, _, last = vms.partition("-")
+    return int(first), int(last)
+
+
+def _state(vmid: int) -> dict[str, object]:
+    """Return what a host tells of a VM that runs."""
+    return {"vm": vmid, "state": "running", "last": "none", "holder": None, "heartbeat": None, "verdict": OF_RUNNING}
+
+
 async def serve_session(channel: asyncssh.SSHServerProcess[str], vms: str) -> None:
     """Answer each line of one session."""
     if channel.command != "session":
         channel.exit(10)
         return
     ping = RESULT | {"stage": "ping", "version": VERSION, "bundle": "", "node": "sim", "vms": vms, "read_only": False}
+    states = RESULT | {
+        "stage": "states",
+        "states": [_state(vmid) for first, last in [_ends(vms)] for vmid in range(first, last + 1)],
+    }
     async for line in channel.stdin:
         tag, _, command = line.strip().partition(" ")
-        answer = ping if command.startswith("ping") else RESULT
+        answer = {"ping": ping, "states": states}.get(command.partition(" ")[0], RESULT)
         channel.stdout.write(json.dumps({"tag": tag} | answer) + "\n")
     channel.exit(0)
 

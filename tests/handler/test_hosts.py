@@ -16,7 +16,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.ports import reserve_port
 from ..support.scripted import Scripted, result, stage
-from ..support.service import Service
+from ..support.service import Service, new_secret
 from ..support.sshd import Sshd, descendants
 from ..support.stages import until
 from .test_reload import add, connections, hang_up, logins, proxmox, rewrite, tables, wait_until
@@ -42,7 +42,10 @@ def sshd(sshd: Sshd, world: World) -> Iterator[Sshd]:
 @pytest.fixture
 def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
     """A handler with three VMs on one host, whose key serves two of them."""
-    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=TWINS)
+    secret = new_secret()
+    more = f'{TWINS}[callers.of-twin]\nsecret = "{secret}"\nvms = ["twin"]\nallow = ["status"]\n'
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=more)
+    service.secrets["of-twin"] = secret
     try:
         service.answering()
         yield service
@@ -60,6 +63,28 @@ def test_one_connection_carries_all_vms_of_a_host(service: Service, sshd: Sshd) 
     assert (refused["outcome"], refused["verdict"]["code"]) == ("refused", "wrong-vm")
     assert refused["verdict"]["sentence"] == "this key serves VM 102-104, not 200; nothing was changed"
     wait_until(lambda: (logins(sshd), connections(sshd)) == (1, 1))
+
+
+def test_one_request_tells_the_states_of_a_host(service: Service, sshd: Sshd) -> None:
+    """Of each VM that is there and that the caller may look at, by its name."""
+    node = sshd.world.root / "etc/pve/qemu-server"
+    for vmid in (103, 104):  # no VM of the handler's has the second
+        (node / f"{vmid}.conf").write_text("memory: 32\n")
+    try:
+        answer = service.pve("states", vm="stranger").json
+        assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "wrong-vm")
+        answer = service.pve("states", vm="devvm").json
+        assert {state["vm"]: state["state"] for state in answer["states"]} == {"devvm": "running", "twin": "stopped"}
+        assert (answer["outcome"], answer["stdout"]) == ("done", "")
+        only_twin = service.pve("states", vm="twin", caller="of-twin").json["states"]
+        assert [(state["vm"], state["verdict"]["code"]) for state in only_twin] == [("twin", "qemu-stopped")]
+        assert service.pve("states", vm="devvm", caller="of-twin").status == 403
+    finally:
+        for vmid in (103, 104):
+            (node / f"{vmid}.conf").unlink()
+    assert {vm["name"]: vm["host"] for vm in service.health()["vms"]} == dict.fromkeys(
+        ("devvm", "twin", "stranger"), "pve1"
+    )
 
 
 @pytest.mark.all

@@ -174,8 +174,8 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     page = person.page
     with held_cycle(stage):
         person.open(looks=False)
-        order = [("twin", "unknown", "Key not allowed"), ("broken", "unknown", "Set up wrongly")]
-        order += [("devvm", "busy", "Power-cycling…")]
+        order = [("devvm", "busy", "Power-cycling…")]
+        order += [("twin", "unknown", "Key not allowed"), ("broken", "unknown", "Set up wrongly")]
         wait_for(page, lambda: rows(page) == order, "each in its place")
     assert stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
     page.click("#show-vms")
@@ -183,9 +183,9 @@ def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
     assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 
-def checks_of(person: Visit, name: str, verb: str = "status") -> int:
-    """Return how often the page has asked for the status of a VM, or for another verb."""
-    return sum((body.get("verb"), body.get("vm")) == (verb, name) for body in person.posts)
+def checks_of(person: Visit, name: str, *verbs: str) -> int:
+    """Return how often the page has asked for the state of a VM, or for other verbs."""
+    return sum(body.get("verb") in (verbs or ("status", "states")) and body.get("vm") == name for body in person.posts)
 
 
 @pytest.mark.all
@@ -301,6 +301,70 @@ def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
         answered[-1].fulfill(json={"error": {"code": "not-found", "message": "no such VM", "reached": False}})
     assert {many[name] for name in asked[:6]} == {"answering"}
     assert max(at_once) == 3
+
+
+OF_RUNNING = {"code": "qemu-running", "sentence": "it runs", "advice": "", "evidence": []}
+OF_OFF = {"code": "qemu-stopped", "sentence": "it is off", "advice": "start", "evidence": []}
+
+
+def test_the_list_asks_each_host_once(person: Visit) -> None:
+    """A host tells how its VMs are. What it leaves out is asked for apart, and so is each VM of an older host agent.
+
+    A row keeps its element when its VM comes into another group, and a search leaves the rows with its words.
+    """
+    page, hosts = person.page, {f"vm{n}": "new" if n < 6 else "old" for n in range(9)}
+    asked: list[tuple[str, str]] = []
+    off: set[str] = set()
+
+    def name_many(route: Route) -> None:
+        answer = route.fetch()
+        known = answer.json()
+        more = [
+            {"name": n, "vmid": 1, "host": host, "proxmox": "answering", "since": None} for n, host in hosts.items()
+        ]
+        route.fulfill(response=answer, json={**known, "vms": [*known["vms"], *more]})
+
+    def tell(route: Route) -> None:
+        body = json.loads(route.request.post_data or "{}")
+        host = hosts.get(body.get("vm"))
+        if host is None:
+            route.continue_()
+            return
+        asked.append((body["verb"], body["vm"]))
+        done = {"outcome": "done", "reached": True, "last": "none", "holder": None, "heartbeat": None}
+        states = [
+            {"vm": name, **done}
+            | ({"state": "stopped", "verdict": OF_OFF} if name in off else {"state": "running", "verdict": OF_RUNNING})
+            for name in hosts
+            if hosts[name] == host
+        ]
+        if body["verb"] == "states" and host == "old":
+            route.fulfill(
+                json={"outcome": "failed", "reached": True, "state": "unknown", "verdict": {"code": "agent-refused"}}
+            )
+        elif body["verb"] == "states":
+            route.fulfill(json={**done, "state": "unknown", "verdict": None, "states": states[:-1]})
+        else:
+            route.fulfill(json=next(state for state in states if state["vm"] == body["vm"]))
+
+    page.route("**/health", name_many)
+    page.route("**/pve", tell)
+    person.open(looks=False)  # with the list, as no VM was ever chosen
+    ours = page.locator("[data-group=run] [data-vm^=vm]")
+    expect(ours).to_have_count(9)
+    assert sorted(asked) == [
+        *(("states", name) for name in ("vm0", "vm6")),
+        *(("status", f"vm{n}") for n in (5, 6, 7, 8)),
+    ]
+    row = page.locator("[data-vm=vm3]").element_handle()
+    off.add("vm3")
+    page.click("[data-act=look-all]")
+    expect(page.locator("[data-group=need] [data-vm=vm3]")).to_contain_text("Off")
+    assert row.evaluate("row => row === document.querySelector('[data-vm=vm3]')")
+    page.fill("#find", "NEW off")
+    expect(page.locator("#rows [data-vm]")).to_have_count(1)
+    page.fill("#find", "nosuch")
+    expect(page.locator("#rows-none")).to_be_visible()
 
 
 def keep_at_hand(person: Visit) -> Page:

@@ -351,7 +351,7 @@ test("nothing is promised before the host's first line", () => {
 });
 
 test("a key that is no longer valid is said, with what may have happened", () => {
-	const refused = (left) => headAfter(["key-proved"], ["locked", { refused: true, left }], ["view-opened", { name: "devvm" }]);
+	const refused = (left) => headAfter(["key-proved"], ["locked", { refused: true, left }], ["views-opened", { kept: { devvm: {} } }]);
 	assert.deepEqual([refused("").words, refused("").second], ["Key no longer valid", "Breakglass refuses it now"]);
 	assert.match(refused("").why, /By hand.*new pairing link/);
 	assert.equal(refused("reset").second, "The reset may have happened");

@@ -40,7 +40,7 @@ test("an event of a VM that is not looked at changes nothing", () => {
 });
 
 test("an event of one VM leaves every other as it is", () => {
-	const before = stateAfter(["view-opened", { name: "twin" }]);
+	const before = stateAfter(["views-opened", { kept: { twin: {} } }]);
 	const [type, more] = begun("cycle");
 	const state = reduce(before, { type, at: NOW, ...more, vm: "twin" });
 	assert.equal(state.views[VM], before.views[VM]);
@@ -207,7 +207,7 @@ test("the first name is chosen once, the kept one before it", () => {
 });
 
 test("what was looked at before the names were known is the first VM's", () => {
-	const state = after(["view-opened", { name: "" }], ["unlocked"], [statusCame("paused", "qemu-paused")[0], { ...statusCame("paused", "qemu-paused")[1], vm: "" }], ["names-came", { vms: HEALTH.vms, choice: null }]);
+	const state = after(["views-opened", { kept: { "": {} } }], ["unlocked"], [statusCame("paused", "qemu-paused")[0], { ...statusCame("paused", "qemu-paused")[1], vm: "" }], ["names-came", { vms: HEALTH.vms, choice: null }]);
 	assert.deepEqual([Object.keys(state.views), state.views[VM].seen.state, state.views[VM].vm], [[VM], "paused", VM]);
 });
 

@@ -28,7 +28,7 @@ const WAITING = {
 	"nothing that answers": [AWAY, { power: /^Breakglass is not answering/, forensics: /not answering/ }],
 	"a host that refuses": [[proxmox("connection-refused")], { power: /^Proxmox is out of reach: connection refused/, forensics: /out of reach/ }],
 	"a link to no VM": [[["vm-unknown", { name: "x" }]], { power: /^There is no VM x/, status: /no VM/, forensics: /no VM/ }],
-	"no key": [[["locked", {}], ["view-opened", { name: VM }]], { power: /^Enter the signing key/, status: /signing key/, forensics: /signing key/ }],
+	"no key": [[["locked", {}], ["views-opened", { kept: { [VM]: {} } }]], { power: /^Enter the signing key/, status: /signing key/, forensics: /signing key/ }],
 };
 for (const [what, [events, expected]] of Object.entries(WAITING)) {
 	test(`with ${what}, each button says why it waits`, () => {
@@ -76,7 +76,7 @@ test("a check is due every 15 s, also while an outcome is open, and never beside
 	assert.equal(due(begun("cycle")), false);
 	assert.equal(due(["read-begun", { verb: "forensics", loud: false }, 30]), false);
 	assert.equal(due(...AWAY), false);
-	assert.equal(due(["locked", {}], ["view-opened", { name: VM }]), false);
+	assert.equal(due(["locked", {}], ["views-opened", { kept: { [VM]: {} } }]), false);
 });
 
 test("a host is out of reach by what /health says, until a newer answer came from it", () => {

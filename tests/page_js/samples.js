@@ -34,7 +34,7 @@ export const HEALTH = { vms: VMS, chat: "on", config: "ok", hosts: {} };
 // What has happened when a page with a key has opened and /health has answered.
 export const OPENED = [
 	["names-came", { vms: VMS, choice: null }, 3_000],
-	["view-opened", { name: VM }, 3_000],
+	["views-opened", { kept: { [VM]: {} } }, 3_000],
 	["health-came", { answer: HEALTH, next: NOW + 8_000 }, 2_999],
 	["unlocked", {}, 2_998],
 ];

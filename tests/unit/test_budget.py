@@ -13,6 +13,7 @@ from breakglass.agents.pve.forensics import capture, heartbeat, screen
 from breakglass.agents.pve.host.cluster import CLUSTER_SECONDS
 from breakglass.agents.pve.host.vmstate import QMP_SECONDS
 from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
+from breakglass.agents.pve.reading import states
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
 from breakglass.base import audit
 from breakglass.chat import probe, program, turn
@@ -34,7 +35,7 @@ def unit(name: str, setting: str) -> float:
     return float(seconds)
 
 
-READS = [DEADLINES[verb] for verb in ("status", "ping", "history", "job", "screen", "check")]
+READS = [DEADLINES[verb] for verb in ("status", "ping", "history", "job", "screen", "check", "states")]
 STOPPING = server.ANSWER_SECONDS + server.SHUTDOWN_SECONDS + audit._STOP_SECONDS
 OUTLASTS = {
     # the host agent
@@ -53,6 +54,8 @@ OUTLASTS = {
     "the heartbeat in a status": (DEADLINES["status"] - QMP_SECONDS, heartbeat.STATUS_SECONDS_FOR_HEARTBEAT),
     "where": (DEADLINES["where"], agent.WHERE_SECONDS),
     "ping": (DEADLINES["ping"], CLUSTER_SECONDS + RESTORE_SECONDS),
+    "states": (DEADLINES["states"], states.STATES_SECONDS + states.NAMES_SECONDS),
+    "a state": (states.STATE_SECONDS, QMP_SECONDS + heartbeat.STATUS_SECONDS_FOR_HEARTBEAT),
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
     "the last look of a check": (by_hand.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),

@@ -32,6 +32,7 @@ BESIDE_THE_PATH = (
     "handler/web/client_headers.py",
     "handler/web/replies.py",
     "handler/web/reads.py",
+    "handler/web/states.py",
     "handler/web/strangers.py",
     "handler/config/",
     "handler/alerts/",

@@ -15,7 +15,7 @@ from ..host.bounded import ask_or_none
 from ..host.cluster import NOT_ASKED, Cluster, cluster_view, is_stale_copy, node_name
 from ..host.paths import Host, Key, write_atomic
 from ..host.pve_tasks import Holder, flock_holders
-from ..host.vmstate import Facts, describe_sources, is_here, observe_stepwise, vm_state
+from ..host.vmstate import Facts, describe_sources, is_here, observe, observe_stepwise, vm_state
 from ..jobs.archive import is_from_before_boot
 from ..jobs.history import answer_history, answer_job
 from ..jobs.mutex import Lock, fill_reserve
@@ -24,6 +24,7 @@ from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
 from ..jobs.told import answer_mark, newest_seen
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
+from .states import answer_states
 
 # --- What `where` answers: which node has the VM, and whether this one has a record of a job's id ---
 #
@@ -108,6 +109,8 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         yield from _tell_record(*answer_history(host))
     elif request.verb == "screen":
         yield from _tell_record(*answer_screen(host))
+    elif request.verb == "states":
+        yield from _tell_record(*answer_states(key, lambda host: _judge_facts(host, observe(host), STOPPED_SECONDS)[1]))
     elif request.verb == "where":
         yield from _tell_record(*answer_where(host, request.id))
     elif request.verb == "check":
@@ -122,14 +125,19 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
     began, facts = time.monotonic(), Facts()
     for facts in observe_stepwise(host):
         yield {"type": "facts", **asdict(facts)}
-    seconds = min(STOPPED_SECONDS, DEADLINES["status"] - 0.5 - (time.monotonic() - began))
-    is_off = vm_state(facts) == "stopped"
-    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_trouble(host)
-    holders = flock_holders(host) if is_off else []
-    result = with_proven(host, request, status_result(host, facts, DONE, view, holders))
+    left = DEADLINES["status"] - 0.5 - (time.monotonic() - began)
+    view, judged = _judge_facts(host, facts, left)
+    result = with_proven(host, request, judged)
     where = f"on node {view.node}; here " if result.state == ELSEWHERE else ""
     yield output(f"{result.state}: {where}{describe_sources(facts)}")
     yield result_message(result)
+
+
+def _judge_facts(host: Host, facts: Facts, left: float) -> tuple[Cluster, Result]:
+    """Return what /etc/pve says of the VM, in the seconds that are left, and the result of a status."""
+    seconds, is_off = min(STOPPED_SECONDS, left), vm_state(facts) == "stopped"
+    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_trouble(host)
+    return view, status_result(host, facts, DONE, view, flock_holders(host) if is_off else [])
 
 
 def _see_trouble(host: Host) -> Cluster:

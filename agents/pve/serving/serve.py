@@ -125,7 +125,7 @@ def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
     if request.vm is not None and request.vm not in key.vms:
         return refuse(REFUSED, "wrong-vm", f"this key serves VM {key.vms}, not {request.vm}; nothing was changed")
-    if request.vm is None and request.verb not in ("check", "ping", "session"):
+    if request.vm is None and request.verb not in ("check", "ping", "session", "states"):
         sentence = f"this key serves several VMs ({key.vms}): name one, like {request.verb} vm=102; nothing was changed"
         return refuse(REFUSED, "wrong-vm", sentence)
     if key.read_only and request.verb in MUTATING:

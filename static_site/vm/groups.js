@@ -1,0 +1,99 @@
+// All VMs as the list shows them: those that need a person first, then those that are not known, then those that run. Pure.
+
+import { MINUTE, clock, span } from "../base/words.js";
+import { isAway, proxmoxTrouble } from "../state/rules.js";
+import { newView } from "../state/shape.js";
+import { headlineOf, urgency } from "./headline.js";
+
+/** @typedef {import("../state/shape.js").State} State */
+/** @typedef {import("../state/shape.js").View} View */
+/** `key` is the VM's name, or the host's where one row stands for its VMs.
+ * @typedef {{key: string, vm: string, find: string, title: string, words: string, tone: string, icon: string, age: string}} Row */
+/** @typedef {{name: string, title: string, note: string, rows: Row[]}} Group */
+
+const MOST_OF_HOST = 3; // VMs that are not known because of their host, before one row stands for them
+
+/** @type {Record<string, (count: number) => string>} */
+const TITLES = {
+	need: (count) => (count === 1 ? "1 needs you" : `${count} need you`),
+	acts: (count) => `${count} under way`,
+	unknown: (count) => `${count} not known`,
+	run: (count) => (count === 1 ? "1 runs" : `${count} run`),
+};
+
+/** @type {Map<string, View>} */
+const blanks = new Map();
+
+/** What is known of a VM, whether it was looked at or not. @param {State} state  @param {string} name  @returns {View} */
+function knownOf({ views }, name) {
+	if (Object.hasOwn(views, name)) return views[name];
+	const blank = blanks.get(name) ?? newView(name);
+	blanks.set(name, blank);
+	return blank;
+}
+
+/** @param {State} state  @param {View} view  @param {import("./headline.js").Headline} head  @param {number} now */
+function groupOf(state, view, { tone }, now) {
+	if (tone === "bad" || tone === "warn") return "need";
+	const { seen, open, trouble } = view;
+	if (open || view.phase === "unknown") return tone === "busy" ? "acts" : "unknown";
+	if (tone === "busy" && (seen?.holder || view.watch?.on)) return "acts";
+	const isSure = !isAway(state) && !trouble && !proxmoxTrouble(state, view) && seen && Math.abs(now - seen.at) <= MINUTE;
+	return isSure && seen.state === "running" ? "run" : "unknown";
+}
+
+/** The groups that have a VM, of those that have all words of `query` in their row.
+ * @param {State} state  @param {number} now  @param {string} query  @returns {Group[]} */
+export function groupsOf(state, now, query = "") {
+	const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing of these
+	/** @type {Record<string, {row: Row, rank: number, host: string, cut: boolean, at: number}[]>} */
+	const found = { need: [], acts: [], unknown: [], run: [] };
+	for (const { name, vmid, host } of state.health.vms) {
+		const view = knownOf(state, name);
+		const head = headlineOf(known, view, now);
+		const group = groupOf(known, view, head, now);
+		const title = [name, vmid, host].filter(Boolean).join(" · ");
+		const runs = group === "run" && head.words === "Not examined"; // what a glance knows is enough here
+		const said = runs ? "Running" : head.words;
+		if (!words.every((word) => `${title} ${said}`.toLowerCase().includes(word))) continue;
+		const tone = group === "run" && head.tone !== "good" ? "" : head.tone;
+		const age = group !== "run" && view.seen ? span(now - view.seen.at) : "";
+		const row = { key: name, vm: name, find: "", title, words: said, tone, icon: group === "run" ? "running" : head.icon, age };
+		found[group].push({ row, rank: urgency(head), host: host ?? "", cut: Boolean(proxmoxTrouble(state, view)), at: view.seen?.at ?? 0 });
+	}
+	return Object.entries(found).filter(([, rows]) => rows.length).map(([name, rows]) => {
+		const sorted = rows.toSorted((a, b) => a.rank - b.rank);
+		const oldest = Math.min(...rows.map(({ at }) => at));
+		const note = name === "run" ? `looked at within ${span(now - oldest)}` : "";
+		return { name, title: TITLES[name](rows.length), note, rows: name === "unknown" && !words.length ? foldHosts(sorted) : sorted.map(({ row }) => row) };
+	});
+}
+
+/** One row for the VMs of a host that is out of reach. @param {{row: Row, host: string, cut: boolean}[]} rows  @returns {Row[]} */
+function foldHosts(rows) {
+	/** @type {Map<string, number>} */
+	const cut = new Map();
+	for (const { host } of rows.filter((each) => each.cut)) cut.set(host, (cut.get(host) ?? 0) + 1);
+	const told = new Set();
+	return rows.flatMap((each) => {
+		const { row, host } = each;
+		const count = each.cut && host ? cut.get(host) ?? 0 : 0;
+		if (count <= MOST_OF_HOST) return [row];
+		if (told.has(host)) return [];
+		told.add(host);
+		return [{ ...row, key: `host ${host}`, vm: "", find: host, title: `${host}: ${count} VMs`, age: "" }];
+	});
+}
+
+/** The bar below the list: when it was looked at last, and how much is known. @param {State} state  @param {number} now  @returns {import("./bar.js").Bar} */
+export function lookOfAll({ health: { vms }, views }, now) {
+	const times = vms.map(({ name }) => (Object.hasOwn(views, name) && views[name].seen?.at) || 0);
+	const at = times.reduce((most, each) => Math.max(most, each), 0);
+	const fresh = times.filter((each) => each && Math.abs(now - each) <= MINUTE).length;
+	return {
+		phase: "idle", tone: "unknown", icon: "look", word: at ? `Looked ${clock(at)}` : "Not looked yet",
+		sentence: `${fresh === vms.length ? "All" : `${fresh} of`} ${vms.length} known`,
+		act: "look-all", actLabel: "Look again", timer: "", steps: [], hint: "", lines: [], url: "",
+	};
+}
