@@ -2,6 +2,7 @@
 
 import { onClock } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
+import { setBehind } from "../base/words.js";
 import { keptOf } from "./conversation.js";
 import { reduce, sentOf } from "./reduce.js";
 import { newState } from "./shape.js";
@@ -9,7 +10,8 @@ import { newState } from "./shape.js";
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
 
-const MOST_SENT = 9; // how many jobs of one VM this device remembers as its own
+const STALE_MS = 300_000; // a request's time that is off by more is refused
+const MOST_SENT = 9; // jobs of one VM that this device knows as its own
 
 /** @type {State} */
 let state = newState();
@@ -64,4 +66,10 @@ function persist(before) {
 	}
 }
 
-onClock((off) => dispatch("clock-measured", { off }));
+/** Takes up how far this device's clock is behind. @param {number|null} off null if an answer took its time as good */
+export function takeClock(off) {
+	dispatch("clock-measured", { off: off ?? (Math.abs(state.clockOff) > STALE_MS ? 0 : state.clockOff) });
+	setBehind(state.clockOff);
+}
+
+onClock(takeClock);

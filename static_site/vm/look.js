@@ -46,7 +46,7 @@ async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last, rows: job.screen_text } : null;
-	const words = job?.last_words?.length ? { lines: job.last_words, at: Date.parse(job.started) } : null;
+	const words = job?.last_words?.length ? { lines: job.last_words, at: Date.parse(job.started) - getState().clockOff } : null;
 	dispatch("picture-came", { vm, picture, words });
 }
 
