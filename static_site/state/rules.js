@@ -162,7 +162,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	const lines = verdict?.evidence ?? [];
 	const reason = reasonOf(answer);
 	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
-	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
+	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines, cures: curesOf({ verdict }) }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline has the rest
 	const far = stage ? `It reached the stage ${stage}. ` : "";

@@ -11,7 +11,7 @@ import { newState } from "./shape.js";
 /** @typedef {import("./shape.js").View} View */
 
 const STALE_MS = 300_000; // a request's time that is off by more is refused
-const MOST_SENT = 9; // jobs of one VM that this device knows as its own
+const MOST_SENT = 9; // how many jobs of one VM this device remembers as its own
 
 /** @type {State} */
 let state = newState();

@@ -74,11 +74,11 @@ export async function watchGuest(vm) {
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
-	const { error, outcome, screen_png: png, started, guest, state } = answer ?? {};
+	const { error, outcome, screen_png: png, screen_text: rows, started, guest, state } = answer ?? {};
 	const refused = ["forbidden", "unauthorized"].includes(error?.code); // this caller may not see the console
 	if (refused) return "unseen";
 	if (outcome !== "done") return "";
-	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
+	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true, rows } : null;
 	dispatch("screen-came", { vm, picture, guest, state });
 	return "nothing";
 }

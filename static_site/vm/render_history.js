@@ -155,7 +155,7 @@ function fillEntry(body, job, vm) {
 	setList(lines, job.verdict?.evidence ?? []);
 	if (job.screen_png && !figure.firstChild) {
 		const at = clock(hostTime(job.started));
-		figure.append(makePicture(job.screen_png, at, job.screen_text), make("figcaption", `Console ${at}`));
+		figure.append(makePicture(job.screen_png, at), make("figcaption", `Console ${at}`));
 	}
 	const known = [
 		["Began", hostDate(hostTime(job.started)).toLocaleString("en-GB")],
@@ -163,6 +163,7 @@ function fillEntry(body, job, vm) {
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
 		["Id", job.id],
+		["Console", job.screen_text?.length ? makePre(job.screen_text.join("\n")) : ""],
 		["Last words", job.last_words?.length ? makePre(job.last_words.join("\n")) : ""],
 	].filter(([, value]) => value);
 	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));
