@@ -14,8 +14,9 @@ import { chooseVm, endOpening, followLink, isKnown, openLink, showTab, takeLink 
 import { checkAll, checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
 import { REGIONS } from "./vm/render.js";
 import { hideDetails } from "./vm/render_bar.js";
+import { enlargePicture } from "./vm/render_console.js";
 import { openJob } from "./vm/render_history.js";
-import { enlargePicture, makeButtons } from "./vm/render_vm.js";
+import { makeButtons } from "./vm/render_vm.js";
 import { askAgain, runVerb, stopWaiting } from "./vm/run.js";
 
 async function watchHolder() {
@@ -50,6 +51,7 @@ const PRESSED = {
 	"stop-turn": () => withChat((chat) => chat.stopTurn()),
 	"show-vms": () => showTab("list"),
 	glass: enlargePicture,
+	"copy-console": (button) => copyText(/** @type {Element} */ (button.lastElementChild), $("console-text").textContent ?? ""),
 	"close-large": () => /** @type {HTMLDialogElement} */ ($("large")).close(),
 	print: () => print(),
 	"save-report": async () => (await import("./vm/report.js")).saveReport(),

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 from .forensics.capture import capture_lock, find_capture, forensics
+from .forensics.cures import name_cure
 from .grammar import Request
 from .host.bounded import ask_or_none, kill_child
 from .host.cluster import cluster_view
@@ -71,7 +72,7 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
     except Ended as ended:
         if ended.exit_code != BUSY:  # fifty busy answers must not fill /run
             job.say(ended.verdict.sentence, "stderr")
-        result = Result(ended.exit_code, verdict=ended.verdict, holder=ended.holder, anyway=ended.anyway)
+        result = Result(ended.exit_code, verdict=name_cure(ended.verdict), holder=ended.holder, anyway=ended.anyway)
     except Exception as error:  # a defect must still give the id a result
         job.say(f"{type(error).__name__}: {error}", "stderr")
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
@@ -117,8 +118,7 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
 def refuse_old_id(job: Job) -> None:
     """Refuse an id that acted before the host's last boot: /run has lost the job, but the archive has it."""
     if is_from_before_boot(job.store, job.record.id, ARCHIVE_SECONDS):
-        sentence = "this id was used before the host's last boot; use a new id"
-        raise Ended(ID_REUSED, Verdict("id-taken", sentence, "status"))
+        raise Ended(ID_REUSED, Verdict("id-taken", "this id was used before the last boot; use a new id", "status"))
 
 
 def _describe_busy(job: Job, holder_id: str | None) -> Ended:

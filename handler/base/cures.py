@@ -1,9 +1,10 @@
 """The short reason for each verdict of a host, and the command that fixes the problem. Pure.
 
-A host sends a fix as a code with numbers, and the command is built here, because text from a compromised host must
-never become a command that a person copies into root's shell.
+A host sends a fix as a code with a number or the name of a storage, and the command is built here, because text from a
+compromised host must never become a command that a person copies into root's shell.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from .text import plain_line
@@ -11,6 +12,7 @@ from .text import plain_line
 _WHY_CHARS = 110
 _MOST_PID = 2**22
 _OF_STATE = ("state", "last", "holder", "verdict", "heartbeat")
+_STORAGE = re.compile("[A-Za-z][A-Za-z0-9._-]{0,99}")  # the names that Proxmox allows
 COMMANDS = {
     "continue-qemu": "kill -CONT {pid}",
     "end-leftover": "kill {pid}",
@@ -20,6 +22,9 @@ COMMANDS = {
     "start-ha": "systemctl start pve-ha-crm pve-ha-lrm",
     "see-ha": "ha-manager status",
     "see-quorum": "pvecm status",
+    "see-volumes": "pvesm list {storage}",
+    "see-storages": "pvesm status",
+    "see-bridges": "ip -br link show type bridge",
 }
 
 
@@ -66,11 +71,13 @@ def _read_own(fields: Mapping[str, object], vmid: int, place: str) -> dict[str, 
 
 
 def _read_fix(fix: object, vmid: int, place: str) -> dict[str, object] | None:
-    """Return the code, the host and the command; None if the code is unknown or its number is missing."""
+    """Return the code, the host and the command; None for a code that is not known or lacks what it needs."""
     code = fix.get("code") if isinstance(fix, dict) else None
     if not isinstance(fix, dict) or not isinstance(code, str) or code not in COMMANDS:
         return None
-    pid, command = fix.get("pid"), COMMANDS[code]
+    pid, storage, command = fix.get("pid"), fix.get("storage"), COMMANDS[code]
     if "{pid}" in command and not (type(pid) is int and 1 < pid <= _MOST_PID):
         return None
-    return {"code": code, "place": place, "command": command.format(pid=pid, vmid=vmid)}
+    if "{storage}" in command and not (isinstance(storage, str) and _STORAGE.fullmatch(storage)):
+        return None
+    return {"code": code, "place": place, "command": command.format(pid=pid, storage=storage, vmid=vmid)}

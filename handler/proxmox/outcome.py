@@ -70,7 +70,7 @@ def answer_from_trailer(
     body["deadline"] = _deadline(request, trailer)
     body["anyway"] = _anyway(request, trailer)
     if request.verb == "screen":
-        body |= {name: trailer.get(name) for name in ("screen_png", "guest")}
+        body |= {name: trailer.get(name) for name in ("screen_png", "guest", "screen_text")}
     if trailer["exit_code"] == STRANDED:
         body["by_hand"] = list(by_hand(request.vm, request.host, "start"))
     return _with_outcome(body, str(trailer["outcome"]))

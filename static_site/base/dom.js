@@ -57,13 +57,16 @@ export function setIcon(element, name, live = false) {
 /** @type {WeakMap<Element, string>} what is listed */
 const listed = new WeakMap();
 
-/** Lines of text, drawn again only if one of them has changed. @param {Element} element  @param {string[]} values */
-export function setList(element, values = []) {
+/** Things in a list, drawn again only if one of them has changed. @template T  @param {Element} element  @param {T[]} values  @param {(value: T) => Element} makeItem */
+export function setItems(element, values, makeItem) {
 	const key = JSON.stringify(values);
 	if (listed.get(element) === key) return;
 	listed.set(element, key);
-	element.replaceChildren(...values.map((value) => make("li", value)));
+	element.replaceChildren(...values.map(makeItem));
 }
+
+/** @param {Element} element  @param {string[]} values */
+export const setList = (element, values = []) => setItems(element, values, (value) => make("li", value));
 
 /** @type {WeakMap<Element, {size: number, full: boolean}>} pieces of a long text */
 const pieces = new WeakMap();
@@ -133,10 +136,13 @@ export function makeCommand(line) {
 	return make("div.command", make("code", line), button);
 }
 
-/** The console's picture from its bytes in base64, with the text on the console, if that is known. @param {string} png  @param {string} at  @param {string[]} [rows] */
-export function makePicture(png, at, rows = []) {
+/** A command on a host, below where it is to be run. @param {{place: string, command: string}} cure */
+export const makeCure = ({ place, command }) => make("div.commands", make("small", place ? `As root on ${place}` : "By hand, once the cause is gone"), makeCommand(command));
+
+/** The console from its bytes in base64. @param {string} png  @param {string} at */
+export function makePicture(png, at) {
 	const image = new Image();
-	image.alt = [`The console at ${at}`, ...rows].join("\n");
+	image.alt = `The console at ${at}`;
 	image.src = URL.createObjectURL(pngBlob(png));
 	for (const end of ["load", "error"]) image.addEventListener(end, () => URL.revokeObjectURL(image.src), { once: true });
 	return image;

@@ -10,7 +10,7 @@ const SILENCE_MS = 25_000; // the stream pings every 10 s
 /** @type {CryptoKey|null} */
 let key = null;
 
-/** How far this device's clock is behind the handler's clock, by the time in each answer. @type {(ms: number) => void} */
+/** How far this device's clock is behind, which a stale answer tells; null is less than five minutes. @type {(ms: number|null) => void} */
 let tellClock = () => {};
 
 /** @param {typeof tellClock} listener */
@@ -44,7 +44,7 @@ export async function post(path, id, body, signal, take = () => {}) {
 	const answer = await postOnce(path, id, body, signal, take);
 	const { code, server_time: theirs, challenge } = answer?.error ?? {};
 	const stale = code === "stale-timestamp";
-	if (answer) tellClock(stale ? theirs * 1000 - Date.now() : 0);
+	if (answer) tellClock(stale ? theirs * 1000 - Date.now() : null);
 	if (!stale || !challenge || !young(began)) return answer;
 	// The handler judges the request by the challenge's age, so the signature keeps this device's time.
 	return postOnce(path, id, body, signal, take, challenge);

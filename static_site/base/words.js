@@ -108,8 +108,13 @@ export const ended = (words) => words && `${words}${/[.!?…]$/.test(words) ? ""
 
 export const MINUTE = 60_000;
 
+let behind = 0;
+/** Sets how far this device's clock is behind: each time is shown as the host has it, because others on this rescue see that. @param {number} ms */
+export const setBehind = (ms) => { behind = ms; };
 /** @param {number} when milliseconds of this device's clock */
-export const clock = (when) => new Date(when).toLocaleTimeString("en-GB");
+export const hostDate = (when) => new Date(when + behind);
+/** @param {number} when */
+export const clock = (when) => hostDate(when).toLocaleTimeString("en-GB");
 /** @param {number} when */
 export const minute = (when) => clock(when).slice(0, 5);
 

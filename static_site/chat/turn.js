@@ -1,7 +1,7 @@
 // One turn of the conversation, drawn as its events come, or from a replay of them.
 
 import { appendText, icon, make } from "../base/dom.js";
-import { clock, span } from "../base/words.js";
+import { clock, hostDate, span } from "../base/words.js";
 import { spoken } from "./markdown.js";
 import { Proposal } from "./proposals.js";
 import { Markdown, makeCopy } from "./render_markdown.js";
@@ -110,7 +110,8 @@ export class Turn {
 		if (ok && text && !this.answer) this.text({ n, text });
 		this.#endText();
 		const count = [...this.#tools.values()].filter(({ isProposal }) => !isProposal).length;
-		const day = new Date(this.began).toDateString() === new Date().toDateString() ? "" : `${new Date(this.began).toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
+		const at = hostDate(this.began);
+		const day = at.toDateString() === hostDate(Date.now()).toDateString() ? "" : `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} `;
 		const words = [day + clock(this.began), span(1e3 * seconds), count && `${count} command${count > 1 ? "s" : ""}`, cost && `${cost.toFixed(2)} USD`];
 		this.#put(make("div.meta", make("small", icon(ok ? "check" : "cross"), ` ${words.filter(Boolean).join(", ")}`), this.answer ? makeCopy(() => this.answer) : ""));
 	}

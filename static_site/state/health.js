@@ -2,7 +2,7 @@
 
 import { recall } from "../base/storage.js";
 import { vmHealth } from "./rules.js";
-import { dispatch, getState, viewOf } from "./store.js";
+import { dispatch, getState, takeClock, viewOf } from "./store.js";
 
 const EVERY_MS = 10_000;
 const SLOW_MS = 2_300;
@@ -21,14 +21,29 @@ function patience() {
 	return left > 0 ? Math.min(SLOW_MS, Math.max(LEAST_MS, left)) : SLOW_MS;
 }
 
+let isFirst = true;
+let isMeasured = false;
+
+/** Compares this device's clock, once for a page. What fits the time that the answer took is right.
+ * @param {string} time in whole seconds  @param {number} sent when it was asked for, at the earliest */
+function measureClock(time, sent) {
+	if (isMeasured || !(isMeasured = Boolean(time))) return;
+	const least = Date.parse(time) - Date.now();
+	const most = Date.parse(time) + 1_000 - sent;
+	takeClock(least <= 0 && most >= 0 ? 0 : (least + most) / 2);
+}
+
 /** Asks now, and then repeatedly. */
 export async function pollHealth() {
 	clearTimeout(timer);
+	const sent = Date.now() - (isFirst ? performance.now() : 0); // which is asked for before this script runs
+	isFirst = false;
 	const slow = setTimeout(() => dispatch("health-slow"), patience());
 	let wait = EVERY_MS;
 	try {
 		const response = await fetch("health", { cache: "no-store", signal: AbortSignal.timeout(LATE_MS) });
 		const answer = await response.json();
+		measureClock(answer.time, sent);
 		dispatch("names-came", { vms: answer.vms, choice: recall("local", "vm") });
 		dispatch("health-came", { answer, next: Date.now() + wait });
 		takeAllProven(answer);

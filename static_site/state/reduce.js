@@ -2,6 +2,7 @@
 
 import { clock, isVerdict, minute } from "../base/words.js";
 import { OF_CHAT, OF_CHATS, spendProposals } from "./conversation.js";
+import { addShot } from "./rescue.js";
 import { FALLEN, causeOf, curesOf, noteLock, outcomeOf, reasonOf } from "./rules.js";
 import { newView } from "./shape.js";
 import { bringsUp, labelOf, mutates } from "./verbs.js";
@@ -14,7 +15,7 @@ import { bringsUp, labelOf, mutates } from "./verbs.js";
 
 /** @param {View} view  @param {number} at  @param {string} phase  @param {Partial<View>} more  @returns {View} */
 const enter = (view, at, phase, more = {}) => ({
-	...view, phase, since: at, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null, nudge: null, ...more,
+	...view, phase, since: at, sentence: "", hint: "", lines: [], cures: [], url: "", offer: "", holder: null, nudge: null, ...more,
 });
 
 /** @type {Record<string, (view: View, event: any, state: State) => View>} of one VM */
@@ -27,7 +28,7 @@ const OF_VIEW = {
 	"waiting-stopped": (view, { at }) => enter({ ...view, reading: "", waiting: false }, at, "idle", { sentence: "You stopped waiting." }),
 	"act-begun": (view, { at, id, verb, lost }) => enter(view, at, lost ? "unknown" : "running", {
 		verb, open: { id, verb }, acting: true, reading: "", note: "", sent: { ...view.sent, [id]: true },
-		stages: view.open?.id === id ? view.stages : [], deadline: null, watch: null, waiting: false, output: { title: "", text: "" },
+		stages: view.open?.id === id ? view.stages : [], deadline: null, rescue: view.open?.id === id ? view.rescue : { began: at, shots: view.picture ? [view.picture] : [] }, watch: null, waiting: false, output: { title: "", text: "" },
 	}),
 	"act-recalled": (view, { id, verb }) => ({ ...view, verb, open: { id, verb }, note: "", sent: { ...view.sent, [id]: true } }),
 	"stage-came": (view, { at, id, n, stage, started, deadline }, { clockOff }) => {
@@ -53,9 +54,7 @@ const OF_VIEW = {
 		});
 	},
 	settled,
-	"picture-came": (view, { picture, words }, state) => ({
-		...view, waiting: false, picture: picture ? timed(picture, state) : view.picture, words,
-	}),
+	"picture-came": (view, { picture, words }, state) => ({ ...withPicture(view, picture, state), waiting: false, words }),
 	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {
 		...view, watch: null, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
 	} : view),
@@ -71,7 +70,7 @@ const OF_VIEW = {
 		const { watch } = view;
 		const found = guest === "answers" ? "guest" : state === "stopped" ? "stopped" : watch?.on && FALLEN[state] ? "fallen" : "";
 		const next = watch && found ? { ...watch, on: false, until: at, found, fell: state } : watch;
-		return { ...view, seen, picture: picture ? timed(picture, whole) : view.picture, watch: /** @type {Watch|null} */ (next) };
+		return { ...withPicture(view, picture, whole), seen, watch: /** @type {Watch|null} */ (next) };
 	},
 	"watch-ended": (view, { at, found }) => {
 		const { watch } = view;
@@ -88,8 +87,13 @@ const OF_VIEW = {
 	"proven-heard": (view, { proven }) => ({ ...view, proven }),
 };
 
-/** When a picture was taken, by this device's clock. @param {Omit<Picture, "at">} picture  @param {State} state  @returns {Picture} */
-const timed = (picture, { clockOff }) => ({ ...picture, at: Date.parse(picture.started) - clockOff });
+/** With a new picture of the console, and when it was taken by this device's clock. @param {View} view  @param {any} found  @param {State} state  @returns {View} */
+function withPicture(view, found, { clockOff }) {
+	if (!found) return view;
+	/** @type {Picture} */
+	const picture = { ...found, at: Date.parse(found.started) - clockOff, rows: Array.isArray(found.rows) ? found.rows.map(String) : [] };
+	return { ...view, picture, rescue: addShot(view.rescue, picture) };
+}
 
 /** The jobs that this device sent earlier or from another tab. @param {string[]} ids  @returns {Record<string, boolean>} */
 export const sentOf = (ids) => Object.fromEntries(ids.map((id) => [id, false]));
@@ -107,6 +111,7 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 			const started = Date.parse(answer.started);
 			next.watch = { verb, seconds: answer.seconds ?? 0, started, heard: at, back: null, was: view.seen?.state ?? "", fell: "", since: at, until: at, on: false, found: "" };
 		}
+		if (answer.outcome !== "done") next.rescue = null;
 		if (answer.outcome === "failed") next.failure = { verb, cause: causeOf(answer), last: answer.last, lines: answer.verdict?.evidence ?? [], cures: curesOf(answer) };
 	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : hearGuest(view.watch, answer, at) };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;

@@ -171,7 +171,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	const lines = verdict?.evidence ?? [];
 	const reason = reasonOf(answer);
 	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
-	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines }];
+	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines, cures: curesOf({ verdict }) }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline has the rest
 	const far = stage ? `It reached the stage ${stage}. ` : "";
@@ -181,12 +181,12 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 
 /** Lines for trouble that no other part of the page shows. @param {State} state  @param {View} view  @returns {string[]} */
 export function notesOf({ health, clockOff, newPage }, view) {
-	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at)));
+	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at) - clockOff));
 	const off = Math.abs(clockOff);
 	return [
 		view.note,
 		view.trouble,
-		off ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}, which does no harm.` : "",
+		off >= MINUTE ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}. The times here are those of the host.` : "",
 		...view.warnings,
 		config ? `The configuration of Breakglass is ${config}. Its log says what to correct.` : "",
 		newPage ? "This page is from before an upgrade. The new page is stored, and it opens next time." : "",

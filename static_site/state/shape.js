@@ -7,10 +7,10 @@
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
  *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[],
  *   seen?: {by: string, at: string}[]}} Job */
-/** @typedef {{png: string, started: string, at: number, last: string|null, live?: boolean, rows?: string[]}} Picture */
+/** `rows`: the text on a console in text mode. @typedef {{png: string, started: string, at: number, last: string|null, live?: boolean, rows: string[]}} Picture */
 /** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status reports it */
 /** The watch over the guest after a verb that brings the VM up. `found`: how it ended. `started`: of the job, by the host's clock.
- * `heard`: the last check without an answer of the guest's kernel. `back`: when the kernel answered first, and whether it may have been earlier.
+ * `heard`: the last check without an answer of the guest's kernel. `back`: when that answered first, and whether at the latest then.
  * @typedef {{since: number, until: number, on: boolean, verb: string, seconds: number, started: number, heard: number,
  *   back: {ms: number, most: boolean}|null, was: string, fell: string, found: ""|"guest"|"nothing"|"stopped"|"fallen"|"unseen"}} Watch `was`: the state before it; `fell`: the one that ended it */
 /** A verb that failed, and the commands that may help. @typedef {{verb: string, cause: string, last: string|null, lines: string[], cures: {place: string, command: string}[]}} Failed */
@@ -19,14 +19,14 @@
  * @typedef {object} View
  * @property {string} vm
  * @property {string} phase @property {string} verb @property {number} since
- * @property {string} sentence @property {string} hint @property {string[]} lines @property {string} url
+ * @property {string} sentence @property {string} hint @property {string[]} lines @property {import("../vm/headline.js").Cure[]} cures @property {string} url
  * @property {string} offer @property {Holder|null} holder
  * @property {{id: string, verb: string}|null} open @property {boolean} acting @property {string} reading
  * @property {{name: string, at: number}[]} stages as they came, some twice @property {{started: number, seconds: number}|null} deadline
  * @property {{state: string, last: string|null, at: number, holder: Holder|null}|null} seen
  * @property {Verdict|null} verdict @property {number} lookedAt @property {boolean} mayLook @property {boolean} looking evidence is sought
  * @property {Heartbeat|null} heartbeat @property {boolean} beats whether the guest ever had one
- * @property {Picture|null} picture @property {boolean} waiting @property {Watch|null} watch @property {Failed|null} failure
+ * @property {Picture|null} picture @property {import("./rescue.js").Rescue|null} rescue @property {boolean} waiting @property {Watch|null} watch @property {Failed|null} failure
  * @property {Job[]|null} jobs @property {string} jobsTrouble @property {string} chain
  * @property {{title: string, text: string}} output @property {{lines: string[], at: number}|null} words the end of the guest's kernel log
  * @property {string} trouble @property {string} note @property {string[]} warnings @property {string[]} byHand
@@ -48,9 +48,9 @@
 
 /** @param {string} vm  @param {Partial<View>} kept what this device kept of it  @returns {View} */
 export const newView = (vm, kept = {}) => ({
-	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], url: "", offer: "", holder: null,
+	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], cures: [], url: "", offer: "", holder: null,
 	open: null, acting: false, reading: "", stages: [], deadline: null,
-	seen: null, verdict: null, lookedAt: 0, mayLook: true, looking: false, picture: null, words: null, waiting: false, watch: null,
+	seen: null, verdict: null, lookedAt: 0, mayLook: true, looking: false, picture: null, rescue: null, words: null, waiting: false, watch: null,
 	heartbeat: null, beats: false, failure: null,
 	jobs: null, jobsTrouble: "", chain: "", output: { title: "", text: "" },
 	trouble: "", note: "", warnings: [], byHand: [], proven: null, sent: {}, triedAt: 0, lockedSince: Infinity, nudge: null,

@@ -2,6 +2,7 @@
 
 import { onClock } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
+import { setBehind } from "../base/words.js";
 import { keptOf } from "./conversation.js";
 import { reduce, sentOf } from "./reduce.js";
 import { newState } from "./shape.js";
@@ -9,6 +10,7 @@ import { newState } from "./shape.js";
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
 
+const STALE_MS = 300_000; // a request's time that is off by more is refused
 const MOST_SENT = 9; // how many jobs of one VM this device remembers as its own
 
 /** @type {State} */
@@ -70,4 +72,10 @@ function persist(before) {
 	}
 }
 
-onClock((off) => dispatch("clock-measured", { off }));
+/** Takes up how far this device's clock is behind. @param {number|null} off null if an answer took its time as good */
+export function takeClock(off) {
+	dispatch("clock-measured", { off: off ?? (Math.abs(state.clockOff) > STALE_MS ? 0 : state.clockOff) });
+	setBehind(state.clockOff);
+}
+
+onClock(takeClock);

@@ -10,7 +10,7 @@ import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 /** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
 /** `brief` is said where the sentence has no room, and stands above it then.
  * @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, brief?: string, timer: string,
- *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], url: string}} Bar */
+ *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], cures: import("./headline.js").Cure[], url: string}} Bar */
 
 const LOOK = { act: "look", actLabel: "Look again" };
 const WAIT = { act: "stop-waiting", actLabel: "Stop waiting" };
@@ -18,16 +18,16 @@ const WAIT = { act: "stop-waiting", actLabel: "Stop waiting" };
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Bar} */
 export function barOf(state, view, now) {
 	const phase = phaseOf(state, view);
-	const plain = { phase, live: false, timer: "", steps: stepsOf(view, now), hint: view.hint, lines: view.lines, url: view.url };
+	const plain = { phase, live: false, timer: "", steps: stepsOf(view, now), hint: view.hint, lines: view.lines, cures: view.cures, url: view.url };
 	const bar = { ...plain, ...PHASES[phase](state, view, now) };
 	return view.nudge && now - view.nudge.at < 5_000 ? { ...bar, sentence: view.nudge.words, brief: "", timer: "" } : bar;
 }
 
-/** @type {Record<string, (state: State, view: View, now: number) => Omit<Bar, "phase"|"timer"|"steps"|"hint"|"lines"|"url"> & Partial<Bar>>} */
+/** @type {Record<string, (state: State, view: View, now: number) => Omit<Bar, "phase"|"timer"|"steps"|"hint"|"lines"|"cures"|"url"> & Partial<Bar>>} */
 const PHASES = {
 	locked: ({ health }) => ({
 		tone: "unknown", icon: "lock", word: "Locked", sentence: health.fails > 1 ? `Not answering since ${minute(health.downSince)}` : "Enter the signing key",
-		act: health.fails > 1 ? "try-now" : "", actLabel: "Try now", hint: "", lines: [], url: "",
+		act: health.fails > 1 ? "try-now" : "", actLabel: "Try now", hint: "", lines: [], cures: [], url: "",
 	}),
 	idle: (state, view, now) => idle(state, view, now),
 	checking: (_, view, now) => ({
@@ -53,7 +53,7 @@ const PHASES = {
 	disconnected: ({ health }, _, now) => ({
 		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
 		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
-		hint: "", lines: [],
+		hint: "", lines: [], cures: [],
 	}),
 };
 

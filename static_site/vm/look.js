@@ -46,7 +46,7 @@ async function showPicture(vm, id, last, evidence) {
 	if (evidence) dispatch("evidence-came", { vm, verdict: evidence.verdict, taken: Date.parse(evidence.started) - getState().clockOff });
 	const job = await findJob(vm, id);
 	const picture = job?.screen_png ? { png: job.screen_png, started: job.started, last, rows: job.screen_text } : null;
-	const words = job?.last_words?.length ? { lines: job.last_words, at: Date.parse(job.started) } : null;
+	const words = job?.last_words?.length ? { lines: job.last_words, at: Date.parse(job.started) - getState().clockOff } : null;
 	dispatch("picture-came", { vm, picture, words });
 }
 
@@ -74,11 +74,11 @@ export async function watchGuest(vm) {
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
-	const { error, outcome, screen_png: png, started, guest, state } = answer ?? {};
+	const { error, outcome, screen_png: png, screen_text: rows, started, guest, state } = answer ?? {};
 	const refused = ["forbidden", "unauthorized"].includes(error?.code); // this caller may not see the console
 	if (refused) return "unseen";
 	if (outcome !== "done") return "";
-	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true } : null;
+	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true, rows } : null;
 	dispatch("screen-came", { vm, picture, guest, state });
 	return "nothing";
 }

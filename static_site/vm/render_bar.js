@@ -1,6 +1,6 @@
 // Draws the bar, so that the outcome of the last press is in sight wherever the press was.
 
-import { $, icon, make, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
+import { $, icon, make, makeCure, setIcon, setItems, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { ended, sentence } from "../base/words.js";
 import { barOf } from "./bar.js";
 import { lookOfAll } from "./groups.js";
@@ -27,13 +27,14 @@ export function renderBar(state, view, now) {
 	const isCut = renderSentence(bar);
 	$("outcome-act").dataset.act = bar.act;
 	setShown({ "outcome-act": bar.act });
+	setItems($("outcome-cures"), bar.cures, makeCure);
 	setList($("outcome-lines"), bar.lines);
 	const there = /^https?:\/\/[\w.:[\]/~%-]+$/.exec(bar.url)?.[0];
 	if (there) {
 		/** @type {HTMLAnchorElement} */ ($("there")).href = there;
 		setText($("there"), there);
 	}
-	const details = isCut || bar.hint || bar.lines.length || there;
+	const details = isCut || bar.hint || bar.lines.length || bar.cures.length || there;
 	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view), now: bar.act === "ask-again" });
 	renderSteps(bar.steps);
 	speak(bar, view);

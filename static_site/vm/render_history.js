@@ -2,7 +2,7 @@
 
 import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setList, setText, setTexts } from "../base/dom.js";
 import { sleep } from "../base/send.js";
-import { clock, minute, phraseOf, sentence, span } from "../base/words.js";
+import { clock, hostDate, minute, phraseOf, sentence, span } from "../base/words.js";
 import { findJob, refreshHistory } from "../state/history.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { labelOf } from "../state/verbs.js";
@@ -80,8 +80,8 @@ const hostTime = (started) => Date.parse(started) - getState().clockOff;
 
 /** @param {string} started */
 function dayOf(started) {
-	const at = new Date(hostTime(started));
-	return at.toDateString() === new Date().toDateString() ? "Today" : at.toLocaleDateString("en-GB", { weekday: "long", day: "numeric", month: "long" });
+	const at = hostDate(hostTime(started));
+	return at.toDateString() === hostDate(Date.now()).toDateString() ? "Today" : at.toLocaleDateString("en-GB", { weekday: "long", day: "numeric", month: "long" });
 }
 
 /** Tone, icon and words of a job. @param {Job} job */
@@ -158,15 +158,16 @@ function fillEntry(body, job, vm) {
 	setList(lines, job.verdict?.evidence ?? []);
 	if (job.screen_png && !figure.firstChild) {
 		const at = clock(hostTime(job.started));
-		figure.append(makePicture(job.screen_png, at, job.screen_text), make("figcaption", `Console ${at}`));
+		figure.append(makePicture(job.screen_png, at), make("figcaption", `Console ${at}`));
 	}
 	const known = [
-		["Began", new Date(hostTime(job.started)).toLocaleString("en-GB")],
+		["Began", hostDate(hostTime(job.started)).toLocaleString("en-GB")],
 		["Took", job.outcome ? span(1e3 * (job.seconds ?? 0)) : `now at: ${job.stage}`],
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
 		["People", seenBy(job).join("; ")],
 		["Id", job.id],
+		["Console", job.screen_text?.length ? makePre(job.screen_text.join("\n")) : ""],
 		["Last words", job.last_words?.length ? makePre(job.last_words.join("\n")) : ""],
 	].filter(([, value]) => value);
 	facts.replaceChildren(...known.map(([term, value]) => make("div", make("dt", term), make("dd", value))));

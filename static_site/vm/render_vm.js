@@ -1,10 +1,11 @@
 // Draws the VM: headline, buttons, picture, evidence and notes.
 
-import { $, fillText, icon, make, makeCommand, makePicture, setIcon, setList, setShown, setText, setTexts } from "../base/dom.js";
-import { clock, sentence, span } from "../base/words.js";
+import { $, fillText, icon, make, makeCure, setIcon, setItems, setList, setShown, setText, setTexts } from "../base/dom.js";
+import { clock, sentence } from "../base/words.js";
 import { adviceOf, failureOf, mayAnyway, notesOf, obstacle, pointless } from "../state/rules.js";
 import { POWER, VERBS } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
+import { renderConsole, textOf } from "./render_console.js";
 
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
@@ -41,7 +42,9 @@ export function renderVm(state, view, now) {
 	box.dataset.second = String(Math.floor(head.second.length / 31));
 	setTexts({ headline: head.words, second: head.second });
 	renderWhy(head.why, view.vm);
-	renderCures(state.unlocked ? head.cures ?? [] : []);
+	const cures = state.unlocked ? head.cures ?? [] : [];
+	setItems($("cures"), cures, makeCure);
+	setShown({ cures: cures.length });
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
 	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // if only the state has changed, the bar tells it
@@ -50,7 +53,7 @@ export function renderVm(state, view, now) {
 		announced = spoken;
 	}
 	renderButtons(state, view, now);
-	renderPicture(view, now);
+	renderConsole(view, now);
 	renderEvidence(view);
 	setList($("notes"), state.unlocked ? notesOf(state, view) : []);
 }
@@ -115,45 +118,6 @@ function renderButtons(state, view, now) {
 /** @param {State} state  @param {View} view  @param {string} verb  @param {number} now */
 const isBlocked = (state, view, verb, now) => Boolean(obstacle(state, view, verb)) && !mayAnyway(view, now);
 
-/** @type {View["picture"]} */
-let shownPicture = null;
-
-/** @param {import("../state/shape.js").Picture} picture */
-const makePictureOf = ({ png, at, rows }) => makePicture(png, clock(at), rows);
-
-/** @param {View} view  @param {number} now */
-function renderPicture({ picture, waiting, seen, watch }, now) {
-	const glass = $("glass");
-	if (picture !== shownPicture) {
-		if (picture) {
-			const image = makePictureOf(picture);
-			image.addEventListener("load", () => picture === shownPicture && glass.replaceChildren(image), { once: true }); // another VM's picture may arrive late
-		} else glass.replaceChildren();
-		shownPicture = picture;
-	}
-	const old = Boolean(picture && !picture.live && seen && picture.last !== seen.last);
-	glass.classList.toggle("old", old);
-	setShown({ console: true });
-	const at = picture?.at ?? 0;
-	const live = watch?.on ? "new every 3 s" : `${span(now - at)} ago`;
-	setTexts({
-		"picture-at": picture ? `Console ${clock(at)}` : waiting ? "Console: loading…" : "No picture yet",
-		"picture-age": !picture ? "" : old ? "from before" : live,
-	});
-	/** @type {HTMLButtonElement} */ (glass).disabled = !picture;
-}
-
-let drawnCures = "";
-
-/** The commands that fix the trouble, each with the host on which to run it. @param {import("./headline.js").Cure[]} cures */
-function renderCures(cures) {
-	const key = JSON.stringify(cures);
-	if (key === drawnCures) return;
-	drawnCures = key;
-	$("cures").replaceChildren(...cures.flatMap(({ place, command }) => [make("small", place ? `As root on ${place}` : "By hand, once the cause is gone"), makeCommand(command)]));
-	setShown({ cures: cures.length });
-}
-
 /** @param {View} view */
 function renderEvidence(view) {
 	const { verdict, words, output } = view;
@@ -165,25 +129,7 @@ function renderEvidence(view) {
 	});
 	setList($("verdict-lines"), lines);
 	fillText($("output"), output.text);
-	setShown({ "last-words": words });
+	setShown({ "last-words": words && textOf(view) !== words.lines });
 	setText($("words-at"), words && clock(words.at));
 	fillText($("words"), words?.lines.join("\n") ?? "");
 }
-
-/** Opens the picture as wide as the screen; a tap zooms in on what was tapped, and out again. */
-export function enlargePicture() {
-	if (!shownPicture) return;
-	const button = make("button", makePictureOf(shownPicture));
-	button.id = "zoom";
-	button.title = "Zoom";
-	button.addEventListener("click", ({ clientX, clientY, detail }) => {
-		const box = $("large-picture");
-		const { left, top, width, height } = button.getBoundingClientRect();
-		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // it was opened by a key, so it shows the newest line
-		button.classList.toggle("near");
-		box.scrollTo(x * box.scrollWidth - box.clientWidth / 2, y * box.scrollHeight - box.clientHeight / 2);
-	});
-	$("large-picture").replaceChildren(button);
-	/** @type {HTMLDialogElement} */ ($("large")).showModal();
-}
-

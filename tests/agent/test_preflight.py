@@ -72,6 +72,7 @@ def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
     assert "the task that held it is dead" in answer.trailer["verdict"]["sentence"]
     assert "interrupted by signal" in evidence(answer)
     assert f"by hand: qm unlock {VMID}, because no process is left" in evidence(answer)
+    assert answer.trailer["verdict"]["fix"] == {"code": "unlock"}
     assert (world.root / f"etc/pve/qemu-server/{VMID}.conf").read_text().startswith("lock: snapshot")
 
 

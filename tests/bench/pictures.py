@@ -56,7 +56,7 @@ def take_night(browser: Browser, path: Path) -> None:
         page = browser.new_page(viewport=PHONE, color_scheme="light", has_touch=True)
         page.goto(link)
         page.wait_for_selector(f"{VERDICT} >> text=QEMU hangs", timeout=60_000)
-        page.wait_for_selector("[data-verb=cycle] >> text=Advised")
+        page.wait_for_selector("#cures code")
         frames = [page.screenshot()]
         page.click("[data-verb=cycle]")
         page.wait_for_selector("[data-confirm][aria-disabled=false]")

@@ -1,5 +1,6 @@
 """The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
 
+import os
 import re
 import signal
 import time
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from breakglass.base.verbs import VERBS
+from breakglass.demo.proxmox.world import VMID
 
 from ..support.browser import (
     ASKS,
@@ -34,6 +36,7 @@ from ..support.browser import (
     wait_for_text,
 )
 from ..support.failing_tools import misbehave
+from ..support.pve_host import conf, lock, task_index
 from ..support.signals import signal_process
 from ..support.stages import until
 
@@ -326,6 +329,24 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
     see_headline(page, "Off: start failed", "bad")
     expect(by_hand).to_have_count(1)
+
+
+def test_a_refusal_shows_the_command_that_cures_it(visit: Visit) -> None:
+    """A dead task has left its lock: the command stands beside the reason, with where to run it, and can be copied."""
+    world = visit.stage.world
+    sound = conf(world).read_text()
+    page = visit.open()
+    lock(world, "snapshot")
+    task_index(world, f"UPID:demo:{os.getpid():08X}:00000007:6743E000:qmsnapshot:{VMID}:root@pam: 1 6743E100 OK")
+    try:
+        confirm(page, "cycle")
+        phase(page, "refused")
+        expect(page.locator("#outcome-cures code")).to_have_text(f"qm unlock {VMID}")
+        expect(page.locator("#outcome-cures small")).to_contain_text("As root on ")
+        expect(page.locator("#outcome-cures code + button")).to_have_text("Copy")
+    finally:
+        conf(world).write_text(sound)
+        task_index(world)
 
 
 def test_a_qemu_that_a_signal_stopped_shows_the_command_that_continues_it(visit: Visit) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -208,6 +209,22 @@ def test_a_device_with_a_wrong_clock_can_still_act(visit: Visit, off: int, word:
     refused, taken = visit.mutating
     assert taken == {**refused, "challenge": taken["challenge"]}
     assert len(visit.stage.mutating_jobs(but=before)) == 1
+
+
+@pytest.mark.parametrize("off", sampled([-200, 200], 200))
+def test_a_clock_that_is_a_little_wrong_makes_no_time_wrong(visit: Visit, off: int) -> None:
+    """Less than five minutes, so no request is refused: what is shown is the host's time, and how old it is."""
+    visit.page.clock.install(time=time.time() + off)
+    page = visit.open()
+    wait_for_text(page, "notes", f"3 min {'ahead' if off > 0 else 'behind'}")
+    page.wait_for_selector("#glass img")
+    expect(page.locator("#picture-age")).to_have_text(re.compile(r"^\d{1,2} s ago$"))
+    shown = page.evaluate("() => document.getElementById('outcome-word').textContent")
+    drift = page.evaluate(
+        "([shown, now]) => Math.abs(new Date(`${new Date(now).toDateString()} ${shown}`) - now)",
+        [shown.split()[-1], time.time() * 1000],
+    )
+    assert drift < 60_000, shown
 
 
 # --- texts that want to be more ---

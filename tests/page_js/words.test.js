@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DOING, POWER, STAGES, VERBS, bringsUp, labelOf, mutates } from "../../static_site/state/verbs.js";
-import { capital, clock, detourOf, isVerdict, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf, visible } from "../../static_site/base/words.js";
+import { capital, clock, detourOf, isVerdict, minute, phraseOf, phraseOfState, sentence, setBehind, span, stateWord, troubleOf, visible } from "../../static_site/base/words.js";
 import { NOW, RUN_STATES, VERDICT_CODES } from "./samples.js";
 
 test("how long something takes, in the unit that a person would say", () => {
@@ -13,6 +13,12 @@ test("how long something takes, in the unit that a person would say", () => {
 
 test("clock times are those of a 24-hour clock", () => {
 	assert.deepEqual([clock(NOW), minute(NOW), clock(Date.parse("2026-11-27T15:02:03Z"))], ["03:12:40", "03:12", "15:02:03"]);
+});
+
+test("what is shown is the host's time", () => {
+	setBehind(180_000);
+	assert.equal(clock(NOW), "03:15:40");
+	setBehind(0);
 });
 
 test("a sentence begins large and ends once", () => {

@@ -27,6 +27,11 @@ def cure(code: str, command: str) -> dict[str, str]:
             ({"code": "continue-qemu", "pid": pid}, None)
             for pid in (None, "1; reboot", "147212", True, 1, 0, -1, 2**22 + 1, 5.0, [5], {"pid": 5})
         ),
+        ({"code": "see-volumes", "storage": "local-lvm"}, cure("see-volumes", "pvesm list local-lvm")),
+        *(
+            ({"code": "see-volumes", "storage": name}, None)
+            for name in (None, "", "-h", "a b", "a;reboot", "a\n", "$(reboot)", "x" * 101, 5, ["local"])
+        ),
         ({"code": "later-than-this"}, None),
         ({"code": ["unlock"]}, None),
         ("unlock", None),

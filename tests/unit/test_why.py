@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from breakglass.agents.pve.forensics.cures import name_cure
 from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.leftovers import leftover_lines
+from breakglass.agents.pve.forensics.outlook import ha_proof
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
+from breakglass.agents.pve.jobs.result import Verdict
 from breakglass.base.cures import COMMANDS
 
 from .test_heartbeat_rule import VERDICTS as BEATS
@@ -47,9 +51,10 @@ def test_each_variant_says_why_on_a_phone() -> None:
     if os.environ.get("BREAKGLASS_RECORD"):
         RECORDED.write_text(text, encoding="utf-8")
     assert text == RECORDED.read_text(encoding="utf-8")
-    assert {each["fix"]["code"] for each in found if each["fix"]} == set(COMMANDS)
+    assert {each["fix"]["code"] for each in found if each["fix"]} | OF_REFUSALS == set(COMMANDS)
 
 
+OF_REFUSALS = {"see-volumes", "see-storages", "see-bridges"}
 CURES = {
     "QEMU stopped by a signal": {"code": "continue-qemu", "pid": 4242},
     "wedged by a signal, no quorum": {"code": "continue-qemu", "pid": 4242},
@@ -68,3 +73,27 @@ CURES = {
 def test_the_cure_on_the_host_is_a_code(name: str) -> None:
     """None while waiting is the cure, or where no one command is."""
     assert verdict_of(VARIANTS[name]).fix == CURES[name]
+
+
+DEAD = "VM is locked (backup): the task that held it is dead and left it"
+LEFT = "the VM is stopped but process 77 is left in its scope, so a start would fail"
+SAID = "the guest's own last words, which prove nothing: "
+
+
+@pytest.mark.parametrize(
+    ("sentence", "lines", "fix"),
+    [
+        (DEAD, ("by hand: qm unlock 102, because no process is left",), {"code": "unlock"}),
+        (DEAD, (), None),
+        (LEFT, leftover_lines([77], ["swtpm, process 77, state S"]), {"code": "end-leftover", "pid": 77}),
+        (LEFT, leftover_lines([77], ["swtpm, process 77, state D"]), None),
+        ("HA manages VM 102 and does nothing now", ha_proof(102, "started", "started", "dead"), {"code": "start-ha"}),
+        ("HA has VM 102 in state migrate", ha_proof(102, "started", "migrate"), {"code": "see-ha"}),
+        ("qm start failed: storage 'nas' is not online", (), {"code": "see-storages"}),
+        ("it failed", ("by hand: kill -CONT 5",), {"code": "continue-qemu", "pid": 5}),
+        ("it failed", (f"{SAID}kill -CONT 5", f"{SAID}by hand: kill -CONT 5"), None),
+    ],
+)
+def test_a_refusal_names_its_cure(sentence: str, lines: tuple[str, ...], fix: object) -> None:
+    """By the host agent's own words: those of a guest, which stand in the evidence, name none."""
+    assert name_cure(Verdict("refused", sentence, "", lines)).fix == fix

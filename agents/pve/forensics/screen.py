@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from ..host.paths import Host
 from ..host.process import spawn_detached
@@ -24,10 +24,12 @@ from ..jobs.store import JobStore
 from ..words import DEADLINE, DONE
 from .guest_agent import guest_agent_state
 from .picture import draw_picture
+from .text_screen import read_text_screen
 
 APART_SECONDS = 1.0  # between two pictures
 DRAW_SECONDS = 2.0
-LIVE_BYTES = 256 * 1024  # of PNG, which a line of 400 kbit/s carries in 6 s; a session can hold 64 of them
+TEXT_SECONDS = 0.2  # for the text, at least
+LIVE_BYTES = 256 * 1024  # of PNG: it passes a line of 400 kbit/s in 6 s, and 64 of them fit into what a session holds
 GUEST_SECONDS = 0.5  # for the guest agent; finding out whether the guest has one takes 1 s at most
 ASK_SECONDS = 9.0  # for a whole answer, of which QEMU's state takes at most 5 s
 PAUSES = (0.005, 0.25)  # the first and the longest pause before the painter is looked for again
@@ -46,6 +48,7 @@ class Look:
         png: the picture in base64, None without one.
         at: when, by the host's clock.
         guest: see guest_agent_state.
+        text: the lines of a console in text mode.
     """
 
     state: str
@@ -53,6 +56,7 @@ class Look:
     png: str | None
     at: str
     guest: str
+    text: list[str] = field(default_factory=list)
 
 
 def answer_screen(host: Host) -> tuple[str, Result]:
@@ -66,7 +70,12 @@ def answer_screen(host: Host) -> tuple[str, Result]:
         return late.sentence, Result(DEADLINE, stage="screen", verdict=late)
     verdict = _explain_no_picture(look) if look.png is None else None
     text = verdict.sentence if verdict else look.about
-    extra: dict[str, object] = {"screen_png": look.png, "started": look.at, "guest": look.guest or None}
+    extra: dict[str, object] = {
+        "screen_png": look.png,
+        "started": look.at,
+        "guest": look.guest or None,
+        "screen_text": look.text or [],
+    }
     screen, last = look.png is not None, JobStore(host).last
     return f"{look.state}: {text}", Result(DONE, look.state, last, "screen", verdict, screen=screen, extra=extra)
 
@@ -172,8 +181,10 @@ def _look_at_screen(host: Host) -> Look:
     if state in ("stopped", "wedged", "unknown"):
         return _make_look(state, describe_sources(facts))
     try:
-        png, about = draw_picture(host, time.monotonic() + DRAW_SECONDS, LIVE_BYTES)
+        until = time.monotonic() + DRAW_SECONDS
+        png, about = draw_picture(host, until, LIVE_BYTES)
         look = _make_look(state, about, base64.b64encode(png).decode())
+        look = replace(look, text=read_text_screen(host, about, max(TEXT_SECONDS, until - time.monotonic())))
     except (QmpSilent, QmpError, OSError, ValueError) as error:
         look = _make_look(state, str(error))
     return replace(look, guest=guest_agent_state(host, GUEST_SECONDS)) if state == "running" else look
