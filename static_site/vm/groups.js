@@ -94,6 +94,6 @@ export function lookOfAll({ health: { vms }, views }, now) {
 	return {
 		phase: "idle", tone: "unknown", icon: "look", word: at ? `Looked ${clock(at)}` : "Not looked yet",
 		sentence: `${fresh === vms.length ? "All" : `${fresh} of`} ${vms.length} known`,
-		act: "look-all", actLabel: "Look again", timer: "", steps: [], hint: "", lines: [], url: "",
+		act: "look-all", actLabel: "Look again", timer: "", steps: [], hint: "", lines: [], cures: [], url: "",
 	};
 }

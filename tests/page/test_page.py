@@ -255,8 +255,8 @@ def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     expect(entry).to_contain_text(re.compile(r"\d\d:\d\d:\d\d by operator2"))
     entry.locator("summary").click()
     expect(entry).to_contain_text("hung since 02:50")
-    expect(entry.locator("pre")).to_contain_text("QEMU accepted it")
-    expect(entry.locator("pre")).to_be_visible()
+    expect(entry.locator("pre", has_text="QEMU accepted it")).to_be_visible()
+    expect(entry.locator(".job > pre")).to_be_visible()
     evidence = page.locator("#jobs details", has_text="Looked: ").first
     evidence.locator("summary").click()
     expect(evidence.locator("img")).to_be_visible()
@@ -302,7 +302,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
         expect(entry).to_contain_text(job)
         expect(entry).to_contain_text("now at: start")
     expect(entry).to_contain_text("Power-cycle done")
-    expect(entry.locator("pre")).to_contain_text("verify: running")
+    expect(entry.locator(".job > pre")).to_contain_text("verify: running")
     assert len(visit.mutating) == 1
 
 

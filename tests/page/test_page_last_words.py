@@ -71,6 +71,7 @@ def test_without_a_picture_the_last_words_are_what_can_be_read(visit: Visit) -> 
 
 def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
     """Where a capture has some: hidden before, whole and as text after, and copied as they are."""
+    visit.stage.service.pve("forensics", caller="operator2")  # of the newest capture
     page = visit.open()
     page.click("#evidence summary")
     expect(page.locator("#verdict-lines")).to_be_visible()

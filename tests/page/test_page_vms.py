@@ -295,6 +295,7 @@ def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
     page.route("**/pve", hold)
     person.open()
     page.click("#show-vms")
+    wait_for(page, lambda: len(held) == 3, "as many checks as there may be")
     while len(asked := list(dict.fromkeys(vm_of(route) for route in answered))) < len(many):
         wait_for(page, lambda: len(held) > len(answered), "the next check")
         answered.append(held[len(answered)])

@@ -446,7 +446,7 @@ class Visit:
         page = self.context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", self._heard)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("pageerror", lambda error: self.complaints.append(error.stack or str(error)))
         page.on("request", lambda r: self.posts.append(json.loads(r.post_data)) if r.post_data else None)
         return page
 
