@@ -19,7 +19,7 @@ if [ -e /root/breakglass-pve ]; then
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
     @END_SESSIONS@
-    echo "/root/breakglass-pve is now installed as /usr/local/sbin/breakglass-pve; the copy in /root is removed"
+    echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and the copy in /root is removed"
 elif [ -e /usr/local/sbin/breakglass-pve ]; then
     echo "there is no /root/breakglass-pve, so the installed host agent stays"
 else

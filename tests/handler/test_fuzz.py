@@ -159,7 +159,7 @@ def check_answers(service: Service, port: int, seed: int, count: int) -> None:
     assert service.process.pid == pid
     assert service.process.poll() is None
     lines = [json.loads(line) for line in service.logged(last)[before:].splitlines()]
-    assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost", "host-up"}  # a slow host answers late
+    assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost", "host-up"}  # if it is slow
     print(dict(found))
 
 

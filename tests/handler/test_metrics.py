@@ -232,7 +232,7 @@ def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) ->
 
 
 def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
-    """It is counted by verb, route and outcome. Each stage has its seconds, which are fewer than the request's."""
+    """It is counted by verb, route and outcome. Each stage has its seconds, fewer than the whole request."""
     before, began = series(service), time.monotonic()
     assert service.pve("reset").json["outcome"] == "done"
     seconds, after = time.monotonic() - began, series(service)

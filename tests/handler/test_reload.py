@@ -183,7 +183,7 @@ def test_a_caller_is_added_and_removed(service: Service) -> None:
 
 
 def test_a_secret_is_rotated(service: Service) -> None:
-    """While the entry has two secrets, both sign. Once the old one is removed, its signatures are a stranger's."""
+    """While the entry has two secrets, both sign. Once the old one is removed, its signatures are refused."""
     old, new = service.secrets["operator"], new_secret()
     rewrite(service, lambda text: text.replace(json.dumps(old), json.dumps([old, new])))
     hang_up(service)

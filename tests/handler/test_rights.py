@@ -57,7 +57,7 @@ def write_config(directory: Path, mode: int = 0o640) -> Path:
 
 @pytest.mark.real("ptrace")
 def test_who_answers_http_is_not_root(service: Service) -> None:
-    """At the start and after a reload, its four uids are not root's, and it has no capability and can get none."""
+    """At the start and after a reload, none of its four uids is 0, and it has no capability and can get none."""
     pid = assert_unprivileged(service.port)
     service.reload()
     assert assert_unprivileged(service.port) == pid == service.process.pid

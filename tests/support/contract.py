@@ -58,7 +58,7 @@ def _validator(schema: str) -> Draft202012Validator:
 
 
 def find_faults(schema: Schema, value: object) -> list[str]:
-    """Return the places where a value breaks a schema. A line is compared with the schema of its own type."""
+    """Return the places where a value breaks a schema. A line is compared with the schema of its type."""
     named = _closed().get(str(schema.get("$ref", "")).removeprefix(_OBJECTS), schema)
     if "discriminator" in named and isinstance(value, dict):
         mapping = named["discriminator"]["mapping"]

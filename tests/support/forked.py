@@ -1,4 +1,4 @@
-"""Runs the `breakglass` command without a new Python each time: a process that has loaded it forks for each run."""
+"""Runs the `breakglass` command without a new Python each time, because a process that has loaded it forks."""
 
 import os
 import subprocess

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from breakglass.chat.wall import PYTHON
 
-# Where the scripted model waits for `release`, it waits for a line at the end of its own file. It writes a transcript
+# Where the scripted model waits for `release`, it waits for a line at the end of its file. It writes a transcript
 # with its input, but does not use it.
 _PLAYER = """
 import json, os, re, subprocess, sys, time, uuid

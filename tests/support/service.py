@@ -30,7 +30,7 @@ from .sshd import end_with_descendants, wait_listening
 from .stages import until
 
 ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user of the tests' handlers, which can't be root
-HOME = {"HOME": "/nonexistent"} if ACCOUNT else {}  # its home, because ssh could not enter root's
+HOME = {"HOME": "/nonexistent"} if ACCOUNT else {}  # its home, because ssh could not enter the home of root
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
 
