@@ -87,7 +87,7 @@ def test_the_host_is_checked_as_by_hand(world: World) -> None:
 
 @pytest.mark.parametrize("line", ["check", f"check vm={VMID}"])
 def test_it_is_for_the_power_key(world: World, line: str) -> None:
-    """claude may not read its findings about keys, accounts and locks."""
+    """A read-only key, as claude has, may not read findings about keys, accounts and locks."""
     answer = execute(world, line, "--vms", str(VMID), "--read-only")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     assert "findings" not in answer.trailer

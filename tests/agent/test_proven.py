@@ -55,7 +55,7 @@ def test_a_host_that_was_never_proven_says_so(world: World) -> None:
 
 
 def test_a_doctor_proves_the_host(world: World) -> None:
-    """doctor's status and each later answer have the proof, and the disk keeps it for the time after a boot."""
+    """The status of doctor and each later answer have the proof, and the disk keeps it for the time after a boot."""
     proven_field = execute(world, DOCTOR).trailer["proven"]
     assert without_time(proven_field) == {"by": "doc", "how": "doctor", "vm": VMID}
     assert proven(world) == proven_field

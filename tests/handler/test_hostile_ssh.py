@@ -136,7 +136,7 @@ async def test_a_nul_ends_the_connection(
 async def test_no_forwarding_subsystem_or_terminal_is_opened(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """sshd refuses forwarding to another port, listening, subsystems, terminals and the client's environment."""
+    """OpenSSH refuses forwarding to another port, listening, subsystems, terminals and the client's environment."""
     server = host[0]
     with pytest.raises(asyncssh.ChannelOpenError):
         await connection.open_connection("127.0.0.1", server.port)

@@ -89,7 +89,7 @@ def test_one_request_tells_the_states_of_a_host(service: Service, sshd: Sshd) ->
 
 @pytest.mark.all
 def test_a_key_line_that_has_more_vms_is_used_after_a_reload(service: Service, sshd: Sshd) -> None:
-    """sshd fixes the list at login, so SIGHUP connects again only if a VM was missing."""
+    """OpenSSH fixes the list at login, so SIGHUP connects again only if a VM was missing."""
     hang_up(service)
     wait_until(lambda: logins(sshd) == 2)  # the stranger was missing
     sshd.keys.write_text(sshd.keys.read_text().replace("--vms 102-104 ", "--vms 102-104,200 "))
