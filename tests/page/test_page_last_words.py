@@ -70,7 +70,7 @@ def test_without_a_picture_the_last_words_are_what_can_be_read(visit: Visit) -> 
 
 
 def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
-    """Where a capture has some: hidden before, whole and as text after, and copied as they are."""
+    """If a capture has last words, they are first hidden, then shown whole as text, and copied unchanged."""
     page = visit.open()
     page.click("#evidence summary")
     expect(page.locator("#verdict-lines")).to_be_visible()
