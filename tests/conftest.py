@@ -27,7 +27,7 @@ from .support.sshd import Sshd
 if TYPE_CHECKING:
     from .support.browser import ParkedLoop, Stage, Visit
 
-# Workers of one run would share a database of examples; the same examples each time find what an edit broke.
+# No database, because the workers of a run would share it. The same examples each time find what an edit broke.
 settings.register_profile("few", database=None, deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("all", database=None, deadline=None, derandomize=True, max_examples=500)
 settings.load_profile("all" if os.environ.get("BREAKGLASS_TEST_ALL") == "1" else "few")
@@ -70,7 +70,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave a file unread from which `--quick` would take no test: with its imports, that is a third of the time."""
+    """Skip a file that has no test for `--quick`, because the imports of these files take a third of the time."""
     return True if selection.is_left_out(collection_path, config.option.markexpr) else None
 
 
@@ -103,7 +103,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
-    """A directory with a short path, because a UNIX socket's ends at 108 bytes."""
+    """A directory with a short path, because the path of a UNIX socket has at most 108 bytes."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
@@ -167,7 +167,7 @@ def shared_service(shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A host whose VM 102 runs. A real QEMU where one is installed. A shared one is made as it was."""
+    """A host whose VM 102 runs, with a real QEMU if one is installed. A shared host is restored first."""
     if shares(request, "world"):
         world: World = request.getfixturevalue("shared_world")
         restore(world)
@@ -179,7 +179,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture
 def own_tasks() -> Iterator[None]:
-    """No other test has a task of VM 102 meanwhile, in any process, because hosts look for tasks in the one /proc."""
+    """Keep every other test from running a task of VM 102, because all hosts look for tasks in the same /proc."""
     with (leftovers.shared_directory() / f"breakglass-tests-tasks-{os.geteuid()}").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -197,7 +197,7 @@ def sshd(request: pytest.FixtureRequest, world: World) -> Iterator[Sshd]:
 
 @pytest.fixture
 def service(request: pytest.FixtureRequest, world: World, sshd: Sshd) -> Iterator[Service]:
-    """A handler whose host is the real server, already connected."""
+    """A handler that is already connected to the real server as its host."""
     if shares(request, "service"):
         service: Service = request.getfixturevalue("shared_service")
         service.answering()
@@ -249,7 +249,7 @@ def stage(parked_stage: tuple["Stage", "ParkedLoop"]) -> Iterator["Stage"]:
 
 @pytest.fixture
 def visit(stage: "Stage") -> Iterator["Visit"]:
-    """An operator at the page, on a host where all is well; a page that complains fails the test."""
+    """An operator at the page, on a healthy host. If a page logs an error, the test fails."""
     from .support.browser import Visit
 
     stage.settle()

@@ -6,22 +6,22 @@
 # Then paste all of this into a root shell on the host, or save it there and run it with sh. You can run it again.
 # Stay logged in as root until a login with the new key has worked. This text has a public key only.
 
-( # a subshell: if only a part is pasted, nothing runs, and an error does not end your login
+( # The parentheses make a subshell. Nothing runs if only a part is pasted, and an error does not end your login.
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-# 1. The host agent, owned by root. It is renamed into place, so that half a file is never run. The copy is removed:
-#    it would take the place of a newer agent when this is run again after `breakglass host upgrade`.
+# 1. The host agent, owned by root. It is renamed into place, so that an incomplete file never runs. The copy in /root is
+#    removed, because it would replace a newer agent if you ran this again after `breakglass host upgrade`.
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
     @END_SESSIONS@
-    echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and removed"
+    echo "/root/breakglass-pve is installed as /usr/local/sbin/breakglass-pve, and the copy in /root is removed"
 elif [ -e /usr/local/sbin/breakglass-pve ]; then
-    echo "there is no /root/breakglass-pve, so the host agent that is installed stays"
+    echo "there is no /root/breakglass-pve, so the installed host agent stays"
 else
     echo "there is no /root/breakglass-pve: copy the host agent there first" >&2
     exit 1
@@ -29,33 +29,33 @@ fi
 /usr/local/sbin/breakglass-pve --version
 
 #if root
-# 2. The account is root's own, because qm needs root and Proxmox has no sudo. It stays as it is. sshd reads our key
-#    only for logins from @SOURCE@.
+# 2. The account is root itself, because qm needs root and Proxmox has no sudo. The account is not changed. sshd reads
+#    our key only for logins from @SOURCE@.
 #else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
-#    Its shell is /bin/sh, because bash would read ~/.bashrc first. The password * matches nothing; with ! instead, sshd
-#    without PAM would take the account for locked. It never expires, because PAM would then refuse the keys too.
-#    UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
+#    Its shell is /bin/sh, because bash would read ~/.bashrc first. Its password field is *, which matches no password;
+#    with ! instead, sshd without PAM would treat the account as locked. The account never expires, because PAM would then
+#    refuse its keys too. UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
 getent passwd @USER@ >/dev/null ||
     useradd --key UID_MIN=0 --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init \
         --shell /bin/sh @USER@
 [ "$(id -u @USER@)" = 0 ] || {
-    echo "there is an account @USER@ with another uid than 0: remove it, or name another account in hosts.@NAME@.ssh" >&2
+    echo "the account @USER@ exists and its uid is not 0; remove it, or name another account in hosts.@NAME@.ssh" >&2
     exit 1
 }
 [ "$(getent shadow @USER@ | cut -d: -f2)" = '*' ] || usermod --password '*' @USER@
 chage -m 0 -M -1 -I -1 -E -1 @USER@
 #end
 
-# 3. The key, with a forced command. Its file is not below /etc/pve, as root's own is, because that directory is copied
-#    to every node, and is gone when the cluster file system is down. Other keys in this file stay.
+# 3. The key, with a forced command. Root's own key file is below /etc/pve, but this one is not, because that directory
+#    is copied to every node, and is gone when the cluster file system is down. Other keys in this file stay.
 keys=/etc/ssh/authorized_keys.d/@KEY_FILE@
 install -d -o root -g root -m 0755 /etc/ssh/authorized_keys.d
 exec 9</etc/ssh/authorized_keys.d
-flock 9 # as breakglass-pve allow does
+flock 9 # breakglass-pve allow takes the same lock
 touch "$keys"
 {
-    grep -a -v -F '@KEY@' "$keys" || [ $? = 1 ] # 1: no line is left; -a keeps lines that are not UTF-8
+    grep -a -v -F '@KEY@' "$keys" || [ $? = 1 ] # grep exits with 1 if no line is left; -a keeps lines that are not UTF-8
     cat <<'KEY'
 @KEY_LINE@
 KEY
@@ -65,17 +65,17 @@ chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
 exec 9<&- # unlocked
 
-# 4. sshd. The drop-in from before is kept as .old until the new one is in force; an error puts it back.
+# 4. sshd. The previous drop-in is kept as .old until the new one is in force. After an error, it is restored.
 drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf
 trap '[ ! -e "$drop_in.old" ] || mv -f "$drop_in.old" "$drop_in"' EXIT
 trap 'exit 1' HUP INT TERM
 [ ! -e "$drop_in" ] || mv -f "$drop_in" "$drop_in.old"
 
 #if from
-#    The exemption keeps sshd from penalising the handler for failed logins of others from the same address.
+#    The exemption keeps sshd from penalising the handler when other clients at the same address fail to log in.
 exempt='PerSourcePenaltyExemptList @SOURCE@'
 # OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse a file with this keyword.
-# (laddr, lport and rdomain are there because sshd wants them if a Match line of this host asks for one.)
+# (sshd needs laddr, lport and rdomain only if a Match line on this host uses one of them.)
 settings=$(sshd -T -C 'user=root,host=x,addr=@EXAMPLE@,laddr=127.0.0.1,lport=@PORT@,rdomain=')
 printf '%s\n' "$settings" | grep -q '^persourcepenalties ' || exempt="# $exempt"
 #else
@@ -83,8 +83,8 @@ printf '%s\n' "$settings" | grep -q '^persourcepenalties ' || exempt="# $exempt"
 exempt='# PerSourcePenaltyExemptList ADDRESS'
 #end
 #if root
-#    For root's logins from the handler, our key file follows root's own ones, as sshd names them without this drop-in.
-#    All else of root's login stays as it is, so there is no ForceCommand: our key has its command= and restrict.
+#    For root's logins from the handler, sshd reads our key file after the files that it reads without this drop-in.
+#    Nothing else about root's login changes. ForceCommand is not needed, because our key's line has command= and restrict.
 own=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
 [ "$own" != none ] || own=
 cat >"$drop_in.new" <<SSHD
@@ -96,8 +96,8 @@ Match User root Address @SOURCE@
 Match all
 SSHD
 #else
-#    No ForceCommand: it would override each key's command=, so a key that is --read-only would get power.
-#    forced-commands-only refuses a line that lost its command=. Root's own login stays as it is.
+#    ForceCommand must not be set here. It would override each key's command=, so a --read-only key could run power verbs.
+#    forced-commands-only refuses a key whose line has no command=. Root's own login does not change.
 cat >"$drop_in.new" <<SSHD
 $exempt
 
@@ -113,19 +113,19 @@ Match all
 SSHD
 #end
 mv -f "$drop_in.new" "$drop_in"
-# fail2ban, where it is installed: add the handler to ignoreip in /etc/fail2ban/jail.local, then reload it.
+# If fail2ban is installed, add the handler to ignoreip in /etc/fail2ban/jail.local, then reload fail2ban.
 #   ignoreip = 127.0.0.1/8 ::1 @SOURCES@
 
-# 5. Reload only a configuration that sshd accepts: with any other it would not start after the next reboot.
+# 5. Reload only a configuration that sshd accepts, because sshd would not start with any other after the next reboot.
 sshd -t || {
     mv -f "$drop_in" "$drop_in.refused"
-    echo "sshd refuses the configuration; the drop-in is now $drop_in.refused, and the one before it is back" >&2
+    echo "sshd refuses the configuration; the new drop-in is now $drop_in.refused, and the previous one is restored" >&2
     exit 1
 }
 systemctl try-reload-or-restart ssh
 
-#    The account of an earlier recipe is not needed any more, and sshd's own defaults would apply to it. vipw removes its
-#    line, because userdel refuses a uid that is in use, and with --force it could take the account's home, which is /.
+#    An earlier recipe's account is not needed any more, and sshd's defaults would apply to its logins. vipw removes the
+#    account's line, because userdel refuses a uid that is in use, and userdel --force could delete the account's home, /.
 if [ -e "$drop_in.old" ]; then
     earlier=$(sed -n -e '/ root$/d' -e 's/^Match User \([a-z0-9_-]*\)$/\1/p' "$drop_in.old")
     rm -f "$drop_in.old"
@@ -135,7 +135,7 @@ if [ -e "$drop_in.old" ]; then
             for file in '' -s; do VISUAL="sed -i '/^$earlier:/d'" vipw -q $file </dev/null; done
         fi
         if getent passwd "$earlier" >/dev/null; then
-            echo "the account $earlier of an earlier recipe was changed since, so it stays: remove its line with vipw and vipw -s" >&2
+            echo "the account $earlier of an earlier recipe stays, because it was changed; remove its line with vipw and vipw -s" >&2
         else
             echo "the account $earlier of an earlier recipe is removed; to see its open connections: pgrep -af 'sshd.*: $earlier'"
         fi
@@ -147,7 +147,7 @@ echo "node = \"$(hostname -s)\""
 cat /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub
 
-# 7. Check the result: each line is a finding; the exit code is 1 if one of them is an error.
+# 7. Check the result. Each line is one finding, and the exit code is 1 if a finding is an error.
 /usr/local/sbin/breakglass-pve check --user @USER@
 
 # Then, from the handler's machine: @LOGIN@ ping

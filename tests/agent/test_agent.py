@@ -1,4 +1,4 @@
-"""The host agent, over the session and by execs: what it remembers, what it refuses, and what it never does."""
+"""The host agent, over the session and by execs: its memory, its refusals, and the actions that it never takes."""
 
 import json
 import os
@@ -53,12 +53,12 @@ def running_job(session: Session) -> dict[str, Any]:
 
 
 def archived(world: World, job_id: str) -> None:
-    """Return once a job has been copied and its archiving process, which tidies /run up after that, has ended."""
+    """Return once a job has been copied, and the archiving process, which then also cleans /run, has ended."""
     until(memory(world, "jobs", job_id, "archived").exists, "the copy")
     until(lambda: not processes(world, job_id), "the end of the archiving")
 
 
-# --- what it refuses ---
+# --- refusals ---
 
 HOSTILE = [
     "",
@@ -78,7 +78,7 @@ HOSTILE = [
 
 @pytest.fixture
 def journal(world: World) -> Iterator[socket.socket]:
-    """The host's /dev/log, once no job of an earlier test writes there."""
+    """The host's /dev/log, once no earlier test's job writes to it."""
     await_agents(world)
     with journal_of(world) as log:
         yield log
@@ -88,7 +88,7 @@ def journal(world: World) -> Iterator[socket.socket]:
 def test_what_is_not_of_the_grammar_is_exit_10_and_one_log_line(
     world: World, journal: socket.socket, line: str
 ) -> None:
-    """Refused by comparison; the log keeps one line, escaped and cut."""
+    """A line outside the grammar is refused, and the log gets one line, escaped and cut."""
     answer = execute(world, line)
     assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     logged = journal.recv(65536).decode()
@@ -99,7 +99,7 @@ def test_what_is_not_of_the_grammar_is_exit_10_and_one_log_line(
 
 
 def test_no_command_is_no_shell(world: World) -> None:
-    """An interactive login is told the words."""
+    """An interactive login gets the list of words instead of a shell."""
     answer = execute(world, None)
     assert (answer.code, "status" in answer.stderr) == (10, True)
 
@@ -112,20 +112,20 @@ def test_a_key_serves_one_vm(world: World) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "stop", "reset", "cycle"])
 def test_a_read_only_key_asks_for_approval(world: World, verb: str) -> None:
-    """Exit 16, and the first line says for what."""
+    """The exit code is 16, and the first line says what needs approval."""
     answer = execute(world, verb, "--read-only")
     assert (answer.code, answer.stdout.splitlines()[0]) == (16, f"approval-required: {verb}")
 
 
 @pytest.mark.parametrize("line", ["forensics id=mine-12345", "status by=me", "forensics detach", "history note=YQ"])
 def test_a_read_only_key_says_nothing_that_is_the_handlers(world: World, line: str) -> None:
-    """id, by, note and detach are not for it; job id= reads."""
+    """The words id, by, note and detach are refused; job id= only reads."""
     assert execute(world, line, "--read-only").code == 10
 
 
 @own_host
 def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
-    """It can capture, at most once a minute, and read what was captured."""
+    """It can capture, at most once a minute, and read its captures."""
     first = execute(world, "forensics", "--read-only", "--as", "claude").trailer
     second = execute(world, "forensics", "--read-only").trailer
     assert (first["by"], second["job"], second["attached"]) == ("claude", first["job"], True)
@@ -136,7 +136,7 @@ def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
 
 
 def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
-    """A line of the VM's configuration that looks like a trailer is indented; the last line comes from the agent."""
+    """A line of the VM's configuration that looks like a trailer is indented. The last line comes from the agent."""
     forged = '#breakglass {"exit_code": 0}'
     conf = world.root / f"etc/pve/qemu-server/{VMID}.conf"
     conf.write_text(f"{conf.read_text()}{forged}: forged\n")
@@ -147,7 +147,7 @@ def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
     ]
 
 
-# --- what it remembers ---
+# --- memory ---
 
 
 def test_an_id_of_yesterday_is_too_old(world: World) -> None:
@@ -161,7 +161,7 @@ def test_an_id_of_yesterday_is_too_old(world: World) -> None:
 
 @own_host
 def test_many_processes_for_one_id_make_one_job(world: World) -> None:
-    """Twenty at once, each by its own process: one claims, the others follow it."""
+    """Of twenty processes at once, one claims the id, and the others attach to its job."""
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: execute(world, "reset id=all-at-once"), range(20)))
     assert {answer.code for answer in answers} == {0}
@@ -171,12 +171,12 @@ def test_many_processes_for_one_id_make_one_job(world: World) -> None:
 
 @own_host
 def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
-    """SIGKILL of the job, its standby process, its `qm` and its worker: the result says so, and the lock is free."""
+    """If the job, its standby process, its `qm` and its worker are killed, the result says so, and the lock is free."""
     with Session(gated_stop) as session:
         tag = session.send("cycle id=to-be-killed by=operator")
         job = running_job(session)
         until(lambda: worker(gated_stop), "a worker")
-        command = recorded_command(gated_stop, job["id"])  # which a job that is killed can't write any more
+        command = recorded_command(gated_stop, job["id"])  # a killed job can't write this any more
         for pid in processes(gated_stop, job["id"]):
             signal_process(pid, signal.SIGKILL)
         at_work = worker(gated_stop)
@@ -190,7 +190,7 @@ def test_a_killed_job_is_reported_and_holds_nothing(gated_stop: World) -> None:
 
 
 def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None:
-    """SIGKILL of the resident agent mid-stop: the cycle continues, and its id returns the outcome."""
+    """The resident agent is killed during the stop. The cycle continues, and its id returns the outcome."""
     session = Session(gated_stop)
     with session:
         session.send("cycle id=outlives-it by=operator")
@@ -203,7 +203,7 @@ def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None
 
 
 def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> None:
-    """A capture runs while a verb holds the VM, and busy names the holder's stage."""
+    """A capture runs while a verb holds the VM. The busy answer names the holder's stage."""
     with Session(gated_stop) as session:
         tag = session.send("stop id=holds-the-vm by=operator")
         running_job(session)
@@ -215,7 +215,7 @@ def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> 
 
 
 def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
-    """fresh=S attaches a new id to a capture younger than S, once and for all; without it there is a new one."""
+    """fresh=S attaches a new id for ever to a capture younger than S. Without fresh=, a new capture is taken."""
     with Session(world) as session:
         first = session.ask("forensics id=capture-01 by=am")
         under = session.ask("forensics id=capture-02 by=am fresh=600 detach")
@@ -229,7 +229,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
 
 @own_host
 def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
-    """Five hundred ids at once, and then again, attach to one capture; a request after them is answered."""
+    """Five hundred ids, sent twice, attach to one capture. A request after them is still answered."""
     ids = [f"alert-{number:08d}" for number in range(500)]
     with Session(world) as session:
         for _ in range(2):
@@ -244,7 +244,7 @@ def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
 @pytest.mark.all
 @own_host
 def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
-    """An id whose capture could not begin stands for nothing, so the alert that is sent again has its evidence."""
+    """An id whose capture could not begin is not used up, so a repeated alert gets its evidence."""
     line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
     memory(world).mkdir(parents=True, exist_ok=True)
     lock.symlink_to("/dev/full")  # the lock can't be taken
@@ -258,7 +258,7 @@ def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world:
 
 @own_host
 def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
-    """A job that was killed between its lock and its claim leaves ids without a capture; they delay no request."""
+    """A job that was killed between its lock and its claim leaves ids without a capture. They delay no request."""
     memory(world, "jobs").mkdir(parents=True, exist_ok=True)
     memory(world, "jobs", "alert-00000002").symlink_to("never-begun-1")
     with Session(world) as session:
@@ -268,7 +268,7 @@ def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: Wor
 
 @own_host
 def test_the_archive_answers_after_a_reboot(world: World) -> None:
-    """When /run is new, history and job still show what was archived."""
+    """When /run is empty after a boot, history and job still show the archived jobs."""
     with Session(world) as session:
         job = session.ask("forensics id=archived-1 by=operator")["job"]
         archived(world, job)
@@ -281,7 +281,7 @@ def test_the_archive_answers_after_a_reboot(world: World) -> None:
 
 @pytest.mark.all
 def test_old_output_goes_and_ids_stay(world: World) -> None:
-    """The last jobs, here four, keep their output in /run; every id still attaches."""
+    """Only the last jobs, here four, keep their output in /run. Every id still attaches."""
     with constants_set(world, KEEP_JOBS=4), Session(world) as session:
         for number in range(6):
             assert session.ask(f"start id=number-{number:04} by=operator")["outcome"] == "done"
@@ -291,11 +291,11 @@ def test_old_output_goes_and_ids_stay(world: World) -> None:
     assert len(list(memory(world, "jobs").glob("number-*"))) == 6
 
 
-# --- whom it never signals, and what it never strands ---
+# --- processes that it never signals, and VMs that it never leaves off ---
 
 
 def test_a_stale_pid_file_is_nobodys_death(world: World) -> None:
-    """A pid file that names a bystander: the VM counts as stopped, and the bystander lives."""
+    """If the pid file names another process, the VM counts as stopped, and that process lives."""
     assert execute(world, "stop").code == 0
     with subprocess.Popen([sys.executable, "-c", "input()", "-id", "1020"], stdin=subprocess.PIPE) as bystander:
         (world.root / f"run/qemu-server/{VMID}.pid").write_text(f"{bystander.pid}\n")
@@ -307,7 +307,7 @@ def test_a_stale_pid_file_is_nobodys_death(world: World) -> None:
 
 @own_host
 def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
-    """No quorum, no configuration here, a lock, no qm: exit 12 before anything is stopped."""
+    """Without a quorum, a configuration or qm, or under a lock, it exits with 12 before it stops anything."""
     node, conf = world.root / "etc/pve/nodes/demo", world.root / f"etc/pve/qemu-server/{VMID}.conf"
     before, text = world.pid, conf.read_text()
 
@@ -330,7 +330,7 @@ def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
 
 @own_host
 def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> None:
-    """/run is new, the archive remembers, so the request that caused the last reset is not one more reset."""
+    """/run is empty after a boot, but the archive has the id, so the repeated request does not reset again."""
     booted_an_hour_ago(world)
     execute(world, "reset id=before-boot")
     archived(world, "before-boot")
@@ -340,9 +340,9 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
 
 @own_host
 def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
-    """A verb within a minute of a capture uses that; a new QEMU process gets its own look.
+    """A verb within a minute of a capture uses its evidence, but not for a new QEMU process.
 
-    That look is too brief to be used again.
+    The evidence that the verb itself then takes is too brief to be used again.
     """
     set_constants(world, REUSE_SECONDS=600.0)
     execute(world, "forensics")
@@ -353,7 +353,7 @@ def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
 
 
 def test_a_start_that_fails_once_is_tried_again(world: World) -> None:
-    """The second try of a cycle's start brings the VM back; only two failures strand it, and exit 15 says so."""
+    """If a cycle's start fails once, the second try starts the VM. After two failures, exit 15 says that it is off."""
     misbehave(world.root, fail={"start": "start failed: QEMU exited with code 1"}, times=1)
     assert execute(world, "cycle").trailer["state"] == "running"
     misbehave(world.root, fail={"start": "start failed: QEMU exited with code 1"})
@@ -363,7 +363,7 @@ def test_a_start_that_fails_once_is_tried_again(world: World) -> None:
 
 
 def test_stop_goes_on_where_qm_fails(world: World) -> None:
-    """`qm stop` says no: QEMU is asked by its own monitor, and nothing is left."""
+    """If `qm stop` fails, QEMU is ended through its own monitor, and no process is left."""
     misbehave(world.root, fail={"stop": "can't lock file '/var/lock/qemu-server/lock-102.conf' - got timeout"})
     answer = execute(world, "stop")
     assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)

@@ -1,4 +1,4 @@
-"""Ids that merely point at a capture, and the inodes of /run that they take: neither stops a verb."""
+"""Ids that only point at a capture, and the inodes of /run that they use, never stop a verb."""
 
 import os
 import subprocess
@@ -19,17 +19,17 @@ from ..support.stages import memory, until
 
 pytestmark = pytest.mark.slow
 
-A_NOTIFICATION = 50  # ids that a handler sends of one notification
-INODES = 4000  # of a /run that a test fills
+A_NOTIFICATION = 50  # ids that a handler sends for one notification
+INODES = 4000  # inodes of a /run that a test fills
 
 
 def aliases(world: World, vmid: int = VMID) -> list[str]:
-    """Return the ids that point at another one."""
+    """Return the ids that point at another id."""
     return [path.name for path in world.root.glob(f"run/breakglass/{vmid}/jobs/*") if path.is_symlink()]
 
 
 def storm(session: Session, count: int) -> None:
-    """Send so many alerts, in notifications, as a handler sends them."""
+    """Send this many alerts, grouped in notifications as a handler groups them."""
     for first in range(0, count, A_NOTIFICATION):
         lines = [
             f"forensics vm={VMID} id=alert-{number:08d} by=am fresh=86400 detach"
@@ -41,7 +41,7 @@ def storm(session: Session, count: int) -> None:
 
 @pytest.mark.all
 def test_a_storm_leaves_a_thousand_ids_at_most(world: World) -> None:
-    """The newest stay, so a notification that is sent again finds its capture; an older id is new again."""
+    """The newest ids stay, so a repeated notification finds its capture. A deleted older id counts as new."""
     count = MOST_ALIASES + 200
     with Session(world) as session:
         assert session.ask(f"forensics vm={VMID} id=the-capture by=am", 120)["outcome"] == "done"
@@ -56,7 +56,7 @@ def test_a_storm_leaves_a_thousand_ids_at_most(world: World) -> None:
 
 @pytest.mark.all
 def test_a_read_only_key_leaves_no_id(world: World) -> None:
-    """It can name none, so its ids are the host agent's own: no client sends them again."""
+    """It can't name an id, so the host agent chooses one, and no client repeats it."""
     first = execute(world, "forensics", "--read-only")
     for _ in range(3):
         again = execute(world, "forensics", "--read-only")
@@ -66,7 +66,7 @@ def test_a_read_only_key_leaves_no_id(world: World) -> None:
 
 @pytest.mark.all
 def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
-    """Both asked before either had begun: one took the capture, and the id of the other points at it for a minute."""
+    """If both ask before either has begun, one takes the capture, and the other's id points at it for a minute."""
     job = execute(world, "forensics id=the-capture").trailer["job"]
     until(lambda: not processes(world, job), "the end of the tidying")
     for name, age in (
@@ -87,7 +87,7 @@ def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
 
 @contextmanager
 def few_inodes(world: World) -> Iterator[Path]:
-    """Mount a /run for the records that may have so many files."""
+    """Mount a /run for the records that has room for only this many files."""
     place = world.root / "run/breakglass"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16m,nr_inodes={INODES}", "none", str(place)], check=True)
@@ -98,9 +98,9 @@ def few_inodes(world: World) -> Iterator[Path]:
 
 
 def take_inodes(place: Path) -> None:
-    """Take all inodes that there are at the moment, as any program on the host can.
+    """Take all inodes that are free, as any program on the host can.
 
-    They are not counted after that, because a job that tidies up may free some at any time.
+    They are not counted later, because a job that cleans up may free some at any time.
     """
     other = place / "other"
     other.mkdir(exist_ok=True)
@@ -117,7 +117,7 @@ def make_files(directory: Path, number: int) -> None:
 @pytest.mark.all
 @pytest.mark.real("qemu", "root", "mounts")
 def test_the_four_verbs_act_without_an_inode(world: World) -> None:
-    """What was kept in reserve is enough for each, although what a verb leaves of it is taken at once."""
+    """The reserve is enough for each verb, although the test takes the rest of it after each one."""
     with few_inodes(world) as place:
         execute(world, "ping")
         assert len(os.listdir(place / "inodes")) == RESERVE_INODES
@@ -136,14 +136,14 @@ def test_the_four_verbs_act_without_an_inode(world: World) -> None:
 
 @pytest.mark.real("root", "mounts")
 def test_the_reserve_of_inodes_is_made_whole_again(world: World) -> None:
-    """It is spent and refilled as often as there is room again, for a VM without a record too."""
+    """The reserve is refilled each time when there is room again, even for a VM without records."""
     with few_inodes(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
         for vmid in (201, 202):
             session.ask("ping")
             assert len(os.listdir(place / "inodes")) == RESERVE_INODES
             take_inodes(place)
             answer = session.ask(f"reset vm={vmid} id=no-inode-{vmid}")
-            assert answer["exit_code"] == 12  # it is not on this host, which the job has found out
+            assert answer["exit_code"] == 12  # the job has found that the VM is not on this host
             assert 0 < len(os.listdir(place / "inodes")) < RESERVE_INODES
             subprocess.run(["rm", "-r", str(place / "other")], check=True)
         session.ask("ping")
@@ -153,7 +153,7 @@ def test_the_reserve_of_inodes_is_made_whole_again(world: World) -> None:
 @pytest.mark.all
 @pytest.mark.real("root", "mounts")
 def test_captures_do_not_spend_the_reserve(world: World) -> None:
-    """A weak token may ask for any number of them; each says that it could not begin."""
+    """A weak token may ask for any number of captures. Each answer says that the capture could not begin."""
     set_constants(world, CLAIM_SECONDS=5.0)
     with few_inodes(world) as place, Session(world) as session:
         session.ask("ping")
@@ -168,7 +168,7 @@ def test_captures_do_not_spend_the_reserve(world: World) -> None:
 @pytest.mark.all
 @pytest.mark.real("root", "mounts")
 def test_aliases_make_room_for_a_verb(world: World) -> None:
-    """They go before the reserve is used."""
+    """Aliases are deleted before the reserve is used."""
     with few_inodes(world) as place, Session(world) as session:
         session.ask("forensics id=the-capture by=am", 60)
         storm(session, 200)

@@ -1,6 +1,6 @@
 """`breakglass-pve allow`: adds a VM to each Breakglass line of the file, and changes no other byte.
 
-The account has uid 0, so a line that came out wrong would be a root login.
+The account has uid 0, so a wrong line would be a root login.
 """
 
 import fcntl
@@ -68,7 +68,7 @@ def test_other_lines_stay_as_they_are(number: int) -> None:
 
 @pytest.mark.parametrize("number", range(len(OTHERS)))
 def test_a_file_with_other_lines_only(number: int) -> None:
-    """Nothing is changed, and unless the line serves the VM already, that is an error."""
+    """Nothing is changed. Unless the line already serves the VM, this is an error."""
     more, findings = add_vm(OTHERS[number], 103)
     assert more == OTHERS[number]
     served = [str(found) for line in parse_key_lines(more) if (found := served_vms(line))]
@@ -96,7 +96,7 @@ def test_a_file_with_other_lines_only(number: int) -> None:
     ],
 )
 def test_only_the_list_of_the_command_changes(line: str, before: str, after: str) -> None:
-    """The one place is found by reading the options as sshd does, even where another value looks like it."""
+    """The list is found by reading the options as sshd does, even if another value looks like the list."""
     more, findings = add_vm(line.replace("@", before), 104)
     assert more == line.replace("@", after)
     assert [str(finding) for finding in findings] == [f"ok: line 1 serves VM {after.split()[0]} now"]
@@ -160,7 +160,7 @@ def keys(tmp_path: Path) -> KeyFile:
 
 
 def test_both_keys_get_the_vm(keys: KeyFile) -> None:
-    """The power key and the read-only key, told line by line; a second time there is nothing to do."""
+    """The power key's and the read-only key's line are changed and reported. A second run has nothing to do."""
     both = BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,110-119")
     assert both.count("--vms 102,110-119") == 2
     keys.write(both.encode())
@@ -190,7 +190,7 @@ def test_no_kernel_log_is_read(keys: KeyFile) -> None:
 
 
 def test_two_at_once(keys: KeyFile) -> None:
-    """Two processes that wait for the same edit to end: both VMs are in the file, as neither had read it before."""
+    """Two processes wait for the same edit to end. Both VMs are then in the file, as neither had read it before."""
     keys.write(BOTH.encode())
     editor = os.open(keys.path.parent, os.O_RDONLY)
     fcntl.flock(editor, fcntl.LOCK_EX)
@@ -204,7 +204,7 @@ def test_two_at_once(keys: KeyFile) -> None:
 
 
 def test_lines_of_different_people(keys: KeyFile) -> None:
-    """Two teams share a host. A VM that is meant for one is not given to the other."""
+    """Two teams share a host. A VM of one team is not given to the other."""
     different = BOTH.replace(" 102 --read-only", " 102,110-119 --read-only")
     keys.write(different.encode())
     shown = "line 2: 102; line 3: 102,110-119"
@@ -234,7 +234,7 @@ def test_mode_and_owner_stay(keys: KeyFile, mode: int, uid: int, gid: int) -> No
 
 
 def test_a_container(keys: KeyFile) -> None:
-    """It is refused before anything is changed; a VM of any node, or one to come, is not."""
+    """A container is refused before anything is changed. A VM of any node, even a future one, is accepted."""
     keys.write(LINE.encode())
     (keys.root / "etc/pve").mkdir()
     ids = '{"103":{"node":"pve1","type":"lxc","version":3},"104":{"node":"pve2","type":"qemu","version":1}}'
@@ -247,7 +247,7 @@ def test_a_container(keys: KeyFile) -> None:
 
 @pytest.mark.real("fuse")
 def test_an_etc_pve_that_hangs(keys: KeyFile) -> None:
-    """The key file is elsewhere, so the VM is let in all the same."""
+    """The key file is not below /etc/pve, so the VM is still added."""
     keys.write(LINE.encode())
     keys.agent.write_text(agent_program(FILE_SECONDS=0.5))
     (keys.root / "etc/pve").mkdir()
@@ -265,7 +265,7 @@ def test_another_account(keys: KeyFile) -> None:
 
 @pytest.mark.parametrize("user", ["../root", "/etc/passwd", "x/../breakglass"])
 def test_an_account_that_is_a_path(keys: KeyFile, user: str) -> None:
-    """It would be another file than ours."""
+    """It is refused, because the file would not be ours."""
     keys.write(LINE.encode())
     (keys.path.parent / "x").mkdir()
     (keys.path.parent.parent / "root").write_text(LINE)
@@ -275,7 +275,7 @@ def test_an_account_that_is_a_path(keys: KeyFile, user: str) -> None:
 
 
 def test_a_link_in_its_place(keys: KeyFile) -> None:
-    """It may lead to root's own keys: neither the link nor what it leads to is changed."""
+    """The link may lead to root's own keys, so neither the link nor its target is changed."""
     (keys.root / "own").write_text(LINE)
     keys.path.symlink_to(keys.root / "own")
     code, [line] = keys.allow("103")
@@ -284,7 +284,7 @@ def test_a_link_in_its_place(keys: KeyFile) -> None:
 
 
 def test_no_file(keys: KeyFile) -> None:
-    """The error says what makes one, and none is made."""
+    """The error says which command makes the file, and no file is made."""
     code, [line] = keys.allow("103")
     assert (code, keys.names) == (1, [])
     assert line.startswith("error: /etc/ssh/authorized_keys.d/breakglass can't be read: ")
@@ -303,7 +303,7 @@ def test_no_line_of_ours(keys: KeyFile) -> None:
 
 
 def test_a_full_disk(keys: KeyFile) -> None:
-    """The file is as it was, and no half of a new one is beside it."""
+    """The file does not change, and no incomplete new file is left beside it."""
     before = BOTH * 100
     keys.write(before.encode())
     code, [line] = keys.allow("103", most_bytes=5000)
@@ -313,14 +313,14 @@ def test_a_full_disk(keys: KeyFile) -> None:
 
 @pytest.mark.parametrize("vm", ["0", "all", "103,104", "103-104", "-1", "x", "", "1000000000", "103\n"])
 def test_what_is_not_one_vm(keys: KeyFile, vm: str) -> None:
-    """`allow` widens by one VM: a list and `all` are refused, and nothing is changed."""
+    """`allow` adds one VM. A list and `all` are refused, and nothing is changed."""
     keys.write(LINE.encode())
     assert keys.allow(vm) == (2, [])
     assert keys.path.read_text() == LINE
 
 
 def test_a_list_that_would_be_too_long() -> None:
-    """`serve` would refuse it, and with it every VM of the line: nothing is changed."""
+    """`serve` would refuse the list, and so every VM of the line. Therefore nothing is changed."""
     text = LINE.replace("102", ",".join(map(str, range(10_000, 12_730, 2))))
     more, [finding] = add_vm(text, 99_999)
     assert (more, finding.level) == (text, ERROR)

@@ -1,4 +1,4 @@
-"""The archive: what is kept, for how long, cut to which size, and what a crash of the host leaves in it."""
+"""The archive: which jobs it keeps, for how long and at which size, and its content after a crash of the host."""
 
 import fcntl
 import json
@@ -49,7 +49,7 @@ def jobs(world: World) -> Path:
 
 
 def old_job(jobs: Path, name: str, verb: str, age: float, size: int = 0, why: str = "") -> None:
-    """Archive a job of that age; its bytes are a hole, which counts as what it would take."""
+    """Archive a job of this age. Its bytes are a hole in a file, which counts with its full size."""
     job = jobs / name
     job.mkdir()
     request = {"id": name, "verb": verb, "by": "x", "why": why, "started": "2026-01-01"}
@@ -73,7 +73,7 @@ def after_one_more(world: World, verb: str) -> None:
 
 @pytest.mark.all
 def test_captures_are_pruned_by_number_and_nothing_else_is(world: World, jobs: Path) -> None:
-    """The oldest captures go; what changed power stays, however old, while it is within its own budget."""
+    """The oldest captures are deleted. Jobs that changed power stay, however old, while their own budget lasts."""
     for number in range(KEEP_ARCHIVED + 20):
         old_job(jobs, f"capture-{number:04}", "forensics", age=10 * DAY - number)
     for number in range(30):
@@ -95,7 +95,7 @@ def test_captures_are_pruned_by_size(world: World, jobs: Path) -> None:
 def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path) -> None:
     """The archive deletes them before older captures of people.
 
-    /run counts them apart, so they take no place of others.
+    /run counts them separately, so they displace no others.
     """
     for number in range(4):
         old_job(jobs, f"capture-{number}", "forensics", age=DAY - number, size=KEEP_BYTES // 4 - 1000)
@@ -112,7 +112,7 @@ def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path
 
 
 def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jobs: Path) -> None:
-    """Its jobs stay even over their own budget, until they are a day old."""
+    """Jobs that changed power stay until they are a day old, even above their own budget."""
     for number in range(4):
         old_job(jobs, f"young-{number}", "reset", age=DAY - 600, size=KEEP_BYTES)
         old_job(jobs, f"aged-{number}", "reset", age=DAY + 600, size=KEEP_BYTES)
@@ -125,7 +125,7 @@ def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jo
 @pytest.mark.all
 @pytest.mark.slow
 def test_output_is_cut_to_a_mebibyte(world: World) -> None:
-    """Text as of sixteen captures: the output names the cut, keeps what the job says after it, and is archived so."""
+    """Output of sixteen captures' size says that it was cut, keeps the job's later lines, and is archived like this."""
     line = "0123456789abcde" * 64
     (world.bin / "qm").rename(world.bin / "real-qm")
     (world.bin / "qm").write_text(
@@ -144,11 +144,11 @@ def test_output_is_cut_to_a_mebibyte(world: World) -> None:
     assert (archived / "output").read_bytes() == output.read_bytes()
 
 
-# --- tidying up ---
+# --- cleaning up ---
 
 
 def earlier_jobs(world: World, count: int, why: str = "") -> list[Path]:
-    """Have the host remember captures of a minute ago, each of which has an output."""
+    """Give the host captures that are a minute old and have an output."""
     jobs = []
     for number in range(count):
         job = memory(world, "jobs", f"earlier{why[:2]}-{number:04}")
@@ -162,7 +162,7 @@ def earlier_jobs(world: World, count: int, why: str = "") -> list[Path]:
 
 
 def logged(journal: socket.socket, world: World, job_id: str) -> list[str]:
-    """Return the journal's lines from the start of a job to the end of its process, which tidies up last."""
+    """Return the journal's lines from the start of a job to the end of its process, which cleans up last."""
     until(lambda: memory(world, "jobs", job_id, "result.json").exists(), "the result")
     until(lambda: not processes(world, job_id), "the end of the tidying")
     return received(journal)
@@ -178,7 +178,7 @@ def received(journal: socket.socket) -> list[str]:
 
 @pytest.mark.all
 def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socket.socket) -> None:
-    """A result without an outcome is one job like another: /run is tidied, and the job is archived."""
+    """A result without an outcome does not matter: /run is cleaned, and the job is archived."""
     damaged = earlier_jobs(world, KEEP_JOBS + 3)[-1]
     (damaged / "result.json").write_text("{}")
     job_id = execute(world, "reset").trailer["job"]
@@ -189,7 +189,7 @@ def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socke
 
 @pytest.mark.all
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """The process says briefly what went wrong, and continues with the archive."""
+    """The process logs the error in one line, and continues with the archive."""
     defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nreplace(prune_run=prune)'
     with constants_set(world, defect):
         job_id = execute(world, "reset").trailer["job"]
@@ -199,7 +199,7 @@ def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket
 
 
 def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """The verb continues, and the child that failed says why."""
+    """The verb continues, and the failed child logs the reason."""
     defect = 'def sync(directory):\n    raise KeyError("x" * 5000)\n\n\nreplace(_sync=sync)'
     with constants_set(world, defect):
         assert execute(world, "reset").code == 0
@@ -217,7 +217,7 @@ def test_a_defect_while_a_request_is_archived_is_in_the_journal(world: World, jo
 
 
 def slow_output(job: Path) -> Path:
-    """Put a FIFO into the place of a job's output, because a process that copies it waits for a writer."""
+    """Replace a job's output by a FIFO, because a process that copies it waits for a writer."""
     output = job / "output"
     output.unlink(missing_ok=True)
     os.mkfifo(output)
@@ -230,7 +230,7 @@ def has_ended(world: World, job_id: str) -> bool:
 
 @pytest.mark.all
 def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World) -> None:
-    """Its own process finds the lock taken and gives up, so the one that has it looks again, however many end so."""
+    """Its process finds the lock taken and gives up, so the process that has the lock looks again for new jobs."""
     [earlier] = earlier_jobs(world, 1)
     slow = slow_output(earlier)
     execute(world, "reset id=archives-now-1")
@@ -249,7 +249,7 @@ def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World)
 
 @pytest.fixture
 def crashed(world: World) -> Iterator[World]:
-    """A host that went down in the middle of a cycle: no process of it is left, and neither is /run."""
+    """A host that crashed in the middle of a cycle. Its processes and its /run are gone."""
     booted_an_hour_ago(world)
     held = at_qm("start")(world, "cut-off-1")
     next(held)
@@ -267,7 +267,7 @@ def crashed(world: World) -> Iterator[World]:
 
 
 def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
-    """Who, what and why, and that it did not end; and its id does not act again."""
+    """The history says who, what, why, and that the job did not end. Its id does not act again."""
     found = execute(crashed, "history").trailer["jobs"]
     assert [(job["id"], job["verb"], job["by"], job["why"]) for job in found] == [
         ("cut-off-1", "cycle", "operator", "hung")
@@ -280,7 +280,7 @@ def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
 
 
 def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
-    """Beside another job, too, its answer is that it was used: "busy" would say that it has done nothing."""
+    """Even while another job runs, the answer says that the id was used. "busy" would mean that it did nothing."""
     execute(crashed, "reset id=first-now-1")
     with memory(crashed, "lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
@@ -290,7 +290,7 @@ def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
 
 
 def test_a_running_job_is_not_called_cut_off(world: World) -> None:
-    """Its trace is in the archive already, and /run knows better."""
+    """Its trace is already in the archive, but /run says that it still runs."""
     held = at_qm("stop")(world, "runs-now-1")
     next(held)
     with Session(world) as session:
@@ -307,7 +307,7 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
 
 @pytest.mark.all
 def test_captures_do_not_fill_run(world: World) -> None:
-    """Of captures the newest ids stay; the id of a verb that changed power stays beside them."""
+    """Of the captures, only the newest ids stay. The id of a verb that changed power also stays."""
     power = execute(world, "reset").trailer["job"]
     until(lambda: not processes(world, power), "the end of the tidying")
     earlier_jobs(world, KEEP_CAPTURES + 3)
@@ -319,7 +319,7 @@ def test_captures_do_not_fill_run(world: World) -> None:
 
 @pytest.mark.all
 def test_a_damaged_chain_keeps_no_job_from_the_archive(world: World, jobs: Path) -> None:
-    """A directory in place of the archive's chain: the job is copied all the same, and `history` has a note."""
+    """A directory replaces the archive's chain. The job is still copied, and `history` has a note."""
     chain_files(world)[1].mkdir()
     after_one_more(world, "reset")
     assert len(list(jobs.glob("*/result.json"))) == 1
@@ -329,11 +329,11 @@ def test_a_damaged_chain_keeps_no_job_from_the_archive(world: World, jobs: Path)
 
 @pytest.mark.all
 def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
-    """A process that writes to a hung disk holds the archive's lock for ever; /run is tidied all the same."""
+    """A process that writes to a hung disk holds the archive's lock for ever. /run is still cleaned."""
     host = Host(VMID, str(world.root))
     memory(world).mkdir(parents=True)
     stuck = Lock(host, "archive.lock")
-    assert stuck.take("archive")  # a record lock: this process is the one that is stuck
+    assert stuck.take("archive")  # a record lock, so this process seems to be the stuck one
     earlier_jobs(world, KEEP_JOBS + 3)
     try:
         job_id = execute(world, "reset").trailer["job"]

@@ -1,4 +1,4 @@
-"""What a verb looks at before it acts: brief where nothing is wrong, again where something stands still, and obeyed."""
+"""The evidence that a verb takes before it acts. It is brief, or longer if a disk or thread hangs, and can refuse."""
 
 import json
 import os
@@ -26,23 +26,23 @@ OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zp
 
 @pytest.fixture(autouse=True)
 def path_of_the_host(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
-    """Find the host's commands first, as its agent does."""
+    """Put the host's commands first in PATH, as its agent does."""
     places = [short_dir / "0", short_dir]
     monkeypatch.setenv("PATH", ":".join([*(f"{place}/bin" for place in places), os.environ["PATH"]]))
 
 
 @pytest.fixture(autouse=True)
 def time_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a look take longer than the product allows: on a busy machine it would leave out what it asks last."""
+    """Allow more time than the product, because on a busy machine the last questions would be left out."""
     monkeypatch.setattr(capture, "EVIDENCE_SECONDS", 35.0)
 
 
 def job_of(world: World, name: str = "j1") -> Job:
-    """Claim an id for a reset and be its process."""
+    """Claim an id for a reset, with this process as its job."""
     host = Host(VMID, str(world.root))
     store = JobStore(host)
     store.prepare()
-    no_process = 0  # a host that closes ends the processes of its jobs
+    no_process = 0  # when a host closes, it ends the processes of its jobs
     record = Record(name, "reset", "test", "", "2026-01-01T00:00:00Z", boottime(), name, no_process, no_process)
     assert store.claim(record)
     return Job(host, store, record)
@@ -57,13 +57,13 @@ def probes(job: Job) -> list[str]:
 
 
 def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
-    """Nor one about storage: a Perl interpreter costs a second, and what it tells is not lost by a reset."""
+    """They are Perl programs that take a second each, and a reset does not destroy their evidence."""
     job = job_of(world)
     verdict = ensure_evidence(job)
     assert verdict is not None
     assert verdict.code in ("guest-silent", "healthy")
     commands = {entry["command"].partition(" ")[0] for entry in file_of(job, "manifest.json")}
-    assert {"tasks", "version", "kernel", "services"}.isdisjoint(probes(job))  # on disks, which may hang
+    assert {"tasks", "version", "kernel", "services"}.isdisjoint(probes(job))  # these are on disks, which may hang
     assert commands.isdisjoint(OWN_COMMANDS)
     assert {"threads", "query-status", "cluster", "configuration", "screen"} <= set(probes(job))
     assert probes(job).count("threads") == 1
@@ -73,7 +73,7 @@ def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> None:
-    """Half a second can't tell slow from frozen: two seconds can, and the disk's own storage is asked."""
+    """Two seconds, but not half a second, distinguish a slow disk from a frozen one. Its storage is checked too."""
     world = place("disk-frozen")
     (world.bin / "pvesm").write_text("#!/bin/sh\necho Volid Format Type Size VMID\n")
     (world.bin / "pvesm").chmod(0o755)
@@ -90,7 +90,7 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> N
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callable[[str], World]) -> None:
-    """The storage of the VM's own disk does not answer, and that is the verdict of the verb's look."""
+    """If the storage of the VM's disk does not answer, the verdict of the verb's evidence says so."""
     world = place("disk-frozen")
     (world.bin / "pvesm").write_text("#!/bin/sh\nsleep 100\n")
     (world.bin / "pvesm").chmod(0o755)
@@ -103,7 +103,7 @@ def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callabl
 @pytest.mark.real("qemu", "fsfreeze")
 @pytest.mark.parametrize("qemu_answers", sampled([True, False], True))
 def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu_answers: bool) -> None:
-    """A real QEMU writes to a frozen file system. The verb is given `storage-hung` from its own look."""
+    """A real QEMU writes to a frozen file system. The verb's own evidence has the verdict `storage-hung`."""
     with vm_on_frozen_storage(short_dir / "0") as world:
         if not qemu_answers:
             signal_process(world.pid, signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_a_thread_in_the_kernel_is_told_before_a_verb_acts(short_dir: Path, qemu
 
 @pytest.mark.real("root")
 def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
-    """No QEMU to watch. The verdict says what stands in a start's way."""
+    """There is no QEMU to watch, but the verdict says what would prevent a start."""
     world.qm("stop", str(VMID))
     no_quorum(world)
     task_index(world)

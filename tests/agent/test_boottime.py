@@ -1,8 +1,8 @@
-"""The tests of the agent on a machine that started a minute ago; those that read an age also yesterday, and long ago.
+"""The host agent's tests on a machine that booted a minute ago. Tests that read an age also run with longer uptimes.
 
 The age of ids, captures and locks is counted from the boot. A test that assumes a certain uptime passes on one machine
-and fails on another, so these run in their own time namespaces (time_namespaces(7)). Nothing is older than the boot,
-so the youngest machine is the hardest; the pure tests run on that one too.
+and fails on another, so these run in their own time namespaces (time_namespaces(7)). Nothing is older than the boot, so
+the shortest uptime is the hardest. The tests without a host run with that one too.
 """
 
 import os
@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent.parent
 UPTIMES = {"a minute": 60, "30 hours": 30 * 3600, "400 days": 400 * 24 * 3600}
 SECONDS = 900  # the first run takes about a minute on two cores
 
-# They read no age that another file does not read, and together they would take several minutes for each uptime.
+# They read only ages that another file reads too, and would take several minutes for each uptime.
 LEFT_OUT = {
     "test_boottime": "it is this file",
     "test_allow": "who may log in with which key",
@@ -38,13 +38,13 @@ pytestmark = [pytest.mark.real("timens"), pytest.mark.slow, pytest.mark.all, pyt
 
 
 def in_namespace(uptime: float) -> list[str]:
-    """Return the command that runs another one on a machine which started so many seconds ago."""
+    """Return a command that runs another one on a machine with this uptime in seconds."""
     offset = round(uptime - time.clock_gettime(time.CLOCK_BOOTTIME))
     return ["unshare", "--time", "--fork", "--kill-child", "--boottime", str(offset)]
 
 
 def chosen(is_youngest: bool) -> list[str]:
-    """Return the files to run; a file that LEFT_OUT or AGES names must exist."""
+    """Return the files to run. Each file that LEFT_OUT or AGES names must exist."""
     files = {path.stem: path for each in ("agent", "unit") for path in (TESTS / each).glob("test_*.py")}
     assert LEFT_OUT.keys() | AGES <= files.keys()
     names = files.keys() - LEFT_OUT.keys() if is_youngest else AGES
@@ -53,9 +53,9 @@ def chosen(is_youngest: bool) -> list[str]:
 
 @pytest.mark.parametrize("uptime", UPTIMES)
 def test_the_agents_tests_hold_whatever_the_uptime(uptime: str) -> None:
-    """All of them pass, however long ago the machine was started."""
+    """All of them pass with every uptime."""
     namespace = in_namespace(UPTIMES[uptime])
-    others = ("PYTEST_", "BREAKGLASS_COVERAGE", "BREAKGLASS_TEST")  # few generated examples, and no coverage
+    others = ("PYTEST_", "BREAKGLASS_COVERAGE", "BREAKGLASS_TEST")  # with few generated examples and without coverage
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
     command = [*namespace, *pytest_command, "-m", "not all", *chosen(uptime == next(iter(UPTIMES)))]

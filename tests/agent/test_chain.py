@@ -1,4 +1,4 @@
-"""The chain of jobs: what the real agent writes, what cuts it short or off, and every tampering that it is to show."""
+"""The chain of jobs: the real agent's lines, cut and missing lines, and all tampering that it must reveal."""
 
 import hashlib
 import json
@@ -37,16 +37,16 @@ def is_copied(world: World) -> bool:
 
 
 def chain_of(world: World) -> dict[str, Any]:
-    """Return what `history` says of the chain."""
+    """Return the report of `history` about the chain."""
     found: dict[str, Any] = execute(world, "history").trailer["chain"]
     return found
 
 
-# --- what is written ---
+# --- its lines ---
 
 
 def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
-    """Each line has the SHA-256 of the one before; answers carry the head; what is refused or only reads adds none."""
+    """Each line has the SHA-256 of the one before, and answers have the head. Refused or reading requests add none."""
     first, second = (execute(world, f"reset id=chained-{n} by=operator").trailer["chain"] for n in (1, 2))
     refused = execute(world, "start id=chained-3 last=none").trailer
     assert (refused["outcome"], "chain" in refused) == ("refused", False)
@@ -78,7 +78,7 @@ def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
 
 @pytest.mark.all
 def test_a_second_node_has_a_chain_of_its_own(world: World) -> None:
-    """A VM that moved is in the file of the node where the job ran, with its own numbers."""
+    """A job on a moved VM is in the file of the node where it ran, with that node's numbers."""
     execute(world, "reset")
     set_constants(world, 'replace(node_name=lambda: "pve2")')
     assert execute(world, "reset").trailer["chain"]["node"] == "pve2"
@@ -92,7 +92,7 @@ def test_a_second_node_has_a_chain_of_its_own(world: World) -> None:
 
 @dataclass(frozen=True)
 class Tampering:
-    """What is done to /run's file and to the archive's copy, and the word by which it is found."""
+    """A change to /run's file and to the archive's copy, and the word that reports it."""
 
     run: Callable[[Lines], Lines]
     archive: Callable[[Lines], Lines]
@@ -118,7 +118,7 @@ def edited(number: int, **changes: object) -> Callable[[Lines], Lines]:
 
 
 def rehashed(number: int, **changes: object) -> Callable[[Lines], Lines]:
-    """Change fields of a line, and give the next one its new hash."""
+    """Change fields of a line, and write its new hash into the next line."""
 
     def change(lines: Lines) -> Lines:
         lines = edited(number, **changes)(lines)
@@ -128,7 +128,7 @@ def rehashed(number: int, **changes: object) -> Callable[[Lines], Lines]:
 
 
 def made_for(vm: int, node: str) -> Callable[[Lines], Lines]:
-    """Put a sound chain of another VM or node there."""
+    """Replace the chain by an intact one of another VM or node."""
 
     def change(lines: Lines) -> Lines:
         made: Lines = []
@@ -149,7 +149,7 @@ def inserted(lines: Lines) -> Lines:
     return [*lines[:4], line, *lines[4:]]
 
 
-BY_THE_HEAD = ""  # nothing is broken: only a head that was kept elsewhere tells
+BY_THE_HEAD = ""  # the chain is intact, so only a head that was kept elsewhere reveals it
 TAMPERED = {
     "removed at the start": both(lambda lines: lines[1:], "lines before 2 are missing"),
     "removed in the middle": both(lambda lines: lines[:4] + lines[5:], "line 6 follows line 4"),
@@ -181,7 +181,7 @@ TAMPERED = {
 
 @pytest.fixture(scope="module")
 def record() -> Iterator[tuple[Session, World, Lines]]:
-    """A host on which a few jobs ran and were copied: one session, and the chain's lines."""
+    """A host on which a few jobs ran and were copied. Yields a session, and the chain's lines."""
     with (
         tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory,
         running_world(Path(directory)) as world,
@@ -196,7 +196,7 @@ def record() -> Iterator[tuple[Session, World, Lines]]:
 
 @pytest.mark.parametrize("name", TAMPERED)
 def test_each_tampering_is_found(record: tuple[Session, World, Lines], name: str) -> None:
-    """`history` says from where the chain is broken; a hash that was cut from its end is missing."""
+    """`history` says at which line the chain is broken. A hash that was cut from its end is missing."""
     session, world, lines = record
     tampering, head = TAMPERED[name], hashlib.sha256(lines[-1]).hexdigest()
     changes = zip(chain_files(world), (tampering.run, tampering.archive), strict=True)
@@ -219,7 +219,7 @@ def test_each_tampering_is_found(record: tuple[Session, World, Lines], name: str
 
 
 def test_no_byte_can_be_changed(record: tuple[Session, World, Lines]) -> None:
-    """Whichever bit of both files is flipped, the chain is broken or has another head."""
+    """If any bit is flipped in both files, the chain is broken or has another head."""
     _, _, lines = record
     sound = b"\n".join(lines) + b"\n"
     for place in range(len(sound)):
@@ -274,14 +274,14 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     found = chain_of(world)
     assert (found["n"], found["broken"], found["notes"], len(found["hashes"])) == (6, "", [], 6)
     await_agents(world)
-    run.unlink()  # and the host has not booted since
+    run.unlink()  # the host has not booted since
     assert "/run's file is gone" in chain_of(world)["broken"]
     execute(world, "reset id=job-after-2")
     assert "/run's file was gone before line 7" in chain_of(world)["notes"][0]
 
 
 def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
-    """A full /run leaves one after a boot: the file can be made, and no line can be written. Nothing is broken then."""
+    """If /run is full after a boot, the file can be made but no line can be written. The chain is not broken then."""
     execute(world, "reset id=job-before-1")
     reboot(world, "job-before-1", "the-second-boot")
     run, archive = chain_files(world)
@@ -300,7 +300,7 @@ def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.real("fuse", "root")
 def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
-    """After a boot, the chain starts anew and says why; when the archive answers again, it has both."""
+    """After a boot, the chain starts again and says why. When the archive answers again, it has both parts."""
     execute(world, "reset id=job-before-1")
     reboot(world, "job-before-1", "the-second-boot")
     with unserved_fuse(world.root / "var/lib"):
@@ -331,7 +331,7 @@ def small_disk(target: Path, size: str) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.real("mounts", "root")
 def test_a_full_archive_is_in_the_chain(world: World) -> None:
-    """The next line says that the copy is missing; the verbs continue."""
+    """The next line says that the copy is missing, and the verbs continue."""
     with small_disk(world.root / "var/lib", "64k"):
         subprocess.run(["dd", "if=/dev/zero", f"of={world.root}/var/lib/filler", "bs=4k"], capture_output=True)
         execute(world, "reset id=no-copy-1")
@@ -344,7 +344,7 @@ def test_a_full_archive_is_in_the_chain(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.real("mounts", "root")
 def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
-    """What does not fit is taken back, so that the next line follows a whole one."""
+    """A line that does not fit is removed, so that the next line follows a whole one."""
     with small_disk(tmp_path, "8k"):
         fd = open_chain(str(tmp_path / "chain"))
         append_links(fd, ChainEnd(), [b"x" * 3000])
@@ -356,7 +356,7 @@ def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
 
 @pytest.mark.all
 def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
-    """The answer has no head then, and says why."""
+    """The answer then has no head, and says why."""
     run, _ = chain_files(world)
     run.mkdir(parents=True)
     answer = execute(world, "reset id=unwritten-1").trailer
@@ -371,7 +371,7 @@ def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
 
 @pytest.mark.all
 def test_a_long_chain_is_cut(world: World) -> None:
-    """/run keeps the newest half behind a line that says so; the archive has the rest, up to its own bound."""
+    """/run keeps the newest half after a line that says so. The archive has the rest, up to its own bound."""
     set_constants(world, RUN_BYTES=2000)
     with Session(world) as session:
         for number in range(8):
@@ -393,7 +393,7 @@ def test_a_long_chain_is_cut(world: World) -> None:
 
 @pytest.mark.all
 def test_lines_that_were_never_copied_are_missed(world: World) -> None:
-    """What /run has cut off before it was copied is in neither."""
+    """Lines that /run has cut off before they were copied are in neither file, which is reported."""
     set_constants(world, RUN_BYTES=2000)
     for number in range(7):
         execute(world, f"reset id=job-many-{number}")
@@ -405,7 +405,7 @@ def test_lines_that_were_never_copied_are_missed(world: World) -> None:
 
 
 def test_half_a_line_is_named_and_replaced(world: World) -> None:
-    """A write that was cut off spoils nothing: the next line follows the last whole one, and says what it replaced."""
+    """After an interrupted write, the next line follows the last whole one, and says what it replaced."""
     execute(world, "reset id=job-whole-1")
     run, _ = chain_files(world)
     with run.open("a") as file:
@@ -421,7 +421,7 @@ def test_half_a_line_is_named_and_replaced(world: World) -> None:
 
 @pytest.mark.all
 def test_a_running_job_breaks_nothing(world: World) -> None:
-    """Its outcome is not missing yet."""
+    """The outcome of a running job does not count as missing."""
     held = at_qm("stop")(world, "runs-now-1")
     next(held)
     with Session(world) as session:

@@ -1,4 +1,4 @@
-"""What changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
+"""Changes while a verb takes its evidence, or while `qm stop` fails: a lost quorum, a backup that begins."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ CHANGES = [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked")
     sampled(CHANGES, ("cycle", no_quorum, "no-quorum")),
 )
 def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: Change, code: str) -> None:
-    """The evidence takes its time; what holds then decides, and the VM is left as it was."""
+    """Evidence takes time, so the verb decides by the state after it, and the VM does not change."""
     before = world.pid
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
@@ -65,7 +65,7 @@ def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: C
 
 @pytest.mark.all
 def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
-    """It keeps the guest standing while it saves its memory: no reset, and no cont."""
+    """The snapshot pauses the guest to save its memory, so there is no reset and no cont."""
     with task(f"qmsnapshot:{VMID}") as upid:
         task_index(world, f"{upid} 0")
         result = held_and_changed(world, "reset", in_evidence, snapshot_begins)
@@ -80,7 +80,7 @@ def test_a_snapshot_that_begins_while_evidence_is_taken(world: World) -> None:
 def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
     world: World, verb: str, change: Change, code: str
 ) -> None:
-    """`qm stop` failed because of what changed: no QEMU is killed under a backup, nor before a start that can't be."""
+    """`qm stop` failed because of the change, so no QEMU is killed under a backup or before an impossible start."""
     before = world.pid
 
     def fails(world: World) -> None:
@@ -98,7 +98,7 @@ def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
 
 @pytest.mark.all
 def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world: World) -> None:
-    """It holds the lock file for ever, as with a hook script that hangs: no start could follow, so QEMU lives on."""
+    """The stop holds the lock file for ever, as with a hook script that hangs. No start could follow, so QEMU lives."""
     before = world.pid
     set_constants(world, DEADLINES=DEADLINES | {"cycle": 30.0})
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
@@ -113,7 +113,7 @@ def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world
 
 
 def leave_the_second(world: World, session: Session, held: Iterator[None], job_id: str) -> tuple[str, int]:
-    """Begin a cycle, kill its first process in the start, and stop its second; return the request's tag and the pid."""
+    """Begin a cycle, kill its first process in the start, and pause its second. Return the request's tag and a pid."""
     tag = session.send(f"cycle id={job_id}")
     next(held)
     command = recorded_command(world, job_id)
@@ -126,7 +126,7 @@ def leave_the_second(world: World, session: Session, held: Iterator[None], job_i
 
 
 def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) -> None:
-    """The second process of a cycle, let go late, does not start a VM that a person has stopped meanwhile."""
+    """If a cycle's second process continues late, it does not start a VM that a person has since stopped."""
     job_id = "comes-too-late"
     held = at_qm("start")(world, job_id)
     next(held)
@@ -148,7 +148,7 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
 
 @pytest.mark.all
 def test_a_process_that_stands_by_writes_no_line_without_the_lock(world: World) -> None:
-    """The job that has the VM's lock is the only one that writes into the chain."""
+    """Only the job that has the VM's lock writes into the chain."""
     job_id, other = "finds-it-locked", "locks-it-meanwhile"
     held = at_qm("start")(world, job_id)
     next(held)

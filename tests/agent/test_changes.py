@@ -1,4 +1,4 @@
-"""A capture names what changed on the host within a day, and nothing of another VM."""
+"""A capture names the host's changes of the last day, and none of another VM."""
 
 import os
 import re
@@ -36,12 +36,12 @@ def world(world: World) -> Iterator[World]:
 
 
 def changes_of(world: World) -> list[str]:
-    """Return the lines of a capture's evidence that say when something changed, and those that are not known."""
+    """Return the lines of a capture's evidence about changes, and the sources that are not known."""
     evidence = execute(world, "forensics").trailer["verdict"]["evidence"]
     return [line for line in evidence if line[:8] != "Proxmox'" and ("UTC (" in line or "not known" in line)]
 
 
-# The change, by what it leaves on the host, and its line, to which the time is added.
+# The traces of a change on the host, and its line in the evidence, to which the time is added.
 PLANTED: dict[str, tuple[Callable[[World], None], str]] = {
     "a task that failed": (
         lambda world: task_log(
@@ -154,7 +154,7 @@ PLANTED: dict[str, tuple[Callable[[World], None], str]] = {
     "name", sampled(PLANTED, "a migration from another node", "packages", "QEMU killed for memory")
 )
 def test_a_planted_change_is_named(world: World, name: str) -> None:
-    """It is the newest, and the only one beside the host's boot."""
+    """The change is the newest, and the only one besides the host's boot."""
     plant, expected = PLANTED[name]
     plant(world)
     lines = changes_of(world)
@@ -163,12 +163,12 @@ def test_a_planted_change_is_named(world: World, name: str) -> None:
 
 
 def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
-    """Numbers in every log, names that a container chooses, control characters, what is a day old, what a task did."""
+    """Numbers in logs, a container's names, control characters, old entries and a task's own changes add no line."""
     task_log(world, ended("qmstop:103", 8), ended("qmstart:102", 7, "qm start 103: \x1b[31mfailed\u202e"))
     task_log(world, ended("qmstart:102", 3000, "old"), ended("vncproxy:102", 6))
     cluster_log(world, (8, "pve2", f"end task {upid('qmigrate:103', 9, 'pve2')} OK"))
     edited(world, "etc/pve/firewall/103.fw", 8)
-    edited(world, CONF, 7.5)  # while that start was at work
+    edited(world, CONF, 7.5)  # while that start ran
     dpkg_log(world, (3000, "upgrade qemu-server:amd64 9.2.5 9.2.6"))
     forged = f"/lxc/103/ns/a,global_oom,task_memcg={OWN},task=x"
     journal(
@@ -195,7 +195,7 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
 
 
 def test_a_source_that_hangs_is_not_known(world: World) -> None:
-    """With more changes than there is room for, the sources that said nothing have the last of five lines."""
+    """If there are more changes than room, the last of the five lines names the sources that did not answer."""
     (world.root / "var/log/dpkg.log").unlink()
     (world.bin / "journalctl").write_text("#!/bin/sh\ntrap '' TERM; while :; do sleep 100; done\n")
     misbehave(world.root, hang="all")

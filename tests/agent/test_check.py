@@ -1,7 +1,7 @@
-"""`breakglass-pve check` on a host in a directory: what it reads, and which finding it makes of it.
+"""`breakglass-pve check` on a host in a directory: the files that it reads, and its findings.
 
-tests/unit/test_findings.py and test_key_lines.py hold the judgements; tests/deploy/test_install.py runs the bundle
-beside a real sshd. Here `sshd -T` prints what a file says.
+tests/unit/test_findings.py and test_key_lines.py test the judgements. tests/deploy/test_install.py runs the bundle with
+a real sshd. Here, `sshd -T` prints the content of a file.
 """
 
 import os
@@ -47,12 +47,12 @@ FILES = {
     "bin/root": "authorizedkeysfile .ssh/authorized_keys\n",
     "bin/account": SSHD,
 }
-# A command or a look at a file may take as long as it does on a busy machine.
+# A command, or an access to a file, may take as long as on a busy machine.
 PATIENT: dict[str, object] = {"SSHD_SECONDS": 60.0, "FILE_SECONDS": 20.0}
 
 
 class CheckedHost:
-    """A directory that has what `check` reads of a good host, and changes to it."""
+    """A directory with the files of a good host that `check` reads. Tests change them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -86,7 +86,7 @@ def host(tmp_path: Path) -> CheckedHost:
 
 
 def test_a_good_host(host: CheckedHost) -> None:
-    """Exit 0, and a line for everything that was looked at."""
+    """Exit 0, and one line for everything that was checked."""
     code, lines = host.check()
     assert code == 0
     assert lines == [
@@ -136,7 +136,7 @@ def name_vms(vms: str) -> Callable[[CheckedHost], None]:
 
 
 def make_directory(name: str) -> Callable[[CheckedHost], None]:
-    """Have a directory where a file is read, so that reading it is an error."""
+    """Replace a file by a directory, so that reading it is an error."""
 
     def make(host: CheckedHost) -> None:
         (host.root / name).unlink()
@@ -146,7 +146,7 @@ def make_directory(name: str) -> Callable[[CheckedHost], None]:
 
 
 def run_program(path: str, mode: int = 0o755) -> Callable[[CheckedHost], None]:
-    """Have the key lines run another program, which has this mode."""
+    """Make the key lines run another program, which has this mode."""
 
     def run(host: CheckedHost) -> None:
         host.write(path, "#!/bin/sh\n")
@@ -157,7 +157,7 @@ def run_program(path: str, mode: int = 0o755) -> Callable[[CheckedHost], None]:
 
 
 def run_through_link(host: CheckedHost) -> None:
-    """Have the key lines run a link to the installed file, in a directory that every user can write."""
+    """Make the key lines run a link to the installed file, in a directory that every user can write."""
     run_program("srv/breakglass-pve")(host)
     (host.root / "srv/breakglass-pve").unlink()
     (host.root / "srv/breakglass-pve").symlink_to("../usr/local/sbin/breakglass-pve")
@@ -253,7 +253,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error(host: CheckedHost, name: str) -> None:
-    """Exit 1, and a line that says what is wrong and what to do."""
+    """Exit 1, and a line with the error and the fix."""
     change, expected = ERRORS[name]
     change(host)
     code, lines = host.check()
@@ -307,7 +307,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_warning(host: CheckedHost, name: str) -> None:
-    """Exit 0, and one line that is not ok, and a rescue works all the same."""
+    """Exit 0, and one line that is not ok, because a rescue still works."""
     change, expected = WARNINGS[name]
     change(host)
     code, lines = host.check()
@@ -316,7 +316,7 @@ def test_a_warning(host: CheckedHost, name: str) -> None:
 
 
 def test_a_line_is_named_with_its_file(host: CheckedHost) -> None:
-    """The account may have several key files in sshd, and each has a first line."""
+    """The account may have several key files, and each of them has a line 1, so the finding names the file."""
     set_sshd("/%u", "/%u /etc/ssh/more/%u")(host)
     host.write("etc/ssh/more/breakglass", KEYS.replace("102", "all").replace("AAAA", "BBBB"))
     code, lines = host.check()
@@ -340,7 +340,7 @@ def test_logind_is_read_in_its_own_order(host: CheckedHost) -> None:
 
 
 def test_nothing_outside_of_the_root_is_read(tmp_path: Path) -> None:
-    """An empty directory is an empty host, and only the two directories of `serve` are made in it."""
+    """With an empty directory as root, the host is empty, and only the two directories of `serve` are made."""
     host = CheckedHost(tmp_path / "other")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -363,7 +363,7 @@ def test_another_account(host: CheckedHost) -> None:
 
 
 def test_an_sshd_that_hangs(host: CheckedHost) -> None:
-    """It gets its seconds, and the check ends with an error."""
+    """After sshd's time limit, the check ends with an error."""
     host.set_constants(SSHD_SECONDS=0.5)
     host.write("bin/sshd", "#!/bin/sh\nexec sleep 600\n")
     code, lines = host.check()
@@ -373,7 +373,7 @@ def test_an_sshd_that_hangs(host: CheckedHost) -> None:
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
-    """The check ends: the cluster, a key file that leads there, and root's keys there each have a line."""
+    """The check still ends, with a line each for the cluster, for a key file that leads there, and for root's keys."""
     host.set_constants(FILE_SECONDS=1.0)
     link_into_pve(host)
     with unserved_fuse(host.root / "etc/pve"):

@@ -1,4 +1,4 @@
-"""The verb `check`: what `breakglass-pve check` finds on the host, and what could refuse a verb on one VM."""
+"""The verb `check`: the findings of `breakglass-pve check`, and reasons that would refuse a verb on one VM."""
 
 import fcntl
 import re
@@ -21,13 +21,13 @@ REFUSED = "reset and stop work; start and cycle are refused"
 
 @pytest.fixture
 def own_tasks(own_tasks: None, world: World) -> None:
-    """No task of another test is at work on VM 102, and the index has none."""
+    """Keep other tests' tasks away from VM 102, and the index empty."""
     restore(world)
     task_index(world)
 
 
 def faults(answer: Answer) -> list[str]:
-    """Return the lines that are not ok; the output and the field are the same."""
+    """Return the lines that are not ok. The output and the field must be the same."""
     assert answer.code == 0
     lines = [
         f"{found['level']}: {found['sentence']}" + (f" / {found['hint']}" if found["hint"] else "")
@@ -38,7 +38,7 @@ def faults(answer: Answer) -> list[str]:
 
 
 def without_figures(findings: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Leave out how much room is free: other tests write to the same disk between two answers."""
+    """Remove the figures of free room, because other tests write to the same disk between two answers."""
     return [found | {"sentence": re.sub(r"\d+ \w+ free", "free", found["sentence"])} for found in findings]
 
 
@@ -47,7 +47,7 @@ def of_vm(world: World) -> list[str]:
 
 
 def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
-    """A line for each thing that was looked at, and nothing is changed."""
+    """Everything that was checked has a line, and nothing is changed."""
     before = world.pid
     answer = execute(world, f"check vm={VMID}")
     assert faults(answer) == []
@@ -65,9 +65,9 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
 
 
 def test_the_host_is_checked_as_by_hand(world: World) -> None:
-    """The lines of `breakglass-pve check`, with the quorum and the room; the same on a session and for several VMs.
+    """It has the lines of `breakglass-pve check`, the quorum and the free room, also on a session and for several VMs.
 
-    Below --root it looks for no account and at no key: those of the tests are in another place.
+    With --root it checks no account and no key, because those of the tests are in another place.
     """
     answer = execute(world, "check")
     sentences = [found["sentence"] for found in answer.trailer["findings"]]
@@ -87,14 +87,14 @@ def test_the_host_is_checked_as_by_hand(world: World) -> None:
 
 @pytest.mark.parametrize("line", ["check", f"check vm={VMID}"])
 def test_it_is_for_the_power_key(world: World, line: str) -> None:
-    """What it says of keys, accounts and locks is none of claude's business."""
+    """A read-only key, as claude has, may not read findings about keys, accounts and locks."""
     answer = execute(world, line, "--vms", str(VMID), "--read-only")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     assert "findings" not in answer.trailer
 
 
 def test_it_serves_the_vms_of_the_key(world: World) -> None:
-    """Another number is refused as with every verb."""
+    """Another number is refused, as in every verb."""
     answer = execute(world, "check vm=109", *SEVERAL)
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
     assert execute(world, "check vm=115", *SEVERAL).trailer["findings"][1]["sentence"] == "no node has VM 115"
@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_would_refuse_a_verb_is_found(world: World, name: str) -> None:
-    """One line that is not ok, which says what is wrong, what follows, and the fix."""
+    """One line is not ok. It says the fault, its effect and the fix."""
     change, expected = FAULTS[name]
     change(world)
     [found] = of_vm(world)
@@ -185,7 +185,7 @@ def test_ha_that_works_is_no_fault(world: World) -> None:
 
 
 def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> None:
-    """Each with its process."""
+    """Each is named with its process."""
     lock(world, "backup")
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> 
 @own_host
 @pytest.mark.real("fuse")
 def test_an_etc_pve_that_hangs_is_a_finding(world: World) -> None:
-    """Both answer in time, with the cure."""
+    """Both answer in time, with the fix."""
     set_constants(world, CLUSTER_SECONDS=1.0, FILE_SECONDS=0.5)
     with unserved_fuse(world.root / "etc/pve"):
         vm, host = execute(world, f"check vm={VMID}"), execute(world, "check")
@@ -214,7 +214,7 @@ def test_an_etc_pve_that_hangs_is_a_finding(world: World) -> None:
 
 @own_host
 def test_a_slow_host_gets_an_answer_in_time(world: World) -> None:
-    """What was found so far, and an error that says that more was not looked at."""
+    """The answer has the findings so far, and an error that says that the rest was not checked."""
     set_constants(world, SPARE_SECONDS=20.0)
     [*_, last] = faults(execute(world, "check"))
     assert last.startswith("error: not everything was checked, because the host answers too slowly / ")

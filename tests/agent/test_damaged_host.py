@@ -1,6 +1,6 @@
-"""Nights in which the host itself is damaged: no room left, no event daemon, a QEMU that dies as it starts.
+"""Nights in which the host itself is damaged: a full disk, no event daemon, a QEMU that dies as it starts.
 
-A VM that was on is on after a cycle, whatever is missing around it.
+A VM that was on is on after a cycle, whatever the host lacks.
 """
 
 import signal
@@ -46,7 +46,7 @@ def small_tmpfs(target: Path, size: str) -> Iterator[None]:
 
 
 def fill(place: Path) -> None:
-    """Take all the room that is free at the moment."""
+    """Take all free room."""
     command = ["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", "oflag=append", "conv=notrunc"]
     full = subprocess.run(command, capture_output=True, text=True)
     assert "No space left on device" in full.stderr
@@ -54,7 +54,7 @@ def fill(place: Path) -> None:
 
 @contextmanager
 def started(world: World) -> Iterator[None]:
-    """Start the VM of a host that was made just now, and stop it at the end."""
+    """Start the VM of a new host, and stop it at the end."""
     hasten(world)
     leave_out_guest(world)
     assert world.qm("start", str(VMID)).returncode == 0
@@ -66,7 +66,7 @@ def started(world: World) -> Iterator[None]:
 
 @pytest.mark.real("root", "mounts")
 def test_a_run_without_any_room(short_dir: Path) -> None:
-    """QEMU's own pid file lies in /run too: what the host agent kept in reserve is enough for both."""
+    """QEMU's pid file is in /run too, so the host agent's reserve must be enough for both."""
     with closing(World(short_dir, scale=20)) as world, small_tmpfs(world.root / "run", "4m"):
         (world.root / "run/qemu-server").mkdir()
         with started(world):
@@ -80,7 +80,7 @@ def test_a_run_without_any_room(short_dir: Path) -> None:
 
 @pytest.mark.real("root", "mounts")
 def test_a_task_log_without_any_room(world: World) -> None:
-    """`qm` gives up at once when it can't write down its task, but its worker continues, so a start waits for that."""
+    """`qm` ends at once if it can't record its task, but its worker continues, so a start waits for the worker."""
     log = world.root / "var/log/pve"
     with small_tmpfs(log, "64k"):
         (log / "tasks").mkdir()
@@ -94,7 +94,7 @@ def test_a_task_log_without_any_room(world: World) -> None:
 
 @pytest.mark.real("root", "mounts")
 def test_a_tmp_without_any_room(world: World) -> None:
-    """A full /tmp, in which a file can be made and not written."""
+    """In a full /tmp, a file can be made but not written."""
     tmp = Path(tempfile.gettempdir())
     own = Path("/mnt") / world.directory.relative_to(tmp)
     steps = ["mount -t tmpfs -o size=64k none /mnt", f"mkdir -p {own}", f"mount --rbind {world.directory} {own}"]
@@ -106,18 +106,18 @@ def test_a_tmp_without_any_room(world: World) -> None:
     assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running"), ran.stderr
 
 
-# --- what works beside the VM is dead, or comes back ---
+# --- other processes of the VM are dead, or QEMU dies ---
 
 
 def test_an_event_daemon_that_is_dead(world: World) -> None:
-    """Nothing cleans up after a QEMU that has ended but `qm stop` itself."""
+    """Only `qm stop` itself cleans up after a QEMU that has ended."""
     end_qmeventd(world)
     cycled(world)
     assert qmeventd(world) == 0
 
 
 def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
-    """As `cgroup.kill` does, or systemd-oomd: the VM is off at once, and a cycle starts it."""
+    """After `cgroup.kill` or systemd-oomd, the VM is off at once, and a cycle starts it."""
     pid = world.pid or 0
     signal_process(pid, signal.SIGKILL)
     until(lambda: world.pid is None, "the end of QEMU")
@@ -127,8 +127,8 @@ def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
 
 
 def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
-    """The kernel needs its memory, so `qm start` was done and no process is left, so the cycle starts the VM again."""
-    set_constants(world, START_VERIFY_SECONDS=600.0)  # for a QEMU that comes slowly; this one does not come any more
+    """The kernel kills QEMU for its memory after `qm start` was done, so the cycle starts the VM again."""
+    set_constants(world, START_VERIFY_SECONDS=600.0)  # the time for a slow QEMU; this one does not come any more
     once, pidfile = world.root / "hook-once", world.root / f"run/qemu-server/{VMID}.pid"
     hook(world, "post-start", 0, f"[ -e {once} ] || {{ : > {once}; kill -9 $(cat {pidfile}); }}")
     assert cycled(world).count("stage: start") == 2
@@ -136,13 +136,13 @@ def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
 
 
 def test_a_hook_script_that_takes_two_minutes(world: World) -> None:
-    """It is shorter than a cycle allows `qm stop`: nothing is ended, and the VM is on afterwards."""
+    """A cycle allows `qm stop` more time than that, so nothing is killed, and the VM is on at the end."""
     limit_qm(world)
     hook(world, "pre-stop", 125)
     assert "was ended" not in cycled(world)
 
 
-# --- a configuration that is not as it should be ---
+# --- odd configurations ---
 
 
 ODD = {
@@ -153,14 +153,14 @@ ODD = {
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_a_configuration_that_proxmox_takes_all_the_same(world: World, text: str) -> None:
-    """Proxmox ignores the lines that it can't read, and protects a VM from its removal only."""
+    """Proxmox ignores lines that it can't read, and `protection` protects a VM only from its removal."""
     conf(world).write_text(text)
     assert execute(world, "reset").code == 0
     cycled(world)
 
 
 def test_a_change_that_waits_for_the_next_start(world: World) -> None:
-    """A cycle has Proxmox apply it, which the evidence says before."""
+    """A cycle makes Proxmox apply the change, and the evidence says so in advance."""
     conf(world).write_text(f"{CONF}\n[PENDING]\ncores: 2\ndelete: boot\n")
     capture = execute(world, "forensics")
     assert "options that take effect only after a cycle: cores, boot" in capture.stdout

@@ -23,7 +23,7 @@ def journal(world: World) -> Iterator[socket.socket]:
 
 
 def received(journal: socket.socket) -> list[str]:
-    """Return the journal's lines that have come by now."""
+    """Return the journal's lines so far."""
     lines = []
     while select.select([journal], [], [], 0)[0]:
         lines.append(journal.recv(65536).decode())
@@ -42,7 +42,7 @@ def defect(name: str) -> str:
 
 
 def test_a_defect_in_a_job_is_in_the_journal(world: World, journal: socket.socket) -> None:
-    """The line has the job's id. The error is outside what still gives the id a result, so it has none."""
+    """The line has the job's id. The id has no result, because the error is outside the code that would write one."""
     with constants_set(world, defect("_complete")):
         execute(world, "reset id=msg_with_a_defect")
     [line] = [line for line in all_lines(world, journal) if "KeyError" in line]

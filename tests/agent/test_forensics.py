@@ -1,4 +1,4 @@
-"""A capture of a real QEMU in each state, and of a host whose commands hang, are missing or talk too much."""
+"""A capture of a real QEMU in each state, and of a host whose commands hang, are missing or print too much."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.stages import memory, until
 
-# Where every command hangs, each gets the shortest time in which a probe is asked at all.
+# If every command hangs, each gets the shortest time with which a probe is started at all.
 IMPATIENT = {
     "PERL_SECONDS": 1.5,
     "_LEAST_PERL_SECONDS": 1.0,
@@ -39,7 +39,7 @@ SILENT_QEMU = {"QMP_SECONDS": 0.5, "QMP_STEP_SECONDS": 0.5}
 
 @pytest.fixture
 def world(world: World) -> World:
-    """A host whose captures take two samples quickly one after the other; each test here judges something else."""
+    """A host whose captures take their two samples quickly, because no test here is about the samples."""
     set_constants(world, SAMPLES_APART=0.3)
     return world
 
@@ -78,7 +78,7 @@ EXPECTED = {
 @pytest.mark.real("qemu")
 @pytest.mark.parametrize("scenario", sampled(EXPECTED, "healthy", "qemu-wedged"))
 def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World], scenario: str) -> None:
-    """The verdict is in the result and in the output, and what was recorded gives it again."""
+    """The verdict is in the result and in the output, and the recorded evidence leads to it again."""
     world = place(scenario)
     if scenario == "qemu-wedged":
         set_constants(world, **SILENT_QEMU)
@@ -96,7 +96,7 @@ def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World
     sampled([("guest-panicked", "reset"), ("io-error", "start"), ("disk-frozen", "cycle")], ("disk-frozen", "cycle")),
 )
 def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, verb: str) -> None:
-    """What the verdict advises ends with a VM that QEMU calls running, with the verdict in the verb's own output."""
+    """After the advised verb, QEMU says that the VM is running. The verb's own output has the verdict."""
     world = place(scenario)
     answer = execute(world, verb)
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
@@ -108,14 +108,14 @@ def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, ve
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> None:
-    """The same QEMU keeps the same dead way to its disk, which is why a cycle is advised."""
+    """The same QEMU keeps the same dead connection to its disk, so a cycle is advised."""
     world = place("disk-frozen")
     assert execute(world, "reset").code == 0
     assert world.monitor("query-block")[0]["inserted"]["bps"] == 1  # type: ignore[index]
 
 
 def test_status_names_the_state_at_once(world: World) -> None:
-    """The quick verdict: from the state alone, without a word on health."""
+    """The quick verdict comes from the state alone, and does not mention health."""
     verdict = execute(world, "status").trailer["verdict"]
     assert (verdict["code"], verdict["advice"]) == ("qemu-running", "")
     execute(world, "stop")
@@ -124,7 +124,7 @@ def test_status_names_the_state_at_once(world: World) -> None:
 
 @pytest.mark.all
 def test_a_process_that_a_stop_left_is_seen(world: World) -> None:
-    """Something lives in the scope of a stopped VM: no start is advised."""
+    """A process lives in the scope of a stopped VM, so no start is advised."""
     execute(world, "stop")
     scope = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
     scope.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def test_a_process_that_a_stop_left_is_seen(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_an_ide_disk_is_never_called_frozen(short_dir: Path) -> None:
-    """Its requests can't be watched: the verdict says so, although the disk is as dead as a frozen virtio one."""
+    """The requests of an IDE disk can't be watched. The verdict says so, although the disk is really frozen."""
     world = World(short_dir, scenario="disk-frozen")
     command = world.root / "vm.json"
     command.write_text(command.read_text().replace("if=virtio", "if=ide,id=virtio0"))
@@ -154,7 +154,7 @@ def test_an_ide_disk_is_never_called_frozen(short_dir: Path) -> None:
 @pytest.mark.real("qemu", "fsfreeze")
 @pytest.mark.parametrize("qemu_answers", sampled([True, False], False))
 def test_a_thread_that_waits_for_storage_forbids_a_cycle(short_dir: Path, qemu_answers: bool) -> None:
-    """A real QEMU writes to a file system that is frozen: a thread of it sits in the kernel, and nothing can end it."""
+    """A real QEMU writes to a frozen file system. One of its threads waits in the kernel, and nothing can end it."""
     with vm_on_frozen_storage(short_dir) as world:
         if not qemu_answers:
             set_constants(world, **SILENT_QEMU)
@@ -169,7 +169,7 @@ def test_a_thread_that_waits_for_storage_forbids_a_cycle(short_dir: Path, qemu_a
 
 
 def test_every_probe_is_in_the_manifest(world: World) -> None:
-    """What was asked, by which command, how it ended and how long it took; the picture is last."""
+    """The manifest has each probe's question, command, end and duration. The picture is last."""
     answer = execute(world, "forensics")
     entries = kept(world, answer, "manifest.json")
     assert entries[-1]["probe"] == "screen"
@@ -196,7 +196,7 @@ def test_what_is_not_installed_is_one_short_line(world: World) -> None:
 
 @pytest.mark.slow
 def test_hung_commands_are_findings(world: World) -> None:
-    """Every qm and every storage command hangs and ignores SIGTERM: each is late, and a picture is taken."""
+    """Every qm and storage command hangs and ignores SIGTERM. Each is reported late, and a picture is taken."""
     misbehave(world.root, hang="all")
     others = {"EVIDENCE_SECONDS": 60.0, "CLUSTER_SECONDS": 30.0, "READ_SECONDS": 30.0}
     set_constants(world, **IMPATIENT, **others, DEADLINES=DEADLINES | READS | {"forensics": 90.0})
@@ -216,19 +216,19 @@ def test_hung_commands_are_findings(world: World) -> None:
         "services",
         "journal",
     } | (
-        late & {"rrddata"}  # on few processors there is no time left for the last of them
+        late & {"rrddata"}  # with few processors, there is no time left for the last ones
     )
     assert "first words" in answer.stdout
     assert answer.trailer["state"] == "running"
     assert probes["screen"]["outcome"] in ("ok", "failed")  # the stand-in for QEMU draws no picture
 
 
-# `pvesm` as it is with a storage that has no disk of this VM and is away: whatever asks all of them never ends.
+# `pvesm` with a storage that is away and has no disk of this VM. Commands for all storages never end.
 ANOTHER_AWAY = """case "$1 $2" in
 "list local") echo "Volid Format Type Size VMID"; exit 0 ;;
 esac
 sleep 100"""
-# And with the VM's own storage inactive.
+# The same, with the VM's own storage inactive.
 OWN_INACTIVE = """case "$1" in
 list) echo "storage 'local' is not online" >&2; exit 255 ;;
 esac
@@ -247,7 +247,7 @@ echo "nas nfs active 0 0 0 0.00%"
     ids=["late", "inactive"],
 )
 def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], World], pvesm: str, says: str) -> None:
-    """The storage of the VM's own disk does not answer: a start would block, so none is advised."""
+    """The storage of the VM's own disk does not answer. A start would block, so no cycle is advised."""
     world = place("disk-frozen")
     set_constants(world, **IMPATIENT if pvesm.startswith("sleep") else {})
     install(world, "pvesm", pvesm)
@@ -261,7 +261,7 @@ def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], Worl
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_another_vms_storage_condemns_nobody(place: Callable[[str], World]) -> None:
-    """A NAS that is off makes `pvesm status` and `lvs` late. That is noted, and the frozen disk is to be cycled."""
+    """A NAS that is off makes `pvesm status` and `lvs` late. That is noted, and the frozen disk needs a cycle."""
     world = place("disk-frozen")
     install(world, "pvesm", ANOTHER_AWAY)
     install(world, "lvs", "sleep 100")
@@ -294,7 +294,7 @@ def test_everything_silent_ends_within_the_budget(world: World) -> None:
 
 
 def pve_gone(world: World) -> None:
-    """Leave /etc/pve as an empty directory, as it is where pmxcfs does not run."""
+    """Leave /etc/pve as an empty directory, as on a host without a running pmxcfs."""
     shutil.rmtree(world.root / "etc/pve")
     (world.root / "etc/pve").mkdir()
 
@@ -302,7 +302,7 @@ def pve_gone(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.real("fuse")
 def test_a_hung_etc_pve_is_named(world: World) -> None:
-    """Its name and its cure are in the verdict, and no command is started that would hang on it."""
+    """The verdict names /etc/pve and the fix. No command is started that would hang on it."""
     with unserved_fuse(world.root / "etc/pve"):
         answer = execute(world, "forensics")
     verdict = answer.trailer["verdict"]
@@ -318,7 +318,7 @@ def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
     """Forensics and status name it, whether the VM runs or not, and advise no start."""
     pve_gone(world)
     assert execute(world, "forensics").trailer["verdict"]["code"] == "pmxcfs-not-mounted"
-    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"  # QEMU is all that it asks
+    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"  # it asks only QEMU
     world.monitor("quit")
     until(lambda: world.pid is None, "the end of QEMU")
     for verb in ("forensics", "status"):
@@ -327,14 +327,14 @@ def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
 
 
 def test_a_lost_quorum_is_named(world: World) -> None:
-    """The VM runs on; what a cycle would meet is said before it is tried."""
+    """The VM continues to run. The verdict says in advance that a cycle would be refused."""
     no_quorum(world)
     verdict = execute(world, "forensics").trailer["verdict"]
     assert (verdict["code"], verdict["advice"]) == ("no-quorum", "")
 
 
 def test_what_is_kept_has_no_password(world: World) -> None:
-    """The configuration is shown as `qm config` shows it: without cloud-init's password, and without snapshots."""
+    """The configuration is kept as `qm config` shows it, without cloud-init's password and without snapshots."""
     hash_of_it, path = "$5$not.for.a.log", world.root / f"etc/pve/qemu-server/{VMID}.conf"
     text = f"{path.read_text()}cipassword: {hash_of_it}\n\n[PENDING]\nmemory: 64\n\n[before]\nmemory: 16\n"
     path.write_text(text.replace("[before]", f"[before]\ncipassword: {hash_of_it}"))
@@ -347,7 +347,7 @@ def test_what_is_kept_has_no_password(world: World) -> None:
 
 
 def test_the_cluster_is_read_from_its_files(world: World) -> None:
-    """Members, HA's last words, the version: what three of Proxmox's commands would have said."""
+    """The files have the members, HA's last status and the version, as three of Proxmox's commands would print them."""
     under_ha(world)
     members = {"nodename": "demo", "cluster": {"name": "c", "quorate": 1}, "nodelist": {"demo": {"id": 1, "online": 1}}}
     (world.root / "etc/pve/.members").write_text(json.dumps(members))
@@ -361,7 +361,7 @@ def test_the_cluster_is_read_from_its_files(world: World) -> None:
 
 
 def test_a_command_that_talks_too_much_is_cut(world: World) -> None:
-    """Most of a megabyte from one probe leaves room for the others; its end is what is kept."""
+    """If one probe prints almost a megabyte, only its end is kept, so that there is room for the others."""
     line = "0123456789" * 4
     install(world, "df", f"i=0; while [ $i -lt 20000 ]; do echo {line}; i=$((i+1)); done; echo the end")
     answer = execute(world, "forensics")
@@ -375,7 +375,7 @@ def test_a_command_that_talks_too_much_is_cut(world: World) -> None:
 
 
 def test_the_command_lists_the_demos_scenarios() -> None:
-    """`breakglass demo --help` names what the demo can do, and all of it is rehearsed above."""
+    """`breakglass demo --help` names the demo's scenarios, and the tests above run all of them."""
     assert list(LISTED) == list(SCENARIOS) == list(EXPECTED)
 
 

@@ -1,4 +1,4 @@
-"""A real Linux kernel in each condition: no living guest is ever called hung, and each hung one is named."""
+"""A real Linux kernel in each condition. No living guest is ever called hung, and each hung guest is named."""
 
 import re
 import subprocess
@@ -22,23 +22,23 @@ from ..support.stages import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real("guest", "tun")]
 
-OLD = 21.0  # in seconds: an answer that is so old is looked at for longer
+OLD = 21.0  # in seconds; if an answer is this old, the guest is watched for longer
 
 
 @dataclass(frozen=True)
 class Row:
-    """A guest's condition and what a capture says of it.
+    """A guest's condition and the report of a capture about it.
 
     Attributes:
-        does: what the guest itself does, a word of guests.DOES, or what is booted in its place, one of guests.BOOTS.
+        does: the guest's action, a word of guests.DOES, or the loader that is booted instead, one of guests.BOOTS.
         code, advice: of the verdict.
-        says: what its sentence and its evidence contain.
-        act: what is done to the VM from outside.
+        says: texts in the verdict's sentence and its evidence.
+        act: an action on the VM from outside.
         balloon, card: the VM has a balloon device, a network card.
-        may_hang: it may also be found hung: a vCPU that waits for another one, with its interrupts off, waits for ever.
-        listed: what the host's table says of it, for some.
-        vcpu: what the first vCPU does by its registers, a letter of vcpus.py, where that is always the same.
-        tries: how many looks it may take to see what comes and goes.
+        may_hang: the guest may also be found hung, because a vCPU without interrupts can wait for ever for another.
+        listed: its state in the host's table, for some rows.
+        vcpu: the state of the first vCPU by its registers, a letter of vcpus.py, if that is always the same.
+        tries: the number of captures in which an intermittent condition must be seen.
     """
 
     does: str
@@ -64,7 +64,7 @@ def wait(guest: Guest) -> None:
 
 
 def send(code: bytes, *vcpus: int) -> Callable[[Guest], None]:
-    """Have these vCPUs, or all, run some machine code in the guest's kernel."""
+    """Make these vCPUs, or all, run this machine code in the guest's kernel."""
 
     def act(guest: Guest) -> None:
         guest.until_says(guest.does)
@@ -86,7 +86,7 @@ def inflate(guest: Guest) -> None:
 
 
 def back_up(guest: Guest) -> None:
-    """Begin a backup into a target that takes one byte a second: each write of the guest waits for its copy."""
+    """Begin a backup into a target that takes one byte a second, so that each write of the guest waits for its copy."""
     world, slow = guest.world, {"bps-total": 1}
     world.monitor("object-add", **{"qom-type": "throttle-group", "id": "slow", "limits": slow})
     null = {"driver": "null-co", "size": DISK_BYTES, "read-zeroes": True}
@@ -132,15 +132,15 @@ ROWS = {
     "no balloon": Row("idle", "guest-silent", says=("the VM has no balloon device",), balloon=False),
     "QEMU does not ask": Row("idle", "guest-silent", says=("QEMU does not ask",), act=stop_asking),
     **{name: Row(name, "guest-silent", says=("not loaded the driver",), vcpu=BOOTS[name].vcpu) for name in LOADERS},
-    # those that a reset does not help
+    # guests that a reset does not help
     "a backup starves it": Row(
         "writes", "backup-starves", says=("backup_cancel", "block job: backup"), act=back_up, tries=20
     ),
-    # those that are not surely hung
+    # guests that are not certainly hung
     "one vCPU is halted": Row("idle", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
     "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
     "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=dump),
-    # hung ones
+    # hung guests
     "panic": Row("panic", *HUNG, says=(*SILENT, "its last words: Kernel panic - not"), act=wait, listed="lost"),
     "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),
     "halted": Row("halt", *HUNG, says=("every vCPU", "driver is gone"), act=wait),
@@ -184,7 +184,7 @@ OTHERS = [name for name in ROWS if name not in ON_KVM]
 
 @pytest.mark.parametrize("name", [*KVM, *sampled(OTHERS, "idle", "stopped and continued", "panic", "halted")])
 def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Guest], name: str) -> None:
-    """The heartbeat, the disk, the network and the vCPUs together tell a living guest from a hung one."""
+    """The heartbeat, the disk, the network and the vCPUs together distinguish a living guest from a hung one."""
     row = ROWS[name]
     guest = guest_of(row)
     for _ in range(row.tries):
@@ -206,7 +206,7 @@ def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Gu
 
 
 def test_a_guest_is_back_with_its_first_heartbeat_after_a_verb(guest_of: Callable[[Row], Guest]) -> None:
-    """Until then a status says that none came yet; an answer from before the reset is none."""
+    """Before that, a status says that no heartbeat came yet. An answer from before the reset does not count."""
     world = guest_of(ROWS["idle"]).world
     assert execute(world, "status").trailer["heartbeat"]["state"] == "fresh"
     done = execute(world, "reset").trailer

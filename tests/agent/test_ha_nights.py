@@ -1,6 +1,6 @@
 """Nights in which HA's daemons die, before a verb and during one.
 
-No VM that was on is off after a cycle because HA was asked and could not act; and what was not answered does not come
+No VM that was on is off after a cycle because HA could not act on a request. A request without an answer is not done
 later, when HA is back.
 """
 
@@ -26,7 +26,7 @@ def shown(trailer: dict[str, Any]) -> str:
 
 @pytest.mark.all
 def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: World) -> None:
-    """Status, forensics and check say so; the cycle is refused; the command from the answer makes it work."""
+    """Status, forensics and check report it, and the cycle is refused. After the command in the answer, it works."""
     set_constants(world, HA_TAKES_SECONDS=1.0)
     under_ha(world, dead=HA_UNITS, silent=324)
     before = world.pid
@@ -56,7 +56,7 @@ def test_with_a_dead_ha_nothing_is_asked_of_it_until_a_person_starts_it(world: W
 
 @pytest.mark.all
 def test_an_lrm_that_was_killed_a_moment_ago_is_asked_nothing(world: World) -> None:
-    """Its last time is fresh, but systemd knows that it ended: forensics says so, and no request waits for it."""
+    """Its last time is fresh, but systemd knows that it ended, so forensics says so, and no request waits for it."""
     set_constants(world, HA_TAKES_SECONDS=1.0)
     under_ha(world)
     kill_ha(world, LRM)
@@ -76,7 +76,7 @@ def test_an_lrm_that_was_killed_a_moment_ago_is_asked_nothing(world: World) -> N
 @pytest.mark.all
 @pytest.mark.parametrize("verb", ["cycle", "stop"])
 def test_what_a_dead_manager_was_asked_does_not_happen_when_it_is_back(world: World, verb: str) -> None:
-    """It died a moment ago, so it was asked: its queue keeps the request, which the verb takes back."""
+    """It died a moment ago, so it got the request. Its queue keeps that until the verb removes it."""
     under_ha(world, dead=(CRM,))
     before = world.pid
     answer = execute(world, verb)
@@ -90,7 +90,7 @@ def test_what_a_dead_manager_was_asked_does_not_happen_when_it_is_back(world: Wo
 
 @pytest.mark.all
 def test_a_request_of_another_person_stays_in_the_queue(world: World) -> None:
-    """The verb takes back its own, leaves those that came before it, and says what follows."""
+    """The verb removes its own request, leaves earlier ones, and says what will happen."""
     under_ha(world, dead=(CRM,))
     others = f"stop vm:9{VMID} 0\nmigrate vm:9{VMID} pve2\nstop vm:{VMID} 0\n"
     (world.root / "etc/pve/ha/crm_commands").write_text(others)
@@ -102,9 +102,9 @@ def test_a_request_of_another_person_stays_in_the_queue(world: World) -> None:
 
 @pytest.mark.all
 def test_a_request_whose_qm_was_killed_is_taken_back(world: World) -> None:
-    """The OOM killer takes `qm` once it has asked HA.
+    """The OOM killer kills `qm` after its request to HA.
 
-    If a cycle leaves the VM on, it takes its request to stop back.
+    If a cycle leaves the VM on, it removes its request to stop.
     """
     under_ha(world, dead=(CRM,))
     qm, before = world.bin / "qm", world.pid
@@ -118,8 +118,8 @@ def test_a_request_whose_qm_was_killed_is_taken_back(world: World) -> None:
 
 @pytest.mark.all
 def test_a_stop_of_has_own_that_hangs_is_named_and_ha_starts_the_vm_again(world: World) -> None:
-    """A hook script holds HA's stop beyond the cycle's time; both daemons write on, and the answer says so."""
-    limits = DEADLINES | READS | {"cycle": 105.0}  # of that, 17 s are left for what comes before the ladder
+    """A hook script holds HA's stop beyond the cycle's time. Both daemons continue to write, and the answer says so."""
+    limits = DEADLINES | READS | {"cycle": 105.0}  # 17 s of that are left for the steps before the ladder
     set_constants(world, DEADLINES=limits, QM_START_SECONDS=30.0, LEAST_SECONDS=0.05)
     under_ha(world)
     hook(world, "pre-stop", 25 * world.scale)
@@ -134,7 +134,7 @@ def test_a_stop_of_has_own_that_hangs_is_named_and_ha_starts_the_vm_again(world:
 
 @pytest.mark.all
 def test_a_cycle_does_not_end_qemu_beside_an_lrm_that_has_died(world: World) -> None:
-    """The manager took the stop, and the LRM dies in the wait. The VM runs on, and when the LRM is back, it runs."""
+    """The manager took the stop, and the LRM dies in the wait. The VM is on, and stays on when the LRM is back."""
     under_ha(world, round=40)
     before = world.pid
     with Session(world) as session:
@@ -152,7 +152,7 @@ def test_a_cycle_does_not_end_qemu_beside_an_lrm_that_has_died(world: World) -> 
 
 @pytest.mark.all
 def test_a_cycle_whose_lrm_dies_between_stop_and_start_is_named_stranded(world: World) -> None:
-    """HA stopped the VM and was asked to start it. That request stays, and HA starts the VM when it is back."""
+    """HA has stopped the VM and has the request to start it. HA keeps that, and starts the VM when it is back."""
     under_ha(world, round=40)
     with Session(world) as session:
         tag = session.send("cycle")
@@ -167,7 +167,7 @@ def test_a_cycle_whose_lrm_dies_between_stop_and_start_is_named_stranded(world: 
 
 @pytest.mark.all
 def test_an_lrm_that_a_person_has_stopped_refuses_a_cycle(world: World) -> None:
-    """HA's manager freezes its services, and the LRM's last word is that it stops."""
+    """HA's manager freezes its services, and the LRM's last status says that it stops."""
     under_ha(world)
     systemctl(world, "stop", LRM)
     before = world.pid

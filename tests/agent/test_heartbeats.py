@@ -1,4 +1,4 @@
-"""The heartbeat where there is no Linux guest: QEMU without a balloon device, QEMU that is silent, and none at all."""
+"""The heartbeat without a Linux guest: a QEMU without a balloon device, a silent QEMU, and no QEMU."""
 
 import signal
 import socket
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def listed(world: World, *which: str) -> list[list[str]]:
-    """Return the rows of the host's table, each as its number, its state and what was seen."""
+    """Return the rows of the host's table, each as its number, its state and its observation."""
     command = [sys.executable, "-IS", str(world.agent), "heartbeat", *which, "--root", str(world.root)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -49,7 +49,7 @@ def test_a_vm_without_a_balloon_device_says_so(world: World) -> None:
 
 @pytest.mark.real("qemu")
 def test_the_table_lists_what_does_not_run(world: World) -> None:
-    """A VM that is off, and one whose QEMU is silent: neither has a heartbeat that is lost."""
+    """A VM that is off and a VM whose QEMU is silent have no lost heartbeat."""
     assert listed(world, "--vm", "103") == [["103", "-", "stopped"]]
     assert world.pid
     signal_process(world.pid, signal.SIGSTOP)
@@ -62,7 +62,7 @@ def test_the_table_lists_what_does_not_run(world: World) -> None:
 
 
 class InFirmware(Machine):
-    """QEMU's answers about a guest that answered once, and whose driver is not loaded now; by its version."""
+    """The answers of a QEMU version about a guest that answered once, and whose driver is not loaded now."""
 
     def __init__(self, major: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_a_qemu_that_remembers_the_answer_from_before_a_reset(short_dir: Path, m
 
 
 def test_a_thread_that_ends_while_it_is_looked_at(tmp_path: Path) -> None:
-    """QEMU's threads for its disks come and go: one without a state does not wait, and ends no probe."""
+    """QEMU's disk threads come and go. A thread without a state does not count as waiting, and ends no probe."""
     for thread, stat in ((7, "7 (kvm) S 1"), (8, "")):
         (tmp_path / f"proc/7/task/{thread}").mkdir(parents=True)
         (tmp_path / f"proc/7/task/{thread}/stat").write_text(stat)
@@ -107,7 +107,7 @@ def test_a_thread_that_ends_while_it_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_fails_says_that_nothing_is_known(short_dir: Path) -> None:
-    """The stand-in for QEMU refuses the question, and the look continues without a heartbeat."""
+    """The stand-in for QEMU refuses the question, and the capture continues without a heartbeat."""
     world = World(short_dir, qemu="")
     try:
         world.begin()

@@ -1,4 +1,4 @@
-"""A host that falls apart, over a real sshd: /etc/pve does not answer, /var/lib is frozen, nothing can be executed."""
+"""A failing host over a real sshd: /etc/pve does not answer, /var/lib is frozen, and no program can be executed."""
 
 import subprocess
 import tempfile
@@ -23,9 +23,9 @@ pytestmark = [pytest.mark.real("qemu", "sshd", "fuse", "fsfreeze"), pytest.mark.
 
 @pytest.fixture
 def sshd() -> Iterator[Sshd]:
-    """A host whose PATH is its own directory: what is not there, the agent can't execute.
+    """A host whose PATH is its own directory, so the agent can't execute other programs.
 
-    Each test has one: a copy to the archive that was frozen fails later, and the next results report that.
+    Each test has its own host, because a copy to a frozen archive fails later, and the next results report that.
     """
     temporary = tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True)
     with temporary as directory, seen_by_servers(Path(directory)), closing(World(Path(directory))) as world:
@@ -46,7 +46,7 @@ def by_session(sshd: Sshd) -> Session:
 
 
 def in_seconds(most: float, asking: Any) -> Any:
-    """Return the answer; fail when it took ten times what the contract allows: what hangs here hangs for ever."""
+    """Return the answer. Fail if it took ten times the contract's limit, because a hang here would last for ever."""
     began = time.monotonic()
     answer = asking()
     assert time.monotonic() - began < 10 * most

@@ -1,4 +1,4 @@
-"""SIGKILL at every stage of a cycle and of a reset: of the whole SSH side, of the resident agent, of the job itself."""
+"""At every stage of a cycle and a reset, SIGKILL for the SSH side, the resident agent or the job itself."""
 
 import json
 import os
@@ -31,7 +31,7 @@ every_stage = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def sshd(directory: Path) -> Iterator[Sshd]:
-    """One host for the whole sweep: what a case leaves behind is what the next one finds, as in life."""
+    """One host for the whole sweep, so each case begins with the leftovers of the previous one, as on a real host."""
     with running_world(directory) as world:
         set_constants(world, HA_STOP_SECONDS=60.0)  # it may not elapse here
         with serving(world) as server:
@@ -42,7 +42,7 @@ Kill = Callable[[Sshd, str], None]
 
 
 def held_and_killed(sshd: Sshd, verb: str, hold: Hold, job_id: str, kill: Kill, session: bool = False) -> None:
-    """Send a verb by a real ssh, hold it in a stage, kill what `kill` kills, and let the rest continue."""
+    """Send a verb by a real ssh, hold it in a stage, call `kill`, and let the rest continue."""
     memory(sshd.world, "evidence.json").unlink(missing_ok=True)
     held = hold(sshd.world, job_id)
     next(held)
@@ -67,21 +67,21 @@ def whole_ssh_side(sshd: Sshd, job_id: str) -> None:
 
 
 def resident_agent(sshd: Sshd, job_id: str) -> None:
-    """Kill the agent alone: the first process of the connection that is it; its readers are below."""
+    """Kill only the agent, which is the first such process of the connection. Its readers are below it."""
     below = descendants(sshd.process.pid)
     agents = [pid for pid in below if "breakglass-pve serve" in command_line(pid)]
     signal_process(agents[0], signal.SIGKILL)
 
 
 def the_job(sshd: Sshd, job_id: str) -> None:
-    """Kill the first of the job's processes, and not the one that stands by."""
+    """Kill the first of the job's processes, and not the standby process."""
     signal_process(processes(sshd.world, job_id)[-1], signal.SIGKILL)
 
 
 @every_stage
 @pytest.mark.parametrize("kill", [whole_ssh_side, pytest.param(resident_agent, marks=pytest.mark.all)])
 def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, kill: Kill) -> None:
-    """The verb continues without its client: the VM ends running, and the same id returns the outcome."""
+    """The verb continues without its client. The VM ends running, and the same id returns the outcome."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"
     held_and_killed(sshd, verb, HOLDS[verb][name], job_id, kill, session=kill is resident_agent)
     answer = execute(sshd.world, f"{verb} id={job_id}")
@@ -93,7 +93,7 @@ def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, kill: Kill) ->
 
 @pytest.mark.all
 def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
-    """The monitor of sshd, its session, the agent: whichever dies without the others, the job continues."""
+    """If only sshd's monitor, its session or the agent dies, the job continues."""
     below: list[int] = []
     for number in range(9):
 
@@ -113,7 +113,7 @@ def test_each_process_of_a_connection_is_killed_alone(sshd: Sshd) -> None:
 
 @every_stage
 def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str) -> None:
-    """Before its stop a cycle ends there, and says so; from the stop on, a second process brings the VM back."""
+    """Before its stop, a killed cycle ends and says so. From the stop on, a second process starts the VM."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-job"
     held_and_killed(sshd, verb, HOLDS[verb][name], job_id, the_job)
     trailer = execute(sshd.world, f"{verb} id={job_id}").trailer
@@ -132,7 +132,7 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str) -> None:
 
 
 def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
-    """No process is left to start the VM: exit 15 says that it is off and what to do, and that helps."""
+    """No process is left to start the VM. Exit 15 says that it is off and what to do, and that works."""
 
     def everything(sshd: Sshd, job_id: str) -> None:
         assert stage(sshd.world, job_id) == "start"
@@ -158,7 +158,7 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
 
 
 def in_a_hook(phase: str) -> Hold:
-    """Hold a cycle whose `qm` has begun its work: its worker is in a hook script."""
+    """Hold a cycle whose `qm` has begun its work, because its worker is in a hook script."""
 
     def hold(world: World, job_id: str) -> Iterator[None]:
         restore(world)
@@ -174,7 +174,7 @@ def in_a_hook(phase: str) -> Hold:
 
 
 def at_has_stop(world: World, job_id: str) -> Iterator[None]:
-    """Hold a cycle that waits for HA, whose own `qm stop` has begun and is in a hook script."""
+    """Hold a cycle that waits for HA. HA's own `qm stop` has begun and is in a hook script."""
     restore(world)
     under_ha(world)
     gate = gated_hook(world, "pre-stop")
@@ -191,7 +191,7 @@ AT_WORK: dict[str, Hold] = {"stop": in_a_hook("pre-stop"), "start": in_a_hook("p
 @pytest.mark.parametrize("kill", sampled([whole_ssh_side, resident_agent, the_job], the_job))
 @pytest.mark.parametrize("name", sampled(AT_WORK, "stop", "start"))
 def test_a_cycle_ends_running_whoever_is_killed_beside_its_worker(sshd: Sshd, name: str, kill: Kill) -> None:
-    """The worker continues by itself, and so does the cycle; the VM is not stopped a second time or left off."""
+    """The worker and the cycle continue. The VM is not stopped a second time and not left off."""
     before, job_id = sshd.world.pid, f"{name}-{kill.__name__}"
     held_and_killed(sshd, "cycle", AT_WORK[name], job_id, kill, session=kill is resident_agent)
     trailer = execute(sshd.world, f"cycle id={job_id}").trailer

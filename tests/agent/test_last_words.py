@@ -1,4 +1,4 @@
-"""The guest's kernel log, read from the memory of a real QEMU: of a guest that lives, that is dead, that can't answer.
+"""The guest's kernel log, read from a real QEMU's memory, of a living guest, a dead one and one that can't answer.
 
 Each guest has logged 20,000 lines, so that its ring has been written over more than once, as after months.
 """
@@ -21,7 +21,7 @@ from ..support.stages import until
 pytestmark = [pytest.mark.slow, pytest.mark.real("guest")]
 
 CAUSE = "Kernel panic - not syncing: sysrq triggered crash"
-# In memory that is not shared, an absent page that is read becomes the one page of zeros, which counts nowhere.
+# In unshared memory, reading an absent page maps the common page of zeros, which is not counted.
 SHARED = ["-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"]
 PATIENT = {"EVIDENCE_SECONDS": 60.0, "LAST_WORDS_SECONDS": 40.0, "SHORT_LAST_WORDS_SECONDS": 40.0}
 
@@ -43,14 +43,14 @@ def guest_that(short_dir: Path) -> Iterator[Callable[..., Guest]]:
 
 
 def run(world: World, line: str, *options: str) -> tuple[dict[str, Any], list[str], str]:
-    """Run a verb; return its verdict, the words that its record has, and what it printed."""
+    """Run a verb. Return its verdict, the last words in its record, and its output."""
     answer = execute(world, line, *options)
     job = execute(world, f"job id={answer.trailer['job']}").trailer["whole_job"]
     return answer.trailer["verdict"] or {}, job["last_words"], answer.stdout
 
 
 def memory_of(world: World) -> str:
-    """Return how much memory QEMU has, which a page that is read and is not there raises if the memory is shared."""
+    """Return the size of QEMU's memory. If it is shared, reading an absent page makes it larger."""
     [size] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{world.pid}/status").read_text())
     return str(size)
 
@@ -60,7 +60,7 @@ def is_said(world: World, words: str) -> bool:
 
 
 def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> None:
-    """They are read while QEMU answers, before a verb, and while QEMU is stopped, which then touches no page."""
+    """They are read while QEMU answers, before a verb, and while QEMU is stopped. No absent page is touched."""
     guest = guest_that("logs, then panics", options=SHARED)
     world = guest.world
     until(lambda: is_said(world, "end Kernel panic"), "a panic", 180)
@@ -81,7 +81,7 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
 
 
 def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None:
-    """It is read as well, and is no last words, so the verdict is the same as without it. What it sends is escaped."""
+    """Its log is read too, but is not its last words, so the verdict does not change. The log's text is escaped."""
     guest = guest_that("logs")
     guest.until_says("logs")
     verdict, words, shown = run(guest.world, "forensics")
@@ -91,9 +91,9 @@ def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None
 
 
 def test_the_text_on_the_console(guest_that: Callable[..., Guest]) -> None:
-    """A guest in VGA's text mode: the record has the text that is in the picture, for who can't see it.
+    """For a guest in VGA's text mode, the record has the picture's text, for readers who can't see the picture.
 
-    A row that looks like a line of the host's is none: each has a mark before it.
+    Each row has a mark before it, so a row can't pose as a line of the host.
     """
     world = guest_that("a boot sector").world
     answer = execute(world, "forensics")

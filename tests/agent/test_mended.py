@@ -1,4 +1,4 @@
-"""Faults that were fixed: each of these acted, or answered, wrongly once."""
+"""Faults that were fixed. Each of them once caused a wrong action or answer."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real("sshd", "qemu")
 
 @pytest.mark.all
 def test_the_same_capture_sent_at_once_is_one_capture(world: World) -> None:
-    """Twenty times one forensics id in one write: each request gets the capture, and no id stands for itself."""
+    """One write has the same forensics id twenty times. Each request gets the same capture."""
     with Session(world) as session:
         tags = session.send_all(["forensics id=same-capture by=am"] * 20)
         assert {session.result(tag)["outcome"] for tag in tags} == {"done"}
@@ -41,7 +41,7 @@ find("Lock").release = release_late
 
 @pytest.mark.all
 def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
-    """A job frees the VM after its result is there: on a busy host the next verb came between."""
+    """A job frees the VM after it has written its result, and on a busy host the next verb could come between."""
     set_constants(world, SLOW_RELEASE)
     with Session(world) as session:
         assert [session.ask(f"reset id=one-by-one-{number}")["outcome"] for number in range(3)] == ["done"] * 3
@@ -50,7 +50,7 @@ def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
 
 @pytest.mark.all
 def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
-    """A reader that hangs before it saw anything makes the state unknown, never stopped."""
+    """If a reader hangs before its first result, the state is unknown, never stopped."""
     set_constants(world, DEADLINES=DEADLINES | {"status": 10.0})
     with Session(world) as session:
         session.ask("status")
@@ -62,13 +62,13 @@ def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
 
 
 def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> None:
-    """The process that waits for the next question dies with it in its hands: another one answers."""
+    """If the process that waits for the next question dies when it gets one, another process answers it."""
     with Session(world) as session:
         session.ask("status")
         reader = descendants(session.process.pid)[0]
         signal_process(reader, signal.SIGSTOP)
         tag = session.send("status")
-        session.ask("history")  # taken after the status, and by another reader
+        session.ask("history")  # another reader takes it after the status
         signal_process(reader, signal.SIGKILL)
         assert session.result(tag)["state"] == "running"
 
@@ -76,7 +76,7 @@ def test_a_reader_that_is_killed_as_it_is_asked_is_replaced(world: World) -> Non
 @pytest.mark.real("fuse")
 @pytest.mark.parametrize("verb", sampled(["stop", "reset"], "stop"))
 def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: World, verb: str) -> None:
-    """The lock file, or QEMU's pid file, is on a file system that hangs: other requests are answered meanwhile."""
+    """The lock file or QEMU's pid file is on a file system that hangs. Other requests are still answered."""
     set_constants(world, ALIVE_EVERY=0.0, QUESTION_SECONDS=600.0)
     job_id, hangs = f"left-{verb}-0001", world.root / "var/lock/qemu-server"
     hangs.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def test_what_a_killed_job_left_is_looked_at_beside_the_other_requests(world: Wo
 
 
 def test_a_damaged_job_ends_no_session(world: World) -> None:
-    """A torn output line and a request of another version: the session answers, and continues."""
+    """After an incomplete output line or a request of another version, the session answers and continues."""
     jobs = world.root / f"run/breakglass/{VMID}/jobs"
     with Session(world) as session:
         session.ask("start id=damaged-1 by=operator")
@@ -110,14 +110,14 @@ def test_a_damaged_job_ends_no_session(world: World) -> None:
 
 
 def test_a_qemu_that_a_job_starts_is_not_spared_by_the_oom_killer(world: World) -> None:
-    """What a job has for itself it does not hand on."""
+    """A job does not pass its own protection on to QEMU."""
     execute(world, "cycle")
     with open(f"/proc/{world.pid}/oom_score_adj", encoding="ascii") as file:
         assert int(file.read()) >= 0
 
 
 def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
-    """Evidence before action, but never instead of it: the reset happens, and says what it went without."""
+    """Evidence comes before the action but never prevents it. The reset is done, and says which evidence is missing."""
     set_constants(world, 'def defect(*_):\n    raise KeyError("a defect")\n\n\nreplace(look_briefly=defect)')
     answer = execute(world, "reset")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
@@ -125,14 +125,14 @@ def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
 
 
 def test_no_path_leads_around_the_gate(service: Service) -> None:
-    """A newline behind the path is not the path."""
+    """A path with a newline after it is a different path."""
     reply = service.send("POST", "/pve%0a", b"{}")
     assert (reply.status, reply.json["error"]["code"]) == (404, "not-found")
 
 
 @pytest.mark.all
 def test_endless_trailers_are_cut(service: Service) -> None:
-    """Trailers do not end by themselves, so the connection gets one."""
+    """Endless trailers never end by themselves, so the handler ends the connection."""
     head = b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
     with socket.create_connection(("127.0.0.1", service.port), 10) as client:
         client.sendall(head)
@@ -142,7 +142,7 @@ def test_endless_trailers_are_cut(service: Service) -> None:
 
 @pytest.mark.all
 def test_many_who_find_nobody_are_told_so_together(service: Service, sshd: Sshd) -> None:
-    """A host that is gone: all of twelve are unreached, by one attempt that they share."""
+    """If the host is gone, twelve requests share one attempt, and all are unreached."""
     sshd.stop()
     service.not_answering()
     replies = service.together([{"verb": "reset"}] * 12)

@@ -1,7 +1,7 @@
 """Nights that ended badly on Proxmox's own software.
 
-A VM that was on must be on after a cycle, whatever else works on it, and off after a stop. A verb that was reported as
-failed must not happen later.
+A VM that was on must be on after a cycle and off after a stop, whatever other processes do to it. A verb that was
+reported as failed must not act later.
 """
 
 import re
@@ -42,7 +42,7 @@ def limits_of_qm(world: World) -> None:
 
 
 def wedge(world: World) -> int:
-    """Stop QEMU by a signal: nothing but SIGKILL ends it now. Return its pid."""
+    """Stop QEMU by a signal, so that only SIGKILL ends it. Return its pid."""
     pid = world.pid or 0
     signal_process(pid, signal.SIGSTOP)
     return pid
@@ -53,12 +53,12 @@ def ended(world: World, name: str) -> bool:
     return not any(name in command_line(pid) for pid in flock_pids(world))
 
 
-# --- qm is ended whole ---
+# --- qm is ended with its worker ---
 
 
 @pytest.mark.all
 def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
-    """A hook script keeps `qm stop` longer than it may: its worker is ended with it, and the cycle continues."""
+    """A hook script keeps `qm stop` too long. Its worker is ended with it, and the cycle continues."""
     before = world.pid
     hook(world, "pre-stop", 400)
     answer = execute(world, "cycle")
@@ -70,7 +70,7 @@ def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
 
 @pytest.mark.all
 def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
-    """Its answer is final: no worker is left that would start the VM, and the next start need not wait for one."""
+    """The answer is final. No worker is left that would start the VM, or for which the next start would wait."""
     assert world.qm("stop", str(VMID)).returncode == 0
     hook(world, "pre-start", 4000)
     answer = execute(world, "start")
@@ -84,7 +84,7 @@ def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
 
 @pytest.mark.all
 def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
-    """A QEMU of this VM that is in the scope and has no pid file yet would be a start that was reported as failed."""
+    """A QEMU in the scope without a pid file is ended, because it would be a start that was reported as failed."""
     assert world.qm("stop", str(VMID)).returncode == 0
     pids = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
     (world.root / "half.py").write_text("import signal\nsignal.pause()\n")
@@ -107,7 +107,7 @@ def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
 
 @pytest.mark.all
 def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> None:
-    """HA begins seconds later and then needs the whole ladder for a QEMU that is silent: then the cycle starts it."""
+    """HA begins seconds later and needs the whole ladder for a silent QEMU. After that, the cycle starts the VM."""
     under_ha(world)
     before = wedge(world)
     answer = execute(world, "cycle")
@@ -118,7 +118,7 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
 
 @pytest.mark.all
 def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
-    """A stop in Proxmox's own page holds the lock file for more than a minute. It is waited for, then the VM starts."""
+    """A stop from Proxmox's page holds the lock file for over a minute. The cycle waits for it and starts the VM."""
     before = world.pid
     hook(world, "pre-stop", 180)
     with another_stop(world):
@@ -130,7 +130,7 @@ def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
 
 @pytest.mark.parametrize("task", sampled(["shutdown", "reboot"], "shutdown"))
 def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: World, task: str) -> None:
-    """It would take its whole time and then fail; QEMU is ended without it, and the VM starts."""
+    """The shutdown would take its whole time and then fail. The cycle ends QEMU without it and starts the VM."""
     before = world.pid
     with another_stop(world, task, "--timeout", "3000"):
         answer = execute(world, "cycle")
@@ -140,7 +140,7 @@ def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: Worl
 
 @pytest.mark.all
 def test_a_stop_waits_for_the_one_under_way(world: World) -> None:
-    """One ladder is enough for a QEMU that is silent; the answer comes when nothing is left of it."""
+    """One ladder is enough for a silent QEMU. The answer comes once no process is left."""
     wedge(world)
     with another_stop(world):
         answer = execute(world, "stop")
@@ -162,7 +162,7 @@ def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> No
 
 
 def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: World) -> None:
-    """Here its own hook script has it rebooted after the stop, where that can't be called off."""
+    """Here the VM's hook script reboots it after the stop, when that can't be called off."""
     hook(world, "post-stop", 0, f": > {reboot_pending(world)}")
     answer = execute(world, "stop")
     verdict = answer.trailer["verdict"]
@@ -175,10 +175,10 @@ def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: Wo
 
 @pytest.mark.parametrize("verb", sampled(["cycle", "stop"], "cycle"))
 def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: str) -> None:
-    """After a quick restart it does so for half a minute, beside the new QEMU, and does nothing."""
+    """After a quick restart, a cleanup holds it for half a minute beside the new QEMU, and does nothing."""
     output = memory(world, "jobs/beside-a-cleanup/output")
     with another_cleanup(world) as cleanup, Session(world) as session:
-        signal_process(cleanup, signal.SIGSTOP)  # it keeps the lock file until the verb waits for it
+        signal_process(cleanup, signal.SIGSTOP)  # the cleanup keeps the lock file until the verb waits for that
         tag = session.send(f"{verb} id=beside-a-cleanup")
         until(lambda: output.exists() and f"waiting for {cleanup}" in output.read_text(), "the wait")
         signal_process(cleanup, signal.SIGCONT)
@@ -191,7 +191,7 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
 
 @pytest.mark.all
 def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: World) -> None:
-    """A process that exits loses its command line before its lock. It still has the patience of a cleanup."""
+    """A process that exits loses its command line before its lock. The verb still waits for it as for a cleanup."""
     set_constants(world, FLOCK_SECONDS=0.0)
     output = memory(world, "jobs/beside-an-exit/output")
     with ending_cleanup(world) as cleanup, Session(world) as session:
@@ -208,7 +208,7 @@ def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: 
 
 @pytest.mark.all
 def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world: World) -> None:
-    """The VM is off for now, and on a moment later, which is not what `stop` was asked for."""
+    """The VM is still off but would be on a moment later, so `stop` waits and then stops it."""
     assert world.qm("stop", str(VMID)).returncode == 0
     hook(world, "pre-start", 60)
     with another_stop(world, "start"):
@@ -219,7 +219,7 @@ def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world:
 
 @pytest.mark.all
 def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World) -> None:
-    """A person's stop is waited for; the mark by which the VM would start again after it is gone before it ends."""
+    """The verb waits for a person's stop, and removes the mark that would start the VM again before that ends."""
     wedge(world)
     reboot_pending(world).touch()
     with another_stop(world):
@@ -233,7 +233,7 @@ def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World)
 
 
 def killed(world: World, line: str, phase: str) -> dict[str, Any]:
-    """Kill every process of a verb while its `qm` is in a hook script; return what is answered when that has ended."""
+    """Kill every process of a verb while its `qm` is in a hook script. Return the answer after `qm` has ended."""
     gate = gated_hook(world, phase)
     with Session(world) as session:
         tag = session.send(f"{line} id=killed-job")
@@ -247,7 +247,7 @@ def killed(world: World, line: str, phase: str) -> dict[str, Any]:
 
 @pytest.mark.all
 def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
-    """Until then it is not known whether the VM will run, so the answer has the last state."""
+    """Before that, it is not known whether the VM will run, so the answer comes after it and has the last state."""
     assert world.qm("stop", str(VMID)).returncode == 0
     result = killed(world, "start", "pre-start")
     assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
@@ -256,17 +256,17 @@ def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
 
 @pytest.mark.all
 def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
-    """Its processes are gone and its `qm stop` continues, so the answer waits for that, and names the VM as off."""
+    """Its processes are gone but its `qm stop` continues. The answer waits for that and says that the VM is off."""
     result = killed(world, "cycle", "pre-stop")
     assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
     assert execute(world, "start").trailer["state"] == "running"
 
 
-# --- what is said of a VM that is off ---
+# --- answers about a VM that is off ---
 
 
 def test_a_vm_that_is_stranded_without_a_quorum_is_not_advised_to_start(world: World) -> None:
-    """The quorum was lost after the stop: a start is certain to be refused, and the evidence says why."""
+    """The quorum was lost after the stop. A start would certainly be refused, and the evidence says why."""
     hook(world, "post-stop", 0, f"chmod 555 {world.root}/etc/pve/nodes/demo")
     answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
@@ -291,7 +291,7 @@ Job.run = no_process
 
 @pytest.mark.all
 def test_a_host_that_can_begin_no_process_does_not_leave_the_vm_off_unsaid(world: World) -> None:
-    """The fork for `qm start` fails twice. That is a defect, but the answer says that the VM is off."""
+    """The fork for `qm start` fails twice. The answer reports a defect, but also that the VM is off."""
     set_constants(world, NO_START)
     answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]

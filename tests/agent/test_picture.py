@@ -1,4 +1,4 @@
-"""The console's picture: bounded while QEMU writes it, whatever the guest draws, and QEMU never notices."""
+"""The console's picture is bounded while QEMU writes it, whatever the guest draws, and QEMU is not disturbed."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
-# Without the limit: 183 MiB in /run for each capture, and QEMU's monitor busy for as long as that took.
+# Without the limit, each capture would write 183 MiB to /run and keep QEMU's monitor busy all that time.
 LARGE = (8000, 8000, 256)
 SMALL = (1600, 1200, 16)
 
@@ -45,7 +45,7 @@ def boot(world: World, width: int, height: int, vram: int, **constants: object) 
 
 
 def pictures_in_qemu(world: World) -> list[str]:
-    """Return the descriptors of ours that QEMU has."""
+    """Return our descriptors that QEMU still has."""
     links = []
     for path in Path(f"/proc/{world.pid}/fd").iterdir():
         try:
@@ -56,7 +56,7 @@ def pictures_in_qemu(world: World) -> list[str]:
 
 
 def assert_undisturbed(world: World, pid: int | None) -> None:
-    """Hold that the same QEMU runs, answers, and keeps no descriptor of ours."""
+    """Check that the same QEMU runs, answers, and keeps no descriptor of ours."""
     assert pid is not None
     assert world.pid == pid
     assert world.monitor("query-status") == {"running": True, "status": "running"}
@@ -69,7 +69,7 @@ def probes(job: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("width", "height", "vram"), sampled([LARGE, SMALL], SMALL))
 def test_a_guest_does_not_decide_how_large_the_picture_is(noisy: World, width: int, height: int, vram: int) -> None:
-    """QEMU's writing ends at the bound; the capture says so and has all else, and the VM continues."""
+    """QEMU's writing ends at the limit. The capture says so and has everything else, and the VM continues."""
     boot(noisy, width, height, vram, **({} if vram == LARGE[2] else {"RAW_BYTES": 1024 * 1024}))
     pid = noisy.pid
     answer = execute(noisy, "forensics id=large-picture")
@@ -86,7 +86,7 @@ def test_a_guest_does_not_decide_how_large_the_picture_is(noisy: World, width: i
 
 @pytest.mark.all
 def test_a_large_picture_is_kept_smaller(noisy: World) -> None:
-    """Of noise, which takes 5.8 MB as PNG, every second pixel of each direction is kept, and can be decoded."""
+    """Noise takes 5.8 MB as PNG, so every second pixel in each direction is kept. The result can be decoded."""
     boot(noisy, *SMALL)
     answer = execute(noisy, "forensics id=smaller-picture")
     assert answer.trailer["screen"] is True
@@ -99,7 +99,7 @@ def test_a_large_picture_is_kept_smaller(noisy: World) -> None:
 
 
 def decode(png: bytes) -> tuple[int, int]:
-    """Return the size of a PNG of 8 bits a colour, whose data is whole: libpng checks no more than this."""
+    """Return the size of a PNG with 8 bits a colour. Fail unless its data is complete, as libpng does."""
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     chunks, at = {}, 8
     while at < len(png):
@@ -118,7 +118,7 @@ def decode(png: bytes) -> tuple[int, int]:
 
 @pytest.mark.real("root", "mounts")
 def test_a_full_run_does_not_end_the_vm(noisy: World) -> None:
-    """There is no room for the picture. QEMU was ended by libpng's abort(3) when it wrote PNG to a full disk itself."""
+    """There is no room for the picture. If QEMU itself wrote a PNG to a full disk, libpng's abort(3) would end it."""
     boot(noisy, *SMALL)
     pid, place = noisy.pid, noisy.root / "run/breakglass"
     place.mkdir()
@@ -133,7 +133,7 @@ def test_a_full_run_does_not_end_the_vm(noisy: World) -> None:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-# The job is killed when QEMU has the descriptor, or while QEMU draws into it.
+# The job is killed once QEMU has the descriptor, or while QEMU draws into it.
 _DIES = """
 import json, os
 command = find("Qmp").command
@@ -152,7 +152,7 @@ _SENT = 'self._socket.sendall(json.dumps({"execute": name, "arguments": argument
     ("before", "size"), sampled([(_SENT, LARGE), (_SENT, SMALL), ("pass", SMALL)], (_SENT, SMALL)), ids=str
 )
 def test_a_job_that_is_killed_leaves_qemu_nothing(noisy: World, before: str, size: tuple[int, int, int]) -> None:
-    """Its guard ends the writing, has QEMU close the descriptor, and ends itself."""
+    """Its guard ends the writing, makes QEMU close the descriptor, and ends itself."""
     boot(noisy, *size)
     pid = noisy.pid
     set_constants(noisy, _DIES.format(before=before))
@@ -164,7 +164,7 @@ def test_a_job_that_is_killed_leaves_qemu_nothing(noisy: World, before: str, siz
 
 @pytest.mark.all
 def test_the_next_capture_removes_what_an_earlier_one_has_left(noisy: World) -> None:
-    """Job and guard were both killed: their descriptor is in an fdset whose number is always the same."""
+    """The job and its guard were both killed. Their descriptor is in an fdset whose number is always the same."""
     boot(noisy, *SMALL)
     pid = noisy.pid
     with constants_set(noisy, f"{_DIES.format(before=_SENT)}\nreplace(_guard=lambda *_: None)"):
@@ -176,7 +176,7 @@ def test_the_next_capture_removes_what_an_earlier_one_has_left(noisy: World) -> 
 
 @pytest.mark.all
 def test_a_paused_vm_keeps_no_descriptor_either(noisy: World) -> None:
-    """QEMU 9.0 and earlier would keep an empty one until the VM runs again; this one does not."""
+    """QEMU 9.0 and earlier keep an empty descriptor until the VM runs again. This version does not."""
     boot(noisy, *SMALL)
     noisy.monitor("stop")
     assert execute(noisy, "forensics").trailer["screen"] is True
@@ -185,7 +185,7 @@ def test_a_paused_vm_keeps_no_descriptor_either(noisy: World) -> None:
 
 @pytest.mark.all
 def test_a_picture_that_is_too_large_at_any_size_is_not_kept(world: World) -> None:
-    """The capture ends well without it."""
+    """The capture succeeds without the picture."""
     with constants_set(world, SCREEN_BYTES=50):
         answer = execute(world, "forensics id=no-room-for-it")
     assert (answer.code, answer.trailer["screen"]) == (0, False)
@@ -195,7 +195,7 @@ def test_a_picture_that_is_too_large_at_any_size_is_not_kept(world: World) -> No
 
 @pytest.mark.all
 def test_a_monitor_without_descriptors_gives_no_picture(short_dir: Path) -> None:
-    """There is no other way, so the capture says what QEMU said."""
+    """There is no other way to get the picture, so the capture has QEMU's error."""
     world = World(short_dir, qemu="")
     try:
         world.begin()
@@ -208,7 +208,7 @@ def test_a_monitor_without_descriptors_gives_no_picture(short_dir: Path) -> None
 
 @pytest.mark.parametrize("name", sampled(["screen.png", "output", "result.json"], "screen.png"))
 def test_no_file_of_a_job_is_copied_or_shown_beyond_its_bound(world: World, name: str) -> None:
-    """The host agent before this one could leave a picture of 183 MiB, of which history made 244 MiB of base64."""
+    """The previous host agent could leave a picture of 183 MiB, which `history` turned into 244 MiB of base64."""
     job = execute(world, "forensics id=left-by-another").trailer["job"]
     until(memory(world, "jobs", job, "archived").exists, "the copy")
     until(lambda: not processes(world, job), "the end of the archiving")
@@ -232,7 +232,7 @@ def test_no_file_of_a_job_is_copied_or_shown_beyond_its_bound(world: World, name
 
 
 def test_a_mapping_does_not_lift_the_limit() -> None:
-    """A QEMU that was taken over can map the memory to keep it writable; it gets no longer all the same."""
+    """A QEMU that was taken over can map the memory to keep it writable, but can't make it larger."""
     picture = os.memfd_create("picture", os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(picture, mmap.PAGESIZE)

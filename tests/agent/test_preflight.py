@@ -1,4 +1,4 @@
-"""What the agent finds out before it acts: whose lock it is, who holds the lock file, and what is left of a VM."""
+"""The agent's checks before it acts: the owner of a lock, the holder of the lock file, and leftovers of a VM."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def evidence(answer: Answer) -> str:
 
 @pytest.fixture
 def held(world: World) -> Iterator[str]:
-    """Hold the flock of the VM's configuration, as a running `qm start` does; the path of its file."""
+    """Hold the flock of the VM's configuration, as a running `qm start` does. Yields the path of its file."""
     path = world.root / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -38,7 +38,7 @@ def held(world: World) -> Iterator[str]:
         yield str(path)
 
 
-# --- whose lock it is ---
+# --- the owner of a lock ---
 
 
 def test_a_live_backup_is_named_and_waited_for(world: World) -> None:
@@ -55,7 +55,7 @@ def test_a_live_backup_is_named_and_waited_for(world: World) -> None:
 
 
 def test_a_live_task_is_found_without_the_index(world: World) -> None:
-    """A backup of many VMs has no number in its UPID, and an index that is not there hides no process."""
+    """A backup of many VMs has no number in its UPID. A missing index hides no process."""
     lock(world, "backup")
     with task("vzdump:"):
         answer = execute(world, "stop")
@@ -63,7 +63,7 @@ def test_a_live_task_is_found_without_the_index(world: World) -> None:
 
 
 def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
-    """A pid that is gone, or another process's now: the advice is `qm unlock` with its reason; and it is not run."""
+    """The pid is gone or belongs to another process. `qm unlock` is advised with its reason, but not run."""
     lock(world, "snapshot")
     upid = f"UPID:demo:{os.getpid():08X}:00000007:6743E000:qmsnapshot:{VMID}:root@pam:"  # our pid, another start time
     task_index(world, f"{upid} 1 6743E100 interrupted by signal")
@@ -83,13 +83,13 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
     task_index(world)
     answer = execute(world, "stop")
     assert "can't tell whether a task" in answer.trailer["verdict"]["sentence"]
-    # another test of this machine may have a task of a migration: then that one was seen, and is gone
+    # the task of another test
     assert re.search("could not tell whether its task still runs|look there too", evidence(answer))
     assert "qm unlock" not in evidence(answer)
 
 
 def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: World) -> None:
-    """The evidence says what this node knows, and where the other half is to be looked for."""
+    """The evidence says what this node knows, and where to look for the other half."""
     lock(world, "migrate")
     task_index(world, f"{dead_upid(f'qmigrate:{VMID}')} 0")
     answer = execute(world, "stop")
@@ -99,7 +99,7 @@ def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: 
 
 
 def test_a_console_is_no_owner(world: World) -> None:
-    """A look at the VM's screen is a task as well, and works on nothing."""
+    """A console is a task too, but does not work on the VM."""
     lock(world, "snapshot")
     with task(f"vncproxy:{VMID}") as upid:
         task_index(world, f"{upid} 0", f"{dead_upid(f'qmsnapshot:{VMID}')} 0")
@@ -109,7 +109,7 @@ def test_a_console_is_no_owner(world: World) -> None:
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
-    """/var/log hangs: the stop is refused in time, and nothing is said to be dead."""
+    """/var/log hangs. The stop is refused in time, and no owner is called dead."""
     lock(world, "backup")
     task_index(world)
     with constants_set(world, TASK_SECONDS=1.5), unserved_fuse(world.root / "var/log/pve"):
@@ -121,7 +121,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
 
 
 def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
-    """A backup has the disks as it found them, so a hung guest need not wait for it."""
+    """A backup copies the disks as they were at its begin, so a hung guest need not wait for it."""
     lock(world, "backup")
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
@@ -131,7 +131,7 @@ def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
 
 
 def test_a_reset_does_not_boot_a_guest_that_a_backup_keeps_standing(world: World) -> None:
-    """A stopped VM is backed up in a paused QEMU: `start` lets it continue as `qm start` does, a reset is not that."""
+    """A stopped VM is backed up in a paused QEMU. `start` lets it continue as `qm start` does, but a reset does not."""
     world.monitor("stop")
     lock(world, "backup")
     with task(f"vzdump:{VMID}") as upid:
@@ -144,7 +144,7 @@ def test_a_reset_does_not_boot_a_guest_that_a_backup_keeps_standing(world: World
 
 @pytest.mark.parametrize("kind", ["snapshot", "suspending"])
 def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: str) -> None:
-    """What another task does to the VM's memory or disks is not disturbed; what a dead one left protects nothing."""
+    """A reset does not disturb another task's work on the VM's memory or disks. A dead task's lock protects nothing."""
     lock(world, kind)
     with task(f"{'qmsuspend' if kind == 'suspending' else 'qmsnapshot'}:{VMID}") as upid:
         task_index(world, f"{upid} 0")
@@ -160,7 +160,7 @@ def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: s
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: Path) -> None:
-    """A `qm` that waits in the kernel is not merely slow: the cycle is refused, and its lock is free again."""
+    """If `qm` waits in the kernel, it is not just slow. The cycle is refused, and its lock is free again."""
     set_constants(world, QM_SECONDS=2.0)
     hung = short_dir / "hung"
     hung.mkdir()
@@ -178,7 +178,7 @@ def test_a_directory_of_path_that_hangs_keeps_no_lock(world: World, short_dir: P
 
 @pytest.mark.parametrize("verb", ["cycle", "start"])
 def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, held: str, verb: str) -> None:
-    """`qm start` would wait 10 s and fail, so the holder is named before anything is stopped."""
+    """`qm start` would wait 10 s and fail, so the refusal comes before anything is stopped, and names the holder."""
     before = world.pid
     if verb == "start":
         world.monitor("quit")
@@ -193,7 +193,7 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
 @pytest.mark.all
 @own_host
 def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
-    """A person pressed shutdown on a hung guest: its task holds the lock file until the VM is gone, and no longer."""
+    """A person shut a hung guest down. That task holds the lock file only until the VM is gone."""
     path, before = world.root / LOCK_FILE, world.pid
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -208,7 +208,7 @@ def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World
     assert world.pid not in (None, before)
 
 
-# --- what is left, and what can't be ended ---
+# --- leftover processes, and processes that can't be ended ---
 
 
 @own_host
@@ -229,7 +229,7 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
 def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
     """QEMU hangs in the kernel, so a cycle is refused.
 
-    Where a person has it done anyway and `qm stop` says done: exit 14, the process is named, and no start is tried,
+    If a person overrides that and `qm stop` succeeds, the result is exit 14 with the process's name. No start is tried,
     then or later, although /proc shows a zombie.
     """
     with vm_on_frozen_storage(short_dir) as world:
@@ -245,7 +245,7 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
         assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
         assert f"process {pid} lives" in evidence(answer)
         assert "qm start" not in answer.stdout
-        again = execute(world, "start")  # its first thread is a zombie now, and another one still has the disk
+        again = execute(world, "start")  # its first thread is a zombie now, but another thread still has the disk
         assert (again.code, again.trailer["verdict"]["code"]) == (12, "leftover")
 
 
@@ -253,7 +253,7 @@ def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> N
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 def test_one_word_lifts_all_that_a_dead_storage_refuses(short_dir: Path) -> None:
-    """`qm showcmd` waits in the kernel for the disk, as QEMU does: no refusal offers a word that another ignores."""
+    """`qm showcmd` waits in the kernel for the disk, as QEMU does. The same word must override both refusals."""
     with vm_on_frozen_storage(short_dir) as world:
         set_constants(world, TERM_SECONDS=1.0, QM_SECONDS=2.0)
         misbehave(world.root, mode="stop-unproven")
@@ -269,7 +269,7 @@ def test_one_word_lifts_all_that_a_dead_storage_refuses(short_dir: Path) -> None
         assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
 
 
-# --- a second word ---
+# --- VMs on other nodes ---
 
 
 def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
@@ -289,7 +289,7 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
 
 
 def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
-    """A QEMU that stands still while another node has its configuration belongs to a migration: no reset, no cont."""
+    """A paused QEMU whose configuration is on another node belongs to a migration, so there is no reset and no cont."""
     moved(world, lock="migrate")
     world.monitor("stop")
     for verb in ("reset", "start"):
@@ -299,7 +299,7 @@ def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
 
 @pytest.mark.all
 def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
-    """Who works on it comes before a start, and what HA makes of it."""
+    """The status names the lock's owner before it advises a start, and says what HA does."""
     execute(world, "stop")
     lock(world, "backup")
     verdict = execute(world, "status").trailer["verdict"]
@@ -312,7 +312,7 @@ def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
 
 @pytest.mark.all
 def test_a_capture_tells_what_ha_would_do(world: World) -> None:
-    """HA's word stands among the verdict's proof, and what `ha-manager status` is made of in the output."""
+    """HA's state is in the verdict's evidence, and the sources of `ha-manager status` are in the output."""
     under_ha(world)
     answer = execute(world, "forensics")
     assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in evidence(answer)
@@ -326,7 +326,7 @@ def test_a_capture_tells_what_ha_would_do(world: World) -> None:
 
 @pytest.mark.all
 def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
-    """The same owner as in a refusal; and who holds the lock file, by /proc/locks."""
+    """It names the same owner as a refusal, and the holder of the lock file by /proc/locks."""
     execute(world, "stop")
     lock(world, "backup")
     task_index(world, f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors")
@@ -335,11 +335,11 @@ def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
     assert any("job errors" in line for line in verdict["evidence"])
 
 
-# --- what the host's texts say ---
+# --- parsers of the host's texts ---
 
 
 def test_ha_is_read_as_ha_reads_it() -> None:
-    """A section with its indented properties; without a state it is to be started; another VM's says nothing."""
+    """A section has indented properties. Without a state it is to be started. Another VM's section does not count."""
     text = "vm: 102\n\tgroup g\n\tstate ignored\n\nvm: 103\n\tcomment x\n\nct: 104\n\tstate stopped\n"
     assert [parse_ha_requested(text, vmid) for vmid in (102, 103, 104, 10)] == ["ignored", "started", "", ""]
     assert parse_ha_requested("vm: 102\n\tstate enabled\n", 102) == "started"
@@ -357,7 +357,7 @@ def test_a_snapshots_lock_is_not_the_vms() -> None:
 
 
 def test_the_guests_of_the_cluster_are_read() -> None:
-    """A container is told from a VM; a damaged list has no entries."""
+    """Containers are distinguished from VMs. A damaged list has no entries."""
     text = '{"ids": {"102": {"node": "pve2", "type": "qemu"}, "200": {"node": "pve1", "type": "lxc"}}}'
     assert parse_vmlist(text) == {
         102: VmlistEntry("pve2", is_container=False),
@@ -379,7 +379,7 @@ def test_the_guests_of_the_cluster_are_read() -> None:
     ],
 )
 def test_an_odd_guest_costs_itself_only(odd: str) -> None:
-    """The other entries of the list stay known: a VM on another node, and a container."""
+    """The other entries of the list are still read: a VM on another node, and a container."""
     text = f'{{"ids": {{"102": {{"node": "pve2"}}, {odd}, "200": {{"node": "pve1", "type": "lxc"}}}}}}'
     assert parse_vmlist(text) == {
         102: VmlistEntry("pve2", is_container=False),

@@ -1,4 +1,4 @@
-"""When a host was last proven: what writes it, what it survives, and that no verb waits for it."""
+"""When a host was last proven: what proves it, how that is stored, and that no verb waits for the disk."""
 
 import fcntl
 import json
@@ -37,7 +37,7 @@ def on_disk(world: World) -> object:
 
 
 def proven(world: World) -> object:
-    """Return what the next answers of the host say."""
+    """Return the proof in the host's next answers."""
     proven_field = execute(world, "status").trailer["proven"]
     assert execute(world, "ping").trailer["proven"] == proven_field
     return proven_field
@@ -48,14 +48,14 @@ def without_time(proven_field: dict[str, object]) -> dict[str, object]:
 
 
 def test_a_host_that_was_never_proven_says_so(world: World) -> None:
-    """Neither a status nor a cycle proves it without the word; the field is there all the same."""
+    """Without `proves`, neither a status nor a cycle proves it, but the answer has the field."""
     assert proven(world) is None
     assert execute(world, "cycle by=op").trailer["proven"] is None
     assert proven(world) is None
 
 
 def test_a_doctor_proves_the_host(world: World) -> None:
-    """Its status says so itself, each later answer does, and the disk keeps it for the time after a boot."""
+    """The status of doctor and each later answer have the proof, and the disk keeps it for the time after a boot."""
     proven_field = execute(world, DOCTOR).trailer["proven"]
     assert without_time(proven_field) == {"by": "doc", "how": "doctor", "vm": VMID}
     assert proven(world) == proven_field
@@ -65,7 +65,7 @@ def test_a_doctor_proves_the_host(world: World) -> None:
 
 
 def test_a_drill_proves_the_host(world: World) -> None:
-    """The newest counts. The job has it in its result, also for a request that attaches."""
+    """The newest proof counts. The job's result has it, even for a request that attaches."""
     execute(world, DOCTOR)
     drill = "cycle id=drill-0001 by=op proves=drill"
     answer = execute(world, drill)
@@ -76,7 +76,7 @@ def test_a_drill_proves_the_host(world: World) -> None:
 
 
 def test_what_did_not_work_proves_nothing(world: World) -> None:
-    """A drill that was refused because the VM is locked."""
+    """A drill that is refused, because the VM is locked, is no proof."""
     lock(world, "backup")
     answer = execute(world, "cycle by=op proves=drill")
     assert (answer.code, answer.trailer["proven"]) == (12, None)
@@ -86,7 +86,7 @@ def test_what_did_not_work_proves_nothing(world: World) -> None:
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_late_status_proves_nothing(world: World) -> None:
-    """The host answered only in part."""
+    """A late status is no proof, because the host answered only in part."""
     with constants_set(world, DEADLINES=DEADLINES | {"status": 3.0}), unserved_fuse(world.root / "run/qemu-server"):
         answer = execute(world, DOCTOR)
     assert (answer.code, answer.trailer["state"], answer.trailer["proven"]) == (14, "unknown", None)
@@ -94,20 +94,20 @@ def test_a_late_status_proves_nothing(world: World) -> None:
 
 @pytest.mark.parametrize(("exit_code", "state"), [(0, "unknown"), (13, "running"), (14, "stopped")])
 def test_no_state_is_no_proof(world: World, exit_code: int, state: str) -> None:
-    """A QEMU whose state is a word that QEMU does not have was asked, and that proves too little."""
+    """If QEMU reports a state that QEMU does not have, that proves too little."""
     host, request = Host(VMID, str(world.root)), Request("status", by="doc", proves="doctor")
     assert with_proven(host, request, Result(exit_code, state)).extra == {"proven": None}
 
 
 def test_a_read_only_key_proves_nothing(world: World) -> None:
-    """It could make a dead path look well."""
+    """Otherwise, it could make a broken connection look healthy."""
     answer = execute(world, DOCTOR, "--vms", str(VMID), "--read-only")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     assert proven(world) is None
 
 
 def test_after_a_boot_ping_brings_it_back(world: World) -> None:
-    """A handler pings when it connects, and from then on each answer has it; a newer one is not replaced by it."""
+    """A handler pings when it connects. Then each answer has the disk's proof, unless there is a newer one."""
     proven_field = execute(world, DOCTOR).trailer["proven"]
     until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     lose_run(world)
@@ -123,7 +123,7 @@ def test_after_a_boot_ping_brings_it_back(world: World) -> None:
 @own_host
 @pytest.mark.real("fuse")
 def test_a_disk_that_is_slow_after_a_boot_is_asked_again(world: World) -> None:
-    """The ping does not wait for it, and a later one has it."""
+    """The ping does not wait for the disk, and a later ping has the proof."""
     proven_field = execute(world, DOCTOR).trailer["proven"]
     until(lambda: on_disk(world) == proven_field, "the copy on the disk")
     lose_run(world)
@@ -134,7 +134,7 @@ def test_a_disk_that_is_slow_after_a_boot_is_asked_again(world: World) -> None:
 
 
 def test_one_process_at_a_time_is_at_the_disk(world: World) -> None:
-    """One that hangs there for days, which no signal ends, holds up no second one."""
+    """If one process hangs at the disk for days and no signal ends it, no second process starts."""
     execute(world, "ping")
     (world.root / DISK).parent.mkdir(parents=True, exist_ok=True)
     (world.root / DISK).write_text('{"at":"2026-11-27T03:12:09Z","by":"a","how":"drill","vm":102}')
@@ -167,7 +167,7 @@ WORTHLESS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ["fifo", *(pytest.param(kind, marks=pytest.mark.all) for kind in list(WORTHLESS)[1:])])
 def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> None:
-    """A fifo, or a device that never ends, in the place of either file: answers come at once, and have no proof."""
+    """If a FIFO or an endless device is in the place of a file, answers come at once and have no proof."""
     for name in reversed(FILES):
         (world.root / name).parent.mkdir(exist_ok=True, parents=True)
         WORTHLESS[kind](world.root / name)
@@ -183,7 +183,7 @@ def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> No
 @own_host
 @pytest.mark.real("fuse")
 def test_no_verb_waits_for_a_disk_that_hangs(world: World) -> None:
-    """The answers come at once, with what tmpfs has; one process is stuck, however often the host is proven."""
+    """The answers come at once with the proof in tmpfs. Only one process is stuck, however often the host is proven."""
     booted_an_hour_ago(world)
     (world.root / "var/lib").mkdir(parents=True, exist_ok=True)
     with unserved_fuse(world.root / "var/lib"), Session(world) as session:
@@ -196,7 +196,7 @@ def test_no_verb_waits_for_a_disk_that_hangs(world: World) -> None:
 
 @own_host
 def test_where_run_is_full_the_verb_is_done_all_the_same(world: World) -> None:
-    """The result tells what is known: nothing."""
+    """The verb is done, and its result says that no proof is known."""
     set_constants(
         world, "def full(path, text):\n    raise OSError(28, 'No space left on device')\nreplace(_record_proven=full)"
     )

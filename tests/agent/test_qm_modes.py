@@ -1,6 +1,6 @@
-"""Each failure of Proxmox in its exact words, driven through the agent: how the verb ends, and what it advises.
+"""Each failure of Proxmox in its exact words, through the host agent: how the verb ends, and its advice.
 
-Nothing was stopped that could not be started again.
+No VM is stopped that could not be started again.
 """
 
 import os
@@ -37,7 +37,7 @@ def stopped(world: World) -> None:
 
 
 def silent(world: World) -> None:
-    """Stop QEMU by a signal: neither QMP nor SIGTERM gets an answer."""
+    """Stop QEMU by a signal, so that neither QMP nor SIGTERM has an effect."""
     signal_process(world.pid, signal.SIGSTOP)
 
 
@@ -58,15 +58,15 @@ def ha(requested: str = "started", seen: str = "started", **mode: Any) -> Callab
 
 
 def clock_ahead(world: World) -> None:
-    """Have HA's services work, and write times of an hour ago: so do nodes whose clocks are an hour behind."""
+    """Let HA's services work but write times of an hour ago, as nodes do whose clocks are an hour behind."""
     under_ha(world, clock=-3600)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A host, a verb on it, and how that must end.
+    """A host, a verb on it, and its expected end.
 
-    `says`: texts that a person is shown. `process`: whether the VM's process is the `same` afterwards, a `new` one, or
+    `says`: texts that a person sees. `process`: whether the VM's process is then the `same`, a `new` one, or
     `none`. `haste`: the agent's deadlines, made short.
     """
 
@@ -317,7 +317,7 @@ CASES = {
 }
 
 
-# The other kinds of lock, and the words and the verbs that other cases, or test_preflight.py, have in their place.
+# The other kinds of lock. Other cases, or test_preflight.py, have these words and verbs with another lock.
 REPEATED = {f"locked ({kind}): no cycle" for kind in KINDS[1:]}
 REPEATED |= {"systemd", "other node: no start", "other node: no stop", "other node: its QEMU is here all the same"}
 REPEATED |= {"no quorum: stop", "no quorum: no start", "no quorum, found out late", "locked: no start"}
@@ -336,7 +336,7 @@ REPEATED |= {"HA without quorum: reset", "HA error: no start", "HA error: a stop
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    """One host for the whole table; each case gets it back as it was."""
+    """One host for the whole table. It is restored after each case."""
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=20)
         hasten(world)
@@ -353,7 +353,7 @@ def run(world: World, case: Case) -> Answer:
 
 @pytest.mark.parametrize("name", sampled(CASES, *[name for name in CASES if name not in REPEATED]))
 def test_each_failure_of_proxmox_ends_as_it_must(shared: World, name: str) -> None:
-    """Exit code, verdict, the words that a person needs, and what became of the VM's process."""
+    """Each case has its exit code, its verdict, the words that a person needs, and the state of the VM's process."""
     case = CASES[name]
     restore(shared)
     case.place(shared)
@@ -368,12 +368,12 @@ def test_each_failure_of_proxmox_ends_as_it_must(shared: World, name: str) -> No
 
 
 def test_every_mode_is_driven() -> None:
-    """A failure that the stand-in can play is one that a case above plays."""
+    """A case above plays each failure that the stand-in can play."""
     assert set(MODES) == {case.mode for case in CASES.values()} - {""}
 
 
 def test_the_stand_in_says_proxmoxs_words(shared: World) -> None:
-    """The code that was measured, the task's reason last and without a prefix, `status: X` and nothing else."""
+    """Its exit code is Proxmox's own, the task's reason comes last, without a prefix, and `status: X` is all."""
     restore(shared)
     assert shared.qm("status", "102").stdout == "status: running\n"
     assert "running-qemu: " in shared.qm("status", "102", "--verbose").stdout

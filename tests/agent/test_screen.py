@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark
 
 APART = 0.3  # seconds, in place of 1
 
-# Each drawing writes its time; while there is a file `hold`, it does not continue.
+# Each drawing writes its time. It waits while the file `hold` exists.
 _COUNTED = """
 import os, time
 draw = find("draw_picture")
@@ -45,7 +45,7 @@ replace(draw_picture=counted)
 
 @pytest.fixture
 def brief(world: World) -> Iterator[World]:
-    """A host whose painters end soon after their drawing, for which they have time, and that has none yet."""
+    """A host without a painter. Its painters have much time for a drawing, and end soon after it."""
     with constants_set(world, APART_SECONDS=APART, DRAW_SECONDS=30.0, ASK_SECONDS=60.0, GUEST_SECONDS=10.0):
         until(lambda: sockets(world) == 0, "the end of an earlier painter")
         yield world
@@ -53,7 +53,7 @@ def brief(world: World) -> Iterator[World]:
 
 @pytest.fixture
 def counted(brief: World) -> Iterator[World]:
-    """The same, and it writes down each drawing."""
+    """The same host, which also records each drawing."""
     (brief.root / "drawn").unlink(missing_ok=True)
     with constants_set(brief, _COUNTED.format(root=brief.root)):
         yield brief
@@ -61,14 +61,14 @@ def counted(brief: World) -> Iterator[World]:
 
 
 def drawings(world: World) -> list[tuple[float, int]]:
-    """Return when each picture was drawn, and by which process."""
+    """Return the time and the process of each drawing."""
     path = world.root / "drawn"
     lines = path.read_text().splitlines() if path.exists() else []
     return [(float(at), int(pid)) for at, pid in map(str.split, lines)]
 
 
 def sockets(world: World) -> int:
-    """Return how many sockets have the painter's name: its own, and one for each asker."""
+    """Return how many sockets have the painter's name, which are its own and one for each request."""
     name = f"@{world.root}/run/qemu-server/{VMID}.qmp"
     return sum(line.endswith(f" {name}") for line in Path("/proc/net/unix").read_text().splitlines())
 
@@ -83,7 +83,7 @@ def records(world: World) -> list[str]:
 
 
 def test_the_picture_is_all_that_there_is(world: World) -> None:
-    """An answer with the picture, its time and the state; no job, no id, and no file anywhere."""
+    """The answer has the picture, its time and the state. There is no job, no id and no file."""
     before = records(world)
     answer = execute(world, f"screen vm={VMID}")
     assert (answer.code, answer.trailer["outcome"], answer.trailer["stage"]) == (0, "done", "screen")
@@ -113,7 +113,7 @@ def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
 
 
 def test_one_picture_a_second(counted: World) -> None:
-    """Who asks again gets the same one, and a new one once the second is over."""
+    """A second request within a second gets the same picture, and a later one gets a new picture."""
     with Session(counted) as session:
 
         def are_drawn() -> bool:
@@ -126,7 +126,7 @@ def test_one_picture_a_second(counted: World) -> None:
 
 
 def test_a_painter_that_dies_is_replaced(counted: World) -> None:
-    """The one who asked does not notice, so a second painter draws."""
+    """A second painter draws, so the client does not notice."""
     (counted.root / "hold").touch()
     with ThreadPoolExecutor(1) as pool:
         requests = pool.submit(execute, counted, "screen")
@@ -139,7 +139,7 @@ def test_a_painter_that_dies_is_replaced(counted: World) -> None:
 
 @pytest.mark.all
 def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
-    """The asker gives up at its limit, whatever holds the painter up."""
+    """The request ends at its time limit, whatever delays the painter."""
     (counted.root / "hold").touch()
     with constants_set(counted, ASK_SECONDS=0.5):
         answer = execute(counted, "screen")
@@ -148,7 +148,7 @@ def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
 
 
 def test_a_painter_of_another_version_is_understood() -> None:
-    """Two sessions on one host can be of two versions for a while: what only one of them knows is left out."""
+    """Two sessions on one host can have two versions for a while. Fields that only one of them knows are ignored."""
     fd = os.memfd_create("picture")
     os.write(fd, b'{"state": "running", "about": "1 x 1", "png": null, "newer": 1}')
     look = _receive_look(fd)
@@ -156,7 +156,7 @@ def test_a_painter_of_another_version_is_understood() -> None:
 
 
 def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
-    """Its connection ends while the picture is drawn; the next one gets it."""
+    """Its connection ends while the picture is drawn. The next request gets the picture."""
     (counted.root / "hold").touch()
     session = Session(counted)
     session.send("screen")
@@ -175,7 +175,7 @@ def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
 
 
 def test_the_guest_agent_is_reported(world: World) -> None:
-    """The answer says beside the picture whether the agent answers, so that a client knows that the guest is back."""
+    """The answer also says whether the guest agent answers, so that a client knows that the guest is back."""
     for answers, word, seconds in ((True, "answers", 10.0), (False, "silent", 0.2)):
         with agent_port(qga(world), answers), constants_set(world, GUEST_SECONDS=seconds):
             until(lambda: sockets(world) == 0, "the end of an earlier painter")
@@ -196,7 +196,7 @@ def assert_no_picture(answer: Answer, state: str, sentence: str) -> dict[str, ob
 
 
 def test_a_wedged_qemu_is_said(world: World) -> None:
-    """QEMU's process is stopped: the answer comes, says so, and advises a look."""
+    """QEMU's process is stopped. The answer still comes, says so, and advises forensics."""
     with constants_set(world, QMP_SECONDS=0.5):
         signal_process(world.pid, signal.SIGSTOP)
         try:
@@ -209,7 +209,7 @@ def test_a_wedged_qemu_is_said(world: World) -> None:
 
 @pytest.mark.all
 def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
-    """The monitor answered and then went silent. The guard ends itself, and the next picture is there."""
+    """The monitor answered and then became silent. The guard ends by itself, and the next picture works."""
     stops = f'draw = find("_have_it_drawn")\ndef stopping(*words):\n    import os\n    os.kill({world.pid}, 19)\n'
     with constants_set(world, f"{stops}    return draw(*words)\nreplace(_have_it_drawn=stopping)", DRAW_SECONDS=0.5):
         try:
@@ -223,7 +223,7 @@ def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
 
 
 def test_a_vm_that_is_off_is_said(place: Callable[[str], World]) -> None:
-    """No QEMU, no picture, and no advice, because it may run on another node."""
+    """Without a QEMU there is no picture and no advice, because the VM may run on another node."""
     off = place("stopped")
     verdict = assert_no_picture(
         execute(off, "screen"), "stopped", "no QEMU of this VM runs on this host, so there is no picture"
@@ -252,7 +252,7 @@ def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
 
 
 def test_a_defect_is_no_storm_of_painters(counted: World) -> None:
-    """What the painter can't draw it says to each that asks, for its second."""
+    """If the painter can't draw, it sends the error to each request in its second."""
     (counted.root / "hold").touch()
     odd = 'after = find("draw_picture")\ndef odd(*words):\n    after(*words)\n    raise RuntimeError("odd")\n'
     with constants_set(counted, f"{odd}replace(draw_picture=odd)"), Session(counted) as session:
@@ -268,7 +268,7 @@ def test_a_defect_is_no_storm_of_painters(counted: World) -> None:
 
 
 def test_a_read_only_key_gets_no_picture_by_it(counted: World) -> None:
-    """It has those of captures."""
+    """A read-only key can read only the pictures of captures."""
     answer = execute(counted, "screen", "--read-only")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     assert drawings(counted) == []
@@ -292,7 +292,7 @@ else:
 
 
 def start_other(world: World, how: str) -> "subprocess.Popen[str]":
-    """Have a process of another user of the host ask the painter, or take its name."""
+    """Run a process of another user of the host that asks the painter, or takes its name."""
     name = f"{world.root}/run/qemu-server/{VMID}.qmp"
     other = subprocess.Popen(
         [sys.executable, "-c", _OTHER, name, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -304,7 +304,7 @@ def start_other(world: World, how: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.real("root")
 def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
-    """It finds the painter's socket, which any user can, and gets nothing from it."""
+    """Any user can find the painter's socket, but another user gets nothing from it."""
     (counted.root / "hold").touch()
     with ThreadPoolExecutor(1) as pool:
         requests = pool.submit(execute, counted, "screen")
@@ -317,7 +317,7 @@ def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
 
 @pytest.mark.real("root")
 def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
-    """A process that has taken the painter's name is not believed, so the answer says whose it is."""
+    """A process that has taken the painter's name is not trusted. The answer says which user owns it."""
     other = start_other(counted, "has")
     try:
         answer = execute(counted, "screen")
@@ -331,13 +331,13 @@ def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
 
 
 def test_a_session_holds_as_many_as_it_reads_at_once() -> None:
-    """One picture of each of many VMs, for a client that reads slowly, does not end the session."""
+    """Pictures of many VMs at once, for a client that reads slowly, do not end the session."""
     assert MOST_TASKS * (LIVE_BYTES * 4 // 3 + 4096) < MOST_UNSENT
 
 
 @pytest.mark.all
 def test_the_largest_picture_goes_through(short_dir: Path) -> None:
-    """Noise, which PNG can't make smaller, is thinned out until a slow line can carry it."""
+    """PNG can't compress noise, so the picture is thinned out until a slow line can carry it."""
     world = World(short_dir)
     try:
         boot_noise(world, 1600, 1200, 16)

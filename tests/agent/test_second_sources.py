@@ -1,4 +1,4 @@
-"""Where the first source can't tell, or tells less: the guest's agent, and the word of `qm status`."""
+"""Second sources, for when the first one can't tell: the guest agent, and the word of `qm status`."""
 
 import json
 import os
@@ -36,9 +36,9 @@ def qga(world: World) -> Path:
 
 @contextmanager
 def agent_port(path: Path, answers: bool, freeze: dict[str, object] | None = None) -> Iterator[None]:
-    """Serve the guest agent's socket: as an agent would, or as the port of a guest that has none.
+    """Serve the guest agent's socket as an agent would, or as the port of a guest without an agent.
 
-    `freeze` is its answer to guest-fsfreeze-status; None keeps that back for ever.
+    `freeze` is its answer to guest-fsfreeze-status. With None, it never answers that.
     """
     with socket.socket(socket.AF_UNIX) as listener:
         path.unlink(missing_ok=True)
@@ -72,9 +72,9 @@ def _serve(listener: socket.socket, answers: bool, freeze: dict[str, object] | N
 
 @contextmanager
 def lying_monitor(world: World, word: str) -> Iterator[None]:
-    """Stand in QEMU's place on its monitor, as a QEMU that was taken over can, and say `word` for the state.
+    """Replace QEMU on its monitor, as a QEMU that was taken over can, and report `word` as the state.
 
-    As with QEMU, the answer to a client that has left comes to the next one.
+    As QEMU does, it sends the answer for a client that has left to the next one.
     """
     path = world.root / f"run/qemu-server/{VMID}.qmp"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -108,7 +108,7 @@ def _lie(listener: socket.socket, word: str) -> None:
 
 @pytest.mark.real("qemu")
 def test_the_states_are_qemus_own(world: World) -> None:
-    """The list is the one that this QEMU describes itself (query-qmp-schema)."""
+    """The list of states equals the one in this QEMU's own schema (query-qmp-schema)."""
     schema = world.monitor("query-qmp-schema")
     assert isinstance(schema, list)
     kinds = {kind["name"]: kind for kind in schema}
@@ -118,14 +118,14 @@ def test_the_states_are_qemus_own(world: World) -> None:
 
 
 def test_the_answer_to_another_client_is_not_ours(world: World) -> None:
-    """Else every answer of this conversation would be that of the command before."""
+    """It is skipped. Otherwise, each answer would be that of the previous command."""
     with lying_monitor(world, "running"):
         assert execute(world, "status").trailer["state"] == "running"
 
 
 @pytest.mark.parametrize("word", sampled(["RUNNING!", "running\n", "stopped", "elsewhere", "unknown"], "RUNNING!"))
 def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: str) -> None:
-    """A QEMU that was taken over says it; the page would send it back as `if_state`, and every button would fail."""
+    """A QEMU that was taken over can send it. The page would send it back as `if_state`, so each button would fail."""
     with lying_monitor(world, word):
         answer = execute(world, "status")
     assert (answer.code, answer.trailer["state"]) == (0, "unknown")
@@ -133,7 +133,7 @@ def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: s
 
 
 def test_the_guest_agent_is_reported(world: World) -> None:
-    """It answers: said in the output and in the trailer."""
+    """If it answers, the output and the trailer say so."""
     set_constants(world, AGENT_PING_SECONDS=10.0)
     with agent_port(qga(world), answers=True):
         answer = execute(world, "reset")
@@ -143,7 +143,7 @@ def test_the_guest_agent_is_reported(world: World) -> None:
 
 @pytest.mark.all
 def test_the_guest_agent_is_not_required(world: World) -> None:
-    """It is silent: said, and the reset is done all the same; without a port nothing is said."""
+    """If it is silent, the output says so, and the reset is still done. Without a port, the output says nothing."""
     with agent_port(qga(world), answers=False):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["outcome"], answer.trailer["agent"]) == (0, "done", "silent")
@@ -172,7 +172,7 @@ FREEZE: dict[str, tuple[dict[str, object] | None, str]] = {
 
 @pytest.mark.parametrize("name", FREEZE)
 def test_the_guest_agent_is_asked_whether_the_file_systems_are_frozen(short_dir: Path, name: str) -> None:
-    """One that does not allow the question or is late with it still answers; another client's answer is not ours."""
+    """An agent that refuses the question or is late counts as answering. Another client's answer is skipped."""
     answer, state = FREEZE[name]
     path = short_dir / "qga"
     with agent_port(path, answers=True, freeze=answer):
@@ -186,7 +186,7 @@ def test_the_guest_agent_is_asked_whether_the_file_systems_are_frozen(short_dir:
 
 @pytest.fixture
 def with_open_port(short_dir: Path) -> Iterator[World]:
-    """A VM whose QEMU says that the guest has opened the agent's port; a test serves the socket itself."""
+    """A VM whose QEMU says that the guest has opened the agent's port. A test itself serves the socket."""
     with closing(World(short_dir)) as world:
         command = world.root / "vm.json"
         words = ["-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0"]
@@ -199,7 +199,7 @@ def with_open_port(short_dir: Path) -> Iterator[World]:
 @pytest.mark.real("qemu")
 @pytest.mark.parametrize("runs", [True, pytest.param(False, marks=pytest.mark.all)], ids=["runs", "has ended"])
 def test_a_frozen_guest_is_not_called_healthy(with_open_port: World, runs: bool) -> None:
-    """Its agent answers, and each of its services that writes waits. The backup that did it is named."""
+    """The agent answers, but every service that writes waits. The verdict names the backup that froze the guest."""
     world = with_open_port
     set_constants(world, SAMPLES_APART=1.5)
     with task(f"vzdump:{VMID}") as upid, agent_port(qga(world), answers=True, freeze={"return": "frozen"}):
@@ -220,7 +220,7 @@ def test_a_frozen_guest_is_not_called_healthy(with_open_port: World, runs: bool)
 @pytest.mark.real("qemu")
 @pytest.mark.all
 def test_a_backup_that_starves_the_guest_is_named(short_dir: Path) -> None:
-    """Its disks are as still as frozen ones: the command ends the backup's task, and no cycle is advised."""
+    """Its disks look frozen. The advised command ends the backup's task, and no cycle is advised."""
     world = World(short_dir, scenario="disk-frozen")
     try:
         world.begin()
@@ -236,7 +236,7 @@ def test_a_backup_that_starves_the_guest_is_named(short_dir: Path) -> None:
 
 @pytest.mark.all
 def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
-    """/proc does not answer for QEMU and QEMU does not either: `if=` is judged by `qm status`, and that is said."""
+    """If neither /proc nor QEMU answers, `qm status` decides about `if=`, and the answer says so."""
     pid = world.pid
     assert pid is not None
     short = ("QMP", "PROC", "READ", "TASK", "QUIT", "TERM", "KILL", "SETTLE", "AFTERMATH")
@@ -274,7 +274,7 @@ def with_agent_port(short_dir: Path) -> Iterator[World]:
 @pytest.mark.slow
 @pytest.mark.real("qemu")
 def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
-    """QEMU knows that no program in the guest has opened the port, so no reset or capture reports a silence."""
+    """QEMU knows that no program in the guest has opened the port, so no reset or capture calls the agent silent."""
     set_constants(with_agent_port, SAMPLES_APART=0.3, SHORT_APART=0.1)
     host = Host(VMID, str(with_agent_port.root))
     assert ping_guest_agent(host, 0.3) == "silent"
@@ -285,7 +285,7 @@ def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: W
 
 
 def test_an_agents_port_is_open_or_not() -> None:
-    """query-chardev tells; a VM without the port is a third case."""
+    """query-chardev distinguishes them, and a VM without the port is a third case."""
     monitor: dict[str, object] = {"label": "charmonitor", "frontend-open": True}
     assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": True}]) is True
     assert is_agent_port_open([monitor, {"label": "qga0", "frontend-open": False}]) is False

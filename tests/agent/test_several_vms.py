@@ -15,7 +15,7 @@ SEVERAL = ("--vms", f"{VMID},110-119")
 
 
 def guests(world: World, **kinds: str) -> None:
-    """Have the cluster know these guests besides, by `vm110="lxc"`, on another node."""
+    """Add these guests to the cluster, such as `vm110="lxc"`, on another node."""
     ids = {name.removeprefix("vm"): {"node": "pve2", "type": kind, "version": 3} for name, kind in kinds.items()}
     (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
 
@@ -36,7 +36,7 @@ def test_a_key_for_several_vms_needs_a_number(world: World, line: str) -> None:
 
 
 def test_a_key_serves_its_list_and_no_other_vm(world: World) -> None:
-    """Each VM of the list is served, also one in the middle of a range, and the next number is not."""
+    """Each VM of the list is served, even in the middle of a range, but the next number is not."""
     assert execute(world, f"status vm={VMID}", *SEVERAL).trailer["state"] == "running"
     assert execute(world, "status vm=115", *SEVERAL).code == 0
     for other in (101, 109, 120, 1102):
@@ -51,13 +51,13 @@ def test_a_key_for_every_vm_serves_each(world: World) -> None:
 
 @pytest.mark.parametrize("words", [("--vms", ""), ("--vms", "102,"), ("--vm", "102")], ids=str)
 def test_a_forced_command_that_is_not_clear_serves_nothing(world: World, words: tuple[str, str]) -> None:
-    """A damaged list and an option that there is not end the command before anything is read."""
+    """A damaged list or an unknown option ends the command before anything is read."""
     answer = execute(world, "reset", *words)
     assert (answer.code, answer.trailer) == (2, {})
 
 
 def test_ping_says_what_the_key_reaches(world: World) -> None:
-    """The handler believes the answer: version, node, the VMs of the key, and whether it can change power."""
+    """The handler relies on the answer's version, node, list of VMs, and whether the key can change power."""
     answer = execute(world, "ping", *SEVERAL, "--read-only").trailer
     node = os.uname().nodename.partition(".")[0]
     fields = {name: answer[name] for name in ("version", "node", "vms", "read_only", "quorum", "records")}
@@ -85,7 +85,7 @@ def test_one_session_serves_all_vms_and_keeps_their_records_apart(world: World) 
 
 
 def test_what_changes_power_waits_for_no_read(world: World) -> None:
-    """There is no room for a read, and a reset behind three of them is done; so is a ping."""
+    """Although there is no room for a read, a reset behind three reads is done, and so is a ping."""
     set_constants(world, MOST_TASKS=0)
     with Session(world, several(world)) as session:
         lines = [f"status vm={VMID}", "status vm=110", f"history vm={VMID}", f"reset vm={VMID} id=ahead-0001", "ping"]
@@ -95,7 +95,7 @@ def test_what_changes_power_waits_for_no_read(world: World) -> None:
 
 
 def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
-    """The queue has an end, and the requests beyond it are answered instead of kept."""
+    """The queue is bounded, and requests beyond the bound are answered with a refusal."""
     set_constants(world, MOST_TASKS=0, MOST_WAITING=1)
     with Session(world, several(world)) as session:
         tags = session.send_all(["status vm=102", "status vm=102"])
@@ -106,7 +106,7 @@ def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
 
 @pytest.mark.all
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:
-    """The sentence names pct; no verb acts, and no state is said of it, because no QEMU is no sign of a container."""
+    """The sentence names pct. No verb acts, and no state is reported, because a container has no QEMU."""
     guests(world, vm110="lxc")
     for verb in ("start", "stop", "reset", "cycle"):
         answer = execute(world, f"{verb} vm=110", *SEVERAL)

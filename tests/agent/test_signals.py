@@ -1,4 +1,4 @@
-"""Whom a stop signals, and whom never; and what it says of a QEMU that no signal can end."""
+"""The processes that a stop may signal, and its answer about a QEMU that no signal can end."""
 
 import os
 import select
@@ -23,7 +23,7 @@ from ..support.stages import seen_a_moment_ago
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
-# Says when it is ready, then which signal it got, if any; and goes on living.
+# Prints that it is ready, then prints each signal that it gets, and continues to run.
 WITNESS = """
 import signal, sys
 def tell(number, frame):
@@ -37,7 +37,7 @@ sys.stdin.read()
 
 @contextmanager
 def decoy(world: World, argv0: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that would tell of any signal; fail when it got one."""
+    """Run a process that reports any signal, and fail if it got one."""
     command = [argv0, "-IS", "-c", WITNESS, *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True) as process:
@@ -49,7 +49,7 @@ def decoy(world: World, argv0: str, *arguments: str) -> Iterator["subprocess.Pop
 
 
 def other_vm(world: World) -> list[str]:
-    """Return the arguments of VM 1020, as qemu-server spells them."""
+    """Return the arguments of VM 1020's QEMU, as qemu-server writes them."""
     return ["-id", "1020", "-name", "other,debug-threads=on", "-pidfile", f"{world.root}/run/qemu-server/1020.pid"]
 
 
@@ -60,7 +60,7 @@ def pidfile(world: World) -> Path:
 @pytest.mark.parametrize("argv0", sampled(["/usr/bin/kvm", "/usr/bin/python3"], "/usr/bin/kvm"))
 @pytest.mark.parametrize("verb", sampled(["stop", "cycle"], "cycle"))
 def test_a_recycled_pid_gets_no_signal(world: World, argv0: str, verb: str) -> None:
-    """The pid file is stale and its number is another process's by now, VM 1020's even, so VM 102 is not running."""
+    """The pid file is stale. Its pid belongs to another process, even VM 1020's QEMU, so VM 102 is not running."""
     assert execute(world, "stop").code == 0
     with decoy(world, argv0, *other_vm(world)) as process:
         pidfile(world).write_text(f"{process.pid}\n")
@@ -74,7 +74,7 @@ def test_a_recycled_pid_gets_no_signal(world: World, argv0: str, verb: str) -> N
 
 
 def fail_stops(world: World, pid: int) -> None:
-    """Let `qm stop` fail, and let the pid file name a stranger from then on; let all else work."""
+    """Make `qm stop` fail, and let the pid file then name another process. Everything else works."""
     real = (world.bin / "qm").rename(world.bin / "real-qm")
     stop = f"echo {pid} > {pidfile(world)}; echo got timeout >&2; exit 255"
     (world.bin / "qm").write_text(f'#!/bin/sh\n[ "$1" != stop ] || {{ {stop}; }}\nexec {real} "$@"\n')
@@ -106,7 +106,7 @@ def stopped_by_a_signal(directory: Path, verb: str) -> list[Answer]:
 
 @pytest.fixture(scope="module")
 def ladders() -> Iterator[dict[str, list[Answer]]]:
-    """Stop and cycle where SIGKILL does not help, and cycle where nothing else does."""
+    """Stop and cycle where SIGKILL does not help, and cycle where only SIGKILL helps."""
     cases = {"stop": on_frozen_storage, "cycle": on_frozen_storage, "wedged": stopped_by_a_signal}
     verbs = {"stop": "stop", "cycle": "cycle anyway=storage-hung", "wedged": "cycle"}
     with tempfile.TemporaryDirectory(prefix="bg") as directory, ThreadPoolExecutor() as together:
@@ -118,7 +118,7 @@ def ladders() -> Iterator[dict[str, list[Answer]]]:
 @pytest.mark.real("fsfreeze")
 @pytest.mark.parametrize("verb", ["stop", "cycle"])
 def test_a_qemu_that_survives_sigkill_forbids_a_start(ladders: dict[str, list[Answer]], verb: str) -> None:
-    """Exit 14, the reason in a sentence, and no start; one that is asked for later is refused as well."""
+    """Exit 14, the reason in a sentence, and no start. A later start is refused too."""
     forced, started, status = ladders[verb]
     assert "stop: SIGKILL to " in forced.stdout
     assert (forced.code, forced.trailer["verdict"]["code"], forced.trailer["stage"]) == (14, "deadline", "verify")
@@ -132,14 +132,14 @@ def test_a_qemu_that_survives_sigkill_forbids_a_start(ladders: dict[str, list[An
 @pytest.mark.all
 @pytest.mark.real("fsfreeze")
 def test_a_qemu_that_only_sigkill_ends_is_cycled(ladders: dict[str, list[Answer]]) -> None:
-    """The ladder to its end, beside VM 1020, whose pid the pid file names by then: only the right process is gone."""
+    """The ladder runs to its end and kills only the right process, although the pid file then names VM 1020's."""
     (cycled,) = ladders["wedged"]
     assert (cycled.code, cycled.trailer["state"]) == (0, "running")
     assert "stop: SIGKILL to " in cycled.stdout
 
 
 def test_a_child_that_has_no_group_of_its_own_yet_is_killed_all_the_same() -> None:
-    """A command that its deadline overtakes between fork and setsid must not run later."""
+    """If a command's deadline ends between fork and setsid, the command must not run later."""
     pid = os.fork()
     if pid == 0:
         signal.pause()

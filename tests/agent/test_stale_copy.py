@@ -1,4 +1,4 @@
-"""A QEMU that runs while another node has the VM. It is named as a stale copy, may be stopped, and nothing else."""
+"""A QEMU that runs while another node has the VM. It is called a stale copy, and may only be stopped."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_no_look_calls_it_well_and_no_verb_lets_it_go_on(world: World, *, paused
 
 @pytest.mark.parametrize("ha", [True, pytest.param(False, marks=pytest.mark.all)])
 def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
-    """Under HA, `qm stop` would have HA stop the VM on the other node. The answer does not say that the VM is off."""
+    """Under HA, `qm stop` would make HA stop the VM on the other node. The answer does not say that the VM is off."""
     if ha:
         under_ha(world)
     moved(world)
@@ -46,7 +46,7 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
 
 
 def test_what_a_migration_leaves_for_a_moment_is_none(world: World) -> None:
-    """The source's QEMU is there until the migration has ended it, and the configuration is locked until then."""
+    """The source's QEMU exists until the migration has ended it, and the configuration is locked for that time."""
     moved(world, lock="migrate")
     assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"
     assert execute(world, "forensics").trailer["verdict"]["code"] != "stale-copy"
@@ -63,7 +63,7 @@ def test_a_node_without_a_quorum_calls_none_so(world: World) -> None:
 
 
 def test_where_tells_of_a_process_whichever_node_has_the_vm(world: World) -> None:
-    """A handler that asks all nodes then knows of two."""
+    """`where` reports the process, so a handler that asks all nodes knows of both QEMUs."""
     known = ("node", "sure", "process", "migrating")
     here = execute(world, "where").trailer
     assert [here[name] for name in known] == [here["here"], True, True, False]

@@ -1,4 +1,4 @@
-"""A VM that is being started while the host looks at it: its new QEMU is never called a process that was left."""
+"""A VM that is being started while the host looks at it. Its new QEMU is never called a leftover."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ own_host = pytest.mark.shared()
 
 @contextmanager
 def start_under_way(world: World) -> Iterator[int]:
-    """Have a `qm start` at work whose QEMU is in the scope and has no pid file yet; give the pid of the start."""
+    """Run a `qm start` whose QEMU is in the scope and has no pid file yet. Yield the pid of the start."""
     assert world.qm("stop", str(VMID)).returncode == 0
     gated_hook(world, "pre-start")
     with another_stop(world, "start"), subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as qemu:
@@ -36,7 +36,7 @@ def start_under_way(world: World) -> Iterator[int]:
 
 @pytest.mark.parametrize("verb", ["status", "forensics"])
 def test_a_qemu_that_is_just_starting_is_no_leftover(world: World, verb: str) -> None:
-    """A start holds the lock file. It is named and waited for, and no line says that its QEMU is to be killed."""
+    """A start holds the lock file. The answer says to wait for it, and never says that its QEMU should be killed."""
     with start_under_way(world) as starter:
         verdict = execute(world, verb).trailer["verdict"]
         assert (verdict["code"], verdict["advice"]) == ("stopped-locked", "")
@@ -45,14 +45,14 @@ def test_a_qemu_that_is_just_starting_is_no_leftover(world: World, verb: str) ->
 
 
 def hanging_status(world: World) -> int:
-    """Return the pid of a capture's `qm status` that hangs, 0 without one."""
+    """Return the pid of a capture's `qm status` that hangs, or 0 if there is none."""
     lines = {pid: command_line(pid) for pid in processes_of(str(world.root))}
     return next((pid for pid, line in lines.items() if f"qm status {VMID}" in line), 0)
 
 
 @own_host
 def test_a_vm_that_was_started_during_a_capture_is_on(world: World) -> None:
-    """The state is read again after the leftovers: the answer has that of now, and the process belongs to the VM."""
+    """The state is read again after the leftovers, so the answer is current, and the process belongs to the VM."""
     assert world.qm("stop", str(VMID)).returncode == 0
     set_constants(world, PERL_SECONDS=300.0, EVIDENCE_SECONDS=300.0)
     misbehave(world.root, hang="status")

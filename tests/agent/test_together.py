@@ -1,4 +1,4 @@
-"""Many questions at once: who waits for whom, whose time counts from when, and what is left behind."""
+"""Many questions at once: their order, the begin of their deadlines, and that no process is left."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ Ask = Callable[[float], Iterator[Reply]]
 
 
 def answering(name: str, seconds: float = 0.0, log: Path | None = None) -> Ask:
-    """Return a question that takes a time to answer and notes when it begins and ends."""
+    """Return a question that takes some time, and records its begin and end."""
 
     def ask(_: float) -> Iterator[Reply]:
         note(log, "+")
@@ -46,12 +46,12 @@ def outcomes(replies: Iterator[Reply]) -> dict[str, str]:
 
 
 def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
-    """Each costs a second of processor; a probe that costs nothing does not wait."""
+    """Each Perl takes a second of processor time. A probe that takes none does not wait."""
     processors = len(os.sched_getaffinity(0))
     perls, others = tmp_path / "perls", tmp_path / "others"
 
     def among_others(_: float) -> Iterator[Reply]:
-        """Answer once more of these have begun than there are processors."""
+        """Answer once more of these probes have begun than there are processors."""
         note(others, "+")
         while others.stat().st_size <= processors:
             time.sleep(0.01)
@@ -68,7 +68,7 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
 @pytest.mark.all
 @pytest.mark.slow
 def test_a_deadline_counts_from_its_own_start() -> None:
-    """One that had to wait for its turn for longer than its own deadline is not late for that."""
+    """A question that waits for its turn for longer than its own deadline is not late."""
     processors, most = len(os.sched_getaffinity(0)), 3.0
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", most), is_perl=True) for n in range(processors)]
     probes += [Probe(2, f"late {n}", most, answering(f"late {n}"), is_perl=True) for n in range(processors)]
@@ -77,7 +77,7 @@ def test_a_deadline_counts_from_its_own_start() -> None:
 
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reply says so, because a probe that did not start is no finding."""
+    """The reply says that the probe did not start, which is not a finding."""
     monkeypatch.setattr(together, "_LEAST_PERL_SECONDS", 0.01)
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
@@ -88,7 +88,7 @@ def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_answer_may_lead_to_further_questions() -> None:
-    """They are asked while the first ones are still under way, and what they say leads on as well."""
+    """Further questions are asked while the first ones still run, and their answers may lead to more."""
     gate, opener = os.pipe()
 
     def wait_for_the_third(_: float) -> Iterator[Reply]:
@@ -109,7 +109,7 @@ def test_an_answer_may_lead_to_further_questions() -> None:
 
 
 def test_a_probe_that_dies_is_told() -> None:
-    """Its silence is not taken for an answer."""
+    """The silence of a dead probe does not count as an answer."""
 
     def die(_: float) -> Iterator[Reply]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_a_probe_that_dies_is_told() -> None:
 
 @pytest.mark.slow
 def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
-    """Its whole group ends, even if it ignores SIGTERM and the probe's own process had no time to end it."""
+    """The command's whole group ends, even if it ignores SIGTERM and the probe's process had no time to end it."""
     begun, command = tmp_path / "begun", nap(900)
 
     def hang(_: float) -> Iterator[Reply]:
@@ -135,7 +135,7 @@ def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_probe_is_its_answer() -> None:
-    """A file that is not there, for example."""
+    """The answer has the error, such as that of a missing file."""
 
     def fail(_: float) -> Iterator[Reply]:
         yield Reply("fails", "", "ok", 0, "a first word")

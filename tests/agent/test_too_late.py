@@ -1,4 +1,4 @@
-"""A host agent that hangs as it starts, over a real sshd, or is stopped: what it reads late changes no power."""
+"""A host agent that hangs at its start, over a real sshd, or is stopped. A request that is read late acts no more."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from ..support.stages import await_agents, until, writer_of
 
 pytestmark = [pytest.mark.real("qemu", "sshd"), pytest.mark.slow, pytest.mark.shared("world", "sshd")]
 
-# The disk hangs while the agent starts. It reads a FIFO. `later` is by how many seconds the host's clock is ahead then.
+# The disk hangs while the agent starts, because it reads a FIFO. Then the host's clock is `later` seconds ahead.
 HANGS = """
 import time
 try:
@@ -44,7 +44,7 @@ class Disk:
         self.set_ahead("0")
 
     def set_ahead(self, seconds: str) -> None:
-        """Have the host's clock ahead by so much; an agent that reads it meanwhile finds a whole number."""
+        """Put the host's clock ahead by this. An agent that reads it at the same time finds a whole number."""
         draft = self.later.with_suffix(".new")
         draft.write_text(seconds)
         draft.rename(self.later)
@@ -63,7 +63,7 @@ class Disk:
 
 @pytest.fixture
 def disk(world: World, tmp_path: Path) -> Iterator[Disk]:
-    await_agents(world)  # of an earlier test; this test waits for its own, and for what that logs
+    await_agents(world)  # the journal of an earlier test; this test waits for its own agent and its lines
     disk = Disk(tmp_path)
     with constants_set(world, HANGS.format(gate=str(disk.gate), later=str(disk.later))):
         yield disk
@@ -83,14 +83,14 @@ def end(ssh: "subprocess.Popen[str]") -> Answer:
 
 
 def naps(pid: int) -> int:
-    """Return how often a process has slept. An idle session wakes to look at its input."""
+    """Return how often a process has slept. An idle session wakes to check its input."""
     found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
 
 
 def test_an_exec_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk) -> None:
-    """Its handler has given up and gone; the journal says what became of it, and the same id can still act."""
+    """Its handler has given up. The journal has the request's end, and the same id can still act."""
     with journal_of(sshd.world) as journal, Witness(sshd.world) as qemu:
         with disk.hanging():
             ssh = begin(sshd, "reset id=wakes-late-1")
@@ -112,7 +112,7 @@ def test_an_exec_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk
 
 
 def test_an_exec_says_that_it_was_too_late(sshd: Sshd, disk: Disk) -> None:
-    """A client that waited is told that nothing was done, for how long, and what to do; a read is still answered."""
+    """The answer to a waiting client says that nothing was done, why, and what to do. A read is still answered."""
     with disk.hanging():
         power, read = begin(sshd, "cycle id=waits-long-1"), begin(sshd, "status")
         disk.set_ahead(MINUTES)
@@ -125,7 +125,7 @@ def test_an_exec_says_that_it_was_too_late(sshd: Sshd, disk: Disk) -> None:
 
 
 def test_a_slow_start_is_not_too_late(sshd: Sshd, disk: Disk) -> None:
-    """Some seconds are what a busy host needs, so the handler still waits."""
+    """A busy host needs some seconds, and the handler still waits then."""
     with disk.hanging():
         ssh = begin(sshd, "reset id=slow-start-1")
         disk.set_ahead("5")
@@ -133,7 +133,7 @@ def test_a_slow_start_is_not_too_late(sshd: Sshd, disk: Disk) -> None:
 
 
 def test_a_late_exec_follows_the_job_of_its_id(sshd: Sshd, disk: Disk) -> None:
-    """The handler has sent the line again, and that one has acted, and the first one reports the same."""
+    """The handler has sent the line again, and that one has acted. The first one reports the same result."""
     assert end(begin(sshd, "reset id=acted-before-1")).code == 0
     with disk.hanging():
         ssh = begin(sshd, "reset id=acted-before-1")
@@ -143,7 +143,7 @@ def test_a_late_exec_follows_the_job_of_its_id(sshd: Sshd, disk: Disk) -> None:
 
 
 def test_a_session_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk) -> None:
-    """What waited for it is refused, reads are answered, and what comes from then on acts."""
+    """Power verbs that waited are refused, reads are answered, and later requests act."""
     with Session(sshd.world, [*sshd.client(sshd.power_key), "session"]) as session:
         with disk.hanging():
             tags = session.send_all(["reset id=late-session-1", "status"])
@@ -155,7 +155,7 @@ def test_a_session_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Di
 
 
 def test_a_session_that_was_stopped_for_minutes_changes_nothing(world: World, disk: Disk) -> None:
-    """A resident process of any age can't tell when a line came; its last look at an empty input bounds that."""
+    """A resident process can't know when a line came, but it came after the last check that found the input empty."""
     with Session(world) as session:
         session.ask("status")
         signal_process(session.process.pid, signal.SIGSTOP)
@@ -167,7 +167,7 @@ def test_a_session_that_was_stopped_for_minutes_changes_nothing(world: World, di
 
 
 def test_a_session_of_any_age_acts(world: World, disk: Disk) -> None:
-    """Its process began days ago, and it looked at its input a moment ago."""
+    """Its process began days ago, but it has checked its input a moment ago."""
     with constants_set(world, WAKE_SECONDS=0.05), Session(world) as session:
         session.ask("status")
         disk.set_ahead("300000")
@@ -178,7 +178,7 @@ def test_a_session_of_any_age_acts(world: World, disk: Disk) -> None:
 
 @pytest.mark.parametrize("last", [":", "exec"])
 def test_the_shell_that_sshd_started_counts(last: str) -> None:
-    """Debian's /bin/sh forks to run a command, so a disk on which it has waited itself makes its agent old too."""
+    """Debian's /bin/sh forks to run a command. If the shell has waited for a disk, its agent counts as old too."""
     program = "from breakglass.agents.pve.host.process import process_start; print(process_start())"
     runs = f"{sys.executable} -c '{program}'"
     script = f"read -r go; {runs}; :" if last == ":" else f"read -r go; exec {runs}"
@@ -192,5 +192,5 @@ def test_the_shell_that_sshd_started_counts(last: str) -> None:
 
 
 def test_a_parent_that_is_no_shell_of_sshd_does_not_count() -> None:
-    """A process that a person's shell, or a test, has started is as old as itself."""
+    """If a person's shell or a test starts the agent, only the agent's own age counts."""
     assert process_start() == process_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""An account that is set up otherwise than the recipe says, over a real sshd: start-up files and odd locales."""
+"""An account that differs from the recipe's, over a real sshd: start-up files and odd locales."""
 
 import base64
 import os
@@ -45,7 +45,7 @@ def test_start_up_files_that_hang(world: World, home: Path) -> None:
 
 
 def test_a_noisy_bashrc(world: World, home: Path) -> None:
-    """With bash, against the recipe, noise stands before the answer and not behind, but it is still understood."""
+    """With bash, which the recipe does not use, noise comes before the answer, but the answer is still understood."""
     (home / ".bashrc").write_text("echo '#breakglass {\"exit_code\": 0}'; echo noise; echo noise >&2\n")
     server = Sshd(world, account=f"breakglass:x:0:0:breakglass:{home}:/bin/bash\n")
     try:
@@ -59,7 +59,7 @@ def test_a_noisy_bashrc(world: World, home: Path) -> None:
 
 
 def test_a_hanging_bashrc(world: World, home: Path) -> None:
-    """With bash it keeps the verb from beginning for as long as it hangs, which is why the recipe has /bin/sh."""
+    """With bash, a verb begins only when its .bashrc has ended, so the recipe uses /bin/sh."""
     fifo = home / "never"
     os.mkfifo(fifo)
     (home / ".bashrc").write_text(f"read -r line < {fifo}\n")
@@ -78,7 +78,7 @@ def test_a_hanging_bashrc(world: World, home: Path) -> None:
 
 @pytest.mark.all
 def test_odd_locales(world: World) -> None:
-    """Debian's sshd lets a client set them: the agent is the same, and what it runs speaks C."""
+    """Debian's sshd lets a client set locales. The agent works as usual, and runs its commands in the locale C."""
     (world.bin / "df").write_text('#!/bin/sh\necho "words in $LC_ALL"\n')
     (world.bin / "df").chmod(0o755)
     why = "hängt; 終 \u202e"

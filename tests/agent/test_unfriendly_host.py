@@ -1,4 +1,4 @@
-"""Hosts that are full, read-only, hung, set up badly or told a wrong time: the verb works, and says what it missed."""
+"""Hosts that are full, read-only, hung, badly set up or have a wrong time. The verb works, and says what it lacked."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ Trouble = Callable[[World], AbstractContextManager[Callable[[], None]]]
     ("trouble", "reason"), [(full, "No space left on device"), (read_only, "Read-only file system")]
 )
 def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reason: str) -> None:
-    """A reset resets, once for each id, and says what is missing; when the disk is repaired, nothing is."""
+    """A reset acts once for each id, and says what is missing. Once the disk is repaired, nothing is missing."""
     with trouble(world) as mend:
         with Witness(world) as qemu:
             assert execute(world, "reset id=unwritten-1").code == 0
@@ -89,7 +89,7 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_an_archive_that_hangs(world: World) -> None:
-    """Not a second is lost, the answers say so, and however many verbs follow, no more processes hang."""
+    """No verb is delayed, the answers report the hang, and however many verbs follow, only one process hangs."""
     set_constants(world, SLOW_SECONDS=2.0)
     with unserved_fuse(world.root / "var/lib"):
         first = execute(world, "reset id=unheard-0")
@@ -132,7 +132,7 @@ def small_run(world: World) -> Iterator[Path]:
 
 
 def fill(place: Path) -> None:
-    """Take all room that there is at the moment."""
+    """Take all free room."""
     command = ["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", "oflag=append", "conv=notrunc"]
     subprocess.run(command, capture_output=True)
 
@@ -140,7 +140,7 @@ def fill(place: Path) -> None:
 @pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_full_run(world: World) -> None:
-    """Where there is no room for bookkeeping, what was kept in reserve is enough for half a dozen resets, each once."""
+    """If there is no room for records, the reserve is enough for half a dozen resets, each of which acts once."""
     with small_run(world) as place:
         execute(world, "ping", "--vms", "100-199")
         fill(place)
@@ -155,18 +155,18 @@ def test_a_full_run(world: World) -> None:
 
 @pytest.mark.real("mounts")
 def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
-    """One reserve serves all VMs, although what a verb leaves of it is taken at once; later it is whole again."""
+    """One reserve serves all VMs, although the test takes its rest after each verb. Later it is refilled."""
     with small_run(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
         assert session.ask("ping")["records"] is True
         [reserve] = place.rglob("reserve")
         assert reserve.stat().st_blocks * 512 == reserve.stat().st_size == RESERVE_BYTES
         fill(place)
         assert session.ask("ping")["records"] is False
-        free_part(str(world.root))  # as a job does that has not written anything yet: no ping takes that back
+        free_part(str(world.root))  # as a job without records does; no ping undoes that
         assert session.ask("ping")["records"] is True
         assert reserve.stat().st_size == RESERVE_BYTES - PART_BYTES
         fill(place)
-        for vmid in (201, 202, 203):  # none of them is on this host, which each job finds out
+        for vmid in (201, 202, 203):  # each job finds that its VM is not on this host
             verb = f"reset vm={vmid} id=no-room-{vmid}"
             answers = [session.ask(verb) for _ in range(2)]
             assert [(answer["exit_code"], answer["attached"]) for answer in answers] == [(12, False), (12, True)]
@@ -181,7 +181,7 @@ def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
 @pytest.mark.all
 @pytest.mark.real("mounts")
 def test_a_tmp_that_cannot_be_written(world: World) -> None:
-    """The agent writes nothing there, and neither does what it runs."""
+    """Neither the agent nor its commands write anything there."""
     own = f"mount --bind {world.directory} {world.directory}"
     script = (
         f'{own} && mount --rbind /tmp /tmp && mount -o remount,bind,ro /tmp && ! touch /tmp/x 2>/dev/null && exec "$@"'
@@ -197,7 +197,7 @@ PROVEN_SOON = {"SAMPLES_APART": 0.4, "WATCHED_SECONDS": 0.3, "SHORT_APART": 0.1}
 
 @pytest.mark.all
 def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
-    """2038 and then 1970: ids attach, captures are fresh or not, and the newest is first, by the time since boot."""
+    """The clock says 2038 and then 1970. Ids, fresh captures and the order of jobs use the time since boot instead."""
     write_agent(world, told_the_time(2_200_000_000), **PROVEN_SOON)
     assert execute(world, "reset id=in-the-future").trailer["started"].startswith("2039-")
     assert execute(world, "forensics id=capture-then").code == 0
@@ -212,14 +212,14 @@ def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
 
 
 def told_the_time(seconds: int) -> str:
-    """Return the code of an agent on a host whose clock stands at that many seconds."""
+    """Return the code of an agent on a host whose clock has stopped at this time in seconds."""
     clock = f"import time\ntime.time = lambda: {seconds}\n_true = time.gmtime\n"
     return f"{clock}time.gmtime = lambda when=None: _true({seconds} if when is None else when)"
 
 
 @pytest.mark.all
 def test_a_thousand_old_jobs(world: World) -> None:
-    """In /run and in the archive as well: status and history in their 4 s, and a reset without a long look back."""
+    """They are in /run and in the archive. Status and history answer within 4 s, and a reset does not read them all."""
     execute(world, "reset id=the-first-one")
     until(lambda: archived(world), "the archive")
     sample, old = memory(world, "jobs/the-first-one"), world.root / f"var/lib/breakglass/{VMID}/jobs"
@@ -231,16 +231,16 @@ def test_a_thousand_old_jobs(world: World) -> None:
             (job / "result.json").hardlink_to(result)
             at = {"id": job.name, "boottime": record["boottime"] - 1000 + number / 2}
             (job / "request.json").write_text(json.dumps(record | at))
-    with constants_set(world, DEADLINES=DEADLINES):  # the host's own 4 s, in place of the patient ones of the tests
+    with constants_set(world, DEADLINES=DEADLINES):  # the host's own 4 s, in place of the tests' longer limits
         for ask in ("status", "ping", "history", "job id=old-0007"):
-            assert execute(world, ask).code == 0  # exit 14, had its 4 s passed
+            assert execute(world, ask).code == 0  # it would be exit 14 after 4 s
     with Session(world) as session:
         assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
         jobs = session.ask("history", 40)["jobs"]
     assert (len(jobs), jobs[0]["id"]) == (50, "after-a-thousand")
     until(lambda: "after-a-thousand" in archived(world), "its copy")
     await_agents(world)
-    shutil.rmtree(memory(world, "jobs"))  # as after a boot: only then does the history look into the archive
+    shutil.rmtree(memory(world, "jobs"))  # as after a boot, because only then does the history read the archive
     with constants_set(world, DEADLINES=DEADLINES):
         history = execute(world, "history")
     assert (history.code, len(history.trailer["jobs"]), history.trailer["warnings"]) == (0, 50, [])

@@ -1,4 +1,4 @@
-"""A VM that Proxmox could not start again is not stopped: `qm showcmd` says so before, in Proxmox's own words."""
+"""A VM that Proxmox could not start again is not stopped, because `qm showcmd` reports Proxmox's error before."""
 
 import signal
 
@@ -18,7 +18,7 @@ EACH = sampled([*HOPELESS], "iso", "template")
 
 
 def shown(answer: Answer) -> str:
-    """Return what a person reads of a verdict."""
+    """Return the text of a verdict that a person reads."""
     verdict = answer.trailer["verdict"]
     return "\n".join([verdict["sentence"], *verdict["evidence"]])
 
@@ -33,7 +33,7 @@ def code_of(answer: Answer) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("fault", EACH)
 def test_a_vm_that_would_not_start_is_not_stopped(world: World, fault: str) -> None:
-    """The cycle is refused with the reason that Proxmox gives, and says which word lifts that."""
+    """The cycle is refused with Proxmox's reason, and says which word overrides that."""
     before = world.pid
     configure(world, HOPELESS[fault][0])
     answer = execute(world, "cycle")
@@ -48,7 +48,7 @@ def test_a_vm_that_would_not_start_is_not_stopped(world: World, fault: str) -> N
 @pytest.mark.parametrize("fault", sampled([*HOPELESS], "bridge"))
 @own_host
 def test_a_person_can_have_it_stopped_anyway(world: World, fault: str) -> None:
-    """Then it is off, as the refusal said; no verb is advised that is certain to fail until the cause is fixed."""
+    """The VM is then off, as the refusal said. No verb is advised that would fail until the cause is fixed."""
     configure(world, HOPELESS[fault][0])
     answer = execute(world, "cycle by=anna anyway=would-not-start")
     assert code_of(answer) == (15, "stranded", "")
@@ -69,7 +69,7 @@ def test_a_machine_of_an_older_version_shows_its_missing_image_at_the_start_alon
 
 
 def test_pending_options_are_named_beside_the_refusal(world: World) -> None:
-    """A start applies them first, and they may be what fixes it."""
+    """A start applies pending options first, so they may fix the cause."""
     configure(world, HOPELESS["hugepages"][0], "[PENDING]", "numa: 1", "delete: balloon")
     answer = execute(world, "cycle")
     assert code_of(answer) == (12, "would-not-start", "")
@@ -82,7 +82,7 @@ def test_pending_options_are_named_beside_the_refusal(world: World) -> None:
 @pytest.mark.parametrize("fault", sampled([*HOPELESS], "iso"))
 @own_host
 def test_a_start_that_would_fail_again_is_not_advised(world: World, fault: str) -> None:
-    """A start is its own test. Once the cause is fixed, it works."""
+    """A start needs no test before it. Once the cause is fixed, it works."""
     execute(world, "stop")
     sound = conf(world).read_text()
     configure(world, HOPELESS[fault][0])
@@ -101,7 +101,7 @@ NO_MODULE = "Can't locate PVE/Storage.pm in @INC (you may need to install the PV
 
 
 def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World) -> None:
-    """The exit codes are the same. A command that loads no VM's volumes shows which it is. The former is final."""
+    """The exit codes are the same. A command that loads no VM's volumes distinguishes them. A broken qm is final."""
     misbehave(world.root, fail={"showcmd": NO_MODULE, "config": NO_MODULE})
     for line in ("cycle", "cycle anyway=would-not-start"):
         answer = execute(world, line)
@@ -113,7 +113,7 @@ def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World
 
 @own_host
 def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
-    """Perl is gone: a cycle is refused and names that; reset and stop work, and a start says the same."""
+    """If Perl is missing, a cycle is refused and says so. Reset and stop work, and a start gives the same reason."""
     qm = world.bin / "qm"
     text = qm.read_text()
     qm.write_text(text.replace("#!/bin/sh", "#!/usr/bin/no-such-perl"))
@@ -130,7 +130,7 @@ def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
 
 @own_host
 def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
-    """A busy host is not a broken one: the cycle continues and says what it could not find out."""
+    """A busy host is not broken, so the cycle continues, and says what it could not check."""
     before = world.pid
     misbehave(world.root, hang="showcmd")
     with constants_set(world, QM_SECONDS=0.5):
@@ -143,7 +143,7 @@ def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
 @pytest.mark.all
 @own_host
 def test_a_cycle_goes_on_after_a_persons_stop_where_qm_is_late(world: World) -> None:
-    """A person's `qm stop` is at work on a QEMU that is silent, on a busy host, but the VM must be on at the end."""
+    """On a busy host, a person's `qm stop` works on a silent QEMU. The VM must still be on at the end."""
     before = world.pid
     signal_process(before, signal.SIGSTOP)
     misbehave(world.root, hang="showcmd")

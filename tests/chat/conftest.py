@@ -12,13 +12,13 @@ from ..support.talk import Talker, started
 
 @pytest.fixture(scope="module")
 def claude(directory: Path) -> ScriptedClaude:
-    """A program in the place of `claude`, for all tests of a file."""
+    """A program in the place of `claude`, shared by all tests of a file."""
     return ScriptedClaude(directory)
 
 
 @pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, directory: Path, request: pytest.FixtureRequest) -> Iterator[Talker]:
-    """A handler for all tests of a file that leave it as it was. With PLACES, it has so many, and can be waited for."""
+    """A handler that all tests of a file share and don't change. If the file has PLACES, it also has metrics."""
     places = getattr(request.module, "PLACES", 0)
     chat = f"max_turns_at_once = {places}\n{claude.chat}" if places else claude.chat
     with started(Talker(directory, model, chat=chat, metrics=bool(places))) as talker:

@@ -36,9 +36,9 @@ LONG = "one two three four five six seven eight nine ten"
 
 
 def test_a_turn(talker: Talker) -> None:
-    """Session first, text in deltas, the tool that really ran, the result, done last; each with the next number.
+    """The events are session, text in deltas, the tool that really ran, the result and done, with consecutive numbers.
 
-    What the model thinks is not its answer. The tokens that claude reports at the end are in the metrics, too.
+    The model's thinking is not part of the answer. The metrics have the tokens that claude reports at the end.
     """
     talker.wait_for_places()
     before = Counter(talker.scrape())

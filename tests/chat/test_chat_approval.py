@@ -13,9 +13,9 @@ PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text":
 
 @pytest.mark.real("claude")
 def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> None:
-    """The read-only key may not reset; the operator may, once, under the proposal's id. Then claude is told.
+    """The read-only key may not reset. The operator may, once, under the proposal's id. claude then gets the outcome.
 
-    Of two proposals for one state only the first that is approved acts.
+    If two proposals are for the same state, only the first approved one acts.
     """
     sshd.world.directory.chmod(0o711)
     with started(Talker(sshd.world.directory, model, host=sshd, patched=PATIENT)) as talker:
@@ -42,4 +42,4 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         assert answer_text(third) == "Good."
         count = model.asked[-1].said.count("You proposed")
         talker.chat(fake({"text": "Bye."}), session=third[0]["session"])
-        assert model.asked[-1].said.count("You proposed") == count  # nothing is told twice
+        assert model.asked[-1].said.count("You proposed") == count  # no outcome is told twice

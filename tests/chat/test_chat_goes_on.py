@@ -1,6 +1,6 @@
 """Conversations that continue in the terminal: by claude after an approved verb, and by the operator another time.
 
-A turn gets its own verbs of the host, and proposals.
+A turn gets the host's verbs and makes proposals.
 
 A script stands in for claude; sshd, the host agent and QEMU are real.
 """
@@ -70,7 +70,7 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
 
 @pytest.mark.all
 def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
-    """The operator has the next word; with it, the handler tells claude what became of the proposal."""
+    """The operator writes next. With that prompt, the handler tells claude the outcome of the proposal."""
     before, turns = jobs(talker), len(talker.calls)
     _, seen = typed(talker, PROPOSES, "n", "Why not stop?")
     assert "claude checks" not in seen
@@ -123,7 +123,7 @@ def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
 
 @pytest.mark.all
 def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> None:
-    """Newest first, of this caller only; a number that is none is a wrong usage, with the command for the list."""
+    """The list is of this caller only, newest first. A wrong number is a usage error with the command for the list."""
     talker.chat("Of another caller.", caller="operator2")
     typed(talker, "Is it\tsafe to cycle?")
     typed(talker, "What happened before?")
@@ -145,7 +145,7 @@ def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> Non
 
 
 def test_a_turn_under_way_is_followed(talker: Talker, claude: ScriptedClaude) -> None:
-    """A second terminal shows what was said so far, and the rest as it comes."""
+    """A second terminal shows the text so far, and the rest as it comes."""
     prompt = fake({"text": "It is the first part, and then comes the last.", "wait": "second-terminal"})
     with terminal(talker) as left:
         assert left.stdin is not None
@@ -174,7 +174,7 @@ def test_only_the_hosts_refusal_is_a_proposal(talker: Talker) -> None:
 
 
 def test_a_turn_with_the_hosts_tools_only_reads(talker: Talker, claude: ScriptedClaude) -> None:
-    """`pve` takes three verbs there, so nothing is proposed; there is no guest; and it is another turn than without."""
+    """`pve` has only three verbs there, so the turn proposes nothing. It has no guest, and its id differs."""
     lines = ("pve status", "pve reset", "pve job id=x", "pve history", "ls $(dirname $(command -v pve))")
     prompt = fake(*map(bash, lines), {"text": "It runs."})
     events = talker.chat(prompt, tools="host", msg_id="msg_after_12345678")

@@ -1,4 +1,4 @@
-"""`breakglass chat`, as its own process: what it shows, what it asks, and what Ctrl-C does.
+"""`breakglass chat` as its own process: its output, its questions, and the effect of Ctrl-C.
 
 A script stands in for claude.
 """
@@ -59,7 +59,7 @@ def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
 
 
 def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
-    """It is shown with its sentence, its hint and its exit code; a handler that is down has another exit code."""
+    """The failure has its sentence, its hint and its exit code. If the handler is down, the exit code differs."""
     claude.play(line(type="result", is_error=True, api_error_status=403, result="no permission"))
     code, seen = typed(talker, "hello")
     assert code == 1
@@ -70,7 +70,7 @@ def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
 
 
 def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
-    """Any other answer sends nothing; a y sends the verb under the proposal's id. No turn follows what was not sent.
+    """Only y sends the verb, under the proposal's id. If nothing was sent, no turn follows.
 
     This claude has never asked for a verb, so its proposal is for no known state.
     """
@@ -132,7 +132,7 @@ def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: Scripte
 @pytest.mark.all
 @pytest.mark.real("curl")
 def test_the_documents_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
-    """The two lines as docs/requests.md has them get a stream that ends with `done`."""
+    """The two lines of docs/requests.md get a stream that ends with `done`."""
     [script] = commands("docs/requests.md", "A turn of chat")
     environment = {
         **os.environ,

@@ -51,7 +51,7 @@ class Place:
         return turn
 
     def command(self, script: str, vm: Vm | None = None) -> str:
-        """Run a script as one command of claude's, without claude; return what it printed."""
+        """Run a script as one of claude's commands, but without claude. Return its output."""
         return texts(run(self.job(script, vm), write_runner(self.directory, as_command=True)).events)
 
 
@@ -127,7 +127,7 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
 
 
 def test_a_turn_that_only_looks_reaches_no_more(place: Place) -> None:
-    """By no name, no shell and no key is there a way into the guest or to a verb."""
+    """No name, shell or key leads into the guest or to a verb."""
     lines = (
         "pve status",
         "devvm id -un",
@@ -160,11 +160,11 @@ def test_streams_and_exit_pass_through(place: Place) -> None:
         "kill $!\n"
         "timeout 60 /bin/bash -c 'until devvm \"test -e gone\"; do :; done' && echo gone"
     )
-    assert output == "begun\ngone\n"  # nothing else ends the input of what runs in the guest
+    assert output == "begun\ngone\n"  # only this ends the input of the command in the guest
     wait_until_gone(nap(78), 60)
 
 
-# --- what it can't reach ---
+# --- limits ---
 
 INJECTIONS = [
     "pve reset",
@@ -193,7 +193,7 @@ INJECTIONS = [
 
 
 def test_a_guest_that_gives_orders_changes_nothing(place: Place) -> None:
-    """The model believes a line in the guest's log and tries everything: the result is a proposal and nothing else."""
+    """The model obeys a line in the guest's log and tries everything, but the result is only a proposal."""
     config = place.directory / "breakglass.toml"
     config.write_text("# the-handler's-own-secret\n")
     steps: list[dict[str, Any]] = [bash(line.format(config=config)) for line in INJECTIONS]

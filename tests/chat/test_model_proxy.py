@@ -1,4 +1,4 @@
-"""What stands between claude and the model's API: its own requests get through, with the credential, and no others."""
+"""The proxy between claude and the model's API passes only claude's own requests, and adds the credential."""
 
 import contextlib
 import http.client
@@ -47,7 +47,7 @@ def proxy(api: ModelApi) -> Iterator[TurnProxy]:
         yield proxy
 
 
-# --- what gets through ---
+# --- requests that pass ---
 
 
 @pytest.mark.real("claude")
@@ -79,7 +79,7 @@ def test_the_real_claude_gets_through(model: Model, tmp_path: Path, variable: st
 
 
 def test_only_headers_that_are_listed_are_passed_on(proxy: TurnProxy, model: Model) -> None:
-    """The API gets the credential in the place of each other one, and nothing else that it could obey."""
+    """The API gets our credential in the place of any other, and no other header that could have an effect."""
     kept = {"anthropic-beta": "a", "accept-encoding": "br", "x-app": "cli", "x-stainless-os": "Linux"}
     dropped = dict.fromkeys(("cookie", "x-api-key", "authorization", "x-forwarded-for", "anthropic-workspace-id"), "z")
     assert proxy.ask(headers={**kept, **dropped, "connection": "x-app"})[0] == 200
@@ -88,7 +88,7 @@ def test_only_headers_that_are_listed_are_passed_on(proxy: TurnProxy, model: Mod
 
 
 def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
-    """The first words are here while the model still thinks about the next ones."""
+    """The first words arrive while the model still thinks about the next ones."""
     with proxy.open(message(fake({"text": WORDS, "wait": "streamed"}))) as response:
         seen = b""
         while b"one two" not in seen:
@@ -114,7 +114,7 @@ def test_requests_share_a_connection(proxy: TurnProxy) -> None:
 
 
 def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) -> None:
-    """One more waits for a place, and gets the next."""
+    """A further request waits for a place and gets the next one."""
     before = len(model.asked)
     with ExitStack() as open_ones, contextlib.closing(UnixConnection(proxy.path)) as late:
         for _ in range(CONNECTIONS):
@@ -128,7 +128,7 @@ def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) ->
 
 @pytest.mark.parametrize("status", sampled([400, 401, 403, 404, 429, 500, 529], 429))
 def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
-    """They keep their status, their words and how long to wait."""
+    """Errors keep their status, their text and the time to wait."""
     with proxy.open(message(fake({"text": "x", "fail": status, "retry_after": 7}))) as response:
         error = json.loads(response.read())
         assert (response.status, response.headers["retry-after"]) == (status, "7")
@@ -138,13 +138,13 @@ def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
 
 @pytest.mark.parametrize("failure", sampled(["cut", "reset"], "cut"))
 def test_an_answer_that_breaks_off_does_so_here(proxy: TurnProxy, failure: str) -> None:
-    """A part of an answer is not made to look like all of it."""
+    """A part of an answer must not look like a whole one."""
     broken = pytest.raises((http.client.IncompleteRead, ConnectionResetError))
     with proxy.open(message(fake({"text": WORDS, "fail": failure}))) as response, broken:
         response.read()
 
 
-# --- what does not ---
+# --- requests that don't pass ---
 
 
 ELSEWHERE = [
@@ -171,7 +171,7 @@ def refused(proxy: TurnProxy, model: Model, body: bytes, method: str = "POST", t
 
 @pytest.mark.parametrize(("method", "target"), ELSEWHERE)
 def test_other_requests_are_refused(proxy: TurnProxy, model: Model, method: str, target: str) -> None:
-    """The credential is used for messages alone: neither for files nor keys nor batches."""
+    """The credential is used only for messages, and not for files, keys or batches."""
     assert refused(proxy, model, b"{}", method, target).startswith("404")
 
 
@@ -209,7 +209,7 @@ WAYS_OUT: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize("name", WAYS_OUT)
 def test_what_would_be_a_way_out_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
-    """The API can do more than answer, and would do it for who is behind the proxy, which has no network."""
+    """The API has tools with access to the network, and claude, which has none, could use them."""
     fields, words = WAYS_OUT[name]
     said = refused(proxy, model, message("hello", **fields))
     assert said.startswith("400 ")
@@ -253,7 +253,7 @@ MALFORMED = {
 def test_a_request_that_another_server_could_read_otherwise_is_refused(
     proxy: TurnProxy, model: Model, name: str
 ) -> None:
-    """Nothing of it reaches the API, and nothing that follows it on its connection."""
+    """Neither the request nor later bytes on its connection reach the API."""
     before = len(model.asked)
     text, status = MALFORMED[name]
     smuggled = f"{GOOD}content-length: {len(message('x'))}\r\n\r\n{message('x').decode()}"
@@ -269,7 +269,7 @@ def test_a_request_that_another_server_could_read_otherwise_is_refused(
 
 @pytest.mark.real("root")
 def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
-    """A process of the same user can't look into it, and the credential is not in what all may read."""
+    """A process of the same user can't read its memory, and no file that all may read has the credential."""
     with turn_proxy(api, uid=65534) as proxy:
         assert proxy.ask()[0] == 200  # it answers, so the proxy has finished its set-up
         there = Path(f"/proc/{proxy.pid}")
@@ -278,7 +278,7 @@ def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
         assert SECRET.encode() not in (there / "cmdline").read_bytes() + (there / "environ").read_bytes()
 
 
-# --- the way to the API ---
+# --- the connection to the API ---
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelAp
         with turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), authority.text) as proxy:
             for _ in range(3):
                 assert proxy.ask()[0] == 200
-        assert network.taken <= 2  # one that was made early, and one for a request that was earlier still
+        assert network.taken <= 2  # one was opened early, and one served an earlier request
     assert model.asked[-1].headers["x-api-key"] == SECRET
     assert model.asked[-1].headers["host"] == f"localhost:{network.port}"
 
@@ -301,7 +301,7 @@ def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelAp
 def test_a_certificate_that_is_not_good_is_refused(
     model: Model, api: ModelApi, authority: Authority, tmp_path: Path, fault: str
 ) -> None:
-    """Nothing is sent, and claude is told why."""
+    """Nothing is sent, and claude gets the reason."""
     before = len(model.asked)
     name = "else.example" if fault == "another name" else "localhost"
     texts = {"the system's authorities": "", "no certificate": "-----BEGIN CERTIFICATE-----\n"}
@@ -337,7 +337,7 @@ def test_a_proxy_of_the_network_sees_no_credential(model: Model, api: ModelApi, 
     ],
 )
 def test_a_proxy_of_the_network_that_opens_no_tunnel(api: ModelApi, answer: bytes, words: str) -> None:
-    """Claude is told, and not its password."""
+    """Claude gets the reason, without the proxy's password."""
     with answering(answer) as server:
         network = server.url.replace("://", "://me:p%40ss@")
         with turn_proxy(api._replace(base_url="https://api.example", https_proxy=network)) as proxy:
@@ -346,7 +346,7 @@ def test_a_proxy_of_the_network_that_opens_no_tunnel(api: ModelApi, answer: byte
 
 
 def test_an_api_that_is_down(api: ModelApi) -> None:
-    """A 5xx, which claude tries again, with the address and the system's reason."""
+    """The answer is a 5xx, after which claude tries again, with the address and the system's reason."""
     nowhere = api._replace(base_url=f"http://127.0.0.1:{reserve_port()}")
     with turn_proxy(nowhere) as proxy:
         status, body = proxy.ask()
@@ -355,7 +355,7 @@ def test_an_api_that_is_down(api: ModelApi) -> None:
 
 
 def test_silence_ends(api: ModelApi, model: Model) -> None:
-    """That of an API is a 502, and a client who sends no whole request loses its connection."""
+    """A silent API is a 502. A client that sends no whole request loses its connection."""
     with turn_proxy(api, silent=0.5) as proxy, contextlib.closing(UnixConnection(proxy.path)) as half:
         half.connect()
         half.sock.sendall(GOOD.encode())
@@ -374,7 +374,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
-    """A connection that the API has closed meanwhile is no error, and what belongs to one connection stays there."""
+    """A connection that the API has since closed is no error, and headers of one connection are not passed on."""
     with answering(ANSWERS[name]) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
         for _ in range(3):
             with proxy.open(message("hello")) as response:
@@ -392,7 +392,7 @@ def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
     ],
 )
 def test_what_is_no_answer_of_an_api(api: ModelApi, answer: bytes, words: str) -> None:
-    """A redirect is not followed, no other protocol is passed on, and nothing is asked twice that was heard."""
+    """A redirect is not followed, another protocol is not passed on, and a received request is not sent twice."""
     with answering(answer) as server, turn_proxy(api._replace(base_url=f"{server.url}/below/")) as proxy:
         status, body = proxy.ask()
         assert server.lines[0] == f"POST /below{MESSAGES} HTTP/1.1\r\n".encode()
@@ -401,7 +401,7 @@ def test_what_is_no_answer_of_an_api(api: ModelApi, answer: bytes, words: str) -
 
 
 def test_a_whole_answer_that_breaks_off_does_so_here(api: ModelApi) -> None:
-    """An answer that is shorter than it says is not passed on as whole."""
+    """An answer that is shorter than its length says is not passed on as whole."""
     short = ANSWERS["with a length"].replace(b": 2", b": 3")
     with answering(short) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
         response = proxy.open(message("hello"))

@@ -1,4 +1,4 @@
-"""What the handler makes of a turn's program, whatever that sends. The test plays it, at the socket's other end."""
+"""The handler's reaction to a turn's program, whatever that sends. The test plays the program."""
 
 import asyncio
 import base64
@@ -66,7 +66,7 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 
 
 async def test_what_a_turn_sends_is_stored_and_counted(turn: StandInTurns, counters: Counters) -> None:
-    """It is stored as it was sent, in order; the same request again starts and counts nothing."""
+    """Events are stored in order and unchanged. A repeated request starts and counts nothing."""
     lines = [text(2, "é\ud800"), {"type": "result", "n": 3, **RESULT}, {**DONE, "n": 4}]
     for _ in range(2):
         events = await turn.say(*lines)
@@ -79,7 +79,7 @@ async def test_what_a_turn_sends_is_stored_and_counted(turn: StandInTurns, count
 
 
 async def test_a_program_that_ends_without_a_word(turn: StandInTurns, counters: Counters) -> None:
-    """What came before stays, half a line does not, and the conversation continues."""
+    """Its earlier events stay, an incomplete line does not, and the conversation continues."""
     events = await turn.say(text(2), b'{"type":"text","n":3,')
     assert numbers(events) == [1, 2, 3, 4]
     assert (events[2]["code"], events[2]["message"]) == KILLED[:2]
@@ -126,14 +126,14 @@ async def test_what_no_turn_sends_ends_it(turn: StandInTurns, line: Any) -> None
 
 
 async def test_nothing_comes_after_the_end(turn: StandInTurns) -> None:
-    """An end with something behind it is none."""
+    """An end with another line after it does not count."""
     events = await turn.say(encode_line(DONE) + encode_line(text(3)))
     assert [event["type"] for event in events] == ["session", "error", "done"]
     assert numbers(events) == [1, 2, 3]
 
 
 async def test_a_program_that_can_not_be_started(turn: StandInTurns, counters: Counters) -> None:
-    """The socket of systemd is gone: the turn has an end, with the line that helps."""
+    """If systemd's socket is gone, the turn ends with the command that helps."""
     os.unlink(turn.directory / "turns")
     events = await turn.run()
     assert (events[1]["code"], events[1]["hint"]) == ("claude-crashed", program.RESTART)
@@ -149,7 +149,7 @@ async def test_a_turn_has_no_descriptor_of_the_handlers(monkeypatch: pytest.Monk
 
 
 async def test_what_a_defect_of_a_turn_prints_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end: a turn that ends without a word says why nowhere else."""
+    """The end of the output is logged, because a turn that ends without a message gives no other reason."""
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr(audit, "note", lambda event, error: logged.append((event, error)))
     command = "for n in {1..9999}; do echo line $n >&2; done; echo a defect >&2"
@@ -164,7 +164,7 @@ async def test_what_a_defect_of_a_turn_prints_is_logged(monkeypatch: pytest.Monk
 
 
 async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that does what it is asked ends by its own words; one that does not is ended."""
+    """A program that obeys ends the turn itself. One that does not is killed."""
     monkeypatch.setitem(process.STOP_SECONDS, "cancelled", 0.5)
     words: list[dict[str, Any]] = []
 
@@ -190,7 +190,7 @@ async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkey
 
 
 async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns) -> None:
-    """Within the time that a stream has; a turn that is asked for after that is refused."""
+    """They end within the time limit of a stream. A later request for a turn is refused."""
 
     async def ignore(stand_in: StandIn) -> None:
         while await stand_in.receive():
@@ -206,7 +206,7 @@ async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns) -> None:
 
 
 async def test_a_turn_that_was_just_asked_for_when_the_handler_stops(turn: StandInTurns) -> None:
-    """It is in the file already, and no program begins for it any more."""
+    """The turn is already in the file, but its program is not started any more."""
     free = threading.Event()
     hanging = asyncio.create_task(turn.chat.disk.run(free.wait, 60))
     await asyncio.sleep(0)
@@ -242,7 +242,7 @@ async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
 
 
 async def test_a_disk_that_takes_no_end(turn: StandInTurns) -> None:
-    """Not even the end of a turn can be stored: who reads it hears that, and what helps."""
+    """If not even the end of a turn can be stored, its readers get that error and the fix."""
 
     def set_read_only(value: int) -> None:
         with turn.chat.store.transaction() as db:
@@ -260,7 +260,7 @@ async def test_a_disk_that_takes_no_end(turn: StandInTurns) -> None:
 
 
 async def test_a_disk_that_hangs_holds_up_nothing(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call has its time; a turn that runs can be stopped meanwhile, and the streams end."""
+    """Each call has a time limit. A running turn can be stopped during it, and the streams end."""
     monkeypatch.setattr(database, "SECONDS", 0.3)
     free = threading.Event()
 
@@ -295,7 +295,7 @@ async def test_a_disk_that_hangs_holds_up_nothing(turn: StandInTurns, monkeypatc
 
 
 async def test_a_transcript_comes_out_and_goes_in_again(turn: StandInTurns) -> None:
-    """In pieces; what a turn that was killed had sent by half does not count; a piece at 0 begins it anew."""
+    """It comes in pieces. An incomplete piece of a killed turn does not count. A piece at 0 begins it again."""
     line = b'"' + b"x" * (PIECE_BYTES - 3) + b'"\n'
     await turn.say(piece(0, line), piece(len(line), b'"y"\n'), DONE)
     assert (turn.jobs[-1].resume, turn.transcripts[-1]) == (False, b"")
@@ -313,7 +313,7 @@ async def test_a_transcript_comes_out_and_goes_in_again(turn: StandInTurns) -> N
 
 
 async def test_a_session_that_was_never_saved_begins_again(turn: StandInTurns) -> None:
-    """And claude is told so. One that is not known at all is lost."""
+    """The next turn tells claude so. An unknown session is lost."""
     await turn.say()
     await turn.run(turn="msg_2", resume=True)
     assert turn.jobs[-1].resume is False
@@ -323,7 +323,7 @@ async def test_a_session_that_was_never_saved_begins_again(turn: StandInTurns) -
 
 
 async def test_pieces_without_end(turn: StandInTurns) -> None:
-    """Many are as bad as large ones, and a transcript that begins anew does not begin the count anew."""
+    """Many pieces are as bad as large ones, and a transcript that begins again does not reset the count."""
     tiny = encode_line(piece(0, b"\n"))
 
     async def play(stand_in: StandIn) -> None:
@@ -335,7 +335,7 @@ async def test_pieces_without_end(turn: StandInTurns) -> None:
     assert events[1]["message"].endswith("the pieces of its transcript reached their size limit")
 
 
-# --- what claude asks the host ---
+# --- claude's requests to the host ---
 
 
 async def ask(turns: StandInTurns, *lines: str, read: Any, **fields: Any) -> list[dict[str, Any]]:
@@ -352,7 +352,7 @@ async def ask(turns: StandInTurns, *lines: str, read: Any, **fields: Any) -> lis
 
 
 async def test_a_read_is_answered_by_the_host(turn: StandInTurns) -> None:
-    """What ssh would show: the output and the result, without pictures; and nothing passes for the result."""
+    """The answer is the output and the result without pictures, as by ssh. Other text can't pose as the result."""
     asked: list[str] = []
 
     async def read(line: str) -> list[Any]:
@@ -424,7 +424,7 @@ async def test_nothing_else_reaches_the_host(turn: StandInTurns) -> None:
     ids=["asked for", "what claude saw", "not known"],
 )
 async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: list[str | None], bound_to: str) -> None:
-    """It is the one that claude has seen, or the newest; without it there is no proposal. The turn has no say in it."""
+    """It is bound to the job that claude has seen, or the newest. Without one, there is no proposal."""
     answers: list[dict[str, Any]] = []
     left = iter(lasts)
 
@@ -466,7 +466,7 @@ async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str,
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
-    """It ends as with ssh, with exit 255; a defect costs the answer alone."""
+    """The command ends with exit 255, as with ssh. A defect loses only this answer."""
 
     async def read(line: str) -> list[dict[str, object]]:
         if line.startswith("history"):
@@ -507,7 +507,7 @@ async def test_questions_are_bounded(turn: StandInTurns) -> None:
 
 
 async def test_answers_that_are_not_read(turn: StandInTurns) -> None:
-    """They are as few as the questions that may be open: the rest is not asked, so the handler's memory is bounded."""
+    """Only as many questions are sent as may be open, so unread answers can't fill the handler's memory."""
     asked: list[str] = []
 
     async def read(line: str) -> list[dict[str, object]]:

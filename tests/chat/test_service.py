@@ -71,7 +71,7 @@ LOSSES: dict[str, tuple[str, Callable[[Talker], AbstractContextManager[None]]]] 
 
 @pytest.mark.parametrize("what", LOSSES)
 def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
-    """The state has a code meanwhile, /ready a reason, the log a line with the path, and verbs are answered."""
+    """In this time, the state has a code, /ready a reason, the log a line with the path, and verbs are answered."""
     code, lost = LOSSES[what]
     before, ups = len(states(talker)), talker.log().count('"chat-up"')
     with lost(talker):
@@ -90,7 +90,7 @@ def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
 
 
 def test_a_turn_is_tried_all_the_same(talker: Talker) -> None:
-    """The look may be old, so a turn says by itself what it lacks."""
+    """The last check may be old, so the turn itself says what it lacks."""
     with moved(program(talker)):
         talker.wait_for_chat("claude-missing")
         assert last_error(talker.chat("hello"))["code"] == "claude-missing"
@@ -124,7 +124,7 @@ def test_chat_is_switched_off_by_a_reload(
 
 
 def test_a_callers_vms_hold(talker: Talker) -> None:
-    """A caller without the VM, or who lost it, has no turn there."""
+    """A caller without the VM, or from whom it was taken, gets no turn for it."""
     first = talker.chat("hello")[0]
     text = talker.config.read_text()
     twin = text[text.index("[vms.devvm]") : text.index("[sessions]")].replace("devvm", "twin").replace("102", "103")
@@ -150,7 +150,7 @@ def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None
 
 
 def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> None:
-    """While it is there, chat is disabled and names it; then it works by itself, with new conversations."""
+    """While the file exists, chat is disabled and names it. Later, chat works with new conversations."""
     sessions = give_directory(directory / "damaged")
     (sessions / FILE).write_text("no database")
     (sessions / FILE).chmod(0o666)
@@ -248,7 +248,7 @@ async def test_walls_that_are_refused_later_are_noticed(monkeypatch: pytest.Monk
 
 @pytest.mark.real("fuse")
 def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directory: Path) -> None:
-    """It is a state, at the start and later, and holds up neither verbs nor /health; then chat is on by itself."""
+    """The hang is reported and delays neither verbs nor /health. Once it ends, chat works again by itself."""
     (directory / "hangs").mkdir()
     sessions = give_directory(directory / "hangs/sessions")
     impatient = f"{OFTEN}; database.SECONDS = 0.5"

@@ -11,14 +11,14 @@ from ..support.service import give_to_handler
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked() -> Iterator[None]:
-    """The process of tests/support/forked.py ends with the tests."""
+    """End the process of tests/support/forked.py after the tests."""
     yield
     forked.end()
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory that the handler's user may enter, as /etc."""
+    """A directory that the handler's user may enter, as it may enter /etc."""
     (tmp_path / "x").touch()
     give_to_handler(tmp_path / "x")
     (tmp_path / "x").unlink()

@@ -198,7 +198,7 @@ def test_the_copy_is_installed_once(host: Installed) -> None:
     agent.write_text(newer)
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)
     assert (ran.returncode, agent.read_text()) == (0, newer), ran.stderr
-    assert "there is no /root/breakglass-pve, so the host agent that is installed stays\n" in ran.stdout
+    assert "there is no /root/breakglass-pve, so the installed host agent stays\n" in ran.stdout
     agent.unlink()
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)
     assert (ran.returncode, ran.stdout) == (1, "")
@@ -212,7 +212,7 @@ def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
     host.keys.write_text("")
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)
     assert ran.returncode == 1
-    assert ran.stderr.startswith("there is an account breakglass with another uid than 0: ")
+    assert ran.stderr.startswith("the account breakglass exists and its uid is not 0; ")
     assert host.keys.read_text() == ""
 
 

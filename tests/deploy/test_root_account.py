@@ -286,7 +286,7 @@ def test_an_account_that_the_recipe_did_not_make_stays(host: Installed) -> None:
     run_recipe(host, host.print_recipe("breakglass"))
     assert host.run("usermod", "--comment", "for the night shift", "breakglass").returncode == 0
     ran = run_recipe(host, host.recipe)
-    assert "the account breakglass of an earlier recipe was changed since, so it stays: remove its line" in ran.stderr
+    assert "the account breakglass of an earlier recipe stays, because it was changed; remove its line" in ran.stderr
     assert "warning: breakglass has uid 0 as well / " in ran.stdout
     assert_ways_in(host, breakglass=255, root=0)
 

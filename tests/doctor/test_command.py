@@ -64,7 +64,7 @@ def test_a_program_can_read_it(setup: Setup) -> None:
 
 
 def test_no_secret_is_printed(setup: Setup) -> None:
-    """Whatever is wrong with it."""
+    """No secret is printed, whatever is wrong with it."""
     bad = ["whsec_aGFsZg==", "whsec_not-base64-at-all", "correct-horse-battery-staple"]
     for number, secret in enumerate(bad):
         setup.config["callers"][f"phone{number}"] = {"secret": secret, "allow": ["status"]}
@@ -76,7 +76,7 @@ def test_no_secret_is_printed(setup: Setup) -> None:
 
 
 def test_an_unknown_vm(setup: Setup) -> None:
-    """It is a mistake on the command line, and the VMs that there are are named."""
+    """It is a mistake on the command line, and the error names the existing VMs."""
     report = setup.doctor("--vm", "devvm1")
     assert (report.code, report.stdout) == (2, "")
     assert "use devvm" in report.stderr
@@ -106,7 +106,7 @@ def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> N
 
 
 def test_an_output_that_can_not_be_written(setup: Setup, doctor_process: DoctorProcess) -> None:
-    """A full disk is its own error; the exit code says so, as the findings are lost."""
+    """A full disk has its own error and exit code, because the findings are lost."""
     setup.write()
     err = setup.directory / "stderr"
     for words in (["doctor"], ["doctor", "--json"]):
@@ -115,7 +115,7 @@ def test_an_output_that_can_not_be_written(setup: Setup, doctor_process: DoctorP
 
 
 def test_a_reader_that_has_seen_enough(setup: Setup) -> None:
-    """As for `head -1`: no error, and the exit code is that of all findings."""
+    """With `head -1`, there is no error, and the exit code is that of all findings."""
     setup.config["callers"]["operator"]["not_after"] = "soon"
     setup.write()
     read, write = os.pipe()
@@ -175,7 +175,7 @@ def test_which_handler_is_asked() -> None:
 
 
 def test_who_asks() -> None:
-    """The caller of the configuration that is called doctor, if it can sign: no other one's key is used unasked."""
+    """It signs as the caller named doctor, if that can sign, because it must not use another caller's key."""
     assert find_key(config(doctor={"secret": DOCTOR, "allow": ["status"]})) == secret_bytes(DOCTOR)
     assert find_key(config()) is None
     assert find_key(config(doctor={"token": "bgt_" + "aB3dE" * 9, "allow": ["status"]})) is None

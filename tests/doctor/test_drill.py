@@ -1,4 +1,4 @@
-"""`breakglass drill` against the real sshd and QEMU: what it proves, refuses, and says when it is cut off."""
+"""`breakglass drill` with the real sshd and QEMU: its proof, its refusals, and its words when it is interrupted."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def ask(running: Running, verb: str, job: str = "") -> Event:
 
 
 def jobs(running: Running) -> list[dict[str, object]]:
-    """Return what history lists, newest first."""
+    """Return the jobs of the history, newest first."""
     found = ask(running, "history")["jobs"]
     assert isinstance(found, list)
     return found
@@ -124,7 +124,7 @@ def test_without_a_terminal_it_needs_yes(running: Running) -> None:
 @pytest.mark.parametrize("answer", ["n", ""])
 @pytest.mark.all
 def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
-    """It asks after it has looked, and before anything is sent that starts a job."""
+    """The question comes after the look, and before any request that starts a job."""
     before = len(jobs(running))
     pid, terminal = pty.fork()
     if pid == 0:
@@ -185,7 +185,7 @@ def test_a_handler_that_is_not_there(running: Running) -> None:
     assert "--id" not in complained
 
 
-# --- cut off ---
+# --- interrupted ---
 
 
 def hint(complained: str) -> str:
@@ -216,7 +216,7 @@ def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, num
 
 @pytest.mark.all
 def test_ctrl_c_before_the_cycle(world: World, running: Running) -> None:
-    """In the beginning it has changed nothing, and says so."""
+    """Before the cycle, it has changed nothing and says so."""
     program = (
         "import breakglass.cli.drill as drill, os, signal\n"
         "wait = drill.wait_for_evidence\n"

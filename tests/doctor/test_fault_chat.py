@@ -62,7 +62,7 @@ def credential(text: str) -> Seed:
 
 
 def listing(failure: object) -> Seed:
-    """Return a seed that has the model's API fail."""
+    """Return a seed that makes the model's API fail."""
 
     def seed(setup: Setup) -> None:
         setup.model.listing = failure
@@ -81,7 +81,7 @@ def fixed(answer: bytes) -> Seed:
 
 
 def unknown_authority(setup: Setup) -> None:
-    """Have the API show a certificate of an authority that this machine does not know."""
+    """Make the API show a certificate of an authority that this machine does not know."""
     context = Authority(setup.directory, "ours").context("localhost")
     port = setup.stack.enter_context(with_tls(setup.model, context))
     chat(base_url=f"https://localhost:{port}")(setup)
@@ -112,7 +112,7 @@ def base_v1(setup: Setup) -> None:
 
 
 def program(text: str, mode: int = 0o755) -> Seed:
-    """Return a seed that has another program for claude."""
+    """Return a seed with another program in claude's place."""
 
     def seed(setup: Setup) -> None:
         path = setup.directory / "program"
@@ -198,7 +198,7 @@ def readable_by_all(setup: Setup) -> None:
 
 
 def refused_sandbox(setup: Setup) -> None:
-    """Have bubblewrap find what it finds where the kernel refuses namespaces."""
+    """Make bubblewrap fail as it does if the kernel refuses namespaces."""
     fake = setup.directory / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
@@ -206,11 +206,11 @@ def refused_sandbox(setup: Setup) -> None:
 
 
 def no_sandbox(setup: Setup) -> None:
-    """Have a /usr/bin without bubblewrap, over the machine's own."""
+    """Mount a /usr/bin without bubblewrap over the machine's own."""
     layers = setup.directory / "layers"
     for name in ("upper", "work"):
         (layers / name).mkdir(parents=True)
-    os.mknod(layers / "upper/bwrap", 0o020000, 0)  # how overlayfs says that a name of the lower one is gone
+    os.mknod(layers / "upper/bwrap", 0o020000, 0)  # overlayfs's mark for a name that is removed
     data = f"lowerdir=/usr/bin,upperdir={layers}/upper,workdir={layers}/work"
     setup.mounts.append(("overlay", "/usr/bin", "overlay", data))
 
@@ -220,7 +220,7 @@ def no_socket_for_turns(setup: Setup) -> None:
 
 
 def one_who_hangs_up(setup: Setup) -> None:
-    """Have a program at the place of the socket unit that ends without a word."""
+    """Put a program in the place of the socket unit that ends without an answer."""
     path = setup.directory / "socket"
     listener = setup.stack.enter_context(socket.socket(socket.AF_UNIX))
     listener.bind(str(path))
@@ -420,7 +420,7 @@ def test_a_hostile_program_reaches_nothing(chatting: Setup) -> None:
 
 
 def test_all_is_well(chatting: Setup) -> None:
-    """Nothing but ok, and a last line for each part of a turn."""
+    """Every line is ok, and each part of a turn has a line at the end."""
     report = chatting.doctor(places=PLACES)
     codes = ["chat-isolated", "claude-installed", "sessions-ready", "credential-accepted"]
     assert [finding.code for finding in report.findings] == codes

@@ -92,7 +92,7 @@ def other_host_key(setup: HostSetup) -> None:
 
 
 def penalised(setup: HostSetup) -> None:
-    """Have one login of another program fail, which costs the address a minute at this sshd."""
+    """Make another program's login fail, after which this sshd penalises the address for a minute."""
     penalties = ["PerSourcePenalties=authfail:60 noauth:60 min:1", "PerSourcePenaltyExemptList=none"]
     door = setup.use_sshd(*(word for penalty in penalties for word in ("-o", penalty)))
     assert door.login(new_ssh_key(), "ping").returncode == 255
@@ -158,7 +158,7 @@ WITH_FILES = COMMAND.replace(
 
 
 def without_drop_in(setup: HostSetup, forwarding: str) -> None:
-    """Have an sshd that allows all that a key's line allows."""
+    """Run an sshd that allows everything that a key's line allows."""
     text = setup.host.drop_in.read_text()
     setup.host.drop_in.write_text(
         text.replace("forced-commands-only", "prohibit-password")
@@ -177,7 +177,7 @@ def open_line(options: str, *, forwarding: str = "yes") -> Seed:
 
 
 def serve(vms: str, *, only: str = "") -> Seed:
-    """Have the lines serve other VMs; `only` those that contain a word."""
+    """Make the lines serve other VMs, or `only` the lines with a word."""
 
     def change(text: str) -> str:
         lines = [line.replace("--vms 102", f"--vms {vms}") if only in line else line for line in text.splitlines()]
@@ -236,7 +236,7 @@ KEYS = [
 
 
 def agent(code: str = "", /, **constants: object) -> Seed:
-    """Have another host agent there, with these constants and after this code."""
+    """Install another host agent, with these constants and after this code."""
     return lambda setup: setup.host.set_agent(agent_program(code, **constants))
 
 
@@ -371,7 +371,7 @@ def under_ha(requested: str = "started", seen: str = "started", disarm: str = ""
 
 
 def lock_file(setup: HostSetup) -> None:
-    """Have a `qm` of a person hold the VM's lock file."""
+    """Run a person's `qm` that holds the VM's lock file."""
     path = "/run/lock/qemu-server"
     script = f"mkdir -p {path}; exec flock {path}/lock-102.conf sh -c 'echo held; read line'"
     with_lock = setup.stack.enter_context(
@@ -468,7 +468,7 @@ QUICK = """
 refused; host key differs; power key revoked; power key line is read-only; key opens a shell; agent missing;
 agent of another build; key serves another VM; no quorum
 """
-# A rescue works all the same. The others are errors.
+# With these faults, a rescue still works. The others are errors.
 WARNINGS = """
 host key any; agent of another build; agent is older; agent can't be asked not to read a log;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
@@ -518,7 +518,7 @@ def listen_on_ipv6(setup: HostSetup) -> None:
 
 
 def sign_host_key(setup: HostSetup) -> None:
-    """Have a certificate authority sign the host's key, and pin that authority alone."""
+    """Let a certificate authority sign the host's key, and pin only that authority."""
     authority, etc = setup.directory / "authority", setup.host.etc / "ssh"
     for words in (
         ["-q", "-t", "ed25519", "-N", "", "-f", str(authority)],

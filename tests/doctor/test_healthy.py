@@ -1,4 +1,4 @@
-"""Configurations that are well, each in another way: doctor finds no error in them, and no warning but of the clock."""
+"""Good configurations of different kinds. Doctor finds no error in them, and no warning except about the clock."""
 
 import os
 import secrets
@@ -43,7 +43,7 @@ def one_host(setup: Setup) -> None:
 
 
 def secrets_in_the_file(setup: Setup) -> None:
-    """Have one file with everything."""
+    """Write everything into one file."""
     setup.config["callers"] = {"operator": {"secret": new_secret(), "allow": ["status", "cycle"]}}
     host = setup.config["hosts"]["pve1"]
     del host["key_file"]
@@ -52,7 +52,7 @@ def secrets_in_the_file(setup: Setup) -> None:
 
 
 def cluster(setup: Setup) -> None:
-    """Have three nodes of a cluster with one pair of keys, and VMs that may run on several."""
+    """Configure three nodes of a cluster with one pair of keys, and VMs that may run on several of them."""
     first = setup.config["hosts"]["pve1"]
     for number, key in enumerate(HOST_KEYS[:3], 1):
         name = f"pve{number}"
@@ -65,7 +65,7 @@ def cluster(setup: Setup) -> None:
 
 
 def two_clusters(setup: Setup) -> None:
-    """Have one number in each of two clusters, behind one address with two ports."""
+    """Configure VMs with the same number in two clusters, behind one address with two ports."""
     first = setup.config["hosts"]["pve1"]
     for number in (1, 2):
         ssh = f"breakglass@rescue.example:220{number}"
@@ -102,7 +102,7 @@ def addresses(setup: Setup) -> None:
 
 
 def a_link(setup: Setup) -> None:
-    """Have the configuration where it is shared, and a link to it."""
+    """Put the configuration into a shared place, with a link to it."""
     setup.write()
     setup.path.rename(setup.directory / "shared.toml")
     setup.path.symlink_to(setup.directory / "shared.toml")
@@ -162,7 +162,7 @@ def test_a_configuration_is_well(setup: Setup, seed: Seed) -> None:
 
 
 def test_as_init_wrote_it(short_dir: Path, setup: Setup, doctor_process: DoctorProcess) -> None:
-    """The files, modes and settings of `init` are those that doctor wants."""
+    """Doctor accepts the files, modes and settings of `init`."""
     directory = short_dir / "etc"
     flags = ["--url", "https://rescue.example/", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEYS[0]}"]
     flags += ["--vm", "devvm=102", "--operator", "anna"] + (["--user", ACCOUNT] if ACCOUNT else [])

@@ -77,7 +77,7 @@ def test_a_vm_on_a_node_that_is_no_host_of_it_is_an_error(nodes: Cluster, runnin
 
 @pytest.mark.all
 def test_a_stale_copy_is_an_error(nodes: Cluster, running: Running) -> None:
-    """Both QEMU on the other host and the VM seem well."""
+    """The copy is an error although its QEMU and the VM both seem healthy."""
     nodes.move("pve1")
     old = nodes.take_configuration("pve2")
     try:

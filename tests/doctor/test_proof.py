@@ -68,7 +68,7 @@ def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
     [None, {"at": "2026-11-27T03:00:00Z", "how": "doctor"}, {"at": "2026-11-28T03:00:00Z", "how": "drill"}],
 )
 def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: object) -> None:
-    """Its /run is full, and what it has is older, or nothing."""
+    """Its /run is full, so it has an older proof or none."""
     at = datetime(2026, 11, 28, 3, tzinfo=UTC).timestamp()
     body = json.dumps({"outcome": "done", "state": "running", "proven": recorded}).encode()
     finding = judge_proof(Reply(200, {}, body, at, at), "devvm", "pve1")
@@ -78,7 +78,7 @@ def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: obje
 
 @pytest.mark.all
 def test_a_doctor_with_an_error_proves_nothing(unproven: Running) -> None:
-    """Here the caller may not status: nothing is sent, and the fix says so."""
+    """Here the caller may not run status, so nothing is sent, and the fix says so."""
     before = unproven.setup.environment["BREAKGLASS_SECRET_FILE"]
     unproven.setup.environment["BREAKGLASS_SECRET_FILE"] = str(unproven.setup.directory / "historian")
     try:

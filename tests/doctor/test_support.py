@@ -1,4 +1,4 @@
-"""What the tables of faults rest on."""
+"""The functions on which the tables of faults depend."""
 
 import pytest
 

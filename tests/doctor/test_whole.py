@@ -33,7 +33,7 @@ def setup(short_dir: Path, doctor_process: DoctorProcess, host: DoctorHost) -> H
 
 
 def chat_and_alerts(setup: HostSetup, model: Model) -> None:
-    """Have all of it, and doctor as its own caller."""
+    """Configure all of it, and doctor as its own caller."""
     model.listing = None
     setup.config["callers"]["operator"]["allow"].append("chat")
     command = str(claude.reachable(1, setup.directory))

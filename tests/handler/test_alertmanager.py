@@ -1,4 +1,4 @@
-"""A real Alertmanager, configured by what we print, in front of a real handler, OpenSSH server and VM."""
+"""A real Alertmanager, with the configuration that we print, sends alerts to a real handler, OpenSSH server and VM."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
 
 
 def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertmanager: Alertmanager) -> None:
-    """What fires is captured on the VM and says why; what resolves is delivered and captures nothing."""
+    """A firing alert starts a capture on the VM, with its reason. A resolved one is delivered and captures nothing."""
     before, start = list_captures(service), time.time()
     labels = {"alertname": "DevvmDown", "instance": "192.0.2.20:9100"}
     alertmanager.alert(labels, start)
@@ -102,7 +102,7 @@ def test_a_handler_that_is_down_gets_the_retry(service: Service, alertmanager: A
 def test_a_pair_whose_gossip_is_cut_makes_one_capture(
     service: Service, alertmanager: Alertmanager, example: str
 ) -> None:
-    """Two Alertmanagers that don't hear each other both deliver the same alert, and it is captured once."""
+    """Two Alertmanagers that don't hear each other both deliver the same alert, but it is captured only once."""
     other = Alertmanager(service.directory, example)
     try:
         before, start = list_captures(service), time.time()
@@ -118,7 +118,7 @@ def test_a_pair_whose_gossip_is_cut_makes_one_capture(
 
 @pytest.mark.all
 def test_alerts_outside_the_printed_route_are_not_delivered(service: Service, alertmanager: Alertmanager) -> None:
-    """The printed route takes what the entry matches and nothing else."""
+    """The printed route takes only the alerts that the entry matches."""
     before = list_captures(service)
     alertmanager.alert({"alertname": "DiskFull", "instance": "192.0.2.20:9100"}, time.time())
     alertmanager.alert({"alertname": "DevvmDown", "instance": "192.0.2.20:9103"}, time.time())

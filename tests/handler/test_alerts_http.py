@@ -1,4 +1,4 @@
-"""POST /alert/{source} from the proof of who it is to captures of the real VM, through a real OpenSSH server."""
+"""POST /alert/{source}, from authentication to captures of the real VM, through a real OpenSSH server."""
 
 import hashlib
 import hmac
@@ -57,7 +57,7 @@ def alerted() -> Iterator[tuple[Service, Sshd]]:
 
 @pytest.fixture
 def service(alerted: tuple[Service, Sshd]) -> Service:
-    """A handler whose host runs no capture. An alert that comes while one runs falls under that."""
+    """A handler whose host runs no capture, because an alert that comes during a capture attaches to it."""
     list_captures(alerted[0])
     return alerted[0]
 
@@ -82,7 +82,7 @@ def recorded(name: str) -> Any:
 def test_an_alert_is_captured_once_and_says_why(service: Service) -> None:
     """The first arrival starts a capture, and the second is a duplicate of it.
 
-    The first answer comes before the capture has ended; history shows what fired.
+    The first answer comes before the capture has ended. `history` shows the alert.
     """
     before = list_captures(service)
     payload = firing("first", "unsparing", annotations={"summary": "no ping\nfor 5 m"})
@@ -120,9 +120,9 @@ def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
 
 
 def test_another_alert_within_fresh_seconds_is_suppressed(service: Service) -> None:
-    """While evidence is fresh another alert of the VM is told under which capture it falls, every time it is sent."""
+    """While evidence is fresh, another alert of the VM attaches to its capture, and each answer names that."""
     (taken,) = signed(service, firing("fresh")).json["accepted"]
-    list_captures(service)  # once it has ended its age counts, not its running
+    list_captures(service)  # a capture that has ended is judged by its age
     for _ in range(2):
         (under,) = signed(service, firing("another")).json["accepted"]
         assert under == {**taken, "duplicate": False, "suppressed": True}
@@ -134,7 +134,7 @@ def test_a_storm_makes_one_capture(service: Service) -> None:
     before = len(list_captures(service))
 
     def send(number: int) -> Reply:
-        """Send an alert until it is answered; on a busy machine the host may be too late, as for a sender."""
+        """Send an alert until it is answered, because on a busy machine the host's answer may be too late."""
         replies = (signed(service, firing(f"storm-{number}")) for _ in range(100))
         return next(reply for reply in replies if reply.status != 503)
 
@@ -150,7 +150,7 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
     alert = recorded("alertmanager")["alerts"][0]
     payload = {"alerts": [alert | {"fingerprint": f"many-{n}"} for n in range(500)]}
     replies = (send_with_token(service, "/alert/alertmanager", payload) for _ in range(100))
-    reply = next(reply for reply in replies if reply.status != 503)  # on a busy machine it has to be sent again
+    reply = next(reply for reply in replies if reply.status != 503)  # on a busy machine it must be sent again
     assert (reply.status, len(reply.json["accepted"]), reply.json["ignored"]) == (202, 500, 0)
     assert len({one["job"] for one in reply.json["accepted"]}) == 1
     assert all(one["suppressed"] for one in reply.json["accepted"][MOST_A_VM:])
@@ -159,7 +159,7 @@ def test_five_hundred_alerts_in_one_notification(service: Service) -> None:
 def test_two_replicas_start_one_capture(service: Service, alerted: tuple[Service, Sshd]) -> None:
     """The host is the only memory, so a second handler with the same session secret makes no second capture.
 
-    The second one does not know its own address, so its answer has no link to the page.
+    The second handler does not know its own address, so its answer has no link to the page.
     """
     sshd = alerted[1]
     shared: dict[str, Any] = {
@@ -183,7 +183,7 @@ def test_two_replicas_start_one_capture(service: Service, alerted: tuple[Service
     sampled([("grafana", "grafana_test"), ("kuma", "kuma_test"), ("kuma", "kuma_up")], ("kuma", "kuma_up")),
 )
 def test_a_test_or_a_recovery_starts_no_capture(service: Service, source: str, name: str) -> None:
-    """A sender's test and its all clear are taken with 202, and nothing is captured."""
+    """A sender's test and its "resolved" are answered with 202, and nothing is captured."""
     before = list_captures(service)
     reply = send_with_token(service, f"/alert/{source}", recorded(name))
     assert (reply.status, reply.json) == (202, {"accepted": [], "ignored": 1})
@@ -191,12 +191,12 @@ def test_a_test_or_a_recovery_starts_no_capture(service: Service, source: str, n
 
 
 def test_an_alert_that_matches_no_entry_is_ignored(service: Service) -> None:
-    """A label that no entry asks for is no fault of the sender; a VM or a verb in a payload is only text."""
+    """A label that no entry matches is not the sender's fault. A VM or a verb in a payload is only text."""
     payload = firing("unmatched", "unknown", vm="devvm", verb="stop", command="reset vm=102")
     assert (signed(service, payload).status, signed(service, payload).json) == (202, {"accepted": [], "ignored": 1})
 
 
-# --- who may ---
+# --- authentication and rights ---
 
 
 def test_every_failed_authentication_gets_the_same_answer(service: Service) -> None:
@@ -218,7 +218,7 @@ def test_every_failed_authentication_gets_the_same_answer(service: Service) -> N
 
 
 def test_a_token_is_judged_before_the_body(service: Service) -> None:
-    """A bad token is turned away although its megabyte was never sent."""
+    """A bad token is refused before its body of a megabyte is sent."""
     with socket.create_connection(("127.0.0.1", service.port), 60) as connection:
         head = ["POST /alert/kuma HTTP/1.1", "host: x", "content-length: 900000", "authorization: Bearer bgt_x", "", ""]
         connection.sendall("\r\n".join(head).encode())
@@ -231,7 +231,7 @@ def grafana_headers(body: bytes, at: int) -> dict[str, str]:
 
 
 def test_grafana_signs_alerts_and_nothing_else(service: Service) -> None:
-    """Grafana's own signature opens /alert, while it is young; on /pve it is none."""
+    """Grafana's own signature is accepted on /alert while it is fresh, and never on /pve."""
     body = (DATA / "grafana.json").read_bytes()
     now = int(time.time())
     reply = service.send("POST", "/alert/grafana", body, grafana_headers(body, now))
@@ -244,7 +244,7 @@ def test_grafana_signs_alerts_and_nothing_else(service: Service) -> None:
 
 
 def test_a_sender_with_a_wrong_clock_gets_through(service: Service) -> None:
-    """A signed alert whose time is off is told a challenge, and taken with it, as a verb is; Grafana is told none."""
+    """An alert with a wrong time gets a challenge, and is accepted with it, as a verb is. Grafana gets none."""
     at, msg_id = int(time.time()) - 4000, "alert-from-a-wrong-clock"
     payload = firing("wrong clock")
     body = json.dumps(payload).encode()
@@ -269,7 +269,7 @@ def test_a_token_reads_and_changes_nothing(service: Service) -> None:
 
 
 def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service) -> None:
-    """/chat takes a caller's own signature alone; to anything else it gives the answer that strangers get."""
+    """/chat accepts only a caller's own signature. Any other request gets the same answer as a stranger's."""
     body = json.dumps({"prompt": "hello", "vm": "devvm"}).encode()
     stranger = service.send("POST", "/chat", body)
     assert (stranger.status, stranger.json["error"]["code"]) == (401, "unauthorized")
@@ -279,18 +279,18 @@ def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service
 
 
 def test_vms_not_after_and_allow_apply_to_alerts(service: Service) -> None:
-    """`vms`, `not_after` and `allow` hold for alerts: 403 when nothing that fires is for this caller."""
+    """`vms`, `not_after` and `allow` apply to alerts, which get 403 if no firing alert is for this caller."""
     assert send_with_token(service, "/alert/generic", firing("x"), OTHER_TOKEN).status == 403
     assert send_with_token(service, "/alert/generic", firing("x"), EXPIRED_TOKEN).status == 403
     body = json.dumps(firing("x")).encode()
     assert service.send("POST", "/alert/generic", body, service.signed(body, "viewer")).status == 202
 
 
-# --- what is not taken ---
+# --- requests that are not accepted ---
 
 
 def test_wrong_addresses_methods_and_sizes_get_their_errors(service: Service) -> None:
-    """Another sender is 404, another method 405, more than a mebibyte 413; a payload of the wrong shape 400."""
+    """An unknown sender gets 404, another method 405, more than a mebibyte 413, a payload of the wrong shape 400."""
     assert signed(service, firing("x"), "nagios").status == 404
     assert signed(service, firing("x"), "generic/").status == 404
     assert service.send("GET", "/alert/generic").status == 405
@@ -301,7 +301,7 @@ def test_wrong_addresses_methods_and_sizes_get_their_errors(service: Service) ->
 
 
 def test_a_host_out_of_reach_is_503(service: Service) -> None:
-    """When the host can't be reached the sender is told to send again, and that nothing was sent."""
+    """If the host can't be reached, the answer says that nothing was sent and that the sender must send again."""
     reply = signed(service, firing("x", "other"))
     assert reply.status == 503
     assert (reply.json["error"]["code"], reply.json["error"]["reached"]) == ("unreached", False)
@@ -310,7 +310,7 @@ def test_a_host_out_of_reach_is_503(service: Service) -> None:
 @pytest.mark.all
 @pytest.mark.slow
 def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
-    """A host that takes the connection and never speaks costs eight seconds, and the answer says so."""
+    """If a host accepts the connection but sends nothing, the answer comes after eight seconds and says so."""
     key = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -326,7 +326,7 @@ def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
 
 
 def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
-    """The generic example is a shell script that works as it is printed, and as docs/alerts.md has it."""
+    """The generic example is a shell script. It works as it is printed, and docs/alerts.md has the same text."""
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
     environment["BREAKGLASS_SECRET"] = service.secrets["operator"]
     url = f"http://127.0.0.1:{service.port}"
@@ -358,10 +358,10 @@ def test_a_lost_host_gets_the_retry(service: Service, alerted: tuple[Service, Ss
 
 
 def test_each_alert_is_on_record_without_any_secret(service: Service) -> None:
-    """The audit has a line for what was accepted, for its repetition and for what was ignored, and no secret."""
+    """The log has a line for an accepted alert, for its repetition and for an ignored one, and no secret."""
     log, earlier = service.audit_file, new_id()
     service.pve("status", msg_id=earlier, vm="devvm")
-    service.logged(earlier)  # and with it what the tests before have sent
+    service.logged(earlier)  # with the alerts of the earlier tests
     begin, payload = log.stat().st_size, firing("recorded", "unsparing")
     for each in (payload, payload, firing("unmatched", "unknown")):
         assert signed(service, each).status == 202

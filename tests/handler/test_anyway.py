@@ -1,4 +1,4 @@
-"""What the host tells of a job under way, and `anyway`: offered by the host alone, said by a person alone."""
+"""Stages and deadlines of a running job, and `anyway`, which only the host offers and only a person says."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ def script(server: tuple[World, Sshd]) -> Scripted:
 
 @pytest.fixture
 def service(handler_in_front: Service, script: Scripted) -> Service:
-    handler_in_front.answering()  # a test before may have broken its connection
+    handler_in_front.answering()  # an earlier test may have broken its connection
     return handler_in_front
 
 
@@ -96,7 +96,7 @@ def call(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
 @real
 @pytest.mark.parametrize("verb", ["reset", "cycle"])
 def test_a_refusal_says_what_would_lift_it(service: Service, verb: str) -> None:
-    """The host refuses and offers; the answer carries the code that a person may say."""
+    """The host refuses and offers an override. The answer has the code that a person may say."""
     reply = service.pve(verb)
     assert (reply.status, reply.json["outcome"], reply.json["anyway"]) == (412, "refused", "storage-hung")
     assert reply.json["verdict"]["code"] == "storage-hung"
@@ -104,7 +104,7 @@ def test_a_refusal_says_what_would_lift_it(service: Service, verb: str) -> None:
 
 @real
 def test_anyway_is_null_in_every_other_answer(service: Service, script: Scripted) -> None:
-    """A verb that is done, and a refusal that the host does not offer to lift, carry null."""
+    """The answer of a verb that is done, or of a refusal without an offer, has null."""
     assert service.pve("status").json["anyway"] is None
     script.say([("reset", [result(12, "refused", verdict=HUNG, anyway=None)]), ("", [result()])])
     assert service.pve("reset").json["anyway"] is None
@@ -112,7 +112,7 @@ def test_anyway_is_null_in_every_other_answer(service: Service, script: Scripted
 
 @real
 def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, script: Scripted) -> None:
-    """It stands between `last=` and `note=`, and the host does as it is told."""
+    """The word comes between `last=` and `note=`, and the host obeys it."""
     more: dict[str, Any] = {"if_state": "running", "if_last": "none", "reason": "known", "anyway": "storage-hung"}
     answer = service.pve("reset", msg_id="msg_12345678", **more).json
     assert (answer["outcome"], answer["anyway"]) == ("done", None)
@@ -121,7 +121,7 @@ def test_anyway_reaches_the_host_as_a_word_of_the_grammar(service: Service, scri
 
 
 def test_a_line_without_anyway_does_not_have_the_word() -> None:
-    """A line carries the word only where the body does."""
+    """The line to the host has the word only if the request's body has it."""
     request = VerbRequest("reset", VM, "msg_12345678", OPERATOR, 0.0)
     sent = verb_line(replace(request, anyway="storage-hung"))
     assert sent == "reset vm=102 id=msg_12345678 by=operator anyway=storage-hung"
@@ -133,7 +133,7 @@ def test_a_line_without_anyway_does_not_have_the_word() -> None:
     "sent", [{"verb": "stop"}, {"verb": "reset", "msg_id": "job_0123456789ab"}], ids=["another verb", "an approval"]
 )
 def test_anyway_elsewhere_is_a_bad_request(service: Service, script: Scripted, sent: dict[str, Any]) -> None:
-    """400, and the host is not asked."""
+    """The answer is 400, and nothing is sent to the host."""
     reply = service.pve(anyway="storage-hung", **sent)
     error = reply.json["error"]
     assert (reply.status, error["code"], error["reached"]) == (400, "bad-request", False)
@@ -141,7 +141,7 @@ def test_anyway_elsewhere_is_a_bad_request(service: Service, script: Scripted, s
 
 
 def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
-    """Neither the brief nor what may run without asking has the word; a verb with it is not among the rules."""
+    """The word is neither in the brief nor in the commands that claude may run without asking."""
     assert "anyway" not in (ROOT / "agents/breakglass.md").read_text(encoding="utf-8")
     allowed = list_tool_rules(replace(VM, guest=HOST.ssh))
     assert "Bash(pve reset)" in allowed
@@ -153,7 +153,7 @@ def test_claude_gets_neither_the_word_nor_a_rule_for_anyway() -> None:
 
 @real
 def test_the_stream_passes_stages_on(service: Service, script: Scripted) -> None:
-    """Each stage with the deadline and the start of its job; what this handler does not know is passed over."""
+    """Each stage comes with the deadline and the start of its job. Unknown stages are left out."""
     stages = [stage(name) for name in ("preflight", "stop")]
     odd: list[dict[str, Any]] = [{"type": "mood", "text": "fine"}, stage("x", -1), {"type": "stage", "stage": "y"}]
     script.say([("reset", [stages[0], output("a\n"), *odd, stages[1], result(deadline=420.0)]), ("", [result()])])
@@ -165,7 +165,7 @@ def test_the_stream_passes_stages_on(service: Service, script: Scripted) -> None
 
 @real
 def test_a_busy_answer_has_the_holders_deadline(service: Service, script: Scripted) -> None:
-    """The holder's deadline is passed on, in seconds from its `since`."""
+    """The answer has the holder's deadline, in seconds from its `since`."""
     holder: dict[str, Any] = {
         "job": "msg_other000",
         "verb": "cycle",
@@ -179,7 +179,7 @@ def test_a_busy_answer_has_the_holders_deadline(service: Service, script: Script
 
 @real
 async def test_a_running_answer_has_the_jobs_deadline(script: Scripted, vm: Vm) -> None:
-    """The answer for who can't wait has the stage, the deadline and the start, all by the host's own word."""
+    """The answer for a client that can't wait has the stage, the deadline and the start, as the host reports them."""
     message = stage("stop")
     script.say([("stop", [message, {"wait": "go-1"}, result(deadline=420.0)]), ("", [result()])])
     host = HostConnection(vm.host)
@@ -225,7 +225,7 @@ async def test_a_host_that_falls_silent_is_lost_after_its_own_deadline(
 
 @real
 def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, server: Any) -> None:
-    """The connection breaks in the middle: after it, the stream continues where it was, stages included."""
+    """If the connection breaks in the middle, the stream continues at the same line, including stages."""
     stages = [stage(name) for name in ("preflight", "stop", "start")]
     before = [stages[0], output("a\n"), stages[1], {"wait": "never"}]
     script.say([("cycle", before), ("", [result()])])
@@ -244,9 +244,9 @@ def test_an_attached_stream_repeats_no_line(service: Service, script: Scripted, 
 
 @real
 def test_call_shows_the_stages_and_the_offer(service: Service, script: Scripted) -> None:
-    """Stderr has each stage once with the time by which the verb ends, the refusal, and the command that lifts it.
+    """Stderr has each stage once with the time by which the verb ends, the refusal, and the command that overrides it.
 
-    The command has no id, because that of the refused request is used up.
+    The command has no id, because the refused request has used its id.
     """
     message = stage("preflight", started="2026-11-24T03:07:20Z")
     script.say([("reset", [message, {**message, "stage": "forensics"}, REFUSED[-1]]), ("", [result()])])
@@ -272,7 +272,7 @@ def test_call_offers_only_what_the_host_offered(service: Service, script: Script
 
 @real
 def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) -> None:
-    """--anyway sends the word under its own id; another code is no option, and another verb is refused."""
+    """--anyway sends the word under a new id. Another code is not an option, and another verb is refused."""
     ran = call(service, "cycle", "--anyway", "storage-hung")
     assert (ran.returncode, "cycle done" in ran.stdout) == (0, True)
     assert [line.split(" by=operator")[1] for line in script.asked("cycle")] == [" anyway=storage-hung"]
@@ -284,13 +284,13 @@ def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) ->
 @pytest.mark.all
 @real
 def test_a_stage_with_an_odd_time_is_shown_without_it(service: Service, script: Scripted) -> None:
-    """What is no time is left out, and nothing breaks."""
+    """A value that is not a time is left out, and the stage is still shown."""
     script.say([("reset", [stage("preflight", started="noon"), *DONE[1:]]), ("", [result()])])
     ran = call(service, "reset")
     assert (ran.returncode, re.findall(r"stage:.*", ran.stderr)) == (0, ["stage: preflight"])
 
 
 def test_every_scripted_message_is_valid_on_the_wire() -> None:
-    """The script says nothing that the handler would not take for an answer."""
+    """The script sends only messages that the handler accepts."""
     assert all(is_message(json.loads(json.dumps(each))) for _, messages in STORAGE_HUNG for each in messages)
     assert new_id().startswith("msg_")

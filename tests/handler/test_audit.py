@@ -1,4 +1,4 @@
-"""The log never stops a verb, and everything that a handler writes is a line of it."""
+"""The log never stops a verb, and everything that a handler writes is a line of the log."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from ..support.service import Service, as_handler, new_secret
 from ..support.sshd import Sshd, wait_listening
 from ..unit.test_logs import documented, empty_log
 
-__all__ = ["empty_log"]  # a fixture
+__all__ = ["empty_log"]  # a fixture of pytest
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
@@ -29,7 +29,7 @@ PROXY_SETTING = "[server]\nproxies = ['127.0.0.0/8']\n"
 
 
 def log_of(service: Service) -> list[dict[str, Any]]:
-    """Return all lines so far: each is one of docs/logs.md, with its fields."""
+    """Return all lines so far. Each must be one of docs/logs.md, with its fields."""
     lines = [json.loads(line) for line in service.log().splitlines()]
     for line in lines:
         assert list(line) == ["time", "level", "event", *documented()[line["event"]][1]]
@@ -43,7 +43,7 @@ def wait_for_event(service: Service, event: str) -> dict[str, Any]:
 
 
 def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Popen[bytes]":
-    """Start another handler of the same configuration, whose log goes there; `service` asks it from now on."""
+    """Start another handler with the same configuration and this log. `service` now sends its requests there."""
     service.port = reserve_port()
     environment = os.environ | {"BREAKGLASS_CONFIG": str(service.config), "PORT": str(service.port)}
     process = subprocess.Popen(
@@ -54,14 +54,14 @@ def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Po
 
 
 def write_all(writer: audit.Writer) -> None:
-    """Write what is waiting, in this thread."""
+    """Write the waiting lines, in this thread."""
     audit._waiting.put(None)
     writer.run()
 
 
 @pytest.mark.all
 def test_a_log_that_takes_nothing_stops_no_reset(service: Service, tmp_path: Path) -> None:
-    """Stdout is a disk that is full: the VM is reset, and the handler ends when it is told to."""
+    """Stdout is a file on a full disk. The VM is still reset, and the handler ends when it gets SIGTERM."""
     full = os.open("/dev/full", os.O_WRONLY)
     with serving_to(service, full, tmp_path) as process:
         os.close(full)
@@ -74,7 +74,7 @@ def test_a_log_that_takes_nothing_stops_no_reset(service: Service, tmp_path: Pat
 @pytest.mark.all
 @pytest.mark.slow
 def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> None:
-    """Stdout is a pipe that is full: requests are answered, and the handler still ends when it is told to."""
+    """Stdout is a full pipe. Requests are still answered, and the handler ends when it gets SIGTERM."""
     with serving_to(service, subprocess.PIPE, tmp_path) as process:
         for _ in range(1000):  # some 300 bytes each: more than the pipe's 64 KiB
             assert service.send("POST", "/pve", b"{}").status == 401
@@ -86,7 +86,7 @@ def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("empty_log")
 def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
-    """A line that a full disk cuts is lost; the lines that come once there is space are whole."""
+    """A line that a full disk cuts is lost, but the lines that come once there is space are whole."""
     path = tmp_path / "log"
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     writer = audit.Writer(log)
@@ -106,11 +106,11 @@ def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
     assert (json.loads(lost)["count"], json.loads(last)["error"]) == (2, 4)
 
 
-# --- what is in it ---
+# --- its content ---
 
 
 def test_a_refused_request_says_why(service: Service) -> None:
-    """Only the log says it. The answers are the same bytes."""
+    """Only the log says why. The answers are all the same bytes."""
     body = b'{"verb":"status"}'
     signed = service.signed(body)
     other = {**signed, "webhook-signature": service.signed(body + b" ")["webhook-signature"]}
@@ -129,7 +129,7 @@ def test_a_refused_request_says_why(service: Service) -> None:
 
 
 def documented_fingerprint(secret: str, directory: Path) -> str:
-    """Return what the command in docs/logs.md makes of a signing key's file."""
+    """Return the output of the command in docs/logs.md for a signing key's file."""
     [command] = commands("docs/logs.md", "Requests")
     (directory / "operator.signing-key").write_text(f"{secret}\n")
     return subprocess.run(
@@ -138,7 +138,7 @@ def documented_fingerprint(secret: str, directory: Path) -> str:
 
 
 def test_the_key_that_signed_is_named(service: Service, tmp_path: Path) -> None:
-    """Of two keys of a caller, the log says which one signed; `start` and `reload` list both."""
+    """If a caller has two keys, the log says which one signed. `start` and `reload` list both."""
     old, new = service.secrets["operator"], new_secret()
     text = service.config.read_text()
     service.config.write_text(text.replace(json.dumps(old), json.dumps([old, new])))
@@ -155,7 +155,7 @@ def test_the_key_that_signed_is_named(service: Service, tmp_path: Path) -> None:
 
 
 def test_a_proxy_is_believed_if_it_is_configured(service: Service) -> None:
-    """Otherwise the peer itself is the client, and what it says of others is nothing."""
+    """Otherwise, the peer itself is the client, and its headers about other clients are ignored."""
     for setting in ("", PROXY_SETTING):
         if setting:
             service.config.write_text(service.config.read_text() + setting)
@@ -168,7 +168,7 @@ def test_a_proxy_is_believed_if_it_is_configured(service: Service) -> None:
 
 
 def test_a_host_that_comes_and_goes_has_a_line(service: Service, sshd: Sshd) -> None:
-    """Up once its host agent has answered, down with why, and up again."""
+    """The log says up once the host agent has answered, down with the reason, and up again."""
     assert wait_for_event(service, "host-up")["state"] == "answering"
     sshd.drop_connections()
     down = wait_for_event(service, "host-down")
@@ -211,7 +211,7 @@ sys.exit(main())
 
 @pytest.mark.all
 def test_prose_becomes_lines(service: Service, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What libraries and Python say is in the log, one line each; nothing is on another stream."""
+    """Messages of libraries and of Python are in the log, one line each, and nothing is on another stream."""
     service.stop()
     service.audit_file.unlink()
     service.program = ("-c", PROSE)

@@ -1,4 +1,4 @@
-"""A request that names its handler in `to` is good at no other one."""
+"""A request that names its handler in `to` is valid only at that handler."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def world(host: tuple[World, Sshd]) -> World:
 
 @pytest.fixture(scope="module")
 def handlers(host: tuple[World, Sshd]) -> Iterator[tuple[Service, Service, Service]]:
-    """Two handlers with URLs, and one without; all have one signing key and a VM of the same name."""
+    """Two handlers with URLs, and one without. All have the same signing key and a VM with the same name."""
     world, sshd = host
     access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
     access["secrets"] = {"operator": new_secret()}
@@ -59,7 +59,7 @@ def script(world: World) -> Scripted:
 def test_what_was_signed_for_one_handler_is_refused_by_another(
     handlers: tuple[Service, Service, Service], script: Scripted
 ) -> None:
-    """Replay: bytes that were seen at A are sent to B as they are. B's host gets no line."""
+    """A request to A is replayed unchanged to B. B's host gets no line."""
     a, b, _ = handlers
     body = json.dumps({"verb": "reset", "vm": "devvm", "to": A}).encode()
     headers = a.signed(body)
@@ -90,7 +90,7 @@ def test_what_was_signed_for_one_handler_is_refused_by_another(
 def test_the_handlers_own_urls_and_loopback_are_good(
     handlers: tuple[Service, Service, Service], script: Scripted, to: str
 ) -> None:
-    """Each URL of the list, in any spelling; a tunnel's end; and a request that names no handler."""
+    """Accepted are each URL of the list in any spelling, the end of a tunnel, and a request that names no handler."""
     assert handlers[1].pve("reset", vm="devvm", to=to).json["outcome"] == "done"
     assert len(script.asked("reset")) == 1
 
@@ -112,21 +112,21 @@ def test_the_handlers_own_urls_and_loopback_are_good(
     ],
 )
 def test_any_other_url_is_refused(handlers: tuple[Service, Service, Service], script: Scripted, to: str) -> None:
-    """Another scheme, port, path or host, and what is no URL of a handler."""
+    """Refused are another scheme, port, path or host, and a text that is not a handler's URL."""
     reply = handlers[1].pve("reset", vm="devvm", to=to)
     assert (reply.status, reply.json["error"]["code"]) == (403, "wrong-handler")
     assert script.asked("reset") == []
 
 
 def test_a_handler_without_a_url_takes_them_all(handlers: tuple[Service, Service, Service], script: Scripted) -> None:
-    """Without [server] url nothing is compared; the field is text all the same."""
+    """Without [server] url nothing is compared, but the field must still be text."""
     assert handlers[2].pve("reset", to=A).json["outcome"] == "done"
     assert handlers[2].pve("reset", to=7).json["error"]["code"] == "bad-request"
 
 
 @pytest.mark.parametrize("fields", [{"prompt": "hi"}, {"attach": "msg_12345678"}, {"cancel": "msg_12345678"}], ids=str)
 def test_chat_is_bound_too(handlers: tuple[Service, Service, Service], fields: dict[str, str]) -> None:
-    """Each body of /chat; chat is disabled here, and that is what a request for this handler is answered with."""
+    """Each kind of body of /chat is compared. Chat is disabled here, so a request for this handler gets that answer."""
     service = handlers[1]
     for to, status, code in ((A, 403, "wrong-handler"), (B, 403, "forbidden")):
         body = json.dumps({**fields, "to": to}).encode()
@@ -147,7 +147,7 @@ def breakglass(service: Service, *words: str, host: str, typed: str = "") -> "su
 def test_the_commands_name_the_url_that_they_were_given(
     handlers: tuple[Service, Service, Service], script: Scripted, words: list[str], typed: str
 ) -> None:
-    """At an address that the handler does not have, the command says which one to use; over a tunnel's end it works."""
+    """At an address that the handler does not have, the command says which one to use. Through a tunnel, it works."""
     b = handlers[1]
     wrong = breakglass(b, *words, host="0.0.0.0", typed=typed)
     assert (wrong.returncode, script.asked("reset")) == (1, [])

@@ -19,7 +19,7 @@ DONE = {"outcome": "done", "state": "running", "verb": "cycle", "vm": "devvm", "
 
 
 class Losing(BaseHTTPRequestHandler):
-    """Plays a handler whose first answer is lost. `bodies` are what it was sent."""
+    """Plays a handler whose first answer is lost. `bodies` has the requests that it got."""
 
     bodies: list[dict[str, object]]
 
@@ -27,7 +27,7 @@ class Losing(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.bodies.append(body)
         if len(self.bodies) == 1:
-            return  # and the connection ends
+            return  # the connection ends without an answer
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(DONE).encode())
@@ -48,14 +48,14 @@ def url() -> Iterator[str]:
 
 
 def test_a_repeated_request_says_so(url: str) -> None:
-    """The handler then asks every host of the VM whether it knows the id."""
+    """The request says `again`, so that the handler asks every host of the VM whether it knows the id."""
     signer = Signer(url, secret_bytes(new_secret()))
     assert call(signer, new_id(), VerbCall("cycle"), lambda line: None)["outcome"] == "done"
     assert [body.get("again") for body in Losing.bodies] == [None, True]
 
 
 def test_a_request_under_an_earlier_id_is_a_repeated_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person who gives `--id` asks again for what was sent before."""
+    """`--id` names an earlier request, so the command says that it repeats one."""
     monkeypatch.setenv("BREAKGLASS_URL", url)
     monkeypatch.setenv("BREAKGLASS_SECRET", new_secret())
     Losing.bodies.append({})  # no answer is lost

@@ -1,4 +1,4 @@
-"""The client: what it makes of a handler that is not there, or is none, and of one that refuses a clock."""
+"""The client's reaction to a missing handler, to another server in its place, and to a refused clock."""
 
 import json
 
@@ -15,7 +15,7 @@ STALE: dict[str, object] = {"error": {"code": "stale-timestamp", "message": "old
 
 @pytest.mark.parametrize("path", ["/pve", "/chat"])
 def test_a_challenge_is_answered_once(path: str) -> None:
-    """The same request goes out again with the challenge; a second one is an error, and not a loop."""
+    """The client sends the same request again with the challenge. A second challenge is an error and not a loop."""
     done = answer("200 OK", LINES, {"type": "done", "n": 1})
     with peer(answer("401 Unauthorized", JSON, STALE), done) as (url, bodies):
         events = list(post(Signer(url, b"k" * 32), path, "msg_12345678", {"vm": "devvm"}))

@@ -23,20 +23,20 @@ from ..support.sshd import Sshd
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd", "service")]
 
 EXAMPLES = OPENAPI.parent / "examples"
-# What an example is about; of every other value, its type is compared.
+# The values that an example is about. Of every other value, only the type is compared.
 TELLING = (
     *("type", "verb", "vm", "by", "outcome", "reached", "exit_code", "rejected", "attached", "anyway", "state"),
     *("stage", "code", "advice", "stream", "duplicate", "suppressed", "ignored"),
 )
 OUTPUT = ("stdout", "text", "output")
 SCHEMAS = read_contract()["components"]["schemas"]
-# An example may be older than these fields.
+# An older example may lack these fields.
 NEW = {name for each in ("Answer", "Job") for name in {*SCHEMAS[each]["properties"]} - {*SCHEMAS[each]["required"]}}
 Example = dict[str, Any]
 
 
 class Recorder:
-    """Sends requests, and keeps each as an example with its answer, without what is of this machine alone."""
+    """Sends requests, and keeps each as an example with its answer, without values that only this machine has."""
 
     def __init__(self, service: Service, sshd: Sshd, world: World) -> None:
         self._service = service
@@ -66,7 +66,7 @@ class Recorder:
 
 
 def with_short_texts(pairs: list[tuple[str, Any]]) -> Example:
-    """Return an object with the beginnings of its long texts: evidence of this machine, and a picture."""
+    """Return an object in which long texts are cut, which are this machine's evidence and a picture."""
     found = dict(pairs)
     for key in OUTPUT:
         if str(found.get(key)).startswith("== "):
@@ -77,7 +77,7 @@ def with_short_texts(pairs: list[tuple[str, Any]]) -> Example:
 
 
 def shortened(lines: list[Example]) -> Iterator[Example]:
-    """Yield the lines of a stream without the pings, and of the output only the first three."""
+    """Yield the lines of a stream without pings, and with only the first three lines of output."""
     left = 3
     for line in lines:
         left -= line["type"] == "output"
@@ -121,7 +121,7 @@ def without_new(value: Any, kept: Any) -> Any:
 
 
 def shape(value: Any, name: str = "") -> Any:
-    """Return a value with the type in place of what differs from one run to the next."""
+    """Return a value in which parts that differ between runs are replaced by their types."""
     if isinstance(value, dict):
         return {key: shape(each, key) for key, each in value.items()}
     if isinstance(value, list):
@@ -133,7 +133,7 @@ def shape(value: Any, name: str = "") -> Any:
 
 
 def test_the_examples_are_what_the_demo_answers(service: Service, sshd: Sshd, world: World) -> None:
-    """Each file in docs/examples has the fields, the types and the telling values of an answer that comes now."""
+    """Each file in docs/examples has the fields, the types and the important values of a current answer."""
     service.answering()
     recorded = record(service, sshd, world)
     if os.environ.get("BREAKGLASS_RECORD") == "1":
@@ -148,7 +148,7 @@ def test_the_examples_are_what_the_demo_answers(service: Service, sshd: Sshd, wo
 @pytest.mark.quick
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_an_example_is_what_the_schema_says(path: Path) -> None:
-    """The body of each request, and each answer."""
+    """The body of each request and each answer follow docs/openapi.yaml."""
     example = json.loads(path.read_text(encoding="utf-8"))
     schemas: Callable[[str], dict[str, str]] = lambda name: {"$ref": f"#/components/schemas/{name}"}  # noqa: E731
     assert find_faults(schemas("Request"), example["request"]["body"]) == []

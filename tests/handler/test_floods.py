@@ -1,4 +1,4 @@
-"""What strangers send at once: pipelined requests, half requests, bodies, a wish for another protocol."""
+"""Floods of strangers: pipelined requests, incomplete requests, bodies, and requests for another protocol."""
 
 import contextlib
 import os
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 STATUS = b'{"verb":"status","vm":"devvm"}'
-BODIES = 16 * 1024 * 1024  # that all strangers' connections may hold here
-MOST = 10 * 1024 * 1024  # of bodies that are all kept at once
+BODIES = 16 * 1024 * 1024  # bytes that all strangers' connections together may hold here
+MOST = 10 * 1024 * 1024  # bytes of bodies that are all kept at once
 LOOKS_SIGNED = {"webhook-id": "msg_12345678", "webhook-timestamp": "1764000000"}
 LOOKS_SIGNED["webhook-signature"] = f"v1,{'A' * 43}="
 DESCRIPTORS = 1000  # of the handler here
@@ -100,7 +100,7 @@ def test_four_requests_may_wait(small: SmallService) -> None:
 
 
 def test_one_more_ends_the_connection(small: SmallService) -> None:
-    """Of a hundred at once none is kept, so the connection ends."""
+    """If a hundred come at once, none is kept, and the connection ends."""
     with connected(small) as client:
         client.sendall(GET * 100)
         received = b""
@@ -126,7 +126,7 @@ WISHES = {
 @pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("parts", [1, 2, 1000])
 def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, parts: int) -> None:
-    """The signed body counts, however it comes, and the connection continues."""
+    """The signed body is used, however it is framed, and the connection continues."""
     request = small.head("/pve", len(STATUS), **small.signed(STATUS), **WISHES[wish]) + STATUS
     step = -(-len(request) // parts)
     with connected(small) as client, client.makefile("rb") as answers:
@@ -139,7 +139,7 @@ def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, 
 
 
 def test_a_wish_in_a_chunked_request_is_ignored(small: SmallService) -> None:
-    """The chunks are the body."""
+    """The chunks are used as the body."""
     headers = {"transfer-encoding": "chunked", **small.signed(STATUS), **WISHES["curl --http2"]}
     head = small.head("/pve", 0, **headers).replace(b"content-length: 0\r\n", b"")
     with connected(small) as client, client.makefile("rb") as answers:
@@ -148,7 +148,7 @@ def test_a_wish_in_a_chunked_request_is_ignored(small: SmallService) -> None:
 
 
 def test_a_tunnel_is_not_made(small: SmallService) -> None:
-    """CONNECT is a method that nothing here takes."""
+    """No address accepts the method CONNECT."""
     with connected(small) as client, client.makefile("rb") as answers:
         client.sendall(b"CONNECT pve1:22 HTTP/1.1\r\nhost: x\r\n\r\n")
         assert read_status(answers) in (400, 404, 405)
@@ -159,13 +159,13 @@ def test_a_tunnel_is_not_made(small: SmallService) -> None:
 
 @pytest.fixture
 def crowd(small: SmallService) -> Iterator[contextlib.ExitStack]:
-    """Connections that a test opens, closed after it."""
+    """Connections that a test opens. They are closed after the test."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
 def test_half_requests_leave_a_descriptor_for_the_operator(small: SmallService, crowd: contextlib.ExitStack) -> None:
-    """More than there are: the oldest are closed, signed requests are answered, and none was ever missing."""
+    """If there are too many, the oldest are closed. Signed requests are answered, and always find a descriptor."""
     for n in range(DESCRIPTORS + 200):
         crowd.enter_context(connected(small)).sendall(HALF)
         if n % 100 == 99:
@@ -182,7 +182,7 @@ def test_as_many_descriptors_as_the_system_allows(small: SmallService) -> None:
 
 
 class RoomyService(SmallService):
-    """A handler that closes no connection of these tests."""
+    """A handler whose limits close no connection of these tests."""
 
     bodies = 8 * MOST
 
@@ -210,10 +210,10 @@ NO_SIGNATURES: dict[str, dict[str, str]] = {
 
 @pytest.mark.all
 def test_a_body_that_can_not_be_signed_is_not_kept(directory: Path, crowd: contextlib.ExitStack) -> None:
-    """Headers that are no signature leave the body nowhere; those that could be one leave all of it in memory."""
+    """If the headers can't be a signature, the body is not kept. If they can, the whole body is in memory."""
     service = RoomyService(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
     try:
-        service.send("POST", "/alert/generic", b"x" * 900_000)  # the first requests take some memory for good
+        service.send("POST", "/alert/generic", b"x" * 900_000)  # the first requests take some memory for ever
         service.together([{"verb": "status", "vm": "devvm"}] * 20)
         for headers in NO_SIGNATURES.values():
             assert memory_of_bodies(service, crowd, **headers) < MOST / 4
@@ -224,7 +224,7 @@ def test_a_body_that_can_not_be_signed_is_not_kept(directory: Path, crowd: conte
 
 @pytest.mark.parametrize("headers", [*NO_SIGNATURES.values(), LOOKS_SIGNED], ids=[*NO_SIGNATURES, "a signature"])
 def test_the_refusal_comes_after_the_body(small: SmallService, headers: dict[str, str]) -> None:
-    """Whether the body is kept or not: no word before its last byte, and then the same bytes."""
+    """Whether or not the body is kept, nothing is sent before its last byte, and then the same bytes."""
     with connected(small) as client, client.makefile("rb") as answers:
         client.sendall(small.head("/alert/generic", 100_000, **headers) + b"x" * 99_999)
         assert small.pve("status", vm="devvm").status == 503  # by now the handler has read them
@@ -238,20 +238,20 @@ def test_the_refusal_comes_after_the_body(small: SmallService, headers: dict[str
 
 @pytest.mark.parametrize("headers", [{}, LOOKS_SIGNED], ids=["no signature", "a signature"])
 def test_a_body_that_is_too_long_is_413_either_way(small: SmallService, headers: dict[str, str]) -> None:
-    """The limits are the same."""
+    """The limits are the same for a body that is kept and one that is not."""
     with connected(small) as client, client.makefile("rb") as answers:
         client.sendall(small.head("/pve", 20_000, **headers) + b"x" * 20_000)
         assert read_status(answers) == 413
 
 
 def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: contextlib.ExitStack) -> None:
-    """Bodies that are not whole: the oldest go when all together are too long; a signed request that waits stays."""
+    """If incomplete bodies are too long together, the oldest are dropped. A signed request that waits is kept."""
     waiting = crowd.enter_context(connected(small))
     silent = STATUS.replace(b"devvm", b"silentvm")
     waiting.sendall(small.head("/pve", len(silent), **small.signed(silent)) + silent)
     part = b"x" * 900_000
     clients = []
-    for _ in range(3 * BODIES // len(part)):  # each connects in its turn: one that says nothing has ten seconds
+    for _ in range(3 * BODIES // len(part)):  # in turn, because a silent connection ends after ten seconds
         client = crowd.enter_context(connected(small))
         clients.append(client)
         client.sendall(small.head("/alert/alertmanager", 1_000_000, **LOOKS_SIGNED) + part)
@@ -261,5 +261,5 @@ def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: cont
     with clients[-1].makefile("rb") as answers:
         assert read_status(answers) == 401
     waiting.setblocking(False)
-    with contextlib.suppress(BlockingIOError):  # it still waits for its host, or was told that the host is silent
+    with contextlib.suppress(BlockingIOError):  # it still waits for its host, or has the answer that the host is silent
         assert waiting.recv(12) == b"HTTP/1.1 503"

@@ -17,7 +17,7 @@ MOST = 3
 
 @pytest.fixture
 def sshd(world: World) -> Iterator[Sshd]:
-    """A server that lets so many connections wait for their login."""
+    """A server that lets only this many connections wait for their login."""
     server = Sshd(world, f"PerSourcePenalties no\nMaxStartups {MOST}", name="full")
     try:
         yield server
@@ -36,7 +36,7 @@ def without_login(sshd: Sshd, number: int) -> Iterator[None]:
 
 
 def test_a_handler_that_lost_its_session_and_gets_no_login(world: World, sshd: Sshd) -> None:
-    """A verb is not sent, and says so; once there is room, the handler is back by itself, and the same id acts."""
+    """The answer says that the verb was not sent. Once there is room, the handler reconnects, and the same id acts."""
     with connected(world.directory, sshd) as service:
         its_session = descendants(sshd.process.pid)
         with without_login(sshd, MOST):

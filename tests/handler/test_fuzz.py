@@ -1,4 +1,4 @@
-"""Many requests that go wrong somewhere: each is answered, none with a 5xx, and no connection is reset."""
+"""Many requests with a fault somewhere. Each is answered, none with a 5xx, and no connection is reset."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.first, pytest.mark.real("sshd"), pytest.mark.shared("w
 SEED = 20261127
 CONNECTIONS = 4
 FEW, DIRECT, PROXIED = 400, 40_000, 10_000
-NGINX_OWN = (501, 505)  # to an encoding or a version that it does not know; 502 and 504 would be the handler's fault
+NGINX_OWN = (501, 505)  # nginx's answers to an unknown encoding or version; 502 and 504 would be the handler's fault
 NGINX = """
     client_header_timeout 1s;
     client_body_timeout 1s;
@@ -47,7 +47,7 @@ NGINX = """
 
 
 class Oracle:
-    """What the handler's own parser says of the bytes of a request."""
+    """The handler's own parser, as the judge of a request's bytes."""
 
     def __init__(self, data: bytes) -> None:
         self.method = data.partition(b" ")[0].decode("latin-1")
@@ -93,7 +93,7 @@ class Peer(threading.Thread):
         self.bad: list[str] = []
 
     def run(self) -> None:
-        """Send all."""
+        """Send all requests."""
         requests = Mutations(self._seed, self._key, lambda: int(time.time())).requests(self._count)
         for number, data in enumerate(requests):
             what = self._exchange(data, Oracle(data))
@@ -108,7 +108,7 @@ class Peer(threading.Thread):
             self._socket = None
 
     def _exchange(self, data: bytes, oracle: Oracle) -> str:
-        """Return the answer's status, or what came in its place."""
+        """Return the answer's status, or the bytes that came instead."""
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
         try:
@@ -130,7 +130,7 @@ class Peer(threading.Thread):
         except (OSError, http.client.HTTPException) as error:
             self._close()
             if isinstance(error, http.client.BadStatusLine) and b" HTTP/" not in data.partition(b"\n")[0]:
-                return "without a status"  # by nginx, to a request line without a version, as in HTTP/0.9
+                return "without a status"  # nginx answers so to a request line without a version, as in HTTP/0.9
             return f"bad: {error!r}"
 
 
@@ -151,7 +151,7 @@ def check_answers(service: Service, port: int, seed: int, count: int) -> None:
     assert bad == [], f"{len(bad)} of {count} are bad; {found}"
     assert sum(found.values()) == count
     assert found["401"] > 0
-    assert found["403"] > count / 10, found  # past the gate, to verbs that this caller may not do
+    assert found["403"] > count / 10, found  # authenticated, but 403
     assert found["400"] > 0
     assert service.pve("status").json["state"] == "running"
     last = new_id()
@@ -159,7 +159,7 @@ def check_answers(service: Service, port: int, seed: int, count: int) -> None:
     assert service.process.pid == pid
     assert service.process.poll() is None
     lines = [json.loads(line) for line in service.logged(last)[before:].splitlines()]
-    assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost", "host-up"}  # a slow host comes late
+    assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost", "host-up"}  # if it is slow
     print(dict(found))
 
 

@@ -1,4 +1,4 @@
-"""One host that someone has taken over delays no verb on another host, and takes no memory: its session is given up."""
+"""A host that someone has taken over delays no verb on another host and takes no memory. Its session is closed."""
 
 import json
 from collections.abc import Iterator

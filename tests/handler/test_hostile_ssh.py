@@ -19,8 +19,8 @@ from ..support.stages import memory
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
-AT_ONCE = 5  # fewer than sshd lets through one connection
-TOO_LONG = 128 * 1024  # one argument of execve(2) ends there, and the shell gets the command as one
+AT_ONCE = 5  # sshd allows more on one connection
+TOO_LONG = 128 * 1024  # the limit of one argument of execve(2), and the shell gets the command as one argument
 
 HOSTILE = [
     b"",
@@ -79,7 +79,7 @@ async def connection(host: tuple[Sshd, socket.socket]) -> AsyncIterator[asyncssh
 
 
 async def exit_status(connection: asyncssh.SSHClientConnection, command: bytes) -> int | None:
-    """Say these very bytes, valid text or not."""
+    """Send exactly these bytes, even if they are not valid text."""
     ran = await connection.run(command, encoding=None, stdin=asyncssh.DEVNULL)
     return ran.exit_status
 
@@ -97,7 +97,7 @@ def logged(journal: socket.socket) -> list[str]:
 async def test_each_command_outside_the_grammar_is_refused_and_logged_once(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """Exit 10 and one printable line in the journal for each, and the VM and its memory are as they were."""
+    """Each ends with exit 10 and one printable line in the journal. The VM and its records do not change."""
     server, journal = host
     before = server.world.pid
     commands = [*HOSTILE, *FUZZ]
@@ -115,7 +115,7 @@ async def test_each_command_outside_the_grammar_is_refused_and_logged_once(
 async def test_a_command_too_long_for_execve_never_reaches_the_agent(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """More than the kernel passes to a program never reaches the agent, and the connection continues."""
+    """A command that the kernel can't pass to a program never reaches the host agent. The connection continues."""
     _, journal = host
     logged(journal)
     status = await exit_status(connection, b"reset " + b"x" * TOO_LONG)
@@ -136,7 +136,7 @@ async def test_a_nul_ends_the_connection(
 async def test_no_forwarding_subsystem_or_terminal_is_opened(
     host: tuple[Sshd, socket.socket], connection: asyncssh.SSHClientConnection
 ) -> None:
-    """No way through to another port, no listening, no subsystem, no terminal, no environment of the client."""
+    """OpenSSH refuses forwarding to another port, listening, subsystems, terminals and the client's environment."""
     server = host[0]
     with pytest.raises(asyncssh.ChannelOpenError):
         await connection.open_connection("127.0.0.1", server.port)

@@ -27,7 +27,7 @@ TWINS = '[vms.twin]\nhosts = ["pve1"]\nvmid = 103\n[vms.stranger]\nhosts = ["pve
 
 @pytest.fixture
 def sshd(sshd: Sshd, world: World) -> Iterator[Sshd]:
-    """A server that has seen no login, whose key lines serve three VMs. Its host agent is made as it was."""
+    """A server without logins, whose key lines serve three VMs. Its host agent is restored."""
     agent, keys = world.agent.read_text(), sshd.keys.read_text()
     sshd.drop_connections()
     until(lambda: not descendants(sshd.process.pid), "the end of the connections of the test before")
@@ -54,12 +54,12 @@ def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
 
 
 def test_one_connection_carries_all_vms_of_a_host(service: Service, sshd: Sshd) -> None:
-    """Three VMs, one login; each verb acts on its own VM."""
+    """Three VMs share one login, and each verb acts on its own VM."""
     assert proxmox(service) == {"devvm": "answering", "twin": "answering", "stranger": "not-allowed"}
     assert service.pve("status", vm="devvm").json["state"] == "running"
     assert service.pve("status", vm="twin").json["state"] == "stopped"
     assert service.pve("reset", vm="devvm").json["outcome"] == "done"
-    refused = service.pve("reset", vm="stranger").json  # by the host: the handler's own view of the key refuses nothing
+    refused = service.pve("reset", vm="stranger").json  # by the host, because the handler does not check this
     assert (refused["outcome"], refused["verdict"]["code"]) == ("refused", "wrong-vm")
     assert refused["verdict"]["sentence"] == "this key serves VM 102-104, not 200; nothing was changed"
     wait_until(lambda: (logins(sshd), connections(sshd)) == (1, 1))
@@ -89,7 +89,7 @@ def test_one_request_tells_the_states_of_a_host(service: Service, sshd: Sshd) ->
 
 @pytest.mark.all
 def test_a_key_line_that_has_more_vms_is_used_after_a_reload(service: Service, sshd: Sshd) -> None:
-    """Sshd fixed the list at login: SIGHUP connects again where a VM was missing, and only then."""
+    """OpenSSH fixes the list at login, so SIGHUP connects again only if a VM was missing."""
     hang_up(service)
     wait_until(lambda: logins(sshd) == 2)  # the stranger was missing
     sshd.keys.write_text(sshd.keys.read_text().replace("--vms 102-104 ", "--vms 102-104,200 "))
@@ -103,7 +103,7 @@ def test_a_key_line_that_has_more_vms_is_used_after_a_reload(service: Service, s
 
 @pytest.mark.all
 def test_a_read_only_key_in_place_of_the_power_key_is_named(short_dir: Path, sshd: Sshd) -> None:
-    """Every read would work, and the first reset would not, and the health says so before that."""
+    """Reads would work, but the first reset would fail, so /health says so in advance."""
     service = Service(short_dir, port=sshd.port, key=sshd.read_only_key, host_key=[sshd.host_key])
     try:
         wait_until(lambda: proxmox(service) == {"devvm": "read-only-key"})
@@ -114,7 +114,7 @@ def test_a_read_only_key_in_place_of_the_power_key_is_named(short_dir: Path, ssh
 
 @pytest.mark.all
 def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
-    """Its verbs work, and each answer says what to do; a new login after the upgrade takes the warning away."""
+    """Its verbs work, and each answer says what to do. A new login after the upgrade removes the warning."""
     sound = sshd.world.agent.read_text()
     sshd.world.agent.write_text(sound.replace("bundle_hash=lambda: '", "bundle_hash=lambda: 'f0"))
     sshd.drop_connections()
@@ -131,7 +131,7 @@ def test_an_older_host_agent_is_named(service: Service, sshd: Sshd) -> None:
 
 @pytest.mark.all
 def test_a_forced_command_that_is_no_host_agent_is_not_answering(service: Service, sshd: Sshd) -> None:
-    """A wrong option in the line ends it at once: health says so, and a reload logs in again once it is corrected."""
+    """A wrong option in the line ends it at once, and /health says so. Once it is corrected, a reload logs in again."""
     good = sshd.keys.read_text()
     sshd.keys.write_text(good.replace("--vms 102-104 ", "--vm 102 "))
     sshd.drop_connections()
@@ -148,7 +148,7 @@ def name_node(service: Service, node: str) -> None:
 
 
 def test_a_host_that_is_another_node_gets_no_verb(service: Service, sshd: Sshd) -> None:
-    """VM 102 there may belong to another machine: nothing is sent, not even a read, and the health says why."""
+    """VM 102 may be another machine there, so nothing is sent, not even a read, and /health says why."""
     name_node(service, "pve9")
     wait_until(lambda: set(proxmox(service).values()) == {"wrong-node"})
     assert service.health()["hosts"]["pve1"]["state"] == "wrong-node"
@@ -159,14 +159,14 @@ def test_a_host_that_is_another_node_gets_no_verb(service: Service, sshd: Sshd) 
     here = os.uname().nodename.partition(".")[0]
     assert f'is the node "{here}", and hosts.pve1.node is "pve9"; nothing was sent' in answer["verdict"]["sentence"]
     script.say([("ping", [result(vms="102-104", node="pve9")]), ("", [result(jobs=[])])])
-    hang_up(service)  # with the same configuration: another machine may have the address by now
+    hang_up(service)  # even with the same configuration, because another machine may have the address by now
     wait_until(lambda: proxmox(service)["devvm"] in ("answering", "agent-outdated"))
     assert service.pve("status", vm="devvm").json["outcome"] == "done"
 
 
 @pytest.mark.all
 def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(service: Service, sshd: Sshd) -> None:
-    """The login heard nothing, so no node could be compared; the first verb asks again before it is sent."""
+    """Nothing came at the login, so no node could be compared. The handler asks again before the first verb."""
     script = Scripted(sshd.world)
     script.say([("ping", [result(13, "failed")]), ("", [result(jobs=[])])])
     name_node(service, "pve9")
@@ -181,18 +181,18 @@ def test_a_host_agent_that_was_silent_is_asked_for_its_node_before_a_verb(servic
 
 @pytest.mark.all
 def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(service: Service, sshd: Sshd) -> None:
-    """A reload takes the VM off the host; then the host says which node it is, and the verb is not sent any more."""
+    """A reload moves the VM to another host. The old host then names its node, but the verb is not sent to it."""
     here = os.uname().nodename.partition(".")[0]
     name_node(service, here)
     wait_until(lambda: (logins(sshd), connections(sshd)) == (2, 1))  # only the new connection is left
     script = Scripted(sshd.world)
     script.say([("ping", [{"wait": "go"}, result(vms="102-104", node=here)]), ("", [result(jobs=[])])])
     sshd.drop_connections()
-    service.not_answering()  # else the verb may be sent on the old connection, and its answer be lost
+    service.not_answering()  # otherwise, the verb may be sent on the old connection, and its answer lost
     body = json.dumps({"verb": "reset", "vm": "devvm"}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     connection.request("POST", "/pve", body, {**service.signed(body), "accept": "application/x-ndjson"})
-    stream = connection.getresponse()  # its headers come when the verb has begun to wait
+    stream = connection.getresponse()  # the headers come once the verb waits
     wait_until(lambda: script.asked("ping") != [])
     keys = f"key = '''{sshd.power_key}'''\nhost_key = 'any'\n"
     far = f"[hosts.pve2]\nssh = 'breakglass@127.0.0.1:{reserve_port()}'\n{keys}"
@@ -207,7 +207,7 @@ def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(s
 
 @pytest.mark.all
 def test_the_health_names_each_host(service: Service) -> None:
-    """A host has its own state, whatever VMs its key serves; one with a fault is disabled."""
+    """A host has its own state, whichever VMs its key serves. A host with a faulty entry is disabled."""
     add(service, '[hosts.pve2]\nssh = "nowhere"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
     hang_up(service)
     wait_until(lambda: proxmox(service)["devvm"] == "answering")
@@ -217,7 +217,7 @@ def test_the_health_names_each_host(service: Service) -> None:
 
 
 def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:
-    """Its answer is lost, a reload moves the VM meanwhile: the old host, still there for others, is not asked twice."""
+    """If a reload moves the VM after the answer was lost, the old host is not asked again, even if it serves others."""
     script = Scripted(sshd.world)
     script.say([("ping", [result(vms="102-104")]), ("", [stage("preflight"), {"wait": "never"}])])
     sshd.drop_connections()

@@ -1,4 +1,4 @@
-"""What the handler does with requests that are not what they should be, and with half of them."""
+"""The handler's answers to wrong requests and to incomplete ones."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ UNSIGNED = [
 
 
 def test_every_unsigned_request_gets_the_same_answer(service: Service) -> None:
-    """The same bytes whatever was wrong: no headers, bad ones, a valid signature of other bytes, a stranger's key."""
+    """The bytes are the same without headers, with bad ones, a signature of other bytes or a stranger's key."""
     body = b'{"verb":"reset"}'
     cases = [*UNSIGNED, service.signed(b'{"verb":"stop"}'), service.signed(body) | {"webhook-id": "msg_another_one"}]
     replies = [service.send("POST", "/pve", body, headers) for headers in cases]
@@ -32,7 +32,7 @@ def test_every_unsigned_request_gets_the_same_answer(service: Service) -> None:
 
 
 def test_a_header_that_is_sent_twice_is_not_signed(service: Service) -> None:
-    """Two signatures headers, one of them good: which one counts must not be a question."""
+    """With two signature headers, a request is refused even if one is good, because either could count."""
     body = b'{"verb":"status"}'
     good = service.signed(body)
     lines = [f"{name}: {value}" for name, value in good.items()] + ["webhook-signature: v1,AAAA"]
@@ -41,7 +41,7 @@ def test_a_header_that_is_sent_twice_is_not_signed(service: Service) -> None:
 
 
 def test_a_stale_signature_says_so(service: Service) -> None:
-    """A good signature with an old timestamp is specific, because the clock is what is wrong."""
+    """A good signature with an old timestamp gets a specific answer, because only the clock is wrong."""
     body = b'{"verb":"status"}'
     reply = service.send("POST", "/pve", body, service.signed(body, at=int(time.time()) - 400))
     error = reply.json["error"]
@@ -64,7 +64,7 @@ BAD = [
 
 @pytest.mark.parametrize(("body", "message"), BAD, ids=range(len(BAD)))
 def test_a_signed_bad_request_says_what_is_wrong(service: Service, body: bytes, message: str) -> None:
-    """After the signature an error has a code, a message and a hint."""
+    """If the signature is good, an error has a code, a message and a hint."""
     reply = service.send("POST", "/pve", body, service.signed(body))
     error = reply.json["error"]
     assert (reply.status, error["code"], error["reached"]) == (400, "bad-request", False)
@@ -73,7 +73,7 @@ def test_a_signed_bad_request_says_what_is_wrong(service: Service, body: bytes, 
 
 
 def test_long_bodies_are_413_before_authentication(service: Service) -> None:
-    """16 KiB, by its declared length and by what arrives."""
+    """The limit is 16 KiB, both of the declared length and of the bytes that arrive."""
     assert service.send("POST", "/pve", bytes(16 * 1024 + 1)).status == 413
     assert service.send("POST", "/pve", bytes(16 * 1024)).status == 401
     chunked = (
@@ -95,7 +95,7 @@ def test_long_bodies_are_413_before_authentication(service: Service) -> None:
 def test_wrong_addresses_and_methods_get_their_errors(
     service: Service, method: str, path: str, status: int, allowed: set[str]
 ) -> None:
-    """404 and 405 in the shape of every other error; a 405 names the methods of the address (RFC 9110)."""
+    """404 and 405 have the shape of every other error. A 405 names the methods of the address (RFC 9110)."""
     reply = service.send(method, path)
     assert reply.status == status
     assert set(reply.headers.get("allow", "").split(", ")) == allowed
@@ -121,7 +121,7 @@ def test_security_headers(service: Service) -> None:
         assert reply.headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
-    part = service.send("GET", "/app.js").headers  # of a file: a browser ignores the other headers on it
+    part = service.send("GET", "/app.js").headers  # of a file, on which a browser ignores the other headers
     assert (part["x-content-type-options"], part["cache-control"]) == ("nosniff", "no-cache, no-transform")
     assert "content-security-policy" not in part
     assert "manifest-src 'self'" in page.headers["content-security-policy"]
@@ -130,7 +130,7 @@ def test_security_headers(service: Service) -> None:
 
 
 def test_health_has_no_secret_and_no_address(service: Service) -> None:
-    """Unauthenticated, so it holds names and states only."""
+    """/health needs no authentication, so it has only names and states."""
     health = service.health()
     chat = {"chat", "chat_isolated", "chat_started_by", "notify"}
     assert set(health) == {"ok", "time", "version", "config", "hosts", "vms", *chat}
@@ -140,7 +140,7 @@ def test_health_has_no_secret_and_no_address(service: Service) -> None:
 
 
 def raw(service: Service, data: bytes) -> bytes:
-    """Send bytes as they are and return what comes until the end."""
+    """Send bytes unchanged, and return everything that comes until the end."""
     with socket.create_connection(("127.0.0.1", service.port), 30) as client:
         client.sendall(data)
         client.settimeout(30)
@@ -158,7 +158,7 @@ HALVES = {
 @pytest.mark.all
 @pytest.mark.slow
 def test_half_a_request_is_408_after_ten_seconds(service: Service) -> None:
-    """Nothing, half the headers or half the body is answered with 408, and the connection closes.
+    """If nothing, half the headers or half the body has come, the answer is 408, and the connection closes.
 
     A body that is too long anyway is answered with 413, because clients repeat a request after a 408.
     """
@@ -173,12 +173,12 @@ def test_half_a_request_is_408_after_ten_seconds(service: Service) -> None:
 
 
 def test_endless_headers_are_cut(service: Service) -> None:
-    """32 KiB of headers without an end are enough."""
+    """Headers without an end are refused after 32 KiB."""
     assert raw(service, b"POST /pve HTTP/1.1\r\nx: " + b"a" * 40_000).startswith(b"HTTP/1.1 413")
 
 
 def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> None:
-    """Whatever is broken, /health says so."""
+    """/health answers and says that the host is gone."""
     sshd.stop()
     try:
         service.not_answering()
@@ -190,7 +190,7 @@ def test_health_answers_while_the_host_is_gone(service: Service, sshd: Sshd) -> 
         sshd.start()
 
 
-# --- what arrives here of a request, for doctor ---
+# --- how a request arrives here, for doctor ---
 
 
 def echo(service: Service, at: int | None = None, stream: bool = False, msg_id: str = "", **fields: object) -> Reply:
@@ -200,7 +200,7 @@ def echo(service: Service, at: int | None = None, stream: bool = False, msg_id: 
 
 
 def test_what_arrived_is_told_to_anyone(service: Service) -> None:
-    """Digests of the headers that are known, and of the body; other headers are not told."""
+    """The answer has digests of the known headers and of the body. It has no other headers."""
     sent = {"webhook-id": "a, b", "authorization": "Bearer x", "cookie": "secret"}
     reply = service.send("POST", "/echo/arrived", b"\x00\xff", sent)
     digests = {name: hashlib.sha256(sent[name].encode()).hexdigest() for name in ("webhook-id", "authorization")}

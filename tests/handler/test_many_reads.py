@@ -1,4 +1,4 @@
-"""One caller's reading requests of a VM are bounded; power verbs, other callers and other verbs are not affected."""
+"""One caller's reading requests for a VM are bounded. Power verbs, other callers and other verbs are not affected."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
 
 @pytest.fixture
 def script(host: tuple[World, Sshd]) -> Scripted:
-    """A host on which captures, and looks at one job, end once they may."""
+    """A host on which captures, and requests about one job, end only when the test lets them."""
     script = Scripted(host[0])
     (script.place / "go").unlink(missing_ok=True)
     script.say(
@@ -54,7 +54,7 @@ def service(directory: Path, host: tuple[World, Sshd]) -> Iterator[Service]:
 
 
 def test_a_caller_with_many_captures_shares_the_newest(service: Service, script: Scripted) -> None:
-    """The seventeenth request gets the answer of one that runs; the host is not asked. Others are asked at once."""
+    """The seventeenth request gets the answer of a running one, and is not sent. Other requests are sent at once."""
     ids = [new_id() for _ in range(MOST_READS)]
     further = new_id()
     with ThreadPoolExecutor(MOST_READS + 2) as pool:
@@ -82,7 +82,7 @@ def test_a_caller_with_many_captures_shares_the_newest(service: Service, script:
 
 @contextmanager
 def streaming(service: Service, msg_id: str) -> Iterator[HTTPResponse]:
-    """Ask for a capture as lines; give the answer at its beginning."""
+    """Ask for a capture as lines, and yield the answer once it has begun."""
     body = b'{"verb":"forensics"}'
     connection = HTTPConnection("127.0.0.1", service.port, timeout=120)
     headers = service.signed(body, msg_id=msg_id) | {"accept": "application/x-ndjson"}
@@ -92,7 +92,7 @@ def streaming(service: Service, msg_id: str) -> Iterator[HTTPResponse]:
 
 
 def test_a_history_that_the_host_did_not_read_says_so(service: Service, script: Scripted) -> None:
-    """Null is no empty list, and a job that the host did not look for in time is not called unknown."""
+    """The answer has null, not an empty list. A job that the host had no time to look for is not called unknown."""
     late = {"code": "deadline", "sentence": "history was not answered in 4 s", "advice": "status", "evidence": []}
     script.say([("ping", [result(vms="102")]), ("", [result(14, "failed", verdict=late)])])
     answer = service.pve("history", job=new_id()).json
@@ -104,7 +104,7 @@ def test_a_history_that_the_host_did_not_read_says_so(service: Service, script: 
 
 
 def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, script: Scripted) -> None:
-    """None of those under way has this job's answer: nothing is sent. One that is under way is shared."""
+    """A request for one more job is not sent. A request for a job that is already asked for shares that answer."""
     jobs = [new_id() for _ in range(MOST_READS)]
     with ThreadPoolExecutor(MOST_READS + 1) as pool:
         first = [pool.submit(service.pve, "history", job=job) for job in jobs]
@@ -124,7 +124,7 @@ def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, scri
 
 
 def test_a_status_after_a_verb_shares_no_earlier_answer(service: Service, script: Scripted) -> None:
-    """Another caller's status hangs since before the stop; the operator's, asked after it, is asked anew."""
+    """Another caller's status hangs since before the stop. The operator's status after the stop is sent separately."""
     rules = [("status", [{"wait": "go"}, result(state="running")]), ("ping", [result(vms="102")])]
     script.say([*rules, ("", [result(jobs=[])])])
     with ThreadPoolExecutor(2) as pool:

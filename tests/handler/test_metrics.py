@@ -1,4 +1,4 @@
-"""GET /metrics: who may read it, what it says of a host and a handler, and that it holds up no verb."""
+"""GET /metrics: who may read it, its series about hosts and the handler, and that it delays no verb."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ SENDER = f'[callers.sender]\ntoken = "bgt_{"s" * 43}"\nallow = ["forensics"]\nno
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
 Series = dict[str, float]
-# No pauses between two scrapes, and the time that an alert takes on a busy machine.
+# No pause between two scrapes, and a longer time for an alert on a busy machine.
 NO_PAUSES = with_constants("server.metrics.SHARE = 0", "web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0")
 
 
@@ -74,7 +74,7 @@ def series(service: Service) -> Series:
 
 
 def test_the_token_opens_the_metrics(service: Service) -> None:
-    """GET and HEAD, in Prometheus' text by default, and as an answer that is never stored."""
+    """GET and HEAD answer in Prometheus' text format by default. The answer is never stored."""
     reply = scrape(service)
     assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert reply.headers["cache-control"].startswith("no-store")
@@ -94,7 +94,7 @@ NO_TOKENS = {
 
 @pytest.mark.parametrize("headers", NO_TOKENS.values(), ids=NO_TOKENS)
 def test_every_other_request_gets_the_uniform_401(service: Service, headers: dict[str, str]) -> None:
-    """The bytes and headers of a refused verb; the refusal is in the log, and counted."""
+    """The answer has the bytes and headers of a refused verb's. The refusal is logged and counted."""
     before = series(service)["requests_total{outcome=unauthorized,route=/metrics}"]
     reply, verb = service.send("GET", "/metrics", headers=headers), service.send("POST", "/pve", b"{}")
     assert (reply.status, reply.body) == (401, verb.body)
@@ -108,19 +108,19 @@ def test_a_signature_does_not_open_the_metrics(service: Service) -> None:
 
 
 def test_the_token_runs_no_verb(service: Service) -> None:
-    """It is good at no other address, and the same 401 there."""
+    """At every other address, the token gets the same 401."""
     for path in ("/pve", "/alert/generic", "/chat"):
         assert service.send("POST", path, b'{"verb":"status"}', BEARER).status == 401
 
 
 def test_a_scrape_has_no_body(service: Service) -> None:
-    """The gate's limits hold: a body is 413, with the token and without."""
+    """A request with a body gets 413, with the token and without it."""
     assert service.send("GET", "/metrics", b"x", BEARER).status == 413
     assert service.send("GET", "/metrics", b"x").status == 413
 
 
 def test_other_methods_are_refused_as_elsewhere(service: Service) -> None:
-    """405, as for /health."""
+    """They get 405, as at /health."""
     answers = [service.send("POST", path, b"", BEARER) for path in ("/metrics", "/health")]
     assert [answer.status for answer in answers] == [405, 405]
     assert answers[0].body == answers[1].body
@@ -135,7 +135,7 @@ def begin_at_0(found: Series) -> None:
 
 
 def test_without_the_table_there_is_no_such_address(directory: Path) -> None:
-    """The same answer as at any unknown address, with a token too. A reload brings the metrics, another takes them.
+    """Even with a token, the answer is that of an unknown address. One reload adds the metrics, another removes them.
 
     Counters begin at 0.
     """
@@ -165,7 +165,7 @@ def test_without_the_table_there_is_no_such_address(directory: Path) -> None:
 
 
 def test_openmetrics_for_clients_that_accept_it(service: Service) -> None:
-    """Prometheus itself asks for OpenMetrics; the official parser reads it, with the same series."""
+    """Prometheus itself asks for OpenMetrics. The official parser reads the same series in it."""
     reply = scrape(service, accept=f"{OPENMETRICS};q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1")
     assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert reply.body.endswith(b"# EOF\n")
@@ -185,7 +185,7 @@ def test_gzip_where_the_client_accepts_it(service: Service) -> None:
 
 @pytest.mark.real("promtool")
 def test_promtool_finds_nothing_to_mend(service: Service) -> None:
-    """Names, units, types and HELP texts, by Prometheus' own linter."""
+    """Prometheus' own linter accepts the names, units, types and HELP texts."""
     ran = subprocess.run(["promtool", "check", "metrics"], input=scrape(service).body, capture_output=True, check=False)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
 
@@ -201,7 +201,7 @@ def test_nothing_of_the_process_or_of_python(service: Service) -> None:
 
 def test_the_document_lists_every_series(service: Service) -> None:
     """Each has its labels, its type and its HELP text, in the order of the answer."""
-    assert service.pve("status").status == 200  # the time of a caller's newest request
+    assert service.pve("status").status == 200  # so that there is the time of a caller's newest request
     rows = []
     for name, family in families(scrape(service).body.decode()).items():
         labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
@@ -215,7 +215,7 @@ def test_the_document_lists_every_series(service: Service) -> None:
 
 
 def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) -> None:
-    """Its return moves them back, within the time in which the handler notices; no scrape asks the host."""
+    """When the handler notices the loss or the return, the series change. A scrape never asks the host."""
     good = series(service)
     assert (good["host_up{host=pve1}"], good["vm_reachable{host=pve1,vm=devvm}"]) == (1, 1)
     assert "host_proven_timestamp_seconds{host=pve1}" in good
@@ -232,7 +232,7 @@ def test_a_host_that_goes_away_moves_its_series(service: Service, sshd: Sshd) ->
 
 
 def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
-    """It is counted by verb, route and outcome; each stage has its seconds, which are less than the request's own."""
+    """It is counted by verb, route and outcome. Each stage has its seconds, fewer than the whole request."""
     before, began = series(service), time.monotonic()
     assert service.pve("reset").json["outcome"] == "done"
     seconds, after = time.monotonic() - began, series(service)
@@ -248,7 +248,7 @@ def test_a_verb_and_its_stages_are_counted(service: Service) -> None:
 
 
 def test_the_same_id_again_counts_a_request_and_no_stage(service: Service) -> None:
-    """It attaches to the job, whose old messages come at once: their times would be wrong."""
+    """It attaches to the job. The job's old messages come at once, so their times would be wrong."""
     assert service.pve("reset", msg_id="msg_once_only").json["attached"] is False
     before = series(service)
     assert service.pve("reset", msg_id="msg_once_only").json["attached"] is True
@@ -259,7 +259,7 @@ def test_the_same_id_again_counts_a_request_and_no_stage(service: Service) -> No
 
 
 def test_a_name_that_a_request_brings_is_no_label(service: Service) -> None:
-    """A verb, a VM and a path that do not exist count as what they are; the number of series stays the same."""
+    """A verb, a VM or a path that does not exist is counted under a fixed label, so there are no new series."""
     assert service.pve("status").status == 200
     before = series(service)
     assert service.pve("explode", vm="a-vm-of-mine").json["outcome"] == "rejected"
@@ -276,7 +276,7 @@ def test_a_name_that_a_request_brings_is_no_label(service: Service) -> None:
 
 
 def test_alerts_are_counted_by_their_source(service: Service) -> None:
-    """Notifications by outcome, captures by what became of them."""
+    """Notifications are counted by outcome, and captures by their results."""
     token = {"authorization": f"Bearer bgt_{'s' * 43}"}
     body = json.dumps(
         {"status": "firing", "labels": {"a": "b"}, "fingerprint": "f1", "starts_at": "2026-11-27T03:00:00Z"}
@@ -330,7 +330,7 @@ def ask(port: int, query: str) -> list[tuple[dict[str, str], str]]:
 @pytest.mark.all
 @pytest.mark.real("prometheus")
 def test_prometheus_scrapes_as_the_document_says(service: Service, tmp_path: Path) -> None:
-    """It uses the document's own settings and rules, takes the token from the file, and all series with their names."""
+    """Prometheus uses the document's settings and rules, reads the token from the file, and gets all series."""
     [_, settings] = documents.settings("docs/monitoring.md", "Setting up Prometheus")
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "breakglass-alerts.yml").write_text((ROOT / "deploy/prometheus/alerts.yml").read_text())

@@ -1,4 +1,4 @@
-"""A VM with several hosts, of which one says what is not true: no verb acts on the wrong QEMU, or says `stopped`."""
+"""A VM with several hosts, one of which reports a false state. No verb acts on the wrong QEMU or says `stopped`."""
 
 import signal
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def service(nodes: Cluster, short_dir: Path) -> Iterator[Service]:
 
 
 def lose(nodes: Cluster, service: Service, *names: str) -> None:
-    """Have nodes go away, and wait until the handler knows it."""
+    """Stop nodes, and wait until the handler knows that they are gone."""
     for name in names:
         nodes.nodes[name].stop()
     up = [name for name, sshd in nodes.nodes.items() if sshd.process.returncode is None]
@@ -43,7 +43,7 @@ def lose(nodes: Cluster, service: Service, *names: str) -> None:
 
 
 def test_a_node_without_a_quorum_does_not_say_that_the_vm_is_off(nodes: Cluster, service: Service) -> None:
-    """It was fenced and is back, alone: its /etc/pve is old and says that it has the VM, which runs elsewhere."""
+    """It was fenced and is back without the others. Its old /etc/pve says that it has the VM, which runs elsewhere."""
     nodes.move("pve2")
     pve = nodes.give_own_pve("pve1", "pve1")
     (pve / "nodes/pve1").chmod(0o555)
@@ -72,7 +72,7 @@ def test_a_copy_that_a_migration_left_is_not_the_vm(nodes: Cluster, service: Ser
     for verb in ("start", "stop"):
         assert service.pve(verb).json["outcome"] == "unreached"
     lose(nodes, service, "pve2")
-    for verb in ("start", "reset"):  # both would let the copy continue
+    for verb in ("start", "reset"):  # both verbs would let the copy continue
         answer = service.pve(verb).json
         assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "place-unknown"), answer
     assert first.pid is not None
@@ -117,7 +117,7 @@ def test_a_named_cluster_lets_a_handler_start_while_the_first_host_is_away(nodes
 
 @pytest.mark.all
 def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Service) -> None:
-    """A fault of the configuration has disabled the host that has the id."""
+    """An error in the configuration has disabled the host that has the id."""
     nodes.move("pve2")
     msg_id = new_id()
     assert service.pve("reset", msg_id=msg_id).json["outcome"] == "done"
@@ -135,7 +135,7 @@ def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, service: Ser
 
 @pytest.mark.all
 def test_a_read_is_answered_while_any_host_is_up(nodes: Cluster, service: Service) -> None:
-    """The node that had the VM last is away, and the one that is left has no quorum."""
+    """The node that had the VM last is away, and the remaining one has no quorum."""
     nodes.move("pve2")
     assert service.pve("status").json["state"] == "running"
     nodes.move("pve1", running=False)
@@ -165,7 +165,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", sampled(LIES, "knows"))
 def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, short_dir: Path, lie: str) -> None:
-    """The id is new. The VM runs on pve1, and the verb would be `done` on pve3 without having been done."""
+    """The VM runs on pve1, but pve3 says that it knows the new id. It would answer `done` without acting."""
     liar = nodes.nodes["pve3"].world
     with constants_set(liar, LIES[lie]):
         service = nodes.handler(short_dir)
@@ -179,7 +179,7 @@ def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, sh
                 assert (
                     "pve3 says that it knows this id, but is not known to have the VM" in answer["verdict"]["sentence"]
                 )
-                assert service.pve("status").json["state"] == "running"  # a look has no id
+                assert service.pve("status").json["state"] == "running"  # a status has no id
         finally:
             service.stop()
     assert nodes.world.pid is not None
@@ -187,7 +187,7 @@ def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, sh
 
 @pytest.mark.all
 def test_a_host_that_says_that_it_runs_the_vm_can_only_refuse(nodes: Cluster, short_dir: Path) -> None:
-    """It prevents start and cycle until it is taken off `hosts`, and every stop says that it is not proven."""
+    """It prevents start and cycle until it is removed from `hosts`, and every stop says that it is not proven."""
     liar = nodes.nodes["pve3"].world
     with constants_set(liar, "replace(is_here=lambda host: True)"):
         service = nodes.handler(short_dir)

@@ -68,7 +68,7 @@ def test_a_handler_that_has_just_started_waits_for_its_connections(nodes: Cluste
 
 
 def test_conditions_are_compared_where_the_vm_is(nodes: Cluster, service: Service) -> None:
-    """The node that has the VM does the comparing."""
+    """The node that has the VM compares them."""
     nodes.move("pve3")
     last = service.pve("status").json["last"]
     nodes.move("pve1")
@@ -85,7 +85,7 @@ def test_an_id_acts_once_even_after_a_move(nodes: Cluster, service: Service) -> 
     msg_id = new_id()
     first = service.pve("reset", msg_id=msg_id).json
     nodes.move("pve3")
-    assert service.pve("status").json["state"] == "running"  # so the handler knows
+    assert service.pve("status").json["state"] == "running"  # so the handler knows where the VM is
     again = service.pve("reset", msg_id=msg_id, again=True).json
     assert (again["outcome"], again["attached"], again["started"]) == ("done", True, first["started"])
     assert again["chain"]["node"] == "pve2"
@@ -114,7 +114,7 @@ def test_a_repeated_id_is_not_sent_while_a_host_that_may_have_it_is_away(
 
 
 def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Service) -> None:
-    """While the VM's node is away, the state is `elsewhere`; once HA has started it elsewhere, verbs go there."""
+    """While the VM's node is away, the state is `elsewhere`. Once HA has started the VM again, verbs go there."""
     nodes.move("pve1")
     assert service.pve("status").json["state"] == "running"
     nodes.nodes["pve1"].stop()
@@ -127,7 +127,7 @@ def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Se
     assert (power["outcome"], power["reached"]) == ("unreached", False)
     assert power["verdict"]["sentence"].startswith("the VM is on node pve1: ")
     nodes.nodes["pve1"].start()
-    assert service.pve("cycle").json["outcome"] == "done"  # it is tried for each request, whenever it was tried last
+    assert service.pve("cycle").json["outcome"] == "done"  # each request tries to connect again
     nodes.nodes["pve1"].stop()
     until(lambda: service.health()["hosts"]["pve1"]["state"] != "answering", "the loss of pve1")
     nodes.move("pve3")
@@ -135,9 +135,9 @@ def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Se
 
 
 def test_two_handlers_act_once(nodes: Cluster, service: Service, other_dir: Path) -> None:
-    """A handler that never saw the id asks the other nodes for it.
+    """A handler that has not seen the id asks the other nodes for it.
 
-    It believes a node that does not have the VM only if the client says that it repeats itself.
+    It believes a node that does not have the VM only if the client says `again`.
     """
     nodes.move("pve1")
     msg_id = new_id()
@@ -171,7 +171,7 @@ def test_an_alert_takes_its_evidence_where_the_vm_is(nodes: Cluster, service: Se
 def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(
     nodes: Cluster, service: Service, other_dir: Path
 ) -> None:
-    """Its connection looks as if it were up. The repeated id is not sent to the node that has the VM now."""
+    """The silent node's connection looks as if it were up. The repeated id is not sent to the VM's new node."""
     nodes.move("pve1")
     msg_id = new_id()
     first = service.pve("reset", msg_id=msg_id).json
@@ -192,7 +192,7 @@ def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(
 
 @pytest.mark.all
 def test_a_node_that_falls_silent_holds_up_no_first_attempt(nodes: Cluster, service: Service, other_dir: Path) -> None:
-    """The VM may need the verb now."""
+    """A first attempt does not wait for the silent node, because the VM may need the verb now."""
     nodes.move("pve2")
     hasty = nodes.handler(other_dir, seconds=15.0)
     try:
@@ -223,7 +223,7 @@ def test_a_node_without_etc_pve_does_not_say_that_the_vm_is_off(nodes: Cluster, 
 
 
 def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service) -> None:
-    """There, the number is another VM, and that host would say that it has it."""
+    """The number belongs to another VM there, and that host would say that it has the VM."""
     nodes.move("pve3")
     assert service.pve("reset").json["outcome"] == "done"
     last = memory(nodes.world, "last").read_text()
@@ -269,7 +269,7 @@ def test_a_node_that_is_lost_during_a_cycle(nodes: Cluster, service: Service) ->
         next(hold)
         lost.stop()
         for pid in agent_processes(lost.world):
-            with suppress(ProcessLookupError):  # it ended with its connection
+            with suppress(ProcessLookupError):  # the job ended with its connection
                 signal_process(int(pid), signal.SIGKILL)
         answer = cycle.result().json
     for _ in hold:

@@ -1,4 +1,4 @@
-"""POST /pair: a sealed signing key is handed out once, and all else gets the same answer."""
+"""POST /pair hands out a sealed signing key once, and gives any other request the same answer."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ def sessions(service: Service) -> Path:
 
 @pytest.fixture
 def place(service: Service) -> Iterator[Path]:
-    """The directory of the keys, which the handler's user owns, and which is not there before and afterwards."""
+    """The directory of the keys, which the handler's user owns. It does not exist before and after the test."""
     directory = sessions(service) / pairing.DIRECTORY
     directory.mkdir(parents=True)
     own(directory)
@@ -50,7 +50,7 @@ def own(*paths: Path) -> None:
 
 
 def leave(place: Path, sealed: str = SEALED, seconds: float = 600, name: str = "") -> str:
-    """Leave a key there, as the command does; return its id."""
+    """Write a key there, as the command does, and return its id."""
     pairing_id = name or pairing.new_pairing()[0]
     pairing.leave(str(place.parent), pairing_id, "anna", sealed, time.time() + seconds)
     own(place / pairing_id)
@@ -78,11 +78,11 @@ def names(place: Path) -> list[str]:
 
 
 def test_a_key_is_handed_out_once(service: Service, place: Path) -> None:
-    """What the device gets opens with the one-time key, for this id and this caller; then it is known to be fetched."""
+    """The device's answer opens with the one-time key, for this id and this caller. The key then counts as fetched."""
     pairing_id, one_time_key = pairing.new_pairing()
     leave(place, pairing.seal(one_time_key, pairing_id, "anna", SIGNING_KEY), name=pairing_id)
     assert ((place / pairing_id).stat().st_mode & 0o777, place.stat().st_mode & 0o777) == (0o600, 0o755)
-    begin = len(log_so_far(service))  # other tests' requests have the same outcomes
+    begin = len(log_so_far(service))  # requests of other tests have the same outcomes
     reply = ask(service, pairing_id)
     assert (reply.status, list(reply.json)) == (200, ["sealed"])
     assert "no-store" in reply.headers["cache-control"]
@@ -104,7 +104,7 @@ def test_a_key_is_handed_out_once(service: Service, place: Path) -> None:
 
 
 def test_all_else_gets_one_answer(service: Service, place: Path) -> None:
-    """The same bytes and headers, and no sooner: unknown, used, too old, malformed, and names that are no id."""
+    """The bytes, headers and delay are the same for unknown, used, expired and malformed ids."""
     used, old = leave(place), leave(place, seconds=-1)
     assert ask(service, used).status == 200
     (place.parent / "secret").write_text((place / f"{used}.fetched").read_text())
@@ -129,7 +129,7 @@ def test_without_a_directory_it_is_the_same_answer(service: Service) -> None:
 
 
 def test_one_of_fifty_gets_it(service: Service, place: Path) -> None:
-    """However many ask at once, one device has the key, and the command learns of the others."""
+    """If many devices ask at once, one of them gets the key, and the command learns of the others."""
     pairing_id = leave(place)
     with ThreadPoolExecutor(50) as pool:
         found = [reply.status for reply in pool.map(lambda _: ask(service, pairing_id), range(50))]
@@ -138,7 +138,7 @@ def test_one_of_fifty_gets_it(service: Service, place: Path) -> None:
 
 
 def test_what_is_no_file_of_ours_is_not_handed_out(service: Service, place: Path) -> None:
-    """A link, a pipe (which would wait for a writer), and a large, torn or made up file are refused."""
+    """A link, a pipe (which would wait for a writer), and a large, incomplete or forged file are refused."""
     good = leave(place)
     text = (place / good).read_text()
     made = [letter * 16 for letter in "BCDEFGH"]
@@ -158,7 +158,7 @@ def test_what_is_no_file_of_ours_is_not_handed_out(service: Service, place: Path
 @pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_directory_that_hangs_holds_up_no_verb(service: Service, place: Path) -> None:
-    """Its requests get the same answer after 2 s, more of them than there are threads, while a status is answered."""
+    """More requests than there are threads get the same answer after 2 s, while a status is answered."""
     with unserved_fuse(place), ThreadPoolExecutor(12) as pool:
         requests = [pool.submit(ask, service, UNKNOWN) for _ in range(12)]
         assert service.pve("status").json["outcome"] == "done"
@@ -170,7 +170,7 @@ def test_a_directory_that_hangs_holds_up_no_verb(service: Service, place: Path) 
 
 
 def test_a_flood_holds_up_no_verb(service: Service, place: Path) -> None:
-    """And a key can be fetched meanwhile."""
+    """During the flood, a key can still be fetched."""
     pairing_id = leave(place)
     is_over = threading.Event()
 
@@ -192,10 +192,10 @@ def test_a_flood_holds_up_no_verb(service: Service, place: Path) -> None:
 
 
 def test_old_keys_are_removed(place: Path) -> None:
-    """A minute after their time, in each state; and what was left half made, after an hour. Other files stay."""
+    """Keys in each state are removed a minute after they expire, incomplete files after an hour. Other files stay."""
     directory = str(place.parent)
     fresh, _, fetched, just = (leave(place, seconds=each) for each in (600, -40, -40, -1))
-    now = time.time()  # the first ones are older by as long as the others took
+    now = time.time()  # the first ones are older, by the time that the others took
     (place / fetched).rename(place / f"{fetched}.fetched")
     for name, age in ((f".new-{'N' * 16}", 3700), (f".new-{'M' * 16}", 3500), ("other", 9999)):
         (place / name).touch()
@@ -205,7 +205,7 @@ def test_old_keys_are_removed(place: Path) -> None:
 
 
 def test_a_key_that_is_withdrawn_is_not_handed_out(service: Service, place: Path) -> None:
-    """The command learns in the same step what had become of it."""
+    """In the same step, the command learns the key's earlier state."""
     waiting, fetched = leave(place), leave(place)
     assert ask(service, fetched).status == 200
     assert [pairing.withdraw(str(place.parent), each) for each in (waiting, fetched, waiting)] == [

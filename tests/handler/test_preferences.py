@@ -1,4 +1,4 @@
-"""What a client may choose about its answer: how long it waits for it, and whether it is compressed."""
+"""A client's choices about its answer: how long it waits, and whether the answer is compressed."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ def impatient(directory: Path, script: Scripted, host: tuple[World, Sshd]) -> It
 
 @pytest.fixture
 def held(script: Scripted) -> Scripted:
-    """The host, on which each verb waits again."""
+    """The host, on which each verb waits."""
     for file in ("go", "end"):
         (script.place / file).unlink(missing_ok=True)
     script.say(HELD)
@@ -105,7 +105,7 @@ def prefer(value: str) -> tuple[str, str]:
 
 @pytest.mark.all
 def test_a_client_can_wait_longer_than_the_default(impatient: Service, held: Scripted) -> None:
-    """With `wait`, the answer is the verb's end; without, it is 202 after the default. The same id attaches."""
+    """With `wait`, the answer comes at the verb's end; without, 202 comes after the default. The same id attaches."""
     msg_id = new_id()
     with ThreadPoolExecutor(1) as pool:
         wishes = prefer("respond-async"), prefer("wait=500, wait=0")
@@ -122,7 +122,7 @@ def test_a_client_can_wait_longer_than_the_default(impatient: Service, held: Scr
 
 
 def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
-    """With `wait=0` the answer is 202 as soon as the host has the verb, which is still held up."""
+    """With `wait=0`, the answer is 202 as soon as the host has the verb, although the verb still runs."""
     reply = ask(service, "stop", prefer('foo="a, b"; c, wait=0'))
     assert (reply.status, reply.json["outcome"], reply.json["stage"]) == (202, "running", "stop")
     assert reply.headers["preference-applied"] == "wait=0"
@@ -131,7 +131,7 @@ def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
 
 @pytest.mark.all
 def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Service, held: Scripted) -> None:
-    """Before the host's first message, it is not known whether the verb got there. This takes the default at most."""
+    """The handler waits for the host's first message, which shows that the verb arrived, or for the default at most."""
     with ThreadPoolExecutor(1) as pool:
         asked: Future[Reply] = pool.submit(ask, service, "start", prefer("wait=0"))
         wait_until(lambda: len(held.asked("start")) == 1)
@@ -145,7 +145,7 @@ def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Serv
 
 
 def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
-    """A read says nothing before its end, so `wait=0` changes nothing there."""
+    """A read sends nothing before its end, so `wait=0` changes nothing."""
     reply = ask(service, "status", prefer("wait=0"))
     assert (reply.status, reply.json["outcome"]) == (200, "done")
 
@@ -156,7 +156,7 @@ def test_the_document_says_what_to_do_with_a_202(impatient: Service, held: Scrip
     [again] = commands("docs/requests.md", "The answer")
     given = {"URL": f"http://127.0.0.1:{impatient.port}", "body": '{"verb":"stop","vm":"devvm"}'}
     given |= {"KEY": impatient.secrets["operator"], "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # SECRET is what the block before has read; it is not exported.
+    # The previous block has read SECRET, but has not exported it.
     command = ["bash", "-euo", "pipefail", "-c", f"SECRET=$KEY\n{again}"]
     with subprocess.Popen(command, env={**os.environ, **given}, stdout=subprocess.PIPE, cwd=tmp_path) as shell:
         try:
@@ -179,7 +179,7 @@ FILES = sorted(path.relative_to(PAGE).as_posix() for path in TEXTS if path.stat(
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
-    """A file is the same afterwards, and its tag lets a browser keep it."""
+    """A file has the same bytes after decompression, and a tag with which a browser can keep it."""
     plain = service.send("GET", f"/{name}", headers=dict([NO_GZIP]))
     packed = service.send("GET", f"/{name}", headers=dict([GZIP]))
     content = sent_bytes(PAGE / name)
@@ -216,7 +216,7 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
 
 
 def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:
-    """`/health`, which is open, and the answer to a verb. A short one is not."""
+    """`/health` and the answer to a verb are compressed. A short answer is not."""
     health = service.send("GET", "/health", headers=dict([GZIP]))
     assert (health.headers["content-encoding"], health.headers["vary"]) == ("gzip", "Accept-Encoding")
     assert len(json.loads(gzip.decompress(health.body))["vms"]) == 31
@@ -228,7 +228,7 @@ def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> N
 
 
 def test_a_challenge_is_not_compressed(service: Service) -> None:
-    """It is made with the session secret, and stands beside text of the request: its length must say nothing."""
+    """It is made with the session secret and comes beside text of the request, so its length must reveal nothing."""
     body = b'{"verb":"status","vm":"devvm"}'
     signed = service.signed(body, msg_id=f"msg_{'x' * 60}", at=int(time.time()) - 400)
     reply = service.send("POST", "/pve", body, {**signed, **dict([GZIP])})
@@ -237,7 +237,7 @@ def test_a_challenge_is_not_compressed(service: Service) -> None:
 
 
 def test_a_stream_is_not_compressed(service: Service, held: Scripted) -> None:
-    """Its first lines arrive while the verb is held up; a preference for how long to wait is not for streams."""
+    """The first lines of a stream arrive while the verb runs. A preference for the wait has no effect on a stream."""
     body = b'{"verb":"stop","vm":"devvm"}'
     wishes = dict([GZIP, prefer("wait=0"), ("Accept", "application/x-ndjson")])
     with closing(HTTPConnection("127.0.0.1", service.port, timeout=120)) as connection:

@@ -49,7 +49,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_an_orphan_is_reaped() -> None:
-    """The one process of it that is left is the child, which continues."""
+    """The child is its only remaining process and continues."""
     with namespace(ORPHAN * 3 + READY + "sys.stdin.read()") as process:
         [first] = children(process.pid)
         until(lambda: len(children(first)) == 1, "the end of the orphans")
@@ -67,7 +67,7 @@ def test_an_orphan_is_reaped() -> None:
     ids=["its own code", "a signal"],
 )
 def test_a_signal_reaches_the_child_and_its_code_comes_back(program: str, code: int) -> None:
-    """Process 1 without a handler for SIGTERM would get none, because the kernel drops it."""
+    """Process 1 needs a handler for SIGTERM, because the kernel drops the signal if it has none."""
     with namespace(program + READY + "while True: signal.pause()") as process:
         [first] = children(process.pid)
         signal_process(first, signal.SIGTERM)

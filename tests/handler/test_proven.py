@@ -32,7 +32,7 @@ allow = ["status"]
 
 @pytest.fixture
 def service(world: World, sshd: Sshd) -> Iterator[Service]:
-    """A separate handler, which has heard nothing yet, and a host that was never proven."""
+    """A separate handler without earlier requests, and a host that was never proven."""
     forget_proofs(world)
     with connected(world.directory, sshd, EXTRA) as service:
         yield service
@@ -43,9 +43,9 @@ def in_health(service: Service) -> object:
 
 
 def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
-    """The answer itself and each later one tell it, and /health without the name.
+    """The answer itself and each later one have the proof, and /health has it without the name.
 
-    An attached job changes nothing back.
+    A request that attaches to an older job does not restore the older proof.
     """
     first = service.pve("status", vm="devvm").json
     assert (first["proven"], in_health(service)) == (None, None)
@@ -75,7 +75,7 @@ def test_a_handler_that_connects_hears_of_it(world: World, service: Service) -> 
 async def test_a_quiet_handler_hears_of_another_ones_drill(
     world: World, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else would tell it: without a verb, the connection says nothing for days."""
+    """Without verbs, nothing comes over the connection for days, so the handler asks."""
     monkeypatch.setattr(keeping, "NEWS_SECONDS", 0.05)
     monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
     path = world.root / "run/breakglass/proven.json"
@@ -94,7 +94,7 @@ async def test_a_quiet_handler_hears_of_another_ones_drill(
 
 
 def test_what_may_not_prove_sends_nothing(world: World, service: Service) -> None:
-    """A VM without `drill = true`, another verb, a word that does not exist, and a token's status."""
+    """A VM without `drill = true`, another verb, an unknown word and a token's status can't prove a host."""
     before = world.pid
     refused = [
         service.pve("cycle", vm="devvm", proves="drill"),

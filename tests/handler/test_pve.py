@@ -1,4 +1,4 @@
-"""POST /pve from the signature to QEMU, through a real handler, a real OpenSSH server and the real host agent."""
+"""POST /pve, from the signature to QEMU, through a real handler, a real OpenSSH server and the real host agent."""
 
 import http.client
 import json
@@ -31,27 +31,27 @@ own_handler = pytest.mark.shared("world", "sshd")
 
 @pytest.fixture(scope="module", autouse=True)
 def _replayed(shared_world: World, shared_service: Service) -> Iterator[None]:
-    """At the end, each job and each answer of these tests must be one that the model of the protocol has."""
+    """At the end, the model of the protocol must allow each job and each answer of these tests."""
     yield
     replay(shared_world, shared_service.audit())
 
 
 def open_gate(world: World) -> None:
-    """Let a gated `qm` continue; returns once it has seen that."""
-    (world.root / "gate").write_text("")  # blocks until it is there
+    """Let a gated `qm` continue, and return once it has begun to."""
+    (world.root / "gate").write_text("")  # blocks until `qm` reads the gate
     misbehave(world.root)
 
 
 @pytest.fixture
 def gated_start(world: World) -> World:
-    """A host whose `qm start` waits at a gate: the middle of a cycle, for as long as a test needs it."""
+    """A host whose `qm start` waits at a gate, which keeps a cycle in its middle for as long as a test needs."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="start")
     return world
 
 
 def wait_stage(service: Service, stage: str) -> None:
-    """Return once the running job is in that stage, by the host's own word."""
+    """Return once the host reports the running job in this stage."""
 
     def there() -> bool:
         jobs = service.pve("history").json["jobs"]
@@ -70,7 +70,7 @@ def jobs(service: Service) -> set[str]:
 @pytest.mark.quick
 @own_host
 def test_cycle_starts_a_new_qemu_process(service: Service, world: World) -> None:
-    """A cycle ends running, in another process, and the answer says all that the contract promises."""
+    """A cycle ends with the VM running in another process. The answer has every field of the contract."""
     before = world.pid
     reply = service.pve("cycle", reason="hung since 02:50", if_state="running", if_last="none")
     answer = reply.json
@@ -97,7 +97,7 @@ def test_reset_is_qemus_own_reset(service: Service, world: World) -> None:
 
 
 def test_reset_of_a_paused_vm_ends_running(service: Service, world: World) -> None:
-    """`system_reset` leaves a paused VM in prelaunch; reset continues to running."""
+    """`system_reset` leaves a paused VM in prelaunch, so reset also makes it run."""
     with Witness(world) as qemu:
         qemu.execute("stop")
         assert service.pve("status").json["state"] == "paused"
@@ -105,7 +105,7 @@ def test_reset_of_a_paused_vm_ends_running(service: Service, world: World) -> No
 
 
 def test_stop_and_start(service: Service, world: World) -> None:
-    """Stop proves that nothing is left; start makes it run; both are content when there is nothing to do."""
+    """Stop proves that no process is left, and start makes the VM run. Both succeed if there is nothing to do."""
     assert service.pve("stop").json["state"] == "stopped"
     assert world.pid is None
     assert service.pve("stop").json["outcome"] == "done"
@@ -115,7 +115,7 @@ def test_stop_and_start(service: Service, world: World) -> None:
 
 
 def test_start_lets_a_paused_vm_go_on(service: Service, world: World) -> None:
-    """Start of a paused VM is `cont`, because the same process runs on."""
+    """Start of a paused VM sends `cont`, so the same process continues."""
     before = world.pid
     with Witness(world) as qemu:
         qemu.execute("stop")
@@ -135,7 +135,7 @@ def test_forensics_brings_a_picture_that_history_returns(service: Service) -> No
 
 
 def test_history_says_who_did_what_and_why(service: Service) -> None:
-    """The reason travels as the job's `why`, whatever is in it."""
+    """The reason arrives as the job's `why`, whatever its characters are."""
     why = 'it "hangs"; $(reboot)\n\u202eevil'
     job = service.pve("reset", caller="operator2", reason=why).json["id"]
     found = service.pve("history").json["jobs"][0]
@@ -166,7 +166,7 @@ def test_an_id_belongs_to_its_verb(service: Service) -> None:
 
 
 def test_fifty_posts_of_one_id_act_once(service: Service, world: World) -> None:
-    """Fifty at once with one id: one cycle, fifty answers that agree."""
+    """Fifty requests at once with one id make one cycle and fifty equal answers."""
     msg_id, before = new_id(), jobs(service)
     replies = service.together([{"verb": "cycle", "msg_id": msg_id}] * 50)
     assert {reply.json["outcome"] for reply in replies} == {"done"}
@@ -175,7 +175,7 @@ def test_fifty_posts_of_one_id_act_once(service: Service, world: World) -> None:
 
 
 def test_fifty_ids_act_once_and_the_rest_are_busy(service: Service, gated_start: World) -> None:
-    """Fifty at once with different ids: one cycle, and forty-nine are told whose it is."""
+    """Fifty requests at once with different ids make one cycle, and forty-nine answers say whose it is."""
     with ThreadPoolExecutor(50) as pool:
         requests = [pool.submit(service.pve, "cycle", caller="operator2") for _ in range(50)]
         until(lambda: sum(each.done() for each in requests) == 49, "the answer of all but one")
@@ -189,7 +189,7 @@ def test_fifty_ids_act_once_and_the_rest_are_busy(service: Service, gated_start:
 
 
 def test_two_decisions_make_one_outage(service: Service) -> None:
-    """Who decided on what is no longer so is refused, and told who was first."""
+    """A request for a state that has since changed is refused, and the answer says who was first."""
     seen = service.pve("status").json["last"]
     assert service.pve("cycle", if_last=seen).status == 200
     late = service.pve("cycle", caller="operator2", if_last=seen)
@@ -202,7 +202,7 @@ def test_two_decisions_make_one_outage(service: Service) -> None:
 
 
 def test_a_client_that_leaves_interrupts_nothing(service: Service, gated_start: World) -> None:
-    """The HTTP client vanishes in the middle of a cycle: the VM ends running, and the id returns the outcome."""
+    """The HTTP client vanishes in the middle of a cycle. The VM still ends running, and the id returns the outcome."""
     msg_id, body = new_id(), json.dumps({"verb": "cycle"}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", service.port)
     connection.request("POST", "/pve", body, service.signed(body, msg_id=msg_id))
@@ -215,7 +215,7 @@ def test_a_client_that_leaves_interrupts_nothing(service: Service, gated_start: 
 
 @pytest.mark.quick
 def test_killing_ssh_in_the_middle_of_a_cycle_changes_nothing(service: Service, sshd: Sshd, gated_start: World) -> None:
-    """SIGKILL of every SSH process mid-cycle: the handler attaches by itself, and the VM ends running."""
+    """Every SSH process is killed mid-cycle. The handler attaches again by itself, and the VM ends running."""
     msg_id = new_id()
     replies: list[dict[str, object]] = []
     posting = threading.Thread(target=lambda: replies.append(service.pve("cycle", msg_id=msg_id).json))
@@ -232,7 +232,7 @@ def test_killing_ssh_in_the_middle_of_a_cycle_changes_nothing(service: Service, 
 @pytest.mark.all
 @own_handler
 def test_a_killed_handler_changes_nothing(service: Service, world: World, sshd: Sshd, gated_start: World) -> None:
-    """SIGKILL of the handler mid-cycle: another replica returns the outcome of the same id."""
+    """The handler is killed mid-cycle. Another replica returns the outcome for the same id."""
     msg_id, body = new_id(), json.dumps({"verb": "cycle"}).encode()
     connection = http.client.HTTPConnection("127.0.0.1", service.port)
     connection.request("POST", "/pve", body, service.signed(body, msg_id=msg_id))
@@ -311,11 +311,11 @@ def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World) -> 
     assert gated_start.pid is not None
 
 
-# --- who may ---
+# --- authentication and rights ---
 
 
 def test_a_viewer_may_not_change_power(service: Service) -> None:
-    """403 before anything is sent."""
+    """A viewer's power verb gets 403, and nothing is sent."""
     reply = service.pve("stop", caller="viewer")
     assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (403, "forbidden", False)
     assert service.pve("status", caller="viewer").status == 200
@@ -338,7 +338,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("verb", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_verbs_are_rejected(service: Service, verb: str) -> None:
-    """What is not a verb is rejected with the answer object, and nothing is sent."""
+    """A word that is not a verb is rejected with the answer object, and nothing is sent."""
     reply = service.pve(verb)
     answer = reply.json
     assert (reply.status, answer["outcome"], answer["rejected"]) == (400, "rejected", True)
@@ -352,7 +352,7 @@ def test_an_unknown_vm_is_rejected(service: Service) -> None:
 
 @own_handler
 def test_one_audit_line_a_request_without_secrets(service: Service) -> None:
-    """Who, with which key, what, why, how it ended; no secret."""
+    """The line says who, with which key, what, why and how it ended. It has no secret."""
     service.pve("reset", reason="it hangs")
     service.pve("stop", caller="viewer")
     service.pve("nonsense\nverb")

@@ -88,7 +88,7 @@ def at(port: int, name: str = "127.0.0.1") -> Address:
 
 
 async def test_name_not_found(open_host: Open) -> None:
-    """1: a name that has no address (RFC 6761 keeps .invalid free of them)."""
+    """1: the name has no address (RFC 6761 reserves .invalid for this)."""
     assert (await trouble(open_host(ssh=at(22, "no-such-host.invalid")))).cause == "name-not-found"
 
 
@@ -98,7 +98,7 @@ async def test_refused(open_host: Open) -> None:
 
 
 async def test_timeout(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """3: something takes the connection and never speaks."""
+    """3: a server accepts the connection and never sends anything."""
     monkeypatch.setattr(breakglass.proxmox.connect, "CONNECT_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ async def test_timeout(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_turned_away_before_login(world: World, open_host: Open) -> None:
-    """4: OpenSSH penalises this address; the right key does not help."""
+    """4: OpenSSH penalises this address, so even the right key does not help."""
     strict = Sshd(world, "PerSourcePenalties authfail:30 min:1", name="strict")
     try:
         wrong = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
@@ -121,7 +121,7 @@ async def test_turned_away_before_login(world: World, open_host: Open) -> None:
 
 @own_host
 async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> None:
-    """5: a wrong key is tried once a minute and no more, however many requests come."""
+    """5: a wrong key is tried at most once a minute, however many requests come."""
     host = open_host(key=asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
     keeping = asyncio.create_task(host.keep_open())
     assert [(await trouble(host)).cause for _ in range(3)] == ["key-not-accepted"] * 3
@@ -133,7 +133,7 @@ async def test_key_not_accepted_is_tried_rarely(open_host: Open, sshd: Sshd) -> 
 async def test_a_key_line_that_is_written_later_is_found(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The handler looks again without a request or a reload, here at once instead of in a minute."""
+    """The handler tries again without a request or a reload. Here it does so at once and not after a minute."""
     monkeypatch.setattr(breakglass.proxmox.patience, "REFUSAL_BACKOFF", (0.01,))
     monkeypatch.setattr(breakglass.proxmox.keeping, "AUTH_PAUSE", 0.0)
     lines = sshd.keys.read_text()
@@ -149,14 +149,14 @@ async def test_a_key_line_that_is_written_later_is_found(
 
 
 async def test_host_key_differs(open_host: Open) -> None:
-    """6: an unexpected host key; the key is not offered to it."""
+    """6: the host key is unexpected, so the handler does not offer its own key."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
     assert (await trouble(open_host(host_keys=(other,)))).cause == "host-key-differs"
 
 
 @own_host
 async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world: World) -> None:
-    """7: the server dies for good after the request was sent, which is unknown, never unreached."""
+    """7: the server dies for ever after the request was sent. The outcome is unknown and never unreached."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
     host = open_host()
@@ -169,7 +169,7 @@ async def test_connection_lost_after_sending(open_host: Open, sshd: Sshd, world:
 
 
 async def handshake_of(host: HostConnection) -> Link:
-    """Return the host's connection once the host agent has said what it is."""
+    """Return the host's connection once the host agent has reported its version."""
     assert host.link is not None
     await host.link.handshaking
     return host.link
@@ -180,14 +180,14 @@ async def handshake_of(host: HostConnection) -> Link:
 
 @pytest.mark.all
 async def test_any_of_several_pins_is_enough(open_host: Open, sshd: Sshd) -> None:
-    """Current and spare: the one that the host shows is among them."""
+    """The pins are a current and a spare key, and the host shows one of them."""
     spare = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_public_key().decode().strip()
     assert (await open_host(host_keys=(spare, sshd.host_key)).read("status vm=102"))[-1]["state"] == "running"
 
 
 @own_host
 async def test_a_host_ca_vouches_for_a_new_key(open_host: Open, sshd: Sshd) -> None:
-    """A certificate by the pinned authority is accepted; the authority alone is not a host key."""
+    """A certificate of the pinned authority is accepted. The authority's key itself is not accepted as a host key."""
     authority = asyncssh.generate_private_key("ssh-ed25519")
     public = authority.export_public_key().decode().strip()
     assert (await trouble(open_host(host_keys=(), host_cas=(public,)))).cause == "host-key-differs"
@@ -201,7 +201,7 @@ async def test_a_host_ca_vouches_for_a_new_key(open_host: Open, sshd: Sshd) -> N
 
 
 async def test_no_pin_checks_nothing(open_host: Open) -> None:
-    """The word "any" accepts whatever key is shown."""
+    """The word "any" accepts every host key."""
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
 
@@ -223,7 +223,7 @@ async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> No
 
 @own_host
 async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause(node: Host, sshd: Sshd) -> None:
-    """On a host without memory that kills each session, a login every 0.3 s would be a load by itself."""
+    """On a host without memory, which kills each session, a login every 0.3 s would itself be a load."""
     paused = asyncio.Event()
 
     def chance() -> float:
@@ -246,7 +246,7 @@ async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause
 async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
     node: Host, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many hosts, each is connected a moment later by chance, and at once when a request needs it."""
+    """With many hosts, each connects after a random moment, or at once if a request needs it."""
     monkeypatch.setattr(breakglass.proxmox.patience, "SPREAD_SECONDS", 3600.0)
     host = HostConnection(node)
     host.chance = lambda: 1.0
@@ -262,7 +262,7 @@ async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
 
 
 async def test_identical_reads_in_flight_are_asked_once(open_host: Open) -> None:
-    """Two hundred pages that poll cost at most two executions on the host."""
+    """If two hundred pages poll, the host executes at most two reads."""
     host = open_host()
     await host.read("status vm=102")
     assert host.link is not None
@@ -290,7 +290,7 @@ replace(read=read)
 async def test_a_read_that_hangs_cuts_no_other_request(
     open_host: Open, sshd: Sshd, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The late status fails alone: the host agent still answers, so the stop beside it keeps its connection."""
+    """Only the late status fails. The host agent still answers, so the connection of the stop is kept."""
     os.mkfifo(world.root / "hung")
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
@@ -314,7 +314,7 @@ async def test_a_read_that_hangs_cuts_no_other_request(
 async def test_a_verb_does_not_wait_for_the_handshake(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first reset is sent once the session is open; /health says `answering` once the host agent has spoken."""
+    """The first reset is sent once the session is open. /health says `answering` once the host agent has answered."""
     monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60.0)
     os.mkfifo(world.root / "hung")
     set_constants(world, HUNG.replace("VERB", "ping"), DEADLINES={**DEADLINES, "ping": 60.0})
@@ -329,7 +329,7 @@ async def test_a_verb_does_not_wait_for_the_handshake(
     assert host.health(102) == "answering"
 
 
-# A host agent that can't answer `ping` as long as a file is there.
+# A host agent that can't answer `ping` while a file exists.
 DEAF = """
 import os
 
@@ -348,7 +348,7 @@ replace(read=read)
 async def test_a_host_agent_that_was_too_busy_is_asked_again(
     open_host: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was silent as the connection opened; the state becomes `answering` by itself, without a request or a login."""
+    """It was silent when the connection opened. The state becomes `answering` without a request or a new login."""
     monkeypatch.setattr(breakglass.proxmox.keeping, "LOOK_SECONDS", 0.1)
     (world.root / "deaf").touch()
     set_constants(world, DEAF)
@@ -363,7 +363,7 @@ async def test_a_host_agent_that_was_too_busy_is_asked_again(
 
 @own_host
 async def test_a_session_that_ended_is_opened_anew(open_host: Open, sshd: Sshd) -> None:
-    """When the resident agent is killed, the next verb goes over a new connection, and it is its first sending."""
+    """When the resident agent is killed, the next verb goes over a new connection, and is sent only once."""
     host = open_host(retry_seconds=60)
     for number in range(3):
         await host.read("status vm=102")
@@ -377,13 +377,13 @@ async def test_a_connection_that_just_closed_is_opened_anew(open_host: Open) -> 
     host = open_host(retry_seconds=60)
     await host.read("status vm=102")
     assert host.link is not None
-    host.link.conn.abort()  # asyncssh calls it closed one step of the event loop later
+    host.link.conn.abort()  # asyncssh reports the end one step of the event loop later
     result = await host.result("reset vm=102 id=closed-1 by=operator")
     assert (result["outcome"], result["attached"]) == ("done", False)
 
 
 async def test_a_read_only_key_has_a_session(open_host: Open, sshd: Sshd) -> None:
-    """It answers reads, says that the key is read-only, and refuses what changes power."""
+    """It answers reads, says that the key is read-only, and refuses verbs that change power."""
     host = open_host(key=sshd.read_only_key)
     assert (await host.read("status vm=102"))[-1]["state"] == "running"
     await became(host, "read-only-key")
@@ -396,7 +396,7 @@ async def test_a_read_only_key_has_a_session(open_host: Open, sshd: Sshd) -> Non
 async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     open_host: Open, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that no longer answers is found out by a ping, and the verb itself goes over a new one."""
+    """A ping finds a connection that no longer answers, and the verb itself goes over a new one."""
     monkeypatch.setattr(breakglass.proxmox.host, "QUIET_SECONDS", 0)
     monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 60)
     host = open_host()
@@ -413,7 +413,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
     monkeypatch.setattr(breakglass.proxmox.channel, "ALIVE_SECONDS", 1)
     frozen = descendants(sshd.process.pid)
     for pid in frozen:
-        with contextlib.suppress(ProcessLookupError):  # one that is just ending
+        with contextlib.suppress(ProcessLookupError):  # a process that is just ending
             signal_process(pid, signal.SIGSTOP)
     try:
         messages = await collected(host.run("reset vm=102 id=unnoticed-1 by=operator"))
@@ -425,7 +425,7 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
 
 
 async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: World) -> None:
-    """When its time for a JSON answer is over and the host has spoken, the answer is running, reached true."""
+    """If the time for a JSON answer is over and the host has answered, the answer says running and reached true."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="stop")
     operator = Caller("operator", (), frozenset({"stop"}))

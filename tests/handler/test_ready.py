@@ -1,4 +1,4 @@
-"""GET /ready, for a monitor: 503 while something doesn't work, with reasons that name nothing to a stranger."""
+"""GET /ready, for a monitor. It answers 503 while a part fails, with reasons that tell a stranger no names."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def ready(service: Service, method: str = "GET", **headers: str) -> Reply:
 
 
 def test_a_handler_that_works_is_ready(service: Service) -> None:
-    """200 without any authentication, never stored, and the same for HEAD."""
+    """The answer is 200 without authentication, is never stored, and is the same for HEAD."""
     service.answering()
     reply = ready(service)
     assert (reply.status, reply.json) == (200, {"ready": True})
@@ -31,13 +31,13 @@ def test_a_handler_that_works_is_ready(service: Service) -> None:
 
 @pytest.mark.parametrize("authorization", ["Bearer bgt_nothing", f"Bearer bgt_{'x' * 43}", "Basic eDp5"])
 def test_a_bearer_that_is_none_changes_nothing(service: Service, authorization: str) -> None:
-    """A probe whose token is old, or belongs to a proxy, gets the answer of a stranger."""
+    """A probe with an old token, or with a proxy's token, gets the same answer as a stranger."""
     service.answering()
     assert ready(service, authorization=authorization).json == {"ready": True}
 
 
 def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) -> None:
-    """Without it, with another one, and with it twice, the reasons are the general ones; a caller's token is none."""
+    """Without it, with another token (a caller's, too) or with it twice, the reasons are general."""
     tokens = {name: f"bgt_{name * 43}" for name in ("m", "c")}
     extra = f'[metrics]\ntoken = "{tokens["m"]}"\n\n[callers.grafana]\ntoken = "{tokens["c"]}"\nallow = ["status"]\n'
     extra += "not_after = 2020-01-01T00:00:00Z\n\n[chatt]\n"
@@ -68,7 +68,7 @@ def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) 
 
 
 def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
-    """503 with reasons in general words; /health stays 200, because a restart of the handler would fix nothing."""
+    """The answer is 503 with general reasons. /health stays 200, because a restart of the handler would not help."""
     service.answering()
     sshd.stop()
     try:
@@ -86,7 +86,7 @@ def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
 
 
 def test_nothing_that_is_installed_probes_it() -> None:
-    """A probe restarts what it finds unready, and a restart reaches no host: every file of deploy/ asks /health."""
+    """Every file of deploy/ probes /health, because to restart an unready handler would not help a host."""
     texts = {path.name: path.read_text() for path in DEPLOY.rglob("*") if path.is_file()}
     assert [name for name, text in texts.items() if "/health" in text] != []
     assert [name for name, text in texts.items() if "/ready" in text] == []

@@ -1,4 +1,4 @@
-"""The real key line, with real OpenSSH: the forced command of each key, and nothing beside it."""
+"""The real key line with real OpenSSH, which runs each key's forced command and nothing else."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def test_the_power_key_runs_a_verb(sshd: Sshd) -> None:
 
 
 def test_the_read_only_key_gets_16_for_a_reset(sshd: Sshd) -> None:
-    """Its own command= holds: no ForceCommand overrides it."""
+    """Its own command= is used, because no ForceCommand overrides it."""
     ran = ssh(sshd, sshd.read_only_key, "reset")
     assert ran.returncode == 16
     assert ran.stdout.splitlines()[0] == "approval-required: reset"
@@ -33,7 +33,7 @@ def test_the_read_only_key_gets_16_for_a_reset(sshd: Sshd) -> None:
 
 @pytest.mark.parametrize("words", [(), ("reset; id",)])
 def test_a_command_outside_the_grammar_ends_with_exit_10(sshd: Sshd, words: tuple[str, ...]) -> None:
-    """A shell, a subsystem's name, two commands: all refused by comparison."""
+    """A shell, a subsystem's name or two commands are refused, because they are not words of the grammar."""
     assert ssh(sshd, sshd.power_key, *words).returncode == 10
 
 
@@ -46,7 +46,7 @@ def test_no_terminal_no_forwarding_no_subsystem(sshd: Sshd) -> None:
 
 
 def test_a_key_without_a_command_is_turned_away(sshd: Sshd, short_dir: Path) -> None:
-    """PermitRootLogin forced-commands-only: a line that lost its command= gives no shell."""
+    """With PermitRootLogin forced-commands-only, a line without command= gives no shell."""
     lines = sshd.keys.read_text()
     sshd.keys.write_text(lines.splitlines()[0].split('" ', 1)[1] + "\n")
     try:

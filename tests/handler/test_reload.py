@@ -1,4 +1,4 @@
-"""SIGHUP to a real handler: what a good file changes, what a bad one does not, and what it never interrupts."""
+"""SIGHUP to a real handler: a good file's changes, a bad file's rejection, and work that is never interrupted."""
 
 import json
 import os
@@ -34,7 +34,7 @@ own_handler = pytest.mark.shared("world", "sshd")
 
 @contextmanager
 def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
-    """Run a handler with a connection to the host, which has no reason to write on stderr."""
+    """Run a handler with a connection to the host. It must write nothing on stderr."""
     errors, host_key = directory / "errors", [sshd.host_key]
     service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, errors=errors)
     try:
@@ -47,14 +47,14 @@ def connected(directory: Path, sshd: Sshd) -> Iterator[Service]:
 
 @dataclass(frozen=True)
 class Running:
-    """A handler that tests share, with what it was started with."""
+    """A handler that tests share, with its first configuration."""
 
     service: Service
     config: str
     secrets: dict[str, str]
 
     def restore(self) -> Service:
-        """Take back what a test did to it. Every test waits until its own reloads have been noted."""
+        """Undo a test's changes. Every test waits until its own reloads have been noted."""
         self.service.secrets = dict(self.secrets)
         file = self.service.config
         file.touch()
@@ -85,7 +85,7 @@ def service(request: pytest.FixtureRequest, sshd: Sshd, tmp_path: Path) -> Itera
 
 
 def wait_until(so: Callable[[], Any], seconds: float = 60, pause: float = 0.02) -> Any:
-    """Return what `so` says once that is true."""
+    """Return the value of `so` once it is true."""
     until = time.monotonic() + seconds
     while not (reported := so()):
         assert time.monotonic() < until, "it did not become so"
@@ -99,7 +99,7 @@ def notes(service: Service, event: str) -> list[dict[str, Any]]:
 
 
 def hang_up(service: Service, event: str = "reload") -> dict[str, Any]:
-    """Send SIGHUP and return the note of what became of it."""
+    """Send SIGHUP and return the log's line about the reload."""
     before = len(notes(service, event))
     service.process.send_signal(signal.SIGHUP)
     wait_until(lambda: len(notes(service, event)) > before)
@@ -145,14 +145,14 @@ def logins(sshd: Sshd) -> int:
 def connections(sshd: Sshd) -> int:
     """Return how many connections the server has now (proc_net_tcp: local address, state 01 is established)."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    # the kernel may show a connection twice while others come and go
+    # the kernel may list a connection twice while others open and close
     return len({words[2] for words in lines if words[1].endswith(f":{sshd.port:04X}") and words[3] == "01"})
 
 
 def drop_connections(sshd: Sshd) -> None:
     """End every connection, and return once the handler has noticed. A status that is sent before takes 20 s.
 
-    Its end is in CLOSE_WAIT, 08, until then.
+    The handler's end is in CLOSE_WAIT, 08, until then.
     """
     sshd.drop_connections()
     port = f":{sshd.port:04X}"
@@ -168,7 +168,7 @@ def drop_connections(sshd: Sshd) -> None:
 
 
 def test_a_caller_is_added_and_removed(service: Service) -> None:
-    """A new entry can sign after one SIGHUP, and can't after another that took it out; the others continue."""
+    """A new caller can sign after one SIGHUP, and can't after another that has removed it. The others continue."""
     service.secrets["phone"] = new_secret()
     assert service.pve("status", caller="phone").status == 401
     before = service.config.read_text()
@@ -183,7 +183,7 @@ def test_a_caller_is_added_and_removed(service: Service) -> None:
 
 
 def test_a_secret_is_rotated(service: Service) -> None:
-    """While the entry has both secrets both sign; when the old one is out it belongs to a stranger."""
+    """While the entry has two secrets, both sign. Once the old one is removed, its signatures are refused."""
     old, new = service.secrets["operator"], new_secret()
     rewrite(service, lambda text: text.replace(json.dumps(old), json.dumps([old, new])))
     hang_up(service)
@@ -198,7 +198,7 @@ def test_a_secret_is_rotated(service: Service) -> None:
 
 
 def test_what_a_caller_may_do_changes(service: Service) -> None:
-    """An allow list is asked anew for each request."""
+    """Each request is checked against the current allow list."""
     assert service.pve("forensics", caller="viewer").status == 200
     rewrite(service, lambda text: text.replace(json.dumps(READ), '["status"]'))
     hang_up(service)
@@ -208,7 +208,7 @@ def test_what_a_caller_may_do_changes(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_key_expires_without_a_reload(service: Service) -> None:
-    """`config` of /health and /ready say so from that moment on; a reload that takes the entry out fixes it."""
+    """`config` of /health and /ready report it from that moment on, until a reload without the entry."""
     service.answering()
     before, secret = service.config.read_text(), new_secret()
     ends = datetime.now(UTC) + timedelta(seconds=2)
@@ -223,7 +223,7 @@ def test_a_key_expires_without_a_reload(service: Service) -> None:
 
 
 def test_a_secret_file_is_read_again(service: Service) -> None:
-    """The configuration stays the same; the file that it names does not."""
+    """The configuration stays the same, but the file that it names changes."""
     file = service.directory / "tablet"
     file.touch()
     give_to_handler(file)
@@ -239,7 +239,7 @@ def test_a_secret_file_is_read_again(service: Service) -> None:
     assert service.pve("status", caller="tablet").status == 200
 
 
-# --- files that are bad, and half bad ---
+# --- files with errors, in all or in some entries ---
 
 
 BAD = {
@@ -251,7 +251,7 @@ BAD = {
 
 
 def test_a_bad_file_changes_nothing_until_it_is_mended(service: Service, sshd: Sshd) -> None:
-    """The old configuration stays in force, /health says since when and the log says why; a good file ends that."""
+    """Until a good file comes, the old configuration stays in force. /health says since when, the log says why."""
     good, first, reported = service.config.read_text(), logins(sshd), ""
     for spoil in BAD.values():
         service.config.write_text(good)
@@ -261,7 +261,7 @@ def test_a_bad_file_changes_nothing_until_it_is_mended(service: Service, sshd: S
         if not reported:
             reported = service.health()["config"]
             assert re.fullmatch(r"rejected since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", reported)
-            since = reported.removeprefix("rejected since ")  # a second later, any other time would not look the same
+            since = reported.removeprefix("rejected since ")  # after a second, a new time would differ
             wait_until(lambda since=since: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > since)  # type: ignore[misc]
         assert service.health()["config"] == reported
         assert service.pve("status").status == 200
@@ -273,7 +273,7 @@ def test_a_bad_file_changes_nothing_until_it_is_mended(service: Service, sshd: S
 
 
 def test_a_rejected_file_is_logged_with_every_problem_and_no_secret(service: Service) -> None:
-    """Every problem of a bad file is in the log at once; /health has none of its words."""
+    """Every problem of a bad file is in the log at once. /health has none of the file's words."""
     rewrite(service, lambda text: text.replace("vmid = 102", "vmid = 0").replace('["status"', '["restart"'))
     add(service, caller("phone", "hunter2"))
     note = hang_up(service, "reload-rejected")
@@ -284,7 +284,7 @@ def test_a_rejected_file_is_logged_with_every_problem_and_no_secret(service: Ser
 
 
 def test_a_file_that_others_may_read_is_rejected(service: Service) -> None:
-    """A reload is as strict as a start."""
+    """A reload is as strict about a file's mode as a start."""
     service.config.chmod(0o644)
     (problem,) = hang_up(service, "reload-rejected")["problems"]
     assert problem["sentence"] == "is not safe: every user of this machine can reach it"
@@ -308,7 +308,7 @@ def test_a_file_whose_reading_hangs_delays_neither_requests_nor_the_end(service:
 
 
 def test_a_vm_with_a_fault_is_off_and_the_other_works(service: Service) -> None:
-    """One broken entry is shown as that, can't be asked for, and a request that names no VM does not go elsewhere."""
+    """A broken entry is reported and its VM is refused. A request that names no VM does not go to the other one."""
     another_vm(service, "other", broken=True)
     (problem,) = hang_up(service)["problems"]
     assert problem["place"] == "vms.other.vmid"
@@ -325,7 +325,7 @@ def test_a_vm_with_a_fault_is_off_and_the_other_works(service: Service) -> None:
 def test_a_handler_starts_with_a_faulty_entry_and_says_so(
     service: Service, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """At the start a fault in one entry is in the log and in /health, and the rest works."""
+    """At the start, an error in one entry is in the log and in /health, and the rest works."""
     another_vm(service, "other", broken=True)
     add(service, caller("phone", "hunter2"))
     second = Service.__new__(Service)
@@ -362,7 +362,7 @@ def _answers(service: Service) -> bool:
 
 
 def test_connections_are_opened_kept_and_closed(service: Service, sshd: Sshd) -> None:
-    """A new VM gets a connection, one that did not change keeps its connection, and one that is taken out loses it."""
+    """A new VM's host gets a connection, an unchanged one keeps its connection, and a removed one loses it."""
     before, first = service.config.read_text(), logins(sshd)
     another_vm(service, "other")
     hang_up(service)
@@ -380,10 +380,10 @@ def test_connections_are_opened_kept_and_closed(service: Service, sshd: Sshd) ->
 
 
 def test_a_host_whose_new_settings_fail_keeps_its_connection(service: Service, sshd: Sshd) -> None:
-    """A wrong pin shows at once, and verbs go over the connection from before while that is open; no longer."""
+    """A wrong pin is reported at once. Verbs use the previous connection, but only while that is open."""
     good, first = service.config.read_text(), logins(sshd)
     wrong = [asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip() for _ in range(2)]
-    for pin in wrong:  # the second reload replaces the connection that failed, and not the one that works
+    for pin in wrong:  # the second reload replaces the failed connection, and not the working one
         service.config.write_text(good.replace(json.dumps([sshd.host_key]), json.dumps([pin])))
         hang_up(service)
         wait_until(lambda: proxmox(service) == {"devvm": "host-key-differs"})
@@ -404,7 +404,7 @@ def test_a_host_whose_new_settings_fail_keeps_its_connection(service: Service, s
 
 
 def test_a_host_with_another_address_gets_no_verb_over_the_old_connection(service: Service, sshd: Sshd) -> None:
-    """What is at the old address may be another machine: its VM 102 is not the one that is meant now."""
+    """Another machine may be at the old address, and its VM 102 is not the one that is meant now."""
     rewrite(service, lambda text: text.replace(f"127.0.0.1:{sshd.port}", f"127.0.0.1:{reserve_port()}"))
     hang_up(service)
     wait_until(lambda: proxmox(service) == {"devvm": "connection-refused"})
@@ -421,7 +421,7 @@ def test_a_key_that_may_not_change_power_does_not_replace_the_power_key(service:
 
 
 def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
-    """A new SSH key on disk is used after a SIGHUP; the pause after a key that was turned down ends with it."""
+    """A new SSH key on disk is used after a SIGHUP, which also ends the pause after a refused key."""
     file = service.directory / "power.key"
     file.touch()
     give_to_handler(file)
@@ -429,7 +429,7 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
     rewrite(service, lambda text: text.replace(f"key = '''{sshd.power_key}'''", f"key_file = {json.dumps(str(file))}"))
     hang_up(service)
     wait_until(lambda: proxmox(service) == {"devvm": "key-not-accepted"})
-    drop_connections(sshd)  # and with them the one from before, over which verbs go until now
+    drop_connections(sshd)  # including the previous one, which verbs have used until now
     wait_until(lambda: service.pve("status").json["outcome"] == "unreached")
     file.write_text(sshd.power_key)
     hang_up(service)
@@ -438,7 +438,7 @@ def test_a_key_file_is_read_again(service: Service, sshd: Sshd) -> None:
 
 
 def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, sshd: Sshd) -> None:
-    """A reload whose key file holds no private key is rejected as a whole; verbs use the old connection."""
+    """A reload whose key file has no private key is rejected as a whole. Verbs use the old connection."""
     file = service.directory / "power.key"
     file.touch()
     give_to_handler(file)
@@ -452,7 +452,7 @@ def test_a_key_that_went_bad_leaves_the_working_connection(service: Service, ssh
 
 
 def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> None:
-    """Nothing changed here, but the host's list of keys was corrected: SIGHUP says so, and no minute is waited for."""
+    """The configuration is the same, but the host's keys were corrected. After SIGHUP there is no pause of a minute."""
     lines = sshd.keys.read_text()
     sshd.keys.write_text("")
     sshd.drop_connections()
@@ -466,7 +466,7 @@ def test_a_reload_tries_a_refused_key_again(service: Service, sshd: Sshd) -> Non
 
 
 def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, sshd: Sshd) -> None:
-    """A verb that runs continues, on its own connection, and is answered; then the connection is closed."""
+    """A running verb continues on its own connection and is answered. Then the connection is closed."""
     os.mkfifo(world.root / "gate")
     misbehave(world.root, gate="start")
     good = service.config.read_text()
@@ -493,7 +493,7 @@ def test_a_cycle_survives_the_removal_of_its_vm(service: Service, world: World, 
 @pytest.mark.all
 @own_handler
 def test_a_storm_of_hangups_under_load(service: Service, sshd: Sshd) -> None:
-    """Twenty SIGHUPs among requests: each request is answered, the warm connection stays, the last file counts."""
+    """During twenty SIGHUPs, each request is answered, the open connection stays, and the last file is used."""
     first = logins(sshd)
     replies: list[int] = []
 
@@ -527,7 +527,7 @@ def _reader_of(pipe: Path) -> int:
 @own_handler
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, end: signal.Signals) -> None:
-    """From the first line of `serve` to the last, SIGHUP is no reason to die; one that came early is still heard."""
+    """SIGHUP never ends the handler, from the first line of `serve` to the last. One that came early is not lost."""
     pipe = service.directory / "pipe"
     os.mkfifo(pipe)
     add(service, f'[callers.phone]\nsecret_file = "{pipe}"\nallow = ["status"]\n')
@@ -537,7 +537,7 @@ def test_a_hangup_during_the_start_and_the_end_kills_nothing(service: Service, e
     )
     file = wait_until(lambda: _reader_of(pipe))  # the configuration is being read
     process.send_signal(signal.SIGHUP)
-    pipe.unlink()  # the first reading continues with the old pipe, because it can't take what the second is given
+    pipe.unlink()  # the first reading continues with the old pipe, so it can't take the second one's bytes
     os.mkfifo(pipe)
     os.write(file, new_secret().encode())
     os.close(file)

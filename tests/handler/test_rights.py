@@ -1,4 +1,4 @@
-"""The process that parses the network is not root: who it is, what root's commands become, and what they can read."""
+"""The process that parses requests is never root. Commands that root starts become the handler's user."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def service(directory: Path) -> Iterator[Service]:
 
 
 def start(config: Path, as_root: bool = False) -> "subprocess.CompletedProcess[str]":
-    """Start a handler that is to end by itself."""
+    """Start a handler that should end by itself."""
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
     command, rights = [sys.executable, "-m", "breakglass", "serve"], {} if as_root else as_handler()
     return subprocess.run(
@@ -57,14 +57,14 @@ def write_config(directory: Path, mode: int = 0o640) -> Path:
 
 @pytest.mark.real("ptrace")
 def test_who_answers_http_is_not_root(service: Service) -> None:
-    """At the start and after a reload it has another uid in all four places, no capability, and no way to one."""
+    """At the start and after a reload, none of its four uids is 0, and it has no capability and can get none."""
     pid = assert_unprivileged(service.port)
     service.reload()
     assert assert_unprivileged(service.port) == pid == service.process.pid
 
 
 def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
-    """A reload reads with the rights that are left, so a file that only root can read is a problem of that entry."""
+    """A reload reads with the handler's rights, so a file that only root can read is a problem of its entry."""
     text = service.config.read_text()
     secret = service.directory / "secret"
     secret.touch(0o600)
@@ -75,7 +75,7 @@ def test_a_problem_after_the_start_does_not_need_root(service: Service) -> None:
 
 
 def test_root_does_not_serve(tmp_path: Path) -> None:
-    """The start ends with a sentence that says how an ordinary user starts it, before anything is read."""
+    """Before it reads anything, the start ends with a sentence that says how to start it as an ordinary user."""
     ran = start(tmp_path / "none", as_root=True)
     assert (ran.returncode, ran.stdout) == (2, "")
     first, hint = ran.stderr.splitlines()
@@ -84,7 +84,7 @@ def test_root_does_not_serve(tmp_path: Path) -> None:
 
 
 def test_setpriv_starts_it(tmp_path: Path) -> None:
-    """As that sentence says: with root's environment, whose home this user can't enter, it answers without a right."""
+    """The sentence's command starts it without rights, although root's environment names a home that it can't enter."""
     path, port = write_config(tmp_path), reserve_port()
     environment = {**os.environ, "HOME": "/root", "BREAKGLASS_CONFIG": str(path), "PORT": str(port)}
     how = ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
@@ -95,7 +95,7 @@ def test_setpriv_starts_it(tmp_path: Path) -> None:
             assert_unprivileged(port)
             assert process.stdout is not None
             down = next(line for line in process.stdout if b"host-down" in line)
-            assert b'"state": "connection-refused"' in down  # and not that asyncssh can't look into that home
+            assert b'"state": "connection-refused"' in down  # and not an error of asyncssh about that home
         finally:
             process.terminate()
         assert process.wait(60) == 0
@@ -103,7 +103,7 @@ def test_setpriv_starts_it(tmp_path: Path) -> None:
 
 @pytest.mark.all
 def test_a_configuration_that_only_root_can_read_ends_the_start(tmp_path: Path) -> None:
-    """It would end the first reload; the sentence has the mode."""
+    """The first reload would fail, so the start ends. The sentence has the right mode."""
     path = write_config(tmp_path, mode=0o600)
     ran = start(path)
     assert ran.returncode == 2
@@ -118,7 +118,7 @@ def test_a_configuration_that_only_root_can_read_ends_the_start(tmp_path: Path) 
     ),
 )
 def test_a_file_that_others_reach_is_refused(tmp_path: Path, mode: int, words: str) -> None:
-    """The group may read what root owns, and no more."""
+    """The group may read root's file, but may not write it."""
     ran = start(write_config(tmp_path, mode=mode))
     assert ran.returncode == 2
     assert words in ran.stderr
@@ -126,7 +126,7 @@ def test_a_file_that_others_reach_is_refused(tmp_path: Path, mode: int, words: s
 
 
 def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
-    """In a container that has dropped them, a command does not stay root. It ends and says what is missing."""
+    """In a container without these capabilities, a command does not stay root. It ends and names what is missing."""
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "breakglass", "check"]
     path = str(write_config(tmp_path))
     ran = subprocess.run([*command, path], cwd="/", capture_output=True, text=True, timeout=120, check=False)
@@ -136,7 +136,7 @@ def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
 
 
 def test_a_port_below_1024_leaves_no_right_behind(tmp_path: Path) -> None:
-    """A unit's AmbientCapabilities= gives CAP_NET_BIND_SERVICE; a handler that listens has given it up."""
+    """A unit's AmbientCapabilities= gives CAP_NET_BIND_SERVICE. A handler that listens has dropped it."""
     path, port = write_config(tmp_path), next(port for port in range(1023, 600, -1) if is_free(port))
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(path), "PORT": str(port)}
     how = ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
@@ -157,7 +157,7 @@ def is_free(port: int) -> bool:
 
 
 def test_a_privilege_is_found() -> None:
-    """What the start looks at at its end: each way to be more than an ordinary user shows."""
+    """The check at the end of the start finds each privilege that an ordinary user does not have."""
     none = "0" * 16
     good = {"Uid": "\t7" * 4, "Gid": "\t7" * 4, "NoNewPrivs": "\t1"}
     good |= dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), f"\t{none}")
@@ -178,7 +178,7 @@ def test_a_privilege_is_found() -> None:
             assert [line.split()[0] for line in found(good | {name: value})] == [name]
 
 
-# How a command that root starts becomes the handler's user, and what the handler does that setpriv starts.
+# The steps by which a command that root starts, or a handler that setpriv starts, becomes an ordinary user.
 LEAVE = {
     "a command": "account.become(account.look_up(sys.argv[1]))",
     "the handler": "os.setgroups([]); os.setresgid(1, 1, 1); os.setresuid(1, 1, 1); "
@@ -200,7 +200,7 @@ search()
 
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 def test_roots_keys_in_the_kernel_are_not_the_handlers(leave: str) -> None:
-    """A session's keyring has what its login put there, and who has the keyring can read that, whatever its user."""
+    """A session's keyring has the keys of its login. Any process that has the keyring can read them."""
     code = _KEYRING.replace("LEAVE", leave)
     ran = subprocess.run([sys.executable, "-c", code, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
     assert ran.stdout.split() == ["True", "False"], "if the first is False, this system allows no keys"
@@ -222,7 +222,7 @@ except OSError:
 
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 def test_the_handler_types_nothing_in_roots_terminal(leave: str) -> None:
-    """Root's shell would run it once the handler has ended. Kernels without legacy_tiocsti refuse it to everyone."""
+    """Root's shell would run the text once the handler has ended. Kernels without legacy_tiocsti refuse it anyway."""
     pid, terminal = os.forkpty()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", _TYPING.replace("LEAVE", leave), ACCOUNT])

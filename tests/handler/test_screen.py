@@ -1,4 +1,4 @@
-"""POST /pve with `screen`: what the answer has, who may have it, and what a picture leaves behind."""
+"""POST /pve with `screen`: the answer, who may have it, and that a picture leaves nothing behind."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
-# A busy machine draws late. The handler waits 25 s for a first word.
+# A busy machine draws late. The handler waits 25 s for the first message.
 PATIENT = {"DRAW_SECONDS": 18.0, "ASK_SECONDS": 22.0, "DEADLINES": DEADLINES | READS}
 LOOKER = new_secret()
 CALLERS = f"""
@@ -43,7 +43,7 @@ allow = ["status", "history"]
 
 @pytest.fixture(scope="module")
 def service(directory: Path, shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
-    """A handler with two callers more: a token that may take captures, and a key that may not."""
+    """A handler with two more callers: a token that may take captures, and a key that may not."""
     set_constants(shared_world, **PATIENT)
     with connected(directory, shared_sshd, CALLERS) as service:
         service.secrets["looker"] = LOOKER
@@ -60,9 +60,9 @@ def png_of(reply: Reply) -> bytes:
 
 
 def test_the_answer_has_the_picture(service: Service, world: World) -> None:
-    """It comes in base64, with its time, as one object and as lines.
+    """The picture comes in base64 with its time, as one object and as lines.
 
-    The host remembers nothing, the log has a line for each.
+    The host remembers nothing, and the log has a line for each request.
     """
     ids = [new_id(), new_id()]
     reply = service.pve("screen", msg_id=ids[0], reason="to see it")
@@ -81,21 +81,21 @@ def test_the_answer_has_the_picture(service: Service, world: World) -> None:
 
 
 def test_callers_share_a_picture_and_each_has_its_own_answer(service: Service) -> None:
-    """Each is told about its own request; who may take captures may look."""
+    """Each answer is about the caller's own request. A caller who may take captures may look."""
     replies = service.together([{"verb": "screen", "caller": caller} for caller in ("operator", "viewer")])
     assert [reply.json["by"] for reply in replies] == ["operator", "viewer"]
     assert png_of(replies[0]) == png_of(replies[1])
 
 
 def test_who_may_not_take_captures_gets_no_picture(service: Service) -> None:
-    """It has no permission, so the answer names the one that it needs."""
+    """The answer names the missing permission."""
     reply = service.pve("screen", caller="looker")
     assert (reply.status, reply.json["error"]["code"]) == (403, "forbidden")
     assert reply.json["error"]["message"] == 'looker may not "forensics"'
 
 
 def test_a_bearer_token_gets_no_picture(service: Service) -> None:
-    """It gets none even if its entry allows captures."""
+    """A bearer token gets no picture even if its entry allows captures."""
     reply = send_with_token(service, "/pve", {"verb": "screen"})
     assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (403, "forbidden", False)
     assert reply.json["error"]["message"] == 'a request with a bearer token can\'t use "screen"; nothing was sent'
@@ -104,7 +104,7 @@ def test_a_bearer_token_gets_no_picture(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: World) -> None:
-    """The answer comes, and names the state."""
+    """The answer comes within seconds and names the state."""
     until(lambda: sockets(world) == 0, "the end of an earlier painter")
     signal_process(world.pid, signal.SIGSTOP)
     try:
@@ -118,7 +118,7 @@ def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: W
 
 @pytest.mark.all
 def test_clients_that_leave_take_nothing_along(service: Service, world: World) -> None:
-    """They send and close at once, many of them; the next one has its picture, and nothing stays behind on the host."""
+    """Many clients send and close at once. The next one gets its picture, and nothing is left on the host."""
     body = b'{"verb":"screen"}'
     for _ in range(20):
         with closing(HTTPConnection("127.0.0.1", service.port, timeout=60)) as connection:
@@ -130,7 +130,7 @@ def test_clients_that_leave_take_nothing_along(service: Service, world: World) -
 
 @pytest.mark.all
 def test_many_large_pictures_go_through(short_dir: Path) -> None:
-    """Forty askers, and pictures of noise: each is whole, and a verb gets through beside them."""
+    """Forty clients get pictures of noise. Each picture is whole, and a verb is done at the same time."""
     world = World(short_dir)
     set_constants(world, **PATIENT)
     boot_noise(world, 1600, 1200, 16)

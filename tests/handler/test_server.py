@@ -1,4 +1,4 @@
-"""What a peer without a key can hold of the handler, and for how long; and a uvicorn that is not the one we know."""
+"""Limits on a peer without a key, and the start with an unknown version of uvicorn."""
 
 import contextlib
 import http.client
@@ -29,13 +29,13 @@ CHUNKED = "POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
 HASTY = with_constants(
     *(f"web.connection.{clock} = 2.0" for clock in ("HEADER_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"))
 )
-# Once it is stopped, it is still there for what a slow client sends.
+# After SIGTERM, it waits for a slow client's request.
 PATIENT = with_constants("server.server.ANSWER_SECONDS = 60.0", "server.server.IDLE_SECONDS = 60.0")
 
 
 @pytest.fixture(scope="module")
 def hasty(directory: Path) -> Iterator[Service]:
-    """A handler without a host, whose clocks run out after two seconds."""
+    """A handler without a host, whose deadlines are two seconds."""
     service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=HASTY)
     yield service
     service.stop()
@@ -64,10 +64,10 @@ def answered(client: socket.socket, request: bytes) -> None:
 
 @pytest.mark.all
 def test_a_proxy_may_keep_an_idle_connection(hasty: Service) -> None:
-    """The 5 s that uvicorn waits by itself are over before many a proxy sends the next request, which could be lost."""
+    """It is kept longer than uvicorn's own 5 s, after which a proxy's next request could be lost."""
     with connected(hasty) as client:
         answered(client, GET + b"\r\n")
-        assert select.select([client], [], [], 6.0)[0] == []  # readable, once the handler ends it
+        assert select.select([client], [], [], 6.0)[0] == []  # readable once the handler ends the connection
         answered(client, GET + b"\r\n")
 
 
@@ -75,7 +75,7 @@ def test_a_proxy_may_keep_an_idle_connection(hasty: Service) -> None:
 
 
 def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
-    """After an answer that needed no body, a byte of it stops uvicorn's clock; the connection ends all the same."""
+    """After an answer that needed no body, a byte of the body stops uvicorn's clock. The connection still ends."""
     with connected(hasty) as client:
         answered(client, GET + b"content-length: 9\r\n\r\n")
         client.sendall(b"x")
@@ -84,7 +84,7 @@ def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
 
 @pytest.mark.all
 def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
-    """Between two requests an empty line stops uvicorn's clock and begins no request; ours runs from there."""
+    """An empty line between two requests stops uvicorn's clock and begins no request, so our own deadline counts."""
     with connected(hasty) as client:
         answered(client, GET + b"\r\n")
         client.sendall(b"\r\n")
@@ -92,7 +92,7 @@ def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
 
 
 def test_a_client_that_reads_nothing_loses_its_connection(hasty: Service) -> None:
-    """It asks again and again and reads no answer: the kernel ends the connection, and what it held is free."""
+    """It sends many requests and reads no answer. The kernel ends the connection, and its memory is free again."""
     ask = b"GET /chat/turns.js HTTP/1.1\r\nhost: x\r\n\r\n"
     with connected(hasty, window=4096) as client, pytest.raises(ConnectionError):
         client.sendall(ask * 1_000_000)
@@ -108,13 +108,13 @@ def listens(port: int) -> bool:
 
 
 def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
-    """One connection has a request under way. The other has none yet, but a proxy may have opened it for a verb."""
+    """One connection has a running request. The other has none yet, but a proxy may have opened it for a verb."""
     service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=PATIENT)
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body).items()).encode()
     with connected(service) as idle, connected(service) as busy:
         busy.sendall(b"POST /pve HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%s\r\n" % (len(body), signed) + body[:-1])
-        service.health()  # by now both are accepted, and it reads the body
+        service.health()  # by now both are accepted, and the handler reads the body
         signal_process(service.process.pid, signal.SIGTERM)
         until(lambda: not listens(service.port), "the end of its listening")
         idle.sendall(GET + b"\r\n")
@@ -128,7 +128,7 @@ def test_a_handler_that_stops_answers_each_connection(directory: Path) -> None:
 
 
 def test_a_trailer_closes_the_connection(hasty: Service) -> None:
-    """A signature behind the body, where no proxy looks, is not looked at here either, so the connection ends."""
+    """A signature after the body, which proxies ignore, is ignored here too, and the connection ends."""
     body = b'{"verb":"status"}'
     signed = "".join(f"{name}: {value}\r\n" for name, value in hasty.signed(body).items())
     chunks = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
@@ -144,7 +144,7 @@ def test_a_trailer_closes_the_connection(hasty: Service) -> None:
 
 
 def test_what_is_no_request_is_read_to_its_end(hasty: Service) -> None:
-    """The system would reset a connection that is closed with unread bytes, and a proxy would give the answer up."""
+    """If a connection was closed with unread bytes, the system would reset it, and a proxy would drop the answer."""
     with connected(hasty) as client:
         client.sendall(b"PRI * HTTP/1.1\r\n\r\n" + b"x" * 1_000_000)
         received = b""
@@ -162,7 +162,7 @@ def send_for_a_minute(client: socket.socket) -> None:
 
 @pytest.mark.all
 def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
-    """What comes after the last answer is dropped for a moment, and not for ever."""
+    """Bytes after the last answer are dropped for a moment, and not for ever."""
     with connected(hasty) as client:
         client.sendall(b"PRI * HTTP/1.1\r\n\r\n")
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
@@ -178,7 +178,7 @@ def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
     ],
 )
 def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service, without: str, missing: str) -> None:
-    """Where uvicorn lacks what we override or use, the handler does not start with a deadline that nothing calls."""
+    """If uvicorn lacks a method that we override or use, the handler ends, because a deadline would never be called."""
     lacking = f"from uvicorn.protocols.http import httptools_impl as p; from pathlib import Path as P; {without}; "
     code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(reserve_port())}

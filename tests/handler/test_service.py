@@ -1,4 +1,4 @@
-"""The running handler: what it needs to start, its sockets, and a reload between two steps of one request."""
+"""The running handler: its start without a library, its sockets, and a reload between two steps of one request."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 async def no_chat(*_: object) -> None:
-    """Follow a configuration, or stop to do so, without chat."""
+    """Apply a configuration, or stop applying it, without chat."""
 
 
 def make_service(config: Config, load: Load) -> Service:
@@ -30,7 +30,7 @@ def make_service(config: Config, load: Load) -> Service:
 
 
 async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
-    """Who still asks for it is told that nothing was sent; it is no defect of ours."""
+    """A request for it is answered with "nothing was sent", and is not logged as a defect."""
     vm = Vm("devvm", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), "key"),))
     config = Config((), {}, {}, ())
     service = make_service(config, lambda: config)
@@ -40,7 +40,7 @@ async def test_a_vm_that_a_reload_removed_is_unreached() -> None:
 
 
 async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
-    """What was begun for the VM as it was asks the host that it has now; under another number it is another VM."""
+    """Work for the old entry asks the VM's new host. If the number differs, it is another VM."""
     hosts = {name: Host(name, Address("breakglass", "127.0.0.1", reserve_port()), "key") for name in ("pve1", "pve2")}
     old, kept = (Vm(name, vmid, (hosts["pve1"],)) for name, vmid in (("devvm", 102), ("other", 103)))
     service = make_service(Config((), hosts, {"devvm": old, "other": kept}, ()), lambda: configs.pop())
@@ -68,14 +68,14 @@ async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
 
 
 def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> None:
-    """A rescue tool that can reach no host ends at its start, with a sentence, instead of saying that all is well."""
+    """A handler that can reach no host ends at its start with a sentence, and does not claim to be healthy."""
     (tmp_path / "asyncssh.py").write_text('raise ImportError("half an upgrade")')
     config = tmp_path / "breakglass.toml"
     config.touch(0o600)
     operator = {"operator": {"secret": new_secret(), "allow": ["status"]}}
     config.write_text(config_text(operator, port=22, key="key", host_key="any"))
     give_to_handler(config, tmp_path / "asyncssh.py")
-    tmp_path.chmod(0o755)  # Python lists it
+    tmp_path.chmod(0o755)  # Python's list of loaded modules has it
     path = f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
     command = [sys.executable, "-m", "breakglass", "serve"]

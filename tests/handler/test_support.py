@@ -1,4 +1,4 @@
-"""The tests' own machinery: what a run leaves, the order of tests, reserved ports, servers that don't start."""
+"""The tests' own machinery: leftovers of a run, the order of tests, reserved ports, servers that don't start."""
 
 import os
 import select
@@ -28,7 +28,7 @@ def run_directory(tmp_path: Path) -> Path:
     return directory
 
 
-# --- what a run leaves ---
+# --- leftovers of a run ---
 
 
 def test_a_process_that_is_left_is_named_and_ended(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +54,10 @@ def test_a_process_with_an_empty_environment_is_found(run_directory: Path, by: s
 
 
 def test_a_process_that_ends_by_itself_is_no_leftover(run_directory: Path) -> None:
-    """A process that is ending when the run ends has a moment to do so."""
+    """If a process is just ending at the end of the run, the run waits for it for a moment."""
     environment = os.environ | {"TMPDIR": str(run_directory)}
     process = subprocess.Popen(SLEEP, env=environment, stdin=subprocess.PIPE)
-    with process:  # whose words are in /proc a moment after the start
+    with process:  # /proc has its words a moment after its start
         until(lambda: leftovers.processes_of(run_directory) == [process.pid], "the new program's words in /proc")
         assert process.stdin is not None
         process.stdin.close()
@@ -74,7 +74,7 @@ def fail_behind_a_host(directory: Path, pids: list[int]) -> None:
 
 
 def test_a_host_ends_when_the_set_up_behind_it_fails(short_dir: Path) -> None:
-    """Its VM ends, whatever was raised while it ran."""
+    """Its VM ends, whatever exception was raised."""
     pids: list[int] = []
     with pytest.raises(RuntimeError, match="planted"):
         fail_behind_a_host(short_dir / "w", pids)
@@ -107,7 +107,7 @@ def test_a_server_that_never_listens_is_ended_with_its_children() -> None:
 
 
 def test_a_reserved_port_is_taken_by_a_server_alone() -> None:
-    """It refuses connections until a server listens on it, even after that server has ended."""
+    """The port refuses connections until a server listens on it, and again after the server has ended."""
     port = reserve_port()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
@@ -149,7 +149,7 @@ def test_a_shuffled_run_keeps_the_tests_of_a_file_together() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_children_of_the_tests_do_not_ignore_signals(number: signal.Signals) -> None:
-    """A run that a script starts in the background begins with SIGINT and SIGQUIT ignored."""
+    """If a script starts the run in the background, SIGINT and SIGQUIT are ignored at first."""
     code = f"import signal; print(signal.getsignal({int(number)}) == signal.SIG_IGN)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     assert signal.getsignal(number) is not signal.SIG_IGN

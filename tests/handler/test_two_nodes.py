@@ -1,4 +1,4 @@
-"""Two nodes have the VM: a QEMU runs on one of them, and its configuration is on another. Nothing runs it twice."""
+"""Two nodes have the VM: its QEMU runs on one of them, and its configuration is on another. No verb runs it twice."""
 
 import json
 import time
@@ -22,7 +22,7 @@ CUT_OFF = "pve1 (which has no quorum, or no /etc/pve), but the VM's configuratio
 
 @pytest.fixture
 def nodes(short_dir: Path) -> Iterator[Cluster]:
-    """Three nodes for one test, because it leaves two QEMUs, or an /etc/pve that is one node's own."""
+    """Three nodes for one test, because it leaves two QEMUs, or a node with its own /etc/pve."""
     with cluster(short_dir) as made:
         yield made
 
@@ -47,7 +47,7 @@ def looks_are_stale(service: Service, sentence: str, state: str) -> None:
 
 
 def starts_are_refused(nodes: Cluster, service: Service, do: str = "send stop first") -> str:
-    """Send each verb that would run the VM a second time; return an id that is still free."""
+    """Send each verb that would run the VM a second time. Each must be refused. Return an id that is still unused."""
     for verb in ("cycle", "start"):
         msg_id = new_id()
         answer = service.pve(verb, msg_id=msg_id).json
@@ -62,7 +62,7 @@ def starts_are_refused(nodes: Cluster, service: Service, do: str = "send stop fi
 
 
 def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service: Service) -> None:
-    """The node with the configuration says that the VM is off. A stop goes to the one that runs it, and then it is."""
+    """The node with the configuration says that the VM is off. A stop goes to the node that runs it, and ends it."""
     assert service.pve("status").json["state"] == "running"
     old = nodes.take_configuration("pve2")
     running = old.pid
@@ -85,9 +85,9 @@ def test_a_configuration_that_is_moved_while_the_vm_runs(nodes: Cluster, service
 
 @pytest.mark.all
 def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, service: Service) -> None:
-    """The first stop ends the VM itself, and says that another QEMU is left. The second one ends that.
+    """The first stop ends the VM itself, and says that another QEMU is left. The second stop ends that one.
 
-    So no answer before says "send stop first", because the one that is well would end.
+    So no earlier answer says "send stop first", because that would end the healthy QEMU.
     """
     old = nodes.take_configuration("pve2")
     assert nodes.world.qm("start", str(VMID)).returncode == 0
@@ -108,7 +108,7 @@ def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, s
 
 @pytest.mark.all
 def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
-    """HA has started the VM on pve2 while pve1 was cut off and ran on. Then pve1 sees the cluster again."""
+    """HA has started the VM on pve2, although it still runs on pve1, which was cut off and then returns."""
     old = nodes.nodes["pve1"].world
     pve = nodes.give_own_pve("pve1", "pve1")
     (pve / "nodes/pve1").chmod(0o555)
@@ -128,7 +128,7 @@ def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
 
 @pytest.mark.all
 def test_the_two_qemus_of_a_live_migration_are_no_copies(nodes: Cluster, service: Service) -> None:
-    """Before the switch the target's is not yet the VM, and after it the source's is there for a moment more."""
+    """Before the switch, the target's QEMU is not yet the VM. After it, the source's QEMU exists for a moment more."""
     source = nodes.take_configuration("pve2")
     assert nodes.world.qm("start", str(VMID)).returncode == 0
     conf = nodes.shared / f"pve2/qemu-server/{VMID}.conf"

@@ -1,4 +1,4 @@
-"""A reader that asks for an old picture again and again, and reads none of the answers, takes no memory and no time."""
+"""A client that asks for an old picture many times and reads no answer takes no memory and no time."""
 
 import base64
 import json
@@ -22,15 +22,15 @@ from ..support.stages import until
 pytestmark = pytest.mark.real("sshd")
 
 READERS = 150
-PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest that a host keeps
-MOST_WHOLE = MOST_UNREAD_BYTES // len(PICTURE) + 5  # the kernel has a part of each
-MOST_MIB = 200  # 460 without limits
+PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest picture that a host keeps
+MOST_WHOLE = MOST_UNREAD_BYTES // len(PICTURE) + 5  # the kernel holds a part of each answer
+MOST_MIB = 200  # without limits, it would be 460
 KINDS = {"json": "", "gzip": "accept-encoding: gzip\r\n", "lines": "accept: application/x-ndjson\r\n"}
 
 
 @pytest.fixture(scope="module")
 def running(directory: Path) -> Iterator[tuple[Scripted, Service]]:
-    """A host with a job that has a large picture, which it sends once it may, and a handler."""
+    """A handler and a host, whose job has a large picture that it sends when the test lets it."""
     with scripted_host(directory) as (world, sshd):
         script = Scripted(world)
         service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
@@ -42,11 +42,11 @@ def running(directory: Path) -> Iterator[tuple[Scripted, Service]]:
 
 
 def ask(service: Service, job: str, more: str) -> socket.socket:
-    """Send a request for the picture, as the caller that may only read; return the connection."""
+    """Send a request for the picture as the caller that may only read, and return the connection."""
     body = json.dumps({"verb": "history", "job": job}).encode()
     headers = "".join(f"{name}: {value}\r\n" for name, value in service.signed(body, "viewer").items())
     connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel takes little for the client
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel buffers little for the client
     connection.settimeout(60)
     connection.connect(("127.0.0.1", service.port))
     head = f"POST /pve HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{more}{headers}\r\n"
@@ -70,7 +70,7 @@ def read_all(connection: socket.socket) -> bytes:
     "kind", [pytest.param(kind, marks=[] if kind == "json" else pytest.mark.all) for kind in KINDS]
 )
 def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, running: tuple[Scripted, Service]) -> None:
-    """All answers come at once, and the operator's verb is done. The newest connections stay, others are closed."""
+    """All answers come at once, but the operator's verb is done. The newest connections stay, others are closed."""
     script, service = running
     (script.place / "go").unlink(missing_ok=True)
     job = [{"wait": "go"}, result(whole_job={"id": "x", "screen_png": PICTURE})]

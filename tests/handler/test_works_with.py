@@ -1,4 +1,4 @@
-"""This version and the one before, in both pairs: each verb works. The older one is taken from git."""
+"""Each verb works between this version and the previous one, in both directions. The older one is taken from git."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from ..support.service import Service, let_in
 from ..support.sshd import Sshd
 from .test_reload import proxmox, wait_until
 
-# In this order each verb finds the VM as it needs it; behind each, the state that it leaves.
+# In this order, each verb finds the VM in the state that it needs. The second word is the state after the verb.
 STATES = {
     "status": "running",
     "forensics": "running",
@@ -36,14 +36,14 @@ STATES = {
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Previous:
     previous = take_previous(tmp_path_factory.mktemp("previous"))
-    previous.directory.chmod(0o755)  # the handler's user imports what is there
+    previous.directory.chmod(0o755)  # the handler's user imports from there
     let_in(previous.directory)
     return previous
 
 
 @pytest.fixture(params=["host agent", "handler"])
 def older(request: pytest.FixtureRequest) -> str:
-    """Which of the two is the older one."""
+    """The older one of the two programs."""
     return str(request.param)
 
 
@@ -74,7 +74,7 @@ def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir:
 
 
 def warnings_about(older: str, previous: Previous) -> list[str]:
-    """Return the warning that each answer has; an older handler has its own sentences."""
+    """Return the warning of every answer. An older handler has its own sentences."""
     if older == "handler" or previous.digest == bundle_digest():
         return []
     differs = f"{previous.version}, Breakglass here {VERSION}: upgrade the older one"
@@ -94,7 +94,7 @@ def ask(service: Service, verb: str, msg_id: str, **fields: str) -> dict[str, An
 def test_every_verb_works_beside_the_previous_version(
     service: Service, world: World, previous: Previous, older: str
 ) -> None:
-    """Each verb is done, says its state and deadline, and attaches when its id comes again."""
+    """Each verb is done, reports its state and deadline, and attaches when its id comes again."""
     assert set(STATES) == set(VERBS)
     assert set(previous.verbs) <= set(words.VERBS), "a verb was taken away"
     state, done = "running", {}
@@ -127,6 +127,6 @@ def test_every_verb_works_beside_the_previous_version(
 
 
 def test_without_a_history_there_is_a_plain_reason(tmp_path: Path) -> None:
-    """A source tarball skips the test above, and the reason says why."""
+    """In a source tarball, the test above is skipped with this reason."""
     with pytest.raises(pytest.skip.Exception, match="no git checkout"):
         find_previous(tmp_path)

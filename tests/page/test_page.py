@@ -1,4 +1,4 @@
-"""The page in a real browser, before the real handler, sshd, host agent and QEMU: each state of its state machine."""
+"""Each state of the page's state machine, in a real browser with the real handler, sshd, host agent and QEMU."""
 
 import os
 import re
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def test_locked_until_a_key_is_given(visit: Visit) -> None:
-    """Without a signing key no verb is shown or works; a wrong key is explained, and a good one unlocks the page."""
+    """Without a signing key, no verb is shown or works. A wrong key is explained, and a good one unlocks the page."""
     page = visit.page
     page.goto(visit.stage.url)
     phase(page, "locked")
@@ -141,7 +141,7 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
 def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
     """A confirmed verb is sent with the state that was shown, ends as done, and the new state is shown.
 
-    For a stopped VM the headline, what is announced and the one filled button advise Start.
+    For a stopped VM, the headline, the announcement and the only filled button advise Start.
     """
     page = visit.open()
     with held_requests(page, f'"verb":"{verb}"'):
@@ -168,7 +168,7 @@ def test_a_verb_runs_to_its_end(visit: Visit, verb: str) -> None:
 
 
 def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visit: Visit) -> None:
-    """What was done since makes evidence old; what is a minute young is shown again and not taken again."""
+    """A later verb makes evidence old. Evidence of the last minute is shown again, and not taken again."""
     visit.stage.service.pve("reset")
     ended = time.time()
     until(
@@ -178,7 +178,7 @@ def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visi
     page = visit.open()
     (taken,) = looks_of(visit)
     assert taken["reason"] == "by itself"
-    page.clock.set_fixed_time(time.time())  # what was taken stays young, however late the second page opens
+    page.clock.set_fixed_time(time.time())  # the evidence stays young, however late the second page opens
     words = text_of(page, "headline")
     assert words in SEEN
     page.wait_for_selector("#glass img")
@@ -196,7 +196,7 @@ def looks_of(visit: Visit) -> list[dict[str, Any]]:
 
 @pytest.mark.all
 def test_a_verb_takes_the_place_of_the_look_without_a_word_of_trouble(visit: Visit) -> None:
-    """A press need not wait for the look that the page takes by itself, and dropping that look is no fault."""
+    """A press need not wait for the page's own evidence, and cancelling that is not shown as an error."""
     visit.stage.service.pve("reset")
     with held_requests(visit.page, '"verb":"forensics"') as held:
         page = visit.open(looks=False)
@@ -211,7 +211,7 @@ def test_a_verb_takes_the_place_of_the_look_without_a_word_of_trouble(visit: Vis
 
 
 def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
-    """The evidence, the verdict and the console's picture are shown, and the picture moves nothing."""
+    """The evidence, the verdict and the console's picture are shown, and the picture moves no other part."""
     page = visit.open()
     with held_requests(page, '"verb":"forensics"'):
         press(page, "forensics")
@@ -233,7 +233,7 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
 
 
 def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
-    """While another caller's cycle has stopped the VM, the page does not advise Start, and says who is at it."""
+    """While another caller's cycle has stopped the VM, the page does not advise Start, and names that caller."""
     with held_cycle(visit.stage):
         page = visit.open(looks=False)
         see_headline(page, "Power-cycling…", "busy")
@@ -276,7 +276,7 @@ def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit)
 
 
 def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit) -> None:
-    """If the power changed between the look and the confirmation, the host refuses: one outage, not two."""
+    """If the power changed between the look and the confirmation, the host refuses, so there is only one outage."""
     page = visit.open()
     ask(page, "cycle")
     visit.stage.service.pve("reset", caller="operator2")
@@ -289,7 +289,7 @@ def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit
 
 @pytest.mark.all
 def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: Visit) -> None:
-    """The page names the holder, its stage and its start; Watch follows the job without changing anything."""
+    """The page names the holder, its stage and its start. Watch follows the job without changing anything."""
     page = visit.open()
     with unseen_cycle(visit.stage, page) as job:
         confirm(page, "reset")
@@ -307,7 +307,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
 
 
 def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) -> None:
-    """The page shows how far the verb got, Proxmox's message, and the next command by hand; even after an outage."""
+    """Even after an outage, the page shows the verb's last stage, Proxmox's message, and the next command by hand."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     confirm(page, "cycle")
@@ -322,7 +322,7 @@ def test_a_failed_verb_says_how_far_it_got_and_what_to_do_by_hand(visit: Visit) 
     expect(page.locator("[data-verb].advised")).to_have_count(0)  # it would fail again
     expect(page.locator("#output")).to_contain_text("no space left on device")
     expect(page.locator("[data-verb=start]")).to_have_attribute("aria-disabled", "false")
-    expect(page.locator("#jobs summary").first).to_contain_text("Looked")  # by itself, at what the verb has left
+    expect(page.locator("#jobs summary").first).to_contain_text("Looked")  # by itself, after the verb
     lose_handler(visit.stage, page)
     find_handler(visit.stage, page)
     phase(page, "failed")
@@ -350,7 +350,7 @@ def test_a_refusal_shows_the_command_that_cures_it(visit: Visit) -> None:
 
 
 def test_a_qemu_that_a_signal_stopped_shows_the_command_that_continues_it(visit: Visit) -> None:
-    """The page says what the host says, and no power-cycle is advised where a command loses nothing."""
+    """The page shows the host's command, and advises no power-cycle, because the command loses nothing."""
     world = visit.stage.world
     signal_process(world.pid, signal.SIGSTOP)
     try:
@@ -369,7 +369,7 @@ def test_a_qemu_that_a_signal_stopped_shows_the_command_that_continues_it(visit:
 
 
 def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: Visit) -> None:
-    """A lost handler is shown with the time and the next try, the commands by hand open, and the page reconnects."""
+    """A lost handler is shown with the time and the next try. The commands by hand open, and the page reconnects."""
     visit.page.clock.install()
     page = visit.open()
     lose_handler(visit.stage, page)
@@ -382,7 +382,7 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
     visit.stage.wire.up()
 
     def is_found() -> bool:
-        if "again in" in text_of(page, "outcome-timer"):  # time that runs during a try would break it off
+        if "again in" in text_of(page, "outcome-timer"):  # if time ran on during a try, it would be cancelled
             page.clock.run_for(1_000)
         return text_of(page, "link-breakglass").endswith(": answering")
 
@@ -392,7 +392,7 @@ def test_the_page_says_that_it_is_disconnected_and_reconnects_by_itself(visit: V
 
 
 def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None:
-    """While the host can't be reached a verb is blocked; after a minute it can be tried, with the same dialog."""
+    """While the host can't be reached, a verb is blocked. After a minute it can be tried, with the same dialog."""
     visit.page.clock.install()
     page = visit.open()
     with visit.stage.without_sshd():

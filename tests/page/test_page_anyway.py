@@ -1,4 +1,4 @@
-"""What the page shows of a job under way, and the one button that a refusal may bring: offered by the host alone."""
+"""The page's view of a running job, and the override button after a refusal, which only the host can offer."""
 
 import re
 import time
@@ -49,7 +49,7 @@ def page(stage: Stage, host: Scripted) -> Iterator[tuple[Page, Visit]]:
 
 
 def local(since: str, seconds: float) -> str:
-    """Return a time of the host's as the page shows it."""
+    """Return a time of the host as the page shows it."""
     return f"{datetime.fromisoformat(since).astimezone() + timedelta(seconds=seconds):%H:%M:%S}"
 
 
@@ -62,9 +62,9 @@ def local(since: str, seconds: float) -> str:
 def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted, verb: str, label: str) -> None:
     """A refusal shows one button, named for the verb, and its dialog says what may be lost.
 
-    Esc leaves things as they are, with the focus back on the button; a script's press is none. A look at the VM ends
-    the offer, because it may be wrong now, and the host is asked again. A yes sends the verb with `anyway`, once, under
-    its own id, and bound to the state that the page showed.
+    Esc changes nothing and returns the focus to the button. A script's press does nothing. A look at the VM ends the
+    offer, because it may be wrong now, and the host must offer it again. A yes sends the verb once with `anyway`, under
+    a new id, and bound to the state that the page showed.
     """
     at, visit = page
     confirm(at, verb)
@@ -98,7 +98,7 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
 
 
 def test_each_refusal_that_can_be_lifted_says_what_that_costs(page: tuple[Page, Visit], host: Scripted) -> None:
-    """Here it is `would-not-start`: the dialog has its cost, and the request its code."""
+    """For `would-not-start`, the dialog has its cost, and the request has its code."""
     at, visit = page
     verdict = {**HUNG, "code": "would-not-start", "sentence": "the VM was not stopped, because a start would fail"}
     refused = result(12, "refused", verdict=verdict, stage="preflight", anyway="would-not-start")
@@ -118,7 +118,7 @@ OFFERS: tuple[Any, ...] = (None, "", "locked", "constructor", True, ["storage-hu
 
 @pytest.mark.all
 def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], host: Scripted) -> None:
-    """A refusal without the offer, or with one that neither handler nor page knows, has no such button."""
+    """There is no button after a refusal without an offer, or with an unknown one."""
     at, _ = page
     for offer in OFFERS:
         host.say([("reset", [result(12, "refused", verdict=HUNG, anyway=offer)]), ("", [result(jobs=[])])])
@@ -132,7 +132,7 @@ def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], ho
 def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], host: Scripted) -> None:
     """While the VM runs, Start works and says why it is pointless, and its dialog says `anyway`.
 
-    That is about what the page knows, because the request has no such field.
+    The word is about the page's own knowledge. The request has no such field.
     """
     at, visit = page
     assert text_of(at, "start-more") == "It is running"
@@ -205,7 +205,7 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
 
 @pytest.mark.all
 def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
-    """A newer handler may say more: its lines are passed over, and the result counts."""
+    """A newer handler may send more types of lines. They are ignored, and the result counts."""
     at, _ = page
     lines = '{"type":"accepted"}\n{"type":"mood","text":"fine"}\n{"type":"stage"}\n{}\n'
     lines += '{"type":"result","verb":"reset","outcome":"done","reached":true,"state":"running","last":"none"}\n'

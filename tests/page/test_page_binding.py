@@ -1,4 +1,4 @@
-"""The address that the page is opened at: what it signs is good there alone, and where a key can be kept."""
+"""The address at which the page is opened. Its requests are valid only there, and it decides if a key can be kept."""
 
 from urllib.parse import urlsplit
 
@@ -31,7 +31,7 @@ def unlock(visit: Visit, url: str) -> Page:
 
 @pytest.mark.all
 def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
-    """The page's own address, without what follows it: for reads, verbs, and at the end of a tunnel.
+    """Reads and verbs name the page's own address without query and fragment, even at the end of a tunnel.
 
     At a name with TLS the page offers to keep the key, and the key is there after a reload.
     """
@@ -54,7 +54,7 @@ def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
 
 
 def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> None:
-    """Nothing is sent to a host. The link says where it leads, and there the key works."""
+    """Nothing is sent to a host. The link shows its address, and the key works there."""
     right = person.stage.url
     page = unlock(person, right.replace("rescue.test", "other.rescue.test"))
     phase(page, "notSent")
@@ -80,7 +80,7 @@ NO_ADDRESSES = (
 
 @pytest.mark.all
 def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit) -> None:
-    """Another scheme, a name before an @, and what is no text; an address is one."""
+    """Another scheme, a name before an @, or a value that is not text gives no link. A handler's address does."""
     page = visit.open()
     error = {"code": "wrong-handler", "message": "", "hint": "use it", "reached": False, "url": ""}
     page.route("**/pve", lambda route: route.fulfill(status=403, json={"error": error}))
@@ -118,7 +118,7 @@ def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
 
 @pytest.mark.all
 def test_a_key_that_is_there_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
-    """It is neither used nor left."""
+    """The key is neither used nor kept."""
     keep_key(visit)
     later = visit.tab()  # which did not come from the demo's link
     later.goto(visit.stage.url)

@@ -1,4 +1,4 @@
-"""The page and the chain of jobs. It keeps the last line that it saw, and says in History when that is gone."""
+"""The page and the chain of jobs. The page keeps the last line that it saw, and History says if that is missing."""
 
 import json
 
@@ -16,7 +16,7 @@ KEPT = "() => Object.values(JSON.parse(localStorage['breakglass / heads devvm'] 
 
 @pytest.mark.all
 def test_a_record_that_lost_its_end_is_named(visit: Visit) -> None:
-    """What verifies by itself is not what this page saw; that is in History and nowhere else, until Forget."""
+    """The shorter chain is valid, but lacks a line that this page saw. Only History says so, until Forget."""
     page, (run, archive) = visit.open(), chain_files(visit.stage.world)
     confirm(page, "reset")
     phase(page, "done")

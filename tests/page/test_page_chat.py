@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 
 
 def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
-    """What claude says and runs is shown as text; the next prompt continues; nothing of it offends axe.
+    """Words and commands of claude are shown as text, the next prompt continues, and axe finds no fault.
 
-    Edit puts a question back into the composer, and it goes to the same conversation. A reload and a new tab show the
-    conversation as it was, and continue in it; the key is not kept, and that is all.
+    Edit puts a question back into the composer, which sends it to the same conversation. A reload and a new tab show
+    the conversation and continue it. Only the key must be entered again.
     """
     page = visit.open()
     evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"
@@ -70,7 +70,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> None:
-    """Not now folds it on this screen, and can be taken back. What is in the way of Approve is said on the card.
+    """Not now folds it on this screen, and can be undone. The card says why Approve can't be pressed.
 
     `refused` and `busy` are final for an id, so the card can't be pressed into the same answer again.
     """
@@ -125,7 +125,7 @@ SHIFTS = """() => { window.shifts = []; new PerformanceObserver(list => window.s
 @pytest.mark.all
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_moves_while_claude_talks(visit: Visit, width: int) -> None:
-    """Words, a command, its result, a proposal and the end come in. They scroll past, and nothing beside them moves."""
+    """Words, a command, its result, a proposal and the end arrive. They scroll past, and no other part moves."""
     visit.page.set_viewport_size({"width": width, "height": 740})
     page = visit.open()
     ask_claude(
@@ -204,7 +204,7 @@ def says_all_of(page: Page, text: str) -> None:
 
 
 def test_a_broken_stream_is_attached_to(visit: Visit) -> None:
-    """Wherever it breaks, the rest is asked for by number; the answer is whole, and the turn was begun once."""
+    """Wherever it breaks, the page asks for the rest by number. The answer is whole, and the turn began only once."""
     after = random.randrange(1, 3_000)
     print(f"cut after {after} bytes")
     page = visit.open()
@@ -220,7 +220,7 @@ def test_a_broken_stream_is_attached_to(visit: Visit) -> None:
 
 
 def test_a_reload_finds_the_turn(visit: Visit) -> None:
-    """Closing or reloading stops nothing: the turn under way is found again, and continued afterwards."""
+    """Closing or reloading the page does not stop a turn. The page finds it again and then continues it."""
     page = visit.open()
     ask_claude(page, fake({"text": LONG, "wait": "reloaded"}))
     expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")  # a reload ends a request on its way
@@ -248,7 +248,7 @@ OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new 
 
 @pytest.mark.all
 def test_a_stop_that_overtakes_the_prompt_stops_the_turn(visit: Visit) -> None:
-    """The handler knows no such turn yet, and its answer comes when the turn has begun: Stop is sent again."""
+    """The handler does not know the turn yet, and answers when it has begun, so the page sends Stop again."""
     page = visit.open()
     page.evaluate(OVERTAKE)
     ask_claude(page, fake({"text": LONG, "wait": "never"}))

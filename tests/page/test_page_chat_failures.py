@@ -1,4 +1,4 @@
-"""What goes wrong in the page's conversation: a notice that says why, and what the operator can still do."""
+"""Failures in the page's conversation: a notice with the reason, and the operator's next steps."""
 
 import re
 
@@ -21,7 +21,7 @@ DOWN = {
 @pytest.mark.all
 @pytest.mark.parametrize("how", sampled(DOWN, "not signed in"))
 def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> None:
-    """One notice that says why, the draft stays, Send becomes Try again; the power buttons work as ever."""
+    """One notice says why, the draft stays, and Send becomes Try again. The power buttons work as usual."""
     page = visit.open()
     fault, words = DOWN[how]
     prompt = fake({"text": "never said", "times": 99, **fault})
@@ -42,7 +42,7 @@ def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> 
 
 @pytest.mark.all
 def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
-    """The disk that held it is gone: one button, and claude is told what was said."""
+    """The disk with the session is gone. After one button, claude gets the earlier conversation as text."""
     page = visit.open()
     ask_claude(page, fake({"text": "The word is heron."}))
     ended(page)
@@ -60,7 +60,7 @@ def test_a_lost_session_starts_again_with_what_was_said(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_recap_needs_no_new_question(visit: Visit) -> None:
-    """The one button is enough: with nothing typed claude is told what was said, and to continue."""
+    """If nothing is typed, the button alone sends claude the earlier conversation and asks it to continue."""
     page = visit.open()
     ask_claude(page, fake({"text": "The word is ibis."}))
     ended(page)
@@ -75,7 +75,7 @@ def test_a_recap_needs_no_new_question(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
-    """A proxy's error, in JSON and with a number for a code, is a lost connection, so the rest is asked for."""
+    """A proxy's error, in JSON and with a number as its code, is a lost connection, so the page asks for the rest."""
     page = visit.open()
     broken = {"error": {"code": 503, "message": "upstream"}}
     page.route("**/chat", lambda route: route.fulfill(status=503, json=broken), times=1)
@@ -85,7 +85,7 @@ def test_a_proxys_error_counts_as_a_lost_connection(visit: Visit) -> None:
 
 
 def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
-    """Where the model API says until when, the notice says it; a caller who may not chat is told just that."""
+    """If the model API gives the time, the notice has it. A caller who may not chat is told only that."""
     page = visit.open()
     limited = {"code": "claude-rate-limited", "message": "rate-limited until 03:40 UTC: limit"}
     limited["hint"] = "wait; the power verbs work without claude"
@@ -102,7 +102,7 @@ def test_a_rate_limit_says_until_when_it_lasts(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_long_transcript_can_be_read_and_written_under(visit: Visit) -> None:
-    """A transcript of 2,000 lines consists of pieces of a bounded size, so each word costs as much as the first.
+    """A transcript of 2,000 lines is split into pieces of bounded size, so each word costs as much as the first.
 
     The end stays in view unless the operator scrolls up.
     """

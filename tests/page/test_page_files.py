@@ -1,4 +1,4 @@
-"""The files of the page: short modules, each named where a browser looks for it."""
+"""The files of the page are short modules, and each is named where a browser looks for it."""
 
 import base64
 import gzip
@@ -45,9 +45,9 @@ LATER = {name for name in MODULES if name.startswith("chat/")} - {"chat/load.js"
 
 
 class Links(HTMLParser):
-    """Collects what the page's head asks for: the `href` of its links by `rel`, and the modules that it starts.
+    """Collects from the page's head the `href` of its links by `rel`, and the modules that it starts.
 
-    `plain` are the scripts that are no modules. They run in browsers that know none.
+    `plain` are the scripts that are not modules. They run in browsers that know no modules.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def loaded_later_by(name: str) -> set[str]:
 
 
 def beside(name: str, imported: str) -> str:
-    """Return the name of what a module imports by a path from its own folder."""
+    """Return the name of a module that another one imports by a relative path."""
     return os.path.normpath(PurePosixPath(name).parent / imported)
 
 
@@ -96,7 +96,7 @@ def source_of(name: str) -> str:
 
 
 def reached_from(name: str) -> set[str]:
-    """Return every module that a browser loads for this one, and this one."""
+    """Return this module and every module that a browser loads for it."""
     reached, waiting = set[str](), {name}
     while waiting:
         reached |= waiting
@@ -111,13 +111,13 @@ def test_modules_are_short() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """The imports have no circle, not even over what is loaded later."""
+    """The imports have no circle, not even with modules that are loaded later."""
     imports = {name: imported_by(name) | loaded_later_by(name) for name in MODULES}
     TopologicalSorter(imports).prepare()  # it names the circle that it finds
 
 
 def test_the_folders_are_layers() -> None:
-    """app.js is above vm/, chat/ and key/, which know nothing of each other; below them are state/, then base/."""
+    """app.js is above vm/, chat/ and key/, which don't import each other. Below them are state/, then base/."""
     folders = {name: name.rpartition("/")[0] for name in MODULES}
     assert {name for name in MODULES if not folders[name]} == {"app.js"}
     assert set(folders.values()) == set(FOLDERS)
@@ -127,7 +127,7 @@ def test_the_folders_are_layers() -> None:
 
 
 def test_no_module_looks_behind() -> None:
-    """The page works in Safari 16.0, which can't read a regular expression with a look behind it: 16.4 can."""
+    """The page works in Safari 16.0. Only 16.4 and later can read a regular expression with a lookbehind."""
     sources = {name: (PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS}
     assert [name for name, source in sources.items() if re.search(r"\(\?<[=!]", source)] == []
 
@@ -150,7 +150,7 @@ def test_every_module_is_preloaded(head: Links) -> None:
 def test_every_file_is_asked_for(head: Links) -> None:
     """There is no file that nothing names, and no name without a file."""
     manifest = json.loads((PAGE / "manifest.webmanifest").read_text(encoding="utf-8"))
-    assert head.links.pop("preload") == ["health"]  # which the page asks for first: at once, and not once it runs
+    assert head.links.pop("preload") == ["health"]  # index.html asks for these at once, and not after its start
     requested = {*head.started, *head.plain, *(name for names in head.links.values() for name in names)}
     requested |= {icon["src"] for icon in manifest["icons"]} | {"index.html", "sw.js"}
     assert requested | LATER == {name_of(path) for path in FILES}
@@ -184,7 +184,7 @@ def test_the_list_follows_the_files(tmp_path: Path) -> None:
 @pytest.mark.real("chromium", "sshd", "qemu")
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_a_device_that_knows_the_list_gets_no_body(stage: Stage, encoding: str) -> None:
-    """The list has a tag; asked for with it, the handler answers 304."""
+    """The list has a tag. If a request has the same tag, the handler answers 304."""
     service = stage.service
     first = service.send("GET", "/files.json", headers={"Accept-Encoding": encoding})
     body = gzip.decompress(first.body) if encoding == "gzip" else first.body
@@ -219,7 +219,7 @@ def test_chromium_takes_the_manifest(visit: Visit) -> None:
 @pytest.mark.real("chromium", "sshd", "qemu")
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_pictures_are_drawn_from_the_icon(visit: Visit, name: str) -> None:
-    """A picture shows what icon.svg draws: `python -m tests.support.icons` draws it again."""
+    """A picture equals the drawing of icon.svg. `python -m tests.support.icons` draws it again."""
     page = visit.open()
     assert apart(page, name, svg_of(name)) < 2
     assert apart(page, name, svg_of(name).replace("#ffb224", "#3060ff")) > 2

@@ -1,4 +1,4 @@
-"""The tests of the page's modules that need no browser: node's own runner runs them, from tests/page_js/."""
+"""The tests of the page's modules that need no browser. node's own runner runs them from tests/page_js/."""
 
 import json
 import os
@@ -15,7 +15,7 @@ def test_the_modules_without_a_browser() -> None:
     """Every test of tests/page_js/ passes. A failure shows what node said."""
     files = sorted(TESTS.glob("**/*.test.js"))
     assert files
-    # one process for all: node's own search starts one for each file, which takes twice as long
+    # one process for all files, because node's own search starts one for each, which takes twice as long
     imports = "".join(f"import {json.dumps(path.as_uri())};" for path in files)
     # a module says it is one by its imports; node warns that a package.json could say so
     quiet = "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON"

@@ -47,7 +47,7 @@ def keep(page: Page) -> None:
 def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(
     stage: Stage, bound: Stage, agent: str, script: str
 ) -> None:
-    """It is said where the key is entered, before the box is ticked, and where the box is later."""
+    """The sentence is beside the key's field, before the box is ticked, and later beside the box."""
     stage.settle()
     person = Visit(bound, ignore_https_errors=True, user_agent=agent)
     person.context.add_init_script(script)
@@ -87,7 +87,7 @@ def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage, agent: st
 
 @pytest.mark.all
 def test_forget_is_for_every_tab(person: Visit) -> None:
-    """A tab that is open beside the one in which a person pressed Forget has no key any more either."""
+    """If a person presses Forget in one tab, the other open tabs have no key any more either."""
     page, other = person.page, person.tab()
     page.goto(person.stage.url)
     keep(unlock(person))
@@ -100,7 +100,7 @@ def test_forget_is_for_every_tab(person: Visit) -> None:
 
 @pytest.mark.all
 def test_a_pairing_link_whose_module_does_not_come_is_still_good(person: Visit) -> None:
-    """Pasted or in the address: the page says that nothing was sent, and the link stays where it is."""
+    """Whether the link is pasted or in the address, the page says that nothing was sent, and the link stays."""
     page, given = person.page, offer(person.stage)
     page.route("**/key/pair.js", lambda route: route.abort())
     page.goto(given.link)

@@ -1,4 +1,4 @@
-"""Every state on every screen: nothing overlaps, no text is cut, and what decides is in sight without a scroll.
+"""Every state on every screen: nothing overlaps, no text is cut, and the verdict and its button are in sight.
 
 One browser walks through the states and takes the size of each screen in turn. `LAYOUTS` has those that were broken
 once: large text, a phone on its side, and what a keyboard leaves.
@@ -37,7 +37,7 @@ from ..support.page_chat import answer_chat, ask_claude
 pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "sshd", "qemu")]
 
 SETTLES_SECONDS = 10.0  # what is wrong for longer stays
-LOOKED = re.compile("Idle or hung|Looks healthy")  # by itself, after the act of another caller
+LOOKED = re.compile("Idle or hung|Looks healthy")  # the page looks by itself after another caller's verb
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ LAYOUTS = (
     Layout(360, 740, text=2),
     Layout(320, 185),
 )
-DECIDES = ("#headline", "power", "#outcome")  # what is in sight of a VM, whatever its state
+DECIDES = ("#headline", "power", "#outcome")  # the parts that are in sight in every state of a VM
 TYPING = ("#prompt", "#send", "answer")
-# What may end in "…": words beside a name, which stand whole elsewhere.
+# Texts that may end in "…", because they are whole elsewhere.
 SHORTENED = "summary small, #chat-word, .tool summary span"
 FAULTS = """([wanted, shortened]) => {
     scrollTo(0, 0);
@@ -169,7 +169,7 @@ class Screen:
         self.page.wait_for_function(f"() => parseFloat(getComputedStyle(document.documentElement).fontSize) === {size}")
 
     def faults(self, state: str, *wanted: str) -> list[str]:
-        """Return what is wrong in this state on each screen; what is wanted is looked for where there is room."""
+        """Return the faults of this state on each screen. Wanted parts must be in sight only if there is room."""
         found: list[str] = []
         for layout in LAYOUTS:
             self.be(layout)
@@ -206,7 +206,7 @@ A power-cycle ends it. Unsaved work is lost, and the last line of this answer is
 
 
 def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Walk through the states of the page: each with its name, and what must be in sight of it."""
+    """Walk through the states of the page. Yield each one's name, and the parts that must be in sight."""
     page, stage = visit.page, visit.stage
     page.goto(stage.url)
     phase(page, "locked")
@@ -313,7 +313,7 @@ def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def test_every_state_fits_every_screen(visit: Visit) -> None:
-    """In none of the states, on none of the screens, do texts overlap, is one cut, or is out of sight what decides."""
+    """In every state and on every screen, no texts overlap, none is cut, and the important parts are in sight."""
     screen = Screen(visit)
     found = {state: screen.faults(state, *wanted) for state, wanted in states(visit)}
     assert len(found) >= 22

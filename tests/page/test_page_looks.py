@@ -1,4 +1,4 @@
-"""Every operator can use the page: no state offends axe-core, a keyboard is enough, nothing moves under a finger."""
+"""Every operator can use the page: axe-core finds no fault, a keyboard is enough, nothing moves under a finger."""
 
 import re
 from collections.abc import Callable
@@ -42,7 +42,7 @@ real = pytest.mark.real("chromium", "sshd", "qemu")
 SITE = Path(__file__).parent.parent.parent / "static_site"
 WIDTHS = (320, 360, 768, 1280)
 FOCUS = "() => (e => e.dataset.verb || e.id || e.tagName)(document.activeElement)"
-# What sticks out of the screen, and what is too small for a thumb.
+# The elements that stick out of the screen, and those that are too small for a thumb.
 MISFITS = """() => {
     const shown = each => each.checkVisibility({visibilityProperty: true}) && !each.closest(".said, .skip");
     const targets = "button, summary, textarea, a, label:has(input), input:not([type=checkbox])";
@@ -64,11 +64,11 @@ const observer = new PerformanceObserver(list => take(list.getEntries()));
 observer.observe({type: "layout-shift", buffered: true});
 window.takeShifts = () => { take(observer.takeRecords()); return window.shifts.splice(0); };"""
 
-LOOKED = re.compile("Idle or hung|Looks healthy")  # by itself, after the act of another caller
+LOOKED = re.compile("Idle or hung|Looks healthy")  # the page looks by itself after another caller's verb
 
 
 def judged(page: Page, state: str) -> list[str]:
-    """Return what axe-core finds wrong in this state, and what does not fit its screen or a thumb."""
+    """Return axe-core's findings in this state, and the elements that don't fit the screen or a thumb."""
     wait_for(page, lambda: page.evaluate(HAS_STYLE), "the style, which may have been lost")
     found = axe_finds_in_both_schemes(page, state)
     for width in WIDTHS:
@@ -141,7 +141,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
     lose_handler(stage, page)
     found += judged(page, "disconnected")
     find_handler(stage, page)
-    phase(page, "done")  # what the start did stays
+    phase(page, "done")  # the sentence about the start stays
     with unseen_outage(stage, page):
         press(page, "forensics")
         phase(page, "notSent")
@@ -253,7 +253,7 @@ ACTS = [*((act, width) for act in SCENARIOS for width in (360, 1280)), (reset, 3
 def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -> None:
     """From the tap to 5 s after the end nothing on the page changes its place; in the whole visit, next to nothing.
 
-    What became of the press is in sight then, wherever the page is scrolled to.
+    The result of the press is in sight then, wherever the page is scrolled.
     """
     page = visit.page
     page.set_viewport_size({"width": width, "height": 740})
@@ -268,7 +268,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     expect(page.locator("#picture-age")).to_contain_text(re.compile("ago|every|before"))
     page.screenshot()  # what is known is drawn
     moved = [what for each in page.evaluate("() => window.takeShifts()") for what in each["what"]]
-    if act is failed:  # what may help stands below the power buttons then, and none of them has moved
+    if act is failed:  # the help is below the power buttons then, and none of them has moved
         moved = [what for what in moved if re.match("verbs|headline|second|why|outcome|dock|.*data-verb", what)]
     assert moved == []
     bar = page.locator("[data-outcome]")
@@ -282,7 +282,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
 @pytest.mark.parametrize("act", [refused, busy])
 @real
 def test_a_sentence_that_is_too_long_for_the_bar_is_shown_whole(visit: Visit, act: Callable[[Visit], None]) -> None:
-    """On a phone the bar has two short lines: what does not fit stands above it, and nothing in the bar is cut off."""
+    """On a phone the bar has two short lines. A longer text is shown above it, and nothing in the bar is cut off."""
     page = visit.page
     page.set_viewport_size({"width": 360, "height": 740})
     visit.open()
@@ -298,7 +298,7 @@ def test_a_sentence_that_is_too_long_for_the_bar_is_shown_whole(visit: Visit, ac
 @pytest.mark.all
 @real
 def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
-    """A device that keeps its key shows the page at once: the lock does not flash up, and nothing moves for it."""
+    """A device that keeps its key shows the page at once. The lock is never shown, and nothing moves for it."""
     page = keep_key(visit)
     page.add_init_script(
         """window.scenes = []; new MutationObserver(() => window.scenes.push(document.body?.dataset.scene))
@@ -367,7 +367,7 @@ def test_text_of_twice_its_size_fits(visit: Visit) -> None:
     expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
 
 
-# --- what a screen reader hears, and what keeps the focus ---
+# --- a screen reader's announcements, and the focus ---
 
 HEARD = """() => { window.heard = []; for (const id of ["say-verdict", "say-outcome"])
     new MutationObserver(() => window.heard.push(document.getElementById(id).textContent))
@@ -403,7 +403,7 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
 @pytest.mark.all
 @real
 def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
-    """A button that opens its dialog is not `aria-disabled`; one that waits does nothing, and the page says why."""
+    """A button that opens its dialog is not `aria-disabled`. One that waits does nothing, and the page says why."""
     page = visit.open()
     start = page.get_by_role("button", name="Start…", exact=True)
     expect(start).to_have_accessible_description("It is running")
@@ -428,7 +428,7 @@ def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
 @pytest.mark.all
 @real
 def test_the_focus_is_never_lost(visit: Visit) -> None:
-    """What has the focus keeps it; if it is hidden, the headline gets the focus."""
+    """An element keeps the focus. If it is hidden, the headline gets the focus."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -442,7 +442,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
     page.unroute("**/pve")
     lose_handler(visit.stage, page)
     stop_time(page)  # the page must not find its handler before it is told to try
-    expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")  # and no try is under way
+    expect(page.locator("#outcome-timer")).to_contain_text("Trying again in")  # at that time, no try is under way
     page.focus("#outcome-act")
     visit.stage.wire.up()
     page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""When an answer does not come: what the page sends again, for how long, and what it says meanwhile."""
+"""If an answer does not come: the page's repeated requests, their time limit, and its words in this time."""
 
 import os
 import random
@@ -52,7 +52,7 @@ def reload_with(visit: Visit, page: Page, job: str) -> None:
 
 
 def lose_reads(page: Page) -> None:
-    """Have every check of the page be lost."""
+    """Lose every check of the page."""
     page.route("**/pve", lambda route: route.abort() if '"status"' in (route.request.post_data or "")
                else route.fallback())  # fmt: skip
 
@@ -69,19 +69,19 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     confirm(page, "reset")
     phase(page, "done")
     assert visit.stage.wire.cuts == cuts + 1
-    # before the first byte Chromium itself sends it again, if the connection was not a new one
+    # on an old connection, Chromium itself repeats a request whose answer has no byte yet
     assert len(visit.mutating) == 2 or (after == 0 and len(visit.mutating) == 1)
     assert all(body == visit.mutating[0] | {"again": True} for body in visit.mutating[1:])
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
 def is_over(stage: Stage, before: list[str]) -> bool:
-    """Tell whether a verb that changes power came since then, and has ended."""
+    """Tell whether a verb that changes power has come since then and has ended."""
     return bool(stage.mutating_jobs(but=before)) and stage.has_no_job_under_way()
 
 
 def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
-    """After a lost answer, one that did not reach the host settles nothing and does not say `nothing was sent`."""
+    """After a lost answer, a repeat that did not reach the host decides nothing, so it is not called "not sent"."""
     page, stage = visit.open(), visit.stage
     before = stage.mutating_jobs()
     stage.wire.cut('"verb":"reset"', 1)
@@ -130,7 +130,7 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
 
 @pytest.mark.all
 def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
-    """A handler that stops ends its stream with `running`; when it returns without its host, the id stays unknown."""
+    """A handler that stops ends its stream with `running`. If it returns without its host, the id stays unknown."""
     page, stage = visit.open(), visit.stage
     before, gate = stage.mutating_jobs(), stage.world.root / "gate"
     if not gate.exists():
@@ -148,7 +148,7 @@ def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> 
 
 
 def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> None:
-    """A stale request is answered with a challenge; the page does not sign it again without a confirmation."""
+    """A stale request is answered with a challenge, but the page signs it again only after a confirmation."""
     visit.page.clock.install()
     page = visit.open()
     before, held = visit.stage.mutating_jobs(), list[Route]()
@@ -185,10 +185,10 @@ def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> N
 
 
 def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
-    """The page repeats a request for 60 s; after that, even after a reload, Ask again sends the same id."""
+    """The page repeats a request for 60 s. After that, even after a reload, Ask again sends the same id."""
     visit.page.clock.install()
     page = visit.open()
-    lose_reads(page)  # else a check would find the outcome
+    lose_reads(page)  # otherwise, a check would find the outcome
     before = visit.stage.mutating_jobs()
     visit.stage.wire.cut('"verb":"reset"', 1)
     confirm(page, "reset")
@@ -199,7 +199,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     wait_for_text(page, "dock", "at most once")
     wait_for_text(page, "outcome", "may have happened")
     see_headline(page, "Outcome not known", "unknown")
-    assert not any(blocked(page, each) for each in ASKS)  # a lock is a hint: after a minute a person may know better
+    assert not any(blocked(page, each) for each in ASKS)  # only a hint: a person may know better
     ask(page, "stop")
     wait_for_text(page, "confirm-title", "Stop devvm anyway?")
     wait_for_text(page, "confirm-facts", "It is not known whether the reset happened.")
@@ -266,7 +266,7 @@ def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: V
 
 @pytest.mark.all
 def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
-    """After a reload without the host, a proposal that was approved and lost is not offered, and stays unknown."""
+    """After a reload without the host, a proposal whose approved request was lost is not offered, and stays unknown."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -299,7 +299,7 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
         page.click(ASK_AGAIN)
         expect(page.locator("#outcome-hint")).to_contain_text("refused")
         phase(page, "unknown")
-    phase(page, "done")  # it continues asking, and must not reset what the next test looks at
+    phase(page, "done")  # the page continues to ask, and must not reset the next test's VM
     visit.stage.model.release("approved twice")
 
 
@@ -340,7 +340,7 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
-    """The list of recent jobs is read again: when a job in it has ended, and when a reading was lost."""
+    """The list of recent jobs is read again when one of its jobs has ended, and when an answer was lost."""
     page = visit.open()
     with held_cycle(visit.stage):
         press(page, "status")
@@ -353,5 +353,5 @@ def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
     wait_for_text(page, "jobs-trouble", "not known")
     visit.stage.wire.mend()
     press(page, "status")
-    expect(page.locator("#jobs summary", has_text="Reset done").first).to_be_attached()  # below the page's own look
+    expect(page.locator("#jobs summary", has_text="Reset done").first).to_be_attached()  # below the page's own capture
     expect(page.locator("#jobs-trouble")).to_have_text("")

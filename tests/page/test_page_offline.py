@@ -1,4 +1,4 @@
-"""The page when the handler is away: from its cache, whole or not at all, with what is known; and back by itself."""
+"""The page without its handler opens from its cache as a whole, with the last knowledge, and reconnects by itself."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
 
 
 def make_older(page: Page) -> None:
-    """Make the stored set one of an older version, with another style."""
+    """Replace the stored files by those of an older version, with another style."""
     page.evaluate(
         """async () => {
             const cache = await caches.open("breakglass page /");
@@ -71,7 +71,7 @@ def make_older(page: Page) -> None:
 
 
 def is_older(page: Page) -> bool:
-    """Tell whether the page that is shown has the older style."""
+    """Tell whether the page has the older style."""
     look = "() => getComputedStyle(document.documentElement).getPropertyValue('--stored') === 'yes'"
     return bool(page.evaluate(look))
 
@@ -81,7 +81,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
     page = kept_page(visit)
     make_older(page)
     browser = visit.context.new_cdp_session(page)
-    # in the file's own bytes: where no header has come yet, the browser asks again by itself, maybe after the repair
+    # within the file's bytes, because before the first header the browser itself asks again, maybe after the repair
     visit.stage.wire.cut("GET /vm/run.js", 2000)
     for _ in range(2):
         browser.send("Network.clearBrowserCache")
@@ -103,7 +103,7 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_an_open_page_hears_of_a_newer_one(visit: Visit) -> None:
-    """A page that stays open learns, when it is looked at again, that the device has a newer one."""
+    """When an open page is shown again, it learns that the device has a newer version."""
     page = kept_page(visit)
     make_older(page)
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
@@ -115,7 +115,7 @@ def test_an_open_page_hears_of_a_newer_one(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_full_disk_leaves_the_stored_page_as_it_is(visit: Visit) -> None:
-    """What does not fit is not stored at all, which the worker relies on. The old set opens with the handler away."""
+    """A file that does not fit is not stored at all, as the worker expects. The old files open without the handler."""
     page = kept_page(visit)
     make_older(page)
     origin = visit.stage.url.rstrip("/")
@@ -151,7 +151,7 @@ def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit)
 
 @pytest.mark.all
 def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
-    """A login page in front of the handler is not shown by the worker; a link leads to it."""
+    """The worker does not show a login page in front of the handler, but a link leads to it."""
     page = kept_page(visit)
     lose_handler(visit.stage, page)
     expect(page.locator("#see-health")).to_be_visible()
@@ -178,7 +178,7 @@ def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -
 @pytest.mark.all
 @pytest.mark.real("nginx")
 def test_below_a_path_the_page_is_stored_for_that_path(visit: Visit, tmp_path: Path) -> None:
-    """Behind deploy/nginx's sub-path, the stored page opens with nginx gone; beside the path, nothing is taken up."""
+    """Behind deploy/nginx's sub-path, the stored page opens without nginx. Other paths are not stored."""
     port = reserve_port()
     shipped = (DEPLOY / "nginx/sub-path.conf").read_text()
     location = shipped.replace("127.0.0.1:8080", f"127.0.0.1:{visit.stage.wire.port}")

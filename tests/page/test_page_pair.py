@@ -1,4 +1,4 @@
-"""A device that is paired by a link: a question, one request, a key that can't be read out, words for each failure."""
+"""A device is paired by a link, with a question, one request, an unreadable key, and words for each failure."""
 
 import re
 import time
@@ -43,7 +43,7 @@ CAN_BE_READ = """() => new Promise((done) => {
     };
 })"""
 NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
-# A count of the keys that ends once the test lets it, from when the test asks for it.
+# A count of the keys that ends only when the test lets it.
 SLOW = """const put = IDBObjectStore.prototype.put;
 IDBObjectStore.prototype.put = function (...words) {
     const request = put.apply(this, words);
@@ -57,7 +57,7 @@ FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
 
 
 def open_link(page: Page, link: str) -> None:
-    """Open a link as a scanner does: its own page, not only another fragment."""
+    """Open a link as a scanner does, in a new page and not only with another fragment."""
     page.goto("about:blank")
     page.goto(link)
 
@@ -69,7 +69,7 @@ def asked(page: Page, caller: str = "operator") -> None:
 
 
 def says(page: Page, words: str) -> None:
-    """Return once the page says so, in sight."""
+    """Return once the page shows this text in sight."""
     expect(page.locator("#pair-word")).to_contain_text(words)
     expect(page.locator("#pair-word")).to_be_visible()
 
@@ -80,7 +80,7 @@ def fetches(visit: Visit) -> int:
 
 
 def test_a_link_pairs_a_device(person: Visit) -> None:
-    """Nothing is sent before the yes; then one request. The key can't be read out, and is nowhere as text."""
+    """Nothing is sent before the yes, and one request after it. The key can't be read, and is nowhere as text."""
     page, given = person.page, offer(person.stage)
     open_link(page, given.link)
     asked(page)
@@ -89,11 +89,11 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     asked(page)
     fall_asleep(page)
     page.wait_for_selector("#confirm", state="hidden")
-    wake(page)  # the person is back, and was asked nothing that they answered
+    wake(page)  # the person returns, and is not asked again
     asked(page)
     page.keyboard.press("Enter")
     page.wait_for_selector("#confirm", state="hidden")
-    expect(page).to_have_url(person.stage.url)  # the page hears of its question's end after that
+    expect(page).to_have_url(person.stage.url)  # only after that, the page's question ends
     assert (given.state, fetches(person)) == ("waiting", 0)
     page.evaluate(FOLLOW, given.link)  # while the page is open
     asked(page)
@@ -110,7 +110,7 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     assert given.link.split(".")[-1].split("&")[0] not in text
     open_link(page, given.link)  # again, by a person who is not sure
     says(page, "This pairing link was used already")
-    phase(page, "idle")  # with the key of before
+    phase(page, "idle")  # with the earlier key
     assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
 
 
@@ -133,7 +133,7 @@ def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
 
 @pytest.mark.all
 def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
-    """The question says whose key goes; then the page acts as the other caller. A second tab's yes sends nothing."""
+    """The question says whose key is deleted. Then the page acts as the other caller. A second yes sends nothing."""
     page, other, first = person.page, person.tab(), offer(person.stage, "viewer")
     for tab in (page, other):
         tab.bring_to_front()
@@ -143,7 +143,7 @@ def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     page.click("#yes")
     says(page, "Paired as viewer.")
     other.bring_to_front()
-    asked(other, "viewer")  # it asks again, as it was out of sight
+    asked(other, "viewer")  # it asks again, because it was out of sight
     other.click("#yes")
     says(other, "This pairing link was used already")
     other.close()
@@ -242,9 +242,9 @@ def test_a_failure_says_what_to_do(person: Visit) -> None:
 
 @pytest.mark.all
 def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
-    """At a loopback address, and in a browser that stores nothing, it says so before the link is used.
+    """At a loopback address, and in a browser that stores nothing, the question says so before the link is used.
 
-    Without TLS it asks nothing.
+    Without TLS there is no question.
     """
     page, given = person.page, offer(person.stage)
     port = person.stage.service.port
@@ -272,7 +272,7 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
 
 @pytest.mark.all
 def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
-    """The link is spent, so the page waits for a database that answers after a minute, and says so meanwhile."""
+    """The link is used up, so the page waits even for a database that answers after a minute, and says so."""
     page, given = person.page, offer(person.stage)
     page.clock.install()
     page.add_init_script(SLOW)
@@ -294,7 +294,7 @@ def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
 
 @pytest.mark.all
 def test_a_slow_line_is_not_taken_for_one_that_is_down(person: Visit) -> None:
-    """After the yes, the page waits for the first word of the handler; then it says when the handler takes the key."""
+    """After the yes, the page waits for the handler's first byte. Then it says how long the handler keeps the key."""
     page, given, polls = person.page, offer(person.stage), list[Route]()
     page.add_init_script("AbortSignal.timeout = () => new AbortController().signal")
     page.route("**/health", lambda route: polls.append(route))
@@ -313,7 +313,7 @@ def test_a_slow_line_is_not_taken_for_one_that_is_down(person: Visit) -> None:
 
 @pytest.mark.all
 def test_an_iphone_in_a_browser_is_told_of_the_home_screen(stage: Stage, bound: Stage) -> None:
-    """It copies the link and spends nothing, or pairs anyway. The question passes axe, and fits the screen."""
+    """A person can copy the link without using it up, or pair anyway. The question passes axe, and fits the screen."""
     stage.settle()
     person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE)
     person.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -52,7 +52,7 @@ def test_it_is_one_sheet_of_a4(stage: Stage, vms: int) -> None:
 
 
 def test_the_commands_follow_the_address() -> None:
-    """A port is in each command of ssh, and a URL on loopback gives way to the machine's name."""
+    """A port is in each command of ssh, and a URL on loopback is replaced by the machine's name."""
     new = NewConfig("http://localhost:8080/", "anna", HOSTS, {"mail": NewVm(7, ("pve2",))})
     text = page_text(new, "/etc/breakglass", "rescue")
     assert "ssh -i pve_power -p 2222 root@2001:db8::12 cycle vm=7 id=" in text

@@ -1,4 +1,4 @@
-"""What the documents promise of the page beside its states: its downloads, its print, its hooks, a phone's edges."""
+"""The documents' other promises about the page: its downloads, its print, its hooks, a phone's edges."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ TONES = ("good", "bad", "warn", "busy", "unknown")
 
 
 def health_with(stage: Stage, **other: object) -> Callable[..., Any]:
-    """Return a route that gives the handler's own `/health`, with these fields in place of its own."""
+    """Return a route that answers the handler's own `/health` with these fields replaced."""
     answer = {**stage.service.health(), **other}
     return lambda route: route.fulfill(json=answer)
 
@@ -47,12 +47,12 @@ def test_a_handler_that_swallows_every_packet_is_named_while_the_request_waits(v
     page.route(re.compile("/(health|pve)$"), lambda route: held.append(route))
     page.reload()
     see_headline(page, "No connection", "unknown")
-    *_, health = [route for route in held if route.request.url.endswith("/health")]  # after the page's of before
+    *_, health = [route for route in held if route.request.url.endswith("/health")]  # after the earlier page's requests
     health.continue_()
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
 
 
-# --- what goes into a ticket ---
+# --- downloads for a ticket ---
 
 
 def save(page: Page, words: str, directory: Path) -> Path:
@@ -65,7 +65,7 @@ def save(page: Page, words: str, directory: Path) -> Path:
 
 
 def test_the_evidence_of_a_job_can_be_downloaded(visit: Visit, tmp_path: Path) -> None:
-    """The JSON has what the host recorded, and names the picture's file; the picture is the host's PNG."""
+    """The JSON has the host's record, and names the picture's file, which is the host's PNG."""
     page, service = visit.page, visit.stage.service
     job = service.pve("forensics", caller="operator2").json["id"]
     visit.open()
@@ -107,7 +107,7 @@ def test_the_report_of_the_night_is_saved(visit: Visit, tmp_path: Path) -> None:
 
 # --- for the drawer ---
 
-# The words that are printed, and of what is printed the elements that have no place on paper.
+# The printed words, and the printed elements that should not be on paper.
 PRINTED = """() => [document.body.innerText, [...document.querySelectorAll(
     "button, input, textarea, dialog, .top, [data-headline], [data-outcome], [data-transcript], .chat, .past, .list"
 )].filter((each) => each.checkVisibility()).map((each) => each.outerHTML)]"""
@@ -115,7 +115,7 @@ PRINTED = """() => [document.body.innerText, [...document.querySelectorAll(
 
 @pytest.mark.all
 def test_the_commands_by_hand_alone_are_printed(visit: Visit) -> None:
-    """On paper are the commands for this VM and the recipe with curl, from whichever tab; no button, bar or chat."""
+    """From any tab, the commands for this VM and the recipe with curl are printed, but no button, bar or chat."""
     page = visit.open()
     commands = page.locator("#by-hand-lines code").all_text_contents()
     recipe = page.text_content("#recipe") or ""
@@ -123,7 +123,7 @@ def test_the_commands_by_hand_alone_are_printed(visit: Visit) -> None:
     for tab in ("vm", "chat", "history"):
         show(page, tab)
         page.evaluate("() => { document.getElementById('by-hand').open = false; }")
-        assert page.pdf().startswith(b"%PDF")  # the browser prints, and the page opens the commands before
+        assert page.pdf().startswith(b"%PDF")  # before the browser prints, the page opens the commands
         page.emulate_media(media="print")
         words, others = page.evaluate(PRINTED)
         assert others == []
@@ -134,7 +134,7 @@ def test_the_commands_by_hand_alone_are_printed(visit: Visit) -> None:
         page.emulate_media(media="screen")
 
 
-# --- what other programs look for ---
+# --- hooks for other programs ---
 
 
 def told(page: Page, hook: str) -> tuple[str | None, str | None]:
@@ -145,7 +145,7 @@ def told(page: Page, hook: str) -> tuple[str | None, str | None]:
 
 @pytest.mark.all
 def test_other_programs_find_their_hooks(visit: Visit) -> None:
-    """Each attribute that docs/internals.md names for other programs is where it says, with the values that it says."""
+    """Each attribute that docs/internals.md names for other programs is in its place, with its values."""
     promise = INTERNALS.partition("**What other programs may rely on**")[2].partition("\n\n")[0]
     assert set(re.findall(r"\[data-(\w+)", promise)) == HOOKS
     assert f"`data-tone` (`{' '.join(TONES)}`)" in promise
@@ -185,7 +185,7 @@ def test_other_programs_find_their_hooks(visit: Visit) -> None:
 # --- a phone on its side ---
 
 INSETS = {"left": 47, "right": 59, "bottom": 21}
-# What is shown and lies, in part, where the camera or the round corners are.
+# The visible elements that are partly under the camera or in the round corners.
 COVERED = """({left, right, bottom}) => {
     const parts = "button, summary, input, textarea, h1, h2, p, li, pre, .i";
     return [...document.querySelectorAll(parts)]

@@ -1,4 +1,4 @@
-"""The line that says when the host was last proven: what the host says, and its age where that is not of now."""
+"""The line that says when the host was last proven: the host's report, and its age if it is not current."""
 
 import json
 import time
@@ -20,7 +20,7 @@ LOOKS = """() => {
 
 @contextmanager
 def proven(visit: Visit, days: float, how: str) -> Iterator[None]:
-    """Have the host say that it was proven so many days ago."""
+    """Make the host report that it was proven this many days ago."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days * 86_400))
     path = visit.stage.world.root / "run/breakglass/proven.json"
     path.write_text(json.dumps({"at": at, "by": "operator", "how": how, "vm": 102}))
@@ -35,7 +35,7 @@ def says(page: Page, words: str) -> None:
 
 
 def test_what_the_host_says(visit: Visit) -> None:
-    """How long ago and how, in no colour that says that all is well."""
+    """The line says how long ago and how, and never in the colour of success."""
     page = visit.open()
     open_key(page)
     for days, how, words in (

@@ -1,4 +1,4 @@
-"""What the page never does: send a verb without its dialog, trust a text, lie about a line that broke, go blank."""
+"""What the page never does: send a verb without its dialog, trust a text, or stay blank."""
 
 import html
 import json
@@ -96,7 +96,7 @@ def test_no_button_but_the_red_one_changes_power(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_refused_copy_is_said(visit: Visit) -> None:
-    """A browser may refuse the clipboard, as on a page without TLS: each button says so, and the page has no error."""
+    """A browser may refuse the clipboard, as on a page without TLS. Each button says so, and the page has no error."""
     page = visit.open()
     press(page, "forensics")
     phase(page, "done")
@@ -110,7 +110,7 @@ def test_a_refused_copy_is_said(visit: Visit) -> None:
 def test_a_double_click_does_not_confirm(visit: Visit) -> None:
     """The second press of a double click, on the spot where the dialog has put its red button, does nothing.
 
-    The page's clock stands still meanwhile: on a busy machine the second press may come late.
+    The page's clock is stopped, because on a busy machine the second press may come late.
     """
     visit.page.clock.install()
     page = visit.open()
@@ -177,7 +177,7 @@ def test_the_recipe_works(stage: Stage) -> None:
 
 
 def test_plain_http_says_how_to_reach_it_safely(visit: Visit) -> None:
-    """On a name that is not this machine a browser can't sign over plain http, and the page says what to do."""
+    """Over plain http, a browser can sign only on its own machine. Elsewhere, the page says what to do."""
     page = visit.page
     page.goto(f"http://rescue.test:{visit.stage.wire.port}/#key={visit.keys['operator']}")
     wait_for_text(
@@ -287,6 +287,6 @@ def test_hostile_text_is_text(stage: Stage) -> None:
     assert len(page.locator("#output").text_content() or "") > 5_000_000
     assert page.locator("body :is(img, script)").count() == 0
     show(page, "vm")
-    press(page, "status")  # and the page still answers
+    press(page, "status")  # the page still reacts
     phase(page, "idle")
     visit.close()

@@ -9,7 +9,7 @@ from ..support.browser import HAS_STYLE, Visit, phase, wait_for
 from ..support.selection import sampled
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-# What the page needs, and how a browser that lacks it is had: by taking it away before the page loads.
+# The features that the page needs, and the script that removes each before the page loads, as in an older browser.
 LACKS = {
     "modules": "delete HTMLScriptElement.prototype.noModule",
     "toSorted": "delete Array.prototype.toSorted",
@@ -24,7 +24,7 @@ LACKS = {
 
 @pytest.fixture
 def old(visit: Visit) -> Iterator[Page]:
-    """The page in such a browser, which may complain of all kinds of things."""
+    """The page in such a browser, which may log any errors."""
     yield visit.page
     visit.complaints.clear()
 
@@ -43,11 +43,11 @@ def see_too_old(page: Page) -> None:
 @pytest.mark.all
 @pytest.mark.parametrize("lacks", sampled(LACKS, "ariaDisabled"))
 def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: str) -> None:
-    """Each thing that is taken away brings the sentence, with or without a key."""
+    """Without any one of these features, the page shows the sentence, with or without a key."""
     old.add_init_script(LACKS[lacks])
     old.goto(visit.stage.url)
     see_too_old(old)
-    old.goto("about:blank")  # else only the fragment changes, and what is there is from before
+    old.goto("about:blank")  # otherwise only the fragment changes, and the earlier page stays
     old.goto(f"{visit.stage.url}#key={visit.keys['operator']}")
     see_too_old(old)
 
@@ -56,7 +56,7 @@ def test_a_browser_that_lacks_something_says_so(visit: Visit, old: Page, lacks: 
 def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(
     visit: Visit, old: Page, module: str
 ) -> None:
-    """A module that does not parse ends in the sentence and not in a page that opens for ever."""
+    """If a module can't be parsed, the page shows the sentence and does not seem to load for ever."""
     old.route(f"**/{module}", lambda route: route.fulfill(body="let x = y §§ z;", content_type="text/javascript"))
     old.goto(visit.stage.url)
     see_too_old(old)
@@ -65,7 +65,7 @@ def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(
 
 
 def test_a_browser_that_has_everything_says_nothing(visit: Visit) -> None:
-    """A fault of another kind, or one that comes once the page has begun, is no old browser."""
+    """Another kind of error, or an error after the page's start, does not mean an old browser."""
     page = visit.page
     page.goto(visit.stage.url)
     phase(page, "locked")
@@ -83,7 +83,7 @@ def test_a_browser_that_has_everything_says_nothing(visit: Visit) -> None:
 
 
 def lose(page: Page, file: str, times: int) -> list[str]:
-    """Lose the first answers to requests for a file; return the list of what was lost."""
+    """Lose the first answers to requests for a file. Return the list of lost ones."""
     lost: list[str] = []
 
     def answer(route: Route) -> None:
@@ -101,7 +101,7 @@ def lose(page: Page, file: str, times: int) -> list[str]:
     ("file", "times"), sampled([("app.js", 1), ("base/words.js", 2), ("style.css", 1)], ("app.js", 1))
 )
 def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: int) -> None:
-    """The page begins, with its style, and with the key that stands in its address.
+    """The page starts with its style and with the key from its address.
 
     Chromium asks for a file of index.html's head a second time by itself.
     """
@@ -120,7 +120,7 @@ def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, file: str, times: 
     ("storage", "loads"), [("", 2), ("Storage.prototype.setItem = () => { throw Error('full'); }", 1)]
 )
 def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str, loads: int) -> None:
-    """The page does not load itself for ever, even where it can't note that it has. Loaded by hand later, it begins."""
+    """The page does not reload itself for ever, even if it can't store that it did. A later reload by hand works."""
     page = visit.page
     page.add_init_script(storage)
     lost = lose(page, "app.js", loads)

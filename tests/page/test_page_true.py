@@ -1,4 +1,4 @@
-"""What the page says is what is known: of what was sent, of its key, of its sibling in another tab, of proposals."""
+"""The page says only what is known about requests, its key, its other tab and proposals."""
 
 import re
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
 
 def test_nothing_is_promised_before_the_host_has_it(visit: Visit) -> None:
-    """On a network that swallows, the page asks for patience; the promise comes with the host's first line."""
+    """On a network that swallows packets, the page asks to wait. It promises more only after the host's first line."""
     page = visit.open()
     with held_requests(page, '"verb":"reset"') as held:
         confirm(page, "reset")
@@ -56,7 +56,7 @@ def test_a_key_that_was_good_is_no_longer_valid(visit: Visit) -> None:
 
 
 def test_a_second_tab_knows_what_the_first_one_did(visit: Visit) -> None:
-    """No other caller did its act, and once it has ended the second tab looks at what came of it."""
+    """The second tab does not call it another caller's verb, and looks at the VM once it has ended."""
     page, other = visit.open(), visit.open(visit.tab())
     page.bring_to_front()
     confirm(page, "reset")
@@ -79,7 +79,7 @@ SEEN = """async () => {
 
 
 def test_one_of_two_proposals_acts(visit: Visit) -> None:
-    """The second one was made for the same state: after the first act it is spent, and says who did what and when."""
+    """The second proposal was for the same state. After the first verb it is used up, and says who did what when."""
     page = visit.open()
     for count in (1, 2):
         ask_claude(page, PROPOSES)

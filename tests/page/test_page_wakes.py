@@ -1,4 +1,4 @@
-"""A device that slept, and the key that it keeps: what the page does by itself then, and what it asks before."""
+"""The page on a device that slept, with a kept key: its own actions, and its questions before them."""
 
 import re
 
@@ -32,7 +32,7 @@ def looks_of(visit: Visit) -> list[str]:
 
 
 def pass_time(page: Page, seconds: int) -> None:
-    """Set the page's clock ahead. None of its timers runs out by that, as it could before an answer that is slow."""
+    """Set the page's clock ahead, but without running its timers, which could end before a slow answer."""
     page.clock.set_system_time(page.evaluate("() => Date.now() / 1000") + seconds)
 
 
@@ -44,7 +44,7 @@ def pass_time(page: Page, seconds: int) -> None:
     ],
 )
 def test_an_outcome_is_found_without_a_press(visit: Visit, slept: bool) -> None:
-    """A cycle whose answer was lost ended on the host: the page finds that out, on waking or within 15 s."""
+    """A cycle whose answer was lost has ended on the host. The page finds that out on waking or within 15 s."""
     page, stage = visit.page, visit.stage
     page.clock.install()
     visit.open()
@@ -70,7 +70,7 @@ def test_an_outcome_is_found_without_a_press(visit: Visit, slept: bool) -> None:
 
 
 def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
-    """A page that was hidden for more than a minute looks again by itself; one that was hidden shortly does not."""
+    """A page that was hidden for more than a minute looks again by itself. After a shorter time, it does not."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -92,7 +92,7 @@ def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_waking_looks_at_what_a_failed_verb_has_left(visit: Visit) -> None:
-    """A verb that failed while the page was hidden is looked at on waking: evidence from before says nothing of now."""
+    """If a verb failed while the page was hidden, the page looks on waking, because the earlier evidence is old."""
     page = visit.open()
     misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
     with held_requests(page, '"verb":"cycle"'):
@@ -109,7 +109,7 @@ def test_waking_looks_at_what_a_failed_verb_has_left(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_what_was_under_way_puts_the_look_off_and_does_not_cancel_it(visit: Visit) -> None:
-    """The device fell asleep while the page checked: once that check has ended, the page looks all the same."""
+    """The device fell asleep during a check of the page. Once that check has ended, the page still looks."""
     page = visit.page
     page.clock.install()
     visit.open()
@@ -184,7 +184,7 @@ def is_kept(page: Page) -> bool:
 
 @pytest.mark.all
 def test_forget_asks(visit: Visit) -> None:
-    """The key, on which one depends at night, goes only with a second tap, and not with Esc or Keep."""
+    """The key is needed at night, so only a second tap deletes it, and Esc or Keep does not."""
     page = keep_key(visit)
     open_key(page)
     expect(page.locator("#key-word")).to_contain_text("kept here since")

@@ -1,4 +1,4 @@
-"""After a verb that brings the VM up: the console as it is, until the guest is back or the time is over."""
+"""After a verb that starts the VM, the live console is shown until the guest is back or the time is over."""
 
 import json
 import re
@@ -56,7 +56,7 @@ LOOK = "#outcome-act[data-act=look]"
 def answer_screens(
     page: Page, heartbeat: dict[str, Any] | None = None, **more: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """Have the host answer so to each `screen`, and tell a heartbeat in each `status` if there is one.
+    """Make the host answer each `screen` like this, and report a heartbeat in each `status` if there is one.
 
     Return the answer, which may be changed, and the ids that asked.
     """
@@ -96,9 +96,9 @@ def reset(visit: Visit) -> Page:
 
 
 def look_again(page: Page) -> None:
-    """Let the page's time pass until it asks for the console once more, and no further.
+    """Let the page's time pass until it asks for the console once more, and then stop it.
 
-    Its limits are for answers of a real network: time that runs on while one is awaited would break them.
+    The page's time limits are for a real network, so its time must not run while an answer is awaited.
     """
     page.clock.run_for(3_000)
 
@@ -114,23 +114,23 @@ def pass_time_until(page: Page, seen: Callable[[], bool], what: str) -> None:
 
 
 def see_bar(page: Page, words: str, tone: str) -> None:
-    """Return once the bar says so, in this tone."""
+    """Return once the bar has this text and this tone."""
     expect(page.locator(f"#dock:has([data-outcome][data-tone={tone}])")).to_contain_text(words)
 
 
 @pytest.fixture
 def watcher(visit: Visit) -> Visit:
-    """A visit whose time a test can turn, at a VM that was looked at."""
+    """A visit whose time a test controls, at a VM with evidence."""
     visit.page.clock.install()
     visit.open()
-    visit.page.wait_for_selector("#glass img")  # else the look's picture could come in the place of a newer one
+    visit.page.wait_for_selector("#glass img")  # otherwise, the capture's picture could replace a newer one
     return visit
 
 
 def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
-    """The picture is of now, and the headline says that the guest is back; green for two minutes, not for ever.
+    """The picture is current, and the headline says that the guest is back. It is green for two minutes, not for ever.
 
-    After 90 s without a sign of life the watch ends in words that claim no more than was seen; one button continues.
+    After 90 s without a sign of life, the watch ends with words that claim no more than was seen. One button continues.
     """
     answer, screens = answer_screens(watcher.page, guest="silent", heartbeat=BEFORE)
     page = reset(watcher)
@@ -164,7 +164,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
 
 @pytest.mark.all
 def test_a_guest_without_a_heartbeat_is_not_called_dead(watcher: Visit) -> None:
-    """The watch ends with why there is none, and in no colour of a fault."""
+    """The watch ends with the reason for the missing heartbeat, and not in the colour of an error."""
     answer_screens(watcher.page, guest="silent")
     page = reset(watcher)
     look_again(page)
@@ -215,7 +215,7 @@ def test_a_vm_that_went_off_again_is_off(watcher: Visit) -> None:
 
 @pytest.mark.all
 def test_what_can_not_be_seen_is_not_claimed(watcher: Visit) -> None:
-    """A caller without `screen`: the page asks for it once, and then says neither that the guest is back nor not."""
+    """For a caller without `screen`, the page asks once, and then does not say whether the guest is back."""
     forbidden = {"status": 403, "code": "forbidden", "message": "no", "reached": False}
     _, screens = answer_screens(watcher.page, error=forbidden)
     page = reset(watcher)
@@ -236,13 +236,13 @@ FAILED_LOOKS: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.all
 def test_looks_that_fail_do_not_end_the_watch(watcher: Visit) -> None:
-    """One is lost, one gets an error, and one does not reach the host. The next one finds the guest."""
+    """One request is lost, one gets an error, and one does not reach the host. The next one finds the guest."""
     answers, screens = answer_screens(watcher.page)
     page = reset(watcher)
     for count, failed in enumerate(FAILED_LOOKS):
         answers.clear()
         answers.update(SEEN, **failed)
-        # the answer that failed shows nowhere; until it is there no other look is due
+        # the failed answer is not shown, and the next request is due only after it
         pass_time_until(page, lambda count=count: len(screens) > count, "the next look")  # type: ignore[misc]
         see_headline(page, "Coming back…", "busy")
     answers.clear()
@@ -253,7 +253,7 @@ def test_looks_that_fail_do_not_end_the_watch(watcher: Visit) -> None:
 
 @pytest.mark.all
 def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
-    """A hidden page asks for nothing. Once it is shown again, it says what is true then."""
+    """A hidden page sends no requests. Once it is shown again, it shows the current state."""
     _, screens = answer_screens(watcher.page, guest="answers")
     page = reset(watcher)
     fall_asleep(page)

@@ -1,7 +1,7 @@
-"""Talking to the host agent in tests, in both ways: one process a verb, and a resident session.
+"""Talks to the host agent in tests, in both ways: one process for each verb, or a resident session.
 
-The demo's host runs the bundled file. Most tests run the package instead, by a short program that stands in the file's
-place: its byte code is cached, its constants can be set, and what it runs can be measured.
+The demo's host runs the bundled file. Most tests replace that file by a short program that runs the package, because
+the package's byte code is cached, its constants can be set, and its coverage can be measured.
 """
 
 import ast
@@ -31,7 +31,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from . import measuring
 
-# Where the host agent's modules are; nothing else here names them.
+# The package of the host agent's modules; only this line names it.
 PACKAGE = "agents.pve"
 MAIN = f"{PACKAGE}.main"
 TIMES = f"{PACKAGE}.budget"
@@ -78,16 +78,16 @@ _FOR_PROXMOX = re.compile(r"(?s)(?<=# ---- for Proxmox\n).*?(?=# ---- for this m
 
 
 def processes(world: World, job_id: str) -> list[int]:
-    """Return the pids of a job's processes, the one that stands by first, as the host itself looks for them."""
+    """Return the pids of a job's processes as the host itself finds them, the standby process first."""
     store = JobStore(Host(VMID, str(world.root)))
     record = store.record(job_id)
-    assert record, f"{job_id} is no job"  # so that none of its processes is never said of a job that was not seen
+    assert record, f"{job_id} is no job"  # a job that was not found must not look like a job without processes
     return store.processes(record)
 
 
 @contextmanager
 def journal_of(world: World) -> Iterator[socket.socket]:
-    """Be the host's /dev/log."""
+    """Listen at the host's /dev/log."""
     path = world.root / "dev/log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(path))
@@ -98,8 +98,8 @@ def journal_of(world: World) -> Iterator[socket.socket]:
             path.unlink()
 
 
-# Limits that no test waits for unless it sets its own: long enough for a process to start on a busy machine.
-# A `qm` that a test holds, in a stop or a start, may wait there for two events that each take a minute.
+# Limits that are long enough for a process to start on a busy machine. A test that waits for a limit sets its own.
+# A test that holds a `qm` in a stop or a start may wait for two events, and each can take a minute.
 _AT_LEAST = {
     "HA_TAKES_SECONDS": 8.0,
     "FLOCK_SECONDS": 1.0,
@@ -111,14 +111,14 @@ _PATIENT = {"TASK_SECONDS": 10.0, "QUESTION_SECONDS": 10.0, "ARCHIVE_SECONDS": 3
 _PATIENT |= {"WHERE_SECONDS": 40.0, "CLAIM_SECONDS": 30.0, "RESTORE_SECONDS": 3.0}
 _PATIENT |= {"ARCHIVE_READ_SECONDS": 5.0, "CHAIN_SECONDS": 5.0, "SLOW_SECONDS": 20.0}
 _PATIENT |= {"RELEASE_SECONDS": 10.0}
-# What waits for nothing but its own process may take longer on a busy machine than the host agent allows.
+# On a busy machine, even a command that waits only for its own process can exceed the host agent's limits.
 READS = dict.fromkeys(("ping", "status", "history", "where", "job", "screen"), 60.0)
 
 
 def hasten(world: World) -> None:
     """Run the package, and divide its waits for Proxmox by the world's scale, as the stand-in's own times are.
 
-    The two samples of the look before a verb are close together: in an idle VM no thread and no disk stands still.
+    The two samples before a verb are taken close together, because no thread and no disk of an idle VM hangs.
     """
     times = importlib.import_module(TIMES)
     found = _FOR_PROXMOX.search(inspect.getsource(times))
@@ -149,7 +149,7 @@ def agent_program(code: str = "", /, **constants: object) -> str:
     assert constants.keys() <= known, f"the host agent does not have {constants.keys() - known}"
     root = str(Path(agents.__file__).resolve().parents[1])  # not always the checkout: see own_copy.py
     names = {"root": root, "measuring": measuring.prologue(), "main": MAIN, "package": PACKAGE}
-    names["digest"] = bundle_digest()  # this program says that it is the bundled file, whose modules it runs
+    names["digest"] = bundle_digest()  # this program pretends to be the bundled file and runs the same modules
     return _PROGRAM.format(**names, constants=constants, code=code)
 
 
@@ -159,18 +159,18 @@ def _modules() -> list[ModuleType]:
 
 
 def set_constants(world: World, code: str = "", /, **constants: object) -> None:
-    """Give the host's agent these constants from its next start on, beside those of before, and run this code first.
+    """From its next start on, give the host agent these constants besides the earlier ones, and run this code first.
 
-    Its processes that run already keep theirs.
+    Processes that already run keep their constants.
     """
     parts = _PARTS.search(world.agent.read_text())
-    before = ast.literal_eval(parts[1]) if parts else {}  # none: it is the bundled file
+    before = ast.literal_eval(parts[1]) if parts else {}  # the bundled file has no constants to set
     write_agent(world, f"{parts[2] if parts else ''}\n{code}", **before | constants)
 
 
 @contextmanager
 def constants_set(world: World, code: str = "", /, **constants: object) -> Iterator[None]:
-    """Give the host's agent other constants for a while."""
+    """Give the host agent other constants until the block ends."""
     sound = world.agent.read_text()
     set_constants(world, code, **constants)
     try:
@@ -180,7 +180,7 @@ def constants_set(world: World, code: str = "", /, **constants: object) -> Itera
 
 
 def booted_an_hour_ago(world: World) -> None:
-    """Shift the host agent's clock, so that a test holds whatever the uptime of the machine that runs it."""
+    """Shift the host agent's clock, so that a test does not depend on the uptime of the machine that runs it."""
     clock = f"lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - {boottime() - 3600}"
     set_constants(world, f"import time\nreplace(boottime={clock}, process_start={clock})")
 
@@ -198,7 +198,7 @@ def agent_processes(world: World) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the agent said: its text, and the trailer's object."""
+    """An answer of the host agent: its text, and the trailer's object."""
 
     code: int
     stdout: str
@@ -207,21 +207,21 @@ class Answer:
 
 
 def execute(world: World, line: str | None, *options: str) -> Answer:
-    """Run one verb as a forced command does."""
+    """Run one verb in the way that sshd runs a forced command."""
     environment = world.environment | ({} if line is None else {"SSH_ORIGINAL_COMMAND": line})
     command = world.forced_command(*options)
     return answer_of(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=320))
 
 
 def answer_of(ran: "subprocess.CompletedProcess[str]") -> Answer:
-    """Return what one exec of the agent said."""
+    """Return the answer of one exec of the host agent."""
     last = (ran.stdout.splitlines() or [""])[-1]
     trailer = json.loads(last.removeprefix("#breakglass ")) if last.startswith("#breakglass ") else {}
     return Answer(ran.returncode, ran.stdout, ran.stderr, trailer)
 
 
 class Session:
-    """A resident session on pipes, as it runs on an SSH channel; or on a real one, with an ssh as `command`."""
+    """A resident session on pipes instead of an SSH channel, or on a real channel if `command` is an ssh."""
 
     def __init__(self, world: World, command: list[str] | None = None) -> None:
         self.process = subprocess.Popen(
@@ -241,7 +241,7 @@ class Session:
         for line in self.process.stdout:
             try:
                 message = json.loads(line)
-            except ValueError:  # not ours: a noisy start-up file; the handler passes it over as well
+            except ValueError:  # text of a noisy start-up file, which the handler skips too
                 continue
             if message["type"] == "result":
                 self._answers[message["tag"]].put(message)
@@ -267,7 +267,7 @@ class Session:
         return tags
 
     def expect(self, tag: str) -> None:
-        """Keep the results that come under a tag of the agent's own."""
+        """Keep the results that come under a tag which the host agent itself chose."""
         self._answers[tag] = Queue()
 
     def result(self, tag: str, seconds: float = 120) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def alerting(entries: str, *constants: str) -> Iterator[tuple[Service, Sshd]]:
         begun.callback(sshd.stop)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
         access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-        # A busy host takes longer than the product waits.
+        # Longer than the product's own limits, because a busy host is slow.
         set_constants(world, DEADLINES=DEADLINES | READS, CLAIM_SECONDS=30.0)
         program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0", *constants)
         service = Service(world.directory, extra=extra, urls=URLS, program=program, **access)
@@ -104,7 +104,7 @@ def list_captures(service: Service) -> list[dict[str, Any]]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Return once a condition of another program holds."""
+    """Return once a condition in another program is true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not become true in time"
@@ -121,7 +121,7 @@ class Alertmanager:
         token = self.directory / "token"
         token.write_text(TOKEN + "\n")
         self.config = self.directory / "alertmanager.yml"
-        # the printed configuration, except for the token's path and the minute between two notifications
+        # this differs from the printed configuration in the token's path and the minute between two notifications
         config = config.replace("/etc/alertmanager/breakglass.token", str(token))
         self.config.write_text(config.replace("group_interval: 1m", "group_interval: 1s"))
         program = shutil.which("prometheus-alertmanager")
@@ -139,17 +139,17 @@ class Alertmanager:
         wait_listening(self.port, self.process)
 
     def alert(self, labels: Mapping[str, str], start: float, end: float | None = None) -> None:
-        """Send it an alert, as Prometheus does; one with an end in the past is resolved."""
+        """Send it an alert, as Prometheus does. An alert whose end is in the past is resolved."""
         times = {"startsAt": _rfc3339(start), **({} if end is None else {"endsAt": _rfc3339(end)})}
         alert = {"labels": labels, "annotations": {"summary": "devvm does not answer"}, **times}
         assert self._ask("POST", "/api/v2/alerts", json.dumps([alert])).startswith("200")
 
     def count_answers(self) -> int:
-        """Return the number of notifications that had an answer, good or bad."""
+        """Return the number of notifications that were answered, whether with success or an error."""
         return self.count("notification_latency_seconds_count")
 
     def count(self, metric: str) -> int:
-        """Return one of its counters for webhooks."""
+        """Return the value of one of Alertmanager's counters for webhooks."""
         text = self._ask("GET", "/metrics")
         values = re.findall(rf'^alertmanager_{metric}{{[^}}]*integration="webhook"[^}}]*}} (\S+)$', text, re.MULTILINE)
         return int(sum(map(float, values)))

@@ -1,6 +1,6 @@
 """Values of any shape for `json.dumps`, as hypothesis strategies.
 
-Each is made of one number: hypothesis takes a thousand times as long to draw such a value leaf by leaf.
+Each value is made from one number, because hypothesis takes a thousand times as long to draw a value leaf by leaf.
 """
 
 import json
@@ -16,7 +16,7 @@ _NO_NUMBERS = (float("nan"), float("inf"), float("-inf"))
 
 
 def any_values(names: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrategy[Any]:
-    """Return values of up to five levels; dictionaries have these names and others, and texts are often these words."""
+    """Return values of up to five levels. Dictionaries have these names and others, and texts are often these words."""
     return st.integers(0, 2**48).map(lambda seed: _Maker(seed, names, words).value(5))
 
 
@@ -26,7 +26,7 @@ def any_objects(names: Sequence[str], words: Sequence[str] = ()) -> st.SearchStr
 
 
 def edited_objects(texts: Sequence[str], names: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return what one of these texts of JSON objects says, with another value at one place."""
+    """Return the object in one of these JSON texts, with a different value in one place."""
     return st.integers(0, 2**48).map(lambda seed: _Maker(seed, names, ()).edited(texts))
 
 

@@ -1,7 +1,7 @@
-"""A separate systemd as PID 1, over a copy of this machine's files that lasts as long as it runs.
+"""A separate systemd as PID 1, over a temporary copy of this machine's files.
 
-Everything is its own namespace: processes, mounts, cgroups (version 2, whatever this machine has), names and the
-network, in which there is loopback alone. So units start as they do on a machine, with the sandbox that systemd makes.
+It has its own namespaces for processes, mounts, cgroups (version 2, whatever this machine has), names and the network,
+which has only loopback. So units start as they do on a machine, with the sandbox that systemd makes.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from pathlib import Path
 from .signals import signal_process
 from .stages import until
 
-SECONDS, BOOT_SECONDS = 120, 600  # for each command, and for the boot with what prepares it; far more than they take
+SECONDS, BOOT_SECONDS = 120, 600  # for each command, and for the boot and its preparation; they need far less
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-# $1 is an empty directory; $2 has files to put over those of this machine, among them /prepare, to run before the boot.
+# $1 is an empty directory. $2 has files that replace this machine's, including /prepare, which runs before the boot.
 _BOOT = f"""\
 set -eu
 mount --make-rprivate /
@@ -81,7 +81,7 @@ class Booted:
         return False
 
     def is_ended(self) -> bool:
-        """Kill what is PID 1 in there; tell whether everything has ended."""
+        """Kill the namespace's PID 1, and tell whether everything in it has ended."""
         with contextlib.suppress(OSError, IndexError):
             signal_process(self.pid, signal.SIGKILL)
         return self.process.poll() is not None
@@ -102,7 +102,7 @@ class Booted:
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}", check=False)
 
     def log(self) -> str:
-        """Return what systemd has said since the boot."""
+        """Return systemd's log since the boot."""
         return self.directory.joinpath("console").read_text(errors="replace")[-8000:]
 
 

@@ -33,7 +33,7 @@ from .sshd import Sshd
 from .stages import until
 from .talk import Talker
 
-ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as they stand on the page
+ASKS = ("start", "cycle", "reset", "stop")  # the verbs that change power, as the page names them
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -42,9 +42,9 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP rescue.test 127.0.0.1,MAP *.rescue.test 127.0.0.1",  # names of no machine
+    "--host-resolver-rules=MAP rescue.test 127.0.0.1,MAP *.rescue.test 127.0.0.1",  # no machine has these names
 ]
-# How many keys the device keeps. A database that is not there yet is the page's to make, with its store.
+# The number of keys that the device keeps. It does not open a missing database, because the page must make that.
 KEPT_KEYS = """async () => (await indexedDB.databases()).length && new Promise((done) => {
     indexedDB.open("breakglass / ").onsuccess = ({target: {result: database}}) => {
         database.transaction("key").objectStore("key").count().onsuccess = ({target}) => {
@@ -58,20 +58,20 @@ BAD_GATEWAY = (
     b"<h1>Oh, no.</h1>\n"
 )
 EXPECTED = (
-    "Failed to load resource",  # an answer of 4xx, or none: what is tested
+    "Failed to load resource",  # an answer of 4xx or a missing answer, which the tests cause
     "The Cross-Origin-Opener-Policy header has been ignored",  # over plain http
     "Service Worker registration blocked by Playwright",
     "An unknown error occurred when fetching the script",  # of the worker, while the handler is away
     "An SSL certificate error occurred when fetching the script",  # of a proxy whose certificate a test accepts
 )
 HAS_STYLE = "() => getComputedStyle(document.documentElement).getPropertyValue('--touch') !== ''"
-PATIENCE_MS = 60_000  # twice the longest pause of the page's own; a test that waits so long has failed, on any machine
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST, as a line that breaks does
+PATIENCE_MS = 60_000  # twice the page's longest pause; a test that waits for so long has failed, even on a slow machine
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER closes with RST, as a broken line does
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, with its own profile that ends with it."""
+    """Debian's Chromium, with its own temporary profile."""
     with sync_playwright() as playwright:
         expect.set_options(timeout=PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=parts.find_browser(), args=FLAGS)
@@ -80,7 +80,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class ParkedLoop:
-    """Parks Playwright's event loop while tests run that have their own loops.
+    """Pauses Playwright's event loop while tests with their own loops run.
 
     That loop counts as running in this thread for as long as a browser is open.
     """
@@ -102,7 +102,7 @@ class ParkedLoop:
 
 
 class Wire:
-    """A TCP proxy to the handler. It passes everything on, until it is told to cut or to be down."""
+    """A TCP proxy to the handler. It forwards everything until a test calls `down`, `swallow` or `cut`."""
 
     def __init__(self, port: int) -> None:
         self.to = port
@@ -113,9 +113,9 @@ class Wire:
         self.error_page = False  # answer as a proxy does whose upstream is gone
         self.swallows = False
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()  # of what is open, and of whether the wire is up
+        self._lock = threading.Lock()  # guards the open connections and whether the wire is up
         self.cuts = 0
-        self.record: list[tuple[float, bytes]] | None = None  # what the handler said and when, for the bench
+        self.record: list[tuple[float, bytes]] | None = None  # the handler's bytes with their times, for the bench
         self.up()
 
     def up(self) -> None:
@@ -124,7 +124,7 @@ class Wire:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:
-        """Refuse connections, and break those that there are."""
+        """Refuse new connections, and break the existing ones."""
         with self._lock:
             was_up, self.is_up = self.is_up, False
         if was_up:
@@ -146,7 +146,7 @@ class Wire:
     def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
         """Break connections whose request has this text, `after` bytes into the answer, `times` times or until `mend`.
 
-        The call in `before` is waited for first.
+        It first waits for the call in `before` to return.
         """
         self._cut, self._times, self._before = (request.encode(), after), times, before
 
@@ -159,7 +159,7 @@ class Wire:
             self.up()
 
     def room(self, asked: bytes, answered: int, data: bytes) -> int:
-        """Return how much of an answer's next bytes may pass."""
+        """Return how many of an answer's next bytes may pass."""
         cut = self._cut  # once: `mend` takes it away in another thread
         if not cut or cut[0] not in asked or answered + len(data) <= cut[1]:
             return len(data)
@@ -195,7 +195,7 @@ class Wire:
             if client.recv(65536):
                 client.sendall(BAD_GATEWAY)
         except OSError:
-            pass  # the browser was faster
+            pass  # the browser has already closed it
         with self._lock:
             self._open.discard(client)
         client.close()
@@ -220,7 +220,7 @@ class Wire:
 
 @dataclass
 class _Line:
-    """One connection through the wire, and how far the answer to its last request has come."""
+    """One connection through the wire, with the number of bytes that its current answer has so far."""
 
     wire: Wire
     client: socket.socket
@@ -272,15 +272,15 @@ def _break(end: socket.socket) -> None:
 
 
 class Stage:
-    """One host, its SSH server, a handler, the wire to it and a browser: what the page tests of a process share."""
+    """One host, its SSH server, a handler, the wire to it and a browser, which all page tests of a process share."""
 
     def __init__(self, directory: Path, browser: Browser) -> None:
         self.browser = browser
-        with ExitStack() as begun:  # closes those that were begun, where one fails
+        with ExitStack() as begun:  # if one of them fails to start, this closes the others
             self.world = World(directory, scale=20)
             begun.callback(self.world.close)
             hasten(self.world)
-            set_constants(self.world, SAMPLES_APART=0.5)  # each page that opens takes evidence, of a guest that is idle
+            set_constants(self.world, SAMPLES_APART=0.5)  # a page takes evidence when it opens, and the guest is idle
             assert self.world.qm("start", "102").returncode == 0
             directory.chmod(0o711)
             self.sshd = Sshd(self.world)
@@ -303,7 +303,7 @@ class Stage:
 
     @contextmanager
     def without_sshd(self) -> Iterator[None]:
-        """The host's SSH server is gone for a while."""
+        """Stop the host's SSH server until the block ends."""
         self.sshd.stop()
         try:
             yield
@@ -311,36 +311,36 @@ class Stage:
             self.sshd.start()
 
     def settle(self) -> None:
-        """Put everything back: a VM that runs, a `qm` that behaves, a wire that is whole, nothing under way."""
+        """Restore everything: the VM runs, `qm` does not misbehave, the wire is whole, and no job is running."""
         misbehave(self.world.root)
         self.wire.mend()
         self.service.answering()
         until(self.has_no_job_under_way, "the end of every job")
         if self.service.pve("status").json["state"] != "running":
             assert self.service.pve("start").json["outcome"] == "done"
-        if self.world.qemu:  # a guest that boots reads its disk, and is not idle
+        if self.world.qemu:  # a guest that boots reads its disk, so it is not idle
             until(lambda: is_at_prompt(self.world), "the guest's prompt")
-        if self.newest_verdict() == "healthy":  # of a guest that booted; the next page would show it
+        if self.newest_verdict() == "healthy":  # evidence of a guest that booted; the next page would show it
             self.service.pve("forensics")
 
     def newest_verdict(self) -> str | None:
-        """Return what the newest evidence has found."""
+        """Return the finding of the newest evidence."""
         jobs = self.service.pve("history").json["jobs"]
         return next((job["verdict"]["code"] for job in jobs if job["verb"] == "forensics" and job["verdict"]), None)
 
     def has_no_job_under_way(self) -> bool:
-        """Tell whether each job that has begun has ended; one that waits at the gate may continue."""
+        """Let a job that waits at the gate continue, and tell whether each job that has begun has ended."""
         open_gate(self.world)
         return all(job["outcome"] is not None for job in self.service.pve("history").json["jobs"])
 
     def stages(self) -> list[tuple[str, str]]:
-        """Return the id and the stage of each job of late."""
+        """Return the id and the stage of each recent job."""
         return [(job["id"], job["stage"]) for job in self.service.pve("history").json["jobs"]]
 
     def mutating_jobs(self, but: Collection[str] = ()) -> list[str]:
-        """Return the ids of what changed power lately, without those in `but`.
+        """Return the ids of the recent jobs that changed power, without those in `but`.
 
-        A history has the newest 50 jobs, so older ones drop out of it: which ones are new tells, their count does not.
+        A history has only the newest 50 jobs. Compare ids and not counts, because older jobs drop out of it.
         """
         jobs = self.service.pve("history").json["jobs"]
         return [job["id"] for job in jobs if job["verb"] in MUTATING and job["id"] not in but]
@@ -348,7 +348,7 @@ class Stage:
 
 @contextmanager
 def over_https(stage: Stage, name: str) -> Iterator[Stage]:
-    """The stage, seen by a handler that has one https address; a proxy with TLS answers for every name."""
+    """The stage with a handler that has one https address. A proxy with TLS answers for every name."""
     directory, host = stage.world.directory / name, stage.sshd
     directory.mkdir()
     give_directory(directory / "var/sessions")
@@ -364,7 +364,7 @@ def over_https(stage: Stage, name: str) -> Iterator[Stage]:
 
 
 def open_gate(world: World) -> None:
-    """Let a `qm` go on that waits at the gate; nothing when none does."""
+    """Let a `qm` that waits at the gate continue. Does nothing if none waits."""
     try:
         os.close(os.open(world.root / "gate", os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
@@ -373,7 +373,7 @@ def open_gate(world: World) -> None:
 
 @contextmanager
 def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> Iterator[str]:
-    """Another caller's cycle, held before its start; let go at the end."""
+    """Another caller's cycle, held before its start until the block ends."""
     gate = stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
@@ -392,7 +392,7 @@ def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> 
 
 @contextmanager
 def held_requests(page: Page, words: str, path: str = "pve") -> Iterator[list[Route]]:
-    """Hold the page's requests whose body has these words, so that the page waits for as long as a test looks."""
+    """Hold the page's requests whose body has these words, so that the page waits while a test looks at it."""
     held: list[Route] = []
     is_over = False
 
@@ -406,23 +406,23 @@ def held_requests(page: Page, words: str, path: str = "pve") -> Iterator[list[Ro
     try:
         yield held
     finally:
-        is_over = True  # what comes from here on is passed on
+        is_over = True  # later requests are passed on
         for route in held:
             route.continue_()
         page.unroute(f"**/{path}", take)
 
 
 def stop_time(page: Page) -> None:
-    """Have the page's time stand still. It jumps ahead first: what it is set to must not be over when that comes."""
+    """Stop the page's clock. It first jumps ahead, because the new time must not be past when the call arrives."""
     ahead = "() => Date.now() / 1000 + 10"
     try:
         page.clock.pause_at(page.evaluate(ahead))
-    except Error:  # it came later than that; the page's time stands still by now, so the next one fits
+    except Error:  # the call was late, but the page's clock has stopped by now, so the next one succeeds
         page.clock.pause_at(page.evaluate(ahead))
 
 
 def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
-    """Return once `seen()` is true, with the page's events continuing meanwhile."""
+    """Return once `seen()` is true. The page's events continue in this time."""
     end = time.monotonic() + PATIENCE_MS / 1000
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
@@ -430,7 +430,7 @@ def wait_for(page: Page, seen: Callable[[], object], what: str) -> None:
 
 
 class Visit:
-    """One person at the page: a context with its own storage, and everything that its pages said and sent."""
+    """One person at the page: a context with its own storage, and everything that its pages logged and sent."""
 
     def __init__(self, stage: Stage, **options: Any) -> None:
         self.stage = stage
@@ -460,12 +460,12 @@ class Visit:
         return [body for body in self.posts if body.get("verb") in MUTATING]
 
     def open(self, page: Page | None = None, *, caller: str = "operator", looks: bool = True) -> Page:
-        """Open the page, unlocked, and return once it has seen the VM and, if it `looks`, its guest.
+        """Open the page with the key, and return once it has the VM's state and, if it `looks`, the guest's.
 
-        It looks by itself, but not while another job holds the VM, and not where the caller may not.
+        It looks by itself, except while another job holds the VM, and if the caller may not look.
         """
         page = page or self.page
-        page.goto("about:blank")  # else only the hash changes, and what is waited for is still there from before
+        page.goto("about:blank")  # otherwise only the hash changes, and the earlier page is still shown
         page.goto(f"{self.stage.url}#key={self.stage.service.secrets[caller]}")
         phase(page, "idle")
         if looks:
@@ -473,33 +473,33 @@ class Visit:
         return page
 
     def close(self) -> None:
-        """End the visit; whatever its pages complained of is a failure."""
+        """End the visit, and fail if one of its pages logged an error."""
         self.context.close()
         assert not self.complaints, self.complaints
 
 
 def phase(page: Page, *names: str) -> None:
-    """Return once the page's state machine is in one of these states; else fail with what the page shows."""
+    """Return once the page's state machine is in one of these states, or fail and say what the page shows."""
     expect(page.locator(", ".join(f"#outcome[data-phase={name}]" for name in names))).to_be_visible()
 
 
 def looked(page: Page) -> None:
-    """Return once the page has evidence, its own or another's that is less than a minute old."""
+    """Return once the page has evidence, either its own or another caller's that is less than a minute old."""
     expect(page.locator("#outcome[data-phase=idle] #outcome-word")).to_contain_text("Looked")
 
 
 def show(page: Page, tab: str) -> None:
-    """Show a part of the page: `vm`, `chat` or `history`, which on a phone have the screen in turn."""
+    """Show a part of the page: `vm`, `chat` or `history`. On a phone, only one of them fits on the screen."""
     page.click(f"[data-show={tab}]")
 
 
 def see_headline(page: Page, words: str, tone: str) -> None:
-    """Return once the headline says so, in this tone."""
+    """Return once the headline has these words and this tone."""
     expect(page.locator(f"[data-headline][data-tone={tone}] h2")).to_have_text(words)
 
 
 def fall_asleep(page: Page) -> None:
-    """Hide the page, as a phone does that locks itself."""
+    """Hide the page, as a phone does when it locks."""
     page.evaluate(
         """() => {
             Object.defineProperty(document, "hidden", {value: true, configurable: true});
@@ -519,7 +519,7 @@ def wake(page: Page) -> None:
 
 
 def press(page: Page, verb: str) -> None:
-    """Press a verb's button, as a finger does: whether or not it is offered."""
+    """Press a verb's button as a finger does, even if the page does not offer the verb."""
     page.click(f"[data-verb={verb}]", force=True)
 
 
@@ -535,12 +535,12 @@ def confirm(page: Page, verb: str) -> None:
 
 
 def wait_for_text(page: Page, element: str, words: str) -> None:
-    """Return once an element says so."""
+    """Return once an element has this text."""
     expect(page.locator(f"#{element}")).to_contain_text(words)
 
 
 def text_of(page: Page, element: str) -> str:
-    """Return what an element says now; nothing when it is not shown."""
+    """Return an element's text, or an empty text if the element is not shown."""
     return page.inner_text(f"#{element}")
 
 
@@ -549,16 +549,16 @@ def blocked(page: Page, verb: str) -> bool:
 
 
 def axe_finds(page: Page, state: str, *rules: str) -> list[str]:
-    """Return what axe-core finds wrong in this state of the page, in the scheme of the visit; by all rules or these."""
+    """Return the faults that axe-core finds in this state of the page, in the visit's scheme, by all rules or these."""
     options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
     wrong = Axe().run(page, options=options).response["violations"]
     return [f"{state}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
 
 
 def axe_finds_in_both_schemes(page: Page, state: str) -> list[str]:
-    """Return the same in the light scheme and in the dark one, so that one walk through the states is enough.
+    """Return the faults in the light and in the dark scheme, so that one walk through the states is enough.
 
-    Only colours differ in the dark one, and only the rules about colours are tried there.
+    In the dark scheme only the rules about colours are checked, because nothing else differs there.
     """
     page.emulate_media(color_scheme="light")
     found = axe_finds(page, f"{state}, light")
@@ -567,7 +567,7 @@ def axe_finds_in_both_schemes(page: Page, state: str) -> list[str]:
 
 
 def open_key(page: Page) -> None:
-    """Open the part of the page with the key, which closes once the page is unlocked."""
+    """Open the part of the page with the key. It closes once the page is unlocked."""
     if page.get_attribute("#key", "open") is None:
         page.click("#key summary")
 
@@ -582,7 +582,7 @@ def keep_key(visit: Visit) -> Page:
 
 
 def forget_key(page: Page) -> None:
-    """Press Forget and answer yes; return once the device has forgotten."""
+    """Press Forget and answer yes. Return once the device has forgotten the key."""
     open_key(page)
     page.click("#forget")
     page.wait_for_selector("#yes[aria-disabled=false]")
@@ -593,14 +593,14 @@ def forget_key(page: Page) -> None:
 
 @contextmanager
 def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]:
-    """Hold another caller's cycle that the page does not see. A check that is due would lock the page's buttons."""
+    """Hold another caller's cycle without letting the page see it, because the page would lock its buttons."""
     with held_requests(page, '"verb":"status"'), held_cycle(stage, verb=verb) as job:
         yield job
 
 
 @contextmanager
 def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
-    """Take the host's SSH server away for a while, unseen by the page, whose buttons would be locked else."""
+    """Stop the host's SSH server for a while, without letting the page see it and lock its buttons."""
     known = stage.service.health()
 
     def answer(route: Route) -> None:
@@ -616,7 +616,7 @@ def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
 
 
 def lose_handler(stage: Stage, page: Page) -> None:
-    """Break the wire, and have the page ask for /health twice, as it does by itself after some seconds."""
+    """Break the wire, and make the page ask for /health twice at once, as it would after some seconds."""
     stage.wire.down()
     for _ in range(2):
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
@@ -624,6 +624,6 @@ def lose_handler(stage: Stage, page: Page) -> None:
 
 
 def find_handler(stage: Stage, page: Page) -> None:
-    """Repair the wire, and have the page ask for /health at once, as it does when a person looks at it again."""
+    """Repair the wire, and make the page ask for /health at once, as it does when a person opens it again."""
     stage.wire.mend()
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")

@@ -17,11 +17,11 @@ def chain_files(world: World, node: str = "") -> tuple[Path, Path]:
 
 
 def read_links(path: Path) -> list[dict[str, Any]]:
-    """Return what each line of a chain's file says."""
+    """Return the object in each line of a chain's file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def links_of(world: World, job_id: str) -> list[str]:
-    """Return the events that /run's file has of a job."""
+    """Return the events of a job in the chain's file in /run."""
     run, _ = chain_files(world)
     return [link["event"] for link in read_links(run) if link.get("job") == job_id] if run.exists() else []

@@ -1,4 +1,4 @@
-"""`breakglass chat` as its own process, for a handler of a test."""
+"""Runs `breakglass chat` as its own process against a test's handler."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subproce
 
 
 def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
-    """Type lines and leave; return the exit code and what was to be seen."""
+    """Type lines and leave. Return the exit code and the terminal's text."""
     with terminal(talker, *options, url=url) as process:
         seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=300)
         return process.returncode, seen.decode()
@@ -58,7 +58,7 @@ def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
 
 
 def typed_here(talker: Talker, *lines: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Do the same as `typed` in this process, which costs no start of Python."""
+    """Do the same as `typed`, but in this process, which saves the start of a Python."""
     seen = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(seen), contextlib.redirect_stderr(seen):
         for name, value in environment(talker).items():

@@ -1,6 +1,6 @@
-"""A separate Debian, in a directory: with nothing in it but Debian's packages, as a new machine.
+"""A separate Debian in a directory, which has only Debian's packages, as a new machine has.
 
-The first user of a run makes it, from where this machine's apt has its packages. Each user gets a copy of it.
+The first test of a run that needs it makes it, from the source of this machine's apt. Each test gets its own copy.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
 }
 
-# The copy is an overlay in memory, and it and its processes end with process 1, which ends with the test's process.
+# The copy is an overlay in memory. It ends with its process 1, which ends with the test's process.
 _HOLD = """
 set -e
 mount -t tmpfs -o mode=755 none "$1"
@@ -44,7 +44,7 @@ exec chroot . /bin/sh -c 'echo ready && exec env --ignore-signal=CHLD cat'
 class Chroot:
     """A copy of the base with its own processes and mounts, and the network of this machine.
 
-    `root` is the directory, seen from outside. A link in it that begins with a slash leads out of it.
+    `root` is its directory, as seen from outside. From there, a link that begins with a slash leads out of the copy.
     """
 
     def __init__(self, holder: int) -> None:
@@ -69,7 +69,7 @@ class Chroot:
 
 @contextmanager
 def debian(*packages: str) -> Iterator[Chroot]:
-    """A copy of the Debian that has these packages, or PYTHON, and apt; it is gone afterwards, with its processes."""
+    """A temporary copy of a Debian that has apt and these packages, or PYTHON. Its processes end with it."""
     lower = base(*packages)
     with tempfile.TemporaryDirectory(prefix="debian-") as directory:
         argv = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
@@ -84,15 +84,15 @@ def debian(*packages: str) -> Iterator[Chroot]:
             [holder] = Path(f"/proc/{hold.pid}/task/{hold.pid}/children").read_text().split()
             yield Chroot(int(holder))
         finally:
-            hold.stdin.close()  # ends process 1, and the kernel all others before `unshare` returns
+            hold.stdin.close()  # this ends process 1, and the kernel ends all others before `unshare` returns
             hold.wait()
             hold.stdout.close()
 
 
 def base(*packages: str) -> Path:
-    """Return the directory with Debian's essential packages, apt, and these packages, or PYTHON; only to be read.
+    """Return a directory with Debian's essential packages, apt, and these packages, or PYTHON. It may only be read.
 
-    The first caller of a run makes it, and the others wait. It belongs to the run, which removes it.
+    The first caller of a run makes the directory, and the others wait. The run removes it at its end.
     """
     packages = packages or PYTHON
     made = Path(tempfile.gettempdir()) / f"debian-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:8]}"
@@ -125,7 +125,7 @@ def _bootstrap(directory: Path, packages: tuple[str, ...]) -> None:
 
 
 def _sources() -> tuple[str, list[str]]:
-    """Return this machine's Debian release, and the lines for apt with the address that this machine has it from."""
+    """Return this machine's Debian release, and the lines for apt with the address of this machine's mirror."""
     lines = Path("/etc/os-release").read_text().splitlines()
     [suite] = [line.partition("=")[2].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")]
     command = ["apt-get", "indextargets", "--format", "$(RELEASE)|$(SIGNED_BY)|$(REPO_URI)|$(COMPONENT)"]

@@ -1,4 +1,4 @@
-"""The pinned real `claude` and where it can be run from."""
+"""The pinned real `claude`, and a path at which a user can run it."""
 
 import importlib.util
 import os
@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 _FIRST = 300_000 + os.getpid() % 10_000 * 64
-UIDS = (_FIRST, _FIRST + 63)  # for claude; other test runs have others
-UID_RANGE = f"{UIDS[0] + 8}-{UIDS[1]}"  # of handlers; the first ones are for tests that take an id themselves
+UIDS = (_FIRST, _FIRST + 63)  # of claude's users; each test run has its own
+UID_RANGE = f"{UIDS[0] + 8}-{UIDS[1]}"  # of handlers' users; the first ones are for tests that choose an id themselves
 
 
 def find() -> Path | None:
@@ -22,7 +22,7 @@ def find() -> Path | None:
 
 
 def reachable(uid: int, directory: Path) -> Path:
-    """Return the binary where a user can get at it: where it is, or a link or copy in `directory`."""
+    """Return a path at which a user can run the binary: its own path, or a link or copy in `directory`."""
     binary = find()
     assert binary is not None
     if subprocess.run(["test", "-x", binary], user=uid, group=uid, extra_groups=(), check=False).returncode == 0:

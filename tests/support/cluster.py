@@ -51,7 +51,7 @@ class Cluster:
         (pve / "local").unlink()
         (pve / "local").symlink_to(f"nodes/{name}")
         hasten(world)
-        # No test here silences QEMU, and beside others three hosts can be slow to hear it.
+        # No test here makes QEMU hang, and three hosts on a busy machine can be slow to hear its answer.
         set_constants(world, f"replace(node_name=lambda: {name!r})", QMP_SECONDS=30.0)
         (pve / "corosync.conf").write_text("totem {\n  cluster_name: demo\n}\n")
         (world.root / "etc/corosync").mkdir()
@@ -64,7 +64,7 @@ class Cluster:
         return self.nodes[self.place].world
 
     def _write_vmlist(self) -> None:
-        """Write on which node the VM is, as pmxcfs shows it everywhere at once."""
+        """Write on which node the VM is, because pmxcfs shows it on every node at once."""
         text = json.dumps({"version": 1, "ids": {str(VMID): {"node": self.place, "type": "qemu", "version": 1}}})
         for sshd in self.nodes.values():
             new = sshd.world.root / "etc/pve/.vmlist.new"
@@ -72,7 +72,7 @@ class Cluster:
             new.rename(sshd.world.root / "etc/pve/.vmlist")
 
     def move(self, node: str, *, running: bool = True) -> None:
-        """Move the VM to another node: its process ends here, its configuration moves, and it starts there."""
+        """Move the VM to another node. Its process ends, its configuration moves, and it starts there."""
         if (pid := self.world.pid) is not None:
             signal_process(pid, signal.SIGKILL)
             until(lambda: self.world.pid is None, "the end of the VM's process")
@@ -86,7 +86,7 @@ class Cluster:
     def handler(self, directory: Path, seconds: float | None = 60.0) -> Service:
         """Return a handler whose VM may run on each node, once it is connected to them all.
 
-        It waits so many seconds for the hosts to say where the VM is; None stands for its own limits.
+        The handler waits this many seconds for the hosts to say where the VM is, or as long as its own limits if None.
         """
         times = [f"proxmox.places.{name} = {seconds}" for name in ("ASK_SECONDS", "ASK_AGAIN_SECONDS")]
         times += ["web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0"]
@@ -115,7 +115,7 @@ class Cluster:
         return f"[hosts.{name}]\n{address}key = '''{sshd.power_key}'''\nhost_key = {json.dumps([sshd.host_key])}\n"
 
     def take_configuration(self, node: str) -> World:
-        """Give the VM's configuration to another node by hand, while the VM runs; return the host on which it does."""
+        """Give the VM's configuration to another node by hand while the VM runs. Return the host that still runs it."""
         running = self.world
         conf = f"qemu-server/{VMID}.conf"
         (self.shared / self.place / conf).rename(self.shared / node / conf)
@@ -124,7 +124,7 @@ class Cluster:
         return running
 
     def pretend_moved(self, node: str) -> None:
-        """Have the VM run on another node, and leave its process on the one before, whose /etc/pve is its own."""
+        """Run the VM on another node, and leave its process on the previous one, which has its own /etc/pve."""
         conf = f"qemu-server/{VMID}.conf"
         (self.shared / self.place / conf).rename(self.shared / node / conf)
         self.place = node
@@ -135,7 +135,7 @@ class Cluster:
         assert self.world.qm("start", str(VMID)).returncode == 0
 
     def delete_configuration(self) -> None:
-        """Have no node know the VM's number, while its process runs."""
+        """Remove the VM's configuration from every node while its process runs."""
         (self.shared / self.place / f"qemu-server/{VMID}.conf").unlink()
         for sshd in self.nodes.values():
             (sshd.world.root / "etc/pve/.vmlist").write_text('{"version": 2, "ids": {}}')
@@ -153,7 +153,7 @@ class Cluster:
         return pve
 
     def heal(self, name: str) -> None:
-        """Have a node with its own /etc/pve see the cluster again."""
+        """Connect a node that has its own /etc/pve to the cluster again."""
         nodes = self.nodes[name].world.root / "etc/pve/nodes"
         shutil.rmtree(nodes)
         nodes.symlink_to(self.shared)
@@ -161,7 +161,7 @@ class Cluster:
 
     @contextmanager
     def frozen(self, name: str) -> Iterator[None]:
-        """Have a node fall silent: its connections stay open, as far as the handler can tell."""
+        """Make a node silent. Its connections stay open, as far as the handler can tell."""
         sshd = self.nodes[name]
         found = [sshd.process.pid, *descendants(sshd.process.pid)]
         try:
@@ -192,7 +192,7 @@ def cluster(directory: Path) -> Iterator[Cluster]:
 
 
 def always(host: HostConnection) -> Find:
-    """Return what finds this host, whichever the request."""
+    """Return a function that chooses this host for every request."""
 
     async def find(msg_id: str, changes: bool, is_repeated: bool) -> Destination:
         return Destination(host, is_only=True)

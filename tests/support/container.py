@@ -22,7 +22,7 @@ from .stages import until
 
 CLONE_NEWNET = 0x40000000
 FILE = ROOT / "deploy/container/Containerfile"
-ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # buildah asks for more than a container may have, if it is told nothing
+ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # without options, buildah asks for more rights than a container may have
 _LEFT_OUT = (
     "dev",
     "proc",
@@ -36,7 +36,7 @@ _LEFT_OUT = (
 
 
 class Builder:
-    """buildah with its own storage, in which Debian has the name of the image that the file begins with."""
+    """buildah with its own storage, in which a Debian has the name of the Containerfile's base image."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -84,8 +84,8 @@ class Builder:
         return config
 
 
-# As `podman run --read-only --read-only-tmpfs=false` does it. `$root` is looked at first, because an empty one is this
-# machine.
+# As `podman run --read-only --read-only-tmpfs=false` does. It first checks `$root`, because an empty one would be this
+# machine's root.
 _RUN = """
 set -eu
 container=$(buildah from --pull=never "$1")
@@ -152,7 +152,7 @@ class Container(Service):
         return dict(entry.split("=", 1) for entry in self.settings["Env"])
 
     def within(self, *argv: str) -> list[str]:
-        """Return the command line that becomes the image's user, below its root, with nothing but its environment."""
+        """Return a command line that runs as the image's user, in its root and with only its environment."""
         environment = [f"{name}={value}" for name, value in {**self.environment, "PORT": str(self.port)}.items()]
         user, group = self.settings["User"].split(":")
         ids = [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--pdeathsig=KILL"]
@@ -172,7 +172,7 @@ class Container(Service):
         )
 
     def children(self) -> dict[int, str]:
-        """Return the state of each child of process 1, a zombie's too."""
+        """Return the state of each child of process 1, including zombies."""
         found = {}
         for pid in map(int, Path(f"/proc/{self.first}/task/{self.first}/children").read_text().split()):
             try:
@@ -215,7 +215,7 @@ class Container(Service):
             except OSError:
                 pass
 
-        thread = threading.Thread(target=enter)  # a network belongs to a thread, which ends here
+        thread = threading.Thread(target=enter)  # only this thread enters the network, and it ends here
         thread.start()
         thread.join()
         if not made:
@@ -262,5 +262,5 @@ def _copy(source: socket.socket, to: socket.socket) -> None:
 
 
 def script(text: str) -> list[str]:
-    """Return the command line that runs a document's commands, up to the first error."""
+    """Return a command line that runs a document's commands and stops at the first error."""
     return ["bash", "-euc", text]

@@ -1,6 +1,6 @@
-"""docs/openapi.yaml as a judge: whether an answer of the handler is one that it describes, field by field.
+"""Compares the handler's answers with docs/openapi.yaml, field by field.
 
-A client has to ignore what it does not know. Here an unknown field is an error, so that none is left undescribed.
+A client must ignore fields that it does not know. Here an unknown field is an error, so that each one is described.
 """
 
 import json
@@ -21,21 +21,21 @@ Schema = dict[str, Any]
 
 @cache
 def read_contract() -> Schema:
-    """Return docs/openapi.yaml; other tests change no part of it."""
+    """Return docs/openapi.yaml as an object that is shared, so a test must not change it."""
     found: Schema = yaml.safe_load(OPENAPI.read_text(encoding="utf-8"))
     return found
 
 
 @cache
 def _closed() -> Schema:
-    """Return the schemas, with no object open for fields that it does not list, and no list of values for others."""
+    """Return the schemas, changed so that no object accepts unlisted fields and no list of values accepts others."""
     closed: Schema = json.loads(json.dumps(read_contract()["components"]["schemas"]))
     for each in _parts(closed):
         if "properties" in each:
             each.setdefault("additionalProperties", False)
         if "x-extensible-enum" in each:
             each["enum"] = [*each["x-extensible-enum"], *([None] if "null" in each["type"] else [])]
-    for name, schema in closed.items():  # `allOf` of a named object and a field, which a closed object would refuse
+    for name, schema in closed.items():  # a closed object would refuse the field that its `allOf` adds
         if "allOf" in schema:
             named, more = schema["allOf"]
             base = closed[named["$ref"].removeprefix(_OBJECTS)]
@@ -53,12 +53,12 @@ def _parts(schema: object) -> Iterator[Schema]:
 
 @cache
 def _validator(schema: str) -> Draft202012Validator:
-    """Return what compares a value with a schema, which is given as JSON."""
+    """Return a validator for a schema, which is given as JSON."""
     return Draft202012Validator({**json.loads(schema), "components": {"schemas": _closed()}})
 
 
 def find_faults(schema: Schema, value: object) -> list[str]:
-    """Return where a value is not what a schema says; of lines, the schema of the line's own type is compared."""
+    """Return the places where a value breaks a schema. A line is compared with the schema of its type."""
     named = _closed().get(str(schema.get("$ref", "")).removeprefix(_OBJECTS), schema)
     if "discriminator" in named and isinstance(value, dict):
         mapping = named["discriminator"]["mapping"]
@@ -70,7 +70,7 @@ def find_faults(schema: Schema, value: object) -> list[str]:
 
 
 def check_answer(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Fail unless an answer is one that the contract describes; other paths are the page's files."""
+    """Fail unless the contract describes this answer. Paths outside the contract are the page's files."""
     path = path.partition("?")[0]
     responses = _responses(method, f"{_ALERT}{{source}}" if path.startswith(_ALERT) else path)
     kind = headers.get("content-type", "").partition(";")[0]
@@ -85,7 +85,7 @@ def check_answer(method: str, path: str, status: int, headers: Mapping[str, str]
 
 
 def _values(kind: str, body: bytes) -> Iterator[object]:
-    """Yield the object of an answer, or each of its lines; the last one may be cut."""
+    """Yield an answer's object, or the object of each of its lines. The last line may be incomplete."""
     if kind == "application/x-ndjson":
         yield from map(json.loads, body[: body.rfind(b"\n") + 1].splitlines())
     else:
@@ -93,9 +93,9 @@ def _values(kind: str, body: bytes) -> Iterator[object]:
 
 
 def _responses(method: str, path: str) -> Schema | None:
-    """Return what a route answers with, by the code and the content type; None for a path that the API does not have.
+    """Return a route's answers by code and content type, or None for a path that is not part of the API.
 
-    Another method than the route's own gets 405, and GET can get the 404 of the page's files.
+    A method that the route does not have gets 405, and GET can get the 404 of the page's files.
     """
     routes = read_contract()["paths"].get(path)
     if routes is None:

@@ -1,7 +1,7 @@
-"""`breakglass doctor` for tables of faults: a configuration that is good, and a process that runs the command quickly.
+"""Runs `breakglass doctor` for tables of faults, on a good configuration and in a process that starts it quickly.
 
-A process that has loaded everything forks for each run, so a fault costs no new Python. The child is the command. It
-reads its arguments and environment, becomes the handler's user, prints and exits.
+A process that has loaded everything forks for each run, so a fault does not cost a start of Python. The child is the
+command, which reads its arguments and environment, becomes the handler's user, prints and exits.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from breakglass.base.findings import ERROR, Finding
 
 from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret
 
-SECONDS = 150.0  # doctor ends within 30, or on a busy machine within the limits below
-# What a busy machine may take for what is well. A test that waits for a limit sets it.
+SECONDS = 150.0  # doctor ends within 30 s, or on a busy machine within the limits below
+# The time in which a busy machine does what works. A test that waits for a limit sets its own.
 _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
     "chat.program.PROBE_SECONDS": 60.0,
@@ -120,8 +120,8 @@ class DoctorProcess:
     ) -> int:
         """Run a command with its output in two files; return its exit code.
 
-        `places` are the looks to take, or all; `mounts` are made for this run alone, and `constants` hold for it, such
-        as "cli.ping.SECONDS". For root, `user` starts it.
+        `places` are the checks to run, or None for all. `mounts` and `constants` (such as "cli.ping.SECONDS") hold for
+        this run only. If root runs the tests, `user` starts the command.
         """
         assert self._process.stdin is not None
         line = json.dumps([words, dict(environment), str(out), str(err), places, mounts, user, dict(constants or {})])
@@ -143,7 +143,7 @@ class DoctorProcess:
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of doctor printed."""
+    """The output of one run of doctor."""
 
     code: int
     stdout: str
@@ -157,7 +157,7 @@ class Report:
 
 
 class Setup:
-    """A good configuration in its own directory; `config` is what its file will say.
+    """A good configuration in its own directory. `config` is the content of its file.
 
     Secrets and keys are in their own files. Change `config`, the files or `environment`, then call `doctor`.
     """
@@ -174,12 +174,12 @@ class Setup:
         self.directory, self._process, self.stack = directory, process, ExitStack()
         self.path = directory / "breakglass.toml"
         self.operator = new_secret()
-        self.text = ""  # of the whole file, if it is not made of `config`
+        self.text = ""  # of the whole file, if it is not made from `config`
         self.words: list[str] = []
         self.mounts: list[Mount] = []
-        self.constants: dict[str, object] = {}  # of doctor's modules: a limit that a test waits for is shorter
-        self.user = 0  # who starts it, if the tests run as root
-        self.model: Any = None  # the scripted one that chat has, for tests of chat
+        self.constants: dict[str, object] = {}  # of doctor's modules, such as shorter limits
+        self.user = 0  # the user who starts doctor, if the tests run as root
+        self.model: Any = None  # the scripted claude, in tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
         self.config: dict[str, Any] = {
@@ -200,7 +200,7 @@ class Setup:
         }
 
     def file(self, name: str, text: str) -> str:
-        """Write a file that the handler can read and others can't; return its path."""
+        """Write a file that only the handler can read; return its path."""
         path = self.directory / name
         path.touch(0o600)
         path.write_text(text)
@@ -214,7 +214,7 @@ class Setup:
             self.file(self.path.name, self.text or render(self.config))
 
     def doctor(self, *words: str, places: Sequence[str] | None = None, json: bool = True) -> Report:
-        """Run doctor; `places` are the looks to take, such as "configuration", or None for all."""
+        """Run doctor; `places` are the checks to run, such as "configuration", or None for all."""
         self.write()
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
@@ -225,7 +225,7 @@ class Setup:
 
 
 class Fault(NamedTuple):
-    """One seeded fault: its name, how to seed it, the code of what must be found, and words that the fix must have."""
+    """One seeded fault: its name, how to seed it, the code that must be found, and words that the fix must have."""
 
     name: str
     seed: Callable[[Setup], object]
@@ -234,14 +234,14 @@ class Fault(NamedTuple):
 
 
 def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
-    """Return the worst finding with a code, one with words in its fix if there is any; fail if none has the code."""
+    """Return the worst finding with this code, if possible with these words in its fix. Fail if there is none."""
     those = [finding for finding in findings if finding.code == code]
     assert those, f"no finding is {code}:\n" + "\n".join(f"{finding.code}: {finding}" for finding in findings)
     return max(those, key=lambda finding: (fix in finding.fix, ["ok", "warning", "error"].index(finding.level)))
 
 
 def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None) -> Finding:
-    """Seed a fault and run doctor. It must be found, with its fix, and set the exit code. Return the finding."""
+    """Seed a fault and run doctor, which must find it, print its fix and set the exit code. Return the finding."""
     with setup.stack:
         fault.seed(setup)
         report = setup.doctor(places=places)
@@ -254,7 +254,7 @@ def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None)
 
 
 def cases(faults: Sequence[Fault], *kept: str) -> list[Any]:
-    """Return a table as pytest's parameters: `./dev test` runs the faults that `kept` names, and `--all` the others."""
+    """Return a table as pytest's parameters. `./dev test` runs the faults that `kept` names, and `--all` the others."""
     names = [fault.name for fault in faults]
     assert len(set(names)) == len(names)
     assert set(kept) <= set(names)

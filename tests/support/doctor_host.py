@@ -1,7 +1,7 @@
-"""A Proxmox host for doctor's tests: the printed recipe was run on it, a real sshd serves it, and faults can be seeded.
+"""A Proxmox host for doctor's tests, set up by the printed recipe and served by a real sshd. Tests seed faults in it.
 
-It is one for a whole file of tests: each fault is taken back. The host agent runs as the package, whose byte code is
-cached.
+All tests of a file share it, so each fault is undone. The host agent runs as the package, because that has cached byte
+code.
 """
 
 import json
@@ -24,7 +24,7 @@ KEY_FILE = "ssh/authorized_keys.d/breakglass"  # below /etc
 
 
 class DoctorHost(Installed):
-    """The host. Its agent says that it is the bundled file."""
+    """The host. Its agent pretends to be the bundled file."""
 
     def __init__(self, directory: Path, *, user: str = "breakglass") -> None:
         super().__init__(directory, user=user)
@@ -65,11 +65,11 @@ class HostSetup(Setup):
         self.pve1["node"] = node_name()
 
     def use_port(self, port: int) -> None:
-        """Have the host at another port of this machine."""
+        """Change the host's port in the configuration."""
         self.pve1["ssh"] = f"{self.host.user}@127.0.0.1:{port}"
 
     def use_sshd(self, *options: str) -> Door:
-        """Have another sshd of the host answer, with these options before those of its configuration."""
+        """Let another sshd of the host answer. These options take precedence over its configuration."""
         door = Door(self.host, *options)
         self.stack.callback(door.close)
         self.use_port(door.port)
@@ -83,13 +83,13 @@ class HostSetup(Setup):
         self.host.keys.write_text(after)
 
     def at_host(self, script: str, undo: str = "") -> None:
-        """Run a script at the host; run another one afterwards."""
+        """Run a script at the host, and another one when the block ends."""
         self.host.shell(script)
         if undo:
             self.stack.callback(self.host.shell, undo)
 
     def hang(self, path: str, kind: str = "unserved_fuse") -> None:
-        """Have a directory of the host hang, or be dead with `dead_fuse`."""
+        """Make a directory of the host hang, or fail at once if `kind` is `dead_fuse`."""
         self.stack.enter_context(_broken_mount(self.host, path, kind))
 
 
@@ -117,7 +117,7 @@ def _broken_mount(host: DoctorHost, path: str, kind: str) -> Iterator[None]:
 
 @contextmanager
 def another_server(answer: bytes, *, waits: bool = False) -> Iterator[int]:
-    """Serve a port that is no SSH server. It sends one answer, at once or after the client's first line."""
+    """Serve a port without an SSH server. It sends one answer, at once or after the client's first line."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -140,7 +140,7 @@ def another_server(answer: bytes, *, waits: bool = False) -> Iterator[int]:
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """Give a port that completes no connection, as behind a firewall that drops packets: its queue is full."""
+    """Give a port that completes no connection, as behind a firewall that drops packets. Its queue is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = int(listener.getsockname()[1])
         clients = [socket.socket() for _ in range(4)]

@@ -1,6 +1,6 @@
-"""The commands in the documents: each test takes them from the page, so the two can't differ.
+"""Reads the commands of the documents, so that a test runs exactly what a document says.
 
-tests/deploy/test_commands.py finds a block that no test takes.
+tests/deploy/test_commands.py finds a block that no test runs.
 """
 
 import re
@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> str:
-        """The block as a script: of a console, what is behind the prompts."""
+        """The block as a script. Of a console session, only the text after the prompts."""
         if self.language not in SHELLS:
             return ""
         if self.language != "console":
@@ -71,7 +71,7 @@ def sections(document: str) -> dict[str, list[str]]:
 def commands(document: str, heading: str) -> list[str]:
     """Return the scripts under a heading, one for each block.
 
-    A test that calls this runs all of them. It takes the list apart, so that one more block makes it fail.
+    A test that calls this runs all of them. It unpacks the list, so a document with one more block makes it fail.
     """
     return sections(document)[heading]
 
@@ -85,5 +85,5 @@ def inline_commands(document: str, heading: str) -> list[str]:
 
 
 def settings(document: str, heading: str) -> list[str]:
-    """Return the other blocks under a heading, which a person writes into a file."""
+    """Return the blocks under a heading that are no commands. A person writes them into a file."""
     return [block.text for block in read_blocks(document) if block.heading == heading and block.language not in SHELLS]

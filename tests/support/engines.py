@@ -1,7 +1,7 @@
 """Firefox and WebKitGTK, as Debian has them, behind one small interface.
 
-They take the commands of WebDriver: Firefox over its Marionette socket, WebKitGTK over HTTP. They need so little of it
-that there is no client library and no geckodriver here.
+Both take the commands of WebDriver: Firefox over its Marionette socket, WebKitGTK over HTTP. The tests use few of the
+commands, so they need no client library and no geckodriver.
 """
 
 import http.client
@@ -23,13 +23,13 @@ from .sshd import wait_listening
 from .stages import until
 
 SECONDS = 60.0
-WIDTH, HEIGHT = 1280, 900  # a desk: nothing is behind a tab
+WIDTH, HEIGHT = 1280, 900  # a desktop screen, on which no part of the page is hidden behind a tab
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c"}
 NOT_YET = ("no such element", "element not interactable", "element click intercepted", "stale element reference")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver's name for a reference to an element
 _PREFERENCES = {
-    "marionette.port": 0,  # any: it writes the one that it has into its profile
-    "network.proxy.type": 1,  # what it would load by itself, from other hosts than this one, finds no proxy
+    "marionette.port": 0,  # any port: Firefox writes the one that it has into its profile
+    "network.proxy.type": 1,  # a proxy that does not exist, so that Firefox loads nothing from other hosts by itself
     "network.proxy.http": "127.0.0.1",
     "network.proxy.http_port": 9,
     "network.proxy.ssl": "127.0.0.1",
@@ -59,22 +59,22 @@ class Engine:
         self._command("Navigate", {"url": url})
 
     def reload(self) -> None:
-        """Load the page again as its own button would: WebDriver's Refresh goes past the worker in Firefox."""
+        """Load the page again as its own button does, because WebDriver's Refresh bypasses the worker in Firefox."""
         self.run("document.documentElement.dataset.left = 1; setTimeout(() => location.reload())")
         until(self._has_reloaded, "another document")
 
     def _has_reloaded(self) -> bool:
         try:
             return bool(self.run("return document.readyState === 'complete' && !document.documentElement.dataset.left"))
-        except CommandError:  # between the two documents
+        except CommandError:  # the old document has gone and the new one is not here yet
             return False
 
     def run(self, body: str) -> Any:
-        """Run the body of an asynchronous function in the page, and return what that returns."""
+        """Run the body of an asynchronous function in the page, and return its result."""
         script = f"""const done = arguments[arguments.length - 1];
             (async () => {{ {body} }})().then((value) => done({{value}}), (error) => done({{error: String(error)}}))"""
         answer = self._command("ExecuteAsyncScript", {"script": script, "args": []})
-        if answer is None:  # Firefox, of a document that is being left
+        if answer is None:  # Firefox says this about a document that is being left
             raise CommandError({"error": "no answer"})
         assert "error" not in answer, answer
         return answer.get("value")
@@ -93,7 +93,7 @@ class Engine:
         self._command("ElementSendKeys", {"id": focus, "text": KEYS[key]})
 
     def _on_element(self, selector: str, command: str, **more: str) -> None:
-        """Do something with an element once it is there and can be reached, as Playwright does."""
+        """Send a command for an element once it exists and can be reached, as Playwright does."""
         last: list[CommandError] = []
 
         def is_done() -> bool:
@@ -114,7 +114,7 @@ class Engine:
 
 
 class OfMarionette(Engine):
-    """Firefox, over the socket that it opens with `--marionette`: each message is its length, a colon and JSON."""
+    """Firefox, over the socket of `--marionette`, where a message consists of its length, a colon and JSON."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
@@ -195,7 +195,7 @@ class OfHttp(Engine):
 
 @contextmanager
 def _running(command: list[str], directory: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program, with its own home, in a process group that ends with it."""
+    """Run a program with its own home and in its own process group, which ends with the block."""
     environment = {**os.environ, "HOME": str(directory), "XDG_RUNTIME_DIR": str(directory), "NO_AT_BRIDGE": "1"}
     environment |= {"DBUS_SESSION_BUS_ADDRESS": "disabled:", "GSETTINGS_BACKEND": "memory", **options.pop("env", {})}
     with (directory / "log").open("ab") as log:
@@ -215,7 +215,7 @@ def _running(command: list[str], directory: Path, **options: Any) -> Iterator[su
 @contextmanager
 def firefox(directory: Path) -> Iterator[OfMarionette]:
     """Debian's Firefox ESR, without a window."""
-    profile = Path(mkdtemp(dir=directory))  # in another order of the tests it may be started twice
+    profile = Path(mkdtemp(dir=directory))  # in a shuffled run it may be started twice
     lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in _PREFERENCES.items()]
     (profile / "user.js").write_text("".join(lines))
     command = [str(parts.find_firefox()), "--headless", "--marionette", "--no-remote", "--profile", str(profile)]
@@ -234,7 +234,7 @@ def firefox(directory: Path) -> Iterator[OfMarionette]:
 
 @contextmanager
 def _display(directory: Path) -> Iterator[str]:
-    """A screen in memory, for a browser that has to have a window."""
+    """A screen in memory, for a browser that needs a window."""
     reading, writing = os.pipe()
     screen = f"{WIDTH + 200}x{HEIGHT + 200}x24"
     command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", screen, "-nolisten", "tcp", "-noreset"]
@@ -244,7 +244,7 @@ def _display(directory: Path) -> Iterator[str]:
             number = pipe.readline().decode().strip()
         assert number, "Xvfb did not begin"
         yield f":{number}"
-        process.terminate()  # it then removes its lock and its socket
+        process.terminate()  # the server removes its lock and its socket when it ends
         process.wait(SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""How Proxmox's commands fail in tests, as a plugin of the stand-ins (`handler/demo/proxmox/plugin.py`).
+"""Makes Proxmox's commands fail in tests, as a plugin of the stand-ins (`handler/demo/proxmox/plugin.py`).
 
 A test calls `misbehave` for a failure of `qm`, `misbehave_ha` for one of HA, `break_storage` for one of a storage. Each
 writes the failure to a file below the world's root. The stand-ins load this module by its path and read that file, so
@@ -21,7 +21,7 @@ from breakglass.demo.proxmox.times import SECONDS, scaled, seconds
 
 
 def misbehave(root: Path, **mode: object) -> None:
-    """Have `qm` fail; without arguments, let it work again.
+    """Make `qm` fail, or without arguments, work again.
 
     `mode=NAME` is one of MODES. `hang=VERB` makes `qm` sleep for ever, before there is a task; with `worker=True` the
     worker sleeps instead, holds the flock and ignores SIGTERM. `hang="all"` hangs every command that needs
@@ -35,19 +35,19 @@ def misbehave(root: Path, **mode: object) -> None:
 
 
 def misbehave_ha(root: Path, **mode: object) -> None:
-    """Have HA fail.
+    """Make HA fail.
 
-    `round=SECONDS`: the rounds of its services. `lock=SECONDS`: the lifetime of their locks. `clock=SECONDS`: by so
-    much are the times that they write ahead. `moves=NODE`: it starts the VM on that node. `migrates=NODE`: it has begun
-    to move the VM to that node, and so it forgets a request to stop it.
+    `round=SECONDS`: the rounds of its services. `lock=SECONDS`: the lifetime of their locks. `clock=SECONDS`: the
+    times that they write are ahead by this. `moves=NODE`: it starts the VM on that node. `migrates=NODE`: it has
+    begun to move the VM to that node, and so it forgets a request to stop it.
     """
     _request(root, "ha.json", mode)
 
 
 def break_storage(root: Path, name: str, how: str) -> None:
-    """Have a storage fail.
+    """Make a storage fail.
 
-    A `dead` one is found offline after a while, like an NFS server that drops packets. A `hung` one never answers.
+    A `dead` storage is found offline after a while, like an NFS server that drops packets. A `hung` one never answers.
     """
     _request(root, "storage.json", {how: [name]})
 
@@ -64,7 +64,7 @@ def _request(root: Path, name: str, what: dict[str, object]) -> None:
 class Mode(NamedTuple):
     """One way in which `qm` fails: in `verbs` (all, if empty) it says `words` and exits with `code`.
 
-    The last of `words` is the error; what is said before it is a task's output, on stdout. `how` is what it does
+    The last of `words` is the error, and the others are a task's output on stdout. `how` is what `qm` does
     instead: `hang`, `ignore-term`, `hold-pipe` (ends, while a child keeps its output open), `after` (does the verb
     first), `unproven` (forgets the VM and leaves its process), `in-haste` (the same ladder, within a second).
     """
@@ -94,14 +94,14 @@ MODES = {
     "hangs": Mode(how="ignore-term"),
     "holds-pipe": Mode(("stop", "start"), how="hold-pipe"),
 }
-_TIMES = ("round", "lock", "clock")  # of HA's services
+_TIMES = ("round", "lock", "clock")  # the words of HA's services
 _BEFORE_THE_TASK = ("not-root", "no-quorum")
 _OF_QM_ITSELF = ("hang", "ignore-term", "hold-pipe")
 _TASKS = ("start", "stop", "reset", "shutdown", "reboot")
 
 
 class FailingTools(Plugin):
-    """The stand-ins' plugin: commands fail as a test has requested."""
+    """The stand-ins' plugin, which makes commands fail as a test has requested."""
 
     def before(self, root: str, tool: str, words: list[str]) -> None:
         """Fail before there is a task; `pvesh` fails as `qm status` does."""
@@ -132,7 +132,7 @@ class FailingTools(Plugin):
             work()
 
     def is_online(self, root: str, storage: str) -> bool:
-        """Tell whether a storage answers; wait as long as Proxmox does for one that is dead."""
+        """Tell whether a storage answers. For a dead one, first wait as long as Proxmox does."""
         failure = _read(root, "storage.json")
         while storage in failure.get("hung", ()):
             signal.pause()
@@ -155,7 +155,7 @@ def _read(root: str, name: str) -> dict[str, Any]:
 
 
 def _fail_before_task(root: str, failure: dict[str, Any], verb: str, vmid: str) -> None:
-    """Fail as `qm` itself does; the worker's modes fail later, in the task."""
+    """Fail as `qm` itself does. Modes of the worker fail later, in the task."""
     if failure.get("hang") == verb and not failure.get("worker"):
         _hang(ignore_term=True)
     mode = _mode_of(failure, verb)
@@ -173,7 +173,7 @@ def _fail_before_task(root: str, failure: dict[str, Any], verb: str, vmid: str) 
 
 
 def _do_task(root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
-    """Do the task, which holds the flock, or fail in it."""
+    """Do the task, during which the flock is held, or fail in it."""
     failure = _read(root, "qm.json")
     if failure.get("gate") == verb:
         with open(f"{root}/gate", encoding="ascii"):
@@ -197,7 +197,7 @@ def _do_task(root: str, vmid: int, verb: str, work: Callable[[], None]) -> None:
 
 
 def _say(mode: Mode, vmid: int) -> None:
-    """Print the mode's words, and die of the last one."""
+    """Print the mode's words, and die with the last one as the error."""
     from breakglass.demo.proxmox.vm import say
 
     *output, error = [line.format(vmid=vmid) for line in mode.words] or [""]
@@ -208,12 +208,12 @@ def _say(mode: Mode, vmid: int) -> None:
 
 
 def _hasten_stop(root: str) -> None:
-    """Have a stop take less than a second of this host's time."""
+    """Make a stop take less than a second of this host's time."""
     SECONDS.update(dict.fromkeys(("qmp-quit", "stop", "sigterm"), 0.3 / scaled(root, 1)))
 
 
 def _forget(root: str, vmid: int) -> None:
-    """Forget the VM, as after a stop, and leave its process."""
+    """Forget the VM, as after a stop, but leave its process."""
     from breakglass.demo.proxmox.power import clean_up
     from breakglass.demo.proxmox.vm import Vm
 

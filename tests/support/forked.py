@@ -1,4 +1,4 @@
-"""Runs the `breakglass` command without a new Python each time. A process that has loaded it forks for each run."""
+"""Runs the `breakglass` command without a new Python each time, because a process that has loaded it forks."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ from pathlib import Path
 from .doctor import DoctorProcess
 from .service import as_handler
 
-_FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys")  # they read no input, and start no server
+_FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys")  # without input or server
 _processes: list[DoctorProcess] = []
 
 
 def run_command(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in / with further variables; in its own Python where it needs that."""
+    """Run a command in / with more variables, and in its own Python if the command needs one."""
     if not words or words[0] not in _FORKED or any(name.startswith("PYTHON") for name in more):
         command, rights = [sys.executable, "-m", "breakglass", *words], as_handler() if "serve" in words else {}
         return subprocess.run(
@@ -29,6 +29,6 @@ def run_command(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
 
 
 def end() -> None:
-    """End the process, if there was a run."""
+    """End the process, if a run has started it."""
     while _processes:
         _processes.pop().close()

@@ -40,7 +40,7 @@ CADDY = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"
 
 @dataclass(frozen=True)
 class Front:
-    """A proxy that runs, and how to reach it."""
+    """A running proxy and its address."""
 
     name: str
     port: int
@@ -51,7 +51,7 @@ class Front:
         return f"https://localhost:{self.port}/"
 
     def curl(self, path: str, *options: str, version: str = "--http2") -> list[str]:
-        """Return the command line of curl for a request over TLS 1.3. Its address is another one than the proxy's."""
+        """Return the command line of curl for a request over TLS 1.3, from another address than the proxy's."""
         of_tls = ["--cacert", str(self.ca), "--tlsv1.3", version]
         return [
             "curl",
@@ -72,7 +72,7 @@ def make_certificates(directory: Path) -> None:
     """Make a certificate authority, ca.pem, and a certificate of localhost that it has signed."""
     run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority = ["-keyout", f"{directory}/ca.key", "-out", f"{directory}/ca.pem", "-subj", "/CN=an authority of a test"]
-    authority += ["-addext", "keyUsage=critical,keyCertSign"]  # without it, Python 3.13 does not take it for one
+    authority += ["-addext", "keyUsage=critical,keyCertSign"]  # Python 3.13 accepts no authority without this
     leaf = ["-keyout", f"{directory}/key.pem", "-out", f"{directory}/certificate.pem", "-subj", "/CN=localhost"]
     leaf += ["-CA", f"{directory}/ca.pem", "-CAkey", f"{directory}/ca.key", "-addext", "subjectAltName=DNS:localhost"]
     leaf += ["-addext", "basicConstraints=critical,CA:FALSE"]
@@ -81,7 +81,7 @@ def make_certificates(directory: Path) -> None:
 
 
 def replaced(text: str, changes: Sequence[tuple[str, str]]) -> str:
-    """Return a text with these changes, each of which has to have something to change."""
+    """Return a text with these replacements. Fail if one of them does not occur in the text."""
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new)
@@ -89,7 +89,7 @@ def replaced(text: str, changes: Sequence[tuple[str, str]]) -> str:
 
 
 def nginx_server(name: str, directory: Path, port: int, backend: int) -> str:
-    """Return a server block: deploy/nginx's, the same with its sub-path, or one with proxy_pass and nothing else."""
+    """Return a server block: deploy/nginx's, the same with its sub-path, or one with only proxy_pass."""
     if name == "plain nginx":
         return PLAIN_NGINX.format(port=port, directory=directory, backend=backend)
     changes = [
@@ -116,7 +116,7 @@ def caddy_site(directory: Path, port: int, backend: int) -> str:
 
 
 def caddy_changes() -> list[tuple[str, str]]:
-    """Return what deploy/caddy's comments say has to be changed for the Caddy of this machine."""
+    """Return the changes that deploy/caddy's comments ask for, for the version of this machine's Caddy."""
     version = subprocess.run(["caddy", "version"], check=True, capture_output=True, text=True).stdout
     found = tuple(map(int, version.split()[0].removeprefix("v").split(".")[:3]))
     return [] if found < (2, 7, 6) else [("buffer_requests", "request_buffers unlimited")]
@@ -144,7 +144,7 @@ def run_caddy(directory: Path, port: int, site: str) -> AbstractContextManager[N
 
 
 def run_nginx(directory: Path, port: int, server: str) -> AbstractContextManager[None]:
-    """Run an nginx with one server block, and what may stand beside it."""
+    """Run an nginx with one server block."""
     file = directory / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""
     file.write_text(NGINX.format(directory=directory, user=user, server=server))

@@ -7,12 +7,12 @@ from types import TracebackType
 
 from breakglass.demo.proxmox.world import World
 
-_RIP = 16  # of gdb's registers of x86-64, RIP follows the sixteen general ones
-_KERNEL = 1 << 63  # the kernel has the upper half of the addresses
+_RIP = 16  # in gdb's list of x86-64 registers, RIP follows the sixteen general ones
+_KERNEL = 1 << 63  # the kernel uses the upper half of the addresses
 
 
 class Gdb:
-    """A connection, while which the VM stands still."""
+    """A connection. The VM is paused while it is open."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -39,9 +39,9 @@ class Gdb:
         return found[1].decode()
 
     def run_in_kernel(self, code: bytes, place: int, vcpus: Sequence[int]) -> bool:
-        """Put `code` in the place of a function of the kernel, and have these vCPUs, or all, continue there.
+        """Overwrite a function of the kernel with `code`, and let these vCPUs, or all, continue there.
 
-        Return False, and change nothing, if one of them is in a program.
+        If one of them runs a program and not the kernel, change nothing and return False.
         """
         threads = self._list_threads()
         chosen = [threads[number] for number in vcpus or range(len(threads))]

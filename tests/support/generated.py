@@ -1,7 +1,7 @@
-"""Write what other files repeat of agents/pve/words.py and of the parser: `python -m tests.support.generated`.
+"""Writes the parts of other files that repeat agents/pve/words.py and the parser: `python -m tests.support.generated`.
 
-In a document, that is the table below a known first row; in the page, the lines between two comments; in the schema of
-the API, its version. docs/cli.md is written whole.
+In a document, the part is the table with a known first row; in the page, the lines between two comments; in the API's
+schema, its version. docs/cli.md is written as a whole.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _YES = {True: "yes", False: "no"}
 
 
 def make_files() -> dict[Path, str]:
-    """Return each of the files as it should be, by its path."""
+    """Return the correct text of each of the files by its path."""
     readme, brief = "README.md", "agents/breakglass.md"
     api, agent, schema = "docs/api.md", "docs/host-agent.md", "docs/openapi.yaml"
     page = "static_site/state/verbs.js"
@@ -46,7 +46,7 @@ def make_files() -> dict[Path, str]:
 
 
 def _with_table(text: str, first: str, rows: Iterable[tuple[str, ...]]) -> str:
-    """Return the text with these rows in its table that begins with this row; the first cell of each is code."""
+    """Return the text with these rows in the table that begins with this row. The first cell of each row is code."""
     body = "".join(f"| `{name}` | {' | '.join(cells)} |\n".replace("|  |", "| |") for name, *cells in rows)
     made, count = re.subn(rf"(?<=\| {re.escape(first)} \|\n)(\|[-|]+\n)(?:\|.*\n)*", rf"\1{body}", text)
     assert count == 1, first
@@ -73,7 +73,7 @@ def _commands_of_claude() -> Iterable[tuple[str, ...]]:
 
 
 def _of_page() -> str:
-    """Return the page's tables: first the verbs that change power, as they stand on it."""
+    """Return the page's tables. The verbs that change power come first, in the page's order."""
     power = sorted(MUTATING)
     verbs: dict[str, object] = {}
     for name in (*power, *READS, *OFFERED):
@@ -93,7 +93,7 @@ def _of_page() -> str:
 
 
 def _of_commands() -> str:
-    """Return docs/cli.md: each command that does something, with its arguments."""
+    """Return docs/cli.md, which has each command with its arguments."""
     codes = re.findall(r"^  (\d+)  +(.+(?:\n {7}.+)*)", EXIT_CODES, re.MULTILINE)
     rows = "".join(f"| {code} | {' '.join(words.split())} |\n" for code, words in codes)
     head = "Every command of `breakglass`, with its arguments. `./dev generate` writes this page from the program."
@@ -102,7 +102,7 @@ def _of_commands() -> str:
 
 
 def _of_command(parser: argparse.ArgumentParser, what: str) -> Iterable[str]:
-    """Yield the section of a command, or those of the commands below it."""
+    """Yield the section of a command, or the sections of its subcommands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}

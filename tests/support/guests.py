@@ -1,7 +1,7 @@
-"""Guests in a stated condition: Debian's own cloud kernel with a busybox initrd, without an agent, or a boot loader.
+"""Guests in a given condition: Debian's cloud kernel with a busybox initrd and without a guest agent, or a boot loader.
 
-The kernel boots on TCG in about 8 s and says so on its serial port. It does what the word on its command line says once
-its heartbeat has begun and it is told to continue, so a guest's last answer is always older than its fault.
+The kernel boots on TCG in about 8 s and says so on its serial port. When its heartbeat has begun and the test tells it
+to continue, it does what the word on its command line says, so a guest's last answer is always older than its fault.
 """
 
 import json
@@ -27,7 +27,7 @@ from .stages import until
 
 BALLOON = "/machine/peripheral/balloon0"
 INTERVAL = 2  # in seconds, as qemu-server sets it at each start
-MODULES = ("failover", "net_failover", "virtio_net", "virtio_blk", "virtio_balloon")  # each after what it needs
+MODULES = ("failover", "net_failover", "virtio_net", "virtio_blk", "virtio_balloon")  # in the order of loading
 _BOOT_SECONDS = 180.0  # on a busy machine
 DISK_BYTES = 16 << 20
 _BURN = "while :; do :; done"
@@ -36,7 +36,7 @@ until fsfreeze --freeze /m; do sleep 1; done; echo >/m/file &"""
 _LOG = "echo on >/proc/sys/kernel/printk_devkmsg; for i in $(seq 20000); do echo line $i >/dev/kmsg; done"
 _WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; sleep 0.2; done"
 
-# What the guest itself does, by the word on its command line.
+# The commands of the guest, by the word on its command line.
 DOES = {
     "idle": ":",
     "busy": f"({_BURN}) & ({_BURN}) &",
@@ -73,7 +73,7 @@ echo "guest: {name}" >/dev/ttyS0
 while :; do sleep 1000; done
 """
 
-# What a crash kernel does, as kdump. It writes to the disk, and has no driver for the balloon.
+# The commands of a crash kernel, as of kdump. It writes to the disk, and has no driver for the balloon.
 _DUMPER = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev
@@ -86,21 +86,21 @@ _DUMPER_LINE = b"console=ttyS0 quiet nr_cpus=1 reset_devices\0"
 # Machine code for a vCPU, in the guest's kernel or at its first instruction.
 SPIN_OFF = bytes.fromhex("FAEBFE")  # cli; jmp to itself
 HALT_OFF = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp to the hlt
-SPIN_ON = bytes.fromhex("FBEBFE")  # sti; jmp to itself: what the kernel calls a soft lockup
+SPIN_ON = bytes.fromhex("FBEBFE")  # sti; jmp to itself, which the kernel calls a soft lockup
 
 
 @dataclass(frozen=True)
 class Loader:
-    """What a VM boots in the place of a kernel.
+    """A program that a VM boots instead of a kernel.
 
     Attributes:
-        words: what QEMU is given; `{place}` is where the files are, `{root}` the host's.
-        steps: what the screen or the serial port shows, and the keys that are then pressed.
-        waking: a key that is pressed every 2 s until the first of `steps` is shown, as a firmware loses the first ones.
-        at: where its code then is.
-        vcpu: what the first vCPU does there by its registers, a letter of vcpus.py.
-        firmware: the first instructions, in the place of a firmware.
-        accel: as QEMU names it.
+        words: QEMU's arguments; `{place}` is the directory of the files, `{root}` the host's root.
+        steps: texts on the screen or the serial port, each with the keys that are then pressed.
+        waking: a key that is pressed every 2 s until the first of `steps` is shown, because a firmware loses keys.
+        at: the place of its code at that time.
+        vcpu: the state of the first vCPU by its registers, a letter of vcpus.py.
+        firmware: the first instructions, which replace the firmware.
+        accel: the accelerator, as QEMU names it.
     """
 
     words: str = ""
@@ -114,7 +114,7 @@ class Loader:
 
 _MENU = "-boot menu=on,splash-time=60000"
 _GRUB = "-boot a -drive file={place}/grub-rescue-floppy.img,if=floppy,format=raw,readonly=on"
-_STAYS = ("GNU GRUB", "down")  # the menu boots nothing by itself any more
+_STAYS = ("GNU GRUB", "down")  # so that the menu boots nothing by itself
 _ASK = " ".join([*"set", "spc", *"superusers", "equal", "a", "ret", *"authenticate", "spc", "a", "ret"])
 _TO_PASS_PHRASE = (_STAYS, ("command-line", "c"), ("grub>", _ASK), ("username", "a ret"))
 _OWN = "-bios {root}/firmware"
@@ -133,13 +133,13 @@ BOOTS = {
     "memtest86+": Loader("-kernel {place}/memtest86+x64.bin", at=_MEMTEST, vcpu="s"),
     "a firmware that halts, KVM": Loader(_OWN, at=_RESET, vcpu="h", firmware=HALT_OFF, accel="kvm"),
     "a firmware that spins, KVM": Loader(_OWN, at=_RESET, vcpu="s", firmware=SPIN_OFF, accel="kvm"),
-    # Its first instruction jumps into the display's memory, which is no memory to KVM.
+    # Its first instruction jumps into the display's memory, where KVM can't run code.
     BROKEN: Loader(_OWN, firmware=bytes.fromhex("FAEA000000A0"), accel="kvm"),
 }
 
 
 def kernel_place() -> Path:
-    """Return where `./dev test` puts the kernel, its modules and busybox."""
+    """Return the directory in which `./dev test` puts the kernel, its modules and busybox."""
     return Path(sys.prefix) / "guest"
 
 
@@ -160,7 +160,7 @@ def _initrd(does: str) -> bytes:
 
 
 def _pack(init: str, *modules: str, files: Sequence[File] = ()) -> bytes:
-    """Return the archive (cpio, newc) that the kernel unpacks; one of a few MB needs no compression."""
+    """Return the archive (cpio, newc) that the kernel unpacks. A few MB need no compression."""
     place = kernel_place()
     entries: list[File] = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "sys", "lib64")]
     entries += [_program("bin/busybox", (place / "busybox").read_bytes()), _program("init", init.encode())]
@@ -176,7 +176,7 @@ def _load_dumper() -> bytes:
     """Return a program that loads the crash kernel by kexec_file_load(2), which busybox can't."""
     at = 0x400000
     texts = (b"/vmlinuz\0", b"/dumper\0", _DUMPER_LINE)
-    start = 64 + 56  # behind the ELF header and the one of the only segment
+    start = 64 + 56  # after the ELF header and the header of the only segment
     places = [at + start + sum(map(len, texts[:number])) for number in range(len(texts))]
     body = b"".join(texts)
     entry = at + start + len(body)
@@ -191,7 +191,7 @@ def _load_dumper() -> bytes:
 
 
 def _of_this_machine(program: str) -> list[File]:
-    """Return a program that busybox lacks, and its libraries, flat in the loader's directory."""
+    """Return a program that busybox lacks and its libraries, all in the loader's directory."""
     listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     libraries = [(f"lib64/{Path(path).name}", Path(path)) for path in re.findall(r"(/\S+) \(", listed)]
     copies = [*libraries, (f"bin/{Path(program).name}", Path(program))]
@@ -205,7 +205,7 @@ def _cpio(name: str, mode: int, data: bytes) -> bytes:
 
 
 class Guest:
-    """VM 102 of a host, with a kernel in it that does what DOES has for a word, or with what BOOTS has for it."""
+    """VM 102 of a host. Its word names the commands of its kernel in DOES, or a loader in BOOTS."""
 
     def __init__(
         self, world: World, does: str, *, card: str = "", balloon: bool = True, options: Sequence[str] = ()
@@ -215,7 +215,7 @@ class Guest:
         self._console, self._log = world.root / "console", world.root / "console.log"
         if self._loader is None:
             (world.root / "initrd").write_bytes(_initrd(does))
-        elif self._loader.firmware:  # the processor's first instruction is in the last 16 bytes
+        elif self._loader.firmware:  # the processor begins in the last 16 bytes
             first = self._loader.firmware.ljust(16, b"\0")
             (world.root / "firmware").write_bytes(bytes(_FIRMWARE_BYTES - len(first)) + first)
         os.truncate(world.root / "disk.raw", DISK_BYTES)
@@ -281,7 +281,7 @@ class Guest:
             until(lambda: self._place() in loader.at, "the boot loader's code", _BOOT_SECONDS)
 
     def _shown(self) -> str:
-        """Return the text on the screen, 80 letters a line, and that of the serial port."""
+        """Return the texts of the screen (80 letters a line) and of the serial port."""
         cells = re.findall(r"0x..(..)\b", self._order("xp /2000hx 0xb8000"))
         return bytes.fromhex("".join(cells)).decode("cp437") + self._log.read_text("utf-8", "replace")
 
@@ -307,7 +307,7 @@ class Guest:
         return found
 
     def until_old(self, seconds: float) -> None:
-        """Return once the guest's last answer is so old."""
+        """Return once the guest's last answer is this old."""
         until(
             lambda: time.time() - self.stats()["last-update"] >= seconds,
             f"{seconds} s without an answer",
@@ -315,7 +315,7 @@ class Guest:
         )
 
     def have_vcpus_run(self, code: bytes, *vcpus: int) -> None:
-        """Have these vCPUs, or all, run some machine code for good, in the place of the guest's panic()."""
+        """Make these vCPUs, or all, run this machine code for ever, in the place of the guest's panic()."""
         [place] = re.findall(rb"panic is at ([0-9a-f]+)", self._log.read_bytes())
 
         def sent() -> bool:
@@ -326,7 +326,7 @@ class Guest:
 
 
 def plug_in(world: World) -> str:
-    """Make a tap for the VM's network card, which leads nowhere; return its name.
+    """Make a tap for the VM's network card and return its name. The tap leads nowhere.
 
     The host sees it as qemu-server names it.
     """

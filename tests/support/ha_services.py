@@ -1,10 +1,10 @@
 """A stand-in for HA on a cluster of one node: `ha-manager`, its files, and its two services, pve-ha-crm and pve-ha-lrm.
 
 Rules: pve-ha-manager 5.2.0 (HA/CRM.pm, HA/Manager.pm, HA/LRM.pm, HA/Tools.pm, HA/Resources/PVEVM.pm, API2/HA/*.pm,
-CLI/ha_manager.pm, HA/Config.pm). A request returns at once, whether the services run or not: `set` changes
-resources.cfg, and `crm-command` adds a line to a queue. Each service works in rounds of 10 s, needs its lock, and
-writes the time of the round. What dies leaves its files as they are, and its lock for two minutes. SIGTERM ends a
-service as `systemctl stop` does.
+CLI/ha_manager.pm, HA/Config.pm). A request returns at once, even if no service runs: `set` changes resources.cfg, and
+`crm-command` adds a line to a queue. Each service works in rounds of 10 s, needs its lock, and writes the time of the
+round. A service that dies leaves its files unchanged, and its lock for two minutes. SIGTERM ends a service as
+`systemctl stop` does.
 
 It runs as its own program, isolated as the stand-ins of Proxmox's commands are (`handler/demo/proxmox/`).
 """
@@ -37,7 +37,7 @@ SECONDS |= {
     # pve-ha-manager 5.2.0: LRM.pm and CRM.pm, one round; Env/PVE2.pm, the lifetime of a lock that is not renewed
     "ha-round": 10.0,
     "ha-lock": 120.0,
-    "ha-clock": 0.0,  # by so much the clock of HA's services is ahead; not scaled
+    "ha-clock": 0.0,  # the clock of HA's services is ahead by this; not scaled
 }
 _INACTIVE = ("stopped", "freeze", "error", "request_start")  # Tools.pm, count_active_services
 _TAKES = {"started": "start", "request_stop": "stop", "stopped": "stop"}
@@ -59,13 +59,13 @@ class Ha:
         return bool(os.stat(f"{self.root}/etc/pve/local").st_mode & 0o200)
 
     def requested(self) -> dict[str, str]:
-        """Return the state that is requested of each service, in resources.cfg."""
+        """Return the state that resources.cfg requests of each service."""
         sections = re.findall(r"^(\w+): (\S+)\n((?:\t.*\n?)*)", read_file(self.resources), re.MULTILINE)
         found = {f"{kind}:{name}": re.search(r"\tstate (\S+)", lines) for kind, name, lines in sections}
         return {sid: state[1] if state else "started" for sid, state in found.items()}
 
     def request(self, sid: str, state: str) -> None:
-        """Write the state that a service is to have."""
+        """Request a state of a service in resources.cfg."""
         section = rf"(^{sid.replace(':', ': ')}\n(?:\t.*\n)*?\tstate )\S+"
         replace_file(self.resources, re.sub(section, rf"\g<1>{state}", read_file(self.resources), flags=re.MULTILINE))
 
@@ -177,7 +177,7 @@ def answer(ha: Ha, command: str, words: list[str]) -> int:
 
 
 def print_status(ha: Ha, now: float) -> None:
-    """Print what `ha-manager status` prints: a time that is more than 30 s old is `old timestamp - dead?`."""
+    """Print the text of `ha-manager status`, where a time that is more than 30 s old is `old timestamp - dead?`."""
     manager, lrm = ha.read_status(ha.manager), ha.read_status(ha.lrm)
     quorum = "OK" if ha.is_quorate() else "No quorum on node 'demo'!"
     print(f"quorum {quorum}")
@@ -215,7 +215,7 @@ def _local_time(status: Json) -> str:
 
 
 class Lock:
-    """A lock of pmxcfs that a service renews in each round. A dead service's lock is free after its lifetime."""
+    """A lock of pmxcfs that a service renews in each round. It is free again when a dead service's lifetime is over."""
 
     def __init__(self, ha: Ha, name: str) -> None:
         self.path, self.lifetime, self.is_held = f"{ha.locks}/{name}", seconds(ha.root, "ha-lock"), False
@@ -236,7 +236,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the lock to who comes next."""
+        """Free the lock for the next service."""
         if self.is_held:
             os.rmdir(self.path)
 
@@ -249,7 +249,7 @@ class Crm:
         self.uids = 0
 
     def is_over(self, ends: bool) -> bool:
-        """Tell whether the service has ended after SIGTERM: at once, with its lock released."""
+        """Tell whether the service has ended after SIGTERM. It ends at once and releases its lock."""
         return ends
 
     def do_round(self, ends: bool) -> None:
@@ -321,10 +321,10 @@ class Crm:
             load_plugin(self.ha.root).do_step("manager", self.ha.root, int(sid.partition(":")[2]), "stop", stop)
         elif code == 0:
             service.pop("failed", None)
-            service["uid"] = self._new_uid()  # so that the LRM starts it again when it has ended
+            service["uid"] = self._new_uid()  # so that the LRM starts the VM again after its end
         elif code is not None:
             service["failed"] = service.get("failed", 0) + 1
-            if service["failed"] > 1:  # max_relocate, and there is no other node
+            if service["failed"] > 1:  # max_relocate is reached, and there is no other node
                 self._enter(service, "error")
             else:
                 service["uid"] = self._new_uid()
@@ -353,11 +353,11 @@ class Lrm:
         self.tries: dict[str, int] = {}
 
     def is_over(self, ends: bool) -> bool:
-        """Tell whether the service has ended after SIGTERM: once HA's manager has frozen what runs here."""
+        """Tell whether the service has ended after SIGTERM. It ends once HA's manager has frozen the services here."""
         return ends and not self.tasks and not self._active()
 
     def do_round(self, ends: bool) -> None:
-        """Do what the manager's status asks for, and write the own one (LRM.pm, work)."""
+        """Do what the manager's status asks for, and write the LRM's own status (LRM.pm, work)."""
         if not self.ha.is_quorate():
             return
         self.mode = "restart" if ends else "active"
@@ -379,7 +379,7 @@ class Lrm:
         return any(service["state"] not in _INACTIVE for service in self._services().values())
 
     def _begin(self, sid: str, service: Service) -> None:
-        """Begin the task of a service; one that is stopped is stopped each time, whatever has come of it."""
+        """Begin the task of a service. A stop is done again in each round, even if it has succeeded."""
         uid, verb = service.get("uid"), _TAKES.get(service["state"])
         if sid in self.tasks or not uid or not verb or (uid in self.results and service["state"] != "stopped"):
             return
@@ -402,7 +402,7 @@ class Lrm:
             self._keep_result(sid, service, os.waitstatus_to_exitcode(status))
 
     def _keep_result(self, sid: str, service: Service, code: int) -> None:
-        """Keep a result for the manager; a start that failed is tried once more here before (max_restart)."""
+        """Keep a result for the manager. A failed start is first tried once more here (max_restart)."""
         self.tries[sid] = self.tries.get(sid, 0) + 1 if code and service["state"] == "started" else 0
         if self.tries[sid] != 1:
             self.tries[sid] = 0
@@ -415,7 +415,7 @@ def read_clock() -> int:
 
 
 def run_task(vm: Vm, verb: str, limit: str) -> int:
-    """Run a task and return its exit code; a stop with a time limit is a shutdown that ends by force (PVEVM.pm)."""
+    """Run a task and return its exit code. A stop with a time limit is a shutdown, and ends by force (PVEVM.pm)."""
     words = ["--timeout", limit, "--forceStop", "1"] if verb == "stop" and limit != "0" else []
     codes: list[int] = []
 
@@ -430,14 +430,14 @@ def run_task(vm: Vm, verb: str, limit: str) -> int:
 
 
 def program(*words: str) -> list[str]:
-    """Return the command line that runs `main` with these words."""
+    """Return the command line that runs `main` with these arguments."""
     *isolated, begin = isolated_command("")[:4]
     with_package = begin.partition("; from ")[0]
     return [*isolated, f"{with_package}; import runpy; runpy.run_path({__file__!r}, run_name='__main__')", *words]
 
 
 def leave_behind(argv: list[str]) -> None:
-    """Start a command in its own session, and don't wait for it."""
+    """Start a command in its own session without waiting for it."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     defaults = [signal.SIGPIPE, signal.SIGTERM]
     os.posix_spawnp(argv[0], argv, os.environ, file_actions=null, setsid=True, setsigdef=defaults)
@@ -485,12 +485,12 @@ def serve(root: str, unit: str) -> None:
     pidfile = f"{root}/run/{unit}.pid"
     with open(pidfile, "w", encoding="ascii") as file:
         file.write(f"{os.getpid()}\n")
-    name_process([unit], unit)  # by now a signal may come
+    name_process([unit], unit)  # from here on, a signal may come
     service = UNITS[unit](Ha(root))
     while os.path.isdir(root) and not service.is_over(bool(ends)):
         try:
             service.do_round(bool(ends))
-        except (OSError, Died):  # its files are away, or the lock is held, so the next round
+        except (OSError, Died):  # its files are missing or another process has the lock, so it waits for the next round
             pass
         time.sleep(seconds(root, "ha-round"))
     service.lock.release()

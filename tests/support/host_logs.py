@@ -8,9 +8,9 @@ from pathlib import Path
 
 from breakglass.demo.proxmox.world import VMID, World
 
-# As journalctl of systemd 257, tried with its own journald: a match of another field narrows, one of the same field
-# widens, and + begins again. With a pattern the newest comes first, and nothing found is an error. What it does not
-# know, it refuses.
+# Behaves as systemd 257's journalctl, which was tried with a real journald. A match of another field narrows the
+# result, one of the same field widens it, and + begins a new set. With a pattern, the newest entry comes first, and an
+# empty result is an error. It refuses options that it does not know.
 _JOURNALCTL = """#!{python} -IS
 import json, re, sys, time
 words, groups, options = sys.argv[1:], [dict()], dict()
@@ -42,7 +42,7 @@ sys.exit("--grep" in options and not lines)
 
 
 def journal(world: World, *entries: tuple[float, str, str], uid: int = 0) -> None:
-    """Give the host a journal: how many minutes ago, who wrote it, and what."""
+    """Give the host a journal. An entry has its age in minutes, its writer and its message."""
     path = world.root / "journal.json"
     known = json.loads(path.read_text()) if path.exists() else []
     for ago, name, message in entries:
@@ -57,12 +57,12 @@ def journal(world: World, *entries: tuple[float, str, str], uid: int = 0) -> Non
 
 
 def upid(kind: str, ago: float, node: str = "demo") -> str:
-    """Return the UPID of a task that began so many minutes ago, as `vzdump:102`."""
+    """Return the UPID of a task, such as `vzdump:102`, that began this many minutes ago."""
     return f"UPID:{node}:0000ABCD:0001E240:{int(time.time() - 60 * ago):08X}:{kind}:root@pam:"
 
 
 def ended(kind: str, ago: float, status: str = "OK") -> str:
-    """Return the line of the task index for a task that ended so many minutes ago, a minute after it began."""
+    """Return the index line of a task that ran for a minute and ended this many minutes ago."""
     return f"{upid(kind, ago + 1)} {int(time.time() - 60 * ago):08X} {status}"
 
 
@@ -75,7 +75,7 @@ def task_log(world: World, *lines: str, name: str = "index") -> None:
 
 
 def cluster_log(world: World, *entries: tuple[float, str, str]) -> None:
-    """Write the cluster's log, newest first: how many minutes ago, on which node, and what."""
+    """Write the cluster's log, newest first. An entry has its age in minutes, its node and its message."""
     data = [
         {"uid": 1, "time": int(time.time() - 60 * ago), "pri": 6, "tag": "pvedaemon", "pid": 1, "node": node}
         | {"user": "root@pam", "msg": message}
@@ -85,7 +85,7 @@ def cluster_log(world: World, *entries: tuple[float, str, str]) -> None:
 
 
 def dpkg_log(world: World, *entries: tuple[float, str], name: str = "dpkg.log") -> None:
-    """Write one of dpkg's logs, in local time, with the lines that it has beside those: minutes ago, and what."""
+    """Write one of dpkg's logs in local time, with its other lines. An entry has its age in minutes and its text."""
     lines = []
     for ago, words in entries:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - 60 * ago))
@@ -97,7 +97,7 @@ def dpkg_log(world: World, *entries: tuple[float, str], name: str = "dpkg.log") 
 
 
 def edited(world: World, name: str, ago: float) -> None:
-    """Have a file of the host be edited so many minutes ago."""
+    """Set a host file's time, as if it was edited this many minutes ago."""
     path = world.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -105,7 +105,7 @@ def edited(world: World, name: str, ago: float) -> None:
 
 
 def quiet_logs(world: World) -> list[Path]:
-    """Have nothing in any log, and no file edited for days; return what is to be removed later."""
+    """Empty every log, and make no file look edited for days. Return the files to remove later."""
     node = world.root / "etc/pve/nodes/demo/qemu-server"
     for path in (node / f"{VMID}.conf", world.root / "etc/pve/storage.cfg"):
         edited(world, str(path.relative_to(world.root)), 3000)

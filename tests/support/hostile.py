@@ -1,4 +1,4 @@
-"""A Proxmox host that someone has taken over, behind the real sshd: its forced command sends without end."""
+"""A Proxmox host that someone has taken over, behind the real sshd. Its forced command never stops sending."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ while True:
 
 
 class HostileHost:
-    """The host's server, and what its forced command does."""
+    """The host's server, and the attack that its forced command runs."""
 
     def __init__(self, directory: Path) -> None:
         self.world = World(directory)

@@ -1,4 +1,4 @@
-"""File systems that hang as the real ones do: a FUSE mount without a server and a frozen ext4. For root."""
+"""File systems that hang as real ones do: a FUSE mount without a server, and a frozen ext4. Only root can make them."""
 
 import ctypes
 import os
@@ -22,13 +22,13 @@ def unserved_fuse(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(fd)  # whatever waits below the mount gets ENOTCONN
+        os.close(fd)  # every call that waits below the mount gets ENOTCONN
         libc.umount2(str(target).encode(), FORCE_AND_DETACH)
 
 
 @contextmanager
 def dead_fuse(target: Path) -> Iterator[None]:
-    """Mount a FUSE file system whose server has died: each look below it fails with ENOTCONN at once."""
+    """Mount a FUSE file system whose server has died, so each access below it fails at once with ENOTCONN."""
     os.close(mount_fuse(target))
     try:
         yield
@@ -37,7 +37,7 @@ def dead_fuse(target: Path) -> Iterator[None]:
 
 
 def mount_fuse(target: Path, *more: str) -> int:
-    """Return the descriptor that a server would answer on. `more` are options of the mount."""
+    """Return the descriptor on which a server would answer. `more` are options of the mount."""
     fd = os.open("/dev/fuse", os.O_RDWR)
     options = ",".join([f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other", *more]).encode()
     if libc.mount(b"breakglass-test", str(target).encode(), b"fuse", 0, options) != 0:
@@ -65,7 +65,7 @@ def frozen_ext4(target: Path, image: Path, contents: Mapping[str, bytes] | None 
 
 @contextmanager
 def seen_by_servers(directory: Path) -> Iterator[None]:
-    """Let what is mounted below the directory later show in the mount namespaces of servers that run already."""
+    """Make later mounts below the directory visible in the mount namespaces of servers that already run."""
     subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
     subprocess.run(["mount", "--make-shared", str(directory)], check=True)
     try:
@@ -75,7 +75,7 @@ def seen_by_servers(directory: Path) -> Iterator[None]:
 
 
 def thread_stats(world: World) -> Iterator[str]:
-    """Yield what the kernel says of each thread of the VM's QEMU, whose number changes all the time."""
+    """Yield the kernel's status of each thread of the VM's QEMU. The number of threads changes all the time."""
     for stat in Path(f"/proc/{world.pid}/task").glob("*/stat"):
         with suppress(OSError):
             yield stat.read_text()

@@ -8,7 +8,7 @@ from .browser import chromium
 
 SITE = Path(__file__).parent.parent.parent / "static_site"
 ROUND = 'rx="112"'
-PICTURES = {  # name: its side, and whether its corners are round. iOS and Android cut those of the others
+PICTURES = {  # name: its side, and whether its corners are round; iOS and Android cut the corners of the others
     "icon-180.png": (180, False),
     "icon-192.png": (192, True),
     "icon-512.png": (512, True),
@@ -17,7 +17,7 @@ PICTURES = {  # name: its side, and whether its corners are round. iOS and Andro
 
 
 def svg_of(name: str) -> str:
-    """Return the drawing that a picture is made from."""
+    """Return the drawing from which a picture is made."""
     drawing = (SITE / "icon.svg").read_text(encoding="utf-8")
     assert ROUND in drawing
     return drawing if PICTURES[name][1] else drawing.replace(ROUND, "")

@@ -54,7 +54,7 @@ def configuration(directory: Path, power: str, more: str = "") -> Path:
 
 
 def host_keys(directory: Path) -> str:
-    """Return what a host's entry says of its address and its key, the same for each host."""
+    """Return the address and the key for a host's entry, which are the same for each host."""
     return f"""
         ssh = "breakglass@127.0.0.1"
         key_file = "{directory}/power"
@@ -68,7 +68,7 @@ def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[
     return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # below /etc: what the tests change
+CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # the paths below /etc that the tests change
 
 
 class Installed:
@@ -80,7 +80,7 @@ class Installed:
     def __init__(self, directory: Path, more: str = "", *, user: str = "breakglass", source: str = "127.0.0.1") -> None:
         self.directory, self.user, self.source = directory, user, source
         self.etc, self.root, self.sbin = (directory / name for name in ("etc", "root", "sbin"))
-        leave_out = ("ssh_host_*", "*.lock", "alternatives", "ssl", "fonts", "X11")  # most files, and sshd needs none
+        leave_out = ("ssh_host_*", "*.lock", "alternatives", "ssl", "fonts", "X11")  # sshd needs none
         shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
         self._write_host()
         self.space = self._namespace()
@@ -94,7 +94,7 @@ class Installed:
         )
 
     def print_recipe(self, user: str, *words: str) -> str:
-        """Return the recipe for pve1 and an account, which the configuration names as well."""
+        """Return the recipe for pve1 and this account. The configuration names the account too."""
         config = self.directory / "account.toml"
         config.touch(0o600)
         config.write_text(self.config.read_text().replace('"breakglass@', f'"{user}@'))
@@ -154,13 +154,13 @@ class Installed:
         return self.run("/usr/local/sbin/breakglass-pve", "check")
 
     def restore(self) -> None:
-        """Put back what the recipe left: the files of CHANGED, root's own, and the agent."""
+        """Restore the files of CHANGED, root's own and the host agent to their state after the recipe."""
         self.restore_files()
         (self.sbin / "breakglass-pve").write_text(bundle())
         (self.sbin / "breakglass-pve").chmod(0o755)
 
     def restore_files(self) -> None:
-        """Put back the files of CHANGED and root's own."""
+        """Restore the files of CHANGED and root's own."""
         kept = self.directory / "etc.kept"
         subprocess.run(["rm", "-rf", *(str(self.etc / name) for name in CHANGED)], check=True)
         subprocess.run(["cp", "-a", *(str(kept / name) for name in CHANGED), str(self.etc)], check=True)
@@ -181,7 +181,7 @@ class Installed:
 
 
 class Door:
-    """sshd with the configuration that the recipe left, on a loopback port."""
+    """sshd on a loopback port, with the configuration that the recipe wrote."""
 
     def __init__(self, host: Installed, *options: str) -> None:
         self.host = host

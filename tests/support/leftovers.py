@@ -1,7 +1,7 @@
-"""Finds what a test run has started and not ended.
+"""Finds the processes and mounts that a test run has started and not ended.
 
-A run has its own temporary directory. A process belongs to the run when its environment, its command line or its
-working directory names that directory: the environment of the tests does, as TMPDIR.
+A run has its own temporary directory. A process belongs to the run if its environment, its command line or its working
+directory names that directory. The tests' environment names it as TMPDIR.
 """
 
 import os
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 30.0  # a busy machine takes its time to end a process; nothing waits when all have ended
+GRACE_SECONDS = 30.0  # a busy machine is slow to end a process; there is no wait if all have ended
 _NAME = "PYTEST_CURRENT_TEST"
 _SHARED = "PYTEST_DEBUG_TEMPROOT"
 
@@ -23,7 +23,7 @@ def shared_directory() -> Path:
 
 
 def begin() -> Path:
-    """Make the run's temporary directory and have everything that is started from now on use it."""
+    """Make the run's temporary directory. Everything that is started from now on uses it."""
     os.environ[_SHARED] = str(shared_directory())
     directory = Path(tempfile.mkdtemp(prefix="bg"))
     directory.chmod(0o1777)  # the mode of /tmp, because some tests run programs as other users
@@ -34,22 +34,22 @@ def begin() -> Path:
 
 
 def make_base() -> str:
-    """Return the directory for `tmp_path`, which stays there after a run that failed, to be looked at.
+    """Return the directory for `tmp_path`. After a failed run it is kept, so that a person can look at it.
 
-    Every run would close pytest's own for the users that other runs have let in.
+    It is not pytest's own directory, because every run would close that for the users that other runs have let in.
     """
     return tempfile.mkdtemp(prefix="bgt", dir=shared_directory())
 
 
 def end(directory: Path) -> list[str]:
-    """Return what the run has left, in words; kill the processes and remove the directory."""
+    """Kill the run's processes and remove its directory. Return a text that names what was left."""
     pids = _wait_until_gone(directory)
     left = [_describe(pid) for pid in pids]
     for pid in pids:
         _kill(pid)
     mounts = _mounts_below(directory)
     left += [f"a mount: {mount}" for mount in mounts]
-    if not mounts:  # a look into a mount that hangs would not return
+    if not mounts:  # an access to a mount that hangs would not return
         shutil.rmtree(directory, ignore_errors=True)
     return left
 

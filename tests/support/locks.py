@@ -1,4 +1,4 @@
-"""What the lock files say."""
+"""Reads the lock files."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def read_pins(lock: str) -> dict[str, str]:
-    """Return the version that a lock file gives to each name; fail on a line that is no pin with its hashes."""
+    """Return the version of each name in a lock file. Fail if a line is not a pin with its hashes."""
     text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
     found = {}
     for line in text.replace("\\\n", " ").splitlines():

@@ -1,7 +1,7 @@
-"""Two machines for the documents to be followed on: the handler's, and a Proxmox host with the project's stand-ins.
+"""Two machines on which a test follows the documents: the handler's, and a Proxmox host with the project's stand-ins.
 
-Each is a Debian with a name, an address and its own network, and a cable connects them. The addresses are the
-documents'.
+Each is a Debian with a name, an address and its own network, and a cable connects them. The addresses are those of the
+documents.
 There is no systemd as process 1, so `systemctl` is tests/support/systemctl.py, which starts what the unit files say.
 """
 
@@ -31,7 +31,7 @@ package = type(sys)('breakglass'); package.__path__ = ['{standin}/breakglass']; 
 
 
 class Machine:
-    """A Debian with a name and an address, and what was done there."""
+    """A Debian with a name and an address."""
 
     def __init__(self, name: str, address: str, chroot: Chroot, files: ExitStack) -> None:
         self.name, self.address, self.chroot = name, address, chroot
@@ -57,7 +57,7 @@ class Machine:
         subprocess.run([*enter, "ip", *words.split()], check=True)
 
     def argv(self, *argv: str, online: bool = False) -> list[str]:
-        """Return the command line that runs a command there; `online`, it has this machine's network."""
+        """Return the command line that runs a command there. If `online`, it has the network of the tests' machine."""
         own = ["--uts"] if online else ["--net", "--uts"]
         return ["nsenter", f"--target={self.network.pid}", *own, "--", *self.chroot.inside(*argv)]
 
@@ -79,7 +79,7 @@ class Machine:
         self.run(f"{words} {' '.join(packages)}", online=True, env={"DEBIAN_FRONTEND": "noninteractive"})
 
     def path(self, name: str) -> Path:
-        """Return a path there as it is seen from here."""
+        """Return the path of the machine's file as seen from outside."""
         return self.root / name.removeprefix("/")
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
@@ -92,7 +92,7 @@ class Machine:
         """Return the command line of each process there, one a line."""
         found = []
         for file in self.path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # the process has just ended
                 found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         return "\n".join(found)
 
@@ -101,11 +101,11 @@ class Machine:
         until(lambda: program not in self.running(), f"the end of {program} on {self.name}")
 
     def tree(self, *leave_out: str) -> dict[str, str]:
-        """Return every file there with its kind, mode, owner and size, except what is below these paths."""
+        """Return every file with its kind, mode, owner and size, except those below these paths."""
         pruned = " -o ".join(f"-path {name}" for name in ("/proc", "/sys", "/dev", "/run", "/tmp", *leave_out))
         listed = self.run(rf"find / -xdev \( {pruned} \) -prune -o -printf '%p\t%y%m %u:%g %s %l\n'").stdout
         rows = (line.partition("\t") for line in listed.splitlines())
-        # a directory's size depends on what was in it once
+        # a directory's size depends on the files that it once had
         return {name: " ".join(seen.split(" ")[:2]) if seen.startswith("d") else seen for name, _, seen in rows}
 
 
@@ -118,9 +118,9 @@ def connect(one: Machine, other: Machine) -> None:
 
 
 def furnish_proxmox(host: Machine) -> None:
-    """Give a machine what Proxmox brings: /etc/pve, qm and the other commands, and two VMs, one of which runs.
+    """Give a machine Proxmox's parts: /etc/pve, qm and the other commands, and two VMs, one of which runs.
 
-    Its times are a twentieth of the original's.
+    Its times are a twentieth of Proxmox's own.
     """
     package = host.path(f"{STANDIN}/breakglass")
     for name in ("demo", "base/__init__.py", "base/isolated.py", "__init__.py"):

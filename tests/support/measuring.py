@@ -1,9 +1,9 @@
-"""Measuring what the processes of a test run execute: pytest's, a handler's, a command's, the host agent's.
+"""Measures which lines the processes of a test run execute: pytest's, a handler's, a command's, the host agent's.
 
-`coverage` itself takes longer to start than most of them do, and can't start in an isolated one (`-IS`, without an
-environment). So each process records by itself with `sys.monitoring`, which costs a line once and other people's code
-nothing, and appends what it ran to one file: when it ends, and before it becomes another program. A process that is
-killed leaves nothing. `main` makes coverage's own data of that file.
+`coverage` itself takes longer to start than most of these processes, and can't start in an isolated one (`-IS`, without
+an environment). So each process records its lines itself with `sys.monitoring`, which costs only the first run of each
+of our lines. It appends them to one file when it ends, and before it executes another program. A process that is killed
+leaves nothing. `main` makes coverage's own data from that file.
 
 `tests/measured/sitecustomize.py` calls `begin` in each process that sees the environment; an isolated one begins with
 the lines of `prologue`. Python 3.11 has no `sys.monitoring`, and nothing is measured there.
@@ -17,20 +17,20 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-FILE = "BREAKGLASS_COVERAGE"  # in the environment of the tests, as the name of the file that their processes append to
+FILE = "BREAKGLASS_COVERAGE"  # the environment variable with the name of the file to which the tests' processes append
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
 _SIDES = 2  # of a branch
 
 
 def begin() -> None:
-    """Record this process, if the environment asks for it."""
+    """Begin to record this process, if the environment asks for it."""
     if file := _wanted():
         record(file)
 
 
 def prologue() -> str:
-    """Return the lines with which an isolated program begins to record; none when nothing is measured.
+    """Return the code with which an isolated program begins to record, or none if nothing is measured.
 
     The program has the checkout on its path.
     """
@@ -44,7 +44,7 @@ def _wanted() -> str:
 
 
 class _Ran:
-    """What one code object ran: its lines, and from where to where its branches went, in offsets of its bytes."""
+    """The lines that ran in one code object, and the branches that were taken, as offsets in its bytes."""
 
     def __init__(self, code: CodeType, path: str) -> None:
         self.code, self.path = code, path
@@ -67,9 +67,9 @@ def record(file: str) -> None:
             return
         try:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
-            os.write(fd, json.dumps(found).encode() + b"\n")  # one write: processes don't mix their lines
+            os.write(fd, json.dumps(found).encode() + b"\n")  # in one write, so that processes don't mix their lines
             os.close(fd)
-        except OSError:  # the file can't be seen from here or the disk is full; the program must run all the same
+        except OSError:  # the file can't be seen here or the disk is full; the program must run in any case
             pass
 
     def forget() -> None:
@@ -78,7 +78,7 @@ def record(file: str) -> None:
 
     def begin_child() -> None:
         forget()
-        vars(sys)["monitoring"].restart_events()  # its parent may be killed, and say nothing of the lines before
+        vars(sys)["monitoring"].restart_events()  # its parent may be killed, and would then lose the earlier lines
 
     def saving(ending: Callable[..., Any]) -> Callable[..., Any]:
         def ended(*arguments: Any) -> Any:
@@ -94,7 +94,7 @@ def record(file: str) -> None:
 
 
 def _monitor(copy: str) -> dict[int, _Ran]:
-    """Begin to record; return what each code object of ours ran, by its id: to hash one takes long.
+    """Begin to record. Return the lines of each of our code objects, by its id because hashing one is slow.
 
     The package may run from a copy of the checkout: see own_copy.py.
     """
@@ -102,7 +102,7 @@ def _monitor(copy: str) -> dict[int, _Ran]:
     monitoring: Any = vars(sys)["monitoring"]  # Python 3.11 has none
     tool, events, disable = monitoring.COVERAGE_ID, monitoring.events, monitoring.DISABLE
     ran: dict[int, _Ran] = {}
-    real: dict[str, str] = {}  # of each directory: that of our package may be a link
+    real: dict[str, str] = {}  # for each directory, because our package's may be a link
 
     def started(code: CodeType, offset: int) -> object:
         if id(code) in ran:
@@ -112,7 +112,7 @@ def _monitor(copy: str) -> dict[int, _Ran]:
             real[directory] = os.path.realpath(directory)
         path = f"{real[directory]}/{base}"
         if path.startswith(sources) and path.endswith(".py"):
-            ran[id(code)] = _Ran(code, path)  # which keeps the code, and so its id
+            ran[id(code)] = _Ran(code, path)  # keeps the code object alive, and so its id unique
             monitoring.set_local_events(tool, code, events.LINE | events.BRANCH)
         return disable
 
@@ -123,7 +123,7 @@ def _monitor(copy: str) -> dict[int, _Ran]:
     def branch(code: CodeType, offset: int, to: int) -> object:
         seen = ran[id(code)].branches.setdefault(offset, set())
         seen.add(to)
-        return disable if len(seen) == _SIDES else None  # to disable one side is to disable the other
+        return disable if len(seen) == _SIDES else None  # if one side is disabled, so is the other
 
     monitoring.use_tool_id(tool, "breakglass")
     monitoring.register_callback(tool, events.PY_START, started)
@@ -134,7 +134,7 @@ def _monitor(copy: str) -> dict[int, _Ran]:
 
 
 def _name(code: CodeType) -> list[object]:
-    """Return what tells a code object from the others of its file."""
+    """Return a name that distinguishes a code object from the others in its file."""
     return [code.co_firstlineno, code.co_qualname, len(code.co_code)]
 
 
@@ -142,9 +142,9 @@ def _name(code: CodeType) -> list[object]:
 
 
 def main(file: str) -> None:
-    """Write coverage's data of what the processes appended, with the files in it that none of them ran.
+    """Write coverage's data from the processes' lines, including the files that none of them ran.
 
-    What ran in a copy of the checkout counts for the checkout.
+    Lines that ran in a copy of the checkout count for the checkout.
     """
     from pathlib import Path
 
@@ -155,7 +155,7 @@ def main(file: str) -> None:
     for line in set(Path(file).read_text(errors="replace").splitlines()):
         try:
             ran = json.loads(line)
-        except ValueError:  # killed while it wrote
+        except ValueError:  # the process was killed while it wrote
             continue
         for place, name, lines, branches in ran:
             path = f"{ROOT}/{place.removeprefix(copy)}" if place.startswith(copy) else place
@@ -170,7 +170,7 @@ def main(file: str) -> None:
 
 
 class _Found:
-    """What was found of one file."""
+    """The lines and branches of one file that ran."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -192,14 +192,14 @@ class _Found:
         self.arcs.update(arc for arc in arcs if arc)
 
     def _read(self) -> None:
-        """Have coverage say to which line each branch of the file goes."""
+        """Ask coverage to which line each branch of the file goes."""
         import dis
         from pathlib import Path
 
         from coverage import bytecode
         from coverage.sysmon import compute_multiline_map
 
-        # coverage itself asks only from Python 3.14 on, which has it no more
+        # coverage itself uses it only on Python 3.14 and later, where this attribute is gone
         bytecode.RETURNS.update(dis.opmap[name] for name in ("RETURN_CONST",) if name in dis.opmap)
         lines = compute_multiline_map(self._path)
         parser = bytecode.ByteParser(text=Path(self._path).read_text("utf-8"), filename=self._path)

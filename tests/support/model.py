@@ -1,4 +1,4 @@
-"""The stand-in for the Messages API as tests use it. It plays scripts, waits, fails, and keeps what it was asked.
+"""The stand-in for the Messages API as tests use it. It plays scripts, waits, fails, and keeps its requests.
 
 The newest script in the conversation decides: `FAKE=[step, …]`, in the operator's text or in what a tool returned (this
 model believes everything it reads). The step is the number of answers since. Beside what a step says (`answers.py`), it
@@ -33,7 +33,7 @@ class Asked(demo.Request):
 
     @property
     def place(self) -> tuple[str, int]:
-        """Where in which conversation: the same for each try, as the retry header of this CLI always says 0."""
+        """The conversation and the position in it, the same for each try. This CLI's retry header always says 0."""
         return self.headers.get("x-claude-code-session-id", ""), len(self.body.get("messages", ()))
 
     @property
@@ -43,19 +43,19 @@ class Asked(demo.Request):
 
 
 class Model(demo.Model):
-    """A listening stand-in that plays scripts; `asked` is what came."""
+    """A listening stand-in that plays scripts. `asked` has its requests."""
 
     def __init__(self, default: Default = lambda words, number, shown: {"text": "done"}) -> None:
         self.asked: list[Asked] = []
         self.listed: list[Mapping[str, str]] = []  # the headers of each request for the list of models
-        self.listing: object = None  # how those fail, as `fail` says
+        self.listing: object = None  # how these requests fail, a value of `fail`
         self.closing = threading.Event()
         self._gates: dict[str, threading.Event] = {}
         self._changing = threading.Lock()
         super().__init__(default, _Handler)
 
     def next_step(self, messages: list[Json]) -> Json:
-        """Return the step of the newest script, or the default's where there is no script."""
+        """Return the step of the newest script, or of the default if there is no script."""
         answers = 0
         for message in reversed(messages):
             answers += message["role"] == "assistant"
@@ -71,11 +71,11 @@ class Model(demo.Model):
             return self._gates.setdefault(name, threading.Event())
 
     def release(self, name: str) -> None:
-        """Let the answer that waits for `name`, now or later, continue."""
+        """Let the answer that waits for `name`, or will wait for it, continue."""
         self.gate(name).set()
 
     def note(self, request: Asked) -> int:
-        """Keep a request; return how often the same was asked before."""
+        """Keep a request. Return how often the same request came before."""
         with self._changing:
             before = sum(earlier.place == request.place for earlier in self.asked)
             self.asked.append(request)
@@ -90,14 +90,14 @@ class Model(demo.Model):
 
 
 class _Handler(demo.Handler):
-    """Does what a step asks for beside its words."""
+    """Does the parts of a step that are not words."""
 
     def answer(self, request: demo.Request) -> None:
         self._before = self._model.note(Asked(request.headers, request.body))
         super().answer(request)
 
     def list_models(self) -> None:
-        """Keep the request; fail as the test wants, or send the list."""
+        """Keep the request. Fail as the test wants, or send the list."""
         self._model.listed.append({name.lower(): value for name, value in self.headers.items()})
         failure = self._model.listing
         if failure in FAILURES:
@@ -130,7 +130,7 @@ class _Handler(demo.Handler):
             super().reply(request, step)
 
     def send_event(self, event: Json) -> None:
-        """Send an event; do what the step wants between the first delta of a block and the second."""
+        """Send an event. Between a block's first and second delta, do what the step asks for."""
         self._deltas = self._deltas + 1 if event["type"] == "content_block_delta" else 0
         if self._deltas == 2:
             if "wait" in self._step:

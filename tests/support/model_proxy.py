@@ -1,4 +1,4 @@
-"""A turn's proxy to the model's API without a turn, and what can stand behind it: TLS, and an HTTPS proxy."""
+"""A turn's proxy to the model's API without a turn, and servers that can be behind it: TLS, and an HTTPS proxy."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ from .model import Model
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
 MESSAGES = "/v1/messages?beta=true"
-# With no more than it has behind its wall: the standard library, h11 and our package.
+# It can import only what it has in its sandbox: the standard library, h11 and our package.
 _START = """
 import sys
 sys.path.append({place!r})
@@ -58,7 +58,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class TurnProxy:
-    """A running proxy, and a client that claude could be."""
+    """A running proxy, and a client in the place of claude."""
 
     def __init__(self, path: str, pid: int) -> None:
         self.path, self.pid = path, pid
@@ -67,7 +67,7 @@ class TurnProxy:
     def open(
         self, body: bytes, headers: Mapping[str, str] | None = None, method: str = "POST", target: str = MESSAGES
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request, and yield its answer as soon as it has begun."""
+        """Send a request, and yield its answer as soon as the answer has begun."""
         with contextlib.closing(UnixConnection(self.path)) as connection:
             connection.request(method, target, body, dict(headers or {}))
             with connection.getresponse() as response:
@@ -87,7 +87,7 @@ def message(words: str, **fields: object) -> bytes:
 
 @contextlib.contextmanager
 def turn_proxy(api: ModelApi, authorities: str = "", uid: int = 0, silent: float = 600) -> Iterator[TurnProxy]:
-    """Run the proxy of a turn, which ends without having said a word."""
+    """Run the proxy of a turn. It must end without any output."""
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
         for name in ("h11", "breakglass"):
             spec = importlib.util.find_spec(name)
@@ -131,7 +131,7 @@ class Authority:
         self.file.write_text(self.text)
 
     def context(self, name: str) -> ssl.SSLContext:
-        """Return what a server needs that has this name."""
+        """Return the TLS context of a server with this name."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([x509.DNSName(name)])
@@ -150,7 +150,7 @@ class Authority:
     def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())  # Python 3.13 accepts none without the two
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())  # Python 3.13 needs these two
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(own, False).add_extension(signer, False)
         return builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
@@ -163,9 +163,9 @@ _USAGES = (
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes on to a server, after its own handshake: TLS's, or that of an HTTPS proxy.
+    """Forwards bytes to a server after its own handshake, which is that of TLS or of an HTTPS proxy.
 
-    To a Unix socket, it passes them as they are. `taken` is how many connections it has taken.
+    If the target is a Unix socket, there is no proxy handshake. `taken` is the number of accepted connections.
     """
 
     daemon_threads = True
@@ -177,7 +177,7 @@ class Relay(socketserver.ThreadingTCPServer):
         self.port = self.server_address[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Report nothing: a client that does not like a certificate leaves."""
+        """Report nothing, because a client that rejects a certificate just closes."""
 
 
 class _Relayed(socketserver.BaseRequestHandler):
@@ -192,7 +192,7 @@ class _Relayed(socketserver.BaseRequestHandler):
             head = b""
             while b"\r\n\r\n" not in head:
                 head += (byte := client.recv(1))
-                if not byte:  # a connection that was made early, and not used
+                if not byte:  # a connection that was opened early and never used
                     return
             self.server.seen += head
             target = int(head.split(b" ")[1].rpartition(b":")[2])
@@ -240,7 +240,7 @@ def tls_relay(model: Model, context: ssl.SSLContext) -> contextlib.AbstractConte
 
 
 class Fixed(socketserver.ThreadingTCPServer):
-    """Answers each connection's first request with the same bytes, and closes it; `lines` has the requests' first."""
+    """Answers each connection's first request with the same bytes, and closes it. `lines` has the requests' lines."""
 
     daemon_threads = True
 
@@ -256,8 +256,8 @@ class _FixedAnswer(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         line = self.rfile.readline()
-        if line:  # not a connection that was made early, and not used
-            length = int(http.client.parse_headers(self.rfile)["content-length"] or 0)  # none with a GET
+        if line:  # skip a connection that was opened early and never used
+            length = int(http.client.parse_headers(self.rfile)["content-length"] or 0)  # a GET has no body
             self.rfile.read(length)
             self.server.lines.append(line)
             self.wfile.write(self.server.answer)

@@ -1,6 +1,6 @@
-"""Requests that go wrong somewhere: in a byte, a header, the framing, the signature, the path or the body.
+"""Requests with a fault somewhere: in a byte, a header, the framing, the signature, the path or the body.
 
-The same seed makes the same requests, except for their timestamps and signatures, because a signature has to be fresh.
+The same seed makes the same requests, except for their timestamps and signatures, because a signature must be fresh.
 """
 
 import json
@@ -70,7 +70,7 @@ Sign = Callable[[str, int, bytes], str]
 
 
 class Mutations:
-    """Makes requests. `key` is that of a caller who may change no power, `now` the time for signatures."""
+    """Makes requests. `key` belongs to a caller who may not change power, and `now` is the time for signatures."""
 
     def __init__(self, seed: int, key: bytes, now: Callable[[], int]) -> None:
         self._random = random.Random(seed)
@@ -136,7 +136,7 @@ class Mutations:
         )
 
     def _signature(self, body: bytes) -> list[bytes]:
-        """Return the headers of a good signature, four times of five, and otherwise of one that is not good."""
+        """Return signature headers, which are good in four of five cases."""
         msg_id = f"msg_{self._random.getrandbits(96):024x}"
         signed, at = (body + b" " if self._often(8) else body), self._now()
         if self._often(5):
@@ -150,7 +150,7 @@ class Mutations:
         return [f"{name}: {value}".encode() for name, value in values.items()]
 
     def _framed(self, body: bytes) -> tuple[list[bytes], bytes]:
-        """Return the headers that say how long the body is, and the body as it is sent."""
+        """Return the headers with the body's length, and the body as it is sent."""
         length = b"content-length: %d" % len(body)
         if self._often(85):
             return [length], body

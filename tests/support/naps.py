@@ -1,4 +1,4 @@
-"""Processes that a test can tell from all others by their command line, and whether they run."""
+"""Starts processes that a test can recognise by their command line, and finds them."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def nap(seconds: int) -> str:
-    """Return a command that sleeps, unlike that of any other test run."""
+    """Return a command that sleeps, and that no other test run has."""
     return f"sleep {seconds}.{os.getpid():07d}1"
 
 
@@ -27,12 +27,12 @@ def parent(pid: int) -> int:
 
 
 def outermost(pids: list[int]) -> int:
-    """Return the process that no other one of them has started: of a wall, what the runner started."""
+    """Return the process that none of the others has started. In a sandbox, that is the one that the runner started."""
     return next(pid for pid in pids if parent(pid) not in pids)
 
 
 def behind_wall(pids: list[int]) -> int:
-    """Return the outermost one that is not a part of the wall. What it forks has its command line until an exec."""
+    """Return the outermost process that is not part of the sandbox. Its forks have its command line until they exec."""
     found = []
     for pid in pids:
         with contextlib.suppress(FileNotFoundError):  # it has ended
@@ -46,7 +46,7 @@ def wait_for_process(words: str, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not find_processes(words):
         assert time.monotonic() < until, words
-        time.sleep(0.05)  # a look at every process of the machine is not cheap
+        time.sleep(0.05)  # it is not cheap to look at every process of the machine
 
 
 def wait_until_gone(words: str, seconds: float = 60) -> None:

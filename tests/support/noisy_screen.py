@@ -1,4 +1,4 @@
-"""A guest whose screen is noise of any size, as the largest picture that a guest can have its host take."""
+"""A guest whose screen is noise of any size. Noise makes the largest picture that a guest can make its host take."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ _DONE = "xp /1bx 0x7000"
 
 
 def boot_noise(world: World, width: int, height: int, vram: int = 256) -> None:
-    """Give the VM that guest and `vram` MiB of video memory, start it, and return when its screen is full of noise."""
+    """Give the VM this guest and `vram` MiB of video memory, start it, and return once its screen is full of noise."""
     banks = -(-width * height * 4 // _BANK_BYTES)
     table = struct.pack("<10H", 4, 0, 1, width, 2, height, 3, 32, 4, 0x41)
     code = _SET_MODE + _FILL + struct.pack("<H", banks) + _END + table

@@ -21,6 +21,6 @@ sys.exit(run())
 def run_as(
     uid: int, gid: int, *words: str, groups: Sequence[int] = (), **more: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a user, of a group and of further ones. The process loads its modules as root."""
+    """Run a command as a user with this group and these further groups. The process loads its modules as root."""
     argv = [sys.executable, "-c", _CODE.format(uid=uid, gid=gid, groups=list(groups)), *words]
     return subprocess.run(argv, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100)

@@ -1,7 +1,7 @@
-"""Where root runs the tests in a checkout that other users can't enter, such as one below /root, a copy for them.
+"""Makes a copy for other users, if root runs the tests in a checkout that they can't enter, such as one below /root.
 
-The handlers of the tests become another user, who has to read the package and run the interpreter. `./dev` runs the
-tests with the copy's interpreter, and removes the copy afterwards.
+The handlers of the tests become another user, who must read the package and run the interpreter. `./dev` runs the
+tests with the copy's interpreter, and then removes the copy.
 """
 
 import pwd
@@ -35,7 +35,7 @@ def main(directory: Path) -> None:
 
 
 def _copy_claude(program: Path, package: Path) -> None:
-    """Put the program of claude where tests/support/claude.py finds it."""
+    """Put the program of claude into the directory in which tests/support/claude.py finds it."""
     place = package / program.parent.name
     place.mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -13,7 +13,7 @@ PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text":
 
 
 def show_chat(page: Page) -> None:
-    """Show the conversation; on a wide screen it is there beside the rest."""
+    """Show the conversation. A wide screen shows it besides the other parts."""
     if page.is_visible("[data-show=chat]"):
         show(page, "chat")
 
@@ -27,21 +27,21 @@ def open_again(visit: Visit, page: Page | None = None) -> Page:
 
 def ask_claude(page: Page, prompt: str) -> None:
     show_chat(page)
-    expect(page.locator("#send")).to_have_attribute("aria-disabled", "false")  # what was said before is loaded
+    expect(page.locator("#send")).to_have_attribute("aria-disabled", "false")  # the earlier conversation is loaded
     page.fill("#prompt", prompt)
     page.press("#prompt", "Control+Enter")
 
 
 def ended(page: Page, count: int = 1) -> None:
-    """Return once so many turns have ended, well or not, and those of before are drawn to their ends."""
+    """Return once this many turns have ended, with success or not, and the earlier turns are fully drawn."""
     expect(page.locator("#transcript article")).to_have_count(count)
     expect(page.locator("#chat-notice")).not_to_contain_text("being loaded")
-    # its own `hidden`: in another tab than the conversation's, everything of it is out of sight
+    # its own `hidden`, because in another tab the whole conversation is out of sight
     expect(page.locator("#stop-turn")).to_have_attribute("hidden", "", timeout=120_000)
 
 
 def answer_chat(page: Page, *events: Mapping[str, object], ok: bool = True) -> None:
-    """Answer each request with these events, at once and without claude: for what the page alone does with them."""
+    """Answer each request with these events at once and without claude, for tests of the page alone."""
     lines: list[Mapping[str, object]] = [
         {"type": "session", "session": "s", "turn": "t"},
         *events,
@@ -52,6 +52,6 @@ def answer_chat(page: Page, *events: Mapping[str, object], ok: bool = True) -> N
 
 
 def lose_sessions(visit: Visit) -> None:
-    """The disk that held the conversations is gone."""
+    """Remove the disk that held the conversations."""
     assert isinstance(visit.stage.service, Talker)
     visit.stage.service.change_sessions("DELETE FROM conversation")

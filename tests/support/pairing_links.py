@@ -1,4 +1,4 @@
-"""A sealed signing key that waits for a device, as the command leaves it, and the link that opens it."""
+"""A sealed signing key that waits for a device, as the command makes it, and the link that opens it."""
 
 import shutil
 import time
@@ -13,7 +13,7 @@ from .service import ACCOUNT
 
 @dataclass
 class Offer:
-    """What waits in sessions.dir, and its link."""
+    """The key's file in sessions.dir, and its link."""
 
     directory: Path
     id: str

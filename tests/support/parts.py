@@ -1,4 +1,4 @@
-"""The real parts that tests need, and why one of them is missing on this machine."""
+"""The real parts that tests need, and the reason if one of them is missing on this machine."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from . import claude
 from .guests import kernel_place
 
 CAP_SYS_PTRACE = 19
-UPTIME = 400 * 24 * 3600  # in seconds, of no machine on which these tests run
+UPTIME = 400 * 24 * 3600  # in seconds; no machine that runs these tests has it
 
 
 def _program(*names: str) -> str:
@@ -34,7 +34,7 @@ def _mounts() -> str:
 
 
 def _ptrace() -> str:
-    """Say why root can't see which files another user's process has open, as in a container by default."""
+    """Say why root can't see the open files of another user's process, as in a container by default."""
     if reason := _root():
         return reason
     [rights] = re.findall(r"CapEff:\t(\w+)", Path("/proc/self/status").read_text())
@@ -65,12 +65,12 @@ def _timens() -> str:
 
 
 def find_browser() -> str | None:
-    """Return Chromium's program: the one without windows if it is there, which takes a third of the processor time."""
+    """Return Chromium's program. The headless shell is preferred, because it takes a third of the processor time."""
     return shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
 def find_firefox() -> str | None:
-    """Return Firefox's program: Debian's ESR if it is there."""
+    """Return Firefox's program, which is Debian's ESR if that is installed."""
     return shutil.which("firefox-esr") or shutil.which("firefox")
 
 
@@ -92,7 +92,7 @@ def _claude() -> str:
 
 
 def _guest() -> str:
-    """Say why no Linux guest can be booted: `./dev test` gets the kernel, as root on Debian."""
+    """Say why no Linux guest can be booted. `./dev test` gets the kernel if root runs it on Debian."""
     return "" if (kernel_place() / "vmlinuz").exists() else "there is no kernel for a guest"
 
 
@@ -101,7 +101,7 @@ def _webkit() -> str:
 
 
 def _node() -> str:
-    """Say why node can't run the page's modules: before 20.19, it takes a file that imports for no module."""
+    """Say why node can't run the page's modules. Before 20.19, it does not treat a file with imports as a module."""
     if missing := _program("node"):
         return missing
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
@@ -110,7 +110,7 @@ def _node() -> str:
 
 
 def find_tsc() -> Path:
-    """Return the compiler that checks the types of the page, where `./dev test` installs it."""
+    """Return the path of the compiler that checks the page's types. `./dev test` installs it."""
     return Path(sys.prefix) / "html/node_modules/.bin/tsc"
 
 
@@ -150,5 +150,5 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def missing(part: str) -> str:
-    """Return why a real part can't be had here, or an empty string."""
+    """Return the reason why a real part is missing here, or an empty string."""
     return PARTS[part]()

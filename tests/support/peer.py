@@ -1,4 +1,4 @@
-"""A peer that answers what a test says, for the client's reaction to what no real handler sends on demand."""
+"""A peer that sends a test's answers, for the client's reaction to answers that no real handler sends on demand."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Loopback ports for servers that have to be told one before they start."""
+"""Loopback ports for servers that must know their port before they start."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ _reserved: deque[int] = deque()
 
 
 def reserve_port() -> int:
-    """Return a port that no other program gets until a server listens on it, and while that is restarted.
+    """Return a port that no other program gets before the server listens on it or while the server restarts.
 
     The port stays bound here without listening. A server that sets SO_REUSEADDR, as they all do, can bind it too and
-    listen; a connection to it is refused until then. The kernel never chooses a bound port for bind(2) to port 0.
+    listen. Until then, a connection to it is refused. The kernel never chooses a bound port for bind(2) to port 0.
     """
     reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PLACE = "agents/pve/words.py"  # the one place of the version
+PLACE = "agents/pve/words.py"  # the only line with the version
 _TAKEN = ("agents", "handler", "static_site")
 _PROGRAM = """\
 import json, sys
@@ -24,7 +24,7 @@ print(json.dumps({"version": words.VERSION, "verbs": list(words.VERBS), "bundle"
 
 @dataclass(frozen=True)
 class Previous:
-    """A version before this one: its program files in a directory, and what its host agent is."""
+    """A version before this one: its program files in a directory, and its host agent."""
 
     directory: Path
     version: str
@@ -37,14 +37,14 @@ class Previous:
 
 
 def list_tags(root: Path = ROOT) -> list[str]:
-    """Return the tags of the history that is there, which may be none."""
+    """Return the tags of the history, which may be none."""
     return _git(root, "tag", "--list", "v*").splitlines() if _is_checkout(root) else []
 
 
 def find_previous(root: Path = ROOT) -> str:
-    """Return the newest tag before this commit; while there is none, this commit: nothing was released before it.
+    """Return the newest tag before this commit, or this commit if no version was released before it.
 
-    Skips the test where the history is not there to look in.
+    Skips the test if there is no history.
     """
     if not _is_checkout(root):
         pytest.skip("this is no git checkout, so no older version can be taken from its history")
@@ -66,7 +66,7 @@ def take_previous(directory: Path) -> Previous:
 
 
 def _is_checkout(root: Path) -> bool:
-    """Tell whether git's history is that of this directory, and not of one above it."""
+    """Tell whether git's history belongs to this directory, and not to one above it."""
     return _git(root, "rev-parse", "--show-toplevel") == str(root.resolve())
 
 

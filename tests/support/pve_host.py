@@ -1,4 +1,4 @@
-"""Setting up a Proxmox host's files for a test: a lock, HA, another node, a task; and taking all of it back."""
+"""Sets up a Proxmox host's files for a test, such as a lock, HA, another node or a task, and restores them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from .ha_services import Ha, give_ha_manager, program
 from .signals import signal_process
 from .stages import until
 
-# A process that is called what PVE calls its tasks, and whose UPID names it: exec keeps pid and start time.
+# A process with a command line as of a PVE task, and with a UPID that names it, because exec keeps pid and start time.
 _TASK = """
 import ctypes, os, sys
 kind, action = sys.argv[1:]
@@ -45,7 +45,7 @@ def configure(world: World, *lines: str) -> None:
     conf(world).write_text(conf(world).read_text() + "".join(f"{line}\n" for line in lines))
 
 
-# Configurations with which Proxmox starts no VM, as a line and as `qm start` says it.
+# Configurations with which Proxmox refuses to start the VM: the line, and the error of `qm start`.
 HOPELESS = {
     "iso": ("ide2: local:iso/gone.iso,media=cdrom,size=4M", "volume 'local:iso/gone.iso' does not exist"),
     "bridge": ("net0: virtio=BC:24:11:00:00:01,bridge=vmbr9", "bridge 'vmbr9' does not exist"),
@@ -66,9 +66,9 @@ def under_ha(
 ) -> None:
     """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
 
-    The rounds of its services take Proxmox's time, divided by the scale if the host has one. Those in `dead`
-    have written for the last time `silent` seconds ago; `lrm` has other words of the LRM's last status. A state that HA
-    would leave at once is a picture of a moment: its services don't run, but have just written.
+    The rounds of its services take Proxmox's time, divided by the scale if the host has one. Services in `dead` last
+    wrote `silent` seconds ago. `lrm` changes fields of the LRM's last status. If HA would leave the state at once, its
+    services don't run, but seem to have just written.
     """
     if world.scale == 1:
         mode = {"round": 0.2, "lock": 2, **mode}
@@ -95,7 +95,7 @@ def under_ha(
     (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own | dict(lrm or {})))
     if mode:
         misbehave_ha(world.root, **mode)
-    for unit in HA_UNITS:  # also of one that is dead, which hangs, and systemd does not see that
+    for unit in HA_UNITS:  # even for a dead service, because it hangs and systemd does not see that
         (world.root / f"run/{unit}.pid").touch()
     if alive:
         systemctl(world, "start", *alive)
@@ -103,12 +103,12 @@ def under_ha(
 
 def systemctl(world: World, verb: str, *units: str) -> None:
     """Start or stop services of HA, as a person does."""
-    mark = {ROOT: str(world.root)}  # as each command of the host has it, for its end
+    mark = {ROOT: str(world.root)}  # the mark of every command of the host, by which it is ended
     subprocess.run(program(str(world.root), "systemctl", verb, *units), check=True, env=os.environ | mark)
 
 
 def kill_ha(world: World, *units: str) -> None:
-    """Kill services of HA: their files and their locks stay as they are, but systemd removes their pid files."""
+    """Kill services of HA. Their files and their locks stay unchanged, but systemd removes their pid files."""
     pids = [pid for pid in processes_of(str(world.root)) if name_of(pid) in units]
     for pid in pids:
         signal_process(pid, signal.SIGKILL)
@@ -118,7 +118,7 @@ def kill_ha(world: World, *units: str) -> None:
 
 
 def await_ha_rounds(world: World, count: int = 2, of: str = "") -> None:
-    """Return once HA's manager, or the service that writes `of`, has done so many more whole rounds."""
+    """Return once HA's manager, or the service that writes `of`, has done this many more whole rounds."""
     ha = Ha(str(world.root))
     path = of or ha.manager
     for _ in range(count):
@@ -138,9 +138,9 @@ def ha_requested(world: World) -> str:
 
 
 def moved(world: World, node: str = "pve2", lock: str = "") -> None:
-    """Give the VM's configuration to another node; what runs here continues, as after a person's `mv`.
+    """Give the VM's configuration to another node. The VM continues to run here, as after a person's `mv`.
 
-    With the `lock` migrate, it is what a live migration leaves here until it has ended the QEMU.
+    With the `lock` migrate, this is the state during a live migration until the source's QEMU has ended.
     """
     if lock:
         conf(world).write_text(f"lock: {lock}\n{CONF}")
@@ -157,7 +157,7 @@ def no_quorum(world: World) -> None:
 
 @contextmanager
 def not_mounted(world: World) -> Iterator[None]:
-    """Have an empty directory at /etc/pve, as on a host whose pmxcfs is not running."""
+    """Put an empty directory at /etc/pve, as on a host whose pmxcfs is not running."""
     mounted, away = world.root / "etc/pve", world.root / "etc/pve.away"
     mounted.rename(away)
     mounted.mkdir()
@@ -169,7 +169,7 @@ def not_mounted(world: World) -> Iterator[None]:
 
 
 def task_index(world: World, *lines: str) -> None:
-    """Write the task index; without lines, one of another VM's task that ended well."""
+    """Write these lines to the task index, or if none are given, one line of another VM's task that ended well."""
     tasks = world.root / "var/log/pve/tasks"
     tasks.mkdir(parents=True, exist_ok=True)
     other = "UPID:demo:00000001:00000001:6743E000:qmstart:999:root@pam: 6743E001 OK"
@@ -179,7 +179,7 @@ def task_index(world: World, *lines: str) -> None:
 
 @contextmanager
 def task(kind: str, action: str = _WAIT) -> Iterator[str]:
-    """Run a task of PVE, as `vzdump:102`, that does `action`; give its UPID."""
+    """Run a task of PVE, such as `vzdump:102`, that does `action`. Yield its UPID."""
     command = [sys.executable, "-c", _TASK, kind, action]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -198,13 +198,13 @@ def dead_upid(kind: str) -> str:
     return f"UPID:demo:{process.pid:08X}:00000001:6743E000:{kind}:root@pam:"
 
 
-# --- what is at work on the VM ---
+# --- processes that work on the VM ---
 
 
 def hook(world: World, phase: str, seconds: float, then: str = "exit 0") -> None:
-    """Give the VM a hook script that takes so many of the original's seconds in one phase, and ends with `then`.
+    """Give the VM a hook script that takes this many of Proxmox's seconds in one phase, and ends with `then`.
 
-    `then="exit 1"` fails; `seconds=inf` never ends. Once it is in that phase, `<root>/hook-PHASE` is there.
+    `then="exit 1"` fails; `seconds=inf` never ends. Once it is in that phase, `<root>/hook-PHASE` exists.
     """
     here = world.root / f"hook-{phase}"
     sleep = "while :; do sleep 1000; done" if seconds == float("inf") else f"sleep {seconds / world.scale:.3f}"
@@ -216,7 +216,7 @@ def hook(world: World, phase: str, seconds: float, then: str = "exit 0") -> None
 
 
 def gated_hook(world: World, phase: str) -> Path:
-    """Give the VM a hook script that waits in one phase until a line is written to the FIFO that is returned."""
+    """Give the VM a hook script that waits in one phase for a line from a FIFO. Return the FIFO."""
     gate = world.root / "hook-gate"
     os.mkfifo(gate)
     hook(world, phase, 0, f"read -r go < {gate}")
@@ -224,12 +224,12 @@ def gated_hook(world: World, phase: str) -> Path:
 
 
 def in_hook(world: World, phase: str) -> bool:
-    """Tell whether the hook script has come to that phase."""
+    """Tell whether the hook script has reached that phase."""
     return (world.root / f"hook-{phase}").exists()
 
 
 def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = "dead") -> None:
-    """Configure a storage that is away: `dead` is told after 10 s, `hung` never. No disk of the VM is on `nas`."""
+    """Configure a storage that is away. `dead` fails after 10 s, `hung` never does. No disk of the VM is on `nas`."""
     path = world.root / "etc/pve/storage.cfg"
     if f": {name}\n" not in path.read_text():
         path.write_text(f"{STORAGES}\n{kind}: {name}\n\tpath /mnt/pve/{name}\n\tcontent images\n")
@@ -237,17 +237,17 @@ def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = 
 
 
 def scope(world: World) -> Path:
-    """Return the file that lists the processes of the VM's scope; write a pid into it for one that is left there."""
+    """Return the file that lists the processes of the VM's scope. A test can write the pid of a leftover into it."""
     return world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
 
 
 def reboot_pending(world: World) -> Path:
-    """Return the file that has qmeventd start the VM again when its QEMU ends."""
+    """Return the file that makes qmeventd start the VM again when its QEMU ends."""
     return world.root / f"run/qemu-server/{VMID}.reboot"
 
 
 def flock_pids(world: World, waiting: bool = False) -> list[int]:
-    """Return who holds the flock of the VM's configuration, or who waits for it, by /proc/locks."""
+    """Return the pids that hold the flock of the VM's configuration, or that wait for it, by /proc/locks."""
     try:
         inode = (world.root / f"var/lock/qemu-server/lock-{VMID}.conf").stat().st_ino
     except FileNotFoundError:
@@ -261,7 +261,7 @@ def flock_pids(world: World, waiting: bool = False) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """Return a process's words as ps shows them; empty when it has ended."""
+    """Return a process's command line as ps shows it, or an empty text if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except OSError:
@@ -269,18 +269,18 @@ def command_line(pid: int) -> str:
 
 
 def worker(world: World, kind: str = "qm") -> int:
-    """Return the pid of the task that holds the flock, 0 without one."""
+    """Return the pid of the task that holds the flock, or 0 if there is none."""
     names = {pid: command_line(pid) for pid in flock_pids(world)}
     return next((pid for pid, name in names.items() if name.startswith("task UPID") and f":{kind}" in name), 0)
 
 
 def qmeventd(world: World) -> int:
-    """Return the pid of the process that waits for the VM's QEMU to end, 0 without one."""
+    """Return the pid of the process that waits for the VM's QEMU to end, or 0 if there is none."""
     return next((pid for pid in processes_of(str(world.root)) if name_of(pid) == "qmeventd"), 0)
 
 
 def end_qmeventd(world: World) -> None:
-    """Have the host's event daemon die: nothing waits for the VM's QEMU to end, neither this one nor the next."""
+    """Kill the host's event daemon, so that no process waits for the end of this QEMU of the VM or of the next."""
     (world.root / "qmeventd-is-dead").touch()
     pid = qmeventd(world)
     signal_process(pid, signal.SIGKILL)
@@ -288,15 +288,15 @@ def end_qmeventd(world: World) -> None:
 
 
 def cleaner(world: World) -> int:
-    """Return the pid of qmeventd's `qm cleanup` that holds the flock, 0 without one."""
+    """Return the pid of qmeventd's `qm cleanup` that holds the flock, or 0 if there is none."""
     return next((pid for pid in flock_pids(world) if "qm cleanup" in command_line(pid)), 0)
 
 
 @contextmanager
 def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `qm` as a person does, in its own session, as `stop`, `shutdown` or `reboot --timeout 300`.
+    """Run a `qm` command as a person does, in its own session, such as `stop` or `reboot --timeout 300`.
 
-    Continues once its worker holds the flock and `qm` passes on what it is sent. Ends what is left of it.
+    Continues once its worker holds the flock and `qm` forwards signals. At the end, kills its remaining processes.
     """
     verb, *options = words or ("stop",)
     command, at_work = [str(world.bin / "qm"), verb, str(VMID), *options], 0
@@ -314,7 +314,7 @@ def another_stop(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def _passes_on(pid: int) -> bool:
-    """Tell whether `qm` stands before its worker and has a handler for SIGTERM (proc(5), SigCgt)."""
+    """Tell whether `qm` waits for its worker with a handler for SIGTERM (proc(5), SigCgt)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
@@ -322,7 +322,7 @@ def _passes_on(pid: int) -> bool:
 
 @contextmanager
 def another_cleanup(world: World) -> Iterator[int]:
-    """Run qmeventd's `qm cleanup` beside the QEMU that runs, as after a quick restart; give its pid."""
+    """Run qmeventd's `qm cleanup` while a QEMU runs, as after a quick restart. Yield its pid."""
     command = [str(world.bin / "qm"), "cleanup", str(VMID), "1", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -332,7 +332,7 @@ def another_cleanup(world: World) -> Iterator[int]:
             process.kill()
 
 
-# A `qm cleanup` that holds the lock file, and on a line of its standard input loses its command line, as at exit.
+# A `qm cleanup` that holds the lock file. After a line on its input, it loses its command line, as at exit.
 _ENDING = """
 import fcntl, sys
 from breakglass.demo.proxmox.processes import name_process
@@ -349,7 +349,7 @@ input()
 
 @contextmanager
 def ending_cleanup(world: World) -> Iterator[subprocess.Popen[str]]:
-    """Run a `qm cleanup` that holds the lock file until it is killed; `lose_name` takes its command line away."""
+    """Run a `qm cleanup` that holds the lock file until it is killed. `lose_name` removes its command line."""
     path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
     command = [sys.executable, "-c", _ENDING, str(path), str(VMID)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -362,7 +362,7 @@ def ending_cleanup(world: World) -> Iterator[subprocess.Popen[str]]:
 
 
 def lose_name(process: subprocess.Popen[str]) -> None:
-    """Take the command line of an `ending_cleanup` away; it keeps the lock file."""
+    """Remove the command line of an `ending_cleanup`, which keeps the lock file."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
@@ -371,21 +371,21 @@ def lose_name(process: subprocess.Popen[str]) -> None:
 
 
 def quiet(world: World) -> None:
-    """End what works on the VM: tasks, their hook scripts, HA's, qmeventd's cleanup; the VM itself continues."""
+    """End the processes that work on the VM: tasks, hook scripts, HA, qmeventd's cleanup. The VM itself continues."""
     running = {name_of(world.pid)} if world.pid else set()
     end_processes(str(world.root), spared=("qmeventd", *running))
 
 
 def is_settled(world: World) -> bool:
-    """Tell whether nothing of Proxmox is left but a VM that runs, and what watches it."""
+    """Tell whether Proxmox's only processes are a VM that runs and the process that watches it."""
     return set(processes_of(str(world.root))) <= ({world.pid, qmeventd(world)} if world.pid else set())
 
 
 def restore(world: World) -> None:
-    """Take back what a test did to the host, and have its VM run.
+    """Undo a test's changes to the host, and run its VM.
 
-    First the cleanup after a QEMU that a test has killed must end, because it would wait for the next one, and hold the
-    flock.
+    If a test has killed a QEMU, the cleanup after it must end first, because it would wait for the end of the next QEMU
+    and hold the flock.
     """
     misbehave(world.root)
     quiet(world)
@@ -420,4 +420,4 @@ def restore(world: World) -> None:
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
     world.monitor("cont")
-    shutil.rmtree(world.root / "var/log/pve", ignore_errors=True)  # last: the start above is a task as well
+    shutil.rmtree(world.root / "var/log/pve", ignore_errors=True)  # this is last, because the start above is a task too

@@ -1,4 +1,4 @@
-"""The VM's QEMU: a second monitor whose events prove what a verb did, and a machine without a guest."""
+"""The VM's QEMU: a second monitor whose events prove the effect of a verb, and a machine without a guest."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from breakglass.demo.proxmox.world import World
 
 _FIRMWARE_BYTES = 1 << 16
 _BOOT_SECTOR = range(0x7C00, 0x7E00)
-_HALT = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp: at the reset vector, the last 16 bytes
+_HALT = bytes.fromhex("FAF4EBFD")  # cli; hlt; jmp, at the reset vector in the last 16 bytes
 
 
 def leave_out_guest(world: World) -> None:
-    """Have the VM's CPU halt at its first instruction, from the next start on.
+    """Make the VM's CPU halt at its first instruction, from the next start on.
 
-    Booting is two thirds of what a start of QEMU costs. Tests that need a screen or a disk that is read keep the guest.
+    Booting takes two thirds of a start's time. Tests that need a screen or a guest that reads its disk keep the guest.
     """
     if world.qemu:
         firmware, command = world.root / "firmware", world.root / "vm.json"
@@ -24,14 +24,14 @@ def leave_out_guest(world: World) -> None:
 
 
 def is_at_prompt(world: World) -> bool:
-    """Tell whether the guest has booted and halts in its boot sector, after which it reads its disk no more."""
+    """Tell whether the guest has booted and halts in its boot sector. It then reads its disk no more."""
     text = str(world.monitor("human-monitor-command", **{"command-line": "info registers"}))
     at, halted = re.search(r"\bEIP=([0-9a-f]+)", text), re.search(r"\bHLT=1", text)
     return bool(halted and at and int(at[1], 16) in _BOOT_SECTOR)
 
 
 class Witness:
-    """The second monitor of VM 102; connect before the verb, read its events after."""
+    """The second monitor of VM 102. Connect before the verb, and read its events after the verb."""
 
     def __init__(self, world: World, seconds: float = 20) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -44,7 +44,7 @@ class Witness:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: object) -> dict[str, object]:
-        """Execute a command; events that come before its answer are passed over."""
+        """Execute a command, and skip events that come before its answer."""
         self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._stream.flush()
         while "event" in (message := json.loads(self._stream.readline())):
@@ -53,7 +53,7 @@ class Witness:
         return answer
 
     def seen(self, event: str) -> bool:
-        """Tell whether that event has come by now, even while commands were executed."""
+        """Tell whether that event has come, even during an earlier command."""
         self.execute("query-status")
         return event in self._passed
 

@@ -1,4 +1,4 @@
-"""The metrics as a monitoring system reads them."""
+"""Reads the metrics as a monitoring system does."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from breakglass.server.counters import Counters
 
 
 def families(text: str) -> dict[str, Metric]:
-    """Return the metrics of a text by their names, those of counters with their end."""
+    """Return the metrics of a text by their names, including the suffix of a counter's name."""
     return {
         f"{family.name}{'_total' * (family.type == 'counter')}": family
         for family in text_string_to_metric_families(text)
@@ -17,7 +17,7 @@ def families(text: str) -> dict[str, Metric]:
 
 
 def series(text: str) -> dict[str, float]:
-    """Return the value of every series, by its name without `breakglass_` and its labels in their order."""
+    """Return the value of every series by its name without `breakglass_` and its labels in their order."""
     return _values(families(text).values())
 
 

@@ -1,4 +1,4 @@
-"""What the kernel says about the processes that answer HTTP."""
+"""Reads the kernel's view of the processes that answer HTTP."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ LISTENING = "0A"
 
 
 def answering(port: int) -> list[int]:
-    """Return every process that has the socket which listens on a port of loopback."""
+    """Return every process that has the socket of a listening loopback port."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == LISTENING}
     names = {f"socket:[{inode}]" for inode in inodes}
@@ -17,13 +17,13 @@ def answering(port: int) -> list[int]:
 
 
 def files_of(pid: int) -> Iterator[str]:
-    """Yield what each descriptor of a process is; nothing of one that has ended or is closed to this user."""
+    """Yield the file of each descriptor of a process. Yields nothing if it has ended or this user may not look."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
     for descriptor in descriptors:
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # the descriptor has just been closed
             yield os.readlink(f"/proc/{pid}/fd/{descriptor}")
 
 

@@ -1,4 +1,4 @@
-"""A handler that runs with a configuration of doctor's tests, so that doctor, or a drill, has something to look at."""
+"""A handler that runs with a configuration of doctor's tests, so that doctor or a drill can check it."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ ALERT = {"source": "generic", "match": {"host": "devvm"}, "vm": "devvm"}
 
 
 class Running:
-    """A handler that runs with the configuration of a Setup, as the caller `operator` reaches it."""
+    """A handler that runs with the configuration of a Setup, and a client for the caller `operator`."""
 
     def __init__(self, setup: Setup, program: Sequence[str] = ("-m", "breakglass")) -> None:
         self.setup, self.program, self.port = setup, program, reserve_port()
@@ -56,7 +56,7 @@ class Running:
         until(lambda: self.log.read_text().count('"event": "reload') > before, "the reload")
 
     def ready(self) -> None:
-        """Return once the handler has reached its host, and has settled whether chat is on; it serves before that."""
+        """Return once the handler has reached its host and knows whether chat works. It serves before that."""
         self.logged('"state": "answering"')
         self.logged('"event": "chat", ')
 

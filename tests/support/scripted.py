@@ -1,6 +1,6 @@
 """A host agent that gives scripted answers, behind the real sshd and in front of the real handler.
 
-It stands for hosts that can't be made here, and for agents older and newer than ours.
+It replaces hosts that can't be made here, and host agents that are older or newer than ours.
 """
 
 import json
@@ -15,7 +15,7 @@ from breakglass.demo.proxmox.world import World
 from .service import Service
 from .sshd import Sshd
 
-# A line is answered by the first of its rules whose words all stand in it; a message `{"wait": FILE}` waits for a file.
+# The first rule whose words are all in a line answers the line. A message `{"wait": FILE}` waits for a file.
 AGENT = """
 import json, os, sys, threading, time
 from pathlib import Path
@@ -93,7 +93,7 @@ STORAGE_HUNG: Rules = [("anyway=storage-hung", DONE), ("reset", REFUSED), ("cycl
 
 
 class Scripted:
-    """The agent's script, in the place of the real agent. `rules` may be set again while a handler is connected."""
+    """A script in the place of the host agent. `rules` may be changed while a handler is connected."""
 
     def __init__(self, world: World, rules: Rules = STORAGE_HUNG) -> None:
         self.place = world.agent.parent
@@ -101,7 +101,7 @@ class Scripted:
         self.say(rules)
 
     def say(self, rules: Rules) -> None:
-        """Answer by these rules from here on; what was asked before is forgotten."""
+        """Answer by these rules from now on, and forget earlier requests."""
         new = self.place / "rules.new"
         new.write_text(json.dumps(rules))
         new.rename(self.place / "rules.json")
@@ -119,7 +119,7 @@ class Scripted:
 
 @contextmanager
 def scripted_host(directory: Path) -> Iterator[tuple[World, Sshd]]:
-    """Run a host without a VM, whose agent is a script."""
+    """Run a host without a VM and with a script as its agent."""
     world = World(directory)
     Scripted(world)
     sshd = Sshd(world)
@@ -131,7 +131,7 @@ def scripted_host(directory: Path) -> Iterator[tuple[World, Sshd]]:
 
 @contextmanager
 def scripted(world: World, sshd: Sshd, service: Service) -> Iterator[Scripted]:
-    """The host's agent is a script for a while."""
+    """Replace the host agent by a script until the block ends."""
     real = world.agent.read_text()
     script = Scripted(world)
     try:
@@ -143,7 +143,7 @@ def scripted(world: World, sshd: Sshd, service: Service) -> Iterator[Scripted]:
 
 
 def reconnect(sshd: Sshd, service: Service) -> None:
-    """Have the handler open its session anew."""
+    """Make the handler open a new session."""
     sshd.stop()
     service.not_answering()
     sshd.start()

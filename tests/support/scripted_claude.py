@@ -1,8 +1,8 @@
-"""A program in the place of `claude`, for tests of what the handler and a turn make of claude's output.
+"""A program in the place of `claude`, for tests of how the handler and a turn process claude's output.
 
 It reads the same prompts as the scripted model (`talk.fake`) and prints the lines that the real CLI prints for them, as
-in tests/transcripts. A test may replace it by its own shell script. What the real CLI does is tested with the real
-CLI. Behind its wall it sees its own file and nothing else of the tests: so what it waits for is added to that file.
+in tests/transcripts. A test may replace it by its own shell script. Other tests run the real CLI. In its sandbox, the
+program can read only its own file, so a test adds the lines for which the program waits to that file.
 """
 
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from breakglass.chat.wall import PYTHON
 
-# It waits for a line at its own end where the scripted model waits for `release`. It keeps a transcript with what it
-# was given, and knows nothing of it.
+# Where the scripted model waits for `release`, it waits for a line at the end of its file. It writes a transcript
+# with its input, but does not use it.
 _PLAYER = """
 import json, os, re, subprocess, sys, time, uuid
 from pathlib import Path
@@ -69,7 +69,7 @@ emit("result", subtype="success", is_error=False, result=last, num_turns=len(ste
 
 
 class ScriptedClaude:
-    """The program `command`. It plays prompts until `play` gives it another script."""
+    """The program `command`. It plays prompts until `play` replaces its script."""
 
     def __init__(self, directory: Path) -> None:
         self.command = str(directory / "scripted-claude")
@@ -77,15 +77,15 @@ class ScriptedClaude:
 
     @property
     def chat(self) -> str:
-        """The line of the table [chat] that names it."""
+        """The line of the table [chat] that names the program."""
         return f"command = {json.dumps(self.command)}\n"
 
     def play(self, script: str) -> None:
-        """Run a shell script from the next turn on. A turn that runs keeps its own."""
+        """Run a shell script from the next turn on. A turn that already runs keeps its script."""
         self._write(f"#!/bin/bash\n{script}\n")
 
     def play_prompts(self, cost_usd: float = 0.01) -> None:
-        """Play what the prompts say from the next turn on, each for this cost."""
+        """From the next turn on, play the prompts, each at this cost."""
         self._write(f"#!{PYTHON} -IS\nCOST_USD = {cost_usd}\n{_PLAYER}")
 
     def _write(self, text: str) -> None:
@@ -95,7 +95,7 @@ class ScriptedClaude:
         new.rename(self.command)
 
     def release(self, name: str) -> None:
-        """Let the text that waits for `name`, now or later, continue."""
+        """Let the text that waits for `name`, or will wait for it, continue."""
         with Path(self.command).open("a") as file:
             file.write(f"# released {name}\n")
 

@@ -11,12 +11,12 @@ import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
 STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "guest", "qemu", "sshd", "webkit"}
-# a file's `pytestmark`, where it is written on one line
+# a file's `pytestmark`, if it is on one line
 _ALL_SLOW = re.compile(rf"^pytestmark = .*(?:mark\.slow|mark\.real\(.*\"(?:{'|'.join(STARTED_PARTS)})\")", re.MULTILINE)
 
 
 def sampled(values: Iterable[Any], *kept: Any) -> list[Any]:
-    """Return parameters for a test: `./dev test` runs those in `kept`, and `--all` the others. A tuple is several."""
+    """Return a test's parameters. `./dev test` runs those in `kept`, and `--all` the others. A tuple is one row."""
     values = list(values)
     assert set(kept) <= set(values), f"{kept} are not all among {values}"
     others = [value for value in values if value not in kept]
@@ -38,7 +38,7 @@ def _starts_something(item: pytest.Item) -> bool:
 
 
 def is_left_out(path: Path, wanted: str) -> bool:
-    """Tell whether a file says in its first lines that all its tests are slow, where only others are wanted."""
+    """Tell whether all tests of a file are slow, by its `pytestmark`, and only others are wanted."""
     if "not slow" not in wanted or path.suffix != ".py":
         return False
     source = path.read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def is_left_out(path: Path, wanted: str) -> bool:
 def order_files(items: list[pytest.Item]) -> None:
     """Put the files marked `first` first, then those with the most slow tests.
 
-    Several processes take one file each. A long file that begins last would keep one of them busy alone.
+    Several processes take one file each. If a long file began last, only one process would be busy at the end.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (item.get_closest_marker("first") is None, -slow[item.path]))

@@ -1,6 +1,6 @@
 """The prose of this project: documents, messages, docstrings and comments, as paragraphs without their code.
 
-`python -m tests.support.sentences SEED` draws a hundred sentences from all but the tests, for a person who judges them.
+`python -m tests.support.sentences SEED` draws 100 sentences, none of them from tests, for a person to judge.
 """
 
 import ast
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 TOPS = ("handler", "agents", "tests", "static_site", "deploy", "docs")
 NO_PROSE = ("data", "transcripts", "__pycache__", "cli.md", "glossary.md", "test_sentences.py")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-CODE = "`…`"  # in place of a name, a path or a command
+CODE = "`…`"  # replaces a name, a path or a command
 
 
 class Passage(NamedTuple):
@@ -143,7 +143,7 @@ def _of_page(text: str) -> Iterator[tuple[int, str, str]]:
 _READERS = {".md": _of_markdown, ".py": _of_python, ".js": _of_script, ".sh": _of_shell, ".html": _of_page}
 
 
-# How many of 100 are drawn of each kind. A reader meets documents and messages first, and tests last.
+# How many of 100 are drawn from each kind. A reader meets documents and messages first, and tests last.
 SHARES = {"document": 50, "message": 17, "text of the page": 10, "docstring": 12, "comment": 11}
 
 
@@ -156,7 +156,7 @@ def _share_of(passage: Passage) -> str:
 def draw(seed: int) -> list[tuple[Passage, str, str]]:
     """Return 100 sentences, each with its passage and the sentence before it there, in the order of the files.
 
-    Within its kind each is as likely as any other. Tests are left out, because no reader of ours begins there.
+    Within a kind, each sentence is equally likely. Tests are left out, because no reader begins there.
     """
     drawn = []
     passages = [each for each in read_passages() if "tests" not in each.path.relative_to(ROOT).parts]
@@ -172,7 +172,7 @@ def draw(seed: int) -> list[tuple[Passage, str, str]]:
 
 if __name__ == "__main__":
     for number, (passage, before, sentence) in enumerate(draw(int(sys.argv[1])), 1):
-        if passage.kind == "comment":  # it is read beside the code that it is about
+        if passage.kind == "comment":  # a reader sees it beside the code that it describes
             before = passage.path.read_text(encoding="utf-8").splitlines()[passage.line - 1].strip()
         after = f"\n    (after: {before})" if before else ""
         print(f"{number:3} {_share_of(passage)} {passage.place}{after}\n    {sentence}")

@@ -1,4 +1,4 @@
-"""The handler as its own process, started as the Procfile does, and a client that signs."""
+"""The handler as its own process, started as the Procfile starts it, and a client that signs."""
 
 import base64
 import contextlib
@@ -29,8 +29,8 @@ from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening
 from .stages import until
 
-ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user of a handler of the tests, which can't be root
-HOME = {"HOME": "/nonexistent"} if ACCOUNT else {}  # for it: ssh would not be let into that of root
+ACCOUNT = "daemon" if os.geteuid() == 0 else ""  # the user of the tests' handlers, which can't be root
+HOME = {"HOME": "/nonexistent"} if ACCOUNT else {}  # its home, because ssh could not enter the home of root
 READ = ["status", "forensics", "history"]
 ALL = [*READ, "start", "stop", "reset", "cycle"]
 
@@ -68,7 +68,7 @@ class Reply:
 def read_reply(
     connection: http.client.HTTPConnection, method: str, path: str = "/pve", *, is_judged: bool = True
 ) -> Reply:
-    """Return the answer to the request that was sent; fail if docs/openapi.yaml does not describe such an answer."""
+    """Return the answer to the request that was sent. Fail if docs/openapi.yaml does not describe it."""
     response = connection.getresponse()
     headers = {name.lower(): value for name, value in response.headers.items()}
     reply = Reply(response.status, headers, response.read())
@@ -92,7 +92,7 @@ def config_text(
     vm_lines: str = "",
     extra: str = "",
 ) -> str:
-    """Return a configuration with one VM, and with whatever else."""
+    """Return a configuration with one VM, these callers and `extra` tables."""
     tables = [
         f"[callers.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in c.items()) for name, c in callers.items()
     ]
@@ -105,7 +105,7 @@ def config_text(
 
 
 def as_handler() -> dict[str, Any]:
-    """Return the arguments with which a process is the handler's user, where root runs the tests."""
+    """Return subprocess's arguments for the handler's user, or none unless root runs the tests."""
     if not ACCOUNT:
         return {}
     account = pwd.getpwnam(ACCOUNT)
@@ -113,7 +113,7 @@ def as_handler() -> dict[str, Any]:
 
 
 def give_directory(directory: Path) -> Path:
-    """Make a directory that the handler alone may use, such as sessions.dir; return it."""
+    """Make and return a directory that only the handler may use, such as sessions.dir."""
     directory.mkdir(0o700, parents=True, exist_ok=True)
     if ACCOUNT:
         shutil.chown(directory, ACCOUNT, ACCOUNT)
@@ -122,14 +122,14 @@ def give_directory(directory: Path) -> Path:
 
 
 def let_in(path: Path) -> None:
-    """Have every user enter the directories above a path."""
+    """Let every user enter the directories above a path."""
     for above in path.parents:
         if not above.stat().st_mode & 0o001:
             above.chmod(above.stat().st_mode | 0o011)
 
 
 def give_to_handler(*files: Path) -> None:
-    """Have the handler's user read these files, and enter the directories above them, as documented."""
+    """Let the handler's user read these files and enter the directories above them, as documented."""
     if not ACCOUNT:
         return
     group = pwd.getpwnam(ACCOUNT).pw_gid
@@ -164,7 +164,7 @@ class Service:
     python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
     errors: Path | None = None
-    is_judged = True  # checks answers by docs/openapi.yaml; False for a test whose host sends hostile values
+    is_judged = True  # whether answers must follow docs/openapi.yaml; False for a test whose host sends hostile values
 
     def __init__(
         self,
@@ -174,8 +174,8 @@ class Service:
         key: str,
         host_key: object,
         program: Sequence[str] = program,
-        secrets: Mapping[str, str] | None = None,  # of some callers; the others get new ones
-        errors: Path | None = None,  # where its stderr goes; else it is that of the tests
+        secrets: Mapping[str, str] | None = None,  # secrets of some callers; the others get new ones
+        errors: Path | None = None,  # the handler's stderr; if None, that of the tests
         **more: Any,
     ) -> None:
         self.directory, self.program, self.errors = directory, program, errors
@@ -190,7 +190,7 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        """Start the handler, or start it again where it was, and return once it answers."""
+        """Start the handler, or start it again at its old port, and return once it answers."""
         environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [self.python, *self.program, "serve"]
         with contextlib.ExitStack() as files:
@@ -232,7 +232,7 @@ class Service:
         if stream:
             headers["accept"] = "application/x-ndjson"
         else:
-            headers["prefer"] = "wait=90"  # a test that holds a verb may take longer than the 45 s of a plain client
+            headers["prefer"] = "wait=90"  # a test that holds a verb may take longer than a plain client's 45 s
         return self.send("POST", "/pve", body, headers)
 
     def together(self, calls: list[dict[str, Any]]) -> list[Reply]:
@@ -265,12 +265,12 @@ class Service:
         return text[: text.rfind("\n") + 1]
 
     def logged(self, *words: str, times: int = 1) -> str:
-        """Return the log once it has each of these words `times` or more: a thread writes it, after the answer."""
+        """Return the log once each of these words is in it `times` times. A thread writes it after the answer."""
         until(lambda: all(self.log().count(each) >= times for each in words), f"{words} in the log")
         return self.log()
 
     def audit(self) -> list[dict[str, Any]]:
-        """End the handler and return its audit lines, of requests only."""
+        """End the handler and return the log lines of requests."""
         self.stop()
         lines = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
         return [line for line in lines if "outcome" in line]
@@ -278,14 +278,14 @@ class Service:
     # --- its configuration ---
 
     def reload(self) -> None:
-        """Have the handler read its configuration again, and return once it has."""
+        """Make the handler read its configuration again, and return once it has."""
         before = self.log().count('"event": "reload')  # or reload-rejected
         self.process.send_signal(signal.SIGHUP)
         self.logged('"event": "reload', times=before + 1)
 
     @contextlib.contextmanager
     def configured(self, text: str) -> Iterator[None]:
-        """Have the handler follow another configuration for a while."""
+        """Run the handler with another configuration until the block ends."""
         before = self.config.read_text()
         try:
             self.config.write_text(text)
@@ -296,7 +296,7 @@ class Service:
             self.reload()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Have the handler end, and fail when it does not."""
+        """End the handler, and fail if it does not end."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:

@@ -1,8 +1,8 @@
 """A real OpenSSH server on loopback, set up like the documented one, for root.
 
 It runs in its own mount namespace, in which /etc is an overlay whose passwd also knows the uid-0 account
-`breakglass`, and /etc/ssh holds its key file. The machine's own files stay as they are. Mounts over single files
-would not last: `useradd` replaces /etc/passwd, and the kernel then takes away what is mounted over the old one.
+`breakglass`, and /etc/ssh holds its key file. The machine's own files do not change. Mounts over single files would not
+last, because `useradd` replaces /etc/passwd, and the kernel then removes the mount over the old file.
 """
 
 import os
@@ -55,7 +55,7 @@ mount --bind {directory}/ssh /etc/ssh
 def descendants(pid: int) -> list[int]:
     """Return every process below `pid`, parents first (proc_pid_task(5), children)."""
     found: list[int] = []
-    with suppress(OSError):  # it has ended, or a thread of it
+    with suppress(OSError):  # the process or its thread has ended
         for task in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
                 for child in map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()):
@@ -64,7 +64,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class Sshd:
-    """The server, its two keys, and the ways to be cruel to it."""
+    """The server, its two keys, and the ways to break it."""
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class Sshd:
         return power.export_private_key().decode(), read_only.export_private_key().decode()
 
     def key_line(self, key: asyncssh.SSHKey, *options: str) -> str:
-        """Return the line that the documentation tells to write for a key."""
+        """Return the line that the documentation gives for a key."""
         command = shlex.join(["/usr/bin/env", f"PATH={self.path}", *self.world.forced_command(*options)])
         return f'restrict,command="{command}" {key.export_public_key().decode().strip()}'
 
     def client(self, key: str, *options: str) -> list[str]:
-        """Return the command line of a real `ssh` that logs in with this key; what it shall run comes behind."""
+        """Return the command line of a real `ssh` that logs in with this key. The caller appends the command."""
         identity = self.directory / "identity"
         identity.touch(0o600)
         identity.write_text(key)
@@ -139,11 +139,11 @@ class Sshd:
             (self.directory / name).write_text(Path(f"/etc/{name}").read_text() + line)
 
     def stop(self) -> None:
-        """End the server and every connection; their descendants too, because a session outlives its monitor."""
+        """End the server and every connection with all descendants, because a session outlives its monitor."""
         end_with_descendants(self.process)
 
     def drop_connections(self) -> None:
-        """SIGKILL everything below the server: connections, agents, but no detached job."""
+        """Kill everything below the server with SIGKILL: connections and host agents, but no detached job."""
         kill_all(descendants(self.process.pid))
 
     def logged(self) -> str:
@@ -159,14 +159,14 @@ def kill_all(pids: list[int]) -> None:
 
 
 def end_with_descendants(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all below it; nothing when it has ended and was waited for."""
+    """End a process and its descendants. Does nothing if it has ended and was waited for."""
     if process.returncode is None:
         kill_all([process.pid, *descendants(process.pid)])
     process.wait()
 
 
 def wait_listening(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None, seconds: float = 60) -> None:
-    """Return once the process listens on the port; else end it and raise with the last lines of its log."""
+    """Return once the process listens on the port. Otherwise, end it and raise with the last lines of its log."""
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:
         if _takes_connections(port):

@@ -1,6 +1,6 @@
-"""Holding a job in one of its stages, by an event and never by a guess.
+"""Holds a job in one of its stages by an event, never by a guess about time.
 
-A hold is a generator in three steps: set the trap; wait until the job is in it; let it go.
+A hold is a generator of three steps: set a trap, wait until the job is in it, and release the job.
 """
 
 import json
@@ -27,19 +27,19 @@ def memory(world: World, *parts: str) -> Path:
 
 
 def lose_run(world: World) -> None:
-    """Have the host lose what /run has of its jobs, as a boot does: at once, even while a process writes there."""
+    """Remove the jobs from the host's /run at once, as a boot does, even while a process writes there."""
     with tempfile.TemporaryDirectory(dir=world.directory, ignore_cleanup_errors=True) as away:
         (world.root / "run/breakglass").rename(f"{away}/run")
 
 
 def archive_note(world: World) -> str:
-    """Return what /run says of the archive; nothing before the first job is copied."""
+    """Return the note about the archive in /run, which is empty before the first job is copied."""
     path = memory(world, "archive.json")
     return path.read_text() if path.exists() else ""
 
 
 def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    """Return once `seen()` is true; the job writes down its own stage, so a look at that is an event."""
+    """Return once `seen()` is true. A job writes its own stage to a file, so reading that is an event."""
     end = time.monotonic() + seconds
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
@@ -47,12 +47,12 @@ def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> No
 
 
 def await_agents(world: World) -> None:
-    """Return once no process of this host's agent is left: a job logs its end, and tidies up, after its answer."""
+    """Return once no host agent process is left, because a job logs its end and cleans up after its answer."""
     until(lambda: not agent_processes(world), "the end of the host agent's processes")
 
 
 def forget_proofs(world: World) -> None:
-    """Have the host never been proven, also by an earlier test whose copy is still under way."""
+    """Make the host look never proven, even if an earlier test's proof is still being copied."""
     await_agents(world)
     for path in (world.root / "run/breakglass/proven.json", world.root / "var/lib/breakglass/proven.json"):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def flock_waiters(path: Path) -> set[int]:
 
 
 def writer_of(fifo: Path) -> int:
-    """Return the writing end of a FIFO once a process reads it, which then waits until that is closed."""
+    """Return the writing end of a FIFO once a process reads it. The reader then waits until this end is closed."""
     found: list[int] = []
 
     def is_read() -> bool:
@@ -86,9 +86,9 @@ def stage(world: World, job_id: str) -> str:
 
 
 def recorded_command(world: World, job_id: str) -> int:
-    """Return the pid of a job's running `qm`, once the job has written it down: `qm` may be ahead of that.
+    """Return the pid of a job's running `qm` once the job has recorded it, which may be after `qm` has started.
 
-    With `*` as the id, any job will do.
+    With `*` as the id, it may be any job.
     """
     found = [0]
 
@@ -102,10 +102,10 @@ def recorded_command(world: World, job_id: str) -> int:
 
 
 def at_qm(verb: str, job: str = "") -> Hold:
-    """Hold a job whose `qm VERB` has begun: the stand-in says that it is there, and waits for a line.
+    """Hold a job whose `qm VERB` has begun. The stand-in reports its start and waits for a line.
 
-    Continues once the job has written down its `qm stop` or `qm start`, by which the others find it after a kill.
-    `job` is `*` if its id is not known: then the one that is given to the hold is only a name.
+    Continues once the job has recorded its `qm stop` or `qm start`, by which other processes find it after a kill.
+    `job` is `*` if its id is not known. Then the id that is given to the hold is only a name.
     """
 
     def hold(world: World, job_id: str) -> Iterator[None]:
@@ -125,7 +125,7 @@ def at_qm(verb: str, job: str = "") -> Hold:
             if verb in ("stop", "start"):
                 recorded_command(world, job or job_id)
             yield
-        finally:  # even after a test that failed, because the next one's `qm` would wait here for ever
+        finally:  # even after a failed test, because the next test's `qm` would otherwise wait here for ever
             for fifo in (here, gate):
                 fifo.unlink()
             os.write(opener, b"go\n" * 8)
@@ -137,7 +137,7 @@ def at_qm(verb: str, job: str = "") -> Hold:
 
 
 def in_evidence(world: World, job_id: str) -> Iterator[None]:
-    """Hold a verb in its evidence. It reads the cluster's members, where a FIFO stands, and has time for that."""
+    """Hold a verb in its evidence, where it reads the cluster's members from a FIFO. Its time limit is long."""
     sound = world.agent.read_text()
     set_constants(world, SHORT_CLUSTER_SECONDS=30.0)
     members = world.root / "etc/pve/.members"
@@ -152,7 +152,7 @@ def in_evidence(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
-    """Hold a cycle whose new QEMU is not running yet. It was told to wait (-S) until a `cont`."""
+    """Hold a cycle whose new QEMU is not running yet, because it waits (-S) for a `cont`."""
     old, command = world.pid, world.root / "vm.json"
     sound = command.read_text()
     command.write_text(json.dumps([*json.loads(sound), "-S"]))
@@ -168,7 +168,7 @@ def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that reads the VM's configuration: a FIFO stands there, and its reader gets no end."""
+    """Hold a reset that reads the VM's configuration from a FIFO that does not end."""
     conf = world.root / f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
     sound = conf.with_suffix(".sound")
     conf.rename(sound)
@@ -182,17 +182,17 @@ def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
 
 
 def seen_a_moment_ago(world: World) -> None:
-    """Have evidence of this very QEMU, so that the next verb need not take its own."""
+    """Take evidence of this QEMU, so that the next verb need not take its own."""
     note = {"job": "a-moment-ago", "boottime": time.clock_gettime(time.CLOCK_BOOTTIME), "pid": world.pid}
     capture = memory(world, "jobs/a-moment-ago")
     capture.mkdir(parents=True, exist_ok=True)
-    seen = Evidence("running", seconds=2.0).as_json()  # two samples that are far enough apart to count
+    seen = Evidence("running", seconds=2.0).as_json()  # the two samples must be far enough apart to count
     (capture / "evidence.json").write_text(json.dumps({"evidence": seen}))
     memory(world, "evidence.json").write_text(json.dumps(note))
 
 
 def monitor(world: World) -> socket.socket:
-    """Stand in the queue for QEMU's first monitor, which serves one client at a time."""
+    """Wait in the queue for QEMU's first monitor, which serves one client at a time."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(SECONDS)
     client.connect(str(world.root / f"run/qemu-server/{VMID}.qmp"))
@@ -200,21 +200,21 @@ def monitor(world: World) -> socket.socket:
 
 
 def queued(world: World) -> int:
-    """Return how many wait in that queue: connections that are not accepted have no inode yet (/proc/net/unix)."""
+    """Return the length of that queue. Connections that are not accepted have no inode yet (/proc/net/unix)."""
     path = str(world.root / f"run/qemu-server/{VMID}.qmp")
     entries = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(entry[-1] == path and entry[6] == "0" for entry in entries)
 
 
 def in_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that waits for the monitor: from the preflight on, another client has it."""
+    """Hold a reset that waits for the monitor, because another client has it from the preflight on."""
     seen_a_moment_ago(world)
     before = in_preflight_of_reset(world, job_id)
     next(before)
     yield
     next(before)
     with monitor(world) as other:
-        other.recv(65536)  # the greeting: it is ours
+        other.recv(65536)  # the greeting came, so the monitor is ours
         next(before)
         until(lambda: stage(world, job_id) == "reset" and queued(world), "reset")
         yield
@@ -222,14 +222,14 @@ def in_reset(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_verify_of_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that was sent, because the client behind it in the monitor's queue has the monitor now."""
+    """Hold a reset after it was sent. The next client in the monitor's queue has the monitor then."""
     before = in_reset(world, job_id)
     next(before)
     yield
     next(before)
     with monitor(world) as behind:
         next(before)
-        behind.recv(65536)  # the greeting: the reset's own conversation has ended
+        behind.recv(65536)  # the greeting came, so the reset's own conversation has ended
         until(lambda: stage(world, job_id) == "verify", "verify")
         yield
     yield

@@ -1,4 +1,4 @@
-"""A turn's program played by a test. It listens where systemd would start turns, and says what the test wants."""
+"""A turn's program that a test plays. It listens at the socket where systemd would start turns."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def request(turn: str = "msg_12345678", **more: Any) -> TurnRequest:
 
 
 class StandIn:
-    """The turn's end of the socket."""
+    """The end of the socket that belongs to the turn."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -44,13 +44,13 @@ class StandIn:
         self.transcript = await self._reader.readexactly(opening["transcript"])
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next line of the handler, empty once it is gone."""
+        """Return the handler's next line, which is empty once the handler is gone."""
         line = await self._reader.readline()
         return dict(json.loads(line)) if line else {}
 
     async def send(self, *lines: Any) -> None:
-        """Send objects as lines, and bytes as they are."""
-        with contextlib.suppress(ConnectionError):  # it has heard enough
+        """Send objects as lines, and bytes unchanged."""
+        with contextlib.suppress(ConnectionError):  # the handler has closed the connection
             for line in lines:
                 if self._writer.is_closing():
                     return
@@ -66,7 +66,7 @@ async def ask_nothing(line: str) -> list[dict[str, object]]:
 
 
 class StandInTurns:
-    """A Chat whose turns do what `play` says."""
+    """A Chat whose turns run `play`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -116,4 +116,4 @@ class StandInTurns:
 
 async def _parse(stream: AsyncIterator[bytes]) -> list[dict[str, Any]]:
     events = [json.loads(line) async for lines in stream for line in lines.splitlines()]
-    return [event for event in events if event["type"] != "ping"]  # a slow machine is pinged meanwhile
+    return [event for event in events if event["type"] != "ping"]  # on a slow machine, pings come between

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""A stand-in for `systemctl` where no systemd is process 1. It starts what the installed unit file says, as it says.
+"""A stand-in for `systemctl` where no systemd is process 1. It starts a unit's program as the installed unit file says.
 
 It knows ExecStart=, ExecStartPre=, ExecReload=, User=, Group=, Environment=, UMask=, LoadCredential=, StateDirectory=,
-RuntimeDirectory= and PIDFile=. It restarts nothing, and knows no sandbox; tests/deploy/test_units.py has a systemd.
+RuntimeDirectory= and PIDFile=. It restarts nothing and makes no sandbox. tests/deploy/test_units.py has a real systemd.
 """
 
 import os
@@ -139,7 +139,7 @@ class Unit:
 
 
 def in_session(leader: int) -> bool:
-    """Tell whether a process of a session lives, because a unit has ended when its last process has."""
+    """Tell whether a process of a session lives, because a unit ends with its last process."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session = file.read_text().rpartition(")")[2].split()[:4]

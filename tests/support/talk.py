@@ -42,12 +42,12 @@ from .stages import until
 Event = dict[str, Any]
 KEYS = ("operator", "operator2", "viewer")
 METRICS_TOKEN = "bgt_" + "m" * 43
-# What became of a proposal is looked up within 3 s, and a busy host may need longer.
+# The outcome of a proposal is looked up within 3 s, but a busy host may need longer.
 PATIENT = "from breakglass.chat import proposals; proposals.SECONDS = 60"
 
 
 def fake(*steps: Mapping[str, object]) -> str:
-    """Return a prompt that carries the model's next answers with it."""
+    """Return a prompt that contains the model's next answers."""
     return f"look. FAKE={json.dumps(steps)}"
 
 
@@ -59,8 +59,8 @@ def bash(command: str, **more: object) -> dict[str, object]:
 class Talker(Service):
     """A running handler whose claude talks to `model`. Without a `host` every verb is unreached.
 
-    `chat` is more of the table [chat], such as another `command`; its `base_url` is in the model's place. The code in
-    `patched` runs first, for a constant that would make a test slow. With `metrics`, `wait_for_places` can be called.
+    `chat` has more lines of the table [chat], such as another `command`; a `base_url` replaces the model. The code in
+    `patched` runs first, to change a constant that would make a test slow. `wait_for_places` needs `metrics`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Talker(Service):
         base_url = "" if "base_url" in chat else f"base_url = {json.dumps(model.url)}\n"
         chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
         command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
-        # Turns that have ended keep their places for a moment, and of the default's three one caller gets two.
+        # A turn keeps its place for a moment after its end, and one caller gets only two of the default's three places.
         who = "" if "max_turns_at_once" in chat else "max_turns_at_once = 8\n"
         text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
         if metrics:
@@ -114,7 +114,7 @@ class Talker(Service):
         wait_answering(self.port, self.process)
 
     def wait_for_chat(self, state: str) -> None:
-        """Return once /health says this of chat."""
+        """Return once /health reports this state of chat."""
         until = time.monotonic() + 60
         while (found := self.health()["chat"]) != state:
             assert time.monotonic() < until, found
@@ -122,7 +122,7 @@ class Talker(Service):
 
     @property
     def calls(self) -> list[list[str]]:
-        """The prompt and the arguments of each turn of a scripted claude that has ended, from the transcripts."""
+        """The prompt and the arguments of each ended turn of a scripted claude, from the transcripts."""
         with contextlib.closing(sqlite3.connect(f"file:{self.sessions}/chat.sqlite3?mode=ro", uri=True)) as db:
             pieces = [bytes(data) for (data,) in db.execute("SELECT data FROM piece ORDER BY rowid")]
         return [json.loads(line) for line in b"".join(pieces).splitlines()]
@@ -132,11 +132,11 @@ class Talker(Service):
         return series(self.send("GET", "/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).body.decode())
 
     def wait_for_places(self) -> None:
-        """Return once no turn has a place at this handler, because a client reads the end of one a moment earlier."""
+        """Return once no turn has a place at this handler. A client reads the end of a turn a moment earlier."""
         until(lambda: self.scrape()["turns_running"] == 0, "the end of earlier turns")
 
     def replica(self, sessions: Path | None = None) -> "Talker":
-        """Return a second handler with the same configuration, but for another sessions.dir, if one is given."""
+        """Return a second handler with the same configuration, except for another sessions.dir if one is given."""
         other = object.__new__(Talker)
         other.__dict__ |= self.__dict__
         other.port = reserve_port()
@@ -149,16 +149,16 @@ class Talker(Service):
         return other
 
     def change(self, old: str, new: str) -> None:
-        """Change the configuration and have the handler reload it; return once chat follows it."""
+        """Change the configuration and make the handler reload it. Return once chat uses it."""
         text = self.config.read_text()
         assert old in text, old
-        before = self._wait_for_applied(1)  # a handler that has just begun is still applying what it was started with
+        before = self._wait_for_applied(1)  # a handler that has just started is still applying its first configuration
         self.config.write_text(text.replace(old, new))
         self.process.send_signal(signal.SIGHUP)
         self._wait_for_applied(before + 1)
 
     def _wait_for_applied(self, count: int) -> int:
-        """Return how many configurations chat has followed, once there are at least so many."""
+        """Return how many configurations chat has applied, once there are at least this many."""
         until = time.monotonic() + 60
         while (found := self._applied()) < count:
             assert time.monotonic() < until
@@ -170,7 +170,7 @@ class Talker(Service):
 
     @contextlib.contextmanager
     def changed(self, old: str, new: str) -> Iterator[None]:
-        """Change the configuration for a while."""
+        """Change the configuration until the block ends."""
         self.change(old, new)
         try:
             yield
@@ -189,23 +189,23 @@ class Talker(Service):
             return list(stream)
 
     def ask(self, caller: str = "operator", msg_id: str = "", **fields: object) -> Reply:
-        """Send a request to /chat that is answered at once."""
+        """Send a request to /chat that has no stream."""
         body = json.dumps(fields).encode()
         return self.send("POST", "/chat", body, self.signed(body, caller, msg_id))
 
     def change_sessions(self, statement: str) -> None:
-        """Change what the handler has stored, in its file."""
+        """Change the handler's sessions in its file."""
         with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db, db:
             db.execute("PRAGMA foreign_keys = ON")
             db.execute(statement)
 
     def transcript(self, sid: str) -> bytes:
-        """Return what the handler has of a session's transcript."""
+        """Return the handler's transcript of a session."""
         with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db:
             return b"".join(data for (data,) in db.execute("SELECT data FROM piece WHERE sid = ? ORDER BY at", (sid,)))
 
     def kill(self) -> None:
-        """End the handler as a lack of memory would."""
+        """Kill the handler, as the kernel does when memory runs out."""
         self.stop(signal.SIGKILL)
 
 
@@ -250,14 +250,14 @@ class Stream:
         raise AssertionError(f"no {kind} {fields} in {self.seen}")
 
     def rest(self) -> list[Event]:
-        """Read to the end; return everything that was ever read."""
+        """Read to the end, and return all events since the beginning."""
         for _ in self:
             pass
         return self.seen
 
 
 def answer_text(events: list[Event]) -> str:
-    """Return the answer as a client puts it together."""
+    """Return the answer as a client assembles it."""
     texts: dict[int, str] = {}
     for event in events:
         if event["type"] == "text" and "retract" in event:
@@ -268,7 +268,7 @@ def answer_text(events: list[Event]) -> str:
 
 
 def kinds(events: list[Event]) -> list[str]:
-    """Return the events' types, repeated ones once."""
+    """Return the events' types, without repetitions."""
     found: list[str] = []
     for event in events:
         if [event["type"]] != found[-1:]:
@@ -277,7 +277,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 def last_error(events: list[Event]) -> Event:
-    """Return the error with which a turn ended, having looked at its last line."""
+    """Return the error with which a turn ended, and check its last line."""
     assert events[-1]["type"] == "done"
     assert events[-1]["ok"] is False
     assert events[-2]["type"] == "error"
@@ -294,7 +294,7 @@ def started(talker: Talker) -> Iterator[Talker]:
 
 @contextlib.contextmanager
 def unread_turn(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socket]]:
-    """Begin a turn over a connection with a small window and read nothing from it."""
+    """Begin a turn over a connection with a small window, but read nothing from it."""
     turn, body = new_id(), json.dumps({"prompt": prompt}).encode()
     headers = {**talker.signed(body, msg_id=turn), "content-length": str(len(body)), "connection": "close", "host": "x"}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -303,5 +303,5 @@ def unread_turn(talker: Talker, prompt: str) -> Iterator[tuple[str, socket.socke
         connection.settimeout(60)
         connection.connect(("127.0.0.1", talker.port))
         connection.sendall(f"POST /chat HTTP/1.1\r\n{head}\r\n".encode() + body)
-        assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"  # it has begun
+        assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"  # the turn has begun
         yield turn, connection

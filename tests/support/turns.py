@@ -1,4 +1,4 @@
-"""Turns without a handler: the turn's program as a handler starts it, and this test at the other end of its socket."""
+"""Turns without a handler. A test starts the turn's program as a handler does, and has the other end of its socket."""
 
 import json
 import os
@@ -36,7 +36,7 @@ BRIEF = (files("breakglass.agents") / "breakglass.md").read_text(encoding="utf-8
 
 
 def ask_nothing(line: str) -> tuple[int, str]:
-    """Answer what claude's `pve` asks for as a handler does with a VM that runs."""
+    """Answer the requests of claude's `pve` as a handler does whose VM runs."""
     if line.split()[0] in ("status", "forensics", "history"):
         return 0, "devvm: running\n"
     return 16, f"approval-required: {line}\n"
@@ -64,7 +64,7 @@ def make_job(
 
 
 class Turn:
-    """A running turn. Iterate over it for its events; `transcript` is what has come of that."""
+    """A running turn. Iterate over it for its events. `transcript` has the lines of the transcript so far."""
 
     def __init__(self, job: Job, program: str | Path, transcript: bytes = b"", pve: Pve = ask_nothing) -> None:
         self.job, self.events, self.transcript = job, list[Event](), bytearray(transcript)
@@ -131,7 +131,7 @@ class Turn:
 
     @property
     def tools(self) -> list[tuple[str, bool, str]]:
-        """What was run, whether it went well, and what it said."""
+        """Each tool call, with its success and its output."""
         calls = {event["id"]: event["input"].get("command", "") for event in self.events if event["type"] == "tool"}
         results = [event for event in self.events if event["type"] == "tool_result"]
         return [(calls[event["id"]], event["ok"], event["text"]) for event in results]
@@ -144,8 +144,8 @@ def run(job: Job, program: str | Path, transcript: bytes = b"", pve: Pve = ask_n
     return turn
 
 
-# It stands in for claude. It runs its prompt as a script, as one of its commands or as claude itself, and says what
-# that printed.
+# It replaces claude. It runs its prompt as a script, either as one of claude's commands or as claude itself, and prints
+# the output.
 _RUNNER = f"""#!{PYTHON} -IS
 import json, os, subprocess, sys
 def emit(**line):
@@ -164,7 +164,7 @@ emit(type="result", subtype="success", is_error=False, result="", num_turns=1, d
 
 
 def write_runner(directory: Path, as_command: bool) -> Path:
-    """Write the program that runs its prompt as a script, as a command of claude's or as claude itself."""
+    """Write the program that runs its prompt as a script, either as one of claude's commands or as claude itself."""
     path = directory / ("runs-a-command" if as_command else "is-taken-over")
     path.write_text(_RUNNER.replace("AS_COMMAND", str(as_command)))
     path.chmod(0o755)
@@ -178,7 +178,7 @@ def texts(events: Sequence[Event]) -> str:
 
 
 class WithGuest(Sshd):
-    """The server with a second account, which the guest's key opens with a shell, as a VM's own sshd would."""
+    """The server with a second account. The guest's key gets a shell there, as at a VM's own sshd."""
 
     def __init__(self, world: World) -> None:
         self.guest_key = asyncssh.generate_private_key("ssh-ed25519")

@@ -1,4 +1,4 @@
-"""Serves wheels to pip on loopback, like an index. One can be held back, so that a download does not end."""
+"""Serves wheels to pip on loopback, like an index. It can hold a wheel back, so that a download does not end."""
 
 import contextlib
 import http.server
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-LARGE = 100_000_000  # bytes, as claude's wheel has
+LARGE = 100_000_000  # bytes; claude's wheel is about as large
 BEGUN = 3_000_000
 
 
@@ -24,7 +24,7 @@ class WheelServer(http.server.ThreadingHTTPServer):
 
     @property
     def pip(self) -> dict[str, str]:
-        """The environment in which pip takes all from here, and asks no index."""
+        """The environment in which pip takes all packages from here, and asks no index."""
         return {
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": self.url,
@@ -57,10 +57,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, wheel: Path) -> None:
         size = wheel.stat().st_size
         self._begin("application/octet-stream", size)
-        with wheel.open("rb") as file, contextlib.suppress(ConnectionError):  # pip was ended
+        with wheel.open("rb") as file, contextlib.suppress(ConnectionError):  # a test has ended pip
             if self.server.holds.is_set() and size > LARGE:
                 self.wfile.write(file.read(BEGUN))
-                self.rfile.read(1)  # until pip has ended
+                self.rfile.read(1)  # wait until pip has ended
             else:
                 while part := file.read(1 << 20):
                     self.wfile.write(part)

@@ -18,19 +18,19 @@ from pathlib import Path
 from .leftovers import shared_directory
 from .locks import ROOT
 
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # those that pyproject.toml declares
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # the versions that pyproject.toml declares
 FOLDERS = ("handler", "agents", "docs", "static_site")
 _BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def wheelhouse() -> Path:
-    """Return a directory that holds our wheel and the wheels of requirements.txt, for each Python of PYTHONS.
+    """Return a directory with our wheel and the wheels of requirements.txt for each Python of PYTHONS.
 
-    The first caller of a run makes it, and the others wait. The locked wheels stay for later runs of this machine;
-    they are named by the lock file's hash.
+    The first caller of a run makes the directory, and the others wait. The locked wheels stay for later runs on this
+    machine, in a directory whose name is the lock file's hash.
     """
-    made = Path(tempfile.gettempdir()) / "wheelhouse"  # of the run, which removes it
+    made = Path(tempfile.gettempdir()) / "wheelhouse"  # the run's directory, which the run removes
     with (shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
@@ -44,7 +44,7 @@ def wheelhouse() -> Path:
 
 
 def build_wheel(directory: Path) -> Path:
-    """Build the wheel from a copy of this checkout in a new directory: setuptools leaves a `build` directory behind."""
+    """Build the wheel from a copy of this checkout, because setuptools leaves a `build` directory behind."""
     copy_sources(directory)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     _run(*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), cwd=directory, environment=environment)
@@ -53,7 +53,7 @@ def build_wheel(directory: Path) -> Path:
 
 
 def copy_sources(directory: Path) -> None:
-    """Copy what the wheel is built from into a new directory."""
+    """Copy the wheel's source files into a new directory."""
     directory.mkdir()
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -77,7 +77,7 @@ def claude_wheel() -> Path:
 
 
 def _keep(lock: str, *choices: Sequence[str]) -> Path:
-    """Return the directory of a lock file's wheels; download them, checked by their hashes, if no run did yet."""
+    """Return the directory of a lock file's wheels. If no run has downloaded them yet, download and check them."""
     text = (ROOT / lock).read_text("utf-8")
     key = hashlib.sha256(f"{text}{choices}{sys.version_info[:2]}".encode()).hexdigest()[:16]
     kept = shared_directory() / f"breakglass-tests-wheels-{os.geteuid()}-{key}"
@@ -93,9 +93,9 @@ def _keep(lock: str, *choices: Sequence[str]) -> Path:
 
 
 def _download(lock: str, choice: Sequence[str], directory: Path) -> None:
-    """Download the wheels of a lock file's text; pip's `choice` can name another Python than this one."""
+    """Download the wheels of a lock file's text. pip's options in `choice` can name another Python."""
     whole = directory / "requirements.txt"
-    # a marker would be judged by this Python, whatever --python-version says
+    # without them, because pip evaluates markers for this Python and not for --python-version
     whole.write_text(re.sub(r" ; [^\n\\]*", " ", lock) if choice else lock)
     command = (*_PIP, "download", "--no-deps", "--require-hashes", "--only-binary=:all:", *choice)
     _run(*command, "--dest", directory, "-r", whole)

@@ -1,4 +1,4 @@
-"""Which authenticated requests are admitted, and which refusal comes first."""
+"""The authenticated requests that are admitted, and the order of refusals."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
 
 @pytest.mark.parametrize(("asked", "error", "words"), REFUSED)
 def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], words: str) -> None:
-    """Each rule has its error and its sentence, and where two rules are broken, the earlier one answers."""
+    """Each rule has its error and its sentence. If two rules are broken, the earlier one answers."""
     with pytest.raises(error) as caught:
         ask(**asked)
     assert type(caught.value) is error
@@ -71,5 +71,5 @@ def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], wo
     ],
 )
 def test_what_is_admitted(asked: dict[str, Any], vm: Vm | None) -> None:
-    """The request gets its VM; a verb or a VM that does not exist gets none."""
+    """The request gets its VM. A request with an unknown verb or VM gets none."""
     assert ask(**asked) == vm

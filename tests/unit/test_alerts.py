@@ -1,4 +1,4 @@
-"""What each sender sends, judged against the entries: the captures that a notification comes to, and names none."""
+"""Each sender's payload is compared with the entries, which decide the captures. A payload can't name a VM."""
 
 import asyncio
 import hmac
@@ -26,7 +26,7 @@ from ..support.any_json import any_values
 
 DATA = Path(__file__).parent.parent / "data/alerts"
 NOW = 1_795_402_300
-SECRET = "s" * 32  # of sessions
+SECRET = "s" * 32  # the secret of [sessions]
 WANTED: Mapping[str, Mapping[str, str]] = {
     "alertmanager": {"alertname": "DevvmDown"},
     "grafana": {"alertname": "DevvmDown", "vm": "devvm"},
@@ -64,7 +64,7 @@ def test_a_recorded_alert_makes_one_capture(source: str) -> None:
 
 @pytest.mark.parametrize("source", SENDERS)
 def test_the_id_of_a_capture_fits_the_hosts_grammar(source: str) -> None:
-    """The id of a capture is of the host's grammar, the same at every arrival, and another one for another sender."""
+    """The id of a capture fits the host's grammar, is the same at every arrival, and differs between senders."""
     (job,) = jobs(source, recorded(source))
     assert ID.fullmatch(job)
     assert jobs(source, recorded(source)) == [job]
@@ -73,7 +73,7 @@ def test_the_id_of_a_capture_fits_the_hosts_grammar(source: str) -> None:
 
 
 def test_only_a_firing_alert_that_matches_an_entry_is_captured() -> None:
-    """In Alertmanager's payload, one alert acts; the one that no entry matches and the resolved one are counted."""
+    """Of Alertmanager's payload, one alert is captured. A resolved one and one without an entry are only counted."""
     found = planned("alertmanager", recorded("alertmanager"))
     assert len(found.captures["devvm"]) == 1
     assert found.ignored == 2
@@ -115,7 +115,7 @@ def test_an_unknown_status_captures_nothing(source: str, change: dict[str, objec
 
 @pytest.mark.parametrize("source", SENDERS)
 def test_an_empty_notification_captures_nothing(source: str) -> None:
-    """An empty object is accepted and does nothing; so is one whose fields are null."""
+    """An empty object, or one whose fields are null, is accepted and does nothing."""
     assert planned(source, {}).captures == {}
     nulls = dict.fromkeys(recorded(source))
     assert planned(source, nulls).captures == {}
@@ -177,7 +177,7 @@ def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("source", ["alertmanager", "grafana", "kuma", "healthchecks", "pve", "generic"])
 def test_the_start_time_decides_the_id(source: str) -> None:
-    """The time of arrival does not change the id; another start is another capture."""
+    """The time of arrival does not change the id. An alert with another start is another capture."""
     first = jobs(source, recorded(source))
     assert jobs(source, recorded(source), NOW + 40_000) == first
     later = json.dumps(recorded(source)).replace("2026-11-24", "2026-12-24").replace("1795402213", "1797402213")
@@ -185,7 +185,7 @@ def test_the_start_time_decides_the_id(source: str) -> None:
 
 
 def test_without_a_start_time_the_arrival_decides_the_id() -> None:
-    """Gatus sends no start: alerts within ten minutes are one outage, and next month's is another one."""
+    """Gatus sends no start. Alerts within ten minutes are one outage, and one in the next month is another."""
     at = NOW // 600 * 600
     first = jobs("gatus", recorded("gatus"), at)
     assert jobs("gatus", recorded("gatus"), at + 599) == first
@@ -193,7 +193,7 @@ def test_without_a_start_time_the_arrival_decides_the_id() -> None:
 
 
 def test_the_time_zone_does_not_change_the_id() -> None:
-    """Two Grafanas in two time zones mean the same instant; Go's zero time means none."""
+    """Two Grafanas in two time zones mean the same instant. Go's zero time counts as no start."""
     payload = recorded("grafana")
     first = jobs("grafana", payload)
     payload["alerts"][0]["startsAt"] = "2026-11-24T02:50:10Z"
@@ -203,7 +203,7 @@ def test_the_time_zone_does_not_change_the_id() -> None:
 
 
 def test_without_a_fingerprint_the_labels_decide_the_id() -> None:
-    """The labels identify an alert without a fingerprint; their order does not matter."""
+    """The labels identify an alert without a fingerprint. Their order does not matter."""
     one, same = Alert(True, {"a": "1", "b": "2"}), Alert(True, {"b": "2", "a": "1"})
     assert job_id("generic", one, 600, NOW, SECRET) == job_id("generic", same, 600, NOW, SECRET)
     other = Alert(True, {"a": "1", "b": "3"})
@@ -211,7 +211,7 @@ def test_without_a_fingerprint_the_labels_decide_the_id() -> None:
 
 
 def test_only_the_session_secret_tells_the_id() -> None:
-    """Replicas have one secret and make one id. Without it, the id can't be told from the alert."""
+    """Replicas with the same secret make the same id. Without the secret, the id can't be computed from the alert."""
     alert = Alert(True, {"a": "1"}, fingerprint="f", starts_at="2026-11-24T02:50:00Z")
     text = b'breakglass capture\n["generic", "f", "2026-11-24T02:50:00+00:00"]'
     expected = hmac.new(SECRET.encode(), text, "sha256").hexdigest()
@@ -228,7 +228,7 @@ def test_a_repeated_alert_in_a_payload_is_one_capture() -> None:
 
 
 def test_an_alert_that_matches_entries_of_two_vms_is_captured_on_both() -> None:
-    """An alert that concerns two VMs is captured on both; of two entries for one VM the first counts."""
+    """An alert about two VMs is captured on both. Of two entries for one VM, the first is used."""
     match = {"host": "devvm"}
     rules = (Rule("generic", match, "a", 60), Rule("generic", match, "a", 900), Rule("generic", match, "b"))
     found = planned("generic", recorded("generic"), rules=rules).captures
@@ -244,7 +244,6 @@ def test_an_entry_applies_only_to_its_source() -> None:
 
 
 def test_alerts_after_the_thousandth_are_ignored() -> None:
-    """Alerts after the thousandth of a notification are counted as ignored."""
     alert = recorded("alertmanager")["alerts"][0]
     found = planned("alertmanager", {"alerts": [alert | {"fingerprint": str(n)} for n in range(MOST_ALERTS + 5)]})
     assert len(found.captures["devvm"]) == MOST_ALERTS
@@ -253,13 +252,13 @@ def test_alerts_after_the_thousandth_are_ignored() -> None:
 
 @pytest.mark.parametrize("source", ["alertmanager", "grafana"])
 def test_alerts_after_the_thousandth_are_not_read(source: str) -> None:
-    """They are only counted: a mebibyte has 340,000 of them. What would be refused among the first is ignored there."""
+    """They are only counted, because a mebibyte can have 340,000 of them. Even a malformed one is ignored."""
     found = planned(source, {"alerts": [{}] * MOST_ALERTS + [1]})
     assert (found.captures, found.ignored) == ({}, MOST_ALERTS + 1)
 
 
 def test_the_first_entry_decides_among_texts_and_patterns() -> None:
-    """Entries are looked up by a text and by patterns; their order in the file decides all the same."""
+    """Entries are found by a text or by patterns, but in both cases their order in the file decides."""
     labels = {"a": "1", "b": "2"}
     entries: list[dict[str, Any]] = [{"a": "1"}, {"b": "2", "a": re.compile("1")}, {"a": re.compile("[0-9]")}]
     for order in itertools.permutations(entries):
@@ -269,7 +268,7 @@ def test_the_first_entry_decides_among_texts_and_patterns() -> None:
 
 
 def test_alerts_that_are_not_compared_in_time_are_ignored() -> None:
-    """What was found until then is captured."""
+    """The alerts that were compared before the deadline are captured."""
     rule = Rule("generic", {"a": re.compile(".*")}, "devvm")
     alerts = [Alert(True, {"a": str(number)}) for number in range(4)]
     times = iter([True, True, False, False])
@@ -278,7 +277,7 @@ def test_alerts_that_are_not_compared_in_time_are_ignored() -> None:
 
 
 class SlowPattern:
-    """Stands for a pattern that takes as long as the test wants."""
+    """A pattern whose comparison takes as long as the test wants."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -296,7 +295,7 @@ NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).enc
 
 
 async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
-    """The event loop continues meanwhile: here only it lets the comparison end."""
+    """The event loop continues during the comparison. In this test, only the loop lets the comparison end."""
     slow, rules = slow_rules()
     planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am"))
     await asyncio.sleep(0)
@@ -306,7 +305,7 @@ async def test_a_comparison_that_takes_long_holds_up_no_other_request() -> None:
 
 @pytest.mark.all
 async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
-    """One notification is compared at a time; the one that waits is answered all the same."""
+    """Only one notification is compared at a time, but the waiting one is still answered."""
     slow, rules = slow_rules()
     both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am")) for _ in range(2)]
     try:
@@ -318,7 +317,7 @@ async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() 
 
 
 async def test_a_sender_of_many_notifications_delays_no_other_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each sender, one notification is compared at a time, but the other sender's is the second of all."""
+    """Only one notification of each sender is compared at a time, so the other sender's comes second."""
     monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
     slow, rules = slow_rules()
     done: list[str] = []
@@ -335,7 +334,7 @@ async def test_a_sender_of_many_notifications_delays_no_other_sender(monkeypatch
 
 
 async def test_too_many_notifications_of_a_sender_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The handler keeps the bodies of so many; none of the refused ones is compared."""
+    """The handler keeps only this many bodies. A refused notification is not compared."""
     monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
     slow, rules = slow_rules()
     kept = [
@@ -349,7 +348,7 @@ async def test_too_many_notifications_of_a_sender_are_refused_at_once(monkeypatc
     await asyncio.gather(*kept)
 
 
-# --- what the evidence says it was taken for ---
+# --- the reason of a capture ---
 
 
 def test_the_reason_names_the_source_start_labels_and_annotations() -> None:
@@ -373,14 +372,14 @@ def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str,
 
 
 def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
-    """A lone surrogate, a newline and an escape sequence are escaped; a long text is cut."""
+    """A lone surrogate, a newline and an escape sequence are escaped, and a long text is cut."""
     reason = why("generic", Alert(True, {"a": "\ud800\n\x1b[2J\u202e", "b": "x" * 100_000}, {"c": "ä" * 100_000}))
     assert "a=\\ud800\\n\\x1b[2J\\u202e\nb=xxx" in reason
     assert 2000 < len(reason.encode()) <= REASON_BYTES
 
 
 def test_a_refused_capture_has_no_job_to_link_to() -> None:
-    """The page's address is the first one, and a handler that knows none says nothing."""
+    """The page's address is the handler's first URL. A handler without a URL gives no link."""
     urls = ("https://a.example/bg/", "https://b.example/")
     taken = {"vm": "devvm", "job": "alert-0a", "duplicate": False, "suppressed": False}
     assert with_link(taken, urls) == {**taken, "page": "https://a.example/bg/#vm=devvm&job=alert-0a"}
@@ -398,7 +397,7 @@ PAYLOADS: st.SearchStrategy[Any] = _JSON | st.builds(dict, alerts=_JSON, labels=
 
 @given(st.sampled_from(sorted(SENDERS)), PAYLOADS)
 def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> None:
-    """Any JSON is refused as a bad request, or selects configured VMs with ids that fit the host's grammar."""
+    """Any JSON is either a bad request, or selects only configured VMs with ids that fit the host's grammar."""
     everything = tuple(Rule(source, {label: re.compile(".*")}, "devvm") for label in ("vm", "alertname", "type"))
     try:
         found = plan(source, read_payload(source, json.dumps(payload).encode()), everything, NOW, SECRET)
@@ -410,7 +409,6 @@ def test_no_payload_breaks_it_or_names_a_vm(source: str, payload: object) -> Non
 
 @given(st.sampled_from(sorted(SENDERS)), st.binary(max_size=200))
 def test_any_bytes_are_refused_as_a_bad_request(source: str, body: bytes) -> None:
-    """Any bytes that are not a JSON object are refused as a bad request."""
     try:
         read_payload(source, body)
     except BadRequest:

@@ -47,7 +47,7 @@ def headers(signature: str = SIGNATURE, timestamp: str | None = TIME) -> dict[st
 
 
 def test_a_signature_made_by_grafana_is_accepted() -> None:
-    """Grafana's signature over time and body is accepted, byte for byte; it names no id."""
+    """Grafana's own signature over the time and the body is accepted. It has no id."""
     assert verify_grafana([ALERTMANAGER, GRAFANA_CALLER], headers(), BODY) == Signed(GRAFANA_CALLER, "", int(TIME))
 
 
@@ -79,7 +79,7 @@ def test_another_spelling_of_grafanas_signature_is_refused(signature: str, times
 
 
 def test_each_auth_method_has_its_own_keys() -> None:
-    """A key works for its own auth method only: a token signs nothing, and Grafana's secret is no token."""
+    """A key works only for its own auth method, so a token can't sign, and Grafana's secret is not a token."""
     with pytest.raises(Unauthorized):
         verify_bearer([GRAFANA_CALLER, Caller("op", (TOKEN.encode(),), frozenset())], TOKEN)
     signed = {"webhook-id": "msg_12345678", "webhook-timestamp": TIME}
@@ -176,7 +176,7 @@ def test_a_configuration_with_every_kind_of_sender_is_read() -> None:
 
 
 def test_a_token_may_be_in_a_file() -> None:
-    """`token_file` is read like every other secret's file."""
+    """`token_file` is read in the same way as every other secret's file."""
     config = read(GOOD.replace(f'token = ["{TOKEN}", "bgt_{"u" * 43}"]', 'token_file = "/run/secrets/token"'))
     assert config.problems == ()
     assert verify_bearer(config.callers, "bgt_" + "f" * 43)[0].name == "alertmanager"
@@ -243,7 +243,7 @@ def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str
 
 
 def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
-    """If the VM's own entry is faulty, the problem of the alert entry says so."""
+    """If the VM's own entry has an error, the problem of the alert entry says so."""
     other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
     config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
     assert {problem.place: problem.sentence for problem in config.problems}["alerts[1].vm"] == 'is disabled: "other"'
@@ -253,7 +253,7 @@ def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
 
 
 def test_a_pattern_matches_the_whole_label() -> None:
-    """A pattern must match the label from its first to its last character; a text without the tilde must be equal."""
+    """A pattern must match the whole label. A text without the tilde must be equal to the label."""
     config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~dev(vm|box)' }"))
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm", "devbox")] == [True, True]
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm2", "a devvm", "devvm\n")] == [False] * 3
@@ -279,7 +279,6 @@ def test_a_pattern_matches_the_whole_label() -> None:
     ],
 )
 def test_ordinary_patterns_are_accepted(pattern: str) -> None:
-    """Patterns that an operator would write are accepted."""
     config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
     assert config.problems == ()
 
@@ -309,7 +308,7 @@ def test_patterns_that_take_too_long_are_refused(pattern: str) -> None:
 
 
 def test_a_long_label_matches_no_pattern() -> None:
-    """No pattern is tried on a label of more than 200 characters; a plain text can still be equal."""
+    """No pattern is tried on a label of more than 200 characters, but a plain text can still be equal."""
     config = read(GOOD.replace('match = { vm = "devvm" }', "match = { vm = '~.*a.*a' }"))
     assert config.alerts[1].matches({"vm": "a" * 200})
     assert not config.alerts[1].matches({"vm": "a" * 201})
@@ -341,7 +340,7 @@ def test_an_unsupported_construct_is_named(pattern: str, rest: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["[z-a]", "a{3,1}"])
 def test_a_pattern_that_python_refuses_is_a_problem(pattern: str) -> None:
-    """A pattern of supported constructs can still be wrong; Python's own message says how."""
+    """A pattern of supported constructs can still be wrong. The problem has Python's own message."""
     with pytest.raises(ValueError, match="is not a regular expression: "):
         check_pattern(pattern)
 

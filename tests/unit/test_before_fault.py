@@ -1,4 +1,4 @@
-"""What Proxmox's statistics say of the last hour: rows as pvesh prints them, and the lines that they make."""
+"""Proxmox's statistics of the last hour: rows as pvesh prints them, and the lines that are made from them."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ SOUND = {"maxmem": 4 * GIB, "mem": 3 * GIB, "diskwrite": 4096.0, "pressureiosome
 
 
 def statistics(**changed: dict[int, Any]) -> str:
-    """Return an hour of rows; `changed` has the values of a name from so many minutes ago on. None: not taken."""
+    """Return an hour of rows. `changed` has a name's values from this many minutes ago on, or None if not measured."""
     rows = []
     for ago in range(60, 0, -1):
         row = dict(SOUND, time=int(NOW) // 60 * 60 - 60 * ago, pressurecpusome=21.0 if ago == 30 else 1.0)
@@ -64,7 +64,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_last_hour_is_told_in_at_most_three_lines(name: str) -> None:
-    """What stopped or rose has its time, and what is usual has no line."""
+    """A value that stopped or rose has a line with its time. A usual value has no line."""
     changed, expected = ROWS[name]
     lines = before_lines(statistics(**changed), NOW)
     if name == "all at once":
@@ -76,5 +76,5 @@ def test_the_last_hour_is_told_in_at_most_three_lines(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[1]", '[{"time": null, "diskwrite": 0}]', '[{"time": 1}]', "null"])
 def test_statistics_of_another_form_say_nothing(text: str) -> None:
-    """A row without a value, and what is no list of rows."""
+    """A row without a value, or data that is not a list of rows, gives no line."""
     assert before_lines(text, NOW) == []

@@ -25,16 +25,16 @@ def body(**fields: object) -> bytes:
     return json.dumps({"verb": "status", **fields}).encode()
 
 
-# --- what is read ---
+# --- accepted bodies ---
 
 
 def test_a_verb_is_enough() -> None:
-    """Everything but the verb can be left out, and is empty then."""
+    """Every other field can be left out, and is then empty."""
     assert parse_verb_body(b'{"verb":"status"}') == VerbBody("status")
 
 
 def test_every_field_is_read() -> None:
-    """Each field of the contract is read as it was sent, white space and escapes included."""
+    """Each field of the contract is read as it was sent, including white space and escapes."""
     sent: dict[str, object] = {
         "verb": "cycle",
         "vm": "devvm",
@@ -68,7 +68,7 @@ def test_shapes_that_are_good(fields: dict[str, str]) -> None:
     assert {name: parsed[name] for name in fields} == fields
 
 
-# --- what is refused ---
+# --- refused bodies ---
 
 NOT_JSON = {
     "nothing": b"",
@@ -111,7 +111,6 @@ def test_what_is_not_strict_json_is_a_bad_request(sent: bytes) -> None:
 
 @pytest.mark.parametrize("sent", [b"null", b"1", b'"status"', b"[]", b'["verb"]', b"true", b"1e999"])
 def test_what_is_not_an_object_is_a_bad_request(sent: bytes) -> None:
-    """JSON of another kind than an object is refused."""
     with pytest.raises(BadRequest, match=r"^the body is not a JSON object$"):
         strict_json(sent)
 
@@ -126,7 +125,7 @@ def test_the_verb_is_needed(sent: bytes) -> None:
 @pytest.mark.parametrize("field", TEXTS)
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"], ids=ascii)
 def test_every_field_but_again_is_text(field: str, value: object) -> None:
-    """A field that is not text, half a surrogate pair included, is refused by its name."""
+    """A field that is not text, or has half a surrogate pair, is refused by its name."""
     with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
         parse_verb_body(body(**{field: value}))
 
@@ -135,7 +134,7 @@ def test_every_field_but_again_is_text(field: str, value: object) -> None:
     "name", ["prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n"], ids=ascii
 )
 def test_an_unknown_field_is_refused(name: str) -> None:
-    """A field that the route does not know is refused; the answer shows its name cut and in ASCII."""
+    """A field that the route does not know is refused. The answer shows its name, cut and in ASCII."""
     with pytest.raises(BadRequest, match=r'^unknown field "') as caught:
         parse_verb_body(body(**{name: "x"}))
     assert caught.value.message.isascii()
@@ -184,7 +183,7 @@ WORDS = [
 
 @pytest.mark.parametrize(("field", "word"), WORDS, ids=ascii)
 def test_no_other_word_is_taken(field: str, word: str) -> None:
-    """Only the words of the table, however others are spelled; the answer shows the value cut and in ASCII."""
+    """Only the words of the table are accepted, exactly spelled. The answer shows the value, cut and in ASCII."""
     with pytest.raises(BadRequest, match=rf'^"{field}" can\'t be ".*"; nothing was sent$') as caught:
         parse_verb_body(body(verb="cycle", **{field: word}))
     assert caught.value.message.isascii()
@@ -203,7 +202,7 @@ def test_no_other_word_is_taken(field: str, word: str) -> None:
     ],
 )
 def test_a_word_goes_with_its_own_verbs(verb: str, field: str, word: str, verbs: tuple[str, ...]) -> None:
-    """Beside another verb it is refused, and the hint names those that it goes with."""
+    """With another verb, the word is refused, and the hint names its own verbs."""
     if verb in verbs:
         assert getattr(parse_verb_body(body(verb=verb, **{field: word})), field) == word
         return
@@ -226,7 +225,7 @@ bodies = (
 
 @given(bodies)
 def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
-    """Whatever arrives is a request of texts that can be written as UTF-8, or a BadRequest, and nothing else."""
+    """Any bytes are either a request whose texts are valid UTF-8, or a BadRequest."""
     try:
         fields = asdict(parse_verb_body(sent))
         assert fields.pop("again") in (False, True)
@@ -239,7 +238,7 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
 
 @given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
 def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
-    """Whatever verb, vm and reason say, they arrive as they were sent."""
+    """Any texts in verb, vm and reason arrive as they were sent."""
     parsed = asdict(parse_verb_body(json.dumps(fields).encode()))
     assert {name: parsed[name] for name in fields} == fields
 
@@ -250,7 +249,7 @@ def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
 @given(sound, st.integers(0, 40))
 @example("a☎b", 3)
 def test_a_text_is_cut_at_a_character(text: str, limit: int) -> None:
-    """A cut text fits, is a beginning of the whole, and lost no character that would have fitted."""
+    """A cut text fits, is the beginning of the whole text, and has as many whole characters as fit."""
     cut = cut_utf8(text, limit)
     assert len(cut.encode()) <= limit
     assert text.startswith(cut)

@@ -1,4 +1,4 @@
-"""Claude's brief and rules: the verbs that we know, no more than it can reach, and what counts as asking."""
+"""Claude's brief and rules: the known verbs, only commands that work, and what counts as a proposal."""
 
 import re
 from dataclasses import replace
@@ -19,13 +19,13 @@ MUTATING = {name for name, verb in VERBS.items() if verb.mutating}
 
 
 def test_what_the_brief_teaches_may_run() -> None:
-    """Every command of the brief has a rule, and nothing has one that is not in the brief but the guest's command."""
+    """Every command of the brief has a rule. Only the guest's command has a rule without being in the brief."""
     taught = {f"Bash({command})" for command in re.findall(r"`(pve [a-z]+)`", TEXT)}
     assert taught | {"Bash(pve job:*)", "Bash(devvm:*)"} == set(list_tool_rules(VM))
 
 
 def test_the_brief_is_what_agents_takes() -> None:
-    """The front matter gives name, description and tools; the rest is the prompt, with this VM at its end."""
+    """The front matter has the name, description and tools. The rest is the prompt, with this VM at its end."""
     made = build_agents(TEXT, VM)["breakglass"]
     assert made["tools"] == ["Bash", "Read", "Grep", "Glob"]
     assert made["description"]
@@ -34,7 +34,7 @@ def test_the_brief_is_what_agents_takes() -> None:
 
 
 def test_the_brief_says_what_must_not_be_missing() -> None:
-    """Look first; the guest's text is no instruction; ask once and stop."""
+    """The brief says to look first, not to obey the guest's text, and to ask once and then stop."""
     for words in ("Look before", "untrusted text", "never an instruction", "Then stop", "Reset or cycle"):
         assert words in " ".join(TEXT.split())
 
@@ -49,12 +49,12 @@ def test_the_brief_says_what_must_not_be_missing() -> None:
     ],
 )
 def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
-    """With and without a guest, as root, and with a key for it or none."""
+    """The brief differs with and without a guest, for root, and with and without a key."""
     assert words in describe_vm(vm)
 
 
 def test_there_is_no_rule_for_what_is_not_there() -> None:
-    """No guest or no key to it, no command for it; `pve` is always there."""
+    """Without a guest or its key, there is no rule for the guest's command. `pve` always has one."""
     for vm in (replace(VM, guest=None), NO_KEY):
         assert "Bash(pve status)" in list_tool_rules(vm)
         assert "Bash(devvm:*)" not in list_tool_rules(vm)
@@ -62,7 +62,7 @@ def test_there_is_no_rule_for_what_is_not_there() -> None:
 
 
 def test_ssh_has_the_key_to_the_guest_alone() -> None:
-    """The files have no key of the host, and the host keys that are pinned."""
+    """The files have the pinned host keys and the guest's key, but no key of the host."""
     pinned = replace(VM, guest_key="own\n", guest_host_keys=("ssh-ed25519 AAAA",), guest_host_cas=("ssh-rsa BBBB",))
     made = render_ssh_files(pinned, "/turn/ssh")
     assert (made["key"], set(made)) == ("own\n", {"key", "config", "known_hosts"})
@@ -77,7 +77,7 @@ SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_a_refused_verb_is_a_request(verb: str) -> None:
-    """Exactly `pve VERB`, a verb that changes power, ended with exit 16."""
+    """A request is exactly `pve VERB` with a verb that changes power, which ended with exit 16."""
     words = SAID.replace("reset", verb)
     assert find_proposed_verb("Bash", {"command": f"pve {verb}", "description": "x"}, False, words) == (
         verb if verb in MUTATING else None
@@ -87,7 +87,7 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
 @pytest.mark.parametrize(
     ("tool", "command", "ok", "text"),
     [
-        ("Bash", "devvm cat log", True, SAID),  # a file in the guest that merely contains it
+        ("Bash", "devvm cat log", True, SAID),  # a file in the guest that contains the text
         ("Bash", "devvm cat log", False, SAID),
         ("Bash", "pve status", False, SAID),
         ("Bash", "pve forensics", False, SAID),
@@ -106,5 +106,5 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
     ],
 )
 def test_nothing_else_is_a_request(tool: str, command: object, ok: bool, text: str) -> None:
-    """What another command prints, another exit, another verb, more words."""
+    """Another command's output, another exit code, another verb or more words are no request."""
     assert find_proposed_verb(tool, {"command": command}, ok, text) is None

@@ -19,7 +19,7 @@ ANNA, BOB = (f'secret = "{whsec(letter)}"\nallow = ["status"]\n' for letter in "
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A configuration with the caller `operator`, and an empty directory for the files of others."""
+    """A configuration with the caller `operator`, and an empty directory for other callers' files."""
     return write(tmp_path / "breakglass.toml", GOOD)
 
 
@@ -48,7 +48,7 @@ def refusal(config: Path) -> str:
 
 
 def test_a_caller_has_a_file_of_its_own(config: Path) -> None:
-    """It has the keys of a table, and counts as one; the files are in what the digest and doctor look at."""
+    """The file has the keys of a caller's table, and counts as one. The digest and doctor include the files."""
     before = load_config(config, {})
     file = own(config, "a.b@c.toml")
     found = load_config(config, {})
@@ -64,7 +64,7 @@ def test_a_secret_may_be_in_another_file(config: Path) -> None:
 
 
 def test_the_configuration_needs_no_callers(config: Path) -> None:
-    """One file of a caller that signs is enough; without any, both are missing."""
+    """One file of a caller that signs is enough. Without any, the problem names both places."""
     config.write_text(HOST + VM + SESSIONS)
     assert "callers: is empty" in refusal(config)
     own(config, "sender.toml", f'token = "bgt_{"t" * 43}"\nallow = ["status"]\n')
@@ -102,7 +102,7 @@ def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
 
 
 def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) -> None:
-    """Neither entry wins. The secrets of both are still used by no other caller."""
+    """Both entries are disabled. No other caller may use their secrets."""
     config.write_text(f"{GOOD}\n[callers.anna]\n{BOB}")
     own(config)
     own(config, "bob.toml", BOB)
@@ -116,7 +116,7 @@ def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) ->
 @pytest.mark.real("root")
 @pytest.mark.parametrize(("mode", "owner"), [(0o604, 0), (0o640, 65534), (0o660, 0)])
 def test_a_file_that_others_can_reach_is_refused_alone(config: Path, mode: int, owner: int) -> None:
-    """The rule is that of the configuration's own file."""
+    """The rule is the same as for the configuration's own file."""
     file = own(config)
     own(config, "bob.toml", BOB)
     os.chown(file, owner, -1)
@@ -154,7 +154,7 @@ def test_what_is_no_text_file_is_off_alone(config: Path, make: Callable[[Path], 
 
 
 def test_other_names_are_ignored_with_a_warning(config: Path) -> None:
-    """An editor's copies, what a command left that was killed, and a caller that someone has disabled by hand."""
+    """Such names are an editor's copies, leftovers of a killed command, and a caller that a person has disabled."""
     own(config)
     for name in (".anna.toml.swp", ".new", "anna.toml~", "bob.toml.off", "README"):
         own(config, name, "secret = [")
@@ -170,7 +170,7 @@ def test_other_names_are_ignored_with_a_warning(config: Path) -> None:
 
 
 def test_a_link_that_leaves_the_directory_is_ignored_with_a_warning(config: Path) -> None:
-    """What is outside has another owner's rights to change it. A link to a file beside it is followed."""
+    """A file outside may have another owner, who could change it. A link to a file in the directory is followed."""
     file = own(config, "anna.toml")
     (file.parent / "bob.toml").symlink_to(write(config.parent / "bob.toml", BOB))
     (file.parent / "carl.toml").symlink_to(file.parent.parent / "callers.d.old/carl.toml")
@@ -183,7 +183,7 @@ def test_a_link_that_leaves_the_directory_is_ignored_with_a_warning(config: Path
 
 
 def test_a_volume_of_kubernetes_is_read_without_a_warning(config: Path) -> None:
-    """Its names lead over the link `..data` to a directory that is replaced as a whole."""
+    """Its names are links through `..data` to a directory that is replaced as a whole."""
     place = config.parent / "callers.d"
     place.mkdir()
     for version, text in (("..2026_11_28", ANNA), ("..2026_11_29", BOB)):
@@ -202,11 +202,11 @@ def test_a_volume_of_kubernetes_is_read_without_a_warning(config: Path) -> None:
     assert names(load_config(config, {})) == ["operator", "anna"]
 
 
-# --- one moment ---
+# --- changes during the reading ---
 
 
 def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], times: int) -> None:
-    """Have a change happen just before the first of the files is read, this often."""
+    """Make a change just before the first of the files is read, this many times."""
     read, left = sources.read_file, [times]
 
     def read_then(path: Path) -> tuple[str, os.stat_result]:
@@ -235,7 +235,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_a_change_while_it_is_read_is_seen_whole(
     config: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
 ) -> None:
-    """What was read before and after a change is no state that ever was, so all of it is read again."""
+    """A mix of files from before and after a change never existed, so all files are read again."""
     own(config)
     between(monkeypatch, lambda: change(config), 1)
     found = load_config(config, {})
@@ -254,18 +254,18 @@ def test_what_keeps_changing_is_not_used(config: Path, monkeypatch: pytest.Monke
 
 
 def test_a_directory_that_is_none_ends_the_reading(config: Path) -> None:
-    """No caller is taken for removed. A missing directory is a configuration without such files."""
+    """An error must not look like removed callers. A missing directory is a configuration without such files."""
     place = config.parent / "callers.d"
     assert names(load_config(config, {})) == ["operator"]
     place.write_text("")
     assert str(place) in refusal(config)
     place.unlink()
-    place.symlink_to("/nowhere")  # a volume that is not mounted
+    place.symlink_to("/nowhere")  # as with a volume that is not mounted
     assert f"{place}: can't be read" in refusal(config)
 
 
 def test_a_reload_without_the_directory_is_refused(config: Path) -> None:
-    """The first start may be without it, and a directory that is empty is one."""
+    """Only the first start may be without the directory. An empty directory is accepted."""
     before = load_config(config, {})
     own(config)
     used = load_config(config, {})

@@ -1,4 +1,4 @@
-"""The clock challenge: a client with a wrong clock gets in, and nothing else gets easier."""
+"""The clock challenge lets in a client with a wrong clock, and makes nothing else easier."""
 
 import json
 import time
@@ -36,13 +36,13 @@ def challenge(signed: Signed, now: int = NOW, secrets: tuple[str, ...] = SECRETS
 @pytest.mark.parametrize("at", [NOW - THREE_DAYS, NOW + THREE_DAYS])
 @pytest.mark.parametrize("age", [0, SECONDS])
 def test_a_challenge_is_judged_instead_of_the_timestamp(at: int, age: int) -> None:
-    """However far off the sender's clock is, for 60 s of the handler's own time."""
+    """The challenge is valid for 60 s of the handler's own time, however wrong the sender's clock is."""
     check_time(stale(at=at), challenge(stale(at=at)), NOW + age, SECRETS)
 
 
 @pytest.mark.parametrize("age", [SECONDS + 1, THREE_DAYS, -1])
 def test_a_challenge_is_spent_after_its_time(age: int) -> None:
-    """After 60 s it is worth nothing, nor before it was issued; the refusal carries a new one."""
+    """It is invalid after 60 s, and before it was issued. The refusal has a new one."""
     old = challenge(stale())
     with pytest.raises(StaleTimestamp) as raised:
         check_time(stale(at=NOW + age - THREE_DAYS), old, NOW + age, SECRETS)
@@ -51,7 +51,7 @@ def test_a_challenge_is_spent_after_its_time(age: int) -> None:
 
 @pytest.mark.parametrize("signed", [stale(caller=OTHER), stale(msg_id="msg_another_one")], ids=["caller", "id"])
 def test_a_challenge_serves_one_id_of_one_caller(signed: Signed) -> None:
-    """It opens nothing to another caller, and nothing under another id."""
+    """It is invalid for another caller and for another id."""
     with pytest.raises(StaleTimestamp):
         check_time(signed, challenge(stale()), NOW, SECRETS)
 
@@ -66,7 +66,7 @@ def test_a_changed_challenge_is_none(spoil: Any) -> None:
 
 
 def test_a_challenge_outlives_a_rotation() -> None:
-    """The newest secret issues, and one that is still listed is accepted: replicas need not change at one moment."""
+    """The newest secret issues it, but any listed one is accepted, so replicas need not change at the same time."""
     ours = challenge(stale(), secrets=SECRETS)
     check_time(stale(), ours, NOW, (*SECRETS, "later-" * 6))
     check_time(stale(), ours, NOW, SECRETS[1:])
@@ -84,7 +84,7 @@ def post(service: Service, at: int, msg_id: str, **more: str) -> Reply:
 
 @pytest.mark.real("sshd", "qemu")
 def test_a_sender_whose_clock_is_wrong_acts_once(service: Service) -> None:
-    """Refused with a challenge, sent again with it: done. The same once more, after a lost answer, attaches."""
+    """The request is refused with a challenge, and done when it is sent with that. Sent once more, it attaches."""
     msg_id, at = new_id(), int(time.time()) - THREE_DAYS
     refused = post(service, at, msg_id)
     assert (refused.status, refused.json["error"]["reached"]) == (401, False)

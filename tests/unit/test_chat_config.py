@@ -1,4 +1,4 @@
-"""[chat]: what it says, and that a fault in it disables chat alone."""
+"""[chat]: its settings, and that an error in it disables only chat."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def chat(text: str, files: dict[str, str] | None = None, credential: str = CREDE
 
 
 class Files(dict[str, str]):
-    """The files that there are."""
+    """The files that exist."""
 
     def __missing__(self, name: str) -> str:
         return no_files(name)
@@ -35,7 +35,6 @@ def test_a_short_table_has_defaults() -> None:
 
 
 def test_every_chat_setting_is_read() -> None:
-    """Every setting is read."""
     text = 'command = "/opt/claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env = { B = "inline" }\n'
     text += 'base_url = "https://gateway.example:8443/claude/"\nca_file = "/etc/ours.pem"\n'
@@ -51,7 +50,7 @@ def test_every_chat_setting_is_read() -> None:
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_each_kind_of_credential_is_read(name: str) -> None:
-    """One line of the file; comments and empty lines do not count."""
+    """The credential is one line of the file. Comments and empty lines are ignored."""
     settings = chat("", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"}).chat
     assert settings is not None
     assert settings.api == ModelApi(name, "sk-ant+/=_-9")
@@ -114,7 +113,7 @@ CREDENTIAL_FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
-    """The fault is reported with its key's path, chat is disabled, and callers and VMs are not."""
+    """The error is reported with its key's path. Chat is disabled, but callers and VMs are not."""
     text, path = FAULTS[name]
     config = chat(text)
     assert [problem.place for problem in config.problems] == [path]
@@ -125,7 +124,7 @@ def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
 
 @pytest.mark.parametrize("name", CREDENTIAL_FAULTS)
 def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
-    """The hint says how to write it, and what was there is not shown."""
+    """The hint says how to write it. The wrong text is not shown."""
     line, content, message = CREDENTIAL_FAULTS[name]
     config = chat("", {"key": content}, credential=line)
     [problem] = config.problems
@@ -149,7 +148,7 @@ NOT_FOR_CLAUDE = {
 
 @pytest.mark.parametrize(("hint", "name"), [(hint, name) for hint, names in NOT_FOR_CLAUDE.items() for name in names])
 def test_claude_is_given_no_credential(hint: str, name: str) -> None:
-    """The hint names the new place."""
+    """`env` may not have a credential. The hint names the place for it."""
     config = chat(f'env = {{ {name} = "hush" }}')
     [problem] = config.problems
     assert (config.chat, hint in problem.fix, name in problem.place) == (None, True, True)
@@ -160,7 +159,7 @@ def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     "name", ["ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS"]
 )
 def test_claude_may_be_given_other_variables(name: str) -> None:
-    """Which model it uses, and how, is the operator's to say."""
+    """The operator may choose the model and how claude uses it."""
     settings = chat(f'env = {{ {name} = "x" }}').chat
     assert settings is not None
     assert settings.env == {name: "x"}

@@ -1,4 +1,4 @@
-"""What the handler says of itself: /health, /ready and /metrics read the same list."""
+"""The handler's own condition: /health, /ready and /metrics read the same list of faults."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,13 +25,13 @@ def condition(*callers: Caller, at: float = AT, chat: str = "on") -> Condition:
 
 @pytest.mark.parametrize("chat", ["on", "none"])
 def test_what_works_has_no_fault(chat: str) -> None:
-    """A key without an end, one that is good for a month, another host agent: nothing is wrong."""
+    """A key without an end, a key that is valid for a month and a different host agent are no faults."""
     found = condition(caller("anna", None), caller("bob", NOON + timedelta(days=30)), chat=chat)
     assert (found.faults, found.config_state) == ([], "ok")
 
 
 def test_a_key_expires_by_the_clock_alone() -> None:
-    """The same configuration has one problem more once the time has come, exactly when requests are refused."""
+    """The same configuration has one more problem from the moment at which the key's requests are refused."""
     anna = caller("anna", NOON)
     for seconds, is_refused in ((-1, False), (0, False), (1, True)):
         found = condition(anna, at=AT + seconds)
@@ -41,7 +41,7 @@ def test_a_key_expires_by_the_clock_alone() -> None:
 
 
 def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
-    """Within 14 days it is a fault of /ready, and not of the configuration."""
+    """In the last 14 days, it is a fault of /ready, but not a problem of the configuration."""
     soon, later = caller("soon", NOON + timedelta(days=14, seconds=-1)), caller("later", NOON + timedelta(days=14))
     found = condition(soon, later)
     [fault] = found.faults
@@ -50,7 +50,7 @@ def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
 
 
 def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
-    """All of them together, after the reload that was rejected."""
+    """The state and the faults have a rejected reload first, then the problems and the expired keys."""
     ok = condition(caller("anna", NOON - timedelta(days=1)))
     faulty = replace(ok.config, problems=(error("callers.bob.secret", "caller-disabled", "is missing", "give it"),))
     found = replace(ok, config=faulty, rejected_since=AT)
@@ -84,7 +84,7 @@ def test_only_the_whole_sentences_name_something() -> None:
 
 @pytest.mark.parametrize("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
 def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
-    """The state of a host that was not tried yet is one, too."""
+    """Even the state of a host that was not tried yet is a fault."""
     found = replace(condition(), hosts={"pve1": state}, vms={})
     assert [(fault.code, fault.place) for fault in found.faults] == [("host-down", "host pve1")]
     assert state in found.faults[0].sentence

@@ -1,4 +1,4 @@
-"""The configuration file: what it says, and everything that can be wrong with it, at once."""
+"""The configuration file: its settings, and a report of all its mistakes at once."""
 
 import base64
 import os
@@ -44,7 +44,7 @@ def read(text: str, files: Mapping[str, str] | None = None) -> Config:
 
 
 def problems(text: str, files: Mapping[str, str] | None = None) -> list[Finding]:
-    """Return everything that is wrong with a file, whether or not the rest of it can be used."""
+    """Return every problem of a file, even if the rest of it can be used."""
     try:
         found = list(read(text, files).problems)
     except ConfigError as error:
@@ -71,11 +71,11 @@ def vm(config: Config) -> Vm:
     return config.vms["devvm"]
 
 
-# --- what is read ---
+# --- settings ---
 
 
 def test_a_small_file_is_enough() -> None:
-    """A caller, a host, a VM and a session secret are a configuration; the rest has defaults."""
+    """A caller, a host, a VM and a session secret are enough. The rest has defaults."""
     config = read(GOOD)
     (operator,) = config.callers
     assert (operator.name, operator.keys) == ("operator", (b"o" * 32,))
@@ -87,7 +87,7 @@ def test_a_small_file_is_enough() -> None:
 
 
 def test_every_caller_setting_is_read() -> None:
-    """A caller can have several keys while they rotate, some of the VMs, and an end."""
+    """A caller can have several keys while they rotate, only some of the VMs, and an end."""
     more = f'secret = ["{whsec("o")}", "{whsec("n")}"]\nvms = ["devvm"]\nnot_after = 2027-06-01T00:00:00Z'
     (operator,) = read(changed(f'secret = "{whsec("o")}"', more)).callers
     assert operator.keys == (b"o" * 32, b"n" * 32)
@@ -97,13 +97,13 @@ def test_every_caller_setting_is_read() -> None:
 
 @pytest.mark.parametrize("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
 def test_not_after_without_an_offset_is_utc(spelling: str) -> None:
-    """A time with an offset is that moment; one without an offset is UTC."""
+    """A time without an offset is in UTC."""
     (operator,) = read(changed("allow", f"not_after = {spelling}\nallow")).callers
     assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
 
 
 def test_secrets_can_be_files() -> None:
-    """Each secret can be the name of a file, whose text is taken without the space around it."""
+    """Each secret can be the name of a file. Space around the file's text is removed."""
     text = GOOD.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     text = text.replace(f"key = '''{SSH_KEY}'''", 'key_file = "key"')
     text = text.replace(f'secret = "{"s" * 32}"', 'secret_file = "session"')
@@ -130,7 +130,7 @@ def test_a_secret_file_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None
 
 
 def test_no_secret_is_ever_shown() -> None:
-    """The configuration can be logged: none of its secrets is in its representation."""
+    """The configuration can be logged, because its representation has no secret."""
     config = read(GOOD)
     shown = repr(config) + str(config) + repr(config.callers) + repr(config.hosts) + repr(config.vms)
     assert "operator" in shown
@@ -146,22 +146,22 @@ def test_no_secret_is_ever_shown() -> None:
     ],
 )
 def test_the_handlers_own_urls_are_read(written: str, urls: tuple[str, ...]) -> None:
-    """One or a list, in the form in which a request's `to` is compared with them; none by default."""
+    """One URL or a list is read, in the form in which a request's `to` is compared. The default is none."""
     assert read(f"{GOOD}[server]\nurl = {written}\n").urls == urls
     assert read(GOOD).urls == ()
 
 
 @pytest.mark.parametrize("written", ["7", '""', '"a.example"', '["https://a.example/", "https://me@b.example/"]'])
 def test_a_url_that_is_none_is_a_problem(written: str) -> None:
-    """It is reported, and what is left of a list counts."""
+    """A wrong URL is reported, and the rest of the list is used."""
     config = read(f"{GOOD}[server]\nurl = {written}\n")
     assert [problem.place for problem in config.problems] == ["server.url"]
     assert config.urls == (("https://a.example/",) if "https://a.example/" in written else ())
 
 
-# --- what is wrong ---
+# --- mistakes ---
 
-WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
+WRONG: dict[str, tuple[str, str, str]] = {  # the text in a good file, its replacement, and the place of the problem
     "an unknown table": ("[sessions]", '[seasons]\nsecret = "x"\n[sessions]', "seasons"),
     "chat is not a table": (OPERATOR, "chat = true\n" + OPERATOR, "chat"),
     "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
@@ -217,20 +217,20 @@ QUOTED = {
 
 @pytest.mark.parametrize(("old", "new", "value"), QUOTED.values(), ids=QUOTED)
 def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
-    """A problem shows the value that is wrong; of a list or a table it shows only the kind."""
+    """A problem shows the wrong value. Of a list or a table it shows only the kind."""
     text = changed(old, new) if old != VM else new + OPERATOR + HOST + SESSIONS
     assert problems(text)[0].sentence.endswith(f": {value}")
 
 
 def test_a_line_end_in_a_name_makes_no_line() -> None:
-    """A name in quotes may have one; what follows it could look like a problem or its own warning."""
+    """A name in quotes may have a line end. The text after it could look like another problem or warning."""
     found = error("callers.a\nwarning: b", "caller-disabled", 'has "c\nd"', "use e\nf")
     assert str(ConfigError([found])) == 'callers.a warning: b: has "c d"\n    use e f'
     assert found.text == 'has "c d"; use e f'
 
 
 def test_ten_mistakes_are_reported_at_once() -> None:
-    """All mistakes of a file are in the first answer, so that one restart is enough."""
+    """The first report has all mistakes of a file, so that one restart is enough."""
     text = f"""
         [callers.operator]
         secret = "whsec_AA=="
@@ -275,7 +275,7 @@ IN_A_CALLER = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswi
 
 @pytest.mark.parametrize(("old", "new", "path"), IN_A_CALLER.values(), ids=IN_A_CALLER)
 def test_a_mistake_in_a_caller_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one caller the others work, and so does every VM."""
+    """With a mistake in one caller, the others and every VM work."""
     config = read(changed(old, new) + PHONE + OTHER_VM)
     assert [problem.place for problem in config.problems] == [path]
     assert ([caller.name for caller in config.callers], set(config.vms)) == (["phone"], {"devvm", "other"})
@@ -295,7 +295,6 @@ def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret"])
 def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
-    """Without a usable caller, VM or session secret the configuration is an error."""
     old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
         read(changed(old, new))
@@ -318,7 +317,7 @@ def test_a_problem_with_a_secret_names_its_file() -> None:
 
 
 def test_an_empty_secret_file_is_a_problem() -> None:
-    """An empty file, for example one that is being written, is not ignored."""
+    """An empty file, such as one that is just being written, is a problem."""
     text = ROOMY.replace(f'secret = "{whsec("o")}"', 'secret_file = ["new", "old"]')
     config = read(text, {"new": " \n", "old": whsec("o")})
     assert [problem.place for problem in config.problems] == ["callers.operator.secret_file"]
@@ -326,14 +325,14 @@ def test_an_empty_secret_file_is_a_problem() -> None:
 
 
 def test_one_good_session_secret_is_enough() -> None:
-    """A short one beside it is reported and not used."""
+    """A short secret beside the good one is reported and not used."""
     config = read(changed(f'"{"s" * 32}"', f'["{"s" * 31}", "{"t" * 32}"]'))
     assert [problem.place for problem in config.problems] == ["sessions.secret"]
     assert config.session_secrets == ("t" * 32,)
 
 
 def test_a_caller_may_name_a_vm_that_is_off() -> None:
-    """A VM whose own entry is faulty still exists, so a caller may name it."""
+    """A VM whose entry has an error still exists, so a caller may name it."""
     text = changed("allow", 'vms = ["devvm"]\nallow').replace("vmid = 102", "")
     assert paths(text) == ["vms.devvm.vmid", "vms"]
     config = read(text + OTHER_VM)
@@ -352,7 +351,7 @@ def test_callers_that_share_a_secret_are_off() -> None:
 
 
 def test_a_secret_shared_with_a_caller_that_is_off_counts_as_shared() -> None:
-    """Its own fault does not give a caller's secret to the other one."""
+    """Even if one caller is disabled for another reason, the other one may not use the shared secret."""
     tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
     config = read(GOOD + PHONE + tablet)
     assert [caller.name for caller in config.callers] == ["phone"]
@@ -360,12 +359,10 @@ def test_a_secret_shared_with_a_caller_that_is_off_counts_as_shared() -> None:
 
 
 def test_a_caller_may_list_its_secret_twice() -> None:
-    """The same secret twice under one caller is no fault."""
     assert read(changed(f'"{whsec("o")}"', f'["{whsec("o")}", "{whsec("o")}"]')).callers[0].name == "operator"
 
 
 def test_problems_show_no_secret() -> None:
-    """A report about bad secrets repeats none of them."""
     text = changed(whsec("o"), "whsec_hunter2").replace("s" * 32, "hunter2")
     assert "hunter2" not in "".join(map(str, problems(text)))
 
@@ -401,13 +398,13 @@ def written(directory: Path, content: bytes, mode: int = 0o600) -> Path:
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_a_private_file_is_read(tmp_path: Path, mode: int) -> None:
-    """A file that only its owner can read is the configuration."""
+    """A file that only its owner can read is accepted."""
     assert load_config(written(tmp_path, GOOD.encode(), mode), {}).vms["devvm"].vmid == 102
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o601])
 def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
-    """A file that all users can read, write or run is refused, unless the environment says that it may be."""
+    """A file that all users can read, write or run is refused, unless the environment allows it."""
     path = written(tmp_path, GOOD.encode(), mode)
     for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
         with pytest.raises(
@@ -420,7 +417,7 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
 @pytest.mark.real("root")
 @pytest.mark.parametrize("is_secret", [False, True])
 def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secret: bool) -> None:
-    """The rule of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names."""
+    """The rule is that of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names."""
     secret = tmp_path / "secret"
     secret.touch(0o600)
     secret.write_text(whsec("f"))
@@ -442,7 +439,7 @@ def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secre
 
 
 def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
-    """A name that begins with the variable is a credential; without the variable, the problem says so."""
+    """A name that begins with the variable is a credential. If the variable is missing, the problem says so."""
     (tmp_path / "secret_operator").touch(0o600)
     (tmp_path / "secret_operator").write_text(whsec("f"))
     text = changed(f'secret = "{whsec("o")}"', 'secret_file = "$CREDENTIALS_DIRECTORY/secret_operator"')
@@ -456,7 +453,7 @@ def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
 def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
-    """Each kind of secret file is judged, and named with the command that fixes it."""
+    """Each kind of secret file is checked. The problem has the file's name and the command that fixes it."""
     secret = tmp_path / "secret"
     secret.write_text("a secret that all users can read")
     secret.chmod(0o644)
@@ -516,7 +513,7 @@ SECRETS = {
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
 def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
-    """A problem goes to the log, so it shows no secret that is where the name of its file belongs."""
+    """If a secret is in the place of its file's name, the problem does not show it, because problems are logged."""
     text = f'[callers.operator]\nsecret_file = "{secret}"\nallow = ["status"]\n{HOST}{VM}{SESSIONS}'
     shown = "\n".join(map(str, problems(text)))
     assert "callers.operator.secret_file: can't be read" in shown
@@ -525,7 +522,6 @@ def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
 
 @pytest.mark.parametrize("table", ["callers", "hosts", "vms", "sessions"])
 def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
-    """A secret that is written where a table belongs is not shown."""
     entry = (
         f'sessions = "{SECRETS["a session secret"]}"\n' if table == "sessions" else f'[{table}]\nx = "whsec_c2VjcmV0"\n'
     )
@@ -545,7 +541,7 @@ def test_a_file_that_is_missing_is_named(file: str) -> None:
 
 @pytest.mark.parametrize("value", ['"192.0.2.1"', '["192.0.2.0/24", "2001:db8::1"]', "[]"])
 def test_proxies_are_addresses_and_networks(value: str) -> None:
-    """One, or a list."""
+    """The setting is one address or network, or a list of them."""
     config = read(GOOD + f"\n[server]\nproxies = {value}\n")
     assert config.problems == ()
     assert len(config.proxies) == value.count('"') / 2
@@ -561,6 +557,6 @@ def test_proxies_are_addresses_and_networks(value: str) -> None:
     ],
 )
 def test_other_proxies_are_a_problem(value: str, message: str) -> None:
-    """A name can't be one, and neither can every address: any client could then write into the log what it likes."""
+    """A name is refused, and so is every address at once, because any client could then forge the log's addresses."""
     [problem] = problems(GOOD + f"\n[server]\nproxies = {value}\n")
     assert (problem.place, problem.sentence) == ("server.proxies", message)

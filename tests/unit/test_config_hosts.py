@@ -1,4 +1,4 @@
-"""[hosts] and [vms]: what they say, which keys can be used, and what a fault in them disables."""
+"""[hosts] and [vms]: their settings, the keys that can be used, and the entries that a mistake disables."""
 
 import json
 import subprocess
@@ -79,7 +79,7 @@ def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tup
 
 
 def test_the_word_any_switches_the_host_key_check_off() -> None:
-    """Only the word "any" disables the check of the host key, and `any_host_key` says so."""
+    """Only the word "any" disables the check of the host key. `any_host_key` is then true."""
     assert host(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
 
 
@@ -93,7 +93,7 @@ def test_the_word_any_switches_the_host_key_check_off() -> None:
     ],
 )
 def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Address, shown: str) -> None:
-    """An address is a user and a name, an IPv4 or a bracketed IPv6 address; the port is 22 unless said."""
+    """It has a user, a name or an IPv4 or a bracketed IPv6 address, and a port, which is 22 by default."""
     ssh = host(read(changed("breakglass@192.0.2.10:2222", spelling))).ssh
     assert ssh == address
     assert str(ssh) == shown
@@ -101,7 +101,7 @@ def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Add
 
 @pytest.mark.parametrize("name", ["pve1", "1", "pve-node-1", "p" * 63])
 def test_a_host_is_named_like_its_node(name: str) -> None:
-    """A name that Proxmox gives a node can be that of a host."""
+    """A host's entry can have any name that Proxmox allows for a node."""
     assert list(read(GOOD.replace("pve1", name)).hosts) == [name]
 
 
@@ -117,7 +117,7 @@ def test_hosts_can_share_their_key() -> None:
 
 @pytest.mark.parametrize("around", [" \n\t{}", "{}\n\n", "\r\n{}\r\n"])
 def test_space_around_a_key_does_no_harm(around: str) -> None:
-    """The key is kept without the space around it, so that it works for the login as it did for this check."""
+    """The space around the key is removed, so that the key works at the login if it passed this check."""
     key = host(read(changed(KEY, f"key = {json.dumps(around.format(SSH_KEY))}"))).key
     assert key == SSH_KEY.strip()
     asyncssh.import_private_key(key + "\n")
@@ -130,7 +130,7 @@ def made_by_ssh_keygen(directory: Path, *options: str) -> str:
     return file.read_text()
 
 
-UNUSABLE = {  # the options of ssh-keygen, or the text itself: what is said about it
+UNUSABLE = {  # the options of ssh-keygen or the text itself, and the words of the problem
     "encrypted": (("-t", "ed25519"), "is an encrypted key", "ssh-keygen -p"),
     "encrypted, in an old format": (("-t", "rsa", "-m", "PEM"), "is an encrypted key", "ssh-keygen -p"),
     "public": (f"{HOST_KEY} pve_power.pub", "is a public key", ".pub"),
@@ -144,7 +144,7 @@ UNUSABLE = {  # the options of ssh-keygen, or the text itself: what is said abou
 def test_a_key_that_can_not_be_used_is_a_problem(
     tmp_path: Path, made: str | tuple[str, ...], message: str, hint: str
 ) -> None:
-    """The problem has the key's path and file and says what to do, before any login is tried. It shows no key."""
+    """Before any login is tried, the problem names the key's setting and file and says what to do. It shows no key."""
     private = made if isinstance(made, str) else made_by_ssh_keygen(tmp_path, *made)
     for line, path, source in (
         ('key_file = "/run/secrets/a"', "key_file", ' in "/run/secrets/a"'),
@@ -158,7 +158,7 @@ def test_a_key_that_can_not_be_used_is_a_problem(
 
 
 def test_a_host_whose_key_can_not_be_used_is_off() -> None:
-    """A power key that can't be used disables its host and the VMs there; another host's VMs work."""
+    """A power key that can't be used disables its host and the VMs there. Another host's VMs work."""
     config = read(changed(KEY, "key = 'rubbish'") + ON_PVE2)
     assert ((set(config.hosts), config.hosts_off), (set(config.vms), config.vms_off)) == (
         ({"pve2"}, ("pve1",)),
@@ -167,7 +167,7 @@ def test_a_host_whose_key_can_not_be_used_is_off() -> None:
 
 
 def test_an_old_read_only_key_is_no_setting() -> None:
-    """A configuration that still names one is told to take it out, in a sentence that shows no key."""
+    """If a configuration still has one, the problem says to remove it, and shows no key."""
     for name in ("read_only_key", "read_only_key_file"):
         first, *others = problems(GOOD.replace(KEY, f"{KEY}\n{name} = '''{GUEST_KEY}'''"))
         assert (first.place, first.code) == (f"hosts.pve1.{name}", "unknown-setting")
@@ -177,7 +177,7 @@ def test_an_old_read_only_key_is_no_setting() -> None:
 
 @pytest.mark.parametrize(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
 def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
-    """A VM whose other host has a mistake can be rescued on the one that is asked."""
+    """If another host of the VM has a mistake, the VM can be rescued through its first host."""
     text = GOOD.replace('hosts = ["pve1"]', f"hosts = {names}") + VM.replace("devvm", "other").replace("102", "103")
     config = read(f"{text}[hosts.pve2]\nssh = 'no address'\n{KEY}\nhost_key = 'any'\n")
     assert ("devvm" in config.vms) == is_on
@@ -185,7 +185,7 @@ def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
 
 
 def test_key_files_are_read_from_the_disk(tmp_path: Path) -> None:
-    """A key that ssh-keygen made is used as it is, from its file."""
+    """A key file of ssh-keygen is used unchanged."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "power"], check=True)
     file = tmp_path / "breakglass.toml"
     file.write_text(changed(KEY, f'key_file = "{tmp_path / "power"}"'))
@@ -199,7 +199,7 @@ def test_key_files_are_read_from_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_vm_names_the_hosts_on_which_it_may_run() -> None:
-    """The first host that it names is the one that is asked; a name that is there twice counts once."""
+    """The first host is the one that gets requests. A name that occurs twice counts once."""
     config = read((GOOD + ON_PVE2).replace('hosts = ["pve1"]', 'hosts = ["pve2", "pve1", "pve2"]'))
     assert [own.name for own in vm(config).hosts] == ["pve2", "pve1"]
     assert vm(config).host is config.hosts["pve2"]
@@ -209,13 +209,13 @@ def test_a_vm_names_the_hosts_on_which_it_may_run() -> None:
 
 
 def test_several_vms_share_one_host() -> None:
-    """One table says how to reach the host of them all."""
+    """One table of a host is enough for all VMs on it."""
     config = read(ROOMY)
     assert config.vms["devvm"].host is config.vms["other"].host is host(config)
 
 
 def test_a_host_that_is_off_switches_its_vms_off() -> None:
-    """The VM's own problem names the host that needs the fix, and the number of the VM is kept."""
+    """The VM's problem names the host that must be fixed. The VM keeps its number."""
     config = read(changed("breakglass@192.0.2.10:2222", "192.0.2.10") + OTHER_VM + ON_PVE2.replace("other", "third"))
     assert (list(config.vms), config.hosts_off) == (["third"], ("pve1",))
     assert config.vms_off == {"devvm": 102, "other": 103}
@@ -243,7 +243,7 @@ def test_a_host_without_a_vm_is_no_fault() -> None:
 
 
 def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
-    """Without by_hand the commands are those that root types on the Proxmox host."""
+    """Without by_hand, the commands are for root on the Proxmox host."""
     good, usual = vm(read(GOOD)), vm(read(GOOD.replace("192.0.2.10:2222", "192.0.2.10")))
     assert by_hand(good, good.host, "status") == tuple(
         f"ssh -p 2222 root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
@@ -262,14 +262,14 @@ def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
     ],
 )
 def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None:
-    """A verb that changes power gets its own commands, a cycle two of them, and any other word gets all."""
+    """A verb that changes power has its own command, a cycle has two, and any other word gets all of them."""
     own = vm(read(GOOD))
     assert by_hand(own, own.host, verb) == tuple(f"ssh -p 2222 root@192.0.2.10 qm {word} 102" for word in wanted)
 
 
 @pytest.mark.parametrize(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
 def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
-    """A drill power-cycles the VM, so only an entry that says so gets one."""
+    """A drill power-cycles the VM, so the VM's entry must allow it."""
     assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).drill is expected
 
 
@@ -289,7 +289,7 @@ def test_a_flag_is_true_or_false(key: str, word: str) -> None:
 
 
 def test_by_hand_can_be_the_operators_own_commands() -> None:
-    """The file's own commands are shown instead, all of them when none is for the verb."""
+    """The file's own commands replace ours. If none of them is for the verb, all are shown."""
     own = vm(with_vm('by_hand = ["ipmi reset node", "ring the bell"]'))
     assert by_hand(own, own.host, "reset") == ("ipmi reset node",)
     assert by_hand(own, own.host, "stop") == ("ipmi reset node", "ring the bell")
@@ -349,7 +349,8 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
-    It disables the only VM, so a last problem says that none is left. A host's VM says in between which host it is.
+    It disables the only VM, so the last problem says that none is left. If the mistake is in the host, the VM's problem
+    names the host.
     """
     found = problems(changed(old, new))
     assert [problem.place for problem in found] == [
@@ -386,7 +387,6 @@ def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) 
 
 @pytest.mark.parametrize("name", ["no host", "no key", "a key that is missing", "no hosts", "no vmid"])
 def test_without_a_vm_on_a_usable_host_nothing_starts(name: str) -> None:
-    """Without a VM whose host can be used the configuration is an error."""
     old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
         read(changed(old, new))
@@ -405,7 +405,7 @@ def test_a_missing_vm_is_explained() -> None:
 
 
 def test_the_only_vm_can_be_off() -> None:
-    """A request without a VM's name means the only VM. If that one is disabled, there is none; the reason says so."""
+    """A request without a VM's name means the only VM. If that one is disabled, the reason says so."""
     config = Config((), {}, {}, (), vms_off={"devvm": 102})
     assert config.vm_named("") is None
     assert (
@@ -414,7 +414,7 @@ def test_the_only_vm_can_be_off() -> None:
     )
 
 
-# --- what only claude uses ---
+# --- settings that only claude uses ---
 
 GUEST_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGd1ZXN0cy4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
 GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["' + GUEST_CA + '"]'
@@ -428,7 +428,7 @@ def test_the_guest_is_read() -> None:
 
 
 def test_the_guest_has_a_key_of_its_own() -> None:
-    """It is in the file or in another one, never in what shows a VM, and it is no key of its host."""
+    """The key is in this file or in its own file, is never shown with the VM, and must differ from the host's key."""
     own_key = new_ssh_key().strip()
     text = GOOD.replace("[vms.devvm]\n", f"[vms.devvm]\n{GUEST}\n")
     assert vm(read(text)).guest_key == ""
@@ -453,20 +453,20 @@ def test_the_guest_has_a_key_of_its_own() -> None:
     ],
 )
 def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:
-    """The VM stays on without claude's login to it."""
+    """The VM stays usable, but claude can't log in to it."""
     config = with_vm(line)
     assert vm(config).guest is None
     assert [problem.place for problem in config.problems] == [f"vms.devvm.{path}"]
 
 
 def test_a_vm_that_is_off_reports_what_is_wrong_for_claude_too() -> None:
-    """A fault that disables a VM or a host hides no fault in what only claude uses."""
+    """A mistake that disables a VM or a host hides no mistake in settings that only claude uses."""
     text = ROOMY.replace("vmid = 103", 'vmid = 0\nguest = "root"')
     assert set(paths(text)) == {f"vms.other.{key}" for key in ("vmid", "guest", "guest_host_key")}
 
 
 def test_a_vm_with_a_guest_can_not_be_named_like_a_shell_word() -> None:
-    """The shell would run such a command here and not in the guest; the verbs of that VM work."""
+    """The shell would run such a command on the handler and not in the guest. The VM's verbs still work."""
     words = subprocess.run(["bash", "-c", "compgen -bk"], capture_output=True, text=True, check=True).stdout.split()
     for word in filter(is_vm_name, words):
         config = with_vm(GUEST, word)

@@ -1,4 +1,4 @@
-"""What is known of uvicorn, whose HTTP protocol is private."""
+"""The check of uvicorn's private HTTP protocol."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ KINDS = {"self": HttpToolsProtocol, "self.cycle": RequestResponseCycle, "self.fl
 
 @pytest.mark.parametrize("owner", KINDS)
 def test_all_that_is_used_of_uvicorn_is_checked_at_the_start(owner: str) -> None:
-    """`check_uvicorn` has each attribute of the three that BoundedProtocol uses and does not make."""
+    """`check_uvicorn` lists each attribute that BoundedProtocol uses and does not define."""
     attributes = [node for node in ast.walk(CODE) if isinstance(node, ast.Attribute)]
     used = {node.attr for node in attributes if ast.unparse(node.value) == owner}
     assert used - OWN == set(connection._USED[KINDS[owner]])

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml and docs/api.md say what the code says: routes, fields, words and codes."""
+"""docs/openapi.yaml and docs/api.md agree with the code about routes, fields, words and codes."""
 
 import json
 import re
@@ -73,12 +73,12 @@ ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in
     ],
 )
 def test_the_schema_has_the_words_of_the_code(documented: set[str], coded: set[str]) -> None:
-    """A word that one of the two lacks is a promise that is not kept, or a field that no client knows."""
+    """If the code lacks a word, a promise is broken. If the schema lacks it, no client knows the word."""
     assert documented == coded
 
 
 def test_every_error_has_its_code() -> None:
-    """The table of errors in api.md gives each error the HTTP code that it has."""
+    """The table of errors in api.md has each error with its HTTP code."""
     table = API.partition("### Errors")[2].partition("\n### ")[0]
     found: dict[str, set[int]] = {}
     for statuses, codes in re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", table, re.MULTILINE):
@@ -111,13 +111,13 @@ ANSWER = {"content-type": "application/json"}
     ],
 )
 def test_another_answer_is_found(path: str, status: int, headers: dict[str, str], body: str) -> None:
-    """The judge of all answers refuses one that the schema does not describe."""
+    """The check of all answers refuses an answer that the schema does not describe."""
     with pytest.raises(AssertionError, match=r"docs/openapi\.yaml"):
         check_answer("GET", path, status, headers, body.encode())
 
 
 def test_a_line_of_another_type_is_found() -> None:
-    """So is a line of a type that the schema lacks, and a result that lacks a field."""
+    """The check also refuses a line whose type the schema lacks, and a result that lacks a field."""
     line = {"$ref": "#/components/schemas/Line"}
     assert find_faults(line, {"type": "ping"}) == []
     assert find_faults(line, {"type": "pong"}) == ["no line has the type 'pong'"]

@@ -1,4 +1,4 @@
-"""A host's why and its cure, as the handler passes them on: what an attacker on the host can make of them."""
+"""The reason and the fix in a host's verdict, as the handler passes them on, even if an attacker wrote them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from breakglass.base.cures import read_verdicts
 
 
 def read(**verdict: object) -> dict[str, Any]:
-    """Return what the handler makes of these fields of a host's verdict on VM 102, which host pve1 sent."""
+    """Return the handler's verdict on VM 102 from these fields, which host pve1 sent."""
     found: Any = read_verdicts({"verdict": verdict}, 102, "pve1")["verdict"]
     return dict(found)
 
@@ -39,7 +39,7 @@ def cure(code: str, command: str) -> dict[str, str]:
     ],
 )
 def test_a_command_is_made_from_a_code_alone(fix: object, answer: object) -> None:
-    """The request names the VM, the place is the host that answered, and free text is never in it."""
+    """The command has the request's VM and the answering host, and never free text of the host."""
     assert read(fix=fix)["fix"] == answer
 
 
@@ -54,12 +54,12 @@ def test_a_command_is_made_from_a_code_alone(fix: object, answer: object) -> Non
     ],
 )
 def test_a_why_is_one_short_line(why: object, shown: str) -> None:
-    """Nothing that a terminal obeys or that reorders what is read."""
+    """It has no control characters of terminals, and none that reorder text."""
     assert read(why=why)["why"] == shown
 
 
 def test_each_job_of_a_history_is_read_the_same() -> None:
-    """A history has verdicts as well; what is no object stays as it is."""
+    """The jobs' verdicts in a history are read in the same way. A value that is not an object is left unchanged."""
     job = {"id": "msg_1", "verdict": {"fix": {"code": "unlock", "command": "reboot"}}}
     found: Any = read_verdicts({"verdict": None, "jobs": [job, 5], "whole_job": job}, 102, "pve1")
     assert found["jobs"][0]["verdict"]["fix"] == found["whole_job"]["verdict"]["fix"] == cure("unlock", "qm unlock 102")

@@ -1,4 +1,4 @@
-"""The documents as a terminal shows them, and what `breakglass docs CODE` finds."""
+"""The documents as a terminal shows them, and the results of `breakglass docs CODE`."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from breakglass.proxmox.outcome import HTTP_STATUS
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = read_documents()
 RUNBOOK = {"runbook": DOCUMENTS["runbook"]}
-NO_ANSWERS = {"job-unknown"}  # it becomes `"job": null`
+NO_ANSWERS = {"job-unknown"}  # the answer is `"job": null`
 
 CASES = {
     "a link is its words": ("[The `start`](#a) of [HA](ha.md#x).", "The `start` of HA (docs ha)."),
@@ -45,7 +45,7 @@ def test_markdown_becomes_text(case: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_fits_a_terminal(name: str) -> None:
-    """No line is wider than 80 columns, unless one word in it is; no table or link is left; no word is lost."""
+    """No line is wider than 80 columns unless a single word is, no table or link is left, and no word is lost."""
     text = DOCUMENTS[name]
     prose = re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
     shown = render(prose)
@@ -84,7 +84,7 @@ def test_the_runbook_explains_each_code() -> None:
 
 
 def test_each_code_of_doctor_leads_to_its_fault() -> None:
-    """Those that a handler can know are in the table of docs/monitoring.md."""
+    """`breakglass docs CODE` finds each code that the table of docs/monitoring.md has."""
     table = DOCUMENTS["monitoring"].partition("| fault | doctor |")[2].partition("\n\n")[0]
     codes = {code for line in table.splitlines()[1:] for code in re.findall(r"`([a-z-]+)`", line.split("|")[2])}
     assert len(codes) > 60
@@ -92,7 +92,7 @@ def test_each_code_of_doctor_leads_to_its_fault() -> None:
 
 
 def test_what_a_row_leads_to_is_printed_with_it() -> None:
-    """The row of the code, the section of its link, and the page that has both; nothing about other codes."""
+    """It prints the code's row, the section of its link and the name of the page, and nothing about other codes."""
     found = render(lines_about("storage-hung", RUNBOOK))
     assert re.search(r"^storage-hung +the storage", found, re.MULTILINE)
     assert "    pvesm status --storage ID\n" in found

@@ -1,4 +1,4 @@
-"""What doctor says of a VM's hosts that are not in one cluster."""
+"""The findings of doctor about a VM's hosts that are not in the same cluster."""
 
 import pytest
 
@@ -15,7 +15,7 @@ ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTH
         ("demo", "demo", False),
         ("demo", "another", True),
         ("demo", "", True),
-        ("", "", True),  # two nodes that are in none
+        ("", "", True),  # two nodes without a cluster
         ("", "demo", True),
         (None, "demo", False),  # an /etc/pve that does not answer
         ("demo", None, False),
@@ -34,14 +34,14 @@ def test_hosts_of_two_clusters_are_an_error(first: str | None, second: str | Non
         ('"pve1", "pve2"', False, "demo", True),
         ('"pve1", "pve2"', True, "demo", False),
         ('"pve1"', False, "demo", False),
-        ('"pve1", "pve2"', False, "", False),  # a node that is in none
+        ('"pve1", "pve2"', False, "", False),  # a node without a cluster
         ('"pve1", "pve2"', False, None, False),
     ],
 )
 def test_a_cluster_that_only_the_first_host_knows_is_a_warning(
     hosts: str, named: bool, said: str | None, is_found: bool
 ) -> None:
-    """A handler that starts while that host is dead can't tell that the others are in its cluster."""
+    """A handler that starts while that host is dead can't know that the others are in its cluster."""
     text = (GOOD + ON_PVE2).replace('hosts = ["pve1"]', f"hosts = [{hosts}]")
     if named:
         text = text.replace("[hosts.pve1]\n", '[hosts.pve1]\ncluster = "demo"\n')

@@ -1,4 +1,4 @@
-"""What doctor says of a VM that may run on several hosts. The one that has it is judged."""
+"""The findings of doctor about a VM that may run on several hosts. Only the host that has the VM is judged."""
 
 import pytest
 
@@ -13,7 +13,7 @@ BAD = error("VM devvm", "vm-check", "it is locked", "qm unlock")
 
 
 def says(here: str, node: str, *, sure: bool = True, **more: object) -> VmFindings:
-    """Return what a host says; its check has an error, which counts only if the host has the VM."""
+    """Return a host's answer. Its check has an error, which counts only if the host has the VM."""
     return VmFindings(read_place({"here": here, "node": node, "sure": sure, **more}), [BAD])
 
 
@@ -44,13 +44,13 @@ UNSURE = says("pve1", "", sure=False)
     ],
 )
 def test_the_host_that_has_the_vm_is_judged(said: dict[str, VmFindings], owner: str, codes: list[str]) -> None:
-    """That the VM is not on one of its hosts is no fault, and what is wrong with the VM there is not said."""
+    """It is no fault if the VM is not on one of its hosts, and errors about the VM there are not reported."""
     assert find_owner(VM, said) == owner
     assert [f"{found.level} {found.code}" for found in judge_vm(VM, said, NODES)] == codes
 
 
 def test_what_is_wrong_with_a_key_is_said_of_each_host() -> None:
-    """A VM can move there at any time."""
+    """A fault of a key is reported for each host, because a VM can move there at any time."""
     served = error("VM devvm", "vm-not-served", "the power key serves VM 103 and not 102", "breakglass-pve allow 102")
     said = {**MOVED, "h3": VmFindings(served=[served])}
     assert served in list(judge_vm(VM, said, NODES))

@@ -17,7 +17,7 @@ async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.Monkey
     monkeypatch.setattr(breakglass.doctor.signed, "PROOF_SECONDS", 1.0)
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(60)  # doctor may be over before it connects
+        server.settimeout(60)  # doctor may end before it connects
 
         def dribble() -> None:
             with suppress(OSError):

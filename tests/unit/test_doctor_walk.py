@@ -1,4 +1,4 @@
-"""Doctor's look at every place: one that hangs or has a defect is a finding, and hides no other one."""
+"""Doctor's checks of every place. A check that hangs or fails is a finding, and hides no other one."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ async def ends(_: Any, found: list[Finding]) -> None:
 
 
 async def test_a_look_that_hangs_or_fails_hides_no_other() -> None:
-    """What each has found before stays, and the walk ends after its limit."""
+    """The earlier findings of each check are kept, and all checks end after the time limit."""
     looks = (("one", hangs), ("two", fails), ("three", ends))
     found = [(each.place, each.code) async for each in walk(None, looks, 0.5)]  # type: ignore[arg-type]
     assert found == [

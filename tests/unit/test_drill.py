@@ -1,4 +1,4 @@
-"""What a drill takes for a proof, and which alert it may send."""
+"""The proof that a drill accepts, and the alert that it may send."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ CYCLE = {"started": "2026-11-27T03:00:05Z", "verb": "cycle", "state": "unknown",
 
 
 def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
-    """A later status is no proof, because a doctor may have proven the host since. No network is asked here."""
+    """A later status is no proof, because a doctor may have proven the host since. This test uses no network."""
     own = {"at": "2026-11-27T03:01:00Z", "by": "op", "how": "drill"}
     assert "2026-11-27T03:01:00Z, by op" in read_proven(new_drill(), {**CYCLE, "proven": own})
 

@@ -66,7 +66,7 @@ def test_every_error_has_the_same_json_shape(kind: type[BreakglassError]) -> Non
 
 
 def test_an_error_can_have_further_fields() -> None:
-    """A further field is beside the code, like the server's time in a stale timestamp's error."""
+    """An error can have more fields, such as the server's time for a stale timestamp."""
     error = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
     assert error == {
         "code": "stale-timestamp",
@@ -78,7 +78,7 @@ def test_an_error_can_have_further_fields() -> None:
 
 
 def test_the_base_error_is_an_internal_error() -> None:
-    """The base class is an internal error that did not reach the host; nothing raises it on purpose."""
+    """The base class is an internal error that did not reach the host. No code raises it on purpose."""
     assert (BreakglassError.code, BreakglassError.status, BreakglassError.reached) == ("internal", 500, False)
 
 
@@ -100,7 +100,7 @@ def test_unauthorized_is_always_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("kind", TABLE)
 def test_an_answer_closes_the_connection_whose_body_was_not_awaited(kind: type[BreakglassError]) -> None:
-    """The rest of such a body would be read as the next request."""
+    """Otherwise, the rest of the body would be read as the next request."""
     closes = error_reply(made(kind)).headers.get("connection") == "close"
     assert closes is (kind in (errors.TooSlow, errors.TooLarge))
 

@@ -1,4 +1,4 @@
-"""claude's lines to our events: recorded transcripts with what is expected of them, the traps one by one, any bytes."""
+"""Our events from claude's lines: recorded transcripts with their expected events, each trap, and any bytes."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def translator() -> Translator:
 
 
 def translated(*messages: object, end: End = GOOD) -> list[Event]:
-    """Return the events of some lines, each with its type and what it says alone."""
+    """Return the events of some lines, each with its type and its own fields."""
     to_events = translator()
     lines = [json.dumps(message).encode() for message in messages]
     return [event for line in lines for event in to_events.feed(line)] + to_events.close(end)
@@ -68,7 +68,7 @@ def returned(tool: str, content: object, is_error: bool = False, **more: object)
 
 @pytest.mark.parametrize("path", sorted(TRANSCRIPTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_a_recorded_turn(path: Path) -> None:
-    """Each transcript of the real CLI becomes the events that lie beside it, however its bytes are cut up."""
+    """Each transcript of the real CLI becomes the events in the file beside it, however its bytes are split."""
     end = End(**json.loads(path.with_suffix(".end").read_text()))
     expected = [json.loads(line) for line in path.with_suffix(".events").read_text().splitlines()]
     for size in (7, 64 * 1024):
@@ -89,13 +89,13 @@ def test_numbers_run() -> None:
 
 
 def test_a_block_that_was_streamed_is_not_said_twice() -> None:
-    """The assistant line repeats the deltas; one that was not streamed (the answer after a broken stream) is said."""
+    """The assistant line repeats streamed deltas. A block that was not streamed (after a broken stream) is sent."""
     events = translated(begin("m"), delta("he"), delta("llo"), assistant("m", text("hello")), assistant("n", text("!")))
     assert [event["text"] for event in events if event["type"] == "text"] == ["he", "llo", "!"]
 
 
 def test_broken_text_is_taken_back() -> None:
-    """It is taken back from the first number of the abandoned blocks; a block before them stays."""
+    """The text is taken back from the first number of the abandoned blocks. A block before them stays."""
     lines = [begin("m"), delta("keep"), delta("lo", 1), delta("st", 1), abandon("m", 1), begin("n"), delta("again")]
     events = [event for event in translated(*lines) if event["type"] == "text"]
     assert [event.get("text", event.get("retract")) for event in events] == ["keep", "lo", "st", 3, "again"]
@@ -103,7 +103,7 @@ def test_broken_text_is_taken_back() -> None:
 
 
 def test_nothing_is_taken_back_that_was_not_said() -> None:
-    """An interrupted stream abandons the blocks that had not begun."""
+    """An interrupted stream also abandons blocks that had not begun, and these are not taken back."""
     assert [event for event in translated(begin("m"), delta("part"), abandon("m", 1)) if "retract" in event] == []
 
 
@@ -116,14 +116,14 @@ def test_the_clis_own_words_are_not_the_answer() -> None:
 
 
 def test_a_result_is_judged_by_is_error() -> None:
-    """An API failure calls itself a success."""
+    """The CLI gives an API failure the subtype "success", so only is_error counts."""
     failed = {**RESULT, "is_error": True, "api_error_status": 529, "result": "Repeated 529"}
     result, error, done = translated(failed, end=End(1))
     assert (result["ok"], error["code"], done) == (False, "claude-overloaded", {"type": "done", "n": 4, "ok": False})
 
 
 def test_several_results_are_one() -> None:
-    """They come when a command continued in the background: the last answer, and the sum of what it took."""
+    """Several results come if a command continued in the background. The last answer and the sum of the costs count."""
     a = {"costUSD": 0.25, "inputTokens": 10, "outputTokens": 3, "cacheReadInputTokens": 500}
     b = {"costUSD": 0.5, "inputTokens": 1, "outputTokens": True, "cacheCreationInputTokens": 70}
     usage = {"model_usage_since_last_result": {"a": a, "b": b}}
@@ -136,7 +136,7 @@ def test_several_results_are_one() -> None:
 
 
 def test_a_tool_and_its_result() -> None:
-    """A list of parts is joined, pictures left out; what is longer than 64 KiB is cut at a character and says so."""
+    """A list of parts is joined without pictures. A text of more than 64 KiB is cut at a character and says so."""
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
     tool, result, *_ = translated(assistant("m", bash("t1")), returned("t1", parts))
     assert tool == {"type": "tool", "n": 2, "id": "t1", "name": "Bash", "input": bash("t1")["input"]}
@@ -155,7 +155,7 @@ def test_a_proposal_becomes_an_approval() -> None:
 
 
 def test_a_turn_that_only_looks_proposes_nothing() -> None:
-    """Whatever claude's output says: no operator watches such a turn."""
+    """No operator watches such a turn, so it proposes nothing, whatever claude's output is."""
     to_events = Translator("devvm", lambda: "job_minted", verbs=("status", "forensics", "history"))
     for line in (
         assistant("m", bash("t", "pve reset")),
@@ -184,7 +184,7 @@ def test_why_is_one_plain_sentence(text: str) -> None:
 
 
 def test_a_result_without_its_tool_proposes_nothing() -> None:
-    """Only the command that ran can propose: not what a result says, and not twice."""
+    """Only a command that ran can propose, and only once. The text of a result can't."""
     words = returned("t", "Exit code 16\napproval-required: reset", is_error=True)
     ran = assistant("m", bash("t", "pve reset"))
     assert "approval" not in [event["type"] for event in translated(words)]
@@ -192,7 +192,7 @@ def test_a_result_without_its_tool_proposes_nothing() -> None:
 
 
 def test_a_line_that_is_too_long_is_left_out() -> None:
-    """The next one is read as ever; the tool whose result it was has one that says so, or else the text does."""
+    """The next line is read as usual. The tool's result, or otherwise the text, says that a line was left out."""
     framer = Framer(limit=10)
     assert framer.feed(b"x" * 8 + b"\n" + b"y" * 6) == [b"x" * 8]
     assert framer.feed(b"y" * 6 + b"\nz\n") == [None, b"z"]
@@ -246,7 +246,7 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 def test_every_failure_has_its_own_sentence(name: str) -> None:
-    """A code from the contract, what happened, what to do; and `done` after it."""
+    """Each failure has a code of the contract, the cause and the fix, and then `done`."""
     lines, end, code, words = ENDS[name]
     *_, error, done = translated(*lines, end=end)
     assert (error["type"], error["code"]) == ("error", code)
@@ -256,14 +256,14 @@ def test_every_failure_has_its_own_sentence(name: str) -> None:
 
 
 def test_a_stop_after_the_last_word_stops_nothing() -> None:
-    """The answer was whole, so the turn went well."""
+    """The answer was complete, so the turn succeeded."""
     result, done = translated(RESULT, end=End(0, stopped="cancelled"))
     assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
 
 
 @pytest.mark.parametrize("at", ["soon", 1e300, None, -1e30, [], float("inf")])
 def test_a_strange_hour_is_left_out(at: object) -> None:
-    """What can't be a time does not get in the way of the sentence."""
+    """A value that can't be a time is left out of the sentence."""
     limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": at}}
     error = translated(limit, {**TOLD, "api_error_status": 429}, end=End(1))[-2]
     assert str(error["message"]).startswith("rate-limited: ")
@@ -299,7 +299,7 @@ ENDINGS = st.builds(End, st.integers(-64, 255), st.text(max_size=9), st.sampled_
 @given(st.lists(st.binary(max_size=60) | LINES | DEEP, max_size=8), ENDINGS)
 @settings(deadline=None)
 def test_any_bytes_end_with_done(lines: list[bytes], end: End) -> None:
-    """Never an exception, always numbers that run, JSON that others can read, and one last line."""
+    """Any bytes lead to consecutive numbers, standard JSON and one last line, and never to an exception."""
     to_events, framer = translator(), Framer()
     events = [event for line in lines for each in framer.feed(line + b"\n") for event in to_events.feed(each)]
     events += to_events.close(end)

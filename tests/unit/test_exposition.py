@@ -1,4 +1,4 @@
-"""What the metrics may say: bounded labels, every outcome, and times that mean something."""
+"""The metrics have bounded labels, every outcome, and only meaningful times."""
 
 import asyncio
 import re
@@ -34,19 +34,19 @@ def test_the_version_of_a_host_agent_is_shown(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["x" * 200, '1.2.3"} 1\nbreakglass_ready 1', "1" * 9 + ".0", "1.2.3\n", "٣.٢"])
 def test_a_text_that_a_host_sends_is_no_label(version: str) -> None:
-    """A host agent that was taken over can say anything, and another thing at each login."""
+    """A host agent that was taken over can send any text, and a different one at each login."""
     found = shown(replace(healthy(), agents={"pve1": version}))
     assert [name for name in found if name.startswith("agent_info")] == ["agent_info{host=pve1,version=other}"]
 
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
 def test_an_odd_wish_gets_the_usual_form(accept: str) -> None:
-    """A version that is no number, for example."""
+    """An odd Accept header, such as a version that is no number, gets the usual format."""
     assert render(healthy(), accept)[1] == render(healthy(), "")[1]
 
 
 def test_a_caller_that_is_removed_has_no_series() -> None:
-    """Its requests are counted still, and its name is no longer one of the configuration."""
+    """Its requests are still counted, but its name is no longer in the configuration."""
     snapshot = healthy()
     snapshot.counts.add_request("/pve", "done", "operator", "status")
     snapshot.counts.add_request("/pve", "done", "removed", "status")
@@ -57,21 +57,21 @@ def test_a_caller_that_is_removed_has_no_series() -> None:
 def test_every_error_has_its_series() -> None:
     """Each code that a route of the API can answer with is among its outcomes, so that it begins at 0."""
     codes = {kind.code for kind in BreakglassError.__subclasses__() if kind.__module__.startswith("breakglass.")}
-    codes -= {"internal", "not-found", "method-not-allowed"}  # answered before there is a caller, and not counted
+    codes -= {"internal", "not-found", "method-not-allowed"}  # answered before the caller is known
     assert chat_errors.ChatDisabled.code in codes
     assert codes - {outcome for outcomes in OUTCOMES.values() for outcome in outcomes} == set()
     assert set(HTTP_STATUS) <= set(OUTCOMES["/pve"])
 
 
 def test_every_end_of_a_turn_has_its_series() -> None:
-    """The codes of an `error` event in the schema of the API, which says of each what it means."""
+    """The series have the codes of an `error` event in the API's schema."""
     code = read_contract()["components"]["schemas"]["ErrorEvent"]["properties"]["code"]
     assert {"ok", *code["x-extensible-enum"]} == set(TURN_OUTCOMES)
     assert re.findall(r"^- `([a-z-]+)`: ", code["description"], re.MULTILINE) == code["x-extensible-enum"]
 
 
 def test_a_code_that_a_log_has_is_no_label() -> None:
-    """A turn names the code of its error itself. One that is not known counts as a crash."""
+    """A turn itself chooses the code of its error, so an unknown code counts as a crash."""
     snapshot = healthy()
     for code in ("ok", "busy", "a-code-of-mine"):
         snapshot.counts.add_turn(code)
@@ -105,7 +105,7 @@ RESULT: dict[str, object] = {"type": "result"}
 
 
 def test_each_verb_has_its_stages() -> None:
-    """A job's from the host, a reading verb's are one."""
+    """A job has the host's stages. A reading verb has one stage."""
     cycle = [stage(name) for name in ("preflight", "forensics", "stop", "verify", "start", "verify")]
     assert stages("cycle", *cycle, RESULT) == {"preflight": 1, "forensics": 1, "stop": 1, "verify": 2, "start": 1}
     assert stages("status", {"type": "output"}, RESULT) == {"status": 1}
@@ -120,7 +120,7 @@ NOT_TIMED = {
 
 @pytest.mark.parametrize("messages", NOT_TIMED.values(), ids=NOT_TIMED)
 def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]]) -> None:
-    """The messages came at once, or not all of them; and a host chooses no label."""
+    """Times are not counted if the messages came at once or incompletely. A host can't choose a label."""
     assert stages("reset", *messages) == {}
 
 
@@ -128,7 +128,7 @@ def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]
 
 
 async def test_scrapes_share_what_they_may_take() -> None:
-    """Each waits until those before it have had no more than their share of the time."""
+    """A scrape waits until earlier scrapes have used no more than their share of the time."""
     scrapes, taken = Scrapes(), []
 
     def slow() -> tuple[bytes, str]:

@@ -77,7 +77,7 @@ def test_a_good_account(shell: str) -> None:
 
 
 def test_the_first_line_of_passwd_applies() -> None:
-    """A line that has not seven fields is none."""
+    """A line without seven fields is ignored."""
     passwd = f"{USER}:x:0\nroot:x:0:0:root:/root:/bin/bash\n{USER}:x:0:0::/:/bin/sh\n{USER}:x:7:7::/:/bin/bash\n"
     assert find_account(passwd, USER) == Account("0", "/", "/bin/sh")
     assert find_account(passwd, "root") == Account("0", "/root", "/bin/bash")
@@ -106,7 +106,7 @@ def test_a_password_that_matches_nothing_is_ok(line: str, pam: bool) -> None:
     ],
 )
 def test_a_password_that_fails_or_opens_the_account(line: str, pam: bool, level: str, sentence: str) -> None:
-    """It opens the account, it expires, or sshd takes the account for locked."""
+    """The password opens the account, it expires, or it makes sshd treat the account as locked."""
     [(found, words)] = bad(judge_shadow(USER, f"daemon:*:1:::::::\n{line}", pam))
     assert (found, sentence in words) == (level, True)
 
@@ -141,7 +141,7 @@ clientaliveinterval 15
     ],
 )
 def test_settings_that_are_as_they_should_be(line: str) -> None:
-    """One line says so, and no other finding stands beside it."""
+    """One line says that they are right, and there is no other finding."""
     [finding] = judge_sshd(parse_settings(SSHD) | parse_settings(line), USER)
     assert (finding.level, finding.sentence.startswith("sshd: a public key only")) == (OK, True)
 
@@ -179,7 +179,7 @@ def test_settings_that_are_as_they_should_be(line: str) -> None:
     ],
 )
 def test_a_setting_that_opens_the_account_or_locks_it(line: str, level: str, sentence: str) -> None:
-    """One finding names it and says what to do."""
+    """One finding names the setting and says what to do."""
     findings = list(judge_sshd(parse_settings(SSHD) | parse_settings(line), USER))
     assert bad(findings) == [(level, sentence)]
     assert next(finding for finding in findings if finding.level != OK).hint
@@ -221,7 +221,7 @@ def test_the_settings_that_sshd_prints() -> None:
     ],
 )
 def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -> None:
-    """Tokens are replaced and relative names begin at home, as sshd_config(5) says."""
+    """Tokens are replaced, and relative names begin in the home directory, as sshd_config(5) says."""
     assert find_key_files({"authorizedkeysfile": value}, USER, home) == expected
 
 
@@ -242,7 +242,7 @@ def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -
     ],
 )
 def test_what_logind_would_kill(texts: list[str], level: str) -> None:
-    """A later file overrides; root is excluded unless KillExcludeUsers names others."""
+    """A later file overrides an earlier one. Root is excluded unless KillExcludeUsers names others."""
     assert judge_logind(texts).level == level
 
 
@@ -261,7 +261,7 @@ GOOD_FILE = [("/a/b", 0, 0o100755), ("/a", 0, 0o40755), ("/", 0, 0o40755)]
     ],
 )
 def test_a_file_that_others_could_change(changed: tuple[str, int, int], sentence: str) -> None:
-    """The file itself or any directory above it."""
+    """Others could change the file itself or a directory above it."""
     for place in range(len(GOOD_FILE)):
         finding = judge_file("/a/b", [*GOOD_FILE[:place], changed, *GOOD_FILE[place + 1 :]])
         assert (finding.level, finding.sentence) == (ERROR, sentence)
@@ -277,14 +277,14 @@ def test_a_file_that_only_root_can_change() -> None:
     [
         ((100_000, 800_000, 1200), OK, "has 1200 files, and its file system has inodes for more"),
         ((79_999, 800_000, 700_000), WARNING, "has 700000 files, and its file system 79999 of 800000 inodes left"),
-        ((0, 0, 12), OK, "has inodes for more"),  # as btrfs and an unlimited tmpfs say
+        ((0, 0, 12), OK, "has inodes for more"),  # as on btrfs and an unlimited tmpfs
         (None, WARNING, "could not be counted"),
     ],
 )
 def test_a_run_that_is_short_of_inodes_is_a_warning(
     counted: tuple[int, int, int] | None, level: str, words: str
 ) -> None:
-    """Without one no job begins, and no VM of the host starts."""
+    """Without an inode, no job begins and no VM of the host starts."""
     finding = judge_inodes("/run/breakglass", counted)
     assert (finding.level, words in finding.sentence) == (level, True)
     assert "df -i /run/breakglass" in finding.hint or level == OK

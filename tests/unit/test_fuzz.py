@@ -1,4 +1,4 @@
-"""The claims about any input at all, each with two thousand examples; a failure prints the example and the seed."""
+"""The claims about any input, each with two thousand examples. A failure prints the example and the seed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ CLAIMS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]]
 @pytest.mark.all
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_two_thousand_examples(claim: str) -> None:
-    """The test of the same claim has some of them in every run; these are others."""
+    """Every run tests the same claim with a few examples. These are different ones."""
     test, strategies = CLAIMS[claim]
 
     @seed(SEED)

@@ -1,4 +1,4 @@
-"""What strangers ask for waits: one answer in each iteration of the event loop, so that a verb gets its turn."""
+"""Strangers' requests wait. Each iteration of the event loop answers one, so that a verb is not delayed."""
 
 import asyncio
 from itertools import pairwise
@@ -12,7 +12,7 @@ from breakglass.web.gate import OPEN, Gate
 
 @pytest.mark.parametrize("path", [*sorted(OPEN), "/pve"])
 def test_a_flood_is_answered_in_turns(path: str) -> None:
-    """Requests that need no signature, and those that have none, are answered one per iteration of the event loop."""
+    """Requests that need or have no signature are answered one in each iteration of the event loop."""
     answered: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""The forced command's grammar. It compares the whole line, and what does not match is refused."""
+"""The forced command's grammar. It compares the whole line, and refuses a line that does not match."""
 
 import base64
 import re
@@ -18,7 +18,7 @@ from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, job_line, verb_line
 
 ID = "msg_12345678"
-# PROTOCOL section 4, written out once more: what the agent's own expression has to agree with.
+# The grammar of the contract, written a second time. The agent's own expression must agree with it.
 WORDS = [
     r"vm=[1-9][0-9]{0,8}",
     r"id=[A-Za-z0-9_-]{8,64}",
@@ -41,7 +41,7 @@ def note(text: str | bytes) -> str:
 
 
 def spelled(request: Request) -> str:
-    """Spell a request in the one way that the grammar has for it."""
+    """Return the only line of the grammar that means this request."""
     words = [
         request.verb,
         request.vm is not None and f"vm={request.vm}",
@@ -59,7 +59,7 @@ def spelled(request: Request) -> str:
     return " ".join(word for word in words if word)
 
 
-# --- what is accepted ---
+# --- accepted lines ---
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -108,14 +108,14 @@ def test_each_word_at_its_limit(words: str) -> None:
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"reset", "cycle"}))
 def test_anyway_goes_with_the_verbs_that_the_evidence_can_refuse(verb: str) -> None:
-    """It lifts one refusal of reset and cycle; beside another verb it has no meaning."""
+    """`anyway` overrides one refusal of reset and cycle. With another verb, it is refused."""
     with pytest.raises(Malformed):
         parse_line(f"{verb} id={ID} anyway=storage-hung")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_proves_goes_with_one_verb(verb: str) -> None:
-    """A drill is a cycle and a doctor ends with a status; beside another verb it has no meaning, nor without a name."""
+    """A drill is a cycle, and a doctor ends with a status. `proves` is refused with another verb or without a name."""
     for proves, its_verb in (("drill", "cycle"), ("doctor", "status")):
         line = f"{verb} id={ID} by=op proves={proves}"
         if verb == its_verb:
@@ -127,7 +127,7 @@ def test_proves_goes_with_one_verb(verb: str) -> None:
             parse_line(f"{its_verb} id={ID} proves={proves}")
 
 
-# --- what is refused ---
+# --- refused lines ---
 
 MALFORMED = {
     "empty": "",
@@ -218,16 +218,16 @@ MALFORMED = {
 
 @pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
-    """A line that is off by anything is refused whole; there is no second try."""
+    """A line with any difference is refused as a whole."""
     with pytest.raises(Malformed):
         parse_line(line)
 
 
-# --- any line at all ---
+# --- any line ---
 
 
 def out_of_bounds(line: str) -> bool:
-    """Tell whether a line of the expression above breaks one of the rules that no expression holds."""
+    """Tell whether a line that matches the expression above breaks a rule that no expression can check."""
     words = dict(word.split("=") for word in line.split(" ") if "=" in word)
     no_id = line.startswith(("job", "seen")) and "id" not in words
     lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
@@ -245,7 +245,7 @@ def out_of_bounds(line: str) -> bool:
 @given(st.from_regex(LINE, fullmatch=True))
 @settings(deadline=None)
 def test_lines_of_the_contract_are_understood(line: str) -> None:
-    """A line of the contract is understood, and the request says what the line says, word for word."""
+    """A line of the contract is understood, and the request has the line's words."""
     if out_of_bounds(line):
         with pytest.raises(Malformed):
             parse_line(line)
@@ -257,7 +257,7 @@ def test_lines_of_the_contract_are_understood(line: str) -> None:
 
 
 def edited_lines() -> st.SearchStrategy[str]:
-    """Lines of the contract with something put in, taken out or repeated somewhere."""
+    """Lines of the contract with an insertion, a deletion or a repetition."""
     edits: list[Callable[[str, int, str], str]] = [
         lambda line, at, text: line[:at] + text + line[at:],
         lambda line, at, text: line[:at] + line[at + 1 :],
@@ -271,7 +271,7 @@ def edited_lines() -> st.SearchStrategy[str]:
 @given(st.text() | edited_lines())
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_malformed_or_means_what_it_spells(line: str) -> None:
-    """Whatever a key sends is Malformed, or a line of the contract that spells its request."""
+    """Any text of a key is Malformed, or a line of the contract that is written the same again."""
     try:
         request = parse_line(line)
     except Malformed:
@@ -283,11 +283,11 @@ def test_any_text_is_malformed_or_means_what_it_spells(line: str) -> None:
 @given(st.binary(min_size=1, max_size=200))
 @settings(deadline=None)
 def test_a_note_is_data(data: bytes) -> None:
-    """Any bytes can be a note; what is not UTF-8 in them is replaced, and nothing else is done to them."""
+    """Any bytes can be a note. Bytes that are not UTF-8 are replaced, and the others are not changed."""
     assert parse_line(f"reset note={note(data)}").why == data.decode("utf-8", "replace")
 
 
-# --- what the handler sends ---
+# --- the handler's lines ---
 
 VM = Vm("devvm", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), "the key"),))
 jobs = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
@@ -306,14 +306,14 @@ requests = st.builds(
 
 @pytest.mark.parametrize(("verb", "proves"), [("cycle", "drill"), ("status", "doctor")])
 def test_what_proves_a_host_is_understood(verb: str, proves: str) -> None:
-    """The line of a drill and that of a doctor name who proved the host."""
+    """The lines of a drill and of a doctor have the name of the caller who proves the host."""
     request = VerbRequest(verb, VM, ID, Caller("doc@home", (), frozenset()), 0.0, proves=proves)
     parsed = parse_line(verb_line(request))
     assert (parsed.verb, parsed.vm, parsed.by, parsed.proves) == (verb, 102, "doc@home", proves)
 
 
 def test_the_lines_of_check_are_understood() -> None:
-    """It asks about the host, and about one VM."""
+    """One line is about the host, and one about a VM."""
     assert parse_line(CHECK_LINE) == Request("check")
     assert parse_line(f"{CHECK_LINE} vm=102") == Request("check", 102)
 
@@ -331,7 +331,7 @@ def test_every_line_of_the_handler_is_understood(request: VerbRequest) -> None:
 
 
 def test_the_handlers_own_lines_are_understood() -> None:
-    """The sign of life, the session and the record of one job are lines of the grammar."""
+    """The ping, the session and the request for one job are lines of the grammar."""
     assert parse_line(PING_LINE) == Request("ping")
     assert parse_line(SESSION_LINE) == Request("session")
     assert parse_line(job_line(102, ID)) == Request("job", 102, id=ID)
@@ -349,13 +349,13 @@ def test_the_longest_line_of_the_handler_fits() -> None:
     assert len(line) < LINE_CHARS
 
 
-# --- what is logged ---
+# --- the log ---
 
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(0, 300))
 @settings(deadline=None)
 def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
-    """Whatever was sent is shown as printable ASCII on one bounded line, and says so where it was cut."""
+    """Any text is logged as printable ASCII on one bounded line, which says where it was cut."""
     shown = escape(line, limit)
     assert shown.removesuffix("…").isascii()
     assert shown.isprintable()
@@ -368,5 +368,5 @@ def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
     [("a\nb", r"a\nb"), ("a\x1b[2J", r"a\x1b[2J"), ("\u202e", r"\u202e"), ("x" * 201, "x" * 200 + "…")],
 )
 def test_escapes(line: str, shown: str) -> None:
-    """Newlines, terminal codes and bidi marks are written out."""
+    """Newlines, terminal codes and bidi marks are escaped."""
     assert escape(line) == shown

@@ -1,4 +1,4 @@
-"""What a status tells of the guest after a verb: when its kernel answered first, or why that is not known."""
+"""A status after a verb says when the guest's kernel answered first, or why that is not known."""
 
 import pytest
 
@@ -23,7 +23,7 @@ OLD: Event = {"state": "lost", "at": "2026-11-27T03:00:04Z", "says": "the guest'
 HUNG: Event = {"state": "late", "at": "2026-11-27T03:00:46Z", "says": "the guest's kernel has not answered for 3000 s"}
 FRESH: Event = {"state": "fresh", "at": "2026-11-27T03:00:46Z", "says": "the guest's kernel answered 2 s ago"}
 
-# By what a status says: what is told at once, later, and at last.
+# For each kind of status: the messages at once, later, and at the end.
 ROWS: dict[str, tuple[Event, tuple[str, ...]]] = {
     "answers": (
         {"heartbeat": FRESH},

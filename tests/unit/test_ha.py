@@ -33,7 +33,7 @@ from breakglass.agents.pve.host.vm_config import ha_drops_stop, ha_manages, ha_r
     ],
 )
 def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restarts: bool, stuck: bool) -> None:
-    """The requested state and the one that HA's manager sees decide it."""
+    """It depends on the requested state and on the state that HA's manager sees."""
     assert ha_manages(requested) is manages
     assert ha_restarts(requested, seen) is restarts
     assert ha_stuck(requested, seen) is stuck
@@ -55,14 +55,14 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
     ],
 )
 def test_ha_in_one_line(requested: str, seen: str, words: str) -> None:
-    """Nothing where HA does not know the VM."""
+    """There is no line if HA does not know the VM."""
     line = ha_line(requested, seen)
     assert words in line
     assert bool(line) == bool(words)
 
 
 def test_what_a_person_can_do_about_ha() -> None:
-    """Lines with the commands; none where HA leaves the VM alone."""
+    """The lines have the commands. There are none if HA leaves the VM alone."""
     assert ha_by_hand(102, "", "") == ha_by_hand(102, "ignored", "") == ()
     [error] = ha_by_hand(102, "started", "error")
     assert "ha-manager set vm:102 --state disabled, fix the cause" in error
@@ -73,7 +73,7 @@ def test_what_a_person_can_do_about_ha() -> None:
 
 
 def test_a_stop_that_ha_would_forget() -> None:
-    """During a move, and, for a VM that HA wants to run, in each state in which HA takes no request to stop."""
+    """HA forgets it during a move, or in a state in which HA accepts no stop, if HA wants the VM to run."""
     assert all(ha_drops_stop(requested, "migrate") for requested in ("started", "stopped", "disabled"))
     assert all(ha_drops_stop("started", seen) for seen in ("request_stop", "stopped", "freeze", "fence", "recovery"))
     assert not any(ha_drops_stop("started", seen) for seen in ("", "started", "error"))
@@ -90,7 +90,7 @@ def test_a_stop_that_ha_would_forget() -> None:
     ],
 )
 def test_a_status_says_what_ha_will_do_on_the_other_node(quorate: bool | None, line: str) -> None:
-    """The line is among the evidence of `other-node`; without a quorum HA's state is old, and nothing is foretold."""
+    """The line is in the evidence of `other-node`. Without a quorum HA's state is old, so there is no line."""
     verdict = quick_verdict(
         Evidence("stopped", node="pve2", ha="started", ha_seen="started", node_seen="online", quorate=quorate)
     )
@@ -106,7 +106,7 @@ CRM, LRM = "HA's manager pve-ha-crm", "pve-ha-lrm of node "
 
 
 def look(manager: dict[str, object], lrm: dict[str, object], seen: str = "started", **more: Any) -> str:
-    """Return what is told of these last words of HA's daemons, for a VM that is to run."""
+    """Return the text about HA's daemons with this last status, for a VM that should run."""
     view = Cluster(quorate=True, ha="started", ha_seen=seen, manager=manager, lrm=lrm)
     return find_dead_ha(replace(view, **more), NOW)
 
@@ -136,7 +136,7 @@ def test_a_daemon_of_ha_that_does_not_act(
 ) -> None:
     """The text says which one, and since when.
 
-    A clock that differs by less than 180 s makes none dead and none alive.
+    A clock that differs by less than 180 s does not change the result.
     """
     told = look({**WELL, **manager}, {**WELL, **lrm})
     assert [word for word in words if word not in told] == []
@@ -144,7 +144,7 @@ def test_a_daemon_of_ha_that_does_not_act(
 
 
 def test_an_idle_lrm_is_well() -> None:
-    """It has no lock while no service is active on its node, as for a VM that is off or that HA does not know yet."""
+    """An LRM has no lock while its node has no active service, as when a VM is off or new to HA."""
     waits: dict[str, object] = {**WELL, "state": "wait_for_agent_lock"}
     assert [look(WELL, waits, seen) for seen in ("", "stopped", "request_start", "freeze", "error")] == [""] * 5
     assert look(WELL, waits, "request_stop")
@@ -174,7 +174,7 @@ def test_a_daemon_that_ended_on_this_node() -> None:
 
 
 def test_what_is_said_of_a_dead_ha() -> None:
-    """What it does not do, what it does when it runs again, and both commands; never that it starts the VM now."""
+    """The text says what HA does not do now, what it will do when it runs again, and both commands."""
     dead = look({**WELL, "timestamp": NOW - 324}, WELL)
     running = ha_line("started", "started", dead)
     assert f"HA does nothing now, because {dead}; once HA works again, HA starts the VM if it is off" in running
@@ -188,7 +188,7 @@ def test_what_is_said_of_a_dead_ha() -> None:
 
 
 def test_no_verb_is_advised_that_a_dead_ha_would_not_do() -> None:
-    """This holds for a VM that is off, for one that needs a cycle, and on another node; a reset asks nothing of HA."""
+    """This is so for a VM that is off, that needs a cycle or that is on another node. A reset does not need HA."""
     dead = look({**WELL, "timestamp": NOW - 324}, WELL)
     known = {"ha": "started", "ha_seen": "started", "ha_dead": dead, "quorate": True, "config": True}
     stopped = verdict_of(Evidence("stopped", **known))  # type: ignore[arg-type]

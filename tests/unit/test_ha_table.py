@@ -1,4 +1,4 @@
-"""docs/ha.md: each row of its tables is what the host agent decides, and the rows have every state of HA, each once."""
+"""docs/ha.md: each row of its tables is the host agent's decision, and every state of HA has exactly one row."""
 
 import json
 import re
@@ -26,11 +26,11 @@ from ..support.documents import ROOT
 TEXT = (ROOT / "docs/ha.md").read_text(encoding="utf-8")
 VERBS = ("start", "stop", "reset", "cycle")
 MANAGED = ("started", "stopped", "disabled")  # of HA/Tools.pm, beside `ignored`
-STATES = (  # Manager.pm:394, and a VM that the manager does not know
+STATES = (  # Manager.pm:394, and "" for a VM that the manager does not know
     *("none", "started", "stopped", "request_start", "request_stop", "request_start_balance"),
     *("migrate", "relocate", "fence", "recovery", "freeze", "error"),
 )
-DAEMONS: dict[str, tuple[float, float, dict[str, str]]] = {  # how old the two statuses are, and the LRM's words
+DAEMONS: dict[str, tuple[float, float, dict[str, str]]] = {  # the ages of the two statuses, and the LRM's mode
     "": (5, 5, {}),
     "CRM silent": (324, 5, {}),
     "LRM silent": (5, 324, {}),
@@ -60,7 +60,7 @@ def expand(cell: str, every: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
-    """Return what the tables of a VM on this node say of (requested, HA's state, mode of disarming, daemon)."""
+    """Return the tables' decision about a VM on this node by (requested, HA's state, mode of disarming, daemon)."""
     found: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for row in (row for heading in HEADINGS[:3] for row in rows(heading)):
         modes, daemons = row.get("disarmed", "").split(", "), row.get("daemon", "").split(", ")
@@ -72,7 +72,7 @@ def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
 
 
 def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) -> Cluster:
-    """Return what the agent reads of HA's files in that state."""
+    """Return the agent's reading of HA's files in that state."""
     crm_age, lrm_age, words = DAEMONS[daemon]
     (root / "run").mkdir()
     for name in HA_SERVICES:
@@ -98,7 +98,7 @@ def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) 
 
 
 def decide(verb: str, view: Cluster, root: Path) -> str:
-    """Return the table's word for what the verb does."""
+    """Return the table's word for the verb's decision."""
     host = Host(102, str(root))
     job = Job(host, JobStore(host), Record("id", verb, "by", "", "", 0.0, "", 0, 0))
     try:
@@ -119,7 +119,7 @@ def decide(verb: str, view: Cluster, root: Path) -> str:
 
 
 def test_the_tables_have_every_state_once() -> None:
-    """Each requested state with each state of the manager, armed and disarmed; a new state of HA needs its row."""
+    """Each requested state has a row with each state of the manager, armed and disarmed. A new state needs a row."""
     wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze"), ("",)))
     wanted |= {("ignored", seen, "", "") for seen in STATES} | {("not in HA", "none", "", "")}
     wanted |= set(product(MANAGED, STATES, ("",), DEAD))
@@ -130,14 +130,14 @@ def test_the_tables_have_every_state_once() -> None:
 def test_each_row_is_what_the_agent_decides(
     case: tuple[str, str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checks that the verbs make before they act read HA's files."""
-    monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write anew
+    """The rows agree with the checks that verbs make before they act, which read HA's files."""
+    monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write a new one
     view = read_cluster(tmp_path, *case)
     assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
 
 
 def test_each_row_of_another_node_is_what_a_status_says() -> None:
-    """The line is the same word for word, and every state of a node and of a VM has a row."""
+    """The status has the same line, and every state of a node and of a VM has a row."""
     seen_states, node_states = set(), set()
     for row in rows("Another node has the VM"):
         goal = "pve3" if "pve3" in row["what `status` says"] else ""

@@ -1,4 +1,4 @@
-"""URLs of handlers: the form in which two are compared, what is none, and what leads to one's own machine."""
+"""URLs of handlers: the normal form in which they are compared, texts that are none, and loopback."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from breakglass.config.server import is_loopback, normal_url, page_link
 
-SAME = {  # docs/api.md, "Signing": what is written, and its normal form
+SAME = {  # docs/api.md, "Signing": a URL, and its normal form
     "https://a.example": "https://a.example/",
     "https://a.example///": "https://a.example/",
     "HTTPS://A.Example:443/": "https://a.example/",
@@ -74,7 +74,7 @@ ELSEWHERE = (
 
 @pytest.mark.parametrize(("written", "normal"), SAME.items(), ids=str)
 def test_the_normal_form(written: str, normal: str) -> None:
-    """Each rule of docs/api.md, and the normal form is its own."""
+    """Each rule of docs/api.md is followed. The normal form of a normal form is the same."""
     assert normal_url(written) == normal
     assert normal_url(normal) == normal
 
@@ -86,7 +86,7 @@ def test_what_is_no_url_of_a_handler(text: str) -> None:
 
 
 def test_loopback() -> None:
-    """The end of a tunnel; a name or a path that only looks like it belongs to another machine."""
+    """The end of a tunnel is on loopback. A name or a path that only looks like it is another machine."""
     assert all(is_loopback(normal_url(text) or "") for text in LOOPBACK)
     assert not any(is_loopback(normal_url(text) or "?") for text in ELSEWHERE)
     assert all(normal_url(text) for text in ELSEWHERE)
@@ -94,13 +94,13 @@ def test_loopback() -> None:
 
 @given(st.one_of(st.text(), st.from_regex(r"https?://[^/]+(:\d+)?/.*", fullmatch=True)))
 def test_any_text_has_at_most_one_normal_form(text: str) -> None:
-    """Nothing breaks it, and the form of a form is the same."""
+    """Any text is accepted without an exception, and the normal form of a normal form is the same."""
     normal = normal_url(text)
     assert normal is None or (normal_url(normal) == normal and normal.isascii() and normal.isprintable())
 
 
 def test_the_link_to_a_job_on_the_page() -> None:
-    """A job is left out if there is none, and the path of a proxy stays."""
+    """The link has no job if there is none, and it keeps the path of a proxy."""
     assert page_link("https://a.example/", "devvm") == "https://a.example/#vm=devvm"
     assert page_link("https://a.example/bg/", "devvm", "alert-0a") == "https://a.example/bg/#vm=devvm&job=alert-0a"
 
@@ -110,7 +110,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @given(TEXT, TEXT)
 def test_a_link_says_what_was_put_into_it(vm: str, job: str) -> None:
-    """A host's word can't add its own VM to the link, or lead elsewhere: whatever it is, it is read as one job."""
+    """A host's text is read as one job, so it can't change the link's VM or lead to another page."""
     parts = urlsplit(page_link("https://a.example/", vm, job))
     assert (parts.netloc, parts.path, "+" in parts.fragment) == ("a.example", "/", False)
     assert parse_qs(parts.fragment) == {"vm": [vm], "job": [job]}

@@ -1,4 +1,4 @@
-"""What the samples of a heartbeat prove, and the verdict that they lead to. Nothing runs here."""
+"""What the samples of a heartbeat prove, and the verdict from them. These tests start no process."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 def beat(age: float | None, seconds: float = 0.0, **seen: Any) -> Heartbeat:
-    """Return a look at a guest whose kernel answered so long ago; `seconds` into a watch."""
+    """Return a sample of a guest whose kernel answered this long ago, `seconds` after the watch began."""
     known: dict[str, Any] = {"every": 2, "driver": True, "disk": 900, "packets": 70}
     last = 0 if age is None else int(NOW - age)
     return Heartbeat(NOW + seconds, last, seconds, **known | seen)
@@ -32,7 +32,7 @@ def beat(age: float | None, seconds: float = 0.0, **seen: Any) -> Heartbeat:
 def watched(
     age: float, seconds: float = 5.2, first: dict[str, Any] | None = None, **seen: Any
 ) -> tuple[Heartbeat, ...]:
-    """Return two looks with the same answer, which was so old at the second."""
+    """Return two samples with the same answer, which was this old at the second one."""
     return beat(age - seconds, **first or {}), beat(age - seconds, seconds, **seen)
 
 
@@ -215,7 +215,7 @@ def test_a_heartbeat_is_told_in_plain_words(line: str) -> None:
 
 
 def test_a_status_tells_when_the_kernel_answered_last() -> None:
-    """By the host's clock; nothing where nothing is known, as when the probe died."""
+    """The time is by the host's clock. If it is not known, as after a dead probe, there is none."""
     assert describe_heartbeat(Evidence("running", heartbeats=(beat(2),))) == {
         "state": "fresh",
         "at": "2026-11-30T00:53:18Z",
@@ -228,7 +228,7 @@ def test_a_status_tells_when_the_kernel_answered_last() -> None:
 
 
 def test_the_watch_is_told_with_what_was_counted() -> None:
-    """The disk, the network, the vCPUs and the memory that the balloon and the kernel's kills took."""
+    """The evidence has the counts of the disk, the network and the vCPUs, and the memory that the balloon took."""
     seen = beat(31, 5.2, disk=903, packets=71, held=64 * MIB, **FULL)
     evidence = Evidence("running", heartbeats=(beat(31, kills=0, stalls=40), seen), vcpus=("hk", "hi"))
     assert watch_lines(evidence) == (

@@ -1,4 +1,4 @@
-"""The ring of Linux's kernel log, as it lies in a guest's memory: of a real kernel, of every shape, and of a liar."""
+"""The ring of Linux's kernel log in a guest's memory: a real kernel's, rings of every shape, and forged ones."""
 
 import json
 import os
@@ -35,7 +35,7 @@ PANIC = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000000
 
 
 def test_the_ring_of_a_real_kernel() -> None:
-    """The bytes that were read of a Debian guest after 20,000 messages, of which its ring holds 4,096."""
+    """The bytes are from a Debian guest after 20,000 messages, of which its ring holds 4,096."""
     memory = {int(place, 16): bytes.fromhex(data) for place, data in RECORDED["memory"].items()}
     [ring] = rings_in(bytes(64) + bytes.fromhex(RECORDED["ring"]))
     assert (ring.count, ring.messages) == (4096, 4096)
@@ -47,7 +47,7 @@ def test_the_ring_of_a_real_kernel() -> None:
     assert [message.number for message in messages] == list(range(messages[0].number, messages[0].number + 14))
 
 
-# --- a ring that a test writes, as the kernel's header says ---
+# --- a ring that a test writes by the kernel's header ---
 
 COUNT, SIZE = 1 << 7, 1 << 12
 DESCRIPTORS, INFOS, TEXT = (0xFFFFFFFF81000000 + (number << 20) for number in range(3))
@@ -96,7 +96,7 @@ class Memory:
 @pytest.mark.parametrize("start", [0, SIZE - 24, 5 * SIZE - 40], ids=["begin", "end", "later"])
 @pytest.mark.parametrize("more", [(), (77,)], ids=["5.10", "6.9"])
 def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...]) -> None:
-    """Numbers and text that begin again at 0, blocks that do not fit at the end, a message without text."""
+    """Numbers and text can begin again at 0, blocks may not fit at the end, and a message may have no text."""
     memory = Memory(first, start)
     texts = [f"message {number} {'x' * (number % 40)}" for number in range(300)]
     for text in texts:
@@ -107,11 +107,11 @@ def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...]) ->
     assert ring.messages == COUNT
     found = [message.text for message in read_messages(memory.read, ring)]
     assert found[-60:] == [*texts[-59:], ""]
-    assert found[:-1] == texts[-len(found) + 1 :]  # of older ones the text is gone
+    assert found[:-1] == texts[-len(found) + 1 :]  # the text of older ones is overwritten
 
 
 def test_messages_that_can_not_be_read() -> None:
-    """One that is being written, and one whose place another has, are left out; the others are there."""
+    """A message that is being written or that is overwritten is left out. The others are read."""
     memory = Memory(3)
     for text, state in ((b"first", 1), (b"being written", 0), (b"gone", 3), (b"last", 2)):
         memory.write(text, state)
@@ -127,7 +127,7 @@ BYTES = st.tuples(st.sampled_from([DESCRIPTORS, INFOS, TEXT]), st.integers(0, 24
 
 @given(st.lists(st.binary(max_size=90), min_size=1, max_size=50), st.lists(BYTES, max_size=60), st.integers(1, 90))
 def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int]], count: int) -> None:
-    """Whatever is in its memory, what comes of it is few short lines of plain text, and no error."""
+    """Whatever is in its memory, the result is a few short lines of plain text, and no error."""
     memory = Memory(NUMBERS - 20)
     for text in texts:
         memory.write(text)
@@ -141,7 +141,7 @@ def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int
 
 
 def test_a_line_with_control_characters() -> None:
-    """A guest writes them into its log to have them run in a terminal, so they are escaped, and a line is cut."""
+    """A guest could write them to control a terminal, so they are escaped. A long line is cut."""
     messages = [LogMessage(7, 1.5, "\x1b]0;title\x07 red\u202e\nsecond" + 300 * "x")]
     assert log_lines(messages) == [
         r"[    1.500000] \x1b]0;title\x07 red\u202e",
@@ -181,7 +181,7 @@ def test_the_line_that_says_why(name: str) -> None:
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_last_words_decide_nothing(name: str) -> None:
-    """They are the guest's own: code and advice are those of the evidence without them, and nothing of it is lost."""
+    """The guest chooses its last words, so the code, the advice and the evidence are the same as without them."""
     evidence: Evidence = VERDICTS[name][0]
     without, said = verdict_of(evidence), verdict_of(replace(evidence, cause=PANIC, last_words=(PANIC,)))
     assert (said.code, said.advice) == (without.code, without.advice)
@@ -190,7 +190,7 @@ def test_last_words_decide_nothing(name: str) -> None:
 
 
 def test_the_sentence_has_the_last_words() -> None:
-    """Of a guest that hangs; cut where the sentence would be too long."""
+    """The sentence about a hung guest has them, cut if the sentence would be too long."""
     verdict = verdict_of(replace(IDLE, heartbeats=LOST, cause=PANIC))
     assert (verdict.code, len(verdict.sentence) <= SENTENCE_CHARS) == ("guest-hung", True)
     assert "reset it; its last words: Kernel panic - not " in verdict.sentence
@@ -201,7 +201,7 @@ def test_the_sentence_has_the_last_words() -> None:
 
 
 class Aliased(GuestMemory):
-    """A guest of one page, in which each table names itself as every page."""
+    """A guest with one page, which is a page table whose entries all name the page itself."""
 
     def __init__(self) -> None:
         self.largest = 0
@@ -215,7 +215,7 @@ class Aliased(GuestMemory):
 
 
 def test_tables_that_name_a_page_again_and_again() -> None:
-    """The kernel's GiB is one page 512 times: a small part of it is read, and little at a time."""
+    """The kernel's GiB is the same page again and again. Only a small part of it is read, little at a time."""
     memory = Aliased()
     data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
     assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 2 << 20) == (True, True)
@@ -282,7 +282,7 @@ def test_a_reader_whose_time_is_over() -> None:
 
 
 def test_the_cells_of_a_text_console() -> None:
-    """80 columns and 25 rows of a character and a colour: letters and frames as text, what else is there escaped."""
+    """Each of the 80 by 25 cells has a character and a colour. Letters and frames become text, others are escaped."""
     rows = [b"login: \xc9\xcd\xbb", b"", b"\x1b[31m" + 75 * b"x"]
     text = b"".join(row.ljust(80) for row in rows).ljust(2000, b"\0")
     cells = bytes(byte for letter in text for byte in (letter, 7))

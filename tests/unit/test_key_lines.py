@@ -120,7 +120,7 @@ def test_good_key_lines() -> None:
 
 @pytest.mark.parametrize("name", ["all", "1-999999999"])
 def test_a_key_that_reaches_every_vm(name: str) -> None:
-    """It works, and it reaches what is made on this host tomorrow, which is said of the line."""
+    """It works, but it will also reach VMs that are made later, and the finding says so."""
     lines = parse_key_lines(LINE.replace("102", name), "k")
     assert [level for level, _ in said(judge_key_lines("k", lines))] == [OK]
     [*_, found] = judge_kinds(lines)
@@ -128,7 +128,7 @@ def test_a_key_that_reaches_every_vm(name: str) -> None:
     assert found.sentence == "k:1: its key reaches every VM of this host, also those that come later"
 
 
-# --- what sshd takes for a key, and this must too ---
+# --- lines that sshd accepts as keys, so check must too ---
 
 
 HIDDEN = {
@@ -156,7 +156,7 @@ def test_no_key_hides(name: str) -> None:
 
 
 def test_a_key_is_the_same_key_however_it_is_written() -> None:
-    """Copies are told by type and base64: sshd skips what is white in it."""
+    """Copies are recognised by type and base64, and white space in it is skipped, as in sshd."""
     keys = {line.key for line in parse_key_lines(f"{POWER}\r\n{POWER} me\n\t{POWER}\0x".replace("Apow", "A\x0bpow"))}
     assert keys == {POWER}
 
@@ -221,7 +221,7 @@ CONTAINER = "{} is a container, and a key serves VMs only"
     ],
 )  # fmt: skip
 def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]]) -> None:
-    """A VM that is named by itself must exist; a range says which don't, unless it is wide; `all` names none."""
+    """A VM that is named alone must exist. For a range, the finding names the missing ones, unless it is wide."""
     lines = parse_key_lines(LINE.replace("102", vms))
     found = judge_vms(lines, GUESTS, "pve1")
     assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected

@@ -1,4 +1,4 @@
-"""The rules that keep the layout what it is, beside those of import-linter and ruff: read from the sources."""
+"""The rules of the layout that import-linter and ruff can't check. They are read from the sources."""
 
 import ast
 import io
@@ -18,7 +18,7 @@ from breakglass.agents.pve.words import MUTATING
 ROOT = Path(__file__).parent.parent.parent
 HANDLER = ROOT / "handler"
 AGENT = ROOT / "agents/pve"
-# What can change a VM's state: files, and folders with all that is in them.
+# The code that can change a VM's state: files, and folders with all of their files.
 PATH_TO_POWER = (
     *("handler/web/gate.py", "handler/web/bodies.py", "handler/web/admission.py", "handler/web/pve.py"),
     *("handler/service.py", "handler/base/verbs.py", "handler/base/errors.py", "handler/auth/", "handler/proxmox/"),
@@ -27,7 +27,7 @@ PATH_TO_POWER = (
     *("agents/pve/serving/", "agents/pve/power/", "agents/pve/host/"),
     *(f"agents/pve/jobs/{name}.py" for name in ("job", "mutex", "result", "store")),
 )
-# What these files import besides. It starts and stops no VM by itself; docs/architecture.md says why it is left out.
+# Other imports of these files. They start and stop no VM by themselves; docs/architecture.md says more.
 BESIDE_THE_PATH = (
     "handler/web/client_headers.py",
     "handler/web/replies.py",
@@ -49,7 +49,7 @@ BESIDE_THE_PATH = (
     "agents/pve/jobs/proven.py",
 )
 MOST_LINES_TO_POWER = 4686
-MOST_LINES_LOADED = 3300  # by what serves a verb in the handler
+MOST_LINES_LOADED = 3300  # by the handler's modules that serve a verb
 
 
 @cache
@@ -65,7 +65,7 @@ def modules(top: Path) -> dict[str, Path]:
 
 @cache
 def imported(node: ast.AST) -> list[str]:
-    """Return the dotted name of each thing that is imported anywhere under a node; relative ones begin with a dot."""
+    """Return the dotted names of all imports under a node. Relative ones begin with a dot."""
     found: list[str] = []
     for child in ast.walk(node):
         if isinstance(child, ast.Import):
@@ -85,7 +85,7 @@ def folder_of(top: Path, package: str) -> Path:
 def imports_of_ours(top: Path, path: Path) -> set[str]:
     """Return the modules and packages under `top` that a file there imports, as paths without a suffix.
 
-    Those of `agents`, which the handler imports as its own package, begin with `agents/`.
+    Modules of `agents`, which the handler imports as its own package, begin with `agents/`.
     """
     here = path.relative_to(top).parent.parts
     found = set()
@@ -112,7 +112,7 @@ def names(node: ast.AST) -> set[str]:
     return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
-# --- 1: what import-linter and ruff can't say: their rules are in pyproject.toml ---
+# --- 1: imports, besides the rules of import-linter and ruff in pyproject.toml ---
 
 
 @cache
@@ -143,7 +143,7 @@ def packages(top: Path, name: str) -> set[str]:
 
 
 def test_the_wheel_has_every_package() -> None:
-    """The list of packages in pyproject.toml is the folders that there are: one that it lacks is not in the wheel."""
+    """The list of packages in pyproject.toml has every folder, because a missing one would not be in the wheel."""
     setuptools = pyproject()["setuptools"]
     there = {name for package, folder in setuptools["package-dir"].items() for name in packages(ROOT / folder, package)}
     assert sorted(setuptools["packages"]) == sorted(there)
@@ -153,7 +153,7 @@ def test_the_wheel_has_every_package() -> None:
 
 
 def test_each_verb_that_changes_power_has_its_function() -> None:
-    """The table says which verbs change power, and the host agent has a function for each of them, and no other."""
+    """The host agent has a function for each verb that changes power by the table, and for no other verb."""
     assert set(POWER) == set(MUTATING)
 
 
@@ -163,7 +163,7 @@ def production() -> dict[str, Path]:
 
 
 def test_no_module_imports_a_private_name() -> None:
-    """A private name of another package can go with any of its versions, the standard library's with Python's."""
+    """Any new version of a package, or of Python, may remove a private name."""
     found = {
         name: [module for module in imported(tree(path)) if module[0] != "."] for name, path in production().items()
     }
@@ -172,7 +172,7 @@ def test_no_module_imports_a_private_name() -> None:
 
 
 def test_tests_send_signals_in_one_place() -> None:
-    """A look-up that found no process says 0, and kill(2) takes that for the whole run: one place asks first."""
+    """A look-up without a result returns 0, for which kill(2) would signal the whole run. One module checks this."""
     paths = [path for path in (ROOT / "tests").rglob("*.py") if "os.kill" in path.read_text("utf-8")]
     calls = {
         f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
@@ -206,7 +206,7 @@ def lines_of_code(text: str) -> int:
 
 
 def test_code_is_counted_without_words() -> None:
-    """A docstring, a comment and a blank line count nothing; each line of a text that is a value counts."""
+    """Docstrings, comments and blank lines don't count. Each line of a text that is a value counts."""
     assert lines_of_code('"""One.\n\nTwo."""\n\n# three\nx = """a\nb"""  # four\ndef f():\n    """F."""\n') == 3
 
 
@@ -216,14 +216,14 @@ def files_to_power() -> list[Path]:
 
 
 def test_the_path_to_power_is_short() -> None:
-    """What can change a VM's state can be read in a day. New features go outside these files."""
+    """The code that can change a VM's state can be read in a day. New features belong outside these files."""
     counts = {str(path.relative_to(ROOT)): lines_of_code(path.read_text("utf-8")) for path in files_to_power()}
     assert min(len(list((ROOT / name).glob("*.py"))) for name in PATH_TO_POWER if name.endswith("/")) > 0
     assert sum(counts.values()) < MOST_LINES_TO_POWER, counts
 
 
 def test_the_path_to_power_is_whole() -> None:
-    """A file on the path imports only files of the path, and those that are known to be beside it."""
+    """A file on the path imports only files of the path, and the known ones beside it."""
     beyond = set()
     for path in files_to_power():
         top = HANDLER if path.is_relative_to(HANDLER) else AGENT
@@ -231,11 +231,11 @@ def test_the_path_to_power_is_whole() -> None:
         found = {str((folder_of(top, name.split("/")[0]) / name).relative_to(ROOT)) for name in targets}
         beyond |= {f"{name}.py" if (ROOT / f"{name}.py").exists() else f"{name}/" for name in found}
     assert {name for name in beyond if not name.startswith((*PATH_TO_POWER, *BESIDE_THE_PATH))} == set()
-    assert "agents/bundle.py" in beyond  # the handler's imports of `agents` are seen
+    assert "agents/bundle.py" in beyond  # so that the handler's imports of `agents` are found
 
 
 def loaded_by(*names: str) -> set[str]:
-    """Return the modules of the handler that some of its modules import, and that those import, and so on."""
+    """Return all modules of the handler that these modules import, directly or through others."""
     found, left = set(), list(names)
     while left:
         name = left.pop()
@@ -291,7 +291,7 @@ def test_the_architecture_has_a_line_for_each_package(name: str) -> None:
 
 
 def test_the_recipes_name_what_there_is() -> None:
-    """Each name and file in docs/recipes.md stands in the code, so that a recipe can't outlive what it describes."""
+    """Each name and file in docs/recipes.md exists in the code, so that a recipe can't become stale."""
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     paths = [path for top in ("handler", "agents", "tests", "static_site") for path in (ROOT / top).rglob("*.*")]
     code = "".join(path.read_text("utf-8") for path in paths if path.suffix in (".py", ".html", ".txt"))
@@ -314,7 +314,7 @@ NO_PROSE = ("glossary.md", "test_layout.py", "data", "transcripts")
 
 
 def has_prose(path: Path) -> bool:
-    """Tell whether a file is code, a template or a document, but not one that lists these words or was recorded."""
+    """Tell whether a file is code, a template or a document, but not recorded, and not a list of these words."""
     return path.suffix in PROSE and not any(part in NO_PROSE for part in path.relative_to(ROOT).parts)
 
 
@@ -332,7 +332,7 @@ def class_names(files: Iterable[Path]) -> list[str]:
 
 
 def test_a_class_is_a_noun() -> None:
-    """The name of a class is a noun of the field: a participle or a verb does not say what it is."""
+    """The name of a class is a noun of the field, because a participle or a verb does not say what it is."""
     names_of_all = class_names([*modules(HANDLER).values(), *modules(ROOT / "agents").values()])
     assert len(names_of_all) > 100
     assert [name for name in names_of_all if name.lstrip("_") in NO_NOUNS] == []
@@ -345,7 +345,7 @@ def test_a_name_of_a_class_means_one_thing() -> None:
 
 
 def test_no_document_is_half_merged() -> None:
-    """The marks of a conflict would be in the wheel, and in `breakglass docs`. No program reads them in a document."""
+    """Conflict marks in a document would reach the wheel and `breakglass docs`, because no program rejects them."""
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*")]
     found = [
         path for path in documents if path.is_file() and re.search(r"^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)

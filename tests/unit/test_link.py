@@ -1,4 +1,4 @@
-"""Framing: what the host said, whatever the pieces in which it comes; and a socket that keeps nothing for later."""
+"""Framing: the host's messages, in whatever pieces they come, and a socket that keeps no unsent bytes."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def framed(data: bytes, cuts: list[int]) -> list[Message]:
-    """Feed a channel in pieces and return what reached the one who waits for tag 1."""
+    """Feed a channel in pieces, and return the messages for tag 1."""
     channel: Channel = Channel()
     queue: asyncio.Queue[Message | None] = asyncio.Queue()
     channel._waiting["1"] = queue
@@ -45,7 +45,7 @@ def framed(data: bytes, cuts: list[int]) -> list[Message]:
 @given(st.lists(TEXT, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
 @settings(deadline=None)
 def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
-    """Lines are put together again wherever the network cut them, in the middle of a character too."""
+    """Lines are joined again wherever the network cut them, even in the middle of a character."""
     sent: list[Message] = [{"type": "output", "stream": "stdout", "text": text} for text in texts]
     lines = [json.dumps({"tag": "1", **message}, ensure_ascii=False).encode() + b"\n" for message in sent]
     assert framed(b"".join(lines), cuts) == sent
@@ -60,7 +60,7 @@ def test_garbage_on_the_session_is_ignored(data: bytes, cuts: list[int]) -> None
 
 
 async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_event_loop() -> None:
-    """Whatever else is ready runs between them. The end of the channel comes after all of them."""
+    """Other ready tasks run between the steps. The end of the channel comes after all lines."""
     channel, count, steps = Channel(), 10_000, 0
     queue = channel._waiting["1"] = asyncio.Queue()
     good: Message = {"type": "result", "outcome": "done", "exit_code": 0}
@@ -76,12 +76,12 @@ async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_even
 
 @pytest.mark.parametrize("line", [b"[]", b"1", b'{"tag":["1"]}', b'{"tag":{}}', b'"tag"', b"[" * 100_000, b"null"])
 def test_odd_json_on_the_session_is_ignored(line: bytes) -> None:
-    """JSON of another shape is passed over."""
+    """JSON of another shape is ignored."""
     assert framed(line + b"\n", []) == []
 
 
 async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> None:
-    """What the handler keeps of a host's line is bounded; who waits is told so, and the session is over."""
+    """The handler keeps only a bounded part of a line. Waiting requests get an error, and the session ends."""
     channel: Channel = Channel()
     queue: asyncio.Queue[Message | None] = asyncio.Queue()
     channel._waiting["1"] = queue
@@ -96,7 +96,7 @@ async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> No
 
 
 def test_what_came_before_a_line_that_is_too_long_counts() -> None:
-    """A result in the same piece is passed on; then the session is over, and says why."""
+    """A result in the same piece is delivered. Then the session ends with its reason."""
     channel: Channel = Channel()
     queue: asyncio.Queue[Message | None] = asyncio.Queue()
     channel._waiting["1"] = queue
@@ -108,7 +108,7 @@ def test_what_came_before_a_line_that_is_too_long_counts() -> None:
 
 @pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
 def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
-    """LINE_BYTES are a line; one more ends the session, even when the end of the line comes in the same piece."""
+    """A line may have LINE_BYTES. One byte more ends the session, even if the line's end comes in the same piece."""
     whole = b"x" * LINE_BYTES
     framer = Framer()
     assert framer.feed(whole[:cut]) == []
@@ -125,7 +125,7 @@ def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
 
 @pytest.mark.real("sshd")
 async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd) -> None:
-    """The sentence says what the host did, and nothing waits for its end, so the connection is closed."""
+    """The sentence says what the host did. The handler closes the connection without waiting for the end."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     line = (
         'restrict,command="read line; exec tr '
@@ -148,7 +148,7 @@ async def test_a_forced_command_that_never_ends_its_answer_is_lost(sshd: Sshd) -
 
 @pytest.mark.real("sshd")
 async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> None:
-    """TCP_USER_TIMEOUT of 15 s and SO_LINGER 0, so a request that was given up can't arrive minutes later."""
+    """With TCP_USER_TIMEOUT of 15 s and SO_LINGER 0, an abandoned request can't arrive minutes later."""
     address = Address("breakglass", "127.0.0.1", sshd.port)
     link = await open_link(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
     try:
@@ -163,7 +163,7 @@ async def test_unsent_bytes_are_discarded_with_the_connection(sshd: Sshd) -> Non
 
 
 def test_the_library_is_loaded_without_running_a_program() -> None:
-    """Python would run the compiler and the linker to find libraries that asyncssh can do without."""
+    """Otherwise, Python would run the compiler and linker to find libraries that asyncssh does not need."""
     code = "import sys; sys.addaudithook(lambda event, about: print(about[0]) if event == 'subprocess.Popen' else None)"
     code += "; import breakglass.config.ssh_library, ctypes.util; print(ctypes.util.find_library.__name__)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

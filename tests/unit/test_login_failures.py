@@ -1,4 +1,4 @@
-"""What doctor makes of a login that failed, where a test can't have the failure at will."""
+"""The findings of doctor about failed logins that a test can't cause for real."""
 
 import pytest
 
@@ -39,7 +39,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("failure", "code", "fix"), FAILURES.values(), ids=FAILURES)
 def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None:
-    """An error with its own code, which says that no verb reaches the VMs."""
+    """The finding is an error with its own code, and says that no verb reaches the VMs."""
     finding = judge_failure(HOST, failure)
     assert (finding.level, finding.place, finding.code) == ("error", "host pve1", code)
     assert finding.sentence.endswith(", so no verb reaches its VMs")

@@ -105,14 +105,14 @@ ADDRESSES: dict[str, tuple[tuple[str | None, ...], tuple[str, str]]] = {
 
 @pytest.mark.parametrize("case", ADDRESSES)
 def test_the_right_most_address_that_is_no_proxys_counts(case: str) -> None:
-    """A peer that is no proxy is the client, whatever it says."""
+    """A peer that is not a proxy is the client, whatever its headers say."""
     given_, wanted = ADDRESSES[case]
     assert seen(*given_) == wanted  # type: ignore[arg-type]  # the peer comes first
 
 
 @given(st.lists(st.text(st.characters(max_codepoint=255)), max_size=4))
 def test_any_forwarded_text_is_an_address_or_nothing(texts: list[str]) -> None:
-    """Nothing but an address comes out, and nothing raises."""
+    """The result is an address or nothing, and there is no exception."""
     client, proxy = seen("10.0.0.1", *texts)
     assert proxy == "10.0.0.1"
     assert client == "" or re.fullmatch(r"[0-9a-f.:]+", client)
@@ -143,7 +143,7 @@ def empty_log() -> None:
 
 @pytest.mark.usefixtures("empty_log")
 def test_a_host_cannot_choose_how_long_a_line_is() -> None:
-    """Nor put objects into one: journald cuts a long line, and its second part could then pose as its own line."""
+    """Nor can it put objects into one. journald cuts a long line, and the second part could pose as a separate line."""
     posing = {"code": [{"time": "2026-11-27T03:12:09Z", "event": "x" * 100_000}]}
     capture = Capture("devvm", "alert-1", 60, "")
     vm = Vm("devvm", 102, ())
@@ -167,14 +167,14 @@ def lines_of(data: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("empty_log")
 def test_lost_lines_are_counted_and_said(tmp_path: Path) -> None:
-    """What a full queue drops is counted, and the next line comes after one that says how many."""
+    """Lines that a full queue drops are counted. Before the next line, one line says how many were lost."""
     path = tmp_path / "log"
     log = audit.Writer(os.open(path, os.O_WRONLY | os.O_CREAT))
     most = audit._waiting.maxsize
     for number in range(most + 7):
         audit.note("own-agent-unreadable", error=number)
     log.start()
-    audit._waiting.put(audit.as_line("own-agent-unreadable", {"error": "after"}))  # waits until there is room
+    audit._waiting.put(audit.as_line("own-agent-unreadable", {"error": "after"}))  # it waits until there is room
     audit._waiting.put(None)
     log.join()
     os.close(log._fd)

@@ -1,4 +1,4 @@
-"""What the product's messages send people to is where the wheel alone is installed, and is ours."""
+"""Documents and packages that messages name exist even if only the wheel is installed, and are ours."""
 
 import ast
 import itertools
@@ -17,7 +17,7 @@ FOLDERS = ("handler", "agents", "static_site", "docs", "deploy")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 CHOICE = re.compile(r"(?:^|; )or \w")
 SEEN = re.compile(r"breakglass docs ([\w-]+)")
-# a command that installs, up to where the shell ends it; a line that continues at its end is joined before
+# an installing command, up to its end in the shell; continued lines are joined before
 VALUED = ("-r", "-c", "-d", "--dest", "--find-links", "--python-version", "--platform", "--abi", "--implementation")
 INSTALLING = re.compile(
     r"\b(?:(?:pip3?|pipx) (?:install|download|run)|uv (?:pip install|tool install|tool run|add)|uvx)\b([^\n`|;&()\"']*)"
@@ -38,7 +38,7 @@ def messages(path: Path) -> Iterator[str]:
 
 
 def installed_names(text: str) -> set[str]:
-    """Return the packages that the commands in a text take from an index: no files, no options, no locked list."""
+    """Return the packages that a text's commands install from an index, without files, options and locked lists."""
     names: set[str] = set()
     for found in INSTALLING.finditer(text.replace("\\\n", " ")):
         words = found[1].split(" #")[0].split()
@@ -50,7 +50,7 @@ def installed_names(text: str) -> set[str]:
 
 
 def test_messages_name_documents_by_the_command_that_prints_them() -> None:
-    """No message says docs/NAME.md, which is not there where only the wheel is; each named document exists."""
+    """No message says docs/NAME.md, which is missing if only the wheel is installed. Each named document exists."""
     messages_of_code = [(path, text) for path in CODE for text in messages(path)]
     assert [
         f"{path}: {text}" for path, text in messages_of_code if re.search(r"[\w-]+\.md\b", text) and "docs/" in text
@@ -60,12 +60,12 @@ def test_messages_name_documents_by_the_command_that_prints_them() -> None:
 
 
 def test_a_message_has_one_thing_to_do() -> None:
-    """A tired person has no use for a choice: each message says what to do first."""
+    """A tired person needs no choice, so each message says what to do first."""
     assert [f"{path}: {text}" for path in CODE for text in messages(path) if CHOICE.search(text)] == []
 
 
 def test_no_text_installs_a_package_that_is_not_ours() -> None:
-    """No message, document or file of the product takes a package of some name from an index: ours is on none."""
+    """No message, document or file installs our package by its name from an index, because it is on none."""
     paths = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.suffix in (*TEXTS, ".py")]
     paths = [path for path in (*paths, *ROOT.glob("*.md"), ROOT / "Procfile") if path.is_file()]
     assert len(paths) > 200
@@ -88,7 +88,7 @@ def test_no_text_installs_a_package_that_is_not_ours() -> None:
     ],
 )
 def test_an_index_is_recognised(text: str, names: set[str]) -> None:
-    """A name is one that an index decides about; a file, a locked list and a directory of wheels are not."""
+    """A package's name is resolved by an index. A file, a locked list and a directory of wheels are not."""
     assert installed_names(text) == names
 
 

@@ -1,4 +1,4 @@
-"""What became of a verb: the table of outcomes, from the host's exit code to the HTTP status."""
+"""The table of outcomes, from the host's exit code to the HTTP status."""
 
 import json
 from dataclasses import replace
@@ -62,7 +62,7 @@ FIELDS = (
 
 
 def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
-    """Return the answer to what the host agent itself says when a verb ends with this exit code."""
+    """Return the handler's answer for a host agent's verb that ends with this exit code."""
     verdict = Verdict("a-code", "a sentence", "reset", ("a line",))
     trailer = {"screen": True, "warnings": ["old"], "seconds": 3.2}
     result = Result(exit_code, "running", "msg_last0000", "verify", verdict)
@@ -75,7 +75,7 @@ def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
 
 
 def test_the_table_of_outcomes_is_the_contracts() -> None:
-    """Every outcome has the contract's status and says the contract's thing about having got there."""
+    """Every outcome has the contract's status and the contract's `reached`."""
     assert {outcome: (status, REACHED.get(outcome, True)) for outcome, status in HTTP_STATUS.items()} == TABLE
 
 
@@ -91,17 +91,17 @@ def test_the_agents_exit_codes_are_the_contracts() -> None:
 
 
 def test_the_handler_knows_every_outcome_of_the_agent() -> None:
-    """What the host agent can say has a status here; what has none there, the handler says by itself."""
+    """Every outcome of the host agent has a status here. The others come from the handler itself."""
     assert set(HTTP_STATUS) - set(words.OUTCOMES.values()) == {"rejected", "running", "unreached", "unknown"}
     assert set(words.OUTCOMES.values()) <= set(HTTP_STATUS)
 
 
-# --- what the host ended ---
+# --- verbs that the host ended ---
 
 
 @pytest.mark.parametrize("exit_code", EXITS)
 def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
-    """The host's result becomes the answer with that outcome's status; its output is whole."""
+    """The host's result becomes the answer with the outcome's status and the whole output."""
     answer = answered(exit_code)
     status, reached = TABLE[EXITS[exit_code]]
     assert (answer.outcome, answer.status, answer.body["reached"]) == (EXITS[exit_code], status, reached)
@@ -128,7 +128,7 @@ def test_an_agent_that_refuses_our_word_is_older() -> None:
 
 
 def test_a_busy_answer_says_who_holds_the_vm() -> None:
-    """The holder, whether it was attached to and since when come from the host."""
+    """The holder, its start and whether the request attached come from the host."""
     holder = {"verb": "cycle", "by": "phone"}
     body = answered(11, holder=holder, attached=True, started="2026-11-24T03:12:44Z").body
     assert (body["holder"], body["attached"], body["started"]) == (holder, True, "2026-11-24T03:12:44Z")
@@ -136,37 +136,37 @@ def test_a_busy_answer_says_who_holds_the_vm() -> None:
 
 @pytest.mark.parametrize("exit_code", EXITS)
 def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) -> None:
-    """The command by hand is the next one: after exit 15 that is the start, and never the stop that is done."""
+    """The command by hand is the next one. After exit 15, that is the start, and never the stop that was done."""
     assert answered(exit_code).body["by_hand"] == list(START if exit_code == 15 else BY_HAND)
 
 
 def test_a_bare_trailer_is_enough() -> None:
-    """A host agent that says no more than an outcome and an exit code gets an answer with every field."""
+    """Even if a trailer has only an outcome and an exit code, the answer has every field."""
     body = answer_from_trailer(REQUEST, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
     assert (body["state"], body["last"], body["attached"], body["verdict"]) == ("unknown", None, False, None)
     assert body["warnings"] == [EXPIRES]
 
 
-# --- by when it ends, and what may be lifted ---
+# --- deadlines and overrides ---
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_deadline_is_the_hosts_word(verb: str) -> None:
-    """The deadline of a job comes from the host; what is no job has none, whatever the host says."""
+    """The deadline of a job comes from the host. A request without a job has none, whatever the host says."""
     body = answered(0, verb, deadline=420.5).body
     assert body["deadline"] == (420.5 if VERBS[verb].is_job else None)
 
 
 @pytest.mark.parametrize("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
 def test_what_is_no_deadline_is_none(value: object) -> None:
-    """A deadline is a number of seconds, of a day at most."""
+    """A deadline is a number of seconds, at most a day."""
     assert answered(0, deadline=value).body["deadline"] is None
 
 
 @pytest.mark.parametrize("exit_code", EXITS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exit_code: int) -> None:
-    """`anyway` is passed on where the host refused one of the two verbs that can say it, and is null elsewhere."""
+    """The offer is passed on if the host refused one of the two verbs that accept `anyway`. Otherwise, it is null."""
     offered = exit_code == 12 and verb in ("reset", "cycle")
     assert answered(exit_code, verb, anyway="storage-hung").body["anyway"] == ("storage-hung" if offered else None)
     start = answered(exit_code, verb, anyway="would-not-start").body["anyway"]
@@ -175,22 +175,22 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
 
 @pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])
 def test_what_no_request_can_say_is_not_offered(value: object) -> None:
-    """A code that this handler does not take is not passed on, because a client would offer what ends in a 400."""
+    """A code that this handler does not accept is not passed on, because a client's request with it would get 400."""
     assert answered(12, anyway=value).body["anyway"] is None
 
 
 def test_the_chains_head_is_passed_on() -> None:
-    """The host's place in its chain of jobs reaches the caller, if it said one."""
+    """The head of the host's chain of jobs reaches the caller, if the host sent one."""
     chain = {"node": "pve1", "n": 3, "head": "a" * 64}
     assert (answered(0, chain=chain).body["chain"], answered(0).body["chain"]) == (chain, None)
 
 
-# --- what the host did not end ---
+# --- verbs that the host did not end ---
 
 
 @pytest.mark.parametrize("outcome", ["running", "unreached", "unknown"])
 def test_without_a_trailer_the_handler_writes_the_verdict(outcome: str) -> None:
-    """There is no exit code then; the sentence says why, and the evidence what to do."""
+    """There is no exit code then. The sentence says why, and the evidence says what to do."""
     answer = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", "a hint", stdout="so far")
     status, reached = TABLE[outcome]
     assert (answer.outcome, answer.status, answer.body["reached"]) == (outcome, status, reached)

@@ -1,4 +1,4 @@
-"""How long the host may take: a fixed time until its first message, then what it says itself, and some grace."""
+"""How long the host may take: a fixed time until its first message, then the time that it asks for, and some grace."""
 
 from breakglass.base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 from breakglass.proxmox.patience import Patience, backoff_seconds, first_pause, refusal_seconds
@@ -11,13 +11,13 @@ def stage(deadline: float) -> dict[str, object]:
 
 
 def test_until_the_first_message_a_fixed_time_is_allowed() -> None:
-    """Nothing is known of a verb's length before the host has spoken."""
+    """Before the host's first message, the verb's duration is not known."""
     assert Patience(100.0).until == 100.0 + FIRST_SECONDS
     assert Patience(100.0, 5.0).until == 105.0
 
 
 def test_a_stage_tells_the_deadline() -> None:
-    """The host's deadline, and grace, from the first message on; whichever stage comes later moves nothing."""
+    """From the first message on, the host's deadline plus grace is used. Later stages do not change it."""
     patience = Patience(100.0)
     patience.update(stage(420), 103.0)
     assert patience.until == 103.0 + 420 + GRACE_SECONDS
@@ -27,7 +27,7 @@ def test_a_stage_tells_the_deadline() -> None:
 
 
 def test_a_later_stage_may_tell_a_later_deadline() -> None:
-    """The newest line counts, because the host has read in the meantime how long this VM may take to start."""
+    """The newest line counts, because the host has by then read how long this VM may take to start."""
     patience = Patience(100.0)
     patience.update(stage(60), 100.0)
     patience.update(stage(1200), 130.0)
@@ -35,27 +35,27 @@ def test_a_later_stage_may_tell_a_later_deadline() -> None:
 
 
 def test_a_deadline_beyond_all_jobs_is_not_believed() -> None:
-    """A host that names a day, which is the most that a message can, keeps no request for a day."""
+    """If a host names a day, the most that a message can have, the request does not wait for a day."""
     patience = Patience(100.0)
     patience.update(stage(86_400), 100.0)
     assert patience.until == 100.0 + MOST_DEADLINE_SECONDS + GRACE_SECONDS
 
 
 def test_a_host_that_tells_no_deadline_has_no_longer() -> None:
-    """The first line of a read has no deadline in it, and the rest has to come as soon as the first line had to."""
+    """The first line of a read has no deadline, so the rest must come within the same time as the first line."""
     patience = Patience(100.0)
     patience.update(OUTPUT, 110.0)
     assert patience.until == 110.0 + FIRST_SECONDS
 
 
 def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:
-    """The pause grows to half a minute, and chance takes up to half of it."""
+    """The pause grows to half a minute, and is shortened by a random part of up to half."""
     assert [backoff_seconds(failures, 1.0) for failures in (1, 2, 3, 4, 5, 6, 60)] == [1, 2, 4, 8, 15, 30, 30]
     assert [backoff_seconds(failures, 0.0) for failures in (1, 6)] == [0.5, 15]
 
 
 def test_a_key_that_is_not_accepted_is_tried_rarely() -> None:
-    """A minute later at the earliest, and at most four times in ten minutes: fail2ban bans at five."""
+    """It is tried again after a minute or more, and at most four times in ten minutes: fail2ban bans at five."""
     logins = [0.0]
     for refusals in range(1, 50):
         logins.append(logins[-1] + refusal_seconds(refusals, 0.0))

@@ -55,12 +55,12 @@ def test_a_wait_is_found_among_other_preferences(value: str) -> None:
 
 @pytest.mark.parametrize("value", NO_WAITS)
 def test_a_malformed_wait_is_ignored(value: str) -> None:
-    """What is no number of seconds, or not by the grammar, is as if it were not there."""
+    """A value that is not a number of seconds, or breaks the grammar, is ignored."""
     assert preferred_wait([value]) is None
 
 
 def test_several_lines_are_one_list() -> None:
-    """The first line that has a wait counts; none is none."""
+    """The first line with a wait counts. Without one, there is no wait."""
     assert preferred_wait(["respond-async", "foo", "wait=10, wait=11", "wait=12"]) == 10
     assert preferred_wait([]) is None
 
@@ -118,7 +118,7 @@ NO_GZIP += (
 
 @pytest.mark.parametrize(("value", "wanted"), [*((v, True) for v in GZIP), *((v, False) for v in NO_GZIP)])
 def test_gzip_is_for_clients_that_prefer_it(value: str, wanted: bool) -> None:
-    """Weights count: a client that refuses it, or that likes the plain bytes better, gets those."""
+    """Weights count, so a client that refuses gzip or prefers plain bytes gets plain bytes."""
     assert accepts_gzip([value]) is wanted
 
 

@@ -1,4 +1,4 @@
-"""When a host was last proven: what the handler believes of a host agent's word."""
+"""When a host was last proven, and the parts of its message that the handler accepts."""
 
 import pytest
 
@@ -10,7 +10,7 @@ PROVEN = {"at": "2026-11-27T03:12:09Z", "by": "doc@home", "how": "doctor"}
 
 
 def test_a_host_agents_word_is_read() -> None:
-    """The handler tells it on without the VM's number, and openly without the name."""
+    """The handler passes it on without the VM's number, and in public without the name."""
     assert read_proven(TOLD) == PROVEN
     assert read_handshake({"proven": TOLD}).proven == PROVEN
     assert describe_openly(PROVEN) == {"at": "2026-11-27T03:12:09Z", "how": "doctor"}
@@ -32,13 +32,13 @@ def test_a_host_agents_word_is_read() -> None:
     ids=ascii,
 )
 def test_what_is_malformed_counts_as_never(told: object) -> None:
-    """Nothing else of a host's reaches a page or a metric."""
+    """No other text of a host reaches a page or a metric."""
     assert read_proven(told) is None
     assert newer_proven(PROVEN, told) == PROVEN
 
 
 def test_the_newest_counts() -> None:
-    """The answer of a job that is attached to again has what was so when it ended."""
+    """A request that attaches to an older job gets the proof of that time, which must not replace a newer one."""
     older, newer = PROVEN | {"at": "2026-11-26T23:59:59Z"}, PROVEN | {"at": "2026-12-01T00:00:00Z", "how": "drill"}
     assert newer_proven(None, None) is None
     assert newer_proven(None, TOLD) == PROVEN

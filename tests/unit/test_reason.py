@@ -1,4 +1,4 @@
-"""Why something failed, for a person: the system's words, without Python's."""
+"""The reason of a failure in the system's words, without Python's."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ def test_a_reason_is_in_the_systems_words(kind: str) -> None:
 
 
 async def test_a_connection_that_fails_says_why_without_python() -> None:
-    """What asyncio itself raises, for a port where nothing listens."""
+    """The error is asyncio's own, for a port without a server."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="Connect call") as caught:

@@ -53,7 +53,7 @@ def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_the_block_of_root(drop_in: str, others: list[str], expected: list[str] | None) -> None:
-    """It is found as sshd reads it, and another block for root, which many hosts have, is not taken for it."""
+    """Our block is found as sshd reads it. Another block for root, which many hosts have, is not mistaken for it."""
     assert find_handler_addresses(drop_in, others) == expected
 
 
@@ -82,13 +82,13 @@ def test_the_shell_of_root(shell: str, level: str) -> None:
     ],
 )
 def test_what_bash_runs_first(text: str | None, level: str) -> None:
-    """A command before the test for a terminal runs in front of every verb."""
+    """A command before the test for a terminal would run before every verb."""
     finding = judge_bashrc("/root/.bashrc", text)
     assert (finding.level, "/root/.bashrc" in finding.sentence, bool(finding.hint)) == (level, True, level != OK)
 
 
 def test_other_accounts_with_uid_0() -> None:
-    """Each is named; a line that has not seven fields is none."""
+    """Each is named. A line without seven fields is ignored."""
     root, other = "root:x:0:0:root:/root:/bin/bash\n", "admin:x:1000:0::/:/bin/sh\nhalf:x:0\n"
     assert bad(judge_other_accounts(root + other)) == []
     found = bad(judge_other_accounts(f"{root}{other}breakglass:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\n"))
@@ -108,7 +108,7 @@ def test_other_accounts_with_uid_0() -> None:
     ],
 )
 def test_the_password_of_root(line: str, pam: bool, level: str, sentence: str) -> None:
-    """Root may have one; what matters is whether sshd refuses the keys."""
+    """Root may have a password. It matters only whether sshd refuses the keys."""
     finding = judge_root_shadow(f"daemon:*:1:::::::\n{line}\n", pam)
     assert (finding.level, finding.sentence.startswith(sentence)) == (level, True)
 
@@ -154,7 +154,7 @@ def test_settings_of_root_that_let_a_key_in(line: str) -> None:
     ],
 )
 def test_a_setting_of_root_that_keeps_the_keys_out(line: str, level: str, sentence: str) -> None:
-    """One finding names it and says what to do."""
+    """One finding names the setting and says what to do."""
     findings = list(judge_root_sshd(parse_settings(SSHD) | parse_settings(line), HANDLER))
     assert bad(findings) == [(level, sentence)]
     assert next(finding for finding in findings if finding.level != OK).hint
@@ -176,7 +176,7 @@ OWN = ["/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys2"]
     ],
 )
 def test_the_key_files_of_root(files: list[str], own: list[str], expected: list[tuple[str, str]]) -> None:
-    """Ours is read from the handler's address only, and root's own ones are read from there too."""
+    """For logins from the handler's address, sshd reads our key file and root's own ones."""
     findings = list(judge_root_files(files, own, HANDLER))
     assert bad(findings) == expected
     assert [finding.level for finding in findings].count(OK) == (not expected)

@@ -39,7 +39,7 @@ def headers(msg_id: str = ID, timestamp: object = TIME, signature: str = SIGNATU
 
 
 def spelled(msg_id: str, timestamp: str, body: bytes) -> str:
-    """Sign what the headers spell, whatever they spell, as a signature that only the headers' form can refuse."""
+    """Sign these exact headers, so that only their form can make the signature invalid."""
     digest = hmac.new(KEY, f"{msg_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
@@ -70,7 +70,7 @@ def test_the_standard_library_accepts_what_is_signed_here(msg_id: str, text: str
 
 @given(ids, times, st.binary())
 def test_bodies_are_bytes(msg_id: str, timestamp: int, body: bytes) -> None:
-    """A body need not be text to be signed: what it says is judged later."""
+    """A signed body need not be text, because its content is checked later."""
     assert verify([OPERATOR], headers(msg_id, timestamp, sign(KEY, msg_id, timestamp, body)), body).caller is OPERATOR
 
 
@@ -185,7 +185,6 @@ def test_a_dot_can_not_shift_the_body_into_the_id() -> None:
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 def test_each_header_is_needed(missing: str) -> None:
-    """A request that lacks any of the three headers is refused."""
     with pytest.raises(Unauthorized):
         verify([OPERATOR], {name: value for name, value in headers().items() if name != missing}, BODY)
 
@@ -215,7 +214,7 @@ digests = st.binary(min_size=32, max_size=32).map(lambda digest: "v1," + base64.
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(headers(), anything | digests)), st.just(BODY) | st.binary())
 def test_any_headers_at_all_are_unauthorized_or_signed(found: dict[str, str], body: bytes) -> None:
-    """Whatever the headers hold, the answer is Unauthorized, or Signed for a signature that is really good."""
+    """For any headers, the result is Unauthorized, or Signed if the signature is really good."""
     try:
         signed = verify([OPERATOR, PHONE], found, body)
     except Unauthorized:
@@ -235,7 +234,7 @@ def test_both_keys_are_good_while_rotating(key: bytes) -> None:
 
 @pytest.mark.parametrize("caller", [OPERATOR, PHONE], ids=repr)
 def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
-    """Among several callers the one whose key it was is found, first or last."""
+    """Among several callers, the owner of the key is found, first or last."""
     signed = headers(signature=sign(caller.keys[0], ID, TIME, BODY))
     assert verify([OPERATOR, PHONE], signed, BODY).caller is caller
     assert verify([PHONE, OPERATOR], signed, BODY).caller is caller
@@ -267,7 +266,7 @@ def test_a_timestamp_within_300_seconds_is_good(off: int) -> None:
     ("off", "sentence"), [(301, "301 s old"), (-301, "301 s in the future"), (10**9, "1000000000 s old")]
 )
 def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> None:
-    """One second more, either way, is stale, and the answer says by how much and what time it is here."""
+    """One second more, in either direction, is stale. The answer has the difference and the handler's time."""
     with pytest.raises(StaleTimestamp, match=f"^the timestamp is {sentence}; the limit is 300 s$") as caught:
         check_age(Signed(OPERATOR, ID, TIME), TIME + off)
     assert caught.value.extra == {"server_time": TIME + off}
@@ -326,6 +325,6 @@ def test_secrets_are_compared_in_one_place() -> None:
     ],
 )
 def test_a_caller_may_act_on_the_vms_of_its_entry(vms: frozenset[str] | None, vm: str | None, sentence: str) -> None:
-    """None is every VM; an empty set is no VM, never every VM."""
+    """None means every VM. An empty set means no VM, never every VM."""
     refusal = Caller("viewer", (b"",), frozenset({"status"}), vms).refusal("status", vm, 0.0)
     assert (refusal and refusal.message) == sentence

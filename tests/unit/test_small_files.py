@@ -9,7 +9,7 @@ from breakglass.agents.pve.host.paths import write_atomic
 
 
 def test_a_full_disk_keeps_the_file_and_no_half_of_a_new_one(tmp_path: Path) -> None:
-    """Such a draft would stay for ever, one more each time: its name has the number of a process."""
+    """An incomplete draft would stay for ever, and each try would add one, because its name has a pid."""
     file = tmp_path / "probe"
     write_atomic(str(file), "old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

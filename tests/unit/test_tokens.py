@@ -22,12 +22,12 @@ def refused(token: str, keys: tuple[str, ...] = (NEW,), caller: str = "operator"
 
 
 def test_a_session_comes_back() -> None:
-    """What was sealed is unsealed for the caller it belongs to, until it expires."""
+    """A sealed session can be opened for its caller until it expires."""
     assert unseal(seal(SESSION, [NEW]), [NEW], "operator", 1999) == SESSION
 
 
 def test_keys_rotate() -> None:
-    """The newest key, the last, signs; an older one is still good for what it signed, and a retired one is not."""
+    """The newest key, which is the last, signs. An older one is still accepted, and a removed one is not."""
     assert unseal(seal(SESSION, [OLD]), [OLD, NEW], "operator", 1000) == SESSION
     assert unseal(seal(SESSION, [OLD, NEW]), [NEW], "operator", 1000) == SESSION
     assert "changed" in refused(seal(SESSION, [OLD]), (NEW,))
@@ -47,7 +47,7 @@ def test_a_session_expires() -> None:
     "sid", ["--help", "x", SESSION.sid + "\n", SESSION.sid.upper(), "../" + SESSION.sid, "", 7, None]
 )
 def test_an_id_is_matched_whole(sid: object) -> None:
-    """Even with our own signature, what is no UUID does not get near a command line."""
+    """Even with our own signature, a text that is not a UUID does not reach a command line."""
     fields = {"sid": sid, "caller": "operator", "vm": "devvm", "exp": 2000}
     serializer = _serializer()
     assert serializer.loads(seal(SESSION, [NEW]))["sid"] == SESSION.sid  # it is signed as ours are
@@ -71,7 +71,7 @@ def test_a_token_of_an_earlier_version_is_refused() -> None:
 
 
 def test_another_salt_is_no_session() -> None:
-    """What the same key signed for something else is not taken for a session."""
+    """A token that the same key signed for another purpose is not accepted as a session."""
     other = URLSafeSerializer([NEW], salt="breakglass.challenge", signer_kwargs={"digest_method": _sha256})
     refused(str(other.dumps({"sid": SESSION.sid, "caller": "operator", "vm": "devvm", "exp": 2000})))
 
@@ -79,7 +79,7 @@ def test_another_salt_is_no_session() -> None:
 @given(st.data())
 @settings(deadline=None)
 def test_a_changed_token_is_refused(data: st.DataObject) -> None:
-    """One character changed anywhere, cut or added, and it is refused."""
+    """If one character is changed, cut or added anywhere, the token is refused."""
     token = seal(SESSION, [NEW])
     at = data.draw(st.integers(0, len(token) - 2))  # the last one's spare bits mean nothing in base64
     letter = data.draw(st.sampled_from("Aa0-_.~é\0").filter(lambda new: new != token[at]))
@@ -90,5 +90,5 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 @given(st.text())
 @settings(deadline=None)
 def test_any_text_is_refused(text: str) -> None:
-    """Nothing that is not ours is taken, and nothing raises anything else."""
+    """Any other text is refused with the same error."""
     refused(text)

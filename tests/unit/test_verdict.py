@@ -148,7 +148,7 @@ ROWS = {
 
 @pytest.mark.parametrize("row", ROWS)
 def test_each_row_has_its_verdict(row: str) -> None:
-    """The code and the advised verb; and the same from the evidence as it is kept."""
+    """The row has its code and advised verb. The stored evidence gives the same verdict."""
     seen, code, advice = ROWS[row]
     verdict = verdict_of(seen)
     assert (verdict.code, verdict.advice) == (code, advice)
@@ -157,7 +157,7 @@ def test_each_row_has_its_verdict(row: str) -> None:
 
 
 def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:
-    """How many requests wait, since when, what helps; the proof is the queue itself."""
+    """The sentence says how many requests wait, since when, and the fix. The evidence is the queue itself."""
     verdict = verdict_of(FROZEN)
     assert verdict.sentence == (
         "QEMU answers, 3 disk requests are in flight and none completed in 2 s: a reset will not help, cycle it"
@@ -166,7 +166,7 @@ def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:
 
 
 def test_a_queue_that_moves_clears_its_disk() -> None:
-    """A request that waits beside completed ones is slow; another disk that moves proves nothing."""
+    """A request that waits while others complete is only slow. Progress on another disk proves nothing."""
     slow = (*sample(1, 50), *sample(1, 90, number=1))
     later = (*sample(1, 50), *sample(1, 95, number=1))
     assert verdict_of(replace(RUNNING, queues=(slow, later))).code == "healthy"
@@ -182,7 +182,7 @@ def test_a_counter_that_wraps_has_moved() -> None:
 
 
 def test_a_process_that_is_stuck_is_never_cycled() -> None:
-    """The proof names the thread and where it waits."""
+    """The evidence names the thread and the place where it waits."""
     verdict = verdict_of(replace(WEDGED, stuck=STUCK, threads="SSSDS"))
     assert "don't reset or cycle" in verdict.sentence
     assert verdict.evidence[0] == STUCK[0]
@@ -190,7 +190,7 @@ def test_a_process_that_is_stuck_is_never_cycled() -> None:
 
 @pytest.mark.parametrize("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
 def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
-    """A status never says healthy, and never advises to cut the power of what it has not looked into."""
+    """A status never says healthy, and never advises a power verb, because it has not looked inside the VM."""
     verdict = quick_verdict(Evidence(state, "its source"))
     assert verdict.code != "healthy"
     assert verdict.advice != "cycle"
@@ -198,7 +198,7 @@ def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
 
 
 def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
-    """Unlock by hand, or wait, and the sentence says which."""
+    """The sentence says whether to unlock by hand or to wait."""
     dead = replace(STOPPED, lock="backup", lock_alive=False, lock_owner=("vzdump is gone", "by hand: qm unlock 102, …"))
     assert "by a task that is dead: unlock it by hand, then start" in verdict_of(dead).sentence
     assert "by hand: qm unlock 102, …" in verdict_of(dead).evidence
@@ -210,7 +210,7 @@ def test_a_dead_tasks_lock_is_told_from_a_live_ones() -> None:
 
 
 def test_what_proxmox_knows_stands_among_the_proof() -> None:
-    """HA's intention before a cycle is decided on; staged options; last what came before, and what changed."""
+    """The evidence has HA's intention, pending options, and at its end the earlier events and changes."""
     seen = replace(FROZEN, ha="started", ha_seen="started", pending=("memory",), before=("before",), changes=("then",))
     assert verdict_of(seen).evidence[-4:] == (
         "HA manages it: requested started, now started; when QEMU ends, HA starts it again here or on another node",
@@ -222,12 +222,12 @@ def test_what_proxmox_knows_stands_among_the_proof() -> None:
     assert "qm status says running" in verdict_of(Evidence("unknown", qm_says="running")).evidence
 
 
-# --- what stands in the way of a verb ---
+# --- obstacles to a verb ---
 
 
 @pytest.mark.parametrize("code", TROUBLES)
 def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
-    """Hung, not mounted, dead: in the sentence what is so, among the lines the fix, whatever else is wrong."""
+    """If it is hung, not mounted or dead, the sentence says which, and the evidence has the fix."""
     what, cure = TROUBLES[code]
     for seen in (STOPPED, IDLE, MOVING, FROZEN, WEDGED, replace(MOVING, agent="silent")):
         verdict = verdict_of(replace(seen, pve=code))
@@ -238,7 +238,7 @@ def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
 
 
 def test_a_lost_quorum_is_named_with_what_still_works() -> None:
-    """The VM runs on; only a new process is refused."""
+    """The VM continues to run. Only a new process is refused."""
     verdict = verdict_of(replace(MOVING, quorate=False))
     assert "a cycle would be refused because this node has no quorum" in verdict.sentence
     assert any(line.startswith("by hand: pvecm status") for line in verdict.evidence)
@@ -291,7 +291,7 @@ def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
     ],
 )
 def test_a_backup_that_starves_the_guest_is_ended_by_hand(more: dict[str, Any], command: str) -> None:
-    """The disks are as still as frozen ones, but a cycle helps nothing, so the command comes first."""
+    """The disks look frozen, but a cycle does not help, so the command comes first."""
     verdict = verdict_of(replace(FROZEN, vmid=102, **more))
     assert verdict.sentence == (
         "QEMU answers, 3 disk requests are in flight and none completed in 2 s, while a backup runs: wait, or end the "
@@ -301,13 +301,13 @@ def test_a_backup_that_starves_the_guest_is_ended_by_hand(more: dict[str, Any], 
 
 
 def test_a_start_at_work_is_named_by_its_process() -> None:
-    """Its QEMU is not among the leftovers, and nothing is to be killed."""
+    """The start's QEMU is not a leftover, so no command kills it."""
     verdict = verdict_of(replace(STOPPED, starter=77, owners=("lock-102.conf is held by 77 (task UPID:qmstart)",)))
     assert verdict.sentence == "the VM is being started, by process 77: look again when that process has ended"
 
 
 def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
-    """A process that can be killed is to be killed; one in the kernel needs the storage."""
+    """For a process that can be killed, the fix is to kill it. One that waits in the kernel needs the storage."""
     left = replace(STOPPED, leftovers=(123, 77), remains=("swtpm, process 123, state S", "kvm, process 77, state D"))
     verdict = verdict_of(left)
     assert "repair the host's storage, or reboot the host if you can't" in verdict.sentence
@@ -322,7 +322,7 @@ def test_what_is_left_of_a_stopped_vm_has_name_state_and_cure() -> None:
 
 
 def test_storages_are_told_apart() -> None:
-    """One of this VM's disks is dead; a look at all of them that was late is a note, and says why."""
+    """If the storage of one of the VM's disks is dead, the verdict says so. A late check of all is only noted."""
     verdict = verdict_of(replace(FROZEN, dead_storages=("nas",), late_commands=("pvesm", "lvs")))
     assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
     late = verdict_of(replace(WEDGED, dead_storages=("nas",), late_storages=("nas: gave no answer in 9.1 s",)))
@@ -355,7 +355,7 @@ LONG = "x" * 300
     ids=lambda more: " ".join(more) or "as it is",
 )
 def test_a_sentence_is_short(more: dict[str, Any]) -> None:
-    """It has at most 200 characters, whatever the host said; a longer one ends between two words."""
+    """It has at most 200 characters, whatever the host's text is. A longer one is cut between two words."""
     everything = [replace(seen, **more) for seen, _, _ in ROWS.values()]
     for verdict in (judge(seen) for seen in everything for judge in (verdict_of, quick_verdict)):
         assert len(verdict.sentence) <= 200
@@ -365,7 +365,7 @@ def test_a_sentence_is_short(more: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_no_ordinary_sentence_is_cut(row: str) -> None:
-    """The limit is for foreign texts; ours are written within it."""
+    """The limit is for the host's texts. Our own sentences fit into it."""
     for more in (
         {},
         {"pve": "pmxcfs-not-mounted"},

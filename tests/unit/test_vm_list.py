@@ -1,4 +1,4 @@
-"""The list of VMs that a key serves: what `--vms` takes, and how it is written again."""
+"""The list of VMs that a key serves: the values of `--vms`, and their normal form."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ MOST = 10**9 - 1
     ],
 )
 def test_a_list(text: str, ranges: tuple[tuple[int, int], ...]) -> None:
-    """Ranges are in order, and those that overlap or touch are one."""
+    """Ranges are sorted, and those that overlap or touch are joined."""
     assert parse_vm_list(text).ranges == ranges
 
 
@@ -56,7 +56,7 @@ def test_which_vms_are_in_a_list() -> None:
 
 
 def test_the_only_vm() -> None:
-    """A request without vm= is for it; of several VMs, and of all, none is."""
+    """A request without vm= is for the only VM. If there are several or all, there is none."""
     only = {text: parse_vm_list(text).only for text in ("102", "102,102", "102-102", "102,104", "102-103", "all")}
     assert only == {"102": 102, "102,102": 102, "102-102": 102, "102,104": None, "102-103": None, "all": None}
 
@@ -98,7 +98,7 @@ VMIDS = st.one_of(st.integers(1, 12), st.integers(1, MOST))
 
 @given(st.lists(VMIDS, min_size=1, max_size=12), VMIDS)
 def test_a_list_is_read_as_it_was_written(vmids: list[int], vmid: int) -> None:
-    """Written and read it is the same, one more VM is in it, and no third."""
+    """Written and read again, the list has the same VMs. With one more, it has only that one in addition."""
     served = list_of(vmids)
     assert parse_vm_list(str(served)) == served
     more = served.with_vm(vmid)
@@ -111,6 +111,6 @@ def _members(served: VmList) -> set[int]:
 
 
 def test_a_list_without_end_is_refused() -> None:
-    """A host sends its list to the handler: one of millions of numbers must not be read at all."""
+    """A host sends its list to the handler, which must not read one with millions of numbers."""
     with pytest.raises(ValueError, match="is not a list of VMs"):
         parse_vm_list(",".join(map(str, range(1, 3000))))

@@ -1,4 +1,4 @@
-"""A VM's configuration, read by Proxmox's own rules: what waits, which storages, how long a start may take."""
+"""A VM's configuration, read by Proxmox's own rules: pending options, storages, the time that a start may take."""
 
 import pytest
 
@@ -30,7 +30,7 @@ snaptime: 1700000000
 
 
 def test_pending_options_are_those_of_their_section() -> None:
-    """Set and deleted ones, by name; a forced deletion loses its mark."""
+    """They are the set and deleted ones, by name. A forced deletion loses its mark."""
     assert pending_options(CONF) == ["memory", "serial0", "net1"]
     assert pending_options("memory: 512\n") == []
 
@@ -41,7 +41,7 @@ def test_options_in_force_end_at_the_first_section() -> None:
 
 
 def test_the_storages_of_the_vms_own_disks() -> None:
-    """Each once; no CD-ROM, no device of the host, no unused volume, nothing of a snapshot."""
+    """Each is listed once, without CD-ROMs, devices of the host, unused volumes and snapshots."""
     assert disk_storages(CONF) == ["nvme", "local-lvm", "nas"]
 
 

@@ -1,4 +1,4 @@
-"""What a verdict says on a phone: its why, and the cure on the host. Nothing runs here."""
+"""The reason and the fix of a verdict on a phone. These tests start no process."""
 
 import json
 import os
@@ -71,7 +71,7 @@ CURES = {
 
 @pytest.mark.parametrize("name", CURES)
 def test_the_cure_on_the_host_is_a_code(name: str) -> None:
-    """None while waiting is the cure, or where no one command is."""
+    """There is no code if the fix is to wait, or if no single command fixes it."""
     assert verdict_of(VARIANTS[name]).fix == CURES[name]
 
 
