@@ -5,7 +5,7 @@ Nothing here is of the handler's own memory, so any handler can write the report
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..agents.pve.words import MUTATING, VERBS
@@ -17,7 +17,9 @@ Job = Mapping[
 ]  # as in docs/openapi.yaml: a line of the history, with what is kept of the job if it was read
 
 _AGO = re.compile(r" \(\d+ \w+ ago\)")  # the end of a line of evidence about what was before the fault
-_ANSWERED = re.compile(r"the guest's kernel answered (\d+) s ago")
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)  # of a job, in the host agent's grammar
+_ANSWERED = re.compile(r"the guest's kernel answered (\d{1,6}) s ago", re.ASCII)
+_MOST_SECONDS = 10**6
 _DONE_WELL = ("done", "busy", "refused")
 
 
@@ -37,15 +39,32 @@ class Block(NamedTuple):
     png: str = ""
 
 
+def read_job(said: object) -> Job | None:
+    """Return a job that a host lists, with its words on one line; None if it has no id, verb or time.
+
+    The id comes back to a host in a line of the protocol, so it has to be one of the grammar.
+    """
+    if not isinstance(said, Mapping):
+        return None
+    words = {name: plain_line(str(said[name])) for name in ("id", "verb", "by", "outcome") if said.get(name)}
+    job = {"by": "", **said, **words}
+    return job if _ID.fullmatch(words.get("id", "")) and "verb" in words and began(job) else None
+
+
+def first_act(jobs: Sequence[Job]) -> int:
+    """Return the place of the first verb that could change power. One picture is of before its end, one of after."""
+    return next((n for n, job in enumerate(jobs) if job["verb"] in MUTATING), len(jobs))
+
+
 def compose_report(nights: Sequence[Night], since: datetime, until: datetime) -> list[Block]:
-    """Return the blocks of the report on the jobs that began between two times."""
+    """Return the blocks of the report on the jobs that began between two times, each as `read_job` returns it."""
     blocks = [
         Block("title", [f"Breakglass, {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} {until:%Z}"]),
         Block("text", [_summary(nights)]),
     ]
     for night in nights:
         if night.jobs or night.trouble:
-            blocks += _compose_vm(night._replace(jobs=[job for job in night.jobs if _began(job)]), until)
+            blocks += _compose_vm(night, until)
     return blocks
 
 
@@ -60,7 +79,7 @@ def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:
     jobs, zone = night.jobs, until
     yield Block("heading", [night.vm])
     if night.trouble:
-        yield Block("text", [night.trouble])
+        yield Block("text", [plain_line(night.trouble)])
     yield Block("list", [line for job in jobs for line in _describe(job, jobs, zone)])
     first = next((job for job in jobs if job["verb"] == "forensics" and _before(job)), None)
     if first:
@@ -97,15 +116,14 @@ def _answered(job: Job, jobs: Sequence[Job]) -> datetime | None:
             return None
         found = next(filter(None, map(_ANSWERED.search, _evidence(later))), None)
         ends = _ends(later)
-        if found and ends and (began := _began(job)) and (at := ends - timedelta(seconds=int(found[1]))) > began:
+        if found and ends and (start := began(job)) and (at := ends - timedelta(seconds=int(found[1]))) > start:
             return at
     return None
 
 
 def _pictures(jobs: Sequence[Job], zone: datetime) -> Iterator[Block]:
     """Yield the last picture before the first verb that changed power, and the last one after it."""
-    acts = [n for n, job in enumerate(jobs) if str(job["verb"]) in MUTATING]
-    border = acts[0] if acts else len(jobs)
+    border = first_act(jobs)
     for part, when in ((jobs[: border + 1], "Before"), (jobs[border + 1 :], "After")):
         shown = [job for job in part if job.get("screen_png")]
         for job in shown[-1:]:
@@ -126,7 +144,8 @@ def _open_ends(jobs: Sequence[Job]) -> Iterator[str]:
 # --- what a job says; a host that is broken may say anything ---
 
 
-def _began(job: Job) -> datetime | None:
+def began(job: Job) -> datetime | None:
+    """Return when a job began, or None if its host does not say it."""
     return _time(job.get("started"))
 
 
@@ -135,12 +154,17 @@ def _time(value: object) -> datetime | None:
         at = datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return at if at.tzinfo else None
+    return at.astimezone(UTC) if at.tzinfo and 2000 < at.year < 3000 else None
 
 
 def _ends(job: Job) -> datetime | None:
-    began, seconds = _began(job), job.get("seconds")
-    return began + timedelta(seconds=seconds) if began and isinstance(seconds, int | float) else None
+    start, seconds = began(job), _seconds(job)
+    return start + timedelta(seconds=seconds) if start and seconds is not None else None
+
+
+def _seconds(job: Job) -> float | None:
+    seconds = job.get("seconds")
+    return seconds if isinstance(seconds, int | float) and 0 <= seconds < _MOST_SECONDS else None
 
 
 def _clock(job: Job, zone: datetime, name: str = "started") -> str:
@@ -149,13 +173,13 @@ def _clock(job: Job, zone: datetime, name: str = "started") -> str:
 
 
 def _gap(job: Job, later: datetime) -> str:
-    began = _began(job)
-    return f"{(later - began).total_seconds():.0f}" if began else "?"
+    start = began(job)
+    return f"{(later - start).total_seconds():.0f}" if start else "?"
 
 
 def _took(job: Job) -> str:
-    seconds = job.get("seconds")
-    return f" after {seconds:.0f} s" if isinstance(seconds, int | float) and seconds >= 1 else ""
+    seconds = _seconds(job) or 0
+    return f" after {seconds:.0f} s" if seconds >= 1 else ""
 
 
 def _verdict(job: Job) -> Mapping[str, object]:

@@ -9,7 +9,7 @@ from html import escape
 
 from .night import Block
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&]|(?<=:)/(?=/)|(?<=www)\.)", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+=*", re.ASCII)
 _HEAD = """\
 <!DOCTYPE html>

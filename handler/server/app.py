@@ -44,7 +44,7 @@ def create_app(config: Config, load: Load, on_start: Callable[[Service, ChatServ
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         service.start()
         on_start(service, chatting)
-        state = {"reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk()}
+        state = {"reads": ReadsUnderWay(), "scrapes": Scrapes(), "desk": Desk(), "reports": set[str]()}
         yield {"service": service, "chatting": chatting, "telling": service.telling, **state}
         await service.stop()
 

@@ -13,10 +13,11 @@ from ..auth.challenge import check_time
 from ..base import audit
 from ..base.cures import read_verdicts
 from ..base.errors import BadRequest, Lost, Unreached
+from ..base.threads import run_in_thread
 from ..config.model import Vm
 from ..proxmox.outcome import Message
 from ..proxmox.wire import job_line
-from ..report.night import Job, Night, compose_report
+from ..report.night import Job, Night, began, compose_report, first_act, read_job
 from ..report.render import render_html, render_markdown
 from ..service import Service
 from .admission import check_permission
@@ -24,9 +25,13 @@ from .bodies import is_utf8, strict_json
 from .gate import SignedRequest
 
 MOST_HOURS = 72
+MOST_LISTED = 50  # jobs of a VM, as many as a host lists
 MOST_WHOLE = 12  # jobs of a VM that are read with their picture, the newest
+MOST_CHARS = 16 * 1024 * 1024  # that one report keeps of what the hosts say
 READ_SECONDS = 20.0  # for all that is read
 HOSTS_AT_ONCE = 8
+TOO_MUCH = "Not all is shown, because the hosts sent too much for one report; ask for one VM or fewer hours."
+OLDER_MISSING = f"Older jobs are missing, because a host lists its newest {MOST_LISTED}."
 _FIELDS = ("vm", "since", "form", "challenge", "to")
 _FORMS = {"markdown": render_markdown, "html": render_html}
 _SINCE = re.compile(r"([1-9][0-9]?)h", re.ASCII)
@@ -46,12 +51,19 @@ async def report(request: Request) -> Response:
     wanted = [vm for vm in vms if vm and caller.refusal("history", vm.name, now) is None]
     until = datetime.fromtimestamp(now, UTC)
     since = until - timedelta(hours=_hours(fields.get("since") or "8h"))
-    places, late = asyncio.Semaphore(HOSTS_AT_ONCE), asyncio.get_running_loop().time() + READ_SECONDS
-    nights = await asyncio.gather(*(_read_night(service, vm, since, places, late) for vm in wanted))
-    blocks = compose_report(nights, since, until)
+    reading, under_way = _Reading(service, since), request.state.reports
+    if caller.name in under_way:
+        raise Unreached("too-many-reads", f"{caller.name} has a report under way", "wait for it, then send this again")
+    under_way.add(caller.name)
+    try:
+        nights = await asyncio.gather(*map(reading.read_night, wanted))
+    finally:
+        under_way.discard(caller.name)
+    render = _FORMS[fields.get("form") or "markdown"]
+    text = await run_in_thread(lambda: render(compose_report(nights, since, until)), READ_SECONDS)
     jobs = sum(len(night.jobs) for night in nights)
     audit.request(arrival.began, "done", caller.name, "report", fields.get("vm", ""), arrival.signed.id)
-    return JSONResponse({"jobs": jobs, "text": _FORMS[fields.get("form") or "markdown"](blocks)})
+    return JSONResponse({"jobs": jobs, "text": text})
 
 
 def _fields(data: bytes) -> Mapping[str, str]:
@@ -71,31 +83,59 @@ def _hours(text: str) -> int:
     return int(found[1])
 
 
-async def _read_night(service: Service, vm: Vm, since: datetime, places: asyncio.Semaphore, late: float) -> Night:
-    """Return a VM's jobs since a time, the newest of them whole; a host that does not answer is a trouble of it."""
-    jobs = list[Job]()
-    try:
-        async with asyncio.timeout_at(late), places:
-            listed = await _read(service, vm, f"history vm={vm.vmid}", "jobs")
-            found = [job for job in listed if isinstance(job, dict)] if isinstance(listed, list) else []
-            jobs += [job for job in reversed(found) if _is_since(job, since)]  # the host lists the newest first
-            for n in range(len(jobs) - 1, max(-1, len(jobs) - 1 - MOST_WHOLE), -1):
-                whole = await _read(service, vm, job_line(vm.vmid, str(jobs[n]["id"])), "whole_job")
-                jobs[n] = {**jobs[n], **whole} if isinstance(whole, dict) else jobs[n]
-    except (Unreached, Lost) as error:
-        return Night(vm.name, jobs, f"Not all is known, because {error.message}.")
-    except TimeoutError:
-        return Night(vm.name, jobs, f"Not all is known, because its host did not answer in {READ_SECONDS:g} s.")
-    return Night(vm.name, jobs)
+class _Reading:
+    """The reading of one report, which keeps a bounded part of what the hosts send."""
 
+    def __init__(self, service: Service, since: datetime) -> None:
+        self._service, self._since = service, since
+        self._places, self._left = asyncio.Semaphore(HOSTS_AT_ONCE), MOST_CHARS
+        self._late = asyncio.get_running_loop().time() + READ_SECONDS
 
-async def _read(service: Service, vm: Vm, line: str, field: str) -> object:
-    messages: list[Message] = await service.read(vm, line)
-    return read_verdicts(messages[-1], vm.vmid, "").get(field)
+    async def read_night(self, vm: Vm) -> Night:
+        """Return a VM's jobs, the newest of them whole; a host that does not answer is a trouble of it."""
+        jobs, trouble = list[Job](), ""
+        try:
+            async with asyncio.timeout_at(self._late), self._places:
+                listed = await self._read(vm, f"history vm={vm.vmid}", "jobs")
+                newest = listed[:MOST_LISTED] if isinstance(listed, list) else []
+                found = [job for job in map(read_job, newest) if job and _is_since(job, self._since)]
+                if not self._has_room(found):
+                    return Night(vm.name, [], TOO_MUCH)
+                jobs += reversed(found)  # the host lists the newest first
+                trouble = OLDER_MISSING if len(found) == MOST_LISTED else ""
+                trouble = await self._add_whole(vm, jobs) or trouble
+        except (Unreached, Lost) as error:
+            trouble = f"Not all is known, because {error.message}."
+        except TimeoutError:
+            trouble = f"Not all is known, because its host did not answer in {READ_SECONDS:g} s."
+        return Night(vm.name, jobs, trouble)
+
+    async def _add_whole(self, vm: Vm, jobs: list[Job]) -> str:
+        """Add last words to the newest jobs, and the two pictures that are shown; return what is missing."""
+        act, trouble, pictured = first_act(jobs), "", set[bool]()
+        for n in range(len(jobs) - 1, max(-1, len(jobs) - 1 - MOST_WHOLE), -1):
+            whole = await self._read(vm, job_line(vm.vmid, str(jobs[n]["id"])), "whole_job")
+            kept = {"last_words": whole.get("last_words")} if isinstance(whole, dict) else {}
+            if isinstance(whole, dict) and whole.get("screen_png") and (n > act) not in pictured:
+                kept["screen_png"] = whole["screen_png"]
+                pictured.add(n > act)
+            if self._has_room(kept):
+                jobs[n] = {**jobs[n], **kept}
+            else:
+                trouble = TOO_MUCH
+        return trouble
+
+    def _has_room(self, found: object) -> bool:
+        size = len(str(found))
+        has_room = size <= self._left
+        self._left -= size if has_room else 0
+        return has_room
+
+    async def _read(self, vm: Vm, line: str, field: str) -> object:
+        messages: list[Message] = await self._service.read(vm, line)
+        return read_verdicts(messages[-1], vm.vmid, "").get(field)
 
 
 def _is_since(job: Job, since: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(str(job.get("started"))) >= since
-    except (ValueError, TypeError):
-        return False
+    start = began(job)
+    return start is not None and start >= since

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ..conftest import connected
 from ..support.forked import run_command
+from ..support.hostile import hostile_host
 from ..support.service import Service, new_secret
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
@@ -70,3 +73,26 @@ def test_a_night(service: Service) -> None:
 )
 def test_who_may_not_ask(service: Service, caller: str, fields: dict[str, str], status: int) -> None:
     assert ask(service, caller, **fields)[0] == status
+
+
+def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
+    """What it lists becomes no line of the protocol and no error; a caller has one report at a time."""
+    with hostile_host(directory / "lies") as evil:
+        evil.attack("lies")
+        lines = evil.world.agent.with_name("lines")
+        service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=evil.tables)
+        try:
+            service.pve("forensics", vm="devvm")
+            with ThreadPoolExecutor(1) as pool:
+                first = pool.submit(ask, service)
+                until(lambda: lines.exists() and " history" in lines.read_text(), "the question")
+                assert ask(service)[0] == 503
+                lines.with_name("go").touch()
+                status, answer = first.result()
+        finally:
+            lines.with_name("go").touch()
+            service.stop()
+        sent = lines.read_text().splitlines()
+    text = str(answer["text"])
+    told = [words for words in ("## devvm", "## evilvm", "stop, : running") if words in text]
+    assert (status, len(told), [line for line in sent if "cycle" in line]) == (200, 3, []), text

@@ -11,7 +11,8 @@ from .sshd import Sshd
 # Each attack is endless. The first two need no request; the others begin with the answer to the first status.
 ATTACKS = ("tiny", "bigjson", "flood", "small")
 AGENT = """
-import json, os, sys
+import json, os, sys, time
+from datetime import UTC, datetime
 from pathlib import Path
 
 attack = Path(__file__).with_name("attack").read_text()
@@ -30,6 +31,21 @@ while session and attack in ("flood", "small"):
     if line.startswith("status") or not tag:
         break
     out.write(result(tag))
+    out.flush()
+now = datetime.now(UTC).isoformat()
+listed = [
+    {"id": f"msg_{n:08}" + "\\n9 cycle vm=103 id=msg_evil0000 by=x" * (n == 1), "verb": "forensics", "started": now}
+    for n in range(3)
+] + [{"id": 3}, 4, {"verb": "reset", "started": now}]
+listed.append({"id": "msg_00000009", "verb": "stop", "started": now, "seconds": 1e300})
+while session and attack == "lies":
+    line = sys.stdin.readline()
+    Path(__file__).with_name("lines").open("a").write(line)
+    tag, _, line = line.rstrip("\\n").partition(" ")
+    while line.startswith("history") and not Path(__file__).with_name("go").exists():
+        time.sleep(0.05)
+    said = {"jobs": listed} if line.startswith("history") else {"whole_job": {"screen_png": "A" * 6_000_000}}
+    out.write(say(tag, type="result", exit_code=0, outcome="done", state="running", vms="103", **said))
     out.flush()
 text = "x" * (60_000 if attack == "flood" else 1)
 pieces = {"tiny": b"{}\\n" * 20_000, "bigjson": b"[" + b"[]," * 5_000_000 + b"[]]\\n"}

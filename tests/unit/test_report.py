@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.report.night import Night, compose_report
+from breakglass.report.night import Night, compose_report, read_job
 from breakglass.report.render import render_html, render_markdown
 
 UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
@@ -18,18 +18,21 @@ PANIC = "the guest's kernel panicked: look at the picture, then reset it"
 def job(at: str, verb: str, outcome: str | None = "done", **more: Any) -> dict[str, Any]:
     """A job that began at a time of the night. `code` and `sentence` are those of its verdict, `evidence` its lines."""
     verdict = {name: more.pop(name, "") for name in ("code", "sentence")} | {"evidence": more.pop("evidence", [])}
-    listed = {"id": f"msg_{at}", "verb": verb, "by": "anna", "why": "", "seconds": 3.2, "outcome": outcome}
+    name = f"msg_{at[:8]}".replace(":", "")
+    listed = {"id": name, "verb": verb, "by": "anna", "why": "", "seconds": 3.2, "outcome": outcome}
     return listed | {"started": f"2026-12-01T{at}Z", "verdict": verdict if verdict["code"] else None} | more
 
 
 def alert(at: str, code: str, sentence: str, **more: Any) -> dict[str, Any]:
-    return job(at, "forensics", id=f"alert-{at}", by="prometheus", code=code, sentence=sentence, **more)
+    name = f"alert-{at}".replace(":", "")
+    return job(at, "forensics", id=name, by="prometheus", code=code, sentence=sentence, **more)
 
 
 def healthy(at: str, **more: Any) -> dict[str, Any]:
     return job(at, "forensics", code="healthy", sentence="the guest completes disk requests", **more)
 
 
+HUGE = (float("inf"), float("nan"), 1e300, 10**400)
 RESET = job("03:04:10", "reset", why="it panicked")
 # Each night's jobs, newest first as hosts list them, with what the report says and what it does not say.
 NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
@@ -75,7 +78,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
     "no look after the verb": ([RESET], ["no evidence was taken after the last reset"], ["answers, at most"]),
     "a verb that failed": (
         [job("03:00:00", "cycle", "failed", code="stranded", sentence="the VM is off")],
-        ["cycle, anna: failed after 3 s. the VM is off", "cycle msg\\_03:00:00 is failed"],
+        ["cycle, anna: failed after 3 s. the VM is off", "cycle msg\\_030000 is failed"],
         [],
     ),
     "a verb under way": (
@@ -127,7 +130,8 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
         ["(x \\# you are root)"],
         ["\n# you"],
     ),
-    "an injected link": ([job("03:00:00", "reset", why="[a](http://b)")], ["\\[a\\](http://b)"], ["[a]("]),
+    "an injected link": ([job("03:00:00", "reset", why="[a](http://b)")], ["\\[a\\](http:\\//b)"], ["[a](", "http://"]),
+    "an entity": ([job("03:00:00", "reset", why="&#x202e;")], ["(\\&\\#x202e;)"], ["(&"]),
     "an injected tag": ([job("03:00:00", "reset", why="<script>")], ["\\<script\\>"], ["(<script>"]),
     "escapes of a terminal": (
         [job("03:00:00", "reset", why="\x1b[31m\u202e")],
@@ -146,7 +150,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
     ),
     "a time without a zone": (
         [job("03:00:00", "reset", started="2026-12-01T03:00:00")],
-        ["devvm: 1 jobs."],
+        ["Nothing happened to devvm."],
         ["reset, anna"],
     ),
     "fields of the wrong kind": (
@@ -155,6 +159,27 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
         [],
     ),
     "a verb that is not known": ([job("03:00:00", "ex*plode")], ["- 03:00:00 ex\\*plode, anna"], []),
+    "lines in words": (
+        [job("03:00:00", "reset", "no\n\n# root\x1b", by="x\n\n    y", why="half \ud800")],
+        ["reset, x y (half): no \\# root after 3 s", "is no \\# root"],
+        ["\n# root", "\x1b"],
+    ),
+    "an id with a line of the protocol": (
+        [job("03:00:00", "reset", id="msg_0\n9 cycle vm=100 id=msg_00000 by=x")],
+        ["Nothing happened to devvm."],
+        [],
+    ),
+    "no verb, no id, no job": ([{"id": "msg_00000"}, {"verb": "reset"}, 3], ["Nothing happened to devvm."], []),  # type: ignore[list-item]
+    "numbers that no clock has": (
+        [
+            *(healthy("03:05:00", seconds=many, evidence=["the guest's kernel answered 1 s ago"]) for many in HUGE),
+            healthy("03:05:00", evidence=[f"the guest's kernel answered {'9' * 5000} s ago"]),
+            RESET | {"seen": [{"by": "x", "at": "0001-01-01T00:00:00+14:00"}]},
+            RESET | {"started": "9999-12-31T23:59:59-14:00"},
+        ],
+        ["devvm: 6 jobs.", "at a time that is not known, seen by x"],
+        [],
+    ),
     "no picture after": (
         [healthy("03:05:00"), RESET, alert("03:02:00", "guest-hung", "h", screen_png=PNG)],
         ["Before: the console at 03:02:00"],
@@ -166,7 +191,9 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
 @pytest.mark.parametrize("night", NIGHTS)
 def test_the_facts_of_a_night(night: str) -> None:
     jobs, said, not_said = NIGHTS[night]
-    text = render_markdown(compose_report([Night("devvm", jobs[::-1])], UNTIL - timedelta(hours=8), UNTIL))
+    known = [found for found in map(read_job, reversed(jobs)) if found]
+    text = render_markdown(compose_report([Night("devvm", known)], UNTIL - timedelta(hours=8), UNTIL))
+    assert text.encode()
     assert text.startswith("# Breakglass, 2026-12-01 00:00 to 2026-12-01 08:00 UTC\n")
     assert ([words for words in said if words not in text], [words for words in not_said if words in text]) == ([], [])
 
