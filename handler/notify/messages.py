@@ -28,6 +28,7 @@ class Message:
 
     `key` and `stage` together name the message, however often it is sent. `events`: a receiver that wants one of them
     gets it. `guest` is what it says in the guest's own words, and is left out unless the receiver wants that.
+    `one_of`: who wants messages about this VM gets it, although it is about several.
     """
 
     key: str
@@ -40,10 +41,11 @@ class Message:
     guest: str = ""
     is_urgent: bool = True
     code: str = ""
+    one_of: str = ""
 
     def wanted_by(self, receiver: Recipient) -> bool:
         """Tell whether a receiver gets this message."""
-        return any(receiver.wants(event, self.vm) for event in self.events)
+        return any(receiver.wants(event, self.one_of or self.vm) for event in self.events)
 
     def text_for(self, receiver: Recipient) -> str:
         """Return the text for one receiver."""
@@ -74,11 +76,12 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
 
 
 def summary_message(jobs: Sequence[tuple[str, str]], urls: Sequence[str]) -> Message:
-    """Return the one message about many captures: the VM and the job of each."""
+    """Return the one message about many captures: the VM and the job of each. The same receivers want each VM."""
     vms = ", ".join(dict.fromkeys(vm for vm, _ in jobs))
     key = hashlib.sha256("".join(sorted(job for _, job in jobs)).encode()).hexdigest()[:32]
     text = f"{len(jobs)} captures have ended of which no message was sent: {vms[:_SENTENCE]}."
-    return Message(f"summary-{key}", VERDICT, (VERDICT,), "", "Evidence was collected", text, urls[0] if urls else "")
+    link, title = urls[0] if urls else "", "Evidence was collected"
+    return Message(f"summary-{key}", VERDICT, (VERDICT,), "", title, text, link, one_of=jobs[0][0])
 
 
 def outcome_message(

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 
-from ..auth.signing import ID
+from ..auth.signing import ID, SIGNATURE
 from ..base import audit
 from ..base.errors import Lost, Unreached
 from ..base.verbs import CAPTURE_ID, DRILL_ID
 from ..config.model import Vm
-from ..config.notify import VERDICT
+from ..config.notify import VERDICT, Recipient
 from ..proxmox.outcome import Answer
 from ..proxmox.outcome import Message as HostMessage
 from ..proxmox.request import VerbRequest
@@ -71,7 +71,7 @@ class Notifier:
 
         If the alert was sent before, or by another handler, look later whether a message is missing.
         """
-        if not self._is_wanted(vm):
+        if not self._receivers(vm):
             return None
         if is_repeated and vm.name not in self._looks:
             self._looks.add(vm.name)
@@ -114,8 +114,8 @@ class Notifier:
     async def _ask(self, vm: Vm, line: str) -> HostMessage:
         return await self._service.run_on_host(vm, lambda host: host.result(line))
 
-    def _is_wanted(self, vm: Vm) -> bool:
-        return any(each.wants(VERDICT, vm.name) for each in self._service.config.notify)
+    def _receivers(self, vm: Vm) -> tuple[Recipient, ...]:
+        return tuple(each for each in self._service.config.notify if each.wants(VERDICT, vm.name))
 
     # --- what another handler, or this one before its start, has begun ---
 
@@ -137,25 +137,28 @@ class Notifier:
 
     async def _look(self, vms: Sequence[Vm]) -> None:
         """Send what no handler has sent: a message for each capture, or one for all if there are more than five."""
-        found: list[tuple[Vm, str]] = []
-        for vm in filter(self._is_wanted, vms):
+        found: dict[tuple[Recipient, ...], dict[str, Vm]] = {}
+        for vm in filter(self._receivers, vms):
             with suppress(Lost, Unreached):  # /ready says so already
                 jobs = (await self._ask(vm, f"told vm={vm.vmid}")).get("untold")
                 ids = [str(each["id"]) for each in jobs if _is_due(each)] if isinstance(jobs, list) else []
-                found += [(vm, job) for job in ids if job not in self._under_way]
+                of_these = found.setdefault(self._receivers(vm), {})  # a summary names no VM to others
+                of_these |= {job: vm for job in ids if job not in self._under_way}
+        await asyncio.gather(*map(self._tell_found, found.values()))
+
+    async def _tell_found(self, found: Mapping[str, Vm]) -> None:
         if len(found) <= MOST_MESSAGES:
-            await asyncio.gather(*(self._tell_verdict(vm, job) for vm, job in found))
+            await asyncio.gather(*(self._tell_verdict(vm, job) for job, vm in found.items()))
             return
-        jobs_found = {job for _, job in found}
-        self._under_way |= jobs_found
+        self._under_way |= found.keys()
         try:
-            summary = summary_message([(vm.name, job) for vm, job in found], self._service.config.urls)
+            summary = summary_message([(vm.name, job) for job, vm in found.items()], self._service.config.urls)
             is_told = await self.outbox.tell(summary)
-            for vm, job in found:
+            for job, vm in found.items():
                 with suppress(Lost, Unreached):
                     await self._mark(vm, job, is_told)
         finally:
-            self._under_way -= jobs_found
+            self._under_way -= found.keys()
 
     # --- verbs, and who has seen a capture ---
 
@@ -180,7 +183,12 @@ class Notifier:
         await self.outbox.tell(outcome_message(request.vm.name, body, request.reason, key, is_drill, urls))
 
     def see_reader(self, request: VerbRequest) -> None:
-        """Have the host note that a caller has opened an alert's capture, once for each of the newest 1,000."""
+        """Have the host note that a person has opened an alert's capture, once for each of the newest 1,000.
+
+        Programs use bearer tokens, so none of those counts.
+        """
+        if request.caller.auth_method != SIGNATURE:
+            return
         key = (request.job, request.caller.name)
         if not request.job.startswith(CAPTURE_ID) or request.job.startswith(DRILL_ID) or key in self._seen:
             return

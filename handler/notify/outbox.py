@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class Outbox:
-    """Who has taken which message. `faults` has why a receiver did not take the newest one, by the receiver's name."""
+    """Who has taken which message. `missed` has why a receiver of the configuration did not take the newest one."""
 
     def __init__(self, service: Service) -> None:
-        self.faults: dict[str, str] = {}
+        self.missed: dict[Recipient, str] = {}
         self._service = service
         self._waiting: dict[Recipient, int] = {}
         self._turns: dict[Recipient, asyncio.Semaphore] = {}
@@ -30,15 +30,14 @@ class Outbox:
 
     def use(self, config: Config) -> None:
         """Forget receivers that a reload has removed."""
-        names = {receiver.name for receiver in config.notify}
-        self.faults = {name: why for name, why in self.faults.items() if name in names}
+        self.missed = {each: why for each, why in self.missed.items() if each in config.notify}
         self._waiting = {each: count for each, count in self._waiting.items() if each in config.notify}
         self._turns = {each: turn for each, turn in self._turns.items() if each in config.notify}
 
     async def tell(self, message: Message) -> bool:
-        """Send a message to each receiver that wants it; tell whether all of them have taken it."""
+        """Send a message to each receiver that wants it; tell whether there are some and all have taken it."""
         receivers = [each for each in self._service.config.notify if message.wanted_by(each)]
-        return all(await asyncio.gather(*(self._tell(message, each) for each in receivers)))
+        return bool(receivers) and all(await asyncio.gather(*(self._tell(message, each) for each in receivers)))
 
     async def _tell(self, message: Message, receiver: Recipient) -> bool:
         known = (receiver, message.key, message.stage)
@@ -55,10 +54,11 @@ class Outbox:
         name, to, key, stage = receiver.name, receiver.to, message.key, message.stage
         counts.in_use.add_notification(to, not why)
         if why:
-            self.faults[name] = why
+            if receiver in self._service.config.notify:  # a reload may have removed it meanwhile
+                self.missed[receiver] = why
             audit.note("notify-failed", receiver=name, to=to, key=key, stage=stage, why=why)
         else:
-            self.faults.pop(name, None)
+            self.missed.pop(receiver, None)
             remember(self._sent, known)
             audit.note("notify", receiver=name, to=to, key=key, stage=stage)
         return not why

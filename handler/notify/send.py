@@ -94,6 +94,7 @@ def _send_by_apprise(message: Message, receiver: Recipient) -> None:
     except ImportError:
         raise ValueError("Apprise is missing: install the extra `notify` where the handler runs") from None
 
+    apprise.logger.disabled = True  # its lines have the URL, which is a secret
     to = apprise.Apprise()
     text = "\n".join(filter(None, [message.text_for(receiver), message.link]))
     kind = apprise.NotifyType.WARNING if message.is_urgent else apprise.NotifyType.INFO

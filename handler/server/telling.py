@@ -47,7 +47,8 @@ class Telling:
     @property
     def faults(self) -> Mapping[str, str]:
         """Return which receivers did not get a message, and why."""
-        return self.notifier.outbox.faults if self.notifier else {}
+        missed = self.notifier.outbox.missed if self.notifier else {}
+        return {receiver.name: why for receiver, why in missed.items()}
 
     async def see_alert(
         self,
@@ -77,7 +78,11 @@ class Telling:
             receivers = [each for each in self._service.config.notify if each.wants(VERDICT, vm.name)]
             waits += [task] if task and any(each.before_answer for each in receivers) else []
         if waits:
-            await asyncio.wait(waits, timeout=ANSWER_SECONDS)
+            due = asyncio.ensure_future(self._service.answers_due.wait())
+            told = asyncio.gather(*waits, return_exceptions=True)
+            both: list[asyncio.Future[object]] = [asyncio.ensure_future(told), asyncio.ensure_future(due)]
+            await asyncio.wait(both, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            due.cancel()
 
 
 class TellingService(Service):
