@@ -57,7 +57,7 @@ BAD = [
     (b'{"verb":"reset","extra":"x"}', 'unknown field "extra"'),
     (b'{"verb":1}', '"verb" is not text'),
     (b'{"vm":"devvm"}', '"verb" is missing'),
-    (b'{"verb":"reset","if_state":"run ning"}', '"if_state" has a character'),
+    (b'{"verb":"reset","if_state":"run ning"}', '"if_state" has an invalid character'),
     ("{'verb':'reset'}".encode("utf-16"), "the body is not JSON"),
 ]
 
@@ -134,7 +134,7 @@ def test_health_has_no_secret_and_no_address(service: Service) -> None:
     health = service.health()
     chat = {"chat", "chat_isolated", "chat_started_by", "notify"}
     assert set(health) == {"ok", "time", "version", "config", "hosts", "vms", *chat}
-    assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since"}
+    assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since", "host"}
     assert health["hosts"]["pve1"].keys() == {"state", "since", "agent", "proven"}
     assert "127.0.0.1" not in json.dumps(health)
 
