@@ -58,7 +58,7 @@ class Job(NamedTuple):
     rules: Sequence[str]
     verbs: Sequence[str]
     api: ModelApi
-    env: Mapping[str, str] = {}  # it is never changed, so it may be shared
+    env: Mapping[str, str] = {}  # instances may share this default, because it is never changed
     ssh_files: Mapping[str, str] = {}
     authorities: str = ""
     turn_seconds: float = 1800

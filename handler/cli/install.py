@@ -12,8 +12,8 @@ from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-# For sh. Every handler logs in again, and repeats the requests that were under way. Jobs continue, because their input
-# is /dev/null.
+# A script for sh. Every handler then logs in again and repeats its unanswered requests. Jobs continue, because their
+# input is /dev/null.
 END_SESSIONS = f"""\
 for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
     [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :

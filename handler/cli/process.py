@@ -30,7 +30,7 @@ def leave_process_1() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # a blocked signal stays pending until it is waited for
     child = os.fork()
     if child == 0:
-        # so that Ctrl-C goes only to process 1, which forwards it; a second one would end the handler at once
+        # so that Ctrl-C reaches the handler only through process 1; a second signal would end the handler at once
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return

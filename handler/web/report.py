@@ -24,8 +24,8 @@ from .bodies import is_utf8, strict_json
 from .gate import SignedRequest
 
 MOST_HOURS = 72
-MOST_WHOLE = 12  # jobs of a VM that are read with their picture, the newest
-READ_SECONDS = 20.0  # for all that is read
+MOST_WHOLE = 12  # the newest jobs of a VM, which are read with their pictures
+READ_SECONDS = 20.0  # for reading everything in a report
 HOSTS_AT_ONCE = 8
 _FIELDS = ("vm", "since", "form", "challenge", "to")
 _FORMS = {"markdown": render_markdown, "html": render_html}
