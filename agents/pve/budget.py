@@ -20,7 +20,7 @@ SECOND_START_SECONDS = 2.0
 FLOCK_SECONDS = 3.0
 CLEANUP_SECONDS = 35.0
 
-# ---- times of this machine, and times that a configuration sets; tests scale none of them
+# ---- for this machine, and for times that a configuration sets; tests do not scale these
 
 # If Proxmox gives QEMU more time than this to start, `qm start` and its verb get the same extra time, at most 900 s in
 # all.

@@ -64,7 +64,7 @@ async function postOnce(path, id, wanted, signal, take, challenge) {
 		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
 		if (!response.body || !response.headers.get("content-type")?.includes("ndjson")) {
 			const answer = await response.json();
-			return answer.error && typeof answer.error.code !== "string" ? null : answer; // such an error is a proxy's
+			return answer.error && typeof answer.error.code !== "string" ? null : answer; // such an error comes from a proxy
 		}
 		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
 		let last = null;

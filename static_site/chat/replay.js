@@ -60,7 +60,7 @@ async function read(vm, chat) {
 
 /** @param {string} vm  @param {Trouble} [trouble] */
 function giveUp(vm, { code, message = "" } = {}) {
-	const isOver = code === "session-invalid"; // the conversation is another caller's, or too old
+	const isOver = code === "session-invalid"; // the conversation belongs to another caller, or is too old
 	const why = isOver ? "The last conversation on this device belongs to another caller, or is too old" : `The earlier conversation could not be loaded: ${message}`;
 	dispatch(isOver ? "log-over" : "log-lost", { vm, notice: sentence(why) });
 }

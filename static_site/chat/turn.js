@@ -122,6 +122,6 @@ export class Turn {
 		this.ending = words ? make("p.ended", icon("cross"), make("span", words)) : undefined;
 		if (!this.ending) return;
 		for (const tool of this.#tools.values()) tool.drop();
-		this.#put(this.ending); // the notice stays last, even if more text arrives
+		this.#put(this.ending); // the notice is removed again if the rest of the answer arrives
 	}
 }
