@@ -5,10 +5,10 @@ A broken or compromised host must not keep the handler from serving the other ho
 
 from collections import Counter
 
-LINE_BYTES = 8 * 1024 * 1024  # of one line; the longest line of an honest host agent has 6 MiB
-ANSWER_BYTES = 12 * 1024 * 1024  # of one answer; an honest answer has at most 1 MiB of output and one last line
-UNASKED_BYTES = 4 * 1024 * 1024  # per minute of lines that answer no open request, such as a late answer
-SESSION_BYTES = 4 * ANSWER_BYTES  # of all unfinished answers of a session
+LINE_BYTES = 8 * 1024 * 1024  # the most bytes of a line; the longest line of an honest host agent has 6 MiB
+ANSWER_BYTES = 12 * 1024 * 1024  # the most bytes of an answer; an honest one has at most 1 MiB of output and one line
+UNASKED_BYTES = 4 * 1024 * 1024  # the most bytes per minute of lines that answer no open request
+SESSION_BYTES = 4 * ANSWER_BYTES  # the most bytes of a session's unfinished answers
 VALUE_BYTES = 100  # approximate memory of one JSON value
 
 TOO_LONG = f"the host sent more than {ANSWER_BYTES // 2**20} MiB in an answer, or {LINE_BYTES // 2**20} MiB in a line"

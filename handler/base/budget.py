@@ -9,7 +9,7 @@ from ..agents.pve.words import DEADLINES, LATE_SECONDS
 
 # ---- a request at a host
 
-FIRST_SECONDS = LATE_SECONDS + 5.0  # until the first message
+FIRST_SECONDS = LATE_SECONDS + 5.0  # the time until the first message of an answer
 GRACE_SECONDS = RESULT_SECONDS + 5.0  # beyond a job's deadline
 MOST_DEADLINE_SECONDS = 1800.0  # the longest deadline, even if a later host agent allows more
 ASK_SECONDS = WHERE_SECONDS + 0.2  # the time in which the hosts say where a VM is

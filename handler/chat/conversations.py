@@ -13,7 +13,7 @@ from .store import Store
 from .tokens import LIFETIME, Session, seal
 
 MOST_LISTED = 100
-MOST_BYTES = 16 * 1024 * 1024  # of events and prompts in one replay; the newest turn is always included
+MOST_BYTES = 16 * 1024 * 1024  # the most bytes of events and prompts in a replay; the newest turn is always included
 MOST_TURNS = 1000  # the most turns that are read of a conversation
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..config.model_api import ModelApi
 
 LINE_BYTES = 1 << 20
-PIECE_BYTES = 256 * 1024  # of a transcript, in one line
+PIECE_BYTES = 256 * 1024  # the bytes of a transcript in one line
 TRANSCRIPT_BYTES = 64 << 20
 
 Line = Mapping[str, object]

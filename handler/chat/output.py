@@ -12,7 +12,7 @@ from .request import Proposal
 from .store import Batch
 
 EVENT_BYTES = 64 << 20
-MOST_PARTS = 1 << 17  # commas, colons, brackets and quotes in a line, each of which takes time to parse
+MOST_PARTS = 1 << 17  # the most commas, colons, brackets and quotes in a line, because each takes time to parse
 PIECE_COST = 4096  # the least bytes that count for a piece of the transcript, because each piece takes a row and time
 _MOST_AMOUNT = 1e12  # the most tokens or dollars that one turn can report
 _NO_PART = bytes(set(range(256)) - set(b',:"[]{}'))

@@ -24,7 +24,7 @@ from ..config.model_api import API_KEY, ModelApi
 from .model_connection import Connection, UnansweredError, connect
 from .model_requests import PATHS, Headers, find_refusal, passed_on
 
-CONNECTIONS = 8  # from claude at the same time
+CONNECTIONS = 8  # the most connections from claude at the same time
 BODY_BYTES = 32 * 1024 * 1024  # the API does not accept longer bodies
 _PR_SET_DUMPABLE = 4
 # Headers of an answer that the proxy drops, because they concern one connection only, or a session of the API, which

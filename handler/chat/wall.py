@@ -24,7 +24,7 @@ BIN, SHELL, RELAY, AGENTS = f"{TURN}/bin", f"{TURN}/shell", f"{TURN}/relay", f"{
 MODEL, COMMANDS = f"{TURN}/model", f"{TURN}/commands"  # sockets
 PATH = "/usr/local/bin:/usr/bin:/bin"
 TURN_BYTES, TMP_BYTES = 256 << 20, 64 << 20  # sizes of the writable file systems in memory
-PROCESSES = 64  # of one command, threads included
+PROCESSES = 64  # the most processes of a command, threads included
 # claude does not wait until the relay has started, because it needs the relay only half a second later
 _RELAYED = f'{PYTHON} -IS {RELAY} </dev/null >/dev/null 2>&1 & ulimit -u 512; exec "$@"'
 

@@ -63,7 +63,7 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
 
 def _read_source(source: str) -> str:
     """Return an address or a network in sshd's form. A network may not have bits set after its prefix."""
-    if "%" in source:  # a scope, in which ipaddress accepts any text, even a quote
+    if "%" in source:  # after %, ipaddress accepts any text as the scope, even a quote
         raise ValueError(f"--from: {source!r} does not appear to be an address or a network: leave out the %")
     try:
         network = ipaddress.ip_network(source, strict=False)

@@ -55,7 +55,7 @@ def _reap(child: int) -> int | None:
 
 # --- Write to the log the messages that libraries and Python itself would write to standard error ---
 
-MOST_CHARACTERS = 8000  # of one text; the end is kept, because a trace's end says more than its beginning
+MOST_CHARACTERS = 8000  # the most of a text, whose end is kept, because the end of a trace says most
 
 
 class LibraryLog(logging.Handler):

@@ -31,7 +31,7 @@ from .admission import check_permission
 from .gate import SignedRequest
 
 ACK_SECONDS = 6.0  # for a host's acknowledgement, once the host is found; Alertmanager gives up after 10 s
-MATCH_SECONDS = 1.0  # of processor time for comparing one notification with the entries; further alerts are ignored
+MATCH_SECONDS = 1.0  # processor time for comparing one notification with the entries; alerts beyond this are ignored
 # for a comparison and its time in the queue; a sender whose notification takes longer must send it again
 PLAN_SECONDS = 2.0
 MOST_WAITING = 64  # notifications of one caller, each up to 1 MiB; any further notification gets 503 at once

@@ -17,7 +17,7 @@ from .strangers import Stranger, Strangers
 UNREAD_SECONDS = 30.0
 SEND_BYTES = 256 * 1024
 LINGER_SECONDS = 2.0
-MOST_WAITING = 4  # requests of one connection that wait while another is answered
+MOST_WAITING = 4  # the most requests of a connection that wait while another request is answered
 
 # the attributes of uvicorn that BoundedProtocol uses, besides the methods that it overrides
 _USED = {

@@ -13,7 +13,7 @@ from ..base.errors import BreakglassError, TooLarge, TooSlow, Unauthorized
 
 NDJSON = "application/x-ndjson"
 PLAIN = "identity"  # content-encoding by which a route says that its answer must not be compressed
-MOST_COMPRESSED = 1024 * 1024  # of one answer; a longer answer has a large picture, which is already compressed
+MOST_COMPRESSED = 1024 * 1024  # a longer answer has a large picture, which is already compressed, and is sent as it is
 
 
 def error_reply(error: BreakglassError, headers: Mapping[str, str] | None = None) -> Response:

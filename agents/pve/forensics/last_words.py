@@ -61,7 +61,7 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     try:
         if has_waiting_thread(host, pid):  # a request for registers would wait for the thread and block the monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")
-        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the remaining time is for the search
+        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the rest of the time is kept for the search
             if moves := _moves(qmp):
                 return [], moves
             memory.pieces, roots = ask_for_ram(qmp), ask_for_roots(qmp)

@@ -16,7 +16,7 @@ SECONDS = {
     "stop": 60.0,  # from the answer to `quit` or to the ACPI request until the process ends, without --timeout
     "sigterm": 10.0,
     "sigkill": 1.0,  # the process is not checked a second time
-    "look": 1.0,  # between two checks of a process that must end, and of a silent worker
+    "look": 1.0,  # the time between two checks of a process that must end, or of a silent worker
     "cleanup-flock": 60.0,
     "cleanup": 30.0,  # qmeventd's `qm cleanup` holds the flock this long while a QEMU runs
     "cleanup-warns": 10.0,
