@@ -4,7 +4,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-if not __package__:  # started by the folder's name, so register the folder as the package
+if not __package__:  # python was given the folder's path, so register the folder as the package
     here = Path(__file__).resolve().parent
     spec = spec_from_file_location("breakglass", here / "__init__.py", submodule_search_locations=[str(here)])
     assert spec is not None

@@ -46,7 +46,7 @@ class Service:
         self._load, self._follow, self._stop_following = load, follow, stop_following
         self.rejected_since: float | None = None
         self.hosts: dict[str, HostConnection] = {}
-        # connections from before a reload, kept as long as the new ones don't serve verbs
+        # connections from before a reload, which are kept until the new connections serve verbs
         self._before: dict[str, HostConnection] = {}
         self.places = Places()
         self._sent = SentIds()
@@ -94,7 +94,7 @@ class Service:
             try:
                 config = await run_in_thread(self._load, READ_SECONDS)
                 check_change(self.config, config)
-            except Exception as error:  # the current configuration stays in force, whatever the error
+            except Exception as error:  # after any error, the current configuration stays in force
                 self.rejected_since = self.rejected_since or time.time()
                 audit.note("reload-rejected", problems=describe_rejection(error))
             else:

@@ -27,7 +27,7 @@ async function watchHolder() {
 	await (job ? openJob(vm, job) : refreshHistory(vm));
 }
 
-/** @type {Record<string, () => unknown>} what the one button of the bar does */
+/** @type {Record<string, () => unknown>} what the button of the bar does, by the name of its act */
 const ACTS = {
 	look: () => runVerb("forensics"),
 	"stop-waiting": stopWaiting,
@@ -37,7 +37,7 @@ const ACTS = {
 	"stop-looking": () => dispatch("watch-ended", { found: "unseen" }),
 	"keep-looking": () => watchGuest(getState().vm),
 	"look-all": checkAll,
-	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // a refusal is final for its id
+	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // with a new id, because the refused id can't act any more
 };
 
 /** Copies the text above a button. @param {HTMLElement} button */
@@ -119,7 +119,7 @@ document.addEventListener("visibilitychange", () => {
 });
 $("find").addEventListener("input", draw);
 $("keep-key").addEventListener("change", keepOrNot);
-const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // where Enter is a real key, not one on the screen
+const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // whether Enter is a key of a real keyboard
 $("prompt").addEventListener("keydown", (event) => {
 	const { key, ctrlKey, metaKey, shiftKey, isComposing } = event;
 	if (key === "Escape") withChat((chat) => chat.stopTurn());
@@ -134,12 +134,12 @@ addEventListener("hashchange", () => {
 	if (given) unlock(given);
 });
 subscribe((state, before) => {
-	// If Breakglass is unreachable, or has no key here, the commands that work without it are in sight.
+	// If Breakglass is unreachable or has no key here, the page unfolds the commands that work without Breakglass.
 	const isAlone = isAway(state) && !isAway(before);
 	if (isAlone || (state.key === "revoked" && before.key !== "revoked")) /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true;
 });
 
-/** Has the browser store the page. sw.js renews the stored files. @param {() => void} onNewPage  called when the device has a newer one, which the next opening shows */
+/** Has the browser store the page. sw.js renews the stored files. @param {() => void} onNewPage  called when the device has a newer page, which the next opening shows */
 function registerWorker(onNewPage) {
 	const workers = navigator.serviceWorker;
 	if (!workers) return; // over plain http
@@ -154,7 +154,7 @@ function registerWorker(onNewPage) {
 }
 
 async function begin() {
-	document.body.dataset.begun = ""; // start_trouble.js looks for it
+	document.body.dataset.begun = ""; // start_trouble.js tests for this mark
 	makeButtons();
 	const known = recall("local", "vms") ?? [];
 	dispatch("names-came", { vms: known, choice: recall("local", "vm") });

@@ -12,10 +12,10 @@ const CACHE = `breakglass page ${HOME.pathname}`;
 const PATIENCE_MS = 30_000;
 const OF_TRANSFER = ["content-encoding", "content-length", "transfer-encoding"];
 
-/** @type {Map<string, PageSet>} For each open page, the set that it came from, while this worker runs. */
+/** @type {Map<string, PageSet>} For each open page, the set from which it was opened. The map is lost when the browser ends this worker. */
 const shownSets = new Map();
 
-// ---- the sets that are stored, numbered as they came
+// ---- the stored sets, numbered in the order of their arrival
 
 /** @param {number} number */
 const addressOf = (number) => new URL(`?set=${number}`, HOME).href;
@@ -58,7 +58,7 @@ async function openNewestSet(page) {
 }
 
 /**
- * Returns the set of an open page. If the browser has restarted this worker since, that is the oldest set.
+ * Returns the set from which an open page came. If the browser has restarted this worker, returns the oldest set.
  * @param {string} page
  */
 async function findSetOf(page) {
@@ -117,7 +117,7 @@ async function fetchFile(name, wanted, modes) {
 }
 
 /**
- * Returns the whole set of a list. A page that was just loaded for the first time is in the browser's own cache.
+ * Returns all files of a list. If the page was just loaded for the first time, its files are in the browser's own cache.
  * @param {PageList} list
  * @param {PageSet | null} known
  * @returns {Promise<PageSet>}
@@ -134,7 +134,7 @@ async function fetchSet(list, known) {
 }
 
 /**
- * Stores the handler's set if it is new. If not all of it can be stored, as on a full disk, the old set stays.
+ * Stores the handler's set if the set is new. If a part of it can't be stored, as on a full disk, the old set stays.
  * @param {Promise<unknown>} opened Ends when the page that is being opened has its set.
  */
 async function renew(opened = Promise.resolve()) {
@@ -198,5 +198,5 @@ worker.addEventListener("fetch", (event) => {
 	if (event.request.mode === "navigate") event.waitUntil(renew(answered).catch(() => {}));
 });
 
-// An installed page can stay open for weeks, so it asks for a newer one whenever it becomes visible.
+// An installed page can stay open for weeks, so it asks for a newer page whenever it becomes visible.
 worker.addEventListener("message", (event) => event.waitUntil(renew().catch(() => {})));

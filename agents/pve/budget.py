@@ -8,19 +8,19 @@ tests/unit/test_budget.py compares all of them with each other and with the dead
 
 # `qm stop` of a silent QEMU: quit 60, SIGTERM 10, SIGKILL 1; with a QEMU storage daemon up to 70 more.
 QM_STOP_SECONDS = 150.0
-HA_STOP_SECONDS = QM_STOP_SECONDS + 20.0  # HA takes up to 20 s until it begins
-# HA's manager works in rounds of 10 s. Within one it reads a request and records it.
+HA_STOP_SECONDS = QM_STOP_SECONDS + 20.0  # HA takes up to 20 s before it begins to stop the VM
+# HA's manager works in rounds of 10 s. In one round, it reads a request and records it.
 HA_TAKES_SECONDS = 30.0
-# `qm start`, with hooks and the activation of volumes, for a VM whose QEMU gets at most START_COVERED_SECONDS from
-# Proxmox.
+# `qm start`, with hooks and the activation of volumes, if Proxmox gives the VM's QEMU at most START_COVERED_SECONDS
+# to start.
 QM_START_SECONDS = 150.0
 HA_START_SECONDS = 120.0
 SECOND_START_SECONDS = 2.0
-# Short holders of the VM's lock file; `qm cleanup`, which holds it for up to 30 s after a quick restart.
+# A process may hold the VM's lock file briefly. After a quick restart, `qm cleanup` may hold that file for 30 s.
 FLOCK_SECONDS = 3.0
 CLEANUP_SECONDS = 35.0
 
-# ---- for this machine, and for times that a configuration sets; tests don't scale these
+# ---- for this machine, and for times that a configuration sets; tests do not scale these
 
 # If Proxmox gives QEMU more time than this to start, `qm start` and its verb get the same extra time, at most 900 s in
 # all.
@@ -28,9 +28,9 @@ START_COVERED_SECONDS = 90.0
 MOST_MORE_SECONDS = 900.0 - QM_START_SECONDS
 # The wait for a new QEMU that answers but does not run yet.
 START_VERIFY_SECONDS = 60.0
-# `qm` has this long to end after SIGTERM before it is killed, and then the kernel has as long to end it.
+# After SIGTERM, `qm` has this long to end before it gets SIGKILL. After SIGKILL, the kernel has this long to end `qm`.
 QM_END_SECONDS = 1.0
-# Processes that are left in the scope after a stop may take a moment to end.
+# After a stop, the processes that remain in the VM's scope may take this long to end.
 SETTLE_SECONDS = 5.0
 # After QEMU has ended, qmeventd's cleanup begins within this time, and may start the VM again.
 AFTERMATH_SECONDS = 5.0
@@ -47,6 +47,6 @@ EVIDENCE_SECONDS = 15.0
 
 # The longest time that `where` waits for /etc/pve, the archive and /proc together.
 WHERE_SECONDS = 0.8
-# The time for a look at what a killed job has left, so the job's result may come this much after its deadline.
+# The time to find out what a killed job has left behind. The job's result may come this long after its deadline.
 QUESTION_SECONDS = 8.0
 RESULT_SECONDS = QUESTION_SECONDS + 7.0

@@ -37,7 +37,7 @@ def _serve(key: Key) -> int:
             Session(key, bundle_hash()).run()
             return 0
         return serve_one(key, bundle_hash(), line)
-    except BrokenPipeError:  # the reader is gone, but a job continues without it
+    except BrokenPipeError:  # the reader of the output has ended, but a job continues without it
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
         return 0
 

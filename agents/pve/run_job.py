@@ -27,7 +27,7 @@ from .power.preflight import refuse_absent, refuse_unexpected
 from .power.verbs import POWER
 from .words import BUSY, CLAIM_SECONDS, FAILED, ID_REUSED
 
-RELEASE_SECONDS = 1.0  # the most between a job's result and its release of the VM, when the next verb may come
+RELEASE_SECONDS = 1.0  # the longest time between a job's result and the release of the VM for the next verb
 
 
 def spawn_job(host: Host, request: Request, nonce: str) -> None:
@@ -38,7 +38,7 @@ def spawn_job(host: Host, request: Request, nonce: str) -> None:
 
 def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
-        return  # it is so late that its follower is about to answer that the job did not start
+        return  # this process is so late that its follower is about to answer that the job did not start
     store = JobStore(host)
     store.prepare()
     job = Job(host, store, make_record(request, nonce, is_job=True))
@@ -62,7 +62,7 @@ def _claim(job: Job) -> Lock | None:
     if capture := running or find_capture(job.host, job.record.fresh, "capture"):
         add_alias(job.store, job.record.id, capture)
         return None
-    drop_dangling(job.store, job.record.id)  # with the lock held; the capture that this id was attached to never began
+    drop_dangling(job.store, job.record.id)  # the capture to which this id was attached never began
     return lock if job.store.claim(job.record) else None
 
 

@@ -24,12 +24,12 @@ class Verb(NamedTuple):
     label: str
     does: str
     deadline: float  # seconds until the verb ends, even if something hangs; start and cycle can get more (jobs/job.py)
-    stages: tuple[str, ...] = ()  # the stages of a job; any other verb has none
+    stages: tuple[str, ...] = ()  # the stages of the verb's job; empty for a verb without a job
     mutating: bool = False
     loses_work: bool = False
     needs_signature: bool = False  # refused for a bearer token, a host's read-only key or claude
-    allowed_by: str = ""  # the verb whose permission it needs, if not its own
-    goes_with: tuple[str, ...] = ()  # the words of ANYWAY and PROVES that it accepts
+    allowed_by: str = ""  # the verb whose permission allows this verb too, if this one has no own permission
+    goes_with: tuple[str, ...] = ()  # the words of ANYWAY and PROVES that the verb accepts
 
     @property
     def is_job(self) -> bool:

@@ -13,7 +13,7 @@ from ..base.text import shown
 
 Json = Mapping[str, object]
 
-MOST_ALERTS = 1000  # read from one notification; the rest is ignored
+MOST_ALERTS = 1000  # of one notification; any further alert is ignored
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ SENDERS: Mapping[str, Callable[[Json], list[Alert]]] = {
 }
 
 
-# --- fields: null is the same as a missing one ---
+# --- Read fields: a field that is null counts as missing ---
 
 
 def _object(value: object, path: str) -> Json:

@@ -117,10 +117,10 @@ def _count_repeated(repeat: str) -> _Cost:
 #
 # A payload only selects configured entries. It never names a VM, a verb or a command. The id is a MAC of the fields
 # that stay the same when an alert is sent again (source, fingerprint, start), so that a retry, or a second
-# Alertmanager, asks the host for the same capture. Its key is the session secret, which replicas share, because a
-# caller who could predict the id could use it up before the outage.
+# Alertmanager, asks the host for the same capture. The key of the MAC is the session secret, which replicas share,
+# because a caller who could predict the id could use that id up before the outage.
 
-# at most so many ids of one notification go to the host of a VM; the other alerts attach to the first one
+# one notification sends at most this many ids to the host of a VM; its other alerts attach to the first id's capture
 MOST_A_VM = 50
 _VALUE_CHARS = 1000
 

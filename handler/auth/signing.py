@@ -98,7 +98,7 @@ def secret_bytes(secret: str) -> bytes:
         raise ValueError("does not begin with whsec_")
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:  # also raised for characters outside ASCII
+    except ValueError:  # raised for wrong base64 and for characters outside ASCII
         raise ValueError("is not base64 after whsec_") from None
     if len(key) not in SECRET_BYTES:
         raise ValueError(f"has {len(key)} bytes; 24 to 64 are needed")

@@ -5,10 +5,10 @@ A broken or compromised host must not keep the handler from serving the other ho
 
 from collections import Counter
 
-LINE_BYTES = 8 * 1024 * 1024  # of one line; the longest line of an honest host agent has 6 MiB
-ANSWER_BYTES = 12 * 1024 * 1024  # of one answer; an honest answer has at most 1 MiB of output and one last line
-UNASKED_BYTES = 4 * 1024 * 1024  # per minute, for lines that answer no open request, such as a late answer
-SESSION_BYTES = 4 * ANSWER_BYTES  # of all answers that have begun and not ended
+LINE_BYTES = 8 * 1024 * 1024  # the most bytes of a line; the longest line of an honest host agent has 6 MiB
+ANSWER_BYTES = 12 * 1024 * 1024  # the most bytes of an answer; an honest one has at most 1 MiB of output and one line
+UNASKED_BYTES = 4 * 1024 * 1024  # the most bytes per minute of lines that answer no open request
+SESSION_BYTES = 4 * ANSWER_BYTES  # the most bytes of a session's unfinished answers
 VALUE_BYTES = 100  # approximate memory of one JSON value
 
 TOO_LONG = f"the host sent more than {ANSWER_BYTES // 2**20} MiB in an answer, or {LINE_BYTES // 2**20} MiB in a line"
@@ -24,7 +24,7 @@ def weight(line: bytes | None) -> int:
     if line is None:
         return ANSWER_BYTES + 1
     outside = line.replace(rb"\\", b"").replace(rb"\"", b"")
-    if outside.count(b'"') * VALUE_BYTES < ANSWER_BYTES:  # splitting into that many parts would take memory too
+    if outside.count(b'"') * VALUE_BYTES < ANSWER_BYTES:  # otherwise split() alone would use too much memory
         outside = b"".join(outside.split(b'"')[::2])
     return len(line) + VALUE_BYTES * sum(map(outside.count, (b"[", b"{", b",")))
 
@@ -33,7 +33,7 @@ class Allowance:
     """What a host may still send on a session."""
 
     def __init__(self) -> None:
-        self._used = Counter[str]()  # by tag; the empty tag counts lines that answer no request
+        self._used = Counter[str]()  # bytes by tag; the empty tag is for lines that answer no request
         self._unasked_since = float("-inf")
 
     def use(self, tag: str, size: int, now: float) -> str:

@@ -52,7 +52,7 @@ _MOST_WAITING = 10_000
 _STOP_SECONDS = 1.0
 _REASON_CHARACTERS = 200
 _CODE_CHARACTERS = 64
-_AT_ONCE = 1500  # characters of one text, because a pipe accepts a line of up to one page without blocking
+_AT_ONCE = 1500  # characters of one text, because a pipe takes a line of at most one page without blocking
 _waiting: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
 _request: ContextVar[dict[str, str] | None] = ContextVar("request", default=None)
 
@@ -79,7 +79,7 @@ class Writer(threading.Thread):
     def __init__(self, fd: int = 1) -> None:
         super().__init__(name="audit", daemon=True)
         self._fd = fd
-        self._is_torn = False  # a full disk has cut the last line, so a newline must come before the next one
+        self._is_torn = False  # whether a full disk cut the last line, so that the next line must begin with a newline
 
     def run(self) -> None:
         """Write queued lines until the queue returns None. Before each line, report the lines lost before it."""

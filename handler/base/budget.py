@@ -9,18 +9,18 @@ from ..agents.pve.words import DEADLINES, LATE_SECONDS
 
 # ---- a request at a host
 
-FIRST_SECONDS = LATE_SECONDS + 5.0  # until the first message
+FIRST_SECONDS = LATE_SECONDS + 5.0  # the time until the first message of an answer
 GRACE_SECONDS = RESULT_SECONDS + 5.0  # beyond a job's deadline
-MOST_DEADLINE_SECONDS = 1800.0  # even if a later version of the host agent allows more
-ASK_SECONDS = WHERE_SECONDS + 0.2  # to wait until the hosts say where a VM is
-# the same, but if the id may have been sent before, because then every host must answer
+MOST_DEADLINE_SECONDS = 1800.0  # the longest deadline, even if a later host agent allows more
+ASK_SECONDS = WHERE_SECONDS + 0.2  # the time in which the hosts say where a VM is
+# the same time if the id may have been sent before, because then every host must answer
 ASK_AGAIN_SECONDS = DEADLINES["where"] + 2.0
 
 # ---- doctor, which ends within 30 s
 
-PROOF_SECONDS = 7.0  # for two requests, because the first fails if the clocks differ
-ALL_SECONDS = 30.0 - PROOF_SECONDS  # for checking all places in parallel, before the proof
-LOOK_SECONDS = ALL_SECONDS - 1.0  # for one place, which then still returns what it has found
-CHECK_SECONDS = LOOK_SECONDS - 2.5  # for the check that a host runs itself, after the login
+PROOF_SECONDS = 7.0  # for two requests, because the first one fails if the clocks differ
+ALL_SECONDS = 30.0 - PROOF_SECONDS  # for the parallel checks of all places, before the proof
+LOOK_SECONDS = ALL_SECONDS - 1.0  # for one place, whose findings are kept if the time is over
+CHECK_SECONDS = LOOK_SECONDS - 2.5  # for the check by the host agent, after the login
 READ_SECONDS = DEADLINES["ping"] + 2.0  # for one answer of a host agent
-HOLD_SECONDS = 20  # how long an answer is delayed, to see whether a proxy cuts it
+HOLD_SECONDS = 20  # the delay of an answer that shows whether a proxy cuts slow answers

@@ -31,7 +31,7 @@ class Finding:
 
 
 def _on_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)  # a name can contain a line break
+    return "".join(char if char.isprintable() else " " for char in text)  # a name in the text can contain a line break
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-LINE_BYTES = 16 * 1024 * 1024  # of one line; lines from a host have their own limit
+LINE_BYTES = 16 * 1024 * 1024  # the most bytes of a line; lines from a host have their own limit
 
 
 class Framer:

@@ -6,7 +6,7 @@ REASON_BYTES = 5 * 1024
 # control characters, including those for text direction, and halves of a character, which no answer can carry
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKER = re.compile(r"\A(?:[-*+>]|#+|\d+[.)]) +")  # the mark of a list, a quotation or a heading
-# does not end after "e.g.", because a lowercase letter follows
+# a sentence does not end after "e.g.", because a lowercase letter follows
 _SENTENCE = re.compile(r"\S+ .+?[.!?](?=[\"')*]* +[^\sa-z])[\"')*]*")
 
 

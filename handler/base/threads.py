@@ -44,7 +44,7 @@ class DaemonThreads:
         while True:
             try:
                 self._work.get()()
-            except Exception as error:  # if this thread ended, later calls would wait for ever
+            except Exception as error:  # an error must not end this thread, because later calls would wait for ever
                 audit.note("background-call-failed", thread=self._name, error=repr(error))
 
 

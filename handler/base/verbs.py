@@ -8,5 +8,5 @@ READS = tuple(name for name, verb in VERBS.items() if not (verb.needs_signature 
 # a verb that only reads has one stage, named after the verb
 STAGES = {name: verb.stages or (name,) for name, verb in VERBS.items()}
 CAPTURE_ID = "alert-"  # prefix of the ids of alerts' captures; callers may not use it
-DRILL_ID = "alert-drill-"  # prefix of the ids of drills' captures, about which no message is sent
+DRILL_ID = "alert-drill-"  # prefix of the ids of captures by drills, about which no message is sent
 PROPOSAL_ID = "job_"  # prefix of the ids of approved proposals

@@ -66,7 +66,7 @@ def list_tool_rules(vm: Vm, tools: str = "") -> list[str]:
 
 # --- Renders the files of ssh for the command named after the VM, which logs in to its guest. Pure ---
 
-# ssh reads neither the account's ~/.ssh nor /etc/ssh, and has no other key.
+# With this file, ssh reads neither ~/.ssh nor /etc/ssh, and uses only the key of the guest.
 _CONFIG = """\
 Host {alias}
     HostName {host}

@@ -31,7 +31,7 @@ def main() -> int:
     name = os.path.basename(__file__)
     try:
         os.fstat(0)
-    except OSError:  # the descriptor is closed, and the socket would get its number
+    except OSError:  # standard input is closed, so the socket would get its number
         os.open(os.devnull, os.O_RDONLY)
     server = socket.socket(socket.AF_UNIX)
     try:

@@ -16,8 +16,8 @@ from .relay import PORT
 
 PLACEHOLDER = "the-model-proxy-has-it"
 
-# claude offers Grep and Glob only if they are named and --bare is not given. With a snapshot of the settings, a session
-# would keep its first brief.
+# claude offers Grep and Glob only if they are named and --bare is not given. A session must not keep a snapshot of its
+# settings, because it would then keep the brief of its first turn.
 _FLAGS = (
     *("-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
     *("--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--system-prompt-snapshot=off"),

@@ -13,8 +13,8 @@ from .store import Store
 from .tokens import LIFETIME, Session, seal
 
 MOST_LISTED = 100
-MOST_BYTES = 16 * 1024 * 1024  # of events and prompts in one replay; the newest turn is always included
-MOST_TURNS = 1000  # of one conversation that are read
+MOST_BYTES = 16 * 1024 * 1024  # the most bytes of events and prompts in a replay; the newest turn is always included
+MOST_TURNS = 1000  # the most turns that are read of a conversation
 
 
 class PastTurn(NamedTuple):
@@ -99,7 +99,7 @@ async def replay(store: Store, disk: Disk, keys: Sequence[str], conversation: Co
     try:
         for turn in turns:
             found = await disk.run(store.find, turn.key)
-            if found is None:  # the turn was removed since it was listed
+            if found is None:  # the turn was removed after the list was read
                 left_out += 1
                 continue
             yield encode_line(

@@ -21,7 +21,7 @@ _DOCTOR = "run breakglass doctor, which says how to fix it"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # A turn without a `code` has not ended. The time of a conversation is the time of its last turn. Its `proposals` are
-# the ones whose outcome claude does not know yet.
+# those whose outcome claude does not know yet.
 _SCHEMA = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;

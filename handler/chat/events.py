@@ -115,7 +115,7 @@ class Translator:
             yield self._event("text", retract=min(self._streamed.pop(block) for block in gone))
 
     def _read_assistant(self, message: Table) -> Iterable[Event]:
-        if message.get("error"):  # an API failure in the CLI's words; the result repeats it
+        if message.get("error"):  # the CLI describes an API failure here, and again in the result
             return
         inner = _table(message, "message")
         repeats = any(name == _text(inner, "id") for name, _ in self._streamed)
@@ -147,7 +147,7 @@ class Translator:
             yield self._event("approval", verb=verb, vm=self._vm, job=self._new_job_id(), why=why)
 
     def _read_result(self, message: Table) -> Iterable[Event]:
-        self._newest_result = message  # one process can send several results; the turn ends with the process
+        self._newest_result = message  # one process can send several results, and the turn ends when the process ends
         self._totals["cost"] += _usage(message, "costUSD")
         for kind, name in TOKENS.items():
             self._tokens[kind] += _usage(message, name)

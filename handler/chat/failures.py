@@ -15,7 +15,7 @@ _NEW = "begin a new conversation"
 _GO_ON = "ask again: the conversation continues"
 _MOST_MINUTES = 2**31  # since 1970; a larger number is not a time
 _NOT_RUN = (126, 127)  # exit codes of a shell: the program does not exist, or can't be run
-_QUOTED_CHARS = 2000  # of claude's own text that a sentence repeats
+_QUOTED_CHARS = 2000  # the most characters of claude's text that a sentence repeats
 
 
 class TurnError(NamedTuple):
@@ -76,7 +76,7 @@ def describe_stop(why: str, seconds: float) -> TurnError:
 def describe_failure(end: End, result: Table | None, limits: Table, unsaved: bool) -> TurnError | None:
     """Return why a turn failed, or None for one that succeeded."""
     is_complete = result is not None and not result.get("is_error") and end.exit == 0
-    if end.stopped and not is_complete:  # a stop that came after the result had no effect
+    if end.stopped and not is_complete:  # a stop after the result had no effect
         return describe_stop(end.stopped, end.seconds)
     if result is not None and result.get("is_error"):
         return _describe_result(result, limits)

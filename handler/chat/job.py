@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..config.model_api import ModelApi
 
 LINE_BYTES = 1 << 20
-PIECE_BYTES = 256 * 1024  # of a transcript, in one line
+PIECE_BYTES = 256 * 1024  # the bytes of a transcript in one line
 TRANSCRIPT_BYTES = 64 << 20
 
 Line = Mapping[str, object]
@@ -58,7 +58,7 @@ class Job(NamedTuple):
     rules: Sequence[str]
     verbs: Sequence[str]
     api: ModelApi
-    env: Mapping[str, str] = {}  # it is never changed, so it may be shared
+    env: Mapping[str, str] = {}  # instances may share this default, because it is never changed
     ssh_files: Mapping[str, str] = {}
     authorities: str = ""
     turn_seconds: float = 1800

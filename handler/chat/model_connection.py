@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 600.0  # the turn's own limit for silence is shorter and ends the turn first
+SILENT_SECONDS = 600.0  # longer than the turn's limit for silence, which ends the turn first
 TUNNEL_FAILED = "Tunnel connection failed"  # how http.client words this error
 _HEAD_BYTES = _PIECE_BYTES = 64 * 1024
 
@@ -26,7 +26,7 @@ class Connection:
     ) -> None:
         self._http = h11.Connection(role, max_incomplete_event_size=_HEAD_BYTES)
         self._reader, self._writer, self.close = reader, writer, writer.close
-        self._heard = False  # whether a byte was received since the last one was sent
+        self._heard = False  # whether a byte was received after the last sent byte
 
     async def receive(self) -> object:
         """Return the next part of a message, an event of h11. Raises OSError and h11.RemoteProtocolError."""

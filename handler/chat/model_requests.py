@@ -25,7 +25,7 @@ _FIELDS = frozenset(
     )
 )
 _MESSAGE = frozenset(("role", "content", "output_config", "clear_at"))
-# The last one is a placeholder that the CLI adds for newer models. It can't be called.
+# The CLI adds the placeholder for newer models. A model can't call it.
 _TOOLS = frozenset(("Bash", "Read", "Grep", "Glob", "DeferredToolPlaceholder"))
 _TOOL = frozenset(("name", "description", "input_schema", "cache_control", "defer_loading", "strict", "type"))
 _BLOCKS = frozenset(("text", "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result"))

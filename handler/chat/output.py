@@ -12,8 +12,8 @@ from .request import Proposal
 from .store import Batch
 
 EVENT_BYTES = 64 << 20
-MOST_PARTS = 1 << 17  # commas, colons, brackets and quotes in a line, each of which takes time to parse
-PIECE_COST = 4096  # a piece of the transcript counts as at least so many bytes, because each takes a row and time
+MOST_PARTS = 1 << 17  # the most commas, colons, brackets and quotes in a line, because each takes time to parse
+PIECE_COST = 4096  # the least bytes that count for a piece of the transcript, because each piece takes a row and time
 _MOST_AMOUNT = 1e12  # the most tokens or dollars that one turn can report
 _NO_PART = bytes(set(range(256)) - set(b',:"[]{}'))
 _JOB = re.compile(rf"{PROPOSAL_ID}[0-9a-f]{{24}}", re.ASCII)
@@ -38,7 +38,7 @@ def parse_line(line: bytes) -> Table:
     """Return the object in a line. Raises ValueError if any client could fail to read it as one object."""
     if len(line.translate(None, _NO_PART)) > MOST_PARTS:
         raise ValueError("a line with too many parts")
-    if not line.isascii() or b"\r" in line:  # each is the end of a line to some client
+    if not line.isascii() or b"\r" in line:  # some clients end a line at these characters
         raise ValueError("not in the alphabet that a turn uses")
     try:
         value = json.loads(line.decode(), parse_constant=_refuse)

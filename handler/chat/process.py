@@ -24,9 +24,9 @@ from .reads import PveReads
 from .request import SessionsUnwritable, TurnRequest
 from .store import Store, build_ending
 
-# how long the program may take to stop; then the handler kills the turn
+# how long the program may take to stop before the handler kills the turn
 STOP_SECONDS = {"cancelled": 15.0, "shutting-down": 2.5}
-LATE_SECONDS = 30.0  # beyond turn_seconds, after which the program must have ended the turn
+LATE_SECONDS = 30.0  # later than turn_seconds, at which the program ends the turn itself
 
 
 class RunningTurn:
@@ -114,13 +114,13 @@ class RunningTurn:
         number = batch.events[-1][0] if batch.events else self._stored
         last = output.last if ending is None else build_ending(ending, number + 1)
         code = ending.code if ending else output.code
-        # without an await before the store's call, so a client that reads the end can start the next turn
+        # before any await, so that a client that has read the end can start the next turn
         self._on_end()
         counts.in_use.add_turn(code, output.tokens, output.cost)
         try:
             batch = batch._replace(events=[*batch.events, *last])
             await disk.run(store.add, self.request.key, self.request.sid, batch, code, output.cost)
-        except SessionsUnwritable:  # the end is stored when the disk can be written again
+        except SessionsUnwritable:  # the store will write the end when the disk can be written again
             self.unsaved = UNSAVED
         self._notify()
 

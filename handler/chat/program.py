@@ -22,7 +22,7 @@ from .wall import SSH, starter_command
 
 READ_BYTES = 64 * 1024
 RESTART = "systemctl restart breakglass-chat.socket"
-PROBE_SECONDS = 20.0  # longer than the program needs for a probe
+PROBE_SECONDS = 20.0  # longer than a probe takes
 END_SECONDS = 1.0  # from the last event to the end of the program
 STDERR_BYTES = 4096
 BRIEF = files("breakglass.agents") / "breakglass.md"
@@ -41,7 +41,7 @@ async def open_channel(path: str) -> AsyncIterator[tuple[asyncio.StreamReader, a
         with theirs:
             try:
                 channel = theirs.fileno()
-                # not the handler's log or terminal, which a process in a sandbox could open again
+                # not the handler's log or terminal, because a process in a sandbox could open those again
                 streams: dict[str, Any] = {"stdin": channel, "stdout": channel, "stderr": PIPE}
                 program = await asyncio.create_subprocess_exec(
                     *starter_command(), **streams, env=_ENV, cwd="/", start_new_session=True

@@ -24,11 +24,11 @@ from ..config.model_api import API_KEY, ModelApi
 from .model_connection import Connection, UnansweredError, connect
 from .model_requests import PATHS, Headers, find_refusal, passed_on
 
-CONNECTIONS = 8  # from claude at the same time
+CONNECTIONS = 8  # the most connections from claude at the same time
 BODY_BYTES = 32 * 1024 * 1024  # the API does not accept longer bodies
 _PR_SET_DUMPABLE = 4
-# Headers of an answer that are not passed on, because each end of a connection sets its own, and no session of the API
-# outlives a request.
+# Headers of an answer that the proxy drops, because they concern one connection only, or a session of the API, which
+# must not outlive a request.
 _OF_ONE_END = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection set-cookie te trailer transfer-encoding upgrade".split()
 )
@@ -64,7 +64,7 @@ class Proxy:
 
     async def connect_early(self) -> None:
         """Open a connection for claude's first request while claude is still starting."""
-        with contextlib.suppress(OSError):  # the first request meets the same error and reports it
+        with contextlib.suppress(OSError):  # the first request will fail with the same error and report it
             self._idle.append(await self._connect())
 
     async def _serve_request(self, client: Connection) -> bool:

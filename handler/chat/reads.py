@@ -12,12 +12,12 @@ from .job import encode_line
 from .output import Misbehavior
 from .proposals import Read
 
-AT_ONCE, MOST, TOO_MANY = 16, 1000, 10_000  # for one turn; a command that waits for the VM in a loop asks often
+AT_ONCE, MOST, TOO_MANY = 16, 1000, 10_000  # for one turn, because a command that waits for the VM sends many
 CHARACTERS = 512  # of a question
 TEXT_CHARACTERS = 128 * 1024  # of one answer, so that its JSON fits into one line
 _USAGE, _FAILED = 2, 255  # exit codes of a shell command and of ssh
 _JOB = re.compile(r"id=[A-Za-z0-9_.:@+-]{1,128}", re.ASCII)
-_OPTIONS = {"forensics": " fresh=60"}  # a capture that is a minute old is as good as another
+_OPTIONS = {"forensics": " fresh=60"}  # a capture of the last minute need not be repeated
 
 Message = Mapping[str, object]
 
@@ -62,7 +62,7 @@ class PveReads:
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         self._read, self._vmid, self._verbs, self._send, self._drain = read, vmid, verbs, send, drain
-        self.last = ""  # the newest job that claude can know of; a proposal is based on its result
+        self.last = ""  # the newest job that claude can know of, on whose result a proposal is based
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
 
@@ -112,7 +112,7 @@ class PveReads:
             return render_answer(messages)
         except (Unreached, Lost) as error:
             return _FAILED, f"{error.message}; {error.hint}\n"
-        except Exception as error:  # a defect costs the answer, not the turn
+        except Exception as error:  # a defect fails this answer only, and the turn continues
             return _FAILED, f"the handler failed: {error!r}\n"
 
     def _answer(self, number: int, code: int, text: str) -> None:

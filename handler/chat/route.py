@@ -45,7 +45,7 @@ async def chat(request: Request) -> Response:
     if body.list or body.replay:
         return await look_back(turns, config, signed, body, began, now)
     key = turn_key(signed.caller.name, body.attach or body.cancel)
-    running = turns.running.get(key)  # a running turn needs no disk, so a hung disk does not matter
+    running = turns.running.get(key)  # clients can follow a running turn even if the disk hangs
     stored = None if running is not None else await turns.disk.run(turns.store.find, key)
     found = running.request.vm.name if running is not None else getattr(stored, "vm", None)
     check_known(config, signed, body.attach or body.cancel, found)

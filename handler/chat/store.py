@@ -18,9 +18,9 @@ from .proposals import MOST as MOST_PROPOSALS
 from .request import Proposal, TurnRequest
 from .tokens import LIFETIME
 
-CHUNK = 16 * 1024  # of events that are read at once; a longer event is read alone
+CHUNK = 16 * 1024  # bytes of events that are read at once; a longer event is read alone
 CALLER_BYTES = 256 << 20  # limit for the events, prompts and transcripts of one caller
-PAGES = 1024  # given back to the file system at once
+PAGES = 1024  # pages that are given back to the file system at once
 WORDS = 120  # characters of the first question
 
 # Replace the old pieces of a transcript with the new ones.
@@ -29,8 +29,8 @@ _TAKE_OVER = (
     "INSERT INTO piece SELECT * FROM new_piece WHERE sid = :sid",
     "DELETE FROM new_piece WHERE sid = :sid",
 )
-# One of these is removed at a time, because other calls wait during each removal. A conversation without any stored
-# turn is removed, because claude must not continue what can't be shown.
+# These are removed one at a time, because other calls wait during each removal. A conversation without a stored turn
+# is removed, because claude must not continue a conversation that can't be shown.
 _OLD = (
     "DELETE FROM conversation WHERE sid ="
     " (SELECT sid FROM conversation WHERE NOT EXISTS (SELECT 1 FROM turn WHERE turn.sid = conversation.sid) LIMIT 1)",

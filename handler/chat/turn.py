@@ -23,7 +23,7 @@ MEMORY_SCORE = 500  # when memory runs out, the kernel ends a turn before the ha
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20, resource.RLIMIT_AS: 8 << 30}  # in bytes
 _HELP = "see breakglass docs admin, Namespaces for chat"
 _KEEP = ">>/etc/sysctl.d/zz-breakglass.conf; sysctl --system"
-_REFUSALS = (  # kernel setting, value that refuses namespaces, and fix, for Ubuntu, Debian and every kernel
+_REFUSALS = (  # (kernel setting, the value that refuses namespaces, the fix) for Ubuntu, Debian and every kernel
     ("kernel/apparmor_restrict_unprivileged_userns", "1", f"write AppArmor's profile for bwrap: {_HELP}"),
     ("kernel/unprivileged_userns_clone", "0", f"echo kernel.unprivileged_userns_clone=1 {_KEEP}"),
     ("user/max_user_namespaces", "0", f"echo user.max_user_namespaces=15000 {_KEEP}"),
@@ -41,7 +41,7 @@ def main() -> int:
         return 2
     h11 = sys.argv[1] if len(sys.argv) == 2 and "/" in sys.argv[1] else find_h11()
     _limit_and_leave()
-    # if it is missing, the shell in claude's sandbox reports that
+    # if the program is missing, the shell in claude's sandbox reports that
     programs = [program] if os.access(program, os.X_OK) else []
     command = turn_wall(python_command("chat.start", h11, program, probe, *sizes), [*own_paths(), h11, *programs])
     if not probe:

@@ -25,7 +25,7 @@ from .request import ChatRequest, SessionInvalid, TurnRequest
 from .store import Begun, Store, build_ending
 from .tokens import LIFETIME, Session, seal, unseal
 
-PING_SECONDS = 8.0  # so that no stream is silent for 10 s, because proxies cut silent streams
+PING_SECONDS = 8.0  # below 10 s, because proxies cut streams that are silent for longer
 STOP_SECONDS = 4.0  # a stream ends at most this long after SIGTERM
 
 _BUSY = TurnError("busy", "another turn of this session is running", "wait until it has ended, then send with a new id")
@@ -55,7 +55,7 @@ class Chat:
         self._tasks: set[asyncio.Task[object]] = set()
         self._prune_at = 0.0
         self._stop_at: float | None = None
-        self.is_in_doubt = False  # a turn has ended without an event, so sandboxes may no longer work
+        self.is_in_doubt = False  # whether a turn ended without an event, so that the sandboxes need a new probe
 
     @staticmethod
     def build(

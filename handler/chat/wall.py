@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from ..base.isolated import isolated_command
 
 PYTHON = "/usr/bin/python3"  # runs the relay and claude's commands, because claude can't see a Python outside /usr
-TURN = "/turn"  # in memory; the same path in every turn, because claude names its transcript after its directory
+TURN = "/turn"  # a file system in memory; the path never changes, because claude names a transcript after its directory
 HOME, SCRAPS, CWD, SSH = f"{TURN}/home", f"{TURN}/scraps", f"{TURN}/cwd", f"{TURN}/ssh"
-TRANSCRIPTS = f"{TURN}/transcripts"  # mounted in claude's home, where claude can't replace it by a link
+TRANSCRIPTS = f"{TURN}/transcripts"  # a mount point, so that claude can't replace the directory by a link
 BIN, SHELL, RELAY, AGENTS = f"{TURN}/bin", f"{TURN}/shell", f"{TURN}/relay", f"{TURN}/agents.json"
 MODEL, COMMANDS = f"{TURN}/model", f"{TURN}/commands"  # sockets
 PATH = "/usr/local/bin:/usr/bin:/bin"
 TURN_BYTES, TMP_BYTES = 256 << 20, 64 << 20  # sizes of the writable file systems in memory
-PROCESSES = 64  # of one command, threads included
+PROCESSES = 64  # the most processes of a command, threads included
 # claude does not wait until the relay has started, because it needs the relay only half a second later
 _RELAYED = f'{PYTHON} -IS {RELAY} </dev/null >/dev/null 2>&1 & ulimit -u 512; exec "$@"'
 
@@ -33,7 +33,7 @@ _ETC = ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "terminfo")
 _NETWORK_ETC = (
     *("ca-certificates", "crypto-policies", "gai.conf", "host.conf", "hosts", "pki", "resolv.conf", "services", "ssl"),
 )
-_ACCOUNTS = ("passwd", "group")  # written for the turn with one account, because ssh needs a name for its user id
+_ACCOUNTS = ("passwd", "group")  # made for the turn with one account, because ssh needs a name for its user id
 _TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr, or directories on an older system
 _NEW = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 _END = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "claude")
@@ -59,7 +59,7 @@ def network_wall(program: Sequence[str], shown: Sequence[str]) -> list[str]:
 def claude_wall(program: str, arguments: Sequence[str]) -> list[str]:
     """Return the command line for claude. It has no network except the relay, and sees only its own processes."""
     own = [*_show(program, AGENTS, SHELL, RELAY, BIN, CWD), *_open(HOME, SCRAPS, MODEL, COMMANDS)]
-    # where claude stores a session's transcript
+    # claude stores the transcript of a session in this directory
     own += ["--bind", TRANSCRIPTS, f"{HOME}/projects/{CWD.replace('/', '-')}"]
     relayed = ["/bin/bash", "-c", _RELAYED, "bash", program, *arguments]
     return [bwrap(), *_NEW, "--unshare-net", *_END, *_system(), *_accounts(), *own, *_in(CWD), *relayed]
@@ -74,7 +74,7 @@ def render_shell() -> str:
     for name, value in {"PATH": f"{BIN}:{PATH}", "HOME": SCRAPS, "TMPDIR": SCRAPS, "LANG": "C.UTF-8"}.items():
         words += ["--setenv", name, value]
     words += [*_show(BIN, CWD), *_open(SCRAPS, COMMANDS), *_in(CWD)]
-    # bubblewrap is process 1 of its sandbox, and a command could read its environment, so that is empty too
+    # a command can read the environment of its sandbox's process 1, which is bubblewrap, so that one is empty too
     run = f'ulimit -u {PROCESSES}; exec /bin/bash -c "$1"'
     return f'#!/bin/sh\nexec /usr/bin/env -i {shlex.join(words)} /bin/bash -c {shlex.quote(run)} bash "$1"\n'
 
@@ -111,7 +111,7 @@ def python_command(module: str, *arguments: str, library: str = "") -> list[str]
     _, flags, option, begin, *rest = isolated_command(module, *arguments)
     if library:
         begin = f"import sys; sys.path.append({os.path.dirname(library)!r}); {begin}"
-    # the one of a virtual environment may be a copy, which is not visible in the sandbox
+    # the python of a virtual environment may be a copy, which does not exist in the sandbox
     python = getattr(sys, "_base_executable", sys.executable)
     return [os.path.realpath(python), flags, option, begin, *rest]
 

@@ -28,7 +28,7 @@ STDERR_BYTES = 4096
 TICK_SECONDS = 0.5
 GRACE_SECONDS = {"shutting-down": 1.0}  # from SIGINT to SIGKILL; short for a handler that is stopping
 _GRACE = 3.0
-LAST_SECONDS = 3.0  # to read claude's last output, and again for a handler that reads slowly
+LAST_SECONDS = 3.0  # for reading claude's last output, and then for a handler that reads slowly
 
 
 async def supervise(job: Job, sent: int, started: Started, channel: socket.socket) -> None:
@@ -80,7 +80,7 @@ class Turn:
         for task in (*reads, *tasks):
             task.cancel()
         self._send_transcript()
-        return 128 - exit if exit > 128 else exit  # how bubblewrap reports a signal
+        return 128 - exit if exit > 128 else exit  # bubblewrap adds 128 to the number of a signal
 
     # --- claude ---
 
@@ -103,7 +103,7 @@ class Turn:
     def _write(self, events: Sequence[Event]) -> None:
         for event in events:
             line = encode_line(event)
-            if len(line) > LINE_BYTES:  # a tool call can have that much input
+            if len(line) > LINE_BYTES:  # the input of a tool call can be this long
                 line = encode_line({**event, "input": {}, "text": "", "cut": True})
             self._send(line)
 

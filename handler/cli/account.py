@@ -84,7 +84,7 @@ def become(account: pwd.struct_passwd) -> None:
     except OSError as error:
         hint = f"run this as {account.pw_name}"
         raise CommandError(f"can't become {account.pw_name}: {reason(error)}", hint) from None
-    prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory, because a change of user can set the attribute again
+    prctl(PR_SET_DUMPABLE, 0)  # set again before a secret is read, because a change of user can reset the attribute
     name_this_user()
 
 
@@ -106,7 +106,7 @@ def name_this_user() -> None:
 def _leave_keyring() -> None:
     """Take an empty session keyring, because every process in one can use its keys (session-keyring(7))."""
     if number := _KEYCTL.get(os.uname().machine):
-        # if this is not allowed, the use of keys is not allowed either
+        # if the kernel forbids this call, it also forbids every use of keys
         _libc.syscall(number, _JOIN_SESSION_KEYRING, None)
 
 
@@ -129,7 +129,7 @@ def _empty_bounding_set() -> None:
             prctl(PR_CAPBSET_DROP, capability)
             capability += 1
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL means that the last one was the kernel's last capability
+        if error.errno != errno.EINVAL:  # EINVAL means that the kernel has no capability with this number
             raise
 
 
@@ -141,7 +141,7 @@ def give_up_privileges() -> None:
     _leave_keyring()
     _leave_terminal()
     header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    _libc.capset(header, none)  # capabilities, such as the one for a port below 1024; the result is checked below
+    _libc.capset(header, none)  # drop all capabilities, such as that for a port below 1024; the result is checked below
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     left = find_privileges(Path("/proc/self/status").read_text())
     if _libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:

@@ -20,7 +20,7 @@ from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, dr
 from .terminal_text import seen_line
 
 _LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
-# errors that come before a request becomes a verb
+# errors of a request that the handler refuses before it reads the verb
 REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
 

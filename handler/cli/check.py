@@ -41,7 +41,7 @@ def find_problems(path: Path, user: str | None) -> tuple[Config | None, Sequence
         except CommandError as fault:
             if os.geteuid() != 0:
                 raise
-            # root can still read the files, so it can list all problems at once
+            # root can still read the files, so `check` can list all problems at once
             first = [error("(start)", "no-start", fault.message, fault.hint)]
         config = load_as(account, path)
     except ConfigError as unusable:

@@ -82,7 +82,7 @@ def run() -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has exited, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended early, as `head` does
         drop_output()
         return FAILED
     except OSError as error:

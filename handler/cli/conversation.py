@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
 
-# prefix of the id of the turn that checks after an approved job; one turn, however many clients ask
+# prefix of the id of the turn that checks after an approved job; all clients use the same id, so it is one turn
 CHECK = "msg-after-"
 
 

@@ -9,7 +9,7 @@ from .output import CommandError, say
 from .starting import listen
 
 _LONGEST_SOCKET = 107  # bytes, see unix(7)
-_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # length that the demo adds to its directory, with some margin
+_BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # the longest path below the demo's directory, with some margin
 
 
 def demo(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
 _MARGIN = "    "  # indent of a command, and of a cell below its row's name
-_SHORT_NAME = 20  # columns; after a longer name, the row's text begins on the next line
+_SHORT_NAME = 20  # columns; if the name of a row is longer, its text begins on the next line
 _ITEM = re.compile(r"( *)([-*]|\d+\.) +(.*)")
 _HEADING = re.compile(r"(#+) (.+)")
 _LINK = re.compile(r"\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")

@@ -36,7 +36,7 @@ _MOST_SAMPLE_BYTES = 1 << 20  # the same limit as for a request
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Print one line per finding. Return 0 without problems, 1 after a warning, 2 after an error."""
-    # while reading a file hangs, Python could not run its own signal handler
+    # Python could not run its own signal handler while the reading of a file hangs
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     guard = threading.Timer(READ_SECONDS, _stop_reading, [arguments])
     guard.daemon = True
@@ -61,7 +61,7 @@ def _stop_reading(arguments: argparse.Namespace) -> None:
         words = (arguments.ping, True, arguments.ping_failures, os.environ)
         asking = threading.Thread(target=lambda: asyncio.run(ping(*words)), daemon=True)
         asking.start()
-        asking.join(PING_SECONDS)  # reading the file with the ping's URL can hang too
+        asking.join(PING_SECONDS)  # the file with the ping's URL may be on a disk that hangs
     os._exit(_LEVELS[found.level])
 
 
@@ -145,7 +145,7 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     if arguments.ping is not None:
         await ping(arguments.ping, code == _LEVELS[ERROR], arguments.ping_failures, os.environ)
     code = USAGE if output.fault else code
-    if threading.active_count() > 1:  # a thread may hang on a name server or a disk, and Python would wait for it
+    if threading.active_count() > 1:  # Python would wait for a thread that hangs on a name server or a disk
         flush_output()
         os._exit(code)
     return code
@@ -171,7 +171,7 @@ class _Output:
             say(line)
         except OSError as error:
             self._is_closed = True
-            if not isinstance(error, BrokenPipeError):  # a reader that exits early, such as `head`, is not a fault
+            if not isinstance(error, BrokenPipeError):  # a reader that ends early, as `head` does, is not a fault
                 self.fault = True
                 complain(f"can't write the output: {reason(error)}", "the exit code is 2 for that")
             drop_output()

@@ -69,7 +69,7 @@ def _run(one: Drill, is_agreed: bool) -> tuple[int, str, str]:
         return FAILED, failed.message, failed.hint
     except OSError as error:
         return UNKNOWN, f"can't write the output: {reason(error)}", ""
-    except Exception as defect:  # whatever the error is, the operator must learn what happened to the VM
+    except Exception as defect:  # after any error, the operator must learn what happened to the VM
         return UNKNOWN, f"the command itself failed: {defect!r}", "run the command below, and report this line"
 
 

@@ -10,7 +10,7 @@ from ..client import call as send
 BRINGS_UP = ("start", "reset", "cycle")
 RETURN_SECONDS = 90.0  # the same as on the page
 _EVERY_SECONDS = 2.0  # the interval at which QEMU asks the guest
-_MOST_UNKNOWN = 3  # unknown answers in a row; on a busy host, one answer may come too late
+_MOST_UNKNOWN = 3  # consecutive answers without a heartbeat, because one answer of a busy host may come too late
 _LOOK = ", so look at the console"
 
 
@@ -51,7 +51,7 @@ def tell_return(done: Event, status: Event, is_first: bool, is_over: bool) -> st
     if not isinstance(beat, dict):
         return f"the guest's heartbeat is not known{_LOOK}" if is_over else ""
     seconds = _seconds_between(done.get("started"), beat.get("at"))
-    if seconds >= 0 and beat.get("state") == "fresh":  # a guest that answered once may hang now
+    if seconds >= 0 and beat.get("state") == "fresh":  # an older beat may be from before the guest hung
         return f"the guest's kernel answers, {'at most ' if is_first else ''}{seconds:.0f} s after the {done['verb']}"
     return f"{beat.get('says')}{_LOOK}" if is_over or beat.get("state") == "none" else ""
 

@@ -89,8 +89,8 @@ def alert_example(arguments: argparse.Namespace) -> int:
 
 # --- `breakglass host upgrade`: copy the host agent to Proxmox hosts, through the operator's own `ssh` ---
 #
-# It needs no secret, because it reads only the hosts' addresses from the configuration. An address can be given
-# instead.
+# The command needs no secret, because it reads only the hosts' addresses from the configuration, or takes an address
+# from the command line.
 
 # The new file is checked and renamed into place, so that half a file is never run. The last line is the result.
 _INSTALL = f"""\
@@ -106,7 +106,7 @@ mv -f {AGENT}.new {AGENT}
 {END_SESSIONS}
 echo "$before -> $after"
 """
-SECONDS = 120.0  # long, because a person may have to type a passphrase
+SECONDS = 120.0  # this is long, because a person may have to type a passphrase
 
 
 def host_upgrade(arguments: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Write a new configuration with everything that it names; print what to do next. No secret is printed."""
     account = _find_account(arguments.user)
     directory = _directory(arguments.directory, os.environ)
-    refuse_existing(directory, [*_FILES, *_files_of(arguments.operator), NAME])  # before the first question
+    refuse_existing(directory, [*_FILES, *_files_of(arguments.operator), NAME])  # refuse before the first question
     new = read_answers(arguments, input if has_person() else None)
     files = _make_files(new, directory)
     path, user = directory / NAME, None if account is None else account.pw_name

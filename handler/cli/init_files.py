@@ -149,5 +149,5 @@ def _remove(directory: Path, names: list[str], made: list[Path]) -> None:
                 shutil.rmtree(path)
             else:
                 path.rmdir()
-        except OSError:  # the directory has other files; the next run names what is left
+        except OSError:  # the directory still has other files, which the next run names
             pass

@@ -12,8 +12,8 @@ from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
 
 AGENT = "/usr/local/sbin/breakglass-pve"
-# For sh. Every handler logs in again, and repeats the requests that were under way. Jobs continue, because their input
-# is /dev/null.
+# A script for sh. Every handler then logs in again and repeats its unanswered requests. Jobs continue, because their
+# input is /dev/null.
 END_SESSIONS = f"""\
 for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
     [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :
@@ -63,7 +63,7 @@ def _check_account(host: Host, sources: str | None, as_root: bool) -> None:
 
 def _read_source(source: str) -> str:
     """Return an address or a network in sshd's form. A network may not have bits set after its prefix."""
-    if "%" in source:  # a scope, in which ipaddress accepts any text, even a quote
+    if "%" in source:  # after %, ipaddress accepts any text as the scope, even a quote
         raise ValueError(f"--from: {source!r} does not appear to be an address or a network: leave out the %")
     try:
         network = ipaddress.ip_network(source, strict=False)

@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Run the command that the arguments name; return its exit code."""
-    # started by the handler or by the socket's unit; loads little, because the turn waits for it
+    # the handler or the socket's unit starts this command, which loads little, because a turn waits for it
     if sys.argv[1:] == ["turn"]:
         from ..chat.turn import main as run_turn
 

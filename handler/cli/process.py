@@ -30,7 +30,7 @@ def leave_process_1() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # a blocked signal stays pending until it is waited for
     child = os.fork()
     if child == 0:
-        # so that Ctrl-C goes only to process 1, which forwards it; a second one would end the handler at once
+        # so that Ctrl-C reaches the handler only through process 1; a second signal would end the handler at once
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
@@ -55,7 +55,7 @@ def _reap(child: int) -> int | None:
 
 # --- Write to the log the messages that libraries and Python itself would write to standard error ---
 
-MOST_CHARACTERS = 8000  # of one text; the end is kept, because a trace's end says more than its beginning
+MOST_CHARACTERS = 8000  # the most of a text, whose end is kept, because the end of a trace says most
 
 
 class LibraryLog(logging.Handler):

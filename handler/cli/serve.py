@@ -21,10 +21,10 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     if os.geteuid() == 0:
         raise CommandError(_ROOT, _NOT_ROOT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the server handles the signal
     prctl(PR_SET_DUMPABLE, 0)  # before a secret is in memory, so that other processes of this user can't read it
     leave_process_1()
-    if sys.stdout is None:  # a file or a connection would get its descriptor, and the log
+    if sys.stdout is None:  # otherwise the next file or connection would get descriptor 1, and with it the log
         raise CommandError(
             "standard output is closed, but the log is written there", "redirect it, like >> breakglass.log"
         )
@@ -47,7 +47,7 @@ def serve(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a late reload must not end the process with an error
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a late reload signal must not end the process with an error
         log.stop()
     return DONE
 

@@ -21,7 +21,7 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for each address of `host`; raise CommandError if one can't be bound."""
-    if not host:  # getaddrinfo(3) would take it for every address of this machine
+    if not host:  # getaddrinfo(3) would read an empty name as every address of this machine
         raise CommandError("HOST is empty", "set it to an address, or unset it; 0.0.0.0 and :: mean every address")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -59,7 +59,7 @@ def _explain(error: OSError, host: str, port: int) -> CommandError:
 def load_server_modules() -> None:
     """Load the modules that only a handler needs. Raises CommandError if one can't be loaded."""
     try:
-        importlib.import_module("..server.server", __package__)  # this loads the SSH modules too
+        importlib.import_module("..server.server", __package__)  # the import loads the SSH modules too
         from ..web.connection import check_uvicorn
 
         check_uvicorn()
@@ -100,6 +100,6 @@ def _import_exposition() -> str:
     """Load the modules for GET /metrics. Return why that failed, or an empty text."""
     try:
         importlib.import_module("..server.exposition", __package__)
-    except Exception as error:  # a broken library can raise any exception, and verbs do not need this one
+    except Exception as error:  # a broken library can raise any exception, and verbs do not need this library
         return repr(error)
     return ""

@@ -23,7 +23,7 @@ from .terminal_text import (
 )
 
 _ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
-_OPEN_FOR = timedelta(days=1)  # after one to two days, the host forgets an id and would run it again
+_OPEN_FOR = timedelta(days=1)  # one to two days later, the host forgets an id and would run the verb again
 
 
 class Terminal:

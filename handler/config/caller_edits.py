@@ -21,7 +21,7 @@ from .load import load_sources, parse_toml
 from .new_file import caller_text
 from .sources import caller_file, describe_exposure, protect, read_sources
 
-_NEW = ".new"  # begins with a dot, so it is no caller's name
+_NEW = ".new"  # the dot keeps the file's name from being a caller's name
 
 
 class EditError(Exception):
@@ -173,7 +173,7 @@ class _Edit:
         """Write a new file with the owner and mode of another one."""
         if not self._directory.is_dir():
             _make_directory(self._directory, self._sources.status)
-        new.unlink(missing_ok=True)  # left by a command that was killed
+        new.unlink(missing_ok=True)  # a command that was killed may have left this file
         status = model.stat()
         write_new(new, text, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 

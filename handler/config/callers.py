@@ -12,8 +12,8 @@ from .reader import Entry, in_file, quoted
 
 # --- Who may send requests: the `[callers.NAME]` tables, and the files `callers.d/NAME.toml` with the same keys. Pure.
 # An error in an entry disables that caller. A caller has one auth method. Only a signature by Standard Webhooks can be
-# allowed to change power, because anyone who sees a request sees its bearer token, and because Grafana's signature does
-# not cover an id.
+# allowed to change power, because anyone who sees a request can reuse its bearer token, and because Grafana's
+# signature does not cover the id of a request.
 
 DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
@@ -29,7 +29,7 @@ class CallerEntry(NamedTuple):
     has_file: bool
 
 
-_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # with the setting that has the keys, even for a disabled caller
+_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # entry, setting with the keys, keys, even of a disabled caller
 
 
 def list_callers(top: Entry, files: Mapping[str, str | Finding], main: str) -> list[CallerEntry]:

@@ -35,7 +35,7 @@ def _credential(entry: Entry) -> tuple[str, str]:
     """Return the name of the variable, and the credential."""
     hint = f"write one line, NAME=VALUE without quotes; NAME is one of {', '.join(CREDENTIALS)}"
     file = entry.get_str("credential_file")
-    if entry.get("credential_file", "") == "" and (entry.data or not entry.is_faulty):  # a faulty entry is not a table
+    if entry.get("credential_file", "") == "" and (entry.data or not entry.is_faulty):  # only if it is a table
         entry.problem("credential_file", "is missing", f"name a file; in it, {hint}", "credential")
     lines = [line.strip() for line in entry.file("credential_file", file).splitlines()] if file else []
     found = [line for line in lines if line and not line.startswith("#")]

@@ -15,11 +15,11 @@ from .model_api import ModelApi
 from .notify import Recipient
 from .server import Network, is_loopback, normal_url
 
-# what the host agent accepts as by=; without a leading dot, because that would be a hidden file
+# names that the host agent accepts as by=, without a leading dot, because such a file would be hidden
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9@._-]{1,64}", re.ASCII)
 _VM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", re.ASCII)
-_RESERVED = ("pve", "ssh", "claude")  # other commands on claude's PATH, besides the one named after the VM
+_RESERVED = ("pve", "ssh", "claude")  # other commands on claude's PATH, besides the command that is named after the VM
 # bash handles these words itself. A guest's command with such a name would run something on this machine instead.
 _SHELL = """
 alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do done
@@ -77,10 +77,10 @@ class Vm:
     guest: Address | None = None
     guest_host_keys: tuple[str, ...] = ()
     guest_host_cas: tuple[str, ...] = ()
-    drill: bool = False  # a drill may power-cycle it
-    hosts_off: tuple[str, ...] = ()  # its hosts that are disabled by an error in the configuration
+    drill: bool = False  # whether a drill may power-cycle the VM
+    hosts_off: tuple[str, ...] = ()  # the VM's hosts that an error in the configuration has disabled
     guest_key: str = field(default="", repr=False)
-    last_words: bool = True  # if it is false, the hosts are asked not to read the guest's kernel log
+    last_words: bool = True  # if this is false, the handler asks the hosts not to read the guest's kernel log
 
     @property
     def host(self) -> Host:

@@ -21,21 +21,21 @@ from .sources import read_file
 # --- Hand a sealed signing key to a device, once, through `sessions.dir/pairing/`. All functions block ---
 #
 # The file `ID` is a waiting key, `ID.fetched` a key that was handed out, and `ID.twice` a key that was requested again.
-# A rename decides which request gets the key, so only one of two requests wins, even with two handlers that share the
+# A rename decides which request gets the key, so only one of two requests gets the key, even if two handlers share the
 # directory. The handler can't decrypt the key that it hands out, because the one-time key is only in the link.
 
 SECONDS = 600.0  # a key waits
 DIRECTORY = "pairing"
 PAIRED, PAIRED_TWICE, PAIR_UNKNOWN = "paired", "paired-twice", "pair-unknown"  # outcomes in the log
 WAITING, FETCHED, TWICE, GONE = "waiting", "fetched", "twice", "gone"  # states of a key, for the command
-GRACE_SECONDS = 60.0  # time after `until` in which the command can still see the state of its key
-ABANDONED_SECONDS = 3600.0  # after which a file without a time is removed
+GRACE_SECONDS = 60.0  # after `until`, the command can still see the state of its key for this long
+ABANDONED_SECONDS = 3600.0  # a file without a time is removed when it is this old
 
 _ID = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 _OURS = re.compile(r"(\.new-)?[A-Za-z0-9_-]{16}(\.fetched|\.twice)?", re.ASCII)
 _SEALED = re.compile(r"[A-Za-z0-9_-]{60,400}", re.ASCII)
 _MOST_BYTES = 2048  # of a file
-# follows no link, and does not wait for the writer of a pipe
+# these flags follow no link, and do not wait for the writer of a pipe
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -59,7 +59,7 @@ def new_pairing() -> tuple[str, bytes]:
 
 def seal(one_time_key: bytes, pairing_id: str, caller: str, signing_key: str) -> str:
     """Return a signing key's text, encrypted for this id and this caller."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # imported here, because a handler never seals
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # imported here, because a handler never seals a key
 
     nonce, bound_to = secrets.token_bytes(12), f"breakglass-pair-v1:{pairing_id}:{caller}".encode()
     return as_base64url(nonce + AESGCM(one_time_key).encrypt(nonce, signing_key.encode(), bound_to))
@@ -154,7 +154,7 @@ def _fetch(place: int, pairing_id: str, deadline: float) -> Fetched:
         return Fetched(PAIR_UNKNOWN, caller, why="too late")
     try:
         os.rename(pairing_id, f"{pairing_id}.{FETCHED}", src_dir_fd=place, dst_dir_fd=place)
-    except FileNotFoundError:  # another request, another handler or the command was faster
+    except FileNotFoundError:  # another request, another handler or the command took the file first
         return _note_second_request(place, pairing_id)
     return Fetched(PAIRED, caller, sealed)
 

@@ -153,7 +153,7 @@ class Entry:
     def _entry(self, key: str, value: object, header: str) -> "Entry":
         entry = Entry(value if isinstance(value, dict) else {}, self._read, self.problems, self._join(key))
         if not isinstance(value, dict):
-            shown = "text" if isinstance(value, str) else quoted(value)  # the text can be a secret
+            shown = "text" if isinstance(value, str) else quoted(value)  # not shown, because a text can be a secret
             entry.problem("", f"is not a table: {shown}", f"write {header}")
         return entry
 

@@ -37,7 +37,7 @@ def normal_url(text: str) -> str | None:
         return None
     try:
         host = f"[{IPv6Address(match['ipv6'])}]" if match["ipv6"] else match["name"].encode("idna").decode().lower()
-    except ValueError:  # also raised for a name that DNS could not have
+    except ValueError:  # raised too for a name that can't exist in DNS
         return None
     if not _HOST.fullmatch(host):
         return None

@@ -13,14 +13,14 @@ from .callers import DIRECTORY, SUFFIX
 
 # --- Who may read a file with a secret in it: the same rule as in OpenSSH and PostgreSQL ---
 
-CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # systemd's directory, with which a file's name may begin
+CREDENTIALS = "$CREDENTIALS_DIRECTORY/"  # the name of a file may begin with this name of systemd's directory
 _REASONS: Mapping[type[Exception], str] = {
     FileNotFoundError: "there is no such file",
     IsADirectoryError: "it is a directory",
     UnicodeDecodeError: "it is not a text file",
 }
 _SHORTER_THAN_SECRETS = 24
-_SECRET_PREFIX = 6  # a shown whsec_ hints at the mistake
+_SECRET_PREFIX = 6  # so many characters are shown, because whsec_ hints at the mistake
 
 
 def read_secret(setting: str, environment: Mapping[str, str]) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def _is_credential(path: Path, environment: Mapping[str, str]) -> bool:
     return bool(directory) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(directory)))
 
 
-# --- Read the configuration file and the files of callers beside it, all as they are at one moment ---
+# --- Read the configuration file and the callers' files beside it, all in the state of one moment ---
 #
 # A caller's own file is `callers.d/NAME.toml`. If such a file can't be used, only that caller has a fault. A directory
 # that can't be read is a fault of the whole configuration, because then it is not known which callers exist.
@@ -185,7 +185,7 @@ def _list_names(directory: Path) -> list[str] | None:
     A dangling link counts as an unreadable directory, because its volume may be missing.
     """
     try:
-        names = os.listdir(f"{directory}/.")  # with "/.", this fails if the names could be read but the files could not
+        names = os.listdir(f"{directory}/.")  # "/." makes this fail if the names can be read but the files can't
     except OSError as fault:
         if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None

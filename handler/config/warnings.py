@@ -69,7 +69,7 @@ def find_warnings(config: Config, now: datetime, environment: Mapping[str, str])
     return (*found, *warn_of_chat(config), *warn_of_mode(environment))
 
 
-# --- What a reload requires of a configuration, and how the log describes a rejected one ---
+# --- What a reload requires of a configuration, and how the log describes a rejected configuration ---
 
 
 def check_change(used: Config, new: Config) -> None:

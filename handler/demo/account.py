@@ -18,7 +18,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import TypedDict
 
-PACKAGE = Path(__file__).resolve().parents[1]  # resolved, because ./dev puts a link to it into .venv
+PACKAGE = Path(__file__).resolve().parents[1]  # resolved, because ./dev puts a link to the package into .venv
 _BESIDE = ("agents", "docs", "static_site")  # beside the package in a checkout; an installed package contains them
 _IDS = range(61184, 65520)  # systemd gives these to services without an account, so no file is owned by one of them
 _NOT_RUN = ("claude-agent-sdk", "pip")
@@ -107,7 +107,7 @@ def copy_environment(place: Path, package: Path) -> Path:
             if file.parts[0] not in ("..", "breakglass") and Path(str(file.locate())).is_file():
                 target = packages / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # with its modification time, because the compiled file beside it records that
+                # copy2 keeps the modification time, which the compiled file beside the copy records
                 shutil.copy2(str(file.locate()), target)
     _open_to_all(packages)
     return place / "bin/python"
@@ -122,7 +122,7 @@ def _list_distributions() -> Iterator[Distribution]:
     for name in re.findall(r"^([a-z0-9-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE):
         try:
             yield distribution(name)
-        except PackageNotFoundError:  # not needed for this Python
+        except PackageNotFoundError:  # this Python does not need the package
             continue
 
 

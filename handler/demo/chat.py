@@ -81,7 +81,7 @@ def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
 
 def find_claude() -> Path | None:
     """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
-    importlib.invalidate_caches()  # because it may have just been installed
+    importlib.invalidate_caches()  # because the module may have just been installed
     spec = importlib.util.find_spec("claude_agent_sdk")
     bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
     found = shutil.which("claude")

@@ -99,7 +99,7 @@ def _line(name: str, programs: str, text: str) -> str:
 #
 # The environment is not searched, because a person's `breakglass chat` in another terminal has the directory in it.
 
-SECONDS = 10.0  # a turn of claude ends by itself after the handler has ended
+SECONDS = 10.0  # for claude's turn, which ends by itself after the handler has ended
 _PAUSE = 0.05
 
 

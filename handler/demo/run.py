@@ -55,7 +55,7 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
         say(f"--real-model needs a credential in the environment: {', '.join(CREDENTIALS)}")
         return 2
     received: list[int] = []
-    # files that are left are reported
+    # files that can't be removed are reported later
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         code = _run_in(Path(directory), say, scenario, chat, own, received)
     if signal.SIGINT in received:

@@ -83,7 +83,7 @@ def _is_same(rule: Rule, other: Rule) -> bool:
     return (rule.source, rule.vm, wanted[0]) == (other.source, other.vm, wanted[1])
 
 
-# --- which callers may send it ---
+# --- Which callers may send the alert ---
 
 
 def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetime) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def _can_be(caller: Caller, source: str) -> bool:
     return caller.auth_method == BEARER or (caller.auth_method == GRAFANA and source == "grafana")
 
 
-# --- what it could match ---
+# --- Which entries the alert could match ---
 
 
 def _judge_match(name: str, rule: Rule) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from .model_api import look_at_model_api
 from .sessions import look_at_sessions
 from .visit import CHAT, Visit, about
 
-SECONDS = 8.0  # to find claude's program
+SECONDS = 8.0  # the time for finding claude's program
 TESTED = "2.1.331"
 _VERSION = re.compile(r"([0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6})[^\n]{0,40}")
 _MOST = 1 << 20  # characters of the program's output

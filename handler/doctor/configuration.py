@@ -183,7 +183,7 @@ def _find_clock() -> Iterator[Finding]:
 
 def is_clock_kept() -> bool | None:
     """Return whether the kernel's clock is synchronized with a time server, or None if unknown."""
-    buffer = (ctypes.c_char * 512)()  # struct timex; modes is 0, so nothing is set
+    buffer = (ctypes.c_char * 512)()  # struct timex; because its field modes is 0, the call sets nothing
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
     except AttributeError:

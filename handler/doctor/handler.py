@@ -131,7 +131,7 @@ class _Look:
         """Check the URL, and add to `found`. Sets `health` and `echo` if the handler answered."""
         found = self.found
         try:
-            found.extend(self._steps())  # extend() keeps the findings from before an exception
+            found.extend(self._steps())  # extend() keeps the findings that _steps() yields before an exception
             seconds = min(HOLD_SECONDS, int(self._until - time.monotonic()))
             is_well = self.echo and not any(finding.level == ERROR for finding in found)
             if self._signer and is_well and seconds > 0 and not is_direct(self.url):

@@ -15,7 +15,7 @@ CLOCK_SECONDS = 10.0
 OLDEST = (0, 3)  # the oldest version of the host agent that this handler works with
 LEVELS = {"ok", WARNING, ERROR}
 MOST_FINDINGS = 200  # of one check
-TEXT_CHARS = 600  # of one sentence from the host
+TEXT_CHARS = 600  # the most characters of a sentence from the host
 
 
 def judge_agent(host: Host, agent: Handshake, digest: str) -> Finding:

@@ -31,7 +31,7 @@ class AgentSession:
         self._link = Link(connection, host)
         self.agent = Handshake()
         self.time: object = None
-        self.sent = self.received = 0.0  # this machine's clock before and after that answer
+        self.sent = self.received = 0.0  # this machine's clock before the request and after the answer
 
     async def open(self) -> None:
         """Open the resident session, and ask the host agent who it is; raise AgentSilent."""

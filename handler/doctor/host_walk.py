@@ -34,7 +34,7 @@ class HostLook:
         self.found: list[Finding] = []
         self.of_vms: dict[str, VmFindings] = {}
         self.identity = ("", "")  # the host key and the node's name
-        self.cluster: str | None = None  # the same as in Handshake
+        self.cluster: str | None = None  # the same meaning as in Handshake
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
         self._own = ""
         self._step = "looking up its name"
@@ -49,7 +49,7 @@ class HostLook:
             sentence = f"not everything was checked within {LOOK_SECONDS:g} s; the time ran out while {self._step}"
             fix = f"at the console of {self.host.ssh.host}: uptime, dmesg | tail, breakglass-pve check"
             self.found.append(error(self.place, "no-answer", sentence, fix))
-        except Exception as defect:  # a defect here must not hide what was found about the other hosts
+        except Exception as defect:  # a defect in one host's check must not hide the findings about other hosts
             sentence = f"doctor itself failed while {self._step}: {defect!r}"
             self.found.append(error(self.place, "doctor-failed", sentence, "report this line"))
         finally:

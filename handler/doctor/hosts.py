@@ -38,7 +38,7 @@ def as_sentence(text: str) -> str:
 async def _look(visit: Visit, config: Config) -> list[Finding]:
     used = {host.name for vm in visit.vms for host in vm.hosts}
     looks = [HostLook(visit, host) for host in config.hosts.values() if not visit.vm or host.name in used]
-    # digest of the bundle, which each check compares with its host's
+    # each check compares this digest of the bundle with the digest of its host's file
     digest = run_in_thread(bundle_digest, DIGEST_SECONDS)
     await asyncio.gather(digest, *(look.walk() for look in looks))
     found = [finding for look in looks for finding in look.found]

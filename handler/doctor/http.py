@@ -152,7 +152,7 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
     if reply.status == 400 and b"SSL certificate" in reply.body:
         sentence = f"The proxy at {url} requires a client certificate, which neither senders nor the page have."
         return found_error("client-certificate", sentence, "nginx: ssl_verify_client off; Caddy: remove client_auth")
-    if reply.status in (404, 405) and path not in ("/", "/health"):  # because /health existed a moment ago
+    if reply.status in (404, 405) and path not in ("/", "/health"):  # but /health answered a moment ago
         sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
         fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
         return found_error("path-blocked", sentence, fix)

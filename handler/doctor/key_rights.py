@@ -78,7 +78,7 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
         fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
         return error(place, "agent-not-executable", f"the host agent can't be started: {output}", fix)
-    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell reads it, or Python's line is damaged
+    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell read it, or Python's line is damaged
         return error(
             place, "agent-broken", f"the file of the host agent is damaged or is another program: {output}", upgrade
         )

@@ -13,7 +13,7 @@ from ..config.ssh_keys import import_key, public_key
 from ..config.warnings import WARN_BEFORE
 from .visit import KEYS, Visit, about
 
-SECONDS = 20.0  # loading a large RSA key takes a second
+SECONDS = 20.0  # because loading one large RSA key takes a second
 DOCTOR = "doctor"  # the name of doctor's own caller
 POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
 _LEAST_CHARS = 8  # a random secret of 24 bytes has clearly more different characters

@@ -18,14 +18,14 @@ from ..proxmox.connect import connect, host_key_algorithms, unreached
 # The errors of opening a channel. asyncssh asserts that a connection exists, but the connection may have just ended.
 FAILURES = (OSError, asyncssh.Error, TimeoutError, AssertionError)
 GREETING_SECONDS = 3.0
-ANSWER_SECONDS = 6.0  # for a process on the host to begin and to end
+ANSWER_SECONDS = 6.0  # the time in which a process on the host begins and ends
 MOST_BYTES = 64 * 1024
 MARK = "breakglass-doctor-42"
 # Only a shell prints the mark, because it computes the number.
 _SHELL_LINES = b"echo breakglass-doctor-$((6*7))\nexit\n"
 _SFTP_INIT, _SFTP_VERSION = struct.pack(">IBI", 5, 1, 3), 2
 SshConnection = asyncssh.SSHClientConnection
-_NO_PORT = 9  # the discard port, on which nothing listens, so only sshd's own answer matters
+_NO_PORT = 9  # nothing listens on the discard port, so only sshd's own answer matters
 
 
 async def log_in(host: Host) -> SshConnection:
@@ -37,7 +37,7 @@ async def log_in(host: Host) -> SshConnection:
         return await connect(host)
     except asyncssh.KeyExchangeFailed as error:
         raise Unreached("no-common-algorithm", f"{host.ssh} has no algorithm in common", "") from error
-    except ValueError as error:  # the key can't be read, and no connection was opened
+    except ValueError as error:  # the key file can't be read, so no connection was opened
         raise Unreached("key-unusable", f"the key of {host.name} can't be read: {error}", "") from error
     except Exception as error:  # an unusual server can make the library raise any error
         raise unreached(host, error) from error
@@ -54,7 +54,7 @@ async def read_greeting(host: Host) -> bytes | None:
             reader, writer = await asyncio.open_connection(host.ssh.host, host.ssh.port)
             line = b""
             try:
-                # some servers, such as HTTP servers, wait for the client's line
+                # some servers, such as HTTP servers, send nothing before the client's line
                 writer.write(b"SSH-2.0-breakglass\r\n")
                 line = (await reader.read(256)).split(b"\n")[0].strip()
             finally:
@@ -64,7 +64,7 @@ async def read_greeting(host: Host) -> bytes | None:
 
 async def present_host_key(host: Host) -> str:
     """Return the host key that the host presents, as `ssh-ed25519 AAAA…`, or an empty text."""
-    with suppress(Exception):  # the finding already says that the key differs; this key only completes the fix
+    with suppress(Exception):  # the finding that the key differs stands; the new key only completes its fix
         async with asyncio.timeout(GREETING_SECONDS):
             algorithms = [name for name in host_key_algorithms(host) if "-cert-" not in name]
             key = await asyncssh.get_server_host_key(
@@ -144,7 +144,7 @@ async def opens_sftp(conn: SshConnection) -> bool:
         async with asyncio.timeout(ANSWER_SECONDS):
             process = await conn.create_process(encoding=None, subsystem="sftp")
             try:
-                # without end of file, because an SFTP server would then exit without an answer
+                # input stays open, because at its end an SFTP server exits without an answer
                 process.stdin.write(_SFTP_INIT)
                 answer = await process.stdout.read(MOST_BYTES)
             finally:

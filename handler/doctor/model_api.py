@@ -20,7 +20,7 @@ from .visit import CHAT, about
 
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
-_MOST_BYTES = 1 << 20  # of the list of models
+_MOST_BYTES = 1 << 20  # the most bytes of the list of models
 _BY_THE_CLOCK = (9, 10)  # OpenSSL: certificate not valid yet, certificate expired
 
 found_ok, found_warning, found_error = about(CHAT)

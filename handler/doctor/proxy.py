@@ -14,7 +14,7 @@ from .visit import HANDLER, Visit, about
 
 _NEEDED_SECONDS = 12  # a stream has a line at least every 10 s
 _STREAM_SECONDS = 2
-_SENT = {  # similar to those of senders; POST /echo/arrived does not interpret them
+_SENT = {  # headers like those of senders; POST /echo/arrived does not interpret them
     "webhook-id": "msg_doctor_looks_at_headers",
     "webhook-timestamp": "1795526935",
     "webhook-signature": "v1,+/" + "A" * 41 + "= v1,+/" + "B" * 41 + "=",
@@ -51,7 +51,7 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
     yield _look_at_sizes(visit, url, chat)
     for source in dict.fromkeys(rule.source for rule in visit.config.alerts) if visit.config else ():
         path = f"/alert/{source}"
-        reply = exchange(url, "GET", path)  # the handler refuses the method; a POST would count as a sender's mistake
+        reply = exchange(url, "GET", path)  # the handler refuses GET; a POST would count as a sender's mistake
         if not reply.error:
             yield judge_stranger(url, path, reply)
 

@@ -15,7 +15,7 @@ from .visit import CHAT, about
 
 SECONDS = 8.0
 _PLENTY_BYTES = 256 << 20  # enough for some weeks of transcripts
-_LEAST_INODES = 10  # for the file, and for the files that SQLite keeps beside it
+_LEAST_INODES = 10  # for the database, and for the files that SQLite keeps beside it
 found_ok, found_warning, found_error = about(CHAT)
 
 

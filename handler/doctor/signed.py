@@ -108,7 +108,7 @@ def _advice(verdict: object) -> str:
 # --- doctor's last step: if there is no error, send a signed status that each host records as its proof ---
 
 proof_ok, proof_warning, _ = about("proof")
-_CLOCKS_SECONDS = 43_200.0  # how far the host's clock may be behind; less than the time since yesterday's run
+_CLOCKS_SECONDS = 43_200.0  # how far the host's clock may be behind, which is less than a day since yesterday's run
 
 
 async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding]:

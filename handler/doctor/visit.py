@@ -48,7 +48,7 @@ class Visit:
     def problems_of(self, place: str) -> list[Finding]:
         """Return the problems of the configuration that belong to one place, as findings about it."""
         found = [each for each in self.problems if _place_of(each.place) == place]
-        # A colon follows a file's name, because that is not the subject of the sentence.
+        # A colon follows a place that is a file, because the file is not the subject of the sentence.
         sentences = [f"{each.place}{':' * each.place.startswith(('/', '('))} {each.sentence}" for each in found]
         return [replace(each, place=place, sentence=text) for each, text in zip(found, sentences, strict=True)]
 
@@ -60,7 +60,7 @@ def _place_of(setting: str) -> str:
     return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
-Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which is kept if the look is cut off
+Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which is kept even if a look is cut off
 
 
 def about(place: str) -> tuple[partial[Finding], partial[Finding], partial[Finding]]:

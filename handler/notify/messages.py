@@ -17,9 +17,9 @@ from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Recipient
 from ..config.server import page_link
 
 _SENTENCE, _WORDS = 300, 600  # characters
-_LAST_WORDS = "; its last words: "  # agents/pve/forensics/verdict.py: the guest wrote what stands behind it
+_LAST_WORDS = "; its last words: "  # from agents/pve/forensics/verdict.py; the guest wrote the words after it
 _GOOD = ("healthy", "guest-alive")
-_PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # of ntfy: 1 makes no sound
+_PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # priorities of ntfy, where 1 makes no sound
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _sentence(verdict: Mapping[str, object]) -> str:
     return text.rstrip(".") or "no verdict"
 
 
-# --- the request that carries it ---
+# --- The request that carries a message ---
 
 
 def request_for(message: Message, receiver: Recipient, now: float, is_quiet: bool) -> tuple[str, bytes, dict[str, str]]:

@@ -24,12 +24,12 @@ from ..service import Service
 from .messages import outcome_message, ready_message, summary_message, verdict_message
 from .outbox import Outbox, remember
 
-ENDED_SECONDS = 30.0  # after a capture's end, during which the handler that began it has sent its message
+ENDED_SECONDS = 30.0  # a handler sends the message about its capture at most this long after the capture's end
 LOOK_AFTER = 45.0  # seconds after a start or a repeated alert; longer than ENDED_SECONDS
 ROUND_SECONDS = 300.0
 READY_SECONDS = 30.0
-MOST_MESSAGES = 5  # of one round; more become one
-CAPTURE_SECONDS = 25.0  # a capture's deadline, and the answer
+MOST_MESSAGES = 5  # of one round; any further messages become one
+CAPTURE_SECONDS = 25.0  # enough for a capture's deadline and its answer
 _TOLD, _NOT_TOLD = "told", "not-told"
 _IN_VAIN = ("rejected", "busy", "id-reused", "running")  # outcomes of verbs that did nothing
 
@@ -44,7 +44,7 @@ class Notifier:
         self._under_way: set[str] = set()  # captures whose message this handler is about to send
         self._looks: set[str] = set()  # VMs at whose captures this handler looks soon
         self._seen: dict[tuple[str, str], None] = {}
-        self._lost: tuple[str, int] = ("", 0)  # the key of the message that the handler is not ready, and its looks
+        self._lost: tuple[str, int] = ("", 0)  # the key of the message "not ready", and how many looks found that
         self._spawn(self._look_from_time_to_time())
 
     def _spawn(self, work: Coroutine[None, None, object]) -> asyncio.Task[object]:
@@ -86,7 +86,7 @@ class Notifier:
         try:
             async with asyncio.timeout(CAPTURE_SECONDS):
                 await self._ask(vm, line)
-        except (Lost, Unreached, TimeoutError) as error:  # a later look finds it
+        except (Lost, Unreached, TimeoutError) as error:  # a later look finds the capture
             audit.note("notify-late", vm=vm.name, job=job, why=str(error) or "no result in time")
         else:
             await self._tell_verdict(vm, job)
@@ -178,7 +178,7 @@ class Notifier:
             async with asyncio.timeout(CAPTURE_SECONDS):
                 newest = str((await self._ask(request.vm, f"told vm={request.vm.vmid}")).get("newest"))
                 key = newest if newest.startswith(CAPTURE_ID) and ID.fullmatch(newest) and not is_drill else ""
-        except (Lost, Unreached, TimeoutError):  # then it replaces no other message
+        except (Lost, Unreached, TimeoutError):  # without an answer, this message replaces no other
             pass
         await self.outbox.tell(outcome_message(request.vm.name, body, request.reason, key, is_drill, urls))
 

@@ -33,7 +33,7 @@ async def send(message: Message, receiver: Recipient) -> None:
     is_quiet = receiver.is_quiet(local.tm_hour * 60 + local.tm_min) and not message.is_urgent
     try:
         if receiver.to == APPRISE:
-            if not is_quiet:  # its services have no silent messages
+            if not is_quiet:  # services of this kind have no silent messages
                 await run_in_thread(partial(_send_by_apprise, message, receiver), 2 * SECONDS)
             return
         status = await _post(*request_for(message, receiver, now, is_quiet))

@@ -20,8 +20,8 @@ from .outcome import Message
 from .patience import Patience
 from .wire import PING_LINE, read_message
 
-ALIVE_SECONDS = 5.0  # time for the answer to a ping, before a mutating verb is sent
-CLOSED = "lost"  # the cause if the connection ended before the request was sent, so a new connection may be used
+ALIVE_SECONDS = 5.0  # the answer to the ping before a mutating verb must come within this time
+CLOSED = "lost"  # the cause if the connection ended before the request was sent, so that a new connection may be tried
 LOST = "the connection was lost"
 LINES_AT_ONCE = 64  # in one step of the event loop, so that other hosts and clients are not delayed
 
@@ -41,7 +41,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self.last_data = 0.0
         self.closed = False
-        self._is_agent = False  # true after the first message, because another forced command may send anything
+        self._is_agent = False  # not before the first message, because another forced command may send anything
         self.handshake = Handshake()
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:

@@ -32,8 +32,8 @@ async def connect(host: Host) -> asyncssh.SSHClientConnection:
         compression_algs=None,
     )
     sock = conn.get_extra_info("socket")
-    # A request that timed out must not arrive later, so closing discards unsent bytes, and after 15 s the kernel does
-    # so too.
+    # A request that timed out must not arrive later, so closing discards unsent bytes, and after 15 s the kernel
+    # discards them too.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -17,7 +17,7 @@ from .link import Link
 from .outcome import Message
 from .wire import Replay, vmid_in
 
-RETRY_SECONDS = 20.0  # how long a request whose answer was lost is sent again
+RETRY_SECONDS = 20.0  # for this long, a request whose answer was lost is sent again
 RETRY_PAUSE = 0.5
 QUIET_SECONDS = 2.0  # a link that sent something this recently needs no ping
 MOVED = "host-changed"  # the cause when a reload gave the VM another host
@@ -71,7 +71,7 @@ class HostConnection(KeptLink):
                 # Whether to ask the host not to read the guest's kernel log.
                 asks_not = self.vmids is not None and self.vmids.get(vmid_in(line)) is False
                 await link.prepare(until_heard=asks_not and line.startswith("forensics"))
-                self._check_place(line)  # last, because a reload may come while the others wait
+                self._check_place(line)  # the last check, because a reload may come during the waits above
                 replay.begin()
                 async for message in link.ask(link.handshake.without_last_words(line) if asks_not else line):
                     if replay.is_new(message):
@@ -89,7 +89,7 @@ class HostConnection(KeptLink):
             except Lost as error:
                 if not await link.answers():
                     link.abort()
-                # for a read, the time to repeat counts from its start
+                # the time for repeating a read counts from the start of the read
                 first_loss = first_loss or (time.monotonic() if ping_first else began)
                 await self._pause_or_give_up(first_loss, error.message)
 
@@ -129,6 +129,6 @@ class HostConnection(KeptLink):
 
     async def close(self) -> None:
         """Close the connection now."""
-        for read in list(self._reads.values()):  # an abandoned read would open the connection again
+        for read in list(self._reads.values()):  # otherwise a read without clients would open the connection again
             read.cancel()
         await super().close()

@@ -18,11 +18,11 @@ from .link import Link, open_link
 from .patience import backoff_seconds, first_pause, refusal_seconds
 
 AUTH_PAUSE = 60.0  # minimum between two attempts with a key that was not accepted
-# a connection that lasts this long counts as good; a host without memory may kill a session at once
+# a connection that lasts this long counts as good, because a host without memory may kill a session at once
 LASTING_SECONDS = 10.0
-REOPEN_SECONDS = 0.2  # before a good connection that ended is opened again
+REOPEN_SECONDS = 0.2  # the pause before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two checks of an open connection whose host agent was silent
-# without messages, after which the host agent is asked whether another handler has proven the host
+# after this time without messages, the host agent is asked whether another handler has proven the host
 NEWS_SECONDS = 3600.0
 UP = ("answering", "agent-outdated")
 
@@ -167,7 +167,7 @@ class KeptLink:
         while True:
             with suppress(TimeoutError):
                 return await asyncio.wait_for(link.conn.wait_closed(), LOOK_SECONDS)
-            with suppress(Unreached):  # it is still another node, which the state already reports
+            with suppress(Unreached):  # the host is still the wrong node, which its state already reports
                 await link.prepare(until_heard=True)
             await link.answers(NEWS_SECONDS)
             self._end_of_handshake(link)

@@ -25,7 +25,7 @@ class Link:
         self.conn = conn
         self._host = host
         self.channel = Channel(conn.abort)
-        self.ask, self.abort = self.channel.ask, self.channel.give_up  # ending the session ends the connection too
+        self.ask, self.abort = self.channel.ask, self.channel.give_up  # the end of the session ends the connection
         self.handshaking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ..base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 
 BACKOFF = (1, 2, 4, 8, 15, 30)  # seconds between two attempts to reach a host
-REFUSAL_BACKOFF = (60, 120, 240, 300)  # after a key was not accepted: allows at most four logins in ten minutes
+REFUSAL_BACKOFF = (60, 120, 240, 300)  # the same after a key was not accepted, for at most four logins in ten minutes
 SPREAD_SECONDS = 1.0  # the first connections to many hosts are spread over this time
 FEW_HOSTS = 10  # up to this number, the handler connects to all hosts immediately
 

@@ -114,7 +114,7 @@ class Places:
             sure = min((one for one in mates if one.sure), key=lambda one: not one.is_proof, default=None)
             earlier, copies = copies, [one for one in mates if sure and one.has_process and one.here != sure.node]
             if len(proofs) < 2 and copies in ([], earlier):
-                # otherwise ask again, because the VM moved between two answers, and an id may have acted before that
+                # otherwise ask again, because the VM moved between two answers, and the id may have acted before
                 break
             await asyncio.sleep(0.2)
         if len(proofs) > 1:
@@ -137,7 +137,7 @@ class Places:
         """Return the VM's host: named by a node with quorum, else with its process, else the last known one."""
         if sure is not None and not sure.is_proof:
             named = next((host for host in hosts if host.node == sure.node and _is_mate(host, hosts[0])), None)
-            if named is None:  # no host is configured for that node, so the host that was asked will refuse
+            if named is None:  # no host is configured for the named node, so the host that was asked will refuse
                 return Destination(sure.host)
             has_answered = any(one.host is named and one.answered for one in mates)
             return Destination(named if changes or has_answered else sure.host, away=None if has_answered else named)

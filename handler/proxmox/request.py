@@ -24,7 +24,7 @@ class VerbFields:
     if_last: str = ""
     job: str = ""
     anyway: str = ""
-    proves: str = ""  # `drill` or `doctor`: the host records that it was proven after the verb is done
+    proves: str = ""  # `drill` or `doctor`, if the host must record after the verb that it was proven
     again: bool = False  # the client has sent this id before
 
 
@@ -79,7 +79,7 @@ class SentIds:
 
     def add(self, msg_id: str) -> None:
         """Record that an attempt is about to be sent."""
-        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # moved to the end, because it is the newest
+        self._attempts[msg_id] = self._attempts.pop(msg_id, 0) + 1  # pop() moves the id to the end, as the newest one
         if len(self._attempts) > self._limit:
             del self._attempts[next(iter(self._attempts))]
 
@@ -89,7 +89,7 @@ class SentIds:
 
     def take_back(self, msg_id: str) -> bool:
         """Record that an attempt sent nothing; return whether no other attempt is recorded."""
-        left = self._attempts.pop(msg_id, 2) - 1  # a forgotten id may have had another attempt
+        left = self._attempts.pop(msg_id, 2) - 1  # 2, because an id that was forgotten may have had another attempt
         if left > 0:
             self._attempts[msg_id] = left
         return left <= 0

@@ -19,9 +19,9 @@ from .places import Destination
 from .request import SentIds, VerbRequest
 from .wire import job_line, verb_line
 
-PING_SECONDS = 8.0  # so that no stream is silent for 10 s, because proxies cut silent streams
+PING_SECONDS = 8.0  # below 10 s, because proxies cut streams that are silent for longer
 ATTACH = "send the same id again to attach to it"
-JSON_SECONDS = 45.0  # a JSON answer must come before 60 s, when nginx and load balancers cut the connection
+JSON_SECONDS = 45.0  # below 60 s, at which nginx and load balancers cut a connection without an answer
 
 Find = Callable[[str, bool, bool], Awaitable[Destination]]  # see places.py; takes msg_id, changes, is_repeated
 
@@ -132,7 +132,7 @@ class Run:
     def _unreached(self, error: Unreached) -> Answer:
         request = self._request
         is_first = not request.rules.mutating or self._sent.take_back(request.id)
-        found = self._found  # the host that has the id, or may have it because only this host did not answer
+        found = self._found  # the host that has the id, or the only host without an answer, which may have it
         if not is_first or (found and found.has_id) or (self._is_repeated and not (found and found.is_only)):
             return self._unknown(error.reason, "was sent before and may have run")
         if found is not None and found.away is not None:

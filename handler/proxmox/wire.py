@@ -53,7 +53,7 @@ class Replay:
     def __init__(self) -> None:
         self._passed = 0  # output and stage messages that were passed on
         self._bytes = 0  # of those
-        self._repeated = 0  # of those, the ones that the host still has to repeat
+        self._repeated = 0  # how many of the passed messages the host still has to repeat
 
     def begin(self) -> None:
         """Expect the messages from the beginning again."""

@@ -12,9 +12,8 @@ from ..agents.pve.words import MUTATING, VERBS
 from ..base.text import plain_line
 from ..base.verbs import CAPTURE_ID
 
-Job = Mapping[
-    str, object
-]  # as in docs/openapi.yaml: a line of the history, with what is kept of the job if it was read
+# a line of the history as in docs/openapi.yaml; if the job was read, the line includes the job's files
+Job = Mapping[str, object]
 
 _AGO = re.compile(r" \(\d+ \w+ ago\)")  # the end of a line of evidence about what was before the fault
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)  # of a job, in the host agent's grammar

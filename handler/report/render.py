@@ -32,7 +32,7 @@ def render_markdown(blocks: Iterable[Block]) -> str:
 
 
 def _markdown(block: Block) -> str:
-    if block.kind == "log":  # nothing in an indented block has a meaning
+    if block.kind == "log":  # Markdown interprets nothing in an indented block
         return "\n".join(f"    {line}" for line in block.lines)
     lines = [_MARKUP.sub(r"\\\1", line) for line in block.lines]
     marks = {"title": "# ", "heading": "## ", "list": "- "}

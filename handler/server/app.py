@@ -80,6 +80,6 @@ async def on_routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         wrong = MethodNotAllowed(f"this address does not accept {request.method}", "see breakglass docs api")
-        # an error without headers comes from the page's files
+        # only errors of the page's files have no headers
         return error_reply(wrong, error.headers or {"allow": "GET, HEAD"})
     return error_reply(NotFound("there is nothing at this address", "see breakglass docs api"))

@@ -76,7 +76,7 @@ def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """Return all metrics and their content type, as the client's Accept header asks for."""
     try:
         encode, kind = choose_encoder(accept)
-    except TypeError:  # for a version that is not a number
+    except TypeError:  # sorting fails for a version that is not a number
         encode, kind = choose_encoder("")
     return encode(snapshot), kind
 

@@ -95,8 +95,8 @@ def _time_or_none(at: float | None) -> str | None:
     return rfc3339(at) if at else None
 
 
-# --- GET /ready: tells a monitor whether all parts work. A liveness check must use /health, because a restart fixes
-# none of these faults.
+# --- GET /ready: tells a monitor whether all parts work. A liveness check must use /health, because a restart does not
+# repair a part that /ready finds faulty.
 
 MOST_REASONS = 100
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..service import Service
 
-SHARE = 20  # scrapes take at most 1/20 of the event loop's time, however many arrive
+SHARE = 20  # all scrapes together take at most 1/20 of the event loop's time
 
 Text = tuple[bytes, str]  # the text and its content type
 

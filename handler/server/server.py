@@ -61,12 +61,12 @@ class LoopErrors:
 # --- Stop accepting requests, so that every connection that a client has opened gets its answer ---
 #
 # Closing a listening socket resets the connections in its queue. A proxy has often already sent a request on such a
-# connection. It may not send a verb to another handler after that, so it answers 502. A refused connection is no
-# problem, because the proxy then asks the next handler.
+# connection. It may not repeat a verb at another handler, so it answers 502. A refused connection causes no
+# error, because the proxy then asks the next handler.
 
-ANSWER_SECONDS = 3.0  # for requests under way, before they get partial answers
-IDLE_SECONDS = 0.5  # for a connection without a request, because one may be on its way
-_ACCEPT_SECONDS = 1.0  # to accept queued connections, if descriptors are left
+ANSWER_SECONDS = 3.0  # for requests under way, which then get partial answers
+IDLE_SECONDS = 0.5  # for a connection without a request, because a request may be on its way
+_ACCEPT_SECONDS = 1.0  # for accepting queued connections, if descriptors are free
 _LOOK_SECONDS = 0.02
 _SO_ATTACH_FILTER = 26  # from asm-generic/socket.h, because Python has no name for it
 
@@ -121,11 +121,11 @@ async def _accept_waiting(sockets: Sequence[socket.socket]) -> None:
 
 # --- The uvicorn server, with a shutdown that answers received requests and ends streams ---
 
-# longer than most proxies, because the side that closes an idle connection can't lose a request on it
+# longer than most proxies keep a connection, because a request may be lost if the handler closes it first
 KEEP_ALIVE_SECONDS = 130
 SHUTDOWN_SECONDS = 2  # for streams to end, after ANSWER_SECONDS
 BACKLOG = 2048  # connections that the system queues until they are accepted
-ACCEPTED_AT_ONCE = 16  # small, because older connections need some rounds of the loop until they are closed
+ACCEPTED_AT_ONCE = 16  # small, so that the loop can also close older connections between two rounds
 
 
 class Server(uvicorn.Server):
@@ -181,7 +181,7 @@ def make_server(config: Config, load: Load, host: str, port: int) -> Server:
         loop="asyncio",
         lifespan="on",
         log_level="error",  # a warning would be a line for each malformed request
-        log_config=None,  # its records go to the same log as those of all libraries
+        log_config=None,  # uvicorn's records go to the same log as those of all libraries
         access_log=False,
         server_header=False,
         proxy_headers=False,

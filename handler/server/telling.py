@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..notify.notifier import Notifier
 
 FindFaults = Callable[[Service], Sequence[Finding]]
-ANSWER_SECONDS = 25.0  # that the answer to an alert waits for its message, with before_answer
+ANSWER_SECONDS = 25.0  # with before_answer, the answer to an alert waits this long for its message
 
 
 class Telling:
@@ -67,7 +67,7 @@ class Telling:
                 for each in captures[vm.name]
                 if each.job in new and not each.job.startswith(DRILL_ID)
             }
-            # An alert may also fall under the capture of a person or a page, of which no message was sent.
+            # An alert may also attach to the capture of a person or a page, about which no message was sent.
             others = {str(status["job"]) for status in statuses} - {each.job for each in captures[vm.name]}
             lines |= {
                 job: f"forensics vm={vm.vmid} id={job} by={caller}"

@@ -30,12 +30,12 @@ from ..service import Service
 from .admission import check_permission
 from .gate import SignedRequest
 
-ACK_SECONDS = 6.0  # for the acknowledgement of a host, after it is found; Alertmanager gives up after 10 s
-MATCH_SECONDS = 1.0  # of processor time for comparing one notification with the entries; further alerts are ignored
-# for a comparison and its time in the queue; after that, the sender must send the notification again
+ACK_SECONDS = 6.0  # for a host's acknowledgement, once the host is found; Alertmanager gives up after 10 s
+MATCH_SECONDS = 1.0  # processor time for comparing one notification with the entries; alerts beyond this are ignored
+# for a comparison and its time in the queue; a sender whose notification takes longer must send it again
 PLAN_SECONDS = 2.0
-MOST_WAITING = 64  # notifications of one caller, each up to 1 MiB; a further one is answered with 503 at once
-_HOST_CHARACTERS = 64  # of a word from the host's answer, because up to 1000 statuses repeat it
+MOST_WAITING = 64  # notifications of one caller, each up to 1 MiB; any further notification gets 503 at once
+_HOST_CHARACTERS = 64  # of a word from the host's answer, because up to 1000 statuses repeat that word
 _DONE, _ID_REUSED = 0, 17  # exit codes of the host; a reused id is a capture that is older than a day
 
 CaptureStatus = Mapping[str, object]
@@ -61,7 +61,7 @@ async def alert(request: Request) -> Response:
         service.run_on_host(vm, partial(acknowledge, vm=vm, captures=wanted.captures[vm.name], caller=caller.name))
         for vm in permitted
     ]
-    await asyncio.gather(*tasks, return_exceptions=True)  # each host is asked, even if another host can't be reached
+    await asyncio.gather(*tasks, return_exceptions=True)  # a host that can't be reached must not affect the others
     taken = {vm: task.result() for vm, task in zip(permitted, tasks, strict=True) if task.exception() is None}
     await request.state.telling.see_alert(taken, wanted.captures, caller.name)
     statuses = [with_link(status, config.urls) for task in tasks for status in task.result()]

@@ -52,7 +52,7 @@ def _elements(values: Sequence[str]) -> list[str]:
 
 # --- The address that a request came from, for the log. It gives no rights, and nothing else uses it ---
 
-MOST_HOPS = 20  # of X-Forwarded-For that are read, from the right
+MOST_HOPS = 20  # of the addresses in X-Forwarded-For, the last ones that are read
 
 _Scope = Mapping[str, Any]  # of ASGI
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

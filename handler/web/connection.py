@@ -17,7 +17,7 @@ from .strangers import Stranger, Strangers
 UNREAD_SECONDS = 30.0
 SEND_BYTES = 256 * 1024
 LINGER_SECONDS = 2.0
-MOST_WAITING = 4  # requests of one connection that wait while another is answered
+MOST_WAITING = 4  # the most requests of a connection that wait while another request is answered
 
 # the attributes of uvicorn that BoundedProtocol uses, besides the methods that it overrides
 _USED = {
@@ -34,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
     except those of `Stranger` and `Receiver`.
     """
 
-    _due: asyncio.TimerHandle | None = None  # ends the connection unless this part of the request is complete by then
+    _due: asyncio.TimerHandle | None = None  # ends the connection if the present part of a request comes too late
     _in_headers = False
     _header_bytes, _has_given_up = 0, False
 
@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """`strangers` counts connections. Once `is_stopping()`, each request is the last one of its connection."""
         super().__init__(**more)
         self._strangers, self._unread, self._is_stopping = strangers, unread, is_stopping
-        self._reader = ""  # the caller whose answer is being sent, while the client has not read it
+        self._reader = ""  # the caller whose answer is sent but not yet read by the client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the deadline of the headers."""
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._has_given_up:
             return
         if self._due is None and self.cycle.response_complete:
-            # uvicorn stops its idle timeout at any byte, even though an empty line does not begin a request.
+            # uvicorn stops its idle timeout at any byte, even at an empty line, which does not begin a request.
             self._expect_headers()
         if self._in_headers:
             self._header_bytes += len(data)

@@ -60,7 +60,7 @@ async def echo(request: Request) -> Response:
     signed, fields = arrival.signed, _fields(arrival.body)
     service.config.check_recipient(fields.get("to", ""))
     check_time(signed, fields.get("challenge", ""), int(time.time()), service.config.session_secrets)
-    # every caller may do this until its key expires, so any one of its verbs is checked
+    # a caller may do this until its key expires, so one of its verbs, whichever it is, is checked
     check_permission(signed.caller, min(signed.caller.allow), None, time.time())
     seconds = min(int(fields.get("seconds") or 0), HOLD_SECONDS)
     audit.request(arrival.began, "done", signed.caller.name, "echo", msg_id=signed.id)

@@ -61,7 +61,7 @@ NOT_HTTP = _last_answer("400 Bad Request", BadRequest("this is not an HTTP reque
 # closed. Without a limit, a client that requests old pictures and reads none of them would fill the handler's memory.
 # The caller's newest connections stay open, so a slow reader still gets its last answers.
 
-MOST_UNREAD_BYTES = 32 * 1024 * 1024  # of one caller; an answer with a job's picture has at most 2.8 MB
+MOST_UNREAD_BYTES = 32 * 1024 * 1024  # the most of one caller; an answer with a job's picture has at most 2.8 MB
 
 
 class Receiver(Protocol):

@@ -23,14 +23,14 @@ from .replies import error_reply, with_headers
 from .strangers import RefusalQueue
 
 BODY_SECONDS = 10.0
-OVERLONG = 4  # times the limit; a body that is too long is read up to here
+OVERLONG = 4  # a body that is too long is read up to this many times its limit
 ALERTS = {f"/alert/{source}": 1024 * 1024 for source in SENDERS}
 _SMALL = 16 * 1024
 # Each path, and the most bytes of its body.
 SIGNED = {"/pve": _SMALL, "/chat": 256 * 1024, "/echo": _SMALL, "/report": _SMALL, **ALERTS}
-OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # neither signed nor ever stored
+OPEN = {"/health", "/ready", "/echo/arrived", "/pair"}  # paths of unsigned requests, which are never stored
 METRICS = "/metrics"  # accepts only the token of [metrics]
-TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # where a bearer token is accepted instead of a signature
+TOKENS_TOO = {"/pve", METRICS, *ALERTS}  # paths that accept a bearer token instead of a signature
 
 _HEADERS = (
     *("webhook-id", "webhook-timestamp", "webhook-signature"),
@@ -77,7 +77,7 @@ class Gate:
                 return await self._signed(scope, receive, guarded)
             error = MethodNotAllowed(f"{scope['path']} takes POST only", "see breakglass docs api")
             return await error_reply(error, {"allow": "POST"})(scope, receive, guarded)
-        if scope["path"] in OPEN:  # strangers can flood these too
+        if scope["path"] in OPEN:  # strangers can flood these paths too
             await self._refusals.wait()
         return await self._app(scope, receive, guarded)
 
@@ -158,7 +158,7 @@ async def _received(receive: Receive, limit: int, is_kept: bool) -> bytes:
         size += len(part)
         if is_kept and size <= limit:
             body += part
-        del message, part  # frees them while it waits for the next message
+        del message, part  # frees the memory before the wait for the next message
     if size > limit:
         raise TooLarge(f"the body is longer than {limit} bytes", "send less")
     return bytes(body)

@@ -48,7 +48,7 @@ def without_comments(suffix: str, source: str) -> str:
 # nothing has changed.
 
 PAGE_LIST = "files.json"
-# .png files are missing because the system keeps an installed page's icons
+# .png files are not stored, because the system keeps the icons of an installed page
 _STORED = (".css", ".html", ".js", ".svg", ".webmanifest")
 _WORKER = "sw.js"  # the browser stores the worker by itself
 
@@ -158,7 +158,7 @@ class PageFiles(StaticFiles):
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         headers = {"content-type": "application/json", "etag": tag, "vary": "Accept-Encoding"}
         known = self.is_not_modified(Headers(headers), Headers(scope=scope))
-        headers["etag"] = f"W/{tag}"  # the plain and the compressed bytes have the same tag
+        headers["etag"] = f"W/{tag}"  # a weak tag, because plain and compressed bytes share it
         if known:
             return NotModifiedResponse(Headers(headers))
         if not _client_accepts_gzip(scope):

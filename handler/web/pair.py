@@ -22,9 +22,9 @@ from .replies import error_reply
 from .strangers import RefusalQueue
 
 MOST_BYTES = 128
-SECONDS = 2.0  # for the directory, including the wait for a free thread
+SECONDS = 2.0  # for reading the directory, including the wait for a free thread
 THREADS = 4
-REFUSED_AFTER = 0.1  # seconds; longer than a disk takes to rename a file, so the time reveals no more than the answer
+REFUSED_AFTER = 0.1  # seconds; a rename takes less, so the delay does not reveal whether a file was renamed
 TIDY_SECONDS = 60.0
 
 _NOT_FOUND = NotFound(
@@ -39,7 +39,7 @@ class Desk:
     def __init__(self) -> None:
         self.refusals = RefusalQueue()
         self._threads = DaemonThreads("pairing", THREADS)
-        self._places = asyncio.Semaphore(THREADS)  # a place is taken until its call has ended, however late
+        self._places = asyncio.Semaphore(THREADS)  # a call keeps its place until the call ends, even after its timeout
         self._tidied = 0.0
 
     async def fetch(self, directory: str, pairing_id: str) -> Fetched:
@@ -72,7 +72,7 @@ async def pair(request: Request) -> Response:
     service: Service = request.state.service
     desk: Desk = request.state.desk
     began = time.monotonic()
-    # without a path, because /metrics does not count strangers
+    # no path is noted, because /metrics does not count strangers
     audit.begin(*client_address(request.scope, service.config.proxies))
     try:
         body = await read_body(request.scope, request.receive, MOST_BYTES)

@@ -14,7 +14,7 @@ from ..proxmox.outcome import Answer, Message
 from ..proxmox.request import VerbRequest
 from ..proxmox.run import Run
 
-MOST_READS = 16  # of one caller, VM and verb
+MOST_READS = 16  # the most reads of one caller, VM and verb at a time
 
 _Key = tuple[str, str, str]
 

@@ -13,7 +13,7 @@ from ..base.errors import BreakglassError, TooLarge, TooSlow, Unauthorized
 
 NDJSON = "application/x-ndjson"
 PLAIN = "identity"  # content-encoding by which a route says that its answer must not be compressed
-MOST_COMPRESSED = 1024 * 1024  # of one answer; a longer answer has a large picture, which is already compressed
+MOST_COMPRESSED = 1024 * 1024  # a longer answer has a large picture, which is already compressed, and is sent as it is
 
 
 def error_reply(error: BreakglassError, headers: Mapping[str, str] | None = None) -> Response:
@@ -56,7 +56,7 @@ _CSP = (
     "require-trusted-types-for 'script'; trusted-types breakglass"
 )
 _ALWAYS = [(b"x-content-type-options", b"nosniff")]
-# Browsers read these headers only on documents and the worker. On other files, they would cost 0.2 s on a bad line.
+# Browsers read these headers only on documents and the worker. With other files, they would cost 0.2 s on a bad line.
 _OF_DOCUMENTS = [
     (b"content-security-policy", _CSP.encode()),
     (b"referrer-policy", b"no-referrer"),
@@ -64,7 +64,7 @@ _OF_DOCUMENTS = [
 ]
 _PART = re.compile(r"/(?!sw\.js$)[\w-]+\.(js|css|webmanifest|json)")
 _NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
-# no-transform, because a file that a proxy alters would keep every device from storing the page (page.py)
+# no-transform, because no device could store the page if a proxy alters a file (page.py)
 _REVALIDATED = [(b"cache-control", b"no-cache, no-transform")]
 
 

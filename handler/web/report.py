@@ -25,10 +25,10 @@ from .bodies import is_utf8, strict_json
 from .gate import SignedRequest
 
 MOST_HOURS = 72
-MOST_LISTED = 50  # jobs of a VM, as many as a host lists
-MOST_WHOLE = 12  # jobs of a VM that are read with their picture, the newest
-MOST_CHARS = 16 * 1024 * 1024  # that one report keeps of what the hosts say
-READ_SECONDS = 20.0  # for all that is read
+MOST_LISTED = 50  # the jobs of a VM that a host lists at most
+MOST_WHOLE = 12  # the newest jobs of a VM, which are read with their pictures
+MOST_CHARS = 16 * 1024 * 1024  # the text of the hosts that one report keeps at most
+READ_SECONDS = 20.0  # for reading everything in a report
 HOSTS_AT_ONCE = 8
 TOO_MUCH = "Not all is shown, because the hosts sent too much for one report; ask for one VM or fewer hours."
 OLDER_MISSING = f"Older jobs are missing, because a host lists its newest {MOST_LISTED}."

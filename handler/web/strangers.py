@@ -12,9 +12,9 @@ import resource
 from collections import OrderedDict, deque
 from typing import Protocol
 
-MOST_BYTES = 32 * 1024 * 1024  # of all strangers together
+MOST_BYTES = 32 * 1024 * 1024  # the most bytes of all strangers together
 CONNECTION_BYTES = 12 * 1024  # memory of a connection before its first byte (measured: 11 KiB with uvicorn 0.54)
-_SHARE, _OTHERS = 0.9, 32  # strangers' share of the descriptors; the number reserved for hosts, turns and files
+_SHARE, _OTHERS = 0.9, 32  # strangers' share of the descriptors, and the number reserved for hosts, turns and files
 
 
 class Stranger(Protocol):

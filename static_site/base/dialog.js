@@ -1,8 +1,8 @@
-// The question before anything that can't be undone. Esc, Enter and Back leave things as they are.
+// The dialog that asks before anything that can't be undone. Esc, Enter and Back mean no.
 
 import { $, icon, make, setText } from "./dom.js";
 
-const ARMED_MS = 400; // the second press of a double click is not an answer
+const ARMED_MS = 400; // so that the second press of a double click is not an answer
 
 /** @typedef {{title: string, small?: string, facts: {term: string, words: string, tone?: string, icon?: string}[], yes: string, keep: string,
  *   yesIcon?: string, danger?: boolean}} Question */

@@ -1,11 +1,11 @@
-// The page's own handful of DOM helpers. Text goes in as text, never as markup.
+// The page's helpers for the DOM. They insert text as text, never as markup.
 
 import { visible } from "./words.js";
 
 /** @param {string} id  @returns {HTMLElement} */
 export const $ = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-/** Writes a text only if it differs from the present one, because a live region would speak it again. @param {Element} element  @param {unknown} value */
+/** Writes a text only if it differs from the present one, because a live region would speak the same text again. @param {Element} element  @param {unknown} value */
 export function setText(element, value) {
 	const shown = visible(value);
 	if (element.textContent !== shown) element.textContent = shown;
@@ -21,7 +21,7 @@ export function setShown(wanted) {
 	}
 }
 
-/** Moves the focus out of an element that is about to go. @param {Element} element */
+/** Moves the focus out of an element that is about to be hidden or removed. @param {Element} element */
 export function leave(element) {
 	if (element.contains(document.activeElement)) $("headline").focus({ preventScroll: true });
 }
@@ -47,17 +47,17 @@ export function icon(name) {
 	return drawing;
 }
 
-/** Changes the icon in an element that begins with one. @param {Element} element  @param {string} name  @param {boolean} live */
+/** Changes the icon at the beginning of an element. @param {Element} element  @param {string} name  @param {boolean} live */
 export function setIcon(element, name, live = false) {
 	const drawing = element.querySelector("svg.i");
 	drawing?.firstElementChild?.setAttribute("href", `#i-${name}`);
 	drawing?.classList.toggle("live", live);
 }
 
-/** @type {WeakMap<Element, string>} what is listed */
+/** @type {WeakMap<Element, string>} the values that each list shows */
 const listed = new WeakMap();
 
-/** Things in a list, drawn again only if one of them has changed. @template T  @param {Element} element  @param {T[]} values  @param {(value: T) => Element} makeItem */
+/** Draws the items of a list, but only if a value has changed. @template T  @param {Element} element  @param {T[]} values  @param {(value: T) => Element} makeItem */
 export function setItems(element, values, makeItem) {
 	const key = JSON.stringify(values);
 	if (listed.get(element) === key) return;
@@ -68,10 +68,10 @@ export function setItems(element, values, makeItem) {
 /** @param {Element} element  @param {string[]} values */
 export const setList = (element, values = []) => setItems(element, values, (value) => make("li", value));
 
-/** @type {WeakMap<Element, {size: number, full: boolean}>} pieces of a long text */
+/** @type {WeakMap<Element, {size: number, full: boolean}>} the last piece of each long text */
 const pieces = new WeakMap();
 
-/** Adds text in pieces, because a browser lays a whole block out again for each word added. @param {Element} box  @param {unknown} more */
+/** Adds text in pieces, because a browser lays out the whole block again for each added word. @param {Element} box  @param {unknown} more */
 export function appendText(box, more) {
 	for (const part of visible(more).match(/[^]{0,4000}\n|[^]{1,4000}/gu) ?? []) {
 		let piece = box.lastElementChild;
@@ -107,7 +107,7 @@ export function fillText(box, words) {
 /** @type {WeakSet<Element>} boxes that scroll to their end in the next frame */
 const following = new WeakSet();
 
-/** Keeps a box scrolled to its end, if it was at its end and a person does not scroll up meanwhile. @param {Element} box */
+/** Keeps a box that is scrolled to its end at the end, unless a person scrolls up. @param {Element} box */
 export function followEnd(box) {
 	if (following.has(box)) return () => {};
 	const { scrollHeight, scrollTop, clientHeight } = box;
@@ -129,17 +129,17 @@ export function makePre(words) {
 	return box;
 }
 
-/** A command with its button. @param {string} line */
+/** Makes the row of a command, with a button that copies the command. @param {string} line */
 export function makeCommand(line) {
 	const button = make("button.bare", icon("copy"), make("span", "Copy"));
 	button.dataset.copy = line;
 	return make("div.command", make("code", line), button);
 }
 
-/** A command on a host, below where it is to be run. @param {{place: string, command: string}} cure */
+/** Makes the row of a command on a host, below the place where to run the command. @param {{place: string, command: string}} cure */
 export const makeCure = ({ place, command }) => make("div.commands", make("small", place ? `As root on ${place}` : "By hand, once the cause is gone"), makeCommand(command));
 
-/** The console from its bytes in base64. @param {string} png  @param {string} at */
+/** Makes the picture of the console from its bytes in base64. @param {string} png  @param {string} at */
 export function makePicture(png, at) {
 	const image = new Image();
 	image.alt = `The console at ${at}`;

@@ -1,4 +1,4 @@
-// The one place that posts, signed (Standard Webhooks v1), and reads the lines that come back.
+// The only module that sends requests. It signs them (Standard Webhooks v1), and reads the lines of the answer.
 
 import { HOME } from "./storage.js";
 import { MINUTE } from "./words.js";
@@ -10,7 +10,7 @@ const SILENCE_MS = 25_000; // the stream pings every 10 s
 /** @type {CryptoKey|null} */
 let key = null;
 
-/** How far this device's clock is behind, which a stale answer tells; null is less than five minutes. @type {(ms: number|null) => void} */
+/** How far this device's clock is behind, which the answer to a stale request tells; null means less than five minutes. @type {(ms: number|null) => void} */
 let tellClock = () => {};
 
 /** @param {typeof tellClock} listener */
@@ -37,7 +37,7 @@ export function sleep(ms, signal) {
 	});
 }
 
-/** Each line goes to `take`. Returns the last one, or a plain answer; null when none arrived.
+/** Sends a request, and passes each line of the answer to `take`. Returns the last line or the plain answer, or null if none arrived.
  * @param {string} path  @param {string} id  @param {string} body  @param {AbortSignal} signal  @param {Take} take  @returns {Promise<any>} */
 export async function post(path, id, body, signal, take = () => {}) {
 	const began = { at: Date.now() };
@@ -50,7 +50,7 @@ export async function post(path, id, body, signal, take = () => {}) {
 	return postOnce(path, id, body, signal, take, challenge);
 }
 
-/** `to`: a request that is signed here is valid at no other handler.
+/** Sends a request once. Its field `to` makes the request invalid at every other handler.
  * @param {string} path  @param {string} id  @param {string} wanted  @param {AbortSignal} signal  @param {Take} take  @param {string} [challenge] */
 async function postOnce(path, id, wanted, signal, take, challenge) {
 	const body = JSON.stringify({ ...JSON.parse(wanted), challenge, to: HOME.href });
@@ -64,7 +64,7 @@ async function postOnce(path, id, wanted, signal, take, challenge) {
 		const response = await fetch(path, { method: "POST", redirect: "error", headers, body, signal: line.signal });
 		if (!response.body || !response.headers.get("content-type")?.includes("ndjson")) {
 			const answer = await response.json();
-			return answer.error && typeof answer.error.code !== "string" ? null : answer; // that belongs to a proxy
+			return answer.error && typeof answer.error.code !== "string" ? null : answer; // such an error comes from a proxy
 		}
 		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
 		let last = null;

@@ -1,4 +1,4 @@
-// Tells a person if the page can't begin, because the browser is too old or a file did not load. It asks for such a file once more.
+// Tells a person if the page can't begin, because the browser is too old or a file did not load. It loads such a file once more.
 // This script is not a module and has no new syntax, so any browser runs it.
 
 (function () {
@@ -27,7 +27,7 @@
 			"Use another browser, or the commands under By hand and in the runbook.");
 	}
 
-	// For each browser version in README.md, in the same order, a feature that this version is the first to have.
+	// For each browser version in README.md, in the same order, a feature that no earlier version has.
 	var hasAll = "noModule" in document.createElement("script") && "toSorted" in [] && "ariaDisabled" in Element.prototype &&
 		"AbortSignal" in window && "timeout" in AbortSignal && "TextDecoderStream" in window && "HTMLDialogElement" in window &&
 		CSS.supports("width: 1cqi");
@@ -50,7 +50,7 @@
 			"commands in the runbook.");
 	}
 
-	// By now every file has loaded or failed. A failed module needs the page to be loaded again, a failed style only itself.
+	// By now every file has loaded or failed. After a failed module, the page is loaded again. A failed style sheet is loaded alone.
 	addEventListener("load", function () {
 		var style = document.querySelector("link[rel=stylesheet]");
 		var hasStyle = getComputedStyle(document.documentElement).getPropertyValue("--touch"); // a style sheet that did not load is empty

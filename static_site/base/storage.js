@@ -1,10 +1,10 @@
-// What this device keeps, which never includes a secret as text. Another page of this origin has other names.
+// Stores values on this device, but never a secret as text. Another page of this origin uses other names.
 
 export const HOME = new URL(".", location.href);
 export const OWN = `breakglass ${HOME.pathname} `;
 export const LOCAL = /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/;
 
-/** Whether an iPhone or iPad shows the page in a browser, which deletes what a site keeps. An iPad may call itself a Mac. */
+/** Whether an iPhone or iPad shows the page in a browser, which deletes the stored values of a site. An iPad may call itself a Mac. */
 export function isAppleTab() {
 	const { userAgent, maxTouchPoints } = navigator;
 	const isApple = /iP(hone|ad|od)/.test(userAgent) || (userAgent.includes("Mac OS") && maxTouchPoints > 1);
@@ -14,10 +14,10 @@ export function isAppleTab() {
 /** @param {"local"|"session"} where */
 const storageOf = (where) => (where === "local" ? localStorage : sessionStorage);
 
-/** Values that the browser refused to keep, for as long as the page is open. @type {Map<string, string>} */
+/** Values that the browser refused to store. This map has them until the page is closed. @type {Map<string, string>} */
 const unkept = new Map();
 
-/** The value that is kept under a name, or null. @param {"local"|"session"} where  @param {string} name */
+/** Returns the value that is stored under a name, or null. @param {"local"|"session"} where  @param {string} name */
 export function recall(where, name) {
 	try {
 		return JSON.parse(unkept.get(`${where} ${name}`) ?? storageOf(where).getItem(OWN + name) ?? "null");
@@ -26,13 +26,13 @@ export function recall(where, name) {
 	}
 }
 
-/** Keeps a value under a name; `null` leaves nothing there. @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
+/** Stores a value under a name; `null` removes the stored value. @param {"local"|"session"} where  @param {string} name  @param {unknown} value */
 export function keep(where, name, value) {
 	unkept.delete(`${where} ${name}`);
 	try {
 		if (value === null) storageOf(where).removeItem(OWN + name);
 		else storageOf(where).setItem(OWN + name, JSON.stringify(value));
-	} catch { // the store is full or forbidden; the page can still ask again for an open outcome
+	} catch { // the store is full or forbidden; while the page stays open, it can still ask for an open outcome
 		unkept.set(`${where} ${name}`, JSON.stringify(value));
 	}
 }

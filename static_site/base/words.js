@@ -1,6 +1,6 @@
 // Words and times as a person reads them. Pure, because the caller passes the time and shows the words.
 
-/** What a state asks of the person: nothing, to act, to take note, to wait, or to trust nothing that is shown.
+/** What a state asks of the person, in this order: nothing, to act, to take note, to wait, or to trust nothing that is shown.
  * @typedef {"good"|"bad"|"warn"|"busy"|"unknown"} Tone */
 
 /** A verdict or a state in at most four words. @typedef {{words: string, tone: Tone, icon: string}} Phrase */
@@ -46,7 +46,7 @@ export const VERDICTS = {
 	"not-determined": { words: "Not known", tone: "unknown", icon: "unknown" },
 };
 
-/** @type {Record<string, [word: string, code?: string]>} by state: its second line, and the verdict code that it has without evidence, if that is not qemu-STATE */
+/** @type {Record<string, [word: string, code?: string]>} by state: the second line, and the verdict code without evidence, if that code is not qemu-STATE */
 const STATES = {
 	__proto__: /** @type {any} */ (null),
 	stopped: ["not running"],
@@ -76,7 +76,7 @@ const TROUBLES = {
 	starting: "it is not ready yet",
 };
 
-/** @type {Record<string, string>} what to do where Proxmox is out of reach; the host's own console otherwise */
+/** @type {Record<string, string>} what to do if Proxmox is out of reach, by code; without an entry, use the host's own console */
 const DETOURS = {
 	__proto__: /** @type {any} */ (null),
 	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
@@ -103,13 +103,13 @@ export const detourOf = (code) => DETOURS[code] ?? "Until then, use the host’s
 export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);
 /** @param {string | undefined} words */
 export const sentence = (words = "") => capital(ended(words));
-/** With a full stop, but not capitalised, because it may begin with a caller's name. @param {string} words */
+/** Adds a full stop to a sentence. The sentence is not capitalised, because it may begin with a caller's name. @param {string} words */
 export const ended = (words) => words && `${words}${/[.!?…]$/.test(words) ? "" : "."}`;
 
 export const MINUTE = 60_000;
 
 let behind = 0;
-/** Sets how far this device's clock is behind: each time is shown as the host has it, because others on this rescue see that. @param {number} ms */
+/** Sets how far this device's clock is behind. The page shows each time by the host's clock, because all people on a rescue then see the same time. @param {number} ms */
 export const setBehind = (ms) => { behind = ms; };
 /** @param {number} when milliseconds of this device's clock */
 export const hostDate = (when) => new Date(when + behind);
@@ -118,14 +118,14 @@ export const clock = (when) => hostDate(when).toLocaleTimeString("en-GB");
 /** @param {number} when */
 export const minute = (when) => clock(when).slice(0, 5);
 
-/** How long ago something was, or how long it takes. @param {number} ms */
+/** Returns a duration in words. @param {number} ms */
 export function span(ms) {
 	const s = Math.round(Math.abs(ms) / 1000);
 	const [unit, word] = s < 120 ? [1, "s"] : s < 7200 ? [60, "min"] : s < 172_800 ? [3600, "h"] : [86_400, "days"];
 	return `${Math.round(s / unit)} ${word}`;
 }
 
-// Characters that could reorder a line, or are invisible in it.
+// Characters that could reorder a line or are invisible.
 const UNSEEN = /[\p{Cf}\p{Zl}\p{Zp}\u3164]|[^\P{Cc}\t\n]/gu;
 /** @param {string} c */
 const spell = (c) => (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `⟨U+${c.codePointAt(0)?.toString(16)}⟩`);

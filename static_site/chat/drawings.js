@@ -1,4 +1,4 @@
-// What a conversation has besides its state: its place in the page, its drawn turns, and its open request to the handler.
+// The parts of a conversation that are not in its state: its place in the page, its drawn turns, and its open request to the handler.
 
 import { make } from "../base/dom.js";
 import { chatOf, getState, subscribe } from "../state/store.js";
@@ -30,7 +30,7 @@ export function dropDrawing({ number }) {
 	drawings.delete(number);
 }
 
-/** A turn as it is drawn, at the end of its conversation. @param {Chat} chat  @param {import("../state/conversation.js").Turn} turn */
+/** Returns the drawing of a turn. A new drawing is added at the end of its conversation. @param {Chat} chat  @param {import("../state/conversation.js").Turn} turn */
 export function drawnTurn(chat, turn) {
 	const { box, turns } = drawingOf(chat);
 	const drawn = turns.get(turn.id) ?? new Turn(turn);
@@ -39,7 +39,7 @@ export function drawnTurn(chat, turn) {
 	return drawn;
 }
 
-/** Why nothing can be sent now, or an empty text. @param {Chat} chat */
+/** Returns why nothing can be sent now, or an empty text. @param {Chat} chat */
 export function whyNot({ turn, log }) {
 	const { unlocked, health } = getState();
 	if (!unlocked) return "Enter the signing key first.";

@@ -1,4 +1,4 @@
-// What a person reads about a turn without an answer, and can do about it.
+// The words about a turn that has no answer, and about what a person can do.
 
 import { minute, sentence, troubleOf } from "../base/words.js";
 
@@ -14,13 +14,13 @@ const HINTS = {
 /** @param {string} why */
 export const notAnswering = (why) => `Claude is not answering: ${why}.`;
 
-/** The last line of a turn that has no answer. @param {{code: string, message?: string}} error */
+/** Returns the last line of a turn that has no answer. @param {{code: string, message?: string}} error */
 export function endingOf({ code, message }) {
 	if (code === "cancelled") return "Stopped. Commands inside the VM may still run.";
 	return code === "turn-unknown" ? "Cut off: Breakglass no longer has the rest." : `No answer: ${message || troubleOf(code)}`;
 }
 
-/** The notice above the conversation, and whether Claude is down. @param {any} error  @param {boolean} [isRecap]
+/** Returns the notice above the conversation, and whether Claude is down. @param {any} error  @param {boolean} [isRecap]
  * @returns {import("../state/conversation.js").Failure} */
 export function failureOf({ code, message, hint }, isRecap) {
 	const down = /^claude-|^turn-timeout$|^chat-not-isolated$/.test(code);

@@ -22,7 +22,7 @@ export const troubleIn = (answer) => (answer?.error?.code ? answer.error : { mes
 /** @param {string} at */
 const when = (at) => new Date(at).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-/** The rows of a list of conversations; a press opens one. @param {Talk[]} talks  @param {string|undefined} shown  the id of the one that is shown */
+/** The rows of a list of conversations; a press opens one. @param {Talk[]} talks  @param {string|undefined} shown  the id of the conversation that is shown */
 export function makeTalkRows(talks, shown) {
 	return talks.map(({ id, vm, words, at, session, turn }) => {
 		const more = [when(at), vm, turn ? "under way" : "", id === shown ? "shown now" : ""].filter(Boolean).join(", ");

@@ -24,7 +24,7 @@ function loadChat() {
 		chat.renderChat();
 		return module;
 	});
-	loading.catch(() => { loading = undefined; }); // asked for again at the next use
+	loading.catch(() => { loading = undefined; }); // so that the next use loads the modules again
 	return loading;
 }
 
@@ -44,16 +44,16 @@ const whenIdle = (act) => ("requestIdleCallback" in window ? requestIdleCallback
 let wanted = false;
 subscribe((state, before, { type, vm: of, id, verb, body, answer }) => {
 	const { vm } = state;
-	if (before.vm && vm !== before.vm) { // unsent words stay with their VM
+	if (before.vm && vm !== before.vm) { // unsent words stay with the VM that they are about
 		chatOf(before.vm);
 		dispatch("draft-left", { vm: before.vm, words: prompt.value });
 		prompt.value = state.chats[vm]?.draft ?? "";
 	}
 	if (chat && before.unlocked && !state.unlocked) prompt.value = "";
-	// The turn that was under way before a reload, or in another tab.
+	// Whether to continue a turn that was under way before a reload, or in another tab.
 	const isCome = type === "unlocked" || (type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm));
 	if (isCome && (chat || recall("local", `chat ${vm}`)?.turn)) withChat((module) => module.resumeChat(vm));
-	// If Claude proposed a verb that ended, Claude is told.
+	// Whether a verb has ended that Claude proposed, so that Claude must learn the outcome.
 	const isProposed = type === "settled" && answer.reached && mutates(verb) && JSON.parse(body).reason?.startsWith(PROPOSED);
 	if (isProposed) loadChat().then((module) => module.verbEnded(of ?? vm, id), () => {});
 	if (state.tab === "chat" && before.tab !== "chat") withChat(() => {});

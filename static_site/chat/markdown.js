@@ -2,7 +2,7 @@
 
 /** A piece of a line. An address stays text, because nothing becomes a link.
  * @typedef {string | {kind: "code"|"strong"|"em"|"s", parts: Part[]}} Part */
-/** `indent` is how far it is indented; `joined` continues with the paragraph before it.
+/** `indent` is the width of the block's indentation; with `joined`, the block continues the paragraph before it.
  * @typedef {{kind: "heading"|"quote"|"rule"|"text"|"item"|"fence"|"code"|"row", text: string, indent: number, minor?: boolean,
  *   joined?: boolean, ordered?: boolean, start?: number, first?: boolean, cells?: string[]}} Block */
 /** The enclosing blocks that are open where a block begins. @typedef {{fence?: string, indent?: number, table?: boolean, joined?: boolean}} Inside */
@@ -16,7 +16,7 @@ const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
 const ITEM = /^([ \t]*)([-*+]|\d{1,9}[.)])(?:[ \t]+(.*))?$/;
 
-/** A line, where the next line begins, and whether the line is complete. @param {string} text  @param {number} at  @returns {[string, number, boolean]} */
+/** Returns a line, where the next line begins, and whether the line is complete. @param {string} text  @param {number} at  @returns {[string, number, boolean]} */
 function lineAt(text, at) {
 	const end = text.indexOf("\n", at);
 	if (end >= 0 && end - at <= LONGEST) return [text.slice(at, end), end + 1, true];
@@ -32,7 +32,7 @@ const standsIn = (line) => width(line.slice(0, line.length - line.trimStart().le
 /** @param {string} line */
 const isRow = (line) => line.trimStart().startsWith("|");
 
-/** Whether a table may begin here, because its second line is a rule or has not arrived yet. @param {string} text  @param {string} line  @param {number} next  @param {boolean} ended */
+/** Whether a table may begin here: its second line is a rule, or has not arrived yet. @param {string} text  @param {string} line  @param {number} next  @param {boolean} ended */
 function isTable(text, line, next, ended) {
 	if (!isRow(line)) return false;
 	const [rule, , whole] = lineAt(text, next);
@@ -60,7 +60,7 @@ function proseEnd(text, from, at, inItem, ended) {
 	return at;
 }
 
-/** The next lines of code, or the last ones. A fence that has not arrived completely is not shown.
+/** Reads the next lines of code. A fence that has not arrived completely is not shown.
  * @param {string} text  @param {number} from  @param {Inside} inside  @param {boolean} ended  @returns {Found|null} */
 function readCode(text, from, inside, ended) {
 	const { fence = "", indent = 0 } = inside;
@@ -143,8 +143,8 @@ function emphasis(mark, parts) {
 /** Reads the marks in a line or paragraph. With `open`, more may come, so a mark that is not closed yet counts as closed at the end.
  * @param {string} text  @param {boolean} [open]  @returns {Part[]} */
 export function inline(text, open = false) {
-	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3}|~{1,2})$/, "$1"); // it may be half a mark
-	/** @type {{mark: string, parts: Part[]}[]} what is open, the innermost last */
+	if (open) text = text.replace(/(^|[^*`\\])(?:\*{1,3}|`{1,3}|~{1,2})$/, "$1"); // the last characters may be half a mark
+	/** @type {{mark: string, parts: Part[]}[]} the marks that are open, the innermost last */
 	const stack = [{ mark: "", parts: [] }];
 	/** @type {Map<string, number[]>} the places of each run of `, because a search for each run's end would be quadratic */
 	const runs = new Map();
@@ -219,7 +219,7 @@ export function inline(text, open = false) {
 /** @param {Part[]} parts  @returns {string} */
 const wordsOf = (parts) => parts.map((part) => (typeof part === "string" ? part : wordsOf(part.parts))).join("");
 
-/** A text for a screen reader, which is its words without the marks. @param {string} text */
+/** Returns the words of a text without the marks, for a screen reader. @param {string} text */
 export function spoken(text) {
 	const lines = [];
 	let [at, inside] = [0, /** @type {Inside} */ ({})];

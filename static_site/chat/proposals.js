@@ -33,13 +33,13 @@ export class Proposal {
 		this.#choice.append(approve, later);
 	}
 
-	/** Folds a proposal out of the way, or back. @param {Element} later */
+	/** Folds a proposal, or unfolds it. @param {Element} later */
 	#putOff(later) {
 		const off = this.element.classList.toggle("off");
 		setText(later, off ? "Show again" : "Not now");
 	}
 
-	/** While a verb runs on its VM, the button waits as those of the VM do.
+	/** Disables the button of a proposal while the VM's own buttons are disabled.
 	 * @param {import("../state/shape.js").State} state  @param {import("../state/conversation.js").Proposal} proposal */
 	block(state, { vm, verb }) {
 		const view = state.views[vm];

@@ -1,4 +1,4 @@
-// Draws Markdown while it arrives. Finished parts stay as they are, and so does a selection in them. It creates few kinds of elements and never HTML text.
+// Draws Markdown while it arrives. Finished parts do not change, so a selection in them stays. This module creates few kinds of elements and never HTML text.
 
 import { copyText, followEnd, icon, make } from "../base/dom.js";
 import { visible } from "../base/words.js";
@@ -6,13 +6,13 @@ import { inline, isSettled, nextBlock } from "./markdown.js";
 
 /** @typedef {import("./markdown.js").Block} Block */
 /** @typedef {{indent: number, list: HTMLElement, item: HTMLElement}} List */
-/** Where the next block goes. @typedef {{lists: List[], body: HTMLElement|null, pre: HTMLElement|null}} Place */
-/** A block that is drawn and may change: `before` is the place that it was drawn at. @typedef {{shape: string, root: HTMLElement, leaf: HTMLElement, before: Place}} Drawn */
+/** The place for the next block. @typedef {{lists: List[], body: HTMLElement|null, pre: HTMLElement|null}} Place */
+/** A drawn block that may still change. `before` is the place where it was drawn. @typedef {{shape: string, root: HTMLElement, leaf: HTMLElement, before: Place}} Drawn */
 
 const SLICE_MS = 12; // a frame has 16
 const DEEPEST = 6; // the most lists inside each other
 
-/** A button that copies what is in sight when it is pressed. @param {() => string} text */
+/** Makes a button that copies the text which is shown at the time of the press. @param {() => string} text */
 export function makeCopy(text) {
 	const word = make("span", "Copy");
 	const button = make("button.bare", icon("copy"), word);
@@ -24,7 +24,7 @@ export function makeCopy(text) {
 const nodesOf = (parts) => parts.map((part) => (typeof part === "string" ? visible(part) : make(part.kind, ...nodesOf(part.parts))));
 
 export class Markdown {
-	#rest = ""; // the last text, whose drawing may still change
+	#rest = ""; // the end of the text, whose drawing may still change
 	/** @type {import("./markdown.js").Inside} */
 	#inside = {};
 	/** @type {Drawn[]} */
@@ -38,7 +38,7 @@ export class Markdown {
 		this.element = make("div.answer");
 	}
 
-	/** Adds more of the text. All text that arrives at once is drawn at once. @param {string} more */
+	/** Adds more of the text. Pieces that arrive together are drawn together. @param {string} more */
 	write(more) {
 		this.#rest += more;
 		this.#plan();
@@ -77,7 +77,7 @@ export class Markdown {
 		this.#rest = this.#rest.slice(from);
 	}
 
-	/** Draws the next slice. A frame may have passed since the last slice, so the end is measured again. */
+	/** Draws the next slice of the text. A frame may have passed since the last slice, so the box is measured again. */
 	#drawNext() {
 		const box = this.element.closest("#transcript");
 		const follow = box && followEnd(box);
@@ -106,7 +106,7 @@ export class Markdown {
 		else if (block.text) leaf.replaceChildren(...nodesOf(inline(block.text, open)));
 	}
 
-	/** Adds a block's elements without text. Returns the added one as `root`, and the one for the text as `leaf`. @param {Block} block */
+	/** Adds a block's elements without text. Returns the outermost added element as `root`, and the element for the text as `leaf`. @param {Block} block */
 	#add(block) {
 		const { kind, indent } = block;
 		const { pre, body, lists: before } = this.#place;
@@ -130,7 +130,7 @@ export class Markdown {
 			const code = make("pre");
 			code.tabIndex = 0;
 			this.#place.pre = code;
-			const copy = makeCopy(() => (code.textContent ?? "").trimEnd()); // a line end would run the command in the shell where it is pasted
+			const copy = makeCopy(() => (code.textContent ?? "").trimEnd()); // with a line end, a shell would run the command when it is pasted
 			return both(box.appendChild(make("div.code", code, copy)));
 		}
 		if (kind === "row") {

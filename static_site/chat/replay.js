@@ -1,4 +1,4 @@
-// What was said before in a conversation, read from the handler's logs and drawn.
+// Reads the earlier turns of a conversation from the handler's logs, and draws them.
 
 import { make } from "../base/dom.js";
 import { sleep } from "../base/send.js";
@@ -10,14 +10,14 @@ import { endingOf } from "./errors.js";
 import { ask, troubleIn } from "./list.js";
 import { checkProposal } from "./proposals.js";
 
-const SLICE_MS = 10; // of drawing at a time, so that the page stays responsive
-const PAUSES_MS = [1_000, 3_000]; // before another try
+const SLICE_MS = 10; // the longest time of drawing at once, so that the page stays responsive
+const PAUSES_MS = [1_000, 3_000]; // the pauses before another try
 const DRAWN = /** @type {const} */ (["text", "tool", "tool_result", "approval", "result"]);
 
 /** @typedef {import("../state/conversation.js").Chat} Chat */
 /** @typedef {import("./list.js").Trouble} Trouble */
 /** @typedef {import("./turn.js").Turn} Turn */
-/** A turn as its log has it. @typedef {{turn: string, prompt: string, at: string, tools: string, events: any[]}} PastTurn */
+/** A turn, as the handler's log has it. @typedef {{turn: string, prompt: string, at: string, tools: string, events: any[]}} PastTurn */
 /** @typedef {{session: string|null, id: string, vm: string, left_out: number, cost_usd: number, turn: string|null}} Replayed */
 
 /** Reads the earlier conversation about a VM and draws it. Only one such reading runs at a time. @param {string} vm */
@@ -30,7 +30,7 @@ export function readChat(vm) {
 
 /** @param {string} vm  @param {Chat} chat */
 async function read(vm, chat) {
-	const { session = "", cut } = chat; // the turn may never have arrived
+	const { session = "", cut } = chat; // the handler may never have got the turn
 	const signal = newFlight(chat);
 	dispatch("log-asked", { vm });
 	let found = await replayTalk(session, signal);
@@ -60,7 +60,7 @@ async function read(vm, chat) {
 
 /** @param {string} vm  @param {Trouble} [trouble] */
 function giveUp(vm, { code, message = "" } = {}) {
-	const isOver = code === "session-invalid"; // of another caller, or too old
+	const isOver = code === "session-invalid"; // the conversation belongs to another caller, or is too old
 	const why = isOver ? "The last conversation on this device belongs to another caller, or is too old" : `The earlier conversation could not be loaded: ${message}`;
 	dispatch(isOver ? "log-over" : "log-lost", { vm, notice: sentence(why) });
 }
@@ -68,7 +68,7 @@ function giveUp(vm, { code, message = "" } = {}) {
 /** @param {Chat} chat  @param {PastTurn} past  @param {boolean} goesOn  @param {AbortSignal} signal */
 async function drawPast(chat, { turn: id, prompt, at, tools, events }, goesOn, signal) {
 	const turn = { id, prompt, own: tools === "host", began: Date.parse(at) - getState().clockOff };
-	drawingOf(chat).turns.delete(id); // it is drawn again; a turn that the log does not have stays
+	drawingOf(chat).turns.delete(id); // this turn is drawn again; a turn that is not in the log stays
 	const drawn = drawnTurn(chat, turn);
 	let since = 0;
 	for (const event of joinTexts(events, goesOn)) {
@@ -84,7 +84,7 @@ async function drawPast(chat, { turn: id, prompt, at, tools, events }, goesOn, s
 	return { ...turn, answer: drawn.answer };
 }
 
-/** Draws an event that came now or from a log. Returns what a tool does. @param {Chat} chat  @param {Turn} drawn  @param {any} event
+/** Draws an event, new or from a log. Returns what a tool call does. @param {Chat} chat  @param {Turn} drawn  @param {any} event
  * @param {"open"|"held"} [status] of a proposal */
 export function drawEvent({ number: talk }, drawn, event, status = "open") {
 	drawn.n = event.n;
@@ -111,7 +111,7 @@ async function checkProposals(vm, { number }, turns) {
 	}
 }
 
-/** A whole conversation. If `end` is missing, it did not arrive completely. @param {string} session  @param {AbortSignal} signal
+/** Returns a whole conversation. If `end` is missing, the conversation did not arrive completely. @param {string} session  @param {AbortSignal} signal
  * @returns {Promise<{turns: PastTurn[], end?: Replayed, trouble?: Trouble}>} */
 async function replayTalk(session, signal) {
 	/** @type {PastTurn[]} */
@@ -125,7 +125,7 @@ async function replayTalk(session, signal) {
 
 const PIECE = 8_000; // characters that are drawn at once
 
-/** The events of a turn without retracted text. The words between two other events are joined into as few texts as possible.
+/** Returns the events of a turn without retracted text. The words between two other events are joined into as few texts as possible.
  * The last words of an unfinished turn stay separate, because they may still be retracted.
  * @param {any[]} events  @param {boolean} goesOn  @returns {any[]} */
 export function joinTexts(events, goesOn) {

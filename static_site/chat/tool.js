@@ -1,4 +1,4 @@
-// A command of Claude's, with its output.
+// Draws a command that Claude runs, with its output.
 
 import { appendText, icon, make, setText } from "../base/dom.js";
 import { labelOf, mutates } from "../state/verbs.js";
@@ -39,12 +39,12 @@ export class Tool {
 		this.#addOutput(`${text.trimEnd()}${cut ? "\n(cut here)" : ""}`);
 	}
 
-	/** It never answered. */
+	/** Shows that the tool never answered. */
 	drop() {
 		if (!this.element.querySelector("pre")) this.#head("cross", `Not finished: ${this.what}`);
 	}
 
-	/** The last lines of the output, and all of them at a press, so that no box scrolls inside the transcript. @param {string} text */
+	/** Adds the last lines of the output, and a button that shows all lines, so that no box scrolls inside the transcript. @param {string} text */
 	#addOutput(text) {
 		const lines = text.split("\n");
 		const end = lines.length > LAST + 2 ? lines.slice(-LAST).join("\n") : text;

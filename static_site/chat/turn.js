@@ -1,4 +1,4 @@
-// One turn of the conversation, drawn as its events come, or from a replay of them.
+// Draws one turn of the conversation from its events, as they arrive or from a log.
 
 import { appendText, icon, make } from "../base/dom.js";
 import { clock, hostDate, span } from "../base/words.js";
@@ -8,12 +8,12 @@ import { Markdown, makeCopy } from "./render_markdown.js";
 import { Tool } from "./tool.js";
 
 /** @typedef {{n: number, text: string}} Piece */
-/** A stretch of text between two other things. @typedef {{drawn: Markdown, pieces: Piece[]}} Stretch */
+/** The text between two tool calls or proposals. @typedef {{drawn: Markdown, pieces: Piece[]}} Stretch */
 
 export class Turn {
 	/** The number of the last event that is drawn. */
 	n = 0;
-	/** How it ended, as the handler says it. @type {{ok: boolean}|null} */
+	/** How the turn ended, in the words of the handler. @type {{ok: boolean}|null} */
 	done = null;
 	/** @type {HTMLElement|undefined} */
 	ending;
@@ -29,12 +29,12 @@ export class Turn {
 		this.began = began;
 		const box = make(own ? "div.own" : "div.prompt");
 		appendText(box, prompt);
-		const edit = make("button.bare", "Edit"); // puts the question into the composer again
+		const edit = make("button.bare", "Edit"); // this button puts the question into the composer again
 		edit.dataset.edit = prompt;
 		this.element = make("article", make("h3.said", own ? "This page" : "You"), box, ...own ? [] : [edit], make("h3.said", "Claude"));
 	}
 
-	/** What Claude said, as it wrote it. */
+	/** Claude's answer, with its Markdown. */
 	get answer() {
 		return this.#stretches.map(({ pieces }) => pieces.map(({ text }) => text).join("")).filter(Boolean).join("\n\n");
 	}
@@ -122,6 +122,6 @@ export class Turn {
 		this.ending = words ? make("p.ended", icon("cross"), make("span", words)) : undefined;
 		if (!this.ending) return;
 		for (const tool of this.#tools.values()) tool.drop();
-		this.#put(this.ending); // the rest of the text may come yet
+		this.#put(this.ending); // the notice is removed again if the rest of the answer arrives
 	}
 }

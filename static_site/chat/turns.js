@@ -1,4 +1,4 @@
-// Sends the turns of the conversation with Claude, and listens to each. A stream without its last line is not an answer.
+// Sends the turns of the conversation with Claude, and reads each answer. A stream without its last line is not an answer.
 
 import { $, followEnd, setText } from "../base/dom.js";
 import { newId, post, sleep, young } from "../base/send.js";
@@ -15,7 +15,7 @@ export { editPrompt, renderChat, showTalks } from "./view.js";
 
 /** @typedef {import("../state/conversation.js").Turn} Turn */
 
-const RECAP = 40_000; // characters; a body ends at 256 KiB
+const RECAP = 40_000; // characters, because a body may have at most 256 KiB
 const CHECK = "The operator approved your proposal, and the verb has ended. Check the VM, and say in a few sentences how it is now.";
 const prompt = /** @type {HTMLTextAreaElement} */ ($("prompt"));
 
@@ -31,7 +31,7 @@ export function resumeChat(vm) {
 export function openTalk(vm, session, id) {
 	const before = chatOf(vm);
 	showTalks(false);
-	if (session && id === before.id) { // it is shown already, but another tab may have continued it
+	if (session && id === before.id) { // the conversation is shown already, but another tab may have continued it
 		if (session !== before.session && !before.turn && before.log !== "reading") dispatch("session-moved", { vm, session });
 		return;
 	}
@@ -39,7 +39,7 @@ export function openTalk(vm, session, id) {
 	dispatch("chat-opened", { vm, kept: { session, id } });
 }
 
-/** Sends the composer's text, or `words`. With `recap`, starts a new conversation in which Claude gets what was said before. @param {boolean} [recap]  @param {string} [words] */
+/** Sends the composer's text, or `words`. With `recap`, starts a new conversation, and sends Claude the text of the earlier one. @param {boolean} [recap]  @param {string} [words] */
 export function sendPrompt(recap = false, words = "") {
 	const { vm } = getState();
 	const chat = chatOf(vm);
@@ -52,7 +52,7 @@ export function sendPrompt(recap = false, words = "") {
 	send(vm, newId(), question, told, { recap });
 }
 
-/** A turn that the page sends by itself scrolls nothing, because a person may be reading.
+/** Sends a turn. If the page sends the turn by itself, nothing scrolls, because a person may be reading.
  * @param {string} vm  @param {string} id  @param {string} question  @param {string} told  @param {Partial<Turn>} more  @param {boolean} [isPressed] */
 function send(vm, id, question, told, more, isPressed = true) {
 	const body = JSON.stringify({ prompt: told, vm: vm || undefined, session: chatOf(vm).session, tools: more.own ? "host" : undefined });
@@ -70,18 +70,18 @@ export async function verbEnded(vm, job) {
 	letClaudeCheck(vm);
 }
 
-/** Sends the turn that follows an approved verb. It sends one for each verb without a press while the conversation is cheap.
+/** Sends the turn that follows an approved verb. While the conversation is cheap, this needs no press.
  * @param {string} [vm]  @param {boolean} [isPressed] */
 export function letClaudeCheck(vm = getState().vm, isPressed = false) {
 	const chat = chatOf(vm);
 	const { check } = chat;
 	if (!check || !chat.session || whyNot(chat)) return;
-	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // two tabs send the same id, so it is one turn
+	const id = isPressed ? newId() : `msg-after-${check.job}`.slice(0, 64); // two tabs send the same id, so that there is only one turn
 	if (!isPressed && chat.turns.some((turn) => turn.id === id)) dispatch("check-due", { vm, check: null });
 	else if (isPressed || (!check.byHand && chat.log === "read" && chat.cost < LIMIT_USD)) send(vm, id, CHECK, CHECK, { own: true }, isPressed);
 }
 
-/** Asks for the rest of a turn that was cut off, or for what was said before. */
+/** Asks for the rest of a turn that was cut off, or for the earlier turns. */
 export function askForRest() {
 	const { vm } = getState();
 	const { log, cut, turn } = chatOf(vm);
@@ -89,7 +89,7 @@ export function askForRest() {
 	else if (log === "read" && cut && !turn) follow(vm, cut);
 }
 
-/** The body starts the turn or joins it. Once a part of the turn was seen, the page sends `attach`, which starts nothing.
+/** Sends the body of a turn, which starts or joins the turn. Once a part of the turn has arrived, sends `attach`, which starts nothing.
  * @param {string} vm  @param {Turn} turn */
 async function follow(vm, turn) {
 	const drawn = drawnTurn(chatOf(vm), turn);
@@ -100,7 +100,7 @@ async function follow(vm, turn) {
 	dispatch("turn-begun", { vm, turn });
 	const fail = (/** @type {any} */ error) => failed(vm, turn, drawn, error);
 	const take = (/** @type {any} */ event) => {
-		if (event.type === "ping" || event.n <= drawn.n) return; // seen before the connection was lost
+		if (event.type === "ping" || event.n <= drawn.n) return; // this event arrived before the connection was lost
 		heard.at = Date.now();
 		const scroll = followEnd($("transcript"));
 		const tool = drawEvent(chatOf(vm), drawn, event);
@@ -118,7 +118,7 @@ async function follow(vm, turn) {
 		if (drawn.done) break;
 		const error = answer?.error;
 		if (error?.code === "id-reused" && turn.own && body) {
-			body = undefined; // another tab sent it first, with another token
+			body = undefined; // another tab sent the same turn first, with another token
 			continue;
 		}
 		if (error?.code && error.code !== "shutting-down") {
@@ -181,7 +181,7 @@ subscribe((state, _, { type, vm = state.vm }) => {
 addEventListener("storage", ({ key, newValue }) => {
 	for (const [vm, { id, session, turn, log }] of Object.entries(getState().chats)) {
 		const kept = key === `${OWN}chat ${vm}` && JSON.parse(newValue ?? "null");
-		if (!kept?.session || kept.session === session || turn || log === "reading" || id !== kept.id) continue; // another conversation is shown now
+		if (!kept?.session || kept.session === session || turn || log === "reading" || id !== kept.id) continue; // the page shows another conversation now
 		dispatch("session-moved", { vm, session: kept.session });
 	}
 });

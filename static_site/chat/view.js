@@ -29,7 +29,7 @@ export function editPrompt(words) {
 	prompt.setSelectionRange(words.length, words.length);
 }
 
-/** Shows the earlier conversations in place of this one, or this one again. @param {boolean} [wanted] */
+/** Shows the list of earlier conversations in place of the conversation, or the conversation again. @param {boolean} [wanted] */
 export async function showTalks(wanted = !getState().talks) {
 	listing.abort();
 	listing = new AbortController();
@@ -97,17 +97,17 @@ export function renderChat() {
 	if (document.activeElement !== focused && document.activeElement === $("headline")) focusNext();
 }
 
-/** The pressed button is gone, so the focus moves to the conversation. */
+/** Moves the focus to the conversation after the pressed button was hidden. */
 function focusNext() {
 	const places = [$("stop-turn"), $("starters").firstElementChild, transcript];
 	const next = /** @type {HTMLElement|undefined} */ (places.find((each) => each?.getClientRects().length));
 	next?.focus({ preventScroll: true });
 }
 
-/** Whether to read the earlier conversation now. It may be long, so the page waits until a person sees it. @param {Chat} chat */
+/** Whether to read the earlier conversation now. It may be long, so the page reads it only when a person sees the chat. @param {Chat} chat */
 const mayRead = ({ turn }) => !turn && getState().unlocked && getState().health.answer?.chat !== "none" && !wasAway && !document.hidden && transcript.getClientRects().length;
 
-/** Replaces one button by another, which takes over the focus. @param {string} gone  @param {string} come */
+/** Hides one button and shows another in its place, which gets the focus. @param {string} gone  @param {string} come */
 function swap(gone, come) {
 	const hadFocus = document.activeElement === $(gone);
 	$(come).hidden = false;
@@ -124,10 +124,10 @@ function noteEnd() {
 }
 
 transcript.addEventListener("scroll", noteEnd, { passive: true });
-new ResizeObserver(() => { // a keyboard has opened, so a view that was at the end returns to it
+new ResizeObserver(() => { // after a keyboard has opened, a view that was at its end scrolls to the end again
 	if ($("to-end").hidden) transcript.scrollTo(0, transcript.scrollHeight);
 	noteEnd();
 }).observe(transcript);
-if (!CSS.supports("field-sizing", "content")) { // the browser lets the composer grow without this
+if (!CSS.supports("field-sizing", "content")) { // other browsers let the composer grow by CSS alone
 	prompt.addEventListener("input", () => { prompt.rows = Math.min(6, prompt.value.split("\n").length); });
 }

@@ -1,4 +1,4 @@
-// Takes the signing key, tests it, keeps it on this device in a form that can't be read out, and forgets it.
+// Takes, tests, stores and forgets the signing key. The stored form can't be read out.
 
 import { askPerson, stopAsking } from "../base/dialog.js";
 import { $, setShown, setText, setTexts } from "../base/dom.js";
@@ -8,15 +8,15 @@ import { ended, span } from "../base/words.js";
 import { pollHealth } from "../state/health.js";
 import { dispatch, getState, subscribe } from "../state/store.js";
 
-/** Some browsers' databases never open, so a person then enters the key. */
+/** How long to wait for the browser's database. Some databases never open, and a person then enters the key. */
 const STORE_MS = 3_000;
 
-/** What is known about the kept key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
+/** What is known about the stored key. @typedef {{since: number, tested: number, persisted: boolean|null}} Kept */
 
 const secret = /** @type {HTMLInputElement} */ ($("secret"));
 const keepBox = /** @type {HTMLInputElement} */ ($("keep-key"));
-let untaken = ""; // why this browser does not keep the key
-/** @type {Kept|null} as it was when the page opened */
+let untaken = ""; // why this browser does not store the key
+/** @type {Kept|null} what was known about the stored key when the page opened */
 let before = recall("local", "key");
 
 /** Takes a key as text. @param {string|null} text */
@@ -64,19 +64,19 @@ export async function takeKey(key, good) {
 	dispatch("unlocked", { good });
 }
 
-/** Takes the key that this device keeps, if there is one. @param {boolean} allowed */
+/** Takes the stored key of this device, if there is one. @param {boolean} allowed */
 export async function takeKept(allowed) {
 	/** @type {CryptoKey|null|undefined} */
 	let kept = null;
 	const late = setTimeout(() => dispatch("key-missing"), STORE_MS);
 	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
-	else keyStore((store) => store.delete(1)).catch(() => {}); // the next program on this port could use the key
+	else keyStore((store) => store.delete(1)).catch(() => {}); // otherwise the next program on this port could use the key
 	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
 	if (kept && !getState().unlocked) await takeKey(kept, Boolean(before?.tested));
 }
 
-/** Keeps the key if its checkbox is ticked. */
+/** Stores the key if the checkbox for that is ticked. */
 export async function keepOrNot() {
 	const key = currentKey();
 	untaken = "";
@@ -87,7 +87,7 @@ export async function keepOrNot() {
 		} else if (key) {
 			await keyStore((store) => store.put(key, 1));
 			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
-			// The browser may have asked a person, who may have forgotten the key before answering.
+			// The browser may have asked the person for permission, and the person may have had the page forget the key meanwhile.
 			if (currentKey() !== key || !keepBox.checked) return;
 			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
 		}
@@ -98,7 +98,7 @@ export async function keepOrNot() {
 	describeKey();
 }
 
-/** Drops the key from memory, and ends every request that used it. */
+/** Drops the key from memory, and ends every request that uses the key. */
 function drop() {
 	useKey(null);
 	stopAsking();
@@ -106,7 +106,7 @@ function drop() {
 	setText($("key-trouble"), "");
 }
 
-/** Forgets the key and all that the page keeps, in every tab. */
+/** Forgets the key and all that the page has stored, in every tab. */
 export function forget() {
 	dispatch("locked");
 	keepBox.checked = false;
@@ -115,7 +115,7 @@ export function forget() {
 	forgetAll();
 }
 
-/** Asks before it forgets the key, because a person depends on this device at 03:00. */
+/** Asks the person before the page forgets the key, because this device may be needed at 03:00. */
 export async function askForget() {
 	const yes = await askPerson({
 		title: "Forget the key?",
@@ -128,7 +128,7 @@ export async function askForget() {
 	if (yes) forget();
 }
 
-/** Shows what is known about the key, and how long this browser will keep it. */
+/** Shows what is known about the stored key, and how long this browser will store the key. */
 export function describeKey() {
 	/** @type {Kept|null} */
 	const kept = recall("local", "key");
@@ -143,7 +143,7 @@ export function describeKey() {
 	});
 }
 
-/** Takes the demo's throw-away key on this machine only, and removes it from the address bar. */
+/** Takes the demo's throw-away key from the address, but only on this machine, and removes that key from the address bar. */
 export function keyInAddress() {
 	if (isPairingLink(location.hash)) openPairing(location.hash);
 	const given = new URLSearchParams(location.hash.slice(1)).get("key");
@@ -159,7 +159,7 @@ subscribe((state, was) => {
 	if (was.unlocked && !state.unlocked) drop();
 	(state.unlocked ? $("key-kept") : secret).after($("may-keep"));
 	if (state.key === "proved" && keepBox.checked) keepOrNot();
-	if (state.key === "refused") { // a stored key stays, because the fault may be in Breakglass
+	if (state.key === "refused") { // the key stays stored, because the fault may be in Breakglass
 		setText($("key-trouble"), "Breakglass rejected this key. Is it complete, and made for this address?");
 		secret.focus();
 	}
@@ -167,5 +167,5 @@ subscribe((state, was) => {
 	describeKey();
 });
 addEventListener("storage", ({ key, newValue }) => {
-	if (key === `${OWN}vms` && newValue === null) forget(); // another tab forgot
+	if (key === `${OWN}vms` && newValue === null) forget(); // another tab has forgotten the key
 });

@@ -1,5 +1,5 @@
 // Pairs this device. Given a link, it asks the person, then fetches a signing key once. docs/api.md, "POST /pair", has the rules.
-// Loaded only where there is a pairing link. It sends nothing before the person agrees. After that the link is used up.
+// This module is loaded only for a pairing link. It sends nothing before the person agrees. After that, the link is used up.
 
 import { askPerson } from "../base/dialog.js";
 import { $, make, setText } from "../base/dom.js";
@@ -12,10 +12,10 @@ import { dispatch, getState, subscribe } from "../state/store.js";
 /** What key.js, which loads this module, does with a key. @typedef {{importKey: (text: string) => Promise<CryptoKey|null>, keepOrNot: () => Promise<void>, takeKey: (key: CryptoKey) => Promise<void>}} Keys */
 
 const STORE_MS = 3_000; // some browsers' databases answer late, or never
-const SOUGHT_MS = 12_000; // the kept key is read first, because reading it later would replace the new one
+const SOUGHT_MS = 12_000; // wait for the stored key to be read, because a later read would replace the new key
 const ANSWER_MS = 20_000;
 const PROOF_MS = 10_000;
-const SENT = "#pair=sent"; // is in the address while the key is being fetched, so that a reload requests no second key
+const SENT = "#pair=sent"; // the address while a key is fetched, so that a reload does not request a second key
 
 const SPENT = "This pairing link was used already, or is older than 10 minutes. Ask for a new one. If this device did not use the link, another one did, and its key will be revoked.";
 const LOST = "No answer came. The key may have been handed out, so this pairing link counts as used. Ask for a new one.";
@@ -39,8 +39,8 @@ function say(words, good = false) {
 	setText(word, words);
 }
 
-let declined = false; // by a person: a dialog also closes when the page is hidden
-/** @type {Link|null} what the quiet button copies */
+let declined = false; // whether a person said no, because a dialog also closes when the page is hidden
+/** @type {Link|null} the link that the quiet button copies */
 let copied = null;
 $("keep").addEventListener("click", () => {
 	declined = true;
@@ -64,7 +64,7 @@ export async function pairDevice(words, keys) {
 	/** @type {HTMLInputElement} */ ($("secret")).value = "";
 	await until(() => getState().key !== "sought", SOUGHT_MS);
 	const isPaired = await agrees(link, () => mine === newest) && await fetchKey(link, keys);
-	if (!isPaired && getState().unlocked) dispatch("look-due"); // the page has not looked at a VM behind the question
+	if (!isPaired && getState().unlocked) dispatch("look-due"); // because the page did not look at the VM while the question was open
 }
 
 /** @param {string} fragment  @returns {Link|null} */
@@ -75,7 +75,7 @@ function parseFragment(fragment) {
 	return id && name ? { id, oneTimeKey, name } : null;
 }
 
-/** Why a link can't be used here, or an empty text. @param {string} words  @param {Link} link */
+/** Returns why a link can't be used here, or an empty text. @param {string} words  @param {Link} link */
 function troubleBefore(words, { id }) {
 	if (!crypto.subtle) return UNSIGNING;
 	if (isUsed(id)) return SPENT;
@@ -83,7 +83,7 @@ function troubleBefore(words, { id }) {
 	return place === HOME.href ? "" : `This pairing link is for ${place}. Nothing was sent. Open the link there, or ask for a link for this address.`;
 }
 
-/** The address for which a link was made, or this page's address if the link names none. @param {string} words */
+/** Returns the address for which a link was made, or this page's address if the link names none. @param {string} words */
 function placeOf(words) {
 	try {
 		return new URL(".", words).href;
@@ -92,7 +92,7 @@ function placeOf(words) {
 	}
 }
 
-/** Whether a tab of this device has sent this id, because a second request would have the key revoked. @param {string} id */
+/** Whether a tab of this device has sent this id already. A second request would cause the key to be revoked. @param {string} id */
 const isUsed = (id) => recall("local", "pair")?.id === id;
 
 /** Asks the person, and asks again if the dialog was closed without an answer. @param {Link} link  @param {() => boolean} isNewest */
@@ -153,7 +153,7 @@ async function fetchKey(link, keys) {
 	const { id, name } = link;
 	say(`Fetching the signing key of ${name}…`, true);
 	await until(() => Boolean(getState().health.answer || getState().health.fails)); // a slow line
-	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used it meanwhile
+	const trouble = isUsed(id) ? SPENT : isAway(getState()) ? AWAY : ""; // another tab may have used the link meanwhile
 	if (trouble !== AWAY) clearLink();
 	if (trouble) say(trouble);
 	if (trouble) return false;
@@ -168,7 +168,7 @@ async function fetchKey(link, keys) {
 	return Boolean(key);
 }
 
-/** Asks once. Returns the sealed key; an empty text if there is none, null if no answer came. @param {string} id */
+/** Asks the handler once. Returns the sealed key, an empty text if the handler has none, or null if no answer came. @param {string} id */
 async function fetchSealed(id) {
 	try {
 		const response = await fetch("pair", {
@@ -201,25 +201,25 @@ async function openSealed({ id, oneTimeKey, name }, sealed, { importKey }) {
 	}
 }
 
-/** Begins to use a key, and keeps it in place of any other key, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address  @param {Keys} keys */
+/** Begins to use a key, and stores it in place of any other key, however late the database answers. @param {CryptoKey} key  @param {string} name  @param {string} rest  of the address  @param {Keys} keys */
 async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 	useKey(key);
 	keepBox.checked = !$("may-keep").hidden;
-	keep("local", "key", null); // what is known about the old key
+	keep("local", "key", null); // forget what was known about the old key
 	let storing = STORING;
 	const stored = keepOrNot().then(() => { storing = ""; });
 	await Promise.race([stored, sleep(STORE_MS)]);
-	if (getState().unlocked) dispatch("locked"); // no request of the previous caller continues
+	if (getState().unlocked) dispatch("locked"); // end the requests that use the previous key
 	await takeKey(key);
 	await until(() => getState().key !== "given", PROOF_MS);
 	const report = () => {
 		const state = getState().key;
-		if (state === "refused" || !getState().unlocked) say(""); // the page shows that beside the key field
+		if (state === "refused" || !getState().unlocked) say(""); // the page shows the refusal beside the key field
 		else if (keepBox.checked) say(`Paired as ${name}. ${state === "proved" ? PROVED : UNPROVED}${storing}`, true);
 		else say(`Paired as ${name}, until this tab closes. The key is not kept here.`);
 	};
 	if (storing) report();
-	await stored; // until then a reload says that the pairing was interrupted
+	await stored; // before this, a reload would say that the pairing was interrupted
 	if (keepBox.checked) keep("local", "pair", { ...recall("local", "pair"), as: name });
 	clearLink(rest);
 	report();
@@ -228,12 +228,12 @@ async function takePaired(key, name, rest, { keepOrNot, takeKey }) {
 /** @param {string} fragment */
 const showAddress = (fragment) => history.replaceState(null, "", location.pathname + location.search + fragment);
 
-/** Removes a pairing link from the address. @param {string} [rest]  what else is to stand there */
+/** Removes a pairing link from the address. @param {string} [rest]  the text that replaces the link */
 function clearLink(rest = "") {
 	if (location.hash.startsWith("#pair=")) showAddress(rest);
 }
 
-/** Returns once a test holds, or after some time. @param {() => boolean} test  @param {number} [ms]  @returns {Promise<void>} */
+/** Returns when a test is true, or after a time. @param {() => boolean} test  @param {number} [ms]  @returns {Promise<void>} */
 const until = (test, ms = 2 ** 31 - 1) => new Promise((resolve) => {
 	const look = () => { if (test()) queueMicrotask(resolve); };
 	setTimeout(resolve, ms);

@@ -1,43 +1,43 @@
-// The conversation with Claude about one VM, and how each thing that happens changes it. Pure.
+// The conversation with Claude about one VM, and how each event changes the conversation. Pure.
 
 import { clock } from "../base/words.js";
 import { labelOf } from "./verbs.js";
 
-/** A question and its answer. `own`: the page sent it by itself. `recap`: Claude gets what was said before. `began`: when, by this device's clock.
+/** A question and its answer. `own`: the page sent the question by itself. `recap`: Claude gets the text of the earlier conversation. `began`: when the turn began, by this device's clock.
  * @typedef {{id: string, prompt: string, own: boolean, began: number, body?: string, recap?: boolean, answer?: string}} Turn */
 /** @typedef {{notice?: string, trouble?: string, lost?: boolean}} Failure */
-/** `number`: unique to the conversation. `turn` is under way; `cut` was under way, and the rest of its answer can be asked for. `log`: whether the earlier conversation
- * before is drawn. `check`: the verb that ended, and that Claude was not told of; `byHand` waits for a person. `draft`: what
- * is written, while another VM is shown.
+/** `number`: unique to the conversation. `turn` is under way. `cut` was under way, and the rest of its answer can be requested. `log`: whether the earlier
+ * conversation is drawn. `check`: a verb that has ended without Claude's knowledge; with `byHand`, a person must have Claude check. `draft`: the
+ * unsent text while another VM is shown.
  * @typedef {{number: number, session: string|undefined, id: string|undefined, turns: Turn[], turn: Turn|null, cut: Turn|null,
  *   draft: string, failure: Failure, word: string, log: "unread"|"reading"|"failed"|"read", cost: number,
  *   check: {job: string, byHand: boolean}|null}} Chat */
-/** An earlier conversation, as the handler lists it. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
-/** What the device keeps of a conversation. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
-/** `status`: "held" until it is known whether the proposal was approved, "unsure" if that can't be known, "spent" if its id can't act any more.
+/** An earlier conversation, from the handler's list. @typedef {{id: string, vm: string, words: string, at: string, session: string, turn: string|null}} Talk */
+/** The part of a conversation that the device stores. @typedef {{session?: string, id?: string, turn?: Turn|null}} Kept */
+/** `status`: "held" while the page does not know whether the proposal was approved, "unsure" if the page can't know that, "spent" if the proposal's id can't act any more.
  * `talk`: the number of its conversation. `at`: when its turn began, by this device's clock. `last`: the VM's last job as
  * Claude saw it. After another job, the proposal is spent.
  * @typedef {{vm: string, verb: string, at: number, last: string, talk: number, words: string, status: "held"|"unsure"|"open"|"spent"}} Proposal */
 
 /** @typedef {import("./shape.js").State} State */
 
-export const LIMIT_USD = 1; // once a conversation has cost this, Claude no longer checks by itself
-const DAY_MS = 86_400_000; // a host remembers an id for two days, so an older one could act twice
+export const LIMIT_USD = 1; // from this cost of a conversation on, Claude does not check by itself
+const DAY_MS = 86_400_000; // a host forgets an id after one to two days, so an older id could act twice
 export const TOO_OLD = "Too old to approve. Ask Claude again.";
 
 /** @param {number} number  @param {Kept} kept  @param {string} draft  @returns {Chat} */
 export const newChat = (number, { session, id, turn }, draft = "") => ({
-	number, session, id, turns: [], turn: null, cut: turn ? { ...turn, began: turn.began ?? 0 } : null, // a proposal of unknown age is too old to act on
+	number, session, id, turns: [], turn: null, cut: turn ? { ...turn, began: turn.began ?? 0 } : null, // without a known beginning, a proposal counts as too old
 	draft, failure: {}, word: "", log: session ? "unread" : "read", cost: 0, check: null,
 });
 
-/** What the page keeps for a reload. @param {Chat} chat  @returns {Kept|null} */
+/** Returns the part of a conversation that the page stores for a reload. @param {Chat} chat  @returns {Kept|null} */
 export function keptOf({ session, id, turn, cut }) {
 	const open = turn ?? cut;
 	return session || open ? { session, id, turn: open && { id: open.id, prompt: open.prompt, own: open.own, began: open.began } } : null;
 }
 
-/** @type {Record<string, (chat: Chat, event: any) => Chat>} each changes the conversation about one VM */
+/** @type {Record<string, (chat: Chat, event: any) => Chat>} the events that change the conversation about one VM */
 export const OF_CHAT = {
 	"draft-left": (chat, { words }) => ({ ...chat, draft: words }),
 	"turn-begun": (chat, { turn }) => ({
@@ -61,10 +61,10 @@ export const OF_CHAT = {
 	"check-due": (chat, { check }) => ({ ...chat, check }),
 };
 
-/** A proposal that names no last job comes from an earlier version. @param {{at: number, last: string}} proposal  @param {number} now */
+/** Whether a proposal is too old to be approved. A proposal without a last job comes from an earlier version. @param {{at: number, last: string}} proposal  @param {number} now */
 export const isOldProposal = ({ at, last }, now) => !last || Math.abs(now - at) >= DAY_MS;
 
-/** The jobs that have changed the VM's power since a proposal was made, as far as the history shows them.
+/** Returns the job that has changed the VM's power after a proposal was made, if the history shows one.
  * @param {State} state  @param {string} id  @returns {import("./shape.js").Job|undefined} */
 function actSince({ views, proposals }, id) {
 	const { vm, last } = proposals[id];
@@ -86,7 +86,7 @@ export function spendProposals(state) {
 	return Object.keys(spent).length ? { ...state, proposals: { ...state.proposals, ...spent } } : state;
 }
 
-/** Why a proposal can't be approved now, or an empty text. @param {State} state  @param {string} job  @param {number} now */
+/** Returns why a proposal can't be approved now, or an empty text. @param {State} state  @param {string} job  @param {number} now */
 export function proposalObstacle({ proposals }, job, now) {
 	const proposal = proposals[job];
 	if (!proposal) return "";

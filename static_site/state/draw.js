@@ -5,14 +5,14 @@ import { getState, subscribe, viewOf } from "./store.js";
 
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
-/** A region of the page. Nothing is known about a VM that is not here, so `named` is empty for it.
+/** Draws a region of the page. `named` is the view, but empty if the address names a VM that does not exist here.
  * @typedef {(state: State, view: View, now: number, named: View) => unknown} Draw */
 
 /** @type {Draw[]} */
 let regions = [];
 let due = false;
 
-const PRESS_MS = 1_500; // a finger that rests longer does not press
+const PRESS_MS = 1_500; // a finger that rests longer than this is not about to press
 let pressedAt = 0;
 addEventListener("pointerdown", () => { pressedAt = Date.now(); });
 for (const type of ["pointerup", "pointercancel", "blur"]) addEventListener(type, () => { pressedAt = 0; });
@@ -35,7 +35,7 @@ export function draw() {
 	}
 	const state = getState();
 	const view = viewOf();
-	const named = state.unknownVm ? newView("") : view; // a VM that is not here must not show another VM's state
+	const named = state.unknownVm ? newView("") : view; // the name of a VM that does not exist here must not stand above another VM's state
 	for (const region of regions) {
 		try {
 			region(state, view, Date.now(), named);
@@ -52,4 +52,4 @@ export function startDrawing(...all) {
 }
 
 subscribe(drawSoon);
-addEventListener("resize", drawSoon); // other parts may fit now
+addEventListener("resize", drawSoon); // because other parts may fit now

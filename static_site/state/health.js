@@ -6,16 +6,16 @@ import { dispatch, getState, takeClock, viewOf } from "./store.js";
 
 const EVERY_MS = 10_000;
 const SLOW_MS = 2_300;
-/** After the page has opened, a person learns within three seconds that nothing answers. */
+/** A person must learn within three seconds after the page has opened that nothing answers. */
 const SAID_BY_MS = 2_600;
-/** How long a good answer may take on a bad line. */
+/** The least time that an answer gets, because a line may be bad. */
 const LEAST_MS = 1_500;
 const LATE_MS = 8_000;
 
 /** @type {ReturnType<typeof setTimeout>|undefined} */
 let timer;
 
-/** How long an answer may take before a person is told. */
+/** Returns how long an answer may take before the page says that nothing answers. */
 function patience() {
 	const left = SAID_BY_MS - performance.now();
 	return left > 0 ? Math.min(SLOW_MS, Math.max(LEAST_MS, left)) : SLOW_MS;
@@ -24,8 +24,8 @@ function patience() {
 let isFirst = true;
 let isMeasured = false;
 
-/** Compares this device's clock, once for a page. What fits the time that the answer took is right.
- * @param {string} time in whole seconds  @param {number} sent when it was asked for, at the earliest */
+/** Compares this device's clock with the handler's, once for a page. A difference that the answer's delay explains counts as none.
+ * @param {string} time in whole seconds  @param {number} sent the earliest time at which the request may have been sent */
 function measureClock(time, sent) {
 	if (isMeasured || !(isMeasured = Boolean(time))) return;
 	const least = Date.parse(time) - Date.now();
@@ -36,7 +36,7 @@ function measureClock(time, sent) {
 /** Asks now, and then repeatedly. */
 export async function pollHealth() {
 	clearTimeout(timer);
-	const sent = Date.now() - (isFirst ? performance.now() : 0); // which is asked for before this script runs
+	const sent = Date.now() - (isFirst ? performance.now() : 0); // the browser sends the first request before this script runs
 	isFirst = false;
 	const slow = setTimeout(() => dispatch("health-slow"), patience());
 	let wait = EVERY_MS;
@@ -57,13 +57,13 @@ export async function pollHealth() {
 	timer = setTimeout(pollHealth, wait);
 }
 
-/** Only if there is a single host is it known which VMs belong to it. @param {any} answer */
+/** Takes over the proofs of all hosts. The VMs of a host are known only if there is a single host. @param {any} answer */
 function takeAllProven({ hosts, vms }) {
 	const [host, more] = Object.values(hosts);
 	if (!more) for (const { name } of vms) takeProven(name, host?.proven);
 }
 
-/** When a rescue over this connection was last proven: `null` is "never" only from a host agent that can know it.
+/** Notes when a rescue over this connection was last proven. `null` means "never", but only from a host agent that records proofs.
  * @param {string} vm  @param {{at: string, how: string}|null|undefined} proven */
 export function takeProven(vm, proven) {
 	if (!proven && (proven === undefined || vmHealth(getState(), vm)?.proxmox !== "answering")) return;

@@ -8,10 +8,10 @@ import { dispatch, getState } from "./store.js";
 /** @typedef {Record<string, {n: number, head: string}[]>} Heads */
 /** @typedef {{node: string, n: number, head: string, broken?: string, hashes?: string[], since?: number}} Chain */
 
-/** @type {Map<string, Promise<void>>} the reading that is under way, for each VM */
+/** @type {Map<string, Promise<void>>} the reading that is under way, by VM */
 const underWay = new Map();
 
-/** The line of the list that is being read, for each VM. @type {Map<string, AbortController>} */
+/** Ends the request for the list that is under way, by VM. @type {Map<string, AbortController>} */
 const lines = new Map();
 
 /** @param {string} vm  @param {Record<string, string>} [more]  @param {AbortController} [line]  @returns {Promise<any>} */
@@ -21,10 +21,10 @@ async function readHistory(vm, more, line = new AbortController()) {
 	return answer?.error ?? answer ?? { message: "no answer came back" };
 }
 
-/** A job with its output and its picture; null if the host does not know the job, undefined if it did not answer. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
+/** Returns a job with its output and its picture, null if the host does not know the job, or undefined if the host did not answer. @param {string} vm  @param {string} id  @returns {Promise<Job|null|undefined>} */
 export const findJob = async (vm, id) => (await readHistory(vm, { job: id })).job;
 
-/** Reads the list of jobs again, one reading at a time. Of several waiting readings, only the last one runs. @param {string} vm */
+/** Reads the list of jobs again, one reading at a time. If several readings wait, only the last one runs. @param {string} vm */
 export function refreshHistory(vm) {
 	const before = underWay.get(vm) ?? Promise.resolve();
 	/** @type {Promise<void>} */
@@ -47,16 +47,16 @@ async function readList(vm) {
 	dispatch("jobs-came", { vm, jobs, trouble, chain: chain && checkChain(vm, before, chain) });
 }
 
-/** The last lines that this page saw of each node's chain of jobs. @param {string} vm  @returns {Heads} */
+/** Returns the last lines that this page saw of each node's chain of jobs. @param {string} vm  @returns {Heads} */
 const headsOf = (vm) => recall("local", `heads ${vm}`) ?? {};
 
-/** Keeps the chain's line that this page's own job added. @param {string} vm  @param {Chain} line */
+/** Stores the line that this page's own job added to the chain. @param {string} vm  @param {Chain} line */
 export function takeChain(vm, { node, n, head }) {
 	const heads = headsOf(vm);
 	keep("local", `heads ${vm}`, { ...heads, [node]: [...heads[node] ?? [], { n, head }].slice(0, 9) });
 }
 
-/** What is wrong with the record, or an empty text. @param {string} vm  @param {Heads} before  @param {Chain} chain */
+/** Returns what is wrong with the host's record of jobs, or an empty text. @param {string} vm  @param {Heads} before  @param {Chain} chain */
 function checkChain(vm, before, { node, n, head, broken, hashes = [], since }) {
 	const kept = before[node] ?? [];
 	const gone = since !== undefined && since !== null && kept.find((line) => line.n >= since && !hashes.includes(line.head.slice(0, 16)));

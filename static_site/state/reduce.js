@@ -1,4 +1,4 @@
-// What the page knows, and how each thing that happens changes it. Pure: every event brings its own time.
+// How each event changes the page's state. Pure, because every event has its own time.
 
 import { clock, isVerdict, minute } from "../base/words.js";
 import { OF_CHAT, OF_CHATS, spendProposals } from "./conversation.js";
@@ -18,7 +18,7 @@ const enter = (view, at, phase, more = {}) => ({
 	...view, phase, since: at, sentence: "", hint: "", lines: [], cures: [], url: "", offer: "", holder: null, nudge: null, ...more,
 });
 
-/** @type {Record<string, (view: View, event: any, state: State) => View>} of one VM */
+/** @type {Record<string, (view: View, event: any, state: State) => View>} the events that change the view of one VM */
 const OF_VIEW = {
 	"read-begun": (view, { at, verb, loud }) => ({
 		...(loud ? enter(view, at, "checking", { verb }) : view), reading: verb, triedAt: at, waiting: verb === "forensics",
@@ -33,7 +33,7 @@ const OF_VIEW = {
 	"act-recalled": (view, { id, verb }) => ({ ...view, verb, open: { id, verb }, note: "", sent: { ...view.sent, [id]: true } }),
 	"stage-came": (view, { at, id, n, stage, started, deadline }, { clockOff }) => {
 		if (view.open?.id !== id) return view;
-		const known = view.stages[n]?.name === stage; // an attached request gets all stages again, from the first
+		const known = view.stages[n]?.name === stage; // a request that attaches gets all stages again from the beginning
 		const stages = known ? view.stages : [...view.stages.slice(0, n), { name: stage, at }];
 		const ends = deadline ? { started: Date.parse(started) - clockOff, seconds: deadline } : view.deadline;
 		const heard = view.phase === "unknown" ? enter(view, at, "running", { since: view.since }) : view;
@@ -75,7 +75,7 @@ const OF_VIEW = {
 	"watch-ended": (view, { at, found }) => {
 		const { watch } = view;
 		if (!watch) return view;
-		const late = at - watch.until; // the last look, or this device's sleep, ended the watch
+		const late = at - watch.until; // how long after the end of the watch this last look came, as when this device slept
 		const until = late > 0 && late < 10_000 ? watch.until : at;
 		return { ...view, watch: { ...watch, on: false, until, found: watch.back && found === "nothing" ? "guest" : found } };
 	},
@@ -87,7 +87,7 @@ const OF_VIEW = {
 	"proven-heard": (view, { proven }) => ({ ...view, proven }),
 };
 
-/** With a new picture of the console, and when it was taken by this device's clock. @param {View} view  @param {any} found  @param {State} state  @returns {View} */
+/** Returns the view with a new picture of the console, dated by this device's clock. @param {View} view  @param {any} found  @param {State} state  @returns {View} */
 function withPicture(view, found, { clockOff }) {
 	if (!found) return view;
 	/** @type {Picture} */
@@ -95,13 +95,13 @@ function withPicture(view, found, { clockOff }) {
 	return { ...view, picture, rescue: addShot(view.rescue, picture) };
 }
 
-/** The jobs that this device sent earlier or from another tab. @param {string[]} ids  @returns {Record<string, boolean>} */
+/** Returns the jobs that this device sent earlier or from another tab. @param {string[]} ids  @returns {Record<string, boolean>} */
 export const sentOf = (ids) => Object.fromEntries(ids.map((id) => [id, false]));
 
 /** @param {{by_hand?: string[]}} answer */
 const byHand = ({ by_hand: lines = [] }) => lines.map((line) => `By hand: ${line}`);
 
-/** An answer that ends a reading or a changing verb. @param {View} view  @param {any} event  @returns {View} */
+/** Returns the view after an answer that ends a reading or a changing verb. @param {View} view  @param {any} event  @returns {View} */
 function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	const changes = mutates(verb);
 	let next = remember(view, { at, verb, answer, changes });
@@ -123,9 +123,9 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });
 }
 
-const GAP_MS = 10_000; // the longest time between two checks; after a longer gap, the guest may have answered earlier than it was heard
+const GAP_MS = 10_000; // the longest gap between two checks; after a longer one, the guest may have returned much earlier than the check that found it
 
-/** The watch after an answer. The first heartbeat ends the watch. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
+/** Returns the watch after an answer. The first heartbeat ends the watch. @param {Watch|null} watch  @param {any} answer  @param {number} at  @returns {Watch|null} */
 function hearGuest(watch, { outcome, state, heartbeat }, at) {
 	if (watch?.on && outcome === "done" && FALLEN[state]) return { ...watch, on: false, until: at, found: "fallen", fell: state };
 	if (outcome !== "done" || !watch || watch.back || watch.found === "guest") return watch;
@@ -133,10 +133,10 @@ function hearGuest(watch, { outcome, state, heartbeat }, at) {
 	return ms >= 0 && heartbeat.state === "fresh" ? { ...watch, on: false, until: at, found: "guest", back: { ms, most: at - watch.heard > GAP_MS } } : { ...watch, heard: at };
 }
 
-/** Whether a reading verb knows more than the watch after a start does. @param {View} view  @param {string} verb  @param {any} answer */
+/** Whether the answer of a reading verb is newer or more certain than the watch after a start. @param {View} view  @param {string} verb  @param {any} answer */
 const isNewer = ({ seen, watch }, verb, { outcome, last }) => outcome === "done" && ((verb === "forensics" && watch?.found !== "fallen") || seen?.last !== last);
 
-/** Takes over what an answer says about the VM. @param {View} view  @param {any} event  @returns {View} */
+/** Returns the view with all that an answer says about the VM. @param {View} view  @param {any} event  @returns {View} */
 function remember(view, { at, verb, answer, changes }) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
 	const before = view.seen;
@@ -145,7 +145,7 @@ function remember(view, { at, verb, answer, changes }) {
 	next.beats ||= Boolean(next.heartbeat?.at);
 	if (answer.by_hand?.length && !changes) next.byHand = answer.by_hand;
 	const old = view.verdict;
-	// A capture knows more than a status does.
+	// The verdict of a capture is more certain than that of a status.
 	const better = verb === "status" && old?.from === "forensics" && old.state === state && old.last === last;
 	if (outcome === "done" && !better && (verdict || !changes)) {
 		next.verdict = verdict ? { ...verdict, state, last, from: verb, at } : null;
@@ -192,21 +192,21 @@ const OF_STATE = {
 	tick: (state) => state,
 };
 
-/** Changes the views of some VMs, but not of one that is asked for more already.
+/** Changes the views of some VMs, but not of a VM about which a request is under way.
  * @param {State} state  @param {string[]} names  @param {(view: View) => View} change  @returns {State} */
 function changeViews(state, names, change) {
 	const free = names.filter((name) => Object.hasOwn(state.views, name) && !state.views[name].reading && !state.views[name].acting);
 	return { ...state, views: { ...state.views, ...Object.fromEntries(free.map((name) => [name, change(state.views[name])])) } };
 }
 
-/** A host told how its VMs are, or why `names` are not known. @param {State} state  @param {any} event  @returns {State} */
+/** Takes over the states that a host reports of its VMs, or why the states of `names` are not known. @param {State} state  @param {any} event  @returns {State} */
 function takeStates(state, { at, names, answer: { states, outcome, reached, message, verdict, stderr }, clockOff }) {
 	const told = new Map(states?.map((/** @type {any} */ each) => [each.vm, { ...each, outcome, reached }]));
 	const failure = { outcome, reached, message, verdict, stderr };
 	return changeViews(state, states ? [...told.keys()] : names, (view) => settled(view, { at, verb: "status", answer: told.get(view.vm) ?? failure, clockOff }));
 }
 
-/** The VM that is shown, once the names are known. A VM that was looked at without a name is the only one.
+/** Decides which VM is shown, once the names are known. A view without a name belongs to the only VM.
  * @param {State} state  @param {string} choice  @returns {State} */
 function chooseFirst(state, choice) {
 	const names = state.health.vms.map(({ name }) => name);
@@ -216,11 +216,11 @@ function chooseFirst(state, choice) {
 	return { ...state, vm, views: nameless ? { ...views, [vm]: { ...nameless, vm } } : views };
 }
 
-/** The state after an event. An event about a VM that is no longer kept changes nothing.
+/** Returns the state after an event. An event about a VM that the state no longer has changes nothing.
  * @param {State} state  @param {Event_} event  @returns {State} */
 export function reduce(state, event) {
 	const { type, at, vm: name = state.vm } = event;
-	const view = Object.hasOwn(state.views, name) ? state.views[name] : null; // a VM may be called constructor
+	const view = Object.hasOwn(state.views, name) ? state.views[name] : null; // hasOwn, because a VM may be called constructor
 	const chat = Object.hasOwn(state.chats, name) ? state.chats[name] : null;
 	let next = state;
 	if (type in OF_VIEW) {

@@ -10,10 +10,10 @@ import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
 const LOOK_EVERY_MS = 15_000;
 
-/** Whether this view has nothing under way and no open outcome. @param {View} view */
+/** Whether the VM has no verb under way and no open outcome. @param {View} view */
 export const resting = (view) => !view.open && !["checking", "running", "unknown"].includes(view.phase);
 
-/** The phase that the page shows. @param {State} state  @param {View} view */
+/** Returns the phase that the page shows. @param {State} state  @param {View} view */
 export function phaseOf(state, view) {
 	if (!state.unlocked) return "locked";
 	return isAway(state) && resting(view) ? "disconnected" : view.phase;
@@ -23,7 +23,7 @@ export function phaseOf(state, view) {
 export const isAway = ({ health }) => health.fails > 1 || ((health.slow || health.fails > 0) && !health.answer);
 
 /** @typedef {import("./shape.js").VmHealth} VmHealth */
-/** @type {WeakMap<VmHealth[], Map<string, VmHealth>>} a list of a thousand asks for each */
+/** @type {WeakMap<VmHealth[], Map<string, VmHealth>>} an index, because a list of a thousand VMs looks up each of them */
 const byName = new WeakMap();
 
 /** @param {Pick<State, "vm"|"health">} state  @param {string} name */
@@ -39,7 +39,7 @@ export function fullName(state, name = state.vm) {
 	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
-/** The code of the trouble with the connection to the VM's host, or an empty text. @param {State} state  @param {View} view */
+/** Returns the code of the trouble with the connection to the VM's host, or an empty text. @param {State} state  @param {View} view */
 export function proxmoxTrouble(state, view) {
 	const { health } = state;
 	const code = health.fails < 2 && health.answer && vmHealth(state, view.vm)?.proxmox;
@@ -50,14 +50,14 @@ export function proxmoxTrouble(state, view) {
 /** @param {State} state */
 export const chatDown = ({ health }) => health.answer?.chat?.replace(/^(on|none)$/, "") ?? "";
 
-/** A sentence about who holds the VM. @param {Holder} holder  @param {number} clockOff */
+/** Returns a sentence about who holds the VM. @param {Holder} holder  @param {number} clockOff */
 export function holding({ by, verb, since, stage, deadline }, clockOff) {
 	const at = Date.parse(since) - clockOff;
 	const until = clock(at + 1e3 * deadline);
 	return `${by} has been ${DOING[verb] ?? `at it (${verb})`} it since ${clock(at)}; the job ends by ${until}${stage ? ` (stage: ${stage})` : ""}.`;
 }
 
-/** Why a verb can't be pressed now, or an empty text. @param {State} state  @param {View} view  @param {string} verb */
+/** Returns why a verb can't be pressed now, or an empty text. @param {State} state  @param {View} view  @param {string} verb */
 export function obstacle(state, view, verb) {
 	const phase = phaseOf(state, view);
 	if (phase === "locked") return "Enter the signing key first.";
@@ -72,17 +72,17 @@ export function obstacle(state, view, verb) {
 	return code && `Proxmox is out of reach: ${troubleOf(code)}.`;
 }
 
-/** @type {Record<string, string>} the state in which a verb makes no sense */
+/** @type {Record<string, string>} by verb, the state in which that verb makes no sense */
 const POINTLESS = { reset: "stopped", start: "running", stop: "stopped" };
 
 /** @param {View} view  @param {string} verb */
 export const pointless = ({ seen }, verb) => (seen && POINTLESS[verb] === seen.state ? `It is ${seen.state === "stopped" ? "off" : seen.state}` : "");
 
-/** A lock is only a hint, because a person may know better after a minute. @param {View} view  @param {number} now */
+/** Whether locked buttons may be pressed anyway. After a minute they may, because a person may know better than the page. @param {View} view  @param {number} now */
 export const mayAnyway = (view, now) => now - view.lockedSince >= MINUTE;
 
-/** Since when the power buttons of the shown VM are locked. The lock is only a hint and ends after a minute, except where a link
- * named another VM.
+/** Notes since when the power buttons of the shown VM are locked. The lock ends after a minute, except if a link named
+ * another VM.
  * @param {State} state  @param {number} at  @returns {State} */
 export function noteLock(state, at) {
 	const view = state.views[state.vm];
@@ -93,16 +93,16 @@ export function noteLock(state, at) {
 	return { ...state, views: { ...state.views, [state.vm]: { ...view, lockedSince: since } } };
 }
 
-/** The verdict, if it still describes the present state. @param {View} view */
+/** Returns the verdict, if it still describes the present state. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
-/** The last failure, if no verb has run since. @param {View} view */
+/** Returns the last failure, if no other verb has run after it. @param {View} view */
 export const failureOf = ({ failure, seen }) => (failure && seen?.last === failure.last ? failure : null);
 
-/** The last failure, unless evidence says more about a VM that has a process. @param {View} view */
+/** Returns the last failure, unless the VM has a process and evidence says more about it. @param {View} view */
 export const failureShown = (view) => (view.seen?.state === "stopped" || verdictOf(view)?.from !== "forensics" ? failureOf(view) : null);
 
-/** The states in which a guest stands still after its start or reset, and their words. @type {Record<string, string>} */
+/** The words for the states in which a guest can stand still after its start or reset. @type {Record<string, string>} */
 export const FALLEN = {
 	__proto__: /** @type {any} */ (null),
 	"guest-panicked": "it panicked",
@@ -112,10 +112,10 @@ export const FALLEN = {
 	paused: "it was paused",
 };
 
-/** Whether the guest came up and has stood still since. @param {View} view */
+/** Whether the guest came up, then stopped, and still stands still. @param {View} view */
 export const hasFallen = ({ watch, seen }) => watch?.found === "fallen" && Boolean(FALLEN[seen?.state ?? ""]);
 
-/** The advised verb, if the advice still fits the present state and the page has that verb. A verb that just failed is not
+/** Returns the advised verb, if the advice still fits the present state and the page has that verb. A verb that just failed is not
  * advised again, and no verb is advised where a command on the host loses less. @param {View} view */
 export function adviceOf(view) {
 	const verdict = verdictOf(view);
@@ -128,8 +128,8 @@ export function adviceOf(view) {
 // The verdicts that a capture can reach on a VM that a status calls running.
 const OF_RUNNING = /^(healthy|heartbeat|guest|backup|disk|storage)/;
 
-/** The newest evidence in the history, if it is younger than a minute and describes the state that a status has just seen.
- * The history names neither state nor process: no power job may have ended since, and the verdict must be one of this state.
+/** Returns the newest evidence in the history, if it is younger than a minute and describes the state that a status has just seen.
+ * The history does not name the state or the process, so no power job may have ended later, and the verdict must fit the state.
  * @param {View} view  @param {number} now by the host's clock  @returns {import("./shape.js").Job|null} */
 export function recentEvidence({ seen, verdict, jobs }, now) {
 	const newest = jobs?.find((job) => job.verb === "forensics" && job.outcome !== "failed");
@@ -151,13 +151,13 @@ export function reasonOf({ message, verdict, stderr }) {
 	return reason.replace(/[;,] nothing was (sent|changed)$/, "");
 }
 
-/** Why a verb failed, without what the headline says already. @param {any} answer  @returns {string} */
+/** Returns why a verb failed, without the words that the headline shows already. @param {any} answer  @returns {string} */
 export const causeOf = (answer) => reasonOf(answer).replace(/^the VM was stopped and could not be started: (qm start failed: )?/, "");
 
-/** The commands that may help after a failure: the cure first, then what the verb does by hand. @param {any} answer */
+/** Returns the commands that may help after a failure: first the cure, then the commands that do the verb's work by hand. @param {any} answer */
 export const curesOf = ({ verdict, by_hand: lines = [] }) => [...verdict?.fix ? [verdict.fix] : [], ...lines.map((/** @type {string} */ command) => ({ place: "", command }))];
 
-/** The phase in which an answer ends, and the words for it. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
+/** Returns the phase after an answer, and the words for that phase. @param {string} verb  @param {any} answer  @param {{at: number, clockOff: number}} when
  * @returns {[string, Partial<View>]} */
 export function outcomeOf(verb, answer, { at, clockOff }) {
 	const { outcome, code, reached, verdict, holder, stage, url } = answer;
@@ -173,13 +173,13 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
 	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines, cures: curesOf({ verdict }) }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
-	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline has the rest
+	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline shows the other facts
 	const far = stage ? `It reached the stage ${stage}. ` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
 	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
 }
 
-/** Lines for trouble that no other part of the page shows. @param {State} state  @param {View} view  @returns {string[]} */
+/** Returns lines about trouble that no other part of the page shows. @param {State} state  @param {View} view  @returns {string[]} */
 export function notesOf({ health, clockOff, newPage }, view) {
 	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at) - clockOff));
 	const off = Math.abs(clockOff);
@@ -201,6 +201,6 @@ export const placeOf = ({ vm, tab }) => ({ vm, tab });
 /** @param {Place} place  @param {Place|null} other */
 export const isSamePlace = (place, other) => place.vm === other?.vm && place.tab === other.tab;
 
-/** The address to show. It names the VM if there are several, and stays as it is if there is only one.
+/** Returns the fragment of the address, which names the VM if there are several, or undefined if there is only one VM.
  * @param {Pick<State, "vm"|"tab"|"health">} state */
 export const addressOf = ({ vm, tab, health }) => (health.vms.length < 2 ? undefined : tab === "list" ? "" : `#vm=${vm}`);

@@ -1,4 +1,4 @@
-// Holds the state. Everything that happens comes in as an event, and the parts that draw are called once a frame.
+// Has the page's state, which changes only by events. The parts that draw are called once a frame.
 
 import { onClock } from "../base/send.js";
 import { keep, recall } from "../base/storage.js";
@@ -10,7 +10,7 @@ import { newState } from "./shape.js";
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
 
-const STALE_MS = 300_000; // a request's time that is off by more is refused
+const STALE_MS = 300_000; // the handler refuses a request whose time differs by more
 const MOST_SENT = 9; // how many jobs of one VM this device remembers as its own
 
 /** @type {State} */
@@ -33,22 +33,22 @@ export function dispatch(type, more = {}) {
 	for (const listener of listeners) listener(state, before, event);
 }
 
-/** What this device kept of a VM. @param {string} name  @returns {Partial<View>} */
+/** Returns what this device has stored about a VM. @param {string} name  @returns {Partial<View>} */
 const keptOfVm = (name) => ({ byHand: recall("local", `by-hand ${name}`) ?? [], proven: recall("local", `proven ${name}`), sent: sentOf(recall("local", `sent ${name}`) ?? []) });
 
-/** Begins to know these VMs, at once. @param {string[]} names */
+/** Adds a view for each of these VMs, in one event. @param {string[]} names */
 export function openViews(names) {
 	const fresh = names.filter((name) => !Object.hasOwn(state.views, name));
 	if (fresh.length) dispatch("views-opened", { kept: Object.fromEntries(fresh.map((name) => [name, keptOfVm(name)])) });
 }
 
-/** What is known of a VM. @param {string} name  @returns {View} */
+/** Returns what is known of a VM. @param {string} name  @returns {View} */
 export function viewOf(name = state.vm) {
 	openViews([name]);
 	return state.views[name];
 }
 
-/** The conversation about a VM. @param {string} vm */
+/** Returns the conversation about a VM. @param {string} vm */
 export function chatOf(vm = state.vm) {
 	if (!Object.hasOwn(state.chats, vm)) dispatch("chat-opened", { vm, kept: recall("local", `chat ${vm}`) ?? {} });
 	return state.chats[vm];
@@ -72,7 +72,7 @@ function persist(before) {
 	}
 }
 
-/** Takes up how far this device's clock is behind. @param {number|null} off null if an answer took its time as good */
+/** Notes how far this device's clock is behind. @param {number|null} off null if the handler accepted a request's time */
 export function takeClock(off) {
 	dispatch("clock-measured", { off: off ?? (Math.abs(state.clockOff) > STALE_MS ? 0 : state.clockOff) });
 	setBehind(state.clockOff);

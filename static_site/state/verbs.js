@@ -1,6 +1,6 @@
-// The words with which the page offers the verbs, asks about them and waits for them. A code or a verb of an answer may be `constructor`.
+// The words with which the page offers the verbs, asks about them and waits for them. An answer may name `constructor` as a code or a verb.
 
-/** `stages`: what its bar shows; `takes`: how long, in words.
+/** `stages`: the stages in the verb's bar. `takes`: the time that the verb takes, in words.
  * @typedef {{label: string, does?: string, costs?: string, takes?: string, stages?: string[]}} Verb */
 
 // ---- written by ./dev generate from agents/pve/words.py
@@ -19,19 +19,19 @@ export const VERBS = {
 	"states": {"label": "All states"},
 };
 
-/** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */
+/** The possible cost of overriding each refusal, by its code. @type {Record<string, string>} */
 export const ANYWAY = {
 	__proto__: /** @type {any} */ (null),
 	"storage-hung": "QEMU may be unable to end until its storage answers; the VM cannot start before then.",
 	"would-not-start": "The VM may stay off until Proxmox can start it.",
 };
 
-/** As they stand on the page: no verb ever changes its place. */
+/** The power verbs in their order on the page, which never changes. */
 export const POWER = ["cycle", "reset", "start", "stop"];
 
 // ---- end
 
-/** A stage's name, and how many seconds it usually ends within. Its deadline is longer (agents/pve/host/times.py).
+/** The name of each stage, and the seconds within which it usually ends. The stage's deadline is longer (agents/pve/budget.py).
  * @type {Record<string, {label: string, limit: number}>} */
 export const STAGES = {
 	__proto__: /** @type {any} */ (null),

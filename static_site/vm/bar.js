@@ -7,8 +7,8 @@ import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 /** @typedef {import("../base/words.js").Tone} Tone */
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
-/** `tone` of a step that has not come is empty. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
-/** `brief` is said where the sentence has no room, and stands above it then.
+/** A stage in the bar. `tone` is empty before the stage begins. @typedef {{label: string, tone: Tone|"", seconds: number|null, limit: number}} Step */
+/** `brief` replaces the sentence if the bar has no room for it. The sentence then stands in the details.
  * @typedef {{phase: string, tone: Tone, icon: string, live?: boolean, word: string, sentence: string, brief?: string, timer: string,
  *   act: string, actLabel: string, steps: Step[], hint: string, lines: string[], cures: import("./headline.js").Cure[], url: string}} Bar */
 
@@ -57,7 +57,7 @@ const PHASES = {
 	}),
 };
 
-/** Who holds the VM, which may be another tab of this device. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
+/** Returns who holds the VM, which may be another tab of this device. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
 const whose = ({ sent }, holder) => (holder && holder.job in sent ? "Your other tab is on it" : "Someone is on it");
 
 /** @param {State} state  @param {View} view  @param {number} now */
@@ -91,10 +91,10 @@ function watching(view, now) {
 	return { tone: /** @type {Tone} */ ("busy"), icon: "working", live: true, word: done, sentence: "", timer: so, act: "stop-looking", actLabel: "Stop looking" };
 }
 
-/** When the guest's kernel answered first, by the host's clock. @param {import("../state/shape.js").Watch} watch */
+/** Returns when the guest's kernel answered first, by the host's clock. @param {import("../state/shape.js").Watch} watch */
 export const returnOf = ({ back, verb }) => (back ? `the guest’s kernel answers, ${back.most ? "at most " : ""}${span(back.ms)} after the ${labelOf(verb).toLowerCase()}` : "");
 
-/** What stopped a guest that stands still again, and when. @param {import("../state/shape.js").Watch} watch */
+/** Returns in which state a guest stands still again, and since when. @param {import("../state/shape.js").Watch} watch */
 export const fallOf = ({ fell, was, since, until, verb }) => `${FALLEN[fell]}${fell === was ? " again" : ""}, ${span(until - since)} after the ${labelOf(verb).toLowerCase()}`;
 
 /** @param {View} view */
@@ -106,7 +106,7 @@ function farOf(view) {
 /** @param {View} view */
 const tookOf = (view) => (mutates(view.verb) && view.stages.length ? `, after ${span(view.since - view.stages[0].at)}` : "");
 
-/** The stages that the verb has reported, each once and in order. If the verb goes back a step, that step begins again.
+/** Returns the stages that the verb has reported, each once and in order. If the verb goes back a step, that step begins again.
  * @param {View} view  @returns {View["stages"]} */
 function passed({ verb, stages }) {
 	const order = VERBS[verb]?.stages ?? [];
@@ -114,7 +114,7 @@ function passed({ verb, stages }) {
 	let found = [];
 	for (const stage of stages) {
 		const place = order.indexOf(stage.name);
-		const isOfStop = stage.name === "verify" && found.at(-1)?.name === "stop" && order.includes("start"); // no process is left
+		const isOfStop = stage.name === "verify" && found.at(-1)?.name === "stop" && order.includes("start"); // this stage verifies the stop, and belongs to it
 		if (place < 0 || isOfStop) continue;
 		found = found.filter(({ name }) => order.indexOf(name) <= place);
 		if (found.at(-1)?.name !== stage.name) found.push(stage);
@@ -137,7 +137,7 @@ function timerOf(view, now) {
 	return seconds > limit ? `${seconds} s, longer than usual` : `${seconds} s, usually up to ${limit} s`;
 }
 
-/** The stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */
+/** Returns the stages of the last power verb, with their times. @param {View} view  @param {number} now  @returns {Step[]} */
 function stepsOf(view, now) {
 	const names = VERBS[view.verb]?.stages;
 	if (!names || !view.stages.length || view.phase === "idle") return [];
@@ -156,7 +156,7 @@ function stepsOf(view, now) {
 	};
 	const steps = names.map(step);
 	const { watch } = view;
-	if (!watch || view.phase !== "done") return steps; // the check is over, so its place shows the guest's return
+	if (!watch || view.phase !== "done") return steps; // after the last stage, its place shows the guest's return
 	/** @type {Record<string, Tone|"">} */
 	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", fallen: "bad", unseen: "", "": watch.on ? "busy" : "" };
 	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];

@@ -26,38 +26,38 @@ export function showTab(tab) {
 	scrollTo(0, 0);
 }
 
-let leads = true; // no press led the page to where it is, but its beginning, a link or Back
+let leads = true; // whether the page came to this place at its opening, by a link or by Back, and not by a press
 
-/** What `work` shows is the place of the entry that the browser's history is at. @param {() => unknown} work */
+/** Runs `work`, which shows the place of the present entry of the browser's history, so no new entry is added. @param {() => unknown} work */
 function lead(work) {
 	leads = true;
 	work();
-	queueMicrotask(() => { leads = false; }); // after the place was noted
+	queueMicrotask(() => { leads = false; }); // after the place has been noted
 }
 
-/** Back shows what was shown. @param {import("../state/rules.js").Place} place */
+/** Shows the place to which Back or Forward led. @param {import("../state/rules.js").Place} place */
 function goBack({ vm, tab }) {
 	if (isAsking()) stopAsking(); // the dialog asks about what was on the screen before
 	chooseVm(vm);
 	showTab(getState().unlocked ? tab : "vm");
 }
 
-/** Writes the shown place into the browser's history, once for all changes of a moment, so that a reload shows the same VM. */
+/** Writes the shown place into the browser's history, once for all changes of one moment. A reload then shows the same VM. */
 function notePlace() {
 	const place = placeOf(getState());
-	const waits = !getState().unlocked || location.hash.startsWith("#pair="); // a link waits for the key through a reload
+	const waits = !getState().unlocked || location.hash.startsWith("#pair="); // a link that waits for the key must survive a reload
 	const address = waits ? undefined : addressOf(getState());
 	if (leads) history.replaceState(place, "", address);
 	else if (!isSamePlace(place, history.state)) history.pushState(place, "", address);
 }
 
-let link = ""; // the link that opened this page, until all of the link is shown
-/** Follows the link in the address, if there is one. */
+let link = ""; // the link to follow, kept until its VM is known and the page is unlocked, because its job needs the key
+/** Takes the link from the address, if there is one. */
 export function takeLink() {
 	link = location.hash.includes("vm=") ? location.hash : "";
 }
 
-/** `#vm=NAME&job=ID` opens that VM and that job. The page reports an unknown name, and opens no other VM in its place.
+/** Opens the VM and the job of the link `#vm=NAME&job=ID`. If the name is unknown, the page says so and opens no other VM.
  * Returns whether there was a link. */
 export async function openLink() {
 	const asked = new URLSearchParams(link.slice(1));
@@ -70,7 +70,7 @@ export async function openLink() {
 	chooseVm(name);
 	const { unlocked } = getState();
 	showTab(job && unlocked ? "history" : "vm");
-	if (!unlocked) return true; // the job waits for the key
+	if (!unlocked) return true; // the job can't be read before the key is there
 	link = "";
 	if (job) await openJob(name, job);
 	return true;
@@ -78,13 +78,13 @@ export async function openLink() {
 
 let hasBegun = false;
 
-/** The page has begun, so from now on a person chooses what is shown. */
+/** Ends the opening of the page. After this, the person chooses what is shown. */
 export function endOpening() {
 	hasBegun = true;
 	lead(notePlace);
 }
 
-/** Follows the link, unless Back led to it. Returns whether it was followed. */
+/** Follows the link, unless Back led to that link. Returns whether the link was followed. */
 export function followLink() {
 	if (history.state) return false;
 	if (isAsking()) stopAsking(); // the dialog asks about what was on the screen before
@@ -99,6 +99,6 @@ addEventListener("popstate", ({ state }) => {
 subscribe((state, before) => {
 	if (!isSamePlace(placeOf(state), placeOf(before))) queueMicrotask(notePlace);
 	if (hasBegun && link && state.unlocked && !before.unlocked) lead(openLink);
-	// The names of VMs that this device keeps may be older than the link.
+	// The stored names of VMs may be older than the link, so the link is tried again with new names.
 	if (state.unknownVm && state.health.vms !== before.health.vms && vmHealth(state, state.unknownVm)) openLink();
 });

@@ -7,11 +7,11 @@ import { headlineOf, urgency } from "./headline.js";
 
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
-/** `key` is the VM's name, or the host's where one row stands for its VMs.
+/** `key` is the name of the VM, or of the host if one row stands for all its VMs.
  * @typedef {{key: string, vm: string, find: string, title: string, words: string, tone: string, icon: string, age: string}} Row */
 /** @typedef {{name: string, title: string, note: string, rows: Row[]}} Group */
 
-const MOST_OF_HOST = 3; // VMs that are not known because of their host, before one row stands for them
+const MOST_OF_HOST = 3; // the most VMs of a host out of reach that have own rows; more VMs share one row
 
 /** @type {Record<string, (count: number) => string>} */
 const TITLES = {
@@ -24,7 +24,7 @@ const TITLES = {
 /** @type {Map<string, View>} */
 const blanks = new Map();
 
-/** What is known of a VM, whether it was looked at or not. @param {State} state  @param {string} name  @returns {View} */
+/** Returns what is known of a VM, even if the page has not looked at it. @param {State} state  @param {string} name  @returns {View} */
 function knownOf({ views }, name) {
 	if (Object.hasOwn(views, name)) return views[name];
 	const blank = blanks.get(name) ?? newView(name);
@@ -42,11 +42,11 @@ function groupOf(state, view, { tone }, now) {
 	return isSure && seen.state === "running" ? "run" : "unknown";
 }
 
-/** The groups that have a VM, of those that have all words of `query` in their row.
+/** Returns the groups that are not empty. Only VMs whose rows have all words of `query` are in them.
  * @param {State} state  @param {number} now  @param {string} query  @returns {Group[]} */
 export function groupsOf(state, now, query = "") {
 	const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-	const known = { ...state, unknownVm: "" }; // a link to a VM that is not here says nothing of these
+	const known = { ...state, unknownVm: "" }; // a link to a VM that does not exist here says nothing about the VMs of the list
 	/** @type {Record<string, {row: Row, rank: number, host: string, cut: boolean, at: number}[]>} */
 	const found = { need: [], acts: [], unknown: [], run: [] };
 	for (const { name, vmid, host } of state.health.vms) {
@@ -54,7 +54,7 @@ export function groupsOf(state, now, query = "") {
 		const head = headlineOf(known, view, now);
 		const group = groupOf(known, view, head, now);
 		const title = [name, vmid, host].filter(Boolean).join(" · ");
-		const runs = group === "run" && head.words === "Not examined"; // what a glance knows is enough here
+		const runs = group === "run" && head.words === "Not examined"; // the list shows a VM that was not examined as running
 		const said = runs ? "Running" : head.words;
 		if (!words.every((word) => `${title} ${said}`.toLowerCase().includes(word))) continue;
 		const tone = group === "run" && head.tone !== "good" ? "" : head.tone;
@@ -70,7 +70,7 @@ export function groupsOf(state, now, query = "") {
 	});
 }
 
-/** One row for the VMs of a host that is out of reach. @param {{row: Row, host: string, cut: boolean}[]} rows  @returns {Row[]} */
+/** Replaces the rows of a host that is out of reach by one row, if there are many. @param {{row: Row, host: string, cut: boolean}[]} rows  @returns {Row[]} */
 function foldHosts(rows) {
 	/** @type {Map<string, number>} */
 	const cut = new Map();
@@ -86,7 +86,7 @@ function foldHosts(rows) {
 	});
 }
 
-/** The bar below the list: when it was looked at last, and how much is known. @param {State} state  @param {number} now  @returns {import("./bar.js").Bar} */
+/** Returns the bar below the list, which says when the page last looked, and how much it knows. @param {State} state  @param {number} now  @returns {import("./bar.js").Bar} */
 export function lookOfAll({ health: { vms }, views }, now) {
 	const times = vms.map(({ name }) => (Object.hasOwn(views, name) && views[name].seen?.at) || 0);
 	const at = times.reduce((most, each) => Math.max(most, each), 0);

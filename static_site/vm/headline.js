@@ -1,4 +1,4 @@
-// The one headline: what is wrong, in at most four words, and its tone. Pure.
+// The headline says what is wrong in at most four words, and has a tone. Pure.
 //
 // The tone is the worst of verdict, age, reach and what is under way, so it is never green while anything is known to be wrong.
 
@@ -10,13 +10,13 @@ import { fallOf, returnOf } from "./bar.js";
 /** @typedef {import("../base/words.js").Tone} Tone */
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
-/** `cures`: commands on a host, each below where it is to be run.
+/** `cures`: commands on a host, each with the place where to run it.
  * @typedef {{words: string, tone: Tone, icon: string, second: string, why: string, live?: boolean, cures?: Cure[]}} Headline */
 /** @typedef {{place: string, command: string}} Cure */
 
 const GOOD_FOR_MS = 2 * MINUTE;
 
-/** Setting the clock back does not make a look younger. @param {number} now  @param {number} at  @param {number} ms */
+/** Whether a look is older than `ms`. If the clock was set back, the difference counts all the same. @param {number} now  @param {number} at  @param {number} ms */
 const isOld = (now, at, ms) => Math.abs(now - at) > ms;
 
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Headline} */
@@ -25,7 +25,7 @@ export function headlineOf(state, view, now) {
 	return { ...found, why: found.why || waitsFor(state, view) };
 }
 
-/** Why the power buttons wait, so that the page says it only once. @param {State} state  @param {View} view */
+/** Returns why the power buttons are locked, so that the page gives this reason only once. @param {State} state  @param {View} view */
 function waitsFor(state, view) {
 	return state.unlocked ? obstacle(state, view, "reset") : "";
 }
@@ -42,7 +42,7 @@ function locked(state) {
 	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
 }
 
-/** The link named a VM that is not here, and no other VM is shown in its place. @param {State} state  @returns {Headline|null} */
+/** Returns the headline for a link to a VM that does not exist here. The page shows no other VM in its place. @param {State} state  @returns {Headline|null} */
 function strayed({ unknownVm }) {
 	return unknownVm ? { words: "No such VM", tone: "warn", icon: "unknown", second: `The link says ${unknownVm}`, why: "" } : null;
 }
@@ -53,10 +53,10 @@ function lost({ health }) {
 	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
 }
 
-/** The page promises nothing before the host's first line. @param {View} view */
+/** Returns what the page can promise. Before the host's first line, it promises nothing. @param {View} view */
 const promiseOf = (view) => (view.stages.length ? `It continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
 
-/** When the host ends the job at the latest. @param {View} view */
+/** Returns the latest time at which the host ends the job. @param {View} view */
 const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");
 
 /** @param {State} state  @param {View} view  @param {number} now  @returns {Headline|null} */
@@ -100,9 +100,9 @@ function away(state, view) {
 	};
 }
 
-const HOST_KNOWS = ["io-error", "paused"]; // for these states the host says what to do before another start
+const HOST_KNOWS = ["io-error", "paused"]; // in these states, the host itself says what to do before another start
 
-/** What the watch after a start knows, unless something newer is known. @param {View} view  @param {number} now  @returns {Headline|null} */
+/** Returns the headline of the watch after a start, unless the page knows something newer. @param {View} view  @param {number} now  @returns {Headline|null} */
 function watched(view, now) {
 	const { watch, seen, trouble, phase, beats } = view;
 	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : "Look at the picture and the last words before another try."}`, cures: curesOf(verdictOf(view)) };
@@ -140,12 +140,12 @@ function known(state, view, now) {
 	return { ...phrase, second, why: whyOf(verdict), cures: curesOf(verdict) };
 }
 
-/** The words of the host's verdict. @param {import("../state/shape.js").HostVerdict|null} verdict */
+/** Returns the words of the host's verdict. @param {import("../state/shape.js").HostVerdict|null} verdict */
 const whyOf = (verdict) => sentence(verdict?.why || verdict?.sentence);
 /** @param {import("../state/shape.js").HostVerdict|null} verdict  @returns {Cure[]} */
 const curesOf = (verdict) => (verdict?.fix ? [verdict.fix] : []);
 
-/** The headline of a VM that runs, but whose guest was not looked at. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
+/** Returns the headline of a VM that runs, but whose guest was not examined. @param {View} view  @param {string} qemu  @param {string} second  @returns {Headline} */
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics" || view.looking) return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
 	const found = verdictOf(view);
@@ -158,6 +158,6 @@ function unseen(view) {
 	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
 
-/** How much a VM needs help. The list is sorted by it. @param {Headline} headline */
+/** Returns how urgently a VM needs help, as the key for sorting the list. @param {Headline} headline */
 export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
 

@@ -1,4 +1,4 @@
-// Looks that the page takes by itself: at the opening, on waking, and at the console after a start. They change nothing.
+// The looks that the page takes by itself: when it opens or wakes, and after a start at the console. They change nothing.
 
 import { newId, post, sleep } from "../base/send.js";
 import { MINUTE } from "../base/words.js";
@@ -12,15 +12,15 @@ const SCREEN_MS = 3_000;
 const WATCH_S = 90;
 /** How many VMs of the list are checked at once. A browser has six connections, and while a host hangs a verb needs one of them. */
 const AT_ONCE = 3;
-/** For how long an answer still counts as current. */
+/** An answer that is younger than this counts as current. */
 const RECENT_MS = 15_000;
 
 /** @type {string|null} the VM that the page looks at again once its present reading has ended */
 let owed = null;
 
-/** Checks a VM, and takes evidence of it when the newest is older than a minute. @param {string} vm */
+/** Checks a VM, and takes new evidence if the newest evidence is older than a minute. @param {string} vm */
 export async function lookAt(vm) {
-	dispatch("look-begun", { vm }); // the page shows nothing that a status alone can't know before the history has come
+	dispatch("look-begun", { vm }); // until the history arrives, the page claims nothing that a status alone can't know
 	await takeLook(vm).finally(() => dispatch("look-over", { vm }));
 }
 
@@ -29,11 +29,11 @@ async function takeLook(vm) {
 	await Promise.all([runVerb("status", { vm, unasked: true, quiet: viewOf(vm).phase !== "idle" || Boolean(viewOf(vm).seen) }), refreshHistory(vm)]);
 	const view = viewOf(vm);
 	const { seen, open, mayLook } = view;
-	if (view.reading) { // a check that a person sees took the place of this one, as when the handler answers again
+	if (view.reading) { // another check, which the person sees, has replaced this one, as when the handler answers again
 		owed = vm;
 		return;
 	}
-	if (vm !== getState().vm && view.phase !== "failed") return; // another VM is looked at
+	if (vm !== getState().vm && view.phase !== "failed") return; // the person looks at another VM now
 	if (!getState().unlocked || !seen || open || seen.holder || !mayLook || document.hidden || seen.state === "elsewhere") return;
 	const recent = recentEvidence(view, Date.now() + getState().clockOff);
 	if (recent) return showPicture(vm, recent.id, seen.last, recent);
@@ -50,7 +50,7 @@ async function showPicture(vm, id, last, evidence) {
 	dispatch("picture-came", { vm, picture, words });
 }
 
-/** Watches the guest's picture and heartbeat every 3 s until it is back, for 90 s. A device that slept looks once more. @param {string} vm */
+/** Looks at the guest's picture and heartbeat every 3 s until the guest is back, or for 90 s. A device that slept looks once more. @param {string} vm */
 export async function watchGuest(vm) {
 	dispatch("watch-begun", { vm, seconds: WATCH_S });
 	const { until } = viewOf(vm).watch ?? { until: 0 };
@@ -60,7 +60,7 @@ export async function watchGuest(vm) {
 		await sleep(SCREEN_MS);
 		if (!goesOn()) return;
 		if (document.hidden) continue;
-		if (getState().vm === vm) runVerb("status", { vm, quiet: true }); // its heartbeat ends the watch
+		if (getState().vm === vm) runVerb("status", { vm, quiet: true }); // the guest's heartbeat ends the watch
 		const found = getState().vm === vm ? await takeScreen(vm) : "";
 		if (!goesOn()) return;
 		if (found === "nothing") answeredAt = Date.now();
@@ -70,7 +70,7 @@ export async function watchGuest(vm) {
 	}
 }
 
-/** Takes one look at the console. Tells whether there can be no picture at all, or the guest shows nothing; empty if no answer came. @param {string} vm */
+/** Looks at the console once. Returns whether there can be no picture or the guest shows nothing, or an empty text if no answer came. @param {string} vm */
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
@@ -88,10 +88,10 @@ let hiddenSince = 0;
 /** Whether the page has looked at nothing since the last outcome. @param {import("../state/shape.js").View} view */
 const isUnseen = ({ phase, lookedAt, since }) => !lookedAt || (phase === "failed" && lookedAt < since);
 
-/** Whether the page may look by itself, because nothing is under way and the last failure had no look yet. @param {import("../state/shape.js").View} view */
+/** Whether the page may look by itself: nothing is under way, and the page has not looked after the last failure yet. @param {import("../state/shape.js").View} view */
 const mayLookNow = (view) => view.phase === "idle" || (view.phase === "failed" && isUnseen(view));
 
-/** The page is shown again, or hidden. A look that is a minute old has to be repeated. */
+/** Handles that the page was shown again or hidden. If the last look is a minute old, the page looks again. */
 export function wakeOrSleep() {
 	if (document.hidden) {
 		hiddenSince = Date.now();
@@ -106,7 +106,7 @@ export function wakeOrSleep() {
 
 /** @type {Set<string>} the VMs of the list whose check waits */
 const waiting = new Set();
-/** @type {Set<string>} the VMs of which their host told nothing with the others, or that are on two */
+/** @type {Set<string>} the VMs about which a host did not answer together with others, or that two hosts have */
 const apart = new Set();
 let checking = 0;
 
@@ -122,7 +122,7 @@ function checkEach(names) {
 	while (checking < AT_ONCE && waiting.size) checkWaiting();
 }
 
-/** Checks those that wait. A host that is known to be out of reach answers late, so its VMs come last. */
+/** Checks the VMs that wait. A host that is known to be out of reach answers late, so its VMs come last. */
 async function checkWaiting() {
 	checking++;
 	try {
@@ -141,10 +141,10 @@ async function checkWaiting() {
 	}
 }
 
-/** The host that may be asked for a VM with others. @param {string} name */
+/** Returns the host that may be asked about a VM together with others. @param {string} name */
 const hostOf = (name) => !apart.has(name) && vmHealth(getState(), name)?.host;
 
-/** Asks a host how its VMs are. What it does not tell is asked for apart, as with an older host agent. @param {string[]} names */
+/** Asks a host for the states of its VMs. The page asks separately for each VM that is missing in the answer, as with an older host agent. @param {string[]} names */
 async function askHost(names) {
 	dispatch("states-asked", { names });
 	const body = JSON.stringify({ verb: "states", vm: names[0] });
@@ -159,7 +159,7 @@ async function askHost(names) {
 	checkEach(untold);
 }
 
-/** Does what is due, once a second. While the list is shown, each of its VMs is checked, because the rows would grow old. */
+/** Starts the looks that are due, once a second. While the list is shown, each of its VMs is checked, because the rows would grow old. */
 export function checkIfDue() {
 	const state = getState();
 	const { vm } = state;
@@ -180,7 +180,7 @@ export function checkIfDue() {
 /** @type {WakeLockSentinel|null} */
 let lock = null;
 
-/** The screen stays on while a verb runs or its guest comes back, because a phone locks itself sooner than a power-cycle ends. */
+/** Keeps the screen on while a verb runs or its guest comes back, because a phone locks itself before a power-cycle ends. */
 async function holdScreen() {
 	const view = getState().views[getState().vm];
 	const wanted = !document.hidden && Boolean(view?.acting || view?.watch?.on);
@@ -196,7 +196,7 @@ async function holdScreen() {
 		lock = await navigator.wakeLock.request("screen");
 		lock.addEventListener("release", () => { lock = null; });
 	} catch {
-		lock = null; // a low battery: the page looks again on waking
+		lock = null; // the battery is low; the page looks again when the device wakes
 	}
 }
 
@@ -205,10 +205,10 @@ function lookAfter({ seen, jobs, jobsTrouble }, { vm = "", id, verb, answer: { o
 	const changes = mutates(verb);
 	if (verb === "forensics" && outcome === "done") showPicture(vm, id, last);
 	const calm = seen?.last === last && !jobsTrouble && jobs?.every((each) => each.outcome);
-	const isRow = vm !== getState().vm; // a VM of the list, whose jobs are read when a person opens it
+	const isRow = vm !== getState().vm; // whether this is a VM of the list, whose jobs are read only when a person opens it
 	if (reached && !(verb === "status" && (calm || isRow))) refreshHistory(vm);
 	const view = viewOf(vm);
-	const isOthers = verb === "status" && reached && seen && seen.last !== last && !holder; // a job of another tab or of another caller
+	const isOthers = verb === "status" && reached && seen && seen.last !== last && !holder; // whether another tab or another caller has run a job
 	if (isOthers && !isRow && resting(view) && !view.looking) lookAt(vm);
 	if (!changes) return;
 	if (outcome === "done" && bringsUp(verb)) watchGuest(vm);
@@ -221,7 +221,7 @@ function openVm(vm) {
 	if (!resumeVerb()) lookAt(vm);
 }
 
-/** A browser has six connections to a handler, and a host that hangs would hold them for minutes. @param {string} vm */
+/** Ends the reads of a VM that is no longer shown. A browser has six connections, and a host that hangs would occupy them for minutes. @param {string} vm */
 function leaveVm(vm) {
 	dropUnasked(vm);
 	dropHistory(vm);
@@ -234,7 +234,7 @@ subscribe((state, before, event) => {
 	if (event.type === "unlocked" || (event.type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm))) openVm(vm);
 	if (event.type === "look-due") lookAt(vm);
 	const fell = (/** @type {import("../state/shape.js").State} */ { views }) => views[vm]?.watch?.found === "fallen";
-	if (fell(state) && !fell(before) && before.views[vm]) lookAt(vm); // the capture's picture and last words say why
+	if (fell(state) && !fell(before) && before.views[vm]) lookAt(vm); // the picture and the last words of a capture say why the guest fell
 	if (event.type === "settled") lookAfter(before.views[event.vm ?? ""] ?? {}, event);
 	if (event.type !== "health-came" || before.health.fails < 2 || !state.unlocked) return;
 	const view = viewOf();

@@ -30,7 +30,7 @@ function renderFrame(state, view) {
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
 }
 
-/** Without a connection the commands by hand have the best place, because nothing else works. @param {boolean} isCut */
+/** Moves the commands by hand to the best place if there is no connection, because nothing else works then. @param {boolean} isCut */
 function placeByHand(isCut) {
 	const place = $(isCut ? "without" : "beside");
 	if (place.firstElementChild) return;
@@ -39,13 +39,13 @@ function placeByHand(isCut) {
 	if (focused instanceof HTMLElement && place.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** Which parts are shown. The key field stays hidden until the page has looked for this device's key. @param {State} state */
+/** Returns which parts are shown. The key field stays hidden until the page has looked for this device's key. @param {State} state */
 function sceneOf(state) {
 	if (state.unlocked) return "unlocked";
 	return isAway(state) ? "away" : state.key === "sought" ? "opening" : "locked";
 }
 
-/** One of the connections: a dot and a name if it is well, a word if not. `other` is said of one that is neither.
+/** Draws a connection as a dot and its name if it works, and with the word `wrong` if not. `other` is the word if neither is known.
  * @param {string} name  @param {string} wrong  @param {boolean} isWell  @param {string} [other] */
 function renderLink(name, wrong, isWell, other = "not asked yet") {
 	const item = $(`link-${name}`);

@@ -1,4 +1,4 @@
-// Draws the bar, so that the outcome of the last press is in sight wherever the press was.
+// Draws the bar, which shows the outcome of the last press wherever that button is on the page.
 
 import { $, icon, make, makeCure, setIcon, setItems, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { ended, sentence } from "../base/words.js";
@@ -11,12 +11,12 @@ import { lookOfAll } from "./groups.js";
 
 let hidden = ""; // the outcome whose details a person has closed
 let spoken = "";
-let measured = { key: "", isCut: false }; // whether a sentence was too long for the bar of that width
+let measured = { key: "", isCut: false }; // the last measurement: whether this sentence was too long for a bar of this width
 
 /** @param {State} state  @param {View} view  @param {number} now */
 export function renderBar(state, view, now) {
 	const own = barOf(state, view, now);
-	const ofAll = state.tab === "list" && ["idle", "done"].includes(own.phase); // what is under way is worth more
+	const ofAll = state.tab === "list" && ["idle", "done"].includes(own.phase); // a verb that is under way is more important
 	const bar = ofAll ? lookOfAll(state, now) : own;
 	const box = $("outcome");
 	const isNew = box.dataset.phase !== bar.phase;
@@ -41,7 +41,7 @@ export function renderBar(state, view, now) {
 	if (isNew && !["idle", "locked", "checking", "disconnected"].includes(bar.phase)) bringIntoSight(box);
 }
 
-/** Where the page is enlarged the bar stands at its end, far below the button that was pressed. @param {HTMLElement} box */
+/** Scrolls to the bar. On an enlarged page, the bar is at the end of the page, far below the button that was pressed. @param {HTMLElement} box */
 function bringIntoSight(box) {
 	const dock = /** @type {HTMLElement} */ (box.parentElement);
 	if (getComputedStyle(dock).position === "static") box.scrollIntoView({ block: "nearest" });

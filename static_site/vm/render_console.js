@@ -1,4 +1,4 @@
-// Draws the console: its text where it has one, its picture, and the pictures of a rescue.
+// Draws the console as text if it has text, else as a picture, and draws the pictures of a rescue.
 
 import { $, fillText, make, makePicture, setShown, setTexts } from "../base/dom.js";
 import { clock, span } from "../base/words.js";
@@ -10,7 +10,7 @@ import { earlierShots } from "../state/rescue.js";
 /** @type {Picture|null} */
 let shown = null;
 
-/** What can be read of the console: the text on its picture, or the guest's last words where no newer picture is.
+/** Returns the text of the console: the text in its picture, or the guest's last words if there is no newer picture.
  * @param {View} view  @returns {string[]|null} */
 export const textOf = ({ picture, words }) => (picture?.rows.length ? picture.rows : picture?.live ? null : words?.lines ?? null);
 
@@ -24,7 +24,7 @@ export function renderConsole(view, now) {
 	const old = Boolean(picture && !picture.live && seen && picture.last !== seen.last);
 	const figure = $("console");
 	const isPicture = Boolean(picture && !text);
-	figure.dataset.text = String(!isPicture); // the place of either, while none is there
+	figure.dataset.text = String(!isPicture); // without a text or a picture, the empty place for a text is shown
 	figure.classList.toggle("old", old);
 	setShown({ console: true, "console-text": !isPicture, "copy-console": text, glass: picture });
 	drawText(text ?? []);
@@ -47,7 +47,7 @@ function drawPicture(glass, picture) {
 	shown = picture;
 	if (!picture) return glass.replaceChildren();
 	const image = makePictureOf(picture);
-	image.addEventListener("load", () => picture === shown && glass.replaceChildren(image), { once: true }); // another VM's picture may arrive late
+	image.addEventListener("load", () => picture === shown && glass.replaceChildren(image), { once: true }); // a picture of another VM may arrive late
 }
 
 /** Shows the newest line. @param {string[]} lines */
@@ -86,7 +86,7 @@ function makeShot(shot, began) {
 /** Opens the picture that is shown. */
 export const enlargePicture = () => shown && enlarge(shown);
 
-/** Opens a picture as wide as the screen; a tap zooms in on what was tapped, and out again. @param {Picture} picture */
+/** Opens a picture as wide as the screen. A tap zooms in on the tapped place, and the next tap zooms out. @param {Picture} picture */
 function enlarge(picture) {
 	const button = make("button", makePictureOf(picture));
 	button.id = "zoom";
@@ -94,7 +94,7 @@ function enlarge(picture) {
 	button.addEventListener("click", ({ clientX, clientY, detail }) => {
 		const box = $("large-picture");
 		const { left, top, width, height } = button.getBoundingClientRect();
-		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // it was opened by a key, so it shows the newest line
+		const [x, y] = detail ? [(clientX - left) / width, (clientY - top) / height] : [0, 1]; // a key has no place, so the picture zooms in on the newest line
 		button.classList.toggle("near");
 		box.scrollTo(x * box.scrollWidth - box.clientWidth / 2, y * box.scrollHeight - box.clientHeight / 2);
 	});

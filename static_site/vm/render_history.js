@@ -11,12 +11,12 @@ import { runVerb } from "./run.js";
 /** @typedef {import("../state/shape.js").Job} Job */
 /** @typedef {import("../state/shape.js").View} View */
 
-/** What is drawn of a job. @typedef {{item: HTMLElement, vm: string, job: Job, read: string|null}} Entry */
+/** The drawn entry of a job. @typedef {{item: HTMLElement, vm: string, job: Job, read: string|null}} Entry */
 /** @type {Map<string, Entry>} */
 const entries = new Map();
 let drawn = "";
 
-/** The job that a link asked for, which the list of jobs may not have, or why there is none.
+/** The job that a link names, which may be missing in the list of jobs, or the reason why there is no such job.
  * @type {{vm: string, id: string, job: Job|null, trouble: string}|null} */
 let linked = null;
 subscribe(({ unlocked }) => { if (!unlocked) linked = null; });
@@ -40,7 +40,7 @@ export function renderHistory(view) {
 	setChildren($("jobs"), [...byDay].map(([name, items]) => dayBox(name, items)));
 }
 
-/** The jobs of the list, newest first, and the one that a link asked for. @param {View} view */
+/** Returns the jobs of the list, newest first, with the job that a link names. @param {View} view */
 function withLinked({ vm, jobs }) {
 	const list = jobs ?? [];
 	if (linked?.vm !== vm || list.some(({ id }) => id === linked?.id)) return { jobs: list, trouble: "" };
@@ -84,7 +84,7 @@ function dayOf(started) {
 	return at.toDateString() === hostDate(Date.now()).toDateString() ? "Today" : at.toLocaleDateString("en-GB", { weekday: "long", day: "numeric", month: "long" });
 }
 
-/** Tone, icon and words of a job. @param {Job} job */
+/** Returns the tone, the icon and the words of a job. @param {Job} job */
 function summaryOf({ verb, outcome, stage, seconds, verdict }) {
 	const label = labelOf(verb);
 	if (!outcome) return { tone: "busy", mark: "working", label, words: "under way" };
@@ -108,13 +108,13 @@ function entryOf(job, vm) {
 	const [bold, emphasis, small] = known.item.querySelectorAll("b > span, em, summary small");
 	setText(bold, label);
 	setText(emphasis, words);
-	// in the second line, which has room for it, because a first line that wraps moves the jobs below when the stage ends
+	// the stage is in the second line, because a wrapped first line would move the jobs below it when the stage ends
 	const now = job.stage && !job.outcome ? `, now at ${job.stage}` : "";
 	setText(small, [`${clock(hostTime(job.started))} by ${job.by}${now}`, ...seenBy(job).slice(0, 1)].join(", "));
 	return known;
 }
 
-/** Who has opened an alert's capture, and when. @param {Job} job */
+/** Returns who has opened an alert's capture, and when. @param {Job} job */
 const seenBy = ({ seen }) => (Array.isArray(seen) ? seen : []).map((each) => `seen by ${each?.by}, ${minute(hostTime(each?.at))}`);
 
 /** @param {Job} job  @param {string} vm  @returns {Entry} */
@@ -139,7 +139,7 @@ async function readEntry(entry, fold, body) {
 		if (!words.firstChild) setText(words, "Asking the host…");
 		const job = await findJob(vm, entry.job.id);
 		if (!job) return setText(words, "The host did not answer, or no longer has this job. Open the job again.");
-		if (linked?.job?.id === job.id) linked.job = job; // no list contains this job
+		if (linked?.job?.id === job.id) linked.job = job; // the list may not have this job
 		fillEntry(body, job, vm);
 		entry.read = job.outcome;
 		if (!entry.read) await sleep(1_000);
@@ -175,7 +175,7 @@ function fillEntry(body, job, vm) {
 	if (!save.firstChild && job.outcome) save.append(...makeDownloads(job, vm));
 }
 
-/** A job's report, for a ticket in the morning. @param {Job} job  @param {string} vm */
+/** Makes the links that save a job's report, for a ticket in the morning. @param {Job} job  @param {string} vm */
 function makeDownloads(job, vm) {
 	const { screen_png: png, ...rest } = job;
 	const name = `${vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
@@ -189,11 +189,11 @@ function makeDownload(blob, name, words) {
 	return Object.assign(make("a.button", words), { href: URL.createObjectURL(blob), download: name });
 }
 
-/** Opens a job of the shown VM. The list has the newest jobs of one host, so the host is asked for a job that is not in it.
+/** Opens a job of the shown VM. The list has only the newest jobs of one host, so the page asks the host for any other job.
  * @param {string} vm  @param {string} id */
 export async function openJob(vm, id) {
 	const mine = { vm, id, job: /** @type {Job|null} */ (null), trouble: "" };
-	const isWanted = () => linked === mine && getState().vm === vm; // no other link has come, and the key is still there
+	const isWanted = () => linked === mine && getState().vm === vm; // whether no other link has come, and the same VM is shown
 	linked = mine;
 	await refreshHistory(vm);
 	if (!isWanted()) return;
@@ -213,7 +213,7 @@ export function clearTrouble() {
 	if (linked) linked.trouble = "";
 }
 
-/** Unfolds a job that is drawn. Returns whether it is. @param {string} id */
+/** Unfolds the drawn entry of a job. Returns whether the job has an entry. @param {string} id */
 function unfoldEntry(id) {
 	const fold = entries.get(id)?.item.querySelector("details");
 	if (!fold) return false;

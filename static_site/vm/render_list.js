@@ -1,4 +1,4 @@
-// Draws all VMs in their groups. A row that is as it was is not touched.
+// Draws all VMs in their groups. A row that has not changed is not drawn again.
 
 import { $, icon, make, setIcon, setShown, setText } from "../base/dom.js";
 import { groupsOf } from "./groups.js";
@@ -6,13 +6,13 @@ import { groupsOf } from "./groups.js";
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("./groups.js").Row} Row */
 
-const FIELD_FROM = 9; // VMs, from which on there is a field to find one
-const STEP = 60; // rows: more are drawn as the end comes into sight
-const EVERY_MS = 250; // what fifty hosts tell is drawn together
+const FIELD_FROM = 9; // with this many VMs, the list has a field to search it
+const STEP = 60; // rows that are added when the end comes into sight
+const EVERY_MS = 250; // so that the answers of fifty hosts are drawn together
 
-/** @type {Map<string, {item: HTMLElement, drawn: string}>} by a row's key */
+/** @type {Map<string, {item: HTMLElement, drawn: string}>} the drawn rows, by the key of the row */
 const rows = new Map();
-/** @type {Map<string, HTMLElement>} by its name */
+/** @type {Map<string, HTMLElement>} the drawn groups, by the name of the group */
 const groups = new Map();
 
 let most = STEP; // rows that are drawn
@@ -55,9 +55,9 @@ export function renderList(state, now, drawRest) {
 /** @type {IntersectionObserver|undefined} */
 let watcher;
 
-/** Draws more as the end of what is drawn comes near. @param {boolean} hasMore  @param {() => unknown} drawRest */
+/** Draws more rows when the end of the drawn rows comes near. @param {boolean} hasMore  @param {() => unknown} drawRest */
 function watchEnd(hasMore, drawRest) {
-	watcher?.disconnect(); // the next one tells at once whether the end is near
+	watcher?.disconnect(); // a new observer tells at once whether the end is near
 	watcher = undefined;
 	if (!hasMore) return;
 	watcher = new IntersectionObserver(([{ isIntersecting }]) => {
@@ -68,7 +68,7 @@ function watchEnd(hasMore, drawRest) {
 	watcher.observe($("rows-end"));
 }
 
-/** Has these elements in a place, in this order; those that are in it stay. @param {HTMLElement} list  @param {HTMLElement[]} wanted */
+/** Makes these elements the content of a place, in this order. An element that is there already is not moved. @param {HTMLElement} list  @param {HTMLElement[]} wanted */
 function place(list, wanted) {
 	const kept = new Set(wanted);
 	for (const child of [...list.children]) if (!kept.has(/** @type {HTMLElement} */ (child))) child.remove();

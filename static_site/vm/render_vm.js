@@ -13,7 +13,7 @@ import { renderConsole, textOf } from "./render_console.js";
 /** @type {Record<string, HTMLElement>} */
 const BUTTONS = {};
 
-/** Makes the buttons, once, from the one table of verbs. */
+/** Makes the buttons from the table of verbs, once. */
 export function makeButtons() {
 	for (const verb of [...POWER, "status", "forensics"]) {
 		const { label, costs } = VERBS[verb];
@@ -47,7 +47,7 @@ export function renderVm(state, view, now) {
 	setShown({ cures: cures.length });
 	document.title = state.vm && state.unlocked ? `${head.words} - ${state.unknownVm || state.vm}` : "Breakglass";
 	const spoken = `${head.words}. ${sentence(head.why)}`;
-	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // if only the state has changed, the bar tells it
+	if (state.unlocked && spoken !== announced && !head.live && view.seen && head.why) { // if only the state has changed, the bar announces the change
 		const advice = adviceOf(view);
 		setText($("say-verdict"), spoken + (advice ? ` Advised: ${VERBS[advice].label}.` : ""));
 		announced = spoken;
@@ -60,7 +60,7 @@ export function renderVm(state, view, now) {
 
 let room = "";
 
-/** A reason takes the room that it needs, and a shorter one after it leaves that room, so no button moves up under a thumb. @param {string} words  @param {string} vm */
+/** Draws the reason. Its box grows with a longer reason but does not shrink with a shorter one, so no button moves up under a thumb. @param {string} words  @param {string} vm */
 function renderWhy(words, vm) {
 	const why = $("why");
 	const place = `${innerWidth}x${innerHeight} ${vm}`;
@@ -72,7 +72,7 @@ function renderWhy(words, vm) {
 	if (height > parseFloat(why.style.minHeight || "0")) why.style.minHeight = `${height}px`;
 }
 
-/** The power verb whose button has the whole width: the advised verb, else one that makes sense, else the present one. No other change moves a button.
+/** Returns the power verb whose button has the whole width: the advised verb, else one that makes sense, else the verb that has the place now. Buttons change places for no other reason.
  * @param {View} view  @param {string} advised  @param {string} current */
 function leadOf({ open, seen }, advised, current) {
 	if (open || !seen || seen.holder) return current;
@@ -80,7 +80,7 @@ function leadOf({ open, seen }, advised, current) {
 	return seen.state === "stopped" ? "start" : current === "start" && seen.state === "running" ? "cycle" : current;
 }
 
-/** Swaps two buttons, and moves no other. @param {HTMLElement} one  @param {HTMLElement} other */
+/** Swaps two buttons without moving any other button. @param {HTMLElement} one  @param {HTMLElement} other */
 function swap(one, other) {
 	const focused = document.activeElement;
 	const place = document.createComment("");
@@ -98,7 +98,7 @@ function renderButtons(state, view, now) {
 	if (lead !== first) swap(first, lead);
 	for (const [verb, button] of Object.entries(BUTTONS)) {
 		const blocked = isBlocked(state, view, verb, now);
-		const isOff = verb === "cycle" && view.seen?.state === "stopped"; // Start does the same in this state
+		const isOff = verb === "cycle" && view.seen?.state === "stopped"; // because Start does the same in this state
 		const odd = !POWER.includes(verb) ? "" : isOff ? "It is off" : pointless(view, verb);
 		const small = /** @type {HTMLElement} */ (button.querySelector("small"));
 		button.ariaDisabled = String(blocked);

@@ -1,4 +1,4 @@
-// Saves the report of the night: one file with pictures, which any browser shows and prints. It loads at the first press.
+// Saves the report of the night as one file with pictures, which any browser shows and prints. This module loads at the first press.
 
 import { $, make, setText } from "../base/dom.js";
 import { newId, post } from "../base/send.js";
@@ -16,5 +16,5 @@ export async function saveReport() {
 	if (!answer?.text) return;
 	const href = URL.createObjectURL(new Blob([answer.text], { type: "text/html" }));
 	Object.assign(make("a"), { href, download: `breakglass-${new Date().toISOString().slice(0, 10)}.html` }).click();
-	setTimeout(() => URL.revokeObjectURL(href), 60_000); // the browser reads it meanwhile
+	setTimeout(() => URL.revokeObjectURL(href), 60_000); // the browser reads the file meanwhile
 }

@@ -1,4 +1,4 @@
-// Runs a verb. A lost answer is asked for again.
+// Runs a verb. If its answer is lost, the page asks for the answer again.
 
 import { askPerson, isAsking } from "../base/dialog.js";
 import { newId, post, sleep, young } from "../base/send.js";
@@ -12,8 +12,8 @@ import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { ANYWAY, VERBS, mutates } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
 
-/** A request with one id and body, which acts once however often it is sent.
- * `at`: when the page last knew that it was under way. `lost`: an earlier attempt may have arrived.
+/** A request with one id and body, which acts only once even if it is sent several times.
+ * `at`: when the page last knew that the job was under way. `lost`: an earlier attempt may have arrived.
  * @typedef {{id: string, verb: string, body: string, at: number, lost: boolean, quiet: boolean, anyway?: string}} Job */
 
 /** Each VM's requests. @type {Map<string, {acting?: AbortController, reading?: AbortController, isUnasked?: boolean}>} */
@@ -95,7 +95,7 @@ async function sendJob(vm, job, signal) {
 	const body = job.lost ? job.body.replace("{", '{"again":true,') : job.body;
 	const got = await post("pve", job.id, body, signal, ({ type, ...line }) => {
 		if (!["output", "stage"].includes(type)) return;
-		job.at = Date.now(); // the host has it: asking again can only attach
+		job.at = Date.now(); // the host has the job, so another request with its id can only attach
 		if (type === "stage") dispatch("stage-came", { vm, id: job.id, n: stages++, ...line });
 		else if (!job.quiet) {
 			dispatch("output-came", { vm, verb: job.verb, text: line.text, first });
@@ -113,11 +113,11 @@ async function pursue(vm, job, unasked) {
 	const lines = flightsOf(vm);
 	const flight = new AbortController();
 	lines.reading?.abort();
-	delete lines.reading; // this does not wait for its end, which would draw over what begins here
+	delete lines.reading; // do not wait for the end of the read, which would overwrite the outcome of the new verb
 	if (changes) lines.acting?.abort();
 	lines[slot] = flight;
 	if (!changes) lines.isUnasked = job.quiet || unasked;
-	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not draw over it
+	const loud = changes || !(job.quiet || viewOf(vm).open); // while an outcome is open, a check must not replace it on the page
 	job.lost ||= changes && viewOf(vm).sent[job.id] === true;
 	dispatch(changes ? "act-begun" : "read-begun", { vm, id: job.id, verb: job.verb, lost: job.lost, loud });
 	if (!changes) job.at = job.verb === "forensics" ? Date.now() : 0;
@@ -136,16 +136,16 @@ async function pursue(vm, job, unasked) {
 			await sleep(pause, flight.signal);
 		}
 		if (lines[slot] !== flight) return;
-		if (goesOn()) continue; // a phone may have slept for hours
+		if (goesOn()) continue; // checked again, because a phone may have slept for hours
 		delete lines[slot];
-		if (!changes && flight.signal.aborted) return dispatch("read-dropped", { vm }); // another verb took the place of this one
+		if (!changes && flight.signal.aborted) return dispatch("read-dropped", { vm }); // another verb has replaced this one
 		if (changes && !ended) return leaveOpen(vm, job, answer, false);
 		settle(vm, job, answer, loud);
 		return answer;
 	}
 }
 
-/** The handler refused the key. A request that was never sent is not sent with the next key. @param {string} vm  @param {Job} job */
+/** Handles a refused key. A request that the handler has never accepted is not sent with the next key. @param {string} vm  @param {Job} job */
 function refuseKey(vm, job) {
 	const { open } = viewOf(vm);
 	const isUnsent = mutates(job.verb) && !job.lost;
@@ -155,7 +155,7 @@ function refuseKey(vm, job) {
 
 /** @param {string} vm  @param {Job} job  @param {any} answer  @param {boolean} acting */
 function leaveOpen(vm, job, answer, acting) {
-	job.lost = true; // even where it runs, because the next attempt may reach no host
+	job.lost = true; // even if the host runs the job, because the next attempt may reach no host
 	dispatch("act-open", { vm, answer, acting });
 }
 
@@ -170,13 +170,13 @@ function settle(vm, job, answer, loud) {
 	dispatch("settled", { vm, id: job.id, verb: job.verb, body: job.body, answer, loud, clockOff: getState().clockOff });
 	if (reached || !["error", "lost"].includes(outcome)) dispatch("key-proved");
 	addWholeOutput(vm, job, answer);
-	// Attaches to the job that the host names and whose outcome is not known here.
+	// Attach to the job that the host names if its outcome is not known here.
 	const { open, acting } = viewOf(vm);
 	const recalled = open && recall("session", `job ${vm}`);
 	if (open && !acting && recalled && [last, holder?.job].includes(open.id)) runVerb(open.verb, { vm, again: recalled });
 }
 
-/** Output that came with the answer alone. @param {string} vm  @param {Job} job  @param {any} answer */
+/** Adds the output of an answer that came without output lines. @param {string} vm  @param {Job} job  @param {any} answer */
 function addWholeOutput(vm, job, { stdout = "", stderr = "" }) {
 	const text = `${stdout}${stderr}`;
 	if (text && !job.quiet && text !== viewOf(vm).output.text) dispatch("output-came", { vm, verb: job.verb, text, first: true });
@@ -195,14 +195,14 @@ export function resumeVerb() {
 	return true;
 }
 
-/** Asks for the outcome that is open, with the same id. */
+/** Asks again for the open outcome, with the same id. */
 export function askAgain() {
 	const { vm } = getState();
 	const job = recall("session", `job ${vm}`);
 	if (job && viewOf(vm).open) runVerb(job.verb, { vm, again: job });
 }
 
-/** Stops waiting, at a person's wish. A reading verb is dropped; the outcome of a changing verb is then unknown. */
+/** Stops waiting if the person wants that. A reading verb is dropped, and the outcome of a changing verb becomes unknown. */
 export function stopWaiting() {
 	const { vm } = getState();
 	const lines = flightsOf(vm);
@@ -212,7 +212,7 @@ export function stopWaiting() {
 	dispatch("waiting-stopped", { vm });
 }
 
-/** Drops the readings of a VM that the page began by itself. @param {string} vm */
+/** Drops the reading verbs that the page sent by itself to a VM. @param {string} vm */
 export function dropUnasked(vm) {
 	const lines = flightsOf(vm);
 	if (!lines.reading || !lines.isUnasked) return;
@@ -226,13 +226,13 @@ subscribe((state, before) => {
 	for (const lines of flights.values()) {
 		lines.acting?.abort();
 		lines.reading?.abort();
-		delete lines.acting; // answers that still arrive belong to the time before the page was locked
+		delete lines.acting; // so that an answer which arrives later, after the lock, changes nothing
 		delete lines.reading;
 	}
 	flights.clear(); // every request that was under way
 });
 
-addEventListener("storage", ({ key, newValue }) => { // another tab has sent something
+addEventListener("storage", ({ key, newValue }) => { // another tab has sent a request
 	const vm = Object.keys(getState().views).find((name) => key === `${OWN}sent ${name}`);
 	if (vm !== undefined && newValue) dispatch("sent-heard", { vm, ids: JSON.parse(newValue) });
 });

@@ -85,9 +85,9 @@ def _of_page() -> str:
     return (
         "\n/** @type {Record<string, Verb>} */\n"
         + _script("VERBS", verbs)
-        + "\n/** What it can cost to lift a refusal, by its code. @type {Record<string, string>} */\n"
+        + "\n/** The possible cost of overriding each refusal, by its code. @type {Record<string, string>} */\n"
         + _script("ANYWAY", ANYWAY)
-        + "\n/** As they stand on the page: no verb ever changes its place. */\n"
+        + "\n/** The power verbs in their order on the page, which never changes. */\n"
         + f"export const POWER = {json.dumps(power)};\n\n"
     )
 

@@ -26,9 +26,9 @@ from .root_login import KEY_FILE
 
 # --- `breakglass-pve allow`: lets the keys of this host reach one more VM. It edits Breakglass's own key file only.
 #
-# The account has uid 0, so nothing but the number may change: the file is read and written byte for byte. The recipe
-# of `breakglass host install-commands` and this command both lock the directory, so two edits at the same time don't
-# lose one.
+# The account has uid 0, so nothing but the VM's number may change. This command therefore keeps every other byte of
+# the file. The recipe of `breakglass host install-commands` and this command both lock the directory, so that neither
+# overwrites an edit of the other.
 
 _NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
 _RECIPE = "run the commands that `breakglass host install-commands` prints"
@@ -52,7 +52,7 @@ def allow(root: str, user: str, vmid: int | None, no_last_words: bool = False) -
         yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
-        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, whose hanging child would hold it
+        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, because a child that hangs there would keep it
             findings = _edit(path, add_no_last_words) if no_last_words else []
             findings += _edit(path, lambda text: add_vm(text, vmid)) if vmid is not None else []
     except OSError as failure:
@@ -191,9 +191,9 @@ def _vm_number(text: str) -> int:
     return number
 
 
-# --- The answer of the verb `check` answers: the findings about the host, or about one VM on it ---
+# --- The answer to the verb `check`: the findings about the host, or about one VM on it ---
 
-SPARE_SECONDS = 6.0  # the end of the deadline, because the last check may take as long
+SPARE_SECONDS = 6.0  # kept free before the deadline, because the last check may take this long
 
 
 def answer_check(key: Key, vm: int | None) -> tuple[str, Result]:

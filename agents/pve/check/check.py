@@ -65,7 +65,7 @@ from .root_login import (
     judge_sshd,
 )
 
-RUN_ROOM = 16 * 1024 * 1024  # of /run, because the last 20 jobs may keep this much
+RUN_ROOM = 16 * 1024 * 1024  # free space in /run, because the files of the last 20 jobs may need this much
 ARCHIVE_ROOM = 64 * 1024 * 1024  # room for a few captures with their pictures
 
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
@@ -147,7 +147,7 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
         files = _find_root_files(of_root or {}, passwd)
         found += [*judge_root_sshd(of_root or {}, address), *judge_root_files(files, own, address)]
         roots |= dict.fromkeys(files)
-    yield from dict.fromkeys(found)  # several addresses may have the same fault
+    yield from dict.fromkeys(found)  # the same fault may be found for several addresses
     yield from _check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
 
 

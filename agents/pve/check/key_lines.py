@@ -89,7 +89,7 @@ def _parse_options(raw: str, begin: int, end: int) -> tuple[list[tuple[str, str,
 
 
 _UNDO_RESTRICT = {"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}
-_SERVE = re.compile(  # matched as a whole: a shell runs it, so nothing may follow
+_SERVE = re.compile(  # a shell runs this command, so nothing may follow the match
     r"(?P<program>/[A-Za-z0-9._/-]*breakglass-pve) serve --vms "
     r"(?P<vms>[0-9,-]+|all)(?P<rest>(?: --read-only| --no-last-words| --as [A-Za-z0-9@._-]{1,64})*)"
 )
@@ -199,7 +199,7 @@ def served_vms(line: KeyLine) -> VmList | None:
 
 def replace_vms(raw: str, line: KeyLine, vms: VmList) -> str:
     """Return a Breakglass line with other VMs in its forced command; every other character stays."""
-    match = _SERVE.match(raw, line.command_at)  # its characters are never quoted, so the line's text is the value
+    match = _SERVE.match(raw, line.command_at)  # this command needs no quotes, so the line's text is the value
     return raw[: match.start("vms")] + str(vms) + raw[match.end("vms") :] if match else raw
 
 

@@ -97,7 +97,7 @@ def read_logind_configs(host: Host) -> Iterator[str]:
     places = [host.path(f"{place}/systemd") for place in ("/usr/lib", "/run", "/etc")]
     mains = [path for place in reversed(places) if os.path.exists(path := f"{place}/logind.conf")]
     drop_ins: dict[str, str] = {}
-    for place in places:  # of two with the same name, the one in /etc applies
+    for place in places:  # if two files have the same name, the one in /etc applies
         drop_ins |= {os.path.basename(path): path for path in glob.glob(f"{place}/logind.conf.d/*.conf")}
     for path in (*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))):
         yield read_in_time(path) or ""

@@ -75,7 +75,7 @@ def _memory_line(rows: list[dict[str, float]], now: float) -> list[str]:
     samples = [(at, used / sizes[at]) for at, used in _samples(rows, "mem") if sizes.get(at)]
     high = _last_high(samples, _FULL)
     if not high or not any(part < _FREE for at, part in samples if at < high[0][0]):
-        return []  # the memory was full all the time, which is usual with a cache
+        return []  # the guest's memory was always full, which is usual because the guest's cache counts as used
     return [f"the guest's memory was full, its cache counted, {_span(high, samples, now)}"]
 
 

@@ -144,9 +144,9 @@ def _join_packages(found: list[Change]) -> Change:
 # --- the journal: `1796041234.567890 pve1 kernel: nfs: server 192.0.2.9 not responding, still trying` ---
 
 _JOURNAL_LINE = re.compile(r"(\d+)\.\d+ \S+ (kernel|zed|pve-ha)(?:-crm|-lrm)?(?:\[\d+\])?: (.*)")
-# What journalctl looks for. Then each line: who writes it, the kind of change, the message (VMID is the VM's number),
-# and the clause. A container has no say in what stands before the memcg of the OOM killer's line; a cpuset is one name,
-# or / alone. A line about a crash begins with a process's name, up to 15 characters that any user chooses.
+# CHANGE_PATTERN is what journalctl looks for. A row has the writer of a journal line, the kind of change, the message
+# (VMID is the VM's number), and the clause. In the OOM killer's line, a container can't choose any text before the
+# memcg; a cpuset is one name, or / alone. A line about a crash begins with a process's name, which any user can choose.
 CHANGE_PATTERN = r"^oom-kill.*global_oom|^\S* ?\[Hardware|^EDAC MC|^nfs: | error, dev |^WARNING: Pool|^eid=|vm:|^node '"
 _ROWS = (
     ("kernel", "oom", r"oom-kill:[^/]*,cpuset=/?[^/]*,global_oom,task_memcg=/qemu\.slice/VMID\.scope,task=.*",

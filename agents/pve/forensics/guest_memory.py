@@ -18,9 +18,9 @@ PAGE = 4096
 MEMORY_READ_BYTES = 64 * 1024
 HUGE = 1 << 21
 MOST_DATA = 128 << 20  # a kernel has 20 to 40 MiB of data
-_PART, _OVERLAP = 1 << 20, PAGE  # bytes of data at a time; a guest that lies can make the search of a part slow
+_PART, _OVERLAP = 1 << 20, PAGE  # bytes of each searched part, because a guest that lies can make the search slow
 _PRESENT = 0x80  # the bit for "present" in the last of the eight bytes that pagemap has for a page
-IMAGE = 0xFFFFFFFF80000000  # where Linux on x86-64 has its own image, in a GiB
+IMAGE = 0xFFFFFFFF80000000  # Linux on x86-64 maps its own image into the GiB that begins here
 _ENTRY_ADDRESS = 0x000FFFFFFFFFF000  # the address bits in an entry of a page table
 _IS_THERE, _IS_WRITABLE, _IS_PAGE, _IS_DATA = 1, 2, 1 << 7, 1 << 63
 _LEAST_RAM = 1 << 20
@@ -28,7 +28,7 @@ _RAM = re.compile(r"^\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ram\):", re.
 _CR3 = re.compile(r"\bCR3=([0-9a-f]+) CR4=([0-9a-f]+)")
 _FIVE_LEVELS = 1 << 12  # of CR4
 _FIRST = (1 << 30) // MEMORY_READ_BYTES
-_HOLES = (3 << 30, 2 << 30, 0xE0000000)  # where the RAM below 4 GiB ends: QEMU's pc, q35, and pc of old
+_HOLES = (3 << 30, 2 << 30, 0xE0000000)  # where the RAM below 4 GiB ends in QEMU's machines pc, q35 and old pc
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .vcpus import has_waiting_thread, sample_vcpus
 
 STATUS_SECONDS_FOR_HEARTBEAT = 0.3
 LONGEST_WATCH_SECONDS = 9.5  # the time that a capture has, without the spare time below
-SPARE_WATCH_SECONDS = 1.0  # the time to begin, to take the last sample and to report it
+SPARE_WATCH_SECONDS = 1.0  # the time to begin a watch, to take its last sample and to report that sample
 _STEP_SECONDS = 1.0
 _UNKNOWN = 1 << 63  # a larger statistic is -1, so the guest did not report it
 _FORGETS_SINCE = 10  # the first major version whose virtio-balloon.c clears stats_last_update at a reset

@@ -117,7 +117,7 @@ def _read_block(read: Read, ring: Ring, number: int, begin: int, end: int, lengt
     if begin & 1:  # a message without text has no block
         return ""
     start, stop = begin % ring.size, end % ring.size
-    if begin // ring.size != end // ring.size and stop:  # the text did not fit at the end, so it is at the beginning
+    if begin // ring.size != end // ring.size and stop:  # the text did not fit at the end, so it begins the ring
         start = 0
     block = read(ring.text + start, min(8 + length, _MOST_TEXT))
     if struct.unpack("<Q", block[:8])[0] & _NUMBERS != number:

@@ -24,11 +24,11 @@ LAST_WORDS_SECONDS = 10.0
 SHORT_LAST_WORDS_SECONDS = 1.5
 _PVE_SECONDS = 1.0
 _SPARE_SECONDS = 0.5  # the part of the probe's time that is kept for reading and reporting what was found
-_TELL_SECONDS = 0.2  # the part of it that is kept for reporting
+_TELL_SECONDS = 0.2  # the part of _SPARE_SECONDS that is kept for reporting
 _NICE = 10  # a reader of idle priority could keep QEMU's memory lock for long
 _MOVING = ("inmigrate", "postmigrate", "finish-migrate", "restore-vm", "colo")
 _MOVED = ("setup", "active", "device", "pre-switchover", "postcopy-active", "postcopy-paused", "postcopy-recover")
-_CRASH_PAGE = b"OSRELEASE="  # what the page for crash dumps begins with: its name is VMCOREINFO
+_CRASH_PAGE = b"OSRELEASE="  # the beginning of the page for crash dumps, which is called VMCOREINFO
 _NOTHING = "no kernel log was found, because the guest has no Linux 5.10 or later on x86-64, or its memory is encrypted"
 
 
@@ -54,14 +54,14 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
         return [], "not read: the key's line on this host has --no-last-words"
     if host.asked_not:
         return [], "not read: the handler asked not to (last_words = false)"
-    # opened before the check, because another process may get the pid
+    # the memory is opened before the check, because another process may get the pid later
     memory = GuestMemory(host, pid, until + _SPARE_SECONDS - _TELL_SECONDS)
     if not is_vm_process(host, pid):
         return [], "not read: it is not certain that this is the VM's QEMU"
     try:
-        if has_waiting_thread(host, pid):  # asking for the registers would wait for it, and block the monitor
+        if has_waiting_thread(host, pid):  # a request for registers would wait for the thread and block the monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")
-        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the remaining time is for the search
+        with Qmp(host.qmp, (until - time.monotonic()) / 3) as qmp:  # the rest of the time is kept for the search
             if moves := _moves(qmp):
                 return [], moves
             memory.pieces, roots = ask_for_ram(qmp), ask_for_roots(qmp)

@@ -11,7 +11,7 @@ from ..host.vmstate import Facts, leftover_pids, observe, vm_state
 
 # --- What is left of a VM that was seen stopped, as opposed to the QEMU of a start under way ---
 #
-# A new QEMU is in the VM's scope before it answers, and `qm start` holds the VM's lock file for as long. So the lock
+# A new QEMU is in the VM's scope before it answers, and until then `qm start` holds the VM's lock file. So the lock
 # file and the state are read after the processes, because a start that has ended in between shows as a VM that runs.
 
 
@@ -47,7 +47,7 @@ def find_leftovers(host: Host) -> Leftovers:
     return Leftovers(tuple(leftover_pids(host)))
 
 
-# --- The words about processes that are left, and what ends them. These functions send no signal ---
+# --- Sentences about remaining processes, and the commands that end them. These functions send no signal ---
 
 
 def name_processes(pids: list[int]) -> str:
@@ -95,7 +95,7 @@ def _deepest_state(pid: int, state: str) -> str:
 
 # --- The sentence and the evidence about a stale copy, a QEMU of a VM whose configuration is on another node. Pure.
 #
-# `qm` does not end it. Without HA it finds no configuration here; under HA `qm stop` only asks HA, which then stops
+# `qm` does not end such a QEMU. Without HA, `qm` finds no configuration here; under HA, `qm stop` asks HA, which stops
 # the VM on the other node (API2/Qemu.pm, vm_stop).
 
 

@@ -24,7 +24,7 @@ TROUBLES = {
 
 DEAD_HA = f"HA does nothing with the VM now: {HA_CURE}"
 NO_QUORUM = "this node has no quorum"
-# Holders of the lock file that release it once QEMU is gone, by their task or their command.
+# Tasks and commands that release the VM's lock file once QEMU has ended.
 _END_WITH_QEMU = ("qmstop", "qmshutdown", "qmreboot", "qm stop", "qm shutdown", "qm reboot", "qm cleanup")
 
 

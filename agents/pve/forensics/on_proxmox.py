@@ -21,7 +21,7 @@ from .obstacles import TROUBLES
 from .on_changes import own_work
 from .probe import Probe, Reply, command_probe, ok_reply, read_last, read_text
 
-PERL_SECONDS = 8.0  # `qm status` gives a silent QEMU 3 s, and on a busy host its second of processor time takes several
+PERL_SECONDS = 8.0  # `qm status` waits 3 s for a silent QEMU, and a busy host needs several seconds to run it
 _LAST_TASKS = 10
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]+")
 _LAST_HOUR = ("--timeframe", "hour", "--output-format", "json")

@@ -19,7 +19,7 @@ _QUERIES = (
     *("query-iothreads", "query-chardev"),
 )
 _FREEZE_STATUS = "guest-fsfreeze-status"  # one of the few commands that an agent answers while it has frozen the guest
-_DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two are for control and events
+_DISK_QUEUES_FROM = {"virtio-blk": 0, "virtio-scsi": 2}  # virtio-scsi's first two queues are for control and events
 
 
 def qemu_probes(host: Host, pid: int | None, apart: float) -> list[Probe]:

@@ -45,7 +45,7 @@ def block_layer_probes() -> list[Probe]:
 
 def _ask_own_storage(host: Host, name: str, seconds: float) -> Iterator[Reply]:
     """Ask a storage for the VM's volumes; if that fails or takes long, ask for its status."""
-    if seconds < LIST_SECONDS:  # silence for less than that would prove nothing
+    if seconds < LIST_SECONDS:  # a shorter silence would prove nothing
         yield Reply(_OWN + name, "", "failed", 0.0, "not asked: the time is over")
         return
     volumes = ("pvesm", "list", name, "--vmid", str(host.vmid), "--content", "images")

@@ -30,9 +30,9 @@ SCREEN_BYTES = FILE_BYTES
 RAW_BYTES = 32 * 1024 * 1024  # a screen of 3840 x 2160 has 25 MB
 GUARD_SECONDS = 20.0
 WATCH_EVERY = 2  # ms
-STEPS = (1, 2, 4, 8, 16)  # keep each pixel, or only every second one, and so on, if the PNG is too large
+STEPS = (1, 2, 4, 8, 16)  # a step of 2 keeps every second pixel, so that the PNG gets smaller
 
-_FDSET: dict[str, Any] = {"fdset-id": 0x62726B67}  # always the same, so each capture removes the last one's
+_FDSET: dict[str, Any] = {"fdset-id": 0x62726B67}  # a constant id, so that a capture removes an earlier one's set
 _HEADER = re.compile(rb"P6\s([1-9][0-9]{0,4})\s([1-9][0-9]{0,4})\s255\s")
 _HEADER_BYTES = 20
 
@@ -65,7 +65,7 @@ def draw_picture(host: Host, until: float, most: int) -> tuple[bytes, str]:
         _raise_if_large(picture)
         raise
     finally:
-        os.close(pipe)  # the guard does the rest, if it lives
+        os.close(pipe)  # if the guard still runs, it does the rest
         _empty(picture)
         os.close(picture)
 

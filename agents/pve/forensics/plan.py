@@ -20,10 +20,10 @@ from .probe import Probe, Reply, command_probe
 from .together import FollowUp
 
 SAMPLES_APART = 2.0
-SHORT_APART = 0.5  # between samples of a verb's look before it acts, which must not delay a rescue
+SHORT_APART = 0.5  # between the samples that a verb takes before it acts, because they must not delay a rescue
 SHORT_CLUSTER_SECONDS = 1.5
 JOURNAL_SECONDS = 5.0
-AGAIN_APART = 1.5  # from its second sample to the third, which is then 2 s after the first
+AGAIN_APART = 1.5  # from the second of a verb's samples to the third, which is then 2 s after the first sample
 
 _JOURNAL = ("journalctl", "-n", "200", "--no-pager", "--utc", "-o", "short-iso")
 _UNITS = ("pvedaemon", "pve-ha-lrm", "qmeventd", "pve-cluster", "corosync")

@@ -28,9 +28,9 @@ from .text_screen import read_text_screen
 
 APART_SECONDS = 1.0  # between two pictures
 DRAW_SECONDS = 2.0
-TEXT_SECONDS = 0.2  # for the text, at least
-LIVE_BYTES = 256 * 1024  # of PNG: it passes a line of 400 kbit/s in 6 s, and 64 of them fit into what a session holds
-GUEST_SECONDS = 0.5  # for the guest agent; finding out whether the guest has one takes 1 s at most
+TEXT_SECONDS = 0.2  # the least time for reading the text
+LIVE_BYTES = 256 * 1024  # of a PNG, which takes 6 s on a line of 400 kbit/s; 64 of them fit into a session's buffer
+GUEST_SECONDS = 0.5  # for asking the guest agent, after a check of at most 1 s whether the guest has one
 ASK_SECONDS = 9.0  # for a whole answer, of which QEMU's state takes at most 5 s
 PAUSES = (0.005, 0.25)  # the first and the longest pause before the painter is looked for again
 
@@ -63,7 +63,7 @@ def answer_screen(host: Host) -> tuple[str, Result]:
     """Return a picture that was drawn at most a second before the request, or why there is none."""
     try:
         look = _ask_painter(host, time.monotonic() + ASK_SECONDS)
-    except OSError as error:  # no process, no memory, or another user has the name
+    except OSError as error:  # no process or no memory is left, or another user has taken the socket's name
         look = _make_look("unknown", str(error))
     if look is None:
         late = Verdict("deadline", f"the host drew no picture in {ASK_SECONDS:g} s", "status")
@@ -156,7 +156,7 @@ def _paint(host: Host, listener: socket.socket) -> None:
     """Draw the picture once, and hand it to each asker until a second after that."""
     try:
         look = _look_at_screen(host)
-    except Exception as error:  # the painter continues: without one, each asker would start another at once
+    except Exception as error:  # the painter continues, because without a painter each asker would start one at once
         look = _make_look("unknown", f"{type(error).__name__}: {error}")
     picture = os.memfd_create("breakglass-screen", os.MFD_CLOEXEC)
     with os.fdopen(picture, "wb") as file:

@@ -22,7 +22,7 @@ NO_QM = "no-qm"  # the code for a `qm` that itself does not work
 QM_SECONDS = 30.0  # a command of 1 s can take 10 s or more on a busy host
 STANDSTILL_SECONDS = 1.0
 _NO_PROGRAM = 127  # the exit code if a command could not be run
-WORDS_CHARS = 130  # the most of qm's words in a sentence; the lines have all of them
+WORDS_CHARS = 130  # the most characters of qm's words in a sentence; the job's output has all of qm's words
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from ..host.bounded import fork_child, kill_with_commands, reap_children
 from ..host.qmp import QmpError, QmpSilent
 from .probe import Probe, Reply
 
-_OVERTIME = 0.3  # a command's own deadline comes first, so that its process is killed and its output kept
-# With less time left, a probe does not start, because it would be late only for lack of time, which is not a finding.
+_OVERTIME = 0.3  # a command's own deadline comes this much earlier, so that its process ends and its output is kept
+# With less time left, a probe does not start, because its lateness would then say nothing about the host.
 _LEAST_SECONDS = 0.3
 _LEAST_PERL_SECONDS = 3.0
 

@@ -12,7 +12,7 @@ _INTERRUPTS_ON = 0x200  # IF of RFLAGS
 _VCPU = re.compile(r"^CPU#\d+\s", re.MULTILINE)
 _STATE = re.compile(r"[ER]FL=([0-9a-f]+) .*?\bCPL=(\d) .*?\bHLT=(\d)")
 
-# The letters of a sample, which has one for each vCPU, and their meanings.
+# A sample has one of these letters for each vCPU.
 IDLE, HALTED, SPINS, KERNEL, PROGRAM = "ihskp"
 _WORDS = {
     IDLE: "idle",

@@ -31,7 +31,7 @@ _MAY_SAY_WHY = (
     *("qemu-guest-panicked", "qemu-watchdog", "qemu-internal-error", "qemu-io-error"),
 )
 _LAST_WORDS = "; its last words: "
-_LEAST_CHARS = 20  # the least room for the words in a sentence, because shorter words say nothing
+_LEAST_CHARS = 20  # the least room for last words in a sentence, because a shorter piece of them says nothing
 _PAUSED = ("paused", "prelaunch")
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
 

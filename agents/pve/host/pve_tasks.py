@@ -29,7 +29,7 @@ _TASKS = {
     "snapshot-delete": ("qmdelsnapshot",),
     "suspending": ("qmsuspend",),
 }
-# Their task may run on another node, or carry another VM's number, so a missing task on this node proves nothing.
+# The task of such a lock may run on another node or have another VM's number, so its absence here proves nothing.
 _FROM_ELSEWHERE = ("migrate", "clone", "create")
 
 _UPID = re.compile(

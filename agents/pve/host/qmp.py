@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 
 MESSAGE_BYTES = 4 * 1024 * 1024
-# RunState of QEMU's qapi/run-state.json, since 6.0. No other word is passed on, because callers compare the state and
-# send it back.
+# RunState of QEMU's qapi/run-state.json, since 6.0. Any other word becomes `unknown`, because callers compare the
+# state and send it back.
 RUN_STATES = (
     *("debug", "inmigrate", "internal-error", "io-error", "paused", "postmigrate", "prelaunch", "finish-migrate"),
     *("restore-vm", "running", "save-vm", "shutdown", "suspended", "watchdog", "guest-panicked", "colo"),
@@ -90,7 +90,7 @@ class Qmp:
 
     def command(self, name: str, fds: Sequence[int] = (), **arguments: object) -> object:
         """Execute a QMP command, which may pass descriptors; return its answer. Raise QmpError if refused."""
-        own = f"{os.getpid()}-{time.monotonic_ns()}"  # an answer to a client that has left arrives at the next client
+        own = f"{os.getpid()}-{time.monotonic_ns()}"  # the next client gets the answer to one that has left
         request = {"execute": name, "id": own, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._left())
         try:

@@ -90,9 +90,9 @@ def _options_in(lines: list[str]) -> dict[str, str]:
 
 # --- What HA will do with a VM, from the state that is requested and the state that its manager sees. Pure ---
 #
-# For a VM under HA `qm stop` and `qm start` only ask; the manager and the node's LRM act some ten seconds later. A
-# QEMU that ends while HA wants it started is started again, here or on another node. `ignored` is direct control.
-# docs/ha.md has every state, and the lines of pve-ha-manager behind each rule.
+# For a VM under HA `qm stop` and `qm start` only ask HA; its manager and the node's LRM act ten seconds later. A
+# QEMU that ends while HA wants it started is started again, here or on another node. In the state `ignored`, HA does
+# nothing. docs/ha.md has every state, and the lines of pve-ha-manager behind each rule.
 
 HA_SERVICES = ("pve-ha-crm", "pve-ha-lrm")
 # Values of `requested` (resources.cfg) and of `state` (manager_status).

@@ -12,7 +12,7 @@ from contextlib import suppress
 from .store import JobStore
 
 MOST_ALIASES = 1000
-FREED = 100  # links to remove at a time, so that not every new link costs a look at all of them
+FREED = 100  # links that are removed at a time, so that not every new link needs a look at all links
 OLD_SECONDS = 60
 OWN_ID = "forensics-"  # the beginning of each id that serve.complete_request makes
 

@@ -24,9 +24,9 @@ from .store import JobStore, Record
 
 NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png", "marks")
 KEEP_JOBS = 20  # the newest jobs, whose output stays in /run
-KEEP_BY_ITSELF = 3  # the same for captures that a client took by itself
+KEEP_BY_ITSELF = 3  # the newest captures that a client took by itself, whose output stays in /run
 KEEP_IDS = 2 * DAY
-KEEP_CAPTURES = 200  # the captures whose ids stay; an older id may take another capture, which changes nothing
+KEEP_CAPTURES = 200  # the captures whose ids stay; a request with an older id begins another capture, which is harmless
 BY_ITSELF = "by itself"  # the reason in the request of such a capture
 KEEP_ARCHIVED = 500  # jobs of each kind, captures and all others
 KEEP_BYTES = 256 * 1024 * 1024
@@ -36,7 +36,7 @@ SLOW_SECONDS = 2.0
 
 def archive_request(host: Host, store: JobStore, record: Record) -> None:
     """Write the request of a job that begins to act, without waiting; a hung disk blocks only that process."""
-    with suppress(OSError):  # without memory there is no new process, so the verb continues
+    with suppress(OSError):  # if no memory is left for a new process, the verb continues without it
         spawn_detached(host.log, "archive_request", lambda: _write_request(host, store, record))
 
 
@@ -69,7 +69,7 @@ def prune_run(store: JobStore) -> None:
         is_capture = record.verb == "forensics"
         by_itself = is_capture and record.why == BY_ITSELF
         captures += is_capture
-        ran[by_itself] += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged one counts
+        ran[by_itself] += result is None or result.get("outcome") not in ("busy", "refused")  # a damaged result counts
         if now - record.boottime > KEEP_IDS or (is_capture and captures > KEEP_CAPTURES):
             remove_job_dir(store.path(record.id))
         elif ran[by_itself] > (KEEP_BY_ITSELF if by_itself else KEEP_JOBS):
@@ -99,7 +99,7 @@ def _tidy_archive(host: Host, store: JobStore) -> None:
             copy_chain(host, node_name())  # last, because a damaged file of the chain must not stop the copying of jobs
         lock.release()
         if all(record.id in tried for record in _not_archived(store)):
-            return  # otherwise another job has ended meanwhile, whose process found the lock taken
+            return  # otherwise another job has ended meanwhile, but its process found the lock taken and did nothing
 
 
 def _not_archived(store: JobStore) -> list[Record]:

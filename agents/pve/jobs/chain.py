@@ -38,7 +38,7 @@ def chain_open(job: Job) -> None:
     second can't be killed.
     """
     run, archive = chain_paths(job.host, node_name())
-    with suppress(OSError):  # no process could be started, so a new chain starts
+    with suppress(OSError):  # if no process could be started, a new chain begins
         if not os.path.exists(run) or not os.path.getsize(run):
             job.chain_before = _continue_chain(job, archive)
 

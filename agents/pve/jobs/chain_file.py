@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..host.paths import Host, read_small_file
 
 NO_HASH = "0" * 64
-LINE_BYTES = 4096  # no line is longer
+LINE_BYTES = 4096  # the most bytes of a line
 RUN_BYTES = 256 * 1024
 ARCHIVE_BYTES = 1024 * 1024
 

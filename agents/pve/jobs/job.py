@@ -20,7 +20,7 @@ from .store import JobStore, Record
 
 JOB_OUTPUT_BYTES = 1024 * 1024
 SHORT_BYTES = 2048
-ROOM_FOR_SHORT = 64 * 1024  # of the output, only for short lines, so that evidence leaves them room
+ROOM_FOR_SHORT = 64 * 1024  # the part of the output in which evidence leaves room for short lines
 
 
 class Job:
@@ -36,7 +36,7 @@ class Job:
         self.warnings: list[str] = []
         self.deadline = DEADLINES[record.verb]
         self.start_seconds = QM_START_SECONDS
-        self.reserved = 0.0  # seconds of the deadline that belong to what comes after this stage
+        self.reserved = 0.0  # seconds of the deadline that are kept for the stages after this one
         self.chain_before: tuple[int, str, str, dict[str, object]] | None = None  # see chain.py
         self.is_chained = False  # whether the job has begun to act, so that its outcome goes into the chain too
         self.anyway = ""  # the code of the refusal that a person has lifted

@@ -57,4 +57,4 @@ def add_mark(store: JobStore, job_id: str, mark: str, by: str) -> None:
     finally:
         os.close(marks)
     with suppress(FileNotFoundError):
-        os.unlink(f"{directory}/archived")  # the job is copied once more, after the next one
+        os.unlink(f"{directory}/archived")  # so that the job is copied again after the next job

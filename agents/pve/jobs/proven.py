@@ -20,7 +20,7 @@ from .result import Result
 
 RESTORE_SECONDS = 0.3  # the time that a `ping`, which has 4 s in all, waits for the disk
 _PROVEN_FIELDS = ("at", "by", "how", "vm")
-_MOST_BYTES = 1000  # the most that is read of the file, because each answer includes its fields
+_MOST_BYTES = 1000  # the most bytes that are read, because each answer includes the file's fields
 
 
 def with_proven(host: Host, request: Request, result: Result) -> Result:
@@ -85,7 +85,7 @@ def _match_disk(root: str) -> None:
                 os.unlink(draft)
             fcntl.flock(lock, fcntl.LOCK_UN)
             newest = _read_proven(here)
-            if newest in (found, None):  # otherwise another process wrote a newer one and found the lock taken
+            if newest in (found, None):  # otherwise another process, which found the lock taken, wrote a newer record
                 return
 
 

@@ -190,7 +190,7 @@ class JobStore:
     def strip(self, job_id: str) -> None:
         """Delete the output of a job and its picture, or an alias of it."""
         for name in ("", "output", "screen.png"):
-            with suppress(OSError):  # the path is a directory, unless it is an alias
+            with suppress(OSError):  # the path is a directory, unless the job is an alias
                 os.unlink(self.path(job_id, name))
 
 

@@ -11,8 +11,8 @@ from .marks import NOT_TOLD, SEEN, TOLD, add_mark, read_marks
 from .result import Result, Verdict
 from .store import JobStore, Record
 
-ALERT_ID = "alert-"  # begins the ids of captures that an alert began; no caller chooses such an id
-DRILL_ID = "alert-drill-"  # the same of a drill's alert, of which no message is sent
+ALERT_ID = "alert-"  # prefix of the ids of captures that alerts began; no caller can choose such an id
+DRILL_ID = "alert-drill-"  # prefix of the id of a drill's capture, about which no message is sent
 UNTOLD_SECONDS = 3600.0  # after that, a message about a capture comes too late
 NEWEST_SECONDS = 12 * 3600.0
 _MOST_UNTOLD = 50
@@ -57,7 +57,7 @@ def _untold(store: JobStore) -> list[dict[str, object]]:
     for record, age in _captures(store, UNTOLD_SECONDS):
         job = describe_job(store, record)
         if job["outcome"] is not None and job.get("told") != TOLD:
-            job["why"] = None  # it is long, and no message has it
+            job["why"] = None  # this text is long, and no message uses it
             found.append({**job, "ended": round(age - float(str(job["seconds"] or 0.0)), 1)})
     return found[:_MOST_UNTOLD]
 

@@ -52,7 +52,7 @@ def read_chain(host: Host, node: str, is_silent: bool = False) -> ChainState:
     """Return the state of a chain. `is_silent`: the archive is known not to answer, so it is not asked."""
     run, archive = chain_paths(host, node)
     older = None
-    if not is_silent and not is_archive_hung(JobStore(host)):  # read first, because each line is in /run earlier
+    if not is_silent and not is_archive_hung(JobStore(host)):  # before /run, because each line comes to /run earlier
         older = ask_or_none(lambda: _read_chain_file(archive, 2 * ARCHIVE_BYTES).hex(), ARCHIVE_READ_SECONDS)
     newer, is_busy = b"", False
     for _ in range(2):  # while a job writes its line, a reader may see half of it
@@ -154,7 +154,7 @@ class _ChainWalk:
         self.notes: list[str] = []
         self.cut: list[int] = []
         self.boots: list[str] = []
-        self.unended: dict[str, None] = {}  # a standby process may write the outcome later
+        self.unended: dict[str, None] = {}  # jobs without an outcome, which a standby process may write later
         self._vm = vm
         self._node = node
         self._is_whole = is_whole

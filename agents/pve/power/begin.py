@@ -7,7 +7,7 @@ from ..jobs.job import Job
 from ..jobs.result import Ended, Verdict
 from ..words import FAILED, REFUSED, STORAGE_HUNG
 
-# --- Functions that build the early end of a verb, to be raised: a refusal, or a failure ---
+# --- Build the exceptions that end a verb early: a refusal, or a failure ---
 
 
 def refusal(code: str, sentence: str, advice: str = "", *evidence: str, anyway: str | None = None) -> Ended:

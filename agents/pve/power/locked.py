@@ -15,7 +15,7 @@ from .begin import refusal
 
 LOOK_SECONDS = 0.2
 _PAUSED_FOR_IT = ("paused", "prelaunch")
-ENDS_WITH_QEMU = ("stop", "shutdown")  # holders that release the lock file once QEMU is gone
+ENDS_WITH_QEMU = ("stop", "shutdown")  # tasks that release the VM's lock file once QEMU has ended
 
 
 def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:

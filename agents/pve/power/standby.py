@@ -26,7 +26,7 @@ def stand_by(job: Job) -> None:
         job.warnings.append(f"the host could not start this job's standby process: {error.strerror}")
         return
     if second == 0:
-        job.note_process("second", os.getpid())  # the first may be killed before it has noted this process
+        job.note_process("second", os.getpid())  # the first process may be killed before it has noted this one
         _take_over(job, first, job.store.last)
         return
     os.close(first)
@@ -43,9 +43,9 @@ def _take_over(job: Job, first: int, last: str) -> None:
         os._exit(0)
     killed = f"the job's process was killed in stage {stage}"
     if not Lock(job.host, "lock").take(job.record.id):
-        job.is_chained = False  # without the lock it may not write there
+        job.is_chained = False  # without the lock, this process must not write to the chain
         raise failure("job-killed", f"{killed}, and another job holds the VM now", "status")
-    if job.store.last != last:  # another job has acted since, which must not be undone
+    if job.store.last != last:  # another job has acted meanwhile, and its work must not be undone
         raise failure("job-killed", f"{killed}, and another job has acted since", "status")
     job.warnings.append(f"{killed}; its standby process took over")
     job.say(f"{stage}: {job.warnings[-1]}", "stderr")

@@ -29,7 +29,7 @@ from .stop import MOST_SECONDS, refuse_move
 
 AGENT_PING_SECONDS = 1.0
 AFTER_FAILURE_SECONDS = 10.0  # for checking whether another start would also fail
-CAUSE_CHARS = 130  # the most of qm's words in the sentence; the lines have all of them
+CAUSE_CHARS = 130  # the most characters of qm's words in the sentence; the output has all of qm's words
 
 
 def start_again(job: Job, old: int) -> Result:
@@ -131,7 +131,7 @@ def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:
     # A QEMU that has ended does not come back; only HA would start it later.
     while (state := vm_state(facts)) != "running" and (asked_ha or state != "stopped") and time.monotonic() < until:
         if asked_ha:
-            time.sleep(0.5)  # each look at /etc/pve costs a process, and the manager works in rounds of 10 s
+            time.sleep(0.5)  # each look at /etc/pve costs a process, and HA's manager works in rounds of 10 s
             refuse_move(job)
         time.sleep(0.05)
         facts = observe(job.host)

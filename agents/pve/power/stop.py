@@ -165,7 +165,7 @@ def _stop_by_qm(job: Job, facts: Facts, view: Cluster) -> None:
         await_gone(job, facts, _seconds_before_ladder(job, HA_STOP_SECONDS))
         await_holders(job, ENDS_WITH_QEMU, _seconds_before_ladder(job, MOST_SECONDS), partial(is_gone, job, facts))
     if not is_gone(job, facts):
-        _leave_to_ha(job, asked_ha=ran.code is None or ran.code <= 0)  # a killed qm may have asked HA, too
+        _leave_to_ha(job, asked_ha=ran.code is None or ran.code <= 0)  # a qm that was killed may have asked HA before
 
 
 def _seconds_before_ladder(job: Job, seconds: float) -> float:

@@ -65,7 +65,7 @@ def reset(job: Job, facts: Facts) -> Result:
 
 def _monitor_failure(job: Job, sentence: str) -> Ended:
     """Return the failure of a reset, with the advice to cycle unless the storage is known to hang."""
-    if job.anyway:  # a reset can be refused so only for hung storage
+    if job.anyway:  # hung storage is the only reason for which a reset is refused until `anyway`
         return failure("verb-failed", f"{sentence}; the VM's storage hangs, so fix the storage first")
     return failure("verb-failed", *_advise_cycle(cluster_view(job.host), sentence))
 
@@ -102,11 +102,11 @@ def stop(job: Job, facts: Facts) -> Result:
     else:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
     again = await_aftermath(job)
-    if has_process(again):  # a start or a cleanup with a reboot, which was under way, has ended
+    if has_process(again):  # a start, or a cleanup that starts the VM again, was under way and has ended
         job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
         try:
             stop_process(job, again, lambda view: _refuse_stop(job, view))
-        except Ended as ended:  # this can't be a refusal any more, because the first QEMU is gone
+        except Ended as ended:  # the verb has already stopped the first QEMU, so its end can't be a refusal
             sentence = f"the VM was stopped and was started again meanwhile: {ended.verdict.sentence}"
             raise failure("started-again", sentence, "", *ended.verdict.evidence) from None
         refuse_return(job, await_aftermath(job))
@@ -202,7 +202,7 @@ def _describe_stranded(job: Job, ended: Ended) -> Ended:
         advice = "" if locks else advice
         evidence += [line for line in locks if line not in evidence]
     except Ended as obstacle:
-        if obstacle.verdict.code == "other-node":  # it was moved while it was off, and may run there
+        if obstacle.verdict.code == "other-node":  # the VM was moved while it was off, and may run on the other node
             return failure("moved", f"the VM was stopped, and {obstacle.verdict.sentence}", "", *evidence)
         advice = ""
         evidence += [obstacle.verdict.sentence, *obstacle.verdict.evidence]
@@ -231,7 +231,7 @@ def _stop_for_cycle(job: Job, facts: Facts) -> None:
 
 def _refuse_cycle(job: Job, view: Cluster) -> None:
     refuse_unstartable(job, view, stops_first=True)
-    if job.stage == "stop":  # `qm stop` has failed: a task that neither stops the VM nor cleans up works on it
+    if job.stage == "stop":  # `qm stop` has failed, so the VM may be locked by a task that will not stop it
         refuse_flock(job, ENDS_WITH_QEMU)
 
 

@@ -28,8 +28,8 @@ from .states import answer_states
 
 # --- What `where` answers: which node has the VM, and whether this one has a record of a job's id ---
 #
-# A handler whose VM may run on several hosts asks each of them before it sends a verb to one. So it has to be cheap,
-# and a hanging source costs less than a second.
+# A handler whose VM may run on several hosts asks each of them before it sends a verb to one. So `where` has to be
+# cheap, and a source that hangs delays its answer by less than a second.
 
 PAUSE_SECONDS = 10.0  # the pause after /etc/pve did not answer, because each look that hangs may leave a child behind
 
@@ -46,7 +46,7 @@ def answer_where(host: Host, job_id: str) -> tuple[str, Result]:
     """
     known = _has_record(host, job_id) if job_id else None
     view = look_at_cluster(host)
-    has_process = ask_or_none(lambda: is_here(host), WHERE_SECONDS / 4)  # after /etc/pve, as is_stale_copy says
+    has_process = ask_or_none(lambda: is_here(host), WHERE_SECONDS / 4)  # after /etc/pve; is_stale_copy says why
     node = ""
     if view.answers and view.quorate:  # without a quorum, /etc/pve may be old: HA may have moved the VM since
         node = node_name() if view.config else view.node
@@ -171,7 +171,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "node": node_name(),
         "vms": str(key.vms),
         "read_only": key.read_only,
-        "no_last_words": True,  # it knows the word, which an older one refuses
+        "no_last_words": True,  # this host agent knows the word; an older host agent refuses it
         "quorum": view.quorate,
         "cluster": view.cluster if view.answers else None,
         "records": _prepare_records(key),

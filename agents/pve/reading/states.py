@@ -15,9 +15,9 @@ from ..host.paths import Host, Key
 from ..jobs.result import Result, Verdict
 from ..words import DONE
 
-STATE_SECONDS = 4.0  # of a VM, as for a status; a QEMU that is silent takes three of them
+STATE_SECONDS = 4.0  # for one VM, as for a status; a silent QEMU takes 3 s
 STATES_SECONDS = 6.0
-NAMES_SECONDS = 0.5  # for those in /etc/pve
+NAMES_SECONDS = 0.5  # for reading the names from /etc/pve
 _CHILDREN = 64  # at once
 
 

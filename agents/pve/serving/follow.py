@@ -24,7 +24,7 @@ from ..words import CLAIM_SECONDS, DAY, DEADLINE, DEADLINES, DONE, ELSEWHERE, FA
 
 ALIVE_EVERY = 0.2
 WORKER_EVERY = 1.0  # between two looks at what a killed job has left
-HUNG_EVERY = 10.0  # the same after a look that hung, because each may leave a child behind
+HUNG_EVERY = 10.0  # the pause after a look that hung, because each look may leave a child behind
 BY_QM = ("start", "stop", "cycle")  # verbs whose `qm` may outlive them
 
 
@@ -41,7 +41,7 @@ class FollowTask:
         self._nonce = nonce
         self._record: Record | None = None
         self._offset = 0
-        self._leftovers: Question[str] | None = None  # while a child looks at what a killed job has left
+        self._leftovers: Question[str] | None = None  # set while a child looks at what a killed job has left behind
         self._begun = time.monotonic()
         self._next_look = self._begun + ALIVE_EVERY
         self.until = self._begun + DEADLINES[request.verb] + RESULT_SECONDS
@@ -89,7 +89,7 @@ class FollowTask:
         return True
 
     def _progress(self, record: Record) -> Iterator[Message]:
-        result = self._store.result(record.id)  # read before the output, so that the output before it is complete
+        result = self._store.result(record.id)  # before the output, so that no output of the job is missed
         yield from self._output(record)
         if result is not None:
             self.done = True
@@ -149,7 +149,7 @@ class FollowTask:
         stage = self._store.stage(record.id)
         off = record.verb == "cycle" and state == "stopped"
         sentence = f"the job's process was killed in stage {stage or 'begin'}; the VM is {state} now"
-        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a killed reset may lack its cont
+        advice = "start" if off or state in ("prelaunch", "paused") else "status"  # a killed reset may not reach `cont`
         verdict = Verdict("stranded" if off else "job-killed", sentence, advice)
         result = Result(STRANDED if off else FAILED, state, self._store.last, stage, verdict)
         whole = record.whole_result(result, self._store.deadline(record.id, record.verb))

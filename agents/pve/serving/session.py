@@ -17,14 +17,14 @@ from ..reading.reads import Message
 from ..words import FAILED, MUTATING
 from .serve import Agent, refuse
 
-MOST_TASKS = 64  # the most tasks with which another read begins; power verbs begin at once
+MOST_TASKS = 64  # with more tasks, further reads wait; power verbs begin at once
 MOST_WAITING = 1024  # reads
 MOST_UNSENT = 32 * 1024 * 1024
-MOST_READ_UNSENT = 2 * 1024 * 1024  # for another read to begin, because a power verb's lines wait behind them
-MOST_URGENT = 256  # the most tasks of all kinds; a further one is refused
+MOST_READ_UNSENT = 2 * 1024 * 1024  # with more unsent bytes, further reads wait, so that a power verb's lines need not
+MOST_URGENT = 256  # the most tasks of all kinds; a further task is refused
 READ_BYTES = 64 * 1024  # at a time
 WAKE_SECONDS = 5.0  # the longest time between two looks at the input
-URGENT = (*MUTATING, "where", "ping")  # `where`: a power verb waits for it
+URGENT = (*MUTATING, "where", "ping")  # `where` is urgent because a power verb waits for its answer
 _TAGGED = re.compile(r"([0-9]{1,9}) (.*)", re.ASCII)
 
 

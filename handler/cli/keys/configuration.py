@@ -100,7 +100,7 @@ def show_or_take_back(arguments: argparse.Namespace, file: Path, secret: str) ->
     try:
         if arguments.out is None:
             say(secret)
-    except BaseException:  # a closed pipe, or Ctrl-C
+    except BaseException:  # for example a closed pipe, or Ctrl-C
         with contextlib.suppress(EditError):
             take_back(file, arguments.name, secret)
         raise

@@ -23,7 +23,7 @@ from .configuration import find_config
 # --- The time of each caller's last request, from the handler's log (docs/logs.md) ---
 
 _MOST_LINE_BYTES = 1 << 20  # the handler's longest line is far shorter
-_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # in these events, the named caller's key did not sign the request
+_OF_A_DEVICE = (PAIRED, PAIRED_TWICE, PAIR_UNKNOWN)  # events that name a caller whose key did not sign the request
 
 
 class Usage(NamedTuple):
@@ -52,7 +52,7 @@ def _read(log: BinaryIO, names: frozenset[str]) -> Usage:
     usage = Usage({}, {})
     while line := log.readline(_MOST_LINE_BYTES):
         start = line.find(b"{")
-        if start < 0 or b'"caller"' not in line:  # parse only lines with an object and a caller
+        if start < 0 or b'"caller"' not in line:  # only a line with an object and a caller needs parsing
             continue
         try:
             note = json.loads(line[start:])

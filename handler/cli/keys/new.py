@@ -104,7 +104,7 @@ def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[
     return DONE
 
 
-# --- `breakglass keys rotate`: a caller gets a new secret beside the old one, and later the old one is revoked ---
+# --- `breakglass keys rotate`: a caller gets a new secret beside the old one, which is revoked later ---
 
 
 def keys_rotate(arguments: argparse.Namespace) -> int:

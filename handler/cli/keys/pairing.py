@@ -82,7 +82,7 @@ class _Ending:
 
     def __enter__(self) -> "_Ending":
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-        # ignored, for example, under nohup
+        # nohup, for example, has SIGHUP ignored
         ours = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in ours}
         return self
@@ -144,7 +144,7 @@ class _Pairing:
         while time.monotonic() < end and not self._ending.number:
             state = self._keys.call("find_state", self._id)
             if state == TWICE:
-                # a missing file is no end yet, because an NFS client can see a new name a minute late
+                # a missing file does not prove the end, because an NFS client can see a new name a minute late
                 return _explain(state)
             if state == FETCHED and not was_fetched:
                 was_fetched = True

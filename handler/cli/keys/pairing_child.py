@@ -59,7 +59,7 @@ class KeyDirectory:
         try:
             data = self._ours.recv(_MOST_BYTES)
         except TimeoutError:
-            self._ours.close()  # a late answer would be taken for the answer of the next call
+            self._ours.close()  # a late answer would be mistaken for the answer to the next call
             raise self._failed(f"it did not answer within {_SECONDS:g} s") from None
         except OSError:
             data = b""
@@ -77,9 +77,9 @@ def _serve(theirs: socket.socket, directory: str, account: pwd.struct_passwd | N
     """Answer calls until the other end is closed. Does not return."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)  # the parent gets the signal too, and needs this process to clean up
+            signal.signal(number, signal.SIG_IGN)  # the parent gets the signal too, and needs its child to clean up
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):  # otherwise a reader of the output would wait for a process that hangs on a disk
+        for fd in (0, 1, 2):  # otherwise a reader of the output would wait for this process if a disk hangs
             os.dup2(nowhere, fd)
         try:
             if account is not None:

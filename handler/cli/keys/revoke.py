@@ -59,7 +59,7 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
     """Return the instruction to remove a caller's lines. Shows none of them, because one may be a secret."""
     message = f"{name} is defined in {file}, which this command does not change; {name} was not removed"
-    has_both = caller_file(file, name).exists()  # after the lines are removed, that file takes effect
+    has_both = caller_file(file, name).exists()  # the caller's own file takes effect once the lines are removed
     then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
     return message, f"remove callers.{name} from {os.path.realpath(file)}; {then}"
 

@@ -67,7 +67,7 @@ def main() -> None:
     listener.bind(qmp)
     listener.listen(1)
     if pid := os.fork():
-        # written before this process ends, as in QEMU, because `qm start` reads the file next
+        # QEMU too writes this file before this process ends, because `qm start` then reads it
         with open(pidfile, "w", encoding="ascii") as file:
             file.write(f"{pid}\n")
         return

@@ -74,7 +74,10 @@ def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> No
 
 
 def _ask_to_end(vm: Vm, limit: float, shutdown: bool) -> str:
-    """Ask the process to end. Return an empty text, or the error if it does not. A signal ends only the first wait."""
+    """Ask the process to end. Return an empty text, or the error if the process does not end.
+
+    A signal to this task counts as an error of the monitor while the monitor is asked; after that, it ends the task.
+    """
     try:
         vm.monitor("system_powerdown") if shutdown else vm.monitor("quit", vm.seconds("qmp-quit"))
     except Died:
@@ -88,7 +91,7 @@ def _kill(vm: Vm, pid: int, words: str) -> None:
     if not vm.wait_until_gone(vm.needs(vm.seconds("sigterm"))):
         say("VM still running - terminating now with SIGKILL")
         _signal(pid, signal.SIGKILL)
-        time.sleep(vm.seconds("sigkill"))  # like the original, it does not look a second time
+        time.sleep(vm.seconds("sigkill"))  # like the original, the task does not check again whether QEMU has ended
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -101,8 +104,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _let_cleanup_queue(vm: Vm) -> None:
     """Wait until qmeventd's cleanup waits for the flock, so that it runs before a later start.
 
-    The original looks once a second, so it always comes after the cleanup. There is no cleanup if QEMU still lives in
-    the kernel, or if the host's event daemon is dead.
+    The original looks once a second, so it always comes after the cleanup. There is no cleanup while a thread of
+    QEMU still hangs in the kernel, or if the host's event daemon is dead.
     """
     if is_dead(vm):
         return

@@ -54,7 +54,7 @@ def _close_files(*left_open: int) -> None:
         if int(name) > 2 and int(name) not in left_open:
             try:
                 os.close(int(name))
-            except OSError:  # this was the descriptor of the listing itself
+            except OSError:  # this descriptor was the one that listed the directory
                 pass
 
 

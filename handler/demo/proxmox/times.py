@@ -13,14 +13,14 @@ SECONDS = {
     "qmp": 5.0,  # every QMP command without its own limit
     "qmp-status": 3.0,  # vmstatus, with a silent monitor
     "qmp-quit": 60.0,
-    "stop": 60.0,  # from an answered quit or ACPI request to the end of the process, if --timeout is not given
+    "stop": 60.0,  # from the answer to `quit` or to the ACPI request until the process ends, without --timeout
     "sigterm": 10.0,
     "sigkill": 1.0,  # the process is not checked a second time
-    "look": 1.0,  # between two checks of a process that must end, and of a silent worker
+    "look": 1.0,  # the time between two checks of a process that must end, or of a silent worker
     "cleanup-flock": 60.0,
-    "cleanup": 30.0,  # qmeventd's `qm cleanup` beside a QEMU that runs, inside the flock
+    "cleanup": 30.0,  # qmeventd's `qm cleanup` holds the flock this long while a QEMU runs
     "cleanup-warns": 10.0,
-    "systemd": 20.8,  # a start while the scope is not empty; this is measured, the source says 20
+    "systemd": 20.8,  # a start while the scope is not empty (measured; the source says 20)
     "start": 30.0,  # Helpers.pm, config_aware_timeout, for up to 30 GiB of memory
     "start-suspended": 300.0,
     "start-hugepages": 150.0,

@@ -168,7 +168,7 @@ class Vm:
             except OSError as error:
                 client.close()
                 why = error.strerror if not isinstance(error, BlockingIOError) else ""
-                # another client is connected, and the original tries again too
+                # an empty text means that another client is connected; then try again, as the original does
                 if not why and time.monotonic() >= until:
                     why = f"timeout after {tries} retries"
                 if why:

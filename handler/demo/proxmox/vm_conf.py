@@ -62,7 +62,7 @@ _PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
 # Reads the disk ten times at each tick of the timer and halts in between. So a frozen disk has a request in flight, and
 # a healthy one does not keep a processor of this machine busy.
 _READER = bytes.fromhex("31C08EC0BB007EBD0A00B80102B9010030F6CD134D75F3FBF4EBEC")
-# Reads the second sector in a loop, because the firmware does not read that one by itself.
+# Reads the second sector in a loop, because the firmware itself does not read the second sector.
 _SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
 # Tells the pvpanic device that its kernel has panicked.
 _PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")

@@ -60,7 +60,7 @@ def _upid(vm: Vm, kind: str, began: int, pid: int) -> str:
 def _work(upid: str, work: Callable[[], None], output: int, control: int, ready: int) -> NoReturn:
     """Run the worker; never return."""
     result = b"TASK ERROR: it died\n"
-    try:  # a signal can raise an exception in any line of the inner block, even after that has failed
+    try:  # a signal can raise an exception in any line of the inner block, even in its error handling
         try:
             name_process([f"task {upid}"], f"task {upid}")
             for number in _INTERRUPTS:

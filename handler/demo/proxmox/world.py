@@ -63,7 +63,7 @@ class World:
         self.root = directory / "root"
         self.bin = directory / "bin"
         self.agent = directory / "breakglass-pve"
-        self.second_monitor = self.root / "qmp2"  # a second one, because a monitor serves one client at a time
+        self.second_monitor = self.root / "qmp2"  # for the demo itself, because a monitor serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
         self._build()
 
