@@ -94,7 +94,7 @@ def test_every_state_passes_axe(visit: Visit) -> None:
         expect(page.locator("#outcome-word")).to_have_text("Someone is on it")
         found += judged(page, "another operator's job")
         page.click("#outcome-act")
-        page.wait_for_selector("#jobs details[open] pre")
+        page.wait_for_selector("#jobs details[open] .job > pre")
         found += judged(page, "watching")
     visit.open()
     found += judged(page, "idle")
@@ -268,6 +268,8 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     expect(page.locator("#picture-age")).to_contain_text(re.compile("ago|every|before"))
     page.screenshot()  # what is known is drawn
     moved = [what for each in page.evaluate("() => window.takeShifts()") for what in each["what"]]
+    # a console that leaves text mode shows its picture where its text was, and the picture was small below it
+    moved = [what for what in moved if not what.startswith("glass ")]
     if act is failed:  # the help is below the power buttons then, and none of them has moved
         moved = [what for what in moved if re.match("verbs|headline|second|why|outcome|dock|.*data-verb", what)]
     assert moved == []
@@ -412,6 +414,7 @@ def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
     page.click("#keep")
     with held_cycle(visit.stage):
         press(page, "status")
+        expect(page.locator("#outcome-act")).to_have_text("Watch")  # the check has ended, whose answer ends a nudge
         expect(start).to_have_attribute("aria-disabled", "true")
         press(page, "reset")
         expect(page.locator("#dock")).to_contain_text("operator2 has been power-cycling it")
@@ -453,7 +456,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
         press(page, "status")
         expect(page.locator("#outcome-act")).to_have_text("Watch")
         page.click("#outcome-act")
-        output = page.locator("#jobs details[open] pre")
+        output = page.locator("#jobs details[open] .job > pre")
         expect(output).to_contain_text("stop:")
         output.focus()
         before = len(visit.posts)
