@@ -60,7 +60,7 @@ def _fields(data: bytes) -> Mapping[str, str]:
         if name not in _FIELDS or not isinstance(value, str) or not is_utf8(value):
             raise BadRequest("a field is unknown or not text", f"use {', '.join(_FIELDS)}, in quotes")
     if fields.get("form") not in (None, "", *_FORMS):
-        raise BadRequest('"form" is not known', f"use {' or '.join(_FORMS)}")
+        raise BadRequest('"form" has an unknown value', f"use {' or '.join(_FORMS)}")
     return {name: str(value) for name, value in fields.items()}
 
 
@@ -83,9 +83,11 @@ async def _read_night(service: Service, vm: Vm, since: datetime, places: asyncio
                 whole = await _read(service, vm, job_line(vm.vmid, str(jobs[n]["id"])), "whole_job")
                 jobs[n] = {**jobs[n], **whole} if isinstance(whole, dict) else jobs[n]
     except (Unreached, Lost) as error:
-        return Night(vm.name, jobs, f"Not all is known, because {error.message}.")
+        return Night(vm.name, jobs, f"This report is incomplete, because {error.message}.")
     except TimeoutError:
-        return Night(vm.name, jobs, f"Not all is known, because its host did not answer in {READ_SECONDS:g} s.")
+        return Night(
+            vm.name, jobs, f"This report is incomplete, because the VM's host did not answer in {READ_SECONDS:g} s."
+        )
     return Night(vm.name, jobs)
 
 

@@ -224,7 +224,11 @@ def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_
     environment = {"BREAKGLASS_SECRET_FILE": str(secret)}
     ran = breakglass(service, "keys", "revoke", "doctor", "--yes", environment=environment)
     assert ran.returncode == 0, ran.stderr
-    assert [word for word in (f"still there: {secret}", "drill sign with it", "timer") if word not in ran.stderr] == []
+    assert [
+        word
+        for word in (f"no longer used, but not deleted: {secret}", "drill sign with it", "timer")
+        if word not in ran.stderr
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -306,7 +310,7 @@ def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
     systemctl.write_text("#!/bin/sh\necho 'Unit breakglass not found.' >&2; exit 5\n")
     bad = breakglass(service, "keys", "revoke", "phone", "--yes", "--unit", "breakglass", environment=path)
     assert (bad.returncode, "phone" in entries(service)) == (1, False)
-    assert "is changed, but the handler could not be told: Unit breakglass not found." in bad.stderr
+    assert "is changed, but the handler could not be told to reload: Unit breakglass not found." in bad.stderr
 
 
 # --- list ---

@@ -314,7 +314,7 @@ def test_a_vm_with_a_fault_is_off_and_the_other_works(service: Service) -> None:
     assert problem["place"] == "vms.other.vmid"
     health = service.health()
     assert health["config"] == "degraded: 1 problem"
-    assert health["vms"][1] == {"name": "other", "vmid": None, "proxmox": "disabled", "since": None}
+    assert health["vms"][1] == {"name": "other", "vmid": None, "proxmox": "disabled", "since": None, "host": None}
     assert service.pve("status", vm="devvm").json["outcome"] == "done"
     off = service.pve("status", vm="other")
     assert (off.status, off.json["reached"]) == (400, False)
