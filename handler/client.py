@@ -142,7 +142,7 @@ def _plain_answer(status: int, body: bytes) -> Event:
         answer = json.loads(body)
         error = answer.get("error")
     except (ValueError, AttributeError):
-        raise ValueError(f"HTTP {status} did not come from breakglass; check for a proxy in between") from None
+        raise ValueError(f"the answer (HTTP {status}) is not from breakglass; check for a proxy in between") from None
     if isinstance(error, dict):
         raise HandlerError(error)
     return {**answer, "type": "result"}

@@ -124,6 +124,6 @@ def refuse_old_id(job: Job) -> None:
 def _describe_busy(job: Job, holder_id: str | None) -> Ended:
     holder = describe_holder(job.store, holder_id) if holder_id else None
     if holder is None:
-        return Ended(BUSY, Verdict("vm-held", "another job held this VM a moment ago; look again", "status"))
+        return Ended(BUSY, Verdict("vm-held", "another job had this VM a moment ago, so look again", "status"))
     who = "{by}: {verb} since {since}, stage {stage}".format(**holder)
-    return Ended(BUSY, Verdict("vm-held", f"{who}; wait for it, or send its id to watch it", "status"), holder)
+    return Ended(BUSY, Verdict("vm-held", f"{who}; wait for that job, or send its id to watch it", "status"), holder)

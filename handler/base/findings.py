@@ -70,7 +70,8 @@ class ConfigError(Exception):
 STATES: Mapping[str, tuple[str, str]] = {
     "agent-silent": (
         "the connection is up, but no host agent answers on it",
-        "breakglass host upgrade {0}; then compare the key's line on the host with breakglass host install-commands",
+        "run breakglass host upgrade {0}; then compare the key's line on the host with what "
+        "breakglass host install-commands prints",
     ),
     "wrong-node": ("the connection leads to another node", "correct hosts.{0}.ssh or hosts.{0}.node, and reload"),
     "not-allowed": ("the power key does not serve this VM", "on the host, as root: breakglass-pve allow {1}"),
@@ -84,12 +85,12 @@ STATES: Mapping[str, tuple[str, str]] = {
     "timeout": ("the host does not answer", "look at the host's console or IPMI"),
     "turned-away": (
         "sshd ends the connection before the login",
-        "exempt the handler's address from sshd's penalties: run as root on the host what this prints: breakglass host "
-        "install-commands --host {0} --from ADDRESS",
+        "exempt the handler's address from sshd's penalties: run breakglass host install-commands --host {0} "
+        "--from ADDRESS, and run what it prints on the host, as root",
     ),
     "key-not-accepted": (
         "the login failed",
-        "run as root on the host what this prints: breakglass host install-commands --host {0}",
+        "run breakglass host install-commands --host {0}, and run what it prints on the host, as root",
     ),
     "host-key-differs": (
         "the host's key differs from the pinned host key",
@@ -97,8 +98,8 @@ STATES: Mapping[str, tuple[str, str]] = {
     ),
     "lost": ("the connection was lost and is being opened again", "wait some seconds; then check the host"),
     "disabled": (
-        "its entry in breakglass.toml has an error",
-        "breakglass check; correct the errors that it names, and reload",
+        "the entry in breakglass.toml has an error",
+        "run breakglass check; correct the errors that it names, and reload",
     ),
 }
 

@@ -36,12 +36,15 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
         async with asyncio.timeout(SECONDS):
             found = (await read(job_line(vmid, proposal["job"])))[-1]
     except (TimeoutError, Unreached, Lost):
-        return "the host can't be reached now, so it is unknown whether it was approved", False
+        return "the host can't be reached now, so it is not known whether the proposal was approved", False
     job = found.get("whole_job")
     if not isinstance(job, dict) and found.get("last") not in (None, proposal.get("last")):
-        return "it was not approved before another verb changed the VM's power, so it can't be approved any more", True
+        return (
+            "another verb changed the VM's power before an approval, so the proposal can't be approved any more",
+            True,
+        )
     if not isinstance(job, dict):
-        return "it is not approved, so it has not run", False
+        return "the proposal is not approved, so the verb has not run", False
     approved = f"{job.get('by')} approved it"
     if job.get("outcome") is None:
         return f"{approved}, and it is running", False

@@ -103,7 +103,7 @@ def find_missing(packages: Mapping[str, str]) -> Mapping[str, object] | None:
 def refuse_wall(why: str) -> Mapping[str, object]:
     """Return a probe's answer if bubblewrap or the kernel refused the sandbox. Contains the fix."""
     fix = next((fix for file, value, fix in _REFUSALS if _read(file) == value), f"let users make namespaces: {_HELP}")
-    return {"fault": f"bubblewrap can't make a wall: {why}", "code": "sandbox-refused", "fix": fix}
+    return {"fault": f"bubblewrap can't make a sandbox: {why}", "code": "sandbox-refused", "fix": fix}
 
 
 def _read(file: str) -> str:

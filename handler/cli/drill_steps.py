@@ -126,7 +126,8 @@ def prove(one: Drill, before: str, cycle: Event) -> list[str]:
         raise CommandError(f"{one.vm} is {status['state']} after the cycle", f"breakglass call start --vm {one.vm}")
     if found[1] == before:
         raise CommandError(
-            f"QEMU is the same process as before the cycle, {before}", "report this: a cycle has to end it"
+            f"QEMU is the same process as before the cycle, {before}",
+            "report this, because a cycle has to end that process",
         )
     history = one.verb("history", job=one.id)
     job, place, chain = history.get("job"), cycle.get("chain"), history.get("chain")
@@ -139,7 +140,7 @@ def prove(one: Drill, before: str, cycle: Event) -> list[str]:
         "it runs again",
         new,
         f"line {place['n']} of the chain of {place['node']} is this job",
-        "its record says done",
+        "the job's record says done",
     ]
 
 

@@ -99,5 +99,7 @@ def port_number(environment: Environment, default: str) -> int:
     """Return PORT; 0 lets the kernel choose."""
     port = environment.get("PORT", default)
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
-        raise CommandError(f'PORT is "{port}", which is not a number from 0 to 65535', "set it to one, or unset it")
+        raise CommandError(
+            f'PORT is "{port}", which is not a number from 0 to 65535', "set PORT to such a number, or unset PORT"
+        )
     return int(port)

@@ -33,7 +33,7 @@ def host_bundle(arguments: argparse.Namespace) -> int:
         raise CommandError(f'"{arguments.file}" is a directory', hint) from None
     except OSError as error:
         message = f'can\'t write "{arguments.file}": {reason(error)}'
-        raise CommandError(message, "no file was left there; choose another place", FAILED) from None
+        raise CommandError(message, "the incomplete file was removed; choose another place", FAILED) from None
     return DONE
 
 

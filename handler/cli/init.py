@@ -67,8 +67,9 @@ def _refuse_shared_group(account: pwd.struct_passwd) -> None:
     with suppress(KeyError):  # a group without an entry has no members
         users.update(grp.getgrgid(account.pw_gid).gr_mem)
     if others := sorted(users - {account.pw_name}):
-        message = f"nothing was written: {', '.join(others)} could read every key, as {account.pw_name} in its group"
-        raise CommandError(message, f"use an account with its own group; {MAKE_ONE}")
+        who = f"{', '.join(others)}, who could read every key"
+        message = f"nothing was written: the group of {account.pw_name} also has {who}"
+        raise CommandError(message, f"use an account that is alone in its group; {MAKE_ONE}")
 
 
 def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
@@ -129,10 +130,8 @@ def _verify(path: Path, user: str | None) -> None:
         )
     os.waitpid(child, 0)
     for problem in problems[:1]:
-        message = (
-            f"no file is left, because the new configuration has a problem: {problem['place']}: {problem['sentence']}"
-        )
-        raise CommandError(message, problem["fix"], FAILED)
+        why = f"the new configuration has a problem: {problem['place']}: {problem['sentence']}"
+        raise CommandError(f"the new files were removed, because {why}", problem["fix"], FAILED)
 
 
 # --- what to do next ---

@@ -25,7 +25,7 @@ def refuse_existing(directory: Path, names: list[str]) -> None:
         raise CommandError(*_describe_unfinished(directory, staging))
     found = [str(directory / name) for name in names if os.path.lexists(directory / name)]
     if found:
-        hint = "name another directory, because their keys may be in use"
+        hint = "name another directory, because the keys in these files may be in use"
         raise CommandError(f"nothing was written, because these files exist: {', '.join(found)}", hint)
 
 
@@ -36,7 +36,7 @@ def _describe_unfinished(directory: Path, staging: Path) -> tuple[str, str]:
     message = f"nothing was written: an earlier init of {directory} did not finish, or is still running"
     is_whole = bool(names) and placed == names
     leftovers = [str(staging), *(str(directory / name) for name in placed if not is_whole)]
-    then = "run breakglass check, because all files are in place" if is_whole else "init again"
+    then = "breakglass check, because all files are in place" if is_whole else "init again"
     return message, f"if no init is running, remove its leftovers: rm -r -- {shlex.join(leftovers)}; then run {then}"
 
 
@@ -68,7 +68,7 @@ def write_files(directory: Path, files: Mapping[str, str], group: int | None, ve
             verify()
         except OSError as error:
             path = error.filename2 or error.filename or directory
-            what = f"can't write {path}: {reason(error)}; no file is left there"
+            what = f"can't write {path}: {reason(error)}; the new files were removed"
             raise CommandError(what, "name another directory: breakglass init DIR", FAILED) from None
     except BaseException:
         _remove(directory, list(files), made)

@@ -18,8 +18,8 @@ _FILES = "after a change of a file that LoadCredential= gives to the unit, resta
 def add_reload_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments `--unit` and `--pid`."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--unit", metavar="NAME", help="then reload this unit of systemd, like breakglass")
-    which.add_argument("--pid", type=int, metavar="N", help="then send SIGHUP to the handler that is this process")
+    which.add_argument("--unit", metavar="NAME", help="after the change, reload this systemd unit, such as breakglass")
+    which.add_argument("--pid", type=int, metavar="N", help="after the change, send SIGHUP to this handler process")
 
 
 def check_reload(arguments: argparse.Namespace) -> None:
@@ -109,5 +109,5 @@ def _why_no_handler(pid: int) -> str:
     takes = int(fields.get("SigCgt", "0"), 16) | int(fields.get("SigBlk", "0"), 16)
     bit = 1 << (signal.SIGHUP - 1)
     if int(fields.get("SigIgn", "0"), 16) & bit or not takes & bit:
-        return "ignores SIGHUP: it is ending"
+        return "ignores SIGHUP, because it is ending"
     return ""

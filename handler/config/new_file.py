@@ -46,7 +46,8 @@ def operator_files(operator: str) -> tuple[str, str]:
 
 def caller_text(table: Mapping[str, object]) -> str:
     """Return the TOML of a caller's own file."""
-    lines = ["# The caller's name is that of the file. breakglass keys rotate rewrites it without other comments."]
+    rewritten = '"breakglass keys rotate" rewrites this file and removes every comment but this one.'
+    lines = [f"# The file's name is the caller's name. {rewritten}"]
     lines += [f"{toml_key(key)} = {_value(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 

@@ -72,7 +72,7 @@ class OtherNodes:
     @property
     def _do_first(self) -> str:
         if self._own:
-            return f"end that QEMU by hand, because a stop would first end the one on {self._own} first"
+            return f"end that QEMU by hand, because a stop would end the one on {self._own} first"
         return "send stop first"
 
     @property

@@ -174,7 +174,7 @@ def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
         if before == _fingerprint(path, directory, _list_names(directory)):
             warnings = tuple(_warn_of_ignored(name, why) for name, why in ignored.items())
             return Sources(path, text, status, names is not None, callers, warnings)
-    message = "changed while it was read, or the configuration did, so none of it is used"
+    message = "changed while it was read, or the configuration changed, so neither is used"
     fix = "wait until the change is complete, then reload (SIGHUP)"
     raise ConfigError([error(str(directory), "config-file", message, fix)])
 
@@ -190,7 +190,7 @@ def _list_names(directory: Path) -> list[str] | None:
         if isinstance(fault, FileNotFoundError) and not os.path.lexists(directory):
             return None
         found = explain_unreadable(str(directory.absolute()), fault)
-        fix = f"until it can be read, no reload changes anything, so no caller is revoked either; {found.fix}"
+        fix = f"no reload changes anything before this is fixed, so no caller is revoked either; {found.fix}"
         raise ConfigError([replace(found, fix=fix)]) from None
     # names with two dots are Kubernetes' own, in a volume
     return sorted(name for name in names if not name.startswith(".."))

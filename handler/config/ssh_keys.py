@@ -41,7 +41,7 @@ def key_fault(private: str, file: str) -> tuple[str, str, str] | None:
         if "passphrase" in str(error).lower():
             return "key-encrypted", "is an encrypted key", f"remove its passphrase: ssh-keygen -p -N '' -f {shown}"
         fix = f"move it away and make a pair: ssh-keygen -t ed25519 -N '' -f {shown}; then "
-        fix += "run breakglass host install-commands, and on the host what it prints; see breakglass docs admin"
+        fix += "run breakglass host install-commands, and run what it prints on the host; see breakglass docs admin"
         return "key-garbage", "is not a private key of OpenSSH", fix
     return None
 

@@ -53,8 +53,8 @@ def _find_settings(config: Config) -> Iterator[Finding]:
         yield found_warning("chat-without-caller", what, 'add "chat" to allow of a caller')
     guests = [vm for vm in config.vms.values() if vm.guest is not None]
     for vm in (vm for vm in guests if not vm.guest_key):
-        what = f"claude has no key for the guest {vm.name}, so it can't log in to it."
-        fix = f"name its key as guest_key_file in [vms.{vm.name}]: see breakglass docs admin, Setting up chat"
+        what = f"claude has no key for the guest {vm.name}, so claude can't log in there."
+        fix = f"name its key as guest_key_file in [vms.{vm.name}]: run breakglass docs admin, and read Setting up chat"
         yield found_warning("guest-without-key", what, fix)
     for each in warn_of_chat(config):
         yield replace(each, place=CHAT, sentence=f"{each.sentence}.")

@@ -28,7 +28,7 @@ found_ok, found_warning, found_error = about(HANDLER)
 
 _KINDS = {"css": "css", "js": "javascript", "json": "json", "svg": "svg", "webmanifest": "json"}
 _POLICY = "script-src 'self'"
-REINSTALL = "install the package again (breakglass docs install), then systemctl restart breakglass"
+REINSTALL = "install the package again (breakglass docs install), then run systemctl restart breakglass"
 
 
 def look_at_page(url: str) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def _look_at_files(url: str, page: Reply) -> Iterator[Finding]:
         fix = "nginx: remove proxy_hide_header and add_header for Content-Security-Policy"
         yield found_warning("page-policy", sentence, fix)
     else:
-        yield found_ok("page", f"The page and its {len(replies)} files are there.")
+        yield found_ok("page", f"The page and its {len(replies)} files can be read.")
 
 
 def _is_file(name: str, reply: Reply) -> bool:
@@ -166,5 +166,5 @@ def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
     urls = " and ".join(look.url for look in looks)
     if len({look.echo["config"] for look in looks if look.echo}) > 1:
         sentence = f"The handlers at {urls} have different configurations."
-        fix = f"copy the configuration and its files from one to the other; then {RELOAD} on both"
+        fix = f"copy the configuration and its files from one to the other; then run {RELOAD} on both"
         yield found_warning("configs-differ", sentence, fix)

@@ -52,7 +52,7 @@ def judge_health(visit: Visit, url: str, reply: Reply) -> Iterator[Finding]:
     yield from _judge_chat(visit, str(health.get("chat")))
     if health.get("notify") == "failed":
         sentence = "The handler could not send a message to a receiver of [[notify]]."
-        yield found_warning("notify-failed", sentence, "see why, and try it: breakglass notify test")
+        yield found_warning("notify-failed", sentence, "to see why, run breakglass notify test")
 
 
 def vm_names(reply: Reply) -> list[str]:
@@ -67,7 +67,9 @@ def judge_clock(reply: Reply) -> Finding:
     try:
         theirs = datetime.fromisoformat(str(reply.json.get("time"))).timestamp()
     except ValueError:
-        return found_warning("clock-unknown", "The handler does not say its time.", "breakglass docs upgrade")
+        return found_warning(
+            "clock-unknown", "The handler's answer does not contain the time.", "breakglass docs upgrade"
+        )
     off = round(theirs + 0.5 - (reply.began + reply.answered) / 2)
     if abs(off) <= _NOTABLE_OFF:
         return found_ok("clock", "The clocks of the handler and of this machine agree.")
@@ -81,7 +83,7 @@ def judge_clock(reply: Reply) -> Finding:
 
 def _judge_config(visit: Visit, config: str) -> Iterator[Finding]:
     file = visit.path or "/etc/breakglass/breakglass.toml"
-    fix = f"breakglass check {file}; correct the errors that it names, then {RELOAD}"
+    fix = f"breakglass check {file}; correct the errors that it names, then run {RELOAD}"
     if "rejected" in config:
         sentence = (
             f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
@@ -126,7 +128,7 @@ def _judge_host(visit: Visit, name: str, state: str, since: str) -> Finding:
     sentence = f"The handler is not connected to {name}: {why} ({state} since {since})"
     is_away = state in ("connection-refused", "no-route", "timeout", "lost", "name-not-found", "turned-away")
     if is_away and _reaches(visit, name):
-        return found_error(state, f"{sentence}; this machine reaches it.", f"{RELOAD}: it then connects again")
+        return found_error(state, f"{sentence}; this machine reaches it.", f"{RELOAD}: the handler then connects again")
     return found_error(state, f"{sentence}.", fix.format(name, ""))
 
 
@@ -152,7 +154,7 @@ def _judge_chat(visit: Visit, chat: str) -> Iterator[Finding]:
     elif chat == "starting":
         yield found_warning("chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
-        fix = f"correct the errors that breakglass check names, then {RELOAD}"
+        fix = f"correct the errors that breakglass check names, then run {RELOAD}"
         yield found_error("chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
         what = "Chat is disabled: claude can't be isolated from the handler."

@@ -44,10 +44,10 @@ def judge_node(host: Host, agent: Handshake) -> Finding:
     """Judge whether the host is the node that the configuration names."""
     place, node = f"host {host.name}", shown(agent.node)
     if not host.node:
-        what = f'it is the node "{node}"; hosts.{host.name}.node is not set, so another node there would not be noticed'
+        what = f'the host is the node "{node}"; hosts.{host.name}.node is not set, so another node would not be noticed'
         return ok(place, "node-not-named", what)
     if agent.node == host.node:
-        return ok(place, "right-node", f'it is the node "{node}", as hosts.{host.name}.node says')
+        return ok(place, "right-node", f'the host is the node "{node}", as hosts.{host.name}.node says')
     what = f'{host.ssh} is the node "{node}", and hosts.{host.name}.node is "{host.node}", so no verb is sent there'
     fix = f'if that address is right, write hosts.{host.name}.node = "{node}"'
     return error(place, "wrong-node", what, fix)
@@ -71,7 +71,7 @@ def judge_wish(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[Find
         if not vm.last_words:
             what = f"the host agent on {host.name} is too old to be asked not to read the guest's kernel log"
             fix = f"breakglass host upgrade {host.name}"
-            yield warning(f"VM {vm.name}", "last-words-read", f"{what}, so it reads it", fix)
+            yield warning(f"VM {vm.name}", "last-words-read", f"{what}, so it reads that log", fix)
 
 
 def judge_clock(host: Host, its_time: object, sent: float, received: float) -> Finding | None:
@@ -80,10 +80,10 @@ def judge_clock(host: Host, its_time: object, sent: float, received: float) -> F
         return None
     off = its_time - min(max(its_time, sent), received)
     if abs(off) < CLOCK_SECONDS:
-        return ok(f"host {host.name}", "clock-right", "its clock agrees with this machine's")
+        return ok(f"host {host.name}", "clock-right", "the host's clock agrees with this machine's")
     which = "ahead of" if off > 0 else "behind"
-    what = f"its clock is {abs(off):,.0f} s {which} this machine's, so times in history and in the log don't agree"
-    fix = f"on {host.ssh.host} and here: timedatectl; then systemctl restart chrony (or systemd-timesyncd) on the "
+    what = f"the host's clock is {abs(off):,.0f} s {which} this machine's, so the times in history and the log differ"
+    fix = f"on {host.ssh.host} and here: timedatectl; then run systemctl restart chrony (or systemd-timesyncd) on the "
     return warning(f"host {host.name}", "clock-differs", what, f"{fix}one that is wrong")
 
 

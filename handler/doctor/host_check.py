@@ -84,7 +84,7 @@ async def _check(session: AgentSession, host: Host, found: list[Finding], vm: Vm
             raise AgentSilent(f"it ended with exit {result['exit_code']}")
     except AgentSilent as failure:
         fix = NO_CHANNEL.format(host.ssh.host) if "refused a channel" in str(failure) else fix
-        found.append(error(place, "check-silent", f"the host's {its} brings no answer: {failure}", fix))
+        found.append(error(place, "check-silent", f"the host's {its} gave no answer: {failure}", fix))
         return
     found += pass_on(place, code, result.get("findings"))
 

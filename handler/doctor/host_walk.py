@@ -94,7 +94,9 @@ class HostLook:
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         self._own = login.own_address(addresses[0], port)
         if addresses != [name]:
-            sentence = f"{name} is {', '.join(addresses)}; a rescue needs DNS for it, unless /etc/hosts has it"
+            sentence = (
+                f"{name} is {', '.join(addresses)}; a rescue needs DNS for this name, unless /etc/hosts has the name"
+            )
             self.found.append(ok(self.place, "name-found", sentence))
         return True
 
@@ -130,14 +132,14 @@ class HostLook:
         presented, setting = login.public_text(connection.get_server_host_key()), f"hosts.{self.host.name}.host_key"
         self.identity = (presented, "")
         if self.host.any_host_key:
-            sentence = f'its host key is not checked ({setting} is "any"), so another machine could answer in its place'
+            sentence = f'the host key is not checked ({setting} is "any"), so another machine could answer instead'
             fix = "compare with ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub at the host's console, then write "
             its = f'{login.key_fingerprint(presented)}; {setting} = "{presented}"'
             self.found.append(warning(self.place, "host-key-any", sentence, f"{fix}{its}"))
             return
         what = "the pinned one" if self.host.host_keys else "signed by the pinned authority"
         self.found.append(
-            ok(self.place, "host-key-pinned", f"its host key is {what}: {login.key_fingerprint(presented)}")
+            ok(self.place, "host-key-pinned", f"the host key is {what}: {login.key_fingerprint(presented)}")
         )
 
     # --- after the login ---
@@ -165,7 +167,7 @@ class HostLook:
             await session.open()
         except AgentSilent as failure:
             sentence = f"the host agent does not identify itself to the power key: {failure}"
-            fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then breakglass-pve check"
+            fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then run breakglass-pve check"
             self.found.append(error(self.place, "agent-silent", sentence, fix))
             return None
         return session

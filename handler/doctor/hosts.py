@@ -60,15 +60,15 @@ def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
     for name in dict.fromkeys(problem.place.split(".")[1] for problem in faults):
         if name not in known:
             fault = next(problem for problem in faults if problem.place.split(".")[1] == name)
-            sentence = f"it is disabled, so no verb reaches its VMs: {fault.place} {fault.sentence}"
-            yield error(f"host {name}", "host-disabled", sentence, f"{fault.fix}; then systemctl reload breakglass")
+            sentence = f"the host is disabled, so no verb reaches its VMs: {fault.place} {fault.sentence}"
+            yield error(f"host {name}", "host-disabled", sentence, f"{fault.fix}; then run systemctl reload breakglass")
 
 
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
     for name in config.vms_off:
         if visit.vm in ("", name):
-            fix = f"breakglass check; correct [vms.{name}] or its host, then systemctl reload breakglass"
-            yield error(f"VM {name}", "vm-disabled", "its entry has an error, so it can't be rescued", fix)
+            fix = f"run breakglass check; correct [vms.{name}] or the VM's host, then run systemctl reload breakglass"
+            yield error(f"VM {name}", "vm-disabled", "the VM's entry has an error, so the VM can't be rescued", fix)
 
 
 def _find_same_machine(looks: Sequence[HostLook]) -> Iterator[Finding]:
@@ -98,5 +98,5 @@ def find_unnamed_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None])
     for name, vm in first.items():
         if cluster := clusters.get(name):
             sentence = f"if it is down when the handler starts, no power verb for {vm.name} goes to another host"
-            fix = f'write cluster = "{cluster}" into [hosts.{name}], then systemctl reload breakglass'
+            fix = f'write cluster = "{cluster}" into [hosts.{name}], then run systemctl reload breakglass'
             yield warning(f"host {name}", "cluster-not-named", sentence, fix)

@@ -22,7 +22,7 @@ def print_recipe(host: Host, own: str = "") -> str:
     root = " --account root" if host.ssh.user == "root" else ""
     source = f" --from {own}" if own else " --from ADDRESS" if root else ""
     command = f"breakglass host install-commands --host {host.name}{root}{source}"
-    return f"run as root on {host.ssh.host} what this prints: {command}"
+    return f"run {command}, and run what it prints on {host.ssh.host}, as root"
 
 
 def check_there(host: Host) -> str:
@@ -182,7 +182,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             return (
                 "key-unusable",
                 failure.reason,
-                f"correct the key in [hosts.{host.name}], then systemctl reload breakglass",
+                f"correct the key in [hosts.{host.name}], then run systemctl reload breakglass",
             )
     return _judge_greeting(host, failure)
 
@@ -191,7 +191,7 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
     """Judge a host key that is not pinned: either the host was reinstalled, or a machine is in between."""
     if any(words in failure.detail for words in EXPIRED):
         fix = "at the certificate authority: ssh-keygen -s CA -h -I HOST -n NAME -V +52w ssh_host_ed25519_key.pub; "
-        fix += "then copy the certificate to the host, and systemctl reload ssh"
+        fix += "then copy the certificate to the host, and run systemctl reload ssh"
         return "host-certificate-expired", f"the host certificate of {host.ssh} is not valid now", fix
     if "principal" in failure.detail:
         fix = f'sign a host certificate with the name "{host.ssh.host}": ssh-keygen -s CA -h -n {host.ssh.host} …'
@@ -213,7 +213,7 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
     if b"Not allowed at this time" in greeting or b"MaxStartups" in greeting:
         sentence = f"sshd on {address} turns {own} away: earlier logins from there failed (PerSourcePenalties), or too "
         fix = f"wait ten minutes without a login; then, on the host, {exempt}, with MaxStartups 100:30:200 if "
-        fix += "journalctl -u ssh shows many logins of yours, and systemctl reload ssh"
+        fix += "journalctl -u ssh shows many logins of yours, and run systemctl reload ssh"
         return "penalised", f"{sentence}many are under way (MaxStartups)", fix
     if greeting and not greeting.startswith(b"SSH-"):
         first_line = shown(greeting.decode("utf-8", "replace"))

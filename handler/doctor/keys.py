@@ -42,7 +42,7 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
     if caller.not_after is None:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
-    fix = f"write a later not_after into the entry of {caller.name}, then {_RELOAD}; for a new key: {_new_key(caller)}"
+    fix = f"write a later not_after for {caller.name}, then run {_RELOAD}; for a new key: {_new_key(caller)}"
     if left.total_seconds() < 0:
         what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
         return found_error("caller-expired", what, fix)
@@ -126,7 +126,7 @@ def _judge_ssh_key(host: str, private: str) -> Finding:
     """Return a finding: why OpenSSH would not accept a host's key, or that the key is usable."""
     key, kind = import_key(private), public_key(private).split()[0]
     fix = f"make a pair: ssh-keygen -t ed25519 -N '' -f NEW; name it in [hosts.{host}]; then run breakglass host"
-    fix += f" install-commands --host {host}, and on the host what it prints"
+    fix += f" install-commands --host {host}, and run what it prints on the host"
     bits = getattr(key.pyca_key, "key_size", 0)
     if kind == "ssh-dss":
         why = "is a DSA key, which OpenSSH refuses"

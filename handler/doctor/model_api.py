@@ -150,7 +150,9 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
 
 def _not_known(what: str) -> Finding:
     fix = "ask claude something once, in the page or with: breakglass chat"
-    return found_warning("credential-not-known", f"{what}, so nothing tells whether it accepts the credential.", fix)
+    return found_warning(
+        "credential-not-known", f"{what}, so doctor can't tell whether the API accepts the credential.", fix
+    )
 
 
 def _is_list(body: bytes) -> bool:

@@ -38,7 +38,7 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
         reply = exchange(url, "POST", "/echo/arrived", body, _SENT)
     except TimeoutError:
         sentence = (
-            f"At {url}, a request with a body gets no answer, and one without a body does, so the body does not arrive."
+            f"At {url}, a request without a body is answered, but one with a body is not, so the body does not arrive."
         )
         raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES)) from None
     arrived = reply.json.get("headers")
@@ -145,7 +145,7 @@ def look_at_patience(signer: Signer, seconds: int) -> Finding:
         reply, why = None, failure(problem)
     took = time.monotonic() - began
     if reply is not None and reply.status == 200 and "caller" in reply.json:
-        return found_ok("patience", f"An answer may take {seconds} s; longer was not tried.")
+        return found_ok("patience", f"An answer may take {seconds} s; doctor did not try longer.")
     fix = "nginx: proxy_read_timeout 120s; others: raise the limit for an answer to 120 s (breakglass docs proxies)"
     sentence = f"The proxy at {signer.url} cuts an answer after {took:.0f} s ({why})"
     if took < _NEEDED_SECONDS:

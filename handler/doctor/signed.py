@@ -47,11 +47,11 @@ def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
         return _judge_unknown(visit, signer)
     if code == "wrong-handler":
         urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
-        fix = f'add "{signer.url}" to [server] url and {RELOAD}'
-        sentence = f"{signer.url} is not one of the handler's own addresses ({urls}), so it refuses requests."
+        fix = f'add "{signer.url}" to [server] url and run {RELOAD}'
+        sentence = f"{signer.url} is not one of the handler's own addresses ({urls}), so the handler refuses requests."
         return found_error("wrong-handler", sentence, fix)
     if code == "forbidden":
-        fix = f"{_NEW_KEY}, and {RELOAD}" if "expired" in message else f"{hint}, and {RELOAD}"
+        fix = f"{_NEW_KEY}, and run {RELOAD}" if "expired" in message else f"{hint}, and run {RELOAD}"
         return found_error("forbidden", f"The handler refuses this caller: {message}.", fix)
     if code:
         return found_error(code, f"The handler refuses a signed request: {message}.", hint)
@@ -61,11 +61,11 @@ def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
 def _judge_unknown(visit: Visit, signer: Signer) -> Finding:
     config = visit.config
     if config and any(signer.key in caller.keys for caller in config.callers):
-        sentence = "The running handler does not know this signing key, although its configuration file has it."
+        sentence = "The running handler does not know this signing key, although the configuration file has the key."
         return found_error("key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
     names = [caller.name for caller in config.callers if caller.auth_method == SIGNATURE] if config else []
     known = f" of {' or '.join(names)}," if names else ""
-    fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and {RELOAD}"
+    fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and run {RELOAD}"
     return found_error("key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
 
 
@@ -79,25 +79,29 @@ def _status(signer: Signer, vm: str) -> Finding:
     try:
         reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
-        sentence = f"A signed status of {vm} gets no answer: {failure(problem)}."
+        sentence = f"A signed status request for {vm} gets no answer: {failure(problem)}."
         return found_error("status-no-answer", sentence, "fix what doctor reports about the VM's host")
     outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
     if reply.error.get("code") == "forbidden":
         message, hint = reply.error.get("message"), reply.error.get("hint")
-        return found_error("status-forbidden", f"The caller can't ask for {vm}: {message}.", f"{hint}, and {RELOAD}")
+        return found_error(
+            "status-forbidden", f"The caller can't request the status of {vm}: {message}.", f"{hint}, and run {RELOAD}"
+        )
     if reply.error:
-        sentence = f"A signed status of {vm} is refused: {reply.error.get('message')}."
+        sentence = f"A signed status request for {vm} is refused: {reply.error.get('message')}."
         return found_error("status-refused", sentence, str(reply.error.get("hint")) or RELOAD)
     if not outcome:
         return judge_stranger(signer.url, "/pve", reply)
     if outcome != "done":
         verdict = reply.json.get("verdict")
         why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
-        sentence = f"A signed status of {vm} is {outcome}{why}."
-        return found_error(f"status-{outcome}", sentence, _advice(verdict) or "fix what doctor reports about its host")
+        sentence = f"The answer to a signed status request for {vm} is {outcome}{why}."
+        return found_error(
+            f"status-{outcome}", sentence, _advice(verdict) or "fix what doctor reports about the VM's host"
+        )
     if state == "unknown":
         return found_warning("status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}")
-    return found_ok("status", f"A signed status of {vm} is done: {state}.")
+    return found_ok("status", f"A signed status request for {vm} is done: {state}.")
 
 
 def _advice(verdict: object) -> str:
@@ -144,7 +148,7 @@ async def ask_for_proof(signer: Signer, vm: str, host: str) -> Finding:
         send = partial(send_signed, signer, "/pve", fields, PROOF_SECONDS / 2)
         reply = await run_in_thread(send, PROOF_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
-        return _not_proven(host, f"its status has no answer: {failure(problem)}", "run doctor again")
+        return _not_proven(host, f"the status request has no answer: {failure(problem)}", "run doctor again")
     return judge_proof(reply, vm, host)
 
 
@@ -154,9 +158,11 @@ def judge_proof(reply: Reply, vm: str, host: str) -> Finding:
     if outcome == "done" and state != "unknown":
         proven, since = reply.json.get("proven"), rfc3339(reply.began - _CLOCKS_SECONDS)
         if not isinstance(proven, dict) or proven.get("how") != "doctor" or str(proven.get("at")) < since:
-            return _not_proven(host, "it did not record that", "on the host: df /run; df -i /run; date")
-        return proof_ok("proven", f"{host} is proven at {proven['at']}, because a signed status of {vm} is done.")
-    why = str(reply.error.get("message") or f"the signed status of {vm} is {outcome}, {state}")
+            return _not_proven(host, "the host did not record the proof", "on the host: df /run; df -i /run; date")
+        return proof_ok(
+            "proven", f"{host} is proven at {proven['at']}, because a signed status request for {vm} is done."
+        )
+    why = str(reply.error.get("message") or f"the answer to the signed status request for {vm} is {outcome}, {state}")
     return _not_proven(host, why, str(reply.error.get("hint") or f"breakglass call status --vm {vm}"))
 
 

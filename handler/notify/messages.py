@@ -79,7 +79,7 @@ def summary_message(jobs: Sequence[tuple[str, str]], urls: Sequence[str]) -> Mes
     """Return the one message about many captures: the VM and the job of each. The same receivers want each VM."""
     vms = ", ".join(dict.fromkeys(vm for vm, _ in jobs))
     key = hashlib.sha256("".join(sorted(job for _, job in jobs)).encode()).hexdigest()[:32]
-    text = f"{len(jobs)} captures have ended of which no message was sent: {vms[:_SENTENCE]}."
+    text = f"{len(jobs)} captures have ended, and no message was sent about them: {vms[:_SENTENCE]}."
     link, title = urls[0] if urls else "", "Evidence was collected"
     return Message(f"summary-{key}", VERDICT, (VERDICT,), "", title, text, link, one_of=jobs[0][0])
 

@@ -99,6 +99,6 @@ def _send_by_apprise(message: Message, receiver: Recipient) -> None:
     text = "\n".join(filter(None, [message.text_for(receiver), message.link]))
     kind = apprise.NotifyType.WARNING if message.is_urgent else apprise.NotifyType.INFO
     if not to.add(receiver.url):
-        raise ValueError("Apprise does not know such a URL")
+        raise ValueError("Apprise does not know this kind of URL")
     if not to.notify(title=message.title, body=text, notify_type=kind):
         raise ValueError("Apprise could not send it")

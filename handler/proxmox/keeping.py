@@ -153,7 +153,9 @@ class KeptLink:
         if link.channel.why_closed != LOST:
             return Unreached(CLOSED, f"{self.host.ssh}: {link.channel.why_closed}", "look at the host")
         if not link.handshake.heard:
-            return Unreached("agent-silent", f"no host agent answers at {self.host.ssh}", "breakglass-pve check there")
+            return Unreached(
+                "agent-silent", f"no host agent answers at {self.host.ssh}", "run breakglass-pve check there"
+            )
         return Unreached(CLOSED, f"the connection to {self.host.ssh} was lost", "wait a moment")
 
     async def _wait_until_opened(self, seconds: float) -> None:

@@ -168,7 +168,7 @@ def _seconds(job: Job) -> float | None:
 
 def _clock(job: Job, zone: datetime, name: str = "started") -> str:
     at = _time(job.get(name))
-    return f"{at.astimezone(zone.tzinfo):%H:%M:%S}" if at else "at a time that is not known,"
+    return f"{at.astimezone(zone.tzinfo):%H:%M:%S}" if at else "at an unknown time,"
 
 
 def _gap(job: Job, later: datetime) -> str:

@@ -44,11 +44,13 @@ class Counters(Counts):
         self.since = time.time()
         self.callers: dict[str, float] = {}  # by name, with the Unix time of the newest request
         known: Iterable[Sequence[str]] = [(route, outcome) for route, all_of in OUTCOMES.items() for outcome in all_of]
-        text = "Answered requests by route and outcome, as in the log. For /metrics, it counts only refused requests."
+        text = "Answered requests by route and outcome, as in the log. For /metrics, only refused requests are counted."
         self.requests = _counter("requests", text, "route outcome", known)
         known = product(VERBS, [outcome for outcome in HTTP_STATUS if outcome != "rejected"])
         self.verbs = _counter("verbs", "Answered requests to run a verb, by verb and outcome.", "verb outcome", known)
-        text = "How long each stage of a verb took, by the host's messages. Attached requests are not counted."
+        text = (
+            "How long each stage of a verb took, measured from the host's messages. Attached requests are not counted."
+        )
         name, labels = "breakglass_verb_stage_seconds", ("verb", "stage")
         self.stages = Histogram(name, text, labels, registry=None, buckets=(0.25, 1.0, 5.0, 30.0, 120.0))
         for verb, stages in STAGES.items():
@@ -60,7 +62,7 @@ class Counters(Counts):
             "Captures that alerts requested: taken, attached to an existing capture, or refused by the host (failed)."
         )
         self.captures = _counter("alert_captures", text, "source result")
-        text = "Messages to receivers of a kind: sent, or failed after three tries."
+        text = "Messages by kind of receiver: sent, or failed after three tries."
         self.messages = _counter("notifications", text, "to result", product(KINDS, ("sent", "failed")))
         text = "Chat turns that have ended, by ok or by the code of their error."
         self.turns = _counter("turns", text, "outcome", [(code,) for code in TURN_OUTCOMES])

@@ -95,7 +95,8 @@ def _of_config(condition: Condition) -> Iterator[Metric]:
     yield _gauge("config_ok", text, "", [((), condition.config_state == "ok")])
     text = "The problems of the configuration in force, each of which disables a part. The log lists them."
     yield _gauge("config_problems", text, "", [((), len(config.problems))])
-    text = "The warnings about the configuration in force, as of when it was read. The log lists them."
+    text = "The number of warnings about the configuration in force, counted when the configuration was read. "
+    text += "The log lists them."
     yield _gauge("config_warnings", text, "", [((), len(config.warnings))])
     text = "1 if the newest reload was rejected, so that an older configuration is in force, otherwise 0."
     yield _gauge("config_reload_rejected", text, "", [((), is_rejected)])

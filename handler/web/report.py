@@ -30,7 +30,7 @@ MOST_WHOLE = 12  # the newest jobs of a VM, which are read with their pictures
 MOST_CHARS = 16 * 1024 * 1024  # the text of the hosts that one report keeps at most
 READ_SECONDS = 20.0  # for reading everything in a report
 HOSTS_AT_ONCE = 8
-TOO_MUCH = "Not all is shown, because the hosts sent too much for one report; ask for one VM or fewer hours."
+TOO_MUCH = "This report is incomplete, because the hosts sent too much for one report; ask for one VM or fewer hours."
 OLDER_MISSING = f"Older jobs are missing, because a host lists its newest {MOST_LISTED}."
 _FIELDS = ("vm", "since", "form", "challenge", "to")
 _FORMS = {"markdown": render_markdown, "html": render_html}
@@ -72,7 +72,7 @@ def _fields(data: bytes) -> Mapping[str, str]:
         if name not in _FIELDS or not isinstance(value, str) or not is_utf8(value):
             raise BadRequest("a field is unknown or not text", f"use {', '.join(_FIELDS)}, in quotes")
     if fields.get("form") not in (None, "", *_FORMS):
-        raise BadRequest('"form" is not known', f"use {' or '.join(_FORMS)}")
+        raise BadRequest('"form" has an unknown value', f"use {' or '.join(_FORMS)}")
     return {name: str(value) for name, value in fields.items()}
 
 
@@ -105,9 +105,9 @@ class _Reading:
                 trouble = OLDER_MISSING if len(found) == MOST_LISTED else ""
                 trouble = await self._add_whole(vm, jobs) or trouble
         except (Unreached, Lost) as error:
-            trouble = f"Not all is known, because {error.message}."
+            trouble = f"This report is incomplete, because {error.message}."
         except TimeoutError:
-            trouble = f"Not all is known, because its host did not answer in {READ_SECONDS:g} s."
+            trouble = f"This report is incomplete, because the VM's host did not answer in {READ_SECONDS:g} s."
         return Night(vm.name, jobs, trouble)
 
     async def _add_whole(self, vm: Vm, jobs: list[Job]) -> str:

@@ -24,7 +24,7 @@
 		isTooOld = true;
 		sayTrouble("Browser too old", "The page may not work",
 			"This browser is too old for this page. It needs Chrome or Edge 110, Firefox 119, Safari 16 or later. " +
-			"Use another browser, or the commands under By hand and in the runbook.");
+			"Use another browser, or the commands under “By hand” and in the runbook.");
 	}
 
 	// For each browser version in README.md, in the same order, a feature that no earlier version has.

@@ -62,8 +62,8 @@ const TROUBLES = {
 	__proto__: /** @type {any} */ (null),
 	timeout: "no answer within 10 s",
 	lost: "the connection broke before an answer came",
-	"host-key-differs": "its host key changed, so nothing was sent",
-	"key-not-accepted": "it rejects Breakglass’s SSH key",
+	"host-key-differs": "the host’s key changed, so nothing was sent",
+	"key-not-accepted": "the host rejects Breakglass’s SSH key",
 	disabled: "it is disabled by a configuration error",
 	"claude-missing": "it is not installed",
 	"claude-auth": "it is not signed in",
@@ -79,7 +79,7 @@ const TROUBLES = {
 /** @type {Record<string, string>} what to do if Proxmox is out of reach, by code; without an entry, use the host's own console */
 const DETOURS = {
 	__proto__: /** @type {any} */ (null),
-	"host-key-differs": "Another machine may answer in its place, or the host was reinstalled. Find out before you trust it.",
+	"host-key-differs": "Another machine may answer instead of the host, or the host was reinstalled. Find out before you trust the new key.",
 	disabled: "The person who runs Breakglass must correct that error.",
 	"key-not-accepted": "Check authorized_keys on the host, or use the host’s own console.",
 	"read-only-key": "Breakglass has a read-only key for this host, so it can't change power.",
@@ -97,7 +97,7 @@ export const stateWord = (state) => STATES[state]?.[0] ?? state.replaceAll("-", 
 /** @param {string} code */
 export const troubleOf = (code) => TROUBLES[code] ?? code.replace("claude-", "").replaceAll("-", " ");
 /** @param {string} code */
-export const detourOf = (code) => DETOURS[code] ?? "Until then, use the host’s own console (IPMI).";
+export const detourOf = (code) => DETOURS[code] ?? "For now, use the host’s own console (IPMI).";
 
 /** @param {string} words */
 export const capital = (words) => words && words[0].toUpperCase() + words.slice(1);

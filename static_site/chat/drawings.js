@@ -45,7 +45,7 @@ export function whyNot({ turn, log }) {
 	if (!unlocked) return "Enter the signing key first.";
 	if (turn) return "Claude is working.";
 	if (log === "reading") return "The earlier conversation is being loaded.";
-	return health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need it." : "";
+	return health.answer?.chat === "none" ? "Chat is not set up here. The power buttons do not need Claude." : "";
 }
 
 /** Scrolls the conversation to its end, if it is in the page. @param {Drawing} [drawing] */

@@ -2,7 +2,7 @@
 
 import { minute, sentence, troubleOf } from "../base/words.js";
 
-export const CALM = "The power buttons do not need it.";
+export const CALM = "The power buttons do not need Claude.";
 const NEW_TALK = "Start a new conversation, and Claude gets what was said so far";
 /** @type {Record<string, string>} what a person at the page can do, for errors whose own hint is meant for a program */
 const HINTS = {

@@ -76,7 +76,7 @@ export async function checkProposal(job) {
 	if (isOld || !proposal.words) note(isOld ? TOO_OLD : "Checking whether this was approved already…");
 	if (isOld) return false;
 	const found = await findJob(proposal.vm, job);
-	if (found === undefined) note("Could not check whether this was approved already. Press the button to try again.", "unsure");
+	if (found === undefined) note("This page could not check whether the proposal was approved already. Press the button to try again.", "unsure");
 	if (found === null) note("", "open");
 	if (!found) return false;
 	const began = Date.parse(found.started) - getState().clockOff;

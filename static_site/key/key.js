@@ -120,7 +120,7 @@ export async function askForget() {
 	const yes = await askPerson({
 		title: "Forget the key?",
 		facts: [
-			{ term: "Does", words: "Deletes the key, the commands under By hand and everything else that this page keeps on this device" },
+			{ term: "Does", words: "Deletes the key, the commands under “By hand” and everything else that this page keeps on this device" },
 			{ term: "Costs", words: "This device can’t rescue a VM until you enter the key again" },
 		],
 		yes: "Forget it", keep: "Keep it",
@@ -135,7 +135,7 @@ export function describeKey() {
 	const now = Date.now();
 	const ago = before && `${span(now - before.tested)} ago`;
 	const tested = kept && getState().key === "proved" ? `tested now${ago ? `, and ${ago}` : ""}` : ago && `tested ${ago}`;
-	const sure = kept?.persisted ? "The browser has promised not to clear it." : "The browser may clear it when space runs short.";
+	const sure = kept?.persisted ? "The browser has promised not to delete the key." : "The browser may delete the key when space runs short.";
 	setTexts({
 		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
 		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : `${untaken && ended(untaken)} The key is only in this tab, and is gone when you close it.`.trim(),

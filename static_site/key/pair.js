@@ -139,9 +139,9 @@ async function copyLink({ id, oneTimeKey, name }) {
 	try {
 		await navigator.clipboard.writeText(`${HOME.href}#pair=${id}.${oneTimeKey}&as=${name}`);
 		clearLink();
-		say("Copied. Add this page to the home screen, open it there, and paste the link under Signing key.", true);
+		say("Copied. Add this page to the home screen, open it there, and paste the link under “Signing key”.", true);
 	} catch {
-		say("Not copied. Copy this page’s address instead, and paste it under Signing key on the home screen’s page.");
+		say("Not copied. Copy this page’s address instead, and paste it under “Signing key” on the home screen’s page.");
 	}
 }
 

@@ -48,7 +48,7 @@ const OF_VIEW = {
 		return enter(view, at, "unknown", {
 			acting,
 			sentence: acting ? "" : `The ${labelOf(view.verb).toLowerCase()} may have happened. `
-				+ "Ask again: it runs at most once.",
+				+ "Ask again: the verb runs at most once.",
 			hint: `Last try, ${clock(at)}: ${reasonOf(answer)}`,
 			lines: byHand(answer),
 		});

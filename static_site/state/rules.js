@@ -174,7 +174,7 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines, cures: curesOf({ verdict }) }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline shows the other facts
-	const far = stage ? `It reached the stage ${stage}. ` : "";
+	const far = stage ? `The verb reached the stage ${stage}. ` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
 	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
 }

@@ -36,8 +36,8 @@ function locked(state) {
 	if (state.health.fails > 1) return lost(state);
 	if (state.key === "sought") return { words: "Opening…", tone: "unknown", icon: "lock", second: "Looking for this device’s key", why: "" };
 	if (state.key === "revoked") {
-		const second = state.leftOpen ? `The ${labelOf(state.leftOpen).toLowerCase()} may have happened` : "Breakglass refuses it now";
-		return { words: "Key no longer valid", tone: "warn", icon: "lock", second, why: "Use the commands under By hand, and ask for a new pairing link." };
+		const second = state.leftOpen ? `The ${labelOf(state.leftOpen).toLowerCase()} may have happened` : "Breakglass refuses this key now";
+		return { words: "Key no longer valid", tone: "warn", icon: "lock", second, why: "Use the commands under “By hand”, and ask for a new pairing link." };
 	}
 	return { words: "Locked", tone: "unknown", icon: "lock", second: "This page needs your signing key", why: "" };
 }
@@ -50,11 +50,11 @@ function strayed({ unknownVm }) {
 /** @param {State} state  @returns {Headline} */
 function lost({ health }) {
 	const since = health.downSince ? `Not answering since ${minute(health.downSince)}` : "No answer yet";
-	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under By hand work without Breakglass." };
+	return { words: "No connection", tone: "unknown", icon: "unknown", second: since, why: "The VM may be well. The commands under “By hand” work without Breakglass." };
 }
 
 /** Returns what the page can promise. Before the host's first line, it promises nothing. @param {View} view */
-const promiseOf = (view) => (view.stages.length ? `It continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
+const promiseOf = (view) => (view.stages.length ? `The verb continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
 
 /** Returns the latest time at which the host ends the job. @param {View} view */
 const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");
@@ -68,7 +68,7 @@ function underWay(state, view, now) {
 	}
 	if (view.open || view.phase === "unknown") {
 		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
-		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe, because it acts at most once." };
+		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe, because the verb runs at most once." };
 	}
 	const holder = view.seen?.holder;
 	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;
@@ -113,8 +113,8 @@ function watched(view, now) {
 	const after = `${span(watch.until - watch.since)} after its ${VERBS[watch.verb]?.label.toLowerCase() ?? "start"}`;
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
 	if (guest && watch.back) return { words: "Back: kernel answers", tone: "good", icon: "running", second: `${qemu} · ${clock(watch.until)}`, why: `${capital(returnOf(watch))}. Try what you came for.` };
-	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "Its guest agent answers. Try what you came for." };
-	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `Its kernel answered before, but not ${after}. Look at the picture: it may still boot.` };
+	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "The guest agent answers. Try what you came for." };
+	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `The guest’s kernel answered before, but not ${after}. Look at the picture: the guest may still boot.` };
 	return null;
 }
 
@@ -149,7 +149,7 @@ const curesOf = (verdict) => (verdict?.fix ? [verdict.fix] : []);
 function glanced(view, qemu, second) {
 	if (view.reading === "forensics" || view.looking) return { words: "Looking closer…", tone: "busy", icon: "working", live: true, second: qemu, why: "" };
 	const found = verdictOf(view);
-	return { ...phraseOf("qemu-running"), second, why: whyOf(found) || "It is running. Collect evidence to see how the guest is doing.", cures: curesOf(found) };
+	return { ...phraseOf("qemu-running"), second, why: whyOf(found) || "The VM is running. Collect evidence to see how the guest is doing.", cures: curesOf(found) };
 }
 
 /** @param {View} view  @returns {Headline} */

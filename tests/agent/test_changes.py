@@ -204,5 +204,5 @@ def test_a_source_that_hangs_is_not_known(world: World) -> None:
     lines = changes_of(world)
     assert len(lines) == MOST_CHANGES
     assert lines[-1].startswith(
-        "what changed within 24 h is not known from Proxmox's statistics, dpkg's log, the journal"
+        "the host could not read what changed within 24 h from Proxmox's statistics, dpkg's log, the journal"
     )

@@ -102,7 +102,7 @@ def test_a_good_host(host: CheckedHost) -> None:
         "ok: /etc/pve answers, and this node has a quorum",
         "ok: breakglass has uid 0 and the shell /bin/sh",
         "ok: logind: KillUserProcesses=no, so a job outlives its SSH session",
-        "ok: no password logs in as breakglass; its keys do",
+        "ok: no password can log in as breakglass, but the account's keys can",
         "ok: sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for breakglass",
         f"ok: /{KEY_FILE} belongs to root, and only root can change it",
         f"ok: /{KEY_FILE}: every key has restrict and its own command=",
@@ -208,7 +208,10 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
         write("etc/shadow", "breakglass:!:20000::::::\n"),
         "breakglass is locked, and sshd without PAM refuses it",
     ),
-    "sshd": (write("bin/sshd", "#!/bin/sh\nexit 255\n"), "sshd -T failed, so its settings are not known / run sshd -t"),
+    "sshd": (
+        write("bin/sshd", "#!/bin/sh\nexit 255\n"),
+        "sshd -T failed, so sshd's settings are not known / run sshd -t",
+    ),
     "no key files": (set_sshd("authorizedkeysfile /etc", "#"), "sshd has no AuthorizedKeysFile for breakglass /"),
     "root's key file": (
         set_sshd("/etc/ssh/authorized_keys.d/%u", "/root/.ssh/authorized_keys"),
@@ -278,12 +281,12 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     ),
     "every VM": (
         write(KEY_FILE, KEYS.replace("102", "all", 1)),
-        f"/{KEY_FILE}:1: its key reaches every VM of this host, also those that come later / name the VMs, like --vms",
+        f"/{KEY_FILE}:1: the key reaches every VM of this host, also each later one / name the VMs, like --vms",
     ),
     "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
     "no pmxcfs": (
         remove("etc/pve/.vmlist"),
-        "/etc/pve does not answer; reset and stop work; start and cycle do not / systemctl",
+        "/etc/pve does not answer, so reset and stop work, but start and cycle do not / systemctl",
     ),
     "little room in /run": (
         lambda host: host.set_constants(RUN_ROOM=2**62),
@@ -324,7 +327,7 @@ def test_a_line_is_named_with_its_file(host: CheckedHost) -> None:
     for path, vms in ((f"/{KEY_FILE}", "102"), ("/etc/ssh/more/breakglass", "all")):
         assert f"ok: {path}:1: a power key for VM {vms}" in lines
         assert f"ok: {path}:2: a read-only key for VM {vms}" in lines
-    assert any(line.startswith("warning: /etc/ssh/more/breakglass:1: its key reaches every VM") for line in lines)
+    assert any(line.startswith("warning: /etc/ssh/more/breakglass:1: the key reaches every VM") for line in lines)
 
 
 def test_logind_is_read_in_its_own_order(host: CheckedHost) -> None:
@@ -379,6 +382,6 @@ def test_an_etc_pve_that_hangs(host: CheckedHost) -> None:
     with unserved_fuse(host.root / "etc/pve"):
         code, lines = host.check()
     assert code == 1
-    assert any(line.startswith("warning: /etc/pve does not answer; reset and stop work") for line in lines)
+    assert any(line.startswith("warning: /etc/pve does not answer, so reset and stop work") for line in lines)
     assert any(line.startswith(f"error: /{KEY_FILE} is below /etc/pve") for line in lines)
     assert any(line.startswith("warning: /etc/pve/priv/authorized_keys does not answer") for line in lines)

@@ -56,7 +56,7 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
         f"VM {VMID} is configured on this node, {node_name()}",
         f"VM {VMID} is not a template",
         f"VM {VMID} has no lock",
-        f"VM {VMID}: HA does not manage it",
+        f"VM {VMID}: HA does not manage the VM",
         f"no process holds the lock file of VM {VMID}",
         f"no job runs on VM {VMID}",
     ]

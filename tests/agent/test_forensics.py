@@ -308,7 +308,10 @@ def test_a_hung_etc_pve_is_named(world: World) -> None:
     verdict = answer.trailer["verdict"]
     assert (verdict["code"], verdict["advice"]) == ("pmxcfs-hung", "")
     assert any("systemctl restart pve-cluster" in line for line in verdict["evidence"])
-    assert "not known from Proxmox's statistics, /etc/pve" in verdict["evidence"][-1]
+    assert (
+        "the host could not read what changed within 24 h from Proxmox's statistics, /etc/pve"
+        in verdict["evidence"][-1]
+    )
     probes = manifest(world, answer)
     assert probes["cluster"]["outcome"] == "timed out"
     assert {"qm status", "rrddata", "pvesm", "storage local"}.isdisjoint(probes)

@@ -126,9 +126,9 @@ def test_a_stop_of_has_own_that_hangs_is_named_and_ha_starts_the_vm_again(world:
     before = world.pid
     answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (14, "ha-holds", before)
-    assert "HA's own stop still works on it (process " in shown(answer.trailer)
+    assert "HA's own stop of the VM still runs (process " in shown(answer.trailer)
     assert "writes no status" not in shown(answer.trailer)
-    assert "it may stop the VM once before that" in shown(answer.trailer)
+    assert "HA may stop the VM once before that" in shown(answer.trailer)
     until(lambda: world.pid not in (None, before), "HA's stop and its start")
 
 
@@ -144,7 +144,7 @@ def test_a_cycle_does_not_end_qemu_beside_an_lrm_that_has_died(world: World) -> 
         result = session.result(tag, 120)
     assert (result["exit_code"], result["verdict"]["code"], world.pid) == (14, "ha-holds", before)
     assert "it was not killed, because HA could not start it again" in shown(result)
-    assert "it may stop the VM once before that" in shown(result)
+    assert "HA may stop the VM once before that" in shown(result)
     assert ha_requested(world) == "started"
     systemctl(world, "start", LRM)
     until(lambda: world.pid not in (None, before), "HA's stop and its start")

@@ -76,7 +76,7 @@ def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
     answer = execute(world, "start")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (14, "deadline", "start")
-    assert "nothing of it is left" in verdict["sentence"]
+    assert "so qm start and its processes were killed" in verdict["sentence"]
     assert (world.pid, worker(world)) == (None, 0)
     (world.root / "hookscript").unlink()
     assert execute(world, "start").trailer["state"] == "running"
@@ -156,7 +156,7 @@ def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> No
         assert reboot_pending(world).exists()
         answer = execute(world, "stop")
         assert (answer.code, answer.trailer["state"]) == (0, "stopped")
-        assert "it was called off" in answer.stdout
+        assert "a pending reboot of the VM was cancelled" in answer.stdout
     until(lambda: not flock_pids(world), "the end of the cleanup")
     assert (reboot_pending(world).exists(), world.pid) == (False, None)
 

@@ -48,7 +48,7 @@ def test_a_live_backup_is_named_and_waited_for(world: World) -> None:
         task_index(world, f"{upid} 0")
         answer = execute(world, "stop")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert answer.trailer["verdict"]["sentence"] == "VM is locked (backup): the task that holds it is at work"
+    assert answer.trailer["verdict"]["sentence"] == "VM is locked (backup): the task that set the lock is running"
     assert f"vzdump of VM {VMID} by root@pam, process {int(upid.split(':')[2], 16)} works on it" in evidence(answer)
     assert f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}" in evidence(answer)
     assert "qm unlock" not in evidence(answer)
@@ -69,7 +69,7 @@ def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
     task_index(world, f"{upid} 1 6743E100 interrupted by signal")
     answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert "the task that held it is dead" in answer.trailer["verdict"]["sentence"]
+    assert "the task that set the lock is dead" in answer.trailer["verdict"]["sentence"]
     assert "interrupted by signal" in evidence(answer)
     assert f"by hand: qm unlock {VMID}, because no process is left" in evidence(answer)
     assert answer.trailer["verdict"]["fix"] == {"code": "unlock"}
@@ -82,7 +82,7 @@ def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: 
     lock(world, kind)
     task_index(world)
     answer = execute(world, "stop")
-    assert "can't tell whether a task" in answer.trailer["verdict"]["sentence"]
+    assert "can't tell whether the task" in answer.trailer["verdict"]["sentence"]
     # the task of another test
     assert re.search("could not tell whether its task still runs|look there too", evidence(answer))
     assert "qm unlock" not in evidence(answer)
@@ -93,8 +93,8 @@ def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: 
     lock(world, "migrate")
     task_index(world, f"{dead_upid(f'qmigrate:{VMID}')} 0")
     answer = execute(world, "stop")
-    assert "is gone: it left no end" in evidence(answer)
-    assert "it may still work on the target node: look there too" in evidence(answer)
+    assert "is gone: result unknown" in evidence(answer)
+    assert "the task may still run on the target node, so look there too" in evidence(answer)
     assert "could not tell" not in evidence(answer)
 
 
@@ -114,7 +114,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
     task_index(world)
     with constants_set(world, TASK_SECONDS=1.5), unserved_fuse(world.root / "var/log/pve"):
         answer = execute(world, "stop")
-    assert (answer.code, "can't tell whether a task" in answer.trailer["verdict"]["sentence"]) == (12, True)
+    assert (answer.code, "can't tell whether the task" in answer.trailer["verdict"]["sentence"]) == (12, True)
 
 
 # --- a reset under a lock ---

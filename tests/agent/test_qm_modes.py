@@ -184,7 +184,7 @@ CASES = {
         "cycle",
         14,
         "ha-holds",
-        ("this node's pve-ha-lrm writes no status", "it was not killed", "it may stop the VM once before that"),
+        ("this node's pve-ha-lrm writes no status", "it was not killed", "HA may stop the VM once before that"),
         place=ha(dead=HA_UNITS[1:]),
         haste={"HA_STOP_SECONDS": 10.0},
     ),

@@ -26,7 +26,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         assert talker.pve("history").json["jobs"] == []
 
         second = talker.chat(fake({"text": "I wait."}), session=first[0]["session"])
-        assert "You proposed reset: it is not approved, so it has not run." in model.asked[-1].said
+        assert "You proposed reset: the proposal is not approved, so the verb has not run." in model.asked[-1].said
 
         [older] = [event for event in talker.chat(PROPOSES) if event["type"] == "approval"]
         for _ in range(2):

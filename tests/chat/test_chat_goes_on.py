@@ -75,7 +75,9 @@ def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedCla
     _, seen = typed(talker, PROPOSES, "n", "Why not stop?")
     assert "claude checks" not in seen
     [_, [prompt, *_]] = talker.calls[turns:]
-    assert prompt.endswith("You proposed reset: it is not approved, so it has not run.]\n\nWhy not stop?")
+    assert prompt.endswith(
+        "You proposed reset: the proposal is not approved, so the verb has not run.]\n\nWhy not stop?"
+    )
     assert jobs(talker) == before
 
 

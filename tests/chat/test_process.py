@@ -442,11 +442,11 @@ async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: li
     assert [event["last"] for event in events if event["type"] == "approval"] == [bound_to]
 
 
-SPENT = "You proposed reset: it was not approved before another verb changed the VM's power"
+SPENT = "You proposed reset: another verb changed the VM's power before an approval"
 
 
 @pytest.mark.parametrize(
-    ("last", "words"), [("none", "You proposed reset: it is not approved"), ("msg_12345678", SPENT)]
+    ("last", "words"), [("none", "You proposed reset: the proposal is not approved"), ("msg_12345678", SPENT)]
 )
 async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str, words: str) -> None:
     """By the host, at the next turn: another job has acted since."""

@@ -176,7 +176,7 @@ def test_a_directory_may_have_any_name(place: Path, name: str) -> None:
 
 
 def test_a_terminal_that_lacks_a_letter_gets_another(place: Path) -> None:
-    """What can't be shown does not end the command once the files are there."""
+    """What can't be shown does not end the command once the files can be read."""
     ran = run("init", str(place / "\xe9"), *USER, *FLAGS, PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert f"Wrote to {place}/?" in ran.stdout
@@ -343,7 +343,7 @@ def test_files_that_the_handler_could_not_read_are_not_left(tmp_path: Path) -> N
     (tmp_path / "closed").mkdir(mode=0o700)
     ran = run("init", str(tmp_path / "closed/etc"), *USER, *FLAGS)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "no file is left" in ran.stderr
+    assert "the new files were removed" in ran.stderr
     assert "can't be read by this user" in ran.stderr
     assert list((tmp_path / "closed").iterdir()) == []
 
@@ -374,7 +374,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, options: str) -> None:
 def test_a_directory_that_can_t_be_written_is_said(place: Path) -> None:
     """An ordinary user can't write to root's directory."""
     ran = run_as_daemon("init", str(place / "etc"), *FLAGS)
-    assert (ran.returncode, "Permission denied; no file is left there" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.returncode, "Permission denied; the new files were removed" in ran.stderr) == (1, True), ran.stderr
     assert list(place.iterdir()) == []
 
 

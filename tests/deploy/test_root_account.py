@@ -359,7 +359,7 @@ ERRORS: dict[str, tuple[Callable[[Installed], None], str]] = {
         "PubkeyAuthentication no refuses every key of root / set it to yes in the Match block",
     ),
     "AllowUsers": (main_config("AllowUsers admin"), "AllowUsers does not name root / add root to it"),
-    "broken sshd_config": (drop_in("Match all", "Mitch all"), "sshd -T failed, so its settings are not known / run"),
+    "broken sshd_config": (drop_in("Match all", "Mitch all"), "sshd -T failed, so sshd's settings are not known / run"),
     "no shell": (edit("passwd", ":/root:/bin/bash", ":/root:/usr/sbin/nologin"), "the shell of root is"),
     "no command=": (
         edit("ssh/authorized_keys.d/breakglass", f'command="{AGENT} serve --vms 102"', "no-pty"),
@@ -382,7 +382,7 @@ WARNINGS: dict[str, tuple[Callable[[Installed], None], str]] = {
     ),
     "expiry": (
         run("chage", "-M", "365", "root"),
-        "root expires, and its keys stop working then / chage -l root shows when; renew it before",
+        "root expires, and its keys then stop working / chage -l root shows the date; renew it before that",
     ),
 }  # fmt: skip
 

@@ -142,7 +142,7 @@ FAULTS = [
         "a pattern that matches a part of the sample",
         sample("alertmanager", PATTERN, "alertmanager.json"),
         "alert-sample-differs",
-        "all of it",
+        "the whole text",
     ),
     Fault(
         "a label that the sample has not",

@@ -194,7 +194,7 @@ def edit(old: str, new: str) -> Seed:
 KEYS = [
     ("power key revoked", revoke, "key-not-accepted", RECIPE),
     ("power key not installed", lambda s: s.file("power", new_ssh_key()), "key-not-accepted", "breakglass-pve check"),
-    ("garbage power key", garbage_key, "host-disabled", "see breakglass docs admin; then systemctl reload"),
+    ("garbage power key", garbage_key, "host-disabled", "see breakglass docs admin; then run systemctl reload"),
     ("one of two VMs is off", second_vm(0), "vm-disabled", "[vms.other]"),
     ("no key in the file", lambda s: s.host.keys.write_text(""), "key-not-accepted", RECIPE),
     ("no key file", lambda s: s.host.keys.unlink(), "key-not-accepted", RECIPE),

@@ -268,7 +268,7 @@ def with_key(setup: Setup, name: str) -> dict[str, str]:
 
 
 CALLERS = [
-    ("historian", "status-forbidden", "add it to callers.historian.allow, and systemctl reload breakglass"),
+    ("historian", "status-forbidden", "add it to callers.historian.allow, and run systemctl reload breakglass"),
     ("stranger", "key-unknown", "operator"),
 ]
 
@@ -412,7 +412,7 @@ def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
         with socket.create_server(("127.0.0.1", port)):
             findings = look(own, {}).findings
     [finding] = [each for each in findings if "this machine reaches it" in each.sentence]
-    assert (finding.level, finding.fix) == (ERROR, "systemctl reload breakglass: it then connects again")
+    assert (finding.level, finding.fix) == (ERROR, "systemctl reload breakglass: the handler then connects again")
 
 
 # --- the way there ---

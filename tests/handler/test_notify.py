@@ -259,7 +259,7 @@ def test_many_untold_captures_become_one_message(receiver: Inbox) -> None:
         ):
             until(lambda: all(marks(service, job)[0] == "told" for job in jobs))
         [line] = receiver.bodies()[before:]
-        assert line["message"] == "6 captures have ended of which no message was sent: devvm."
+        assert line["message"] == "6 captures have ended, and no message was sent about them: devvm."
 
 
 def test_an_answer_can_wait_for_the_message(receiver: Inbox) -> None:
@@ -399,7 +399,9 @@ def test_apprise_itself_takes_a_message(receiver: Inbox, caplog: pytest.LogCaptu
         assert asyncio.run(try_once(replace(message, is_urgent=quiet is None), recipient)) == ""
     [found] = receiver.bodies()[before:]
     assert (found["title"], found["message"]) == (message.title, f"It hangs.\n{PAGE}")
-    assert asyncio.run(try_once(message, Recipient("n", "apprise", "x://y"))) == "Apprise does not know such a URL"
+    assert (
+        asyncio.run(try_once(message, Recipient("n", "apprise", "x://y"))) == "Apprise does not know this kind of URL"
+    )
     assert "x://y" not in caplog.text
 
 

@@ -91,7 +91,7 @@ def test_a_vm_that_runs_on_two_nodes_is_not_off_after_one_stop(nodes: Cluster, s
     """
     old = nodes.take_configuration("pve2")
     assert nodes.world.qm("start", str(VMID)).returncode == 0
-    by_hand = "end that QEMU by hand, because a stop would first end the one on pve2 first"
+    by_hand = "end that QEMU by hand, because a stop would end the one on pve2 first"
     looks_are_stale(service, f"{MOVED}; {by_hand}", "running")
     starts_are_refused(nodes, service, by_hand)
     first = service.pve("stop").json
@@ -114,7 +114,7 @@ def test_a_partition_and_its_end(nodes: Cluster, service: Service) -> None:
     (pve / "nodes/pve1").chmod(0o555)
     nodes.pretend_moved("pve2")
     looks_are_stale(service, CUT_OFF, "running")
-    starts_are_refused(nodes, service, "end that QEMU by hand, because a stop would first end the one on pve2 first")
+    starts_are_refused(nodes, service, "end that QEMU by hand, because a stop would end the one on pve2 first")
     assert service.pve("reset").json["outcome"] == "done"  # of the VM itself, so the copy is not touched
     (pve / "nodes/pve1").chmod(0o755)
     nodes.heal("pve1")

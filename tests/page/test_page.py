@@ -255,7 +255,7 @@ def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     expect(entry).to_contain_text(re.compile(r"\d\d:\d\d:\d\d by operator2"))
     entry.locator("summary").click()
     expect(entry).to_contain_text("hung since 02:50")
-    expect(entry.locator("pre", has_text="QEMU accepted it")).to_be_visible()
+    expect(entry.locator("pre", has_text="QEMU accepted the reset")).to_be_visible()
     expect(entry.locator(".job > pre")).to_be_visible()
     evidence = page.locator("#jobs details", has_text="Looked: ").first
     evidence.locator("summary").click()
@@ -402,7 +402,7 @@ def test_a_blocked_verb_can_be_tried_anyway_after_a_minute(visit: Visit) -> None
         page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
         see_headline(page, "Host unreachable", "unknown")
         assert re.fullmatch(r"Since \d\d:\d\d · was running", text_of(page, "second"))
-        assert text_of(page, "why") == "Connection refused. Until then, use the host’s own console (IPMI)."
+        assert text_of(page, "why") == "Connection refused. For now, use the host’s own console (IPMI)."
         assert text_of(page, "link-proxmox").endswith(": away")
         assert all(blocked(page, each) for each in ASKS)
         press(page, "reset")

@@ -30,7 +30,7 @@ def test_the_power_buttons_work_while_claude_is_down(visit: Visit, how: str) -> 
     ended(page)
     notice = text_of(page, "chat-notice")
     assert re.search(f"^Claude is not answering: {words}", notice), notice
-    assert re.search(r"(The power buttons do not need it|; the power verbs don't need claude)\.$", notice), notice
+    assert re.search(r"(The power buttons do not need Claude|; the power verbs don't need claude)\.$", notice), notice
     assert notice.count("power") == 1
     assert page.input_value("#prompt") == prompt
     assert text_of(page, "send") == "Try again"

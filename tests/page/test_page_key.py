@@ -80,7 +80,7 @@ def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage, agent: st
     open_key(page)
     expect(page.locator("#key-kept")).to_have_text("The key is only in this tab, and is gone when you close it.")
     keep(page)
-    expect(page.locator("#key-kept")).to_contain_text("The browser has promised not to clear it.")
+    expect(page.locator("#key-kept")).to_contain_text("The browser has promised not to delete the key.")
     assert "seven days" not in page.inner_text("body")
     person.close()
 

@@ -294,7 +294,9 @@ def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
         page.clock.fast_forward(61_000)
         wait_for(page, lambda: not blocked(page, "reset"), "the end of the lock")
         card.click()
-        expect(page.locator("[data-proposal]")).to_contain_text("Could not check whether this was approved already.")
+        expect(page.locator("[data-proposal]")).to_contain_text(
+            "This page could not check whether the proposal was approved already."
+        )
         expect(page.locator("#confirm")).to_be_hidden()
         page.click(ASK_AGAIN)
         expect(page.locator("#outcome-hint")).to_contain_text("refused")

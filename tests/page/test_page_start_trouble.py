@@ -35,7 +35,7 @@ def see_too_old(page: Page) -> None:
     expect(words).to_be_visible()
     expect(words).to_have_text(
         "This browser is too old for this page. It needs Chrome or Edge 110, Firefox 119, Safari 16 or later. "
-        "Use another browser, or the commands under By hand and in the runbook."
+        "Use another browser, or the commands under “By hand” and in the runbook."
     )
     expect(page.locator("#recipe")).to_be_visible()
 

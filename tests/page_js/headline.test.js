@@ -194,7 +194,7 @@ test("a host that is out of reach: why, since when, and what to do", () => {
 	assert.match(refused.why, /onnection refused.*IPMI/);
 	const differs = headAfter(...REACH["host key differs"]);
 	assert.equal(differs.words, "Host key changed");
-	assert.match(differs.why, /nothing was sent.*Find out before you trust it/);
+	assert.match(differs.why, /nothing was sent.*Find out before you trust the new key/);
 	assert.doesNotMatch(differs.why, /IPMI/);
 	const fault = headAfter(...REACH["configuration has a fault"]);
 	assert.equal(fault.words, "Set up wrongly");
@@ -347,12 +347,12 @@ test("the list has the worst first", () => {
 
 test("nothing is promised before the host's first line", () => {
 	assert.equal(headAfter(begun("cycle", 20)).why, "Sending. Keep this page open.");
-	assert.match(headAfter(begun("cycle", 20), stage("preflight", 0, 19)).why, /^It continues on the host, even if this device sleeps/);
+	assert.match(headAfter(begun("cycle", 20), stage("preflight", 0, 19)).why, /^The verb continues on the host, even if this device sleeps/);
 });
 
 test("a key that is no longer valid is said, with what may have happened", () => {
 	const refused = (left) => headAfter(["key-proved"], ["locked", { refused: true, left }], ["views-opened", { kept: { devvm: {} } }]);
-	assert.deepEqual([refused("").words, refused("").second], ["Key no longer valid", "Breakglass refuses it now"]);
+	assert.deepEqual([refused("").words, refused("").second], ["Key no longer valid", "Breakglass refuses this key now"]);
 	assert.match(refused("").why, /By hand.*new pairing link/);
 	assert.equal(refused("reset").second, "The reset may have happened");
 });

@@ -116,7 +116,7 @@ test("only `done` is done", () => {
 test("a look that failed has how far it got, the advice, the evidence and the commands by hand; a verb's headline has them", () => {
 	const failed = answerOf({ outcome: "failed", stage: "preflight", verdict: verdictOf("agent-failed", { advice: "status" }), by_hand: ["qm status 102"] });
 	assert.deepEqual(outcomeOf("forensics", failed, WHEN), ["failed", {
-		sentence: "The sentence of agent-failed.", hint: "It reached the stage preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
+		sentence: "The sentence of agent-failed.", hint: "The verb reached the stage preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
 	}]);
 	assert.deepEqual(outcomeOf("cycle", failed, WHEN), ["failed", { sentence: "The sentence of agent-failed." }]);
 });

@@ -88,7 +88,7 @@ HUNG = {
     "evidence": ["CPU 0/KVM: 2.1 s in D, in nfs_wait_bit_killable"],
 }
 REFUSED = [stage("preflight"), result(12, "refused", verdict=HUNG, stage="forensics", anyway="storage-hung")]
-DONE = [stage("preflight"), output("reset: QEMU accepted it\n"), result(deadline=420.0)]
+DONE = [stage("preflight"), output("reset: QEMU accepted the reset\n"), result(deadline=420.0)]
 STORAGE_HUNG: Rules = [("anyway=storage-hung", DONE), ("reset", REFUSED), ("cycle", REFUSED), ("", [result(jobs=[])])]
 
 

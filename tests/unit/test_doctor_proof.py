@@ -36,4 +36,7 @@ async def test_an_answer_that_never_ends_is_a_finding(monkeypatch: pytest.Monkey
             ended.set()
             thread.join()
     assert (finding.level, finding.code) == ("warning", "not-proven")
-    assert "pve1 is not recorded as proven: its status has no answer: it did not answer in time" in finding.sentence
+    assert (
+        "pve1 is not recorded as proven: the status request has no answer: it did not answer in time"
+        in finding.sentence
+    )

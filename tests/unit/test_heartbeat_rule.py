@@ -202,7 +202,7 @@ SAID = {
     "the guest's kernel has not answered yet since the last reset": (beat(None),),
     "no heartbeat is available: the VM has no balloon device": (Heartbeat(NOW, device=False),),
     "no heartbeat is available: its system has not loaded the driver": (beat(None, driver=False),),
-    "no heartbeat is available: QEMU does not ask the guest": (beat(2, every=0),),
+    "no heartbeat is available: QEMU does not ask for one": (beat(2, every=0),),
     "no heartbeat is available any more: the guest's driver is gone; its kernel last answered 43 s ago": (
         beat(43, driver=False),
     ),
@@ -234,7 +234,7 @@ def test_the_watch_is_told_with_what_was_counted() -> None:
     assert watch_lines(evidence) == (
         "in 5.2 s: 3 disk requests completed, 1 packet from the guest",
         "in 2 samples: vCPU 0 halted with interrupts off 2; vCPU 1 idle 1, in the kernel 1",
-        "memory: 9 MiB of 200 MiB left, the balloon holds 64 MiB; meanwhile 1 kill for want of memory, 0 waits for it",
+        "memory: 9 MiB of 200 MiB left, the balloon holds 64 MiB; meanwhile 1 kill for lack of memory, 0 waits for it",
     )
 
 
@@ -259,7 +259,7 @@ def test_the_vcpus_tell_who_can_be_woken(samples: tuple[str, ...], deaf: bool, a
 @pytest.mark.parametrize(
     ("beats", "words"),
     [
-        ((beat(2),), "the guest's kernel answered 2 s ago; what runs in it may hang"),
+        ((beat(2),), "the guest's kernel answered 2 s ago; the guest's programs may hang"),
         ((beat(43),), "has not answered for 43 s (it answers every 2 s): collect evidence"),
         ((), "collect evidence or look at the console to see whether the guest hangs"),
     ],

@@ -125,7 +125,7 @@ def test_a_key_that_reaches_every_vm(name: str) -> None:
     assert [level for level, _ in said(judge_key_lines("k", lines))] == [OK]
     [*_, found] = judge_kinds(lines)
     assert (found.level, found.hint) == (WARNING, "name the VMs, like --vms 102,110-119")
-    assert found.sentence == "k:1: its key reaches every VM of this host, also those that come later"
+    assert found.sentence == "k:1: the key reaches every VM of this host, also each later one"
 
 
 # --- lines that sshd accepts as keys, so check must too ---
@@ -183,7 +183,7 @@ GUESTS = parse_vmlist(
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
 HERE, NONE = "VM {} is configured on this node", "no node has VM {}"
-MOVED = "VM 104 is on node pve2 now, so verbs act on it here only after it moves here"
+MOVED = "VM 104 is on node pve2 now, so verbs on this node act on the VM only after it moves here"
 NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use out of the key line"
 CONTAINER = "{} is a container, and a key serves VMs only"
 

@@ -160,7 +160,7 @@ def test_a_frozen_disk_is_told_in_one_sentence_with_its_proof() -> None:
     """The sentence says how many requests wait, since when, and the fix. The evidence is the queue itself."""
     verdict = verdict_of(FROZEN)
     assert verdict.sentence == (
-        "QEMU answers, 3 disk requests are in flight and none completed in 2 s: a reset will not help, cycle it"
+        "QEMU answers, 3 disk requests are in flight and none completed in 2 s: a reset won't help, so cycle it"
     )
     assert verdict.evidence == ("virtio0 queue 0: 3, then 3 in flight; 0 completed in 2.0 s",)
 
@@ -249,20 +249,20 @@ def test_a_verb_that_would_be_refused_is_not_advised() -> None:
     sentence = verdict_of(replace(FROZEN, quorate=False)).sentence
     assert "in 2 s; a cycle would be refused because this node has no quorum: restore the quorum" in sentence
     dead = verdict_of(replace(FROZEN, lock="backup", lock_alive=False))
-    assert "it is locked (backup) by a dead task: unlock it by hand first" in dead.sentence
+    assert "the VM is locked (backup) by a dead task: unlock it by hand first" in dead.sentence
 
 
 OWNER = ("vzdump of VM 102 by root@pam, process 77 works on it", "by hand: wait, or pvesh delete /nodes/pve/tasks/U")
 GONE = ("the last such task, vzdump by root@pam, process 77, is gone: job errors", "by hand: qm unlock 102")
 THAW = "run qm guest cmd 102 fsfreeze-thaw"
-LATER = f"which does that for a moment, so look again in a minute; if it lasts, {THAW}"
+LATER = f"which freezes them briefly, so look again in a minute; if this lasts, {THAW}"
 FREEZERS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "nothing known": ({}, f"nothing is lost; {THAW}", ()),
+    "nothing known": ({}, f"to thaw them, which loses nothing, {THAW}", ()),
     "a backup runs": ({"lock": "backup", "lock_alive": True, "lock_owner": OWNER}, f"a backup runs, {LATER}", OWNER),
     "a backup may run": ({"lock": "backup"}, f"a backup may run, {LATER}", ()),
     "its backup is dead": (
         {"lock": "backup", "lock_alive": False, "lock_owner": GONE},
-        f"the backup that did it is dead, so {THAW}",
+        f"the backup that froze them is dead, so {THAW}",
         GONE,
     ),
     "its backup has ended": (
@@ -287,7 +287,7 @@ def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
     ("more", "command"),
     [
         ({"lock": "backup", "lock_alive": True, "lock_owner": OWNER}, OWNER[1]),
-        ({"block_jobs": ("backup on virtio0",)}, "by hand: wait, or qm monitor 102, and there backup_cancel"),
+        ({"block_jobs": ("backup on virtio0",)}, "by hand: wait, or qm monitor 102, and enter backup_cancel there"),
     ],
 )
 def test_a_backup_that_starves_the_guest_is_ended_by_hand(more: dict[str, Any], command: str) -> None:
@@ -327,7 +327,7 @@ def test_storages_are_told_apart() -> None:
     assert "storage nas, which has disks of this VM, does not answer" in verdict.evidence
     late = verdict_of(replace(WEDGED, dead_storages=("nas",), late_storages=("nas: gave no answer in 9.1 s",)))
     assert "storage nas, which has disks of this VM, gave no answer in 9.1 s" in late.evidence
-    sentence = "no answer in time: pvesm, lvs; they ask all storages of the host"
+    sentence = "no answer in time: pvesm, lvs; these ask all storages of the host"
     assert f"{sentence}, so this proves nothing about this VM" in verdict.evidence
     assert "nas" in verdict_of(replace(WEDGED, dead_storages=("nas",))).sentence
 

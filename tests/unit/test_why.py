@@ -75,7 +75,7 @@ def test_the_cure_on_the_host_is_a_code(name: str) -> None:
     assert verdict_of(VARIANTS[name]).fix == CURES[name]
 
 
-DEAD = "VM is locked (backup): the task that held it is dead and left it"
+DEAD = "VM is locked (backup): the task that set the lock is dead"
 LEFT = "the VM is stopped but process 77 is left in its scope, so a start would fail"
 SAID = "the guest's own last words, which prove nothing: "
 

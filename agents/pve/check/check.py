@@ -71,7 +71,7 @@ ARCHIVE_ROOM = 64 * 1024 * 1024  # room for a few captures with their pictures
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
 _NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of Breakglass has
-_SSHD_FAILED = error("sshd -T failed, so its settings are not known", "run sshd -t and systemctl status ssh")
+_SSHD_FAILED = error("sshd -T failed, so sshd's settings are not known", "run sshd -t and systemctl status ssh")
 
 
 def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
@@ -193,7 +193,8 @@ def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     entries = read_in_time(f"{root}/etc/pve/.vmlist")
     if not entries:
         yield warning(
-            "/etc/pve does not answer; reset and stop work; start and cycle do not", "systemctl status pve-cluster"
+            "/etc/pve does not answer, so reset and stop work, but start and cycle do not",
+            "systemctl status pve-cluster",
         )
         return
     yield from judge_vms(lines, parse_vmlist(entries), node_name())

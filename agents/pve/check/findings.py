@@ -100,9 +100,12 @@ def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
     elif password != "*":  # noqa: S105  a word of shadow(5)
         yield error(f"{user} has a password", f"usermod --password '*' {user}")
     else:
-        yield ok(f"no password logs in as {user}; its keys do")
+        yield ok(f"no password can log in as {user}, but the account's keys can")
     if expires or (longest.isdecimal() and int(longest) < 99999):
-        yield error(f"{user} expires, and its keys stop working then", f"chage -m 0 -M -1 -I -1 -E -1 {user}")
+        yield error(
+            f"{user} expires, and its keys then stop working",
+            f"chage -m 0 -M -1 -I -1 -E -1 {user}",
+        )
 
 
 # --- logind ---

@@ -114,7 +114,7 @@ def judge_kinds(lines: Iterable[KeyLine]) -> Iterator[Finding]:
     for line in ours:
         if (served := served_vms(line)) and served.is_every:
             yield warning(
-                f"{line.where}: its key reaches every VM of this host, also those that come later",
+                f"{line.where}: the key reaches every VM of this host, also each later one",
                 "name the VMs, like --vms 102,110-119",
             )
 
@@ -139,7 +139,9 @@ def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node
             sentence = f"{vmid} is a container, and a key serves VMs only"
             yield error(sentence, f"use pct, and take {vmid} out of the key line")
         elif entry.node != node:
-            yield ok(f"VM {vmid} is on node {entry.node} now, so verbs act on it here only after it moves here")
+            yield ok(
+                f"VM {vmid} is on node {entry.node} now, so verbs on this node act on the VM only after it moves here"
+            )
         else:
             yield ok(f"VM {vmid} is configured on this node")
     for first, last in ranges:

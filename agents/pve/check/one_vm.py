@@ -51,7 +51,7 @@ def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
     if view.container:
         return error(f"{vmid}: {CONTAINER_SENTENCE}", f"take {vmid} out of the key's --vms and of the configuration")
     if view.node:
-        return ok(f"VM {vmid} is on node {view.node} now, so verbs act on it here, on {here}, only after it moves here")
+        return ok(f"VM {vmid} is on node {view.node} now, so verbs on {here} act on the VM only after it moves here")
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
     return ok(f"VM {vmid} is configured on this node, {here}")
@@ -99,7 +99,7 @@ def judge_job(vmid: int, job: dict[str, object] | None) -> Finding:
     if job is None:
         return ok(f"no job runs on VM {vmid}")
     sentence = "{by}: {verb} since {since}, stage {stage}".format(**job)
-    return warning(f"VM {vmid} is busy: {sentence}", "wait for its end, or send its id to watch it")
+    return warning(f"VM {vmid} is busy: {sentence}", "wait until the job ends, or send the job's id to watch the job")
 
 
 def judge_ha(vmid: int, requested: str, state: str, dead: str) -> Finding:
@@ -119,4 +119,4 @@ def judge_ha(vmid: int, requested: str, state: str, dead: str) -> Finding:
         return warning(f"VM {vmid}: {line}", "ha-manager crm-command arm-ha")
     if ha_manages(requested):
         return ok(f"VM {vmid}: HA is armed. {line}")
-    return ok(f"VM {vmid}: {line or 'HA does not manage it'}")
+    return ok(f"VM {vmid}: {line or 'HA does not manage the VM'}")

@@ -122,8 +122,8 @@ def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | 
 # --- Verifies the chain of jobs of each VM that this host has a record of, in /run and in the archive ---
 
 _CHAIN_HINT = (
-    "someone may have edited the record of jobs; read The chain of jobs in breakglass docs admin, "
-    "on the handler's machine"
+    "someone may have edited the record of jobs; run breakglass docs admin on the handler's machine, "
+    "and read The chain of jobs there"
 )
 _CHAIN_NAME = "chain-"
 

@@ -162,7 +162,10 @@ def judge_root_account(account: Account | None) -> Finding:
 def judge_bashrc(path: str, text: str | None) -> Finding:
     """Judge the file that bash reads before it runs a forced command, because its output comes before the answer."""
     if text is None:
-        return warning(f"{path} does not answer, and bash reads it before the host agent", "look at its file system")
+        return warning(
+            f"{path} does not answer, and bash reads that file before the host agent",
+            "look at the file system of that file",
+        )
     commands = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if commands and not re.search(r"\$\{?PS1|\$-", commands[0]):
         hint = 'begin it with: [ -z "$PS1" ] && return'
@@ -190,7 +193,10 @@ def judge_root_shadow(shadow: str, pam: bool) -> Finding:
     if fields[1].startswith("!") and not pam:
         return error("root is locked, and sshd without PAM refuses its keys", "usermod --password '*' root")
     if fields[7] or (fields[4].isdecimal() and int(fields[4]) < 99999):
-        return warning("root expires, and its keys stop working then", "chage -l root shows when; renew it before")
+        return warning(
+            "root expires, and its keys then stop working",
+            "chage -l root shows the date; renew it before that",
+        )
     return ok("root is not locked and does not expire")
 
 
@@ -207,7 +213,7 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
     login = settings.get("permitrootlogin", "")
     if login == "no":
         hint = "set PermitRootLogin forced-commands-only in a Match block of a separate drop-in"
-        hint += "; on the handler's machine, run breakglass docs admin: With root's own account"
+        hint += "; on the handler's machine, run breakglass docs admin, and read With root's own account"
         faults.append(error(f"PermitRootLogin no refuses every key of root from {address}", hint))
     yield from faults
     yield from judge_rest(settings, "root")

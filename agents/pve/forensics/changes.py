@@ -49,7 +49,7 @@ def change_lines(replies: Iterable[Reply], booted: Change, now: float) -> list[s
         found += [Change(*change) for change in each] if isinstance(each, list) else []
     answered = {reply.probe for reply in asked if reply.outcome == "ok"}
     unknown = [words for name, words in SOURCES.items() if name not in answered]
-    note = [f"what changed within 24 h is not known from {', '.join(unknown)}"] if unknown else []
+    note = [f"the host could not read what changed within 24 h from {', '.join(unknown)}"] if unknown else []
     return [*describe_changes(found, now)[: MOST_CHANGES - len(note)], *note]
 
 

@@ -102,9 +102,7 @@ def find_no_return(host: Host, view: Cluster, seconds_left: float) -> str:
     """Return why a cycle must not end a QEMU that HA was asked to stop; empty if HA would start it again."""
     stops = [holder for holder in flock_holders(host) if holder.kind == "stop"]
     if stops:
-        return (
-            f"HA's own stop still works on it (process {stops[0].pid}), and no start can follow before that has ended"
-        )
+        return f"HA's own stop of the VM still runs (process {stops[0].pid}), so HA can't start the VM yet"
     if is_ha_at_work(host, view, seconds_left):
         return ""
     return "HA could not start it again while pve-ha-crm or this node's pve-ha-lrm writes no status"

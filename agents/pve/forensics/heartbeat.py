@@ -125,7 +125,7 @@ def _ask_for_stats(qmp: Qmp) -> dict[str, Any] | None:
 
 def _as_object(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
-        raise ValueError("QEMU answered something else than an object")
+        raise ValueError("QEMU's answer is not an object")
     return answer
 
 

@@ -141,7 +141,7 @@ def heartbeat_lines(evidence: Evidence) -> tuple[str, ...]:
         return ("the guest's heartbeat is not known",)
     if state == UNLOADED:
         return (f"{none}: its system has not loaded the driver",)
-    return (f"{none}: {'QEMU does not ask the guest' if beat.device else 'the VM has no balloon device'}",)
+    return (f"{none}: {'QEMU does not ask for one' if beat.device else 'the VM has no balloon device'}",)
 
 
 def describe_heartbeat(evidence: Evidence) -> dict[str, object] | None:
@@ -184,7 +184,7 @@ def memory_line(evidence: Evidence) -> str:
         return ""
     if not (kills or stalls):
         return f"memory: {memory_left(evidence)}"
-    rose = f"meanwhile {count_noun(kills, 'kill')} for want of memory, {count_noun(stalls, 'wait')} for it"
+    rose = f"meanwhile {count_noun(kills, 'kill')} for lack of memory, {count_noun(stalls, 'wait')} for it"
     return f"memory: {memory_left(evidence)}; {rose}"
 
 

@@ -57,7 +57,7 @@ def _read_words(host: Host, pid: int, until: float, may_scan: bool) -> tuple[lis
     # the memory is opened before the check, because another process may get the pid later
     memory = GuestMemory(host, pid, until + _SPARE_SECONDS - _TELL_SECONDS)
     if not is_vm_process(host, pid):
-        return [], "not read: it is not certain that this is the VM's QEMU"
+        return [], "not read: it is not certain that this process is the VM's QEMU"
     try:
         if has_waiting_thread(host, pid):  # a request for registers would wait for the thread and block the monitor
             raise QmpSilent("a thread of QEMU waits in the kernel")

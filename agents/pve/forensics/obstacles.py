@@ -10,15 +10,15 @@ from .outlook import HA_CURE
 
 # The ways in which pmxcfs, the file system on /etc/pve, can fail, each with its symptom and its cure.
 _RESTART = (
-    "by hand: systemctl restart pve-cluster; it restarts only the file system on /etc/pve; running VMs and their disks "
-    "are not touched"
+    "by hand: systemctl restart pve-cluster; that restarts only the file system on /etc/pve; running VMs and their "
+    "disks are not touched"
 )
 TROUBLES = {
     "pmxcfs-hung": ("/etc/pve does not answer: pmxcfs hangs", _RESTART),
     "pmxcfs-not-mounted": ("/etc/pve is not mounted: pmxcfs does not run", _RESTART),
     "pmxcfs-dead": (
         "/etc/pve has lost its server, pmxcfs: transport endpoint is not connected",
-        f"{_RESTART}; if that fails, run umount -l /etc/pve and restart it again",
+        f"{_RESTART}; if that fails, run umount -l /etc/pve and restart pve-cluster again",
     ),
 }
 
@@ -59,13 +59,13 @@ def _obstacle_to_new_process(evidence: Evidence) -> str:
     if elsewhere := _on_other_node(evidence):
         return elsewhere
     if evidence.config is False:
-        return "its configuration is on no node"
+        return "the VM's configuration is on no node"
     if evidence.ha_dead:
         return f"HA does nothing now: {HA_CURE} first"
     if ha_stuck(evidence.ha, evidence.ha_seen):
         return f"HA starts nothing in state {evidence.ha_seen}: see ha-manager status first"
     others = [owner for owner in evidence.owners if not any(word in owner for word in _END_WITH_QEMU)]
-    return "a task works on it: wait for that, or end it" if others else ""
+    return "a task works on the VM: wait for that task, or end it" if others else ""
 
 
 def dead_ha_clause(evidence: Evidence) -> str:
@@ -81,5 +81,5 @@ def _blocking_lock(evidence: Evidence, harmless: tuple[str, ...]) -> str:
     if not evidence.lock or evidence.lock in harmless:
         return ""
     if evidence.lock_alive is False:
-        return f"it is locked ({evidence.lock}) by a dead task: unlock it by hand first"
-    return f"it is locked ({evidence.lock}): check first whether its task still runs"
+        return f"the VM is locked ({evidence.lock}) by a dead task: unlock it by hand first"
+    return f"the VM is locked ({evidence.lock}): first check whether its task runs"

@@ -41,7 +41,7 @@ def own_work(host: Host) -> list[Work]:
 
 
 def _list_changes(changes: list[Change]) -> str:
-    return "\n".join(describe_changes(changes, time.time())) or "nothing within 24 h that bears on the VM"
+    return "\n".join(describe_changes(changes, time.time())) or "nothing that can affect the VM changed within 24 h"
 
 
 def read_packages(host: Host) -> Iterator[Reply]:

@@ -137,4 +137,4 @@ def _list_lock_holders(host: Host) -> Iterator[Reply]:
     holders = flock_holders(host)
     owners = [f"lock-{host.vmid}.conf is held by {holder}" for holder in holders]
     facts: dict[str, object] = {"owners": owners, "starter": starter_pid(holders)}
-    yield ok_reply("lock file", began, "\n".join(owners) or "no process holds it", facts, "/proc/locks")
+    yield ok_reply("lock file", began, "\n".join(owners) or "no process holds the lock file", facts, "/proc/locks")

@@ -81,7 +81,7 @@ def _ask_cluster(host: Host, seconds: float) -> Iterator[Reply]:
 
 
 def _cluster_away(trouble: str, placeless: bool, began: float) -> Reply:
-    text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need it and were not run"])
+    text = "\n".join([*TROUBLES[trouble], "Proxmox's commands need /etc/pve, so they were not run"])
     outcome, facts = "timed out" if trouble == "pmxcfs-hung" else "failed", {"pve": trouble, "placeless": placeless}
     return Reply("cluster", "/etc/pve", outcome, round(time.monotonic() - began, 3), text, facts)
 
@@ -201,7 +201,7 @@ def last_backup(index: list[str], vmid: int) -> str:
     newest = next((task for task in reversed(tasks) if task.id in ("", str(vmid))), None)
     if newest is None:
         return ""
-    end = "still runs" if process_ticks(newest.pid) == newest.ticks else f"has ended: {newest.end or 'it left no end'}"
+    end = "still runs" if process_ticks(newest.pid) == newest.ticks else f"has ended: {newest.end or 'result unknown'}"
     return f"the last backup here, {newest}, {end}"
 
 

@@ -105,7 +105,7 @@ def ha_by_hand(vmid: int, requested: str, state: str, dead: str = "") -> tuple[s
     if not ha_manages(requested):
         return ()
     sid = f"vm:{vmid}"
-    direct = f"for direct control ha-manager set {sid} --state ignored, and afterwards --state {requested}"
+    direct = f"for direct control, run ha-manager set {sid} --state ignored, and afterwards --state {requested}"
     if dead:
         return (f"by hand: systemctl start pve-ha-crm pve-ha-lrm, then ha-manager status; {direct}",)
     if state == "error":

@@ -120,7 +120,7 @@ def _make_png(picture: int, until: float, most: int) -> tuple[bytes, str]:
     _raise_if_large(picture)
     header = _HEADER.match(os.pread(picture, _HEADER_BYTES, 0))
     if header is None:
-        raise ValueError("QEMU drew something that is no picture")
+        raise ValueError("QEMU's file is not a picture")
     width, height = int(header[1]), int(header[2])
     for step in STEPS:
         png = _encode(picture, header.end(), (width, height), step, until, most)
@@ -140,7 +140,7 @@ def _encode(picture: int, start: int, size: tuple[int, int], step: int, until: f
         if len(row) < row_bytes:
             raise ValueError("QEMU drew only a part of the picture")
         if time.monotonic() > until:
-            raise ValueError("not kept: there was no time to make PNG of it")
+            raise ValueError("not kept: there was no time to convert the picture to PNG")
         data += deflate.compress(b"\0" + _thin_out(row, across, step))
         if len(data) > most:
             return b""

@@ -97,7 +97,7 @@ def storage_lines(evidence: Evidence) -> tuple[str, ...]:
         for name in evidence.dead_storages
     )
     late = ", ".join(evidence.late_commands)
-    note = f"no answer in time: {late}; they ask all storages of the host, so this proves nothing about this VM"
+    note = f"no answer in time: {late}; these ask all storages of the host, so this proves nothing about this VM"
     return (*dead, note) if late else dead
 
 

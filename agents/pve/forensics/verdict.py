@@ -21,9 +21,9 @@ _STANDING = {
     "internal-error": ("QEMU met an error that it can't emulate and stopped the guest", "reset it", "reset"),
     "guest-panicked": ("the guest's kernel panicked", "look at the picture, then reset it", "reset"),
     "watchdog": ("the guest's watchdog ran out and stopped it", "look at the picture, then reset it", "reset"),
-    "shutdown": ("the guest has shut down and its QEMU is still there", "power-cycle it", "cycle"),
+    "shutdown": ("the guest has shut down, but the VM's QEMU still runs", "power-cycle it", "cycle"),
     "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose unsaved work", ""),
-    "debug": ("a debugger holds the guest", "ask who uses it", ""),
+    "debug": ("a debugger holds the guest", "ask who uses the debugger", ""),
 }
 # Codes of a guest whose kernel log may say why it hangs.
 _MAY_SAY_WHY = (
@@ -89,12 +89,12 @@ def quick_verdict(evidence: Evidence) -> Verdict:
 def _judge_at_once(evidence: Evidence) -> Verdict:
     """Judge a running VM by one look at its heartbeat, which may be as old as the VM's last pause."""
     lines = heartbeat_lines(evidence) if evidence.heartbeats else ()
-    what, why = "QEMU answers and says running", ""
+    what, why = "QEMU answers and reports a running VM", ""
     if evidence.ha_dead:
         sentence, why = f"{what}, but {dead_ha_clause(evidence)}", DEAD_HA
     elif heartbeat_state(evidence) == FRESH:
-        sentence = f"{what}, and {lines[0]}; what runs in it may hang: collect evidence or look at the console"
-        why = f"{lines[0]}; what runs in it may hang: collect evidence, or look at the console"
+        sentence = f"{what}, and {lines[0]}; the guest's programs may hang: collect evidence or look at the console"
+        why = f"{lines[0]}; the guest's programs may hang: collect evidence, or look at the console"
     elif heartbeat_state(evidence) == LATE:
         sentence, why = f"{what}, but {lines[0]}: collect evidence", f"{lines[0]}: collect evidence"
     else:
@@ -106,7 +106,7 @@ def _judge_stale(evidence: Evidence) -> Verdict:
     """Judge a QEMU whose VM is on another node. Even a healthy one may write to disks that are no longer its own."""
     sentence, _, *lines = describe_copy(evidence.vmid, evidence.here, evidence.node, evidence.ha)
     lines += (*optional_line(evidence.source), *thread_lines(evidence), *storage_lines(evidence))
-    why = f"a QEMU of it still runs on {evidence.here}, but node {evidence.node} has the VM: stop this QEMU first"
+    why = f"a QEMU of this VM still runs on {evidence.here}, but node {evidence.node} has the VM: stop this QEMU first"
     return advise_nothing(evidence, STALE_COPY, sentence, *lines, why=why)
 
 
@@ -165,7 +165,7 @@ def _judge_standing(evidence: Evidence) -> Verdict:
 def _judge_paused(evidence: Evidence) -> Verdict:
     state, source = evidence.state, optional_line(evidence.source)
     if evidence.lock == "backup" and evidence.lock_alive is False and not evidence.owners:
-        what = f"the VM is {state}, and the backup that left it so is dead"
+        what = f"the VM is {state}, and the backup that left the VM in this state is dead"
         return advise_verb(evidence, "qemu-paused", what, "start continues it", "start", *source, *lock_lines(evidence))
     if evidence.lock or evidence.owners:
         lock = f" ({evidence.lock})" if evidence.lock else ""
@@ -174,6 +174,6 @@ def _judge_paused(evidence: Evidence) -> Verdict:
     if evidence.pve:
         because = f"because {pve_obstacle(evidence)}: {pve_cure(evidence)} first"
         sentence = f"the VM is {state}, and the host can't tell whether a task works on it {because}"
-        return advise_nothing(evidence, "qemu-paused", sentence, *source, why=f"a task may work on it {because}")
+        return advise_nothing(evidence, "qemu-paused", sentence, *source, why=f"a task may work on the VM {because}")
     what = f"the VM is {state} and no task works on it"
     return advise_verb(evidence, "qemu-paused", what, "start continues it", "start", *source)

@@ -22,17 +22,17 @@ def judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
     thaw = f"qm guest cmd {evidence.vmid} fsfreeze-thaw"
     if is_backed_up(evidence):
         who = "a backup runs" if is_backup_at_work(evidence) else "a backup may run"
-        do = f"{who}, which does that for a moment, so look again in a minute; if it lasts, run {thaw}"
+        do = f"{who}, which freezes them briefly, so look again in a minute; if this lasts, run {thaw}"
         why = f"{who}, which freezes the guest's file systems for a moment: look again in a minute"
     elif evidence.lock == "backup":
-        do = f"the backup that did it is dead, so run {thaw}"
+        do = f"the backup that froze them is dead, so run {thaw}"
         why = f"the guest's file systems are frozen by a backup that is dead: run {thaw}"
     elif evidence.config:  # the configuration was read, and has no such lock
         do = f"no backup works on the VM now, so run {thaw}"
-        why = f"the guest's file systems are frozen, and no backup works on it: run {thaw}"
+        why = f"the guest's file systems are frozen, and no backup runs: run {thaw}"
     else:
-        do = f"nothing is lost; run {thaw}"
-        why = f"the guest's file systems are frozen, which loses nothing: run {thaw}"
+        do = f"to thaw them, which loses nothing, run {thaw}"
+        why = f"the guest's file systems are frozen; to thaw them, which loses nothing, run {thaw}"
     whose = () if evidence.lock == "backup" else optional_line(evidence.last_backup)
     lines = dict.fromkeys((f"by hand: {thaw}", *lock_lines(evidence), *whose, *proof))
     return advise_nothing(evidence, "guest-frozen", f"{what}; {do}", *lines, why=why)
@@ -41,7 +41,7 @@ def judge_frozen(evidence: Evidence, *proof: str) -> Verdict:
 def judge_starved_by_backup(evidence: Evidence, what: str, *proof: str) -> Verdict:
     """Judge disks that completed nothing while a backup runs, because the guest's writes wait for its target."""
     own = [line for line in evidence.lock_owner if line.startswith("by hand: wait")]
-    command = own or [f"by hand: wait, or qm monitor {evidence.vmid}, and there backup_cancel"]
+    command = own or [f"by hand: wait, or qm monitor {evidence.vmid}, and enter backup_cancel there"]
     sentence = f"{what}, while a backup runs: wait, or end the backup by the first command below"
     why = "a backup runs, and the guest's disks wait for it: wait, or end the backup; a power-cycle does not help"
     return advise_nothing(evidence, "backup-starves", sentence, *dict.fromkeys((*command, *proof)), why=why)

@@ -27,10 +27,10 @@ from .proof import (
 from .verdict_backup import is_backed_up, is_backup_at_work, judge_frozen, judge_starved_by_backup
 from .verdict_guest import judge_guest
 
-# --- The verdict on a VM whose QEMU answers and says running ---
+# --- The verdict on a VM whose QEMU answers and reports a running VM ---
 
 _WELL = ("healthy", "guest-silent", "guest-alive")  # codes that are less urgent than trouble with /etc/pve or a dead HA
-_TRY = "nothing is wrong from here, so try ssh, the network, the service"
+_TRY = "the host sees no fault, so try ssh, the network and the service"
 _LOOK = "an idle guest looks the same as a hung one, so look at the console"
 
 
@@ -71,18 +71,18 @@ def _judge_requests(evidence: Evidence, held: int, disks: set[str]) -> Verdict:
     if is_backup_at_work(evidence):
         return judge_starved_by_backup(evidence, what, *lines)
     waits = f"{count_noun(held, 'disk request')} {'has' if held == 1 else 'have'} hung for {evidence.watched:.0f} s"
-    why = f"{waits}: a reset will not help, power-cycle it"
-    return advise_verb(evidence, "disk-frozen", what, "a reset will not help, cycle it", "cycle", *lines, why=why)
+    why = f"{waits}: a reset won't help, so power-cycle it"
+    return advise_verb(evidence, "disk-frozen", what, "a reset won't help, so cycle it", "cycle", *lines, why=why)
 
 
 def judge_storage_hung(evidence: Evidence, *proof: str) -> Verdict:
     """Return the verdict that the VM's storage hangs, which forbids every verb that ends QEMU."""
     sentence = (
         "the VM's storage does not answer: repair the storage first; don't reset or cycle, because QEMU can't end and "
-        "no start can follow until it answers"
+        "no start can follow until the storage answers"
     )
     lines = (*proof, *storage_lines(evidence), *optional_line(evidence.source), *thread_lines(evidence))
-    why = "the VM's storage does not answer: repair it first; no reset or power-cycle can end before it answers"
+    why = "the VM's storage does not answer: repair it first; no reset or power-cycle can end before that"
     return advise_nothing(evidence, "storage-hung", sentence, *lines, why=why)
 
 
@@ -101,23 +101,23 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
     no_beat = heartbeat_state(evidence) in (LATE, LOST)  # a frozen file system does not stop the heartbeat
     if evidence.agent == "silent" and has_progress(evidence) and is_backed_up(evidence) and not no_beat:
         sentence = (
-            "QEMU and its disks answer, but the guest agent does not, as when a backup freezes its file systems: look "
+            "QEMU and its disks answer, but the guest agent does not, perhaps because of a backup: look "
             "again in a minute"
         )
         code = "guest-alive" if heartbeat_state(evidence) == FRESH else "guest-silent"
-        why = "the guest agent is silent, as when a backup freezes the guest: look again in a minute"
+        why = "the guest agent is silent, perhaps because a backup freezes the guest: look again in a minute"
         return advise_nothing(evidence, code, sentence, *proof, why=why)
     if verdict := judge_guest(evidence, *proof):
         return verdict
     if evidence.agent == "answers":
-        sentence = "QEMU and the guest agent answer: nothing is wrong from here"
-        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"the guest agent answers: {_TRY}")
+        sentence = "QEMU and the guest agent answer, so the host sees no fault"
+        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"the guest agent answers, and {_TRY}")
     if evidence.agent == "silent" and has_progress(evidence):
         what = "QEMU answers and disk requests complete, but the guest agent does not"
         return advise_verb(evidence, "guest-hung", what, "try ssh, then reset it", "reset", *proof)
     if has_progress(evidence):
-        sentence = "QEMU answers and disk requests complete: nothing is wrong from here"
-        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"disk requests complete: {_TRY}")
+        sentence = "QEMU answers and disk requests complete, so the host sees no fault"
+        return advise_nothing(evidence, "healthy", sentence, *proof, why=f"disk requests complete, and {_TRY}")
     sentence, why = _describe_silence(evidence)
     return advise_nothing(evidence, "guest-silent", sentence, *proof, why=why)
 

@@ -52,13 +52,11 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
         do = "collect evidence" if state == LATE and is_old(evidence.heartbeats[-1]) else "look again in half a minute"
         return advise_nothing(evidence, "guest-silent", f"{line}: {do}", *proof)
     if state == FRESH and evidence.agent == "silent":
-        sentence = (
-            f"the guest agent is dead, but {line}: try ssh, the service, the console; a reset is not needed for it"
-        )
+        sentence = f"the guest agent is dead, but {line}: try ssh, the service, the console; no reset is needed"
         why = f"the guest agent is dead, but {line}: try ssh or the console; no reset is needed"
         return advise_nothing(evidence, "guest-alive", sentence, *proof, why=why)
     if state == FRESH and not has_progress(evidence):
-        sentence = f"{line}, so it lives, but its services may hang: try ssh, the service, the console"
+        sentence = f"{line}, so the guest lives, but its services may hang: try ssh or the console"
         return advise_nothing(evidence, "guest-alive", sentence, *proof)
     return None
 

@@ -75,7 +75,7 @@ def parse_task(line: str) -> Task | None:
 def find_lock_owner(host: Host, lock: str) -> Owner:
     """Return the owner of the VM's `lock:`; takes 2 * TASK_SECONDS at most."""
     if lock == "suspended":
-        return Owner(None, ("lock: suspended is no task: the VM's memory is on disk, and a start resumes it",))
+        return Owner(None, ("lock: suspended needs no task: the VM's memory is on disk, and a start resumes it",))
     working = ask_or_none(lambda: _task_names(host), TASK_SECONDS)
     names = working or []
     lines = ask_or_none(lambda: read_index(host), TASK_SECONDS) or []
@@ -87,9 +87,9 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
     vzdump = next((name for name in names if parse_task(name) is None), "") if lock == "backup" else ""
     if vzdump:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
-    ends = tuple(f"the last such task, {task}, is gone: {task.end or 'it left no end'}" for task in tasks[-1:])
+    ends = tuple(f"the last such task, {task}, is gone: {task.end or 'result unknown'}" for task in tasks[-1:])
     if working is None or not lines or lock in _FROM_ELSEWHERE:
-        half = "it may still work on the target node: look there too" if ends and lock == "migrate" else ""
+        half = "the task may still run on the target node, so look there too" if ends and lock == "migrate" else ""
         return Owner(None, (*ends, half or "this node could not tell whether its task still runs"))
     cure = f"by hand: qm unlock {host.vmid}, because no process is left that could release the lock"
     return Owner(False, (*(ends or ("no such task runs on this node, and the task index has none",)), cure))

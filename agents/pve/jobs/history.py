@@ -76,7 +76,7 @@ def _read_archived(directory: str) -> dict[str, object] | None:
     """Return an archived job. A job that has no result and is not in /run was running when the host went down."""
     request = read_json(f"{directory}/request.json")
     result = read_json(f"{directory}/result.json")
-    result = result or _cut_off_result("the host went down or was restarted while it ran")
+    result = result or _cut_off_result("the host went down or was restarted while the job ran")
     return _describe(request, result) | read_marks(directory) if request else None
 
 
@@ -159,7 +159,7 @@ def answer_history(host: Host) -> tuple[str, Result]:
         jobs += list_older_jobs(host, jobs)
     except NoAnswerError as error:
         is_silent = True
-        warnings.append(f"the archive in /var/lib gave {error}: only jobs since the last boot are shown")
+        warnings.append(f"the archive in /var/lib failed ({error}), so only jobs since the last boot are shown")
     chain = read_chain(host, node_name(), is_silent)
     if chain.broken:
         warnings.append(describe_chain(chain))

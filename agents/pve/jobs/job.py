@@ -117,7 +117,7 @@ class Job:
             self.survivors.append(line)
             self.warnings.append(
                 f"{line} could not be ended because it waits in the kernel, so it may still stop or start the VM "
-                "storage answers again; look at the status then"
+                "when the storage answers again; look at the status then"
             )
 
     def note_process(self, name: str, pid: int) -> None:

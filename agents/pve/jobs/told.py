@@ -25,7 +25,7 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         return None, Result(DONE, stage="told", extra={"untold": _untold(store), "newest": _newest(store)})
     record = store.record(request.id)
     if record is None or not _is_of_alert(record):
-        verdict = Verdict("job-unknown", f'no capture "{request.id}" of an alert is known on this host', "history")
+        verdict = Verdict("job-unknown", f'this host has no capture "{request.id}" that an alert requested', "history")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     mark = SEEN if request.verb == SEEN else NOT_TOLD if request.why == NOT_TOLD else TOLD
     try:
@@ -33,7 +33,7 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         if mark == SEEN:
             write_atomic(_seen_path(store), record.id)
     except OSError:
-        verdict = Verdict("agent-failed", "the host could not keep the mark, because /run is full")
+        verdict = Verdict("agent-failed", "the host could not record the mark, because /run is full")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     return None, Result(DONE, stage=request.verb)
 

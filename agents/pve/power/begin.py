@@ -33,7 +33,7 @@ def ended_from_error(job: Job, error: Exception) -> Ended:
 
 _MEND = (
     "by hand: repair the storage (pvesm status, dmesg, the network to a NAS); then QEMU continues by itself",
-    "once the storage answers, collect evidence again, because until then this proof refuses the verb for up to 60 s",
+    "once the storage answers, collect evidence again; without that, the host refuses the verb for up to 60 s",
 )
 
 

@@ -24,9 +24,9 @@ def refuse_locked(job: Job, view: Cluster, advice: str = "") -> None:
         return
     owner = find_lock_owner(job.host, view.lock)
     whose = {
-        True: "the task that holds it is at work",
-        False: "the task that held it is dead and left it",
-        None: "the host can't tell whether a task still holds it",
+        True: "the task that set the lock is running",
+        False: "the task that set the lock is dead",
+        None: "the host can't tell whether the task that set the lock still runs",
     }[owner.alive]
     sentence = f"VM is locked ({view.lock}): {whose}"
     look = () if owner.alive is not None else (f"by hand: qm config {job.host.vmid}; cat /var/log/pve/tasks/active",)
@@ -107,7 +107,7 @@ def _describe_flock(job: Job, holders: list[Holder]) -> tuple[str, ...]:
     """Return sentence, advice and evidence of a refusal for a lock file that is held."""
     path = f"/var/lock/qemu-server/lock-{job.host.vmid}.conf"
     sentence = f"another process works on VM {job.host.vmid} and holds its lock file: process {holders[0].pid}"
-    never = f"by hand: wait for it or end it; never rm {path}, that would let two work at once"
+    never = f"by hand: wait for that process or end it; never rm {path}, because two could then work at once"
     return (
         sentence,
         "",

@@ -58,7 +58,7 @@ def start_process(job: Job, old: int) -> Result:
     budget = max(CLEANUP_SECONDS, job.seconds_left(MOST_SECONDS) - job.start_seconds)
     await_holders(job, ("stop", "shutdown", "cleanup", "start"), budget, lambda: _runs_in_new_process(job, old))
     if _runs_in_new_process(job, old):
-        job.say(f"start: it was started already, as process {read_pid(job.host)}")
+        job.say(f"start: the VM was started already, as process {read_pid(job.host)}")
         return verify_running(job, START_VERIFY_SECONDS)
     seconds = job.seconds_left(job.start_seconds)
     ran = job.run(["qm", "start", str(job.host.vmid)], seconds, gently=True)
@@ -117,7 +117,7 @@ def _abandon_start(job: Job, seconds: float) -> Ended:
     if job.survivors:
         sentence = f"{sentence}, and its worker can't be ended, so the VM may still start when the storage answers"
         return failure("deadline", sentence, "", *job.survivors, exit_code=DEADLINE)
-    return failure("deadline", f"{sentence}, so it was killed, and nothing of it is left", "start", exit_code=DEADLINE)
+    return failure("deadline", f"{sentence}, so qm start and its processes were killed", "start", exit_code=DEADLINE)
 
 
 def verify_running(job: Job, seconds: float, asked_ha: bool = False) -> Result:

@@ -94,11 +94,11 @@ def call_off_reboot(job: Job) -> None:
         return
     try:
         os.unlink(job.host.path(f"/run/qemu-server/{job.host.vmid}.reboot"))
-        job.say("stop: a reboot of the VM was pending; it was called off, so that the VM stays off")
+        job.say("stop: a pending reboot of the VM was cancelled, so that the VM stays off")
     except FileNotFoundError:
         pass
     except OSError as error:
-        job.warnings.append(f"a pending reboot can't be called off ({error.strerror}): Proxmox starts the VM again")
+        job.warnings.append(f"a pending reboot can't be cancelled ({error.strerror}): Proxmox starts the VM again")
 
 
 def _stop_by_proxmox(job: Job, facts: Facts, view: Cluster) -> None:
@@ -135,7 +135,7 @@ def _refuse_hanging_stop(job: Job, hanging: list[Holder]) -> None:
     """End a cycle whose VM is locked by a stop that hangs, because no start could follow. A `stop` may continue."""
     if job.record.verb == "cycle":
         pid = hanging[0].pid
-        sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle it"
+        sentence = f"a stop of the VM hangs (process {pid}) and may still stop it: end that process, then cycle the VM"
         lines = (
             *(f"the lock file is held by {holder}" for holder in hanging),
             f"by hand: kill -9 -- -{pid}",
@@ -202,7 +202,7 @@ def _withdraw_stop(job: Job) -> str:
         return "the request to stop the VM was taken back before HA read it, so HA does not stop the VM later"
     is_taken = is_queued is False and job.record.verb == "cycle" and cluster_view(job.host).ha in AT_REST
     if is_taken and job.run(["qm", "start", str(job.host.vmid)], CLEANUP_SECONDS).code == 0:
-        return "HA had read the request, so HA was asked to start the VM again; it may stop the VM once before that"
+        return "HA had read the request, so HA was asked to start the VM again; HA may stop the VM once before that"
     return "HA may still stop the VM later; then the VM stays off until you start it"
 
 

@@ -39,7 +39,7 @@ def reset(job: Job, facts: Facts) -> Result:
     if state == "stopped":
         raise refusal("not-running", f"VM {job.host.vmid} is stopped; there is nothing to reset", "start")
     if not facts.qmp:
-        sentence = "QEMU does not answer on its monitor; a reset can't reach it"
+        sentence = "QEMU does not answer on its monitor, so a reset can't reach QEMU"
         raise refusal("qemu-silent", *_advise_cycle(view, sentence), describe_sources(facts))
     refuse_copy(job, view, state)  # a VM that is moving between nodes must keep its memory
     refuse_reset(job, view, state)
@@ -52,7 +52,7 @@ def reset(job: Job, facts: Facts) -> Result:
                 refuse_reset(job, cluster_view(job.host), was)
             qmp.command("system_reset")
             qmp.wait_event("RESET")
-            job.say(f"reset: QEMU accepted it and reported RESET (it was {was})")
+            job.say(f"reset: QEMU accepted the reset and reported RESET (the VM was {was})")
             if was != "running":
                 qmp.command("cont")
                 job.say("reset: cont, because a VM that was not running stays in prelaunch")
@@ -103,7 +103,7 @@ def stop(job: Job, facts: Facts) -> Result:
         stop_process(job, facts, lambda view: _refuse_stop(job, view))
     again = await_aftermath(job)
     if has_process(again):  # a start, or a cleanup that starts the VM again, was under way and has ended
-        job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that")
+        job.say(f"stop: the VM was started meanwhile, as process {again.pid}; stopping that process")
         try:
             stop_process(job, again, lambda view: _refuse_stop(job, view))
         except Ended as ended:  # the verb has already stopped the first QEMU, so its end can't be a refusal
@@ -128,7 +128,7 @@ def start(job: Job, facts: Facts) -> Result:
     """Make the VM run: `qm start` if it is stopped, QMP cont if it is paused."""
     state = vm_state(facts)
     if state in ("wedged", "unknown"):
-        sentence = "a QEMU process exists but does not answer; a start can't help"
+        sentence = "a QEMU process exists but does not answer, so a start can't help"
         raise refusal("qemu-silent", *_advise_cycle(cluster_view(job.host), sentence), describe_sources(facts))
     if state == "stopped":
         refuse_failing_start(job)
@@ -155,7 +155,7 @@ def resume(job: Job, facts: Facts, state: str) -> Result:
             qmp.command("cont")
     except (QmpError, QmpSilent) as error:
         raise _monitor_failure(job, f"the VM was {state} and did not continue: {error}") from None
-    job.say(f"start: continued (it was {state})")
+    job.say(f"start: the VM continues (it was {state})")
     return verify_running(job, 10)
 
 

@@ -66,4 +66,4 @@ def _fields_of(vmid: int, result: Result) -> dict[str, object]:
 
 
 def _unknown() -> Result:
-    return Result(DONE, verdict=Verdict("not-determined", "no answer about this VM came in time", "status"))
+    return Result(DONE, verdict=Verdict("not-determined", "the host did not find this VM's state in time", "status"))

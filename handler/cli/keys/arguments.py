@@ -67,7 +67,7 @@ def _add_rotate(rotate: argparse.ArgumentParser) -> None:
     rotate.add_argument("name", help="the caller's name")
     which = rotate.add_mutually_exclusive_group()
     which.add_argument("--out", metavar="FILE", help="write the caller's secret to this new file and don't print it")
-    which.add_argument("--drop-old", action="store_true", help="add no signing key, and end all but the newest")
+    which.add_argument("--drop-old", action="store_true", help="add no secret, and end all secrets but the newest")
     _add_pair(rotate)
     _finish(rotate)
 

@@ -125,7 +125,7 @@ def _add(arguments: argparse.Namespace, file: Path, method: str) -> int:
         show_or_take_back(arguments, file, secret)
     where = f"in {arguments.out}" if arguments.out else "shown this once"
     shown = fingerprint(KEY_BYTES[method](secret))
-    remark(f"{name} has a new {NOUNS[method]}, {shown}, {where}; the old one stays good")
+    remark(f"{name} has a new {NOUNS[method]}, {shown}, {where}; the old one stays valid")
     end = find_caller(file, name)[0].entry.data.get("not_after")
     if isinstance(end, datetime):
         remark(f"its not_after is still {end:%Y-%m-%d}", f"to change that, edit {caller_file(file, name)}")

@@ -52,7 +52,7 @@ class KeyDirectory:
         try:
             self._ours.send(json.dumps([name, *arguments]).encode())
         except OSError:
-            raise self._failed("it did not answer before") from None
+            raise self._failed("it stopped earlier") from None
         return self._receive()
 
     def _receive(self) -> str:

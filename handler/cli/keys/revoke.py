@@ -33,7 +33,7 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     remark(f"{caller_file(file, name)} is removed", "requests that it started continue; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
-        remark(f"until then, the handler still accepts {name}")
+        remark(f"until a reload, the handler still accepts {name}")
     return DONE
 
 
@@ -60,7 +60,9 @@ def _describe_lines(file: Path, name: str) -> tuple[str, str]:
     """Return the instruction to remove a caller's lines. Shows none of them, because one may be a secret."""
     message = f"{name} is defined in {file}, which this command does not change; {name} was not removed"
     has_both = caller_file(file, name).exists()  # the caller's own file takes effect once the lines are removed
-    then = f"then run breakglass keys revoke {name}" if has_both else "then breakglass check, and reload the handler"
+    then = (
+        f"then run breakglass keys revoke {name}" if has_both else "then run breakglass check, and reload the handler"
+    )
     return message, f"remove callers.{name} from {os.path.realpath(file)}; {then}"
 
 
