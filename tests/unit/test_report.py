@@ -177,7 +177,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
             RESET | {"seen": [{"by": "x", "at": "0001-01-01T00:00:00+14:00"}]},
             RESET | {"started": "9999-12-31T23:59:59-14:00"},
         ],
-        ["devvm: 6 jobs.", "at a time that is not known, seen by x"],
+        ["devvm: 6 jobs.", "at an unknown time, seen by x"],
         [],
     ),
     "no picture after": (
