@@ -21,9 +21,7 @@ def list_verbs(tools: str) -> tuple[str, ...]:
 # --- Build claude's brief for one VM, in the form of `--agents`, and the list of commands that claude may run. Pure.
 # The list names the allowed commands, because a list of denied commands would never be complete.
 
-_NO_GUEST = (
-    "You can't log in to the VM itself, because this handler has no key for it. You see the VM from its host only."
-)
+_NO_GUEST = "You can't log in to the VM, because this handler has no key for it. You see the VM from its host only."
 _HOST_ONLY = f"""\
 In this turn you only look, and only from the VM's host: all that you can run is
 {", ".join(f"`pve {verb}`" for verb in READS)}.

@@ -39,10 +39,7 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
         return "the host can't be reached now, so it is not known whether the proposal was approved", False
     job = found.get("whole_job")
     if not isinstance(job, dict) and found.get("last") not in (None, proposal.get("last")):
-        return (
-            "another verb changed the VM's power before an approval, so the proposal can't be approved any more",
-            True,
-        )
+        return "another verb has changed the VM's power, so the proposal can't be approved any more", True
     if not isinstance(job, dict):
         return "the proposal is not approved, so the verb has not run", False
     approved = f"{job.get('by')} approved it"

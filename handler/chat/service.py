@@ -33,10 +33,7 @@ _NONE = error(
     "chat", "none", "chat is not configured", "add [chat] to the configuration; see breakglass docs configuration"
 )
 _FAULTY = error(
-    "chat",
-    "disabled",
-    "chat is disabled: its entry has an error",
-    "correct the errors that breakglass check names, then reload",
+    "chat", "disabled", "chat is disabled: its entry has an error", "correct what breakglass check reports, then reload"
 )
 _STARTING = error("chat", "starting", "chat is not ready yet", "ask again in a moment")
 _WALLS = {"sandbox-missing": "sandbox-missing", "sandbox-refused": "chat-not-isolated"}  # by a probe's code

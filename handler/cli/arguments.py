@@ -182,7 +182,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html", action="store_true", help="print one HTML file with the pictures, to print or to send"
     )
-    parser.add_argument("--if-any", action="store_true", help="print nothing if no job began in that time")
+    parser.add_argument(
+        "--if-any", action="store_true", help="print nothing if it is certain that no job began in that time"
+    )
     parser.set_defaults(run=report.report)
 
 

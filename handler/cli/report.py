@@ -9,7 +9,7 @@ from .output import DONE, FAILED, UNREACHED, complain, show
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Print the report of the last hours; with `--if-any`, nothing if no job began."""
+    """Print the report of the last hours. With `--if-any`, print nothing if it is certain that no job began."""
     signer = Signer(handler_url(os.environ), caller_key(os.environ))
     fields = {"vm": arguments.vm, "since": arguments.since, "form": "html" if arguments.html else "markdown"}
     try:
@@ -20,6 +20,6 @@ def report(arguments: argparse.Namespace) -> int:
     except NoAnswer as lost:
         complain(f"{signer.url}: {lost}; a report changes nothing", lost.hint)
         return FAILED if lost.sent else UNREACHED
-    if answer.get("jobs") or not arguments.if_any:
+    if answer.get("jobs") or not answer.get("whole") or not arguments.if_any:
         show(str(answer.get("text")))
     return DONE

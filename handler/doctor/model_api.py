@@ -141,18 +141,14 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
         what = f"{place} is overloaded, or its limit is used up ({status}), so turns fail for now."
         return found_warning("model-busy", what, "wait; see https://status.anthropic.com")
     if status != 200 or not _is_list(body):
-        what = (
-            f"The program that answers at {api.base_url} is not a model's API, but another program or a sign-in page."
-        )
+        what = f"What answers at {api.base_url} is not a model's API, but another program or a sign-in page."
         return found_error("model-unknown", what, _try_it(api))
     return found_ok("credential-accepted", f"{place} accepts the credential.")
 
 
 def _not_known(what: str) -> Finding:
     fix = "ask claude something once, in the page or with: breakglass chat"
-    return found_warning(
-        "credential-not-known", f"{what}, so doctor can't tell whether the API accepts the credential.", fix
-    )
+    return found_warning("credential-not-known", f"{what}, so the credential could not be tested.", fix)
 
 
 def _is_list(body: bytes) -> bool:

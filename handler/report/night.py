@@ -70,8 +70,11 @@ def compose_report(nights: Sequence[Night], since: datetime, until: datetime) ->
 def _summary(nights: Sequence[Night]) -> str:
     quiet = [night.vm for night in nights if not night.jobs and not night.trouble]
     busy = [f"{night.vm}: {len(night.jobs)} jobs" for night in nights if night.jobs]
-    found = [", ".join(busy)] if busy else []
-    return ". ".join(found + ([f"Nothing happened to {', '.join(quiet)}"] if quiet else [])) + "."
+    silent = [night.vm for night in nights if night.trouble and not night.jobs]
+    parts = [", ".join(busy)] if busy else []
+    parts += [f"Nothing is known of {', '.join(silent)}"] if silent else []
+    parts += [f"Nothing happened to {', '.join(quiet)}"] if quiet else []
+    return ". ".join(parts) + "."
 
 
 def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:

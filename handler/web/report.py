@@ -38,7 +38,7 @@ _SINCE = re.compile(r"([1-9][0-9]?)h", re.ASCII)
 
 
 async def report(request: Request) -> Response:
-    """Answer with the report as text, and with the number of its jobs."""
+    """Answer with the report as text, with the number of its jobs, and whether all hosts told everything."""
     service: Service = request.state.service
     arrival: SignedRequest = request.state.signed
     caller, now, fields = arrival.signed.caller, time.time(), _fields(arrival.body)
@@ -61,9 +61,9 @@ async def report(request: Request) -> Response:
         under_way.discard(caller.name)
     render = _FORMS[fields.get("form") or "markdown"]
     text = await run_in_thread(lambda: render(compose_report(nights, since, until)), READ_SECONDS)
-    jobs = sum(len(night.jobs) for night in nights)
+    jobs, is_whole = sum(len(night.jobs) for night in nights), not any(night.trouble for night in nights)
     audit.request(arrival.began, "done", caller.name, "report", fields.get("vm", ""), arrival.signed.id)
-    return JSONResponse({"jobs": jobs, "text": text})
+    return JSONResponse({"jobs": jobs, "whole": is_whole, "text": text})
 
 
 def _fields(data: bytes) -> Mapping[str, str]:

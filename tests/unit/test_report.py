@@ -211,5 +211,5 @@ def test_the_file_loads_nothing_and_has_its_pictures() -> None:
 def test_a_host_that_does_not_tell() -> None:
     blocks = compose_report([Night("a", [], "This report is incomplete, because x."), Night("b", [])], UNTIL, UNTIL)
     text = render_markdown(blocks)
-    assert "Nothing happened to b." in text
+    assert "Nothing is known of a. Nothing happened to b." in text
     assert "## a\n\nThis report is incomplete, because x." in text
