@@ -89,7 +89,7 @@ Host {alias}
 
 
 def render_ssh_files(vm: Vm, directory: str) -> dict[str, str]:
-    """Return the files that ssh needs in `directory`, as name and text. None if the guest has no ssh access.
+    """Return the files that ssh needs in `directory`, as name and text. No files if the guest has no ssh access.
 
     The configuration has one host, whose alias is the VM's name.
     """

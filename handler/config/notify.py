@@ -60,7 +60,7 @@ def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Recipient | 
     if to not in KINDS:
         entry.problem("to", f"is not a kind of receiver: {quoted(to)}", f"use one of {', '.join(KINDS)}")
         return None
-    urls = entry.secrets("url", f"give url or url_file, the address of {to}")
+    urls = entry.secrets("url", f"write the URL for {to} in url, or in a file that url_file names")
     url = urls[0][1] if urls else ""
     if url and to != APPRISE and normal_url(url) is None:
         entry.problem("url", "is not an http or https address without a query", 'like "https://ntfy.example.org"')

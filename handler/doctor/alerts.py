@@ -64,7 +64,9 @@ def _find(visit: Visit, config: Config) -> Iterator[Finding]:
     for source in samples.keys() - {rule.source for _, rule in rules}:
         fix = f'write [[alerts]] with source = "{source}"; see breakglass docs alerts'
         yield found_error(
-            "alert-no-entry", f"There is a sample of {source}, and no [[alerts]] entry has that source.", fix
+            "alert-no-entry",
+            f"There is a sample notification of {source}, but no [[alerts]] entry has this source.",
+            fix,
         )
 
 

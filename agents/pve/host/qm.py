@@ -38,8 +38,8 @@ class _Victim:
 def end_qm(pid: int, gently: bool = False) -> list[str]:
     """End a `qm` and its worker; return the ones that survive SIGKILL, as `NAME (process PID)`.
 
-    `gently` sends SIGTERM first, which `qm` passes on to its worker. Never use it on a stop while QEMU has to live,
-    because the worker of a stop answers SIGTERM by sending it to QEMU at once. Takes 2 * QM_END_SECONDS at most.
+    `gently` sends SIGTERM first, which `qm` passes on to its worker. Never end a `qm stop` with `gently` while
+    QEMU has to live, because on SIGTERM its worker at once sends SIGTERM to QEMU. Takes 2 * QM_END_SECONDS at most.
     """
     victims = list(_find_victims(pid))
     if gently:

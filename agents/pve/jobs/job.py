@@ -20,7 +20,7 @@ from .store import JobStore, Record
 
 JOB_OUTPUT_BYTES = 1024 * 1024
 SHORT_BYTES = 2048
-ROOM_FOR_SHORT = 64 * 1024  # the part of the output in which evidence leaves room for short lines
+ROOM_FOR_SHORT = 64 * 1024  # the end of the output, which only lines of at most SHORT_BYTES may use
 
 
 class Job:

@@ -61,7 +61,7 @@ def _make_entry(arguments: argparse.Namespace, method: str) -> dict[str, object]
         known = ALLOWABLE if signs else READS
         entry["allow"] = _words("--allow", arguments.allow, lambda word: word in known, f"use {', '.join(known)}")
     if arguments.vms is not None:
-        hint = "write names of the configuration, with commas between them"
+        hint = "write VM names, with commas between them"
         entry["vms"] = _words("--vms", arguments.vms, is_vm_name, hint)
     if arguments.not_after is not None:
         entry["not_after"] = _time(arguments.not_after)
