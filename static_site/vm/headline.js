@@ -54,7 +54,7 @@ function lost({ health }) {
 }
 
 /** Returns what the page can promise. Before the host's first line, it promises nothing. @param {View} view */
-const promiseOf = (view) => (view.stages.length ? `The verb continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
+const promiseOf = (view) => (view.stages.length ? `It continues on the host, even if this device sleeps${endOf(view)}.` : "Sending. Keep this page open.");
 
 /** Returns the latest time at which the host ends the job. @param {View} view */
 const endOf = ({ deadline }) => (deadline ? `; it ends by ${clock(deadline.started + 1e3 * deadline.seconds)}` : "");

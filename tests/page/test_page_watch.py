@@ -142,7 +142,7 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     see_headline(page, "Coming back…", "busy")
     page.clock.fast_forward(91_000)
     see_headline(page, "No sign of life", "warn")
-    wait_for_text(page, "why", "Its kernel answered before, but not 90 s after its reset. Look at the picture")
+    wait_for_text(page, "why", "kernel answered before, but not 90 s after its reset. Look at the picture")
     see_bar(page, "No sign of life after 90 s: look at the picture", "warn")
     expect(page.locator("#steps li").last).to_have_attribute("data-tone", "warn")
     page.click(KEEP_LOOKING)

@@ -347,7 +347,7 @@ test("the list has the worst first", () => {
 
 test("nothing is promised before the host's first line", () => {
 	assert.equal(headAfter(begun("cycle", 20)).why, "Sending. Keep this page open.");
-	assert.match(headAfter(begun("cycle", 20), stage("preflight", 0, 19)).why, /^The verb continues on the host, even if this device sleeps/);
+	assert.match(headAfter(begun("cycle", 20), stage("preflight", 0, 19)).why, /^It continues on the host, even if this device sleeps/);
 });
 
 test("a key that is no longer valid is said, with what may have happened", () => {

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -74,7 +74,7 @@ def receiving() -> Iterator[Inbox]:
 @contextmanager
 def misbehaving(answer: Callable[[socket.socket], object]) -> Iterator[str]:
     """Run a receiver that answers each connection by itself; yield its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with ExitStack() as opened, socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             while True:
@@ -82,6 +82,7 @@ def misbehaving(answer: Callable[[socket.socket], object]) -> Iterator[str]:
                     taken, _ = listening.accept()
                 except OSError:
                     return
+                opened.enter_context(taken)  # a socket that is collected later is a fault of another test
                 threading.Thread(target=answer, args=(taken,), daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
