@@ -38,7 +38,7 @@ def world(world: World) -> Iterator[World]:
 def changes_of(world: World) -> list[str]:
     """Return the lines of a capture's evidence about changes, and the sources that are not known."""
     evidence = execute(world, "forensics").trailer["verdict"]["evidence"]
-    return [line for line in evidence if line[:8] != "Proxmox'" and ("UTC (" in line or "not known" in line)]
+    return [line for line in evidence if line[:8] != "Proxmox'" and ("UTC (" in line or "could not read" in line)]
 
 
 # The traces of a change on the host, and its line in the evidence, to which the time is added.

@@ -88,7 +88,7 @@ def test_nothing_secret_is_in_the_image(container: Container) -> None:
     """The variables are settings, and the rest comes from the mounted files."""
     assert set(container.environment) == {"PATH", "HOST", "PORT", "BREAKGLASS_CONFIG"}
     assert container.environment["HOST"] == "0.0.0.0"
-    assert "There is no chat here" in FILE.read_text()
+    assert "Chat does not run in a container" in FILE.read_text()
 
 
 def test_it_waits_for_orphans(container: Container) -> None:

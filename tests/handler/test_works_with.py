@@ -95,7 +95,7 @@ def test_every_verb_works_beside_the_previous_version(
     service: Service, world: World, previous: Previous, older: str
 ) -> None:
     """Each verb is done, reports its state and deadline, and attaches when its id comes again."""
-    assert set(STATES) == set(VERBS)
+    assert set(STATES) == set(VERBS) - {"states"}  # the version before has no such verb
     assert set(previous.verbs) <= set(words.VERBS), "a verb was taken away"
     state, done = "running", {}
     for verb, becomes in STATES.items():
