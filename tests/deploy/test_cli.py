@@ -210,9 +210,9 @@ WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "no config": ({"BREAKGLASS_CONFIG": "{dir}/x"}, "serve", 2, "there is no such file", "set BREAKGLASS_CONFIG"),
     "config is a directory": ({"BREAKGLASS_CONFIG": "{dir}"}, "serve", 2, "is a directory", "set BREAKGLASS_CONFIG"),
     "config is binary": ({"BREAKGLASS_CONFIG": "{dir}/binary"}, "serve", 2, "is not a text file", "set BREAKGLASS"),
-    "PORT too high": ({"PORT": "99999"}, "serve", 2, 'PORT is "99999", which is not a number', "set PORT to such a number"),
-    "PORT negative": ({"PORT": "-1"}, "demo", 2, 'PORT is "-1", which is not a number', "set PORT to such a number"),
-    "PORT is a word": ({"PORT": "http"}, "serve", 2, 'PORT is "http", which is not a number', "set PORT to such a number"),
+    "PORT too high": ({"PORT": "99999"}, "serve", 2, 'PORT is "99999", which is not a number', "set PORT to such"),
+    "PORT negative": ({"PORT": "-1"}, "demo", 2, 'PORT is "-1", which is not a number', "set PORT to such"),
+    "PORT is a word": ({"PORT": "http"}, "serve", 2, 'PORT is "http", which is not a number', "set PORT to such"),
     "HOST is empty": ({"BREAKGLASS_CONFIG": "{dir}/good", "HOST": ""}, "serve", 2, "HOST is empty", "set it to"),
     "a key of a host": (
         {"BREAKGLASS_CONFIG": "{dir}/no-key"},
