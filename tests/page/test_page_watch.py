@@ -89,7 +89,7 @@ def reset(visit: Visit) -> Page:
     page.click("#yes")
     phase(page, "done")
     wait_for_text(
-        page, "verdict-sentence", "QEMU answers and reports a running VM"
+        page, "verdict-sentence", "QEMU answers and says running"
     )  # the answer of the check after a verb
     see_headline(page, "Coming back…", "busy")
     expect(page.locator(STOP_LOOKING)).to_be_visible()

@@ -89,7 +89,7 @@ def quick_verdict(evidence: Evidence) -> Verdict:
 def _judge_at_once(evidence: Evidence) -> Verdict:
     """Judge a running VM by one look at its heartbeat, which may be as old as the VM's last pause."""
     lines = heartbeat_lines(evidence) if evidence.heartbeats else ()
-    what, why = "QEMU answers and reports a running VM", ""
+    what, why = "QEMU answers and says running", ""
     if evidence.ha_dead:
         sentence, why = f"{what}, but {dead_ha_clause(evidence)}", DEAD_HA
     elif heartbeat_state(evidence) == FRESH:

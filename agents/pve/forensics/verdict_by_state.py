@@ -27,7 +27,7 @@ from .proof import (
 from .verdict_backup import is_backed_up, is_backup_at_work, judge_frozen, judge_starved_by_backup
 from .verdict_guest import judge_guest
 
-# --- The verdict on a VM whose QEMU answers and reports a running VM ---
+# --- The verdict on a VM whose QEMU answers and says running ---
 
 _WELL = ("healthy", "guest-silent", "guest-alive")  # codes that are less urgent than trouble with /etc/pve or a dead HA
 _TRY = "the host sees no fault, so try ssh, the network and the service"
