@@ -88,9 +88,7 @@ def reset(visit: Visit) -> Page:
     stop_time(page)
     page.click("#yes")
     phase(page, "done")
-    wait_for_text(
-        page, "verdict-sentence", "QEMU answers and says running"
-    )  # the answer of the check after a verb
+    wait_for_text(page, "verdict-sentence", "QEMU answers and says running")  # the answer of the check after a verb
     see_headline(page, "Coming back…", "busy")
     expect(page.locator(STOP_LOOKING)).to_be_visible()
     wait_for_text(page, "outcome-timer", "s of 90 s")
