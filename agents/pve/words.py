@@ -74,6 +74,8 @@ MUTATING = tuple(each for each in VERBS if VERBS[each].mutating)
 DEADLINES = {name: verb.deadline for name, verb in VERBS.items()}
 GOES_WITH = {word: tuple(one for one in VERBS if word in VERBS[one].goes_with) for word in (*ANYWAY, *PROVES)}
 
+LAST_WORDS = "; its last words: "  # in a verdict's sentence; the guest wrote what follows
+
 DONE = 0
 AGENT_REFUSED = 10
 BUSY = 11

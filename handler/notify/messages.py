@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..agents.pve.words import LAST_WORDS
 from ..auth.signing import secret_bytes, sign
 from ..base.text import plain_line
 from ..base.times import rfc3339
-from ..base.verbs import VERBS
+from ..base.verbs import CALM, VERBS
 from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Recipient
 from ..config.server import page_link
 
 _SENTENCE, _WORDS = 300, 600  # characters
-_LAST_WORDS = "; its last words: "  # from agents/pve/forensics/verdict.py; the guest wrote the words after it
-_GOOD = ("healthy", "guest-alive")
 _PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # priorities of ntfy, where 1 makes no sound
 
 
@@ -70,7 +69,7 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
         text=f"{sentence[:1].upper()}{sentence[1:]}.{helps}",
         link=page_link(urls[0], vm, key) if urls else "",
         guest=guest,
-        is_urgent=code not in _GOOD,
+        is_urgent=code not in CALM,
         code=code,
     )
 
@@ -119,7 +118,7 @@ def ready_message(key: str, reasons: Sequence[str], urls: Sequence[str]) -> Mess
 
 def _sentence(verdict: Mapping[str, object]) -> str:
     """Return a verdict's sentence without the guest's words at its end."""
-    text = plain_line(str(verdict.get("sentence", "")).partition(_LAST_WORDS)[0])[:_SENTENCE]
+    text = plain_line(str(verdict.get("sentence", "")).partition(LAST_WORDS)[0])[:_SENTENCE]
     return text.rstrip(".") or "no verdict"
 
 

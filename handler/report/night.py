@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..agents.pve.words import MUTATING, VERBS
 from ..base.text import plain_line
-from ..base.verbs import CAPTURE_ID
+from ..base.verbs import CALM, CAPTURE_ID
 
 # a line of the history as in docs/openapi.yaml; if the job was read, the line includes the job's files
 Job = Mapping[str, object]
@@ -137,7 +137,7 @@ def _open_ends(jobs: Sequence[Job]) -> Iterator[str]:
         if job.get("outcome") not in _DONE_WELL:
             yield f"{job['verb']} {job['id']} is {job.get('outcome') or 'running'}"
     last = next((job for job in reversed(jobs) if job.get("outcome") == "done"), None)
-    if last and last["verb"] == "forensics" and _code(last) != "healthy":
+    if last and last["verb"] == "forensics" and _code(last) not in CALM:
         yield f"the last verdict is {_code(last)}, and no verb came after it"
     elif last and last["verb"] != "forensics":
         yield f"no evidence was taken after the last {last['verb']}"

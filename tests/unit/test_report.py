@@ -36,6 +36,11 @@ HUGE = (float("inf"), float("nan"), 1e300, 10**400)
 RESET = job("03:04:10", "reset", why="it panicked")
 # Each night's jobs, newest first as hosts list them, with what the report says and what it does not say.
 NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
+    "a guest that lives": (
+        [job("03:00:00", "forensics", code="guest-alive", sentence="s")],
+        ["done after 3 s. s"],
+        ["Still open"],
+    ),
     "an alert, a reset, healthy": (
         [
             healthy("03:05:00", evidence=["the guest's kernel answered 9 s ago"], screen_png=PNG),

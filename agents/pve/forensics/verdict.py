@@ -7,7 +7,7 @@ hung one look alike from outside, and the verdict says so instead of guessing.
 from dataclasses import replace
 
 from ..jobs.result import SENTENCE_CHARS, Verdict
-from ..words import STALE_COPY
+from ..words import LAST_WORDS, STALE_COPY
 from .cures import find_cure
 from .evidence import WATCHED_SECONDS, Evidence
 from .heartbeat_rule import FRESH, LATE, heartbeat_lines, heartbeat_state
@@ -30,7 +30,6 @@ _MAY_SAY_WHY = (
     *("guest-hung", "guest-silent", "guest-starved", "heartbeat-lost", "disk-frozen", "storage-hung", "qemu-wedged"),
     *("qemu-guest-panicked", "qemu-watchdog", "qemu-internal-error", "qemu-io-error"),
 )
-_LAST_WORDS = "; its last words: "
 _LEAST_CHARS = 20  # the least room for last words in a sentence, because a shorter piece of them says nothing
 _PAUSED = ("paused", "prelaunch")
 _IN_TRANSIT = ("inmigrate", "postmigrate", "finish-migrate", "save-vm", "restore-vm", "colo")
@@ -49,8 +48,8 @@ def verdict_of(evidence: Evidence) -> Verdict:
 def _add_last_words(verdict: Verdict, evidence: Evidence) -> Verdict:
     if not evidence.cause or verdict.code not in _MAY_SAY_WHY:
         return verdict
-    has_room = len(verdict.sentence + _LAST_WORDS) <= SENTENCE_CHARS - _LEAST_CHARS
-    sentence = verdict.sentence + _LAST_WORDS + evidence.cause if has_room else verdict.sentence
+    has_room = len(verdict.sentence + LAST_WORDS) <= SENTENCE_CHARS - _LEAST_CHARS
+    sentence = verdict.sentence + LAST_WORDS + evidence.cause if has_room else verdict.sentence
     lines = (*verdict.evidence, f"the guest's own last words, which prove nothing: {evidence.cause}")
     return replace(verdict, sentence=sentence, evidence=lines, why=verdict.why or verdict.sentence)
 
