@@ -101,14 +101,15 @@ def _describe(job: Job, jobs: Sequence[Job], zone: datetime) -> Iterator[str]:
     """Yield a job's line of the timeline, when it was seen, and when the guest answered after it."""
     verb, why = str(job["verb"]), plain_line(str(job.get("why") or ""))
     is_alert = str(job["id"]).startswith(CAPTURE_ID)
-    what = "evidence for an alert" if is_alert else VERBS[verb].label.lower() if verb in VERBS else plain_line(verb)
+    what = "evidence for an alert" if is_alert else VERBS[verb].label.lower() if verb in VERBS else verb
     ended = f"{job.get('outcome') or 'running'}{_took(job)}"
     said = f". {sentence}" if (sentence := _sentence(job)) else ""
     yield f"{_clock(job, zone)} {what}, {job.get('by')}{f' ({why})' if why else ''}: {ended}{said}"
     for seen in _maps(job.get("seen")):
         yield f"{_clock(seen, zone, 'at')} seen by {plain_line(str(seen.get('by')))}"
-    if verb in MUTATING and (back := _answered(job, jobs)):
-        yield f"{back.astimezone(zone.tzinfo):%H:%M:%S} the guest's kernel answers, at most {_gap(job, back)} s later"
+    if verb in MUTATING and (back := _answered(job, jobs)) and (start := began(job)):
+        seconds = (back - start).total_seconds()
+        yield f"{back.astimezone(zone.tzinfo):%H:%M:%S} the guest's kernel answers, at most {seconds:.0f} s later"
 
 
 def _answered(job: Job, jobs: Sequence[Job]) -> datetime | None:
@@ -172,11 +173,6 @@ def _seconds(job: Job) -> float | None:
 def _clock(job: Job, zone: datetime, name: str = "started") -> str:
     at = _time(job.get(name))
     return f"{at.astimezone(zone.tzinfo):%H:%M:%S}" if at else "at an unknown time,"
-
-
-def _gap(job: Job, later: datetime) -> str:
-    start = began(job)
-    return f"{(later - start).total_seconds():.0f}" if start else "?"
 
 
 def _took(job: Job) -> str:
