@@ -5,7 +5,6 @@ one looks from time to time for captures that ended without a message, because t
 """
 
 import asyncio
-import base64
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from ..config.notify import VERDICT, Recipient
 from ..proxmox.outcome import Answer
 from ..proxmox.outcome import Message as HostMessage
 from ..proxmox.request import VerbRequest
-from ..proxmox.wire import job_line
+from ..proxmox.wire import job_line, told_line
 from ..service import Service
 from .messages import outcome_message, ready_message, summary_message, verdict_message
 from .outbox import Outbox, remember
@@ -108,8 +107,7 @@ class Notifier:
             self._under_way.discard(job)
 
     async def _mark(self, vm: Vm, job: str, is_told: bool) -> None:
-        note = base64.urlsafe_b64encode((_TOLD if is_told else _NOT_TOLD).encode()).decode().rstrip("=")
-        await self._ask(vm, f"told vm={vm.vmid} id={job} by=breakglass note={note}")
+        await self._ask(vm, told_line(vm.vmid, job, _TOLD if is_told else _NOT_TOLD))
 
     async def _ask(self, vm: Vm, line: str) -> HostMessage:
         return await self._service.run_on_host(vm, lambda host: host.result(line))

@@ -78,6 +78,11 @@ def job_line(vmid: int, msg_id: str) -> str:
     return f"job vm={vmid} id={msg_id}"
 
 
+def told_line(vmid: int, msg_id: str, mark: str) -> str:
+    """Return the line that marks an alert's capture as `told` or `not-told`."""
+    return f"told vm={vmid} id={msg_id} by=breakglass {_note(mark)}"
+
+
 def where_line(vmid: int, msg_id: str = "") -> str:
     """Return the line that asks which node has a VM, and whether the host has a record of an id."""
     return f"where vm={vmid} id={msg_id}" if msg_id else f"where vm={vmid}"
