@@ -112,7 +112,7 @@ def environment_of(pid: str) -> bytes:
 @pytest.fixture
 def demo() -> Iterator[Demo]:
     """The demo, started as the README says."""
-    [start] = commands("README.md", "1. A demo on this machine")
+    [start] = commands("README.md", "Try it")
     demo = Demo(program=f"exec {start}", cwd=ROOT)
     yield demo
     if demo.process.poll() is None:

@@ -66,7 +66,7 @@ class Fresh:
 @contextmanager
 def demo(fresh: Fresh) -> Iterator["Running"]:
     """Run README's first command until the block ends; then Ctrl-C."""
-    [start] = commands("README.md", "1. A demo on this machine")
+    [start] = commands("README.md", "Try it")
     script = f"echo $$; exec {start.strip()} 2>&1"
     argv = fresh.machine.inside("sh", "-c", script, user=fresh.user, cwd=fresh.clone)
     process = subprocess.Popen(argv, env={**ENVIRONMENT, **fresh.environment}, stdout=subprocess.PIPE)
@@ -174,7 +174,7 @@ def test_root_in_their_home(fresh: Fresh) -> None:
 @pytest.mark.parametrize("fresh", ["ann"], indirect=True)
 def test_a_user_in_their_home(fresh: Fresh) -> None:
     """A user is told what root has to install, first for Python and then for chat."""
-    [start] = commands("README.md", "1. A demo on this machine")
+    [start] = commands("README.md", "Try it")
     told = fresh.run("sh", "-c", start)
     fix = re.search(r"as root: (apt-get install python3\S+-venv)\n", told.stderr)
     assert fix, told.stderr

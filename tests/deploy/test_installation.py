@@ -190,7 +190,7 @@ def test_the_handler_is_not_root(installed: Installation) -> None:
 def test_the_readmes_shortest_way_ends_with_a_signed_status(installed: Installation) -> None:
     """The user is an ordinary one, and there is no TLS. The same host then takes the keys of both installations."""
     handler = installed.handler
-    [install, serve, look] = commands("README.md", "2. One VM in a quarter of an hour")
+    [install, serve, look] = commands("README.md", "Install it for one VM")
     key = " ".join(installed.host.path("/etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
     install = install.replace("ssh-ed25519 AAAA…", key)
     wait = 'curl -sS --retry 60 --retry-connrefused --retry-delay 1 "$BREAKGLASS_URL/health" >/dev/null\n'

@@ -80,7 +80,7 @@ def test_the_recipe_shows_the_secret_to_no_other_process() -> None:
 @pytest.mark.real("curl", "sshd")
 def test_the_readmes_two_lines_reset_a_vm(service: Service) -> None:
     """The request that the README shows, with the command `breakglass sign`, is answered with done."""
-    [send] = commands("README.md", "Requests")
+    [send] = commands("README.md", "Verbs")
     environment = {
         **os.environ,
         "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}",
@@ -93,8 +93,8 @@ def test_the_readmes_two_lines_reset_a_vm(service: Service) -> None:
 
 
 def test_what_the_readme_says_was_run_is_in_the_list() -> None:
-    """Each version and day under "Verified on" stands in docs/verified.md too, and so does the number of nights."""
-    section = README.partition("## Verified on\n")[2].partition("\n## ")[0]
+    """Each version and day under "What was tested" stands in docs/verified.md too, and so does the number of nights."""
+    section = README.partition("## What was tested\n")[2].partition("\n## ")[0]
     verified = (ROOT / "docs/verified.md").read_text(encoding="utf-8")
     facts = re.findall(r"\d+(?:[.-]\d+)+", section)
     assert len(facts) > 4
@@ -215,9 +215,9 @@ def subcommands(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
 
 
 def test_every_command_in_the_readme_exists() -> None:
-    """Each `breakglass …` in the README is a command of the parser, and the README leaves none of them out."""
+    """Each `breakglass …` in the README is a command of the parser. docs/cli.md has them all."""
     mentioned = [command.split() for command in re.findall(r"\bbreakglass ((?:[a-z][a-z-]* ?)+)", README)]
-    assert {command[0] for command in mentioned} == set(subcommands(make_parser()))
+    assert {command[0] for command in mentioned} <= set(subcommands(make_parser()))
     for command in mentioned:
         below = subcommands(subcommands(make_parser())[command[0]])
         assert not below or command[1] in below
