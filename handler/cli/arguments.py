@@ -10,7 +10,7 @@ from . import call, chat, check, demo, drill, host, init, report
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
 # file.
 SCENARIOS = (
-    *("idle", "healthy", "paused", "guest-panicked", "io-error", "disk-frozen", "qemu-wedged"),
+    *("guest-panicked", "idle", "healthy", "paused", "io-error", "disk-frozen", "qemu-wedged"),
     *("stopped", "stopped-locked"),
 )
 

@@ -17,6 +17,7 @@ from ..config.model_api import CREDENTIALS, ModelApi
 from .account import as_handler, find_installation, find_uid, give_to_handler, open_to_handler
 from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
 from .lines import ENDED, LEFT, describe, describe_later, wait_for_end
+from .proxmox.kernel import find_kernel
 from .proxmox.world import VMID, World
 from .sshd import DemoHost, listen
 
@@ -70,7 +71,7 @@ def _run_in(
     directory: Path, say: Callable[[str], None], scenario: str, chat: bool, own: ModelApi | None, received: list[int]
 ) -> int:
     """Run the demo in a directory until a signal comes, which is appended to `received`; return the exit code."""
-    world = World(directory, scenario=scenario)
+    world = World(directory, scenario=scenario, kernel=find_kernel())
     try:
         try:
             program = find_installation(world.directory)

@@ -15,6 +15,7 @@ from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.agents.pve.words import DEADLINES
 from breakglass.cli.arguments import SCENARIOS as LISTED
+from breakglass.demo.proxmox.kernel import find_kernel
 from breakglass.demo.proxmox.world import SCENARIOS, VMID, World
 
 from ..support.agent import READS, Answer, execute, set_constants
@@ -62,10 +63,10 @@ def install(world: World, name: str, script: str) -> None:
 # --- each state, with a real QEMU ---
 
 EXPECTED = {
+    "guest-panicked": ("qemu-guest-panicked", "reset"),
     "idle": ("guest-silent", ""),
     "healthy": ("healthy", ""),
     "paused": ("qemu-paused", "start"),
-    "guest-panicked": ("qemu-guest-panicked", "reset"),
     "io-error": ("qemu-io-error", "start"),
     "disk-frozen": ("disk-frozen", "cycle"),
     "qemu-wedged": ("qemu-wedged", "cycle"),
@@ -102,6 +103,21 @@ def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, ve
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
     assert "verdict: " in answer.stdout
     assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == EXPECTED[scenario][0]
+
+
+@pytest.mark.all
+@pytest.mark.slow
+@pytest.mark.real("guest")
+def test_the_demos_kernel_panics_and_lives_after_a_reset(short_dir: Path) -> None:
+    """Its last words are read from its memory, and then its heartbeat is back."""
+    world = World(short_dir, scenario="guest-panicked", kernel=find_kernel())
+    try:
+        world.begin()
+        seen = execute(world, "reset")
+        assert (seen.code, "last words: Kernel panic - not syncing: NMI" in seen.stdout) == (0, True), seen.stdout
+        until(lambda: execute(world, "forensics").trailer["verdict"]["code"] == "guest-alive", "the kernel's answer", 180)
+    finally:
+        world.close()
 
 
 @pytest.mark.all

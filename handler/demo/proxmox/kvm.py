@@ -16,6 +16,9 @@ RETURNS: dict[str, object] = {
 }
 
 
+STATES = {"stop": "paused", "inject-nmi": "guest-panicked"}
+
+
 class Machine:
     """The machine's state, which the monitor shows and changes."""
 
@@ -33,8 +36,8 @@ class Machine:
             self.status = self.status if self.status == "running" else "prelaunch"
         elif command == "cont":
             self.status = "running"
-        elif command == "stop":
-            self.status = "paused"
+        elif command in STATES:
+            self.status = STATES[command]
         elif command not in (*RETURNS, "quit"):
             return [{"error": {"class": "CommandNotFound", "desc": f"The command {command} has not been found"}}]
         return [*events, {"return": RETURNS.get(command, {})}]

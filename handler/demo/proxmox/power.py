@@ -15,6 +15,8 @@ from .qmeventd import is_dead, watch
 from .times import LEAST_FOR_CLEANUP, LEAST_FOR_KILL, LEAST_FOR_QEMU
 from .vm import Vm, remove, say
 
+BALLOON, BALLOON_SECONDS = "/machine/peripheral/balloon0", 2
+
 
 @contextmanager
 def take_flock(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = say) -> Iterator[None]:
@@ -171,6 +173,8 @@ def start(vm: Vm) -> None:
     _wait_for_scope(vm)
     _run_qemu(vm, command)
     _watch(vm)
+    if any(word.startswith("virtio-balloon") for word in command):
+        vm.monitor("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=BALLOON_SECONDS)
     run_hook(vm, "post-start")
 
 

@@ -137,7 +137,7 @@ class Vm:
 
     # --- the monitor ---
 
-    def monitor(self, command: str, limit: float = 0.0) -> dict[str, object]:
+    def monitor(self, command: str, limit: float = 0.0, **arguments: object) -> dict[str, object]:
         """Send one command to the monitor, as QMPClient.pm does; `limit` replaces the ordinary time limit."""
         limit = self.needs(max(limit or self.seconds("qmp"), LEAST_FOR_QMP))
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
@@ -145,8 +145,8 @@ class Vm:
             ahead = bytearray()
             try:
                 _read_line(client, ahead)
-                for word in ("qmp_capabilities", command):
-                    client.sendall(json.dumps({"execute": word}).encode() + b"\n")
+                for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                    client.sendall(json.dumps(request).encode() + b"\n")
                     while "return" not in (answer := json.loads(_read_line(client, ahead))):
                         if "error" in answer:
                             raise Died(failed + answer["error"]["desc"])

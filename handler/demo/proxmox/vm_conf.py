@@ -57,25 +57,29 @@ def _warn(line: str) -> None:
 
 # --- The VM's disk: a boot sector with a program for each scenario ---
 
-# Prints the text after the program and halts, so that the console picture is not empty.
-_PRINTER = bytes.fromhex("31C08ED8BE197CFCAC84C07409B40EBB0700CD10EBF2F4EBFD")
+# Points the vector of the NMI at its second half, prints the first text and halts. The second half prints the second text
+# and tells the pvpanic device that its kernel has panicked. So an NMI is the end of this guest until its next boot.
+_PRINTER = bytes.fromhex("31C08ED8C7060800167CA30A00BE367CE81300F4EBFD") + bytes.fromhex(
+    "BE447CE80A00BA0505B001EEFAF4EBFCFCAC84C07409B40EBB0700CD10EBF2C3"
+)
+_TEXTS = b"devvm login: \0" + (
+    b"\r\n[  412.604113] BUG: unable to handle page fault for address: ffff9c05c0de1f40"
+    b"\r\n[  412.604127] RIP: 0010:ext4_finish_bio+0xd7/0x2c0"
+    b"\r\n[  412.604141] Kernel panic - not syncing: Fatal exception in interrupt\r\n\0"
+)
 # Reads the disk ten times at each tick of the timer and halts in between. So a frozen disk has a request in flight, and
 # a healthy one does not keep a processor of this machine busy.
 _READER = bytes.fromhex("31C08EC0BB007EBD0A00B80102B9010030F6CD134D75F3FBF4EBEC")
 # Reads the second sector in a loop, because the firmware itself does not read the second sector.
 _SECOND_READER = _READER.replace(bytes.fromhex("B90100"), bytes.fromhex("B90200"))
-# Tells the pvpanic device that its kernel has panicked.
-_PANICKER = bytes.fromhex("BA0505B001EEFAF4EBFC")
-
 _PROGRAMS = {
     "healthy": _READER,
     "disk-frozen": _READER,
     "io-error": _SECOND_READER,
-    "guest-panicked": _PANICKER,
 }
 
 
 def make_disk(scenario: str) -> bytes:
     """Return the disk of a scenario, with a boot sector of 512 bytes."""
-    code = _PROGRAMS.get(scenario, _PRINTER + b"devvm login: \0")
+    code = _PROGRAMS.get(scenario, _PRINTER + _TEXTS)
     return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from ...agents.pve.host.paths import Host
 from ...agents.pve.host.process import read_process
 from ...agents.pve.jobs.store import JobStore
 from ...base.isolated import isolated_command
+from .kernel import Kernel
+from .power import BALLOON
 from .processes import ROOT, end_processes
 from .vm_conf import make_disk
 
@@ -29,17 +32,17 @@ STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
 CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
 
 SCENARIOS = {
+    "guest-panicked": "its kernel panicked",
     "idle": "at its login prompt (from outside, it looks the same as a hung guest)",
     "healthy": "a guest that reads its disk",
     "paused": "the VM is paused",
-    "guest-panicked": "the guest's kernel panicked",
     "io-error": "a disk request failed once: no space left",
     "disk-frozen": "a disk request is in flight and never completes",
     "qemu-wedged": "QEMU does not answer (SIGSTOP); a cycle then takes more than a minute, as Proxmox does",
     "stopped": "no QEMU runs",
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
-WITHOUT_QEMU = ("idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
+WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
 _ONE_AT_A_TIME = threading.Lock()  # in Python 3.11, ast.parse sometimes fails in two threads at once
 
@@ -56,7 +59,14 @@ class World:
     `scale`.
     """
 
-    def __init__(self, directory: Path, qemu: str | None = None, scenario: str = "idle", scale: float = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        qemu: str | None = None,
+        scenario: str = "idle",
+        scale: float = 1,
+        kernel: Kernel | None = None,
+    ) -> None:
         self.directory = directory
         self.scale = scale
         self.scenario = scenario
@@ -65,6 +75,7 @@ class World:
         self.agent = directory / "breakglass-pve"
         self.second_monitor = self.root / "qmp2"  # for the demo itself, because a monitor serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
+        self.kernel = kernel if self.qemu and scenario == "guest-panicked" else None
         self._build()
 
     def _build(self) -> None:
@@ -79,7 +90,7 @@ class World:
         (self.root / "etc/pve/local").symlink_to("nodes/demo")
         (self.root / "etc/pve/qemu-server").symlink_to("local/qemu-server")
         (self.root / "proc").symlink_to("/proc")
-        (node / f"qemu-server/{VMID}.conf").write_text(CONF)
+        (node / f"qemu-server/{VMID}.conf").write_text(CONF.replace("32", "192") if self.kernel else CONF)
         (self.root / "etc/pve/storage.cfg").write_text(STORAGES)
         (self.root / "disk.raw").write_bytes(make_disk(self.scenario))
         with _ONE_AT_A_TIME:
@@ -108,9 +119,13 @@ class World:
             kvm.symlink_to(sys.executable)
             program = str(Path(__file__).with_name("kvm.py"))
             return [str(kvm), "-IS", program, "-pidfile", pidfile, "-qmp", qmp, "-daemonize"]
-        machine = "-name devvm -accel tcg -m 32 -nodefaults -vga std -display none -daemonize"
+        machine = "-name devvm -accel tcg -nodefaults -vga std -display none -daemonize"
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.second_monitor)]
         options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
+        if self.kernel:
+            options += self.kernel.write_archive(self.root / "initrd")
+        else:
+            options += ["-m", "32"]
         if self.scenario == "guest-panicked":
             options += ["-device", "pvpanic", "-action", "panic=pause"]
         return [self.qemu, *options, "-qmp", monitors[0], "-qmp", monitors[1]]
@@ -136,7 +151,11 @@ class World:
         match self.scenario:
             case "paused":
                 self.monitor("stop")
-            case "guest-panicked" | "io-error":
+            case "guest-panicked":
+                if self.kernel:
+                    self._until_it_answers()
+                self._until(self.scenario, before=lambda: self.monitor("inject-nmi"))
+            case "io-error":
                 self._until(self.scenario)
             case "healthy":
                 self._until_it_reads()
@@ -170,12 +189,24 @@ class World:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def _until(self, state: str, seconds: float = 60) -> None:
+    def _until(self, state: str, seconds: float = 60, before: Callable[[], object] = lambda: None) -> None:
+        """Wait until QEMU reports a state. `before` runs before each check, because a guest that boots loses an NMI."""
         until = time.monotonic() + seconds
+        before()
         while (status := self.monitor("query-status")) and isinstance(status, dict) and status["status"] != state:
             if time.monotonic() > until:
                 raise RuntimeError(f"the VM is {status['status']} and not {state}")
             time.sleep(0.05)
+            before()
+
+    def _until_it_answers(self, seconds: float = 120) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
+            if isinstance(stats, dict) and stats["last-update"]:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the guest's kernel does not answer")
 
     def _until_it_reads(self, seconds: float = 60) -> None:
         until = time.monotonic() + seconds

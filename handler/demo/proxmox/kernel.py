@@ -1,0 +1,85 @@
+"""A Linux guest for the demo's VM: a kernel of this machine, and an archive with some of its drivers.
+
+The drivers are those of the devices that show from outside whether a kernel lives (balloon) and that it panicked
+(pvpanic). The first program loads them, prints a login prompt and sleeps. An NMI makes the kernel panic.
+"""
+
+import gzip
+import lzma
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVERS = ("virtio_pci", "pvpanic-mmio", "virtio_balloon")  # balloon last, because its first answer says: ready
+_OF_THE_TESTS = ("pvpanic", "pvpanic-mmio", "virtio_balloon")  # the others are part of the image
+PROMPT = b"\ndevvm login: "
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's image, and its drivers in the order in which they must be loaded."""
+
+    image: Path
+    drivers: tuple[Path, ...]
+
+    def write_archive(self, path: Path) -> list[str]:
+        """Write the archive that the kernel unpacks as its root, and return QEMU's arguments for this guest."""
+        files = [("init", _make_init())]
+        files += [(str(n), _UNPACK[each.suffix](each.read_bytes())) for n, each in enumerate(self.drivers)]
+        path.write_bytes(b"".join(_pack(name, data) for name, data in (*files, ("TRAILER!!!", b""))))
+        words = ["-m", "192", "-device", "virtio-balloon-pci,id=balloon0", "-kernel", str(self.image)]
+        return [*words, "-initrd", str(path), "-append", "console=tty0 quiet panic=0 unknown_nmi_panic"]
+
+
+def find_kernel() -> Kernel | None:
+    """Return the kernel that the tests use, or else the running one, if this process can read it and its drivers."""
+    tests, release = Path(sys.prefix, "guest"), os.uname().release
+    for image, found in (
+        (tests / "vmlinuz", lambda: tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS)),
+        (Path("/boot", f"vmlinuz-{release}"), lambda: tuple(_list_drivers(Path("/lib/modules", release)))),
+    ):
+        try:
+            drivers = found()
+            if os.access(image, os.R_OK) and all(each.suffix in _UNPACK and each.is_file() for each in drivers):
+                return Kernel(image, drivers)
+        except OSError:
+            continue
+    return None
+
+
+def _list_drivers(modules: Path) -> Iterator[Path]:
+    """Yield the files of DRIVERS, each after those that it needs, without what is part of the kernel's image."""
+    lines = (modules / "modules.dep").read_text(encoding="ascii").splitlines()
+    needs = {file: others.split() for file, _, others in (line.partition(":") for line in lines)}
+    names = {Path(file).name.partition(".")[0]: file for file in needs}
+    wanted = [names[driver] for driver in DRIVERS if driver in names]
+    yield from dict.fromkeys(modules / file for last in wanted for file in (*reversed(needs[last]), last))
+
+
+def _pack(name: str, data: bytes) -> bytes:
+    """Return a program as an entry of a cpio archive of the format newc."""
+    fields = (1, stat.S_IFREG | 0o755, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    return b"".join(part + bytes(-len(part) % 4) for part in (head, data))
+
+
+def _make_init() -> bytes:
+    """Return an x86-64 program without libraries: it loads /0, /1, …, prints the prompt, and sleeps."""
+    begin = 0x400000 + 64 + 56  # after the ELF header and the header of the only segment
+    path, text = begin, begin + 3
+    data = b"/0\0" + PROMPT
+    load = b"\xb8\2\0\0\0\xbf%b\x31\xf6\x0f\x05" % struct.pack("<I", path)  # open(path, O_RDONLY)
+    load += b"\x85\xc0\x78\x19\x89\xc7\xbe%b\x31\xd2\xb8\x39\1\0\0\x0f\x05" % struct.pack("<I", path + 2)  # finit_module
+    load += b"\xfe\x04%%%b" % struct.pack("<I", path + 1)  # the next digit
+    load += b"\xeb%c" % (256 - len(load) - 2)
+    show = b"\xb8\1\0\0\0\xbf\1\0\0\0\xbe%b\xba%b\x0f\x05" % (struct.pack("<I", text), struct.pack("<I", len(PROMPT)))
+    code = load + show + b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7"  # pause(), for ever
+    size = 64 + 56 + len(data) + len(code)
+    fields = (2, 62, 1, begin + len(data), 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *fields)
+    return header + struct.pack("<IIQQQQQQ", 1, 7, 0, 0x400000, 0x400000, size, size, 4096) + data + code
