@@ -46,11 +46,12 @@ def demo(place: Path, start: str) -> Iterator[None]:
 def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
     """A person who pastes one block after the other sees what stands above each."""
     [start, first] = commands("VERIFY.md", "Verify")
-    [once] = commands("VERIFY.md", "1. A verb acts once per id, however often it is sent")
-    [refused] = commands("VERIFY.md", "3. Every request that isn't signed by a known caller gets the same 401")
-    [without] = commands("VERIFY.md", "5. The power verbs work without claude")
-    [page] = commands("VERIFY.md", "6. The page sends nothing to anyone else")
-    [log] = commands("VERIFY.md", "7. No key is in the log")
+    [dead] = commands("VERIFY.md", "1. It knows that a guest is dead, and why")
+    [once] = commands("VERIFY.md", "2. A verb acts once per id, however often it is sent")
+    [refused] = commands("VERIFY.md", "4. Every request that isn't signed by a known caller gets the same 401")
+    [without] = commands("VERIFY.md", "6. The power verbs work without claude")
+    [page] = commands("VERIFY.md", "7. The page sends nothing to anyone else")
+    [log] = commands("VERIFY.md", "8. No key is in the log")
     with demo(tmp_path, start):
 
         def lines(block: str) -> list[str]:
@@ -60,6 +61,9 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
             assert ran.returncode == 0, ran.stdout + ran.stderr
             return ran.stdout.splitlines()
 
+        panicked, last_words = lines(dead)
+        assert panicked == "the guest's kernel panicked"
+        assert "Kernel panic - not syncing" in last_words
         assert lines(once) == ["1", '"attached": true']
         [digests] = lines(refused)
         assert digests.split()[0] == "5"
@@ -74,12 +78,13 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
 @pytest.mark.all
 def test_the_tests_that_the_document_names_are_there() -> None:
     """Each `./dev test …` finds at least one test. They pass where they stand, because they are part of a whole run."""
-    [lost] = commands("VERIFY.md", '2. A lost answer is never reported as "nothing happened"')
-    [read_only] = commands("VERIFY.md", "4. A read-only key can't change power")
-    [short] = commands("VERIFY.md", "8. The path to power has fewer than 4,686 lines")
-    [network] = commands("VERIFY.md", "9. claude's commands can't reach the network")
-    [full] = commands("VERIFY.md", "10. A full disk doesn't stop a reset")
-    for line in (lost, read_only, short, network, full):
+    [lost] = commands("VERIFY.md", '3. A lost answer is never reported as "nothing happened"')
+    [read_only] = commands("VERIFY.md", "5. A read-only key can't change power")
+    [short] = commands("VERIFY.md", "9. The path to power has fewer than 4,686 lines")
+    [network] = commands("VERIFY.md", "10. claude's commands can't reach the network")
+    [full] = commands("VERIFY.md", "11. A full disk doesn't stop a reset")
+    [twice] = commands("VERIFY.md", "12. An alert that is sent twice becomes one message")
+    for line in (lost, read_only, short, network, full, twice):
         program, word, *arguments = shlex.split(line)
         assert (program, word) == ("./dev", "test")
         command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *arguments]

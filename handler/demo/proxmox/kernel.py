@@ -69,7 +69,7 @@ def _pack(name: str, data: bytes) -> bytes:
 
 
 def _make_init() -> bytes:
-    """Return an x86-64 program without libraries: it loads /0, /1, …, prints the prompt, and sleeps."""
+    """Return an x86-64 program without libraries that loads /0, /1, …, prints the prompt, and sleeps."""
     begin = 0x400000 + 64 + 56  # after the ELF header and the header of the only segment
     path, text = begin, begin + 3
     data = b"/0\0" + PROMPT
