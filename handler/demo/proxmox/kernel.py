@@ -39,22 +39,21 @@ class Kernel:
 def find_kernel() -> Kernel | None:
     """Return the kernel that the tests use, or else the running one, if this process can read it and its drivers."""
     tests, release = Path(sys.prefix, "guest"), os.uname().release
-    for image, found in (
-        (tests / "vmlinuz", lambda: tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS)),
-        (Path("/boot", f"vmlinuz-{release}"), lambda: tuple(_list_drivers(Path("/lib/modules", release)))),
-    ):
-        try:
-            drivers = found()
-            if os.access(image, os.R_OK) and all(each.suffix in _UNPACK and each.is_file() for each in drivers):
-                return Kernel(image, drivers)
-        except OSError:
-            continue
+    of_tests = Kernel(tests / "vmlinuz", tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS))
+    own = Kernel(Path("/boot", f"vmlinuz-{release}"), tuple(_list_drivers(Path("/lib/modules", release))))
+    for kernel in (of_tests, own):
+        known = all(each.suffix in _UNPACK and os.access(each, os.R_OK) for each in kernel.drivers)
+        if known and os.access(kernel.image, os.R_OK):
+            return kernel
     return None
 
 
 def _list_drivers(modules: Path) -> Iterator[Path]:
     """Yield the files of DRIVERS, each after those that it needs, without what is part of the kernel's image."""
-    lines = (modules / "modules.dep").read_text(encoding="ascii").splitlines()
+    try:
+        lines = (modules / "modules.dep").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
     needs = {file: others.split() for file, _, others in (line.partition(":") for line in lines)}
     names = {Path(file).name.partition(".")[0]: file for file in needs}
     wanted = [names[driver] for driver in DRIVERS if driver in names]
@@ -74,7 +73,8 @@ def _make_init() -> bytes:
     path, text = begin, begin + 3
     data = b"/0\0" + PROMPT
     load = b"\xb8\2\0\0\0\xbf%b\x31\xf6\x0f\x05" % struct.pack("<I", path)  # open(path, O_RDONLY)
-    load += b"\x85\xc0\x78\x19\x89\xc7\xbe%b\x31\xd2\xb8\x39\1\0\0\x0f\x05" % struct.pack("<I", path + 2)  # finit_module
+    # finit_module(fd, "", 0), or leave the loop if there is no such file
+    load += b"\x85\xc0\x78\x19\x89\xc7\xbe%b\x31\xd2\xb8\x39\1\0\0\x0f\x05" % struct.pack("<I", path + 2)
     load += b"\xfe\x04%%%b" % struct.pack("<I", path + 1)  # the next digit
     load += b"\xeb%c" % (256 - len(load) - 2)
     show = b"\xb8\1\0\0\0\xbf\1\0\0\0\xbe%b\xba%b\x0f\x05" % (struct.pack("<I", text), struct.pack("<I", len(PROMPT)))

@@ -57,8 +57,8 @@ def _warn(line: str) -> None:
 
 # --- The VM's disk: a boot sector with a program for each scenario ---
 
-# Points the vector of the NMI at its second half, prints the first text and halts. The second half prints the second text
-# and tells the pvpanic device that its kernel has panicked. So an NMI is the end of this guest until its next boot.
+# Points the vector of the NMI at its second half, prints the first text and halts. The second half prints the second
+# text, and tells the pvpanic device that its kernel has panicked. So an NMI ends this guest until its next boot.
 _PRINTER = bytes.fromhex("31C08ED8C7060800167CA30A00BE367CE81300F4EBFD") + bytes.fromhex(
     "BE447CE80A00BA0505B001EEFAF4EBFCFCAC84C07409B40EBB0700CD10EBF2C3"
 )
