@@ -183,7 +183,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         "--html", action="store_true", help="print one HTML file with the pictures, to print or to send"
     )
     parser.add_argument(
-        "--if-any", action="store_true", help="print nothing if it is certain that no job began in that time"
+        "--notify",
+        action="store_true",
+        help="send the receivers of [[notify]] one message instead (BREAKGLASS_CONFIG), or none after a quiet time",
     )
     parser.set_defaults(run=report.report)
 
