@@ -63,8 +63,8 @@ async def report(request: Request) -> Response:
     text = await run_in_thread(lambda: render(compose_report(nights, since, until)), READ_SECONDS)
     jobs, is_whole = sum(len(night.jobs) for night in nights), not any(night.trouble for night in nights)
     audit.request(arrival.began, "done", caller.name, "report", fields.get("vm", ""), arrival.signed.id)
-    vms = {night.vm: line for night in nights if (line := sum_up(night))}
-    return JSONResponse({"jobs": jobs, "whole": is_whole, "vms": vms, "text": text})
+    summary = {night.vm: line for night in nights if (line := sum_up(night))}
+    return JSONResponse({"jobs": jobs, "whole": is_whole, "vms": summary, "text": text})
 
 
 def _fields(data: bytes) -> Mapping[str, str]:
