@@ -142,7 +142,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
     parser.add_argument("--quiet", action="store_true", help="show no stages, and don't wait for the guest")
     parser.add_argument(
-        "--full", action="store_true", help="with status and forensics: print everything that the host read"
+        "--full", action="store_true", help="print everything that the host read, and not only the verdict"
     )
     parser.set_defaults(run=call.call)
 
