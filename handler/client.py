@@ -17,6 +17,7 @@ from .proxmox.wire import Replay
 
 REPEAT_SECONDS = 60.0
 SILENCE_SECONDS = 30.0  # the handler sends something at least every 10 s
+_UNKNOWN_AUTHORITY = range(18, 22)  # OpenSSL's X509_V_ERR codes
 
 Event = dict[str, object]
 
@@ -167,6 +168,7 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "for a private CA, set SSL_CERT_FILE to the file with its certificate"
+        hint = hint if error.verify_code in _UNKNOWN_AUTHORITY else "to learn how to correct it: breakglass doctor"
         return f"its certificate is not trusted: {error.verify_message}", hint
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}", "if the handler has no TLS there, use http://"

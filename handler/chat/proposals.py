@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ..base.errors import Lost, Unreached
+from ..base.verdict import read_verdict
 from ..proxmox.outcome import Message
-from ..proxmox.wire import job_line
+from ..proxmox.wire import line_of
 from .request import Proposal, TurnRequest
 
 SECONDS = 3.0
@@ -34,7 +35,7 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
     """Return the outcome of one proposal, and whether it is final."""
     try:
         async with asyncio.timeout(SECONDS):
-            found = (await read(job_line(vmid, proposal["job"])))[-1]
+            found = (await read(line_of("job", vmid, id=proposal["job"])))[-1]
     except (TimeoutError, Unreached, Lost):
         return "the host can't be reached now, so it is not known whether the proposal was approved", False
     job = found.get("whole_job")
@@ -45,6 +46,5 @@ async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str
     approved = f"{job.get('by')} approved it"
     if job.get("outcome") is None:
         return f"{approved}, and it is running", False
-    verdict = job.get("verdict")
-    why = f" ({verdict.get('sentence')})" if isinstance(verdict, dict) and verdict.get("sentence") else ""
+    why = f" ({sentence})" if (sentence := read_verdict(job).sentence) else ""
     return f"{approved}, and it ended: {job['outcome']}{why}", True

@@ -142,7 +142,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
     parser.add_argument("--quiet", action="store_true", help="show no stages, and don't wait for the guest")
     parser.add_argument(
-        "--full", action="store_true", help="with status and forensics: print everything that the host read"
+        "--full", action="store_true", help="print everything that the host read, and not only the verdict"
     )
     parser.set_defaults(run=call.call)
 
@@ -183,7 +183,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         "--html", action="store_true", help="print one HTML file with the pictures, to print or to send"
     )
     parser.add_argument(
-        "--if-any", action="store_true", help="print nothing if it is certain that no job began in that time"
+        "--notify",
+        action="store_true",
+        help="send the receivers of [[notify]] one message instead (BREAKGLASS_CONFIG), or none after a quiet time",
     )
     parser.set_defaults(run=report.report)
 

@@ -20,6 +20,7 @@ from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, dr
 from .terminal_text import seen_line
 
 _LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
+_RAW = "== "  # begins each part of the evidence, as the host read it
 # errors of a request that the handler refuses before it reads the verb
 REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")
 EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNKNOWN}
@@ -29,7 +30,7 @@ EXIT = {"done": DONE, "unreached": UNREACHED, "unknown": UNKNOWN, "running": UNK
 class Display:
     """How to show an answer: as text (with the job's stages unless `quiet`), or as the answer object.
 
-    For `status` and `forensics`, `full` shows everything that was read, and not only the verdict and its evidence.
+    `full` shows everything that was read, and not only the verdict and its evidence.
     """
 
     json: bool = False
@@ -166,8 +167,10 @@ def _repeat_hint(request: VerbCall, msg_id: str) -> str:
 
 
 def _show(display: Display, verb: str, message: Mapping[str, object]) -> None:
-    if message["type"] == "output" and not display.json and (display.full or verb not in _LOOKS):
-        show(str(message["text"]), sys.stdout if message["stream"] == "stdout" else sys.stderr)
+    if message["type"] == "output" and not display.json:
+        text = str(message["text"])
+        if display.full or not (verb in _LOOKS or text.startswith(_RAW)):
+            show(text, sys.stdout if message["stream"] == "stdout" else sys.stderr)
     elif message["type"] == "stage" and not display.quiet:
         show(f"stage: {message['stage']}{_latest_end(message)}\n", sys.stderr)
 

@@ -6,9 +6,10 @@ import os
 from ..client import HandlerError, NoAnswer, Signer
 from .conversation import ChatClient, fetch_conversations
 from .environment import caller_key, handler_url
-from .output import DONE, FAILED, UNREACHED, CommandError, complain, say, show
+from .output import DONE, CommandError, say, show
 from .terminal import Terminal
 from .terminal_text import table_of
+from .unanswered import report_unanswered
 
 NEWEST = "1"  # the value of `--resume` without a number
 _LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
@@ -21,12 +22,8 @@ def chat(arguments: argparse.Namespace) -> int:
         if arguments.list:
             return _list(signer, arguments.vm or "")
         session = _chosen_session(signer, arguments.resume)
-    except HandlerError as error:
-        complain(str(error), error.hint)
-        return FAILED
-    except NoAnswer as lost:
-        complain(f"{signer.url}: {lost}", lost.hint)
-        return FAILED if lost.sent else UNREACHED
+    except (HandlerError, NoAnswer) as error:
+        return report_unanswered(signer, error)
     return Terminal(signer, ChatClient(signer, arguments.vm or "", session)).run()
 
 

@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 
 from ..config.load import config_path, load_config
+from ..config.model import Config
+from ..config.notify import Recipient
+from .environment import use_unit_credentials
 from .output import DONE, FAILED, CommandError, complain, say
 
 
@@ -17,24 +20,40 @@ def add_notify(parser: argparse.ArgumentParser) -> None:
     test.set_defaults(run=send_test)
 
 
-def send_test(arguments: argparse.Namespace) -> int:
-    """Send a message to each receiver; return FAILED unless each has taken it."""
+def load_receivers() -> Config:
+    """Return the configuration, which has a receiver."""
+    use_unit_credentials()
     config = load_config(Path(config_path()), os.environ)
     if not config.notify:
         hint = "breakglass check names a mistake in one; breakglass docs alerts shows how to add one"
         raise CommandError("the configuration has no [[notify]] that can be used", hint)
+    return config
+
+
+def send_test(arguments: argparse.Namespace) -> int:
+    """Send a message to each receiver; return FAILED unless each has taken it."""
+    config = load_receivers()
     from ..notify.messages import Message
     from ..notify.send import NotSent, send
 
     text = "This is a test of breakglass notify test. Nothing has happened."
     link = config.urls[0] if config.urls else ""
     message = Message(f"test-{int(time.time())}", "test", ("test",), "", "Breakglass can reach you", text, link)
-    code = DONE
+    codes = []
     for receiver in config.notify:
+        why = ""
         try:
             asyncio.run(send(message, receiver))
-            say(f"{receiver.name} ({receiver.to}): sent")
         except NotSent as error:
-            complain(f"{receiver.name} ({receiver.to}): not sent: {error}")
-            code = FAILED
-    return code
+            why = str(error)
+        codes.append(show_sent(receiver, why))
+    return max(codes)
+
+
+def show_sent(receiver: Recipient, why: str) -> int:
+    """Print whether a receiver has taken a message, or why it has not; return the exit code."""
+    if why:
+        complain(f"{receiver.name} ({receiver.to}): not sent: {why}")
+        return FAILED
+    say(f"{receiver.name} ({receiver.to}): sent")
+    return DONE

@@ -64,6 +64,7 @@ chown root:root "$keys.new"
 chmod 0644 "$keys.new"
 mv -f "$keys.new" "$keys"
 exec 9<&- # unlocked
+[ "$(grep -a -c ' ssh-' "$keys")" = 1 ] || echo "$keys has other keys too; remove the line of a key that is not in use any more"
 
 # 4. sshd. The previous drop-in is kept as .old until the new one is in force. After an error, it is restored.
 drop_in=/etc/ssh/sshd_config.d/00-breakglass.conf

@@ -1,25 +1,76 @@
 """`breakglass report`: what happened to the VMs, for the morning after."""
 
 import argparse
+import asyncio
 import os
+import time
+from collections.abc import Mapping
+from datetime import date
 
-from ..client import HandlerError, NoAnswer, Signer, new_id, post
+from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
+from ..config.model import Config
+from .doctor import find_key, find_url
 from .environment import caller_key, handler_url
-from .output import DONE, FAILED, UNREACHED, complain, show
+from .notify import load_receivers, show_sent
+from .output import DONE, CommandError, show
+from .unanswered import report_unanswered
+
+_RETRY_SECONDS = 5.0
+_NO_CALLER = "make one: breakglass keys new doctor --allow status --allow history --unit breakglass"
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Print the report of the last hours. With `--if-any`, print nothing if it is certain that no job began."""
-    signer = Signer(handler_url(os.environ), caller_key(os.environ))
-    fields = {"vm": arguments.vm, "since": arguments.since, "form": "html" if arguments.html else "markdown"}
+    """Print the report of the last hours, or send its summary if a job began in them, or may have."""
+    config = load_receivers() if arguments.notify else None
+    signer = _signer(config)
     try:
-        [answer] = post(signer, "/report", new_id(), {name: value for name, value in fields.items() if value})
-    except HandlerError as error:
-        complain(str(error), error.hint)
-        return FAILED
-    except NoAnswer as lost:
-        complain(f"{signer.url}: {lost}; a report changes nothing", lost.hint)
-        return FAILED if lost.sent else UNREACHED
-    if answer.get("jobs") or not answer.get("whole") or not arguments.if_any:
+        answer = _ask(signer, arguments, REPEAT_SECONDS if config else 0.0)
+    except (HandlerError, NoAnswer) as error:
+        code = report_unanswered(signer, error)
+        return code if config is None else max(code, _send(config, {"": f"It is not known what happened: {error}."}))
+    if config is None:
         show(str(answer.get("text")))
-    return DONE
+        return DONE
+    found = answer.get("vms")
+    return _send(config, {str(vm): str(text) for vm, text in found.items()} if isinstance(found, dict) else {})
+
+
+def _signer(config: Config | None) -> Signer:
+    """Return the caller's key and URL. With a configuration, it signs as doctor does."""
+    url = find_url(config, os.environ) or handler_url(os.environ)
+    if config is None or {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys():
+        return Signer(url, caller_key(os.environ))
+    if (key := find_key(config)) is None:
+        raise CommandError("the configuration has no caller doctor, which signs the request", _NO_CALLER)
+    return Signer(url, key)
+
+
+def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event:
+    """Return the answer; ask for `seconds` until it is whole, because after a boot no host is connected yet."""
+    fields = {"vm": arguments.vm, "since": arguments.since, "form": "html" if arguments.html else "markdown"}
+    given, late = {name: value for name, value in fields.items() if value}, time.monotonic() + seconds
+    while True:
+        try:
+            [answer] = post(signer, "/report", new_id(), given)
+            if answer.get("whole") or time.monotonic() >= late:
+                return answer
+        except NoAnswer:
+            if time.monotonic() >= late:
+                raise
+        time.sleep(_RETRY_SECONDS)
+
+
+def _send(config: Config, found: Mapping[str, str]) -> int:
+    """Send each receiver one message about its VMs if something happened to one; return the exit code."""
+    from ..notify.messages import report_message
+    from ..notify.outbox import Outbox
+
+    messages = {each: report_message(date.today(), found, each, config.urls) for each in config.notify}
+    wanted = {receiver: message for receiver, message in messages.items() if message.text}
+    outbox = Outbox(lambda: config.notify)
+
+    async def send_all() -> None:
+        await asyncio.gather(*(outbox.send(message, receiver) for receiver, message in wanted.items()))
+
+    asyncio.run(send_all())
+    return max((show_sent(receiver, outbox.missed.get(receiver, "")) for receiver in wanted), default=DONE)

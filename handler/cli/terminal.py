@@ -11,7 +11,7 @@ from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
 from .call import Display, run_verb
 from .conversation import ChatClient
-from .output import DONE, FAILED, UNREACHED, complain, show
+from .output import DONE, FAILED, complain, show
 from .terminal_text import (
     CHECK_PROMPT,
     LIMIT_USD,
@@ -21,9 +21,11 @@ from .terminal_text import (
     shortened,
     without_retracted,
 )
+from .unanswered import report_unanswered
 
 _ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
 _OPEN_FOR = timedelta(days=1)  # one to two days later, the host forgets an id and would run the verb again
+_IF_SENT = "the turn may continue; to continue the conversation: breakglass chat --resume"
 
 
 class Terminal:
@@ -67,19 +69,8 @@ class Terminal:
                 self._stop()
                 events = self._conversation.follow_turn()
             except (HandlerError, NoAnswer) as error:
-                self._report(error)
+                self._code = report_unanswered(self._signer, error, _IF_SENT)
                 return []
-
-    def _report(self, error: HandlerError | NoAnswer) -> None:
-        """Print why a request to the handler failed."""
-        self._code, hint = FAILED, error.hint
-        if isinstance(error, HandlerError):
-            complain(str(error), hint)
-        elif error.sent:
-            complain(str(error), "the turn may continue; to continue the conversation: breakglass chat --resume")
-        else:
-            self._code = UNREACHED
-            complain(f"{error}; nothing was sent", hint)
 
     def _stop(self) -> None:
         try:
@@ -116,7 +107,7 @@ class Terminal:
         try:
             past = self._conversation.replay()
         except (HandlerError, NoAnswer) as error:
-            self._report(error)
+            self._code = report_unanswered(self._signer, error, _IF_SENT)
             return False
         turns = "1 turn" if past.turns == 1 else f"{past.turns} turns"
         show(f"({turns} about {past.vm}; {cost_sentence(self._conversation.cost_usd)})\n")

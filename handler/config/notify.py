@@ -9,7 +9,7 @@ from .reader import Entry, quoted
 from .server import normal_url
 
 NTFY, WEBHOOK, APPRISE = KINDS = ("ntfy", "webhook", "apprise")
-VERDICT, OUTCOME, FAILED, READY, DRILL = EVENTS = ("verdict", "outcome", "failed", "ready", "drill")
+VERDICT, OUTCOME, FAILED, READY, DRILL, REPORT = EVENTS = ("verdict", "outcome", "failed", "ready", "drill", "report")
 _TOPIC = re.compile(r"[-_A-Za-z0-9]{1,64}", re.ASCII)
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
@@ -20,7 +20,8 @@ class Recipient:
 
     `name` is its place in the file, for people. `url` is that of the server, of the webhook or of Apprise, and can be a
     secret; `secret` is the token of ntfy or the webhook's signing key. An empty `vms` means all. `quiet` are two
-    minutes of the day. `guest_text`: a message may have words of the guest.
+    minutes of the day. `guest_text`: a message may have words of the guest. An empty `ca_file` means the
+    system's authorities.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Recipient:
     quiet: tuple[int, int] | None = None
     guest_text: bool = False
     before_answer: bool = False
+    ca_file: str = ""
 
     def wants(self, event: str, vm: str) -> bool:
         """Tell whether it gets messages about such an event; a message about no VM has an empty `vm`."""
@@ -64,6 +66,9 @@ def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Recipient | 
     url = urls[0][1] if urls else ""
     if url and to != APPRISE and normal_url(url) is None:
         entry.problem("url", "is not an http or https address without a query", 'like "https://ntfy.example.org"')
+    ca_file = entry.get_str("ca_file") if to != APPRISE else ""
+    if ca_file and not ca_file.startswith("/"):
+        entry.problem("ca_file", "is not an absolute path", 'write it like "/etc/ssl/certs/ours.pem"')
     if to == NTFY:
         topic = entry.get_str("topic")
         if not _TOPIC.fullmatch(topic):
@@ -87,7 +92,7 @@ def _receiver(entry: Entry, number: int, known: tuple[str, ...]) -> Recipient | 
     quiet = _quiet(entry)
     flags = {name: entry.get_flag(name) for name in ("guest_text", "before_answer")}
     entry.report_unknown()
-    receiver = Recipient(f"notify[{number}]", to, url, topic, secret, on, names, quiet, **flags)
+    receiver = Recipient(f"notify[{number}]", to, url, topic, secret, on, names, quiet, **flags, ca_file=ca_file)
     return None if entry.is_faulty else receiver
 
 

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from ..auth.signing import Caller
 from ..base.findings import ConfigError, Finding, as_json, error, warning
 from .model import Config, Host, Vm
+from .notify import NTFY, Recipient
+from .server import is_loopback, normal_url
 
 # --- What an operator should change in a valid configuration ---
 
@@ -54,6 +56,15 @@ def warn_of_guest(vm: Vm, callers: Iterable[Caller]) -> list[Finding]:
     return [warning(f"vms.{vm.name}.guest", "guest-root", sentence, fix)]
 
 
+def warn_of_receiver(receiver: Recipient) -> list[Finding]:
+    """Return a warning if the token of ntfy leaves this machine without TLS."""
+    is_safe = receiver.url.startswith("https:") or is_loopback(normal_url(receiver.url) or "")
+    if receiver.to != NTFY or not receiver.secret or is_safe:
+        return []
+    sentence = f"the token of {receiver.name} is sent without TLS, so the network can read it"
+    return [warning(f"{receiver.name}.url", "token-in-clear", sentence, "write an https:// address")]
+
+
 def warn_of_mode(environment: Mapping[str, str]) -> list[Finding]:
     """Return a warning if files with secrets may have any mode."""
     if environment.get(INSECURE) != "1":
@@ -66,6 +77,7 @@ def find_warnings(config: Config, now: datetime, environment: Mapping[str, str])
     """Return the warnings of a whole configuration."""
     found = [each for caller in config.callers for each in warn_of_expiry(caller, now)]
     found += [each for host in config.hosts.values() for each in warn_of_host(host)]
+    found += [each for receiver in config.notify for each in warn_of_receiver(receiver)]
     return (*found, *warn_of_chat(config), *warn_of_mode(environment))
 
 

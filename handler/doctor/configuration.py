@@ -14,7 +14,7 @@ from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..config.model import Address, Config
 from ..config.warnings import warn_of_mode
-from .visit import CONFIGURATION, Visit, about
+from .visit import CONFIGURATION, KEEP_CLOCK, Visit, about
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ def _find_clock() -> Iterator[Finding]:
     """Ask the kernel whether this machine's clock is synchronized."""
     if is_clock_kept() is False:
         what = "No time server keeps this machine's clock right. Once it is wrong by 300 s, signatures are refused."
-        yield found_warning("clock-not-kept", what, "timedatectl set-ntp true")
+        yield found_warning("clock-not-kept", what, KEEP_CLOCK)
 
 
 def is_clock_kept() -> bool | None:

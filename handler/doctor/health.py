@@ -10,7 +10,7 @@ from ..base.findings import STATES, Finding
 from ..chat.service import PLACE
 from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
 from .tls import speaks_tls
-from .visit import HANDLER, Visit, about
+from .visit import HANDLER, KEEP_CLOCK, Visit, about
 
 RELOAD = "systemctl reload breakglass"
 _MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds; a signature may be at most 300 s old or early
@@ -75,7 +75,7 @@ def judge_clock(reply: Reply) -> Finding:
         return found_ok("clock", "The clocks of the handler and of this machine agree.")
     side = "ahead of" if off > 0 else "behind"
     sentence = f"The handler's clock is {abs(off)} s {side} this machine's"
-    fix = "timedatectl set-ntp true, on the machine whose clock is wrong"
+    fix = f"on the machine whose clock is wrong, {KEEP_CLOCK}"
     if abs(off) < _MOST_OFF:
         return found_warning("clock", f"{sentence}.", fix)
     return found_error("clock", f"{sentence}: signatures of senders and of curl are refused as stale.", fix)

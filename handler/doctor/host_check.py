@@ -12,7 +12,7 @@ from ..config.model import Host, Vm
 from ..proxmox.handshake import Handshake, read_handshake
 from ..proxmox.link import Link
 from ..proxmox.outcome import Message
-from ..proxmox.wire import CHECK_LINE, PING_LINE, where_line
+from ..proxmox.wire import CHECK_LINE, PING_LINE, line_of
 from .host_agent import VmFindings, pass_on, read_place
 from .key_rights import NO_CHANNEL, check_there
 from .login import FAILURES, SshConnection
@@ -96,6 +96,6 @@ async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFinding
     """
     async with at_once:
         with suppress(AgentSilent):
-            said.place = read_place(await session.ask(where_line(vm.vmid), READ_SECONDS))
+            said.place = read_place(await session.ask(line_of("where", vm.vmid), READ_SECONDS))
         if said.place.has_vm or (not said.place.sure and (said.place.here or vm.host == host)):
             await _check(session, host, said.checked, vm)

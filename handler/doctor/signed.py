@@ -11,6 +11,7 @@ from ..base.budget import PROOF_SECONDS
 from ..base.findings import ERROR, Finding
 from ..base.threads import run_in_thread
 from ..base.times import rfc3339
+from ..base.verdict import read_verdict
 from ..client import Signer
 from ..config.model import Config, Vm
 from .health import RELOAD
@@ -93,20 +94,14 @@ def _status(signer: Signer, vm: str) -> Finding:
     if not outcome:
         return judge_stranger(signer.url, "/pve", reply)
     if outcome != "done":
-        verdict = reply.json.get("verdict")
-        why = f": {verdict.get('sentence')}" if isinstance(verdict, dict) else ""
+        verdict = read_verdict(reply.json)
+        why = f": {verdict.sentence}" if verdict.sentence else ""
         sentence = f"The answer to a signed status request for {vm} is {outcome}{why}."
-        return found_error(
-            f"status-{outcome}", sentence, _advice(verdict) or "fix what doctor reports about the VM's host"
-        )
+        fix = "; ".join(verdict.evidence) or "fix what doctor reports about the VM's host"
+        return found_error(f"status-{outcome}", sentence, fix)
     if state == "unknown":
         return found_warning("status-state", f"The state of {vm} is not known.", f"breakglass call forensics --vm {vm}")
     return found_ok("status", f"A signed status request for {vm} is done: {state}.")
-
-
-def _advice(verdict: object) -> str:
-    evidence = verdict.get("evidence") if isinstance(verdict, dict) else None
-    return "; ".join(map(str, evidence)) if isinstance(evidence, list) else ""
 
 
 # --- doctor's last step: if there is no error, send a signed status that each host records as its proof ---

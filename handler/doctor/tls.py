@@ -11,7 +11,7 @@ from ..base.findings import Finding
 from ..base.reasons import reason
 from ..config.server import is_loopback, normal_url
 from .http import SECONDS, Broken
-from .visit import HANDLER, about
+from .visit import HANDLER, KEEP_CLOCK, about
 
 WARN_DAYS = 14
 RENEW = "certbot renew && systemctl reload nginx"
@@ -109,7 +109,7 @@ def _untrusted(url: str, failed: ssl.SSLCertVerificationError) -> Finding:
         return found_error("certificate-expired", f"The certificate of {url} has expired.", RENEW)
     if code in _EARLY:
         sentence = f"The certificate of {url} is not valid yet, or this machine's clock is slow."
-        return found_error("certificate-early", sentence, "timedatectl set-ntp true")
+        return found_error("certificate-early", sentence, KEEP_CLOCK)
     if code in _NAME:
         fix = f"get one for this name: certbot certonly -d {urlsplit(url).hostname}"
         return found_error("certificate-name", f"The certificate of {url} is for another name: {why}.", fix)

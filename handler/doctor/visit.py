@@ -10,6 +10,7 @@ from ..base.findings import Finding, error, ok, warning
 from ..client import Signer
 from ..config.model import Config, Vm
 
+KEEP_CLOCK = "run timedatectl set-ntp true, which needs a program such as systemd-timesyncd or chrony"
 CONFIGURATION, KEYS, HANDLER, CHAT, ALERTS = "configuration", "keys", "handler", "chat", "alerts"
 
 _SECRET = re.compile(

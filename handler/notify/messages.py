@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from urllib.parse import urlsplit
 
 from ..agents.pve.words import LAST_WORDS
@@ -14,7 +15,8 @@ from ..auth.signing import secret_bytes, sign
 from ..base.text import plain_line
 from ..base.times import rfc3339
 from ..base.verbs import CALM, VERBS
-from ..config.notify import FAILED, NTFY, OUTCOME, READY, VERDICT, Recipient
+from ..base.verdict import Verdict, read_verdict
+from ..config.notify import FAILED, NTFY, OUTCOME, READY, REPORT, VERDICT, Recipient
 from ..config.server import page_link
 
 _SENTENCE, _WORDS = 300, 600  # characters
@@ -27,7 +29,7 @@ class Message:
 
     `key` and `stage` together name the message, however often it is sent. `events`: a receiver that wants one of them
     gets it. `guest` is what it says in the guest's own words, and is left out unless the receiver wants that.
-    `one_of`: who wants messages about this VM gets it, although it is about several.
+    `one_of`: who wants messages about this VM gets it, although it is about several. `is_over`: nothing is left to do.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Message:
     is_urgent: bool = True
     code: str = ""
     one_of: str = ""
+    is_over: bool = False
 
     def wanted_by(self, receiver: Recipient) -> bool:
         """Tell whether a receiver gets this message."""
@@ -53,11 +56,9 @@ class Message:
 
 def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence[str]) -> Message:
     """Return the message about a capture that has ended; `key` is its id, and `job` what its host knows of it."""
-    verdict = job.get("verdict")
-    found = verdict if isinstance(verdict, dict) else {}
-    sentence, advice, code = _sentence(found), str(found.get("advice", "")), plain_line(str(found.get("code", "")))[:64]
+    found = read_verdict(job)
+    sentence, advice, at = _sentence(found), found.advice, str(job.get("started"))[11:16]
     helps = f" {advice.capitalize()} helps." if advice in VERBS and VERBS[advice].mutating else ""
-    at = str(job.get("started"))[11:16]
     words = job.get("last_words")
     guest = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
     return Message(
@@ -69,8 +70,8 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
         text=f"{sentence[:1].upper()}{sentence[1:]}.{helps}",
         link=page_link(urls[0], vm, key) if urls else "",
         guest=guest,
-        is_urgent=code not in CALM,
-        code=code,
+        is_urgent=found.code not in CALM,
+        code=found.code,
     )
 
 
@@ -88,12 +89,10 @@ def outcome_message(
 ) -> Message:
     """Return the message about a verb that has ended; `key` is that of the message which it replaces."""
     verb, outcome, caller, job = (plain_line(str(answer[name]))[:64] for name in ("verb", "outcome", "by", "id"))
-    verdict = answer.get("verdict")
-    found = verdict if isinstance(verdict, dict) else {}
-    is_good = outcome == "done"
+    found, is_good = read_verdict(answer), outcome == "done"
     why = f" ({plain_line(reason)[:_SENTENCE]})" if reason else ""
     state = f" The VM is {plain_line(str(answer.get('state')))[:32]}." if answer.get("state") != "unknown" else ""
-    sentence = f" {_sentence(found)}." if found else ""
+    sentence = f" {_sentence(found)}." if found.sentence else ""
     events = (OUTCOME,) if is_good else (OUTCOME, FAILED)
     return Message(
         key=key or job,
@@ -104,7 +103,8 @@ def outcome_message(
         text=f"{caller}{why}: {verb} {outcome}.{state}{sentence}",
         link=page_link(urls[0], vm, job) if urls else "",
         is_urgent=not is_good,
-        code=plain_line(str(found.get("code", "")))[:64],
+        code=found.code,
+        is_over=is_good,
     )
 
 
@@ -112,14 +112,22 @@ def ready_message(key: str, reasons: Sequence[str], urls: Sequence[str]) -> Mess
     """Return the message that the handler is not ready, or is again if there is no reason."""
     text = plain_line(" ".join(reasons))[:_WORDS] or "The handler is ready again."
     title = "Breakglass is not ready" if reasons else "Breakglass is ready again"
-    stage = "lost" if reasons else "back"
-    return Message(key, stage, (READY,), "", title, text, urls[0] if urls else "", is_urgent=bool(reasons))
+    stage, is_over = ("lost", False) if reasons else ("back", True)
+    link = urls[0] if urls else ""
+    return Message(key, stage, (READY,), "", title, text, link, is_urgent=not is_over, is_over=is_over)
 
 
-def _sentence(verdict: Mapping[str, object]) -> str:
+def report_message(day: date, found: Mapping[str, str], receiver: Recipient, urls: Sequence[str]) -> Message:
+    """Return the message of a morning, with one line for each VM; its text is empty if nothing happened."""
+    lines = [f"{vm}: {text}" if vm else text for vm, text in found.items() if receiver.wants(REPORT, vm)]
+    text = "\n".join(plain_line(line)[:_SENTENCE] for line in lines)[: 2 * _WORDS]
+    title, link = f"Breakglass, the report of {day}", urls[0] if urls else ""
+    return Message(f"report-{day}", REPORT, (REPORT,), "", title, text, link, is_urgent=False)
+
+
+def _sentence(verdict: Verdict) -> str:
     """Return a verdict's sentence without the guest's words at its end."""
-    text = plain_line(str(verdict.get("sentence", "")).partition(LAST_WORDS)[0])[:_SENTENCE]
-    return text.rstrip(".") or "no verdict"
+    return verdict.sentence.partition(LAST_WORDS)[0][:_SENTENCE].rstrip(" .") or "no verdict"
 
 
 # --- The request that carries a message ---
@@ -130,9 +138,7 @@ def request_for(message: Message, receiver: Recipient, now: float, is_quiet: boo
     headers = {"content-type": "application/json", "user-agent": "breakglass"}
     if receiver.to == NTFY:
         loudness = "urgent" if message.is_urgent else "quiet" if is_quiet else "plain"
-        body = _ntfy_body(message, receiver, _PRIORITY[loudness])
-        headers |= {"authorization": f"Bearer {receiver.secret}"} if receiver.secret else {}
-        return receiver.url, body, headers
+        return receiver.url, _ntfy_body(message, receiver, _PRIORITY[loudness]), headers | _login(receiver)
     msg_id = f"{message.key}_{message.stage}"
     body = _encoded(
         {
@@ -156,6 +162,18 @@ def request_for(message: Message, receiver: Recipient, now: float, is_quiet: boo
     return receiver.url, body, headers
 
 
+def clearing_for(message: Message, receiver: Recipient) -> tuple[str, bytes, dict[str, str]]:
+    """Return the URL, the body and the headers of the PUT with which ntfy 2.16 takes a message off the screens.
+
+    The message stays in the list of its topic.
+    """
+    return f"{receiver.url.rstrip('/')}/{receiver.topic}/{message.key}/clear", b"", _login(receiver)
+
+
+def _login(receiver: Recipient) -> dict[str, str]:
+    return {"authorization": f"Bearer {receiver.secret}"} if receiver.secret else {}
+
+
 def _ntfy_body(message: Message, receiver: Recipient, priority: int) -> bytes:
     """Return the JSON that ntfy takes at its root (ntfy's docs, publish.md). Its button opens the page, and no more."""
     fields: dict[str, object] = {"topic": receiver.topic, "title": message.title, "message": message.text_for(receiver)}
@@ -169,9 +187,9 @@ def _encoded(fields: Mapping[str, object]) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def head_of(url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+def head_of(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Return a request's bytes; `url` is a valid one, and no header has a line's end."""
     parts = urlsplit(url)
-    lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", "connection: close"]
+    lines = [f"{method} {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", "connection: close"]
     lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body

@@ -18,7 +18,7 @@ from ..config.notify import VERDICT, Recipient
 from ..proxmox.outcome import Answer
 from ..proxmox.outcome import Message as HostMessage
 from ..proxmox.request import VerbRequest
-from ..proxmox.wire import job_line, told_line
+from ..proxmox.wire import line_of
 from ..service import Service
 from .messages import outcome_message, ready_message, summary_message, verdict_message
 from .outbox import Outbox, remember
@@ -37,7 +37,7 @@ class Notifier:
     """What is under way between an event and its message."""
 
     def __init__(self, service: Service, reasons: Callable[[], Sequence[str]]) -> None:
-        self.outbox = Outbox(service)
+        self.outbox = Outbox(lambda: service.config.notify)
         self._service, self._reasons = service, reasons
         self._tasks: set[asyncio.Task[object]] = set()
         self._under_way: set[str] = set()  # captures whose message this handler is about to send
@@ -96,7 +96,7 @@ class Notifier:
             return
         self._under_way.add(job)
         try:
-            result = (await self._service.read(vm, job_line(vm.vmid, job)))[-1]
+            result = (await self._service.read(vm, line_of("job", vm.vmid, id=job)))[-1]
             found = result.get("whole_job")
             if isinstance(found, dict) and found.get("told") != _TOLD:
                 message = verdict_message(vm.name, job, found, self._service.config.urls)
@@ -107,7 +107,7 @@ class Notifier:
             self._under_way.discard(job)
 
     async def _mark(self, vm: Vm, job: str, is_told: bool) -> None:
-        await self._ask(vm, told_line(vm.vmid, job, _TOLD if is_told else _NOT_TOLD))
+        await self._ask(vm, line_of("told", vm.vmid, _TOLD if is_told else _NOT_TOLD, id=job, by="breakglass"))
 
     async def _ask(self, vm: Vm, line: str) -> HostMessage:
         return await self._service.run_on_host(vm, lambda host: host.result(line))
@@ -138,7 +138,7 @@ class Notifier:
         found: dict[tuple[Recipient, ...], dict[str, Vm]] = {}
         for vm in filter(self._receivers, vms):
             with suppress(Lost, Unreached):  # /ready says so already
-                jobs = (await self._ask(vm, f"told vm={vm.vmid}")).get("untold")
+                jobs = (await self._ask(vm, line_of("told", vm.vmid))).get("untold")
                 ids = [str(each["id"]) for each in jobs if _is_due(each)] if isinstance(jobs, list) else []
                 of_these = found.setdefault(self._receivers(vm), {})  # a summary names no VM to others
                 of_these |= {job: vm for job in ids if job not in self._under_way}
@@ -174,7 +174,7 @@ class Notifier:
             return
         try:
             async with asyncio.timeout(CAPTURE_SECONDS):
-                newest = str((await self._ask(request.vm, f"told vm={request.vm.vmid}")).get("newest"))
+                newest = str((await self._ask(request.vm, line_of("told", request.vm.vmid))).get("newest"))
                 key = newest if newest.startswith(CAPTURE_ID) and ID.fullmatch(newest) and not is_drill else ""
         except (Lost, Unreached, TimeoutError):  # without an answer, this message replaces no other
             pass
@@ -194,7 +194,7 @@ class Notifier:
         self._spawn(self._note_seen(request))
 
     async def _note_seen(self, request: VerbRequest) -> None:
-        line = f"seen vm={request.vm.vmid} id={request.job} by={request.caller.name}"
+        line = line_of("seen", request.vm.vmid, id=request.job, by=request.caller.name)
         try:
             await self._ask(request.vm, line)
         except (Lost, Unreached):

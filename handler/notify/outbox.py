@@ -1,12 +1,12 @@
 """The messages that wait for their receivers, with three tries for each in ten minutes."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..base import audit, counts
 from ..config.model import Config
 from ..config.notify import Recipient
-from ..service import Service
 from .messages import Message
 from .send import NotSent, send
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Outbox:
     """Who has taken which message. `missed` has why a receiver of the configuration did not take the newest one."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, receivers: Callable[[], Sequence[Recipient]]) -> None:
         self.missed: dict[Recipient, str] = {}
-        self._service = service
+        self._receivers = receivers
         self._waiting: dict[Recipient, int] = {}
         self._turns: dict[Recipient, asyncio.Semaphore] = {}
         self._sent: dict[tuple[Recipient, str, str], None] = {}
@@ -36,10 +36,11 @@ class Outbox:
 
     async def tell(self, message: Message) -> bool:
         """Send a message to each receiver that wants it; tell whether there are some and all have taken it."""
-        receivers = [each for each in self._service.config.notify if message.wanted_by(each)]
-        return bool(receivers) and all(await asyncio.gather(*(self._tell(message, each) for each in receivers)))
+        receivers = [each for each in self._receivers() if message.wanted_by(each)]
+        return bool(receivers) and all(await asyncio.gather(*(self.send(message, each) for each in receivers)))
 
-    async def _tell(self, message: Message, receiver: Recipient) -> bool:
+    async def send(self, message: Message, receiver: Recipient) -> bool:
+        """Send a message to one receiver; tell whether it has taken it."""
         known = (receiver, message.key, message.stage)
         if known in self._sent:
             return True
@@ -54,7 +55,7 @@ class Outbox:
         name, to, key, stage = receiver.name, receiver.to, message.key, message.stage
         counts.in_use.add_notification(to, not why)
         if why:
-            if receiver in self._service.config.notify:  # a reload may have removed it meanwhile
+            if receiver in self._receivers():  # a reload may have removed it meanwhile
                 self.missed[receiver] = why
             audit.note("notify-failed", receiver=name, to=to, key=key, stage=stage, why=why)
         else:

@@ -9,13 +9,14 @@ import re
 import socket
 import ssl
 import time
+from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
 
 from ..base.reasons import reason
 from ..base.threads import run_in_thread
-from ..config.notify import APPRISE, Recipient
-from .messages import Message, head_of, request_for
+from ..config.notify import APPRISE, NTFY, Recipient
+from .messages import Message, clearing_for, head_of, request_for
 
 SECONDS = 10.0
 _LINE_BYTES = 8 * 1024
@@ -27,7 +28,10 @@ class NotSent(Exception):
 
 
 async def send(message: Message, receiver: Recipient) -> None:
-    """Send a message; raise NotSent unless the receiver has taken it."""
+    """Send a message; raise NotSent unless the receiver has taken it.
+
+    If nothing is left to do, ntfy is then asked to clear the message. A server older than 2.16 can't; that is no fault.
+    """
     now = time.time()
     local = time.localtime(now)
     is_quiet = receiver.is_quiet(local.tm_hour * 60 + local.tm_min) and not message.is_urgent
@@ -36,7 +40,7 @@ async def send(message: Message, receiver: Recipient) -> None:
             if not is_quiet:  # services of this kind have no silent messages
                 await run_in_thread(partial(_send_by_apprise, message, receiver), 2 * SECONDS)
             return
-        status = await _post(*request_for(message, receiver, now, is_quiet))
+        status = await _request("POST", receiver.ca_file, *request_for(message, receiver, now, is_quiet))
     except TimeoutError:
         raise NotSent(f"no answer within {SECONDS:g} s") from None
     except ssl.SSLCertVerificationError as error:
@@ -45,9 +49,12 @@ async def send(message: Message, receiver: Recipient) -> None:
         raise NotSent(reason(error)) from None
     if not 200 <= status < 300:
         raise NotSent(f"it answered HTTP {status}" + (", and no redirect is followed" if 300 <= status < 400 else ""))
+    if message.is_over and receiver.to == NTFY:
+        with suppress(OSError, ValueError):
+            await _request("PUT", receiver.ca_file, *clearing_for(message, receiver))
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
+async def _request(method: str, ca_file: str, url: str, body: bytes, headers: dict[str, str]) -> int:
     """Return the status of the answer; raise OSError, or ValueError if it is not HTTP."""
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
@@ -56,13 +63,13 @@ async def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
     def prepare() -> tuple[list[str], ssl.SSLContext | None]:
         """Look up the name and read the certificates, in a thread: both can hang."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [str(address[4][0]) for address in found], ssl.create_default_context() if is_tls else None
+        return [str(address[4][0]) for address in found], _context(ca_file) if is_tls else None
 
     async with asyncio.timeout(SECONDS):
         addresses, tls = await run_in_thread(prepare, SECONDS)
         reader, writer = await _connect(addresses, port, tls, host)
         try:
-            writer.write(head_of(url, body, headers))
+            writer.write(head_of(method, url, body, headers))
             await writer.drain()
             match = _STATUS.match(await reader.readuntil(b"\n"))
         except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
@@ -72,6 +79,13 @@ async def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
     if match is None:
         raise ValueError("it does not speak HTTP")
     return int(match[1])
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ValueError(f"ca_file can't be used: {reason(error)}") from None
 
 
 async def _connect(

@@ -16,7 +16,7 @@ from ..config.model import Vm
 from ..config.other_nodes import OtherNodes, explain_claim
 from .host import HostConnection
 from .outcome import Message
-from .wire import where_line
+from .wire import line_of
 
 _ALONE = OtherNodes()
 
@@ -191,7 +191,7 @@ async def _ask(host: HostConnection, vmid: int, msg_id: str, is_repeated: bool) 
         return _Place(host)
     with suppress(TimeoutError, Unreached, Lost):
         async with asyncio.timeout(ASK_AGAIN_SECONDS if is_repeated else ASK_SECONDS):
-            result = (await host.read(where_line(vmid, msg_id)))[-1]
+            result = (await host.read(line_of("where", vmid, id=msg_id)))[-1]
             return _read_place(host, result)
     return _Place(host)
 

@@ -17,7 +17,7 @@ from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
 from .places import Destination
 from .request import SentIds, VerbRequest
-from .wire import job_line, verb_line
+from .wire import line_of, verb_line
 
 PING_SECONDS = 8.0  # below 10 s, because proxies cut streams that are silent for longer
 ATTACH = "send the same id again to attach to it"
@@ -109,7 +109,7 @@ class Run:
         """
         body = {**answer.body, "jobs": trailer.get("jobs")}
         if self._request.job:
-            messages = await host.read(job_line(self._request.vm.vmid, self._request.job))
+            messages = await host.read(line_of("job", self._request.vm.vmid, id=self._request.job))
             result = read_verdicts(messages[-1], self._request.vm.vmid, host.host.name)
             verdict = result.get("verdict")
             is_unknown = isinstance(verdict, dict) and verdict.get("code") == "job-unknown"

@@ -73,19 +73,10 @@ class Replay:
         return True
 
 
-def job_line(vmid: int, msg_id: str) -> str:
-    """Return the line that asks for the record of one job."""
-    return f"job vm={vmid} id={msg_id}"
-
-
-def told_line(vmid: int, msg_id: str, mark: str) -> str:
-    """Return the line that marks an alert's capture as `told` or `not-told`."""
-    return f"told vm={vmid} id={msg_id} by=breakglass {_note(mark)}"
-
-
-def where_line(vmid: int, msg_id: str = "") -> str:
-    """Return the line that asks which node has a VM, and whether the host has a record of an id."""
-    return f"where vm={vmid} id={msg_id}" if msg_id else f"where vm={vmid}"
+def line_of(verb: str, vmid: int, note: str = "", **words: str) -> str:
+    """Return a line about a VM, with the words that have a value, and a note, which is only data for the record."""
+    given = [f"{name}={value}" for name, value in words.items() if value]
+    return " ".join([verb, f"vm={vmid}", *given, *([_note(note)] if note else [])])
 
 
 def vmid_in(line: str) -> int:
@@ -95,19 +86,17 @@ def vmid_in(line: str) -> int:
 
 def verb_line(request: VerbRequest) -> str:
     """Return the line for a request. The body parser matched every part against the grammar."""
+    by, proves = request.caller.name, request.proves
     if not request.rules.is_job:
-        proves = f" by={request.caller.name} proves={request.proves}" if request.proves else ""
-        return f"{request.verb} vm={request.vm.vmid}{proves}"
-    words = [request.verb, f"vm={request.vm.vmid}", f"id={request.id}", f"by={request.caller.name}"]
-    conditions = {"if": request.if_state, "last": request.if_last, "anyway": request.anyway, "proves": request.proves}
-    words += [f"{name}={value}" for name, value in conditions.items() if value]
-    return " ".join([*words, _note(request.reason)] if request.reason else words)
+        return line_of(request.verb, request.vm.vmid, by=by if proves else "", proves=proves)
+    conditions = {"if": request.if_state, "last": request.if_last, "anyway": request.anyway, "proves": proves}
+    return line_of(request.verb, request.vm.vmid, request.reason, id=request.id, by=by, **conditions)
 
 
 def capture_line(capture: Capture, vmid: int, caller: str) -> str:
     """Return the line for an alert's capture. The payload's text appears only in the note, as data."""
-    words = ["forensics", f"vm={vmid}", f"id={capture.job}", f"by={caller}", f"fresh={capture.fresh_seconds}"]
-    return " ".join([*words, _note(capture.why), "detach"])
+    words = {"id": capture.job, "by": caller, "fresh": str(capture.fresh_seconds)}
+    return f"{line_of('forensics', vmid, capture.why, **words)} detach"
 
 
 def _note(text: str) -> str:

@@ -4,6 +4,7 @@ Nothing here is of the handler's own memory, so any handler can write the report
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from ..agents.pve.words import MUTATING, VERBS
 from ..base.text import plain_line
 from ..base.verbs import CALM, CAPTURE_ID
+from ..base.verdict import read_texts, read_verdict
 
 # a line of the history as in docs/openapi.yaml; if the job was read, the line includes the job's files
 Job = Mapping[str, object]
@@ -77,6 +79,15 @@ def _summary(nights: Sequence[Night]) -> str:
     return ". ".join(parts) + "."
 
 
+def sum_up(night: Night) -> str:
+    """Return what a message says of a VM, without a word of its guest; nothing if nothing happened to it."""
+    verbs = Counter(str(job["verb"]) for job in night.jobs)
+    parts = [", ".join(f"{count} {verb}" for verb, count in verbs.items())] if verbs else []
+    parts += [f"still open: {', '.join(ends)}"] if (ends := list(_open_ends(night.jobs))) else []
+    parts += [plain_line(night.trouble)] if night.trouble else []
+    return "; ".join(parts)
+
+
 def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:
     jobs, zone = night.jobs, until
     yield Block("heading", [night.vm])
@@ -87,10 +98,10 @@ def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:
     if first:
         yield Block("text", [f"Before the evidence of {_clock(first, zone)}:"])
         yield Block("list", _before(first))
-    told = [job for job in jobs if _texts(job.get("last_words"))]
+    told = [job for job in jobs if read_texts(job.get("last_words"))]
     for job in told[-1:]:
         yield Block("text", [f"The guest's last words, read at {_clock(job, zone)}:"])
-        yield Block("log", _texts(job["last_words"]))
+        yield Block("log", read_texts(job["last_words"]))
     yield from _pictures(jobs, zone)
     if ends := list(_open_ends(jobs)):
         yield Block("text", ["Still open:"])
@@ -103,7 +114,7 @@ def _describe(job: Job, jobs: Sequence[Job], zone: datetime) -> Iterator[str]:
     is_alert = str(job["id"]).startswith(CAPTURE_ID)
     what = "evidence for an alert" if is_alert else VERBS[verb].label.lower() if verb in VERBS else verb
     ended = f"{job.get('outcome') or 'running'}{_took(job)}"
-    said = f". {sentence}" if (sentence := _sentence(job)) else ""
+    said = f". {sentence}" if (sentence := read_verdict(job).sentence) else ""
     yield f"{_clock(job, zone)} {what}, {job.get('by')}{f' ({why})' if why else ''}: {ended}{said}"
     for seen in _maps(job.get("seen")):
         yield f"{_clock(seen, zone, 'at')} seen by {plain_line(str(seen.get('by')))}"
@@ -117,7 +128,7 @@ def _answered(job: Job, jobs: Sequence[Job]) -> datetime | None:
     for later in jobs[jobs.index(job) + 1 :]:
         if str(later["verb"]) in MUTATING and later.get("outcome") == "done":
             return None
-        found = next(filter(None, map(_ANSWERED.search, _evidence(later))), None)
+        found = next(filter(None, map(_ANSWERED.search, read_verdict(later).evidence)), None)
         ends = _ends(later)
         if found and ends and (start := began(job)) and (at := ends - timedelta(seconds=int(found[1]))) > start:
             return at
@@ -138,8 +149,8 @@ def _open_ends(jobs: Sequence[Job]) -> Iterator[str]:
         if job.get("outcome") not in _DONE_WELL:
             yield f"{job['verb']} {job['id']} is {job.get('outcome') or 'running'}"
     last = next((job for job in reversed(jobs) if job.get("outcome") == "done"), None)
-    if last and last["verb"] == "forensics" and _code(last) not in CALM:
-        yield f"the last verdict is {_code(last)}, and no verb came after it"
+    if last and last["verb"] == "forensics" and (code := read_verdict(last).code) not in CALM:
+        yield f"the last verdict is {code or 'not known'}, and no verb came after it"
     elif last and last["verb"] != "forensics":
         yield f"no evidence was taken after the last {last['verb']}"
 
@@ -180,29 +191,8 @@ def _took(job: Job) -> str:
     return f" after {seconds:.0f} s" if seconds >= 1 else ""
 
 
-def _verdict(job: Job) -> Mapping[str, object]:
-    verdict = job.get("verdict")
-    return verdict if isinstance(verdict, Mapping) else {}
-
-
-def _code(job: Job) -> str:
-    return plain_line(str(_verdict(job).get("code") or "not known"))
-
-
-def _sentence(job: Job) -> str:
-    return plain_line(str(_verdict(job).get("sentence") or ""))
-
-
-def _evidence(job: Job) -> list[str]:
-    return _texts(_verdict(job).get("evidence"))
-
-
 def _before(job: Job) -> list[str]:
-    return [line for line in _evidence(job) if _AGO.search(line)]
-
-
-def _texts(value: object) -> list[str]:
-    return [plain_line(str(item)) for item in value] if isinstance(value, list) else []
+    return [line for line in read_verdict(job).evidence if _AGO.search(line)]
 
 
 def _maps(value: object) -> list[Job]:

@@ -13,7 +13,7 @@ from ..config.model import Config, Vm
 from ..config.notify import VERDICT
 from ..proxmox.request import VerbRequest
 from ..proxmox.run import Run
-from ..proxmox.wire import capture_line
+from ..proxmox.wire import capture_line, line_of
 from ..service import Load, Service
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Telling:
             # An alert may also attach to the capture of a person or a page, about which no message was sent.
             others = {str(status["job"]) for status in statuses} - {each.job for each in captures[vm.name]}
             lines |= {
-                job: f"forensics vm={vm.vmid} id={job} by={caller}"
+                job: line_of("forensics", vm.vmid, id=job, by=caller)
                 for job in others
                 if ID.fullmatch(job) and not job.startswith(CAPTURE_ID)
             }

@@ -21,6 +21,7 @@ from ..auth.signing import GRAFANA, Caller, Signed, check_age
 from ..base import audit, counts
 from ..base.errors import Lost, StaleTimestamp, Unreached
 from ..base.threads import DaemonThreads
+from ..base.verdict import read_verdict
 from ..config.model import Config, Vm
 from ..config.server import page_link
 from ..proxmox.host import HostConnection
@@ -141,9 +142,8 @@ async def acknowledge(host: HostConnection, vm: Vm, captures: Sequence[Capture],
 def _status(vm: Vm, capture: Capture, result: Message) -> CaptureStatus:
     """Return whether the host took the capture, had it already, attached it to another one, or failed."""
     if result["exit_code"] not in (_DONE, _ID_REUSED):
-        verdict = result.get("verdict")
-        code = verdict.get("code") if isinstance(verdict, dict) else result["outcome"]
-        return {"vm": vm.name, "job": capture.job, "code": str(code)[:_HOST_CHARACTERS]}
+        code = read_verdict(result).code or str(result["outcome"])
+        return {"vm": vm.name, "job": capture.job, "code": code}
     job = str(result.get("job", capture.job))[:_HOST_CHARACTERS]
     is_own, attached = job == capture.job, bool(result.get("attached"))
     return {"vm": vm.name, "job": job, "duplicate": is_own and attached, "suppressed": not is_own}

@@ -16,8 +16,8 @@ from ..base.errors import BadRequest, Lost, Unreached
 from ..base.threads import run_in_thread
 from ..config.model import Vm
 from ..proxmox.outcome import Message
-from ..proxmox.wire import job_line
-from ..report.night import Job, Night, began, compose_report, first_act, read_job
+from ..proxmox.wire import line_of
+from ..report.night import Job, Night, began, compose_report, first_act, read_job, sum_up
 from ..report.render import render_html, render_markdown
 from ..service import Service
 from .admission import check_permission
@@ -63,7 +63,8 @@ async def report(request: Request) -> Response:
     text = await run_in_thread(lambda: render(compose_report(nights, since, until)), READ_SECONDS)
     jobs, is_whole = sum(len(night.jobs) for night in nights), not any(night.trouble for night in nights)
     audit.request(arrival.began, "done", caller.name, "report", fields.get("vm", ""), arrival.signed.id)
-    return JSONResponse({"jobs": jobs, "whole": is_whole, "text": text})
+    summary = {night.vm: line for night in nights if (line := sum_up(night))}
+    return JSONResponse({"jobs": jobs, "whole": is_whole, "vms": summary, "text": text})
 
 
 def _fields(data: bytes) -> Mapping[str, str]:
@@ -96,7 +97,7 @@ class _Reading:
         jobs, trouble = list[Job](), ""
         try:
             async with asyncio.timeout_at(self._late), self._places:
-                listed = await self._read(vm, f"history vm={vm.vmid}", "jobs")
+                listed = await self._read(vm, line_of("history", vm.vmid), "jobs")
                 newest = listed[:MOST_LISTED] if isinstance(listed, list) else []
                 found = [job for job in map(read_job, newest) if job and _is_since(job, self._since)]
                 if not self._has_room(found):
@@ -114,7 +115,7 @@ class _Reading:
         """Add last words to the newest jobs, and the two pictures that are shown; return what is missing."""
         act, trouble, pictured = first_act(jobs), "", set[bool]()
         for n in range(len(jobs) - 1, max(-1, len(jobs) - 1 - MOST_WHOLE), -1):
-            whole = await self._read(vm, job_line(vm.vmid, str(jobs[n]["id"])), "whole_job")
+            whole = await self._read(vm, line_of("job", vm.vmid, id=str(jobs[n]["id"])), "whole_job")
             kept = {"last_words": whole.get("last_words")} if isinstance(whole, dict) else {}
             if isinstance(whole, dict) and whole.get("screen_png") and (n > act) not in pictured:
                 kept["screen_png"] = whole["screen_png"]

@@ -7,8 +7,8 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from ..support.agent import execute
-from ..support.stages import await_agents, memory
+from ..support.agent import booted_an_hour_ago, execute, set_constants
+from ..support.stages import await_agents, lose_run, memory
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world")]
 NOT_TOLD = "note=" + base64.urlsafe_b64encode(b"not-told").decode().rstrip("=")
@@ -40,6 +40,23 @@ def test_only_an_alerts_own_capture_waits_until_it_is_told(world: World) -> None
     execute(world, "forensics id=msg_00000002 by=am")
     await_agents(world)
     assert (world.root / "var/lib/breakglass/102/jobs/alert-0001/marks").exists()
+
+
+@pytest.mark.shared
+def test_a_boot_of_the_host_loses_no_capture(world: World) -> None:
+    """After it, the archive has the captures that wait, the newest one, and the marks, and takes the missing mark."""
+    booted_an_hour_ago(world)
+    set_constants(world, UNTOLD_SECONDS=2 * 3600.0)
+    for job in ("alert-0011", "alert-0012", "alert-drill-11", "msg_00000011"):
+        assert execute(world, f"forensics id={job} by=am").code == 0
+    assert execute(world, "told id=alert-0011 by=breakglass").code == 0
+    await_agents(world)
+    lose_run(world)
+    trailer = execute(world, "told").trailer
+    assert ([job["id"] for job in trailer["untold"]], trailer["newest"]) == (["alert-0012"], "alert-0012")
+    for job, code in (("alert-0012", 0), ("alert-drill-11", 13), ("msg_00000011", 13), ("alert-0099", 13)):
+        assert execute(world, f"told id={job} by=breakglass").code == code
+    assert (record(world, "alert-0012")["told"], untold(world)) == ("told", [])
 
 
 def test_twenty_callers_are_seen_once_each(world: World) -> None:

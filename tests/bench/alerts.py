@@ -6,14 +6,17 @@ import time
 from collections.abc import Mapping
 
 from ..support.alerting import alerting, entry, list_captures
+from ..support.receivers import Inbox, receiving
 from ..support.service import Service
 
 COUNT = 500
 ENTRIES = entry("generic", 600, host="devvm") + entry("generic", 0, host="unsparing")
+NOTIFY = '[[notify]]\nto = "ntfy"\nurl = "{url}"\ntopic = "bench"\n'
 TITLES: Mapping[str, str] = {
     "alerts_per_second": "alerts accepted a second: signature, dedup, host's word",
     "alert_repeated": "the same alert again, ms",
     "alert_captured": "alert to a new capture that the host acknowledged, ms",
+    "alert_told": "alert to message, beyond the capture's own time, slowest, s (wanted: at most 10)",
 }
 
 
@@ -36,6 +39,17 @@ class Sender:
         return seconds
 
 
+def beyond_capture(sender: Sender, inbox: Inbox, number: int) -> float:
+    """Return the seconds from an alert to its message, without those of its capture."""
+    began = time.perf_counter()
+    sender.send(f"told-{number}", "unsparing")
+    message = inbox.wait(number + 1)[-1]
+    seconds = time.perf_counter() - began
+    job = sender.service.pve("history", vm="devvm", job=message["sequence_id"]).json["job"]
+    list_captures(sender.service)
+    return seconds - float(job["seconds"])
+
+
 def alert_figures(count: int) -> dict[str, float]:
     """Return the figures, from a new handler, sshd and VM: `count` captures, and COUNT alerts one by one."""
     with alerting(ENTRIES) as (service, _):
@@ -50,7 +64,11 @@ def alert_figures(count: int) -> dict[str, float]:
             sender.send(f"storm-{number}", "devvm")
         rate = COUNT / (time.perf_counter() - began)
         again = sorted(sender.send("storm", "devvm") for _ in range(COUNT // 5))
+    with receiving() as inbox, alerting(ENTRIES + NOTIFY.format(url=inbox.url)) as (service, _):
+        sender = Sender(service)
+        late = [beyond_capture(sender, inbox, number) for number in range(count)]
     return {
+        "alert_told": round(max(late), 2),
         "alerts_per_second": round(rate),
         "alert_repeated": round(again[len(again) // 2] * 1000, 2),
         "alert_captured": round(sorted(taken)[len(taken) // 2] * 1000, 1),

@@ -185,6 +185,7 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     ran = host.run("/bin/bash", "--norc", "-i", "-o", "histexpand", stdin=host.recipe)
     assert ran.returncode == 0, ran.stderr
     assert "event not found" not in ran.stderr
+    assert "has other keys too" in ran.stdout
     assert [file.read_text() for file in files] == before
 
 

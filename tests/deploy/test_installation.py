@@ -170,6 +170,7 @@ def test_install_md_ends_with_a_signed_status(installed: Installation, capsys: p
     assert output["program"].splitlines()[-1] == f"breakglass {VERSION}"
     assert "(breakglass)" in output["service"]
     assert "no problems" in output["configuration"].splitlines()[-1]
+    assert "breakglass check && systemctl enable --now breakglass\n" in output["configuration"]
     assert [line for line in output["host"].splitlines() if line.startswith(("warning:", "error:"))] == []
     assert "ok: VM 102 is configured on this node\n" in output["host"]
     assert '"quorum":true' in output["key"].replace(" ", "")

@@ -20,8 +20,12 @@ from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
 UNITS = ROOT / "deploy/systemd"
-SERVICES = ("breakglass.service", "breakglass-doctor.service")  # and breakglass-chat@.service, which its socket names
-OTHERS = ("breakglass-chat.socket", "breakglass-doctor.timer")
+SERVICES = (
+    "breakglass.service",
+    "breakglass-doctor.service",
+    "breakglass-report.service",
+)  # and breakglass-chat@.service, which its socket names
+OTHERS = ("breakglass-chat.socket", "breakglass-doctor.timer", "breakglass-report.timer")
 OVER_PROC = {  # each mounts something over a part of /proc, or refuses openat2(2), which bwrap needs
     *(
         "RestrictSUIDSGID",
@@ -102,7 +106,12 @@ def settings(unit: str) -> set[str]:
 @pytest.mark.real("systemd")
 @pytest.mark.parametrize(
     ("unit", "tenths"),
-    [("breakglass.service", 19), ("breakglass-chat@.service", 30), ("breakglass-doctor.service", 19)],
+    [
+        ("breakglass.service", 19),
+        ("breakglass-chat@.service", 30),
+        ("breakglass-doctor.service", 19),
+        ("breakglass-report.service", 19),
+    ],
 )
 def test_a_units_exposure_is_low(unit: str, tenths: int) -> None:
     """It is below 2.0 for the process that answers HTTP and for doctor, and 3.0 for a turn of chat."""
@@ -340,7 +349,7 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
     head = ("curl", "-sSI", "http://127.0.0.1:8089/")
     until(lambda: system.run(*head, check=False).startswith("HTTP/"), "a monitor that listens")
     *install, look = PASTED["daily"].splitlines()
-    system.run("sh", "-ec", "\n".join(install), cwd="/deploy/systemd")
+    system.run("sh", "-ec", "\n".join(install))
     output = ""
 
     def is_said() -> bool:
@@ -366,6 +375,49 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
     system.run("systemctl", "start", "breakglass-doctor", check=False)
     until(lambda: "GET /a-secret-check/fail " in system.journal("monitor"), "the ping")
     system.run("systemctl", "disable", "--now", "breakglass-doctor.timer")
+    (etc / "breakglass.toml").write_text(CONFIG)
+
+
+NOTIFY = """
+[[notify]]
+to = "ntfy"
+url = "http://127.0.0.1:8088"
+topic = "morning"
+on = ["report"]
+"""
+RECEIVER = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Taking(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["content-length"])).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("127.0.0.1", 8088), Taking).serve_forever()
+"""
+
+
+@pytest.mark.all
+@pytest.mark.real("systemd")
+@pytest.mark.real("curl")
+def test_the_reports_unit_runs_every_morning(system: Booted) -> None:
+    """It signs as doctor with the handler's secrets. It is due at 08:00, and says if no report can be made."""
+    without_chat(system)
+    etc = system.root / "etc/breakglass"
+    (etc / "breakglass.toml").write_text(CONFIG + DOCTOR + NOTIFY)
+    (etc / "secrets/operator2").touch(0o600)
+    (etc / "secrets/operator2").write_text(new_secret())
+    (system.root / "opt/receiver.py").write_text(RECEIVER)
+    system.run("systemd-run", "--unit=receiver", "/usr/bin/python3", "/opt/receiver.py")
+    system.run("systemctl", "restart", "breakglass")
+    until(lambda: health(system), "the restart")
+    system.run("systemctl", "enable", "--now", "breakglass-report.timer")
+    timer = {name: system.show("breakglass-report.timer", name) for name in ("ActiveState", "Persistent")}
+    assert timer == {"ActiveState": "active", "Persistent": "yes"}
+    assert " 08:00:00 " in system.show("breakglass-report.timer", "NextElapseUSecRealtime")
+    system.run("systemctl", "start", "breakglass-report", check=False)
+    until(lambda: "It is not known what happened" in system.journal("receiver"), "the message")
+    assert system.show("breakglass-report", "Result") == "exit-code"
+    system.run("systemctl", "disable", "--now", "breakglass-report.timer")
     (etc / "breakglass.toml").write_text(CONFIG)
 
 

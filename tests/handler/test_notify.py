@@ -27,9 +27,10 @@ from breakglass.notify.messages import Message
 from breakglass.notify.send import NotSent, send
 
 from ..support.alerting import alerting, entry, list_captures, send_with_token, until
+from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
-from ..support.service import Reply, Service
+from ..support.service import Reply, Service, with_constants
 from ..support.sshd import Sshd, wait_listening
 
 pytestmark = pytest.mark.real("sshd", "qemu")
@@ -63,6 +64,11 @@ def begin(service: Service, fingerprint: str) -> str:
     """Fire an alert of devvm; return the job of its capture."""
     [taken] = fire(service, fingerprint).json["accepted"]
     return str(taken["job"])
+
+
+def settings_of(service: Service) -> dict[str, str]:
+    """Return the environment of a command that signs as the operator."""
+    return {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
 
 
 def marks(service: Service, job: str) -> tuple[object, object]:
@@ -119,7 +125,10 @@ def test_an_alert_becomes_one_message(told: Service, receiver: Inbox) -> None:
 
 
 def test_a_verb_replaces_the_message(told: Service, receiver: Inbox) -> None:
-    """A verb's outcome has the key of the alert's message, so a phone shows one line with who, why and how it ended."""
+    """A verb's outcome has the key of the alert's message, so a phone shows one line with who, why and how it ended.
+
+    ntfy then clears the line, because nothing is left to do.
+    """
     job = begin(told, "two")
     list_captures(told)
     told.logged(f'"key": "{job}", "stage": "verdict"', times=2)
@@ -129,6 +138,7 @@ def test_a_verb_replaces_the_message(told: Service, receiver: Inbox) -> None:
     assert (line["title"], line["priority"]) == ("devvm: reset done", 3)
     assert line["message"].startswith("operator (it hangs): reset done. The VM is running.")
     assert line["click"] == PAGE + done["id"]
+    until(lambda: job in receiver.cleared)
 
 
 def test_opening_the_link_is_seen(told: Service) -> None:
@@ -148,6 +158,7 @@ def test_opening_the_link_is_seen(told: Service) -> None:
     assert marks(told, job)[1] == ["viewer", "operator"]
     listed = {each["id"]: each for each in told.pve("history", vm="devvm").json["jobs"]}
     assert [each["by"] for each in listed[job]["seen"]] == ["viewer", "operator"]
+    assert "seen by viewer, 20" in run_command("call", "status", "--vm", "devvm", **settings_of(told)).stdout
 
 
 def test_an_alert_under_a_persons_capture_is_told(told: Service, receiver: Inbox) -> None:
@@ -207,18 +218,43 @@ async def try_once(message: Message, receiver: Recipient) -> str:
 
 
 def test_a_dead_receiver_delays_nothing(receiver: Inbox) -> None:
-    """The other receiver has the verdict, the capture is `not-told`, /ready says why, and a later look sends it."""
+    """The other receiver has the verdict, the capture is `not-told`, and a later look sends it.
+
+    Until then, /ready and doctor say why.
+    """
     with receiving() as dead, notifying(ntfy(receiver.url), webhook(dead.url)) as (service, _):
         before = len(receiver.requests)
-        dead.statuses = [500] * 3
+        dead.statuses = [500] * 1000
         job = begin(service, "dead")
         receiver.wait(before + 1)
         service.logged('"event": "notify-failed"')
         assert service.health()["notify"] == "failed"
         assert "A message could not be sent." in service.send("GET", "/ready").json["reasons"]
+        said = json.loads(run_command("doctor", "--json", **settings_of(service)).stdout)
+        assert "notify-failed" in [finding["code"] for finding in said["findings"]]
+        dead.statuses = []
         until(lambda: marks(service, job)[0] == "told")
         assert (service.health()["notify"], len(dead.requests)) == ("on", 1)
         assert len(receiver.requests) == before + 1
+
+
+def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) -> None:
+    """The second message replaces the first, and ntfy clears it. A reload with a mistake is the reason."""
+    access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
+    extra = ntfy(receiver.url).replace('["verdict", "outcome"]', '["ready"]')
+    service = Service(short_dir, extra=extra, program=with_constants(*QUICK), **access)
+
+    def lost() -> list[str]:
+        return [body["sequence_id"] for body in receiver.bodies() if "The configuration has" in body["message"]]
+
+    try:
+        service.answering()
+        with service.configured(service.config.read_text() + "[unknown]\nx = 1\n"):
+            until(lambda: len(lost()) == 1)
+        [key] = lost()
+        until(lambda: receiver.lines()[key]["title"] == "Breakglass is ready again" and key in receiver.cleared)
+    finally:
+        service.stop()
 
 
 @pytest.mark.parametrize("step", ["accepted", "captured", "sent", "marked"])

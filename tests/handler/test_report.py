@@ -10,13 +10,21 @@ import pytest
 from ..conftest import connected
 from ..support.forked import run_command
 from ..support.hostile import hostile_host
-from ..support.service import Service, new_secret
+from ..support.receivers import Inbox, receiving
+from ..support.service import Service, new_secret, with_constants
 from ..support.sshd import Sshd
 from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
 LOOKER = new_secret()
+MORNING = """
+[[notify]]
+to = "ntfy"
+url = "{url}"
+topic = "morning"
+on = ["report"]
+"""
 CALLERS = f"""
 [callers.looker]
 secret = "{LOOKER}"
@@ -25,9 +33,15 @@ allow = ["status"]
 
 
 @pytest.fixture(scope="module")
-def service(directory: Path, shared_sshd: Sshd) -> Iterator[Service]:
+def inbox() -> Iterator[Inbox]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(directory: Path, shared_sshd: Sshd, inbox: Inbox) -> Iterator[Service]:
     """A handler with one caller more, who may not read the history."""
-    with connected(directory, shared_sshd, CALLERS) as service:
+    with connected(directory, shared_sshd, CALLERS + MORNING.format(url=inbox.url)) as service:
         service.secrets["looker"] = LOOKER
         yield service
 
@@ -38,8 +52,15 @@ def ask(service: Service, caller: str = "operator", **fields: str) -> tuple[int,
     return reply.status, reply.json
 
 
-def test_a_night(service: Service) -> None:
-    """Each job is told with its verdict and reason, by a handler that has seen none of them, and by the command."""
+def test_a_night(service: Service, inbox: Inbox) -> None:
+    """Each job is told with its verdict and reason, by a handler that has seen none of them, and by the command.
+
+    The morning's message is one line for each VM, and there is none while nothing has happened.
+    """
+    settings = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
+    morning = {**settings, "BREAKGLASS_CONFIG": str(service.config)}
+    assert run_command("report", "--notify", **morning).returncode == 0
+    assert inbox.requests == []
     service.pve("forensics", reason="alert text *with* marks")
     service.pve("reset", reason="hung since 02:50")
     service.pve("forensics")
@@ -53,10 +74,25 @@ def test_a_night(service: Service) -> None:
     _, page = ask(service, form="html")
     assert str(page["text"]).count('src="data:image/png;base64,iVBORw0KGgo') == 2
 
-    settings = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
+    ran = run_command("report", "--notify", **morning)
+    assert (ran.returncode, ran.stdout) == (0, "notify[0] (ntfy): sent\n"), ran.stderr
+    [message] = inbox.bodies()
+    assert message["message"].startswith("devvm: 2 forensics, 1 reset; still open: the last verdict is ")
+    assert (message["sequence_id"][:9], message["priority"]) == ("report-20", 3)
+
     ran = run_command("report", "--since", "1h", **settings)
     assert (ran.returncode, ran.stdout.count("- ")) == (0, text.count("- ")), ran.stderr
     assert run_command("report", "--since", "0h", **settings).returncode == 1
+
+    service.stop()
+    with pytest.MonkeyPatch.context() as patched:  # a report keeps a bounded part of what the hosts send, and says so
+        patched.setattr(service, "program", with_constants("web.report.MOST_CHARS = 500"))
+        service.start()
+        service.answering()
+        _, answer = ask(service)
+        assert (answer["jobs"], answer["whole"], "the hosts sent too much" in str(answer["text"])) == (0, False, True)
+        service.stop()
+    service.start()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from breakglass.base.verbs import VERBS
 from breakglass.demo.proxmox.world import VMID
 
+from ..support.agent import execute
 from ..support.browser import (
     ASKS,
     KEPT_KEYS,
@@ -246,8 +247,13 @@ def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
 
 
 def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
-    """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason."""
+    """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason.
+
+    An alert's capture also has who has seen it.
+    """
     visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
+    for line in ("forensics id=alert-seen-1 by=am", "seen id=alert-seen-1 by=anna"):
+        assert execute(visit.stage.world, line).code == 0
     page = visit.open()
     show(page, "history")
     entry = page.locator("#jobs details", has_text="Reset").first
@@ -257,6 +263,7 @@ def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     expect(entry).to_contain_text("hung since 02:50")
     expect(entry.locator("pre", has_text="QEMU accepted the reset")).to_be_visible()
     expect(entry.locator(".job > pre")).to_be_visible()
+    expect(page.locator("#jobs details", has_text="am, seen by anna, ").first).to_be_visible()
     evidence = page.locator("#jobs details", has_text="Looked: ").first
     evidence.locator("summary").click()
     expect(evidence.locator("img")).to_be_visible()

@@ -20,6 +20,7 @@ class Inbox(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.statuses: list[int] = []
+        self.cleared: set[str] = set()  # sequence ids whose newest message is on no screen
         super().__init__(("127.0.0.1", 0), Taking)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -51,9 +52,18 @@ class Taking(BaseHTTPRequestHandler):
         if status == 200:
             headers = {name.lower(): value for name, value in self.headers.items()}
             self.server.requests.append((self.path, headers, body))
+            self.server.cleared.discard(json.loads(body).get("sequence_id"))
         self.send_response(status)
         if status == 302:
             self.send_header("location", "/elsewhere")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        """Clear a line, as ntfy does since 2.16."""
+        _, topic, key, clear = self.path.split("/")
+        assert (topic, clear) == ("night", "clear")
+        self.server.cleared.add(key)
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:

@@ -80,6 +80,10 @@ OUTLASTS = {
     "a proxy": (60.0, run.JSON_SECONDS),
     "Alertmanager": (10.0, alert.PLAN_SECONDS + handler.ASK_SECONDS + alert.ACK_SECONDS),
     "a stop by systemd": (unit("breakglass.service", "TimeoutStopSec"), STOPPING),
+    "a report by systemd": (
+        unit("breakglass-report.service", "TimeoutStartSec"),
+        client.REPEAT_SECONDS + client.SILENCE_SECONDS + sum(outbox.TRY_AFTER) + len(outbox.TRY_AFTER) * send.SECONDS,
+    ),
     # doctor
     "doctor by systemd": (
         unit("breakglass-doctor.service", "TimeoutStartSec"),

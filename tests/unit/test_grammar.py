@@ -15,7 +15,7 @@ from breakglass.base.text import REASON_BYTES
 from breakglass.base.verbs import VERBS as WORDS_FOR_PEOPLE
 from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
-from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, job_line, verb_line
+from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, line_of, verb_line
 
 ID = "msg_12345678"
 # The grammar of the contract, written a second time. The agent's own expression must agree with it.
@@ -334,7 +334,7 @@ def test_the_handlers_own_lines_are_understood() -> None:
     """The ping, the session and the request for one job are lines of the grammar."""
     assert parse_line(PING_LINE) == Request("ping")
     assert parse_line(SESSION_LINE) == Request("session")
-    assert parse_line(job_line(102, ID)) == Request("job", 102, id=ID)
+    assert parse_line(line_of("job", 102, id=ID)) == Request("job", 102, id=ID)
 
 
 def test_the_longest_line_of_the_handler_fits() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from breakglass.config.load import parse
 from breakglass.config.notify import Recipient
+from breakglass.config.warnings import warn_of_receiver
 from breakglass.notify.messages import Message, outcome_message, request_for, verdict_message
 
 from .test_config import GOOD, problems, read
@@ -24,6 +25,7 @@ FAULTS = {
     "an event": (f'{NTFY}on = ["all"]\n', 'notify[0].on: has an unknown word: "all"'),
     "a VM": (f'{NTFY}vms = ["no"]\n', 'notify[0].vms: is not a VM: "no"'),
     "hours": (f'{NTFY}quiet = "22-7"\n', 'notify[0].quiet: is not a time of day: "22-7"'),
+    "a relative path": (f'{NTFY}ca_file = "ca.pem"\n', "notify[0].ca_file: is not an absolute path"),
     "a setting": (f"{NTFY}loud = true\n", "notify[0].loud: is not a setting"),
 }
 
@@ -48,6 +50,22 @@ def test_an_entry_is_read() -> None:
     assert not ntfy.wants("failed", "other")
     assert hook.wants("drill", "other")
     assert [word for word in ("tk_0", KEY, "example.org", "night") if word in repr(config.notify)] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "codes"),
+    [
+        ("http://ntfy.example.org", "tk_0", ["token-in-clear"]),
+        ("http://ntfy.example.org", "", []),
+        ("https://ntfy.example.org", "tk_0", []),
+        ("http://127.0.0.1:2586", "tk_0", []),
+    ],
+)
+def test_a_token_without_tls_is_a_warning(url: str, token: str, codes: list[str]) -> None:
+    """Unless it stays on this machine."""
+    text = NTFY.replace("https://ntfy.example.org", url) + (f'token = "{token}"\n' if token else "")
+    [receiver] = read(GOOD + text).notify
+    assert [found.code for found in warn_of_receiver(receiver)] == codes
 
 
 @pytest.mark.parametrize(

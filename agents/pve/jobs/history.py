@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from ..host.bounded import NoAnswerError, ask
+from ..host.bounded import NoAnswerError, T, ask
 from ..host.cluster import node_name
 from ..host.paths import Host, boottime, read_json
 from ..words import DONE, FAILED
@@ -33,11 +33,11 @@ def list_older_jobs(host: Host, newer: list[dict[str, object]]) -> list[dict[str
     if len(newer) >= NEWEST:
         return []
     known = {str(job["id"]) for job in newer}
-    old = _ask_archive(host, lambda: _list_archived(host.archive, known, NEWEST - len(newer)))
-    return old if isinstance(old, list) else []
+    return ask_archive(host, lambda: _list_archived(host.archive, known, NEWEST - len(newer)))
 
 
-def _ask_archive(host: Host, question: Callable[[], object]) -> object:
+def ask_archive(host: Host, question: Callable[[], T]) -> T:
+    """Return the answer of a question about the archive; raise NoAnswerError if its disk does not answer."""
     if is_archive_hung(JobStore(host)):
         raise NoAnswerError("no answer")
     return ask(question, ARCHIVE_SECONDS)
@@ -68,11 +68,11 @@ def _list_archived(archive: str, known: set[str], most: int) -> list[dict[str, o
         return []
     with os.scandir(archive) as directories:
         dated = sorted(((job.stat().st_mtime, job.path) for job in directories if job.name not in known), reverse=True)
-    found = [_read_archived(path) for _, path in dated[:most]]
+    found = [read_archived(path) for _, path in dated[:most]]
     return sorted(filter(None, found), key=lambda job: str(job["started"]), reverse=True)
 
 
-def _read_archived(directory: str) -> dict[str, object] | None:
+def read_archived(directory: str) -> dict[str, object] | None:
     """Return an archived job. A job that has no result and is not in /run was running when the host went down."""
     request = read_json(f"{directory}/request.json")
     result = read_json(f"{directory}/result.json")
@@ -91,18 +91,18 @@ def read_job(host: Host, job_id: str) -> dict[str, object] | None:
     if record is not None and (store.result(job_id) is None or os.path.exists(store.path(job_id, "output"))):
         return describe_job(store, record) | _read_contents(store.path(job_id))
     try:
-        old = _ask_archive(host, lambda: _read_archived_job(f"{host.archive}/{job_id}"))
+        old = ask_archive(host, lambda: _read_archived_job(f"{host.archive}/{job_id}"))
     except NoAnswerError:
         if record is None:
             raise
         old = None
-    if isinstance(old, dict):
+    if old is not None:
         return old
     return describe_job(store, record) | _read_contents(store.path(job_id)) if record else None
 
 
 def _read_archived_job(directory: str) -> dict[str, object] | None:
-    job = _read_archived(directory)
+    job = read_archived(directory)
     return job | _read_contents(directory) if job else None
 
 

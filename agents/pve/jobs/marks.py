@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from .store import JobStore
-
 TOLD, NOT_TOLD, SEEN = "told", "not-told", "seen"
 MOST_SEEN = 20
 _MOST_LINES = 100
@@ -42,9 +40,8 @@ def _lines(directory: str) -> Iterator[tuple[str, str, str]]:
                 yield str(found["mark"]), str(found["by"]), str(found["at"])
 
 
-def add_mark(store: JobStore, job_id: str, mark: str, by: str) -> None:
-    """Add a mark, a `seen` once for each caller; raise OSError where /run can't be written."""
-    directory = store.path(job_id)
+def add_mark(directory: str, mark: str, by: str) -> None:
+    """Add a mark to a job, a `seen` once for each caller; raise OSError where it can't be written."""
     lines = [(other, who if other == SEEN else "") for other, who, _ in _lines(directory)]
     is_full = len(lines) >= _MOST_LINES - 1 or (mark == SEEN and sum(each == SEEN for each, _ in lines) >= MOST_SEEN)
     if (mark, by if mark == SEEN else "") in lines or (is_full and mark != TOLD):

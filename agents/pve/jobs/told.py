@@ -1,15 +1,21 @@
 """What `told` and `seen` answer: marks on the captures of alerts, and which of those people were not told of yet."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
 
 from ..grammar import Request
+from ..host.bounded import NoAnswerError
 from ..host.paths import Host, boottime, read_small_file, write_atomic
+from ..host.process import spawn_detached
 from ..words import DONE, FAILED
-from .history import describe_job
+from .archive import tidy_up
+from .history import ask_archive, describe_job, read_archived
 from .marks import NOT_TOLD, SEEN, TOLD, add_mark, read_marks
 from .result import Result, Verdict
-from .store import JobStore, Record
+from .store import JobStore
 
 ALERT_ID = "alert-"  # prefix of the ids of captures that alerts began; no caller can choose such an id
 DRILL_ID = "alert-drill-"  # prefix of the id of a drill's capture, about which no message is sent
@@ -23,39 +29,87 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
     store = JobStore(host)
     if not request.id:
         return None, Result(DONE, stage="told", extra={"untold": _untold(store), "newest": _newest(store)})
-    record = store.record(request.id)
-    if record is None or not _is_of_alert(record):
-        verdict = Verdict("job-unknown", f'this host has no capture "{request.id}" that an alert requested', "history")
-        return None, Result(FAILED, stage=request.verb, verdict=verdict)
     mark = SEEN if request.verb == SEEN else NOT_TOLD if request.why == NOT_TOLD else TOLD
     try:
-        add_mark(store, record.id, mark, request.by or "by-hand")
-        if mark == SEEN:
-            write_atomic(_seen_path(store), record.id)
-    except OSError:
-        verdict = Verdict("agent-failed", "the host could not record the mark, because /run is full")
+        is_known = _add_mark(store, request, mark)
+    except (OSError, NoAnswerError):
+        verdict = Verdict("agent-failed", "the host could not record the mark, because a disk is full or hangs")
+        return None, Result(FAILED, stage=request.verb, verdict=verdict)
+    if not is_known:
+        verdict = Verdict("job-unknown", f'this host has no capture "{request.id}" that an alert requested', "history")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     return None, Result(DONE, stage=request.verb)
 
 
-def _is_of_alert(record: Record) -> bool:
-    return record.verb == "forensics" and record.id.startswith(ALERT_ID) and not record.id.startswith(DRILL_ID)
+def _add_mark(store: JobStore, request: Request, mark: str) -> bool:
+    """Add a mark to a capture of an alert, in /run or, from before the boot, in the archive; False if there is none."""
+    record, by, archive = store.record(request.id), request.by or "by-hand", store.host.archive
+    if record is None:
+        return ask_archive(store.host, lambda: _mark_archived(f"{archive}/{request.id}", mark, by))
+    if not _is_of_alert(vars(record)):
+        return False
+    add_mark(store.path(record.id), mark, by)
+    if mark == SEEN:
+        write_atomic(_seen_path(store), record.id)
+    else:  # so that the archive has the mark if the host boots before the next job
+        spawn_detached(store.host.log, "tidy_up", lambda: tidy_up(store.host, store))
+    return True
 
 
-def _captures(store: JobStore, seconds: float) -> Iterator[tuple[Record, float]]:
-    """Yield the captures of alerts that are younger than `seconds`, with their age, newest first."""
-    ids = [each for each in store.ids() if each.startswith(ALERT_ID) and not os.path.islink(store.path(each))]
-    found = [record for record in map(store.record, ids) if record and _is_of_alert(record)]
+def _mark_archived(directory: str, mark: str, by: str) -> bool:
+    job = read_archived(directory)
+    if job is None or not _is_of_alert(job):
+        return False
+    add_mark(directory, mark, by)
+    return True
+
+
+def _is_of_alert(request: Mapping[str, object]) -> bool:
+    return request["verb"] == "forensics" and _is_alert(str(request["id"]))
+
+
+def _is_alert(job_id: str) -> bool:
+    return job_id.startswith(ALERT_ID) and not job_id.startswith(DRILL_ID)
+
+
+def _captures(store: JobStore, seconds: float) -> Iterator[tuple[dict[str, object], float]]:
+    """Yield the captures of alerts that are younger than `seconds`, with their age, newest first.
+
+    After a boot, which emptied /run, the older of them are in the archive.
+    """
+    names = store.ids()
+    records = map(store.record, (each for each in names if _is_alert(each) and not os.path.islink(store.path(each))))
+    found = [record for record in records if record and _is_of_alert(vars(record))]
     for record in sorted(found, key=lambda record: record.boottime, reverse=True):
         if (age := boottime() - record.boottime) <= seconds:
-            yield record, age
+            yield describe_job(store, record), age
+    if boottime() < seconds:
+        with suppress(NoAnswerError):
+            yield from ask_archive(store.host, lambda: _list_before_boot(store.host.archive, names, seconds))
+
+
+def _list_before_boot(archive: str, known: Collection[str], seconds: float) -> list[tuple[dict[str, object], float]]:
+    """Return the captures in the archive that are not in /run; only the clock tells how old they are."""
+    now = time.time()
+    with os.scandir(archive) as directories:
+        names = [each.name for each in directories if _is_alert(each.name) and now - each.stat().st_mtime <= seconds]
+    jobs = filter(None, (read_archived(f"{archive}/{name}") for name in names if name not in known))
+    aged = [(job, now - _started(str(job["started"]))) for job in jobs]
+    return sorted((each for each in aged if each[1] <= seconds), key=lambda each: each[1])
+
+
+def _started(text: str) -> float:
+    """Return a time in the record in Unix seconds; that of a damaged record is long ago."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _untold(store: JobStore) -> list[dict[str, object]]:
     """Return the jobs that have ended and of which no message was sent, with the seconds since each has ended."""
     found = []
-    for record, age in _captures(store, UNTOLD_SECONDS):
-        job = describe_job(store, record)
+    for job, age in _captures(store, UNTOLD_SECONDS):
         if job["outcome"] is not None and job.get("told") != TOLD:
             job["why"] = None  # this text is long, and no message uses it
             found.append({**job, "ended": round(age - float(str(job["seconds"] or 0.0)), 1)})
@@ -64,7 +118,7 @@ def _untold(store: JobStore) -> list[dict[str, object]]:
 
 def _newest(store: JobStore) -> str:
     """Return the id of the newest capture that people may have a message of, so that the next one replaces it."""
-    return next((record.id for record, _ in _captures(store, NEWEST_SECONDS)), "")
+    return next((str(job["id"]) for job, _ in _captures(store, NEWEST_SECONDS)), "")
 
 
 def newest_seen(store: JobStore) -> list[object]:
