@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import time
 from typing import Any
 
@@ -21,7 +20,6 @@ from ..support.browser import (
     confirm,
     find_handler,
     forget_key,
-    held_cycle,
     held_requests,
     keep_key,
     looked,
@@ -37,7 +35,6 @@ from ..support.browser import (
 )
 from ..support.failing_tools import misbehave
 from ..support.pve_host import conf, lock, task_index
-from ..support.signals import signal_process
 from ..support.stages import until
 
 SEEN = {"Idle or hung": "unknown", "Looks healthy": "good"}  # a guest that boots uses its disk
@@ -232,19 +229,6 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
         expect(page.locator("#picture-age")).to_have_text("from before")
 
 
-def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
-    """While another caller's cycle has stopped the VM, the page does not advise Start, and names that caller."""
-    with held_cycle(visit.stage):
-        page = visit.open(looks=False)
-        see_headline(page, "Power-cycling…", "busy")
-        wait_for_text(page, "dock", "operator2 since")
-        assert text_of(page, "second").startswith("By operator2 for ")
-        assert visit.stage.service.pve("status").json["state"] == "stopped"
-        assert page.locator("[data-verb].advised").count() == 0
-        assert "operator2 has been power-cycling it since" in text_of(page, "why")
-        assert all(blocked(page, each) for each in ASKS)
-
-
 def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
     """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason."""
     visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
@@ -263,16 +247,6 @@ def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
 
 
 # --- not sent, refused, busy, failed ---
-
-
-def test_a_request_that_the_handler_rejects_reads_nothing_was_sent(visit: Visit) -> None:
-    """For a rejected request the page says that nothing was sent, and what to do."""
-    page = visit.open(caller="viewer")
-    confirm(page, "reset")
-    phase(page, "notSent")
-    assert "Nothing was sent:" in text_of(page, "dock")
-    assert 'viewer may not "reset"' in text_of(page, "dock")
-    assert not blocked(page, "reset")
 
 
 def test_a_verb_is_refused_when_another_changed_the_power_meanwhile(visit: Visit) -> None:
@@ -347,22 +321,6 @@ def test_a_refusal_shows_the_command_that_cures_it(visit: Visit) -> None:
     finally:
         conf(world).write_text(sound)
         task_index(world)
-
-
-def test_a_qemu_that_a_signal_stopped_shows_the_command_that_continues_it(visit: Visit) -> None:
-    """The page shows the host's command, and advises no power-cycle, because the command loses nothing."""
-    world = visit.stage.world
-    signal_process(world.pid, signal.SIGSTOP)
-    try:
-        page = visit.open()
-        expect(page.locator("#cures code")).to_have_text(f"kill -CONT {world.pid}", timeout=60_000)
-        see_headline(page, "QEMU hangs", "bad")
-        said = f"QEMU was stopped by a signal: kill -CONT {world.pid} on the host resumes it, and nothing is lost."
-        expect(page.locator("#why")).to_have_text(said)
-        expect(page.locator("#cures small")).to_contain_text("As root on ")
-        expect(page.locator("[data-verb].advised")).to_have_count(0)
-    finally:
-        signal_process(world.pid, signal.SIGCONT)
 
 
 # --- disconnected, and a Proxmox that is away ---

@@ -9,7 +9,6 @@ from ..support.browser import (
     KEPT_KEYS,
     Visit,
     confirm,
-    keep_key,
     open_key,
     phase,
     press,
@@ -114,14 +113,3 @@ def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit, host: str) -> None:
     assert text_of(page, "key-word") == "not kept here"
     assert not page.is_visible("#keep-key")
     assert page.evaluate(KEPT_KEYS) == 0
-
-
-@pytest.mark.all
-def test_a_key_that_is_there_is_deleted_at_the_end_of_a_tunnel(visit: Visit) -> None:
-    """The key is neither used nor kept."""
-    keep_key(visit)
-    later = visit.tab()  # which did not come from the demo's link
-    later.goto(visit.stage.url)
-    phase(later, "locked")
-    wait_for(later, lambda: later.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
-    wait_for_text(later, "no-keep", "The key is not kept")

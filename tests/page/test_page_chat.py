@@ -219,22 +219,6 @@ def test_a_broken_stream_is_attached_to(visit: Visit) -> None:
     assert len([a for a in visit.stage.model.asked[before:] if "Line 1 of" in a.said]) <= 1
 
 
-def test_a_reload_finds_the_turn(visit: Visit) -> None:
-    """Closing or reloading the page does not stop a turn. The page finds it again and then continues it."""
-    page = visit.open()
-    ask_claude(page, fake({"text": LONG, "wait": "reloaded"}))
-    expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")  # a reload ends a request on its way
-    visit.stage.model.release("reloaded")
-    page.reload()
-    page.fill("#secret", visit.keys["operator"])
-    page.press("#secret", "Enter")
-    ended(page)
-    expect(page.locator("#transcript .answer")).to_contain_text("Line 40 of")
-    ask_claude(page, fake({"text": "Still here."}))
-    ended(page, 2)
-    assert [body for body in visit.posts if "prompt" in body][-1]["session"]
-
-
 OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new Promise(done => { stop = done; });
     window.fetch = async (url, options) => {
         if (String(options?.body).includes('"prompt"')) await stopped;

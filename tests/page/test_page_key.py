@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import KEPT_KEYS, Stage, Visit, forget_key, open_key, phase, wait_for, wait_for_text
+from ..support.browser import KEPT_KEYS, Stage, Visit, open_key, phase, wait_for, wait_for_text
 from ..support.pairing_links import offer
 from .test_page_looks import judged
 from .test_page_pair import IPHONE
@@ -83,19 +83,6 @@ def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage, agent: st
     expect(page.locator("#key-kept")).to_contain_text("The browser has promised not to delete the key.")
     assert "seven days" not in page.inner_text("body")
     person.close()
-
-
-@pytest.mark.all
-def test_forget_is_for_every_tab(person: Visit) -> None:
-    """If a person presses Forget in one tab, the other open tabs have no key any more either."""
-    page, other = person.page, person.tab()
-    page.goto(person.stage.url)
-    keep(unlock(person))
-    other.goto(person.stage.url)
-    phase(other, "idle")
-    page.bring_to_front()
-    forget_key(page)
-    phase(other, "locked")
 
 
 @pytest.mark.all

@@ -16,9 +16,7 @@ from ..support.browser import (
     Visit,
     ask,
     axe_finds_in_both_schemes,
-    blocked,
     confirm,
-    find_handler,
     held_cycle,
     held_requests,
     keep_key,
@@ -29,7 +27,6 @@ from ..support.browser import (
     see_headline,
     show,
     stop_time,
-    text_of,
     unseen_cycle,
     unseen_outage,
     wait_for,
@@ -53,8 +50,6 @@ MISFITS = """() => {
     const {scrollWidth, clientWidth} = document.documentElement;
     return [...small, ...scrollWidth > clientWidth ? [`${scrollWidth} px wide on a screen of ${clientWidth}`] : []];
 }"""
-# Opens every disclosure; of the jobs, the newest alone, for each one is read from the host.
-OPEN_ALL = "() => document.querySelectorAll('details:not(#jobs li + li details)').forEach(each => { each.open = true })"
 SHIFTS = """window.shifts = [];
 const take = entries => window.shifts.push(...entries.map(({value, hadRecentInput, sources}) => ({
     value: hadRecentInput ? 0 : value, what: sources.map(({node, previousRect: a, currentRect: b}) =>
@@ -63,8 +58,6 @@ const take = entries => window.shifts.push(...entries.map(({value, hadRecentInpu
 const observer = new PerformanceObserver(list => take(list.getEntries()));
 observer.observe({type: "layout-shift", buffered: true});
 window.takeShifts = () => { take(observer.takeRecords()); return window.shifts.splice(0); };"""
-
-LOOKED = re.compile("Idle or hung|Looks healthy")  # the page looks by itself after another caller's verb
 
 
 def judged(page: Page, state: str) -> list[str]:
@@ -76,77 +69,6 @@ def judged(page: Page, state: str) -> list[str]:
         found += [f"{state}, {width} px: {each}" for each in page.evaluate(MISFITS)]
     page.set_viewport_size({"width": 360, "height": 740})
     return found
-
-
-@pytest.mark.all
-@real
-def test_every_state_passes_axe(visit: Visit) -> None:
-    """No violation in any state of the page; nothing is wider than the screen, and no target smaller than 48 px."""
-    page, stage = visit.page, visit.stage
-    page.goto(stage.url)
-    phase(page, "locked")
-    page.fill("#secret", "whsec_too-short")
-    page.press("#secret", "Enter")
-    expect(page.locator("#key-trouble")).to_contain_text("isn't a complete signing key")
-    found = judged(page, "locked")
-    with held_cycle(stage):
-        visit.open(looks=False)
-        expect(page.locator("#outcome-word")).to_have_text("Someone is on it")
-        found += judged(page, "another operator's job")
-        page.click("#outcome-act")
-        page.wait_for_selector("#jobs details[open] .job > pre")
-        found += judged(page, "watching")
-    visit.open()
-    found += judged(page, "idle")
-    for fold in ("evidence", "by-hand", "key"):
-        page.click(f"#{fold} summary")
-    found += judged(page, "everything open")
-    with held_requests(page, '"verb":"forensics"'):
-        press(page, "forensics")
-        phase(page, "checking")
-        found += judged(page, "checking")
-    phase(page, "done")
-    show(page, "history")
-    page.click("#jobs summary")
-    page.wait_for_selector("#jobs details[open] img")
-    found += judged(page, "done, and the history")
-    show(page, "vm")
-    ask(page, "reset")
-    found += judged(page, "the dialog")
-    stage.service.pve("reset", caller="operator2")
-    page.click("#yes")
-    phase(page, "refused")
-    found += judged(page, "refused")
-    misbehave(stage.world.root, fail={"start": "no space left on device"})
-    confirm(page, "cycle")
-    phase(page, "failed")
-    see_headline(page, "Off: start failed", "bad")  # the page has looked, because it must not see who comes next
-    found += judged(page, "failed")
-    misbehave(stage.world.root)
-    with unseen_cycle(stage, page, "start"):
-        confirm(page, "start")
-        phase(page, "busy")
-        found += judged(page, "busy")
-    page.dispatch_event("[data-verb=status]", "click")  # the page looks by itself now, and its parts move
-    expect(page.locator("[data-headline] h2")).to_have_text(LOOKED)
-    wait_for(page, lambda: not blocked(page, "start"), "the answer to the second check: the first one was held")
-    stage.wire.cut('"verb":"start"', 1)
-    confirm(page, "start")
-    phase(page, "unknown")
-    found += judged(page, "unknown")
-    stage.wire.mend()
-    phase(page, "done")
-    see_headline(page, "Coming back…", "busy")
-    found += judged(page, "coming back")
-    lose_handler(stage, page)
-    found += judged(page, "disconnected")
-    find_handler(stage, page)
-    phase(page, "done")  # the sentence about the start stays
-    with unseen_outage(stage, page):
-        press(page, "forensics")
-        phase(page, "notSent")
-        found += judged(page, "notSent")
-    assert found == []
 
 
 @real
@@ -281,22 +203,6 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None], width: int) -
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
-@pytest.mark.parametrize("act", [refused, busy])
-@real
-def test_a_sentence_that_is_too_long_for_the_bar_is_shown_whole(visit: Visit, act: Callable[[Visit], None]) -> None:
-    """On a phone the bar has two short lines. A longer text is shown above it, and nothing in the bar is cut off."""
-    page = visit.page
-    page.set_viewport_size({"width": 360, "height": 740})
-    visit.open()
-    act(visit)
-    lines = page.locator("#outcome small")
-    assert lines.evaluate("lines => lines.scrollHeight <= lines.clientHeight")
-    assert text_of(page, "outcome-sentence") == "Nothing was changed"
-    assert text_of(page, "outcome-whole").endswith(".")
-    assert "operator2" in text_of(page, "outcome-whole")
-    expect(page.locator("#outcome-whole")).to_be_in_viewport(ratio=1)
-
-
 @pytest.mark.all
 @real
 def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
@@ -314,59 +220,6 @@ def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> 
 
 
 # --- sizes ---
-
-
-@real
-def test_every_target_is_large_enough_for_a_thumb(visit: Visit) -> None:
-    """Every target is at least 48 px high and wide, in each tab, in open disclosures and in the dialog too."""
-    visit.stage.service.pve("reset", caller="operator2")  # so that there is a recent job
-    page = visit.open()
-    small = []
-    for tab in ("vm", "chat", "history"):
-        show(page, tab)
-        page.evaluate(OPEN_ALL)
-        if tab == "history":
-            page.wait_for_selector("#jobs details[open] a.button")  # the job is there whole
-        small += page.evaluate(MISFITS)
-    show(page, "vm")
-    ask(page, "reset")
-    assert small + page.evaluate(MISFITS) == []
-
-
-@pytest.mark.all
-@real
-def test_the_question_is_in_sight_when_the_page_is_enlarged(stage: Stage) -> None:
-    """At 400 % the dialog shows its question although its safe answer has the focus, and nothing is cut off."""
-    stage.settle()
-    with closing(Visit(stage, viewport={"width": 320, "height": 185})) as visit:  # 1280 x 740, enlarged four times
-        page = visit.open()
-        assert page.evaluate(MISFITS) == []
-        ask(page, "cycle")
-        assert page.evaluate(FOCUS) == "keep"
-        expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
-        expect(page.locator("#keep")).to_be_in_viewport()
-        page.keyboard.press("Enter")
-        for tab in ("chat", "history"):
-            show(page, tab)
-            assert page.evaluate(MISFITS) == []
-
-
-@pytest.mark.all
-@real
-def test_text_of_twice_its_size_fits(visit: Visit) -> None:
-    """With text of 200 % nothing needs to be scrolled sideways, and the dialog shows its question."""
-    page = visit.page
-    client = visit.context.new_cdp_session(page)
-    client.send("Page.enable")
-    client.send("Page.setFontSizes", {"fontSizes": {"standard": 32, "fixed": 26}})
-    visit.open()
-    assert page.evaluate("() => getComputedStyle(document.documentElement).fontSize") == "32px"
-    assert page.evaluate(MISFITS) == []
-    cut = "() => ['headline', 'second', 'why', 'outcome-word'].filter(id => (e => e.scrollWidth > e.clientWidth + 1)"
-    assert page.evaluate(cut + "(document.getElementById(id)))") == []
-    ask(page, "cycle")
-    assert page.evaluate(MISFITS) == []
-    expect(page.locator("#confirm-title")).to_be_in_viewport(ratio=1)
 
 
 # --- a screen reader's announcements, and the focus ---

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import time
 
 import pytest
@@ -172,18 +171,6 @@ def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> 
     assert visit.stage.mutating_jobs(but=before) == []
 
 
-@pytest.mark.all
-def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> None:
-    """When a clock that was three days ahead is corrected, the page reads the status again."""
-    page = visit.page
-    page.clock.install(time=time.time() + THREE_DAYS)
-    visit.open()
-    page.clock.set_system_time(time.time())
-    visit.stage.service.pve("stop", caller="operator2")
-    page.clock.run_for(20_000)
-    see_headline(page, "Off", "warn")
-
-
 def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     """The page repeats a request for 60 s. After that, even after a reload, Ask again sends the same id."""
     visit.page.clock.install()
@@ -338,22 +325,3 @@ def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
         assert blocked(page, "reset")
         assert not page.is_visible("#confirm")
     phase(page, "done")
-
-
-@pytest.mark.all
-def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
-    """The list of recent jobs is read again when one of its jobs has ended, and when an answer was lost."""
-    page = visit.open()
-    with held_cycle(visit.stage):
-        press(page, "status")
-        expect(page.locator("#jobs summary").first).to_contain_text(re.compile("Power-cycle under way.*, now at start"))
-    press(page, "status")
-    expect(page.locator("#jobs summary").first).to_contain_text("Power-cycle done")
-    visit.stage.wire.cut('"verb":"history"', 1)
-    visit.stage.service.pve("reset", caller="operator2")
-    press(page, "status")
-    wait_for_text(page, "jobs-trouble", "not known")
-    visit.stage.wire.mend()
-    press(page, "status")
-    expect(page.locator("#jobs summary", has_text="Reset done").first).to_be_attached()  # below the page's own capture
-    expect(page.locator("#jobs-trouble")).to_have_text("")

@@ -3,16 +3,12 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
-
-from breakglass.agents.pve.words import VERSION
+from playwright.sync_api import Page
 
 from ..support.browser import (
     Visit,
     find_handler,
-    forget_key,
     keep_key,
-    lose_handler,
     phase,
     see_headline,
     text_of,
@@ -102,36 +98,6 @@ def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
 
 
 @pytest.mark.all
-def test_an_open_page_hears_of_a_newer_one(visit: Visit) -> None:
-    """When an open page is shown again, it learns that the device has a newer version."""
-    page = kept_page(visit)
-    make_older(page)
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-    wait_for(page, lambda: page.evaluate("() => window.told") == [VERSION], "word of a newer page")
-    page.reload()
-    phase(page, "idle")
-    assert not is_older(page)
-
-
-@pytest.mark.all
-def test_a_full_disk_leaves_the_stored_page_as_it_is(visit: Visit) -> None:
-    """A file that does not fit is not stored at all, as the worker expects. The old files open without the handler."""
-    page = kept_page(visit)
-    make_older(page)
-    origin = visit.stage.url.rstrip("/")
-    limit = {"origin": origin, "quotaSize": 1}
-    visit.context.new_cdp_session(page).send("Storage.overrideQuotaForOrigin", limit)
-    stored = """async () => (await caches.open("breakglass page /")).put("?set=2", new Response("x".repeat(1e6)))
-        .then(() => "stored", (error) => error.name)"""
-    assert page.evaluate(stored) == "QuotaExceededError"
-    assert page.evaluate(SETS) == 1
-    visit.stage.wire.down()
-    page.reload()
-    wait_for_text(page, "name", "devvm (VM 102)")
-    assert is_older(page)
-
-
-@pytest.mark.all
 def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
     """If connections are accepted and never answered, the cached page opens with the stored key and commands."""
     page = kept_page(visit)
@@ -147,32 +113,6 @@ def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit)
     assert "No answer yet" in page.evaluate("() => window.said")  # for a few seconds
     wait_for_text(page, "key-word", "kept here since")
     assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
-
-
-@pytest.mark.all
-def test_a_disconnected_page_links_to_the_handlers_health(visit: Visit) -> None:
-    """The worker does not show a login page in front of the handler, but a link leads to it."""
-    page = kept_page(visit)
-    lose_handler(visit.stage, page)
-    expect(page.locator("#see-health")).to_be_visible()
-    assert page.locator("#see-health").get_attribute("href") == "health"
-    visit.stage.wire.up()
-    page.goto(f"{visit.stage.url}health")
-    assert '"ok":true' in page.inner_text("body")
-
-
-@pytest.mark.all
-def test_names_stored_by_other_pages_of_the_origin_are_untouched(visit: Visit) -> None:
-    """Storage entries of other pages are neither read nor deleted."""
-    page = visit.page
-    page.goto(f"{visit.stage.url}health")
-    theirs = {"vms": '{"a":1}', "by-hand devvm": "7", "grafana.prefs": "dark", "job devvm": "{"}
-    page.evaluate("them => { for (const each in them) localStorage[each] = sessionStorage[each] = them[each] }", theirs)
-    visit.open()
-    forget_key(page)
-    stored = page.evaluate("() => [{...localStorage}, {...sessionStorage}]")
-    for each in stored:
-        assert {name: value for name, value in each.items() if not name.startswith("breakglass / ")} == theirs
 
 
 @pytest.mark.all

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
-from ..support.browser import ASKS, Stage, Visit, ask, keep_key, phase, see_headline, show, wait_for_text
+from ..support.browser import ASKS, Stage, Visit, ask, phase, show, wait_for_text
 from ..support.page_chat import answer_chat, ask_claude
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -23,33 +23,6 @@ def health_with(stage: Stage, **other: object) -> Callable[..., Any]:
     """Return a route that answers the handler's own `/health` with these fields replaced."""
     answer = {**stage.service.health(), **other}
     return lambda route: route.fulfill(json=answer)
-
-
-def test_a_chat_that_is_off_is_not_set_up(visit: Visit) -> None:
-    """The connection to Claude is called "not set up" where chat is disabled, and not "not asked yet" for ever."""
-    page = visit.page
-    page.route("**/health", health_with(visit.stage, chat="none"))
-    page.goto(visit.stage.url)
-    wait_for_text(page, "link-breakglass", "Breakglass: answering")
-    expect(page.locator("#link-claude")).to_have_text("Claude: not set up")
-    expect(page.locator("#link-claude use")).to_have_attribute("href", "#i-ring")
-    page.unroute("**/health")
-    page.route("**/health", health_with(visit.stage, chat="on"))
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # which asks /health
-    expect(page.locator("#link-claude")).to_have_text("Claude: answering")
-
-
-@pytest.mark.all
-def test_a_handler_that_swallows_every_packet_is_named_while_the_request_waits(visit: Visit) -> None:
-    """An operator need not wait for the requests' own deadline, which never comes here."""
-    page, held = keep_key(visit), list[Route]()
-    page.add_init_script("AbortSignal.timeout = () => new AbortController().signal")
-    page.route(re.compile("/(health|pve)$"), lambda route: held.append(route))
-    page.reload()
-    see_headline(page, "No connection", "unknown")
-    *_, health = [route for route in held if route.request.url.endswith("/health")]  # after the earlier page's requests
-    health.continue_()
-    wait_for_text(page, "link-breakglass", "Breakglass: answering")
 
 
 # --- downloads for a ticket ---

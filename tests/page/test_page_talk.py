@@ -6,8 +6,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from ..support.browser import Visit, axe_finds, phase, wait_for
-from ..support.page_chat import LONG, answer_chat, ask_claude, ended
+from ..support.browser import Visit, axe_finds, phase
+from ..support.page_chat import answer_chat, ask_claude, ended
 from ..support.talk import bash, fake
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.slow]
@@ -120,28 +120,6 @@ def overflow(page: Page) -> int:
     """Return by how much the page is wider than the screen."""
     wider: int = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return wider
-
-
-SLICES = """() => {
-    // each few blocks take so long that they are their own slice, and frames come between the slices
-    const [now, late, frame] = [performance.now, setTimeout, requestAnimationFrame];
-    let shift = 0;
-    performance.now = () => now.call(performance) + (shift += 2);
-    window.setTimeout = (act, ms, ...more) => ms ? late(act, ms, ...more) : frame(() => frame(() => act()));
-}"""
-
-
-@pytest.mark.all
-def test_the_end_stays_in_sight_while_a_long_answer_is_drawn_in_slices(visit: Visit) -> None:
-    """A frame between two slices is no scroll up, because the next slice is followed too."""
-    page = visit.open()
-    answer_chat(page, {"type": "text", "text": LONG.replace("\n", "\n\n") * 2})
-    page.evaluate(SLICES)
-    ask_claude(page, "well?")
-    ended(page)
-    expect(page.locator("#transcript .answer")).to_contain_text(re.compile(r"Line 40 .*Line 40 ", re.DOTALL))
-    left = "box => box.scrollHeight - box.scrollTop - box.clientHeight"
-    wait_for(page, lambda: page.locator("#transcript").evaluate(left) < 40, "a scroll to the end")
 
 
 def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:

@@ -199,25 +199,6 @@ def test_enter_sends_where_there_is_a_keyboard(visit: Visit) -> None:
 
 
 @pytest.mark.all
-def test_enter_begins_a_line_on_a_touch_screen(visit: Visit) -> None:
-    """On a phone Enter is a new line, as its key says, and Send sends."""
-    phone = Visit(visit.stage, has_touch=True, is_mobile=True)
-    try:
-        page = phone.open()
-        answer_chat(page, {"type": "text", "text": "Heard."})
-        show_chat(page)
-        page.fill("#prompt", "well?")
-        page.press("#prompt", "Enter")
-        assert page.input_value("#prompt").endswith("\n")
-        assert prompts(phone) == []
-        page.tap("#send")
-        ended(page)
-        assert len(prompts(phone)) == 1
-    finally:
-        phone.close()
-
-
-@pytest.mark.all
 def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> None:
     """A replay without its last line is not shown as if it were whole, and Ask again loads it."""
     visit.page.clock.install()

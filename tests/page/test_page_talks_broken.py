@@ -1,14 +1,13 @@
 """A conversation in unkind states: two tabs, an old turn, a handler that can't replay, and where the focus goes."""
 
 import json
-import time
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import Visit, forget_key, held_requests, phase, show, wait_for, wait_for_text
-from ..support.page_chat import LONG, PROPOSES, ask_claude, ended, open_again, show_chat
-from ..support.talk import Talker, fake
+from ..support.browser import Visit, forget_key, phase, show, wait_for_text
+from ..support.page_chat import LONG, ask_claude, ended, open_again, show_chat
+from ..support.talk import fake
 from .test_page_talks import approve, checks, prompts
 
 pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mark.all]
@@ -53,29 +52,6 @@ def test_two_tabs_that_approve_act_once(visit: Visit) -> None:
     ended(other, 2)
     assert len(visit.stage.mutating_jobs(before)) == 1
     assert len({body["session"] for body in checks(visit)}) == 1
-
-
-def test_a_turn_without_a_session_keeps_its_age(visit: Visit) -> None:
-    """A page that closed before its session was known takes up the turn: its proposal is as old as it is."""
-    page = visit.open()
-    service = visit.stage.service
-    assert isinstance(service, Talker)
-    turn = f"msg_old{time.time_ns()}"
-    with service.open("operator", turn, prompt=PROPOSES, vm="devvm") as stream:
-        assert list(stream)[-1]["ok"]
-    kept = {"turn": {"id": turn, "prompt": "Is it hung?", "own": False, "began": 1000 * (time.time() - 25 * 3600)}}
-    page.evaluate(
-        "kept => localStorage.setItem('breakglass / chat devvm', JSON.stringify(kept))",
-        kept,
-    )
-    page = open_again(visit)
-    ended(page)
-    card = page.locator("[data-proposal]")
-    expect(card).to_contain_text("Claude proposes: Reset")
-    page.click("[data-approve]")
-    expect(card).to_contain_text("Too old to approve. Ask Claude again.")
-    expect(page.locator("#confirm")).to_be_hidden()
-    assert visit.mutating == []
 
 
 def test_forget_while_a_turn_runs_leaves_no_word(visit: Visit) -> None:
@@ -125,26 +101,6 @@ def test_a_handler_that_does_not_replay(visit: Visit) -> None:
     assert len(checks(visit)) == 1
 
 
-def test_the_turn_after_a_verb_moves_nothing(visit: Visit) -> None:
-    """It begins by itself, while a person reads the list of conversations, but the list stays."""
-    page = visit.open()
-    ask_claude(page, PROPOSES_AND_ENDS)
-    ended(page)
-    page.click("[data-approve]")
-    with held_requests(page, '"reset"') as held:
-        page.click("#yes[aria-disabled=false]")
-        phase(page, "running")
-        page.click("#earlier")
-        expect(page.locator("#talks button").first).to_be_visible()
-        wait_for(page, lambda: held, "the reset")
-    phase(page, "done")
-    expect(page.locator("#transcript article")).to_have_count(2)
-    expect(page.locator("#talks")).to_be_visible()
-    page.click("#earlier")
-    ended(page, 2)
-    assert len(checks(visit)) == 1
-
-
 def test_the_focus_stays_in_the_conversation(visit: Visit) -> None:
     """A button that goes when it is pressed passes the focus on, within the conversation."""
     page = visit.open()
@@ -165,20 +121,3 @@ def test_the_focus_stays_in_the_conversation(visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#transcript article")).to_have_count(1)
     expect(page.locator("#transcript")).to_be_focused()
-
-
-def test_a_conversation_that_went_on_elsewhere(visit: Visit) -> None:
-    """A press on the one that is shown brings what was said in a terminal meanwhile."""
-    page = visit.open()
-    ask_claude(page, fake({"text": "Here."}))
-    ended(page)
-    service = visit.stage.service
-    assert isinstance(service, Talker)
-    page.click("#earlier")
-    token = page.locator("#talks button").first.get_attribute("data-talk")
-    assert service.chat(fake({"text": "Said elsewhere."}), session=token)[-1]["ok"]
-    page.click("#earlier")
-    page.click("#earlier")
-    page.locator("#talks button").first.click()
-    ended(page, 2)
-    expect(page.locator("#transcript article").last).to_contain_text("Said elsewhere.")

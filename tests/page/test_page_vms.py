@@ -15,7 +15,6 @@ from ..support.browser import (
     confirm,
     fall_asleep,
     forget_key,
-    held_cycle,
     held_requests,
     keep_key,
     phase,
@@ -166,21 +165,6 @@ def rows(page: Page) -> list[tuple[str, ...]]:
         "rows => rows.map((row) => [row.dataset.vm, row.dataset.tone, row.querySelector('span > span').textContent])"
     )
     return [tuple(row) for row in page.locator("#rows [data-vm]").evaluate_all(cells)]
-
-
-@pytest.mark.all
-def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
-    """Before one was ever chosen, the page opens with all VMs. Each is looked at, and what is found then sorts them."""
-    page = person.page
-    with held_cycle(stage):
-        person.open(looks=False)
-        order = [("devvm", "busy", "Power-cycling…")]
-        order += [("twin", "unknown", "Key not allowed"), ("broken", "unknown", "Set up wrongly")]
-        wait_for(page, lambda: rows(page) == order, "each in its place")
-    assert stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
-    page.click("#show-vms")
-    wait_for(page, lambda: rows(page)[0] == ("devvm", "warn", "Off"), "the VM that needs help first")
-    assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
 
 
 def checks_of(person: Visit, name: str, *verbs: str) -> int:
@@ -471,18 +455,6 @@ def test_a_link_opens_a_job_that_the_list_does_not_have(stage: Stage, person: Vi
     expect(page.locator("#jobs li[id]")).to_have_count(0)
 
 
-@pytest.mark.all
-def test_a_job_of_a_link_is_followed_to_its_end(stage: Stage, person: Visit) -> None:
-    """Where no list has the job, its line in the timeline still says how it ended."""
-    page = keep_at_hand(person)
-    answer_lists(page, [])
-    with held_cycle(stage) as job:
-        follow(person, f"#vm=devvm&job={job}")
-        line = page.locator(f"[id='job {job}'] summary")
-        expect(line).to_contain_text("under way")
-    expect(line).to_contain_text("done in")
-
-
 def test_a_link_to_a_job_says_what_is_known_of_it(person: Visit) -> None:
     """That the host does not know a job is said only if it said so. The sentence stays until another tab is chosen."""
     page = person.page
@@ -583,17 +555,6 @@ def write_about_two(page: Page) -> None:
 
 
 @pytest.mark.all
-def test_a_draft_stays_with_its_vm(person: Visit) -> None:
-    """A draft for one VM is not sent for another one; it returns with its VM."""
-    page = person.open()
-    show(page, "chat")
-    wait_for_text(page, "chat-notice", "Chat is not set up here")  # the conversation is loaded
-    write_about_two(page)
-    choose(page, "devvm")
-    expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
-
-
-@pytest.mark.all
 def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(person: Visit) -> None:
     """On a slow line its modules come later than a person writes."""
     held: list[Route] = []
@@ -618,45 +579,6 @@ def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(per
     choose(page, "devvm")
     expect(page.locator("#prompt")).to_have_value("why does devvm still hang?")
     assert [body for body in person.posts if "prompt" in body] == []
-
-
-@pytest.mark.all
-def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
-    """If claude logs in to the guest as root, the page says that it may change anything there."""
-    page = person.open(caller="talker", looks=False)
-    choose(page, "twin")
-    wait_for_text(page, "notes", "claude logs in to twin as root")
-    choose(page, "devvm")
-    expect(page.locator("#notes")).not_to_contain_text("root")
-
-
-@pytest.mark.all
-def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
-    """If a reload removes the selected VM, the page does not select another one."""
-    page = person.open()
-    choose(page, "devvm")
-    gone = {**person.stage.service.health()}
-    gone["vms"] = [vm for vm in gone["vms"] if vm["name"] != "devvm"]
-    page.route("**/health", lambda route: route.fulfill(json=gone))
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-    expect(page.locator("#name")).to_have_text("devvm")
-    see_headline(page, "Idle or hung", "unknown")
-
-
-@pytest.mark.all
-def test_a_vm_with_a_faulty_entry_says_that_it_is_disabled(person: Visit) -> None:
-    """A VM whose entry has a fault is listed without a number; its verbs say that nothing was sent."""
-    page = person.open()
-    choose(page, "broken")
-    expect(page.locator("#name")).to_have_text("broken")
-    see_headline(page, "Set up wrongly", "unknown")
-    wait_for_text(page, "why", "It is disabled by a configuration error.")
-    phase(page, "notSent")
-    press(page, "reset")
-    wait_for_text(page, "dock", "its power state was not checked")
-    assert not page.is_visible("#confirm")
-    page.set_viewport_size({"width": 320, "height": 740})
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
 @pytest.mark.all
@@ -693,46 +615,6 @@ def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> No
         page.clock.fast_forward(20_000)
         phase(page, "locked")
         assert page.evaluate("() => Object.keys(sessionStorage)") == []
-
-
-@pytest.mark.all
-def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
-    """The advice `constructor` advises nothing, and all else of the answer is shown."""
-    page = person.page
-    verdict = {"code": "x", "sentence": "s", "advice": "constructor", "evidence": []}
-    line = {
-        "type": "result",
-        "reached": True,
-        "outcome": "done",
-        "state": "running",
-        "last": "none",
-        "verdict": verdict,
-    }
-    page.route("**/pve", lambda route: route.fulfill(content_type="application/x-ndjson", body=json.dumps(line) + "\n"))
-    person.open()
-    expect(page.locator("#verdict-sentence")).to_have_text("S.")
-    expect(page.locator("#say-verdict")).to_have_text("X. S.")
-    expect(page.locator("[data-verb].advised")).to_have_count(0)
-
-
-@pytest.mark.all
-def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
-    """The timeline holds the jobs of the VM that is shown, and nothing else, even where they are of the same day."""
-    began = person.stage.service.pve("forensics", vm="devvm").json
-    page = person.open()
-    page.wait_for_selector("#jobs li[id]", state="attached")
-    job = {"id": "twins", "verb": "reset", "by": "twin", "started": began["started"], "seconds": 1, "outcome": "done"}
-
-    def answer(route: Route) -> None:
-        if '"history","vm":"twin"' in (route.request.post_data or ""):
-            route.fulfill(json={"outcome": "done", "reached": True, "jobs": [job]})
-        else:
-            route.continue_()
-
-    page.route("**/pve", answer)
-    page.evaluate("() => { location.hash = '#vm=twin'; }")
-    expect(page.locator("#jobs li[id='job twins']")).to_have_count(1)
-    expect(page.locator("#jobs li[id]")).to_have_count(1)
 
 
 def test_a_link_that_is_opened_meanwhile_withdraws_the_question(person: Visit) -> None:

@@ -19,7 +19,6 @@ from ..support.browser import (
     wait_for,
     wake,
 )
-from ..support.failing_tools import misbehave
 from ..support.stages import until
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -88,23 +87,6 @@ def test_waking_takes_evidence_if_the_last_is_old(visit: Visit) -> None:
     wake(page)
     wait_for(page, lambda: looks_of(visit) == [*first, "by itself"], "the next look")
     see_headline(page, "Idle or hung", "unknown")
-
-
-@pytest.mark.all
-def test_waking_looks_at_what_a_failed_verb_has_left(visit: Visit) -> None:
-    """If a verb failed while the page was hidden, the page looks on waking, because the earlier evidence is old."""
-    page = visit.open()
-    misbehave(visit.stage.world.root, fail={"start": "no space left on device"})
-    with held_requests(page, '"verb":"cycle"'):
-        confirm(page, "cycle")
-        phase(page, "running")
-        fall_asleep(page)
-    phase(page, "failed")
-    see_headline(page, "Off: start failed", "bad")
-    before = looks_of(visit)
-    wake(page)
-    wait_for(page, lambda: len(looks_of(visit)) > len(before), "the look")
-    phase(page, "failed")
 
 
 @pytest.mark.all

@@ -42,12 +42,6 @@ SEEN = {
     "verdict": None,
 }
 BEFORE = {"state": "lost", "at": "2026-11-27T03:00:00Z", "says": "the guest's kernel has not answered for 90 s"}
-OFF: dict[str, Any] = {
-    "state": "stopped",
-    "screen": False,
-    "screen_png": None,
-    "verdict": {"code": "no-picture", "sentence": "off"},
-}
 KEEP_LOOKING = "#outcome-act[data-act=keep-looking]"
 STOP_LOOKING = "#outcome-act[data-act=stop-looking]"
 LOOK = "#outcome-act[data-act=look]"
@@ -203,17 +197,6 @@ def test_the_pictures_of_a_rescue_are_a_strip(watcher: Visit) -> None:
 
 
 @pytest.mark.all
-def test_a_vm_that_went_off_again_is_off(watcher: Visit) -> None:
-    """A VM that stops while it is watched is not waited for."""
-    answer_screens(watcher.page, **OFF)
-    page = reset(watcher)
-    assert watcher.stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
-    look_again(page)
-    see_bar(page, "But the VM is off again", "warn")
-    see_headline(page, "Off", "warn")
-
-
-@pytest.mark.all
 def test_what_can_not_be_seen_is_not_claimed(watcher: Visit) -> None:
     """For a caller without `screen`, the page asks once, and then does not say whether the guest is back."""
     forbidden = {"status": 403, "code": "forbidden", "message": "no", "reached": False}
@@ -264,19 +247,6 @@ def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
     wake(page)
     look_again(page)
     see_headline(page, "Back: guest answers", "good")
-
-
-@pytest.mark.all
-def test_what_was_not_looked_at_is_not_called_dead(watcher: Visit) -> None:
-    """If no look had an answer, the watch ends without a word about the guest."""
-    answer_screens(watcher.page, lost=True)
-    page = reset(watcher)
-    fall_asleep(page)
-    page.clock.fast_forward(3_600_000)
-    wake(page)
-    look_again(page)
-    see_headline(page, "Not examined", "unknown")
-    see_bar(page, "could not see if the guest is back", "good")
 
 
 @pytest.mark.all
@@ -341,14 +311,3 @@ def test_the_screen_stays_on_while_a_verb_runs(visit: Visit) -> None:
     assert held(page) == 1
     page.click(STOP_LOOKING)
     wait_for(page, lambda: held(page) == 0, "its end")
-
-
-@pytest.mark.all
-def test_a_device_that_keeps_no_screen_on_runs_verbs_all_the_same(visit: Visit) -> None:
-    """A lock that is refused, as with a low battery, is no fault of the page."""
-    page = visit.page
-    page.add_init_script(f"({LOCKS})(); window.refuses = true")
-    visit.open()
-    confirm(page, "reset")
-    phase(page, "done")
-    assert page.evaluate("() => window.held") == 0
