@@ -13,7 +13,6 @@ from ..support.browser import (
     Visit,
     blocked,
     confirm,
-    fall_asleep,
     forget_key,
     held_requests,
     keep_key,
@@ -24,12 +23,10 @@ from ..support.browser import (
     stop_time,
     wait_for,
     wait_for_text,
-    wake,
 )
 from ..support.page_chat import answer_chat, ask_claude
 from ..support.service import Service, new_secret
 from ..support.stages import until
-from .test_page_wakes import pass_time
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
@@ -90,32 +87,6 @@ def choose(page: Page, name: str) -> None:
     page.click(f"[data-vm='{name}']")
 
 
-def is_status_of_devvm(route: Route) -> bool:
-    return '"status","vm":"devvm"' in (route.request.post_data or "")
-
-
-@pytest.mark.all
-def test_an_answer_stays_with_its_vm(person: Visit) -> None:
-    """An answer that comes after another VM was selected belongs to the VM of its request."""
-    page = person.open()
-    choose(page, "devvm")
-    held: list[Route] = []
-    page.route("**/pve", lambda route: held.append(route))
-    press(page, "status")
-    phase(page, "checking")
-    choose(page, "twin")
-    wait_for(page, lambda: any(is_status_of_devvm(route) for route in held), "the status of devvm")
-    for route in held:
-        if '"vm":"devvm"' in (route.request.post_data or ""):
-            route.continue_()
-    page.unroute("**/pve")
-    choose(page, "devvm")
-    phase(page, "idle")
-    kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`breakglass / by-hand ${name}`))")
-    assert "qm reset 102" in kept[0]
-    assert "102" not in (kept[1] or "")
-
-
 def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
     """What the page reads of it by itself ends: on a hung host it would hold one of the browser's six."""
     person.page.clock.install()
@@ -167,54 +138,6 @@ def rows(page: Page) -> list[tuple[str, ...]]:
     return [tuple(row) for row in page.locator("#rows [data-vm]").evaluate_all(cells)]
 
 
-def checks_of(person: Visit, name: str, *verbs: str) -> int:
-    """Return how often the page has asked for the state of a VM, or for other verbs."""
-    return sum(body.get("verb") in (verbs or ("status", "states")) and body.get("vm") == name for body in person.posts)
-
-
-@pytest.mark.all
-def test_the_list_stays_up_to_date(person: Visit) -> None:
-    """While the list is shown, each VM in it is checked again after 15 s and on waking. Else only the shown VM is."""
-    page = person.page
-    page.clock.install()
-    choose(person.open(), "twin")
-    seen = {name: checks_of(person, name) for name in ("devvm", "twin")}
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "twin") > seen["twin"], "the check of the VM that is shown")
-    assert checks_of(person, "devvm") == seen["devvm"]
-    page.click("#show-vms")
-    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
-    seen["devvm"] = checks_of(person, "devvm")
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "devvm") > seen["devvm"], "the check of a VM in the list")
-    wait_for(page, lambda: is_fresh(page), "a list that is up to date")
-    fall_asleep(page)
-    seen["devvm"] = checks_of(person, "devvm")
-    pass_time(page, 120)
-    wait_for(page, lambda: not is_fresh(page), "the second in which that is drawn")
-    assert checks_of(person, "devvm") == seen["devvm"]
-    wake(page)
-    wait_for(page, lambda: is_fresh(page), "a list that is up to date after a sleep")
-
-
-@pytest.mark.all
-def test_a_check_of_the_list_asks_for_no_history(person: Visit) -> None:
-    """A VM's jobs are asked for as it is opened: in the list they are not shown, and their disk may hang."""
-    person.page.clock.install()
-    page = follow(person, "#vm=twin")
-    page.fill("#secret", person.keys["operator"])
-    page.keyboard.press("Enter")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    page.click("#show-vms")
-    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
-    seen = checks_of(person, "devvm")
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "devvm") > seen, "the next check")
-    assert checks_of(person, "devvm", "history") == 0
-    choose(page, "devvm")
-    wait_for(page, lambda: checks_of(person, "devvm", "history") > 0, "the jobs of a VM that is opened")
-
-
 def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
     """From a part of the page to the one before, from a VM to the list, and forward again; a link is a place too."""
     page = person.open()
@@ -237,55 +160,6 @@ def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
         expect(page.locator("#name")).to_have_text(name)
         expect(page.locator("body")).to_have_attribute("data-tab", tab)
     assert person.mutating == []
-
-
-def is_fresh(page: Page) -> bool:
-    """Tell whether the list says how devvm is now."""
-    [words] = [words for name, _, words in rows(page) if name == "devvm"]
-    return words not in ("Out of date", "Not known", "Looking…")
-
-
-def vm_of(route: Route) -> str:
-    """Return the VM of a request."""
-    return str(json.loads(route.request.post_data or "{}").get("vm"))
-
-
-@pytest.mark.all
-def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
-    """At most three checks of the list are under way at once: a browser has six connections, and a verb needs one.
-
-    VMs on a host that hangs would otherwise hold them all, and a verb for a VM on another host would not leave. VMs on
-    a host that is known to be out of reach come last, so they hold up no check of the others.
-    """
-    page, many = person.page, {f"vm{n}": "timeout" if n < 6 else "answering" for n in range(12)}
-    held: list[Route] = []
-    answered: list[Route] = []
-    at_once: list[int] = []
-
-    def hold(route: Route) -> None:
-        if '"status"' in (route.request.post_data or "") and vm_of(route) in many:
-            held.append(route)
-            at_once.append(len(held) - len(answered))
-        else:
-            route.continue_()
-
-    def name_many(route: Route) -> None:
-        answer = route.fetch()
-        known = answer.json()
-        more = [{"name": name, "vmid": None, "proxmox": code, "since": None} for name, code in many.items()]
-        route.fulfill(response=answer, json={**known, "vms": [*known["vms"], *more]})
-
-    page.route("**/health", name_many)
-    page.route("**/pve", hold)
-    person.open()
-    page.click("#show-vms")
-    wait_for(page, lambda: len(held) == 3, "as many checks as there may be")
-    while len(asked := list(dict.fromkeys(vm_of(route) for route in answered))) < len(many):
-        wait_for(page, lambda: len(held) > len(answered), "the next check")
-        answered.append(held[len(answered)])
-        answered[-1].fulfill(json={"error": {"code": "not-found", "message": "no such VM", "reached": False}})
-    assert {many[name] for name in asked[:6]} == {"answering"}
-    assert max(at_once) == 3
 
 
 OF_RUNNING = {"code": "qemu-running", "sentence": "it runs", "advice": "", "evidence": []}

@@ -13,15 +13,11 @@ from breakglass.base.times import rfc3339
 from ..support.browser import (
     Visit,
     ask,
-    confirm,
-    fall_asleep,
-    held_requests,
     phase,
     see_headline,
     stop_time,
     wait_for,
     wait_for_text,
-    wake,
 )
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
@@ -44,7 +40,6 @@ SEEN = {
 BEFORE = {"state": "lost", "at": "2026-11-27T03:00:00Z", "says": "the guest's kernel has not answered for 90 s"}
 KEEP_LOOKING = "#outcome-act[data-act=keep-looking]"
 STOP_LOOKING = "#outcome-act[data-act=stop-looking]"
-LOOK = "#outcome-act[data-act=look]"
 
 
 def answer_screens(
@@ -194,120 +189,3 @@ def test_the_pictures_of_a_rescue_are_a_strip(watcher: Visit) -> None:
     shots.first.click()
     expect(page.locator("#large-picture img")).to_be_visible()
     page.click("#close-large")
-
-
-@pytest.mark.all
-def test_what_can_not_be_seen_is_not_claimed(watcher: Visit) -> None:
-    """For a caller without `screen`, the page asks once, and then does not say whether the guest is back."""
-    forbidden = {"status": 403, "code": "forbidden", "message": "no", "reached": False}
-    _, screens = answer_screens(watcher.page, error=forbidden)
-    page = reset(watcher)
-    look_again(page)
-    see_bar(page, "could not see if the guest is back", "good")
-    see_headline(page, "Not examined", "unknown")
-    expect(page.locator(LOOK)).to_be_visible()
-    page.clock.run_for(10_000)
-    assert len(screens) == 1
-
-
-FAILED_LOOKS: tuple[dict[str, Any], ...] = (
-    {"lost": True},
-    {"error": {"code": "overloaded", "message": "later", "reached": False}},
-    {"outcome": "unreached", "reached": False, "state": "unknown"},
-)
-
-
-@pytest.mark.all
-def test_looks_that_fail_do_not_end_the_watch(watcher: Visit) -> None:
-    """One request is lost, one gets an error, and one does not reach the host. The next one finds the guest."""
-    answers, screens = answer_screens(watcher.page)
-    page = reset(watcher)
-    for count, failed in enumerate(FAILED_LOOKS):
-        answers.clear()
-        answers.update(SEEN, **failed)
-        # the failed answer is not shown, and the next request is due only after it
-        pass_time_until(page, lambda count=count: len(screens) > count, "the next look")  # type: ignore[misc]
-        see_headline(page, "Coming back…", "busy")
-    answers.clear()
-    answers.update(SEEN, guest="answers")
-    pass_time_until(page, lambda: len(screens) > len(FAILED_LOOKS), "the last look")
-    see_headline(page, "Back: guest answers", "good")
-
-
-@pytest.mark.all
-def test_a_device_that_slept_looks_once_more(watcher: Visit) -> None:
-    """A hidden page sends no requests. Once it is shown again, it shows the current state."""
-    _, screens = answer_screens(watcher.page, guest="answers")
-    page = reset(watcher)
-    fall_asleep(page)
-    screens.clear()
-    page.clock.fast_forward(3_600_000)
-    page.clock.run_for(10_000)
-    assert screens == []
-    wake(page)
-    look_again(page)
-    see_headline(page, "Back: guest answers", "good")
-
-
-@pytest.mark.all
-def test_a_person_ends_the_watch(watcher: Visit) -> None:
-    """Stop looking ends it at once, and no further picture is asked for."""
-    _, screens = answer_screens(watcher.page, guest="silent")
-    page = reset(watcher)
-    page.click(STOP_LOOKING)
-    see_headline(page, "Not examined", "unknown")
-    screens.clear()
-    page.clock.run_for(10_000)
-    assert screens == []
-
-
-LOCKS = """() => {
-    window.held = 0;
-    const request = async (type) => {
-        if (window.refuses) throw new DOMException("low battery", "NotAllowedError");
-        const lock = new EventTarget();
-        lock.release = async () => {
-            if (lock.released) return; // as the browser's own: what is released twice is released once
-            lock.released = true;
-            window.held -= 1;
-            lock.dispatchEvent(new Event("release"));
-        };
-        window.last = lock;
-        window.held += type === "screen" ? 1 : 100;
-        return lock;
-    };
-    Object.defineProperty(navigator, "wakeLock", {value: {request}});
-}"""
-
-
-def held(page: Page) -> int:
-    """Return how many locks keep the screen on."""
-    locks: int = page.evaluate("() => window.held")
-    return locks
-
-
-@pytest.mark.all
-def test_the_screen_stays_on_while_a_verb_runs(visit: Visit) -> None:
-    """It stays on until the guest is back or the person has stopped looking.
-
-    The browser takes the lock when the page is hidden.
-    """
-    page = visit.page
-    page.add_init_script(f"({LOCKS})()")
-    visit.open()
-    answer_screens(page, guest="silent")
-    assert held(page) == 0
-    with held_requests(page, '"reset"'):
-        confirm(page, "reset")
-        phase(page, "running")
-        wait_for(page, lambda: held(page) == 1, "the lock")
-        fall_asleep(page)
-        page.evaluate("() => window.last.release()")
-        assert held(page) == 0
-        wake(page)
-        wait_for(page, lambda: held(page) == 1, "the lock again")
-    phase(page, "done")
-    see_headline(page, "Coming back…", "busy")
-    assert held(page) == 1
-    page.click(STOP_LOOKING)
-    wait_for(page, lambda: held(page) == 0, "its end")
