@@ -44,7 +44,6 @@ from ..support.failing_tools import misbehave
 from ..support.page_chat import answer_chat, ask_claude
 from ..support.pve_host import conf, lock, task_index
 from ..support.service import new_secret
-from ..support.stages import until
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
@@ -169,33 +168,6 @@ def test_verbs_run_to_their_ends(visit: Visit) -> None:
     expect(page.locator("#start-more")).to_contain_text("Advised")
     expect(page.locator(".advised:visible")).to_have_count(1)
     expect(page.locator("[data-verb=start].advised")).to_be_visible()
-
-
-def test_the_page_takes_evidence_by_itself_and_a_second_page_shows_the_same(visit: Visit) -> None:
-    """A later verb makes evidence old. Evidence of the last minute is shown again, and not taken again."""
-    visit.stage.service.pve("reset")
-    ended = time.time()
-    until(
-        lambda: time.time() > ended + 1,
-        "another second: the history's times have no fraction, and the page assumes the worst",
-    )
-    page = visit.open()
-    (taken,) = looks_of(visit)
-    assert taken["reason"] == "by itself"
-    page.clock.set_fixed_time(time.time())  # the evidence stays young, however late the second page opens
-    words = text_of(page, "headline")
-    assert words in SEEN
-    page.wait_for_selector("#glass img")
-    second = visit.open(visit.tab())
-    see_headline(second, words, SEEN[words])
-    second.wait_for_selector("#glass img")
-    assert "virtio0 queue 0" in (second.text_content("#verdict-lines") or "")
-    assert looks_of(visit) == [taken]
-    assert visit.mutating == []
-
-
-def looks_of(visit: Visit) -> list[dict[str, Any]]:
-    return [body for body in visit.posts if body.get("verb") == "forensics"]
 
 
 def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:

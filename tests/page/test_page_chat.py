@@ -190,29 +190,6 @@ def test_a_broken_stream_is_attached_to(visit: Visit) -> None:
     assert len([a for a in visit.stage.model.asked[before:] if "Line 1 of" in a.said]) <= 1
 
 
-OVERTAKE = """() => { const fetch = window.fetch; let stop; const stopped = new Promise(done => { stop = done; });
-    window.fetch = async (url, options) => {
-        if (String(options?.body).includes('"prompt"')) await stopped;
-        const answer = await fetch(url, options);
-        if (!String(options?.body).includes('"cancel"')) return answer;
-        const text = await answer.text();
-        stop();
-        while (!document.querySelector("#transcript .answer")) await new Promise(done => setTimeout(done, 20));
-        return new Response(text, {status: answer.status, headers: answer.headers}); }; }"""
-
-
-@pytest.mark.all
-def test_a_stop_that_overtakes_the_prompt_stops_the_turn(visit: Visit) -> None:
-    """The handler does not know the turn yet, and answers when it has begun, so the page sends Stop again."""
-    page = visit.open()
-    page.evaluate(OVERTAKE)
-    ask_claude(page, fake({"text": LONG, "wait": "never"}))
-    page.press("#prompt", "Escape")
-    ended(page)
-    expect(page.locator("#transcript .answer")).to_contain_text("Line 1 of")
-    expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")
-
-
 # --- failures in the page's conversation ---
 
 

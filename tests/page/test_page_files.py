@@ -330,11 +330,3 @@ def test_no_word_that_an_operator_would_have_to_ask_about() -> None:
     assert len(files) > 30
     found = {str(path): find_our_words(path.read_text(encoding="utf-8")) for path in files}
     assert {name: lines for name, lines in found.items() if lines} == {}
-
-
-def test_a_comment_may_say_it() -> None:
-    """A comment is left out, and what only looks like one is not."""
-    source = '/** the handler\n * @type {x} y */ const code = "not-checked"; // handler\n<!-- not checked -->\n'
-    assert find_our_words(source) == []
-    words = ['a("https://handler");', "<p>Not checked</p>", "not\n\tisolated"]
-    assert find_our_words("\n".join(words)) == words

@@ -21,7 +21,6 @@ from ..support.browser import (
     open_key,
     phase,
     press,
-    stop_time,
     text_of,
     wait_for,
     wait_for_text,
@@ -31,9 +30,6 @@ from ..support.pairing_links import offer
 from .test_page_looks import judged
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
-
-MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 Version/18.0 Safari/605.1.15"
-PROMISES = "StorageManager.prototype.persist = async () => true;"
 
 
 def unlock(visit: Visit, url: str = "") -> Page:
@@ -64,22 +60,6 @@ def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(stage: Stage, bo
     phase(unlock(person), "idle")
     keep(page)
     expect(words).to_be_visible()
-    person.close()
-
-
-@pytest.mark.all
-def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage) -> None:
-    """A Mac forgets nothing after seven days. The page says where the key is, and what the browser has promised."""
-    stage.settle()
-    person = Visit(bound, ignore_https_errors=True, user_agent=MAC)
-    person.context.add_init_script(PROMISES)
-    page, kept = unlock(person, bound.url), person.page.locator("#key-kept")
-    phase(page, "idle")
-    open_key(page)
-    expect(kept).to_contain_text("only in this tab")
-    keep(page)
-    expect(kept).to_contain_text("promised")
-    assert text_of(page, "key-ios") == ""
     person.close()
 
 
@@ -198,16 +178,6 @@ FOLLOW = "link => { location = link; }"
 HISTORY = "() => navigation.entries().map(({ url }) => url)"
 KEPT_TEXT = "() => JSON.stringify([{...localStorage}, {...sessionStorage}])"
 NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
-# A count of the keys that ends only when the test lets it.
-SLOW = """const put = IDBObjectStore.prototype.put;
-IDBObjectStore.prototype.put = function (...words) {
-    const request = put.apply(this, words);
-    if (!window.slow) return request;
-    const late = {};
-    window.slow = false;
-    window.letGo = () => late.onsuccess();
-    return late;
-};"""
 FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
 
 
@@ -422,28 +392,6 @@ def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
     page.click("#yes")
     says(page, "Paired as operator, until this tab closes. The key is not kept here.")
     phase(page, "idle")
-
-
-@pytest.mark.all
-def test_a_key_is_kept_by_a_slow_device_too(person: Visit) -> None:
-    """The link is used up, so the page waits even for a database that answers after a minute, and says so."""
-    page, given = person.page, offer(person.stage)
-    page.clock.install()
-    page.add_init_script(SLOW)
-    open_link(page, given.link)
-    asked(page)
-    stop_time(page)
-    page.evaluate("() => { window.slow = true; }")
-    page.click("#yes")
-    page.wait_for_function("() => window.letGo")
-    page.clock.run_for(60_000)
-    page.clock.resume()
-    says(page, "This device can now rescue VMs. This browser is still storing the key: keep this tab open.")
-    assert page.evaluate("() => location.hash") == "#pair=sent"
-    page.evaluate("() => window.letGo()")
-    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
-    expect(page.locator("#pair-word")).to_have_text("Paired as operator. This device can now rescue VMs.")
-    assert page.evaluate("() => location.hash") == ""
 
 
 @pytest.mark.all

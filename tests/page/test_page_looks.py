@@ -220,31 +220,6 @@ def test_each_word_is_announced_once(visit: Visit) -> None:
 
 
 @pytest.mark.all
-def test_what_works_is_not_called_unavailable(visit: Visit) -> None:
-    """A button that opens its dialog is not `aria-disabled`. One that waits does nothing, and the page says why."""
-    page = visit.open()
-    start = page.get_by_role("button", name="Start…", exact=True)
-    expect(start).to_have_accessible_description("It is running")
-    expect(start).to_have_attribute("aria-disabled", "false")
-    ask(page, "start")
-    page.click("#keep")
-    with held_cycle(visit.stage):
-        press(page, "status")
-        expect(page.locator("#outcome-act")).to_have_text("Watch")  # the check has ended, whose answer ends a nudge
-        expect(start).to_have_attribute("aria-disabled", "true")
-        press(page, "reset")
-        expect(page.locator("#dock")).to_contain_text("operator2 has been power-cycling it")
-        assert not page.is_visible("#confirm")
-        expect(start).to_have_accessible_name("Start…")
-    landmarks = page.locator("section:visible, nav:visible, main:visible, header:visible")
-    names = landmarks.evaluate_all(
-        "all => all.map(each => each.ariaLabel ?? each.getAttribute('aria-labelledby') ?? each.localName)"
-    )
-    assert len(names) == len(set(names)), names
-    assert "section" not in names
-
-
-@pytest.mark.all
 def test_the_focus_is_never_lost(visit: Visit) -> None:
     """An element keeps the focus. If it is hidden, the headline gets the focus."""
     page = visit.page
@@ -597,21 +572,6 @@ def test_every_state_fits_every_screen(visit: Visit) -> None:
     assert len(found) >= 22
     faults = [each for all_of in found.values() for each in all_of]
     assert not faults, "\n".join(faults)
-
-
-@pytest.mark.all
-def test_the_page_opens_at_its_beginning(stage: Stage) -> None:
-    """However large its text is, or how low its screen, the page begins with the verdict, which is its largest text."""
-    stage.settle()
-    for layout in (each for each in LAYOUTS if each.text > 1 or each.height < 400):
-        with closing(Visit(stage)) as visit:
-            Screen(visit).be(layout)
-            page = visit.open()
-            assert page.evaluate("() => scrollY") == 0
-            sizes = page.evaluate(
-                "() => ['headline', 'why'].map(id => parseFloat(getComputedStyle(window[id]).fontSize))"
-            )
-            assert sizes[0] >= 1.15 * sizes[1], sizes
 
 
 # --- the console's text and the guest's last words ---

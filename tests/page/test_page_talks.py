@@ -86,35 +86,6 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
 
 
 @pytest.mark.all
-def test_two_tabs_begin_one_turn_after_a_verb(visit: Visit) -> None:
-    """Two tabs that both saw the verb end, and hold different tokens, send one id, and the second one joins."""
-    page = visit.open()
-    ask_claude(page, PROPOSES)
-    ended(page)
-    first: list[Route] = []
-    page.route(
-        "**/chat",
-        lambda route: first.append(route) if '"host"' in (route.request.post_data or "") else route.fallback(),
-    )
-    approve(page)
-    wait_for(page, lambda: first, "the turn after the verb")
-    body = json.loads(first[0].request.post_data or "")
-    service = visit.stage.service
-    assert isinstance(service, Talker)
-    between = service.chat(fake({"text": "Between."}, {"text": "It is back."}), session=body["session"])
-    newer = between[0]["session"]
-    assert newer != body["session"]
-    with service.open("operator", first[0].request.headers["webhook-id"], **{**body, "session": newer}) as stream:
-        assert list(stream)[-1]["ok"]
-    for route in first:  # the page has sent it again, where the turns in between took long
-        route.continue_()
-    page.unroute("**/chat")
-    ended(page, 2)
-    expect(page.locator("#transcript article").last).to_contain_text("It is back.")
-    expect(page.locator("#transcript article").last).not_to_contain_text("No answer")
-
-
-@pytest.mark.all
 def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
     """Above the limit, which is shown, the page sends nothing by itself, but a button does."""
     page = visit.open()
@@ -268,7 +239,6 @@ def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) ->
 # --- a conversation in unkind states ---
 
 KEPT = "() => Object.keys(localStorage).filter(name => name.includes('chat '))"
-FOCUSED = "() => document.activeElement.id || document.activeElement.dataset.say || document.activeElement.tagName"
 
 
 def refuse_replay(page: Page, status: int, error: dict[str, object]) -> None:
@@ -352,26 +322,3 @@ def test_a_handler_that_does_not_replay(visit: Visit) -> None:
     page.click("#let-check")
     ended(page, 2)
     assert len(checks(visit)) == 1
-
-
-@pytest.mark.all
-def test_the_focus_stays_in_the_conversation(visit: Visit) -> None:
-    """A button that goes when it is pressed passes the focus on, within the conversation."""
-    page = visit.open()
-    show_chat(page)
-    expect(page.locator("#starters button").first).to_be_visible()
-    page.focus("#starters button")
-    page.keyboard.press("Enter")
-    expect(page.locator("#stop-turn, #transcript article .meta").first).to_be_visible()
-    assert page.evaluate(FOCUSED) in ("stop-turn", "send")
-    ended(page)
-    page.focus("#new-talk")
-    page.keyboard.press("Enter")
-    expect(page.locator("#starters")).to_be_visible()
-    expect(page.locator("#starters button").first).to_be_focused()
-    page.focus("#earlier")
-    page.keyboard.press("Enter")
-    page.locator("#talks button").first.focus()
-    page.keyboard.press("Enter")
-    expect(page.locator("#transcript article")).to_have_count(1)
-    expect(page.locator("#transcript")).to_be_focused()

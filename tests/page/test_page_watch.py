@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from breakglass.base.times import rfc3339
-
 from ..support.browser import (
     Visit,
     ask,
@@ -171,21 +169,3 @@ def test_the_console_is_live_and_leaves_nothing(watcher: Visit) -> None:
     expect(page.locator("#glass img")).to_be_visible()
     assert [body.get("verb") for body in watcher.posts].count("screen") == 1
     assert watcher.stage.stages() == before
-
-
-def test_the_pictures_of_a_rescue_are_a_strip(watcher: Visit) -> None:
-    """Before the verb, then what the watch saw, each with its seconds, and it opens; no request is made for them."""
-    answer, screens = answer_screens(watcher.page)
-    page = reset(watcher)
-    began = page.evaluate("() => Date.now() / 1000")
-    shots = page.locator(".shot")
-    for seconds, rows in ((3, ["SeaBIOS"]), (9, ["Linux"]), (31, ["login:"])):
-        answer |= {"screen_text": rows, "started": rfc3339(began + seconds)}
-        look_again(page)
-        expect(page.locator("#console-text")).to_have_text(rows[0])
-    expect(shots).to_have_text([re.compile(r"^−\d+ s$"), re.compile("^[2-4] s$"), re.compile(r"^\d s$")])
-    expect(page.locator("#glass")).to_have_attribute("data-label", re.compile("^(29|30|31) s$"))
-    assert len(screens) == 3
-    shots.first.click()
-    expect(page.locator("#large-picture img")).to_be_visible()
-    page.click("#close-large")

@@ -20,6 +20,7 @@ function obstaclesAfter(...events) {
 const WAITING = {
 	"nothing": [[], {}],
 	"a status under way": [[["read-begun", { verb: "status", loud: true }]], { power: /^Wait for the answer/, status: /^Wait/, forensics: /^Wait/ }],
+	"a verb that was not sent": [[begun("reset", 5), settledEvent("reset", { outcome: "error", code: "forbidden", reached: false, state: null })], {}],
 	"a look by itself": [[["read-begun", { verb: "forensics", loud: false }]], {}],
 	"a verb under way": [[begun("cycle")], { power: /^Power-cycle is under way/, status: /under way/, forensics: /under way/ }],
 	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
@@ -73,6 +74,7 @@ test("a check is due every 15 s, also while an outcome is open, and never beside
 	assert.equal(due(), true);
 	assert.equal(due(["read-begun", { verb: "status", loud: false }, 14], ["read-dropped"]), false);
 	assert.equal(due(...OPEN), true);
+	assert.equal(due(["read-begun", { verb: "status", loud: false }, -259_200], ["read-dropped"]), true); // by a clock that was put right since
 	assert.equal(due(begun("cycle")), false);
 	assert.equal(due(["read-begun", { verb: "forensics", loud: false }, 30]), false);
 	assert.equal(due(...AWAY), false);

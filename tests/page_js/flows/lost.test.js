@@ -153,3 +153,26 @@ test("a repeat of `running` goes on for as long as the host runs the job", async
 	await pass(9);
 	assert.equal(viewOf().phase, "done");
 });
+
+test("a proposal that is approved again has its id, so that a request that fails now settles nothing", async () => {
+	await open();
+	host.pve = only("reset", LOST);
+	await confirm("reset", { more: { id: "msg_proposed1", reason: "hung" } });
+	await pass(70);
+	host.pve = only("reset", answerOf({ outcome: "unreached", reached: false, state: null }));
+	await confirm("reset", { more: { id: "msg_proposed1", reason: "hung" } });
+	assert.equal(viewOf().phase, "unknown");
+	assert.deepEqual(new Set(asked("reset").map(({ id }) => id)), new Set(["msg_proposed1"]));
+	assert.deepEqual(asked("reset").at(-1).again, true);
+});
+
+test("what lifts a refusal is sent once, under another id, with what the host offered", async () => {
+	await open();
+	host.pve = only("cycle", answerOf({ outcome: "refused", anyway: "would-not-start" }), undefined);
+	await confirm("cycle");
+	assert.equal(viewOf().offer, "would-not-start");
+	await confirm("cycle", { more: { anyway: viewOf().offer } });
+	const [first, second] = cycles();
+	assert.notEqual(second.id, first.id);
+	assert.deepEqual([viewOf().phase, first.anyway, second.anyway], ["done", undefined, "would-not-start"]);
+});
