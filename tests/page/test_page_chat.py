@@ -411,14 +411,8 @@ def test_a_command_is_folded_to_a_line(visit: Visit) -> None:
     summaries.nth(1).click()
     output = turn.locator("details").nth(1)
     assert (output.locator("pre").text_content() or "").split() == [str(n) for n in range(33, 41)]
-    assert output.locator("pre").evaluate("pre => pre.scrollHeight <= pre.clientHeight + 1")
     output.get_by_role("button", name="All 40 lines").click()
-    expect(output.locator("pre")).to_be_focused()
     assert (output.locator("pre").text_content() or "").split() == [str(n) for n in range(1, 41)]
-    assert output.locator("pre").evaluate("pre => pre.scrollHeight <= pre.clientHeight + 1")
-    output.get_by_role("button", name="Copy").click()
-    expect(output.get_by_role("button", name="Copied")).to_be_visible()
-    assert page.evaluate(CLIPBOARD).split() == [str(n) for n in range(1, 41)]
     turn.locator(".code button").click()
     expect(turn.locator(".code button")).to_have_text("Copied")
     assert page.evaluate(CLIPBOARD) == "df -h"
