@@ -440,6 +440,7 @@ def test_a_job_opens_with_its_reason_its_output_and_its_files(visit: Visit, tmp_
     entry.locator("summary").click()
     expect(entry).to_contain_text("hung since 02:50")
     expect(entry.locator(".job > pre")).to_contain_text("QEMU accepted the reset")
+    entry.locator("summary").click()
     page.click(f"[id='job {job}'] summary")
     expect(page.locator(f"[id='job {job}'] img")).to_be_visible()
     evidence = save(page, "Download evidence", tmp_path)
