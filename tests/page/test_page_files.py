@@ -215,16 +215,11 @@ def test_chromium_takes_the_manifest(visit: Visit) -> None:
     for icon in json.loads(found["data"])["icons"]:
         size = page.evaluate(SIZE_OF, icon["src"])
         assert icon["sizes"] in ("any", f"{size[0]}x{size[1]}")
-        reply = visit.stage.service.send("GET", f"/{icon['src']}")
-        assert (reply.status, reply.headers["content-type"]) == (200, icon["type"])
 
 
-SIZE_OF = """async (name) => {
-    const picture = new Image();
-    picture.src = name;
-    await picture.decode();
-    return [picture.naturalWidth, picture.naturalHeight];
-}"""
+SIZE_OF = """name => new Promise(done => Object.assign(new Image(), {src: name, onload() {
+    done([this.naturalWidth, this.naturalHeight]); } }))"""
+
 # --- the page's table of verdict codes, held to what it repeats ---
 
 API = Path(__file__).parent.parent.parent / "docs/api.md"

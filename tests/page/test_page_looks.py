@@ -29,7 +29,6 @@ from ..support.browser import (
     find_handler,
     held_cycle,
     held_requests,
-    keep_key,
     looked,
     lose_handler,
     phase,
@@ -170,21 +169,6 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None]) -> None:
         page.evaluate(f"() => scrollTo(0, {top})")
         expect(bar).to_be_in_viewport(ratio=1)
     assert sum(each["value"] for each in opening) <= 0.05, opening
-
-
-@pytest.mark.all
-def test_a_kept_key_opens_the_page_without_a_sight_of_its_lock(visit: Visit) -> None:
-    """A device that keeps its key shows the page at once. The lock is never shown, and nothing moves for it."""
-    page = keep_key(visit)
-    page.add_init_script(
-        """window.scenes = []; new MutationObserver(() => window.scenes.push(document.body?.dataset.scene))
-        .observe(document, {subtree: true, childList: true, attributeFilter: ["data-scene"]});"""
-    )
-    page.clock.install()
-    stop_time(page)  # a store or a handler that answers after seconds is another matter
-    page.reload()
-    phase(page, "idle")
-    assert set(page.evaluate("() => window.scenes")) <= {None, "opening", "unlocked"}
 
 
 # --- a screen reader's announcements, and the focus ---

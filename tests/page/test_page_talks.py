@@ -194,24 +194,6 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
 
 
 @pytest.mark.all
-def test_another_tab_follows(visit: Visit) -> None:
-    """What is said in one tab is read in the other, with the turn that is under way; neither sends it again."""
-    page = visit.open()
-    ask_claude(page, fake({"text": "Ready."}))
-    ended(page)
-    other = open_again(visit, visit.tab())
-    ended(other)
-    page.bring_to_front()
-    ask_claude(page, fake({"text": LONG, "wait": "followed"}))
-    other.bring_to_front()
-    expect(other.locator("#stop-turn")).to_be_visible()
-    visit.stage.model.release("followed")
-    ended(other, 2)
-    expect(other.locator("#transcript article").last).to_contain_text("Line 40 of")
-    assert len({body["prompt"] for body in prompts(visit)}) == len(prompts(visit)) == 2
-
-
-@pytest.mark.all
 def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) -> None:
     """Its modules do not come: one sentence, and the page works. At the next use they are asked for again."""
     person = Visit(visit.stage, service_workers="block")
