@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import (
-    Visit,
-    ask,
-    phase,
-    see_headline,
-    stop_time,
-    wait_for_text,
-)
+from ..support.browser import Visit, ask, phase, see_headline, stop_time, wait_for_text
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
