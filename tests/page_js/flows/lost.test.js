@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LOST, asked, confirm, dispatch, getState, host, open, pass, posts, reload, run, setClock, sleepFor, turn, viewOf, wake } from "./page.js";
 import { answerOf } from "../samples.js";
+import { post } from "../../../static_site/base/send.js";
 
 const only = (verb, ...answers) => (post) => (post.verb === verb ? (answers.length > 1 ? answers.shift() : answers[0]) : undefined);
 const later = {};
@@ -20,6 +21,7 @@ test("a lost answer is asked for again, with the same id and body, and the end i
 	const [first, ...more] = cycles().map(({ isEnded, ...body }) => body);
 	assert.deepEqual(more, [{ ...first, again: true }, { ...first, again: true }]);
 	assert.deepEqual([first.if_state, first.if_last], ["running", "job_0"]);
+	assert.deepEqual(new Set(posts.map(({ to }) => to)), new Set(["https://vm.example/breakglass/"])); // valid nowhere else
 });
 
 test("after a lost answer, a repeat that did not reach the host settles nothing", async () => {
@@ -113,6 +115,18 @@ test("what an error of the handler says of one attempt is not said of the verb, 
 	assert.equal(viewOf().phase, "unknown");
 	await pass(5);
 	assert.equal(viewOf().phase, "done");
+});
+
+test("of an answer, only a handler's own is one: not a proxy's error, nor a stream that broke off", async () => {
+	const gets = async (answer) => {
+		await open();
+		host.pve = only("screen", answer);
+		return post("pve", "id", '{"verb":"screen"}', new AbortController().signal);
+	};
+	assert.equal(await gets({ error: { code: 503, message: "upstream" } }), null);
+	assert.equal(await gets(LOST), null);
+	assert.equal((await gets({ error: { code: "overloaded" } })).error.code, "overloaded");
+	assert.equal((await gets([{ type: "accepted" }, { outcome: "done" }])).outcome, "done");
 });
 
 test("lines of an unknown type are no error, and the result counts", async () => {

@@ -71,7 +71,7 @@ globalThis.clearTimeout = (id) => timers.delete(id);
 
 export const heard = {}; // what the page listens to
 for (const [name, value] of Object.entries({
-	Node: Part, location: new URL("https://vm.example/breakglass/"), localStorage: store, sessionStorage: store, fetch: answerTo,
+	Node: Part, location: new URL("https://vm.example/breakglass/index.html?from=mail#vm=devvm"), localStorage: store, sessionStorage: store, fetch: answerTo,
 	addEventListener: (type, act) => { heard[type] = act; },
 	document: { hidden: false, getElementById: (id) => (parts[id] ??= new Part()), createElement: () => new Part(), createElementNS: () => new Part() },
 	navigator: {}, crypto: { randomUUID: () => String(++number), subtle: { sign: async () => new ArrayBuffer(32) } },
