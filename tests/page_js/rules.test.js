@@ -160,6 +160,7 @@ test("the notes say only what is not well", () => {
 	assert.deepEqual(notes(["clock-measured", { off: 59_000 }]), []);
 	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^The configuration of Breakglass is old since 03:00:00\./);
 	assert.match(notes(statusCame("running", "qemu-running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
+	assert.deepEqual(notes(statusCame("running", "qemu-running", 0, { warnings: ["claude logs in to it as root"] })), ["claude logs in to it as root"]);
 });
 
 // --- evidence of the history, which the page takes for its own ---

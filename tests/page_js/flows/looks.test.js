@@ -106,6 +106,19 @@ test("a verb of another tab is looked at once it is seen, and is no other caller
 	assert.match(viewOf().note, /^Another caller/);
 });
 
+test("the list of jobs is read again once one of its jobs has ended, or it could not be read", async () => {
+	const job = { id: "job_0", verb: "cycle", by: "anna", started: new Date().toISOString(), seconds: null, outcome: null };
+	for (const [list, more] of [[[job], 1], [[{ ...job, seconds: 3, outcome: "done" }], 0], [null, 1]]) {
+		await open();
+		host.pve = (post) => (post.verb === "history" ? { outcome: "done", reached: true, ...list && { jobs: list } } : undefined);
+		await reload();
+		const before = count("history");
+		run.runVerb("status");
+		await turn();
+		assert.equal(count("history") - before, more);
+	}
+});
+
 // --- the watch after a start ---
 
 const screens = () => count("screen");
