@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LOST, asked, confirm, dispatch, getState, host, open, pass, posts, reload, run, setClock, sleepFor, turn, viewOf, wake } from "./page.js";
+import { LOST, asked, confirm, dispatch, getState, host, open, parts, pass, posts, reload, run, setClock, sleepFor, tick, turn, viewOf, wake } from "./page.js";
 import { answerOf } from "../samples.js";
 import { post } from "../../../static_site/base/send.js";
 
@@ -10,6 +10,26 @@ const only = (verb, ...answers) => (post) => (post.verb === verb ? (answers.leng
 const later = {};
 const held = new Promise((done) => { later.go = done; });
 const cycles = () => asked("cycle");
+
+const yes = (isTrusted) => parts.yes.listeners.click({ isTrusted });
+for (const [what, ms, act] of [
+	["Esc, Enter or Back, which close it", 400, () => parts.confirm.close()],
+	["a script's press", 400, () => yes(false)],
+	["the second press of a double click", 399, () => yes(true)],
+	["a sleep of the device", 400, () => { parts.confirm.close(); yes(true); }],
+]) {
+	test(`nothing leaves without the dialog's yes: ${what}`, async () => {
+		await open();
+		run.runVerb("cycle");
+		await turn();
+		assert.equal(parts.confirm.open, true);
+		await tick(ms);
+		act();
+		parts.confirm.close();
+		await pass(2);
+		assert.deepEqual(cycles(), []);
+	});
+}
 
 test("a lost answer is asked for again, with the same id and body, and the end is shown", async () => {
 	await open();

@@ -41,7 +41,7 @@ let number = 0;
 const timers = new Map();
 export const setClock = (ms) => { now += ms; };
 
-async function tick(ms) {
+export async function tick(ms) {
 	const end = passed + ms;
 	for (let count = 0; ; count += 1) {
 		if (count > 1_000) throw new Error("the page asks again and again without a pause");
