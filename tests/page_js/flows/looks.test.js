@@ -296,4 +296,8 @@ test("the list is kept up to date while it is shown and the device is awake; els
 	assert.equal(count("status", "twin"), 3);
 	await wake();
 	assert.equal(count("status", "twin"), 4);
+	assert.equal(count("history", "twin"), 0); // which its host reads from a disk that may hang: not before it is opened
+	dispatch("vm-chosen", { name: "twin" });
+	await turn();
+	assert.equal(count("history", "twin"), 1);
 });
