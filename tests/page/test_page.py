@@ -47,6 +47,10 @@ from ..support.service import new_secret
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
+# What a screen reader is given to say, piece by piece.
+HEARD = """() => { window.heard = []; for (const id of ["say-verdict", "say-outcome"])
+    new MutationObserver(() => window.heard.push(document.getElementById(id).textContent))
+        .observe(document.getElementById(id), {childList: true}); }"""
 SEEN = {"Idle or hung": "unknown", "Looks healthy": "good"}  # a guest that boots uses its disk
 
 
@@ -68,12 +72,15 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
         page.keyboard.press("Enter")
         wait_for_text(page, "key-trouble", "isn't a complete signing key")
         page.evaluate("() => { document.getElementById('key-trouble').textContent = '' }")
+    page.evaluate(HEARD)
     page.fill("#secret", visit.keys["operator"])
     page.keyboard.press("Enter")
     phase(page, "idle")
     assert page.input_value("#secret") == ""
     looked(page)
     words = text_of(page, "headline")
+    verdict = f"{words}. {text_of(page, 'why')}"
+    assert [said for said in page.evaluate("() => window.heard") if said.startswith(verdict)] == [verdict]
     assert words in SEEN
     assert text_of(page, "name") == "devvm (VM 102)"
     assert text_of(page, "second").startswith("QEMU: running · looked ")
@@ -146,9 +153,11 @@ def test_a_key_is_kept_on_the_device_only_on_request_and_never_as_text(visit: Vi
 def test_verbs_run_to_their_ends(visit: Visit) -> None:
     """A confirmed verb is sent with the state that was shown, ends as done, and the new state is shown.
 
-    For a stopped VM, the headline, the announcement and the only filled button advise Start.
+    For a stopped VM, the headline, the announcement and the only filled button advise Start. Each phase, each stage and
+    the verdict are announced once, and never a timer.
     """
     page = visit.open()
+    page.evaluate(HEARD)
     for verb, state in (("cycle", "QEMU: running"), ("stop", "QEMU: not running")):
         with held_requests(page, f'"verb":"{verb}"'):
             confirm(page, verb)
@@ -164,8 +173,13 @@ def test_verbs_run_to_their_ends(visit: Visit) -> None:
     first, second = visit.mutating
     assert second["if_last"] == visit.stage.mutating_jobs()[1] != first["if_last"]
     expect(page.locator("[data-headline]")).to_have_attribute("data-tone", "warn")
-    expect(page.locator("#say-verdict")).to_contain_text("Start")
     expect(page.locator("#start-more")).to_contain_text("Advised")
+    spoken = page.evaluate("() => window.heard")
+    assert f"Off. {text_of(page, 'why')} Advised: Start." in spoken
+    for of in (spoken[: (at := spoken.index("Stop: sending."))], spoken[at:]):
+        assert len(of) == len(set(of)), of
+        assert len([said for said in of if " done." in said]) == 1, of
+        assert not [said for said in of if re.search(r"\d s\b", said.partition(", after")[0])], of
     expect(page.locator(".advised:visible")).to_have_count(1)
     expect(page.locator("[data-verb=start].advised")).to_be_visible()
 
@@ -367,7 +381,6 @@ def answer_health(visit: Visit, state: str, *hosts: dict[str, str] | None) -> No
     for vm in health["vms"]:
         vm["proxmox"] = state
     visit.page.route("**/health", lambda route: route.fulfill(json=health))
-    visit.page.goto("about:blank")
     visit.page.goto(visit.stage.url)
     expect(visit.page.locator("#link-breakglass")).to_have_attribute("data-tone", "good")
 

@@ -48,6 +48,7 @@ def keep(page: Page) -> None:
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
 
 
+@pytest.mark.all
 def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(stage: Stage, bound: Stage) -> None:
     """The sentence is beside the key's field, before the box is ticked, and later beside the box."""
     stage.settle()

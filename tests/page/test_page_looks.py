@@ -29,7 +29,6 @@ from ..support.browser import (
     find_handler,
     held_cycle,
     held_requests,
-    looked,
     lose_handler,
     phase,
     press,
@@ -171,36 +170,7 @@ def test_nothing_moves(visit: Visit, act: Callable[[Visit], None]) -> None:
     assert sum(each["value"] for each in opening) <= 0.05, opening
 
 
-# --- a screen reader's announcements, and the focus ---
-
-HEARD = """() => { window.heard = []; for (const id of ["say-verdict", "say-outcome"])
-    new MutationObserver(() => window.heard.push(document.getElementById(id).textContent))
-        .observe(document.getElementById(id), {childList: true}); }"""
-
-
-def test_each_word_is_announced_once(visit: Visit) -> None:
-    """The verdict with its advice, each phase and each stage are announced once, and never a timer."""
-    page, stage = visit.page, visit.stage
-    page.goto(stage.url)
-    page.evaluate(HEARD)
-    page.fill("#secret", visit.keys["operator"])
-    page.press("#secret", "Enter")
-    phase(page, "idle")
-    looked(page)
-    press(page, "status")
-    phase(page, "idle")
-    verdict = f"{page.inner_text('#headline')}. {page.inner_text('#why')}"
-    spoken = page.evaluate("() => window.heard.splice(0)")
-    assert [words for words in spoken if words.startswith(verdict)] == [verdict]
-    confirm(page, "stop")
-    phase(page, "done")
-    see_headline(page, "Off", "warn")
-    expect(page.locator("[data-verb=start].advised")).to_be_visible()
-    spoken = page.evaluate("() => window.heard")
-    assert f"Off. {page.inner_text('#why')} Advised: Start." in spoken
-    assert len([words for words in spoken if words.startswith("Stop done.")]) == 1
-    assert len(spoken) == len(set(spoken)), spoken
-    assert not [words for words in spoken if re.search(r"\d s\b", words.partition(", after")[0])], spoken
+# --- the focus ---
 
 
 @pytest.mark.all
@@ -601,6 +571,7 @@ def test_the_console_is_text_on_a_phone(visit: Visit) -> None:
     page.click("#close-large")
 
 
+@pytest.mark.all
 def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
     """Where a capture has some: hidden before, whole and as text after, and copied as they are."""
     visit.stage.service.pve("forensics", caller="operator2")  # of the newest capture
