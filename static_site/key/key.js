@@ -70,7 +70,10 @@ export async function takeKept(allowed) {
 	let kept = null;
 	const late = setTimeout(() => dispatch("key-missing"), STORE_MS);
 	if (allowed) kept = await keyStore((store) => store.get(1)).catch(() => null);
-	else keyStore((store) => store.delete(1)).catch(() => {}); // otherwise the next program on this port could use the key
+	else {
+		keep("local", "key", null);
+		keyStore((store) => store.delete(1)).catch(() => {}); // otherwise the next program on this port could use the key
+	}
 	clearTimeout(late);
 	keepBox.checked ||= Boolean(kept);
 	if (kept && !getState().unlocked) await takeKey(kept, Boolean(before?.tested));

@@ -4,26 +4,14 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from breakglass.agents.pve.words import ANYWAY
 
-from ..support.browser import (
-    Stage,
-    Visit,
-    ask,
-    axe_finds_in_both_schemes,
-    confirm,
-    phase,
-    press,
-    text_of,
-    wait_for_text,
-)
-from ..support.scripted import HUNG, STORAGE_HUNG, Scripted, output, result, scripted, stage
-from ..support.selection import sampled
+from ..support.browser import Stage, Visit, confirm, phase, press, text_of, wait_for_text
+from ..support.scripted import STORAGE_HUNG, Scripted, output, result, scripted, stage
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OFFER = "#outcome-act[data-act=anyway]"
@@ -56,10 +44,7 @@ def local(since: str, seconds: float) -> str:
 # --- anyway ---
 
 
-@pytest.mark.parametrize(
-    ("verb", "label"), sampled([("reset", "Reset"), ("cycle", "Power-cycle")], ("cycle", "Power-cycle"))
-)
-def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted, verb: str, label: str) -> None:
+def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted) -> None:
     """A refusal shows one button, named for the verb, and its dialog says what may be lost.
 
     Esc changes nothing and returns the focus to the button. A script's press does nothing. A look at the VM ends the
@@ -67,10 +52,10 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     a new id, and bound to the state that the page showed.
     """
     at, visit = page
-    confirm(at, verb)
+    confirm(at, "cycle")
     phase(at, "refused")
     button = at.locator(OFFER)
-    expect(button).to_have_text(f"{label} anyway…")
+    expect(button).to_have_text("Power-cycle anyway…")
     button.click()
     at.evaluate("() => document.getElementById('yes').click()")
     at.keyboard.press("Escape")
@@ -80,11 +65,11 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     phase(at, "idle")
     expect(button).to_be_hidden()
     assert len(visit.mutating) == 1
-    confirm(at, verb)
+    confirm(at, "cycle")
     phase(at, "refused")
     button.click()
     at.wait_for_selector("#yes[aria-disabled=false]")
-    assert text_of(at, "confirm-title") == f"{label} devvm anyway?"
+    assert text_of(at, "confirm-title") == "Power-cycle devvm anyway?"
     assert f"Unsaved work in the VM. {ANYWAY['storage-hung']}" in text_of(at, "confirm-facts")
     assert at.evaluate("() => document.activeElement.id") == "keep"
     at.click("#yes")
@@ -92,80 +77,9 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
     expect(button).to_be_hidden()
     first, again, last = visit.mutating
     assert (again, last) == (first, {**first, "anyway": "storage-hung"})
-    ids = [re.search(r" id=(\S+)", line) for line in host.asked(verb)]
+    ids = [re.search(r" id=(\S+)", line) for line in host.asked("cycle")]
     assert len({each[1] for each in ids if each}) == 3
     assert all(each and each[1].startswith("msg_") for each in ids)
-
-
-def test_each_refusal_that_can_be_lifted_says_what_that_costs(page: tuple[Page, Visit], host: Scripted) -> None:
-    """For `would-not-start`, the dialog has its cost, and the request has its code."""
-    at, visit = page
-    verdict = {**HUNG, "code": "would-not-start", "sentence": "the VM was not stopped, because a start would fail"}
-    refused = result(12, "refused", verdict=verdict, stage="preflight", anyway="would-not-start")
-    host.say([("anyway=would-not-start", [result()]), ("cycle", [refused]), ("", [result(jobs=[])])])
-    confirm(at, "cycle")
-    phase(at, "refused")
-    at.click(OFFER)
-    at.wait_for_selector("#yes[aria-disabled=false]")
-    assert f"Unsaved work in the VM. {ANYWAY['would-not-start']}" in text_of(at, "confirm-facts")
-    at.click("#yes")
-    phase(at, "done")
-    assert visit.mutating[-1]["anyway"] == "would-not-start"
-
-
-OFFERS: tuple[Any, ...] = (None, "", "locked", "constructor", True, ["storage-hung"])
-
-
-@pytest.mark.all
-def test_a_refusal_with_another_offer_has_no_button(page: tuple[Page, Visit], host: Scripted) -> None:
-    """There is no button after a refusal without an offer, or with an unknown one."""
-    at, _ = page
-    for offer in OFFERS:
-        host.say([("reset", [result(12, "refused", verdict=HUNG, anyway=offer)]), ("", [result(jobs=[])])])
-        confirm(at, "reset")
-        phase(at, "refused")
-        expect(at.locator(OFFER)).to_be_hidden()
-        press(at, "status")
-        phase(at, "idle")
-
-
-def test_start_of_a_running_vm_sends_no_anyway_field(page: tuple[Page, Visit], host: Scripted) -> None:
-    """While the VM runs, Start works and says why it is pointless, and its dialog says `anyway`.
-
-    The word is about the page's own knowledge. The request has no such field.
-    """
-    at, visit = page
-    assert text_of(at, "start-more") == "It is running"
-    assert at.get_attribute("[data-verb=start]", "aria-describedby") == "start-more"
-    ask(at, "start")
-    assert text_of(at, "confirm-title") == "Start devvm anyway?"
-    at.click("#yes")
-    phase(at, "done")
-    assert ["anyway" in body for body in visit.mutating] == [False]
-    assert "anyway" not in host.asked("start")[0]
-
-
-@pytest.mark.all
-def test_the_anyway_button_and_its_dialog_pass_axe(page: tuple[Page, Visit]) -> None:
-    """axe-core finds nothing in the button or its dialog.
-
-    Both are 48 px high, no wider than the screen, and move no verb's button.
-    """
-    at, _ = page
-    before = at.evaluate(PLACES)
-    confirm(at, "reset")
-    phase(at, "refused")
-    assert at.evaluate(PLACES) == before
-    found = axe_finds_in_both_schemes(at, "refused, with an offer")
-    box = at.locator(OFFER).bounding_box()
-    assert box
-    assert box["height"] >= 48
-    at.set_viewport_size({"width": 320, "height": 740})
-    assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
-    at.click(OFFER)
-    at.wait_for_selector("#yes[aria-disabled=false]")
-    assert axe_finds_in_both_schemes(at, "its dialog") + found == []
-    assert at.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
 # --- the stages ---
@@ -201,35 +115,3 @@ def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], h
     host.let_go("go-3")
     phase(at, "done")
     expect(at.locator("#steps [data-tone=good]").first).to_contain_text("Evidence")
-
-
-@pytest.mark.all
-def test_lines_of_an_unknown_type_are_ignored(page: tuple[Page, Visit]) -> None:
-    """A newer handler may send more types of lines. They are ignored, and the result counts."""
-    at, _ = page
-    lines = '{"type":"accepted"}\n{"type":"mood","text":"fine"}\n{"type":"stage"}\n{}\n'
-    lines += '{"type":"result","verb":"reset","outcome":"done","reached":true,"state":"running","last":"none"}\n'
-    at.route("**/pve", lambda route: route.fulfill(status=200, content_type="application/x-ndjson", body=lines))
-    confirm(at, "reset")
-    phase(at, "done")
-    at.unroute("**/pve")
-
-
-@pytest.mark.all
-def test_a_busy_answer_shows_the_holder_and_its_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
-    """The holder's deadline counts from when it began."""
-    at, _ = page
-    holder = {
-        "job": "msg_other000",
-        "verb": "cycle",
-        "by": "operator2",
-        "since": stage("x")["started"],
-        "stage": "stop",
-        "deadline": 420.0,
-    }
-    host.say([("reset", [result(11, "busy", holder=holder)]), ("", [result(jobs=[])])])
-    confirm(at, "reset")
-    phase(at, "busy")
-    since, by = (local(str(holder["since"]), seconds) for seconds in (0, 420))
-    doing = f"operator2 has been power-cycling it since {since}"
-    wait_for_text(at, "dock", f"{doing}; the job ends by {by} (stage: stop).")

@@ -1,33 +1,44 @@
-"""The key that a device keeps: how long it is kept, Forget in every tab, a pairing link that can't be opened."""
+"""The key that a device keeps: for how long, at which address of the page, and how a pairing link brings it."""
+
+import re
+import time
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import KEPT_KEYS, Stage, Visit, forget_key, open_key, phase, wait_for, wait_for_text
+from breakglass.config import pairing
+
+from ..deploy.test_pairing_command import Pairing
+from ..support.browser import (
+    KEPT_KEYS,
+    Stage,
+    Visit,
+    axe_finds_in_both_schemes,
+    confirm,
+    fall_asleep,
+    keep_key,
+    open_key,
+    phase,
+    press,
+    text_of,
+    wait_for,
+    wait_for_text,
+    wake,
+)
 from ..support.pairing_links import offer
 from .test_page_looks import judged
-from .test_page_pair import IPHONE
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 
-MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 Version/18.0 Safari/605.1.15"
-TOUCHES = "Object.defineProperty(navigator, 'maxTouchPoints', {get: () => 5});"
-AT_HOME = """const ask = window.matchMedia;
-window.matchMedia = (words) => (words === "(display-mode: standalone)" ? {matches: true} : ask.call(window, words));"""
-PROMISES = "StorageManager.prototype.persist = async () => true;"
-SENTENCE = (
-    "Safari deletes it after seven days without a visit. "
-    "Add this page to the home screen (Share), and keep the key there."
-)
 
-
-def unlock(visit: Visit) -> Page:
-    """Enter the key, and return once the page has looked."""
-    page = visit.page
-    page.fill("#secret", visit.keys["operator"])
-    page.keyboard.press("Enter")
-    phase(page, "idle")
-    return page
+def unlock(visit: Visit, url: str = "") -> Page:
+    """Open the page at an address, if one is given, and enter the key by hand."""
+    if url:
+        visit.page.goto(url)
+    visit.page.fill("#secret", visit.keys["operator"])
+    visit.page.keyboard.press("Enter")
+    return visit.page
 
 
 def keep(page: Page) -> None:
@@ -37,65 +48,20 @@ def keep(page: Page) -> None:
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
 
 
-@pytest.mark.parametrize(
-    ("agent", "script"),
-    [
-        pytest.param(IPHONE, "", id="iPhone"),
-        pytest.param(MAC, TOUCHES, id="an iPad that calls itself a Mac", marks=pytest.mark.all),
-    ],
-)
-def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(
-    stage: Stage, bound: Stage, agent: str, script: str
-) -> None:
+@pytest.mark.all
+def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(stage: Stage, bound: Stage) -> None:
     """The sentence is beside the key's field, before the box is ticked, and later beside the box."""
     stage.settle()
-    person = Visit(bound, ignore_https_errors=True, user_agent=agent)
-    person.context.add_init_script(script)
-    page = person.page
+    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE)
+    page, words = person.page, person.page.locator("#may-keep #key-ios")
     page.goto(bound.url)
     phase(page, "locked")
-    words = page.locator("#may-keep").get_by_text(SENTENCE)
-    expect(words).to_be_visible()
+    expect(words).to_contain_text("seven days")
     assert judged(page, "locked, on an iPhone") == []
-    keep(unlock(person))
+    phase(unlock(person), "idle")
+    keep(page)
     expect(words).to_be_visible()
     person.close()
-
-
-@pytest.mark.parametrize(
-    ("agent", "script"),
-    [
-        pytest.param(MAC, "", id="a Mac"),
-        pytest.param(IPHONE, AT_HOME, id="the home screen", marks=pytest.mark.all),
-    ],
-)
-def test_what_the_browser_promised_is_said(stage: Stage, bound: Stage, agent: str, script: str) -> None:
-    """A Mac and a page on the home screen forget nothing after seven days. Both say what the browser has promised."""
-    stage.settle()
-    person = Visit(bound, ignore_https_errors=True, user_agent=agent)
-    person.context.add_init_script(script + PROMISES)
-    person.page.goto(bound.url)
-    phase(person.page, "locked")
-    page = unlock(person)
-    open_key(page)
-    expect(page.locator("#key-kept")).to_have_text("The key is only in this tab, and is gone when you close it.")
-    keep(page)
-    expect(page.locator("#key-kept")).to_contain_text("The browser has promised not to delete the key.")
-    assert "seven days" not in page.inner_text("body")
-    person.close()
-
-
-@pytest.mark.all
-def test_forget_is_for_every_tab(person: Visit) -> None:
-    """If a person presses Forget in one tab, the other open tabs have no key any more either."""
-    page, other = person.page, person.tab()
-    page.goto(person.stage.url)
-    keep(unlock(person))
-    other.goto(person.stage.url)
-    phase(other, "idle")
-    page.bring_to_front()
-    forget_key(page)
-    phase(other, "locked")
 
 
 @pytest.mark.all
@@ -112,3 +78,343 @@ def test_a_pairing_link_whose_module_does_not_come_is_still_good(person: Visit) 
     wait_for_text(page, "key-trouble", "Nothing was sent. Open the link again.")
     assert page.input_value("#secret") == given.link
     assert given.state == "waiting"
+
+
+# --- the address at which the page is opened ---
+
+
+@pytest.mark.all
+def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
+    """Reads and verbs name the page's own address without query and fragment, even at the end of a tunnel.
+
+    At a name with TLS the page offers to keep the key, and the key is there after a reload.
+    """
+    page = person.page
+    page.goto(f"{person.stage.url}index.html?from=mail")
+    expect(page.locator("#no-keep")).to_be_hidden()
+    page.check("#keep-key")
+    page.fill("#secret", person.keys["operator"])
+    page.keyboard.press("Enter")
+    phase(page, "idle")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
+    page.reload()
+    phase(page, "idle")
+    confirm(page, "reset")
+    phase(page, "done")
+    assert {body["to"] for body in person.posts} == {person.stage.url}
+    tunnel = f"http://127.0.0.1:{person.stage.service.port}/"
+    phase(unlock(person, tunnel), "idle")
+    assert person.posts[-1]["to"] == tunnel
+
+
+def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> None:
+    """Nothing is sent to a host. The link shows its address, and the key works there."""
+    right = person.stage.url
+    page = unlock(person, right.replace("rescue.test", "other.rescue.test"))
+    phase(page, "notSent")
+    link = page.locator("#there")
+    expect(link).to_have_text(right)
+    assert (link.get_attribute("href"), link.evaluate("a => a.tagName")) == (right, "A")
+    assert f"and this is {right}" in text_of(page, "dock")
+    link.click()
+    page.wait_for_url(right)
+    phase(unlock(person, right), "idle")
+    expect(link).to_be_hidden()
+
+
+NO_ADDRESSES = (
+    "javascript:alert(1)",
+    "data:text/html,x",
+    "//elsewhere.test/",
+    "https://a.test@b.test/",
+    "https://a.test/?x",
+    7,
+)
+
+
+@pytest.mark.all
+def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit) -> None:
+    """Another scheme, a name before an @, or a value that is not text gives no link. A handler's address does."""
+    page = visit.open()
+    error = {"code": "wrong-handler", "message": "", "hint": "use it", "reached": False, "url": ""}
+    page.route("**/pve", lambda route: route.fulfill(status=403, json={"error": error}))
+    there = page.locator("#there")
+    for url in NO_ADDRESSES:
+        error |= {"message": f"not at {url}", "url": url}
+        press(page, "status")
+        wait_for_text(page, "dock", f"not at {url}")
+        expect(there).to_be_hidden()
+        assert there.get_attribute("href") == "https://"
+    error |= {"message": "elsewhere", "url": "https://a.test/"}
+    press(page, "status")
+    expect(there).to_have_text("https://a.test/")
+
+
+# --- the key that is kept ---
+
+
+def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit) -> None:
+    """Any program can listen on that port next, and its page could sign with the key. The page says so.
+
+    A key that is there, as from the demo's link, is deleted.
+    """
+    keep_key(visit)
+    page = visit.tab()  # which did not come from the demo's link
+    page.goto(visit.stage.url)
+    phase(page, "locked")
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
+    expect(page.locator("#no-keep")).to_be_visible()
+    visit.page = page
+    phase(unlock(visit), "idle")
+    open_key(page)
+    expect(page.locator("#key-word")).to_have_text("not kept here")
+    assert not page.is_visible("#keep-key")
+    assert page.evaluate(KEPT_KEYS) == 0
+
+
+# --- a device is paired by a link, with a question, one request, an unreadable key, and words for each failure ---
+
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Safari/604.1"
+FOLLOW = "link => { location = link; }"
+HISTORY = "() => navigation.entries().map(({ url }) => url)"
+KEPT_TEXT = "() => JSON.stringify([{...localStorage}, {...sessionStorage}])"
+NO_DATABASE = "IDBFactory.prototype.open = () => { throw new Error('denied'); };"
+FULL = "IDBObjectStore.prototype.put = () => { throw new Error('full'); };"
+
+
+def open_link(page: Page, link: str) -> None:
+    """Open a link as a scanner does, in a new page and not only with another fragment."""
+    page.goto("about:blank")
+    page.goto(link)
+
+
+def asked(page: Page, caller: str = "operator") -> None:
+    """Return once the question can be answered."""
+    page.wait_for_selector("#yes[aria-disabled=false]")
+    expect(page.locator("#confirm-title")).to_have_text(f"Pair this device as {caller}?")
+
+
+def says(page: Page, words: str) -> None:
+    """Return once the page shows this text in sight."""
+    expect(page.locator("#pair-word")).to_contain_text(words)
+    expect(page.locator("#pair-word")).to_be_visible()
+
+
+def fetches(visit: Visit) -> int:
+    """Return how many sealed keys were asked for."""
+    return sum(set(body) == {"id"} for body in visit.posts)
+
+
+def test_a_link_pairs_a_device(person: Visit) -> None:
+    """Nothing is sent before the yes, and one request after it. The key can't be read, and is nowhere as text."""
+    page, given = person.page, offer(person.stage)
+    open_link(page, given.link)
+    asked(page)
+    assert page.evaluate("() => document.activeElement.id") == "keep"
+    page.reload()
+    asked(page)
+    fall_asleep(page)
+    page.wait_for_selector("#confirm", state="hidden")
+    wake(page)  # the person returns, and is not asked again
+    asked(page)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#confirm", state="hidden")
+    expect(page).to_have_url(person.stage.url)  # only after that, the page's question ends
+    assert (given.state, fetches(person)) == ("waiting", 0)
+    page.evaluate(FOLLOW, given.link)  # while the page is open
+    asked(page)
+    assert "Fetches the signing key of operator, once, and keeps it here" in text_of(page, "confirm-facts")
+    page.dblclick("#yes")
+    says(page, "Paired as operator. This device can now rescue VMs.")
+    phase(page, "idle")
+    assert (given.state, fetches(person)) == ("fetched", 1)
+    assert [url for url in page.evaluate(HISTORY) if "pair" in url] == []
+    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
+    text = page.evaluate(KEPT_TEXT) + page.content()
+    assert person.keys["operator"][6:] not in text
+    assert given.link.split(".")[-1].split("&")[0] not in text
+    open_link(page, given.link)  # again, by a person who is not sure
+    says(page, "This pairing link was used already")
+    phase(page, "idle")  # with the earlier key
+    assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
+
+
+@pytest.mark.all  # a command, its handler and a device, each of which has its own tests
+def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
+    """The device rescues with a key that was never typed, and the command ends at Enter."""
+    page, url = person.page, person.stage.url
+    with Pairing(person.stage.service, "new", "anna", "--allow", "status,forensics", url=url) as command:
+        command.read_until("Ctrl-C revokes")
+        [link] = re.findall(rf"{re.escape(url)}#pair=\S+&as=anna", command.shown)
+        open_link(page, link)
+        asked(page, "anna")
+        page.click("#yes")
+        says(page, "Paired as anna. This device can now rescue VMs.")
+        phase(page, "idle")
+        command.read_until("press Enter;")
+        command.type("\n")
+        assert command.end() == 0
+
+
+@pytest.mark.all
+def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
+    """The question says whose key is deleted. Then the page acts as the other caller. A second yes sends nothing."""
+    page, other, first = person.page, person.tab(), offer(person.stage, "viewer")
+    for tab in (page, other):
+        tab.bring_to_front()
+        open_link(tab, first.link)
+        asked(tab, "viewer")
+    page.bring_to_front()
+    page.click("#yes")
+    says(page, "Paired as viewer.")
+    other.bring_to_front()
+    asked(other, "viewer")  # it asks again, because it was out of sight
+    other.click("#yes")
+    says(other, "This pairing link was used already")
+    other.close()
+    assert (first.state, fetches(person)) == ("fetched", 1)
+    page.bring_to_front()
+    refuse = '{"error":{"code":"unauthorized","message":"no","hint":"","reached":false}}'
+    page.route("**/pve", lambda route: route.fulfill(status=401, content_type="application/json", body=refuse))
+    second = offer(person.stage)
+    open_link(page, second.link)  # the key of before is refused while the question stands
+    wait_for_text(page, "key-trouble", "Breakglass accepted this key before and refuses it now.")
+    asked(page)
+    assert "The key of viewer that is kept here since" in text_of(page, "confirm-facts")
+    page.unroute("**/pve")
+    page.click("#yes")
+    says(page, "Paired as operator. This device can now rescue VMs.")
+    phase(page, "idle")
+    person.stage.service.logged('"caller": "operator", "key"')
+    page.reload()
+    phase(page, "idle")
+    assert page.evaluate(KEPT_KEYS) == 1
+
+
+def test_the_key_field_takes_a_link(person: Visit) -> None:
+    """Pasted and submitted, a link asks the same question. One of another address, or a part of one, sends nothing."""
+    page, given = person.page, offer(person.stage)
+    page.goto(person.stage.url)
+    phase(page, "locked")
+    for link, words in (
+        (given.link.replace("rescue.test", "other.rescue.test"), "This pairing link is for https://other.rescue.test:"),
+        (given.link[: given.link.index("&")], "This isn’t a complete pairing link."),
+    ):
+        page.fill("#secret", link)
+        page.keyboard.press("Enter")
+        says(page, words)
+    page.fill("#secret", f" {given.link}\n")
+    page.keyboard.press("Enter")
+    asked(page)
+    assert page.input_value("#secret") == ""
+    page.click("#yes")
+    says(page, "Paired as operator. This device can now rescue VMs.")
+    assert (given.state, fetches(person)) == ("fetched", 1)
+
+
+def lose(route: Route) -> None:
+    route.abort()
+
+
+def say_bad_gateway(route: Route) -> None:
+    route.fulfill(status=502, body="<h1>Oh, no.</h1>")
+
+
+@pytest.mark.all
+def test_a_failure_says_what_to_do(person: Visit) -> None:
+    """Each failure has its words, leaves no link in the address, and no key."""
+    page = person.page
+    page.goto(person.stage.url)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def fails(link: str, words: str, trouble: Callable[[Route], object] | None = None) -> None:
+        page.evaluate(FOLLOW, link)
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        if trouble:
+            page.route("**/pair", trouble)
+        page.click("#yes")
+        if trouble is hold:
+            wait_for(page, lambda: held, "the request")
+            page.reload()
+            held.pop().abort()
+        says(page, words)
+        page.unroute("**/pair")
+        assert page.url == person.stage.url
+        phase(page, "locked")
+
+    spent, altered = offer(person.stage), offer(person.stage)
+    pairing.fetch_once(str(spent.directory), spent.id, time.monotonic() + 60)
+    fails(spent.link, "used already, or is older than 10 minutes. Ask for a new one")
+    assert spent.state == "twice"
+    fails(offer(person.stage, seconds=0).link, "used already, or is older than 10 minutes. Ask for a new one")
+    one_time_key = altered.one_time_key
+    text = pairing.as_base64url(one_time_key)
+    other = pairing.as_base64url(bytes([one_time_key[0] ^ 1, *one_time_key[1:]]))
+    fails(altered.link.replace(text, other), "This pairing link can’t decrypt the key")
+    fails(offer(person.stage).link.replace("as=operator", "as=anna"), "This pairing link can’t decrypt the key")
+    fails(offer(person.stage).link, "No answer came. The key may have been handed out", lose)
+    fails(offer(person.stage).link, "No answer came. The key may have been handed out", say_bad_gateway)
+    fails(offer(person.stage).link, "The pairing was interrupted", hold)
+    sent = fetches(person)
+    page.evaluate(FOLLOW, altered.link[:-12])
+    says(page, "This isn’t a complete pairing link.")
+    assert (page.url, fetches(person)) == (person.stage.url, sent)
+    assert page.evaluate(KEPT_KEYS) == 0
+
+
+@pytest.mark.all
+def test_where_a_key_is_not_kept_the_question_says_so(person: Visit) -> None:
+    """At a loopback address, and in a browser that stores nothing, the question says so before the link is used.
+
+    Without TLS there is no question.
+    """
+    page, given = person.page, offer(person.stage)
+    port = person.stage.service.port
+    open_link(page, f"http://127.0.0.1:{port}/{given.fragment}")
+    asked(page)
+    assert "Keys are not kept at this address: the key is gone when this tab closes" in text_of(page, "confirm-facts")
+    open_link(page, f"http://rescue.test:{port}/{given.fragment}")
+    says(page, "A pairing link opens only over https. Nothing was sent")
+    assert given.state == "waiting"
+    full = person.tab()
+    full.add_init_script(FULL)
+    open_link(full, offer(person.stage).link)
+    asked(full)
+    full.click("#yes")
+    says(full, "Paired as operator, until this tab closes")
+    phase(full, "idle")
+    page.add_init_script(NO_DATABASE)
+    open_link(page, given.link)
+    asked(page)
+    assert "This browser can’t store a key: the key is gone when this tab closes" in text_of(page, "confirm-facts")
+    page.click("#yes")
+    says(page, "Paired as operator, until this tab closes. The key is not kept here.")
+    phase(page, "idle")
+
+
+@pytest.mark.all
+def test_an_iphone_in_a_browser_is_told_of_the_home_screen(stage: Stage, bound: Stage) -> None:
+    """A person can copy the link without using it up, or pair anyway. The question passes axe, and fits the screen."""
+    stage.settle()
+    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE)
+    person.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, given = person.page, offer(person.stage)
+    open_link(page, given.link)
+    asked(page)
+    assert "Add this page to the home screen" in text_of(page, "confirm-facts")
+    assert judged(page, "the question, on an iPhone") == []
+    page.click("text=Copy link")
+    says(page, "Copied. Add this page to the home screen")
+    assert page.evaluate("() => navigator.clipboard.readText()") == given.link
+    assert (given.state, page.url) == ("waiting", bound.url)
+    open_link(page, given.link)
+    asked(page)
+    page.click("text=Pair here anyway")
+    says(page, "Paired as operator. This device can now rescue VMs.")
+    phase(page, "idle")
+    assert axe_finds_in_both_schemes(page, "paired") == []
+    assert (given.state, fetches(person)) == ("fetched", 1)
+    person.close()

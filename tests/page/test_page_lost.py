@@ -1,54 +1,45 @@
 """If an answer does not come: the page's repeated requests, their time limit, and its words in this time."""
 
-import os
+import json
 import random
-import re
-import time
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from ..support.browser import (
     ASKS,
+    KEPT_KEYS,
     Stage,
     Visit,
     ask,
     blocked,
     confirm,
-    held_cycle,
+    fall_asleep,
+    find_handler,
+    forget_key,
+    keep_key,
+    open_key,
     phase,
-    press,
     see_headline,
     show,
-    stop_time,
     text_of,
     wait_for,
     wait_for_text,
+    wake,
 )
-from ..support.failing_tools import misbehave
-from ..support.selection import sampled
+from ..support.chain import chain_files
+from ..support.front import DEPLOY, run_nginx
+from ..support.ports import reserve_port
 from ..support.stages import until
-from ..support.talk import bash, fake
 
-THREE_DAYS = 3 * 86_400
-ASK_AGAIN = "#outcome-act[data-act=ask-again]"
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+ASK_AGAIN = "#outcome-act[data-act=ask-again]"
 
 
 def unlock(visit: Visit, page: Page) -> None:
     page.fill("#secret", visit.keys["operator"])
     page.keyboard.press("Enter")
-
-
-def reload_with(visit: Visit, page: Page, job: str) -> None:
-    """Reload and unlock the page, which had confirmed this cycle a moment before."""
-    page.evaluate(
-        """([id, body]) => sessionStorage.setItem("breakglass / job devvm", JSON.stringify(
-            {id, verb: "cycle", body, at: Date.now(), lost: true}))""",
-        [job, '{"verb":"cycle","vm":"devvm"}'],
-    )
-    page.reload()
-    unlock(visit, page)
 
 
 def lose_reads(page: Page) -> None:
@@ -57,10 +48,9 @@ def lose_reads(page: Page) -> None:
                else route.fallback())  # fmt: skip
 
 
-@pytest.mark.parametrize("where", sampled(["at once", "anywhere"], "anywhere"))
-def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
+def test_a_broken_stream_is_asked_for_again(visit: Visit) -> None:
     """After an answer that broke off anywhere, the page sends the same request again, and the VM is reset once."""
-    after = 0 if where == "at once" else random.randrange(1, 1_400)
+    after = random.randrange(1, 1_400)
     print(f"cut after {after} bytes")
     page = visit.open()
     before = visit.stage.mutating_jobs()
@@ -69,8 +59,7 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit, where: str) -> None:
     confirm(page, "reset")
     phase(page, "done")
     assert visit.stage.wire.cuts == cuts + 1
-    # on an old connection, Chromium itself repeats a request whose answer has no byte yet
-    assert len(visit.mutating) == 2 or (after == 0 and len(visit.mutating) == 1)
+    assert len(visit.mutating) == 2
     assert all(body == visit.mutating[0] | {"again": True} for body in visit.mutating[1:])
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
@@ -80,6 +69,7 @@ def is_over(stage: Stage, before: list[str]) -> bool:
     return bool(stage.mutating_jobs(but=before)) and stage.has_no_job_under_way()
 
 
+@pytest.mark.all
 def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
     """After a lost answer, a repeat that did not reach the host decides nothing, so it is not called "not sent"."""
     page, stage = visit.open(), visit.stage
@@ -128,62 +118,6 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
     assert len(stage.mutating_jobs(but=before)) == 1
 
 
-@pytest.mark.all
-def test_a_handler_that_restarts_in_the_middle_settles_nothing(visit: Visit) -> None:
-    """A handler that stops ends its stream with `running`. If it returns without its host, the id stays unknown."""
-    page, stage = visit.open(), visit.stage
-    before, gate = stage.mutating_jobs(), stage.world.root / "gate"
-    if not gate.exists():
-        os.mkfifo(gate)
-    misbehave(stage.world.root, gate="start")
-    confirm(page, "cycle")
-    until(lambda: [dict(stage.stages())[job] for job in stage.mutating_jobs(but=before)] == ["start"], "its start")
-    stage.service.stop()
-    with stage.without_sshd():
-        stage.service.start()
-        wait_for_text(page, "outcome-hint", "refused")
-        phase(page, "unknown")
-    stage.settle()
-    phase(page, "done")
-
-
-def test_a_request_that_was_held_for_hours_is_not_signed_again(visit: Visit) -> None:
-    """A stale request is answered with a challenge, but the page signs it again only after a confirmation."""
-    visit.page.clock.install()
-    page = visit.open()
-    before, held = visit.stage.mutating_jobs(), list[Route]()
-
-    def hold(route: Route) -> None:
-        if '"reset"' in (route.request.post_data or "") and not held:
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route("**/pve", hold)
-    confirm(page, "reset")
-    phase(page, "running")
-    wait_for(page, lambda: held, "the reset")
-    page.clock.set_system_time(time.time() + 3 * 3_600)
-    stale = {"error": {"code": "stale-timestamp", "message": "old", "hint": "", "reached": False}}
-    stale["error"] |= {"server_time": int(time.time()) + 3 * 3_600, "challenge": "x"}
-    held[0].fulfill(status=401, json=stale)
-    phase(page, "notSent")
-    assert len(visit.mutating) == 1
-    assert visit.stage.mutating_jobs(but=before) == []
-
-
-@pytest.mark.all
-def test_a_clock_that_is_put_right_makes_the_page_check_again(visit: Visit) -> None:
-    """When a clock that was three days ahead is corrected, the page reads the status again."""
-    page = visit.page
-    page.clock.install(time=time.time() + THREE_DAYS)
-    visit.open()
-    page.clock.set_system_time(time.time())
-    visit.stage.service.pve("stop", caller="operator2")
-    page.clock.run_for(20_000)
-    see_headline(page, "Off", "warn")
-
-
 def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     """The page repeats a request for 60 s. After that, even after a reload, Ask again sends the same id."""
     visit.page.clock.install()
@@ -215,145 +149,211 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
-@pytest.mark.all
-def test_a_device_that_slept_through_the_minute_of_retries_waits_for_a_person(visit: Visit) -> None:
-    """A phone that sleeps for three hours between two repeats does not reset a VM when it wakes."""
-    visit.page.clock.install()
-    page = visit.open()
-    before = visit.stage.mutating_jobs()
-    ask(page, "reset")
-    stop_time(page)  # asleep: no try after the first
-    visit.stage.wire.down()
-    page.click("#yes")
+# --- the page on a device that slept, with a kept key ---
+
+
+def test_an_outcome_is_found_without_a_press(visit: Visit) -> None:
+    """A cycle whose answer was lost has ended on the host while the phone slept. The page finds that out on waking."""
+    page, stage = visit.page, visit.stage
+    page.clock.install()
+    visit.open()
+    before = stage.mutating_jobs()
+    stage.wire.cut('"verb":"cycle"', 1)
+    confirm(page, "cycle")
     phase(page, "unknown")
-    wait_for_text(page, "outcome-hint", "Last try")
-    visit.stage.wire.up()
-    page.clock.fast_forward(3 * 3_600_000)
-    page.clock.resume()
-    page.wait_for_selector(ASK_AGAIN)
-    assert visit.stage.mutating_jobs(but=before) == []
-    page.click(ASK_AGAIN)
+    fall_asleep(page)
+    until(lambda: len(stage.mutating_jobs(but=before)) == 1, "the cycle")
+    page.clock.fast_forward(180_000)
+    expect(page.locator(ASK_AGAIN)).to_be_visible()
+    see_headline(page, "Outcome not known", "unknown")
+    stage.wire.mend()
+    wake(page)
     phase(page, "done")
-    assert len(visit.stage.mutating_jobs(but=before)) == 1
+    assert len({str(sorted((body | {"again": True}).items())) for body in visit.mutating}) == 1
+    assert [body.get("again") for body in visit.mutating] == [None, *[True] * (len(visit.mutating) - 1)]
+    assert len(stage.mutating_jobs(but=before)) == 1
 
 
-@pytest.mark.parametrize(
-    "reload", [pytest.param(False, id="as it was", marks=pytest.mark.all), pytest.param(True, id="reloaded")]
-)
-def test_a_clock_that_is_set_back_does_not_extend_the_minute_of_retries(visit: Visit, reload: bool) -> None:
-    """When a clock that was three days ahead is corrected, an old confirmation is not sent again."""
-    page = visit.page
-    page.clock.install()
-    visit.open()
-    before = visit.stage.mutating_jobs()
-    page.clock.set_system_time(time.time() + THREE_DAYS)
-    ask(page, "reset")
-    stop_time(page)  # no try is on its way when the clock is set
-    visit.stage.wire.down()
-    page.click("#yes")
-    wait_for_text(page, "outcome-hint", "Last try")
-    page.clock.set_system_time(time.time())
-    visit.stage.wire.up()
-    page.clock.resume()
-    if reload:
-        page.reload()
-        unlock(visit, page)
-    else:
-        page.clock.run_for(10_000)
-    page.wait_for_selector(ASK_AGAIN)
-    assert visit.stage.mutating_jobs(but=before) == []
+def is_kept(page: Page) -> bool:
+    return bool(page.evaluate(KEPT_KEYS) == 1)
 
 
 @pytest.mark.all
-def test_a_proposal_that_is_open_stays_open_over_a_reload(visit: Visit) -> None:
-    """After a reload without the host, a proposal whose approved request was lost is not offered, and stays unknown."""
-    page = visit.page
-    page.clock.install()
-    visit.open()
-    waits = {"text": "It waits for your approval, and I wait for it to be over. " * 4, "wait": "approved twice"}
-    show(page, "chat")
-    page.fill("#prompt", fake({"text": "Reset it.", **bash("pve reset")}, waits))
-    page.press("#prompt", "Control+Enter")
-    card = page.locator("[data-approve=reset]")
-    visit.stage.wire.cut('"verb":"reset"', 1)
-    before = visit.stage.mutating_jobs()
-    card.click()
-    page.click("#yes[aria-disabled=false]")
-    wait_for_text(page, "outcome-hint", "Last try")
-    page.clock.fast_forward(70_000)
-    page.wait_for_selector(ASK_AGAIN)
-    # what ends sshd here would end its jobs too
-    wait_for(page, lambda: is_over(visit.stage, before), "the end of the reset")
-    with visit.stage.without_sshd():
-        visit.stage.wire.mend()
-        page.reload()
-        unlock(visit, page)
-        page.wait_for_selector(ASK_AGAIN)
-        show(page, "chat")
-        expect(card).to_be_visible()
-        page.clock.fast_forward(61_000)
-        wait_for(page, lambda: not blocked(page, "reset"), "the end of the lock")
-        card.click()
-        expect(page.locator("[data-proposal]")).to_contain_text(
-            "This page could not check whether the proposal was approved already."
-        )
+def test_forget_asks(visit: Visit) -> None:
+    """The key is needed at night, so only a second tap deletes it, and Esc or Keep does not."""
+    page = keep_key(visit)
+    open_key(page)
+    expect(page.locator("#key-word")).to_contain_text("kept here since")
+    for answer in ("Escape", "Keep"):
+        page.click("#forget")
+        page.wait_for_selector("#yes[aria-disabled=false]")
+        expect(page.locator("#confirm-title")).to_have_text("Forget the key?")
+        expect(page.locator("#keep")).to_be_focused()
+        page.keyboard.press("Escape") if answer == "Escape" else page.click("#keep")
         expect(page.locator("#confirm")).to_be_hidden()
-        page.click(ASK_AGAIN)
-        expect(page.locator("#outcome-hint")).to_contain_text("refused")
-        phase(page, "unknown")
-    phase(page, "done")  # the page continues to ask, and must not reset the next test's VM
-    visit.stage.model.release("approved twice")
+        assert is_kept(page)
+    page.reload()
+    phase(page, "idle")
+    assert page.get_attribute("#key", "open") is None  # folded away while it works
+    forget_key(page)
+    page.reload()
+    phase(page, "locked")
 
 
-@pytest.mark.all
-def test_a_job_that_status_shows_on_the_host_is_attached_to(visit: Visit) -> None:
-    """If a status shows the id on the host after the minute, the page asks again, which can only attach."""
-    visit.page.clock.install()
-    page = visit.open()
-    before = visit.stage.mutating_jobs()
-    visit.stage.wire.cut('"verb":"reset"', 1)
-    confirm(page, "reset")
-    wait_for_text(page, "outcome-hint", "Last try")
-    page.clock.fast_forward(70_000)
-    page.wait_for_selector(ASK_AGAIN)
-    until(lambda: visit.stage.mutating_jobs(but=before), "the reset")
-    visit.stage.wire.mend()
-    press(page, "status")
-    phase(page, "done")
+# --- a page without its handler opens from its cache ---
+
+SETS = "async () => (await (await caches.open('breakglass page /')).keys()).length"
 
 
-def test_a_verb_under_way_is_not_interrupted_by_another(visit: Visit) -> None:
-    """Within the minute a reloaded page repeats the request once it can sign again, and joins the cycle.
+def kept_page(visit: Visit) -> Page:
+    """Open the page with a key that stays, and return once the worker has stored all of it."""
+    page = keep_key(visit)
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+    wait_for(page, lambda: page.evaluate("() => Boolean(navigator.serviceWorker.controller)"), "the worker's claim")
+    return page
 
-    While that runs for minutes, no verb can be tried anyway, and the cycle's end is shown.
+
+def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
+    """The cached page opens with the last names and commands, and finds the handler again.
+
+    A proxy's error page counts as no answer and is not cached.
     """
-    visit.page.clock.install()
-    page = visit.open()
-    with held_cycle(visit.stage, caller="operator") as job:
-        reload_with(visit, page, job)
-        phase(page, "running")
-        page.clock.set_system_time(time.time() + 120)
-        press(page, "reset")
-        wait_for_text(page, "dock", "Power-cycle is under way.")
-        assert blocked(page, "reset")
-        assert not page.is_visible("#confirm")
-    phase(page, "done")
+    page = kept_page(visit)
+    for broken in ("error page", "down"):
+        visit.stage.wire.error_page = broken == "error page"
+        visit.stage.wire.drop() if broken == "error page" else visit.stage.wire.down()
+        page.reload()
+        see_headline(page, "No connection", "unknown")
+        wait_for_text(page, "second", "Not answering since")
+        wait_for_text(page, "name", "devvm (VM 102)")
+        assert "qm reset 102" in text_of(page, "by-hand-lines")
+        assert "Signed, with bash, python3 and curl" in text_of(page, "by-hand")
+    find_handler(visit.stage, page)
+    wait_for_text(page, "link-breakglass", "Breakglass: answering")
+    phase(page, "idle")
+
+
+def make_older(page: Page) -> None:
+    """Replace the stored files by those of an older version, with another style."""
+    page.evaluate(
+        """async () => {
+            const cache = await caches.open("breakglass page /");
+            const [request] = await cache.keys();
+            const set = await (await cache.match(request)).json();
+            set.files["style.css"].text = ":root { --stored: yes; --touch: 1px }";
+            set.list = {version: "0.0.1", files: {...set.list.files, "style.css": "of an older file"}};
+            await cache.put(request, new Response(JSON.stringify(set)));
+            window.told = [];
+            navigator.serviceWorker.addEventListener("message", ({data}) => window.told.push(data.newPage));
+        }"""
+    )
+
+
+def is_older(page: Page) -> bool:
+    """Tell whether the page has the older style."""
+    look = "() => getComputedStyle(document.documentElement).getPropertyValue('--stored') === 'yes'"
+    return bool(page.evaluate(look))
 
 
 @pytest.mark.all
-def test_the_list_of_recent_jobs_catches_up(visit: Visit) -> None:
-    """The list of recent jobs is read again when one of its jobs has ended, and when an answer was lost."""
-    page = visit.open()
-    with held_cycle(visit.stage):
-        press(page, "status")
-        expect(page.locator("#jobs summary").first).to_contain_text(re.compile("Power-cycle under way.*, now at start"))
-    press(page, "status")
-    expect(page.locator("#jobs summary").first).to_contain_text("Power-cycle done")
-    visit.stage.wire.cut('"verb":"history"', 1)
-    visit.stage.service.pve("reset", caller="operator2")
-    press(page, "status")
-    wait_for_text(page, "jobs-trouble", "not known")
+def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
+    """If one new file can't be loaded, all files stay old. Once it can, the next opening shows the new ones."""
+    page = kept_page(visit)
+    make_older(page)
+    browser = visit.context.new_cdp_session(page)
+    # within the file's bytes, because before the first header the browser itself asks again, maybe after the repair
+    visit.stage.wire.cut("GET /vm/run.js", 2000)
+    for _ in range(2):
+        browser.send("Network.clearBrowserCache")
+        cuts = visit.stage.wire.cuts
+        page.reload()
+        phase(page, "idle")
+        wait_for(page, lambda cuts=cuts: visit.stage.wire.cuts > cuts, "a broken file")  # type: ignore[misc]
+        assert is_older(page)
     visit.stage.wire.mend()
-    press(page, "status")
-    expect(page.locator("#jobs summary", has_text="Reset done").first).to_be_attached()  # below the page's own capture
-    expect(page.locator("#jobs-trouble")).to_have_text("")
+    page.reload()
+    phase(page, "idle")
+    assert is_older(page)
+    wait_for(page, lambda: page.evaluate(SETS) == 2, "the new set")
+    page.reload()
+    phase(page, "idle")
+    assert not is_older(page)
+    assert page.evaluate(SETS) == 1
+
+
+@pytest.mark.all
+def test_the_cached_page_opens_when_connections_are_never_answered(visit: Visit) -> None:
+    """If connections are accepted and never answered, the cached page opens with the stored key and commands."""
+    page = kept_page(visit)
+    page.add_init_script(
+        """window.said = []; new MutationObserver(
+        () => window.said.push(document.getElementById("second")?.textContent))
+        .observe(document, {subtree: true, childList: true});"""
+    )
+    visit.stage.wire.swallow()
+    page.reload(wait_until="commit")
+    see_headline(page, "No connection", "unknown")
+    wait_for_text(page, "second", "Not answering since")
+    assert "No answer yet" in page.evaluate("() => window.said")  # for a few seconds
+    wait_for_text(page, "key-word", "kept here since")
+    assert "qm reset 102" in (page.text_content("#by-hand-lines") or "")
+
+
+@pytest.mark.all
+@pytest.mark.real("nginx")
+def test_below_a_path_the_page_is_stored_for_that_path(visit: Visit, tmp_path: Path) -> None:
+    """Behind deploy/nginx's sub-path, the stored page opens without nginx. Other paths are not stored."""
+    port = reserve_port()
+    shipped = (DEPLOY / "nginx/sub-path.conf").read_text()
+    location = shipped.replace("127.0.0.1:8080", f"127.0.0.1:{visit.stage.wire.port}")
+    page, url = visit.page, f"http://127.0.0.1:{port}/bg/"
+    with run_nginx(tmp_path, port, f"server {{ listen 127.0.0.1:{port}; {location} }}"):
+        page.goto(url)
+        phase(page, "locked")
+        page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
+        stored = page.evaluate(
+            "async () => [(await caches.keys()).join(), (await navigator.serviceWorker.ready).scope]"
+        )
+        assert stored == ["breakglass page /bg/", url]
+    page.reload()
+    phase(page, "locked")
+    assert page.evaluate("() => fetch('/').then(() => 'answered', () => 'not answered')") == "not answered"
+
+
+# --- the page and the chain of jobs ---
+
+KEPT = "() => Object.values(JSON.parse(localStorage['breakglass / heads devvm'] ?? '{}'))[0]?.[0].n"
+
+
+@pytest.mark.all
+def test_a_record_that_lost_its_end_is_named(visit: Visit) -> None:
+    """The shorter chain is valid, but lacks a line that this page saw. Only History says so, until Forget."""
+    page, (run, archive) = visit.open(), chain_files(visit.stage.world)
+    confirm(page, "reset")
+    phase(page, "done")
+    last = run.read_bytes().splitlines()[-1]
+    number = json.loads(last)["n"]
+    wait_for(page, lambda: page.evaluate(KEPT) == number, "the line that the page keeps")
+    until(lambda: archive.exists() and archive.read_bytes().endswith(last + b"\n"), "the copy")
+    sound = archive.read_bytes()
+    assert page.text_content("#chain") == ""
+    for path in (run, archive):
+        path.write_bytes(path.read_bytes()[: -len(last) - 1])
+    try:
+        visit.open()
+        box = page.locator("#chain")
+        expect(box).to_contain_text(f"line {number}, which this page saw earlier, is gone")
+        assert "record" not in page.inner_text("body")
+        show(page, "history")
+        expect(box).to_be_visible()
+        show(page, "vm")
+        forget_key(page)
+        visit.open()
+        expect(page.locator("#jobs details").first).to_be_attached()
+        expect(box).to_be_empty()
+        run.write_bytes(run.read_bytes().replace(b'"operator"', b'"operator2"', 1))
+        visit.open()
+        expect(box).to_contain_text("may have been edited: line")
+    finally:
+        for path in (run, archive):
+            path.write_bytes(sound)

@@ -13,9 +13,7 @@ from ..support.browser import (
     Visit,
     blocked,
     confirm,
-    fall_asleep,
     forget_key,
-    held_cycle,
     held_requests,
     keep_key,
     phase,
@@ -25,12 +23,10 @@ from ..support.browser import (
     stop_time,
     wait_for,
     wait_for_text,
-    wake,
 )
 from ..support.page_chat import answer_chat, ask_claude
 from ..support.service import Service, new_secret
 from ..support.stages import until
-from .test_page_wakes import pass_time
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OTHERS = """
@@ -91,32 +87,6 @@ def choose(page: Page, name: str) -> None:
     page.click(f"[data-vm='{name}']")
 
 
-def is_status_of_devvm(route: Route) -> bool:
-    return '"status","vm":"devvm"' in (route.request.post_data or "")
-
-
-@pytest.mark.all
-def test_an_answer_stays_with_its_vm(person: Visit) -> None:
-    """An answer that comes after another VM was selected belongs to the VM of its request."""
-    page = person.open()
-    choose(page, "devvm")
-    held: list[Route] = []
-    page.route("**/pve", lambda route: held.append(route))
-    press(page, "status")
-    phase(page, "checking")
-    choose(page, "twin")
-    wait_for(page, lambda: any(is_status_of_devvm(route) for route in held), "the status of devvm")
-    for route in held:
-        if '"vm":"devvm"' in (route.request.post_data or ""):
-            route.continue_()
-    page.unroute("**/pve")
-    choose(page, "devvm")
-    phase(page, "idle")
-    kept = page.evaluate("() => ['devvm', 'twin'].map((name) => localStorage.getItem(`breakglass / by-hand ${name}`))")
-    assert "qm reset 102" in kept[0]
-    assert "102" not in (kept[1] or "")
-
-
 def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
     """What the page reads of it by itself ends: on a hung host it would hold one of the browser's six."""
     person.page.clock.install()
@@ -168,69 +138,6 @@ def rows(page: Page) -> list[tuple[str, ...]]:
     return [tuple(row) for row in page.locator("#rows [data-vm]").evaluate_all(cells)]
 
 
-@pytest.mark.all
-def test_the_list_has_the_worst_first(stage: Stage, person: Visit) -> None:
-    """Before one was ever chosen, the page opens with all VMs. Each is looked at, and what is found then sorts them."""
-    page = person.page
-    with held_cycle(stage):
-        person.open(looks=False)
-        order = [("devvm", "busy", "Power-cycling…")]
-        order += [("twin", "unknown", "Key not allowed"), ("broken", "unknown", "Set up wrongly")]
-        wait_for(page, lambda: rows(page) == order, "each in its place")
-    assert stage.service.pve("stop", caller="operator2").json["outcome"] == "done"
-    page.click("#show-vms")
-    wait_for(page, lambda: rows(page)[0] == ("devvm", "warn", "Off"), "the VM that needs help first")
-    assert [name for name, _, _ in rows(page)] == ["devvm", "twin", "broken"]
-
-
-def checks_of(person: Visit, name: str, *verbs: str) -> int:
-    """Return how often the page has asked for the state of a VM, or for other verbs."""
-    return sum(body.get("verb") in (verbs or ("status", "states")) and body.get("vm") == name for body in person.posts)
-
-
-@pytest.mark.all
-def test_the_list_stays_up_to_date(person: Visit) -> None:
-    """While the list is shown, each VM in it is checked again after 15 s and on waking. Else only the shown VM is."""
-    page = person.page
-    page.clock.install()
-    choose(person.open(), "twin")
-    seen = {name: checks_of(person, name) for name in ("devvm", "twin")}
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "twin") > seen["twin"], "the check of the VM that is shown")
-    assert checks_of(person, "devvm") == seen["devvm"]
-    page.click("#show-vms")
-    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
-    seen["devvm"] = checks_of(person, "devvm")
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "devvm") > seen["devvm"], "the check of a VM in the list")
-    wait_for(page, lambda: is_fresh(page), "a list that is up to date")
-    fall_asleep(page)
-    seen["devvm"] = checks_of(person, "devvm")
-    pass_time(page, 120)
-    wait_for(page, lambda: not is_fresh(page), "the second in which that is drawn")
-    assert checks_of(person, "devvm") == seen["devvm"]
-    wake(page)
-    wait_for(page, lambda: is_fresh(page), "a list that is up to date after a sleep")
-
-
-@pytest.mark.all
-def test_a_check_of_the_list_asks_for_no_history(person: Visit) -> None:
-    """A VM's jobs are asked for as it is opened: in the list they are not shown, and their disk may hang."""
-    person.page.clock.install()
-    page = follow(person, "#vm=twin")
-    page.fill("#secret", person.keys["operator"])
-    page.keyboard.press("Enter")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    page.click("#show-vms")
-    wait_for(page, lambda: is_fresh(page), "a list of what is there now")
-    seen = checks_of(person, "devvm")
-    pass_time(page, 70)
-    wait_for(page, lambda: checks_of(person, "devvm") > seen, "the next check")
-    assert checks_of(person, "devvm", "history") == 0
-    choose(page, "devvm")
-    wait_for(page, lambda: checks_of(person, "devvm", "history") > 0, "the jobs of a VM that is opened")
-
-
 def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
     """From a part of the page to the one before, from a VM to the list, and forward again; a link is a place too."""
     page = person.open()
@@ -253,119 +160,6 @@ def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
         expect(page.locator("#name")).to_have_text(name)
         expect(page.locator("body")).to_have_attribute("data-tab", tab)
     assert person.mutating == []
-
-
-def is_fresh(page: Page) -> bool:
-    """Tell whether the list says how devvm is now."""
-    [words] = [words for name, _, words in rows(page) if name == "devvm"]
-    return words not in ("Out of date", "Not known", "Looking…")
-
-
-def vm_of(route: Route) -> str:
-    """Return the VM of a request."""
-    return str(json.loads(route.request.post_data or "{}").get("vm"))
-
-
-@pytest.mark.all
-def test_the_checks_of_the_list_leave_connections_free(person: Visit) -> None:
-    """At most three checks of the list are under way at once: a browser has six connections, and a verb needs one.
-
-    VMs on a host that hangs would otherwise hold them all, and a verb for a VM on another host would not leave. VMs on
-    a host that is known to be out of reach come last, so they hold up no check of the others.
-    """
-    page, many = person.page, {f"vm{n}": "timeout" if n < 6 else "answering" for n in range(12)}
-    held: list[Route] = []
-    answered: list[Route] = []
-    at_once: list[int] = []
-
-    def hold(route: Route) -> None:
-        if '"status"' in (route.request.post_data or "") and vm_of(route) in many:
-            held.append(route)
-            at_once.append(len(held) - len(answered))
-        else:
-            route.continue_()
-
-    def name_many(route: Route) -> None:
-        answer = route.fetch()
-        known = answer.json()
-        more = [{"name": name, "vmid": None, "proxmox": code, "since": None} for name, code in many.items()]
-        route.fulfill(response=answer, json={**known, "vms": [*known["vms"], *more]})
-
-    page.route("**/health", name_many)
-    page.route("**/pve", hold)
-    person.open()
-    page.click("#show-vms")
-    wait_for(page, lambda: len(held) == 3, "as many checks as there may be")
-    while len(asked := list(dict.fromkeys(vm_of(route) for route in answered))) < len(many):
-        wait_for(page, lambda: len(held) > len(answered), "the next check")
-        answered.append(held[len(answered)])
-        answered[-1].fulfill(json={"error": {"code": "not-found", "message": "no such VM", "reached": False}})
-    assert {many[name] for name in asked[:6]} == {"answering"}
-    assert max(at_once) == 3
-
-
-OF_RUNNING = {"code": "qemu-running", "sentence": "it runs", "advice": "", "evidence": []}
-OF_OFF = {"code": "qemu-stopped", "sentence": "it is off", "advice": "start", "evidence": []}
-
-
-def test_the_list_asks_each_host_once(person: Visit) -> None:
-    """A host tells how its VMs are. What it leaves out is asked for apart, and so is each VM of an older host agent.
-
-    A row keeps its element when its VM comes into another group, and a search leaves the rows with its words.
-    """
-    page, hosts = person.page, {f"vm{n}": "new" if n < 6 else "old" for n in range(9)}
-    asked: list[tuple[str, str]] = []
-    off: set[str] = set()
-
-    def name_many(route: Route) -> None:
-        answer = route.fetch()
-        known = answer.json()
-        more = [
-            {"name": n, "vmid": 1, "host": host, "proxmox": "answering", "since": None} for n, host in hosts.items()
-        ]
-        route.fulfill(response=answer, json={**known, "vms": [*known["vms"], *more]})
-
-    def tell(route: Route) -> None:
-        body = json.loads(route.request.post_data or "{}")
-        host = hosts.get(body.get("vm"))
-        if host is None:
-            route.continue_()
-            return
-        asked.append((body["verb"], body["vm"]))
-        done = {"outcome": "done", "reached": True, "last": "none", "holder": None, "heartbeat": None}
-        states = [
-            {"vm": name, **done}
-            | ({"state": "stopped", "verdict": OF_OFF} if name in off else {"state": "running", "verdict": OF_RUNNING})
-            for name in hosts
-            if hosts[name] == host
-        ]
-        if body["verb"] == "states" and host == "old":
-            route.fulfill(
-                json={"outcome": "failed", "reached": True, "state": "unknown", "verdict": {"code": "agent-refused"}}
-            )
-        elif body["verb"] == "states":
-            route.fulfill(json={**done, "state": "unknown", "verdict": None, "states": states[:-1]})
-        else:
-            route.fulfill(json=next(state for state in states if state["vm"] == body["vm"]))
-
-    page.route("**/health", name_many)
-    page.route("**/pve", tell)
-    person.open(looks=False)  # with the list, as no VM was ever chosen
-    ours = page.locator("[data-group=run] [data-vm^=vm]")
-    expect(ours).to_have_count(9)
-    assert sorted(asked) == [
-        *(("states", name) for name in ("vm0", "vm6")),
-        *(("status", f"vm{n}") for n in (5, 6, 7, 8)),
-    ]
-    row = page.locator("[data-vm=vm3]").element_handle()
-    off.add("vm3")
-    page.click("[data-act=look-all]")
-    expect(page.locator("[data-group=need] [data-vm=vm3]")).to_contain_text("Off")
-    assert row.evaluate("row => row === document.querySelector('[data-vm=vm3]')")
-    page.fill("#find", "NEW off")
-    expect(page.locator("#rows [data-vm]")).to_have_count(1)
-    page.fill("#find", "nosuch")
-    expect(page.locator("#rows-none")).to_be_visible()
 
 
 def keep_at_hand(person: Visit) -> Page:
@@ -402,33 +196,17 @@ def test_a_link_opens_its_vm(person: Visit) -> None:
     expect(other.locator("#name")).to_have_text("broken")
 
 
-@pytest.mark.parametrize(
-    "kept",
-    [
-        pytest.param(True, id="with a kept key", marks=pytest.mark.all),
-        pytest.param(False, id="with a key that is entered then"),
-    ],
-)
-def test_a_link_opens_its_job(stage: Stage, person: Visit, kept: bool) -> None:
-    """The job of an alert is opened in the history of its VM."""
-    evidence = stage.service.pve("forensics", caller="operator2").json
-    job, found = evidence["id"], evidence["verdict"]["sentence"]
-    page = keep_at_hand(person) if kept else person.page
-    follow(person, f"#vm=devvm&job={job}")
-    if not kept:
-        phase(page, "locked")
-        page.reload()  # as a phone does meanwhile
-        phase(page, "locked")
-        page.fill("#secret", person.keys["operator"])
-        page.keyboard.press("Enter")
-    opened = page.locator(f"[id='job {job}'] details[open]")
-    expect(opened).to_be_visible()
-    expect(opened.locator("p").first).to_have_text(found[0].upper() + found[1:].rstrip(".") + ".")
-    expect(opened).to_contain_text(f"Id{job}")
+def test_a_link_opens_its_job(stage: Stage, person: Visit) -> None:
+    """The job of an alert is opened in the history of its VM, also once the key is entered."""
+    job = stage.service.pve("forensics", caller="operator2").json["id"]
+    page = follow(person, f"#vm=devvm&job={job}")
+    phase(page, "locked")
+    page.reload()  # as a phone does meanwhile
+    phase(page, "locked")
+    page.fill("#secret", person.keys["operator"])
+    page.keyboard.press("Enter")
+    expect(page.locator(f"[id='job {job}'] details[open]")).to_contain_text(f"Id{job}")
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
-    follow(person, "#vm=devvm&job=msg_of_another_time")
-    if kept:
-        wait_for_text(page, "dock", "The host does not know the job msg_of_another_time")
 
 
 def answer_lists(page: Page, jobs: list[dict[str, object]]) -> None:
@@ -469,18 +247,6 @@ def test_a_link_opens_a_job_that_the_list_does_not_have(stage: Stage, person: Vi
     show(page, "vm")
     forget_key(page)
     expect(page.locator("#jobs li[id]")).to_have_count(0)
-
-
-@pytest.mark.all
-def test_a_job_of_a_link_is_followed_to_its_end(stage: Stage, person: Visit) -> None:
-    """Where no list has the job, its line in the timeline still says how it ended."""
-    page = keep_at_hand(person)
-    answer_lists(page, [])
-    with held_cycle(stage) as job:
-        follow(person, f"#vm=devvm&job={job}")
-        line = page.locator(f"[id='job {job}'] summary")
-        expect(line).to_contain_text("under way")
-    expect(line).to_contain_text("done in")
 
 
 def test_a_link_to_a_job_says_what_is_known_of_it(person: Visit) -> None:
@@ -583,17 +349,6 @@ def write_about_two(page: Page) -> None:
 
 
 @pytest.mark.all
-def test_a_draft_stays_with_its_vm(person: Visit) -> None:
-    """A draft for one VM is not sent for another one; it returns with its VM."""
-    page = person.open()
-    show(page, "chat")
-    wait_for_text(page, "chat-notice", "Chat is not set up here")  # the conversation is loaded
-    write_about_two(page)
-    choose(page, "devvm")
-    expect(page.locator("#prompt")).to_have_value("why does devvm hang?")
-
-
-@pytest.mark.all
 def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(person: Visit) -> None:
     """On a slow line its modules come later than a person writes."""
     held: list[Route] = []
@@ -618,121 +373,6 @@ def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(per
     choose(page, "devvm")
     expect(page.locator("#prompt")).to_have_value("why does devvm still hang?")
     assert [body for body in person.posts if "prompt" in body] == []
-
-
-@pytest.mark.all
-def test_the_page_says_when_claude_logs_in_as_root(person: Visit) -> None:
-    """If claude logs in to the guest as root, the page says that it may change anything there."""
-    page = person.open(caller="talker", looks=False)
-    choose(page, "twin")
-    wait_for_text(page, "notes", "claude logs in to twin as root")
-    choose(page, "devvm")
-    expect(page.locator("#notes")).not_to_contain_text("root")
-
-
-@pytest.mark.all
-def test_a_vm_that_a_reload_removed_stays_selected(person: Visit) -> None:
-    """If a reload removes the selected VM, the page does not select another one."""
-    page = person.open()
-    choose(page, "devvm")
-    gone = {**person.stage.service.health()}
-    gone["vms"] = [vm for vm in gone["vms"] if vm["name"] != "devvm"]
-    page.route("**/health", lambda route: route.fulfill(json=gone))
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-    expect(page.locator("#name")).to_have_text("devvm")
-    see_headline(page, "Idle or hung", "unknown")
-
-
-@pytest.mark.all
-def test_a_vm_with_a_faulty_entry_says_that_it_is_disabled(person: Visit) -> None:
-    """A VM whose entry has a fault is listed without a number; its verbs say that nothing was sent."""
-    page = person.open()
-    choose(page, "broken")
-    expect(page.locator("#name")).to_have_text("broken")
-    see_headline(page, "Set up wrongly", "unknown")
-    wait_for_text(page, "why", "It is disabled by a configuration error.")
-    phase(page, "notSent")
-    press(page, "reset")
-    wait_for_text(page, "dock", "its power state was not checked")
-    assert not page.is_visible("#confirm")
-    page.set_viewport_size({"width": 320, "height": 740})
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
-
-
-@pytest.mark.all
-def test_an_id_that_was_sent_before_is_never_called_not_sent(visit: Visit) -> None:
-    """A proposal that is approved again has the same id, so a request that fails now settles nothing.
-
-    Forget leaves nothing behind that would be sent with the next caller's key.
-    """
-    page = visit.page
-    page.clock.install()
-    visit.open()
-    proposal = {"type": "approval", "verb": "reset", "vm": "devvm", "job": "msg_proposed1", "why": "hung"}
-    answer_chat(page, {**proposal, "last": "msg_proposed0"})
-    ask_claude(page, "well?")
-    page.route("**/pve", lambda route: route.abort() if '"verb":"reset"' in (route.request.post_data or "")
-               else route.continue_())  # fmt: skip
-    card = page.locator("[data-approve=reset]")
-    card.click()
-    page.click("#yes[aria-disabled=false]")
-    phase(page, "unknown")
-    page.clock.fast_forward(70_000)
-    page.wait_for_selector("#outcome-act[data-act=ask-again]")
-    with visit.stage.without_sshd():
-        page.unroute("**/pve")
-        wait_for(page, lambda: not blocked(page, "reset"), "the end of the lock")
-        card.click()
-        page.click("#yes[aria-disabled=false]")
-        wait_for_text(page, "outcome-hint", "Last try")
-        expect(page.locator("#outcome-hint")).to_contain_text("refused")
-        phase(page, "unknown")
-        show(page, "vm")
-        page.set_viewport_size({"width": 360, "height": 2_400})  # else what became of it lies over the key
-        forget_key(page)
-        page.clock.fast_forward(20_000)
-        phase(page, "locked")
-        assert page.evaluate("() => Object.keys(sessionStorage)") == []
-
-
-@pytest.mark.all
-def test_advice_named_like_an_object_property_is_none(person: Visit) -> None:
-    """The advice `constructor` advises nothing, and all else of the answer is shown."""
-    page = person.page
-    verdict = {"code": "x", "sentence": "s", "advice": "constructor", "evidence": []}
-    line = {
-        "type": "result",
-        "reached": True,
-        "outcome": "done",
-        "state": "running",
-        "last": "none",
-        "verdict": verdict,
-    }
-    page.route("**/pve", lambda route: route.fulfill(content_type="application/x-ndjson", body=json.dumps(line) + "\n"))
-    person.open()
-    expect(page.locator("#verdict-sentence")).to_have_text("S.")
-    expect(page.locator("#say-verdict")).to_have_text("X. S.")
-    expect(page.locator("[data-verb].advised")).to_have_count(0)
-
-
-@pytest.mark.all
-def test_the_history_of_one_vm_has_no_job_of_another(person: Visit) -> None:
-    """The timeline holds the jobs of the VM that is shown, and nothing else, even where they are of the same day."""
-    began = person.stage.service.pve("forensics", vm="devvm").json
-    page = person.open()
-    page.wait_for_selector("#jobs li[id]", state="attached")
-    job = {"id": "twins", "verb": "reset", "by": "twin", "started": began["started"], "seconds": 1, "outcome": "done"}
-
-    def answer(route: Route) -> None:
-        if '"history","vm":"twin"' in (route.request.post_data or ""):
-            route.fulfill(json={"outcome": "done", "reached": True, "jobs": [job]})
-        else:
-            route.continue_()
-
-    page.route("**/pve", answer)
-    page.evaluate("() => { location.hash = '#vm=twin'; }")
-    expect(page.locator("#jobs li[id='job twins']")).to_have_count(1)
-    expect(page.locator("#jobs li[id]")).to_have_count(1)
 
 
 def test_a_link_that_is_opened_meanwhile_withdraws_the_question(person: Visit) -> None:

@@ -130,7 +130,7 @@ const PHASES = {
 	"nothing was sent": [verbEnds("reset", { outcome: "unreached", reached: false, state: null, message: "the host refused the connection" }), "warn", "Reset not sent", "look"],
 	"a refusal": [verbEnds("reset", { outcome: "refused", verdict: verdictOf("locked") }), "warn", "Reset refused", "look"],
 	...Object.fromEntries(Object.keys(ANYWAY).map((code) => [`a refusal that can be lifted, ${code}`, [verbEnds("cycle", { outcome: "refused", anyway: code, verdict: verdictOf(code) }), "warn", "Power-cycle refused", "anyway"]])),
-	"a refusal that this page can't lift": [verbEnds("reset", { outcome: "refused", anyway: "newer", verdict: verdictOf("newer") }), "warn", "Reset refused", "look"],
+	...Object.fromEntries([null, "", "newer", "constructor", true].map((anyway) => [`a refusal that this page can't lift, ${JSON.stringify(anyway)}`, [verbEnds("reset", { outcome: "refused", anyway, verdict: verdictOf("newer") }), "warn", "Reset refused", "look"]])),
 	"a holder in between": [verbEnds("reset", { outcome: "busy", holder: HOLDER }), "busy", "Someone is on it", "watch"],
 	"a failure": [verbEnds("stop", { outcome: "failed", last: "id_1", verdict: verdictOf("verb-failed") }), "bad", "Stop failed", "look"],
 	"no answer, still asking": [[begun("stop", 5), ["act-open", { answer: {}, acting: true }]], "unknown", "No answer", "stop-waiting"],

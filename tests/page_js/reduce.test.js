@@ -204,6 +204,7 @@ test("the first name is chosen once, the kept one before it", () => {
 	assert.equal(chosen("gone"), "devvm");
 	assert.equal(chosen("devvm", ["names-came", { vms, choice: "twin" }]), "twin");
 	assert.equal(after(["names-came", { vms: [], choice: "twin" }]).vm, "");
+	assert.equal(after(...OPENED, ["names-came", { vms: vms.slice(1), choice: null }]).vm, "devvm"); // a reload removed it: no other takes its place
 });
 
 test("what was looked at before the names were known is the first VM's", () => {

@@ -20,6 +20,7 @@ function obstaclesAfter(...events) {
 const WAITING = {
 	"nothing": [[], {}],
 	"a status under way": [[["read-begun", { verb: "status", loud: true }]], { power: /^Wait for the answer/, status: /^Wait/, forensics: /^Wait/ }],
+	"a verb that was not sent": [[begun("reset", 5), settledEvent("reset", { outcome: "error", code: "forbidden", reached: false, state: null })], {}],
 	"a look by itself": [[["read-begun", { verb: "forensics", loud: false }]], {}],
 	"a verb under way": [[begun("cycle")], { power: /^Power-cycle is under way/, status: /under way/, forensics: /under way/ }],
 	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
@@ -73,6 +74,7 @@ test("a check is due every 15 s, also while an outcome is open, and never beside
 	assert.equal(due(), true);
 	assert.equal(due(["read-begun", { verb: "status", loud: false }, 14], ["read-dropped"]), false);
 	assert.equal(due(...OPEN), true);
+	assert.equal(due(["read-begun", { verb: "status", loud: false }, -259_200], ["read-dropped"]), true); // by a clock that was put right since
 	assert.equal(due(begun("cycle")), false);
 	assert.equal(due(["read-begun", { verb: "forensics", loud: false }, 30]), false);
 	assert.equal(due(...AWAY), false);
@@ -158,6 +160,7 @@ test("the notes say only what is not well", () => {
 	assert.deepEqual(notes(["clock-measured", { off: 59_000 }]), []);
 	assert.match(notes(["health-came", { answer: { ...HEALTH, config: "old since 2026-11-27T03:00:00Z" }, next: 0 }])[0], /^The configuration of Breakglass is old since 03:00:00\./);
 	assert.match(notes(statusCame("running", "qemu-running", 0, { last: "job_7" }))[0], /^Another caller changed its power/);
+	assert.deepEqual(notes(statusCame("running", "qemu-running", 0, { warnings: ["claude logs in to it as root"] })), ["claude logs in to it as root"]);
 });
 
 // --- evidence of the history, which the page takes for its own ---

@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 globalThis.location = new URL("https://vm.example/breakglass/");
 const { joinTexts } = await import("../../static_site/chat/replay.js");
+const { endingOf, failureOf } = await import("../../static_site/chat/errors.js");
 
 const text = (n, words) => ({ type: "text", n, text: words });
 const tool = (n) => ({ type: "tool", n });
@@ -37,4 +38,20 @@ test("the log itself stays as it is", () => {
 	const events = [text(1, "a"), text(2, "b")];
 	joinTexts(events, false);
 	assert.equal(events[0].text, "a");
+});
+
+test("what keeps Claude from answering is said, with its time and what a person can do, and power once", () => {
+	for (const [error, notice, trouble, lost] of [
+		[{ code: "claude-rate-limited", message: "rate-limited until 03:40 UTC: limit", hint: "wait; the power verbs work without claude" }, /rate limited \(until 03:40/, "claude-rate-limited", false],
+		[{ code: "claude-auth", message: "401", hint: "sign in" }, /Claude is not answering.*Sign in\. The power buttons do not need/, "claude-auth", false],
+		[{ code: "forbidden", message: 'viewer may not "chat"', hint: "" }, /^Viewer may not "chat"\.$/, "", false],
+		[{ code: "session-lost", message: "gone", hint: "x" }, /new conversation/, "", true],
+	]) {
+		const failure = failureOf(error);
+		assert.match(failure.notice, notice);
+		assert.ok(failure.notice.split("power").length <= 2);
+		assert.deepEqual([failure.trouble, failure.lost], [trouble, lost]);
+	}
+	assert.match(endingOf({ code: "cancelled" }), /^Stopped\./);
+	assert.match(endingOf({ code: "turn-unknown" }), /^Cut off/);
 });

@@ -280,7 +280,7 @@ class Stage:
             self.world = World(directory, scale=20)
             begun.callback(self.world.close)
             hasten(self.world)
-            set_constants(self.world, SAMPLES_APART=0.5)  # a page takes evidence when it opens, and the guest is idle
+            set_constants(self.world, SAMPLES_APART=0.2)  # a page takes evidence when it opens, and the guest is idle
             assert self.world.qm("start", "102").returncode == 0
             directory.chmod(0o711)
             self.sshd = Sshd(self.world)

@@ -42,8 +42,8 @@ def find_kernel() -> Kernel | None:
     of_tests = Kernel(tests / "vmlinuz", tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS))
     own = Kernel(Path("/boot", f"vmlinuz-{release}"), tuple(_list_drivers(Path("/lib/modules", release))))
     for kernel in (of_tests, own):
-        known = all(each.suffix in _UNPACK and os.access(each, os.R_OK) for each in kernel.drivers)
-        if known and os.access(kernel.image, os.R_OK):
+        can_load = all(each.suffix in _UNPACK and os.access(each, os.R_OK) for each in kernel.drivers)
+        if kernel.drivers and can_load and os.access(kernel.image, os.R_OK):
             return kernel
     return None
 
