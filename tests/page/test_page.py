@@ -207,45 +207,6 @@ def test_forensics_bring_a_verdict_and_the_picture(visit: Visit) -> None:
         expect(page.locator("#picture-age")).to_have_text("from before")
 
 
-<<<<<<< HEAD
-def test_no_verb_is_advised_while_another_job_runs(visit: Visit) -> None:
-    """While another caller's cycle has stopped the VM, the page does not advise Start, and names that caller."""
-    with held_cycle(visit.stage):
-        page = visit.open(looks=False)
-        see_headline(page, "Power-cycling…", "busy")
-        wait_for_text(page, "dock", "operator2 since")
-        assert text_of(page, "second").startswith("By operator2 for ")
-        assert visit.stage.service.pve("status").json["state"] == "stopped"
-        assert page.locator("[data-verb].advised").count() == 0
-        assert "operator2 has been power-cycling it since" in text_of(page, "why")
-        assert all(blocked(page, each) for each in ASKS)
-
-
-def test_a_recent_job_opens_with_its_output_and_reason(visit: Visit) -> None:
-    """The list has the verb, outcome and caller of each job; an opened job has its output, picture and reason.
-
-    An alert's capture also has who has seen it.
-    """
-    visit.stage.service.pve("reset", caller="operator2", reason="hung since 02:50")
-    for line in ("forensics id=alert-seen-1 by=am", "seen id=alert-seen-1 by=anna"):
-        assert execute(visit.stage.world, line).code == 0
-    page = visit.open()
-    show(page, "history")
-    entry = page.locator("#jobs details", has_text="Reset").first
-    expect(entry).to_contain_text("Reset done in ")
-    expect(entry).to_contain_text(re.compile(r"\d\d:\d\d:\d\d by operator2"))
-    entry.locator("summary").click()
-    expect(entry).to_contain_text("hung since 02:50")
-    expect(entry.locator("pre", has_text="QEMU accepted the reset")).to_be_visible()
-    expect(entry.locator(".job > pre")).to_be_visible()
-    expect(page.locator("#jobs details", has_text="am, seen by anna, ").first).to_be_visible()
-    evidence = page.locator("#jobs details", has_text="Looked: ").first
-    evidence.locator("summary").click()
-    expect(evidence.locator("img")).to_be_visible()
-
-
-=======
->>>>>>> xsu
 # --- not sent, refused, busy, failed ---
 
 
@@ -486,8 +447,11 @@ def test_a_job_opens_with_its_reason_its_output_and_its_files(visit: Visit, tmp_
     page, service = visit.page, visit.stage.service
     service.pve("reset", caller="operator2", reason="hung since 02:50")
     job = service.pve("forensics", caller="operator2").json["id"]
+    for line in ("forensics id=alert-seen-1 by=am", "seen id=alert-seen-1 by=anna"):
+        assert execute(visit.stage.world, line).code == 0
     visit.open()
     show(page, "history")
+    expect(page.locator("#jobs details", has_text="am, seen by anna, ")).to_be_visible()
     entry = page.locator("#jobs details", has_text="Reset").first
     expect(entry).to_contain_text(re.compile(r"Reset done in .*\d\d:\d\d:\d\d by operator2"))
     entry.locator("summary").click()
