@@ -442,7 +442,7 @@ async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: li
     assert [event["last"] for event in events if event["type"] == "approval"] == [bound_to]
 
 
-SPENT = "You proposed reset: another verb changed the VM's power before an approval"
+SPENT = "You proposed reset: another verb has changed the VM's power, so the proposal can't be approved any more"
 
 
 @pytest.mark.parametrize(
