@@ -19,6 +19,7 @@ from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
+from ..support.rows import each_row
 from ..support.stages import flock_waiters, until
 
 pytestmark = pytest.mark.slow  # each starts the agent
@@ -58,7 +59,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(OTHERS)))
+@each_row("number", range(len(OTHERS)))
 def test_other_lines_stay_as_they_are(number: int) -> None:
     """A foreign line between two lines of Breakglass keeps every byte, whatever it looks like."""
     more, _ = add_vm(LINE + OTHERS[number] + LINE, 103)
@@ -66,7 +67,7 @@ def test_other_lines_stay_as_they_are(number: int) -> None:
     assert more == ours + OTHERS[number] + ours
 
 
-@pytest.mark.parametrize("number", range(len(OTHERS)))
+@each_row("number", range(len(OTHERS)))
 def test_a_file_with_other_lines_only(number: int) -> None:
     """Nothing is changed. Unless the line already serves the VM, this is an error."""
     more, findings = add_vm(OTHERS[number], 103)
@@ -75,7 +76,7 @@ def test_a_file_with_other_lines_only(number: int) -> None:
     assert [finding.level for finding in findings] == [OK if served else ERROR]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("before", "after"),
     [
         ("102", "102,104"),
@@ -84,7 +85,7 @@ def test_a_file_with_other_lines_only(number: int) -> None:
         ("102,105-119 --as me --read-only", "102,104-119 --as me --read-only"),
     ],
 )
-@pytest.mark.parametrize(
+@each_row(
     "line",
     [
         f'restrict,command="{SERVE} @" {POWER}\n',

@@ -18,6 +18,7 @@ from ..support.agent import Answer, answer_of, constants_set, execute, set_const
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
+from ..support.rows import each_row
 
 pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
 own_host = pytest.mark.shared()
@@ -367,7 +368,7 @@ def test_the_guests_of_the_cluster_are_read() -> None:
     assert [parse_vmlist(text) for text in damaged] == [{}] * len(damaged)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "odd",
     [
         '"103": 1',

@@ -17,6 +17,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.agent import Answer, Session, agent_processes, answer_of, constants_set, journal_of
 from ..support.qemu import Witness
+from ..support.rows import each_row
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
 from ..support.stages import await_agents, until, writer_of
@@ -176,7 +177,7 @@ def test_a_session_of_any_age_acts(world: World, disk: Disk) -> None:
         assert session.ask("reset id=days-old-001")["outcome"] == "done"
 
 
-@pytest.mark.parametrize("last", [":", "exec"])
+@each_row("last", [":", "exec"])
 def test_the_shell_that_sshd_started_counts(last: str) -> None:
     """Debian's /bin/sh forks to run a command. If the shell has waited for a disk, its agent counts as old too."""
     program = "from breakglass.agents.pve.host.process import process_start; print(process_start())"

@@ -17,6 +17,7 @@ from breakglass.chat.request import SessionsUnwritable, TurnRequest
 from breakglass.chat.store import CALLER_BYTES, CHUNK, Batch, Begun, Store, StoredTurn
 from breakglass.chat.tokens import LIFETIME
 
+from ..support.rows import each_row
 from ..support.stand_in_turn import SID, request
 
 NOW = 1_800_000_000.0
@@ -209,7 +210,7 @@ def open_and_read(store: Store) -> None:
     store.find(request().key)
 
 
-@pytest.mark.parametrize("damage", ["no database", "a torn page"])
+@each_row("damage", ["no database", "a torn page"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     """It is left as it is. Once it was moved away, there is a new one."""
     store, path = Store(str(tmp_path)), tmp_path / FILE

@@ -19,6 +19,7 @@ from breakglass.config.server import page_link
 
 from ..support.documents import commands, settings
 from ..support.forked import run_command
+from ..support.rows import each_row
 from ..support.service import SSH_KEY
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
@@ -53,7 +54,7 @@ def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
     assert [rule.source for rule in config.alerts] == ["alertmanager", "grafana"]
 
 
-@pytest.mark.parametrize("source", SENDERS)
+@each_row("source", SENDERS)
 def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
     """The page has each example as it is printed for the page's configuration."""
     assert f"\n{example(source, 'https://rescue.example.org', documented().alerts)}```" in PAGE
@@ -122,7 +123,7 @@ FILLED = {
 FIRES = {"gatus": ("[ALERT_TRIGGERED_OR_RESOLVED]", "TRIGGERED", "RESOLVED"), "healthchecks": ("$STATUS", "down", "up")}
 
 
-@pytest.mark.parametrize("source", FILLED)
+@each_row("source", FILLED)
 def test_the_body_in_each_example_fires(source: str) -> None:
     """The body in an example, filled in as the sender does, fires with the labels that are documented for it."""
     match = re.search(r"\{\"(?:.|\n)*\}(?=['\n])", example(source, "https://rescue.example.org", ()))
@@ -192,7 +193,7 @@ def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
     assert "- url: https://rescue.example.org/alert/alertmanager\n" in printed.stdout, printed.stderr
 
 
-@pytest.mark.parametrize(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])
+@each_row(("flag", "way"), [("--bearer", "bearer"), ("--grafana", "grafana"), ("", "signature")])
 def test_keys_new_makes_a_key_of_each_auth_method(tmp_path: Path, flag: str, way: str) -> None:
     """`keys new` makes a usable entry for each auth method, and a different one every time."""
     made = [command(tmp_path, "keys", "new", "--print", "am", *([flag] if flag else [])).stdout for _ in range(2)]

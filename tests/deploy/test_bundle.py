@@ -14,6 +14,8 @@ import pytest
 from breakglass.agents.bundle import SHEBANG, _Part, _refuse_collisions, _split, bundle
 from breakglass.agents.pve.words import VERSION
 
+from ..support.rows import each_row
+
 TEXT = bundle()
 TREE = ast.parse(TEXT)
 HOSTS_PYTHON = Path("/usr/bin/python3")
@@ -113,7 +115,7 @@ def test_the_bundle_is_reproducible() -> None:
 # --- it runs ---
 
 
-@pytest.mark.parametrize("python", [Path(sys.executable), HOSTS_PYTHON], ids=["this Python", "the host's Python"])
+@each_row("python", [Path(sys.executable), HOSTS_PYTHON])
 def test_the_bundle_runs_alone(python: Path, tmp_path: Path) -> None:
     """The file runs without any other file of Breakglass, and prints its version."""
     if not runs_the_agent(python):
@@ -132,8 +134,8 @@ def split(source: str) -> _Part:
     return _split(source, ast.parse(source))
 
 
-@pytest.mark.parametrize("one", ["def same(): ...", "class same: ...", "same = 1", "same: int = 1", "x = same = 1"])
-@pytest.mark.parametrize("other", ["def same(): ...", "class same: ...", "same = 2", "same: str"])
+@each_row("one", ["def same(): ...", "class same: ...", "same = 1", "same: int = 1", "x = same = 1"])
+@each_row("other", ["def same(): ...", "class same: ...", "same = 2", "same: str"])
 def test_two_modules_can_not_define_the_same_name(one: str, other: str) -> None:
     """Two modules with the same top-level name would silently become one, so that is refused with both named."""
     with pytest.raises(ValueError, match='"same" is defined in both first and second'):
@@ -157,7 +159,7 @@ def test_every_kind_of_definition_can_collide() -> None:
             _refuse_collisions({"first": split(one), "second": split("same = 2")})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("one", "other"),
     [
         ("def a(): same = 1", "def b(): same = 2"),

@@ -14,6 +14,7 @@ import pytest
 from ..support.forked import run_command as run
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.service import ACCOUNT, SSH_KEY, as_handler, config_text, give_to_handler, new_secret
 
@@ -76,7 +77,7 @@ def test_root_without_an_account_is_told_every_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize(
+@each_row(
     ("name", "words"),
     [("no-such-user", "there is no user"), ("root", "must not be root"), ("0", "must not be root"), ("²", "no user")],
 )
@@ -185,7 +186,7 @@ print(any(name.startswith("prometheus") for name in sys.modules))
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(("table", "loaded"), [("", "False\n"), (METRICS, "True\n")], ids=["without", "with"])
+@each_row(("table", "loaded"), [("", "False\n"), (METRICS, "True\n")])
 def test_the_metrics_library_is_loaded_when_it_is_needed(tmp_path: Path, table: str, loaded: str) -> None:
     """A handler without [metrics] loads none of it; one with it does so before the first scrape."""
     config = write(tmp_path, GOOD + table)
@@ -193,7 +194,7 @@ def test_the_metrics_library_is_loaded_when_it_is_needed(tmp_path: Path, table: 
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(("table", "code"), [("", 0), (METRICS, 2)], ids=["without", "with"])
+@each_row(("table", "code"), [("", 0), (METRICS, 2)])
 def test_a_metrics_library_that_is_broken_is_a_problem_of_metrics(tmp_path: Path, table: str, code: int) -> None:
     """After half an upgrade, the handler would start without /metrics."""
     (tmp_path / "lib").mkdir()

@@ -26,6 +26,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.service import SSH_KEY, Service, as_handler, give_to_handler, new_secret
 from ..support.sshd import Sshd
@@ -314,7 +315,7 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+@each_row("slip", SLIPS.values())
 def test_an_error_does_not_show_a_secret(slip: tuple[str, str]) -> None:
     """A secret in a variable that takes none is not repeated in the error, which a cron job would mail."""
     name, value = slip
@@ -468,7 +469,7 @@ def test_a_full_disk_leaves_the_old_agent_file(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("breakglass-pve", "the old one")]
 
 
-@pytest.mark.parametrize("words", [("host", "bundle"), ("keys", "new", "--print", "phone"), ("--version",)])
+@each_row("words", [("host", "bundle"), ("keys", "new", "--print", "phone"), ("--version",)])
 def test_a_closed_pipe_prints_no_error(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """If the reader of the output has ended, like `head`, stderr stays empty."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, Python keeps nothing for its end
@@ -501,13 +502,13 @@ def test_ctrl_c_prints_no_traceback() -> None:
         assert process.returncode == 130
 
 
-@pytest.mark.parametrize("words", [("version",), ("--version",)])
+@each_row("words", [("version",), ("--version",)])
 def test_version_prints_the_host_agents_version(words: tuple[str, ...]) -> None:
     """The handler and the host agent have one version."""
     assert run(*words).stdout == f"breakglass {VERSION}\n"
 
 
-@pytest.mark.parametrize("through", ["checkout/handler", "handler"])
+@each_row("through", ["checkout/handler", "handler"])
 def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None:
     """A platform that links its current release starts the handler through the link."""
     link = tmp_path / through.partition("/")[0]
@@ -524,7 +525,7 @@ def test_docs_lists_the_documents() -> None:
     assert re.fullmatch(r"runbook +The rescue of a VM .+", lines[names.index("runbook")])
 
 
-@pytest.mark.parametrize("name", ["runbook", "runbook.md", "docs/runbook.md"])
+@each_row("name", ["runbook", "runbook.md", "docs/runbook.md"])
 def test_docs_prints_a_document(name: str) -> None:
     """A document is printed as text of 80 columns, with or without the ending that links in other documents have."""
     ran = run("docs", name)

@@ -10,6 +10,7 @@ import pytest
 from breakglass.agents.pve.words import MUTATING
 
 from ..support.documents import ROOT, documents, read_blocks, sections
+from ..support.rows import each_row
 
 TESTS = ROOT / "tests"
 OF_THE_TESTS = "they run the tests, and this is one of them"
@@ -80,7 +81,7 @@ def test_no_block_of_the_runbook_changes_power() -> None:
     assert [block.text for block in blocks if power.search(block.text)] == []
 
 
-@pytest.mark.parametrize("document", documents())
+@each_row("document", documents())
 def test_a_block_says_what_it_is(document: str) -> None:
     """Each block is fenced and has a language; else nothing could tell a command from a configuration."""
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -90,7 +91,7 @@ def test_a_block_says_what_it_is(document: str) -> None:
     assert re.findall(r"\n\n(?: {4}|\t)[^ *\-].*", outside) == [], "indented blocks: fence them, with a language"
 
 
-@pytest.mark.parametrize("document", documents())
+@each_row("document", documents())
 def test_a_heading_with_commands_is_the_only_one_of_its_name(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)

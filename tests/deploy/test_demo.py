@@ -21,6 +21,7 @@ from breakglass.demo.lines import name_program
 
 from ..support import claude
 from ..support.documents import commands
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.stages import until
 
@@ -306,7 +307,7 @@ def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
     assert demo.end(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize("started_as", [ROOT / "handler", ROOT / "handler/__main__.py"])
+@each_row("started_as", [ROOT / "handler", ROOT / "handler/__main__.py"])
 def test_the_printed_lines_name_a_program(started_as: Path) -> None:
     """A demo that is started as `python handler demo` or `python -m breakglass demo` prints lines that run."""
     run = subprocess.run([*shlex.split(name_program(str(started_as))), "version"], capture_output=True, text=True)

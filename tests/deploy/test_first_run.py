@@ -14,6 +14,7 @@ import pytest
 
 from ..support.leftovers import processes_of
 from ..support.locks import ROOT
+from ..support.rows import each_row
 from ..support.signals import signal_group
 from ..support.stages import until
 from ..support.wheel_server import serving_wheels
@@ -45,7 +46,7 @@ def fill(place: Path, options: str) -> str:
 
 
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize(
+@each_row(
     ("options", "words"),
     [("ro", "can't write to {place}, where {place}/.venv would be"), ("noexec", "{place} is mounted noexec")],
 )

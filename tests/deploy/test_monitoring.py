@@ -24,6 +24,7 @@ from breakglass.server.exposition import Snapshot, render
 
 from ..support.documents import commands, settings
 from ..support.rendered import series
+from ..support.rows import each_row
 from ..unit.test_config import GOOD, no_files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -215,7 +216,7 @@ def test_the_table_has_each_fault_of_doctor_that_a_handler_can_know() -> None:
     assert found - named_codes() - UNKNOWN == set()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@each_row("fault", FAULTS)
 def test_a_fault_moves_its_series(fault: str) -> None:
     """Each series that the row names is another one than on a good day."""
     before, after = series(text_of(healthy())), series(text_of(FAULTS[fault](healthy())))

@@ -24,6 +24,7 @@ from breakglass.cli.docs_text import render
 
 from ..support.documents import commands
 from ..support.locks import read_pins
+from ..support.rows import each_row
 from ..support.service import Service
 from ..support.sshd import Sshd
 from ..support.wheelhouse import PYTHONS, copy_sources, wheelhouse
@@ -254,14 +255,14 @@ def test_another_package_called_agents_is_not_ours(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in packages} == {"breakglass"}
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@each_row("lock", LOCKS)
 def test_a_lock_file_hashes_every_pin_and_names_no_host(lock: str) -> None:
     """A lock file names no host to install from."""
     assert read_pins(lock)
     assert not re.search(r"://|index-url|find-links|trusted-host|@", (ROOT / lock).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@each_row("lock", LOCKS)
 def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
     """Each dependency is locked at a version that pyproject.toml allows, the same in both files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

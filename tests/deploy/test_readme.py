@@ -21,6 +21,7 @@ from breakglass.config.model_api import ModelApi
 from breakglass.proxmox.outcome import HTTP_STATUS, REACHED
 
 from ..support.documents import commands, settings
+from ..support.rows import each_row
 from ..support.service import Service, new_secret, new_ssh_key
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,7 +147,7 @@ def test_every_outcome_has_its_code() -> None:
 INSIDE = {"job-unknown"}  # it becomes `"job": null`
 
 
-@pytest.mark.parametrize("name", ["docs/api.md", "docs/runbook.md"])
+@each_row("name", ["docs/api.md", "docs/runbook.md"])
 def test_every_verdict_code_is_documented(name: str) -> None:
     """Each code of the host agent and of the connection is in api.md, and in the runbook with what to do."""
     sources = [
@@ -269,7 +270,7 @@ def test_the_threat_model_names_tests_in_its_table_alone() -> None:
     assert re.findall(r"\btest_\w+", text) == []
 
 
-@pytest.mark.parametrize("picture", sorted((ROOT / "docs").glob("*.png")), ids=lambda path: path.name)
+@each_row("picture", sorted((ROOT / "docs").glob("*.png")))
 def test_pictures_are_small(picture: Path) -> None:
     """A picture is less than 60 KB and is shown in the README."""
     assert picture.stat().st_size < 60_000

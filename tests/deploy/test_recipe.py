@@ -14,6 +14,7 @@ from breakglass.config.ssh_keys import public_key
 
 from ..support.forked import run_command
 from ..support.installing import configuration, host_keys, new_key
+from ..support.rows import each_row
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
@@ -32,7 +33,7 @@ def heredoc(text: str, name: str) -> list[str]:
 # --- the text ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("vmids", "listed"),
     [
         ((102,), "102"),
@@ -50,7 +51,7 @@ def test_one_line_serves_all_vms_of_the_host(vmids: tuple[int, ...], listed: str
     assert text.count(f'--vms {listed}"') == 1
 
 
-@pytest.mark.parametrize(("host", "source"), [(HOST, None), (HOST, "192.0.2.50"), (ROOT_HOST, "192.0.2.50")])
+@each_row(("host", "source"), [(HOST, None), (HOST, "192.0.2.50"), (ROOT_HOST, "192.0.2.50")])
 def test_every_placeholder_of_the_recipe_is_filled_in(host: Host, source: str | None) -> None:
     """Each placeholder is filled in, and each choice is made."""
     text = recipe(host, [VM], POWER, source, as_root=host is ROOT_HOST)
@@ -80,9 +81,7 @@ def test_from_exempts_the_handlers_address() -> None:
     assert "exempt='# PerSourcePenaltyExemptList ADDRESS'" in recipe(HOST, [VM], POWER)
 
 
-@pytest.mark.parametrize(
-    "source", ["192.0.2.0; reboot", "*", "handler.example", "192.0.2.50'", "", "fe80::1%';reboot;'"]
-)
+@each_row("source", ["192.0.2.0; reboot", "*", "handler.example", "192.0.2.50'", "", "fe80::1%';reboot;'"])
 def test_a_wrong_from_address_is_refused(source: str) -> None:
     """An address is checked before it goes into a root shell."""
     with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
@@ -114,7 +113,7 @@ def test_the_block_for_root_is_the_documented_one() -> None:
     assert text.count(f'command="{SERVE}" {POWER}') == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("host", "source", "as_root", "expected"),
     [
         ("root", "192.0.2.50", False, "hosts.pve1.ssh logs in as root; name another account, like "),
@@ -134,7 +133,7 @@ def test_a_host_without_a_vm_is_refused() -> None:
         recipe(HOST, [], POWER)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("host", "source"),
     [(HOST, None), (HOST, "192.0.2.50"), (HOST, "2001:db8::/64"), (ROOT_HOST, "192.0.2.50,2001:db8::/64")],
 )

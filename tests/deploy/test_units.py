@@ -15,6 +15,7 @@ from ..support import claude
 from ..support.booted import Booted, booted
 from ..support.documents import commands
 from ..support.locks import ROOT
+from ..support.rows import each_row
 from ..support.service import SSH_KEY, new_secret
 from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
@@ -104,7 +105,7 @@ def settings(unit: str) -> set[str]:
 
 
 @pytest.mark.real("systemd")
-@pytest.mark.parametrize(
+@each_row(
     ("unit", "tenths"),
     [
         ("breakglass.service", 19),

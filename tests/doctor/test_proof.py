@@ -15,6 +15,7 @@ from breakglass.doctor.http import Reply
 from breakglass.doctor.signed import judge_proof
 
 from ..support.doctor import DoctorProcess, Report, found
+from ..support.rows import each_row
 from ..support.running import Running, new_setup
 from ..support.sshd import Sshd
 
@@ -63,7 +64,7 @@ def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
     assert recorded["at"] in finding.sentence
 
 
-@pytest.mark.parametrize(
+@each_row(
     "recorded",
     [None, {"at": "2026-11-27T03:00:00Z", "how": "doctor"}, {"at": "2026-11-28T03:00:00Z", "how": "drill"}],
 )

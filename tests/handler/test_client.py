@@ -9,11 +9,12 @@ from breakglass.client import HandlerError, NoAnswer, Signer, post
 
 from ..support.peer import JSON, LINES, answer, peer
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 
 STALE: dict[str, object] = {"error": {"code": "stale-timestamp", "message": "old", "challenge": "c1"}}
 
 
-@pytest.mark.parametrize("path", ["/pve", "/chat"])
+@each_row("path", ["/pve", "/chat"])
 def test_a_challenge_is_answered_once(path: str) -> None:
     """The client sends the same request again with the challenge. A second challenge is an error and not a loop."""
     done = answer("200 OK", LINES, {"type": "done", "n": 1})
@@ -28,7 +29,7 @@ def test_a_challenge_is_answered_once(path: str) -> None:
     assert len(bodies) == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("reply", "message"),
     [
         ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops", r"\(HTTP 502\) is not from breakglass"),

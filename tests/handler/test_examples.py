@@ -17,6 +17,7 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.contract import OPENAPI, find_faults, read_contract
 from ..support.pve_host import HOPELESS, configure
+from ..support.rows import each_row
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 
@@ -146,7 +147,7 @@ def test_the_examples_are_what_the_demo_answers(service: Service, sshd: Sshd, wo
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+@each_row("path", sorted(EXAMPLES.glob("*.json")))
 def test_an_example_is_what_the_schema_says(path: Path) -> None:
     """The body of each request and each answer follow docs/openapi.yaml."""
     example = json.loads(path.read_text(encoding="utf-8"))

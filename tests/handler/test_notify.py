@@ -30,6 +30,7 @@ from ..support.alerting import alerting, entry, list_captures, send_with_token, 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
+from ..support.rows import each_row
 from ..support.service import Reply, Service, with_constants
 from ..support.sshd import Sshd, wait_listening
 
@@ -185,7 +186,7 @@ def test_a_secret_is_in_no_line_of_the_log(told: Service) -> None:
 # --- what goes wrong on the way ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answer", "why"),
     [
         (lambda taken: time.sleep(60), "no answer within 2 s"),
@@ -196,7 +197,6 @@ def test_a_secret_is_in_no_line_of_the_log(told: Service) -> None:
         (replying(b"HTTP/1.1 302 No\r\nlocation: /x\r\n\r\n"), "it answered HTTP 302, and no redirect is followed"),
         (flood, ""),
     ],
-    ids=["silent", "trickle", "no-http", "closes", "500", "redirect", "flood"],
 )
 def test_a_bad_receiver_has_its_message_alone(
     monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket], object], why: str

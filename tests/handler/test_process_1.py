@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ..support.rows import each_row
 from ..support.signals import signal_process
 from ..support.stages import until
 
@@ -58,13 +59,12 @@ def test_an_orphan_is_reaped() -> None:
         assert process.wait(60) == 0
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("program", "code"),
     [
         ("signal.signal(15, lambda *_: os._exit(7))\n", 7),
         ("signal.signal(15, signal.SIG_DFL)\n", 128 + signal.SIGTERM),
     ],
-    ids=["its own code", "a signal"],
 )
 def test_a_signal_reaches_the_child_and_its_code_comes_back(program: str, code: int) -> None:
     """Process 1 needs a handler for SIGTERM, because the kernel drops the signal if it has none."""

@@ -14,6 +14,7 @@ from breakglass.cli.account import find_privileges
 
 from ..support.ports import reserve_port
 from ..support.rights import answering, assert_unprivileged
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.service import (
     ACCOUNT,
@@ -198,7 +199,7 @@ search()
 """
 
 
-@pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
+@each_row("leave", LEAVE.values())
 def test_roots_keys_in_the_kernel_are_not_the_handlers(leave: str) -> None:
     """A session's keyring has the keys of its login. Any process that has the keyring can read them."""
     code = _KEYRING.replace("LEAVE", leave)
@@ -220,7 +221,7 @@ except OSError:
 """
 
 
-@pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
+@each_row("leave", LEAVE.values())
 def test_the_handler_types_nothing_in_roots_terminal(leave: str) -> None:
     """Root's shell would run the text once the handler has ended. Kernels without legacy_tiocsti refuse it anyway."""
     pid, terminal = os.forkpty()

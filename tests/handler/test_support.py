@@ -15,6 +15,7 @@ import pytest
 from ..conftest import running_world
 from ..support import leftovers, selection
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 from ..support.sshd import descendants, wait_listening
 from ..support.stages import until
 
@@ -147,7 +148,7 @@ def test_a_shuffled_run_keeps_the_tests_of_a_file_together() -> None:
 # --- signals ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+@each_row("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_children_of_the_tests_do_not_ignore_signals(number: signal.Signals) -> None:
     """If a script starts the run in the background, SIGINT and SIGQUIT are ignored at first."""
     code = f"import signal; print(signal.getsignal({int(number)}) == signal.SIG_IGN)"

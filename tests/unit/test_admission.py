@@ -12,6 +12,8 @@ from breakglass.config.model import Address, Config, Host, Vm
 from breakglass.web.admission import admit
 from breakglass.web.bodies import VerbBody
 
+from ..support.rows import each_row
+
 NOW = 1_795_500_000
 CANARY = Vm("canary", 102, (Host("pve1", Address("breakglass", "192.0.2.10"), ""),), drill=True)
 DEVVM = replace(CANARY, name="devvm", drill=False)
@@ -47,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "error", "words"), REFUSED)
+@each_row(("asked", "error", "words"), REFUSED)
 def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], words: str) -> None:
     """Each rule has its error and its sentence. If two rules are broken, the earlier one answers."""
     with pytest.raises(error) as caught:
@@ -57,7 +59,7 @@ def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], wo
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("asked", "vm"),
     [
         ({"to": "https://a.example", "proves": "drill"}, CANARY),

@@ -23,6 +23,7 @@ from breakglass.web.alert import MOST_WAITING, make_plan, with_link
 from breakglass.web.replies import error_reply
 
 from ..support.any_json import any_values
+from ..support.rows import each_row
 
 DATA = Path(__file__).parent.parent / "data/alerts"
 NOW = 1_795_402_300
@@ -54,7 +55,7 @@ def jobs(source: str, payload: object, now: int = NOW) -> list[str]:
 # --- the senders ---
 
 
-@pytest.mark.parametrize("source", SENDERS)
+@each_row("source", SENDERS)
 def test_a_recorded_alert_makes_one_capture(source: str) -> None:
     """Each sender's own payload selects the entry for its VM by every label that it is documented to have."""
     found = planned(source, recorded(source)).captures
@@ -62,7 +63,7 @@ def test_a_recorded_alert_makes_one_capture(source: str) -> None:
     assert len(found["devvm"]) == 1
 
 
-@pytest.mark.parametrize("source", SENDERS)
+@each_row("source", SENDERS)
 def test_the_id_of_a_capture_fits_the_hosts_grammar(source: str) -> None:
     """The id of a capture fits the host's grammar, is the same at every arrival, and differs between senders."""
     (job,) = jobs(source, recorded(source))
@@ -79,7 +80,7 @@ def test_only_a_firing_alert_that_matches_an_entry_is_captured() -> None:
     assert found.ignored == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("source", "name"),
     [
         ("grafana", "grafana_test"),
@@ -97,7 +98,7 @@ def test_a_senders_test_and_recovery_capture_nothing(source: str, name: str) -> 
     assert planned(source, recorded(name), rules=everything) == Plan({}, 1)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("source", "change"),
     [
         ("gatus", {"status": "RESOLVED"}),
@@ -113,7 +114,7 @@ def test_an_unknown_status_captures_nothing(source: str, change: dict[str, objec
     assert planned(source, recorded(source) | change).captures == {}
 
 
-@pytest.mark.parametrize("source", SENDERS)
+@each_row("source", SENDERS)
 def test_an_empty_notification_captures_nothing(source: str) -> None:
     """An empty object, or one whose fields are null, is accepted and does nothing."""
     assert planned(source, {}).captures == {}
@@ -121,7 +122,7 @@ def test_an_empty_notification_captures_nothing(source: str) -> None:
     assert planned(source, nulls).captures == {}
 
 
-@pytest.mark.parametrize("source", SENDERS)
+@each_row("source", SENDERS)
 def test_unknown_fields_are_ignored(source: str) -> None:
     """An unknown field changes nothing, because payloads grow."""
     grown = recorded(source) | {"notification_reason": "new", "x": [1, {"y": None}]}
@@ -147,7 +148,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("source", "payload", "message"), WRONG)
+@each_row(("source", "payload", "message"), WRONG)
 def test_a_field_of_the_wrong_type_is_refused_by_name(source: str, payload: object, message: str) -> None:
     """A field that is used and has the wrong type is refused by its name."""
     with pytest.raises(BadRequest, match=re.escape(message)):
@@ -163,9 +164,7 @@ def test_an_error_cuts_and_escapes_a_labels_name() -> None:
         assert len(error_reply(refusal.value).body) < 200
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"null", b"[]", b"\xff", b'{"a":', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
-)
+@each_row("body", [b"", b"null", b"[]", b"\xff", b'{"a":', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"])
 def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     """Only a JSON object in UTF-8 is a payload."""
     with pytest.raises(BadRequest):
@@ -175,7 +174,7 @@ def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
 # --- one capture each ---
 
 
-@pytest.mark.parametrize("source", ["alertmanager", "grafana", "kuma", "healthchecks", "pve", "generic"])
+@each_row("source", ["alertmanager", "grafana", "kuma", "healthchecks", "pve", "generic"])
 def test_the_start_time_decides_the_id(source: str) -> None:
     """The time of arrival does not change the id. An alert with another start is another capture."""
     first = jobs(source, recorded(source))
@@ -250,7 +249,7 @@ def test_alerts_after_the_thousandth_are_ignored() -> None:
     assert found.ignored == 5
 
 
-@pytest.mark.parametrize("source", ["alertmanager", "grafana"])
+@each_row("source", ["alertmanager", "grafana"])
 def test_alerts_after_the_thousandth_are_not_read(source: str) -> None:
     """They are only counted, because a mebibyte can have 340,000 of them. Even a malformed one is ignored."""
     found = planned(source, {"alerts": [{}] * MOST_ALERTS + [1]})

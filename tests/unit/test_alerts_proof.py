@@ -24,6 +24,7 @@ from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
 from breakglass.config.model import Config
 
+from ..support.rows import each_row
 from ..support.service import SSH_KEY
 
 # Made with: printf '1764000000:{"status": "firing", "alerts": []}' | openssl dgst -sha256 -hmac SECRET
@@ -58,7 +59,7 @@ def test_grafana_without_a_timestamp_is_refused() -> None:
             verify_grafana([GRAFANA_CALLER], headers(WITHOUT_A_TIME, timestamp), BODY)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("signature", "timestamp"),
     [
         (SIGNATURE.upper(), TIME),
@@ -93,7 +94,7 @@ def test_each_auth_method_has_its_own_keys() -> None:
 # --- bearer tokens ---
 
 
-@pytest.mark.parametrize("value", [f"Bearer {TOKEN}", f"bearer  {TOKEN}"])
+@each_row("value", [f"Bearer {TOKEN}", f"bearer  {TOKEN}"])
 def test_a_bearer_token_identifies_its_caller(value: str) -> None:
     """A token identifies its caller, with any case of the word Bearer (RFC 9110, 11.1)."""
     token = bearer_token({"authorization": value})
@@ -101,7 +102,7 @@ def test_a_bearer_token_identifies_its_caller(value: str) -> None:
     assert verify_bearer([GRAFANA_CALLER, ALERTMANAGER], token) == (ALERTMANAGER, fingerprint(TOKEN.encode()))
 
 
-@pytest.mark.parametrize("value", ["", "Basic YTpi", "Bearer eyJhbGciOi", TOKEN, f"Token {TOKEN}", "Bearer"])
+@each_row("value", ["", "Basic YTpi", "Bearer eyJhbGciOi", TOKEN, f"Token {TOKEN}", "Bearer"])
 def test_a_proxys_credentials_are_ignored(value: str) -> None:
     """A proxy's own Authorization header is no token and does not spoil a signature."""
     assert bearer_token({"authorization": value}) is None
@@ -192,7 +193,7 @@ CALLERS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "path"), CALLERS)
+@each_row(("old", "new", "path"), CALLERS)
 def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str) -> None:
     """A faulty token, two auth methods, or a verb that a token may not have disable that caller and no other.
 
@@ -231,7 +232,7 @@ ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "path"), ENTRIES)
+@each_row(("old", "new", "path"), ENTRIES)
 def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
     """A fault in an alert entry is reported by its number and key; the other entry, callers and VMs stay."""
     assert old in ENTRY
@@ -260,7 +261,7 @@ def test_a_pattern_matches_the_whole_label() -> None:
     assert not read(GOOD.replace('{ vm = "devvm" }', '{ vm = "dev.m" }')).alerts[1].matches({"vm": "devvm"})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "pattern",
     [
         "devvm",
@@ -283,7 +284,7 @@ def test_ordinary_patterns_are_accepted(pattern: str) -> None:
     assert config.problems == ()
 
 
-@pytest.mark.parametrize(
+@each_row(
     "pattern",
     [
         "(a+)+",
@@ -315,7 +316,7 @@ def test_a_long_label_matches_no_pattern() -> None:
     assert Rule("grafana", {"vm": "a" * 300}, "devvm").matches({"vm": "a" * 300})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("pattern", "rest"),
     [
         ("dev(vm", "(vm"),
@@ -338,7 +339,7 @@ def test_an_unsupported_construct_is_named(pattern: str, rest: str) -> None:
     assert str(refused.value).endswith(f'"{rest}"')
 
 
-@pytest.mark.parametrize("pattern", ["[z-a]", "a{3,1}"])
+@each_row("pattern", ["[z-a]", "a{3,1}"])
 def test_a_pattern_that_python_refuses_is_a_problem(pattern: str) -> None:
     """A pattern of supported constructs can still be wrong. The problem has Python's own message."""
     with pytest.raises(ValueError, match="is not a regular expression: "):

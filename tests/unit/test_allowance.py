@@ -2,14 +2,14 @@
 
 import json
 
-import pytest
-
 from breakglass.base.allowance import ANSWER_BYTES, LINE_BYTES, TOO_LONG, UNASKED, UNASKED_BYTES, Allowance, weight
+
+from ..support.rows import each_row
 
 MIB = 1024 * 1024
 
 
-@pytest.mark.parametrize("text", ["x", "[1,{2}],", '"', "\\", '\\"', "\x1b[0m", "\u0416", "\U0001f600"])
+@each_row("text", ["x", "[1,{2}],", '"', "\\", '\\"', "\x1b[0m", "\u0416", "\U0001f600"])
 def test_a_text_weighs_what_it_has(text: str) -> None:
     """A console can show any text, so its brackets, commas, quotes and backslashes count only as bytes."""
     message = {"type": "output", "text": text * (MIB // 8), "last": "x\\"}
@@ -17,7 +17,7 @@ def test_a_text_weighs_what_it_has(text: str) -> None:
     assert len(line) < weight(line) < len(line) + 1000
 
 
-@pytest.mark.parametrize("piece", [b"[],", b"{},", b'{"a":0},', b"0,", b'"",', b"[", b'{"a":'])
+@each_row("piece", [b"[],", b"{},", b'{"a":0},', b"0,", b'"",', b"[", b'{"a":'])
 def test_a_line_of_many_values_is_too_heavy(piece: bytes) -> None:
     """A line that would cost hundreds of MiB and a second is recognised before it is parsed."""
     assert weight(b"[" + piece * (LINE_BYTES // len(piece))) > ANSWER_BYTES

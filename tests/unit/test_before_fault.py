@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.forensics.before_fault import MOST_BEFORE, before_lines
+
+from ..support.rows import each_row
 
 NOW = 1796087130.0  # 01:05:30 UTC
 GIB = 1 << 30
@@ -62,7 +62,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each_row("name", ROWS)
 def test_the_last_hour_is_told_in_at_most_three_lines(name: str) -> None:
     """A value that stopped or rose has a line with its time. A usual value has no line."""
     changed, expected = ROWS[name]
@@ -74,7 +74,7 @@ def test_the_last_hour_is_told_in_at_most_three_lines(name: str) -> None:
         assert lines == expected
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "[1]", '[{"time": null, "diskwrite": 0}]', '[{"time": 1}]', "null"])
+@each_row("text", ["", "[]", "{}", "[1]", '[{"time": null, "diskwrite": 0}]', '[{"time": 1}]', "null"])
 def test_statistics_of_another_form_say_nothing(text: str) -> None:
     """A row without a value, or data that is not a list of rows, gives no line."""
     assert before_lines(text, NOW) == []

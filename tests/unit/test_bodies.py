@@ -14,6 +14,7 @@ from breakglass.base.verbs import VERBS
 from breakglass.web.bodies import VerbBody, parse_verb_body, strict_json
 
 from ..support.any_json import any_objects
+from ..support.rows import each_row
 
 TEXTS = ("verb", "reason", "if_state", "if_last", "job", "anyway", "proves", "vm", "challenge", "to")
 FIELDS = (*TEXTS[:7], "again", *TEXTS[7:])  # as the hint lists them
@@ -49,7 +50,7 @@ def test_every_field_is_read() -> None:
     assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
 
 
-@pytest.mark.parametrize(
+@each_row(
     "fields",
     [
         {"if_state": "running"},
@@ -101,7 +102,7 @@ NOT_JSON = {
 }
 
 
-@pytest.mark.parametrize("sent", NOT_JSON.values(), ids=NOT_JSON)
+@each_row("sent", NOT_JSON.values())
 def test_what_is_not_strict_json_is_a_bad_request(sent: bytes) -> None:
     """A body that two parsers could read differently, or that only some can read, is refused."""
     with pytest.raises(BadRequest, match=r"^the body is not JSON: ") as caught:
@@ -109,30 +110,28 @@ def test_what_is_not_strict_json_is_a_bad_request(sent: bytes) -> None:
     assert len(caught.value.message) < 150
 
 
-@pytest.mark.parametrize("sent", [b"null", b"1", b'"status"', b"[]", b'["verb"]', b"true", b"1e999"])
+@each_row("sent", [b"null", b"1", b'"status"', b"[]", b'["verb"]', b"true", b"1e999"])
 def test_what_is_not_an_object_is_a_bad_request(sent: bytes) -> None:
     with pytest.raises(BadRequest, match=r"^the body is not a JSON object$"):
         strict_json(sent)
 
 
-@pytest.mark.parametrize("sent", [b"{}", b'{"vm":"devvm"}'])
+@each_row("sent", [b"{}", b'{"vm":"devvm"}'])
 def test_the_verb_is_needed(sent: bytes) -> None:
     """A body without a verb is refused with an example of one."""
     with pytest.raises(BadRequest, match=r'^"verb" is missing$'):
         parse_verb_body(sent)
 
 
-@pytest.mark.parametrize("field", TEXTS)
-@pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"], ids=ascii)
+@each_row("field", TEXTS)
+@each_row("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"])
 def test_every_field_but_again_is_text(field: str, value: object) -> None:
     """A field that is not text, or has half a surrogate pair, is refused by its name."""
     with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
         parse_verb_body(body(**{field: value}))
 
 
-@pytest.mark.parametrize(
-    "name", ["prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n"], ids=ascii
-)
+@each_row("name", ["prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n"])
 def test_an_unknown_field_is_refused(name: str) -> None:
     """A field that the route does not know is refused. The answer shows its name, cut and in ASCII."""
     with pytest.raises(BadRequest, match=r'^unknown field "') as caught:
@@ -143,7 +142,7 @@ def test_an_unknown_field_is_refused(name: str) -> None:
     assert caught.value.hint == f"use one of {', '.join(FIELDS)}"
 
 
-@pytest.mark.parametrize("value", [1, 0, "true", "", None, [], {}], ids=ascii)
+@each_row("value", [1, 0, "true", "", None, [], {}])
 def test_again_is_true_or_false(value: object) -> None:
     """Any other value is refused by its name."""
     with pytest.raises(BadRequest, match=r'^"again" is not true or false$'):
@@ -151,7 +150,7 @@ def test_again_is_true_or_false(value: object) -> None:
     assert not parse_verb_body(body(again=False)).again
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "value"),
     [
         ("if_state", "Running"),
@@ -167,7 +166,6 @@ def test_again_is_true_or_false(value: object) -> None:
         ("if_last", "none\n"),
         ("job", "none"),
     ],
-    ids=ascii,
 )  # fmt: skip
 def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
     """What would not fit into the host's grammar is refused here, a newline at the end included."""
@@ -181,7 +179,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("field", "word"), WORDS, ids=ascii)
+@each_row(("field", "word"), WORDS)
 def test_no_other_word_is_taken(field: str, word: str) -> None:
     """Only the words of the table are accepted, exactly spelled. The answer shows the value, cut and in ASCII."""
     with pytest.raises(BadRequest, match=rf'^"{field}" can\'t be ".*"; nothing was sent$') as caught:
@@ -191,8 +189,8 @@ def test_no_other_word_is_taken(field: str, word: str) -> None:
     assert caught.value.hint == f"use {' or '.join(ANYWAY if field == 'anyway' else PROVES)}"
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "no such verb", "reset "])
-@pytest.mark.parametrize(
+@each_row("verb", [*VERBS, "no such verb", "reset "])
+@each_row(
     ("field", "word", "verbs"),
     [
         ("anyway", "storage-hung", ("reset", "cycle")),

@@ -3,13 +3,13 @@
 import re
 from dataclasses import replace
 
-import pytest
-
 from breakglass.base.verbs import VERBS
 from breakglass.chat.brief import build_agents, describe_vm, list_tool_rules, render_ssh_files
 from breakglass.chat.events import find_proposed_verb
 from breakglass.chat.program import BRIEF
 from breakglass.config.model import Address, Host, Vm
+
+from ..support.rows import each_row
 
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power")
 VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"), guest_key="own")
@@ -39,7 +39,7 @@ def test_the_brief_says_what_must_not_be_missing() -> None:
         assert words in " ".join(TEXT.split())
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("vm", "words"),
     [
         (VM, "`devvm COMMAND` runs one command inside the VM as `claude`"),
@@ -75,7 +75,7 @@ def test_ssh_has_the_key_to_the_guest_alone() -> None:
 SAID = "Exit code 16\napproval-required: reset\nthis key reads only\n#breakglass {}"
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@each_row("verb", sorted(VERBS))
 def test_a_refused_verb_is_a_request(verb: str) -> None:
     """A request is exactly `pve VERB` with a verb that changes power, which ended with exit 16."""
     words = SAID.replace("reset", verb)
@@ -84,7 +84,7 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("tool", "command", "ok", "text"),
     [
         ("Bash", "devvm cat log", True, SAID),  # a file in the guest that contains the text

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 import breakglass.agents.pve.budget as agent
 import breakglass.base.budget as handler
 from breakglass import client
@@ -24,6 +22,8 @@ from breakglass.proxmox import run
 from breakglass.proxmox.connect import CONNECT_SECONDS
 from breakglass.server import server, telling
 from breakglass.web import alert, report
+
+from ..support.rows import each_row
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
 PLACES = (alerts, chat, keys, model_api, sessions)  # of doctor, each with SECONDS
@@ -103,6 +103,6 @@ OUTLASTS = {
 }
 
 
-@pytest.mark.parametrize(("outer", "inner"), OUTLASTS.values(), ids=OUTLASTS)
+@each_row(("outer", "inner"), OUTLASTS.values())
 def test_a_time_outlasts_those_inside_it(outer: float, inner: float) -> None:
     assert outer > inner

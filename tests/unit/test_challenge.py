@@ -11,6 +11,7 @@ from breakglass.auth.signing import Caller, Signed, secret_bytes
 from breakglass.base.errors import StaleTimestamp
 from breakglass.client import Signer, VerbCall, call, new_id
 
+from ..support.rows import each_row
 from ..support.service import Reply, Service
 
 pytestmark = pytest.mark.shared("world", "sshd", "service")
@@ -33,14 +34,14 @@ def challenge(signed: Signed, now: int = NOW, secrets: tuple[str, ...] = SECRETS
     return str(raised.value.extra["challenge"])
 
 
-@pytest.mark.parametrize("at", [NOW - THREE_DAYS, NOW + THREE_DAYS])
-@pytest.mark.parametrize("age", [0, SECONDS])
+@each_row("at", [NOW - THREE_DAYS, NOW + THREE_DAYS])
+@each_row("age", [0, SECONDS])
 def test_a_challenge_is_judged_instead_of_the_timestamp(at: int, age: int) -> None:
     """The challenge is valid for 60 s of the handler's own time, however wrong the sender's clock is."""
     check_time(stale(at=at), challenge(stale(at=at)), NOW + age, SECRETS)
 
 
-@pytest.mark.parametrize("age", [SECONDS + 1, THREE_DAYS, -1])
+@each_row("age", [SECONDS + 1, THREE_DAYS, -1])
 def test_a_challenge_is_spent_after_its_time(age: int) -> None:
     """It is invalid after 60 s, and before it was issued. The refusal has a new one."""
     old = challenge(stale())
@@ -49,16 +50,14 @@ def test_a_challenge_is_spent_after_its_time(age: int) -> None:
     check_time(stale(), str(raised.value.extra["challenge"]), NOW + age, SECRETS)
 
 
-@pytest.mark.parametrize("signed", [stale(caller=OTHER), stale(msg_id="msg_another_one")], ids=["caller", "id"])
+@each_row("signed", [stale(caller=OTHER), stale(msg_id="msg_another_one")])
 def test_a_challenge_serves_one_id_of_one_caller(signed: Signed) -> None:
     """It is invalid for another caller and for another id."""
     with pytest.raises(StaleTimestamp):
         check_time(signed, challenge(stale()), NOW, SECRETS)
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda c: c[:-2] + "AA", lambda c: f"{NOW + 30}{c[10:]}", lambda c: f"{c}\n", str.upper]
-)
+@each_row("spoil", [lambda c: c[:-2] + "AA", lambda c: f"{NOW + 30}{c[10:]}", lambda c: f"{c}\n", str.upper])
 def test_a_changed_challenge_is_none(spoil: Any) -> None:
     """Another time, another MAC or another spelling is refused."""
     with pytest.raises(StaleTimestamp):

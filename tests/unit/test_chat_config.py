@@ -1,10 +1,9 @@
 """[chat]: its settings, and that an error in it disables only chat."""
 
-import pytest
-
 from breakglass.config.model import ChatSettings, Config
 from breakglass.config.model_api import CREDENTIALS, ModelApi
 
+from ..support.rows import each_row
 from .test_config import GOOD, no_files, read
 
 CREDENTIAL = 'credential_file = "key"\n'
@@ -48,7 +47,7 @@ def test_every_chat_setting_is_read() -> None:
     assert settings == ChatSettings("var/sessions", api, "/opt/claude", 5, 60, {"B": "inline"})
 
 
-@pytest.mark.parametrize("name", CREDENTIALS)
+@each_row("name", CREDENTIALS)
 def test_each_kind_of_credential_is_read(name: str) -> None:
     """The credential is one line of the file. Comments and empty lines are ignored."""
     settings = chat("", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"}).chat
@@ -56,7 +55,7 @@ def test_each_kind_of_credential_is_read(name: str) -> None:
     assert settings.api == ModelApi(name, "sk-ant+/=_-9")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:4000", "http://localhost", "http://[::1]:8080", "https://a.example"])
+@each_row("url", ["http://127.0.0.1:4000", "http://localhost", "http://[::1]:8080", "https://a.example"])
 def test_a_base_url_may_lack_tls_on_this_machine(url: str) -> None:
     """A gateway on loopback needs no certificate; every other address needs one."""
     settings = chat(f'base_url = "{url}"').chat
@@ -111,7 +110,7 @@ CREDENTIAL_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@each_row("name", FAULTS)
 def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     """The error is reported with its key's path. Chat is disabled, but callers and VMs are not."""
     text, path = FAULTS[name]
@@ -122,7 +121,7 @@ def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
     assert "hush" not in str(config.problems).replace("api.hush.example", "")
 
 
-@pytest.mark.parametrize("name", CREDENTIAL_FAULTS)
+@each_row("name", CREDENTIAL_FAULTS)
 def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
     """The hint says how to write it. The wrong text is not shown."""
     line, content, message = CREDENTIAL_FAULTS[name]
@@ -146,7 +145,7 @@ NOT_FOR_CLAUDE = {
 }
 
 
-@pytest.mark.parametrize(("hint", "name"), [(hint, name) for hint, names in NOT_FOR_CLAUDE.items() for name in names])
+@each_row(("hint", "name"), [(hint, name) for hint, names in NOT_FOR_CLAUDE.items() for name in names])
 def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     """`env` may not have a credential. The hint names the place for it."""
     config = chat(f'env = {{ {name} = "hush" }}')
@@ -155,9 +154,7 @@ def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     assert "hush" not in str(problem)
 
 
-@pytest.mark.parametrize(
-    "name", ["ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS"]
-)
+@each_row("name", ["ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS"])
 def test_claude_may_be_given_other_variables(name: str) -> None:
     """The operator may choose the model and how claude uses it."""
     settings = chat(f'env = {{ {name} = "x" }}').chat

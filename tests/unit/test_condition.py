@@ -3,12 +3,12 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from breakglass.auth.signing import Caller
 from breakglass.base.findings import error
 from breakglass.config.model import Config
 from breakglass.server.condition import GENERAL, Condition
+
+from ..support.rows import each_row
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 AT = NOON.timestamp()
@@ -23,7 +23,7 @@ def condition(*callers: Caller, at: float = AT, chat: str = "on") -> Condition:
     return Condition(config, at, {"pve1": "answering"}, {"devvm": "agent-outdated"}, chat)
 
 
-@pytest.mark.parametrize("chat", ["on", "none"])
+@each_row("chat", ["on", "none"])
 def test_what_works_has_no_fault(chat: str) -> None:
     """A key without an end, a key that is valid for a month and a different host agent are no faults."""
     found = condition(caller("anna", None), caller("bob", NOON + timedelta(days=30)), chat=chat)
@@ -82,7 +82,7 @@ def test_only_the_whole_sentences_name_something() -> None:
     assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
 
 
-@pytest.mark.parametrize("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
+@each_row("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
 def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
     """Even the state of a host that was not tried yet is a fault."""
     found = replace(condition(), hosts={"pve1": state}, vms={})

@@ -13,6 +13,7 @@ from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
 from breakglass.config.sources import read_secret
 
+from ..support.rows import each_row
 from ..support.service import SSH_KEY
 
 
@@ -95,7 +96,7 @@ def test_every_caller_setting_is_read() -> None:
     assert operator.not_after == datetime(2027, 6, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
+@each_row("spelling", ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01T00:00:00"])
 def test_not_after_without_an_offset_is_utc(spelling: str) -> None:
     """A time without an offset is in UTC."""
     (operator,) = read(changed("allow", f"not_after = {spelling}\nallow")).callers
@@ -138,7 +139,7 @@ def test_no_secret_is_ever_shown() -> None:
         assert secret not in shown
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("written", "urls"),
     [
         ('"https://A.example"', ("https://a.example/",)),
@@ -151,7 +152,7 @@ def test_the_handlers_own_urls_are_read(written: str, urls: tuple[str, ...]) -> 
     assert read(GOOD).urls == ()
 
 
-@pytest.mark.parametrize("written", ["7", '""', '"a.example"', '["https://a.example/", "https://me@b.example/"]'])
+@each_row("written", ["7", '""', '"a.example"', '["https://a.example/", "https://me@b.example/"]'])
 def test_a_url_that_is_none_is_a_problem(written: str) -> None:
     """A wrong URL is reported, and the rest of the list is used."""
     config = read(f"{GOOD}[server]\nurl = {written}\n")
@@ -193,7 +194,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # the text in a good file, its repla
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
+@each_row(("old", "new", "path"), WRONG.values())
 def test_a_mistake_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
@@ -215,7 +216,7 @@ QUOTED = {
 }
 
 
-@pytest.mark.parametrize(("old", "new", "value"), QUOTED.values(), ids=QUOTED)
+@each_row(("old", "new", "value"), QUOTED.values())
 def test_a_problem_quotes_the_value(old: str, new: str, value: str) -> None:
     """A problem shows the wrong value. Of a list or a table it shows only the kind."""
     text = changed(old, new) if old != VM else new + OPERATOR + HOST + SESSIONS
@@ -273,7 +274,7 @@ def test_ten_mistakes_are_reported_at_once() -> None:
 IN_A_CALLER = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("callers.")}
 
 
-@pytest.mark.parametrize(("old", "new", "path"), IN_A_CALLER.values(), ids=IN_A_CALLER)
+@each_row(("old", "new", "path"), IN_A_CALLER.values())
 def test_a_mistake_in_a_caller_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one caller, the others and every VM work."""
     config = read(changed(old, new) + PHONE + OTHER_VM)
@@ -284,7 +285,7 @@ def test_a_mistake_in_a_caller_switches_that_one_off(old: str, new: str, path: s
 BESIDE_THE_ENTRIES = ["an unknown table", "chat is not a table", "alerts is one table", "alerts has a text"]
 
 
-@pytest.mark.parametrize("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
+@each_row("name", [*BESIDE_THE_ENTRIES, "an unknown sessions key", "the directory is a number"])
 def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
     """An unknown table, or a mistake in chat, alerts or sessions, disables no caller or VM."""
     old, new, path = WRONG[name]
@@ -293,7 +294,7 @@ def test_a_mistake_outside_the_entries_switches_nothing_off(name: str) -> None:
     assert (len(config.callers), len(config.vms), len(config.session_secrets)) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret"])
+@each_row("name", ["no caller", "no vm", "no sessions", "a short session secret", "no secret"])
 def test_without_a_caller_a_vm_or_a_session_secret_nothing_starts(name: str) -> None:
     old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
@@ -378,7 +379,7 @@ NOT_TOML = {
 }
 
 
-@pytest.mark.parametrize("text", NOT_TOML.values(), ids=NOT_TOML)
+@each_row("text", NOT_TOML.values())
 def test_what_is_not_toml_is_a_config_error(text: str) -> None:
     """A file that is not TOML is one problem with the parser's reason."""
     (problem,) = problems(text)
@@ -396,13 +397,13 @@ def written(directory: Path, content: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o400])
+@each_row("mode", [0o600, 0o400])
 def test_a_private_file_is_read(tmp_path: Path, mode: int) -> None:
     """A file that only its owner can read is accepted."""
     assert load_config(written(tmp_path, GOOD.encode(), mode), {}).vms["devvm"].vmid == 102
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o602, 0o644, 0o601])
+@each_row("mode", [0o604, 0o602, 0o644, 0o601])
 def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     """A file that all users can read, write or run is refused, unless the environment allows it."""
     path = written(tmp_path, GOOD.encode(), mode)
@@ -415,7 +416,7 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize("is_secret", [False, True])
+@each_row("is_secret", [False, True])
 def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secret: bool) -> None:
     """The rule is that of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names."""
     secret = tmp_path / "secret"
@@ -451,7 +452,7 @@ def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
         load_config(path, {})
 
 
-@pytest.mark.parametrize("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
+@each_row("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
 def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
     """Each kind of secret file is checked. The problem has the file's name and the command that fixes it."""
     secret = tmp_path / "secret"
@@ -472,10 +473,9 @@ def test_a_file_with_windows_line_endings_is_read(tmp_path: Path) -> None:
     assert vm(load_config(path, {})) == vm(read(GOOD))
 
 
-@pytest.mark.parametrize(
+@each_row(
     "content",
     [b"\xff\xfe", GOOD.encode("utf-16"), b"# th\xe9\n" + GOOD.encode(), b"\0", b""],
-    ids=["two bytes", "UTF-16", "latin-1", "NUL", "empty"],
 )
 def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     """Bytes that are not UTF-8, or not TOML, are a ConfigError and no other exception."""
@@ -484,7 +484,7 @@ def test_a_file_that_is_not_usable_text_is_a_config_error(tmp_path: Path, conten
     assert all(problem.place and problem.sentence and problem.fix for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize("name", ["missing.toml", "."])
+@each_row("name", ["missing.toml", "."])
 def test_a_file_that_is_not_there_is_a_config_error(tmp_path: Path, name: str) -> None:
     """A missing file, or a directory in its place, is a problem that names it and the variable to set."""
     with pytest.raises(ConfigError) as caught:
@@ -511,7 +511,7 @@ SECRETS = {
 }
 
 
-@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+@each_row("secret", SECRETS.values())
 def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
     """If a secret is in the place of its file's name, the problem does not show it, because problems are logged."""
     text = f'[callers.operator]\nsecret_file = "{secret}"\nallow = ["status"]\n{HOST}{VM}{SESSIONS}'
@@ -520,7 +520,7 @@ def test_a_secret_in_place_of_its_file_is_not_shown(secret: str) -> None:
     assert "c2VjcmV0" not in shown
 
 
-@pytest.mark.parametrize("table", ["callers", "hosts", "vms", "sessions"])
+@each_row("table", ["callers", "hosts", "vms", "sessions"])
 def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
     entry = (
         f'sessions = "{SECRETS["a session secret"]}"\n' if table == "sessions" else f'[{table}]\nx = "whsec_c2VjcmV0"\n'
@@ -530,16 +530,14 @@ def test_a_secret_in_place_of_a_table_is_not_shown(table: str) -> None:
     assert "c2VjcmV0" not in shown
 
 
-@pytest.mark.parametrize(
-    "file", ["/run/secrets/a-file-with-a-long-name", "./secrets/a-file-with-a-long-name", "operator.key"]
-)
+@each_row("file", ["/run/secrets/a-file-with-a-long-name", "./secrets/a-file-with-a-long-name", "operator.key"])
 def test_a_file_that_is_missing_is_named(file: str) -> None:
     """The path of a file that can't be read is shown in full."""
     [problem] = problems(changed(f'secret = "{whsec("o")}"', f'secret_file = "{file}"'))[:1]
     assert problem.sentence == f'can\'t be read: "{file}": there is no such file'
 
 
-@pytest.mark.parametrize("value", ['"192.0.2.1"', '["192.0.2.0/24", "2001:db8::1"]', "[]"])
+@each_row("value", ['"192.0.2.1"', '["192.0.2.0/24", "2001:db8::1"]', "[]"])
 def test_proxies_are_addresses_and_networks(value: str) -> None:
     """The setting is one address or network, or a list of them."""
     config = read(GOOD + f"\n[server]\nproxies = {value}\n")
@@ -547,7 +545,7 @@ def test_proxies_are_addresses_and_networks(value: str) -> None:
     assert len(config.proxies) == value.count('"') / 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "message"),
     [
         ('["192.0.2.1/24"]', '"192.0.2.1/24": 192.0.2.1/24 has host bits set'),

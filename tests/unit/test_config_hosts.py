@@ -11,6 +11,7 @@ from breakglass.base.findings import ConfigError, error
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
 
+from ..support.rows import each_row
 from ..support.service import SSH_KEY, new_ssh_key
 from .test_config import (
     GOOD,
@@ -64,7 +65,7 @@ def test_a_host_is_read() -> None:
     assert (own.node, host(with_host('node = "pve-1"')).node) == ("", "pve-1")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "keys", "authorities"),
     [
         (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
@@ -83,7 +84,7 @@ def test_the_word_any_switches_the_host_key_check_off() -> None:
     assert host(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("spelling", "address", "shown"),
     [
         ("root@pve.example.org", Address("root", "pve.example.org", 22), "pve.example.org:22"),
@@ -99,7 +100,7 @@ def test_an_ssh_address_has_a_user_a_host_and_a_port(spelling: str, address: Add
     assert str(ssh) == shown
 
 
-@pytest.mark.parametrize("name", ["pve1", "1", "pve-node-1", "p" * 63])
+@each_row("name", ["pve1", "1", "pve-node-1", "p" * 63])
 def test_a_host_is_named_like_its_node(name: str) -> None:
     """A host's entry can have any name that Proxmox allows for a node."""
     assert list(read(GOOD.replace("pve1", name)).hosts) == [name]
@@ -115,7 +116,7 @@ def test_hosts_can_share_their_key() -> None:
 # --- keys ---
 
 
-@pytest.mark.parametrize("around", [" \n\t{}", "{}\n\n", "\r\n{}\r\n"])
+@each_row("around", [" \n\t{}", "{}\n\n", "\r\n{}\r\n"])
 def test_space_around_a_key_does_no_harm(around: str) -> None:
     """The space around the key is removed, so that the key works at the login if it passed this check."""
     key = host(read(changed(KEY, f"key = {json.dumps(around.format(SSH_KEY))}"))).key
@@ -140,7 +141,7 @@ UNUSABLE = {  # the options of ssh-keygen or the text itself, and the words of t
 }
 
 
-@pytest.mark.parametrize(("made", "message", "hint"), UNUSABLE.values(), ids=UNUSABLE)
+@each_row(("made", "message", "hint"), UNUSABLE.values())
 def test_a_key_that_can_not_be_used_is_a_problem(
     tmp_path: Path, made: str | tuple[str, ...], message: str, hint: str
 ) -> None:
@@ -175,7 +176,7 @@ def test_an_old_read_only_key_is_no_setting() -> None:
         assert not any(GUEST_KEY.splitlines()[1] in str(problem) for problem in [first, *others])
 
 
-@pytest.mark.parametrize(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
+@each_row(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
 def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
     """If another host of the VM has a mistake, the VM can be rescued through its first host."""
     text = GOOD.replace('hosts = ["pve1"]', f"hosts = {names}") + VM.replace("devvm", "other").replace("102", "103")
@@ -251,7 +252,7 @@ def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
     assert by_hand(usual, usual.host, "reset") == ("ssh root@192.0.2.10 qm reset 102",)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("verb", "wanted"),
     [
         ("reset", ["reset"]),
@@ -267,19 +268,19 @@ def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None
     assert by_hand(own, own.host, verb) == tuple(f"ssh -p 2222 root@192.0.2.10 qm {word} 102" for word in wanted)
 
 
-@pytest.mark.parametrize(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
+@each_row(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
 def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
     """A drill power-cycles the VM, so the VM's entry must allow it."""
     assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).drill is expected
 
 
-@pytest.mark.parametrize(("line", "expected"), [("", True), ("last_words = true", True), ("last_words = false", False)])
+@each_row(("line", "expected"), [("", True), ("last_words = true", True), ("last_words = false", False)])
 def test_last_words_are_read_unless_the_vms_entry_says_no(line: str, expected: bool) -> None:
     """The host is asked not to read a guest's kernel log only where the entry says so."""
     assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).last_words is expected
 
 
-@pytest.mark.parametrize(("key", "word"), [("drill", "true"), ("last_words", "false")])
+@each_row(("key", "word"), [("drill", "true"), ("last_words", "false")])
 def test_a_flag_is_true_or_false(key: str, word: str) -> None:
     """A text that looks like one of them is a mistake, and the VM is disabled."""
     with pytest.raises(ConfigError) as caught:
@@ -345,7 +346,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "path"), WRONG.values(), ids=WRONG)
+@each_row(("old", "new", "path"), WRONG.values())
 def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str, path: str) -> None:
     """One mistake in a good file is a problem under its key's path, with an instruction.
 
@@ -365,7 +366,7 @@ IN_A_HOST = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith
 IN_A_VM = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("vms.") and "two hosts" not in name}
 
 
-@pytest.mark.parametrize(("old", "new", "path"), IN_A_HOST.values(), ids=IN_A_HOST)
+@each_row(("old", "new", "path"), IN_A_HOST.values())
 def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one host, the VMs of the others work, and the disabled VM keeps its number."""
     config = read(changed(old, new) + ON_PVE2)
@@ -375,7 +376,7 @@ def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str
     assert [caller.name for caller in config.callers] == ["operator"]
 
 
-@pytest.mark.parametrize(("old", "new", "path"), IN_A_VM.values(), ids=IN_A_VM)
+@each_row(("old", "new", "path"), IN_A_VM.values())
 def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) -> None:
     """With a mistake in one VM the others on its host work, and the disabled VM keeps its number."""
     config = read(changed(old, new) + OTHER_VM)
@@ -385,7 +386,7 @@ def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) 
     assert config.vms_off == {name: None if "vmid" in path or old == VM else 102}
 
 
-@pytest.mark.parametrize("name", ["no host", "no key", "a key that is missing", "no hosts", "no vmid"])
+@each_row("name", ["no host", "no key", "a key that is missing", "no hosts", "no vmid"])
 def test_without_a_vm_on_a_usable_host_nothing_starts(name: str) -> None:
     old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
@@ -438,7 +439,7 @@ def test_the_guest_has_a_key_of_its_own() -> None:
     assert own_key not in repr(inline)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "path"),
     [
         ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),

@@ -20,6 +20,7 @@ from breakglass.web.gate import METRICS, OPEN, SIGNED
 from breakglass.web.page import PAGE_LIST
 
 from ..support.contract import OPENAPI, check_answer, find_faults, read_contract
+from ..support.rows import each_row
 
 SCHEMAS: dict[str, Any] = read_contract()["components"]["schemas"]
 API = (OPENAPI.parent / "api.md").read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in
 [SOURCE] = read_contract()["paths"]["/alert/{source}"]["post"]["parameters"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("documented", "coded"),
     [
         pytest.param(set(read_contract()["paths"]), ROUTES | OPEN | {METRICS, f"/{PAGE_LIST}"}, id="routes"),
@@ -100,7 +101,7 @@ def test_each_schema_is_one() -> None:
 ANSWER = {"content-type": "application/json"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "status", "headers", "body"),
     [
         pytest.param("/ready", 200, ANSWER, '{"ready":true,"more":1}', id="a field that is not described"),

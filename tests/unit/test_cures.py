@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import pytest
-
 from breakglass.base.cures import read_verdicts
+
+from ..support.rows import each_row
 
 
 def read(**verdict: object) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def cure(code: str, command: str) -> dict[str, str]:
     return {"code": code, "place": "pve1", "command": command}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fix", "answer"),
     [
         ({"code": "continue-qemu", "pid": 147212}, cure("continue-qemu", "kill -CONT 147212")),
@@ -43,7 +43,7 @@ def test_a_command_is_made_from_a_code_alone(fix: object, answer: object) -> Non
     assert read(fix=fix)["fix"] == answer
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("why", "shown"),
     [
         ("a disk request\nhung\x1b[2J", "a disk request hung [2J"),

@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from breakglass.cli.call import REFUSALS
 from breakglass.cli.docs import read_documents
 from breakglass.cli.docs_text import lines_about, render
 from breakglass.proxmox.outcome import HTTP_STATUS
+
+from ..support.rows import each_row
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = read_documents()
@@ -37,13 +37,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_row("case", CASES)
 def test_markdown_becomes_text(case: str) -> None:
     text, shown = CASES[case]
     assert render(text, 30) == f"{shown}\n"
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@each_row("name", DOCUMENTS)
 def test_a_document_fits_a_terminal(name: str) -> None:
     """No line is wider than 80 columns unless a single word is, no table or link is left, and no word is lost."""
     text = DOCUMENTS[name]

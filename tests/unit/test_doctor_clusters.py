@@ -1,15 +1,14 @@
 """The findings of doctor about a VM's hosts that are not in the same cluster."""
 
-import pytest
-
 from breakglass.doctor.hosts import find_other_clusters, find_unnamed_clusters
 
+from ..support.rows import each_row
 from .test_config import GOOD, HOST, OTHER_VM, read, vm
 
 ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTHER_VM.replace("pve1", "pve2")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("first", "second", "is_found"),
     [
         ("demo", "demo", False),
@@ -28,7 +27,7 @@ def test_hosts_of_two_clusters_are_an_error(first: str | None, second: str | Non
     assert [each.code for each in found] == ["other-cluster"] * is_found
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("hosts", "named", "said", "is_found"),
     [
         ('"pve1", "pve2"', False, "demo", True),

@@ -1,10 +1,10 @@
 """The findings of doctor about a VM that may run on several hosts. Only the host that has the VM is judged."""
 
-import pytest
-
 from breakglass.base.findings import error, ok
 from breakglass.config.model import Address, Host, Vm
 from breakglass.doctor.host_agent import VmFindings, VmPlace, find_owner, judge_vm, read_place
+
+from ..support.rows import each_row
 
 HOSTS = tuple(Host(f"h{number}", Address("root", f"192.0.2.{number}"), "") for number in (1, 2, 3))
 VM = Vm("devvm", 102, HOSTS)
@@ -21,7 +21,7 @@ MOVED = {"h1": says("pve1", "pve2"), "h2": says("pve2", "pve2"), "h3": says("pve
 UNSURE = says("pve1", "", sure=False)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("said", "owner", "codes"),
     [
         (MOVED, "h2", ["error vm-check", "ok may-run-here", "ok may-run-here"]),

@@ -10,6 +10,8 @@ from breakglass.cli.drill_steps import Drill, is_in_chain, read_proven
 from breakglass.cli.output import CommandError
 from breakglass.client import Signer
 
+from ..support.rows import each_row
+
 HEADS = ["a" * 64, "b" * 64, "c" * 64]
 PLACE = {"node": "pve1", "n": 8, "head": "b" * 64}
 CHAIN = {"node": "pve1", "n": 9, "head": "c" * 64, "broken": "", "hashes": [head[:16] for head in HEADS]}
@@ -20,7 +22,7 @@ def test_a_line_is_in_the_chain_at_its_place() -> None:
     assert is_in_chain({**PLACE, "n": 7, "head": "a" * 64}, CHAIN)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("place", "chain"),
     [
         ({"head": "d" * 64}, {}),
@@ -58,7 +60,7 @@ def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
     assert "2026-11-27T03:01:00Z, by op" in read_proven(new_drill(), {**CYCLE, "proven": own})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "proven",
     [None, {"at": "2026-11-27T03:01:00Z", "how": "doctor"}, {"at": "2026-10-27T03:01:00Z", "how": "drill"}],
 )

@@ -13,6 +13,8 @@ from breakglass.config.model import Address, Host
 from breakglass.proxmox.connect import unreached
 from breakglass.web.replies import error_reply
 
+from ..support.rows import each_row
+
 # PROTOCOL sections 2 and 3: code, HTTP status, reached.
 TABLE = {
     errors.Unauthorized: ("unauthorized", 401, False),
@@ -53,7 +55,7 @@ def test_every_error_is_in_the_table() -> None:
     assert len({kind.code for kind in classes()}) == len(TABLE)
 
 
-@pytest.mark.parametrize("kind", TABLE)
+@each_row("kind", TABLE)
 def test_every_error_has_the_same_json_shape(kind: type[BreakglassError]) -> None:
     """Every error is one object with a code, a message, a hint and whether the host was reached."""
     error = made(kind)
@@ -98,14 +100,14 @@ def test_unauthorized_is_always_the_same_bytes() -> None:
         Unauthorized("what was wrong")  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("kind", TABLE)
+@each_row("kind", TABLE)
 def test_an_answer_closes_the_connection_whose_body_was_not_awaited(kind: type[BreakglassError]) -> None:
     """Otherwise, the rest of the body would be read as the next request."""
     closes = error_reply(made(kind)).headers.get("connection") == "close"
     assert closes is (kind in (errors.TooSlow, errors.TooLarge))
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError(), ConnectionResetError(), OSError("odd")])
+@each_row("error", [ConnectionRefusedError(), TimeoutError(), ConnectionResetError(), OSError("odd")])
 def test_a_failed_login_says_what_to_do(error: OSError) -> None:
     """The hint is an instruction and no question."""
     hint = unreached(Host("pve1", Address("breakglass", "192.0.2.10"), ""), error).hint

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from breakglass.chat.failures import End
 from breakglass.chat.job import encode_line
 
 from ..support.any_json import any_objects, edited_objects
+from ..support.rows import each_row
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
@@ -66,7 +66,7 @@ def returned(tool: str, content: object, is_error: bool = False, **more: object)
 # --- recorded ---
 
 
-@pytest.mark.parametrize("path", sorted(TRANSCRIPTS.glob("*.jsonl")), ids=lambda path: path.stem)
+@each_row("path", sorted(TRANSCRIPTS.glob("*.jsonl")))
 def test_a_recorded_turn(path: Path) -> None:
     """Each transcript of the real CLI becomes the events in the file beside it, however its bytes are split."""
     end = End(**json.loads(path.with_suffix(".end").read_text()))
@@ -177,7 +177,7 @@ WHYS = {
 }
 
 
-@pytest.mark.parametrize("text", WHYS)
+@each_row("text", WHYS)
 def test_why_is_one_plain_sentence(text: str) -> None:
     """It has no list mark before it, is one line, and has no characters that reverse its letters."""
     assert first_sentence(text, 500) == WHYS[text]
@@ -244,7 +244,7 @@ ENDS: dict[str, tuple[list[object], End, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENDS)
+@each_row("name", ENDS)
 def test_every_failure_has_its_own_sentence(name: str) -> None:
     """Each failure has a code of the contract, the cause and the fix, and then `done`."""
     lines, end, code, words = ENDS[name]
@@ -261,7 +261,7 @@ def test_a_stop_after_the_last_word_stops_nothing() -> None:
     assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
 
 
-@pytest.mark.parametrize("at", ["soon", 1e300, None, -1e30, [], float("inf")])
+@each_row("at", ["soon", 1e300, None, -1e30, [], float("inf")])
 def test_a_strange_hour_is_left_out(at: object) -> None:
     """A value that can't be a time is left out of the sentence."""
     limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": at}}

@@ -20,26 +20,27 @@ from breakglass.server.metrics import SHARE, Scrapes
 from ..deploy.test_monitoring import healthy
 from ..support.contract import read_contract
 from ..support.rendered import counted, series
+from ..support.rows import each_row
 
 
 def shown(snapshot: Snapshot) -> dict[str, float]:
     return series(render(snapshot, "")[0].decode())
 
 
-@pytest.mark.parametrize("version", ["1.2.3", "12.0"])
+@each_row("version", ["1.2.3", "12.0"])
 def test_the_version_of_a_host_agent_is_shown(version: str) -> None:
     """A text that looks like a version is shown as it is."""
     assert f"agent_info{{host=pve1,version={version}}}" in shown(replace(healthy(), agents={"pve1": version}))
 
 
-@pytest.mark.parametrize("version", ["x" * 200, '1.2.3"} 1\nbreakglass_ready 1', "1" * 9 + ".0", "1.2.3\n", "٣.٢"])
+@each_row("version", ["x" * 200, '1.2.3"} 1\nbreakglass_ready 1', "1" * 9 + ".0", "1.2.3\n", "٣.٢"])
 def test_a_text_that_a_host_sends_is_no_label(version: str) -> None:
     """A host agent that was taken over can send any text, and a different one at each login."""
     found = shown(replace(healthy(), agents={"pve1": version}))
     assert [name for name in found if name.startswith("agent_info")] == ["agent_info{host=pve1,version=other}"]
 
 
-@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
+@each_row("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
 def test_an_odd_wish_gets_the_usual_form(accept: str) -> None:
     """An odd Accept header, such as a version that is no number, gets the usual format."""
     assert render(healthy(), accept)[1] == render(healthy(), "")[1]
@@ -118,7 +119,7 @@ NOT_TIMED = {
 }
 
 
-@pytest.mark.parametrize("messages", NOT_TIMED.values(), ids=NOT_TIMED)
+@each_row("messages", NOT_TIMED.values())
 def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]]) -> None:
     """Times are not counted if the messages came at once or incompletely. A host can't choose a label."""
     assert stages("reset", *messages) == {}

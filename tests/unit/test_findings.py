@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import pytest
-
 from breakglass.agents.pve.check.findings import (
     ERROR,
     OK,
@@ -20,6 +18,8 @@ from breakglass.agents.pve.check.findings import (
     judge_shadow,
 )
 from breakglass.agents.pve.check.root_login import find_key_files, judge_sshd, parse_settings
+
+from ..support.rows import each_row
 
 USER = "breakglass"
 
@@ -39,7 +39,7 @@ def test_a_finding_is_one_line() -> None:
     assert str(Finding(ERROR, "it is broken", "fix it")) == "error: it is broken / fix it"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("version", "level"), [((3, 10, 9), ERROR), ((3, 11), OK), ((3, 13, 5), OK), ((4, 0, 0), OK), ((2, 7, 18), ERROR)]
 )
 def test_python_is_3_11_or_later(version: tuple[int, ...], level: str) -> None:
@@ -49,7 +49,7 @@ def test_python_is_3_11_or_later(version: tuple[int, ...], level: str) -> None:
 # --- the account ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("account", "level", "sentence"),
     [
         (None, ERROR, f'there is no account "{USER}"'),
@@ -70,7 +70,7 @@ def test_an_account_may_have_both_faults() -> None:
     assert len(bad(judge_account(USER, Account("1000", "/", "/bin/bash")))) == 2
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/dash", "/usr/bin/dash"])
+@each_row("shell", ["/bin/sh", "/bin/dash", "/usr/bin/dash"])
 def test_a_good_account(shell: str) -> None:
     """Its uid is 0 and its shell reads no start-up file."""
     assert levels(judge_account(USER, Account("0", "/", shell))) == {OK}
@@ -84,13 +84,13 @@ def test_the_first_line_of_passwd_applies() -> None:
     assert find_account(passwd, "nobody") is None
 
 
-@pytest.mark.parametrize("pam", [True, False])
-@pytest.mark.parametrize("line", [f"{USER}:*:20000:0:99999:7:::", f"{USER}:*:20000::::::"])
+@each_row("pam", [True, False])
+@each_row("line", [f"{USER}:*:20000:0:99999:7:::", f"{USER}:*:20000::::::"])
 def test_a_password_that_matches_nothing_is_ok(line: str, pam: bool) -> None:
     assert levels(judge_shadow(USER, line, pam)) == {OK}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "pam", "level", "sentence"),
     [
         (f"{USER}:!:20000:0:99999:7:::", True, WARNING, "sshd refuses it once UsePAM is no"),
@@ -125,7 +125,7 @@ clientaliveinterval 15
 """
 
 
-@pytest.mark.parametrize(
+@each_row(
     "line",
     [
         "",
@@ -146,7 +146,7 @@ def test_settings_that_are_as_they_should_be(line: str) -> None:
     assert (finding.level, finding.sentence.startswith("sshd: a public key only")) == (OK, True)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "level", "sentence"),
     [
         ("forcecommand /bin/true", ERROR, f"sshd has a ForceCommand for {USER}: /bin/true"),
@@ -185,7 +185,7 @@ def test_a_setting_that_opens_the_account_or_locks_it(line: str, level: str, sen
     assert next(finding for finding in findings if finding.level != OK).hint
 
 
-@pytest.mark.parametrize("name", ["forcecommand", "disableforwarding", "permittty", "permituserrc"])
+@each_row("name", ["forcecommand", "disableforwarding", "permittty", "permituserrc"])
 def test_a_wrong_restriction_is_never_called_ok_too(name: str) -> None:
     """The line that names all restrictions is left out when one of them is missing."""
     findings = judge_sshd(parse_settings(SSHD) | {name: "maybe"}, USER)
@@ -209,7 +209,7 @@ def test_the_settings_that_sshd_prints() -> None:
     assert parse_settings(text) == {"permittty": "no", "allowusers": "root admin@192.0.2.1", "usepam": "yes"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "home", "expected"),
     [
         ("/etc/ssh/authorized_keys.d/%u", "/", ["/etc/ssh/authorized_keys.d/breakglass"]),
@@ -228,7 +228,7 @@ def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -
 # --- logind ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("texts", "level"),
     [
         ([], OK),
@@ -251,7 +251,7 @@ def test_what_logind_would_kill(texts: list[str], level: str) -> None:
 GOOD_FILE = [("/a/b", 0, 0o100755), ("/a", 0, 0o40755), ("/", 0, 0o40755)]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("changed", "sentence"),
     [
         (("/a", 1000, 0o40755), "/a belongs to uid 1000"),
@@ -272,7 +272,7 @@ def test_a_file_that_only_root_can_change() -> None:
     assert judge_file("/a/b", GOOD_FILE) == Finding(OK, "/a/b belongs to root, and only root can change it")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("counted", "level", "words"),
     [
         ((100_000, 800_000, 1200), OK, "has 1200 files, and its file system has inodes for more"),
@@ -290,7 +290,7 @@ def test_a_run_that_is_short_of_inodes_is_a_warning(
     assert "df -i /run/breakglass" in finding.hint or level == OK
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("free", "level", "words"),
     [
         ((16 * 2**20, 2**30), OK, "has 16 MiB free room"),

@@ -4,13 +4,14 @@ import asyncio
 from itertools import pairwise
 from types import SimpleNamespace
 
-import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from breakglass.web.gate import OPEN, Gate
 
+from ..support.rows import each_row
 
-@pytest.mark.parametrize("path", [*sorted(OPEN), "/pve"])
+
+@each_row("path", [*sorted(OPEN), "/pve"])
 def test_a_flood_is_answered_in_turns(path: str) -> None:
     """Requests that need or have no signature are answered one in each iteration of the event loop."""
     answered: list[int] = []

@@ -17,6 +17,8 @@ from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, line_of, verb_line
 
+from ..support.rows import each_row
+
 ID = "msg_12345678"
 # The grammar of the contract, written a second time. The agent's own expression must agree with it.
 WORDS = [
@@ -62,7 +64,7 @@ def spelled(request: Request) -> str:
 # --- accepted lines ---
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 def test_a_bare_verb_is_a_request(verb: str) -> None:
     """A bare verb is enough for hands on a keyboard; only a job, and one who has seen it, need its id."""
     needs_id = verb in ("job", "seen")
@@ -70,7 +72,7 @@ def test_a_bare_verb_is_a_request(verb: str) -> None:
     assert parse_line(line) == Request(verb, id=ID if needs_id else "")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
     line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}}"
@@ -83,7 +85,7 @@ def test_every_word_in_its_order(verb: str) -> None:
     assert spelled(parse_line(line)) == line
 
 
-@pytest.mark.parametrize(
+@each_row(
     "words",
     [
         "vm=1",
@@ -99,21 +101,20 @@ def test_every_word_in_its_order(verb: str) -> None:
         f"note={note(b'n' * NOTE_BYTES)}",
         f"note={note('☎' * (NOTE_BYTES // 3))}",
     ],
-    ids=lambda words: words[:20],
 )
 def test_each_word_at_its_limit(words: str) -> None:
     """Every word alone, as long or as large as it may be, is accepted."""
     assert spelled(parse_line(f"reset {words}")) == f"reset {words}"
 
 
-@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"reset", "cycle"}))
+@each_row("verb", sorted(set(VERBS) - {"reset", "cycle"}))
 def test_anyway_goes_with_the_verbs_that_the_evidence_can_refuse(verb: str) -> None:
     """`anyway` overrides one refusal of reset and cycle. With another verb, it is refused."""
     with pytest.raises(Malformed):
         parse_line(f"{verb} id={ID} anyway=storage-hung")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 def test_proves_goes_with_one_verb(verb: str) -> None:
     """A drill is a cycle, and a doctor ends with a status. `proves` is refused with another verb or without a name."""
     for proves, its_verb in (("drill", "cycle"), ("doctor", "status")):
@@ -216,7 +217,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
+@each_row("line", MALFORMED.values())
 def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
     """A line with any difference is refused as a whole."""
     with pytest.raises(Malformed):
@@ -304,7 +305,7 @@ requests = st.builds(
 )
 
 
-@pytest.mark.parametrize(("verb", "proves"), [("cycle", "drill"), ("status", "doctor")])
+@each_row(("verb", "proves"), [("cycle", "drill"), ("status", "doctor")])
 def test_what_proves_a_host_is_understood(verb: str, proves: str) -> None:
     """The lines of a drill and of a doctor have the name of the caller who proves the host."""
     request = VerbRequest(verb, VM, ID, Caller("doc@home", (), frozenset()), 0.0, proves=proves)
@@ -363,7 +364,7 @@ def test_what_was_refused_is_logged_on_one_line(line: str, limit: int) -> None:
     assert shown.endswith("…") == (len(line) > limit)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "shown"),
     [("a\nb", r"a\nb"), ("a\x1b[2J", r"a\x1b[2J"), ("\u202e", r"\u202e"), ("x" * 201, "x" * 200 + "…")],
 )

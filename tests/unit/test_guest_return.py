@@ -1,9 +1,9 @@
 """A status after a verb says when the guest's kernel answered first, or why that is not known."""
 
-import pytest
-
 from breakglass.cli.guest_return import tell_return
 from breakglass.client import Event
+
+from ..support.rows import each_row
 
 DONE: Event = {"verb": "start", "started": "2026-11-27T03:00:05Z", "outcome": "done"}
 WAIT = ""
@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[Event, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each_row("name", ROWS)
 def test_a_status_after_a_verb_tells_of_the_guest(name: str) -> None:
     said, expected = ROWS[name]
     status: Event = {"outcome": "done", "state": "running", **said}

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.ha_daemons import find_dead_ha
 from breakglass.agents.pve.forensics.outlook import ha_by_hand, ha_line, ha_outlook
@@ -12,8 +10,10 @@ from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.host.cluster import Cluster, node_name
 from breakglass.agents.pve.host.vm_config import ha_drops_stop, ha_manages, ha_restarts, ha_stuck
 
+from ..support.rows import each_row
 
-@pytest.mark.parametrize(
+
+@each_row(
     ("requested", "seen", "manages", "restarts", "stuck"),
     [
         ("", "", False, False, False),
@@ -39,7 +39,7 @@ def test_what_ha_does_with_a_vm(requested: str, seen: str, manages: bool, restar
     assert ha_stuck(requested, seen) is stuck
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("requested", "seen", "words"),
     [
         ("", "", ""),
@@ -81,7 +81,7 @@ def test_a_stop_that_ha_would_forget() -> None:
     assert not ha_drops_stop("disarmed", "migrate")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("quorate", "line"),
     [
         (True, "HA sees node pve2 as online, and keeps the VM running there unless a rule, a rebalancing or a person"),
@@ -111,7 +111,7 @@ def look(manager: dict[str, object], lrm: dict[str, object], seen: str = "starte
     return find_dead_ha(replace(view, **more), NOW)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("manager", "lrm", "words"),
     [
         ({}, {}, ()),

@@ -22,6 +22,7 @@ from breakglass.agents.pve.power.locked import refuse_reset
 from breakglass.agents.pve.power.preflight import refuse_deaf_ha, refuse_unstartable
 
 from ..support.documents import ROOT
+from ..support.rows import each_row
 
 TEXT = (ROOT / "docs/ha.md").read_text(encoding="utf-8")
 VERBS = ("start", "stop", "reset", "cycle")
@@ -126,7 +127,7 @@ def test_the_tables_have_every_state_once() -> None:
     assert {case for case in cases() if case[3] != "LRM waits"} == wanted
 
 
-@pytest.mark.parametrize("case", cases(), ids="/".join)
+@each_row("case", cases())
 def test_each_row_is_what_the_agent_decides(
     case: tuple[str, str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,12 @@
 
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.config.server import is_loopback, normal_url, page_link
+
+from ..support.rows import each_row
 
 SAME = {  # docs/api.md, "Signing": a URL, and its normal form
     "https://a.example": "https://a.example/",
@@ -72,14 +73,14 @@ ELSEWHERE = (
 )
 
 
-@pytest.mark.parametrize(("written", "normal"), SAME.items(), ids=str)
+@each_row(("written", "normal"), SAME.items())
 def test_the_normal_form(written: str, normal: str) -> None:
     """Each rule of docs/api.md is followed. The normal form of a normal form is the same."""
     assert normal_url(written) == normal
     assert normal_url(normal) == normal
 
 
-@pytest.mark.parametrize("text", NONE, ids=ascii)
+@each_row("text", NONE)
 def test_what_is_no_url_of_a_handler(text: str) -> None:
     """An address with another scheme, no host, a bad port, a user, a query, a fragment or two readings is refused."""
     assert normal_url(text) is None

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.forensics.evidence import Evidence, Heartbeat, parse_evidence
 from breakglass.agents.pve.forensics.heartbeat_rule import (
     describe_heartbeat,
@@ -16,6 +14,7 @@ from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive, vc
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.forensics.verdict_guest import judge_guest
 
+from ..support.rows import each_row
 from .test_verdict import FROZEN, IDLE, MOVING, RUNNING
 
 NOW = 1_796_000_000.0
@@ -171,13 +170,13 @@ VERDICTS = {
 }
 
 
-@pytest.mark.parametrize("name", STATES)
+@each_row("name", STATES)
 def test_each_row_of_samples_is_a_heartbeat(name: str) -> None:
     beats, state = STATES[name]
     assert heartbeat_state(Evidence("running", heartbeats=beats)) == state
 
 
-@pytest.mark.parametrize("name", VERDICTS)
+@each_row("name", VERDICTS)
 def test_each_row_gets_its_verdict(name: str) -> None:
     """It is the same after the evidence was kept as JSON.
 
@@ -209,7 +208,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("line", SAID)
+@each_row("line", SAID)
 def test_a_heartbeat_is_told_in_plain_words(line: str) -> None:
     assert heartbeat_lines(Evidence("running", heartbeats=SAID[line])) == (line,)
 
@@ -242,7 +241,7 @@ def test_many_vcpus_are_told_in_one_line() -> None:
     assert vcpu_line(("kkkkkk",)).endswith("vCPU 3 in the kernel 1; …")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("samples", "deaf", "alive"),
     [
         (("hs",) * 5, True, False),
@@ -256,7 +255,7 @@ def test_the_vcpus_tell_who_can_be_woken(samples: tuple[str, ...], deaf: bool, a
     assert (are_all_deaf(samples), is_any_alive(samples)) == (deaf, alive)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("beats", "words"),
     [
         ((beat(2),), "the guest's kernel answered 2 s ago; the guest's programs may hang"),

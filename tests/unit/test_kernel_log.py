@@ -27,6 +27,7 @@ from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.result import SENTENCE_CHARS
 
+from ..support.rows import each_row
 from .test_heartbeat_rule import LOST, VERDICTS
 from .test_verdict import IDLE
 
@@ -92,9 +93,9 @@ class Memory:
         raise ValueError("nothing is there")
 
 
-@pytest.mark.parametrize("first", [3, COUNT - 2, NUMBERS - 3, (1 << 32) - 2], ids=["few", "slot 0", "id 0", "2^32"])
-@pytest.mark.parametrize("start", [0, SIZE - 24, 5 * SIZE - 40], ids=["begin", "end", "later"])
-@pytest.mark.parametrize("more", [(), (77,)], ids=["5.10", "6.9"])
+@each_row("first", [3, COUNT - 2, NUMBERS - 3, (1 << 32) - 2])
+@each_row("start", [0, SIZE - 24, 5 * SIZE - 40])
+@each_row("more", [(), (77,)])
 def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...]) -> None:
     """Numbers and text can begin again at 0, blocks may not fit at the end, and a message may have no text."""
     memory = Memory(first, start)
@@ -169,7 +170,7 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize("name", CAUSES)
+@each_row("name", CAUSES)
 def test_the_line_that_says_why(name: str) -> None:
     said, cause = CAUSES[name]
     found = find_cause([LogMessage(number, at, text) for number, (at, text) in enumerate(said)])
@@ -179,7 +180,7 @@ def test_the_line_that_says_why(name: str) -> None:
 # --- the verdict ---
 
 
-@pytest.mark.parametrize("name", VERDICTS)
+@each_row("name", VERDICTS)
 def test_last_words_decide_nothing(name: str) -> None:
     """The guest chooses its last words, so the code, the advice and the evidence are the same as without them."""
     evidence: Evidence = VERDICTS[name][0]
@@ -245,7 +246,7 @@ A_PART = 257  # pages of a kernel's data that are searched at a time
 A_RING = COUNT * 3 * 6  # reads: a message has three parts, and each is looked up in four tables first
 
 
-@pytest.mark.parametrize("is_ring", [True, False], ids=["rings", "decoys"])
+@each_row("is_ring", [True, False])
 def test_a_memory_full_of_rings(is_ring: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest that lies has them without an end, or what only begins like one; at its deadline the reader ends."""
     ring = Memory(3)

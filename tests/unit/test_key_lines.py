@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import pytest
-
 from breakglass.agents.pve.check.findings import ERROR, OK, WARNING, Finding
 from breakglass.agents.pve.check.key_lines import (
     KeyLine,
@@ -15,6 +13,8 @@ from breakglass.agents.pve.check.key_lines import (
     served_vms,
 )
 from breakglass.agents.pve.host.cluster import parse_vmlist
+
+from ..support.rows import each_row
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 OTHER = "k:1 does not run the host agent in the required form: "
@@ -37,18 +37,18 @@ def test_the_parts_of_a_line() -> None:
     assert line.command == 'say "a b"'
 
 
-@pytest.mark.parametrize("key", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com"])
+@each_row("key", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com"])
 def test_every_type_of_key_is_seen(key: str) -> None:
     [line] = parse_key_lines(f"{key} AAAA comment")
     assert (line.key, line.options, line.command) == (f"{key} AAAA", (), None)
 
 
-@pytest.mark.parametrize("raw", ["ssh-ed25519", f'restrict,command="open {POWER}', "ssh AAAA", f"#{POWER}"])
+@each_row("raw", ["ssh-ed25519", f'restrict,command="open {POWER}', "ssh AAAA", f"#{POWER}"])
 def test_a_line_that_sshd_skips_is_no_key(raw: str) -> None:
     assert parse_key_lines(raw) == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "sentence"),
     [
         (f"restrict {POWER}", "k:1 has no command="),
@@ -118,7 +118,7 @@ def test_good_key_lines() -> None:
         assert said(judge_kinds(none))[0] == (WARNING, "there is no power key")
 
 
-@pytest.mark.parametrize("name", ["all", "1-999999999"])
+@each_row("name", ["all", "1-999999999"])
 def test_a_key_that_reaches_every_vm(name: str) -> None:
     """It works, but it will also reach VMs that are made later, and the finding says so."""
     lines = parse_key_lines(LINE.replace("102", name), "k")
@@ -146,7 +146,7 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("name", HIDDEN)
+@each_row("name", HIDDEN)
 def test_no_key_hides(name: str) -> None:
     """Each of these lines opens a root shell in sshd, so each is seen and is an error."""
     text = f"{LINE}\n{HIDDEN[name]}\n"
@@ -188,7 +188,7 @@ NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use 
 CONTAINER = "{} is a container, and a key serves VMs only"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("vms", "expected"),
     [
         ("102", [(OK, HERE.format(102), "")]),
@@ -234,7 +234,7 @@ def test_a_vm_of_two_lines_is_judged_once() -> None:
     assert [level for level, _ in said(judge_vms(lines, GUESTS, "pve1"))] == [OK, WARNING]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "expected"),
     [
         (f"{POWER} root@pve", [(ERROR, "k:1 has a breakglass key without a command=, which opens a root shell")]),

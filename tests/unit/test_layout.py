@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.power.verbs import POWER
 from breakglass.agents.pve.words import MUTATING
+
+from ..support.rows import each_row
 
 ROOT = Path(__file__).parent.parent.parent
 HANDLER = ROOT / "handler"
@@ -280,7 +280,7 @@ def top_names(top: Path) -> set[str]:
     return folders | {path.name for path in top.glob("*.py")} - {"__init__.py", "__main__.py"}
 
 
-@pytest.mark.parametrize("name", ["handler", "agents/pve", "tests", "static_site"])
+@each_row("name", ["handler", "agents/pve", "tests", "static_site"])
 def test_the_architecture_has_a_line_for_each_package(name: str) -> None:
     """The table of docs/architecture.md has each folder and file in its first column, and no other."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ from breakglass.proxmox.channel import LINES_AT_ONCE, Channel
 from breakglass.proxmox.link import open_link
 from breakglass.proxmox.outcome import Message
 
+from ..support.rows import each_row
 from ..support.sshd import Sshd
 
 pytestmark = pytest.mark.shared("world", "sshd")
@@ -74,7 +75,7 @@ async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_even
     assert [queue.get_nowait() for _ in range(queue.qsize())] == [good] * count + [None]
 
 
-@pytest.mark.parametrize("line", [b"[]", b"1", b'{"tag":["1"]}', b'{"tag":{}}', b'"tag"', b"[" * 100_000, b"null"])
+@each_row("line", [b"[]", b"1", b'{"tag":["1"]}', b'{"tag":{}}', b'"tag"', b"[" * 100_000, b"null"])
 def test_odd_json_on_the_session_is_ignored(line: bytes) -> None:
     """JSON of another shape is ignored."""
     assert framed(line + b"\n", []) == []
@@ -106,7 +107,7 @@ def test_what_came_before_a_line_that_is_too_long_counts() -> None:
     assert channel.why_closed == TOO_LONG
 
 
-@pytest.mark.parametrize("cut", [1, LINE_BYTES - 1])
+@each_row("cut", [1, LINE_BYTES - 1])
 def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
     """A line may have LINE_BYTES. One byte more ends the session, even if the line's end comes in the same piece."""
     whole = b"x" * LINE_BYTES

@@ -1,11 +1,11 @@
 """The findings of doctor about failed logins that a test can't cause for real."""
 
-import pytest
-
 from breakglass.config.model import Address, Host
 from breakglass.doctor.host_agent import judge_clock
 from breakglass.doctor.hosts import as_sentence
 from breakglass.doctor.key_rights import Failure, judge_failure
+
+from ..support.rows import each_row
 
 HOST = Host("pve1", Address("breakglass", "pve1.example.org"), "KEY", host_keys=("ssh-ed25519 AAAA",))
 
@@ -37,7 +37,7 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("failure", "code", "fix"), FAILURES.values(), ids=FAILURES)
+@each_row(("failure", "code", "fix"), FAILURES.values())
 def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None:
     """The finding is an error with its own code, and says that no verb reaches the VMs."""
     finding = judge_failure(HOST, failure)
@@ -46,7 +46,7 @@ def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None
     assert fix in finding.fix
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("its", "code"),
     [
         (100.0, "clock-right"),
@@ -64,7 +64,7 @@ def test_a_slow_answer_is_no_wrong_clock(its: object, code: str) -> None:
     assert (finding.code if finding else "") == code
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "sentence"),
     [
         ("the host agent is new", "The host agent is new."),

@@ -21,6 +21,8 @@ from breakglass.config.model import Vm
 from breakglass.web.alert import _status
 from breakglass.web.client_headers import client_address
 
+from ..support.rows import each_row
+
 ROOT = Path(__file__).parent.parent.parent
 WRITERS = ("note", "note_at_once", "log_line", "as_line")
 SUMMARY = ["vms", "callers", "problems", "warnings"]  # of a configuration
@@ -103,7 +105,7 @@ ADDRESSES: dict[str, tuple[tuple[str | None, ...], tuple[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", ADDRESSES)
+@each_row("case", ADDRESSES)
 def test_the_right_most_address_that_is_no_proxys_counts(case: str) -> None:
     """A peer that is not a proxy is the client, whatever its headers say."""
     given_, wanted = ADDRESSES[case]

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from breakglass.cli.docs import purpose, read_documents
+
+from ..support.rows import each_row
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = [path for folder in ("handler", "agents") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -74,7 +74,7 @@ def test_no_text_installs_a_package_that_is_not_ours() -> None:
     assert [str(path) for path in paths if "breakglass[" in path.read_text("utf-8")] == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "names"),
     [
         ("(pip install breakglass[real-cli])", {"breakglass[real-cli]"}),
@@ -92,7 +92,7 @@ def test_an_index_is_recognised(text: str, names: set[str]) -> None:
     assert installed_names(text) == names
 
 
-@pytest.mark.parametrize("name", read_documents())
+@each_row("name", read_documents())
 def test_a_document_says_what_it_is_for(name: str) -> None:
     """Each document begins with one phrase that says what the page is, which `breakglass docs` lists."""
     assert re.fullmatch(r"[A-Z][^\[\n]{20,140}", purpose(read_documents()[name]))

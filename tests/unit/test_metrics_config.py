@@ -6,6 +6,7 @@ from breakglass.auth.signing import verify_bearer
 from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
 
+from ..support.rows import each_row
 from .test_config import GOOD, problems, read
 
 TOKEN, OTHER = "bgt_" + "m" * 43, "bgt_" + "n" * 43
@@ -39,7 +40,7 @@ def test_a_token_opens_the_metrics_and_no_verb() -> None:
             verify_bearer(config.callers, token)
 
 
-@pytest.mark.parametrize(("table", "words"), FAULTS.values(), ids=FAULTS)
+@each_row(("table", "words"), FAULTS.values())
 def test_a_mistake_switches_the_metrics_off(table: str, words: str) -> None:
     """One problem with its place is reported; the callers, the sender among them, are as before."""
     text = table + SENDER + GOOD if table.startswith("metrics =") else GOOD + SENDER + table

@@ -10,6 +10,7 @@ from breakglass.agents.pve.forensics.on_qemu import controller_name, disk_name
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.stages import until
 
@@ -77,7 +78,7 @@ def test_a_failed_request_has_the_name_of_its_disk(place: Callable[[str, str], W
     assert (verdict["code"], verdict["evidence"][0]) == ("qemu-io-error", f"{DEVICES[kind][2]}: nospace")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("item", "name"),
     [
         ({"device": "", "qdev": "scsi0"}, "scsi0"),

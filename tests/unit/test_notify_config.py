@@ -3,13 +3,12 @@
 import json
 from typing import Any
 
-import pytest
-
 from breakglass.config.load import parse
 from breakglass.config.notify import Recipient
 from breakglass.config.warnings import warn_of_receiver
 from breakglass.notify.messages import Message, outcome_message, request_for, verdict_message
 
+from ..support.rows import each_row
 from .test_config import GOOD, problems, read
 
 KEY = "whsec_" + "A" * 43 + "="
@@ -30,7 +29,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("entry", "words"), FAULTS.values(), ids=FAULTS)
+@each_row(("entry", "words"), FAULTS.values())
 def test_a_mistake_disables_its_entry(entry: str, words: str) -> None:
     """It has its place and a fix, and no secret; the other entries work."""
     [problem] = problems(GOOD + entry + HOOK)
@@ -52,7 +51,7 @@ def test_an_entry_is_read() -> None:
     assert [word for word in ("tk_0", KEY, "example.org", "night") if word in repr(config.notify)] == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "token", "codes"),
     [
         ("http://ntfy.example.org", "tk_0", ["token-in-clear"]),
@@ -68,7 +67,7 @@ def test_a_token_without_tls_is_a_warning(url: str, token: str, codes: list[str]
     assert [found.code for found in warn_of_receiver(receiver)] == codes
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("quiet", "minutes", "expected"),
     [
         (None, (0, 720), [False, False]),
@@ -90,7 +89,7 @@ JOB: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("to", ["ntfy", "webhook"])
+@each_row("to", ["ntfy", "webhook"])
 def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
     """Without guest_text, the message ends with what helps; with it, the last words follow."""
     message = verdict_message("devvm", "alert-1", JOB, ("https://r.example.org/",))
@@ -114,7 +113,7 @@ def test_a_hosts_text_is_one_line_and_cut() -> None:
     assert "rm" not in message.text.lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("outcome", "is_drill", "events", "priority"),
     [
         ("done", False, ("outcome",), 3),

@@ -4,8 +4,6 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
 from breakglass.auth.signing import Caller
@@ -20,6 +18,8 @@ from breakglass.proxmox.outcome import (
     rejected_answer,
 )
 from breakglass.proxmox.request import VerbRequest
+
+from ..support.rows import each_row
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "key", host_keys=("ssh-ed25519 AAAA",))
@@ -99,7 +99,7 @@ def test_the_handler_knows_every_outcome_of_the_agent() -> None:
 # --- verbs that the host ended ---
 
 
-@pytest.mark.parametrize("exit_code", EXITS)
+@each_row("exit_code", EXITS)
 def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
     """The host's result becomes the answer with the outcome's status and the whole output."""
     answer = answered(exit_code)
@@ -112,7 +112,7 @@ def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
     assert answer.body["warnings"] == [EXPIRES, "old"]
 
 
-@pytest.mark.parametrize("exit_code", [code for code in EXITS if code != 10])
+@each_row("exit_code", [code for code in EXITS if code != 10])
 def test_the_hosts_verdict_is_passed_on(exit_code: int) -> None:
     """The verdict is the host's own, word for word."""
     trailer = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
@@ -134,7 +134,7 @@ def test_a_busy_answer_says_who_holds_the_vm() -> None:
     assert (body["holder"], body["attached"], body["started"]) == (holder, True, "2026-11-24T03:12:44Z")
 
 
-@pytest.mark.parametrize("exit_code", EXITS)
+@each_row("exit_code", EXITS)
 def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) -> None:
     """The command by hand is the next one. After exit 15, that is the start, and never the stop that was done."""
     assert answered(exit_code).body["by_hand"] == list(START if exit_code == 15 else BY_HAND)
@@ -150,21 +150,21 @@ def test_a_bare_trailer_is_enough() -> None:
 # --- deadlines and overrides ---
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("verb", VERBS)
 def test_the_deadline_is_the_hosts_word(verb: str) -> None:
     """The deadline of a job comes from the host. A request without a job has none, whatever the host says."""
     body = answered(0, verb, deadline=420.5).body
     assert body["deadline"] == (420.5 if VERBS[verb].is_job else None)
 
 
-@pytest.mark.parametrize("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
+@each_row("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
 def test_what_is_no_deadline_is_none(value: object) -> None:
     """A deadline is a number of seconds, at most a day."""
     assert answered(0, deadline=value).body["deadline"] is None
 
 
-@pytest.mark.parametrize("exit_code", EXITS)
-@pytest.mark.parametrize("verb", VERBS)
+@each_row("exit_code", EXITS)
+@each_row("verb", VERBS)
 def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exit_code: int) -> None:
     """The offer is passed on if the host refused one of the two verbs that accept `anyway`. Otherwise, it is null."""
     offered = exit_code == 12 and verb in ("reset", "cycle")
@@ -173,7 +173,7 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
     assert start == ("would-not-start" if (exit_code, verb) == (12, "cycle") else None)
 
 
-@pytest.mark.parametrize("value", [None, "", "locked", True, ["storage-hung"], {}])
+@each_row("value", [None, "", "locked", True, ["storage-hung"], {}])
 def test_what_no_request_can_say_is_not_offered(value: object) -> None:
     """A code that this handler does not accept is not passed on, because a client's request with it would get 400."""
     assert answered(12, anyway=value).body["anyway"] is None
@@ -188,7 +188,7 @@ def test_the_chains_head_is_passed_on() -> None:
 # --- verbs that the host did not end ---
 
 
-@pytest.mark.parametrize("outcome", ["running", "unreached", "unknown"])
+@each_row("outcome", ["running", "unreached", "unknown"])
 def test_without_a_trailer_the_handler_writes_the_verdict(outcome: str) -> None:
     """There is no exit code then. The sentence says why, and the evidence says what to do."""
     answer = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", "a hint", stdout="so far")
@@ -220,7 +220,7 @@ def test_a_rejected_request_names_what_was_sent() -> None:
     }
 
 
-@pytest.mark.parametrize("outcome", ["running", "unknown"])
+@each_row("outcome", ["running", "unknown"])
 def test_a_running_or_lost_job_has_its_deadline(outcome: str) -> None:
     """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
     stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
@@ -233,9 +233,7 @@ def test_a_running_or_lost_job_has_its_deadline(outcome: str) -> None:
 # --- the object ---
 
 
-@pytest.mark.parametrize(
-    "answer", [answered(0), answer_without_trailer(REQUEST, "unknown", "lost", "lost")], ids=["settled", "not"]
-)
+@each_row("answer", [answered(0), answer_without_trailer(REQUEST, "unknown", "lost", "lost")])
 def test_every_answer_is_the_same_object(answer: Answer) -> None:
     """Every answer has every field of the contract, and says who asked for what and how to do it by hand."""
     assert set(answer.body) == set(FIELDS)

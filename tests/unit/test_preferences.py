@@ -1,8 +1,8 @@
 """The two headers in which a client says what it prefers: `Prefer` (RFC 7240) and `Accept-Encoding` (RFC 9110)."""
 
-import pytest
-
 from breakglass.web.client_headers import accepts_gzip, preferred_wait
+
+from ..support.rows import each_row
 
 WAITS: dict[str, int] = {
     "wait=10": 10,
@@ -47,13 +47,13 @@ NO_WAITS = (
 )
 
 
-@pytest.mark.parametrize("value", WAITS, ids=lambda value: value[:40])
+@each_row("value", WAITS)
 def test_a_wait_is_found_among_other_preferences(value: str) -> None:
     """It follows the grammar of RFC 7240; the first one counts, and 90 s are the most."""
     assert preferred_wait([value]) == WAITS[value]
 
 
-@pytest.mark.parametrize("value", NO_WAITS)
+@each_row("value", NO_WAITS)
 def test_a_malformed_wait_is_ignored(value: str) -> None:
     """A value that is not a number of seconds, or breaks the grammar, is ignored."""
     assert preferred_wait([value]) is None
@@ -65,7 +65,7 @@ def test_several_lines_are_one_list() -> None:
     assert preferred_wait([]) is None
 
 
-@pytest.mark.parametrize("part", ['"', "\\", '"\\', "a;", " ;", "wait=", "0", ",", " ", ";a=b", "a=", '";'])
+@each_row("part", ['"', "\\", '"\\', "a;", " ;", "wait=", "0", ",", " ", ";a=b", "a=", '";'])
 def test_hostile_headers_take_no_time(part: str) -> None:
     """Headers of 32 KiB that backtrack at each character would take minutes, and the test's own limit ends it."""
     for value in (part * (32_000 // len(part)), f"wait={part * 30_000}x", f"x{part * 30_000} x"):
@@ -116,7 +116,7 @@ NO_GZIP += (
 )
 
 
-@pytest.mark.parametrize(("value", "wanted"), [*((v, True) for v in GZIP), *((v, False) for v in NO_GZIP)])
+@each_row(("value", "wanted"), [*((v, True) for v in GZIP), *((v, False) for v in NO_GZIP)])
 def test_gzip_is_for_clients_that_prefer_it(value: str, wanted: bool) -> None:
     """Weights count, so a client that refuses gzip or prefers plain bytes gets plain bytes."""
     assert accepts_gzip([value]) is wanted

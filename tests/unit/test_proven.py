@@ -1,9 +1,9 @@
 """When a host was last proven, and the parts of its message that the handler accepts."""
 
-import pytest
-
 from breakglass.base.proven import describe_openly, newer_proven, read_proven
 from breakglass.proxmox.handshake import read_handshake
+
+from ..support.rows import each_row
 
 TOLD = {"at": "2026-11-27T03:12:09Z", "by": "doc@home", "how": "doctor", "vm": 102}
 PROVEN = {"at": "2026-11-27T03:12:09Z", "by": "doc@home", "how": "doctor"}
@@ -17,7 +17,7 @@ def test_a_host_agents_word_is_read() -> None:
     assert (read_handshake({}).proven, describe_openly(None)) == (None, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "told",
     [
         *(None, "", "2026-11-27T03:12:09Z", 1, [], [TOLD], {}),
@@ -29,7 +29,6 @@ def test_a_host_agents_word_is_read() -> None:
         *(TOLD | {"by": by} for by in (None, "", "a b", "<b>", "x" * 65)),
         *(TOLD | {"how": how} for how in (None, "", "drills", ["drill"])),
     ],
-    ids=ascii,
 )
 def test_what_is_malformed_counts_as_never(told: object) -> None:
     """No other text of a host reaches a page or a metric."""

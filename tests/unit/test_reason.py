@@ -8,6 +8,8 @@ import pytest
 
 from breakglass.base.reasons import reason
 
+from ..support.rows import each_row
+
 REASONS: dict[str, tuple[Exception, str]] = {
     "asyncio's": (OSError(errno.EHOSTUNREACH, "Connect call failed ('192.0.2.10', 22)"), "No route to host"),
     "of two addresses": (
@@ -22,7 +24,7 @@ REASONS: dict[str, tuple[Exception, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", REASONS)
+@each_row("kind", REASONS)
 def test_a_reason_is_in_the_systems_words(kind: str) -> None:
     error, words = REASONS[kind]
     assert reason(error) == words

@@ -4,10 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
 from breakglass.report.night import Night, compose_report, read_job
 from breakglass.report.render import render_html, render_markdown
+
+from ..support.rows import each_row
 
 UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
 PNG = "iVBORw0KGgo="
@@ -193,7 +193,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("night", NIGHTS)
+@each_row("night", NIGHTS)
 def test_the_facts_of_a_night(night: str) -> None:
     jobs, said, not_said = NIGHTS[night]
     known = [found for found in map(read_job, reversed(jobs)) if found]

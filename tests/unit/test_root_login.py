@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import pytest
-
 from breakglass.agents.pve.check.findings import ERROR, OK, WARNING, Account, Finding
 from breakglass.agents.pve.check.root_login import (
     KEY_FILE,
@@ -16,6 +14,8 @@ from breakglass.agents.pve.check.root_login import (
     judge_root_sshd,
     parse_settings,
 )
+
+from ..support.rows import each_row
 
 HANDLER = "192.0.2.50"
 BLOCK = f"""\
@@ -35,7 +35,7 @@ def bad(findings: Iterable[Finding]) -> list[tuple[str, str]]:
 # --- the Match block ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("drop_in", "others", "expected"),
     [
         (BLOCK, [], [HANDLER]),
@@ -60,7 +60,7 @@ def test_the_block_of_root(drop_in: str, others: list[str], expected: list[str] 
 # --- the account ---
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("shell", "level"), [("/bin/bash", OK), ("/usr/bin/zsh", OK), ("/usr/sbin/nologin", ERROR), ("/bin/false", ERROR)]
 )
 def test_the_shell_of_root(shell: str, level: str) -> None:
@@ -68,7 +68,7 @@ def test_the_shell_of_root(shell: str, level: str) -> None:
     assert judge_root_account(None).level == ERROR
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "level"),
     [
         ("", OK),
@@ -95,7 +95,7 @@ def test_other_accounts_with_uid_0() -> None:
     assert found == [(WARNING, "breakglass has uid 0 as well"), (WARNING, "toor has uid 0 as well")]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "pam", "level", "sentence"),
     [
         ("root:$y$j9T$abc:20000:0:99999:7:::", True, OK, "root is not locked"),
@@ -118,7 +118,7 @@ def test_the_password_of_root(line: str, pam: bool, level: str, sentence: str) -
 SSHD = "permitrootlogin yes\npubkeyauthentication yes\nforcecommand none\nclientaliveinterval 15\n"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "line",
     [
         "",
@@ -136,7 +136,7 @@ def test_settings_of_root_that_let_a_key_in(line: str) -> None:
     assert (finding.level, finding.sentence.startswith("sshd: PermitRootLogin ")) == (OK, True)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "level", "sentence"),
     [
         ("permitrootlogin no", ERROR, f"PermitRootLogin no refuses every key of root from {HANDLER}"),
@@ -163,7 +163,7 @@ def test_a_setting_of_root_that_keeps_the_keys_out(line: str, level: str, senten
 OWN = ["/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys2"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("files", "own", "expected"),
     [
         ([*OWN, KEY_FILE], OWN, []),

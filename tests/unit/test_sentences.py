@@ -6,9 +6,8 @@ The other half needs a reader: `./dev words SEED` draws sentences for one.
 import re
 from collections.abc import Iterator
 
-import pytest
-
 from ..support.documents import ROOT
+from ..support.rows import each_row
 from ..support.sentences import Passage, read_passages
 
 MOST_WORDS = 46_000
@@ -51,7 +50,7 @@ def passages() -> Iterator[Passage]:
             yield passage
 
 
-@pytest.mark.parametrize("rule", RULES)
+@each_row("rule", RULES)
 def test_sentences_are_plain(rule: str) -> None:
     """No document, message, docstring or comment has a form that must be read twice."""
     found = [(each, match) for each in passages() for match in re.finditer(RULES[rule], each.text)]
@@ -64,7 +63,7 @@ def test_a_colon_begins_a_list() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "count"),
     [
         ("The handler tries it again later: it has no other way.", 1),

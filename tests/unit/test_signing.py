@@ -19,6 +19,8 @@ import breakglass
 from breakglass.auth.signing import Caller, Headers, Signed, check_age, secret_bytes, sign, verify
 from breakglass.base.errors import StaleTimestamp, Unauthorized
 
+from ..support.rows import each_row
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = secret_bytes(SECRET)
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -103,14 +105,14 @@ NOT_A_SIGNATURE = {
 }
 
 
-@pytest.mark.parametrize("signature", NOT_A_SIGNATURE.values(), ids=NOT_A_SIGNATURE)
+@each_row("signature", NOT_A_SIGNATURE.values())
 def test_a_malformed_signature_header_is_unauthorized(signature: str) -> None:
     """A malformed signature header is refused like a wrong one, even when one of its entries is good."""
     with pytest.raises(Unauthorized):
         verify([OPERATOR], headers(signature=signature), BODY)
 
 
-@pytest.mark.parametrize("count", range(1, 6))
+@each_row("count", range(1, 6))
 def test_up_to_five_entries_are_read(count: int) -> None:
     """One to five entries are read, and a good one counts wherever it stands."""
     wrong = sign(OTHER_KEY, ID, TIME, BODY)
@@ -140,7 +142,7 @@ NOT_A_TIMESTAMP = {
 }
 
 
-@pytest.mark.parametrize("timestamp", NOT_A_TIMESTAMP.values(), ids=NOT_A_TIMESTAMP)
+@each_row("timestamp", NOT_A_TIMESTAMP.values())
 def test_a_number_has_one_spelling(timestamp: str) -> None:
     """A timestamp in any other spelling is refused, though the signature over that spelling is good."""
     with pytest.raises(Unauthorized):
@@ -163,14 +165,14 @@ NOT_AN_ID = {
 }
 
 
-@pytest.mark.parametrize("msg_id", NOT_AN_ID.values(), ids=NOT_AN_ID)
+@each_row("msg_id", NOT_AN_ID.values())
 def test_an_id_has_one_shape(msg_id: str) -> None:
     """An id of another shape is refused, though the signature over it is good."""
     with pytest.raises(Unauthorized):
         verify([OPERATOR], headers(msg_id, TIME, spelled(msg_id, str(TIME), BODY)), BODY)
 
 
-@pytest.mark.parametrize("msg_id", ["a" * 8, "Z" * 64, "-_-_-_-_", "01234567"])
+@each_row("msg_id", ["a" * 8, "Z" * 64, "-_-_-_-_", "01234567"])
 def test_ids_from_8_to_64_characters_are_good(msg_id: str) -> None:
     """The shortest and the longest id that the contract names are accepted."""
     assert verify([OPERATOR], headers(msg_id, TIME, sign(KEY, msg_id, TIME, BODY)), BODY).id == msg_id
@@ -183,7 +185,7 @@ def test_a_dot_can_not_shift_the_body_into_the_id() -> None:
         verify([OPERATOR], headers(f"msg_12345678.{TIME}", TIME, signature), b"evil")
 
 
-@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@each_row("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 def test_each_header_is_needed(missing: str) -> None:
     with pytest.raises(Unauthorized):
         verify([OPERATOR], {name: value for name, value in headers().items() if name != missing}, BODY)
@@ -199,7 +201,7 @@ CHANGED: dict[str, tuple[Headers, bytes]] = {
 }
 
 
-@pytest.mark.parametrize(("changed", "body"), CHANGED.values(), ids=CHANGED)
+@each_row(("changed", "body"), CHANGED.values())
 def test_nothing_that_was_signed_can_be_changed(changed: Headers, body: bytes) -> None:
     """A signature made for one id, time and body is refused on another."""
     with pytest.raises(Unauthorized):
@@ -225,14 +227,14 @@ def test_any_headers_at_all_are_unauthorized_or_signed(found: dict[str, str], bo
 # --- callers and keys ---
 
 
-@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+@each_row("key", [KEY, OTHER_KEY])
 def test_both_keys_are_good_while_rotating(key: bytes) -> None:
     """A caller with an old and a new key is known by either."""
     caller = Caller("operator", (KEY, OTHER_KEY), frozenset())
     assert verify([caller], headers(signature=sign(key, ID, TIME, BODY)), BODY).caller is caller
 
 
-@pytest.mark.parametrize("caller", [OPERATOR, PHONE], ids=repr)
+@each_row("caller", [OPERATOR, PHONE])
 def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
     """Among several callers, the owner of the key is found, first or last."""
     signed = headers(signature=sign(caller.keys[0], ID, TIME, BODY))
@@ -240,7 +242,7 @@ def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
     assert verify([PHONE, OPERATOR], signed, BODY).caller is caller
 
 
-@pytest.mark.parametrize("callers", [[], [Caller("keyless", (), frozenset())], [PHONE]])
+@each_row("callers", [[], [Caller("keyless", (), frozenset())], [PHONE]])
 def test_an_unknown_key_is_unauthorized(callers: list[Caller]) -> None:
     """A good signature by a key that no caller has is refused, even when there is no caller at all."""
     with pytest.raises(Unauthorized):
@@ -256,15 +258,13 @@ def test_a_caller_is_shown_without_its_keys() -> None:
 # --- age ---
 
 
-@pytest.mark.parametrize("off", [-300, -1, 0, 1, 300])
+@each_row("off", [-300, -1, 0, 1, 300])
 def test_a_timestamp_within_300_seconds_is_good(off: int) -> None:
     """A request made up to 300 seconds ago or ahead is in time."""
     check_age(Signed(OPERATOR, ID, TIME), TIME + off)
 
 
-@pytest.mark.parametrize(
-    ("off", "sentence"), [(301, "301 s old"), (-301, "301 s in the future"), (10**9, "1000000000 s old")]
-)
+@each_row(("off", "sentence"), [(301, "301 s old"), (-301, "301 s in the future"), (10**9, "1000000000 s old")])
 def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> None:
     """One second more, in either direction, is stale. The answer has the difference and the handler's time."""
     with pytest.raises(StaleTimestamp, match=f"^the timestamp is {sentence}; the limit is 300 s$") as caught:
@@ -275,7 +275,7 @@ def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> Non
 # --- secrets ---
 
 
-@pytest.mark.parametrize("size", [24, 32, 64])
+@each_row("size", [24, 32, 64])
 def test_a_secret_of_24_to_64_bytes_is_good(size: int) -> None:
     """The shortest and the longest secret of the standard are accepted."""
     assert secret_bytes("whsec_" + base64.b64encode(b"k" * size).decode()) == b"k" * size
@@ -298,7 +298,7 @@ NOT_A_SECRET = {
 }
 
 
-@pytest.mark.parametrize(("secret", "why"), NOT_A_SECRET.values(), ids=NOT_A_SECRET)
+@each_row(("secret", "why"), NOT_A_SECRET.values())
 def test_a_bad_secret_is_refused_without_being_shown(secret: str, why: str) -> None:
     """A secret that is too short, too long or misspelt is refused with a reason that does not repeat it."""
     with pytest.raises(ValueError, match=re.escape(why)) as caught:
@@ -314,7 +314,7 @@ def test_secrets_are_compared_in_one_place() -> None:
     assert names.count("compare_digest") == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("vms", "vm", "sentence"),
     [
         (None, "devvm", None),

@@ -10,6 +10,8 @@ from itsdangerous import URLSafeSerializer
 from breakglass.chat.request import SessionInvalid
 from breakglass.chat.tokens import Session, seal, unseal
 
+from ..support.rows import each_row
+
 OLD, NEW = "o" * 32, "n" * 32
 SESSION = Session(str(uuid.UUID(int=0xABC << 64)), "operator", "devvm", 2000)
 
@@ -43,9 +45,7 @@ def test_a_session_expires() -> None:
     assert "expired" in refused(seal(SESSION, [NEW]), now=2000)
 
 
-@pytest.mark.parametrize(
-    "sid", ["--help", "x", SESSION.sid + "\n", SESSION.sid.upper(), "../" + SESSION.sid, "", 7, None]
-)
+@each_row("sid", ["--help", "x", SESSION.sid + "\n", SESSION.sid.upper(), "../" + SESSION.sid, "", 7, None])
 def test_an_id_is_matched_whole(sid: object) -> None:
     """Even with our own signature, a text that is not a UUID does not reach a command line."""
     fields = {"sid": sid, "caller": "operator", "vm": "devvm", "exp": 2000}

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.forensics.evidence import Evidence, Queue, parse_evidence
 from breakglass.agents.pve.forensics.obstacles import TROUBLES
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.words import MUTATING
+
+from ..support.rows import each_row
 
 
 def sample(inuse: int, used: int, disk: str = "virtio0", number: int = 0) -> tuple[Queue, ...]:
@@ -146,7 +146,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS)
+@each_row("row", ROWS)
 def test_each_row_has_its_verdict(row: str) -> None:
     """The row has its code and advised verb. The stored evidence gives the same verdict."""
     seen, code, advice = ROWS[row]
@@ -188,7 +188,7 @@ def test_a_process_that_is_stuck_is_never_cycled() -> None:
     assert verdict.evidence[0] == STUCK[0]
 
 
-@pytest.mark.parametrize("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
+@each_row("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
 def test_the_quick_verdict_promises_no_more_than_the_state(state: str) -> None:
     """A status never says healthy, and never advises a power verb, because it has not looked inside the VM."""
     verdict = quick_verdict(Evidence(state, "its source"))
@@ -225,7 +225,7 @@ def test_what_proxmox_knows_stands_among_the_proof() -> None:
 # --- obstacles to a verb ---
 
 
-@pytest.mark.parametrize("code", TROUBLES)
+@each_row("code", TROUBLES)
 def test_what_etc_pve_lacks_is_named_with_its_cure(code: str) -> None:
     """If it is hung, not mounted or dead, the sentence says which, and the evidence has the fix."""
     what, cure = TROUBLES[code]
@@ -273,7 +273,7 @@ FREEZERS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FREEZERS)
+@each_row("name", FREEZERS)
 def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
     """The command has the VM's number; the lines say whose backup froze the guest, and whether that still runs."""
     more, end, whose = FREEZERS[name]
@@ -283,7 +283,7 @@ def test_a_frozen_guest_is_thawed_by_hand(name: str) -> None:
     assert verdict.evidence[: 1 + len(lock) + len(whose)] == ("by hand: qm guest cmd 102 fsfreeze-thaw", *lock, *whose)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("more", "command"),
     [
         ({"lock": "backup", "lock_alive": True, "lock_owner": OWNER}, OWNER[1]),
@@ -335,7 +335,7 @@ def test_storages_are_told_apart() -> None:
 LONG = "x" * 300
 
 
-@pytest.mark.parametrize(
+@each_row(
     "more",
     [
         {},
@@ -352,7 +352,6 @@ LONG = "x" * 300
         {"agent": "silent", "lock": "backup", "quorate": False},
         {"state": LONG, "qm_says": LONG, "source": LONG},
     ],
-    ids=lambda more: " ".join(more) or "as it is",
 )
 def test_a_sentence_is_short(more: dict[str, Any]) -> None:
     """It has at most 200 characters, whatever the host's text is. A longer one is cut between two words."""
@@ -363,7 +362,7 @@ def test_a_sentence_is_short(more: dict[str, Any]) -> None:
         assert verdict.advice in ("", "forensics", *MUTATING)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@each_row("row", ROWS)
 def test_no_ordinary_sentence_is_cut(row: str) -> None:
     """The limit is for the host's texts. Our own sentences fit into it."""
     for more in (

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from breakglass.agents.pve.vm_list import VmList, list_of, parse_vm_list
 
+from ..support.rows import each_row
+
 MOST = 10**9 - 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "ranges"),
     [
         ("102", ((102, 102),)),
@@ -30,7 +32,7 @@ def test_a_list(text: str, ranges: tuple[tuple[int, int], ...]) -> None:
     assert parse_vm_list(text).ranges == ranges
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         *("", "0", "-5", "5-", "5-3", "1,,2", ",1", "1,", " 1", "1 ", "1, 2", "1\n", "01", "1-02", "1-2-3", "+1"),
@@ -70,7 +72,7 @@ def test_every_vm() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "vmid", "more"),
     [
         ("102", 104, "102,104"),

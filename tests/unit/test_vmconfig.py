@@ -1,9 +1,9 @@
 """A VM's configuration, read by Proxmox's own rules: pending options, storages, the time that a start may take."""
 
-import pytest
-
 from breakglass.agents.pve.forensics.on_proxmox import disk_storages
 from breakglass.agents.pve.host.vm_config import current_options, pending_options, start_seconds
+
+from ..support.rows import each_row
 
 CONF = """#a comment
 boot: order=scsi0;ide2
@@ -45,7 +45,7 @@ def test_the_storages_of_the_vms_own_disks() -> None:
     assert disk_storages(CONF) == ["nvme", "local-lvm", "nas"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("conf", "seconds", "why"),
     [
         ("", 30, []),

@@ -6,8 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.forensics.cures import name_cure
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.leftovers import leftover_lines
@@ -16,6 +14,7 @@ from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.jobs.result import Verdict
 from breakglass.base.cures import COMMANDS
 
+from ..support.rows import each_row
 from .test_heartbeat_rule import VERDICTS as BEATS
 from .test_verdict import FREEZERS, IDLE, ROWS, STOPPED
 
@@ -69,7 +68,7 @@ CURES = {
 }
 
 
-@pytest.mark.parametrize("name", CURES)
+@each_row("name", CURES)
 def test_the_cure_on_the_host_is_a_code(name: str) -> None:
     """There is no code if the fix is to wait, or if no single command fixes it."""
     assert verdict_of(VARIANTS[name]).fix == CURES[name]
@@ -80,7 +79,7 @@ LEFT = "the VM is stopped but process 77 is left in its scope, so a start would 
 SAID = "the guest's own last words, which prove nothing: "
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sentence", "lines", "fix"),
     [
         (DEAD, ("by hand: qm unlock 102, because no process is left",), {"code": "unlock"}),
