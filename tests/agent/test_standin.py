@@ -385,9 +385,6 @@ def test_ha_that_is_dead_keeps_a_request_and_does_it_when_it_is_back(world: Worl
     assert (ha_queue(world), ha_requested(world)) == ("", "stopped")
 
 
-# --- storages ---
-
-
 # --- times, and the end ---
 
 

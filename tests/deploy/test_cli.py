@@ -74,13 +74,6 @@ def test_serve_reports_every_mistake_and_exits_2(tmp_path: Path) -> None:
     assert "AA==" not in ran.stderr
 
 
-def test_serve_without_a_configuration_exits_2(tmp_path: Path) -> None:
-    """Authentication can't be disabled: without callers the handler does not start."""
-    tmp_path.chmod(0o755)
-    ran = run("serve", cwd=tmp_path)
-    assert (ran.returncode, "breakglass.toml" in ran.stderr) == (2, True)
-
-
 # --- keys and signatures ---
 
 
@@ -309,20 +302,6 @@ def test_an_error_does_not_show_the_key_in_the_pages_link() -> None:
     assert (ran.returncode, "connection refused" in ran.stderr, SIGNING_KEY in ran.stderr) == (3, True, False)
 
 
-SLIPS = {
-    "a signing key in place of its file": ("BREAKGLASS_SECRET_FILE", "whsec_aHVudGVyMg=="),
-    "a password in an address": ("BREAKGLASS_URL", "ftp://bob:aHVudGVyMg==@127.0.0.1"),
-}
-
-
-@each_row("slip", SLIPS.values())
-def test_an_error_does_not_show_a_secret(slip: tuple[str, str]) -> None:
-    """A secret in a variable that takes none is not repeated in the error, which a cron job would mail."""
-    name, value = slip
-    ran = run_with({"BREAKGLASS_SECRET": new_secret(), name: value}, "call", "status")
-    assert (ran.returncode, name in ran.stderr, "aHVudGVyMg" in ran.stderr) == (2, True, False)
-
-
 def test_sign_without_a_standard_input_says_so() -> None:
     """A closed standard input is an error with an instruction."""
     command = 'exec "$0" -m breakglass sign <&-'
@@ -403,25 +382,6 @@ def test_a_taken_port_ends_serve_before_its_start(wrong: dict[str, str]) -> None
     assert f"another program listens on 127.0.0.1:{port}\n    find the program: ss" in ran.stderr
 
 
-def test_serve_without_a_standard_output_says_so(wrong: dict[str, str]) -> None:
-    """The log would go into whatever file or connection gets that descriptor next."""
-    environment = os.environ | {"BREAKGLASS_CONFIG": f"{wrong['dir']}/good", "PORT": str(reserve_port())}
-    command = ["/bin/sh", "-c", 'exec "$0" -m breakglass serve >&-', sys.executable]
-    ran = subprocess.run(
-        command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100, **as_handler()
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("breakglass: standard output is closed, but the log is written there\n    redirect it")
-
-
-def test_a_taken_port_ends_the_demo_before_its_start() -> None:
-    """The demo prints no address of another program."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        ran = run("demo", "--no-chat", PORT=str(port))
-    assert (ran.returncode, "another program listens" in ran.stderr, ran.stdout) == (2, True, "")
-
-
 def first_warnings(config: Path, path: str) -> list[str]:
     """Return the codes of the warnings with which a handler's log begins; the handler then ends."""
     environment = os.environ | {"BREAKGLASS_CONFIG": str(config), "PORT": str(reserve_port()), "PATH": path}
@@ -448,15 +408,6 @@ def test_serve_warns_of_a_missing_ssh_program(tmp_path: Path) -> None:
     give_to_handler(config, credential)
     assert "ssh-missing" not in first_warnings(config, os.environ["PATH"])
     assert "ssh-missing" in first_warnings(config, str(tmp_path))
-
-
-@pytest.mark.real("sshd")  # which is root in a mount namespace, as here
-def test_the_demo_names_a_noexec_directory(tmp_path: Path) -> None:
-    """The demo needs a directory that can hold programs; the error names TMPDIR."""
-    command = 'mount -t tmpfs -o noexec none "$1" && TMPDIR="$1" exec "$0" -m breakglass demo'
-    argv = ["unshare", "--mount", "sh", "-c", command, sys.executable, str(tmp_path)]
-    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (ran.returncode, "is mounted noexec\n    set TMPDIR" in ran.stderr) == (2, True), ran.stderr
 
 
 def test_a_full_disk_leaves_the_old_agent_file(tmp_path: Path) -> None:
@@ -502,12 +453,6 @@ def test_ctrl_c_prints_no_traceback() -> None:
         assert process.returncode == 130
 
 
-@each_row("words", [("version",), ("--version",)])
-def test_version_prints_the_host_agents_version(words: tuple[str, ...]) -> None:
-    """The handler and the host agent have one version."""
-    assert run(*words).stdout == f"breakglass {VERSION}\n"
-
-
 @each_row("through", ["checkout/handler", "handler"])
 def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None:
     """A platform that links its current release starts the handler through the link."""
@@ -543,28 +488,6 @@ def test_docs_uses_the_pager_on_a_terminal(tmp_path: Path) -> None:
     assert text == render((ROOT / "docs/runbook.md").read_text("utf-8"), 60)
     assert shown["runbook"].replace("\r", "") == text
     assert "pvesm status" in shown["storage-hung"]
-
-
-def test_docs_prints_on_a_terminal_that_lacks_arrows() -> None:
-    """A character that the terminal's encoding lacks is printed as a question mark, and the rest as it is."""
-    ran = run("docs", "architecture", PYTHONIOENCODING="latin-1")
-    text = render((ROOT / "docs/architecture.md").read_text("utf-8"))
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == text.encode("latin-1", "replace").decode("latin-1") != text
-
-
-def test_help_lists_the_exit_codes() -> None:
-    """--help lists every exit code."""
-    for words in (["--help"], ["call", "--help"]):
-        assert re.findall(r"^  (\d+)  ", run(*words).stdout, re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
-
-
-def test_call_loads_neither_the_demo_nor_the_server() -> None:
-    """`breakglass call` starts without what it does not need."""
-    code = "import sys, breakglass.cli.commands; "
-    code += "print({'uvicorn', 'asyncssh', 'breakglass.demo.run'} & sys.modules.keys())"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ran.stdout == "set()\n"
 
 
 # --- the rest ---

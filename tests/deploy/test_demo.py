@@ -23,7 +23,6 @@ from ..support import claude
 from ..support.documents import commands
 from ..support.rows import each_row
 from ..support.selection import sampled
-from ..support.stages import until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -171,15 +170,6 @@ def test_a_credential_goes_to_claude_alone_and_only_on_demand() -> None:
 
 
 @pytest.mark.all
-def test_a_real_model_needs_a_credential() -> None:
-    """Without a credential --real-model starts nothing and names the variables for it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC", "CLAUDE"))}
-    command = [sys.executable, "-m", "breakglass", "demo", "--real-model"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, "ANTHROPIC_API_KEY" in ended.stdout) == (2, True)
-
-
-@pytest.mark.all
 @pytest.mark.parametrize("how", sampled([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_ending_the_demo_leaves_nothing_running(how: signal.Signals) -> None:
     """After the demo there is no VM, no agent, no handler and no directory; after Ctrl-C it says so."""
@@ -231,30 +221,6 @@ def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
         assert demo.end(signal.SIGINT) == 0
 
 
-@pytest.mark.real("claude")
-@pytest.mark.usefixtures("installer")
-def test_without_claude_the_demo_goes_on(tmp_path: Path) -> None:
-    """If claude can't be installed, ./dev says why, and the demo is as it was."""
-    demo = Demo(before=WITHOUT_CLAUDE)
-    try:
-        (tmp_path / "word").write_text("1\n")
-        until((tmp_path / "ended").exists, "the end of ./dev")
-        assert demo.chat_state() == "none"
-    finally:
-        assert demo.end(signal.SIGINT) == 0
-    assert "\n  chat " not in demo.last
-
-
-@pytest.mark.real("claude")
-@pytest.mark.usefixtures("installer")
-def test_ending_the_demo_ends_the_download(tmp_path: Path) -> None:
-    demo = Demo(before=WITHOUT_CLAUDE)
-    until((tmp_path / "begun").exists, "the beginning of ./dev")
-    assert demo.end(signal.SIGINT) == 0
-    assert (tmp_path / "ended").exists()
-    assert naming(str(tmp_path)) == []
-
-
 @pytest.mark.real("root")
 def test_a_checkout_that_no_other_user_can_enter(short_dir: Path) -> None:
     """The handler runs from a copy, and so does doctor, which judges what the handler's user can read."""
@@ -285,49 +251,11 @@ for number in range(5000):
 """
 
 
-@pytest.mark.all
-def test_a_process_that_still_makes_files_is_waited_for() -> None:
-    """A host agent that was being started as the demo was ended leaves no directory, and no error."""
-    demo = Demo("--no-chat", before=PATIENT)
-    children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
-    [handler] = [pid for pid in children if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    command = [sys.executable, "-c", LATE, demo.directory, handler]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as late:
-        assert late.stdout
-        late.stdout.readline()
-        assert demo.end(signal.SIGINT) == 0
-        assert not Path(demo.directory).exists()
-
-
-@pytest.mark.all
-def test_the_demo_runs_no_code_of_the_current_directory(tmp_path: Path) -> None:
-    """A folder with a package of the same name does not replace the handler."""
-    (tmp_path / "breakglass.py").write_text("raise SystemExit(3)")
-    demo = Demo("--no-chat", cwd=tmp_path)
-    assert demo.end(signal.SIGINT) == 0
-
-
 @each_row("started_as", [ROOT / "handler", ROOT / "handler/__main__.py"])
 def test_the_printed_lines_name_a_program(started_as: Path) -> None:
     """A demo that is started as `python handler demo` or `python -m breakglass demo` prints lines that run."""
     run = subprocess.run([*shlex.split(name_program(str(started_as))), "version"], capture_output=True, text=True)
     assert run.stdout == f"breakglass {VERSION}\n"
-
-
-@pytest.mark.all
-def test_a_demo_that_leaves_a_process_does_not_say_that_everything_ended() -> None:
-    """It names what is left: here a process of the test's, which has a file of the demo's open."""
-    demo = Demo("--no-chat", before="from breakglass.demo import lines; lines.SECONDS = 1.0")
-    with open(f"{demo.directory}/secret") as file:
-        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
-    try:
-        assert demo.end(signal.SIGINT) == 0
-        found = re.search(r"did not end everything. Check what is left, then run: kill ([\d ]+)", demo.last)
-        assert found
-        assert str(left.pid) in found[1].split()  # with what a busy machine has not ended yet
-        assert "Ctrl-C ended everything" not in demo.last
-    finally:
-        left.communicate()
 
 
 @pytest.mark.all

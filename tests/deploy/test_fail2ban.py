@@ -76,13 +76,6 @@ def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path) -> None:
     assert Counter(found) == {"198.51.100.7": 3, "2001:db9::7": 1}
 
 
-def test_fail2ban_finds_them_in_the_journal(log: Path, tmp_path: Path) -> None:
-    """There each line begins with the machine and the unit."""
-    journal = tmp_path / "journal"
-    journal.write_text("".join(f"machine breakglass[12]: {line}\n" for line in log.read_text().splitlines()))
-    assert Counter(fail2ban_regex(journal, "-o", "<ip>").split()) == {"198.51.100.7": 3, "2001:db9::7": 1}
-
-
 def test_the_documented_jail_can_be_used(log: Path, tmp_path: Path) -> None:
     """fail2ban reads the jail of docs/logs.md, with the filter, as its own configuration."""
     [jail] = settings("docs/logs.md", "fail2ban")

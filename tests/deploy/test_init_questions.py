@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from ..support.sshd import end_with_descendants
-from .test_init import FLAGS, HOST_KEY, NAMES, USER, names_in
+from .test_init import HOST_KEY, NAMES, USER, names_in
 
 pytestmark = pytest.mark.slow
 
@@ -124,16 +124,6 @@ def test_it_asks_for_what_no_flag_says(place: Path) -> None:
         assert line in text.splitlines(), line
     assert re.search(r"--host pve2 --from \S+ --account root > pve2\.sh", person.shown)
     assert "whsec_" not in person.shown
-
-
-@pytest.mark.all
-def test_only_what_is_missing_is_asked(place: Path) -> None:
-    """Flags and questions go together."""
-    with Terminal("init", str(place / "etc"), *USER, *FLAGS[:-2]) as person:
-        person.answer("your name", "anna@home")
-        assert person.end() == 0, person.shown
-    assert "URL of this handler" not in person.shown
-    assert names_in(place / "etc") == set(NAMES)
 
 
 @pytest.mark.parametrize(("typed", "code"), [("\x03", 130), ("\x04", 2)], ids=["Ctrl-C", "Ctrl-D"])

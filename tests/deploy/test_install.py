@@ -4,7 +4,6 @@ The recipe's text, and the command that prints it, are in test_recipe.py.
 """
 
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from breakglass.agents.pve.check.key_lines import parse_key_lines
 
-from ..support.installing import Door, Installed, host_keys, install_commands, new_key
+from ..support.installing import Door, Installed, host_keys, new_key
 from ..support.selection import sampled
 from ..support.stages import flock_waiters, until
 
@@ -91,18 +90,6 @@ def test_each_key_runs_only_its_own_verbs(host: Installed, pam: str) -> None:
         assert [door.login(key, "/bin/sh").returncode for key in (host.power, reading)] == [10, 10]
     finally:
         door.close()
-
-
-@pytest.mark.all
-@pytest.mark.real("sshd")
-def test_the_power_key_gets_the_check_as_by_hand(door: Door) -> None:
-    """Of the account that it logged in to, with all that is found there."""
-    host = door.host
-    asked, by_hand = door.login(host.power, "check"), host.check()
-    *lines, trailer = asked.stdout.splitlines()
-    assert (asked.returncode, lines) == (0, by_hand.stdout.splitlines())
-    found = json.loads(trailer.removeprefix("#breakglass "))["findings"]
-    assert [f"{each['level']}: {each['sentence']}" for each in found] == lines
 
 
 @pytest.mark.all
@@ -189,23 +176,6 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     assert [file.read_text() for file in files] == before
 
 
-@pytest.mark.all
-@pytest.mark.real("sshd")
-def test_the_copy_is_installed_once(host: Installed) -> None:
-    """It is gone after that, so a second run leaves a host agent that was upgraded; without either, it ends."""
-    copy, agent = host.root / "breakglass-pve", host.sbin / "breakglass-pve"
-    newer = f"{agent.read_text()}# newer\n"
-    assert (copy.exists(), f"{copy.name} is installed as " in host.first.stdout) == (False, True)
-    agent.write_text(newer)
-    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
-    assert (ran.returncode, agent.read_text()) == (0, newer), ran.stderr
-    assert "there is no /root/breakglass-pve, so the installed host agent stays\n" in ran.stdout
-    agent.unlink()
-    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == "there is no /root/breakglass-pve: copy the host agent there first\n"
-
-
 @pytest.mark.real("sshd")
 def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
     """It may belong to a person, so it is named, and no key is written for it."""
@@ -242,21 +212,6 @@ def test_the_recipe_keeps_lines_that_are_no_utf8(host: Installed) -> None:
     host.keys.write_bytes(before)
     ran = host.run("/usr/bin/env", "LC_ALL=C.UTF-8", "/bin/sh", "-s", stdin=host.recipe)
     assert host.keys.read_bytes() == before, ran.stderr
-
-
-@pytest.mark.all
-@pytest.mark.real("sshd")
-def test_the_recipe_of_a_second_host(door: Door) -> None:
-    """The same key is installed with that host's VMs, and the recipe run twice leaves what it left once."""
-    host = door.host
-    second = install_commands(host.config, "--host", "pve2", "--from", "127.0.0.1").stdout
-    for _ in range(2):
-        ran = host.run("/bin/sh", "-s", stdin=second)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        commands = [line.split('"')[1] for line in host.keys.read_text().splitlines()]
-        assert commands == [f"{AGENT} serve --vms 104,110"]
-    assert door.login(host.power, "status vm=104").returncode == ALLOWED
-    assert door.login(host.power, "status vm=102").returncode == REFUSED
 
 
 @pytest.mark.all

@@ -365,13 +365,3 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
     # "bgt_" alone may be in the name of the file's directory
     unseen = [*service.secrets.values(), old, new, "t" * 43, "hunter2", "gone"]
     assert [word for word in unseen if word in output] == []
-
-
-def test_the_log_of_a_handler_is_understood(service: Service) -> None:
-    """The fingerprints in the list are those that the handler writes."""
-    assert accepted(service, "viewer", service.secrets["viewer"])
-    service.logged('"caller": "viewer"')
-    ran = breakglass(service, "keys", "list", "--json", "--log", str(service.audit_file))
-    [viewer] = [each for each in json.loads(ran.stdout)["callers"] if each["name"] == "viewer"]
-    assert viewer["last_used"] == viewer["keys"][0]["last_used"]
-    assert viewer["last_used"]

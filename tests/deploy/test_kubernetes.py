@@ -13,7 +13,6 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.agents.pve.words import VERSION
-from breakglass.server.server import SHUTDOWN_SECONDS
 
 from ..support.documents import ROOT, commands, settings
 from ..support.other_user import run_as
@@ -26,7 +25,6 @@ Manifest = dict[str, Any]
 KUBERNETES = ROOT / "deploy/kubernetes"
 VERSIONS = ("1.30", "1.36")  # the oldest that docs/kubernetes.md names, and a newer one
 SECRETS = {"session", "operator.signing-key", "pve_power"}
-NAME = {"app.kubernetes.io/name": "breakglass"}
 
 
 def build(directory: Path) -> str:
@@ -104,53 +102,6 @@ def test_it_is_what_kubernetes_reads(built: str, tmp_path: Path, version: str) -
     assert ran.stdout.count("INFO") == len(manifests(file.read_text())) == 9
 
 
-def test_the_base_has_no_secret_and_lets_only_dns_out() -> None:
-    """A base that is applied without a site starts no handler, and opens nothing."""
-    found = manifests(build(KUBERNETES / "base"))
-    kinds = sorted(name.partition("/")[0] for name in found)
-    assert kinds == ["Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Service"]
-    policy = found["NetworkPolicy/breakglass"]["spec"]
-    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
-    dns |= {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
-    ports = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    types = ["Ingress", "Egress"]
-    assert policy == {"podSelector": {}, "policyTypes": types, "egress": [{"to": [dns], "ports": ports}]}
-
-
-def test_no_file_of_ours_has_a_secret() -> None:
-    for file in KUBERNETES.rglob("*"):
-        if file.is_file():
-            assert not re.search(r"whsec_[A-Za-z0-9+/]|bgt_\w|PRIVATE KEY", file.read_text()), file
-
-
-def test_the_site_adds_the_controller_and_the_hosts(built: str, container: Manifest) -> None:
-    policy = manifests(built)["NetworkPolicy/breakglass-site"]["spec"]
-    [incoming], [outgoing] = policy["ingress"], policy["egress"]
-    assert policy["podSelector"] == {"matchLabels": NAME}
-    [controller] = incoming["from"]
-    assert set(controller) == {"namespaceSelector", "podSelector"}  # both in one entry: two would let more in
-    assert controller["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "ingress-nginx"}
-    assert incoming["ports"] == [{"port": container["ports"][0]["containerPort"], "protocol": "TCP"}]
-    address = re.findall(r'ssh = "breakglass@(.+?)"', (KUBERNETES / "site/breakglass.toml").read_text())
-    assert [each["ipBlock"]["cidr"] for each in outgoing["to"]] == [f"{each}/32" for each in address]
-    assert outgoing["ports"] == [{"port": 22, "protocol": "TCP"}]
-
-
-def test_the_selectors_find_the_pods(built: str, deployment: Manifest, container: Manifest) -> None:
-    found = manifests(built)
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    service = found["Service/breakglass"]["spec"]
-    budget = found["PodDisruptionBudget/breakglass"]["spec"]
-    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
-    selectors = [deployment["spec"]["selector"], budget["selector"], *(each["labelSelector"] for each in spread)]
-    assert selectors == [{"matchLabels": NAME}] * 4
-    assert service["selector"] == NAME
-    assert labels.items() >= NAME.items()
-    assert [port["targetPort"] for port in service["ports"]] == [port["name"] for port in container["ports"]]
-    assert {each["metadata"].get("namespace", each["metadata"]["name"]) for each in found.values()} == {"breakglass"}
-    assert budget["minAvailable"] < deployment["spec"]["replicas"] == 2  # otherwise no node could be drained
-
-
 # --- the pod ---
 
 
@@ -200,15 +151,6 @@ def test_it_says_what_the_image_says(pod: Manifest, container: Manifest, site: P
     scripts = (ROOT / "docs/kubernetes.md").read_text()
     assert set(re.findall(r"-- (\S+)", scripts)) == {program}
     assert container["image"] == f"registry.example.org/breakglass:{VERSION}"
-
-
-def test_probes_ask_health_and_a_stop_has_time(deployment: Manifest, pod: Manifest, container: Manifest) -> None:
-    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
-    assert probes == [{"path": "/health", "port": "http"}] * 3
-    seconds = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert f"after {seconds} s" in (ROOT / "docs/kubernetes.md").read_text()
-    assert seconds + SHUTDOWN_SECONDS + 10 <= pod["terminationGracePeriodSeconds"]
-    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
 # --- the Secret ---

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -251,15 +250,6 @@ def test_without_a_way_to_reload_the_person_does_it(service: Service) -> None:
 
 
 @pytest.mark.all
-def test_a_narrow_terminal_has_the_link_alone(service: Service) -> None:
-    with Pairing(service, "new", "frida", columns=40) as command:
-        command.read_link()
-        assert WHITE not in command.shown
-        command.type("\x03")
-        assert command.end() == 130
-
-
-@pytest.mark.all
 def test_a_revocation_that_fails_says_what_to_do(service: Service) -> None:
     """The configuration can't be changed any more, and the error has the command that does it later."""
     before = service.config.read_text()
@@ -318,20 +308,6 @@ def test_the_link_opens_the_first_address(capsys: pytest.CaptureFixture[str]) ->
     assert "must share sessions.dir with this machine" in capsys.readouterr().err
     assert find_page("http://[::1]:8080", ["https://rescue.example.org/"]) == "http://[::1]:8080/"
     assert capsys.readouterr().err == ""
-
-
-def test_without_a_place_for_the_key_it_is_revoked(service: Service) -> None:
-    """sessions.dir is a file: nothing is handed out, and nothing stays."""
-    before, sessions = callers(service), service.directory / "var/sessions"
-    shutil.rmtree(sessions, ignore_errors=True)
-    sessions.touch()
-    try:
-        ran = run(service, "new", "jana", "--pair", "--url", "https://rescue.example.org/")
-    finally:
-        sessions.unlink()
-        give_directory(sessions)
-    assert (ran.returncode, "sessions.dir" in ran.stderr, "#pair=" in ran.stdout) == (1, True, False)
-    assert callers(service) == before
 
 
 @pytest.mark.all

@@ -73,11 +73,6 @@ def settings(host: Installed, user: str, address: str, *options: str) -> list[st
     return ran.stdout.splitlines()
 
 
-def file_words(host: Installed, address: str) -> str:
-    lines = settings(host, "root", address)
-    return next(line.partition(" ")[2] for line in lines if line.startswith("authorizedkeysfile "))
-
-
 def test_the_recipe_makes_no_account(host: Installed) -> None:
     """Its own check finds nothing, sshd was reloaded, and passwd and shadow are those of the machine."""
     assert host.first.returncode == 0, host.first.stdout + host.first.stderr
@@ -164,51 +159,6 @@ def test_the_block_changes_nothing_else(host: Installed) -> None:
 
 @pytest.mark.all
 @pytest.mark.parametrize(
-    ("own", "expected"),
-    [
-        ("/etc/ssh/keys/%u .ssh/authorized_keys", "/etc/ssh/keys/%u .ssh/authorized_keys "),
-        pytest.param("none", "", marks=pytest.mark.all),
-    ],
-)
-def test_roots_own_files_are_those_that_sshd_names(host: Installed, own: str, expected: str) -> None:
-    """What the host's owner has set is kept, even when it changed before the recipe is run again."""
-    with (host.etc / "ssh/sshd_config").open("a") as main:
-        main.write(f"AuthorizedKeysFile {own}\nMatch LocalPort 2222\n    X11Forwarding no\n")
-    run_recipe(host, host.recipe)  # its check asks sshd as well
-    assert (file_words(host, HANDLER), file_words(host, ELSEWHERE)) == (f"{expected}{KEYS}", own)
-
-
-@pytest.mark.all
-def test_a_block_for_several_addresses(host: Installed) -> None:
-    """Networks too, each as sshd reads it: one with bits behind its prefix would be refused."""
-    run_recipe(host, host.print_recipe("root", "--from", "127.0.0.2,10.1.2.3/8,2001:db8::1/64"))
-    for address in ("127.0.0.2", "10.200.0.1", "2001:db8::77"):
-        assert file_words(host, address) == f"{OWN} {KEYS}"
-    for address in ("127.0.0.3", "11.0.0.1", "2001:db8:0:1::1"):
-        assert file_words(host, address) == OWN
-    checked = host.check()
-    assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.count(f"ok: sshd reads {KEYS} for root from ") == 3
-
-
-@pytest.mark.all
-def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
-    """The files and what sshd makes of them are the same, and a key that another person added stays."""
-    keys = (
-        host.keys.read_text() + f'restrict,command="{AGENT} serve --vms 102 --read-only" {new_key()[1]} a colleague\n'
-    )
-    host.keys.write_text(keys)
-    drop_in = host.drop_in.read_text()
-    run_recipe(host, host.recipe)
-    assert (sorted(host.keys.read_text().splitlines()), host.drop_in.read_text()) == (
-        sorted(keys.splitlines()),
-        drop_in,
-    )
-    assert [path.name for path in host.drop_in.parent.iterdir()] == [host.drop_in.name]
-
-
-@pytest.mark.all
-@pytest.mark.parametrize(
     "shell",
     [("/bin/sh", "-s"), pytest.param(("/bin/bash", "--norc", "-i"), marks=pytest.mark.all)],
     ids=["sh", "interactive bash"],
@@ -268,16 +218,6 @@ def assert_ways_in(host: Installed, **codes: int) -> None:
                 assert (user, ran.returncode) == (user, code), ran.stderr
     finally:
         door.close()
-
-
-@pytest.mark.all
-def test_from_one_account_to_another(host: Installed) -> None:
-    run_recipe(host, host.print_recipe("breakglass"))
-    run_recipe(host, host.print_recipe("rescue"))
-    names = [line.partition(":")[0] for line in (host.etc / "passwd").read_text().splitlines() if ":x:0:0:" in line]
-    assert names == ["root", "rescue"]
-    run_recipe(host, host.recipe)
-    assert (host.etc / "passwd").read_text() == Path("/etc/passwd").read_text()
 
 
 @pytest.mark.all
@@ -446,29 +386,6 @@ def test_root_may_be_permitted_forced_commands_only(host: Installed) -> None:
     assert host.check().returncode == 0
     for address, expected in ((HANDLER, "forced-commands-only"), (ELSEWHERE, "no")):
         assert f"permitrootlogin {expected}" in settings(host, "root", address)
-
-
-@pytest.mark.real("sshd")
-def test_the_power_key_gets_the_check_as_by_hand(door: Door) -> None:
-    """The account is the one that sshd logged the key in to, so it is root's own that is checked."""
-    asked, by_hand = door.login(door.host.power, "check"), door.host.check()
-    assert (asked.returncode, asked.stdout.splitlines()[:-1]) == (0, by_hand.stdout.splitlines())
-
-
-def test_check_of_a_host_without_the_block(host: Installed) -> None:
-    """Asked for root, it says that sshd is not set up for it."""
-    host.drop_in.unlink()
-    ran = host.run(AGENT, "check", "--user", "root")
-    expected = "error: sshd's configuration has no Match block for root and the handler's address / run the commands"
-    assert (ran.returncode, expected in ran.stdout) == (1, True)
-
-
-@pytest.mark.all
-def test_allow_edits_the_same_file(host: Installed) -> None:
-    """It does so whether root is named or not."""
-    for words in (("103",), ("104", "--user", "root")):
-        assert host.run(AGENT, "allow", *words).returncode == 0
-    assert host.keys.read_text().count("--vms 102-104") == 1
 
 
 # --- a hung /etc/pve ---

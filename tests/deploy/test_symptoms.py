@@ -171,22 +171,6 @@ def test_a_vm_that_moved(person: Person, world: World) -> None:
     assert "pve2" in output
 
 
-def test_each_section_can_be_found() -> None:
-    """The table at the beginning leads to every section but the first look."""
-    headings = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
-    begin = TEXT[: TEXT.index("\n## ")]
-    listed = set(re.findall(r"\]\(#([\w-]+)\)", begin))
-    assert listed == {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings} - {"first"}
-
-
-def test_the_states_of_chat_are_explained() -> None:
-    """Each state of /health that is no rest has a row, as has each code that an operator can fix."""
-    table = TEXT[TEXT.index("\n## Chat dies") : TEXT.index("\n## A host was rebuilt")]
-    states = {"claude-missing", "sandbox-missing", "sessions-unwritable"}
-    states |= {"chat-not-isolated", "failed", "disabled"}
-    assert {state for state in states if f"| `{state}`" not in table and f", `{state}`" not in table} == set()
-
-
 def test_what_you_see_is_what_the_page_says() -> None:
     """Each sentence in quotes, in the column of what a person sees, is made of words of the page or of an answer."""
     shown = [*(ROOT / "static_site").rglob("*.js"), ROOT / "static_site/index.html", *(ROOT / "handler").rglob("*.py")]

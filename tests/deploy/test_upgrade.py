@@ -136,24 +136,6 @@ def test_an_operators_machine_needs_no_secret(operator: Operator) -> None:
         assert operator.agent.read_text() == bundle()
 
 
-def test_an_address_needs_no_configuration(operator: Operator) -> None:
-    operator.config.unlink()
-    operator.agent.write_text(OLD)
-    ran = operator.upgrade(operator.address)
-    assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, f"{operator.address}: 0.1.0 -> {VERSION}"), ran.stderr
-    assert operator.agent.read_text() == bundle()
-
-
-def test_ssh_checks_the_host_key_as_the_operator_has_it(operator: Operator) -> None:
-    """With nothing known of the host, an ssh that is strict connects to none."""
-    program = operator.directory / "bin/ssh"
-    program.write_text(program.read_text().replace("StrictHostKeyChecking=no", "StrictHostKeyChecking=yes"))
-    operator.agent.write_text(OLD)
-    ran = operator.upgrade("--all")
-    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
-    assert "pve1: ssh failed" in ran.stderr
-
-
 def test_a_host_without_an_address_holds_up_no_other(operator: Operator) -> None:
     """It is named after the others are done, and the command fails."""
     operator.config.write_text(f'[hosts.pve0]\nssh = "192.0.2.1"\n{operator.config.read_text()}')

@@ -205,22 +205,6 @@ async def test_no_pin_checks_nothing(open_host: Open) -> None:
     assert (await open_host(host_keys=()).read("status vm=102"))[-1]["state"] == "running"
 
 
-async def test_the_pause_before_reconnecting_has_a_random_part(node: Host) -> None:
-    """A random number changes the pause before a lost host is tried again."""
-    used = asyncio.Event()
-
-    def chance() -> float:
-        used.set()
-        return 0.0
-
-    host = HostConnection(replace(node, ssh=at(reserve_port())))
-    host.chance = chance
-    keeping = asyncio.create_task(host.keep_open())
-    async with asyncio.timeout(60):
-        await used.wait()
-    keeping.cancel()
-
-
 @own_host
 async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause(node: Host, sshd: Sshd) -> None:
     """On a host without memory, which kills each session, a login every 0.3 s would itself be a load."""

@@ -15,7 +15,7 @@ from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from ..support.alerting import entry
-from ..support.previous import Previous, find_previous, take_previous
+from ..support.previous import Previous, take_previous
 from ..support.service import Service, let_in
 from ..support.sshd import Sshd
 from .test_reload import proxmox, wait_until
@@ -124,9 +124,3 @@ def test_every_verb_works_beside_the_previous_version(
     alert = json.dumps({"status": "firing", "labels": {"host": "devvm"}, "fingerprint": "one"}).encode()
     reply = service.send("POST", "/alert/generic", alert, service.signed(alert))
     assert (reply.status, len(reply.json["accepted"])) == (202, 1), reply.body
-
-
-def test_without_a_history_there_is_a_plain_reason(tmp_path: Path) -> None:
-    """In a source tarball, the test above is skipped with this reason."""
-    with pytest.raises(pytest.skip.Exception, match="no git checkout"):
-        find_previous(tmp_path)

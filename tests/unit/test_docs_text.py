@@ -15,33 +15,6 @@ DOCUMENTS = read_documents()
 RUNBOOK = {"runbook": DOCUMENTS["runbook"]}
 NO_ANSWERS = {"job-unknown"}  # the answer is `"job": null`
 
-CASES = {
-    "a link is its words": ("[The `start`](#a) of [HA](ha.md#x).", "The `start` of HA (docs ha)."),
-    "an address stays": ("[Web](https://x.org/)", "Web <https://x.org/>"),
-    "a file is its words": ("[alerts.yml](../deploy/alerts.yml)", "alerts.yml"),
-    "headings": ("# A `b`\n## C", "A `b`\n=====\n\nC\n-"),
-    "short names": ("| code | do |\n|---|---|\n| `a` | b \\| c |\n| `bcd` | **e** |", "a    b | c\nbcd  *e*"),
-    "long names": (
-        f"| x | do |\n|---|---|\n| {'long ' * 6}| {'b ' * 12}|",
-        "long long long long long long\n    b b b b b b b b b b b b",
-    ),
-    "both": (
-        "| x | y |\n|---|---|\n| ab | c |\n| `a name of more than 20` | d |",
-        "ab  c\na name of more than 20\n    d",
-    ),
-    "three columns": ("| x | y | |\n|---|---|---|\n| a | b | c |", "a\n    y: b\n    c"),
-    "a list": ("- one two three four five six seven\n- b", "- one two three four five six\n  seven\n- b"),
-    "a command is not broken": ("one two three four five `six seven`", "one two three four five\n`six seven`"),
-    "a block keeps its lines": ("a\n\n```sh\nx  y\n\n\n# z\n```\nb", "a\n\n    x  y\n\n\n    # z\n\nb"),
-    "a block in a list": ("1. a\n\n   ```sh\n   b\n   ```\n2. c", "1. a\n\n       b\n\n2. c"),
-}
-
-
-@each_row("case", CASES)
-def test_markdown_becomes_text(case: str) -> None:
-    text, shown = CASES[case]
-    assert render(text, 30) == f"{shown}\n"
-
 
 @each_row("name", DOCUMENTS)
 def test_a_document_fits_a_terminal(name: str) -> None:

@@ -205,6 +205,3 @@ def test_lines_that_a_full_disk_lost_are_said() -> None:
         ("lines-lost", 3),
         ("own-agent-unreadable", "after"),
     ]
-
-
-# --- the runner of a turn ---

@@ -1,7 +1,6 @@
 """Documents and packages that messages name exist even if only the wheel is installed, and are ours."""
 
 import ast
-import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +11,9 @@ from ..support.rows import each_row
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = [path for folder in ("handler", "agents") for path in sorted((ROOT / folder).rglob("*.py"))]
-TEXTS = (".md", ".sh", ".txt", ".yml", ".html", ".js", ".toml", ".service", ".conf", "")
-FOLDERS = ("handler", "agents", "static_site", "docs", "deploy")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 CHOICE = re.compile(r"(?:^|; )or \w")
 SEEN = re.compile(r"breakglass docs ([\w-]+)")
-# an installing command, up to its end in the shell; continued lines are joined before
-VALUED = ("-r", "-c", "-d", "--dest", "--find-links", "--python-version", "--platform", "--abi", "--implementation")
-INSTALLING = re.compile(
-    r"\b(?:(?:pip3?|pipx) (?:install|download|run)|uv (?:pip install|tool install|tool run|add)|uvx)\b([^\n`|;&()\"']*)"
-)
 
 
 def messages(path: Path) -> Iterator[str]:
@@ -37,18 +29,6 @@ def messages(path: Path) -> Iterator[str]:
             yield node.value
 
 
-def installed_names(text: str) -> set[str]:
-    """Return the packages that a text's commands install from an index, without files, options and locked lists."""
-    names: set[str] = set()
-    for found in INSTALLING.finditer(text.replace("\\\n", " ")):
-        words = found[1].split(" #")[0].split()
-        if "--no-index" in words or not words:
-            continue
-        values = {word for option, word in itertools.pairwise(words) if option in VALUED}
-        names |= {w for w in words if w[0] not in "-." and w not in values and not w.endswith(".whl") and "/" not in w}
-    return names
-
-
 def test_messages_name_documents_by_the_command_that_prints_them() -> None:
     """No message says docs/NAME.md, which is missing if only the wheel is installed. Each named document exists."""
     messages_of_code = [(path, text) for path in CODE for text in messages(path)]
@@ -62,34 +42,6 @@ def test_messages_name_documents_by_the_command_that_prints_them() -> None:
 def test_a_message_has_one_thing_to_do() -> None:
     """A tired person needs no choice, so each message says what to do first."""
     assert [f"{path}: {text}" for path in CODE for text in messages(path) if CHOICE.search(text)] == []
-
-
-def test_no_text_installs_a_package_that_is_not_ours() -> None:
-    """No message, document or file installs our package by its name from an index, because it is on none."""
-    paths = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.suffix in (*TEXTS, ".py")]
-    paths = [path for path in (*paths, *ROOT.glob("*.md"), ROOT / "Procfile") if path.is_file()]
-    assert len(paths) > 200
-    found = {str(path.relative_to(ROOT)): installed_names(path.read_text("utf-8")) for path in paths}
-    assert {path: names for path, names in found.items() if names} == {}
-    assert [str(path) for path in paths if "breakglass[" in path.read_text("utf-8")] == []
-
-
-@each_row(
-    ("text", "names"),
-    [
-        ("(pip install breakglass[real-cli])", {"breakglass[real-cli]"}),
-        ("pip install --force-reinstall breakglass", {"breakglass"}),
-        ("pipx install breakglass", {"breakglass"}),
-        ("uv tool install breakglass", {"breakglass"}),
-        ("pip install --require-hashes \\\n    -r requirements.txt", set()),
-        ("pip install --no-deps ./breakglass-9.9.9-py3-none-any.whl", set()),
-        ("pip install --no-index --find-links wheels breakglass", set()),
-        ("pip download --python-version 3.13 -d wheels -r requirements.txt", set()),
-    ],
-)
-def test_an_index_is_recognised(text: str, names: set[str]) -> None:
-    """A package's name is resolved by an index. A file, a locked list and a directory of wheels are not."""
-    assert installed_names(text) == names
 
 
 @each_row("name", read_documents())
