@@ -117,12 +117,14 @@ def test_a_read_only_key_asks_for_approval(world: World, verb: str) -> None:
     assert (answer.code, answer.stdout.splitlines()[0]) == (16, f"approval-required: {verb}")
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("line", ["forensics id=mine-12345", "status by=me", "forensics detach", "history note=YQ"])
 def test_a_read_only_key_says_nothing_that_is_the_handlers(world: World, line: str) -> None:
     """The words id, by, note and detach are refused; job id= only reads."""
     assert execute(world, line, "--read-only").code == 10
 
 
+@pytest.mark.all
 @own_host
 def test_a_read_only_key_takes_evidence_in_its_own_name(world: World) -> None:
     """It can capture, at most once a minute, and read its captures."""
@@ -202,6 +204,7 @@ def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None
     assert (answer.code, answer.trailer["attached"], answer.trailer["state"]) == (0, True, "running")
 
 
+@pytest.mark.all
 def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> None:
     """A capture runs while a verb holds the VM. The busy answer names the holder's stage."""
     with Session(gated_stop) as session:
@@ -214,6 +217,7 @@ def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> 
         assert session.result(tag)["outcome"] == "done"
 
 
+@pytest.mark.all
 def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     """fresh=S attaches a new id for ever to a capture younger than S. Without fresh=, a new capture is taken."""
     with Session(world) as session:
@@ -227,6 +231,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     assert (again["job"], again["attached"]) == ("capture-01", True)
 
 
+@pytest.mark.all
 @own_host
 def test_a_storm_of_alerts_is_one_capture(world: World) -> None:
     """Five hundred ids, sent twice, attach to one capture. A request after them is still answered."""
@@ -266,6 +271,7 @@ def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: Wor
     assert (answer["outcome"], answer["attached"], answer["job"]) == ("done", False, "alert-00000002")
 
 
+@pytest.mark.all
 @own_host
 def test_the_archive_answers_after_a_reboot(world: World) -> None:
     """When /run is empty after a boot, history and job still show the archived jobs."""
@@ -294,6 +300,7 @@ def test_old_output_goes_and_ids_stay(world: World) -> None:
 # --- processes that it never signals, and VMs that it never leaves off ---
 
 
+@pytest.mark.all
 def test_a_stale_pid_file_is_nobodys_death(world: World) -> None:
     """If the pid file names another process, the VM counts as stopped, and that process lives."""
     assert execute(world, "stop").code == 0
@@ -338,6 +345,7 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
     assert execute(world, "reset id=before-boot").code == 17
 
 
+@pytest.mark.all
 @own_host
 def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
     """A verb within a minute of a capture uses its evidence, but not for a new QEMU process.

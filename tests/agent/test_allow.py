@@ -160,6 +160,7 @@ def keys(tmp_path: Path) -> KeyFile:
     return KeyFile(tmp_path)
 
 
+@pytest.mark.all
 def test_both_keys_get_the_vm(keys: KeyFile) -> None:
     """The power key's and the read-only key's line are changed and reported. A second run has nothing to do."""
     both = BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,110-119")

@@ -84,6 +84,7 @@ def test_captures_are_pruned_by_number_and_nothing_else_is(world: World, jobs: P
     assert (jobs / "the-new-one/result.json").exists()
 
 
+@pytest.mark.all
 def test_captures_are_pruned_by_size(world: World, jobs: Path) -> None:
     """The newest that fit into the budget stay."""
     for number in range(8):
@@ -266,6 +267,7 @@ def crashed(world: World) -> Iterator[World]:
     next(held, None)
 
 
+@pytest.mark.all
 def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
     """The history says who, what, why, and that the job did not end. Its id does not act again."""
     found = execute(crashed, "history").trailer["jobs"]
@@ -279,6 +281,7 @@ def test_a_job_that_a_crash_cut_off_is_in_the_history(crashed: World) -> None:
     assert (again.code, again.trailer["verdict"]["code"]) == (17, "id-taken")
 
 
+@pytest.mark.all
 def test_an_id_from_before_the_boot_is_not_busy(crashed: World) -> None:
     """Even while another job runs, the answer says that the id was used. "busy" would mean that it did nothing."""
     execute(crashed, "reset id=first-now-1")

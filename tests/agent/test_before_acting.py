@@ -99,6 +99,7 @@ def test_a_frozen_disk_on_dead_storage_is_told_before_a_verb_acts(place: Callabl
     assert verdict.code == "storage-hung"
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu", "fsfreeze")
 @pytest.mark.parametrize("qemu_answers", sampled([True, False], True))

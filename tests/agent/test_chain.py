@@ -261,6 +261,7 @@ def reboot(world: World, job_id: str, name: str) -> None:
     set_constants(world, f"replace(boot_id=lambda: {name!r})")
 
 
+@pytest.mark.all
 def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     """The first line in /run has the hash of the archive's last one, and says that the host has booted."""
     execute(world, "reset id=job-before-1")
@@ -280,6 +281,7 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     assert "/run's file was gone before line 7" in chain_of(world)["notes"][0]
 
 
+@pytest.mark.all
 def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
     """If /run is full after a boot, the file can be made but no line can be written. The chain is not broken then."""
     execute(world, "reset id=job-before-1")
@@ -328,6 +330,7 @@ def small_disk(target: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(target)], check=True)
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("mounts", "root")
 def test_a_full_archive_is_in_the_chain(world: World) -> None:
@@ -404,6 +407,7 @@ def test_lines_that_were_never_copied_are_missed(world: World) -> None:
     assert "lines after 2 are missing" in chain_of(world)["broken"]
 
 
+@pytest.mark.all
 def test_half_a_line_is_named_and_replaced(world: World) -> None:
     """After an interrupted write, the next line follows the last whole one, and says what it replaced."""
     execute(world, "reset id=job-whole-1")

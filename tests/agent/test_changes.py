@@ -194,6 +194,7 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
     assert lines[-1].startswith("the host booted")
 
 
+@pytest.mark.all
 def test_a_source_that_hangs_is_not_known(world: World) -> None:
     """If there are more changes than room, the last of the five lines names the sources that did not answer."""
     (world.root / "var/log/dpkg.log").unlink()

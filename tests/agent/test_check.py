@@ -330,6 +330,7 @@ def test_a_line_is_named_with_its_file(host: CheckedHost) -> None:
     assert any(line.startswith("warning: /etc/ssh/more/breakglass:1: the key reaches every VM") for line in lines)
 
 
+@pytest.mark.all
 def test_logind_is_read_in_its_own_order(host: CheckedHost) -> None:
     """The main file of /etc replaces the packaged one; a drop-in of /etc replaces one of the same name."""
     host.write("usr/lib/systemd/logind.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n")

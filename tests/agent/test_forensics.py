@@ -130,6 +130,7 @@ def test_reset_does_not_mend_a_frozen_disk(place: Callable[[str], World]) -> Non
     assert world.monitor("query-block")[0]["inserted"]["bps"] == 1  # type: ignore[index]
 
 
+@pytest.mark.all
 def test_status_names_the_state_at_once(world: World) -> None:
     """The quick verdict comes from the state alone, and does not mention health."""
     verdict = execute(world, "status").trailer["verdict"]
@@ -200,6 +201,7 @@ def test_every_probe_is_in_the_manifest(world: World) -> None:
     assert "verdict" in json.loads((archived / "evidence.json").read_text())
 
 
+@pytest.mark.all
 def test_what_is_not_installed_is_one_short_line(world: World) -> None:
     """A missing program is neither an error nor a finding."""
     os.unlink(world.bin / "qm")
@@ -210,6 +212,7 @@ def test_what_is_not_installed_is_one_short_line(world: World) -> None:
     assert lines[0].endswith(") not installed")
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_hung_commands_are_findings(world: World) -> None:
     """Every qm and storage command hangs and ignores SIGTERM. Each is reported late, and a picture is taken."""
@@ -315,6 +318,7 @@ def pve_gone(world: World) -> None:
     (world.root / "etc/pve").mkdir()
 
 
+@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("fuse")
 def test_a_hung_etc_pve_is_named(world: World) -> None:
@@ -333,6 +337,7 @@ def test_a_hung_etc_pve_is_named(world: World) -> None:
     assert {"qm status", "rrddata", "pvesm", "storage local"}.isdisjoint(probes)
 
 
+@pytest.mark.all
 def test_an_etc_pve_that_is_not_mounted_is_named(world: World) -> None:
     """Forensics and status name it, whether the VM runs or not, and advise no start."""
     pve_gone(world)

@@ -35,6 +35,7 @@ def listed(world: World, *which: str) -> list[list[str]]:
     return [row.split(maxsplit=2) for row in rows]
 
 
+@pytest.mark.all
 @pytest.mark.real("qemu")
 def test_a_vm_without_a_balloon_device_says_so(world: World) -> None:
     """Each look and the host say so; the verdict is the one that needs no heartbeat."""
@@ -47,6 +48,7 @@ def test_a_vm_without_a_balloon_device_says_so(world: World) -> None:
     assert listed(world) == listed(world, "--all") == [["102", "none", why]]
 
 
+@pytest.mark.all
 @pytest.mark.real("qemu")
 def test_the_table_lists_what_does_not_run(world: World) -> None:
     """A VM that is off and a VM whose QEMU is silent have no lost heartbeat."""
@@ -106,6 +108,7 @@ def test_a_thread_that_ends_while_it_is_looked_at(tmp_path: Path) -> None:
     assert has_waiting_thread(Host(VMID, str(tmp_path)), 7)
 
 
+@pytest.mark.all
 def test_a_probe_that_fails_says_that_nothing_is_known(short_dir: Path) -> None:
     """The stand-in for QEMU refuses the question, and the capture continues without a heartbeat."""
     world = World(short_dir, qemu="")

@@ -59,6 +59,7 @@ def is_said(world: World, words: str) -> bool:
     return words in "".join(run(world, "forensics")[1])
 
 
+@pytest.mark.all
 def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> None:
     """They are read while QEMU answers, before a verb, and while QEMU is stopped. No absent page is touched."""
     guest = guest_that("logs, then panics", options=SHARED)
@@ -80,6 +81,7 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
     assert run(world, "reset")[1] == words
 
 
+@pytest.mark.all
 def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None:
     """Its log is read too, but is not its last words, so the verdict does not change. The log's text is escaped."""
     guest = guest_that("logs")

@@ -150,6 +150,7 @@ def test_a_stop_waits_for_the_one_under_way(world: World) -> None:
 # --- stop means stopped ---
 
 
+@pytest.mark.all
 def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> None:
     """Proxmox's event daemon would start the VM again as soon as its QEMU has ended."""
     with another_stop(world, "reboot", "--timeout", "3000"):
@@ -161,6 +162,7 @@ def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> No
     assert (reboot_pending(world).exists(), world.pid) == (False, None)
 
 
+@pytest.mark.all
 def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: World) -> None:
     """Here the VM's hook script reboots it after the stop, when that can't be called off."""
     hook(world, "post-stop", 0, f": > {reboot_pending(world)}")
@@ -173,6 +175,7 @@ def test_a_stopped_vm_that_somebody_starts_again_is_not_called_stopped(world: Wo
 # --- qm cleanup ---
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("verb", sampled(["cycle", "stop"], "cycle"))
 def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: str) -> None:
     """After a quick restart, a cleanup holds it for half a minute beside the new QEMU, and does nothing."""

@@ -206,6 +206,7 @@ def test_a_monitor_without_descriptors_gives_no_picture(short_dir: Path) -> None
         world.close()
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("name", sampled(["screen.png", "output", "result.json"], "screen.png"))
 def test_no_file_of_a_job_is_copied_or_shown_beyond_its_bound(world: World, name: str) -> None:
     """The previous host agent could leave a picture of 183 MiB, which `history` turned into 244 MiB of base64."""

@@ -47,6 +47,7 @@ def without_time(proven_field: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in proven_field.items() if name != "at"}
 
 
+@pytest.mark.all
 def test_a_host_that_was_never_proven_says_so(world: World) -> None:
     """Without `proves`, neither a status nor a cycle proves it, but the answer has the field."""
     assert proven(world) is None
@@ -165,6 +166,7 @@ WORTHLESS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("kind", ["fifo", *(pytest.param(kind, marks=pytest.mark.all) for kind in list(WORTHLESS)[1:])])
 def test_what_is_no_file_of_ours_holds_up_nothing(world: World, kind: str) -> None:
     """If a FIFO or an endless device is in the place of a file, answers come at once and have no proof."""
@@ -194,6 +196,7 @@ def test_no_verb_waits_for_a_disk_that_hangs(world: World) -> None:
         assert (answer["outcome"], answer["proven"]["how"]) == ("done", "drill")
 
 
+@pytest.mark.all
 @own_host
 def test_where_run_is_full_the_verb_is_done_all_the_same(world: World) -> None:
     """The verb is done, and its result says that no proof is known."""

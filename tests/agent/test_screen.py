@@ -82,6 +82,7 @@ def records(world: World) -> list[str]:
     return sorted(str(path) for place in places for path in place.rglob("*"))
 
 
+@pytest.mark.all
 def test_the_picture_is_all_that_there_is(world: World) -> None:
     """The answer has the picture, its time and the state. There is no job, no id and no file."""
     before = records(world)
@@ -98,6 +99,7 @@ def test_the_picture_is_all_that_there_is(world: World) -> None:
     until(lambda: agent_processes(world) == [], "the end of the painter")
 
 
+@pytest.mark.all
 def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
     """Requests over a session and by their own processes get one drawing, and no error."""
     (counted.root / "hold").touch()

@@ -24,6 +24,7 @@ def several(world: World) -> list[str]:
     return world.forced_command(*SEVERAL)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("line", ["status", "reset", "forensics", "history", "job id=some-job-1"])
 def test_a_key_for_several_vms_needs_a_number(world: World, line: str) -> None:
     """A line without `vm=` could mean any of them. It is refused, and nothing is changed."""

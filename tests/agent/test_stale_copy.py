@@ -45,6 +45,7 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
     assert execute(world, "status").trailer["verdict"]["code"] == "other-node"
 
 
+@pytest.mark.all
 def test_what_a_migration_leaves_for_a_moment_is_none(world: World) -> None:
     """The source's QEMU exists until the migration has ended it, and the configuration is locked for that time."""
     moved(world, lock="migrate")
@@ -62,6 +63,7 @@ def test_a_node_without_a_quorum_calls_none_so(world: World) -> None:
     assert execute(world, "reset").code == 0
 
 
+@pytest.mark.all
 def test_where_tells_of_a_process_whichever_node_has_the_vm(world: World) -> None:
     """`where` reports the process, so a handler that asks all nodes knows of both QEMUs."""
     known = ("node", "sure", "process", "migrating")

@@ -34,6 +34,7 @@ def test_each_vm_is_judged_as_by_a_status(world: World) -> None:
     assert states == {}
 
 
+@pytest.mark.all
 def test_a_vm_that_hangs_hides_no_other(world: World) -> None:
     """QEMU that is silent is said to be, and the next VM is known all the same; one that is late is not known."""
     others(world, 110)

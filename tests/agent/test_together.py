@@ -119,6 +119,7 @@ def test_a_probe_that_dies_is_told() -> None:
     assert (reply.outcome, reply.text) == ("failed", "the probe died")
 
 
+@pytest.mark.all
 @pytest.mark.slow
 def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
     """The command's whole group ends, even if it ignores SIGTERM and the probe's process had no time to end it."""

@@ -23,6 +23,7 @@ def record(world: World, job: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.all
 def test_only_an_alerts_own_capture_waits_until_it_is_told(world: World) -> None:
     """`not-told` waits on, `told` stands for good, and the record and the archive have it."""
     for job in ("alert-0001", "alert-drill-01", "msg_00000001"):
@@ -59,6 +60,7 @@ def test_a_boot_of_the_host_loses_no_capture(world: World) -> None:
     assert (record(world, "alert-0012")["told"], untold(world)) == ("told", [])
 
 
+@pytest.mark.all
 def test_twenty_callers_are_seen_once_each(world: World) -> None:
     """The first twenty, each once, in the job and in a status; a mark that a full /run has cut is left out."""
     execute(world, "forensics id=alert-0003 by=am")
@@ -71,6 +73,7 @@ def test_twenty_callers_are_seen_once_each(world: World) -> None:
     assert [each["by"] for each in execute(world, "status").trailer["seen"]] == expected
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("verb", ["told", "seen"])
 def test_nothing_else_can_be_marked(world: World, verb: str) -> None:
     """Neither a caller's capture, nor a drill's, nor a job that is not known."""

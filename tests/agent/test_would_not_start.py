@@ -45,6 +45,7 @@ def test_a_vm_that_would_not_start_is_not_stopped(world: World, fault: str) -> N
     assert (world.pid, execute(world, "status").trailer["last"]) == (before, "none")
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("fault", sampled([*HOPELESS], "bridge"))
 @own_host
 def test_a_person_can_have_it_stopped_anyway(world: World, fault: str) -> None:
@@ -79,6 +80,7 @@ def test_pending_options_are_named_beside_the_refusal(world: World) -> None:
 # --- a start ---
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("fault", sampled([*HOPELESS], "iso"))
 @own_host
 def test_a_start_that_would_fail_again_is_not_advised(world: World, fault: str) -> None:
@@ -111,6 +113,7 @@ def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World
     assert code_of(execute(world, "cycle")) == (12, "would-not-start", "")
 
 
+@pytest.mark.all
 @own_host
 def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
     """If Perl is missing, a cycle is refused and says so. Reset and stop work, and a start gives the same reason."""
@@ -128,6 +131,7 @@ def test_a_qm_without_its_interpreter_is_told_from_none(world: World) -> None:
     assert "is missing" in shown(answer)
 
 
+@pytest.mark.all
 @own_host
 def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
     """A busy host is not broken, so the cycle continues, and says what it could not check."""

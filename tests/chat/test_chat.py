@@ -70,6 +70,7 @@ def test_a_turn(talker: Talker) -> None:
     assert after["turn_cost_dollars_total"] - before["turn_cost_dollars_total"] == pytest.approx(result["cost_usd"])
 
 
+@pytest.mark.all
 def test_a_session_goes_on(talker: Talker, model: Model) -> None:
     """The next turn knows the conversation, reports only its own cost, and returns a session token."""
     first = talker.chat(fake({"text": "the word is heron"}))

@@ -48,6 +48,7 @@ def jobs(talker: Talker) -> list[str]:
     return [job["id"] for job in talker.pve("history").json["jobs"]]
 
 
+@pytest.mark.all
 def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedClaude) -> None:
     """It checks once, without being asked, with the outcome that the handler looked up.
 
@@ -146,6 +147,7 @@ def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> Non
         assert (code, f'there is no conversation "{wrong}"' in seen, "chat --list" in seen) == (2, True, True)
 
 
+@pytest.mark.all
 def test_a_turn_under_way_is_followed(talker: Talker, claude: ScriptedClaude) -> None:
     """A second terminal shows the text so far, and the rest as it comes."""
     prompt = fake({"text": "It is the first part, and then comes the last.", "wait": "second-terminal"})

@@ -42,6 +42,7 @@ def talker(module_claude: ScriptedClaude, model: Model, directory: Path) -> Iter
         yield talker
 
 
+@pytest.mark.all
 def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
     """The answer, the commands with their results, and the cost; --resume shows its end and continues it."""
     first = fake({"text": "I look at it. ", **bash("echo $((40+2))")}, {"text": "It \u202eis idle."})

@@ -73,6 +73,7 @@ def place() -> Iterator[Place]:
 # --- the recipe ---
 
 
+@pytest.mark.all
 def test_a_turn_and_the_next(place: Place) -> None:
     """A session continues where it was, and each turn brings the brief of today."""
     first = place.run({"text": "one"})
@@ -148,6 +149,7 @@ def test_a_guest_that_shows_another_key_gets_nothing(place: Place) -> None:
     assert "uid=" in place.command("devvm id", replace(place.vm, guest_host_keys=()))
 
 
+@pytest.mark.all
 def test_streams_and_exit_pass_through(place: Place) -> None:
     """Input, both outputs and the exit code of a command in the guest, and a client that leaves ends its ssh."""
     assert place.command("echo in | devvm 'cat; echo err >&2; exit 7' 2>/dev/null; echo exit $?") == "in\nexit 7\n"

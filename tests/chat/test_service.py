@@ -69,6 +69,7 @@ LOSSES: dict[str, tuple[str, Callable[[Talker], AbstractContextManager[None]]]] 
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("what", LOSSES)
 def test_what_goes_away_and_comes_back(talker: Talker, what: str) -> None:
     """In this time, the state has a code, /ready a reason, the log a line with the path, and verbs are answered."""
@@ -137,6 +138,7 @@ def test_a_callers_vms_hold(talker: Talker) -> None:
             assert talker.chat("hello", vm="twin")[-1]["ok"] is True
 
 
+@pytest.mark.all
 def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None:
     """Its chat is disabled and says so; with its own sessions.dir it is on. The first one's continues."""
     with started(talker.replica()) as second:
@@ -165,6 +167,7 @@ def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> No
         other.wait_for_chat("on")
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     ("place", "state", "code", "words"),
     [
@@ -246,6 +249,7 @@ async def test_walls_that_are_refused_later_are_noticed(monkeypatch: pytest.Monk
     await chat.disk.run(chat.store.close)
 
 
+@pytest.mark.all
 @pytest.mark.real("fuse")
 def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directory: Path) -> None:
     """The hang is reported and delays neither verbs nor /health. Once it ends, chat works again by itself."""

@@ -182,6 +182,7 @@ def test_a_session_has_one_turn_at_a_time(talker: Talker, claude: ScriptedClaude
     assert talker.ask(msg_id=busy_id, prompt="another", session=session).status == 422
 
 
+@pytest.mark.all
 def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> None:
     """Of three places one caller gets two, even where claude floods; verbs and health don't wait for that."""
     (directory / "p").mkdir()
@@ -209,6 +210,7 @@ def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> N
             assert last_error(stream.rest())["code"] == "cancelled"
 
 
+@pytest.mark.all
 def test_a_client_that_has_read_the_end_can_go_on_at_once(talker: Talker) -> None:
     """The turn has no place any more, and its session is free."""
     session = talker.chat("hello")[0]["session"]

@@ -104,6 +104,7 @@ def lossy(handler: str) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+@pytest.mark.all
 def test_the_smallest_client_is_small_and_correct(demo: tuple[str, str]) -> None:
     """It has 25 lines, and cycles the VM once although the first answer is lost and its clock is an hour late."""
     url, secret = demo

@@ -226,6 +226,7 @@ file, name, secret = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 """
 
 
+@pytest.mark.all
 def test_edits_at_once_all_survive(file: Path) -> None:
     """Three processes add a caller each, and three give bob a secret. They wait for one another."""
     code = f"{SCRIPT}\n"
@@ -286,6 +287,7 @@ EDITS = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("name", sampled(["SIGKILL", "SIGINT"], "SIGKILL"))
 def test_an_end_in_the_middle_leaves_the_old_file_or_the_new_one(file: Path, name: str, edit: str) -> None:

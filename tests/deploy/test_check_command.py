@@ -86,6 +86,7 @@ def test_a_user_that_the_handler_can_not_be(tmp_path: Path, name: str, words: st
     assert (ran.returncode, words in ran.stderr) == (2, True), ran.stderr
 
 
+@pytest.mark.all
 @pytest.mark.real("root")
 def test_only_root_becomes_another_user(tmp_path: Path) -> None:
     """The handler's own user may name itself; a number needs no account."""
@@ -105,6 +106,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "text",
     [pytest.param(text, id=name, marks=[pytest.mark.all] * (n > 0)) for n, (name, text) in enumerate(REFUSED.items())],
@@ -262,6 +264,7 @@ def test_a_file_that_others_can_reach_is_a_problem(tmp_path: Path, name: str) ->
     assert (ran.returncode, f'hosts.pve1.key_file: is not safe: "{key}"' in ran.stderr) == (2, True), ran.stderr
 
 
+@pytest.mark.all
 @pytest.mark.real("root")
 def test_systemds_credentials_are_no_problem(tmp_path: Path) -> None:
     """LoadCredential= gives root's files to the unit's user by an ACL, whose mask shows as mode 0440."""

@@ -154,6 +154,7 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     assert list(json.loads(failed.stdout)) == ["error"]
 
 
+@pytest.mark.all
 @pytest.mark.real("sshd")
 @pytest.mark.parametrize("options", [("status",), ("forensics",), ("forensics", "--full"), ("reset",)])
 def test_call_says_once_why_the_host_refused(world: World, sshd: Sshd, options: tuple[str, ...]) -> None:
@@ -420,6 +421,7 @@ def test_a_full_disk_leaves_the_old_agent_file(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("breakglass-pve", "the old one")]
 
 
+@pytest.mark.all
 @each_row("words", [("host", "bundle"), ("keys", "new", "--print", "phone"), ("--version",)])
 def test_a_closed_pipe_prints_no_error(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """If the reader of the output has ended, like `head`, stderr stays empty."""
@@ -453,6 +455,7 @@ def test_ctrl_c_prints_no_traceback() -> None:
         assert process.returncode == 130
 
 
+@pytest.mark.all
 @each_row("through", ["checkout/handler", "handler"])
 def test_a_checkout_runs_through_a_symlink(tmp_path: Path, through: str) -> None:
     """A platform that links its current release starts the handler through the link."""

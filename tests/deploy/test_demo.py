@@ -119,6 +119,7 @@ def demo() -> Iterator[Demo]:
         demo.end(signal.SIGTERM)
 
 
+@pytest.mark.all
 @pytest.mark.real("curl")
 def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
     """The signed curl line and the call line each cycle the VM, and doctor finds no error in all of it."""
@@ -204,6 +205,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREAKGLASS_DEV", str(tmp_path / "dev"))
 
 
+@pytest.mark.all
 @pytest.mark.real("claude")
 @pytest.mark.usefixtures("installer")
 def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
@@ -221,6 +223,7 @@ def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
         assert demo.end(signal.SIGINT) == 0
 
 
+@pytest.mark.all
 @pytest.mark.real("root")
 def test_a_checkout_that_no_other_user_can_enter(short_dir: Path) -> None:
     """The handler runs from a copy, and so does doctor, which judges what the handler's user can read."""

@@ -176,6 +176,7 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     assert written["vms"] == {"devvm": {"hosts": ["pve1"], "vmid": 102}}
 
 
+@pytest.mark.all
 def test_the_readmes_command_works(place: Path) -> None:
     """It works as it is printed, except for the host's key, the directory and the handler's account."""
     [install, _, _] = commands("README.md", "Install it for one VM")

@@ -159,6 +159,7 @@ def test_check_and_sshd_read_a_line_alike(door: Door) -> None:
     assert list(seen.values()).count(True) > 5
 
 
+@pytest.mark.all
 @pytest.mark.real("sshd")
 def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     """On a later day, pasted into an interactive bash as well, it leaves the same files and keys, a colleague's too."""

@@ -274,6 +274,7 @@ def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=service.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     ("words", "said"),
     [

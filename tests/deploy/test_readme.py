@@ -45,6 +45,7 @@ def rows(document: Path) -> Iterator[list[str]]:
 # --- the examples ---
 
 
+@pytest.mark.all
 @pytest.mark.real("sshd", "curl")
 def test_the_recipe_power_cycles_a_vm(service: Service) -> None:
     """The recipe of docs/requests.md, word for word, is a signed request that a running handler answers with done."""

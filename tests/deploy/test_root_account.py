@@ -73,6 +73,7 @@ def settings(host: Installed, user: str, address: str, *options: str) -> list[st
     return ran.stdout.splitlines()
 
 
+@pytest.mark.all
 def test_the_recipe_makes_no_account(host: Installed) -> None:
     """Its own check finds nothing, sshd was reloaded, and passwd and shadow are those of the machine."""
     assert host.first.returncode == 0, host.first.stdout + host.first.stderr
@@ -327,6 +328,7 @@ WARNINGS: dict[str, tuple[Callable[[Installed], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.all
 def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     """Without an option it finds the way by sshd's configuration; each line is ok."""
     ran = host.check()

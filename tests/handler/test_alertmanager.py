@@ -65,6 +65,7 @@ def test_amtool_accepts_the_printed_configuration(tmp_path: Path) -> None:
         assert "https://rescue.example.org/alert/alertmanager" in made
 
 
+@pytest.mark.all
 def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertmanager: Alertmanager) -> None:
     """A firing alert starts a capture on the VM, with its reason. A resolved one is delivered and captures nothing."""
     before, start = list_captures(service), time.time()

@@ -270,6 +270,7 @@ def test_call_offers_only_what_the_host_offered(service: Service, script: Script
     assert "anyway" not in call(service, "reset").stderr
 
 
+@pytest.mark.all
 @real
 def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) -> None:
     """--anyway sends the word under a new id. Another code is not an option, and another verb is refused."""

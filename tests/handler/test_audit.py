@@ -167,6 +167,7 @@ def test_a_proxy_is_believed_if_it_is_configured(service: Service) -> None:
     assert found == [("127.0.0.1", "")] * 2 + [("198.51.100.7", "127.0.0.1"), ("", "127.0.0.1")]
 
 
+@pytest.mark.all
 def test_a_host_that_comes_and_goes_has_a_line(service: Service, sshd: Sshd) -> None:
     """The log says up once the host agent has answered, down with the reason, and up again."""
     assert wait_for_event(service, "host-up")["state"] == "answering"

@@ -75,6 +75,7 @@ def test_what_was_signed_for_one_handler_is_refused_by_another(
     assert (streamed.status, streamed.json["error"]["code"]) == (403, "wrong-handler")
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "to",
     [

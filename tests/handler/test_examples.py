@@ -133,6 +133,7 @@ def shape(value: Any, name: str = "") -> Any:
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
+@pytest.mark.all
 def test_the_examples_are_what_the_demo_answers(service: Service, sshd: Sshd, world: World) -> None:
     """Each file in docs/examples has the fields, the types and the important values of a current answer."""
     service.answering()

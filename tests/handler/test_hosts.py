@@ -65,6 +65,7 @@ def test_one_connection_carries_all_vms_of_a_host(service: Service, sshd: Sshd) 
     wait_until(lambda: (logins(sshd), connections(sshd)) == (1, 1))
 
 
+@pytest.mark.all
 def test_one_request_tells_the_states_of_a_host(service: Service, sshd: Sshd) -> None:
     """Of each VM that is there and that the caller may look at, by its name."""
     node = sshd.world.root / "etc/pve/qemu-server"

@@ -56,6 +56,7 @@ def job(world: World, job_id: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.all
 def test_the_host_is_asked_not_to_read_the_log(service: Service, world: World) -> None:
     """In a capture, in the evidence before a verb and in an alert's capture, until the setting is taken away."""
     assert said(service, "forensics") == NOT_READ
@@ -69,6 +70,7 @@ def test_the_host_is_asked_not_to_read_the_log(service: Service, world: World) -
         assert said(service, "forensics").startswith(READ)
 
 
+@pytest.mark.all
 def test_an_older_host_is_not_sent_the_word(service: Service, world: World, sshd: Sshd) -> None:
     """It would refuse the line, so it takes the evidence with the log, which doctor says."""
     set_constants(world, OLDER)

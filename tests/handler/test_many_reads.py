@@ -53,6 +53,7 @@ def service(directory: Path, host: tuple[World, Sshd]) -> Iterator[Service]:
         service.stop()
 
 
+@pytest.mark.all
 def test_a_caller_with_many_captures_shares_the_newest(service: Service, script: Scripted) -> None:
     """The seventeenth request gets the answer of a running one, and is not sent. Other requests are sent at once."""
     ids = [new_id() for _ in range(MOST_READS)]

@@ -67,6 +67,7 @@ def test_a_handler_that_has_just_started_waits_for_its_connections(nodes: Cluste
     assert service.pve("reset").json["outcome"] == "done"
 
 
+@pytest.mark.all
 def test_conditions_are_compared_where_the_vm_is(nodes: Cluster, service: Service) -> None:
     """The node that has the VM compares them."""
     nodes.move("pve3")
@@ -113,6 +114,7 @@ def test_a_repeated_id_is_not_sent_while_a_host_that_may_have_it_is_away(
     assert service.pve("reset", msg_id=msg_id, again=True).json["attached"]
 
 
+@pytest.mark.all
 def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Service) -> None:
     """While the VM's node is away, the state is `elsewhere`. Once HA has started the VM again, verbs go there."""
     nodes.move("pve1")
@@ -168,6 +170,7 @@ def test_an_alert_takes_its_evidence_where_the_vm_is(nodes: Cluster, service: Se
     assert memory(nodes.world, "jobs", taken["job"], "manifest.json").exists()
 
 
+@pytest.mark.all
 def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(
     nodes: Cluster, service: Service, other_dir: Path
 ) -> None:
@@ -240,6 +243,7 @@ def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service
     assert memory(nodes.world, "last").read_text() == last
 
 
+@pytest.mark.all
 def test_a_vm_that_ha_moves_during_a_cycle(nodes: Cluster, service: Service) -> None:
     """The cycle says on which node the VM is. The next verb goes there."""
     nodes.move("pve1")

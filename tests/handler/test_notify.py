@@ -162,6 +162,7 @@ def test_opening_the_link_is_seen(told: Service) -> None:
     assert "seen by viewer, 20" in run_command("call", "status", "--vm", "devvm", **settings_of(told)).stdout
 
 
+@pytest.mark.all
 def test_an_alert_under_a_persons_capture_is_told(told: Service, receiver: Inbox) -> None:
     """No new capture is taken then, and the message is about the one that is fresh. A drill's alert sends none."""
     taken = told.pve("forensics", vm="devvm").json["id"]
@@ -186,6 +187,7 @@ def test_a_secret_is_in_no_line_of_the_log(told: Service) -> None:
 # --- what goes wrong on the way ---
 
 
+@pytest.mark.all
 @each_row(
     ("answer", "why"),
     [
@@ -217,6 +219,7 @@ async def try_once(message: Message, receiver: Recipient) -> str:
     return ""
 
 
+@pytest.mark.all
 def test_a_dead_receiver_delays_nothing(receiver: Inbox) -> None:
     """The other receiver has the verdict, the capture is `not-told`, and a later look sends it.
 
@@ -257,6 +260,7 @@ def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) ->
         service.stop()
 
 
+@pytest.mark.all
 @pytest.mark.parametrize("step", ["accepted", "captured", "sent", "marked"])
 def test_a_killed_handler_loses_no_message(receiver: Inbox, step: str) -> None:
     """Whenever it is killed, it or another handler sends the message after that, and a phone shows one line."""
@@ -282,6 +286,7 @@ def test_a_killed_handler_loses_no_message(receiver: Inbox, step: str) -> None:
         assert step != "marked" or len(receiver.requests) == sent
 
 
+@pytest.mark.all
 def test_many_untold_captures_become_one_message(receiver: Inbox) -> None:
     """A handler that finds more than five sends one summary, and marks each; a reload can bring the first receiver."""
     with notifying() as (service, _):
@@ -298,6 +303,7 @@ def test_many_untold_captures_become_one_message(receiver: Inbox) -> None:
         assert line["message"] == "6 captures have ended, and no message was sent about them: devvm."
 
 
+@pytest.mark.all
 def test_an_answer_can_wait_for_the_message(receiver: Inbox) -> None:
     """Where a platform freezes a handler after its answer, the answer to an alert comes after the message."""
     with notifying(ntfy(receiver.url, "before_answer = true")) as (service, _):
@@ -316,6 +322,7 @@ class Twin(Service):
         self.start()
 
 
+@pytest.mark.all
 def test_a_removed_receiver_is_no_fault() -> None:
     """A message whose receiver a reload has removed is not told, and /health says no more of that receiver."""
     with misbehaving(lambda taken: time.sleep(60)) as url, notifying(webhook(url)) as (service, _):
@@ -327,6 +334,7 @@ def test_a_removed_receiver_is_no_fault() -> None:
             assert service.health()["notify"] == "none"
 
 
+@pytest.mark.all
 def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
     """The capture was begun, so the sender must learn it although the receiver never answers."""
     asked = Event()
@@ -344,6 +352,7 @@ def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
         service.start()
 
 
+@pytest.mark.all
 def test_two_handlers_show_one_line(receiver: Inbox) -> None:
     """Both get the alert, as from two Alertmanagers, and both have one key for its message."""
     with notifying(ntfy(receiver.url)) as (service, _):
@@ -358,6 +367,7 @@ def test_two_handlers_show_one_line(receiver: Inbox) -> None:
             other.stop()
 
 
+@pytest.mark.all
 def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> None:
     """The first is killed before its message has arrived, and never starts again."""
     with notifying(ntfy(receiver.url)) as (service, _):
@@ -375,6 +385,7 @@ def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> Non
             other.stop()
 
 
+@pytest.mark.all
 def test_without_receivers_nothing_is_loaded() -> None:
     """A handler without [[notify]] marks nothing, and loads neither `notify` nor Apprise."""
     with alerting(entry("generic", 0, host="devvm")) as (service, _):
@@ -390,6 +401,7 @@ def test_without_receivers_nothing_is_loaded() -> None:
 # --- other programs ---
 
 
+@pytest.mark.all
 @pytest.mark.real("ntfy")
 def test_debians_ntfy_takes_both_lines(receiver: Inbox, tmp_path: Path) -> None:
     """Ntfy 2.11 knows no sequence ids, so it has a line for the verdict and one for the verb, each with its link."""
@@ -441,6 +453,7 @@ def test_apprise_itself_takes_a_message(receiver: Inbox, caplog: pytest.LogCaptu
     assert "x://y" not in caplog.text
 
 
+@pytest.mark.all
 def test_a_test_message_needs_no_handler(told: Service, receiver: Inbox) -> None:
     """`breakglass notify test` sends one to each receiver, and ends with 1 if one has not taken it."""
     before = len(receiver.requests)

@@ -150,6 +150,7 @@ def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
     assert (reply.status, reply.json["outcome"]) == (200, "done")
 
 
+@pytest.mark.all
 @pytest.mark.real("curl")
 def test_the_document_says_what_to_do_with_a_202(impatient: Service, held: Scripted, tmp_path: Path) -> None:
     """Its block, word for word, sends the same id again until the verb has ended."""

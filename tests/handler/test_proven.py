@@ -42,6 +42,7 @@ def in_health(service: Service) -> object:
     return service.health()["hosts"]["pve1"]["proven"]
 
 
+@pytest.mark.all
 def test_a_drill_and_a_doctor_are_told_on(service: Service) -> None:
     """The answer itself and each later one have the proof, and /health has it without the name.
 
@@ -93,6 +94,7 @@ async def test_a_quiet_handler_hears_of_another_ones_drill(
     assert host.handshake.proven == {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill"}
 
 
+@pytest.mark.all
 def test_what_may_not_prove_sends_nothing(world: World, service: Service) -> None:
     """A VM without `drill = true`, another verb, an unknown word and a token's status can't prove a host."""
     before = world.pid

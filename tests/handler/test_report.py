@@ -52,6 +52,7 @@ def ask(service: Service, caller: str = "operator", **fields: str) -> tuple[int,
     return reply.status, reply.json
 
 
+@pytest.mark.all
 def test_a_night(service: Service, inbox: Inbox) -> None:
     """Each job is told with its verdict and reason, by a handler that has seen none of them, and by the command.
 
@@ -111,6 +112,7 @@ def test_who_may_not_ask(service: Service, caller: str, fields: dict[str, str], 
     assert ask(service, caller, **fields)[0] == status
 
 
+@pytest.mark.all
 def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
     """What it lists becomes no line of the protocol and no error; a caller has one report at a time."""
     with hostile_host(directory / "lies") as evil:

@@ -136,6 +136,7 @@ def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
     assert f"run this as {ACCOUNT}" in ran.stderr
 
 
+@pytest.mark.all
 def test_a_port_below_1024_leaves_no_right_behind(tmp_path: Path) -> None:
     """A unit's AmbientCapabilities= gives CAP_NET_BIND_SERVICE. A handler that listens has dropped it."""
     path, port = write_config(tmp_path), next(port for port in range(1023, 600, -1) if is_free(port))

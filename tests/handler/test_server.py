@@ -74,6 +74,7 @@ def test_a_proxy_may_keep_an_idle_connection(hasty: Service) -> None:
 # --- descriptors ---
 
 
+@pytest.mark.all
 def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
     """After an answer that needed no body, a byte of the body stops uvicorn's clock. The connection still ends."""
     with connected(hasty) as client:

@@ -141,6 +141,7 @@ def test_the_two_qemus_of_a_live_migration_are_no_copies(nodes: Cluster, service
     assert source.pid is not None
 
 
+@pytest.mark.all
 def test_a_dead_node_is_named_with_what_ha_does(nodes: Cluster, service: Service) -> None:
     """The first sentence says which host can't be reached, and names the node that answers."""
     assert service.pve("status").json["state"] == "running"

@@ -66,6 +66,7 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
+@pytest.mark.all
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "json" else pytest.mark.all) for kind in KINDS]
 )
