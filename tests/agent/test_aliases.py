@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,34 +51,6 @@ def test_a_storm_leaves_a_thousand_ids_at_most(world: World) -> None:
         assert "alert-00000000" not in aliases(world)
         oldest = session.ask(f"forensics vm={VMID} id=alert-00000000 by=am fresh=86400 detach")
         assert (oldest["job"], oldest["exit_code"]) == ("the-capture", 0)
-
-
-@pytest.mark.all
-def test_a_read_only_key_leaves_no_id(world: World) -> None:
-    """It can't name an id, so the host agent chooses one, and no client repeats it."""
-    first = execute(world, "forensics", "--read-only")
-    for _ in range(3):
-        again = execute(world, "forensics", "--read-only")
-        assert (again.code, again.trailer["job"], again.trailer["attached"]) == (0, first.trailer["job"], True)
-    assert (aliases(world), os.listdir(memory(world, "jobs"))) == ([], [first.trailer["job"]])
-
-
-@pytest.mark.all
-def test_an_own_id_of_two_captures_at_once_goes(world: World) -> None:
-    """If both ask before either has begun, one takes the capture, and the other's id points at it for a minute."""
-    job = execute(world, "forensics id=the-capture").trailer["job"]
-    until(lambda: not processes(world, job), "the end of the tidying")
-    for name, age in (
-        ("forensics-0123456789abcdef", 3600),
-        ("forensics-fedcba9876543210", -3600),
-        ("alert-00000001", 3600),
-    ):
-        link = memory(world, "jobs", name)
-        link.symlink_to(job)
-        os.utime(link, (time.time() - age,) * 2, follow_symlinks=False)
-    other = execute(world, "reset").trailer["job"]
-    until(lambda: not processes(world, other), "the end of the tidying")
-    assert sorted(aliases(world)) == ["alert-00000001", "forensics-fedcba9876543210"]
 
 
 # --- /run without inodes ---

@@ -19,7 +19,6 @@ from breakglass.agents.pve.jobs.archive import (
     KEEP_ARCHIVED,
     KEEP_BY_ITSELF,
     KEEP_BYTES,
-    KEEP_CAPTURES,
     KEEP_JOBS,
 )
 from breakglass.agents.pve.jobs.mutex import Lock
@@ -178,17 +177,6 @@ def received(journal: socket.socket) -> list[str]:
 
 
 @pytest.mark.all
-def test_a_damaged_result_does_not_stop_the_tidying(world: World, journal: socket.socket) -> None:
-    """A result without an outcome does not matter: /run is cleaned, and the job is archived."""
-    damaged = earlier_jobs(world, KEEP_JOBS + 3)[-1]
-    (damaged / "result.json").write_text("{}")
-    job_id = execute(world, "reset").trailer["job"]
-    assert [line for line in logged(journal, world, job_id) if "Error" in line] == []
-    assert len(list(memory(world, "jobs").glob("earlier-*/output"))) == KEEP_JOBS - 1
-    assert (world.root / f"var/lib/breakglass/{VMID}/jobs" / job_id / "result.json").exists()
-
-
-@pytest.mark.all
 def test_a_defect_in_the_tidying_is_in_the_journal(world: World, journal: socket.socket) -> None:
     """The process logs the error in one line, and continues with the archive."""
     defect = 'def prune(store):\n    raise KeyError("x" * 5000)\n\n\nreplace(prune_run=prune)'
@@ -306,18 +294,6 @@ def test_a_running_job_is_not_called_cut_off(world: World) -> None:
         next(held)
         assert session.result(tag)["outcome"] == "done"
     next(held, None)
-
-
-@pytest.mark.all
-def test_captures_do_not_fill_run(world: World) -> None:
-    """Of the captures, only the newest ids stay. The id of a verb that changed power also stays."""
-    power = execute(world, "reset").trailer["job"]
-    until(lambda: not processes(world, power), "the end of the tidying")
-    earlier_jobs(world, KEEP_CAPTURES + 3)
-    other = execute(world, "reset").trailer["job"]
-    until(lambda: not processes(world, other), "the end of the tidying")
-    left = {path.name for path in memory(world, "jobs").iterdir()}
-    assert left == {power, other, *(f"earlier-{number:04}" for number in range(3, KEEP_CAPTURES + 3))}
 
 
 @pytest.mark.all

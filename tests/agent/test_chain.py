@@ -14,7 +14,7 @@ import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.chain_file import ChainEnd, append_links, copy_chain, make_link, open_chain, read_end
+from breakglass.agents.pve.jobs.chain_file import ChainEnd, append_links, make_link, open_chain, read_end
 from breakglass.agents.pve.jobs.verify import verify_chain
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -22,7 +22,7 @@ from ..conftest import running_world
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import chain_files, read_links
 from ..support.hung import unserved_fuse
-from ..support.stages import archive_note, at_qm, await_agents, lose_run, memory, until
+from ..support.stages import archive_note, await_agents, lose_run, memory, until
 
 pytestmark = pytest.mark.real("qemu")
 
@@ -282,23 +282,6 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
 
 
 @pytest.mark.all
-def test_an_empty_file_adds_nothing_to_the_archive(world: World) -> None:
-    """If /run is full after a boot, the file can be made but no line can be written. The chain is not broken then."""
-    execute(world, "reset id=job-before-1")
-    reboot(world, "job-before-1", "the-second-boot")
-    run, archive = chain_files(world)
-    before = archive.read_bytes()
-    run.parent.mkdir(parents=True)
-    run.touch()
-    copy_chain(Host(VMID, str(world.root)), NODE)
-    assert archive.read_bytes() == before
-    execute(world, "reset id=job-after-1")
-    until(lambda: is_copied(world), "the copy")
-    found = chain_of(world)
-    assert (found["n"], found["broken"], found["notes"]) == (6, "", [])
-
-
-@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("fuse", "root")
 def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
@@ -395,19 +378,6 @@ def test_a_long_chain_is_cut(world: World) -> None:
 
 
 @pytest.mark.all
-def test_lines_that_were_never_copied_are_missed(world: World) -> None:
-    """Lines that /run has cut off before they were copied are in neither file, which is reported."""
-    set_constants(world, RUN_BYTES=2000)
-    for number in range(7):
-        execute(world, f"reset id=job-many-{number}")
-    until(lambda: is_copied(world), "the copy")
-    await_agents(world)
-    _, archive = chain_files(world)
-    archive.write_text("".join(archive.read_text().splitlines(keepends=True)[:2]))
-    assert "lines after 2 are missing" in chain_of(world)["broken"]
-
-
-@pytest.mark.all
 def test_half_a_line_is_named_and_replaced(world: World) -> None:
     """After an interrupted write, the next line follows the last whole one, and says what it replaced."""
     execute(world, "reset id=job-whole-1")
@@ -421,18 +391,3 @@ def test_half_a_line_is_named_and_replaced(world: World) -> None:
         "",
         ["an unfinished line was removed before line 4"],
     )
-
-
-@pytest.mark.all
-def test_a_running_job_breaks_nothing(world: World) -> None:
-    """The outcome of a running job does not count as missing."""
-    held = at_qm("stop")(world, "runs-now-1")
-    next(held)
-    with Session(world) as session:
-        tag = session.send("stop id=runs-now-1 by=operator")
-        next(held)
-        found = session.ask("history")["chain"]
-        assert (found["n"], found["broken"], found["notes"]) == (2, "", [])
-        next(held)
-        assert session.result(tag)["chain"]["n"] == 3
-    next(held, None)

@@ -3,9 +3,7 @@
 A VM that was on is on after a cycle, whatever the host lacks.
 """
 
-import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,11 +12,9 @@ import pytest
 
 from breakglass.demo.proxmox.world import CONF, VMID, World
 
-from ..support.agent import answer_of, execute, hasten, limit_qm, set_constants
+from ..support.agent import execute, hasten, set_constants
 from ..support.pve_host import conf, end_qmeventd, hook, qmeventd
 from ..support.qemu import leave_out_guest
-from ..support.signals import signal_process
-from ..support.stages import until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow, pytest.mark.all]
 
@@ -92,20 +88,6 @@ def test_a_task_log_without_any_room(world: World) -> None:
         assert (answer.code, answer.trailer["state"]) == (0, "running"), answer.stdout
 
 
-@pytest.mark.real("root", "mounts")
-def test_a_tmp_without_any_room(world: World) -> None:
-    """In a full /tmp, a file can be made but not written."""
-    tmp = Path(tempfile.gettempdir())
-    own = Path("/mnt") / world.directory.relative_to(tmp)
-    steps = ["mount -t tmpfs -o size=64k none /mnt", f"mkdir -p {own}", f"mount --rbind {world.directory} {own}"]
-    steps += ["! dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null", f"mount --rbind /mnt {tmp}", f": > {tmp}/empty"]
-    steps += [f"! echo written 2>/dev/null > {tmp}/written", 'exec "$@"']
-    command = ["unshare", "--mount", "/bin/sh", "-c", " && ".join(steps), "sh", *world.forced_command()]
-    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running"), ran.stderr
-
-
 # --- other processes of the VM are dead, or QEMU dies ---
 
 
@@ -116,16 +98,6 @@ def test_an_event_daemon_that_is_dead(world: World) -> None:
     assert qmeventd(world) == 0
 
 
-def test_a_scope_that_was_killed_as_a_whole(world: World) -> None:
-    """After `cgroup.kill` or systemd-oomd, the VM is off at once, and a cycle starts it."""
-    pid = world.pid or 0
-    signal_process(pid, signal.SIGKILL)
-    until(lambda: world.pid is None, "the end of QEMU")
-    answer = execute(world, "status")
-    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("stopped", "qemu-stopped")
-    cycled(world)
-
-
 def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
     """The kernel kills QEMU for its memory after `qm start` was done, so the cycle starts the VM again."""
     set_constants(world, START_VERIFY_SECONDS=600.0)  # the time for a slow QEMU; this one does not come any more
@@ -133,13 +105,6 @@ def test_a_qemu_that_dies_as_a_cycle_starts_it(world: World) -> None:
     hook(world, "post-start", 0, f"[ -e {once} ] || {{ : > {once}; kill -9 $(cat {pidfile}); }}")
     assert cycled(world).count("stage: start") == 2
     assert once.exists()
-
-
-def test_a_hook_script_that_takes_two_minutes(world: World) -> None:
-    """A cycle allows `qm stop` more time than that, so nothing is killed, and the VM is on at the end."""
-    limit_qm(world)
-    hook(world, "pre-stop", 125)
-    assert "was ended" not in cycled(world)
 
 
 # --- odd configurations ---
@@ -157,15 +122,3 @@ def test_a_configuration_that_proxmox_takes_all_the_same(world: World, text: str
     conf(world).write_text(text)
     assert execute(world, "reset").code == 0
     cycled(world)
-
-
-def test_a_change_that_waits_for_the_next_start(world: World) -> None:
-    """A cycle makes Proxmox apply the change, and the evidence says so in advance."""
-    conf(world).write_text(f"{CONF}\n[PENDING]\ncores: 2\ndelete: boot\n")
-    capture = execute(world, "forensics")
-    assert "options that take effect only after a cycle: cores, boot" in capture.stdout
-    cycled(world)
-    assert "cores: 2" in conf(world).read_text()
-    assert world.qm("pending", str(VMID)).stdout == "cur cores: 2\n" + "".join(
-        f"cur {line}\n" for line in sorted(CONF.splitlines()) if not line.startswith(("boot", "cores"))
-    )

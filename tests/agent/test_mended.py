@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 
 import pytest
 
@@ -18,15 +17,6 @@ from ..support.sshd import Sshd, descendants
 from ..support.stages import at_qm, in_evidence, recorded_command, until
 
 pytestmark = pytest.mark.real("sshd", "qemu")
-
-
-@pytest.mark.all
-def test_the_same_capture_sent_at_once_is_one_capture(world: World) -> None:
-    """One write has the same forensics id twenty times. Each request gets the same capture."""
-    with Session(world) as session:
-        tags = session.send_all(["forensics id=same-capture by=am"] * 20)
-        assert {session.result(tag)["outcome"] for tag in tags} == {"done"}
-    assert not (world.root / f"run/breakglass/{VMID}/jobs/same-capture").is_symlink()
 
 
 SLOW_RELEASE = """
@@ -122,22 +112,6 @@ def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
     answer = execute(world, "reset")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
     assert "KeyError" in answer.trailer["warnings"][0]
-
-
-def test_no_path_leads_around_the_gate(service: Service) -> None:
-    """A path with a newline after it is a different path."""
-    reply = service.send("POST", "/pve%0a", b"{}")
-    assert (reply.status, reply.json["error"]["code"]) == (404, "not-found")
-
-
-@pytest.mark.all
-def test_endless_trailers_are_cut(service: Service) -> None:
-    """Endless trailers never end by themselves, so the handler ends the connection."""
-    head = b"POST /pve HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
-    with socket.create_connection(("127.0.0.1", service.port), 10) as client:
-        client.sendall(head)
-        with pytest.raises(OSError, match=r"reset|pipe|abort"):
-            client.sendall((b"x: " + b"a" * 60_000 + b"\r\n") * 500)
 
 
 @pytest.mark.all

@@ -18,12 +18,10 @@ from ..support.pve_host import (
     another_cleanup,
     another_stop,
     command_line,
-    ending_cleanup,
     flock_pids,
     gated_hook,
     hook,
     in_hook,
-    lose_name,
     reboot_pending,
     under_ha,
     worker,
@@ -138,15 +136,6 @@ def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: Worl
     assert world.pid not in (None, before)
 
 
-@pytest.mark.all
-def test_a_stop_waits_for_the_one_under_way(world: World) -> None:
-    """One ladder is enough for a silent QEMU. The answer comes once no process is left."""
-    wedge(world)
-    with another_stop(world):
-        answer = execute(world, "stop")
-    assert (answer.code, answer.trailer["state"], world.pid) == (0, "stopped", None)
-
-
 # --- stop means stopped ---
 
 
@@ -190,23 +179,6 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
     if verb == "stop":
         assert re.search("which holds the VM's lock file, for at most [0-9]+ s", output.read_text())
     assert (world.pid is None) == (verb == "stop")
-
-
-@pytest.mark.all
-def test_a_cleanup_that_ends_is_waited_for_although_it_has_lost_its_name(world: World) -> None:
-    """A process that exits loses its command line before its lock. The verb still waits for it as for a cleanup."""
-    set_constants(world, FLOCK_SECONDS=0.0)
-    output = memory(world, "jobs/beside-an-exit/output")
-    with ending_cleanup(world) as cleanup, Session(world) as session:
-        tag = session.send("cycle id=beside-an-exit")
-        until(lambda: output.exists() and f"waiting for {cleanup.pid} (" in output.read_text(), "the wait")
-        lose_name(cleanup)
-        until(
-            lambda: f"waiting for {cleanup.pid} (no name)" in output.read_text(), "the wait for a process without name"
-        )
-        cleanup.kill()
-        result = session.result(tag, 120)
-    assert result["outcome"] == "done", result
 
 
 @pytest.mark.all

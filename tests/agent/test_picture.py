@@ -175,25 +175,6 @@ def test_the_next_capture_removes_what_an_earlier_one_has_left(noisy: World) -> 
 
 
 @pytest.mark.all
-def test_a_paused_vm_keeps_no_descriptor_either(noisy: World) -> None:
-    """QEMU 9.0 and earlier keep an empty descriptor until the VM runs again. This version does not."""
-    boot(noisy, *SMALL)
-    noisy.monitor("stop")
-    assert execute(noisy, "forensics").trailer["screen"] is True
-    assert (pictures_in_qemu(noisy), noisy.monitor("query-fdsets")) == ([], [])
-
-
-@pytest.mark.all
-def test_a_picture_that_is_too_large_at_any_size_is_not_kept(world: World) -> None:
-    """The capture succeeds without the picture."""
-    with constants_set(world, SCREEN_BYTES=50):
-        answer = execute(world, "forensics id=no-room-for-it")
-    assert (answer.code, answer.trailer["screen"]) == (0, False)
-    assert "the picture has more than 50 bytes" in answer.stdout
-    assert not memory(world, "jobs/no-room-for-it/screen.png").exists()
-
-
-@pytest.mark.all
 def test_a_monitor_without_descriptors_gives_no_picture(short_dir: Path) -> None:
     """There is no other way to get the picture, so the capture has QEMU's error."""
     world = World(short_dir, qemu="")

@@ -367,11 +367,6 @@ def test_each_failure_of_proxmox_ends_as_it_must(shared: World, name: str) -> No
     assert {"same": now == before, "new": now not in (None, before), "none": now is None}[case.process]
 
 
-def test_every_mode_is_driven() -> None:
-    """A case above plays each failure that the stand-in can play."""
-    assert set(MODES) == {case.mode for case in CASES.values()} - {""}
-
-
 def test_the_stand_in_says_proxmoxs_words(shared: World) -> None:
     """Its exit code is Proxmox's own, the task's reason comes last, without a prefix, and `status: X` is all."""
     restore(shared)

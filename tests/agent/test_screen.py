@@ -1,7 +1,6 @@
 """The verb `screen`: the console's picture alone, drawn at most once a second and shared, with nothing left behind."""
 
 import base64
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.forensics.screen import LIVE_BYTES, _receive_look
-from breakglass.agents.pve.serving.session import MOST_TASKS, MOST_UNSENT
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, Session, agent_processes, constants_set, execute, hasten, set_constants
-from ..support.noisy_screen import boot_noise
+from ..support.agent import Answer, Session, agent_processes, constants_set, execute
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_picture import decode
@@ -149,14 +145,6 @@ def test_a_picture_that_does_not_come_is_said(counted: World) -> None:
     assert answer.trailer["verdict"]["sentence"] == "the host drew no picture in 0.5 s"
 
 
-def test_a_painter_of_another_version_is_understood() -> None:
-    """Two sessions on one host can have two versions for a while. Fields that only one of them knows are ignored."""
-    fd = os.memfd_create("picture")
-    os.write(fd, b'{"state": "running", "about": "1 x 1", "png": null, "newer": 1}')
-    look = _receive_look(fd)
-    assert (look.state, look.about, look.png) == ("running", "1 x 1", None)
-
-
 def test_an_asker_that_leaves_takes_nothing_along(counted: World) -> None:
     """Its connection ends while the picture is drawn. The next request gets the picture."""
     (counted.root / "hold").touch()
@@ -234,25 +222,6 @@ def test_a_vm_that_is_off_is_said(place: Callable[[str], World]) -> None:
     until(lambda: agent_processes(off) == [], "the end of the painter")
 
 
-@pytest.mark.all
-def test_a_vm_without_a_display_is_said(short_dir: Path) -> None:
-    """QEMU's own words are in the evidence."""
-    world = World(short_dir)
-    try:
-        command = world.root / "vm.json"
-        words = json.loads(command.read_text())
-        words[words.index("-vga") + 1] = "none"
-        command.write_text(json.dumps(words))
-        world.begin()
-        hasten(world)
-        set_constants(world, DRAW_SECONDS=30.0, ASK_SECONDS=60.0)
-        verdict = assert_no_picture(execute(world, "screen"), "running", "there is no picture of the console now")
-        assert "console" in str(verdict["evidence"])
-        until(lambda: agent_processes(world) == [], "the end of the painter")
-    finally:
-        world.close()
-
-
 def test_a_defect_is_no_storm_of_painters(counted: World) -> None:
     """If the painter can't draw, it sends the error to each request in its second."""
     (counted.root / "hold").touch()
@@ -327,30 +296,3 @@ def test_another_user_of_the_host_shows_no_picture(counted: World) -> None:
         other.communicate(timeout=60)
     verdict = assert_no_picture(answer, "unknown", "there is no picture of the console now")
     assert verdict["evidence"] == ["a process of the user 65534 has the socket of the picture"]
-
-
-# --- its size ---
-
-
-def test_a_session_holds_as_many_as_it_reads_at_once() -> None:
-    """Pictures of many VMs at once, for a client that reads slowly, do not end the session."""
-    assert MOST_TASKS * (LIVE_BYTES * 4 // 3 + 4096) < MOST_UNSENT
-
-
-@pytest.mark.all
-def test_the_largest_picture_goes_through(short_dir: Path) -> None:
-    """PNG can't compress noise, so the picture is thinned out until a slow line can carry it."""
-    world = World(short_dir)
-    try:
-        boot_noise(world, 1600, 1200, 16)
-        hasten(world)
-        set_constants(world, DRAW_SECONDS=30.0, ASK_SECONDS=60.0)
-        answer = execute(world, "screen")
-        assert size_of(answer) == (200, 150)
-        assert "1600 x 1200, kept at 1/8 of the size" in answer.stdout
-        assert len(base64.b64decode(answer.trailer["screen_png"])) <= LIVE_BYTES
-        with Session(world) as session:
-            assert session.ask("screen")["screen_png"] == answer.trailer["screen_png"]
-        until(lambda: agent_processes(world) == [], "the end of the painter")
-    finally:
-        world.close()

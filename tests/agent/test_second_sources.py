@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,14 +18,11 @@ from breakglass.agents.pve.forensics.guest_agent import (
 )
 from breakglass.agents.pve.forensics.on_qemu import name_agent_state
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.host.qmp import RUN_STATES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, set_constants
-from ..support.failing_tools import misbehave
 from ..support.pve_host import dead_upid, lock, task, task_index
 from ..support.selection import sampled
-from ..support.signals import signal_process
 
 
 def qga(world: World) -> Path:
@@ -104,17 +100,6 @@ def _lie(listener: socket.socket, word: str) -> None:
                 state = {"status": word} if request["execute"] == "query-status" else {}
                 stream.write(json.dumps({"return": state, "id": request["id"]}).encode() + b"\n")
                 stream.flush()
-
-
-@pytest.mark.real("qemu")
-def test_the_states_are_qemus_own(world: World) -> None:
-    """The list of states equals the one in this QEMU's own schema (query-qmp-schema)."""
-    schema = world.monitor("query-qmp-schema")
-    assert isinstance(schema, list)
-    kinds = {kind["name"]: kind for kind in schema}
-    members = kinds[kinds["query-status"]["ret-type"]]["members"]
-    [state] = [member["type"] for member in members if member["name"] == "status"]
-    assert sorted(kinds[state]["values"]) == sorted(RUN_STATES)
 
 
 def test_the_answer_to_another_client_is_not_ours(world: World) -> None:
@@ -232,28 +217,6 @@ def test_a_backup_that_starves_the_guest_is_named(short_dir: Path) -> None:
         world.close()
     assert (verdict["code"], verdict["advice"]) == ("backup-starves", "")
     assert verdict["evidence"][0] == f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}"
-
-
-@pytest.mark.all
-def test_qm_tells_whether_a_process_exists_where_proc_and_qemu_do_not(world: World) -> None:
-    """If neither /proc nor QEMU answers, `qm status` decides about `if=`, and the answer says so."""
-    pid = world.pid
-    assert pid is not None
-    short = ("QMP", "PROC", "READ", "TASK", "QUIT", "TERM", "KILL", "SETTLE", "AFTERMATH")
-    set_constants(world, **{f"{name}_SECONDS": 0.3 for name in short})
-    proc = world.root / "proc"
-    proc.unlink()
-    (proc / str(pid)).mkdir(parents=True)
-    os.mkfifo(proc / str(pid) / "cmdline")  # open(2) waits, as on a process that holds its memory's lock
-    signal_process(pid, signal.SIGSTOP)
-    assert execute(world, "start if=running").trailer["verdict"]["code"] == "qemu-silent"
-    differs = execute(world, "start if=stopped").trailer
-    assert (differs["exit_code"], differs["verdict"]["code"]) == (12, "state-differs")
-    assert "qm status says running" in differs["warnings"][0]
-    misbehave(world.root, fail={"stop": "no"})
-    stopped = execute(world, "stop").trailer
-    assert (stopped["exit_code"], stopped["verdict"]["code"]) == (14, "deadline")
-    assert "the host can't tell whether QEMU has ended" in stopped["verdict"]["sentence"]
 
 
 @pytest.fixture

@@ -65,16 +65,6 @@ def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
     assert most_at_a_time(perls) <= processors
 
 
-@pytest.mark.all
-@pytest.mark.slow
-def test_a_deadline_counts_from_its_own_start() -> None:
-    """A question that waits for its turn for longer than its own deadline is not late."""
-    processors, most = len(os.sched_getaffinity(0)), 3.0
-    probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", most), is_perl=True) for n in range(processors)]
-    probes += [Probe(2, f"late {n}", most, answering(f"late {n}"), is_perl=True) for n in range(processors)]
-    assert set(outcomes(ask_together(probes, time.monotonic() + 120)).values()) == {"ok"}
-
-
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reply says that the probe did not start, which is not a finding."""
@@ -133,16 +123,3 @@ def test_the_command_of_a_late_probe_ends_with_it(tmp_path: Path) -> None:
     assert reply.outcome == "timed out"
     assert begun.exists()
     wait_until_gone(command)
-
-
-def test_an_error_of_a_probe_is_its_answer() -> None:
-    """The answer has the error, such as that of a missing file."""
-
-    def fail(_: float) -> Iterator[Reply]:
-        yield Reply("fails", "", "ok", 0, "a first word")
-        raise FileNotFoundError(2, "no such file")
-
-    replies = [
-        (reply.outcome, reply.text) for reply in ask_together([Probe(0, "fails", 5, fail)], time.monotonic() + 20)
-    ]
-    assert replies == [("ok", "a first word"), ("failed", "[Errno 2] no such file")]

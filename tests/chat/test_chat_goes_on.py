@@ -70,32 +70,6 @@ def test_after_an_approved_verb_claude_checks(talker: Talker, claude: ScriptedCl
 
 
 @pytest.mark.all
-def test_what_is_not_approved_begins_no_turn(talker: Talker, claude: ScriptedClaude) -> None:
-    """The operator writes next. With that prompt, the handler tells claude the outcome of the proposal."""
-    before, turns = jobs(talker), len(talker.calls)
-    _, seen = typed(talker, PROPOSES, "n", "Why not stop?")
-    assert "claude checks" not in seen
-    [_, [prompt, *_]] = talker.calls[turns:]
-    assert prompt.endswith(
-        "You proposed reset: the proposal is not approved, so the verb has not run.]\n\nWhy not stop?"
-    )
-    assert jobs(talker) == before
-
-
-@pytest.mark.all
-def test_above_the_limit_a_check_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
-    """A conversation that has cost a dollar costs more only if the operator says so."""
-    claude.play_prompts(cost_usd=1.5)
-    turns = len(talker.calls)
-    _, seen = typed(talker, PROPOSES, "y", "n")
-    assert "let claude check the VM (this conversation: $1.50 of $1.00)? y/N" in seen
-    assert len(talker.calls) == turns + 1
-    _, seen = typed(talker, PROPOSES, "y", "y")
-    assert "(0.0 s, $1.5000; this conversation: $3.00 of $1.00)" in seen
-    assert len(talker.calls) == turns + 3
-
-
-@pytest.mark.all
 def test_an_open_proposal_is_asked_about_again(talker: Talker) -> None:
     """The proposal is asked about again after its terminal has gone, until the host knows its job."""
     before = jobs(talker)

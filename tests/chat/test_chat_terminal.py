@@ -113,24 +113,6 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedC
 
 
 @pytest.mark.all
-def test_ctrl_c_without_a_handler(directory: Path, model: Model, claude: ScriptedClaude) -> None:
-    """Ctrl-C says that the turn could not be stopped; a second one leaves as usual."""
-    with (
-        started(Talker(directory, model, chat=claude.chat, sessions=directory / "own")) as talker,
-        terminal(talker) as process,
-    ):
-        assert process.stdin is not None
-        process.stdin.write(f"{fake({'text': 'one two three four five six seven', 'wait': 'never'})}\n".encode())
-        process.stdin.flush()
-        seen_until(process, "one")
-        talker.kill()
-        process.send_signal(signal.SIGINT)
-        seen_until(process, "could not be stopped: ")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-
-
-@pytest.mark.all
 @pytest.mark.real("curl")
 def test_the_documents_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
     """The two lines of docs/requests.md get a stream that ends with `done`."""

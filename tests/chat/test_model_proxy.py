@@ -26,7 +26,6 @@ from ..support.model_proxy import (
     tls_relay,
     turn_proxy,
 )
-from ..support.ports import reserve_port
 from ..support.selection import sampled
 from ..support.talk import fake
 
@@ -101,18 +100,6 @@ def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
     assert b"message_stop" in seen
 
 
-def test_requests_share_a_connection(proxy: TurnProxy) -> None:
-    """One connection from claude serves several requests in turn. The second try asks for a whole answer."""
-    with contextlib.closing(UnixConnection(proxy.path)) as connection:
-        connection.connect()
-        own = connection.sock
-        for stream in (True, True, False):
-            connection.request("POST", MESSAGES, message(fake({"text": WORDS}), stream=stream))
-            with connection.getresponse() as response:
-                assert response.read().count(WORDS.encode()) == (not stream)
-            assert connection.sock is own
-
-
 def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) -> None:
     """A further request waits for a place and gets the next one."""
     before = len(model.asked)
@@ -173,12 +160,6 @@ def refused(proxy: TurnProxy, model: Model, body: bytes, method: str = "POST", t
 def test_other_requests_are_refused(proxy: TurnProxy, model: Model, method: str, target: str) -> None:
     """The credential is used only for messages, and not for files, keys or batches."""
     assert refused(proxy, model, b"{}", method, target).startswith("404")
-
-
-def test_a_probe_gets_no_answer(proxy: TurnProxy) -> None:
-    """A refusal has a body, which an answer to a HEAD can't have."""
-    with pytest.raises(http.client.RemoteDisconnected), proxy.open(b"", {}, "HEAD", "/api/hello"):
-        pass
 
 
 def in_message(*content: object, **fields: object) -> dict[str, object]:
@@ -343,15 +324,6 @@ def test_a_proxy_of_the_network_that_opens_no_tunnel(api: ModelApi, answer: byte
         with turn_proxy(api._replace(base_url="https://api.example", https_proxy=network)) as proxy:
             status, body = proxy.ask()
     assert (status, words in body, "p%40ss" in body) == (502, True, False), body
-
-
-def test_an_api_that_is_down(api: ModelApi) -> None:
-    """The answer is a 5xx, after which claude tries again, with the address and the system's reason."""
-    nowhere = api._replace(base_url=f"http://127.0.0.1:{reserve_port()}")
-    with turn_proxy(nowhere) as proxy:
-        status, body = proxy.ask()
-    assert status == 502
-    assert json.loads(body)["error"]["message"] == f"{nowhere.base_url}: Connection refused"
 
 
 def test_silence_ends(api: ModelApi, model: Model) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import pytest
 from breakglass.client import new_id
 
 from ..support.model import Model
-from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude
+from ..support.scripted_claude import TEXT, ScriptedClaude
 from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
-PLACES = 8
 LONG = "one two three four five six seven eight nine ten"
 
 
@@ -88,28 +86,6 @@ def test_a_client_that_does_not_read_delays_no_other(talker: Talker) -> None:
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert [json.loads(line) for line in response.read().splitlines()] == other.seen
-
-
-@pytest.mark.all  # it reads slowly, for longer than the limit
-def test_a_slow_client_is_not_cut_off(directory: Path, model: Model) -> None:
-    """A client that reads a little, for longer than one may stay that reads nothing, gets every byte in the end."""
-    line = """{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"'$block'"}]}}"""
-    (directory / "s").mkdir()
-    claude = ScriptedClaude(directory / "s")
-    claude.play(f"block=$(head -c 60000 /dev/zero | tr '\\0' z); for i in $(seq 200); do echo '{line}'; done\n{RESULT}")
-    patience = 3.0  # instead of 30 s, and read as much faster
-    patched = f"import breakglass.web.connection; breakglass.web.connection.UNREAD_SECONDS = {patience}"
-    slow = Talker(directory / "s", model, chat=claude.chat, patched=patched)
-    with started(slow), unread_turn(slow, "hello") as (turn, connection):
-        response = http.client.HTTPResponse(connection)
-        response.begin()
-        raw, end = b"", time.monotonic() + 1.2 * patience
-        while time.monotonic() < end:
-            raw += response.read(8192)  # loopback's segments are 64 KiB, and the window opens by one at a time
-            time.sleep(0.06)
-        raw += response.read()
-        with slow.open(attach=turn) as other:
-            assert [json.loads(line) for line in raw.splitlines()] == other.rest()
 
 
 # --- whose ---
@@ -208,14 +184,6 @@ def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> N
         for stream, caller in ((one, "operator"), (two, "operator"), (three, "operator2")):
             assert talker.ask(caller, cancel=stream.turn).status == 202
             assert last_error(stream.rest())["code"] == "cancelled"
-
-
-@pytest.mark.all
-def test_a_client_that_has_read_the_end_can_go_on_at_once(talker: Talker) -> None:
-    """The turn has no place any more, and its session is free."""
-    session = talker.chat("hello")[0]["session"]
-    for number in range(5):
-        assert talker.chat(f"{number}", session=session)[-1]["ok"] is True
 
 
 def test_a_turn_is_cancelled(talker: Talker) -> None:

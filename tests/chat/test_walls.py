@@ -31,7 +31,6 @@ from ..support.attacks import (
     WAYS_BACK,
     WRITERS,
     Attack,
-    count_commands,
     may_have,
     place_of,
     targets,
@@ -66,13 +65,6 @@ def aim(commands: Sequence[str], paths: Sequence[Path]) -> list[str]:
 def pick(output: Said, *words: str, has: bool = True) -> list[str]:
     """Return the commands that printed one of the words, or with `has=False` those that printed none."""
     return [command for command, text in output if any(word in text for word in words) == has]
-
-
-def test_the_table_is_whole() -> None:
-    """It has at least 426 commands, and none of them twice."""
-    assert count_commands() >= 426
-    for kind in (READING, PROCESSES, WRITERS, CHANGERS, SURVIVORS):
-        assert len(kind) == len(set(kind))
 
 
 @each_of(NAMES)

@@ -215,37 +215,6 @@ def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, num
 
 
 @pytest.mark.all
-def test_ctrl_c_before_the_cycle(world: World, running: Running) -> None:
-    """Before the cycle, it has changed nothing and says so."""
-    program = (
-        "import breakglass.cli.drill as drill, os, signal\n"
-        "wait = drill.wait_for_evidence\n"
-        "drill.wait_for_evidence = lambda one: (os.kill(os.getpid(), signal.SIGINT), wait(one))[1]\n"
-        "from breakglass.cli.main import main; raise SystemExit(main())"
-    )
-    before = cycles(running)
-    code, _, complained = ended(drill(running, "--yes", program=program))
-    assert (code, "you stopped the drill; nothing was changed" in complained) == (130, True)
-    assert cycles(running) == before
-
-
-@pytest.mark.all
-@pytest.mark.parametrize("place", ["prove", "send_alert"])
-def test_a_defect_says_what_happened_to_the_vm(world: World, running: Running, place: str) -> None:
-    program = (
-        f"import breakglass.cli.drill as drill; drill.{place} = lambda *_: 1 / 0\n"
-        "from breakglass.cli.main import main; raise SystemExit(main())"
-    )
-    code, output, complained = ended(drill(running, "--yes", "--json", program=program))
-    fate = (
-        "the cycle of devvm is done, and the state of the VM is running" if place == "prove" else "nothing was changed"
-    )
-    assert (code, f"ZeroDivisionError('division by zero'); {fate}" in complained) == (4, True), complained
-    assert json.loads(output)["vm_fate"] == fate
-    assert hint(complained) == json.loads(output)["id"]
-
-
-@pytest.mark.all
 def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, world: World, sshd: Sshd) -> None:
     """The handler is killed during the cycle and stays away. The command for the same drill works when it is back."""
     setup = new_setup(short_dir, doctor_process, sshd)
@@ -269,17 +238,3 @@ def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, 
         code, output, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))
     assert (code, json.loads(output)["outcome"]) == (0, "proven"), complained
     next(held, None)
-
-
-@pytest.mark.all
-def test_an_output_that_is_closed(world: World, running: Running) -> None:
-    """Like `head`: it stops before the cycle, and says what happened to the VM."""
-    before = cycles(running)
-    read, write = os.pipe()
-    os.close(read)
-    process = drill(running, "--yes", output=write)
-    os.close(write)
-    code, _, complained = ended(process)
-    assert code == 4
-    assert "can't write the output: Broken pipe; nothing was changed" in complained
-    assert cycles(running) == before

@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.alerts.payloads import SENDERS
 
-from ..support.doctor import Fault, Setup, cases, check_fault, found
+from ..support.doctor import Fault, Setup, cases, check_fault
 from ..support.service import new_secret
 
 pytestmark = pytest.mark.slow
@@ -180,15 +180,6 @@ def test_each_sender_is_well(setup: Setup) -> None:
         setup.words += ["--sample", f"{source}={DATA / source}.json"]
     report = setup.doctor(places=PLACES)
     assert [(each.level, each.code) for each in report.findings] == [("ok", "alert")] * len(SENDERS)
-
-
-def test_one_vm_alone(setup: Setup) -> None:
-    """With --vm, no entry of another one is checked."""
-    entry("kuma")(setup)
-    entry("gatus", {"node": "a"}, vm="other")(setup)
-    setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103}
-    found(setup.doctor(places=PLACES).findings, "alert-never-matches")
-    assert setup.doctor("--vm", "devvm", places=PLACES).code == 0
 
 
 @pytest.mark.parametrize("word", ["kuma", "nagios=/dev/null", "kuma=/nowhere.json", "kuma=/proc"])

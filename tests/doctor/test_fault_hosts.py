@@ -3,7 +3,6 @@
 The host was installed by the printed recipe. Each fault is found under its code, with its fix.
 """
 
-import asyncio
 import json
 import os
 import socket
@@ -18,11 +17,9 @@ import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.words import VERSION
-from breakglass.demo.sshd import listen
 
-from ..conftest import running_world
 from ..support.agent import OLDER, agent_program
-from ..support.doctor import DoctorProcess, Fault, Report, Setup, check_fault, found
+from ..support.doctor import DoctorProcess, Fault, Report, check_fault, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
 from ..support.installing import ROOT, new_key
 from ..support.ports import reserve_port
@@ -35,7 +32,6 @@ pytestmark = [pytest.mark.real("sshd"), pytest.mark.real("root")]
 HOSTS = ["hosts"]
 RECIPE = "breakglass host install-commands --host pve1 --from 127.0.0.1"
 UPGRADE = "breakglass host upgrade pve1"
-MOVED = {"102": "pve2"}
 Seed = Callable[[HostSetup], object]
 
 
@@ -495,13 +491,6 @@ def test_a_fault_is_found_with_its_fix(setup: HostSetup, fault: Fault) -> None:
     assert finding.level == ("warning" if fault.name in _names(WARNINGS) else "error")
 
 
-def test_each_fault_has_a_name_of_its_own() -> None:
-    """No fault hides another one in the table."""
-    names = {fault.name for fault in FAULTS}
-    assert len(names) == len(FAULTS)
-    assert _names(QUICK) | _names(WARNINGS) < names
-
-
 # --- good hosts ---
 
 
@@ -580,18 +569,6 @@ def test_a_host_that_hangs_hides_no_other_one(setup: HostSetup) -> None:
 
 
 @pytest.mark.all
-async def test_the_demo_is_a_good_host(short_dir: Path, doctor_process: DoctorProcess) -> None:
-    """The demo's host has no accounts, and another SSH server than sshd: neither is a fault."""
-    with running_world(short_dir / "w") as world:
-        host = await listen(world)
-        setup = Setup(short_dir, doctor_process, port=host.port, key=host.power_key, host_key=host.host_key)
-        report = await asyncio.to_thread(setup.doctor, places=HOSTS)
-        await host.close()
-    assert codes(report, "error") == codes(report, "warning") == []
-    assert codes(report, "ok").count("only-agent") == 1
-
-
-@pytest.mark.all
 def test_a_resolver_that_hangs(setup: HostSetup) -> None:
     """A name whose look-up does not end is a finding, and doctor ends, because the look-up is in its own thread."""
     (setup.host.etc / "resolv.conf").unlink(missing_ok=True)
@@ -604,16 +581,6 @@ def test_a_resolver_that_hangs(setup: HostSetup) -> None:
         ran = subprocess.run(argv, env=setup.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     findings = Report(ran.returncode, ran.stdout, ran.stderr, 0).findings
     assert "hosts.pve1.ssh" in found(findings, "name-silent").fix
-
-
-@pytest.mark.all
-def test_only_one_vm(setup: HostSetup) -> None:
-    """With --vm, the hosts of other VMs are left alone."""
-    setup.config["hosts"]["pve2"] = setup.pve1 | {"ssh": "breakglass@127.0.0.1:1"}
-    setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 103}
-    report = look(setup, "--vm", "devvm")
-    assert codes(report, "error") == []
-    assert {finding.place for finding in report.findings} == {"host pve1", "VM devvm"}
 
 
 @pytest.mark.all
@@ -639,18 +606,3 @@ def test_a_login_that_fails_is_tried_once(setup: HostSetup) -> None:
         until(lambda: not descendants(door.process.pid), "the end of sshd's other processes, and so of what they log")
     assert log.read_text().count("Connection from ") == 1 + 1  # the key's, and the one that waited for sshd
     assert log.read_text().count("Failed publickey") == 1
-
-
-@pytest.mark.all
-def test_two_hosts_with_both_kinds_of_account(setup: HostSetup, tmp_path: Path) -> None:
-    """Root's own account is as good as one of Breakglass's own, and all hosts are looked at."""
-    other = DoctorHost(tmp_path, user="root")
-    try:
-        table = {"ssh": f"root@127.0.0.1:{other.door.port}", "host_key": other.host_key}
-        setup.config["hosts"]["pve2"] = table | {"key_file": setup.file("power2", other.power)}
-        setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 102}
-        report = look(setup)
-    finally:
-        other.close()
-    assert codes(report, "error") == codes(report, "warning") == []
-    assert {finding.place for finding in report.findings} == {"host pve1", "host pve2", "VM devvm", "VM other"}

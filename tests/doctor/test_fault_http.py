@@ -243,23 +243,6 @@ def test_a_fault_of_the_proxy_is_found(running: Running, proxy: Proxy) -> None:
     assert others == [], "one fault is one finding"
 
 
-SOUND = [
-    Proxy("passes everything on", "", "", hold=HOLD_SECONDS),
-    Proxy("serves it below a path", "", "", path="/bg/", slash="/", ask="/bg/"),
-    Proxy("is asked without a slash at the end", "", "", path="/bg/", slash="/", ask="/bg"),
-]
-
-
-@pytest.mark.all
-@pytest.mark.parametrize("proxy", SOUND, ids=[proxy.name for proxy in SOUND])
-def test_a_proxy_without_a_fault_gives_no_warning(running: Running, proxy: Proxy) -> None:
-    """There is none even while doctor waits for an answer that nothing cuts."""
-    with proxied(running, proxy) as environment:
-        report = look(running.setup, environment, hold=proxy.hold)
-    assert [str(finding) for finding in report.findings if finding.level != OK] == []
-    assert (report.code, found(report.findings, "patience").level) == (0, OK)
-
-
 # --- the caller ---
 
 
@@ -280,14 +263,6 @@ def test_a_fault_of_the_caller_is_found(running: Running, name: str, code: str, 
         setup.file(name, new_secret())
     finding = found(look(setup, with_key(setup, name)).findings, code)
     assert (finding.level, fix in finding.fix) == (ERROR, True), finding
-
-
-def test_a_handler_without_a_fault_gives_no_warning(running: Running) -> None:
-    report = look(running.setup, {})
-    assert [str(finding) for finding in report.findings if finding.level != OK] == []
-    codes = {finding.code for finding in report.findings}
-    assert {"host-answering", "page", "headers", "bodies", "key-accepted", "status", "lines"} <= codes
-    assert report.code == 0
 
 
 # --- the handler ---

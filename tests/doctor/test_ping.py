@@ -81,14 +81,6 @@ def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str
     assert (len(requests), said in report.stderr, "warning: the ping failed" in report.stderr) == (1, True, True)
 
 
-@pytest.mark.all
-def test_a_monitor_that_does_not_answer(setup: Setup) -> None:
-    setup.constants["cli.ping.SECONDS"] = 0.5
-    with monitor(answers=False) as (url, _):
-        report = ping(setup, url)
-    assert "did not answer within 0.5 s" in report.stderr
-
-
 @pytest.mark.parametrize(
     ("url", "said"),
     [

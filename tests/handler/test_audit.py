@@ -60,18 +60,6 @@ def write_all(writer: audit.Writer) -> None:
 
 
 @pytest.mark.all
-def test_a_log_that_takes_nothing_stops_no_reset(service: Service, tmp_path: Path) -> None:
-    """Stdout is a file on a full disk. The VM is still reset, and the handler ends when it gets SIGTERM."""
-    full = os.open("/dev/full", os.O_WRONLY)
-    with serving_to(service, full, tmp_path) as process:
-        os.close(full)
-        service.answering()
-        assert service.pve("reset").json["outcome"] == "done"
-        process.terminate()
-        assert process.wait(60) == 0
-
-
-@pytest.mark.all
 @pytest.mark.slow
 def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> None:
     """Stdout is a full pipe. Requests are still answered, and the handler ends when it gets SIGTERM."""

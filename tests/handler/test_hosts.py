@@ -206,17 +206,6 @@ def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(s
     assert script.asked("reset") == []
 
 
-@pytest.mark.all
-def test_the_health_names_each_host(service: Service) -> None:
-    """A host has its own state, whichever VMs its key serves. A host with a faulty entry is disabled."""
-    add(service, '[hosts.pve2]\nssh = "nowhere"\n[vms.far]\nhosts = ["pve2"]\nvmid = 7\n')
-    hang_up(service)
-    wait_until(lambda: proxmox(service)["devvm"] == "answering")
-    hosts = service.health()["hosts"]
-    assert hosts["pve1"] == {"state": "answering", "since": hosts["pve1"]["since"], "agent": VERSION, "proven": None}
-    assert hosts["pve2"] == {"state": "disabled", "since": None, "agent": None, "proven": None}
-
-
 def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Service, sshd: Sshd) -> None:
     """If a reload moves the VM after the answer was lost, the old host is not asked again, even if it serves others."""
     script = Scripted(sshd.world)

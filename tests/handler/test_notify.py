@@ -323,18 +323,6 @@ class Twin(Service):
 
 
 @pytest.mark.all
-def test_a_removed_receiver_is_no_fault() -> None:
-    """A message whose receiver a reload has removed is not told, and /health says no more of that receiver."""
-    with misbehaving(lambda taken: time.sleep(60)) as url, notifying(webhook(url)) as (service, _):
-        job = begin(service, "removed")
-        list_captures(service)
-        with service.configured(service.config.read_text().partition("[[notify]]")[0]):
-            service.logged('"event": "notify-failed"')
-            until(lambda: marks(service, job)[0] == "not-told")
-            assert service.health()["notify"] == "none"
-
-
-@pytest.mark.all
 def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
     """The capture was begun, so the sender must learn it although the receiver never answers."""
     asked = Event()
@@ -350,21 +338,6 @@ def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
             service.stop()
             assert reply.result().status == 202
         service.start()
-
-
-@pytest.mark.all
-def test_two_handlers_show_one_line(receiver: Inbox) -> None:
-    """Both get the alert, as from two Alertmanagers, and both have one key for its message."""
-    with notifying(ntfy(receiver.url)) as (service, _):
-        other = Twin(service)
-        try:
-            other.answering()
-            jobs = {begin(each, "twice") for each in (service, other)}
-            [job] = jobs
-            until(lambda: marks(service, job)[0] == "told")
-            assert [key for key in receiver.lines() if key == job] == [job]
-        finally:
-            other.stop()
 
 
 @pytest.mark.all

@@ -4,9 +4,6 @@ import base64
 import json
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,6 @@ from ..agent.test_screen import sockets
 from ..conftest import connected
 from ..support.agent import READS, set_constants
 from ..support.alerting import TOKEN, send_with_token
-from ..support.noisy_screen import boot_noise
 from ..support.service import Reply, Service, new_secret
 from ..support.signals import signal_process
 from ..support.sshd import Sshd
@@ -114,38 +110,3 @@ def test_a_vm_that_is_wedged_is_said_in_a_few_seconds(service: Service, world: W
     until(lambda: sockets(world) == 0, "the end of its painter, from which the next test would get no picture")
     assert (wedged.status, wedged.json["state"], wedged.json["screen_png"]) == (200, "wedged", None)
     assert wedged.json["verdict"]["code"] == "no-picture"
-
-
-@pytest.mark.all
-def test_clients_that_leave_take_nothing_along(service: Service, world: World) -> None:
-    """Many clients send and close at once. The next one gets its picture, and nothing is left on the host."""
-    body = b'{"verb":"screen"}'
-    for _ in range(20):
-        with closing(HTTPConnection("127.0.0.1", service.port, timeout=60)) as connection:
-            connection.request("POST", "/pve", body, service.signed(body))
-    png_of(service.pve("screen"))
-    assert service.health()["vms"][0]["proxmox"] == "answering"
-    until(lambda: sockets(world) == 0, "the end of the painter and of each that asks")
-
-
-@pytest.mark.all
-def test_many_large_pictures_go_through(short_dir: Path) -> None:
-    """Forty clients get pictures of noise. Each picture is whole, and a verb is done at the same time."""
-    world = World(short_dir)
-    set_constants(world, **PATIENT)
-    boot_noise(world, 1600, 1200, 16)
-    sshd = Sshd(world)
-    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-    try:
-        service.answering()
-        callers = ["operator", "operator2", "viewer"]
-        with ThreadPoolExecutor(41) as pool:
-            requests = [pool.submit(service.pve, "screen", caller=callers[number % 3]) for number in range(40)]
-            status = pool.submit(service.pve, "status", caller="operator")
-            pictures = {reply.result().body and png_of(reply.result()) for reply in requests}
-        assert {decode(picture) for picture in pictures} == {(200, 150)}
-        assert json.loads(status.result().body)["outcome"] == "done"
-    finally:
-        service.stop()
-        sshd.stop()
-        world.close()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,15 +82,6 @@ def test_a_body_that_no_route_reads_has_a_deadline(hasty: Service) -> None:
         assert client.recv(1) == b""
 
 
-@pytest.mark.all
-def test_an_empty_line_does_not_extend_the_deadline(hasty: Service) -> None:
-    """An empty line between two requests stops uvicorn's clock and begins no request, so our own deadline counts."""
-    with connected(hasty) as client:
-        answered(client, GET + b"\r\n")
-        client.sendall(b"\r\n")
-        assert client.recv(65536).startswith(b"HTTP/1.1 408")
-
-
 def test_a_client_that_reads_nothing_loses_its_connection(hasty: Service) -> None:
     """It sends many requests and reads no answer. The kernel ends the connection, and its memory is free again."""
     ask = b"GET /chat/turns.js HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -153,21 +143,6 @@ def test_what_is_no_request_is_read_to_its_end(hasty: Service) -> None:
             received += piece
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.endswith(b"}\n")
-
-
-def send_for_a_minute(client: socket.socket) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        client.sendall(b"x" * 1000)
-
-
-@pytest.mark.all
-def test_a_peer_that_goes_on_is_closed(hasty: Service) -> None:
-    """Bytes after the last answer are dropped for a moment, and not for ever."""
-    with connected(hasty) as client:
-        client.sendall(b"PRI * HTTP/1.1\r\n\r\n")
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            send_for_a_minute(client)
 
 
 @pytest.mark.all
