@@ -15,6 +15,7 @@ from breakglass.agents.pve.host.cluster import node_name
 
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
+from ..support.selection import sampled
 
 pytestmark = [pytest.mark.real("root"), pytest.mark.slow]  # each starts the agent
 
@@ -254,7 +255,7 @@ ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", sampled(ERRORS, *[*ERRORS][:4]))
 def test_an_error(host: CheckedHost, name: str) -> None:
     """Exit 1, and a line with the error and the fix."""
     change, expected = ERRORS[name]
@@ -308,7 +309,7 @@ WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WARNINGS)
+@pytest.mark.parametrize("name", sampled(WARNINGS, *[*WARNINGS][:2]))
 def test_a_warning(host: CheckedHost, name: str) -> None:
     """Exit 0, and one line that is not ok, because a rescue still works."""
     change, expected = WARNINGS[name]

@@ -375,13 +375,6 @@ for name in glob.glob("/proc/[0-9]*"):
 """
 
 
-def count_commands() -> int:
-    """Return the number of different commands, with each name in `targets` counted as one."""
-    names, places = len(NAMES), len(PLACES)
-    kinds = ((READERS, names), (LISTS, names), (ENVIRONMENT, names), (WAYS_BACK, names), (PROCESSES, 1))
-    return sum(len(set(kind)) * times for kind, times in (*kinds, (WRITERS, places), (CHANGERS, names), (SURVIVORS, 1)))
-
-
 COMMAND, CLAUDE, SSH_CLIENT = "a command", "claude itself", "the guest's ssh"
 _SID = "0b6f3f6a-3d0f-4d0e-9d0f-1c2f3a4b5c6d"
 _MARK = "=+=+= "

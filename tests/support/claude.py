@@ -6,10 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-_FIRST = 300_000 + os.getpid() % 10_000 * 64
-UIDS = (_FIRST, _FIRST + 63)  # of claude's users; each test run has its own
-UID_RANGE = f"{UIDS[0] + 8}-{UIDS[1]}"  # of handlers' users; the first ones are for tests that choose an id themselves
-
 
 def find() -> Path | None:
     """Return the binary that the claude-agent-sdk wheel brings, without importing that package."""

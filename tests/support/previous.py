@@ -36,11 +36,6 @@ class Previous:
         return sha256(self.bundle.encode()).hexdigest()
 
 
-def list_tags(root: Path = ROOT) -> list[str]:
-    """Return the tags of the history, which may be none."""
-    return _git(root, "tag", "--list", "v*").splitlines() if _is_checkout(root) else []
-
-
 def find_previous(root: Path = ROOT) -> str:
     """Return the newest tag before this commit, or this commit if no version was released before it.
 

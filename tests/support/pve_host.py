@@ -14,7 +14,7 @@ from pathlib import Path
 from breakglass.demo.proxmox.processes import ROOT, end_processes, name_of, processes_of
 from breakglass.demo.proxmox.world import CONF, STORAGES, VMID, World
 
-from .failing_tools import break_storage, misbehave, misbehave_ha
+from .failing_tools import misbehave, misbehave_ha
 from .ha_services import Ha, give_ha_manager, program
 from .signals import signal_process
 from .stages import until
@@ -226,14 +226,6 @@ def gated_hook(world: World, phase: str) -> Path:
 def in_hook(world: World, phase: str) -> bool:
     """Tell whether the hook script has reached that phase."""
     return (world.root / f"hook-{phase}").exists()
-
-
-def dead_storage(world: World, name: str = "nas", kind: str = "nfs", how: str = "dead") -> None:
-    """Configure a storage that is away. `dead` fails after 10 s, `hung` never does. No disk of the VM is on `nas`."""
-    path = world.root / "etc/pve/storage.cfg"
-    if f": {name}\n" not in path.read_text():
-        path.write_text(f"{STORAGES}\n{kind}: {name}\n\tpath /mnt/pve/{name}\n\tcontent images\n")
-    break_storage(world.root, name, how)
 
 
 def scope(world: World) -> Path:

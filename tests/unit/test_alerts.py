@@ -114,21 +114,6 @@ def test_an_unknown_status_captures_nothing(source: str, change: dict[str, objec
     assert planned(source, recorded(source) | change).captures == {}
 
 
-@each_row("source", SENDERS)
-def test_an_empty_notification_captures_nothing(source: str) -> None:
-    """An empty object, or one whose fields are null, is accepted and does nothing."""
-    assert planned(source, {}).captures == {}
-    nulls = dict.fromkeys(recorded(source))
-    assert planned(source, nulls).captures == {}
-
-
-@each_row("source", SENDERS)
-def test_unknown_fields_are_ignored(source: str) -> None:
-    """An unknown field changes nothing, because payloads grow."""
-    grown = recorded(source) | {"notification_reason": "new", "x": [1, {"y": None}]}
-    assert jobs(source, grown) == jobs(source, recorded(source))
-
-
 WRONG = [
     ("alertmanager", {"alerts": {}}, "alerts is not a list"),
     ("alertmanager", {"alerts": ["x"]}, "alerts[0] is not"),
@@ -235,18 +220,6 @@ def test_an_alert_that_matches_entries_of_two_vms_is_captured_on_both() -> None:
         "a": [60],
         "b": [600],
     }
-
-
-def test_an_entry_applies_only_to_its_source() -> None:
-    """The route that a payload came to decides which entries apply, not the payload."""
-    assert planned("generic", recorded("generic"), rules=(Rule("gatus", {"host": "devvm"}, "devvm"),)).captures == {}
-
-
-def test_alerts_after_the_thousandth_are_ignored() -> None:
-    alert = recorded("alertmanager")["alerts"][0]
-    found = planned("alertmanager", {"alerts": [alert | {"fingerprint": str(n)} for n in range(MOST_ALERTS + 5)]})
-    assert len(found.captures["devvm"]) == MOST_ALERTS
-    assert found.ignored == 5
 
 
 @each_row("source", ["alertmanager", "grafana"])

@@ -12,7 +12,7 @@ from breakglass.config.load import load_config
 from breakglass.config.model import Config
 from breakglass.config.warnings import check_change
 
-from .test_config import GOOD, HOST, SESSIONS, VM, whsec
+from .test_config import GOOD, whsec
 
 ANNA, BOB = (f'secret = "{whsec(letter)}"\nallow = ["status"]\n' for letter in "ab")
 
@@ -55,22 +55,6 @@ def test_a_caller_has_a_file_of_its_own(config: Path) -> None:
     assert (names(found), found.problems, found.warnings) == (["operator", "a.b@c"], (), before.warnings)
     assert str(file) in found.files
     assert found.digest != before.digest
-
-
-def test_a_secret_may_be_in_another_file(config: Path) -> None:
-    secret = write(config.parent / "anna.signing-key", whsec("a"))
-    own(config, text=f'secret_file = "{secret}"\nallow = ["status"]\n')
-    assert names(load_config(config, {})) == ["operator", "anna"]
-
-
-def test_the_configuration_needs_no_callers(config: Path) -> None:
-    """One file of a caller that signs is enough. Without any, the problem names both places."""
-    config.write_text(HOST + VM + SESSIONS)
-    assert "callers: is empty" in refusal(config)
-    own(config, "sender.toml", f'token = "bgt_{"t" * 43}"\nallow = ["status"]\n')
-    assert refusal(config).startswith("callers: no caller can sign requests")
-    own(config)
-    assert load_config(config, {}).problems == ()
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,6 @@ def test_without_the_table_there_is_no_chat() -> None:
     assert (config.chat, config.chat_fault, config.problems) == (None, False, ())
 
 
-def test_a_short_table_has_defaults() -> None:
-    """Every setting has a default except the credential."""
-    assert chat("").chat == ChatSettings("var/sessions", API, "claude", 3, 1800, {})
-
-
 def test_every_chat_setting_is_read() -> None:
     text = 'command = "/opt/claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env = { B = "inline" }\n'
@@ -152,11 +147,3 @@ def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     [problem] = config.problems
     assert (config.chat, hint in problem.fix, name in problem.place) == (None, True, True)
     assert "hush" not in str(problem)
-
-
-@each_row("name", ["ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "API_TIMEOUT_MS", "MAX_THINKING_TOKENS"])
-def test_claude_may_be_given_other_variables(name: str) -> None:
-    """The operator may choose the model and how claude uses it."""
-    settings = chat(f'env = {{ {name} = "x" }}').chat
-    assert settings is not None
-    assert settings.env == {name: "x"}

@@ -6,8 +6,6 @@ import pytest
 
 from breakglass.base import errors
 from breakglass.base.errors import BreakglassError, Unauthorized, Unreached
-from breakglass.base.findings import ConfigError
-from breakglass.base.findings import error as found
 from breakglass.chat import request as chat_errors
 from breakglass.config.model import Address, Host
 from breakglass.proxmox.connect import unreached
@@ -67,18 +65,6 @@ def test_every_error_has_the_same_json_shape(kind: type[BreakglassError]) -> Non
     assert str(error) == error.message
 
 
-def test_an_error_can_have_further_fields() -> None:
-    """An error can have more fields, such as the server's time for a stale timestamp."""
-    error = errors.StaleTimestamp("old", "again", server_time=1614265330).as_json()["error"]
-    assert error == {
-        "code": "stale-timestamp",
-        "message": "old",
-        "hint": "again",
-        "reached": False,
-        "server_time": 1614265330,
-    }
-
-
 def test_the_base_error_is_an_internal_error() -> None:
     """The base class is an internal error that did not reach the host. No code raises it on purpose."""
     assert (BreakglassError.code, BreakglassError.status, BreakglassError.reached) == ("internal", 500, False)
@@ -113,14 +99,3 @@ def test_a_failed_login_says_what_to_do(error: OSError) -> None:
     hint = unreached(Host("pve1", Address("breakglass", "192.0.2.10"), ""), error).hint
     assert hint
     assert "?" not in hint
-
-
-def test_a_config_error_lists_every_problem() -> None:
-    """A configuration error prints its problems, each with its path and an indented instruction."""
-    faults = [
-        ("vms.devvm.vmid", "vm-disabled", "is missing", "like 102"),
-        ("chat", "chat-setting", "is odd", "take it out"),
-    ]
-    raised = ConfigError([found(*each) for each in faults])
-    assert str(raised) == "vms.devvm.vmid: is missing\n    like 102\nchat: is odd\n    take it out"
-    assert not isinstance(raised, BreakglassError)

@@ -81,13 +81,6 @@ def test_a_recorded_turn(path: Path) -> None:
 # --- the traps ---
 
 
-def test_numbers_run() -> None:
-    """Every event has the next number, whatever its type."""
-    lines = [begin("m"), delta("a"), abandon("m"), assistant("n", bash("t")), returned("t", "x"), RESULT]
-    events = translated(*lines)
-    assert [event["n"] for event in events] == list(range(2, 2 + len(events)))
-
-
 def test_a_block_that_was_streamed_is_not_said_twice() -> None:
     """The assistant line repeats streamed deltas. A block that was not streamed (after a broken stream) is sent."""
     events = translated(begin("m"), delta("he"), delta("llo"), assistant("m", text("hello")), assistant("n", text("!")))
@@ -100,11 +93,6 @@ def test_broken_text_is_taken_back() -> None:
     events = [event for event in translated(*lines) if event["type"] == "text"]
     assert [event.get("text", event.get("retract")) for event in events] == ["keep", "lo", "st", 3, "again"]
     assert events[3] == {"type": "text", "n": 5, "retract": 3}
-
-
-def test_nothing_is_taken_back_that_was_not_said() -> None:
-    """An interrupted stream also abandons blocks that had not begun, and these are not taken back."""
-    assert [event for event in translated(begin("m"), delta("part"), abandon("m", 1)) if "retract" in event] == []
 
 
 def test_the_clis_own_words_are_not_the_answer() -> None:
@@ -259,14 +247,6 @@ def test_a_stop_after_the_last_word_stops_nothing() -> None:
     """The answer was complete, so the turn succeeded."""
     result, done = translated(RESULT, end=End(0, stopped="cancelled"))
     assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
-
-
-@each_row("at", ["soon", 1e300, None, -1e30, [], float("inf")])
-def test_a_strange_hour_is_left_out(at: object) -> None:
-    """A value that can't be a time is left out of the sentence."""
-    limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": at}}
-    error = translated(limit, {**TOLD, "api_error_status": 429}, end=End(1))[-2]
-    assert str(error["message"]).startswith("rate-limited: ")
 
 
 # --- any bytes ---

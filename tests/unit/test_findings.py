@@ -66,10 +66,6 @@ def test_an_account_that_can_not_serve(account: Account | None, level: str, sent
     assert OK not in levels(findings)
 
 
-def test_an_account_may_have_both_faults() -> None:
-    assert len(bad(judge_account(USER, Account("1000", "/", "/bin/bash")))) == 2
-
-
 @each_row("shell", ["/bin/sh", "/bin/dash", "/usr/bin/dash"])
 def test_a_good_account(shell: str) -> None:
     """Its uid is 0 and its shell reads no start-up file."""
@@ -82,12 +78,6 @@ def test_the_first_line_of_passwd_applies() -> None:
     assert find_account(passwd, USER) == Account("0", "/", "/bin/sh")
     assert find_account(passwd, "root") == Account("0", "/root", "/bin/bash")
     assert find_account(passwd, "nobody") is None
-
-
-@each_row("pam", [True, False])
-@each_row("line", [f"{USER}:*:20000:0:99999:7:::", f"{USER}:*:20000::::::"])
-def test_a_password_that_matches_nothing_is_ok(line: str, pam: bool) -> None:
-    assert levels(judge_shadow(USER, line, pam)) == {OK}
 
 
 @each_row(
@@ -201,12 +191,6 @@ def test_an_sshd_that_says_nothing_has_none_of_it() -> None:
             ("authenticationmethods", "publickey"),
         )
     }
-
-
-def test_the_settings_that_sshd_prints() -> None:
-    """Keywords in lower case; a repeated one adds to its value."""
-    text = "PermitTTY no\n  allowusers root\nallowusers admin@192.0.2.1\nusepam yes\n"
-    assert parse_settings(text) == {"permittty": "no", "allowusers": "root admin@192.0.2.1", "usepam": "yes"}
 
 
 @each_row(

@@ -6,11 +6,10 @@ from typing import Any
 from breakglass.agents.pve.forensics.evidence import Evidence, Heartbeat, parse_evidence
 from breakglass.agents.pve.forensics.heartbeat_rule import (
     describe_heartbeat,
-    heartbeat_lines,
     heartbeat_state,
     watch_lines,
 )
-from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive, vcpu_line
+from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive
 from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.forensics.verdict_guest import judge_guest
 
@@ -208,11 +207,6 @@ SAID = {
 }
 
 
-@each_row("line", SAID)
-def test_a_heartbeat_is_told_in_plain_words(line: str) -> None:
-    assert heartbeat_lines(Evidence("running", heartbeats=SAID[line])) == (line,)
-
-
 def test_a_status_tells_when_the_kernel_answered_last() -> None:
     """The time is by the host's clock. If it is not known, as after a dead probe, there is none."""
     assert describe_heartbeat(Evidence("running", heartbeats=(beat(2),))) == {
@@ -235,10 +229,6 @@ def test_the_watch_is_told_with_what_was_counted() -> None:
         "in 2 samples: vCPU 0 halted with interrupts off 2; vCPU 1 idle 1, in the kernel 1",
         "memory: 9 MiB of 200 MiB left, the balloon holds 64 MiB; meanwhile 1 kill for lack of memory, 0 waits for it",
     )
-
-
-def test_many_vcpus_are_told_in_one_line() -> None:
-    assert vcpu_line(("kkkkkk",)).endswith("vCPU 3 in the kernel 1; …")
 
 
 @each_row(

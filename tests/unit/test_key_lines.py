@@ -227,13 +227,6 @@ def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]
     assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected
 
 
-def test_a_vm_of_two_lines_is_judged_once() -> None:
-    lines = parse_key_lines(f"{LINE}\n{LINE.replace('102', '102,111')}\nrestrict {READ_ONLY}\n")
-    assert said(judge_vms(lines, GUESTS, "pve1")) == [(OK, HERE.format(102)), (OK, HERE.format(111))]
-    lines = parse_key_lines("\n".join([LINE.replace("102", "102-103")] * 2))
-    assert [level for level, _ in said(judge_vms(lines, GUESTS, "pve1"))] == [OK, WARNING]
-
-
 @each_row(
     ("text", "expected"),
     [

@@ -75,12 +75,6 @@ async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_even
     assert [queue.get_nowait() for _ in range(queue.qsize())] == [good] * count + [None]
 
 
-@each_row("line", [b"[]", b"1", b'{"tag":["1"]}', b'{"tag":{}}', b'"tag"', b"[" * 100_000, b"null"])
-def test_odd_json_on_the_session_is_ignored(line: bytes) -> None:
-    """JSON of another shape is ignored."""
-    assert framed(line + b"\n", []) == []
-
-
 async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> None:
     """The handler keeps only a bounded part of a line. Waiting requests get an error, and the session ends."""
     channel: Channel = Channel()
