@@ -15,6 +15,7 @@ from ..support.scripted_claude import TEXT, ScriptedClaude
 from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
+PLACES = 8
 LONG = "one two three four five six seven eight nine ten"
 
 

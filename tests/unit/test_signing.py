@@ -328,3 +328,12 @@ def test_a_caller_may_act_on_the_vms_of_its_entry(vms: frozenset[str] | None, vm
     """None means every VM. An empty set means no VM, never every VM."""
     refusal = Caller("viewer", (b"",), frozenset({"status"}), vms).refusal("status", vm, 0.0)
     assert (refusal and refusal.message) == sentence
+
+
+def test_a_key_ends_after_its_last_second() -> None:
+    """Until then it may do what its entry allows, and nothing else."""
+    end = datetime(2026, 12, 1, tzinfo=UTC)
+    caller = Caller("viewer", (b"",), frozenset({"status"}), None, end)
+    assert caller.refusal("status", None, end.timestamp()) is None
+    assert "expired on 2026-12-01" in str(caller.refusal("status", None, end.timestamp() + 1))
+    assert "may not" in str(caller.refusal("reset", None, end.timestamp()))
