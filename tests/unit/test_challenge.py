@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.auth.challenge import SECONDS, check_time
+from breakglass.auth.challenge import check_time
 from breakglass.auth.signing import Caller, Signed, secret_bytes
 from breakglass.base.errors import StaleTimestamp
 from breakglass.client import Signer, VerbCall, call, new_id
@@ -35,13 +35,13 @@ def challenge(signed: Signed, now: int = NOW, secrets: tuple[str, ...] = SECRETS
 
 
 @each_row("at", [NOW - THREE_DAYS, NOW + THREE_DAYS])
-@each_row("age", [0, SECONDS])
+@each_row("age", [0, 60])
 def test_a_challenge_is_judged_instead_of_the_timestamp(at: int, age: int) -> None:
     """The challenge is valid for 60 s of the handler's own time, however wrong the sender's clock is."""
     check_time(stale(at=at), challenge(stale(at=at)), NOW + age, SECRETS)
 
 
-@each_row("age", [SECONDS + 1, THREE_DAYS, -1])
+@each_row("age", [61, THREE_DAYS, -1])
 def test_a_challenge_is_spent_after_its_time(age: int) -> None:
     """It is invalid after 60 s, and before it was issued. The refusal has a new one."""
     old = challenge(stale())
