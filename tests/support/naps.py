@@ -31,16 +31,6 @@ def outermost(pids: list[int]) -> int:
     return next(pid for pid in pids if parent(pid) not in pids)
 
 
-def behind_wall(pids: list[int]) -> int:
-    """Return the outermost process that is not part of the sandbox. Its forks have its command line until they exec."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError):  # it has ended
-            if not os.readlink(f"/proc/{pid}/exe").endswith("/bwrap"):
-                found.append(pid)
-    return outermost(found)
-
-
 def wait_for_process(words: str, seconds: float = 60) -> None:
     """Return once a process has these words on its command line."""
     until = time.monotonic() + seconds

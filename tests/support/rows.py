@@ -46,7 +46,7 @@ def each_row(names: str | tuple[str, ...], rows: Iterable[Any]) -> Callable[[Tes
 def _values(row: Any, count: int) -> tuple[Any, ...]:
     if isinstance(row, ParameterSet):
         assert not row.marks, "a row with a mark is a case of its own"
-        return row.values
+        return tuple(row.values)
     return (row,) if count == 1 else tuple(row)
 
 
