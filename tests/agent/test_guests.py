@@ -182,7 +182,7 @@ KVM = [pytest.param(name, marks=[pytest.mark.all, pytest.mark.real("kvm")]) for 
 OTHERS = [name for name in ROWS if name not in ON_KVM]
 
 
-@pytest.mark.parametrize("name", [*KVM, *sampled(OTHERS, "panic")])
+@pytest.mark.parametrize("name", [*KVM, *sampled(OTHERS)])
 def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Guest], name: str) -> None:
     """The heartbeat, the disk, the network and the vCPUs together distinguish a living guest from a hung one."""
     row = ROWS[name]
