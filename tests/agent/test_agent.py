@@ -117,7 +117,6 @@ def test_a_read_only_key_asks_for_approval(world: World, verb: str) -> None:
     assert (answer.code, answer.stdout.splitlines()[0]) == (16, f"approval-required: {verb}")
 
 
-@pytest.mark.all
 @pytest.mark.parametrize("line", ["forensics id=mine-12345", "status by=me", "forensics detach", "history note=YQ"])
 def test_a_read_only_key_says_nothing_that_is_the_handlers(world: World, line: str) -> None:
     """The words id, by, note and detach are refused; job id= only reads."""
