@@ -320,7 +320,7 @@ CASES = {
 # The other kinds of lock. Other cases, or test_preflight.py, have these words and verbs with another lock.
 REPEATED = {f"locked ({kind}): no cycle" for kind in KINDS[1:]}
 REPEATED |= {"systemd", "other node: no start", "other node: no stop", "other node: its QEMU is here all the same"}
-REPEATED |= {"no quorum: stop", "no quorum: no start", "no quorum, found out late", "locked: no start"}
+REPEATED |= {"no quorum: stop", "no quorum: no start", "no quorum, found out late"}
 REPEATED |= {"not root: a stop does without qm", "another start was faster", "locked (suspended): start"}
 REPEATED |= {"flock timeout: a start fails", "flock timeout: a reset needs no qm", "QEMU exits: start"}
 REPEATED |= {"stop fails", "stop says done and is not", "stop hangs", "stop hangs until little is left"}
