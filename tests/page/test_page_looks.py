@@ -464,7 +464,9 @@ def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
     see_headline(page, "Off: start failed", "bad")
     yield "failed", DECIDES
     misbehave(stage.world.root)
-    page.reload()
+    for verb in ("start", "stop"):
+        confirm(page, verb)
+        phase(page, "done")
     visit.open(looks=False)
     see_headline(page, "Off", "warn")
     yield "off", DECIDES
