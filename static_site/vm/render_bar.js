@@ -49,7 +49,7 @@ function bringIntoSight(box) {
 
 /** Shows the whole sentence, in the details if it does not fit into the bar. Returns whether it did not fit. @param {import("./bar.js").Bar} bar */
 function renderSentence({ sentence: words, brief = "" }) {
-	const key = `${innerWidth}x${innerHeight} ${words}`;
+	const key = `${innerWidth}x${innerHeight} ${getComputedStyle(document.body).fontSize} ${words}`;
 	if (brief && key !== measured.key) {
 		setText($("outcome-sentence"), words);
 		const { scrollHeight, clientHeight } = /** @type {HTMLElement} */ ($("outcome-sentence").parentElement);

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.real("chromium", "claude", "sshd", "qemu"), pytest.mar
 
 
 def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
-    """Words and commands of claude are shown as text, the next prompt continues, and axe finds no fault.
+    """Words and commands of claude are shown as text, and the next prompt continues.
 
     Edit puts a question back into the composer, which sends it to the same conversation. A reload shows the
     conversation, and a turn that is under way goes on. Only the key must be entered again.
@@ -68,7 +68,6 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     visit.stage.model.release("left")
     ended(page, 2)
     expect(page.locator("#transcript article").last).to_contain_text("Line 40 of")
-    assert axe_finds(page, "a conversation") == []
 
 
 @pytest.mark.all
@@ -118,7 +117,7 @@ def test_a_proposal_can_be_put_off_and_is_spent_once_refused(visit: Visit) -> No
     expect(card.locator("button")).to_have_count(0)
 
 
-@pytest.mark.all  # the states of an ordinary conversation are judged above
+@pytest.mark.all
 def test_every_state_of_the_chat_passes_axe(visit: Visit) -> None:
     """There is no violation at work, with a proposal, stopped, down and lost."""
     page = visit.page
@@ -129,7 +128,7 @@ def test_every_state_of_the_chat_passes_axe(visit: Visit) -> None:
     found = axe_finds_in_both_schemes(page, "at work")
     page.click("#stop-turn")
     ended(page)
-    found += axe_finds_in_both_schemes(page, "stopped")
+    found += axe_finds_in_both_schemes(page, "stopped, and a conversation that ended")
     visit.stage.model.release("judged")
     ask_claude(page, fake({"text": "never said", "fail": 401, "times": 99}))
     wait_for_text(page, "chat-notice", "Claude is not answering")
@@ -352,7 +351,6 @@ def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
         assert answer.locator(wide).evaluate(
             "box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto'"
         )
-    assert axe_finds(page, "an answer in Markdown") == []
     page.unroute("**/chat")
     see_no_element_of(page, HOSTILE)
 

@@ -106,6 +106,7 @@ def test_a_costly_conversation_goes_on_at_a_press(visit: Visit) -> None:
     assert len(checks(visit)) == 1
 
 
+@pytest.mark.all
 def test_conversations_are_listed_and_opened(visit: Visit) -> None:
     """New conversation begins an empty one with three questions; Earlier lists the others, and a press opens one."""
     page = visit.open()
