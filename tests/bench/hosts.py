@@ -140,9 +140,11 @@ def list_figures(service: Service) -> dict[str, float]:
 def longest_processor_ms(trace: bytes) -> float:
     """Return the most processor time that one task took on the page's main thread."""
     events = json.loads(trace)["traceEvents"]
-    threads = {(event["pid"], event["tid"]): event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    tasks = [event for event in events if event["name"].endswith("RunTask") and "tdur" in event]
-    return max(task["tdur"] for task in tasks if threads[task["pid"], task["tid"]] == "CrRendererMain") / 1000
+    mains = [event for event in events if event.get("args", {}).get("name") == "CrRendererMain"]
+    threads = {(main["pid"], main["tid"]) for main in mains}
+    tasks = [event for event in events if "tdur" in event and event["name"].endswith("RunTask")]
+    longest: float = max(task["tdur"] for task in tasks if (task["pid"], task["tid"]) in threads)
+    return longest / 1000
 
 
 def _host_with_vms(number: int, port: str, private: str, pinned: str) -> str:

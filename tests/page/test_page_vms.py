@@ -92,11 +92,11 @@ def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
     person.page.clock.install()
     page, ended = person.open(), set[str]()
     choose(page, "twin")
-    page.on("requestfailed", lambda request: ended.update(re.findall(r'"(\w+)","vm":"devvm"', request.post_data or "")))
     with held_requests(page, '"vm":"devvm"') as held:
         choose(page, "devvm")
         wait_for(page, lambda: len(held) >= 2, "the status and the history of devvm")
         stop_time(page)  # or the page would give them up after its 25 s of silence
+        page.on("requestfailed", lambda sent: ended.update(re.findall(r'"(\w+)","vm":"devvm"', sent.post_data or "")))
         choose(page, "twin")
         wait_for(page, lambda: ended == {"status", "history"}, "the end of both")
         page.clock.resume()
