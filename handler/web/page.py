@@ -96,7 +96,7 @@ ANSWER_LEVEL = 6  # takes a third of the time of level 9; from 128 KiB on, starl
 
 _ACCEPT = b"accept-encoding"
 _PACKED = ".png"  # is compressed already
-_KEPT = ("content-type", "last-modified", "etag", "vary")
+_KEPT = ("content-type", "etag", "vary")
 
 
 def _client_accepts_gzip(scope: Scope) -> bool:

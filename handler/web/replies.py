@@ -62,7 +62,7 @@ _OF_DOCUMENTS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
-_PART = re.compile(r"/(?!sw\.js$)[\w-]+\.(js|css|webmanifest|json)")
+_PART = re.compile(r"/(?!sw\.js$|alert/)([\w-]+/)?[\w-]+\.(js|css|webmanifest|json)")
 _NEVER_STORED = [(b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no")]
 # no-transform, because no device could store the page if a proxy alters a file (page.py)
 _REVALIDATED = [(b"cache-control", b"no-cache, no-transform")]

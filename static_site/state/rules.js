@@ -1,6 +1,7 @@
 // Decides which buttons may be pressed, what an answer means, and why. Pure.
 
 import { MINUTE, clock, ended, sentence, span, troubleOf } from "../base/words.js";
+import { newView } from "./shape.js";
 import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
 /** @typedef {import("./shape.js").State} State */
@@ -31,6 +32,17 @@ export function vmHealth({ vm, health: { vms } }, name = vm) {
 	const known = byName.get(vms) ?? new Map(vms.map((each) => [each.name, each]));
 	byName.set(vms, known);
 	return known.get(name);
+}
+
+/** @type {Map<string, View>} */
+const blanks = new Map();
+
+/** Returns what is known of a VM, even if the page has not looked at it. @param {State} state  @param {string} name  @returns {View} */
+export function knownOf({ views }, name) {
+	if (Object.hasOwn(views, name)) return views[name];
+	const blank = blanks.get(name) ?? newView(name);
+	blanks.set(name, blank);
+	return blank;
 }
 
 /** @param {State} state  @param {string} name */

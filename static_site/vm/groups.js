@@ -1,9 +1,8 @@
 // All VMs as the list shows them: those that need a person first, then those that are not known, then those that run. Pure.
 
 import { MINUTE, clock, span } from "../base/words.js";
-import { isAway, proxmoxTrouble } from "../state/rules.js";
-import { newView } from "../state/shape.js";
-import { headlineOf, urgency } from "./headline.js";
+import { isAway, knownOf, proxmoxTrouble } from "../state/rules.js";
+import { headlineOf } from "./headline.js";
 
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */
@@ -21,17 +20,6 @@ const TITLES = {
 	run: (count) => (count === 1 ? "1 runs" : `${count} run`),
 };
 
-/** @type {Map<string, View>} */
-const blanks = new Map();
-
-/** Returns what is known of a VM, even if the page has not looked at it. @param {State} state  @param {string} name  @returns {View} */
-function knownOf({ views }, name) {
-	if (Object.hasOwn(views, name)) return views[name];
-	const blank = blanks.get(name) ?? newView(name);
-	blanks.set(name, blank);
-	return blank;
-}
-
 /** @param {State} state  @param {View} view  @param {import("./headline.js").Headline} head  @param {number} now */
 function groupOf(state, view, { tone }, now) {
 	if (tone === "bad" || tone === "warn") return "need";
@@ -47,7 +35,7 @@ function groupOf(state, view, { tone }, now) {
 export function groupsOf(state, now, query = "") {
 	const words = query.toLowerCase().split(/\s+/).filter(Boolean);
 	const known = { ...state, unknownVm: "" }; // a link to a VM that does not exist here says nothing about the VMs of the list
-	/** @type {Record<string, {row: Row, rank: number, host: string, cut: boolean, at: number}[]>} */
+	/** @type {Record<string, {row: Row, isBad: boolean, host: string, cut: boolean, at: number}[]>} */
 	const found = { need: [], acts: [], unknown: [], run: [] };
 	for (const { name, vmid, host } of state.health.vms) {
 		const view = knownOf(state, name);
@@ -60,10 +48,10 @@ export function groupsOf(state, now, query = "") {
 		const tone = group === "run" && head.tone !== "good" ? "" : head.tone;
 		const age = group !== "run" && view.seen ? span(now - view.seen.at) : "";
 		const row = { key: name, vm: name, find: "", title, words: said, tone, icon: group === "run" ? "running" : head.icon, age };
-		found[group].push({ row, rank: urgency(head), host: host ?? "", cut: Boolean(proxmoxTrouble(state, view)), at: view.seen?.at ?? 0 });
+		found[group].push({ row, isBad: tone === "bad", host: host ?? "", cut: Boolean(proxmoxTrouble(state, view)), at: view.seen?.at ?? 0 });
 	}
 	return Object.entries(found).filter(([, rows]) => rows.length).map(([name, rows]) => {
-		const sorted = rows.toSorted((a, b) => a.rank - b.rank);
+		const sorted = rows.toSorted((a, b) => Number(b.isBad) - Number(a.isBad)); // no row moves for any other reason
 		const oldest = Math.min(...rows.map(({ at }) => at));
 		const note = name === "run" ? `looked at within ${span(now - oldest)}` : "";
 		return { name, title: TITLES[name](rows.length), note, rows: name === "unknown" && !words.length ? foldHosts(sorted) : sorted.map(({ row }) => row) };

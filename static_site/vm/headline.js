@@ -157,7 +157,3 @@ function unseen(view) {
 	if (view.reading || view.phase === "checking" || (view.triedAt && !view.trouble)) return { words: "Looking…", tone: "busy", icon: "working", live: true, second: "Asking the host", why: "" };
 	return { words: "Not known", tone: "unknown", icon: "unknown", second: "Not looked at yet", why: view.trouble };
 }
-
-/** Returns how urgently a VM needs help, as the key for sorting the list. @param {Headline} headline */
-export const urgency = ({ tone }) => ["bad", "warn", "unknown", "busy", "good"].indexOf(tone);
-

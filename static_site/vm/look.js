@@ -3,7 +3,7 @@
 import { newId, post, sleep } from "../base/send.js";
 import { MINUTE } from "../base/words.js";
 import { dropHistory, findJob, refreshHistory } from "../state/history.js";
-import { isCheckDue, proxmoxTrouble, recentEvidence, resting, vmHealth } from "../state/rules.js";
+import { isCheckDue, knownOf, proxmoxTrouble, recentEvidence, resting, vmHealth } from "../state/rules.js";
 import { dispatch, getState, openViews, subscribe, viewOf } from "../state/store.js";
 import { bringsUp, mutates } from "../state/verbs.js";
 import { dropUnasked, resumeVerb, runVerb } from "./run.js";
@@ -129,8 +129,7 @@ async function checkWaiting() {
 		while (waiting.size) {
 			const state = getState();
 			const names = [...waiting];
-			openViews(names);
-			const name = names.find((each) => !proxmoxTrouble(state, viewOf(each))) ?? names[0];
+			const name = names.find((each) => !proxmoxTrouble(state, knownOf(state, each))) ?? names[0];
 			const host = hostOf(name);
 			const mates = host ? names.filter((each) => hostOf(each) === host) : [name];
 			for (const each of mates) waiting.delete(each);
@@ -146,6 +145,7 @@ const hostOf = (name) => !apart.has(name) && vmHealth(getState(), name)?.host;
 
 /** Asks a host for the states of its VMs. The page asks separately for each VM that is missing in the answer, as with an older host agent. @param {string[]} names */
 async function askHost(names) {
+	openViews(names); // only now, because a thousand at once take too long
 	dispatch("states-asked", { names });
 	const body = JSON.stringify({ verb: "states", vm: names[0] });
 	const answer = await post("pve", newId(), body, new AbortController().signal) ?? { message: "no answer came back" };
@@ -169,10 +169,9 @@ export function checkIfDue() {
 		owed = null;
 		lookAt(vm);
 	}
-	const isDue = (/** @type {string} */ name) => isCheckDue(getState(), viewOf(name), Date.now());
+	const isDue = (/** @type {string} */ name) => isCheckDue(getState(), knownOf(getState(), name), Date.now());
 	if (isDue(vm)) runVerb("status", { vm, quiet: true });
 	const names = state.tab === "list" ? state.health.vms.map(({ name }) => name) : [];
-	openViews(names);
 	if (names.length) checkEach(names.filter(isDue));
 	else waiting.clear();
 }

@@ -32,6 +32,7 @@ TITLES = {
     "vms1000_list_s": "1,000 VMs on 50 hosts: the page's list, from the key to the last state, s (wanted: at most 6)",
     "vms1000_list_requests": "1,000 VMs on 50 hosts: requests for the states of that list (wanted: one a host)",
     "vms1000_list_task_ms": "1,000 VMs on 50 hosts: longest task of the list and 20 s more, ms (wanted: at most 100)",
+    "vms1000_list_cpu_ms": "1,000 VMs on 50 hosts: the same in processor time, which a busy machine leaves alone, ms",
     "vms1000_list_frame_ms": "1,000 VMs on 50 hosts: longest frame while that list scrolls, ms (wanted: at most 50)",
     "vms1000_turned_away": "1,000 VMs on 50 hosts: connections turned away (wanted: 0)",
 }
@@ -118,6 +119,7 @@ def list_figures(service: Service) -> dict[str, float]:
         page.goto(f"http://127.0.0.1:{service.port}/")
         page.fill("#secret", service.secrets["operator"])
         page.evaluate(TASKS)
+        browser.start_tracing(page=page, categories=["toplevel"])
         began = time.monotonic()
         page.keyboard.press("Enter")
         page.click("#show-vms")
@@ -130,8 +132,19 @@ def list_figures(service: Service) -> dict[str, float]:
             "vms1000_list_s": round(known, 1),
             "vms1000_list_requests": requests,
             "vms1000_list_task_ms": round(max(page.evaluate("() => window.tasks"))),
+            "vms1000_list_cpu_ms": round(longest_processor_ms(browser.stop_tracing())),
             "vms1000_list_frame_ms": round(frame),
         }
+
+
+def longest_processor_ms(trace: bytes) -> float:
+    """Return the most processor time that one task took on the page's main thread."""
+    events = json.loads(trace)["traceEvents"]
+    mains = [event for event in events if event.get("args", {}).get("name") == "CrRendererMain"]
+    threads = {(main["pid"], main["tid"]) for main in mains}
+    tasks = [event for event in events if "tdur" in event and event["name"].endswith("RunTask")]
+    longest: float = max(task["tdur"] for task in tasks if (task["pid"], task["tid"]) in threads)
+    return longest / 1000
 
 
 def _host_with_vms(number: int, port: str, private: str, pinned: str) -> str:

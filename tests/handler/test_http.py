@@ -99,9 +99,10 @@ def test_security_headers(service: Service) -> None:
         assert reply.headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in reply.headers
         assert "server" not in reply.headers
-    part = service.send("GET", "/app.js").headers  # of a file, on which a browser ignores the other headers
-    assert (part["x-content-type-options"], part["cache-control"]) == ("nosniff", "no-cache, no-transform")
-    assert "content-security-policy" not in part
+    for path in ("/app.js", "/state/store.js", "/style.css"):  # files on which a browser ignores the other headers
+        part = service.send("GET", path).headers
+        assert (part["x-content-type-options"], part["cache-control"]) == ("nosniff", "no-cache, no-transform")
+        assert "content-security-policy" not in part
     assert "manifest-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-cache, no-transform"
     assert health.headers["cache-control"].startswith("no-store")

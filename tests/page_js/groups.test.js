@@ -31,6 +31,7 @@ for (const [what, states, options, expected] of [
 	["one that another caller acts on is under way", [{ ...RUNS, holder: HOLDER }], { query: "web" }, [["1 under way", "", "web · 110 · pve1: Resetting… 4 s"]]],
 	["a verb without an answer is not known", [RUNS], { query: "web", more: [["act-begun", { ...begun("reset")[1], vm: "web", lost: true }]] }, [["1 not known", "", "web · 110 · pve1: Outcome not known 4 s"]]],
 	["one that its host did not tell is being looked at", [], { query: "110" }, [["1 not known", "", "web · 110 · pve1: Looking…"]]],
+	["a row that is being looked at keeps its place", [], {}, [["8 not known", "", ...["web · 110", "db · 111", "mail · 112"].map((title) => `${title} · pve1: Looking…`), ...UNSEEN]]],
 	["a search needs all of its words, in any order, in upper case or not", [RUNS, DB_OFF, MAIL_HANGS], { query: "PVE1 off" }, [["1 needs you", "", "db · 111 · pve1: Off 4 s"]]],
 	["a search may leave none", [RUNS], { query: "nosuch" }, []],
 ]) test(what, () => assert.deepEqual(listed(states, options).groups, expected));

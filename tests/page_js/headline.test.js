@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { adviceOf } from "../../static_site/state/rules.js";
 import { VERBS } from "../../static_site/state/verbs.js";
 import { barOf } from "../../static_site/vm/bar.js";
-import { headlineOf, urgency } from "../../static_site/vm/headline.js";
+import { headlineOf } from "../../static_site/vm/headline.js";
 import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const PAGE = readFileSync(new URL("../../static_site/index.html", import.meta.url), "utf8");
@@ -338,11 +338,6 @@ test("locked, opening, and without an answer", () => {
 	assert.equal(headAfter(["read-begun", { verb: "status", loud: true }]).words, "Looking…");
 	assert.equal(headAfter(...REACH.away).words, "No connection");
 	assert.equal(headAfter(...REACH["a link to another VM"]).words, "No such VM");
-});
-
-test("the list has the worst first", () => {
-	const tones = ["good", "busy", "unknown", "warn", "bad"].map((tone) => ({ tone }));
-	assert.deepEqual(tones.toSorted((a, b) => urgency(a) - urgency(b)).map(({ tone }) => tone), ["bad", "warn", "unknown", "busy", "good"]);
 });
 
 test("nothing is promised before the host's first line", () => {
