@@ -9,7 +9,6 @@ from datetime import date
 
 from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
 from ..config.model import Config
-from .doctor import find_key, find_url
 from .environment import caller_key, handler_url
 from .notify import load_receivers, show_sent
 from .output import DONE, CommandError, show
@@ -37,12 +36,15 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _signer(config: Config | None) -> Signer:
     """Return the caller's key and URL. With a configuration, it signs as doctor does."""
-    url = find_url(config, os.environ) or handler_url(os.environ)
-    if config is None or {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys():
-        return Signer(url, caller_key(os.environ))
-    if (key := find_key(config)) is None:
+    if config is None:
+        return Signer(handler_url(os.environ), caller_key(os.environ))
+    from .doctor import find_key, find_url  # this loads asyncssh, which most commands do not need
+
+    is_given = {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys()
+    key = caller_key(os.environ) if is_given else find_key(config)
+    if key is None:
         raise CommandError("the configuration has no caller doctor, which signs the request", _NO_CALLER)
-    return Signer(url, key)
+    return Signer(find_url(config, os.environ), key)
 
 
 def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event:

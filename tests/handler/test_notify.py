@@ -242,9 +242,10 @@ def test_a_dead_receiver_delays_nothing(receiver: Inbox) -> None:
 
 
 def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) -> None:
-    """The second message replaces the first, and ntfy clears it. A reload with a mistake is the reason."""
+    """The second message replaces the first, and ntfy clears it. The reason is a mistake in the configuration."""
     access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-    extra = ntfy(receiver.url).replace('["verdict", "outcome"]', '["ready"]')
+    mistake = "[unknown]\nx = 1\n"
+    extra = ntfy(receiver.url).replace('["verdict", "outcome"]', '["ready"]') + mistake
     service = Service(short_dir, extra=extra, program=with_constants(*QUICK), **access)
 
     def lost() -> list[str]:
@@ -252,10 +253,10 @@ def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) ->
 
     try:
         service.answering()
-        with service.configured(service.config.read_text() + "[unknown]\nx = 1\n"):
-            until(lambda: len(lost()) == 1)
+        until(lambda: len(lost()) == 1)
         [key] = lost()
-        until(lambda: receiver.lines()[key]["title"] == "Breakglass is ready again" and key in receiver.cleared)
+        with service.configured(service.config.read_text().replace(mistake, "")):
+            until(lambda: receiver.lines()[key]["title"] == "Breakglass is ready again" and key in receiver.cleared)
     finally:
         service.stop()
 
