@@ -21,6 +21,7 @@ FILE = "BREAKGLASS_COVERAGE"  # the environment variable with the name of the fi
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
 _SIDES = 2  # of a branch
+_savers: list[Callable[[], None]] = []  # of this process, once it records
 
 
 def begin() -> None:
@@ -87,10 +88,18 @@ def record(file: str) -> None:
 
         return ended
 
+    _savers.append(save)
     atexit.register(save)
     os.register_at_fork(after_in_child=begin_child)
     for name in ("_exit", "execv", "execve"):
         setattr(os, name, saving(getattr(os, name)))
+
+
+def flush() -> None:
+    """Append what this process has run since its start or the last flush, and record all lines again."""
+    for save in _savers:
+        save()
+        vars(sys)["monitoring"].restart_events()
 
 
 def _monitor(copy: str) -> dict[int, _Ran]:

@@ -141,6 +141,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "qemu": lambda: _program("qemu-system-x86_64"),
     "root": _root,
     "sshd": _sshd,
+    "strace": lambda: _ptrace() or _program("strace"),
     "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
     "timens": _timens,
     "tun": lambda: _root() or _program("ip") or ("" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..grammar import Request
 from ..host.paths import Host, boottime, read_json, read_small_file, remove_job_dir, write_atomic
-from ..host.process import process_ticks, read_process
+from ..host.process import process_ticks, read_process, read_stat
 from ..words import DEADLINES, MUTATING
 from .mutex import fill_reserve, free_part, is_short
 from .result import Result
@@ -54,9 +54,12 @@ class Record:
 
 
 def make_record(request: Request, nonce: str, is_job: bool) -> Record:
-    """Return the record of a request that this process claims now: to run its job or to block the id."""
+    """Return the record of a request that this process claims now: to run its job or to block the id.
+
+    Raises IndexError if a job can't read its start time, because a job without one would look killed while it acts.
+    """
     started, pid = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), os.getpid()
-    ticks = process_ticks(pid) if is_job else 0
+    ticks = int(read_stat(pid)[1][19]) if is_job else 0
     who = (request.id, request.verb, request.by, request.why)
     return Record(*who, started, boottime(), nonce, pid, ticks, request.fresh)
 
