@@ -116,7 +116,7 @@ def test_it_joins_the_record_the_message_and_the_report(night: Night) -> None:
 
 
 def test_a_conversation_continues_from_it(night: Night) -> None:
-    """It begins with the sentence, as the model's own and not the operator's. A caller without `history` gets none."""
+    """It begins with the sentence as words of the model. A caller without `history` gets none."""
     job = night.alert("asked", {"text": SENTENCE})
     night.ended(job, "ok")
     body = json.dumps({"prompt": "Why?", "vm": "devvm", "about": job}).encode()
