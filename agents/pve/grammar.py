@@ -72,7 +72,7 @@ def parse_line(line: str) -> Request:
     fresh = int(word["fresh"] or 0)
     if fresh > 86400:
         raise Malformed("fresh is more than a day")
-    if not word["id"] and word["verb"] in ("job", "seen"):
+    if not word["id"] and word["verb"] in ("job", "seen", "opinion"):
         raise Malformed(f"{word['verb']} needs an id")
     for value in filter(None, (word["anyway"], word["proves"])):
         if word["verb"] not in GOES_WITH[value] or (word["proves"] and not word["by"]):

@@ -65,7 +65,7 @@ VERBS = {
     "states": Verb("All states", "Shows all VMs; changes nothing", 8.0, needs_signature=True, allowed_by="status"),
     "where": Verb("", "Says which node has the VM", 2.0),
     "job": Verb("", "Shows the output of a job in the history", 4.0),
-    **dict.fromkeys(("told", "seen"), Verb("", "Marks an alert's capture", 4.0, needs_signature=True)),
+    **dict.fromkeys(("told", "seen", "opinion"), Verb("", "Marks an alert's capture", 4.0, needs_signature=True)),
     "check": Verb("", "Lists what the account lacks", 20.0, needs_signature=True),
     "ping": Verb("", "Answers", 4.0),
     "session": Verb("", "Serves requests until it is closed", 0.0),

@@ -32,6 +32,7 @@ class Rule:
     vm: str
     fresh_seconds: int = FRESH_SECONDS
     is_drill: bool = False
+    opinion_usd: int = 0  # once opinions on the VM have cost this much in a day, none begins; 0 if none is wanted
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether an alert's labels fit."""
@@ -133,6 +134,7 @@ class Capture:
     job: str
     fresh_seconds: int
     why: str
+    opinion_usd: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def plan(
         jobs = {key: job_id(source, alert, key[0], now, secret, key[1]) for key in freshness}
         for vm, rule in chosen.items():
             job = jobs[rule.fresh_seconds, rule.is_drill]
-            found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, reason))
+            found.setdefault(vm, {}).setdefault(job, Capture(vm, job, rule.fresh_seconds, reason, rule.opinion_usd))
     return Plan({vm: tuple(captures.values()) for vm, captures in found.items()}, ignored)
 
 

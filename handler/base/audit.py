@@ -35,6 +35,7 @@ EVENTS = {  # each event with its level; a request's level depends on its outcom
     "notify": INFO,
     "notify-failed": ERROR,
     "notify-late": WARNING,
+    "opinion": INFO,
     "out-of-descriptors": ERROR,
     "own-agent-unreadable": ERROR,
     "reload": INFO,

@@ -21,7 +21,7 @@ PLACEHOLDER = "the-model-proxy-has-it"
 _FLAGS = (
     *("-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"),
     *("--setting-sources=", "--strict-mcp-config", "--disable-slash-commands", "--system-prompt-snapshot=off"),
-    *("--permission-mode=default", "--permission-prompts=none", "--tools=Bash,Read,Grep,Glob"),
+    *("--permission-mode=default", "--permission-prompts=none"),
 )
 
 # An operator may override these. Without the first two, claude takes three minutes to report that the API is down.
@@ -59,7 +59,7 @@ class Started(NamedTuple):
 
 def list_flags() -> list[str]:
     """Return the names of the options with which each turn starts claude."""
-    own = ("--agents", "--agent", "--allowedTools", "--session-id", "--resume")
+    own = ("--tools", "--agents", "--agent", "--allowedTools", "--session-id", "--resume")
     return [flag.partition("=")[0] for flag in (*_FLAGS, *own) if flag.startswith("--")]
 
 
@@ -67,7 +67,8 @@ def build_arguments(job: Job) -> list[str]:
     """Return the arguments that claude gets in a turn."""
     allowed = [f"--allowedTools={','.join(job.rules)}"] if job.rules else []
     session = f"--resume={job.sid}" if job.resume else f"--session-id={job.sid}"
-    return [*_FLAGS, f"--agents={wall.AGENTS}", f"--agent={next(iter(job.agents))}", *allowed, session]
+    tools = ["--tools=Bash,Read,Grep,Glob"] if job.verbs else ["--tools=", "--max-turns=1"]  # an opinion has none
+    return [*_FLAGS, *tools, f"--agents={wall.AGENTS}", f"--agent={next(iter(job.agents))}", *allowed, session]
 
 
 def build_environment(job: Job) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..base import audit
 from ..config.model import ChatSettings
-from .brief import HOST, build_agents, list_tool_rules, list_verbs, render_ssh_files
+from .brief import build_agents, list_tool_rules, list_verbs, render_ssh_files
 from .job import Job, Line, Opening, encode_opening
 from .output import parse_line
 from .request import TurnRequest
@@ -98,7 +98,7 @@ def find_program(settings: ChatSettings) -> str:
 
 def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:
     """Return the job of a turn. `transcript` is its transcript's size in bytes. Blocks; raises OSError."""
-    vm = replace(request.vm, guest=None) if request.tools == HOST else request.vm
+    vm = replace(request.vm, guest=None) if request.tools else request.vm
     is_begun_again = request.resume and not transcript
     return Job(
         vm=vm.name,

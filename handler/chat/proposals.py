@@ -5,10 +5,13 @@ is looked up again at the next turn.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..base.errors import Lost, Unreached
+from ..base.text import plain_line
 from ..base.verdict import read_verdict
 from ..proxmox.outcome import Message
 from ..proxmox.wire import line_of
@@ -16,6 +19,7 @@ from .request import Proposal, TurnRequest
 
 SECONDS = 3.0
 MOST = 8  # only the newest proposals are looked up
+OPINION_CHARS = 300
 
 Read = Callable[[str], Awaitable[list[Message]]]
 
@@ -29,6 +33,20 @@ async def prepend_outcomes(request: TurnRequest, read: Read, proposals: Sequence
     still_open = [proposal for proposal, (_, is_final) in pairs if not is_final]
     outcomes = f"[From breakglass, not from the operator. {text}]\n\n" if text else ""
     return replace(request, outcomes=outcomes, still_open=still_open)
+
+
+async def quote_opinion(request: TurnRequest, read: Read, job: str) -> TurnRequest:
+    """Return the first turn of a conversation that continues from the opinion on a capture, if the host has one."""
+    found: object = None
+    with suppress(TimeoutError, Unreached, Lost):
+        async with asyncio.timeout(SECONDS):
+            found = (await read(line_of("job", request.vm.vmid, id=job)))[-1].get("whole_job")
+    opinion = found.get("opinion") if isinstance(found, dict) else None
+    if not isinstance(opinion, dict):
+        return request
+    said = json.dumps(plain_line(str(opinion.get("text")))[:OPINION_CHARS], ensure_ascii=False)
+    text = f"Without tools, and perhaps misled by the evidence, you have said about the capture {job}: {said}"
+    return replace(request, outcomes=f"[From breakglass, not from the operator. {text}]\n\n")
 
 
 async def _fetch_outcome(read: Read, vmid: int, proposal: Proposal) -> tuple[str, bool]:

@@ -87,6 +87,7 @@ def turn_key(caller: str, turn: str) -> bytes:
 class ChatRequest:
     """The body of POST /chat: one of `prompt`, `attach`, `cancel`, `list`, `replay`.
 
+    `about` is the capture with whose opinion a new conversation begins.
     `vm` and `session` are not checked yet.
     """
 
@@ -96,6 +97,7 @@ class ChatRequest:
     attach: str = ""
     cancel: str = ""
     tools: str = ""
+    about: str = ""
     list: bool = False
     replay: bool = False
     after: int = 0
@@ -106,7 +108,7 @@ class ChatRequest:
 # --- Parse the bodies of POST /chat: as strictly as those of POST /pve ---
 
 _CHAT = {
-    "prompt": ("prompt", "vm", "session", "tools", "challenge", "to"),
+    "prompt": ("prompt", "vm", "session", "tools", "about", "challenge", "to"),
     "attach": ("attach", "after", "session", "challenge", "to"),
     "cancel": ("cancel", "session", "challenge", "to"),
     "list": ("list", "challenge", "to"),
@@ -140,6 +142,6 @@ def parse_chat_body(body: bytes) -> ChatRequest:
         raise BadRequest(f'unknown "tools": "{shown(request.tools)}"', f"write {' or '.join(TOOLS)}, or leave it out")
     if action == "replay" and not request.session:
         raise BadRequest('"session" is required with "replay"', "send the token of the conversation")
-    for name in ("attach", "cancel"):
+    for name in ("attach", "cancel", "about"):
         check_shape(name, getattr(request, name), ID)
     return request

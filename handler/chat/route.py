@@ -39,7 +39,13 @@ async def chat(request: Request) -> Response:
     turns = await chatting.chat(stops=bool(body.cancel))
     if body.prompt:
         turn = turns.build(body, signed, config.session_secrets, now, partial(choose_vm, config, signed))
-        lines = await turns.request(turn, partial(service.read, turn.vm))
+        read = partial(service.read, turn.vm)
+        if body.about and not turn.resume:
+            from .proposals import quote_opinion
+
+            check_permission(signed.caller, "history", turn.vm.name, now)
+            turn = await quote_opinion(turn, read, body.about)
+        lines = await turns.request(turn, read)
         audit.request(began, "turn", signed.caller.name, "chat", turn.vm.name, signed.id)
         return StreamingResponse(lines, media_type=NDJSON)
     if body.list or body.replay:

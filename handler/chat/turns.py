@@ -48,7 +48,7 @@ class Chat:
     """The turns of this handler, in one sessions.dir. `path` is the socket at which systemd starts turns, or empty."""
 
     def __init__(self, settings: ChatSettings, disk: Disk, path: str = "") -> None:
-        self.settings, self.disk, self._path = settings, disk, path
+        self.settings, self.disk, self.path = settings, disk, path
         self.store = Store(settings.sessions_dir)
         self.running: dict[bytes, RunningTurn] = {}
         self._starting: list[TurnRequest] = []
@@ -72,7 +72,8 @@ class Chat:
             raise SessionInvalid(f"the session is for another VM, {old.vm}", "begin a new conversation")
         vm = choose_vm(old.vm if old is not None else body.vm)
         sid = old.sid if old is not None else str(uuid.uuid4())
-        parts = (f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt)
+        parts = [f"{body.tools}:{body.vm}" if body.tools else body.vm, body.session, body.prompt]
+        parts += [body.about] if body.about else []
         return TurnRequest(
             turn=signed.id,
             caller=caller,
@@ -123,7 +124,7 @@ class Chat:
             del self.running[request.key]
             self.is_in_doubt |= turn.said_nothing
 
-        turn = RunningTurn(self.settings, request, transcript, self._path, read, on_end)
+        turn = RunningTurn(self.settings, request, transcript, self.path, read, on_end)
         self.running[request.key] = turn
         if self._stop_at is not None:
             turn.stop("shutting-down")

@@ -17,7 +17,7 @@ from ..client import call as send
 from .environment import caller_key, handler_url
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
-from .terminal_text import seen_line
+from .terminal_text import opinion_line, seen_line
 
 _LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
 _RAW = "== "  # begins each part of the evidence, as the host read it
@@ -192,6 +192,8 @@ def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
     outcome, job = str(result["outcome"]), result.get("job")
     if isinstance(job, dict):
         show(str(job.get("output", "")))
+        if line := opinion_line(job.get("opinion")):
+            say(line)
     elif "job" in result:
         complain("the host has no such job", "list the jobs: breakglass call history")
     say(_headline(result, outcome, str(result["state"])))

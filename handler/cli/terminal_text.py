@@ -1,4 +1,4 @@
-"""The texts of `breakglass chat`, and who has seen a capture. Pure, except for the local time zone."""
+"""The texts of `breakglass chat`, and the people and the model that have seen a capture. Pure but for the time zone."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +33,14 @@ def seen_line(seen: object) -> str:
     found = [each for each in seen if isinstance(each, dict)] if isinstance(seen, list) else []
     pairs = [(plain_line(str(each.get("by"))), plain_line(local_minute(str(each.get("at"))))) for each in found]
     return "; ".join(f"seen by {by}, {at}" for by, at in pairs)
+
+
+def opinion_line(opinion: object) -> str:
+    """Return a job's second opinion as the words of a model; an empty text if it has none."""
+    if not isinstance(opinion, dict):
+        return ""
+    at, text = (plain_line(str(opinion.get(name)))[:300] for name in ("at", "text"))
+    return f"Claude, {local_minute(at)}: {text}"
 
 
 def command_of(event: Event) -> str:

@@ -37,8 +37,10 @@ def _rule(entry: Entry, vms: tuple[str, ...], off: set[str]) -> Rule | None:
         entry.problem("vm", f"is not a VM: {quoted(vm)}", f"use {' or '.join(vms)}")
     match = _match(entry)
     fresh_seconds = entry.get_number("fresh_seconds", FRESH_SECONDS, 0, _DAY)
+    usd = entry.get_number("diagnose_usd", 1, 1, 1000)
+    opinion_usd = usd if entry.get_flag("diagnose") else 0
     entry.report_unknown()
-    return None if entry.is_faulty else Rule(source, match, vm, fresh_seconds)
+    return None if entry.is_faulty else Rule(source, match, vm, fresh_seconds, opinion_usd=opinion_usd)
 
 
 def _match(entry: Entry) -> Mapping[str, _Wanted]:

@@ -19,6 +19,7 @@ from ..base.verdict import Verdict, read_verdict
 from ..config.notify import FAILED, NTFY, OUTCOME, READY, REPORT, VERDICT, Recipient
 from ..config.server import page_link
 
+OPINION = "opinion"  # the stage of a verdict's message that has a second opinion too
 _SENTENCE, _WORDS = 300, 600  # characters
 _PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # priorities of ntfy, where 1 makes no sound
 
@@ -28,7 +29,8 @@ class Message:
     """One message. The newer of two with one `key` replaces the older where the receiver can do that.
 
     `key` and `stage` together name the message, however often it is sent. `events`: a receiver that wants one of them
-    gets it. `guest` is what it says in the guest's own words, and is left out unless the receiver wants that.
+    gets it. `guest` is what it says in the words of the guest or of a model that has read them. It is left out unless
+    the receiver wants that, and a message whose stage is OPINION is not sent then.
     `one_of`: who wants messages about this VM gets it, although it is about several. `is_over`: nothing is left to do.
     """
 
@@ -47,11 +49,12 @@ class Message:
 
     def wanted_by(self, receiver: Recipient) -> bool:
         """Tell whether a receiver gets this message."""
-        return any(receiver.wants(event, self.one_of or self.vm) for event in self.events)
+        is_wanted = any(receiver.wants(event, self.one_of or self.vm) for event in self.events)
+        return is_wanted and (receiver.guest_text or self.stage != OPINION)
 
     def text_for(self, receiver: Recipient) -> str:
         """Return the text for one receiver."""
-        return f"{self.text} Last words: {self.guest}" if self.guest and receiver.guest_text else self.text
+        return f"{self.text} {self.guest}" if self.guest and receiver.guest_text else self.text
 
 
 def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence[str]) -> Message:
@@ -60,7 +63,13 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
     sentence, advice, at = _sentence(found), found.advice, str(job.get("started"))[11:16]
     helps = f" {advice.capitalize()} helps." if advice in VERBS and VERBS[advice].mutating else ""
     words = job.get("last_words")
-    guest = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
+    last = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
+    said = [f"Last words: {last}"] if last else []
+    opinion = job.get("opinion")
+    if isinstance(opinion, dict):
+        said.append(
+            f"Claude, {plain_line(str(opinion.get('at')))[11:16]}: {plain_line(str(opinion.get('text')))[:_SENTENCE]}"
+        )
     return Message(
         key=key,
         stage=VERDICT,
@@ -69,7 +78,7 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
         title=f"{vm} at {plain_line(at)} UTC",
         text=f"{sentence[:1].upper()}{sentence[1:]}.{helps}",
         link=page_link(urls[0], vm, key) if urls else "",
-        guest=guest,
+        guest=" ".join(said),
         is_urgent=found.code not in CALM,
         code=found.code,
     )

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from ..auth.signing import ID, SIGNATURE
 from ..base import audit
@@ -20,7 +21,7 @@ from ..proxmox.outcome import Message as HostMessage
 from ..proxmox.request import VerbRequest
 from ..proxmox.wire import line_of
 from ..service import Service
-from .messages import outcome_message, ready_message, summary_message, verdict_message
+from .messages import OPINION, outcome_message, ready_message, summary_message, verdict_message
 from .outbox import Outbox, remember
 
 ENDED_SECONDS = 30.0  # a handler sends the message about its capture at most this long after the capture's end
@@ -105,6 +106,14 @@ class Notifier:
             audit.note("notify-late", vm=vm.name, job=job, why=str(error))
         finally:
             self._under_way.discard(job)
+
+    async def tell_opinion(self, vm: Vm, job: str, last: object) -> None:
+        """Send a capture's message again with its second opinion, unless a verb's message came after the job `last`."""
+        result = (await self._service.read(vm, line_of("job", vm.vmid, id=job)))[-1]
+        found = result.get("whole_job")
+        if isinstance(found, dict) and result.get("last") == last:
+            message = verdict_message(vm.name, job, found, self._service.config.urls)
+            self._spawn(self.outbox.tell(replace(message, stage=OPINION, is_urgent=False)))
 
     async def _mark(self, vm: Vm, job: str, is_told: bool) -> None:
         await self._ask(vm, line_of("told", vm.vmid, _TOLD if is_told else _NOT_TOLD, id=job, by="breakglass"))

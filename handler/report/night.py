@@ -21,6 +21,7 @@ _AGO = re.compile(r" \(\d+ \w+ ago\)")  # the end of a line of evidence about wh
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)  # of a job, in the host agent's grammar
 _ANSWERED = re.compile(r"the guest's kernel answered (\d{1,6}) s ago", re.ASCII)
 _MOST_SECONDS = 10**6
+_MOST_OPINION = 300  # characters, because a model wrote it that has read the guest's words
 _DONE_WELL = ("done", "busy", "refused")
 
 
@@ -109,13 +110,15 @@ def _compose_vm(night: Night, until: datetime) -> Iterator[Block]:
 
 
 def _describe(job: Job, jobs: Sequence[Job], zone: datetime) -> Iterator[str]:
-    """Yield a job's line of the timeline, when it was seen, and when the guest answered after it."""
+    """Yield a job's line of the timeline, its opinion, when it was seen, and when the guest answered after it."""
     verb, why = str(job["verb"]), plain_line(str(job.get("why") or ""))
     is_alert = str(job["id"]).startswith(CAPTURE_ID)
     what = "evidence for an alert" if is_alert else VERBS[verb].label.lower() if verb in VERBS else verb
     ended = f"{job.get('outcome') or 'running'}{_took(job)}"
     said = f". {sentence}" if (sentence := read_verdict(job).sentence) else ""
     yield f"{_clock(job, zone)} {what}, {job.get('by')}{f' ({why})' if why else ''}: {ended}{said}"
+    for opinion in _maps([job.get("opinion")]):
+        yield f"{_clock(opinion, zone, 'at')} Claude: {plain_line(str(opinion.get('text')))[:_MOST_OPINION]}"
     for seen in _maps(job.get("seen")):
         yield f"{_clock(seen, zone, 'at')} seen by {plain_line(str(seen.get('by')))}"
     if verb in MUTATING and (back := _answered(job, jobs)) and (start := began(job)):

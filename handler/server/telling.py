@@ -1,4 +1,4 @@
-"""What the messages to people are told of, if there is a [[notify]]. Without one, `notify` is not even loaded."""
+"""Tells messages and second opinions what happens. Unless a [[notify]] or an alert wants them, neither is loaded."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from ..proxmox.wire import capture_line, line_of
 from ..service import Load, Service
 
 if TYPE_CHECKING:
+    from ..chat.opinion import Opinions
     from ..notify.notifier import Notifier
 
 FindFaults = Callable[[Service], Sequence[Finding]]
@@ -24,11 +25,12 @@ ANSWER_SECONDS = 25.0  # with before_answer, the answer to an alert waits this l
 
 
 class Telling:
-    """Loads `notify` once a configuration needs it, and passes on what happens."""
+    """Loads `notify` and the opinions once a configuration needs them, and passes on what happens."""
 
-    def __init__(self, service: Service, find_faults: FindFaults) -> None:
+    def __init__(self, service: Service, chatting: ChatService, find_faults: FindFaults) -> None:
         self.notifier: Notifier | None = None
-        self._service, self._find_faults = service, find_faults
+        self.opinions: Opinions | None = None
+        self._service, self._chatting, self._find_faults = service, chatting, find_faults
 
     def use(self, config: Config) -> None:
         """Follow a configuration."""
@@ -38,6 +40,21 @@ class Telling:
             self.notifier = Notifier(self._service, self._reasons)
         if self.notifier is not None:
             self.notifier.outbox.use(config)
+        if self.opinions is None and any(rule.opinion_usd for rule in config.alerts):
+            from ..chat.opinion import Opinions
+
+            self.opinions = Opinions(self._service, self._chatting, self._tell_opinion)
+
+    async def _tell_opinion(self, vm: Vm, job: str, last: object) -> None:
+        if self.notifier is not None:
+            await self.notifier.tell_opinion(vm, job, last)
+
+    async def stop(self) -> None:
+        """End the messages and the opinions."""
+        if self.opinions is not None:
+            await self.opinions.stop()
+        if self.notifier is not None:
+            await self.notifier.stop()
 
     def _reasons(self) -> list[str]:
         """Return why the handler is not ready, apart from receivers that can't be reached."""
@@ -56,8 +73,11 @@ class Telling:
         captures: Mapping[str, Sequence[Capture]],
         caller: str,
     ) -> None:
-        """Have the verdicts of the captures of an alert sent. Return at once, unless a receiver has before_answer."""
-        if self.notifier is None:
+        """Have the verdicts of the captures of an alert sent. Return at once, unless a receiver has before_answer.
+
+        A second opinion on a VM is asked for beside that, and nothing waits for it.
+        """
+        if self.notifier is None and self.opinions is None:
             return
         waits = []
         for vm, statuses in taken.items():
@@ -67,6 +87,11 @@ class Telling:
                 for each in captures[vm.name]
                 if each.job in new and not each.job.startswith(DRILL_ID)
             }
+            wanted = next((each for each in captures[vm.name] if each.opinion_usd and each.job in lines), None)
+            if self.opinions is not None and wanted is not None:
+                self.opinions.ask(vm, wanted.job, lines[wanted.job], wanted.opinion_usd)
+            if self.notifier is None:
+                continue
             # An alert may also attach to the capture of a person or a page, about which no message was sent.
             others = {str(status["job"]) for status in statuses} - {each.job for each in captures[vm.name]}
             lines |= {
@@ -89,7 +114,7 @@ class TellingService(Service):
     """The running handler, which also has people told of what happens."""
 
     def __init__(self, config: Config, load: Load, chatting: ChatService, find_faults: FindFaults) -> None:
-        self.telling = Telling(self, find_faults)
+        self.telling = Telling(self, chatting, find_faults)
 
         async def follow(config: Config) -> None:
             self.telling.use(config)
@@ -99,8 +124,7 @@ class TellingService(Service):
 
     async def stop(self) -> None:
         """End the turns and the messages, and close the connections."""
-        if self.telling.notifier is not None:
-            await self.telling.notifier.stop()
+        await self.telling.stop()
         await super().stop()
 
     def run(self, request: VerbRequest, began: float) -> Run:

@@ -4,7 +4,8 @@ import { $, followEnd, setText } from "../base/dom.js";
 import { newId, post, sleep, young } from "../base/send.js";
 import { OWN } from "../base/storage.js";
 import { LIMIT_USD } from "../state/conversation.js";
-import { chatOf, dispatch, getState, subscribe } from "../state/store.js";
+import { opinionOf } from "../state/rules.js";
+import { chatOf, dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { drawingOf, drawnTurn, dropDrawing, newFlight, scrollToEnd, whyNot } from "./drawings.js";
 import { endingOf, failureOf } from "./errors.js";
 import { drawEvent, readChat } from "./replay.js";
@@ -55,7 +56,9 @@ export function sendPrompt(recap = false, words = "") {
 /** Sends a turn. If the page sends the turn by itself, nothing scrolls, because a person may be reading.
  * @param {string} vm  @param {string} id  @param {string} question  @param {string} told  @param {Partial<Turn>} more  @param {boolean} [isPressed] */
 function send(vm, id, question, told, more, isPressed = true) {
-	const body = JSON.stringify({ prompt: told, vm: vm || undefined, session: chatOf(vm).session, tools: more.own ? "host" : undefined });
+	const { session } = chatOf(vm);
+	const about = session ? undefined : opinionOf(viewOf(vm), Date.now())?.id;
+	const body = JSON.stringify({ prompt: told, vm: vm || undefined, session, tools: more.own ? "host" : undefined, about });
 	const scroll = isPressed ? scrollToEnd : followEnd($("transcript"));
 	if (isPressed) showTalks(false);
 	follow(vm, { id, prompt: question, own: false, began: Date.now(), body, ...more });

@@ -1,12 +1,13 @@
 // Decides which buttons may be pressed, what an answer means, and why. Pure.
 
-import { MINUTE, clock, ended, sentence, span, troubleOf } from "../base/words.js";
+import { MINUTE, clock, ended, minute, sentence, span, troubleOf } from "../base/words.js";
 import { newView } from "./shape.js";
 import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
 /** @typedef {import("./shape.js").State} State */
 /** @typedef {import("./shape.js").View} View */
 /** @typedef {import("./shape.js").Holder} Holder */
+/** @typedef {import("./shape.js").Job} Job */
 /** Where a person is on the page. @typedef {{vm: string, tab: string}} Place */
 
 const LOOK_EVERY_MS = 15_000;
@@ -191,11 +192,24 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
 }
 
-/** Returns lines about trouble that no other part of the page shows. @param {State} state  @param {View} view  @returns {string[]} */
-export function notesOf({ health, clockOff, newPage }, view) {
+const OPINION_MS = 12 * 3600_000;
+
+/** Returns the newest job with a second opinion, for half a day and as long as no verb came after it. @param {View} view  @param {number} now */
+export function opinionOf({ jobs }, now) {
+	const job = jobs?.find(({ verb, opinion }) => opinion || mutates(verb));
+	return job?.opinion && now - Date.parse(job.started) < OPINION_MS ? job : null;
+}
+
+/** Returns an opinion as the words of a model, which has read the guest's. @param {Job} job  @param {number} clockOff */
+export const opinionWords = ({ opinion }, clockOff) => (opinion ? `Claude, ${minute(Date.parse(opinion.at) - clockOff)}: ${String(opinion.text).slice(0, 300)}` : "");
+
+/** Returns lines that no other part of the page shows: trouble, and a second opinion. @param {State} state  @param {View} view  @param {number} [now]  @returns {string[]} */
+export function notesOf({ health, clockOff, newPage }, view, now = 0) {
+	const opinion = opinionOf(view, now);
 	const config = health.answer?.config?.replace(/^ok$/, "").replace(/20\S+Z/, (/** @type {string} */ at) => clock(Date.parse(at) - clockOff));
 	const off = Math.abs(clockOff);
 	return [
+		opinion ? opinionWords(opinion, clockOff) : "",
 		view.note,
 		view.trouble,
 		off >= MINUTE ? `This device’s clock is ${span(off)} ${clockOff > 0 ? "behind" : "ahead"}. The times here are those of the host.` : "",

@@ -6,7 +6,7 @@
 /** @typedef {HostVerdict & {state: string, last: string|null, from: string, at: number}} Verdict */
 /** @typedef {{id: string, verb: string, by: string, why?: string, started: string, seconds?: number, outcome: string|null,
  *   stage?: string, verdict?: HostVerdict|null, output?: string, screen_png?: string|null, last_words?: string[], screen_text?: string[],
- *   seen?: {by: string, at: string}[]}} Job */
+ *   seen?: {by: string, at: string}[], opinion?: {text: string, at: string}}} Job */
 /** `rows`: the text on a console in text mode. @typedef {{png: string, started: string, at: number, last: string|null, live?: boolean, rows: string[]}} Picture */
 /** @typedef {{state: string, at: string|null, says: string}} Heartbeat as a status reports it */
 /** The watch over the guest after a verb that brings the VM up. `found`: how it ended. `started`: when the job began, by the host's clock.

@@ -4,6 +4,7 @@ import { $, fillText, icon, make, makePicture, makePre, pngBlob, setIcon, setLis
 import { sleep } from "../base/send.js";
 import { clock, hostDate, minute, phraseOf, sentence, span } from "../base/words.js";
 import { findJob, refreshHistory } from "../state/history.js";
+import { opinionWords } from "../state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { labelOf } from "../state/verbs.js";
 import { runVerb } from "./run.js";
@@ -165,6 +166,7 @@ function fillEntry(body, job, vm) {
 		["Took", job.outcome ? span(1e3 * (job.seconds ?? 0)) : `now at: ${job.stage}`],
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
+		["Opinion", opinionWords(job, getState().clockOff)],
 		["People", seenBy(job).join("; ")],
 		["Id", job.id],
 		["Console", job.screen_text?.length ? makePre(job.screen_text.join("\n")) : ""],

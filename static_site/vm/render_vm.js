@@ -55,7 +55,7 @@ export function renderVm(state, view, now) {
 	renderButtons(state, view, now);
 	renderConsole(view, now);
 	renderEvidence(view);
-	setList($("notes"), state.unlocked ? notesOf(state, view) : []);
+	setList($("notes"), state.unlocked ? notesOf(state, view, now) : []);
 }
 
 let room = "";

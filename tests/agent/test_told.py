@@ -1,6 +1,7 @@
 """The marks on an alert's capture: who may set them, and which captures wait for a message."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -73,8 +74,32 @@ def test_twenty_callers_are_seen_once_each(world: World) -> None:
     assert [each["by"] for each in execute(world, "status").trailer["seen"]] == expected
 
 
+def test_an_opinion_is_counted_before_it_comes(world: World) -> None:
+    """One is granted for each capture and each hour, with what those of the day have cost, and the record keeps it."""
+
+    def ask(job: str) -> tuple[object, object]:
+        trailer: dict[str, Any] = execute(world, f"opinion id={job} by=breakglass").trailer
+        return trailer.get("granted"), trailer.get("spent")
+
+    for job in ("alert-0010", "alert-0011"):
+        execute(world, f"forensics id={job} by=am")
+    assert [ask("alert-0010"), ask("alert-0010"), ask("alert-0011")] == [(True, 0.0), (False, None), (False, None)]
+    assert "opinion" not in record(world, "alert-0010")
+    said: dict[str, Any] = {"text": "reset, because " + "x" * 300, "usd": 0.25}
+    note = base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
+    assert execute(world, f"opinion id=alert-0010 by=breakglass note={note}").code == 0
+    assert record(world, "alert-0010")["opinion"]["text"] == said["text"][:300]
+    path = memory(world, "jobs/alert-0010/opinion.json")
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"asked": found["asked"] - 3600}))
+    assert [ask("alert-0010"), ask("alert-0011")] == [(False, None), (True, 0.25)]
+    execute(world, "forensics id=msg_00000004 by=am")
+    await_agents(world)
+    assert (world.root / "var/lib/breakglass/102/jobs/alert-0010/opinion.json").exists()
+
+
 @pytest.mark.all
-@pytest.mark.parametrize("verb", ["told", "seen"])
+@pytest.mark.parametrize("verb", ["told", "seen", "opinion"])
 def test_nothing_else_can_be_marked(world: World, verb: str) -> None:
     """Neither a caller's capture, nor a drill's, nor a job that is not known."""
     for job in ("msg_00000003", "alert-drill-03"):
@@ -83,9 +108,10 @@ def test_nothing_else_can_be_marked(world: World, verb: str) -> None:
         answer = execute(world, f"{verb} id={job} by=op")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (13, "job-unknown")
         assert not memory(world, f"jobs/{job}/marks").exists()
+        assert not memory(world, f"jobs/{job}/opinion.json").exists()
 
 
-@pytest.mark.parametrize("line", ["told", "told id=alert-0001", "seen id=alert-0001 by=op"])
+@pytest.mark.parametrize("line", ["told", "told id=alert-0001", "seen id=alert-0001 by=op", "opinion id=alert-0001"])
 def test_a_read_only_key_marks_nothing(world: World, line: str) -> None:
     """Claude's key neither marks a capture nor learns which of them wait."""
     answer = execute(world, line, "--read-only")

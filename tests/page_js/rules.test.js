@@ -163,6 +163,17 @@ test("the notes say only what is not well", () => {
 	assert.deepEqual(notes(statusCame("running", "qemu-running", 0, { warnings: ["claude logs in to it as root"] })), ["claude logs in to it as root"]);
 });
 
+test("a note has the newest opinion, until a verb comes or half a day has passed", () => {
+	const { clockOff, ...state } = after(...OPENED);
+	const told = { id: "alert-1", verb: "forensics", started: new Date(NOW).toISOString(), opinion: { at: new Date(NOW).toISOString(), text: `reset, because ${"x".repeat(999)}` } };
+	const notes = (jobs, now = NOW) => notesOf({ ...state, clockOff }, { ...viewOf(state), jobs }, now);
+	const [note] = notes([{ id: "job_1", verb: "forensics", started: told.started }, told]);
+	assert.match(note, /^Claude, \d\d:\d\d: reset, because x+$/);
+	assert.equal(note.length, "Claude, 00:00: ".length + 300);
+	assert.deepEqual(notes([{ id: "job_2", verb: "reset", started: told.started }, told]), []);
+	assert.deepEqual(notes([told], NOW + 12 * 3600_000), []);
+});
+
 // --- evidence of the history, which the page takes for its own ---
 
 const captured = (code, ago, more = {}) => ({ id: "job_9", verb: "forensics", by: "twin", started: new Date(NOW - 1e3 * ago).toISOString(), seconds: 3, outcome: "done", verdict: verdictOf(code), ...more });

@@ -195,6 +195,8 @@ ENTRIES = [
     ("60", "86401", "alerts[1].fresh_seconds"),
     ("60", "true", "alerts[1].fresh_seconds"),
     ("60", '60\nverb = "reset"', "alerts[1].verb"),
+    ("60", "60\ndiagnose = 1", "alerts[1].diagnose"),
+    ("60", "60\ndiagnose_usd = 0", "alerts[1].diagnose_usd"),
 ]
 
 
@@ -207,6 +209,15 @@ def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str
     assert all(problem.place.startswith("alerts[1]") for problem in config.problems)
     assert [rule.source for rule in config.alerts] == ["alertmanager"]
     assert (len(config.callers), len(config.vms)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "usd"),
+    [("", 0), ("diagnose_usd = 9", 0), ("diagnose = true", 1), ("diagnose = true\ndiagnose_usd = 9", 9)],
+)
+def test_an_opinion_must_be_asked_for(more: str, usd: int) -> None:
+    config = read(f"{GOOD}\n{more}\n")
+    assert (config.problems, [rule.opinion_usd for rule in config.alerts]) == ((), [0, usd])
 
 
 def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:

@@ -14,7 +14,7 @@ from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
 from breakglass.agents.pve.reading import states
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
 from breakglass.base import audit
-from breakglass.chat import probe, program, turn
+from breakglass.chat import opinion, probe, program, turn
 from breakglass.cli import doctor as cli_doctor
 from breakglass.doctor import alerts, chat, configuration, hosts, keys, model_api, sessions, signed
 from breakglass.notify import notifier, outbox, send
@@ -65,6 +65,7 @@ OUTLASTS = {
     "a look at what no handler has sent": (notifier.LOOK_AFTER, notifier.ENDED_SECONDS),
     "the end of a capture": (notifier.CAPTURE_SECONDS, DEADLINES["forensics"]),
     "an answer that waits for its message": (telling.ANSWER_SECONDS, DEADLINES["forensics"]),
+    "the end of a capture for an opinion": (opinion.CAPTURE_SECONDS, DEADLINES["forensics"]),
     # the handler, and the host agent
     "a read": (handler.FIRST_SECONDS, max(READS)),
     "a job's first stage": (handler.FIRST_SECONDS, CLAIM_SECONDS),

@@ -66,8 +66,8 @@ def spelled(request: Request) -> str:
 
 @each_row("verb", VERBS)
 def test_a_bare_verb_is_a_request(verb: str) -> None:
-    """A bare verb is enough for hands on a keyboard; only a job, and one who has seen it, need its id."""
-    needs_id = verb in ("job", "seen")
+    """A bare verb is enough for hands on a keyboard; only a job, and what is noted about it, need its id."""
+    needs_id = verb in ("job", "seen", "opinion")
     line = f"{verb} id={ID}" if needs_id else verb
     assert parse_line(line) == Request(verb, id=ID if needs_id else "")
 
@@ -230,7 +230,7 @@ def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
 def out_of_bounds(line: str) -> bool:
     """Tell whether a line that matches the expression above breaks a rule that no expression can check."""
     words = dict(word.split("=") for word in line.split(" ") if "=" in word)
-    no_id = line.startswith(("job", "seen")) and "id" not in words
+    no_id = line.startswith(("job", "seen", "opinion")) and "id" not in words
     lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
     proves = {"drill": "cycle", "doctor": "status"}.get(words.get("proves", ""), "")
     proves_nothing = bool(proves) and (line.split(" ")[0] != proves or "by" not in words)

@@ -1,12 +1,13 @@
 """The `[[notify]]` entries, and what a message says to whom."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from breakglass.config.load import parse
 from breakglass.config.notify import Recipient
 from breakglass.config.warnings import warn_of_receiver
-from breakglass.notify.messages import Message, outcome_message, request_for, verdict_message
+from breakglass.notify.messages import OPINION, Message, outcome_message, request_for, verdict_message
 
 from ..support.rows import each_row
 from .test_config import GOOD, problems, read
@@ -101,6 +102,16 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
     assert "Its kernel hangs. Reset helps." in without
     assert "Killed" not in without
     assert f"Reset helps. Last words: [1] fine / [2] {WORDS}" in whole
+
+
+def test_an_opinion_is_told_as_the_guests_words_are() -> None:
+    """Its message is for receivers of guests' words alone; there it follows the last words, cut and on one line."""
+    job = JOB | {"opinion": {"at": "2026-12-01T03:02:40Z", "text": "reset,\x1b\n because " + "x" * 999}}
+    message = replace(verdict_message("devvm", "alert-1", job, ()), stage=OPINION)
+    plain, words = (Recipient("n", "ntfy", "https://x", "t", guest_text=flag) for flag in (False, True))
+    assert [message.wanted_by(each) for each in (plain, words)] == [False, True]
+    assert "Claude" not in message.text_for(plain)
+    assert message.text_for(words).endswith(f"{WORDS} Claude, 03:02: reset, because {'x' * 285}")
 
 
 def test_a_hosts_text_is_one_line_and_cut() -> None:

@@ -51,6 +51,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
                 PANIC,
                 evidence=[BEFORE],
                 last_words=["a", "Kernel panic"],
+                opinion={"text": "reset, <b>because</b>\x1b it panicked", "at": "2026-12-01T03:02:40Z"},
                 seen=[{"by": "anna", "at": "2026-12-01T03:03:00Z"}],
                 screen_png=PNG,
             ),
@@ -58,6 +59,7 @@ NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
         [
             "devvm: 3 jobs.",
             f"- 03:02:00 evidence for an alert, prometheus: done after 3 s. {PANIC}",
+            "- 03:02:40 Claude: reset, \\<b\\>because\\</b\\> it panicked",
             "- 03:03:00 seen by anna",
             "- 03:04:10 reset, anna (it panicked): done after 3 s",
             "- 03:04:54 the guest's kernel answers, at most 44 s later",

@@ -22,7 +22,8 @@ from .chain_file import copy_chain
 from .mutex import Lock
 from .store import JobStore, Record
 
-NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png", "marks")
+_ADDED = ("marks", "opinion.json")  # after the job's end
+NAMES = ("request.json", "output", "result.json", "manifest.json", "evidence.json", "screen.png", *_ADDED)
 KEEP_JOBS = 20  # the newest jobs, whose output stays in /run
 KEEP_BY_ITSELF = 3  # the newest captures that a client took by itself, whose output stays in /run
 KEEP_IDS = 2 * DAY

@@ -12,6 +12,7 @@ from ..host.paths import Host, boottime, read_json
 from ..words import DONE, FAILED
 from .archive import describe_archive_trouble, is_archive_hung, read_bounded
 from .marks import read_marks
+from .opinion import read_opinion
 from .result import Result, Verdict
 from .store import JobStore, Record
 from .verify import describe_chain, read_chain
@@ -47,7 +48,7 @@ def describe_job(store: JobStore, record: Record) -> dict[str, object]:
     """Return a job of /run as `history` lists it."""
     result = store.result(record.id)
     if result is not None:
-        return _describe(vars(record), result) | read_marks(store.path(record.id))
+        return _describe(vars(record), result) | read_marks(store.path(record.id)) | read_opinion(store.path(record.id))
     stage = store.stage(record.id)
     if store.is_alive(record):
         return _describe(vars(record), {"stage": stage, "seconds": round(boottime() - record.boottime, 1)})
@@ -77,7 +78,7 @@ def read_archived(directory: str) -> dict[str, object] | None:
     request = read_json(f"{directory}/request.json")
     result = read_json(f"{directory}/result.json")
     result = result or _cut_off_result("the host went down or was restarted while the job ran")
-    return _describe(request, result) | read_marks(directory) if request else None
+    return _describe(request, result) | read_marks(directory) | read_opinion(directory) if request else None
 
 
 def read_job(host: Host, job_id: str) -> dict[str, object] | None:

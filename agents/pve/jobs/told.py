@@ -1,4 +1,4 @@
-"""What `told` and `seen` answer: marks on the captures of alerts, and which of those people were not told of yet."""
+"""What `told`, `seen` and `opinion` answer: marks on the captures of alerts, and which people were not told of yet."""
 
 import os
 import time
@@ -10,12 +10,13 @@ from ..grammar import Request
 from ..host.bounded import NoAnswerError
 from ..host.paths import Host, boottime, read_small_file, write_atomic
 from ..host.process import spawn_detached
-from ..words import DONE, FAILED
+from ..words import DAY, DONE, FAILED
 from .archive import tidy_up
 from .history import ask_archive, describe_job, read_archived
 from .marks import NOT_TOLD, SEEN, TOLD, add_mark, read_marks
+from .opinion import claim_opinion, keep_opinion
 from .result import Result, Verdict
-from .store import JobStore
+from .store import JobStore, Record
 
 ALERT_ID = "alert-"  # prefix of the ids of captures that alerts began; no caller can choose such an id
 DRILL_ID = "alert-drill-"  # prefix of the id of a drill's capture, about which no message is sent
@@ -31,7 +32,10 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         return None, Result(DONE, stage="told", extra={"untold": _untold(store), "newest": _newest(store)})
     mark = SEEN if request.verb == SEEN else NOT_TOLD if request.why == NOT_TOLD else TOLD
     try:
-        is_known = _add_mark(store, request, mark)
+        record = store.record(request.id) if request.verb == "opinion" else None
+        if record is not None and _is_alert(record.id):
+            return None, Result(DONE, stage=request.verb, extra=_answer_opinion(store, record, request.why))
+        is_known = request.verb != "opinion" and _add_mark(store, request, mark)
     except (OSError, NoAnswerError):
         verdict = Verdict("agent-failed", "the host could not record the mark, because a disk is full or hangs")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
@@ -39,6 +43,16 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
         verdict = Verdict("job-unknown", f'this host has no capture "{request.id}" that an alert requested', "history")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
     return None, Result(DONE, stage=request.verb)
+
+
+def _answer_opinion(store: JobStore, record: Record, note: str) -> dict[str, object]:
+    """Keep an opinion. Without one, count it, unless the capture has not ended, or is so old that no one reads it."""
+    if note:
+        keep_opinion(store, record.id, note)
+        return {}
+    if store.result(record.id) is None or boottime() - record.boottime > UNTOLD_SECONDS:
+        return {"granted": False}
+    return claim_opinion(store, record.id, [str(each["id"]) for each, _ in _captures(store, DAY)])
 
 
 def _add_mark(store: JobStore, request: Request, mark: str) -> bool:

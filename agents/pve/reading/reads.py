@@ -115,7 +115,7 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         yield from _tell_record(*answer_where(host, request.id))
     elif request.verb == "check":
         yield from _tell_record(*answer_check(key, request.vm))
-    elif request.verb in ("told", "seen"):
+    elif request.verb in ("told", "seen", "opinion"):
         yield from _tell_record(*answer_mark(host, request))
     else:
         yield from _tell_record(*answer_job(host, request.id))
