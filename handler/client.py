@@ -181,7 +181,7 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
 
 
 def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[Event], None]) -> Event:
-    """Run a verb and return its result; `on_message` gets each output line and each stage once.
+    """Run a verb and return its result; `on_message` gets each output line and each stage once, and what is tried.
 
     If the answer is lost, or is `unknown` or `running`, the same id is sent again, for REPEAT_SECONDS after the first
     loss. The verb acts only once, however often it is sent. Raises HandlerError for an error, and NoAnswer if no answer
@@ -217,6 +217,6 @@ def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Eve
             if not isinstance(message.get("outcome"), str):
                 break
             return message
-        if message["type"] in ("output", "stage") and replay.is_new(message):
+        if "trying" in message or (message["type"] in ("output", "stage") and replay.is_new(message)):
             on_message(message)
     raise NoAnswer("the answer ended before its result", sent=True)

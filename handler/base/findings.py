@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from .times import rfc3339
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
@@ -107,3 +109,16 @@ STATES: Mapping[str, tuple[str, str]] = {
 def fix_of(state: str, host: str) -> str:
     """Return the fix for a host in one of the host's states. States of a VM have no fix here."""
     return STATES[state][1].format(host, "")
+
+
+def say_silent(address: str, host: str) -> tuple[str, str, str]:
+    """Return the code, the sentence and the fix for a verb that only reads, whose host agent ended without a word."""
+    sentence = f"the host agent at {address} said nothing, so nothing is known of the VM; nothing was changed"
+    return "agent-silent", sentence, fix_of("agent-silent", host)
+
+
+def say_trying(host: str, state: str, since: float | None) -> dict[str, object]:
+    """Return, for the line of a stream, that a host in this state is being tried; nothing for a host that answers."""
+    if state in ("answering", "agent-outdated"):
+        return {}
+    return {"trying": f"{host}: {state}{f' since {rfc3339(since)}' if since else ''}; trying"}

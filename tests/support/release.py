@@ -83,8 +83,8 @@ def repack(data: bytes, epoch: int) -> bytes:
 # --- the Proxmox host's package ---
 
 
-def build_package(source: Path, built: Path, epoch: int) -> None:
-    """Build the Debian package of the host agent."""
+def build_package(source: Path, built: Path, epoch: int, version: str = VERSION) -> Path:
+    """Build the Debian package of the host agent; return its path."""
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory, HOST)
         for name, data, mode in package_files(source, epoch):
@@ -98,14 +98,15 @@ def build_package(source: Path, built: Path, epoch: int) -> None:
         control = tree / "DEBIAN"
         control.mkdir()
         (control / "md5sums").write_text("".join(sums))
-        (control / "control").write_text(fill(_text(source, "control"), version=VERSION, size=size))
+        (control / "control").write_text(fill(_text(source, "control"), version=version, size=size))
         end_sessions = END_SESSIONS.replace(AGENT, "/usr/(local/)?sbin/breakglass-pve")
         for name in SCRIPTS:
-            (control / name).write_text(fill(_text(source, name), version=VERSION, end_sessions=end_sessions))
+            (control / name).write_text(fill(_text(source, name), version=version, end_sessions=end_sessions))
             (control / name).chmod(0o755)
-        target = built / f"{HOST}_{VERSION}_all.deb"
+        target = built / f"{HOST}_{version}_all.deb"
         command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(target)]
         _run(*command, cwd=source, SOURCE_DATE_EPOCH=str(epoch))
+        return target
 
 
 def package_files(source: Path, epoch: int) -> list[tuple[str, bytes, int]]:

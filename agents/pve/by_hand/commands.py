@@ -27,7 +27,7 @@ def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser], serve: argpa
     beating = add_parser("heartbeat", help="tell which guests on this host answer, and which don't")
     beating.add_argument("vm", type=_vm_number, metavar="VM", nargs="?", help="one VM's number (default: all)")
     verbs = [_add_verb(add_parser(verb, help=VERBS[verb].consequence, allow_abbrev=False), verb) for verb in BY_HAND]
-    for parser in (serve, allowing, *verbs):
+    for parser in (serve, allowing, *(each for each, verb in zip(verbs, BY_HAND, strict=True) if VERBS[verb].is_job)):
         parser.add_argument("--no-last-words", action="store_true", help="never read a guest's kernel log")
     for parser in (serve, checking, allowing, beating, *verbs):
         parser.add_argument(

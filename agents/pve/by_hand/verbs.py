@@ -62,7 +62,7 @@ def write_line(settings: argparse.Namespace, job_id: str) -> str:
         "note": base64.urlsafe_b64encode(reason).decode().rstrip("="),
     }
     line = " ".join([settings.command, *(f"{name}={value}" for name, value in words.items() if value)])
-    return f"{line} no-last-words" if settings.no_last_words else line
+    return f"{line} no-last-words" if getattr(settings, "no_last_words", False) else line
 
 
 class Display:

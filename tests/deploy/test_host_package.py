@@ -1,0 +1,216 @@
+"""The release, and the life of the host's package on a Debian with apt, a real sshd and a stand-in for Proxmox."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from breakglass.agents.bundle import bundle
+from breakglass.cli.install import recipe
+from breakglass.config.model import Address, Host, Vm
+
+from ..support.chroot import debian
+from ..support.installing import new_key
+from ..support.locks import ROOT, read_pins
+from ..support.machines import HOST, Machine, furnish_proxmox
+from ..support.release import NAMESPACE, build_package
+from ..support.stages import until
+
+pytestmark = [pytest.mark.all, pytest.mark.real("debian", "network")]
+
+EPOCH = 1_796_000_000
+KEYS, DROP_IN = "/etc/ssh/authorized_keys.d/breakglass", "/etc/ssh/sshd_config.d/00-breakglass.conf"
+AGENT, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
+OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAroot an operator\n"
+SSH = "ssh -i /root/power -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLevel=ERROR breakglass@127.0.0.1"
+
+
+def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
+    """Two builds of one commit, with another umask, have the same bytes. The signature and the lists are right."""
+    tree = tmp_path / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
+    git = "git init -q && git add -A && git -c user.name=x -c user.email=x@example.org commit -qm x"
+    subprocess.run(git, shell=True, cwd=tree, check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    for name, mask in (("one", 0o022), ("two", 0o077)):
+        command = ["python", "-m", "tests.support.release", "--to", tmp_path / name, "--sign", tmp_path / "key"]
+        ran = subprocess.run(command, cwd=tree, umask=mask, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert sorted(one) == sorted(two)
+    assert [name for name in one if one[name] != two[name]] == []
+    public = (tmp_path / "key.pub").read_text()
+    (tmp_path / "signers").write_text(f"breakglass {public}")
+    verify = ["ssh-keygen", "-Y", "verify", "-f", tmp_path / "signers", "-I", "breakglass", "-n", NAMESPACE]
+    subprocess.run([*verify, "-s", tmp_path / "one/SHA256SUMS.sig"], input=one["SHA256SUMS"], check=True)
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path / "one", check=True)
+    [bill] = [json.loads(data) for name, data in one.items() if name.endswith(".cdx.json")]
+    pins = {str(name): str(version) for name, version in read_pins("requirements.txt").items()}
+    assert {part["name"]: part["version"] for part in bill["components"]} == pins
+    assert all(part["externalReferences"] for part in bill["components"])
+    (tree / "README.md").write_text("changed")
+    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, "the tree is not clean" in ran.stderr) == (1, True)
+
+
+@pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
+def test_lintian_finds_no_error(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["lintian", "--tag-display-limit", "0", build_package(ROOT, tmp_path, EPOCH)], capture_output=True, text=True
+    )
+    assert re.findall("^E: .*", ran.stdout, re.MULTILINE) == []
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+class PveHost(Machine):
+    """A Proxmox host with the project's stand-ins, and packages of two versions on it."""
+
+    def furnish(self, packages: Path) -> None:
+        self.ip("link set lo up")
+        self.apt("openssh-server", "procps", "iproute2")
+        self.path("/usr/sbin/policy-rc.d").unlink()
+        furnish_proxmox(self)
+        private, self.power = new_key()
+        self.write("/root/power", private, 0o600)
+        self.write("/root/.ssh/authorized_keys", OWN, 0o600)
+        for version in ("0.3.0", "0.3.1"):
+            shutil.copy(build_package(ROOT, packages, EPOCH, version), self.path("/root"))
+
+    def install(self, version: str = "0.3.0", *, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Install a package as a person does, without a terminal that could answer a question."""
+        return self.run(f"apt-get -qy install ./root/breakglass-host_{version}_all.deb </dev/null", check=check)
+
+    def allow(self) -> str:
+        return self.run(f"breakglass-pve allow 102 --key '{self.power} me' --from 127.0.0.1").stdout
+
+    def ssh(self, line: str) -> "subprocess.CompletedProcess[str]":
+        return self.run(f"{SSH} '{line}'", check=False)
+
+    def reset(self) -> None:
+        """Remove every trace of the package and of a recipe."""
+        self.run(
+            f"apt-get -qy purge breakglass-host; rm -f {KEYS} {DROP_IN} {PASTED}; "
+            "sed -i /^breakglass:/d /etc/passwd /etc/shadow"
+        )
+        self.write("/root/.ssh/authorized_keys", OWN, 0o600)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PveHost]:
+    with ExitStack() as files:
+        host = PveHost("pve1", HOST, files.enter_context(debian()), files)
+        host.furnish(tmp_path_factory.mktemp("packages"))
+        yield host
+
+
+@pytest.fixture
+def host(machine: PveHost) -> Iterator[PveHost]:
+    yield machine
+    machine.reset()
+
+
+def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
+    """Each step does what docs/install.md says of it, and root's own key file keeps its bytes."""
+    before = host.tree("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/etc/passwd-", "/etc/shadow-")
+    assert "breakglass-pve allow 102 --key" in host.install().stdout
+    said = host.allow()
+    assert ("error:" in said, 'node = "pve1"' in said) == (False, True)
+    assert "PerSourcePenaltyExemptList 127.0.0.1\n" in host.path(DROP_IN).read_text()
+    checked = host.run("breakglass-pve check", check=False).stdout
+    assert ("ok: the host agent is from the package breakglass-host" in checked, "error:" in checked) == (True, False)
+    assert '"outcome": "done"' in host.ssh("reset vm=102 id=by-package").stdout
+    assert host.ssh("/bin/sh").returncode == 10
+    assert host.run("breakglass-pve forensics 102").stdout.startswith("VM 102: forensics done")
+    lines = host.path(KEYS).read_text()
+    host.install("0.3.1")
+    assert (host.path(KEYS).read_text(), "0.3.1") == (
+        lines,
+        host.run("dpkg-query -Wf '${Version}' breakglass-host").stdout,
+    )
+    assert '"attached": true' in host.ssh("reset vm=102 id=by-package").stdout
+    assert host.path("/root/.ssh/authorized_keys").read_text() == OWN
+
+    # a removal first takes the key lines away, then waits for the cycle that runs
+    os.mkfifo(host.path("/gate"))
+    host.write("/qm.json", json.dumps({"gate": "stop"}))
+    shutil.copy(ROOT / "tests/support/failing_tools.py", host.path("/plugin"))
+    cycle = subprocess.Popen(
+        host.argv("breakglass-pve", "cycle", "102", "--id", "the-last-one"), stdout=subprocess.PIPE, text=True
+    )
+    stage = host.path("/run/breakglass/102/jobs/the-last-one/stage")
+    until(lambda: stage.exists() and stage.read_text().startswith("stop"), "stage stop")
+    removal = subprocess.Popen(
+        host.argv("apt-get", "-qy", "remove", "breakglass-host"), stderr=subprocess.PIPE, text=True
+    )
+    assert removal.stderr is not None
+    until(lambda: "waiting for running jobs" in removal.stderr.readline(), "the wait")
+    assert (host.path(KEYS).read_text(), host.path(AGENT).exists()) == ("", True)
+    assert host.ssh("status vm=102").returncode == 255
+    host.path("/gate").write_text("")
+    host.path("/qm.json").unlink()
+    assert (removal.wait(300), cycle.wait(60)) == (0, 0)
+    assert cycle.stdout is not None
+    assert "VM 102: cycle done, state running, id the-last-one" in cycle.stdout.read()
+    assert not any(host.path(name).exists() for name in (AGENT, DROP_IN, KEYS))
+    assert host.run("getent passwd breakglass", check=False).returncode == 2
+    assert host.path("/var/lib/breakglass/102/jobs/the-last-one").exists()
+    host.run("apt-get -qy purge breakglass-host; rm /plugin /gate")
+    left = host.tree("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/etc/passwd-", "/etc/shadow-")
+    assert {name for name in before.keys() ^ left.keys() if not re.match(r"/etc/pve|/var/lib/vz|/vm", name)} == set()
+    assert host.path("/root/.ssh/authorized_keys").read_text() == OWN
+
+
+def test_the_pasted_recipe_is_taken_over(host: PveHost) -> None:
+    """Its key line runs the package's host agent, and its own is gone. A recipe that is pasted later is refused."""
+    text = recipe(Host("pve1", Address("breakglass", HOST, 22), ""), [Vm("devvm", 102, ())], host.power, "127.0.0.1")
+    host.write("/root/breakglass-pve", bundle(), 0o755)
+    host.run("sh", stdin=text)
+    assert "ok: the host agent is from the recipe" in host.run("breakglass-pve check", check=False).stdout
+    drop_in, other = host.path(DROP_IN).read_text(), 'restrict,command="/bin/other" ssh-ed25519 AAAAother\n'
+    with host.path(KEYS).open("a") as file:
+        file.write(other)
+    host.install()
+    assert (
+        host.path(KEYS).read_text()
+        == f'restrict,command="{AGENT} serve --vms 102" {host.power} breakglass power\n{other}'
+    )
+    assert (host.path(DROP_IN).read_text(), host.path(PASTED).exists()) == (drop_in, False)
+    assert host.ssh("status vm=102").returncode == 0
+    host.write("/root/breakglass-pve", bundle(), 0o755)
+    ran = host.run("sh", stdin=text, check=False)
+    assert (ran.returncode, "this host has the package breakglass-host" in ran.stderr) == (1, True)
+    assert not host.path(PASTED).exists()
+    host.run("rm /root/breakglass-pve; apt-get -qy remove breakglass-host")
+    assert host.path(KEYS).read_text() == other
+
+
+NEWER = '#!/usr/bin/python3\n"""The breakglass host agent."""\nprint("9.9.9")\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("/etc/passwd", "breakglass:x:999:999::/:/bin/false\n", "the account breakglass has uid 999"),
+        (PASTED, "#!/bin/sh\n", f"{PASTED} is not the host agent"),
+        (PASTED, NEWER, "so get a newer package"),
+        ("/root/.ssh/authorized_keys", f'command="{PASTED} serve --vms 102" ssh-ed25519 AAAA\n', "so move it to"),
+        (KEYS, 'command="/opt/breakglass-pve serve --vms 102" ssh-ed25519 AAAA\n', "runs /opt/breakglass-pve"),
+    ],
+)
+def test_two_agents_over_one_record_are_refused(host: PveHost, file: str, text: str, said: str) -> None:
+    """Nothing is unpacked, and the reason is printed with what to do."""
+    host.run(f"mkdir -p {KEYS[:-11]}; cat >>{file}; [ {file} != {PASTED} ] || chmod 755 {file}", stdin=text)
+    ran = host.install(check=False)
+    assert (ran.returncode, said in ran.stderr, "nothing was installed" in ran.stderr) == (100, True, True), ran.stderr
+    assert not host.path(AGENT).exists()
