@@ -14,8 +14,9 @@ from ..config.addresses import parse_address
 from ..config.load import config_path, load_addresses, load_config
 from ..config.model import Address, Config, Host
 from ..config.ssh_keys import public_key
+from ..doctor.key_rights import AGENT, PACKAGED
 from .environment import checked_url, handler_url
-from .install import AGENT, END_SESSIONS, PACKAGED, recipe
+from .install import END_SESSIONS, recipe
 from .output import DONE, FAILED, CommandError, complain, reason, say, show
 
 # --- `breakglass host` and `alert-example`: texts for setting up other machines ---

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from ..agents.pve.vm_list import list_of
 from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
+from ..doctor.key_rights import AGENT, PACKAGED
 
-AGENT = "/usr/local/sbin/breakglass-pve"
-PACKAGED = "/usr/sbin/breakglass-pve"  # where the Debian package breakglass-host has the host agent
 # A script for sh. Every handler then logs in again and repeats its unanswered requests. Jobs continue, because their
 # input is /dev/null.
 END_SESSIONS = f"""\

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,11 +18,15 @@ from breakglass.cli.install import recipe
 from breakglass.config.model import Address, Host, Vm
 
 from ..support.chroot import debian
+from ..support.documents import commands
 from ..support.installing import new_key
 from ..support.locks import ROOT, read_pins
 from ..support.machines import HOST, Machine, furnish_proxmox
-from ..support.release import NAMESPACE, build_package
+from ..support.release import build_package
+from ..support.service import let_in
+from ..support.signals import signal_process
 from ..support.stages import until
+from ..support.wheelhouse import wheelhouse
 
 pytestmark = [pytest.mark.all, pytest.mark.real("debian", "network")]
 
@@ -44,17 +50,26 @@ def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     subprocess.run(git, shell=True, cwd=tree, check=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     for name, mask in (("one", 0o022), ("two", 0o077)):
-        command = ["python", "-m", "tests.support.release", "--to", tmp_path / name, "--sign", tmp_path / "key"]
+        command = [
+            "python",
+            "-m",
+            "tests.support.release",
+            "--to",
+            str(tmp_path / name),
+            "--sign",
+            str(tmp_path / "key"),
+        ]
         ran = subprocess.run(command, cwd=tree, umask=mask, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert sorted(one) == sorted(two)
     assert [name for name in one if one[name] != two[name]] == []
-    public = (tmp_path / "key.pub").read_text()
-    (tmp_path / "signers").write_text(f"breakglass {public}")
-    verify = ["ssh-keygen", "-Y", "verify", "-f", tmp_path / "signers", "-I", "breakglass", "-n", NAMESPACE]
-    subprocess.run([*verify, "-s", tmp_path / "one/SHA256SUMS.sig"], input=one["SHA256SUMS"], check=True)
-    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path / "one", check=True)
+    (tmp_path / "one/signers").write_text(f"breakglass {(tmp_path / 'key.pub').read_text()}")
+    [verify] = commands("docs/packages.md", "Verify")
+    ran = subprocess.run(["sh", "-ec", verify], cwd=tmp_path / "one", capture_output=True, text=True)
+    assert (ran.returncode, "Good " in ran.stdout, ran.stdout.count(": OK")) == (0, True, 4), ran.stdout + ran.stderr
+    (tmp_path / "one/SHA256SUMS").write_text(one["SHA256SUMS"].decode().replace("0", "1", 1))
+    assert subprocess.run(["sh", "-ec", verify], cwd=tmp_path / "one", capture_output=True).returncode != 0
     [bill] = [json.loads(data) for name, data in one.items() if name.endswith(".cdx.json")]
     pins = {str(name): str(version) for name, version in read_pins("requirements.txt").items()}
     assert {part["name"]: part["version"] for part in bill["components"]} == pins
@@ -64,10 +79,32 @@ def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     assert (ran.returncode, "the tree is not clean" in ran.stderr) == (1, True)
 
 
+def test_the_wheel_runs_the_demo(short_dir: Path) -> None:
+    """`uvx` needs the wheel and its packages only. An ordinary user runs it."""
+    let_in(short_dir / "home")
+    wheels = shutil.copytree(wheelhouse(), short_dir / "wheels")
+    for name in ("uv", "uvx"):
+        shutil.copy(Path(sys.executable).parent / name, short_dir)
+    (short_dir / "home").mkdir()
+    os.chown(short_dir / "home", 65534, 65534)
+    environment = {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels), "HOME": f"{short_dir}/home"}
+    [demo] = commands("docs/packages.md", "The wheel")
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", f"exec {demo}"]
+    path = {"PATH": f"{short_dir}:/usr/bin:/bin"}
+    with subprocess.Popen(argv, cwd=wheels, env=environment | path, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        page = next(line for line in run.stdout if line.strip().startswith("page "))
+        assert page.split()[1].startswith("http://127.0.0.1:")
+        signal_process(run.pid, signal.SIGINT)
+        assert "Ctrl-C ended everything." in run.stdout.read()
+
+
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
 def test_lintian_finds_no_error(tmp_path: Path) -> None:
     ran = subprocess.run(
-        ["lintian", "--tag-display-limit", "0", build_package(ROOT, tmp_path, EPOCH)], capture_output=True, text=True
+        ["lintian", "--tag-display-limit", "0", str(build_package(ROOT, tmp_path, EPOCH))],
+        capture_output=True,
+        text=True,
     )
     assert re.findall("^E: .*", ran.stdout, re.MULTILINE) == []
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -90,9 +127,6 @@ class PveHost(Machine):
     def install(self, version: str = "0.3.0", *, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Install a package as a person does, without a terminal that could answer a question."""
         return self.run(f"apt-get -qy install ./root/breakglass-host_{version}_all.deb </dev/null", check=check)
-
-    def allow(self) -> str:
-        return self.run(f"breakglass-pve allow 102 --key '{self.power} me' --from 127.0.0.1").stdout
 
     def ssh(self, line: str) -> "subprocess.CompletedProcess[str]":
         return self.run(f"{SSH} '{line}'", check=False)
@@ -123,15 +157,16 @@ def host(machine: PveHost) -> Iterator[PveHost]:
 def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
     """Each step does what docs/install.md says of it, and root's own key file keeps its bytes."""
     before = host.tree("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/etc/passwd-", "/etc/shadow-")
-    assert "breakglass-pve allow 102 --key" in host.install().stdout
-    said = host.allow()
+    [install, allow] = commands("docs/packages.md", "The host's package")
+    said = host.run(f"cd /root\n{install.replace('apt install', 'apt-get -qy install')}").stdout
+    assert "breakglass-pve allow 102 --key" in said
+    assert "VM 102: forensics done, state running" in said
+    said = host.run(allow.replace("ssh-ed25519 AAAA…", host.power).replace("192.0.2.50", "127.0.0.1")).stdout
     assert ("error:" in said, 'node = "pve1"' in said) == (False, True)
+    assert "ok: the host agent is from the package breakglass-host" in said
     assert "PerSourcePenaltyExemptList 127.0.0.1\n" in host.path(DROP_IN).read_text()
-    checked = host.run("breakglass-pve check", check=False).stdout
-    assert ("ok: the host agent is from the package breakglass-host" in checked, "error:" in checked) == (True, False)
     assert '"outcome": "done"' in host.ssh("reset vm=102 id=by-package").stdout
     assert host.ssh("/bin/sh").returncode == 10
-    assert host.run("breakglass-pve forensics 102").stdout.startswith("VM 102: forensics done")
     lines = host.path(KEYS).read_text()
     host.install("0.3.1")
     assert (host.path(KEYS).read_text(), "0.3.1") == (
@@ -144,7 +179,8 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
     # a removal first takes the key lines away, then waits for the cycle that runs
     os.mkfifo(host.path("/gate"))
     host.write("/qm.json", json.dumps({"gate": "stop"}))
-    shutil.copy(ROOT / "tests/support/failing_tools.py", host.path("/plugin"))
+    host.write("/plugin.py", (ROOT / "tests/support/failing_tools.py").read_text())
+    host.path("/plugin").symlink_to("/plugin.py")
     cycle = subprocess.Popen(
         host.argv("breakglass-pve", "cycle", "102", "--id", "the-last-one"), stdout=subprocess.PIPE, text=True
     )
@@ -154,7 +190,7 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
         host.argv("apt-get", "-qy", "remove", "breakglass-host"), stderr=subprocess.PIPE, text=True
     )
     assert removal.stderr is not None
-    until(lambda: "waiting for running jobs" in removal.stderr.readline(), "the wait")
+    assert next(line for line in removal.stderr if "waiting for running jobs" in line)
     assert (host.path(KEYS).read_text(), host.path(AGENT).exists()) == ("", True)
     assert host.ssh("status vm=102").returncode == 255
     host.path("/gate").write_text("")
@@ -165,7 +201,7 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
     assert not any(host.path(name).exists() for name in (AGENT, DROP_IN, KEYS))
     assert host.run("getent passwd breakglass", check=False).returncode == 2
     assert host.path("/var/lib/breakglass/102/jobs/the-last-one").exists()
-    host.run("apt-get -qy purge breakglass-host; rm /plugin /gate")
+    host.run("apt-get -qy purge breakglass-host; rm /plugin* /gate")
     left = host.tree("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/etc/passwd-", "/etc/shadow-")
     assert {name for name in before.keys() ^ left.keys() if not re.match(r"/etc/pve|/var/lib/vz|/vm", name)} == set()
     assert host.path("/root/.ssh/authorized_keys").read_text() == OWN

@@ -27,8 +27,8 @@ LIMITS = (
 @pytest.fixture
 def service(short_dir: Path, sshd: Sshd, world: World) -> Iterator[Service]:
     agent = world.agent.read_text()
-    more = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-    service = Service(short_dir, program=with_constants(*LIMITS), **more)
+    program = with_constants(*LIMITS)
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], program=program)
     try:
         service.answering()
         yield service

@@ -24,7 +24,8 @@ from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.main import _parser as agent_parser
 from breakglass.agents.pve.words import VERSION
 from breakglass.base.templates import fill
-from breakglass.cli.install import AGENT, END_SESSIONS
+from breakglass.cli.install import END_SESSIONS
+from breakglass.doctor.key_rights import AGENT
 
 from .locks import ROOT
 
