@@ -212,11 +212,15 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
 
 def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Event], None]) -> Event:
     """Return the result line. A line of an unknown type, which a newer handler can send, is skipped."""
+    tried: object = None
     for message in messages:
         if message["type"] == "result":
             if not isinstance(message.get("outcome"), str):
                 break
             return message
-        if "trying" in message or (message["type"] in ("output", "stage") and replay.is_new(message)):
+        if message.get("trying", tried) != tried:
+            tried = message["trying"]
+            on_message(message)
+        elif message["type"] in ("output", "stage") and replay.is_new(message):
             on_message(message)
     raise NoAnswer("the answer ended before its result", sent=True)
