@@ -1,5 +1,8 @@
 """A host whose sshd answers but whose host agent doesn't: the answer says so at once, and a reading verb ends early."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +10,6 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from ..support.forked import run_command
 from ..support.service import Service, with_constants
 from ..support.sshd import Sshd
 from .test_reload import proxmox, wait_until
@@ -65,7 +67,8 @@ def test_call_prints_what_it_tries(service: Service, sshd: Sshd) -> None:
     sshd.drop_connections()
     wait_until(lambda: proxmox(service)["devvm"] == "agent-silent")
     here = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
-    ran = run_command("call", "status", "--vm", "devvm", **here)
+    argv = [sys.executable, "-m", "breakglass", "call", "status", "--vm", "devvm"]
+    ran = subprocess.run(argv, env=os.environ | here, capture_output=True, text=True, timeout=100)
     first = ran.stderr.splitlines()[0]
     assert (ran.returncode, first[:25], first[-8:]) == (3, "pve1: agent-silent since ", "; trying")
     assert (len(first.split()[3]), ran.stderr.count("trying")) == (len("02:41;"), 1)
