@@ -65,6 +65,8 @@ def build(source: Path, built: Path, epoch: int) -> None:
     [sdist] = built.glob("*.tar.gz")
     sdist.write_bytes(repack(sdist.read_bytes(), epoch))
     build_package(source, built, epoch)
+    for name in ("requirements.txt", "deploy/container/Containerfile"):
+        shutil.copyfile(source / name, built / Path(name).name)
     [wheel] = built.glob("*.whl")
     bill = bill_of_materials((source / "requirements.txt").read_text(), wheel, epoch)
     (built / f"breakglass-{VERSION}.cdx.json").write_text(json.dumps(bill, indent=2) + "\n")
