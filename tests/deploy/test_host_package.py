@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.bundle import bundle
+from breakglass.agents.pve.words import VERSION
 from breakglass.cli.install import recipe
 from breakglass.config.model import Address, Host, Vm
 
@@ -30,7 +31,7 @@ from ..support.wheelhouse import wheelhouse
 
 pytestmark = [pytest.mark.all, pytest.mark.real("debian", "network")]
 
-EPOCH = 1_796_000_000
+EPOCH, NEXT = 1_796_000_000, f"{VERSION}.1"
 KEYS, DROP_IN = "/etc/ssh/authorized_keys.d/breakglass", "/etc/ssh/sshd_config.d/00-breakglass.conf"
 AGENT, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
 OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAroot an operator\n"
@@ -121,10 +122,10 @@ class PveHost(Machine):
         private, self.power = new_key()
         self.write("/root/power", private, 0o600)
         self.write("/root/.ssh/authorized_keys", OWN, 0o600)
-        for version in ("0.3.0", "0.3.1"):
+        for version in (VERSION, NEXT):
             shutil.copy(build_package(ROOT, packages, EPOCH, version), self.path("/root"))
 
-    def install(self, version: str = "0.3.0", *, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def install(self, version: str = VERSION, *, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Install a package as a person does, without a terminal that could answer a question."""
         return self.run(f"apt-get -qy install ./root/breakglass-host_{version}_all.deb </dev/null", check=check)
 
@@ -168,8 +169,8 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
     assert '"outcome": "done"' in host.ssh("reset vm=102 id=by-package").stdout
     assert host.ssh("/bin/sh").returncode == 10
     lines = host.path(KEYS).read_text()
-    host.install("0.3.1")
-    assert (host.path(KEYS).read_text(), "0.3.1") == (
+    host.install(NEXT)
+    assert (host.path(KEYS).read_text(), NEXT) == (
         lines,
         host.run("dpkg-query -Wf '${Version}' breakglass-host").stdout,
     )
