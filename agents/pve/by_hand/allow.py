@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..check.findings import Finding, error, ok
+from ..check.findings import OK, Finding, error, ok
 from ..check.key_lines import KeyLine, forbid_last_words, parse_key_lines, replace_vms, served_vms
 from ..check.reading import LOCAL, read_in_time, read_sshd_settings
 from ..check.root_login import DROP_IN, KEY_FILE
@@ -63,9 +63,8 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
     except OSError as failure:
         findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
     yield from findings
-    if source:
-        yield from _exempt(root, source)
-    if settings.key:
+    if settings.key and all(found.level == OK for found in findings):
+        yield from _exempt(root, source) if source else ()
         yield from _tell_handler(root)
 
 
