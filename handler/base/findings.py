@@ -111,14 +111,12 @@ def fix_of(state: str, host: str) -> str:
     return STATES[state][1].format(host, "")
 
 
-def say_silent(address: str, host: str) -> tuple[str, str, str]:
+def say_silent(host: str) -> tuple[str, str, str]:
     """Return the code, the sentence and the fix for a verb that only reads, whose host agent ended without a word."""
-    sentence = f"the host agent at {address} said nothing, so nothing is known of the VM; nothing was changed"
-    return "agent-silent", sentence, fix_of("agent-silent", host)
+    return "agent-silent", f"the host agent on {host} said nothing; nothing was changed", fix_of("agent-silent", host)
 
 
 def say_trying(host: str, state: str, since: float | None) -> dict[str, object]:
     """Return, for the line of a stream, that a host in this state is being tried; nothing for a host that answers."""
-    if state in ("answering", "agent-outdated"):
-        return {}
-    return {"trying": f"{host}: {state}{f' since {rfc3339(since)}' if since else ''}; trying"}
+    told = f"{host}: {state}{f' since {rfc3339(since)}' if since else ''}; trying"
+    return {} if state in ("answering", "agent-outdated") else {"trying": told}

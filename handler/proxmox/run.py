@@ -150,7 +150,7 @@ class Run:
         host = self._found.host if self._found and not (self._messages or self._request.rules.mutating) else None
         if host is None or host.health() != "agent-silent":
             return self._unknown(error.message, hint=error.hint or ATTACH)
-        return answer_without_trailer(self._request, "unreached", *say_silent(str(host.host.ssh), host.host.name))
+        return answer_without_trailer(self._request, "unreached", *say_silent(host.host.name))
 
     def _unknown(self, reason: str, effect: str = "may have run", hint: str = ATTACH) -> Answer:
         sentence = f'{reason}; "{self._request.verb}" {effect}'
