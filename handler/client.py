@@ -181,7 +181,7 @@ def _connect_failure(error: Exception, host: str) -> tuple[str, str]:
 
 
 def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[Event], None]) -> Event:
-    """Run a verb and return its result; `on_message` gets each output line and each stage once.
+    """Run a verb and return its result; `on_message` gets each output line and each stage once, and what is tried.
 
     If the answer is lost, or is `unknown` or `running`, the same id is sent again, for REPEAT_SECONDS after the first
     loss. The verb acts only once, however often it is sent. Raises HandlerError for an error, and NoAnswer if no answer
@@ -212,11 +212,15 @@ def call(signer: Signer, msg_id: str, request: VerbCall, on_message: Callable[[E
 
 def _result(messages: Iterator[Event], replay: Replay, on_message: Callable[[Event], None]) -> Event:
     """Return the result line. A line of an unknown type, which a newer handler can send, is skipped."""
+    tried: object = None
     for message in messages:
         if message["type"] == "result":
             if not isinstance(message.get("outcome"), str):
                 break
             return message
-        if message["type"] in ("output", "stage") and replay.is_new(message):
+        if message.get("trying", tried) != tried:
+            tried = message["trying"]
+            on_message(message)
+        elif message["type"] in ("output", "stage") and replay.is_new(message):
             on_message(message)
     raise NoAnswer("the answer ended before its result", sent=True)

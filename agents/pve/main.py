@@ -1,11 +1,11 @@
-"""The command line of the host agent: `serve` is the forced command of one SSH key, `check` verifies the host."""
+"""The command line of the host agent: `serve` is the forced command of one SSH key, the others are for a person."""
 
 import argparse
 import hashlib
 import os
 import sys
 
-from .check.by_hand import add_by_hand, run_by_hand
+from .by_hand.commands import add_by_hand, run_by_hand
 from .host.paths import Key, log
 from .serving.serve import serve_one
 from .serving.session import Session, opens_session

@@ -16,6 +16,14 @@ ASK_SECONDS = WHERE_SECONDS + 0.2  # the time in which the hosts say where a VM 
 # the same time if the id may have been sent before, because then every host must answer
 ASK_AGAIN_SECONDS = DEADLINES["where"] + 2.0
 
+TRYING_SECONDS = 3.0  # the time after which a person is told why no first message has come
+
+
+def silent_seconds(deadline: float) -> float:
+    """Return how long a verb that only reads waits for its first message; `deadline` is the verb's own time."""
+    return max(20.0, deadline + 5.0)
+
+
 # ---- doctor, which ends within 30 s
 
 PROOF_SECONDS = 7.0  # for two requests, because the first one fails if the clocks differ

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from .times import rfc3339
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
@@ -107,3 +109,14 @@ STATES: Mapping[str, tuple[str, str]] = {
 def fix_of(state: str, host: str) -> str:
     """Return the fix for a host in one of the host's states. States of a VM have no fix here."""
     return STATES[state][1].format(host, "")
+
+
+def say_silent(host: str) -> tuple[str, str, str]:
+    """Return the code, the sentence and the fix for a verb that only reads, whose host agent ended without a word."""
+    return "agent-silent", f"the host agent on {host} said nothing; nothing was changed", fix_of("agent-silent", host)
+
+
+def say_trying(host: str, state: str, since: float | None) -> dict[str, object]:
+    """Return, for the line of a stream, that a host in this state is being tried; nothing for a host that answers."""
+    told = f"{host}: {state}{f' since {rfc3339(since)}' if since else ''}; trying"
+    return {} if state in ("answering", "agent-outdated") else {"trying": told}

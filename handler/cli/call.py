@@ -17,7 +17,7 @@ from ..client import call as send
 from .environment import caller_key, handler_url
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
-from .terminal_text import opinion_line, seen_line
+from .terminal_text import localized, opinion_line, seen_line
 
 _LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
 _RAW = "== "  # begins each part of the evidence, as the host read it
@@ -173,6 +173,8 @@ def _show(display: Display, verb: str, message: Mapping[str, object]) -> None:
             show(text, sys.stdout if message["stream"] == "stdout" else sys.stderr)
     elif message["type"] == "stage" and not display.quiet:
         show(f"stage: {message['stage']}{_latest_end(message)}\n", sys.stderr)
+    elif "trying" in message and not display.quiet:
+        show(f"{localized(str(message['trying']))}\n", sys.stderr)
 
 
 def _latest_end(stage: Mapping[str, object]) -> str:

@@ -14,8 +14,9 @@ from ..config.addresses import parse_address
 from ..config.load import config_path, load_addresses, load_config
 from ..config.model import Address, Config, Host
 from ..config.ssh_keys import public_key
+from ..doctor.key_rights import AGENT, PACKAGED
 from .environment import checked_url, handler_url
-from .install import AGENT, END_SESSIONS, recipe
+from .install import END_SESSIONS, recipe
 from .output import DONE, FAILED, CommandError, complain, reason, say, show
 
 # --- `breakglass host` and `alert-example`: texts for setting up other machines ---
@@ -96,6 +97,7 @@ def alert_example(arguments: argparse.Namespace) -> int:
 _INSTALL = f"""\
 set -e
 umask 022
+[ ! -e {PACKAGED} ] || {{ echo 'the package breakglass-host is there: apt install the new one' >&2; exit 1; }}
 before=$({AGENT} --version 2>/dev/null || echo none)
 cat >{AGENT}.new
 echo '@DIGEST@  {AGENT}.new' | sha256sum -c --status || {{ echo 'the copy is damaged' >&2; exit 1; }}

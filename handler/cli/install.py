@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from ..agents.pve.vm_list import list_of
 from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
+from ..doctor.key_rights import AGENT, PACKAGED
 
-AGENT = "/usr/local/sbin/breakglass-pve"
 # A script for sh. Every handler then logs in again and repeats its unanswered requests. Jobs continue, because their
 # input is /dev/null.
 END_SESSIONS = f"""\
@@ -43,6 +43,9 @@ def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, 
         host=f"[{host.ssh.host}]" if ":" in host.ssh.host else host.ssh.host,
         port=host.ssh.port,
         login=f"ssh -p {host.ssh.port} -i KEY_FILE {host.ssh.user}@{host.ssh.host}",
+        packaged=PACKAGED,
+        public=key,
+        **{"from": f" --from {addresses[0]}" if addresses else ""},
         key=key.split()[1],
         key_line=f'restrict,command="{AGENT} serve --vms {served}" {key} breakglass power',
         source=",".join(addresses),

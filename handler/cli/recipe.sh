@@ -14,6 +14,11 @@ export PATH
 
 # 1. The host agent, owned by root. It is renamed into place, so that an incomplete file never runs. The copy in /root is
 #    removed, because it would replace a newer agent if you ran this again after `breakglass host upgrade`.
+if [ -e @PACKAGED@ ]; then
+    echo "this host has the package breakglass-host, so nothing was changed; for each VM, run this instead:" >&2
+    echo "breakglass-pve allow VM --key '@PUBLIC@'@FROM@" >&2
+    exit 1
+fi
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve

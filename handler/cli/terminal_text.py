@@ -1,6 +1,7 @@
 """The texts of `breakglass chat`, and the people and the model that have seen a capture. Pure but for the time zone."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -86,3 +87,12 @@ def table_of(conversations: Sequence[Event], vm: str) -> str:
 def _first_words(conversation: Event) -> str:
     words = " ".join(str(conversation["words"]).split())
     return f"{words} (claude is answering)" if conversation.get("turn") else words
+
+
+def localized(text: str) -> str:
+    """Return a text with its times in UTC written as local times of the day."""
+
+    def local(found: re.Match[str]) -> str:
+        return f"{datetime.fromisoformat(found[0]).astimezone():%H:%M}"
+
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", local, text)

@@ -10,7 +10,8 @@ from .login import Ran
 
 # --- Judge what a key opens after a login at a Proxmox host, which must be only the host agent ---
 
-AGENT = "/usr/local/sbin/breakglass-pve"
+AGENT = "/usr/local/sbin/breakglass-pve"  # where the recipe puts the host agent
+PACKAGED = "/usr/sbin/breakglass-pve"  # where the Debian package breakglass-host has it
 NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
 LINE_CHARS = 100
 EFFECT = "so no verb reaches its VMs"
@@ -46,7 +47,9 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     text, code = ran.text, ran.code
     place = f"host {host.name}"
     output = shown_line(text)
-    upgrade = f"breakglass host upgrade {host.name}"
+    agent, upgrade = AGENT, f"breakglass host upgrade {host.name}"
+    if PACKAGED in text:
+        agent, upgrade = PACKAGED, f"as root on {host.ssh.host}: apt install --reinstall ./breakglass-host_*_all.deb"
     if code == AGENT_REFUSES:
         return None
     if not ran.opened:
@@ -66,19 +69,19 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     if "python3" in text and code in (126, 127):
         fix = f"as root on {host.ssh.host}: apt install python3"
         return error(place, "python-missing", f"the host agent can't be started without Python: {output}", fix)
-    if code == 127 and AGENT not in text and "breakglass-pve" in text:
+    if code == 127 and agent not in text and "breakglass-pve" in text:
         return error(place, "key-line-wrong", f"the power key's line starts another file: {output}", recipe)
     if code == 127:
         fix = f"{upgrade}; if it says that python3 is missing, apt install python3 on {host.ssh.host}"
-        sentence = f"the host agent can't be started: {AGENT} or its /usr/bin/python3 is missing ({output})"
+        sentence = f"the host agent can't be started: {agent} or its /usr/bin/python3 is missing ({output})"
         return error(place, "agent-missing", sentence, fix)
     if code == 126 and "format" in text:  # ENOEXEC
         return error(place, "agent-broken", f"the file of the host agent is not a program: {output}", upgrade)
     if code == 126:
-        fix = f"as root on {host.ssh.host}: chmod 0755 {AGENT}; if it has that mode: mount -o remount,exec "
-        fix += f'"$(findmnt -no TARGET -T {AGENT})"; if it is no file: rmdir {AGENT}, then {upgrade}'
+        fix = f"as root on {host.ssh.host}: chmod 0755 {agent}; if it has that mode: mount -o remount,exec "
+        fix += f'"$(findmnt -no TARGET -T {agent})"; if it is no file: rmdir {agent}, then {upgrade}'
         return error(place, "agent-not-executable", f"the host agent can't be started: {output}", fix)
-    if code == 2 and (f"{AGENT}: " in text or "python -h" in text):  # a shell read it, or Python's line is damaged
+    if code == 2 and (f"{agent}: " in text or "python -h" in text):  # a shell read it, or Python's line is damaged
         return error(
             place, "agent-broken", f"the file of the host agent is damaged or is another program: {output}", upgrade
         )

@@ -133,7 +133,7 @@ def _verdict(trailer: Mapping[str, object]) -> object:
     return _own_verdict(
         "agent-refused",
         "the host agent is too old for this verb; upgrade it",
-        "run breakglass host bundle breakglass-pve, and copy the file to the host as breakglass docs upgrade says",
+        "run breakglass host upgrade --all, or install the new package on the host",
     )
 
 

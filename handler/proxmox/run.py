@@ -10,9 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..base import audit
+from ..base.budget import TRYING_SECONDS, silent_seconds
 from ..base.counts import StageClock
 from ..base.cures import read_states, read_verdicts
 from ..base.errors import Lost, Unreached
+from ..base.findings import say_silent, say_trying
 from .host import HostConnection
 from .outcome import Answer, Message, answer_from_trailer, answer_without_trailer
 from .places import Destination
@@ -42,6 +44,7 @@ class Run:
         self._began = began
         self._messages: list[Message] = []
         self._clock = StageClock(request.verb)
+        self._silence = asyncio.timeout(None if request.rules.mutating else silent_seconds(request.rules.deadline))
         self._update = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
@@ -50,11 +53,12 @@ class Run:
         if request.rules.mutating:
             self._sent.add(request.id)
         try:
-            self.answer = await self._ask_host(await self._find_host())
+            async with self._silence:
+                self.answer = await self._ask_host(await self._find_host())
         except Unreached as error:
             self.answer = self._unreached(error)
-        except Lost as error:
-            self.answer = self._unknown(error.message, hint=error.hint or ATTACH)
+        except (Lost, TimeoutError) as error:
+            self.answer = self._lost(error if isinstance(error, Lost) else Lost("no answer in time"))
         except Exception as error:  # a defect of the handler, so the verb may have run
             self.answer = self._unknown(f"Breakglass itself failed ({type(error).__name__})")
             raise
@@ -118,6 +122,7 @@ class Run:
         return Answer(body, answer.status)
 
     def _add(self, message: Message) -> None:
+        self._silence.reschedule(None)
         self._messages.append(message)
         self._clock.see(message)
         self._notify()
@@ -139,6 +144,13 @@ class Run:
             error = Unreached(error.cause, f"the VM is on node {found.away.node}: {error.reason}", error.hint)
         answer = answer_without_trailer(request, "unreached", error.cause, error.message, error.hint)
         return replace(answer, body=found.nodes.add_by_hand(answer.body)) if found else answer
+
+    def _lost(self, error: Lost) -> Answer:
+        """Return the answer if the host's was lost: `unreached` if the host agent never spoke and the verb reads."""
+        host = self._found.host if self._found and not (self._messages or self._request.rules.mutating) else None
+        if host is None or host.health() != "agent-silent":
+            return self._unknown(error.message, hint=error.hint or ATTACH)
+        return answer_without_trailer(self._request, "unreached", *say_silent(host.host.name))
 
     def _unknown(self, reason: str, effect: str = "may have run", hint: str = ATTACH) -> Answer:
         sentence = f'{reason}; "{self._request.verb}" {effect}'
@@ -181,6 +193,11 @@ class Run:
             await self._wait_for_update(stopping, left)
         return self.partial_answer()
 
+    def _trouble(self) -> Message:
+        """Return since when the host that the request waits for has been out of reach, if it is."""
+        host = self._found.host if self._found and not self._messages else None
+        return say_trying(host.host.name, host.health(), host.since) if host else {}
+
     async def stream(self, stopping: asyncio.Event) -> AsyncIterator[Message]:
         """Yield the messages as they come. The last message is always the result."""
         request = self._request
@@ -193,7 +210,7 @@ class Run:
             if self.answer is not None or stopping.is_set():
                 break
             before = passed
-            await self._wait_for_update(stopping, PING_SECONDS)
+            await self._wait_for_update(stopping, PING_SECONDS if before else TRYING_SECONDS)
             if len(self._messages) == before and self.answer is None and not stopping.is_set():
-                yield {"type": "ping"}
+                yield {"type": "ping"} | self._trouble()
         yield {"type": "result", **self.partial_answer().body}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.agents.pve.check.by_hand import add_vm
+from breakglass.agents.pve.by_hand.allow import add_key, add_source, add_vm
 from breakglass.agents.pve.check.findings import ERROR, OK
 from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 
@@ -120,6 +120,47 @@ def test_no_other_command_comes_of_it(parts: list[str]) -> None:
     assert add_vm(more, 103)[0] == more
 
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"
+OWN = "/usr/sbin/breakglass-pve"
+NEW = f'restrict,command="{OWN} serve --vms 103" {KEY} breakglass power\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level"),
+    [
+        ("", NEW, OK),
+        (LINE, LINE + NEW, OK),
+        (LINE[:-1], LINE + NEW, OK),
+        (LINE + NEW, LINE + NEW, OK),
+        (LINE + NEW.replace("103", "102"), LINE + NEW.replace("103", "102-103"), OK),
+        (f"restrict {KEY}\n", f"restrict {KEY}\n", ERROR),
+        (f'command="/bin/sh" {KEY}\n', f'command="/bin/sh" {KEY}\n', ERROR),
+    ],
+)
+def test_a_key_gets_its_own_line(before: str, after: str, level: str) -> None:
+    """A new key is added to the others, a known one gets the VM, and a key for something else stays as it is."""
+    text, findings = add_key(before, 103, KEY, OWN)
+    assert (text, [finding.level for finding in findings]) == (after, [level])
+    served = [served_vms(line) for line in parse_key_lines(text) if line.key == KEY]
+    assert level == ERROR or [103 in (vms or ()) for vms in served] == [True]
+
+
+@pytest.mark.parametrize(
+    ("before", "has_penalties", "after"),
+    [
+        ("# PerSourcePenaltyExemptList ADDRESS\n", True, "PerSourcePenaltyExemptList 192.0.2.50\n"),
+        ("# PerSourcePenaltyExemptList ADDRESS\n", False, "# PerSourcePenaltyExemptList 192.0.2.50\n"),
+        ("PerSourcePenaltyExemptList 192.0.2.9\n", True, "PerSourcePenaltyExemptList 192.0.2.9,192.0.2.50\n"),
+        ("PerSourcePenaltyExemptList 192.0.2.50\n", True, "PerSourcePenaltyExemptList 192.0.2.50\n"),
+        ("Match User root Address 10.0.0.0/8\n  A b\n", True, "Match User root Address 10.0.0.0/8,192.0.2.50\n  A b\n"),
+        ("Match User breakglass\n", True, "Match User breakglass\n"),
+    ],
+)
+def test_the_handlers_address_joins_the_others(before: str, has_penalties: bool, after: str) -> None:
+    text, [finding] = add_source(before, "192.0.2.50", has_penalties)
+    assert (text, finding.level) == (after, ERROR if "breakglass" in before else OK)
+
+
 # --- the command ---
 
 
@@ -189,6 +230,41 @@ def test_no_kernel_log_is_read(keys: KeyFile) -> None:
     assert keys.path.read_text() == forbidden.replace(f"{SERVE} 102", f"{SERVE} 102-103")
     nothing = "error: no VM is named, so nothing was changed / name one, like breakglass-pve allow 103"
     assert keys.allow() == (1, [nothing])
+
+
+def test_a_key_with_the_handlers_address(keys: KeyFile) -> None:
+    """The key's line and the drop-in change, and the two words for breakglass.toml are printed."""
+    keys.write(b"")
+    drop_in = keys.root / "etc/ssh/sshd_config.d/00-breakglass.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("# PerSourcePenaltyExemptList ADDRESS\n")
+    code, lines = keys.allow("103", "--key", f"{KEY} a comment", "--from", "192.0.2.50")
+    assert (code, lines[:2]) == (
+        0,
+        ["ok: the new line 1 serves VM 103", "ok: sshd's drop-in names the handler's address 192.0.2.50"],
+    )
+    assert lines[2].startswith("ok: for the handler's breakglass.toml: node = ")
+    assert keys.path.read_text() == NEW.replace(OWN, "/breakglass-pve")
+    assert "192.0.2.50" in drop_in.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--key", KEY),
+        ("103", "--key", "no key"),
+        ("103", "--key", f'command="/bin/sh" {KEY}'),
+        ("103", "--from", "192.0.2.50"),
+        ("103", "--key", KEY, "--from", "192.0.2.50; reboot"),
+        ("103", "--key", KEY, "--from", "fe80::1%';reboot;'"),
+    ],
+)
+def test_what_is_no_key_or_no_address(keys: KeyFile, words: tuple[str, ...]) -> None:
+    """It is an error before anything is changed, because the line goes into a file that opens root's account."""
+    keys.write(LINE.encode())
+    code, [line] = keys.allow(*words)
+    assert (code, line.startswith("error: "), "nothing was changed" in line) == (1, True, True)
+    assert keys.path.read_text() == LINE
 
 
 def test_two_at_once(keys: KeyFile) -> None:

@@ -228,15 +228,11 @@ def test_upgrade_md_goes_to_the_next_version_and_back(installed: Installation) -
     back = re.sub(r"breakglass-\S+", f"breakglass-{VERSION}", back)
     assert f"pve1: 0.4.0 -> {VERSION}" in handler.run(back).stdout
     assert installed.wait_until_answering(health)["version"] == VERSION
-    [other_machine, by_hand] = commands("docs/upgrade.md", "The hosts from another machine")
+    [other_machine] = commands("docs/upgrade.md", "The hosts from another machine")
     handler.write("/root/hosts.toml", f'[hosts.pve1]\nssh = "breakglass@{installed.host.address}"\n')
     upgraded = handler.run(f"cd /root\n{other_machine}").stdout
     assert re.findall(r": (\S+ -> \S+)", upgraded) == [f"{VERSION} -> {VERSION}"] * 2
-    handler.run(f"cd /root\n{by_hand}rm hosts.toml breakglass-pve")
-    assert (
-        installed.host.run("breakglass-pve --version; ls -l /usr/local/sbin/breakglass-pve").stdout.split()[0]
-        == VERSION
-    )
+    handler.run("rm /root/hosts.toml")
     handler.run("rm -r /opt/breakglass-0.4.0")
     installed.copy_sources()
     assert installed.call("status")["outcome"] == "done"

@@ -6,7 +6,7 @@ from pathlib import Path
 import breakglass.agents.pve.budget as agent
 import breakglass.base.budget as handler
 from breakglass import client
-from breakglass.agents.pve.check import by_hand, reading
+from breakglass.agents.pve.check import answer, reading
 from breakglass.agents.pve.forensics import capture, heartbeat, screen
 from breakglass.agents.pve.host.cluster import CLUSTER_SECONDS
 from breakglass.agents.pve.host.vmstate import QMP_SECONDS
@@ -57,7 +57,7 @@ OUTLASTS = {
     "states": (DEADLINES["states"], states.STATES_SECONDS + states.NAMES_SECONDS),
     "a state": (states.STATE_SECONDS, QMP_SECONDS + heartbeat.STATUS_SECONDS_FOR_HEARTBEAT),
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
-    "the last look of a check": (by_hand.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
+    "the last look of a check": (answer.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),
     # messages
     "ten minutes for a message": (600.0, sum(outbox.TRY_AFTER) + len(outbox.TRY_AFTER) * send.SECONDS),
@@ -98,7 +98,7 @@ OUTLASTS = {
     "the disk": (handler.ALL_SECONDS, max(configuration.DISK_SECONDS, hosts.DIGEST_SECONDS)),
     "a proxy's patience": (handler.LOOK_SECONDS, handler.HOLD_SECONDS),
     "a host": (handler.LOOK_SECONDS, handler.CHECK_SECONDS),
-    "a host's check": (handler.CHECK_SECONDS, DEADLINES["check"] - by_hand.SPARE_SECONDS),
+    "a host's check": (handler.CHECK_SECONDS, DEADLINES["check"] - answer.SPARE_SECONDS),
     "a host's ping and where": (handler.READ_SECONDS, max(DEADLINES["ping"], DEADLINES["where"])),
     "a status": (signed._STATUS_SECONDS, CONNECT_SECONDS),
 }

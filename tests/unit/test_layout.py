@@ -36,6 +36,7 @@ BESIDE_THE_PATH = (
     "handler/base/",
     "handler/config/other_nodes.py",
     "agents/bundle.py",
+    "agents/pve/by_hand/",
     "agents/pve/reading/",
     "agents/pve/forensics/",
     "agents/pve/check/",

@@ -17,6 +17,8 @@ from ..host.cluster import cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
 from .findings import (
     OK,
+    PACKAGED,
+    PASTED,
     Finding,
     error,
     find_account,
@@ -24,6 +26,7 @@ from .findings import (
     judge_file,
     judge_inodes,
     judge_logind,
+    judge_origin,
     judge_python,
     judge_room,
     judge_shadow,
@@ -81,6 +84,8 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
     """
     host = Host(0, root)
     yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
+    if own_file in (PACKAGED, PASTED):
+        yield judge_origin(own_file, all(map(os.path.exists, (PACKAGED, PASTED))))
     yield from check_host(host)
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     addresses = find_handler_addresses(*read_sshd_configs(host))

@@ -146,6 +146,17 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
     return ok(f"{path} belongs to root, and only root can change it")
 
 
+PACKAGED, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
+
+
+def judge_origin(own_file: str, has_other: bool) -> Finding:
+    """Say whether the host agent came with the Debian package or the recipe; two of them would share one record."""
+    if has_other:
+        sentence = f"the host has two host agents, {PACKAGED} of the package and {PASTED} of the recipe"
+        return error(sentence, "apt install --reinstall ./breakglass-host_*_all.deb, which takes over the recipe's")
+    return ok(f"the host agent is from {'the package breakglass-host' if own_file == PACKAGED else 'the recipe'}")
+
+
 def judge_room(path: str, least: int, free: tuple[int, int] | None) -> Finding:
     """Warn if fewer than `least` bytes are free; `free` is (free, in all), and 0 in all is no limit."""
     if free is None:

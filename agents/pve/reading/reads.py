@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from ..budget import WHERE_SECONDS
-from ..check.by_hand import answer_check
+from ..check.answer import answer_check
 from ..forensics.ha_daemons import find_dead_ha
 from ..forensics.quick import judge_status
 from ..forensics.screen import answer_screen

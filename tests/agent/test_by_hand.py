@@ -1,0 +1,84 @@
+"""`breakglass-pve VERB VM` in a shell of the host: the same verdicts, ids and records as for a handler's request."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.agent import execute
+from ..support.failing_tools import misbehave
+from ..support.stages import until
+
+pytestmark = [pytest.mark.shared("world"), pytest.mark.slow]
+
+
+def command(world: World, *words: str) -> list[str]:
+    return [*world.forced_command()[:3], *words, "--root", str(world.root)]
+
+
+def by_hand(world: World, *words: str) -> tuple[int, list[str]]:
+    """Return the exit code and the lines of stdout."""
+    ran = subprocess.run(command(world, *words), env=world.environment, capture_output=True, text=True, timeout=320)
+    return ran.returncode, ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("status 102", "status vm=102"),
+        ("forensics 102", "forensics vm=102"),
+        ("history 102", "history vm=102"),
+        ("reset 999", "reset vm=999"),
+        ("cycle 999", "cycle vm=999"),
+        ("start 102", "start vm=102"),
+        ("stop 105", "stop vm=105"),
+    ],
+)
+def test_the_same_verdict_as_over_ssh(world: World, words: str, line: str) -> None:
+    """Root names any VM. The exit code, the state and the sentence are those of the forced command for every VM."""
+    code, lines = by_hand(world, *words.split())
+    environment = world.environment | {"SSH_ORIGINAL_COMMAND": line}
+    forced = [*world.forced_command()[:3], "serve", "--vms", "all", "--root", str(world.root)]
+    ran = subprocess.run(forced, env=environment, capture_output=True, text=True, timeout=320)
+    answer = execute(world, line) if "102" in line else None
+    assert code == ran.returncode
+    verb, vm = words.split()
+    [head] = [shown for shown in lines if shown.startswith(f"VM {vm}: {verb} ")]
+    assert answer is None or answer.trailer["outcome"] in head
+    assert f'"outcome": "{head.split()[3].rstrip(",")}"' in ran.stdout
+    if answer and answer.trailer["verdict"] and verb != "history":
+        assert any(str(answer.trailer["verdict"]["sentence"]) in shown for shown in lines)
+
+
+@pytest.mark.shared
+def test_ctrl_c_ends_only_the_wait(world: World) -> None:
+    """The cycle continues without the shell. The printed line attaches to it, as a request does."""
+    os.mkfifo(world.root / "gate")
+    misbehave(world.root, gate="stop")
+    argv = command(world, "cycle", "102", "--id", "by-hand-1", "--reason", "it is hung")
+    shell = subprocess.Popen(argv, env=world.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stage = Path(world.root, "run/breakglass/102/jobs/by-hand-1/stage")
+    until(lambda: stage.exists() and stage.read_text().startswith("stop"), "stage stop")
+    shell.send_signal(signal.SIGINT)
+    _, told = shell.communicate(timeout=60)
+    assert shell.returncode == 130
+    assert f"the job continues; to see how it ends: {world.agent} cycle 102 --id by-hand-1" in told
+    (world.root / "gate").write_text("")
+    misbehave(world.root)
+    assert (
+        by_hand(world, "cycle", "102", "--id", "by-hand-1")[1][-1] == "VM 102: cycle done, state running, id by-hand-1"
+    )
+    answer = execute(world, "cycle id=by-hand-1")
+    assert (answer.code, answer.trailer["attached"], answer.trailer["by"]) == (0, True, "by-hand")
+    assert sum("cycle " in line for line in by_hand(world, "history", "102")[1]) == 1
+
+
+def test_what_is_no_request_does_nothing(world: World) -> None:
+    """A verb needs one VM's number, and an id of the documented form."""
+    for words in (["stop"], ["stop", "all"], ["stop", "102-103"], ["cycle", "102", "--id", "a b c d e f g"]):
+        assert by_hand(world, *words) == (2, [])
+    assert by_hand(world, "status", "102")[1][0].startswith("running")
