@@ -440,6 +440,7 @@ class Visit:
         )
         self.complaints: list[str] = []
         self.posts: list[dict[str, Any]] = []
+        self.under_way = set[object]()  # the requests that have not ended
         self.page = self.tab()
 
     def tab(self) -> Page:
@@ -448,6 +449,9 @@ class Visit:
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.complaints.append(error.stack or str(error)))
         page.on("request", lambda r: self.posts.append(json.loads(r.post_data)) if r.post_data else None)
+        page.on("request", lambda r: self.under_way.add(r))
+        page.on("requestfinished", lambda r: self.under_way.discard(r))
+        page.on("requestfailed", lambda r: self.under_way.discard(r))
         return page
 
     def _heard(self, message: ConsoleMessage) -> None:
