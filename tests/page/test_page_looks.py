@@ -464,7 +464,12 @@ def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
     see_headline(page, "Off: start failed", "bad")
     yield "failed", DECIDES
     misbehave(stage.world.root)
-    page.reload()
+    visit.open(looks=False)
+    see_headline(page, "Off: start failed", "bad")  # the history says it to a page that did not see it
+    confirm(page, "start")
+    phase(page, "done")
+    confirm(page, "stop")
+    phase(page, "done")
     visit.open(looks=False)
     see_headline(page, "Off", "warn")
     yield "off", DECIDES

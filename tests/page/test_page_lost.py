@@ -130,7 +130,7 @@ def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
     assert not blocked(page, "status")
     page.clock.fast_forward(70_000)
     page.wait_for_selector(ASK_AGAIN)
-    wait_for_text(page, "dock", "at most once")
+    wait_for_text(page, "why", "at most once")
     wait_for_text(page, "outcome", "may have happened")
     see_headline(page, "Outcome not known", "unknown")
     assert not any(blocked(page, each) for each in ASKS)  # only a hint: a person may know better
