@@ -129,15 +129,18 @@ export function makePre(words) {
 	return box;
 }
 
-/** Makes the row of a command, with a button that copies the command. @param {string} line */
+const LOSES = /\bqm (reset|stop) /;
+const SHOWS = /^(pvesm|pvecm|ha-manager|ip) /;
+
+/** Makes the row of a command, with its cost and a button that copies the command. @param {string} line */
 export function makeCommand(line) {
 	const button = make("button.bare", icon("copy"), make("span", "Copy"));
 	button.dataset.copy = line;
-	return make("div.command", make("code", line), button);
+	return make("div.command", make("code", line), button, LOSES.test(line) ? make("small", "Unsaved work is lost.") : "");
 }
 
 /** Makes the row of a command on a host, below the place where to run the command. @param {{place: string, command: string}} cure */
-export const makeCure = ({ place, command }) => make("div.commands", make("small", place ? `As root on ${place}` : "By hand, once the cause is gone"), makeCommand(command));
+export const makeCure = ({ place, command }) => make("div.commands", make("small", place ? `As root on ${place}${SHOWS.test(command) ? ", to see the cause" : ""}` : "By hand, once the cause is gone"), makeCommand(command));
 
 /** Makes the picture of the console from its bytes in base64. @param {string} png  @param {string} at */
 export function makePicture(png, at) {

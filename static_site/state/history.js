@@ -33,8 +33,11 @@ export function refreshHistory(vm) {
 	return reading;
 }
 
-/** @param {string} vm */
-export const dropHistory = (vm) => lines.get(vm)?.abort();
+/** Drops the reading that is under way, and the one that waits for it. @param {string} vm */
+export function dropHistory(vm) {
+	lines.get(vm)?.abort();
+	underWay.delete(vm);
+}
 
 /** @param {string} vm */
 async function readList(vm) {

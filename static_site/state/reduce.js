@@ -1,9 +1,9 @@
 // How each event changes the page's state. Pure, because every event has its own time.
 
-import { clock, isVerdict, minute } from "../base/words.js";
+import { clock, ended, isVerdict, minute } from "../base/words.js";
 import { OF_CHAT, OF_CHATS, spendProposals } from "./conversation.js";
 import { addShot } from "./rescue.js";
-import { FALLEN, causeOf, curesOf, noteLock, outcomeOf, reasonOf } from "./rules.js";
+import { FALLEN, failedOf, noteLock, outcomeOf, reasonOf } from "./rules.js";
 import { newView } from "./shape.js";
 import { bringsUp, labelOf, mutates } from "./verbs.js";
 
@@ -47,9 +47,8 @@ const OF_VIEW = {
 		if (answer.outcome === "running") return { ...(view.phase === "running" ? view : enter(view, at, "running")), acting };
 		return enter(view, at, "unknown", {
 			acting,
-			sentence: acting ? "" : `The ${labelOf(view.verb).toLowerCase()} may have happened. `
-				+ "Ask again: the verb runs at most once.",
-			hint: `Last try, ${clock(at)}: ${reasonOf(answer)}`,
+			sentence: acting ? "" : "It may have happened.",
+			hint: `Last try, ${clock(at)}: ${ended(reasonOf(answer))}`,
 			lines: byHand(answer),
 		});
 	},
@@ -112,7 +111,7 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 			next.watch = { verb, seconds: answer.seconds ?? 0, started, heard: at, back: null, was: view.seen?.state ?? "", fell: "", since: at, until: at, on: false, found: "" };
 		}
 		if (answer.outcome !== "done") next.rescue = null;
-		if (answer.outcome === "failed") next.failure = { verb, cause: causeOf(answer), last: answer.last, lines: answer.verdict?.evidence ?? [], cures: curesOf(answer) };
+		if (answer.outcome === "failed") next.failure = failedOf(verb, answer);
 	} else next = { ...next, reading: "", waiting: Boolean(verb === "forensics" && answer.screen), watch: isNewer(view, verb, answer) ? null : hearGuest(view.watch, answer, at) };
 	if (verb === "forensics" && answer.outcome === "done") next.lookedAt = at;
 	// A failed check is out of date once a later one has succeeded.
@@ -120,7 +119,7 @@ function settled(view, { at, id, verb, answer, loud, clockOff }) {
 	if (!loud && !mends) return next;
 	const [phase, more] = outcomeOf(verb, answer, { at, clockOff });
 	const keptSince = changes ? { stages: next.stages } : {};
-	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "" });
+	return enter(next, at, phase, { ...more, ...keptSince, holder: answer.holder ?? null, offer: answer.anyway ?? "", nudge: changes ? null : view.nudge });
 }
 
 const GAP_MS = 10_000; // the longest gap between two checks; after a longer one, the guest may have returned much earlier than the check that found it
@@ -151,6 +150,7 @@ function remember(view, { at, verb, answer, changes }) {
 		next.verdict = verdict ? { ...verdict, state, last, from: verb, at } : null;
 	}
 	if (outcome !== "done" && verdict && changes && reached && isVerdict(verdict.code)) next.verdict = { ...verdict, state, last, from: verb, at };
+	if (outcome === "busy" && holder && before) next.seen = { ...before, holder }; // so that the page advises nothing while the holder acts
 	const looked = ["status", "forensics"].includes(verb) || (changes && reached);
 	if (!looked) return next;
 	const failed = !reached || !state;

@@ -1,6 +1,6 @@
 // Decides which buttons may be pressed, what an answer means, and why. Pure.
 
-import { MINUTE, clock, ended, minute, sentence, span, troubleOf } from "../base/words.js";
+import { MINUTE, capital, clock, ended, minute, sentence, span, troubleOf } from "../base/words.js";
 import { newView } from "./shape.js";
 import { DOING, VERBS, labelOf, mutates } from "./verbs.js";
 
@@ -109,8 +109,16 @@ export function noteLock(state, at) {
 /** Returns the verdict, if it still describes the present state. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
-/** Returns the last failure, if no other verb has run after it. @param {View} view */
-export const failureOf = ({ failure, seen }) => (failure && seen?.last === failure.last ? failure : null);
+/** Returns the last failure, if no other verb has run after it. After a reload, only the history of a VM that is still off has it. @param {View} view  @returns {import("./shape.js").Failed|null} */
+export function failureOf({ failure, seen, jobs }) {
+	if (failure && seen?.last === failure.last) return failure;
+	const isOff = seen?.state === "stopped";
+	const job = isOff && jobs?.find(({ id, outcome, verb, started }) => id === seen.last && outcome === "failed" && mutates(verb) && seen.at - Date.parse(started) < 60 * MINUTE);
+	return job ? failedOf(job.verb, { ...job, last: job.id }) : null;
+}
+
+/** Returns what stays of an answer about a failure. @param {string} verb  @param {any} answer  @returns {import("./shape.js").Failed} */
+export const failedOf = (verb, answer) => ({ verb, cause: causeOf(answer), last: answer.last, lines: answer.verdict?.evidence ?? [], cures: curesOf(answer) });
 
 /** Returns the last failure, unless the VM has a process and evidence says more about it. @param {View} view */
 export const failureShown = (view) => (view.seen?.state === "stopped" || verdictOf(view)?.from !== "forensics" ? failureOf(view) : null);
@@ -180,16 +188,16 @@ export function outcomeOf(verb, answer, { at, clockOff }) {
 	if (outcome === "busy" && holder) return ["busy", { sentence: `${holding(holder, clockOff)} Nothing was changed.` }];
 	if (outcome === "unknown" && !mutates(verb)) return ["failed", { sentence: "No answer came back from the host.", hint: "Nothing was changed. Look again." }];
 	const phase = reached === false ? "notSent" : ["busy", "refused"].includes(outcome) ? outcome : "failed";
-	const advice = verdict?.advice ? `Advice: ${labelOf(verdict.advice)}.` : "";
-	const lines = verdict?.evidence ?? [];
+	const advice = verdict?.advice && verdict.advice !== "status" ? `Advice: ${labelOf(verdict.advice)}.` : ""; // the bar has a button to look again
+	const lines = (verdict?.evidence ?? []).filter((/** @type {string} */ line) => !line.startsWith("last: ")); // an id tells a person nothing
 	const reason = reasonOf(answer);
-	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: hint ?? lines[0] ?? "", url: url ?? "" }];
+	if (phase === "notSent") return [phase, { sentence: ended(reason), hint: capital(hint ?? lines[0] ?? ""), url: url ?? "" }];
 	if (phase === "refused") return [phase, { sentence: ended(reason), hint: hint ?? advice, lines, cures: curesOf({ verdict }) }];
 	if (outcome !== "failed") return [phase, { sentence: sentence(reason), hint: hint ?? advice, lines }];
 	if (mutates(verb)) return [phase, { sentence: sentence(reason) }]; // the headline shows the other facts
-	const far = stage ? `The verb reached the stage ${stage}. ` : "";
+	const far = stage ? `The verb reached the stage ${stage}.` : "";
 	const commands = (answer.by_hand ?? []).map((/** @type {string} */ line) => `By hand: ${line}`);
-	return [phase, { sentence: sentence(reason), hint: far + advice, lines: [...lines, ...commands] }];
+	return [phase, { sentence: sentence(reason), hint: [far, advice].filter(Boolean).join(" "), lines: [...lines, ...commands] }];
 }
 
 const OPINION_MS = 12 * 3600_000;

@@ -1,8 +1,8 @@
 // The bar at the bottom: the outcome of the last press, its stages, and one button. Pure.
 
-import { clock, minute, sentence, span } from "../base/words.js";
+import { capital, clock, minute, sentence, span } from "../base/words.js";
 import { FALLEN, failureShown, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
-import { ANYWAY, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
+import { ANYWAY, DOING, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
 /** @typedef {import("../state/shape.js").State} State */
@@ -40,22 +40,27 @@ const PHASES = {
 		tone: view.verb === "forensics" ? "unknown" : "good", icon: view.verb === "forensics" ? "look" : "check",
 		word: view.verb === "forensics" ? "Evidence taken" : `${labelOf(view.verb)} done`, sentence: view.sentence + tookOf(view), ...LOOK,
 	}),
-	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
+	notSent: (_, view) => ({ tone: "warn", icon: "cross", word: `${nounOf(view.verb)} not sent`, sentence: `Nothing was sent: ${view.sentence}`, brief: "Nothing was sent", ...LOOK }),
 	refused: (state, view, now) => ({
 		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} refused`, sentence: `Nothing was changed: ${view.sentence}`, brief: "Nothing was changed",
 		...(ANYWAY[view.offer] && (mayAnyway(view, now) || !obstacle(state, view, view.verb)) ? { act: "anyway", actLabel: `${labelOf(view.verb)} anyway…` } : LOOK),
 	}),
-	busy: (_, view) => ({ tone: "busy", icon: "working", word: whose(view, view.holder), sentence: view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
-	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${labelOf(view.verb)} failed`, sentence: failureShown(view) ? `${farOf(view)}The reason is above` : view.sentence, brief: "The reason is above", ...LOOK }),
+	busy: (_, view) => (view.holder && view.seen && !view.seen.holder ? {
+		tone: "warn", icon: "cross", word: `${labelOf(view.verb)} not done`, sentence: `Nothing was changed, because ${view.holder.by} was ${DOING[view.holder.verb] ?? "at"} it.`, brief: "Nothing was changed", ...LOOK,
+	} : { tone: "busy", icon: "working", word: whose(view, view.holder), sentence: view.seen?.holder ? "Nothing was changed" : view.sentence, brief: "Nothing was changed", ...(view.holder ? { act: "watch", actLabel: "Watch" } : LOOK) }),
+	failed: (_, view) => ({ tone: "bad", icon: "cross", word: `${nounOf(view.verb)} failed`, sentence: failureShown(view) ? `${farOf(view)}See the headline` : view.sentence, brief: "See the headline", ...LOOK }),
 	unknown: (_, view) => (view.acting ? {
 		tone: "unknown", icon: "unknown", live: true, word: "No answer", sentence: `The ${labelOf(view.verb).toLowerCase()} may have happened; asking the host…`, ...WAIT,
-	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, brief: "It may have happened", act: "ask-again", actLabel: "Ask again" }),
+	} : { tone: "unknown", icon: "unknown", word: "No answer", sentence: view.sentence, act: "ask-again", actLabel: "Ask again" }),
 	disconnected: ({ health }, _, now) => ({
 		tone: "unknown", icon: "cross", live: true, word: "No connection", sentence: "", url: "",
-		timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
+		steps: [], timer: health.next > now ? `Trying again in ${Math.ceil((health.next - now) / 1000)} s` : "Trying…", act: "try-now", actLabel: "Try now",
 		hint: "", lines: [], cures: [],
 	}),
 };
+
+/** @param {string} verb  @returns {string} what the verb is about, in a word that fits the bar */
+const nounOf = (verb) => capital(labelOf(verb).replace(/^(Check|Collect) /, ""));
 
 /** Returns who holds the VM, which may be another tab of this device. @param {View} view  @param {import("../state/shape.js").Holder|null} holder */
 const whose = ({ sent }, holder) => (holder && holder.job in sent ? "Your other tab is on it" : "Someone is on it");
@@ -145,6 +150,7 @@ function stepsOf(view, now) {
 	const last = came.at(-1)?.name;
 	const over = view.phase !== "running" && !view.open;
 	const failed = over && view.phase !== "done";
+	if (failed && !came.length) return []; // it ended before its first step
 	/** @param {string} name  @returns {Step} */
 	const step = (name) => {
 		const n = came.findIndex((stage) => stage.name === name);

@@ -1,6 +1,6 @@
-// All VMs as the list shows them: those that need a person first, then those that are not known, then those that run. Pure.
+// All VMs as the list shows them: those that need a person first, then those that are off, then those that are not known, then those that run. Pure.
 
-import { MINUTE, clock, span } from "../base/words.js";
+import { MINUTE, clock, phraseOf, span } from "../base/words.js";
 import { isAway, knownOf, proxmoxTrouble } from "../state/rules.js";
 import { headlineOf } from "./headline.js";
 
@@ -10,18 +10,21 @@ import { headlineOf } from "./headline.js";
  * @typedef {{key: string, vm: string, find: string, title: string, words: string, tone: string, icon: string, age: string}} Row */
 /** @typedef {{name: string, title: string, note: string, rows: Row[]}} Group */
 
+const OFF = phraseOf("qemu-stopped").words; // such a VM may be off on purpose
 const MOST_OF_HOST = 3; // the most VMs of a host out of reach that have own rows; more VMs share one row
 
 /** @type {Record<string, (count: number) => string>} */
 const TITLES = {
 	need: (count) => (count === 1 ? "1 needs you" : `${count} need you`),
+	off: (count) => `${count} off`,
 	acts: (count) => `${count} under way`,
 	unknown: (count) => `${count} not known`,
 	run: (count) => (count === 1 ? "1 runs" : `${count} run`),
 };
 
 /** @param {State} state  @param {View} view  @param {import("./headline.js").Headline} head  @param {number} now */
-function groupOf(state, view, { tone }, now) {
+function groupOf(state, view, { tone, words }, now) {
+	if (words === OFF) return "off";
 	if (tone === "bad" || tone === "warn") return "need";
 	const { seen, open, trouble } = view;
 	if (open || view.phase === "unknown") return tone === "busy" ? "acts" : "unknown";
@@ -36,7 +39,7 @@ export function groupsOf(state, now, query = "") {
 	const words = query.toLowerCase().split(/\s+/).filter(Boolean);
 	const known = { ...state, unknownVm: "" }; // a link to a VM that does not exist here says nothing about the VMs of the list
 	/** @type {Record<string, {row: Row, isBad: boolean, host: string, cut: boolean, at: number}[]>} */
-	const found = { need: [], acts: [], unknown: [], run: [] };
+	const found = { need: [], off: [], acts: [], unknown: [], run: [] };
 	for (const { name, vmid, host } of state.health.vms) {
 		const view = knownOf(state, name);
 		const head = headlineOf(known, view, now);
@@ -47,7 +50,7 @@ export function groupsOf(state, now, query = "") {
 		if (!words.every((word) => `${title} ${said}`.toLowerCase().includes(word))) continue;
 		const tone = group === "run" && head.tone !== "good" ? "" : head.tone;
 		const age = group !== "run" && view.seen ? span(now - view.seen.at) : "";
-		const row = { key: name, vm: name, find: "", title, words: said, tone, icon: group === "run" ? "running" : head.icon, age };
+		const row = { key: name, vm: name, find: "", title, words: said, tone, icon: group === "run" && (runs || head.icon !== "unknown") ? "running" : head.icon, age };
 		found[group].push({ row, isBad: tone === "bad", host: host ?? "", cut: Boolean(proxmoxTrouble(state, view)), at: view.seen?.at ?? 0 });
 	}
 	return Object.entries(found).filter(([, rows]) => rows.length).map(([name, rows]) => {

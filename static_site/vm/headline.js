@@ -68,7 +68,7 @@ function underWay(state, view, now) {
 	}
 	if (view.open || view.phase === "unknown") {
 		const verb = labelOf(view.open?.verb ?? view.verb).toLowerCase();
-		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: "Asking again is safe, because the verb runs at most once." };
+		return { words: "Outcome not known", tone: "unknown", icon: "unknown", second: `The ${verb} may have happened`, why: `Asking again is safe, because the ${verb} runs at most once.` };
 	}
 	const holder = view.seen?.holder;
 	if (!holder || isAway(state) || proxmoxTrouble(state, view)) return null;

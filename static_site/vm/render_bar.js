@@ -24,6 +24,7 @@ export function renderBar(state, view, now) {
 	setIcon(box, bar.icon, bar.live);
 	box.dataset.long = String(bar.word.length > 17);
 	setTexts({ "outcome-word": bar.word, "outcome-timer": bar.timer, "outcome-act": bar.actLabel, "outcome-hint": bar.hint });
+	renderSteps(bar.steps); // first, because the sentence has less room beside steps
 	const isCut = renderSentence(bar);
 	$("outcome-act").dataset.act = bar.act;
 	setShown({ "outcome-act": bar.act });
@@ -36,7 +37,6 @@ export function renderBar(state, view, now) {
 	}
 	const details = isCut || bar.hint || bar.lines.length || bar.cures.length || there;
 	setShown({ there, "see-health": bar.phase === "disconnected", after: details && hidden !== outcomeKey(view), now: bar.act === "ask-again" });
-	renderSteps(bar.steps);
 	speak(bar, view);
 	if (isNew && !["idle", "locked", "checking", "disconnected"].includes(bar.phase)) bringIntoSight(box);
 }

@@ -6,7 +6,7 @@ import { clock, hostDate, minute, phraseOf, sentence, span } from "../base/words
 import { findJob, refreshHistory } from "../state/history.js";
 import { opinionWords } from "../state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
-import { labelOf } from "../state/verbs.js";
+import { STAGES, labelOf } from "../state/verbs.js";
 import { runVerb } from "./run.js";
 
 /** @typedef {import("../state/shape.js").Job} Job */
@@ -136,8 +136,8 @@ function makeEntry(job, vm) {
 async function readEntry(entry, fold, body) {
 	const { vm } = entry;
 	const words = /** @type {HTMLElement} */ (body.firstElementChild);
+	if (!words.firstChild && !entry.read) setText(words, "Asking the host…"); // once, because a job that runs has no sentence
 	while (entry.item.isConnected && fold.open && !entry.read) {
-		if (!words.firstChild) setText(words, "Asking the host…");
 		const job = await findJob(vm, entry.job.id);
 		if (!job) return setText(words, "The host did not answer, or no longer has this job. Open the job again.");
 		if (linked?.job?.id === job.id) linked.job = job; // the list may not have this job
@@ -163,7 +163,7 @@ function fillEntry(body, job, vm) {
 	}
 	const known = [
 		["Began", hostDate(hostTime(job.started)).toLocaleString("en-GB")],
-		["Took", job.outcome ? span(1e3 * (job.seconds ?? 0)) : `now at: ${job.stage}`],
+		job.outcome ? ["Took", span(1e3 * (job.seconds ?? 0))] : ["Stage", STAGES[job.stage ?? ""]?.label ?? job.stage],
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
 		["Opinion", opinionWords(job, getState().clockOff)],

@@ -106,7 +106,7 @@ function renderButtons(state, view, now) {
 		button.classList.toggle("odd", Boolean(odd));
 		const word = odd || (verb === advised ? "Advised" : "");
 		const { costs } = VERBS[verb];
-		setText(small, button === lead && costs ? `${word && `${word}. `}${costs.replace(" in the VM", "")} is lost.` : word);
+		setText(small, button === lead && costs && !odd ? `${word && `${word}. `}${costs.replace(" in the VM", "")} is lost.` : word);
 	}
 	for (const button of document.querySelectorAll("[data-approve]")) {
 		const { approve = "", vm = "" } = /** @type {HTMLElement} */ (button).dataset;

@@ -240,7 +240,7 @@ def test_a_busy_vm_names_its_holder_and_watch_follows_the_job_to_its_end(visit: 
         page.click("#outcome-act")
         entry = page.locator("#jobs details[open]")
         expect(entry).to_contain_text(job)
-        expect(entry).to_contain_text("now at: start")
+        expect(entry).to_contain_text("now at start")
     expect(entry).to_contain_text("Power-cycle done")
     expect(entry.locator(".job > pre")).to_contain_text("verify: running")
     assert len(visit.mutating) == 1

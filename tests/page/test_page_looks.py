@@ -464,6 +464,8 @@ def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
     see_headline(page, "Off: start failed", "bad")
     yield "failed", DECIDES
     misbehave(stage.world.root)
+    visit.open(looks=False)
+    see_headline(page, "Off: start failed", "bad")  # the history says it to a page that did not see it
     for verb in ("start", "stop"):
         confirm(page, verb)
         phase(page, "done")

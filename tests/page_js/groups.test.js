@@ -12,12 +12,12 @@ const told = (name, state, code, more = {}) => ({ vm: name, state, last: "none",
 const HOLDER = { job: "job_1", verb: "reset", by: "anna", since: new Date(NOW).toISOString(), deadline: 40 };
 
 // The list after pve1 has told these states, `ago` seconds before NOW, and after further events.
-function listed(states, { query = "", ago = 4, vms = VMS, more = [] } = {}) {
+function listed(states, { query = "", ago = 4, vms = VMS, more = [], icon = false } = {}) {
 	const answer = { vms, chat: "on", config: "ok", hosts: {} };
 	const state = after(["names-came", { vms, choice: "devvm" }, 30], ["health-came", { answer, next: NOW }, 30], ["unlocked", {}, 29],
 		["views-opened", { kept: Object.fromEntries(vms.map(({ name }) => [name, {}])) }, 29],
 		["states-asked", { names: ["web", "db", "mail"] }, ago], ["states-came", { names: ["web", "db", "mail"], answer: answerOf({ states }), clockOff: 0 }, ago], ...more);
-	return { state, groups: groupsOf(state, NOW, query).map(({ title, note, rows }) => [title, note, ...rows.map((row) => `${row.title}: ${row.words} ${row.age}`.trim())]) };
+	return { state, groups: groupsOf(state, NOW, query).map(({ title, note, rows }) => [title, note, ...rows.map((row) => `${row.title}: ${row.words} ${icon ? row.icon : row.age}`.trim())]) };
 }
 
 const RUNS = told("web", "running", "qemu-running");
@@ -26,13 +26,14 @@ const UNSEEN = ["devvm · 102 · pve2: Not known", ...[1, 2, 3, 4].map((n) => `f
 
 for (const [what, states, options, expected] of [
 	["the worst comes first, and those that run say no age each", [RUNS, DB_OFF, MAIL_HANGS], {},
-		[["2 need you", "", "mail · 112 · pve1: QEMU hangs 4 s", "db · 111 · pve1: Off 4 s"], ["5 not known", "", ...UNSEEN], ["1 runs", "looked at within 4 s", "web · 110 · pve1: Running"]]],
+		[["1 needs you", "", "mail · 112 · pve1: QEMU hangs 4 s"], ["1 off", "", "db · 111 · pve1: Off 4 s"], ["5 not known", "", ...UNSEEN], ["1 runs", "looked at within 4 s", "web · 110 · pve1: Running"]]],
+	["one that may be idle or hung has no check mark", [told("web", "running", "guest-silent")], { query: "web", icon: true }, [["1 runs", "looked at within 4 s", "web · 110 · pve1: Idle or hung unknown"]]],
 	["what is a minute old is not known", [RUNS], { ago: 61, query: "web" }, [["1 not known", "", "web · 110 · pve1: Out of date 61 s"]]],
 	["one that another caller acts on is under way", [{ ...RUNS, holder: HOLDER }], { query: "web" }, [["1 under way", "", "web · 110 · pve1: Resetting… 4 s"]]],
 	["a verb without an answer is not known", [RUNS], { query: "web", more: [["act-begun", { ...begun("reset")[1], vm: "web", lost: true }]] }, [["1 not known", "", "web · 110 · pve1: Outcome not known 4 s"]]],
 	["one that its host did not tell is being looked at", [], { query: "110" }, [["1 not known", "", "web · 110 · pve1: Looking…"]]],
 	["a row that is being looked at keeps its place", [], {}, [["8 not known", "", ...["web · 110", "db · 111", "mail · 112"].map((title) => `${title} · pve1: Looking…`), ...UNSEEN]]],
-	["a search needs all of its words, in any order, in upper case or not", [RUNS, DB_OFF, MAIL_HANGS], { query: "PVE1 off" }, [["1 needs you", "", "db · 111 · pve1: Off 4 s"]]],
+	["a search needs all of its words, in any order, in upper case or not", [RUNS, DB_OFF, MAIL_HANGS], { query: "PVE1 off" }, [["1 off", "", "db · 111 · pve1: Off 4 s"]]],
 	["a search may leave none", [RUNS], { query: "nosuch" }, []],
 ]) test(what, () => assert.deepEqual(listed(states, options).groups, expected));
 

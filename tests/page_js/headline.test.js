@@ -92,7 +92,7 @@ test("an idle guest is no alarm, and a command that loses nothing comes before a
 	const said = (words) => VERDICTS.find(({ why }) => why.includes(words));
 	assert.equal(said("kill -CONT").fix.pid, 4242);
 	for (const { why } of VERDICTS) assert.doesNotMatch(why, /only a power-cycle/i);
-	for (const words of ["look the same", "look again in a minute", "so it lives"]) {
+	for (const words of ["only an idle guest answers", "look again in a minute", "so it lives"]) {
 		for (const { code, why, sentence: words_ } of VERDICTS.filter(({ why, sentence }) => `${why} ${sentence}`.includes(words))) {
 			assert.ok(code === "guest-frozen" || headAfter(evidenceCame("running", code)).tone !== "warn", why || words_);
 		}
@@ -222,6 +222,10 @@ test("the cause of a failure comes first, with what may help, until something el
 		assert.equal(adviceOf(viewOf(state)), "");
 	}
 	assert.equal(headAfter(...failed, ...looks, statusCame("stopped", "qemu-stopped", 5, { last: "job_9" })).words, "Off");
+	const job = { id: "id_1", verb: "cycle", by: "operator", outcome: "failed", verdict };
+	const reloaded = (seconds) => after(...OPENED, ["jobs-came", { jobs: [{ ...job, started: new Date(NOW - 1e3 * seconds).toISOString() }], trouble: "" }, 9], settledEvent("status", { state: "stopped", last: "id_1", verdict: verdictOf("qemu-stopped", { advice: "start" }) }, 5));
+	assert.deepEqual([headlineOf(reloaded(50), viewOf(reloaded(50)), NOW).words, adviceOf(viewOf(reloaded(50)))], ["Off: start failed", ""]);
+	assert.deepEqual([headlineOf(reloaded(3_700), viewOf(reloaded(3_700)), NOW).words, adviceOf(viewOf(reloaded(3_700)))], ["Off", "start"]);
 });
 
 test("a verb that failed on a VM that runs is the headline, until evidence says more", () => {

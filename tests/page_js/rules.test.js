@@ -10,6 +10,7 @@ import { HEALTH, OPENED, NOW, VM, after, answerOf, begun, evidenceCame, settledE
 const HOLDER = { job: "job_9", verb: "cycle", by: "operator2", since: "2026-11-27T03:12:00Z", stage: "stop", deadline: 420 };
 const AWAY = [["health-lost", { next: 0 }, 70], ["health-lost", { next: 0 }, 68]];
 const OPEN = [begun("stop", 9), ["act-open", { answer: {}, acting: false }, 5]];
+const BUSY = [begun("reset", 3), settledEvent("reset", { outcome: "busy", holder: HOLDER }, 1)];
 const proxmox = (code) => ["health-came", { answer: { ...HEALTH, vms: [{ ...HEALTH.vms[0], proxmox: code }] }, next: 0 }];
 
 // Why each button can't be pressed after these events; nothing where it can.
@@ -26,6 +27,7 @@ const WAITING = {
 	"an open outcome": [OPEN, { power: /^It is not known whether the stop happened/ }],
 	"an open outcome and a read": [[...OPEN, ["read-begun", { verb: "status", loud: false }]], { power: /^It is not known/, status: /^Wait/, forensics: /^Wait/ }],
 	"another caller's job": [[statusCame("running", "qemu-running", 0, { holder: HOLDER })], { power: /^operator2 has been power-cycling it since 03:12:00; the job ends by 03:19:00 \(stage: stop\)\.$/ }],
+	"a busy answer": [BUSY, { power: /^operator2 has been power-cycling it since 03:12:00/ }],
 	"nothing that answers": [AWAY, { power: /^Breakglass is not answering/, forensics: /not answering/ }],
 	"a host that refuses": [[proxmox("connection-refused")], { power: /^Proxmox is out of reach: connection refused/, forensics: /out of reach/ }],
 	"a link to no VM": [[["vm-unknown", { name: "x" }]], { power: /^There is no VM x/, status: /no VM/, forensics: /no VM/ }],
@@ -62,6 +64,7 @@ test("an advice holds while it is about what is there", () => {
 	assert.equal(advice(statusCame("running", "qemu-running", 0, { last: "job_7" })), "");
 	assert.equal(advice(["screen-came", { picture: null, guest: null, state: "paused" }]), "");
 	assert.equal(advice(statusCame("running", "qemu-running", 0, { holder: HOLDER })), "");
+	assert.equal(advice(...BUSY), "");
 	assert.equal(advice(...OPEN), "");
 	assert.equal(advice(evidenceCame("running", "disk-frozen", 0, { verdict: verdictOf("disk-frozen", { advice: "exorcise" }) })), "");
 });
@@ -118,7 +121,7 @@ test("only `done` is done", () => {
 test("a look that failed has how far it got, the advice, the evidence and the commands by hand; a verb's headline has them", () => {
 	const failed = answerOf({ outcome: "failed", stage: "preflight", verdict: verdictOf("agent-failed", { advice: "status" }), by_hand: ["qm status 102"] });
 	assert.deepEqual(outcomeOf("forensics", failed, WHEN), ["failed", {
-		sentence: "The sentence of agent-failed.", hint: "The verb reached the stage preflight. Advice: Check status.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
+		sentence: "The sentence of agent-failed.", hint: "The verb reached the stage preflight.", lines: ["the evidence of agent-failed", "By hand: qm status 102"],
 	}]);
 	assert.deepEqual(outcomeOf("cycle", failed, WHEN), ["failed", { sentence: "The sentence of agent-failed." }]);
 });

@@ -124,7 +124,7 @@ def _judge_no_requests(evidence: Evidence) -> Verdict:
 
 def _describe_silence(evidence: Evidence) -> tuple[str, str]:
     """Return the sentence about a guest that shows no sign of life, and its short form."""
-    same = "so idle and hung look the same: look at the console"
+    same = "so try ssh or its console: only an idle guest answers"
     if not compare_queues(evidence):
         unseen = "its disks can't be watched (not virtio)"
         return f"QEMU answers; {unseen}: {_LOOK}", f"{unseen}, {same}"

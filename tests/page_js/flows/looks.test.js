@@ -5,6 +5,8 @@ import { test } from "node:test";
 import { LOST, asked, confirm, dispatch, getState, heard, host, locks, look, open, pass, posts, reload, run, sleepFor, turn, viewOf, wake } from "./page.js";
 import { answerOf, verdictOf } from "../samples.js";
 
+const { refreshHistory } = await import("../../../static_site/state/history.js");
+
 const count = (...words) => new Set(asked(...words).map(({ id }) => id)).size; // a lost one is sent again
 const whenVerb = (verb, answer) => (post) => (post.verb === verb ? answer : undefined);
 const never = new Promise(() => {});
@@ -229,6 +231,7 @@ test("an answer stays with its VM, and a VM that is left holds no connection", a
 	dispatch("vm-chosen", { name: "devvm" });
 	await turn();
 	assert.deepEqual([...new Set(posts.filter(({ isEnded }) => !isEnded).map(({ verb }) => verb))].sort(), ["history", "status"]);
+	refreshHistory("devvm"); // it waits for the reading that is under way, and must not follow it
 	dispatch("vm-chosen", { name: "twin" });
 	await turn();
 	assert.deepEqual(posts.filter(({ isEnded }) => !isEnded), []);
