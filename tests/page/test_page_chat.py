@@ -30,7 +30,7 @@ def test_an_answer_is_streamed_and_the_session_goes_on(visit: Visit) -> None:
     """Words and commands of claude are shown as text, and the next prompt continues.
 
     Edit puts a question back into the composer, which sends it to the same conversation. A reload shows the
-    conversation, and a turn that is under way goes on. Only the key must be entered again.
+    conversation, and a turn that is under way continues. Only the key must be entered again.
     """
     page = visit.open()
     evil = "<img src=x onerror=alert(1)> \u202egnp \x1b[31m"

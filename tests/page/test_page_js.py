@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent.parent / "page_js"
 def test_the_modules_without_a_browser(folder: str) -> None:
     """Every test of tests/page_js/ passes. A failure shows what node said.
 
-    `flows` has one page, which sends and looks by itself, so it has a process of its own.
+    `flows` has one page, which sends and looks by itself, so it has its own process.
     """
     files = sorted((TESTS / folder).glob("*.test.js"))
     assert files

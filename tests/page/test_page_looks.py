@@ -599,7 +599,7 @@ def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
     newest = page.locator("#jobs li details").first
     newest.locator("summary").click()
     expect(newest.locator("dd pre").last).to_have_text("\n".join(WORDS))
-    picture.rename(kept := picture.with_name("kept"))  # of a QEMU that is silent there is none: the words can be read
+    picture.rename(kept := picture.with_name("kept"))  # a QEMU that is silent gives none
     visit.open()
     expect(page.locator("#console-text")).to_have_text("\n".join(WORDS))
     expect(page.locator("#glass")).to_be_hidden()

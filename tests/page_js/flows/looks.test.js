@@ -11,7 +11,7 @@ const count = (...words) => new Set(asked(...words).map(({ id }) => id)).size; /
 const whenVerb = (verb, answer) => (post) => (post.verb === verb ? answer : undefined);
 const never = new Promise(() => {});
 
-test("the page looks when it opens, and its evidence says that nobody asked for it", async () => {
+test("the page looks when it opens, and its evidence says that the page took it by itself", async () => {
 	await open();
 	assert.deepEqual(asked("forensics").map(({ reason }) => reason), ["by itself"]);
 	assert.equal(viewOf().verdict.from, "forensics");
@@ -145,7 +145,7 @@ test("the watch asks every 3 s, each time under another id, and ends once the gu
 	assert.equal(screens(), 4);
 });
 
-test("after 90 s without a sign of life the watch ends, and goes on at a press", async () => {
+test("after 90 s without a sign of life the watch ends, and continues at a press", async () => {
 	await watched();
 	await pass(93);
 	assert.deepEqual([viewOf().watch.on, viewOf().watch.found], [false, "nothing"]);

@@ -177,7 +177,7 @@ test("an answer after Forget changes nothing", async () => {
 	assert.equal(posts.filter(({ isEnded }) => !isEnded).length, 0);
 });
 
-test("a repeat of `running` goes on for as long as the host runs the job", async () => {
+test("a repeat of `running` continues for as long as the host runs the job", async () => {
 	await open();
 	host.pve = only("cycle", [{ type: "accepted" }, { type: "result", outcome: "running", reached: true }]);
 	await confirm("cycle");

@@ -138,7 +138,7 @@ export async function pass(seconds) {
 	}
 }
 
-// The device sleeps: its clock goes on, and nothing runs.
+// The device sleeps: its clock continues, and nothing runs.
 export async function sleepFor(seconds) {
 	document.hidden = true;
 	look.wakeOrSleep();
