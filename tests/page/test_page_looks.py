@@ -209,6 +209,7 @@ def test_the_focus_is_never_lost(visit: Visit) -> None:
     expect(output).to_contain_text("verify: running")
     assert page.evaluate(FOCUS) == "PRE"
     show(page, "vm")
+    expect(page.locator("#outcome-word")).to_contain_text("Looked")  # or the look at the end of the job would be lost
     with unseen_outage(visit.stage, page):
         press(page, "forensics")
         phase(page, "notSent")
