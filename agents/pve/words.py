@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 VERSION = "0.3.0"
 
+# where the Debian package breakglass-host has the host agent, and where the recipe puts it
+PACKAGED, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
+
 STORAGE_HUNG = "storage-hung"
 WOULD_NOT_START = "would-not-start"
 # The refusals that `anyway=` can name, and the possible cost of overriding each.

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..agents.bundle import bundle, bundle_digest
+from ..agents.pve.words import PACKAGED, PASTED
 from ..alerts.examples import example
 from ..base.findings import Finding
 from ..config.addresses import parse_address
 from ..config.load import config_path, load_addresses, load_config
 from ..config.model import Address, Config, Host
 from ..config.ssh_keys import public_key
-from ..doctor.key_rights import AGENT, PACKAGED
 from .environment import checked_url, handler_url
 from .install import END_SESSIONS, recipe
 from .output import DONE, FAILED, CommandError, complain, reason, say, show
@@ -98,13 +98,13 @@ _INSTALL = f"""\
 set -e
 umask 022
 [ ! -e {PACKAGED} ] || {{ echo 'the package breakglass-host is there: apt install the new one' >&2; exit 1; }}
-before=$({AGENT} --version 2>/dev/null || echo none)
-cat >{AGENT}.new
-echo '@DIGEST@  {AGENT}.new' | sha256sum -c --status || {{ echo 'the copy is damaged' >&2; exit 1; }}
-chown root:root {AGENT}.new
-chmod 0755 {AGENT}.new
-after=$({AGENT}.new --version)
-mv -f {AGENT}.new {AGENT}
+before=$({PASTED} --version 2>/dev/null || echo none)
+cat >{PASTED}.new
+echo '@DIGEST@  {PASTED}.new' | sha256sum -c --status || {{ echo 'the copy is damaged' >&2; exit 1; }}
+chown root:root {PASTED}.new
+chmod 0755 {PASTED}.new
+after=$({PASTED}.new --version)
+mv -f {PASTED}.new {PASTED}
 {END_SESSIONS}
 echo "$before -> $after"
 """

@@ -8,14 +8,14 @@ import ipaddress
 from collections.abc import Sequence
 
 from ..agents.pve.vm_list import list_of
+from ..agents.pve.words import PACKAGED, PASTED
 from ..base.templates import choose, fill, read_template
 from ..config.model import Host, Vm
-from ..doctor.key_rights import AGENT, PACKAGED
 
 # A script for sh. Every handler then logs in again and repeats its unanswered requests. Jobs continue, because their
 # input is /dev/null.
 END_SESSIONS = f"""\
-for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {AGENT} serve '); do
+for pid in $(pgrep --ns $$ --nslist mnt -f '^[^ ]*python3 -IS {PASTED} serve '); do
     [ "$(readlink "/proc/$pid/fd/0")" = /dev/null ] || kill "$pid" || :
 done"""
 
@@ -47,7 +47,7 @@ def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, 
         public=key,
         **{"from": f" --from {addresses[0]}" if addresses else ""},
         key=key.split()[1],
-        key_line=f'restrict,command="{AGENT} serve --vms {served}" {key} breakglass power',
+        key_line=f'restrict,command="{PASTED} serve --vms {served}" {key} breakglass power',
         source=",".join(addresses),
         sources=" ".join(addresses) or "ADDRESS",
         example=addresses[0].partition("/")[0] if addresses else "",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..agents.pve.words import PACKAGED, PASTED
 from ..base.findings import Finding, error, ok
 from ..base.text import shown
 from ..config.model import Host
@@ -10,8 +11,6 @@ from .login import Ran
 
 # --- Judge what a key opens after a login at a Proxmox host, which must be only the host agent ---
 
-AGENT = "/usr/local/sbin/breakglass-pve"  # where the recipe puts the host agent
-PACKAGED = "/usr/sbin/breakglass-pve"  # where the Debian package breakglass-host has it
 NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
 LINE_CHARS = 100
 EFFECT = "so no verb reaches its VMs"
@@ -47,7 +46,7 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     text, code = ran.text, ran.code
     place = f"host {host.name}"
     output = shown_line(text)
-    agent, upgrade = AGENT, f"breakglass host upgrade {host.name}"
+    agent, upgrade = PASTED, f"breakglass host upgrade {host.name}"
     if PACKAGED in text:
         agent, upgrade = PACKAGED, f"as root on {host.ssh.host}: apt install --reinstall ./breakglass-host_*_all.deb"
     if code == AGENT_REFUSES:

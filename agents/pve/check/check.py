@@ -15,10 +15,9 @@ from functools import partial
 from ..host.bounded import ask_or_none
 from ..host.cluster import cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
+from ..words import PACKAGED, PASTED
 from .findings import (
     OK,
-    PACKAGED,
-    PASTED,
     Finding,
     error,
     find_account,

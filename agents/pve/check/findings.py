@@ -7,6 +7,8 @@ would fail or would let others in. A setting that is only unusual gives no findi
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ..words import PACKAGED, PASTED
+
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
@@ -144,9 +146,6 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
         if mode & 0o022:
             return error(f"{name} can be written by others than root: {mode & 0o7777:04o}", f"chmod go-w {name}")
     return ok(f"{path} belongs to root, and only root can change it")
-
-
-PACKAGED, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
 
 
 def judge_origin(own_file: str, has_other: bool) -> Finding:
