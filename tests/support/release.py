@@ -22,10 +22,9 @@ from pathlib import Path
 
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.main import _parser as agent_parser
-from breakglass.agents.pve.words import VERSION
+from breakglass.agents.pve.words import PASTED, VERSION
 from breakglass.base.templates import fill
 from breakglass.cli.install import END_SESSIONS
-from breakglass.doctor.key_rights import AGENT
 
 from .locks import ROOT
 
@@ -102,7 +101,7 @@ def build_package(source: Path, built: Path, epoch: int, version: str = VERSION)
         control.mkdir()
         (control / "md5sums").write_text("".join(sums))
         (control / "control").write_text(fill(_text(source, "control"), version=version, size=size))
-        end_sessions = END_SESSIONS.replace(AGENT, "/usr/(local/)?sbin/breakglass-pve")
+        end_sessions = END_SESSIONS.replace(PASTED, "/usr/(local/)?sbin/breakglass-pve")
         for name in SCRIPTS:
             (control / name).write_text(fill(_text(source, name), version=version, end_sessions=end_sessions))
             (control / name).chmod(0o755)
