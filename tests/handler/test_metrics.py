@@ -169,16 +169,12 @@ def test_promtool_finds_nothing_to_mend(service: Service) -> None:
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
 
 
-def test_the_document_lists_every_series(service: Service) -> None:
-    """Each has its labels, its type and its HELP text, in the order of the answer."""
+def test_every_series_says_what_it_means(service: Service) -> None:
+    """docs/monitoring.md sends a person to the answer itself for the list of series."""
     assert service.pve("status").status == 200  # so that there is the time of a caller's newest request
-    rows = []
-    for name, family in families(scrape(service).body.decode()).items():
-        labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
-        shown = name.removeprefix("breakglass_") + (f"{{{', '.join(labels)}}}" if labels else "")
-        rows.append(f"| `{shown}` | {family.type} | {family.documentation} |")
-    text = (ROOT / "docs/monitoring.md").read_text("utf-8")
-    assert text.partition("| series | type | means |\n|---|---|---|\n")[2].partition("\n\n")[0].splitlines() == rows
+    found = families(scrape(service).body.decode())
+    assert [name for name in found if not name.startswith("breakglass_")] == []
+    assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
 
 
 # --- what it says ---
