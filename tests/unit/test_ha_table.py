@@ -1,4 +1,7 @@
-"""docs/ha.md: each row of its tables is the host agent's decision, and every state of HA has exactly one row."""
+"""docs/ha.md: each row of its tables is the host agent's decision, and every state of HA has exactly one row.
+
+So it is with tests/data/ha_status.txt, which has the sentence of `status` for each state.
+"""
 
 import json
 import re
@@ -25,6 +28,7 @@ from ..support.documents import ROOT
 from ..support.rows import each_row
 
 TEXT = (ROOT / "docs/ha.md").read_text(encoding="utf-8")
+STATUS = (ROOT / "tests/data/ha_status.txt").read_text(encoding="utf-8")
 VERBS = ("start", "stop", "reset", "cycle")
 MANAGED = ("started", "stopped", "disabled")  # of HA/Tools.pm, beside `ignored`
 STATES = (  # Manager.pm:394, and "" for a VM that the manager does not know
@@ -45,20 +49,18 @@ DEAD = tuple(name for name in DAEMONS if name not in ("", "LRM waits"))
 HEADINGS = ("The VM is on this node", "HA's daemons don't act", "HA is disarmed", "Another node has the VM")
 NODE_STATES = {"online", "maintenance", "unknown", "fence", "gone"}  # NodeStatus.pm:25
 
-
 def rows(heading: str) -> Iterator[dict[str, str]]:
     """Yield the rows of the table below a heading, by the names of its columns."""
-    section = TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    text = STATUS if heading == HEADINGS[3] else TEXT
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     table = section[section.index("| requested | ") :]
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     names = [name.strip("`") for name in lines[0]]
     for cells in lines[1:]:
         yield dict(zip(names, cells, strict=True))
 
-
 def expand(cell: str, every: tuple[str, ...]) -> tuple[str, ...]:
     return every if cell == "any" else tuple(cell.split(", "))
-
 
 def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
     """Return the tables' decision about a VM on this node by (requested, HA's state, mode of disarming, daemon)."""
@@ -70,7 +72,6 @@ def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
             assert case not in found, f"two rows have {case}"
             found[case] = {verb: row[verb] for verb in VERBS}
     return found
-
 
 def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) -> Cluster:
     """Return the agent's reading of HA's files in that state."""
@@ -97,7 +98,6 @@ def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) 
     (ha / "manager_status").write_text(json.dumps(status))
     return _read_cluster(Host(102, str(root)))
 
-
 def decide(verb: str, view: Cluster, root: Path) -> str:
     """Return the table's word for the verb's decision."""
     host = Host(102, str(root))
@@ -118,14 +118,12 @@ def decide(verb: str, view: Cluster, root: Path) -> str:
         return "kills"
     return "asks" if verb == "start" or ha_restarts(view.ha, view.ha_seen) else "asks, kills"
 
-
 def test_the_tables_have_every_state_once() -> None:
     """Each requested state has a row with each state of the manager, armed and disarmed. A new state needs a row."""
     wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze"), ("",)))
     wanted |= {("ignored", seen, "", "") for seen in STATES} | {("not in HA", "none", "", "")}
     wanted |= set(product(MANAGED, STATES, ("",), DEAD))
     assert {case for case in cases() if case[3] != "LRM waits"} == wanted
-
 
 @each_row("case", cases())
 def test_each_row_is_what_the_agent_decides(
@@ -135,7 +133,6 @@ def test_each_row_is_what_the_agent_decides(
     monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write a new one
     view = read_cluster(tmp_path, *case)
     assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
-
 
 def test_each_row_of_another_node_is_what_a_status_says() -> None:
     """The status has the same line, and every state of a node and of a VM has a row."""
@@ -151,12 +148,11 @@ def test_each_row_of_another_node_is_what_a_status_says() -> None:
             node_states.add(node_seen)
     assert seen_states >= set(STATES)
     assert node_states == NODE_STATES
-    assert ha_outlook("disarmed", "started", "pve2", "unknown") in " ".join(TEXT.split())
+    assert ha_outlook("disarmed", "started", "pve2", "unknown") in " ".join(STATUS.split())
     silence = find_silence("HA's manager pve-ha-crm", {"timestamp": 1000}, 1324)
-    assert ha_outlook("started", "started", "pve2", "online", dead=silence) in " ".join(TEXT.split())
+    assert ha_outlook("started", "started", "pve2", "online", dead=silence) in " ".join(STATUS.split())
     assert ha_outlook("started", "started", "pve2", "") == ""
     assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
-
 
 def test_each_row_has_its_source() -> None:
     """tests/data/ha_sources.txt names a file of pve-ha-manager with its line for each row of the four tables."""
