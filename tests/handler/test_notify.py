@@ -342,6 +342,20 @@ def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
 
 
 @pytest.mark.all
+def test_two_handlers_show_one_line(receiver: Inbox) -> None:
+    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this test."""
+    with notifying(ntfy(receiver.url)) as (service, _):
+        other = Twin(service)
+        try:
+            other.answering()
+            [job] = {begin(each, "twice") for each in (service, other)}
+            until(lambda: marks(service, job)[0] == "told")
+            assert [key for key in receiver.lines() if key == job] == [job]
+        finally:
+            other.stop()
+
+
+@pytest.mark.all
 def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> None:
     """The first is killed before its message has arrived, and never starts again."""
     with notifying(ntfy(receiver.url)) as (service, _):
