@@ -249,7 +249,7 @@ def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) ->
     service = Service(short_dir, extra=extra, program=with_constants(*QUICK), **access)
 
     def lost() -> list[str]:
-        return [body["sequence_id"] for body in receiver.bodies() if "The configuration has" in body["message"]]
+        return [body["sequence_id"] for body in receiver.bodies() if "The configuration has" in body.get("message", "")]
 
     try:
         service.answering()

@@ -478,6 +478,8 @@ class Visit:
 
     def close(self) -> None:
         """End the visit, and fail if one of its pages logged an error."""
+        for page in self.context.pages:
+            page.unroute_all(behavior="ignoreErrors")  # a route that a test made may still wait for an answer
         self.context.close()
         assert not self.complaints, self.complaints
 
