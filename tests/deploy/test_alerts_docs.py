@@ -38,10 +38,12 @@ vmid = 102
 secret = "{"s" * 32}"
 """
 
+
 def documented() -> Config:
     """Return the page's configuration."""
     [text] = settings("docs/alerts.md", "Setting it up")
     return parse(BASE + text, str)
+
 
 def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
     """The page's configuration is accepted, and has an entry for each of the two senders."""
@@ -49,15 +51,18 @@ def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
     assert config.problems == ()
     assert [rule.source for rule in config.alerts] == ["alertmanager", "grafana"]
 
+
 @each_row("source", ["alertmanager", "generic"])
 def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
     """The page has these two examples as they are printed for the page's configuration."""
     assert f"\n{example(source, 'https://rescue.example.org', documented().alerts)}```" in PAGE
 
+
 def test_the_alerts_page_names_each_example() -> None:
     """The page says for which senders the command has an example."""
     listed = PAGE.partition("`breakglass alert-example` has for ")[2].partition(". ")[0]
     assert re.findall(r"`([a-z]+)`", listed) == list(SENDERS)
+
 
 FILLED = {
     "gatus": {"[ENDPOINT_NAME]": "devvm", "[ENDPOINT_GROUP]": "vms", "[ENDPOINT_URL]": "tcp://x:22"},
@@ -77,6 +82,7 @@ FILLED = {
 }
 FIRES = {"gatus": ("[ALERT_TRIGGERED_OR_RESOLVED]", "TRIGGERED", "RESOLVED"), "healthchecks": ("$STATUS", "down", "up")}
 
+
 @each_row("source", FILLED)
 def test_the_body_in_each_example_fires(source: str) -> None:
     """The body in an example, filled in as the sender does, fires with the labels that are documented for it."""
@@ -94,11 +100,13 @@ def test_the_body_in_each_example_fires(source: str) -> None:
     if name:
         assert not read_payload(source, body.replace(name, ends).encode())[0].firing
 
+
 def test_alertmanagers_example_has_a_route_for_each_match() -> None:
     """Two entries of one match are one route; an expression is one; each label is its own matcher."""
     rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
     text = example("alertmanager", "https://rescue.example.org", [*rules, Rule("grafana", {"c": "3"}, "one")])
     assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]
+
 
 def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     config = tmp_path / "breakglass.toml"
@@ -106,12 +114,14 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     config.write_text(BASE)
     return run_command(*arguments, BREAKGLASS_CONFIG=str(config), BREAKGLASS_URL="https://rescue.example.org")
 
+
 def test_the_command_prints_the_example(tmp_path: Path) -> None:
     """The address comes from BREAKGLASS_URL; a missing entry is a warning, an unknown sender an error."""
     printed = command(tmp_path, "alert-example", "kuma")
     assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://rescue.example.org", ()))
     assert "no [[alerts]] entry" in printed.stderr
     assert command(tmp_path, "alert-example", "nagios").returncode == 2
+
 
 def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
     """They add the token's caller, and print the sender's configuration, as the page shows them."""

@@ -29,12 +29,14 @@ NOT_RUN = {
     ("docs/runbook.md", "/etc/pve is away"): "it restarts Proxmox's cluster file system, which has no stand-in",
 }
 
+
 def parents(tree: ast.AST) -> Iterator[tuple[ast.Call, ast.AST]]:
     """Yield each call of `commands`, and what it is part of."""
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Call) and isinstance(child.func, ast.Name) and child.func.id == "commands":
                 yield child, node
+
 
 def takes_all(parent: ast.AST) -> bool:
     """Tell whether the list of scripts is taken apart whole: by an assignment to a list of names, or by a loop."""
@@ -43,6 +45,7 @@ def takes_all(parent: ast.AST) -> bool:
         names = getattr(target, "elts", [])
         return bool(names) and not any(isinstance(name, ast.Starred) for name in names)
     return isinstance(parent, ast.For | ast.comprehension)
+
 
 def taken() -> dict[tuple[str, str], Path]:
     """Return the documents and headings whose commands a test takes, with that test's file."""
@@ -58,6 +61,7 @@ def taken() -> dict[tuple[str, str], Path]:
             found[document, heading] = path
     return found
 
+
 def test_each_command_in_a_document_is_run() -> None:
     """A command that no test runs is a claim. The few that can't be run here are in NOT_RUN, with the reason."""
     written = {(document, heading) for document in documents() for heading in sections(document)}
@@ -68,12 +72,14 @@ def test_each_command_in_a_document_is_run() -> None:
     assert set(NOT_RUN) - written == set(), "these have no commands, or are no headings"
     assert set(NOT_RUN) & run == set(), "these are run, and need no excuse"
 
+
 def test_no_block_of_the_runbook_changes_power() -> None:
     """A person who is half asleep pastes a block whole, so the verbs stand in tables and sentences only."""
     blocks = read_blocks("docs/runbook.md")
     assert len(blocks) > 3
     power = re.compile(rf"\b({'|'.join([*MUTATING, 'kill', 'shutdown', 'reboot'])})\b")
     assert [block.text for block in blocks if power.search(block.text)] == []
+
 
 @each_row("document", documents())
 def test_a_block_says_what_it_is(document: str) -> None:
@@ -83,6 +89,7 @@ def test_a_block_says_what_it_is(document: str) -> None:
     assert [f"{document}:{block.line}" for block in blocks if not block.language] == []
     outside = re.sub(r"^( *)```.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
     assert re.findall(r"\n\n(?: {4}|\t)[^ *\-].*", outside) == [], "indented blocks: fence them, with a language"
+
 
 @each_row("document", documents())
 def test_a_heading_with_commands_is_the_only_one_of_its_name(document: str) -> None:

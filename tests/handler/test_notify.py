@@ -343,7 +343,7 @@ def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
 
 @pytest.mark.all
 def test_two_handlers_show_one_line(receiver: Inbox) -> None:
-    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this test."""
+    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this."""
     with notifying(ntfy(receiver.url)) as (service, _):
         other = Twin(service)
         try:

@@ -49,6 +49,7 @@ DEAD = tuple(name for name in DAEMONS if name not in ("", "LRM waits"))
 HEADINGS = ("The VM is on this node", "HA's daemons don't act", "HA is disarmed", "Another node has the VM")
 NODE_STATES = {"online", "maintenance", "unknown", "fence", "gone"}  # NodeStatus.pm:25
 
+
 def rows(heading: str) -> Iterator[dict[str, str]]:
     """Yield the rows of the table below a heading, by the names of its columns."""
     text = STATUS if heading == HEADINGS[3] else TEXT
@@ -59,8 +60,10 @@ def rows(heading: str) -> Iterator[dict[str, str]]:
     for cells in lines[1:]:
         yield dict(zip(names, cells, strict=True))
 
+
 def expand(cell: str, every: tuple[str, ...]) -> tuple[str, ...]:
     return every if cell == "any" else tuple(cell.split(", "))
+
 
 def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
     """Return the tables' decision about a VM on this node by (requested, HA's state, mode of disarming, daemon)."""
@@ -72,6 +75,7 @@ def cases() -> dict[tuple[str, str, str, str], dict[str, str]]:
             assert case not in found, f"two rows have {case}"
             found[case] = {verb: row[verb] for verb in VERBS}
     return found
+
 
 def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) -> Cluster:
     """Return the agent's reading of HA's files in that state."""
@@ -98,6 +102,7 @@ def read_cluster(root: Path, requested: str, seen: str, mode: str, daemon: str) 
     (ha / "manager_status").write_text(json.dumps(status))
     return _read_cluster(Host(102, str(root)))
 
+
 def decide(verb: str, view: Cluster, root: Path) -> str:
     """Return the table's word for the verb's decision."""
     host = Host(102, str(root))
@@ -118,12 +123,14 @@ def decide(verb: str, view: Cluster, root: Path) -> str:
         return "kills"
     return "asks" if verb == "start" or ha_restarts(view.ha, view.ha_seen) else "asks, kills"
 
+
 def test_the_tables_have_every_state_once() -> None:
     """Each requested state has a row with each state of the manager, armed and disarmed. A new state needs a row."""
     wanted = set(product(MANAGED, STATES, ("", "ignore", "freeze"), ("",)))
     wanted |= {("ignored", seen, "", "") for seen in STATES} | {("not in HA", "none", "", "")}
     wanted |= set(product(MANAGED, STATES, ("",), DEAD))
     assert {case for case in cases() if case[3] != "LRM waits"} == wanted
+
 
 @each_row("case", cases())
 def test_each_row_is_what_the_agent_decides(
@@ -133,6 +140,7 @@ def test_each_row_is_what_the_agent_decides(
     monkeypatch.setattr(ha_daemons, "HA_TAKES_SECONDS", 0.0)  # no daemon would write a new one
     view = read_cluster(tmp_path, *case)
     assert {verb: decide(verb, view, tmp_path) for verb in VERBS} == cases()[case]
+
 
 def test_each_row_of_another_node_is_what_a_status_says() -> None:
     """The status has the same line, and every state of a node and of a VM has a row."""
@@ -153,6 +161,7 @@ def test_each_row_of_another_node_is_what_a_status_says() -> None:
     assert ha_outlook("started", "started", "pve2", "online", dead=silence) in " ".join(STATUS.split())
     assert ha_outlook("started", "started", "pve2", "") == ""
     assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
+
 
 def test_each_row_has_its_source() -> None:
     """tests/data/ha_sources.txt names a file of pve-ha-manager with its line for each row of the four tables."""

@@ -32,6 +32,7 @@ RULES = {
 }
 COLON = re.compile(rf"[\w`…\"”)](?P<colon>: )(?:(?:{PRONOUNS})\b|(?:the|a|an)\b(?P<rest>[^.!?]*))")
 
+
 def find_colons(text: str) -> Iterator[str]:
     """Yield each clause that a colon links to the one before it. A label and a list may have a colon."""
     for match in COLON.finditer(text):
@@ -40,6 +41,7 @@ def find_colons(text: str) -> Iterator[str]:
         if len(before.split()) > 4 and not is_list:
             yield text[max(0, match.start() - 40) : match.end()][:100]
 
+
 def passages() -> Iterator[Passage]:
     """Yield what a person reads: all but the texts that tests send and compare."""
     for passage in read_passages():
@@ -47,16 +49,19 @@ def passages() -> Iterator[Passage]:
         if not ((passage.kind == "message" and "tests" in path.parts) or path.name == "CHANGELOG.md"):
             yield passage
 
+
 @each_row("rule", RULES)
 def test_sentences_are_plain(rule: str) -> None:
     """No document, message, docstring or comment has a form that must be read twice."""
     found = [(each, match) for each in passages() for match in re.finditer(RULES[rule], each.text)]
     assert [f"{each.place}: {each.text[max(0, m.start() - 40) : m.end() + 20]}" for each, m in found] == []
 
+
 def test_a_colon_begins_a_list() -> None:
     """A colon stands before a list or a command; because, so, if or but links two clauses."""
     found = [f"{each.place}: {clause}" for each in passages() for clause in find_colons(each.text)]
     assert found == []
+
 
 @each_row(
     ("text", "count"),
@@ -70,9 +75,11 @@ def test_a_colon_begins_a_list() -> None:
 def test_a_label_and_a_list_have_a_colon(text: str, count: int) -> None:
     assert len(list(find_colons(text))) == count
 
+
 def test_every_kind_of_prose_is_read() -> None:
     kinds = [passage.kind for passage in read_passages()]
     assert min(kinds.count(kind) for kind in ("document", "message", "docstring", "comment")) > 1500
+
 
 def test_the_documents_are_short() -> None:
     """All documents together have at most so many words, without the changelog and what is generated."""

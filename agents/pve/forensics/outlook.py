@@ -8,6 +8,7 @@ from ..host.vm_config import AT_REST, MOVING, ha_manages, ha_restarts, ha_stuck
 HA_CURE = "run systemctl start pve-ha-crm pve-ha-lrm"
 _FROZEN = "HA leaves the VM as it is until HA is armed again, or the node's pve-ha-lrm runs again"
 
+
 def ha_line(requested: str, state: str, dead: str = "") -> str:
     """Return one line on HA, empty where it does not manage the VM; `dead` is why HA acts on no request."""
     if requested == "disarmed":
@@ -17,9 +18,11 @@ def ha_line(requested: str, state: str, dead: str = "") -> str:
     follows = _what_follows_dead(requested, dead) if dead else _what_follows(requested, state)
     return f"HA manages it: requested {requested}, now {state or 'not known'}; {follows}"
 
+
 def _what_follows_dead(requested: str, dead: str) -> str:
     then = "stops the VM if it runs" if requested in AT_REST else "starts the VM if it is off"
     return f"HA does nothing now, because {dead}; once HA works again, HA {then}"
+
 
 def _what_follows(requested: str, state: str) -> str:
     if state == "error":
@@ -34,10 +37,12 @@ def _what_follows(requested: str, state: str) -> str:
         return "when QEMU ends, HA starts it again here or on another node"
     return "HA stops the VM if it runs, and it stays off until a person or tool tells HA to start it"
 
+
 def _after_fencing(requested: str) -> str:
     if requested in AT_REST:
         return "gives the VM to another node and leaves it stopped"
     return "starts the VM on another node that its rules allow"
+
 
 def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str = "", dead: str = "") -> str:
     """Return what HA will do with a VM that `node` has; empty if HA's manager has not seen that node.
@@ -71,6 +76,7 @@ def ha_outlook(requested: str, state: str, node: str, node_seen: str, goal: str 
         return f"HA sees node {node} as {node_seen}: after 60 s offline HA fences it, {then}"
     return _outlook_online(requested, state, node, node_seen, "" if goal == node else goal)
 
+
 def _outlook_online(requested: str, state: str, node: str, node_seen: str, goal: str) -> str:
     if state in MOVING:
         return f"HA is moving the VM from node {node} to {f'node {goal}' if goal else 'another node'}"
@@ -88,9 +94,11 @@ def _outlook_online(requested: str, state: str, node: str, node_seen: str, goal:
     do = "leaves the VM stopped there" if requested in AT_REST else kept
     return f"HA sees node {node} as {node_seen}, and {do}" if node_seen else ""
 
+
 def ha_proof(vmid: int, requested: str, state: str, dead: str = "") -> tuple[str, ...]:
     """Return the line on HA, and what a person can do about it."""
     return (ha_line(requested, state, dead), *ha_by_hand(vmid, requested, state, dead))
+
 
 def ha_by_hand(vmid: int, requested: str, state: str, dead: str = "") -> tuple[str, ...]:
     """Return what a person at the host can do about HA, as lines; the host agent never runs them."""
