@@ -58,7 +58,7 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
         yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
-        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, because a child that hangs there would keep it
+        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, where a child can hang and keep the lock
             findings = [finding for edit in edits for finding in _edit(path, edit)]
     except OSError as failure:
         findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
@@ -69,7 +69,7 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
 
 
 def _edits(settings: argparse.Namespace, own_file: str) -> Iterator[Edit]:
-    """Yield the changes of the key file; raise ValueError for a key that is none."""
+    """Yield the changes of the key file; raise ValueError for a text that is not a key."""
     if settings.key is not None:
         words = " ".join(settings.key.split()[:2])
         if settings.vm is None or not _KEY.fullmatch(words):
@@ -93,7 +93,7 @@ def _read_source(source: str) -> str:
 
 @contextmanager
 def _lock_directory(path: str) -> Iterator[None]:
-    """Lock a directory of key files after any other edit. An edit replaces a file, so the file can't be locked."""
+    """Wait for other edits, then lock a directory of key files. An edit replaces a file, so no file can be locked."""
     directory = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -118,7 +118,7 @@ def _edit(path: str, change: Edit) -> list[Finding]:
 def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
     """Return the text of a key file with one more VM in each line of Breakglass, and a finding for each such line.
 
-    If the lines have different lists, they belong to different people, and none of them is changed.
+    If the lines have different lists of VMs, the keys belong to different people, so no line is changed.
     """
     raw, findings = text.split("\n"), []
     ours = [(line, served) for line in parse_key_lines(text) if (served := served_vms(line))]
@@ -171,13 +171,13 @@ def add_no_last_words(text: str) -> tuple[str, list[Finding]]:
 
 
 def _is_container(root: str, vmid: int) -> bool:
-    """Tell whether the cluster has a container of this number; and False if /etc/pve does not answer."""
+    """Tell whether the cluster has a container with this number; return False if /etc/pve does not answer."""
     entry = parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "").get(vmid)
     return entry is not None and entry.is_container
 
 
 def _replace(path: str, text: str, status: os.stat_result) -> None:
-    """Replace a file by one with the same owner and mode, and write it through to the disk before it gets the name."""
+    """Replace a file. The new file has the same owner and mode, and is on the disk before it gets the name."""
     draft = f"{path}.{os.getpid()}"
     try:
         with open(draft, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

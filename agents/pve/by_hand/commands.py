@@ -48,7 +48,7 @@ def _add_verb(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentPa
 
 
 def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
-    """Run one of them; return the exit code, which is 1 for an error of `check` or `allow`, or a lost heartbeat."""
+    """Run a command; return the exit code, which is 1 for an error of `check` or `allow`, or a lost heartbeat."""
     if settings.command in BY_HAND:
         return run_verb(settings, own_file)
     errors = 0

@@ -149,7 +149,7 @@ def judge_file(path: str, stats: Iterable[tuple[str, int, int]]) -> Finding:
 
 
 def judge_origin(own_file: str, has_other: bool) -> Finding:
-    """Say whether the host agent came with the Debian package or the recipe; two of them would share one record."""
+    """Say whether the host agent came with the Debian package or the recipe; two agents would share one record."""
     if has_other:
         sentence = f"the host has two host agents, {PACKAGED} of the package and {PASTED} of the recipe"
         return error(sentence, "apt install --reinstall ./breakglass-host_*_all.deb, which takes over the recipe's")

@@ -38,7 +38,7 @@ def list_older_jobs(host: Host, newer: list[dict[str, object]]) -> list[dict[str
 
 
 def ask_archive(host: Host, question: Callable[[], T]) -> T:
-    """Return the answer of a question about the archive; raise NoAnswerError if its disk does not answer."""
+    """Return the answer to a question about the archive; raise NoAnswerError if its disk does not answer."""
     if is_archive_hung(JobStore(host)):
         raise NoAnswerError("no answer")
     return ask(question, ARCHIVE_SECONDS)

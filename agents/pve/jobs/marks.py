@@ -41,7 +41,7 @@ def _lines(directory: str) -> Iterator[tuple[str, str, str]]:
 
 
 def add_mark(directory: str, mark: str, by: str) -> None:
-    """Add a mark to a job, a `seen` once for each caller; raise OSError where it can't be written."""
+    """Add a mark to a job, but only one `seen` for each caller; raise OSError if the mark can't be written."""
     lines = [(other, who if other == SEEN else "") for other, who, _ in _lines(directory)]
     is_full = len(lines) >= _MOST_LINES - 1 or (mark == SEEN and sum(each == SEEN for each, _ in lines) >= MOST_SEEN)
     if (mark, by if mark == SEEN else "") in lines or (is_full and mark != TOLD):

@@ -19,7 +19,7 @@ OPINION_CHARS = 300
 
 
 def claim_opinion(store: JobStore, job_id: str, captures: Iterable[str]) -> dict[str, object]:
-    """Count an opinion on a capture, if it may be asked for, and answer what those on `captures` have cost in dollars.
+    """Count an opinion on a capture if a handler may ask for one. Answer what those on `captures` cost in dollars.
 
     Raises OSError where /run can't be written.
     """
@@ -38,7 +38,7 @@ def claim_opinion(store: JobStore, job_id: str, captures: Iterable[str]) -> dict
 
 
 def keep_opinion(store: JobStore, job_id: str, note: str) -> None:
-    """Keep the opinion in a note; raise ValueError if it is none, and OSError where /run can't be written."""
+    """Keep the opinion that a note has; raise ValueError if it has none, and OSError if /run can't be written."""
     directory, found = store.path(job_id), json.loads(note)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     kept = {"text": str(found["text"])[:OPINION_CHARS], "usd": _number(found, "usd"), "at": at}

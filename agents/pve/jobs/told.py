@@ -1,4 +1,4 @@
-"""What `told`, `seen` and `opinion` answer: marks on the captures of alerts, and which people were not told of yet."""
+"""What `told`, `seen` and `opinion` answer: marks on alerts' captures, and the captures that wait for a message."""
 
 import os
 import time
@@ -56,7 +56,7 @@ def _answer_opinion(store: JobStore, record: Record, note: str) -> dict[str, obj
 
 
 def _add_mark(store: JobStore, request: Request, mark: str) -> bool:
-    """Add a mark to a capture of an alert, in /run or, from before the boot, in the archive; False if there is none."""
+    """Mark an alert's capture in /run or, after a boot, in the archive; return False if there is no such capture."""
     record, by, archive = store.record(request.id), request.by or "by-hand", store.host.archive
     if record is None:
         return ask_archive(store.host, lambda: _mark_archived(f"{archive}/{request.id}", mark, by))
@@ -113,7 +113,7 @@ def _list_before_boot(archive: str, known: Collection[str], seconds: float) -> l
 
 
 def _started(text: str) -> float:
-    """Return a time in the record in Unix seconds; that of a damaged record is long ago."""
+    """Return a time in the record in Unix seconds. A damaged record counts as very old."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
@@ -121,7 +121,7 @@ def _started(text: str) -> float:
 
 
 def _untold(store: JobStore) -> list[dict[str, object]]:
-    """Return the jobs that have ended and of which no message was sent, with the seconds since each has ended."""
+    """Return the jobs that have ended without a message about them, with the seconds since the end of each."""
     found = []
     for job, age in _captures(store, UNTOLD_SECONDS):
         if job["outcome"] is not None and job.get("told") != TOLD:
@@ -131,12 +131,12 @@ def _untold(store: JobStore) -> list[dict[str, object]]:
 
 
 def _newest(store: JobStore) -> str:
-    """Return the id of the newest capture that people may have a message of, so that the next one replaces it."""
+    """Return the id of the newest capture that may have a message, so that the next message replaces that one."""
     return next((str(job["id"]) for job, _ in _captures(store, NEWEST_SECONDS)), "")
 
 
 def newest_seen(store: JobStore) -> list[object]:
-    """Return who has seen the capture that was seen last, and when. It reads two small files, as a status asks."""
+    """Return who has seen the capture that was seen last, and when. Reads two small files only, for a status."""
     record = store.record(read_small_file(_seen_path(store), 64) or "none")
     if record is None or boottime() - record.boottime > NEWEST_SECONDS:
         return []
