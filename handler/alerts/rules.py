@@ -89,7 +89,7 @@ class _Cost:
 def _count(pattern: str) -> _Cost:
     """Return the cost of a pattern.
 
-    In a sequence, the numbers of ways are multiplied, because each way tries the next piece again.
+    In a sequence, the ways of the pieces are multiplied, because each way to match one piece tries the next piece.
     """
     branches = [_Cost(1, 0)]
     for token in _TOKEN.finditer(pattern):

@@ -155,7 +155,7 @@ def note_at_once(event: str, **facts: object) -> None:
 
 
 def as_line(event: str, facts: Mapping[str, object], level: str = "") -> bytes:
-    """Return a line of the log. The level is the event's own unless it is given."""
+    """Return a line of the log. Without `level`, the line has the usual level of its event."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = {"time": now, "level": level or EVENTS[event], "event": event, **facts}
     return json.dumps(line, default=str).encode() + b"\n"

@@ -117,6 +117,6 @@ def say_silent(host: str) -> tuple[str, str, str]:
 
 
 def say_trying(host: str, state: str, since: float | None) -> dict[str, object]:
-    """Return, for the line of a stream, that a host in this state is being tried; nothing for a host that answers."""
+    """Return the field that tells a stream's reader that this host is being tried; none for a host that answers."""
     told = f"{host}: {state}{f' since {rfc3339(since)}' if since else ''}; trying"
     return {} if state in ("answering", "agent-outdated") else {"trying": told}

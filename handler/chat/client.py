@@ -1,4 +1,4 @@
-"""Client of a command that runs outside claude's sandbox. Passes on arguments, streams and exit code.
+"""Runs in claude's sandbox in place of a command outside it. Passes on arguments, streams and the exit code.
 
 It is copied into the sandbox as `bin/NAME` and uses only the standard library. Each frame is a letter, a length and
 that many bytes. The client sends `r` (the request), `i` (input) and `e` (end of input), and receives `o` (output), `w`

@@ -20,8 +20,8 @@ ROOM_BYTES = 16 << 20
 _DOCTOR = "run breakglass doctor, which says how to fix it"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-# A turn without a `code` has not ended. The time of a conversation is the time of its last turn. Its `proposals` are
-# those whose outcome claude does not know yet.
+# A turn without a `code` has not ended. The time of a conversation is the time of its last turn. The `proposals` of a
+# conversation are those whose outcome claude does not know yet.
 _SCHEMA = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;

@@ -29,7 +29,7 @@ from .turns import Chat
 
 TURN_SECONDS = 90
 CAPTURE_SECONDS = 25.0  # enough for a capture's deadline and its answer
-MOST_WAITING = 8  # captures of as many VMs; further ones get no opinion
+MOST_WAITING = 8  # captures that wait for their opinion; further captures get none
 _LIMITS = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "8000"}  # thinking included
 # What the model is shown, by our name for it: the field of the job, and the most characters. The guest's part is last.
 _EVIDENCE = {"the alert": ("why", 2000), "the host's evidence": ("output", 12_000)}
@@ -118,12 +118,12 @@ def _limited(settings: ChatSettings) -> ChatSettings:
 
 
 def _read_nothing(line: str) -> Coroutine[None, None, list[Message]]:
-    """Refuse a question to the host; without a verb, a turn can ask none that gets here."""
+    """Refuse a question to the host. No question of a turn without verbs gets here."""
     raise PermissionError(line)
 
 
 def build_prompt(job: Mapping[str, object], mark: str) -> str:
-    """Return the prompt about a capture. No text in it can know `mark`, which encloses each part of the evidence."""
+    """Return the prompt about a capture. No text in it can guess `mark`, which encloses each part of it."""
     parts = []
     for name, (field, most) in _EVIDENCE.items():
         said = job.get(field)

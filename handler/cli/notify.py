@@ -21,7 +21,7 @@ def add_notify(parser: argparse.ArgumentParser) -> None:
 
 
 def load_receivers() -> Config:
-    """Return the configuration, which has a receiver."""
+    """Return the configuration; raise CommandError if it has no receiver."""
     use_unit_credentials()
     config = load_config(Path(config_path()), os.environ)
     if not config.notify:

@@ -20,9 +20,9 @@ _SIGNALLED = 128  # added to the signal's number, as a shell does
 
 
 def leave_process_1() -> None:
-    """Return at once, except in process 1. There, fork, return in the child, and exit with its exit code.
+    """Return at once, except in process 1, which forks. Then only the child returns.
 
-    Process 1 forwards its signals to the child.
+    Process 1 forwards its signals to the child, and exits with the child's exit code.
     """
     if os.getpid() != 1:
         return

@@ -19,7 +19,7 @@ _NO_CALLER = "make one: breakglass keys new doctor --allow status --allow histor
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Print the report of the last hours, or send its summary if a job began in them, or may have."""
+    """Print the report of the last hours, or send its summary unless it is certain that no job began in them."""
     config = load_receivers() if arguments.notify else None
     signer = _signer(config)
     try:
@@ -48,7 +48,7 @@ def _signer(config: Config | None) -> Signer:
 
 
 def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event:
-    """Return the answer; ask for `seconds` until it is whole, because after a boot no host is connected yet."""
+    """Return the answer; ask for `seconds` until the answer is whole, because after a boot no host is connected yet."""
     fields = {"vm": arguments.vm, "since": arguments.since, "form": "html" if arguments.html else "markdown"}
     given, late = {name: value for name, value in fields.items() if value}, time.monotonic() + seconds
     while True:
@@ -63,7 +63,7 @@ def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event
 
 
 def _send(config: Config, found: Mapping[str, str]) -> int:
-    """Send each receiver one message about its VMs if something happened to one; return the exit code."""
+    """Send each receiver one message about its VMs if something happened to any of them; return the exit code."""
     from ..notify.messages import report_message
     from ..notify.outbox import Outbox
 

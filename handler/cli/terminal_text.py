@@ -1,4 +1,4 @@
-"""The texts of `breakglass chat`, and the people and the model that have seen a capture. Pure but for the time zone."""
+"""The texts of `breakglass chat`, and who has seen a capture: people and the model. Pure except for the time zone."""
 
 import json
 import re

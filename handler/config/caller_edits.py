@@ -107,7 +107,7 @@ def texts_of(table: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _changed(table: Mapping[str, object], changes: Mapping[str, list[str]]) -> dict[str, object]:
-    """Return a table with changed lists. An empty list is left out. A list of one text becomes that text."""
+    """Return a caller's table with new lists. An empty list is left out. A list of one text becomes that text."""
     changed = {key: values[0] if len(values) == 1 else values for key, values in changes.items()}
     return {key: value for key, value in {**table, **changed}.items() if value or key not in changes}
 

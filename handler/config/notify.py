@@ -37,11 +37,11 @@ class Recipient:
     ca_file: str = ""
 
     def wants(self, event: str, vm: str) -> bool:
-        """Tell whether it gets messages about such an event; a message about no VM has an empty `vm`."""
+        """Tell whether this receiver wants messages about an event; a message about no VM has an empty `vm`."""
         return event in self.on and (not vm or not self.vms or vm in self.vms)
 
     def is_quiet(self, minute: int) -> bool:
-        """Tell whether a minute of the day is in its quiet hours, which may begin before midnight."""
+        """Tell whether a minute of the day is in this receiver's quiet hours, which may begin before midnight."""
         if self.quiet is None:
             return False
         begin, end = self.quiet

@@ -26,7 +26,7 @@ def warn_of_expiry(caller: Caller, now: datetime) -> list[Finding]:
 
 
 def warn_of_host(host: Host) -> list[Finding]:
-    """Return a warning if any host key is accepted."""
+    """Return a warning if every host key is accepted."""
     sentence, place = f"any host key of {host.name} is accepted", f"hosts.{host.name}.host_key"
     return [warning(place, "host-key-any", sentence, f"pin {place}")] if host.any_host_key else []
 

@@ -190,7 +190,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
 
 
 def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
-    """Judge a host key that is not pinned: either the host was reinstalled, or a machine is in between."""
+    """Judge a host key that is not pinned: the host was reinstalled, or another machine answers for it."""
     if any(words in failure.detail for words in EXPIRED):
         fix = "at the certificate authority: ssh-keygen -s CA -h -I HOST -n NAME -V +52w ssh_host_ed25519_key.pub; "
         fix += "then copy the certificate to the host, and run systemctl reload ssh"

@@ -26,7 +26,7 @@ _PRIORITY = {"urgent": 4, "plain": 3, "quiet": 1}  # priorities of ntfy, where 1
 
 @dataclass(frozen=True)
 class Message:
-    """One message. The newer of two with one `key` replaces the older where the receiver can do that.
+    """One message. Of two messages with one `key`, the newer replaces the older if the receiver can do that.
 
     `key` and `stage` together name the message, however often it is sent. `events`: a receiver that wants one of them
     gets it. `guest` is what it says in the words of the guest or of a model that has read them. It is left out unless
@@ -96,7 +96,7 @@ def summary_message(jobs: Sequence[tuple[str, str]], urls: Sequence[str]) -> Mes
 def outcome_message(
     vm: str, answer: Mapping[str, object], reason: str, key: str, is_drill: bool, urls: Sequence[str]
 ) -> Message:
-    """Return the message about a verb that has ended; `key` is that of the message which it replaces."""
+    """Return the message about a verb that has ended; `key` is the key of the message that this one replaces."""
     verb, outcome, caller, job = (plain_line(str(answer[name]))[:64] for name in ("verb", "outcome", "by", "id"))
     found, is_good = read_verdict(answer), outcome == "done"
     why = f" ({plain_line(reason)[:_SENTENCE]})" if reason else ""
@@ -118,7 +118,7 @@ def outcome_message(
 
 
 def ready_message(key: str, reasons: Sequence[str], urls: Sequence[str]) -> Message:
-    """Return the message that the handler is not ready, or is again if there is no reason."""
+    """Return the message that the handler is not ready or, if there is no reason, that it is ready again."""
     text = plain_line(" ".join(reasons))[:_WORDS] or "The handler is ready again."
     title = "Breakglass is not ready" if reasons else "Breakglass is ready again"
     stage, is_over = ("lost", False) if reasons else ("back", True)
@@ -184,7 +184,7 @@ def _login(receiver: Recipient) -> dict[str, str]:
 
 
 def _ntfy_body(message: Message, receiver: Recipient, priority: int) -> bytes:
-    """Return the JSON that ntfy takes at its root (ntfy's docs, publish.md). Its button opens the page, and no more."""
+    """Return the JSON that ntfy takes at its root (ntfy's docs, publish.md). Its button only opens the page."""
     fields: dict[str, object] = {"topic": receiver.topic, "title": message.title, "message": message.text_for(receiver)}
     fields |= {"priority": priority, "sequence_id": message.key}
     if message.link:

@@ -35,7 +35,7 @@ _IN_VAIN = ("rejected", "busy", "id-reused", "running")  # outcomes of verbs tha
 
 
 class Notifier:
-    """What is under way between an event and its message."""
+    """The messages that are under way, each from its event until it was sent."""
 
     def __init__(self, service: Service, reasons: Callable[[], Sequence[str]]) -> None:
         self.outbox = Outbox(lambda: service.config.notify)
@@ -149,7 +149,7 @@ class Notifier:
             with suppress(Lost, Unreached):  # /ready says so already
                 jobs = (await self._ask(vm, line_of("told", vm.vmid))).get("untold")
                 ids = [str(each["id"]) for each in jobs if _is_due(each)] if isinstance(jobs, list) else []
-                of_these = found.setdefault(self._receivers(vm), {})  # a summary names no VM to others
+                of_these = found.setdefault(self._receivers(vm), {})  # so a receiver's summary has only its VMs
                 of_these |= {job: vm for job in ids if job not in self._under_way}
         await asyncio.gather(*map(self._tell_found, found.values()))
 
@@ -192,7 +192,7 @@ class Notifier:
     def see_reader(self, request: VerbRequest) -> None:
         """Have the host note that a person has opened an alert's capture, once for each of the newest 1,000.
 
-        Programs use bearer tokens, so none of those counts.
+        A caller with a bearer token is a program, so it does not count.
         """
         if request.caller.auth_method != SIGNATURE:
             return
@@ -212,7 +212,7 @@ class Notifier:
     # --- the handler itself ---
 
     def _see_ready(self) -> None:
-        """Send a message if the handler was not ready at two looks, and one with the same key once it is again."""
+        """Send a message if the handler was not ready at two looks, and another with the same key once it is ready."""
         key, looks = self._lost
         reasons = self._reasons()
         if not reasons:

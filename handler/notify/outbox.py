@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Outbox:
-    """Who has taken which message. `missed` has why a receiver of the configuration did not take the newest one."""
+    """Who has taken which message. `missed` says why a configured receiver did not take the newest message."""
 
     def __init__(self, receivers: Callable[[], Sequence[Recipient]]) -> None:
         self.missed: dict[Recipient, str] = {}
@@ -35,7 +35,7 @@ class Outbox:
         self._turns = {each: turn for each, turn in self._turns.items() if each in config.notify}
 
     async def tell(self, message: Message) -> bool:
-        """Send a message to each receiver that wants it; tell whether there are some and all have taken it."""
+        """Send a message to each receiver that wants it; tell whether there is one and all have taken it."""
         receivers = [each for each in self._receivers() if message.wanted_by(each)]
         return bool(receivers) and all(await asyncio.gather(*(self.send(message, each) for each in receivers)))
 

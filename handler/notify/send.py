@@ -61,7 +61,7 @@ async def _request(method: str, ca_file: str, url: str, body: bytes, headers: di
     host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
 
     def prepare() -> tuple[list[str], ssl.SSLContext | None]:
-        """Look up the name and read the certificates, in a thread: both can hang."""
+        """Look up the name and read the certificates, in a thread, because both can hang."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [str(address[4][0]) for address in found], _context(ca_file) if is_tls else None
 

@@ -146,7 +146,7 @@ class Run:
         return replace(answer, body=found.nodes.add_by_hand(answer.body)) if found else answer
 
     def _lost(self, error: Lost) -> Answer:
-        """Return the answer if the host's was lost: `unreached` if the host agent never spoke and the verb reads."""
+        """Return the answer for a lost one: `unreached` if the host agent sent nothing and the verb only reads."""
         host = self._found.host if self._found and not (self._messages or self._request.rules.mutating) else None
         if host is None or host.health() != "agent-silent":
             return self._unknown(error.message, hint=error.hint or ATTACH)

@@ -1,6 +1,6 @@
 """What happened to each VM in some hours, as blocks of text and pictures, from its jobs as `history` has them. Pure.
 
-Nothing here is of the handler's own memory, so any handler can write the report, even after a restart.
+Nothing here comes from the handler's memory, so any handler can write the report, even after a restart.
 """
 
 import re
@@ -26,7 +26,7 @@ _DONE_WELL = ("done", "busy", "refused")
 
 
 class Night(NamedTuple):
-    """One VM's jobs, oldest first. `trouble` says why they are not all; an empty text if nothing is missing."""
+    """One VM's jobs, oldest first. `trouble` says why some jobs are missing; an empty text if none is."""
 
     vm: str
     jobs: Sequence[Job]
@@ -54,7 +54,7 @@ def read_job(said: object) -> Job | None:
 
 
 def first_act(jobs: Sequence[Job]) -> int:
-    """Return the place of the first verb that could change power. One picture is of before its end, one of after."""
+    """Return the place of the first verb that could change power. The report has a picture from before and after it."""
     return next((n for n, job in enumerate(jobs) if job["verb"] in MUTATING), len(jobs))
 
 

@@ -73,7 +73,7 @@ class Telling:
         captures: Mapping[str, Sequence[Capture]],
         caller: str,
     ) -> None:
-        """Have the verdicts of the captures of an alert sent. Return at once, unless a receiver has before_answer.
+        """Begin to send the verdicts of an alert's captures. Return at once, unless a receiver has before_answer.
 
         A second opinion on a VM is asked for beside that, and nothing waits for it.
         """

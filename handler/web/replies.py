@@ -34,7 +34,7 @@ def encoded_reply(body: bytes, status: int, *, is_shared: bool = False) -> Respo
 
 
 def stream_reply(messages: AsyncIterator[Mapping[str, object] | bytes]) -> Response:
-    """Return a stream of JSON objects, one per line. Bytes are already such a line."""
+    """Return a stream of JSON objects, one per line. A message of bytes is such a line already."""
     return StreamingResponse(_lines(messages), media_type=NDJSON)
 
 

@@ -93,7 +93,7 @@ class _Reading:
         self._late = asyncio.get_running_loop().time() + READ_SECONDS
 
     async def read_night(self, vm: Vm) -> Night:
-        """Return a VM's jobs, the newest of them whole; a host that does not answer is a trouble of it."""
+        """Return a VM's jobs, the newest of them whole; `trouble` says so if the host does not answer."""
         jobs, trouble = list[Job](), ""
         try:
             async with asyncio.timeout_at(self._late), self._places:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DRIVERS = ("virtio_pci", "pvpanic-mmio", "virtio_balloon")  # balloon last, because its first answer says: ready
+DRIVERS = ("virtio_pci", "pvpanic-mmio", "virtio_balloon")  # balloon last, because its answer means: ready
 _OF_THE_TESTS = ("pvpanic", "pvpanic-mmio", "virtio_balloon")  # the others are part of the image
 PROMPT = b"\ndevvm login: "
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
