@@ -35,7 +35,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _signer(config: Config | None) -> Signer:
-    """Return the caller's key and URL. With a configuration, it signs as doctor does."""
+    """Return the caller's key and URL. With a configuration, they are the ones that doctor uses."""
     if config is None:
         return Signer(handler_url(os.environ), caller_key(os.environ))
     from .doctor import find_key, find_url  # this loads asyncssh, which most commands do not need

@@ -21,7 +21,7 @@ class Stranger(Protocol):
     """A connection."""
 
     def is_stranger(self) -> bool:
-        """Return whether it may be closed, because no request on it is signed and no answer is being sent."""
+        """Return whether the connection may be closed. It may if no request on it is signed and no answer is sent."""
 
     def give_way(self) -> None:
         """Close the connection, and free its memory."""

@@ -90,7 +90,7 @@ class Qmp:
 
     def command(self, name: str, fds: Sequence[int] = (), **arguments: object) -> object:
         """Execute a QMP command, which may pass descriptors; return its answer. Raise QmpError if refused."""
-        own = f"{os.getpid()}-{time.monotonic_ns()}"  # the next client gets the answer to one that has left
+        own = f"{os.getpid()}-{time.monotonic_ns()}"  # an answer to a client that has left goes to the next one
         request = {"execute": name, "id": own, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._left())
         try:
