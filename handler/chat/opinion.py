@@ -56,7 +56,7 @@ class Opinions:
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """End the opinions that are under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -44,7 +44,7 @@ def leave_process_1() -> None:
 
 
 def _reap(child: int) -> int | None:
-    """Wait for all processes that have ended. Return the child's status if it is one of them."""
+    """Wait for all processes that have ended. Return the child's status if the child is one of them."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == child:

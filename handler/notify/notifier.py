@@ -59,7 +59,7 @@ class Notifier:
             audit.note("defect", where="notify", error=repr(error), trace="")
 
     async def stop(self) -> None:
-        """End what is under way. The host knows which captures wait for a message."""
+        """End the messages that are under way. The host knows which captures wait for a message."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -67,7 +67,7 @@ class Notifier:
     # --- verdicts ---
 
     def follow(self, vm: Vm, lines: Mapping[str, str], is_repeated: bool) -> asyncio.Task[object] | None:
-        """Send the verdict of each capture that an alert has begun: `lines` are those that attach to it, by its job.
+        """Send the verdict of each capture that an alert has begun: `lines` attach to the captures, by job.
 
         If the alert was sent before, or by another handler, look later whether a message is missing.
         """

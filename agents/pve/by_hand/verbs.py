@@ -27,7 +27,7 @@ INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def run_verb(settings: argparse.Namespace, own_file: str) -> int:
-    """Run a verb and show what it does; return the exit code, which is that of the forced command.
+    """Run a verb and show what it does; return the exit code, which the forced command has too.
 
     Ctrl-C ends only the wait, because a job runs in its own process.
     """
