@@ -255,3 +255,21 @@ def test_two_agents_over_one_record_are_refused(host: PveHost, file: str, text: 
     ran = host.install(check=False)
     assert (ran.returncode, said in ran.stderr, "nothing was installed" in ran.stderr) == (100, True, True), ran.stderr
     assert not host.path(AGENT).exists()
+
+
+def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
+    """After a full disk, sshd gets its whole drop-in, and every key line is there. A failed removal can be repeated."""
+    keys, drop_ins, remove = KEYS.rpartition("/")[0], DROP_IN.rpartition("/")[0], "apt-get -qy remove breakglass-host"
+    full = "mount -t tmpfs -o size=4k,mode=755 none"
+    host.run(f"{full} {drop_ins}; head -c 4096 /dev/zero >{drop_ins}/filler")
+    assert host.install(check=False).returncode == 100
+    host.run(f"rm {drop_ins}/filler; dpkg --configure -a")
+    assert host.path(DROP_IN).read_text() == (ROOT / "deploy/debian/sshd.conf").read_text()
+    lines = f'restrict,command="{AGENT} serve --vms 102" {host.power} breakglass power\n{OWN}'
+    host.run(f"{full} {keys}")
+    host.write(KEYS, lines)
+    assert (host.run(remove, check=False).returncode, host.path(KEYS).read_text()) == (100, lines)
+    host.run(f"umount {keys}; mkdir -p /etc/passwd.edit/so-vipw-fails")
+    assert "the account breakglass stays" in host.run(f"{remove} 2>&1", check=False).stdout
+    host.run(f"rm -r /etc/passwd.edit; {remove}; umount {drop_ins}")
+    assert host.run("getent passwd breakglass", check=False).returncode == 2
