@@ -152,6 +152,7 @@ def test_a_key_gets_its_own_line(before: str, after: str, level: str) -> None:
         ("# PerSourcePenaltyExemptList ADDRESS\n", False, "# PerSourcePenaltyExemptList 192.0.2.50\n"),
         ("PerSourcePenaltyExemptList 192.0.2.9\n", True, "PerSourcePenaltyExemptList 192.0.2.9,192.0.2.50\n"),
         ("PerSourcePenaltyExemptList 192.0.2.50\n", True, "PerSourcePenaltyExemptList 192.0.2.50\n"),
+        ("PerSourcePenaltyExemptList 192.0.2.9\n", False, "PerSourcePenaltyExemptList 192.0.2.9,192.0.2.50\n"),
         ("Match User root Address 10.0.0.0/8\n  A b\n", True, "Match User root Address 10.0.0.0/8,192.0.2.50\n  A b\n"),
         ("Match User breakglass\n", True, "Match User breakglass\n"),
     ],

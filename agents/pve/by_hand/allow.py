@@ -219,12 +219,12 @@ def _exempt(root: str, source: str) -> Iterator[Finding]:
 def add_source(text: str, source: str, has_penalties: bool) -> tuple[str, list[Finding]]:
     """Return the drop-in with one more address that sshd never penalises, and from which root's account is reached.
 
-    OpenSSH before 9.8 has no penalties, so the line stays a comment there.
+    OpenSSH before 9.8 has no penalties, so the line stays a comment there. A line that is in force stays in force.
     """
 
     def add(found: re.Match[str]) -> str:
         known = [word for word in found[2].split(",") if word not in ("ADDRESS", source)]
-        sign = "# " if found[1].strip("# ").startswith("Per") and not has_penalties else ""
+        sign = "# " if found[1].startswith("# Per") and not has_penalties else ""
         return f"{sign}{found[1].lstrip('# ')}{','.join([*known, source])}"
 
     lines = re.compile(r"^((?:# )?PerSourcePenaltyExemptList |Match User root Address )(\S+)$", re.MULTILINE)
