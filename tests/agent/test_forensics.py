@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
 from breakglass.agents.pve.words import DEADLINES
-from breakglass.demo.proxmox.kernel import find_kernel
+from breakglass.demo.proxmox.kernel import DRIVERS, _list_drivers, find_kernel
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import READS, Answer, execute, set_constants
@@ -117,6 +119,23 @@ def test_the_demos_kernel_panics_and_lives_after_a_reset(short_dir: Path) -> Non
         until(lambda: "answered" in execute(world, "forensics").trailer["verdict"]["sentence"], "the heartbeat", 180)
     finally:
         world.close()
+
+
+@pytest.mark.parametrize("missing", ["", "virtio_pci", "pvpanic-mmio", "virtio_balloon"])
+def test_the_demos_kernel_can_show_its_panic(tmp_path: Path, missing: str) -> None:
+    """Of a kernel without such a driver, none is taken. The driver of the bus may be a part of the kernel's image."""
+    has = [driver for driver in DRIVERS if driver != missing]
+    (tmp_path / "modules.dep").write_text("".join(f"{driver}.ko: virtio.ko\n" for driver in [*has, "virtio"]))
+    found = [path.stem for path in _list_drivers(tmp_path)]
+    assert found == (["virtio", *has] if missing in ("", "virtio_pci") else [])
+
+
+@pytest.mark.real("guest")
+def test_another_machines_kernel_does_not_run_in_the_demo() -> None:
+    """The guest's processor is an x86-64."""
+    program = "from breakglass.demo.proxmox.kernel import find_kernel; print(find_kernel() is None)"
+    said = [subprocess.check_output([*how.split(), sys.executable, "-c", program]) for how in ("", "setarch i686")]
+    assert said == [b"False\n", b"True\n"]
 
 
 @pytest.mark.all

@@ -37,7 +37,12 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """Return the kernel that the tests use, or else the running one, if this process can read it and its drivers."""
+    """Return the kernel that the tests use, or else the running one, if this process can read it and its drivers.
+
+    The guest's processor is an x86-64, so no other machine's kernel can run on it.
+    """
+    if os.uname().machine != "x86_64":
+        return None
     tests, release = Path(sys.prefix, "guest"), os.uname().release
     of_tests = Kernel(tests / "vmlinuz", tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS))
     own = Kernel(Path("/boot", f"vmlinuz-{release}"), tuple(_list_drivers(Path("/lib/modules", release))))
@@ -49,14 +54,17 @@ def find_kernel() -> Kernel | None:
 
 
 def _list_drivers(modules: Path) -> Iterator[Path]:
-    """Yield the files of DRIVERS, each after those that it needs, without what is part of the kernel's image."""
+    """Yield the files of DRIVERS, each after those that it needs; nothing if a driver that shows a panic is missing.
+
+    The driver of the bus may be missing, because it can be a part of the kernel's image.
+    """
     try:
         lines = (modules / "modules.dep").read_text(encoding="ascii").splitlines()
     except OSError:
         return
     needs = {file: others.split() for file, _, others in (line.partition(":") for line in lines)}
     names = {Path(file).name.partition(".")[0]: file for file in needs}
-    wanted = [names[driver] for driver in DRIVERS if driver in names]
+    wanted = [names[driver] for driver in DRIVERS if driver in names] if {*DRIVERS[1:]} <= names.keys() else []
     yield from dict.fromkeys(modules / file for last in wanted for file in (*reversed(needs[last]), last))
 
 
