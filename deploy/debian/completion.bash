@@ -6,7 +6,9 @@ _breakglass_pve() {
     elif [ "${word#-}" != "$word" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$(breakglass-pve "${COMP_WORDS[1]}" --help | grep -o -- '--[a-z-]*')" -- "$word")
     else
-        mapfile -t COMPREPLY < <(compgen -W "$(timeout -s KILL 1 ls /etc/pve/qemu-server 2>/dev/null | sed -n 's/\.conf$//p')" -- "$word")
+        local found # read stops waiting for an ls that hangs with /etc/pve and can't be killed
+        IFS='' read -r -d '' -t 1 found < <(ls /etc/pve/qemu-server 2>/dev/null)
+        mapfile -t COMPREPLY < <(compgen -W "${found//.conf/}" -- "$word")
     fi
 }
 complete -F _breakglass_pve breakglass-pve

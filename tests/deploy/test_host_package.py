@@ -20,6 +20,7 @@ from breakglass.config.model import Address, Host, Vm
 
 from ..support.chroot import debian
 from ..support.documents import commands
+from ..support.hung import silent_fuse
 from ..support.installing import new_key
 from ..support.locks import ROOT, read_pins
 from ..support.machines import HOST, Machine, furnish_proxmox
@@ -255,6 +256,22 @@ def test_two_agents_over_one_record_are_refused(host: PveHost, file: str, text: 
     ran = host.install(check=False)
     assert (ran.returncode, said in ran.stderr, "nothing was installed" in ran.stderr) == (100, True, True), ran.stderr
     assert not host.path(AGENT).exists()
+
+
+def test_a_hung_cluster_file_system_does_not_hang_apt(tmp_path: Path) -> None:
+    """The first script, which looks at root's key file, and the completion of a VM's number stop waiting for it."""
+    place = tmp_path / "pve"
+    script, completion = ((ROOT / f"deploy/debian/{name}").read_text() for name in ("preinst", "completion.bash"))
+    script = script.replace("@VERSION@", VERSION).replace("/root/.ssh", str(place)).replace("KILL 5", "KILL 1")
+    press = "COMP_WORDS=(breakglass-pve status 10) COMP_CWORD=2; _breakglass_pve; echo ${COMPREPLY[@]}"
+    tab = ["bash", "-c", f"{completion.replace('/etc/pve', str(place))}\n{press}"]
+    (place / "qemu-server").mkdir(parents=True)
+    for number in (102, 103, 200):
+        (place / f"qemu-server/{number}.conf").touch()
+    assert subprocess.check_output(tab, timeout=20) == b"102 103\n"
+    with silent_fuse(place):
+        assert subprocess.run(["sh", "-c", script, "preinst", "install"], timeout=20).returncode == 0
+        assert subprocess.check_output(tab, timeout=20) == b"\n"
 
 
 def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
