@@ -111,7 +111,7 @@ class Notifier:
         """Send a capture's message again with its second opinion, unless a verb's message came after the job `last`."""
         result = (await self._service.read(vm, line_of("job", vm.vmid, id=job)))[-1]
         found = result.get("whole_job")
-        if isinstance(found, dict) and result.get("last") == last:
+        if isinstance(found, dict) and found.get("opinion") and result.get("last") == last:
             message = verdict_message(vm.name, job, found, self._service.config.urls)
             self._spawn(self.outbox.tell(replace(message, stage=OPINION, is_urgent=False)))
 
