@@ -57,7 +57,7 @@ for verb in (Verb.STATUS, Verb.CYCLE):
 @pytest.fixture(scope="module")
 def demo() -> Iterator[tuple[str, str]]:
     """The URL of a running demo, and its signing key."""
-    demo = Demo("--no-chat")
+    demo = Demo("--no-chat", "--scenario", "idle")
     found = re.search(r"(http://127\.0\.0\.1:\d+)/#key=(whsec_\S+)", demo.text)
     assert found
     try:

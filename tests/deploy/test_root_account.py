@@ -334,7 +334,7 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines() == [
-        *ran.stdout.splitlines()[:9],
+        *ran.stdout.splitlines()[:10],
         "ok: /etc/pve answers, and this node has a quorum",
         "ok: root has the shell /bin/bash",
         "ok: bash reads /root/.bashrc before the host agent, and no command in it runs",
