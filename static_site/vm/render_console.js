@@ -35,7 +35,7 @@ export function renderConsole(view, now) {
 	});
 	glass.disabled = !picture;
 	const since = picture && rescue && picture.at >= rescue.began ? picture.at - rescue.began : null;
-	glass.dataset.label = since === null ? "Picture" : `${span(since)} after`;
+	glass.dataset.label = since === null ? "Picture" : `at ${span(since)}`;
 	drawShots(earlierShots(rescue, picture), rescue?.began ?? 0, glass);
 }
 
@@ -74,11 +74,11 @@ function drawShots(shots, began, glass) {
 /** @param {Picture} shot  @param {number} began */
 function makeShot(shot, began) {
 	const isBefore = shot.at < began;
-	const words = `${span(shot.at - began)} ${isBefore ? "before" : "after"}`;
+	const since = span(shot.at - began);
 	const image = makePictureOf(shot);
 	image.alt = "";
-	const button = make("button.shot", image, make("small", words));
-	button.ariaLabel = `Console ${words}, enlarge`;
+	const button = make("button.shot", image, make("small", isBefore ? "before" : `at ${since}`)); // a longer label would be wider than its picture
+	button.ariaLabel = `Console ${isBefore ? "before" : `${since} after`} the verb, enlarge`;
 	button.addEventListener("click", () => enlarge(shot));
 	return button;
 }
