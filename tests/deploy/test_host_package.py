@@ -56,7 +56,7 @@ def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     own = {**os.environ, "PYTHONPATH": ""}  # or the modules of this checkout, which are measured, build it
     for name, mask in (("one", 0o022), ("two", 0o077)):
         command = [
-            "python",
+            sys.executable,
             "-m",
             "tests.support.release",
             "--to",

@@ -97,7 +97,7 @@ def _judge_at_once(evidence: Evidence) -> Verdict:
     elif heartbeat_state(evidence) == LATE:
         sentence, why = f"{what}, but {lines[0]}: collect evidence", f"{lines[0]}: collect evidence"
     else:
-        sentence = f"{what}: collect evidence or look at the console to see whether the guest hangs"
+        sentence = f"{what}: collect evidence to see whether the guest hangs"
     return Verdict("qemu-running", sentence, "", (evidence.source, *lines), why, find_cure(why))
 
 
