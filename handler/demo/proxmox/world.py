@@ -42,6 +42,7 @@ SCENARIOS = {
     "stopped": "no QEMU runs",
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
+NO_READ = "the guest does not read its disk"
 WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
 _ONE_AT_A_TIME = threading.Lock()  # in Python 3.11, ast.parse sometimes fails in two threads at once
@@ -153,14 +154,14 @@ class World:
                 self.monitor("stop")
             case "guest-panicked":
                 if self.kernel:
-                    self._until_it_answers()
-                self._until(self.scenario, before=lambda: self.monitor("inject-nmi"))
+                    self._wait(self._answers, "the guest's kernel does not answer", 120)
+                self._wait(self._panics, "the guest's kernel does not panic")
             case "io-error":
-                self._until(self.scenario)
+                self._wait(lambda: self._is_in(self.scenario), "the guest's disk has no error")
             case "healthy":
-                self._until_it_reads()
+                self._wait(self._reads, NO_READ)
             case "disk-frozen":
-                self._until_it_reads()
+                self._wait(self._reads, NO_READ)
                 limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
                 self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
                 self._until_a_read_hangs()
@@ -189,33 +190,29 @@ class World:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def _until(self, state: str, seconds: float = 60, before: Callable[[], object] = lambda: None) -> None:
-        """Wait until QEMU reports a state. `before` runs before each check, because a guest that boots loses an NMI."""
+    def _wait(self, seen: Callable[[], object], failure: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
-        before()
-        while (status := self.monitor("query-status")) and isinstance(status, dict) and status["status"] != state:
+        while not seen():
             if time.monotonic() > until:
-                raise RuntimeError(f"the VM is {status['status']} and not {state}")
+                raise RuntimeError(failure)
             time.sleep(0.05)
-            before()
 
-    def _until_it_answers(self, seconds: float = 120) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
-            if isinstance(stats, dict) and stats["last-update"]:
-                return
-            time.sleep(0.05)
-        raise RuntimeError("the guest's kernel does not answer")
+    def _is_in(self, state: str) -> bool:
+        status = self.monitor("query-status")
+        return isinstance(status, dict) and status["status"] == state
 
-    def _until_it_reads(self, seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            blocks = self.monitor("query-blockstats")
-            if isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20:  # more than the firmware reads
-                return
-            time.sleep(0.05)
-        raise RuntimeError("the guest does not read its disk")
+    def _panics(self) -> bool:
+        """Send an NMI, which a guest that still boots loses; return whether QEMU knows of the panic."""
+        self.monitor("inject-nmi")
+        return self._is_in("guest-panicked")
+
+    def _answers(self) -> bool:
+        stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
+        return isinstance(stats, dict) and bool(stats["last-update"])
+
+    def _reads(self) -> bool:
+        blocks = self.monitor("query-blockstats")
+        return isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20  # more than the firmware reads
 
     def _until_a_read_hangs(self, seconds: float = 60) -> None:
         """Wait until a virtio disk has a request in flight at two checks, because the first may still complete."""
