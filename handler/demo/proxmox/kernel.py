@@ -1,7 +1,8 @@
 """A Linux guest for the demo's VM: a kernel of this machine, and an archive with some of its drivers.
 
 The drivers are those of the devices that show from outside whether a kernel lives (balloon) and that it panicked
-(pvpanic). The first program loads them, prints a login prompt and sleeps. An NMI makes the kernel panic.
+(pvpanic). The first program loads them, prints a login prompt, and ends at the first Enter, so the kernel panics. An NMI
+makes it panic too, but without a word on its console.
 """
 
 import gzip
@@ -76,7 +77,7 @@ def _pack(name: str, data: bytes) -> bytes:
 
 
 def _make_init() -> bytes:
-    """Return an x86-64 program without libraries that loads /0, /1, …, prints the prompt, and sleeps."""
+    """Return an x86-64 program without libraries that loads /0, /1, …, prints the prompt, and waits for Enter."""
     begin = 0x400000 + 64 + 56  # after the ELF header and the header of the only segment
     path, text = begin, begin + 3
     data = b"/0\0" + PROMPT
@@ -86,7 +87,8 @@ def _make_init() -> bytes:
     load += b"\xfe\x04%%%b" % struct.pack("<I", path + 1)  # the next digit
     load += b"\xeb%c" % (256 - len(load) - 2)
     show = b"\xb8\1\0\0\0\xbf\1\0\0\0\xbe%b\xba%b\x0f\x05" % (struct.pack("<I", text), struct.pack("<I", len(PROMPT)))
-    code = load + show + b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7"  # pause(), for ever
+    read = b"\x31\xff\xbe%b\xba\1\0\0\0\x31\xc0\x0f\x05" % struct.pack("<I", path)  # read(0, path, 1)
+    code = load + show + read + b"\x31\xff\xb8\x3c\0\0\0\x0f\x05"  # exit(0)
     size = 64 + 56 + len(data) + len(code)
     fields = (2, 62, 1, begin + len(data), 64, 0, 0, 64, 56, 1, 0, 0, 0)
     header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *fields)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -155,6 +156,7 @@ class World:
             case "guest-panicked":
                 if self.kernel:
                     self._wait(self._answers, "the guest's kernel does not answer", 120)
+                    self._press_enter()
                 self._wait(self._panics, "the guest's kernel does not panic")
             case "io-error":
                 self._wait(lambda: self._is_in(self.scenario), "the guest's disk has no error")
@@ -201,10 +203,15 @@ class World:
         status = self.monitor("query-status")
         return isinstance(status, dict) and status["status"] == state
 
+    def _press_enter(self, seconds: float = 10) -> None:
+        """Wait until the guest has panicked at Enter, or for some seconds, because its kernel may have no keyboard."""
+        self.monitor("send-key", keys=[{"type": "qcode", "data": "ret"}])
+        with suppress(RuntimeError):
+            self._wait(lambda: self._is_in("guest-panicked"), "", seconds)
+
     def _panics(self) -> bool:
-        """Send an NMI, which a guest that still boots loses; return whether QEMU knows of the panic."""
-        self.monitor("inject-nmi")
-        return self._is_in("guest-panicked")
+        """Return whether QEMU knows of the panic; else send an NMI, which a guest that still boots loses."""
+        return self._is_in("guest-panicked") or bool(self.monitor("inject-nmi"))
 
     def _answers(self) -> bool:
         stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
