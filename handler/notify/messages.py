@@ -63,7 +63,9 @@ def verdict_message(vm: str, key: str, job: Mapping[str, object], urls: Sequence
     sentence, advice, at = _sentence(found), found.advice, str(job.get("started"))[11:16]
     helps = f" {advice.capitalize()} helps." if advice in VERBS and VERBS[advice].mutating else ""
     words = job.get("last_words")
-    last = plain_line(" / ".join(map(str, words[-5:])))[-_WORDS:] if isinstance(words, list) else ""
+    log = " / ".join(map(str, words[-5:])) if isinstance(words, list) else ""
+    # of a panic, the last lines of the log are registers, so the line that the verdict chose says more
+    last = plain_line(found.sentence.partition(LAST_WORDS)[2] or log)[-_WORDS:]
     said = [f"Last words: {last}"] if last else []
     opinion = job.get("opinion")
     if isinstance(opinion, dict):

@@ -101,7 +101,9 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
     assert "devvm at 02:58 UTC" in without
     assert "Its kernel hangs. Reset helps." in without
     assert "Killed" not in without
-    assert f"Reset helps. Last words: [1] fine / [2] {WORDS}" in whole
+    assert f"Reset helps. Last words: {WORDS}" in whole
+    others = {**JOB, "verdict": {**JOB["verdict"], "sentence": "its kernel hangs"}}  # the verdict chose no line
+    assert verdict_message("devvm", "alert-1", others, ()).guest == f"Last words: [1] fine / [2] {WORDS}"
 
 
 def test_an_opinion_is_told_as_the_guests_words_are() -> None:
