@@ -1,8 +1,8 @@
 """A Linux guest for the demo's VM: a kernel of this machine, and an archive with some of its drivers.
 
 The drivers are those of the devices that show from outside whether a kernel lives (balloon) and that it panicked
-(pvpanic). The first program loads them, prints a login prompt, and ends at the first Enter, so the kernel panics. An NMI
-makes it panic too, but without a word on its console.
+(pvpanic). The first program loads them, prints a login prompt, and ends at the first Enter, so the kernel panics. An
+NMI makes it panic too, but without a word on its console.
 """
 
 import gzip
