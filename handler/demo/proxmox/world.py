@@ -8,13 +8,9 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +19,8 @@ from ...agents.pve.host.paths import Host
 from ...agents.pve.host.process import read_process
 from ...agents.pve.jobs.store import JobStore
 from ...base.isolated import isolated_command
+from .guest import Guest
 from .kernel import Kernel
-from .power import BALLOON
 from .processes import ROOT, end_processes
 from .vm_conf import make_disk
 
@@ -43,7 +39,6 @@ SCENARIOS = {
     "stopped": "no QEMU runs",
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
-NO_READ = "the guest does not read its disk"
 WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
 _ONE_AT_A_TIME = threading.Lock()  # in Python 3.11, ast.parse sometimes fails in two threads at once
@@ -78,6 +73,7 @@ class World:
         self.second_monitor = self.root / "qmp2"  # for the demo itself, because a monitor serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
         self.kernel = kernel if self.qemu and scenario == "guest-panicked" else None
+        self.guest = Guest(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp")
         self._build()
 
     def _build(self) -> None:
@@ -155,18 +151,14 @@ class World:
                 self.monitor("stop")
             case "guest-panicked":
                 if self.kernel:
-                    self._wait(self._answers, "the guest's kernel does not answer", 120)
-                    self._press_enter()
-                self._wait(self._panics, "the guest's kernel does not panic")
+                    self.guest.press_enter()
+                self.guest.wait_for_panic()
             case "io-error":
-                self._wait(lambda: self._is_in(self.scenario), "the guest's disk has no error")
-            case "healthy":
-                self._wait(self._reads, NO_READ)
-            case "disk-frozen":
-                self._wait(self._reads, NO_READ)
-                limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
-                self.monitor("block_set_io_throttle", device="virtio0", bps=1, **limits)
-                self._until_a_read_hangs()
+                self.guest.wait_for_io_error()
+            case "healthy" | "disk-frozen":
+                self.guest.wait_for_reads()
+                if self.scenario == "disk-frozen":
+                    self.guest.freeze_disk()
             case "qemu-wedged":
                 _signal(self.pid, signal.SIGSTOP)
             case "stopped" | "stopped-locked":
@@ -177,65 +169,7 @@ class World:
 
     def monitor(self, command: str, **arguments: object) -> object:
         """Send one QMP command to the VM and return its answer."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
-            client.connect(str(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp"))
-            with client.makefile("rwb") as stream:
-                while "QMP" not in json.loads(stream.readline()):  # an event may come before the greeting
-                    pass
-                for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
-                    stream.write(json.dumps(request).encode() + b"\n")
-                    stream.flush()
-                    while "event" in (answer := json.loads(stream.readline())):
-                        pass
-        if "error" in answer:
-            raise RuntimeError(f"{command}: {answer['error']['desc']}")
-        return answer["return"]
-
-    def _wait(self, seen: Callable[[], object], failure: str, seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while not seen():
-            if time.monotonic() > until:
-                raise RuntimeError(failure)
-            time.sleep(0.05)
-
-    def _is_in(self, state: str) -> bool:
-        status = self.monitor("query-status")
-        return isinstance(status, dict) and status["status"] == state
-
-    def _press_enter(self, seconds: float = 10) -> None:
-        """Wait until the guest has panicked at Enter, or for some seconds, because its kernel may have no keyboard."""
-        self.monitor("send-key", keys=[{"type": "qcode", "data": "ret"}])
-        with suppress(RuntimeError):
-            self._wait(lambda: self._is_in("guest-panicked"), "", seconds)
-
-    def _panics(self) -> bool:
-        """Return whether QEMU knows of the panic; else send an NMI, which a guest that still boots loses."""
-        return self._is_in("guest-panicked") or bool(self.monitor("inject-nmi"))
-
-    def _answers(self) -> bool:
-        stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
-        return isinstance(stats, dict) and bool(stats["last-update"])
-
-    def _reads(self) -> bool:
-        blocks = self.monitor("query-blockstats")
-        return isinstance(blocks, list) and blocks[0]["stats"]["rd_operations"] > 20  # more than the firmware reads
-
-    def _until_a_read_hangs(self, seconds: float = 60) -> None:
-        """Wait until a virtio disk has a request in flight at two checks, because the first may still complete."""
-        until, before = time.monotonic() + seconds, None
-        try:
-            devices = self.monitor("x-query-virtio")
-        except RuntimeError:  # a QEMU before 7.2
-            return
-        while isinstance(devices, list) and devices:  # an IDE disk shows no requests
-            queue = self.monitor("x-query-virtio-queue-status", path=devices[0]["path"], queue=0)
-            if isinstance(queue, dict) and queue["inuse"] and queue == before:
-                return
-            if time.monotonic() > until:
-                raise RuntimeError("the guest's disk is not frozen")
-            before = queue
-            time.sleep(0.1)
+        return self.guest.monitor(command, **arguments)
 
     @property
     def environment(self) -> dict[str, str]:
