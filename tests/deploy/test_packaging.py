@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import tomllib
 import zipfile
 from importlib.metadata import PathDistribution
@@ -20,12 +19,11 @@ from packaging.utils import canonicalize_name
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 
-from ..support.documents import commands
 from ..support.locks import read_pins
 from ..support.rows import each_row
 from ..support.service import Service
 from ..support.sshd import Sshd
-from ..support.wheelhouse import PYTHONS, copy_sources, wheelhouse
+from ..support.wheelhouse import PYTHONS, wheelhouse
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {
@@ -117,30 +115,6 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
     assert {"breakglass/cli/recipe.sh", "breakglass/alerts/templates/alertmanager.yml"} <= names
     assert {"breakglass/docs/runbook.md", "breakglass/agents/breakglass.md", "breakglass/py.typed"} <= names
     assert names == sources()
-
-
-@pytest.mark.all
-def test_the_wheel_is_the_same_twice(wheel: Path, tmp_path: Path) -> None:
-    """The lines of docs/recipes.md build the same bytes again, elsewhere, later and under another umask."""
-    [recipe] = commands("docs/recipes.md", "Build the wheel")
-    digests = []
-    for name, umask in (("one", "022"), ("other", "077")):
-        checkout = tmp_path / name
-        copy_sources(checkout)
-        commit = "git init -q; git add -A; git -c user.name=x -c user.email=x@x commit -q -m x --date @1800000000"
-        made = run(
-            *("bash", "-euc", f"umask {umask}; touch handler/*.py; ln -s {sys.prefix} .venv; {commit}; {recipe}"),
-            cwd=checkout,
-            GIT_COMMITTER_DATE="@1800000000",
-        )
-        assert made.returncode == 0, made.stdout + made.stderr
-        digests.append(made.stdout.splitlines()[-1].split())
-    assert digests[0] == digests[1]
-    assert digests[0][1] == f"dist/{wheel.name}"
-    with zipfile.ZipFile(tmp_path / "one" / digests[0][1]) as archive, zipfile.ZipFile(wheel) as plain:
-        # without SOURCE_DATE_EPOCH only the times are others
-        assert {(i.filename, i.CRC) for i in archive.infolist()} == {(i.filename, i.CRC) for i in plain.infolist()}
-        assert {info.date_time for info in archive.infolist()} == {time.gmtime(1800000000)[:6]}
 
 
 class InstalledService(Service):
