@@ -1,12 +1,11 @@
 """The `[callers.NAME]` tables, in the configuration or in callers.d, and the `[metrics]` table. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, TOKEN, Caller, secret_bytes
-from ..base.findings import Finding
 from ..base.verbs import ALLOWABLE, READS, VERBS
+from .entries import NamedEntry, OwnFiles, list_entries
 from .model import is_caller_name
 from .reader import Entry, in_file, quoted
 
@@ -15,45 +14,20 @@ from .reader import Entry, in_file, quoted
 # allowed to change power, because anyone who sees a request can reuse its bearer token, and because Grafana's
 # signature does not cover the id of a request.
 
-DIRECTORY, SUFFIX = "callers.d", ".toml"
 NAME_HINT = "use letters, digits, @ . _ - and at most 64 of them, and no dot at the beginning"
 AUTH_METHODS = {"secret": SIGNATURE, "grafana_secret": GRAFANA, "token": BEARER}
 _GRAFANA_SECRET_CHARS = 32
 
 
-class CallerEntry(NamedTuple):
-    """The entry of a caller, in the configuration or in its own file."""
-
-    name: str
-    entry: Entry
-    has_file: bool
+_Keys = list[tuple[NamedEntry, str, list[bytes]]]  # entry, setting with the keys, keys, even of a disabled caller
 
 
-_Keys = list[tuple[CallerEntry, str, list[bytes]]]  # entry, setting with the keys, keys, even of a disabled caller
+def list_callers(top: Entry, files: OwnFiles, main: str) -> list[NamedEntry]:
+    """Return the entries of all callers, in the configuration `main` and in own files."""
+    return list_entries(top, "callers", files, main, f"breakglass keys new NAME --allow {','.join(VERBS)}")
 
 
-def list_callers(top: Entry, files: Mapping[str, str | Finding], main: str) -> list[CallerEntry]:
-    """Return the entries of all callers. `files` has the text of each caller's file, or its problem.
-
-    `main` is the name of the configuration. If there is no caller's file, a missing [callers] is a problem.
-    """
-    fix = f"breakglass keys new NAME --allow {','.join(VERBS)}"
-    tables = top.get_tables("callers", fix) if top.get("callers") or not files else {}
-    found = [CallerEntry(name, entry, False) for name, entry in tables.items()]
-    for name, text in files.items():
-        path = f"{DIRECTORY}/{name}{SUFFIX}"
-        entry = top.read_as(text if isinstance(text, str) else "", path)
-        if isinstance(text, Finding):
-            entry.problem("", text.sentence, text.fix, text.code)
-        if name in tables:
-            hint = f"remove [{tables[name].path}] from {main}, or {path}"
-            tables[name].problem("", f"is in {main} and in {path}, so the caller is disabled", hint)
-            entry.faults += tables[name].faults
-        found.append(CallerEntry(name, entry, True))
-    return found
-
-
-def read_callers(entries: Sequence[CallerEntry], vms: Iterable[str]) -> tuple[Caller, ...]:
+def read_callers(entries: Sequence[NamedEntry], vms: Iterable[str]) -> tuple[Caller, ...]:
     """Return the valid callers, whose entry has no fault and shares no secret with another entry."""
     keys: _Keys = []
     callers = [caller for each in entries if (caller := _caller(each, tuple(vms), keys))]
@@ -62,7 +36,7 @@ def read_callers(entries: Sequence[CallerEntry], vms: Iterable[str]) -> tuple[Ca
     return tuple(caller for caller in callers if caller.name not in faulty)
 
 
-def _caller(each: CallerEntry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
+def _caller(each: NamedEntry, vms: tuple[str, ...], found: _Keys) -> Caller | None:
     """Return the caller, or None if it has a fault. In both cases, add its keys to `found`."""
     name, entry, _ = each
     if not entry.data and entry.is_faulty:
@@ -92,7 +66,7 @@ def _not_after(entry: Entry) -> datetime | None:
     return None
 
 
-def _key(each: CallerEntry, kind: str, file: str, secret: str) -> bytes | None:
+def _key(each: NamedEntry, kind: str, file: str, secret: str) -> bytes | None:
     method = AUTH_METHODS[kind]
     try:
         return KEY_BYTES[method](secret)

@@ -18,29 +18,28 @@ from ..auth.signing import SIGNATURE, Caller
 from ..base.findings import ConfigError, Finding, error
 from .addresses import read_address
 from .alerts import read_rules
-from .callers import CallerEntry, list_callers, read_callers, read_metrics
+from .callers import list_callers, read_callers, read_metrics
 from .chat import read_chat
+from .entries import NamedEntry, OwnFiles, list_entries
 from .hosts import read_hosts
 from .model import Address, Config
 from .notify import read_receivers
 from .reader import Entry, Read
 from .server import read_server
-from .sources import Sources, caller_file, describe_exposure, protect, read_file, read_secret, read_sources
+from .sources import Sources, describe_exposure, own_file, protect, read_file, read_secret, read_sources
 from .vms import read_vm, vmid_in
 from .warnings import find_warnings
 
 _SESSION_SECRET_BYTES = 32
 
 
-def parse(
-    text: str, read: Read, files: Mapping[str, str | Finding] | None = None, main: str = "breakglass.toml"
-) -> Config:
-    """Return the usable part of `main` and of the callers' own files, with all problems.
+def parse(text: str, read: Read, files: OwnFiles | None = None, main: str = "breakglass.toml") -> Config:
+    """Return the usable part of `main` and of the own files, with all problems.
 
     Raises ConfigError, with all problems, if the usable part is not enough for a rescue.
     """
     top = parse_toml(text, read)
-    return _config(top, list_callers(top, files or {}, main))
+    return _config(top, files or {}, main)
 
 
 def parse_toml(text: str, read: Read) -> Entry:
@@ -52,11 +51,12 @@ def parse_toml(text: str, read: Read) -> Entry:
         raise ConfigError([problem]) from None
 
 
-def _config(top: Entry, caller_entries: Sequence[CallerEntry]) -> Config:
+def _config(top: Entry, files: OwnFiles, main: str) -> Config:
+    caller_entries = list_callers(top, files, main)
     nodes = top.get_tables("hosts")
     hosts = read_hosts(nodes)
     hosts_off = tuple(name for name in nodes if name not in hosts)
-    entries = top.get_tables("vms")
+    entries = {each.name: each.entry for each in list_entries(top, "vms", files, main)}
     vms = {name: vm for name, entry in entries.items() if (vm := read_vm(name, entry, hosts, hosts_off))}
     callers = read_callers(caller_entries, entries)
     alerts = read_rules(top, vms, entries)
@@ -120,12 +120,13 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
 
 def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
     """Return the usable part of a configuration that was read or will be written. Raises ConfigError."""
-    path, callers = sources.path, sources.callers
+    path = sources.path
     if exposure := describe_exposure(path, sources.status, environment):
         fix = protect(str(path), sources.status)
         raise ConfigError([error(str(path), "file-exposed", f"is not safe: {exposure}", fix)])
-    files = [str(path), *(str(caller_file(path, name)) for name in callers)]
-    contents = [sources.text, *(f"{name}\n{text}" for name, text in callers.items())]
+    own = {own_file(path, table, name): text for table, texts in sources.own.items() for name, text in texts.items()}
+    files = [str(path), *map(str, own)]
+    contents = [sources.text, *(f"{file.relative_to(path.parent)}\n{text}" for file, text in own.items())]
 
     def read(setting: str) -> str:
         name, text = read_secret(setting, environment)
@@ -133,11 +134,10 @@ def load_sources(sources: Sources, environment: Mapping[str, str]) -> Config:
         contents.append(text)
         return text
 
-    config = parse(sources.text, read, callers, str(path))
+    config = parse(sources.text, read, sources.own, str(path))
     digest = _digest(contents, config.session_secrets[-1])
     warnings = (*sources.warnings, *find_warnings(config, datetime.now(UTC), environment))
-    is_split = sources.has_directory
-    return replace(config, files=tuple(files), digest=digest, warnings=warnings, has_caller_directory=is_split)
+    return replace(config, files=tuple(files), digest=digest, warnings=warnings, directories=sources.directories)
 
 
 def _digest(contents: Sequence[str], secret: str) -> str:
@@ -160,8 +160,9 @@ def load_addresses(path: Path) -> tuple[dict[str, Address], list[Finding]]:
     return {name: address for name, address in found.items() if address}, top.problems
 
 
-def load_callers(sources: Sources, environment: Mapping[str, str]) -> tuple[list[CallerEntry], dict[str, Caller]]:
+def load_callers(sources: Sources, environment: Mapping[str, str]) -> tuple[list[NamedEntry], dict[str, Caller]]:
     """Return the entries of all callers, and the valid callers by name. Raises ConfigError."""
     top = parse_toml(sources.text, lambda setting: read_secret(setting, environment)[1])
-    entries = list_callers(top, sources.callers, str(sources.path))
-    return entries, {caller.name: caller for caller in read_callers(entries, top.get_tables("vms"))}
+    entries = list_callers(top, sources.own, str(sources.path))
+    vms = [each.name for each in list_entries(top, "vms", sources.own, str(sources.path))]
+    return entries, {caller.name: caller for caller in read_callers(entries, vms)}

@@ -123,7 +123,7 @@ class Config:
     alerts: tuple[Rule, ...] = ()
     chat: ChatSettings | None = None
     files: tuple[str, ...] = ()  # every file that was read
-    has_caller_directory: bool = False
+    directories: tuple[str, ...] = ()  # the tables that have a directory of own files
     digest: str = ""  # MAC of their contents; only someone who knows the session secret can compute it
     warnings: tuple[Finding, ...] = ()  # about valid entries
     proxies: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For is trusted, for the log

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, time
 
 from ..base.verbs import ALLOWABLE
-from .callers import DIRECTORY, SUFFIX
+from .entries import OWN_FILES, own_path
 
 NAME, SESSION, POWER = "breakglass.toml", "session", "pve_power"
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -41,14 +41,16 @@ class NewConfig:
 
 def operator_files(operator: str) -> tuple[str, str]:
     """Return the names of the file with an operator's signing key, and of the operator's own file."""
-    return f"{operator}.signing-key", f"{DIRECTORY}/{operator}{SUFFIX}"
+    return f"{operator}.signing-key", own_path("callers", operator)
 
 
-def caller_text(table: Mapping[str, object]) -> str:
-    """Return the TOML of a caller's own file."""
-    rewritten = '"breakglass keys rotate" rewrites this file and removes every comment but this one.'
-    lines = [f"# The file's name is the caller's name. {rewritten}"]
-    lines += [f"{toml_key(key)} = {_value(value)}" for key, value in table.items()]
+def entry_text(table: str, entry: Mapping[str, object]) -> str:
+    """Return the TOML of an entry's own file."""
+    more = "What each setting means: breakglass docs configuration"
+    if table == "callers":
+        more = '"breakglass keys rotate" rewrites this file and removes every comment but this one.'
+    lines = [f"# The file's name is the {OWN_FILES[table]}'s name. {more}"]
+    lines += [f"{toml_key(key)} = {_value(value)}" for key, value in entry.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -84,7 +86,7 @@ def config_texts(new: NewConfig, directory: str, sessions_dir: str) -> dict[str,
     lines += ["", "[sessions]", f"secret_file = {file(SESSION)}", f"dir = {toml_text(sessions_dir)}"]
     signing_key, caller = operator_files(new.operator)
     table = {"secret_file": f"{directory}/{signing_key}", "allow": list(ALLOWABLE)}
-    return {caller: caller_text(table), NAME: "\n".join(lines) + "\n"}
+    return {caller: entry_text("callers", table), NAME: "\n".join(lines) + "\n"}
 
 
 def toml_key(name: str) -> str:

@@ -12,9 +12,9 @@ from ..base.findings import ConfigError, Finding, error
 Read = Callable[[str], str]  # reads the file that a setting names; raises ConfigError
 
 # The default codes of problems, by the first word of their place.
-_CODES = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
-_CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting", "metrics": "metrics-setting"}
-_CODES |= {"notify": "notify-disabled"}
+CODES = {"callers": "caller-disabled", "hosts": "host-disabled", "vms": "vm-disabled", "sessions": "session-secret"}
+CODES |= {"server": "server-setting", "alerts": "alert-disabled", "chat": "chat-setting", "metrics": "metrics-setting"}
+CODES |= {"notify": "notify-disabled"}
 
 
 class Entry:
@@ -39,14 +39,14 @@ class Entry:
 
     def part(self) -> "Entry":
         """Return the same table as a separate entry, whose problems do not make this entry faulty."""
-        part = Entry(self.data, self._read, self.problems, self.path)
+        part = Entry(self.data, self._read, self.problems, self.path, self._separator)
         part._known = self._known
         return part
 
     def problem(self, key: str, sentence: str, fix: str, code: str = "") -> None:
         """Record a problem with a key. An empty key means the whole entry. Without a code, the table's is used."""
         place = self._join(key)
-        code = code or _CODES.get(place.partition(".")[0].partition("[")[0], "setting")
+        code = code or CODES.get(place.partition(".")[0].partition("[")[0], "setting")
         self.faults.append(error(place, code, sentence, fix))
         self.problems.append(self.faults[-1])
 

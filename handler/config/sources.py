@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 from shlex import quote
 
 from ..base.findings import ConfigError, Finding, error, warning
-from .callers import DIRECTORY, SUFFIX
+from .entries import OWN_FILES, SUFFIX, OwnFiles, own_path
+from .reader import CODES
 
 # --- Who may read a file with a secret in it: the same rule as in OpenSSH and PostgreSQL ---
 
@@ -133,54 +134,68 @@ def _is_credential(path: Path, environment: Mapping[str, str]) -> bool:
     return bool(directory) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(str(directory)))
 
 
-# --- Read the configuration file and the callers' files beside it, all in the state of one moment ---
+# --- Read the configuration file and the own files beside it, all in the state of one moment ---
 #
-# A caller's own file is `callers.d/NAME.toml`. If such a file can't be used, only that caller has a fault. A directory
-# that can't be read is a fault of the whole configuration, because then it is not known which callers exist.
+# An entry's own file is `callers.d/NAME.toml` or `vms.d/NAME.toml`. If such a file can't be used, only that entry has a
+# fault. A directory that can't be read is a fault of the whole configuration, because its entries are not known then.
 
 _TRIES = 3
+_IGNORED = {"callers": "caller-file-ignored", "vms": "vm-file-ignored"}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The texts that were read: the configuration, and each caller's own file by the caller's name.
+    """The texts that were read: the configuration, and the own files.
 
-    If a caller's file can't be used, a problem replaces its text. `warnings` are about ignored names in the directory.
+    `directories` has the tables that have a directory. `warnings` are about ignored names in it.
     """
 
     path: Path
     text: str
     status: os.stat_result
-    has_directory: bool
-    callers: Mapping[str, str | Finding]
+    directories: tuple[str, ...]
+    own: OwnFiles
     warnings: tuple[Finding, ...] = ()
 
 
-def caller_file(config: Path, name: str) -> Path:
-    """Return the path of a caller's own file."""
-    return config.parent / DIRECTORY / f"{name}{SUFFIX}"
+def own_file(config: Path, table: str, name: str) -> Path:
+    """Return the path of an entry's own file."""
+    return config.parent / own_path(table, name)
 
 
 def read_sources(path: Path, environment: Mapping[str, str]) -> Sources:
     """Read all files. Raises ConfigError, for example if the files keep changing."""
-    directory = path.parent / DIRECTORY
+    places = {table: path.parent / f"{table}.d" for table in OWN_FILES}
     for _ in range(_TRIES):
-        names = _list_names(directory)
-        before = _fingerprint(path, directory, names)
+        names = {table: _list_names(place) for table, place in places.items()}
+        before = _fingerprint(path, places, names)
         text, status = read_file(path)
-        ignored = {name: why for name in names or () if (why := _find_ignored(directory, name))}
-        files = [directory / name for name in names or () if name not in ignored]
-        callers = {file.name.removesuffix(SUFFIX): _read_caller(file, environment) for file in files}
-        if before == _fingerprint(path, directory, _list_names(directory)):
-            warnings = tuple(_warn_of_ignored(name, why) for name, why in ignored.items())
-            return Sources(path, text, status, names is not None, callers, warnings)
-    message = "changed while it was read, or the configuration changed, so neither is used"
+        own: dict[str, dict[str, str | Finding]] = {table: {} for table in places}
+        warnings: list[Finding] = []
+        for table, file in _own_files(places, names):
+            if why := _find_ignored(file):
+                place = f"{table}.d/{file.name}"
+                warnings.append(warning(place, _IGNORED[table], f"{place} is ignored: {why}", "rename it"))
+            else:
+                own[table][file.name.removesuffix(SUFFIX)] = _read_own(table, file, environment)
+        if before == _fingerprint(path, places, {table: _list_names(place) for table, place in places.items()}):
+            directories = tuple(table for table, found in names.items() if found is not None)
+            return Sources(path, text, status, directories, own, tuple(warnings))
+    message = "changed while it was read, or a file beside it changed, so it is not used"
     fix = "wait until the change is complete, then reload (SIGHUP)"
-    raise ConfigError([error(str(directory), "config-file", message, fix)])
+    raise ConfigError([error(str(path), "config-file", message, fix)])
+
+
+_Names = Mapping[str, list[str] | None]  # of each table's directory; None if there is no directory
+
+
+def _own_files(places: Mapping[str, Path], names: _Names) -> list[tuple[str, Path]]:
+    """Return each file in the directories, with its table."""
+    return [(table, place / name) for table, place in places.items() for name in names[table] or ()]
 
 
 def _list_names(directory: Path) -> list[str] | None:
-    """Return the names in the directory of callers, None if there is none. Raises ConfigError.
+    """Return the names in a directory of own files, None if there is no directory. Raises ConfigError.
 
     A dangling link counts as an unreadable directory, because its volume may be missing.
     """
@@ -196,9 +211,9 @@ def _list_names(directory: Path) -> list[str] | None:
     return sorted(name for name in names if not name.startswith(".."))
 
 
-def _fingerprint(path: Path, directory: Path, names: list[str] | None) -> object:
+def _fingerprint(path: Path, places: Mapping[str, Path], names: _Names) -> object:
     """Return a value that changes if a file is added, removed, replaced or written."""
-    return _identity(path), names, [_identity(directory / name) for name in names or ()]
+    return _identity(path), names, [_identity(file) for _, file in _own_files(places, names)]
 
 
 def _identity(file: Path) -> tuple[int, ...]:
@@ -211,29 +226,23 @@ def _identity(file: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _find_ignored(directory: Path, name: str) -> str:
-    """Return why a name is not a caller's file; an empty text if it is one."""
-    if name.startswith("."):
+def _find_ignored(file: Path) -> str:
+    """Return why a file in the directory is no entry's own file; an empty text if it is one."""
+    if file.name.startswith("."):
         return "its name begins with a dot"
-    if not name.endswith(SUFFIX):
+    if not file.name.endswith(SUFFIX):
         return f"its name does not end in {SUFFIX}"
-    is_inside = Path(os.path.realpath(directory / name)).is_relative_to(os.path.realpath(directory))
+    is_inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(file.parent))
     return "" if is_inside else "it is a link to a file outside of the directory"
 
 
-def _warn_of_ignored(name: str, why: str) -> Finding:
-    place = f"{DIRECTORY}/{name}"
-    return warning(place, "caller-file-ignored", f"{place} is ignored: {why}", "rename it")
-
-
-def _read_caller(file: Path, environment: Mapping[str, str]) -> str | Finding:
+def _read_own(table: str, file: Path, environment: Mapping[str, str]) -> str | Finding:
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return error(
-                    str(file), "caller-disabled", "is not a regular file", f"see what kind of file it is: ls -l {file}"
-                )
+                fix = f"see what kind of file it is: ls -l {file}"
+                return error(str(file), CODES[table], "is not a regular file", fix)
             if exposure := describe_exposure(file, status, environment):
                 fix = protect(str(file), status)
                 return error(str(file), "file-exposed", f"is not safe: {exposure}", fix)

@@ -88,14 +88,13 @@ def check_change(used: Config, new: Config) -> None:
     """Raise ConfigError if a configuration may not replace the one in use.
 
     It is refused if a host in use would be disabled, because a working connection must be kept. It is also refused if
-    the directory of callers is gone, because its volume may be missing, and that must not take away any caller's
-    rights.
+    a directory of own files is gone, because its volume may be missing, and that must not disable any caller or VM.
     """
     if any(name in used.hosts for name in new.hosts_off):
         raise ConfigError(list(new.problems))
-    if used.has_caller_directory and not new.has_caller_directory:
-        hint = "restore it, and reload; if no caller needs a file there, run mkdir callers.d"
-        raise ConfigError([error("callers.d", "file-missing", "is no longer beside the configuration", hint)])
+    for table in sorted({*used.directories} - {*new.directories}):
+        hint = f"restore it, and reload; if no entry needs a file there, run mkdir {table}.d"
+        raise ConfigError([error(f"{table}.d", "file-missing", "is no longer beside the configuration", hint)])
 
 
 def describe_rejection(fault: Exception) -> list[dict[str, str]]:

@@ -39,7 +39,7 @@ async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
         found.append(found_error("no-start", what, fix))
     else:
         found += [*_find_shared_places(config), *_find_vms(config)]
-        warnings = [each for each in config.warnings if each.code == "caller-file-ignored"] + warnings
+        warnings = [each for each in config.warnings if each.code.endswith("-file-ignored")] + warnings
     found += [replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.") for each in warnings]
     found += await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS)
     found += _find_clock()

@@ -14,7 +14,7 @@ KEEP_CLOCK = "run timedatectl set-ntp true, which needs a program such as system
 CONFIGURATION, KEYS, HANDLER, CHAT, ALERTS = "configuration", "keys", "handler", "chat", "alerts"
 
 _SECRET = re.compile(
-    r"(hosts\..+\.key|vms\..+\.guest_key|sessions\.secret"
+    r"(hosts\..+\.key|vms\.(.+\.|d/.+: )guest_key|sessions\.secret"
     r"|callers\.(.+\.|d/.+: )(secret|grafana_secret|token))(_file)?"
 )
 

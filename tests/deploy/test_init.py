@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from breakglass.cli.init_files import STAGING, write_files
 from breakglass.cli.output import CommandError
-from breakglass.config.new_file import NewConfig, NewHost, NewVm, caller_text, config_texts
+from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_texts, entry_text
 
 from ..support.documents import commands
 from ..support.forked import run_command
@@ -171,7 +171,7 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     written = tomllib.loads(texts["breakglass.toml"])
     assert tomllib.loads(texts["callers.d/a.b@c.toml"])["secret_file"] == f"{directory}/a.b@c.signing-key"
     table = {"secret_file": directory, "allow": [sessions, directory], directory: sessions}
-    assert tomllib.loads(caller_text(table)) == table
+    assert tomllib.loads(entry_text("callers", table)) == table
     assert written["sessions"] == {"secret_file": f"{directory}/session", "dir": sessions}
     assert written["vms"] == {"devvm": {"hosts": ["pve1"], "vmid": 102}}
 

@@ -1,4 +1,4 @@
-"""callers.d/NAME.toml: a caller in its own file, beside the configuration."""
+"""callers.d/NAME.toml and vms.d/NAME.toml: a caller or a VM in its own file, beside the configuration."""
 
 import os
 from collections.abc import Callable
@@ -259,3 +259,31 @@ def test_a_reload_without_the_directory_is_refused(config: Path) -> None:
         check_change(used, load_config(config, {}))
     (config.parent / "callers.d").mkdir()
     check_change(used, load_config(config, {}))
+
+
+# --- VMs, by the same rules ---
+
+MAIL = 'hosts = ["pve1"]\nvmid = 103\n'
+VM_FILES = {
+    "a VM": ("mail.toml", MAIL, ["devvm", "mail"], ""),
+    "an unknown host": ("mail.toml", MAIL.replace("pve1", "pve9"), ["devvm"], "vms.d/mail.toml: hosts"),
+    "a fault in a guest": ("mail.toml", f"{MAIL}guest = 1\n", ["devvm", "mail"], "vms.d/mail.toml: guest"),
+    "a name that is in both": ("devvm.toml", MAIL, [], "vms.devvm"),
+    "a copy of an editor": ("mail.toml~", "vmid =", ["devvm"], "vms.d/mail.toml~"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "names", "place"), VM_FILES.values(), ids=VM_FILES)
+def test_a_vm_has_a_file_of_its_own(config: Path, name: str, text: str, names: list[str], place: str) -> None:
+    before = load_config(config, {})
+    write(config.parent / "vms.d" / name, text)
+    if not names:
+        assert place in refusal(config)
+        return
+    found = load_config(config, {})
+    assert (list(found.vms), found.directories) == (names, ("vms",))
+    assert (found.digest == before.digest) == (len(names) == 1 and "~" in name)
+    assert place in ("", *(each.place for each in (*found.problems, *found.warnings)))
+    (config.parent / "vms.d").rename(config.parent / "gone")
+    with pytest.raises(ConfigError, match="is no longer beside the configuration"):
+        check_change(found, load_config(config, {}))

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...auth.signing import BEARER, GRAFANA, SIGNATURE
-from ...config.caller_edits import EditError, take_back
-from ...config.callers import AUTH_METHODS, CallerEntry
+from ...config.callers import AUTH_METHODS
+from ...config.entries import NamedEntry
 from ...config.load import config_path, load_callers
+from ...config.own_files import EditError, take_back
 from ...config.sources import read_sources
 from ..environment import use_unit_credentials
 from ..output import FAILED, CommandError, reason, say
@@ -85,7 +86,7 @@ def find_config(arguments: argparse.Namespace) -> Path:
     return path
 
 
-def find_caller(file: Path, name: str) -> tuple[CallerEntry, list[CallerEntry]]:
+def find_caller(file: Path, name: str) -> tuple[NamedEntry, list[NamedEntry]]:
     """Return a caller's entry, and the entries of all others. Raises CommandError if there is no such caller."""
     entries, _ = load_callers(read_sources(file, os.environ), os.environ)
     own = [each for each in entries if each.name == name]

@@ -12,11 +12,12 @@ from typing import BinaryIO, NamedTuple
 
 from ...auth.signing import Caller, fingerprint
 from ...base.times import rfc3339
-from ...config.caller_edits import texts_of
-from ...config.callers import AUTH_METHODS, CallerEntry
+from ...config.callers import AUTH_METHODS
+from ...config.entries import NamedEntry
 from ...config.load import load_callers
+from ...config.own_files import texts_of
 from ...config.pairing import PAIR_UNKNOWN, PAIRED, PAIRED_TWICE
-from ...config.sources import caller_file, read_sources
+from ...config.sources import own_file, read_sources
 from ..output import DONE, FAILED, CommandError, reason, say
 from .configuration import find_config
 
@@ -109,9 +110,9 @@ def keys_list(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _row(config: Path, each: CallerEntry, caller: Caller | None) -> Row:
+def _row(config: Path, each: NamedEntry, caller: Caller | None) -> Row:
     name, entry, has_file = each
-    table, file = entry.data, str(caller_file(config, name) if has_file else config)
+    table, file = entry.data, str(own_file(config, "callers", name) if has_file else config)
     if caller is not None:
         vms = None if caller.vms is None else tuple(sorted(caller.vms))
         keys = tuple(fingerprint(key) for key in caller.keys)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ...auth.signing import SIGNATURE, fingerprint
 from ...base.verbs import ALLOWABLE, READS
-from ...config.caller_edits import add_caller, add_secret, drop_old_secrets, method_setting
-from ...config.callers import AUTH_METHODS, DIRECTORY, KEY_BYTES, NAME_HINT, SUFFIX
+from ...config.callers import AUTH_METHODS, KEY_BYTES, NAME_HINT
+from ...config.entries import own_path
 from ...config.load import load_callers
 from ...config.model import is_caller_name, is_vm_name
-from ...config.new_file import caller_text
-from ...config.sources import caller_file, read_sources
+from ...config.new_file import entry_text
+from ...config.own_files import add_entry, add_secret, drop_old_secrets, method_setting
+from ...config.sources import own_file, read_sources
 from ..output import DONE, FAILED, CommandError, remark, say
 from ..reloading import check_reload, reload_handler
 from .configuration import KEYS, NOUNS, changing, find_caller, find_config, new_secret, secret_file, show_or_take_back
@@ -35,11 +36,11 @@ def keys_new(arguments: argparse.Namespace) -> int:
     check_reload(arguments)
     file = find_config(arguments)
     with changing(), secret_file(arguments.out, secret):
-        add_caller(file, arguments.name, {KEYS[method]: secret, **entry})
+        add_entry(file, "callers", arguments.name, {KEYS[method]: secret, **entry})
         show_or_take_back(arguments, file, secret)
     where = f"in {arguments.out}" if arguments.out else "shown this once"
     what = f"its {NOUNS[method]} is {where}: give it to {arguments.name}"
-    remark(f"{arguments.name} is in {caller_file(file, arguments.name)}; {what}")
+    remark(f"{arguments.name} is in {own_file(file, 'callers', arguments.name)}; {what}")
     reload_handler(arguments)
     return DONE
 
@@ -97,8 +98,8 @@ def _print(arguments: argparse.Namespace, method: str, secret: str, entry: dict[
     if arguments.out is not None:
         key = {f"{KEYS[method]}_file": os.path.abspath(arguments.out)}
     with secret_file(arguments.out, secret):
-        say(caller_text({**key, **entry}).rstrip("\n"))
-    where = f"{DIRECTORY}/{arguments.name}{SUFFIX}"
+        say(entry_text("callers", {**key, **entry}).rstrip("\n"))
+    where = own_path("callers", arguments.name)
     what = "shown once: write it" if arguments.out is None else "the file has the secret, so save this"
     remark(f"# {what} to {where}, or below [callers.NAME], and reload the handler (SIGHUP)")
     return DONE
@@ -128,7 +129,7 @@ def _add(arguments: argparse.Namespace, file: Path, method: str) -> int:
     remark(f"{name} has a new {NOUNS[method]}, {shown}, {where}; the old one stays valid")
     end = find_caller(file, name)[0].entry.data.get("not_after")
     if isinstance(end, datetime):
-        remark(f"its not_after is still {end:%Y-%m-%d}", f"to change that, edit {caller_file(file, name)}")
+        remark(f"its not_after is still {end:%Y-%m-%d}", f"to change that, edit {own_file(file, 'callers', name)}")
     reload_handler(arguments)
     remark("once the new one is in use, end the old one:", f"breakglass keys rotate {name} --drop-old")
     return DONE

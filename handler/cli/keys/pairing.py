@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from ...base.findings import ConfigError
 from ...config import pairing
-from ...config.caller_edits import EditError, add_caller, add_secret, take_back
+from ...config.own_files import EditError, add_entry, add_secret, take_back
 from ...config.pairing import FETCHED, GONE, TWICE, read_pairing_place
-from ...config.sources import caller_file
+from ...config.sources import own_file
 from ..account import PR_SET_DUMPABLE, find_account, prctl
 from ..output import DONE, FAILED, INTERRUPTED, CommandError, complain, drop_output, reason, remark, say
 from ..reloading import reload_handler
@@ -47,7 +47,7 @@ def pair_new(arguments: argparse.Namespace, file: Path, entry: Mapping[str, obje
     """Pair a device as a new caller, whose entry has no secret yet. Return the exit code."""
     name = arguments.name
     grant = Grant(
-        lambda signing_key: add_caller(file, name, {"secret": signing_key, **entry}),
+        lambda signing_key: add_entry(file, "callers", name, {"secret": signing_key, **entry}),
         f"breakglass keys revoke {name}",
         f"{name} is paired.",
     )
@@ -59,7 +59,7 @@ def pair_rotate(arguments: argparse.Namespace, file: Path) -> int:
     name = arguments.name
     grant = Grant(
         lambda signing_key: add_secret(file, name, signing_key),
-        f"remove the newest secret from {caller_file(file, name)}, and reload the handler",
+        f"remove the newest secret from {own_file(file, 'callers', name)}, and reload the handler",
         f"{name} is paired. The older keys are still accepted. To end them: breakglass keys rotate {name} --drop-old",
     )
     return _pair(arguments, file, grant)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...config.caller_edits import remove_caller
-from ...config.callers import CallerEntry
-from ...config.sources import caller_file
+from ...config.callers import AUTH_METHODS
+from ...config.entries import NamedEntry
+from ...config.own_files import remove_entry, texts_of
+from ...config.sources import own_file
 from ..output import DONE, FAILED, CommandError, agrees, has_person, remark
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_caller, find_config
@@ -29,15 +30,16 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         _ask(file, name, caller.entry.data)
     with changing():
-        left = remove_caller(file, name)
-    remark(f"{caller_file(file, name)} is removed", "requests that it started continue; nothing is cancelled")
+        table = remove_entry(file, "callers", name)
+    left = tuple(path for kind in AUTH_METHODS for path in texts_of(table, f"{kind}_file"))
+    remark(f"{own_file(file, 'callers', name)} is removed", "requests that it started continue; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
         remark(f"until a reload, the handler still accepts {name}")
     return DONE
 
 
-def _refuse_last(caller: CallerEntry, others: Sequence[CallerEntry]) -> None:
+def _refuse_last(caller: NamedEntry, others: Sequence[NamedEntry]) -> None:
     """Raise CommandError for the last caller that signs, wherever the entries are."""
     signing = [each.entry.data for each in others if _signs(each)]
     if not _signs(caller) or (signing and (_is_over(caller.entry.data) or not all(map(_is_over, signing)))):
@@ -47,7 +49,7 @@ def _refuse_last(caller: CallerEntry, others: Sequence[CallerEntry]) -> None:
     raise CommandError(f"{caller.name} is the last caller that signs{why}", hint, FAILED)
 
 
-def _signs(caller: CallerEntry) -> bool:
+def _signs(caller: NamedEntry) -> bool:
     return any(key in caller.entry.data for key in ("secret", "secret_file"))
 
 
@@ -59,7 +61,7 @@ def _is_over(table: Mapping[str, Any]) -> bool:
 def _describe_lines(file: Path, name: str) -> tuple[str, str]:
     """Return the instruction to remove a caller's lines. Shows none of them, because one may be a secret."""
     message = f"{name} is defined in {file}, which this command does not change; {name} was not removed"
-    has_both = caller_file(file, name).exists()  # the caller's own file takes effect once the lines are removed
+    has_both = own_file(file, "callers", name).exists()  # the caller's own file takes effect once the lines are removed
     then = (
         f"then run breakglass keys revoke {name}" if has_both else "then run breakglass check, and reload the handler"
     )
@@ -70,7 +72,7 @@ def _ask(file: Path, name: str, table: Mapping[str, Any]) -> None:
     """Raise CommandError unless the person at the terminal agrees."""
     if not has_person():
         raise CommandError(
-            f"this removes {caller_file(file, name)}, but there is no terminal at which to ask you", "add --yes"
+            f"this removes {own_file(file, 'callers', name)}, but there is no terminal at which to ask you", "add --yes"
         )
     allow, vms = table.get("allow"), table.get("vms")
     what = ", ".join(map(str, allow)) if isinstance(allow, list) else str(allow)

@@ -1,4 +1,4 @@
-"""Writes, replaces and removes callers' own files, for `breakglass keys`. The configuration file is never changed.
+"""Writes, replaces and removes own files, for `breakglass keys` and `vm`. The configuration file is never changed.
 
 Each function changes one file as a whole, or raises EditError or ConfigError and changes nothing. After a crash, either
 the old or the new file exists. Two commands at the same time wait for each other. A change is refused if it causes a
@@ -16,12 +16,13 @@ from typing import Any
 
 from ..base.findings import ConfigError, Finding
 from ..base.new_files import sync, write_new
-from .callers import AUTH_METHODS, DIRECTORY, CallerEntry, list_callers
+from .callers import AUTH_METHODS
+from .entries import OWN_FILES, NamedEntry, OwnFiles, list_entries
 from .load import load_sources, parse_toml
-from .new_file import caller_text
-from .sources import caller_file, describe_exposure, protect, read_sources
+from .new_file import entry_text
+from .sources import describe_exposure, own_file, protect, read_sources
 
-_NEW = ".new"  # the dot keeps the file's name from being a caller's name
+_NEW = ".new"  # the dot keeps the file's name from being an entry's name
 
 
 class EditError(Exception):
@@ -32,29 +33,33 @@ class EditError(Exception):
         self.message, self.hint = message, hint
 
 
-def add_caller(config: Path, name: str, entry: Mapping[str, object]) -> None:
-    """Write the file of a new caller: `entry` has the keys of a table [callers.NAME].
+_EDITOR = {"callers": "keys", "vms": "vm"}  # the command that changes the own files of a table
+_TO_CHANGE = {"callers": "to change its key: breakglass keys rotate {0}", "vms": "to change it, edit {1}"}
 
-    Raises EditError if a caller of that name exists, even in the configuration itself.
+
+def add_entry(config: Path, table: str, name: str, entry: Mapping[str, object]) -> None:
+    """Write the own file of a new entry: `entry` has the keys of a table [TABLE.NAME].
+
+    Raises EditError if an entry of that name exists, even in the configuration itself.
     """
-    with _editing(config) as edit:
+    with _editing(config, table) as edit:
         if any(each.name == name for each in edit.entries):
-            hint = f"to change its key: breakglass keys rotate {name}"
-            raise EditError(f"there is a caller {name}: {edit.find(name).entry.path}", hint)
+            hint = _TO_CHANGE[table].format(name, own_file(config, table, name))
+            raise EditError(f"there is a {edit.noun} {name}: {edit.find(name).entry.path}", hint)
         edit.put(name, entry)
 
 
-def remove_caller(config: Path, name: str) -> tuple[str, ...]:
-    """Remove a caller's file. Return the secret files that it named. They are not removed."""
-    with _editing(config) as edit:
-        table = edit.find(name).entry.data
+def remove_entry(config: Path, table: str, name: str) -> Mapping[str, Any]:
+    """Remove an entry's own file. Return its table, which can name secret files. They are not removed."""
+    with _editing(config, table) as edit:
+        found = edit.find(name).entry.data
         edit.put(name, None)
-        return tuple(path for kind in AUTH_METHODS for path in texts_of(table, f"{kind}_file"))
+        return found
 
 
 def add_secret(config: Path, name: str, secret: str) -> None:
     """Add a secret to a caller, as the newest. The others stay valid."""
-    with _editing(config) as edit:
+    with _editing(config, "callers") as edit:
         table = edit.find(name).entry.data
         kind = method_setting(name, table)
         edit.put(name, _changed(table, {kind: [*texts_of(table, kind), secret]}))
@@ -65,7 +70,7 @@ def take_back(config: Path, name: str, secret: str) -> None:
 
     Secrets that were added since then stay. If the secret is already gone, nothing is changed.
     """
-    with _editing(config) as edit:
+    with _editing(config, "callers") as edit:
         table = next((each.entry.data for each in edit.entries if each.name == name and each.has_file), {})
         for kind in AUTH_METHODS:
             if secret in (before := texts_of(table, kind)):
@@ -78,7 +83,7 @@ def drop_old_secrets(config: Path, name: str) -> tuple[bool, tuple[str, ...]]:
 
     Return whether there was an older secret, and the files of the removed secrets, which are not deleted.
     """
-    with _editing(config) as edit:
+    with _editing(config, "callers") as edit:
         table = edit.find(name).entry.data
         kind = method_setting(name, table)
         inline, files = texts_of(table, kind), texts_of(table, f"{kind}_file")
@@ -113,39 +118,41 @@ def _changed(table: Mapping[str, object], changes: Mapping[str, list[str]]) -> d
 
 
 class _Edit:
-    """The callers while one of them is changed: their entries, and `put`."""
+    """The entries of a table while one of them is changed, and `put`."""
 
-    def __init__(self, config: Path) -> None:
-        self._config, self._sources = config, read_sources(config, os.environ)
-        self._directory = Path(os.path.realpath(config.parent / DIRECTORY))
+    def __init__(self, config: Path, table: str) -> None:
+        self._config, self._table, self.noun = config, table, OWN_FILES[table]
+        self._sources = read_sources(config, os.environ)
+        self._directory = Path(os.path.realpath(config.parent / f"{table}.d"))
         if exposure := describe_exposure(config, self._sources.status, os.environ):
             raise EditError(f"{config} is not safe: {exposure}", protect(str(config), self._sources.status))
         top = parse_toml(self._sources.text, lambda _: "")
-        self.entries = list_callers(top, self._sources.callers, str(config))
+        self.entries = list_entries(top, table, self._sources.own, str(config))
 
-    def find(self, name: str) -> CallerEntry:
-        """Return the entry in a caller's own file. Raises EditError."""
+    def find(self, name: str) -> NamedEntry:
+        """Return an entry that has its own file. Raises EditError."""
         found = [each for each in self.entries if each.name == name]
         if not found:
             names = " or ".join(each.name for each in self.entries)
-            raise EditError(f"{self._config} has no caller {name}", f"use {names}")
+            raise EditError(f"{self._config} has no {self.noun} {name}", f"use {names}")
         if not found[0].has_file:
-            hint = f"change [callers.{name}] there by hand"
-            raise EditError(f"{name} is defined in {self._config}, which breakglass keys does not change", hint)
+            hint = f"change [{self._table}.{name}] there by hand"
+            command = f"breakglass {_EDITOR[self._table]}"
+            raise EditError(f"{name} is defined in {self._config}, which {command} does not change", hint)
         return found[0]
 
     def put(self, name: str, table: Mapping[str, object] | None) -> None:
-        """Write a caller's file, or remove it. Raises EditError."""
-        text = None if table is None else caller_text(table)
+        """Write an entry's file, or remove it. Raises EditError."""
+        text = None if table is None else entry_text(self._table, table)
         self._check(name, text)
-        new, file = self._directory / _NEW, self._directory / caller_file(self._config, name).name
+        new, file = self._directory / _NEW, self._directory / own_file(self._config, self._table, name).name
         try:
             if text is not None:
                 self._write(new, text, file if file.exists() else self._config)
             self._refuse_changed()
             if text is None:
                 file.unlink()
-            elif name in self._sources.callers:
+            elif name in self._sources.own[self._table]:
                 new.rename(file)
             else:
                 os.link(new, file)  # link(2) never replaces a file
@@ -156,16 +163,17 @@ class _Edit:
                 new.unlink()
 
     def _check(self, name: str, text: str | None) -> None:
-        callers = {other: content for other, content in self._sources.callers.items() if other != name}
-        after = self._problems(callers if text is None else {**callers, name: text})
-        known = self._problems(self._sources.callers)
+        own = self._sources.own
+        others = {other: content for other, content in own[self._table].items() if other != name}
+        changed = others if text is None else {**others, name: text}
+        after, known = self._problems({**own, self._table: changed}), self._problems(own)
         if new := [problem for problem in after if problem not in known]:
             lines = "; ".join(f"{problem.place} {problem.sentence}" for problem in new)
             raise EditError(f"{self._config} would get a new problem: {lines}", f"nothing was changed; {new[0].fix}")
 
-    def _problems(self, callers: Mapping[str, str | Finding]) -> list[Finding]:
+    def _problems(self, own: OwnFiles) -> list[Finding]:
         try:
-            return list(load_sources(replace(self._sources, callers=callers), os.environ).problems)
+            return list(load_sources(replace(self._sources, own=own), os.environ).problems)
         except ConfigError as error:
             return error.problems
 
@@ -178,14 +186,15 @@ class _Edit:
         write_new(new, text, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
     def _refuse_changed(self) -> None:
-        """Raise EditError if a person, or another program, has changed the configuration or a caller's file."""
+        """Raise EditError if a person, or another program, has changed the configuration or an own file."""
         now = read_sources(self._config, os.environ)
-        if (now.text, now.callers) != (self._sources.text, self._sources.callers):
-            raise EditError(f"the callers of {self._config} were changed at the same time", "run this command again")
+        if (now.text, now.own) != (self._sources.text, self._sources.own):
+            sentence = f"{self._config}, or files beside it, were changed at the same time"
+            raise EditError(sentence, "run this command again")
 
 
 def _make_directory(directory: Path, config: os.stat_result) -> None:
-    """Create the directory of callers. Users that may read the configuration may enter it."""
+    """Create a directory of own files. Users that may read the configuration may enter it."""
     directory.mkdir(0o700)
     os.chown(directory, config.st_uid, config.st_gid)
     directory.chmod(0o750 if config.st_mode & stat.S_IRGRP else 0o700)
@@ -193,16 +202,16 @@ def _make_directory(directory: Path, config: os.stat_result) -> None:
 
 
 @contextlib.contextmanager
-def _editing(config: Path) -> Iterator[_Edit]:
-    """Return the callers for a change, and hold the lock that makes other commands wait."""
+def _editing(config: Path, table: str) -> Iterator[_Edit]:
+    """Return the entries of a table for a change, and hold the lock that makes other commands wait."""
     try:
         directory = os.open(config.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
-            yield _Edit(config)
+            yield _Edit(config, table)
         finally:
             os.close(directory)
     except OSError as error:
-        place = config.parent / DIRECTORY
+        place = config.parent / f"{table}.d"
         hint = f"nothing was changed; root or the owner of {place} can, if its disk is neither full nor read-only"
         raise EditError(f"{place} can't be changed: {os.strerror(error.errno or 0)}", hint) from None

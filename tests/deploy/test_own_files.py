@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from breakglass.base.findings import ConfigError
-from breakglass.config import caller_edits
-from breakglass.config.caller_edits import (
+from breakglass.config import own_files
+from breakglass.config.own_files import (
     EditError,
-    add_caller,
+    add_entry,
     add_secret,
     drop_old_secrets,
-    remove_caller,
+    remove_entry,
     take_back,
 )
 
@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
     file = directory / "breakglass.toml"
     file.touch(0o600)
     file.write_text("# ours\n" + config_text({"anna": entry()}, port=22, key=SSH_KEY, host_key="any"))
-    add_caller(file, "bob", entry())
+    add_entry(file, "callers", "bob", entry())
     return file
 
 
@@ -76,10 +76,10 @@ def refused(file: Path, edit: Callable[[], object], *words: str) -> None:
 def test_callers_come_and_go(file: Path) -> None:
     """Nothing else is changed, and nothing is left."""
     before = state(file)
-    add_caller(file, "carl@phone.de", entry(vms=["devvm"]))
+    add_entry(file, "callers", "carl@phone.de", entry(vms=["devvm"]))
     assert table(file, "carl@phone.de")["vms"] == ["devvm"]
     assert state(file).items() > before.items()
-    assert remove_caller(file, "carl@phone.de") == ()
+    remove_entry(file, "callers", "carl@phone.de")
     assert state(file) == before
 
 
@@ -87,11 +87,11 @@ def test_callers_come_and_go(file: Path) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o640])
 def test_the_directory_and_the_files_have_the_configurations_owner_and_mode(file: Path, mode: int) -> None:
     """So the handler can read them if it can read that. A file that is replaced keeps its own."""
-    remove_caller(file, "bob")
+    remove_entry(file, "callers", "bob")
     own(file, "bob").parent.rmdir()
     file.chmod(mode)
     os.chown(file, 0, 2)
-    add_caller(file, "bob", entry())
+    add_entry(file, "callers", "bob", entry())
     places = (own(file, "bob"), own(file, "bob").parent)
     found = [(place.stat().st_uid, place.stat().st_gid, stat.S_IMODE(place.stat().st_mode)) for place in places]
     assert found == [(0, 2, mode), (0, 2, mode | (0o110 if mode == 0o640 else 0o100))]
@@ -101,8 +101,8 @@ def test_the_directory_and_the_files_have_the_configurations_owner_and_mode(file
 
 
 def test_names_that_exist_and_do_not(file: Path) -> None:
-    refused(file, lambda: add_caller(file, "bob", entry()), "there is a caller bob", "keys rotate bob")
-    refused(file, lambda: remove_caller(file, "carl"), "no caller carl", "use anna or bob")
+    refused(file, lambda: add_entry(file, "callers", "bob", entry()), "there is a caller bob", "keys rotate bob")
+    refused(file, lambda: remove_entry(file, "callers", "carl"), "no caller carl", "use anna or bob")
     refused(file, lambda: add_secret(file, "carl", new_secret()), "no caller carl")
 
 
@@ -111,10 +111,10 @@ def test_a_caller_in_the_configuration_is_not_touched(file: Path) -> None:
     own(file, "anna").touch(0o600)
     for _ in range(2):
         for edit in (
-            lambda: add_caller(file, "anna", entry()),
+            lambda: add_entry(file, "callers", "anna", entry()),
             lambda: add_secret(file, "anna", new_secret()),
             lambda: drop_old_secrets(file, "anna"),
-            lambda: remove_caller(file, "anna"),
+            lambda: remove_entry(file, "callers", "anna"),
         ):
             refused(file, edit, f"anna is defined in {file}", "by hand")
         own(file, "anna").unlink(missing_ok=True)
@@ -122,28 +122,33 @@ def test_a_caller_in_the_configuration_is_not_touched(file: Path) -> None:
 
 def test_a_result_with_a_new_problem_is_refused(file: Path) -> None:
     """What `breakglass check` would say of the result is said; a fault that was there before is no obstacle."""
-    refused(file, lambda: add_caller(file, "carl", entry(vms=["mail"])), "callers.d/carl.toml: vms", '"mail"')
+    refused(file, lambda: add_entry(file, "callers", "carl", entry(vms=["mail"])), "callers.d/carl.toml: vms", '"mail"')
     shared = table(file, "bob")["secret"]
-    refused(file, lambda: add_caller(file, "carl", entry(secret=shared)), "is also the secret of bob")
+    refused(file, lambda: add_entry(file, "callers", "carl", entry(secret=shared)), "is also the secret of bob")
     own(file, "bad").touch(0o600)
-    add_caller(file, "carl", entry())
+    add_entry(file, "callers", "carl", entry())
     file.write_text(file.read_text().replace("[callers.anna]", "[callers.anna]\nnot_a_setting = 1"))
-    remove_caller(file, "bob")
-    refused(file, lambda: remove_caller(file, "carl"), "no caller can sign requests")
-    remove_caller(file, "bad")  # also one that is not TOML, or that others can read
+    remove_entry(file, "callers", "bob")
+    refused(file, lambda: remove_entry(file, "callers", "carl"), "no caller can sign requests")
+    remove_entry(file, "callers", "bad")  # also one that is not TOML, or that others can read
 
 
 def test_a_configuration_that_can_not_be_used_is_refused(file: Path) -> None:
     """A configuration that others can read gets no caller, whose file would have its mode."""
     file.chmod(0o644)
-    refused(file, lambda: add_caller(file, "carl", entry()), "every user of this machine can reach it", "chmod 600")
+    refused(
+        file,
+        lambda: add_entry(file, "callers", "carl", entry()),
+        "every user of this machine can reach it",
+        "chmod 600",
+    )
     file.chmod(0o600)
     file.write_text("[callers.anna]\nallow = [\n")
     with pytest.raises(ConfigError, match=r"is not TOML: .*\("):
-        add_caller(file, "carl", entry())
+        add_entry(file, "callers", "carl", entry())
     file.unlink()
     with pytest.raises(ConfigError, match="there is no such file"):
-        add_caller(file, "carl", entry())
+        add_entry(file, "callers", "carl", entry())
 
 
 # --- secrets ---
@@ -166,7 +171,7 @@ def test_a_secret_is_added_and_the_old_one_dropped(file: Path) -> None:
 def test_what_someone_else_changed_meanwhile_stays(file: Path) -> None:
     """A command that takes a key back ends the caller with its last key only, and finds nothing to do without it."""
     before, first, second = state(file), new_secret(), new_secret()
-    add_caller(file, "carl", entry(secret=first))
+    add_entry(file, "callers", "carl", entry(secret=first))
     add_secret(file, "carl", second)
     for _ in range(2):
         take_back(file, "carl", first)
@@ -197,14 +202,14 @@ def test_a_secret_file_stays_and_the_new_secret_is_in_the_entry(file: Path) -> N
 
 def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a person wrote after the command had read the files stays, and so does a file that was not there then."""
-    check = caller_edits._Edit._check
+    check = own_files._Edit._check
 
     def late(change: Callable[[], object]) -> None:
         def check_then(*arguments: Any) -> None:
             check(*arguments)
             change()
 
-        monkeypatch.setattr(caller_edits._Edit, "_check", check_then)
+        monkeypatch.setattr(own_files._Edit, "_check", check_then)
 
     text = f"# mine\n{own(file, 'bob').read_text()}"
     late(lambda: own(file, "bob").write_text(text))
@@ -213,7 +218,7 @@ def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.Monke
     assert own(file, "bob").read_text() == text
     late(lambda: own(file, "carl").write_text(text))
     with pytest.raises(EditError, match="were changed at the same time"):
-        add_caller(file, "carl", entry())
+        add_entry(file, "callers", "carl", entry())
     assert own(file, "carl").read_text() == text
     assert sorted(os.listdir(own(file, "bob").parent)) == ["bob.toml", "carl.toml"]
 
@@ -221,7 +226,7 @@ def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.Monke
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from breakglass.config.caller_edits import EditError, add_caller, add_secret, remove_caller
+from breakglass.config.own_files import EditError, add_entry, add_secret, remove_entry
 file, name, secret = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 """
 
@@ -232,7 +237,7 @@ def test_edits_at_once_all_survive(file: Path) -> None:
     code = f"{SCRIPT}\n"
     code += "sys.stdin.read(1)\n"
     code += 'add_secret(file, name, secret) if name == "bob" '
-    code += 'else add_caller(file, name, {"secret": secret, "allow": ["status"]})'
+    code += 'else add_entry(file, "callers", name, {"secret": secret, "allow": ["status"]})'
     names = ["c0", "c1", "c2"]
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(file), name, new_secret()], stdin=subprocess.PIPE)
@@ -249,7 +254,7 @@ def test_edits_at_once_all_survive(file: Path) -> None:
 KILL_EACH = """
 import shutil, tempfile
 with tempfile.TemporaryDirectory() as other:  # loads all that an edit needs, so that the numbers are the edit's own
-    add_caller(Path(shutil.copy(file, other)), "carl", {"secret": secret, "allow": ["status"]})
+    add_entry(Path(shutil.copy(file, other)), "callers", "carl", {"secret": secret, "allow": ["status"]})
 # A child makes the same edit each time, and kills itself at the event that has the number; Python reports each call.
 number = 1
 while True:
@@ -281,9 +286,9 @@ while True:
         (place / each).write_bytes(text)
 """
 EDITS = {
-    "add": 'lambda config: add_caller(config, "carl", {"secret": secret, "allow": ["status"]})',
+    "add": 'lambda config: add_entry(config, "callers", "carl", {"secret": secret, "allow": ["status"]})',
     "replace": 'lambda config: add_secret(config, "bob", secret)',
-    "remove": 'lambda config: remove_caller(config, "bob")',
+    "remove": 'lambda config: remove_entry(config, "callers", "bob")',
 }
 
 
@@ -308,7 +313,7 @@ def test_an_end_in_the_middle_leaves_the_old_file_or_the_new_one(file: Path, nam
     if (name, edit) == ("SIGKILL", "add"):
         assert any(line[2] == "1" for line in lines)
         (own(file, "bob").parent / ".new").touch()
-    add_caller(file, "dora", entry())
+    add_entry(file, "callers", "dora", entry())
     assert sorted(os.listdir(own(file, "bob").parent)) == sorted([*wanted, "dora.toml"])
 
 
@@ -317,7 +322,7 @@ def test_an_end_in_the_middle_leaves_the_old_file_or_the_new_one(file: Path, nam
 
 REFUSED = """
 try:
-    add_caller(file, name, {"secret": secret, "allow": ["status"]})
+    add_entry(file, "callers", name, {"secret": secret, "allow": ["status"]})
 except EditError as error:
     sys.exit(f"{error.message} / {error.hint} / {sorted(os.listdir(file.parent / 'callers.d'))}")
 """
