@@ -19,6 +19,7 @@ from .output import (
     reason,
     version,
 )
+from .vm import add_vm_commands
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     arguments.add_report(
         commands.add_parser("report", help="print what happened to the VMs in the last hours", **codes)
     )
+    add_vm_commands(commands.add_parser("vm", help="add, list and remove VMs (BREAKGLASS_CONFIG)"))
     notify.add_notify(commands.add_parser("notify", help="try the receivers of messages to people"))
     document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")
     document.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")

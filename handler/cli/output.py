@@ -58,6 +58,14 @@ def show(text: str, stream: TextIO | None = None) -> None:
     print(visible(text).encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
 
 
+def show_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print each row on one line, in columns."""
+    rows = [[word.replace("\n", r"\n").replace("\t", r"\t") for word in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+
+
 def show_black_on_white(rows: Sequence[str]) -> None:
     """Print the rows of a drawing in two fixed colours, which a terminal's colour scheme can't change."""
     print("\n".join(f"\x1b[38;5;16;48;5;231m{row}\x1b[0m" for row in rows), flush=True)

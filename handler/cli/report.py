@@ -21,7 +21,7 @@ _NO_CALLER = "make one: breakglass keys new doctor --allow status --allow histor
 def report(arguments: argparse.Namespace) -> int:
     """Print the report of the last hours, or send its summary unless it is certain that no job began in them."""
     config = load_receivers() if arguments.notify else None
-    signer = _signer(config)
+    signer = find_signer(config)
     try:
         answer = _ask(signer, arguments, REPEAT_SECONDS if config else 0.0)
     except (HandlerError, NoAnswer) as error:
@@ -34,7 +34,7 @@ def report(arguments: argparse.Namespace) -> int:
     return _send(config, {str(vm): str(text) for vm, text in found.items()} if isinstance(found, dict) else {})
 
 
-def _signer(config: Config | None) -> Signer:
+def find_signer(config: Config | None) -> Signer:
     """Return the caller's key and URL. With a configuration, they are the ones that doctor uses."""
     if config is None:
         return Signer(handler_url(os.environ), caller_key(os.environ))

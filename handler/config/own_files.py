@@ -49,6 +49,12 @@ def add_entry(config: Path, table: str, name: str, entry: Mapping[str, object]) 
         edit.put(name, entry)
 
 
+def find_entry(config: Path, table: str, name: str) -> NamedEntry:
+    """Return an entry that has its own file. Raises EditError."""
+    with _editing(config, table) as edit:
+        return edit.find(name)
+
+
 def remove_entry(config: Path, table: str, name: str) -> Mapping[str, Any]:
     """Remove an entry's own file. Return its table, which can name secret files. They are not removed."""
     with _editing(config, table) as edit:

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from ...config.load import load_callers
 from ...config.own_files import texts_of
 from ...config.pairing import PAIR_UNKNOWN, PAIRED, PAIRED_TWICE
 from ...config.sources import own_file, read_sources
-from ..output import DONE, FAILED, CommandError, reason, say
+from ..output import DONE, FAILED, CommandError, reason, say, show_table
 from .configuration import find_config
 
 # --- The time of each caller's last request, from the handler's log (docs/logs.md) ---
@@ -106,7 +106,7 @@ def keys_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps({"file": str(file), "callers": [_as_json(row, usage, now) for row in rows]}))
     else:
-        _print([_as_line(row, usage, now) for row in rows])
+        show_table([_as_line(row, usage, now) for row in rows])
     return DONE
 
 
@@ -168,11 +168,3 @@ def _last_used(row: Row, usage: Usage) -> str:
     if len(row.keys) < 2:
         return usage.callers.get(row.name, "not in this log")
     return ", ".join(f"{key} {usage.keys.get((row.name, key), 'not in this log')}" for key in row.keys)
-
-
-def _print(lines: Sequence[Sequence[str]]) -> None:
-    # so that each caller has one line
-    lines = [[word.replace("\n", r"\n").replace("\t", r"\t") for word in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        say("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
