@@ -179,15 +179,27 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
     parser.add_argument("--since", metavar="HOURS", default="8h", help="how far to look back, like 8h (72h at most)")
-    parser.add_argument(
-        "--html", action="store_true", help="print one HTML file with the pictures, to print or to send"
-    )
+    what = "print one HTML file with the pictures, to print or to send"
+    parser.add_argument("--html", dest="form", action="store_const", const="html", default="markdown", help=what)
     parser.add_argument(
         "--notify",
         action="store_true",
         help="send the receivers of [[notify]] one message instead (BREAKGLASS_CONFIG), or none after a quiet time",
     )
     parser.set_defaults(run=report.report)
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Describe `log`."""
+    parser.description = (
+        "Print one line for each job of the last hours on each VM that the caller may see, the newest last: when it "
+        "began, the VM, the verb, who sent it, and how it ended. The reason is below the line. The hosts remember the "
+        "jobs, so every handler can tell (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
+    parser.add_argument("--since", metavar="HOURS", default="12h", help="how far to look back, like 12h (72h at most)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(run=report.log, form="rows")
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_
 from ..config.model import Config
 from .environment import caller_key, handler_url
 from .notify import load_receivers, show_sent
-from .output import DONE, CommandError, show
+from .output import DONE, CommandError, complain, say, show
+from .terminal_text import log_text
 from .unanswered import report_unanswered
 
 _RETRY_SECONDS = 5.0
@@ -34,6 +36,24 @@ def report(arguments: argparse.Namespace) -> int:
     return _send(config, {str(vm): str(text) for vm, text in found.items()} if isinstance(found, dict) else {})
 
 
+def log(arguments: argparse.Namespace) -> int:
+    """Print a line for each job of all VMs, the newest last, where a person looks first, and its reason below it."""
+    signer = find_signer(None)
+    try:
+        answer = _ask(signer, arguments, 0.0)
+    except (HandlerError, NoAnswer) as error:
+        return report_unanswered(signer, error)
+    said, missing = answer.get("rows"), answer.get("missing")
+    rows = [each for each in said if isinstance(each, dict)] if isinstance(said, list) else []
+    if arguments.json:
+        say(json.dumps({"rows": rows, "missing": missing}))
+        return DONE
+    show(log_text(rows) or f"No job began in the last {arguments.since}.\n")
+    for vm, why in missing.items() if isinstance(missing, dict) else ():
+        complain(f"{vm}: {why}")
+    return DONE
+
+
 def find_signer(config: Config | None) -> Signer:
     """Return the caller's key and URL. With a configuration, they are the ones that doctor uses."""
     if config is None:
@@ -49,7 +69,7 @@ def find_signer(config: Config | None) -> Signer:
 
 def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event:
     """Return the answer; ask for `seconds` until the answer is whole, because after a boot no host is connected yet."""
-    fields = {"vm": arguments.vm, "since": arguments.since, "form": "html" if arguments.html else "markdown"}
+    fields = {"vm": arguments.vm, "since": arguments.since, "form": arguments.form}
     given, late = {name: value for name, value in fields.items() if value}, time.monotonic() + seconds
     while True:
         try:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ..base.text import plain_line
+from ..base.verbs import CAPTURE_ID
 from ..client import Event
 
 LIMIT_USD = 1.0  # below this cost, claude checks by itself after an approved verb; the same limit as on the page
@@ -13,6 +15,7 @@ CHECK_PROMPT = (  # the same text as on the page
     "The operator approved your proposal, and the verb has ended. "
     "Check the VM, and say in a few sentences how it is now."
 )
+_COLUMNS, _MARGIN, _MOST_NAME = 80, " " * 7, 18  # of a log
 LINES = 4  # shown lines of a tool's result or of an earlier question
 
 
@@ -87,6 +90,41 @@ def table_of(conversations: Sequence[Event], vm: str) -> str:
 def _first_words(conversation: Event) -> str:
     words = " ".join(str(conversation["words"]).split())
     return f"{words} (claude is answering)" if conversation.get("turn") else words
+
+
+def log_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return the jobs of a log in 80 columns: a line for each, with its local time, and its reason below it."""
+    cells = [_cells(row) for row in rows]
+    widths = [max((len(cell[column]) for cell in cells), default=0) for column in range(1, 4)]
+    day, lines = "", list[str]()
+    for started, *words, ended, verdict, why in cells:
+        if started[:10] != day:
+            day = started[:10]
+            lines.append(day)
+        line = "  ".join([started[11:], *map(str.ljust, words, widths), ended])
+        has_room = len(line) + len(verdict) + 2 <= _COLUMNS  # otherwise the verdict is below, with the reason
+        lines.append(f"{line}, {verdict}" if verdict and has_room else line[:_COLUMNS])
+        below = "; ".join(filter(None, ("" if has_room else verdict, why)))
+        lines += [f"{_MARGIN}{part}" for part in textwrap.wrap(below, _COLUMNS - len(_MARGIN))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cells(row: Mapping[str, object]) -> list[str]:
+    """Return a job's minute, VM, verb, caller, how it ended, verdict and reason."""
+    names = ("started", "vm", "verb", "by", "outcome", "verdict", "why")
+    started, vm, verb, by, outcome, verdict, why = (plain_line(str(row.get(name) or "")) for name in names)
+    verb = "alert" if str(row.get("id")).startswith(CAPTURE_ID) else verb
+    seconds = row.get("seconds")
+    took = f" after {seconds:.0f} s" if isinstance(seconds, int | float) and seconds >= 1 else ""
+    return [
+        local_minute(started),
+        vm[:_MOST_NAME],
+        verb,
+        by[:_MOST_NAME],
+        f"{outcome or 'running'}{took}",
+        verdict,
+        why,
+    ]
 
 
 def localized(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..agents.pve.words import MUTATING, VERBS
 from ..base.text import plain_line
+from ..base.times import rfc3339
 from ..base.verbs import CALM, CAPTURE_ID
 from ..base.verdict import read_texts, read_verdict
 
@@ -78,6 +79,18 @@ def _summary(nights: Sequence[Night]) -> str:
     parts += [f"Nothing is known of {', '.join(silent)}"] if silent else []
     parts += [f"Nothing happened to {', '.join(quiet)}"] if quiet else []
     return ". ".join(parts) + "."
+
+
+def list_rows(nights: Sequence[Night]) -> list[dict[str, object]]:
+    """Return a row for each job of all VMs, the oldest first: when, who, what, why, and how it ended."""
+    found = [(start, night.vm, job) for night in nights for job in night.jobs if (start := began(job))]
+    return [_row(start, vm, job) for start, vm, job in sorted(found, key=lambda each: each[0])]
+
+
+def _row(start: datetime, vm: str, job: Job) -> dict[str, object]:
+    why, verdict = plain_line(str(job.get("why") or "")), read_verdict(job).code
+    row = {"started": rfc3339(start.timestamp()), "vm": vm, "id": job["id"], "verb": job["verb"], "by": job.get("by")}
+    return {**row, "why": why, "outcome": job.get("outcome"), "seconds": _seconds(job), "verdict": verdict}
 
 
 def sum_up(night: Night) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
@@ -13,11 +13,12 @@ from ..auth.challenge import check_time
 from ..base import audit
 from ..base.cures import read_verdicts
 from ..base.errors import BadRequest, Lost, Unreached
+from ..base.text import plain_line
 from ..base.threads import run_in_thread
 from ..config.model import Vm
 from ..proxmox.outcome import Message
 from ..proxmox.wire import line_of
-from ..report.night import Job, Night, began, compose_report, first_act, read_job, sum_up
+from ..report.night import Block, Job, Night, began, compose_report, first_act, list_rows, read_job, sum_up
 from ..report.render import render_html, render_markdown
 from ..service import Service
 from .admission import check_permission
@@ -33,7 +34,9 @@ HOSTS_AT_ONCE = 8
 TOO_MUCH = "This report is incomplete, because the hosts sent too much for one report; ask for one VM or fewer hours."
 OLDER_MISSING = f"Older jobs are missing, because a host lists its newest {MOST_LISTED}."
 _FIELDS = ("vm", "since", "form", "challenge", "to")
-_FORMS = {"markdown": render_markdown, "html": render_html}
+_ROWS = "rows"  # the form without a text, for a program
+_FORMS: Mapping[str, Callable[[Iterable[Block]], str]]
+_FORMS = {"markdown": render_markdown, "html": render_html, _ROWS: lambda _: ""}
 _SINCE = re.compile(r"([1-9][0-9]?)h", re.ASCII)
 
 
@@ -51,7 +54,8 @@ async def report(request: Request) -> Response:
     wanted = [vm for vm in vms if vm and caller.refusal("history", vm.name, now) is None]
     until = datetime.fromtimestamp(now, UTC)
     since = until - timedelta(hours=_hours(fields.get("since") or "8h"))
-    reading, under_way = _Reading(service, since), request.state.reports
+    form = fields.get("form") or "markdown"
+    reading, under_way = _Reading(service, since, is_whole=form != _ROWS), request.state.reports
     if caller.name in under_way:
         raise Unreached("too-many-reads", f"{caller.name} has a report under way", "wait for it, then send this again")
     under_way.add(caller.name)
@@ -59,12 +63,13 @@ async def report(request: Request) -> Response:
         nights = await asyncio.gather(*map(reading.read_night, wanted))
     finally:
         under_way.discard(caller.name)
-    render = _FORMS[fields.get("form") or "markdown"]
-    text = await run_in_thread(lambda: render(compose_report(nights, since, until)), READ_SECONDS)
+    text = await run_in_thread(lambda: _FORMS[form](compose_report(nights, since, until)), READ_SECONDS)
     jobs, is_whole = sum(len(night.jobs) for night in nights), not any(night.trouble for night in nights)
     audit.request(arrival.began, "done", caller.name, "report", fields.get("vm", ""), arrival.signed.id)
     summary = {night.vm: line for night in nights if (line := sum_up(night))}
-    return JSONResponse({"jobs": jobs, "whole": is_whole, "vms": summary, "text": text})
+    answer = {"jobs": jobs, "whole": is_whole, "vms": summary, "text": text}
+    missing = {night.vm: plain_line(night.trouble) for night in nights if night.trouble}
+    return JSONResponse(answer | ({"rows": list_rows(nights), "missing": missing} if form == _ROWS else {}))
 
 
 def _fields(data: bytes) -> Mapping[str, str]:
@@ -87,8 +92,8 @@ def _hours(text: str) -> int:
 class _Reading:
     """The reading of one report, which keeps a bounded part of what the hosts send."""
 
-    def __init__(self, service: Service, since: datetime) -> None:
-        self._service, self._since = service, since
+    def __init__(self, service: Service, since: datetime, is_whole: bool) -> None:
+        self._service, self._since, self._is_whole = service, since, is_whole
         self._places, self._left = asyncio.Semaphore(HOSTS_AT_ONCE), MOST_CHARS
         self._late = asyncio.get_running_loop().time() + READ_SECONDS
 
@@ -104,7 +109,7 @@ class _Reading:
                     return Night(vm.name, [], TOO_MUCH)
                 jobs += reversed(found)  # the host lists the newest first
                 trouble = OLDER_MISSING if len(found) == MOST_LISTED else ""
-                trouble = await self._add_whole(vm, jobs) or trouble
+                trouble = (self._is_whole and await self._add_whole(vm, jobs)) or trouble
         except (Unreached, Lost) as error:
             trouble = f"This report is incomplete, because {error.message}."
         except TimeoutError:
