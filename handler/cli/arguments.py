@@ -5,7 +5,7 @@ import argparse
 from ..agents.pve.words import ANYWAY
 from ..alerts.examples import EXAMPLES
 from ..base.verbs import VERBS
-from . import call, chat, check, demo, drill, host, init, report
+from . import bugreport, call, chat, check, demo, drill, host, init, report
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
 # file.
@@ -200,6 +200,16 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="HOURS", default="12h", help="how far to look back, like 12h (72h at most)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.set_defaults(run=report.log, form="rows")
+
+
+def add_bugreport(parser: argparse.ArgumentParser) -> None:
+    """Describe `bugreport`."""
+    parser.description = (
+        "Write one new file that only you can read: versions, doctor's report, /health, and the configuration without "
+        "its keys, tokens, passwords and texts. It names hosts, VMs, callers and addresses. Nothing is sent."
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", default=bugreport.FILE, help=f"default: {bugreport.FILE}")
+    parser.set_defaults(run=bugreport.bugreport)
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:

@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands.add_parser("report", help="print what happened to the VMs in the last hours", **codes)
     )
     arguments.add_log(commands.add_parser("log", help="list who did what to the VMs last night, and why", **codes))
+    arguments.add_bugreport(commands.add_parser("bugreport", help="write a file for the maintainers, without a secret"))
     add_vm_commands(commands.add_parser("vm", help="add, list and remove VMs (BREAKGLASS_CONFIG)"))
     notify.add_notify(commands.add_parser("notify", help="try the receivers of messages to people"))
     document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")

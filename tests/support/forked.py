@@ -9,7 +9,7 @@ from pathlib import Path
 from .doctor import DoctorProcess
 from .service import as_handler
 
-_FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys", "log", "vm")  # without input or server
+_FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys", "vm")  # without input or server
 _processes: list[DoctorProcess] = []
 
 

@@ -10,13 +10,17 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..handler.test_pve import open_gate
 from ..support.failing_tools import misbehave
 from ..support.forked import run_command
 from ..support.service import Service
 from ..support.stages import until
-from .test_pve import open_gate
 
-pytestmark = [pytest.mark.real("sshd", "qemu", "root"), pytest.mark.shared("world", "sshd", "service")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real("sshd", "qemu", "root"),
+    pytest.mark.shared("world", "sshd", "service"),
+]
 
 
 def vm(service: Service, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
