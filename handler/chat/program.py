@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -92,8 +93,21 @@ async def ask_probe(path: str, claude: str, probe: str = "wall") -> Line:
 
 
 def find_program(settings: ChatSettings) -> str:
-    """Return the resolved path of claude's program. If there is none, return a path that does not exist."""
-    return os.path.realpath(shutil.which(settings.command) or os.path.join("/nonexistent", settings.command))
+    """Return the resolved path of claude's program. If there is none, return a path that does not exist.
+
+    Without `chat.command`, the program can also be that of requirements-claude.txt.
+    """
+    bundled = find_bundled() if settings.command == ChatSettings.command else None
+    found = shutil.which(settings.command) or bundled or os.path.join("/nonexistent", settings.command)
+    return os.path.realpath(found)
+
+
+def find_bundled() -> Path | None:
+    """Return the program in the wheel of claude-agent-sdk, if it is installed beside this program."""
+    importlib.invalidate_caches()  # because the module may have just been installed
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    bundled = (Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())) if spec else ()
+    return next(filter(Path.is_file, bundled), None)
 
 
 def build_job(settings: ChatSettings, request: TurnRequest, transcript: int) -> Job:

@@ -159,7 +159,7 @@ def _secrets_of_environment() -> Iterator[str]:
 
 
 def _ask_doctor() -> object:
-    """Return doctor's report, from a process of its own, because doctor changes its user."""
+    """Return doctor's report, from another process, because doctor changes its user."""
     command = [sys.executable, "-P", "-m", "breakglass", "doctor", "--json"]
     try:
         ran = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_DOCTOR_SECONDS)

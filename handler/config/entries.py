@@ -1,4 +1,4 @@
-"""Entries of the configuration that may have own files: the callers in callers.d, and the VMs in vms.d. Pure."""
+"""Entries of the configuration that may have own files, which are callers (callers.d) and VMs (vms.d). Pure."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -7,7 +7,6 @@ and then enables chat by reloading the handler.
 import asyncio
 import contextlib
 import http.client
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..chat.program import find_bundled
 from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
 from .account import find_program, open_to_handler
 from .investigation import next_step
@@ -81,11 +81,8 @@ def find_credential(environment: Mapping[str, str]) -> ModelApi | None:
 
 def find_claude() -> Path | None:
     """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
-    importlib.invalidate_caches()  # because the module may have just been installed
-    spec = importlib.util.find_spec("claude_agent_sdk")
-    bundled = [Path(place) / "_bundled/claude" for place in (spec.submodule_search_locations or ())] if spec else []
-    found = shutil.which("claude")
-    return next((path for path in (*bundled, *([Path(found)] if found else [])) if path.is_file()), None)
+    found = find_bundled() or shutil.which("claude")
+    return Path(found) if found else None
 
 
 async def install_and_turn_on(chat: DemoChat, config: Path, handler: Process, port: int) -> str:

@@ -91,7 +91,7 @@ def judge_walls(answer: Line, by: str) -> Finding:
 
 def judge_claude(settings: ChatSettings, answer: Line) -> Finding:
     """Return a finding about whether a turn could start claude, from the answer of a probe."""
-    program = shutil.which(settings.command)
+    program = shutil.which(find_program(settings))
     if program is None:
         what = f"chat.command is \"{settings.command}\", which the handler's user can't run."
         fix = f"correct chat.command, or let that user run it: chmod 755 {settings.command}"

@@ -307,8 +307,10 @@ def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
     host.run("\n".join(inline_commands("docs/runbook.md", "Under HA")))
     assert "state started" in host.path("/etc/pve/ha/resources.cfg").read_text()
     host.run("rm -r /etc/pve/ha")
-    [allow, connections] = commands("docs/admin.md", "Adding a VM")
+    [add, allow, connections] = commands("docs/admin.md", "Adding a VM")
+    assert f"breakglass-pve {allow.split(maxsplit=1)[1].strip()}" in handler.run(add).stdout
     assert "serves VM 102-103 now" in host.run(allow).stdout
+    handler.run("breakglass vm remove mail --yes --force --unit breakglass")
     assert "sshd" in host.run(connections).stdout
     [connections] = commands("docs/admin.md", "Changing keys")
     assert "sshd" in host.run(connections).stdout

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from dataclasses import replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
@@ -18,12 +19,17 @@ from packaging.utils import canonicalize_name
 
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
+from breakglass.chat.program import find_program
+from breakglass.config.model import ChatSettings
+from breakglass.config.model_api import ModelApi
+from breakglass.doctor.chat import TESTED
 
+from ..support.documents import commands
 from ..support.locks import read_pins
 from ..support.rows import each_row
 from ..support.service import Service
 from ..support.sshd import Sshd
-from ..support.wheelhouse import PYTHONS, wheelhouse
+from ..support.wheelhouse import PYTHONS, claude_wheel, wheelhouse
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {
@@ -188,3 +194,27 @@ def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
         assert version, f"{requirement.name} is not in {lock}: ./dev lock"
         assert requirement.specifier.contains(version), f"{requirement} is {version} in {lock}: ./dev lock"
     assert locked.items() >= read_pins("requirements.txt").items()
+
+
+@pytest.mark.all
+@pytest.mark.real("claude")
+def test_chats_program_installs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line works in a new environment. Its program is found without chat.command, and npm's has its version."""
+    [install] = commands("docs/install.md", "8. Chat")
+    packages, line = install.splitlines()
+    assert packages == "apt-get install -y bubblewrap"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    line = line.replace("/opt/breakglass", f"{tmp_path}/venv").replace("/usr/src/breakglass", str(ROOT))
+    source = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(claude_wheel()), "PIP_NO_CACHE_DIR": "1"}
+    subprocess.run(line.split(), check=True, env=os.environ | source, stdout=subprocess.DEVNULL)
+    [site] = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PATH", "/nowhere")
+    settings = ChatSettings("/nowhere", ModelApi("ANTHROPIC_API_KEY", "none"))
+    program = find_program(settings)
+    assert program == str(site / "claude_agent_sdk/_bundled/claude")
+    assert find_program(replace(settings, command="other")) == "/nonexistent/other"
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{TESTED} ")
+    text = (ROOT / "docs/install.md").read_text("utf-8")
+    assert f"`npm install -g @anthropic-ai/claude-code@{TESTED}`" in text
