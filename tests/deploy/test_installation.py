@@ -37,6 +37,7 @@ CLIENT = {
     "BREAKGLASS_SECRET_FILE": "/etc/breakglass/anna.signing-key",
     "SSL_CERT_FILE": f"{LETSENCRYPT}/fullchain.pem",
 }
+CONFIG = {"BREAKGLASS_CONFIG": "/etc/breakglass/breakglass.toml"}
 BESIDE = re.compile(  # what a machine changes by itself, and what was there for the test
     rf"/etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-?|/etc/\.pwd\.lock|/var/log/.*|{WHEELS}.*|/root/\.\w.*|/root"
     r"|/var/cache/ldconfig.*|/usr/(?:lib|share)/.*/__pycache__.*|/etc/systemd/system/[\w.-]+\.wants|/run.*|/var/lib/nginx.*|/usr/src"
@@ -308,9 +309,9 @@ def test_the_runbooks_lines_for_a_host(installed: Installation) -> None:
     assert "state started" in host.path("/etc/pve/ha/resources.cfg").read_text()
     host.run("rm -r /etc/pve/ha")
     [add, allow, connections] = commands("docs/admin.md", "Adding a VM")
-    assert f"breakglass-pve {allow.split(maxsplit=1)[1].strip()}" in handler.run(add).stdout
+    assert f"breakglass-pve {allow.split(maxsplit=1)[1].strip()}" in handler.run(add, env=CONFIG).stdout
     assert "serves VM 102-103 now" in host.run(allow).stdout
-    handler.run("breakglass vm remove mail --yes --force --unit breakglass")
+    handler.run("breakglass vm remove mail --yes --force --unit breakglass", env=CONFIG)
     assert "sshd" in host.run(connections).stdout
     [connections] = commands("docs/admin.md", "Changing keys")
     assert "sshd" in host.run(connections).stdout

@@ -80,7 +80,7 @@ def find_config(arguments: argparse.Namespace) -> Path:
     """Return the configuration's path. Raises CommandError if there is none."""
     path = config_path() if arguments.config is None else Path(arguments.config)
     if not os.path.lexists(path):
-        hint = "name it with --config or BREAKGLASS_CONFIG; keys new NAME --print prints a caller's file"
+        hint = "name it: export BREAKGLASS_CONFIG=/etc/breakglass/breakglass.toml"
         raise CommandError(f"there is no configuration {path}", hint)
     use_unit_credentials()
     return path
