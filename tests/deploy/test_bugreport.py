@@ -38,6 +38,8 @@ allow = ["status"]
 [callers.pasted]
 secret_file = "{WORD}-no-path"
 allow = ["status"]
+[callers."whsec_name{WORD}"]
+allow = ["status"]
 [hosts.pve1]
 ssh = "breakglass@192.0.2.10"
 host_key = "any"
