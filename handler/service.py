@@ -122,7 +122,8 @@ class Service:
                 self.hosts[name].start(len(config.hosts))
         for connection in (*self.hosts.values(), *self._before.values(), *replaced.values()):
             here = (vm for vm in config.vms.values() if vm.may_run_at(connection.host))
-            connection.vmids = {vm.vmid: vm.last_words for vm in here}
+            # of two entries for one number, the one with Proxmox's name counts
+            connection.vms = {vm.vmid: vm for vm in sorted(here, key=lambda vm: vm.proxmox_name)}
         for name, last in replaced.items():
             self._retire(name, last)
 

@@ -25,7 +25,8 @@ _LINE = re.compile(
     rf"(?: proves=(?P<proves>{'|'.join(PROVES)}))?"
     r"(?: note=(?P<note>[A-Za-z0-9_-]{1,10923}))?"
     r"(?P<detach> detach)?"
-    r"(?P<no_last_words> no-last-words)?",
+    r"(?P<no_last_words> no-last-words)?"
+    r"(?: name=(?P<name>[A-Za-z0-9.-]{1,253}))?",
     re.ASCII,
 )
 
@@ -40,7 +41,7 @@ class Request:
 
     `anyway`: the code of the one refusal that a person overrides. `proves`: the check that proves by this request that
     a rescue works, `drill` or `doctor`. `why`: the decoded note, data for the record. `no_last_words`: the guest's
-    kernel log must not be read.
+    kernel log must not be read. `name`: the name that the VM must have on Proxmox; empty if any name will do.
     """
 
     verb: str
@@ -55,6 +56,7 @@ class Request:
     why: str = ""
     detach: bool = False
     no_last_words: bool = False
+    name: str = ""
 
     @property
     def has_caller_fields(self) -> bool:
@@ -77,7 +79,7 @@ def parse_line(line: str) -> Request:
     for value in filter(None, (word["anyway"], word["proves"])):
         if word["verb"] not in GOES_WITH[value] or (word["proves"] and not word["by"]):
             raise Malformed(f"{value} goes with {' and '.join(GOES_WITH[value])}, and proves= with by=")
-    texts = {name: word[name] for name in ("verb", "id", "by", "if_state", "if_last", "anyway", "proves")}
+    texts = {name: word[name] for name in ("verb", "id", "by", "if_state", "if_last", "anyway", "proves", "name")}
     vm, why = int(word["vm"]) if word["vm"] else None, _decode(word["note"])
     asks_not = bool(word["no_last_words"])
     return Request(**texts, vm=vm, fresh=fresh, why=why, detach=bool(word["detach"]), no_last_words=asks_not)

@@ -68,7 +68,7 @@ def _claim(job: Job) -> Lock | None:
 
 def _finish(job: Job, request: Request, lock: Lock) -> None:
     try:
-        result = forensics(job) if request.verb == "forensics" else _run_verb(job, request, lock)
+        result = forensics(job, request.name) if request.verb == "forensics" else _run_verb(job, request, lock)
     except Ended as ended:
         if ended.exit_code != BUSY:  # fifty busy answers must not fill /run
             job.say(ended.verdict.sentence, "stderr")
@@ -88,9 +88,9 @@ def _complete(job: Job, result: Result) -> Result:
         if state == "unknown":
             state = ask_or_none(lambda: vm_state(observe(job.host)), QMP_SECONDS + PROC_SECONDS + 1) or state
         warnings = [*warnings, *filter(None, [describe_archive_trouble(job.store)])]
-    return replace(
-        result, state=state, last=job.store.last, stage=job.stage, screen=job.screen, warnings=tuple(warnings)
-    )
+    extra = {**result.extra, "proxmox_name": job.proxmox_name}
+    now = replace(result, last=job.store.last, stage=job.stage, screen=job.screen, extra=extra)
+    return replace(now, state=state, warnings=tuple(warnings))
 
 
 def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
@@ -102,10 +102,12 @@ def _run_verb(job: Job, request: Request, lock: Lock) -> Result:
             raise _describe_busy(job, holder)
         time.sleep(0.02)
     job.anyway = request.anyway
+    view = cluster_view(job.host)
     if request.verb in ("start", "cycle"):
-        job.allow_start(cluster_view(job.host).config_text)
+        job.allow_start(view.config_text)
     job.enter("preflight")
     refuse_old_id(job)
+    job.check_name(view.name, request.name)
     facts = observe(job.host)
     if has_process(facts) is False:
         refuse_absent(job)

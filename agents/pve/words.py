@@ -111,6 +111,7 @@ PLACE_UNKNOWN = "place-unknown"  # no QEMU of the VM is here, and /etc/pve does 
 
 CONTAINER = "container"  # the verdict on a number that belongs to a container
 CONTAINER_SENTENCE = "this number belongs to a container, and Breakglass serves VMs only: use pct on its node"
+WRONG_NAME = 'VM {} is "{}" on Proxmox and not "{}": another VM has this number now'  # the sentence of wrong-vm
 
 CLAIM_SECONDS = 5.0  # the time within which a started job must have claimed its id
 LATE_SECONDS = 20.0  # how long a line may wait to be read; a handler gives up after 25 s (patience.py)

@@ -1,17 +1,21 @@
-"""The short reason for each verdict of a host, and the command that fixes the problem. Pure.
+"""The short reason for each verdict of a host, the command that fixes the problem, and the VM's name there. Pure.
 
 A host sends a fix as a code with a number or the name of a storage, and the command is built here, because text from a
 compromised host must never become a command that a person copies into root's shell.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from .text import plain_line
+from ..agents.pve.words import WRONG_NAME
+from .text import plain_line, shown
 
 _WHY_CHARS = 110
+# the names that Proxmox allows for a VM, which may also have none
+PROXMOX_NAME = re.compile("(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)?")
 _MOST_PID = 2**22
-_OF_STATE = ("state", "last", "holder", "verdict", "heartbeat")
+_OF_STATE = ("state", "last", "holder", "verdict", "heartbeat", "proxmox_name")
+_OF_GUEST = {"heartbeat", "screen_png", "screen_text", "guest"}  # fields of a result that describe a guest
 _STORAGE = re.compile("[A-Za-z][A-Za-z0-9._-]{0,99}")  # the names that Proxmox allows
 COMMANDS = {
     "continue-qemu": "kill -CONT {pid}",
@@ -28,13 +32,14 @@ COMMANDS = {
 }
 
 
-def read_verdicts(result: Mapping[str, object], vmid: int, place: str) -> dict[str, object]:
-    """Return a host's result with the `why` and the `fix` of each of its verdicts as docs/openapi.yaml has them.
+def read_verdicts(result: Mapping[str, object], vmid: int, place: str, wanted: str = "") -> dict[str, object]:
+    """Return a host's result with the VM's name, and the `why` and `fix` of each verdict as docs/openapi.yaml has them.
 
     Args:
         result: the result as the host sent it. It has a verdict and may have jobs with verdicts.
         vmid: the number of the requested VM, which the host does not choose.
         place: the name of the host that answered.
+        wanted: the name that the VM must have on Proxmox, if any.
     """
     found = _read_own(result, vmid, place)
     jobs, job = found.get("jobs"), found.get("whole_job")
@@ -42,13 +47,36 @@ def read_verdicts(result: Mapping[str, object], vmid: int, place: str) -> dict[s
         found["jobs"] = [_read_own(each, vmid, place) if isinstance(each, dict) else each for each in jobs]
     if isinstance(job, dict):
         found["whole_job"] = _read_own(job, vmid, place)
-    return found
+    return _check_name(found, vmid, wanted)
 
 
-def read_states(result: Mapping[str, object], names: Mapping[int, Sequence[str]], place: str) -> object:
+def _check_name(result: Mapping[str, object], vmid: int, wanted: str) -> dict[str, object]:
+    """Return a host's result with the VM's name as docs/openapi.yaml has it: None if the host did not tell a valid one.
+
+    If another name is wanted, a result that describes the VM becomes the verdict `wrong-vm`. A power verb needs no
+    change here, because the host agent has refused it. If the name is not known, a warning says that it was not
+    compared.
+    """
+    told = result.get("proxmox_name")
+    found = {**result, "proxmox_name": told if isinstance(told, str) and PROXMOX_NAME.fullmatch(told) else None}
+    if wanted in ("", told):
+        return found
+    if not isinstance(told, str) and result.get("outcome") in ("done", "failed"):
+        known = warnings if isinstance(warnings := result.get("warnings"), list) else []
+        said = f'the host did not tell the name of VM {vmid} on Proxmox, so it was not compared with "{wanted}"'
+        return {**found, "warnings": [*known, said]}
+    if not isinstance(told, str) or not (isinstance(result.get("verdict"), dict) or "screen_png" in result):
+        return found
+    sentence = WRONG_NAME.format(vmid, shown(told), wanted)
+    verdict = {"code": "wrong-vm", "sentence": sentence, "advice": "", "evidence": []}
+    return {**found, "verdict": verdict, "state": "unknown", **dict.fromkeys(_OF_GUEST & found.keys())}
+
+
+def read_states(result: Mapping[str, object], names: Mapping[int, Mapping[str, str]], place: str) -> object:
     """Return the states that a host told of these VMs, each with its VM's name; None if the host told none.
 
-    `names` has the names by number. A host that repeats a number is not believed twice.
+    `names` has by number each VM's name and the name that it must have on Proxmox, if any. A host that repeats a number
+    is not believed twice.
     """
     states, left = result.get("states"), dict(names)
     if not isinstance(states, list):
@@ -56,8 +84,9 @@ def read_states(result: Mapping[str, object], names: Mapping[int, Sequence[str]]
     found: list[dict[str, object]] = []
     for state in (each for each in states if isinstance(each, dict) and type(each.get("vm")) is int):
         own = _read_own(state, state["vm"], place)
-        fields = {name: own.get(name) for name in _OF_STATE}
-        found += [{"vm": name, **fields} for name in left.pop(state["vm"], ())]
+        for name, wanted in left.pop(state["vm"], {}).items():
+            told = _check_name(own, state["vm"], wanted)
+            found.append({"vm": name, **{field: told.get(field) for field in _OF_STATE}})
     return found
 
 

@@ -230,6 +230,7 @@ def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
     """Return one line with the VM's state, if the answer has it, and the outcome of the verb."""
     is_look = (result["verb"], outcome) == ("status", "done")
     facts = ["status" if is_look else f"{result['verb']} {outcome}", f"id {result['id']}"]
+    facts += [f"on Proxmox {name}"] if (name := result.get("proxmox_name")) not in (None, "", result["vm"]) else []
     first, *more = [state, *facts] if is_look or state != "unknown" else facts
     return f"{result['vm'] or 'no VM'}: {first} ({', '.join(more)})"
 

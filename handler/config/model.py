@@ -80,6 +80,7 @@ class Vm:
     drill: bool = False  # whether a drill may power-cycle the VM
     hosts_off: tuple[str, ...] = ()  # the VM's hosts that an error in the configuration has disabled
     guest_key: str = field(default="", repr=False)
+    proxmox_name: str = ""  # the name that the VM must have on Proxmox; if empty, any name will do
     last_words: bool = True  # if this is false, the handler asks the hosts not to read the guest's kernel log
 
     @property

@@ -6,6 +6,7 @@ An error in an entry disables that VM, and so does a disabled first host. Only c
 
 from collections.abc import Iterable, Mapping
 
+from ..base.cures import PROXMOX_NAME
 from .addresses import Lines, read_address, read_host_keys
 from .hosts import private_key
 from .model import Address, Host, Vm, is_guest_command, is_vm_name
@@ -22,12 +23,16 @@ def read_vm(name: str, entry: Entry, hosts: Mapping[str, Host], hosts_off: Itera
     vmid = _vmid(entry)
     guest, guest_keys, guest_cas, guest_key = _guest(entry.part(), name, places)
     by_hand, drill = entry.get_strs("by_hand"), entry.get_flag("drill")
+    if not PROXMOX_NAME.fullmatch(proxmox_name := entry.get_str("name")):
+        entry.problem("name", f"is no name of a VM on Proxmox: {quoted(proxmox_name)}", "write what qm list shows")
     last_words = entry.get_flag("last_words", default=True)
     entry.report_unknown()
     if entry.is_faulty or vmid is None or not places:
         return None
     off = tuple(name for name in entry.get_strs("hosts") if name in hosts_off)
-    return Vm(name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off, guest_key, last_words)
+    return Vm(
+        name, vmid, places, by_hand, guest, guest_keys, guest_cas, drill, off, guest_key, proxmox_name, last_words
+    )
 
 
 def _hosts(entry: Entry, hosts: Mapping[str, Host], hosts_off: set[str]) -> tuple[Host, ...]:

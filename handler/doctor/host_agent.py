@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..agents.pve.words import VERSION
+from ..agents.pve.words import VERSION, WRONG_NAME
 from ..base.findings import ERROR, WARNING, Finding, error, ok, warning
 from ..base.text import shown
 from ..config.model import Host, Vm, kill_by_hand
@@ -66,12 +66,15 @@ def judge_served(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[tu
 
 
 def judge_wish(host: Host, agent: Handshake, vms: Sequence[Vm]) -> Iterator[Finding]:
-    """Warn of each VM whose guest's kernel log the host reads, because its host agent is too old to be asked not to."""
-    for vm in [] if agent.no_last_words else vms:
-        if not vm.last_words:
-            what = f"the host agent on {host.name} is too old to be asked not to read the guest's kernel log"
-            fix = f"breakglass host upgrade {host.name}"
-            yield warning(f"VM {vm.name}", "last-words-read", f"{what}, so it reads that log", fix)
+    """Warn of each VM with a setting that the host does not follow, because its host agent is too old."""
+    old, fix = f"the host agent on {host.name} is too old to", f"breakglass host upgrade {host.name}"
+    for vm in vms:
+        if not (vm.last_words or agent.no_last_words):
+            what = f"{old} be asked not to read the guest's kernel log, so it reads that log"
+            yield warning(f"VM {vm.name}", "last-words-read", what, fix)
+        if vm.proxmox_name and not agent.names:
+            what = f"{old} compare the VM's name, so verbs act on a VM of any name"
+            yield warning(f"VM {vm.name}", "name-not-compared", what, fix)
 
 
 def judge_clock(host: Host, its_time: object, sent: float, received: float) -> Finding | None:
@@ -99,6 +102,16 @@ def pass_on(place: str, code: str, answer: object) -> Iterator[Finding]:
         yield Finding(level, place, code, printable(sentence), printable(hint) or f"breakglass-pve check, at {place}")
     if good:
         yield ok(place, code, f"breakglass-pve check finds {good} things in order there")
+
+
+def judge_name(vm: Vm, told: object) -> Iterator[Finding]:
+    """Judge the VM's name on Proxmox, which is wrong if the VM's number was given to another VM."""
+    place, wanted = f"VM {vm.name}", vm.proxmox_name
+    if isinstance(told, str) and wanted not in ("", told):
+        fix = f"find the VM with qm list, correct vms.{vm.name}.vmid or vms.{vm.name}.name, and reload"
+        yield error(place, "wrong-vm", WRONG_NAME.format(vm.vmid, shown(told), wanted), fix)
+    elif isinstance(told, str) and told:
+        yield ok(place, "vm-name", f'VM {vm.vmid} "{shown(told)}" is configured there')
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from ..proxmox.handshake import Handshake, read_handshake
 from ..proxmox.link import Link
 from ..proxmox.outcome import Message
 from ..proxmox.wire import CHECK_LINE, PING_LINE, line_of
-from .host_agent import VmFindings, pass_on, read_place
+from .host_agent import VmFindings, judge_name, pass_on, read_place
 from .key_rights import NO_CHANNEL, check_there
 from .login import FAILURES, SshConnection
 
@@ -87,6 +87,8 @@ async def _check(session: AgentSession, host: Host, found: list[Finding], vm: Vm
         found.append(error(place, "check-silent", f"the host's {its} gave no answer: {failure}", fix))
         return
     found += pass_on(place, code, result.get("findings"))
+    if vm is not None:
+        found += judge_name(vm, result.get("proxmox_name"))
 
 
 async def _look_at_vm(session: AgentSession, host: Host, vm: Vm, said: VmFindings, at_once: asyncio.Semaphore) -> None:

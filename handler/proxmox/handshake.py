@@ -12,7 +12,7 @@ from ..base.errors import Unreached
 from ..base.findings import fix_of
 from ..base.proven import Proven, read_proven
 from ..base.text import shown
-from ..config.model import Host
+from ..config.model import Host, Vm
 
 _NONE = VmList(())
 
@@ -29,6 +29,7 @@ class Handshake:
     read_only: bool = False
     proven: Proven | None = None
     no_last_words: bool = False  # the host agent knows this word
+    names: bool = False  # the host agent knows `name=`
     # the cluster's name; empty if the node is in no cluster, None if the host agent could not tell
     cluster: str | None = None
 
@@ -42,9 +43,10 @@ class Handshake:
             return "read-only-key"
         return "not-allowed" if vmid is not None and vmid not in self.vms else ""
 
-    def without_last_words(self, line: str) -> str:
-        """Return a line that asks not to read the guest's kernel log, where the host agent knows the word for that."""
-        return f"{line} no-last-words" if self.no_last_words else line
+    def fit(self, line: str, vm: Vm) -> str:
+        """Return a line with the words for a VM's `last_words` and `name`, if the host agent knows them."""
+        asks_not = " no-last-words" if self.no_last_words and not vm.last_words else ""
+        return f"{line}{asks_not}" + (f" name={vm.proxmox_name}" if self.names and vm.proxmox_name else "")
 
     def check_node(self, host: Host) -> None:
         """Raise Unreached unless this is the configured node. On another node, a number is a different VM.
@@ -64,7 +66,7 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
     except ValueError:
         vms = _NONE
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
-    read_only, asks_not = (result.get(name) is True for name in ("read_only", "no_last_words"))
+    read_only, asks_not, names = (result.get(name) is True for name in ("read_only", "no_last_words", "names"))
     proven, cluster = read_proven(result.get("proven")), result.get("cluster")
     cluster = cluster if isinstance(cluster, str) else None
-    return Handshake(True, version, bundle, node, vms, read_only, proven, asks_not, cluster)
+    return Handshake(True, version, bundle, node, vms, read_only, proven, asks_not, names, cluster)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from ..base.errors import Lost, Unreached
-from ..config.model import Host
+from ..config.model import Host, Vm
 from .channel import CLOSED
 from .keeping import KeptLink
 from .link import Link
@@ -34,8 +34,8 @@ class HostConnection(KeptLink):
         self.retry_seconds = RETRY_SECONDS
         self._reads: dict[str, asyncio.Task[list[Message]]] = {}
         self._tracked: set[asyncio.Task[Any]] = set()
-        # the VMs of this host in the current configuration, each with its `last_words`; None means any VM
-        self.vmids: Mapping[int, bool] | None = None
+        # the VMs of this host in the current configuration, by number; None means any VM
+        self.vms: Mapping[int, Vm] | None = None
 
     # --- asking ---
 
@@ -68,12 +68,11 @@ class HostConnection(KeptLink):
         while True:
             try:
                 link = await self._ready(ping_first)
-                # Whether to ask the host not to read the guest's kernel log.
-                asks_not = self.vmids is not None and self.vmids.get(vmid_in(line)) is False
-                await link.prepare(until_heard=asks_not and line.startswith("forensics"))
+                vm = self.vms.get(vmid_in(line)) if self.vms is not None else None
+                await link.prepare(until_heard=vm is not None and bool(vm.proxmox_name or not vm.last_words))
                 self._check_place(line)  # the last check, because a reload may come during the waits above
                 replay.begin()
-                async for message in link.ask(link.handshake.without_last_words(line) if asks_not else line):
+                async for message in link.ask(link.handshake.fit(line, vm) if vm else line):
                     if replay.is_new(message):
                         yield message
                 if ping_first:  # the verb may change the VM's state, so no later read may share an earlier answer
@@ -95,7 +94,7 @@ class HostConnection(KeptLink):
 
     def _check_place(self, line: str) -> None:
         """Raise Unreached if a reload has moved or removed the VM since the request began."""
-        if self.vmids is not None and vmid_in(line) not in self.vmids:
+        if self.vms is not None and vmid_in(line) not in self.vms:
             reason = f"a reload has taken VM {vmid_in(line)} off {self.host.name}"
             raise Unreached(MOVED, reason, "see /health for the configured VMs")
 

@@ -65,7 +65,7 @@ def answer_from_trailer(
     }
     for name in ("state", "last", "stage", "seconds", "screen", "attached", "started", "chain", "heartbeat", "seen"):
         body[name] = trailer.get(name, body[name])
-    body["holder"] = trailer.get("holder")
+    body |= {"holder": trailer.get("holder"), "proxmox_name": trailer.get("proxmox_name")}
     body["proven"] = read_proven(trailer.get("proven"))
     body["deadline"] = _deadline(request, trailer)
     body["anyway"] = _anyway(request, trailer)
@@ -114,7 +114,7 @@ def _fields(verb: str, vm: str, msg_id: str, caller: str) -> dict[str, object]:
     empty = dict.fromkeys(("stage", "stdout", "stderr"), "")
     times = {"started": None, "seconds": 0.0, "deadline": None, "heartbeat": None}
     unsaid = dict.fromkeys(("reached", "exit_code", "last", "verdict", "holder", "anyway", "chain", "proven", "seen"))
-    return {**known, **flags, **times, **empty, **unsaid, "by_hand": [], "warnings": []}
+    return {**known, **flags, **times, **empty, **unsaid, "proxmox_name": None, "by_hand": [], "warnings": []}
 
 
 def _with_outcome(body: dict[str, object], outcome: str) -> Answer:

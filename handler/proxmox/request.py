@@ -1,6 +1,6 @@
 """A request for a verb, from a known caller for a configured VM, and the ids that were sent. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 
@@ -37,7 +37,8 @@ class VerbRequest(VerbFields):
     caller: Caller
     received: float  # Unix time
     place: Host | None = None  # the host that the request was sent to; None before that
-    seen: Mapping[int, Sequence[str]] = field(default_factory=dict)  # of `states`: the VMs that may be shown
+    # of `states`: the VMs that may be shown, by number: each VM's name here and the wanted one on Proxmox
+    seen: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def host(self) -> Host:

@@ -80,14 +80,14 @@ class Run:
         return found
 
     async def _ask_host(self, found: Destination) -> Answer:
-        host, line = found.host, verb_line(self._request)
+        host, line, vm = found.host, verb_line(self._request), self._request.vm
         if self._request.rules.is_job:
             async for message in host.run(line):
                 self._add(message)
         else:
             for message in await host.read(line):
                 self._add(message)
-        trailer = read_verdicts(self._messages.pop(), self._request.vm.vmid, host.host.name)
+        trailer = read_verdicts(self._messages.pop(), vm.vmid, host.host.name, vm.proxmox_name)
         trailer = await self._prove_stop(found, trailer)
         stdout, stderr = self._output("stdout"), self._output("stderr")
         answer = answer_from_trailer(self._request, trailer, stdout, stderr, host.warnings)

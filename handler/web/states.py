@@ -10,8 +10,8 @@ from ..proxmox.request import VerbRequest
 def ask_about_host(request: VerbRequest, name: str, config: Config) -> VerbRequest:
     """Return the request as one about the host of that name, whichever other hosts its VM may run on."""
     [host] = [host for host in request.vm.hosts if host.name == name]
-    seen: dict[int, list[str]] = defaultdict(list)
+    seen: dict[int, dict[str, str]] = defaultdict(dict)
     for vm in config.vms.values():
         if vm.may_run_at(host) and request.caller.refusal("status", vm.name, request.received) is None:
-            seen[vm.vmid].append(vm.name)
-    return replace(request, vm=replace(request.vm, hosts=(host,), hosts_off=()), seen=seen)
+            seen[vm.vmid][vm.name] = vm.proxmox_name
+    return replace(request, vm=replace(request.vm, hosts=(host,), hosts_off=(), proxmox_name=""), seen=seen)

@@ -35,6 +35,7 @@ export const VERDICTS = {
 	"other-node": { words: "On another node", tone: "warn", icon: "unknown" },
 	"stale-copy": { words: "On two nodes", tone: "bad", icon: "hung" },
 	container: { words: "It is a container", tone: "warn", icon: "unknown" },
+	"wrong-vm": { words: "It is another VM", tone: "bad", icon: "unknown" },
 	"ha-stuck": { words: "Off: HA holds it", tone: "bad", icon: "hung" },
 	leftover: { words: "Off: process left", tone: "bad", icon: "stopped" },
 	"pmxcfs-hung": { words: "Cluster files hang", tone: "bad", icon: "hung" },

@@ -177,7 +177,8 @@ UNKNOWN = {
     *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
     "sessions-nearly-full",
     # what the host says when doctor asks it
-    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "stale-copy", "last-words-read"),
+    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "wrong-vm", "stale-copy"),
+    *("last-words-read", "name-not-compared"),
     # where there is no handler, or another one
     *("no-chat", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }

@@ -236,11 +236,11 @@ def agent(code: str = "", /, **constants: object) -> Seed:
     return lambda setup: setup.host.set_agent(agent_program(code, **constants))
 
 
-def asked_not(seed: Seed) -> Seed:
-    """Have the configuration ask, too, that no guest's kernel log is read."""
+def setting(seed: Seed, **more: object) -> Seed:
+    """Give the VM more settings, too."""
 
     def both(setup: HostSetup) -> None:
-        setup.config["vms"]["devvm"]["last_words"] = False
+        setup.config["vms"]["devvm"].update(more)
         seed(setup)
 
     return both
@@ -311,7 +311,9 @@ AGENTS = [
     ("agent is older", agent(VERSION=f"{VERSION}rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
     ("agent of a version that does not fit", agent(VERSION="0.2.0"), "agent-too-old", UPGRADE),
-    ("agent can't be asked not to read a log", asked_not(agent(OLDER)), "last-words-read", UPGRADE),
+    ("agent can't be asked not to read a log", setting(agent(OLDER), last_words=False), "last-words-read", UPGRADE),
+    ("agent can't compare names", setting(agent(OLDER), name="devvm"), "name-not-compared", UPGRADE),
+    ("another VM has the number", setting(lambda _: None, name="customer-db"), "wrong-vm", "qm list"),
     ("clock ahead", agent(CLOCK.format(seconds=300)), "clock-differs", "timedatectl"),
     ("clock behind", agent(CLOCK.format(seconds=-300)), "clock-differs", "chrony"),
     ("account with another shell", account("/bin/sh", "/bin/bash"), "host-check", "usermod --shell /bin/sh breakglass"),
@@ -469,7 +471,7 @@ WARNINGS = """
 host key any; agent of another build; agent is older; agent can't be asked not to read a log;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
-archive hung; broken chain
+archive hung; broken chain; agent can't compare names
 """
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]

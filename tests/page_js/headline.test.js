@@ -32,7 +32,7 @@ const TONE_OF = {
 	warn: ["qemu-paused", "paused-locked", "in-transit", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped", "stopped-locked", "other-node", "container"],
 	bad: [
 		"guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "backup-starves", "disk-frozen", "storage-hung", "qemu-wedged", "qemu-io-error", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "ha-stuck",
-		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy",
+		"leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead", "no-quorum", "no-config", "stale-copy", "wrong-vm",
 	],
 };
 
@@ -74,7 +74,7 @@ test("a code that this page does not know warns, in its own words", () => {
 const VERDICTS = JSON.parse(readFileSync(new URL("verdicts.json", import.meta.url), "utf8"));
 
 test("the page says what the host says, in each variant of each verdict", () => {
-	assert.deepEqual(new Set(VERDICTS.map(({ code }) => code)), new Set(VERDICT_CODES.filter((code) => code !== "container")));
+	assert.deepEqual(new Set(VERDICTS.map(({ code }) => code)), new Set(VERDICT_CODES.filter((code) => !["container", "wrong-vm"].includes(code))));
 	for (const { state, ...verdict } of VERDICTS) {
 		const host = verdict.why || verdict.sentence;
 		const fix = verdict.fix && { code: verdict.fix.code, place: "pve1", command: `the command of ${verdict.fix.code}` };

@@ -14,7 +14,7 @@ export const VERDICT_CODES = [
 	"healthy", "qemu-running", "guest-silent", "guest-alive", "guest-hung", "heartbeat-lost", "guest-starved", "guest-frozen", "backup-starves", "disk-frozen", "storage-hung",
 	"qemu-wedged", "qemu-io-error", "qemu-paused",
 	"paused-locked", "in-transit", "qemu-internal-error", "qemu-guest-panicked", "qemu-watchdog", "qemu-shutdown", "qemu-suspended", "qemu-debug", "qemu-stopped",
-	"stopped-locked", "other-node", "stale-copy", "place-unknown", "container", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",
+	"stopped-locked", "other-node", "stale-copy", "place-unknown", "container", "wrong-vm", "ha-stuck", "leftover", "pmxcfs-hung", "pmxcfs-not-mounted", "pmxcfs-dead",
 	"no-quorum", "no-config", "not-determined",
 ];
 export const RUN_STATES = [

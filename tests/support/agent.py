@@ -64,13 +64,15 @@ replace(bundle_hash=lambda: {digest!r}, **constants)
 # ---- that is all of it
 sys.exit(main.main())
 """
-# For write_agent and agent_program: the host agent does not know the word with which it is asked not to read a log.
+# For write_agent and agent_program: the host agent knows neither `no-last-words` nor `name=`.
 OLDER = """
 import re
-replace(_LINE=re.compile(find("_LINE").pattern.replace(" no-last-words", "(?!)"), re.ASCII))
+pattern = find("_LINE").pattern.replace(" no-last-words", "(?!)").replace(" name=", "(?!)")
+replace(_LINE=re.compile(pattern, re.ASCII))
 ping = find("_ping")
 def older_ping(*given):
-    return ({name: value for name, value in each.items() if name != "no_last_words"} for each in ping(*given))
+    known = ("no_last_words", "names")
+    return ({name: value for name, value in each.items() if name not in known} for each in ping(*given))
 replace(_ping=older_ping)
 """
 _PARTS = re.compile(r"(?s)\nconstants = ([^\n]*)\n.*\n# ---- what a test adds\n(.*)\n# ---- that is all of it\n")

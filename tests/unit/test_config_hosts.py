@@ -263,6 +263,7 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
     "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
     "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
+    "a name with a space": ("vmid = 102", 'vmid = 102\nname = "dev vm"', "vms.devvm.name"),
     "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
 } | {
     f"a host named {name}": ("[hosts.pve1]", f'[hosts."{name}"]', f"hosts.{name}")

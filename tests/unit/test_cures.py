@@ -58,6 +58,20 @@ def test_a_why_is_one_short_line(why: object, shown: str) -> None:
     assert read(why=why)["why"] == shown
 
 
+@each_row(
+    ("told", "named"),
+    [
+        *((name, name) for name in ("devvm", "a", "DB.example.org", "x" * 253, "")),
+        *((name, None) for name in (None, 5, ["a"], "a b", "<b>", "-a", "a-", "a\n", "a\u202e", "é", "x" * 254)),
+    ],
+)
+def test_a_name_is_one_that_proxmox_allows(told: object, named: object) -> None:
+    """Any other text of a host is no name. If another name is wanted, it is another VM all the same."""
+    assert read_verdicts({"proxmox_name": told}, 102, "pve1")["proxmox_name"] == named
+    seen: Any = read_verdicts({"proxmox_name": told, "verdict": {}, "outcome": "done"}, 102, "pve1", "other")
+    assert seen.get("warnings") if not isinstance(told, str) else seen["verdict"]["code"] == "wrong-vm"
+
+
 def test_each_job_of_a_history_is_read_the_same() -> None:
     """The jobs' verdicts in a history are read in the same way. A value that is not an object is left unchanged."""
     job = {"id": "msg_1", "verdict": {"fix": {"code": "unlock", "command": "reboot"}}}

@@ -1,8 +1,10 @@
 """The findings of doctor about a VM that may run on several hosts. Only the host that has the VM is judged."""
 
+from dataclasses import replace
+
 from breakglass.base.findings import error, ok
 from breakglass.config.model import Address, Host, Vm
-from breakglass.doctor.host_agent import VmFindings, VmPlace, find_owner, judge_vm, read_place
+from breakglass.doctor.host_agent import VmFindings, VmPlace, find_owner, judge_name, judge_vm, read_place
 
 from ..support.rows import each_row
 
@@ -47,6 +49,24 @@ def test_the_host_that_has_the_vm_is_judged(said: dict[str, VmFindings], owner: 
     """It is no fault if the VM is not on one of its hosts, and errors about the VM there are not reported."""
     assert find_owner(VM, said) == owner
     assert [f"{found.level} {found.code}" for found in judge_vm(VM, said, NODES)] == codes
+
+
+@each_row(
+    ("wanted", "told", "codes"),
+    [
+        ("", "customer-db", ["ok vm-name"]),
+        ("devvm", "devvm", ["ok vm-name"]),
+        ("devvm", "customer-db", ["error wrong-vm"]),
+        ("devvm", "", ["error wrong-vm"]),
+        ("devvm", None, []),
+        ("", "", []),
+    ],
+)
+def test_another_name_is_another_vm(wanted: str, told: object, codes: list[str]) -> None:
+    """Without `name`, the finding has the name, so that a person can compare it."""
+    found = list(judge_name(replace(VM, proxmox_name=wanted), told))
+    assert [f"{each.level} {each.code}" for each in found] == codes
+    assert all("customer-db" in each.sentence for each in found if told == "customer-db")
 
 
 def test_what_is_wrong_with_a_key_is_said_of_each_host() -> None:

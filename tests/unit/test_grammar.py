@@ -57,6 +57,7 @@ def spelled(request: Request) -> str:
         request.why and f"note={note(request.why)}",
         request.detach and "detach",
         request.no_last_words and "no-last-words",
+        request.name and f"name={request.name}",
     ]
     return " ".join(word for word in words if word)
 
@@ -76,12 +77,12 @@ def test_a_bare_verb_is_a_request(verb: str) -> None:
 def test_every_word_in_its_order(verb: str) -> None:
     """A line with every word of the grammar is understood, and spells the same again."""
     line = f"{verb} vm=102 id={ID} by=op@x._-1 if=io-error last={ID} fresh=600{{}}"
-    line += f" note={note('hung ☎')} detach no-last-words"
+    line += f" note={note('hung ☎')} detach no-last-words name=dev.vm-2"
     anyway = {"reset": "storage-hung", "cycle": "would-not-start"}.get(verb, "")
     proves = {"cycle": "drill", "status": "doctor"}.get(verb, "")
     line = line.format((f" anyway={anyway}" if anyway else "") + (f" proves={proves}" if proves else ""))
     texts = (ID, "op@x._-1", "io-error", ID, 600, anyway, proves, "hung ☎")
-    assert parse_line(line) == Request(verb, 102, *texts, detach=True, no_last_words=True)
+    assert parse_line(line) == Request(verb, 102, *texts, detach=True, no_last_words=True, name="dev.vm-2")
     assert spelled(parse_line(line)) == line
 
 
@@ -98,6 +99,7 @@ def test_every_word_in_its_order(verb: str) -> None:
         "fresh=86400",
         "detach",
         "no-last-words",
+        f"name={'n' * 253}",
         f"note={note(b'n' * NOTE_BYTES)}",
         f"note={note('☎' * (NOTE_BYTES // 3))}",
     ],

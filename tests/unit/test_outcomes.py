@@ -57,7 +57,7 @@ EXITS = {
 FIELDS = (
     *("verb", "vm", "id", "exit_code", "stdout", "stderr", "rejected", "reached", "outcome", "attached", "by"),
     *("started", "deadline", "state", "last", "verdict", "anyway", "stage", "seconds", "screen", "by_hand"),
-    *("holder", "warnings", "chain", "proven", "heartbeat", "seen"),
+    *("holder", "warnings", "chain", "proven", "heartbeat", "seen", "proxmox_name"),
 )
 
 

@@ -74,7 +74,7 @@ class Display:
     def __init__(self, settings: argparse.Namespace, program: str) -> None:
         self.exit_code = 1
         self._program, self._vmid = program, settings.vm
-        self._name = f"VM {settings.vm}: {settings.command}"
+        self._verb = settings.command
         self._is_quiet = not getattr(settings, "full", True)
         self._output = ""
 
@@ -97,7 +97,8 @@ class Display:
     def _show_result(self, result: Message) -> None:
         job = f", id {result['job']}" if result.get("job") else ""
         state = f", state {result['state']}" if result["state"] != "unknown" else ""
-        lines = [f"{self._name} {result['outcome']}{state}{job}"]
+        name = f' "{result["proxmox_name"]}"' if result.get("proxmox_name") else ""
+        lines = [f"VM {self._vmid}{name}: {self._verb} {result['outcome']}{state}{job}"]
         verdict, warnings = result.get("verdict"), result.get("warnings")
         if isinstance(verdict, dict):
             told = [verdict["sentence"], *verdict.get("evidence", ())]

@@ -54,7 +54,8 @@ def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
         return ok(f"VM {vmid} is on node {view.node} now, so verbs on {here} act on the VM only after it moves here")
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
-    return ok(f"VM {vmid} is configured on this node, {here}")
+    name = f' "{view.name}"' if view.name else ""
+    return ok(f"VM {vmid}{name} is configured on this node, {here}")
 
 
 def judge_copy(host: Host, view: Cluster) -> Finding:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 from ..budget import EVIDENCE_SECONDS
 from ..grammar import Request
-from ..host.cluster import node_name
+from ..host.cluster import cluster_view, node_name
 from ..host.paths import Host, boottime, read_json, write_atomic
 from ..host.qmp import QmpError, QmpSilent
 from ..host.vmstate import Facts, describe_sources, observe, read_pid, vm_state
@@ -38,6 +38,7 @@ from .verdict import quick_verdict, verdict_of
 
 REUSE_SECONDS = 60.0
 SCREEN_SECONDS = 4.0
+NAME_SECONDS = 1.0  # for the VM's name, before the capture reads all of /etc/pve
 
 
 def ensure_evidence(job: Job, facts: Facts | None = None) -> Verdict | None:
@@ -216,10 +217,11 @@ def _keep_evidence(job: Job, replies: list[Reply], evidence: Evidence, verdict: 
         job.warnings.append("the host could not keep the evidence")
 
 
-def forensics(job: Job) -> Result:
-    """Run the verb `forensics`: the state first, then a capture and its verdict."""
+def forensics(job: Job, name: str) -> Result:
+    """Run the verb `forensics`: the state first, then a capture and its verdict. `name` is the wanted one, or empty."""
     until = time.monotonic() + EVIDENCE_SECONDS
     job.enter("forensics")
+    job.check_name(cluster_view(job.host, NAME_SECONDS).name, name)
     facts = observe(job.host)
     job.say(f"state: {vm_state(facts)} ({describe_sources(facts)})")
     state, verdict = capture(job, facts, until)

@@ -14,7 +14,7 @@ from operator import getitem
 
 from .bounded import ask_or_none
 from .paths import Host, read_json
-from .vm_config import HA_SERVICES, UNDER_WAY
+from .vm_config import HA_SERVICES, UNDER_WAY, current_options
 from .vmstate import is_here
 
 CLUSTER_SECONDS = 3.0
@@ -35,6 +35,7 @@ class Cluster:
         quorate: the owner's write bit of /etc/pve/local, which PVE's own check_cfs_quorum reads.
         config: the VM's configuration is on this node.
         config_text: the text of that configuration.
+        name: the VM's name, empty if it has none; None if no configuration was found, on whichever node.
         node: the other node that has the configuration.
         container: the number belongs to a container, on whichever node.
         lock: its `lock:` property.
@@ -54,6 +55,7 @@ class Cluster:
     quorate: bool = False
     config: bool = False
     config_text: str = ""
+    name: str | None = None
     node: str = ""
     container: bool = False
     lock: str = ""
@@ -139,6 +141,7 @@ def _read_cluster(host: Host) -> Cluster:
         quorate=quorate,
         config=text is not None,
         config_text=(text or "")[:CONFIG_CHARS],
+        name=None if there is None else current_options(there).get("name", "")[:253],
         node="" if entry.is_container else entry.node,
         container=entry.is_container,
         lock=parse_lock(text or ""),

@@ -14,7 +14,7 @@ from ..host.paths import Host
 from ..host.process import write_process
 from ..host.qm import end_qm
 from ..host.vm_config import start_seconds
-from ..words import DEADLINE, DEADLINES
+from ..words import DEADLINE, DEADLINES, REFUSED, WRONG_NAME
 from .result import Ended, Result, Verdict
 from .store import JobStore, Record
 
@@ -39,6 +39,7 @@ class Job:
         self.reserved = 0.0  # seconds of the deadline that are kept for the stages after this one
         self.chain_before: tuple[int, str, str, dict[str, object]] | None = None  # see chain.py
         self.is_chained = False  # whether the job has begun to act, so that its outcome goes into the chain too
+        self.proxmox_name: str | None = None  # the VM's name, None if it is not known
         self.anyway = ""  # the code of the refusal that a person has lifted
         self.survivors: list[str] = []  # commands of this job that nothing could end, so they may still act
         self._until = time.monotonic() + self.deadline
@@ -65,6 +66,12 @@ class Job:
                 f"{self.record.verb} may take {self.deadline:g} s: Proxmox gives the start of this VM {seconds:g} s "
                 f"({', '.join(why)})"
             )
+
+    def check_name(self, name: str | None, wanted: str) -> None:
+        """Keep the VM's name on Proxmox for the answer. End the job if the name is known and is not the wanted one."""
+        self.proxmox_name = name
+        if wanted and name is not None and name != wanted:
+            raise Ended(REFUSED, Verdict("wrong-vm", WRONG_NAME.format(self.host.vmid, ascii(name)[1:-1], wanted)))
 
     def say(self, text: str, stream: str = "stdout") -> None:
         """Add whole lines to the job's output, 1 MiB in all."""

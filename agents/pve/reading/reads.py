@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..budget import WHERE_SECONDS
 from ..check.answer import answer_check
@@ -106,15 +106,16 @@ def read(key: Key, request: Request, bundle: str) -> Iterator[Message]:
     elif request.verb == "status":
         yield from _status(host, request)
     elif request.verb == "history":
-        yield from _tell_record(*answer_history(host))
+        yield from _tell_record(*_named(host, answer_history(host)))
     elif request.verb == "screen":
-        yield from _tell_record(*answer_screen(host))
+        yield from _tell_record(*_named(host, answer_screen(host)))
     elif request.verb == "states":
         yield from _tell_record(*answer_states(key, lambda host: _judge_facts(host, observe(host), STOPPED_SECONDS)[1]))
     elif request.verb == "where":
         yield from _tell_record(*answer_where(host, request.id))
     elif request.verb == "check":
-        yield from _tell_record(*answer_check(key, request.vm))
+        found = answer_check(key, request.vm)
+        yield from _tell_record(*(_named(host, found) if request.vm else found))
     elif request.verb in ("told", "seen", "opinion"):
         yield from _tell_record(*answer_mark(host, request))
     else:
@@ -136,14 +137,10 @@ def _status(host: Host, request: Request) -> Iterator[Message]:
 def _judge_facts(host: Host, facts: Facts, left: float) -> tuple[Cluster, Result]:
     """Return what /etc/pve says of the VM, in the seconds that are left, and the result of a status."""
     seconds, is_off = min(STOPPED_SECONDS, left), vm_state(facts) == "stopped"
-    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else _see_trouble(host)
-    return view, status_result(host, facts, DONE, view, flock_holders(host) if is_off else [])
-
-
-def _see_trouble(host: Host) -> Cluster:
-    """Return the facts of /etc/pve on a running VM if another node has it or its HA is dead; nothing otherwise."""
-    view = look_at_cluster(host)
-    return view if is_stale_copy(host, view) or find_dead_ha(view) else NOT_ASKED
+    view = NOT_ASKED if seconds <= 0 else cluster_view(host, seconds) if is_off else look_at_cluster(host)
+    tells = is_off or is_stale_copy(host, view) or find_dead_ha(view)  # of a running VM, only trouble counts
+    result = status_result(host, facts, DONE, view if tells else NOT_ASKED, flock_holders(host) if is_off else [])
+    return view, _with_name(result, view)
 
 
 def status_result(
@@ -172,6 +169,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "vms": str(key.vms),
         "read_only": key.read_only,
         "no_last_words": True,  # this host agent knows the word; an older host agent refuses it
+        "names": True,  # this host agent knows `name=`
         "quorum": view.quorate,
         "cluster": view.cluster if view.answers else None,
         "records": _prepare_records(key),
@@ -193,6 +191,15 @@ def _prepare_records(key: Key) -> bool:
         return True
     except OSError:
         return False
+
+
+def _named(host: Host, answer: tuple[str | None, Result]) -> tuple[str | None, Result]:
+    return answer[0], _with_name(answer[1], look_at_cluster(host))
+
+
+def _with_name(result: Result, view: Cluster) -> Result:
+    """Add Proxmox's name of the VM to a result; None if it is not known."""
+    return replace(result, extra={**result.extra, "proxmox_name": view.name})
 
 
 def _tell_record(text: str | None, result: Result) -> Iterator[Message]:

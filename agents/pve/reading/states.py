@@ -60,7 +60,7 @@ def _fields_of(vmid: int, result: Result) -> dict[str, object]:
     short = {**verdict, "evidence": []} if isinstance(verdict, dict) else None
     return {
         "vm": vmid,
-        **{name: fields.get(name) for name in ("state", "last", "holder", "heartbeat")},
+        **{name: fields.get(name) for name in ("state", "last", "holder", "heartbeat", "proxmox_name")},
         "verdict": short,
     }
 
