@@ -139,7 +139,7 @@ const isNewer = ({ seen, watch }, verb, { outcome, last }) => outcome === "done"
 function remember(view, { at, verb, answer, changes }) {
 	const { outcome, reached, state, last, holder, verdict } = answer;
 	const before = view.seen;
-	const next = { ...view, warnings: answer.warnings ?? view.warnings };
+	const next = { ...view, warnings: answer.warnings ?? view.warnings, named: answer.proxmox_name ?? view.named };
 	if (verb === "status" && outcome === "done") next.heartbeat = answer.heartbeat ?? null;
 	next.beats ||= Boolean(next.heartbeat?.at);
 	if (answer.by_hand?.length && !changes) next.byHand = answer.by_hand;

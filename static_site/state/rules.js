@@ -52,6 +52,11 @@ export function fullName(state, name = state.vm) {
 	return vmid ? `${name} (VM ${vmid})` : name || "the VM";
 }
 
+const NAME_CHARS = 40;
+
+/** Returns Proxmox's name of the VM, cut, if it is not the VM's name here. @param {View} view */
+export const otherName = ({ vm, named }) => (named === vm ? "" : named.length > NAME_CHARS ? `${named.slice(0, NAME_CHARS)}…` : named);
+
 /** Returns the code of the trouble with the connection to the VM's host, or an empty text. @param {State} state  @param {View} view */
 export function proxmoxTrouble(state, view) {
 	const { health } = state;

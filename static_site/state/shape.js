@@ -17,7 +17,7 @@
 
 /** What is known of one VM. `open` is the mutating job whose outcome is not known. `acting` and `reading` tell which kind of verb is under way.
  * @typedef {object} View
- * @property {string} vm
+ * @property {string} vm @property {string} named its name on Proxmox, empty if it is not known
  * @property {string} phase @property {string} verb @property {number} since
  * @property {string} sentence @property {string} hint @property {string[]} lines @property {import("../vm/headline.js").Cure[]} cures @property {string} url
  * @property {string} offer @property {Holder|null} holder
@@ -48,7 +48,7 @@
 
 /** @param {string} vm  @param {Partial<View>} kept what this device has stored about the VM  @returns {View} */
 export const newView = (vm, kept = {}) => ({
-	vm, phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], cures: [], url: "", offer: "", holder: null,
+	vm, named: "", phase: "idle", verb: "status", since: 0, sentence: "", hint: "", lines: [], cures: [], url: "", offer: "", holder: null,
 	open: null, acting: false, reading: "", stages: [], deadline: null,
 	seen: null, verdict: null, lookedAt: 0, mayLook: true, looking: false, picture: null, rescue: null, words: null, waiting: false, watch: null,
 	heartbeat: null, beats: false, failure: null,

@@ -2,7 +2,7 @@
 
 import { $, leave, makeCommand, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
-import { chatDown, fullName, isAway, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
+import { chatDown, fullName, isAway, otherName, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
 import { draw } from "../state/draw.js";
 import { renderBar } from "./render_bar.js";
 import { renderHistory } from "./render_history.js";
@@ -26,7 +26,8 @@ function renderFrame(state, view) {
 		if (on) tab.setAttribute("aria-current", "page");
 		else tab.removeAttribute("aria-current");
 	}
-	setText($("name"), state.tab === "list" || !state.vm || state.unknownVm ? "Breakglass" : fullName(state));
+	const isVm = state.tab !== "list" && state.vm && !state.unknownVm;
+	setTexts({ name: isVm ? fullName(state) : "Breakglass", named: isVm && otherName(view) });
 	setShown({ "show-vms": state.unlocked && (state.health.vms.length > 1 || state.unknownVm) });
 }
 

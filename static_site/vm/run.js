@@ -7,7 +7,7 @@ import { span } from "../base/words.js";
 import { proposalObstacle } from "../state/conversation.js";
 import { pollHealth, takeProven } from "../state/health.js";
 import { takeChain } from "../state/history.js";
-import { fullName, mayAnyway, obstacle, pointless } from "../state/rules.js";
+import { fullName, mayAnyway, obstacle, otherName, pointless } from "../state/rules.js";
 import { dispatch, getState, subscribe, viewOf } from "../state/store.js";
 import { ANYWAY, VERBS, mutates } from "../state/verbs.js";
 import { headlineOf } from "./headline.js";
@@ -51,7 +51,7 @@ async function confirmed(vm, job) {
 	const saw = seen ? `${head.words}, ${span(now - seen.at)} ago` : "Its state is not known";
 	const yes = await askPerson({
 		title: `${label} ${vm || "the VM"}${anyway}?`,
-		small: fullName(state, vm).replace(`${vm} `, "").replace(/[()]/g, ""),
+		small: [fullName(state, vm).replace(`${vm} `, "").replace(/[()]/g, ""), otherName(view) && `on Proxmox ${otherName(view)}`].filter(Boolean).join(", "),
 		facts: [
 			{ term: "You saw", words: saw, tone: head.tone, icon: head.icon },
 			...[but, view.note].filter(Boolean).map((words) => ({ term: "But", words })),

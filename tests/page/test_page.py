@@ -89,6 +89,28 @@ def test_locked_until_a_key_is_given(visit: Visit) -> None:
     assert visit.mutating == []
 
 
+def test_another_name_on_proxmox_stands_beside_the_vms_own(visit: Visit) -> None:
+    """It is cut if it is long, moves nothing, and is in the question before a verb. No other text can be a name."""
+    page = keep_key(visit)
+    file = conf(visit.stage.world)
+    sound = file.read_text()
+    places = (
+        "() => [...document.querySelectorAll('#headline, [data-verb]')].map((part) => part.getBoundingClientRect().top)"
+    )
+    rows = {"devvm": "", "<img src=x onerror=alert(1)>": "", "customer-db": "customer-db", "x" * 253: f"{'x' * 40}…"}
+    before = page.evaluate(places)
+    try:
+        for told, named in rows.items():
+            file.write_text(sound.replace("devvm", told))
+            press(page, "status")
+            wait_for_text(page, "named", named)
+            assert (text_of(page, "name"), page.evaluate(places)) == ("devvm (VM 102)", before)
+        ask(page, "reset")
+        expect(page.locator("#confirm")).to_contain_text(f"VM 102, on Proxmox {'x' * 40}…")
+    finally:
+        file.write_text(sound)
+
+
 def test_a_wrong_key_deletes_neither_the_stored_key_nor_the_commands_by_hand(visit: Visit) -> None:
     """A refused key is explained, and is gone from the address bar. The link or the handler may be wrong.
 

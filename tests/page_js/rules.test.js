@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, outcomeOf, pointless, proxmoxTrouble, recentEvidence } from "../../static_site/state/rules.js";
+import { adviceOf, isCheckDue, mayAnyway, notesOf, obstacle, otherName, outcomeOf, pointless, proxmoxTrouble, recentEvidence } from "../../static_site/state/rules.js";
 import { headlineOf } from "../../static_site/vm/headline.js";
 import { POWER } from "../../static_site/state/verbs.js";
 import { HEALTH, OPENED, NOW, VM, after, answerOf, begun, evidenceCame, settledEvent, statusCame, verdictOf, viewOf } from "./samples.js";
@@ -221,4 +221,9 @@ test("a link to a VM that is not here locks the buttons for good: no other VM is
 	const state = after(...OPENED, statusCame("running", "qemu-running", 90), ["vm-unknown", { name: "gone" }, 90], ["tick", {}, 89], ["tick"]);
 	assert.equal(mayAnyway(viewOf(state), NOW), false);
 	assert.match(obstacle(state, viewOf(state), "cycle"), /no VM gone/);
+});
+
+test("the name on Proxmox is shown only if it is another one, and is kept while the host does not tell it", () => {
+	const named = (...names) => otherName(viewOf(after(...OPENED, ...names.map((name) => statusCame("running", "qemu-running", 0, { proxmox_name: name })))));
+	assert.deepEqual([named(VM), named("customer-db"), named("customer-db", null), named("customer-db", ""), named(undefined)], ["", "customer-db", "customer-db", "", ""]);
 });
