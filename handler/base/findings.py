@@ -77,6 +77,7 @@ STATES: Mapping[str, tuple[str, str]] = {
     ),
     "wrong-node": ("the connection leads to another node", "correct hosts.{0}.ssh or hosts.{0}.node, and reload"),
     "not-allowed": ("the power key does not serve this VM", "on the host, as root: breakglass-pve allow {1}"),
+    "elsewhere": ("no host of this VM has it", "find the VM in Proxmox, correct vms.NAME.hosts or vmid, and reload"),
     "read-only-key": (
         "the configured power key is a read-only key",
         "name the power key in hosts.{0}.key_file, and reload",

@@ -32,6 +32,7 @@ class Handshake:
     names: bool = False  # the host agent knows `name=`
     # the cluster's name; empty if the node is in no cluster, None if the host agent could not tell
     cluster: str | None = None
+    places: object = None  # the VMs of the key by node, as the host agent sent them; None if it could not tell
 
     def fault(self, host: Host, vmid: int | None = None) -> str:
         """Return why no verb would reach a VM (None: any VM) through this session, or an empty text."""
@@ -67,6 +68,6 @@ def read_handshake(result: Mapping[str, object]) -> Handshake:
         vms = _NONE
     version, bundle, node = (str(result.get(name, ""))[:200] for name in ("version", "bundle", "node"))
     read_only, asks_not, names = (result.get(name) is True for name in ("read_only", "no_last_words", "names"))
-    proven, cluster = read_proven(result.get("proven")), result.get("cluster")
+    proven, cluster, places = read_proven(result.get("proven")), result.get("cluster"), result.get("places")
     cluster = cluster if isinstance(cluster, str) else None
-    return Handshake(True, version, bundle, node, vms, read_only, proven, asks_not, names, cluster)
+    return Handshake(True, version, bundle, node, vms, read_only, proven, asks_not, names, cluster, places)

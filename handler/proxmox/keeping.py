@@ -22,7 +22,8 @@ AUTH_PAUSE = 60.0  # minimum between two attempts with a key that was not accept
 LASTING_SECONDS = 10.0
 REOPEN_SECONDS = 0.2  # the pause before a good connection that ended is opened again
 LOOK_SECONDS = 30.0  # between two checks of an open connection whose host agent was silent
-# after this time without messages, the host agent is asked whether another handler has proven the host
+# After this time without messages, the host agent is asked whether another handler has proven the host, if it does not
+# tell which node has which VM. If it does, it is asked at each check, because VMs move.
 NEWS_SECONDS = 3600.0
 UP = ("answering", "agent-outdated")
 
@@ -171,7 +172,7 @@ class KeptLink:
                 return await asyncio.wait_for(link.conn.wait_closed(), LOOK_SECONDS)
             with suppress(Unreached):  # the host is still the wrong node, which its state already reports
                 await link.prepare(until_heard=True)
-            await link.answers(NEWS_SECONDS)
+            await link.answers(0.0 if link.handshake.places is not None else NEWS_SECONDS)
             self._end_of_handshake(link)
 
     def stop_keeping(self) -> None:

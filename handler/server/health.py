@@ -1,22 +1,29 @@
 """/health and /ready: the state of this handler, its hosts, VMs and chat. No host is asked."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..agents.pve.words import VERSION
+from ..agents.pve.vm_list import VmList, parse_vm_list
+from ..agents.pve.words import ELSEWHERE, VERSION
 from ..auth.signing import bearer_token, verify_bearer
 from ..base.errors import Unauthorized
 from ..base.proven import describe_openly
 from ..base.times import rfc3339
 from ..chat.service import ChatService
-from ..config.model import is_host_name, is_vm_name
+from ..config.model import Vm, is_host_name, is_vm_name
+from ..proxmox.host import HostConnection
 from ..service import Service
 from ..web.gate import proving_headers
-from .condition import GENERAL, Condition
+from .condition import GENERAL, REACHED, Condition
 from .telling import TellingService
+
+Places = Mapping[str, VmList] | None  # the VMs that each node has, by the node's name
+_parse_list = lru_cache(4096)(parse_vm_list)  # because the lists of many hosts rarely change between two requests
 
 # --- GET /health: the state of the configuration, of each host and VM, and of chat ---
 
@@ -76,11 +83,36 @@ def _hosts(service: Service) -> dict[str, dict[str, object]]:
 
 def _vms(service: Service) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
+    nodes = {host.node for host in service.hosts.values()}
+    places = {name: _read_places(host.handshake.places, nodes) for name, host in service.hosts.items()}
     for vm in service.config.vms.values():
-        host = service.hosts[service.places.host_of(vm)]
-        state, since = host.health(vm.vmid), _time_or_none(host.since)
+        host, state = _find_vm(service, vm, places)
+        since = _time_or_none(host.since)
         found.append({"name": vm.name, "vmid": vm.vmid, "host": host.host.name, "proxmox": state, "since": since})
     return found
+
+
+def _find_vm(service: Service, vm: Vm, places: Mapping[str, Places]) -> tuple[HostConnection, str]:
+    """Return the host that has a VM, and the state of the connection to the VM.
+
+    The host where the VM was last seen knows which node has the VM. If no host of the VM is that node, or no node has
+    the VM, the state is `elsewhere`. This is not judged until the node of each of these hosts is known.
+    """
+    known, hosts = service.hosts[service.places.host_of(vm)], [service.hosts[host.name] for host in vm.hosts]
+    state, nodes = known.health(vm.vmid), places[known.host.name]
+    if state not in REACHED or nodes is None or not all(host.node for host in hosts):
+        return known, state
+    there = next((host for host in hosts if vm.vmid in nodes.get(host.node, ())), None)
+    return (there, there.health(vm.vmid)) if there else (known, ELSEWHERE)
+
+
+def _read_places(told: object, nodes: Iterable[str]) -> Places:
+    """Return the VMs of these nodes as a host agent told them; None if it did not tell them as host-agent.md says."""
+    if not isinstance(told, Mapping):
+        return None
+    with suppress(ValueError):
+        return {node: _parse_list(str(told[node])) for node in nodes if node in told}
+    return None
 
 
 def _vms_off(service: Service) -> list[dict[str, object]]:

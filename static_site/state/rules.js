@@ -62,7 +62,7 @@ export function proxmoxTrouble(state, view) {
 	const { health } = state;
 	const code = health.fails < 2 && health.answer && vmHealth(state, view.vm)?.proxmox;
 	const newer = (view.seen?.at ?? 0) > health.at;
-	return !code || newer || ["answering", "agent-outdated", "not-checked"].includes(code) ? "" : code;
+	return !code || newer || ["answering", "agent-outdated", "not-checked", "elsewhere"].includes(code) ? "" : code; // if it is elsewhere, its status says where
 }
 
 /** @param {State} state */

@@ -106,6 +106,7 @@ FAULTS: dict[str, Change] = {
     **{state: host(state) for state in ("host-key-differs", "lost", "wrong-node", "agent-silent", "read-only-key")},
     "agent-outdated": host("agent-outdated"),
     "not-allowed": vm("not-allowed"),
+    "elsewhere": vm("elsewhere"),
     "a host is disabled": problem("hosts.pve1.key", hosts={"pve1": "disabled"}, vms={"devvm": "disabled"}),
     "a VM is disabled": problem("vms.devvm.vmid", vms={"devvm": "disabled"}),
     "another part is disabled": problem("callers.anna.secret"),
@@ -177,8 +178,8 @@ UNKNOWN = {
     *("ssh-missing", "claude-version", "ca-file", "credential-kind", "credential-not-known"),
     "sessions-nearly-full",
     # what the host says when doctor asks it
-    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "vm-elsewhere", "wrong-vm", "stale-copy"),
-    *("last-words-read", "name-not-compared"),
+    *("clock-differs", "no-quorum", "no-records", "vm-not-seen", "wrong-vm", "stale-copy", "last-words-read"),
+    "name-not-compared",
     # where there is no handler, or another one
     *("no-chat", "clock-unknown", "compressed", "no-such-vm", "other-program", "other-version"),
 }

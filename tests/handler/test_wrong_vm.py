@@ -1,5 +1,6 @@
 """A number that Proxmox gave to another VM. With `name`, no verb acts on that VM; without it, each answer names it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def create_anew(world: World, name: str) -> int | None:
 def reconnect(service: Service, sshd: Sshd) -> None:
     sshd.drop_connections()
     service.not_answering()
-    until(lambda: service.health()["vms"][0]["proxmox"] == "answering", "a new handshake")
+    until(lambda: service.health()["vms"][0]["proxmox"] in ("answering", "elsewhere"), "a new handshake")
 
 
 def test_no_verb_acts_on_another_vm(service: Service, world: World) -> None:
@@ -93,3 +94,15 @@ def test_a_name_that_is_not_known_prevents_no_rescue(service: Service, world: Wo
     assert execute(world, "reset name=devvm").trailer["verdict"]["code"] == "agent-refused"
     answer = service.pve("reset").json
     assert (answer["outcome"], not_compared in answer["warnings"]) == ("done", True), answer
+
+
+def test_a_vm_that_no_host_has_is_elsewhere(service: Service, world: World, sshd: Sshd) -> None:
+    """A monitor must learn that no verb would reach the VM, although its host answers."""
+    set_constants(world, 'replace(node_name=lambda: "demo")')
+    vms = {str(VMID): "demo", "900": "pve9"}
+    for node, state in (("demo", "answering"), ("pve3", "elsewhere"), ("", "elsewhere"), ("demo", "answering")):
+        ids = {vmid: {"node": its, "type": "qemu"} for vmid, its in (vms | {str(VMID): node}).items() if its}
+        (world.root / "etc/pve/.vmlist").write_text(json.dumps({"ids": ids}))
+        reconnect(service, sshd)
+        until(lambda state=state: service.health()["vms"][0]["proxmox"] == state, f"the state {state}")  # type: ignore[misc]
+        assert service.send("GET", "/ready").status == (200 if state == "answering" else 503)

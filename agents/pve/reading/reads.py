@@ -12,8 +12,8 @@ from ..forensics.quick import judge_status
 from ..forensics.screen import answer_screen
 from ..grammar import Request
 from ..host.bounded import ask_or_none
-from ..host.cluster import NOT_ASKED, Cluster, cluster_view, is_stale_copy, node_name
-from ..host.paths import Host, Key, write_atomic
+from ..host.cluster import NOT_ASKED, Cluster, cluster_view, is_stale_copy, node_name, parse_vmlist
+from ..host.paths import Host, Key, read_small_file, write_atomic
 from ..host.pve_tasks import Holder, flock_holders
 from ..host.vmstate import Facts, describe_sources, is_here, observe, observe_stepwise, vm_state
 from ..jobs.archive import is_from_before_boot
@@ -23,8 +23,9 @@ from ..jobs.proven import restore_proven, with_proven
 from ..jobs.result import Result, Verdict
 from ..jobs.store import JobStore, describe_holder
 from ..jobs.told import answer_mark, newest_seen
+from ..vm_list import list_of
 from ..words import DEADLINE, DEADLINES, DONE, ELSEWHERE, VERSION
-from .states import answer_states
+from .states import NAMES_SECONDS, answer_states
 
 # --- What `where` answers: which node has the VM, and whether this one has a record of a job's id ---
 #
@@ -170,6 +171,7 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
         "read_only": key.read_only,
         "no_last_words": True,  # this host agent knows the word; an older host agent refuses it
         "names": True,  # this host agent knows `name=`
+        "places": ask_or_none(lambda: _find_places(key), NAMES_SECONDS) if view.quorate else None,
         "quorum": view.quorate,
         "cluster": view.cluster if view.answers else None,
         "records": _prepare_records(key),
@@ -179,6 +181,18 @@ def _ping(key: Key, request: Request, bundle: str) -> Iterator[Message]:
     last = JobStore(key.host(request.vm)).last if request.vm else None
     yield output(f"breakglass-pve {VERSION} on node {node_name()} for VM {key.vms}")
     yield result_message(Result(DONE, last=last, stage="ping", extra=fields))
+
+
+def _find_places(key: Key) -> dict[str, str] | None:
+    """Return by node which VMs of the key it has, each as a list of VMs; None if the cluster's list can't be read.
+
+    The handler compares the nodes with its hosts, so that it notices a VM that no host of it has.
+    """
+    entries, nodes = parse_vmlist(read_small_file(f"{key.root}/etc/pve/.vmlist")), dict[str, list[int]]()
+    for vmid, entry in entries.items():
+        if vmid in key.vms and not entry.is_container:
+            nodes.setdefault(entry.node, []).append(vmid)
+    return {node: str(list_of(vmids)) for node, vmids in nodes.items()} if entries else None
 
 
 def _prepare_records(key: Key) -> bool:
