@@ -54,7 +54,7 @@ def test_a_vm_on_which_each_verb_can_act(world: World) -> None:
     assert faults(answer) == []
     assert [found["sentence"] for found in answer.trailer["findings"]] == [
         "/etc/pve answers, and this node has a quorum",
-        f"VM {VMID} is configured on this node, {node_name()}",
+        f'VM {VMID} "devvm" is configured on this node, {node_name()}',
         f"VM {VMID} is not a template",
         f"VM {VMID} has no lock",
         f"VM {VMID}: HA does not manage the VM",
@@ -83,7 +83,7 @@ def test_the_host_is_checked_as_by_hand(world: World) -> None:
     assert without_figures(execute(world, "check", *SEVERAL).trailer["findings"]) == findings
     with Session(world) as session:
         assert without_figures(session.ask("check")["findings"]) == findings
-        assert session.ask(f"check vm={VMID}")["findings"][1]["sentence"].startswith(f"VM {VMID} is configured")
+        assert session.ask(f"check vm={VMID}")["findings"][1]["sentence"].startswith(f'VM {VMID} "devvm" is configured')
 
 
 @pytest.mark.parametrize("line", ["check", f"check vm={VMID}"])

@@ -28,9 +28,8 @@ def test_each_vm_is_judged_as_by_a_status(world: World) -> None:
         for vmid in (VMID, 110, 111):
             status = session.ask(f"status vm={vmid}")
             status["verdict"]["evidence"] = []
-            assert states.pop(vmid) == {
-                name: status[name] for name in ("state", "last", "holder", "heartbeat", "verdict")
-            }
+            told = ("state", "last", "holder", "heartbeat", "verdict", "proxmox_name")
+            assert states.pop(vmid) == {name: status[name] for name in told}
     assert states == {}
 
 

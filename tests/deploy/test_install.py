@@ -227,7 +227,7 @@ def test_allow_lets_the_key_reach_one_more_vm(door: Door) -> None:
     assert door.login(host.power, "status vm=104").returncode == ALLOWED
     assert host.keys.read_text() == before.replace("102-103", "102-104")
     checked = host.check()
-    assert (checked.returncode, "ok: VM 104 is configured on this node" in checked.stdout) == (0, True)
+    assert (checked.returncode, 'ok: VM 104 "vm104" is configured on this node' in checked.stdout) == (0, True)
     assert_ok(host.run("/bin/sh", "-s", stdin=host.recipe))
     assert host.keys.read_text() == before
 
@@ -300,9 +300,9 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     for sentence in (
         *(
             "a power key for VM 102-103,110",
-            "VM 102 is configured on this node",
-            "VM 103 is",
-            "VM 110 is",
+            'VM 102 "vm102" is configured on this node',
+            'VM 103 "vm103" is',
+            'VM 110 "vm110" is',
             "KillUserProcesses=no",
             "/run/breakglass",
         ),

@@ -173,7 +173,7 @@ def test_install_md_ends_with_a_signed_status(installed: Installation, capsys: p
     assert "no problems" in output["configuration"].splitlines()[-1]
     assert "breakglass check && systemctl enable --now breakglass\n" in output["configuration"]
     assert [line for line in output["host"].splitlines() if line.startswith(("warning:", "error:"))] == []
-    assert "ok: VM 102 is configured on this node\n" in output["host"]
+    assert 'ok: VM 102 "devvm" is configured on this node\n' in output["host"]
     assert '"quorum":true' in output["key"].replace(" ", "")
     assert "test is successful" in output["proxy"]
     assert output["status"].startswith("devvm: running (status")

@@ -346,7 +346,7 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
         f"ok: {KEYS} belongs to root, and only root can change it",
         f"ok: {KEYS}: every key has restrict and its own command=",
         f"ok: {KEYS}:1: a power key for VM 102",
-        "ok: VM 102 is configured on this node",
+        'ok: VM 102 "vm102" is configured on this node',
         "ok: root's own key files have no breakglass key",
     ]
     assert {line.partition(":")[0] for line in ran.stdout.splitlines()} == {"ok"}

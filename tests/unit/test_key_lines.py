@@ -182,7 +182,8 @@ GUESTS = parse_vmlist(
     "111": {"node": "pve1", "type": "qemu", "version": 6},
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
-HERE, NONE = "VM {} is configured on this node", "no node has VM {}"
+HERE = {102: 'VM 102 "devvm" is configured on this node', 111: "VM 111 is configured on this node"}
+NONE = "no node has VM {}"
 MOVED = "VM 104 is on node pve2 now, so verbs on this node act on the VM only after it moves here"
 NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use out of the key line"
 CONTAINER = "{} is a container, and a key serves VMs only"
@@ -191,11 +192,11 @@ CONTAINER = "{} is a container, and a key serves VMs only"
 @each_row(
     ("vms", "expected"),
     [
-        ("102", [(OK, HERE.format(102), "")]),
+        ("102", [(OK, HERE[102], "")]),
         ("103", [(ERROR, NONE.format(103), "correct the number in the key line, or take it out")]),
         ("104", [(OK, MOVED, "")]),
         ("105", [(ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line")]),
-        ("102-103", [(OK, HERE.format(102), ""), (WARNING, f"102-103: {NO_NODE} 103", LATER)]),
+        ("102-103", [(OK, HERE[102], ""), (WARNING, f"102-103: {NO_NODE} 103", LATER)]),
         ("103-106", [
             (OK, MOVED, ""),
             (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
@@ -206,14 +207,14 @@ CONTAINER = "{} is a container, and a key serves VMs only"
             (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
         ]),
         ("102,110-119", [
-            (OK, HERE.format(102), ""),
-            (OK, HERE.format(111), ""),
+            (OK, HERE[102], ""),
+            (OK, HERE[111], ""),
             (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
             (WARNING, f"110-119: {NO_NODE} 110, 113, 114, 115, 116 and 3 more", LATER),
         ]),
         ("200-219", [(WARNING, f"200-219: {NO_NODE} 200, 201, 202, 203, 204 and 15 more", LATER)]),
         ("111-131", [
-            (OK, HERE.format(111), ""),
+            (OK, HERE[111], ""),
             (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
             (OK, "111-131: 2 of 21 numbers are in use; the key also reaches VMs that get the other numbers", ""),
         ]),
@@ -223,7 +224,7 @@ CONTAINER = "{} is a container, and a key serves VMs only"
 def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]]) -> None:
     """A VM that is named alone must exist. For a range, the finding names the missing ones, unless it is wide."""
     lines = parse_key_lines(LINE.replace("102", vms))
-    found = judge_vms(lines, GUESTS, "pve1")
+    found = judge_vms(lines, GUESTS, "pve1", {102: "devvm"}.get)
     assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected
 
 

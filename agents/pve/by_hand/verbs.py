@@ -13,7 +13,7 @@ import select
 import sys
 from typing import TextIO
 
-from ..check.findings import printable
+from ..check.findings import printable, vm_and_name
 from ..grammar import NOTE_BYTES
 from ..host.paths import Key, boottime
 from ..reading.reads import Message
@@ -97,8 +97,8 @@ class Display:
     def _show_result(self, result: Message) -> None:
         job = f", id {result['job']}" if result.get("job") else ""
         state = f", state {result['state']}" if result["state"] != "unknown" else ""
-        name = f' "{result["proxmox_name"]}"' if result.get("proxmox_name") else ""
-        lines = [f"VM {self._vmid}{name}: {self._verb} {result['outcome']}{state}{job}"]
+        name = vm_and_name(self._vmid, str(result.get("proxmox_name") or ""))
+        lines = [f"{name}: {self._verb} {result['outcome']}{state}{job}"]
         verdict, warnings = result.get("verdict"), result.get("warnings")
         if isinstance(verdict, dict):
             told = [verdict["sentence"], *verdict.get("evidence", ())]

@@ -15,6 +15,7 @@ from functools import partial
 from ..host.bounded import ask_or_none
 from ..host.cluster import cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
+from ..host.vm_config import current_options
 from ..words import PACKAGED, PASTED
 from .findings import (
     OK,
@@ -201,7 +202,11 @@ def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
             "systemctl status pve-cluster",
         )
         return
-    yield from judge_vms(lines, parse_vmlist(entries), node_name())
+
+    def name_of(vmid: int) -> str | None:
+        return current_options(read_in_time(f"{root}/etc/pve/qemu-server/{vmid}.conf") or "").get("name")
+
+    yield from judge_vms(lines, parse_vmlist(entries), node_name(), name_of)
 
 
 def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:

@@ -39,6 +39,11 @@ def error(sentence: str, hint: str = "") -> Finding:
     return Finding(ERROR, sentence, hint)
 
 
+def vm_and_name(vmid: int, name: str | None) -> str:
+    """Return a VM's number with its name on Proxmox, if it has one."""
+    return f'VM {vmid} "{name}"' if name else f"VM {vmid}"
+
+
 def printable(text: str) -> str:
     """Return a text in which each character that a terminal would not show as it is is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

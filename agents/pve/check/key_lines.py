@@ -6,12 +6,12 @@ quoted value escapes a quote and nothing else.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..host.cluster import VmlistEntry
 from ..vm_list import VmList, parse_vm_list
-from .findings import Finding, error, ok, warning
+from .findings import Finding, error, ok, vm_and_name, warning
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,12 @@ RESERVATION = 20  # a range of more numbers reserves them for later VMs; a short
 MOST_NAMED = 5
 
 
-def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node: str) -> Iterator[Finding]:
+def judge_vms(
+    lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node: str, name_of: Callable[[int], str | None]
+) -> Iterator[Finding]:
     """Judge each VM that a line names, by what the cluster has: is there one, and is it a VM?
+
+    `name_of` returns the name of a VM on this node, or None if it has none.
 
     A single number must belong to a VM. In a range, only existing VMs are judged, and the other numbers are named once.
     """
@@ -143,7 +147,7 @@ def judge_vms(lines: Iterable[KeyLine], entries: Mapping[int, VmlistEntry], node
                 f"VM {vmid} is on node {entry.node} now, so verbs on this node act on the VM only after it moves here"
             )
         else:
-            yield ok(f"VM {vmid} is configured on this node")
+            yield ok(f"{vm_and_name(vmid, name_of(vmid))} is configured on this node")
     for first, last in ranges:
         if first != last:
             yield from _judge_range(first, last, entries)

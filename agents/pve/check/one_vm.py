@@ -16,7 +16,7 @@ from ..host.vm_config import AT_REST, MOVING, current_options, ha_manages, ha_st
 from ..jobs.mutex import Lock
 from ..jobs.store import JobStore, describe_holder
 from ..words import CONTAINER_SENTENCE
-from .findings import Finding, error, ok, warning
+from .findings import Finding, error, ok, vm_and_name, warning
 
 _BY_HAND = "by hand: "
 
@@ -54,8 +54,7 @@ def judge_place(vmid: int, view: Cluster, here: str) -> Finding:
         return ok(f"VM {vmid} is on node {view.node} now, so verbs on {here} act on the VM only after it moves here")
     if not view.config:
         return error(f"no node has VM {vmid}", "correct the VM's number in the configuration: qm list")
-    name = f' "{view.name}"' if view.name else ""
-    return ok(f"VM {vmid}{name} is configured on this node, {here}")
+    return ok(f"{vm_and_name(vmid, view.name)} is configured on this node, {here}")
 
 
 def judge_copy(host: Host, view: Cluster) -> Finding:
