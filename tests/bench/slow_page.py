@@ -56,9 +56,8 @@ WATCH = """(() => {
     const seen = {
         known: () => /^(good|bad|warn)$/.test(document.querySelector("[data-headline]")?.dataset.tone)
             || /QEMU: (?!was)/.test(text("[data-headline]")) || /Running/.test(text("#state-word")),
-        heard: () => text("#link-breakglass, #light-handler") !== ""
-            && !/not asked|not checked|no answer|not answering/i.test(text("#link-breakglass, #light-handler")),
-        away: () => /no connection|no answer|not answering/i.test(text("[data-headline], #light-handler")),
+        heard: () => /: answering/.test(text("#link-breakglass")),
+        away: () => /no connection|no answer|not answering/i.test(text("[data-headline]")),
     };
     window.times = {};
     const look = () => {
