@@ -1,138 +1,25 @@
-// What each button does, and how the page begins.
+// How the page begins: with the first screen, which needs no key. press.js brings the rest of the page.
 
-import { isAsking, stopAsking } from "./base/dialog.js";
-import { $, copyText, setShown } from "./base/dom.js";
-import { LOCAL, keep, recall } from "./base/storage.js";
-import { renderChat, withChat } from "./chat/load.js";
-import { askForget, describeKey, keepOrNot, keyInAddress, takeKept, unlock } from "./key/key.js";
-import { draw, startDrawing } from "./state/draw.js";
+import { $, setShown, setText } from "./base/dom.js";
+import { LOCAL, isAppleTab, recall } from "./base/storage.js";
+import { startDrawing, stopDrawing } from "./state/draw.js";
 import { pollHealth } from "./state/health.js";
-import { refreshHistory } from "./state/history.js";
 import { isAway } from "./state/rules.js";
-import { dispatch, getState, subscribe, viewOf } from "./state/store.js";
-import { chooseVm, endOpening, followLink, isKnown, openLink, showTab, takeLink } from "./vm/go.js";
-import { checkAll, checkIfDue, wakeOrSleep, watchGuest } from "./vm/look.js";
+import { dispatch, subscribe } from "./state/store.js";
 import { REGIONS } from "./vm/render.js";
-import { hideDetails } from "./vm/render_bar.js";
-import { enlargePicture } from "./vm/render_console.js";
-import { openJob } from "./vm/render_history.js";
 import { makeButtons } from "./vm/render_vm.js";
-import { askAgain, runVerb, stopWaiting } from "./vm/run.js";
 
-async function watchHolder() {
-	const { vm } = getState();
-	const { holder, seen } = viewOf(vm);
-	const job = (holder ?? seen?.holder)?.job;
-	showTab("history");
-	await (job ? openJob(vm, job) : refreshHistory(vm));
-}
-
-/** @type {Record<string, () => unknown>} what the button of the bar does, by the name of its act */
-const ACTS = {
-	look: () => runVerb("forensics"),
-	"stop-waiting": stopWaiting,
-	"ask-again": askAgain,
-	"try-now": pollHealth,
-	watch: watchHolder,
-	"stop-looking": () => dispatch("watch-ended", { found: "unseen" }),
-	"keep-looking": () => watchGuest(getState().vm),
-	"look-all": checkAll,
-	anyway: () => runVerb(viewOf().verb, { more: { anyway: viewOf().offer } }), // with a new id, because the refused id can't act any more
-};
-
-/** Copies the text above a button. @param {HTMLElement} button */
-const copyAbove = (button) => copyText(/** @type {Element} */ (button.lastElementChild), button.previousElementSibling?.textContent ?? "");
-
-/** @type {Record<string, (button: HTMLElement) => unknown>} */
-const PRESSED = {
-	forget: askForget,
-	"ask-rest": () => withChat((chat) => chat.askForRest()),
-	recap: () => withChat((chat) => chat.sendPrompt(true)),
-	"stop-turn": () => withChat((chat) => chat.stopTurn()),
-	"show-vms": () => showTab("list"),
-	glass: enlargePicture,
-	"copy-console": (button) => copyText(/** @type {Element} */ (button.lastElementChild), $("console-text").textContent ?? ""),
-	"close-large": () => /** @type {HTMLDialogElement} */ ($("large")).close(),
-	print: () => print(),
-	"save-report": async () => (await import("./vm/report.js")).saveReport(),
-	"hide-after"() {
-		hideDetails(viewOf());
-		draw();
-	},
-	earlier: () => withChat((chat) => chat.showTalks()),
-	"new-talk": () => withChat((chat) => chat.openTalk(getState().vm)),
-	"let-check": () => withChat((chat) => chat.letClaudeCheck(undefined, true)),
-	"to-end": () => withChat((chat) => chat.scrollToEnd()),
-	"copy-words": copyAbove, "copy-output": copyAbove,
-};
-
-/** Shows a VM, and one of its conversations. @param {string} vm  @param {string} talk  @param {string} [id] */
-function openTalk(vm, talk, id) {
-	if (!isKnown(vm)) return;
-	chooseVm(vm);
-	withChat((chat) => chat.openTalk(vm, talk, id));
-}
-
-/** Shows a VM, and asks about the verb that Claude proposed for it. @param {string} verb  @param {string} vm  @param {string} [id]  @param {string} [why] */
-function approveProposal(verb, vm, id, why) {
-	if (!isKnown(vm)) {
-		dispatch("proposal-noted", { job: id, words: "There is no such VM here." });
-		return;
-	}
-	chooseVm(vm);
-	runVerb(verb, { more: { id, reason: why } });
-}
-
-/** @param {HTMLElement} button */
-function press(button) {
-	const { verb, approve, job, vm, why, act, show, copy, say, edit, find, talk, talkVm = "", talkId } = button.dataset;
-	if (verb) runVerb(verb);
-	else if (act) ACTS[act]();
-	else if (show) showTab(show);
-	else if (copy) copyText(/** @type {Element} */ (button.lastElementChild), copy);
-	else if (say) withChat((chat) => chat.sendPrompt(false, say));
-	else if (edit) withChat((chat) => chat.editPrompt(edit));
-	else if (find) {
-		/** @type {HTMLInputElement} */ ($("find")).value = find;
-		draw();
-	} else if (talk) openTalk(talkVm, talk, talkId);
-	else if (approve) approveProposal(approve, vm ?? "", job, why);
-	else if (vm) {
-		chooseVm(vm);
-		showTab("vm");
-	} else PRESSED[button.id]?.(button);
-}
-
-document.addEventListener("click", ({ target }) => {
-	const button = /** @type {Element} */ (target).closest("button");
-	if (button) press(button);
+const rest = import("./press.js"); // index.html asks for its files last, so on a bad line they arrive after the first screen
+rest.then(() => dispatchEvent(new Event("whole")), (error) => {
+	stopDrawing();
+	delete document.body.dataset.begun;
+	for (const trouble of [new ErrorEvent("error", { error }), new Event("load")]) dispatchEvent(trouble); // so that start_trouble.js acts
 });
-document.addEventListener("submit", (event) => {
+document.addEventListener("submit", async (event) => {
 	event.preventDefault();
-	if (event.target === $("ask")) withChat((chat) => chat.sendPrompt());
-	else unlock(/** @type {HTMLInputElement} */ ($("secret")).value);
-});
-document.addEventListener("visibilitychange", () => {
-	if (document.hidden && isAsking()) stopAsking();
-	if (!document.hidden) pollHealth();
-	wakeOrSleep();
-});
-$("find").addEventListener("input", draw);
-$("keep-key").addEventListener("change", keepOrNot);
-const keyboard = matchMedia("(hover: hover) and (pointer: fine)"); // whether Enter is a key of a real keyboard
-$("prompt").addEventListener("keydown", (event) => {
-	const { key, ctrlKey, metaKey, shiftKey, isComposing } = event;
-	if (key === "Escape") withChat((chat) => chat.stopTurn());
-	if (key !== "Enter" || isComposing || !(ctrlKey || metaKey || (keyboard.matches && !shiftKey))) return;
-	event.preventDefault();
-	withChat((chat) => chat.sendPrompt());
+	(await rest).submit(event.target);
 });
 addEventListener("beforeprint", () => { /** @type {HTMLDetailsElement} */ ($("by-hand")).open = true; });
-addEventListener("hashchange", () => {
-	if (!followLink()) return;
-	const given = keyInAddress();
-	if (given) unlock(given);
-});
 subscribe((state, before) => {
 	// If Breakglass is unreachable or has no key here, the page unfolds the commands that work without Breakglass.
 	const isAlone = isAway(state) && !isAway(before);
@@ -155,29 +42,19 @@ function registerWorker(onNewPage) {
 
 async function begin() {
 	document.body.dataset.begun = ""; // start_trouble.js tests for this mark
+	const names = pollHealth(); // first, because the answer takes its time even if it has arrived
 	makeButtons();
 	const known = recall("local", "vms") ?? [];
 	dispatch("names-came", { vms: known, choice: recall("local", "vm") });
-	takeLink();
-	const given = keyInAddress();
-	if (given) keep("session", "demo", true);
-	const keeps = Boolean(given) || !LOCAL.test(location.hostname) || Boolean(recall("session", "demo"));
+	const isGiven = location.hash.includes("key="); // the demo's address has a key
+	const keeps = isGiven || !LOCAL.test(location.hostname) || Boolean(recall("session", "demo"));
 	setShown({ "may-keep": keeps, "no-keep": !keeps });
-	startDrawing(...REGIONS, renderChat, describeKey);
-	setInterval(() => {
-		dispatch("tick");
-		checkIfDue();
-	}, 1_000);
-	const names = pollHealth();
-	if (!known.length && !given) dispatch("key-missing");
+	setText($("key-ios"), isAppleTab() ? "Safari deletes it after seven days without a visit. Add this page to the home screen (Share), and keep the key there." : "");
+	startDrawing(...REGIONS);
+	setInterval(() => dispatch("tick"), 1_000);
+	if (!known.length && !isGiven) dispatch("key-missing");
 	if (!known.length) await names;
-	await openLink();
-	if (given || !crypto.subtle) await unlock(given);
-	else await takeKept(keeps);
-	dispatch("key-missing");
-	const { health, unlocked } = getState();
-	if (!await openLink() && unlocked && health.vms.length > 1 && !recall("local", "vm")) showTab("list");
-	endOpening();
+	await (await rest).open(keeps);
 	registerWorker(() => dispatch("page-renewed"));
 }
 

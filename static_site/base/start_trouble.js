@@ -15,6 +15,7 @@
 		say("headline", headline);
 		say("second", second);
 		say("too-old", words);
+		document.body.setAttribute("data-scene", "opening"); // without the field for a key
 		var byHand = document.getElementById("by-hand");
 		if (byHand) byHand.setAttribute("open", "");
 	}
@@ -34,7 +35,7 @@
 	if (!hasAll) sayTooOld();
 	// A module with syntax that this browser can't read raises this error before the page has begun.
 	addEventListener("error", function (event) {
-		if (event.error instanceof SyntaxError && document.body.getAttribute("data-scene") === "opening") sayTooOld();
+		if (event.error instanceof SyntaxError && !document.body.hasAttribute("data-begun")) sayTooOld();
 	});
 
 	/** Loads the page once more. After a second failure, it tells the person. */
@@ -55,10 +56,9 @@
 		var style = document.querySelector("link[rel=stylesheet]");
 		var hasStyle = getComputedStyle(document.documentElement).getPropertyValue("--touch"); // a style sheet that did not load is empty
 		if (style && !hasStyle) style.replaceWith(style.cloneNode());
-		if (!document.body.hasAttribute("data-begun")) {
-			if (!isTooOld) loadAgain();
-			return;
-		}
+		if (!document.body.hasAttribute("data-begun") && !isTooOld) loadAgain();
+	});
+	addEventListener("whole", function () { // app.js sends this event once every module has loaded
 		try {
 			sessionStorage.removeItem(RELOADED);
 		} catch (error) { /* nothing is there */ }

@@ -3,7 +3,7 @@
 import { askPerson, stopAsking } from "../base/dialog.js";
 import { $, setShown, setText, setTexts } from "../base/dom.js";
 import { currentKey, useKey } from "../base/send.js";
-import { LOCAL, OWN, forgetAll, isAppleTab, keep, keyStore, recall } from "../base/storage.js";
+import { LOCAL, OWN, forgetAll, keep, keyStore, recall } from "../base/storage.js";
 import { ended, span } from "../base/words.js";
 import { pollHealth } from "../state/health.js";
 import { dispatch, getState, subscribe } from "../state/store.js";
@@ -142,7 +142,6 @@ export function describeKey() {
 	setTexts({
 		"key-word": kept ? `kept here since ${new Date(kept.since).toLocaleDateString("en-GB", { day: "numeric", month: "short" })}` : "not kept here",
 		"key-kept": kept ? `Key kept${tested ? `, ${tested}` : ""}. ${sure}` : `${untaken && ended(untaken)} The key is only in this tab, and is gone when you close it.`.trim(),
-		"key-ios": isAppleTab() ? "Safari deletes it after seven days without a visit. Add this page to the home screen (Share), and keep the key there." : "",
 	});
 }
 

@@ -1,4 +1,4 @@
-// Draws the state after every event and once a second. app.js says which part draws what.
+// Draws the state after every event and once a second. app.js and press.js say which part draws what.
 
 import { newView } from "./shape.js";
 import { getState, subscribe, viewOf } from "./store.js";
@@ -9,7 +9,7 @@ import { getState, subscribe, viewOf } from "./store.js";
  * @typedef {(state: State, view: View, now: number, named: View) => unknown} Draw */
 
 /** @type {Draw[]} */
-let regions = [];
+const regions = [];
 let due = false;
 
 const PRESS_MS = 1_500; // a finger that rests longer than this is not about to press
@@ -45,10 +45,15 @@ export function draw() {
 	}
 }
 
-/** @param {...Draw} all */
-export function startDrawing(...all) {
-	regions = all;
-	draw();
+/** Draws these regions too. @param {...Draw} more */
+export function startDrawing(...more) {
+	regions.push(...more);
+	drawSoon();
+}
+
+/** Leaves the page as it is, because a part of it did not load and start_trouble.js says so. */
+export function stopDrawing() {
+	regions.length = 0;
 }
 
 subscribe(drawSoon);

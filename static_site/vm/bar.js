@@ -1,6 +1,6 @@
 // The bar at the bottom: the outcome of the last press, its stages, and one button. Pure.
 
-import { capital, clock, minute, sentence, span } from "../base/words.js";
+import { MINUTE, capital, clock, minute, sentence, span } from "../base/words.js";
 import { FALLEN, failureShown, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, DOING, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
@@ -166,4 +166,16 @@ function stepsOf(view, now) {
 	/** @type {Record<string, Tone|"">} */
 	const tones = { guest: "good", nothing: view.beats ? "warn" : "", stopped: "warn", fallen: "bad", unseen: "", "": watch.on ? "busy" : "" };
 	return [...steps.slice(0, -1), { label: STAGES.back.label, tone: tones[watch.found], seconds: watch.on ? Math.round((now - watch.since) / 1000) : null, limit: STAGES.back.limit }];
+}
+
+/** Returns the bar below the list, which says when the page last looked, and how much it knows. @param {State} state  @param {number} now  @returns {Bar} */
+export function lookOfAll({ health: { vms }, views }, now) {
+	const times = vms.map(({ name }) => (Object.hasOwn(views, name) && views[name].seen?.at) || 0);
+	const at = times.reduce((most, each) => Math.max(most, each), 0);
+	const fresh = times.filter((each) => each && Math.abs(now - each) <= MINUTE).length;
+	return {
+		phase: "idle", tone: "unknown", icon: "look", word: at ? `Looked ${clock(at)}` : "Not looked yet",
+		sentence: `${fresh === vms.length ? "All" : `${fresh} of`} ${vms.length} known`,
+		act: "look-all", actLabel: "Look again", timer: "", steps: [], hint: "", lines: [], cures: [], url: "",
+	};
 }

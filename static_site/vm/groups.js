@@ -1,6 +1,6 @@
 // All VMs as the list shows them: those that need a person first, then those that are off, then those that are not known, then those that run. Pure.
 
-import { MINUTE, clock, phraseOf, span } from "../base/words.js";
+import { MINUTE, phraseOf, span } from "../base/words.js";
 import { isAway, knownOf, proxmoxTrouble } from "../state/rules.js";
 import { headlineOf } from "./headline.js";
 
@@ -75,16 +75,4 @@ function foldHosts(rows) {
 		told.add(host);
 		return [{ ...row, key: `host ${host}`, vm: "", find: host, title: `${host}: ${count} VMs`, age: "" }];
 	});
-}
-
-/** Returns the bar below the list, which says when the page last looked, and how much it knows. @param {State} state  @param {number} now  @returns {import("./bar.js").Bar} */
-export function lookOfAll({ health: { vms }, views }, now) {
-	const times = vms.map(({ name }) => (Object.hasOwn(views, name) && views[name].seen?.at) || 0);
-	const at = times.reduce((most, each) => Math.max(most, each), 0);
-	const fresh = times.filter((each) => each && Math.abs(now - each) <= MINUTE).length;
-	return {
-		phase: "idle", tone: "unknown", icon: "look", word: at ? `Looked ${clock(at)}` : "Not looked yet",
-		sentence: `${fresh === vms.length ? "All" : `${fresh} of`} ${vms.length} known`,
-		act: "look-all", actLabel: "Look again", timer: "", steps: [], hint: "", lines: [], cures: [], url: "",
-	};
 }

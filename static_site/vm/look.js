@@ -228,6 +228,7 @@ function leaveVm(vm) {
 
 subscribe((state, before, event) => {
 	holdScreen();
+	if (event.type === "tick") checkIfDue();
 	const { vm } = state;
 	if (event.type === "vm-chosen" && vm !== before.vm) leaveVm(before.vm);
 	if (event.type === "unlocked" || (event.type === "vm-chosen" && state.unlocked && (vm !== before.vm || before.unknownVm))) openVm(vm);

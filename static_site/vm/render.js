@@ -3,10 +3,7 @@
 import { $, leave, makeCommand, setShown, setText, setTexts } from "../base/dom.js";
 import { MINUTE, span } from "../base/words.js";
 import { chatDown, fullName, isAway, otherName, phaseOf, proxmoxTrouble, vmHealth } from "../state/rules.js";
-import { draw } from "../state/draw.js";
 import { renderBar } from "./render_bar.js";
-import { renderHistory } from "./render_history.js";
-import { renderList } from "./render_list.js";
 import { renderVm } from "./render_vm.js";
 
 /** @typedef {import("../state/shape.js").State} State */
@@ -105,7 +102,5 @@ export const REGIONS = [
 	(state, { nudge }, now, named) => renderBar(state, { ...named, nudge }, now),
 	renderLinks,
 	renderProven,
-	(_, __, ___, named) => renderHistory(named),
 	({ vm }, _, __, named) => renderByHand(named.byHand, vm),
-	(state, _, now) => state.tab === "list" && renderList(state, now, draw),
 ];

@@ -2,8 +2,7 @@
 
 import { $, icon, make, makeCure, setIcon, setItems, setList, setShown, setText, setTexts } from "../base/dom.js";
 import { ended, sentence } from "../base/words.js";
-import { barOf } from "./bar.js";
-import { lookOfAll } from "./groups.js";
+import { barOf, lookOfAll } from "./bar.js";
 
 /** @typedef {import("../state/shape.js").State} State */
 /** @typedef {import("../state/shape.js").View} View */

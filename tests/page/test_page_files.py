@@ -48,7 +48,8 @@ LATER = {name for name in MODULES if name.startswith("chat/")} - {"chat/load.js"
 class Links(HTMLParser):
     """Collects from the page's head the `href` of its links by `rel`, and the modules that it starts.
 
-    `plain` are the scripts that are not modules. They run in browsers that know no modules.
+    `plain` are the scripts that are not modules. They run in browsers that know no modules. `low` are the links that
+    are not urgent.
     """
 
     def __init__(self) -> None:
@@ -56,11 +57,13 @@ class Links(HTMLParser):
         self.links: dict[str, list[str]] = {}
         self.started: list[str] = []
         self.plain: list[str] = []
+        self.low: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag == "link":
             self.links.setdefault(values["rel"], []).append(values["href"])
+            self.low += [values["href"]] if values.get("fetchpriority") == "low" else []
         if tag == "script":
             (self.started if values.get("type") == "module" else self.plain).append(values["src"])
 
@@ -124,9 +127,9 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_the_folders_are_layers() -> None:
-    """app.js is above vm/, chat/ and key/, which don't import each other. Below them are state/, then base/."""
+    """app.js and press.js are above vm/, chat/ and key/, which don't import each other. Below them are state/, then base/."""
     folders = {name: name.rpartition("/")[0] for name in MODULES}
-    assert {name for name in MODULES if not folders[name]} == {"app.js"}
+    assert {name for name in MODULES if not folders[name]} == {"app.js", "press.js"}
     assert set(folders.values()) == set(FOLDERS)
     arrows = {(name, other) for name in MODULES for other in imported_by(name) | loaded_later_by(name)}
     wrong = {(name, other) for name, other in arrows if folders[other] not in FOLDERS[folders[name]] | {folders[name]}}
@@ -140,15 +143,17 @@ def test_no_module_looks_behind() -> None:
 
 
 def test_every_module_is_preloaded(head: Links) -> None:
-    """The page names each module that it begins with, so that a browser asks for all of them at once.
+    """The page names each module, so that a browser asks for all of them at once: last those of press.js, as less urgent.
 
     The conversation's, what pairs a device and the report are loaded later, and nothing else is.
     """
     [start] = head.started
     preloaded = head.links["modulepreload"]
     assert len(preloaded) == len(set(preloaded))
-    first = reached_from(start)
+    screen, first = reached_from(start), reached_from(start) | reached_from("press.js")
     assert set(preloaded) == first - {start}
+    assert head.low == [name for name in preloaded if name not in screen]
+    assert preloaded[-len(head.low) :] == head.low
     later = {name for each in first for wanted in loaded_later_by(each) for name in reached_from(wanted)} - first
     assert later == LATER
     assert first | later == set(MODULES)

@@ -308,10 +308,13 @@ def test_a_browser_that_lacks_something_says_so(stage: Stage) -> None:
                 see_too_old(page)
 
 
-def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(visit: Visit, old: Page) -> None:
+@pytest.mark.parametrize("name", ["base/words.js", "press.js"])
+def test_a_module_in_syntax_that_the_browser_cannot_read_brings_the_sentence(
+    visit: Visit, old: Page, name: str
+) -> None:
     """If a module can't be parsed, the page shows the sentence and does not seem to load for ever."""
     broken = "let x = y §§ z;"
-    old.route("**/base/words.js", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
+    old.route(f"**/{name}", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
     old.goto(visit.stage.url)
     see_too_old(old)
     expect(old.locator("#headline")).to_have_text("Browser too old")
@@ -351,10 +354,11 @@ def lose(page: Page, file: str, times: int) -> list[str]:
     return lost
 
 
-def test_a_file_that_is_lost_is_asked_for_again(visit: Visit) -> None:
-    """The page starts with its style and with the key from its address."""
+@pytest.mark.parametrize("name", ["app.js", "press.js", "vm/run.js"])
+def test_a_file_that_is_lost_is_asked_for_again(visit: Visit, name: str) -> None:
+    """The page starts with its style and with the key from its address, even if the file belongs to its later part."""
     page = visit.page
-    lost = lose(page, "app.js", 1)
+    lost = lose(page, name, 1)
     page.goto(f"{visit.stage.url}#key={visit.keys['operator']}")
     phase(page, "idle")
     assert len(lost) == 1
@@ -364,18 +368,24 @@ def test_a_file_that_is_lost_is_asked_for_again(visit: Visit) -> None:
 
 
 @pytest.mark.all
+@pytest.mark.parametrize("name", ["app.js", "press.js"])
 @pytest.mark.parametrize(
     ("storage", "loads"), [("", 2), ("Storage.prototype.setItem = () => { throw Error('full'); }", 1)]
 )
-def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str, loads: int) -> None:
+def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str, loads: int, name: str) -> None:
     """The page does not reload itself for ever, even if it can't store that it did. A later reload by hand works."""
     page = visit.page
     page.add_init_script(storage)
-    lost = lose(page, "app.js", loads)
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url) if request.is_navigation_request() else None)
+    lose(page, name, 99)
     page.goto(visit.stage.url)
     expect(page.locator("#headline")).to_have_text("Not loaded")
+    expect(page.locator("#secret")).to_be_hidden()
     expect(page.locator("#too-old")).to_contain_text("Reload the page")
     expect(page.locator("#recipe")).to_be_visible()
-    assert len(lost) == loads
+    assert len(loaded) == loads
+    page.unroute(f"**/{name}")
     page.reload()
     phase(page, "locked")
+    visit.complaints[:] = [text for text in visit.complaints if "press.js" not in text]

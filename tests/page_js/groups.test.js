@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { groupsOf, lookOfAll } from "../../static_site/vm/groups.js";
+import { lookOfAll } from "../../static_site/vm/bar.js";
+import { groupsOf } from "../../static_site/vm/groups.js";
 import { NOW, after, answerOf, begun, verdictOf } from "./samples.js";
 
 const vm = (name, vmid, host, proxmox = "answering") => ({ name, vmid, host, proxmox, since: null });

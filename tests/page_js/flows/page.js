@@ -133,7 +133,6 @@ export async function pass(seconds) {
 	for (let n = 0; n < seconds; n += 1) {
 		await tick(1_000);
 		dispatch("tick");
-		look.checkIfDue();
 		await turn();
 	}
 }
