@@ -95,6 +95,8 @@ def add_vm(found: dict[str, NewVm], hosts: Mapping[str, str], text: str) -> str:
         raise ValueError(f"{_quoted(name)} can't name a VM; use a-z, 0-9 and -, like devvm, and not pve, ssh or claude")
     if name in found:
         raise ValueError(f"{name} is named twice")
+    if not where and len(hosts) > 1:
+        raise ValueError(f"{name} names none of your {len(hosts)} hosts; write {name}={number}@{','.join(hosts)}")
     places = read_places(where, hosts)
     found[name] = NewVm(read_vmid(number, places, found), places)
     return name

@@ -85,6 +85,10 @@ def test_an_opinion_is_counted_before_it_comes(world: World) -> None:
         execute(world, f"forensics id={job} by=am")
     assert [ask("alert-0010"), ask("alert-0010"), ask("alert-0011")] == [(True, 0.0), (False, None), (False, None)]
     assert "opinion" not in record(world, "alert-0010")
+    for said_wrong in (b"reset", b"[]", b'{"usd": 1}', b"[" * 5000):
+        note = base64.urlsafe_b64encode(said_wrong).decode().rstrip("=")
+        answer = execute(world, f"opinion id=alert-0010 by=breakglass note={note}")
+        assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
     said: dict[str, Any] = {"text": "reset, because " + "x" * 300, "usd": 0.25}
     note = base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
     assert execute(world, f"opinion id=alert-0010 by=breakglass note={note}").code == 0

@@ -39,9 +39,12 @@ def claim_opinion(store: JobStore, job_id: str, captures: Iterable[str]) -> dict
 
 def keep_opinion(store: JobStore, job_id: str, note: str) -> None:
     """Keep the opinion that a note has; raise ValueError if it has none, and OSError if /run can't be written."""
-    directory, found = store.path(job_id), json.loads(note)
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    kept = {"text": str(found["text"])[:OPINION_CHARS], "usd": _number(found, "usd"), "at": at}
+    directory, at = store.path(job_id), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    try:
+        found = json.loads(note)
+        kept = {"text": str(found["text"])[:OPINION_CHARS], "usd": _number(found, "usd"), "at": at}
+    except (LookupError, TypeError, ArithmeticError, RecursionError):
+        raise ValueError("the note has no opinion") from None
     write_atomic(_path(directory), json.dumps((read_json(_path(directory)) or {}) | kept))
     with suppress(FileNotFoundError):
         os.unlink(f"{directory}/archived")  # so that the job is copied again after the next job

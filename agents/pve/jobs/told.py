@@ -10,7 +10,7 @@ from ..grammar import Request
 from ..host.bounded import NoAnswerError
 from ..host.paths import Host, boottime, read_small_file, write_atomic
 from ..host.process import spawn_detached
-from ..words import DAY, DONE, FAILED
+from ..words import AGENT_REFUSED, DAY, DONE, FAILED
 from .archive import tidy_up
 from .history import ask_archive, describe_job, read_archived
 from .marks import NOT_TOLD, SEEN, TOLD, add_mark, read_marks
@@ -39,6 +39,9 @@ def answer_mark(host: Host, request: Request) -> tuple[str | None, Result]:
     except (OSError, NoAnswerError):
         verdict = Verdict("agent-failed", "the host could not record the mark, because a disk is full or hangs")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)
+    except ValueError:
+        verdict = Verdict("agent-refused", "the note has no opinion, so nothing was kept")
+        return None, Result(AGENT_REFUSED, stage=request.verb, verdict=verdict)
     if not is_known:
         verdict = Verdict("job-unknown", f'this host has no capture "{request.id}" that an alert requested', "history")
         return None, Result(FAILED, stage=request.verb, verdict=verdict)

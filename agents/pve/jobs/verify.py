@@ -227,5 +227,5 @@ def describe_chain(state: ChainState) -> str:
     if state.broken:
         return f"the chain of jobs on node {state.node} is broken: {state.broken}"
     if not state.n:
-        return f"the chain of jobs on node {state.node} has no line"
+        return f"no verb that changes power has run on node {state.node} yet, so its chain of jobs is empty"
     return f"the chain of jobs on node {state.node} verifies: line {state.n}, head {state.head}"

@@ -5,6 +5,7 @@ verb's task (reading/task.py).
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,7 @@ from ..grammar import Request
 from ..host.bounded import NoAnswerError, Question
 from ..host.cluster import cluster_view
 from ..host.paths import Host, boottime
-from ..host.process import close_standard_streams
+from ..host.process import close_standard_streams, process_ticks
 from ..host.pve_tasks import is_qm_at_work
 from ..host.vmstate import observe, vm_state
 from ..jobs.result import Result, Verdict
@@ -102,7 +103,8 @@ class FollowTask:
                 yield from self._hear_leftovers(record, self._leftovers)
         elif time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + ALIVE_EVERY
-            if not self._store.is_alive(record) and self._store.result(record.id) is None:
+            is_over = not self._store.is_alive(record) and self._store.result(record.id) is None
+            if is_over and process_ticks(os.getpid()):  # without a free descriptor, every process looks ended
                 look = partial(_look_at_leftovers, self._host, record.verb)
                 self._leftovers = Question(look, QUESTION_SECONDS)
 
