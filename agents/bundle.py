@@ -11,6 +11,13 @@ from hashlib import sha256
 from importlib.resources import files
 
 SHEBANG = "#!/usr/bin/python3 -IS"
+# This stands before the other imports, because an older Python would fail at one of them.
+GATE = """\
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("breakglass-pve needs Python 3.11, as in Proxmox VE 8 and 9, and this is " + sys.version.split()[0])
+"""
 ROOT = "main"
 _ONE_AT_A_TIME = threading.Lock()
 _KNOWN: list[str] = []
@@ -21,10 +28,10 @@ def bundle() -> str:
     parts: dict[str, _Part] = {}
     _visit(ROOT, parts)
     _refuse_collisions(parts)
-    imports = sorted({line for part in parts.values() for line in part.imports})
+    imports = sorted({line for part in parts.values() for line in part.imports} - {"import sys"})
     bodies = [f"# ==== agents/pve/{name.replace('.', '/')}.py ====\n\n{part.body}" for name, part in parts.items()]
     notice = '"""The breakglass host agent. Made by `breakglass host bundle`; change agents/pve/ instead."""'
-    return "\n".join([SHEBANG, notice, "", *imports, "", "", "\n\n".join(bodies)])
+    return "\n".join([SHEBANG, notice, "", GATE, *imports, "", "", "\n\n".join(bodies)])
 
 
 def bundle_digest() -> str:

@@ -97,6 +97,7 @@ def alert_example(arguments: argparse.Namespace) -> int:
 _INSTALL = f"""\
 set -e
 umask 022
+trap 'rm -f {PASTED}.new' EXIT
 [ ! -e {PACKAGED} ] || {{ echo 'the package breakglass-host is there: apt install the new one' >&2; exit 1; }}
 before=$({PASTED} --version 2>/dev/null || echo none)
 cat >{PASTED}.new

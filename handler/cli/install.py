@@ -31,10 +31,9 @@ def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, 
     if not vms:
         raise ValueError(f"no VM names {host.name} in its hosts, so its key would serve none")
     addresses = [] if sources is None else [_read_source(source) for source in sources.split(",")]
-    chosen = {"from": addresses, "root": as_root}
     served = list_of(vm.vmid for vm in vms)
     return fill(
-        choose(read_template("cli/recipe.sh"), [name for name, is_so in chosen.items() if is_so]),
+        choose(read_template("cli/recipe.sh"), ["root"] if as_root else []),
         name=host.name,
         end_sessions=END_SESSIONS.replace("\n", "\n    "),
         vms=served,
@@ -50,7 +49,7 @@ def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, 
         key_line=f'restrict,command="{PASTED} serve --vms {served}" {key} breakglass power',
         source=",".join(addresses),
         sources=" ".join(addresses) or "ADDRESS",
-        example=addresses[0].partition("/")[0] if addresses else "",
+        example=addresses[0].partition("/")[0] if addresses else "127.0.0.1",
     )
 
 

@@ -12,8 +12,8 @@ umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-# 1. The host agent, owned by root. It is renamed into place, so that an incomplete file never runs. The copy in /root is
-#    removed, because it would replace a newer agent if you ran this again after `breakglass host upgrade`.
+# 1. The host agent, owned by root. It is tried and renamed into place, so that verbs never run an incomplete file. The
+#    copy in /root is removed, because it would replace a newer agent if you ran this again after `breakglass host upgrade`.
 if [ -e @PACKAGED@ ]; then
     echo "this host has the package breakglass-host, so nothing was changed; for each VM, run this instead:" >&2
     echo "breakglass-pve allow VM --key '@PUBLIC@'@FROM@" >&2
@@ -21,6 +21,11 @@ if [ -e @PACKAGED@ ]; then
 fi
 if [ -e /root/breakglass-pve ]; then
     install -o root -g root -m 0755 /root/breakglass-pve /usr/local/sbin/breakglass-pve.new
+    /usr/local/sbin/breakglass-pve.new --version >/dev/null || {
+        rm -f /usr/local/sbin/breakglass-pve.new
+        echo "/root/breakglass-pve does not run here, so nothing was changed; the lines above say why" >&2
+        exit 1
+    }
     mv -f /usr/local/sbin/breakglass-pve.new /usr/local/sbin/breakglass-pve
     rm -f /root/breakglass-pve
     @END_SESSIONS@
@@ -77,17 +82,24 @@ trap '[ ! -e "$drop_in.old" ] || mv -f "$drop_in.old" "$drop_in"' EXIT
 trap 'exit 1' HUP INT TERM
 [ ! -e "$drop_in" ] || mv -f "$drop_in" "$drop_in.old"
 
-#if from
 #    The exemption keeps sshd from penalising the handler when other clients at the same address fail to log in.
-exempt='PerSourcePenaltyExemptList @SOURCE@'
+#    Addresses of other handlers stay.
+#if root
+before='s/^Match User root Address //p'
+#else
+before='s/^\(# \)\{0,1\}PerSourcePenaltyExemptList //p'
+#end
+given='@SOURCE@'
+others=$(sed -n "$before" "$drop_in.old" 2>/dev/null | tr , '\n' |
+    grep -v -x -F -e ADDRESS -e "$(echo "$given" | tr , '\n')" | paste -s -d ,)
+[ -z "$others" ] || echo "sshd's drop-in keeps another handler's address, $others; remove it if it is not in use any more"
+sources=$given${others:+${given:+,}$others}
+# Without --from and an earlier address, the handler's address belongs in place of ADDRESS, without the #.
+exempt="PerSourcePenaltyExemptList ${sources:-ADDRESS}"
 # OpenSSH before 9.8 (Proxmox VE 8) has no penalties, and would refuse a file with this keyword.
 # (sshd needs laddr, lport and rdomain only if a Match line on this host uses one of them.)
 settings=$(sshd -T -C 'user=root,host=x,addr=@EXAMPLE@,laddr=127.0.0.1,lport=@PORT@,rdomain=')
-printf '%s\n' "$settings" | grep -q '^persourcepenalties ' || exempt="# $exempt"
-#else
-# --from was not given. The handler's address belongs here, without the #:
-exempt='# PerSourcePenaltyExemptList ADDRESS'
-#end
+if [ -z "$sources" ] || ! printf '%s\n' "$settings" | grep -q '^persourcepenalties '; then exempt="# $exempt"; fi
 #if root
 #    For root's logins from the handler, sshd reads our key file after the files that it reads without this drop-in.
 #    Nothing else about root's login changes. ForceCommand is not needed, because our key's line has command= and restrict.
@@ -96,7 +108,7 @@ own=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
 cat >"$drop_in.new" <<SSHD
 $exempt
 
-Match User root Address @SOURCE@
+Match User root Address $sources
     AuthorizedKeysFile $own $keys
     ClientAliveInterval 15
 Match all

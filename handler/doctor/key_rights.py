@@ -65,6 +65,9 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     if "not available" in text and code == 1:  # nologin
         fix = f"as root on {host.ssh.host}: usermod --shell /bin/sh {host.ssh.user}"
         return error(place, "account-shell", f"the account {host.ssh.user} has no shell: {output}", fix)
+    if "needs Python" in text and code == 1:
+        fix = f"on {host.ssh.host}, upgrade Proxmox VE to 8 or later"
+        return error(place, "python-old", f"the host agent can't be started: {output}", fix)
     if "python3" in text and code in (126, 127):
         fix = f"as root on {host.ssh.host}: apt install python3"
         return error(place, "python-missing", f"the host agent can't be started without Python: {output}", fix)

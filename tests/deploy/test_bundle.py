@@ -127,6 +127,19 @@ def test_the_bundle_runs_alone(python: Path, tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{VERSION}\n", "")
 
 
+def test_an_old_python_is_named(tmp_path: Path) -> None:
+    """The file can be compiled by the Python of Debian 10 and later, and says what it needs before it imports more."""
+    ast.parse(TEXT, feature_version=(3, 8))
+    file = tmp_path / "breakglass-pve"
+    file.write_text(TEXT, encoding="utf-8")
+    old = "import sys; sys.version_info, sys.version = (3, 9, 2), '3.9.2 (default)'; exec(open(sys.argv[1]).read())"
+    ran = subprocess.run([sys.executable, "-c", old, str(file)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.splitlines()) == (
+        1,
+        ["breakglass-pve needs Python 3.11, as in Proxmox VE 8 and 9, and this is 3.9.2"],
+    )
+
+
 # --- what is refused ---
 
 

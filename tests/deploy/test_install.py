@@ -177,6 +177,39 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     assert [file.read_text() for file in files] == before
 
 
+@pytest.mark.all
+@pytest.mark.real("sshd")
+def test_the_recipe_of_a_second_handler_keeps_the_firsts_address(host: Installed) -> None:
+    """So does a recipe without --from. Without any address, the line is a comment to fill in."""
+    exempt, sign = "PerSourcePenaltyExemptList", re.match("(# )?", host.drop_in.read_text())[0]  # type: ignore[index]
+    for words, shown, line in (
+        (
+            ["--from", "192.0.2.60"],
+            "another handler's address, 127.0.0.1; remove it",
+            f"{sign}{exempt} 192.0.2.60,127.0.0.1",
+        ),
+        ([], "address, 192.0.2.60,127.0.0.1; remove it", f"{sign}{exempt} 192.0.2.60,127.0.0.1"),
+        (["--from", "127.0.0.1,192.0.2.60"], "ok: ", f"{sign}{exempt} 127.0.0.1,192.0.2.60"),
+    ):
+        ran = host.run("/bin/sh", "-s", stdin=host.print_recipe("breakglass", *(words or ["--host", "pve1"])))
+        assert (ran.returncode, shown in ran.stdout) == (0, True), ran.stderr
+        assert host.drop_in.read_text().splitlines()[0] == line
+    host.drop_in.unlink()
+    assert host.run("/bin/sh", "-s", stdin=host.print_recipe("breakglass", "--host", "pve1")).returncode == 0
+    assert host.drop_in.read_text().splitlines()[0] == f"# {exempt} ADDRESS"
+
+
+@pytest.mark.real("sshd")
+def test_an_agent_that_does_not_run_replaces_none(host: Installed) -> None:
+    """What it says is shown, such as the Python that it needs, and the installed one stays."""
+    before = (host.sbin / "breakglass-pve").read_text()
+    (host.root / "breakglass-pve").write_text("#!/usr/bin/python3 -IS\nimport no_such_module\n")
+    ran = host.run("/bin/sh", "-s", stdin=host.recipe)
+    (host.root / "breakglass-pve").unlink()
+    assert (ran.returncode, "No module named" in ran.stderr, "does not run here" in ran.stderr) == (1, True, True)
+    assert {path.name: path.read_text() for path in host.sbin.glob("breakglass-pve*")} == {"breakglass-pve": before}
+
+
 @pytest.mark.real("sshd")
 def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
     """It may belong to a person, so it is named, and no key is written for it."""

@@ -84,6 +84,14 @@ def test_the_recipe_makes_no_account(host: Installed) -> None:
         assert (host.etc / name).read_text() == Path(f"/etc/{name}").read_text()
 
 
+@pytest.mark.all
+def test_the_recipe_of_a_second_handler_keeps_the_firsts_address(host: Installed) -> None:
+    """Both handlers' keys log in to root's account, each from its own address."""
+    ran = run_recipe(host, host.print_recipe("root", "--from", "192.0.2.60"))
+    assert f"another handler's address, {HANDLER}; remove it" in ran.stdout
+    assert f"\nMatch User root Address 192.0.2.60,{HANDLER}\n" in host.drop_in.read_text()
+
+
 def test_our_key_has_its_forced_command_only(door: Door) -> None:
     """It runs a verb, and opens neither a shell nor a terminal nor a forwarding."""
     host = door.host

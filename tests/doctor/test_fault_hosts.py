@@ -5,6 +5,7 @@ The host was installed by the printed recipe. Each fault is found under its code
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.words import VERSION
 
@@ -287,10 +289,24 @@ def no_program(setup: HostSetup) -> None:
     (setup.host.sbin / "breakglass-pve").write_bytes(bytes(range(127, 256)) * 40)
 
 
+def old_python(setup: HostSetup) -> None:
+    """Let the host agent, as it is installed, need a Python that does not exist."""
+    text = bundle()
+    assert text.count("sys.version_info < (3, 11)") == 1
+    setup.host.set_agent(text.replace("sys.version_info < (3, 11)", "sys.version_info < (9,)"))
+
+
+def exemption(address: str) -> Seed:
+    return lambda setup: setup.host.drop_in.write_text(
+        re.sub("(# )?(PerSourcePenaltyExemptList) .*", rf"\2 {address}", setup.host.drop_in.read_text())
+    )
+
+
 AGENTS = [
     ("wrong node", lambda s: s.pve1.update(node="pve9"), "wrong-node", f'hosts.pve1.node = "{node_name()}"'),
     ("agent missing", lambda s: s.at_host(f"rm {AGENT}"), "agent-missing", UPGRADE),
     ("agent not executable", lambda s: s.at_host(f"chmod 0644 {AGENT}"), "agent-not-executable", f"chmod 0755 {AGENT}"),
+    ("Python of Debian 11", old_python, "python-old", "upgrade Proxmox VE"),
     ("Python missing", program("#!/usr/bin/python3.99 -IS\n"), "agent-missing", "apt install python3"),
     ("Python missing for env", program("#!/usr/bin/env python3.99\n"), "python-missing", "apt install python3"),
     ("agent damaged", program("#!/usr/bin/python3 -IS\nimport no_such_module\n"), "agent-broken", UPGRADE),
@@ -332,6 +348,7 @@ AGENTS = [
     ),
     ("account with another uid", account(":0:0:", ":1234:1234:"), "host-check", "usermod --non-unique --uid 0"),
     ("no account", account("breakglass:", "other:"), "key-not-accepted", RECIPE),
+    ("exemption of another handler", exemption("192.0.2.60"), "host-check", "add 127.0.0.1 to PerSource"),
     ("no channels", lambda s: s.use_sshd("-o", "MaxSessions=0"), "no-channel", "MaxSessions"),
 ]
 
@@ -471,7 +488,7 @@ WARNINGS = """
 host key any; agent of another build; agent is older; agent can't be asked not to read a log;
 agent is newer; clock ahead; clock behind; lock of a backup; lock of a migration;
 lock file held; HA disarmed; /run without inodes; archive full; archive without inodes; archive read-only;
-archive hung; broken chain; agent can't compare names
+ exemption of another handler; archive hung; broken chain; agent can't compare names
 """
 ROWS = [*LOGINS, *KEYS, *AGENTS, *VMS, *HOST]
 FAULTS = [Fault(*row) for row in ROWS]
@@ -535,7 +552,7 @@ HEALTHY: dict[str, tuple[Seed, list[str]]] = {
     "under HA": (under_ha(), []),
     "HA disarmed": (under_ha(disarm="ignore"), ["vm-check"]),
     "suspended to disk": (vm_conf("lock: suspended\nname: devvm\n"), []),
-    "IPv6": (listen_on_ipv6, []),
+    "IPv6": (listen_on_ipv6, ["host-check"]),  # the recipe was printed with --from 127.0.0.1
     "host_ca": (sign_host_key, []),
     "by name": (by_name, []),
     "several VMs": (running_job_of_another_vm, []),

@@ -17,7 +17,7 @@ from breakglass.agents.pve.check.findings import (
     judge_room,
     judge_shadow,
 )
-from breakglass.agents.pve.check.root_login import find_key_files, judge_sshd, parse_settings
+from breakglass.agents.pve.check.root_login import find_key_files, judge_exemption, judge_sshd, parse_settings
 
 from ..support.rows import each_row
 
@@ -173,6 +173,24 @@ def test_a_setting_that_opens_the_account_or_locks_it(line: str, level: str, sen
     findings = list(judge_sshd(parse_settings(SSHD) | parse_settings(line), USER))
     assert bad(findings) == [(level, sentence)]
     assert next(finding for finding in findings if finding.level != OK).hint
+
+
+@each_row(
+    ("exempt", "is_spared"),
+    [
+        ("none", True),  # which another finding is about
+        ("192.0.2.50", True),
+        ("192.0.2.9,192.0.2.50", True),
+        ("192.0.2.0/24", True),
+        ("2001:db8::/32,192.0.2.*", True),
+        ("192.0.2.60", False),
+        ("2001:db8::/32,198.51.100.0/24,192.0.3.*", False),
+    ],
+)
+def test_an_exemption_of_another_handler_is_found(exempt: str, is_spared: bool) -> None:
+    """The list that sshd prints is compared with the address from which the handler has logged in."""
+    found = bad(judge_exemption({"persourcepenaltyexemptlist": exempt}, "192.0.2.50"))
+    assert [level for level, _ in found] == ([] if is_spared else [WARNING])
 
 
 @each_row("name", ["forcecommand", "disableforwarding", "permittty", "permituserrc"])

@@ -38,10 +38,11 @@ def _findings_in_time(key: Key, vm: int | None) -> Iterator[Finding]:
 
 
 def _check_host(key: Key) -> Iterator[Finding]:
-    """Check the host and the account that the key logged in to, which sshd names.
+    """Check the host and the account that the key logged in to. sshd names the account and the handler's address.
 
     Below --root, as in the demo, there are no accounts, and sshd's settings belong to another system.
     """
     if key.root:
         return check_host(key.host(0))
-    return check("", os.environ.get("LOGNAME"), os.path.abspath(sys.argv[0]))
+    client = os.environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    return check("", os.environ.get("LOGNAME"), os.path.abspath(sys.argv[0]), client)

@@ -60,6 +60,7 @@ from .root_login import (
     find_handler_addresses,
     find_key_files,
     judge_bashrc,
+    judge_exemption,
     judge_other_accounts,
     judge_root_account,
     judge_root_files,
@@ -77,10 +78,11 @@ _NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of Breakglass
 _SSHD_FAILED = error("sshd -T failed, so sshd's settings are not known", "run sshd -t and systemctl status ssh")
 
 
-def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
+def check(root: str, user: str | None, own_file: str, client: str = "") -> Iterator[Finding]:
     """Yield the findings about this host, the account that the keys log in to, and each VM that a key names.
 
-    The default user is root if sshd's configuration has the block for root, and breakglass otherwise.
+    The default user is root if sshd's configuration has the block for root, and breakglass otherwise. `client` is the
+    handler's address, if the handler asks.
     """
     host = Host(0, root)
     yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
@@ -93,6 +95,8 @@ def check(root: str, user: str | None, own_file: str) -> Iterator[Finding]:
         yield from _check_root(host, passwd, addresses or [], own_file)
     else:
         yield from _check_account(host, user or "breakglass", passwd, own_file)
+    if client:
+        yield from judge_exemption(read_sshd_settings(host, "root", client) or {}, client)
 
 
 def check_host(host: Host) -> Iterator[Finding]:

@@ -1,7 +1,9 @@
 """Judges whether sshd lets the handler's keys in, to root or another account, by its settings and root's own rule."""
 
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from .findings import Account, Finding, error, ok, warning
 
@@ -235,3 +237,22 @@ def judge_root_files(files: Sequence[str], own: Sequence[str], address: str) -> 
         yield warning(f"sshd reads {KEY_FILE} for root from every address", f"name it only {IN_MATCH}")
     if KEY_FILE in files and KEY_FILE not in own and not missing:
         yield ok(f"sshd reads {KEY_FILE} for root from {address} and not from elsewhere, beside root's own files")
+
+
+# --- Judges the list of addresses that sshd never penalises, for both kinds of account. Pure ---
+
+
+def judge_exemption(settings: Mapping[str, str], client: str) -> Iterator[Finding]:
+    """Warn if sshd spares other addresses its penalties, but not the one from which the handler has logged in."""
+    exempt = settings.get("persourcepenaltyexemptlist", "none")
+    if exempt != "none" and not any(_is_of(client, word) for word in exempt.split(",")):
+        sentence = f"failed logins from {client} can lock the handler out, because sshd spares only {exempt}"
+        yield warning(sentence, f"add {client} to PerSourcePenaltyExemptList in {DROP_IN}, then systemctl reload ssh")
+
+
+def _is_of(client: str, word: str) -> bool:
+    """Tell whether an address is the one of a list's word, or in its network, or fits its wildcards."""
+    try:
+        return ipaddress.ip_address(client) in ipaddress.ip_network(word, strict=False)
+    except ValueError:
+        return fnmatchcase(client, word)
