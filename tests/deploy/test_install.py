@@ -211,6 +211,15 @@ def test_an_agent_that_does_not_run_replaces_none(host: Installed) -> None:
 
 
 @pytest.mark.real("sshd")
+def test_an_agent_that_is_not_root_says_so(host: Installed) -> None:
+    """It can read neither QEMU's pid file nor its monitor, so it would call each VM stopped or wedged."""
+    account = ["/usr/bin/setpriv", "--reuid=1001", "--regid=1001", "--clear-groups", "/usr/bin/env"]
+    for verb, code in (("status vm=102", 13), ("cycle vm=102", 13), ("ping", 0)):
+        ran = host.run(*account, f"SSH_ORIGINAL_COMMAND={verb}", AGENT, "serve", "--vms", "102")
+        assert (ran.returncode, "has uid 1001 and needs root" in ran.stderr) == (code, code != 0), ran.stdout
+
+
+@pytest.mark.real("sshd")
 def test_an_account_that_is_not_roots_ends_the_recipe(host: Installed) -> None:
     """It may belong to a person, so it is named, and no key is written for it."""
     edit("passwd", "breakglass:x:0:", "breakglass:x:1234:")(host)

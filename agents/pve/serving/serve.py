@@ -1,6 +1,7 @@
 """Serving: the requests under way, and one request of `$SSH_ORIGINAL_COMMAND`."""
 
 import json
+import os
 import re
 import secrets
 import select
@@ -123,6 +124,9 @@ def name_vm(key: Key, request: Request) -> Request:
 
 def check_request(key: Key, request: Request) -> Iterator[Message] | None:
     """Return the refusal that this key gets for this request, or None."""
+    if (uid := os.geteuid()) and not key.root and request.verb not in ("check", "ping"):
+        sentence = f"the host agent has uid {uid} and needs root, so nothing was done; run breakglass-pve check there"
+        return refuse(FAILED, "agent-failed", sentence)
     if request.vm is not None and request.vm not in key.vms:
         return refuse(REFUSED, "wrong-vm", f"this key serves VM {key.vms}, not {request.vm}; nothing was changed")
     if request.vm is None and request.verb not in ("check", "ping", "session", "states"):
