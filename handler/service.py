@@ -45,6 +45,7 @@ class Service:
         self.hung_up = asyncio.Event()
         self._load, self._follow, self._stop_following = load, follow, stop_following
         self.rejected_since: float | None = None
+        self.reloads = 0
         self.hosts: dict[str, HostConnection] = {}
         # connections from before a reload, which are kept until the new connections serve verbs
         self._before: dict[str, HostConnection] = {}
@@ -102,6 +103,7 @@ class Service:
                 self._use(config)
                 self._spawn(self._follow(config))
                 audit.note("reload", **config.summary)
+            self.reloads += 1
 
     def _use(self, config: Config) -> None:
         """Apply a configuration: open, keep and close connections.

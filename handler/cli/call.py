@@ -14,7 +14,7 @@ from ..auth.signing import ID
 from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
-from .environment import caller_key, handler_url
+from .environment import caller_key, handler_url, name_refused_key
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
 from .terminal_text import localized, opinion_line, seen_line
@@ -97,7 +97,8 @@ def run_verb(
     except HandlerError as error:
         if display.json:
             say(json.dumps({"error": error.error}))
-        complain(str(error), error.hint)
+        is_unknown = error.error.get("code") == "unauthorized"
+        complain(*(name_refused_key(os.environ) if is_unknown else (str(error), error.hint)))
         if error.error.get("code") in REFUSALS:
             complain("", _document_hint(error.error["code"]))
         return FAILED

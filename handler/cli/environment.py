@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from ..auth.signing import secret_bytes
+from ..auth.signing import fingerprint, secret_bytes
 from ..base.findings import ConfigError
 from ..config.reader import in_file
 from ..config.sources import read_secret
@@ -81,6 +81,15 @@ def read_private(setting: str, file: str, hint: str, environment: Environment) -
         [found] = unusable.problems
         fix = found.fix if found.code == "file-exposed" else hint
         raise CommandError(f"{setting} {found.sentence}", fix) from None
+
+
+def name_refused_key(environment: Environment) -> tuple[str, str]:
+    """Return which key the handler has refused, and what to do. The handler never says why."""
+    name = (
+        f"{in_file(environment.get('BREAKGLASS_SECRET_FILE', ''))} (fingerprint {fingerprint(caller_key(environment))})"
+    )
+    hint = "it may be revoked, rotated or expired; on the handler's machine, run breakglass keys list"
+    return f"the handler does not accept the signing key{name}", hint
 
 
 # --- the configuration's files ---

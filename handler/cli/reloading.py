@@ -1,15 +1,20 @@
 """Makes a running handler reload its configuration, for the options `--unit` and `--pid`."""
 
 import argparse
+import http.client
 import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+from ..doctor.http import exchange
+from .environment import handler_url
 from .output import FAILED, CommandError, complain, reason, remark
 
 _SECONDS = 60.0
+_SEE_SECONDS = 10.0  # in which a reload ends
 _PROGRAMS = ("breakglass", "handler")  # "handler" is the folder that the Procfile starts
 _SEE = 'look at "config" in GET /health: "rejected" means that the old configuration is still in force'
 _FILES = "after a change of a file that LoadCredential= gives to the unit, restart it"
@@ -31,11 +36,12 @@ def check_reload(arguments: argparse.Namespace) -> None:
 
 
 def reload_handler(arguments: argparse.Namespace) -> bool:
-    """Make the handler that the arguments name reload its configuration, and say so on stderr.
+    """Make the handler that the arguments name reload its configuration, and say on stderr whether it did.
 
     If the arguments name no handler, print the command to run and return False. Raises CommandError with exit code 1 if
     the reload failed. The file is already changed then, and the message says so.
     """
+    before = _read_reloads()
     if arguments.unit is not None:
         _reload_unit(arguments.unit)
     elif arguments.pid is not None:
@@ -43,8 +49,35 @@ def reload_handler(arguments: argparse.Namespace) -> bool:
     else:
         remark("the running handler does not use this change yet", "systemctl reload breakglass, or kill -HUP PID")
         return False
-    remark("the handler was told to reload its configuration", f"{_SEE}; {_FILES}")
+    state = _await_reload(before)
+    if state.startswith("rejected"):
+        why = "the configuration is changed, but the handler rejects it, so the old one is still in force"
+        raise CommandError(why, "run breakglass check", FAILED)
+    if state:
+        remark(f"the handler has reloaded its configuration, which is {state}", _FILES)
+    else:
+        remark("the handler was told to reload its configuration", f"{_SEE}; {_FILES}")
     return True
+
+
+def _read_reloads() -> tuple[object, str] | None:
+    """Return how many reloads have ended, and the state of the configuration; None if no handler says that."""
+    try:
+        answer = exchange(handler_url(os.environ), "GET", "/health").json
+    except (OSError, http.client.HTTPException, CommandError):
+        return None
+    return (answer["reloads"], str(answer.get("config"))) if "reloads" in answer else None
+
+
+def _await_reload(before: tuple[object, str] | None) -> str:
+    """Return the state of the configuration after the reload, or an empty text if it can't be seen."""
+    until = time.monotonic() + _SEE_SECONDS
+    while before is not None and time.monotonic() < until:
+        now = _read_reloads()
+        if now is not None and now[0] != before[0]:
+            return now[1]
+        time.sleep(0.1)
+    return ""
 
 
 def _not_reloaded(why: str, hint: str) -> CommandError:

@@ -38,6 +38,7 @@ async def health(request: Request) -> Response:
             "time": rfc3339(time.time()),
             "version": VERSION,
             "config": find_condition(service, chatting).config_state,
+            "reloads": service.reloads,
             "hosts": _hosts(service),
             "vms": _vms(service) + _vms_off(service),
             "chat": chatting.state,

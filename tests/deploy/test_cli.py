@@ -19,7 +19,7 @@ import pytest
 
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
-from breakglass.auth.signing import secret_bytes
+from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.cli.docs_text import render
 from breakglass.cli.output import visible
 from breakglass.demo.proxmox.world import World
@@ -176,10 +176,14 @@ def test_call_says_that_nothing_was_sent() -> None:
 
 
 @pytest.mark.real("sshd")
-def test_call_with_an_unknown_key_fails(service: Service) -> None:
-    """The exit code is 1, with the handler's message."""
-    ran = run("call", "reset", BREAKGLASS_URL=f"http://127.0.0.1:{service.port}", BREAKGLASS_SECRET=new_secret())
-    assert (ran.returncode, "not signed by a known caller" in ran.stderr) == (1, True)
+def test_call_with_an_unknown_key_fails(service: Service, tmp_path: Path) -> None:
+    """The exit code is 1. The key is named as `keys list` names it, with its file, because it may be an old one."""
+    secret, file, url = new_secret(), tmp_path / "anna.signing-key", f"http://127.0.0.1:{service.port}"
+    file.touch(0o600)
+    file.write_text(secret)
+    ran = run("call", "reset", BREAKGLASS_URL=url, BREAKGLASS_SECRET_FILE=str(file))
+    key = f'the signing key in "{file}" (fingerprint {fingerprint(secret_bytes(secret))})'
+    assert (ran.returncode, f"does not accept {key}" in ran.stderr, "keys list" in ran.stderr) == (1, True, True)
     assert ran.stderr.endswith("    what to do: breakglass docs unauthorized\n")
 
 

@@ -1,5 +1,6 @@
 """`breakglass keys` beside a running handler: what it changes is in force after the reload, and not before."""
 
+import argparse
 import json
 import os
 import pty
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from breakglass.auth.signing import fingerprint, secret_bytes
+from breakglass.cli.output import CommandError
+from breakglass.cli.reloading import reload_handler
 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
@@ -46,12 +49,11 @@ def breakglass(service: Service, *words: str, **more: Any) -> subprocess.Complet
 
 
 def reloading(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that reloads the handler, and return once the handler has the new configuration."""
-    before = service.log().count('"event": "reload"')
-    ran = breakglass(service, *words, "--pid", str(service.process.pid))
-    assert ran.returncode == 0, ran.stderr
-    assert "was told to reload" in ran.stderr
-    service.logged('"event": "reload"', times=before + 1)
+    """Run a command that reloads the handler, and returns once the handler has the new configuration."""
+    url = f"http://127.0.0.1:{service.port}"
+    pid = str(service.process.pid)
+    ran = breakglass(service, *words, "--pid", pid, environment={"BREAKGLASS_URL": url})
+    assert (ran.returncode, "the handler has reloaded its configuration, which is ok" in ran.stderr) == (0, True), ran
     return ran
 
 
@@ -262,6 +264,18 @@ def test_in_a_terminal_a_person_is_asked(service: Service, answer: str, goes: bo
 # --- the reload ---
 
 
+def reload_handler_at(service: Service) -> str:
+    """Return what a command says that has changed something and reloads this handler."""
+    arguments = argparse.Namespace(unit=None, pid=service.process.pid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BREAKGLASS_URL", f"http://127.0.0.1:{service.port}")
+        try:
+            reload_handler(arguments)
+        except CommandError as error:
+            return str(error.message)
+    return ""
+
+
 def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> None:
     """A file with a fault disables its caller alone; a directory that can't be read, or is gone, none at all."""
     secret, place = new_secret(), own(service.config)
@@ -290,6 +304,8 @@ def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> No
             assert "callers.d" in problem["place"]
             assert service.health()["config"].startswith("rejected since")
             assert accepted(service, "eva", secret)
+            seen = reload_handler_at(service)
+            assert "the handler rejects it, so the old one is still in force" in seen
         finally:
             bring_back()
     (place / "eva.toml").unlink()

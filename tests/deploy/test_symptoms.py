@@ -100,7 +100,7 @@ def test_a_key_that_is_refused(person: Person) -> None:
     assert person.paste(both).count("devvm: running (status, id ") == 2
     person.use(new_secret())
     try:
-        assert person.paste(both).count("the request is not signed by a known caller") == 2
+        assert person.paste(both).count("the handler does not accept the signing key") == 2
     finally:
         person.use(person.service.secrets["operator"])
     person.service.send("POST", "/pve", b"{}")
