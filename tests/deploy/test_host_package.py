@@ -288,7 +288,24 @@ def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
     host.run(f"{full} {keys}")
     host.write(KEYS, lines)
     assert (host.run(remove, check=False).returncode, host.path(KEYS).read_text()) == (100, lines)
-    host.run(f"umount {keys}; mkdir -p /etc/passwd.edit/so-vipw-fails")
+    host.run(f"umount {keys}; mkfifo {keys}/hangs")  # like a link to a file system that hangs
+    host.write(KEYS, lines)
+    job = subprocess.Popen(
+        host.argv("bash", "-c", "exec -a 'python3 -IS /usr/sbin/breakglass-pve job' sleep 1000"),
+        stdin=subprocess.DEVNULL,
+    )
+    removal = subprocess.Popen(host.argv("sh", "-c", f"{remove} 2>&1"), stdout=subprocess.PIPE, text=True)
+    assert removal.stdout is not None
+    assert next(line for line in removal.stdout if "waiting for running jobs" in line)
+    assert host.path(KEYS).read_text() == OWN
+    end = "pkill --ns $$ --nslist mnt"
+    host.run(f"{end} -KILL -f 'breakglass-host.prerm remove$'")
+    removal.communicate()
+    assert (removal.returncode, host.path(KEYS).read_text()) == (100, lines)
+    assert sorted(path.name for path in host.path(keys).iterdir()) == ["breakglass", "hangs"]
+    host.run(f"{end} -f '^python3 -IS /usr/sbin/breakglass-pve job'")
+    job.wait()
+    host.run(f"rm {keys}/hangs; mkdir -p /etc/passwd.edit/so-vipw-fails")
     assert "the account breakglass stays" in host.run(f"{remove} 2>&1", check=False).stdout
     host.run(f"rm -r /etc/passwd.edit; {remove}; umount {drop_ins}")
     assert host.run("getent passwd breakglass", check=False).returncode == 2
