@@ -90,7 +90,7 @@ def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
 def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
     """Return a directory of the XDG specification, which allows only absolute paths."""
     named = environment.get(variable, "")
-    return named if named.startswith("/") else f"{environment.get('HOME') or '.'}/{default}"
+    return named if named.startswith("/") else os.path.join(environment.get("HOME") or ".", default)
 
 
 def _files_of(operator: str | None) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +100,25 @@ def test_the_health_check(container: Container) -> None:
         assert container.exec(*check).returncode == 1
     finally:
         signal_process(handler, signal.SIGCONT)
+
+
+def test_the_image_makes_its_configuration(container: Container, directory: Path) -> None:
+    """The document's lines need no other Python. The flags are the answers to the questions."""
+    place = directory / "srv"
+    text = (ROOT / "docs/container.md").read_text("utf-8").replace("/srv/breakglass", str(place))
+    made, asked = re.findall(r"^(?:install|podman run --rm) .*$", text, re.MULTILINE)
+    subprocess.run(["sh", "-ec", made], check=True)
+    init = asked.partition(f":/etc/breakglass {container.image} ")[2].split()
+    flags = ["--url=https://rescue.example.org/", "--operator=anna", "--host=pve1=192.0.2.10", "--host-key=pve1=any"]
+    for command, access in (([*init, *flags, "--vm=devvm=102"], "rw"), (["check"], "ro")):
+        ran = subprocess.run(
+            container.argv(place, *command),
+            env={**container.builder.environment, "ACCESS": access},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "no problems; callers: anna" in ran.stdout
 
 
 def test_check_and_reload(container: Container) -> None:

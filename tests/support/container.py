@@ -101,7 +101,7 @@ mount --bind "$root" /mnt
 mount --rbind "$root/dev" /mnt/dev
 mount --bind "$root/etc/breakglass" /mnt/etc/breakglass
 mount -o remount,bind,ro /mnt
-mount -o remount,bind,ro /mnt/etc/breakglass
+mount -o "remount,bind,${ACCESS:-ro}" /mnt/etc/breakglass
 mount -o remount,bind,ro /mnt/dev
 shift 2
 exec unshare --pid --net --fork --kill-child /bin/sh -c '
@@ -133,8 +133,7 @@ class Container(Service):
         mounted.write_bytes(self.config.read_bytes())
         os.chown(mounted, 0, int(self.settings["User"].partition(":")[2]))
         mounted.chmod(0o440)  # as Kubernetes mounts a secret with `fsGroup`
-        argv = ["unshare", "--mount", "--propagation=private", "/bin/sh", "-c", _RUN, "sh"]
-        argv += [self.image, str(self.mounted), *self.within(*self.settings["Entrypoint"], *self.settings["Cmd"])]
+        argv = self.argv(self.mounted, *self.settings["Cmd"])
         with self.audit_file.open("ab") as audit:
             self.process = subprocess.Popen(
                 argv, env=self.builder.environment, stdout=audit, stdin=subprocess.DEVNULL, cwd=self.directory
@@ -146,6 +145,11 @@ class Container(Service):
         until(self._listens, "the start of the handler")
         self.listener = self.in_network(lambda: socket.create_server(("127.0.0.1", self.ssh_port)))
         threading.Thread(target=self._relay, daemon=True).start()
+
+    def argv(self, mounted: Path, *command: str) -> list[str]:
+        """Return a command line that runs a command of the image, with a directory as /etc/breakglass."""
+        argv = ["unshare", "--mount", "--propagation=private", "/bin/sh", "-c", _RUN, "sh", self.image, str(mounted)]
+        return [*argv, *self.within(*self.settings["Entrypoint"], *command)]
 
     @property
     def environment(self) -> dict[str, str]:
