@@ -29,6 +29,7 @@ from ..unit.test_config import GOOD, no_files
 
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "deploy/prometheus/alerts.yml"
+DASHBOARD = ROOT / "deploy/grafana/breakglass.json"
 DOCUMENT = ROOT / "docs/monitoring.md"
 ALERT = '[[alerts]]\nsource = "generic"\nmatch = { a = "b" }\nvm = "devvm"\n'
 CONFIG = parse(GOOD + ALERT, no_files)
@@ -245,8 +246,8 @@ def lines_of(before: str, after: str) -> list[dict[str, str]]:
 
 
 def used_series() -> set[str]:
-    """Return the names of the series in the rules."""
-    return set(re.findall(r"\bbreakglass_\w+", RULES.read_text("utf-8")))
+    """Return the names of the series in the rules and the dashboard."""
+    return set(re.findall(r"\bbreakglass_\w+", RULES.read_text("utf-8") + DASHBOARD.read_text("utf-8")))
 
 
 def _samples(text: str) -> dict[str, float]:
@@ -302,10 +303,79 @@ def test_the_rules_are_good() -> None:
 
 
 def test_the_rules_use_series_that_there_are() -> None:
-    """Each series in a rule is one that the handler shows, under that name."""
+    """Each series in a rule, or in a query of the dashboard, is one that the handler shows, under that name."""
     names = {line.split(" ")[2] for line in text_of(healthy()).splitlines() if line.startswith("# TYPE")}
     assert used_series() - names == set()
-    assert len(used_series()) > 8
+    assert len(used_series()) > 15
+
+
+# --- the dashboard ---
+
+VARIABLES = {"$instance": "rescue.*", "$__rate_interval": "5m", "$__range": "1h"}  # as Grafana replaces them
+NEEDED = {"id", "type", "title", "description", "datasource", "gridPos", "targets", "fieldConfig", "options"}
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
+    return found
+
+
+def query_of(target: Mapping[str, Any]) -> str:
+    query = str(target["expr"])
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    return query
+
+
+def test_grafana_can_load_the_dashboard() -> None:
+    """It has the fields of Grafana 10's schema, asks the chosen data source, and no panel covers another one."""
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    variables = {each["name"]: each["type"] for each in dashboard["templating"]["list"]}
+    assert (dashboard["schemaVersion"], variables) == (36, {"datasource": "datasource", "instance": "query"})
+    cells: list[tuple[int, int]] = []
+    for panel in panels():
+        assert panel.keys() >= NEEDED
+        assert panel["fieldConfig"].keys() == {"defaults", "overrides"}
+        assert {source["uid"] for source in (panel["datasource"], *(t["datasource"] for t in panel["targets"]))} == {
+            "${datasource}"
+        }
+        at = panel["gridPos"]
+        cells += [(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])]
+    assert len({panel["id"] for panel in panels()}) == len(panels()) >= 8
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+def a_bad_day(snapshot: Snapshot) -> Snapshot:
+    """Return a handler of which each query of the dashboard shows something."""
+    counts = snapshot.counts
+    for verb, outcome in (("cycle", "done"), ("status", "unreached")):
+        counts.add_request("/pve", outcome, "operator", verb)
+    counts.add_request("/alert/generic", "accepted")
+    counts.add_captures("generic", 1, 0, 0)
+    counts.add_notification("ntfy", is_sent=False)
+    counts.add_turn("claude-auth", {}, 0.25)
+    return host("agent-silent")(snapshot)
+
+
+@pytest.mark.real("promtool")
+def test_each_query_of_the_dashboard_answers(tmp_path: Path) -> None:
+    """Prometheus parses each query. On a bad day, each shows a series with the labels that its legend names."""
+    queries = []
+    for target in (target for panel in panels() for target in panel["targets"]):
+        query = query_of(target)
+        for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+            query = f'label_replace({query}, "missing", "{label}", "{label}", "")'
+        queries.append(f"count by (missing) ({query}) > bool 0")
+    tests = {
+        "interval": "1m",
+        "input_series": lines_of(text_of(healthy()), text_of(a_bad_day(healthy()))),
+        "promql_expr_test": [
+            {"expr": f"{query} > bool 0", "eval_time": "12m", "exp_samples": [{"labels": "{}", "value": 1}]}
+            for query in queries
+        ],
+    }
+    promtool(tmp_path, [tests])
 
 
 @pytest.mark.all
