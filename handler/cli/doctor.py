@@ -20,12 +20,12 @@ from ..config.load import config_path
 from ..config.model import Config
 from ..doctor.keys import DOCTOR
 from ..doctor.signed import prove
-from ..doctor.visit import CONFIGURATION, Visit
-from ..doctor.walk import LOOKS, walk
+from ..doctor.visit import CONFIGURATION, HANDLER, Visit
+from ..doctor.walk import LOOKS, Causes, walk
 from .account import name_this_user
 from .check import find_problems
 from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
-from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say
+from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say, show_waiting
 from .ping import ping
 
 READ_SECONDS = 20.0  # for the files that are read before the first check
@@ -133,12 +133,18 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
 
 async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     """Print each finding as soon as it is known, and return the exit code."""
-    output, found = _Output(), list[Finding]()
-    for findings in (walk(visit, LOOKS), prove(visit, found)):  # prove() uses the findings of walk()
+    output, found, causes = _Output(), list[Finding](), Causes()
+    clock = asyncio.create_task(_show_seconds(causes))
+    for findings in (walk(visit, LOOKS, causes), prove(visit, found)):  # prove() uses the findings of walk()
         async for finding in findings:
             found.append(finding)
             if not arguments.json:
                 output.write(str(finding))
+        causes.waiting_for = "proof"
+    clock.cancel()
+    show_waiting("")
+    if not arguments.json:
+        output.write(causes.summary(visit, found))
     code = max((_LEVELS[finding.level] for finding in found), default=0)
     if arguments.json:
         output.write(_report(found, int(visit.now)))
@@ -149,6 +155,15 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
         flush_output()
         os._exit(code)
     return code
+
+
+async def _show_seconds(causes: Causes) -> None:
+    """Show on a terminal, each second, which place doctor waits for."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(1)
+        slow = ", which may hold an answer to test the proxy" if causes.waiting_for == HANDLER else ""
+        show_waiting(f"{time.monotonic() - began:.0f} s: looking at {causes.waiting_for}{slow} …")
 
 
 def _report(found: Sequence[Finding], at: int) -> str:
@@ -168,6 +183,7 @@ class _Output:
         if self._is_closed:
             return
         try:
+            show_waiting("")
             say(line)
         except OSError as error:
             self._is_closed = True

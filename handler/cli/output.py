@@ -83,6 +83,12 @@ def remark(message: str, hint: str = "") -> None:
         print(visible("\n".join(lines)), file=sys.stderr)
 
 
+def show_waiting(text: str) -> None:
+    """Show on a terminal what the command waits for. The next text replaces this one, and an empty text removes it."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"\r\x1b[K{visible(text)}", end="", file=sys.stderr, flush=True)
+
+
 def has_person() -> bool:
     """Return whether a person can be asked, because standard input and output are a terminal."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -8,7 +8,9 @@ The other entries still work. A file without a usable caller, VM or session secr
 
 import hmac
 import os
+import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,8 +49,20 @@ def parse_toml(text: str, read: Read) -> Entry:
     try:
         return Entry(tomllib.loads(text), read, [])
     except (ValueError, RecursionError) as fault:  # tomllib raises other errors for a huge number and for deep nesting
-        problem = error("(file)", "config-file", f"is not TOML: {fault}", "check its quotes and brackets")
+        problem = error("(file)", "config-file", f"is not TOML: {fault}", _explain_toml(text, fault))
         raise ConfigError([problem]) from None
+
+
+def _explain_toml(text: str, fault: Exception) -> str:
+    """Return how to correct a text that is not TOML. A character that looks like another one is named."""
+    number = re.search(r"line (\d+)", str(fault))
+    line = text.split("\n")[int(number[1]) - 1] if number else ""
+    odd = [
+        f"{unicodedata.name(each, '?').lower()} (U+{ord(each):04X})"
+        for each in line
+        if not (each.isascii() or each.isalnum())
+    ]
+    return f"write a plain character for the {odd[0]} in that line" if odd else "check its quotes and brackets"
 
 
 def _config(top: Entry, files: OwnFiles, main: str) -> Config:

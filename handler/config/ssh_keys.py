@@ -21,7 +21,7 @@ def import_key(private: str) -> "asyncssh.SSHKey":
     """Return an unencrypted private key, parsed once (RSA takes a second). Raises ValueError if it is anything else."""
     from .ssh_library import asyncssh
 
-    return asyncssh.import_private_key(private.strip() + "\n")
+    return asyncssh.import_private_key(private.strip("\ufeff \t\r\n") + "\n")
 
 
 def key_fault(private: str, file: str) -> tuple[str, str, str] | None:

@@ -17,7 +17,7 @@ from ..config.warnings import warn_of_chat
 from .handler import REINSTALL
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
-from .visit import CHAT, Visit, about
+from .visit import CHAT, Visit, about, unit_properties
 
 SECONDS = 8.0  # the time for finding claude's program
 TESTED = "2.1.331"
@@ -74,8 +74,17 @@ async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
     except (OSError, TimeoutError, ValueError) as lost:
         why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
         what = f"Turns are started {by}, but none can be started: {why}."
-        return [found_error("turn-not-started", what, RESTART if place else REINSTALL)]
+        fix = await run_in_thread(_start_units, SECONDS) if place else REINSTALL
+        return [found_error("turn-not-started", what, fix)]
     return [judge_walls(answer, by)] + ([] if answer.get("fault") else [judge_claude(settings, answer)])
+
+
+def _start_units() -> str:
+    """Return how to start turns by systemd again, also at the next boot."""
+    units = ("breakglass-chat.socket", "breakglass-chat@.service")
+    masked = [unit for unit in units if unit_properties(unit).get("UnitFileState", "").startswith("masked")]
+    unmask = f"systemctl unmask {' '.join(masked)} && " if masked else ""
+    return f"{unmask}systemctl enable {units[0]} && {RESTART}"
 
 
 def judge_walls(answer: Line, by: str) -> Finding:

@@ -14,13 +14,14 @@ from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..config.model import Address, Config
 from ..config.warnings import warn_of_mode
-from .visit import CONFIGURATION, KEEP_CLOCK, Visit, about
+from .visit import CONFIGURATION, KEEP_CLOCK, Visit, about, unit_properties
 
 T = TypeVar("T")
 
 DISK_SECONDS = 8.0
 _LOWEST_VMID = 100  # Proxmox VE reserves lower numbers
 _UNMAPPED_UID = 65534  # proc_sys_kernel(5), overflowuid
+_LEAST_FILES = 512
 _STA_UNSYNC = 0x40  # adjtimex(2)
 
 found_ok, found_warning, found_error = about(CONFIGURATION)
@@ -43,6 +44,7 @@ async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
     found += [replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.") for each in warnings]
     found += await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS)
     found += _find_clock()
+    found += await run_in_thread(lambda: list(_find_unit(visit)), DISK_SECONDS)
     if config is not None and not visit.problems:
         found.append(found_ok("config-read", f"{visit.path} has no problems; {config.names}."))
 
@@ -172,6 +174,22 @@ def _find_open_directory(file: Path) -> str:
 def _trusted() -> tuple[int, ...]:
     """Return the users that may replace the configuration: root, the handler's, and a container's unmapped root."""
     return (0, os.geteuid(), _UNMAPPED_UID)
+
+
+def _find_unit(visit: Visit) -> Iterator[Finding]:
+    """Judge the handler's unit, if it is on this machine and has this configuration."""
+    unit = unit_properties("breakglass.service")
+    if f"BREAKGLASS_CONFIG={visit.path}" not in unit.get("Environment", "").split():
+        return
+    state, most = unit.get("UnitFileState", ""), unit.get("LimitNOFILE", "")
+    if state in ("disabled", "masked"):
+        unmask = "systemctl unmask breakglass && " if state == "masked" else ""
+        what = f"The unit breakglass is {state}, so the handler does not start when this machine boots."
+        yield found_warning("not-enabled", what, f"{unmask}systemctl enable breakglass")
+    if most.isdecimal() and int(most) < _LEAST_FILES:
+        what = f"The unit breakglass may open {most} files (LimitNOFILE), which many requests at once use up."
+        fix = "systemctl edit breakglass, write LimitNOFILE=65536 below [Service], then systemctl restart breakglass"
+        yield found_warning("few-files", what, fix)
 
 
 def _find_clock() -> Iterator[Finding]:

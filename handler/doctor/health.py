@@ -3,18 +3,20 @@
 import http.client
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from ..agents.pve.words import VERSION
-from ..base.findings import STATES, Finding
+from ..base.findings import STATES, Finding, error
 from ..chat.service import PLACE
-from .http import Broken, Reply, exchange, failure, judge_stranger, not_plain
+from .http import Broken, Reply, exchange, failure, is_unstable, judge_stranger, judge_unstable, not_plain
 from .tls import speaks_tls
 from .visit import HANDLER, KEEP_CLOCK, Visit, about
 
 RELOAD = "systemctl reload breakglass"
 _MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds; a signature may be at most 300 s old or early
 _REACH_SECONDS = 3.0
+_MORE_TRIES = 3  # if a proxy answers instead of the handler, which may be down or one of several
 
 found_ok, found_warning, found_error = about(HANDLER)
 
@@ -29,6 +31,8 @@ def read_health(url: str) -> Reply:
         sentence = f"{url} accepts connections, but is not a handler: {failure(problem)}."
         fix = "set BREAKGLASS_URL to the handler's address and port; compare HOST and PORT of breakglass.service"
         raise Broken(found_error("other-program", sentence, fix)) from None
+    if is_unstable(reply) and not all(is_unstable(exchange(url, "GET", "/health")) for _ in range(_MORE_TRIES)):
+        raise Broken(judge_unstable(url, reply))
     found = reply.json
     if reply.status == 200 and isinstance(found.get("hosts"), dict) and isinstance(found.get("vms"), list):
         return reply
@@ -107,13 +111,15 @@ def _judge_hosts(visit: Visit, health: Mapping[str, object]) -> Iterator[Finding
     served = {vm.host.name for vm in visit.vms}
     for name, host in hosts.items():
         if visit.vm == "" or name in served:
-            yield _judge_host(visit, str(name), str(host.get("state")), str(host.get("since")))
+            judged = _judge_host(visit, str(name), str(host.get("state")), str(host.get("since")))
+            yield replace(judged, place=f"host {name}")
     for vm in wanted:
         state, name = str(vm.get("proxmox")), str(vm.get("name"))
         host = visit.config.vms[name].host.name if visit.config and name in visit.config.vms else ""
         if state in ("not-allowed", "disabled") or (host == "" and state not in ("answering", "agent-outdated")):
             why, fix = STATES.get(state, (state, RELOAD))
-            yield found_error(state, f"The handler can't act on {name}: {why}.", fix.format(host, vm.get("vmid")))
+            sentence = f"The handler can't act on {name}: {why}."
+            yield error(f"VM {name}", state, sentence, fix.format(host, vm.get("vmid")))
 
 
 def _judge_host(visit: Visit, name: str, state: str, since: str) -> Finding:

@@ -99,7 +99,8 @@ def pass_on(place: str, code: str, answer: object) -> Iterator[Finding]:
         if level not in LEVELS or level == "ok":
             good += level == "ok"
             continue
-        yield Finding(level, place, code, printable(sentence), printable(hint) or f"breakglass-pve check, at {place}")
+        its = "qm" if sentence.startswith("qm ") else code
+        yield Finding(level, place, its, printable(sentence), printable(hint) or f"breakglass-pve check, at {place}")
     if good:
         yield ok(place, code, f"breakglass-pve check finds {good} things in order there")
 

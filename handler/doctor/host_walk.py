@@ -17,7 +17,16 @@ from ..config.ssh_keys import public_key
 from . import host_agent, login
 from .host_agent import VmFindings
 from .host_check import AgentSession, AgentSilent, ask_for_checks
-from .key_rights import Failure, judge_answer, judge_failure, judge_refused_key, judge_rights, judge_shell, print_recipe
+from .key_rights import (
+    NO_CHANNEL,
+    Failure,
+    judge_answer,
+    judge_failure,
+    judge_refused_key,
+    judge_rights,
+    judge_shell,
+    print_recipe,
+)
 from .visit import Visit
 
 NAME_SECONDS = 5.0
@@ -36,7 +45,7 @@ class HostLook:
         self.identity = ("", "")  # the host key and the node's name
         self.cluster: str | None = None  # the same meaning as in Handshake
         self._vms = [vm for vm in visit.vms if host in vm.hosts]
-        self._own = ""
+        self._own = self._address = ""
         self._step = "looking up its name"
         self._connection: login.SshConnection | None = None
 
@@ -94,6 +103,7 @@ class HostLook:
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         self._own = login.own_address(addresses[0], port)
         if addresses != [name]:
+            self._address = addresses[0]
             sentence = (
                 f"{name} is {', '.join(addresses)}; a rescue needs DNS for this name, unless /etc/hosts has the name"
             )
@@ -125,7 +135,14 @@ class HostLook:
             presented = await login.present_host_key(self.host)
             fingerprint = login.key_fingerprint(presented) if presented else ""
         return Failure(
-            failure.cause, failure.reason, str(failure.__cause__), greeting, presented, fingerprint, self._own
+            failure.cause,
+            failure.reason,
+            str(failure.__cause__),
+            greeting,
+            presented,
+            fingerprint,
+            self._own,
+            self._address,
         )
 
     def _judge_host_key(self, connection: login.SshConnection) -> None:
@@ -168,7 +185,9 @@ class HostLook:
         except AgentSilent as failure:
             sentence = f"the host agent does not identify itself to the power key: {failure}"
             fix = f"at the console of {self.host.ssh.host}: uptime, free, dmesg | tail; then run breakglass-pve check"
-            self.found.append(error(self.place, "agent-silent", sentence, fix))
+            is_full = "open failed" in str(failure)  # sshd opens only one channel
+            fix = NO_CHANNEL.format(self.host.ssh.host) if is_full else fix
+            self.found.append(error(self.place, "no-channel" if is_full else "agent-silent", sentence, fix))
             return None
         return session
 

@@ -67,10 +67,33 @@ def exchange(
     headers: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
 ) -> Reply:
-    """Send one request and return its answer. Raises OSError or HTTPException if no answer arrives in time."""
+    """Send one request and return its answer. Raises OSError or HTTPException if no answer arrives in time.
+
+    Raises Broken if a proxy answers by itself although a handler has answered at /health, because then no other answer
+    proves anything.
+    """
     until = time.monotonic() + seconds
     with _send(url, method, path, body, headers or {}, seconds) as (head, response):
-        return replace(head, body=_read(response, until))
+        reply = replace(head, body=_read(response, until))
+    if path != "/health" and is_unstable(reply):
+        raise Broken(judge_unstable(url, reply))
+    return reply
+
+
+def is_unstable(reply: Reply) -> bool:
+    """Return whether an answer is a proxy's, which has no handler for it or takes no more requests."""
+    return reply.status in (429, 502, 503, 504) and not reply.error
+
+
+def judge_unstable(url: str, reply: Reply) -> Finding:
+    """Return the finding about a proxy that passes only some requests on."""
+    if reply.status in (429, 503):
+        sentence = f"The proxy at {url} refuses some requests by itself (HTTP {reply.status}), as a limit of them does."
+        fix = "the proxy's error log names the limit; nginx: raise burst of limit_req, or remove limit_req there"
+        return found_error("proxy-limits", sentence, fix)
+    sentence = f"The proxy at {url} reaches the handler for some requests only (HTTP {reply.status} for others)."
+    fix = "the proxy's error log names the server that fails: start the handler there, or remove it from upstream"
+    return found_error("upstream-dead", sentence, fix)
 
 
 def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout: float = SECONDS) -> Reply:
@@ -86,8 +109,15 @@ def send_signed(signer: Signer, path: str, fields: Mapping[str, object], timeout
 def stream(
     url: str, path: str, body: bytes, headers: Mapping[str, str], seconds: float = SECONDS
 ) -> Iterator[tuple[float, Reply | bytes]]:
-    """Yield the head of an answer, then its lines, each with its arrival time (time.monotonic())."""
+    """Yield the head of an answer, then its lines, each with its arrival time (time.monotonic()).
+
+    Raises Broken as `exchange` does. The head of an error has the body too.
+    """
     with _send(url, "POST", path, body, headers, seconds) as (head, response):
+        if head.status != 200:
+            head = replace(head, body=response.read(_MOST_BYTES))
+        if is_unstable(head):
+            raise Broken(judge_unstable(url, head))
         yield time.monotonic(), head
         while line := response.readline(65536):
             yield time.monotonic(), line
@@ -156,6 +186,10 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
         sentence = f"A handler answers at {url}, but the proxy does not pass {path} on (HTTP {reply.status})."
         fix = "have the proxy pass every path and method on to the handler: breakglass docs proxies has whole examples"
         return found_error("path-blocked", sentence, fix)
+    if reply.status == 404 and reply.error and urlsplit(url).path in ("", "/"):
+        sentence = f"A handler answers at {url}, but the proxy changes the path of requests, so it does not know them."
+        fix = "nginx: write proxy_pass without a path, as http://127.0.0.1:8080; breakglass docs proxies has examples"
+        return found_error("path-changed", sentence, fix)
     if reply.status == 404:
         sentence = f"There is a web server at {url}, but no handler below that path (HTTP 404)."
         fix = "set BREAKGLASS_URL to the whole address, with the path (prefix) below which the proxy serves the handler"

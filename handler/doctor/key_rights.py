@@ -11,7 +11,7 @@ from .login import Ran
 
 # --- Judge what a key opens after a login at a Proxmox host, which must be only the host agent ---
 
-NO_CHANNEL = "on {}: set MaxSessions 10 in /etc/ssh/sshd_config, systemctl reload ssh; look at uptime and free"
+NO_CHANNEL = "as root on {}: breakglass-pve check, which names the file that sets MaxSessions; then uptime and free"
 LINE_CHARS = 100
 EFFECT = "so no verb reaches its VMs"
 AGENT_REFUSES = 10  # the host agent's exit code for an invalid request, such as a shell
@@ -62,6 +62,9 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
             f"the host agent does not answer the power key in time{', and said: ' + output if output else ''}",
             fix,
         )
+    if code == 0 and not text:
+        what = f"{agent} is empty, or is a program that does nothing, so no verb can be sent"
+        return error(place, "agent-empty", what, upgrade)
     if "not available" in text and code == 1:  # nologin
         fix = f"as root on {host.ssh.host}: usermod --shell /bin/sh {host.ssh.user}"
         return error(place, "account-shell", f"the account {host.ssh.user} has no shell: {output}", fix)
@@ -74,7 +77,8 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
     if code == 127 and agent not in text and "breakglass-pve" in text:
         return error(place, "key-line-wrong", f"the power key's line starts another file: {output}", recipe)
     if code == 127:
-        fix = f"{upgrade}; if it says that python3 is missing, apt install python3 on {host.ssh.host}"
+        fix = f"on {host.ssh.host}: ls -l {agent}; if it is gone, {upgrade}; if /usr/bin/python3 is gone, apt install "
+        fix += f"python3; otherwise, {check_there(host)}"
         sentence = f"the host agent can't be started: {agent} or its /usr/bin/python3 is missing ({output})"
         return error(place, "agent-missing", sentence, fix)
     if code == 126 and "format" in text:  # ENOEXEC
@@ -91,10 +95,13 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
         sentence = f"the power key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
+    if "ImportError: cannot import name" in text:
+        fix = f"on {host.ssh.host}: python3 --version; the host agent needs 3.11 or later, as in Proxmox VE 8 and 9"
+        return error(place, "python-old", f"the host's Python is too old: {shown_line(text.splitlines()[-1])}", fix)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
     sentence = f'the power key starts a program that is not the host agent. It ended with {code} and said "{output}"'
-    return error(place, "agent-silent", sentence, f"{check_there(host)}; {recipe}")
+    return error(place, "agent-silent", sentence, check_there(host))
 
 
 def shown_line(text: str) -> str:
@@ -139,7 +146,7 @@ class Failure:
 
     `cause` and `reason` are those of `Unreached`, and `detail` is what the SSH library says. `greeting` is the first
     line that the port sends, or None if it accepts no connection. `presented` is the presented host key, `fingerprint`
-    the fingerprint of that key, and `own` this machine's address.
+    the fingerprint of that key, `own` this machine's address, and `address` the host's if its name was looked up.
     """
 
     cause: str
@@ -149,6 +156,7 @@ class Failure:
     presented: str = ""
     fingerprint: str = ""
     own: str = ""
+    address: str = ""
 
 
 def judge_failure(host: Host, failure: Failure) -> Finding:
@@ -203,9 +211,18 @@ def _judge_host_key(host: Host, failure: Failure) -> tuple[str, str, str]:
         return "host-certificate-name", f'the host certificate of {host.ssh} is not for "{host.ssh.host}"', fix
     its = f" ({failure.fingerprint})" if failure.fingerprint else ""
     pin = f'hosts.{host.name}.host_key = "{failure.presented or "ssh-ed25519 …"}"'
-    fix = "at the host's own console: ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub; only if it shows the same "
-    fix += f"fingerprint, write {pin}"
+    kind = failure.presented.partition(" ")[0].removeprefix("ssh-") or "ed25519"
+    pinned = [line.split()[0] for line in host.host_keys]
+    file = f"/etc/ssh/ssh_host_{'ecdsa' if kind.startswith('ecdsa') else kind}_key.pub"
+    fix = f"at the host's own console: ssh-keygen -l -f {file}; only if it shows the same fingerprint, write {pin}"
+    if failure.presented and pinned and failure.presented.split()[0] not in pinned:
+        fix = f"at the host's own console: ls /etc/ssh/*.pub; if the {pinned[0]} key is gone, {fix}"
+        sentence = f"{host.ssh} presents no {pinned[0]} host key, which is pinned, but a key of another kind{its}"
+        return "host-key-differs", sentence, fix.replace("at the host's own console: ssh", "ssh")
     sentence = f"{host.ssh} presents a host key{its} that is not pinned: the host was reinstalled, or another "
+    if failure.address:
+        fix = f"if {failure.address} is not the host, correct {host.ssh.host} in /etc/hosts or DNS; otherwise {fix}"
+        sentence = sentence.replace(" presents", f", which is {failure.address} here, presents")
     return "host-key-differs", f"{sentence}machine answers in its place", fix
 
 
@@ -227,6 +244,6 @@ def _judge_greeting(host: Host, failure: Failure) -> tuple[str, str, str]:
     fix = f"on the host: journalctl -u ssh -n 50; if a penalty is the cause, {exempt}; if fail2ban is, name {own} in "
     fix += "ignoreip of /etc/fail2ban/jail.local"
     if greeting:  # sshd still talks to this address, so the account or its settings are more likely the cause
-        fix = f"{check_there(host)}; otherwise {fix}"
+        fix = f"{check_there(host)}; journalctl -u ssh -n 50 has sshd's reason"
         return "turned-away", f"{address} ended the connection during the login", fix
     return "turned-away", f"{address} closed the connection before the login", fix

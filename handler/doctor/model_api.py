@@ -1,7 +1,7 @@
 """Checks the model's API: whether it answers, its certificate, and whether it accepts the credential.
 
-It requests the list of models, which is free. No text of the answer is shown, because a gateway can repeat a
-credential.
+It requests the list of models, which is free. Of the answer, only an error's message is shown, unless it
+repeats the credential.
 """
 
 import http.client
@@ -21,6 +21,7 @@ from .visit import CHAT, about
 SECONDS = 15.0
 _KINDS = {"sk-ant-oat": OAUTH_TOKEN, "sk-ant-api": API_KEY}
 _MOST_BYTES = 1 << 20  # the most bytes of the list of models
+_MOST_CHARS = 160  # of an error's message
 _BY_THE_CLOCK = (9, 10)  # OpenSSL: certificate not valid yet, certificate expired
 
 found_ok, found_warning, found_error = about(CHAT)
@@ -113,7 +114,8 @@ def judge_failure(api: ModelApi, lost: OSError) -> Finding:
     if api.https_proxy and not isinstance(lost, ssl.SSLError):
         what = f"The model's API can't be reached through the proxy {_proxy(api)}: {reason(lost)}."
         return found_error("proxy-unreachable", what, "start the proxy that chat.https_proxy names")
-    return found_error("model-unreachable", f"{place} can't be reached: {reason(lost)}.", _try_it(api))
+    fix = f"{_try_it(api)}; if this machine needs a proxy, write chat.https_proxy, because no variable is read for it"
+    return found_error("model-unreachable", f"{place} can't be reached: {reason(lost)}.", fix)
 
 
 # --- an answer ---
@@ -140,10 +142,21 @@ def judge_answer(api: ModelApi, response: HTTPResponse, body: bytes) -> Finding:
     if status == 429 or status >= 500:
         what = f"{place} is overloaded, or its limit is used up ({status}), so turns fail for now."
         return found_warning("model-busy", what, "wait; see https://status.anthropic.com")
+    if said := _error_of(api, body):
+        return found_error("model-refuses", f"{place} refuses requests ({status}): {said}.", _try_it(api))
     if status != 200 or not _is_list(body):
         what = f"What answers at {api.base_url} is not a model's API, but another program or a sign-in page."
         return found_error("model-unknown", what, _try_it(api))
     return found_ok("credential-accepted", f"{place} accepts the credential.")
+
+
+def _error_of(api: ModelApi, body: bytes) -> str:
+    """Return the message of the API's own error object, without the credential, or an empty text."""
+    try:
+        said = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return "" if api.credential in said else ascii(said[:_MOST_CHARS])[1:-1].rstrip(".")
 
 
 def _not_known(what: str) -> Finding:

@@ -9,6 +9,7 @@ from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
 from ..base.findings import Finding
 from ..client import Signer, new_id
 from ..config.server import is_loopback, normal_url
+from .health import RELOAD
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
 from .visit import HANDLER, Visit, about
 
@@ -45,6 +46,10 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
     if not isinstance(arrived, dict):
         raise Broken(judge_stranger(url, "/echo/arrived", reply))
     yield from _judge_headers(visit, url, arrived)
+    if "x-forwarded-for" in arrived and visit.config and not visit.config.proxies:
+        what = "A proxy is in front of the handler, but [server] proxies does not name it, so the log shows its address"
+        fix = f'write proxies = ["127.0.0.1"], or the proxy\'s own address, below [server], then run {RELOAD}'
+        yield found_warning("proxy-not-named", f"{what} as that of each caller.", fix)
     if reply.json.get("body") != _digest(body):
         sentence = f"The body of a request is changed on the way to {url}, so no signature is valid."
         raise Broken(found_error("body-changed", sentence, _WHOLE_BODIES))
@@ -104,12 +109,17 @@ def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
     return found_ok("bodies", "Bodies arrive whole, even the longest that the handler accepts.")
 
 
-def look_at_lines(signer: Signer) -> Finding:
-    """Return a finding about whether each line of a stream arrives without delay, as in a browser."""
-    body, headers = signer.request(new_id(), {"seconds": str(_STREAM_SECONDS)}, "application/x-ndjson")
-    times, lines = [], []
+def look_at_lines(signer: Signer, **fields: str) -> Finding:
+    """Return a finding about whether each line of a stream arrives without delay, as in a browser.
+
+    If the clocks differ, the request is sent again with `fields`, which have the handler's challenge.
+    """
+    fields, times, lines = {"seconds": str(_STREAM_SECONDS), **fields}, [], []
+    body, headers = signer.request(new_id(), fields, "application/x-ndjson")
     for at, part in stream(signer.url, "/echo", body, headers | {"accept-encoding": "gzip, br"}, 5.0 + _STREAM_SECONDS):
         if isinstance(part, Reply):
+            if (challenge := part.error.get("challenge")) and "challenge" not in fields:
+                return look_at_lines(signer, challenge=str(challenge))
             if encoding := part.headers.get("content-encoding"):
                 sentence = f"The proxy at {signer.url} compresses streams ({encoding}), which delays their lines."
                 fix = "nginx: take application/x-ndjson out of gzip_types"

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +17,7 @@ from ..client import Signer
 from ..config.model import Config, Vm
 from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
-from .visit import HANDLER, Visit, about
+from .visit import HANDLER, Visit, about, unit_properties
 
 # --- Send signed requests like a caller, to check the key and to ask for each VM's status ---
 
@@ -36,9 +37,20 @@ def look_at_key(visit: Visit, signer: Signer) -> Generator[Finding, None, Echo]:
         raise Broken(_judge_refusal(visit, signer, reply))
     yield found_ok("key-accepted", f"The handler accepts the signing key of {reply.json['caller']}.")
     if visit.config and not visit.problems and reply.json.get("config") not in ("", visit.config.digest):
-        sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
-        yield found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+        yield _judge_other(visit)
     return reply.json
+
+
+def _judge_other(visit: Visit) -> Finding:
+    """Return why the handler has another configuration: its unit names another file, or the file has changed."""
+    words = unit_properties("breakglass.service").get("Environment", "").split()
+    named = [word.partition("=")[2] for word in words if word.startswith("BREAKGLASS_CONFIG=")]
+    if named and os.path.realpath(named[-1]) != os.path.realpath(str(visit.path)):
+        sentence = f"The unit breakglass starts the handler with {named[-1]}, and not with {visit.path}."
+        fix = f"export BREAKGLASS_CONFIG={named[-1]}; or correct the path: systemctl edit breakglass, and restart it"
+        return found_warning("config-other-file", sentence, fix)
+    sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
+    return found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
 
 
 def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
@@ -77,6 +89,7 @@ def look_at_vms(signer: Signer, names: Sequence[str]) -> Iterator[Finding]:
 
 
 def _status(signer: Signer, vm: str) -> Finding:
+    found_ok, found_warning, found_error = about(f"VM {vm}")
     try:
         reply = send_signed(signer, "/pve", {"verb": "status", "vm": vm}, timeout=_STATUS_SECONDS)
     except (OSError, http.client.HTTPException) as problem:
@@ -113,16 +126,19 @@ _CLOCKS_SECONDS = 43_200.0  # how far the host's clock may be behind, which is l
 async def prove(visit: Visit, found: Sequence[Finding]) -> AsyncIterator[Finding]:
     """Yield for each host whether it has recorded the proof, or why it was not asked."""
     if any(finding.level == ERROR for finding in found):
-        sentence = "No host is recorded as proven, because there are errors."
-        yield proof_warning("not-proven", sentence, "fix the errors above, then run doctor again")
-    elif visit.config is None:
+        return  # the errors say what to do, and no host is proven before that
+    if visit.config is None:
         yield proof_ok("not-asked", "No host is recorded as proven, because the hosts were not checked from here.")
     elif visit.signer is None:
         sentence = "No host is recorded as proven, because no signed request was sent."
         yield proof_warning("not-proven", sentence, "export BREAKGLASS_SECRET_FILE=NAME.signing-key")
     else:
         vms = _one_of_each_host(visit.config, visit).items()
-        for finding in await asyncio.gather(*(ask_for_proof(visit.signer, vm.name, host) for host, vm in vms)):
+        late = [host for host, _ in vms if any((each.place, each.code) == (f"host {host}", "qm") for each in found)]
+        for host in late:
+            yield _not_proven(host, "its qm gives no answer", f"fix what doctor reports about host {host}")
+        asked = [ask_for_proof(visit.signer, vm.name, host) for host, vm in vms if host not in late]
+        for finding in await asyncio.gather(*asked):
             yield finding
 
 
@@ -142,6 +158,8 @@ async def ask_for_proof(signer: Signer, vm: str, host: str) -> Finding:
     try:
         send = partial(send_signed, signer, "/pve", fields, PROOF_SECONDS / 2)
         reply = await run_in_thread(send, PROOF_SECONDS)
+    except Broken as end:
+        return _not_proven(host, end.finding.sentence.rstrip("."), end.finding.fix)
     except (OSError, http.client.HTTPException) as problem:
         return _not_proven(host, f"the status request has no answer: {failure(problem)}", "run doctor again")
     return judge_proof(reply, vm, host)

@@ -1,6 +1,7 @@
 """The first steps to a handler: its name, its port, TLS, and the certificate."""
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ WARN_DAYS = 14
 RENEW = "certbot renew && systemctl reload nginx"
 _EXPIRED, _EARLY, _NAME = (10,), (9,), (62, 64)  # OpenSSL's X509_V_ERR codes
 _MOST_ADDRESSES = 4
+_CA = "/etc/ssl/breakglass-ca.pem"
 
 found_ok, found_warning, found_error = about(HANDLER)
 
@@ -113,8 +115,18 @@ def _untrusted(url: str, failed: ssl.SSLCertVerificationError) -> Finding:
     if code in _NAME:
         fix = f"get one for this name: certbot certonly -d {urlsplit(url).hostname}"
         return found_error("certificate-name", f"The certificate of {url} is for another name: {why}.", fix)
+    if "key usage" in why:
+        sentence = f"The authority of {url}'s certificate is not accepted: {why}."
+        fix = "make the authority's certificate again: openssl req -x509 … -addext keyUsage=critical,keyCertSign"
+        return found_error("certificate-authority", sentence, fix)
+    unit = f"for the timer: systemctl edit breakglass-doctor, and write Environment=SSL_CERT_FILE={_CA} below [Service]"
+    file = os.environ.get("SSL_CERT_FILE", "")
+    if file and not os.access(file, os.R_OK):
+        sentence = f"SSL_CERT_FILE is {file}, which this user can't read, so the authority of {url} is not known."
+        fix = f"as root: install -m 644 {file} {_CA}; export SSL_CERT_FILE={_CA}; {unit}"
+        return found_error("certificate-file", sentence, fix)
     sentence = f"The certificate of {url} is from an authority that this machine does not know: {why}."
-    fix = "export SSL_CERT_FILE=CA.pem with the authority's certificate"
+    fix = f"put the authority's certificate into {_CA}; export SSL_CERT_FILE={_CA}; {unit}"
     return found_error("certificate-untrusted", sentence, fix)
 
 

@@ -1,6 +1,8 @@
 """What `breakglass doctor` must check, and the settings and keys that it may use."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,6 +61,21 @@ def _place_of(setting: str) -> str:
         return KEYS
     table = setting.partition(".")[0].partition("[")[0]
     return table if table in (CHAT, ALERTS) else CONFIGURATION
+
+
+_UNIT_SECONDS = 3.0
+
+
+def unit_properties(unit: str) -> dict[str, str]:
+    """Return what systemd says of a unit that it has loaded, by property. Empty without systemd or such a unit."""
+    names = "LoadState,UnitFileState,ActiveState,LimitNOFILE,Environment"
+    command = [shutil.which("systemctl") or "systemctl", "show", "-p", names, unit]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=_UNIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    found = {name: value for name, _, value in (line.partition("=") for line in ran.stdout.splitlines())}
+    return found if ran.returncode == 0 and found.get("LoadState") in ("loaded", "masked") else {}
 
 
 Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which is kept even if a look is cut off

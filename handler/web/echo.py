@@ -29,6 +29,7 @@ HEADERS = (  # headers that a proxy must pass on unchanged
     *("webhook-id", "webhook-timestamp", "webhook-signature", "authorization"),
     *(GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP),
     *("accept", "prefer", "content-type"),
+    "x-forwarded-for",  # a sign of a proxy, which [server] proxies should name
 )
 MOST_BYTES = 1024 * 1024  # as large as the body of an alert may be
 _FIELDS = ("seconds", "padding", "challenge", "to")

@@ -39,7 +39,10 @@ def test_a_line_a_finding(setup: Setup) -> None:
     assert sentence.endswith("is not a setting")
     assert fix.endswith("or take it out")
     assert (report.code, report.stderr) == (2, "")
-    assert {line.split(":")[0] for line in report.stdout.splitlines()} <= {"ok", "warning", "error"}
+    *lines, last = report.stdout.splitlines()
+    assert {line.split(":")[0] for line in lines} <= {"ok", "warning", "error"}
+    counts = [sum(line.startswith(f"{level}:") for line in lines) for level in ("error", "warning")]
+    assert [word if word != "no" else "0" for word in last.split()[:3:2]] == [str(count) for count in counts]
 
 
 def test_a_program_can_read_it(setup: Setup) -> None:

@@ -346,7 +346,7 @@ AGENTS = [
         "turned-away",
         "breakglass-pve check",
     ),
-    ("account with another uid", account(":0:0:", ":1234:1234:"), "host-check", "usermod --non-unique --uid 0"),
+    ("account with another uid", account(":0:0:", ":1234:1234:"), "host-check", "breakglass:"),
     ("no account", account("breakglass:", "other:"), "key-not-accepted", RECIPE),
     ("exemption of another handler", exemption("192.0.2.60"), "host-check", "add 127.0.0.1 to PerSource"),
     ("no channels", lambda s: s.use_sshd("-o", "MaxSessions=0"), "no-channel", "MaxSessions"),

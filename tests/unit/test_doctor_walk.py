@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from breakglass.base.findings import Finding, ok
-from breakglass.doctor.walk import walk
+from breakglass.doctor.walk import Causes, walk
 
 
 async def hangs(_: Any, found: list[Finding]) -> None:
@@ -24,7 +24,7 @@ async def ends(_: Any, found: list[Finding]) -> None:
 async def test_a_look_that_hangs_or_fails_hides_no_other() -> None:
     """The earlier findings of each check are kept, and all checks end after the time limit."""
     looks = (("one", hangs), ("two", fails), ("three", ends))
-    found = [(each.place, each.code) async for each in walk(None, looks, 0.5)]  # type: ignore[arg-type]
+    found = [(each.place, each.code) async for each in walk(None, looks, Causes(), 0.5)]  # type: ignore[arg-type]
     assert found == [
         ("one", "seen"),
         ("one", "no-answer"),

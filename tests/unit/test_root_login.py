@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 
-from breakglass.agents.pve.check.findings import ERROR, OK, WARNING, Account, Finding
+from breakglass.agents.pve.check.findings import (
+    ERROR,
+    OK,
+    WARNING,
+    Account,
+    Finding,
+    judge_bashrc,
+    judge_other_accounts,
+)
 from breakglass.agents.pve.check.root_login import (
     KEY_FILE,
     find_handler_addresses,
-    judge_bashrc,
-    judge_other_accounts,
     judge_root_account,
     judge_root_files,
     judge_root_shadow,

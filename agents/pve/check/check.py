@@ -8,12 +8,10 @@ host.
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 
-from ..host.bounded import ask_or_none
-from ..host.cluster import cluster_view, node_name, parse_vmlist
+from ..host.bounded import run
+from ..host.cluster import VmlistEntry, cluster_view, node_name, parse_vmlist
 from ..host.paths import Host
 from ..host.vm_config import current_options
 from ..words import PACKAGED, PASTED
@@ -23,12 +21,13 @@ from .findings import (
     error,
     find_account,
     judge_account,
+    judge_bashrc,
     judge_file,
-    judge_inodes,
     judge_logind,
     judge_origin,
+    judge_other_accounts,
     judge_python,
-    judge_room,
+    judge_qm,
     judge_shadow,
     ok,
     warning,
@@ -44,11 +43,10 @@ from .key_lines import (
 )
 from .one_vm import judge_cluster
 from .reading import (
-    FILE_SECONDS,
     LOCAL,
     check_chains,
-    count_inodes,
-    count_room,
+    check_directories,
+    find_unread,
     read_in_time,
     read_logind_configs,
     read_sshd_configs,
@@ -57,11 +55,11 @@ from .reading import (
 )
 from .root_login import (
     KEY_FILE,
+    find_exempt,
     find_handler_addresses,
     find_key_files,
-    judge_bashrc,
+    fix_there,
     judge_exemption,
-    judge_other_accounts,
     judge_root_account,
     judge_root_files,
     judge_root_shadow,
@@ -69,11 +67,9 @@ from .root_login import (
     judge_sshd,
 )
 
-RUN_ROOM = 16 * 1024 * 1024  # free space in /run, because the files of the last 20 jobs may need this much
-ARCHIVE_ROOM = 64 * 1024 * 1024  # room for a few captures with their pictures
-
 _ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 _PVE_KEYS = "/etc/pve/priv/authorized_keys"
+QM_CHECK_SECONDS = 5.0  # as long as a verb waits for it
 _NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of Breakglass has
 _SSHD_FAILED = error("sshd -T failed, so sshd's settings are not known", "run sshd -t and systemctl status ssh")
 
@@ -85,11 +81,16 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
     handler's address, if the handler asks.
     """
     host = Host(0, root)
+    passwd = read_in_time(host.path("/etc/passwd")) or ""
+    if os.geteuid() != 0 and not root:  # below --root, as in the demo, all files belong to this user
+        account = judge_account(user or "root", find_account(passwd, user or "root"))
+        no_root = error("this check does not run as root, so it can't see anything", "run it as root")
+        yield next((each for each in account if "has uid" in each.sentence and each.level != OK), no_root)
+        return
     yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
     if own_file in (PACKAGED, PASTED):
         yield judge_origin(own_file, all(map(os.path.exists, (PACKAGED, PASTED))))
     yield from check_host(host)
-    passwd = read_in_time(host.path("/etc/passwd")) or ""
     addresses = find_handler_addresses(*read_sshd_configs(host))
     if user == "root" or (user is None and addresses is not None):
         yield from _check_root(host, passwd, addresses or [], own_file)
@@ -101,9 +102,10 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
 
 def check_host(host: Host) -> Iterator[Finding]:
     """Judge what verbs need on the host (Python, root, qm, space for records, the cluster), and the chains."""
-    yield from _check_program(host)
-    yield from _check_directories(host)
-    yield judge_cluster(cluster_view(host))
+    view = cluster_view(host)
+    yield from _check_program(host, view.answers)
+    yield from check_directories(host)
+    yield judge_cluster(view)
     yield from check_chains(host)
 
 
@@ -112,19 +114,27 @@ def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterato
     account = find_account(passwd, user)
     yield from judge_account(user, account)
     yield judge_logind(read_logind_configs(host))
-    settings, of_root = (read_sshd_settings(host, name, LOCAL) for name in (user, "root"))
+    addresses = find_exempt(read_sshd_configs(host)[0]) or [LOCAL]
+    of_root, *found = (read_sshd_settings(host, *who) for who in [("root", LOCAL), *((user, at) for at in addresses)])
+    settings = found[0]
     if settings is None:
         yield _SSHD_FAILED
         return
     shadow = read_in_time(host.path("/etc/shadow")) or ""
     yield from judge_shadow(user, shadow, pam=settings.get("usepam") == "yes")
-    yield from judge_sshd(settings, user)
+    judged = list(dict.fromkeys(each for its in found for each in judge_sshd(its or {}, user)))
+    unread = find_unread(host)
+    if unread and any(each.level != OK for each in judged):
+        yield unread  # what follows from it is not a fault of its own
+        return
+    yield from judged
     files = find_key_files(settings, user, account.home if account else "/")
-    if not files:
+    if not files or "authorizedkeysfile@" in settings:
+        hint = fix_there(settings, "AuthorizedKeysFile", "/etc/ssh/authorized_keys.d/%u")
         yield error(
-            f"sshd has no AuthorizedKeysFile for {user}",
-            "include /etc/ssh/sshd_config.d/*.conf in /etc/ssh/sshd_config",
+            f"AuthorizedKeysFile is {settings.get('authorizedkeysfile')} for {user}, so keys are not seen", hint
         )
+        return
     yield from _check_keys(host, files, _find_root_files(of_root or {}, passwd), own_file)
 
 
@@ -149,6 +159,9 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
             "sshd's configuration has no Match block for root and the handler's address",
             "run the commands that `breakglass host install-commands --account root` prints",
         )
+    elif unread := find_unread(host):
+        yield unread
+        return
     own = _find_root_files(elsewhere, passwd)
     found: list[Finding] = []
     roots = dict.fromkeys(own)
@@ -160,57 +173,31 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
     yield from _check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
 
 
-def _check_program(host: Host) -> Iterator[Finding]:
+def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
     yield judge_python(tuple(sys.version_info[:3]))
-    if os.geteuid() != 0 and not host.root:  # below --root, as in the demo, all files belong to this user
-        yield error("this check does not run as root, so it can't see everything", "run it as root")
+    here = [vmid for vmid, its in _read_vms(host.root).items() if its.node == node_name() and not its.is_container]
     if shutil.which("qm") is None:
         hint = "run this check on the Proxmox host; if this is the host: apt install --reinstall qemu-server; PATH is"
         yield error("qm is not on PATH", f"{hint} {os.environ.get('PATH')}")
+    elif has_cluster and here:  # qm reads /etc/pve first
+        ran = run(["qm", "status", str(min(here))], QM_CHECK_SECONDS)
+        yield judge_qm(min(here), ran.code, (ran.stderr or ran.stdout).strip(), QM_CHECK_SECONDS)
     else:
         yield ok(f"qm is {shutil.which('qm')}")
 
 
-def _check_directories(host: Host) -> Iterator[Finding]:
-    for path, effect, finding, least in (
-        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error, RUN_ROOM),
-        (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning, ARCHIVE_ROOM),
-    ):
-        answer = ask_or_none(partial(_try_write, path), FILE_SECONDS)
-        if answer is True:
-            yield ok(f"{path} can be written")
-            yield judge_room(path, least, count_room(path))
-            yield judge_inodes(path, count_inodes(path))
-        else:
-            why = answer or f"no answer in {FILE_SECONDS:g} s"
-            yield finding(f"{path} can't be written: {effect} ({why})", f"findmnt -T {path}; df {path}; df -i {path}")
-
-
-def _try_write(directory: str) -> object:
-    """Return True when a file can be created there, or the reason why not."""
-    try:
-        os.makedirs(directory, 0o700, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(b"breakglass-pve check\n")
-    except OSError as failure:
-        return str(failure)
-    return True
+def _read_vms(root: str) -> dict[int, VmlistEntry]:
+    return parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "")
 
 
 def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     """Judge the VMs that the key lines name, by what the cluster has."""
-    entries = read_in_time(f"{root}/etc/pve/.vmlist")
-    if not entries:
-        yield warning(
-            "/etc/pve does not answer, so reset and stop work, but start and cycle do not",
-            "systemctl status pve-cluster",
-        )
-        return
 
     def name_of(vmid: int) -> str | None:
         return current_options(read_in_time(f"{root}/etc/pve/qemu-server/{vmid}.conf") or "").get("name")
 
-    yield from judge_vms(lines, parse_vmlist(entries), node_name(), name_of)
+    if entries := _read_vms(root):  # otherwise, judge_cluster has said why
+        yield from judge_vms(lines, entries, node_name(), name_of)
 
 
 def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:
@@ -221,10 +208,10 @@ def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file
             yield error(f"{path} is root's own key file", _ELSEWHERE)
             continue
         found = parse_key_lines(read_in_time(host.path(path)) or "", path)
-        yield _judge_place(host, path)
-        yield from judge_key_lines(path, found)
+        yield (place := _judge_place(host, path))
+        yield from judge_key_lines(path, found) if found or place.level == OK else ()
         lines += found
-    yield from judge_kinds(lines)
+    yield from judge_kinds(lines) if lines else ()
     yield from _check_programs(host, lines, own_file)
     yield from _check_vms(host.root, lines)
     elsewhere = [path for path in (*roots, _PVE_KEYS) if path not in paths]

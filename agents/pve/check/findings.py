@@ -4,6 +4,7 @@ Pure: `reading.py` reads the host. The rules are those of shadow(5) and logind.c
 would fail or would let others in. A setting that is only unusual gives no finding.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,6 +56,18 @@ def judge_python(version: tuple[int, ...]) -> Finding:
     return ok(sentence) if version >= (3, 11) else error(sentence, "use 3.11 or later, as in Proxmox VE 8 and 9")
 
 
+def judge_qm(vmid: int, code: int | None, said: str, seconds: float) -> Finding:
+    """Judge `qm status`: start and cycle need a `qm` that works. A busy host may be late, so that is a warning."""
+    if code == 0:
+        return ok(f"qm status {vmid} works")
+    if code is None:
+        hint = f"on the host: time qm status {vmid}; systemctl status pve-cluster; dmesg | tail"
+        return warning(f"qm status {vmid} gave no answer in {seconds:g} s, so start and cycle may fail", hint)
+    last = "".join(said.splitlines()[-1:])[-130:] or f"it ended with {code}"
+    hint = f"if an upgrade of Proxmox is half done: dpkg --configure -a; apt full-upgrade; then qm status {vmid}"
+    return error(f"qm does not work, so start and cycle are refused: {last}", hint)
+
+
 # --- the account ---
 
 
@@ -85,7 +98,9 @@ def judge_account(user: str, account: Account | None) -> Iterator[Finding]:
         yield error(f'there is no account "{user}"', "run the commands that `breakglass host install-commands` prints")
         return
     if account.uid != "0":
-        yield error(f"{user} has uid {account.uid}; qm and QMP need root", f"usermod --non-unique --uid 0 {user}")
+        # usermod refuses to change the uid while a process runs as the account
+        hint = f"sed -i 's/^{user}:\\([^:]*\\):{account.uid}:/{user}:\\1:0:/' /etc/passwd"
+        yield error(f"{user} has uid {account.uid}; qm and QMP need root", hint)
     if account.shell not in _PLAIN_SHELLS:
         # bash reads ~/.bashrc for a forced command too, and that file may print or hang
         yield error(f'the shell of {user} is "{account.shell}"', f"usermod --shell /bin/sh {user}")
@@ -113,6 +128,32 @@ def judge_shadow(user: str, shadow: str, pam: bool) -> Iterator[Finding]:
             f"{user} expires, and its keys then stop working",
             f"chage -m 0 -M -1 -I -1 -E -1 {user}",
         )
+
+
+def judge_bashrc(path: str, text: str | None) -> Finding:
+    """Judge the file that bash reads before it runs a forced command, because its output comes before the answer."""
+    if text is None:
+        return warning(
+            f"{path} does not answer, and bash reads that file before the host agent",
+            "look at the file system of that file",
+        )
+    commands = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    if commands and not re.search(r"\$\{?PS1|\$-", commands[0]):
+        hint = 'begin it with: [ -z "$PS1" ] && return'
+        return warning(
+            f"bash runs {path} before the host agent, and a command there that hangs blocks every verb", hint
+        )
+    return ok(f"bash reads {path} before the host agent, and no command in it runs")
+
+
+def judge_other_accounts(passwd: str) -> Iterator[Finding]:
+    """Warn about each account other than root that has uid 0, because an earlier recipe may have made it."""
+    lines = [line.split(":") for line in passwd.splitlines()]
+    names = [fields[0] for fields in lines if len(fields) == 7 and fields[2] == "0" and fields[0] != "root"]
+    for name in names:
+        yield warning(f"{name} has uid 0 as well", "if an earlier recipe made it, remove its line: vipw, vipw -s")
+    if not names:
+        yield ok("no other account has uid 0")
 
 
 # --- logind ---

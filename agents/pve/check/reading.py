@@ -3,13 +3,14 @@
 import glob
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 
 from ..host.bounded import ask_or_none, run
 from ..host.paths import Host
 from ..jobs.verify import describe_chain, read_chain
-from .findings import Finding, ok, warning
+from .findings import Finding, error, judge_inodes, judge_room, ok, warning
 from .root_login import DROP_IN, parse_settings
 
 # --- Reads what `check` judges: files, owners and modes, and the settings that sshd prints ---
@@ -19,6 +20,9 @@ from .root_login import DROP_IN, parse_settings
 SSHD_SECONDS = 5.0
 FILE_SECONDS = 3.0
 LOCAL = "127.0.0.1"
+_ANYWHERE = ("forcecommand", "allowusers", "denyusers", "allowgroups")
+RUN_ROOM = 16 * 1024 * 1024  # free space in /run, because the files of the last 20 jobs may need this much
+ARCHIVE_ROOM = 64 * 1024 * 1024  # room for a few captures with their pictures
 
 
 def read_in_time(path: str) -> str | None:
@@ -111,12 +115,81 @@ def read_sshd_configs(host: Host) -> tuple[str, list[str]]:
 
 
 def read_sshd_settings(host: Host, user: str, address: str) -> dict[str, str] | None:
-    """Return the settings for a login of this user from this address; None if sshd does not print them."""
+    """Return the settings for a login of this user from this address; None if sshd does not print them.
+
+    The key `NAME@` has the place of a line before our drop-in that gives the setting its value. A setting that the
+    drop-in does not have may be after it.
+    """
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     config = ["-f", host.path("/etc/ssh/sshd_config")] if host.root else []
     login = f"user={user},host=check,addr={address},laddr={LOCAL},lport=22,rdomain="  # all that a Match line may test
     ran = run([sshd, "-T", *config, "-C", login], SSHD_SECONDS)
-    return parse_settings(ran.stdout) if ran.code == 0 else None
+    if ran.code != 0:
+        return None
+    found, is_before = parse_settings(ran.stdout), True
+    for path, number, name, value in _read_sshd_lines(host, "/etc/ssh/sshd_config", set()):
+        is_before = is_before and path != DROP_IN
+        is_its = found.get(name, "").lower().partition(":")[0] == value.lower().partition(":")[0]
+        if is_its and path != DROP_IN and (is_before or name in _ANYWHERE):
+            found.setdefault(f"{name}@", f"{path}, line {number}")
+    return found
+
+
+def _read_sshd_lines(host: Host, path: str, seen: set[str]) -> Iterator[tuple[str, int, str, str]]:
+    """Yield (file, number, keyword, value) of each line, in sshd's order. Adds the files to `seen`."""
+    seen.add(path)
+    for number, line in enumerate((read_in_time(host.path(path)) or "").splitlines(), 1):
+        name, _, value = line.strip().replace("=", " ", 1).partition(" ")
+        if name.lower() != "include":
+            yield path, number, name.lower(), value.strip().strip('"')
+            continue
+        for pattern in value.split():
+            whole = os.path.join("/etc/ssh", pattern.strip('"'))
+            files = [f"/{os.path.relpath(file, host.root or '/')}" for file in sorted(glob.glob(host.path(whole)))]
+            for file in files:
+                if file not in seen:
+                    yield from _read_sshd_lines(host, file, seen)
+
+
+def find_unread(host: Host) -> Finding | None:
+    """Return a finding if sshd does not read our drop-in, because sshd_config does not include it."""
+    seen: set[str] = set()
+    list(_read_sshd_lines(host, "/etc/ssh/sshd_config", seen))
+    if DROP_IN in seen or read_in_time(host.path(DROP_IN)) == "":
+        return None
+    sentence = f"sshd does not read {DROP_IN}, because /etc/ssh/sshd_config does not include it"
+    hint = "write Include /etc/ssh/sshd_config.d/*.conf as its first line; sshd -t; systemctl reload ssh"
+    return error(sentence, hint)
+
+
+# --- Judges the directories of the record of jobs ---
+
+
+def check_directories(host: Host) -> Iterator[Finding]:
+    """Judge whether jobs can be recorded in /run, and archived."""
+    for path, effect, finding, least in (
+        (host.path("/run/breakglass"), "no job can be recorded, so no verb can run", error, RUN_ROOM),
+        (host.path("/var/lib/breakglass"), "finished jobs are not archived", warning, ARCHIVE_ROOM),
+    ):
+        answer = ask_or_none(partial(_try_write, path), FILE_SECONDS)
+        if answer is True:
+            yield ok(f"{path} can be written")
+            yield judge_room(path, least, count_room(path))
+            yield judge_inodes(path, count_inodes(path))
+        else:
+            why = answer or f"no answer in {FILE_SECONDS:g} s"
+            yield finding(f"{path} can't be written: {effect} ({why})", f"findmnt -T {path}; df {path}; df -i {path}")
+
+
+def _try_write(directory: str) -> object:
+    """Return True when a file can be created there, or the reason why not."""
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"breakglass-pve check\n")
+    except OSError as failure:
+        return str(failure)
+    return True
 
 
 # --- Verifies the chain of jobs of each VM that this host has a record of, in /run and in the archive ---

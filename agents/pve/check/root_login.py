@@ -34,27 +34,40 @@ def find_key_files(settings: Mapping[str, str], user: str, home: str) -> list[st
 
 _EXPECTED = {"disableforwarding": "yes", "permittty": "no", "permituserrc": "no", "authenticationmethods": "publickey"}
 DROP_IN = "/etc/ssh/sshd_config.d/00-breakglass.conf"
+CHANNELS = 8  # that the handler opens in one connection
 IN_MATCH = f"in the Match block of {DROP_IN}"
+
+
+def fix_there(settings: Mapping[str, str], name: str, value: str) -> str:
+    """Return how to change a setting: sshd uses the first value that it reads, so an earlier file must not have one."""
+    if earlier := settings.get(f"{name.lower()}@"):
+        return f"remove {name} at {earlier}, which sshd reads before {DROP_IN}; then run systemctl reload ssh"
+    return f"set {name} {value} {IN_MATCH}, then run systemctl reload ssh"
+
+
+def _at(settings: Mapping[str, str], name: str) -> str:
+    where = settings.get(f"{name}@")
+    return f" at {where}, then run systemctl reload ssh" if where else ""
 
 
 def judge_sshd(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge the settings that are in force for the account, by `sshd -T -C user=…`."""
     yield from judge_forced(settings, user)
     if settings.get("pubkeyauthentication") == "no":
-        yield error(f"PubkeyAuthentication no refuses every key of {user}", f"set it to yes {IN_MATCH}")
+        hint = fix_there(settings, "PubkeyAuthentication", "yes")
+        yield error(f"PubkeyAuthentication no refuses every key of {user}", hint)
     for name, value in _EXPECTED.items():
         if settings.get(name) != value:
-            yield error(
-                f"sshd has {name} {settings.get(name)} for {user}, not {value}", f"set {name} {value} {IN_MATCH}"
-            )
-    yield from _judge_root_login(settings.get("permitrootlogin", ""), user)
+            sentence = f"sshd has {name} {settings.get(name)} for {user}, not {value}"
+            yield error(sentence, fix_there(settings, name, value))
+    yield from _judge_root_login(settings, user)
     yield from judge_rest(settings, user)
     if is_unforced(settings) and all(settings.get(name) == value for name, value in _EXPECTED.items()):
         yield ok(f"sshd: a public key only, no ForceCommand, no forwarding, no terminal, no rc file for {user}")
 
 
-def _judge_root_login(value: str, user: str) -> Iterator[Finding]:
-    hint = f"set PermitRootLogin forced-commands-only {IN_MATCH}"
+def _judge_root_login(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
+    value, hint = settings.get("permitrootlogin", ""), fix_there(settings, "PermitRootLogin", "forced-commands-only")
     if value == "no":
         yield error(f"PermitRootLogin no refuses {user}, whose uid is 0", hint)
     elif value != "forced-commands-only":
@@ -69,21 +82,21 @@ def is_unforced(settings: Mapping[str, str]) -> bool:
 def judge_forced(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Require that each key runs its own command."""
     if not is_unforced(settings):
-        hint = "remove it, because it overrides each key's --read-only"
+        hint = f"remove it{_at(settings, 'forcecommand')}: it replaces each key's own command"
         yield error(f"sshd has a ForceCommand for {user}: {settings['forcecommand']}", hint)
 
 
 def judge_rest(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     """Judge the settings that matter for root as well: who may log in, and how sshd watches a connection."""
     if settings.get("clientaliveinterval", "0") == "0":
-        yield warning("sshd does not notice a dead connection", f"set ClientAliveInterval 15 {IN_MATCH}")
+        yield warning("sshd does not notice a dead connection", fix_there(settings, "ClientAliveInterval", "15"))
     if settings.get("authorizedkeyscommand", "none") != "none":
         yield warning(
             "sshd also asks an AuthorizedKeysCommand for keys", "make sure that it prints no key for this user"
         )
     yield from _judge_keys(settings, user)
     yield from _judge_allowed(settings, user)
-    yield from _judge_penalties(settings)
+    yield from _judge_room_for_logins(settings)
 
 
 def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
@@ -92,28 +105,42 @@ def _judge_keys(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     if "ssh-ed25519" not in accepted.split(","):
         yield warning(
             f"PubkeyAcceptedAlgorithms has no ssh-ed25519, so sshd takes no Ed25519 key of {user}",
-            f"set PubkeyAcceptedAlgorithms +ssh-ed25519 {IN_MATCH}",
+            fix_there(settings, "PubkeyAcceptedAlgorithms", "+ssh-ed25519"),
         )
-    if settings.get("maxsessions") == "0":
-        yield warning("sshd has MaxSessions 0, and the handler needs a channel", f"set MaxSessions 10 {IN_MATCH}")
+    most = settings.get("maxsessions", "10")
+    if most.isdecimal() and int(most) < CHANNELS:
+        kind = error if int(most) < 2 else warning  # one for the resident session, and one for a verb
+        sentence = f"sshd has MaxSessions {most}, and the handler opens up to {CHANNELS} channels"
+        yield kind(sentence, fix_there(settings, "MaxSessions", "10"))
     if settings.get("chrootdirectory", "none") != "none":
         sentence = f"sshd shuts {user} into {settings['chrootdirectory']}, where the host agent is missing"
-        yield error(sentence, f"set ChrootDirectory none {IN_MATCH}")
+        yield error(sentence, fix_there(settings, "ChrootDirectory", "none"))
 
 
 def _judge_allowed(settings: Mapping[str, str], user: str) -> Iterator[Finding]:
     allowed = settings.get("allowusers", "").split()
     if allowed and not any(re.fullmatch(rf"{re.escape(user)}(@.*)?|\*.*", word) for word in allowed):
-        yield error(f"AllowUsers does not name {user}", f"add {user} to it")
+        yield error(f"AllowUsers does not name {user}", f"add {user} to it{_at(settings, 'allowusers')}")
     if settings.get("allowgroups"):
         yield warning(
-            f"AllowGroups is set: {settings['allowgroups']}", f"make sure that a group of {user} is among them"
+            f"AllowGroups is set: {settings['allowgroups']}",
+            f"make sure that a group of {user} is among them{_at(settings, 'allowgroups')}",
         )
     if any(word.partition("@")[0] == user for word in settings.get("denyusers", "").split()):
-        yield error(f"DenyUsers names {user}", f"remove {user} from it")
+        yield error(f"DenyUsers names {user}", f"remove {user} from it{_at(settings, 'denyusers')}")
 
 
-def _judge_penalties(settings: Mapping[str, str]) -> Iterator[Finding]:
+def _judge_room_for_logins(settings: Mapping[str, str]) -> Iterator[Finding]:
+    """Judge what can turn the handler away at times, although sshd accepts its key."""
+    for name, least, good in (("MaxStartups", 4, "10:30:100"), ("PerSourceMaxStartups", 4, "none")):
+        first = settings.get(name.lower(), "").partition(":")[0]
+        if first.isdecimal() and int(first) < least:
+            hint = fix_there(settings, name, good).replace(IN_MATCH, f"at the beginning of {DROP_IN}")
+            yield warning(f"{name} {first} makes sshd turn the handler away while other logins are under way", hint)
+    grace = settings.get("logingracetime", "")
+    if grace.isdecimal() and 0 < int(grace) < 10:
+        hint = fix_there(settings, "LoginGraceTime", "60").replace(IN_MATCH, f"at the beginning of {DROP_IN}")
+        yield warning(f"LoginGraceTime {grace} ends a login that takes {grace} s on a busy host", hint)
     if settings.get("persourcepenalties", "no") != "no" and settings.get("persourcepenaltyexemptlist") == "none":
         hint = "set PerSourcePenaltyExemptList to the handler's address, before the Match block"
         yield warning("failed logins from the handler's address can lock the handler out", hint)
@@ -143,6 +170,13 @@ def find_handler_addresses(drop_in: str, others: Iterable[str]) -> list[str] | N
     return list(dict.fromkeys(match[1] for word in words if (match := _ADDRESS.fullmatch(word))))
 
 
+def find_exempt(drop_in: str) -> list[str]:
+    """Return the addresses that our drop-in exempts from sshd's penalties: those of the handlers."""
+    words = re.findall(r"(?im)^[ \t]*persourcepenaltyexemptlist[ \t]+(.+)$", drop_in)
+    found = [match[1] for word in ",".join(words).split(",") if (match := _ADDRESS.fullmatch(word.strip()))]
+    return list(dict.fromkeys(found))
+
+
 def _root_blocks(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the addresses and the lines of each Match block for root."""
     for block in re.split(r"(?im)^[ \t]*match[ \t]+", text)[1:]:
@@ -159,32 +193,6 @@ def judge_root_account(account: Account | None) -> Finding:
     if not shell or shell.rpartition("/")[2] in ("nologin", "false", "true"):
         return error(f'the shell of root is "{shell}", which runs no command', "run the recipe without --account root")
     return ok(f"root has the shell {shell}")
-
-
-def judge_bashrc(path: str, text: str | None) -> Finding:
-    """Judge the file that bash reads before it runs a forced command, because its output comes before the answer."""
-    if text is None:
-        return warning(
-            f"{path} does not answer, and bash reads that file before the host agent",
-            "look at the file system of that file",
-        )
-    commands = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
-    if commands and not re.search(r"\$\{?PS1|\$-", commands[0]):
-        hint = 'begin it with: [ -z "$PS1" ] && return'
-        return warning(
-            f"bash runs {path} before the host agent, and a command there that hangs blocks every verb", hint
-        )
-    return ok(f"bash reads {path} before the host agent, and no command in it runs")
-
-
-def judge_other_accounts(passwd: str) -> Iterator[Finding]:
-    """Warn about each account other than root that has uid 0, because an earlier recipe may have made it."""
-    lines = [line.split(":") for line in passwd.splitlines()]
-    names = [fields[0] for fields in lines if len(fields) == 7 and fields[2] == "0" and fields[0] != "root"]
-    for name in names:
-        yield warning(f"{name} has uid 0 as well", "if an earlier recipe made it, remove its line: vipw, vipw -s")
-    if not names:
-        yield ok("no other account has uid 0")
 
 
 def judge_root_shadow(shadow: str, pam: bool) -> Finding:
@@ -207,11 +215,12 @@ def judge_root_sshd(settings: Mapping[str, str], address: str) -> Iterator[Findi
     yield from judge_forced(settings, "root")
     faults = []
     if settings.get("pubkeyauthentication") == "no":
-        faults.append(error("PubkeyAuthentication no refuses every key of root", f"set it to yes {IN_MATCH}"))
+        hint = fix_there(settings, "PubkeyAuthentication", "yes")
+        faults.append(error("PubkeyAuthentication no refuses every key of root", hint))
     methods = settings.get("authenticationmethods", "any")
     if not {"any", "publickey"} & set(methods.split()):
         sentence = f"sshd has authenticationmethods {methods} for root, so a key alone is not enough"
-        faults.append(error(sentence, f"set AuthenticationMethods publickey {IN_MATCH}"))
+        faults.append(error(sentence, fix_there(settings, "AuthenticationMethods", "publickey")))
     login = settings.get("permitrootlogin", "")
     if login == "no":
         hint = "set PermitRootLogin forced-commands-only in a Match block of a separate drop-in"
