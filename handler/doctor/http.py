@@ -82,7 +82,7 @@ def exchange(
 
 def is_unstable(reply: Reply) -> bool:
     """Return whether an answer is a proxy's, which has no handler for it or takes no more requests."""
-    return reply.status in (429, 502, 503, 504) and not reply.error
+    return reply.status in (429, 502, 503) and not reply.error
 
 
 def judge_unstable(url: str, reply: Reply) -> Finding:

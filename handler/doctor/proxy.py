@@ -109,17 +109,18 @@ def _look_at_sizes(visit: Visit, url: str, chat: str) -> Finding:
     return found_ok("bodies", "Bodies arrive whole, even the longest that the handler accepts.")
 
 
-def look_at_lines(signer: Signer, **fields: str) -> Finding:
+def look_at_lines(signer: Signer, msg_id: str = "", **fields: str) -> Finding:
     """Return a finding about whether each line of a stream arrives without delay, as in a browser.
 
-    If the clocks differ, the request is sent again with `fields`, which have the handler's challenge.
+    If the clocks differ, the request is sent again with the same id, and the handler's challenge in `fields`.
     """
     fields, times, lines = {"seconds": str(_STREAM_SECONDS), **fields}, [], []
-    body, headers = signer.request(new_id(), fields, "application/x-ndjson")
+    msg_id = msg_id or new_id()
+    body, headers = signer.request(msg_id, fields, "application/x-ndjson")
     for at, part in stream(signer.url, "/echo", body, headers | {"accept-encoding": "gzip, br"}, 5.0 + _STREAM_SECONDS):
         if isinstance(part, Reply):
             if (challenge := part.error.get("challenge")) and "challenge" not in fields:
-                return look_at_lines(signer, challenge=str(challenge))
+                return look_at_lines(signer, msg_id, challenge=str(challenge))
             if encoding := part.headers.get("content-encoding"):
                 sentence = f"The proxy at {signer.url} compresses streams ({encoding}), which delays their lines."
                 fix = "nginx: take application/x-ndjson out of gzip_types"

@@ -64,7 +64,15 @@ async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> lis
 # --- One fault, one finding: an error explains what follows from it ---
 
 # Codes that only say what a problem of the configuration does.
-_BY_CONFIGURATION = ("host-disabled", "vm-disabled", "disabled", "config-degraded", "chat-disabled", "no-chat")
+_BY_CONFIGURATION = (
+    "host-disabled",
+    "vm-disabled",
+    "disabled",
+    "config-degraded",
+    "chat-disabled",
+    "no-chat",
+    "forbidden",
+)
 
 
 class Causes:

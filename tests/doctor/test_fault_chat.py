@@ -27,6 +27,8 @@ PLACES = ("chat",)
 USER = pwd.getpwnam(ACCOUNT).pw_uid if ACCOUNT else os.geteuid()
 SECRET = "sk-ant-the-real-one-0123456789"
 MOVED = b"HTTP/1.1 301 Moved\r\nlocation: https://x.example\r\ncontent-length: 0\r\n\r\n"
+_NO_CREDIT = b'{"type": "error", "error": {"message": "Your credit balance is too low"}}'
+NO_CREDIT = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n%b" % (len(_NO_CREDIT), _NO_CREDIT)
 VARIABLE = f"ANTHROPIC_API_KEY={SECRET}\n"
 Seed = Callable[[Setup], object]
 
@@ -284,6 +286,13 @@ FAULTS = [
     Fault("its limit is used up", listing(429), "model-busy", "status.anthropic.com"),
     Fault("an API that fails", listing(500), "model-busy", "status.anthropic.com"),
     Fault("an API that is overloaded", listing(529), "model-busy", "status.anthropic.com"),
+    Fault("C2 no credit", fixed(NO_CREDIT), "model-refuses", "curl"),
+    Fault(
+        "C5 a proxy that only the unit knows",
+        chat(base_url="https://api.nowhere.invalid"),
+        "model-unreachable",
+        "chat.https_proxy",
+    ),
     Fault("a sign-in page", listing("html"), "model-unknown", "curl"),
     Fault("another program", fixed(b"SSH-2.0-OpenSSH_10.0\r\n"), "model-unreachable", "curl"),
     Fault("an API that has moved", fixed(MOVED), "model-moved", "base_url"),

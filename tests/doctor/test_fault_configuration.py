@@ -216,6 +216,9 @@ FAULTS = [
         "a directory in the file's place", lambda setup: setup.path.mkdir(), "file-not-readable", "BREAKGLASS_CONFIG"
     ),
     Fault("not TOML", text("[sessions]", "[sessions"), "config-file", "brackets"),
+    Fault("R4 typographic quotes", text('"pve1"]', "“pve1”]"), "config-file", "left double quotation mark (U+201C)"),
+    Fault("R6 a no-break space", text("[sessions]\n", "[sessions]\n\u00a0"), "config-file", "no-break space (U+00A0)"),
+    Fault("N22 a zero width space", text("[sessions]\n", "[sessions]\n\u200b"), "config-file", "zero width space"),
     Fault("no callers", change(callers={}), "caller-disabled", "keys new NAME --allow status"),
     Fault("no hosts", change(hosts={}), "host-disabled", "[hosts.NAME]"),
     Fault("no VMs", change(vms={}), "vm-disabled", "[vms.NAME]"),

@@ -23,20 +23,21 @@ from ..support.front import run_nginx
 from ..support.ports import reserve_port
 from ..support.running import Running, new_setup
 from ..support.selection import sampled
-from ..support.service import give_to_handler, new_secret
+from ..support.service import new_secret
 from ..support.sshd import Sshd
 
 pytestmark = [pytest.mark.real("sshd", "nginx", "qemu"), pytest.mark.shared("world", "sshd"), pytest.mark.slow]
 
 PLACES = ("handler",)
 SERVER = """
+{before}
 server {{
     listen 127.0.0.1:{port} {ssl};
     ssl_certificate {directory}/certificate.pem;
     ssl_certificate_key {directory}/key.pem;
     {server}
     location {path} {{
-        proxy_pass http://127.0.0.1:{backend}{slash};
+        proxy_pass http://{to}{slash};
         proxy_http_version 1.1;
         proxy_set_header Host $host;
         {location}
@@ -64,7 +65,8 @@ def own(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> Setup:
 class Proxy(NamedTuple):
     """A fault of what is in front of the handler, with the code and words of the fix that are expected.
 
-    `server` and `location` are nginx settings; the URL that is asked ends with `ask`, and begins with `scheme`.
+    `before`, `server` and `location` are nginx settings; the URL that is asked ends with `ask`, and begins with
+    `scheme`. `ca_file` is what SSL_CERT_FILE names if that is not the authority's file; `ca_mode` is that file's mode.
     """
 
     name: str
@@ -78,6 +80,10 @@ class Proxy(NamedTuple):
     scheme: str = "https"
     ssl: str = "ssl"
     backend: int = 0  # another port than the handler's
+    before: str = ""
+    to: str = "127.0.0.1:{backend}"
+    ca_file: str = ""
+    ca_mode: int = 0o644
     trusted: bool = True
     host: str = "localhost"
     certificate: dict[str, Any] = {}  # noqa: RUF012  nothing changes it
@@ -90,16 +96,18 @@ def proxied(running: Running, proxy: Proxy) -> Iterator[dict[str, str]]:
     """Run an nginx with the fault; yield what doctor's environment has then."""
     with tempfile.TemporaryDirectory(prefix="bg") as name:
         directory, port = Path(name), reserve_port()
+        directory.chmod(0o755)
         authority = make_certificate(directory, **proxy.certificate)
-        give_to_handler(authority)
+        authority.chmod(proxy.ca_mode)
         (directory / "users").write_text("someone:{PLAIN}secret\n")
         given = {**proxy._asdict(), "port": port, "directory": directory, "backend": proxy.backend or running.port}
+        given |= {name: given[name].format(**given) for name in ("before", "to")}
         server = proxy.server.replace("{directory}", name).replace("{port}", str(port))
         location = proxy.location.replace("{directory}", name)
         block = SERVER.format(**{**given, "server": server, "location": location})
         environment = {"BREAKGLASS_URL": f"{proxy.scheme}://{proxy.host}:{port}{proxy.ask}"}
         if proxy.trusted:
-            environment["SSL_CERT_FILE"] = str(authority)
+            environment["SSL_CERT_FILE"] = proxy.ca_file or str(authority)
         with run_nginx(directory, port, block):
             yield environment
 
@@ -226,6 +234,41 @@ PROXIES = [
         level=WARNING,
     ),
 ]
+PROXIES += [  # what a reviewer planted, by number, and later ones
+    Proxy(
+        "R16 is not named in [server] proxies",
+        "proxy-not-named",
+        "[server]",
+        "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
+        level=WARNING,
+    ),
+    Proxy(
+        "R21 has a dead one of two handlers",
+        "upstream-dead",
+        "remove it from upstream",
+        "proxy_next_upstream off;",
+        before="upstream two {{ server 127.0.0.1:{backend}; server 127.0.0.1:1 max_fails=0; }}",
+        to="two",
+    ),
+    Proxy(
+        "R22 limits requests",
+        "proxy-limits",
+        "limit_req",
+        "limit_req zone=few burst=2 nodelay;",
+        before="limit_req_zone $binary_remote_addr zone=few:1m rate=1r/m;",
+    ),
+    Proxy("R24 adds a slash", "path-changed", "proxy_pass without a path", slash="//"),
+    Proxy("R29 has an authority that root alone reads", "certificate-file", "install -m 644", ca_mode=0o600),
+    Proxy(
+        "R30 has an authority without a key usage",
+        "certificate-authority",
+        "-addext keyUsage=critical,keyCertSign",
+        certificate={"has_usage": False},
+    ),
+    Proxy("N19 has an authority's file that is gone", "certificate-file", "can't read", ca_file="/nowhere/ca.pem"),
+    Proxy("N20 answers 429", "proxy-limits", "limit", server="location = /echo { return 429; }"),
+    Proxy("N21 answers 502 to POST", "upstream-dead", "error log", "if ($request_method = POST) { return 502; }"),
+]
 CHEAP = ("drops the signature", "has a certificate for another name")
 
 
@@ -241,6 +284,15 @@ def test_a_fault_of_the_proxy_is_found(running: Running, proxy: Proxy) -> None:
     assert report.code == (2 if proxy.level == ERROR else 1), report.findings
     others = [each for each in report.findings if each.level != OK and each.code != proxy.code]
     assert others == [], "one fault is one finding"
+
+
+@pytest.mark.all
+def test_a_proxy_that_stores_answers_is_well(running: Running) -> None:
+    """R20: /health and signed answers say that they may not be stored, so this harms nothing."""
+    cache = "proxy_cache_path {directory}/cache keys_zone=all:1m;"
+    stores = Proxy("", "", "", "proxy_cache all; proxy_cache_valid 200 10m;", before=cache)
+    with proxied(running, stores) as environment:
+        assert [each for each in look(running.setup, environment, hold=2).findings if each.level != OK] == []
 
 
 # --- the caller ---
@@ -334,6 +386,7 @@ class OfHandler(NamedTuple):
     fix: str
     program: Sequence[str] = ("-m", "breakglass")
     level: str = ERROR
+    also: tuple[str, ...] = ()  # what else is wrong in this setup
 
 
 def no_change(_: Running) -> None:
@@ -341,13 +394,16 @@ def no_change(_: Running) -> None:
 
 
 HANDLERS = [
-    OfHandler("the caller has expired", expire, no_change, "forbidden", "breakglass keys new"),
+    OfHandler(
+        "the caller has expired", expire, no_change, "forbidden", "breakglass keys new", also=("config-degraded",)
+    ),
     OfHandler("the clock is 10 minutes slow", nothing, no_change, "clock", "timedatectl", ("-c", shifted(-600))),
     OfHandler("the clock is 10 minutes fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(600))),
     OfHandler("a clock is 2 minutes fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(120)), WARNING),
     OfHandler(
         "another version", nothing, no_change, "other-version", "restart breakglass", ("-c", OTHER_VERSION), WARNING
     ),
+    OfHandler("R27 the clock is 2 h fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(7200))),
     OfHandler("a reload was rejected", nothing, spoil_and_reload, "reload-rejected", "breakglass check"),
     OfHandler(
         "the file was changed", nothing, change_only, "config-not-loaded", "systemctl reload breakglass", level=WARNING
@@ -355,7 +411,14 @@ HANDLERS = [
     OfHandler("the key is not loaded", nothing, add_caller_only, "key-not-loaded", "systemctl reload breakglass"),
     OfHandler("an entry is off", break_a_caller, no_change, "config-degraded", "breakglass check"),
     OfHandler("chat lacks its claude", chat_without_claude, no_change, "chat-failed", "journalctl"),
-    OfHandler("server.url is another name", another_name, ask_another_name, "wrong-handler", "[server] url"),
+    OfHandler(
+        "server.url is another name",
+        another_name,
+        ask_another_name,
+        "wrong-handler",
+        "[server] url",
+        also=("no-tls", "name-not-found"),
+    ),
 ]
 
 
@@ -375,6 +438,8 @@ def test_a_fault_of_the_handler_is_found(own: Setup, fault: OfHandler) -> None:
     finding = found(report.findings, fault.code)
     assert (finding.level, fault.fix in finding.fix) == (fault.level, True), finding
     assert report.code == (2 if fault.level == ERROR else 1), report.findings
+    others = [each for each in report.findings if each.level != OK and each.code not in (fault.code, *fault.also)]
+    assert others == [], "one fault is one finding"
 
 
 @pytest.mark.all

@@ -10,14 +10,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 
-def make_certificate(directory: Path, name: str = "localhost", begins: float = -1, ends: float = 90) -> Path:
-    """Write certificate.pem and key.pem, good from `begins` to `ends` days from now; return the authority's file."""
+def make_certificate(
+    directory: Path, name: str = "localhost", begins: float = -1, ends: float = 90, *, has_usage: bool = True
+) -> Path:
+    """Write certificate.pem and key.pem, good from `begins` to `ends` days from now; return the authority's file.
+
+    Python 3.13 accepts no authority without a key usage (`has_usage`).
+    """
     directory.mkdir(exist_ok=True)
     now, keys = dt.datetime.now(dt.UTC), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"an authority of a test, for {directory.name}")])
     own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    signs = [(x509.BasicConstraints(True, None), True), (usage, True)]
+    signs = [(x509.BasicConstraints(True, None), True), (usage, True)][: 2 if has_usage else 1]
     serves = [(x509.BasicConstraints(False, None), True), (x509.SubjectAlternativeName([x509.DNSName(name)]), False)]
     days = ((-400.0, 400.0), (begins, ends))
     for file, subject, key, extensions, (first, last) in zip(
