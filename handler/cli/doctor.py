@@ -20,7 +20,7 @@ from ..config.load import config_path
 from ..config.model import Config
 from ..doctor.keys import DOCTOR
 from ..doctor.signed import prove
-from ..doctor.visit import CONFIGURATION, HANDLER, Visit
+from ..doctor.visit import CONFIGURATION, HANDLER, Visit, read_units
 from ..doctor.walk import LOOKS, Causes, walk
 from .account import name_this_user
 from .check import find_problems
@@ -78,6 +78,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     samples = _read_samples(arguments.sample or [])
     key = caller_key(os.environ) if {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys() else None
     use_unit_credentials()
+    units = read_units()
     path = config_path()
     there = os.path.lexists(path) or "BREAKGLASS_CONFIG" in os.environ
     config, problems = find_problems(path, arguments.user) if there else (None, ())
@@ -95,6 +96,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
         samples=samples,
         now=time.time(),
         environment=dict(os.environ),
+        units=units,
     )
 
 

@@ -17,7 +17,7 @@ from ..config.warnings import warn_of_chat
 from .handler import REINSTALL
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
-from .visit import CHAT, Visit, about, unit_properties
+from .visit import CHAT, CHAT_UNITS, Visit, about
 
 SECONDS = 8.0  # the time for finding claude's program
 TESTED = "2.1.331"
@@ -41,7 +41,7 @@ async def look_at_chat(visit: Visit, found: list[Finding]) -> None:
         found.append(found_ok("chat-off", f"Chat is configured, and {PLACE}=off disables it at this handler."))
         return
     found += _find_settings(config)
-    looks = (_look_at_turns(config.chat, place), look_at_sessions(config.chat.sessions_dir))
+    looks = (_look_at_turns(visit, config.chat, place), look_at_sessions(config.chat.sessions_dir))
     for findings in await asyncio.gather(*looks, look_at_model_api(config.chat.api)):
         found += findings
 
@@ -65,7 +65,7 @@ def _find_settings(config: Config) -> Iterator[Finding]:
             yield found_warning("guest-key-not-checked", what, f"{fix} {vm.guest.host}")
 
 
-async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
+async def _look_at_turns(visit: Visit, settings: ChatSettings, place: str) -> list[Finding]:
     """Return whether a turn gets its sandbox and claude. A probe, started like a turn, finds that out."""
     by = f"by systemd, at {place}" if place else "by the handler itself, as its own user"
     try:
@@ -74,17 +74,16 @@ async def _look_at_turns(settings: ChatSettings, place: str) -> list[Finding]:
     except (OSError, TimeoutError, ValueError) as lost:
         why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
         what = f"Turns are started {by}, but none can be started: {why}."
-        fix = await run_in_thread(_start_units, SECONDS) if place else REINSTALL
+        fix = _start_units(visit) if place else REINSTALL
         return [found_error("turn-not-started", what, fix)]
     return [judge_walls(answer, by)] + ([] if answer.get("fault") else [judge_claude(settings, answer)])
 
 
-def _start_units() -> str:
+def _start_units(visit: Visit) -> str:
     """Return how to start turns by systemd again, also at the next boot."""
-    units = ("breakglass-chat.socket", "breakglass-chat@.service")
-    masked = [unit for unit in units if unit_properties(unit).get("UnitFileState", "").startswith("masked")]
+    masked = [unit for unit in CHAT_UNITS if "masked" in visit.units.get(unit, {}).values()]
     unmask = f"systemctl unmask {' '.join(masked)} && " if masked else ""
-    return f"{unmask}systemctl enable {units[0]} && {RESTART}"
+    return f"{unmask}systemctl enable {CHAT_UNITS[0]} && {RESTART}"
 
 
 def judge_walls(answer: Line, by: str) -> Finding:

@@ -14,7 +14,7 @@ from ..base.findings import Finding
 from ..base.threads import run_in_thread
 from ..config.model import Address, Config
 from ..config.warnings import warn_of_mode
-from .visit import CONFIGURATION, KEEP_CLOCK, Visit, about, unit_properties
+from .visit import CONFIGURATION, HANDLER_UNIT, KEEP_CLOCK, Visit, about
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ async def look_at_configuration(visit: Visit, found: list[Finding]) -> None:
     found += [replace(each, place=CONFIGURATION, sentence=f"{each.sentence}.") for each in warnings]
     found += await run_in_thread(lambda: list(_find_on_disk(visit)), DISK_SECONDS)
     found += _find_clock()
-    found += await run_in_thread(lambda: list(_find_unit(visit)), DISK_SECONDS)
+    found += _find_unit(visit)
     if config is not None and not visit.problems:
         found.append(found_ok("config-read", f"{visit.path} has no problems; {config.names}."))
 
@@ -178,14 +178,13 @@ def _trusted() -> tuple[int, ...]:
 
 def _find_unit(visit: Visit) -> Iterator[Finding]:
     """Judge the handler's unit, if it is on this machine and has this configuration."""
-    unit = unit_properties("breakglass.service")
+    unit = visit.units.get(HANDLER_UNIT, {})
     if f"BREAKGLASS_CONFIG={visit.path}" not in unit.get("Environment", "").split():
         return
-    state, most = unit.get("UnitFileState", ""), unit.get("LimitNOFILE", "")
-    if state in ("disabled", "masked"):
-        unmask = "systemctl unmask breakglass && " if state == "masked" else ""
-        what = f"The unit breakglass is {state}, so the handler does not start when this machine boots."
-        yield found_warning("not-enabled", what, f"{unmask}systemctl enable breakglass")
+    if unit.get("UnitFileState") == "disabled":
+        what = "The unit breakglass is not enabled, so the handler does not start when this machine boots."
+        yield found_warning("not-enabled", what, "systemctl enable breakglass")
+    most = unit.get("LimitNOFILE", "")
     if most.isdecimal() and int(most) < _LEAST_FILES:
         what = f"The unit breakglass may open {most} files (LimitNOFILE), which many requests at once use up."
         fix = "systemctl edit breakglass, write LimitNOFILE=65536 below [Service], then systemctl restart breakglass"

@@ -81,8 +81,8 @@ def exchange(
 
 
 def is_unstable(reply: Reply) -> bool:
-    """Return whether an answer is a proxy's, which has no handler for it or takes no more requests."""
-    return reply.status in (429, 502, 503) and not reply.error
+    """Return whether a proxy has answered by itself, because it reached no handler or takes no more requests."""
+    return reply.status in (429, 502, 503) and not reply.json  # a handler's own answer is an object
 
 
 def judge_unstable(url: str, reply: Reply) -> Finding:

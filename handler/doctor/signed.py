@@ -17,7 +17,7 @@ from ..client import Signer
 from ..config.model import Config, Vm
 from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
-from .visit import HANDLER, Visit, about, unit_properties
+from .visit import HANDLER, HANDLER_UNIT, Visit, about
 
 # --- Send signed requests like a caller, to check the key and to ask for each VM's status ---
 
@@ -43,11 +43,12 @@ def look_at_key(visit: Visit, signer: Signer) -> Generator[Finding, None, Echo]:
 
 def _judge_other(visit: Visit) -> Finding:
     """Return why the handler has another configuration: its unit names another file, or the file has changed."""
-    words = unit_properties("breakglass.service").get("Environment", "").split()
+    words = visit.units.get(HANDLER_UNIT, {}).get("Environment", "").split()
     named = [word.partition("=")[2] for word in words if word.startswith("BREAKGLASS_CONFIG=")]
     if named and os.path.realpath(named[-1]) != os.path.realpath(str(visit.path)):
         sentence = f"The unit breakglass starts the handler with {named[-1]}, and not with {visit.path}."
-        fix = f"export BREAKGLASS_CONFIG={named[-1]}; or correct the path: systemctl edit breakglass, and restart it"
+        fix = "correct the path with systemctl edit breakglass, then run systemctl restart breakglass; to check that "
+        fix += f"file, export BREAKGLASS_CONFIG={named[-1]}"
         return found_warning("config-other-file", sentence, fix)
     sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
     return found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")

@@ -28,7 +28,7 @@ class Visit:
     `config` is None if no handler would start with the file; `path` is None without a file. `signer` is None if no
     handler's URL or no signing key is known. `vm` is the name of the only VM to look at, if it is not empty. `samples`
     are payloads of monitoring systems, by source. The check of the hosts fills `owners` with the host that has each VM,
-    or with its first host if that is not known.
+    or with its first host if that is not known. `units` has what systemd says of Breakglass's units.
     """
 
     path: Path | None
@@ -41,6 +41,7 @@ class Visit:
     now: float  # Unix time
     environment: Mapping[str, str] = field(repr=False)
     owners: dict[str, str] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def vms(self) -> list[Vm]:
@@ -63,19 +64,23 @@ def _place_of(setting: str) -> str:
     return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
+HANDLER_UNIT, CHAT_UNITS = "breakglass.service", ("breakglass-chat.socket", "breakglass-chat@.service")
 _UNIT_SECONDS = 3.0
+_PROPERTIES = "Id,LoadState,UnitFileState,LimitNOFILE,Environment"
 
 
-def unit_properties(unit: str) -> dict[str, str]:
-    """Return what systemd says of a unit that it has loaded, by property. Empty without systemd or such a unit."""
-    names = "LoadState,UnitFileState,ActiveState,LimitNOFILE,Environment"
-    command = [shutil.which("systemctl") or "systemctl", "show", "-p", names, unit]
+def read_units() -> dict[str, dict[str, str]]:
+    """Return what systemd says of the units that it knows, by property. Without systemd, there are none.
+
+    Only root can ask systemd on a machine without D-Bus, so this is read before doctor becomes the handler's user.
+    """
+    command = [shutil.which("systemctl") or "systemctl", "show", "-p", _PROPERTIES, HANDLER_UNIT, *CHAT_UNITS]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=_UNIT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    found = {name: value for name, _, value in (line.partition("=") for line in ran.stdout.splitlines())}
-    return found if ran.returncode == 0 and found.get("LoadState") in ("loaded", "masked") else {}
+    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in ran.stdout.split("\n\n")]
+    return {unit.get("Id", ""): unit for unit in units if unit.get("LoadState") in ("loaded", "masked")}
 
 
 Look = Callable[[Visit, list[Finding]], Awaitable[None]]  # adds to the list, which is kept even if a look is cut off

@@ -135,6 +135,33 @@ def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
 
 
 @pytest.mark.all
+@pytest.mark.real("curl", "root")
+def test_what_the_demo_prints_works_for_an_ordinary_user(short_dir: Path) -> None:
+    """Each line ends well, and doctor finds no error and nothing of the demo to warn of."""
+    os.chown(short_dir, 61234, 61234)
+    person = ["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups", "env", f"HOME={short_dir}"]
+    breakglass = str(Path(sys.executable).with_name("breakglass"))
+    if subprocess.run([*person, breakglass, "version"], capture_output=True).returncode != 0:
+        pytest.skip("another user can't enter this checkout")
+    demo = Demo(program=shlex.join(["exec", *person, breakglass, "demo", "--no-chat"]))
+    try:
+        for name, words in (
+            ("curl", '"outcome":"done"'),
+            ("call", "cycle done"),
+            ("doctor", "ok: proof: demo is proven"),
+        ):
+            argv = [*person, "bash", "-c", demo.line(name)]
+            ran = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd="/")
+            assert words in ran.stdout, ran.stdout + ran.stderr
+            *lines, last = ran.stdout.splitlines()
+        found = [line for line in lines if not line.startswith("ok: ")]
+        assert [line for line in found if "time server keeps this machine's clock" not in line] == []
+        assert last.startswith("no errors, ")
+    finally:
+        assert demo.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.all
 @pytest.mark.real("claude")
 def test_the_demos_claude_finds_a_verdict_and_proposes_a_verb(demo: Demo) -> None:
     """The real claude runs the real commands; the proposal acts once it is approved, and then it looks again."""

@@ -158,7 +158,7 @@ def test_settings_that_are_as_they_should_be(line: str) -> None:
             f"PubkeyAcceptedAlgorithms has no ssh-ed25519, so sshd takes no Ed25519 key of {USER}",
         ),
         ("chrootdirectory /srv", ERROR, f"sshd shuts {USER} into /srv, where the host agent is missing"),
-        ("maxsessions 0", ERROR, "sshd has MaxSessions 0, and the handler needs a channel"),
+        ("maxsessions 0", ERROR, "sshd has MaxSessions 0, and the handler opens up to 8 channels"),
         ("denyusers breakglass", ERROR, f"DenyUsers names {USER}"),
         ("denyusers guest breakglass@192.0.2.1", ERROR, f"DenyUsers names {USER}"),
         (

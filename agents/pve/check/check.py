@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..host.bounded import run
-from ..host.cluster import VmlistEntry, cluster_view, node_name, parse_vmlist
+from ..host.cluster import cluster_view, node_name
 from ..host.paths import Host
 from ..host.vm_config import current_options
 from ..words import PACKAGED, PASTED
@@ -51,6 +51,7 @@ from .reading import (
     read_logind_configs,
     read_sshd_configs,
     read_sshd_settings,
+    read_vms,
     stat_path,
 )
 from .root_login import (
@@ -83,9 +84,9 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
     host = Host(0, root)
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     if os.geteuid() != 0 and not root:  # below --root, as in the demo, all files belong to this user
-        account = judge_account(user or "root", find_account(passwd, user or "root"))
+        judged = judge_account(user or "root", find_account(passwd, user or "root"))
         no_root = error("this check does not run as root, so it can't see anything", "run it as root")
-        yield next((each for each in account if "has uid" in each.sentence and each.level != OK), no_root)
+        yield next((each for each in judged if "has uid" in each.sentence and each.level != OK), no_root)
         return
     yield judge_file(own_file, stat_path(host, own_file) or [(own_file, -1, 0)])
     if own_file in (PACKAGED, PASTED):
@@ -125,14 +126,14 @@ def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterato
     judged = list(dict.fromkeys(each for its in found for each in judge_sshd(its or {}, user)))
     unread = find_unread(host)
     if unread and any(each.level != OK for each in judged):
-        yield unread  # what follows from it is not a fault of its own
+        yield unread  # which explains the other findings
         return
     yield from judged
     files = find_key_files(settings, user, account.home if account else "/")
     if not files or "authorizedkeysfile@" in settings:
         hint = fix_there(settings, "AuthorizedKeysFile", "/etc/ssh/authorized_keys.d/%u")
         yield error(
-            f"AuthorizedKeysFile is {settings.get('authorizedkeysfile')} for {user}, so keys are not seen", hint
+            f"AuthorizedKeysFile is {settings.get('authorizedkeysfile', 'none')} for {user}, so keys are not seen", hint
         )
         return
     yield from _check_keys(host, files, _find_root_files(of_root or {}, passwd), own_file)
@@ -175,7 +176,7 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
 
 def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
     yield judge_python(tuple(sys.version_info[:3]))
-    here = [vmid for vmid, its in _read_vms(host.root).items() if its.node == node_name() and not its.is_container]
+    here = [vmid for vmid, its in read_vms(host).items() if its.node == node_name() and not its.is_container]
     if shutil.which("qm") is None:
         hint = "run this check on the Proxmox host; if this is the host: apt install --reinstall qemu-server; PATH is"
         yield error("qm is not on PATH", f"{hint} {os.environ.get('PATH')}")
@@ -186,18 +187,16 @@ def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
         yield ok(f"qm is {shutil.which('qm')}")
 
 
-def _read_vms(root: str) -> dict[int, VmlistEntry]:
-    return parse_vmlist(read_in_time(f"{root}/etc/pve/.vmlist") or "")
-
-
-def _check_vms(root: str, lines: Iterable[KeyLine]) -> Iterator[Finding]:
+def _check_vms(host: Host, lines: Iterable[KeyLine]) -> Iterator[Finding]:
     """Judge the VMs that the key lines name, by what the cluster has."""
 
     def name_of(vmid: int) -> str | None:
-        return current_options(read_in_time(f"{root}/etc/pve/qemu-server/{vmid}.conf") or "").get("name")
+        return current_options(read_in_time(host.path(f"/etc/pve/qemu-server/{vmid}.conf")) or "").get("name")
 
-    if entries := _read_vms(root):  # otherwise, judge_cluster has said why
+    if entries := read_vms(host):
         yield from judge_vms(lines, entries, node_name(), name_of)
+    elif cluster_view(host).answers:  # otherwise, judge_cluster has said why
+        yield warning("/etc/pve has no list of VMs, so start and cycle do not work", "systemctl status pve-cluster")
 
 
 def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:
@@ -213,7 +212,7 @@ def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file
         lines += found
     yield from judge_kinds(lines) if lines else ()
     yield from _check_programs(host, lines, own_file)
-    yield from _check_vms(host.root, lines)
+    yield from _check_vms(host, lines)
     elsewhere = [path for path in (*roots, _PVE_KEYS) if path not in paths]
     yield from _check_elsewhere(host, elsewhere, {line.key for line in lines})
 

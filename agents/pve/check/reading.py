@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..host.bounded import ask_or_none, run
+from ..host.cluster import VmlistEntry, parse_vmlist
 from ..host.paths import Host
 from ..jobs.verify import describe_chain, read_chain
 from .findings import Finding, error, judge_inodes, judge_room, ok, warning
@@ -39,6 +40,11 @@ def read_in_time(path: str) -> str | None:
 
     answer = ask_or_none(read, FILE_SECONDS)
     return answer if isinstance(answer, str) else None
+
+
+def read_vms(host: Host) -> dict[int, VmlistEntry]:
+    """Return the VMs and containers of the cluster by number; empty if /etc/pve does not answer."""
+    return parse_vmlist(read_in_time(host.path("/etc/pve/.vmlist")) or "")
 
 
 def stat_path(host: Host, path: str) -> list[tuple[str, int, int]] | None:
