@@ -81,7 +81,7 @@ async def _look_at_turns(visit: Visit, settings: ChatSettings, place: str) -> li
 
 def _start_units(visit: Visit) -> str:
     """Return how to start turns by systemd again, also at the next boot."""
-    masked = [unit for unit in CHAT_UNITS if "masked" in visit.units.get(unit, {}).values()]
+    masked = [unit.replace("@0", "@") for unit in CHAT_UNITS if "masked" in visit.units.get(unit, {}).values()]
     unmask = f"systemctl unmask {' '.join(masked)} && " if masked else ""
     return f"{unmask}systemctl enable {CHAT_UNITS[0]} && {RESTART}"
 

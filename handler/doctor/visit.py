@@ -64,7 +64,10 @@ def _place_of(setting: str) -> str:
     return table if table in (CHAT, ALERTS) else CONFIGURATION
 
 
-HANDLER_UNIT, CHAT_UNITS = "breakglass.service", ("breakglass-chat.socket", "breakglass-chat@.service")
+HANDLER_UNIT, CHAT_UNITS = (
+    "breakglass.service",
+    ("breakglass-chat.socket", "breakglass-chat@0.service"),
+)  # an instance, because systemd knows no template
 _UNIT_SECONDS = 3.0
 _PROPERTIES = "Id,LoadState,UnitFileState,LimitNOFILE,Environment"
 
