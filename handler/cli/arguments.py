@@ -6,6 +6,7 @@ from ..agents.pve.words import ANYWAY
 from ..alerts.examples import EXAMPLES
 from ..base.verbs import VERBS
 from . import bugreport, call, chat, check, demo, drill, host, init, report
+from .output import suggestion
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
 # file.
@@ -127,29 +128,45 @@ def add_drill(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=drill.drill)
 
 
-def add_call(parser: argparse.ArgumentParser) -> None:
-    """Describe `call`."""
-    parser.add_argument("verb", help=", ".join(VERBS))
-    parser.add_argument("--id", help="repeat the earlier request that had this id; it acts at most once")
-    parser.add_argument("--vm", help="the VM; needed only if there are several")
-    parser.add_argument("--reason", help="the reason, which the host records")
-    parser.add_argument("--if-state", help="run only if the VM is in this state")
-    parser.add_argument("--if-last", help="run only if this job is still the newest (none: only if there is no job)")
-    parser.add_argument("--job", help="with history: show this job")
+def _verb(text: str) -> str:
+    if text in VERBS:
+        return text
+    more = f"use {', '.join(VERBS)}"
+    raise argparse.ArgumentTypeError(f'there is no verb "{text}"; {suggestion(text, VERBS, more)}')
+
+
+def add_call(parser: argparse.ArgumentParser, short: str = "") -> None:
+    """Describe `call`, or the command that is short for it with this verb."""
+    if not short:
+        parser.add_argument("verb", metavar="VERB", type=_verb, choices=tuple(VERBS), help=", ".join(VERBS))
+    parser.set_defaults(run=call.call, **({"verb": short} if short else {}), is_short=bool(short))
+    is_needed = bool(short) and VERBS[short].mutating
     parser.add_argument(
-        "--anyway", choices=ANYWAY, help="with reset or cycle: override the host's refusal that has this code"
+        "named", nargs="?", metavar="VM", help="the VM" if is_needed else "the VM; needed only if there are several"
     )
+    parser.add_argument("--id", help="repeat the earlier request that had this id; it acts at most once")
+    parser.add_argument("--vm", help="the VM, as another way to name it")
+    parser.add_argument("--reason", help="the reason, which the host records")
+    if not short or VERBS[short].mutating:
+        parser.add_argument("--if-state", metavar="STATE", help="run only if the VM is in this state")
+        parser.add_argument(
+            "--if-last", metavar="ID", help="run only if this job is still the newest (none: only if there is no job)"
+        )
+    if short in ("", "history"):
+        parser.add_argument("--job", metavar="ID", help="show this job" if short else "with history: show this job")
+    if short in ("", "reset", "cycle"):
+        what = "override the host's refusal that has this code"
+        parser.add_argument("--anyway", choices=tuple(ANYWAY), help=what if short else f"with reset or cycle: {what}")
     parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
     parser.add_argument("--quiet", action="store_true", help="show no stages, and don't wait for the guest")
     parser.add_argument(
         "--full", action="store_true", help="print everything that the host read, and not only the verdict"
     )
-    parser.set_defaults(run=call.call)
 
 
 def add_alert_example(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `alert-example`."""
-    parser.add_argument("source", choices=EXAMPLES)
+    parser.add_argument("source", choices=tuple(EXAMPLES))
     parser.add_argument("--url", help="this handler's address (BREAKGLASS_URL)")
     parser.set_defaults(run=host.alert_example)
 
@@ -161,6 +178,7 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--list", action="store_true", help="list your conversations of the last 30 days, newest first, and exit"
     )
+    parser.add_argument("--json", action="store_true", help="with --list: print one line of JSON")
     which.add_argument(
         "--resume",
         nargs="?",
@@ -179,6 +197,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
     parser.add_argument("--since", metavar="HOURS", default="8h", help="how far to look back, like 8h (72h at most)")
+    parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
     what = "print one HTML file with the pictures, to print or to send"
     parser.add_argument("--html", dest="form", action="store_const", const="html", default="markdown", help=what)
     parser.add_argument(
@@ -215,10 +234,16 @@ def add_bugreport(parser: argparse.ArgumentParser) -> None:
 def add_host(parser: argparse.ArgumentParser) -> None:
     """Describe `host`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    bundle = commands.add_parser("bundle", help="write the host agent to FILE, or to standard output")
+    bundle = commands.add_parser(
+        "bundle", help="write the host agent to FILE, or to standard output", example="host bundle breakglass-pve"
+    )
     bundle.add_argument("file", nargs="?", metavar="FILE")
     bundle.set_defaults(run=host.host_bundle)
-    install = commands.add_parser("install-commands", help="print what to run on the host, as root (BREAKGLASS_CONFIG)")
+    install = commands.add_parser(
+        "install-commands",
+        help="print what to run on the host, as root (BREAKGLASS_CONFIG)",
+        example="host install-commands --from 192.0.2.50 >pve1.sh",
+    )
     install.add_argument("--host", help="the host; needed only if there are several")
     install.add_argument(
         "--from",
@@ -235,6 +260,7 @@ def add_host(parser: argparse.ArgumentParser) -> None:
     update = commands.add_parser(
         "upgrade",
         help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
+        example="host upgrade --all",
         description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
         "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy of it without the secrets is enough.",
     )

@@ -14,12 +14,25 @@ from ..auth.signing import ID
 from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
-from .environment import caller_key, handler_url, name_refused_key
+from .answers import LOOKS, document_hint, show_document, show_result
+from .environment import caller_key, given_url, name_refused_key, own_signer
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
-from .output import DONE, FAILED, UNKNOWN, UNREACHED, CommandError, complain, drop_output, reason, remark, say, show
-from .terminal_text import localized, opinion_line, seen_line
+from .output import (
+    DONE,
+    FAILED,
+    UNKNOWN,
+    UNREACHED,
+    CommandError,
+    Progress,
+    complain,
+    drop_output,
+    reason,
+    remark,
+    say,
+    show,
+)
+from .terminal_text import localized
 
-_LOOKS = ("status", "forensics")  # verbs whose answer is the verdict
 _RAW = "== "  # begins each part of the evidence, as the host read it
 # errors of a request that the handler refuses before it reads the verb
 REFUSALS = ("unauthorized", "stale-timestamp", "forbidden", "wrong-handler")
@@ -58,8 +71,10 @@ def _checked_id(msg_id: str | None) -> str:
 
 def call(arguments: argparse.Namespace) -> int:
     """Run the verb that the arguments name."""
+    arguments.vm = _vm(arguments)
     fields = ("verb", "vm", "reason", "if_state", "if_last", "job", "anyway")
-    request = VerbCall(**{name: getattr(arguments, name) or "" for name in fields}, again=arguments.id is not None)
+    given = {name: getattr(arguments, name, None) or "" for name in fields}
+    request = VerbCall(**given, again=arguments.id is not None)
     display, results = Display(arguments.json, arguments.quiet, arguments.full), list[Event]()
     code = run_verb(request, _checked_id(arguments.id), display, results.append)
     if code == DONE and request.verb in BRINGS_UP and not (display.json or display.quiet):
@@ -67,11 +82,25 @@ def call(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _vm(arguments: argparse.Namespace) -> str:
+    """Return the VM's name. A short form that changes power needs it, even if there is only one VM."""
+    verb, named = arguments.verb, {each for each in (arguments.named, arguments.vm) if each}
+    if len(named) > 1:
+        raise CommandError(f"two VMs are named: {' and '.join(sorted(named))}; nothing was sent", "name one VM")
+    if not named and arguments.is_short and VERBS[verb].mutating:
+        unit = f"; to {verb} the handler: systemctl {verb} breakglass" if verb in ("start", "stop") else ""
+        hint = f"to {verb} a VM, write its name: breakglass {verb} devvm{unit}"
+        raise CommandError(f"{verb} needs the VM's name; nothing was sent", hint)
+    return "".join(named)
+
+
 def _show_return(vm: str, done: Event) -> None:
     """Wait for the guest to return, and show when it did. This does not change the verb's exit code."""
     hint = f"waiting for the guest's kernel, {RETURN_SECONDS:g} s at most; Ctrl-C ends only this wait"
     try:
-        say(await_guest(Signer(handler_url(os.environ), caller_key(os.environ)), vm, done, lambda: remark(hint)))
+        with Progress(f"waiting for the guest of {vm}"):
+            told = await_guest(own_signer(os.environ), vm, done, lambda: remark(hint))
+        say(told)
     except KeyboardInterrupt:
         complain(f"you stopped waiting for the guest; the {done['verb']} is done")
     except OSError:
@@ -85,10 +114,10 @@ def run_verb(
 
     `on_result` gets the answer object if one arrived. Returns the exit code.
     """
-    url = handler_url(os.environ)
+    signer = own_signer(os.environ)
     try:
-        on_message = partial(_show, display, request.verb)
-        result = send(Signer(url, caller_key(os.environ)), msg_id, request, on_message)
+        with Progress("" if display.quiet else f"{request.verb} {request.vm}".strip()) as progress:
+            result = send(signer, msg_id, request, partial(_show, display, request.verb, progress))
     except KeyboardInterrupt:
         complain(f"you stopped waiting; if {request.verb} was sent, it continues", _repeat_hint(request, msg_id))
         return UNKNOWN
@@ -100,10 +129,10 @@ def run_verb(
         is_unknown = error.error.get("code") == "unauthorized"
         complain(*(name_refused_key(os.environ) if is_unknown else (str(error), error.hint)))
         if error.error.get("code") in REFUSALS:
-            complain("", _document_hint(error.error["code"]))
+            complain("", document_hint(error.error["code"]))
         return FAILED
     except NoAnswer as lost:
-        return _report_loss(url, lost, request, msg_id)
+        return _report_loss(signer.url, lost, request, msg_id)
     on_result(result)
     return _report(result, request, msg_id, display)
 
@@ -143,9 +172,9 @@ def _output_fault(error: OSError) -> str:
 
 def _report_loss(url: str, lost: NoAnswer, request: VerbCall, msg_id: str) -> int:
     if not lost.sent:
-        unset = "" if "BREAKGLASS_URL" in os.environ else "BREAKGLASS_URL is not set, so this used the default; "
+        unset = "" if given_url(os.environ) else "BREAKGLASS_URL is not set, so this used the default; "
         complain(f"{url}: {lost}; nothing was sent", f"{unset}{lost.hint}")
-        complain("", "to act without the handler, run breakglass docs runbook, and read Without the page")
+        complain("", "to act without the handler: breakglass docs runbook without the page")
         return UNREACHED
     complain(f"{url}: {lost}; {request.verb} may have run", _repeat_hint(request, msg_id))
     return UNKNOWN
@@ -167,12 +196,13 @@ def _repeat_hint(request: VerbCall, msg_id: str) -> str:
     return f"to ask again (the verb runs at most once): breakglass call {_arguments(request)}{anyway} --id {msg_id}"
 
 
-def _show(display: Display, verb: str, message: Mapping[str, object]) -> None:
+def _show(display: Display, verb: str, progress: Progress, message: Mapping[str, object]) -> None:
     if message["type"] == "output" and not display.json:
         text = str(message["text"])
-        if display.full or not (verb in _LOOKS or text.startswith(_RAW)):
+        if display.full or not (verb in LOOKS or text.startswith(_RAW)):
             show(text, sys.stdout if message["stream"] == "stdout" else sys.stderr)
     elif message["type"] == "stage" and not display.quiet:
+        progress.await_next(f"{verb}: {message['stage']}")
         show(f"stage: {message['stage']}{_latest_end(message)}\n", sys.stderr)
     elif "trying" in message and not display.quiet:
         show(f"{localized(str(message['trying']))}\n", sys.stderr)
@@ -185,70 +215,3 @@ def _latest_end(stage: Mapping[str, object]) -> str:
         return f" (the job ends by {ends.astimezone():%H:%M:%S})"
     except (KeyError, ValueError, OverflowError):
         return ""
-
-
-def show_result(result: Mapping[str, object], is_full: bool = False) -> None:
-    """Show an answer: first the VM's state, then the verdict and warnings, and the commands for people if it failed.
-
-    With `is_full`, the verdict of a `forensics` is already in the output.
-    """
-    outcome, job = str(result["outcome"]), result.get("job")
-    if isinstance(job, dict):
-        show(str(job.get("output", "")))
-        if line := opinion_line(job.get("opinion")):
-            say(line)
-    elif "job" in result:
-        complain("the host has no such job", "list the jobs: breakglass call history")
-    say(_headline(result, outcome, str(result["state"])))
-    if not (is_full and "\nverdict: " in str(result.get("stdout"))):
-        _show_verdict(result, has_output=is_full or result["verb"] not in _LOOKS)
-    if line := seen_line(result.get("seen")):
-        say(line)
-    for warning in _texts(result.get("warnings")):
-        complain(f"warning: {warning}")
-    if outcome not in ("done", "rejected", "busy", "refused"):
-        for line in _texts(result.get("by_hand")):
-            complain(f"by hand: {line}")
-
-
-def show_document(result: Mapping[str, object]) -> None:
-    """Show the `breakglass docs` command that explains a refusal, a failure or a fault."""
-    verdict, outcome = result.get("verdict"), result["outcome"]
-    if not isinstance(verdict, dict) or outcome in ("running", "unknown"):
-        return
-    hint = _document_hint(verdict["code"])
-    if outcome != "done":
-        complain("", hint)
-    elif result["verb"] == "forensics" and verdict["code"] != "healthy":
-        say(f"    {hint}")
-
-
-def _document_hint(code: object) -> str:
-    return f"what to do: breakglass docs {code}"
-
-
-def _headline(result: Mapping[str, object], outcome: str, state: str) -> str:
-    """Return one line with the VM's state, if the answer has it, and the outcome of the verb."""
-    is_look = (result["verb"], outcome) == ("status", "done")
-    facts = ["status" if is_look else f"{result['verb']} {outcome}", f"id {result['id']}"]
-    facts += [f"on Proxmox {name}"] if (name := result.get("proxmox_name")) not in (None, "", result["vm"]) else []
-    first, *more = [state, *facts] if is_look or state != "unknown" else facts
-    return f"{result['vm'] or 'no VM'}: {first} ({', '.join(more)})"
-
-
-def _show_verdict(result: Mapping[str, object], has_output: bool) -> None:
-    """Show the verdict's sentence and evidence. If the verb is not done, show them as an error."""
-    verdict = result.get("verdict")
-    if not isinstance(verdict, dict):
-        return
-    sentence = str(verdict["sentence"])
-    was_shown = has_output and result["reached"] and sentence in str(result.get("stderr"))
-    evidence = _texts(verdict.get("evidence"))
-    if result["outcome"] == "done":
-        say("\n    ".join([sentence, *evidence]))
-    else:
-        complain("" if was_shown else sentence, "\n    ".join(evidence))
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []

@@ -1,15 +1,16 @@
 """`breakglass chat`: begins, lists and continues conversations with claude."""
 
 import argparse
+import json
 import os
 
 from ..client import HandlerError, NoAnswer, Signer
+from .answers import report_unanswered
 from .conversation import ChatClient, fetch_conversations
-from .environment import caller_key, handler_url
+from .environment import own_signer
 from .output import DONE, CommandError, say, show
 from .terminal import Terminal
 from .terminal_text import table_of
-from .unanswered import report_unanswered
 
 NEWEST = "1"  # the value of `--resume` without a number
 _LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
@@ -17,18 +18,23 @@ _LIST_HINT = "list the conversations with breakglass chat --list, or leave out -
 
 def chat(arguments: argparse.Namespace) -> int:
     """Talk with claude about a VM; a proposal runs only if the operator answers y."""
-    signer = Signer(handler_url(os.environ), caller_key(os.environ))
+    signer = own_signer(os.environ)
     try:
         if arguments.list:
-            return _list(signer, arguments.vm or "")
+            return _list(signer, arguments.vm or "", arguments.json)
         session = _chosen_session(signer, arguments.resume)
     except (HandlerError, NoAnswer) as error:
         return report_unanswered(signer, error)
     return Terminal(signer, ChatClient(signer, arguments.vm or "", session)).run()
 
 
-def _list(signer: Signer, vm: str) -> int:
-    table = table_of(fetch_conversations(signer), vm)
+def _list(signer: Signer, vm: str, as_json: bool) -> int:
+    found = fetch_conversations(signer)
+    if as_json:
+        rows = [{"number": number, **each} for number, each in enumerate(found, 1) if vm in ("", each["vm"])]
+        say(json.dumps([{name: value for name, value in row.items() if name != "session"} for row in rows]))
+        return DONE
+    table = table_of(found, vm)
     show(table)
     none = f"there are no conversations about {vm}" if vm else "there are no conversations of the last 30 days"
     say("to continue one: breakglass chat --resume NUMBER" if table else none)

@@ -1,10 +1,14 @@
 """The table of commands, and the exit code of every error."""
 
 import argparse
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError
+from ..base.verbs import VERBS
 from . import arguments, call, docs, notify, serve
 from .keys.arguments import add_keys
 from .output import (
@@ -17,58 +21,137 @@ from .output import (
     drop_output,
     flush_output,
     reason,
+    suggestion,
     version,
 )
 from .vm import add_vm_commands
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
-    codes: Any = {"epilog": EXIT_CODES, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    what = "Power verbs for a VM that has stopped answering."
-    top = argparse.ArgumentParser(prog="breakglass", description=what, **codes)
-    top.add_argument("--version", action="version", version=f"breakglass {VERSION}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    arguments.add_demo(commands.add_parser("demo", help="try Breakglass on this machine, without a Proxmox host"))
-    arguments.add_init(commands.add_parser("init", help="write a configuration, its secrets and its keys"))
-    commands.add_parser("serve", help="run the handler (BREAKGLASS_CONFIG, HOST, PORT)").set_defaults(run=serve.serve)
-    arguments.add_check(
-        commands.add_parser("check", help="report the problems of a configuration without starting anything")
-    )
-    arguments.add_doctor(commands.add_parser("doctor", help="test the whole path of a request before you need it"))
-    what = "power-cycle a VM that has drill = true, to prove a rescue (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"
-    arguments.add_drill(commands.add_parser("drill", help=what, **codes))
-    add_keys(commands.add_parser("keys", help="add, list, change and remove callers (BREAKGLASS_CONFIG)"))
-    sign = commands.add_parser("sign", help="print the signature headers for the body on standard input")
-    sign.add_argument("--id", help="use this id instead of a new one")
-    sign.set_defaults(run=call.sign)
-    what = "run a verb (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)"
-    arguments.add_call(commands.add_parser("call", help=what, **codes))
-    arguments.add_alert_example(
-        commands.add_parser("alert-example", help="print a monitoring system's configuration (BREAKGLASS_URL)")
-    )
-    arguments.add_chat(
-        commands.add_parser("chat", help="talk with claude about a VM (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)")
-    )
-    arguments.add_host(commands.add_parser("host", help="set up or upgrade a Proxmox host"))
-    arguments.add_report(
-        commands.add_parser("report", help="print what happened to the VMs in the last hours", **codes)
-    )
-    arguments.add_log(commands.add_parser("log", help="list who did what to the VMs last night, and why", **codes))
-    arguments.add_bugreport(commands.add_parser("bugreport", help="write a file for the maintainers, without a secret"))
-    add_vm_commands(commands.add_parser("vm", help="add, list and remove VMs (BREAKGLASS_CONFIG)"))
-    notify.add_notify(commands.add_parser("notify", help="try the receivers of messages to people"))
-    document = commands.add_parser("docs", help="print a document, what to do about a code, or the list of documents")
-    document.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
-    document.set_defaults(run=docs.docs)
-    commands.add_parser("version", help="print the version").set_defaults(run=lambda _: version(VERSION))
+class Command(NamedTuple):
+    """A command: what it does, what adds its arguments, an example, and whether its --help has the exit codes."""
+
+    name: str
+    what: str
+    describe: Callable[[argparse.ArgumentParser], None]
+    example: str
+    has_codes: bool = False
+
+
+def _runs(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.ArgumentParser], None]:
+    return lambda parser: parser.set_defaults(run=run)
+
+
+def _add_sign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id", help="use this id instead of a new one")
+    parser.set_defaults(run=call.sign)
+
+
+def _short_form(name: str) -> Command:
+    does = VERBS[name].consequence.rstrip(".")
+    return Command(name, does[0].lower() + does[1:], partial(arguments.add_call, short=name), f"{name} devvm", True)
+
+
+# Each task of an operator, with its commands. The overview, docs/cli.md, the completions and the man page follow it.
+TASKS: dict[str, tuple[Command, ...]] = {
+    "a VM does not answer": (
+        *map(_short_form, VERBS),
+        Command("call", "run a verb; VERB VM is short for call VERB VM", arguments.add_call, "call status", True),
+        Command("chat", "talk with claude about a VM", arguments.add_chat, "chat --vm devvm"),
+    ),
+    "the morning after": (
+        Command("log", "list who did what to the VMs last night, and why", arguments.add_log, "log --since 12h", True),
+        Command("report", "print what happened to the VMs lately", arguments.add_report, "report --since 12h", True),
+    ),
+    "before you need it": (
+        Command("doctor", "test the whole path of a request", arguments.add_doctor, "doctor --vm devvm"),
+        Command("drill", "power-cycle a VM that is for drills", arguments.add_drill, "drill --vm devvm", True),
+        Command("check", "report the problems of a configuration", arguments.add_check, "check"),
+        Command("notify", "try the receivers of messages to people", notify.add_notify, "notify test"),
+    ),
+    "set up and change": (
+        Command("demo", "try Breakglass here, without a Proxmox host", arguments.add_demo, "demo --no-chat"),
+        Command("init", "write a configuration, its secrets and its keys", arguments.add_init, "init"),
+        Command("serve", "run the handler (BREAKGLASS_CONFIG, HOST, PORT)", _runs(serve.serve), "serve"),
+        Command("host", "set up or upgrade a Proxmox host", arguments.add_host, "host upgrade pve1"),
+        Command("keys", "add, list, change and remove callers", add_keys, "keys new phone --pair"),
+        Command("vm", "add, list and remove VMs", add_vm_commands, "vm list"),
+        Command("alert-example", "print a sender's configuration", arguments.add_alert_example, "alert-example pve"),
+    ),
+    "for scripts, and to read": (
+        Command("bugreport", "write a file for the maintainers, no secret", arguments.add_bugreport, "bugreport"),
+        Command("sign", "print the headers that sign the body on standard input", _add_sign, "sign <body.json"),
+        Command("docs", "print a document, a section, or what to do about a code", docs.add_docs, "docs storage-hung"),
+        Command("completion", "print the completions of a shell", docs.add_completion, "completion bash"),
+        Command("version", "print the version", _runs(lambda _: version(VERSION)), "version"),
+    ),
+}
+_WHAT = "Power verbs for a VM that has stopped answering."
+_ABOUT = """\
+breakglass help COMMAND shows a command's arguments and an example. Commands that
+ask the handler read BREAKGLASS_URL and BREAKGLASS_SECRET_FILE; without them,
+~/.config/breakglass/client.toml, which init writes. NO_COLOR=1: no colours.
+"""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose --help ends with an example, and with the exit codes if `has_codes`."""
+
+    def __init__(self, *, example: str = "", has_codes: bool = False, **more: Any) -> None:
+        super().__init__(**more)
+        self._more = f"\nexample: breakglass {example}\n" * bool(example) + f"\n{EXIT_CODES}" * has_codes
+
+    def format_help(self) -> str:
+        """Return the text of --help."""
+        return super().format_help() + self._more
+
+
+class _Top(CommandParser):
+    """The parser of the whole command line. Its --help is the overview."""
+
+    def format_help(self) -> str:
+        """Return the commands of each task."""
+        groups = (f"\n{task}:\n{''.join(map(_line, commands))}" for task, commands in TASKS.items())
+        return f"usage: breakglass COMMAND …\n\n{_WHAT}\n{''.join(groups)}\n{_ABOUT}{self._more}"
+
+
+def _line(command: Command) -> str:
+    return f"  {command.name:<14} {command.what}\n"
+
+
+def make_parser(name: str = "") -> argparse.ArgumentParser:
+    """Return the parser of every command, or of one, which takes less time."""
+    top = _Top(prog="breakglass", description=_WHAT, has_codes=True)
+    top.add_argument("-V", "--version", action="version", version=f"breakglass {VERSION}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    for each in _commands():
+        if name in ("", each.name):
+            added = commands.add_parser(each.name, help=each.what, example=each.example, has_codes=each.has_codes)
+            each.describe(added)
     return top
 
 
-def _parse() -> argparse.Namespace:
-    """Return the arguments. For --help and --version, argparse prints and exits."""
+def _commands() -> Iterable[Command]:
+    return (each for commands in TASKS.values() for each in commands)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Return the arguments. For --help and --version, argparse prints and exits.
+
+    Raises CommandError for a command that does not exist, because a similar one must not run in its place.
+    """
+    words = [*words[1:], "--help"] if words[:1] == ["help"] else words or ["--help"]
+    names = [each.name for each in _commands()]
+    if not words[0].startswith("-") and words[0] not in names:
+        more = "breakglass --help lists the commands"
+        raise CommandError(f'there is no command "{words[0]}"', suggestion(words[0], names, more))
+    parser = make_parser(words[0])
     try:
-        return make_parser().parse_args()
+        given, rest = parser.parse_known_args(words)
+        if len(rest) == 1 and not rest[0].startswith("-") and getattr(given, "named", "") is None:
+            given.named = rest.pop()  # argparse of Python 3.11 gives up a VM's name after an option
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return given
     finally:
         flush_output()
 
@@ -76,7 +159,7 @@ def _parse() -> argparse.Namespace:
 def run() -> int:
     """Run the command that the arguments name; return its exit code."""
     try:
-        given = _parse()
+        given = _parse(sys.argv[1:])
         return int(given.run(given))
     except CommandError as error:
         complain(error.message, error.hint)

@@ -6,10 +6,30 @@ import shutil
 import sys
 from importlib.resources import files
 
-from .docs_text import lines_about, plain, render
+from .docs_text import lines_about, plain, render, section_with
 from .output import DONE, CommandError, show
 
+COMPLETIONS = {"bash": "breakglass.bash", "zsh": "_breakglass", "fish": "breakglass.fish"}  # as each shell looks for it
 _FIRST = "runbook"  # searched first for a code, because it says what to do
+
+
+def add_docs(parser: argparse.ArgumentParser) -> None:
+    """Describe `docs`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
+    parser.add_argument("section", nargs="*", metavar="SECTION", help="words of a heading: print only that section")
+    parser.set_defaults(run=docs)
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """Describe `completion`."""
+    parser.add_argument("shell", choices=tuple(COMPLETIONS), help="the shell")
+    parser.set_defaults(run=completion)
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """Print what makes a shell complete the command line. `./dev generate` has made it from the parser."""
+    show(files("breakglass.cli").joinpath("shell", COMPLETIONS[arguments.shell]).read_text("utf-8"))
+    return DONE
 
 
 def docs(arguments: argparse.Namespace) -> int:
@@ -22,7 +42,11 @@ def docs(arguments: argparse.Namespace) -> int:
         return DONE
     name = arguments.name.removeprefix("docs/").removesuffix(".md")
     if name in documents:
-        _show_page(render(documents[name], columns))
+        words = " ".join(arguments.section)
+        text = section_with(words, documents[name]) if words else documents[name]
+        if not text:
+            raise CommandError(f'no heading of {name} has "{words}"', f"breakglass docs {name} prints all of it")
+        _show_page(render(text, columns))
         return DONE
     about = lines_about(name, {_FIRST: documents.get(_FIRST, ""), **documents})
     if not about:

@@ -104,7 +104,21 @@ def _words_of_link(link: re.Match[str]) -> str:
     return words if not name or "/" in name or words == name else f"{words} (docs {name})"
 
 
-# --- The lines about a code ---
+# --- One section, and the lines about a code ---
+
+
+def section_with(words: str, text: str) -> str:
+    """Return the first section whose heading has these words, with the sections below it; empty if none has."""
+    found, depth, is_fenced = list[str](), 0, False
+    for line in text.splitlines():
+        is_fenced ^= line.lstrip().startswith("```")
+        heading = None if is_fenced else _HEADING.fullmatch(line)
+        if heading and depth and len(heading[1]) <= depth:
+            break
+        if heading and not depth and words.lower() in heading[2].lower():
+            depth = len(heading[1])
+        found += [line] * bool(depth)
+    return "\n".join(found)
 
 
 def lines_about(code: str, documents: Mapping[str, str]) -> str:

@@ -24,10 +24,11 @@ from ..doctor.visit import CONFIGURATION, HANDLER, Visit, read_units
 from ..doctor.walk import LOOKS, Causes, walk
 from .account import name_this_user
 from .check import find_problems
-from .environment import DEFAULT_URL, caller_key, handler_url, port_number, use_unit_credentials
-from .output import INTERRUPTED, USAGE, CommandError, complain, drop_output, flush_output, reason, say, show_waiting
+from .environment import DEFAULT_URL, given_key, given_url, port_number, use_unit_credentials
+from .output import INTERRUPTED, USAGE, CommandError, Progress, complain, drop_output, flush_output, reason, say
 from .ping import ping
 
+_SLOW = {HANDLER: ", which may hold an answer to test the proxy"}
 READ_SECONDS = 20.0  # for the files that are read before the first check
 PING_SECONDS = 8.0  # after that
 _LEVELS = {OK: 0, WARNING: 1, ERROR: 2}
@@ -76,7 +77,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     The caller's key and the samples are read before the process becomes the handler's user.
     """
     samples = _read_samples(arguments.sample or [])
-    key = caller_key(os.environ) if {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys() else None
+    key, url = given_key(os.environ), given_url(os.environ)
     use_unit_credentials()
     units = read_units()
     path = config_path()
@@ -84,7 +85,7 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     config, problems = find_problems(path, arguments.user) if there else (None, ())
     if config is not None and arguments.vm and arguments.vm not in (*config.vms, *config.vms_off):
         raise CommandError(f'{path} has no VM "{arguments.vm[:40]}"', f"use {' or '.join(config.vms)}")
-    url = find_url(config, os.environ)
+    url = url or (default_url(config, os.environ) if config else "")
     key = key if key is not None or config is None else find_key(config)
     return Visit(
         path=path if there else None,
@@ -100,12 +101,8 @@ def make_visit(arguments: argparse.Namespace) -> Visit:
     )
 
 
-def find_url(config: Config | None, environment: Mapping[str, str]) -> str:
-    """Return the handler's URL: from the environment, else the configuration's first, else this machine's."""
-    if "BREAKGLASS_URL" in environment:
-        return handler_url(environment)
-    if config is None:
-        return ""
+def default_url(config: Config, environment: Mapping[str, str]) -> str:
+    """Return the handler's URL if the caller names none: the configuration's first, else this machine's."""
     port = port_number(environment, DEFAULT_URL.rpartition(":")[2])
     return config.urls[0] if config.urls else f"http://127.0.0.1:{port}"
 
@@ -135,16 +132,14 @@ def _read_samples(given: Sequence[str]) -> dict[str, list[bytes]]:
 
 async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
     """Print each finding as soon as it is known, and return the exit code."""
-    output, found, causes = _Output(), list[Finding](), Causes()
-    clock = asyncio.create_task(_show_seconds(causes))
-    for findings in (walk(visit, LOOKS, causes), prove(visit, found)):  # prove() uses the findings of walk()
-        async for finding in findings:
-            found.append(finding)
-            if not arguments.json:
-                output.write(str(finding))
-        causes.waiting_for = "proof"
-    clock.cancel()
-    show_waiting("")
+    output, found = _Output(), list[Finding]()
+    with Progress("doctor is looking") as progress:
+        causes = Causes(lambda place: progress.await_next(f"looking at {place}{_SLOW.get(place, '')}"))
+        for findings in (walk(visit, LOOKS, causes), prove(visit, found)):  # prove() uses the findings of walk()
+            async for finding in findings:
+                found.append(finding)
+                if not arguments.json:
+                    output.write(str(finding))
     if not arguments.json:
         output.write(causes.summary(visit, found))
     code = max((_LEVELS[finding.level] for finding in found), default=0)
@@ -157,15 +152,6 @@ async def _run(visit: Visit, arguments: argparse.Namespace) -> int:
         flush_output()
         os._exit(code)
     return code
-
-
-async def _show_seconds(causes: Causes) -> None:
-    """Show on a terminal, each second, which place doctor waits for."""
-    began = time.monotonic()
-    while True:
-        await asyncio.sleep(1)
-        slow = ", which may hold an answer to test the proxy" if causes.waiting_for == HANDLER else ""
-        show_waiting(f"{time.monotonic() - began:.0f} s: looking at {causes.waiting_for}{slow} …")
 
 
 def _report(found: Sequence[Finding], at: int) -> str:
@@ -185,7 +171,6 @@ class _Output:
         if self._is_closed:
             return
         try:
-            show_waiting("")
             say(line)
         except OSError as error:
             self._is_closed = True

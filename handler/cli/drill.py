@@ -9,10 +9,10 @@ import sys
 from datetime import UTC, datetime
 
 from ..base.verbs import VERBS
-from ..client import Event, HandlerError, NoAnswer, Signer
-from .call import show_document, show_result
+from ..client import Event, HandlerError, NoAnswer
+from .answers import show_document, show_result
 from .drill_steps import ID, NOTHING, Drill, Undone, prove, read_proven, send_alert, wait_for_evidence
-from .environment import caller_key, handler_url
+from .environment import own_signer
 from .guest_return import await_guest
 from .output import (
     DONE,
@@ -41,7 +41,7 @@ def drill(arguments: argparse.Namespace) -> int:
         raise CommandError(
             f"a drill power-cycles {arguments.vm}, but there is no terminal at which to ask you", "add --yes"
         )
-    signer = Signer(handler_url(os.environ), caller_key(os.environ))
+    signer = own_signer(os.environ)
     msg_id = arguments.id or f"drill-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(6)}"
     one = Drill(signer, arguments.vm, msg_id, arguments.json, is_continued=arguments.id is not None)
     for number in (signal.SIGTERM, signal.SIGHUP):  # these signals end the drill as Ctrl-C does

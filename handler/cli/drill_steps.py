@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from ..client import Event, HandlerError, Signer, VerbCall, new_id, post
 from ..client import call as send
 from ..config.server import normal_url, page_link
-from .output import CommandError, say
+from .output import CommandError, Progress, say
 
 ID = re.compile(r"drill-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{12}", re.ASCII)
 _RUNNING = re.compile(r"state: \w+ \(pid ([0-9]+);")  # the beginning of a capture's output
@@ -44,7 +44,8 @@ class Drill:
         """Show a finished step with its duration, and with the texts that its block adds to the yielded list."""
         notes: list[str] = []
         began = time.monotonic()
-        yield notes
+        with Progress(f"drill: {name}"):
+            yield notes
         seconds = round(time.monotonic() - began, 1)
         self.steps.append({"step": name, "seconds": seconds, "sentence": "; ".join(notes)})
         if not self.as_json:

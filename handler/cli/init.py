@@ -14,13 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.findings import as_json
+from ..base.new_files import write_new
 from ..config.addresses import parse_address
 from ..config.model import Address
-from ..config.new_file import NAME, POWER, SESSION, NewConfig, NewHost, config_texts, operator_files
+from ..config.new_file import NAME, POWER, SESSION, NewConfig, NewHost, config_texts, operator_files, toml_text
 from ..config.server import is_loopback, page_link
 from ..config.ssh_keys import new_key
 from .account import MAKE_ONE, look_up
 from .check import find_problems
+from .environment import client_file, home_directory
 from .init_answers import read_answers
 from .init_files import refuse_existing, write_files
 from .init_page import PAGE, page_text
@@ -46,7 +48,8 @@ def init(arguments: argparse.Namespace) -> int:
         complain(
             f"warning: {new.url} has no TLS, so browsers can't sign requests on its page", "write https in [server] url"
         )
-    for line in _next_steps(new, directory, list(files), account):
+    is_remembered = _remember(new.url, directory / operator_files(new.operator)[0])
+    for line in _next_steps(new, directory, list(files), account, is_remembered):
         say(line)
     return DONE
 
@@ -78,19 +81,13 @@ def _directory(given: str | None, environment: Mapping[str, str]) -> Path:
     if given is None and os.geteuid() == 0:
         given = ROOTS_DIRECTORY
     elif given is None:
-        given = f"{_home(environment, 'XDG_CONFIG_HOME', '.config')}/breakglass"
+        given = f"{home_directory(environment, 'XDG_CONFIG_HOME', '.config')}/breakglass"
     directory = os.path.abspath(given)
     try:
         directory.encode()
     except UnicodeEncodeError:
         raise CommandError("nothing was written: the directory's path is not UTF-8", "name another one") from None
     return Path(directory)
-
-
-def _home(environment: Mapping[str, str], variable: str, default: str) -> str:
-    """Return a directory of the XDG specification, which allows only absolute paths."""
-    named = environment.get(variable, "")
-    return named if named.startswith("/") else os.path.join(environment.get("HOME") or ".", default)
 
 
 def _files_of(operator: str | None) -> tuple[str, ...]:
@@ -100,7 +97,7 @@ def _files_of(operator: str | None) -> tuple[str, ...]:
 
 def _make_files(new: NewConfig, directory: Path) -> dict[str, str]:
     """Return the text of each file. The configuration is last, so every file that it names exists by then."""
-    sessions = f"{_home(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
+    sessions = f"{home_directory(os.environ, 'XDG_STATE_HOME', '.local/state')}/breakglass/sessions"
     sessions = ROOTS_SESSIONS if os.geteuid() == 0 else sessions
     power, power_public = new_key("breakglass power")
     return {
@@ -135,12 +132,29 @@ def _verify(path: Path, user: str | None) -> None:
         raise CommandError(f"the new files were removed, because {why}", problem["fix"], FAILED)
 
 
+def _remember(url: str, key: Path) -> bool:
+    """Write client.toml for the user who runs this, unless there is one; return whether it names these files."""
+    path = client_file(os.environ)
+    text = f"# Made by: breakglass init\nurl = {toml_text(url)}\nsecret_file = {toml_text(str(key))}\n"
+    with suppress(OSError):
+        if path.is_absolute():
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            write_new(path, text, -1, -1, 0o600)
+            return True
+    return False
+
+
 # --- what to do next ---
 
 
-def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.struct_passwd | None) -> list[str]:
+def _next_steps(
+    new: NewConfig, directory: Path, names: list[str], account: pwd.struct_passwd | None, is_remembered: bool
+) -> list[str]:
     config, vm = shlex.quote(str(directory / NAME)), next(iter(new.vms))
-    lines = [f"Wrote to {directory}: {', '.join(names)}", "", "Next, as the user who ran this:", ""]
+    lines = [f"Wrote to {directory}: {', '.join(names)}"]
+    if is_remembered:
+        lines.append(f"Wrote {client_file(os.environ)}, so that your commands need no variables")
+    lines += ["", "Next, as the user who ran this:", ""]
     lines += ["1. Set up each Proxmox host. Read its recipe (NAME.sh) before you run it:", ""]
     lines += [f"    export BREAKGLASS_CONFIG={config}", "    breakglass host bundle breakglass-pve"]
     for name, host in new.hosts.items():
@@ -158,7 +172,8 @@ def _next_steps(new: NewConfig, directory: Path, names: list[str], account: pwd.
     start = "systemctl enable --now breakglass" if has_unit else f"{how}breakglass serve"
     lines += [f"    breakglass check && {start}", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / operator_files(new.operator)[0]))
-    lines += [f"    BREAKGLASS_SECRET_FILE={key} breakglass call status --vm {vm}", ""]
+    at = "" if is_remembered else f"BREAKGLASS_URL={new.url} BREAKGLASS_SECRET_FILE={key} "
+    lines += [f"    {at}breakglass status {vm}", ""]
     lines += [f"5. Open {new.url} and paste the signing key. It is in", f"   {key}"]
     lines += ["   On a phone, add the page to the home screen (see breakglass docs admin, On a phone)."]
     lines += ["", f"6. Print {directory / PAGE}, and keep it where you can find it in the dark."]

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -16,7 +17,10 @@ from .output import DONE, FAILED, CommandError, complain, say
 def add_notify(parser: argparse.ArgumentParser) -> None:
     """Describe `notify`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    test = commands.add_parser("test", help="send one message to each receiver (BREAKGLASS_CONFIG)")
+    test = commands.add_parser(
+        "test", help="send one message to each receiver (BREAKGLASS_CONFIG)", example="notify test"
+    )
+    test.add_argument("--json", action="store_true", help="print one line of JSON")
     test.set_defaults(run=send_test)
 
 
@@ -39,15 +43,19 @@ def send_test(arguments: argparse.Namespace) -> int:
     text = "This is a test of breakglass notify test. Nothing has happened."
     link = config.urls[0] if config.urls else ""
     message = Message(f"test-{int(time.time())}", "test", ("test",), "", "Breakglass can reach you", text, link)
-    codes = []
+    answers = []
     for receiver in config.notify:
         why = ""
         try:
             asyncio.run(send(message, receiver))
         except NotSent as error:
             why = str(error)
-        codes.append(show_sent(receiver, why))
-    return max(codes)
+        answers.append({"name": receiver.name, "to": receiver.to, "sent": not why, "why": why})
+        if not arguments.json:
+            show_sent(receiver, why)
+    if arguments.json:
+        say(json.dumps(answers))
+    return DONE if all(each["sent"] for each in answers) else FAILED
 
 
 def show_sent(receiver: Recipient, why: str) -> int:

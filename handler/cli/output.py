@@ -1,10 +1,15 @@
 """Printing for all commands, and the exception that ends a command."""
 
+import contextlib
 import os
 import re
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self, TextIO
 
 from ..base.reasons import reason
 
@@ -46,16 +51,16 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    show(f"{text}\n")
+def say(text: str, tone: str = "") -> None:
+    """Print a line, on a terminal in the colour of its tone: good, warning or bad."""
+    show(f"{text}\n", tone=tone)
 
 
-def show(text: str, stream: TextIO | None = None) -> None:
+def show(text: str, stream: TextIO | None = None, tone: str = "") -> None:
     """Print text without a newline. A character that the stream can't encode becomes a question mark."""
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(visible(text).encode(encoding, "replace").decode(encoding), end="", file=stream, flush=True)
+    _print(visible(text).encode(encoding, "replace").decode(encoding), stream, tone)
 
 
 def show_table(rows: Sequence[Sequence[str]]) -> None:
@@ -80,13 +85,76 @@ def remark(message: str, hint: str = "") -> None:
     """Print a note and its details on stderr."""
     lines = [message] * bool(message) + [f"    {hint}"] * bool(hint)
     if lines:
-        print(visible("\n".join(lines)), file=sys.stderr)
+        _print(visible("\n".join(lines)) + "\n", sys.stderr)
 
 
-def show_waiting(text: str) -> None:
-    """Show on a terminal what the command waits for. The next text replaces this one, and an empty text removes it."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        print(f"\r\x1b[K{visible(text)}", end="", file=sys.stderr, flush=True)
+# --- A terminal: colours, and a line that counts the seconds ---
+
+_TONES = {"ok": 32, "good": 32, "warning": 33, "error": 31, "bad": 31, "breakglass": 31, "breakglass: warning": 33}
+_LEVEL = re.compile("^(?:ok|warning|error|breakglass: warning|breakglass)(?=:)", re.MULTILINE)
+_ERASE = "\r\x1b[K"
+_screen = threading.Lock()  # held by what prints, so that no line is printed into the one that counts
+_counting: list[str] = []  # the text of the line that counts, while it is shown
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _print(text: str, stream: TextIO | None, tone: str = "") -> None:
+    """Print text in colours, if a terminal shows it: all of it in its tone, or what begins a line of a finding."""
+    if _is_terminal(stream) and not os.environ.get("NO_COLOR"):
+        whole = re.compile(".+") if tone else _LEVEL
+        text = whole.sub(lambda found: f"\x1b[{_TONES[tone or found[0]]}m{found[0]}\x1b[0m", text)
+    with _screen:
+        _erase()
+        print(text, end="", file=stream, flush=True)
+
+
+def _erase() -> None:
+    if _counting:
+        _counting.clear()
+        print(_ERASE, end="", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """While its block runs, a line on stderr says what is awaited and for how many seconds, if that is a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self.await_next(what)
+
+    def await_next(self, what: str) -> None:
+        """Count the seconds for something else from now on."""
+        self._what, self._since = what, time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._what and _is_terminal(sys.stderr):
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with _screen:
+            _erase()
+
+    def _count(self) -> None:
+        while not self._is_over.wait(1.0):
+            line = f"{self._what}, {time.monotonic() - self._since:.0f} s"
+            with _screen, contextlib.suppress(OSError):
+                _counting[:] = [visible(line)[: shutil.get_terminal_size().columns - 1]]
+                print(f"{_ERASE}{_counting[0]}", end="", file=sys.stderr, flush=True)
+
+
+def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a question about the words that resemble a wrong one, or `otherwise` if none does. It is only printed."""
+    from difflib import get_close_matches  # imported here, because only a wrong word needs it
+
+    found = get_close_matches(word, known, cutoff=0.7)
+    return f"did you mean {' or '.join(found)}?" if found else otherwise
 
 
 def has_person() -> bool:

@@ -10,11 +10,11 @@ from datetime import date
 
 from ..client import REPEAT_SECONDS, Event, HandlerError, NoAnswer, Signer, new_id, post
 from ..config.model import Config
-from .environment import caller_key, handler_url
+from .answers import report_unanswered
+from .environment import given_key, given_url, own_signer
 from .notify import load_receivers, show_sent
 from .output import DONE, CommandError, complain, say, show
 from .terminal_text import log_text
-from .unanswered import report_unanswered
 
 _RETRY_SECONDS = 5.0
 _NO_CALLER = "make one: breakglass keys new doctor --allow status --allow history --unit breakglass"
@@ -29,6 +29,9 @@ def report(arguments: argparse.Namespace) -> int:
     except (HandlerError, NoAnswer) as error:
         code = report_unanswered(signer, error)
         return code if config is None else max(code, _send(config, {"": f"It is not known what happened: {error}."}))
+    if arguments.json and config is None:
+        say(json.dumps({name: value for name, value in answer.items() if name != "type"}))
+        return DONE
     if config is None:
         show(str(answer.get("text")))
         return DONE
@@ -57,14 +60,13 @@ def log(arguments: argparse.Namespace) -> int:
 def find_signer(config: Config | None) -> Signer:
     """Return the caller's key and URL. With a configuration, they are the ones that doctor uses."""
     if config is None:
-        return Signer(handler_url(os.environ), caller_key(os.environ))
-    from .doctor import find_key, find_url  # this loads asyncssh, which most commands do not need
+        return own_signer(os.environ)
+    from .doctor import default_url, find_key  # this loads asyncssh, which most commands do not need
 
-    is_given = {"BREAKGLASS_SECRET_FILE", "BREAKGLASS_SECRET"} & os.environ.keys()
-    key = caller_key(os.environ) if is_given else find_key(config)
+    key = given_key(os.environ) or find_key(config)
     if key is None:
         raise CommandError("the configuration has no caller doctor, which signs the request", _NO_CALLER)
-    return Signer(find_url(config, os.environ), key)
+    return Signer(given_url(os.environ) or default_url(config, os.environ), key)
 
 
 def _ask(signer: Signer, arguments: argparse.Namespace, seconds: float) -> Event:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from ..chat.events import find_proposed_verb
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
+from .answers import report_unanswered
 from .call import Display, run_verb
 from .conversation import ChatClient
 from .output import DONE, FAILED, complain, show
@@ -21,7 +22,6 @@ from .terminal_text import (
     shortened,
     without_retracted,
 )
-from .unanswered import report_unanswered
 
 _ENDED = ("done", "failed", "refused", "busy")  # the host's last word for an id
 _OPEN_FOR = timedelta(days=1)  # one to two days later, the host forgets an id and would run the verb again

@@ -19,6 +19,7 @@ from ..config.own_files import add_entry, find_entry, remove_entry
 from ..config.sources import own_file
 from .account import name_this_user
 from .check import find_problems
+from .environment import given_url
 from .init_values import add_vm
 from .keys.configuration import add_config_argument, changing, find_config
 from .output import DONE, FAILED, CommandError, agrees, has_person, remark, say, show_table
@@ -31,13 +32,13 @@ from .report import find_signer
 def add_vm_commands(parser: argparse.ArgumentParser) -> None:
     """Describe `vm`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add = commands.add_parser("add", help="add a VM, and ask its hosts about it")
+    add = commands.add_parser("add", help="add a VM, and ask its hosts about it", example="vm add web1=103@pve1")
     add.description = (
         "Write a file for a new VM, vms.d/NAME.toml beside the configuration, and ask the VM's hosts whether they have "
         "the VM and whether the key serves it. It prints the line to run on a host whose key does not."
     )
     add.add_argument("vm", metavar="NAME=NUMBER[@HOST,HOST]", help="the VM and where it may run, like mail=103@pve1")
-    remove = commands.add_parser("remove", help="remove a VM, unless a job of it runs")
+    remove = commands.add_parser("remove", help="remove a VM, unless a job of it runs", example="vm remove web1")
     remove.description = (
         "Remove a VM's file after asking the handler whether a job of the VM runs. It prints what to do on the hosts. "
         "For a VM in the configuration itself, it says what to remove by hand."
@@ -45,7 +46,7 @@ def add_vm_commands(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("name", help="the VM's name")
     remove.add_argument("--force", action="store_true", help="don't ask the handler whether a job of the VM runs")
     remove.add_argument("--yes", action="store_true", help="don't ask for confirmation (required without a terminal)")
-    listed = commands.add_parser("list", help="list the VMs: name, number, hosts, and whether the handler reaches them")
+    listed = commands.add_parser("list", help="list the VMs, and whether the handler reaches them", example="vm list")
     for command, run in ((add, _add), (remove, _remove), (listed, _list)):
         command.add_argument("--json", action="store_true", help="print one line of JSON")
         add_config_argument(command)
@@ -200,9 +201,9 @@ def _list(arguments: argparse.Namespace) -> int:
 def _read_states(config: Config) -> tuple[Mapping[tuple[object, object], str], str]:
     """Return the state of each VM in the running handler by name and number, and why they are not known."""
     from ..doctor.http import exchange, failure
-    from .doctor import find_url
+    from .doctor import default_url
 
-    url = find_url(config, os.environ)
+    url = given_url(os.environ) or default_url(config, os.environ)
     try:
         vms = exchange(url, "GET", "/health").json.get("vms")
     except (OSError, http.client.HTTPException) as fault:

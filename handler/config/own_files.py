@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,20 @@ def take_back(config: Path, name: str, secret: str) -> None:
 def drop_old_secrets(config: Path, name: str) -> tuple[bool, tuple[str, ...]]:
     """Remove all secrets of a caller except the newest. That is the last one in its file, or in the last secret file.
 
+    The newest replaces the one in the last secret file, so what names that file, such as client.toml, stays right.
     Return whether there was an older secret, and the files of the removed secrets, which are not deleted.
     """
     with _editing(config, "callers") as edit:
         table = edit.find(name).entry.data
         kind = method_setting(name, table)
         inline, files = texts_of(table, kind), texts_of(table, f"{kind}_file")
-        kept = [] if inline else files[-1:]
         if len(inline) + len(files) < 2:
             return False, ()
-        edit.put(name, _changed(table, {kind: inline[-1:], f"{kind}_file": kept}))
+        kept, newest = [] if inline else files[-1:], inline[-1:]
+        if inline and files and os.path.isfile(files[-1]) and not os.path.islink(files[-1]):
+            kept, newest = files[-1:], []
+        changed = _changed(table, {kind: newest, f"{kind}_file": kept})
+        edit.put(name, changed, lambda: _replace(Path(kept[0]), inline[-1]) if inline and kept else None)
         return True, tuple(path for path in files if path not in kept)
 
 
@@ -147,7 +151,9 @@ class _Edit:
             raise EditError(f"{name} is defined in {self._config}, which {command} does not change", hint)
         return found[0]
 
-    def put(self, name: str, table: Mapping[str, object] | None) -> None:
+    def put(
+        self, name: str, table: Mapping[str, object] | None, before_it_counts: Callable[[], None] = lambda: None
+    ) -> None:
         """Write an entry's file, or remove it. Raises EditError."""
         text = None if table is None else entry_text(self._table, table)
         self._check(name, text)
@@ -156,6 +162,7 @@ class _Edit:
             if text is not None:
                 self._write(new, text, file if file.exists() else self._config)
             self._refuse_changed()
+            before_it_counts()
             if text is None:
                 file.unlink()
             elif name in self._sources.own[self._table]:
@@ -197,6 +204,15 @@ class _Edit:
         if (now.text, now.own) != (self._sources.text, self._sources.own):
             sentence = f"{self._config}, or files beside it, were changed at the same time"
             raise EditError(sentence, "run this command again")
+
+
+def _replace(file: Path, secret: str) -> None:
+    """Write another secret into a secret file, as a whole and with the owner and mode that it has."""
+    new, status = file.with_name(f".{file.name}{_NEW}"), file.stat()
+    new.unlink(missing_ok=True)
+    write_new(new, f"{secret}\n", status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    new.rename(file)
+    sync(file.parent)
 
 
 def _make_directory(directory: Path, config: os.stat_result) -> None:

@@ -4,7 +4,7 @@ One fault gives one finding: what follows from an error that is found already is
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from ..base.budget import ALL_SECONDS
 from ..base.findings import ERROR, OK, WARNING, Finding, error
@@ -38,7 +38,7 @@ async def walk(
     tasks = [asyncio.create_task(_findings(visit, place, look, seconds)) for place, look in looks]
     try:
         for (place, _), task in zip(looks, tasks, strict=True):
-            causes.waiting_for = place
+            causes.on_look(place)
             for finding in causes.sift(visit, await task):
                 yield finding
     finally:
@@ -76,10 +76,10 @@ _BY_CONFIGURATION = (
 
 
 class Causes:
-    """The errors found so far. `hidden` counts what followed from them, and `waiting_for` is the place looked at."""
+    """The errors found so far. `hidden` counts what followed from them. `on_look` hears which place is awaited."""
 
-    def __init__(self) -> None:
-        self.hidden, self.waiting_for = 0, ""
+    def __init__(self, on_look: Callable[[str], None] = lambda _: None) -> None:
+        self.hidden, self.on_look = 0, on_look
         self._found: list[Finding] = []
 
     def sift(self, visit: Visit, found: Iterable[Finding]) -> Iterator[Finding]:

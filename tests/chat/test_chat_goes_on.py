@@ -5,6 +5,7 @@ A turn gets the host's verbs and makes proposals.
 A script stands in for claude; sshd, the host agent and QEMU are real.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> Non
     assert (second[0], second[3:]) == ("2", ["devvm", "Is it safe to cycle?"])
     assert more[-1][0] == "to"
     assert "another caller" not in seen
+    listed = json.loads(typed(talker, options=("--list", "--json"))[1])
+    assert [(each["number"], each["words"], "session" in each) for each in listed[:1]] == [
+        (1, "What happened before?", False)
+    ]
     assert typed(talker, options=("--list", "--vm", "other"))[1] == "there are no conversations about other\n"
 
     code, seen = typed(talker, "And now?", options=("--resume", "2"))

@@ -16,6 +16,12 @@ def _forked() -> Iterator[None]:
     forked.end()
 
 
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep each test's client.toml away from the others, and from the one of the person who runs them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"{tmp_path}/config-home")
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A directory that the handler's user may enter, as it may enter /etc."""

@@ -31,6 +31,7 @@ from ..support.selection import sampled
 from ..support.service import SSH_KEY, Service, as_handler, give_to_handler, new_secret
 from ..support.sshd import Sshd
 from ..support.stages import until
+from .test_init_questions import Terminal
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -128,8 +129,6 @@ def test_the_exit_code_of_call_is_the_verbs_outcome(service: Service, tmp_path: 
     refused = calling("start", "--if-state", "stopped")
     assert (refused.returncode, "look again" in refused.stderr) == (1, True)
     assert refused.stderr.splitlines()[-1] == "    what to do: breakglass docs state-differs"
-    rejected = calling("restart")
-    assert (rejected.returncode, "use status, forensics" in rejected.stderr) == (1, True)
     shown = calling("history").stdout
     assert "reset" in shown
     assert "devvm: history done (id " in shown  # it does not look at the state
@@ -187,9 +186,108 @@ def test_call_with_an_unknown_key_fails(service: Service, tmp_path: Path) -> Non
     assert ran.stderr.endswith("    what to do: breakglass docs unauthorized\n")
 
 
-# --- what is wrong, and what to do ---
+# --- what a person types, and what the command finds by itself ---
 
 SIGNING_KEY = new_secret()
+TYPED: dict[str, tuple[str, int, str, str]] = {
+    "nothing": ("", 0, "a VM does not answer:\n  status  ", ""),
+    "version": ("-V", 0, f"breakglass {VERSION}\n", ""),
+    "help": ("help keys new", 0, "example: breakglass keys new phone --pair\n", ""),
+    "a short form": ("status", 3, "", "{closed}: connection refused; nothing was sent"),
+    "with a VM": ("status devvm", 3, "", "{closed}: connection refused; nothing was sent"),
+    "a VM behind an option": ("cycle --reason hung devvm", 3, "", "{closed}: connection refused; nothing was sent"),
+    "call with a VM": ("call status devvm", 3, "", "{closed}: connection refused; nothing was sent"),
+    "stop without a VM": ("stop", 2, "", "breakglass stop devvm; to stop the handler: systemctl stop breakglass\n"),
+    "cycle without a VM": ("cycle --id msg_12345678", 2, "", "cycle needs the VM's name; nothing was sent\n"),
+    "two VMs": ("cycle devvm --vm other", 2, "", "two VMs are named: devvm and other; nothing was sent\n"),
+    "two words": ("cycle devvm other", 2, "", "unrecognized arguments: other\n"),
+    "a wrong command": ("doctr", 2, "", 'there is no command "doctr"\n    did you mean doctor?\n'),
+    "nothing like it": ("devvm", 2, "", "breakglass --help lists the commands\n"),
+    "a wrong verb": ("call forensic devvm", 2, "", 'there is no verb "forensic"; did you mean forensics?\n'),
+}
+
+
+@each_row("name", list(TYPED))
+def test_what_a_person_types(wrong: dict[str, str], name: str) -> None:
+    """A short form is its verb; one that changes power needs the VM's name. A similar word is printed, and not run."""
+    words, code, out, err = TYPED[name]
+    ran = run_with({"BREAKGLASS_URL": wrong["closed"], "BREAKGLASS_SECRET": SIGNING_KEY}, *words.split())
+    assert (ran.returncode, out in ran.stdout, err.format(**wrong) in ran.stderr) == (code, True, True), ran.stderr
+    assert (ran.stdout == "", ran.stderr == "") == (out == "", err == "")
+
+
+REMEMBERED: dict[str, tuple[str, dict[str, str], int, str]] = {
+    "both": ('url = "{closed}"\nsecret_file = "key"', {}, 3, "{closed}: connection refused"),
+    "another URL": (
+        'url = "http://no.invalid"\nsecret_file = "key"',
+        {"BREAKGLASS_URL": "{closed}"},
+        3,
+        "{closed}: conn",
+    ),
+    "another key": (
+        'secret_file = "/x"',
+        {"BREAKGLASS_SECRET": SIGNING_KEY, "BREAKGLASS_URL": "{closed}"},
+        3,
+        "{closed}: c",
+    ),
+    "no key": (
+        'url = "{closed}"',
+        {},
+        2,
+        "no signing key is set\n    set BREAKGLASS_SECRET_FILE, or secret_file in {dir}",
+    ),
+    "no such key": (
+        'secret_file = "x"',
+        {},
+        2,
+        'secret_file of {dir}/breakglass/client.toml can\'t be read: "{dir}/breakglass/x": there is no',
+    ),
+    "a wrong URL": ('url = "x"', {}, 2, 'url of {dir}/breakglass/client.toml is not an http or https URL: "x"'),
+    "a wrong name": ('key = "x"', {}, 2, "client.toml: key is not a text that belongs there\n    correct it, or set"),
+    "no TOML": ("url =", {}, 2, "client.toml is not TOML: "),
+    "shared": ('secret_file = "key"', {"mode": "644"}, 2, 'is not safe: "{dir}/breakglass/client.toml": every user'),
+    "of another user": ('secret_file = "key"', {"uid": "1"}, 2, "client.toml belongs to another user"),
+}
+
+
+@each_row("name", [name for name, row in REMEMBERED.items() if "uid" not in row[1] or os.geteuid() == 0])
+def test_what_client_toml_remembers(wrong: dict[str, str], tmp_path: Path, name: str) -> None:
+    """It has the URL and the key file for each command, unless the environment has them, and must be safe."""
+    text, environment, code, said = REMEMBERED[name]
+    client, places = tmp_path / "breakglass/client.toml", wrong | {"dir": str(tmp_path)}
+    client.parent.mkdir()
+    for file, content in ((client, text.format(**places)), (client.parent / "key", SIGNING_KEY)):
+        file.touch(0o600)
+        file.write_text(content)
+    client.chmod(int(environment.get("mode", "600"), 8))
+    os.chown(client, int(environment.get("uid", "-1")), -1)
+    given = {key: value.format(**places) for key, value in environment.items() if key.isupper()}
+    ran = run_with({"XDG_CONFIG_HOME": str(tmp_path), **given}, "status", "devvm")
+    assert (ran.returncode, said.format(**places) in ran.stderr) == (code, True), ran.stderr
+
+
+@each_row("more", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_gets_colours_and_a_line_that_counts(tmp_path: Path, more: dict[str, str]) -> None:
+    """The seconds of the wait are in one line, which is erased before the next one. A dumb terminal gets text alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = {"BREAKGLASS_URL": f"http://127.0.0.1:{server.getsockname()[1]}", "BREAKGLASS_SECRET": SIGNING_KEY}
+        with Terminal("cycle", "devvm", **at, **{"TERM": "xterm", "NO_COLOR": ""} | more) as person:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                if "TERM" not in more:
+                    person.read_until("\r\x1b[Kcycle devvm, 1 s")
+                body = b'{"error": {"code": "x", "message": "no", "hint": "wait"}}'
+                connection.sendall(b"HTTP/1.1 400 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                code = person.end()
+    prefix = "breakglass" if more else "\x1b[31mbreakglass\x1b[0m"
+    erased = "" if "TERM" in more else "\r\x1b[K"
+    assert (code, person.shown.endswith(f"{erased}{prefix}: no\r\n    wait\r\n")) == (1, True), repr(person.shown)
+    assert ("\x1b" in person.shown) == ("TERM" not in more)
+
+
+# --- what is wrong, and what to do ---
+
 WRONG: dict[str, tuple[dict[str, str], str, int, str, str]] = {
     "no key": ({"BREAKGLASS_SECRET": ""}, "call status", 2, "no signing key is set", "set BREAKGLASS_SECRET_FILE"),
     "half a key": ({"BREAKGLASS_SECRET": "whsec_abc"}, "call status", 2, "BREAKGLASS_SECRET is not base64", "copy all"),
@@ -482,6 +580,20 @@ def test_docs_prints_a_document(name: str) -> None:
     """A document is printed as text of 80 columns, with or without the ending that links in other documents have."""
     ran = run("docs", name)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, render((ROOT / "docs/runbook.md").read_text("utf-8")), "")
+
+
+@each_row("words,expected", [("st", "status start stop states"), ("keys ro", "rotate"), ("cycle --an", "--anyway")])
+def test_bash_completes(words: str, expected: str) -> None:
+    """`completion` prints what makes bash complete commands, their own commands and their options."""
+    press = (
+        'COMP_WORDS=(breakglass $1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _shtab_breakglass; echo "${COMPREPLY[*]}"'
+    )
+    argv = ["bash", "-c", f"{run('completion', 'bash').stdout}\n{press}", "bash", words]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert (sorted(ran.stdout.split()), "#compdef breakglass" in run("completion", "zsh").stdout) == (
+        sorted(expected.split()),
+        True,
+    )
 
 
 def test_docs_uses_the_pager_on_a_terminal(tmp_path: Path) -> None:

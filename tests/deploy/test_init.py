@@ -143,12 +143,24 @@ def test_an_ordinary_user_gets_files_of_its_own(place: Path) -> None:
     os.chown(home, pwd.getpwnam("daemon").pw_uid, -1)
     ran = run_as_daemon("init", *FLAGS, HOME=str(home), XDG_CONFIG_HOME="", XDG_STATE_HOME="")
     directory = home / ".config/breakglass"
-    assert (ran.returncode, names_in(directory)) == (0, set(NAMES)), ran.stderr
-    assert {stat.S_IMODE((directory / name).stat().st_mode) for name in NAMES} == {0o600}
+    assert (ran.returncode, names_in(directory)) == (0, {*NAMES, "client.toml"}), ran.stderr
+    assert {stat.S_IMODE((directory / name).stat().st_mode) for name in (*NAMES, "client.toml")} == {0o600}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     written = tomllib.loads((directory / "breakglass.toml").read_text())
     assert "user" not in written["server"]
     assert written["sessions"]["dir"] == f"{home}/.local/state/breakglass/sessions"
+
+
+def test_a_new_shell_needs_no_variables(place: Path) -> None:
+    """The URL and the key file are in the client.toml of the user who ran it, which a second run does not change."""
+    client = place / "home/breakglass/client.toml"
+    first, second = (run("init", str(place / name), *USER, *FLAGS, XDG_CONFIG_HOME=f"{place}/home") for name in "ab")
+    key = f"{place}/a/anna@home.signing-key"
+    assert tomllib.loads(client.read_text()) == {"url": "https://rescue.example.org/", "secret_file": key}
+    assert stat.S_IMODE(client.stat().st_mode) == 0o600
+    assert (f"Wrote {client}" in first.stdout, "    breakglass status devvm\n" in first.stdout) == (True, True)
+    at = f"    BREAKGLASS_URL=https://rescue.example.org/ BREAKGLASS_SECRET_FILE={key.replace('/a/', '/b/')} breakglass"
+    assert (str(client) in second.stdout, at in second.stdout) == (False, True)
 
 
 ODD_DIRECTORIES = ["with a space", "\"quotes' and \\ ]", "a\nnewline", "é 😀 = #", "$(touch x)`;"]

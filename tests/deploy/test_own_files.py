@@ -197,6 +197,24 @@ def test_a_secret_file_stays_and_the_new_secret_is_in_the_entry(file: Path) -> N
     assert table(file, "bob") == {"secret": new, "allow": READ}
 
 
+def test_the_newest_secret_keeps_the_name_of_the_file(tmp_path: Path, file: Path) -> None:
+    """So client.toml and the shells that name it are right after a rotation. A link is no file of ours."""
+    plain, link = tmp_path / "bob.signing-key", tmp_path / "link"
+    plain.touch(0o600)
+    link.symlink_to(plain)
+    for names, expected in (([str(link)], [str(link)]), ([str(link), str(plain)], [str(link)])):
+        plain.write_text(f"{new_secret()}\n")
+        own(file, "bob").write_text(f"secret_file = {names}\nallow = ['status']\n")
+        new, before = new_secret(), plain.read_text()
+        add_secret(file, "bob", new)
+        assert drop_old_secrets(file, "bob") == (True, tuple(expected))
+        is_ours = names[-1] == str(plain)
+        assert table(file, "bob") == ({"secret_file": str(plain)} if is_ours else {"secret": new}) | {"allow": READ}
+        assert plain.read_text() == (f"{new}\n" if is_ours else before)
+    assert stat.S_IMODE(plain.stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"bob.signing-key", "link", "etc"}
+
+
 # --- two at once, and an end in the middle ---
 
 

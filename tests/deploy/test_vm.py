@@ -57,7 +57,7 @@ def test_a_vm_from_its_first_day_to_its_last(service: Service, world: World) -> 
     with service.configured(service.config.read_text().replace("vmid = 102", "vmid = 103")):
         added = vm(service, "add", "box=102@pve1")
         assert (added.returncode, "does not use this change yet" in added.stderr) == (0, True), added.stderr
-        assert "ok: VM box: VM 102 \"devvm\" is configured there.\n" in added.stdout
+        assert 'ok: VM box: VM 102 "devvm" is configured there.\n' in added.stdout
         assert states(service)["box"] == "not loaded"
         added = vm(service, "add", "mail=104", *pid)
         assert "as root on 127.0.0.1: breakglass-pve allow 104" in added.stdout

@@ -13,7 +13,7 @@ import pytest
 
 from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import secret_bytes
-from breakglass.cli.doctor import find_key, find_url
+from breakglass.cli.doctor import default_url, find_key
 from breakglass.cli.output import CommandError
 from breakglass.config.load import parse
 from breakglass.config.model import Config
@@ -147,15 +147,12 @@ def config(urls: list[str] | None = None, **callers: Mapping[str, object]) -> Co
 
 
 def test_which_handler_is_asked() -> None:
-    """BREAKGLASS_URL, the first URL of the configuration, or the handler on this machine."""
-    urls = ["https://a.example/", "https://b.example/"]
-    assert find_url(config(urls), {"BREAKGLASS_URL": "https://c.example"}) == "https://c.example"
-    assert find_url(config(urls), {}) == "https://a.example/"
-    assert find_url(config(), {}) == "http://127.0.0.1:8080"
-    assert find_url(config(), {"PORT": "9000"}) == "http://127.0.0.1:9000"
-    assert find_url(None, {}) == ""
+    """Without a URL of the caller, the first one of the configuration, or the handler on this machine."""
+    assert default_url(config(["https://a.example/", "https://b.example/"]), {}) == "https://a.example/"
+    assert default_url(config(), {}) == "http://127.0.0.1:8080"
+    assert default_url(config(), {"PORT": "9000"}) == "http://127.0.0.1:9000"
     with pytest.raises(CommandError, match="PORT"):
-        find_url(config(), {"PORT": "http"})
+        default_url(config(), {"PORT": "http"})
 
 
 def test_who_asks() -> None:

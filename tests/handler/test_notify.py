@@ -450,7 +450,9 @@ def test_a_test_message_needs_no_handler(told: Service, receiver: Inbox) -> None
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == "notify[0] (webhook): sent\nnotify[1] (ntfy): sent\n"
-    assert len(receiver.requests) == before + 2
+    ran = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert json.loads(ran.stdout)[1] == {"name": "notify[1]", "to": "ntfy", "sent": True, "why": ""}
+    assert len(receiver.requests) == before + 4
     receiver.statuses = [500]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, "notify[0] (webhook): not sent: it answered HTTP 500" in ran.stderr) == (1, True)

@@ -84,6 +84,7 @@ def test_a_night(service: Service, inbox: Inbox) -> None:
 
     ran = run_command("report", "--since", "1h", **settings)
     assert (ran.returncode, ran.stdout.count("- ")) == (0, text.count("- ")), ran.stderr
+    assert json.loads(run_command("report", "--json", **settings).stdout)["jobs"] == 3
     assert run_command("report", "--since", "0h", **settings).returncode == 1
 
     service.stop()

@@ -127,7 +127,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_the_folders_are_layers() -> None:
-    """app.js and press.js are above vm/, chat/ and key/, which don't import each other. Below them are state/, then base/."""
+    """app.js and press.js are above vm/, chat/ and key/, which don't import each other; then come state/ and base/."""
     folders = {name: name.rpartition("/")[0] for name in MODULES}
     assert {name for name in MODULES if not folders[name]} == {"app.js", "press.js"}
     assert set(folders.values()) == set(FOLDERS)
@@ -143,7 +143,7 @@ def test_no_module_looks_behind() -> None:
 
 
 def test_every_module_is_preloaded(head: Links) -> None:
-    """The page names each module, so that a browser asks for all of them at once: last those of press.js, as less urgent.
+    """The page names each module, so that a browser asks for all of them at once, and last for those of press.js.
 
     The conversation's, what pairs a device and the report are loaded later, and nothing else is.
     """

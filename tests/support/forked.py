@@ -9,13 +9,13 @@ from pathlib import Path
 from .doctor import DoctorProcess
 from .service import as_handler
 
-_FORKED = ("alert-example", "call", "check", "docs", "host", "init", "keys", "vm")  # without input or server
+_OWN = ("bugreport", "chat", "demo", "doctor", "drill", "serve", "sign")  # with input, a server or signals
 _processes: list[DoctorProcess] = []
 
 
 def run_command(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run a command in / with more variables, and in its own Python if the command needs one."""
-    if not words or words[0] not in _FORKED or any(name.startswith("PYTHON") for name in more):
+    if not words or words[0] in _OWN or any(name.startswith("PYTHON") for name in more):
         command, rights = [sys.executable, "-m", "breakglass", *words], as_handler() if "serve" in words else {}
         return subprocess.run(
             command, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100, **rights

@@ -1,7 +1,7 @@
 """Writes the parts of other files that repeat agents/pve/words.py and the parser: `python -m tests.support.generated`.
 
 In a document, the part is the table with a known first row; in the page, the lines between two comments; in the API's
-schema, its version. docs/cli.md is written as a whole.
+schema, its version. docs/cli.md, the man page and the completions are written as a whole.
 """
 
 import argparse
@@ -10,13 +10,17 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import shtab
+
 from breakglass.agents.pve.words import ANYWAY, MUTATING, VERBS, VERSION
 from breakglass.base.verbs import READS
 from breakglass.base.verbs import VERBS as OFFERED
 from breakglass.cli.commands import make_parser
+from breakglass.cli.docs import COMPLETIONS
 from breakglass.cli.output import EXIT_CODES
 
 ROOT = Path(__file__).parent.parent.parent
+SHELL = "handler/cli/shell"
 _BLOCK = re.compile(r"(?<=// ---- written by ./dev generate from agents/pve/words.py\n).*?(?=// ---- end\n)", re.DOTALL)
 _YES = {True: "yes", False: "no"}
 
@@ -42,7 +46,20 @@ def make_files() -> dict[Path, str]:
     files[page], count = _BLOCK.subn(lambda _: _of_page(), files[page])
     assert count == 1
     files["docs/cli.md"] = _of_commands()
+    files[f"{SHELL}/breakglass.1"] = _manual()
+    for shell, name in COMPLETIONS.items():
+        files[f"{SHELL}/{name}"] = shtab.complete(_with_short_texts(make_parser()), shell)
     return {ROOT / name: text for name, text in files.items()}
+
+
+def _with_short_texts(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Remove the descriptions, in place of which a completion then shows what the overview says."""
+    parser.description = None
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _with_short_texts(below)
+    return parser
 
 
 def _with_table(text: str, first: str, rows: Iterable[tuple[str, ...]]) -> str:
@@ -94,28 +111,50 @@ def _of_page() -> str:
 
 def _of_commands() -> str:
     """Return docs/cli.md, which has each command with its arguments."""
-    codes = re.findall(r"^  (\d+)  +(.+(?:\n {7}.+)*)", EXIT_CODES, re.MULTILINE)
-    rows = "".join(f"| {code} | {' '.join(words.split())} |\n" for code, words in codes)
+    rows = "".join(f"| {code} | {words} |\n" for code, words in _exit_codes())
     head = "Every command of `breakglass`, with its arguments. `./dev generate` writes this page from the program."
-    commands = "".join(_of_command(make_parser(), ""))
-    return f"# The command line\n\n{head}\n\n{commands}## Exit codes\n\n| code | means |\n|---|---|\n{rows}"
+    body = ""
+    for name, sentence, arguments in _commands(make_parser(), ""):
+        table = "".join(f"| `{form}` | {means} |\n".replace("|  |", "| |") for form, means in arguments)
+        body += f"## {name}\n\n{sentence}\n\n" + (f"| argument | means |\n|---|---|\n{table}\n" if table else "")
+    return f"# The command line\n\n{head}\n\n{body}## Exit codes\n\n| code | means |\n|---|---|\n{rows}"
 
 
-def _of_command(parser: argparse.ArgumentParser, what: str) -> Iterable[str]:
-    """Yield the section of a command, or the sections of its subcommands."""
+def _manual() -> str:
+    """Return breakglass(1)."""
+    head, *_, tail = make_parser().format_help().partition(EXIT_CODES)[0].strip().split("\n\n", 1)[1].rsplit("\n\n", 1)
+    page = f'.TH BREAKGLASS 1 "" "Breakglass {VERSION}" ""\n.SH NAME\nbreakglass \\- power verbs for a hung VM\n'
+    page += ".SH SYNOPSIS\n.B breakglass\nCOMMAND \\&...\n"
+    page += f".SH DESCRIPTION\n.nf\n{_roff(head)}\n.fi\n.PP\n{_roff(tail)}\n.SH COMMANDS\n"
+    for name, sentence, arguments in _commands(make_parser(), ""):
+        items = "".join(f".TP\n.B {_roff(form)}\n{_roff(means)}\n" for form, means in arguments)
+        page += f".SS {_roff(name)}\n{_roff(sentence)}\n{items}"
+    codes = "".join(f".TP\n.B {code}\n{_roff(means)}\n" for code, means in _exit_codes())
+    return f"{page}.SH EXIT STATUS\n{codes}"
+
+
+def _roff(text: str) -> str:
+    """Return a text for man(1), whose lines may not begin with a point or an apostrophe."""
+    text = text.replace("\\|", "|").replace("\\", "\\e").replace("-", "\\-")
+    return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
+
+
+def _exit_codes() -> list[tuple[str, str]]:
+    codes = re.findall(r"^  (\d+)  +(.+(?:\n {7}.+)*)", EXIT_CODES, re.MULTILINE)
+    return [(code, " ".join(words.split())) for code, words in codes]
+
+
+def _commands(parser: argparse.ArgumentParser, what: str) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
+    """Yield the name of each command, a sentence about it, and its arguments. A short form has those of `call`."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, below in action.choices.items():
-                yield from _of_command(below, helps.get(name, ""))
+                if not below.get_default("is_short"):
+                    yield from _commands(below, helps.get(name, ""))
             return
-    rows = "".join(
-        f"| `{_form(action)}` | {action.help or ''} |\n".replace("|  |", "| |")
-        for action in parser._actions
-        if not isinstance(action, argparse._HelpAction)
-    )
-    sentence = what[:1].upper() + what[1:] + "."
-    yield f"## {parser.prog}\n\n{sentence}\n\n" + (f"| argument | means |\n|---|---|\n{rows}\n" if rows else "")
+    shown = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    yield parser.prog, f"{what[:1].upper()}{what[1:]}.", [(_form(action), action.help or "") for action in shown]
 
 
 def _form(action: argparse.Action) -> str:
@@ -132,4 +171,5 @@ def _script(name: str, table: Mapping[str, object]) -> str:
 
 if __name__ == "__main__":
     for path, text in make_files().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")

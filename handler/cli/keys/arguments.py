@@ -11,10 +11,14 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     """Describe `keys`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     parser.set_defaults(run=_run)
-    _add_new(commands.add_parser("new", help="add a caller, and show its secret once"))
-    _add_list(commands.add_parser("list", help="list the callers, without their secrets"))
-    _add_rotate(commands.add_parser("rotate", help="give a caller a new secret in addition to the old one"))
-    _add_revoke(commands.add_parser("revoke", help="remove a caller"))
+    _add_new(commands.add_parser("new", help="add a caller, and show its secret once", example="keys new phone --pair"))
+    _add_list(commands.add_parser("list", help="list the callers, without their secrets", example="keys list"))
+    _add_rotate(
+        commands.add_parser(
+            "rotate", help="give a caller a new secret in addition to the old one", example="keys rotate anna"
+        )
+    )
+    _add_revoke(commands.add_parser("revoke", help="remove a caller", example="keys revoke phone"))
 
 
 def _add_new(new: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from ...config.entries import own_path
 from ...config.load import load_callers
 from ...config.model import is_caller_name, is_vm_name
 from ...config.new_file import entry_text
-from ...config.own_files import add_entry, add_secret, drop_old_secrets, method_setting
+from ...config.own_files import add_entry, add_secret, drop_old_secrets, method_setting, texts_of
 from ...config.sources import own_file, read_sources
 from ..output import DONE, FAILED, CommandError, remark, say
 from ..reloading import check_reload, reload_handler
@@ -154,7 +154,8 @@ def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
     after = _fingerprints(file, name)
     ended = ", ".join(key for key in before if key not in after)
     files = f"no longer used, but not deleted: {', '.join(left)}" if left else ""
-    remark(f"{name} has {', '.join(after)} left; ended: {ended}", files)
+    where = "".join(f", in {path}" for path in texts_of(find_caller(file, name)[0].entry.data, "secret_file"))
+    remark(f"{name} has {', '.join(after)} left{where}; ended: {ended}", files)
     reload_handler(arguments)
     return DONE
 

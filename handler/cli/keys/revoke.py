@@ -11,6 +11,7 @@ from ...config.callers import AUTH_METHODS
 from ...config.entries import NamedEntry
 from ...config.own_files import remove_entry, texts_of
 from ...config.sources import own_file
+from ..environment import key_file
 from ..output import DONE, FAILED, CommandError, agrees, has_person, remark
 from ..reloading import check_reload, reload_handler
 from .configuration import changing, find_caller, find_config
@@ -86,8 +87,9 @@ def _say_uses(name: str, left: tuple[str, ...]) -> None:
     """Print what else depends on a removed caller."""
     if left:
         remark(f"no longer used, but not deleted: {', '.join(left)}")
-    if os.environ.get("BREAKGLASS_SECRET_FILE") in left:
-        remark("BREAKGLASS_SECRET_FILE is one of them: call, chat, doctor and drill sign with it")
+    file, setting = key_file(os.environ)
+    if file in left:
+        remark(f"{setting} is one of them: call, chat, doctor and drill sign with it")
     if name == "doctor":
         remark(
             "breakglass doctor signed as this caller: its timer fails from now on",
