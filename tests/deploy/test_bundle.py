@@ -2,23 +2,29 @@
 
 import ast
 import builtins
+import re
 import subprocess
 import symtable
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from breakglass.agents.bundle import SHEBANG, _Part, _refuse_collisions, _split, bundle
+from breakglass.agents.bundle import SHEBANG, bundle
 from breakglass.agents.pve.words import VERSION
 
 from ..support.rows import each_row
 
 TEXT = bundle()
-TREE = ast.parse(TEXT)
 HOSTS_PYTHON = Path("/usr/bin/python3")
+
+
+@cache
+def tree() -> ast.Module:
+    return ast.parse(TEXT)
 
 
 def imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -66,7 +72,7 @@ def test_the_bundle_starts_with_the_shebang() -> None:
 
 def test_the_bundle_imports_only_the_standard_library() -> None:
     """Nothing has to be installed on the host: each import that is left belongs to the standard library."""
-    found = list(imports(TREE))
+    found = list(imports(tree()))
     assert [ast.unparse(node) for node in found if isinstance(node, ast.ImportFrom) and node.level] == []
     modules = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom)}
@@ -76,13 +82,13 @@ def test_the_bundle_imports_only_the_standard_library() -> None:
 
 def test_each_name_is_defined_once() -> None:
     """No two modules define a function, class, constant or import of the same name."""
-    assert {name: count for name, count in Counter(bound(TREE.body)).items() if count > 1} == {}
+    assert {name: count for name, count in Counter(bound(tree().body)).items() if count > 1} == {}
 
 
 def test_each_name_is_defined() -> None:
     """Every name that is used is defined, although the imports between the modules are gone."""
     top = symtable.symtable(TEXT, "breakglass-pve", "exec")
-    defined = {*bound(TREE.body), *dir(builtins), "__file__"}
+    defined = {*bound(tree().body), *dir(builtins), "__file__"}
     used = {name for scope in scopes(top) for name in globals_of(scope)}
     assert "parse_line" in used
     assert used - defined == set()
@@ -140,54 +146,33 @@ def test_an_old_python_is_named(tmp_path: Path) -> None:
     )
 
 
-# --- what is refused ---
-
-
-def split(source: str) -> _Part:
-    return _split(source, ast.parse(source))
-
-
-@each_row("one", ["def same(): ...", "class same: ...", "same = 1", "same: int = 1", "x = same = 1"])
-@each_row("other", ["def same(): ...", "class same: ...", "same = 2", "same: str"])
-def test_two_modules_can_not_define_the_same_name(one: str, other: str) -> None:
-    """Two modules with the same top-level name would silently become one, so that is refused with both named."""
-    with pytest.raises(ValueError, match='"same" is defined in both first and second'):
-        _refuse_collisions({"first": split(one), "second": split(other)})
-
-
-HARDER = (
-    "same, y = 1, 2",
-    "async def same(): ...",
-    "if True:\n    same = 1",
-    "try:\n    same = 1\nfinally:\n    pass",
-    "import same",
-    "from os import path as same",
-)
-
-
-def test_every_kind_of_definition_can_collide() -> None:
-    """A name that any kind of definition gives to a module can't be given to another one."""
-    for one in HARDER:
-        with pytest.raises(ValueError, match="same"):
-            _refuse_collisions({"first": split(one), "second": split("same = 2")})
+# --- how the tests above find names and imports ---
 
 
 @each_row(
-    ("one", "other"),
+    ("one", "count"),
     [
-        ("def a(): same = 1", "def b(): same = 2"),
-        ("class A:\n    same = 1", "same = 2"),
-        ("import os", "import os"),
-        ("from .words import same", "same = 2"),
+        ("def same(): ...", 2),
+        ("class same: ...", 2),
+        ("same, y = 1, 2", 2),
+        ("same: int = 1", 2),
+        ("async def same(): ...", 2),
+        ("if True:\n    same = 1", 2),
+        ("import same", 2),
+        ("from os import path as same", 2),
+        ("def a(): same = 1", 1),
     ],
 )
-def test_local_names_and_shared_imports_are_no_collision(one: str, other: str) -> None:
-    """Names inside functions and classes, and the imports that the modules share, are no collision."""
-    _refuse_collisions({"first": split(one), "second": split(other)})
+def test_each_kind_of_definition_counts(one: str, count: int) -> None:
+    assert Counter(bound(ast.parse(f"{one}\nsame = 2").body))["same"] == count
 
 
-def test_imports_move_to_the_top() -> None:
-    """A module's imports of the library are kept for the file's head, those between the modules fall away."""
-    part = split('"""Doc."""\n\nimport os\nfrom re import (\n    compile,\n)\nfrom .words import X\n\nY = os.sep\n')
-    assert part.imports == ["import os", "from re import compile"]
-    assert (ast.unparse(ast.parse(part.body)), part.names) == ('"""Doc."""\nY = os.sep', {"Y"})
+def test_an_import_is_found_without_a_parser() -> None:
+    """Nothing else of a module is lost, such as a line of a text that begins like an import."""
+    agent = Path(__file__).parent.parent.parent / "agents/pve"
+    for path in sorted(agent.rglob("*.py")):
+        module = ast.parse(path.read_text("utf-8"))
+        rest = [node for node in module.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+        name = str(path.relative_to(agent.parent.parent))
+        if part := re.search(rf"^# ==== {re.escape(name)} ====\n(.*?)(?=^# ==== |\Z)", TEXT, re.DOTALL | re.MULTILINE):
+            assert ast.dump(ast.parse(part[1])) == ast.dump(ast.Module(rest, [])), name

@@ -4,11 +4,9 @@
 """
 
 import ast
-import io
 import random
 import re
 import sys
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,10 @@ ROOT = Path(__file__).parent.parent.parent
 TOPS = ("handler", "agents", "tests", "static_site", "deploy", "docs")
 NO_PROSE = ("data", "transcripts", "__pycache__", "cli.md", "glossary.md", "test_sentences.py")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+# a comment, which is kept, or a string of Python
+_STRING = re.compile(
+    r"(#[^\n]*)|\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL
+)
 CODE = "`…`"  # replaces a name, a path or a command
 
 
@@ -79,14 +81,14 @@ def _of_markdown(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _of_python(text: str) -> Iterator[tuple[int, str, str]]:
-    tree = ast.parse(text)
+    nodes = list(ast.walk(ast.parse(text)))
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, DOCUMENTED) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    inside = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
-    for node in ast.walk(tree):
+    inside = {id(value) for node in nodes if isinstance(node, ast.JoinedStr) for value in node.values}
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             words = [str(value.value) if isinstance(value, ast.Constant) else "…" for value in node.values]
             yield node.lineno, "message", "".join(words)
@@ -94,20 +96,16 @@ def _of_python(text: str) -> Iterator[tuple[int, str, str]]:
             is_docstring = id(node) in docstrings
             for part in re.split(r"\n\s*\n|\n(?=\s*\w+: )", node.value):
                 yield node.lineno, "docstring" if is_docstring else "message", re.sub(r"`[^`\n]+`", CODE, part)
-    yield from _comments(text, r"#")
+    yield from _comments(text, r"#.*")
 
 
 def _comments(text: str, mark: str) -> Iterator[tuple[int, str, str]]:
     """Yield the comments of a program. Those of consecutive lines are one."""
-    if mark == "#":
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-        found = [(token.start[0], token.line, token.string) for token in tokens if token.type == tokenize.COMMENT]
-    else:
-        found = [
-            (number, line, match[0])
-            for number, line in enumerate(text.splitlines(), 1)
-            if (match := re.search(mark, line))
-        ]
+    if mark == "#.*":  # a `#` in a string begins no comment; blank the strings, but keep their lines
+        text = _STRING.sub(lambda match: match[1] or re.sub(r"[^\n]", "_", match[0]), text)
+    found = [
+        (number, line, match[0]) for number, line in enumerate(text.splitlines(), 1) if (match := re.search(mark, line))
+    ]
     begun, last, lines = 0, 0, list[str]()
     for number, line, comment in [*found, (0, "", "")]:
         stands_alone = line.lstrip().startswith(comment[:2] or "#")
