@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from functools import cache
 from pathlib import Path
 
 from ...agents.bundle import bundle
@@ -40,13 +38,6 @@ SCENARIOS = {
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
 WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
-
-_ONE_AT_A_TIME = threading.Lock()  # in Python 3.11, ast.parse sometimes fails in two threads at once
-
-
-@cache
-def _bundled() -> str:
-    return bundle()
 
 
 class World:
@@ -91,8 +82,7 @@ class World:
         (node / f"qemu-server/{VMID}.conf").write_text(CONF.replace("32", "192") if self.kernel else CONF)
         (self.root / "etc/pve/storage.cfg").write_text(STORAGES)
         (self.root / "disk.raw").write_bytes(make_disk(self.scenario))
-        with _ONE_AT_A_TIME:
-            self.agent.write_text(_bundled())
+        self.agent.write_text(bundle())
         self.agent.chmod(0o755)
         self._write_commands()
         (self.root / "vm.json").write_text(json.dumps(self._vm_command()))
