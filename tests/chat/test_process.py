@@ -322,6 +322,7 @@ async def test_a_session_that_was_never_saved_begins_again(turn: StandInTurns) -
     assert [event.get("code") for event in events] == [None, "session-lost", None]
 
 
+@pytest.mark.slow
 async def test_pieces_without_end(turn: StandInTurns) -> None:
     """Many pieces are as bad as large ones, and a transcript that begins again does not reset the count."""
     tiny = encode_line(piece(0, b"\n"))
@@ -478,6 +479,7 @@ async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
     assert answers[0]["text"] == "pve1 did not answer; nothing was sent; look at pve1\n"
 
 
+@pytest.mark.slow
 async def test_questions_are_bounded(turn: StandInTurns) -> None:
     """Sixteen at once, and a thousand in all, as in a loop that waits for the VM; very many more end the turn."""
     waits = asyncio.Event()
@@ -573,6 +575,7 @@ async def measure_loop(longest: list[float]) -> None:
         longest[0] = max(longest[0], time.monotonic() - began)
 
 
+@pytest.mark.slow
 async def test_any_bytes_at_all(turn: StandInTurns) -> None:
     """Each turn has one end, its events are in order, and the loop, which serves the verbs, is never held for long."""
     chance, longest = random.Random(SEED), [0.0]

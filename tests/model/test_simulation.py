@@ -45,6 +45,7 @@ async def forgets_what_it_sent(self: HostConnection, first_loss: float, reason: 
 read_place, find = places._read_place, Places.find
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mistake", "promise"),
     [

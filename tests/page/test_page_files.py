@@ -262,6 +262,7 @@ def compiled(directory: Path, sources: dict[str, str]) -> dict[str, str]:
     return {name: (directory / "out" / name).read_text(encoding="utf-8") for name in sources}
 
 
+@pytest.mark.slow
 @pytest.mark.real("tsc")
 def test_every_script_is_the_same_program(tmp_path: Path) -> None:
     """The compiler finds the same code in what is sent as in the source, and would find a line that is gone."""

@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 @cache
 def read_contract() -> Schema:
     """Return docs/openapi.yaml as an object that is shared, so a test must not change it."""
-    found: Schema = yaml.safe_load(OPENAPI.read_text(encoding="utf-8"))
+    found: Schema = yaml.load(OPENAPI.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return found
 
 

@@ -2,12 +2,13 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from breakglass.cli.docs import purpose, read_documents
 
 from ..support.rows import each_row
+from ..support.sentences import walk
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = [path for folder in ("handler", "agents") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -16,17 +17,17 @@ CHOICE = re.compile(r"(?:^|; )or \w")
 SEEN = re.compile(r"breakglass docs ([\w-]+)")
 
 
-def messages(path: Path) -> Iterator[str]:
-    """Yield each text of a module that is no docstring."""
-    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+@cache
+def messages(path: Path) -> list[str]:
+    """Return each text of a module that is no docstring."""
+    nodes = walk(ast.parse(path.read_text("utf-8")))
     docstrings = {
         id(node.body[0].value)
         for node in nodes
         if isinstance(node, DOCUMENTED) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    for node in nodes:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield node.value
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [node.value for node in texts if isinstance(node.value, str)]
 
 
 def test_messages_name_documents_by_the_command_that_prints_them() -> None:
