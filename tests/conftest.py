@@ -72,7 +72,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector away from the modules and tests, which live until the end: a tenth of a run's time."""
+    """Spare the garbage collector the modules and the tests, which live until the end, because that took long."""
     gc.disable()
     try:
         return (yield)

@@ -25,6 +25,7 @@ from breakglass.server.exposition import Snapshot, render
 from ..support.documents import commands, settings
 from ..support.rendered import series
 from ..support.rows import each_row
+from ..support.sentences import walk
 from ..unit.test_config import GOOD, no_files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -190,10 +191,10 @@ def doctors_codes(path: Path) -> set[str]:
     """Return the codes of the errors and warnings that a file of doctor makes, as far as they are written there."""
     places = {"error": 1, "warning": 1, "found_error": 0, "found_warning": 0}
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+    for node in walk(ast.parse(path.read_text("utf-8"))):
+        name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
         if isinstance(node, ast.Call) and name in places:
-            parts = [part for argument in node.args[places[name] :][:1] for part in ast.walk(argument)]
+            parts = [part for argument in node.args[places[name] :][:1] for part in walk(argument)]
             found |= {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     return {text for text in found if re.fullmatch(r"[a-z]+(-[a-z]+)*", text)}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.rows import each_row
+from ..support.sentences import walk
 
 ROOT = Path(__file__).parent.parent.parent
 HANDLER = ROOT / "handler"
@@ -65,7 +66,7 @@ def modules(top: Path) -> dict[str, Path]:
 def imported(node: ast.AST) -> list[str]:
     """Return the dotted names of all imports under a node. Relative ones begin with a dot."""
     found: list[str] = []
-    for child in ast.walk(node):
+    for child in walk(node):
         if isinstance(child, ast.Import):
             found += [alias.name for alias in child.names]
         if isinstance(child, ast.ImportFrom):
@@ -103,7 +104,7 @@ def imports_of_ours(top: Path, path: Path) -> set[str]:
 
 
 def names(node: ast.AST) -> set[str]:
-    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
+    return {child.id for child in walk(node) if isinstance(child, ast.Name)}
 
 
 # --- 1: imports, besides the rules of import-linter and ruff in pyproject.toml ---
@@ -151,7 +152,7 @@ def test_tests_send_signals_in_one_place() -> None:
     calls = {
         f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
         for path in paths
-        for node in ast.walk(tree(path))
+        for node in walk(tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.kill", "os.killpg")
     }
     assert calls == {
@@ -173,7 +174,7 @@ def lines_of_code(text: str) -> int:
     """Return how many lines have code: no blank lines, comments and docstrings."""
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in NO_CODE]
     lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
-    for node in ast.walk(ast.parse(text)):
+    for node in walk(ast.parse(text)):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     return len(lines)
@@ -296,7 +297,7 @@ def test_words_are_plain() -> None:
 
 
 def class_names(files: Iterable[Path]) -> list[str]:
-    return [node.name for path in files for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)]
+    return [node.name for path in files for node in walk(tree(path)) if isinstance(node, ast.ClassDef)]
 
 
 def test_a_name_of_a_class_means_one_thing() -> None:

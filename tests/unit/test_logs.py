@@ -22,6 +22,7 @@ from breakglass.web.alert import _status
 from breakglass.web.client_headers import client_address
 
 from ..support.rows import each_row
+from ..support.sentences import walk
 
 ROOT = Path(__file__).parent.parent.parent
 WRITERS = ("note", "note_at_once", "log_line", "as_line")
@@ -42,10 +43,13 @@ def written() -> dict[str, list[list[str]]]:
     """Return the fields of each place in the handler that writes a line, by the event's name."""
     found: dict[str, list[list[str]]] = {}
     for path in (ROOT / "handler").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in WRITERS:
+        for node in walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                not isinstance(node, ast.Call)
+                or getattr(node.func, "attr", getattr(node.func, "id", "")) not in WRITERS
+            ):
                 continue
-            names = [literal.value for literal in ast.walk(node.args[0]) if isinstance(literal, ast.Constant)]
+            names = [literal.value for literal in walk(node.args[0]) if isinstance(literal, ast.Constant)]
             fields = [field for keyword in node.keywords for field in ([keyword.arg] if keyword.arg else SUMMARY)]
             for name in names:
                 if isinstance(name, str) and re.fullmatch(r"[a-z-]{4,}", name):

@@ -5,6 +5,7 @@ The other half needs a reader: `./dev words SEED` draws sentences for one.
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from ..support.documents import ROOT
 from ..support.rows import each_row
@@ -42,18 +43,19 @@ def find_colons(text: str) -> Iterator[str]:
             yield text[max(0, match.start() - 40) : match.end()][:100]
 
 
-def passages() -> Iterator[Passage]:
-    """Yield what a person reads: all but the texts that tests send and compare."""
-    for passage in read_passages():
-        path = passage.path.relative_to(ROOT)
-        if not ((passage.kind == "message" and "tests" in path.parts) or path.name == "CHANGELOG.md"):
-            yield passage
+@cache
+def passages() -> list[Passage]:
+    """Return what a person reads: all but the texts that tests send and compare."""
+    changelog, tests = ROOT / "CHANGELOG.md", f"{ROOT}/tests/"
+    found = [each for each in read_passages() if each.path != changelog]
+    return [each for each in found if each.kind != "message" or not str(each.path).startswith(tests)]
 
 
 @each_row("rule", RULES)
 def test_sentences_are_plain(rule: str) -> None:
     """No document, message, docstring or comment has a form that must be read twice."""
-    found = [(each, match) for each in passages() for match in re.finditer(RULES[rule], each.text)]
+    find = re.compile(RULES[rule]).finditer
+    found = [(each, match) for each in passages() for match in find(each.text)]
     assert [f"{each.place}: {each.text[max(0, m.start() - 40) : m.end() + 20]}" for each, m in found] == []
 
 
