@@ -147,7 +147,7 @@ class Installed:
     def run(self, *argv: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         environment = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
         return subprocess.run(
-            self.inside(*argv), input=stdin, env=environment, cwd="/", capture_output=True, text=True, timeout=60
+            self.inside(*argv), input=stdin, env=environment, cwd="/", capture_output=True, text=True, timeout=170
         )
 
     def check(self) -> "subprocess.CompletedProcess[str]":
