@@ -4,7 +4,6 @@ An existing pid proves less than QEMU's own answer, so each fact is kept with it
 This module signals no process and changes nothing.
 """
 
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -122,8 +121,8 @@ def vm_state(facts: Facts) -> str:
         return facts.qmp
     if facts.pid is None or facts.ours is False:
         return "stopped"
-    if facts.ours is None or facts.qmp is None or facts.silence.endswith(os.strerror(errno.EACCES)):
-        return "unknown"  # an agent without rights was not heard, which says nothing about QEMU
+    if facts.ours is None or facts.qmp is None:
+        return "unknown"
     return "wedged"
 
 
