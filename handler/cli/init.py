@@ -31,7 +31,7 @@ from .output import DONE, FAILED, CommandError, complain, has_person, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
-_UNIT = "/etc/systemd/system/breakglass.service"
+_UNITS = ("/etc/systemd/system/breakglass.service", "/usr/lib/systemd/system/breakglass.service")
 _FILES = (SESSION, POWER, f"{POWER}.pub", PAGE)
 
 
@@ -168,7 +168,7 @@ def _next_steps(
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs admin):", ""]
     how = f"setpriv --reuid {account.pw_name} --regid {account.pw_gid} --clear-groups " if account else ""
-    has_unit = str(directory) == ROOTS_DIRECTORY and os.path.exists(_UNIT)
+    has_unit = str(directory) == ROOTS_DIRECTORY and any(map(os.path.exists, _UNITS))
     start = "systemctl enable --now breakglass" if has_unit else f"{how}breakglass serve"
     lines += [f"    breakglass check && {start}", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / operator_files(new.operator)[0]))

@@ -24,7 +24,7 @@ from ..support.hung import silent_fuse
 from ..support.installing import new_key
 from ..support.locks import ROOT, read_pins
 from ..support.machines import HOST, Machine, furnish_proxmox
-from ..support.release import build_package
+from ..support.release import build_package, host_package
 from ..support.service import let_in
 from ..support.signals import signal_process
 from ..support.stages import until
@@ -72,7 +72,7 @@ def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     (tmp_path / "one/signers").write_text(f"breakglass {(tmp_path / 'key.pub').read_text()}")
     [verify] = commands("docs/packages.md", "Verify")
     ran = subprocess.run(["sh", "-ec", verify], cwd=tmp_path / "one", capture_output=True, text=True)
-    assert (ran.returncode, "Good " in ran.stdout, ran.stdout.count(": OK")) == (0, True, 6), ran.stdout + ran.stderr
+    assert (ran.returncode, "Good " in ran.stdout, ran.stdout.count(": OK")) == (0, True, 7), ran.stdout + ran.stderr
     (tmp_path / "one/SHA256SUMS").write_text(one["SHA256SUMS"].decode().replace("0", "1", 1))
     assert subprocess.run(["sh", "-ec", verify], cwd=tmp_path / "one", capture_output=True).returncode != 0
     [bill] = [json.loads(data) for name, data in one.items() if name.endswith(".cdx.json")]
@@ -107,7 +107,7 @@ def test_the_wheel_runs_the_demo(short_dir: Path) -> None:
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
 def test_lintian_finds_no_error(tmp_path: Path) -> None:
     ran = subprocess.run(
-        ["lintian", "--tag-display-limit", "0", str(build_package(ROOT, tmp_path, EPOCH))],
+        ["lintian", "--tag-display-limit", "0", str(build_package(host_package(ROOT, EPOCH), ROOT, tmp_path, EPOCH))],
         capture_output=True,
         text=True,
     )
@@ -127,7 +127,7 @@ class PveHost(Machine):
         self.write("/root/power", private, 0o600)
         self.write("/root/.ssh/authorized_keys", OWN, 0o600)
         for version in (VERSION, NEXT):
-            shutil.copy(build_package(ROOT, packages, EPOCH, version), self.path("/root"))
+            shutil.copy(build_package(host_package(ROOT, EPOCH), ROOT, packages, EPOCH, version), self.path("/root"))
 
     def install(self, version: str = VERSION, *, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Install a package as a person does, without a terminal that could answer a question."""
@@ -263,7 +263,7 @@ def test_two_agents_over_one_record_are_refused(host: PveHost, file: str, text: 
 def test_a_hung_cluster_file_system_does_not_hang_apt(tmp_path: Path) -> None:
     """The first script, which looks at root's key file, and the completion of a VM's number stop waiting for it."""
     place = tmp_path / "pve"
-    script, completion = ((ROOT / f"deploy/debian/{name}").read_text() for name in ("preinst", "completion.bash"))
+    script, completion = ((ROOT / f"deploy/debian/host/{name}").read_text() for name in ("preinst", "completion.bash"))
     script = script.replace("@VERSION@", VERSION).replace("/root/.ssh", str(place)).replace("KILL 5", "KILL 1")
     press = "COMP_WORDS=(breakglass-pve status 10) COMP_CWORD=2; _breakglass_pve; echo ${COMPREPLY[@]}"
     tab = ["bash", "-c", f"{completion.replace('/etc/pve', str(place))}\n{press}"]
@@ -283,7 +283,7 @@ def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
     host.run(f"{full} {drop_ins}; head -c 4096 /dev/zero >{drop_ins}/filler")
     assert host.install(check=False).returncode == 100
     host.run(f"rm {drop_ins}/filler; dpkg --configure -a")
-    assert host.path(DROP_IN).read_text() == (ROOT / "deploy/debian/sshd.conf").read_text()
+    assert host.path(DROP_IN).read_text() == (ROOT / "deploy/debian/host/sshd.conf").read_text()
     lines = f'restrict,command="{AGENT} serve --vms 102" {host.power} breakglass power\n{OWN}'
     host.run(f"{full} {keys}")
     host.write(KEYS, lines)

@@ -1,4 +1,4 @@
-"""A separate systemd as PID 1, over a temporary copy of this machine's files.
+"""A separate systemd as PID 1, over a temporary copy of this machine's files or of another Debian's.
 
 It has its own namespaces for processes, mounts, cgroups (version 2, whatever this machine has), names and the network,
 which has only loopback. So units start as they do on a machine, with the sandbox that systemd makes.
@@ -16,7 +16,7 @@ from .stages import until
 
 SECONDS, BOOT_SECONDS = 120, 600  # for each command, and for the boot and its preparation; they need far less
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-# $1 is an empty directory. $2 has files that replace this machine's, including /prepare, which runs before the boot.
+# $1 is an empty directory. $2 has files that replace those of $3, including /prepare, which runs before the boot.
 _BOOT = f"""\
 set -eu
 mount --make-rprivate /
@@ -30,7 +30,7 @@ cd $1/disk
 mkdir upper work root
 echo $$ >$own/booted-$$/cgroup.procs
 unshare --pid --mount --fork --cgroup --uts --ipc --net --kill-child /bin/bash -eu -c '
-    mount -t overlay -o lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work booted root
+    mount -t overlay -o lowerdir=$3,upperdir=$PWD/upper,workdir=$PWD/work booted root
     cd root
     mount -t proc proc proc
     mount -t sysfs sysfs sys
@@ -107,12 +107,12 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(directory: Path, files: Path) -> Iterator[Booted]:
-    """Boot the files of this machine with those in `files` over them.
+def booted(directory: Path, files: Path, below: Path = Path("/")) -> Iterator[Booted]:
+    """Boot the files of this machine, or of another Debian in `below`, with those in `files` over them.
 
     Its script /prepare is run as root before the boot. The unit that is started is booted.target, one of `files`.
     """
-    command = ["unshare", "--mount", "/bin/bash", "-c", _BOOT, "sh", str(directory), str(files)]
+    command = ["unshare", "--mount", "/bin/bash", "-c", _BOOT, "sh", str(directory), str(files), str(below)]
     with directory.joinpath("console").open("wb") as console:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
     system = Booted(directory, process)

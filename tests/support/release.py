@@ -1,7 +1,7 @@
 """`./dev release`: builds what a release consists of, from a clean tree, byte for byte the same each time.
 
-The wheel, the sdist, the Proxmox host's Debian package, an SBOM of the locked packages, and SHA256SUMS with a signature
-by an SSH key if one is given. Every time in the files is the time of the commit.
+The wheel, the sdist, the Debian packages of the handler and of the Proxmox host, an SBOM of the locked packages, and
+SHA256SUMS with a signature by an SSH key if one is given. Every time in the files is the time of the commit.
 """
 
 import argparse
@@ -17,8 +17,12 @@ import tarfile
 import tempfile
 import time
 import uuid
+import zipfile
+from email import message_from_bytes
+from email.message import Message
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.main import _parser as agent_parser
@@ -27,11 +31,27 @@ from breakglass.base.templates import fill
 from breakglass.cli.install import END_SESSIONS
 
 from .locks import ROOT
+from .wheelhouse import trixie_wheels
 
-HOST = "breakglass-host"
+HOST, HANDLER = "breakglass-host", "breakglass"
 NAMESPACE = "breakglass release"  # of the signature, so that it can't pass for a signature of something else
 DEBIAN = "deploy/debian"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
+HOME, PYTHON = "usr/lib/breakglass", "python3.13"  # Debian 13's
+SHELL = {
+    "breakglass.1": "man/man1/breakglass.1.gz",
+    "breakglass.bash": "bash-completion/completions/breakglass",
+    "breakglass.fish": "fish/vendor_completions.d/breakglass.fish",
+    "_breakglass": "zsh/vendor-completions/_breakglass",
+}
+OVERRIDES = "# Files of the locked wheels, whose bytes stay.\nbreakglass: unstripped-binary-or-object [*.so]\n"
+PROGRAM = f"""#!/{HOME}/bin/python
+import sys
+
+from breakglass.cli.main import main
+
+sys.exit(main())
+"""
 
 
 def main() -> None:
@@ -63,10 +83,11 @@ def build(source: Path, built: Path, epoch: int) -> None:
     _run(*words, cwd=source, SOURCE_DATE_EPOCH=str(epoch))
     [sdist] = built.glob("*.tar.gz")
     sdist.write_bytes(repack(sdist.read_bytes(), epoch))
-    build_package(source, built, epoch)
+    [wheel] = built.glob("*.whl")
+    build_package(host_package(source, epoch), source, built, epoch)
+    build_package(handler_package(source, epoch, wheel), source, built, epoch)
     for name in ("requirements.txt", "deploy/container/Containerfile"):
         shutil.copyfile(source / name, built / Path(name).name)
-    [wheel] = built.glob("*.whl")
     bill = bill_of_materials((source / "requirements.txt").read_text(), wheel, epoch)
     (built / f"breakglass-{VERSION}.cdx.json").write_text(json.dumps(bill, indent=2) + "\n")
 
@@ -82,60 +103,129 @@ def repack(data: bytes, epoch: int) -> bytes:
     return gzip.compress(packed.getvalue(), mtime=epoch)
 
 
-# --- the Proxmox host's package ---
+# --- the Debian packages ---
 
 
-def build_package(source: Path, built: Path, epoch: int, version: str = VERSION) -> Path:
-    """Build the Debian package of the host agent; return its path."""
+class File(NamedTuple):
+    """A file that a package installs. A link has no mode, and its content is the target."""
+
+    path: str
+    content: bytes
+    mode: int | None = 0o644
+
+
+class Package(NamedTuple):
+    """A Debian package; `folder` has its control file and its scripts, which `words` fill."""
+
+    name: str
+    architecture: str
+    folder: str
+    files: list[File]
+    words: dict[str, str]
+
+
+def build_package(package: Package, source: Path, built: Path, epoch: int, version: str = VERSION) -> Path:
+    """Build a Debian package; return its path."""
+    control = _text(source, f"{package.folder}/control")
+    doc, date = f"usr/share/doc/{package.name}", time.gmtime(epoch)
+    [maintainer] = re.findall("^Maintainer: (.*)$", control, re.MULTILINE)
+    changes = f"{package.name} ({version}) stable; urgency=medium\n\n  * CHANGELOG.md of Breakglass {version}.\n\n"
+    changes += f" -- {maintainer}  {time.strftime('%a, %d %b %Y %H:%M:%S +0000', date)}\n"
+    about = File(f"{doc}/changelog.gz", gzip.compress(changes.encode(), mtime=0))
     with tempfile.TemporaryDirectory() as directory:
-        tree = Path(directory, HOST)
-        for name, data, mode in package_files(source, epoch):
+        tree = Path(directory, package.name)
+        for name, data, mode in [*package.files, about]:
             path = tree / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            if mode is None:
+                path.symlink_to(data.decode())
+                continue
             path.write_bytes(data)
             path.chmod(mode)
-        files = [path for path in sorted(tree.rglob("*")) if path.is_file()]
+        files = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink()]
         size = sum(-(-path.stat().st_size // 1024) for path in files)
         sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(tree)}\n" for path in files]
-        control = tree / "DEBIAN"
-        control.mkdir()
-        (control / "md5sums").write_text("".join(sums))
-        (control / "control").write_text(fill(_text(source, "control"), version=version, size=size))
-        end_sessions = END_SESSIONS.replace(PASTED, "/usr/(local/)?sbin/breakglass-pve")
+        about_it = tree / "DEBIAN"
+        about_it.mkdir()
+        (about_it / "md5sums").write_text("".join(sums))
+        (about_it / "control").write_text(fill(control, version=version, size=size))
         for name in SCRIPTS:
-            (control / name).write_text(fill(_text(source, name), version=version, end_sessions=end_sessions))
-            (control / name).chmod(0o755)
-        target = built / f"{HOST}_{version}_all.deb"
+            script = fill(_text(source, f"{package.folder}/{name}"), version=version, **package.words)
+            (about_it / name).write_text(script)
+            (about_it / name).chmod(0o755)
+        target = built / f"{package.name}_{version}_{package.architecture}.deb"
         command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(target)]
         _run(*command, cwd=source, SOURCE_DATE_EPOCH=str(epoch))
         return target
 
 
-def package_files(source: Path, epoch: int) -> list[tuple[str, bytes, int]]:
-    """Return the path, the content and the mode of each file that the package installs."""
-    date = time.gmtime(epoch)
+def host_package(source: Path, epoch: int) -> Package:
+    """Return the package of the host agent, for the Proxmox host."""
     commands = agent_commands()
     manual = "\n".join(f".TP\n.B {usage}\n{what}" for usage, what in commands.values() if what).replace("-", "\\-")
     page = fill(
-        _text(source, "breakglass-pve.8"), version=VERSION, date=time.strftime("%Y-%m-%d", date), commands=manual
+        _text(source, "host/breakglass-pve.8"),
+        version=VERSION,
+        date=time.strftime("%Y-%m-%d", time.gmtime(epoch)),
+        commands=manual,
     )
-    completion = fill(_text(source, "completion.bash"), commands=" ".join(commands))
-    control = _text(source, "control")
-    [maintainer] = re.findall("^Maintainer: (.*)$", control, re.MULTILINE)
-    changes = f"{HOST} ({VERSION}) stable; urgency=medium\n\n  * CHANGELOG.md of Breakglass {VERSION}.\n\n"
-    changes += f" -- {maintainer}  {time.strftime('%a, %d %b %Y %H:%M:%S +0000', date)}\n"
-    rights = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\n"
-    rights += _as_paragraph((source / "LICENSE").read_text())
-    share, doc = "usr/share", f"usr/share/doc/{HOST}"
-    return [
-        ("usr/sbin/breakglass-pve", bundle().encode(), 0o755),
-        ("usr/lib/tmpfiles.d/breakglass-host.conf", _text(source, "tmpfiles.conf").encode(), 0o644),
-        (f"{share}/{HOST}/sshd.conf", _text(source, "sshd.conf").encode(), 0o644),
-        (f"{share}/bash-completion/completions/breakglass-pve", completion.encode(), 0o644),
-        (f"{share}/man/man8/breakglass-pve.8.gz", gzip.compress(page.encode(), mtime=0), 0o644),
-        (f"{doc}/changelog.gz", gzip.compress(changes.encode(), mtime=0), 0o644),
-        (f"{doc}/copyright", rights.encode(), 0o644),
+    completion = fill(_text(source, "host/completion.bash"), commands=" ".join(commands))
+    share = "usr/share"
+    files = [
+        File("usr/sbin/breakglass-pve", bundle().encode(), 0o755),
+        File("usr/lib/tmpfiles.d/breakglass-host.conf", _text(source, "host/tmpfiles.conf").encode()),
+        File(f"{share}/{HOST}/sshd.conf", _text(source, "host/sshd.conf").encode()),
+        File(f"{share}/bash-completion/completions/breakglass-pve", completion.encode()),
+        File(f"{share}/man/man8/breakglass-pve.8.gz", gzip.compress(page.encode(), mtime=0)),
+        File(f"{share}/doc/{HOST}/copyright", _rights(source).encode()),
     ]
+    end_sessions = END_SESSIONS.replace(PASTED, "/usr/(local/)?sbin/breakglass-pve")
+    return Package(HOST, "all", "host", files, {"end_sessions": end_sessions})
+
+
+def handler_package(source: Path, epoch: int, wheel: Path) -> Package:
+    """Return the package of the handler, for Debian 13: a virtual environment with its wheel and the locked ones."""
+    packages = f"{HOME}/lib/{PYTHON}/site-packages"
+    files = [
+        File(f"{HOME}/pyvenv.cfg", b"home = /usr/bin\ninclude-system-site-packages = true\n"),
+        File(f"{HOME}/bin/python", f"../../../bin/{PYTHON}".encode(), None),
+        File(f"{HOME}/bin/breakglass", PROGRAM.encode(), 0o755),
+        File("usr/bin/breakglass", b"../lib/breakglass/bin/breakglass", None),
+        File(f"usr/share/lintian/overrides/{HANDLER}", OVERRIDES.encode()),
+        File("usr/share/breakglass/nginx.conf", (source / "deploy/nginx/breakglass.conf").read_bytes()),
+    ]
+    rights = _rights(source)
+    for each in [wheel, *sorted(trixie_wheels().glob("*.whl"))]:
+        with zipfile.ZipFile(each) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/") and ".data/" not in name]
+            files += [File(f"{packages}/{name}", archive.read(name)) for name in names]
+            [about] = [name for name in names if name.endswith(".dist-info/METADATA")]
+            fields = message_from_bytes(archive.read(about))
+        if each != wheel:
+            tops = {name.partition("/")[0] for name in names}
+            paths = [
+                f"{packages}/{top}" if top.endswith((".py", ".so")) else f"{packages}/{top}/*" for top in sorted(tops)
+            ]
+            rights += "\nFiles: " + "\n ".join(paths)
+            rights += f"\nCopyright: the authors of {fields['Name']}\nLicense: {_licence(fields)}\n"
+            rights += f" The text is in {packages}/{about.partition('/')[0]}.\n"
+    for path in sorted((source / "deploy/systemd").iterdir()):
+        text = path.read_text().replace("/opt/breakglass/bin/breakglass", "/usr/bin/breakglass")
+        place = {".sysusers": "sysusers.d/breakglass.conf", ".tmpfiles": "tmpfiles.d/breakglass.conf"}
+        files.append(File(f"usr/lib/{place.get(path.suffix, f'systemd/system/{path.name}')}", text.encode()))
+    for name, where in SHELL.items():
+        if (path := source / "handler/cli/shell" / name).exists():
+            data = path.read_bytes()
+            files.append(File(f"usr/share/{where}", gzip.compress(data, mtime=0) if where.endswith(".gz") else data))
+    files.append(File(f"usr/share/doc/{HANDLER}/copyright", rights.encode()))
+    return Package(HANDLER, "amd64", "handler", files, {})
+
+
+def _licence(fields: Message) -> str:
+    """Return a short name of a wheel's licence, without spaces, as Debian's copyright file wants it."""
+    classified = [each.rpartition(" :: ")[2] for each in fields.get_all("Classifier", []) if "License" in each]
+    name = fields["License-Expression"] or next(iter(classified), "") or fields["License"]
+    return str(name).replace(" ", "-")
 
 
 def agent_commands() -> dict[str, tuple[str, str]]:
@@ -149,11 +239,13 @@ def agent_commands() -> dict[str, tuple[str, str]]:
     return found
 
 
-def _as_paragraph(text: str) -> str:
-    """Return a licence as fields of Debian's copyright file."""
+def _rights(source: Path) -> str:
+    """Return Debian's copyright file with our licence."""
+    text = (source / "LICENSE").read_text()
     [holder] = re.findall("^Copyright (.*)$", text, re.MULTILINE)
     body = "\n".join(f" {line}" if line else " ." for line in text.splitlines())
-    return f"Copyright: {holder}\nLicense: Expat\n{body}\n"
+    form = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
+    return f"{form}\n\nFiles: *\nCopyright: {holder}\nLicense: Expat\n{body}\n"
 
 
 def _text(source: Path, name: str) -> str:

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from breakglass.agents.pve.words import VERSION
+
 from .leftovers import shared_directory
 from .locks import ROOT
 
@@ -43,9 +45,11 @@ def wheelhouse() -> Path:
     return made
 
 
-def build_wheel(directory: Path) -> Path:
+def build_wheel(directory: Path, version: str = VERSION) -> Path:
     """Build the wheel from a copy of this checkout, because setuptools leaves a `build` directory behind."""
     copy_sources(directory)
+    words = directory / "agents/pve/words.py"
+    words.write_text(words.read_text().replace(f'VERSION = "{VERSION}"', f'VERSION = "{version}"'))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     _run(*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), cwd=directory, environment=environment)
     [path] = (directory / "dist").glob("*.whl")
@@ -64,6 +68,15 @@ def copy_sources(directory: Path) -> None:
 def _locked_wheels() -> Path:
     """Return the directory of the wheels of requirements.txt, for each Python of PYTHONS."""
     return _keep("requirements.txt", *(("--python-version", python) for python in PYTHONS))
+
+
+def trixie_wheels() -> Path:
+    """Return the directory of the wheels of requirements.txt for Debian 13 on amd64, whatever machine this is."""
+    platforms = [
+        f"manylinux_2_{minor}_x86_64" for minor in range(41, 16, -1)
+    ]  # glibc 2.41 takes each, the newest first
+    options = [word for name in (*platforms, "manylinux2014_x86_64", "any") for word in ("--platform", name)]
+    return _keep("requirements.txt", ("--python-version", "3.13", "--implementation", "cp", *options))
 
 
 def developing_wheels() -> Path:
