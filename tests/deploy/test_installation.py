@@ -1,4 +1,4 @@
-"""docs/install.md, upgrade.md, backup.md and the runbook, followed as a person follows them.
+"""docs/install.md without the package, upgrade.md, backup.md and the runbook, followed as a person follows them.
 
 There are two machines: a new Debian, and a Proxmox host with the project's stand-ins. Each command comes from the
 document. The test brings a certificate, the machine's name, a login as root on the host, and a `systemctl` that starts
@@ -56,8 +56,9 @@ class Installation:
         handler.run(f"echo '127.0.0.1 {NAME}' >>/etc/hosts")
         self.offer_wheels()
         self.before: list[dict[str, str]] = []  # every file of both machines
-        [program] = commands("docs/install.md", "1. The program")
-        self.apt, self.program = program.split("cd ")[0], f"cd {program.split('cd ', 1)[1]}"
+        [install, self.removal] = commands("docs/packages.md", "Without the package")
+        self.apt, program, service = re.split(r"^(?=cd )", install, flags=re.MULTILINE)
+        self.program, self.service = f"{program}breakglass --version\n", f"cd /usr/src/breakglass\n{service}"
 
     def prepare(self) -> None:
         """Do what the document takes for granted: an ordinary Debian, a login as root on the host, a certificate."""
@@ -102,8 +103,7 @@ class Installation:
         begun = time.monotonic()
         handler, host, output = self.handler, self.host, self.said
         output["program"] = handler.run(self.program, env=PIP).stdout
-        [service] = commands("docs/install.md", "2. The service")
-        output["service"] = handler.run(f"{service}id breakglass").stdout
+        output["service"] = handler.run(f"{self.service}id breakglass").stdout
         [read_key, configure] = commands("docs/install.md", "3. The configuration")
         key = " ".join(host.run(read_key).stdout.split()[:2])
         handler.write("/root/.ssh/known_hosts", f"{host.address} {key}\n")
@@ -137,7 +137,7 @@ class Installation:
         """Do what docs/install.md says at its end."""
         [on_handler, on_host] = commands("docs/install.md", "Remove everything")
         self.is_installed = False
-        self.handler.run(on_handler)
+        self.handler.run(on_handler.replace("apt purge -y breakglass\n", self.removal))
         self.host.wait_until_gone(AGENT)  # it would make its directories again
         self.host.run(on_host)
 

@@ -91,7 +91,8 @@ export PYTHONPATH=/pip # this checkout's own may be below /tmp, which is another
 """
 
 
-[_units] = commands("docs/install.md", "2. The service")
+[_install, _] = commands("docs/packages.md", "Without the package")
+_units = _install[_install.index("cd deploy/systemd") :]
 [_reloads, _chat, _, _check, _check_credentials] = commands("docs/admin.md", "Installing the handler")
 _units = _units.replace("/usr/src/breakglass/", "/") + "systemctl enable --now breakglass"
 PASTED = {"units": _units, "reloads": _reloads, "chat": _chat, "check": _check}
@@ -150,7 +151,8 @@ def test_chat_is_off_by_default() -> None:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     """A machine on which Breakglass is installed and its handler enabled, without chat."""
     files = tmp_path_factory.mktemp("files")
-    shutil.copytree(UNITS, files / "deploy/systemd")
+    for name in ("systemd", "nginx"):
+        shutil.copytree(ROOT / "deploy" / name, files / "deploy" / name)
     target = files / "etc/systemd/system/booted.target"
     target.parent.mkdir(parents=True)
     target.write_text("[Unit]\nDescription=The target of a test\n")
