@@ -112,7 +112,7 @@ def test_health_has_no_secret_and_no_address(service: Service) -> None:
     """/health needs no authentication, so it has only names and states."""
     health = service.health()
     chat = {"chat", "chat_isolated", "chat_started_by", "notify"}
-    assert set(health) == {"ok", "time", "version", "config", "hosts", "vms", *chat}
+    assert set(health) == {"ok", "time", "version", "config", "reloads", "hosts", "vms", *chat}
     assert health["vms"][0].keys() == {"name", "vmid", "proxmox", "since", "host"}
     assert health["hosts"]["pve1"].keys() == {"state", "since", "agent", "proven"}
     assert "127.0.0.1" not in json.dumps(health)

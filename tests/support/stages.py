@@ -168,12 +168,19 @@ def in_verify_after_start(world: World, job_id: str) -> Iterator[None]:
 
 
 def in_preflight_of_reset(world: World, job_id: str) -> Iterator[None]:
-    """Hold a reset that reads the VM's configuration from a FIFO that does not end."""
+    """Hold a reset that reads the VM's configuration from a FIFO that does not end.
+
+    The job has read it once before, for the VM's name, and gets an empty one there.
+    """
     conf = world.root / f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
-    sound = conf.with_suffix(".sound")
+    sound, second = conf.with_suffix(".sound"), conf.with_suffix(".second")
     conf.rename(sound)
     os.mkfifo(conf)
     yield
+    first = writer_of(conf)
+    os.mkfifo(second)
+    second.rename(conf)
+    os.close(first)
     held = writer_of(conf)
     yield
     sound.rename(conf)
