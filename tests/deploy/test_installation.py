@@ -325,7 +325,7 @@ def test_the_runbooks_lines_for_the_handler(installed: Installation) -> None:
     [recipe, connections] = commands("docs/admin.md", "With root's own account")
     as_root = "umask 077; sed s/breakglass@192/root@192/ /etc/breakglass/breakglass.toml >/etc/breakglass/root.toml"
     handler.run(f"cd /tmp\n{as_root}\n{recipe}", env={"BREAKGLASS_CONFIG": "/etc/breakglass/root.toml"})
-    assert f"Match User root Address {handler.address}" in handler.path("/tmp/install.sh").read_text()
+    assert f"given='{handler.address}'" in handler.path("/tmp/install.sh").read_text()
     handler.run("rm /tmp/install.sh /etc/breakglass/root.toml")
     assert handler.address in host.run(connections).stdout
     [changed, chat, by_hand, check, check_credentials] = commands("docs/admin.md", "Installing the handler")
