@@ -54,20 +54,20 @@ def _check_name(result: Mapping[str, object], vmid: int, wanted: str) -> dict[st
     """Return a host's result with the VM's name as docs/openapi.yaml has it: None if the host did not tell a valid one.
 
     If another name is wanted, a result that describes the VM becomes the verdict `wrong-vm`. A power verb needs no
-    change here, because the host agent has refused it. If the name is not known, a warning says that it was not
-    compared.
+    change here, because the host agent has refused it. A result without a verdict gets a warning. If the name is not
+    known, a warning says that it was not compared.
     """
     told = result.get("proxmox_name")
     found = {**result, "proxmox_name": told if isinstance(told, str) and PROXMOX_NAME.fullmatch(told) else None}
     if wanted in ("", told):
         return found
-    if not isinstance(told, str) and result.get("outcome") in ("done", "failed"):
-        known = warnings if isinstance(warnings := result.get("warnings"), list) else []
+    known = warnings if isinstance(warnings := result.get("warnings"), list) else []
+    if not isinstance(told, str):
         said = f'the host did not tell the name of VM {vmid} on Proxmox, so it was not compared with "{wanted}"'
-        return {**found, "warnings": [*known, said]}
-    if not isinstance(told, str) or not (isinstance(result.get("verdict"), dict) or "screen_png" in result):
-        return found
+        return {**found, "warnings": [*known, said]} if result.get("outcome") in ("done", "failed") else found
     sentence = WRONG_NAME.format(vmid, shown(told), wanted)
+    if not isinstance(result.get("verdict"), dict) and "screen_png" not in result:
+        return {**found, "warnings": [*known, sentence]}
     verdict = {"code": "wrong-vm", "sentence": sentence, "advice": "", "evidence": []}
     return {**found, "verdict": verdict, "state": "unknown", **dict.fromkeys(_OF_GUEST & found.keys())}
 

@@ -54,13 +54,14 @@ class HostConnection(KeptLink):
         """Return the result of a request; raises the same errors as `run`."""
         return [message async for message in self.run(line)][-1]
 
-    async def run(self, line: str, ping_first: bool = True) -> AsyncIterator[Message]:
+    async def run(self, line: str, ping_first: bool = True, asked: Vm | None = None) -> AsyncIterator[Message]:
         """Send a request and yield the host's messages, the last one a result; raises Unreached or Lost.
 
         `ping_first` makes sure that a quiet connection answers before the request is sent. If the answer is lost, the
         same line is sent again for RETRY_SECONDS; the id makes that safe. If the connection ended before the line was
         sent, the line is sent once over a new connection. A late answer does not close a connection on which the host
-        agent still answers, because the requests of other VMs use it too.
+        agent still answers, because the requests of other VMs use it too. If the VM that was asked for has a name on
+        Proxmox, it counts, because another entry may have the same number and another name.
         """
         replay, reconnected = Replay(), False
         first_loss: float | None = None
@@ -68,7 +69,7 @@ class HostConnection(KeptLink):
         while True:
             try:
                 link = await self._ready(ping_first)
-                vm = self.vms.get(vmid_in(line)) if self.vms is not None else None
+                vm = asked if asked and asked.proxmox_name else (self.vms or {}).get(vmid_in(line))
                 await link.prepare(until_heard=vm is not None and bool(vm.proxmox_name or not vm.last_words))
                 self._check_place(line)  # the last check, because a reload may come during the waits above
                 replay.begin()

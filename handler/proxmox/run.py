@@ -82,7 +82,7 @@ class Run:
     async def _ask_host(self, found: Destination) -> Answer:
         host, line, vm = found.host, verb_line(self._request), self._request.vm
         if self._request.rules.is_job:
-            async for message in host.run(line):
+            async for message in host.run(line, asked=vm):
                 self._add(message)
         else:
             for message in await host.read(line):

@@ -63,7 +63,8 @@ def test_no_verb_acts_on_another_vm(service: Service, world: World) -> None:
         assert answer.get("screen_png") is None
     [state] = service.pve("states").json["states"]
     assert (state["proxmox_name"], state["state"], state["verdict"]["code"]) == ("customer-db", "unknown", "wrong-vm")
-    assert (world.pid, service.pve("history").json["last"]) == (pid, "none")
+    history = service.pve("history").json
+    assert (world.pid, history["last"], history["warnings"]) == (pid, "none", [SENTENCE.format("customer-db")])
     create_anew(world, "")
     assert service.pve("cycle").json["verdict"]["sentence"] == SENTENCE.format("")
     conf(world).write_text(CONF.replace("devvm", "</b>\x1b[2J" + 300 * "x"))
@@ -71,6 +72,16 @@ def test_no_verb_acts_on_another_vm(service: Service, world: World) -> None:
     assert (answer["outcome"], answer["proxmox_name"]) == ("refused", None)
     assert answer["verdict"]["sentence"].isascii()
     assert answer["verdict"]["sentence"].isprintable()
+    create_anew(world, "devvm")
+    entry = '[vms.{}]\nhosts = ["pve1"]\nvmid = 102\nname = "{}"\n'
+    others = entry.format("aaa", "aaa") + entry.format("zzz", "zzz")
+    with service.configured(f"{service.config.read_text()}\n{others}"):
+        told = {vm: service.pve("reset", vm=vm).json["verdict"] for vm in ("aaa", "zzz", "devvm")}
+        assert {vm: its and its["code"] for vm, its in told.items()} == {
+            "aaa": "wrong-vm",
+            "zzz": "wrong-vm",
+            "devvm": None,
+        }
     with service.configured(service.config.read_text().replace(NAME, "")):
         create_anew(world, "customer-db")
         for verb in ("status", "reset", "history"):
