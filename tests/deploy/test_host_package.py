@@ -276,6 +276,19 @@ def test_a_hung_cluster_file_system_does_not_hang_apt(tmp_path: Path) -> None:
         assert subprocess.check_output(tab, timeout=20) == b"\n"
 
 
+def test_a_removal_that_is_killed_twice_loses_no_key_line(tmp_path: Path) -> None:
+    """The second one does not take what the first one saved for a key file."""
+    before, after = ((ROOT / f"deploy/debian/host/{name}").read_text() for name in ("prerm", "postinst"))
+    begins = before.partition("jobs() {")[0]
+    restores = f"keys_dir=/etc/ssh/authorized_keys.d\n{after[after.index('rm -f') : after.index('! command')]}"
+    line = f'restrict,command="{AGENT} serve --vms 102" ssh-ed25519 AAAA\n'
+    (tmp_path / "breakglass").write_text(line)
+    for script in (begins, begins, restores):
+        script = script.replace("/etc/ssh/authorized_keys.d", str(tmp_path))
+        subprocess.run(["sh", "-c", script, "script", "remove"], check=True, timeout=20)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"breakglass": line}
+
+
 def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
     """After a full disk, sshd gets its whole drop-in, and every key line is there. A failed removal can be repeated."""
     keys, drop_ins, remove = KEYS.rpartition("/")[0], DROP_IN.rpartition("/")[0], "apt-get -qy remove breakglass-host"
