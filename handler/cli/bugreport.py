@@ -23,6 +23,7 @@ from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError, Finding, as_json
 from ..base.times import rfc3339
 from ..config.load import config_path, parse_toml
+from ..config.reader import quoted
 from ..config.sources import CREDENTIALS, read_secret, read_sources
 from .environment import handler_url, use_unit_credentials
 from .keys.configuration import secret_file
@@ -115,7 +116,7 @@ def _redact(key: str, value: object, secrets: set[str]) -> object:
         secrets |= set(_secrets_in(text))
     if (key == "dir" or key.endswith("_file")) and text.startswith(("/", CREDENTIALS)) and text.isprintable():
         return text
-    secrets |= set(filter(_is_long, (text, *map(str.strip, text.split("\n")))))
+    secrets |= set(filter(_is_long, (text, quoted(text)[1:-1], *map(str.strip, text.split("\n")))))
     return f"{HIDDEN[:-1]}, {len(text)} characters)"
 
 
@@ -127,6 +128,7 @@ def _redact_url(url: str, secrets: set[str]) -> str:
     except ValueError:
         parts, shown = urlsplit(""), HIDDEN
     pieces = {parts.username or "", parts.password or "", parts.path.strip("/"), parts.query, parts.fragment}
+    pieces |= {quoted(url)[1:-1]} if "@" in url else set()
     secrets |= set(filter(_is_long, pieces))
     return shown
 

@@ -25,7 +25,7 @@ FILES = {
 }
 TOML = f"""
 [server]
-url = "https://rescue.example.org/"
+url = ["https://rescue.example.org/", "https://me:{WORD}-that-is-longer-than-what-is-shown@rescue.example.org/"]
 [callers.anna]
 secret_file = "{{directory}}/caller"
 allow = ["status"]
@@ -46,7 +46,7 @@ host_key = "any"
 key = '''{INLINE_KEY}'''
 [hosts.pve2]
 ssh = "root:{WORD}-in-ssh@192.0.2.11"
-host_key = "{WORD}-host-key"
+host_key = "{WORD}-host-key, which is longer than what a problem shows of it"
 [vms.devvm]
 hosts = ["pve1"]
 vmid = 102
@@ -115,7 +115,7 @@ def test_a_bug_report_has_no_secret(tmp_path: Path, more: str) -> None:
         shown = report["configuration"][str(config)]
         assert (shown["hosts"]["pve1"]["ssh"], shown["vms"]["devvm"]["vmid"]) == ("breakglass@192.0.2.10", 102)
         assert (shown["server"]["url"], shown["notify"][1]["url"]) == (
-            "https://rescue.example.org/",
+            ["https://rescue.example.org/", "https://rescue.example.org/"],
             "https://hooks.example.org/",
         )
     again = run_command("bugreport", str(file), **environment)
