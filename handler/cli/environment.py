@@ -42,7 +42,8 @@ def _remembered(environment: Environment, key: str) -> tuple[str, str]:
     if not path.is_absolute() or not os.path.lexists(path):
         return "", ""
     text = read_private("client.toml", str(path), _CLIENT_HINT, environment)
-    if path.stat().st_uid not in (0, os.geteuid()):
+    # sudo -E keeps HOME, so root then reads the file of the user who ran sudo
+    if str(path.stat().st_uid) not in ("0", str(os.geteuid()), environment.get("SUDO_UID")):
         raise CommandError(f"{path} belongs to another user", _CLIENT_HINT)
     import tomllib  # imported here, because most commands do not need it
 

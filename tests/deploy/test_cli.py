@@ -200,6 +200,7 @@ TYPED: dict[str, tuple[str, int, str, str]] = {
     "stop without a VM": ("stop", 2, "", "breakglass stop devvm; to stop the handler: systemctl stop breakglass\n"),
     "cycle without a VM": ("cycle --id msg_12345678", 2, "", "cycle needs the VM's name; nothing was sent\n"),
     "two VMs": ("cycle devvm --vm other", 2, "", "two VMs are named: devvm and other; nothing was sent\n"),
+    "an empty name": ("call cycle --vm=", 2, "", "the VM's name is empty; nothing was sent\n"),
     "two words": ("cycle devvm other", 2, "", "unrecognized arguments: other\n"),
     "a wrong command": ("doctr", 2, "", 'there is no command "doctr"\n    did you mean doctor?\n'),
     "nothing like it": ("devvm", 2, "", "breakglass --help lists the commands\n"),
@@ -247,6 +248,7 @@ REMEMBERED: dict[str, tuple[str, dict[str, str], int, str]] = {
     "no TOML": ("url =", {}, 2, "client.toml is not TOML: "),
     "shared": ('secret_file = "key"', {"mode": "644"}, 2, 'is not safe: "{dir}/breakglass/client.toml": every user'),
     "of another user": ('secret_file = "key"', {"uid": "1"}, 2, "client.toml belongs to another user"),
+    "of who ran sudo": ('url = "{closed}"\nsecret_file = "key"', {"uid": "1", "SUDO_UID": "1"}, 3, "{closed}: conn"),
 }
 
 
