@@ -49,7 +49,7 @@ def _remembered(environment: Environment, key: str) -> tuple[str, str]:
 
     try:
         table = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not TOML: {error}", _CLIENT_HINT) from None
     if wrong := [name for name, value in table.items() if name not in _CLIENT_KEYS or not isinstance(value, str)]:
         raise CommandError(f"{path}: {wrong[0][:40]} is not a text that belongs there", _CLIENT_HINT)

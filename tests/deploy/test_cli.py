@@ -246,6 +246,7 @@ REMEMBERED: dict[str, tuple[str, dict[str, str], int, str]] = {
     "a wrong URL": ('url = "x"', {}, 2, 'url of {dir}/breakglass/client.toml is not an http or https URL: "x"'),
     "a wrong name": ('key = "x"', {}, 2, "client.toml: key is not a text that belongs there\n    correct it, or set"),
     "no TOML": ("url =", {}, 2, "client.toml is not TOML: "),
+    "deep TOML": (f"url = {9999 * '['}", {}, 2, "client.toml is not TOML: "),
     "shared": ('secret_file = "key"', {"mode": "644"}, 2, 'is not safe: "{dir}/breakglass/client.toml": every user'),
     "of another user": ('secret_file = "key"', {"uid": "1"}, 2, "client.toml belongs to another user"),
     "of who ran sudo": ('url = "{closed}"\nsecret_file = "key"', {"uid": "1", "SUDO_UID": "1"}, 3, "{closed}: conn"),
