@@ -33,6 +33,8 @@ from .output import (
 
 def drill(arguments: argparse.Namespace) -> int:
     """Do a drill. Return 0 if it proves the VM's host."""
+    if not arguments.vm:
+        raise CommandError("the VM's name is empty; nothing was sent", "write the VM's name")
     if arguments.id is not None and not ID.fullmatch(arguments.id):
         raise CommandError(
             f'this is not the id of a drill: "{arguments.id}"', "copy it from that drill, or leave out --id"
