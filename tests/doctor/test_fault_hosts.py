@@ -322,7 +322,7 @@ AGENTS = [
         "agent-not-executable",
         "mount -o remount,exec",
     ),
-    ("agent is empty", program("#!/bin/sh\n"), "agent-silent", "breakglass-pve check"),
+    ("agent is empty", program("#!/bin/sh\n"), "agent-empty", UPGRADE),
     ("agent of another build", agent("replace(bundle_hash=lambda: 'f' * 64)"), "agent-outdated", UPGRADE),
     ("agent is older", agent(VERSION=f"{VERSION}rc1"), "agent-outdated", UPGRADE),
     ("agent is newer", agent(VERSION="0.9.0"), "agent-outdated", "upgrade this handler to 0.9.0"),
@@ -473,7 +473,7 @@ HOST = [
     (
         "qm not on PATH",
         lambda s: s.at_host("mv /usr/local/sbin/qm /root/", "mv /root/qm /usr/local/sbin/"),
-        "host-check",
+        "qm",
         "PATH",
     ),
 ]
