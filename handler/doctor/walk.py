@@ -65,7 +65,6 @@ async def _findings(visit: Visit, place: str, look: Look, seconds: float) -> lis
 
 # Codes that only say what a problem of the configuration does.
 _BY_CONFIGURATION = (
-    "host-disabled",
     "vm-disabled",
     "disabled",
     "config-degraded",
@@ -96,6 +95,8 @@ class Causes:
         """Return whether an error explains a finding; `before` has the places in which earlier looks found errors."""
         if finding.code in _BY_CONFIGURATION and before & {CONFIGURATION, KEYS}:
             return True
+        if finding.code == "host-disabled":  # only the keys' errors say why; without one, this is the cause itself
+            return KEYS in before
         if not finding.place.startswith("VM "):
             return finding.place.startswith("host ") and finding.place in before
         name = finding.place.removeprefix("VM ")

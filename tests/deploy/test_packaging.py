@@ -71,7 +71,7 @@ def sources() -> set[str]:
 
 def is_picture_of_docs(path: Path) -> bool:
     """Tell whether a file is a picture of a document, which a terminal can't show; the page's are in the wheel."""
-    return path.suffix == ".png" and path.is_relative_to(ROOT / "docs")
+    return path.suffix in (".png", ".webp") and path.is_relative_to(ROOT / "docs")
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ ERRORS: dict[str, tuple[Callable[[Installed], None], str]] = {
     ),
     "no keys at all": (
         main_config("PubkeyAuthentication no"),
-        "PubkeyAuthentication no refuses every key of root / set it to yes in the Match block",
+        "PubkeyAuthentication no refuses every key of root / set PubkeyAuthentication yes in the Match block",
     ),
     "AllowUsers": (main_config("AllowUsers admin"), "AllowUsers does not name root / add root to it"),
     "broken sshd_config": (drop_in("Match all", "Mitch all"), "sshd -T failed, so sshd's settings are not known / run"),
