@@ -49,10 +49,10 @@ def run(world: World, line: str, *options: str) -> tuple[dict[str, Any], list[st
     return answer.trailer["verdict"] or {}, job["last_words"], answer.stdout
 
 
-def memory_of(world: World) -> str:
-    """Return the size of QEMU's memory. If it is shared, reading an absent page makes it larger."""
+def memory_of(world: World) -> int:
+    """Return the size of QEMU's memory in KiB. If it is shared, reading an absent page makes it larger."""
     [size] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{world.pid}/status").read_text())
-    return str(size)
+    return int(size)
 
 
 def is_said(world: World, words: str) -> bool:
@@ -73,7 +73,8 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
     signal_process(world.pid, signal.SIGSTOP)
     before = memory_of(world)
     verdict, stopped, _ = run(world, "forensics")
-    assert (verdict["code"], stopped, memory_of(world)) == ("qemu-wedged", words, before)
+    assert (verdict["code"], stopped) == ("qemu-wedged", words)
+    assert memory_of(world) - before < 4096  # the kernel adds up a process's pages late; a guest has 100 times as much
     assert verdict["sentence"].endswith(f"its last words: {CAUSE}")
     assert any(line.endswith(CAUSE) for line in verdict["evidence"])
     signal_process(world.pid, signal.SIGCONT)
