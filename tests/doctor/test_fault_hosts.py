@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,19 +36,11 @@ UPGRADE = "breakglass host upgrade pve1"
 Seed = Callable[[HostSetup], object]
 
 
-@pytest.fixture(scope="module")
-def host_of_module() -> Iterator[DoctorHost]:
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        host = DoctorHost(Path(directory))
-        yield host
-        host.close()
-
-
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess, host_of_module: DoctorHost) -> Iterator[HostSetup]:
+def setup(short_dir: Path, doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Iterator[HostSetup]:
     """A configuration with a host on which all is well; what a test changes there is put back."""
-    yield HostSetup(short_dir, doctor_process, host_of_module)
-    host_of_module.restore()
+    yield HostSetup(short_dir, doctor_process, doctor_host)
+    doctor_host.restore()
 
 
 def look(setup: HostSetup, *words: str) -> Report:

@@ -4,7 +4,6 @@ H-numbers are faults that a reviewer planted, and N-numbers are later ones. A fi
 `breakglass-pve check` on the host, which then names the cause. After the cure, doctor finds nothing.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,18 +27,10 @@ UPGRADE = "breakglass host upgrade pve1"
 CHECK = "breakglass-pve check"
 
 
-@pytest.fixture(scope="module")
-def host_of_module() -> Iterator[DoctorHost]:
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        host = DoctorHost(Path(directory))
-        yield host
-        host.close()
-
-
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess, host_of_module: DoctorHost) -> Iterator[HostSetup]:
-    yield HostSetup(short_dir, doctor_process, host_of_module)
-    host_of_module.restore()
+def setup(short_dir: Path, doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Iterator[HostSetup]:
+    yield HostSetup(short_dir, doctor_process, doctor_host)
+    doctor_host.restore()
 
 
 class Planted(NamedTuple):

@@ -1,7 +1,6 @@
 """The whole of doctor where all is well: a real host, a running handler, chat with the real claude, and alerts."""
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.all, pytest.mark.real("sshd", "root"
 HERE = {"clock-not-kept"}  # what the machine of the tests has
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[DoctorHost]:
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        host = DoctorHost(Path(directory))
-        yield host
-        host.close()
-
-
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess, host: DoctorHost) -> HostSetup:
+def setup(short_dir: Path, doctor_process: DoctorProcess, doctor_host: DoctorHost) -> HostSetup:
     short_dir.chmod(0o755)
-    return HostSetup(short_dir, doctor_process, host)
+    return HostSetup(short_dir, doctor_process, doctor_host)
 
 
 def chat_and_alerts(setup: HostSetup, model: Model) -> None:
