@@ -30,7 +30,11 @@ class DoctorHost(Installed):
         super().__init__(directory, user=user)
         self.program = agent_program(SSHD_SECONDS=10.0, DEADLINES=DEADLINES | READS)
         self.set_agent(self.program)
-        self.door = Door(self)
+        try:
+            self.door = Door(self)
+        except BaseException:
+            super().close()
+            raise
 
     def set_agent(self, text: str) -> None:
         """Replace the host agent."""

@@ -84,14 +84,20 @@ class Installed:
         shutil.copytree("/etc", self.etc, symlinks=True, ignore=shutil.ignore_patterns(*leave_out))
         self._write_host()
         self.space = self._namespace()
+        try:
+            self._install(more)
+        except BaseException:
+            Installed.close(self)  # a set-up that fails leaves no process
+            raise
+
+    def _install(self, more: str) -> None:
         self.power, self.power_public = new_key()
-        self.config = configuration(directory, self.power, more)
-        self.recipe = self.print_recipe(user)
+        self.config = configuration(self.directory, self.power, more)
+        self.recipe = self.print_recipe(self.user)
         self.first = self.run("/bin/sh", "-s", stdin=self.recipe)
-        (directory / "etc.kept").mkdir()
-        subprocess.run(
-            ["cp", "-a", *(str(self.etc / name) for name in CHANGED), str(directory / "etc.kept")], check=True
-        )
+        kept = self.directory / "etc.kept"
+        kept.mkdir()
+        subprocess.run(["cp", "-a", *(str(self.etc / name) for name in CHANGED), str(kept)], check=True)
 
     def print_recipe(self, user: str, *words: str) -> str:
         """Return the recipe for pve1 and this account. The configuration names the account too."""
@@ -189,7 +195,11 @@ class Door:
         own = ["-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none", "-p", str(self.port)]
         argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, *options)
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")
-        wait_listening(self.port, self.process)
+        try:
+            wait_listening(self.port, self.process)
+        except BaseException:
+            self.close()
+            raise
 
     def login(self, key: str, *words: str, **who: str) -> "subprocess.CompletedProcess[str]":
         """Run ssh with this key, as the `user` and from the `source` of the recipe if no others are given."""
