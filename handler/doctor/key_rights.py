@@ -95,9 +95,6 @@ def judge_answer(host: Host, recipe: str, ran: Ran) -> Finding | None:
         last = text.splitlines()[-1].partition("error: ")[2] or text.splitlines()[-1]
         sentence = f"the power key's line starts the host agent with options that it refuses: {shown_line(last)}"
         return error(place, "key-line-wrong", sentence, recipe)
-    if "ImportError: cannot import name" in text:
-        fix = f"on {host.ssh.host}: python3 --version; the host agent needs 3.11 or later, as in Proxmox VE 8 and 9"
-        return error(place, "python-old", f"the host's Python is too old: {shown_line(text.splitlines()[-1])}", fix)
     if "Error" in text or "Traceback" in text:
         return error(place, "agent-broken", f"the host agent fails: {shown_line(text.splitlines()[-1])}", upgrade)
     sentence = f'the power key starts a program that is not the host agent. It ended with {code} and said "{output}"'

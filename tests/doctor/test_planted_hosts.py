@@ -154,9 +154,6 @@ def stale_lock(setup: HostSetup) -> None:
     conf_of_vm("lock: backup\n")(setup)
 
 
-OLD_PYTHON = (
-    "#!/bin/sh\necho \"ImportError: cannot import name 'pairwise' from 'itertools' (unknown location)\" >&2\nexit 1\n"
-)
 CLOCK = "import time\nreal = time.time\ntime.time = lambda: real() + {}\n"
 FULL = "mount -o remount,size={} {}; dd if=/dev/zero of={}/filler bs=64k 2>/dev/null || true"
 INODES = """mkdir -p /run/breakglass/filler
@@ -357,7 +354,6 @@ HOSTS = [
         f"sed -i 1d {D}/00-a.conf",
         sshd=True,
     ),
-    Planted("H33 Python 3.8", text(OLD_PYTHON), "python-old", "too old", "python3 --version", good_agent),
     Planted(
         "H34 Python 3.10",
         agent("import sys; sys.version_info = (3, 10, 12)\n"),
