@@ -173,14 +173,12 @@ def test_root_in_their_home(fresh: Fresh) -> None:
 
 @pytest.mark.parametrize("fresh", ["ann"], indirect=True)
 def test_a_user_in_their_home(fresh: Fresh) -> None:
-    """A user is told what root has to install, first for Python and then for chat."""
+    """A user is told in one command what root has to install, for Python and for chat."""
     [start] = commands("README.md", "Try it")
     told = fresh.run("sh", "-c", start)
-    fix = re.search(r"as root: (apt-get install python3\S+-venv)\n", told.stderr)
+    fix = re.search(r"as root: (apt-get install python3\S+-venv openssh-client bubblewrap)\n", told.stderr)
     assert fix, told.stderr
-    programs = re.search(r"there is no chat, .*: as root, apt-get install (openssh-client bubblewrap)\n", told.stderr)
-    assert programs, told.stderr
-    fresh.as_root(f"{fix[1]} {programs[1]} -qy")
+    fresh.as_root(f"{fix[1]} -qy")
     fresh.wheels.holds.set()
     with demo(fresh) as running:
         running.until("Ctrl-C ends everything")
