@@ -11,7 +11,7 @@ from .output import suggestion
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
 # file.
 SCENARIOS = (
-    *("guest-panicked", "idle", "healthy", "paused", "io-error", "disk-frozen", "qemu-wedged"),
+    *("guest-panicked", "guest-hung", "idle", "healthy", "paused", "io-error", "disk-frozen", "qemu-wedged"),
     *("stopped", "stopped-locked"),
 )
 

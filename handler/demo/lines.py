@@ -26,10 +26,14 @@ TEXT = """
 
   doctor  {doctor}
 
+  log     tail -f {directory}/log
+
   The keys work for this run only. Ctrl-C ends everything.
 """
 
 
+DEAD_GUESTS = ("guest-panicked", "guest-hung")  # their verdict advises a reset
+AS_HUNG = " (its guest is no Linux, so from outside it looks the same as a hung one)"
 SCRIPTED = "the real claude; its model is a script on this machine"
 REAL = "the real claude with the real model, which uses your credential from the environment, so you pay for it"
 NO_CHAT = "none: --no-chat was given, or claude is not installed"
@@ -56,16 +60,19 @@ def describe(world: World, secret: str, port: int, program: list[str], model: st
     secret_file = f"BREAKGLASS_SECRET_FILE={world.directory}/secret"
     asks = _ask(world, port, breakglass)
     doctor = asks if program == [sys.executable, str(PACKAGE)] else _ask(world, port, shlex.join(program))
-    body = '{"verb":"cycle"}'
+    verb = "reset" if world.scenario in DEAD_GUESTS else "cycle"
+    body = f'{{"verb":"{verb}"}}'
     curl = f"printf '{body}' | {secret_file} {breakglass} sign | curl -sSN -H @- "
     curl += f"-H 'accept: application/x-ndjson' -d '{body}' http://127.0.0.1:{port}/pve"
+    looks_hung = world.scenario == "idle" and not world.kernel
     return TEXT.format(
         vmid=VMID,
-        scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}",
+        scenario=f"{world.scenario}, {SCENARIOS[world.scenario]}{AS_HUNG if looks_hung else ''}",
         machine="a real QEMU" if world.qemu else "a stand-in (qemu-system-x86_64 is not installed)",
+        directory=world.directory,
         port=port,
         secret=secret,
-        call=f"{asks} call cycle",
+        call=f"{asks} call {verb}",
         doctor=f"BREAKGLASS_CONFIG={world.directory}/breakglass.toml {doctor} doctor",
         chat=f"  chat    {COMING}" if is_coming else _chat(asks, model),
         curl=_line("curl", "curl", curl),

@@ -17,6 +17,7 @@ from ..config.model_api import CREDENTIALS, ModelApi
 from .account import as_handler, find_installation, find_uid, give_to_handler, open_to_handler
 from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
 from .lines import ENDED, LEFT, describe, describe_later, wait_for_end
+from .proxmox.guest import OLD_SECONDS
 from .proxmox.kernel import find_kernel
 from .proxmox.world import VMID, World
 from .sshd import DemoHost, listen
@@ -75,6 +76,8 @@ def _run_in(
     try:
         try:
             program = find_installation(world.directory)
+            if scenario == "guest-hung":
+                say(f"the guest's kernel boots and stops; the demo goes on when its last answer is {OLD_SECONDS} s old")
             world.begin()
         except RuntimeError as error:
             say(str(error))
@@ -117,12 +120,16 @@ async def _serve(
     reservation = reserve_port()
     port = int(os.environ.get("PORT", "0")) or int(reservation.getsockname()[1])
     environment = {**inherited, "BREAKGLASS_CONFIG": str(config), "HOST": "127.0.0.1", "PORT": str(port)}
-    handler = await asyncio.create_subprocess_exec(
-        *(*program, "serve"),
-        env=environment,
-        start_new_session=True,
-        **as_handler(find_uid()),
-    )
+    log = world.directory / "log"
+    with log.open("wb") as output:
+        handler = await asyncio.create_subprocess_exec(
+            *(*program, "serve"),
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            **as_handler(find_uid()),
+        )
     try:
         if not await has_started(handler, port):
             return 1
@@ -135,6 +142,8 @@ async def _serve(
         if handler.returncode is None:
             handler.terminate()
             await handler.wait()
+        elif not stop.is_set():
+            say(f"the handler ended with code {handler.returncode}; its last lines are\n{read_end(log)}")
         reservation.close()
         await host.close()
 
@@ -189,6 +198,11 @@ def write_config(world: World, host: DemoHost, secret: str, chat: str = "") -> P
     return world.directory / "breakglass.toml"
 
 
+def read_end(log: Path, lines: int = 20) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
 def reserve_port() -> socket.socket:
     """Return a socket that reserves a loopback port until the handler listens on it.
 
@@ -201,7 +215,7 @@ def reserve_port() -> socket.socket:
 
 
 async def has_started(handler: asyncio.subprocess.Process, port: int) -> bool:
-    """Return True when the handler listens, or False if it ends before that. In that case, it has said why."""
+    """Return True when the handler listens, or False if it ends before that."""
     ended, listens = asyncio.ensure_future(handler.wait()), asyncio.ensure_future(wait_for_port(port))
     try:
         await asyncio.wait([ended, listens], return_when=asyncio.FIRST_COMPLETED)

@@ -109,14 +109,23 @@ def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, ve
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("guest")
-def test_the_demos_kernel_panics_and_lives_after_a_reset(short_dir: Path) -> None:
-    """Its last words are read from its memory, and then its heartbeat is back."""
-    world = World(short_dir, scenario="guest-panicked", kernel=find_kernel())
+@pytest.mark.parametrize(
+    ("scenario", "code", "words"),
+    [
+        ("guest-panicked", "qemu-guest-panicked", "last words: Kernel panic - not syncing: Attempted"),
+        ("guest-hung", "guest-hung", "every vCPU"),
+        ("idle", "guest-alive", "answered"),
+    ],
+)
+def test_the_demos_linux_guest_gets_its_verdict(short_dir: Path, scenario: str, code: str, words: str) -> None:
+    """A panicked, a hung and an idle one are not confused, and after a reset its kernel answers again."""
+    world = World(short_dir, scenario=scenario, kernel=find_kernel())
     try:
         world.begin()
-        seen = execute(world, "reset")
-        assert (seen.code, "last words: Kernel panic - not syncing: Attempted" in seen.stdout) == (0, True), seen.stdout
-        until(lambda: "answered" in execute(world, "forensics").trailer["verdict"]["sentence"], "the heartbeat", 180)
+        verdict = execute(world, "forensics").trailer["verdict"]
+        assert (verdict["code"], words in f"{verdict}") == (code, True), verdict
+        assert execute(world, "reset").code == 0
+        until(lambda: execute(world, "forensics").trailer["verdict"]["code"] == "guest-alive", "the heartbeat", 180)
     finally:
         world.close()
 

@@ -122,12 +122,12 @@ def demo() -> Iterator[Demo]:
 @pytest.mark.all
 @pytest.mark.real("curl")
 def test_what_the_demo_prints_works_when_pasted(demo: Demo) -> None:
-    """The signed curl line and the call line each cycle the VM, and doctor finds no error in all of it."""
+    """The signed curl line and the call line each reset the VM, and doctor finds no error in all of it."""
     curl = subprocess.run(["bash", "-c", demo.line("curl")], capture_output=True, text=True, timeout=120)
     assert '"outcome":"done"' in curl.stdout.splitlines()[-1]
     call = subprocess.run(["bash", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0
-    assert "devvm: running (cycle done" in call.stdout
+    assert "devvm: running (reset done" in call.stdout
     doctor = subprocess.run(["bash", "-c", demo.line("doctor")], capture_output=True, text=True, timeout=120)
     assert "error:" not in doctor.stdout, doctor.stdout
     assert "ok: host demo" in doctor.stdout, doctor.stdout + doctor.stderr
@@ -147,7 +147,7 @@ def test_what_the_demo_prints_works_for_an_ordinary_user(short_dir: Path) -> Non
     try:
         for name, words in (
             ("curl", '"outcome":"done"'),
-            ("call", "cycle done"),
+            ("call", "reset done"),
             ("doctor", "ok: proof: demo is proven"),
         ):
             argv = [*person, "bash", "-c", demo.line(name)]
@@ -301,7 +301,7 @@ def test_without_qemu_the_demo_uses_a_stand_in(tmp_path: Path) -> None:
         assert "\n  curl  " not in demo.text
         assert "\n  chat  " not in demo.text
         call = subprocess.run(["/bin/sh", "-c", demo.line("call")], capture_output=True, text=True, timeout=120)
-        assert "devvm: running (cycle done" in call.stdout
+        assert "devvm: running (reset done" in call.stdout
     finally:
         assert demo.end(signal.SIGINT) == 0
     assert naming(demo.directory) == []

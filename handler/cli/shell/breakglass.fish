@@ -197,7 +197,7 @@ complete -c breakglass -n '_shtab_breakglass_using notify test' -s h -l help -d 
 complete -c breakglass -n '_shtab_breakglass_using notify test' -l json -d 'print one line of JSON'
 complete -c breakglass -n '_shtab_breakglass_using; and test $_shtab_breakglass_npos -eq 0' -a demo -d 'try Breakglass here, without a Proxmox host'
 complete -c breakglass -n '_shtab_breakglass_using demo' -s h -l help -d 'show this help message and exit'
-complete -c breakglass -n '_shtab_breakglass_using demo' -l scenario -xka "guest-panicked idle healthy paused io-error disk-frozen qemu-wedged stopped stopped-locked" -d 'the fault that the VM has'
+complete -c breakglass -n '_shtab_breakglass_using demo' -l scenario -xka "guest-panicked guest-hung idle healthy paused io-error disk-frozen qemu-wedged stopped stopped-locked" -d 'the fault that the VM has'
 complete -c breakglass -n '_shtab_breakglass_using demo' -l no-chat -d 'run without claude and the scripted model'
 complete -c breakglass -n '_shtab_breakglass_using demo' -l real-model -d 'use the real model with your credential from the environment, which costs money'
 complete -c breakglass -n '_shtab_breakglass_using; and test $_shtab_breakglass_npos -eq 0' -a init -d 'write a configuration, its secrets and its keys'

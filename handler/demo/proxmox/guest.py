@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .power import BALLOON
 
+OLD_SECONDS = 21  # if the last answer is older, a collection of evidence watches until it can say hung
 _NO_LIMITS = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 
 
@@ -39,12 +40,24 @@ class Guest:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]
 
+    def wait_for_heartbeat(self) -> None:
+        """Wait until the guest's kernel has booted and its driver of the balloon answers."""
+        _wait(self._last_answer, "the guest's kernel does not answer", 120)
+
     def press_enter(self, seconds: float = 10) -> None:
         """Press Enter in a living kernel, and wait for its panic for some seconds, because it may have no keyboard."""
-        _wait(self._answers, "the guest's kernel does not answer", 120)
-        self.monitor("send-key", keys=[{"type": "qcode", "data": "ret"}])
+        self._send_enter()
         with suppress(RuntimeError):
             _wait(lambda: self._is_in("guest-panicked"), "", seconds)
+
+    def hang(self) -> None:
+        """Press Enter in a living kernel, which then halts, and wait until its last answer is OLD_SECONDS old."""
+        self._send_enter()
+        _wait(lambda: time.time() - self._last_answer() > OLD_SECONDS, "the guest's kernel goes on answering")
+
+    def _send_enter(self) -> None:
+        self.wait_for_heartbeat()
+        self.monitor("send-key", keys=[{"type": "qcode", "data": "ret"}])
 
     def wait_for_panic(self) -> None:
         """Send NMIs, because a guest that still boots loses them, until QEMU knows of the panic."""
@@ -79,9 +92,9 @@ class Guest:
         status = self.monitor("query-status")
         return isinstance(status, dict) and status["status"] == state
 
-    def _answers(self) -> bool:
+    def _last_answer(self) -> int:
         stats = self.monitor("qom-get", path=BALLOON, property="guest-stats")
-        return isinstance(stats, dict) and bool(stats["last-update"])
+        return int(stats["last-update"]) if isinstance(stats, dict) else 0
 
     def _reads(self) -> bool:
         blocks = self.monitor("query-blockstats")

@@ -1,8 +1,8 @@
 """A Linux guest for the demo's VM: a kernel of this machine, and an archive with some of its drivers.
 
 The drivers are those of the devices that show from outside whether a kernel lives (balloon) and that it panicked
-(pvpanic). The first program loads them, prints a login prompt, and ends at the first Enter, so the kernel panics. An
-NMI makes it panic too, but without a word on its console.
+(pvpanic). The first program loads them and prints a login prompt. At the first Enter it ends, so the kernel panics, or
+halts the kernel if the kernel's command line has HALTS. An NMI makes it panic too, but without a word on its console.
 """
 
 import gzip
@@ -18,6 +18,7 @@ from pathlib import Path
 DRIVERS = ("virtio_pci", "pvpanic-mmio", "virtio_balloon")  # balloon last, because its answer means: ready
 _OF_THE_TESTS = ("pvpanic", "pvpanic-mmio", "virtio_balloon")  # the others are part of the image
 PROMPT = b"\ndevvm login: "
+HALTS = "-- halt"  # the kernel passes what follows the dashes to the first program
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
 
 
@@ -28,13 +29,16 @@ class Kernel:
     image: Path
     drivers: tuple[Path, ...]
 
-    def write_archive(self, path: Path) -> list[str]:
-        """Write the archive that the kernel unpacks as its root, and return QEMU's arguments for this guest."""
+    def write_archive(self, path: Path, more: str = "") -> list[str]:
+        """Write the archive that the kernel unpacks as its root, and return QEMU's arguments for this guest.
+
+        `more` are the last words of the kernel's command line.
+        """
         files = [("init", _make_init())]
         files += [(str(n), _UNPACK[each.suffix](each.read_bytes())) for n, each in enumerate(self.drivers)]
         path.write_bytes(b"".join(_pack(name, data) for name, data in (*files, ("TRAILER!!!", b""))))
         words = ["-m", "192", "-device", "virtio-balloon-pci,id=balloon0", "-kernel", str(self.image)]
-        return [*words, "-initrd", str(path), "-append", "console=tty0 quiet panic=0 unknown_nmi_panic"]
+        return [*words, "-initrd", str(path), "-append", f"console=tty0 quiet panic=0 unknown_nmi_panic {more}"]
 
 
 def find_kernel() -> Kernel | None:
@@ -77,7 +81,10 @@ def _pack(name: str, data: bytes) -> bytes:
 
 
 def _make_init() -> bytes:
-    """Return an x86-64 program without libraries that loads /0, /1, …, prints the prompt, and waits for Enter."""
+    """Return an x86-64 program without libraries that loads /0, /1, …, prints the prompt, and waits for Enter.
+
+    Then it ends, or calls reboot(2) to halt the kernel if it was started with an argument.
+    """
     begin = 0x400000 + 64 + 56  # after the ELF header and the header of the only segment
     path, text = begin, begin + 3
     data = b"/0\0" + PROMPT
@@ -88,7 +95,12 @@ def _make_init() -> bytes:
     load += b"\xeb%c" % (256 - len(load) - 2)
     show = b"\xb8\1\0\0\0\xbf\1\0\0\0\xbe%b\xba%b\x0f\x05" % (struct.pack("<I", text), struct.pack("<I", len(PROMPT)))
     read = b"\x31\xff\xbe%b\xba\1\0\0\0\x31\xc0\x0f\x05" % struct.pack("<I", path)  # read(0, path, 1)
-    code = load + show + read + b"\x31\xff\xb8\x3c\0\0\0\x0f\x05"  # exit(0)
+    halt = b"\xbf%b\xbe%b\xba%b" % tuple(struct.pack("<I", each) for each in (0xFEE1DEAD, 672274793, 0xCDEF0123))
+    halt += b"\xb8\xa9\0\0\0\x0f\x05"  # reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_HALT)
+    unless = b"\x83\x3c\x24\x01\x76%c" % len(
+        halt
+    )  # the stack begins with the number of arguments and the program's name
+    code = load + show + read + unless + halt + b"\x31\xff\xb8\x3c\0\0\0\x0f\x05"  # exit(0)
     size = 64 + 56 + len(data) + len(code)
     fields = (2, 62, 1, begin + len(data), 64, 0, 0, 64, 56, 1, 0, 0, 0)
     header = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *fields)

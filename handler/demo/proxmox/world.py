@@ -18,7 +18,7 @@ from ...agents.pve.host.process import read_process
 from ...agents.pve.jobs.store import JobStore
 from ...base.isolated import isolated_command
 from .guest import Guest
-from .kernel import Kernel
+from .kernel import HALTS, Kernel
 from .processes import ROOT, end_processes
 from .vm_conf import make_disk
 
@@ -28,7 +28,8 @@ CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:v
 
 SCENARIOS = {
     "guest-panicked": "its kernel panicked",
-    "idle": "at its login prompt (from outside, it looks the same as a hung guest)",
+    "guest-hung": "its kernel stopped, and QEMU runs on",
+    "idle": "at its login prompt",
     "healthy": "a guest that reads its disk",
     "paused": "the VM is paused",
     "io-error": "a disk request failed once: no space left",
@@ -37,6 +38,7 @@ SCENARIOS = {
     "stopped": "no QEMU runs",
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
+WITH_KERNEL = ("guest-panicked", "guest-hung", "idle")  # the others' guest is a boot sector
 WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
 
@@ -63,7 +65,7 @@ class World:
         self.agent = directory / "breakglass-pve"
         self.second_monitor = self.root / "qmp2"  # for the demo itself, because a monitor serves one client at a time
         self.qemu = qemu if qemu is not None else shutil.which("qemu-system-x86_64")
-        self.kernel = kernel if self.qemu and scenario == "guest-panicked" else None
+        self.kernel = kernel if self.qemu and scenario in WITH_KERNEL else None
         self.guest = Guest(self.second_monitor if self.qemu else self.root / f"run/qemu-server/{VMID}.qmp")
         self._build()
 
@@ -111,7 +113,7 @@ class World:
         monitors = [f"unix:{path},server=on,wait=off" for path in (qmp, self.second_monitor)]
         options = [*machine.split(), "-drive", self._drive(), "-pidfile", pidfile]
         if self.kernel:
-            options += self.kernel.write_archive(self.root / "initrd")
+            options += self.kernel.write_archive(self.root / "initrd", HALTS if self.scenario == "guest-hung" else "")
         else:
             options += ["-m", "32"]
         if self.scenario == "guest-panicked":
@@ -133,12 +135,20 @@ class World:
         """Start the VM and put it into the scenario's state. Raises RuntimeError, with the reason, if that fails."""
         if not self.qemu and self.scenario not in WITHOUT_QEMU:
             raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
+        if self.scenario == "guest-hung" and not self.kernel:
+            raise RuntimeError(
+                "guest-hung needs a Linux kernel for its guest, and there is none that this user can read in /boot"
+            )
         started = self.qm("start", str(VMID))
         if started.returncode:
             raise RuntimeError(f"the VM did not start: {started.stderr}")
         match self.scenario:
             case "paused":
                 self.monitor("stop")
+            case "guest-hung":
+                self.guest.hang()
+            case "idle" if self.kernel:
+                self.guest.wait_for_heartbeat()
             case "guest-panicked":
                 if self.kernel:
                     self.guest.press_enter()
