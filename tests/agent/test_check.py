@@ -5,6 +5,7 @@ a real sshd. Here, `sshd -T` prints the content of a file.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -170,13 +171,16 @@ def run_foreign_program(host: CheckedHost) -> None:
     os.chown(host.root / "opt", 65534, 65534)
 
 
+def leave_proxmox(host: CheckedHost) -> None:
+    remove("bin/qm")(host)
+    shutil.rmtree(host.root / "etc/pve")
+
+
 IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
-    "no qm": (
-        remove("bin/qm"),
-        "qm is not on PATH / run this check on the Proxmox host; if this is the host: apt install",
-    ),
+    "no qm": (remove("bin/qm"), "qm is not on PATH / apt install --reinstall qemu-server; PATH is "),
+    "another machine": (leave_proxmox, "this is no Proxmox host: it has no qm and no /etc/pve / run this check on "),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
     "a program that is not there": (
         write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),

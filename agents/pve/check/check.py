@@ -82,6 +82,9 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
     handler's address, if the handler asks.
     """
     host = Host(0, root)
+    if _is_elsewhere(host):
+        yield error("this is no Proxmox host: it has no qm and no /etc/pve", "run this check on the VM's Proxmox host")
+        return
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     if os.geteuid() != 0 and not root:  # below --root, as in the demo, all files belong to this user
         judged = judge_account(user or "root", find_account(passwd, user or "root"))
@@ -99,6 +102,11 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
         yield from _check_account(host, user or "breakglass", passwd, own_file)
     if client:
         yield from judge_exemption(read_sshd_settings(host, "root", client) or {}, client)
+
+
+def _is_elsewhere(host: Host) -> bool:
+    """Tell whether this is another machine, on which the other findings' cures would do harm."""
+    return shutil.which("qm") is None and (stat_path(host, host.path("/etc/pve")) or [("", 0, 0)])[0][1] < 0
 
 
 def check_host(host: Host) -> Iterator[Finding]:
@@ -178,8 +186,7 @@ def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
     yield judge_python(tuple(sys.version_info[:3]))
     here = [vmid for vmid, its in read_vms(host).items() if its.node == node_name() and not its.is_container]
     if shutil.which("qm") is None:
-        hint = "run this check on the Proxmox host; if this is the host: apt install --reinstall qemu-server; PATH is"
-        yield error("qm is not on PATH", f"{hint} {os.environ.get('PATH')}")
+        yield error("qm is not on PATH", f"apt install --reinstall qemu-server; PATH is {os.environ.get('PATH')}")
     elif has_cluster and here:  # qm reads /etc/pve first
         ran = run(["qm", "status", str(min(here))], QM_CHECK_SECONDS)
         yield judge_qm(min(here), ran.code, (ran.stderr or ran.stdout).strip(), QM_CHECK_SECONDS)
