@@ -145,7 +145,7 @@ def add_call(parser: argparse.ArgumentParser, short: str = "") -> None:
         "named", nargs="?", metavar="VM", help="the VM" if is_needed else "the VM; needed only if there are several"
     )
     parser.add_argument("--id", help="repeat the earlier request that had this id; it acts at most once")
-    parser.add_argument("--vm", help="the VM, as another way to name it")
+    parser.add_argument("--vm", action="append", default=[], help="the VM, as another way to name it")
     parser.add_argument("--reason", help="the reason, which the host records")
     if not short or VERBS[short].mutating:
         parser.add_argument("--if-state", metavar="STATE", help="run only if the VM is in this state")

@@ -84,7 +84,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 def _vm(arguments: argparse.Namespace) -> str:
     """Return the VM's name. A short form that changes power needs it, even if there is only one VM."""
-    verb, named = arguments.verb, {each for each in (arguments.named, arguments.vm) if each is not None}
+    verb, named = arguments.verb, {each for each in (arguments.named, *arguments.vm) if each is not None}
     if "" in named:  # such as --vm "$VM" without that variable, which must not be the only VM
         raise CommandError("the VM's name is empty; nothing was sent", "write the VM's name")
     if len(named) > 1:

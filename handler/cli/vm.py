@@ -135,7 +135,9 @@ def _remove(arguments: argparse.Namespace) -> int:
         remove_entry(file, "vms", name)
     remark(f"{own_file(file, 'vms', name)} is removed")
     reload_handler(arguments)
-    hosts = {host.name: _describe_key(vm, host.ssh.host, host.ssh.user) for host in vm.hosts} if vm else {}
+    others = {(host.name, each.vmid) for each in config.vms.values() if each != vm for host in each.hosts}
+    freed = [host for host in vm.hosts if (host.name, vm.vmid) not in others] if vm else []
+    hosts = {host.name: _describe_key(vm, host.ssh.host, host.ssh.user) for host in freed} if vm else {}
     if arguments.json:
         say(json.dumps({"name": name, "hosts": hosts}))
     for line in [] if arguments.json else hosts.values():
