@@ -77,7 +77,9 @@ def _run_in(
         try:
             program = find_installation(world.directory)
             if scenario == "guest-hung":
-                say(f"the guest's kernel boots and stops; the demo goes on when its last answer is {OLD_SECONDS} s old")
+                say(
+                    f"the guest's kernel boots and stops; the demo continues when its last answer is {OLD_SECONDS} s old"
+                )
             world.begin()
         except RuntimeError as error:
             say(str(error))

@@ -180,7 +180,10 @@ IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
 ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
     "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
     "no qm": (remove("bin/qm"), "qm is not on PATH / apt install --reinstall qemu-server; PATH is "),
-    "another machine": (leave_proxmox, "this is no Proxmox host: it has no qm and no /etc/pve / run this check on "),
+    "another machine": (
+        leave_proxmox,
+        "this is no Proxmox host, because it has no qm and no /etc/pve / run this check on ",
+    ),
     "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
     "a program that is not there": (
         write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),

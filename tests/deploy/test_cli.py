@@ -200,7 +200,7 @@ TYPED: dict[str, tuple[str, int, str, str]] = {
     "stop without a VM": ("stop", 2, "", "breakglass stop devvm; to stop the handler: systemctl stop breakglass\n"),
     "cycle without a VM": ("cycle --id msg_12345678", 2, "", "cycle needs the VM's name; nothing was sent\n"),
     "two VMs": ("cycle devvm --vm other", 2, "", "two VMs are named: devvm and other; nothing was sent\n"),
-    "two VMs by option": ("stop --vm devvm --vm other", 2, "", "two VMs are named: devvm and other; nothing was sent\n"),
+    "two VMs by option": ("stop --vm a --vm b", 2, "", "two VMs are named: a and b; nothing was sent\n"),
     "an empty name": ("call cycle --vm=", 2, "", "the VM's name is empty; nothing was sent\n"),
     "a drill of an empty name": ("drill --yes --vm=", 2, "", "the VM's name is empty; nothing was sent\n"),
     "two words": ("cycle devvm other", 2, "", "unrecognized arguments: other\n"),

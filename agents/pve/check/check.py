@@ -83,7 +83,9 @@ def check(root: str, user: str | None, own_file: str, client: str = "") -> Itera
     """
     host = Host(0, root)
     if _is_elsewhere(host):
-        yield error("this is no Proxmox host: it has no qm and no /etc/pve", "run this check on the VM's Proxmox host")
+        yield error(
+            "this is no Proxmox host, because it has no qm and no /etc/pve", "run this check on the VM's Proxmox host"
+        )
         return
     passwd = read_in_time(host.path("/etc/passwd")) or ""
     if os.geteuid() != 0 and not root:  # below --root, as in the demo, all files belong to this user

@@ -53,7 +53,7 @@ class Guest:
     def hang(self) -> None:
         """Press Enter in a living kernel, which then halts, and wait until its last answer is OLD_SECONDS old."""
         self._send_enter()
-        _wait(lambda: time.time() - self._last_answer() > OLD_SECONDS, "the guest's kernel goes on answering")
+        _wait(lambda: time.time() - self._last_answer() > OLD_SECONDS, "the guest's kernel did not stop")
 
     def _send_enter(self) -> None:
         self.wait_for_heartbeat()
