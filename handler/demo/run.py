@@ -77,9 +77,7 @@ def _run_in(
         try:
             program = find_installation(world.directory)
             if scenario == "guest-hung":
-                say(
-                    f"the guest's kernel boots and stops; the demo continues when its last answer is {OLD_SECONDS} s old"
-                )
+                say(f"the guest boots and stops; the demo continues when its last answer is {OLD_SECONDS} s old")
             world.begin()
         except RuntimeError as error:
             say(str(error))
