@@ -199,7 +199,7 @@ def _encoded(fields: Mapping[str, object]) -> bytes:
 
 
 def head_of(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return a request's bytes; `url` is a valid one, and no header has a line's end."""
+    """Return a request's bytes. The caller has checked that `url` is valid and that no header contains a line break."""
     parts = urlsplit(url)
     lines = [f"{method} {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", "connection: close"]
     lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]

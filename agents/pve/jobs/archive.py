@@ -57,7 +57,7 @@ def tidy_up(host: Host, store: JobStore) -> None:
 
 
 def prune_run(store: JobStore) -> None:
-    """Delete all but the output of the last KEEP_JOBS jobs that ran, and ids older than KEEP_IDS seconds.
+    """Delete ids older than KEEP_IDS seconds, and the output of all jobs that ran, except the last KEEP_JOBS of them.
 
     Of captures, the newest KEEP_CAPTURES stay, because a caller with read-only rights must not fill /run. Captures that
     a client took by itself are counted separately, so that they don't displace the others.
