@@ -26,7 +26,6 @@ from .findings import (
     judge_logind,
     judge_origin,
     judge_other_accounts,
-    judge_python,
     judge_qm,
     judge_shadow,
     ok,
@@ -185,7 +184,7 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
 
 
 def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
-    yield judge_python(tuple(sys.version_info[:3]))
+    yield ok(f"this is Python {sys.version.split()[0]}")  # which is new enough, or this file would not have started
     here = [vmid for vmid, its in read_vms(host).items() if its.node == node_name() and not its.is_container]
     if shutil.which("qm") is None:
         yield error("qm is not on PATH", f"apt install --reinstall qemu-server; PATH is {os.environ.get('PATH')}")

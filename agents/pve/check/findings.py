@@ -50,12 +50,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def judge_python(version: tuple[int, ...]) -> Finding:
-    """Require Python 3.11."""
-    sentence = f"this is Python {'.'.join(map(str, version))}"
-    return ok(sentence) if version >= (3, 11) else error(sentence, "use 3.11 or later, as in Proxmox VE 8 and 9")
-
-
 def judge_qm(vmid: int, code: int | None, said: str, seconds: float) -> Finding:
     """Judge `qm status`: start and cycle need a `qm` that works. A busy host may be late, so that is a warning."""
     if code == 0:
