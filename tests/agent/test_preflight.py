@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Answer, answer_of, constants_set, execute, set_constants
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
-from ..support.pve_host import dead_upid, lock, moved, restore, task, task_index, under_ha
+from ..support.pve_host import dead_upid, lock, moved, scope, task, task_index, under_ha
 from ..support.rows import each_row
 
 pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
@@ -42,69 +44,61 @@ def held(world: World) -> Iterator[str]:
 # --- the owner of a lock ---
 
 
-def test_a_live_backup_is_named_and_waited_for(world: World) -> None:
-    """The refusal names the task, by the index's pid and start time, and how a person would end it."""
-    lock(world, "backup")
-    with task(f"vzdump:{VMID}") as upid:
-        task_index(world, f"{upid} 0")
+@dataclass(frozen=True)
+class Owner:
+    """A lock, the tasks that may have set it, and what a refusal says of them.
+
+    `runs`: the kind of a task that runs. `index`: a line of the task index, with {live} or {dead} as its UPID.
+    """
+
+    kind: str
+    sentence: str
+    evidence: str
+    runs: str = ""
+    index: str = ""
+
+
+LIVE, DEAD = "the task that set the lock is running", "the task that set the lock is dead"
+UNKNOWN = "can't tell whether the task that set the lock"
+NOT_FOUND = "could not tell whether its task still runs|look there too"  # the latter for the task of another test
+OWN_PID = f"UPID:demo:{os.getpid():08X}:00000007:6743E000:qmsnapshot:{VMID}:root@pam:"  # with another start time
+OWNERS = {
+    "a backup that runs": Owner("backup", LIVE, "by hand: wait, or pvesh delete", f"vzdump:{VMID}", "{live} 0"),
+    # a backup of many VMs has no number in its UPID, and a missing index hides no process
+    "without the index": Owner("backup", LIVE, "vzdump by root@pam, process ", "vzdump:"),
+    "another process has its pid": Owner(
+        "snapshot", DEAD, "interrupted by sig", "", f"{OWN_PID} 1 6743E100 interrupted by sig"
+    ),
+    # a console is a task too, but does not work on the VM
+    "a console": Owner(
+        "snapshot", DEAD, f"qm unlock {VMID}, because no process is left", f"vncproxy:{VMID}", "{live} 0\n{dead} 0"
+    ),
+    # the task of a migration or a clone may belong to another node
+    "a migration": Owner("migrate", UNKNOWN, NOT_FOUND),
+    "a clone": Owner("clone", UNKNOWN, NOT_FOUND),
+    "a migration that is gone here": Owner(
+        "migrate", UNKNOWN, "is gone: result unknown(.|\n)*look there too", "", "{gone} 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_the_owner_of_a_lock_is_named(world: World, name: str) -> None:
+    """`qm unlock` is advised only for a dead task's lock, and never run."""
+    owner = OWNERS[name]
+    lock(world, owner.kind)
+    with task(owner.runs) if owner.runs else nullcontext("") as live:
+        upids = {"dead": dead_upid(f"qmsnapshot:{VMID}"), "gone": dead_upid(f"qmigrate:{VMID}"), "live": live}
+        if owner.index or not owner.runs:
+            task_index(world, *owner.index.format(**upids).splitlines())
         answer = execute(world, "stop")
-    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert answer.trailer["verdict"]["sentence"] == "VM is locked (backup): the task that set the lock is running"
-    assert f"vzdump of VM {VMID} by root@pam, process {int(upid.split(':')[2], 16)} works on it" in evidence(answer)
-    assert f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}" in evidence(answer)
-    assert "qm unlock" not in evidence(answer)
-
-
-def test_a_live_task_is_found_without_the_index(world: World) -> None:
-    """A backup of many VMs has no number in its UPID. A missing index hides no process."""
-    lock(world, "backup")
-    with task("vzdump:"):
-        answer = execute(world, "stop")
-    assert "vzdump by root@pam, process " in evidence(answer)
-
-
-def test_a_dead_tasks_lock_is_unlocked_by_hand(world: World) -> None:
-    """The pid is gone or belongs to another process. `qm unlock` is advised with its reason, but not run."""
-    lock(world, "snapshot")
-    upid = f"UPID:demo:{os.getpid():08X}:00000007:6743E000:qmsnapshot:{VMID}:root@pam:"  # our pid, another start time
-    task_index(world, f"{upid} 1 6743E100 interrupted by signal")
-    answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert "the task that set the lock is dead" in answer.trailer["verdict"]["sentence"]
-    assert "interrupted by signal" in evidence(answer)
-    assert f"by hand: qm unlock {VMID}, because no process is left" in evidence(answer)
-    assert answer.trailer["verdict"]["fix"] == {"code": "unlock"}
-    assert (world.root / f"etc/pve/qemu-server/{VMID}.conf").read_text().startswith("lock: snapshot")
-
-
-@pytest.mark.parametrize("kind", ["migrate", "clone"])
-def test_a_task_that_may_run_elsewhere_is_never_called_dead(world: World, kind: str) -> None:
-    """A migration's or a clone's task may belong to another node: no `qm unlock` is advised."""
-    lock(world, kind)
-    task_index(world)
-    answer = execute(world, "stop")
-    assert "can't tell whether the task" in answer.trailer["verdict"]["sentence"]
-    # the task of another test
-    assert re.search("could not tell whether its task still runs|look there too", evidence(answer))
-    assert "qm unlock" not in evidence(answer)
-
-
-def test_a_migration_whose_task_is_gone_here_may_still_run_on_the_target(world: World) -> None:
-    """The evidence says what this node knows, and where to look for the other half."""
-    lock(world, "migrate")
-    task_index(world, f"{dead_upid(f'qmigrate:{VMID}')} 0")
-    answer = execute(world, "stop")
-    assert "is gone: result unknown" in evidence(answer)
-    assert "the task may still run on the target node, so look there too" in evidence(answer)
-    assert "could not tell" not in evidence(answer)
-
-
-def test_a_console_is_no_owner(world: World) -> None:
-    """A console is a task too, but does not work on the VM."""
-    lock(world, "snapshot")
-    with task(f"vncproxy:{VMID}") as upid:
-        task_index(world, f"{upid} 0", f"{dead_upid(f'qmsnapshot:{VMID}')} 0")
-        assert "is dead" in execute(world, "stop").trailer["verdict"]["sentence"]
+    verdict = answer.trailer["verdict"]
+    assert (answer.code, verdict["code"]) == (12, "locked")
+    assert owner.sentence in verdict["sentence"]
+    assert re.search(owner.evidence, evidence(answer)), evidence(answer)
+    assert ("qm unlock" in evidence(answer)) == (owner.sentence == DEAD)
+    assert verdict["fix"] == ({"code": "unlock"} if owner.sentence == DEAD else None)
+    assert (world.root / f"etc/pve/qemu-server/{VMID}.conf").read_text().startswith(f"lock: {owner.kind}")
 
 
 @pytest.mark.all
@@ -121,22 +115,18 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
 # --- a reset under a lock ---
 
 
-def test_a_reset_goes_on_beside_a_backup(world: World) -> None:
-    """A backup copies the disks as they were at its begin, so a hung guest need not wait for it."""
+def test_a_reset_beside_a_backup(world: World) -> None:
+    """A backup copies the disks as they were at its begin, so a hung guest need not wait for it.
+
+    A stopped VM is backed up in a paused QEMU. `start` lets it continue as `qm start` does, but a reset does not.
+    """
     lock(world, "backup")
     with task(f"vzdump:{VMID}") as upid:
         task_index(world, f"{upid} 0")
         answer = execute(world, "reset")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "VM is locked (backup)" in answer.trailer["warnings"][0]
-
-
-def test_a_reset_does_not_boot_a_guest_that_a_backup_keeps_standing(world: World) -> None:
-    """A stopped VM is backed up in a paused QEMU. `start` lets it continue as `qm start` does, but a reset does not."""
-    world.monitor("stop")
-    lock(world, "backup")
-    with task(f"vzdump:{VMID}") as upid:
-        task_index(world, f"{upid} 0")
+        assert (answer.code, answer.trailer["state"]) == (0, "running")
+        assert "VM is locked (backup)" in answer.trailer["warnings"][0]
+        world.monitor("stop")
         answer = execute(world, "reset")
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (12, "locked", "start")
@@ -191,63 +181,19 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
     assert world.pid == (before if verb == "cycle" else None)
 
 
-@pytest.mark.all
-@own_host
-def test_a_cycle_goes_on_beside_a_shutdown_that_waits_for_the_guest(world: World) -> None:
-    """A person shut a hung guest down. That task holds the lock file only until the VM is gone."""
-    path, before = world.root / LOCK_FILE, world.pid
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    action = (
-        f"import fcntl, os, select; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_EX); "
-        f"p = os.pidfd_open({before}); print('up', flush=True); select.select([p], [], [])"
-    )
-    with task(f"qmshutdown:{VMID}", action):
-        answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "until QEMU ends" in answer.stdout
-    assert world.pid not in (None, before)
-
-
 # --- leftover processes, and processes that can't be ended ---
 
 
 @own_host
 def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -> None:
-    """A start would block behind it."""
+    """A start would block behind it, so none is advised."""
     execute(world, "stop")
-    scope = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
-    scope.parent.mkdir(parents=True, exist_ok=True)
-    scope.write_text(f"{os.getpid()}\n")
-    for verb in ("start", "cycle"):
+    scope(world).parent.mkdir(parents=True, exist_ok=True)
+    scope(world).write_text(f"{os.getpid()}\n")
+    for verb, code in (("status", 0), ("forensics", 0), ("start", 12), ("cycle", 12)):
         answer = execute(world, verb)
-        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "leftover")
-
-
-@pytest.mark.all
-@pytest.mark.slow
-@pytest.mark.real("qemu", "fsfreeze")
-def test_a_qemu_that_survives_sigkill_is_not_started_again(short_dir: Path) -> None:
-    """QEMU hangs in the kernel, so a cycle is refused.
-
-    If a person overrides that and `qm stop` succeeds, the result is exit 14 with the process's name. No start is tried,
-    then or later, although /proc shows a zombie.
-    """
-    with vm_on_frozen_storage(short_dir) as world:
-        pid = world.pid
-        set_constants(world, TERM_SECONDS=1.0)
-        misbehave(world.root, mode="stop-unproven")
-        answer = execute(world, "cycle")
-        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
-        assert answer.trailer["anyway"] == "storage-hung"
-        assert (world.pid, execute(world, "status").trailer["last"]) == (pid, "none")
-        answer = execute(world, "cycle anyway=storage-hung")
-        assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["anyway"]) == (14, "deadline", None)
-        assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
-        assert f"process {pid} lives" in evidence(answer)
-        assert "qm start" not in answer.stdout
-        again = execute(world, "start")  # its first thread is a zombie now, but another thread still has the disk
-        assert (again.code, again.trailer["verdict"]["code"]) == (12, "leftover")
+        verdict = answer.trailer["verdict"]
+        assert (answer.code, verdict["code"], verdict["advice"]) == (code, "leftover", "")
 
 
 @pytest.mark.all
@@ -277,7 +223,8 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
     """Another node has it and may run it: no start is advised, and the node is named."""
     execute(world, "stop")
     moved(world)
-    for line, code in (("status", 0), ("forensics", 0), ("start", 12), ("stop if=elsewhere", 12)):
+    refused = [(line, 12) for line in ("start", "stop if=elsewhere", "reset", "cycle")]
+    for line, code in (("status", 0), ("forensics", 0), *refused):
         answer = execute(world, line)
         verdict = answer.trailer["verdict"]
         assert (answer.code, answer.trailer["state"]) == (code, "elsewhere")
@@ -296,44 +243,6 @@ def test_what_arrives_from_another_node_is_left_alone(world: World) -> None:
     for verb in ("reset", "start"):
         assert execute(world, verb).trailer["verdict"]["code"] == "other-node"
     assert world.monitor("query-status")["status"] == "paused"  # type: ignore[index]
-
-
-@pytest.mark.all
-def test_status_shows_the_lock_of_a_stopped_vm(world: World) -> None:
-    """The status names the lock's owner before it advises a start, and says what HA does."""
-    execute(world, "stop")
-    lock(world, "backup")
-    verdict = execute(world, "status").trailer["verdict"]
-    assert (verdict["code"], verdict["advice"]) == ("stopped-locked", "")
-    restore(world)
-    execute(world, "stop")
-    under_ha(world, "started", "error")
-    assert execute(world, "status").trailer["verdict"]["code"] == "ha-stuck"
-
-
-@pytest.mark.all
-def test_a_capture_tells_what_ha_would_do(world: World) -> None:
-    """HA's state is in the verdict's evidence, and the sources of `ha-manager status` are in the output."""
-    under_ha(world)
-    answer = execute(world, "forensics")
-    assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in evidence(answer)
-    assert "HA: requested started, now started" in answer.stdout
-    assert "lrm of this node: active, mode active, written " in answer.stdout
-    execute(world, "stop")
-    under_ha(world, "started", "error")
-    verdict = execute(world, "forensics").trailer["verdict"]
-    assert (verdict["code"], verdict["advice"]) == ("ha-stuck", "")
-
-
-@pytest.mark.all
-def test_a_capture_tells_whose_lock_it_is(world: World) -> None:
-    """It names the same owner as a refusal, and the holder of the lock file by /proc/locks."""
-    execute(world, "stop")
-    lock(world, "backup")
-    task_index(world, f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors")
-    verdict = execute(world, "forensics").trailer["verdict"]
-    assert verdict["sentence"].startswith("the VM is stopped and locked (backup) by a task that is dead")
-    assert any("job errors" in line for line in verdict["evidence"])
 
 
 # --- parsers of the host's texts ---
@@ -357,35 +266,24 @@ def test_a_snapshots_lock_is_not_the_vms() -> None:
     assert parse_lock("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
 
 
-def test_the_guests_of_the_cluster_are_read() -> None:
-    """Containers are distinguished from VMs. A damaged list has no entries."""
-    text = '{"ids": {"102": {"node": "pve2", "type": "qemu"}, "200": {"node": "pve1", "type": "lxc"}}}'
-    assert parse_vmlist(text) == {
-        102: VmlistEntry("pve2", is_container=False),
-        200: VmlistEntry("pve1", is_container=True),
-    }
+ODD_GUESTS = (
+    '"103": 1',
+    '"103": null',
+    '"103": {}',
+    '"103": {"node": 7}',
+    '"x": {}',
+    f'"{"9" * 5000}": {{"node": "pve1"}}',
+)
+
+
+@each_row("odd", ODD_GUESTS)
+def test_the_guests_of_the_cluster_are_read(odd: str) -> None:
+    """Containers are distinguished from VMs. An odd entry costs only itself. A damaged list has no entries."""
+    text = f'{{"ids": {{"102": {{"node": "pve2"}}, {odd}, "200": {{"node": "pve1", "type": "lxc"}}}}}}'
+    found = {102: VmlistEntry("pve2", is_container=False), 200: VmlistEntry("pve1", is_container=True)}
+    assert parse_vmlist(text) == found
     damaged = ("{}", "", "null", "[]", '{"ids": []}', '{"ids": {"102": 1}}')
     assert [parse_vmlist(text) for text in damaged] == [{}] * len(damaged)
-
-
-@each_row(
-    "odd",
-    [
-        '"103": 1',
-        '"103": null',
-        '"103": {}',
-        '"103": {"node": 7}',
-        '"x": {"node": "pve1"}',
-        f'"{"9" * 5000}": {{"node": "pve1"}}',
-    ],
-)
-def test_an_odd_guest_costs_itself_only(odd: str) -> None:
-    """The other entries of the list are still read: a VM on another node, and a container."""
-    text = f'{{"ids": {{"102": {{"node": "pve2"}}, {odd}, "200": {{"node": "pve1", "type": "lxc"}}}}}}'
-    assert parse_vmlist(text) == {
-        102: VmlistEntry("pve2", is_container=False),
-        200: VmlistEntry("pve1", is_container=True),
-    }
 
 
 def test_a_upid_names_one_process() -> None:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -100,6 +101,14 @@ def journal_of(world: World) -> Iterator[socket.socket]:
             path.unlink()
 
 
+def received(journal: socket.socket) -> list[str]:
+    """Return the lines that have come to `journal_of` since the last call."""
+    lines = []
+    while select.select([journal], [], [], 0)[0]:
+        lines.append(journal.recv(65536).decode())
+    return lines
+
+
 # Limits that are long enough for a process to start on a busy machine. A test that waits for a limit sets its own.
 # A test that holds a `qm` in a stop or a start may wait for two events, and each can take a minute.
 _AT_LEAST = {
@@ -120,14 +129,14 @@ READS = dict.fromkeys(("ping", "status", "history", "where", "job", "screen"), 6
 def hasten(world: World) -> None:
     """Run the package, and divide its waits for Proxmox by the world's scale, as the stand-in's own times are.
 
-    The two samples before a verb are taken close together, because no thread and no disk of an idle VM hangs.
+    Two samples are taken close together, because no thread and no disk of an idle VM hangs.
     """
     times = importlib.import_module(TIMES)
     found = _FOR_PROXMOX.search(inspect.getsource(times))
     assert found
     names = re.findall(r"(?m)^([A-Z_]+) = ", found[0])
     scaled = {name: max(getattr(times, name) / world.scale, _AT_LEAST.get(name, 0.0)) for name in names}
-    write_agent(world, SHORT_APART=0.1, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
+    write_agent(world, SHORT_APART=0.1, SAMPLES_APART=0.3, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
 
 
 def limit_qm(world: World) -> None:

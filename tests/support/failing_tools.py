@@ -81,9 +81,7 @@ MODES = {
         ("start", "stop", "reset"),
         ("trying to acquire lock...", "can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"),
     ),
-    "no-quorum": Mode(("start",), ("cluster not ready - no quorum?",), code=2),
     "qemu-exits": Mode(("start",), ("kvm: -nonsense: invalid option", "start failed: QEMU exited with code 1")),
-    "systemd-timeout": Mode(("start",), ("timeout waiting on systemd",)),
     "another-start-was-faster": Mode(("start",), ("VM {vmid} already running",), "after"),
     "stop-fails": Mode(("stop",), ("VM quit/powerdown failed - got timeout",)),
     "stop-unproven": Mode(("stop",), how="unproven"),
@@ -95,7 +93,6 @@ MODES = {
     "holds-pipe": Mode(("stop", "start"), how="hold-pipe"),
 }
 _TIMES = ("round", "lock", "clock")  # the words of HA's services
-_BEFORE_THE_TASK = ("not-root", "no-quorum")
 _OF_QM_ITSELF = ("hang", "ignore-term", "hold-pipe")
 _TASKS = ("start", "stop", "reset", "shutdown", "reboot")
 
@@ -161,7 +158,7 @@ def _fail_before_task(root: str, failure: dict[str, Any], verb: str, vmid: str) 
     mode = _mode_of(failure, verb)
     if mode is None:
         return
-    if mode.how not in _OF_QM_ITSELF and verb in _TASKS and failure.get("mode") not in _BEFORE_THE_TASK:
+    if mode.how not in _OF_QM_ITSELF and verb in _TASKS and failure.get("mode") != "not-root":
         return
     _spend(root, failure)
     if mode.how in ("hang", "ignore-term"):
