@@ -171,162 +171,81 @@ def run_foreign_program(host: CheckedHost) -> None:
     os.chown(host.root / "opt", 65534, 65534)
 
 
-def leave_proxmox(host: CheckedHost) -> None:
-    remove("bin/qm")(host)
-    shutil.rmtree(host.root / "etc/pve")
-
-
-IN_PVE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
-ERRORS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
-    "writable agent": (lambda host: host.agent.chmod(0o775), "breakglass-pve can be written by others than root: 0775"),
-    "no qm": (remove("bin/qm"), "qm is not on PATH / apt install --reinstall qemu-server; PATH is "),
-    "another machine": (
-        leave_proxmox,
-        "this is no Proxmox host, because it has no qm and no /etc/pve / run this check on ",
-    ),
-    "run": (write("run/breakglass", ""), "/run/breakglass can't be written: no job can be recorded, so no verb can"),
-    "a program that is not there": (
-        write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),
-        "/opt/sbin/breakglass-pve does not exist / ",
-    ),
-    "a program that others can write": (
-        run_program("opt/breakglass-pve", 0o757),
-        "/opt/breakglass-pve can be written by others than root: 0757 / chmod go-w",
-    ),
-    "a program in another user's directory": (run_foreign_program, "/opt belongs to uid 65534 / chown root:root"),
-    "a link that others can replace": (run_through_link, "/srv can be written by others than root: 1777 / chmod go-w"),
-    "no such VM": (name_vms("102,105"), "no node has VM 105 / correct the number"),
-    "a container": (
-        name_vms("102,104"),
-        "104 is a container, and a key serves VMs only / use pct, and take 104 out of the key line",
-    ),
-    "a container in a range": (name_vms("102-110"), "104 is a container, and a key serves VMs only / use pct"),
-    "a key line with another option": (
-        write(KEY_FILE, KEYS.replace("--vms", "--vm")),
-        f"/{KEY_FILE}:1 does not run the host agent in the required form: ",
-    ),
-    "a key behind a carriage return": (
-        write(KEY_FILE, KEYS + f'command="/bin/sh #\r" {POWER}3\n'),
-        rf"/{KEY_FILE}:3 does not run the host agent in the required form: /bin/sh #\r / ",
-    ),
-    "no account": (write("etc/passwd", ""), 'there is no account "breakglass" / run'),
-    "no passwd": (remove("etc/passwd"), 'there is no account "breakglass" / run'),
-    "no shadow": (make_directory("etc/shadow"), "breakglass has no line in /etc/shadow / "),
-    "locked without PAM": (
-        write("etc/shadow", "breakglass:!:20000::::::\n"),
-        "breakglass is locked, and sshd without PAM refuses it",
-    ),
-    "sshd": (
-        write("bin/sshd", "#!/bin/sh\nexit 255\n"),
-        "sshd -T failed, so sshd's settings are not known / run sshd -t",
-    ),
-    "no key files": (
-        set_sshd("authorizedkeysfile /etc", "#"),
-        "AuthorizedKeysFile is none for breakglass, so keys are not seen /",
-    ),
-    "root's key file": (
-        set_sshd("/etc/ssh/authorized_keys.d/%u", "/root/.ssh/authorized_keys"),
-        f"/root/.ssh/authorized_keys is root's own key file / {IN_PVE}",
-    ),
-    "keys in /etc/pve": (
-        link_into_pve,
-        f"/{KEY_FILE} is below /etc/pve, which is gone when the cluster file system is down",
-    ),
-    "no keys": (remove(KEY_FILE), f"/{KEY_FILE} does not exist / "),
-    "no key": (write(KEY_FILE, "#\n"), f"/{KEY_FILE} has no key in it / add a line"),
-    "writable directory": (
-        lambda host: (host.root / KEY_FILE).parent.chmod(0o777),
-        "/etc/ssh/authorized_keys.d can be written by others than root: 0777 / chmod go-w",
-    ),
-    "key of root's": (
-        write("root/.ssh/authorized_keys", f"{POWER}\n"),
-        "/root/.ssh/authorized_keys:1 has a breakglass key without a command=, which opens a root shell",
-    ),
-    "key of the cluster's": (
-        write("etc/pve/priv/authorized_keys", f"#\n{READ_ONLY}\n"),
-        "/etc/pve/priv/authorized_keys:2 has a breakglass key without a command=, which opens a root shell",
-    ),
-    "terminal codes": (
-        write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
-        rf"/{KEY_FILE}:3 does not run the host agent in the required form: \x1b[2J / ",
-    ),
-    "no quorum": (
-        lambda host: (host.root / "etc/pve/local").chmod(0o444),
-        "this node has no quorum; reset and stop work; start and cycle are refused / pvecm status",
-    ),
-    "pmxcfs that does not run": (
-        remove("etc/pve/local"),
-        "/etc/pve is not mounted: pmxcfs does not run; reset and stop work; start and cycle are refused / systemctl",
-    ),
-    "logind's drop-in": (
-        write("etc/systemd/logind.conf.d/a.conf", "KillUserProcesses=yes\nKillExcludeUsers=nobody\n"),
-        "logind kills a job when its SSH session ends: KillUserProcesses=yes",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", sampled(ERRORS, *[*ERRORS][:4]))
-def test_an_error(host: CheckedHost, name: str) -> None:
-    """Exit 1, and a line with the error and the fix."""
-    change, expected = ERRORS[name]
-    change(host)
-    code, lines = host.check()
-    assert code == 1
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert [line for line in errors if expected in line and " / " in line], lines
-
-
 def lock_account_under_pam(host: CheckedHost) -> None:
     host.write("bin/account", f"{SSHD}usepam yes\n")
     host.write("etc/shadow", "breakglass:!:20000::::::\n")
 
 
-WARNINGS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+def leave_proxmox(host: CheckedHost) -> None:
+    remove("bin/qm")(host)
+    shutil.rmtree(host.root / "etc/pve")
+
+
+# One fault for each thing that is read, and the beginning of its finding. The unit tests have the other faults.
+FAULTS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
+    "writable agent": (lambda host: host.agent.chmod(0o775), "error: {agent} can be written by others than root: 0775"),
+    "no qm": (remove("bin/qm"), "error: qm is not on PATH"),
+    "another machine": (leave_proxmox, "error: this is no Proxmox host, because it has no qm and no /etc/pve"),
+    "run": (write("run/breakglass", ""), "error: /run/breakglass can't be written: no job can be recorded"),
+    "no program": (
+        write(KEY_FILE, KEYS.replace("/usr/local", "/opt")),
+        "error: /opt/sbin/breakglass-pve does not exist",
+    ),
+    "a program in another user's directory": (run_foreign_program, "error: /opt belongs to uid 65534"),
+    "a link that others can replace": (run_through_link, "error: /srv can be written by others than root: 1777"),
+    "no such VM": (name_vms("102,105"), "error: no node has VM 105"),
+    "a container": (name_vms("102,104"), "error: 104 is a container"),
+    "terminal codes": (
+        write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
+        r"error: /{keys}:3 does not run the host agent in the required form: \x1b[2J / ",
+    ),
+    "no account": (remove("etc/passwd"), 'error: there is no account "breakglass"'),
+    "no shadow": (make_directory("etc/shadow"), "error: breakglass has no line in /etc/shadow"),
+    "sshd": (write("bin/sshd", "#!/bin/sh\nexit 255\n"), "error: sshd -T failed, so sshd's settings are not known"),
+    "no key files": (set_sshd("authorizedkeysfile /etc", "#"), "error: AuthorizedKeysFile is none for breakglass"),
+    "keys in /etc/pve": (link_into_pve, "error: /{keys} is below /etc/pve, which is gone when"),
+    "no keys": (remove(KEY_FILE), "error: /{keys} does not exist"),
+    "no key": (write(KEY_FILE, "#\n"), "error: /{keys} has no key in it"),
+    "writable directory": (
+        lambda host: (host.root / KEY_FILE).parent.chmod(0o777),
+        "error: /etc/ssh/authorized_keys.d can be written by others than root: 0777",
+    ),
+    "key of root's": (
+        write("root/.ssh/authorized_keys", f"{POWER}\n"),
+        "error: /root/.ssh/authorized_keys:1 has a breakglass key without a command=",
+    ),
+    "key of the cluster's": (
+        write("etc/pve/priv/authorized_keys", f"#\n{READ_ONLY}\n"),
+        "error: /etc/pve/priv/authorized_keys:2 has a breakglass key without a command=",
+    ),
+    "no quorum": (lambda host: (host.root / "etc/pve/local").chmod(0o444), "error: this node has no quorum"),
+    "pmxcfs that does not run": (remove("etc/pve/local"), "error: /etc/pve is not mounted: pmxcfs does not run"),
     "another program": (
         run_program("opt/breakglass-pve"),
-        f"/{KEY_FILE}:1 runs /opt/breakglass-pve, and this check belongs to /usr/local/sbin/breakglass-pve / run /opt/",
+        "warning: /{keys}:1 runs /opt/breakglass-pve, and this check",
     ),
-    "a missing VM in a range": (
-        name_vms("102,105-106"),
-        "105-106: no node has VM 105, 106 / take the numbers that you don't plan to use out of the key line",
-    ),
-    "every VM": (
-        write(KEY_FILE, KEYS.replace("102", "all", 1)),
-        f"/{KEY_FILE}:1: the key reaches every VM of this host, also each later one / name the VMs, like --vms",
-    ),
-    "archive": (write("var/lib/breakglass", ""), "/var/lib/breakglass can't be written: finished jobs are"),
-    "no pmxcfs": (
-        remove("etc/pve/.vmlist"),
-        "/etc/pve has no list of VMs, so start and cycle do not work / systemctl",
-    ),
-    "little room in /run": (
-        lambda host: host.set_constants(RUN_ROOM=2**62),
-        "/run/breakglass has ",
-    ),
-    "little room for the archive": (
-        lambda host: host.set_constants(ARCHIVE_ROOM=2**62),
-        "/var/lib/breakglass has ",
-    ),
-    "no power key": (write(KEY_FILE, KEYS.splitlines()[1]), "there is no power key / add its line"),
-    "keys not readable": (
-        make_directory("root/.ssh/authorized_keys"),
-        "/root/.ssh/authorized_keys does not answer, so this check can't see the keys in it",
-    ),
-    "locked with PAM": (
-        lock_account_under_pam,
-        "breakglass is locked, and sshd refuses it once UsePAM is no",
-    ),
+    "a missing VM in a range": (name_vms("102,105-106"), "warning: 105-106: no node has VM 105, 106"),
+    "every VM": (write(KEY_FILE, KEYS.replace("102", "all", 1)), "warning: /{keys}:1: the key reaches every VM"),
+    "archive": (write("var/lib/breakglass", ""), "warning: /var/lib/breakglass can't be written"),
+    "no list of VMs": (remove("etc/pve/.vmlist"), "warning: /etc/pve has no list of VMs"),
+    "little room in /run": (lambda host: host.set_constants(RUN_ROOM=2**62), "warning: /run/breakglass has "),
+    "little room on disk": (lambda host: host.set_constants(ARCHIVE_ROOM=2**62), "warning: /var/lib/breakglass has "),
+    "no power key": (write(KEY_FILE, KEYS.splitlines()[1]), "warning: there is no power key"),
+    "keys not readable": (make_directory("root/.ssh/authorized_keys"), "warning: /root/.ssh/authorized_keys does not"),
+    "locked with PAM": (lock_account_under_pam, "warning: breakglass is locked, and sshd refuses it once UsePAM is no"),
 }
 
 
-@pytest.mark.parametrize("name", sampled(WARNINGS, *[*WARNINGS][:2]))
-def test_a_warning(host: CheckedHost, name: str) -> None:
-    """Exit 0, and one line that is not ok, because a rescue still works."""
-    change, expected = WARNINGS[name]
+@pytest.mark.parametrize("name", sampled(FAULTS, "writable agent", "a container", "key of root's", "every VM"))
+def test_a_fault(host: CheckedHost, name: str) -> None:
+    """A line has the fault and its fix. An error is exit 1. A warning is exit 0, because a rescue still works."""
+    change, text = FAULTS[name]
     change(host)
     code, lines = host.check()
-    [warning] = [line for line in lines if not line.startswith("ok: ")]
-    assert (code, warning.startswith(f"warning: {expected}")) == (0, True)
+    level, _, words = text.format(agent="/usr/local/sbin/breakglass-pve", keys=KEY_FILE).partition(": ")
+    [line, *_] = [line for line in lines if line.startswith(f"{level}: ") and words in line] or [""]
+    assert (" / " in line) == (name != "keys not readable"), lines
+    assert code == any(line.startswith("error: ") for line in lines) == (level == "error")
 
 
 def test_a_line_is_named_with_its_file(host: CheckedHost) -> None:

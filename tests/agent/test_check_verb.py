@@ -11,7 +11,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, execute, set_constants
 from ..support.hung import unserved_fuse
-from ..support.pve_host import conf, dead_upid, lock, moved, no_quorum, restore, task, task_index, under_ha
+from ..support.pve_host import conf, configure, dead_upid, lock, moved, no_quorum, restore, task, task_index, under_ha
 from ..support.selection import sampled
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
@@ -86,83 +86,40 @@ def test_the_host_is_checked_as_by_hand(world: World) -> None:
         assert session.ask(f"check vm={VMID}")["findings"][1]["sentence"].startswith(f'VM {VMID} "devvm" is configured')
 
 
-@pytest.mark.parametrize("line", ["check", f"check vm={VMID}"])
-def test_it_is_for_the_power_key(world: World, line: str) -> None:
-    """A read-only key, as claude has, may not read findings about keys, accounts and locks."""
-    answer = execute(world, line, "--vms", str(VMID), "--read-only")
-    assert (answer.code, answer.trailer["verdict"]["code"]) == (10, "agent-refused")
-    assert "findings" not in answer.trailer
-
-
-def test_it_serves_the_vms_of_the_key(world: World) -> None:
-    """Another number is refused, as in every verb."""
-    answer = execute(world, "check vm=109", *SEVERAL)
-    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
-    assert execute(world, "check vm=115", *SEVERAL).trailer["findings"][1]["sentence"] == "no node has VM 115"
-
-
 def lock_of_dead_task(world: World) -> None:
     lock(world, "snapshot")
     task_index(world, f"{dead_upid(f'qmsnapshot:{VMID}')} 1 6743E100 killed")
 
 
-FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
-    "no quorum": (no_quorum, f"error: this node has no quorum; {REFUSED} / pvecm status"),
-    "moved while it ran": (
-        moved,
-        f"error: a QEMU of VM {VMID} still runs on {node_name()}, but the VM's configuration is on node pve2; send "
-        f"stop to end this QEMU first / kill $(cat /run/qemu-server/{VMID}.pid)",
+# The beginning of the line and a part of its fix, or all that follows if there is no fault.
+FAULTS: dict[str, tuple[Callable[[World], object], str, str]] = {
+    "no quorum": (no_quorum, f"error: this node has no quorum; {REFUSED}", "pvecm status"),
+    "moved while it ran": (moved, f"error: a QEMU of VM {VMID} still runs on ", "send stop to end this QEMU first"),
+    "no configuration": (
+        lambda world: conf(world).unlink(),
+        f"error: no node has VM {VMID}",
+        "correct the VM's number",
     ),
-    "no configuration": (lambda world: conf(world).unlink(), f"error: no node has VM {VMID} / correct the VM's number"),
-    "a template": (
-        lambda world: conf(world).write_text(f"template: 1\n{conf(world).read_text()}"),
-        f"error: VM {VMID} is a template, which Proxmox never starts, so start and cycle fail / correct",
-    ),
+    "a template": (lambda world: configure(world, "template: 1"), f"error: VM {VMID} is a template", "correct"),
     "a dead task's lock": (
         lock_of_dead_task,
-        f"warning: VM {VMID} is locked (snapshot), so start, stop and cycle may be refused; the last such task, "
-        "qmsnapshot",
-    ),
-    "a migration's lock": (
-        lambda world: lock(world, "migrate"),
-        f"warning: VM {VMID} is locked (migrate), so start, stop and cycle may be refused; this node could not tell "
-        f"whether its task still runs / qm config {VMID}; cat /var/log/pve/tasks/active",
+        f"warning: VM {VMID} is locked (snapshot)",
+        "the last such task, qmsnapshot",
     ),
     "HA in error": (
         lambda world: under_ha(world, "started", "error"),
-        f"error: VM {VMID}: HA manages it: requested started, now error; HA does nothing with the VM until you disable "
-        f"the resource: start and cycle are refused / ha-manager set vm:{VMID} --state disabled, fix",
-    ),
-    "HA's manager is dead": (
-        lambda world: under_ha(world, dead=("pve-ha-crm",), silent=324),
-        f"error: VM {VMID}: HA manages it: requested started, now started; HA does nothing now, because HA's manager "
-        "pve-ha-crm seems dead, silent for 3",
+        f"error: VM {VMID}: HA manages it: requested started, now error",
+        f"ha-manager set vm:{VMID} --state disabled",
     ),
     "HA's LRM is dead": (
         lambda world: under_ha(world, dead=("pve-ha-lrm",), silent=324),
-        f"error: VM {VMID}: HA manages it: requested started, now started; HA does nothing now, because pve-ha-lrm of "
-        "node ",
-    ),
-    "HA frozen": (
-        lambda world: under_ha(world, "started", "freeze"),
-        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is",
+        f"error: VM {VMID}: HA manages it: requested started, now started; HA does nothing now",
+        "because pve-ha-lrm of node ",
     ),
     "HA moves it": (
         lambda world: under_ha(world, seen="migrate"),
-        f"warning: VM {VMID}: HA manages it: requested started, now migrate; HA is moving the VM to another node, and "
-        "forgets any request that comes during the move: start, stop and cycle are refused / "
+        f"warning: VM {VMID}: HA manages it: requested started, now migrate",
         "wait until HA has moved it",
-    ),
-    "HA disarmed": (
-        lambda world: under_ha(world, disarm="ignore"),
-        f"warning: VM {VMID}: HA is disarmed (ignore), so it leaves every VM alone until it is armed again"
-        " / ha-manager",
-    ),
-    "HA disarmed, and frozen": (
-        lambda world: under_ha(world, disarm="freeze"),
-        f"error: VM {VMID}: HA manages it: requested started, now freeze; HA leaves the VM as it is until HA is "
-        "armed again, or the node's pve-ha-lrm runs again: start and cycle are refused / ha-manager status, and wait "
-        "until HA has finished; if HA is disarmed: ha-manager crm-command arm-ha",
     ),
 }
 
@@ -170,11 +127,10 @@ FAULTS: dict[str, tuple[Callable[[World], object], str]] = {
 @pytest.mark.parametrize("name", sampled(FAULTS, "no quorum", "moved while it ran", "HA's LRM is dead"))
 def test_what_would_refuse_a_verb_is_found(world: World, name: str) -> None:
     """One line is not ok. It says the fault, its effect and the fix."""
-    change, expected = FAULTS[name]
+    change, beginning, fix = FAULTS[name]
     change(world)
     [found] = of_vm(world)
-    assert found.startswith(expected)
-    assert " / " in found
+    assert (found.startswith(beginning), fix in found, " / " in found) == (True, True, True), found
 
 
 def test_ha_that_works_is_no_fault(world: World) -> None:

@@ -18,11 +18,10 @@ from breakglass.agents.pve.forensics.guest_agent import (
 )
 from breakglass.agents.pve.forensics.on_qemu import name_agent_state
 from breakglass.agents.pve.host.paths import Host
-from breakglass.demo.proxmox.world import VMID, World
+from breakglass.demo.proxmox.world import CONF, VMID, World
 
-from ..support.agent import execute, set_constants
-from ..support.pve_host import dead_upid, lock, task, task_index
-from ..support.selection import sampled
+from ..support.agent import constants_set, execute, set_constants
+from ..support.pve_host import conf, dead_upid, lock, task, task_index
 
 
 def qga(world: World) -> Path:
@@ -102,38 +101,32 @@ def _lie(listener: socket.socket, word: str) -> None:
                 stream.flush()
 
 
-def test_the_answer_to_another_client_is_not_ours(world: World) -> None:
-    """It is skipped. Otherwise, each answer would be that of the previous command."""
+def test_a_monitor_that_lies(world: World) -> None:
+    """The answer to another client is skipped. Otherwise, each answer would be that of the previous command.
+
+    A word that is no state of QEMU is not passed on. The page would send it back as `if_state`, and each button would
+    fail.
+    """
     with lying_monitor(world, "running"):
         assert execute(world, "status").trailer["state"] == "running"
+    for word in ("RUNNING!", "running\n", "stopped", "elsewhere", "unknown"):
+        with lying_monitor(world, word):
+            answer = execute(world, "status")
+        assert (answer.code, answer.trailer["state"]) == (0, "unknown")
+        assert answer.stdout.splitlines()[0] == f"unknown: pid {world.pid}; QMP says a state that QEMU does not have"
 
 
-@pytest.mark.parametrize("word", sampled(["RUNNING!", "running\n", "stopped", "elsewhere", "unknown"], "RUNNING!"))
-def test_a_word_that_is_no_state_of_qemus_is_not_passed_on(world: World, word: str) -> None:
-    """A QEMU that was taken over can send it. The page would send it back as `if_state`, so each button would fail."""
-    with lying_monitor(world, word):
-        answer = execute(world, "status")
-    assert (answer.code, answer.trailer["state"]) == (0, "unknown")
-    assert answer.stdout.splitlines()[0] == f"unknown: pid {world.pid}; QMP says a state that QEMU does not have"
-
-
-def test_the_guest_agent_is_reported(world: World) -> None:
-    """If it answers, the output and the trailer say so."""
-    set_constants(world, AGENT_PING_SECONDS=10.0)
-    with agent_port(qga(world), answers=True):
+def test_the_guest_agent_is_reported_and_not_required(world: World) -> None:
+    """The output and the trailer say whether it answers. The reset is done without it, and without its port."""
+    with constants_set(world, AGENT_PING_SECONDS=10.0), agent_port(qga(world), answers=True):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["agent"]) == (0, "answers")
     assert "verify: the guest agent answers" in answer.stdout.splitlines()
-
-
-@pytest.mark.all
-def test_the_guest_agent_is_not_required(world: World) -> None:
-    """If it is silent, the output says so, and the reset is still done. Without a port, the output says nothing."""
     with agent_port(qga(world), answers=False):
         answer = execute(world, "reset")
     assert (answer.code, answer.trailer["outcome"], answer.trailer["agent"]) == (0, "done", "silent")
     assert "verify: the guest agent does not answer yet" in answer.stdout.splitlines()
-    os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
+    os.unlink(qga(world))
     without = execute(world, "reset")
     assert (without.code, "agent" in without.trailer) == (0, False)
 
@@ -169,37 +162,46 @@ def test_the_guest_agent_is_asked_whether_the_file_systems_are_frozen(short_dir:
         assert ask_guest_agent(str(path), 0.1, "guest-fsfreeze-status") is None
 
 
-@pytest.fixture
-def with_open_port(short_dir: Path) -> Iterator[World]:
-    """A VM whose QEMU says that the guest has opened the agent's port. A test itself serves the socket."""
-    with closing(World(short_dir)) as world:
+@contextmanager
+def with_devices(directory: Path, *words: str) -> Iterator[World]:
+    """Run a VM whose QEMU has more devices."""
+    with closing(World(directory)) as world:
         command = world.root / "vm.json"
-        words = ["-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0"]
-        command.write_text(json.dumps(json.loads(command.read_text()) + words))
+        more = [word.format(qga=qga(world)) for word in words]
+        command.write_text(json.dumps(json.loads(command.read_text()) + more))
         started = world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
         yield world
 
 
+# The guest has opened the agent's port, as QEMU says. A test itself serves the socket.
+OPEN_PORT = ("-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0")
+# The port as `agent: 1` makes it, which the guest never opens.
+AGENT_PORT = ("-chardev", "socket,path={qga},server=on,wait=off,id=qga0", "-device", "virtio-serial-pci,id=qga0")
+AGENT_PORT += ("-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+
+
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize("runs", [True, pytest.param(False, marks=pytest.mark.all)], ids=["runs", "has ended"])
-def test_a_frozen_guest_is_not_called_healthy(with_open_port: World, runs: bool) -> None:
+def test_a_frozen_guest_is_not_called_healthy(short_dir: Path) -> None:
     """The agent answers, but every service that writes waits. The verdict names the backup that froze the guest."""
-    world = with_open_port
-    set_constants(world, SAMPLES_APART=1.5)
-    with task(f"vzdump:{VMID}") as upid, agent_port(qga(world), answers=True, freeze={"return": "frozen"}):
-        if runs:
-            lock(world, "backup")
-        task_index(world, upid if runs else f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors")
-        verdict = execute(world, "forensics").trailer["verdict"]
-    assert (verdict["code"], verdict["advice"]) == ("guest-frozen", "")
-    thaw, *lines = verdict["evidence"]
-    assert thaw == f"by hand: qm guest cmd {VMID} fsfreeze-thaw"
-    says, whose = (
-        ("a backup runs", "works on it") if runs else ("no backup works on the VM now", "has ended: job errors")
-    )
-    assert says in verdict["sentence"]
-    assert [line for line in lines[:2] if f"vzdump of VM {VMID} by root@pam, process" in line and line.endswith(whose)]
+    frozen: dict[str, object] = {"return": "frozen"}
+    with with_devices(short_dir, *OPEN_PORT) as world, task(f"vzdump:{VMID}") as upid:
+        set_constants(world, SAMPLES_APART=0.3)
+        ended = f"{dead_upid(f'vzdump:{VMID}')} 1 6743E100 job errors"
+        for index, says, whose in (
+            (upid, "a backup runs", "works on it"),
+            (ended, "no backup works on the VM now", "has ended: job errors"),
+        ):
+            conf(world).write_text(f"lock: backup\n{CONF}" if index == upid else CONF)
+            task_index(world, index)
+            with agent_port(qga(world), answers=True, freeze=frozen):
+                verdict = execute(world, "forensics").trailer["verdict"]
+            assert (verdict["code"], verdict["advice"]) == ("guest-frozen", "")
+            thaw, *lines = verdict["evidence"]
+            assert thaw == f"by hand: qm guest cmd {VMID} fsfreeze-thaw"
+            assert says in verdict["sentence"]
+            owner = f"vzdump of VM {VMID} by root@pam, process"
+            assert [line for line in lines[:2] if owner in line and line.endswith(whose)]
 
 
 @pytest.mark.real("qemu")
@@ -219,32 +221,19 @@ def test_a_backup_that_starves_the_guest_is_named(short_dir: Path) -> None:
     assert verdict["evidence"][0] == f"by hand: wait, or pvesh delete /nodes/demo/tasks/{upid}"
 
 
-@pytest.fixture
-def with_agent_port(short_dir: Path) -> Iterator[World]:
-    """A VM whose QEMU has the guest agent's port, as `agent: 1` makes it, and whose guest never opens it."""
-    with closing(World(short_dir)) as world:
-        command = world.root / "vm.json"
-        port = f"socket,path={world.root}/run/qemu-server/{VMID}.qga,server=on,wait=off,id=qga0"
-        devices = ("virtio-serial-pci,id=qga0", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
-        words = ["-chardev", port, *(word for device in devices for word in ("-device", device))]
-        command.write_text(json.dumps(json.loads(command.read_text()) + words))
-        started = world.qm("start", str(VMID))
-        assert started.returncode == 0, started.stderr
-        yield world
-
-
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-def test_nothing_is_said_of_an_agent_that_was_never_installed(with_agent_port: World) -> None:
+def test_nothing_is_said_of_an_agent_that_was_never_installed(short_dir: Path) -> None:
     """QEMU knows that no program in the guest has opened the port, so no reset or capture calls the agent silent."""
-    set_constants(with_agent_port, SAMPLES_APART=0.3, SHORT_APART=0.1)
-    host = Host(VMID, str(with_agent_port.root))
-    assert ping_guest_agent(host, 0.3) == "silent"
-    assert guest_agent_state(host) == ""
-    reset = execute(with_agent_port, "reset")
-    assert (reset.code, "agent" in reset.trailer, "guest agent does" in reset.stdout) == (0, False, False)
-    assert "the guest has not opened its port" in execute(with_agent_port, "forensics").stdout
+    with with_devices(short_dir, *AGENT_PORT) as world:
+        set_constants(world, SAMPLES_APART=0.3, SHORT_APART=0.1)
+        host = Host(VMID, str(world.root))
+        assert ping_guest_agent(host, 0.3) == "silent"
+        assert guest_agent_state(host) == ""
+        reset = execute(world, "reset")
+        assert (reset.code, "agent" in reset.trailer, "guest agent does" in reset.stdout) == (0, False, False)
+        assert "the guest has not opened its port" in execute(world, "forensics").stdout
 
 
 def test_an_agents_port_is_open_or_not() -> None:
