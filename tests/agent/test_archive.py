@@ -207,16 +207,21 @@ def test_a_job_that_a_crash_cut_off(world: World) -> None:
 
 
 def test_a_running_job_is_not_called_cut_off(world: World) -> None:
-    """Its trace is already in the archive, but /run says that it still runs."""
+    """Its trace is already in the archive, but /run says that it still runs.
+
+    A capture runs beside it. Another verb is busy, and learns the holder and its stage.
+    """
     held = at_qm("stop")(world, "runs-now-1")
     next(held)
     with Session(world) as session:
         tag = session.send("stop id=runs-now-1 by=operator")
         next(held)
         until((world.root / f"var/lib/breakglass/{VMID}/jobs/runs-now-1/request.json").exists, "the trace")
-        assert session.ask("reset id=busy-now-1")["outcome"] == "busy"
+        assert session.ask("forensics id=beside-it-1 by=grafana")["outcome"] == "done"
+        busy = session.ask("reset id=busy-now-1 by=operator2")
+        assert (busy["exit_code"], busy["holder"]["by"], busy["holder"]["stage"]) == (11, "operator", "stop")
         jobs = {job["id"]: job["outcome"] for job in session.ask("history")["jobs"]}
-        assert jobs == {"runs-now-1": None, "busy-now-1": "busy"}
+        assert jobs == {"runs-now-1": None, "beside-it-1": "done", "busy-now-1": "busy"}
         next(held)
         assert session.result(tag)["outcome"] == "done"
     next(held, None)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -103,20 +104,12 @@ def test_an_opinion_is_counted_before_it_comes(world: World) -> None:
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("verb", ["told", "seen", "opinion"])
-def test_nothing_else_can_be_marked(world: World, verb: str) -> None:
+def test_nothing_else_can_be_marked(world: World) -> None:
     """Neither a caller's capture, nor a drill's, nor a job that is not known."""
     for job in ("msg_00000003", "alert-drill-03"):
         execute(world, f"forensics id={job} by=am")
-    for job in ("msg_00000003", "alert-drill-03", "alert-unknown"):
+    for verb, job in product(("told", "seen", "opinion"), ("msg_00000003", "alert-drill-03", "alert-unknown")):
         answer = execute(world, f"{verb} id={job} by=op")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (13, "job-unknown")
         assert not memory(world, f"jobs/{job}/marks").exists()
         assert not memory(world, f"jobs/{job}/opinion.json").exists()
-
-
-@pytest.mark.parametrize("line", ["told", "told id=alert-0001", "seen id=alert-0001 by=op", "opinion id=alert-0001"])
-def test_a_read_only_key_marks_nothing(world: World, line: str) -> None:
-    """Claude's key neither marks a capture nor learns which of them wait."""
-    answer = execute(world, line, "--read-only")
-    assert (answer.code, "untold" in answer.trailer) == (10, False)
