@@ -4,8 +4,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,16 +30,21 @@ def qga(world: World) -> Path:
 
 
 @contextmanager
-def agent_port(path: Path, answers: bool, freeze: dict[str, object] | None = None) -> Iterator[None]:
-    """Serve the guest agent's socket as an agent would, or as the port of a guest without an agent.
+def listening(path: Path, talk: Callable[[socket.SocketIO], None]) -> Iterator[None]:
+    """Serve a socket in the place of the one that is there, one client after the other."""
 
-    `freeze` is its answer to guest-fsfreeze-status. With None, it never answers that.
-    """
+    def serve() -> None:
+        with suppress(OSError):  # the end of the block
+            while True:
+                client = listener.accept()[0]
+                with suppress(OSError), client, client.makefile("rwb", buffering=0) as stream:
+                    talk(stream)
+
     with socket.socket(socket.AF_UNIX) as listener:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen()
-        serving = threading.Thread(target=_serve, args=(listener, answers, freeze))
+        serving = threading.Thread(target=serve)
         serving.start()
         try:
             yield
@@ -48,57 +53,38 @@ def agent_port(path: Path, answers: bool, freeze: dict[str, object] | None = Non
             serving.join()
 
 
-def _serve(listener: socket.socket, answers: bool, freeze: dict[str, object] | None) -> None:
-    while True:
-        try:
-            client = listener.accept()[0]
-        except OSError:
-            return
-        with client:
-            client.sendall(b'{"return": "the late answer to another client"}\n{"return": "frozen"}\n')
-            with client.makefile("rb") as stream:
-                for line in stream:
-                    request = json.loads(line.lstrip(b"\xff"))
-                    is_sync = request["execute"] == "guest-sync"
-                    answer = {"return": request["arguments"]["id"]} if is_sync else freeze
-                    if answers and answer is not None:
-                        client.sendall(json.dumps(answer).encode() + b"\n")
+def agent_port(path: Path, answers: bool, freeze: dict[str, object] | None = None) -> AbstractContextManager[None]:
+    """Serve the guest agent's socket as an agent would, or as the port of a guest without an agent.
+
+    `freeze` is its answer to guest-fsfreeze-status. With None, it never answers that.
+    """
+
+    def talk(stream: socket.SocketIO) -> None:
+        stream.write(b'{"return": "the late answer to another client"}\n{"return": "frozen"}\n')
+        for line in stream:
+            request = json.loads(line.lstrip(b"\xff"))
+            is_sync = request["execute"] == "guest-sync"
+            answer = {"return": request["arguments"]["id"]} if is_sync else freeze
+            if answers and answer is not None:
+                stream.write(json.dumps(answer).encode() + b"\n")
+
+    return listening(path, talk)
 
 
-@contextmanager
-def lying_monitor(world: World, word: str) -> Iterator[None]:
+def lying_monitor(world: World, word: str) -> AbstractContextManager[None]:
     """Replace QEMU on its monitor, as a QEMU that was taken over can, and report `word` as the state.
 
     As QEMU does, it sends the answer for a client that has left to the next one.
     """
-    path = world.root / f"run/qemu-server/{VMID}.qmp"
-    with socket.socket(socket.AF_UNIX) as listener:
-        path.unlink()
-        listener.bind(str(path))
-        listener.listen()
-        serving = threading.Thread(target=_lie, args=(listener, word))
-        serving.start()
-        try:
-            yield
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            serving.join()
 
+    def talk(stream: socket.SocketIO) -> None:
+        stream.write(b'{"QMP": {}}\n{"return": {"status": "paused"}, "id": "of a client that has left"}\n')
+        for line in stream:
+            request = json.loads(line)
+            state = {"status": word} if request["execute"] == "query-status" else {}
+            stream.write(json.dumps({"return": state, "id": request["id"]}).encode() + b"\n")
 
-def _lie(listener: socket.socket, word: str) -> None:
-    while True:
-        try:
-            client = listener.accept()[0]
-        except OSError:
-            return
-        with client, client.makefile("rwb") as stream:
-            stream.write(b'{"QMP": {}}\n{"return": {"status": "paused"}, "id": "of a client that has left"}\n')
-            stream.flush()
-            for line in stream:
-                request = json.loads(line)
-                state = {"status": word} if request["execute"] == "query-status" else {}
-                stream.write(json.dumps({"return": state, "id": request["id"]}).encode() + b"\n")
-                stream.flush()
+    return listening(world.root / f"run/qemu-server/{VMID}.qmp", talk)
 
 
 def test_a_monitor_that_lies(world: World) -> None:
@@ -177,8 +163,11 @@ def with_devices(directory: Path, *words: str) -> Iterator[World]:
 # The guest has opened the agent's port, as QEMU says. A test itself serves the socket.
 OPEN_PORT = ("-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0")
 # The port as `agent: 1` makes it, which the guest never opens.
-AGENT_PORT = ("-chardev", "socket,path={qga},server=on,wait=off,id=qga0", "-device", "virtio-serial-pci,id=qga0")
-AGENT_PORT += ("-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+AGENT_PORT = (
+    *("-chardev", "socket,path={qga},server=on,wait=off,id=qga0"),
+    *("-device", "virtio-serial-pci,id=qga0"),
+    *("-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0"),
+)
 
 
 @pytest.mark.real("qemu")

@@ -1,88 +1,72 @@
 """One key, one session and one agent for all VMs of a host."""
 
 import json
-import os
+import signal
+from itertools import product
 
 import pytest
 
+from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.words import CONTAINER_SENTENCE, VERSION
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, set_constants
+from ..support.signals import signal_process
 
 pytestmark = pytest.mark.real("qemu")
 SEVERAL = ("--vms", f"{VMID},110-119")
-
-
-def guests(world: World, **kinds: str) -> None:
-    """Add these guests to the cluster, such as `vm110="lxc"`, on another node."""
-    ids = {name.removeprefix("vm"): {"node": "pve2", "type": kind, "version": 3} for name, kind in kinds.items()}
-    (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
+CODES = {110: "qemu-stopped", 111: "stopped-locked"}
 
 
 def several(world: World) -> list[str]:
     return world.forced_command(*SEVERAL)
 
 
-@pytest.mark.all
-@pytest.mark.parametrize("line", ["status", "reset", "forensics", "history", "job id=some-job-1"])
-def test_a_key_for_several_vms_needs_a_number(world: World, line: str) -> None:
-    """A line without `vm=` could mean any of them. It is refused, and nothing is changed."""
-    before = world.pid
-    answer = execute(world, line, *SEVERAL)
-    assert (answer.code, answer.trailer["verdict"]["code"], world.pid) == (12, "wrong-vm", before)
-    assert answer.stderr == (
-        f"this key serves several VMs (102,110-119): name one, like {line.split()[0]} vm=102; nothing was changed\n"
-    )
-
-
 def test_a_key_serves_its_list_and_no_other_vm(world: World) -> None:
-    """Each VM of the list is served, even in the middle of a range, but the next number is not."""
-    assert execute(world, f"status vm={VMID}", *SEVERAL).trailer["state"] == "running"
-    assert execute(world, "status vm=115", *SEVERAL).code == 0
-    for other in (101, 109, 120, 1102):
-        answer = execute(world, f"reset vm={other}", *SEVERAL)
-        assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
-
-
-def test_a_key_for_every_vm_serves_each(world: World) -> None:
-    """`--vms all` has no bound."""
+    """Each VM of the list is served, even in the middle of a range. A line without a number could mean any of them."""
+    before = world.pid
+    with Session(world, several(world)) as session:
+        assert session.ask(f"status vm={VMID}")["state"] == "running"
+        assert session.ask("status vm=115")["state"] == "stopped"
+        for verb in ("status", "reset", "forensics", "history", "job id=some-job-1"):
+            assert session.ask(verb)["verdict"]["code"] == "wrong-vm"
+        for number, verb in product((101, 109, 120, 1102), ("reset", "status", "check")):
+            refused = session.ask(f"{verb} vm={number}")
+            assert (refused["exit_code"], refused["verdict"]["code"]) == (12, "wrong-vm")
+        # the same id under two numbers is two jobs, so the second one attaches to nothing
+        assert session.ask(f"start vm={VMID} id=same-id-0001")["outcome"] == "done"
+        other = session.ask("reset vm=110 id=same-id-0001")
+        assert (other["outcome"], other["attached"], other["verdict"]["code"]) == ("refused", False, "not-running")
+    assert world.pid == before
     assert execute(world, "status vm=999999999", "--vms", "all").code == 0
-
-
-@pytest.mark.parametrize("words", [("--vms", ""), ("--vms", "102,"), ("--vm", "102")], ids=str)
-def test_a_forced_command_that_is_not_clear_serves_nothing(world: World, words: tuple[str, str]) -> None:
-    """A damaged list or an unknown option ends the command before anything is read."""
-    answer = execute(world, "reset", *words)
-    assert (answer.code, answer.trailer) == (2, {})
+    for words in (("--vms", ""), ("--vms", "102,"), ("--vm", "102")):  # not clear, so nothing is read
+        answer = execute(world, "reset", *words)
+        assert (answer.code, answer.trailer) == (2, {})
 
 
 def test_ping_says_what_the_key_reaches(world: World) -> None:
     """The handler relies on the answer's version, node, list of VMs, and whether the key can change power."""
     answer = execute(world, "ping", *SEVERAL, "--read-only").trailer
-    node = os.uname().nodename.partition(".")[0]
-    fields = {name: answer[name] for name in ("version", "node", "vms", "read_only", "quorum", "records")}
-    assert fields == {
-        "version": VERSION,
-        "node": node,
-        "vms": "102,110-119",
-        "read_only": True,
-        "quorum": True,
-        "records": True,
-    }
+    expected = {"version": VERSION, "node": node_name(), "vms": "102,110-119", "read_only": True}
+    expected |= {"quorum": True, "records": True}
+    assert {name: answer[name] for name in expected} == expected
 
 
-def test_one_session_serves_all_vms_and_keeps_their_records_apart(world: World) -> None:
-    """The same id under two numbers is two jobs, so the second one attaches to nothing."""
+def test_states_judges_each_vm_as_a_status_does(world: World) -> None:
+    """It has the VMs of the key that are on this node, without the evidence. A VM that hangs hides no other."""
+    for vmid, text in ((110, ""), (111, "lock: backup\n"), (200, "")):
+        (world.root / f"etc/pve/qemu-server/{vmid}.conf").write_text(f"{text}memory: 32\n")
     with Session(world, several(world)) as session:
-        assert session.ask(f"status vm={VMID}")["state"] == "running"
-        assert session.ask("status vm=110")["state"] == "stopped"
-        assert session.ask(f"reset vm={VMID} id=same-id-0001")["outcome"] == "done"
-        other = session.ask("reset vm=110 id=same-id-0001")
-        assert (other["outcome"], other["attached"], other["verdict"]["code"]) == ("refused", False, "not-running")
-        assert session.ask("status")["verdict"]["code"] == "wrong-vm"
-        assert session.ask("status vm=120")["verdict"]["code"] == "wrong-vm"
-        assert session.ask("ping")["vms"] == "102,110-119"
+        states = {state.pop("vm"): state for state in session.ask("states")["states"]}
+        for vmid in (VMID, 110, 111):
+            status = session.ask(f"status vm={vmid}")
+            status["verdict"]["evidence"] = []
+            told = ("state", "last", "holder", "heartbeat", "verdict", "proxmox_name")
+            assert states[vmid] == {name: status[name] for name in told}
+        assert {vmid: each["verdict"]["code"] for vmid, each in states.items()} == CODES | {VMID: "qemu-running"}
+        signal_process(world.pid, signal.SIGSTOP)
+        silent = {state["vm"]: state["verdict"]["code"] for state in session.ask("states")["states"]}
+    assert silent == CODES | {VMID: "qemu-wedged"}
 
 
 def test_what_changes_power_waits_for_no_read(world: World) -> None:
@@ -108,7 +92,8 @@ def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
 @pytest.mark.all
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:
     """The sentence names pct. No verb acts, and no state is reported, because a container has no QEMU."""
-    guests(world, vm110="lxc")
+    ids = {"110": {"node": "pve2", "type": "lxc", "version": 3}}
+    (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
     for verb in ("start", "stop", "reset", "cycle"):
         answer = execute(world, f"{verb} vm=110", *SEVERAL)
         verdict = answer.trailer["verdict"]

