@@ -175,19 +175,6 @@ def test_the_job_outlives_the_session_that_started_it(gated_stop: World) -> None
 
 
 @pytest.mark.all
-def test_forensics_makes_nobody_busy_and_waits_for_nobody(gated_stop: World) -> None:
-    """A capture runs while a verb holds the VM. The busy answer names the holder's stage."""
-    with Session(gated_stop) as session:
-        tag = session.send("stop id=holds-the-vm by=operator")
-        running_job(session)
-        assert session.ask("forensics id=beside-it-1 by=grafana")["outcome"] == "done"
-        busy = session.ask("reset id=too-late-1 by=operator2")
-        assert (busy["exit_code"], busy["holder"]["by"], busy["holder"]["stage"]) == (11, "operator", "stop")
-        (gated_stop.root / "gate").write_text("")
-        assert session.result(tag)["outcome"] == "done"
-
-
-@pytest.mark.all
 def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     """fresh=S attaches a new id for ever to a capture younger than S. Without fresh=, a new capture is taken."""
     with Session(world) as session:
@@ -261,7 +248,6 @@ def test_an_id_from_before_the_hosts_reboot_does_not_act_again(world: World) -> 
     assert (execute(world, "reset id=before-boot").code, world.pid) == (17, before)
 
 
-@pytest.mark.all
 @own_host
 def test_evidence_of_an_earlier_process_is_not_reused(world: World) -> None:
     """A verb within a minute of a capture uses its evidence, but not for a new QEMU process.

@@ -27,31 +27,15 @@ def by_hand(world: World, *words: str) -> tuple[int, list[str]]:
     return ran.returncode, ran.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ("status 102", "status vm=102"),
-        ("forensics 102", "forensics vm=102"),
-        ("history 102", "history vm=102"),
-        ("reset 999", "reset vm=999"),
-        ("cycle 999", "cycle vm=999"),
-        ("start 102", "start vm=102"),
-        ("stop 105", "stop vm=105"),
-    ],
-)
-def test_the_same_verdict_as_over_ssh(world: World, words: str, line: str) -> None:
-    """Root names any VM. The exit code, the state and the sentence are those of the forced command for every VM."""
+@pytest.mark.parametrize("words", ["forensics 102", "history 102", "reset 999", "stop 105"])
+def test_the_same_verdict_as_over_ssh(world: World, words: str) -> None:
+    """Root names any VM. The exit code and the outcome are those of the forced command for every VM."""
     code, lines = by_hand(world, *words.split())
-    environment = world.environment | {"SSH_ORIGINAL_COMMAND": line}
-    forced = [*world.forced_command()[:3], "serve", "--vms", "all", "--root", str(world.root)]
-    ran = subprocess.run(forced, env=environment, capture_output=True, text=True, timeout=320)
-    answer = execute(world, line) if "102" in line else None
-    assert code == ran.returncode
     verb, vm = words.split()
+    answer = execute(world, f"{verb} vm={vm}", "--vms", "all")
     [outcome] = re.findall(rf'^VM {vm}(?: "devvm")?: {verb} ([a-z-]+)', "\n".join(lines), re.MULTILINE)
-    assert answer is None or answer.trailer["outcome"] == outcome
-    assert f'"outcome": "{outcome}"' in ran.stdout
-    if answer and answer.trailer["verdict"] and verb != "history":
+    assert (code, outcome) == (answer.code, answer.trailer["outcome"])
+    if words == "forensics 102":
         assert any(str(answer.trailer["verdict"]["sentence"]) in shown for shown in lines)
 
 

@@ -236,7 +236,9 @@ FAULTS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(FAULTS, "writable agent", "a container", "key of root's", "every VM"))
+@pytest.mark.parametrize(
+    "name", sampled(FAULTS, "no qm", "another program", "a missing VM in a range", "key of root's")
+)
 def test_a_fault(host: CheckedHost, name: str) -> None:
     """A line has the fault and its fix. An error is exit 1. A warning is exit 0, because a rescue still works."""
     change, text = FAULTS[name]

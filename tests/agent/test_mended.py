@@ -11,9 +11,8 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.hung import unserved_fuse
 from ..support.selection import sampled
-from ..support.service import Service
 from ..support.signals import signal_process
-from ..support.sshd import Sshd, descendants
+from ..support.sshd import descendants
 from ..support.stages import at_qm, in_evidence, recorded_command, until
 
 pytestmark = pytest.mark.real("sshd", "qemu")
@@ -112,13 +111,3 @@ def test_a_defect_in_the_capture_stops_no_rescue(world: World) -> None:
     answer = execute(world, "reset")
     assert (answer.code, answer.trailer["state"]) == (0, "running")
     assert "KeyError" in answer.trailer["warnings"][0]
-
-
-@pytest.mark.all
-def test_many_who_find_nobody_are_told_so_together(service: Service, sshd: Sshd) -> None:
-    """If the host is gone, twelve requests share one attempt, and all are unreached."""
-    sshd.stop()
-    service.not_answering()
-    replies = service.together([{"verb": "reset"}] * 12)
-    assert {reply.json["outcome"] for reply in replies} == {"unreached"}
-    assert {reply.json["reached"] for reply in replies} == {False}

@@ -113,6 +113,9 @@ CASES = {
     "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
     "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
     "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
+    "start hangs: cycle": Case(
+        "cycle", 15, "stranded", ("qm start did not end",), "none", "start-hangs", haste={"QM_START_SECONDS": 1.0}
+    ),
     # --- the cluster ---
     "no quorum: no cycle": Case("cycle", 12, "no-quorum", ("pvecm expected 1 only with proof",), place=no_quorum),
     "no quorum: reset": Case("reset", 0, place=no_quorum),
@@ -151,6 +154,7 @@ CASES = {
     "HA without quorum: no stop": Case(
         "stop", 12, "no-quorum", ("undoes a kill", "reboots itself after 60 s"), place=after(ha(), no_quorum)
     ),
+    "HA is moving it: no stop": Case("stop", 12, "ha-stuck", ("state migrate",), place=ha(seen="migrate")),
     "HA error: no cycle": Case(
         "cycle", 12, "ha-stuck", (ERROR, "--state disabled", "--state started"), place=ha("started", "error")
     ),
@@ -162,6 +166,15 @@ CASES = {
     ),
     "HA takes the stop of a VM that is off": Case(
         "stop", 0, "", ("already stopped", "requested stopped"), "none", place=after(stopped, ha())
+    ),
+    "HA has just died: a VM that is off may come back": Case(
+        "stop",
+        14,
+        "ha-holds",
+        ("has not taken the request", "HA's queue has the request", "--state ignored"),
+        "none",
+        place=after(stopped, ha(dead=HA_UNITS)),
+        haste=HA_LOOK,
     ),
     "HA forgets the stop of a cycle": Case(
         "cycle", 13, "moved", ("moved to node pve2 while the verb ran",), "none", place=ha(migrates="pve2")
@@ -189,15 +202,6 @@ IN_CI = {
         "stop", 0, "", ("ending QEMU directly",), "none", place=ha(dead=HA_UNITS[1:]), haste={"HA_STOP_SECONDS": 10.0}
     ),
     "HA's files are old by this node's clock alone: cycle": Case("cycle", 0, process="new", place=clock_ahead),
-    "HA has just died: a VM that is off may come back": Case(
-        "stop",
-        14,
-        "ha-holds",
-        ("has not taken the request", "HA's queue has the request", "--state ignored"),
-        "none",
-        place=after(stopped, ha(dead=HA_UNITS)),
-        haste=HA_LOOK,
-    ),
     "HA does not start it": Case(
         "start",
         13,

@@ -1,16 +1,13 @@
-"""`./dev faults` and `./dev mutants` find what they look for: each is tried with and without a defect."""
+"""`./dev faults` finds what it looks for: it is tried with and without a defect."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from breakglass.demo.proxmox.world import World
 
 from ..bench.faults import Case, record, run, watched_world
-from ..bench.mutants import Mutant, copy_checkout, fate, mutants_of, targets
 from ..support.agent import constants_set
-from ..unit.test_layout import ROOT
 
 pytestmark = [pytest.mark.real("qemu", "strace"), pytest.mark.slow, pytest.mark.all]
 
@@ -47,13 +44,3 @@ def test_a_job_that_cannot_read_its_start_time_does_nothing(world: World, sites:
     """Otherwise the job would look killed, and its answer would say so while it acts."""
     read = next(each for each in sites if each.call == "openat" and each.site.startswith("host/paths.py"))
     assert run(world, read._replace(how="EMFILE"), "no-start-time") == ("hit", "failed", [])
-
-
-def test_a_mistake_is_found(tmp_path: Path) -> None:
-    """A mutant fails the test that covers it, and a change without an effect does not."""
-    copy_checkout(tmp_path)
-    [mutant] = [each for each in mutants_of(ROOT / "agents/pve/vm_list.py") if each.before == "text == EVERY_VM"]
-    tests = [(0.1, "tests/unit/test_vm_list.py")]
-    harmless = Mutant(mutant.file, mutant.line, mutant.start, mutant.end, mutant.before, mutant.before)
-    assert [fate(tmp_path, each, tests) for each in (mutant, harmless)] == ["killed", "survived"]
-    assert len(targets()) > 50

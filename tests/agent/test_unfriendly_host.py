@@ -1,23 +1,22 @@
 """Hosts that are full, read-only, hung, badly set up or have a wrong time. The verb works, and says what it lacked."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
 
 from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, free_part
-from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, agent_processes, answer_of, constants_set, execute, set_constants, write_agent
+from ..support.agent import Session, agent_processes, execute, set_constants
+from ..support.chain import chain_files, read_links
+from ..support.full import fill, small_disk
 from ..support.hung import unserved_fuse
 from ..support.qemu import Witness
-from ..support.stages import archive_note, await_agents, memory, until
+from ..support.stages import archive_note, until
 
 pytestmark = [pytest.mark.real("qemu", "root"), pytest.mark.slow]
 
@@ -30,19 +29,9 @@ def archived(world: World) -> set[str]:
 
 
 @contextmanager
-def small_disk(world: World) -> Iterator[Path]:
-    target = world.root / "var/lib"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(target)], check=True)
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", "-l", str(target)], check=True)
-
-
-@contextmanager
 def full(world: World) -> Iterator[Callable[[], None]]:
-    with small_disk(world) as disk:
-        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)
+    with small_disk(world.root / "var/lib") as disk:
+        fill(disk)
         yield (disk / "filler").unlink
 
 
@@ -51,7 +40,7 @@ def read_only(world: World) -> Iterator[Callable[[], None]]:
     def mended() -> None:
         subprocess.run(["mount", "-o", "remount,rw", str(world.root / "var/lib")], check=True)
 
-    with small_disk(world) as disk:
+    with small_disk(world.root / "var/lib") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         yield mended
 
@@ -80,6 +69,8 @@ def test_an_archive_that_cannot_be_written(world: World, trouble: Trouble, reaso
         assert [job["id"] for job in history["jobs"]] == ["unwritten-2", "unwritten-1"]
         assert history["warnings"] == [sentence]
         assert execute(world, "reset id=unwritten-1").trailer["attached"] is True
+        begun = [link for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
+        assert begun[1]["archive"].startswith(f"the archive in /var/lib can't be written ({reason})")
         mend()
         execute(world, "reset id=unwritten-3")
         until(lambda: archived(world) >= {"unwritten-1", "unwritten-2", "unwritten-3"}, "the copies")
@@ -119,44 +110,14 @@ def noted_since(world: World) -> float:
 # --- the rest of the machine ---
 
 
-@contextmanager
-def small_run(world: World) -> Iterator[Path]:
-    """Mount a /run of 4 MiB for the records."""
-    place = world.root / "run/breakglass"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(place: Path) -> None:
-    """Take all free room."""
-    command = ["dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", "oflag=append", "conv=notrunc"]
-    subprocess.run(command, capture_output=True)
-
-
-@pytest.mark.all
-@pytest.mark.real("mounts")
-def test_a_full_run(world: World) -> None:
-    """If there is no room for records, the reserve is enough for half a dozen resets, each of which acts once."""
-    with small_run(world) as place:
-        execute(world, "ping", "--vms", "100-199")
-        fill(place)
-        with Witness(world) as qemu:
-            for number in range(6):
-                answer = execute(world, f"reset vm={VMID} id=no-room-{number}", "--vms", "100-199")
-                assert (answer.code, answer.trailer["state"]) == (0, "running")
-                while qemu.wait("RESET")["guest"]:  # the firmware adds its own reset after a quick one
-                    pass
-                assert execute(world, f"reset id=no-room-{number}").trailer["attached"] is True
-
-
 @pytest.mark.real("mounts")
 def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
-    """One reserve serves all VMs, although the test takes its rest after each verb. Later it is refilled."""
-    with small_run(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
+    """One reserve serves all VMs, although the test takes its rest after each verb. Later it is refilled.
+
+    Each verb acts once.
+    """
+    place = world.root / "run/breakglass"
+    with small_disk(place, "4m"), Session(world, world.forced_command("--vms", "all")) as session:
         assert session.ask("ping")["records"] is True
         [reserve] = place.rglob("reserve")
         assert reserve.stat().st_blocks * 512 == reserve.stat().st_size == RESERVE_BYTES
@@ -171,7 +132,11 @@ def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
             answers = [session.ask(verb) for _ in range(2)]
             assert [(answer["exit_code"], answer["attached"]) for answer in answers] == [(12, False), (12, True)]
             fill(place)
-        assert session.ask(f"reset vm={VMID} id=no-room-102", 60)["outcome"] == "done"
+        with Witness(world) as qemu:
+            assert session.ask(f"reset vm={VMID} id=no-room-102", 60)["outcome"] == "done"
+            assert qemu.wait("RESET")["guest"] is False
+            again = session.ask(f"reset vm={VMID} id=no-room-102", 60)
+            assert (again["attached"], qemu.seen("RESET")) == (True, False)
         assert reserve.stat().st_size < RESERVE_BYTES
         (place / "filler").unlink()
         session.ask("ping")
@@ -179,29 +144,12 @@ def test_a_full_run_stops_no_vm_of_the_host(world: World) -> None:
 
 
 @pytest.mark.all
-@pytest.mark.real("mounts")
-def test_a_tmp_that_cannot_be_written(world: World) -> None:
-    """Neither the agent nor its commands write anything there."""
-    own = f"mount --bind {world.directory} {world.directory}"
-    script = (
-        f'{own} && mount --rbind /tmp /tmp && mount -o remount,bind,ro /tmp && ! touch /tmp/x 2>/dev/null && exec "$@"'
-    )
-    command = ["unshare", "--mount", "/bin/sh", "-c", script, "sh", *world.forced_command()]
-    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (ran.returncode, answer_of(ran).trailer["state"]) == (0, "running")
-
-
-PROVEN_SOON = {"SAMPLES_APART": 0.4, "WATCHED_SECONDS": 0.3, "SHORT_APART": 0.1}
-
-
-@pytest.mark.all
 def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
-    """The clock says 2038 and then 1970. Ids, fresh captures and the order of jobs use the time since boot instead."""
-    write_agent(world, told_the_time(2_200_000_000), **PROVEN_SOON)
+    """The clock says 2039 and then 1970. Ids, fresh captures and the order of jobs use the time since boot instead."""
+    set_constants(world, clock_at(2_200_000_000), SAMPLES_APART=0.4, WATCHED_SECONDS=0.3)
     assert execute(world, "reset id=in-the-future").trailer["started"].startswith("2039-")
     assert execute(world, "forensics id=capture-then").code == 0
-    write_agent(world, told_the_time(0), **PROVEN_SOON)
+    set_constants(world, clock_at(0))
     again = execute(world, "reset id=in-the-future").trailer
     assert (again["attached"], again["outcome"]) == (True, "done")
     assert execute(world, "forensics id=capture-now fresh=600").trailer["job"] == "capture-then"
@@ -211,36 +159,7 @@ def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
     assert history[0]["started"].startswith("1970-")
 
 
-def told_the_time(seconds: int) -> str:
+def clock_at(seconds: int) -> str:
     """Return the code of an agent on a host whose clock has stopped at this time in seconds."""
-    clock = f"import time\ntime.time = lambda: {seconds}\n_true = time.gmtime\n"
-    return f"{clock}time.gmtime = lambda when=None: _true({seconds} if when is None else when)"
-
-
-@pytest.mark.all
-def test_a_thousand_old_jobs(world: World) -> None:
-    """They are in /run and in the archive. Status and history answer within 4 s, and a reset does not read them all."""
-    execute(world, "reset id=the-first-one")
-    until(lambda: archived(world), "the archive")
-    sample, old = memory(world, "jobs/the-first-one"), world.root / f"var/lib/breakglass/{VMID}/jobs"
-    record, result = json.loads((sample / "request.json").read_text()), sample / "result.json"
-    for place, names in ((memory(world, "jobs"), "run"), (old, "old")):
-        for number in range(1000):
-            job = place / f"{names}-{number:04}"
-            job.mkdir()
-            (job / "result.json").hardlink_to(result)
-            at = {"id": job.name, "boottime": record["boottime"] - 1000 + number / 2}
-            (job / "request.json").write_text(json.dumps(record | at))
-    with constants_set(world, DEADLINES=DEADLINES):  # the host's own 4 s, in place of the tests' longer limits
-        for ask in ("status", "ping", "history", "job id=old-0007"):
-            assert execute(world, ask).code == 0  # it would be exit 14 after 4 s
-    with Session(world) as session:
-        assert session.ask("reset id=after-a-thousand", 40)["outcome"] == "done"
-        jobs = session.ask("history", 40)["jobs"]
-    assert (len(jobs), jobs[0]["id"]) == (50, "after-a-thousand")
-    until(lambda: "after-a-thousand" in archived(world), "its copy")
-    await_agents(world)
-    shutil.rmtree(memory(world, "jobs"))  # as after a boot, because only then does the history read the archive
-    with constants_set(world, DEADLINES=DEADLINES):
-        history = execute(world, "history")
-    assert (history.code, len(history.trailer["jobs"]), history.trailer["warnings"]) == (0, 50, [])
+    clock = f"import time\ntime.time = lambda: {seconds}\ntime.true = getattr(time, 'true', time.gmtime)\n"
+    return f"{clock}time.gmtime = lambda when=None: time.true({seconds} if when is None else when)"
