@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +9,9 @@ from breakglass.client import new_id
 from breakglass.demo.proxmox.world import VMID
 
 from ..support.agent import execute
-from ..support.cluster import Cluster, cluster
+from ..support.cluster import Cluster
 from ..support.service import Service
-from ..support.stages import memory, until
+from ..support.stages import memory
 
 pytestmark = pytest.mark.real("sshd")
 MOVED = f"a QEMU of VM {VMID} still runs on pve1, but the VM's configuration is on node pve2"
@@ -21,19 +19,9 @@ CUT_OFF = "pve1 (which has no quorum, or no /etc/pve), but the VM's configuratio
 
 
 @pytest.fixture
-def nodes(short_dir: Path) -> Iterator[Cluster]:
-    """Three nodes for one test, because it leaves two QEMUs, or a node with its own /etc/pve."""
-    with cluster(short_dir) as made:
-        yield made
-
-
-@pytest.fixture
-def service(nodes: Cluster, short_dir: Path) -> Iterator[Service]:
-    service = nodes.handler(short_dir)
-    try:
-        yield service
-    finally:
-        service.stop()
+def service(nodes: Cluster, nodes_service: Service) -> Service:
+    nodes.wait_for(nodes_service)
+    return nodes_service
 
 
 def looks_are_stale(service: Service, sentence: str, state: str) -> None:
@@ -153,7 +141,7 @@ def test_a_dead_node_is_named_with_what_ha_does(nodes: Cluster, service: Service
         status = json.dumps({**states, "timestamp": int(time.time())})
         (ha / "manager_status").write_text(status)
     nodes.nodes["pve1"].stop()
-    until(lambda: service.health()["hosts"]["pve1"]["state"] != "answering", "the loss of pve1")
+    nodes.wait_for(service)
     seen = service.pve("status").json
     assert (seen["state"], seen["verdict"]["code"]) == ("elsewhere", "other-node")
     sentence = seen["verdict"]["sentence"]

@@ -14,22 +14,27 @@ from ..support.pve_host import conf, not_mounted
 from ..support.service import Service
 from ..support.sshd import Sshd
 from ..support.stages import until
+from .conftest import handler
 
-pytestmark = pytest.mark.real("sshd", "qemu")
+pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
 NAME = 'name = "devvm"'
 SENTENCE = 'VM 102 is "{}" on Proxmox and not "devvm": another VM has this number now'
 JOBS = tuple(verb for verb, row in VERBS.items() if row.is_job)
 
 
+@pytest.fixture(scope="module")
+def named(directory: Path, shared_sshd: Sshd) -> Iterator[Service]:
+    with handler(directory, shared_sshd, vm_lines=NAME) as service:
+        yield service
+
+
 @pytest.fixture
-def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
-    made = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], vm_lines=NAME)
-    try:
-        made.answering()
-        yield made
-    finally:
-        made.stop()
+def service(world: World, named: Service) -> Iterator[Service]:
+    """A handler that knows the VM's name. The host agent is restored after the test."""
+    agent = world.agent.read_text()
+    yield named
+    world.agent.write_text(agent)
 
 
 def create_anew(world: World, name: str) -> int | None:
@@ -42,15 +47,17 @@ def create_anew(world: World, name: str) -> int | None:
 
 
 def reconnect(service: Service, sshd: Sshd) -> None:
+    """Make the handler open a new session, and return once it has heard the host agent."""
+    before = service.log().count('"event": "host-up"')
     sshd.drop_connections()
-    service.not_answering()
-    until(lambda: service.health()["vms"][0]["proxmox"] in ("answering", "elsewhere"), "a new handshake")
+    service.logged('"event": "host-up"', times=before + 1)
 
 
 def test_no_verb_acts_on_another_vm(service: Service, world: World) -> None:
     """It is refused before anything acts, and a look says at the top that it is another VM, without its picture."""
     before = service.pve("status").json
     assert (before["proxmox_name"], before["verdict"]["code"]) == ("devvm", "qemu-running")
+    last = service.pve("history").json["last"]
     pid = create_anew(world, "customer-db")
     for verb in JOBS:
         answer = service.pve(verb).json
@@ -64,7 +71,7 @@ def test_no_verb_acts_on_another_vm(service: Service, world: World) -> None:
     [state] = service.pve("states").json["states"]
     assert (state["proxmox_name"], state["state"], state["verdict"]["code"]) == ("customer-db", "unknown", "wrong-vm")
     history = service.pve("history").json
-    assert (world.pid, history["last"], history["warnings"]) == (pid, "none", [SENTENCE.format("customer-db")])
+    assert (world.pid, history["last"], history["warnings"]) == (pid, last, [SENTENCE.format("customer-db")])
     create_anew(world, "")
     assert service.pve("cycle").json["verdict"]["sentence"] == SENTENCE.format("")
     conf(world).write_text(CONF.replace("devvm", "</b>\x1b[2J" + 300 * "x"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from breakglass.demo.proxmox.world import VMID, World
+from breakglass.demo.proxmox.world import CONF, VMID, World
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.places import Destination
 from breakglass.proxmox.run import Find
@@ -20,6 +20,7 @@ from .sshd import Sshd, descendants
 from .stages import until
 
 NODES = ("pve1", "pve2", "pve3")
+COROSYNC = "totem {\n  cluster_name: demo\n}\n"
 
 
 class Cluster:
@@ -53,9 +54,9 @@ class Cluster:
         hasten(world)
         # No test here makes QEMU hang, and three hosts on a busy machine can be slow to hear its answer.
         set_constants(world, f"replace(node_name=lambda: {name!r})", QMP_SECONDS=30.0)
-        (pve / "corosync.conf").write_text("totem {\n  cluster_name: demo\n}\n")
+        (pve / "corosync.conf").write_text(COROSYNC)
         (world.root / "etc/corosync").mkdir()
-        (world.root / "etc/corosync/corosync.conf").write_text((pve / "corosync.conf").read_text())
+        (world.root / "etc/corosync/corosync.conf").write_text(COROSYNC)
         return world
 
     @property
@@ -71,11 +72,31 @@ class Cluster:
             new.write_text(text)
             new.rename(sshd.world.root / "etc/pve/.vmlist")
 
+    def restore(self) -> None:
+        """Undo what a test has done to the nodes. They are in one cluster again, and the VM runs on pve1 alone."""
+        for name, sshd in self.nodes.items():
+            if sshd.process.returncode is not None:
+                sshd.start()
+            pve = sshd.world.root / "etc/pve"
+            if not (pve / "nodes").is_symlink():
+                self.heal(name)
+            (pve / "local").unlink(missing_ok=True)
+            (pve / "local").symlink_to(f"nodes/{name}")
+            (pve / "corosync.conf").write_text(COROSYNC)
+            shutil.rmtree(pve / "ha", ignore_errors=True)
+            if self.place != NODES[0] or name != NODES[0]:
+                _end_process(sshd.world)
+        for conf in self.shared.glob(f"*/qemu-server/{VMID}.conf"):
+            conf.unlink()
+        (self.shared / NODES[0] / f"qemu-server/{VMID}.conf").write_text(CONF)
+        self.place = NODES[0]
+        self._write_vmlist()
+        if self.world.pid is None:
+            assert self.world.qm("start", str(VMID)).returncode == 0
+
     def move(self, node: str, *, running: bool = True) -> None:
         """Move the VM to another node. Its process ends, its configuration moves, and it starts there."""
-        if (pid := self.world.pid) is not None:
-            signal_process(pid, signal.SIGKILL)
-            until(lambda: self.world.pid is None, "the end of the VM's process")
+        _end_process(self.world)
         conf = f"qemu-server/{VMID}.conf"
         (self.shared / self.place / conf).rename(self.shared / node / conf)
         self.place = node
@@ -89,7 +110,7 @@ class Cluster:
         The handler waits this many seconds for the hosts to say where the VM is, or as long as its own limits if None.
         """
         times = [f"proxmox.places.{name} = {seconds}" for name in ("ASK_SECONDS", "ASK_AGAIN_SECONDS")]
-        times += ["web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0"]
+        times += ["web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0", "proxmox.patience.BACKOFF = (0.05,)"]
         sshd = self.nodes["pve1"]
         others = "".join(self._host_table(name) for name in NODES[1:]) + entry("generic", 0, host="devvm")
         service = Service(
@@ -103,11 +124,14 @@ class Cluster:
         )
         with ExitStack() as begun:
             begun.callback(service.stop)
-            until(
-                lambda: {host["state"] for host in service.health()["hosts"].values()} == {"answering"}, "three hosts"
-            )
+            self.wait_for(service)
             begun.pop_all()
         return service
+
+    def wait_for(self, service: Service) -> None:
+        """Return once the handler knows which nodes run."""
+        up = [name for name, sshd in self.nodes.items() if sshd.process.returncode is None]
+        until(lambda: [n for n, host in service.health()["hosts"].items() if host["state"] == "answering"] == up, "it")
 
     def _host_table(self, name: str) -> str:
         sshd = self.nodes[name]
@@ -155,6 +179,7 @@ class Cluster:
     def heal(self, name: str) -> None:
         """Connect a node that has its own /etc/pve to the cluster again."""
         nodes = self.nodes[name].world.root / "etc/pve/nodes"
+        (nodes / name).chmod(0o755)
         shutil.rmtree(nodes)
         nodes.symlink_to(self.shared)
         self._write_vmlist()
@@ -179,6 +204,12 @@ class Cluster:
         for sshd in self.nodes.values():
             sshd.stop()
             sshd.world.close()
+
+
+def _end_process(world: World) -> None:
+    if (pid := world.pid) is not None:
+        signal_process(pid, signal.SIGKILL)
+        until(lambda: world.pid is None, "the end of the VM's process")
 
 
 @contextmanager
