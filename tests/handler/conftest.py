@@ -22,8 +22,8 @@ EAGER = with_constants("proxmox.patience.BACKOFF = (0.05,)")  # a lost host is t
 @contextmanager
 def handler(directory: Path, sshd: Sshd, *, program: Sequence[str] = EAGER, **more: Any) -> Iterator[Service]:
     """Run a handler in front of this host until the block ends. It is connected at the beginning."""
-    access = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-    service = Service(directory, **(access | more), program=program)
+    host_key = [sshd.host_key]
+    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, program=program, **more)
     try:
         service.answering()
         yield service
@@ -86,9 +86,11 @@ def script(scripted_sshd: Sshd) -> Scripted:
 
 @pytest.fixture(scope="session")
 def shared_nodes() -> Iterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
-        with cluster(Path(directory)) as nodes:
-            yield nodes
+    with (
+        tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory,
+        cluster(Path(directory)) as nodes,
+    ):
+        yield nodes
 
 
 @pytest.fixture(scope="session")

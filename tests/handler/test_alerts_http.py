@@ -8,9 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import asyncssh
 import pytest
 
 from breakglass.client import new_id
-from breakglass.config.load import parse
 
 from ..support.alerting import (
     EXPIRED_TOKEN,
@@ -31,7 +28,7 @@ from ..support.alerting import (
     send_with_token,
     until,
 )
-from ..support.documents import commands
+from ..support.forked import run_command
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 
@@ -70,10 +67,6 @@ def signed(service: Service, payload: object, source: str = "generic") -> Reply:
     return service.send("POST", f"/alert/{source}", body, service.signed(body))
 
 
-def recorded(name: str) -> Any:
-    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
-
-
 # --- captures ---
 
 
@@ -104,63 +97,24 @@ def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
     """A caller who may only read guesses the id from the alert, and asks for the capture before the outage."""
     known = ["generic", "foreseen", "2026-11-24T02:50:00+00:00"]
     guess = f"alert-{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:40]}"
-    claim = service.pve("forensics", caller="viewer", msg_id=guess, vm="devvm")
-    error = claim.json.get("error", {})
-    list_captures(service)
     (taken,) = signed(service, firing("foreseen", "unsparing")).json["accepted"]
     assert (taken["job"] == guess, taken["duplicate"]) == (False, False)
-    assert (claim.status, error["code"], error["reached"]) == (400, "bad-request", False)
-    assert error["message"] == 'ids that begin with "alert-" are for alerts; nothing was sent'
-    again = service.pve("forensics", caller="viewer", msg_id=taken["job"], vm="devvm")
-    assert again.status == 400
+    for msg_id in (guess, taken["job"]):
+        claim = service.pve("forensics", caller="viewer", msg_id=msg_id, vm="devvm")
+        error = claim.json["error"]
+        assert (claim.status, error["code"], error["reached"]) == (400, "bad-request", False)
     shown = service.pve("history", caller="viewer", job=taken["job"], vm="devvm").json["job"]
     assert shown["id"] == taken["job"]
-
-
-@pytest.mark.all
-def test_a_storm_makes_one_capture(service: Service) -> None:
-    """Five hundred different alerts, each in its own notification, make at most one capture; all are answered."""
-    before = len(list_captures(service))
-
-    def send(number: int) -> Reply:
-        """Send an alert until it is answered, because on a busy machine the host's answer may be too late."""
-        replies = (signed(service, firing(f"storm-{number}")) for _ in range(100))
-        return next(reply for reply in replies if reply.status != 503)
-
-    with ThreadPoolExecutor(32) as pool:
-        replies = list(pool.map(send, range(500)))
-    assert Counter(reply.status for reply in replies) == {202: 500}
-    assert len({one["job"] for reply in replies for one in reply.json["accepted"]}) == 1
-    assert len(list_captures(service)) <= before + 1
-
-
-def test_two_replicas_start_one_capture(service: Service, alerted: tuple[Service, Sshd]) -> None:
-    """The host is the only memory, so a second handler with the same session secret makes no second capture.
-
-    The second handler does not know its own address, so its answer has no link to the page.
-    """
-    sshd = alerted[1]
-    shared: dict[str, Any] = {
-        "extra": ENTRIES,
-        "session_secret": parse(service.config.read_text(), str).session_secrets[-1],
-    }
-    directory, pins = sshd.world.directory, [sshd.host_key]
-    other = Service(directory, port=sshd.port, key=sshd.power_key, host_key=pins, **shared)
-    try:
-        other.answering()
-        (one,) = signed(service, firing("replicas", "unsparing")).json["accepted"]
-        (two,) = signed(other, firing("replicas", "unsparing")).json["accepted"]
-        assert (one["duplicate"], two["duplicate"], two["job"]) == (False, True, one["job"])
-        assert ("page" in one, "page" in two) == (True, False)
-    finally:
-        other.stop()
 
 
 # --- authentication and rights ---
 
 
 def test_every_failed_authentication_gets_the_same_answer(service: Service) -> None:
-    """A bad token, a bad signature, none, and Grafana's without a time get the same bytes."""
+    """A bad token, a bad signature, none, and Grafana's without a time get the same bytes.
+
+    A bad token is refused before its body of a megabyte is sent.
+    """
     body = json.dumps(firing("unknown")).encode()
     digest = hmac.new(GRAFANA_SECRET.encode(), body, hashlib.sha256).hexdigest()
     attempts = [
@@ -175,10 +129,6 @@ def test_every_failed_authentication_gets_the_same_answer(service: Service) -> N
     replies = [service.send("POST", "/alert/generic", body, headers) for headers in attempts]
     assert {reply.status for reply in replies} == {401}
     assert len({reply.body for reply in replies}) == 1
-
-
-def test_a_token_is_judged_before_the_body(service: Service) -> None:
-    """A bad token is refused before its body of a megabyte is sent."""
     with socket.create_connection(("127.0.0.1", service.port), 60) as connection:
         head = ["POST /alert/kuma HTTP/1.1", "host: x", "content-length: 900000", "authorization: Bearer bgt_x", "", ""]
         connection.sendall("\r\n".join(head).encode())
@@ -226,16 +176,11 @@ def test_a_token_reads_and_changes_nothing(service: Service) -> None:
     for verb in ("reset", "stop", "cycle", "start", "history"):
         refused = send_with_token(service, "/pve", {"verb": verb, "vm": "devvm"})
         assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
-
-
-def test_neither_a_token_nor_grafanas_signature_talks_to_claude(service: Service) -> None:
-    """/chat accepts only a caller's own signature. Any other request gets the same answer as a stranger's."""
-    body = json.dumps({"prompt": "hello", "vm": "devvm"}).encode()
-    stranger = service.send("POST", "/chat", body)
-    assert (stranger.status, stranger.json["error"]["code"]) == (401, "unauthorized")
-    for headers in ({"authorization": f"Bearer {TOKEN}"}, grafana_headers(body, int(time.time()))):
-        reply = service.send("POST", "/chat", body, headers)
-        assert (reply.status, reply.body) == (401, stranger.body)
+    now = int(time.time())
+    for path in ("/chat", "/echo", "/report"):  # as a stranger's request
+        for headers in ({}, {"authorization": f"Bearer {TOKEN}"}, grafana_headers(body, now)):
+            reply = service.send("POST", path, body, headers)
+            assert (reply.status, reply.json["error"]["code"]) == (401, "unauthorized")
 
 
 def test_vms_not_after_and_allow_apply_to_alerts(service: Service) -> None:
@@ -260,13 +205,6 @@ def test_wrong_addresses_methods_and_sizes_get_their_errors(service: Service) ->
     assert signed(service, {"status": 1}).json["error"]["message"] == "status is not text"
 
 
-def test_a_host_out_of_reach_is_503(service: Service) -> None:
-    """If the host can't be reached, the answer says that nothing was sent and that the sender must send again."""
-    reply = signed(service, firing("x", "other"))
-    assert reply.status == 503
-    assert (reply.json["error"]["code"], reply.json["error"]["reached"]) == ("unreached", False)
-
-
 @pytest.mark.all
 @pytest.mark.slow
 def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
@@ -280,25 +218,18 @@ def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
         finally:
             other.stop()
     assert reply.status == 503
-    assert (
-        reply.json["error"]["message"] == f"127.0.0.1:{port} did not confirm that the capture began: no answer in 6 s"
-    )
+    assert reply.json["error"]["message"].startswith(f"127.0.0.1:{port} did not confirm that the capture began")
 
 
 def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
-    """The generic example is a shell script. It works as it is printed, and docs/alerts.md has the same text."""
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
-    environment["BREAKGLASS_SECRET"] = service.secrets["operator"]
+    """The generic example is a shell script, which works as it is printed."""
     url = f"http://127.0.0.1:{service.port}"
-    command = [sys.executable, "-m", "breakglass", "alert-example", "generic", "--url", url]
-    script = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    [documented] = commands("docs/alerts.md", "Zabbix, and anything else")
-    assert script == documented.replace("https://rescue.example.org", url)
+    script = run_command("alert-example", "generic", "--url", url, BREAKGLASS_CONFIG=str(service.config)).stdout
     program = tmp_path / "breakglass"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
     program.chmod(0o755)
-    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
-    ran = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True)
+    here = {"BREAKGLASS_SECRET": service.secrets["operator"], "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run(["sh", "-ec", script], env=os.environ | here, capture_output=True, text=True)
     assert json.loads(ran.stdout)["accepted"][0]["vm"] == "devvm", ran.stderr
 
 
@@ -309,10 +240,12 @@ def test_a_lost_host_gets_the_retry(service: Service, alerted: tuple[Service, Ss
     sshd.stop()
     try:
         service.not_answering()
-        assert signed(service, payload).status == 503
+        refused = signed(service, payload)
     finally:
         sshd.start()
         service.answering()
+    error = refused.json["error"]
+    assert (refused.status, error["code"], error["reached"]) == (503, "unreached", False)
     (taken,) = signed(service, payload).json["accepted"]
     assert not taken["duplicate"]
 

@@ -2,30 +2,30 @@
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from breakglass.auth.signing import fingerprint, secret_bytes
-from breakglass.base import audit
 
-from ..support.documents import commands
 from ..support.ports import reserve_port
 from ..support.service import Service, as_handler, new_secret
 from ..support.sshd import Sshd, wait_listening
-from ..unit.test_logs import documented, empty_log
-
-__all__ = ["empty_log"]  # a fixture of pytest
+from ..unit.test_logs import documented
+from .conftest import handler
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
-PROXY_SETTING = "[server]\nproxies = ['127.0.0.0/8']\n"
+
+@pytest.fixture
+def service(short_dir: Path, sshd: Sshd) -> Iterator[Service]:
+    with handler(short_dir, sshd) as service:
+        yield service
 
 
 def log_of(service: Service) -> list[dict[str, Any]]:
@@ -53,12 +53,6 @@ def serving_to(service: Service, stdout: int, directory: Path) -> "subprocess.Po
     return process
 
 
-def write_all(writer: audit.Writer) -> None:
-    """Write the waiting lines, in this thread."""
-    audit._waiting.put(None)
-    writer.run()
-
-
 @pytest.mark.all
 @pytest.mark.slow
 def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> None:
@@ -72,87 +66,44 @@ def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> No
         process.wait(60)
 
 
-@pytest.mark.usefixtures("empty_log")
-def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
-    """A line that a full disk cuts is lost, but the lines that come once there is space are whole."""
-    path = tmp_path / "log"
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    writer = audit.Writer(log)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for number in (1, 2, 3):
-        audit.note("own-agent-unreadable", error=number, text="x" * 100)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
-    try:
-        write_all(writer)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    audit.note("own-agent-unreadable", error=4)
-    write_all(writer)
-    os.close(log)
-    first, torn, lost, last = path.read_text().splitlines()
-    assert (json.loads(first)["error"], torn[:7]) == (1, '{"time"')
-    assert (json.loads(lost)["count"], json.loads(last)["error"]) == (2, 4)
-
-
 # --- its content ---
 
 
-def test_a_refused_request_says_why(service: Service) -> None:
-    """Only the log says why. The answers are all the same bytes."""
+def test_the_log_says_who_signed_and_why_others_were_refused(service: Service) -> None:
+    """Only the log says why, because the answers are all the same bytes.
+
+    If a caller has two keys, the log says which one signed, and `reload` lists both. The peer itself is the client,
+    unless its address is configured as a proxy's.
+    """
     body = b'{"verb":"status"}'
-    signed = service.signed(body)
-    other = {**signed, "webhook-signature": service.signed(body + b" ")["webhook-signature"]}
-    token = {"authorization": "Bearer bgt_" + "x" * 43}
+    old, new = service.secrets["operator"], new_secret()
+    names = [fingerprint(secret_bytes(secret)) for secret in (old, new)]
+    other = {**service.signed(body), "webhook-signature": service.signed(body + b" ")["webhook-signature"]}
+    token = {"authorization": "Bearer bgt_" + "x" * 43, "x-forwarded-for": "198.51.100.7"}
     answers = [service.send("POST", "/pve", body, headers) for headers in ({}, other, token)]
     assert len({(answer.status, answer.body) for answer in answers}) == 1
     assert service.send("POST", "/pve", body, service.signed(body, at=int(time.time()) - 400)).status == 401
-    lines = service.audit()
-    assert [(line["outcome"], line["why"], line["caller"]) for line in lines] == [
-        ("unauthorized", "malformed", ""),
-        ("unauthorized", "unknown signature", ""),
-        ("unauthorized", "unknown signature", ""),
-        ("stale-timestamp", "stale", "operator"),
+    text = service.config.read_text().replace(json.dumps(old), json.dumps([old, new]))
+    service.config.write_text(f"{text}[server]\nproxies = ['127.0.0.0/8']\n")
+    service.reload()
+    assert wait_for_event(service, "reload")["callers"]["operator"] == names
+    for service.secrets["operator"] in (old, new):
+        service.pve("status")
+    for forwarded in ("203.0.113.9, 198.51.100.7", "unknown"):
+        service.send("POST", "/pve", b"{}", {"x-forwarded-for": forwarded})
+    fields = ("outcome", "why", "caller", "key", "client", "proxy")
+    assert [tuple(line[field] for field in fields) for line in service.audit()] == [
+        ("unauthorized", "malformed", "", "", "127.0.0.1", ""),
+        ("unauthorized", "unknown signature", "", "", "127.0.0.1", ""),
+        ("unauthorized", "unknown signature", "", "", "127.0.0.1", ""),
+        ("stale-timestamp", "stale", "operator", names[0], "127.0.0.1", ""),
+        ("done", "", "operator", names[0], "127.0.0.1", ""),
+        ("done", "", "operator", names[1], "127.0.0.1", ""),
+        ("unauthorized", "malformed", "", "", "198.51.100.7", "127.0.0.1"),
+        ("unauthorized", "malformed", "", "", "", "127.0.0.1"),
     ]
-    log_of(service)
-
-
-def documented_fingerprint(secret: str, directory: Path) -> str:
-    """Return the output of the command in docs/logs.md for a signing key's file."""
-    [command] = commands("docs/logs.md", "Requests")
-    (directory / "operator.signing-key").write_text(f"{secret}\n")
-    return subprocess.run(
-        ["sh", "-ec", command], cwd=directory, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def test_the_key_that_signed_is_named(service: Service, tmp_path: Path) -> None:
-    """If a caller has two keys, the log says which one signed. `start` and `reload` list both."""
-    old, new = service.secrets["operator"], new_secret()
-    text = service.config.read_text()
-    service.config.write_text(text.replace(json.dumps(old), json.dumps([old, new])))
-    service.process.send_signal(signal.SIGHUP)
-    reload = wait_for_event(service, "reload")
-    service.pve("status")
-    service.secrets["operator"] = new
-    service.pve("status")
-    names = [fingerprint(secret_bytes(secret)) for secret in (old, new)]
-    assert reload["callers"]["operator"] == names
-    assert [documented_fingerprint(secret, tmp_path) for secret in (old, new)] == names
-    assert [line["key"] for line in service.audit()] == names
     assert not any(secret.removeprefix("whsec_") in service.audit_file.read_text() for secret in (old, new))
-
-
-def test_a_proxy_is_believed_if_it_is_configured(service: Service) -> None:
-    """Otherwise, the peer itself is the client, and its headers about other clients are ignored."""
-    for setting in ("", PROXY_SETTING):
-        if setting:
-            service.config.write_text(service.config.read_text() + setting)
-            service.process.send_signal(signal.SIGHUP)
-            wait_for_event(service, "reload")
-        for forwarded in ("203.0.113.9, 198.51.100.7", "unknown"):
-            service.send("POST", "/pve", b"{}", {"x-forwarded-for": forwarded})
-    found = [(line["client"], line["proxy"]) for line in service.audit()]
-    assert found == [("127.0.0.1", "")] * 2 + [("198.51.100.7", "127.0.0.1"), ("", "127.0.0.1")]
+    log_of(service)
 
 
 @pytest.mark.all

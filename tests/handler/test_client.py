@@ -1,15 +1,18 @@
-"""The client's reaction to a missing handler, to another server in its place, and to a refused clock."""
+"""The client's reaction to a missing handler, to another server in its place, to a lost answer and a refused clock."""
 
 import json
 
 import pytest
 
+from breakglass.auth.signing import secret_bytes
 from breakglass.cli.conversation import ChatClient
-from breakglass.client import HandlerError, NoAnswer, Signer, post
+from breakglass.cli.main import main
+from breakglass.client import HandlerError, NoAnswer, Signer, VerbCall, call, new_id, post
 
 from ..support.peer import JSON, LINES, answer, peer
 from ..support.ports import reserve_port
 from ..support.rows import each_row
+from ..support.service import new_secret
 
 STALE: dict[str, object] = {"error": {"code": "stale-timestamp", "message": "old", "challenge": "c1"}}
 
@@ -45,18 +48,34 @@ def test_an_answer_that_is_not_a_handlers_may_have_been_sent(reply: str, message
     assert lost.value.sent
 
 
-def test_a_chat_that_was_not_sent_says_so() -> None:
-    """If no handler listens, there is no retry, and `sent` is false."""
-    url = f"http://127.0.0.1:{reserve_port()}"
+def test_a_chat_says_whether_it_was_sent() -> None:
+    """If no handler listens, `sent` is false. If the answer comes from a proxy, the turn may have begun."""
     with pytest.raises(NoAnswer, match="connection refused") as lost:
-        list(ChatClient(Signer(url, b"k" * 32)).start_turn("hello"))
+        list(ChatClient(Signer(f"http://127.0.0.1:{reserve_port()}", b"k" * 32)).start_turn("hello"))
     assert not lost.value.sent
-
-
-def test_a_chat_that_a_proxy_swallowed_may_have_been_sent() -> None:
-    """If the answer does not come from a handler, `sent` is true, so the turn may have begun."""
-    with peer("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n") as (url, _):
-        conversation = ChatClient(Signer(url, b"k" * 32))
-        with pytest.raises(NoAnswer, match="HTTP 504") as lost:
-            next(conversation.start_turn("hello"))
+    proxy = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n"
+    with peer(proxy) as (url, _), pytest.raises(NoAnswer, match="HTTP 504") as lost:
+        next(ChatClient(Signer(url, b"k" * 32)).start_turn("hello"))
     assert lost.value.sent
+
+
+DONE: dict[str, object] = {"type": "result", "outcome": "done", "state": "running", "verb": "cycle", "vm": "devvm"}
+
+
+@pytest.mark.slow  # `call` waits before it sends a request again
+def test_a_repeated_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `again`, the handler asks every host of the VM whether it knows the id.
+
+    So does `call` after a lost answer, and the command with `--id`, which names an earlier request.
+    """
+    secret, done = new_secret(), answer("200 OK", LINES, {**DONE, "id": "msg_12345678"})
+    with peer("", done) as (url, bodies):
+        found = call(Signer(url, secret_bytes(secret)), new_id(), VerbCall("cycle"), lambda line: None)
+    assert found["outcome"] == "done"
+    assert [json.loads(body).get("again") for body in bodies] == [None, True]
+    with peer(done) as (url, bodies):
+        monkeypatch.setenv("BREAKGLASS_URL", url)
+        monkeypatch.setenv("BREAKGLASS_SECRET", secret)
+        monkeypatch.setattr("sys.argv", ["breakglass", "call", "cycle", "--quiet", "--id", new_id()])
+        main()
+    assert [json.loads(body).get("again") for body in bodies] == [True]

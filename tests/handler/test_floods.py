@@ -1,10 +1,8 @@
 """Floods of strangers: pipelined requests, incomplete requests, bodies, and requests for another protocol."""
 
 import contextlib
-import os
+import itertools
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +13,8 @@ from breakglass.client import new_id
 
 from ..bench.client import resident_kib
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service, as_handler, wait_answering
+from ..support.rows import each_row
+from ..support.service import SSH_KEY, Service, with_constants
 
 pytestmark = pytest.mark.slow
 
@@ -29,36 +28,30 @@ DESCRIPTORS = 1000  # of the handler here
 HALF = b"GET /health HTTP/1.1\r\nhost: x\r\n"
 
 
-class SmallService(Service):
-    """A handler with few descriptors, and little memory for strangers."""
+SMALL = (
+    "-c",
+    "import resource, sys, breakglass.web.strangers; from breakglass.cli.main import main; "
+    f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS // 2}, {DESCRIPTORS})); "
+    f"breakglass.web.strangers.MOST_BYTES = {BODIES}; sys.exit(main())",
+)
 
-    bodies = BODIES
 
-    def start(self) -> None:
-        limits = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS // 2}, {DESCRIPTORS})); "
-        limits += f"breakglass.web.strangers.MOST_BYTES = {self.bodies}; "
-        code = "import resource, sys, breakglass.web.strangers; from breakglass.cli.main import main; "
-        environment = {**os.environ, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [sys.executable, "-c", f"{code}{limits}sys.exit(main())", "serve"]
-        with self.audit_file.open("ab") as audit:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=audit, stderr=audit, cwd=self.directory, **as_handler()
-            )
-        wait_answering(self.port, self.process)
-
-    def head(self, path: str, length: int, **headers: str) -> bytes:
-        """Return a head with these headers."""
-        lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {length}"]
-        return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+def head(path: str, length: int, **headers: str) -> bytes:
+    """Return the head of a request."""
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {length}"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
 
 
 @pytest.fixture(scope="module")
-def small(directory: Path) -> Iterator[SmallService]:
-    """The handler, with `devvm` on a host that refuses connections and `silentvm` on one that only accepts them."""
+def small(directory: Path) -> Iterator[Service]:
+    """A handler with few descriptors, and little memory for strangers.
+
+    The host of `devvm` refuses connections, and that of `silentvm` only accepts them.
+    """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_host = f'[hosts.silent]\nssh = "breakglass@127.0.0.1:{silent.getsockname()[1]}"\nhost_key = "any"\n'
         silent_host += f"key = '''{SSH_KEY}'''\n[vms.silentvm]\nhosts = ['silent']\nvmid = 103\n"
-        service = SmallService(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra=silent_host)
+        service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=SMALL, extra=silent_host)
         yield service
         service.stop()
 
@@ -91,16 +84,12 @@ def is_closed(client: socket.socket) -> bool:
 # --- pipelining ---
 
 
-def test_four_requests_may_wait(small: SmallService) -> None:
-    """Five at once are answered in turn, and the connection continues."""
+def test_a_few_requests_may_wait(small: Service) -> None:
+    """Five at once are answered in turn, and the connection continues. If a hundred come at once, it ends."""
     with connected(small) as client, client.makefile("rb") as answers:
         for _ in range(2):
             client.sendall(GET * 5)
             assert [read_status(answers) for _ in range(5)] == [200] * 5
-
-
-def test_one_more_ends_the_connection(small: SmallService) -> None:
-    """If a hundred come at once, none is kept, and the connection ends."""
     with connected(small) as client:
         client.sendall(GET * 100)
         received = b""
@@ -123,11 +112,10 @@ WISHES = {
 }
 
 
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("parts", [1, 2, 1000])
-def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, parts: int) -> None:
+@each_row(("wish", "parts"), itertools.product(WISHES, (1, 2, 1000)))
+def test_a_wish_for_another_protocol_is_ignored(small: Service, wish: str, parts: int) -> None:
     """The signed body is used, however it is framed, and the connection continues."""
-    request = small.head("/pve", len(STATUS), **small.signed(STATUS), **WISHES[wish]) + STATUS
+    request = head("/pve", len(STATUS), **small.signed(STATUS), **WISHES[wish]) + STATUS
     step = -(-len(request) // parts)
     with connected(small) as client, client.makefile("rb") as answers:
         for _ in range(2):
@@ -142,13 +130,13 @@ def test_a_wish_for_another_protocol_is_ignored(small: SmallService, wish: str, 
 
 
 @pytest.fixture
-def crowd(small: SmallService) -> Iterator[contextlib.ExitStack]:
+def crowd(small: Service) -> Iterator[contextlib.ExitStack]:
     """Connections that a test opens. They are closed after the test."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
-def test_half_requests_leave_a_descriptor_for_the_operator(small: SmallService, crowd: contextlib.ExitStack) -> None:
+def test_half_requests_leave_a_descriptor_for_the_operator(small: Service, crowd: contextlib.ExitStack) -> None:
     """If there are too many, the oldest are closed. Signed requests are answered, and always find a descriptor."""
     for n in range(DESCRIPTORS + 200):
         crowd.enter_context(connected(small)).sendall(HALF)
@@ -159,20 +147,12 @@ def test_half_requests_leave_a_descriptor_for_the_operator(small: SmallService, 
     assert "out-of-descriptors" not in small.logged(last)
 
 
-class RoomyService(SmallService):
-    """A handler whose limits close no connection of these tests."""
-
-    bodies = 8 * MOST
-
-
-def memory_of_bodies(service: SmallService, crowd: contextlib.ExitStack, **headers: str) -> int:
+def memory_of_bodies(service: Service, crowd: contextlib.ExitStack, **headers: str) -> int:
     """Return by how many bytes the handler grows while it reads bodies that together have `MOST`."""
     before = resident_kib(service.process.pid)
     part = b"x" * 900_000
     for _ in range(MOST // len(part)):
-        crowd.enter_context(connected(service)).sendall(
-            service.head("/alert/alertmanager", 1_000_000, **headers) + part
-        )
+        crowd.enter_context(connected(service)).sendall(head("/alert/alertmanager", 1_000_000, **headers) + part)
         assert service.pve("status", vm="devvm").status == 503  # by now the handler has read the part
     return (resident_kib(service.process.pid) - before) * 1024
 
@@ -189,7 +169,8 @@ NO_SIGNATURES: dict[str, dict[str, str]] = {
 @pytest.mark.all
 def test_a_body_that_can_not_be_signed_is_not_kept(directory: Path, crowd: contextlib.ExitStack) -> None:
     """If the headers can't be a signature, the body is not kept. If they can, the whole body is in memory."""
-    service = RoomyService(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
+    roomy = with_constants(f"web.strangers.MOST_BYTES = {8 * MOST}")  # closes no connection of this test
+    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", program=roomy)
     try:
         service.send("POST", "/alert/generic", b"x" * 900_000)  # the first requests take some memory for ever
         service.together([{"verb": "status", "vm": "devvm"}] * 20)
@@ -200,11 +181,11 @@ def test_a_body_that_can_not_be_signed_is_not_kept(directory: Path, crowd: conte
         service.stop()
 
 
-@pytest.mark.parametrize("headers", [*NO_SIGNATURES.values(), LOOKS_SIGNED], ids=[*NO_SIGNATURES, "a signature"])
-def test_the_refusal_comes_after_the_body(small: SmallService, headers: dict[str, str]) -> None:
+@each_row("headers", [*NO_SIGNATURES.values(), LOOKS_SIGNED])
+def test_the_refusal_comes_after_the_body(small: Service, headers: dict[str, str]) -> None:
     """Whether or not the body is kept, nothing is sent before its last byte, and then the same bytes."""
     with connected(small) as client, client.makefile("rb") as answers:
-        client.sendall(small.head("/alert/generic", 100_000, **headers) + b"x" * 99_999)
+        client.sendall(head("/alert/generic", 100_000, **headers) + b"x" * 99_999)
         assert small.pve("status", vm="devvm").status == 503  # by now the handler has read them
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -214,17 +195,17 @@ def test_the_refusal_comes_after_the_body(small: SmallService, headers: dict[str
         assert read_status(answers) == 401
 
 
-def test_bodies_of_strangers_share_their_memory(small: SmallService, crowd: contextlib.ExitStack) -> None:
+def test_bodies_of_strangers_share_their_memory(small: Service, crowd: contextlib.ExitStack) -> None:
     """If incomplete bodies are too long together, the oldest are dropped. A signed request that waits is kept."""
     waiting = crowd.enter_context(connected(small))
     silent = STATUS.replace(b"devvm", b"silentvm")
-    waiting.sendall(small.head("/pve", len(silent), **small.signed(silent)) + silent)
+    waiting.sendall(head("/pve", len(silent), **small.signed(silent)) + silent)
     part = b"x" * 900_000
     clients = []
     for _ in range(3 * BODIES // len(part)):  # in turn, because a silent connection ends after ten seconds
         client = crowd.enter_context(connected(small))
         clients.append(client)
-        client.sendall(small.head("/alert/alertmanager", 1_000_000, **LOOKS_SIGNED) + part)
+        client.sendall(head("/alert/alertmanager", 1_000_000, **LOOKS_SIGNED) + part)
         assert small.pve("status", vm="devvm").status == 503  # by now the handler has read the part
     assert is_closed(clients[0])
     clients[-1].sendall(b"x" * 100_000)

@@ -13,7 +13,7 @@ import pytest
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
-from ..support.agent import OLDER, execute, set_constants
+from ..support.agent import execute, set_constants
 from ..support.alerting import entry
 from ..support.service import Service
 from ..support.sshd import Sshd
@@ -68,15 +68,3 @@ def test_the_host_is_asked_not_to_read_the_log(service: Service, world: World) -
     assert NOT_READ in job(world, accepted["job"])["output"]
     with service.configured(service.config.read_text().replace(SETTING, "")):
         assert said(service, "forensics").startswith(READ)
-
-
-@pytest.mark.all
-def test_an_older_host_is_not_sent_the_word(service: Service, world: World, sshd: Sshd) -> None:
-    """It would refuse the line, so it takes the evidence with the log, which doctor says."""
-    set_constants(world, OLDER)
-    sshd.drop_connections()
-    service.not_answering()
-    service.answering()
-    assert execute(world, "forensics no-last-words").trailer["verdict"]["code"] == "agent-refused"
-    assert said(service, "forensics").startswith(READ)
-    assert said(service, "reset").startswith(READ)

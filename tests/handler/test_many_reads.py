@@ -5,33 +5,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 
 import pytest
 
 from breakglass.client import new_id
-from breakglass.demo.proxmox.world import World
 from breakglass.web.reads import MOST_READS
 
-from ..support.scripted import Scripted, result, scripted_host, stage
+from ..support.scripted import Scripted, result, stage
 from ..support.service import Service
-from ..support.sshd import Sshd
 from .test_reload import wait_until
 
 pytestmark = pytest.mark.real("sshd")
 
 
-@pytest.fixture(scope="module")
-def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
-    with scripted_host(directory) as host:
-        yield host
-
-
 @pytest.fixture
-def script(host: tuple[World, Sshd]) -> Scripted:
+def script(script: Scripted) -> Scripted:
     """A host on which captures, and requests about one job, end only when the test lets them."""
-    script = Scripted(host[0])
-    (script.place / "go").unlink(missing_ok=True)
     script.say(
         [
             ("forensics", [stage("forensics"), {"wait": "go"}, result(deadline=20.0)]),
@@ -43,14 +32,10 @@ def script(host: tuple[World, Sshd]) -> Scripted:
     return script
 
 
-@pytest.fixture(scope="module")
-def service(directory: Path, host: tuple[World, Sshd]) -> Iterator[Service]:
-    service = Service(directory, port=host[1].port, key=host[1].power_key, host_key=[host[1].host_key])
-    try:
-        service.answering()
-        yield service
-    finally:
-        service.stop()
+@pytest.fixture
+def service(scripted_service: Service) -> Service:
+    scripted_service.answering()
+    return scripted_service
 
 
 @pytest.mark.all
@@ -111,13 +96,8 @@ def test_looks_at_other_jobs_are_refused_beyond_the_bound(service: Service, scri
         first = [pool.submit(service.pve, "history", job=job) for job in jobs]
         wait_until(lambda: len(script.asked("job")) == MOST_READS)
         refused = service.pve("history", job=new_id())
-        assert (refused.status, refused.json["error"]["code"], refused.json["error"]["reached"]) == (
-            503,
-            "unreached",
-            False,
-        )
-        sentence = "operator has 16 of history under way for devvm already; nothing was sent"
-        assert refused.json["error"]["message"] == sentence
+        error = refused.json["error"]
+        assert (refused.status, error["code"], error["reached"]) == (503, "unreached", False)
         shared = pool.submit(service.pve, "history", job=jobs[0])
         script.let_go("go")
         assert {each.result().json["outcome"] for each in first} == {"done"}

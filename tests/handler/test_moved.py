@@ -12,7 +12,7 @@ import pytest
 
 from breakglass.client import new_id
 
-from ..support.agent import agent_processes, execute
+from ..support.agent import agent_processes
 from ..support.cluster import Cluster
 from ..support.service import Service
 from ..support.signals import signal_process
@@ -45,19 +45,6 @@ def test_a_handler_that_has_just_started_waits_for_its_connections(nodes: Cluste
     service.stop()
     service.start()
     assert service.pve("reset").json["outcome"] == "done"
-
-
-@pytest.mark.all
-def test_conditions_are_compared_where_the_vm_is(nodes: Cluster, service: Service) -> None:
-    """The node that has the VM compares them."""
-    nodes.move("pve3")
-    last = service.pve("status").json["last"]
-    nodes.move("pve1")
-    service.pve("reset")
-    nodes.move("pve3")
-    assert service.pve("reset", if_state="running", if_last=last).json["outcome"] == "done"
-    answer = execute(nodes.nodes["pve1"].world, "cycle if=running last=none")
-    assert (answer.trailer["state"], answer.trailer["verdict"]["code"]) == ("elsewhere", "other-node")
 
 
 def test_an_id_acts_once_wherever_the_vm_is(nodes: Cluster, service: Service) -> None:

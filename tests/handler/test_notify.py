@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, 
 from ..support.rows import each_row
 from ..support.service import Reply, Service, with_constants
 from ..support.sshd import Sshd, wait_listening
+from .conftest import handler
 
 pytestmark = pytest.mark.real("sshd", "qemu")
 
@@ -100,7 +100,11 @@ def told(receiver: Inbox) -> Iterator[Service]:
 
 
 def test_an_alert_becomes_one_message(told: Service, receiver: Inbox) -> None:
-    """The webhook passes the published check, ntfy's line has the job's id, and the host has the mark."""
+    """The webhook passes the published check, ntfy's line has the job's id, and the host has the mark.
+
+    The first look of each person is noted, once. A verb's outcome has the key of the alert's message, so a phone shows
+    one line with who, why and how it ended. ntfy then clears the line, because nothing is left to do.
+    """
     job = begin(told, "one")
     receiver.wait(2)
     told.logged('"event": "notify"', times=2)
@@ -121,38 +125,12 @@ def test_an_alert_becomes_one_message(told: Service, receiver: Inbox) -> None:
     assert headers["authorization"] == "Bearer tk_0"
     assert (line["topic"], line["sequence_id"], line["click"]) == ("night", job, PAGE + job)
     assert [action["action"] for action in line["actions"]] == ["view"]
-    assert line["title"].startswith("devvm at ")
-    assert marks(told, job)[0] == "told"
-
-
-def test_a_verb_replaces_the_message(told: Service, receiver: Inbox) -> None:
-    """A verb's outcome has the key of the alert's message, so a phone shows one line with who, why and how it ended.
-
-    ntfy then clears the line, because nothing is left to do.
-    """
-    job = begin(told, "two")
-    list_captures(told)
-    told.logged(f'"key": "{job}", "stage": "verdict"', times=2)
-    done = told.pve("reset", vm="devvm", reason="it hangs").json
-    told.logged(f'"key": "{job}", "stage": "{done["id"][-24:]}-done"', times=2)
-    line = receiver.lines()[job]
-    assert (line["title"], line["priority"]) == ("devvm: reset done", 3)
-    assert line["message"].startswith("operator (it hangs): reset done. The VM is running.")
-    assert line["click"] == PAGE + done["id"]
-    until(lambda: job in receiver.cleared)
-
-
-def test_opening_the_link_is_seen(told: Service) -> None:
-    """The first look of each person is noted, once; the job, the history and the status have it."""
-    job = begin(told, "three")
-    list_captures(told)
     assert send_with_token(told, "/pve", {"verb": "history", "vm": "devvm", "job": job}).status == 200
-    for _ in range(2):
-        marks(told, job)
 
     def seen() -> list[str]:
         return [each["by"] for each in told.pve("status", vm="devvm").json["seen"]]
 
+    assert [marks(told, job)[0] for _ in range(2)] == ["told"] * 2
     until(lambda: seen() == ["viewer"])
     told.pve("history", vm="devvm", job=job)
     until(lambda: seen() == ["viewer", "operator"])
@@ -160,6 +138,13 @@ def test_opening_the_link_is_seen(told: Service) -> None:
     listed = {each["id"]: each for each in told.pve("history", vm="devvm").json["jobs"]}
     assert [each["by"] for each in listed[job]["seen"]] == ["viewer", "operator"]
     assert "seen by viewer, 20" in run_command("call", "status", "--vm", "devvm", **settings_of(told)).stdout
+
+    done = told.pve("reset", vm="devvm", reason="it hangs").json
+    told.logged(f'"key": "{job}", "stage": "{done["id"][-24:]}-done"', times=2)
+    line = receiver.lines()[job]
+    assert (line["title"], line["priority"], line["click"]) == ("devvm: reset done", 3, PAGE + done["id"])
+    assert line["message"].startswith("operator (it hangs): reset done. The VM is running.")
+    until(lambda: job in receiver.cleared)
 
 
 @pytest.mark.all
@@ -241,38 +226,30 @@ def test_a_dead_receiver_delays_nothing(receiver: Inbox) -> None:
         assert len(receiver.requests) == before + 1
 
 
+@pytest.mark.shared("world", "sshd")
 def test_ready_is_lost_and_back(receiver: Inbox, sshd: Sshd, short_dir: Path) -> None:
     """The second message replaces the first, and ntfy clears it. The reason is a mistake in the configuration."""
-    access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
     mistake = "[unknown]\nx = 1\n"
     extra = ntfy(receiver.url).replace('["verdict", "outcome"]', '["ready"]') + mistake
-    service = Service(short_dir, extra=extra, program=with_constants(*QUICK), **access)
 
     def lost() -> list[str]:
         return [body["sequence_id"] for body in receiver.bodies() if "The configuration has" in body.get("message", "")]
 
-    try:
-        service.answering()
+    with handler(short_dir, sshd, extra=extra, program=with_constants(*QUICK)) as service:
         until(lambda: len(lost()) == 1)
         [key] = lost()
         with service.configured(service.config.read_text().replace(mistake, "")):
             until(lambda: receiver.lines()[key]["title"] == "Breakglass is ready again" and key in receiver.cleared)
-    finally:
-        service.stop()
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("step", ["accepted", "captured", "sent", "marked"])
+@pytest.mark.parametrize("step", ["accepted", "sent", "marked"])
 def test_a_killed_handler_loses_no_message(receiver: Inbox, step: str) -> None:
     """Whenever it is killed, it or another handler sends the message after that, and a phone shows one line."""
     with notifying(ntfy(receiver.url)) as (service, _):
-        hold_sending = step in ("accepted", "captured")
-        if hold_sending:
-            receiver.statuses = [503] * 3  # as long as it lives, no message of it arrives
+        receiver.statuses = [503] * 3 if step == "accepted" else []  # as long as it lives, no message of it arrives
         job = begin(service, f"kill-{step}")
-        if step == "captured":
-            list_captures(service)
-        if step in ("sent", "marked"):
+        if step != "accepted":
             until(lambda: job in receiver.lines())
         if step == "marked":
             until(lambda: marks(service, job)[0] == "told")
@@ -304,16 +281,6 @@ def test_many_untold_captures_become_one_message(receiver: Inbox) -> None:
         assert line["message"] == "6 captures have ended, and no message was sent about them: devvm."
 
 
-@pytest.mark.all
-def test_an_answer_can_wait_for_the_message(receiver: Inbox) -> None:
-    """Where a platform freezes a handler after its answer, the answer to an alert comes after the message."""
-    with notifying(ntfy(receiver.url, "before_answer = true")) as (service, _):
-        before = len(receiver.requests)
-        job = begin(service, "waits")
-        assert len(receiver.requests) == before + 1
-        assert marks(service, job)[0] == "told"
-
-
 class Twin(Service):
     """Another handler with the configuration of the first, and its session secret."""
 
@@ -324,26 +291,36 @@ class Twin(Service):
 
 
 @pytest.mark.all
-def test_a_stopping_handler_answers_an_alert_that_waits() -> None:
-    """The capture was begun, so the sender must learn it although the receiver never answers."""
+def test_an_answer_can_wait_for_the_message(receiver: Inbox) -> None:
+    """Where a platform freezes a handler after its answer, the answer to an alert comes after the message.
+
+    A stopping handler answers although the receiver never does, because the sender must learn of the capture.
+    """
     asked = Event()
 
     def never(taken: socket) -> None:
         asked.set()
         time.sleep(60)
 
-    with misbehaving(never) as url, notifying(ntfy(url, "before_answer = true")) as (service, _):
-        with ThreadPoolExecutor(1) as pool:
-            reply = pool.submit(fire, service, "stopping")
-            assert asked.wait(60)
-            service.stop()
-            assert reply.result().status == 202
-        service.start()
+    with misbehaving(never) as silent, notifying(ntfy(receiver.url, "before_answer = true")) as (service, _):
+        before = len(receiver.requests)
+        job = begin(service, "waits")
+        assert (len(receiver.requests), marks(service, job)[0]) == (before + 1, "told")
+        with service.configured(service.config.read_text().replace(receiver.url, silent)):
+            with ThreadPoolExecutor(1) as pool:
+                reply = pool.submit(fire, service, "stopping")
+                assert asked.wait(60)
+                service.stop()
+                assert reply.result().status == 202
+            service.start()
 
 
 @pytest.mark.all
 def test_two_handlers_show_one_line(receiver: Inbox) -> None:
-    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this."""
+    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this.
+
+    If one of them is killed before its message has arrived, and never starts again, the other one sends it.
+    """
     with notifying(ntfy(receiver.url)) as (service, _):
         other = Twin(service)
         try:
@@ -351,36 +328,20 @@ def test_two_handlers_show_one_line(receiver: Inbox) -> None:
             [job] = {begin(each, "twice") for each in (service, other)}
             until(lambda: marks(service, job)[0] == "told")
             assert [key for key in receiver.lines() if key == job] == [job]
-        finally:
-            other.stop()
-
-
-@pytest.mark.all
-def test_another_handler_sends_what_a_killed_one_has_not(receiver: Inbox) -> None:
-    """The first is killed before its message has arrived, and never starts again."""
-    with notifying(ntfy(receiver.url)) as (service, _):
-        other = Twin(service)
-        try:
-            other.answering()
+            list_captures(service)
             receiver.statuses = [503] * 3
-            job = begin(service, "left")
+            left = begin(service, "left")
             service.process.kill()
             service.process.wait()
             receiver.statuses = []
-            until(lambda: marks(other, job)[0] == "told")
-            assert [key for key in receiver.lines() if key == job] == [job]
+            until(lambda: marks(other, left)[0] == "told")
+            assert [key for key in receiver.lines() if key == left] == [left]
         finally:
             other.stop()
 
 
-@pytest.mark.all
 def test_without_receivers_nothing_is_loaded() -> None:
-    """A handler without [[notify]] marks nothing, and loads neither `notify` nor Apprise."""
-    with alerting(entry("generic", 0, host="devvm")) as (service, _):
-        job = begin(service, "none")
-        list_captures(service)
-        assert marks(service, job) == (None, [])
-        assert service.health()["notify"] == "none"
+    """A handler without [[notify]] loads neither `notify` nor Apprise."""
     code = "import sys, breakglass.server.server; print({'breakglass.notify', 'apprise'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
@@ -445,14 +406,13 @@ def test_apprise_itself_takes_a_message(receiver: Inbox, caplog: pytest.LogCaptu
 def test_a_test_message_needs_no_handler(told: Service, receiver: Inbox) -> None:
     """`breakglass notify test` sends one to each receiver, and ends with 1 if one has not taken it."""
     before = len(receiver.requests)
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(told.config)}
-    command = [sys.executable, "-m", "breakglass", "notify", "test"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command, environment = ("notify", "test"), {"BREAKGLASS_CONFIG": str(told.config)}
+    ran = run_command(*command, **environment)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == "notify[0] (webhook): sent\nnotify[1] (ntfy): sent\n"
-    ran = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    ran = run_command(*command, "--json", **environment)
     assert json.loads(ran.stdout)[1] == {"name": "notify[1]", "to": "ntfy", "sent": True, "why": ""}
     assert len(receiver.requests) == before + 4
     receiver.statuses = [500]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ran = run_command(*command, **environment)
     assert (ran.returncode, "notify[0] (webhook): not sent: it answered HTTP 500" in ran.stderr) == (1, True)

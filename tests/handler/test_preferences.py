@@ -6,30 +6,29 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from breakglass.client import new_id
-from breakglass.demo.proxmox.world import World
 from breakglass.server.app import PAGE
 from breakglass.web import page
 from breakglass.web.page import sent_bytes
 
 from ..support.documents import commands
-from ..support.scripted import Rules, Scripted, output, result, scripted_host, stage
+from ..support.rows import each_row
+from ..support.scripted import Rules, Scripted, output, result, stage
 from ..support.service import Reply, Service, read_reply, with_constants
 from ..support.sshd import Sshd
+from .conftest import handler
 from .test_reload import wait_until
 
 pytestmark = pytest.mark.real("sshd")
 
-# A handler whose default is a few seconds. No other limit passes in these tests.
-IMPATIENT = with_constants("proxmox.run.JSON_SECONDS = 4.0")
 LONG = "a line of the output\n" * 500
 HELD: Rules = [
     ("stop", [stage("stop"), {"wait": "go"}, result()]),
@@ -38,48 +37,24 @@ HELD: Rules = [
     ("ping", [result(vms="102")]),
     ("", [result(jobs=[])]),
 ]
-MORE_VMS = "".join(f'[vms.vm{n}]\nhosts = ["pve1"]\nvmid = {n}\n' for n in range(200, 230))
+
+
+@pytest.fixture
+def service(scripted_service: Service) -> Service:
+    scripted_service.answering()
+    return scripted_service
 
 
 @pytest.fixture(scope="module")
-def host(directory: Path) -> Iterator[tuple[World, Sshd]]:
-    with scripted_host(directory) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def script(host: tuple[World, Sshd]) -> Scripted:
-    return Scripted(host[0], HELD)
-
-
-@contextmanager
-def running(directory: Path, sshd: Sshd, program: Sequence[str] = Service.program) -> Iterator[Service]:
-    host_key = [sshd.host_key]
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, program=program, extra=MORE_VMS)
-    try:
-        service.answering()
-        yield service
-    finally:
-        service.stop()
-
-
-@pytest.fixture(scope="module")
-def service(directory: Path, script: Scripted, host: tuple[World, Sshd]) -> Iterator[Service]:
-    with running(directory, host[1]) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def impatient(directory: Path, script: Scripted, host: tuple[World, Sshd]) -> Iterator[Service]:
-    with running(directory, host[1], IMPATIENT) as service:
+def impatient(directory: Path, scripted_sshd: Sshd) -> Iterator[Service]:
+    """A handler whose default is a few seconds. No other limit passes in these tests."""
+    with handler(directory, scripted_sshd, program=with_constants("proxmox.run.JSON_SECONDS = 4.0")) as service:
         yield service
 
 
 @pytest.fixture
 def held(script: Scripted) -> Scripted:
     """The host, on which each verb waits."""
-    for file in ("go", "end"):
-        (script.place / file).unlink(missing_ok=True)
     script.say(HELD)
     return script
 
@@ -122,11 +97,16 @@ def test_a_client_can_wait_longer_than_the_default(impatient: Service, held: Scr
 
 
 def test_a_client_need_not_wait(service: Service, held: Scripted) -> None:
-    """With `wait=0`, the answer is 202 as soon as the host has the verb, although the verb still runs."""
+    """With `wait=0`, the answer is 202 as soon as the host has the verb, although the verb still runs.
+
+    A read sends nothing before its end, so it is answered whole.
+    """
     reply = ask(service, "stop", prefer('foo="a, b"; c, wait=0'))
     assert (reply.status, reply.json["outcome"], reply.json["stage"]) == (202, "running", "stop")
     assert reply.headers["preference-applied"] == "wait=0"
     held.let_go("go")
+    reply = ask(service, "status", prefer("wait=0"))
+    assert (reply.status, reply.json["outcome"]) == (200, "done")
 
 
 @pytest.mark.all
@@ -142,12 +122,6 @@ def test_the_shortest_wait_lets_the_host_begin(service: Service, impatient: Serv
     assert (silent.status, silent.json["outcome"], silent.json["reached"]) == (503, "unknown", None)
     for file in ("go", "end"):
         held.let_go(file)
-
-
-def test_a_read_is_answered_whole(service: Service, held: Scripted) -> None:
-    """A read sends nothing before its end, so `wait=0` changes nothing."""
-    reply = ask(service, "status", prefer("wait=0"))
-    assert (reply.status, reply.json["outcome"]) == (200, "done")
 
 
 @pytest.mark.all
@@ -178,7 +152,7 @@ TEXTS = [path for path in PAGE.rglob("*.*") if path.suffix in (".html", ".js", "
 FILES = sorted(path.relative_to(PAGE).as_posix() for path in TEXTS if path.stat().st_size >= page.LEAST_BYTES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@each_row("name", FILES)
 def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
     """A file has the same bytes after decompression, and a tag with which a browser can keep it."""
     plain = service.send("GET", f"/{name}", headers=dict([NO_GZIP]))
@@ -199,13 +173,6 @@ def test_the_pages_files_are_compressed(service: Service, name: str) -> None:
     assert (head.body, head.headers["content-length"]) == (b"", str(len(packed.body)))
 
 
-def test_a_client_that_does_not_ask_gets_plain_bytes(service: Service) -> None:
-    """Neither the page nor an answer is compressed for it."""
-    for path in ("/", "/health"):
-        assert "content-encoding" not in service.send("GET", path, headers={"Accept-Encoding": "identity"}).headers
-    assert "content-encoding" not in ask(service, "forensics").headers
-
-
 def test_a_file_is_compressed_once(tmp_path: Path) -> None:
     """It is compressed again only after it has changed."""
     file = tmp_path / "app.js"
@@ -217,19 +184,16 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
 
 
 def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:
-    """`/health` and the answer to a verb are compressed. A short answer is not."""
-    health = service.send("GET", "/health", headers=dict([GZIP]))
-    assert (health.headers["content-encoding"], health.headers["vary"]) == ("gzip", "Accept-Encoding")
-    assert len(json.loads(gzip.decompress(health.body))["vms"]) == 31
-    assert "content-encoding" not in service.send("GET", "/health", headers=dict([NO_GZIP])).headers
+    """It is compressed for clients that ask for that. A short answer is not.
+
+    Neither is a challenge. It is made with the session secret and comes beside text of the request, so its length must
+    reveal nothing.
+    """
     answer = ask(service, "forensics", GZIP)
-    assert answer.headers["content-encoding"] == "gzip"
+    assert (answer.headers["content-encoding"], answer.headers["vary"]) == ("gzip", "Accept-Encoding")
     assert json.loads(gzip.decompress(answer.body))["stdout"] == LONG
+    assert "content-encoding" not in ask(service, "forensics").headers
     assert "content-encoding" not in ask(service, "no-such-verb", GZIP).headers
-
-
-def test_a_challenge_is_not_compressed(service: Service) -> None:
-    """It is made with the session secret and comes beside text of the request, so its length must reveal nothing."""
     body = b'{"verb":"status","vm":"devvm"}'
     signed = service.signed(body, msg_id=f"msg_{'x' * 60}", at=int(time.time()) - 400)
     reply = service.send("POST", "/pve", body, {**signed, **dict([GZIP])})

@@ -242,13 +242,16 @@ def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
 
 def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World, short_dir: Path) -> None:
     """SIGTERM ends a stream, here soon, with a result line that says to send the id again."""
-    with handler(short_dir, sshd, program=with_constants("server.server.ANSWER_SECONDS = 0.2")) as service:
-        with closing(begin_cycle(service, new_id(), "application/x-ndjson")) as connection:
-            response = connection.getresponse()
-            assert [json.loads(response.readline())["type"] for _ in range(2)] == ["accepted", "stage"]
-            wait_stage(service, "start")
-            service.process.terminate()
-            last = json.loads(response.read().splitlines()[-1])
+    hasty = with_constants("server.server.ANSWER_SECONDS = 0.2")
+    with (
+        handler(short_dir, sshd, program=hasty) as service,
+        closing(begin_cycle(service, new_id(), "application/x-ndjson")) as connection,
+    ):
+        response = connection.getresponse()
+        assert [json.loads(response.readline())["type"] for _ in range(2)] == ["accepted", "stage"]
+        wait_stage(service, "start")
+        service.process.terminate()
+        last = json.loads(response.read().splitlines()[-1])
     assert (last["type"], last["outcome"], last["reached"]) == ("result", "running", True)
     open_gate(gated_start)
     until(lambda: not processes(gated_start, last["id"]), "the end of the cycle")
@@ -266,11 +269,11 @@ HOSTILE = [
 
 def test_hostile_verbs_are_rejected(service: Service) -> None:
     """A word that is not a verb, or not a configured VM, is rejected with the answer object, and nothing is sent."""
-    for sent in [*({"verb": verb} for verb in HOSTILE), {"verb": "reset", "vm": "other"}]:
-        reply = service.pve(**sent)
+    for verb, vm in [*((verb, "devvm") for verb in HOSTILE), ("reset", "other")]:
+        reply = service.pve(verb, vm=vm)
         answer = reply.json
-        assert (reply.status, answer["outcome"], answer["rejected"]) == (400, "rejected", True), sent
-        assert (answer["reached"], answer["exit_code"]) == (False, None), sent
+        assert (reply.status, answer["outcome"], answer["rejected"]) == (400, "rejected", True), (verb, vm)
+        assert (answer["reached"], answer["exit_code"]) == (False, None), (verb, vm)
 
 
 def test_one_line_a_request_without_secrets(service: Service) -> None:

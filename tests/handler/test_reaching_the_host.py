@@ -18,19 +18,15 @@ import breakglass.proxmox.host
 import breakglass.proxmox.keeping
 import breakglass.proxmox.patience
 from breakglass.agents.pve.words import DEADLINES
-from breakglass.auth.signing import Caller
 from breakglass.base.errors import Lost, Unreached
 from breakglass.client import new_id
-from breakglass.config.model import Address, Host, Vm
+from breakglass.config.model import Address, Host
 from breakglass.demo.proxmox.world import World
 from breakglass.proxmox.channel import Channel
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
-from breakglass.proxmox.request import SentIds, VerbRequest
-from breakglass.proxmox.run import Run
 
 from ..support.agent import constants_set, set_constants
-from ..support.cluster import always
 from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.signals import signal_process
@@ -198,23 +194,6 @@ async def test_a_session_that_ends_at_once_is_opened_again_after_a_growing_pause
     await host.close()
 
 
-@pytest.mark.all
-@own_host
-async def test_a_request_does_not_wait_for_the_spread_of_many_first_connections(
-    node: Host, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With many hosts, each connects after a random moment, or at once if a request needs it."""
-    monkeypatch.setattr(breakglass.proxmox.patience, "SPREAD_SECONDS", 3600.0)
-    host = HostConnection(node)
-    host.chance = lambda: 1.0
-    host.start(hosts=50)
-    await asyncio.sleep(0)
-    assert (host.health(), host.link) == ("not-checked", None)
-    assert (await host.read("status vm=102"))[-1]["state"] == "running"
-    await host.close()
-    assert sshd.logged().count("Accepted publickey") == 1
-
-
 # --- the warm link ---
 
 
@@ -358,19 +337,3 @@ async def test_a_link_that_died_unnoticed_is_replaced_before_anything_is_sent(
             with contextlib.suppress(ProcessLookupError):
                 signal_process(pid, signal.SIGKILL)
     assert (messages[-1]["outcome"], messages[-1]["attached"]) == ("done", False)
-
-
-async def test_a_long_verb_answers_running(open_host: Open, node: Host, world: World) -> None:
-    """If the time for a JSON answer is over and the host has answered, the answer says running and reached true."""
-    os.mkfifo(world.root / "gate")
-    misbehave(world.root, gate="stop")
-    operator = Caller("operator", (), frozenset({"stop"}))
-    request = VerbRequest("stop", Vm("devvm", 102, (node,)), "long-verb-1", operator, 0.0)
-    run = Run(always(open_host()), request, SentIds(), 0.0)
-    stream = run.stream(asyncio.Event())
-    assert [(await anext(stream))["type"] for _ in range(2)] == ["accepted", "stage"]
-    early = await run.finished(asyncio.Event(), seconds=0)
-    assert (early.status, early.outcome, early.body["reached"]) == (202, "running", True)
-    (world.root / "gate").write_text("")
-    misbehave(world.root)
-    assert (await run.finished(asyncio.Event(), seconds=60)).outcome == "done"

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import connected
 from ..support.forked import run_command
 from ..support.hostile import hostile_host
 from ..support.receivers import Inbox, receiving
+from ..support.rows import each_row
 from ..support.service import Service, new_secret, with_constants
 from ..support.sshd import Sshd
 from ..support.stages import until
+from .conftest import handler
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
@@ -42,7 +43,7 @@ def inbox() -> Iterator[Inbox]:
 @pytest.fixture(scope="module")
 def service(directory: Path, shared_sshd: Sshd, inbox: Inbox) -> Iterator[Service]:
     """A handler with one caller more, who may not read the history."""
-    with connected(directory, shared_sshd, CALLERS + MORNING.format(url=inbox.url)) as service:
+    with handler(directory, shared_sshd, extra=CALLERS + MORNING.format(url=inbox.url)) as service:
         service.secrets["looker"] = LOOKER
         yield service
 
@@ -98,7 +99,7 @@ def test_a_night(service: Service, inbox: Inbox) -> None:
     service.start()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("caller", "fields", "status"),
     [
         ("operator", {"since": "73h"}, 400),
@@ -111,6 +112,7 @@ def test_a_night(service: Service, inbox: Inbox) -> None:
     ],
 )
 def test_who_may_not_ask(service: Service, caller: str, fields: dict[str, str], status: int) -> None:
+    """A wrong field is a bad request. A caller without `history` gets no report."""
     assert ask(service, caller, **fields)[0] == status
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import re
 import select
 import signal
 import socket
@@ -146,23 +145,15 @@ def test_what_is_no_request_is_read_to_its_end(hasty: Service) -> None:
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(
-    ("without", "missing"),
-    [
-        ("del p.HttpToolsProtocol.on_message_begin", "on_message_begin"),
-        ("p.RequestResponseCycle = P", "response_started"),
-    ],
-)
-def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service, without: str, missing: str) -> None:
-    """If uvicorn lacks a method that we override or use, the handler ends, because a deadline would never be called."""
-    lacking = f"from uvicorn.protocols.http import httptools_impl as p; from pathlib import Path as P; {without}; "
-    code = f"{lacking}import sys; from breakglass.cli.main import main; sys.exit(main())"
+def test_another_uvicorn_ends_the_start_with_a_sentence(hasty: Service) -> None:
+    """If uvicorn lacks a method that we override, the handler ends, because a deadline would never be called."""
+    code = "from uvicorn.protocols.http import httptools_impl as p; del p.HttpToolsProtocol.on_message_begin; "
+    code += "import sys; from breakglass.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "BREAKGLASS_CONFIG": str(hasty.config), "PORT": str(reserve_port())}
     command = [sys.executable, "-c", code, "serve"]
     ran = subprocess.run(
         command, env=environment, cwd=hasty.directory, capture_output=True, text=True, timeout=60, **as_handler()
     )
     assert ran.returncode == 2
-    [names] = re.findall(r"can't be used: its HTTP protocol has no ([a-z_, ]+)", ran.stderr)
-    assert missing in names.split(", ")
+    assert "can't be used: its HTTP protocol has no on_message_begin\n" in ran.stderr
     assert ran.stderr.endswith("\n    install Breakglass again, with its dependencies\n")

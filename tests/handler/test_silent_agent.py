@@ -29,14 +29,14 @@ UNREACHED, UNKNOWN = ("unreached", "agent-silent", False), ("unknown", "answer-l
 @pytest.fixture
 def service(short_dir: Path, scripted_sshd: Sshd) -> Iterator[Service]:
     """A handler with short limits that has never heard the host agent."""
-    scripted_sshd.world.agent.write_text(ENDS)
-    access = {"port": scripted_sshd.port, "key": scripted_sshd.power_key, "host_key": [scripted_sshd.host_key]}
-    service = Service(short_dir, **access, program=with_constants(*LIMITS))
+    sshd, program = scripted_sshd, with_constants(*LIMITS)
+    sshd.world.agent.write_text(ENDS)
+    service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], program=program)
     try:
         yield service
     finally:
         service.stop()
-        Scripted(scripted_sshd.world)
+        Scripted(sshd.world)
 
 
 def test_a_host_agent_without_a_word(service: Service, scripted_sshd: Sshd) -> None:

@@ -4,10 +4,8 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from breakglass.client import new_id
 from breakglass.web.edge import MOST_UNREAD_BYTES
 
 from ..bench.client import resident_kib
-from ..support.scripted import Scripted, result, scripted_host
+from ..support.scripted import Scripted, result
 from ..support.service import Service
 from ..support.stages import until
 
@@ -26,19 +24,6 @@ PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest 
 MOST_WHOLE = MOST_UNREAD_BYTES // len(PICTURE) + 5  # the kernel holds a part of each answer
 MOST_MIB = 200  # without limits, it would be 460
 KINDS = {"json": "", "gzip": "accept-encoding: gzip\r\n", "lines": "accept: application/x-ndjson\r\n"}
-
-
-@pytest.fixture(scope="module")
-def running(directory: Path) -> Iterator[tuple[Scripted, Service]]:
-    """A handler and a host, whose job has a large picture that it sends when the test lets it."""
-    with scripted_host(directory) as (world, sshd):
-        script = Scripted(world)
-        service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
-        try:
-            service.answering()
-            yield script, service
-        finally:
-            service.stop()
 
 
 def ask(service: Service, job: str, more: str) -> socket.socket:
@@ -67,13 +52,10 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "json" else pytest.mark.all) for kind in KINDS]
-)
-def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, running: tuple[Scripted, Service]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, script: Scripted, scripted_service: Service) -> None:
     """All answers come at once, but the operator's verb is done. The newest connections stay, others are closed."""
-    script, service = running
-    (script.place / "go").unlink(missing_ok=True)
+    service = scripted_service
     job = [{"wait": "go"}, result(whole_job={"id": "x", "screen_png": PICTURE})]
     script.say([("job", job), ("ping", [result(vms="102")]), ("", [result(jobs=[])])])
     name, before = new_id(), service.log().count('"history"')

@@ -8,9 +8,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from breakglass.demo.proxmox.world import CONF, VMID, World
-from breakglass.proxmox.host import HostConnection
-from breakglass.proxmox.places import Destination
-from breakglass.proxmox.run import Find
 
 from .agent import hasten, set_constants
 from .alerting import entry
@@ -220,12 +217,3 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         yield made
     finally:
         made.close()
-
-
-def always(host: HostConnection) -> Find:
-    """Return a function that chooses this host for every request."""
-
-    async def find(msg_id: str, changes: bool, is_repeated: bool) -> Destination:
-        return Destination(host, is_only=True)
-
-    return find
