@@ -1,31 +1,6 @@
 """What the contract promises, as questions about one state of `world.py`. Pure."""
 
-from .world import (
-    ANSWERED,
-    BUSY,
-    CLAIMED,
-    DENIED,
-    DONE,
-    ELSEWHERE,
-    FORGOTTEN,
-    HOLDING,
-    IDS,
-    KNOWS_OFF,
-    NO_ARCHIVE,
-    OFF,
-    REFUSED,
-    UNCHANGED,
-    UNREACHED,
-    UNSENT,
-    State,
-)
-
-ONCE = "an id acts at most once"
-NOTHING_SENT = "reached:false is never wrong"
-NOTHING_CHANGED = "refused, busy and id-reused have changed nothing"
-ALONE = "a VM has one job at a time"
-SAID = "a VM that is left off has an answer that says so"
-ENDED = "every id ends"
+from .world import HOLDING, IDS, KNOWS_OFF, UNCHANGED, At, Gap, Phase, Power, Promise, State, Told
 
 
 def broken(state: State, gaps: int, is_over: bool) -> str:
@@ -34,37 +9,37 @@ def broken(state: State, gaps: int, is_over: bool) -> str:
     `is_over`: nothing continues by itself.
     """
     is_excused = bool(state.gaps & gaps)
-    if max(state.acts) > 1 and not state.gaps & gaps & ~FORGOTTEN:
-        return ONCE
+    if max(state.acts) > 1 and not state.gaps & gaps & ~Gap.FORGOTTEN:
+        return Promise.ONCE
     for sending, job_id in zip(state.sendings, IDS, strict=True):
         told = sending.told
-        if told == DENIED or (told == UNREACHED and sending.stray):
-            return NOTHING_SENT
-        if told in (REFUSED, BUSY, ELSEWHERE) and state.acts[job_id] and not is_excused:
-            return NOTHING_CHANGED
+        if told == Told.DENIED or (told == Told.UNREACHED and sending.stray):
+            return Promise.NOTHING_SENT
+        if told in (Phase.REFUSED, Phase.BUSY, Phase.ELSEWHERE) and state.acts[job_id] and not is_excused:
+            return Promise.NOTHING_CHANGED
     if state.wrong:
         return state.wrong
     for node in state.nodes:
         first, second = node.jobs
         if first.phase in HOLDING and second.phase in HOLDING:
-            return ALONE
+            return Promise.ALONE
         if any(job.phase in UNCHANGED and job.acted for job in node.jobs):
-            return NOTHING_CHANGED
-    if state.power == OFF and not is_said(state) and not state.gaps & NO_ARCHIVE:
-        return SAID
-    return ENDED if is_over and not has_ended(state) else ""
+            return Promise.NOTHING_CHANGED
+    if state.power == Power.OFF and not is_said(state) and not state.gaps & Gap.NO_ARCHIVE:
+        return Promise.SAID
+    return Promise.ENDED if is_over and not has_ended(state) else ""
 
 
 def is_said(state: State) -> bool:
     """Tell whether the answer to an id says that the VM may be off: the job's, or the archive's after a boot."""
-    if any(node.jobs[1].phase == DONE for node in state.nodes):  # a stop says so
+    if any(node.jobs[1].phase == Phase.DONE for node in state.nodes):  # a stop says so
         return True
     jobs = [job for node in state.nodes for job in node.jobs]
-    return any(job.phase in KNOWS_OFF or (job.archived and not job.acted and job.phase != DONE) for job in jobs)
+    return any(job.phase in KNOWS_OFF or (job.archived and not job.acted and job.phase != Phase.DONE) for job in jobs)
 
 
 def has_ended(state: State) -> bool:
     """Tell whether every sending has its answer, and every job at a node that is up its end."""
-    if any(sending.at not in (UNSENT, ANSWERED) for sending in state.sendings):
+    if any(sending.at not in (At.UNSENT, At.ANSWERED) for sending in state.sendings):
         return False
-    return not any(CLAIMED <= job.phase < DONE for node in state.nodes if node.up for job in node.jobs)
+    return not any(Phase.CLAIMED <= job.phase < Phase.DONE for node in state.nodes if node.up for job in node.jobs)

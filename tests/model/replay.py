@@ -15,7 +15,7 @@ from ..support.chain import chain_files, read_links
 from ..support.stages import until
 from .jobs import run
 from .steps import kill_job
-from .world import CHECKED, CLAIMED, CLEAR, DONE, ENDINGS, LOCKED, NONE, RECORDED, Job, Node, Rules, State, put
+from .world import CLEAR, ENDINGS, Job, Node, Phase, Rules, State, put
 
 RULES = Rules()
 NO_JOB_SAYS = {"unknown", "unreached", "running", "rejected", "forbidden"}  # a handler's own outcomes
@@ -23,30 +23,30 @@ NO_JOB_SAYS = {"unknown", "unreached", "running", "rejected", "forbidden"}  # a 
 
 def ways() -> set[tuple[bool, str]]:
     """Return how the model's jobs can end, each with whether the job has begun to act."""
-    seen = {(CLAIMED, False)}
+    seen = {(Phase.CLAIMED, False)}
     waiting = list(seen)
     while waiting:
         phase, has_begun = waiting.pop()
-        for following in _next_phases(phase) if phase < DONE else ():
-            reached = (following, has_begun or following == RECORDED)
+        for following in _next_phases(phase) if phase < Phase.DONE else ():
+            reached = (following, has_begun or following == Phase.RECORDED)
             if reached not in seen:
                 seen.add(reached)
                 waiting.append(reached)
-    return {(has_begun, ENDINGS[phase]) for phase, has_begun in seen if phase >= DONE}
+    return {(has_begun, ENDINGS[phase]) for phase, has_begun in seen if phase >= Phase.DONE}
 
 
 def _next_phases(phase: int) -> set[int]:
     """Return what can follow a job's phase: alone or not, with the VM here or not, seen or not, old or new."""
     found = set()
     for job_id, other, place, sees, is_old, last in product(
-        (0, 1), (NONE, LOCKED), (0, 1), (CLEAR, 0), (0, 1), range(3)
+        (0, 1), (Phase.NONE, Phase.LOCKED), (0, 1), (CLEAR, 0), (0, 1), range(3)
     ):
         job = Job(phase, archived=bool(is_old))
         jobs = put((Job(other), Job(other)), job_id, job)
         state = State(place=place, nodes=(Node(sees=sees, last=last, jobs=jobs), Node()))
         killed = ("", kill_job(state, RULES, 0, job_id, job))
         found |= {after.nodes[0].jobs[job_id].phase for _, after in chain(run(state, RULES, 0, job_id, job), [killed])}
-    return found - {CHECKED}
+    return found - {Phase.CHECKED}
 
 
 def replay(world: World, audit: list[dict[str, Any]]) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .promises import broken
 from .steps import changes, progress, steps
-from .world import ANSWERED, Limits, Rules, Sending, State
+from .world import At, Limits, Rules, Sending, State
 
 
 class Found(NamedTuple):
@@ -20,11 +20,11 @@ class Found(NamedTuple):
 
 
 START = State()
-WITHOUT_B = State(sendings=(*START.sendings[:2], Sending(at=ANSWERED)))  # has a tenth of the states
+WITHOUT_B = State(sendings=(*START.sendings[:2], Sending(at=At.ANSWERED)))  # has a tenth of the states
 APART = WITHOUT_B._replace(apart=True)
 LIAR = WITHOUT_B._replace(lies=True)
 TWICE = WITHOUT_B._replace(twice=True)
-WITHOUT_A = State(sendings=(*(Sending(at=ANSWERED),) * 2, START.sendings[2]))
+WITHOUT_A = State(sendings=(*(Sending(at=At.ANSWERED),) * 2, START.sendings[2]))
 STOP_TWICE = WITHOUT_A._replace(twice=True)
 
 

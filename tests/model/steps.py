@@ -5,36 +5,24 @@ from collections.abc import Iterator
 from .handlers import cut, deliver, handle, shown_place
 from .jobs import run
 from .world import (
-    ANSWERED,
-    ARRIVED,
-    CLAIMED,
     CLEAR,
-    DEAD,
-    DONE,
-    DOWN,
     FIRST,
-    FORGOTTEN,
-    GONE,
     HOLDING,
-    KILLED,
     NAMES,
-    NO_ARCHIVE,
-    OFF_BY_OTHERS,
-    ON,
-    ORPHANED,
-    SENT,
-    STOPPED,
-    STRANDED,
     UNCHANGED,
-    UNSENT,
-    UP,
+    At,
+    Gap,
     Job,
     Limits,
+    Line,
     Node,
+    Phase,
+    Power,
     Rules,
     Sending,
     State,
     Step,
+    Told,
     end,
     is_used,
     name,
@@ -63,7 +51,7 @@ def changes(state: State, rules: Rules, limits: Limits) -> Iterator[Step]:
 def progress(state: State, rules: Rules) -> Iterator[Step]:
     """Yield what the programs and a working network do by themselves. Where nothing is left, all has ended."""
     for number, sending in enumerate(state.sendings):
-        if ARRIVED <= sending.at < ANSWERED:
+        if At.ARRIVED <= sending.at < At.ANSWERED:
             yield from handle(state, rules, number, sending)
         if sending.stray and state.nodes[sending.stray - 1].up:
             reached = deliver(state, rules, number, sending.stray - 1)
@@ -72,14 +60,14 @@ def progress(state: State, rules: Rules) -> Iterator[Step]:
     for place, node in enumerate(state.nodes):
         if node.up:
             for job_id, job in enumerate(node.jobs):
-                if CLAIMED <= job.phase < DONE:
+                if Phase.CLAIMED <= job.phase < Phase.DONE:
                     yield from run(state, rules, place, job_id, job)
     for number, handler in enumerate(state.handlers):
         for place, link in enumerate(handler.links):
-            if link == DEAD:
+            if link == Line.DEAD:
                 yield f"handler {number} gives the connection to node {place} up", cut(state, number, place)
-            elif link == DOWN and state.nodes[place].up:
-                links = put(handler.links, place, UP)
+            elif link == Line.DOWN and state.nodes[place].up:
+                links = put(handler.links, place, Line.UP)
                 yield (
                     f"handler {number} connects to node {place}",
                     put_handler(state, number, handler._replace(links=links)),
@@ -95,10 +83,10 @@ def wishes(state: State, rules: Rules) -> Iterator[Step]:
     A `status` is sent at any time, too. It shows a handler where the VM is. And what was broken is repaired.
     """
     for number, sending in enumerate(state.sendings):
-        if sending.at != UNSENT or (not FIRST[number] and state.sendings[number - 1].at == UNSENT):
+        if sending.at != At.UNSENT or (not FIRST[number] and state.sendings[number - 1].at == At.UNSENT):
             continue
         for to in range(1 + (not FIRST[number])):  # the handlers are alike until then
-            new = Sending(at=ARRIVED, handler=to)
+            new = Sending(at=At.ARRIVED, handler=to)
             yield f"a client sends {name(number)} to handler {to}", put_sending(state, number, new)
     for place, node in enumerate(state.nodes):
         if not node.up:
@@ -108,7 +96,7 @@ def wishes(state: State, rules: Rules) -> Iterator[Step]:
             yield f"node {place} sees the cluster again", state._replace(nodes=nodes)
     for number, handler in enumerate(state.handlers):
         place = 1 - handler.node
-        if handler.links[place] == UP and is_used(state, number) and shown_place(state, place, rules) == place:
+        if handler.links[place] == Line.UP and is_used(state, number) and shown_place(state, place, rules) == place:
             found = put_handler(state, number, handler._replace(node=place))
             yield f"handler {number} finds the VM on node {place} by a status", found
 
@@ -123,16 +111,16 @@ def moves(state: State) -> Iterator[Step]:
         return
     moved = state._replace(place=other, moves=state.moves + 1)
     if not here.up:
-        yield f"HA starts the VM on node {other}", moved._replace(power=ON)
+        yield f"HA starts the VM on node {other}", moved._replace(power=Power.ON)
     elif here.sees == CLEAR:
         yield f"the VM moves to node {other}", moved
-        if state.twice and state.power == ON and not state.copy:
-            off = moved._replace(power=OFF_BY_OTHERS, copy=state.place + 1)
+        if state.twice and state.power == Power.ON and not state.copy:
+            off = moved._replace(power=Power.OFF_BY_OTHERS, copy=state.place + 1)
             yield f"a person moves the configuration to node {other}, and node {state.place} runs on", off
-    elif state.twice and state.power == ON and not state.copy:
+    elif state.twice and state.power == Power.ON and not state.copy:
         yield f"HA starts the VM on node {other}, and node {state.place} runs on", moved._replace(copy=state.place + 1)
-    elif state.power != ON and not any(job.phase in HOLDING for job in here.jobs):
-        yield f"a person starts the VM on node {other}", moved._replace(power=ON)
+    elif state.power != Power.ON and not any(job.phase in HOLDING for job in here.jobs):
+        yield f"a person starts the VM on node {other}", moved._replace(power=Power.ON)
 
 
 def faults(state: State, rules: Rules) -> Iterator[Step]:
@@ -140,9 +128,9 @@ def faults(state: State, rules: Rules) -> Iterator[Step]:
     after = state._replace(faults=state.faults + 1)
     for number, handler in enumerate(state.handlers):
         for place, link in enumerate(handler.links):
-            if link == UP and is_used(state, number):
+            if link == Line.UP and is_used(state, number):
                 yield f"the connection from handler {number} to node {place} is dead", _kill_link(after, number, place)
-        if any(s.handler == number and ARRIVED <= s.at < ANSWERED for s in state.sendings):
+        if any(s.handler == number and At.ARRIVED <= s.at < At.ANSWERED for s in state.sendings):
             yield f"handler {number} dies and starts again", _crash_handler(after, number)
     for place, node in enumerate(state.nodes):
         if node.up:
@@ -151,46 +139,46 @@ def faults(state: State, rules: Rules) -> Iterator[Step]:
                 nodes = put(state.nodes, place, node._replace(sees=state.place))
                 yield f"node {place} loses the cluster", after._replace(nodes=nodes)
             for job_id, job in enumerate(node.jobs):
-                if CLAIMED <= job.phase < DONE:
+                if Phase.CLAIMED <= job.phase < Phase.DONE:
                     yield f"job {NAMES[job_id]} at node {place} is killed", kill_job(after, rules, place, job_id, job)
         else:
             yield f"node {place} boots, and its archive is lost", _boot(after, place, keeps=False)
             yield f"node {place} boots without the cluster", _boot(after, place, keeps=True, sees=node.sees)
     if state.nodes[state.place].up:
-        power = OFF_BY_OTHERS if state.power == ON else ON
-        yield f"a person {'stops' if state.power == ON else 'starts'} the VM", after._replace(power=power)
+        power = Power.OFF_BY_OTHERS if state.power == Power.ON else Power.ON
+        yield f"a person {'stops' if state.power == Power.ON else 'starts'} the VM", after._replace(power=power)
 
 
 def kill_job(state: State, rules: Rules, place: int, job_id: int, job: Job) -> State:
     """A job's process ends: a cycle that has stopped the VM has a standby process, which can be killed as well."""
-    phase = KILLED if job.phase < STOPPED or job_id == 1 else ORPHANED
-    if job.phase > STOPPED:
-        phase = STRANDED if rules.says_stranded else DONE
+    phase = Phase.KILLED if job.phase < Phase.STOPPED or job_id == 1 else Phase.ORPHANED
+    if job.phase > Phase.STOPPED:
+        phase = Phase.STRANDED if rules.says_stranded else Phase.DONE
     return put_job(state, place, job_id, job._replace(phase=phase))
 
 
 def _kill_link(state: State, number: int, place: int) -> State:
     handler = state.handlers[number]
-    return put_handler(state, number, handler._replace(links=put(handler.links, place, DEAD)))
+    return put_handler(state, number, handler._replace(links=put(handler.links, place, Line.DEAD)))
 
 
 def _crash_handler(state: State, number: int) -> State:
     """A handler ends and starts again: its clients hear nothing more, and it remembers no id."""
     state = put_handler(state, number, state.handlers[number]._replace(node=0, sent=(0, 0)))
     for each, s in enumerate(state.sendings):
-        if s.handler == number and ARRIVED <= s.at < ANSWERED:
-            state = end(state, each, GONE, stray=s.node + 1 if s.at == SENT else s.stray)
+        if s.handler == number and At.ARRIVED <= s.at < At.ANSWERED:
+            state = end(state, each, Told.GONE, stray=s.node + 1 if s.at == At.SENT else s.stray)
     return state
 
 
 def _crash_node(state: State, place: int) -> State:
     """A node goes down: its connections are dead, its jobs end where they are, and the VM with it if it is there."""
     for number in (0, 1):
-        if state.handlers[number].links[place] == UP and is_used(state, number):
+        if state.handlers[number].links[place] == Line.UP and is_used(state, number):
             state = _kill_link(state, number, place)
     node = state.nodes[place]
     node = node._replace(up=False, sees=state.place if node.sees == CLEAR else node.sees)
-    power = OFF_BY_OTHERS if state.place == place else state.power
+    power = Power.OFF_BY_OTHERS if state.place == place else state.power
     copy = 0 if state.copy == place + 1 else state.copy
     return state._replace(nodes=put(state.nodes, place, node), power=power, copy=copy)
 
@@ -202,7 +190,7 @@ def _boot(state: State, place: int, keeps: bool, sees: int = CLEAR) -> State:
     """
     before = state.nodes[place].jobs
     jobs = tuple(Job(archived=job.archived and keeps) for job in before)
-    gaps = state.gaps | (0 if keeps else NO_ARCHIVE)
+    gaps = state.gaps | (0 if keeps else Gap.NO_ARCHIVE)
     if any(job.phase in UNCHANGED for job in before):
-        gaps |= FORGOTTEN
+        gaps |= Gap.FORGOTTEN
     return state._replace(nodes=put(state.nodes, place, Node(sees=sees, jobs=jobs)), gaps=gaps)

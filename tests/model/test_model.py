@@ -6,68 +6,52 @@ from pathlib import Path
 import pytest
 
 from ..support.selection import sampled
-from .promises import ALONE, ENDED, NOTHING_CHANGED, NOTHING_SENT, ONCE, SAID
 from .search import APART, LIAR, START, STOP_TWICE, TWICE, WITHOUT_A, WITHOUT_B, search
-from .world import (
-    ALL_GAPS,
-    ENDS_IT,
-    FORGOTTEN,
-    FOUND,
-    LAST,
-    MOVED_MEANWHILE,
-    NO_AGAIN,
-    NO_ARCHIVE,
-    OVERTAKEN,
-    SINGLE,
-    TRUE,
-    Limits,
-    Rules,
-    State,
-)
+from .world import ALL_GAPS, Gap, Limits, Promise, Rules, State
 
 WAYS = Path(__file__).with_name("ways.txt")
 
 # Each mistake: who is there, how much has to happen before it shows, and which promise it breaks first.
 MISTAKES = {
-    "claims_once": (START, Limits(0, 0), NOTHING_CHANGED),
-    "takes_lock": (START, Limits(0, 0), ALONE),
-    "looks_under_lock": (START, Limits(0, 0), LAST),
-    "looks_before_acting": (START, Limits(0, 0), LAST),
-    "archives_before_acting": (WITHOUT_B, Limits(1, 0), ONCE),
-    "asks_archive": (WITHOUT_B, Limits(1, 0), ONCE),
-    "standby_yields": (START, Limits(1, 0), ALONE),
-    "says_stranded": (WITHOUT_B, Limits(2, 0), SAID),
-    "looks_again": (WITHOUT_A, Limits(0, 1), TRUE),
-    "says_what_it_sees": (WITHOUT_A, Limits(1, 1), TRUE),
-    "knows_what_left": (WITHOUT_B, Limits(1, 0), NOTHING_SENT),
-    "remembers_sent": (WITHOUT_B, Limits(1, 0), NOTHING_SENT),
-    "gives_up": (WITHOUT_B, Limits(1, 0), ENDED),
-    "asks_hosts": (WITHOUT_B, Limits(0, 1), ONCE),
-    "asks_all": (WITHOUT_B, Limits(0, 1), ONCE),
-    "waits_for_all": (WITHOUT_B, Limits(1, 1), ONCE),
-    "goes_where_known": (WITHOUT_B, Limits(0, 1), ONCE),
-    "stays": (WITHOUT_B, Limits(1, 1), ONCE),
-    "stays_where_known": (WITHOUT_B, Limits(1, 1), ONCE),
-    "denies_nothing_known": (WITHOUT_B, Limits(1, 0), NOTHING_SENT),
-    "needs_one_proof": (APART, Limits(0, 1), ONCE),
-    "proves_by_quorum": (WITHOUT_A, Limits(2, 1), FOUND),
-    "doubts_claims": (LIAR, Limits(0, 0), FOUND),
-    "refuses_second": (TWICE, Limits(0, 1), SINGLE),
-    "ends_copies": (STOP_TWICE, Limits(0, 1), ENDS_IT),
-    "proves_stops": (STOP_TWICE, Limits(1, 1), TRUE),
-    "elsewhere_is_known": (WITHOUT_B, Limits(0, 1), NOTHING_CHANGED),
-    "elsewhere_is_final": (WITHOUT_B, Limits(0, 2), NOTHING_CHANGED),
+    "claims_once": (START, Limits(0, 0), Promise.NOTHING_CHANGED),
+    "takes_lock": (START, Limits(0, 0), Promise.ALONE),
+    "looks_under_lock": (START, Limits(0, 0), Promise.LAST),
+    "looks_before_acting": (START, Limits(0, 0), Promise.LAST),
+    "archives_before_acting": (WITHOUT_B, Limits(1, 0), Promise.ONCE),
+    "asks_archive": (WITHOUT_B, Limits(1, 0), Promise.ONCE),
+    "standby_yields": (START, Limits(1, 0), Promise.ALONE),
+    "says_stranded": (WITHOUT_B, Limits(2, 0), Promise.SAID),
+    "looks_again": (WITHOUT_A, Limits(0, 1), Promise.TRUE),
+    "says_what_it_sees": (WITHOUT_A, Limits(1, 1), Promise.TRUE),
+    "knows_what_left": (WITHOUT_B, Limits(1, 0), Promise.NOTHING_SENT),
+    "remembers_sent": (WITHOUT_B, Limits(1, 0), Promise.NOTHING_SENT),
+    "gives_up": (WITHOUT_B, Limits(1, 0), Promise.ENDED),
+    "asks_hosts": (WITHOUT_B, Limits(0, 1), Promise.ONCE),
+    "asks_all": (WITHOUT_B, Limits(0, 1), Promise.ONCE),
+    "waits_for_all": (WITHOUT_B, Limits(1, 1), Promise.ONCE),
+    "goes_where_known": (WITHOUT_B, Limits(0, 1), Promise.ONCE),
+    "stays": (WITHOUT_B, Limits(1, 1), Promise.ONCE),
+    "stays_where_known": (WITHOUT_B, Limits(1, 1), Promise.ONCE),
+    "denies_nothing_known": (WITHOUT_B, Limits(1, 0), Promise.NOTHING_SENT),
+    "needs_one_proof": (APART, Limits(0, 1), Promise.ONCE),
+    "proves_by_quorum": (WITHOUT_A, Limits(2, 1), Promise.FOUND),
+    "doubts_claims": (LIAR, Limits(0, 0), Promise.FOUND),
+    "refuses_second": (TWICE, Limits(0, 1), Promise.SINGLE),
+    "ends_copies": (STOP_TWICE, Limits(0, 1), Promise.ENDS_IT),
+    "proves_stops": (STOP_TWICE, Limits(1, 1), Promise.TRUE),
+    "elsewhere_is_known": (WITHOUT_B, Limits(0, 1), Promise.NOTHING_CHANGED),
+    "elsewhere_is_final": (WITHOUT_B, Limits(0, 2), Promise.NOTHING_CHANGED),
 }
 QUICK = ("takes_lock", "knows_what_left", "asks_hosts", "gives_up", "doubts_claims", "refuses_second")
 
 # Where a promise does not hold: ways.txt has the way there.
 GAPS = {
-    "moved-meanwhile": (WITHOUT_B, Rules(), Limits(0, 2), MOVED_MEANWHILE, ONCE),
-    "refused-meanwhile": (WITHOUT_B, Rules(), Limits(0, 1), MOVED_MEANWHILE, NOTHING_CHANGED),
-    "overtaken": (WITHOUT_B, Rules(), Limits(1, 1), OVERTAKEN, ONCE),
-    "no-again": (WITHOUT_B, Rules(says_again=False), Limits(1, 1), NO_AGAIN, ONCE),
-    "no-archive": (WITHOUT_B, Rules(), Limits(2, 0), NO_ARCHIVE, ONCE),
-    "forgotten": (START, Rules(), Limits(1, 0), FORGOTTEN, NOTHING_CHANGED),
+    "moved-meanwhile": (WITHOUT_B, Rules(), Limits(0, 2), Gap.MOVED_MEANWHILE, Promise.ONCE),
+    "refused-meanwhile": (WITHOUT_B, Rules(), Limits(0, 1), Gap.MOVED_MEANWHILE, Promise.NOTHING_CHANGED),
+    "overtaken": (WITHOUT_B, Rules(), Limits(1, 1), Gap.OVERTAKEN, Promise.ONCE),
+    "no-again": (WITHOUT_B, Rules(says_again=False), Limits(1, 1), Gap.NO_AGAIN, Promise.ONCE),
+    "no-archive": (WITHOUT_B, Rules(), Limits(2, 0), Gap.NO_ARCHIVE, Promise.ONCE),
+    "forgotten": (START, Rules(), Limits(1, 0), Gap.FORGOTTEN, Promise.NOTHING_CHANGED),
 }
 
 
@@ -114,7 +98,7 @@ def test_hosts_that_answer_one_after_the_other(faults: int) -> None:
 
     A wrong refusal belongs to a documented gap. A line comes to a host that has just said that it knows nothing of it.
     """
-    found = search(Rules(), Limits(faults, 1), ALL_GAPS, but={NOTHING_CHANGED}, start=APART)
+    found = search(Rules(), Limits(faults, 1), ALL_GAPS, but={Promise.NOTHING_CHANGED}, start=APART)
     assert (found.promise, found.trace) == ("", ())
 
 
@@ -122,7 +106,7 @@ def test_hosts_that_answer_one_after_the_other(faults: int) -> None:
 def test_each_mistake_is_found(mistake: str) -> None:
     """A model that could not go wrong would prove nothing: each rule that is left out breaks its promise."""
     start, limits, promise = MISTAKES[mistake]
-    but = {NOTHING_CHANGED} - {promise}
+    but = {Promise.NOTHING_CHANGED} - {promise}
     found = search(Rules()._replace(**{mistake: False}), limits, ALL_GAPS, but=but, start=start)
     assert found.promise == promise, found.trace
     print(f"{mistake}: {found.promise}", *found.trace, sep="\n    ")
@@ -132,7 +116,7 @@ def test_each_mistake_is_found(mistake: str) -> None:
 def test_each_gap_is_documented(gap: str) -> None:
     """ways.txt has the shortest way to where a promise does not hold."""
     start, rules, limits, entered, promise = GAPS[gap]
-    found = search(rules, limits, ALL_GAPS - entered, but={NOTHING_CHANGED} - {promise}, start=start)
+    found = search(rules, limits, ALL_GAPS - entered, but={Promise.NOTHING_CHANGED} - {promise}, start=start)
     way = "\n".join(f"{number}. {words}" for number, words in enumerate(found.trace, 1))
     written = f"{gap}: {found.promise}\n{way}"
     assert written in WAYS.read_text(encoding="utf-8").strip().split("\n\n"), written

@@ -13,29 +13,73 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# The VM's power.
-ON, OFF, OFF_BY_OTHERS = range(3)  # OFF: a job of ours has stopped it
 
-# A job, in the order of its life; from DONE on it has ended.
-# ORPHANED: its process was killed after the stop, and its standby process is there. CHECKED: only a mistake makes it.
-NONE, CLAIMED, CHECKED, LOCKED, RECORDED, STOPPED, ORPHANED, RESUMED = range(8)
-DONE, REFUSED, BUSY, FAILED, STRANDED, KILLED, REUSED, ELSEWHERE = ENDS = range(8, 16)
+class Power:
+    """The VM's power. OFF: a job of ours has stopped it."""
+
+    ON, OFF, OFF_BY_OTHERS = range(3)
+
+
+class Phase:
+    """A job, in the order of its life. From DONE on, it has ended.
+
+    ORPHANED: its process was killed after the stop, and its standby process is there. CHECKED: only a mistake makes it.
+    """
+
+    NONE, CLAIMED, CHECKED, LOCKED, RECORDED, STOPPED, ORPHANED, RESUMED = range(8)
+    DONE, REFUSED, BUSY, FAILED, STRANDED, KILLED, REUSED, ELSEWHERE = range(8, 16)
+
+
+class Told:
+    """What the client of a sending was told, or a phase from DONE on, with which the job has ended.
+
+    GONE: the connection to the handler broke. DENIED: `unreached`, though the handler knew of an earlier sending.
+    """
+
+    UNTOLD, UNREACHED, UNKNOWN, GONE, DENIED = 0, -1, -2, -3, -4
+
+
+class At:
+    """Where a sending is. CHOSEN: the handler has asked the hosts, and has chosen one of them."""
+
+    UNSENT, ARRIVED, CHOSEN, SENT, ATTACHED, LOST, ANSWERED = range(7)
+
+
+class Line:
+    """A connection. DEAD: nothing passes any more, and the handler does not know it yet."""
+
+    DOWN, UP, DEAD = range(3)
+
+
+class Gap:
+    """The gaps: README.md. In FORGOTTEN an id acts once, after a refusal."""
+
+    MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN, OVERTAKEN = (1 << number for number in range(5))
+
+
+class Promise:
+    """The promises of the contract. A single step can break the first five, and `promises.py` finds the others."""
+
+    LAST = "a verb with if_last does not act after another one"
+    TRUE = "stopped is said only of a VM that is stopped"
+    FOUND = "a verb goes to the node that shows that it has the VM"
+    SINGLE = "no start is sent while another node says that it runs the VM"
+    ENDS_IT = "a stop goes to a node that says that it runs the VM, if one does"
+    ONCE = "an id acts at most once"
+    NOTHING_SENT = "reached:false is never wrong"
+    NOTHING_CHANGED = "refused, busy and id-reused have changed nothing"
+    ALONE = "a VM has one job at a time"
+    SAID = "a VM that is left off has an answer that says so"
+    ENDED = "every id ends"
+
+
 _CODES = ("done", "refused", "busy", "failed", "stranded", "job-killed", "id-reused", "other-node")
-ENDINGS = dict(zip(ENDS, _CODES, strict=True))
-HOLDING = frozenset({LOCKED, RECORDED, STOPPED, RESUMED})  # has the VM's lock
-UNCHANGED = frozenset({REFUSED, BUSY, REUSED, ELSEWHERE})  # says that nothing was changed
-KNOWS_OFF = frozenset({STOPPED, ORPHANED, RESUMED, STRANDED, KILLED})  # its answer says that the VM may be off
-
-# One sending of an id, and what its client was told. From DONE on it is a job's end.
-# GONE: the connection to the handler broke. DENIED: `unreached`, though the handler knew of an earlier sending.
-UNTOLD, UNREACHED, UNKNOWN, GONE, DENIED = 0, -1, -2, -3, -4
-
-# Where a sending is. CHOSEN: the handler has asked the hosts, and has chosen one of them.
-UNSENT, ARRIVED, CHOSEN, SENT, ATTACHED, LOST, ANSWERED = range(7)
-
-# A connection. DEAD: nothing passes any more, and the handler does not know it yet.
-DOWN, UP, DEAD = range(3)
-
+ENDINGS = dict(enumerate(_CODES, Phase.DONE))
+HOLDING = frozenset({Phase.LOCKED, Phase.RECORDED, Phase.STOPPED, Phase.RESUMED})  # has the VM's lock
+UNCHANGED = frozenset({Phase.REFUSED, Phase.BUSY, Phase.REUSED, Phase.ELSEWHERE})  # says that nothing was changed
+KNOWS_OFF = frozenset(
+    {Phase.STOPPED, Phase.ORPHANED, Phase.RESUMED, Phase.STRANDED, Phase.KILLED}
+)  # its answer says that the VM may be off
 NOWHERE = -1
 
 # What a node sees of the cluster. Without /etc/pve, or without a quorum, it has only the node of before: 0 or 1.
@@ -45,7 +89,7 @@ CLEAR = 2
 class Job(NamedTuple):
     """An id at a node: its phase in /run, and if the archive has it. `acted` since the boot: no program asks for it."""
 
-    phase: int = NONE
+    phase: int = Phase.NONE
     archived: bool = False
     acted: bool = False
 
@@ -81,10 +125,10 @@ class Sending(NamedTuple):
     because it knows the id.
     """
 
-    at: int = UNSENT
+    at: int = At.UNSENT
     handler: int = 0
     node: int = 0
-    told: int = UNTOLD
+    told: int = Told.UNTOLD
     stray: int = 0
     known: bool = False
     first: tuple[int, Answer | None] | None = None
@@ -95,7 +139,7 @@ class Handler(NamedTuple):
 
     node: int = 0
     sent: tuple[int, ...] = (0, 0)
-    links: tuple[int, ...] = (UP, UP)
+    links: tuple[int, ...] = (Line.UP, Line.UP)
 
 
 class State(NamedTuple):
@@ -109,7 +153,7 @@ class State(NamedTuple):
     """
 
     place: int = 0
-    power: int = ON
+    power: int = Power.ON
     nodes: tuple[Node, ...] = (Node(), Node())
     handlers: tuple[Handler, ...] = (Handler(), Handler())
     sendings: tuple[Sending, ...] = (Sending(),) * 3
@@ -129,16 +173,7 @@ Step = tuple[str, State]  # a sentence for it, and what follows
 IDS = (0, 0, 1)  # the id of each sending
 FIRST = (True, False, True)  # if it is the first one of its id
 
-# The gaps: README.md. In FORGOTTEN it acts once, after a refusal.
-MOVED_MEANWHILE, NO_ARCHIVE, NO_AGAIN, FORGOTTEN, OVERTAKEN = (1 << number for number in range(5))
-ALL_GAPS = MOVED_MEANWHILE | NO_ARCHIVE | NO_AGAIN | FORGOTTEN | OVERTAKEN
-
-# The promises that a single step can break; `promises.py` has the others.
-LAST = "a verb with if_last does not act after another one"
-TRUE = "stopped is said only of a VM that is stopped"
-FOUND = "a verb goes to the node that shows that it has the VM"
-SINGLE = "no start is sent while another node says that it runs the VM"
-ENDS_IT = "a stop goes to a node that says that it runs the VM, if one does"
+ALL_GAPS = Gap.MOVED_MEANWHILE | Gap.NO_ARCHIVE | Gap.NO_AGAIN | Gap.FORGOTTEN | Gap.OVERTAKEN
 
 
 class Rules(NamedTuple):
@@ -214,20 +249,20 @@ def put_job(state: State, place: int, job_id: int, job: Job, last: int | None = 
 
 def has_process(state: State, place: int) -> bool:
     """Tell whether the VM, or a stale copy of it, runs on a node."""
-    return (state.place == place and state.power == ON) or state.copy == place + 1
+    return (state.place == place and state.power == Power.ON) or state.copy == place + 1
 
 
 def is_used(state: State, number: int) -> bool:
     """Tell whether a handler has a sending that has no answer yet, or may still get one."""
     return any(
-        s.handler == number if s.at != UNSENT else number == 0 or not FIRST[n]
+        s.handler == number if s.at != At.UNSENT else number == 0 or not FIRST[n]
         for n, s in enumerate(state.sendings)
-        if s.at != ANSWERED
+        if s.at != At.ANSWERED
     )
 
 
 def end(state: State, number: int, told: int, stray: int) -> State:
     """Return the state in which a sending is answered. What plays no part from then on is as at the start."""
     handler = state.sendings[number].handler
-    state = put_sending(state, number, Sending(at=ANSWERED, told=told, stray=stray))
+    state = put_sending(state, number, Sending(at=At.ANSWERED, told=told, stray=stray))
     return state if is_used(state, handler) else put_handler(state, handler, Handler())
