@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import time
 import urllib.error
@@ -10,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,10 +18,10 @@ from ..support import documents
 from ..support.ports import reserve_port
 from ..support.rendered import families
 from ..support.rendered import series as series_of
-from ..support.service import ALL, SSH_KEY, Reply, Service, give_to_handler, with_constants
-from ..support.signals import signal_process
+from ..support.service import ALL, Reply, Service, with_constants
 from ..support.sshd import Sshd, wait_listening
 from ..support.stages import until
+from .conftest import handler
 
 ROOT = Path(__file__).parent.parent.parent
 TOKEN, STRANGE = "bgt_" + "m" * 43, "bgt_" + "x" * 43
@@ -42,20 +40,9 @@ NO_PAUSES = with_constants("server.metrics.SHARE = 0", "web.alert.ACK_SECONDS = 
 @pytest.fixture(scope="module")
 def service(shared_sshd: Sshd, directory: Path) -> Iterator[Service]:
     """A handler with [metrics], whose host answers."""
-    credential = directory / "credential"
-    credential.write_text("ANTHROPIC_API_KEY=x")
-    give_to_handler(credential)
     extra = f'{TABLE}{SENDER}\n[[alerts]]\nsource = "generic"\nmatch = {{ a = "b" }}\nvm = "devvm"\n'
-    extra += f'[chat]\ncredential_file = "{credential}"\n'
-    key, host_key = shared_sshd.power_key, [shared_sshd.host_key]
-    access: dict[str, Any] = {"port": shared_sshd.port, "key": key, "host_key": host_key}
-    service = Service(directory, **access, program=NO_PAUSES, extra=extra)
-    try:
-        service.answering()
-        until(lambda: service.health()["chat"] != "starting", "chat's state, which adds series")
+    with handler(directory, shared_sshd, program=NO_PAUSES, extra=extra) as service:
         yield service
-    finally:
-        service.stop()
 
 
 def scrape(service: Service, **headers: str) -> Reply:
@@ -117,39 +104,22 @@ def test_every_other_request_gets_the_uniform_401(service: Service) -> None:
         assert service.send("POST", path, b'{"verb":"status"}', BEARER).status == 401
 
 
-def begin_at_0(found: Series) -> None:
-    """Check that each outcome of each verb has its series before it happens, so that rate() sees the first one."""
-    counters = {name: value for name, value in found.items() if "_total" in name}
-    assert set(counters.values()) == {0.0}
-    assert {f"verbs_total{{outcome=unknown,verb={verb}}}" for verb in ALL} <= counters.keys()
-    assert "turn_tokens_total{kind=output}" in counters
-
-
-def test_without_the_table_there_is_no_such_address(directory: Path) -> None:
+def test_without_the_table_there_is_no_such_address(shared_service: Service) -> None:
     """Even with a token, the answer is that of an unknown address. One reload adds the metrics, another removes them.
 
-    Counters begin at 0.
+    Each outcome of each verb has its series before it happens, so that rate() sees the first one.
     """
-    plain = Service(directory, port=1, key=SSH_KEY, host_key="any")
-    try:
-        for method in ("GET", "HEAD", "POST"):
-            known, unknown = (plain.send(method, path, headers=BEARER) for path in ("/metrics", "/nothing"))
-            assert known.status == (405 if method == "POST" else 404)
-            assert (known.status, known.body, known.headers | {"date": ""}) == (
-                unknown.status,
-                unknown.body,
-                unknown.headers | {"date": ""},
-            )
-        text = plain.config.read_text()
-        plain.config.write_text(f"{text}\n{TABLE}")
-        signal_process(plain.process.pid, signal.SIGHUP)
-        until(lambda: scrape(plain).status == 200, "the metrics")
-        begin_at_0(series(plain))
-        plain.config.write_text(text)
-        signal_process(plain.process.pid, signal.SIGHUP)
-        until(lambda: scrape(plain).status == 404, "no metrics")
-    finally:
-        plain.stop()
+    plain = shared_service
+    for method in ("GET", "HEAD", "POST"):
+        known, unknown = (plain.send(method, path, headers=BEARER) for path in ("/metrics", "/nothing"))
+        assert known.status == (405 if method == "POST" else 404)
+        assert (known.status, known.body) == (unknown.status, unknown.body)
+        assert known.headers | {"date": ""} == unknown.headers | {"date": ""}
+    with plain.configured(f"{plain.config.read_text()}\n{TABLE}"):
+        found = series(plain)
+    assert scrape(plain).status == 404
+    assert {f"verbs_total{{outcome=unknown,verb={verb}}}" for verb in ALL} <= found.keys()
+    assert "turn_tokens_total{kind=output}" in found
 
 
 # --- what it says ---
