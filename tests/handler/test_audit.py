@@ -87,7 +87,8 @@ def test_the_log_says_who_signed_and_why_others_were_refused(service: Service) -
     service.config.write_text(f"{text}[server]\nproxies = ['127.0.0.0/8']\n")
     service.reload()
     assert wait_for_event(service, "reload")["callers"]["operator"] == names
-    for service.secrets["operator"] in (old, new):
+    for secret in (old, new):
+        service.secrets["operator"] = secret
         service.pve("status")
     for forwarded in ("203.0.113.9, 198.51.100.7", "unknown"):
         service.send("POST", "/pve", b"{}", {"x-forwarded-for": forwarded})
@@ -97,8 +98,8 @@ def test_the_log_says_who_signed_and_why_others_were_refused(service: Service) -
         ("unauthorized", "unknown signature", "", "", "127.0.0.1", ""),
         ("unauthorized", "unknown signature", "", "", "127.0.0.1", ""),
         ("stale-timestamp", "stale", "operator", names[0], "127.0.0.1", ""),
-        ("done", "", "operator", names[0], "127.0.0.1", ""),
-        ("done", "", "operator", names[1], "127.0.0.1", ""),
+        ("done", "", "operator", names[0], "", "127.0.0.1"),
+        ("done", "", "operator", names[1], "", "127.0.0.1"),
         ("unauthorized", "malformed", "", "", "198.51.100.7", "127.0.0.1"),
         ("unauthorized", "malformed", "", "", "", "127.0.0.1"),
     ]
