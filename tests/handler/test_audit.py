@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 
 from breakglass.auth.signing import fingerprint, secret_bytes
+from breakglass.base import audit
 
 from ..support.ports import reserve_port
 from ..support.service import Service, as_handler, new_secret
 from ..support.sshd import Sshd, wait_listening
-from ..unit.test_logs import documented
+from ..unit.test_logs import documented, empty_log
 from .conftest import handler
+
+__all__ = ["empty_log"]  # a fixture of pytest
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 
@@ -64,6 +68,29 @@ def test_an_unread_log_delays_no_request(service: Service, tmp_path: Path) -> No
         assert service.pve("reset").json["outcome"] == "done"
         process.terminate()
         process.wait(60)
+
+
+@pytest.mark.usefixtures("empty_log")
+def test_a_full_disk_tears_no_later_line(tmp_path: Path) -> None:
+    """A line that a full disk cuts is lost, but the lines that come once there is space are whole."""
+    path = tmp_path / "log"
+    writer = audit.Writer(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number in (1, 2, 3):
+        audit.note("own-agent-unreadable", error=number, text="x" * 100)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        audit._waiting.put(None)
+        writer.run()  # in this thread
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    audit.note("own-agent-unreadable", error=4)
+    audit._waiting.put(None)
+    writer.run()
+    os.close(writer._fd)
+    first, torn, lost, last = path.read_text().splitlines()
+    assert (json.loads(first)["error"], torn[:7]) == (1, '{"time"')
+    assert (json.loads(lost)["count"], json.loads(last)["error"]) == (2, 4)
 
 
 # --- its content ---
