@@ -3,10 +3,7 @@
 import hashlib
 import hmac
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +25,6 @@ from ..support.alerting import (
     send_with_token,
     until,
 )
-from ..support.forked import run_command
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 
@@ -219,18 +215,6 @@ def test_a_host_that_does_not_acknowledge_is_503(tmp_path: Path) -> None:
             other.stop()
     assert reply.status == 503
     assert reply.json["error"]["message"].startswith(f"127.0.0.1:{port} did not confirm that the capture began")
-
-
-def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
-    """The generic example is a shell script, which works as it is printed."""
-    url = f"http://127.0.0.1:{service.port}"
-    script = run_command("alert-example", "generic", "--url", url, BREAKGLASS_CONFIG=str(service.config)).stdout
-    program = tmp_path / "breakglass"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
-    program.chmod(0o755)
-    here = {"BREAKGLASS_SECRET": service.secrets["operator"], "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ran = subprocess.run(["sh", "-ec", script], env=os.environ | here, capture_output=True, text=True)
-    assert json.loads(ran.stdout)["accepted"][0]["vm"] == "devvm", ran.stderr
 
 
 def test_a_lost_host_gets_the_retry(service: Service, alerted: tuple[Service, Sshd]) -> None:

@@ -340,6 +340,7 @@ def test_two_handlers_show_one_line(receiver: Inbox) -> None:
             other.stop()
 
 
+@pytest.mark.all
 def test_without_receivers_nothing_is_loaded() -> None:
     """A handler without [[notify]] loads neither `notify` nor Apprise."""
     code = "import sys, breakglass.server.server; print({'breakglass.notify', 'apprise'} & set(sys.modules))"

@@ -1,10 +1,8 @@
 """GET /ready, for a monitor. It answers 503 while a part fails, with reasons that tell a stranger no names."""
 
-from pathlib import Path
-
 import pytest
 
-from ..support.service import Reply, Service, new_ssh_key
+from ..support.service import SSH_KEY, Reply, Service
 from ..support.sshd import Sshd
 from ..support.stages import until
 
@@ -27,13 +25,13 @@ def test_a_handler_that_works_is_ready(service: Service) -> None:
     assert ready(service, "POST").status == 405
 
 
-def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) -> None:
+def test_only_the_token_of_the_metrics_learns_names(service: Service, sshd: Sshd) -> None:
     """Without it, with another token (a caller's, too) or with it twice, the reasons are general."""
     tokens = {name: f"bgt_{name * 43}" for name in ("m", "c")}
-    extra = f'[metrics]\ntoken = "{tokens["m"]}"\n\n[callers.grafana]\ntoken = "{tokens["c"]}"\nallow = ["status"]\n'
-    extra += "not_after = 2020-01-01T00:00:00Z\n\n[chatt]\n"
-    service = Service(tmp_path, port=sshd.port, key=new_ssh_key(), host_key=[sshd.host_key], extra=extra)
-    try:
+    text = service.config.read_text().replace(sshd.power_key, SSH_KEY)
+    text += f'[metrics]\ntoken = "{tokens["m"]}"\n\n[callers.grafana]\ntoken = "{tokens["c"]}"\nallow = ["status"]\n'
+    text += "not_after = 2020-01-01T00:00:00Z\n\n[chatt]\n"
+    with service.configured(text):
         until(lambda: service.health()["vms"][0]["proxmox"] == "key-not-accepted", "a login")
         whole = ready(service, authorization=f"Bearer {tokens['m']}")
         assert (whole.status, whole.json["reasons"]) == (
@@ -45,8 +43,8 @@ def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) 
                 "The VM devvm is not reachable: key-not-accepted.",
             ],
         )
-        others = [{}, {"authorization": f"Bearer {tokens['c']}"}, {"authorization": f"Bearer {tokens['m'][:-1]}"}]
-        for reply in [ready(service, **headers) for headers in others]:
+        for token in ("", tokens["c"], tokens["m"][:-1], f"{tokens['m']}, Bearer {tokens['m']}"):
+            reply = ready(service, authorization=f"Bearer {token}")
             assert reply.status == 503
             assert reply.json["reasons"] == [
                 "The configuration has errors, and each part with an error is disabled.",
@@ -54,8 +52,6 @@ def test_only_the_token_of_the_metrics_learns_names(sshd: Sshd, tmp_path: Path) 
                 "A host is not reachable.",
                 "A VM is not reachable.",
             ]
-    finally:
-        service.stop()
 
 
 def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
