@@ -45,21 +45,12 @@ def documented() -> Config:
     return parse(BASE + text, str)
 
 
-def test_the_alerts_page_shows_a_configuration_without_faults() -> None:
-    """The page's configuration is accepted, and has an entry for each of the two senders."""
+def test_the_alerts_page_shows_the_printed_examples() -> None:
+    """Its configuration is accepted, it has the examples that are printed for it, and it names each other one."""
     config = documented()
-    assert config.problems == ()
-    assert [rule.source for rule in config.alerts] == ["alertmanager", "grafana"]
-
-
-@each_row("source", ["alertmanager", "generic"])
-def test_the_alerts_page_shows_the_printed_examples(source: str) -> None:
-    """The page has these two examples as they are printed for the page's configuration."""
-    assert f"\n{example(source, 'https://rescue.example.org', documented().alerts)}```" in PAGE
-
-
-def test_the_alerts_page_names_each_example() -> None:
-    """The page says for which senders the command has an example."""
+    assert (config.problems, [rule.source for rule in config.alerts]) == ((), ["alertmanager", "grafana"])
+    for source in ("alertmanager", "generic"):
+        assert f"\n{example(source, 'https://rescue.example.org', config.alerts)}```" in PAGE
     listed = PAGE.partition("`breakglass alert-example` has for ")[2].partition(". ")[0]
     assert re.findall(r"`([a-z]+)`", listed) == list(SENDERS)
 
@@ -115,14 +106,6 @@ def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     return run_command(*arguments, BREAKGLASS_CONFIG=str(config), BREAKGLASS_URL="https://rescue.example.org")
 
 
-def test_the_command_prints_the_example(tmp_path: Path) -> None:
-    """The address comes from BREAKGLASS_URL; a missing entry is a warning, an unknown sender an error."""
-    printed = command(tmp_path, "alert-example", "kuma")
-    assert (printed.returncode, printed.stdout) == (0, example("kuma", "https://rescue.example.org", ()))
-    assert "no [[alerts]] entry" in printed.stderr
-    assert command(tmp_path, "alert-example", "nagios").returncode == 2
-
-
 def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
     """They add the token's caller, and print the sender's configuration, as the page shows them."""
     [script] = commands("docs/alerts.md", "Setting it up")
@@ -131,3 +114,5 @@ def test_the_alerts_pages_commands_run(tmp_path: Path) -> None:
     assert load_config(tmp_path / "breakglass.toml", {}).callers[-1].name == "alertmanager", made.stderr
     printed = command(tmp_path, *shlex.split(example_for_sender, comments=True)[1:])
     assert "- url: https://rescue.example.org/alert/alertmanager\n" in printed.stdout, printed.stderr
+    assert "no [[alerts]] entry" in printed.stderr
+    assert command(tmp_path, "alert-example", "nagios").returncode == 2
