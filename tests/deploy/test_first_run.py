@@ -1,24 +1,15 @@
 """`./dev` on a machine where .venv can't be made as usual, and what it says before it downloads."""
 
 import os
-import pty
-import re
-import select
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ..support.leftovers import processes_of
 from ..support.locks import ROOT
 from ..support.rows import each_row
-from ..support.signals import signal_group
-from ..support.stages import until
-from ..support.wheel_server import serving_wheels
-from ..support.wheelhouse import claude_wheel, wheelhouse
+from ..support.wheelhouse import wheelhouse
 
 FILES = ("dev", "requirements.txt", "requirements-dev.txt", "requirements-claude.txt", "pyproject.toml")
 FIRST = "the first run downloads 6 MB of Python packages into"
@@ -78,42 +69,6 @@ def test_a_venv_elsewhere(tmp_path: Path) -> None:
     ]
     again = dev("demo", "--help", "--no-chat", before=ready, place=place, **packages)
     assert (again.returncode, again.stderr) == (0, "")
-
-
-@pytest.fixture(scope="module")
-def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment as ./dev begins one: with pip, and without a package."""
-    venv = tmp_path_factory.mktemp("first run") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=300)
-    return venv
-
-
-def list_files(venv: Path) -> set[Path]:
-    return {path for path in venv.rglob("*") if "__pycache__" not in path.parts}
-
-
-@pytest.mark.all
-def test_a_download_that_is_ended_leaves_nothing(venv: Path) -> None:
-    """On a terminal, `./dev claude` shows how much there is. Once it is ended, no file and no process of it is left."""
-    before = list_files(venv)
-    shown, terminal = pty.openpty()
-    with serving_wheels(claude_wheel()) as server:
-        server.holds.set()
-        ran = subprocess.Popen(
-            ["bash", str(ROOT / "dev"), "claude"],
-            env={**os.environ, **server.pip, "BREAKGLASS_VENV": str(venv)},
-            stdout=terminal, stderr=terminal, start_new_session=True,
-        )  # fmt: skip
-        os.close(terminal)
-        text = b""
-        while not re.search(rb"\rdev: claude: [1-9]\d* of 176 MB", text):
-            assert select.select([shown], [], [], 300)[0], text
-            text += os.read(shown, 4096)
-        signal_group(ran.pid, signal.SIGINT)
-        assert ran.wait(60) == 130
-    os.close(shown)
-    assert list_files(venv) == before
-    until(lambda: not processes_of(venv), "the end of pip")
 
 
 @pytest.mark.real("mounts")

@@ -20,13 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.cli.init_files import STAGING, write_files
+from breakglass.cli.main import main
 from breakglass.cli.output import CommandError
 from breakglass.config.new_file import NewConfig, NewHost, NewVm, config_texts, entry_text
 
-from ..support.documents import commands
-from ..support.forked import run_command
+from ..support.forked import run_command as run
 from ..support.other_user import run_as
 from ..support.ports import reserve_port
+from ..support.rows import each_row
+from ..support.selection import sampled
 from ..support.service import ACCOUNT, as_handler
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, wait_listening
@@ -41,15 +43,6 @@ FLAGS += ["--vm", "devvm=102", "--operator", "anna@home"]
 SECRETS = ["session", "pve_power", "anna@home.signing-key"]
 NAMES = [*SECRETS, "pve_power.pub", "night.html", "callers.d/anna@home.toml", "breakglass.toml"]
 COMMAND = [sys.executable, "-m", "breakglass"]
-
-
-def run(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    if not stdin:
-        return run_command(*words, **more)
-    argv = [*COMMAND, *words]
-    return subprocess.run(
-        argv, input=stdin, env=os.environ | more, cwd="/", capture_output=True, text=True, timeout=100
-    )
 
 
 def run_as_daemon(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
@@ -122,19 +115,6 @@ def test_a_handler_starts_from_it_and_a_signed_verb_is_done(sshd: Sshd, place: P
     assert (ran.returncode, "devvm: running (status" in ran.stdout) == (0, True), ran.stderr
 
 
-@pytest.mark.real("root")
-@pytest.mark.real("root")
-def test_an_account_whose_group_others_share_is_refused(place: Path) -> None:
-    """The group can read every key. `nogroup` is several users' on Debian."""
-    users = [each.pw_name for each in pwd.getpwall() if each.pw_gid == pwd.getpwnam("nobody").pw_gid]
-    other = next((name for name in users if name != "nobody"), None)
-    if other is None:
-        pytest.skip("the user nobody has its own group here")
-    ran = run("init", str(place / "etc"), "--user", "nobody", *FLAGS)
-    assert (ran.returncode, f"{other}" in ran.stderr, "could read every key" in ran.stderr) == (2, True, True)
-    assert not (place / "etc").exists()
-
-
 @pytest.mark.real("root")  # it becomes another user
 def test_an_ordinary_user_gets_files_of_its_own(place: Path) -> None:
     """Without root there is no group to give the files to: mode 0600, and the handler runs as this user."""
@@ -163,17 +143,6 @@ def test_a_new_shell_needs_no_variables(place: Path) -> None:
     assert (str(client) in second.stdout, at in second.stdout) == (False, True)
 
 
-ODD_DIRECTORIES = ["with a space", "\"quotes' and \\ ]", "a\nnewline", "é 😀 = #", "$(touch x)`;"]
-
-
-@pytest.mark.parametrize("name", ODD_DIRECTORIES[2:3])
-def test_a_directory_may_have_any_name(place: Path, name: str) -> None:
-    """Its name is TOML in the configuration, and one word for the shell in the printed commands."""
-    directory = place / name
-    ran = run("init", str(directory), *USER, *FLAGS)
-    assert (ran.returncode, names_in(directory)) == (0, set(NAMES)), ran.stderr
-
-
 @given(directory=st.text(st.characters(codec="utf-8", exclude_characters="\0")), sessions=st.text(max_size=5))
 def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     """Whatever text is in it comes back as it was."""
@@ -188,78 +157,48 @@ def test_what_it_writes_is_toml(directory: str, sessions: str) -> None:
     assert written["vms"] == {"devvm": {"hosts": ["pve1"], "vmid": 102}}
 
 
-@pytest.mark.all
-def test_the_readmes_command_works(place: Path) -> None:
-    """It works as it is printed, except for the host's key, the directory and the handler's account."""
-    [install, _, _] = commands("README.md", "Install it for one VM")
-    [command] = re.findall(r"^breakglass init (?:.*\\\n)*.*\n", install, re.MULTILINE)
-    command = command.replace("ssh-ed25519 AAAA…", HOST_KEY)
-    start = shlex.join([*COMMAND, "init", str(place / "etc"), *USER])
-    ran = subprocess.run(
-        ["sh", "-c", command.replace("breakglass init", start)], cwd="/", capture_output=True, text=True
-    )
-    assert (ran.returncode, names_in(place / "etc")) == (0, {name.replace("@home", "") for name in NAMES}), ran.stderr
-    assert "http://localhost:8080/ works on this machine only" in ran.stdout
-
-
 # --- what it refuses ---
 
-WRONG = {
-    "a name with a space": ["--host", "p v=192.0.2.10"],
-    "a name with a newline": ["--host", "pve\n1=192.0.2.10"],
-    "a name that is TOML": ["--host", 'x]\n[server]\nuser = "root"#=192.0.2.10'],
-    "a host twice": ["--host", "pve1=192.0.2.11"],
-    "a host without an address": ["--host", "pve2"],
-    "an empty address": ["--host", "pve2="],
-    "an address with a path": ["--host", "pve2=192.0.2.10/24"],
-    "an option of ssh": ["--host", "pve2=-oProxyCommand=id"],
-    "a port that is none": ["--host", "pve2=192.0.2.10:99999"],
-    "a broken IPv6 address": ["--host", "pve2=[2001:db8::1::2]"],
-    "a key of no host": ["--host-key", f"pve3={HOST_KEY}"],
-    "two keys": ["--host-key", f"pve1={HOST_KEY}"],
-    "half a key": ["--host", "b=192.0.2.11", "--host-key", f"b={HOST_KEY[:60]}"],
-    "a key of another type": [
-        "--host",
-        "b=192.0.2.11",
-        "--host-key",
-        f"b={HOST_KEY.replace('ssh-ed25519', 'ssh-rsa')}",
-    ],
-    "a line of ssh-keyscan": ["--host", "b=192.0.2.11", "--host-key", f"b=192.0.2.11 {HOST_KEY}"],
-    "a key and a line more": ["--host", "b=192.0.2.11", "--host-key", f"b={HOST_KEY}\n{HOST_KEY}"],
-    "a VM twice": ["--vm", "devvm=103"],
-    "a number twice": ["--vm", "mail=102"],
-    "a number that is none": ["--vm", "mail=1e3"],
-    "a VM without a number": ["--vm", "mail"],
-    "a VM on no host": ["--vm", "mail=103@pve9"],
-    "a VM called ssh": ["--vm", "ssh=103"],
-    "a URL without a scheme": ["--url", "rescue.example.org"],
-    "a URL with a key": ["--url", "https://rescue.example.org/#key=whsec_x"],
-    "an operator with a slash": ["--operator", "../../x"],
-    "an operator with a quote": ["--operator", 'a"b'],
-}
+WRONG = [
+    ("--host", "p v=192.0.2.10"),
+    ("--host", 'x]\n[server]\nuser = "root"#=192.0.2.10'),
+    ("--host", "pve1=192.0.2.11"),
+    ("--host", "pve2"),
+    ("--host", "pve2="),
+    ("--host", "pve2=192.0.2.10/24"),
+    ("--host", "pve2=-oProxyCommand=id"),
+    ("--host", "pve2=192.0.2.10:99999"),
+    ("--host-key", f"pve3={HOST_KEY}"),
+    ("--host-key", f"pve1={HOST_KEY}"),
+    ("--host-key", f"b={HOST_KEY[:60]}"),
+    ("--host-key", f"b={HOST_KEY.replace('ssh-ed25519', 'ssh-rsa')}"),
+    ("--host-key", f"b=192.0.2.11 {HOST_KEY}"),
+    ("--host-key", f"b={HOST_KEY}\n{HOST_KEY}"),
+    ("--vm", "devvm=103"),
+    ("--vm", "mail=102"),
+    ("--vm", "mail=1e3"),
+    ("--vm", "mail"),
+    ("--vm", "mail=103@pve9"),
+    ("--vm", "ssh=103"),
+    ("--url", "rescue.example.org"),
+    ("--url", "https://rescue.example.org/#key=whsec_x"),
+    ("--operator", "../../x"),
+    ("--operator", 'a"b'),
+]
 
 
-@pytest.mark.parametrize("flags", WRONG.values(), ids=WRONG)
+@each_row(("flag", "value"), WRONG)
 def test_a_value_that_can_t_be_used_is_refused(
-    place: Path, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, flag: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names the flag; nothing is written."""
-    monkeypatch.setattr(sys, "argv", ["breakglass", "init", str(place / "etc"), *USER, *FLAGS, *flags])
-    from breakglass.cli.main import main
-
+    more = ["--host", "b=192.0.2.11"] if value.startswith("b=") else []
+    monkeypatch.setattr(sys, "argv", ["breakglass", "init", str(place / "etc"), *USER, *FLAGS, *more, flag, value])
     assert main() == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith(f"breakglass: nothing was written: {flags[-2]}")
+    assert output.err.startswith(f"breakglass: nothing was written: {flag}")
     assert list(place.iterdir()) == []
-
-
-def test_without_a_terminal_each_missing_flag_is_named(place: Path) -> None:
-    """No question waits for an answer that can't come, even if there is an input."""
-    ran = run("init", str(place / "etc"), *USER, "--host", "b=192.0.2.1", stdin="https://x/\n" * 9)
-    assert (ran.returncode, ran.stdout, list(place.iterdir())) == (2, "", [])
-    for flag in ("--url", "--vm", "--operator", "--host-key b=…"):
-        assert flag in ran.stderr
 
 
 def test_files_that_exist_are_all_named_and_none_is_touched(place: Path) -> None:
@@ -288,37 +227,30 @@ def test_files_that_exist_are_all_named_and_none_is_touched(place: Path) -> None
 
 @pytest.mark.real("root")
 def test_a_directory_that_another_user_can_change_is_refused(place: Path) -> None:
-    """The keys could be replaced there. No file is left in it."""
-    directory = place / "etc"
-    directory.mkdir()
-    directory.chmod(0o775)
-    ran = run("init", str(directory), *USER, *FLAGS)
-    assert (ran.returncode, "other users can write" in ran.stderr, "chmod go-w" in ran.stderr) == (2, True, True)
-    directory.chmod(0o755)
-    os.chown(directory, pwd.getpwnam("daemon").pw_uid, -1)
-    ran = run("init", str(directory), *USER, *FLAGS)
-    assert (ran.returncode, "belongs to another user" in ran.stderr, list(directory.iterdir())) == (2, True, [])
-
-
-@pytest.mark.real("root")
-@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
-def test_a_directory_below_another_users_is_refused(place: Path, is_there: bool) -> None:
-    """That user could put a link in its place: root would then change the modes of any file, or write keys anywhere."""
-    theirs = place / "home"
+    """The keys could be replaced there, or a link made of it: root would then write keys anywhere. No file is left."""
+    theirs, daemon = place / "home", pwd.getpwnam("daemon").pw_uid
     theirs.mkdir()
-    os.chown(theirs, pwd.getpwnam("daemon").pw_uid, -1)
     (theirs / "link").symlink_to(place)
-    for directory in (theirs / "etc", theirs / "a/b/etc", theirs / "link/etc"):
-        if is_there:
-            directory.mkdir(parents=True, exist_ok=True)
-        ran = run("init", str(directory), *USER, *FLAGS)
-        assert (ran.returncode, f"{theirs} belongs to another user" in ran.stderr) == (2, True), ran.stderr
-    assert [path for path in place.rglob("*") if path.is_file()] == []
 
+    def refuse(directory: Path, *words: str) -> None:
+        ran = run("init", str(directory), *USER, *FLAGS)
+        assert ran.returncode == 2
+        assert [word for word in words if word not in ran.stderr] == [], ran.stderr
+        assert [path for path in place.rglob("*") if path.is_file()] == []
+
+    theirs.chmod(0o775)
+    refuse(theirs, "other users can write", "chmod go-w")
+    theirs.chmod(0o755)
+    os.chown(theirs, daemon, -1)
+    refuse(theirs, "belongs to another user")
+    for is_there in (False, True):
+        for directory in (theirs / "etc", theirs / "a/b/etc", theirs / "link/etc"):
+            if is_there:
+                directory.mkdir(parents=True, exist_ok=True)
+            refuse(directory, f"{theirs} belongs to another user")
     theirs.chmod(0o777)
     os.chown(theirs, 0, -1)
-    ran = run("init", str(theirs / "more"), *USER, *FLAGS)
-    assert (ran.returncode, f"other users may write in {theirs}" in ran.stderr) == (2, True), ran.stderr
+    refuse(theirs / "more", f"other users may write in {theirs}")
     theirs.chmod(0o1777)  # as /tmp: only its owner can replace what is in it
     assert run("init", str(theirs / "more"), *USER, *FLAGS).returncode == 0
 
@@ -335,51 +267,64 @@ def test_files_that_the_handler_could_not_read_are_not_left(tmp_path: Path) -> N
 
 
 @pytest.mark.real("root")
-def test_root_needs_the_handlers_account_before_any_question(place: Path) -> None:
-    """An account that does not exist is the first error, with the command that makes it."""
-    ran = run("init", str(place / "etc"), "--user", "no-such-user")
-    assert (ran.returncode, "adduser --system" in ran.stderr, list(place.iterdir())) == (2, True, [])
+def test_an_account_that_can_not_have_the_files_is_refused(place: Path) -> None:
+    """It does not exist; or others share its group, which could read every key: `nogroup` is several users' on Debian.
+
+    That is the first error, before any question.
+    """
+    users = [each.pw_name for each in pwd.getpwall() if each.pw_gid == pwd.getpwnam("nobody").pw_gid]
+    for name, words in (("no-such-user", ["adduser --system"]), ("nobody", ["could read every key", users[-1]])):
+        ran = run("init", str(place / "etc"), "--user", name)
+        assert (ran.returncode, list(place.iterdir())) == (2, [])
+        assert [word for word in words if word not in ran.stderr] == [], ran.stderr
 
 
 # --- what goes wrong half-way ---
 
 
 @pytest.mark.real("sshd")  # which is root in a mount namespace, as here
-@pytest.mark.parametrize("options", ["size=12k", pytest.param("nr_inodes=9", marks=pytest.mark.all)])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, options: str) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     """A file system that has room for some of the files, or of the links, ends as empty as it was."""
     script = 'mount -t tmpfs -o mode=755,$1 none "$2" && shift && directory=$1 && shift && '
     script += '"$@"; echo "ended with $?"; ls -A "$directory"'
-    command = [*COMMAND, "init", str(tmp_path), *USER, *FLAGS]
-    argv = ["unshare", "--mount", "sh", "-c", script, "sh", options, str(tmp_path), *command]
-    ran = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=100)
-    assert (ran.stdout, "No space left on device" in ran.stderr) == ("ended with 1\n", True), ran.stderr
+    for options in ("size=12k", "nr_inodes=9"):
+        command = [*COMMAND, "init", str(tmp_path), *USER, *FLAGS]
+        argv = ["unshare", "--mount", "sh", "-c", script, "sh", options, str(tmp_path), *command]
+        ran = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=100)
+        assert (ran.stdout, "No space left on device" in ran.stderr) == ("ended with 1\n", True), ran.stderr
 
 
-def crash_at_link(count: int, directory: Path) -> None:
-    """Run init in a process that ends at the link of that number, as if the power failed."""
-    code = (
-        "import itertools, os, sys; from breakglass.cli.main import main; link, n = os.link, itertools.count(1)\n"
-        f"os.link = lambda *names: os._exit(9) if next(n) == {count} else link(*names); sys.exit(main())"
-    )
+CRASH_AT_LINK = """\
+import itertools, os, sys; from breakglass.cli.main import main; link, n = os.link, itertools.count(1)
+os.link = lambda *names: os._exit(9) if next(n) == {count} else link(*names); sys.exit(main())
+"""
+CRASH_AT_THE_END = """\
+import os, shutil, sys; from breakglass.cli.main import main
+shutil.rmtree = lambda path: os._exit(9); sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    sampled([(CRASH_AT_LINK.format(count=4), 6), (CRASH_AT_THE_END, 0)], (CRASH_AT_LINK.format(count=4), 6)),
+    ids=["in the middle", "at the end"],
+)
+def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, code: str, left: int) -> None:
+    """It writes nothing. The command that it prints removes what is not whole: all of it, or no file of the caller."""
+    directory = place / "a directory"
     argv = [sys.executable, "-c", code, "init", str(directory), *USER, *FLAGS]
     assert subprocess.run(argv, cwd="/", capture_output=True, timeout=100).returncode == 9
-
-
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.all), 4])
-def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, count: int) -> None:
-    """It writes nothing; the command that it prints removes what the first one left, and a third run works."""
-    directory = place / "a directory"
-    crash_at_link(count, directory)
     (directory / "of another").touch()
-    assert len(names_in(directory)) == 2 + count  # and the directories of callers and of the unfinished ones
+    assert not left or len(names_in(directory)) == left  # and the directories of callers and of the unfinished ones
     ran = run("init", str(directory), *USER, *FLAGS)
     assert (ran.returncode, ran.stdout) == (2, "")
-    found = re.search(r": (rm -r -- .*); then run init again", ran.stderr)
+    found = re.search(rf": (rm -r -- .*); then run {'init again' if left else 'breakglass check'}", ran.stderr)
     assert found is not None, ran.stderr
     subprocess.run(["sh", "-c", found[1]], check=True)
-    assert names_in(directory) == {"of another", "callers.d"}
-    assert run("init", str(directory), *USER, *FLAGS).returncode == 0
+    assert names_in(directory) == {"of another", *({"callers.d"} if left else NAMES)}
+    if left:
+        assert run("init", str(directory), *USER, *FLAGS).returncode == 0
+    assert run("check", str(directory / "breakglass.toml")).returncode == 0
 
 
 @contextmanager
@@ -422,21 +367,3 @@ def test_a_second_run_beside_the_first_takes_nothing_away(place: Path) -> None:
         is_over.set()
         first.join()
     assert {path.name: path.read_text() for path in directory.iterdir()} == files
-
-
-@pytest.mark.all
-def test_after_a_crash_at_the_end_the_files_stay(place: Path) -> None:
-    """All files are in place, so the next run says to remove nothing but the directory of the unfinished ones."""
-    directory = place / "etc"
-    code = (
-        "import os, shutil, sys; from breakglass.cli.main import main\n"
-        "shutil.rmtree = lambda path: os._exit(9); sys.exit(main())"
-    )
-    argv = [sys.executable, "-c", code, "init", str(directory), *USER, *FLAGS]
-    assert subprocess.run(argv, cwd="/", capture_output=True, timeout=100).returncode == 9
-    ran = run("init", str(directory), *USER, *FLAGS)
-    found = re.search(r": (rm -r -- .*); then run breakglass check", ran.stderr)
-    assert found is not None, ran.stderr
-    subprocess.run(["sh", "-c", found[1]], check=True)
-    assert names_in(directory) == set(NAMES)
-    assert run("check", str(directory / "breakglass.toml")).returncode == 0

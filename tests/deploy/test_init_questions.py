@@ -140,10 +140,12 @@ def test_leaving_in_the_questions_writes_nothing(place: Path, typed: str, code: 
 
 
 def test_a_script_with_half_a_terminal_is_not_asked(place: Path) -> None:
-    """With an output that is a file, the questions would not be seen."""
+    """With an output that is a file, the questions would not be seen. Each missing flag is named."""
     ours, theirs = os.openpty()
-    argv = [sys.executable, "-m", "breakglass", "init", str(place / "etc"), *USER]
+    argv = [sys.executable, "-m", "breakglass", "init", str(place / "etc"), *USER, "--host", "b=192.0.2.1"]
     ran = subprocess.run(argv, cwd="/", stdin=theirs, capture_output=True, text=True, timeout=100)
     os.close(ours)
     os.close(theirs)
-    assert (ran.returncode, ran.stdout, "--url and --host and --vm" in ran.stderr) == (2, "", True)
+    assert (ran.returncode, ran.stdout, list(place.iterdir())) == (2, "", [])
+    for flag in ("--url", "--vm", "--operator", "--host-key b=…"):
+        assert flag in ran.stderr

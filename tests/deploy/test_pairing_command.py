@@ -22,8 +22,10 @@ from breakglass.cli.keys.pairing_link import find_page, make_rows
 from breakglass.client import new_id
 
 from ..support.documents import commands
+from ..support.forked import run_command
 from ..support.hung import unserved_fuse
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 from ..support.selection import sampled
 from ..support.service import ACCOUNT, ALL, SSH_KEY, Service, give_directory
 from ..support.signals import signal_process
@@ -33,6 +35,7 @@ from .test_init_questions import Terminal
 pytestmark = pytest.mark.slow
 
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/#pair=([\w-]{16})\.([\w-]{22})&as=([\w-]+)")
+PAGE = "https://rescue.example.org/"
 WHITE, PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 
 
@@ -274,31 +277,22 @@ def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=service.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
-@pytest.mark.all
-@pytest.mark.parametrize(
-    ("words", "said"),
+@each_row(
+    ("words", "code", "said"),
     [
-        ((), "the handler's address is not known"),
-        (("--url", "http://192.0.2.1/"), "is not an https address"),
-        (("--url", "https://a@rescue.example.org/"), "contains a user name"),
-        (("--url", "https://rescue.example.org/", "--bearer"), "--pair can't be combined with"),
+        (("new", "ida"), 2, "the handler's address is not known"),
+        (("new", "ida", "--url", "http://192.0.2.1/"), 2, "is not an https address"),
+        (("new", "ida", "--url", "https://a@rescue.example.org/"), 2, "contains a user name"),
+        (("new", "ida", "--url", PAGE, "--bearer"), 2, "--pair can't be combined with"),
+        (("rotate", "operator", "--url", PAGE), 1, "which breakglass keys does not change"),
     ],
 )
-def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str, ...], said: str) -> None:
-    before = callers(service)
-    ran = run(service, "new", "ida", "--pair", *words)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert said in ran.stderr
-    assert callers(service) == before
-
-
-def test_a_caller_in_the_configuration_is_not_paired(service: Service) -> None:
-    """Its entry is not changed, so no key is handed out."""
-    before = service.config.read_text()
-    ran = run(service, "rotate", "operator", "--pair", "--url", "https://rescue.example.org/")
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "which breakglass keys does not change" in ran.stderr
-    assert service.config.read_text() == before
+def test_what_can_t_be_paired_changes_nothing(service: Service, words: tuple[str, ...], code: int, said: str) -> None:
+    """No key is handed out, also for a caller in the configuration, whose entry no command changes."""
+    before, text = callers(service), service.config.read_text()
+    ran = run_command("keys", *words, "--pair", "--config", str(service.config))
+    assert (ran.returncode, ran.stdout, said in ran.stderr) == (code, "", True), ran.stderr
+    assert (callers(service), service.config.read_text()) == (before, text)
 
 
 def test_the_link_opens_the_first_address(capsys: pytest.CaptureFixture[str]) -> None:

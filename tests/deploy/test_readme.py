@@ -32,8 +32,6 @@ pytestmark = pytest.mark.shared("world", "sshd", "service")
 
 REACHED_WORDS = {True: "true", False: "false", None: "null"}
 
-documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
 
 def rows(document: Path) -> Iterator[list[str]]:
     """Yield the cells of every table row."""
@@ -121,9 +119,8 @@ def test_every_outcome_has_its_code() -> None:
 INSIDE = {"job-unknown"}  # it becomes `"job": null`
 
 
-@each_row("name", ["docs/api.md", "docs/runbook.md"])
-def test_every_verdict_code_is_documented(name: str) -> None:
-    """Each code of the host agent and of the connection is in api.md, and in the runbook with what to do."""
+def test_every_verdict_code_is_documented() -> None:
+    """Each code of the host agent and of the connection is in api.md. tests/unit/test_docs_text.py has the runbook."""
     sources = [
         *(ROOT / "agents/pve").rglob("*.py"),
         ROOT / "handler/proxmox/channel.py",
@@ -132,7 +129,7 @@ def test_every_verdict_code_is_documented(name: str) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'\b(?:(?:refusal|failure|Verdict|Unreached)\(\s*|cause, why = )"([a-z-]+)"', text)) - INSIDE
     assert {"stranded", "last-differs", "host-key-differs", "agent-failed"} <= codes
-    document = (ROOT / name).read_text(encoding="utf-8")
+    document = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     assert [code for code in sorted(codes) if not re.search(rf"(?<![\w-]){code}(?![\w-])", document)] == []
 
 
@@ -174,14 +171,7 @@ def slugs(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_index_has_every_document_once() -> None:
-    """docs/README.md leads to each other document in docs/, in one row of one table."""
-    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[([\w-]+)\]\(\1\.md\) \|", index, re.MULTILINE)
-    assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
-
-
-@documents
+@each_row("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: Path) -> None:
     """A relative link or picture names a file of the repository, and its anchor a heading there."""
     text = document.read_text(encoding="utf-8")
@@ -194,12 +184,12 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in slugs(target), link
 
 
-@documents
-def test_every_test_that_is_named_exists(document: Path) -> None:
+def test_every_test_that_is_named_exists() -> None:
     """A claim that names its test, or a file of the repository, names one that is there."""
-    text = document.read_text(encoding="utf-8")
     known = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    for name in re.findall(r"\btest_\w+\b(?!\.py)", text):
-        assert f"def {name}(" in known, name
-    for path in re.findall(r"\b(?:tests|handler|agents|docs)/[\w/]+\.\w+", text):
-        assert (ROOT / path).is_file(), path
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(r"\btest_\w+\b(?!\.py)", text):
+            assert f"def {name}(" in known, name
+        for path in re.findall(r"\b(?:tests|handler|agents|docs)/[\w/]+\.\w+", text):
+            assert (ROOT / path).is_file(), path

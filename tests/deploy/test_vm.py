@@ -12,6 +12,7 @@ from breakglass.demo.proxmox.world import World
 from ..handler.test_pve import open_gate
 from ..support.failing_tools import misbehave
 from ..support.forked import run_command
+from ..support.rows import each_row
 from ..support.service import Service
 from ..support.stages import until
 
@@ -45,7 +46,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("given", "words"), REFUSED.values(), ids=REFUSED)
+@each_row(("given", "words"), REFUSED.values())
 def test_what_add_refuses(service: Service, given: str, words: str) -> None:
     ran = vm(service, "add", given)
     assert (ran.returncode in (1, 2), words in ran.stderr, files(service)) == (True, True, {}), ran.stderr
