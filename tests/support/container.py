@@ -1,26 +1,20 @@
-"""An image built with Debian's buildah, and a container of it: its own namespaces and a read-only root."""
+"""An image built with Debian's buildah, and a container of it: its own processes and a read-only root."""
 
-import ctypes
-import http.client
+import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .chroot import base
 from .documents import ROOT
-from .service import Reply, Service, read_reply
+from .service import Service
 from .signals import signal_process
-from .sshd import descendants, end_with_descendants
-from .stages import until
+from .sshd import descendants, end_with_descendants, wait_listening
 
-CLONE_NEWNET = 0x40000000
 FILE = ROOT / "deploy/container/Containerfile"
 ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # without options, buildah asks for more rights than a container may have
 _LEFT_OUT = (
@@ -104,28 +98,26 @@ mount -o remount,bind,ro /mnt
 mount -o "remount,bind,${ACCESS:-ro}" /mnt/etc/breakglass
 mount -o remount,bind,ro /mnt/dev
 shift 2
-exec unshare --pid --net --fork --kill-child /bin/sh -c '
+exec unshare --pid --fork --kill-child /bin/sh -c '
     set -eu
     mount -t proc none /mnt/proc
-    ip link set lo up
     exec "$@"
 ' sh "$@"
 """
 
 
 class Container(Service):
-    """The handler in a container of the image, as process 1 in its own network.
+    """The handler in a container of the image, as process 1.
 
-    In that network the host's SSH port leads to the test's server.
+    Its network is this machine's, so it listens on loopback, although the image says that it listens everywhere.
     """
 
-    def __init__(self, directory: Path, builder: Builder, image: str, *, port: int, **more: Any) -> None:
+    def __init__(self, directory: Path, builder: Builder, image: str, **more: Any) -> None:
         self.builder, self.image = builder, image
         self.settings = builder.inspect(image)
         self.mounted = directory / "mounted"
         self.mounted.mkdir(0o755)
-        self.ssh_port = port
-        super().__init__(directory, port=port, **more)
+        super().__init__(directory, **more)
 
     def start(self) -> None:
         """Start the container; return once the handler listens."""
@@ -138,13 +130,8 @@ class Container(Service):
             self.process = subprocess.Popen(
                 argv, env=self.builder.environment, stdout=audit, stdin=subprocess.DEVNULL, cwd=self.directory
             )
-        until(lambda: self._first() is not None or self.process.poll() is not None, "the start of process 1")
-        first = self._first()
-        assert first is not None, f"the container ended with {self.process.returncode}; the reason is above"
-        self.first = first
-        until(self._listens, "the start of the handler")
-        self.listener = self.in_network(lambda: socket.create_server(("127.0.0.1", self.ssh_port)))
-        threading.Thread(target=self._relay, daemon=True).start()
+        wait_listening(self.port, self.process)
+        self.first = self._first()
 
     def argv(self, mounted: Path, *command: str) -> list[str]:
         """Return a command line that runs a command of the image, with a directory as /etc/breakglass."""
@@ -157,7 +144,8 @@ class Container(Service):
 
     def within(self, *argv: str) -> list[str]:
         """Return a command line that runs as the image's user, in its root and with only its environment."""
-        environment = [f"{name}={value}" for name, value in {**self.environment, "PORT": str(self.port)}.items()]
+        own = {"PORT": str(self.port), "HOST": "127.0.0.1"}
+        environment = [f"{name}={value}" for name, value in {**self.environment, **own}.items()]
         user, group = self.settings["User"].split(":")
         ids = [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--pdeathsig=KILL"]
         rights = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
@@ -165,7 +153,7 @@ class Container(Service):
 
     def exec(self, *argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run a command in the running container, as its user."""
-        enter = ["nsenter", f"--target={self.first}", "--mount", "--pid", "--net", "--wdns=/"]
+        enter = ["nsenter", f"--target={self.first}", "--mount", "--pid", "--wdns=/"]
         return subprocess.run(
             [*enter, *self.within(*argv)],
             stdin=subprocess.DEVNULL,
@@ -175,26 +163,9 @@ class Container(Service):
             **options,
         )
 
-    def children(self) -> dict[int, str]:
-        """Return the state of each child of process 1, including zombies."""
-        found = {}
-        for pid in map(int, Path(f"/proc/{self.first}/task/{self.first}/children").read_text().split()):
-            try:
-                found[pid] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-        return found
-
-    def send(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, seconds: float = 120
-    ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
-        connection.sock = self.in_network(lambda: socket.create_connection(("127.0.0.1", self.port), seconds))
-        try:
-            connection.request(method, path, body, headers or {})
-            return read_reply(connection, method, path)
-        finally:
-            connection.close()
+    def children(self) -> list[int]:
+        """Return the children of process 1."""
+        return [int(pid) for pid in Path(f"/proc/{self.first}/task/{self.first}/children").read_text().split()]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the container as `podman stop` does: process 1 gets the signal."""
@@ -204,67 +175,11 @@ class Container(Service):
             self.process.wait(60)
         finally:
             end_with_descendants(self.process)
-            self.listener.close()
 
-    def in_network(self, make: Callable[[], socket.socket]) -> socket.socket:
-        """Return a socket that was made in the container's network. It stays there."""
-        made: list[socket.socket] = []
-
-        def enter() -> None:
-            try:
-                with open(f"/proc/{self.first}/ns/net") as network:
-                    if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET) != 0:
-                        raise OSError(ctypes.get_errno(), "setns")
-                made.append(make())
-            except OSError:
-                pass
-
-        thread = threading.Thread(target=enter)  # only this thread enters the network, and it ends here
-        thread.start()
-        thread.join()
-        if not made:
-            raise ConnectionRefusedError
-        return made[0]
-
-    def _first(self) -> int | None:
+    def _first(self) -> int:
         """Return the pid that process 1 has here."""
         for pid in descendants(self.process.pid):
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            if re.search(rf"^NSpid:\t{pid}\t1$", status, re.MULTILINE):
-                return pid
-        return None
-
-    def _listens(self) -> bool:
-        assert self.process.poll() is None, f"the container ended with {self.process.returncode}; the reason is above"
-        try:
-            self.in_network(lambda: socket.create_connection(("127.0.0.1", self.port))).close()
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    def _relay(self) -> None:
-        while True:
-            try:
-                inner, _ = self.listener.accept()
-            except OSError:
-                return
-            outer = socket.create_connection(("127.0.0.1", self.ssh_port))
-            for source, to in ((inner, outer), (outer, inner)):
-                threading.Thread(target=_copy, args=(source, to), daemon=True).start()
-
-
-def _copy(source: socket.socket, to: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            to.sendall(data)
-        to.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
-
-
-def script(text: str) -> list[str]:
-    """Return a command line that runs a document's commands and stops at the first error."""
-    return ["bash", "-euc", text]
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if re.search(rf"^NSpid:\t{pid}\t1$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
+                    return pid
+        raise AssertionError("there is no process 1")
