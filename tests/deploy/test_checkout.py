@@ -14,6 +14,7 @@ import pytest
 from breakglass.agents.pve.words import VERSION
 from breakglass.cli.docs_text import render
 
+from ..support.forked import run_command
 from ..support.locks import ROOT, copy_distribution, read_pins
 from ..support.ports import reserve_port
 from ..support.service import Service, as_handler, let_in
@@ -82,26 +83,34 @@ def service(checkout: Path, environment: dict[str, str], tmp_path: Path) -> Iter
 
 
 def test_the_procfile_starts_the_handler(service: ProcfileService) -> None:
-    """The Procfile's line starts a handler that answers /health, serves the page and tries to reach its host."""
+    """It answers /health, serves the page and tries to reach its host. `breakglass keys` knows its process."""
     health = service.health()
     assert (health["ok"], health["version"]) == (True, VERSION)
     assert b"<title>" in service.send("GET", "/").body
     assert service.pve("status").json["outcome"] == "unreached"
+    at = {"BREAKGLASS_CONFIG": str(service.config), "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}"}
+    ran = run_command("keys", "new", "phone", "--pid", str(service.process.pid), **at)
+    assert (ran.returncode, "the handler has reloaded its configuration, which is ok" in ran.stderr) == (0, True), ran
 
 
 def test_the_folder_is_a_command(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """`python handler` runs the command from any directory."""
-    command = ["python", str(checkout / "handler"), "--version"]
-    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ran.stdout, ran.stderr, ran.returncode) == (f"breakglass {VERSION}\n", "", 0)
+    """`python handler` runs from any directory and through a link, as a platform has one for its current release.
 
+    It prints the documents that stand beside the folder; without those, it says so.
+    """
 
-def test_the_folder_has_the_documents(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """`python handler docs` prints the documents that stand beside the folder; without those, it says so."""
-    command = ["python", str(checkout / "handler"), "docs", "runbook"]
-    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = ["python", str(folder), *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    (tmp_path / "current").symlink_to(checkout)
+    (tmp_path / "handler").symlink_to(checkout / "handler")
+    for folder in (checkout / "handler", tmp_path / "current/handler", tmp_path / "handler"):
+        ran = run(folder, "--version")
+        assert (ran.stdout, ran.stderr, ran.returncode) == (f"breakglass {VERSION}\n", "", 0)
+    ran = run(checkout / "handler", "docs", "runbook")
     assert (ran.stdout, ran.returncode) == (render((ROOT / "docs/runbook.md").read_text("utf-8")), 0)
     (checkout / "docs").rename(tmp_path / "docs")
-    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = run(checkout / "handler", "docs", "runbook")
     (tmp_path / "docs").rename(checkout / "docs")
     assert (ran.stdout, "the documents are not installed" in ran.stderr, ran.returncode) == ("", True, 2)

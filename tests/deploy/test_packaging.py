@@ -6,18 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from dataclasses import replace
-from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.words import VERSION
 from breakglass.chat.program import find_program
 from breakglass.config.model import ChatSettings
@@ -39,9 +36,6 @@ FOLDERS = {
     "static_site": "breakglass/static_site",
 }
 LOCKS = ("requirements.txt", "requirements-dev.txt")
-OPENAI_AGENTS = (  # its top-level package is `agents`, as one of our folders is called
-    "openai-agents==0.24.0 --hash=sha256:18d4ac34e84ed937333ec8ce46395ed3521ffcbb0a521780a4c2eaa451467f49\n"
-)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -154,38 +148,9 @@ def test_the_wheel_answers_a_signed_status(installed: Path, sshd: Sshd, tmp_path
         service.stop()
 
 
-@pytest.mark.all
-def test_the_wheel_works_beside_openai_agents(wheel: Path, tmp_path: Path) -> None:
-    """The wheel and openai-agents, whose package is `agents`, share no file: either can come first, and go again."""
-    venv = tmp_path / "venv"
-    assert run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=tmp_path).returncode == 0
-    (tmp_path / "openai.txt").write_text(OPENAI_AGENTS)
-    theirs = ("--require-hashes", "--only-binary=:all:", "-r", tmp_path / "openai.txt")
-    pip(venv, "install", "--no-deps", "--no-compile", "--no-index", wheel)
-    pip(venv, "install", "--no-deps", "--no-compile", *theirs)
-    [packages] = venv.glob("lib/python*/site-packages")
-    (packages / "here.pth").write_bytes(os.fsencode(sysconfig.get_path("purelib")) + b"\n")  # what ours depends on
-    made = run(venv / "bin/breakglass", "host", "bundle", cwd=tmp_path)
-    assert (made.returncode, made.stdout) == (0, bundle()), made.stderr
-    assert (packages / "agents/__init__.py").is_file()
-    files = [
-        {str(file) for file in PathDistribution(packages / f"{name}.dist-info").files or ()}
-        for name in (f"breakglass-{VERSION}", "openai_agents-0.24.0")
-    ]
-    assert all(len(of_one) > 100 for of_one in files)
-    assert files[0] & files[1] == set()
-
-
-@each_row("lock", LOCKS)
-def test_a_lock_file_hashes_every_pin_and_names_no_host(lock: str) -> None:
-    """A lock file names no host to install from."""
-    assert read_pins(lock)
-    assert not re.search(r"://|index-url|find-links|trusted-host|@", (ROOT / lock).read_text(encoding="utf-8"))
-
-
 @each_row("lock", LOCKS)
 def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
-    """Each dependency is locked at a version that pyproject.toml allows, the same in both files."""
+    """Each dependency is locked, with hashes and from no host, at a version that pyproject.toml allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = list(project["project"]["dependencies"])
     if lock == "requirements-dev.txt":
@@ -196,6 +161,14 @@ def test_the_lock_files_hold_what_the_project_depends_on(lock: str) -> None:
         assert version, f"{requirement.name} is not in {lock}: ./dev lock"
         assert requirement.specifier.contains(version), f"{requirement} is {version} in {lock}: ./dev lock"
     assert locked.items() >= read_pins("requirements.txt").items()
+    assert not re.search(r"://|index-url|find-links|trusted-host|@", (ROOT / lock).read_text(encoding="utf-8"))
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
+    """The version is raised together with its entry."""
+    entries = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", VERSION)
+    assert entries[0] == VERSION
 
 
 @pytest.mark.all

@@ -127,25 +127,17 @@ def test_an_answer_that_a_proxy_cut(person: Person) -> None:
     assert [job["verb"] for job in person.service.pve("history").json["jobs"]].count("cycle") == 1
 
 
-def test_what_chat_says(person: Person) -> None:
-    """The state from /health, and the lines of the log about it."""
+def test_what_the_other_commands_show(person: Person) -> None:
+    """The state of chat from /health with the log's lines about it; a new key; the reasons of /ready, without names."""
     [look] = commands("docs/symptoms.md", "Chat dies")
-    output = person.paste(look).splitlines()
-    assert output[0] == '"chat":"none"'
-    assert [json.loads(line)["state"] for line in output[1:]] == ["none"]
-
-
-def test_a_new_key(person: Person) -> None:
-    """It is in its file, and the file of the new caller has the verbs."""
+    chat, *lines = person.paste(look).splitlines()
+    assert chat == '"chat":"none"'
+    assert [json.loads(line)["state"] for line in lines] == ["none"]
     [make] = commands("docs/symptoms.md", "A key is lost")
     assert "anna is in " in person.paste(make)
     entry = tomllib.loads((person.service.config.parent / "callers.d/anna.toml").read_text())
     assert (person.directory / "anna.signing-key").read_text().strip() == entry["secret"]
     assert "cycle" in entry["allow"]
-
-
-def test_the_reasons_of_ready(person: Person) -> None:
-    """They come without names, and then with them."""
     [both] = commands("docs/symptoms.md", "/ready says 503")
     decoder, output, answers = json.JSONDecoder(), person.paste(both), []
     while output.strip():
@@ -169,16 +161,3 @@ def test_a_vm_that_moved(person: Person, world: World) -> None:
         (world.root / "etc/pve/.vmlist").unlink()
     assert "elsewhere" in output
     assert "pve2" in output
-
-
-def test_what_you_see_is_what_the_page_says() -> None:
-    """Each sentence in quotes, in the column of what a person sees, is made of words of the page or of an answer."""
-    shown = [*(ROOT / "static_site").rglob("*.js"), ROOT / "static_site/index.html", *(ROOT / "handler").rglob("*.py")]
-    words = "\n".join(path.read_text("utf-8") for path in shown).replace("’", "'").lower()
-    seen = [row.split(" | ")[0] for row in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)]
-    quoted = [
-        part for cell in seen for sentence in re.findall(r'"([^"]+)"', cell) for part in re.split("…|: ", sentence)
-    ]
-    output = [part.strip(" .").lower() for part in quoted if part.strip(" .")]
-    assert len(output) > 15
-    assert [part for part in output if part not in words] == []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,20 +48,14 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def host(directory: Path) -> Iterator[Installed]:
-    host = Installed(directory)
-    try:
+    with closing(Installed(directory)) as host:
         yield host
-    finally:
-        host.close()
 
 
 @pytest.fixture(scope="module")
 def door(host: Installed) -> Iterator[Door]:
-    door = Door(host, "-o", "PermitRootLogin=yes")
-    try:
+    with closing(Door(host, "-o", "PermitRootLogin=yes")) as door:
         yield door
-    finally:
-        door.close()
 
 
 @pytest.fixture
@@ -104,23 +99,18 @@ def test_the_sessions_of_the_old_agent_end_and_its_jobs_go_on(host: Installed, o
 
 
 def test_a_damaged_copy_is_not_installed(operator: Operator) -> None:
-    """A connection that loses part of the file leaves the old agent in its place."""
+    """A connection that loses part of the file, or a login that fails, leaves the old agent in its place."""
     operator.agent.write_text(OLD)
+    ran = operator.upgrade("--login", "nobody")
+    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
+    assert "pve1: ssh failed; the host now has the old host agent or the new one, but not a damaged one" in ran.stderr
+    assert "try: ssh -p " in ran.stderr
     program = operator.directory / "bin/ssh"
     program.write_text(program.read_text().replace("exec /usr", "head -c 5000 | exec /usr"))
     ran = operator.upgrade("pve1")
     assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
     assert "the copy is damaged" in ran.stderr
     assert "pve1: the host could not install the host agent; the old one is still in place" in ran.stderr
-
-
-def test_a_login_that_fails_is_said(operator: Operator) -> None:
-    """The sentence has the command that a person can try."""
-    operator.agent.write_text(OLD)
-    ran = operator.upgrade("--login", "nobody")
-    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
-    assert "pve1: ssh failed; the host now has the old host agent or the new one, but not a damaged one" in ran.stderr
-    assert "try: ssh -p " in ran.stderr
 
 
 def test_an_operators_machine_needs_no_secret(operator: Operator) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from breakglass.cli.main import main
 
+from ..support.rows import each_row
+
 TWO = '[hosts.pve1]\nssh = "breakglass@192.0.2.10"\n[hosts.pve2]\nssh = "breakglass@192.0.2.12:2222"\n'
 FAULTY = '[hosts.pve1]\nssh = "192.0.2.10"\n'
 
@@ -31,7 +33,7 @@ def upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "words", "sentence"),
     [
         (None, [], "there is no such file"),

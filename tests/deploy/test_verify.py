@@ -1,5 +1,6 @@
 """VERIFY.md: each claim's command prints what the document says that it prints."""
 
+import re
 import shlex
 import signal
 import subprocess
@@ -75,9 +76,8 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
         assert with_the_key == "0"
 
 
-@pytest.mark.all
 def test_the_tests_that_the_document_names_are_there() -> None:
-    """Each `./dev test …` finds at least one test. They pass where they stand, because they are part of a whole run."""
+    """Each `./dev test …` finds a test. They pass where they stand, because they are part of a whole run."""
     [lost] = commands("VERIFY.md", '3. A lost answer is never reported as "nothing happened"')
     [read_only] = commands("VERIFY.md", "5. A read-only key can't change power")
     [short] = commands("VERIFY.md", "9. The path to power has fewer than 4,702 lines")
@@ -85,8 +85,6 @@ def test_the_tests_that_the_document_names_are_there() -> None:
     [full] = commands("VERIFY.md", "11. A full disk doesn't stop a reset")
     [twice] = commands("VERIFY.md", "12. An alert that is sent twice becomes one message")
     for line in (lost, read_only, short, network, full, twice):
-        program, word, *arguments = shlex.split(line)
-        assert (program, word) == ("./dev", "test")
-        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *arguments]
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stdout + ran.stderr  # it is 5 where no test is found
+        dev, test, file, option, name = line.split()
+        assert (dev, test, option) == ("./dev", "test", "-k")
+        assert re.search(rf"^def test_\w*{name}", (ROOT / file).read_text("utf-8"), re.MULTILINE), line
