@@ -35,7 +35,7 @@ from ..support.stages import memory, until
 
 pytestmark = [pytest.mark.all, pytest.mark.real("sshd", "qemu", "nginx", "curl")]
 
-# In each of four steps, one handler is replaced. Each reset is sent twice at once, as by a sender that repeats it.
+# In each of two steps, one handler is replaced. Each reset is sent twice at once, as by a sender that repeats it.
 RESETS, READS, ALERTS = 10, 40, 5
 GOES_AT = 3  # of the resets
 READ = ("status", "status", "history", "status")
@@ -209,10 +209,10 @@ def taken(handler: Service) -> list[str]:
 
 
 def test_a_rolling_update_interrupts_nothing(rollout: Rollout, world: World) -> None:
-    """200 verbs and 20 alerts while four handlers are replaced: each id acts once, and no request fails."""
-    for name, how in (("a", rollout.politely), ("b", rollout.politely), ("c", rollout.harshly), ("d", rollout.harshly)):
+    """100 verbs and 10 alerts while both handlers are replaced: each id acts once, and no request fails."""
+    for name, how in (("a", rollout.politely), ("b", rollout.harshly)):
         rollout.step(name, how)
-    assert (len(rollout.verbs), len(rollout.alerts), len(rollout.all)) == (200, 20, 6)
+    assert (len(rollout.verbs), len(rollout.alerts), len(rollout.all)) == (100, 10, 4)
     bad = [
         (verb, reply.status, reply.body[:300])
         for verb, _, replies in rollout.verbs
