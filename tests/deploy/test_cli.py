@@ -24,12 +24,12 @@ from breakglass.cli.docs_text import render
 from breakglass.cli.output import visible
 from breakglass.demo.proxmox.world import World
 
-from ..support.forked import run_command
+from ..support.forked import run_command as run
 from ..support.front import make_certificates
 from ..support.ports import reserve_port
 from ..support.rows import each_row
 from ..support.selection import sampled
-from ..support.service import SSH_KEY, Service, as_handler, give_to_handler, new_secret
+from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
 from ..support.sshd import Sshd
 from ..support.stages import until
 from .test_init_questions import Terminal
@@ -37,27 +37,6 @@ from .test_init_questions import Terminal
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [pytest.mark.shared("world", "sshd", "service"), pytest.mark.slow]  # each starts a command
-
-
-def run(*words: str, stdin: str = "", cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return run_with(environment, *words, stdin=stdin, cwd=cwd)
-
-
-def run_with(
-    environment: dict[str, str], *words: str, stdin: str = "", cwd: Path = ROOT
-) -> "subprocess.CompletedProcess[str]":
-    if not stdin and cwd == ROOT:
-        return run_command(*words, **environment)
-    return subprocess.run(
-        [sys.executable, "-m", "breakglass", *words],
-        input=stdin,
-        env=os.environ | environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        **(as_handler() if words[0] == "serve" else {}),
-    )
 
 
 # --- call ---
@@ -115,7 +94,7 @@ def test_call_says_once_why_the_host_refused(world: World, sshd: Sshd) -> None:
     at = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
     try:
         for options in (("status",), ("forensics",), ("forensics", "--full"), ("reset",)):
-            ran = run_with(at, "call", *options, "--vm", "other")
+            ran = run("call", *options, "--vm", "other", **at)
             assert (ran.returncode, ran.stderr.count("this key serves VM 102, not 999")) == (1, 1), ran.stderr
     finally:
         service.stop()
@@ -159,7 +138,7 @@ TYPED: dict[str, tuple[str, int, str, str]] = {
 def test_what_a_person_types(wrong: dict[str, str], name: str) -> None:
     """A short form is its verb; one that changes power needs the VM's name. A similar word is printed, and not run."""
     words, code, out, err = TYPED[name]
-    ran = run_with({"BREAKGLASS_URL": wrong["closed"], "BREAKGLASS_SECRET": SIGNING_KEY}, *words.split())
+    ran = run(*words.split(), BREAKGLASS_URL=wrong["closed"], BREAKGLASS_SECRET=SIGNING_KEY)
     assert (ran.returncode, out in ran.stdout, err.format(**wrong) in ran.stderr) == (code, True, True), ran.stderr
     assert (ran.stdout == "", ran.stderr == "") == (out == "", err == "")
 
@@ -196,7 +175,7 @@ def test_what_client_toml_remembers(wrong: dict[str, str], tmp_path: Path, name:
     client.chmod(int(environment.get("mode", "600"), 8))
     os.chown(client, int(environment.get("uid", "-1")), -1)
     given = {key: value.format(**places) for key, value in environment.items() if key.isupper()}
-    ran = run_with({"XDG_CONFIG_HOME": str(tmp_path), **given}, "status", "devvm")
+    ran = run("status", "devvm", XDG_CONFIG_HOME=str(tmp_path), **given)
     assert (ran.returncode, said.format(**places) in ran.stderr) == (code, True), ran.stderr
 
 
@@ -318,13 +297,20 @@ def check_error(
     wrong: dict[str, str], environment: dict[str, str], words: str, code: int, said: str, hint: str
 ) -> None:
     given = {"BREAKGLASS_SECRET": SIGNING_KEY} | {key: value.format(**wrong) for key, value in environment.items()}
-    ran = run_with(given, *words.format(**wrong).split())
+    ran = run(*words.format(**wrong).split(), **given)
     assert (ran.returncode, ran.stdout) == (code, "")
     sentence, _, instruction = ran.stderr.partition("\n    ")
     assert sentence.startswith("breakglass: ")
     assert said.format(**wrong) in sentence
     assert hint in instruction
     assert SIGNING_KEY not in ran.stderr
+
+
+def test_sign_without_a_standard_input_says_so() -> None:
+    """A closed standard input is an error with an instruction."""
+    command = ["/bin/sh", "-c", 'exec "$0" -m breakglass sign <&-', sys.executable]
+    ran = subprocess.run(command, env=os.environ | {"BREAKGLASS_SECRET": SIGNING_KEY}, capture_output=True, text=True)
+    assert (ran.returncode, "standard input is closed" in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
 
 
 @pytest.mark.all

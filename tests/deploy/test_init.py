@@ -8,10 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
@@ -327,43 +324,20 @@ def test_after_a_crash_the_next_run_says_what_to_remove(place: Path, code: str, 
     assert run("check", str(directory / "breakglass.toml")).returncode == 0
 
 
-@contextmanager
-def at_stat_of(directory: Path, begin: Callable[[], None]) -> Iterator[None]:
-    """Call `begin` when a directory's owner and mode are asked for the first time."""
-    stat_of = os.stat
-    called: list[object] = []
-
-    def stat_then(path: "int | os.PathLike[str] | str", **more: bool) -> os.stat_result:
-        if path == directory and not called:
-            called.append(begin)
-            begin()
-        return stat_of(path, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "stat", stat_then)
-        yield
-
-
-def test_a_second_run_beside_the_first_takes_nothing_away(place: Path) -> None:
-    """The first one has linked its files, and checks them, when the second one finds that it is too late."""
+def test_a_second_run_beside_the_first_takes_nothing_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one writes its files after the second one has looked for them, and before that links its own."""
     directory, files = place / "etc", {"a": "1\n", "b": "2\n"}
     directory.mkdir(mode=0o700)
-    is_linked, is_over = threading.Event(), threading.Event()
+    stat_of, first = os.stat, []
 
-    def verify() -> None:
-        is_linked.set()
-        assert is_over.wait(60)
+    def stat_then(path: "int | os.PathLike[str] | str", **more: bool) -> os.stat_result:
+        if path == directory and not first:
+            first.append(path)
+            write_files(directory, files, None, lambda: None)
+        return stat_of(path, **more)
 
-    first = threading.Thread(target=write_files, args=(directory, files, None, verify))
-
-    def begin() -> None:
-        first.start()
-        assert is_linked.wait(60)
-
-    try:
-        with at_stat_of(directory, begin), pytest.raises(CommandError, match="File exists"):
-            write_files(directory, files, None, verify)
-    finally:
-        is_over.set()
-        first.join()
+    monkeypatch.setattr(os, "stat", stat_then)
+    with pytest.raises(CommandError, match="File exists"):
+        write_files(directory, files, None, lambda: None)
+    assert first
     assert {path.name: path.read_text() for path in directory.iterdir()} == files
