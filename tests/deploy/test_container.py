@@ -53,7 +53,7 @@ def container(builder: Builder, shared_sshd: Sshd, directory: Path) -> Iterator[
 
 
 def test_it_answers(container: Container) -> None:
-    """A signed status comes from the host, through a handler that is nobody and can write nothing.
+    """A signed status comes from the host, through a handler without an account, which can write no file.
 
     The image's variables are settings, and the rest comes from the mounted files.
     """

@@ -328,7 +328,8 @@ def test_a_second_run_beside_the_first_takes_nothing_away(place: Path, monkeypat
     """The first one writes its files after the second one has looked for them, and before that links its own."""
     directory, files = place / "etc", {"a": "1\n", "b": "2\n"}
     directory.mkdir(mode=0o700)
-    stat_of, first = os.stat, []
+    stat_of = os.stat
+    first: list[object] = []
 
     def stat_then(path: "int | os.PathLike[str] | str", **more: bool) -> os.stat_result:
         if path == directory and not first:

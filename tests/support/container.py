@@ -109,7 +109,7 @@ exec unshare --pid --fork --kill-child /bin/sh -c '
 class Container(Service):
     """The handler in a container of the image, as process 1.
 
-    Its network is this machine's, so it listens on loopback, although the image says that it listens everywhere.
+    It has the network of this machine. Therefore it listens on loopback, although the image listens everywhere.
     """
 
     def __init__(self, directory: Path, builder: Builder, image: str, **more: Any) -> None:
