@@ -113,7 +113,7 @@ def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
 
 
 def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> None:
-    """With two hosts, the command needs --host even if one is disabled, because the operator may have meant that one."""
+    """With two hosts, the command needs --host even if one is disabled, because a person may have meant that one."""
     config = configuration(tmp_path, new_key()[0], f"[hosts.pve2]\n{host_keys(tmp_path)}\n[hosts.pve3]\nssh = 3")
     for words in ((), ("--host", "third"), ("--host", "devvm")):
         ran = install_commands(config, *words)
