@@ -82,7 +82,6 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip a file that has no test for `--quick`, because the imports of these files take a third of the time."""
     return True if selection.is_left_out(collection_path, config.option.markexpr) else None
 
 
