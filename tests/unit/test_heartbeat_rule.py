@@ -7,11 +7,8 @@ from breakglass.agents.pve.forensics.evidence import Evidence, Heartbeat, parse_
 from breakglass.agents.pve.forensics.heartbeat_rule import (
     describe_heartbeat,
     heartbeat_state,
-    watch_lines,
 )
-from breakglass.agents.pve.forensics.vcpus import are_all_deaf, is_any_alive
-from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
-from breakglass.agents.pve.forensics.verdict_guest import judge_guest
+from breakglass.agents.pve.forensics.verdict import verdict_of
 
 from ..support.rows import each_row
 from .test_verdict import FROZEN, IDLE, MOVING, RUNNING
@@ -187,26 +184,6 @@ def test_each_row_gets_its_verdict(name: str) -> None:
     assert not verdict.sentence.endswith("…")
 
 
-def test_a_heartbeat_that_is_not_known_proves_nothing() -> None:
-    """If the probe died, the evidence says so, and the verdict is the one without a heartbeat."""
-    for evidence in (IDLE, MOVING, replace(MOVING, agent="silent")):
-        assert judge_guest(evidence) is None
-        assert "the guest's heartbeat is not known" in verdict_of(evidence).evidence
-
-
-SAID = {
-    "the guest's kernel answered 2 s ago": (beat(2),),
-    "the guest's kernel has not answered for 43 s (it answers every 2 s)": (beat(43),),
-    "the guest's kernel has not answered yet since the last reset": (beat(None),),
-    "no heartbeat is available: the VM has no balloon device": (Heartbeat(NOW, device=False),),
-    "no heartbeat is available: its system has not loaded the driver": (beat(None, driver=False),),
-    "no heartbeat is available: QEMU does not ask for one": (beat(2, every=0),),
-    "no heartbeat is available any more: the guest's driver is gone; its kernel last answered 43 s ago": (
-        beat(43, driver=False),
-    ),
-}
-
-
 def test_a_status_tells_when_the_kernel_answered_last() -> None:
     """The time is by the host's clock. If it is not known, as after a dead probe, there is none."""
     assert describe_heartbeat(Evidence("running", heartbeats=(beat(2),))) == {
@@ -218,41 +195,3 @@ def test_a_status_tells_when_the_kernel_answered_last() -> None:
     assert awaited is not None
     assert (awaited["state"], awaited["at"]) == ("awaited", None)
     assert describe_heartbeat(Evidence("running")) is None
-
-
-def test_the_watch_is_told_with_what_was_counted() -> None:
-    """The evidence has the counts of the disk, the network and the vCPUs, and the memory that the balloon took."""
-    seen = beat(31, 5.2, disk=903, packets=71, held=64 * MIB, **FULL)
-    evidence = Evidence("running", heartbeats=(beat(31, kills=0, stalls=40), seen), vcpus=("hk", "hi"))
-    assert watch_lines(evidence) == (
-        "in 5.2 s: 3 disk requests completed, 1 packet from the guest",
-        "in 2 samples: vCPU 0 halted with interrupts off 2; vCPU 1 idle 1, in the kernel 1",
-        "memory: 9 MiB of 200 MiB left, the balloon holds 64 MiB; meanwhile 1 kill for lack of memory, 0 waits for it",
-    )
-
-
-@each_row(
-    ("samples", "deaf", "alive"),
-    [
-        (("hs",) * 5, True, False),
-        (("hs",) * 4, False, False),
-        ((*DEAF, "hk"), False, False),
-        ((*DEAF, "ih"), False, True),
-        ((), False, False),
-    ],
-)
-def test_the_vcpus_tell_who_can_be_woken(samples: tuple[str, ...], deaf: bool, alive: bool) -> None:
-    assert (are_all_deaf(samples), is_any_alive(samples)) == (deaf, alive)
-
-
-@each_row(
-    ("beats", "words"),
-    [
-        ((beat(2),), "the guest's kernel answered 2 s ago; the guest's programs may hang"),
-        ((beat(43),), "has not answered for 43 s (it answers every 2 s): collect evidence"),
-        ((), "collect evidence to see whether the guest hangs"),
-    ],
-)
-def test_a_status_says_the_heartbeat_and_judges_nothing(beats: tuple[Heartbeat, ...], words: str) -> None:
-    verdict = quick_verdict(replace(RUNNING, heartbeats=beats))
-    assert (verdict.code, verdict.advice, words in verdict.sentence) == ("qemu-running", "", True)
