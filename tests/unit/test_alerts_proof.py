@@ -1,6 +1,7 @@
 """Who may send alerts and which entries they select: Grafana's signature, bearer tokens, and the configuration."""
 
 import math
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -159,27 +160,6 @@ CALLERS = [
 ]
 
 
-@each_row(("old", "new", "path"), CALLERS)
-def test_a_fault_in_a_sender_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """A faulty token, two auth methods, or a verb that a token may not have disable that caller and no other.
-
-    The report repeats no secret.
-    """
-    assert old in GOOD
-    config = read(GOOD.replace(old, new))
-    assert [problem.place for problem in config.problems] == [path]
-    assert len(config.callers) == 2
-    assert path.split(".")[1] not in [caller.name for caller in config.callers]
-    assert "x" * 60 not in str(config.problems[0])
-
-
-def test_two_senders_with_one_token_are_both_off() -> None:
-    """Two callers with one token can't be told apart, as with signing keys."""
-    config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
-    assert [problem.place for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
-    assert [caller.name for caller in config.callers] == ["operator", "grafana"]
-
-
 ENTRY = 'source = "grafana"\nmatch = { vm = "devvm" }\nvm = "devvm"\nfresh_seconds = 60\n'
 ENTRIES = [
     ('source = "grafana"', 'source = "nagios"', "alerts[1].source"),
@@ -191,6 +171,7 @@ ENTRIES = [
     ('match = { vm = "devvm" }', 'match = { vm = "~(a+)+" }', "alerts[1].match.vm"),
     ('vm = "devvm"\nfresh', 'vm = "gone"\nfresh', "alerts[1].vm"),
     ('vm = "devvm"\nfresh', "vm = 7\nfresh", "alerts[1].vm"),
+    ('vm = "devvm"\nfresh', 'vm = "other"\nfresh', "alerts[1].vm"),  # which has a mistake itself
     ("60", "-1", "alerts[1].fresh_seconds"),
     ("60", "86401", "alerts[1].fresh_seconds"),
     ("60", "true", "alerts[1].fresh_seconds"),
@@ -200,31 +181,28 @@ ENTRIES = [
 ]
 
 
+@each_row(("old", "new", "path"), CALLERS)
+def test_a_fault_in_a_sender_disables_that_one_alone(old: str, new: str, path: str) -> None:
+    """The report repeats no secret."""
+    assert old in GOOD
+    config = read(GOOD.replace(old, new))
+    assert [problem.place for problem in config.problems] == [path]
+    assert len(config.callers) == 2
+    assert path.split(".")[1] not in [caller.name for caller in config.callers]
+    assert "x" * 60 not in str(config.problems[0])
+
+
 @each_row(("old", "new", "path"), ENTRIES)
-def test_a_fault_in_an_entry_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """A fault in an alert entry is reported by its number and key; the other entry, callers and VMs stay."""
+def test_a_fault_in_an_entry_disables_that_one_alone(old: str, new: str, path: str) -> None:
+    """It is reported by the entry's number and key. One problem says that the entry's VM is disabled."""
     assert old in ENTRY
-    config = read(GOOD.replace(ENTRY, ENTRY.replace(old, new, 1)))
-    assert path in [problem.place for problem in config.problems]
-    assert all(problem.place.startswith("alerts[1]") for problem in config.problems)
+    other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
+    config = read(GOOD.replace(ENTRY, ENTRY.replace(old, new, 1)) + other)
+    found = [problem.place for problem in config.problems if not problem.place.startswith("vms.other")]
+    assert path in found
+    assert all(place.startswith("alerts[1]") for place in found)
     assert [rule.source for rule in config.alerts] == ["alertmanager"]
     assert (len(config.callers), len(config.vms)) == (3, 1)
-
-
-@pytest.mark.parametrize(
-    ("more", "usd"),
-    [("", 0), ("diagnose_usd = 9", 0), ("diagnose = true", 1), ("diagnose = true\ndiagnose_usd = 9", 9)],
-)
-def test_an_opinion_must_be_asked_for(more: str, usd: int) -> None:
-    config = read(f"{GOOD}\n{more}\n")
-    assert (config.problems, [rule.opinion_usd for rule in config.alerts]) == ((), [0, usd])
-
-
-def test_an_alert_for_a_vm_that_is_off_is_off_with_it() -> None:
-    """If the VM's own entry has an error, the problem of the alert entry says so."""
-    other = '[vms.other]\nhosts = ["gone"]\nvmid = 103\n'
-    config = read(GOOD.replace('vm = "devvm"\nfresh', 'vm = "other"\nfresh') + other)
-    assert {problem.place: problem.sentence for problem in config.problems}["alerts[1].vm"] == 'is disabled: "other"'
 
 
 # --- patterns ---
@@ -236,53 +214,9 @@ def test_a_pattern_matches_the_whole_label() -> None:
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm", "devbox")] == [True, True]
     assert [config.alerts[1].matches({"vm": name}) for name in ("devvm2", "a devvm", "devvm\n")] == [False] * 3
     assert not read(GOOD.replace('{ vm = "devvm" }', '{ vm = "dev.m" }')).alerts[1].matches({"vm": "devvm"})
-
-
-@each_row(
-    "pattern",
-    [
-        "devvm",
-        "dev.*",
-        ".*devvm.*",
-        "https?://.*devvm.*",
-        "(?:a|b|c):9100",
-        "(node|web)[0-9]{1,2}",
-        "(?i)devvm",
-        "a{3}b",
-        r"192\.0\.2\.2[0-9]:.*",
-        r"web-[0-9]+\.(?:example|test)",
-        r"^dev[^\]a-]?\w{1,20}\b$",
-        "devvm|webvm|(mail|news)vm",
-        "[]a]b",
-    ],
-)
-def test_ordinary_patterns_are_accepted(pattern: str) -> None:
-    config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
-    assert config.problems == ()
-
-
-@each_row(
-    "pattern",
-    [
-        "(a+)+",
-        "(a|a)+",
-        "(a?){30}",
-        "(?:.*x)*",
-        "(a*)*b",
-        ".*a.*b.*c.*",
-        "a?" * 30 + "a" * 30,
-        "(?=a)b",
-        r"(.*)\1\1",
-        "(.{1,200}){1,200}",
-        ".*.*" + r"\b" * 10_000,
-        ".*.*(?:" + "|".join(rf"[^\W{n}]{{66}}{n}" for n in range(10)) + ")",
-        ".*.*[ab]{100}",
-    ],
-)
-def test_patterns_that_take_too_long_are_refused(pattern: str) -> None:
-    """A pattern that could take very long on a hostile label is a fault in its entry."""
-    config = read(GOOD.replace('match = { vm = "devvm" }', f"match = {{ vm = '~{pattern}' }}"))
-    assert [problem.place for problem in config.problems] == ["alerts[1].match.vm"]
+    assert [rule.opinion_usd for rule in config.alerts] == [0, 0]
+    assert read(f"{GOOD}diagnose = true\n").alerts[1].opinion_usd == 1
+    assert read(f"{GOOD}diagnose = true\ndiagnose_usd = 9\n").alerts[1].opinion_usd == 9
 
 
 def test_a_long_label_matches_no_pattern() -> None:
@@ -294,32 +228,27 @@ def test_a_long_label_matches_no_pattern() -> None:
 
 
 @each_row(
-    ("pattern", "rest"),
+    ("pattern", "message"),
     [
-        ("dev(vm", "(vm"),
-        ("((a|b)c)", "((a|b)c)"),
-        ("(a|b)*", "*"),
-        ("a.*?b", "?b"),
-        ("a{3,}", "{3,}"),
-        ("(?P<name>a)", "(?P<name>a)"),
-        ("a(?i)b", "(?i)b"),
-        (r"\x41", r"\x41"),
-        ("[[:alpha:]]", "[[:alpha:]]"),
-        ("[a--b]", "[a--b]"),
-        ("a{", "{"),
+        *((pattern, "") for pattern in (
+            *("devvm", ".*devvm.*", "https?://.*devvm.*", "(?:a|b|c):9100", "(node|web)[0-9]{1,2}", "(?i)devvm"),
+            *("a{3}b", r"192\.0\.2\.2[0-9]:.*", r"^dev[^\]a-]?\w{1,20}\b$", "devvm|webvm|(mail|news)vm", "[]a]b"),
+        )),
+        *((pattern, "too long to match a hostile label") for pattern in (
+            *("a?" * 30 + "a" * 30, ".*a.*b.*c.*", ".*.*" + r"\b" * 10_000, ".*.*[ab]{100}"),
+            ".*.*(?:" + "|".join(rf"[^\W{n}]{{66}}{n}" for n in range(10)) + ")",
+        )),
+        *((pattern, "is not a regular expression: ") for pattern in ("[z-a]", "a{3,1}")),
+        *((pattern, f'not supported.*"{re.escape(rest)}"$') for pattern, rest in {
+            "dev(vm": "(vm", "((a|b)c)": "((a|b)c)", "(a|b)*": "*", "(a+)+": "+", "a.*?b": "?b", "a{3,}": "{3,}",
+            "(?P<name>a)": "(?P<name>a)", "a(?i)b": "(?i)b", "(?=a)b": "(?=a)b", r"(.*)\1\1": r"\1\1",
+            r"\x41": r"\x41", "[[:alpha:]]": "[[:alpha:]]", "[a--b]": "[a--b]", "a{": "{",
+        }.items()),
     ],
-)
-def test_an_unsupported_construct_is_named(pattern: str, rest: str) -> None:
-    """The problem quotes the pattern from its first unsupported part on."""
-    with pytest.raises(ValueError, match="not supported") as refused:
-        check_pattern(pattern)
-    assert str(refused.value).endswith(f'"{rest}"')
-
-
-@each_row("pattern", ["[z-a]", "a{3,1}"])
-def test_a_pattern_that_python_refuses_is_a_problem(pattern: str) -> None:
-    """A pattern of supported constructs can still be wrong. The problem has Python's own message."""
-    with pytest.raises(ValueError, match="is not a regular expression: "):
+)  # fmt: skip
+def test_a_pattern_is_simple_and_fast(pattern: str, message: str) -> None:
+    """One that could take very long on a hostile label is refused, and so is one whose time is not known."""
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
         check_pattern(pattern)
 
 

@@ -12,6 +12,7 @@ from breakglass.config.load import load_config
 from breakglass.config.model import Config
 from breakglass.config.warnings import check_change
 
+from ..support.rows import each_row
 from .test_config import GOOD, whsec
 
 ANNA, BOB = (f'secret = "{whsec(letter)}"\nallow = ["status"]\n' for letter in "ab")
@@ -57,34 +58,6 @@ def test_a_caller_has_a_file_of_its_own(config: Path) -> None:
     assert found.digest != before.digest
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "message"),
-    [
-        ("secret = [", "callers.d/anna.toml", "is not TOML"),
-        (ANNA.replace("status", "reboot"), "callers.d/anna.toml: allow", 'has an unknown word: "reboot"'),
-        (f"[callers.anna]\n{ANNA}", "callers.d/anna.toml: callers", "is not a setting"),
-        (f"{ANNA}vms = []\n", "callers.d/anna.toml: vms", "is missing"),
-    ],
-)
-def test_a_fault_switches_its_caller_off_and_names_the_file(config: Path, text: str, path: str, message: str) -> None:
-    own(config, text=text)
-    own(config, "bob.toml", BOB)
-    found = load_config(config, {})
-    assert names(found) == ["operator", "bob"]
-    assert message in next(problem.sentence for problem in found.problems if problem.place == path)
-
-
-def test_a_secret_that_two_have_switches_both_off(config: Path) -> None:
-    own(config, "bob.toml")
-    own(config)
-    found = load_config(config, {})
-    assert names(found) == ["operator"]
-    assert [(problem.place, problem.sentence) for problem in found.problems] == [
-        ("callers.d/anna.toml: secret", "is also the secret of bob"),
-        ("callers.d/bob.toml: secret", "is also the secret of anna"),
-    ]
-
-
 def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) -> None:
     """Both entries are disabled. No other caller may use their secrets."""
     config.write_text(f"{GOOD}\n[callers.anna]\n{BOB}")
@@ -116,54 +89,57 @@ def test_a_file_that_others_can_reach_is_refused_alone(config: Path, mode: int, 
     assert load_config(config, {}).problems == ()
 
 
-KINDS: dict[str, Callable[[Path], object]] = {
-    "directory": Path.mkdir,
-    "pipe without a writer": lambda file: os.mkfifo(file, 0o600),
-    "bytes": lambda file: write(file, "").write_bytes(b"\xff"),
-    "link to nowhere": lambda file: file.symlink_to("nowhere"),
-    "link to itself": lambda file: file.symlink_to(file.name),
+KINDS: dict[str, tuple[Callable[[Path], object], str, str]] = {  # how anna.toml is made, the place, the message
+    "no TOML": (lambda file: write(file, "secret = ["), "", "is not TOML"),
+    "an unknown verb": (lambda file: write(file, ANNA.replace("status", "reboot")), ": allow", "has an unknown word"),
+    "a table": (lambda file: write(file, f"[callers.anna]\n{ANNA}"), ": callers", "is not a setting"),
+    "no VM": (lambda file: write(file, f"{ANNA}vms = []\n"), ": vms", "is missing"),
+    "a directory": (Path.mkdir, "", ""),
+    "a pipe without a writer": (lambda file: os.mkfifo(file, 0o600), "", ""),
+    "bytes": (lambda file: write(file, "").write_bytes(b"\xff"), "", ""),
+    "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "", ""),
+    "a link to itself": (lambda file: file.symlink_to(file.name), "", ""),
 }
 
 
-@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_what_is_no_text_file_is_off_alone(config: Path, make: Callable[[Path], object]) -> None:
-    own(config, "bob.toml")
+@each_row("kind", KINDS)
+def test_a_fault_disables_its_caller_and_names_the_file(kind: str, tmp_path: Path) -> None:
+    make, place, message = KINDS[kind]
+    config = write(tmp_path / "breakglass.toml", GOOD)
+    own(config, "bob.toml", BOB)
     make(config.parent / "callers.d/anna.toml")
     found = load_config(config, {})
     assert names(found) == ["operator", "bob"]
-    assert [problem.place for problem in found.problems] == ["callers.d/anna.toml"]
+    faults = {problem.place: problem.sentence for problem in found.problems}
+    assert message in faults[f"callers.d/anna.toml{place}"]
 
 
 # --- names that are no callers' ---
 
 
-def test_other_names_are_ignored_with_a_warning(config: Path) -> None:
-    """Such names are an editor's copies, leftovers of a killed command, and a caller that a person has disabled."""
-    own(config)
-    for name in (".anna.toml.swp", ".new", "anna.toml~", "bob.toml.off", "README"):
-        own(config, name, "secret = [")
-    found = load_config(config, {})
-    assert (names(found), found.problems) == (["operator", "anna"], ())
-    assert [each.sentence for each in found.warnings if each.code == "caller-file-ignored"] == [
-        "callers.d/.anna.toml.swp is ignored: its name begins with a dot",
-        "callers.d/.new is ignored: its name begins with a dot",
-        "callers.d/README is ignored: its name does not end in .toml",
-        "callers.d/anna.toml~ is ignored: its name does not end in .toml",
-        "callers.d/bob.toml.off is ignored: its name does not end in .toml",
-    ]
+def test_other_files_are_ignored_with_a_warning(config: Path) -> None:
+    """They are an editor's copies, leftovers of a killed command, and links to files that another owner may change.
 
-
-def test_a_link_that_leaves_the_directory_is_ignored_with_a_warning(config: Path) -> None:
-    """A file outside may have another owner, who could change it. A link to a file in the directory is followed."""
-    file = own(config, "anna.toml")
-    (file.parent / "bob.toml").symlink_to(write(config.parent / "bob.toml", BOB))
-    (file.parent / "carl.toml").symlink_to(file.parent.parent / "callers.d.old/carl.toml")
+    A link to a file in the directory is followed.
+    """
+    file = own(config)
     file.rename(file.with_name("anna"))
     file.symlink_to("anna")
+    for name in (".anna.toml.swp", "anna.toml~", "bob.toml.off"):
+        own(config, name, "secret = [")
+    (file.parent / "bob.toml").symlink_to(write(config.parent / "bob.toml", BOB))
+    (file.parent / "carl.toml").symlink_to(file.parent.parent / "callers.d.old/carl.toml")
     found = load_config(config, {})
-    assert names(found) == ["operator", "anna"]
-    why = "is ignored: it is a link to a file outside of the directory"
-    assert {f"callers.d/bob.toml {why}", f"callers.d/carl.toml {why}"} <= {each.sentence for each in found.warnings}
+    assert (names(found), found.problems) == (["operator", "anna"], ())
+    outside = "it is a link to a file outside of the directory"
+    assert [each.sentence for each in found.warnings if each.code == "caller-file-ignored"] == [
+        "callers.d/.anna.toml.swp is ignored: its name begins with a dot",
+        "callers.d/anna is ignored: its name does not end in .toml",
+        "callers.d/anna.toml~ is ignored: its name does not end in .toml",
+        f"callers.d/bob.toml is ignored: {outside}",
+        "callers.d/bob.toml.off is ignored: its name does not end in .toml",
+        f"callers.d/carl.toml is ignored: {outside}",
+    ]
 
 
 def test_a_volume_of_kubernetes_is_read_without_a_warning(config: Path) -> None:

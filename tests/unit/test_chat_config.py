@@ -22,12 +22,6 @@ class Files(dict[str, str]):
         return no_files(name)
 
 
-def test_without_the_table_there_is_no_chat() -> None:
-    """A configuration without [chat] has no fault."""
-    config = read(GOOD)
-    assert (config.chat, config.chat_fault, config.problems) == (None, False, ())
-
-
 def test_every_chat_setting_is_read() -> None:
     text = 'command = "/opt/claude"\nmax_turns_at_once = 5\nturn_seconds = 60\n'
     text += 'env = { B = "inline" }\n'
@@ -40,27 +34,8 @@ def test_every_chat_setting_is_read() -> None:
         ca_file="/etc/ours.pem",
     )
     assert settings == ChatSettings("var/sessions", api, "/opt/claude", 5, 60, {"B": "inline"})
-
-
-@each_row("name", CREDENTIALS)
-def test_each_kind_of_credential_is_read(name: str) -> None:
-    """The credential is one line of the file. Comments and empty lines are ignored."""
-    settings = chat("", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"}).chat
-    assert settings is not None
-    assert settings.api == ModelApi(name, "sk-ant+/=_-9")
-
-
-@each_row("url", ["http://127.0.0.1:4000", "http://localhost", "http://[::1]:8080", "https://a.example"])
-def test_a_base_url_may_lack_tls_on_this_machine(url: str) -> None:
-    """A gateway on loopback needs no certificate; every other address needs one."""
-    settings = chat(f'base_url = "{url}"').chat
-    assert settings is not None
-    assert settings.api == API._replace(base_url=url)
-
-
-def test_chat_settings_show_no_secret() -> None:
-    """A settings object in a log or a traceback has no credential in it."""
-    assert "hush" not in repr(chat('env = { KEY = "hush" }\nhttps_proxy = "http://me:hush@a"').chat)
+    assert "hush" not in repr(settings)
+    assert "inline" not in repr(settings)
 
 
 FAULTS = {
@@ -105,26 +80,23 @@ CREDENTIAL_FAULTS = {
 }
 
 
-@each_row("name", FAULTS)
-def test_a_fault_in_chat_switches_off_only_chat(name: str) -> None:
-    """The error is reported with its key's path. Chat is disabled, but callers and VMs are not."""
-    text, path = FAULTS[name]
-    config = chat(text)
-    assert [problem.place for problem in config.problems] == [path]
+@each_row(
+    ("config", "place", "words"),
+    [
+        *((chat(text), path, "") for text, path in FAULTS.values()),
+        *(
+            (chat("", {"key": content}, credential=line), "chat.credential_file", message)
+            for line, content, message in CREDENTIAL_FAULTS.values()
+        ),
+    ],
+)
+def test_a_fault_in_chat_disables_only_chat(config: Config, place: str, words: str) -> None:
+    """It is reported with its key's path and without a secret. Callers and VMs are not disabled."""
+    [problem] = config.problems
+    assert (problem.place, problem.sentence[: len(words)]) == (place, words)
     assert (config.chat, config.chat_fault) == (None, True)
     assert (len(config.callers), len(config.vms)) == (1, 1)
-    assert "hush" not in str(config.problems).replace("api.hush.example", "")
-
-
-@each_row("name", CREDENTIAL_FAULTS)
-def test_a_credential_that_is_none_is_a_problem(name: str) -> None:
-    """The hint says how to write it. The wrong text is not shown."""
-    line, content, message = CREDENTIAL_FAULTS[name]
-    config = chat("", {"key": content}, credential=line)
-    [problem] = config.problems
-    assert (problem.place, problem.sentence.partition(":")[0]) == ("chat.credential_file", message)
-    assert config.chat is None
-    assert "hush" not in str(config.problems)
+    assert "hush" not in str(problem).replace("api.hush.example", "")
 
 
 NOT_FOR_CLAUDE = {
@@ -147,3 +119,17 @@ def test_claude_is_given_no_credential(hint: str, name: str) -> None:
     [problem] = config.problems
     assert (config.chat, hint in problem.fix, name in problem.place) == (None, True, True)
     assert "hush" not in str(problem)
+
+
+@each_row("name", CREDENTIALS)
+@each_row("url", ["", "http://127.0.0.1:4000", "http://localhost", "http://[::1]:8080", "https://a.example"])
+def test_each_kind_of_credential_is_read(name: str, url: str) -> None:
+    """It is one line of the file, among comments. Only a gateway on loopback needs no certificate."""
+    config = chat(f'base_url = "{url}"' if url else "", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"})
+    assert config.chat is not None
+    assert config.chat.api == ModelApi(name, "sk-ant+/=_-9", base_url=url or API.base_url)
+
+
+def test_chat_is_no_fault_if_it_is_not_there() -> None:
+    config = read(GOOD)
+    assert (config.chat, config.chat_fault, config.problems) == (None, False, ())

@@ -69,17 +69,13 @@ def test_a_host_is_read() -> None:
         (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
         (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
         (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
+        ('host_key = "any"', (), ()),
     ],
 )
 def test_host_keys_are_pinned(line: str, keys: tuple[str, ...], authorities: tuple[str, ...]) -> None:
-    """Host keys, a spare beside the current one, or a certificate authority are pinned."""
+    """They are keys, also a spare one, or a certificate authority. Only the word "any" disables the check."""
     own = host(read(changed(f'host_key = ["{HOST_KEY}"]', line)))
-    assert (own.host_keys, own.host_cas, own.any_host_key) == (keys, authorities, False)
-
-
-def test_the_word_any_switches_the_host_key_check_off() -> None:
-    """Only the word "any" disables the check of the host key. `any_host_key` is then true."""
-    assert host(read(changed(f'["{HOST_KEY}"]', '"any"'))).any_host_key
+    assert (own.host_keys, own.host_cas, own.any_host_key) == (keys, authorities, '"any"' in line)
 
 
 @each_row(
@@ -135,15 +131,6 @@ def test_a_key_that_can_not_be_used_is_a_problem(
         assert not any(line in str(problem) for problem in found for line in private.split("\n") if line)
 
 
-def test_a_host_whose_key_can_not_be_used_is_off() -> None:
-    """A power key that can't be used disables its host and the VMs there. Another host's VMs work."""
-    config = read(changed(KEY, "key = 'rubbish'") + ON_PVE2)
-    assert ((set(config.hosts), config.hosts_off), (set(config.vms), config.vms_off)) == (
-        ({"pve2"}, ("pve1",)),
-        ({"other"}, {"devvm": 102}),
-    )
-
-
 @each_row(("names", "is_on"), [('["pve1", "pve2"]', True), ('["pve2", "pve1"]', False)])
 def test_only_the_first_host_switches_a_vm_off(names: str, is_on: bool) -> None:
     """If another host of the VM has a mistake, the VM can be rescued through its first host."""
@@ -183,15 +170,6 @@ def test_a_host_that_is_off_switches_its_vms_off() -> None:
 # --- by hand ---
 
 
-def test_by_hand_is_made_from_the_address_and_the_vmid() -> None:
-    """Without by_hand, the commands are for root on the Proxmox host."""
-    good, usual = vm(read(GOOD)), vm(read(GOOD.replace("192.0.2.10:2222", "192.0.2.10")))
-    assert by_hand(good, good.host, "status") == tuple(
-        f"ssh -p 2222 root@192.0.2.10 qm {verb} 102" for verb in ("status", "reset", "stop", "start")
-    )
-    assert by_hand(usual, usual.host, "reset") == ("ssh root@192.0.2.10 qm reset 102",)
-
-
 @each_row(
     ("verb", "wanted"),
     [
@@ -206,21 +184,13 @@ def test_by_hand_shows_what_the_verb_needs(verb: str, wanted: list[str]) -> None
     """A verb that changes power has its own command, a cycle has two, and any other word gets all of them."""
     own = vm(read(GOOD))
     assert by_hand(own, own.host, verb) == tuple(f"ssh -p 2222 root@192.0.2.10 qm {word} 102" for word in wanted)
+    usual = vm(read(GOOD.replace("192.0.2.10:2222", "192.0.2.10")))
+    assert by_hand(usual, usual.host, "reset") == ("ssh root@192.0.2.10 qm reset 102",)
 
 
-@each_row(("line", "expected"), [("", False), ("drill = true", True), ("drill = false", False)])
-def test_drills_are_allowed_by_the_vms_entry(line: str, expected: bool) -> None:
-    """A drill power-cycles the VM, so the VM's entry must allow it."""
-    assert vm(read(GOOD.replace("vmid = 102", f"vmid = 102\n{line}"))).drill is expected
-
-
-@each_row(("key", "word"), [("drill", "true"), ("last_words", "false")])
-def test_a_flag_is_true_or_false(key: str, word: str) -> None:
-    """A text that looks like one of them is a mistake, and the VM is disabled."""
-    with pytest.raises(ConfigError) as caught:
-        read(GOOD.replace("vmid = 102", f'vmid = 102\n{key} = "false"'))
-    assert [problem.place for problem in caught.value.problems] == [f"vms.devvm.{key}", "vms"]
-    assert caught.value.problems[0].fix == f"write {key} = {word}, without quotes"
+def test_only_the_vms_entry_allows_a_drill() -> None:
+    """A drill power-cycles the VM."""
+    assert [vm(with_vm(line)).drill for line in ("", "drill = false", "drill = true")] == [False, False, True]
 
 
 # --- what is wrong ---
@@ -256,14 +226,17 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
     "an empty list of hosts": (HOSTS, "hosts = []", "vms.devvm.hosts"),
     "an empty name of a host": (HOSTS, 'hosts = ""', "vms.devvm.hosts"),
     "hosts is a number": (HOSTS, "hosts = 1", "vms.devvm.hosts"),
-    "an unknown host": (HOSTS, 'hosts = ["pve2"]', "vms.devvm.hosts"),
-    "one of two hosts is unknown": (HOSTS, 'hosts = ["pve1", "pve2"]', "vms.devvm.hosts"),
+    "an unknown host": (HOSTS, 'hosts = ["pve3"]', "vms.devvm.hosts"),
+    "one of two hosts is unknown": (HOSTS, 'hosts = ["pve1", "pve3"]', "vms.devvm.hosts"),
     "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
     "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
     "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
     "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
     "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
     "a name with a space": ("vmid = 102", 'vmid = 102\nname = "dev vm"', "vms.devvm.name"),
+    "drill in quotes": ("vmid = 102", 'vmid = 102\ndrill = "false"', "vms.devvm.drill"),
+    "last_words in quotes": ("vmid = 102", 'vmid = 102\nlast_words = "false"', "vms.devvm.last_words"),
+    "rubbish for a key": (KEY, "key = 'rubbish'", "hosts.pve1.key"),
     "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
 } | {
     f"a host named {name}": ("[hosts.pve1]", f'[hosts."{name}"]', f"hosts.{name}")
@@ -275,50 +248,26 @@ WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, b
 
 
 @each_row(("old", "new", "path"), WRONG.values())
-def test_a_mistake_in_a_host_or_a_vm_is_reported_where_it_is(old: str, new: str, path: str) -> None:
-    """One mistake in a good file is a problem under its key's path, with an instruction.
+def test_a_mistake_in_a_host_or_a_vm_disables_that_one_alone(old: str, new: str, path: str) -> None:
+    """One mistake is a problem under its key's path, with an instruction; a host's VMs are disabled with it.
 
-    It disables the only VM, so the last problem says that none is left. If the mistake is in the host, the VM's problem
-    names the host.
+    The others work, and a disabled VM keeps its number. If no VM is left, nothing starts.
     """
-    found = problems(changed(old, new))
-    assert [problem.place for problem in found] == [
-        path,
-        *(["vms.devvm.hosts"] if path.startswith("hosts") else []),
-        "vms",
-    ]
+    text, of_host = changed(old, new), path.startswith("hosts")
+    places = [path, "vms.devvm.hosts"] if of_host else [path]
+    found = problems(text)
+    assert [problem.place for problem in found] == [*places, "vms"]
     assert all(problem.fix for problem in found)
-
-
-IN_A_HOST = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("hosts.")}
-IN_A_VM = {name: wrong for name, wrong in WRONG.items() if wrong[2].startswith("vms.") and "two hosts" not in name}
-
-
-@each_row(("old", "new", "path"), IN_A_HOST.values())
-def test_a_mistake_in_a_host_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one host, the VMs of the others work, and the disabled VM keeps its number."""
-    config = read(changed(old, new) + ON_PVE2)
-    assert [problem.place for problem in config.problems] == [path, "vms.devvm.hosts"]
-    assert (list(config.hosts), len(config.hosts_off)) == (["pve2"], 1)
-    assert (list(config.vms), config.vms_off) == (["other"], {"devvm": 102})
-    assert [caller.name for caller in config.callers] == ["operator"]
-
-
-@each_row(("old", "new", "path"), IN_A_VM.values())
-def test_a_mistake_in_a_vm_switches_that_one_off(old: str, new: str, path: str) -> None:
-    """With a mistake in one VM the others on its host work, and the disabled VM keeps its number."""
-    config = read(changed(old, new) + OTHER_VM)
-    assert [problem.place for problem in config.problems] == [path]
-    assert (set(config.vms), config.hosts_off) == ({"other"}, ())
-    name = "../x" if "/" in path else path.split(".")[1]
-    assert config.vms_off == {name: None if "vmid" in path or old == VM else 102}
-
-
-@each_row("name", ["no host", "no key", "a key that is missing", "no hosts", "no vmid"])
-def test_without_a_vm_on_a_usable_host_nothing_starts(name: str) -> None:
-    old, new, _ = WRONG[name]
     with pytest.raises(ConfigError):
-        read(changed(old, new))
+        read(text)
+    if path == "hosts":
+        return
+    config = read(text + ON_PVE2)
+    assert [problem.place for problem in config.problems] == places
+    assert (list(config.vms), len(config.hosts_off), "pve1" in config.hosts) == (["other"], of_host, not of_host)
+    name = "devvm" if of_host else "../x" if "/" in path else path.split(".")[1]
+    assert config.vms_off == {name: None if path == "vms.devvm.vmid" or old == VM else 102}
+    assert [caller.name for caller in config.callers] == ["operator"]
 
 
 def test_a_missing_vm_is_explained() -> None:
@@ -331,16 +280,6 @@ def test_a_missing_vm_is_explained() -> None:
         == "other is disabled: its entry in breakglass.toml has an error; its power state was not checked"
     )
     assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use devvm")
-
-
-def test_the_only_vm_can_be_off() -> None:
-    """A request without a VM's name means the only VM. If that one is disabled, the reason says so."""
-    config = Config((), {}, {}, (), vms_off={"devvm": 102})
-    assert config.vm_named("") is None
-    assert (
-        config.explain_no_vm("")[0]
-        == "devvm is disabled: its entry in breakglass.toml has an error; its power state was not checked"
-    )
 
 
 # --- settings that only claude uses ---
