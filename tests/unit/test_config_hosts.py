@@ -280,6 +280,8 @@ def test_a_missing_vm_is_explained() -> None:
         == "other is disabled: its entry in breakglass.toml has an error; its power state was not checked"
     )
     assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use devvm")
+    only = Config((), {}, {}, (), vms_off={"devvm": 102})  # which a request without a name means
+    assert (only.vm_named(""), only.explain_no_vm("")[0].partition(":")[0]) == (None, "devvm is disabled")
 
 
 # --- settings that only claude uses ---
