@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import os.path
 import re
 import subprocess

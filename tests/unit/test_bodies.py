@@ -7,11 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from breakglass.agents.pve.words import ANYWAY, PROVES
 from breakglass.base.errors import BadRequest
 from breakglass.base.text import cut_utf8
 from breakglass.base.verbs import VERBS
-from breakglass.web.bodies import parse_verb_body, strict_json
+from breakglass.web.bodies import parse_verb_body
 
 from ..support.any_json import any_objects
 from ..support.rows import each_row
@@ -43,25 +42,9 @@ def test_every_field_is_read() -> None:
     sent |= {"again": True}
     assert asdict(parse_verb_body(json.dumps(sent, indent=2).encode())) == sent
     assert asdict(parse_verb_body(json.dumps(sent, ensure_ascii=False).encode())) == sent
-
-
-@each_row(
-    "fields",
-    [
-        {"if_state": "running"},
-        {"if_state": "a" * 32},
-        {"if_last": "none"},
-        {"if_last": "a" * 8},
-        {"if_last": "Z" * 64},
-        {"job": "-_-_-_-_"},
-        {"if_state": "", "if_last": "", "job": "", "anyway": "", "proves": ""},
-        {"verb": "no such verb", "vm": "../x"},
-    ],
-)
-def test_shapes_that_are_good(fields: dict[str, str]) -> None:
-    """The shapes of the contract are accepted, empty means left out, and verb and vm are judged elsewhere."""
-    parsed = asdict(parse_verb_body(body(**fields)))
-    assert {name: parsed[name] for name in fields} == fields
+    for more in ({"if_state": "a" * 32}, {"if_last": "none"}, {"if_last": "Z" * 64}, {"job": "-_-_-_-_"}, {"job": ""}):
+        fields = {"verb": "no such verb", "vm": "../x", **more}  # verb and vm are judged elsewhere
+        assert fields.items() <= asdict(parse_verb_body(body(**fields))).items()
 
 
 # --- refused bodies ---
@@ -97,91 +80,49 @@ NOT_JSON = {
 }
 
 
-@each_row("sent", NOT_JSON.values())
-def test_what_is_not_strict_json_is_a_bad_request(sent: bytes) -> None:
-    """A body that two parsers could read differently, or that only some can read, is refused."""
-    with pytest.raises(BadRequest, match=r"^the body is not JSON: ") as caught:
-        strict_json(sent)
-    assert len(caught.value.message) < 150
-
-
-@each_row("sent", [b"null", b"1", b'"status"', b"[]", b'["verb"]', b"true", b"1e999"])
-def test_what_is_not_an_object_is_a_bad_request(sent: bytes) -> None:
-    with pytest.raises(BadRequest, match=r"^the body is not a JSON object$"):
-        strict_json(sent)
-
-
-@each_row("sent", [b"{}", b'{"vm":"devvm"}'])
-def test_the_verb_is_needed(sent: bytes) -> None:
-    """A body without a verb is refused with an example of one."""
-    with pytest.raises(BadRequest, match=r'^"verb" is missing$'):
-        parse_verb_body(sent)
-
-
-@each_row("field", TEXTS)
-@each_row("value", [None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff"])
-def test_every_field_but_again_is_text(field: str, value: object) -> None:
-    """A field that is not text, or has half a surrogate pair, is refused by its name."""
-    with pytest.raises(BadRequest, match=f'^"{field}" is not text$'):
-        parse_verb_body(body(**{field: value}))
-
-
-@each_row("name", ["prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n"])
-def test_an_unknown_field_is_refused(name: str) -> None:
-    """A field that the route does not know is refused. The answer shows its name, cut and in ASCII."""
-    with pytest.raises(BadRequest, match=r'^unknown field "') as caught:
-        parse_verb_body(body(**{name: "x"}))
-    assert caught.value.message.isascii()
-    assert "\n" not in caught.value.message
-    assert len(caught.value.message) < 300
-    assert caught.value.hint == f"use one of {', '.join(FIELDS)}"
-
-
-@each_row("value", [1, 0, "true", "", None, [], {}])
-def test_again_is_true_or_false(value: object) -> None:
-    """Any other value is refused by its name."""
-    with pytest.raises(BadRequest, match=r'^"again" is not true or false$'):
-        parse_verb_body(body(again=value))
-    assert not parse_verb_body(body(again=False)).again
-
-
-@each_row(
-    ("field", "value"),
-    [
-        ("if_state", "Running"),
-        ("if_state", "running\n"),
-        ("if_state", "run ning"),
-        ("if_state", "a" * 33),
-        ("if_state", "st\u043epped"),
-        *((field, value)
-          for field in ("if_last", "job")
-          for value in ("short", "x" * 65, f"{JOB}\n", f" {JOB}", "msg.12345678", "../../etc", "msg_123\u0664\u0665"))
-        ,
-        ("if_last", "None"),
-        ("if_last", "none\n"),
-        ("job", "none"),
-    ],
-)  # fmt: skip
-def test_a_shape_that_the_grammar_has_no_word_for_is_refused(field: str, value: str) -> None:
-    """What would not fit into the host's grammar is refused here, a newline at the end included."""
-    with pytest.raises(BadRequest, match=f'^"{field}" has an invalid character or length'):
-        parse_verb_body(body(**{field: value}))
-
-
-WORDS = [
+NO_SHAPES = [
+    *(("if_state", value) for value in ("Running", "running\n", "run ning", "a" * 33, "st\u043epped")),
+    *(
+        (field, value)
+        for field in ("if_last", "job")
+        for value in ("short", "x" * 65, f"{JOB}\n", f" {JOB}", "msg.12345678", "../../etc", "msg_123\u0664\u0665")
+    ),
+    *(("if_last", "None"), ("if_last", "none\n"), ("job", "none")),
+]
+NO_WORDS = [
     *(("anyway", code) for code in ("storage-hung ", "Storage-Hung", "locked", "yes", "*", "drill", "x" * 5000, "é\n")),
     *(("proves", word) for word in ("Drill", "drill\n", "reset", "storage-hung")),
 ]
+NO_NAMES = ("prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n")
+NO_TEXTS = (None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff")
+REFUSED = [
+    *((sent, "^the body is not JSON: ") for sent in NOT_JSON.values()),
+    *((sent, "^the body is not a JSON object$") for sent in (b"null", b"1", b'"status"', b"[]", b"true", b"1e999")),
+    *((sent, '^"verb" is missing$') for sent in (b"{}", b'{"vm":"devvm"}')),
+    *((body(**{field: value}), f'^"{field}" is not text$') for field in TEXTS for value in NO_TEXTS),
+    *((body(again=value), '^"again" is not true or false$') for value in (1, 0, "true", "", None, [], {})),
+    *((body(**{name: "x"}), '^unknown field "') for name in NO_NAMES),
+    *((body(**{field: value}), f'^"{field}" has an invalid character or length') for field, value in NO_SHAPES),
+    *(
+        (body(verb="cycle", **{field: word}), f'^"{field}" can\'t be ".*"; nothing was sent$')
+        for field, word in NO_WORDS
+    ),
+]
 
 
-@each_row(("field", "word"), WORDS)
-def test_no_other_word_is_taken(field: str, word: str) -> None:
-    """Only the words of the table are accepted, exactly spelled. The answer shows the value, cut and in ASCII."""
-    with pytest.raises(BadRequest, match=rf'^"{field}" can\'t be ".*"; nothing was sent$') as caught:
-        parse_verb_body(body(verb="cycle", **{field: word}))
+@each_row(("sent", "message"), REFUSED)
+def test_what_is_refused(sent: bytes, message: str) -> None:
+    """It is a body that two parsers could read differently, a field or value that the contract lacks, or a wrong type.
+
+    A shape that the host's grammar has no word for is refused here, a newline at its end included. The message names
+    the field, and shows a value cut and in ASCII.
+    """
+    with pytest.raises(BadRequest, match=message) as caught:
+        parse_verb_body(sent)
     assert caught.value.message.isascii()
+    assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
-    assert caught.value.hint == f"use {' or '.join(ANYWAY if field == 'anyway' else PROVES)}"
+    assert caught.value.hint
 
 
 @each_row("verb", [*VERBS, "no such verb", "reset "])
@@ -227,13 +168,6 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
         texts = [error.message, error.hint]
         assert all(texts)
     assert all(isinstance(text, str) and text.encode().decode() == text for text in texts)
-
-
-@given(st.fixed_dictionaries({"verb": sound}, optional={"vm": sound, "reason": sound}))
-def test_any_texts_arrive_unchanged(fields: dict[str, str]) -> None:
-    """Any texts in verb, vm and reason arrive as they were sent."""
-    parsed = asdict(parse_verb_body(json.dumps(fields).encode()))
-    assert {name: parsed[name] for name in fields} == fields
 
 
 # --- cutting ---

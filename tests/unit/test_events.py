@@ -171,14 +171,6 @@ def test_why_is_one_plain_sentence(text: str) -> None:
     assert first_sentence(text, 500) == WHYS[text]
 
 
-def test_a_result_without_its_tool_proposes_nothing() -> None:
-    """Only a command that ran can propose, and only once. The text of a result can't."""
-    words = returned("t", "Exit code 16\napproval-required: reset", is_error=True)
-    ran = assistant("m", bash("t", "pve reset"))
-    assert "approval" not in [event["type"] for event in translated(words)]
-    assert [event["type"] for event in translated(ran, words, words)].count("approval") == 1
-
-
 def test_a_line_that_is_too_long_is_left_out() -> None:
     """The next line is read as usual. The tool's result, or otherwise the text, says that a line was left out."""
     framer = Framer(limit=10)
@@ -241,12 +233,6 @@ def test_every_failure_has_its_own_sentence(name: str) -> None:
     assert words in str(error["message"])
     assert error["hint"]
     assert done == {"type": "done", "n": error["n"] + 1, "ok": False}  # type: ignore[operator]
-
-
-def test_a_stop_after_the_last_word_stops_nothing() -> None:
-    """The answer was complete, so the turn succeeded."""
-    result, done = translated(RESULT, end=End(0, stopped="cancelled"))
-    assert (result["ok"], result["text"], done["ok"]) == (True, "fin", True)
 
 
 # --- any bytes ---

@@ -34,12 +34,6 @@ def test_a_text_that_a_host_sends_is_no_label(version: str) -> None:
     assert [name for name in found if name.startswith("agent_info")] == ["agent_info{host=pve1,version=other}"]
 
 
-@each_row("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
-def test_an_odd_wish_gets_the_usual_form(accept: str) -> None:
-    """An odd Accept header, such as a version that is no number, gets the usual format."""
-    assert render(healthy(), accept)[1] == render(healthy(), "")[1]
-
-
 def test_a_caller_that_is_removed_has_no_series() -> None:
     """Its requests are still counted, but its name is no longer in the configuration."""
     snapshot = healthy()
@@ -97,26 +91,22 @@ def stage(name: str) -> dict[str, object]:
 
 
 RESULT: dict[str, object] = {"type": "result"}
+CYCLE = [stage(name) for name in ("preflight", "forensics", "stop", "verify", "start", "verify")]
 
 
-def test_each_verb_has_its_stages() -> None:
-    """A job has the host's stages. A reading verb has one stage."""
-    cycle = [stage(name) for name in ("preflight", "forensics", "stop", "verify", "start", "verify")]
-    assert stages("cycle", *cycle, RESULT) == {"preflight": 1, "forensics": 1, "stop": 1, "verify": 2, "start": 1}
-    assert stages("status", {"type": "output"}, RESULT) == {"status": 1}
-
-
-NOT_TIMED = {
-    "no result": [stage("preflight"), stage("reset")],
-    "attached": [stage("preflight"), stage("reset"), {"type": "result", "attached": True}],
-    "a stage that there is not": [stage("x" * 99), RESULT],
-}
-
-
-@each_row("messages", NOT_TIMED.values())
-def test_times_that_say_nothing_are_not_counted(messages: list[dict[str, object]]) -> None:
-    """Times are not counted if the messages came at once or incompletely. A host can't choose a label."""
-    assert stages("reset", *messages) == {}
+@each_row(
+    ("verb", "messages", "counted"),
+    [
+        ("cycle", [*CYCLE, RESULT], {"preflight": 1, "forensics": 1, "stop": 1, "verify": 2, "start": 1}),
+        ("status", [{"type": "output"}, RESULT], {"status": 1}),
+        ("reset", [stage("preflight"), stage("reset")], {}),
+        ("reset", [stage("preflight"), stage("reset"), RESULT | {"attached": True}], {}),
+        ("reset", [stage("x" * 99), RESULT], {}),
+    ],
+)
+def test_each_stage_is_timed(verb: str, messages: list[dict[str, object]], counted: dict[str, float]) -> None:
+    """Times that came at once or incompletely say nothing. A host can't choose a label."""
+    assert stages(verb, *messages) == counted
 
 
 # --- scrapes ---

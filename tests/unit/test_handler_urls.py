@@ -90,7 +90,6 @@ def test_loopback() -> None:
     """The end of a tunnel is on loopback. A name or a path that only looks like it is another machine."""
     assert all(is_loopback(normal_url(text) or "") for text in LOOPBACK)
     assert not any(is_loopback(normal_url(text) or "?") for text in ELSEWHERE)
-    assert all(normal_url(text) for text in ELSEWHERE)
 
 
 @given(st.one_of(st.text(), st.from_regex(r"https?://[^/]+(:\d+)?/.*", fullmatch=True)))
@@ -98,12 +97,6 @@ def test_any_text_has_at_most_one_normal_form(text: str) -> None:
     """Any text is accepted without an exception, and the normal form of a normal form is the same."""
     normal = normal_url(text)
     assert normal is None or (normal_url(normal) == normal and normal.isascii() and normal.isprintable())
-
-
-def test_the_link_to_a_job_on_the_page() -> None:
-    """The link has no job if there is none, and it keeps the path of a proxy."""
-    assert page_link("https://a.example/", "devvm") == "https://a.example/#vm=devvm"
-    assert page_link("https://a.example/bg/", "devvm", "alert-0a") == "https://a.example/bg/#vm=devvm&job=alert-0a"
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -115,3 +108,4 @@ def test_a_link_says_what_was_put_into_it(vm: str, job: str) -> None:
     parts = urlsplit(page_link("https://a.example/", vm, job))
     assert (parts.netloc, parts.path, "+" in parts.fragment) == ("a.example", "/", False)
     assert parse_qs(parts.fragment) == {"vm": [vm], "job": [job]}
+    assert page_link("https://a.example/bg/", "devvm") == "https://a.example/bg/#vm=devvm"

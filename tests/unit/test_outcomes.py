@@ -79,21 +79,10 @@ def test_the_table_of_outcomes_is_the_contracts() -> None:
     assert {outcome: (status, REACHED.get(outcome, True)) for outcome, status in HTTP_STATUS.items()} == TABLE
 
 
-def test_no_status_is_one_that_proxies_replace() -> None:
-    """502, 504 and 52x are never used, because a proxy replaces their bodies."""
-    assert not {status for status in HTTP_STATUS.values() if status in (502, 504) or 520 <= status < 530}
-
-
 def test_the_agents_exit_codes_are_the_contracts() -> None:
     """Every exit code has the contract's outcome, and none of them belongs to ssh or the shell."""
     assert words.OUTCOMES == EXITS
     assert max(words.OUTCOMES) < 126
-
-
-def test_the_handler_knows_every_outcome_of_the_agent() -> None:
-    """Every outcome of the host agent has a status here. The others come from the handler itself."""
-    assert set(HTTP_STATUS) - set(words.OUTCOMES.values()) == {"rejected", "running", "unreached", "unknown"}
-    assert set(words.OUTCOMES.values()) <= set(HTTP_STATUS)
 
 
 # --- verbs that the host ended ---
@@ -110,13 +99,30 @@ def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
     assert (answer.body["state"], answer.body["last"], answer.body["stage"]) == ("running", "msg_last0000", "verify")
     assert (answer.body["seconds"], answer.body["screen"]) == (3.2, True)
     assert answer.body["warnings"] == [EXPIRES, "old"]
+    assert answer.body["by_hand"] == list(START if exit_code == 15 else BY_HAND)  # never the stop that was done
+    if exit_code != 10:
+        verdict = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
+        assert answer.body["verdict"] == verdict | {"why": "", "fix": None}
 
 
-@each_row("exit_code", [code for code in EXITS if code != 10])
-def test_the_hosts_verdict_is_passed_on(exit_code: int) -> None:
-    """The verdict is the host's own, word for word."""
-    trailer = {"code": "a-code", "sentence": "a sentence", "advice": "reset", "evidence": ["a line"]}
-    assert answered(exit_code).body["verdict"] == trailer | {"why": "", "fix": None}
+PASSED_ON: list[tuple[str, object, object]] = [  # what the host said, and what the caller gets
+    ("deadline", 420.5, 420.5),
+    *(
+        ("deadline", value, None)
+        for value in (None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), [])
+    ),
+    *(("anyway", value, None) for value in (None, "", "locked", True, ["storage-hung"], {})),
+    ("chain", {"node": "pve1", "n": 3, "head": "a" * 64}, {"node": "pve1", "n": 3, "head": "a" * 64}),
+    ("holder", {"verb": "cycle", "by": "phone"}, {"verb": "cycle", "by": "phone"}),
+    *(("attached", True, True), ("started", "2026-11-24T03:12:44Z", "2026-11-24T03:12:44Z")),
+]
+
+
+@each_row(("field", "said", "got"), PASSED_ON)
+def test_a_field_of_the_host_is_checked(field: str, said: object, got: object) -> None:
+    """A deadline is a number of seconds, at most a day. An `anyway` that no request can have is not offered."""
+    assert answered(12, **{field: said}).body[field] == got
+    assert answered(0, "status", deadline=420.5).body["deadline"] is None  # it is no job
 
 
 def test_an_agent_that_refuses_our_word_is_older() -> None:
@@ -125,19 +131,6 @@ def test_an_agent_that_refuses_our_word_is_older() -> None:
     assert isinstance(verdict, dict)
     assert (verdict["code"], verdict["advice"]) == ("agent-refused", "")
     assert verdict["sentence"] == "the host agent is too old for this verb; upgrade it"
-
-
-def test_a_busy_answer_says_who_holds_the_vm() -> None:
-    """The holder, its start and whether the request attached come from the host."""
-    holder = {"verb": "cycle", "by": "phone"}
-    body = answered(11, holder=holder, attached=True, started="2026-11-24T03:12:44Z").body
-    assert (body["holder"], body["attached"], body["started"]) == (holder, True, "2026-11-24T03:12:44Z")
-
-
-@each_row("exit_code", EXITS)
-def test_what_was_stopped_and_not_started_has_only_a_start_left(exit_code: int) -> None:
-    """The command by hand is the next one. After exit 15, that is the start, and never the stop that was done."""
-    assert answered(exit_code).body["by_hand"] == list(START if exit_code == 15 else BY_HAND)
 
 
 def test_a_bare_trailer_is_enough() -> None:
@@ -150,19 +143,6 @@ def test_a_bare_trailer_is_enough() -> None:
 # --- deadlines and overrides ---
 
 
-@each_row("verb", VERBS)
-def test_the_deadline_is_the_hosts_word(verb: str) -> None:
-    """The deadline of a job comes from the host. A request without a job has none, whatever the host says."""
-    body = answered(0, verb, deadline=420.5).body
-    assert body["deadline"] == (420.5 if VERBS[verb].is_job else None)
-
-
-@each_row("value", [None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), []])
-def test_what_is_no_deadline_is_none(value: object) -> None:
-    """A deadline is a number of seconds, at most a day."""
-    assert answered(0, deadline=value).body["deadline"] is None
-
-
 @each_row("exit_code", EXITS)
 @each_row("verb", VERBS)
 def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exit_code: int) -> None:
@@ -171,18 +151,6 @@ def test_only_a_refusal_of_reset_or_cycle_is_offered_to_be_lifted(verb: str, exi
     assert answered(exit_code, verb, anyway="storage-hung").body["anyway"] == ("storage-hung" if offered else None)
     start = answered(exit_code, verb, anyway="would-not-start").body["anyway"]
     assert start == ("would-not-start" if (exit_code, verb) == (12, "cycle") else None)
-
-
-@each_row("value", [None, "", "locked", True, ["storage-hung"], {}])
-def test_what_no_request_can_say_is_not_offered(value: object) -> None:
-    """A code that this handler does not accept is not passed on, because a client's request with it would get 400."""
-    assert answered(12, anyway=value).body["anyway"] is None
-
-
-def test_the_chains_head_is_passed_on() -> None:
-    """The head of the host's chain of jobs reaches the caller, if the host sent one."""
-    chain = {"node": "pve1", "n": 3, "head": "a" * 64}
-    assert (answered(0, chain=chain).body["chain"], answered(0).body["chain"]) == (chain, None)
 
 
 # --- verbs that the host did not end ---
@@ -197,6 +165,10 @@ def test_without_a_trailer_the_handler_writes_the_verdict(outcome: str) -> None:
     assert answer.body["exit_code"] is None
     assert answer.body["rejected"] is False
     assert answer.body["verdict"] == {"code": "a-code", "sentence": "a sentence", "advice": "", "evidence": ["a hint"]}
+    assert (answer.body["stage"], answer.body["deadline"], answer.body["started"]) == ("", None, None)
+    stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
+    body = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", stage=stage).body
+    assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
     assert (answer.body["stdout"], answer.body["stderr"]) == ("so far", "" if outcome == "running" else "a sentence\n")
 
 
@@ -218,16 +190,6 @@ def test_a_rejected_request_names_what_was_sent() -> None:
         "advice": "",
         "evidence": ["a hint"],
     }
-
-
-@each_row("outcome", ["running", "unknown"])
-def test_a_running_or_lost_job_has_its_deadline(outcome: str) -> None:
-    """The newest stage, the deadline and the start are in the answer that comes while the job runs."""
-    stage = {"type": "stage", "stage": "stop", "deadline": 420.0, "started": "2026-11-24T03:12:44Z"}
-    body = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence", stage=stage).body
-    assert (body["stage"], body["deadline"], body["started"]) == ("stop", 420.0, "2026-11-24T03:12:44Z")
-    body = answer_without_trailer(REQUEST, outcome, "a-code", "a sentence").body
-    assert (body["stage"], body["deadline"], body["started"]) == ("", None, None)
 
 
 # --- the object ---

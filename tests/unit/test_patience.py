@@ -3,6 +3,8 @@
 from breakglass.base.budget import FIRST_SECONDS, GRACE_SECONDS, MOST_DEADLINE_SECONDS
 from breakglass.proxmox.patience import Patience, backoff_seconds, first_pause, refusal_seconds
 
+from ..support.rows import each_row
+
 OUTPUT = {"type": "output", "stream": "stdout", "text": "x\n"}
 
 
@@ -10,42 +12,25 @@ def stage(deadline: float) -> dict[str, object]:
     return {"type": "stage", "stage": "stop", "deadline": deadline, "started": "2026-11-24T03:12:44Z"}
 
 
-def test_until_the_first_message_a_fixed_time_is_allowed() -> None:
-    """Before the host's first message, the verb's duration is not known."""
-    assert Patience(100.0).until == 100.0 + FIRST_SECONDS
-    assert Patience(100.0, 5.0).until == 105.0
+@each_row(
+    ("messages", "until"),
+    [
+        ((), 100.0 + FIRST_SECONDS),
+        (((stage(420), 103.0), (OUTPUT, 110.0), (stage(420), 200.0)), 103.0 + 420 + GRACE_SECONDS),
+        (((stage(60), 100.0), (stage(1200), 130.0)), 100.0 + 1200 + GRACE_SECONDS),
+        (((stage(86_400), 100.0),), 100.0 + MOST_DEADLINE_SECONDS + GRACE_SECONDS),
+        (((OUTPUT, 110.0),), 110.0 + FIRST_SECONDS),
+    ],
+)
+def test_the_host_tells_how_long_it_takes(messages: tuple[tuple[dict[str, object], float], ...], until: float) -> None:
+    """Its first stage has the deadline, and a later one may have a later one, but none beyond the longest job.
 
-
-def test_a_stage_tells_the_deadline() -> None:
-    """From the first message on, the host's deadline plus grace is used. Later stages do not change it."""
+    The first line of a read has no deadline, so the rest must come within the same time as the first line.
+    """
     patience = Patience(100.0)
-    patience.update(stage(420), 103.0)
-    assert patience.until == 103.0 + 420 + GRACE_SECONDS
-    patience.update(OUTPUT, 110.0)
-    patience.update(stage(420), 200.0)
-    assert patience.until == 103.0 + 420 + GRACE_SECONDS
-
-
-def test_a_later_stage_may_tell_a_later_deadline() -> None:
-    """The newest line counts, because the host has by then read how long this VM may take to start."""
-    patience = Patience(100.0)
-    patience.update(stage(60), 100.0)
-    patience.update(stage(1200), 130.0)
-    assert patience.until == 100.0 + 1200 + GRACE_SECONDS
-
-
-def test_a_deadline_beyond_all_jobs_is_not_believed() -> None:
-    """If a host names a day, the most that a message can have, the request does not wait for a day."""
-    patience = Patience(100.0)
-    patience.update(stage(86_400), 100.0)
-    assert patience.until == 100.0 + MOST_DEADLINE_SECONDS + GRACE_SECONDS
-
-
-def test_a_host_that_tells_no_deadline_has_no_longer() -> None:
-    """The first line of a read has no deadline, so the rest must come within the same time as the first line."""
-    patience = Patience(100.0)
-    patience.update(OUTPUT, 110.0)
-    assert patience.until == 110.0 + FIRST_SECONDS
+    for message, at in messages:
+        patience.update(message, at)
+    assert patience.until == until
 
 
 def test_handlers_that_lost_a_host_together_do_not_come_back_together() -> None:

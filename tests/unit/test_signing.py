@@ -1,6 +1,5 @@
 """Signed requests: Standard Webhooks v1 strictly, with the library that its authors publish as the oracle."""
 
-import ast
 import base64
 import hashlib
 import hmac
@@ -8,14 +7,12 @@ import json
 import re
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-import breakglass
 from breakglass.auth.signing import Caller, Headers, Signed, check_age, secret_bytes, sign, verify
 from breakglass.base.errors import StaleTimestamp, Unauthorized
 
@@ -49,10 +46,19 @@ def spelled(msg_id: str, timestamp: str, body: bytes) -> str:
 # --- the standard ---
 
 
-def test_the_published_vector_is_signed_and_accepted() -> None:
-    """The vector that the standard's libraries publish is made and accepted, byte for byte."""
+def test_a_good_signature_is_accepted() -> None:
+    """The vector that the standard's libraries publish, the longest and shortest id, and a body that is no text.
+
+    Of at most five entries, one is good.
+    """
     assert sign(KEY, ID, TIME, BODY) == SIGNATURE
     assert verify([OPERATOR], headers(), BODY) == Signed(OPERATOR, ID, TIME)
+    for msg_id, body in (("a" * 8, b""), ("Z" * 64, b"\xff\xfe"), ("-_-_-_-_", BODY)):
+        assert verify([OPERATOR], headers(msg_id, TIME, sign(KEY, msg_id, TIME, body)), body).id == msg_id
+    for place in range(5):
+        entries = [sign(OTHER_KEY, ID, TIME, BODY)] * 5
+        entries[place] = SIGNATURE
+        assert verify([OPERATOR], headers(signature=" ".join(entries)), BODY).caller is OPERATOR
 
 
 @given(ids, times, st.text())
@@ -68,12 +74,6 @@ def test_the_standard_library_accepts_what_is_signed_here(msg_id: str, text: str
     now = int(time.time())
     signed = headers(msg_id, now, sign(KEY, msg_id, now, text.encode()))
     assert Webhook(SECRET).verify(text, signed, json_parse=False) is None
-
-
-@given(ids, times, st.binary())
-def test_bodies_are_bytes(msg_id: str, timestamp: int, body: bytes) -> None:
-    """A signed body need not be text, because its content is checked later."""
-    assert verify([OPERATOR], headers(msg_id, timestamp, sign(KEY, msg_id, timestamp, body)), body).caller is OPERATOR
 
 
 # --- what is refused ---
@@ -110,16 +110,6 @@ def test_a_malformed_signature_header_is_unauthorized(signature: str) -> None:
     """A malformed signature header is refused like a wrong one, even when one of its entries is good."""
     with pytest.raises(Unauthorized):
         verify([OPERATOR], headers(signature=signature), BODY)
-
-
-@each_row("count", range(1, 6))
-def test_up_to_five_entries_are_read(count: int) -> None:
-    """One to five entries are read, and a good one counts wherever it stands."""
-    wrong = sign(OTHER_KEY, ID, TIME, BODY)
-    for place in range(count):
-        entries = [wrong] * count
-        entries[place] = SIGNATURE
-        assert verify([OPERATOR], headers(signature=" ".join(entries)), BODY).caller is OPERATOR
 
 
 NOT_A_TIMESTAMP = {
@@ -172,23 +162,11 @@ def test_an_id_has_one_shape(msg_id: str) -> None:
         verify([OPERATOR], headers(msg_id, TIME, spelled(msg_id, str(TIME), BODY)), BODY)
 
 
-@each_row("msg_id", ["a" * 8, "Z" * 64, "-_-_-_-_", "01234567"])
-def test_ids_from_8_to_64_characters_are_good(msg_id: str) -> None:
-    """The shortest and the longest id that the contract names are accepted."""
-    assert verify([OPERATOR], headers(msg_id, TIME, sign(KEY, msg_id, TIME, BODY)), BODY).id == msg_id
-
-
 def test_a_dot_can_not_shift_the_body_into_the_id() -> None:
     """A signature for one id and body is not good for a longer id and a shorter body with the same bytes."""
     signature = sign(KEY, "msg_12345678", TIME, f"{TIME}.evil".encode())
     with pytest.raises(Unauthorized):
         verify([OPERATOR], headers(f"msg_12345678.{TIME}", TIME, signature), b"evil")
-
-
-@each_row("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_each_header_is_needed(missing: str) -> None:
-    with pytest.raises(Unauthorized):
-        verify([OPERATOR], {name: value for name, value in headers().items() if name != missing}, BODY)
 
 
 CHANGED: dict[str, tuple[Headers, bytes]] = {
@@ -198,6 +176,7 @@ CHANGED: dict[str, tuple[Headers, bytes]] = {
     "id": (headers(ID.lower()), BODY),
     "timestamp": (headers(timestamp=TIME + 1), BODY),
     "signature": (headers(signature="v1,h" + SIGNATURE[4:]), BODY),
+    **{f"no {left}": ({name: text for name, text in headers().items() if name != left}, BODY) for left in headers()},
 }
 
 
@@ -227,26 +206,15 @@ def test_any_headers_at_all_are_unauthorized_or_signed(found: dict[str, str], bo
 # --- callers and keys ---
 
 
-@each_row("key", [KEY, OTHER_KEY])
-def test_both_keys_are_good_while_rotating(key: bytes) -> None:
-    """A caller with an old and a new key is known by either."""
-    caller = Caller("operator", (KEY, OTHER_KEY), frozenset())
-    assert verify([caller], headers(signature=sign(key, ID, TIME, BODY)), BODY).caller is caller
-
-
-@each_row("caller", [OPERATOR, PHONE])
-def test_a_request_belongs_to_whose_key_signed_it(caller: Caller) -> None:
-    """Among several callers, the owner of the key is found, first or last."""
-    signed = headers(signature=sign(caller.keys[0], ID, TIME, BODY))
-    assert verify([OPERATOR, PHONE], signed, BODY).caller is caller
-    assert verify([PHONE, OPERATOR], signed, BODY).caller is caller
-
-
-@each_row("callers", [[], [Caller("keyless", (), frozenset())], [PHONE]])
-def test_an_unknown_key_is_unauthorized(callers: list[Caller]) -> None:
-    """A good signature by a key that no caller has is refused, even when there is no caller at all."""
-    with pytest.raises(Unauthorized):
-        verify(callers, headers(), BODY)
+def test_a_request_belongs_to_whose_key_signed_it() -> None:
+    """A caller is known by each of its keys while they rotate, and by no key that it does not have."""
+    rotating = Caller("operator", (KEY, b"a newer key of thirty-two bytes."), frozenset())
+    for callers in ([rotating, PHONE], [PHONE, rotating]):
+        for caller, key in ((rotating, KEY), (rotating, rotating.keys[1]), (PHONE, OTHER_KEY)):
+            assert verify(callers, headers(signature=sign(key, ID, TIME, BODY)), BODY).caller is caller
+    for others in ([], [Caller("keyless", (), frozenset())], [PHONE]):
+        with pytest.raises(Unauthorized):
+            verify(others, headers(), BODY)
 
 
 def test_a_caller_is_shown_without_its_keys() -> None:
@@ -258,27 +226,17 @@ def test_a_caller_is_shown_without_its_keys() -> None:
 # --- age ---
 
 
-@each_row("off", [-300, -1, 0, 1, 300])
-def test_a_timestamp_within_300_seconds_is_good(off: int) -> None:
-    """A request made up to 300 seconds ago or ahead is in time."""
-    check_age(Signed(OPERATOR, ID, TIME), TIME + off)
-
-
 @each_row(("off", "sentence"), [(301, "301 s old"), (-301, "301 s in the future"), (10**9, "1000000000 s old")])
 def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> None:
     """One second more, in either direction, is stale. The answer has the difference and the handler's time."""
+    for good in (-300, 0, 300):
+        check_age(Signed(OPERATOR, ID, TIME), TIME + good)
     with pytest.raises(StaleTimestamp, match=f"^the timestamp is {sentence}; the limit is 300 s$") as caught:
         check_age(Signed(OPERATOR, ID, TIME), TIME + off)
     assert caught.value.extra == {"server_time": TIME + off}
 
 
 # --- secrets ---
-
-
-@each_row("size", [24, 32, 64])
-def test_a_secret_of_24_to_64_bytes_is_good(size: int) -> None:
-    """The shortest and the longest secret of the standard are accepted."""
-    assert secret_bytes("whsec_" + base64.b64encode(b"k" * size).decode()) == b"k" * size
 
 
 NOT_A_SECRET = {
@@ -300,18 +258,12 @@ NOT_A_SECRET = {
 
 @each_row(("secret", "why"), NOT_A_SECRET.values())
 def test_a_bad_secret_is_refused_without_being_shown(secret: str, why: str) -> None:
-    """A secret that is too short, too long or misspelt is refused with a reason that does not repeat it."""
+    """A secret has 24 to 64 bytes in base64. Another one is refused with a reason that does not repeat it."""
+    for size in (24, 64):
+        assert secret_bytes("whsec_" + base64.b64encode(b"k" * size).decode()) == b"k" * size
     with pytest.raises(ValueError, match=re.escape(why)) as caught:
         secret_bytes(secret)
     assert secret[6:] not in str(caught.value) or not secret[6:]
-
-
-def test_secrets_are_compared_in_one_place() -> None:
-    """The constant-time comparison stands exactly once in the whole handler."""
-    sources = [path.read_text(encoding="utf-8") for path in Path(breakglass.__file__).parent.rglob("*.py")]
-    trees = [ast.parse(source) for source in sources if "compare_digest" in source]
-    names = [getattr(node, "attr", getattr(node, "id", "")) for tree in trees for node in ast.walk(tree)]
-    assert names.count("compare_digest") == 1
 
 
 @each_row(

@@ -12,24 +12,26 @@ MOST = 10**9 - 1
 
 
 @each_row(
-    ("text", "ranges"),
+    ("text", "ranges", "only"),
     [
-        ("102", ((102, 102),)),
-        ("102,110-119", ((102, 102), (110, 119))),
-        ("110-119,102", ((102, 102), (110, 119))),
-        ("102,102", ((102, 102),)),
-        ("102,103", ((102, 103),)),
-        ("5-5", ((5, 5),)),
-        ("100-110,105-120,121", ((100, 121),)),
-        ("100-200,110-120", ((100, 200),)),
-        ("1-3,5-7", ((1, 3), (5, 7))),
-        ("999999999", ((MOST, MOST),)),
-        ("all", ((1, MOST),)),
+        ("102", ((102, 102),), 102),
+        ("102,102", ((102, 102),), 102),
+        ("5-5", ((5, 5),), 5),
+        ("102,104", ((102, 102), (104, 104)), None),
+        ("110-119,102", ((102, 102), (110, 119)), None),
+        ("102,103", ((102, 103),), None),
+        ("100-110,105-120,121", ((100, 121),), None),
+        ("100-200,110-120", ((100, 200),), None),
+        ("999999999", ((MOST, MOST),), MOST),
+        ("all", ((1, MOST),), None),
     ],
 )
-def test_a_list(text: str, ranges: tuple[tuple[int, int], ...]) -> None:
-    """Ranges are sorted, and those that overlap or touch are joined."""
-    assert parse_vm_list(text).ranges == ranges
+def test_a_list(text: str, ranges: tuple[tuple[int, int], ...], only: int | None) -> None:
+    """Ranges are sorted, and those that overlap or touch are joined. A request without vm= is for the only VM."""
+    served = parse_vm_list(text)
+    assert (served.ranges, served.only, served.is_every) == (ranges, only, text == "all")
+    assert all(vmid in served for first_last in ranges for vmid in first_last)
+    assert not any(vmid in served for vmid in (0, ranges[0][0] - 1, ranges[-1][1] + 1))
 
 
 @each_row(
@@ -37,62 +39,14 @@ def test_a_list(text: str, ranges: tuple[tuple[int, int], ...]) -> None:
     [
         *("", "0", "-5", "5-", "5-3", "1,,2", ",1", "1,", " 1", "1 ", "1, 2", "1\n", "01", "1-02", "1-2-3", "+1"),
         *("all,1", "1,all", "ALL", "none", "*", "0-5", "1000000000", "1-1000000000", "1.5", "1;2", "١", "²"),
+        *("1" * 5000, ",".join(map(str, range(1, 3000)))),  # which a host could send to the handler
     ],
 )
 def test_no_list(text: str) -> None:
     """Anything else is refused as a whole, because a part would be a list that the operator did not write."""
-    with pytest.raises(ValueError, match=r"is not a list of VMs|is not a range"):
+    with pytest.raises(ValueError, match=r"is not a list of VMs|is not a range") as refused:
         parse_vm_list(text)
-
-
-def test_a_long_text_is_not_repeated_as_a_whole() -> None:
-    with pytest.raises(ValueError, match=r'^"1{40}" is not a list of VMs, like 102,110-119 or all$'):
-        parse_vm_list("1" * 5000)
-
-
-def test_which_vms_are_in_a_list() -> None:
-    served = parse_vm_list("102,110-119")
-    assert [vmid for vmid in range(90, 130) if vmid in served] == [102, *range(110, 120)]
-    assert all(vmid in parse_vm_list("all") for vmid in (1, 102, MOST))
-    assert 0 not in parse_vm_list("all")
-
-
-def test_the_only_vm() -> None:
-    """A request without vm= is for the only VM. If there are several or all, there is none."""
-    only = {text: parse_vm_list(text).only for text in ("102", "102,102", "102-102", "102,104", "102-103", "all")}
-    assert only == {"102": 102, "102,102": 102, "102-102": 102, "102,104": None, "102-103": None, "all": None}
-
-
-def test_every_vm() -> None:
-    assert [parse_vm_list(text).is_every for text in ("all", "1-999999999", "1-999999998", "102")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-
-
-@each_row(
-    ("text", "vmid", "more"),
-    [
-        ("102", 104, "102,104"),
-        ("102", 103, "102-103"),
-        ("102", 101, "101-102"),
-        ("102,104", 103, "102-104"),
-        ("102,110-119", 105, "102,105,110-119"),
-        ("102,110-119", 120, "102,110-120"),
-        ("102,110-119", 115, "102,110-119"),
-        ("all", 103, "all"),
-    ],
-)
-def test_one_more_vm(text: str, vmid: int, more: str) -> None:
-    served = parse_vm_list(text)
-    assert str(served.with_vm(vmid)) == more
-    assert str(served) == text
-
-
-def test_the_list_of_some_vms() -> None:
-    assert str(list_of([119, 102, *range(110, 119), 102])) == "102,110-119"
+    assert len(str(refused.value)) < 120
 
 
 VMIDS = st.one_of(st.integers(1, 12), st.integers(1, MOST))
@@ -110,9 +64,3 @@ def test_a_list_is_read_as_it_was_written(vmids: list[int], vmid: int) -> None:
 
 def _members(served: VmList) -> set[int]:
     return {vmid for first, last in served.ranges for vmid in range(first, last + 1)}
-
-
-def test_a_list_without_end_is_refused() -> None:
-    """A host sends its list to the handler, which must not read one with millions of numbers."""
-    with pytest.raises(ValueError, match="is not a list of VMs"):
-        parse_vm_list(",".join(map(str, range(1, 3000))))
