@@ -1,7 +1,7 @@
 """`breakglass-pve check` on a host in a directory: the files that it reads, and its findings.
 
-tests/unit/test_findings.py and test_key_lines.py test the judgements. tests/deploy/test_install.py runs the bundle with
-a real sshd. Here, `sshd -T` prints the content of a file.
+tests/unit/test_check_findings.py and test_key_lines.py test the judgements. tests/deploy/test_install.py runs the
+bundle with a real sshd. Here, `sshd -T` prints the content of a file.
 """
 
 import os

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from breakglass.cli.call import REFUSALS
 from breakglass.cli.docs import read_documents
-from breakglass.cli.docs_text import lines_about, render, section_with
+from breakglass.cli.docs_text import lines_about, render
 from breakglass.proxmox.outcome import HTTP_STATUS
 
 from ..support.rows import each_row
@@ -28,13 +28,6 @@ def test_a_document_fits_a_terminal(name: str) -> None:
     kept = set(re.findall(r"\w+", shown))
     words = re.sub(r"\]\([^)]*\)", "]", "\n".join(line for line in prose.splitlines() if "|" not in line))
     assert set(re.findall(r"\w+", words)) - kept == set()
-
-
-def test_a_section_ends_at_the_next_of_its_level() -> None:
-    """The words of a heading find it, whatever their case, with what is below it. A comment in code is no heading."""
-    text = "# A page\n\n## How to\n\n```sh\n# how to\n```\n\n### Below\n\n## Next\n"
-    assert section_with("HOW", text) == text.partition("\n\n## Next")[0].partition("page\n\n")[2] + "\n"
-    assert section_with("nowhere", text) == ""
 
 
 CODE = r'"([a-z-]+)"'

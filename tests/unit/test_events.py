@@ -87,27 +87,12 @@ def test_a_block_that_was_streamed_is_not_said_twice() -> None:
     assert [event["text"] for event in events if event["type"] == "text"] == ["he", "llo", "!"]
 
 
-def test_broken_text_is_taken_back() -> None:
-    """The text is taken back from the first number of the abandoned blocks. A block before them stays."""
-    lines = [begin("m"), delta("keep"), delta("lo", 1), delta("st", 1), abandon("m", 1), begin("n"), delta("again")]
-    events = [event for event in translated(*lines) if event["type"] == "text"]
-    assert [event.get("text", event.get("retract")) for event in events] == ["keep", "lo", "st", 3, "again"]
-    assert events[3] == {"type": "text", "n": 5, "retract": 3}
-
-
 def test_the_clis_own_words_are_not_the_answer() -> None:
     """A synthetic user line, a failure worded by the CLI and a subagent's stream are left out."""
     user = {"type": "user", "isSynthetic": True, "message": {"content": [text("continue")]}}
     error = assistant("x", text("API Error: 529"), error="server_error")
     other = {**delta("inner"), "parent_tool_use_id": "toolu_1"}
     assert [event["type"] for event in translated(user, error, other, RESULT)] == ["result", "done"]
-
-
-def test_a_result_is_judged_by_is_error() -> None:
-    """The CLI gives an API failure the subtype "success", so only is_error counts."""
-    failed = {**RESULT, "is_error": True, "api_error_status": 529, "result": "Repeated 529"}
-    result, error, done = translated(failed, end=End(1))
-    assert (result["ok"], error["code"], done) == (False, "claude-overloaded", {"type": "done", "n": 4, "ok": False})
 
 
 def test_several_results_are_one() -> None:

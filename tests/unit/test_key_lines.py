@@ -15,6 +15,7 @@ from breakglass.agents.pve.check.key_lines import (
 from breakglass.agents.pve.host.cluster import parse_vmlist
 
 from ..support.rows import each_row
+from .test_why import check_record
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 OTHER = "k:1 does not run the host agent in the required form: "
@@ -150,50 +151,16 @@ GUESTS = parse_vmlist(
     "111": {"node": "pve1", "type": "qemu", "version": 6},
     "112": {"node": "pve2", "type": "lxc", "version": 7}}}"""
 )
-HERE = {102: 'VM 102 "devvm" is configured on this node', 111: "VM 111 is configured on this node"}
-NONE = "no node has VM {}"
-MOVED = "VM 104 is on node pve2 now, so verbs on this node act on the VM only after it moves here"
-NO_NODE, LATER = "no node has VM", "take the numbers that you don't plan to use out of the key line"
-CONTAINER = "{} is a container, and a key serves VMs only"
+VMS = ("102", "103", "104", "105", "102-103", "103-106", "104-105", "102,110-119", "200-219", "111-131", "all")
 
 
-@each_row(
-    ("vms", "expected"),
-    [
-        ("102", [(OK, HERE[102], "")]),
-        ("103", [(ERROR, NONE.format(103), "correct the number in the key line, or take it out")]),
-        ("104", [(OK, MOVED, "")]),
-        ("105", [(ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line")]),
-        ("102-103", [(OK, HERE[102], ""), (WARNING, f"102-103: {NO_NODE} 103", LATER)]),
-        ("103-106", [
-            (OK, MOVED, ""),
-            (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
-            (WARNING, f"103-106: {NO_NODE} 103, 106", LATER),
-        ]),
-        ("104-105", [
-            (OK, MOVED, ""),
-            (ERROR, CONTAINER.format(105), "use pct, and take 105 out of the key line"),
-        ]),
-        ("102,110-119", [
-            (OK, HERE[102], ""),
-            (OK, HERE[111], ""),
-            (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
-            (WARNING, f"110-119: {NO_NODE} 110, 113, 114, 115, 116 and 3 more", LATER),
-        ]),
-        ("200-219", [(WARNING, f"200-219: {NO_NODE} 200, 201, 202, 203, 204 and 15 more", LATER)]),
-        ("111-131", [
-            (OK, HERE[111], ""),
-            (ERROR, CONTAINER.format(112), "use pct, and take 112 out of the key line"),
-            (OK, "111-131: 2 of 21 numbers are in use; the key also reaches VMs that get the other numbers", ""),
-        ]),
-        ("all", []),
-    ],
-)  # fmt: skip
-def test_the_vms_that_a_line_names(vms: str, expected: list[tuple[str, str, str]]) -> None:
+def test_the_vms_that_a_line_names() -> None:
     """A VM that is named alone must exist. For a range, the finding names the missing ones, unless it is wide."""
-    lines = parse_key_lines(LINE.replace("102", vms))
-    found = judge_vms(lines, GUESTS, "pve1", {102: "devvm"}.get)
-    assert [(finding.level, finding.sentence, finding.hint) for finding in found] == expected
+    found = ""
+    for vms in VMS:
+        findings = judge_vms(parse_key_lines(LINE.replace("102", vms)), GUESTS, "pve1", {102: "devvm"}.get)
+        found += "\n    ".join([f"--vms {vms}", *map(str, findings)]) + "\n"
+    check_record("tests/data/key_line_vms.txt", found)
 
 
 @each_row(

@@ -2,7 +2,6 @@
 
 from breakglass.config.model import Address, Host
 from breakglass.doctor.host_agent import judge_clock
-from breakglass.doctor.hosts import as_sentence
 from breakglass.doctor.key_rights import Failure, judge_failure
 
 from ..support.rows import each_row
@@ -62,17 +61,3 @@ def test_a_slow_answer_is_no_wrong_clock(its: object, code: str) -> None:
     """The host may have read its clock at any time between the request, at 100, and its answer, at 102."""
     finding = judge_clock(HOST, its, 100.0, 102.0)
     assert (finding.code if finding else "") == code
-
-
-@each_row(
-    ("text", "sentence"),
-    [
-        ("the host agent is new", "The host agent is new."),
-        ("127.0.0.1:22 is gone.", "127.0.0.1:22 is gone."),
-        ("hosts.pve1.ssh is wrong", "hosts.pve1.ssh is wrong."),
-        ("/etc/pve is away", "/etc/pve is away."),
-    ],
-)
-def test_findings_are_sentences(text: str, sentence: str) -> None:
-    """The host's own words become whole sentences, and a setting or a path stays as it is written."""
-    assert as_sentence(text) == sentence

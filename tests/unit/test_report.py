@@ -1,4 +1,4 @@
-"""The report of a night: 25 nights as their hosts remember them, each with facts that the morning needs."""
+"""The report of a night, from nights as their hosts remember them."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any
 from breakglass.report.night import Night, compose_report, read_job
 from breakglass.report.render import render_html, render_markdown
 
-from ..support.rows import each_row
+from .test_why import check_record
 
 UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
 PNG = "iVBORw0KGgo="
@@ -34,175 +34,80 @@ def healthy(at: str, **more: Any) -> dict[str, Any]:
 
 HUGE = (float("inf"), float("nan"), 1e300, 10**400)
 RESET = job("03:04:10", "reset", why="it panicked")
-# Each night's jobs, newest first as hosts list them, with what the report says and what it does not say.
-NIGHTS: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
-    "a guest that lives": (
-        [job("03:00:00", "forensics", code="guest-alive", sentence="s")],
-        ["done after 3 s. s"],
-        ["Still open"],
-    ),
-    "an alert, a reset, healthy": (
-        [
-            healthy("03:05:00", evidence=["the guest's kernel answered 9 s ago"], screen_png=PNG),
-            RESET,
-            alert(
-                "03:02:00",
-                "qemu-guest-panicked",
-                PANIC,
-                evidence=[BEFORE],
-                last_words=["a", "Kernel panic"],
-                opinion={"text": "reset, <b>because</b>\x1b it panicked", "at": "2026-12-01T03:02:40Z"},
-                seen=[{"by": "anna", "at": "2026-12-01T03:03:00Z"}],
-                screen_png=PNG,
-            ),
-        ],
-        [
-            "devvm: 3 jobs.",
-            f"- 03:02:00 evidence for an alert, prometheus: done after 3 s. {PANIC}",
-            "- 03:02:40 Claude: reset, \\<b\\>because\\</b\\> it panicked",
-            "- 03:03:00 seen by anna",
-            "- 03:04:10 reset, anna (it panicked): done after 3 s",
-            "- 03:04:54 the guest's kernel answers, at most 44 s later",
-            "Before the evidence of 03:02:00:",
-            f"- {BEFORE}",
-            "The guest's last words, read at 03:02:00:\n\n    a\n    Kernel panic",
-            "Before: the console at 03:02:00",
-            "After: the console at 03:05:00",
-        ],
-        ["Still open"],
-    ),
-    "nothing": ([], ["Nothing happened to devvm."], ["## devvm"]),
-    "a look alone": (
-        [healthy("01:00:00")],
-        ["- 01:00:00 collect evidence, anna"],
-        ["Still open", "evidence for an alert"],
-    ),
-    "only an alert": (
-        [alert("03:00:00", "guest-hung", "h")],
-        ["the last verdict is guest-hung, and no verb came after it"],
-        [],
-    ),
-    "no look after the verb": ([RESET], ["no evidence was taken after the last reset"], ["answers, at most"]),
-    "a verb that failed": (
-        [job("03:00:00", "cycle", "failed", code="stranded", sentence="the VM is off")],
-        ["cycle, anna: failed after 3 s. the VM is off", "cycle msg\\_030000 is failed"],
-        [],
-    ),
-    "a verb under way": (
-        [job("07:59:00", "stop", None, seconds=60.0)],
-        ["stop, anna: running after 60 s", "is running"],
-        [],
-    ),
-    "a verb that was refused": (
-        [healthy("03:02:00"), job("03:00:00", "cycle", "refused", code="storage-hung", sentence="s")],
-        ["power-cycle, anna: refused after 3 s. s"],
-        ["Still open"],
-    ),
-    "another had it": (
-        [healthy("03:02:00"), job("03:00:00", "reset", "busy", code="vm-held", sentence="bob: cycle")],
-        ["reset, anna: busy after 3 s. bob: cycle"],
-        ["Still open"],
-    ),
-    "a cycle of the night before": (
-        [healthy("00:10:00"), job("00:00:00", "cycle", seconds=76.2)],
-        ["power-cycle, anna: done after 76 s"],
-        ["Still open"],
-    ),
-    "a start": (
-        [healthy("00:10:00"), job("00:00:00", "start")],
-        ["- 00:00:00 start, anna: done after 3 s"],
-        ["Still open"],
-    ),
-    "a quick job": ([healthy("00:00:00", seconds=0.4)], ["collect evidence, anna: done. the guest"], ["after 0 s"]),
-    "two verbs": (
-        [healthy("03:09:00", evidence=["the guest's kernel answered 1 s ago"]), job("03:06:00", "cycle"), RESET],
-        ["- 03:09:02 the guest's kernel answers, at most 182 s later"],
-        ["Still open", "at most 29"],
-    ),
-    "a heartbeat from before the verb": (
-        [healthy("03:05:00", evidence=["the guest's kernel answered 99 s ago"]), RESET],
-        [],
-        ["answers, at most"],
-    ),
-    "words twice": (
-        [
-            alert("03:05:00", "guest-hung", "h", last_words=["new"]),
-            alert("03:00:00", "guest-hung", "h", last_words=["old"]),
-        ],
-        ["read at 03:05:00:\n\n    new"],
-        ["    old"],
-    ),
-    "an injected heading": (
-        [job("03:00:00", "reset", why="x\n# you are root\n")],
-        ["(x \\# you are root)"],
-        ["\n# you"],
-    ),
-    "an injected link": ([job("03:00:00", "reset", why="[a](http://b)")], ["\\[a\\](http:\\//b)"], ["[a](", "http://"]),
-    "an entity": ([job("03:00:00", "reset", why="&#x202e;")], ["(\\&\\#x202e;)"], ["(&"]),
-    "an injected tag": ([job("03:00:00", "reset", why="<script>")], ["\\<script\\>"], ["(<script>"]),
-    "escapes of a terminal": (
-        [job("03:00:00", "reset", why="\x1b[31m\u202e")],
-        ["reset, anna (\\[31m)"],
-        ["\x1b", "\u202e"],
-    ),
-    "a guest's words with marks": (
-        [alert("03:00:00", "guest-hung", "h", last_words=["# x", "\x1b"])],
-        ["    # x"],
-        ["\x1b"],
-    ),
-    "a job without a time": (
-        [job("03:00:00", "reset", started="yesterday"), healthy("02:00:00")],
-        ["02:00:00"],
-        ["yesterday"],
-    ),
-    "a time without a zone": (
-        [job("03:00:00", "reset", started="2026-12-01T03:00:00")],
-        ["Nothing happened to devvm."],
-        ["reset, anna"],
-    ),
-    "fields of the wrong kind": (
-        [job("03:00:00", "reset", verdict=[1], seconds="x", seen=3, last_words={}, by=None)],
-        ["- 03:00:00 reset, None: done"],
-        [],
-    ),
-    "a verb that is not known": ([job("03:00:00", "ex*plode")], ["- 03:00:00 ex\\*plode, anna"], []),
-    "lines in words": (
-        [job("03:00:00", "reset", "no\n\n# root\x1b", by="x\n\n    y", why="half \ud800")],
-        ["reset, x y (half): no \\# root after 3 s", "is no \\# root"],
-        ["\n# root", "\x1b"],
-    ),
-    "an id with a line of the protocol": (
-        [job("03:00:00", "reset", id="msg_0\n9 cycle vm=100 id=msg_00000 by=x")],
-        ["Nothing happened to devvm."],
-        [],
-    ),
-    "no verb, no id, no job": ([{"id": "msg_00000"}, {"verb": "reset"}, 3], ["Nothing happened to devvm."], []),  # type: ignore[list-item]
-    "numbers that no clock has": (
-        [
-            *(healthy("03:05:00", seconds=many, evidence=["the guest's kernel answered 1 s ago"]) for many in HUGE),
-            healthy("03:05:00", evidence=[f"the guest's kernel answered {'9' * 5000} s ago"]),
-            RESET | {"seen": [{"by": "x", "at": "0001-01-01T00:00:00+14:00"}]},
-            RESET | {"started": "9999-12-31T23:59:59-14:00"},
-        ],
-        ["devvm: 6 jobs.", "at an unknown time, seen by x"],
-        [],
-    ),
-    "no picture after": (
-        [healthy("03:05:00"), RESET, alert("03:02:00", "guest-hung", "h", screen_png=PNG)],
-        ["Before: the console at 03:02:00"],
-        ["After: the console"],
-    ),
+# each night's jobs, newest first as hosts list them
+NIGHTS: dict[str, list[dict[str, Any]]] = {
+    "a guest that lives": [job("03:00:00", "forensics", code="guest-alive", sentence="s")],
+    "an alert, a reset, healthy": [
+        healthy("03:05:00", evidence=["the guest's kernel answered 9 s ago"], screen_png=PNG),
+        RESET,
+        alert(
+            "03:02:00",
+            "qemu-guest-panicked",
+            PANIC,
+            evidence=[BEFORE],
+            last_words=["a", "Kernel panic"],
+            opinion={"text": "reset, <b>because</b>\x1b it panicked", "at": "2026-12-01T03:02:40Z"},
+            seen=[{"by": "anna", "at": "2026-12-01T03:03:00Z"}],
+            screen_png=PNG,
+        ),
+    ],
+    "nothing": [],
+    "a look alone": [healthy("01:00:00")],
+    "only an alert": [alert("03:00:00", "guest-hung", "h")],
+    "no look after the verb": [RESET],
+    "a verb that failed": [job("03:00:00", "cycle", "failed", code="stranded", sentence="the VM is off")],
+    "a verb under way": [job("07:59:00", "stop", None, seconds=60.0)],
+    "a verb that was refused": [
+        healthy("03:02:00"),
+        job("03:00:00", "cycle", "refused", code="storage-hung", sentence="s"),
+    ],
+    "another had it": [healthy("03:02:00"), job("03:00:00", "reset", "busy", code="vm-held", sentence="bob: cycle")],
+    "a cycle of the night before": [healthy("00:10:00"), job("00:00:00", "cycle", seconds=76.2)],
+    "a start": [healthy("00:10:00"), job("00:00:00", "start")],
+    "a quick job": [healthy("00:00:00", seconds=0.4)],
+    "two verbs": [
+        healthy("03:09:00", evidence=["the guest's kernel answered 1 s ago"]),
+        job("03:06:00", "cycle"),
+        RESET,
+    ],
+    "a heartbeat from before the verb": [healthy("03:05:00", evidence=["the guest's kernel answered 99 s ago"]), RESET],
+    "words twice": [
+        alert("03:05:00", "guest-hung", "h", last_words=["new"]),
+        alert("03:00:00", "guest-hung", "h", last_words=["old"]),
+    ],
+    "an injected heading": [job("03:00:00", "reset", why="x\n# you are root\n")],
+    "an injected link": [job("03:00:00", "reset", why="[a](http://b)")],
+    "an entity": [job("03:00:00", "reset", why="&#x202e;")],
+    "an injected tag": [job("03:00:00", "reset", why="<script>")],
+    "escapes of a terminal": [job("03:00:00", "reset", why="\x1b[31m\u202e")],
+    "a guest's words with marks": [alert("03:00:00", "guest-hung", "h", last_words=["# x", "\x1b"])],
+    "a job without a time": [job("03:00:00", "reset", started="yesterday"), healthy("02:00:00")],
+    "a time without a zone": [job("03:00:00", "reset", started="2026-12-01T03:00:00")],
+    "fields of the wrong kind": [job("03:00:00", "reset", verdict=[1], seconds="x", seen=3, last_words={}, by=None)],
+    "a verb that is not known": [job("03:00:00", "ex*plode")],
+    "lines in words": [job("03:00:00", "reset", "no\n\n# root\x1b", by="x\n\n    y", why="half \ud800")],
+    "an id with a line of the protocol": [job("03:00:00", "reset", id="msg_0\n9 cycle vm=100 id=msg_00000 by=x")],
+    "no verb, no id, no job": [{"id": "msg_00000"}, {"verb": "reset"}, 3],
+    "numbers that no clock has": [
+        *(healthy("03:05:00", seconds=many, evidence=["the guest's kernel answered 1 s ago"]) for many in HUGE),
+        healthy("03:05:00", evidence=[f"the guest's kernel answered {'9' * 5000} s ago"]),
+        RESET | {"seen": [{"by": "x", "at": "0001-01-01T00:00:00+14:00"}]},
+        RESET | {"started": "9999-12-31T23:59:59-14:00"},
+    ],
+    "no picture after": [healthy("03:05:00"), RESET, alert("03:02:00", "guest-hung", "h", screen_png=PNG)],
 }
 
 
-@each_row("night", NIGHTS)
-def test_the_facts_of_a_night(night: str) -> None:
-    jobs, said, not_said = NIGHTS[night]
-    known = [found for found in map(read_job, reversed(jobs)) if found]
-    text = render_markdown(compose_report([Night("devvm", known)], UNTIL - timedelta(hours=8), UNTIL))
-    assert text.encode()
-    assert text.startswith("# Breakglass, 2026-12-01 00:00 to 2026-12-01 08:00 UTC\n")
-    assert ([words for words in said if words not in text], [words for words in not_said if words in text]) == ([], [])
+def test_the_facts_of_a_night() -> None:
+    """tests/data/nights.txt has each report. What hosts, guests and callers wrote is text there, and no markup."""
+    found = ""
+    for name, jobs in NIGHTS.items():
+        known = [job for job in map(read_job, reversed(jobs)) if job]
+        text = render_markdown(compose_report([Night("devvm", known)], UNTIL - timedelta(hours=8), UNTIL))
+        assert text.replace("\n", "").isprintable(), name
+        assert re.findall(r"(?<!\\)[<>]|(?<!\\)\[|http://|^# (?!Breakglass)", text, re.MULTILINE) == [], name
+        found += f"<!-- {name} -->\n{text}\n"
+    check_record("tests/data/nights.txt", found)
 
 
 def test_the_file_loads_nothing_and_has_its_pictures() -> None:

@@ -79,29 +79,19 @@ def test_the_standard_library_accepts_what_is_signed_here(msg_id: str, text: str
 # --- what is refused ---
 
 NOT_A_SIGNATURE = {
-    "empty": "",
     "garbage": "garbage",
-    "a version alone": "v1",
     "an empty digest": "v1,",
-    "three parts": "v1,aaa,bbb",
     "not base64": "v1,abc",
-    "too short a digest": "v1," + "A" * 42 + "==",
     "too long a digest": "v1," + "A" * 44,
     "no padding": SIGNATURE[:-1],
     "url-safe letters": SIGNATURE.replace("+", "-").replace("/", "_"),
     "upper case": SIGNATURE.replace("v1", "V1"),
-    "v1a": SIGNATURE.replace("v1", "v1a"),
     "v1a beside a good one": f"{SIGNATURE} {SIGNATURE.replace('v1', 'v1a')}",
     "two spaces": f"{SIGNATURE}  {SIGNATURE}",
-    "a leading space": f" {SIGNATURE}",
     "a trailing space": f"{SIGNATURE} ",
     "a trailing newline": f"{SIGNATURE}\n",
-    "a tab between": f"{SIGNATURE}\t{SIGNATURE}",
-    "a comma between": f"{SIGNATURE},{SIGNATURE}",
     "six entries": " ".join([SIGNATURE] * 6),
     "good beside garbage": f"{SIGNATURE} garbage",
-    "not latin": "v1,é" + SIGNATURE[4:],
-    "a header sent twice": f"{SIGNATURE}\n{SIGNATURE}",
 }
 
 
@@ -113,22 +103,14 @@ def test_a_malformed_signature_header_is_unauthorized(signature: str) -> None:
 
 
 NOT_A_TIMESTAMP = {
-    "empty": "",
     "a fraction": f"{TIME}.7",
     "a leading space": f" {TIME}",
-    "a trailing space": f"{TIME} ",
     "a plus": f"+{TIME}",
-    "a minus": f"-{TIME}",
-    "underscores": "1_614_265_330",
     "a leading zero": f"0{TIME}",
     "ten digits with a leading zero": "0614265330",
-    "nine digits": "614265330",
     "eleven digits": f"{TIME}0",
-    "an exponent": "1614265e33",
-    "arabic-indic digits": "".join(chr(0x0660 + int(digit)) for digit in str(TIME)),
     "arabic-indic digits after the first": "1\u0666\u0661\u0664\u0662\u0666\u0665\u0663\u0663\u0660",
     "a trailing newline": f"{TIME}\n",
-    "a header sent twice": f"{TIME}\n{TIME}",
 }
 
 
@@ -143,15 +125,10 @@ NOT_AN_ID = {
     "empty": "",
     "seven letters": "a" * 7,
     "65 letters": "a" * 65,
-    "a dot": "msg.12345678",
-    "a space": "msg 12345678",
     "a slash": "../../12345678",
     "a NUL": "msg_1234\x00",
-    "not ASCII": "msg_12345é",
     "a long s": "me\u017f\u017fage_1",
-    "arabic-indic digits": "msg_\u0661\u0662\u0663\u0664",
     "a trailing newline": f"{ID}\n",
-    "a header sent twice": f"{ID}\n{ID}",
 }
 
 
@@ -242,17 +219,12 @@ def test_a_timestamp_beyond_300_seconds_is_stale(off: int, sentence: str) -> Non
 NOT_A_SECRET = {
     "empty": ("", "whsec_"),
     "no prefix": (SECRET.removeprefix("whsec_"), "whsec_"),
-    "a public key": ("whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
-    "a space before": (f" {SECRET}", "whsec_"),
-    "nothing after the prefix": ("whsec_", "0 bytes"),
-    "one zero byte": ("whsec_AA==", "1 bytes"),
     "23 bytes": ("whsec_" + base64.b64encode(b"k" * 23).decode(), "23 bytes"),
     "65 bytes": ("whsec_" + base64.b64encode(b"k" * 65).decode(), "65 bytes"),
     "not base64": ("whsec_!" + SECRET[7:], "base64"),
     "url-safe letters": ("whsec_" + "_-" * 16, "base64"),
     "a newline at its end": (f"{SECRET}\n", "base64"),
     "no padding": ("whsec_" + base64.b64encode(b"k" * 32).decode().rstrip("="), "base64"),
-    "not ASCII": ("whsec_é" + SECRET[7:], "base64"),
 }
 
 
