@@ -70,30 +70,12 @@ def test_a_name_that_is_in_both_is_off_and_both_files_are_named(config: Path) ->
     assert messages["callers.d/bob.toml: secret"] == "is also the secret of anna"
 
 
-@pytest.mark.real("root")
-@pytest.mark.parametrize(("mode", "owner"), [(0o604, 0), (0o640, 65534), (0o660, 0)])
-def test_a_file_that_others_can_reach_is_refused_alone(config: Path, mode: int, owner: int) -> None:
-    """The rule is the same as for the configuration's own file."""
-    file = own(config)
-    own(config, "bob.toml", BOB)
-    os.chown(file, owner, -1)
-    file.chmod(mode)
-    found = load_config(config, {})
-    assert names(found) == ["operator", "bob"]
-    [problem] = found.problems
-    assert (problem.place, problem.sentence.partition(":")[0]) == ("callers.d/anna.toml", "is not safe")
-    assert problem.fix == f"chmod 600 {file}"
-    assert names(load_config(config, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"})) == ["operator", "anna", "bob"]
-    file.chmod(0o640)
-    os.chown(file, 0, -1)
-    assert load_config(config, {}).problems == ()
-
-
 KINDS: dict[str, tuple[Callable[[Path], object], str, str]] = {  # how anna.toml is made, the place, the message
     "no TOML": (lambda file: write(file, "secret = ["), "", "is not TOML"),
     "an unknown verb": (lambda file: write(file, ANNA.replace("status", "reboot")), ": allow", "has an unknown word"),
     "a table": (lambda file: write(file, f"[callers.anna]\n{ANNA}"), ": callers", "is not a setting"),
     "no VM": (lambda file: write(file, f"{ANNA}vms = []\n"), ": vms", "is missing"),
+    "open to all users": (lambda file: write(file, ANNA).chmod(0o604), "", "is not safe"),
     "a directory": (Path.mkdir, "", ""),
     "a pipe without a writer": (lambda file: os.mkfifo(file, 0o600), "", ""),
     "bytes": (lambda file: write(file, "").write_bytes(b"\xff"), "", ""),

@@ -250,40 +250,47 @@ def written(directory: Path, content: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-@each_row("mode", [0o604, 0o602, 0o644, 0o601])
-def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
-    """A file that all users can read, write or run is refused, unless the environment allows it."""
-    path = written(tmp_path, GOOD.encode(), mode)
-    for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"BREAKGLASS_INSECURE_CONFIG_MODE": ""}):
-        with pytest.raises(
-            ConfigError, match=f"is not safe: every user of this machine can reach it\n    chmod 600 {path}"
-        ):
-            load_config(path, environment)
-    assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).vms["devvm"].vmid == 102
+PLACES = {
+    "callers.operator.secret_file": f'secret = "{whsec("o")}"',
+    "hosts.pve1.key_file": KEY,
+    "sessions.secret_file": f'secret = "{"s" * 32}"',
+}
 
 
 @pytest.mark.real("root")
-@each_row("is_secret", [False, True])
-def test_a_group_may_read_what_root_or_systemd_gives_it(tmp_path: Path, is_secret: bool) -> None:
-    """The rule is that of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names."""
-    secret = tmp_path / "secret"
-    secret.touch(0o600)
-    secret.write_text(whsec("f"))
-    text = changed(SECRET, f'secret_file = "{secret}"')
-    path = written(tmp_path, text.encode())
-    file = secret if is_secret else path
+@each_row("place", ["", *PLACES])
+@each_row(
+    ("mode", "owner", "why"),
+    [
+        *((mode, 0, "every user of this machine can reach it") for mode in (0o604, 0o602, 0o601)),
+        (0o660, 0, "its group can write it"),
+        (0o640, 65534, "its group can reach it, and root does not own it"),
+    ],
+)
+def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, place: str, mode: int, owner: int, why: str) -> None:
+    """The rule is that of OpenSSH and PostgreSQL, for the configuration and for each secret file that it names.
+
+    A group may read what root or systemd gives it. Only the exact word in the environment disables the rule.
+    """
+    path = file = written(tmp_path, GOOD.encode())
+    if place:
+        file = tmp_path / "secret"
+        written(tmp_path, changed(PLACES[place], f'{place.rpartition(".")[2]} = "{file}"').encode())
+        file.write_text(SSH_KEY if "key" in place else whsec("f"))
+    file.chmod(mode)
+    os.chown(file, owner, 0)
+    for environment in ({}, {"BREAKGLASS_INSECURE_CONFIG_MODE": "yes"}, {"CREDENTIALS_DIRECTORY": f"{tmp_path}/else"}):
+        with pytest.raises(ConfigError) as caught:
+            load_config(path, environment)
+        problem = caught.value.problems[0]
+        assert (problem.place.removeprefix(f"{path}"), why in problem.sentence) == (place, True)
+        assert file.name in problem.fix
+    assert load_config(path, {"BREAKGLASS_INSECURE_CONFIG_MODE": "1"}).problems == ()
+    if owner:
+        assert load_config(path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).problems == ()
+    os.chown(file, 0, 0)
     file.chmod(0o640)
     assert load_config(path, {}).problems == ()
-    file.chmod(0o660)
-    with pytest.raises(ConfigError, match="its group can write it"):
-        load_config(path, {})
-    file.chmod(0o640)
-    os.chown(file, 65534, 0)
-    with pytest.raises(ConfigError, match="its group can reach it, and root does not own it"):
-        load_config(path, {})
-    assert load_config(path, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).problems == ()
-    with pytest.raises(ConfigError):
-        load_config(path, {"CREDENTIALS_DIRECTORY": f"{tmp_path}/else"})
 
 
 def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
@@ -297,21 +304,6 @@ def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
     assert str(tmp_path / "secret_operator") in config.files
     with pytest.raises(ConfigError, match='/secret_operator": CREDENTIALS_DIRECTORY is not set'):
         load_config(path, {})
-
-
-@each_row("key", ["callers.operator.secret_file", "hosts.pve1.key_file", "sessions.secret_file"])
-def test_a_secret_file_open_to_others_is_a_problem(tmp_path: Path, key: str) -> None:
-    """Each kind of secret file is checked. The problem has the file's name and the command that fixes it."""
-    secret = tmp_path / "secret"
-    secret.write_text("a secret that all users can read")
-    secret.chmod(0o644)
-    old = {"callers": f'secret = "{whsec("o")}"', "hosts": KEY, "sessions": f'secret = "{"s" * 32}"'}[key.split(".")[0]]
-    text = changed(old, f'{key.rpartition(".")[2]} = "{secret}"')
-    with pytest.raises(ConfigError) as caught:
-        load_config(written(tmp_path, text.encode()), {})
-    problem = caught.value.problems[0]
-    sentence = f'is not safe: "{secret}": every user of this machine can reach it'
-    assert (problem.place, problem.sentence, problem.fix) == (key, sentence, f"chmod 600 {secret}")
 
 
 @each_row(
