@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from breakglass.cli.call import REFUSALS
 from breakglass.cli.docs import read_documents
 from breakglass.cli.docs_text import lines_about, render
@@ -56,6 +58,7 @@ def test_the_runbook_explains_each_code() -> None:
     assert [code for code in REFUSALS if not lines_about(code, DOCUMENTS)] == []
 
 
+@pytest.mark.slow
 def test_each_code_of_doctor_leads_to_its_fault() -> None:
     """`breakglass docs CODE` finds each code that the table of docs/monitoring.md has."""
     table = DOCUMENTS["monitoring"].partition("| fault | doctor |")[2].partition("\n\n")[0]
