@@ -36,8 +36,8 @@ from breakglass.agents.pve.check.root_login import (
     parse_settings,
 )
 
+from ..support.record import check_record
 from ..support.rows import each_row
-from .test_why import check_record
 
 USER, HANDLER = "breakglass", "192.0.2.50"
 

@@ -14,8 +14,8 @@ from breakglass.agents.pve.check.key_lines import (
 )
 from breakglass.agents.pve.host.cluster import parse_vmlist
 
+from ..support.record import check_record
 from ..support.rows import each_row
-from .test_why import check_record
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
 OTHER = "k:1 does not run the host agent in the required form: "

@@ -7,7 +7,7 @@ from typing import Any
 from breakglass.report.night import Night, compose_report, read_job
 from breakglass.report.render import render_html, render_markdown
 
-from .test_why import check_record
+from ..support.record import check_record
 
 UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
 PNG = "iVBORw0KGgo="

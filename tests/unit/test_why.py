@@ -5,7 +5,6 @@ records them, and what the page's own test shows of each.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +17,7 @@ from breakglass.agents.pve.forensics.verdict import quick_verdict, verdict_of
 from breakglass.agents.pve.jobs.result import Verdict
 from breakglass.base.cures import COMMANDS
 
-from ..support.documents import ROOT
+from ..support.record import check_record
 from ..support.rows import each_row
 from .test_heartbeat_rule import LOST
 from .test_heartbeat_rule import VERDICTS as BEATS
@@ -81,13 +80,6 @@ def verdicts() -> Iterator[tuple[str, Evidence, Verdict]]:
         seen = replace(seen, vmid=102, here="pve1")
         yield name, seen, verdict_of(seen)
         yield f"{name}, for a status", seen, quick_verdict(seen)
-
-
-def check_record(name: str, text: str) -> None:
-    record = ROOT / name
-    if os.environ.get("BREAKGLASS_RECORD"):
-        record.write_text(text, encoding="utf-8")
-    assert text == record.read_text(encoding="utf-8")
 
 
 def test_every_text_of_a_verdict_is_the_recorded_one() -> None:
