@@ -84,13 +84,14 @@ NO_WORDS = [
     *(("proves", word) for word in ("Drill", "drill\n", "reset", "storage-hung")),
 ]
 NO_NAMES = ("prompt", "Verb", "verb ", "", "__class__", "command", "\ud800", "x" * 5000, "é\n")
-NO_TEXTS = (None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff")
+NO_TEXTS: tuple[object, ...] = (None, 1, 1.5, True, [], ["status"], {}, "\ud800", "a\udfff")
+NO_FLAGS: tuple[object, ...] = (1, 0, "true", "", None, [], {})
 REFUSED = [
     *((sent, "^the body is not JSON: ") for sent in NOT_JSON.values()),
     *((sent, "^the body is not a JSON object$") for sent in (b"null", b"1", b'"status"', b"[]", b"true", b"1e999")),
     *((sent, '^"verb" is missing$') for sent in (b"{}", b'{"vm":"devvm"}')),
     *((body(**{field: value}), f'^"{field}" is not text$') for field in TEXTS for value in NO_TEXTS),
-    *((body(again=value), '^"again" is not true or false$') for value in (1, 0, "true", "", None, [], {})),
+    *((body(again=value), '^"again" is not true or false$') for value in NO_FLAGS),
     *((body(**{name: "x"}), '^unknown field "') for name in NO_NAMES),
     *((body(**{field: value}), f'^"{field}" has an invalid character or length') for field, value in NO_SHAPES),
     *(

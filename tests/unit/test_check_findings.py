@@ -126,7 +126,7 @@ EXEMPT = (
     "2001:db8::/32,198.51.100.0/24,192.0.3.*",
 )
 OWN = ["/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys2"]
-ROOTS_FILES = (
+ROOTS_FILES: tuple[tuple[list[str], list[str]], ...] = (
     *(([*OWN, KEY_FILE], OWN), ([KEY_FILE, *OWN], OWN), ([KEY_FILE], []), ([*OWN, KEY_FILE, "/other"], OWN)),
     *((OWN, OWN), ([OWN[0], KEY_FILE], OWN), ([*OWN, KEY_FILE], [*OWN, KEY_FILE])),
 )
@@ -193,7 +193,7 @@ def test_the_block_of_root(drop_in: str, others: list[str], expected: list[str] 
 
 # --- logind and files ---
 
-LOGIND = (
+LOGIND: tuple[list[str], ...] = (
     *([], ["[Login]\n#KillUserProcesses=yes\n; KillUserProcesses=yes\n"], ["[Login]\nKillUserProcesses=yes\n"]),
     *(["KillUserProcesses=yes", "KillUserProcesses = no"], ["KillUserProcesses=no", "KillUserProcesses=1"]),
     *(["KillUserProcesses=True\nKillExcludeUsers=admin"],),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from breakglass.agents.pve import words
 from breakglass.agents.pve.jobs.result import Result, Verdict
@@ -105,13 +106,12 @@ def test_what_the_host_said_is_passed_on(exit_code: int) -> None:
         assert answer.body["verdict"] == verdict | {"why": "", "fix": None}
 
 
-PASSED_ON: list[tuple[str, object, object]] = [  # what the host said, and what the caller gets
+NO_DEADLINES: tuple[object, ...] = (None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), [])
+NO_OFFERS: tuple[object, ...] = (None, "", "locked", True, ["storage-hung"], {})
+PASSED_ON: list[tuple[str, Any, object]] = [  # what the host said, and what the caller gets
     ("deadline", 420.5, 420.5),
-    *(
-        ("deadline", value, None)
-        for value in (None, True, "420", 0, -1, 86_401, 10**400, float("nan"), float("inf"), [])
-    ),
-    *(("anyway", value, None) for value in (None, "", "locked", True, ["storage-hung"], {})),
+    *(("deadline", value, None) for value in NO_DEADLINES),
+    *(("anyway", value, None) for value in NO_OFFERS),
     ("chain", {"node": "pve1", "n": 3, "head": "a" * 64}, {"node": "pve1", "n": 3, "head": "a" * 64}),
     ("holder", {"verb": "cycle", "by": "phone"}, {"verb": "cycle", "by": "phone"}),
     *(("attached", True, True), ("started", "2026-11-24T03:12:44Z", "2026-11-24T03:12:44Z")),
@@ -119,7 +119,7 @@ PASSED_ON: list[tuple[str, object, object]] = [  # what the host said, and what 
 
 
 @each_row(("field", "said", "got"), PASSED_ON)
-def test_a_field_of_the_host_is_checked(field: str, said: object, got: object) -> None:
+def test_a_field_of_the_host_is_checked(field: str, said: Any, got: object) -> None:
     """A deadline is a number of seconds, at most a day. An `anyway` that no request can have is not offered."""
     assert answered(12, **{field: said}).body[field] == got
     assert answered(0, "status", deadline=420.5).body["deadline"] is None  # it is no job
