@@ -1,6 +1,7 @@
 """Compares texts with those in a file of tests/data, which a person reads when they change."""
 
 import os
+from collections.abc import Iterable
 
 from .documents import ROOT
 
@@ -11,3 +12,8 @@ def check_record(name: str, text: str) -> None:
     if os.environ.get("BREAKGLASS_RECORD") == "1":
         record.write_text(text, encoding="utf-8")
     assert text.splitlines() == record.read_text(encoding="utf-8").splitlines()
+
+
+def check_cases(name: str, cases: Iterable[tuple[str, Iterable[object]]]) -> None:
+    """Compare what is said of each case, one line each, with a file."""
+    check_record(name, "\n".join("\n    ".join([case, *map(str, said)]) for case, said in cases) + "\n")

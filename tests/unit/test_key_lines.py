@@ -14,7 +14,7 @@ from breakglass.agents.pve.check.key_lines import (
 )
 from breakglass.agents.pve.host.cluster import parse_vmlist
 
-from ..support.record import check_record
+from ..support.record import check_cases
 from ..support.rows import each_row
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
@@ -156,11 +156,9 @@ VMS = ("102", "103", "104", "105", "102-103", "103-106", "104-105", "102,110-119
 
 def test_the_vms_that_a_line_names() -> None:
     """A VM that is named alone must exist. For a range, the finding names the missing ones, unless it is wide."""
-    found = ""
-    for vms in VMS:
-        findings = judge_vms(parse_key_lines(LINE.replace("102", vms)), GUESTS, "pve1", {102: "devvm"}.get)
-        found += "\n    ".join([f"--vms {vms}", *map(str, findings)]) + "\n"
-    check_record("tests/data/key_line_vms.txt", found)
+    lines = {f"--vms {vms}": parse_key_lines(LINE.replace("102", vms)) for vms in VMS}
+    found = {name: judge_vms(each, GUESTS, "pve1", {102: "devvm"}.get) for name, each in lines.items()}
+    check_cases("tests/data/key_line_vms.txt", found.items())
 
 
 @each_row(
