@@ -80,3 +80,11 @@ def test_only_the_whole_sentences_name_something() -> None:
     assert {fault.code for fault in faults} == GENERAL.keys()
     assert not [name for fault in faults for name in names if name in GENERAL[fault.code]]
     assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
+
+
+@each_row("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
+def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
+    """Even the state of a host that was not tried yet is a fault."""
+    found = replace(condition(), hosts={"pve1": state}, vms={})
+    assert [(fault.code, fault.place) for fault in found.faults] == [("host-down", "host pve1")]
+    assert state in found.faults[0].sentence

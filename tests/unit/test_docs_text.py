@@ -7,7 +7,7 @@ import pytest
 
 from breakglass.cli.call import REFUSALS
 from breakglass.cli.docs import read_documents
-from breakglass.cli.docs_text import lines_about, render
+from breakglass.cli.docs_text import lines_about, render, section_with
 from breakglass.proxmox.outcome import HTTP_STATUS
 
 from ..support.rows import each_row
@@ -75,3 +75,10 @@ def test_what_a_row_leads_to_is_printed_with_it() -> None:
     assert found.endswith("The whole page: `breakglass docs runbook`\n")
     assert "guest-hung" not in found
     assert lines_about("no-such-code", DOCUMENTS) == ""
+
+
+def test_a_section_ends_at_the_next_of_its_level() -> None:
+    """The words of a heading find it, whatever their case, with what is below it. A comment in code is no heading."""
+    text = "# A page\n\n## How to\n\n```sh\n# how to\n```\n\n### Below\n\n## Next\n"
+    assert section_with("HOW", text) == text.partition("\n\n## Next")[0].partition("page\n\n")[2] + "\n"
+    assert section_with("nowhere", text) == ""

@@ -126,3 +126,9 @@ async def test_scrapes_share_what_they_may_take() -> None:
     await asyncio.gather(*(scrapes.take(slow) for _ in range(3)))
     for (began, ended), (next_began, _) in pairwise(taken):
         assert next_began - ended >= (SHARE - 1) * (ended - began)
+
+
+@each_row("accept", ["application/openmetrics-text; version=x", "openmetrics-text", ";,=" * 99])
+def test_an_odd_wish_gets_the_usual_form(accept: str) -> None:
+    """An odd Accept header, such as a version that is no number, gets the usual format."""
+    assert render(healthy(), accept)[1] == render(healthy(), "")[1]
