@@ -38,6 +38,7 @@ from ..support.browser import (
     unseen_cycle,
     unseen_outage,
     wait_for,
+    wait_for_text,
 )
 from ..support.failing_tools import misbehave
 from ..support.page_chat import answer_chat, ask_claude
@@ -129,6 +130,7 @@ def refused(visit: Visit) -> None:
     visit.stage.service.pve("reset", caller="operator2")
     visit.page.click("#yes")
     phase(visit.page, "refused")
+    wait_for_text(visit.page, "why", "QEMU answers and says running")  # the page's own check after it: three lines
 
 
 def lost(visit: Visit) -> None:
