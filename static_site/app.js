@@ -9,12 +9,14 @@ import { dispatch, subscribe } from "./state/store.js";
 import { REGIONS } from "./vm/render.js";
 import { makeButtons } from "./vm/render_vm.js";
 
-const rest = import("./press.js"); // index.html asks for its files last, so on a bad line they arrive after the first screen
-rest.then(() => dispatchEvent(new Event("whole")), (error) => {
+/** If a file is missing, what waits for this never continues. @type {Promise<typeof import("./press.js")>} */
+const rest = import("./press.js").catch((error) => { // index.html asks for its files last, so on a bad line they arrive after the first screen
 	stopDrawing();
 	delete document.body.dataset.begun;
 	for (const trouble of [new ErrorEvent("error", { error }), new Event("load")]) dispatchEvent(trouble); // so that start_trouble.js acts
+	return new Promise(() => {});
 });
+rest.then(() => dispatchEvent(new Event("whole")));
 document.addEventListener("submit", async (event) => {
 	event.preventDefault();
 	(await rest).submit(event.target);

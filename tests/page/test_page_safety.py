@@ -388,4 +388,3 @@ def test_a_file_that_is_lost_again_and_again_is_said(visit: Visit, storage: str,
     page.unroute(f"**/{name}")
     page.reload()
     phase(page, "locked")
-    visit.complaints[:] = [text for text in visit.complaints if "press.js" not in text]
