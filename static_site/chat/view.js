@@ -123,8 +123,13 @@ function noteEnd() {
 	$("to-end").hidden = isAtEnd;
 }
 
-transcript.addEventListener("scroll", noteEnd, { passive: true });
+let size = "";
+const sizeOf = () => `${transcript.clientWidth}x${transcript.clientHeight}`;
+transcript.addEventListener("scroll", () => {
+	if (size === sizeOf()) noteEnd(); // with another size, the observer below decides: a keyboard opens in several steps
+}, { passive: true });
 new ResizeObserver(() => { // after a keyboard has opened, a view that was at its end scrolls to the end again
+	size = sizeOf();
 	if ($("to-end").hidden) transcript.scrollTo(0, transcript.scrollHeight);
 	noteEnd();
 }).observe(transcript);

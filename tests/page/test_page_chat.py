@@ -327,6 +327,20 @@ def overflow(page: Page) -> int:
     return wider
 
 
+# The composer grows, as by a keyboard that opens, and an earlier step's scrolling is reported before the new size is.
+# Returns whether there is something to scroll, whether the end is in sight, and whether "To the end" is hidden.
+GROW_COMPOSER = """async () => {
+    const box = document.getElementById("transcript");
+    const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    await drawn();
+    document.querySelector(".composer").style.paddingTop = "5rem";
+    box.dispatchEvent(new Event("scroll"));
+    await drawn();
+    const {scrollHeight, scrollTop, clientHeight} = box;
+    return [scrollTop > 0, scrollHeight - scrollTop - clientHeight < 2, document.getElementById("to-end").hidden];
+}"""
+
+
 def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
     """On the narrowest screen a wide table and wide code scroll by themselves; nothing is a link."""
     visit.page.set_viewport_size({"width": 320, "height": 640})
@@ -346,6 +360,7 @@ def test_an_answer_is_drawn_from_its_markdown(visit: Visit) -> None:
     )
     expect(answer.locator("pre")).to_contain_text("$ zpool status -x\n  pool: rpool   state", use_inner_text=False)
     assert page.locator("#transcript a").count() == 0
+    assert page.evaluate(GROW_COMPOSER) == [True, True, True]
     assert overflow(page) == 0
     for wide in (".scroll", ".code pre"):
         assert answer.locator(wide).evaluate(
