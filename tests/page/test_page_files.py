@@ -209,6 +209,7 @@ def test_a_device_that_knows_the_list_gets_no_body(stage: Stage) -> None:
 # --- an installed page ---
 
 
+@pytest.mark.all
 @pytest.mark.real("chromium", "sshd", "qemu")
 def test_chromium_takes_the_manifest(visit: Visit) -> None:
     """The browser finds no fault in the manifest, and can load its icons."""
@@ -296,26 +297,3 @@ def test_the_style_sheet_is_the_same() -> None:
     bare = [re.sub(r"\s+", " ", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)) for text in both]
     assert bare[0] == bare[1]
     assert len(both[1]) < len(both[0])
-
-
-def test_a_browser_names_the_lines_of_the_source() -> None:
-    """Each line that is sent is the source's line of that number, without what is a comment beside code, or empty."""
-    for path in PAGE.rglob("*.js"):
-        source = path.read_text(encoding="utf-8")
-        typeless = re.sub(r"/\*\* @(?:type|param) .*?\*/ ?", "", source)
-        pairs = zip(typeless.split("\n"), without_comments(".js", source).split("\n"), strict=True)
-        assert [pair for pair in pairs if pair[1] not in ("", pair[0], pair[0].partition(" // ")[0])] == [], path
-
-
-# --- the words of the page's own files ---
-
-OURS = re.compile(r".*(?:handler|not\s+isolated|not\s+checked|forced\s+command).*", re.IGNORECASE)  # codes have hyphens
-COMMENT = re.compile(r"/\*.*?\*/|<!--.*?-->|(?:^|(?<=\s))//[^\n]*", re.DOTALL)
-
-
-def test_no_word_that_an_operator_would_have_to_ask_about() -> None:
-    """The page says Breakglass, not handler, and what a state means for a person, not what our own parts call it."""
-    files = [path for path in PAGE.rglob("*.*") if path.suffix in (".js", ".html", ".webmanifest")]
-    assert len(files) > 30
-    found = {str(path): OURS.findall(COMMENT.sub("", path.read_text(encoding="utf-8"))) for path in files}
-    assert {name: lines for name, lines in found.items() if lines} == {}

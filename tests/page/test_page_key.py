@@ -1,6 +1,5 @@
 """The key that a device keeps: for how long, at which address of the page, and how a pairing link brings it."""
 
-import re
 import time
 from collections.abc import Callable
 
@@ -9,7 +8,6 @@ from playwright.sync_api import Page, Route, expect
 
 from breakglass.config import pairing
 
-from ..deploy.test_pairing_command import Pairing
 from ..support.browser import (
     KEPT_KEYS,
     Stage,
@@ -39,29 +37,6 @@ def unlock(visit: Visit, url: str = "") -> Page:
     visit.page.fill("#secret", visit.keys["operator"])
     visit.page.keyboard.press("Enter")
     return visit.page
-
-
-def keep(page: Page) -> None:
-    """Have the key kept on this device, while the page is unlocked."""
-    open_key(page)
-    page.check("#keep-key")
-    wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 1, "the key to be stored")
-
-
-@pytest.mark.all
-def test_an_apple_device_says_beside_the_box_that_a_tab_forgets(stage: Stage, bound: Stage) -> None:
-    """The sentence is beside the key's field, before the box is ticked, and later beside the box."""
-    stage.settle()
-    person = Visit(bound, ignore_https_errors=True, user_agent=IPHONE)
-    page, words = person.page, person.page.locator("#may-keep #key-ios")
-    page.goto(bound.url)
-    phase(page, "locked")
-    expect(words).to_contain_text("seven days")
-    assert judged(page, "locked, on an iPhone") == []
-    phase(unlock(person), "idle")
-    keep(page)
-    expect(words).to_be_visible()
-    person.close()
 
 
 @pytest.mark.all
@@ -107,6 +82,7 @@ def test_each_request_of_the_page_names_its_address(person: Visit) -> None:
     assert person.posts[-1]["to"] == tunnel
 
 
+@pytest.mark.all
 def test_at_another_address_the_page_links_to_the_right_one(person: Visit) -> None:
     """Nothing is sent to a host. The link shows its address, and the key works there."""
     right = person.stage.url
@@ -153,6 +129,7 @@ def test_what_is_no_address_of_a_handler_is_no_link(visit: Visit) -> None:
 # --- the key that is kept ---
 
 
+@pytest.mark.all
 def test_no_key_is_kept_at_the_end_of_a_tunnel(visit: Visit) -> None:
     """Any program can listen on that port next, and its page could sign with the key. The page says so.
 
@@ -239,23 +216,6 @@ def test_a_link_pairs_a_device(person: Visit) -> None:
     assert (given.state, fetches(person), page.url) == ("fetched", 1, person.stage.url)
 
 
-@pytest.mark.all  # a command, its handler and a device, each of which has its own tests
-def test_the_link_of_the_command_pairs_a_new_caller(person: Visit) -> None:
-    """The device rescues with a key that was never typed, and the command ends at Enter."""
-    page, url = person.page, person.stage.url
-    with Pairing(person.stage.service, "new", "anna", "--allow", "status,forensics", url=url) as command:
-        command.read_until("Ctrl-C revokes")
-        [link] = re.findall(rf"{re.escape(url)}#pair=\S+&as=anna", command.shown)
-        open_link(page, link)
-        asked(page, "anna")
-        page.click("#yes")
-        says(page, "Paired as anna. This device can now rescue VMs.")
-        phase(page, "idle")
-        command.read_until("press Enter;")
-        command.type("\n")
-        assert command.end() == 0
-
-
 @pytest.mark.all
 def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     """The question says whose key is deleted. Then the page acts as the other caller. A second yes sends nothing."""
@@ -291,6 +251,7 @@ def test_another_key_is_replaced_and_two_tabs_ask_once(person: Visit) -> None:
     assert page.evaluate(KEPT_KEYS) == 1
 
 
+@pytest.mark.all
 def test_the_key_field_takes_a_link(person: Visit) -> None:
     """Pasted and submitted, a link asks the same question. One of another address, or a part of one, sends nothing."""
     page, given = person.page, offer(person.stage)
@@ -405,6 +366,7 @@ def test_an_iphone_in_a_browser_is_told_of_the_home_screen(stage: Stage, bound: 
     open_link(page, given.link)
     asked(page)
     assert "Add this page to the home screen" in text_of(page, "confirm-facts")
+    expect(page.locator("#may-keep #key-ios")).to_contain_text("seven days")  # beside the box, before it is ticked
     assert judged(page, "the question, on an iPhone") == []
     page.click("text=Copy link")
     says(page, "Copied. Add this page to the home screen")

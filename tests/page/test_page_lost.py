@@ -8,18 +8,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ..support.browser import (
-    ASKS,
-    KEPT_KEYS,
     Stage,
     Visit,
-    ask,
-    blocked,
     confirm,
     fall_asleep,
     find_handler,
     forget_key,
     keep_key,
-    open_key,
     phase,
     see_headline,
     show,
@@ -35,17 +30,6 @@ from ..support.stages import until
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 ASK_AGAIN = "#outcome-act[data-act=ask-again]"
-
-
-def unlock(visit: Visit, page: Page) -> None:
-    page.fill("#secret", visit.keys["operator"])
-    page.keyboard.press("Enter")
-
-
-def lose_reads(page: Page) -> None:
-    """Lose every check of the page."""
-    page.route("**/pve", lambda route: route.abort() if '"status"' in (route.request.post_data or "")
-               else route.fallback())  # fmt: skip
 
 
 def test_a_broken_stream_is_asked_for_again(visit: Visit) -> None:
@@ -67,27 +51,6 @@ def test_a_broken_stream_is_asked_for_again(visit: Visit) -> None:
 def is_over(stage: Stage, before: list[str]) -> bool:
     """Tell whether a verb that changes power has come since then and has ended."""
     return bool(stage.mutating_jobs(but=before)) and stage.has_no_job_under_way()
-
-
-@pytest.mark.all
-def test_only_an_answer_from_the_host_settles_what_is_unknown(visit: Visit) -> None:
-    """After a lost answer, a repeat that did not reach the host decides nothing, so it is not called "not sent"."""
-    page, stage = visit.open(), visit.stage
-    before = stage.mutating_jobs()
-    stage.wire.cut('"verb":"reset"', 1)
-    confirm(page, "reset")
-    phase(page, "unknown")
-    # what ends sshd here would end its jobs too
-    wait_for(page, lambda: is_over(stage, before), "the end of the reset")
-    with stage.without_sshd():
-        stage.wire.mend()
-        wait_for_text(page, "outcome-hint", "refused")
-        assert text_of(page, "outcome-word") == "No answer"
-        assert "The reset may have happened" in text_of(page, "dock")
-        see_headline(page, "Outcome not known", "unknown")
-        assert all(blocked(page, each) for each in ASKS)
-        assert not blocked(page, "status")
-    phase(page, "done")
 
 
 @pytest.mark.all
@@ -118,36 +81,6 @@ def test_a_request_that_the_browser_repeats_is_never_called_not_sent(visit: Visi
     assert len(stage.mutating_jobs(but=before)) == 1
 
 
-def test_after_a_minute_a_person_asks_again(visit: Visit) -> None:
-    """The page repeats a request for 60 s. After that, even after a reload, Ask again sends the same id."""
-    visit.page.clock.install()
-    page = visit.open()
-    lose_reads(page)  # otherwise, a check would find the outcome
-    before = visit.stage.mutating_jobs()
-    visit.stage.wire.cut('"verb":"reset"', 1)
-    confirm(page, "reset")
-    phase(page, "unknown")
-    assert not blocked(page, "status")
-    page.clock.fast_forward(70_000)
-    page.wait_for_selector(ASK_AGAIN)
-    wait_for_text(page, "outcome", "may have happened")
-    see_headline(page, "Outcome not known", "unknown")
-    assert not any(blocked(page, each) for each in ASKS)  # only a hint: a person may know better
-    ask(page, "stop")
-    wait_for_text(page, "confirm-title", "Stop devvm anyway?")
-    wait_for_text(page, "confirm-facts", "It is not known whether the reset happened.")
-    page.click("#keep")
-    page.reload()
-    unlock(visit, page)
-    page.wait_for_selector(ASK_AGAIN)
-    visit.stage.wire.mend()
-    page.click(ASK_AGAIN)
-    phase(page, "done")
-    assert len({str(sorted((body | {"again": True}).items())) for body in visit.mutating}) == 1
-    assert [body.get("again") for body in visit.mutating] == [None, *[True] * (len(visit.mutating) - 1)]
-    assert len(visit.stage.mutating_jobs(but=before)) == 1
-
-
 # --- the page on a device that slept, with a kept key ---
 
 
@@ -173,35 +106,7 @@ def test_an_outcome_is_found_without_a_press(visit: Visit) -> None:
     assert len(stage.mutating_jobs(but=before)) == 1
 
 
-def is_kept(page: Page) -> bool:
-    return bool(page.evaluate(KEPT_KEYS) == 1)
-
-
-@pytest.mark.all
-def test_forget_asks(visit: Visit) -> None:
-    """The key is needed at night, so only a second tap deletes it, and Esc or Keep does not."""
-    page = keep_key(visit)
-    open_key(page)
-    expect(page.locator("#key-word")).to_contain_text("kept here since")
-    for answer in ("Escape", "Keep"):
-        page.click("#forget")
-        page.wait_for_selector("#yes[aria-disabled=false]")
-        expect(page.locator("#confirm-title")).to_have_text("Forget the key?")
-        expect(page.locator("#keep")).to_be_focused()
-        page.keyboard.press("Escape") if answer == "Escape" else page.click("#keep")
-        expect(page.locator("#confirm")).to_be_hidden()
-        assert is_kept(page)
-    page.reload()
-    phase(page, "idle")
-    assert page.get_attribute("#key", "open") is None  # folded away while it works
-    forget_key(page)
-    page.reload()
-    phase(page, "locked")
-
-
 # --- a page without its handler opens from its cache ---
-
-SETS = "async () => (await (await caches.open('breakglass page /')).keys()).length"
 
 
 def kept_page(visit: Visit) -> Page:
@@ -230,54 +135,6 @@ def test_the_page_opens_when_the_handler_is_down(visit: Visit) -> None:
     find_handler(visit.stage, page)
     wait_for_text(page, "link-breakglass", "Breakglass: answering")
     phase(page, "idle")
-
-
-def make_older(page: Page) -> None:
-    """Replace the stored files by those of an older version, with another style."""
-    page.evaluate(
-        """async () => {
-            const cache = await caches.open("breakglass page /");
-            const [request] = await cache.keys();
-            const set = await (await cache.match(request)).json();
-            set.files["style.css"].text = ":root { --stored: yes; --touch: 1px }";
-            set.list = {version: "0.0.1", files: {...set.list.files, "style.css": "of an older file"}};
-            await cache.put(request, new Response(JSON.stringify(set)));
-            window.told = [];
-            navigator.serviceWorker.addEventListener("message", ({data}) => window.told.push(data.newPage));
-        }"""
-    )
-
-
-def is_older(page: Page) -> bool:
-    """Tell whether the page has the older style."""
-    look = "() => getComputedStyle(document.documentElement).getPropertyValue('--stored') === 'yes'"
-    return bool(page.evaluate(look))
-
-
-@pytest.mark.all
-def test_old_and_new_files_of_the_page_never_mix(visit: Visit) -> None:
-    """If one new file can't be loaded, all files stay old. Once it can, the next opening shows the new ones."""
-    page = kept_page(visit)
-    make_older(page)
-    browser = visit.context.new_cdp_session(page)
-    # within the file's bytes, because before the first header the browser itself asks again, maybe after the repair
-    visit.stage.wire.cut("GET /vm/run.js", 2000)
-    for _ in range(2):
-        browser.send("Network.clearBrowserCache")
-        cuts = visit.stage.wire.cuts
-        page.reload()
-        phase(page, "idle")
-        wait_for(page, lambda cuts=cuts: visit.stage.wire.cuts > cuts, "a broken file")  # type: ignore[misc]
-        assert is_older(page)
-    visit.stage.wire.mend()
-    page.reload()
-    phase(page, "idle")
-    assert is_older(page)
-    wait_for(page, lambda: page.evaluate(SETS) == 2, "the new set")
-    page.reload()
-    phase(page, "idle")
-    assert not is_older(page)
-    assert page.evaluate(SETS) == 1
 
 
 @pytest.mark.all

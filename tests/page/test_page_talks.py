@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from breakglass.client import new_id
 
-from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for, wait_for_text
+from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for_text
 from ..support.page_chat import LONG, answer_chat, ask_claude, ended, open_again, show_chat
 from ..support.talk import Talker, bash, fake
 
@@ -136,6 +136,7 @@ def test_conversations_are_listed_and_opened(visit: Visit) -> None:
     assert prompts(visit)[-1]["session"]
 
 
+@pytest.mark.all
 def test_enter_sends_where_there_is_a_keyboard(visit: Visit) -> None:
     """Enter sends, Shift and Enter begin a line, and Stop takes the place of Send.
 
@@ -156,27 +157,6 @@ def test_enter_sends_where_there_is_a_keyboard(visit: Visit) -> None:
     ended(page)
     expect(page.locator("#transcript article")).to_contain_text("Stopped. Commands inside the VM may still run.")
     assert len(prompts(visit)) == 1
-
-
-@pytest.mark.all
-def test_a_conversation_that_does_not_come_can_be_asked_for(visit: Visit) -> None:
-    """A replay without its last line is not shown as if it were whole, and Ask again loads it."""
-    visit.page.clock.install()
-    page = visit.open()
-    ask_claude(page, fake({"text": "It is idle."}))
-    ended(page)
-    visit.stage.wire.cut('"replay"', 300)
-    page = open_again(visit)
-
-    def has_given_up() -> bool:
-        page.clock.run_for(500)
-        return "could not be loaded: no answer came back." in text_of(page, "chat-notice")
-
-    wait_for(page, has_given_up, "the last try")
-    visit.stage.wire.mend()
-    page.click("#ask-rest")
-    expect(page.locator("#transcript .answer")).to_have_text("It is idle.")
-    expect(page.locator("#chat-notice")).to_have_text("")  # it is drawn before the reading has ended
 
 
 @pytest.mark.all
@@ -266,28 +246,3 @@ def test_forget_while_a_turn_runs_leaves_no_word(visit: Visit) -> None:
     expect(page.locator("#starters")).to_be_visible()
     expect(page.locator("#transcript article")).to_have_count(0)
     assert not [body for body in visit.posts if "cancel" in body]
-
-
-@pytest.mark.all
-def test_a_handler_that_does_not_replay(visit: Visit) -> None:
-    """Its refusal is said, a question can be sent all the same, and nothing goes by itself.
-
-    What the conversation cost is not known then.
-    """
-    page = visit.open()
-    ask_claude(page, PROPOSES)
-    ended(page)
-    no = {"error": {"code": "bad-request", "message": "no", "hint": ""}}
-    page.route("**/chat", lambda route: route.fulfill(status=400, json=no)
-               if '"replay"' in (route.request.post_data or "") else route.fallback())  # fmt: skip
-    page = open_again(visit)
-    wait_for_text(page, "chat-notice", "The earlier conversation could not be loaded: no.")
-    ask_claude(page, PROPOSES)
-    ended(page)
-    assert prompts(visit)[-1]["session"]
-    approve(page)
-    expect(page.locator("#let-check")).to_be_visible()
-    assert checks(visit) == []
-    page.click("#let-check")
-    ended(page, 2)
-    assert len(checks(visit)) == 1

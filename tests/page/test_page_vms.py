@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -11,15 +12,12 @@ from ..support.browser import (
     Stage,
     Visit,
     blocked,
-    confirm,
     forget_key,
-    held_requests,
     keep_key,
     phase,
     press,
     see_headline,
     show,
-    stop_time,
     wait_for,
     wait_for_text,
 )
@@ -86,55 +84,6 @@ def choose(page: Page, name: str) -> None:
     page.click(f"[data-vm='{name}']")
 
 
-def test_a_vm_that_is_left_holds_no_connection(person: Visit) -> None:
-    """What the page reads of it by itself ends: on a hung host it would hold one of the browser's six."""
-    person.page.clock.install()
-    page = follow(person, "#vm=twin")  # so devvm was never asked about, and each of its reads below is a new one
-    page.fill("#secret", person.keys["operator"])
-    page.keyboard.press("Enter")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    stop_time(page)  # or the page would give the reads up after its 25 s of silence
-    with held_requests(page, '"vm":"devvm"') as held:
-
-        def reads() -> dict[str, Route]:
-            return {json.loads(route.request.post_data or "{}")["verb"]: route for route in held}
-
-        choose(page, "devvm")
-        wait_for(page, lambda: {"status", "history"} <= reads().keys(), "the status and the history of devvm")
-        left = [reads()[verb] for verb in ("status", "history")]
-        choose(page, "twin")
-        wait_for(page, lambda: all(route.request.failure for route in left), "the end of both")
-        page.clock.resume()
-        held.clear()
-    choose(page, "devvm")
-    see_headline(page, "Idle or hung", "unknown")
-    expect(page.locator("#jobs-trouble")).to_have_text("")
-
-
-def test_a_verb_goes_on_while_another_vm_is_looked_at(person: Visit) -> None:
-    """The id is stored for its own VM, a reload returns to the selected VM, and the end is shown with its VM."""
-    page = person.open()
-    choose(page, "devvm")
-    gate: list[Route] = []
-    page.route("**/pve", lambda route: gate.append(route) if '"verb":"reset"' in (route.request.post_data or "")
-               else route.continue_())  # fmt: skip
-    confirm(page, "reset")
-    phase(page, "running")
-    choose(page, "twin")
-    phase(page, "idle", "failed", "notSent", "refused")
-    kept = page.evaluate("() => Object.keys(sessionStorage).filter((name) => name.includes(' job '))")
-    assert kept == ["breakglass / job devvm"]
-    page.reload()
-    page.unroute("**/pve")
-    page.fill("#secret", person.keys["operator"])
-    page.keyboard.press("Enter")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    choose(page, "devvm")
-    phase(page, "done")
-    assert len({body["if_last"] for body in person.mutating}) == 1
-    assert {body["vm"] for body in person.mutating} == {"devvm"}
-
-
 def rows(page: Page) -> list[tuple[str, ...]]:
     """Return the name, the tone and the headline of each row of the list, as they stand."""
     cells = (
@@ -143,6 +92,7 @@ def rows(page: Page) -> list[tuple[str, ...]]:
     return [tuple(row) for row in page.locator("#rows [data-vm]").evaluate_all(cells)]
 
 
+@pytest.mark.all
 def test_back_leads_through_vms_and_tabs(person: Visit) -> None:
     """From a part of the page to the one before, from a VM to the list, and forward again; a link is a place too."""
     page = person.open()
@@ -180,29 +130,12 @@ def follow(visit: Visit, link: str) -> Page:
     return visit.page
 
 
-def test_a_link_opens_its_vm(person: Visit) -> None:
+def test_a_link_opens_its_vm_and_its_job(stage: Stage, person: Visit) -> None:
     """It does so with a kept key and without, in a fresh page and in an open one, whatever was chosen before.
 
-    A page without a link opens with the VM that was chosen last, not with the first one.
+    A page without a link opens with the VM that was chosen last. A question is about the VM that was on the screen, so
+    a link that is opened meanwhile withdraws it.
     """
-    page = keep_at_hand(person)
-    choose(page, "broken")
-    follow(person, "#vm=twin")
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    expect(page.locator("body")).to_have_attribute("data-tab", "vm")
-    page.goto(f"{person.stage.url}#vm=devvm")
-    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
-    see_headline(page, "Idle or hung", "unknown")
-    page.reload()
-    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
-    choose(person.open(), "broken")
-    other = person.tab()
-    other.goto(person.stage.url)
-    expect(other.locator("#name")).to_have_text("broken")
-
-
-def test_a_link_opens_its_job(stage: Stage, person: Visit) -> None:
-    """The job of an alert is opened in the history of its VM, also once the key is entered."""
     job = stage.service.pve("forensics", caller="operator2").json["id"]
     page = follow(person, f"#vm=devvm&job={job}")
     phase(page, "locked")
@@ -212,6 +145,25 @@ def test_a_link_opens_its_job(stage: Stage, person: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(f"[id='job {job}'] details[open]")).to_contain_text(f"Id{job}")
     expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    keep_at_hand(person)
+    choose(page, "broken")
+    follow(person, "#vm=twin")
+    expect(page.locator("#name")).to_have_text("twin (VM 103)")
+    expect(page.locator("body")).to_have_attribute("data-tab", "vm")
+    page.goto(f"{person.stage.url}#vm=devvm")
+    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    page.reload()
+    expect(page.locator("#name")).to_have_text("devvm (VM 102)")
+    see_headline(page, "Idle or hung", "unknown")
+    press(page, "cycle")
+    expect(page.locator("#confirm")).to_be_visible()
+    page.evaluate("() => { location.hash = '#vm=twin'; }")
+    expect(page.locator("#confirm")).not_to_be_visible()
+    expect(page.locator("#name")).to_have_text("twin (VM 103)")
+    assert person.mutating == []
+    other = person.tab()  # without the demo's link, so the page locks itself here
+    other.goto(person.stage.url)
+    expect(other.locator("#name")).to_have_text("twin (VM 103)")
 
 
 def answer_lists(page: Page, jobs: list[dict[str, object]]) -> None:
@@ -227,10 +179,21 @@ def answer_lists(page: Page, jobs: list[dict[str, object]]) -> None:
     page.route("**/pve", answer)
 
 
+@contextmanager
+def lost_history(page: Page) -> Iterator[None]:
+    """Lose each answer about jobs."""
+    words = '"history"'
+    page.route("**/pve", lambda route: route.abort() if words in (route.request.post_data or "") else route.fallback())
+    yield
+    page.unroute("**/pve")
+
+
+@pytest.mark.all
 def test_a_link_opens_a_job_that_the_list_does_not_have(stage: Stage, person: Visit) -> None:
     """An older job than the newest 50, or one of another host, is asked for by its id, and stays in the timeline.
 
-    With the key, the page forgets it.
+    That the host does not know a job is said only if it said so, until another tab is chosen. With the key, the page
+    forgets it all.
     """
     job = stage.service.pve("forensics", caller="operator2").json["id"]
     newer = {"id": "newer", "verb": "reset", "by": "twin", "started": "2099-01-01T00:00:00Z", "seconds": 1}
@@ -249,30 +212,18 @@ def test_a_link_opens_a_job_that_the_list_does_not_have(stage: Stage, person: Vi
     show(page, "history")
     expect(page.locator("[id='job newer']")).to_contain_text("failed")
     expect(opened).to_contain_text(f"Id{job}")
-    show(page, "vm")
-    forget_key(page)
-    expect(page.locator("#jobs li[id]")).to_have_count(0)
-
-
-def test_a_link_to_a_job_says_what_is_known_of_it(person: Visit) -> None:
-    """That the host does not know a job is said only if it said so. The sentence stays until another tab is chosen."""
-    page = person.page
-    page.clock.install()
-    keep_at_hand(person)
-    page.route(
-        "**/pve", lambda route: route.abort() if '"history"' in (route.request.post_data or "") else route.fallback()
-    )
-    follow(person, "#vm=devvm&job=msg_of_another_time")
-    wait_for_text(page, "jobs-trouble", "No answer from the host about this job.")
-    assert "does not know" not in page.inner_text("body")
     page.unroute("**/pve")
+    with lost_history(page):
+        follow(person, "#vm=devvm&job=msg_of_another_time")
+        wait_for_text(page, "jobs-trouble", "No answer from the host about this job.")
     follow(person, "#vm=devvm&job=msg_of_another_time")
-    wait_for_text(page, "jobs-trouble", "The host does not know the job msg_of_another_time")
-    page.clock.fast_forward(20_000)
     wait_for_text(page, "jobs-trouble", "The host does not know the job msg_of_another_time")
     show(page, "vm")
     show(page, "history")
     expect(page.locator("#jobs-trouble")).to_have_text("")
+    show(page, "vm")
+    forget_key(page)
+    expect(page.locator("#jobs li[id]")).to_have_count(0)
 
 
 def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
@@ -378,15 +329,3 @@ def test_what_is_written_before_the_conversation_is_loaded_stays_with_its_vm(per
     choose(page, "devvm")
     expect(page.locator("#prompt")).to_have_value("why does devvm still hang?")
     assert [body for body in person.posts if "prompt" in body] == []
-
-
-def test_a_link_that_is_opened_meanwhile_withdraws_the_question(person: Visit) -> None:
-    """The question is about the VM that was on the screen."""
-    page = person.open()
-    show(page, "vm")
-    press(page, "cycle")
-    expect(page.locator("#confirm")).to_be_visible()
-    page.evaluate("() => { location.hash = '#vm=twin'; }")
-    expect(page.locator("#confirm")).not_to_be_visible()
-    expect(page.locator("#name")).to_have_text("twin (VM 103)")
-    assert person.mutating == []

@@ -82,6 +82,7 @@ def watcher(visit: Visit) -> Visit:
     return visit
 
 
+@pytest.mark.all
 def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
     """The picture is current, and the headline says that the guest is back.
 
@@ -110,17 +111,6 @@ def test_the_watch_ends_once_the_guest_answers(watcher: Visit) -> None:
 
 
 @pytest.mark.all
-def test_a_guest_without_a_heartbeat_is_not_called_dead(watcher: Visit) -> None:
-    """The watch ends with the reason for the missing heartbeat, and not in the colour of an error."""
-    answer_screens(watcher.page, guest="silent")
-    page = reset(watcher)
-    look_again(page)
-    jump(watcher, 91)
-    see_bar(page, "No heartbeat is available: the VM has no balloon device. Look at the picture", "unknown")
-    see_headline(page, "Not examined", "unknown")
-    expect(page.locator(KEEP_LOOKING)).to_be_visible()
-
-
 def test_the_console_is_live_and_leaves_nothing(watcher: Visit) -> None:
     """The pictures come from the host itself, which keeps none of them."""
     page, before = reset(watcher), watcher.stage.stages()

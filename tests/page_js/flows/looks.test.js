@@ -304,3 +304,14 @@ test("the list is kept up to date while it is shown and the device is awake; els
 	await turn();
 	assert.ok(count("history", "twin") > 0);
 });
+
+test("that a host was never proven is said by an agent that can know it, and of the only host", async () => {
+	const at = { at: "2026-11-20T03:12:40Z", how: "drill" };
+	for (const [proxmox, proofs, how] of [["not-checked", [null], null], ["answering", [at, at], null], ["answering", [null], undefined], ["answering", [at], "drill"]]) {
+		await open([here("devvm", { proxmox })]);
+		host.hosts = Object.fromEntries(proofs.map((proven, n) => [`pve${n}`, { proven }]));
+		await wake();
+		const { proven } = viewOf();
+		assert.equal(proven && proven.how, how);
+	}
+});

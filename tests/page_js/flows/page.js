@@ -86,7 +86,7 @@ navigator.wakeLock = { async request() {
 } };
 
 // What the host does: `host.pve` answers what a test wants answered in another way.
-export const host = { vms: [], last: "job_0", pve: () => undefined, isAway: false };
+export const host = { vms: [], hosts: {}, last: "job_0", pve: () => undefined, isAway: false };
 export let posts = [];
 
 const DEFAULTS = {
@@ -99,7 +99,7 @@ const DEFAULTS = {
 async function answerTo(path, { body, headers, signal } = {}) {
 	if (path === "health") {
 		if (host.isAway) throw new TypeError("Failed to fetch");
-		return Response.json({ vms: host.vms, chat: "none", config: "ok", hosts: {} });
+		return Response.json({ vms: host.vms, chat: "none", config: "ok", hosts: host.hosts });
 	}
 	const post = { ...JSON.parse(body), id: headers["webhook-id"], isEnded: false };
 	posts.push(post);
@@ -156,7 +156,7 @@ const vm = (name, more) => ({ name, vmid: 102, proxmox: "answering", since: null
 
 // Opens a page with a key, at the first VM, whose first look has ended.
 export async function open(vms = [vm("devvm")]) {
-	Object.assign(host, { vms: vms.map((each) => vm(each.name, each)), last: "job_0", pve: () => undefined, isAway: false });
+	Object.assign(host, { hosts: {}, vms: vms.map((each) => vm(each.name, each)), last: "job_0", pve: () => undefined, isAway: false });
 	kept.clear();
 	dispatch("locked");
 	await pollHealth();
