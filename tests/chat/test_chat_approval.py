@@ -8,7 +8,7 @@ from ..support.talk import PATIENT, Talker, answer_text, bash, fake, started
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
-PROPOSES = fake({"text": "It is hung: reset it.", **bash("pve reset")}, {"text": "It needs your approval."})
+PROPOSES = [{"text": "It is hung: reset it.", **bash("pve reset")}, bash("pve reset"), {"text": "It needs a yes."}]
 
 
 @pytest.mark.real("claude")
@@ -20,15 +20,14 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
     sshd.world.directory.chmod(0o711)
     with started(Talker(sshd.world.directory, model, host=sshd, patched=PATIENT)) as talker:
         talker.answering()
-        first = talker.chat(PROPOSES)
-        [approval] = [event for event in first if event["type"] == "approval"]
+        first = talker.chat(fake(*PROPOSES))
+        approval, older = [event for event in first if event["type"] == "approval"]
         assert (approval["verb"], approval["vm"], approval["why"]) == ("reset", "devvm", "It is hung: reset it.")
         assert talker.pve("history").json["jobs"] == []
 
         second = talker.chat(fake({"text": "I wait."}), session=first[0]["session"])
         assert "You proposed reset: the proposal is not approved, so the verb has not run." in model.asked[-1].said
 
-        [older] = [event for event in talker.chat(PROPOSES) if event["type"] == "approval"]
         for _ in range(2):
             assert talker.pve("reset", msg_id=approval["job"], if_last=approval["last"]).json["outcome"] == "done"
         spent = talker.pve("reset", msg_id=older["job"], if_last=older["last"]).json
@@ -40,6 +39,3 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
         third = talker.chat(fake({"text": "Good."}), session=second[0]["session"])
         assert "You proposed reset: operator approved it, and it ended: done" in model.asked[-1].said
         assert answer_text(third) == "Good."
-        count = model.asked[-1].said.count("You proposed")
-        talker.chat(fake({"text": "Bye."}), session=third[0]["session"])
-        assert model.asked[-1].said.count("You proposed") == count  # no outcome is told twice
