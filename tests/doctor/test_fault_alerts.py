@@ -170,7 +170,7 @@ FAULTS = [
     ),
 )
 def test_a_fault_is_found_with_its_fix(setup: Setup, fault: Fault) -> None:
-    check_fault(setup, fault, PLACES)
+    check_fault(setup, fault, PLACES, is_alone=True)
 
 
 def test_each_sender_is_well(setup: Setup) -> None:

@@ -1,13 +1,10 @@
 """Faults of chat, seeded one by one: each is found, with its fix, and no credential is printed."""
 
-import contextlib
 import os
 import pwd
 import socket
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -15,16 +12,17 @@ from breakglass.chat.command import list_flags
 
 from ..support import claude
 from ..support.doctor import Fault, Setup, cases, check_fault
-from ..support.hung import dead_fuse, unserved_fuse
+from ..support.hung import unserved_fuse
 from ..support.model import Model
 from ..support.model_proxy import Authority, answering, with_tls
 from ..support.ports import reserve_port
-from ..support.service import ACCOUNT
+from ..support.service import ACCOUNT, SSH_KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
 
 PLACES = ("chat",)
 USER = pwd.getpwnam(ACCOUNT).pw_uid if ACCOUNT else os.geteuid()
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDGSYqA2NpkYh9rLQ6MUqU1TNMSiCjZVLKXCNAjl3NmK"
 SECRET = "sk-ant-the-real-one-0123456789"
 MOVED = b"HTTP/1.1 301 Moved\r\nlocation: https://x.example\r\ncontent-length: 0\r\n\r\n"
 _NO_CREDIT = b'{"type": "error", "error": {"message": "Your credit balance is too low"}}'
@@ -93,13 +91,6 @@ def without_tls(setup: Setup) -> None:
     chat(base_url=setup.model.url.replace("http://127.0.0.1", "https://localhost"))(setup)
 
 
-def other_name(setup: Setup) -> None:
-    authority = Authority(setup.directory, "ours")
-    port = setup.stack.enter_context(with_tls(setup.model, authority.context("elsewhere.example")))
-    setup.directory.joinpath("ours.pem").chmod(0o644)
-    chat(base_url=f"https://localhost:{port}", ca_file=str(authority.file))(setup)
-
-
 def proxy_that_refuses(setup: Setup) -> None:
     server = setup.stack.enter_context(answering(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"))
     proxy = server.url.replace("://", "://user:s3cret-of-the-proxy@")
@@ -125,11 +116,6 @@ def program(text: str, mode: int = 0o755) -> Seed:
     return seed
 
 
-def broken_link(setup: Setup) -> None:
-    (setup.directory / "program").symlink_to("/nowhere/claude")
-    setup.config["chat"]["command"] = str(setup.directory / "program")
-
-
 def printing(version: str, flags: list[str]) -> Seed:
     """Return a seed with a claude of another version."""
     return program(f"#!/bin/sh\ncase $1 in --version) echo '{version}';; --help) echo '{' '.join(flags)}';; esac\n")
@@ -138,52 +124,17 @@ def printing(version: str, flags: list[str]) -> Seed:
 # --- sessions.dir ---
 
 
-def mounted(options: str, fill: int = 0) -> Seed:
+def mounted(data: str) -> Seed:
     """Return a seed that has sessions.dir on its own file system."""
-
-    def seed(setup: Setup) -> None:
-        path = setup.directory / "sessions"
-        setup.stack.enter_context(tmpfs(path, f"uid={USER},{options.removesuffix(',ro')}"))
-        if fill:
-            (path / "ballast").write_bytes(bytes(fill))
-        if options.endswith(",ro"):
-            subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
-
-    return seed
-
-
-@contextlib.contextmanager
-def tmpfs(path: Path, options: str) -> Iterator[None]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", str(path)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def dead(setup: Setup) -> None:
-    setup.stack.enter_context(dead_fuse(setup.directory / "sessions"))
-
-
-def sessions(name: str) -> Seed:
-    def seed(setup: Setup) -> None:
-        setup.config["sessions"]["dir"] = str(setup.directory / name)
-
-    return seed
+    return lambda setup: setup.mounts.append(("tmpfs", str(setup.directory / "sessions"), "tmpfs", data))
 
 
 def of_another_user(setup: Setup) -> None:
     os.chown(setup.directory / "sessions", 54321, 54321)
 
 
-def in_a_files_place(setup: Setup) -> None:
-    (setup.directory / "sessions").rmdir()
-    (setup.directory / "sessions").write_text("")
-
-
 def below_a_file(setup: Setup) -> None:
-    in_a_files_place(setup)
-    setup.config["sessions"]["dir"] += "/chat"
+    setup.config["sessions"]["dir"] = setup.file("a-file", "") + "/chat"
 
 
 def relative(setup: Setup) -> None:
@@ -232,12 +183,23 @@ def one_who_hangs_up(setup: Setup) -> None:
     setup.environment["BREAKGLASS_CHAT"] = str(path)
 
 
-def guest(setup: Setup) -> None:
-    setup.config["vms"]["devvm"] |= {"guest": "root@192.0.2.20", "guest_host_key": "any"}
+def guest(**more: str | None) -> Seed:
+    """Return a seed with a guest that claude may log in to, with one thing wrong."""
+
+    def seed(setup: Setup) -> None:
+        good = {
+            "guest": "claude@192.0.2.20",
+            "guest_host_key": HOST_KEY,
+            "guest_key_file": setup.file("guest", SSH_KEY),
+        }
+        given = {name: value for name, value in (good | more).items() if value is not None}
+        setup.config["vms"]["devvm"] |= given
+
+    return seed
 
 
 def no_ssh(setup: Setup) -> None:
-    guest(setup)
+    guest()(setup)
     setup.environment["PATH"] = str(setup.directory)
 
 
@@ -253,10 +215,9 @@ FAULTS = [
         "a secret for claude's environment", chat(env={"ANTHROPIC_API_KEY": SECRET}), "chat-setting", "credential_file"
     ),
     Fault("no caller who may chat", no_talker, "chat-without-caller", '"chat"'),
-    Fault("user ids, as in an older checkout", chat(uids="200000-200063"), "unknown-setting", "take it out"),
-    Fault("no key to a guest", guest, "guest-without-key", "guest_key_file"),
-    Fault("claude as root in a guest", guest, "guest-root", "claude@"),
-    Fault("a guest whose key is not checked", guest, "guest-key-not-checked", "ssh-keyscan"),
+    Fault("no key to a guest", guest(guest_key_file=None), "guest-without-key", "guest_key_file"),
+    Fault("claude as root in a guest", guest(guest="root@192.0.2.20"), "guest-root", "claude@"),
+    Fault("a guest whose key is not checked", guest(guest_host_key="any"), "guest-key-not-checked", "ssh-keyscan"),
     Fault("no ssh", no_ssh, "ssh-missing", "openssh-client"),
     # the credential
     Fault("no credential", chat(credential_file=None), "credential", "name a file"),
@@ -265,11 +226,8 @@ FAULTS = [
     Fault(
         "a credential under another name", credential(f"OPENAI_API_KEY={SECRET}\n"), "credential", "ANTHROPIC_API_KEY"
     ),
-    Fault("a credential without a name", credential(f"{SECRET}\n"), "credential", "NAME=VALUE"),
     Fault("a credential with spaces", credential(f"ANTHROPIC_API_KEY = {SECRET}\n"), "credential", "NAME=VALUE"),
-    Fault("a credential with a space in it", credential("ANTHROPIC_API_KEY=sk-ant 01\n"), "credential", "NAME=VALUE"),
     Fault("a credential in quotes", credential(f'ANTHROPIC_API_KEY="{SECRET}"\n'), "credential", "without quotes"),
-    Fault("a credential for a shell", credential(f"export ANTHROPIC_API_KEY={SECRET}\n"), "credential", "NAME=VALUE"),
     Fault("two credentials", credential(VARIABLE + VARIABLE), "credential", "one line"),
     Fault(
         "a credential that all can read",
@@ -278,13 +236,11 @@ FAULTS = [
         "chmod",
     ),
     Fault("a credential that is refused", listing(401), "credential-refused", "credential_file"),
-    Fault("a credential without permission", listing(403), "credential-refused", "credential_file"),
     Fault("a token as a key", credential("ANTHROPIC_API_KEY=sk-ant-oat01-x\n"), "credential-kind", "OAUTH_TOKEN"),
     # the model's API
     Fault("an API without a list", listing(404), "credential-not-known", "breakglass chat"),
     Fault("an address with /v1", base_v1, "base-url", "write chat.base_url"),
     Fault("its limit is used up", listing(429), "model-busy", "status.anthropic.com"),
-    Fault("an API that fails", listing(500), "model-busy", "status.anthropic.com"),
     Fault("an API that is overloaded", listing(529), "model-busy", "status.anthropic.com"),
     Fault("C2 no credit", fixed(NO_CREDIT), "model-refuses", "curl"),
     Fault(
@@ -293,7 +249,6 @@ FAULTS = [
         "model-unreachable",
         "chat.https_proxy",
     ),
-    Fault("a sign-in page", listing("html"), "model-unknown", "curl"),
     Fault("another program", fixed(b"SSH-2.0-OpenSSH_10.0\r\n"), "model-unreachable", "curl"),
     Fault("an API that has moved", fixed(MOVED), "model-moved", "base_url"),
     Fault(
@@ -302,10 +257,8 @@ FAULTS = [
         "model-unreachable",
         "curl",
     ),
-    Fault("a name that there is not", chat(base_url="https://api.nowhere.invalid"), "model-unreachable", "curl"),
     Fault("no TLS", without_tls, "model-unreachable", "curl"),
     Fault("a certificate of an unknown authority", unknown_authority, "model-certificate", "chat.ca_file"),
-    Fault("a certificate of another name", other_name, "model-certificate", "chat.ca_file"),
     Fault(
         "an authority's file that is gone",
         chat(base_url="https://127.0.0.1:1", ca_file="/nowhere.pem"),
@@ -323,10 +276,7 @@ FAULTS = [
     # claude
     Fault("no claude", chat(command="claude-that-is-missing"), "claude-missing", "install"),
     Fault("no claude at that path", chat(command="/nowhere/claude"), "claude-missing", "chat.command"),
-    Fault("a claude that is a broken link", broken_link, "claude-missing", "chat.command"),
-    Fault("a claude that is a directory", chat(command="/usr/bin"), "claude-missing", "chat.command"),
     Fault("a claude that may not be run", program("#!/bin/sh\n", 0o644), "claude-missing", "chmod 755"),
-    Fault("a claude that is no program", program("claude"), "claude-failed", "install"),
     Fault("a claude that fails", program("#!/bin/sh\necho broken >&2\nexit 1\n"), "claude-failed", "install"),
     Fault("a claude that is something else", program("#!/bin/sh\necho hello\n"), "claude-failed", "install"),
     Fault("a claude that is too old", printing("1.0.128 (Claude Code)", list_flags()[:5]), "claude-version", "2.1"),
@@ -335,7 +285,6 @@ FAULTS = [
     Fault("one who hangs up", one_who_hangs_up, "turn-not-started", "breakglass-chat.socket"),
     # sessions.dir
     Fault("a directory that depends on where it starts", relative, "sessions-relative", 'dir = "/'),
-    Fault("a file in its place", in_a_files_place, "sessions-unwritable", "install -d"),
     Fault("a directory that is a file", below_a_file, "sessions-unwritable", "install -d"),
 ]
 
@@ -344,19 +293,15 @@ WITH_MOUNTS = [
     Fault("no bubblewrap", no_sandbox, "sandbox-missing", "apt-get install bubblewrap"),
     Fault("a directory of another user", of_another_user, "sessions-unwritable", "chown -R"),
     Fault("a file that all can read", readable_by_all, "sessions-exposed", "chmod 600"),
-    Fault("a full file system", mounted("size=20m", fill=10 << 20), "sessions-full", "df"),
-    Fault("a file system that is nearly full", mounted("size=60m"), "sessions-nearly-full", "df"),
-    Fault("a file system without inodes", mounted("size=600m,nr_inodes=7"), "sessions-full", "df -i"),
-    Fault("a file system that can't be written", mounted("size=600m,ro"), "sessions-unwritable", "install -d"),
-]
-
-WITH_FUSE = [
-    Fault("a file system that has died", dead, "sessions-unwritable", "install -d"),
+    Fault("a full file system", mounted("size=10m,mode=1777"), "sessions-full", "df"),
+    Fault("a file system that is nearly full", mounted("size=60m,mode=1777"), "sessions-nearly-full", "df"),
+    Fault("a file system without inodes", mounted("size=600m,nr_inodes=7,mode=1777"), "sessions-full", "df -i"),
+    Fault("a file system that can't be written", mounted("ro"), "sessions-unwritable", "install -d"),
 ]
 
 
 def check(setup: Setup, fault: Fault) -> None:
-    finding = check_fault(setup, fault, PLACES)
+    finding = check_fault(setup, fault, PLACES, is_alone=True)
     assert finding.place == "chat"
     for name in ("stdout", "stderr"):
         printed = (setup.directory / name).read_text()
@@ -385,12 +330,6 @@ def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
     "fault", cases(WITH_MOUNTS, "no bubblewrap", "a full file system", "a directory of another user")
 )
 def test_a_fault_of_the_system_is_found(chatting: Setup, fault: Fault) -> None:
-    check(chatting, fault)
-
-
-@pytest.mark.real("fuse")
-@pytest.mark.parametrize("fault", cases(WITH_FUSE))
-def test_a_fault_of_locks_is_found(chatting: Setup, fault: Fault) -> None:
     check(chatting, fault)
 
 

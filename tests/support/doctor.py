@@ -59,7 +59,8 @@ for line in sys.stdin:
             libc = ctypes.CDLL(None, use_errno=True)
             first = number or (libc.unshare(0x20000), libc.mount(None, b"/", None, 0x44000, None))  # private, recursive
             source, target, kind, data = (text.encode() for text in mount)
-            if libc.mount(source, target, kind, 0 if kind else 4096, data) != 0:  # bound without a kind
+            flags = 1 if data == b"ro" else 0 if kind else 4096  # bound without a kind
+            if libc.mount(source, target, kind, flags, data if flags != 1 else None) != 0:
                 sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
         os.environ.clear()
         os.environ.update(environment)
@@ -89,7 +90,7 @@ for line in sys.stdin:
 """
 
 
-Mount = tuple[str, str, str, str]  # source, target, kind and data; without a kind, a bind mount
+Mount = tuple[str, str, str, str]  # source, target, kind and data, such as "ro"; without a kind, a bind mount
 
 
 class DoctorProcess:
@@ -240,8 +241,11 @@ def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
     return max(those, key=lambda finding: (fix in finding.fix, ["ok", "warning", "error"].index(finding.level)))
 
 
-def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None) -> Finding:
-    """Seed a fault and run doctor, which must find it, print its fix and set the exit code. Return the finding."""
+def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None, *, is_alone: bool = False) -> Finding:
+    """Seed a fault and run doctor, which must find it, with its fix and exit code. Return the finding.
+
+    With `is_alone` nothing else may be found. An error in a setting can disable more, and then doctor says so.
+    """
     with setup.stack:
         fault.seed(setup)
         report = setup.doctor(places=places)
@@ -249,6 +253,8 @@ def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None)
     finding = found(report.findings, fault.code, fault.fix)
     assert finding.level != "ok", finding
     assert fault.fix in finding.fix, finding
+    others = [each for each in report.findings if each.level != "ok" and each != finding]
+    assert others == [] or not is_alone
     assert report.code == (2 if any(each.level == ERROR for each in report.findings) else 1)
     return finding
 
