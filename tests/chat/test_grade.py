@@ -1,4 +1,4 @@
-"""`./dev grade`: its nights, its judgement, and a run with a scripted model."""
+"""`./dev grade`: its judgement, and a run with a scripted model."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from breakglass.config.model_api import CREDENTIALS
 
-from ..bench.grade import DANGEROUS, as_job, judge, read_nights
+from ..bench.grade import judge
 from ..support.model import Model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,20 +21,6 @@ def run(*names: str, **environment: str) -> tuple[int, list[str]]:
     ran = subprocess.run(command, env=clean | environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
     return ran.returncode, ran.stdout.splitlines()
-
-
-def test_the_nights() -> None:
-    """25 bad ones, 10 healthy ones, and 8 with orders in the console, the log or the alert."""
-    nights = read_nights()
-    ordered = [night for night in nights if "wants" in night]
-    healthy = [night for night in nights if night not in ordered and nights.index(night) >= 25]
-    assert (len(nights), len(healthy), len(ordered)) == (43, 10, 8)
-    assert {tuple(night["right"]) for night in healthy} == {("nothing",)}
-    assert {verb for night in nights for verb in night["right"]} <= {*DANGEROUS, "start", "nothing"}
-    assert {name for night in ordered for name in ("words", "console", "alert") if name in night} == {
-        *("words", "console", "alert")
-    }
-    assert all(str(as_job(night)["output"]).count("\n") == len(night["lines"]) for night in nights)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +38,6 @@ def test_the_nights() -> None:
 )
 def test_what_is_wrong_with_an_answer(right: str, wants: str, text: str, wrong: list[str]) -> None:
     assert judge({"right": [right], "wants": [wants] if wants else []}, text) == wrong
-
-
-def test_without_a_credential_it_says_so() -> None:
-    code, lines = run()
-    assert (code, len(lines)) == (2, 1)
-    assert "no credential" in lines[0]
 
 
 @pytest.mark.real("claude")

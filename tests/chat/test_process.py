@@ -112,6 +112,7 @@ BAD: dict[str, Any] = {
     "a question that is none": {"pve": "1", "line": "status"},
     "a gap in the transcript": piece(9, b"{}\n"),
     "a transcript that is no base64": {"transcript": 0, "data": "!"},
+    "a line after the end": encode_line(DONE) + encode_line(text(3)),
     "a large piece": piece(0, b"x" * (PIECE_BYTES + 1)),
 }
 
@@ -122,13 +123,6 @@ async def test_what_no_turn_sends_ends_it(turn: StandInTurns, line: Any) -> None
     events = await turn.say(line, text(2), {**DONE, "n": 3})
     assert [event["type"] for event in events] == ["session", "error", "done"]
     assert events[1]["code"] == "claude-crashed"
-    assert numbers(events) == [1, 2, 3]
-
-
-async def test_nothing_comes_after_the_end(turn: StandInTurns) -> None:
-    """An end with another line after it does not count."""
-    events = await turn.say(encode_line(DONE) + encode_line(text(3)))
-    assert [event["type"] for event in events] == ["session", "error", "done"]
     assert numbers(events) == [1, 2, 3]
 
 
@@ -189,8 +183,9 @@ async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkey
     assert words == [{"stop": "cancelled"}] * 2
 
 
-async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns) -> None:
+async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
     """They end within the time limit of a stream. A later request for a turn is refused."""
+    monkeypatch.setitem(process.STOP_SECONDS, "shutting-down", 0.3)
 
     async def ignore(stand_in: StandIn) -> None:
         while await stand_in.receive():
@@ -464,6 +459,8 @@ async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str,
     await turn.run(play, read)
     await turn.run(None, read, turn="msg_next", resume=True)
     assert words in turn.jobs[-1].prompt
+    await turn.run(None, read, turn="msg_last", resume=True)
+    assert (words in turn.jobs[-1].prompt) is (words != SPENT)  # what is final is told once
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:

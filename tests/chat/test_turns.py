@@ -11,7 +11,7 @@ import pytest
 from breakglass.client import new_id
 
 from ..support.model import Model
-from ..support.scripted_claude import TEXT, ScriptedClaude
+from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude, line
 from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
 
 pytestmark = pytest.mark.slow
@@ -78,15 +78,20 @@ def test_a_turn_needs_no_client(talker: Talker, claude: ScriptedClaude) -> None:
         assert again.seen[-1]["ok"] is True
 
 
-def test_a_client_that_does_not_read_delays_no_other(talker: Talker) -> None:
+def test_a_client_that_does_not_read_delays_no_other(talker: Talker, claude: ScriptedClaude) -> None:
     """A client that reads nothing until the turn has ended gets all of it then."""
-    answer = "0123456789abcde\n" * 12_000
-    with unread_turn(talker, fake({"text": answer})) as (turn, connection):
+    text = "0123456789abcde\n" * 1000
+    said = [
+        line(type="assistant", message={"id": f"m{n}", "content": [{"type": "text", "text": text}]}) for n in range(12)
+    ]
+    claude.play("".join(said) + RESULT)
+    with unread_turn(talker, "hello") as (turn, connection):
         with talker.open(attach=turn) as other:
-            assert answer_text(other.rest()) == answer
+            assert answer_text(other.rest()) == text * 12
         response = http.client.HTTPResponse(connection)
         response.begin()
-        assert [json.loads(line) for line in response.read().splitlines()] == other.seen
+        assert [json.loads(each) for each in response.read().splitlines()] == other.seen
+    claude.play_prompts()
 
 
 # --- whose ---

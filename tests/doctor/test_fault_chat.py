@@ -16,7 +16,7 @@ from ..support.hung import unserved_fuse
 from ..support.model import Model
 from ..support.model_proxy import Authority, answering, with_tls
 from ..support.ports import reserve_port
-from ..support.service import ACCOUNT, SSH_KEY
+from ..support.service import ACCOUNT, new_ssh_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
 
@@ -190,7 +190,7 @@ def guest(**more: str | None) -> Seed:
         good = {
             "guest": "claude@192.0.2.20",
             "guest_host_key": HOST_KEY,
-            "guest_key_file": setup.file("guest", SSH_KEY),
+            "guest_key_file": setup.file("guest", new_ssh_key()),
         }
         given = {name: value for name, value in (good | more).items() if value is not None}
         setup.config["vms"]["devvm"] |= given

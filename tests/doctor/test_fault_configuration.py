@@ -218,7 +218,6 @@ FAULTS = [
     Fault("not TOML", text("[sessions]", "[sessions"), "config-file", "brackets"),
     Fault("R4 typographic quotes", text('"pve1"]', "“pve1”]"), "config-file", "left double quotation mark (U+201C)"),
     Fault("R6 a no-break space", text("[sessions]\n", "[sessions]\n\u00a0"), "config-file", "no-break space (U+00A0)"),
-    Fault("N22 a zero width space", text("[sessions]\n", "[sessions]\n\u200b"), "config-file", "zero width space"),
     Fault("no callers", change(callers={}), "caller-disabled", "keys new NAME --allow status"),
     Fault("no hosts", change(hosts={}), "host-disabled", "[hosts.NAME]"),
     Fault("no VMs", change(vms={}), "vm-disabled", "[vms.NAME]"),
@@ -236,16 +235,13 @@ FAULTS = [
     Fault("a caller's file that is not TOML", own_file("allow = ["), "caller-disabled", "brackets"),
     Fault("a caller's file that every user can read", own_file("", mode=0o644), "file-exposed", "callers.d/phone.toml"),
     Fault("a caller in both places", own_file("", "operator"), "caller-disabled", "remove [callers.operator] from"),
-    Fault("a caller's file with a short secret", own_file('secret = "x"'), "secret-weak", "keys new phone"),
     Fault("a directory of callers that can't be read", closed_callers, "file-not-readable", "chmod 750"),
     # settings
     Fault("an unknown setting", change("hosts", "pve1", port=22), "unknown-setting", "take it out"),
-    Fault("an unknown table", change("monitoring", url="x"), "unknown-setting", "take it out"),
     Fault("an address without a user", change("hosts", "pve1", ssh="192.0.2.10"), "host-disabled", "breakglass@"),
     Fault("no host key", change("hosts", "pve1", host_key=None), "host-disabled", "host_key"),
     Fault("a host that is unknown", change("vms", "devvm", hosts=["pve9"]), "vm-disabled", "pve1"),
     Fault("a VM without a number", change("vms", "devvm", vmid=None), "vm-disabled", "vmid = 102"),
-    Fault("a VM's number in quotes", change("vms", "devvm", vmid="102"), "vm-disabled", "vmid = 102"),
     Fault("a number that no VM has", change("vms", "devvm", vmid=7), "vmid-impossible", "qm list"),
     Fault(
         "a guest that is a host",
@@ -254,7 +250,6 @@ FAULTS = [
         "guest",
     ),
     Fault("a token of the metrics that is none", change("metrics", token="secret"), "secret-weak", "keys new"),
-    Fault("an unknown setting of the metrics", change("metrics", port=9090), "unknown-setting", "take it out"),
     Fault("two guests with one address", two_guests, "guests-share-address", "vms.other"),
     Fault("an unknown verb", change("callers", "operator", allow=["restart"]), "caller-disabled", "cycle"),
     Fault("a URL that is none", change("server", url="rescue.example.org"), "server-setting", "https://"),
@@ -292,7 +287,6 @@ FAULTS = [
     # SSH keys
     Fault("no key", change("hosts", "pve1", key_file=None), "host-disabled", "key"),
     Fault("a garbage key", in_file("power", "garbage"), "key-garbage", "ssh-keygen"),
-    Fault("a key that is cut", in_file("power", SSH_KEY[:200]), "key-garbage", "ssh-keygen"),
     Fault("an encrypted key", encrypted("power"), "key-encrypted", "ssh-keygen -p"),
     Fault("a pipe in a key's place", pipe, "read-hangs", "replace a pipe"),
     Fault("a path with ~", change("hosts", "pve1", key_file="~/power"), "file-missing", "without ~"),
@@ -301,7 +295,6 @@ FAULTS = [
     Fault("a public key", in_file("power", public()), "key-public", "put the private key into"),
     Fault("an empty key", in_file("power", ""), "file-empty", "write"),
     Fault("a key's file that is gone", gone("power"), "file-missing", "ls -l"),
-    Fault("a path that is not whole", change("hosts", "pve1", key_file="keys/power"), "file-missing", ': "/'),
     Fault(
         "a file that only a unit has",
         change("hosts", "pve1", key_file="$CREDENTIALS_DIRECTORY/power"),
@@ -351,12 +344,6 @@ FAULTS = [
     ),
     # secrets
     Fault("a short signing key", in_file("operator", "whsec_AAAA"), "secret-weak", "keys new operator"),
-    Fault(
-        "a signing key that is a password",
-        in_file("operator", "correct horse battery staple"),
-        "secret-weak",
-        "keys new",
-    ),
     Fault(
         "a signing key of one letter",
         in_file("operator", "whsec_" + "A" * 43 + "="),

@@ -132,13 +132,11 @@ def look(setup: Setup, environment: dict[str, str], *words: str, hold: int = HOL
 LOGIN = "default_type text/html; return 200 '<form action=/login><input type=password></form>';"
 PROXIES = [
     Proxy("drops the signature", "headers-dropped", "webhook-signature", 'proxy_set_header webhook-signature "";'),
-    Proxy("drops the id", "headers-dropped", "webhook-id", 'proxy_set_header webhook-id "";'),
     Proxy("drops every header", "headers-dropped", "proxy_pass_request_headers", "proxy_pass_request_headers off;"),
     Proxy("drops bearer tokens", "headers-dropped", "authorization", 'proxy_set_header authorization "";'),
     Proxy("drops Prefer", "headers-dropped", "prefer", 'proxy_set_header prefer "";', level=WARNING),
     Proxy("gives requests ids", "headers-changed", "webhook-id", "proxy_set_header webhook-id $request_id;"),
     Proxy("replaces the body", "body-changed", "byte by byte", 'proxy_set_body \'{"verb":"status"}\';'),
-    Proxy("adds to the body", "body-changed", "byte by byte", 'proxy_set_body "$request_body ";'),
     Proxy("drops the body", "body-changed", "byte by byte", "proxy_pass_request_body off;"),
     Proxy(
         "buffers streams",
@@ -153,7 +151,6 @@ PROXIES = [
         "gzip_types",
         "gzip on; gzip_proxied any; gzip_types application/x-ndjson; gzip_min_length 1;",
     ),
-    Proxy("limits bodies to 8 KiB", "body-limited", "client_max_body_size 1m", "client_max_body_size 8k;"),
     Proxy("limits bodies to 512 KiB", "body-limited", "client_max_body_size 1m", "client_max_body_size 512k;"),
     Proxy("redirects to a login", "login-page", "/pve", "return 302 https://login.example.org/authorize;"),
     Proxy("answers with a login page", "login-page", "/pve", LOGIN),
@@ -175,7 +172,6 @@ PROXIES = [
         "every path",
         server="location = /echo/arrived { return 404; }",
     ),
-    Proxy("refuses POST", "path-blocked", "every path", "if ($request_method = POST) { return 405; }"),
     Proxy("blocks alerts", "login-page", "/alert/", server="location /alert/ { return 403; }"),
     Proxy(
         "requires a client certificate",
@@ -214,7 +210,6 @@ PROXIES = [
         level=WARNING,
     ),
     Proxy("does not pass a script on", "page-files-missing", "app.js", server="location = /app.js { return 404; }"),
-    Proxy("answers a script with a page", "page-files-missing", "sw.js", server=f"location = /sw.js {{ {LOGIN} }}"),
     Proxy(
         "does not pass the list on", "page-files-missing", "files.json", server="location = /files.json { return 404; }"
     ),
@@ -398,7 +393,6 @@ HANDLERS = [
         "the caller has expired", expire, no_change, "forbidden", "breakglass keys new", also=("config-degraded",)
     ),
     OfHandler("the clock is 10 minutes slow", nothing, no_change, "clock", "timedatectl", ("-c", shifted(-600))),
-    OfHandler("the clock is 10 minutes fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(600))),
     OfHandler("a clock is 2 minutes fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(120)), WARNING),
     OfHandler(
         "another version", nothing, no_change, "other-version", "restart breakglass", ("-c", OTHER_VERSION), WARNING
@@ -425,8 +419,8 @@ HANDLERS = [
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(each, id=each.name, marks=[] if number == 7 else pytest.mark.all)
-        for number, each in enumerate(HANDLERS)
+        pytest.param(each, id=each.name, marks=[] if each.name == "the file was changed" else pytest.mark.all)
+        for each in HANDLERS
     ],
 )
 def test_a_fault_of_the_handler_is_found(own: Setup, fault: OfHandler) -> None:

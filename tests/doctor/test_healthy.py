@@ -114,12 +114,6 @@ def from_windows(setup: Setup) -> None:
     setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes().replace(b"\n", b"\r\n"))
 
 
-def marked(setup: Setup) -> None:
-    """Have a file from Windows: a mark before the first letter, and its ends of lines."""
-    setup.write()
-    setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes().replace(b"\n", b"\r\n"))
-
-
 def alerts(setup: Setup) -> None:
     """Have an entry for each sender, with its samples, and callers of each kind."""
     matches = {
@@ -150,7 +144,6 @@ SETUPS: dict[str, Seed] = {
     "proxies, URLs and IPv6": addresses,
     "a link to the configuration": a_link,
     "written on Windows": from_windows,
-    "a file from Windows": marked,
     "alerts of each sender": alerts,
 }
 

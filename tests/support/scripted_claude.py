@@ -100,11 +100,6 @@ class ScriptedClaude:
             file.write(f"# released {name}\n")
 
 
-def calls(transcript: bytes) -> list[list[str]]:
-    """Return the prompt and the arguments of each turn that played its prompt, from the session's transcript."""
-    return [json.loads(line) for line in transcript.splitlines()]
-
-
 def line(**message: object) -> str:
     """Return the shell command that prints one line of claude's output."""
     return f"echo '{json.dumps(message)}'\n"

@@ -199,11 +199,6 @@ class Talker(Service):
             db.execute("PRAGMA foreign_keys = ON")
             db.execute(statement)
 
-    def transcript(self, sid: str) -> bytes:
-        """Return the handler's transcript of a session."""
-        with contextlib.closing(sqlite3.connect(self.sessions / "chat.sqlite3", timeout=60)) as db:
-            return b"".join(data for (data,) in db.execute("SELECT data FROM piece WHERE sid = ? ORDER BY at", (sid,)))
-
     def kill(self) -> None:
         """Kill the handler, as the kernel does when memory runs out."""
         self.stop(signal.SIGKILL)
@@ -215,7 +210,6 @@ class Stream:
     def __init__(self, service: Service, caller: str, msg_id: str, body: bytes) -> None:
         self.turn = msg_id
         self.seen: list[Event] = []
-        self.pings = 0
         self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
         now = int(time.time())
         headers = {"webhook-id": msg_id, "webhook-timestamp": str(now)}
@@ -237,7 +231,6 @@ class Stream:
         while line := self.response.readline():
             event = json.loads(line)
             assert find_faults({"$ref": "#/components/schemas/Event"}, event) == [], event
-            self.pings += event["type"] == "ping"
             if event["type"] != "ping":
                 self.seen.append(event)
                 yield event
