@@ -18,6 +18,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ import pytest
 from ..support import measuring
 from ..unit.test_layout import ROOT, files_to_power
 
-AT_ONCE = 6  # test files in one run of those that note lines; what it noted is kept
+AT_ONCE = 3  # test files in one run of those that note lines; what it noted is kept
 FOLDERS = ("tests/unit", "tests/agent", "tests/handler", "tests/model")
 STORE = ROOT / ".venv/mutants"
 _OPTIONS = ("-p", "tests.bench.mutants")
@@ -108,10 +109,19 @@ def _run_noting(place: Path, files: list[str]) -> list[Noted]:
         data, found = file.read_bytes(), []
         for row in index.read_text().splitlines():
             name, slow, seconds, start, end = json.loads(row)
-            every = [code for each in data[start:end].splitlines() for code in json.loads(each)]
+            every = [code for each in data[start:end].splitlines() for code in _codes_of(each)]
             ran = {f"{os.path.relpath(path, place)}:{number}" for path, _, lines, _ in every for number in lines}
             found.append(Noted(name, slow, seconds, sorted(ran)))
     return found
+
+
+def _codes_of(line: bytes) -> list[list[Any]]:
+    """Return what a process ran, or nothing if it still writes that."""
+    try:
+        codes: list[list[Any]] = json.loads(line)
+    except ValueError:
+        return []
+    return codes
 
 
 def files_of_tests() -> dict[str, str]:
@@ -342,7 +352,6 @@ def _first_failure(place: Copy, limit: float, tests: list[str]) -> tuple[int | N
     code = place.pytest(limit, "-x", *tests)
     if code == pytest.ExitCode.USAGE_ERROR:  # nothing can be imported, or the mutant renamed a row of a table
         code = place.pytest(limit, "-x", *dict.fromkeys(map(_file_of, tests)))
-    assert code != pytest.ExitCode.INTERNAL_ERROR
     return code, next(iter(json.loads(failures.read_text())), "") if failures.exists() else ""
 
 
@@ -396,9 +405,16 @@ def _digests(paths: list[Path]) -> list[str]:
 
 
 def _covering(mutant: Mutant, tests: list[Noted], by_line: dict[str, list[Noted]]) -> list[Noted]:
-    """Return the tests that may find a mutant. What runs at an import is not noted, so any quick test may find it."""
+    """Return the tests that may find a mutant.
+
+    What runs at an import is not noted, so each quick test may find it whose file has the name of the module.
+    """
     found = next((by_line[at] for line in mutant.lines if (at := f"{mutant.file}:{line}") in by_line), [])
-    return found if mutant.function else [test for test in tests if not test.slow or test in found]
+    if mutant.function:
+        return found
+    name = re.compile(rf"\b{Path(mutant.file).stem}\b")
+    near = {file for file in files_of_tests() if name.search((ROOT / file).read_text())}
+    return [test for test in tests if test in found or (not test.slow and _file_of(test.name) in near)]
 
 
 def main(arguments: list[str]) -> int:

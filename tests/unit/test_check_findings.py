@@ -17,7 +17,6 @@ from breakglass.agents.pve.check.findings import (
     judge_inodes,
     judge_logind,
     judge_other_accounts,
-    judge_python,
     judge_room,
     judge_shadow,
 )
@@ -64,8 +63,6 @@ PASSWD = "root:x:0:0:root:/root:/bin/bash\nadmin:x:1000:0::/:/bin/sh\nhalf:x:0\n
 
 
 def judged_accounts() -> Iterator[tuple[object, Iterable[Finding]]]:
-    for version in ((3, 10, 9), (3, 11), (3, 13, 5), (4, 0, 0), (2, 7, 18)):
-        yield f"Python {version}", [judge_python(version)]
     yield from ((account, judge_account(USER, account)) for account in ACCOUNTS)
     for pam in (True, False):
         for line in SHADOW:

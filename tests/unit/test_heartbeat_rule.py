@@ -184,6 +184,18 @@ def test_each_row_gets_its_verdict(name: str) -> None:
     assert not verdict.sentence.endswith("…")
 
 
+def test_a_silence_is_as_long_as_at_the_last_look() -> None:
+    """The end of the watch counts, and not its beginning, where the answer was 5 s younger."""
+    lost = verdict_of(replace(MOVING, heartbeats=LOST))
+    hung = verdict_of(replace(IDLE, heartbeats=LOST))
+    for verdict in (lost, hung):
+        assert "has not answered for 31 s" in verdict.sentence
+        assert "31 s" in verdict.why
+    assert hung.sentence.count("in 5 s") == 1
+    ends = [verdict_of(replace(IDLE, heartbeats=watched(age))).sentence.rpartition(": ")[2] for age in (19, 22)]
+    assert ends == ["look again in half a minute", "collect evidence"]
+
+
 def test_a_status_tells_when_the_kernel_answered_last() -> None:
     """The time is by the host's clock. If it is not known, as after a dead probe, there is none."""
     assert describe_heartbeat(Evidence("running", heartbeats=(beat(2),))) == {

@@ -138,6 +138,7 @@ def test_a_bare_trailer_is_enough() -> None:
     body = answer_from_trailer(REQUEST, {"outcome": "done", "exit_code": 0, "warnings": "no list"}, "", "").body
     assert (body["state"], body["last"], body["attached"], body["verdict"]) == ("unknown", None, False, None)
     assert body["warnings"] == [EXPIRES]
+    assert (body["seconds"], body["rejected"], body["screen"], body["stage"]) == (0.0, False, False, "")
 
 
 # --- deadlines and overrides ---

@@ -45,7 +45,7 @@ def test_a_key_that_is_not_accepted_is_tried_rarely() -> None:
     for refusals in range(1, 50):
         logins.append(logins[-1] + refusal_seconds(refusals, 0.0))
     assert max(sum(begin <= login < begin + 600 for login in logins) for begin in logins) == 4
-    assert [refusal_seconds(refusals, 1.0) for refusals in (1, 4, 1000)] == [90, 450, 450]
+    assert [refusal_seconds(refusals, 1.0) for refusals in (1, 2, 3, 4, 1000)] == [90, 180, 360, 450, 450]
 
 
 def test_only_many_hosts_are_connected_one_after_the_other() -> None:

@@ -17,6 +17,13 @@ def test_a_host_agents_word_is_read() -> None:
     assert (read_handshake({}).proven, describe_openly(None)) == (None, None)
 
 
+@each_row("said", [True, False, None, 1, "true"])
+def test_a_hosts_flag_is_set_by_true_alone(said: object) -> None:
+    """A key counts as one for reading, and names are sent, only if the host says so."""
+    found = read_handshake({"read_only": said, "no_last_words": said, "names": said})
+    assert [found.read_only, found.no_last_words, found.names] == [said is True] * 3
+
+
 @each_row(
     "told",
     [

@@ -58,6 +58,7 @@ ROWS = {
         "guest-hung",
         "reset",
     ),
+    "one request frozen": (replace(RUNNING, queues=(sample(1, 8812), sample(1, 8812))), "disk-frozen", "cycle"),
     "disk frozen": (replace(FROZEN, seconds=1.5), "disk-frozen", "cycle"),
     "disk frozen, storage silent": (replace(FROZEN, late_commands=("lvs", "pvesm")), "disk-frozen", "cycle"),
     "disk frozen, its own storage dead": (replace(FROZEN, dead_storages=("nas",)), "storage-hung", ""),
