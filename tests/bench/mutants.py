@@ -246,7 +246,7 @@ def equivalent() -> set[str]:
 class Fate(NamedTuple):
     """What became of a mutant."""
 
-    end: str  # killed, or else why not
+    end: str  # killed, or why not; a busy machine can take too long without a mistake
     by: str  # the test that killed it, if it was one test
     seconds: float
 
@@ -257,14 +257,13 @@ class Copy:
     def __init__(self, directory: Path) -> None:
         self.directory, self.cache = directory, directory / "cache"
         self._sound: dict[str, bool] = {}
-        ignored = shutil.ignore_patterns(".*", "__pycache__")
-        shutil.copytree(ROOT, directory, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(ROOT, directory, symlinks=True, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         directory.chmod(0o755)  # for the tests that run a handler as another user
         (directory / "package").mkdir()
         (directory / "package/breakglass").symlink_to(directory / "handler")
         # The byte code is valid for the same bytes of a source only, because a mutant may have the time and the size of
         # another.
-        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash"]
+        command = [sys.executable, "-m", "compileall", "-q", "-f", "--invalidation-mode", "checked-hash"]
         subprocess.run([*command, "handler", "agents"], cwd=directory, check=True)
         self._runs = subprocess.Popen(
             [sys.executable, "-m", "tests.support.warm_pytest"],
@@ -334,7 +333,7 @@ def fate(place: Copy, mutant: Mutant, tests: list[Noted], most: float) -> Fate:
             if code == 0:
                 break
             if again and (not failed or place.is_sound(failed)):
-                return Fate("killed, took too long" if code is None else "killed", failed, _since(began))
+                return Fate("took too long" if code is None else "killed", failed, _since(began))
             if failed not in chosen:
                 break
             chosen = chosen[chosen.index(failed) + 1 :]  # it fails by chance, or without a mutant

@@ -1,0 +1,86 @@
+"""What a key may send: the host agent's checks of one line, before anything is read or started for it."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from breakglass.agents.pve.grammar import parse_line
+from breakglass.agents.pve.host.paths import Key
+from breakglass.agents.pve.serving.serve import check_request, complete_request, name_vm
+from breakglass.agents.pve.vm_list import parse_vm_list
+
+from ..support.rows import each_row
+
+POWER = Key(parse_vm_list("102,104"), root="/nowhere")
+READING = replace(POWER, read_only=True)
+ONE = replace(POWER, vms=parse_vm_list("102"))
+LINES = {
+    "reset vm=102": ("", "read-only-key"),
+    "status vm=102": ("", ""),
+    "status vm=103": ("wrong-vm", "wrong-vm"),
+    "status": ("wrong-vm", "wrong-vm"),
+    "stop": ("wrong-vm", "wrong-vm"),
+    "status vm=102 by=anna": ("", "agent-refused"),
+    "forensics vm=102 id=msg_12345678": ("", "agent-refused"),
+    "job vm=102 id=msg_12345678": ("", ""),
+    "where vm=102 id=msg_12345678": ("", ""),
+    "screen vm=102": ("", "agent-refused"),
+    "check vm=105": ("wrong-vm", "wrong-vm"),
+    "check": ("", "agent-refused"),
+    "ping": ("", ""),
+    "states": ("", "agent-refused"),
+    "session": ("agent-refused", "agent-refused"),
+}
+
+
+def refusal(key: Key, line: str) -> tuple[str, str, str]:
+    """Return the code of the verdict, the stream of the line that says why, and that line."""
+    messages = list(check_request(key, name_vm(key, parse_line(line))) or [])
+    if not messages:
+        return "", "", ""
+    said, result = messages
+    verdict = result["verdict"]
+    assert isinstance(verdict, dict)
+    return verdict["code"], str(said["stream"]), str(said["text"])
+
+
+@each_row("line", LINES)
+def test_each_line_is_for_the_keys_that_may_send_it(line: str) -> None:
+    """A reading key changes no power and has no words of the handler. A key serves its own VMs only."""
+    assert (refusal(POWER, line)[0], refusal(READING, line)[0]) == LINES[line]
+
+
+def test_a_refused_power_verb_asks_for_an_approval() -> None:
+    """The terminal of claude reads that line of stdout. Any other refusal is a sentence on stderr."""
+    assert refusal(READING, "reset vm=102")[1:] == ("stdout", "approval-required: reset\n")
+    code, stream, text = refusal(POWER, "reset vm=103")
+    assert (code, stream, text.startswith("this key serves VM 102,104, not 103")) == ("wrong-vm", "stderr", True)
+
+
+def test_a_line_may_omit_the_only_vm() -> None:
+    """A `check` without a number is about the host."""
+    assert [name_vm(ONE, parse_line(line)).vm for line in ("reset", "check", "check vm=102")] == [102, None, 102]
+    assert name_vm(POWER, parse_line("reset")).vm is None
+
+
+def test_a_request_is_completed() -> None:
+    """It gets an id and a caller. A reading key may not take a capture each second."""
+    by_hand = complete_request(POWER, parse_line("forensics vm=102 fresh=5"), "0123abcd")
+    assert (by_hand.id, by_hand.by, by_hand.fresh) == ("forensics-0123abcd", "by-hand", 5)
+    named = replace(READING, name="claude")
+    read = [complete_request(key, parse_line("forensics vm=102"), "0123abcd") for key in (READING, named)]
+    assert [(each.by, each.fresh) for each in read] == [("read-only", 60), ("claude", 60)]
+    full = complete_request(named, parse_line("forensics vm=102 id=msg_12345678 by=anna fresh=90"), "0123abcd")
+    assert (full.id, full.by, full.fresh) == ("msg_12345678", "anna", 90)
+
+
+def test_the_agent_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a check and a ping work without root, because they say so. A root of the tests needs no root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    real = replace(POWER, root="")
+    lines = ("status vm=102", "reset vm=102", "ping", "check vm=102")
+    assert [refusal(real, line)[0] for line in lines] == ["agent-failed", "agent-failed", "", ""]
+    assert refusal(POWER, "status vm=102")[0] == ""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert refusal(real, "status vm=102")[0] == ""
