@@ -6,7 +6,7 @@ bodies.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from ..agents.pve.words import AGENT_REFUSED, ANYWAY, GOES_WITH, REFUSED, STRANDED
@@ -39,7 +39,7 @@ class Answer:
     """The answer object of docs/openapi.yaml, and its HTTP status."""
 
     body: Mapping[str, object]
-    status: int = field(default=200)
+    status: int
 
     @property
     def outcome(self) -> str:

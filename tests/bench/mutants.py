@@ -7,7 +7,7 @@ that starts a host has to fail twice, so that a busy machine finds no mutants.
 
 What was found is kept in .venv/mutants, so a run that was interrupted continues: the lines of a test until its file or
 the code changes, a killed mutant until its file or the test that found it changes, and any other until a test changes.
-EQUIVALENT lists mutants that change nothing that anybody could notice. They are not tried.
+EQUIVALENT lists mutants that have no effect, each with the reason. They are not tried.
 
 This module is also a plugin of pytest. It notes the lines, and keeps the order of the tests.
 """

@@ -61,7 +61,7 @@ def _wait(pid: int, seconds: float) -> int | None:
     for patience, number in ((seconds, signal.SIGTERM), (60, signal.SIGKILL)):
         if select.select([pidfd], [], [], patience)[0]:
             break
-        os.kill(pid, number)
+        signal.pidfd_send_signal(pidfd, number)
         ended = True
     os.close(pidfd)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -19,6 +19,7 @@ from breakglass.proxmox.outcome import (
     rejected_answer,
 )
 from breakglass.proxmox.request import VerbRequest
+from breakglass.proxmox.wire import is_message
 
 from ..support.rows import each_row
 
@@ -131,6 +132,16 @@ def test_an_agent_that_refuses_our_word_is_older() -> None:
     assert isinstance(verdict, dict)
     assert (verdict["code"], verdict["advice"]) == ("agent-refused", "")
     assert verdict["sentence"] == "the host agent is too old for this verb; upgrade it"
+
+
+@each_row(
+    "changed",
+    [{"type": "news"}, {"type": None}, {"outcome": "won"}, {"outcome": None}, {"exit_code": "0"}, {"exit_code": None}],
+)
+def test_what_is_no_result_is_no_message(changed: dict[str, object]) -> None:
+    """A newer host agent may send more kinds of messages. Only a whole result ends a request."""
+    result: dict[str, object] = {"type": "result", "outcome": "done", "exit_code": 0}
+    assert (is_message(result), is_message(result | changed)) == (True, False)
 
 
 def test_a_bare_trailer_is_enough() -> None:

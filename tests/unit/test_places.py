@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from breakglass.base.budget import ASK_AGAIN_SECONDS, ASK_SECONDS
 from breakglass.base.errors import Lost, Unreached
 from breakglass.config.model import Address, Host, Vm
+from breakglass.proxmox import places
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.places import Places
 
+from ..model.simulation import VirtualLoop
 from ..support.rows import each_row
 
 HOSTS = tuple(Host(name, Address("breakglass", name), "key", node=name, cluster="c") for name in ("a", "b"))
@@ -119,14 +122,14 @@ def test_each_row_goes_to_its_host(name: str) -> None:
 
 async def test_a_vm_that_was_seen_is_looked_for_there() -> None:
     """The place is kept, and it counts if no host can tell where the VM is, or if two say it without a quorum."""
-    places, hosts = Places(), [Node(HOSTS[0], says("a", "b")), Node(HOSTS[1], says("b", "b"))]
-    assert places.host_of(VM) == "a"
-    await places.find(VM, hosts)
-    assert places.host_of(VM) == "b"
+    seen, hosts = Places(), [Node(HOSTS[0], says("a", "b")), Node(HOSTS[1], says("b", "b"))]
+    assert seen.host_of(VM) == "a"
+    await seen.find(VM, hosts)
+    assert seen.host_of(VM) == "b"
     for said in ((None, None), (says("a", "a", sure=False), says("b", "b", sure=False))):
         hosts[0].said, hosts[1].said = said
-        assert (await places.find(VM, hosts, changes=True)).host is hosts[1]
-    assert places.host_of(replace(VM, hosts=HOSTS[:1])) == "a"
+        assert (await seen.find(VM, hosts, changes=True)).host is hosts[1]
+    assert seen.host_of(replace(VM, hosts=HOSTS[:1])) == "a"
 
 
 async def test_the_only_host_is_not_asked() -> None:
@@ -137,6 +140,22 @@ async def test_the_only_host_is_not_asked() -> None:
     assert (found.host, found.is_only, host.asked) == (host, True, 0)
     assert not (await Places().find(replace(only, hosts_off=("off",)), [host])).is_only
     assert host.asked == 1
+
+
+@each_row(("repeated", "seconds"), [(False, ASK_SECONDS), (True, ASK_AGAIN_SECONDS)])
+def test_a_silent_host_is_waited_for(repeated: bool, seconds: float) -> None:
+    """A repeated attempt waits longer, because a host that can't tell of the id stops it."""
+
+    async def waits() -> float:
+        host = Node(HOSTS[1], says("b", "a"))
+        host.read = lambda line: asyncio.sleep(3600, [])  # type: ignore[method-assign]
+        began = asyncio.get_running_loop().time()
+        await places._ask(host, 102, "", repeated)
+        return asyncio.get_running_loop().time() - began
+
+    loop = VirtualLoop()
+    assert round(loop.run_until_complete(waits()), 3) == seconds
+    loop.close()
 
 
 async def test_a_host_that_is_down_is_asked_about_a_repeated_id_only() -> None:

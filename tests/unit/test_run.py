@@ -1,0 +1,116 @@
+"""One request's verb, from what its host sends or fails to send: the answer, and the stream of a client."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from breakglass.auth.signing import Caller
+from breakglass.base.errors import Lost, Unreached
+from breakglass.config.model import Vm
+from breakglass.proxmox.host import HostConnection
+from breakglass.proxmox.outcome import Message
+from breakglass.proxmox.places import Destination
+from breakglass.proxmox.request import SentIds, VerbRequest
+from breakglass.proxmox.run import Run
+
+from ..support.rows import each_row
+from .test_places import HOSTS, VM
+
+STAGE: Message = {"type": "stage", "stage": "stop", "deadline": 240.0, "started": "2026-11-24T03:12:44Z"}
+SAID: list[Message] = [
+    STAGE,
+    {"type": "output", "stream": "stdout", "text": "stdout\n"},
+    {"type": "output", "stream": "stderr", "text": "stderr\n"},
+    {"type": "result", "outcome": "done", "exit_code": 0, "state": "stopped"},
+]
+
+
+class Sender(HostConnection):
+    """A host that sends these messages, and then waits or fails."""
+
+    def __init__(self, said: list[Message], end: Exception | None = None) -> None:
+        super().__init__(HOSTS[0])
+        self.said, self.end = said, end
+
+    async def run(self, line: str, ping_first: bool = True, asked: Vm | None = None) -> AsyncIterator[Message]:
+        for message in self.said:
+            yield message
+        if self.end is not None:
+            raise self.end
+        if self.said[-1:] != SAID[-1:]:
+            await asyncio.sleep(3600)
+
+
+def begin(host: Sender, verb: str = "stop", again: bool = False, sent: int = 0, **found: Any) -> Run:
+    """Begin a verb whose id was already sent `sent` times."""
+    ids = SentIds()
+    for _ in range(sent):
+        ids.add("msg_12345678")
+
+    async def find(msg_id: str, changes: bool, is_repeated: bool) -> Destination:
+        return Destination(host, **{"is_only": True} | found)
+
+    caller = Caller("anna", (), frozenset({verb}))
+    return Run(find, VerbRequest(verb, VM, "msg_12345678", caller, 0.0, again=again), ids, 0.0)
+
+
+async def test_the_answer_and_the_stream_have_what_the_host_sent() -> None:
+    run = begin(Sender(SAID))
+    streamed = [message async for message in run.stream(asyncio.Event())]
+    answer = await run.finished(asyncio.Event())
+    assert streamed[0] == {"type": "accepted", "id": "msg_12345678", "verb": "stop", "vm": "devvm"}
+    assert streamed[1:-1] == SAID[:-1]
+    assert (streamed[-1]["type"], streamed[-1]["outcome"]) == ("result", "done")
+    assert (answer.outcome, answer.body["stdout"], answer.body["stderr"]) == ("done", "stdout\n", "stderr\n")
+
+
+NOT_SENT, LOST = Unreached("tcp", "no way there", "look"), Lost("it is silent", "")
+FAILURES: dict[str, tuple[Exception, dict[str, Any], tuple[str, bool | None]]] = {
+    "not sent": (NOT_SENT, {}, ("unreached", False)),
+    "not sent, of several hosts": (NOT_SENT, {"is_only": False}, ("unreached", False)),
+    "not sent, a read": (NOT_SENT, {"verb": "forensics", "is_only": False}, ("unreached", False)),
+    "not sent now, but earlier": (NOT_SENT, {"sent": 1}, ("unknown", None)),
+    "not sent, a repeated id": (NOT_SENT, {"again": True}, ("unreached", False)),
+    "not sent, an id that another host may have": (NOT_SENT, {"again": True, "is_only": False}, ("unknown", None)),
+    "not sent, an id that the host has": (NOT_SENT, {"has_id": True}, ("unknown", None)),
+    "lost": (LOST, {}, ("unknown", None)),
+    "lost, a read": (LOST, {"verb": "forensics"}, ("unknown", None)),
+    "no time left": (TimeoutError(), {}, ("unknown", None)),
+}
+
+
+@each_row("name", FAILURES)
+def test_each_failure_says_whether_anything_was_sent(name: str) -> None:
+    """`unreached` promises that this id has done nothing, on any host."""
+    error, more, wanted = FAILURES[name]
+
+    async def end() -> tuple[object, object]:
+        answer = await begin(Sender([], error), **more).finished(asyncio.Event())
+        return answer.outcome, answer.body["reached"]
+
+    assert asyncio.run(end()) == wanted
+
+
+async def test_a_silent_node_is_named() -> None:
+    """The request went to another host, because the VM's own node did not answer."""
+    run = begin(Sender([], NOT_SENT), away=HostConnection(HOSTS[1]))
+    verdict = (await run.finished(asyncio.Event())).body["verdict"]
+    assert isinstance(verdict, dict)
+    assert (verdict["code"], verdict["sentence"].startswith("the VM is on node b: no way there")) == ("tcp", True)
+
+
+async def test_an_answer_before_the_end_says_what_is_known() -> None:
+    """After the host's first message, it is `running`. Before that, only the end of the handler ends the wait."""
+    runs = begin(Sender(SAID[:2])), begin(Sender([]))
+    running = await runs[0].finished(asyncio.Event(), seconds=0.05)
+    assert (running.status, running.outcome, running.body["stage"]) == (202, "running", "stop")
+    assert running.body["stdout"] == "stdout\n"
+    stopping = asyncio.Event()
+    early = asyncio.create_task(runs[1].finished(stopping, seconds=0.0))
+    await asyncio.wait([early], timeout=0.05)
+    assert not early.done()
+    stopping.set()
+    assert (await early).outcome == "unknown"
+    assert [each["type"] async for each in runs[0].stream(stopping)][:3] == ["accepted", "stage", "output"]
+    for run in runs:
+        run.task.cancel()
