@@ -39,10 +39,15 @@ TIMES = f"{PACKAGE}.budget"
 
 _PROGRAM = """\
 #!/usr/bin/python3 -IS
+import gc
 import sys
 
+gc.disable()  # while the modules are loaded, which takes a tenth less time then
 sys.path.insert(0, {root!r})
 {measuring}import {main} as main
+
+gc.freeze()
+gc.enable()
 
 
 def modules():
