@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from breakglass.demo.proxmox.world import World
 
-from .support import leftovers, parts, selection
+from .support import leftovers, parts, prefork, selection
 from .support.agent import hasten
 from .support.model import Model
 from .support.pve_host import restore
@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that leaves a process or a mount behind. The processes of xdist have ended by now."""
+    prefork.end()
     directory = session.config.stash.get(_DIRECTORY, None)
     if directory is not None:
         _LEFT.extend(leftovers.end(directory))

@@ -3,14 +3,13 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .doctor import DoctorProcess, Setup
 from .ports import reserve_port
-from .service import as_handler, new_secret
+from .service import new_secret, start_handler
 from .signals import signal_process
 from .sshd import Sshd, end_with_descendants, wait_listening
 from .stages import until
@@ -38,11 +37,9 @@ class Running:
     def run(self) -> Iterator["Running"]:
         environment = {**os.environ, **self.setup.environment, "PORT": str(self.port)}
         environment.pop("BREAKGLASS_SECRET_FILE")
-        with self.log.open("wb") as log:
-            command = [sys.executable, *self.program, "serve"]
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, cwd=self.setup.directory, **as_handler()
-            )
+        self.log.write_bytes(b"")
+        command = [sys.executable, *self.program, "serve"]
+        self.process = start_handler(command, environment, self.setup.directory, self.log)
         try:
             wait_listening(self.port, self.process)
             yield self

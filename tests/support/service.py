@@ -24,6 +24,7 @@ import asyncssh
 from breakglass.auth.signing import secret_bytes, sign
 from breakglass.client import new_id
 
+from . import prefork
 from .contract import check_answer
 from .ports import reserve_port
 from .sshd import end_with_descendants, wait_listening
@@ -112,6 +113,21 @@ def as_handler() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
 
 
+def start_handler(
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, output: Path, errors: Path | None = None
+) -> prefork.Process:
+    """Run a Python's command line as the handler's user. The handler appends its output to the files.
+
+    With -m or -c, the process is forked. A program that has a path is started as a person starts it.
+    """
+    if command[1] not in ("-m", "-c"):
+        with output.open("ab") as log:
+            return subprocess.Popen(command, env=environment, cwd=directory, stdout=log, **as_handler())
+    account = pwd.getpwnam(ACCOUNT) if ACCOUNT else None
+    user = (account.pw_uid, account.pw_gid) if account else None
+    return prefork.start(command, environment, directory, output, errors, user)
+
+
 def give_directory(directory: Path) -> Path:
     """Make and return a directory that only the handler may use, such as sessions.dir."""
     directory.mkdir(0o700, parents=True, exist_ok=True)
@@ -139,7 +155,7 @@ def give_to_handler(*files: Path) -> None:
         let_in(file)
 
 
-def wait_answering(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None) -> None:
+def wait_answering(port: int, process: prefork.Process, log: Path | None = None) -> None:
     """Return once a handler answers."""
     wait_listening(port, process, log)
     try:
@@ -161,6 +177,7 @@ def with_constants(*changes: str) -> Sequence[str]:
 class Service:
     """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
 
+    process: prefork.Process
     python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
     errors: Path | None = None
@@ -192,12 +209,8 @@ class Service:
     def start(self) -> None:
         """Start the handler, or start it again at its old port, and return once it answers."""
         environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [self.python, *self.program, "serve"]
-        with contextlib.ExitStack() as files:
-            audit = files.enter_context(self.audit_file.open("ab"))
-            errors = files.enter_context(self.errors.open("ab")) if self.errors else None
-            streams: dict[str, Any] = {"stdout": audit, "stderr": errors}
-            self.process = subprocess.Popen(command, env=environment, cwd=self.directory, **streams, **as_handler())
+        command = [str(self.python), *self.program, "serve"]
+        self.process = start_handler(command, environment, self.directory, self.audit_file, self.errors)
         wait_answering(self.port, self.process, self.errors)
 
     @property

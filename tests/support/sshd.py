@@ -19,6 +19,7 @@ import asyncssh
 from breakglass.demo.proxmox.world import World
 
 from .ports import reserve_port
+from .prefork import Process
 from .signals import signal_process
 
 CONFIG = """\
@@ -158,14 +159,14 @@ def kill_all(pids: list[int]) -> None:
             pass
 
 
-def end_with_descendants(process: "subprocess.Popen[bytes]") -> None:
+def end_with_descendants(process: Process) -> None:
     """End a process and its descendants. Does nothing if it has ended and was waited for."""
     if process.returncode is None:
         kill_all([process.pid, *descendants(process.pid)])
     process.wait()
 
 
-def wait_listening(port: int, process: "subprocess.Popen[bytes]", log: Path | None = None, seconds: float = 60) -> None:
+def wait_listening(port: int, process: Process, log: Path | None = None, seconds: float = 60) -> None:
     """Return once the process listens on the port. Otherwise, end it and raise with the last lines of its log."""
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:

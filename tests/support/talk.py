@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,11 +28,11 @@ from .service import (
     SSH_KEY,
     Reply,
     Service,
-    as_handler,
     config_text,
     give_directory,
     give_to_handler,
     new_secret,
+    start_handler,
     wait_answering,
 )
 from .sshd import Sshd
@@ -109,8 +108,8 @@ class Talker(Service):
     def start(self) -> None:
         environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
         command = [sys.executable, "-c", self._code, "serve"]
-        with self.audit_file.open("wb") as audit:
-            self.process = subprocess.Popen(command, env=environment, stdout=audit, cwd=self.directory, **as_handler())
+        self.audit_file.write_bytes(b"")
+        self.process = start_handler(command, environment, self.directory, self.audit_file)
         wait_answering(self.port, self.process)
 
     def wait_for_chat(self, state: str) -> None:
