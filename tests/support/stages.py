@@ -40,10 +40,11 @@ def archive_note(world: World) -> str:
 
 def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
     """Return once `seen()` is true. A job writes its own stage to a file, so reading that is an event."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.002
     while not seen():
         assert time.monotonic() < end, f"{what} did not happen"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)  # many of these looks read all of /proc, which other tests then wait for
 
 
 def await_agents(world: World) -> None:
