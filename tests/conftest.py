@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from .support.browser import ParkedLoop, Stage, Visit
 
 # No database, because the workers of a run would share it. The same examples each time find what an edit broke.
-settings.register_profile("few", database=None, deadline=None, derandomize=True, max_examples=50)
-settings.register_profile("all", database=None, deadline=None, derandomize=True, max_examples=500)
-settings.load_profile("all" if os.environ.get("BREAKGLASS_TEST_ALL") == "1" else "few")
+settings.register_profile("tests", database=None, deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("tests")
 
 _LEFT: list[str] = []
 _DIRECTORY = pytest.StashKey[Path]()

@@ -44,7 +44,7 @@ def framed(data: bytes, cuts: list[int]) -> list[Message]:
 
 @pytest.mark.all
 @given(st.lists(TEXT, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=500)
 def test_messages_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
     """Lines are joined again wherever the network cut them, even in the middle of a character."""
     sent: list[Message] = [{"type": "output", "stream": "stdout", "text": text} for text in texts]
