@@ -63,7 +63,7 @@ def tell(*words):
 
 gc.freeze()
 signal.signal(signal.SIGCHLD, reap)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then ends the handlers
 for line in sys.stdin:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # the start of a child is told before its end
     if (pid := os.fork()) == 0:
