@@ -100,7 +100,7 @@ def test_the_log_says_who_signed_and_why_others_were_refused(service: Service) -
     """Only the log says why, because the answers are all the same bytes.
 
     If a caller has two keys, the log says which one signed, and `reload` lists both. The peer itself is the client,
-    unless its address is configured as a proxy's.
+    unless [server] proxies has its address.
     """
     body = b'{"verb":"status"}'
     old, new = service.secrets["operator"], new_secret()

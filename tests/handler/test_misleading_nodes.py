@@ -30,7 +30,7 @@ def lose(nodes: Cluster, service: Service, *names: str) -> None:
 
 @pytest.fixture
 def restarted(service: Service) -> Iterator[Service]:
-    """A handler that a test stops and starts. Afterwards, it has its configuration again."""
+    """A handler that a test stops and starts. After the test, its configuration is restored."""
     text = service.config.read_text()
     yield service
     service.config.write_text(text)
