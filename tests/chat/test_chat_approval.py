@@ -8,7 +8,11 @@ from ..support.talk import PATIENT, Talker, answer_text, bash, fake, started
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
-PROPOSES = [{"text": "It is hung: reset it.", **bash("pve reset")}, bash("pve reset"), {"text": "It needs a yes."}]
+PROPOSES: list[dict[str, object]] = [
+    {"text": "It is hung: reset it.", **bash("pve reset")},
+    bash("pve reset"),
+    {"text": "It needs a yes."},
+]
 
 
 @pytest.mark.real("claude")
