@@ -16,7 +16,7 @@ from ..support.chroot import base
 from ..support.documents import commands
 from ..support.installing import new_key
 from ..support.locks import ROOT
-from ..support.release import build_package, handler_package
+from ..support.release import build_package, handler_package, host_package
 from ..support.stages import until
 from ..support.wheelhouse import build_wheel, wheelhouse
 
@@ -172,7 +172,9 @@ def test_a_proxmox_host_is_refused(system: Booted, script: str, said: str) -> No
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
-def test_lintian_finds_no_error(packages: Path) -> None:
+def test_lintian_finds_no_error(packages: Path, tmp_path: Path) -> None:
+    """In this package, and in the host's."""
     [package] = packages.glob(f"*_{VERSION}_*.deb")
-    ran = subprocess.run(["lintian", "--tag-display-limit", "0", package], capture_output=True, text=True)
-    assert (ran.returncode, re.findall("^E: .*", ran.stdout, re.MULTILINE)) == (0, []), ran.stdout + ran.stderr
+    for file in (package, build_package(host_package(ROOT, EPOCH), ROOT, tmp_path, EPOCH)):
+        ran = subprocess.run(["lintian", "--tag-display-limit", "0", file], capture_output=True, text=True)
+        assert (ran.returncode, re.findall("^E: .*", ran.stdout, re.MULTILINE)) == (0, []), ran.stdout + ran.stderr
