@@ -17,14 +17,13 @@ let chat;
 /** @type {Promise<ChatModule>|undefined} */
 let loading;
 
-/** Loads the conversation's modules, once. */
+/** Loads the conversation's modules, once. Chromium tries a module that was lost again only after a reload. */
 function loadChat() {
 	loading ??= import("./turns.js").then((module) => {
 		chat = module;
 		chat.renderChat();
 		return module;
 	});
-	loading.catch(() => { loading = undefined; }); // so that the next use loads the modules again
 	return loading;
 }
 

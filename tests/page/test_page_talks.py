@@ -176,7 +176,7 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
 
 @pytest.mark.all
 def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) -> None:
-    """Its modules do not come: one sentence, and the page works. At the next use they are asked for again."""
+    """Its modules do not come: one sentence, and the page works. After a reload they are there."""
     person = Visit(visit.stage, service_workers="block")
     try:
         person.page.route("**/chat/turns.js", lambda route: route.abort())
@@ -187,7 +187,7 @@ def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) ->
         press(page, "status")
         phase(page, "idle")
         page.unroute("**/chat/turns.js")
-        show_chat(page)
+        show_chat(person.open())
         expect(page.locator("#starters")).to_be_visible()
         assert text_of(page, "chat-notice") == ""
     finally:
