@@ -126,7 +126,7 @@ function noteEnd() {
 let size = "";
 const sizeOf = () => `${transcript.clientWidth}x${transcript.clientHeight}`;
 transcript.addEventListener("scroll", () => {
-	if (size === sizeOf()) noteEnd(); // with another size, the observer below decides: a keyboard opens in several steps
+	if (size === sizeOf()) noteEnd(); // a keyboard opens in several steps, and with each new size the observer below decides
 }, { passive: true });
 new ResizeObserver(() => { // after a keyboard has opened, a view that was at its end scrolls to the end again
 	size = sizeOf();

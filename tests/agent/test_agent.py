@@ -72,6 +72,12 @@ def test_what_is_not_of_the_grammar_is_one_log_line(world: World) -> None:
     assert (shell.code, "status" in shell.stderr) == (10, True)
 
 
+def test_a_key_serves_one_vm(world: World) -> None:
+    """Another VM's number is exit 12, and nothing was changed."""
+    answer = execute(world, "reset vm=103")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "wrong-vm")
+
+
 # What a read-only key gets, by the verb. docs/host-agent.md has the same table.
 READ_ONLY = dict.fromkeys(MUTATING, "approval-required") | dict.fromkeys(
     ("screen", "states", "told", "seen id=alert-0001 by=op", "opinion id=alert-0001", "check"), "agent-refused"

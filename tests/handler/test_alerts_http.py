@@ -3,7 +3,10 @@
 import hashlib
 import hmac
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from ..support.alerting import (
     send_with_token,
     until,
 )
+from ..support.documents import commands
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
 
@@ -51,6 +55,23 @@ def service(alerted: tuple[Service, Sshd]) -> Service:
     """A handler whose host runs no capture, because an alert that comes during a capture attaches to it."""
     list_captures(alerted[0])
     return alerted[0]
+
+
+def test_the_printed_curl_works(service: Service, tmp_path: Path) -> None:
+    """The generic example is a shell script. It works as it is printed, and docs/alerts.md has the same text."""
+    environment = {**os.environ, "BREAKGLASS_CONFIG": str(service.config)}
+    environment["BREAKGLASS_SECRET"] = service.secrets["operator"]
+    url = f"http://127.0.0.1:{service.port}"
+    command = [sys.executable, "-m", "breakglass", "alert-example", "generic", "--url", url]
+    script = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    [documented] = commands("docs/alerts.md", "Zabbix, and anything else")
+    assert script == documented.replace("https://rescue.example.org", url)
+    program = tmp_path / "breakglass"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m breakglass "$@"\n')
+    program.chmod(0o755)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    ran = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True)
+    assert json.loads(ran.stdout)["accepted"][0]["vm"] == "devvm", ran.stderr
 
 
 def firing(fingerprint: str, host: str = "devvm", **more: object) -> dict[str, object]:

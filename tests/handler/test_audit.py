@@ -15,6 +15,7 @@ import pytest
 from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.base import audit
 
+from ..support.documents import commands
 from ..support.ports import reserve_port
 from ..support.service import Service, as_handler, new_secret
 from ..support.sshd import Sshd, wait_listening
@@ -38,6 +39,14 @@ def log_of(service: Service) -> list[dict[str, Any]]:
     for line in lines:
         assert list(line) == ["time", "level", "event", *documented()[line["event"]][1]]
     return lines
+
+
+def test_the_documented_command_prints_a_keys_fingerprint(tmp_path: Path) -> None:
+    """So a person can tell whose key signed a line."""
+    [command] = commands("docs/logs.md", "Requests")
+    (tmp_path / "operator.signing-key").write_text(f"{(secret := new_secret())}\n")
+    printed = subprocess.check_output(["sh", "-ec", command], cwd=tmp_path, text=True)
+    assert printed.strip() == fingerprint(secret_bytes(secret))
 
 
 def wait_for_event(service: Service, event: str) -> dict[str, Any]:

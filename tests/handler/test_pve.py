@@ -261,6 +261,13 @@ def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World, sho
 # --- requests that are refused, and the log ---
 
 
+def test_a_viewer_may_not_change_power(service: Service) -> None:
+    """A viewer's power verb gets 403, and nothing is sent."""
+    reply = service.pve("stop", caller="viewer")
+    assert (reply.status, reply.json["error"]["code"], reply.json["error"]["reached"]) == (403, "forbidden", False)
+    assert service.pve("status", caller="viewer").status == 200
+
+
 HOSTILE = [
     *("reset; rm -rf /", "reset\n", "reset\0", "-reset", " reset", "ｒｅｓｅｔ", "RESET", "r" * 10_000),
     *("", "ping", "job"),

@@ -7,12 +7,14 @@ import json
 import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
+import breakglass
 from breakglass.auth.signing import Caller, Headers, Signed, check_age, secret_bytes, sign, verify
 from breakglass.base.errors import StaleTimestamp, Unauthorized
 
@@ -236,6 +238,12 @@ def test_a_bad_secret_is_refused_without_being_shown(secret: str, why: str) -> N
     with pytest.raises(ValueError, match=re.escape(why)) as caught:
         secret_bytes(secret)
     assert secret[6:] not in str(caught.value) or not secret[6:]
+
+
+def test_secrets_are_compared_in_one_place() -> None:
+    """The constant-time comparison stands exactly once in the whole handler."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(breakglass.__file__).parent.rglob("*.py")]
+    assert sum(source.count("compare_digest") for source in sources) == 1
 
 
 @each_row(
