@@ -4,14 +4,10 @@ import os
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from .account import PACKAGE
-from .proxmox.world import SCENARIOS, VMID, World
-
-# --- The texts that the demo prints: commands to try it, and how it ended ---
+from .proxmox.world import LINUX_GUEST, SCENARIOS, VMID, World
 
 TEXT = """
   VM {vmid} "devvm", {machine}: {scenario}
@@ -33,7 +29,7 @@ TEXT = """
 
 
 DEAD_GUESTS = ("guest-panicked", "guest-hung")  # their verdict advises a reset
-AS_HUNG = " (its guest is no Linux, so from outside it looks the same as a hung one)"
+AS_HUNG = f" (its guest is no Linux, so it looks the same as a hung one; as root on Debian: {LINUX_GUEST})"
 SCRIPTED = "the real claude; its model is a script on this machine"
 REAL = "the real claude with the real model, which uses your credential from the environment, so you pay for it"
 NO_CHAT = "none: --no-chat was given, or claude is not installed"
@@ -100,36 +96,3 @@ def _line(name: str, programs: str, text: str) -> str:
     """Return a line to paste, or a note that a program which it needs is not installed."""
     missing = [program for program in programs.split() if not shutil.which(program)]
     return f"  {MISSING.format(program=missing[0])}" if missing else f"  {name}    {text}"
-
-
-# --- Find the processes that a demo left, which have its directory in their command line or open files ---
-#
-# The environment is not searched, because a person's `breakglass chat` in another terminal has the directory in it.
-
-SECONDS = 10.0  # for claude's turn, which ends by itself after the handler has ended
-_PAUSE = 0.05
-
-
-def wait_for_end(directory: str) -> list[int]:
-    """Wait until a demo's processes have ended, and return those that are left after SECONDS."""
-    until = time.monotonic() + SECONDS
-    while (left := list(_find_processes(directory))) and time.monotonic() < until:
-        time.sleep(_PAUSE)
-    return left
-
-
-def _find_processes(directory: str) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid() and _uses(entry, directory):
-            yield int(entry.name)
-
-
-def _uses(process: Path, directory: str) -> bool:
-    """Return whether a process uses the directory. False for another user's process, or an ended one."""
-    mark = os.fsencode(directory)
-    try:
-        if mark in process.joinpath("cmdline").read_bytes():
-            return True
-        return any(directory in os.readlink(link) for link in process.joinpath("fd").iterdir())
-    except OSError:
-        return False

@@ -16,7 +16,8 @@ from pathlib import Path
 from ..config.model_api import CREDENTIALS, ModelApi
 from .account import as_handler, find_installation, find_uid, give_to_handler, open_to_handler
 from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
-from .lines import ENDED, LEFT, describe, describe_later, wait_for_end
+from .leftovers import guarded, wait_for_end
+from .lines import ENDED, LEFT, describe, describe_later
 from .proxmox.guest import OLD_SECONDS
 from .proxmox.kernel import find_kernel
 from .proxmox.world import VMID, World
@@ -58,7 +59,7 @@ def run(say: Callable[[str], None], scenario: str, chat: bool = True, real_model
         return 2
     received: list[int] = []
     # files that can't be removed are reported later
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory, guarded(directory):
         code = _run_in(Path(directory), say, scenario, chat, own, received)
     if signal.SIGINT in received:
         left = wait_for_end(directory)
@@ -76,7 +77,7 @@ def _run_in(
     try:
         try:
             program = find_installation(world.directory)
-            if scenario == "guest-hung":
+            if scenario == "guest-hung" and not world.find_missing():
                 say(f"the guest boots and stops; the demo continues when its last answer is {OLD_SECONDS} s old")
             world.begin()
         except RuntimeError as error:

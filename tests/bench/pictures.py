@@ -1,8 +1,8 @@
 """Takes the README's pictures from the demo, in five minutes: `python -m tests.bench.pictures DIRECTORY`. Needs Pillow.
 
-`desk.png` is a frozen disk, as a desk sees it, with claude's proposal. `night.png` is the walk of a wedged QEMU on a
-phone: what is wrong, the question, the stop, the return. `arc.webp` and `arc-dark.webp` move: a night on a phone, from
-the message of an alert to the login prompt. Their clock counts the seconds of the run from 03:00:00.
+`desk.png` is a frozen disk, as a desk sees it, with claude's proposal. `night.png` is the walk of a panicked guest on
+a phone: what is wrong, the question, the wait, the return. `arc.webp` and `arc-dark.webp` move: a night on a phone,
+from the message of an alert to the login prompt. Their clock counts the seconds since the message.
 """
 
 import importlib
@@ -38,7 +38,7 @@ VERDICT = "[data-headline]:is([data-tone=bad], [data-tone=warn])"
 CLOCK_HEIGHT = 32
 CLOCK = """<style>body {{ margin: 0; background: #111; color: #fff; font: 600 17px/{height}px sans-serif }}
 p {{ margin: 0; text-align: center }} img {{ display: block; width: 360px }}</style>
-<p>03:00:{seconds:02}</p><img src="data:image/png;base64,{picture}">"""
+<p>{seconds} s after the alert</p><img src="data:image/png;base64,{picture}">"""
 LOCK_SCREEN = """<style>:root {{ color-scheme: light dark }}
 body {{ margin: 0; padding: 120px 16px; background: light-dark(#c8d1dc, #20262d); font: 16px/1.4 sans-serif }}
 article {{ padding: 14px 16px; border-radius: 18px; background: light-dark(#fff, #343b44); overflow-wrap: anywhere }}
@@ -76,19 +76,19 @@ def take_desk(browser: Browser, path: Path) -> None:
 
 def take_night(browser: Browser, path: Path) -> None:
     """Take the four pictures of the walk, side by side."""
-    with demo("qemu-wedged", "--no-chat") as link:
+    with demo("guest-panicked", "--no-chat") as link:
         page = browser.new_page(viewport=PHONE, color_scheme="light", has_touch=True)
         page.goto(link)
-        page.wait_for_selector(f"{VERDICT} >> text=QEMU hangs", timeout=60_000)
-        page.wait_for_selector("#cures code")
+        page.wait_for_selector("#console-text >> text=Kernel panic", timeout=60_000)
         frames = [page.screenshot()]
-        page.click("[data-verb=cycle]")
+        page.click("[data-verb=reset]")
         page.wait_for_selector("[data-confirm][aria-disabled=false]")
         frames.append(page.screenshot())
         page.click("[data-confirm]")
-        page.wait_for_selector("[data-outcome] >> text=/stop.* [5-9] s,/s", timeout=120_000)
+        page.wait_for_selector("[data-headline] >> text=Coming back", timeout=60_000)
         frames.append(page.screenshot())
-        page.wait_for_selector("[data-outcome] >> text=/done.* [5-9] s of/s", timeout=240_000)
+        page.wait_for_selector("[data-headline] >> text=Back:", timeout=120_000)
+        page.wait_for_selector("#console-text >> text=login:")
         frames.append(page.screenshot())
         page.close()
     join(browser, frames, path)

@@ -42,16 +42,18 @@ class Kernel:
 
 
 def find_kernel() -> Kernel | None:
-    """Return the kernel that the tests use, or else the running one, if this process can read it and its drivers.
+    """Return the kernel that the tests use, or else one of /boot that this process can read with its drivers.
 
-    The guest's processor is an x86-64, so no other machine's kernel can run on it.
+    The running one is the first choice. The guest's processor is an x86-64, so no other machine's kernel can run on it.
     """
     if os.uname().machine != "x86_64":
         return None
-    tests, release = Path(sys.prefix, "guest"), os.uname().release
-    of_tests = Kernel(tests / "vmlinuz", tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS))
-    own = Kernel(Path("/boot", f"vmlinuz-{release}"), tuple(_list_drivers(Path("/lib/modules", release))))
-    for kernel in (of_tests, own):
+    tests, boot = Path(sys.prefix, "guest"), sorted(Path("/boot").glob("vmlinuz-*"), reverse=True)
+    found = [Kernel(tests / "vmlinuz", tuple(tests / f"{name}.ko.xz" for name in _OF_THE_TESTS))]
+    for image in (Path("/boot", f"vmlinuz-{os.uname().release}"), *boot):
+        modules = Path("/lib/modules", image.name.removeprefix("vmlinuz-"))
+        found.append(Kernel(image, tuple(_list_drivers(modules))))
+    for kernel in found:
         can_load = all(each.suffix in _UNPACK and os.access(each, os.R_OK) for each in kernel.drivers)
         if kernel.drivers and can_load and os.access(kernel.image, os.R_OK):
             return kernel

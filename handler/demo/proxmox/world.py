@@ -38,6 +38,7 @@ SCENARIOS = {
     "stopped": "no QEMU runs",
     "stopped-locked": "no QEMU runs, and a backup has left its lock",
 }
+LINUX_GUEST = "apt-get install qemu-system-x86 linux-image-amd64"
 WITH_KERNEL = ("guest-panicked", "guest-hung", "idle")  # the others' guest is a boot sector
 WITHOUT_QEMU = ("guest-panicked", "idle", "paused", "qemu-wedged", "stopped", "stopped-locked")
 
@@ -131,14 +132,19 @@ class World:
 
     # --- the scenario ---
 
+    def find_missing(self) -> str:
+        """Return what the scenario needs and this machine lacks, or an empty text."""
+        if self.scenario == "guest-hung" and not self.kernel:
+            needs = "qemu-system-x86_64, and a Linux kernel with its modules that this user can read in /boot"
+            return f"{self.scenario} needs {needs}; as root on Debian: {LINUX_GUEST}"
+        if not self.qemu and self.scenario not in WITHOUT_QEMU:
+            return f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed"
+        return ""
+
     def begin(self) -> None:
         """Start the VM and put it into the scenario's state. Raises RuntimeError, with the reason, if that fails."""
-        if not self.qemu and self.scenario not in WITHOUT_QEMU:
-            raise RuntimeError(f"{self.scenario} needs a real QEMU, and qemu-system-x86_64 is not installed")
-        if self.scenario == "guest-hung" and not self.kernel:
-            raise RuntimeError(
-                "guest-hung needs a Linux kernel for its guest, and there is none that this user can read in /boot"
-            )
+        if missing := self.find_missing():
+            raise RuntimeError(missing)
         started = self.qm("start", str(VMID))
         if started.returncode:
             raise RuntimeError(f"the VM did not start: {started.stderr}")
