@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from breakglass.agents.pve.forensics.plan import SAMPLES_APART
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute, hasten, limit_qm
@@ -116,7 +117,7 @@ def _seconds_of_evidence(world: World) -> float:
 def _host() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
         world = World(Path(directory), scale=SCALE, scenario="healthy")
-        hasten(world)
+        hasten(world, SAMPLES_APART)
         limit_qm(world)
         try:
             assert world.qm("start", str(VMID)).returncode == 0

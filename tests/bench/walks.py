@@ -14,6 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from breakglass.agents.pve.forensics.plan import SAMPLES_APART
 from breakglass.demo.proxmox.world import World
 
 from ..support.agent import hasten
@@ -158,7 +159,7 @@ def figures_of(night: str, directory: Path, browser: Browser) -> Figures:
 def _phone_of(night: str, directory: Path, browser: Browser) -> Iterator[tuple[BrowserContext, str]]:
     """A phone that keeps its key and the page, before a VM in its night; no evidence of it was taken yet."""
     world = World(directory, scale=SCALE, scenario=night)
-    hasten(world)
+    hasten(world, SAMPLES_APART)
     world.begin()
     directory.chmod(0o711)
     sshd = Sshd(world)

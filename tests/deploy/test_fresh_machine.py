@@ -148,7 +148,7 @@ def check_demo(fresh: Fresh, first: Mapping[str, bool]) -> None:
         asked = fresh.run("bash", "-c", f"echo it hangs | {running.line('chat')}")
         assert "pve status" in asked.stdout, asked.stdout + asked.stderr
         called = fresh.run("bash", "-c", running.line("call"))
-        assert "devvm: running (cycle done" in called.stdout, called.stdout + called.stderr
+        assert "devvm: running (reset done" in called.stdout, called.stdout + called.stderr
         doctor = fresh.run("bash", "-c", running.line("doctor"))
         assert "The page and its" in doctor.stdout, doctor.stdout + doctor.stderr
         assert not re.search(r"^error:.*(?:as root|can't read)", doctor.stdout, re.MULTILINE), doctor.stdout

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from breakglass.demo.proxmox.world import World
+
+from ..conftest import running_world, serving
 from ..support.forked import run_command
 from ..support.hostile import hostile_host
 from ..support.receivers import Inbox, receiving
@@ -38,6 +41,19 @@ allow = ["status"]
 def inbox() -> Iterator[Inbox]:
     with receiving() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_world(directory: Path) -> Iterator[World]:
+    """A host of this file, on which nothing has happened yet."""
+    with running_world(directory / "w") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def shared_sshd(shared_world: World) -> Iterator[Sshd]:
+    with serving(shared_world) as sshd:
+        yield sshd
 
 
 @pytest.fixture(scope="module")

@@ -131,17 +131,18 @@ _PATIENT |= {"RELEASE_SECONDS": 10.0}
 READS = dict.fromkeys(("ping", "status", "history", "where", "job", "screen"), 60.0)
 
 
-def hasten(world: World) -> None:
+def hasten(world: World, apart: float = 0.3) -> None:
     """Run the package, and divide its waits for Proxmox by the world's scale, as the stand-in's own times are.
 
-    Two samples are taken close together, because no thread and no disk of an idle VM hangs.
+    Two samples are taken close together, because no thread and no disk of an idle VM hangs. To judge one that hangs,
+    the agent needs them `apart` as on a host, by 2 s.
     """
     times = importlib.import_module(TIMES)
     found = _FOR_PROXMOX.search(inspect.getsource(times))
     assert found
     names = re.findall(r"(?m)^([A-Z_]+) = ", found[0])
     scaled = {name: max(getattr(times, name) / world.scale, _AT_LEAST.get(name, 0.0)) for name in names}
-    write_agent(world, SHORT_APART=0.1, SAMPLES_APART=0.3, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
+    write_agent(world, SHORT_APART=0.1, SAMPLES_APART=apart, DEADLINES=DEADLINES | READS, **scaled | _PATIENT)
 
 
 def limit_qm(world: World) -> None:
