@@ -207,6 +207,11 @@ def test_one_word_lifts_all_that_a_dead_storage_refuses(short_dir: Path) -> None
         qm = world.bin / "qm"
         looks = f'[ "$1" != showcmd ] || exec touch {world.root}/disks/seen'
         qm.write_text(qm.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{looks}\n"))
+        reset = execute(world, "reset")  # which runs no qm, so QEMU's own thread is the proof
+        assert (reset.code, reset.trailer["verdict"]["code"]) == (12, "storage-hung")
+        assert "waits uninterruptibly" in evidence(reset)
+        seen = execute(world, "forensics").trailer["verdict"]
+        assert (seen["code"], seen["advice"]) == ("storage-hung", "")
         answer = execute(world, "cycle")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
         assert "qm showcmd hangs in the kernel" in answer.trailer["verdict"]["sentence"]
