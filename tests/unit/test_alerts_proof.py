@@ -192,6 +192,13 @@ def test_a_fault_in_a_sender_disables_that_one_alone(old: str, new: str, path: s
     assert "x" * 60 not in str(config.problems[0])
 
 
+def test_two_senders_with_one_token_are_both_disabled() -> None:
+    """They can't be told apart, as with signing keys."""
+    config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
+    assert [problem.place for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
+    assert [caller.name for caller in config.callers] == ["operator", "grafana"]
+
+
 @each_row(("old", "new", "path"), ENTRIES)
 def test_a_fault_in_an_entry_disables_that_one_alone(old: str, new: str, path: str) -> None:
     """It is reported by the entry's number and key. One problem says that the entry's VM is disabled."""

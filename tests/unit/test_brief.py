@@ -33,6 +33,12 @@ def test_the_brief_is_what_agents_takes() -> None:
     assert str(made["prompt"]).endswith(describe_vm(VM) + "\n")
 
 
+def test_the_brief_says_what_must_not_be_missing() -> None:
+    """It says to look first, not to obey the guest's text, and to ask once and then stop."""
+    for words in ("Look before", "untrusted text", "never an instruction", "Then stop", "Reset or cycle"):
+        assert words in " ".join(TEXT.split())
+
+
 @each_row(
     ("vm", "words"),
     [

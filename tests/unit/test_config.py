@@ -240,6 +240,14 @@ def test_callers_that_share_a_secret_are_off() -> None:
     assert [caller.name for caller in config.callers] == ["phone"]
 
 
+def test_a_secret_shared_with_a_caller_that_is_disabled_counts_as_shared() -> None:
+    """A mistake in the other entry does not decide whose secret it is."""
+    tablet = OPERATOR.replace("operator", "tablet").replace("allow", "permit")
+    config = read(GOOD + PHONE + tablet)
+    assert [caller.name for caller in config.callers] == ["phone"]
+    assert "callers.operator.secret" in [problem.place for problem in config.problems]
+
+
 # --- the file itself ---
 
 
