@@ -213,10 +213,22 @@ def judged_files() -> Iterator[tuple[object, Iterable[Finding]]]:
     yield from ((f"room: {free}", [judge_room("/run/breakglass", 16 * MIB, free)]) for free in ROOM)
 
 
+# The worst finding of each case, in the order of the record: (o)k, (w)arning, (e)rror. So no new record hides a fault.
+WORST = (
+    *("eeeeooo", "wwoeeeeeee", "ooowwe", "eeoeeeeeee", "ooewwe"),  # the account; shadow with PAM, and without it
+    *("eoee", "ooooowww", "ow"),  # root, its .bashrc, other accounts
+    *("e", "oooooooooow", "eeeeee", "ewww", "eewewe", "eee"),  # sshd
+    *("ooooooo", "eeeeee", "ww", "ooooo", "ww", "ooooeew"),  # sshd for root
+    *("oowowewe", "o", "eeeeeeeeeeee", "owow", "owwwow"),  # logind, files, inodes, room
+)
+
+
 def test_each_case_is_judged_as_recorded() -> None:
     """Each finding that is not ok says what to do."""
     found: list[tuple[str, list[Finding]]] = []
     for case, findings in chain(judged_accounts(), judged_sshd(), judged_files()):
         found.append((f"{case}".encode("unicode_escape").decode(), list(findings)))
     assert [finding for _, listed in found for finding in listed if finding.level != OK and not finding.hint] == []
+    worst = [(case, min((str(each)[0] for each in listed), key="ewo".index, default="o")) for case, listed in found]
+    assert worst == [(case, level) for (case, _), level in zip(found, "".join(WORST), strict=True)]
     check_cases("tests/data/check_findings.txt", found)

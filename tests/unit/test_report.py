@@ -98,6 +98,20 @@ NIGHTS: dict[str, list[Any]] = {
 }
 
 
+FACTS = {
+    "only an alert": "the last verdict is guest-hung, and no verb came after it",
+    "no look after the verb": "no evidence was taken after the last reset",
+    "a verb that failed": "cycle msg\\_030000 is failed",
+    "a verb under way": "stop msg\\_075900 is running",
+    "a verb that was refused": "power-cycle, anna: refused after 3 s",
+    "another had it": "reset, anna: busy after 3 s. bob: cycle",
+    "an alert, a reset, healthy": "reset, anna (it panicked): done after 3 s",
+    "two verbs": "the guest's kernel answers, at most 182 s later",
+    "nothing": "Nothing happened to devvm.",
+}
+OPEN = set(list(FACTS)[:4])
+
+
 def test_the_facts_of_a_night() -> None:
     """tests/data/nights.txt has each report. What hosts, guests and callers wrote is text there, and no markup."""
     found = ""
@@ -106,6 +120,9 @@ def test_the_facts_of_a_night() -> None:
         text = render_markdown(compose_report([Night("devvm", known)], UNTIL - timedelta(hours=8), UNTIL))
         assert text.replace("\n", "").isprintable(), name
         assert re.findall(r"(?<!\\)[<>]|(?<!\\)\[|http://|^# (?!Breakglass)", text, re.MULTILINE) == [], name
+        assert FACTS.get(name, "") in text
+        assert name not in FACTS or ("Still open" in text) == (name in OPEN), name
+        assert ("answers, at most" in text) == (name in ("an alert, a reset, healthy", "two verbs")), name
         found += f"<!-- {name} -->\n{text}\n"
     check_record("tests/data/nights.txt", found)
 

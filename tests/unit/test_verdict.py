@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from breakglass.agents.pve.forensics.evidence import Evidence, Queue, parse_evidence
@@ -164,14 +165,30 @@ ROWS = {
 }
 
 
+# What a status says of a state that it has not looked into. Of any other state, it says what a capture says.
+AT_ONCE = {
+    "running": ("qemu-running", ""),
+    "wedged": ("qemu-wedged", "forensics"),
+    **dict.fromkeys(("paused", "prelaunch"), ("qemu-paused", "forensics")),
+}
+
+
 @each_row("row", ROWS)
 def test_each_row_has_its_verdict(row: str) -> None:
-    """The row has its code and advised verb. The stored evidence gives the same verdict."""
+    """The row has its code and advised verb, in a status too. The stored evidence gives the same verdict."""
     seen, code, advice = ROWS[row]
-    verdict = verdict_of(seen)
+    verdict, quick = verdict_of(seen), quick_verdict(seen)
     assert (verdict.code, verdict.advice) == (code, advice)
+    assert (quick.code, quick.advice) == AT_ONCE.get(seen.state, (code, advice))
     assert verdict.advice in ("", *MUTATING)
     assert verdict_of(parse_evidence(json.loads(json.dumps(seen.as_json())))) == verdict
+
+
+@each_row("state", ["error", "freeze", "fence", "recovery", "migrate", "relocate"])
+def test_no_start_is_advised_that_ha_would_not_do(state: str) -> None:
+    for requested, judge in product(("started", "stopped"), (verdict_of, quick_verdict)):
+        verdict = judge(replace(STOPPED, ha=requested, ha_seen=state))
+        assert (verdict.code, verdict.advice) == ("ha-stuck", "")
 
 
 @each_row("state", ["running", "wedged", "paused", "io-error", "stopped", "guest-panicked", "unknown"])
