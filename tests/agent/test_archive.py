@@ -242,3 +242,4 @@ def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
         stuck.release()
     kept = {path.parent.name for path in memory(world, "jobs").glob("earlier-*/output")}
     assert kept == {f"earlier-{number:04}" for number in range(4, KEEP_JOBS + 3)}
+    assert execute(world, "reset id=earlier-0000").code == 17  # every id stays, so none acts again

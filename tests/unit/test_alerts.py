@@ -232,6 +232,15 @@ def slow_rules() -> tuple[SlowPattern, list[Rule]]:
 NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).encode()
 
 
+async def test_a_comparison_that_takes_long_delays_no_other_request() -> None:
+    """The event loop continues during the comparison. In this test, only the loop lets the comparison end."""
+    slow, rules = slow_rules()
+    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am"))
+    await asyncio.sleep(0)
+    slow.go.set()
+    assert list((await planning).captures) == ["devvm"]
+
+
 @pytest.mark.all
 async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
     """Only one notification is compared at a time, but the waiting one is still answered."""

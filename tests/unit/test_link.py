@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from breakglass.base.allowance import LINE_BYTES
+from breakglass.base.allowance import LINE_BYTES, TOO_LONG
 from breakglass.base.errors import Lost
 from breakglass.base.framer import Framer
 from breakglass.config.model import Address, Host
@@ -88,6 +88,17 @@ async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> No
     assert peak < 2 * LINE_BYTES
     assert queue.get_nowait() is None
     assert channel.closed
+
+
+def test_what_came_before_a_line_that_is_too_long_counts() -> None:
+    """A result in the same piece is delivered, so a verb that is done is called so. Then the session ends."""
+    channel: Channel = Channel()
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    channel._waiting["1"] = queue
+    good: Message = {"type": "result", "outcome": "done", "exit_code": 0}
+    channel.data_received(json.dumps({"tag": "1", **good}).encode() + b"\n" + b"x" * (LINE_BYTES + 1) + b"\n", None)
+    assert [queue.get_nowait(), queue.get_nowait()] == [good, None]
+    assert channel.why_closed == TOO_LONG
 
 
 @each_row("cut", [1, LINE_BYTES - 1])
