@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,27 @@ def test_no_caller_can_take_an_alerts_capture_early(service: Service) -> None:
         assert (claim.status, error["code"], error["reached"]) == (400, "bad-request", False)
     shown = service.pve("history", caller="viewer", job=taken["job"], vm="devvm").json["job"]
     assert shown["id"] == taken["job"]
+
+
+@pytest.mark.all
+def test_a_storm_makes_one_capture_and_delays_no_verb(service: Service) -> None:
+    """A hundred different alerts, each in its own notification, are all accepted, and share one capture."""
+    before = len(list_captures(service))
+
+    def fire(number: int) -> Reply:
+        """Send an alert until it is accepted, because on a busy machine the host's answer may be too late."""
+        replies = (signed(service, firing(f"storm-{number}")) for _ in range(100))
+        return next(reply for reply in replies if reply.status != 503)
+
+    with ThreadPoolExecutor(32) as pool:
+        fired = [pool.submit(fire, number) for number in range(100)]
+        assert service.pve("reset", vm="devvm").json["outcome"] == "done"
+        replies = [each.result() for each in fired]
+    assert {reply.status for reply in replies} == {202}
+    [job] = {one["job"] for reply in replies for one in reply.json["accepted"]}
+    assert len(list_captures(service)) <= before + 1
+    (late,) = signed(service, firing("storm-is-over")).json["accepted"]  # within `fresh_seconds` of the capture's end
+    assert (late["job"], late["suppressed"]) == (job, True)
 
 
 # --- authentication and rights ---

@@ -118,6 +118,9 @@ def test_all_else_gets_one_answer(service: Service, place: Path) -> None:
     assert (answers[0].status, answers[0].json["error"]["code"]) == (404, "not-found")
     assert "no-store" in answers[0].headers["cache-control"]
     assert names(place) == sorted([f"{used}.twice", old])
+    shutil.rmtree(sessions(service))  # as in a handler without chat, until a key is left there
+    assert same(ask(service, used)) == same(answers[0])
+    place.mkdir(parents=True)
     for method in ("GET", "PUT"):
         assert same(service.send(method, "/pair")) == same(service.send(method, "/echo/arrived"))
 

@@ -184,7 +184,7 @@ def test_a_file_is_compressed_once(tmp_path: Path) -> None:
 
 
 def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> None:
-    """It is compressed for clients that ask for that. A short answer is not.
+    """It is compressed for clients that ask for that, and so is /health. A short answer is not.
 
     Neither is a challenge. It is made with the session secret and comes beside text of the request, so its length must
     reveal nothing.
@@ -199,6 +199,12 @@ def test_a_long_json_answer_is_compressed(service: Service, held: Scripted) -> N
     reply = service.send("POST", "/pve", body, {**signed, **dict([GZIP])})
     assert (reply.status, "content-encoding" in reply.headers) == (401, False)
     assert len(reply.json["error"]["challenge"]) > 20
+    more = "".join(f'[vms.vm{n}]\nhosts = ["pve1"]\nvmid = {n}\n' for n in range(200, 230))
+    with service.configured(f"{service.config.read_text()}\n{more}"):
+        packed, plain = (service.send("GET", "/health", headers=dict([wish])) for wish in (GZIP, NO_GZIP))
+    assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert len(json.loads(gzip.decompress(packed.body))["vms"]) == len(plain.json["vms"]) == 31
+    assert "content-encoding" not in plain.headers
 
 
 def test_a_stream_is_not_compressed(service: Service, held: Scripted) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ..support.locks import ROOT
 from ..support.service import SSH_KEY, Reply, Service
 from ..support.sshd import Sshd
 from ..support.stages import until
@@ -70,3 +71,10 @@ def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
         sshd.start()
     service.answering()
     assert ready(service).status == 200
+
+
+def test_nothing_that_is_installed_probes_it() -> None:
+    """Each file of deploy/ probes /health, because to restart a handler that is not ready would not help a host."""
+    texts = {path.name: path.read_text() for path in (ROOT / "deploy").rglob("*") if path.is_file()}
+    assert [name for name, text in texts.items() if "/health" in text] != []
+    assert [name for name, text in texts.items() if "/ready" in text] == []

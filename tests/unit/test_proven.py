@@ -1,6 +1,9 @@
 """When a host was last proven, and the parts of its message that the handler accepts."""
 
+from dataclasses import replace
+
 from breakglass.base.proven import describe_openly, newer_proven, read_proven
+from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.handshake import read_handshake
 
 from ..support.rows import each_row
@@ -19,9 +22,12 @@ def test_a_host_agents_word_is_read() -> None:
 
 @each_row("said", [True, False, None, 1, "true"])
 def test_a_hosts_flag_is_set_by_true_alone(said: object) -> None:
-    """A key counts as one for reading, and names are sent, only if the host says so."""
+    """A key counts as one for reading, and words that an older agent refuses are sent, only if the host says so."""
     found = read_handshake({"read_only": said, "no_last_words": said, "names": said})
     assert [found.read_only, found.no_last_words, found.names] == [said is True] * 3
+    vm = Vm("devvm", 102, (Host("pve1", Address("a", "192.0.2.10"), ""),), last_words=False, proxmox_name="db")
+    assert found.fit("reset", vm) == ("reset no-last-words name=db" if said is True else "reset")
+    assert found.fit("reset", replace(vm, last_words=True, proxmox_name="")) == "reset"
 
 
 @each_row(
