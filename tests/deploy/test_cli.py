@@ -22,6 +22,7 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.cli.docs_text import render
 from breakglass.cli.output import visible
+from breakglass.cli.terminal_text import opinion_line
 from breakglass.demo.proxmox.world import World
 
 from ..support.forked import run_command as run
@@ -459,5 +460,9 @@ def test_docs_uses_the_pager_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_control_characters_are_printed_as_escapes() -> None:
-    """Escape sequences, carriage returns and bidi overrides are escaped; text and newlines stay."""
+    """Escape sequences, carriage returns and bidi overrides are escaped; text and newlines stay.
+
+    In a second opinion, which a host may have written, they are left out.
+    """
     assert visible("a\x1b[2Jb\rc\u202ed\ne\tü") == "a\\u001b[2Jb\\u000dc\\u202ed\ne\tü"
+    assert opinion_line({"text": "\x1b[2J\u202ex"}) == "Claude, None: [2J x"

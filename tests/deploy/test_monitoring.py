@@ -164,6 +164,15 @@ def rows() -> dict[str, tuple[list[str], str]]:
     return found
 
 
+def test_doctor_has_each_code_that_the_table_names() -> None:
+    """As a word of doctor's own, of the configuration's problems, or of what it passes on."""
+    codes = {word for _, cell, _, _ in table() for word in re.findall(r"`([^`]+)`", cell)}
+    paths = [path for top in ("chat", "config", "doctor", "proxmox") for path in (ROOT / "handler" / top).rglob("*.py")]
+    code = "".join(path.read_text("utf-8") for path in paths)
+    assert len(codes) > 60
+    assert {word for word in codes if f'"{word}"' not in code} == set()
+
+
 @each_row("fault", FAULTS)
 def test_a_fault_moves_its_series(fault: str) -> None:
     """Each series that the row names is another one than on a good day."""
@@ -261,6 +270,16 @@ VARIABLES = {"$instance": "rescue.*", "$__rate_interval": "5m", "$__range": "1h"
 def panels() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     return found
+
+
+def test_grafana_can_load_the_dashboard() -> None:
+    """It is of Grafana 10's schema, each panel asks the data source that was chosen, and no two have one id."""
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    variables = {each["name"]: each["type"] for each in dashboard["templating"]["list"]}
+    assert (dashboard["schemaVersion"], variables) == (36, {"datasource": "datasource", "instance": "query"})
+    sources = [each["datasource"] for panel in panels() for each in (panel, *panel["targets"])]
+    assert {source["uid"] for source in sources} == {"${datasource}"}
+    assert len({panel["id"] for panel in panels()}) == len(panels()) >= 8
 
 
 def query_of(target: Mapping[str, Any]) -> str:

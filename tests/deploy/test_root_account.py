@@ -70,6 +70,14 @@ def settings(host: Installed, user: str, address: str, *options: str) -> list[st
     return ran.stdout.splitlines()
 
 
+@pytest.mark.all
+def test_the_recipe_of_a_second_handler_keeps_the_firsts_address(host: Installed) -> None:
+    """The keys of both handlers log in to root's account, each from its own address."""
+    ran = run_recipe(host, host.print_recipe("root", "--from", "192.0.2.60"))
+    assert f"another handler's address, {HANDLER}; remove it" in ran.stdout
+    assert f"\nMatch User root Address 192.0.2.60,{HANDLER}\n" in host.drop_in.read_text()
+
+
 def test_our_key_has_its_forced_command_only(door: Door) -> None:
     """It runs a verb, and opens neither a shell nor a terminal nor a forwarding."""
     host = door.host

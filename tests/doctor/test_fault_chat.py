@@ -249,6 +249,7 @@ FAULTS = [
         "model-unreachable",
         "chat.https_proxy",
     ),
+    Fault("a sign-in page", listing("html"), "model-unknown", "curl"),
     Fault("another program", fixed(b"SSH-2.0-OpenSSH_10.0\r\n"), "model-unreachable", "curl"),
     Fault("an API that has moved", fixed(MOVED), "model-moved", "base_url"),
     Fault(
