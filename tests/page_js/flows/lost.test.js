@@ -31,6 +31,16 @@ for (const [what, ms, act] of [
 	});
 }
 
+test("the question names the VM, and another name that its number has on Proxmox; the page's own warning is no word for the host", async () => {
+	await open();
+	host.pve = (post) => (post.verb === "status" ? answerOf({ last: host.last, proxmox_name: "customer-db" }) : undefined);
+	run.runVerb("status");
+	await turn();
+	await confirm("start"); // of a VM that runs
+	assert.deepEqual([parts["confirm-title"].textContent, parts["confirm-small"].textContent], ["Start devvm anyway?", "VM 102, on Proxmox customer-db"]);
+	assert.deepEqual(asked("start").map(({ vm, anyway }) => [vm, anyway]), [["devvm", undefined]]);
+});
+
 test("a lost answer is asked for again, with the same id and body, and the end is shown", async () => {
 	await open();
 	host.pve = only("cycle", LOST, LOST, undefined);
