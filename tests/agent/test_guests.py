@@ -143,7 +143,7 @@ ROWS = {
     # hung guests
     "panic": Row("panic", *HUNG, says=(*SILENT, "its last words: Kernel panic - not"), act=wait, listed="lost"),
     "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),
-    "halted": Row("halt", *HUNG, says=("every vCPU", "driver is gone"), act=wait),
+    "halted": Row("halt", *HUNG, says=("every vCPU",), act=wait),  # from 6.12.118 on, the driver is gone too
     "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),
     "halted with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(HALT_OFF)),
     BROKEN: Row(BROKEN, "qemu-internal-error", "reset"),
