@@ -53,7 +53,7 @@ def _uses(process: Path, directory: str, session: int) -> bool:
 def guarded(directory: str) -> Iterator[None]:
     """Have another process remove what is left of the demo after this process, even after a SIGKILL."""
     command = isolated_command("demo.leftovers")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/") as guard:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env={}, cwd="/") as guard:
         assert guard.stdin
         # not in its command line, because there it would itself be found
         guard.stdin.write(f"{os.getsid(0)} {directory}\n".encode())
