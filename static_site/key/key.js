@@ -89,10 +89,13 @@ export async function keepOrNot() {
 			keep("local", "key", null);
 		} else if (key) {
 			await keyStore((store) => store.put(key, 1));
-			const persisted = await navigator.storage?.persist?.().catch(() => false) ?? null;
-			// The browser may have asked the person for permission, and the person may have had the page forget the key meanwhile.
-			if (currentKey() !== key || !keepBox.checked) return;
-			keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
+			/** @param {boolean|null} persisted */
+			const note = (persisted) => { // unless the person has had the page forget the key meanwhile
+				if (currentKey() !== key || !keepBox.checked) return;
+				keep("local", "key", { since: Date.now(), ...recall("local", "key"), tested: Date.now(), persisted });
+			};
+			note(null);
+			navigator.storage?.persist?.().then(note, () => note(false)).then(describeKey); // Firefox asks the person, who may never answer
 		}
 	} catch (error) {
 		keepBox.checked = false;
