@@ -1,6 +1,5 @@
 """A host whose sshd answers but whose host agent doesn't: the answer says so at once, and a reading verb ends early."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,14 +46,12 @@ def test_a_host_agent_without_a_word(service: Service, scripted_sshd: Sshd) -> N
     """
     for agent, verbs in ((ENDS, {"forensics": UNREACHED}), (HANGS, {"status": UNREACHED, "reset": UNKNOWN})):
         scripted_sshd.world.agent.write_text(agent)
-        scripted_sshd.drop_connections()
         until(lambda: service.health()["vms"][0]["proxmox"] == "agent-silent", "a silent host agent")
         for verb, expected in verbs.items():
             *lines, answer = service.pve(verb, stream=True).lines
             tried = next(str(line["trying"]) for line in lines if "trying" in line)
-            # sshd may turn away some of the tries, because they follow each other at once here
-            assert re.fullmatch(r"pve1: (agent-silent|turned-away) since .*; trying", tried)
+            assert (tried[:25], tried[-8:]) == ("pve1: agent-silent since ", "; trying")
             assert (answer["outcome"], answer["verdict"]["code"], answer["reached"]) == expected, (agent, verb)
     here = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
     ran = run_command("call", "status", **here)
-    assert (ran.returncode, len(re.findall("pve1: (?:agent-silent|turned-away) since ", ran.stderr))) == (3, 1)
+    assert (ran.returncode, ran.stderr.count("pve1: agent-silent since ")) == (3, 1)

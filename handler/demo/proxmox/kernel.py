@@ -99,9 +99,8 @@ def _make_init() -> bytes:
     read = b"\x31\xff\xbe%b\xba\1\0\0\0\x31\xc0\x0f\x05" % struct.pack("<I", path)  # read(0, path, 1)
     halt = b"\xbf%b\xbe%b\xba%b" % tuple(struct.pack("<I", each) for each in (0xFEE1DEAD, 672274793, 0xCDEF0123))
     halt += b"\xb8\xa9\0\0\0\x0f\x05"  # reboot(LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_HALT)
-    unless = b"\x83\x3c\x24\x01\x76%c" % len(
-        halt
-    )  # the stack begins with the number of arguments and the program's name
+    # the stack begins with the number of arguments, which is 1 if there is only the program's name
+    unless = b"\x83\x3c\x24\x01\x76%c" % len(halt)
     code = load + show + read + unless + halt + b"\x31\xff\xb8\x3c\0\0\0\x0f\x05"  # exit(0)
     size = 64 + 56 + len(data) + len(code)
     fields = (2, 62, 1, begin + len(data), 64, 0, 0, 64, 56, 1, 0, 0, 0)
