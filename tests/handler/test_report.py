@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.demo.proxmox.world import World
-
-from ..conftest import running_world, serving
+from ..conftest import shared_sshd, shared_world
 from ..support.forked import run_command
 from ..support.hostile import hostile_host
 from ..support.receivers import Inbox, receiving
@@ -19,6 +17,8 @@ from ..support.service import Service, new_secret, with_constants
 from ..support.sshd import Sshd
 from ..support.stages import until
 from .conftest import handler
+
+__all__ = ["shared_sshd", "shared_world"]  # a host of this file, on which nothing has happened yet
 
 pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "sshd")]
 
@@ -41,19 +41,6 @@ allow = ["status"]
 def inbox() -> Iterator[Inbox]:
     with receiving() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def shared_world(directory: Path) -> Iterator[World]:
-    """A host of this file, on which nothing has happened yet."""
-    with running_world(directory / "w") as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def shared_sshd(shared_world: World) -> Iterator[Sshd]:
-    with serving(shared_world) as sshd:
-        yield sshd
 
 
 @pytest.fixture(scope="module")
