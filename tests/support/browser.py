@@ -486,7 +486,10 @@ class Visit:
 
 def phase(page: Page, *names: str) -> None:
     """Return once the page's state machine is in one of these states, or fail and say what the page shows."""
-    expect(page.locator(", ".join(f"#outcome[data-phase={name}]" for name in names))).to_be_visible()
+    try:
+        expect(page.locator(", ".join(f"#outcome[data-phase={name}]" for name in names))).to_be_visible()
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nThe page at {page.url} shows:\n{page.inner_text('body')[:2_000]}") from None
 
 
 def looked(page: Page) -> None:
