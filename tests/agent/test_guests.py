@@ -106,7 +106,7 @@ def stop_asking(guest: Guest) -> None:
     guest.until_old(OLD)
 
 
-LOADERS = [name for name in BOOTS if name != BROKEN]
+LOADERS = [name for name, loader in BOOTS.items() if name != BROKEN and loader.letter is None]
 ROWS = {
     # living guests
     "idle": Row("idle", "guest-alive", says=ANSWERED, listed="alive"),
@@ -147,6 +147,17 @@ ROWS = {
     "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),
     "halted with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(HALT_OFF)),
     BROKEN: Row(BROKEN, "qemu-internal-error", "reset"),
+    # a boot sector on KVM, which answers in place of a kernel; its firmware has halted the second vCPU
+    "answers, KVM": Row("answers, KVM", "guest-alive", says=ANSWERED, listed="alive"),
+    **{
+        name: Row(name, code, advice, says=(says,), act=wait)
+        for name, code, advice, says in (
+            ("answers no more and is idle, KVM", "heartbeat-lost", "", "vCPU 0 idle"),
+            ("answers no more and spins, KVM", *HUNG, "vCPU 0 in the kernel"),
+            ("answers no more and spins with interrupts off, KVM", *HUNG, "every vCPU"),
+            ("answers no more and halts with interrupts off, KVM", *HUNG, "every vCPU"),
+        )
+    },
     "soft lockup": Row("idle", *HUNG, says=("0 disk requests completed",), act=send(SPIN_ON)),
 }
 

@@ -103,6 +103,7 @@ class Loader:
         at: the place of its code at that time.
         vcpu: the state of the first vCPU by its registers, a letter of vcpus.py.
         firmware: the first instructions, which replace the firmware.
+        letter: the letter that ends the heartbeat of tests/data/heartbeat.S, which is then the boot sector.
         accel: the accelerator, as QEMU names it.
     """
 
@@ -112,6 +113,7 @@ class Loader:
     at: range = range(0)
     vcpu: str = ""
     firmware: bytes = b""
+    letter: str | None = None
     accel: str = "tcg,thread=multi"
 
 
@@ -125,6 +127,7 @@ _SECTOR = range(0x7C00, 0x7E00)
 _RESET = range(0xFFF0, 0x10000)
 _MEMTEST = range(0x100000, 0x200000)
 _FIRMWARE_BYTES = 1 << 16
+_HEARTBEAT = Path(__file__).parents[1] / "data/heartbeat.S"
 BROKEN = "a firmware that KVM can't emulate"
 BOOTS = {
     "a boot sector": Loader(at=_SECTOR),
@@ -138,6 +141,11 @@ BOOTS = {
     "a firmware that spins, KVM": Loader(_OWN, at=_RESET, vcpu="s", firmware=SPIN_OFF, accel="kvm"),
     # Its first instruction jumps into the display's memory, where KVM can't run code.
     BROKEN: Loader(_OWN, firmware=bytes.fromhex("FAEA000000A0"), accel="kvm"),
+    "answers, KVM": Loader(letter="", accel="kvm"),
+    "answers no more and is idle, KVM": Loader(letter="i", accel="kvm"),
+    "answers no more and spins, KVM": Loader(letter="k", accel="kvm"),
+    "answers no more and spins with interrupts off, KVM": Loader(letter="s", accel="kvm"),
+    "answers no more and halts with interrupts off, KVM": Loader(letter="h", accel="kvm"),
 }
 
 
@@ -193,6 +201,13 @@ def _load_dumper() -> bytes:
     return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 4096) + body + code
 
 
+def _assemble(source: Path, sector: Path) -> None:
+    """Write the boot sector of an assembler's source."""
+    built = sector.with_suffix(".o")
+    subprocess.run(["as", "-o", built, source], check=True)
+    subprocess.run(["ld", "-m", "elf_x86_64", "-Ttext=0x7c00", "--oformat=binary", "-o", sector, built], check=True)
+
+
 def _of_this_machine(program: str) -> list[File]:
     """Return a program that busybox lacks and its libraries, all in the loader's directory."""
     listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
@@ -221,6 +236,8 @@ class Guest:
         elif self._loader.firmware:  # the processor begins in the last 16 bytes
             first = self._loader.firmware.ljust(16, b"\0")
             (world.root / "firmware").write_bytes(bytes(_FIRMWARE_BYTES - len(first)) + first)
+        elif self._loader.letter is not None:
+            _assemble(_HEARTBEAT, world.root / "disk.raw")
         os.truncate(world.root / "disk.raw", DISK_BYTES)
         (world.root / "vm.json").write_text(json.dumps(self._command()))
 
@@ -244,7 +261,11 @@ class Guest:
         if self._card:
             command += ["-netdev", f"tap,id=net0,ifname={self._card},script=no,downscript=no"]
             command += ["-device", "virtio-net-pci,netdev=net0"]
-        return [*command, *(["-device", "virtio-balloon-pci,id=balloon0"] if self._balloon else []), *self._options]
+        return [
+            *command,
+            *(["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"] if self._balloon else []),
+            *self._options,
+        ]
 
     def boot(self) -> None:
         """Start the VM as qemu-server does, and return once its guest is in its condition."""
@@ -254,11 +275,17 @@ class Guest:
             return
         self._await_kernel()
         if self._balloon:
-            until(lambda: self.stats()["last-update"], "the guest's first answer", _BOOT_SECONDS)
+            self._await_answer()
+        self._tell("go\n")
+        self.until_says("begins")
+
+    def _await_answer(self) -> None:
+        until(lambda: self.stats()["last-update"], "the guest's first answer", _BOOT_SECONDS)
+
+    def _tell(self, words: str) -> None:
         with socket.socket(socket.AF_UNIX) as console:
             console.connect(str(self._console))
-            console.sendall(b"go\n")
-        self.until_says("begins")
+            console.sendall(words.encode())
 
     def _await_kernel(self) -> None:
         """Return once the kernel is up. If it loses a timer at its start, as 1 of 24 did beside stress-ng, reset it."""
@@ -296,6 +323,9 @@ class Guest:
                 self._order(f"sendkey {key}")
         if loader.at:
             until(lambda: self._place() in loader.at, "the boot loader's code", _BOOT_SECONDS)
+        if loader.letter is not None:
+            self._await_answer()
+            self._tell(loader.letter)
 
     def _shown(self) -> str:
         """Return the texts of the screen (80 letters a line) and of the serial port."""

@@ -128,7 +128,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
     "fuse": _fuse,
     "guest": lambda: _program("qemu-system-x86_64") or _guest(),
-    "kvm": lambda: "" if os.access("/dev/kvm", os.W_OK) else "there is no /dev/kvm",
+    "kvm": lambda: _program("as", "ld") or ("" if os.access("/dev/kvm", os.W_OK) else "there is no /dev/kvm"),
     "kustomize": lambda: _program("kustomize", "openssl", "ssh-keygen"),
     "mounts": lambda: _root() or _mounts(),
     "network": lambda: _root() or _program("ip"),
