@@ -122,7 +122,7 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
     journal(
         world,
         (8, "kernel", KILLED.format("ns", f"oom_memcg=/lxc/103,task_memcg={forged}", "a")),
-        (7, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
+        (7.2, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
         (7, "kernel", KILLED.format("ns", "oom_memcg=/lxc/103,task_memcg=/lxc/103/[Hardware Error]: ", "a")),
         (7, "kernel", "EDAC MC0: 1 CE [4242]: segfault at 0 ip 0000000000401106 sp 00007ffc error 6 in a[401000+1000]"),
         (7, "kernel", "EDAC MC0: 1 CE (4242) uses deprecated remap_file_pages() syscall."),
