@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..grammar import escape
 
@@ -28,7 +29,11 @@ _MAY_BEGIN = re.compile(rb"[\x07-\x14]")
 _RING = struct.Struct("<12Q")
 RING_BYTES = _RING.size
 _DESCRIPTOR = struct.Struct("<3Q")
-_INFO = struct.Struct("<QQHBBI64x")
+_INFO = struct.Struct("<QQH")
+# The size of a message's info. It is larger in a kernel that keeps the program of each message, as Debian's 7.3 does
+# (CONFIG_PRINTK_EXECUTION_CTX).
+_INFO_BYTES = (88, 112)
+_FITTING = 8  # so many messages decide the size
 _MOST_TEXT = 4096
 # Words that say why a guest hangs. Each part has a limit, because a guest that lies can have 400 lines of 4,096
 # characters that nearly match, which took 13 s.
@@ -97,6 +102,7 @@ def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessa
     TimeoutError, it returns what it has read by then.
     """
     found: list[LogMessage] = []
+    info_bytes = max(_INFO_BYTES, key=lambda size: _count_fitting(read, ring, size))
     for back in range(min(ring.messages, most)):
         number = ring.head - back & _NUMBERS
         slot = number % ring.count
@@ -104,13 +110,23 @@ def read_messages(read: Read, ring: Ring, most: int = MESSAGES) -> list[LogMessa
             state, begin, end = _DESCRIPTOR.unpack(read(ring.descriptors + _DESCRIPTOR.size * slot, _DESCRIPTOR.size))
             if state & _NUMBERS != number or state >> 62 not in _COMMITTED:
                 continue
-            seq, ns, length, *_ = _INFO.unpack(read(ring.infos + _INFO.size * slot, _INFO.size))
+            seq, ns, length = _INFO.unpack(read(ring.infos + info_bytes * slot, _INFO.size))
             found.append(LogMessage(seq, ns / 1e9, _read_block(read, ring, number, begin, end, length)))
         except ValueError:
             continue
         except TimeoutError:
             break
     return found[::-1]
+
+
+def _count_fitting(read: Read, ring: Ring, info_bytes: int) -> int:
+    """Return how many of the last messages follow the one before by their number, if their infos have a given size."""
+    slots = [(ring.head - back) % ring.count for back in range(min(ring.messages, _FITTING))]
+    try:
+        numbers = [struct.unpack("<Q", read(ring.infos + info_bytes * slot, 8))[0] for slot in slots]
+    except (ValueError, TimeoutError):
+        return 0
+    return sum(later == earlier + 1 for later, earlier in pairwise(numbers))
 
 
 def _read_block(read: Read, ring: Ring, number: int, begin: int, end: int, length: int) -> str:
