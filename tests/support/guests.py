@@ -258,14 +258,12 @@ class Guest:
         command += ["-m", "512" if dumps else "256"]
         command += ["-chardev", f"socket,id=console,path={self._console},server=on,wait=off,logfile={self._log}"]
         command += ["-serial", "chardev:console", "-drive", f"file={root}/disk.raw,if=virtio,format=raw,cache=unsafe"]
+        if self._balloon:  # first, because another device would take its slot
+            command += ["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"]
         if self._card:
             command += ["-netdev", f"tap,id=net0,ifname={self._card},script=no,downscript=no"]
             command += ["-device", "virtio-net-pci,netdev=net0"]
-        return [
-            *command,
-            *(["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"] if self._balloon else []),
-            *self._options,
-        ]
+        return [*command, *self._options]
 
     def boot(self) -> None:
         """Start the VM as qemu-server does, and return once its guest is in its condition."""
