@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..support.service import Service
 
+Figures = dict[str, float]
+
 
 def millis(samples: list[float]) -> float:
     return round(statistics.median(samples) * 1000, 2)
@@ -40,6 +42,11 @@ class Keeping:
         assert reply["outcome"] == "done", reply
 
 
+def kib(pid: int, file: str, name: str) -> int:
+    """Return a number of KiB from a file of /proc."""
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def resident_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+    return kib(pid, "status", "VmRSS")

@@ -1,14 +1,11 @@
 """What the page costs on a phone's bad line: 400 kbit/s, 400 ms, a processor six times as slow.
 
-Through a real nginx with deploy/nginx's configuration, TLS 1.3 and HTTP/2. `slow_page_figures` measures; by itself:
-`python -m tests.bench.slow_page`.
+Through a real nginx with deploy/nginx's configuration, TLS 1.3 and HTTP/2.
 """
 
 import base64
 import hashlib
-import json
 import statistics
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +21,8 @@ from ..support.browser import FLAGS
 from ..support.front import front
 from ..support.service import Service
 from ..support.sshd import Sshd
+from .client import Figures
 from .slow_line import SlowLine
-
-Figures = dict[str, float]
 
 BITS_PER_SECOND, ROUND_TRIP, SLOWER = 400_000, 0.4, 6
 TITLES = {
@@ -161,12 +157,3 @@ def _visit(phone: BrowserContext, line: SlowLine, url: str, awaited: str) -> Fig
     page.wait_for_load_state("networkidle")
     page.close()
     return {**found, "bytes": line.passed - before}
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as place:
-        Path(place).chmod(0o711)
-        measured = slow_page_figures(Path(place))
-    for title_of, title in TITLES.items():
-        print(f"{title:<100}  {measured[title_of]:>10}")
-    print(json.dumps(measured))

@@ -115,7 +115,6 @@ class Wire:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()  # guards the open connections and whether the wire is up
         self.cuts = 0
-        self.record: list[tuple[float, bytes]] | None = None  # the handler's bytes with their times, for the bench
         self.up()
 
     def up(self) -> None:
@@ -254,8 +253,6 @@ class _Line:
         return data
 
     def _is_answered(self, data: bytes) -> bytes:
-        if self.wire.record is not None:
-            self.wire.record.append((time.time(), data))
         with self.lock:
             room = self.wire.room(self.asked, self.answered, data)
             self.answered += len(data)

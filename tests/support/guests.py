@@ -43,7 +43,6 @@ _WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; s
 DOES = {
     "idle": ":",
     "busy": f"({_BURN}) & ({_BURN}) &",
-    "counts": f"({_BURN}) & (while :; do i=$((i+1)); echo $i; done >/dev/ttyS0) &",
     "kernel-busy": "cat /dev/urandom >/dev/null & cat /dev/urandom >/dev/null &",
     "real-time": f"echo -1 >/proc/sys/kernel/sched_rt_runtime_us; chrt -f 99 sh -c '{_BURN}' &",
     "all-stopped": f"(sleep 1000) & ({_BURN}) & kill -STOP -1",
