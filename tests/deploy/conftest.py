@@ -1,19 +1,10 @@
 """Fixtures of the tests that install and configure a handler."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ..support import forked
 from ..support.service import give_to_handler
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _forked() -> Iterator[None]:
-    """End the process of tests/support/forked.py after the tests."""
-    yield
-    forked.end()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Fixtures of doctor's tests: the process that runs it, and a good configuration."""
+"""Fixtures of doctor's tests: a good configuration, and a host."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ..support.doctor import DoctorProcess, Setup
+from ..support.doctor import Setup
 from ..support.doctor_host import DoctorHost
 
 
-@pytest.fixture(scope="session")
-def doctor_process() -> Iterator[DoctorProcess]:
-    """A process that has loaded the command, and forks for each run."""
-    process = DoctorProcess()
-    try:
-        yield process
-    finally:
-        process.close()
-
-
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess) -> Setup:
+def setup(short_dir: Path) -> Setup:
     """A good configuration with one host, on which nothing listens, and one VM."""
-    return Setup(short_dir, doctor_process)
+    return Setup(short_dir)
 
 
 @pytest.fixture(scope="module")

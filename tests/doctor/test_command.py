@@ -18,7 +18,8 @@ from breakglass.cli.output import CommandError
 from breakglass.config.load import parse
 from breakglass.config.model import Config
 
-from ..support.doctor import DoctorProcess, Setup, found
+from ..support.doctor import Setup, found
+from ..support.forked import fork_command
 from ..support.model import Model
 from ..support.service import SSH_KEY, config_text, new_secret
 from ..support.signals import signal_process
@@ -100,12 +101,12 @@ def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> N
     assert (report.code, report.stdout, name in report.stderr) == (2, "", True)
 
 
-def test_an_output_that_can_not_be_written(setup: Setup, doctor_process: DoctorProcess) -> None:
+def test_an_output_that_can_not_be_written(setup: Setup) -> None:
     """A full disk has its own error and exit code, because the findings are lost."""
     setup.write()
     err = setup.directory / "stderr"
     for words in (["doctor"], ["doctor", "--json"]):
-        assert doctor_process.run(words, setup.environment, Path("/dev/full"), err, LOCAL) == 2
+        assert fork_command(words, setup.environment, Path("/dev/full"), err, places=LOCAL) == 2
         assert "can't write the output: No space left on device" in err.read_text()
 
 

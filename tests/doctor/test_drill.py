@@ -16,7 +16,6 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.client import Event, Signer, VerbCall, call, new_id
 from breakglass.demo.proxmox.world import World
 
-from ..support.doctor import DoctorProcess
 from ..support.documents import commands
 from ..support.running import Running, new_setup
 from ..support.service import new_secret
@@ -28,11 +27,11 @@ pytestmark = [pytest.mark.real("sshd", "qemu"), pytest.mark.shared("world", "ssh
 
 
 @pytest.fixture(scope="module")
-def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
+def running(directory: Path, shared_sshd: Sshd) -> Iterator[Running]:
     """A handler whose VM may be drilled, for the callers operator (all verbs), historian, and watcher (no power)."""
     place = directory / "drill"
     place.mkdir()
-    setup = new_setup(place, doctor_process, shared_sshd)
+    setup = new_setup(place, shared_sshd)
     setup.config["vms"]["devvm"]["drill"] = True
     watcher = {"secret_file": setup.file("watcher", new_secret()), "allow": ["status", "forensics", "history"]}
     setup.config["callers"]["watcher"] = watcher
@@ -151,9 +150,9 @@ def test_in_a_terminal_it_asks(running: Running, answer: str) -> None:
 
 
 @pytest.mark.all
-def test_a_vm_that_is_not_for_drills_is_refused(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> None:
+def test_a_vm_that_is_not_for_drills_is_refused(short_dir: Path, sshd: Sshd) -> None:
     """The alert matches no entry, so nothing is started; the handler refuses the cycle too."""
-    with Running(new_setup(short_dir, doctor_process, sshd)).run() as running:
+    with Running(new_setup(short_dir, sshd)).run() as running:
         running.ready()
         before = len(jobs(running))
         code, _, complained = ended(drill(running, "--yes"))
@@ -215,9 +214,9 @@ def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running, num
 
 
 @pytest.mark.all
-def test_an_answer_that_is_lost(short_dir: Path, doctor_process: DoctorProcess, world: World, sshd: Sshd) -> None:
+def test_an_answer_that_is_lost(short_dir: Path, world: World, sshd: Sshd) -> None:
     """The handler is killed during the cycle and stays away. The command for the same drill works when it is back."""
-    setup = new_setup(short_dir, doctor_process, sshd)
+    setup = new_setup(short_dir, sshd)
     setup.config["vms"]["devvm"]["drill"] = True
     program = (
         "import breakglass.client as client; client.REPEAT_SECONDS = 1.0\n"

@@ -18,7 +18,7 @@ from breakglass.base.budget import HOLD_SECONDS
 from breakglass.base.findings import ERROR, OK, WARNING
 
 from ..support.certificates import make_certificate
-from ..support.doctor import DoctorProcess, Report, Setup, found
+from ..support.doctor import Report, Setup, found
 from ..support.front import run_nginx
 from ..support.ports import reserve_port
 from ..support.running import Running, new_setup
@@ -47,19 +47,19 @@ server {{
 
 
 @pytest.fixture(scope="module")
-def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
+def running(directory: Path, shared_sshd: Sshd) -> Iterator[Running]:
     """A handler without a fault, which the proxies of the tests stand in front of."""
     place = directory / "running"
     place.mkdir()
-    with Running(new_setup(place, doctor_process, shared_sshd)).run() as running:
+    with Running(new_setup(place, shared_sshd)).run() as running:
         running.ready()
         yield running
 
 
 @pytest.fixture
-def own(short_dir: Path, doctor_process: DoctorProcess, sshd: Sshd) -> Setup:
+def own(short_dir: Path, sshd: Sshd) -> Setup:
     """A good configuration for a handler of the test's own."""
-    return new_setup(short_dir, doctor_process, sshd)
+    return new_setup(short_dir, sshd)
 
 
 class Proxy(NamedTuple):

@@ -10,7 +10,8 @@ import asyncssh
 import pytest
 
 from ..support import claude
-from ..support.doctor import DoctorProcess, Setup
+from ..support.doctor import Setup
+from ..support.forked import fork_command
 from ..support.model import Model
 from ..support.model_proxy import Authority, relay, with_tls
 from ..support.service import ACCOUNT, SSH_KEY, new_secret, new_ssh_key
@@ -154,7 +155,7 @@ def test_a_configuration_is_well(setup: Setup, seed: Seed) -> None:
     all_well(setup)
 
 
-def test_as_init_wrote_it(short_dir: Path, setup: Setup, doctor_process: DoctorProcess) -> None:
+def test_as_init_wrote_it(short_dir: Path, setup: Setup) -> None:
     """Doctor accepts the files, modes and settings of `init`."""
     directory = short_dir / "etc"
     flags = ["--url", "https://rescue.example/", "--host", "pve1=192.0.2.10", "--host-key", f"pve1={HOST_KEYS[0]}"]
@@ -162,7 +163,7 @@ def test_as_init_wrote_it(short_dir: Path, setup: Setup, doctor_process: DoctorP
     out, err = short_dir / "out", short_dir / "err"
     environment = setup.environment | {"HOME": str(short_dir), "XDG_STATE_HOME": str(short_dir)}
     short_dir.chmod(0o711)
-    assert doctor_process.run(["init", str(directory), *flags], environment, out, err, ()) == 0, err.read_text()
+    assert fork_command(["init", str(directory), *flags], environment, out, err) == 0, err.read_text()
     setup.environment["BREAKGLASS_CONFIG"] = str(directory / "breakglass.toml")
     all_well(setup)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ..support.cluster import Cluster, cluster
-from ..support.doctor import DoctorProcess, Report, Setup, found
+from ..support.doctor import Report, Setup, found
 from ..support.running import Running, new_setup
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
@@ -21,10 +21,10 @@ def nodes(directory: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def running(nodes: Cluster, directory: Path, doctor_process: DoctorProcess) -> Iterator[Running]:
+def running(nodes: Cluster, directory: Path) -> Iterator[Running]:
     place = directory / "d"
     place.mkdir()
-    setup = new_setup(place, doctor_process, nodes.nodes["pve1"])
+    setup = new_setup(place, nodes.nodes["pve1"])
     for name, sshd in nodes.nodes.items():
         key = setup.file(f"{name}-key", sshd.power_key)
         address = f"breakglass@127.0.0.1:{sshd.port}"

@@ -25,7 +25,7 @@ from breakglass.agents.pve.words import VERSION
 from breakglass.base.findings import ERROR, OK, WARNING, Finding
 
 from ..support.agent import OLDER, agent_program
-from ..support.doctor import DoctorProcess, Report, found
+from ..support.doctor import Report, found
 from ..support.doctor_host import DoctorHost, HostSetup, another_server, guests, silent_port
 from ..support.installing import ROOT, new_key
 from ..support.ports import reserve_port
@@ -110,7 +110,7 @@ def examine(setup: HostSetup, fault: Planted) -> Examined:
 
 
 @pytest.fixture(scope="module")
-def examined(doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Callable[[Planted], Examined]:
+def examined(doctor_host: DoctorHost) -> Callable[[Planted], Examined]:
     """Return a function that examines each fault once, on a host that is then put right."""
     seen: dict[str, Examined] = {}
 
@@ -118,7 +118,7 @@ def examined(doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Callable
         if fault.name not in seen:
             with tempfile.TemporaryDirectory(prefix="bg", ignore_cleanup_errors=True) as directory:
                 try:
-                    seen[fault.name] = examine(HostSetup(Path(directory), doctor_process, doctor_host), fault)
+                    seen[fault.name] = examine(HostSetup(Path(directory), doctor_host), fault)
                 finally:
                     doctor_host.restore()
         return seen[fault.name]
@@ -127,9 +127,9 @@ def examined(doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Callable
 
 
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess, doctor_host: DoctorHost) -> Iterator[HostSetup]:
+def setup(short_dir: Path, doctor_host: DoctorHost) -> Iterator[HostSetup]:
     """A configuration with a host on which all is well; what a test changes there is put back."""
-    yield HostSetup(short_dir, doctor_process, doctor_host)
+    yield HostSetup(short_dir, doctor_host)
     doctor_host.restore()
 
 

@@ -14,7 +14,7 @@ from breakglass.demo.proxmox.world import World
 from breakglass.doctor.http import Reply
 from breakglass.doctor.signed import judge_proof
 
-from ..support.doctor import DoctorProcess, Report, found
+from ..support.doctor import Report, found
 from ..support.rows import each_row
 from ..support.running import Running, new_setup
 from ..support.sshd import Sshd
@@ -24,10 +24,10 @@ PLACES = ("handler", "proof")
 
 
 @pytest.fixture(scope="module")
-def running(directory: Path, doctor_process: DoctorProcess, shared_sshd: Sshd) -> Iterator[Running]:
+def running(directory: Path, shared_sshd: Sshd) -> Iterator[Running]:
     place = directory / "proof"
     place.mkdir()
-    with Running(new_setup(place, doctor_process, shared_sshd)).run() as running:
+    with Running(new_setup(place, shared_sshd)).run() as running:
         running.ready()
         yield running
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ..support import claude
-from ..support.doctor import DoctorProcess, Report
+from ..support.doctor import Report
 from ..support.doctor_host import DoctorHost, HostSetup
 from ..support.model import Model
 from ..support.running import ALERT, Running
@@ -18,9 +18,9 @@ HERE = {"clock-not-kept"}  # what the machine of the tests has
 
 
 @pytest.fixture
-def setup(short_dir: Path, doctor_process: DoctorProcess, doctor_host: DoctorHost) -> HostSetup:
+def setup(short_dir: Path, doctor_host: DoctorHost) -> HostSetup:
     short_dir.chmod(0o755)
-    return HostSetup(short_dir, doctor_process, doctor_host)
+    return HostSetup(short_dir, doctor_host)
 
 
 def chat_and_alerts(setup: HostSetup, model: Model) -> None:

@@ -11,7 +11,6 @@ import pytest
 from breakglass.demo.proxmox.world import World
 
 from ..conftest import running_world, serving
-from ..support import forked
 from ..support.cluster import Cluster, cluster
 from ..support.scripted import Scripted, scripted_host
 from ..support.service import Service, with_constants
@@ -30,13 +29,6 @@ def handler(directory: Path, sshd: Sshd, *, program: Sequence[str] = EAGER, **mo
         yield service
     finally:
         service.stop()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _forked() -> Iterator[None]:
-    """End the process of tests/support/forked.py after the tests."""
-    yield
-    forked.end()
 
 
 @pytest.fixture(scope="session")

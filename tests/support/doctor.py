@@ -1,15 +1,7 @@
-"""Runs `breakglass doctor` for tables of faults, on a good configuration and in a process that starts it quickly.
+"""Runs `breakglass doctor` for tables of faults, on a good configuration."""
 
-A process that has loaded everything forks for each run, so a fault does not cost a start of Python. The child is the
-command, which reads its arguments and environment, becomes the handler's user, prints and exits.
-"""
-
-import contextlib
 import json
 import os
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,9 +14,9 @@ import pytest
 
 from breakglass.base.findings import ERROR, Finding
 
+from .forked import Mount, fork_command
 from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret
 
-SECONDS = 150.0  # doctor ends within 30 s, or on a busy machine within the limits below
 # The time in which a busy machine does what works. A test that waits for a limit sets its own.
 _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
@@ -36,110 +28,6 @@ _PATIENT: Mapping[str, object] = {
     "doctor.signed.PROOF_SECONDS": 30.0,
     "doctor.sessions.SECONDS": 40.0,
 }
-_SERVE = """
-import ctypes, importlib, json, os, sys
-from breakglass.agents.bundle import bundle_digest
-from breakglass.config.ssh_library import asyncssh
-from breakglass.cli import commands, doctor
-from breakglass.cli.starting import load_server_modules
-from breakglass.doctor.walk import walk
-walk.__defaults__ = (100.0,)
-load_server_modules()
-bundle_digest()
-looks = doctor.LOOKS
-async def nothing(visit, found):
-    for finding in ():
-        yield finding
-print("ready", flush=True)
-for line in sys.stdin:
-    words, environment, out, err, places, mounts, user, constants = json.loads(line)
-    if (pid := os.fork()) == 0:
-        os.setsid()
-        for number, mount in enumerate(mounts):
-            libc = ctypes.CDLL(None, use_errno=True)
-            first = number or (libc.unshare(0x20000), libc.mount(None, b"/", None, 0x44000, None))  # private, recursive
-            source, target, kind, data = (text.encode() for text in mount)
-            flags = 1 if data == b"ro" else 0 if kind else 4096  # bound without a kind
-            if libc.mount(source, target, kind, flags, data if flags != 1 else None) != 0:
-                sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv = ["breakglass", *words]
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, out), (2, err)):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-        for path, value in constants.items():
-            module, _, constant = path.rpartition(".")
-            owner = importlib.import_module(f"breakglass.{module}")
-            getattr(owner, constant)  # or it has another name now
-            setattr(owner, constant, value)
-        if places is not None:
-            doctor.LOOKS = tuple(look for look in looks if look[0] in places)
-            doctor.prove = doctor.prove if "proof" in places else nothing
-        if user:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
-        try:
-            code = commands.run()
-        except SystemExit as end:  # argparse's
-            code = end.code
-        sys.stdout.flush()
-        os._exit(code)  # the end of a Python that has loaded all takes longer than doctor
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-Mount = tuple[str, str, str, str]  # source, target, kind and data, such as "ro"; without a kind, a bind mount
-
-
-class DoctorProcess:
-    """The process that forks for each run of `doctor`."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", _SERVE]
-        self._process = subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._read() == "ready"
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], SECONDS)[0]:
-            self.close()
-            raise TimeoutError("doctor did not end")
-        return self._process.stdout.readline().strip()
-
-    def run(
-        self,
-        words: Sequence[str],
-        environment: Mapping[str, str],
-        out: Path,
-        err: Path,
-        places: Sequence[str] | None,
-        mounts: Sequence[Mount] = (),
-        user: int = 0,
-        constants: Mapping[str, object] | None = None,
-    ) -> int:
-        """Run a command with its output in two files; return its exit code.
-
-        `places` are the checks to run, or None for all. `mounts` and `constants` (such as "cli.ping.SECONDS") hold for
-        this run only. If root runs the tests, `user` starts the command.
-        """
-        assert self._process.stdin is not None
-        line = json.dumps([words, dict(environment), str(out), str(err), places, mounts, user, dict(constants or {})])
-        print(line, file=self._process.stdin, flush=True)
-        return int(self._read())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @dataclass(frozen=True)
@@ -166,13 +54,12 @@ class Setup:
     def __init__(
         self,
         directory: Path,
-        process: DoctorProcess,
         *,
         port: int = 1,
         key: str = SSH_KEY,
         host_key: object = "any",
     ) -> None:
-        self.directory, self._process, self.stack = directory, process, ExitStack()
+        self.directory, self.stack = directory, ExitStack()
         self.path = directory / "breakglass.toml"
         self.operator = new_secret()
         self.text = ""  # of the whole file, if it is not made from `config`
@@ -220,8 +107,16 @@ class Setup:
         out, err = self.directory / "stdout", self.directory / "stderr"
         argv = ["doctor", *(["--json"] if json else []), *self.words, *words]
         began = time.monotonic()
-        constants = {**_PATIENT, **self.constants}
-        code = self._process.run(argv, self.environment, out, err, places, self.mounts, self.user, constants)
+        code = fork_command(
+            argv,
+            self.environment,
+            out,
+            err,
+            places=places,
+            mounts=self.mounts,
+            user=self.user,
+            constants={**_PATIENT, **self.constants},
+        )
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 

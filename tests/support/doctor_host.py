@@ -17,7 +17,7 @@ from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.words import DEADLINES
 
 from .agent import READS, agent_program
-from .doctor import DoctorProcess, Setup
+from .doctor import Setup
 from .installing import ROOT, Door, Installed
 
 KEY_FILE = "ssh/authorized_keys.d/breakglass"  # below /etc
@@ -61,8 +61,8 @@ class DoctorHost(Installed):
 class HostSetup(Setup):
     """A configuration with that host."""
 
-    def __init__(self, directory: Path, process: DoctorProcess, host: DoctorHost) -> None:
-        super().__init__(directory, process, port=host.door.port, key=host.power, host_key=host.host_key)
+    def __init__(self, directory: Path, host: DoctorHost) -> None:
+        super().__init__(directory, port=host.door.port, key=host.power, host_key=host.host_key)
         self.host = host
         self.pve1 = self.config["hosts"]["pve1"]
         self.pve1["ssh"] = f"{host.user}@127.0.0.1:{host.door.port}"

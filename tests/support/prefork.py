@@ -1,8 +1,8 @@
 """Starts the tests' handlers by forks of a process that has loaded the libraries, which take most of a start.
 
-The child has none of our modules. It runs `python -m breakglass` or `python -c CODE` from the first line on, with its
-own user, environment, directory and output. Tests of the start itself, as in tests/handler/test_rights.py, start a new
-Python.
+A handler's child has none of our modules. It runs `python -m breakglass` or `python -c CODE` from the first line on,
+with its own user, environment, directory and output. Tests of the start itself, as in tests/handler/test_rights.py,
+start a new Python.
 """
 
 import json
@@ -61,6 +61,7 @@ def reap(number, frame):
 def tell(*words):
     os.write(1, json.dumps(words).encode() + b"\\n")
 
+exec(sys.argv[1])
 gc.freeze()
 signal.signal(signal.SIGCHLD, reap)
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then ends the handlers
@@ -113,8 +114,8 @@ Process = subprocess.Popen[bytes] | Forked
 class _Server:
     """The process that forks. It ends when its input is closed, and so with this process."""
 
-    def __init__(self, python: str) -> None:
-        command = [python, "-c", _SERVER]
+    def __init__(self, python: str, preloaded: str) -> None:
+        command = [python, "-c", _SERVER, preloaded]
         self._process = subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.codes: dict[int, int | None] = {}  # of each child; None while it runs
 
@@ -147,7 +148,7 @@ class _Server:
             process.stdin.close()
 
 
-_servers: dict[str, _Server] = {}  # for each Python
+_servers: dict[tuple[str, str], _Server] = {}  # for each Python, and for the code that it runs before it forks
 
 
 def start(
@@ -157,13 +158,17 @@ def start(
     output: Path,
     errors: Path | None,
     user: tuple[int, int] | None,
+    preloaded: str = "",
 ) -> Forked:
-    """Run a Python's command line as this user and group. Its output is appended to two files."""
+    """Run a Python's command line as this user and group. Its output is appended to two files.
+
+    The code in `preloaded` is run once, before the first fork.
+    """
     python, *program = command
-    if python not in _servers:
-        _servers[python] = _Server(python)
+    if (python, preloaded) not in _servers:
+        _servers[python, preloaded] = _Server(python, preloaded)
     paths = (str(directory), str(output), errors and str(errors))
-    return _servers[python].start(dict(environment), *paths, user, program)
+    return _servers[python, preloaded].start(dict(environment), *paths, user, program)
 
 
 def end() -> None:

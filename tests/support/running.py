@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .doctor import DoctorProcess, Setup
+from .doctor import Setup
 from .ports import reserve_port
 from .service import new_secret, start_handler
 from .signals import signal_process
@@ -62,9 +62,9 @@ class Running:
         until(lambda: text in self.log.read_text(), text)
 
 
-def new_setup(directory: Path, process: DoctorProcess, sshd: Sshd) -> Setup:
+def new_setup(directory: Path, sshd: Sshd) -> Setup:
     """Return a good configuration whose host is the real sshd."""
-    setup = Setup(directory, process, port=sshd.port, host_key=[sshd.host_key], key=sshd.power_key)
+    setup = Setup(directory, port=sshd.port, host_key=[sshd.host_key], key=sshd.power_key)
     setup.config["alerts"] = [ALERT]
     setup.config["callers"]["sender"] = {"token_file": setup.file("token", "bgt_" + "t" * 43), "allow": ["forensics"]}
     setup.config["callers"]["historian"] = {"secret_file": setup.file("historian", new_secret()), "allow": ["history"]}
