@@ -15,19 +15,14 @@ from pathlib import Path
 import pytest
 
 from ..support.attacks import (
-    CHANGERS,
     CLAUDE,
     COMMAND,
+    COMMANDS,
     NAMES,
     OWN,
     PLACES,
-    PROCESSES,
-    READERS,
     SECRET,
     SSH_CLIENT,
-    SURVIVORS,
-    WAYS_BACK,
-    WRITERS,
     Attack,
     may_have,
     place_of,
@@ -39,7 +34,7 @@ from ..support.service import as_handler
 pytestmark = [pytest.mark.real("bwrap"), pytest.mark.slow]
 
 Said = list[tuple[str, str]]  # each command, and what it printed
-READING = [*READERS, *WAYS_BACK]
+READING = [*COMMANDS["readers"], *COMMANDS["ways back"]]
 EVERYWHERE = pytest.mark.parametrize("attack", [COMMAND, CLAUDE, SSH_CLIENT], indirect=True)
 
 
@@ -83,7 +78,7 @@ def test_no_process_has_anything(attack: Attack) -> None:
     command = ["tail", "-f", "/dev/null", SECRET]  # which continues without that file
     with subprocess.Popen(command, env={"PLANTED": SECRET}, stderr=subprocess.DEVNULL, **as_handler()) as other:
         try:
-            output = attack.run_all(["ls -d /proc/[0-9]*", f"kill -9 {other.pid}", *PROCESSES])
+            output = attack.run_all(["ls -d /proc/[0-9]*", f"kill -9 {other.pid}", *COMMANDS["processes"]])
             assert other.poll() is None
         finally:
             other.kill()
@@ -99,7 +94,9 @@ def test_only_its_own_can_be_written(attack: Attack, directory: Path) -> None:
     """Every way to make a file, tried in a directory that every user can write: no file is there afterwards."""
     word, found = f"owned-{uuid.uuid4().hex}", targets(directory)
     places = [place_of(found, each) for each in PLACES]
-    seen = attack.run_all([*aim(WRITERS, places), "ls -d /turn/*owned* /turn/bin/*owned* /turn/cwd/*owned*"], N=word)
+    seen = attack.run_all(
+        [*aim(COMMANDS["writers"], places), "ls -d /turn/*owned* /turn/bin/*owned* /turn/cwd/*owned*"], N=word
+    )
     assert [path for place in places if place.exists() for path in place.glob(f"{word}*")] == []
     assert f"/{word}" not in seen[-1][1].replace("cannot access", "")
 
@@ -117,7 +114,7 @@ def test_no_file_of_ours_is_changed(attack: Attack, directory: Path) -> None:
     aims = list(targets(directory).values())
     paths = [path for path in aims if path.exists()]
     before = list(map(describe, paths))
-    attack.run_all(aim(CHANGERS, aims))
+    attack.run_all(aim(COMMANDS["changers"], aims))
     assert list(map(describe, paths)) == before
 
 
@@ -125,23 +122,25 @@ def test_no_file_of_ours_is_changed(attack: Attack, directory: Path) -> None:
 def test_the_writers_write(attack: Attack) -> None:
     """The same commands make and change files of the turn's own."""
     begin = "mkdir -p $TMPDIR/made $TMPDIR/own; D=$TMPDIR/made"
-    seen = [f"{begin}; N=owned; {command}\nls $D | grep -q . && echo {OWN}; rm -rf $D/*" for command in WRITERS]
+    seen = [
+        f"{begin}; N=owned; {command}\nls $D | grep -q . && echo {OWN}; rm -rf $D/*" for command in COMMANDS["writers"]
+    ]
     silent = pick(attack.run_all(seen), OWN, has=False)
-    assert len(silent) < len(WRITERS) / 8, silent
+    assert len(silent) < len(COMMANDS["writers"]) / 8, silent
     state = "$(stat -c %i.%s.%Y.%a $F; cksum <$F)"
     begin = "F=$TMPDIR/own/file; mkdir -p ${F%/*}; rm -f $F; echo old >$F; old=" + state
-    seen = [f'{begin}\n{command}\n[ "$old" = "{state}" ] || echo {OWN}' for command in CHANGERS]
+    seen = [f'{begin}\n{command}\n[ "$old" = "{state}" ] || echo {OWN}' for command in COMMANDS["changers"]]
     silent = pick(attack.run_all(seen), OWN, has=False)
-    assert len(silent) < len(CHANGERS) / 8, silent
+    assert len(silent) < len(COMMANDS["changers"]) / 8, silent
 
 
 @EVERYWHERE
 def test_nothing_lives_on(attack: Attack) -> None:
     """Every way to outlive a shell: a session of one's own, no signal, no descriptor, no parent."""
-    seconds, most = nap(77).split()[1], len(SURVIVORS) * 3 // 4
+    seconds, most = nap(77).split()[1], len(COMMANDS["survivors"]) * 3 // 4
     count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx {seconds}"
     wait = f"for _ in $(seq 300); do n=$({count}); [ $n -le {most} ] || break; sleep 0.1; done; echo $n"
-    assert int(attack.run_all([*SURVIVORS, wait], S=seconds)[-1][1]) > most
+    assert int(attack.run_all([*COMMANDS["survivors"], wait], S=seconds)[-1][1]) > most
     wait_until_gone(seconds, 60)
 
 
