@@ -14,18 +14,19 @@ from breakglass.chat.proxy import BODY_BYTES, CONNECTIONS
 from breakglass.config.model_api import CREDENTIALS, ModelApi
 
 from ..support import claude
+from ..support.certificates import make_certificate, tls_context
 from ..support.model import Model
 from ..support.model_proxy import (
     MESSAGES,
-    Authority,
+    Relay,
     TurnProxy,
     UnixConnection,
-    answering,
     message,
     relay,
     tls_relay,
     turn_proxy,
 )
+from ..support.peer import answering
 from ..support.selection import sampled
 from ..support.talk import fake
 
@@ -262,49 +263,50 @@ def test_its_memory_is_closed_to_its_own_user(api: ModelApi) -> None:
 # --- the connection to the API ---
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "ours")
+@pytest.fixture
+def tls(tmp_path: Path, model: Model) -> Iterator[tuple[Relay, str]]:
+    """TLS before the model's API, for the name localhost, and the text of its authority."""
+    with tls_relay(model, tls_context(tmp_path, "localhost")) as network:
+        yield network, (tmp_path / "ca.pem").read_text()
 
 
-def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelApi, authority: Authority) -> None:
+def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelApi, tls: tuple[Relay, str]) -> None:
     """The API is reached over TLS, with one connection for one request after another."""
-    with tls_relay(model, authority.context("localhost")) as network:
-        with turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), authority.text) as proxy:
-            for _ in range(3):
-                assert proxy.ask()[0] == 200
-        assert network.taken <= 2  # one was opened early, and one served an earlier request
+    network, authority = tls
+    with turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), authority) as proxy:
+        for _ in range(3):
+            assert proxy.ask()[0] == 200
+    assert network.taken <= 2  # one was opened early, and one served an earlier request
     assert model.asked[-1].headers["x-api-key"] == SECRET
     assert model.asked[-1].headers["host"] == f"localhost:{network.port}"
 
 
 @pytest.mark.parametrize("fault", ["the system's authorities", "another authority", "another name", "no certificate"])
-def test_a_certificate_that_is_not_good_is_refused(
-    model: Model, api: ModelApi, authority: Authority, tmp_path: Path, fault: str
-) -> None:
+def test_a_certificate_that_is_not_good_is_refused(model: Model, api: ModelApi, tmp_path: Path, fault: str) -> None:
     """Nothing is sent, and claude gets the reason."""
     before = len(model.asked)
-    name = "else.example" if fault == "another name" else "localhost"
+    context = tls_context(tmp_path / "ours", "else.example" if fault == "another name" else "localhost")
     texts = {"the system's authorities": "", "no certificate": "-----BEGIN CERTIFICATE-----\n"}
-    texts["another authority"] = Authority(tmp_path, "others").text
-    with tls_relay(model, authority.context(name)) as network:
-        tls = api._replace(base_url=f"https://localhost:{network.port}")
-        with turn_proxy(tls, texts.get(fault, authority.text)) as proxy:
-            status, body = proxy.ask()
+    texts["another authority"] = make_certificate(tmp_path / "others").read_text()
+    texts["another name"] = (tmp_path / "ours/ca.pem").read_text()
+    with (
+        tls_relay(model, context) as network,
+        turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), texts[fault]) as proxy,
+    ):
+        status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
     assert ("chat.ca_file can't be used" if fault == "no certificate" else "its certificate is not valid") in body
     assert len(model.asked) == before
 
 
-def test_a_proxy_of_the_network_sees_no_credential(model: Model, api: ModelApi, authority: Authority) -> None:
+def test_a_proxy_of_the_network_sees_no_credential(model: Model, api: ModelApi, tls: tuple[Relay, str]) -> None:
     """With https_proxy the connection goes through it, as an encrypted one, with the proxy's own password."""
-    with tls_relay(model, authority.context("localhost")) as tls, relay(None) as network:
-        far = api._replace(base_url=f"https://localhost:{tls.port}")
-        with turn_proxy(
-            far._replace(https_proxy=f"http://me:p%40ss@localhost:{network.port}"), authority.text
-        ) as proxy:
+    url = f"https://localhost:{tls[0].port}"
+    with relay(None) as network:
+        proxied = api._replace(base_url=url, https_proxy=f"http://me:p%40ss@localhost:{network.port}")
+        with turn_proxy(proxied, tls[1]) as proxy:
             assert proxy.ask()[0] == 200
-    assert network.seen.startswith(f"CONNECT localhost:{tls.port} HTTP/1.".encode())
+    assert network.seen.startswith(f"CONNECT localhost:{tls[0].port} HTTP/1.".encode())
     assert b"proxy-authorization: Basic bWU6cEBzcw==\r\n" in network.seen
     assert SECRET.encode() not in network.seen
     assert model.asked[-1].headers["x-api-key"] == SECRET

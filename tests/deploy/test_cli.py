@@ -6,13 +6,10 @@ import os
 import shlex
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import termios
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +22,9 @@ from breakglass.cli.output import visible
 from breakglass.cli.terminal_text import opinion_line
 from breakglass.demo.proxmox.world import World
 
+from ..support.certificates import tls_context
 from ..support.forked import run_command as run
-from ..support.front import make_certificates
+from ..support.peer import playing
 from ..support.ports import reserve_port
 from ..support.rows import each_row
 from ..support.selection import sampled
@@ -329,22 +327,6 @@ def test_a_full_disk_does_not_change_the_outcome(service: Service) -> None:
         assert (ran.returncode, continues) == ((0, False) if options else (4, True)), ran.stderr
 
 
-@contextmanager
-def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Run a server that answers one connection; yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                answer(connection)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"localhost:{server.getsockname()[1]}"
-        thread.join(10)
-
-
 def test_a_handler_without_tls_is_named() -> None:
     """For an https URL with a plain port, `call` says that TLS failed and nothing was sent."""
 
@@ -352,23 +334,21 @@ def test_a_handler_without_tls_is_named() -> None:
         connection.recv(1)
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    with listening(answer) as place:
-        ran = run("call", "status", BREAKGLASS_URL=f"https://{place}", BREAKGLASS_SECRET=SIGNING_KEY)
+    with playing(answer) as port:
+        ran = run("call", "status", BREAKGLASS_URL=f"https://localhost:{port}", BREAKGLASS_SECRET=SIGNING_KEY)
     assert (ran.returncode, "TLS failed" in ran.stderr, "use http://" in ran.stderr) == (3, True, True)
 
 
 def test_an_untrusted_certificate_is_named(tmp_path: Path) -> None:
     """For a private CA the error names the variable to set, and nothing was sent."""
-    make_certificates(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    context = tls_context(tmp_path, "localhost")
 
     def answer(connection: socket.socket) -> None:
         with pytest.raises(OSError, match=r"(?i)alert|eof|reset"):
             context.wrap_socket(connection, server_side=True)
 
-    with listening(answer) as place:
-        ran = run("call", "status", BREAKGLASS_URL=f"https://{place}", BREAKGLASS_SECRET=SIGNING_KEY)
+    with playing(answer) as port:
+        ran = run("call", "status", BREAKGLASS_URL=f"https://localhost:{port}", BREAKGLASS_SECRET=SIGNING_KEY)
     assert (ran.returncode, "its certificate is not trusted: " in ran.stderr) == (3, True), ran.stderr
     assert "set SSL_CERT_FILE" in ran.stderr
 

@@ -25,8 +25,9 @@ from breakglass.demo.proxmox.world import World
 
 from ..support.agent import set_constants
 from ..support.alerting import entry
+from ..support.certificates import make_certificate
 from ..support.chain import chain_files, read_links
-from ..support.front import make_certificates, nginx_server, replaced, run_nginx
+from ..support.front import nginx_server, replaced, run_nginx
 from ..support.ports import reserve_port
 from ..support.service import Reply, Service
 from ..support.signals import signal_process
@@ -52,8 +53,7 @@ class Balancer:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory, reserve_port()
-        directory.mkdir()
-        make_certificates(directory)
+        make_certificate(directory)
         self.tls = ssl.create_default_context(cafile=directory / "ca.pem")
         self._upstream = ""
 

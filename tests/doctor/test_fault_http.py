@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.budget import HOLD_SECONDS
 from breakglass.base.findings import ERROR, OK, WARNING
 
 from ..support.certificates import make_certificate
-from ..support.doctor import Report, Setup, found
+from ..support.doctor import DATA, Report, Setup, found
 from ..support.front import run_nginx
 from ..support.ports import reserve_port
 from ..support.running import Running, new_setup
@@ -65,6 +66,8 @@ def own(short_dir: Path, sshd: Sshd) -> Setup:
 class Proxy(NamedTuple):
     """A fault of what is in front of the handler, with the code and words of the fix that are expected.
 
+    tests/data/faulty_proxies.yaml has them.
+
     `before`, `server` and `location` are nginx settings; the URL that is asked ends with `ask`, and begins with
     `scheme`. `ca_file` is what SSL_CERT_FILE names if that is not the authority's file; `ca_mode` is that file's mode.
     """
@@ -88,7 +91,7 @@ class Proxy(NamedTuple):
     host: str = "localhost"
     certificate: dict[str, Any] = {}  # noqa: RUF012  nothing changes it
     level: str = ERROR
-    hold: int = 2  # seconds for which doctor has an answer delayed
+    holds_long: bool = False  # doctor has an answer delayed for as long as in use, and not for 2 s
 
 
 @contextlib.contextmanager
@@ -129,141 +132,7 @@ def look(setup: Setup, environment: dict[str, str], *words: str, hold: int = HOL
     return report
 
 
-LOGIN = "default_type text/html; return 200 '<form action=/login><input type=password></form>';"
-PROXIES = [
-    Proxy("drops the signature", "headers-dropped", "webhook-signature", 'proxy_set_header webhook-signature "";'),
-    Proxy("drops every header", "headers-dropped", "proxy_pass_request_headers", "proxy_pass_request_headers off;"),
-    Proxy("drops bearer tokens", "headers-dropped", "authorization", 'proxy_set_header authorization "";'),
-    Proxy("drops Prefer", "headers-dropped", "prefer", 'proxy_set_header prefer "";', level=WARNING),
-    Proxy("gives requests ids", "headers-changed", "webhook-id", "proxy_set_header webhook-id $request_id;"),
-    Proxy("replaces the body", "body-changed", "byte by byte", 'proxy_set_body \'{"verb":"status"}\';'),
-    Proxy("drops the body", "body-changed", "byte by byte", "proxy_pass_request_body off;"),
-    Proxy(
-        "buffers streams",
-        "buffered",
-        "proxy_buffering off",
-        "proxy_ignore_headers X-Accel-Buffering;",
-    ),
-    Proxy("cuts after 3 s", "cut-short", "proxy_read_timeout 120s", "proxy_read_timeout 3s;", hold=HOLD_SECONDS),
-    Proxy(
-        "compresses streams",
-        "compressed",
-        "gzip_types",
-        "gzip on; gzip_proxied any; gzip_types application/x-ndjson; gzip_min_length 1;",
-    ),
-    Proxy("limits bodies to 512 KiB", "body-limited", "client_max_body_size 1m", "client_max_body_size 512k;"),
-    Proxy("redirects to a login", "login-page", "/pve", "return 302 https://login.example.org/authorize;"),
-    Proxy("answers with a login page", "login-page", "/pve", LOGIN),
-    Proxy(
-        "asks for a password",
-        "login-page",
-        "/pve",
-        'auth_basic "it is private"; auth_basic_user_file {directory}/users;',
-    ),
-    Proxy(
-        "asks for a login at signed addresses only",
-        "login-page",
-        "/pve",
-        server="location = /echo { return 302 https://login.example.org/; }",
-    ),
-    Proxy(
-        "passes /health and the page on alone",
-        "path-blocked",
-        "every path",
-        server="location = /echo/arrived { return 404; }",
-    ),
-    Proxy("blocks alerts", "login-page", "/alert/", server="location /alert/ { return 403; }"),
-    Proxy(
-        "requires a client certificate",
-        "client-certificate",
-        "ssl_verify_client off",
-        server="ssl_verify_client on; ssl_client_certificate {directory}/certificate.pem;",
-    ),
-    Proxy("serves it below another path", "wrong-prefix", "prefix", path="/bg/", slash="/"),
-    Proxy("is asked below a path that the handler does not know", "wrong-prefix", "prefix", ask="/breakglass/"),
-    Proxy("is another program", "other-program", "HOST and PORT", "return 200 'It works!';"),
-    Proxy("has no handler behind it", "handler-down", "systemctl start breakglass", backend=1),
-    Proxy("is asked without TLS", "needs-https", "BREAKGLASS_URL=https://localhost", scheme="http"),
-    Proxy("is asked with TLS and has none", "not-https", "BREAKGLASS_URL=http://localhost", ssl=""),
-    Proxy(
-        "redirects to https",
-        "redirected",
-        "BREAKGLASS_URL=https://localhost",
-        "return 301 https://localhost$request_uri;",
-        scheme="http",
-        ssl="",
-    ),
-    Proxy("has a certificate that has expired", "certificate-expired", "certbot renew", certificate={"ends": -0.5}),
-    Proxy("has a certificate of the future", "certificate-early", "timedatectl", certificate={"begins": 1}),
-    Proxy(
-        "has a certificate for another name",
-        "certificate-name",
-        "certbot certonly -d localhost",
-        certificate={"name": "rescue.example.org"},
-    ),
-    Proxy("has a certificate of an unknown authority", "certificate-untrusted", "SSL_CERT_FILE", trusted=False),
-    Proxy(
-        "has a certificate that expires soon",
-        "certificate-expires",
-        "certbot renew",
-        certificate={"ends": 5},
-        level=WARNING,
-    ),
-    Proxy("does not pass a script on", "page-files-missing", "app.js", server="location = /app.js { return 404; }"),
-    Proxy(
-        "does not pass the list on", "page-files-missing", "files.json", server="location = /files.json { return 404; }"
-    ),
-    Proxy(
-        "adds a script to the page",
-        "page-altered",
-        "the page itself",
-        "sub_filter </head> '<script></script></head>';",
-        level=WARNING,
-    ),
-    Proxy("does not pass the page on", "wrong-prefix", "prefix", server="location = / { return 404; }"),
-    Proxy(
-        "hides the page's policy",
-        "page-policy",
-        "proxy_hide_header",
-        "proxy_hide_header Content-Security-Policy;",
-        level=WARNING,
-    ),
-]
-PROXIES += [  # what a reviewer planted, by number, and later ones
-    Proxy(
-        "R16 is not named in [server] proxies",
-        "proxy-not-named",
-        "[server]",
-        "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
-        level=WARNING,
-    ),
-    Proxy(
-        "R21 has a dead one of two handlers",
-        "upstream-dead",
-        "remove it from upstream",
-        "proxy_next_upstream off;",
-        before="upstream two {{ server 127.0.0.1:{backend}; server 127.0.0.1:1 max_fails=0; }}",
-        to="two",
-    ),
-    Proxy(
-        "R22 limits requests",
-        "proxy-limits",
-        "limit_req",
-        "limit_req zone=few burst=2 nodelay;",
-        before="limit_req_zone $binary_remote_addr zone=few:1m rate=1r/m;",
-    ),
-    Proxy("R24 adds a slash", "path-changed", "proxy_pass without a path", slash="//"),
-    Proxy("R29 has an authority that root alone reads", "certificate-file", "install -m 644", ca_mode=0o600),
-    Proxy(
-        "R30 has an authority without a key usage",
-        "certificate-authority",
-        "-addext keyUsage=critical,keyCertSign",
-        certificate={"has_usage": False},
-    ),
-    Proxy("N19 has an authority's file that is gone", "certificate-file", "can't read", ca_file="/nowhere/ca.pem"),
-    Proxy("N20 answers 429", "proxy-limits", "limit", server="location = /echo { return 429; }"),
-    Proxy("N21 answers 502 to POST", "upstream-dead", "error log", "if ($request_method = POST) { return 502; }"),
-]
+PROXIES = [Proxy(**row) for row in yaml.safe_load((DATA / "faulty_proxies.yaml").read_text("utf-8"))]
 CHEAP = ("drops the signature", "has a certificate for another name")
 
 
@@ -273,7 +142,7 @@ CHEAP = ("drops the signature", "has a certificate for another name")
 )
 def test_a_fault_of_the_proxy_is_found(running: Running, proxy: Proxy) -> None:
     with proxied(running, proxy) as environment:
-        report = look(running.setup, environment, hold=proxy.hold)
+        report = look(running.setup, environment, hold=HOLD_SECONDS if proxy.holds_long else 2)
     finding = found(report.findings, proxy.code)
     assert (finding.level, proxy.fix in finding.fix or proxy.fix in finding.sentence) == (proxy.level, True), finding
     assert report.code == (2 if proxy.level == ERROR else 1), report.findings
@@ -315,18 +184,13 @@ def test_a_fault_of_the_caller_is_found(running: Running, name: str, code: str, 
 # --- the handler ---
 
 
-def shifted(seconds: int) -> str:
+MAIN = "from breakglass.cli.main import main; raise SystemExit(main())"
+OTHER_VERSION = ("-c", f"import breakglass.agents.pve.words as words; words.VERSION = '0.4.0'; {MAIN}")
+
+
+def shifted(seconds: int) -> tuple[str, str]:
     """Return a program whose clock is wrong."""
-    return (
-        f"import time; real = time.time; time.time = lambda: real() + {seconds}\n"
-        "from breakglass.cli.main import main; raise SystemExit(main())"
-    )
-
-
-OTHER_VERSION = (
-    "import breakglass.agents.pve.words as words; words.VERSION = '0.4.0'\n"
-    "from breakglass.cli.main import main; raise SystemExit(main())"
-)
+    return "-c", f"import time; real = time.time; time.time = lambda: real() + {seconds}; {MAIN}"
 
 
 def expire(setup: Setup) -> None:
@@ -345,10 +209,6 @@ def break_a_caller(setup: Setup) -> None:
 def chat_without_claude(setup: Setup) -> None:
     credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-test\n")
     setup.config["chat"] = {"credential_file": credential, "command": "/nowhere/claude"}
-
-
-def nothing(setup: Setup) -> None:
-    pass
 
 
 def spoil_and_reload(running: Running) -> None:
@@ -375,42 +235,32 @@ class OfHandler(NamedTuple):
     """A fault of a handler: what is wrong with its file and program, and what becomes wrong while it runs."""
 
     name: str
-    seed: Callable[[Setup], None]
-    later: Callable[[Running], None]
     code: str
     fix: str
+    seed: Callable[[Setup], None] = lambda _: None
+    later: Callable[[Running], None] = lambda _: None
     program: Sequence[str] = ("-m", "breakglass")
     level: str = ERROR
     also: tuple[str, ...] = ()  # what else is wrong in this setup
 
 
-def no_change(_: Running) -> None:
-    pass
-
-
 HANDLERS = [
-    OfHandler(
-        "the caller has expired", expire, no_change, "forbidden", "breakglass keys new", also=("config-degraded",)
-    ),
-    OfHandler("the clock is 10 minutes slow", nothing, no_change, "clock", "timedatectl", ("-c", shifted(-600))),
-    OfHandler("a clock is 2 minutes fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(120)), WARNING),
-    OfHandler(
-        "another version", nothing, no_change, "other-version", "restart breakglass", ("-c", OTHER_VERSION), WARNING
-    ),
-    OfHandler("R27 the clock is 2 h fast", nothing, no_change, "clock", "timedatectl", ("-c", shifted(7200))),
-    OfHandler("a reload was rejected", nothing, spoil_and_reload, "reload-rejected", "breakglass check"),
-    OfHandler(
-        "the file was changed", nothing, change_only, "config-not-loaded", "systemctl reload breakglass", level=WARNING
-    ),
-    OfHandler("the key is not loaded", nothing, add_caller_only, "key-not-loaded", "systemctl reload breakglass"),
-    OfHandler("an entry is off", break_a_caller, no_change, "config-degraded", "breakglass check"),
-    OfHandler("chat lacks its claude", chat_without_claude, no_change, "chat-failed", "journalctl"),
+    OfHandler("the caller has expired", "forbidden", "breakglass keys new", seed=expire, also=("config-degraded",)),
+    OfHandler("the clock is 10 minutes slow", "clock", "timedatectl", program=shifted(-600)),
+    OfHandler("a clock is 2 minutes fast", "clock", "timedatectl", program=shifted(120), level=WARNING),
+    OfHandler("another version", "other-version", "restart breakglass", program=OTHER_VERSION, level=WARNING),
+    OfHandler("R27 the clock is 2 h fast", "clock", "timedatectl", program=shifted(7200)),
+    OfHandler("a reload was rejected", "reload-rejected", "breakglass check", later=spoil_and_reload),
+    OfHandler("the file was changed", "config-not-loaded", "systemctl reload", later=change_only, level=WARNING),
+    OfHandler("the key is not loaded", "key-not-loaded", "systemctl reload breakglass", later=add_caller_only),
+    OfHandler("an entry is off", "config-degraded", "breakglass check", seed=break_a_caller),
+    OfHandler("chat lacks its claude", "chat-failed", "journalctl", seed=chat_without_claude),
     OfHandler(
         "server.url is another name",
-        another_name,
-        ask_another_name,
         "wrong-handler",
         "[server] url",
+        seed=another_name,
+        later=ask_another_name,
         also=("no-tls", "name-not-found"),
     ),
 ]

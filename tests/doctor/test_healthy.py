@@ -10,10 +10,11 @@ import asyncssh
 import pytest
 
 from ..support import claude
+from ..support.certificates import tls_context
 from ..support.doctor import Setup
 from ..support.forked import fork_command
 from ..support.model import Model
-from ..support.model_proxy import Authority, relay, with_tls
+from ..support.model_proxy import relay, with_tls
 from ..support.service import ACCOUNT, SSH_KEY, new_secret, new_ssh_key
 
 pytestmark = pytest.mark.slow
@@ -195,11 +196,9 @@ def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
     """The settings of a model's API behind an authority of our own and a proxy."""
     model.listing = None
     short_dir.chmod(0o755)
-    authority = Authority(short_dir, "ours")
-    authority.file.chmod(0o644)
-    with with_tls(model, authority.context("localhost")) as port, relay(None, port) as proxy:
+    with with_tls(model, tls_context(short_dir, "localhost")) as port, relay(None, port) as proxy:
         url = f"https://localhost:{port}/"
-        yield {"base_url": url, "https_proxy": f"http://127.0.0.1:{proxy.port}", "ca_file": str(authority.file)}
+        yield {"base_url": url, "https_proxy": f"http://127.0.0.1:{proxy.port}", "ca_file": str(short_dir / "ca.pem")}
 
 
 CHATS = {

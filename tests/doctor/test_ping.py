@@ -1,48 +1,24 @@
 """What doctor asks for after a run: the URL in a file, once, and only if it has found no error."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from ..support.doctor import Report, Setup
+from ..support.peer import answering
 
 pytestmark = pytest.mark.slow
 
-NONE: tuple[str, ...] = ()
+PINGED = [b"GET /a-secret-check?create=1 HTTP/1.1\r\n"]
 
 
 @contextmanager
-def monitor(status: int = 200, location: str = "", answers: bool = True) -> Iterator[tuple[str, list[str]]]:
-    """Run a monitor; give the URL of a check and the paths that were asked for."""
-    requests: list[str] = []
-    ends = threading.Event()
-
-    class Monitor(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            requests.append(self.path)
-            if not answers:
-                ends.wait()
-                return
-            self.send_response(status)
-            if location:
-                self.send_header("location", location)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Monitor) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.02])
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/a-secret-check?create=1", requests
-        finally:
-            ends.set()
-            server.shutdown()
-            thread.join()
+def monitor(status: int = 200, location: str = "") -> Iterator[tuple[str, list[bytes]]]:
+    """Run a monitor; give the URL of a check and the lines of the requests."""
+    head = f"HTTP/1.1 {status} as wanted\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
+    with answering(head.encode()) as server:
+        yield f"{server.url}/a-secret-check?create=1", server.lines
 
 
 def ping(setup: Setup, url: str, *words: str, has_error: bool = False) -> Report:
@@ -58,16 +34,14 @@ def ping(setup: Setup, url: str, *words: str, has_error: bool = False) -> Report
 def test_a_run_without_an_error_pings(setup: Setup) -> None:
     with monitor() as (url, requests):
         report = ping(setup, url)
-    assert (requests, report.stderr) == (["/a-secret-check?create=1"], "")
+    assert (requests, report.stderr) == (PINGED, "")
 
 
-@pytest.mark.parametrize(("words", "expected"), [(NONE, []), (("--ping-failures",), ["/a-secret-check/fail?create=1"])])
-def test_a_run_with_an_error_pings_only_if_that_is_wanted(
-    setup: Setup, words: tuple[str, ...], expected: list[str]
-) -> None:
+def test_a_run_with_an_error_pings_only_if_that_is_wanted(setup: Setup) -> None:
     with monitor() as (url, requests):
-        report = ping(setup, url, *words, has_error=True)
-    assert (requests, report.stderr) == (expected, "")
+        assert (ping(setup, url, has_error=True).stderr, requests) == ("", [])
+        assert ping(setup, url, "--ping-failures", has_error=True).stderr == ""
+    assert requests == [b"GET /a-secret-check/fail?create=1 HTTP/1.1\r\n"]
 
 
 @pytest.mark.parametrize(

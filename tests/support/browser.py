@@ -23,9 +23,10 @@ from breakglass.demo.proxmox.world import World
 
 from . import claude, parts
 from .agent import hasten, set_constants
+from .certificates import tls_context
 from .failing_tools import misbehave
 from .model import Model
-from .model_proxy import Authority, relay
+from .model_proxy import relay
 from .ports import reserve_port
 from .qemu import is_at_prompt
 from .service import Service, give_directory
@@ -350,7 +351,7 @@ def over_https(stage: Stage, name: str) -> Iterator[Stage]:
     directory.mkdir()
     give_directory(directory / "var/sessions")
     seen = copy.copy(stage)
-    with relay(Authority(directory, "ca").context("rescue.test")) as proxy:
+    with relay(tls_context(directory, "rescue.test")) as proxy:
         seen.url = f"https://rescue.test:{proxy.port}/"
         service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
         proxy.target, seen.service = service.port, service

@@ -1,6 +1,7 @@
 """Certificates with the dates and names that a test wants, each signed by its own authority."""
 
 import datetime as dt
+import ssl
 from pathlib import Path
 
 from cryptography import x509
@@ -40,3 +41,11 @@ def make_certificate(
     pem = keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (directory / "key.pem").write_bytes(pem)
     return directory / "ca.pem"
+
+
+def tls_context(directory: Path, name: str) -> ssl.SSLContext:
+    """Make a certificate for a server of this name; return the server's side of TLS."""
+    make_certificate(directory, name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")
+    return context

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.findings import ERROR, Finding
 
 from .forked import Mount, fork_command
 from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret
 
+DATA = Path(__file__).parent.parent / "data"
 # The time in which a busy machine does what works. A test that waits for a limit sets its own.
 _PATIENT: Mapping[str, object] = {
     "doctor.chat.SECONDS": 40.0,
@@ -120,13 +122,33 @@ class Setup:
         return Report(code, out.read_text(), err.read_text(), time.monotonic() - began)
 
 
+# The name of a function of the test's file, `{NAME: ARGUMENTS}` if it has more than the setup, or a list of these.
+Seed = str | dict[str, Any] | list[Any]
+
+
 class Fault(NamedTuple):
     """One seeded fault: its name, how to seed it, the code that must be found, and words that the fix must have."""
 
     name: str
-    seed: Callable[[Setup], object]
+    seed: Seed
     code: str
     fix: str
+
+
+def read_faults(name: str) -> dict[str, list[Fault]]:
+    """Return the tables of faults in a file of tests/data."""
+    tables = yaml.safe_load((DATA / name).read_text("utf-8"))
+    return {table: [Fault(**row) for row in rows] for table, rows in tables.items()}
+
+
+def plant(setup: Setup, seed: Seed, functions: Mapping[str, Callable[..., object]]) -> None:
+    """Seed a fault by the functions that it names."""
+    for each in seed if isinstance(seed, list) else [seed]:
+        [(name, given)] = each.items() if isinstance(each, dict) else [(each, [])]
+        if isinstance(given, dict):
+            functions[name](setup, **given)
+        else:
+            functions[name](setup, *(given if isinstance(given, list) else [given]))
 
 
 def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
@@ -136,13 +158,20 @@ def found(findings: Sequence[Finding], code: str, fix: str = "") -> Finding:
     return max(those, key=lambda finding: (fix in finding.fix, ["ok", "warning", "error"].index(finding.level)))
 
 
-def check_fault(setup: Setup, fault: Fault, places: Sequence[str] | None = None, *, is_alone: bool = False) -> Finding:
+def check_fault(
+    setup: Setup,
+    fault: Fault,
+    functions: Mapping[str, Callable[..., object]],
+    places: Sequence[str],
+    *,
+    is_alone: bool = False,
+) -> Finding:
     """Seed a fault and run doctor, which must find it, with its fix and exit code. Return the finding.
 
     With `is_alone` nothing else may be found. An error in a setting can disable more, and then doctor says so.
     """
     with setup.stack:
-        fault.seed(setup)
+        plant(setup, fault.seed, functions)
         report = setup.doctor(places=places)
     assert report.stdout, report.stderr
     finding = found(report.findings, fault.code, fault.fix)

@@ -8,9 +8,8 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from breakglass.agents.pve.host.cluster import node_name
@@ -117,29 +116,6 @@ def _broken_mount(host: DoctorHost, path: str, kind: str) -> Iterator[None]:
         yield
         assert process.stdin is not None
         process.stdin.close()
-
-
-@contextmanager
-def another_server(answer: bytes, *, waits: bool = False) -> Iterator[int]:
-    """Serve a port without an SSH server. It sends one answer, at once or after the client's first line."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    with client, suppress(OSError):
-                        if waits:
-                            client.recv(256)
-                        client.sendall(answer)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .certificates import make_certificate
 from .ports import reserve_port
 from .sshd import wait_listening
 
@@ -68,18 +69,6 @@ class Front:
         ]
 
 
-def make_certificates(directory: Path) -> None:
-    """Make a certificate authority, ca.pem, and a certificate of localhost that it has signed."""
-    run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    authority = ["-keyout", f"{directory}/ca.key", "-out", f"{directory}/ca.pem", "-subj", "/CN=an authority of a test"]
-    authority += ["-addext", "keyUsage=critical,keyCertSign"]  # Python 3.13 accepts no authority without this
-    leaf = ["-keyout", f"{directory}/key.pem", "-out", f"{directory}/certificate.pem", "-subj", "/CN=localhost"]
-    leaf += ["-CA", f"{directory}/ca.pem", "-CAkey", f"{directory}/ca.key", "-addext", "subjectAltName=DNS:localhost"]
-    leaf += ["-addext", "basicConstraints=critical,CA:FALSE"]
-    for options in (authority, leaf):
-        subprocess.run([*run, *options], check=True, capture_output=True)
-
-
 def replaced(text: str, changes: Sequence[tuple[str, str]]) -> str:
     """Return a text with these replacements. Fail if one of them does not occur in the text."""
     for old, new in changes:
@@ -125,8 +114,7 @@ def caddy_changes() -> list[tuple[str, str]]:
 @contextmanager
 def front(name: str, directory: Path, backend: int) -> Iterator[Front]:
     """Run `nginx`, `plain nginx` or `caddy` in a new directory, in front of a port."""
-    directory.mkdir()
-    make_certificates(directory)
+    make_certificate(directory)
     port = reserve_port()
     if name == "caddy":
         running = run_caddy(directory, port, caddy_site(directory, port, backend))

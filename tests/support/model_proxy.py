@@ -13,14 +13,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from breakglass.config.model_api import ModelApi
 
@@ -117,51 +111,6 @@ def turn_proxy(api: ModelApi, authorities: str = "", uid: int = 0, silent: float
 # --- TLS ---
 
 
-class Authority:
-    """A certificate authority that signs certificates for names; `file` has its own."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self._directory, self._name = directory, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.file = directory / f"{name}.pem"
-        constraint = x509.BasicConstraints(ca=True, path_length=None)
-        usage = x509.KeyUsage(**{**dict.fromkeys(_USAGES, False), "key_cert_sign": True})
-        own = self._certificate(self._name, self._key).add_extension(constraint, True).add_extension(usage, True)
-        self.text = own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-        self.file.write_text(self.text)
-
-    def context(self, name: str) -> ssl.SSLContext:
-        """Return the TLS context of a server with this name."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.DNSName(name)])
-        signed = self._certificate(subject, key).add_extension(names, False).sign(self._key, hashes.SHA256())
-        path = self._directory / f"{name}.key.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + signed.public_bytes(serialization.Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())  # Python 3.13 needs these two
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        builder = builder.add_extension(own, False).add_extension(signer, False)
-        return builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
-
-
-_USAGES = (
-    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
-    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-)
-
-
 class Relay(socketserver.ThreadingTCPServer):
     """Forwards bytes to a server after its own handshake, which is that of TLS or of an HTTPS proxy.
 
@@ -237,32 +186,3 @@ def with_tls(model: Model, context: ssl.SSLContext) -> Iterator[int]:
 def tls_relay(model: Model, context: ssl.SSLContext) -> contextlib.AbstractContextManager[Relay]:
     """Put TLS in front of a model."""
     return relay(context, int(model.url.rpartition(":")[2]))
-
-
-class Fixed(socketserver.ThreadingTCPServer):
-    """Answers each connection's first request with the same bytes, and closes it. `lines` has the requests' lines."""
-
-    daemon_threads = True
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.lines: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), _FixedAnswer)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _FixedAnswer(socketserver.StreamRequestHandler):
-    server: Fixed
-
-    def handle(self) -> None:
-        line = self.rfile.readline()
-        if line:  # skip a connection that was opened early and never used
-            length = int(http.client.parse_headers(self.rfile)["content-length"] or 0)  # a GET has no body
-            self.rfile.read(length)
-            self.server.lines.append(line)
-            self.wfile.write(self.server.answer)
-
-
-def answering(answer: bytes) -> contextlib.AbstractContextManager[Fixed]:
-    """Run a server that answers with these bytes."""
-    return running(Fixed(answer))

@@ -5,10 +5,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from .peer import playing
 from .stages import until
 
 
@@ -84,48 +85,30 @@ def receiving() -> Iterator[Inbox]:
 @contextmanager
 def misbehaving(answer: Callable[[socket.socket], object]) -> Iterator[str]:
     """Run a receiver that answers each connection by itself; yield its URL."""
-    with ExitStack() as opened, socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    taken, _ = listening.accept()
-                except OSError:
-                    return
-                opened.enter_context(taken)  # a socket that is collected later is a fault of another test
-                threading.Thread(target=answer, args=(taken,), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    with playing(answer) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 def trickle(taken: socket.socket) -> None:
     """Answer one byte at a time, without an end of the first line."""
-    try:
-        while True:
-            taken.sendall(b"H")
-            time.sleep(0.05)
-    except OSError:
-        pass
+    while True:
+        taken.sendall(b"H")
+        time.sleep(0.05)
 
 
 def flood(taken: socket.socket) -> None:
     """Answer with a good status and a body without an end."""
-    try:
-        taken.recv(65536)
-        taken.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        while True:
-            taken.sendall(b"x" * 65536)
-    except OSError:
-        pass
+    taken.recv(65536)
+    taken.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        taken.sendall(b"x" * 65536)
 
 
 def replying(head: bytes) -> Callable[[socket.socket], None]:
     """Return what answers a request with this head."""
 
     def answer(taken: socket.socket) -> None:
-        with taken:
-            taken.recv(65536)
-            taken.sendall(head)
+        taken.recv(65536)
+        taken.sendall(head)
 
     return answer
