@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..support.alerting import Alertmanager, alerting, entry, list_captures, until
+from ..support.alerting import Alertmanager, alerting, entry, list_captures
 from ..support.forked import run_command
 from ..support.service import Service
+from ..support.stages import until
 
 pytestmark = pytest.mark.real("alertmanager", "sshd", "qemu")
 

@@ -27,11 +27,11 @@ from ..support.alerting import (
     entry,
     list_captures,
     send_with_token,
-    until,
 )
 from ..support.documents import commands
 from ..support.service import Reply, Service
 from ..support.sshd import Sshd
+from ..support.stages import until
 
 pytestmark = pytest.mark.real("sshd", "qemu")
 

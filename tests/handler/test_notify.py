@@ -25,13 +25,14 @@ from breakglass.notify import send as sending
 from breakglass.notify.messages import Message
 from breakglass.notify.send import NotSent, send
 
-from ..support.alerting import alerting, entry, list_captures, send_with_token, until
+from ..support.alerting import alerting, entry, list_captures, send_with_token
 from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
 from ..support.rows import each_row
 from ..support.service import Reply, Service, with_constants
 from ..support.sshd import Sshd, wait_listening
+from ..support.stages import until
 from .conftest import handler
 
 pytestmark = pytest.mark.real("sshd", "qemu")

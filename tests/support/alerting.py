@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .ports import reserve_port
 from .qemu import leave_out_guest
 from .service import Reply, Service, with_constants
 from .sshd import Sshd, wait_listening
+from .stages import until
 
 TOKEN = "bgt_" + "am" * 22
 OTHER_TOKEN = "bgt_" + "no" * 22
@@ -99,16 +100,8 @@ def list_captures(service: Service) -> list[dict[str, Any]]:
         found[:] = [job for job in jobs if job["verb"] == "forensics"]
         return all(job["outcome"] is not None for job in found)
 
-    until(all_have_ended)
+    until(all_have_ended, "the end of each capture", 120)
     return found
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Return once a condition in another program is true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.02)
 
 
 class Alertmanager:

@@ -7,7 +7,6 @@ configuration; the machine's own files stay as they are.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,7 @@ from breakglass.agents.pve.host.cluster import node_name
 
 from .ports import reserve_port
 from .service import new_secret
-from .signals import signal_process
-from .sshd import descendants, wait_listening
+from .sshd import end_with_descendants, ssh_command, wait_listening
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -208,20 +206,8 @@ class Door:
 
     def client(self, key: str, *options: str, user: str = "", source: str = "") -> list[str]:
         """Return ssh's command line up to the host."""
-        directory = self.host.directory
-        identity, known = directory / "identity", directory / "known_hosts"
-        identity.touch(0o600)
-        identity.write_text(key)
-        known.write_text(f"[127.0.0.1]:{self.port} {self.host.host_key}\n")
-        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=10"]
-        flags = [flag for setting in settings for flag in ("-o", setting)]
-        where = ["-b", source or self.host.source, "-p", str(self.port), f"{user or self.host.user}@127.0.0.1"]
-        return ["ssh", "-F", "none", *flags, "-i", str(identity), *options, *where]
+        where = ["-b", source or self.host.source, f"{user or self.host.user}@127.0.0.1"]
+        return ssh_command(self.host.directory, key, self.port, self.host.host_key, *options, *where)
 
     def close(self) -> None:
-        for pid in [*descendants(self.process.pid), self.process.pid]:
-            try:
-                signal_process(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait()
+        end_with_descendants(self.process)

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-import time
 from pathlib import Path
+
+from .stages import until
 
 
 def nap(seconds: int) -> str:
@@ -31,17 +32,11 @@ def outermost(pids: list[int]) -> int:
     return next(pid for pid in pids if parent(pid) not in pids)
 
 
-def wait_for_process(words: str, seconds: float = 60) -> None:
+def wait_for_process(words: str) -> None:
     """Return once a process has these words on its command line."""
-    until = time.monotonic() + seconds
-    while not find_processes(words):
-        assert time.monotonic() < until, words
-        time.sleep(0.05)  # it is not cheap to look at every process of the machine
+    until(lambda: find_processes(words), f"a process {words}")
 
 
 def wait_until_gone(words: str, seconds: float = 60) -> None:
     """Return once no process has these words on its command line."""
-    until = time.monotonic() + seconds
-    while find_processes(words):
-        assert time.monotonic() < until, find_processes(words)
-        time.sleep(0.05)
+    until(lambda: not find_processes(words), f"the end of {words}", seconds)

@@ -2,9 +2,10 @@
 
 import json
 import struct
-import time
 
 from breakglass.demo.proxmox.world import World
+
+from .stages import until
 
 # Own 16-bit code at 0x7C00. It reads the table after it, and writes each pair of words to the Bochs VBE's index (0x1CE)
 # and data (0x1CF) port: width, height, 32 bits a pixel, enabled. Then it fills the video memory, bank after bank of
@@ -39,7 +40,5 @@ def boot_noise(world: World, width: int, height: int, vram: int = 256) -> None:
     words[at : at + 2] = ["-device", f"VGA,vgamem_mb={vram}"]
     command.write_text(json.dumps(words))
     world.begin()
-    end = time.monotonic() + 60
-    while ": 0x01" not in str(world.monitor("human-monitor-command", **{"command-line": _DONE})):
-        assert time.monotonic() < end, "the guest has not filled its screen"
-        time.sleep(0.1)
+    order = {"command-line": _DONE}
+    until(lambda: ": 0x01" in str(world.monitor("human-monitor-command", **order)), "a screen full of noise")

@@ -89,6 +89,7 @@ def config_text(
     user: str = "",
     urls: Sequence[str] = (),
     session_secret: str = "",
+    session_dir: Path | None = None,
     hosts: Sequence[str] = ("pve1",),
     vm_lines: str = "",
     extra: str = "",
@@ -101,6 +102,7 @@ def config_text(
     host += f"key = '''{key}'''\nhost_key = {json.dumps(host_key)}\n"
     vm = f"[vms.devvm]\nhosts = {json.dumps(hosts)}\nvmid = {vmid}\n{vm_lines}\n"
     session = f'[sessions]\nsecret = "{session_secret or secrets.token_urlsafe(48)}"\n'
+    session += f"dir = {json.dumps(str(session_dir))}\n" if session_dir else ""
     server = f"[server]\nurl = {json.dumps(urls)}\n" if urls else ""
     return "\n".join([*tables, host, vm, session, server, extra])
 
@@ -177,6 +179,7 @@ def with_constants(*changes: str) -> Sequence[str]:
 class Service:
     """A running handler with the callers `operator`, `operator2` (all verbs) and `viewer` (reads)."""
 
+    allowed: Sequence[str] = ALL  # for the operators
     process: prefork.Process
     python: str | Path = sys.executable
     program: Sequence[str] = ("-m", "breakglass")  # for Python
@@ -198,7 +201,10 @@ class Service:
         self.directory, self.program, self.errors = directory, program, errors
         self.port = reserve_port()
         self.secrets = {name: new_secret() for name in ("operator", "operator2", "viewer")} | dict(secrets or {})
-        callers = {n: {"secret": s, "allow": READ if n == "viewer" else ALL} for n, s in self.secrets.items()}
+        callers = {
+            name: {"secret": secret, "allow": READ if name == "viewer" else self.allowed}
+            for name, secret in self.secrets.items()
+        }
         self.config = directory / f"breakglass-{self.port}.toml"
         self.config.touch(0o600)
         text = config_text(callers, port=port, key=key, host_key=host_key, **more)
@@ -255,17 +261,11 @@ class Service:
 
     def answering(self, seconds: float = 120) -> None:
         """Return once the handler holds a connection to the host."""
-        until = time.monotonic() + seconds
-        while self.health()["vms"][0]["proxmox"] != "answering":
-            assert time.monotonic() < until, self.health()
-            time.sleep(0.02)
+        until(lambda: self.health()["vms"][0]["proxmox"] == "answering", "a connection to the host", seconds)
 
     def not_answering(self, seconds: float = 60) -> None:
         """Return once the handler has noticed that its connection is gone."""
-        until = time.monotonic() + seconds
-        while self.health()["vms"][0]["proxmox"] == "answering":
-            assert time.monotonic() < until, self.health()
-            time.sleep(0.02)
+        until(lambda: self.health()["vms"][0]["proxmox"] != "answering", "a lost connection", seconds)
 
     def health(self) -> dict[str, Any]:
         return self.send("GET", "/health").json

@@ -108,15 +108,7 @@ class Sshd:
 
     def client(self, key: str, *options: str) -> list[str]:
         """Return the command line of a real `ssh` that logs in with this key. The caller appends the command."""
-        identity = self.directory / "identity"
-        identity.touch(0o600)
-        identity.write_text(key)
-        known = self.directory / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
-        settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=100"]
-        flags = [flag for setting in settings for flag in ("-o", setting)]
-        place = ["-i", str(identity), "-p", str(self.port), *options, "breakglass@127.0.0.1"]
-        return ["ssh", "-F", "none", *flags, *place]
+        return ssh_command(self.directory, key, self.port, self.host_key, *options, "breakglass@127.0.0.1")
 
     def start(self) -> None:
         """Start the server and return once it listens."""
@@ -149,6 +141,17 @@ class Sshd:
 
     def logged(self) -> str:
         return (self.directory / "log").read_text()
+
+
+def ssh_command(directory: Path, key: str, port: int, host_key: str, *options: str) -> list[str]:
+    """Return ssh's command line for a port of loopback, up to these options. It uses files in a directory."""
+    identity, known = directory / "identity", directory / "known_hosts"
+    identity.touch(0o600)
+    identity.write_text(key)
+    known.write_text(f"[127.0.0.1]:{port} {host_key}\n")
+    settings = ["BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={known}", "ConnectTimeout=100"]
+    flags = [flag for setting in settings for flag in ("-o", setting)]
+    return ["ssh", "-F", "none", *flags, "-i", str(identity), "-p", str(port), *options]
 
 
 def kill_all(pids: list[int]) -> None:

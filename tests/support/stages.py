@@ -38,7 +38,7 @@ def archive_note(world: World) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def until(seen: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+def until(seen: Callable[[], object], what: str = "what the test waits for", seconds: float = 120) -> None:
     """Return once `seen()` is true. A job writes its own stage to a file, so reading that is an event."""
     end, pause = time.monotonic() + seconds, 0.002
     while not seen():

@@ -3,17 +3,13 @@
 import contextlib
 import http.client
 import json
-import os
 import signal
 import socket
 import sqlite3
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from breakglass.auth.signing import secret_bytes, sign
 from breakglass.client import new_id
 
 from . import claude
@@ -23,23 +19,16 @@ from .ports import reserve_port
 from .rendered import series
 from .service import (
     ALL,
-    HOME,
-    READ,
     SSH_KEY,
     Reply,
     Service,
-    config_text,
     give_directory,
     give_to_handler,
-    new_secret,
-    start_handler,
-    wait_answering,
 )
 from .sshd import Sshd
 from .stages import until
 
 Event = dict[str, Any]
-KEYS = ("operator", "operator2", "viewer")
 METRICS_TOKEN = "bgt_" + "m" * 43
 # The outcome of a proposal is looked up within 3 s, but a busy host may need longer.
 PATIENT = "from breakglass.chat import proposals; proposals.SECONDS = 60"
@@ -62,6 +51,8 @@ class Talker(Service):
     `patched` runs first, to change a constant that would make a test slow. `wait_for_places` needs `metrics`.
     """
 
+    allowed = (*ALL, "chat")
+
     def __init__(
         self,
         directory: Path,
@@ -75,49 +66,38 @@ class Talker(Service):
         metrics: bool = False,
         **env: str,
     ) -> None:
-        self.directory, self.model, self.port = directory, model, reserve_port()
-        self._code = f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"
+        self.model = model
         self.sessions = give_directory(sessions or directory / "sessions")
-        self.secrets = {name: new_secret() for name in KEYS}
-        chatters = {
-            n: {"secret": s, "allow": READ if n == "viewer" else [*ALL, "chat"]} for n, s in self.secrets.items()
-        }
-        if host is None:
-            text = config_text(chatters, port=reserve_port(), key=SSH_KEY, host_key="any")
-        else:
-            text = config_text(chatters, port=host.port, key=host.power_key, host_key=[host.host_key])
-        text = text.replace("[sessions]\n", f"[sessions]\ndir = {json.dumps(str(self.sessions))}\n")
-        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in env.items())
-        self.credential = directory / f"credential-{self.port}"
+        self.credential = directory / f"credential-{new_id()}"
         self.credential.touch(0o600)
         self.credential.write_text(credential)
-        base_url = "" if "base_url" in chat else f"base_url = {json.dumps(model.url)}\n"
-        chat += f"\n{base_url}credential_file = {json.dumps(str(self.credential))}"
-        command = "" if "command" in chat else f"command = {json.dumps(str(claude.find()))}\n"
+        give_to_handler(self.credential)
+        lines = [chat, f"credential_file = {json.dumps(str(self.credential))}"]
+        if "base_url" not in chat:
+            lines.append(f"base_url = {json.dumps(model.url)}")
+        if "command" not in chat:
+            lines.append(f"command = {json.dumps(str(claude.find()))}")
         # A turn keeps its place for a moment after its end, and one caller gets only two of the default's three places.
-        who = "" if "max_turns_at_once" in chat else "max_turns_at_once = 8\n"
-        text += f"\n[chat]\n{who}{command}{chat}\nenv = {{ {table} }}\n"
-        if metrics:
-            text += f'\n[metrics]\ntoken = "{METRICS_TOKEN}"\n'
-        self.config = directory / f"breakglass-{self.port}.toml"
-        self.config.touch(0o600)
-        self.config.write_text(text)
-        give_to_handler(self.config, self.credential)
-        self.start()
+        if "max_turns_at_once" not in chat:
+            lines.append("max_turns_at_once = 8")
+        lines.append(f"env = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in env.items())} }}")
+        super().__init__(
+            directory,
+            port=host.port if host else reserve_port(),
+            key=host.power_key if host else SSH_KEY,
+            host_key=[host.host_key] if host else "any",
+            program=("-c", f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"),
+            session_dir=self.sessions,
+            extra="\n".join(["[chat]", *lines, f'[metrics]\ntoken = "{METRICS_TOKEN}"' if metrics else "", ""]),
+        )
 
     def start(self) -> None:
-        environment = {**os.environ, **HOME, "BREAKGLASS_CONFIG": str(self.config), "PORT": str(self.port)}
-        command = [sys.executable, "-c", self._code, "serve"]
         self.audit_file.write_bytes(b"")
-        self.process = start_handler(command, environment, self.directory, self.audit_file)
-        wait_answering(self.port, self.process)
+        super().start()
 
     def wait_for_chat(self, state: str) -> None:
         """Return once /health reports this state of chat."""
-        until = time.monotonic() + 60
-        while (found := self.health()["chat"]) != state:
-            assert time.monotonic() < until, found
-            time.sleep(0.02)
+        until(lambda: self.health()["chat"] == state, f"chat in the state {state}")
 
     @property
     def calls(self) -> list[list[str]]:
@@ -158,13 +138,7 @@ class Talker(Service):
 
     def _wait_for_applied(self, count: int) -> int:
         """Return how many configurations chat has applied, once there are at least this many."""
-        until = time.monotonic() + 60
-        while (found := self._applied()) < count:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        return found
-
-    def _applied(self) -> int:
+        until(lambda: self.audit_file.read_text().count('"isolated"') >= count, "the use of a configuration")
         return self.audit_file.read_text().count('"isolated"')
 
     @contextlib.contextmanager
@@ -210,10 +184,7 @@ class Stream:
         self.turn = msg_id
         self.seen: list[Event] = []
         self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
-        now = int(time.time())
-        headers = {"webhook-id": msg_id, "webhook-timestamp": str(now)}
-        headers["webhook-signature"] = sign(secret_bytes(service.secrets[caller]), msg_id, now, body)
-        self._connection.request("POST", "/chat", body, headers)
+        self._connection.request("POST", "/chat", body, service.signed(body, caller, msg_id))
         self.response = self._connection.getresponse()
 
     def __enter__(self) -> "Stream":

@@ -5,6 +5,9 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from .model_proxy import running
 
 LARGE = 100_000_000  # bytes; claude's wheel is about as large
 BEGUN = 3_000_000
@@ -33,37 +36,20 @@ class WheelServer(http.server.ThreadingHTTPServer):
         }
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: WheelServer
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, request: Any, client: Any, server: WheelServer) -> None:
+        self.holds = server.holds
+        super().__init__(request, client, server, directory=str(server.directory))
 
-    def do_GET(self) -> None:
-        name = self.path.strip("/").partition("#")[0]
-        wheels = sorted(path.name for path in self.server.directory.glob("*.whl"))
-        if not name:
-            listed = "".join(f'<a href="{wheel}">{wheel}</a>\n' for wheel in wheels)
-            self._begin("text/html", len(listed))
-            self.wfile.write(listed.encode())
-        elif name in wheels:
-            self._send(self.server.directory / name)
-        else:
-            self.send_error(404)
-
-    def _begin(self, kind: str, size: int) -> None:
-        self.send_response(200)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(size))
-        self.end_headers()
-
-    def _send(self, wheel: Path) -> None:
-        size = wheel.stat().st_size
-        self._begin("application/octet-stream", size)
-        with wheel.open("rb") as file, contextlib.suppress(ConnectionError):  # a test has ended pip
-            if self.server.holds.is_set() and size > LARGE:
-                self.wfile.write(file.read(BEGUN))
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # a test has ended pip
+            if self.holds.is_set() and source.seek(0, 2) > LARGE:
+                source.seek(0)
+                outputfile.write(source.read(BEGUN))
                 self.rfile.read(1)  # wait until pip has ended
             else:
-                while part := file.read(1 << 20):
-                    self.wfile.write(part)
+                source.seek(0)
+                super().copyfile(source, outputfile)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Log nothing."""
@@ -72,12 +58,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving_wheels(directory: Path) -> Iterator[WheelServer]:
     """Serve a directory of wheels for a while."""
-    server = WheelServer(directory)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with running(WheelServer(directory)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
