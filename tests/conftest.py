@@ -145,12 +145,9 @@ def serving(world: World, path: str | None = None) -> Iterator[Sshd]:
 
 @contextmanager
 def connected(directory: Path, sshd: Sshd, extra: str = "") -> Iterator[Service]:
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=extra)
-    try:
+    with Service(directory, **sshd.access, extra=extra) as service:
         service.answering()
         yield service
-    finally:
-        service.stop()
 
 
 def shares(request: pytest.FixtureRequest, name: str) -> bool:

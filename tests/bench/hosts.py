@@ -42,7 +42,7 @@ def memory_figures(world: World, sshd: Sshd, directory: Path) -> Figures:
     lines = sshd.keys.read_text()
     sshd.keys.write_text(lines.replace(f"--vms {VMID} ", f"--vms {VMID}-{VMID + VMS - 1} "))
     more = "".join(f'[vms.v{n}]\nhosts = ["pve1"]\nvmid = {VMID + n}\n' for n in range(1, VMS))
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=more)
+    service = Service(directory, **sshd.access, extra=more)
     try:
         wait_answering(service)
         for n in range(1, VMS):

@@ -98,7 +98,7 @@ def _place(directory: Path) -> Iterator[tuple[Browser, SlowLine, Service]]:
     directory.chmod(0o711)
     sshd, line = Sshd(world), SlowLine(BITS_PER_SECOND, ROUND_TRIP)
     url = f"https://rescue.test:{line.port}/"
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], urls=[url])
+    service = Service(directory, **sshd.access, urls=[url])
     try:
         service.answering()
         with front("nginx", directory / "nginx", service.port) as proxy, sync_playwright() as playwright:

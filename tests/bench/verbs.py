@@ -142,7 +142,7 @@ def cold_starts(service: Service, count: int) -> tuple[float, float]:
 def first_status(world: World, sshd: Sshd) -> float:
     """Return the milliseconds from the start of a handler to its first signed status."""
     began = time.perf_counter()
-    service = Service(world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service = Service(world.directory, **sshd.access)
     Keeping(service).status()
     taken = time.perf_counter() - began
     service.stop()
@@ -186,7 +186,7 @@ def verb_figures(directory: Path) -> Figures:
         begun.callback(world.close)
         sshd = Sshd(world)
         begun.callback(sshd.stop)
-        service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+        service = Service(directory, **sshd.access)
         begun.callback(service.stop)
         service.answering()
         return measure(world, sshd, service) | memory_figures(world, sshd, directory)

@@ -7,7 +7,7 @@ import pytest
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
-from ..support.talk import Talker, started
+from ..support.talk import Talker
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,6 @@ def talker(claude: ScriptedClaude, model: Model, directory: Path, request: pytes
     """A handler that all tests of a file share and don't change. If the file has PLACES, it also has metrics."""
     places = getattr(request.module, "PLACES", 0)
     chat = f"max_turns_at_once = {places}\n{claude.chat}" if places else claude.chat
-    with started(Talker(directory, model, chat=chat, metrics=bool(places))) as talker:
+    with Talker(directory, model, chat=chat, metrics=bool(places)) as talker:
         talker.wait_for_chat("on")
         yield talker

@@ -4,7 +4,7 @@ import pytest
 
 from ..support.model import Model
 from ..support.sshd import Sshd
-from ..support.talk import PATIENT, Talker, answer_text, bash, fake, started
+from ..support.talk import PATIENT, Talker, answer_text, bash, fake
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
@@ -22,7 +22,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(sshd: Sshd, model: Model) -> No
     If two proposals are for the same state, only the first approved one acts.
     """
     sshd.world.directory.chmod(0o711)
-    with started(Talker(sshd.world.directory, model, host=sshd, patched=PATIENT)) as talker:
+    with Talker(sshd.world.directory, model, host=sshd, patched=PATIENT) as talker:
         talker.answering()
         first = talker.chat(fake(*PROPOSES))
         approval, older = [event for event in first if event["type"] == "approval"]

@@ -20,7 +20,7 @@ from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
 from ..support.service import READ
 from ..support.sshd import Sshd
-from ..support.talk import PATIENT, Talker, bash, fake, started
+from ..support.talk import PATIENT, Talker, bash, fake
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def claude(directory: Path) -> ScriptedClaude:
 
 @pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, shared_sshd: Sshd, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=claude.chat, host=shared_sshd, patched=PATIENT)) as talker:
+    with Talker(directory, model, chat=claude.chat, host=shared_sshd, patched=PATIENT) as talker:
         talker.answering()
         yield talker
 

@@ -19,7 +19,7 @@ from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.ports import reserve_port
 from ..support.scripted_claude import RESULT, ScriptedClaude, line
-from ..support.talk import Talker, bash, fake, started
+from ..support.talk import Talker, bash, fake
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def claude(module_claude: ScriptedClaude) -> ScriptedClaude:
 
 @pytest.fixture(scope="module")
 def talker(module_claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with started(Talker(directory, model, chat=module_claude.chat)) as talker:
+    with Talker(directory, model, chat=module_claude.chat) as talker:
         yield talker
 
 

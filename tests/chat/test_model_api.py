@@ -8,7 +8,7 @@ import pytest
 
 from ..support.model import Model
 from ..support.ports import reserve_port
-from ..support.talk import Talker, answer_text, bash, fake, last_error, started
+from ..support.talk import Talker, answer_text, bash, fake, last_error
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.all]
 
@@ -18,7 +18,7 @@ TRIES = 'CLAUDE_CODE_MAX_RETRIES = "0"'
 @pytest.fixture(scope="module")
 def talker(model: Model, directory: Path) -> Iterator[Talker]:
     """A handler for all tests; one that changes its configuration changes it back."""
-    with started(Talker(directory, model, CLAUDE_CODE_MAX_RETRIES="0")) as talker:
+    with Talker(directory, model, CLAUDE_CODE_MAX_RETRIES="0") as talker:
         yield talker
 
 

@@ -22,7 +22,7 @@ from ..support.scripted_claude import ScriptedClaude
 from ..support.service import Reply, give_directory
 from ..support.sshd import Sshd
 from ..support.stand_in_turn import ask_nothing, request
-from ..support.talk import Talker, fake, last_error, started
+from ..support.talk import Talker, fake, last_error
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ WAITING = {"text": "one two three four five six seven eight", "wait": "reload"}
 @pytest.fixture(scope="module")
 def talker(claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
     """A handler for all tests, which looks often; a test that changes something changes it back."""
-    with started(Talker(directory, model, chat=claude.chat, patched=OFTEN)) as talker:
+    with Talker(directory, model, chat=claude.chat, patched=OFTEN) as talker:
         talker.wait_for_chat("on")
         yield talker
 
@@ -141,13 +141,13 @@ def test_a_callers_vms_hold(talker: Talker) -> None:
 @pytest.mark.all
 def test_a_second_handler_leaves_the_conversations_alone(talker: Talker) -> None:
     """Its chat is disabled and says so; with its own sessions.dir it is on. The first one's continues."""
-    with started(talker.replica()) as second:
+    with talker.replica() as second:
         second.wait_for_chat("sessions-unwritable")
         reply = second.ask(prompt="hello")
         assert refusal(reply) == (503, "sessions-unwritable")
         assert "another handler has" in reply.json["error"]["message"]
         assert talker.chat("hello")[-1]["ok"] is True
-    with started(talker.replica(give_directory(talker.directory / "another"))) as third:
+    with talker.replica(give_directory(talker.directory / "another")) as third:
         third.wait_for_chat("on")
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_file_can_be_moved_away(talker: Talker, directory: Path) -> No
     sessions = give_directory(directory / "damaged")
     (sessions / FILE).write_text("no database")
     (sessions / FILE).chmod(0o666)
-    with started(talker.replica(sessions)) as other:
+    with talker.replica(sessions) as other:
         other.wait_for_chat("sessions-unwritable")
         error = other.ask(list=True).json["error"]
         assert (f"{sessions / FILE} is damaged" in error["message"], error["hint"]) == (
@@ -180,7 +180,7 @@ def test_where_turns_are_started(
 ) -> None:
     """BREAKGLASS_CHAT disables chat, or names systemd's socket; one that is lost is said, with the line to type."""
     env = f"import os; os.environ['BREAKGLASS_CHAT'] = {place!r}"
-    with started(Talker(directory, model, sessions=directory / "elsewhere", chat=claude.chat, patched=env)) as talker:
+    with Talker(directory, model, sessions=directory / "elsewhere", chat=claude.chat, patched=env) as talker:
         talker.wait_for_chat(state)
         reply = talker.ask(prompt="hello")
         assert (refusal(reply), words in reply.json["error"]["message"]) == ((503, code), True)
@@ -256,7 +256,7 @@ def test_a_sessions_dir_that_hangs(model: Model, claude: ScriptedClaude, directo
     (directory / "hangs").mkdir()
     sessions = give_directory(directory / "hangs/sessions")
     impatient = f"{OFTEN}; database.SECONDS = 0.5"
-    with started(Talker(directory, model, sessions=sessions, chat=claude.chat, patched=impatient)) as talker:
+    with Talker(directory, model, sessions=sessions, chat=claude.chat, patched=impatient) as talker:
         talker.wait_for_chat("on")
         with unserved_fuse(directory / "hangs"):
             talker.wait_for_chat("sessions-unwritable")
@@ -274,7 +274,7 @@ def test_chat_that_can_not_be_imported_stops_no_verb(sshd: Sshd, model: Model, d
     (directory / "itsdangerous.py").chmod(0o644)
     directory.chmod(0o755)
     broken = f"sys.path.insert(0, {str(directory)!r})"
-    with started(Talker(sshd.world.directory, model, host=sshd, patched=broken)) as talker:
+    with Talker(sshd.world.directory, model, host=sshd, patched=broken) as talker:
         talker.answering()
         talker.wait_for_chat("failed")
         health = talker.health()

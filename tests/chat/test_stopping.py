@@ -10,7 +10,7 @@ import pytest
 from ..support.model import Model
 from ..support.naps import find_processes, nap, outermost, wait_for_process, wait_until_gone
 from ..support.signals import signal_process
-from ..support.talk import Talker, answer_text, bash, fake, last_error, started
+from ..support.talk import Talker, answer_text, bash, fake, last_error
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow, pytest.mark.all]
 
@@ -19,7 +19,7 @@ LONG = "one two three four five six seven eight nine ten"
 
 def test_a_turn_is_stopped_in_its_text(model: Model, directory: Path) -> None:
     """Its text so far stays, its processes end, and the session continues and knows that text."""
-    with started(Talker(directory, model)) as talker:
+    with Talker(directory, model) as talker:
         with talker.open(prompt=fake({"text": LONG, "wait": "never"})) as stream:
             session = stream.until("text") and stream.seen[0]
             wait_for_process(session["id"])
@@ -34,7 +34,7 @@ def test_a_turn_is_stopped_in_its_text(model: Model, directory: Path) -> None:
 @pytest.mark.parametrize("who", ["the handler", "the turn"])
 def test_a_process_is_killed(model: Model, directory: Path, who: str) -> None:
     """After SIGKILL no process is left, the text so far is there with a named end, and the session continues."""
-    with started(Talker(directory, model)) as talker:
+    with Talker(directory, model) as talker:
         first = talker.chat("hello")[0]
         work = {"text": LONG, **bash(f"{nap(18)} | {nap(18)}")}
         with talker.open(prompt=fake(work), session=first["session"]) as stream:
@@ -60,7 +60,7 @@ def test_a_process_is_killed(model: Model, directory: Path, who: str) -> None:
 def test_a_handler_is_stopped(model: Model, directory: Path) -> None:
     """After SIGTERM every stream has its last line within 5 s, and no process is left."""
     prompt = fake({"text": LONG, "wait": "never"})
-    with started(Talker(directory, model)) as talker, talker.open(prompt=prompt) as stream:
+    with Talker(directory, model) as talker, talker.open(prompt=prompt) as stream:
         stream.until("text")
         wait_for_process(stream.seen[0]["id"])
         talker.process.terminate()

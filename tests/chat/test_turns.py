@@ -12,7 +12,7 @@ from breakglass.client import new_id
 
 from ..support.model import Model
 from ..support.scripted_claude import RESULT, TEXT, ScriptedClaude, line
-from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, started, unread_turn
+from ..support.talk import Event, Talker, answer_text, bash, fake, kinds, last_error, unread_turn
 
 pytestmark = pytest.mark.slow
 PLACES = 8
@@ -171,9 +171,7 @@ def test_the_last_place_is_no_callers_second(directory: Path, model: Model) -> N
     claude = ScriptedClaude(directory / "p")
     claude.play(TEXT + """exec yes '{"type":"x"}'""")
     with contextlib.ExitStack() as opened:
-        talker = opened.enter_context(
-            started(Talker(directory / "p", model, chat=f"max_turns_at_once = 3\n{claude.chat}"))
-        )
+        talker = opened.enter_context(Talker(directory / "p", model, chat=f"max_turns_at_once = 3\n{claude.chat}"))
         one, two = (opened.enter_context(talker.open(prompt=name)) for name in "12")
         one.until("text")
         two.until("text")

@@ -10,12 +10,14 @@ import pytest
 
 from breakglass.alerts.payloads import SENDERS
 
-from ..support.doctor import Fault, Setup, cases, check_fault, read_faults
+from ..support.doctor import Setup, check_fault, read_faults
+from ..support.selection import sampled
 from ..support.service import new_secret
 
 pytestmark = pytest.mark.slow
 
 PLACES = ("alerts",)
+FAULTS = read_faults("faulty_alerts.yaml")["faults"]
 DATA = Path(__file__).parent.parent / "data/alerts"
 MATCHING = {
     "alertmanager": {"alertname": "DevvmDown"},
@@ -83,9 +85,9 @@ def other_vm(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    cases(
-        read_faults("faulty_alerts.yaml")["faults"],
+    "name",
+    sampled(
+        FAULTS,
         "no caller with a token",
         "a caller that may not",
         "a label that Gatus has not",
@@ -94,8 +96,8 @@ def other_vm(setup: Setup) -> None:
         "a sample that is no JSON",
     ),
 )
-def test_a_fault_is_found_with_its_fix(setup: Setup, fault: Fault) -> None:
-    check_fault(setup, fault, globals(), PLACES, is_alone=True)
+def test_a_fault_is_found_with_its_fix(setup: Setup, name: str) -> None:
+    check_fault(setup, FAULTS[name], globals(), PLACES, is_alone=True)
 
 
 def test_each_sender_is_well(setup: Setup) -> None:

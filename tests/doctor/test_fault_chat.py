@@ -14,12 +14,13 @@ from breakglass.chat.command import list_flags
 
 from ..support import claude
 from ..support.certificates import tls_context
-from ..support.doctor import Fault, Setup, cases, check_fault, read_faults
+from ..support.doctor import Fault, Setup, check_fault, read_faults
 from ..support.hung import unserved_fuse
 from ..support.model import Model
-from ..support.model_proxy import with_tls
+from ..support.model_proxy import tls_relay
 from ..support.peer import answering
 from ..support.ports import reserve_port
+from ..support.selection import sampled
 from ..support.service import ACCOUNT, new_ssh_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
@@ -74,8 +75,8 @@ def fixed(setup: Setup, answer: str) -> None:
 
 def unknown_authority(setup: Setup) -> None:
     """Make the API show a certificate of an authority that this machine does not know."""
-    port = setup.stack.enter_context(with_tls(setup.model, tls_context(setup.directory, "localhost")))
-    chat(setup, base_url=f"https://localhost:{port}")
+    server = setup.stack.enter_context(tls_relay(setup.model, tls_context(setup.directory, "localhost")))
+    chat(setup, base_url=f"https://localhost:{server.port}")
 
 
 def without_tls(setup: Setup) -> None:
@@ -202,8 +203,8 @@ def check(setup: Setup, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    cases(
+    "name",
+    sampled(
         FAULTS["faults"],
         "a credential with spaces",
         "a credential that is refused",
@@ -213,16 +214,16 @@ def check(setup: Setup, fault: Fault) -> None:
         "a proxy that refuses",
     ),
 )
-def test_a_fault_is_found_with_its_fix(chatting: Setup, fault: Fault) -> None:
-    check(chatting, fault)
+def test_a_fault_is_found_with_its_fix(chatting: Setup, name: str) -> None:
+    check(chatting, FAULTS["faults"][name])
 
 
 @pytest.mark.real("mounts")
 @pytest.mark.parametrize(
-    "fault", cases(FAULTS["with_mounts"], "no bubblewrap", "a full file system", "a directory of another user")
+    "name", sampled(FAULTS["with_mounts"], "no bubblewrap", "a full file system", "a directory of another user")
 )
-def test_a_fault_of_the_system_is_found(chatting: Setup, fault: Fault) -> None:
-    check(chatting, fault)
+def test_a_fault_of_the_system_is_found(chatting: Setup, name: str) -> None:
+    check(chatting, FAULTS["with_mounts"][name])
 
 
 @pytest.mark.all

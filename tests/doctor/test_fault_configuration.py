@@ -12,7 +12,8 @@ from typing import Any
 import asyncssh
 import pytest
 
-from ..support.doctor import Fault, Setup, cases, check_fault, read_faults
+from ..support.doctor import Setup, check_fault, read_faults
+from ..support.selection import sampled
 from ..support.service import SSH_KEY, give_to_handler, new_secret
 
 pytestmark = pytest.mark.slow
@@ -199,8 +200,8 @@ def ssh_key_for_sessions(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    cases(
+    "name",
+    sampled(
         FAULTS["faults"],
         "not TOML",
         "a key that every user can read",
@@ -215,11 +216,11 @@ def ssh_key_for_sessions(setup: Setup) -> None:
         "a session secret that a caller has",
     ),
 )
-def test_a_fault_is_found_with_its_fix(setup: Setup, fault: Fault) -> None:
-    check_fault(setup, fault, globals(), PLACES)
+def test_a_fault_is_found_with_its_fix(setup: Setup, name: str) -> None:
+    check_fault(setup, FAULTS["faults"][name], globals(), PLACES)
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize("fault", cases(FAULTS["as_root"], "a key of another user"))
-def test_a_fault_of_users_and_groups_is_found(setup: Setup, fault: Fault) -> None:
-    check_fault(setup, fault, globals(), PLACES)
+@pytest.mark.parametrize("name", sampled(FAULTS["as_root"], "a key of another user"))
+def test_a_fault_of_users_and_groups_is_found(setup: Setup, name: str) -> None:
+    check_fault(setup, FAULTS["as_root"][name], globals(), PLACES)

@@ -14,7 +14,7 @@ from ..support.certificates import tls_context
 from ..support.doctor import Setup
 from ..support.forked import fork_command
 from ..support.model import Model
-from ..support.model_proxy import relay, with_tls
+from ..support.model_proxy import relay, tls_relay
 from ..support.service import ACCOUNT, SSH_KEY, new_secret, new_ssh_key
 
 pytestmark = pytest.mark.slow
@@ -196,8 +196,8 @@ def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
     """The settings of a model's API behind an authority of our own and a proxy."""
     model.listing = None
     short_dir.chmod(0o755)
-    with with_tls(model, tls_context(short_dir, "localhost")) as port, relay(None, port) as proxy:
-        url = f"https://localhost:{port}/"
+    with tls_relay(model, tls_context(short_dir, "localhost")) as tls, relay(None, tls.port) as proxy:
+        url = f"https://localhost:{tls.port}/"
         yield {"base_url": url, "https_proxy": f"http://127.0.0.1:{proxy.port}", "ca_file": str(short_dir / "ca.pem")}
 
 

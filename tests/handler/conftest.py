@@ -22,13 +22,9 @@ EAGER = with_constants("proxmox.patience.BACKOFF = (0.05,)")  # a lost host is t
 @contextmanager
 def handler(directory: Path, sshd: Sshd, *, program: Sequence[str] = EAGER, **more: Any) -> Iterator[Service]:
     """Run a handler in front of this host until the block ends. It is connected at the beginning."""
-    host_key = [sshd.host_key]
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=host_key, program=program, **more)
-    try:
+    with Service(directory, **sshd.access, program=program, **more) as service:
         service.answering()
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="session")

@@ -76,11 +76,10 @@ def alerting(entries: str, *constants: str) -> Iterator[tuple[Service, Sshd]]:
         sshd = Sshd(world)
         begun.callback(sshd.stop)
         extra = SENDERS + entries + OTHER_VM.format(key=sshd.power_key)
-        access: dict[str, Any] = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
         # Longer than the product's own limits, because a busy host is slow.
         set_constants(world, DEADLINES=DEADLINES | READS, CLAIM_SECONDS=30.0)
         program = with_constants("web.alert.ACK_SECONDS = 60.0", "web.alert.PLAN_SECONDS = 60.0", *constants)
-        service = Service(world.directory, extra=extra, urls=URLS, program=program, **access)
+        service = Service(world.directory, extra=extra, urls=URLS, program=program, **sshd.access)
         begun.callback(service.stop)
         service.answering()
         yield service, sshd

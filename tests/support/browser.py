@@ -286,7 +286,9 @@ class Stage:
             self.model = Model()
             begun.callback(self.model.close)
             self.service: Service = (
-                Talker(directory, self.model, host=self.sshd) if claude.find() else self._without_chat()
+                Talker(directory, self.model, host=self.sshd)
+                if claude.find()
+                else Service(directory, **self.sshd.access)
             )
             begun.callback(lambda: self.service.stop())
             self.service.answering()
@@ -294,10 +296,6 @@ class Stage:
             begun.callback(self.wire.down)
             self.close = begun.pop_all().close
         self.url = f"http://127.0.0.1:{self.wire.port}/"
-
-    def _without_chat(self) -> Service:
-        sshd = self.sshd
-        return Service(self.world.directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
 
     @contextmanager
     def without_sshd(self) -> Iterator[None]:
@@ -353,12 +351,9 @@ def over_https(stage: Stage, name: str) -> Iterator[Stage]:
     seen = copy.copy(stage)
     with relay(tls_context(directory, "rescue.test")) as proxy:
         seen.url = f"https://rescue.test:{proxy.port}/"
-        service = Service(directory, port=host.port, key=host.power_key, host_key=[host.host_key], urls=[seen.url])
-        proxy.target, seen.service = service.port, service
-        try:
+        with Service(directory, **host.access, urls=[seen.url]) as service:
+            proxy.target, seen.service = service.port, service
             yield seen
-        finally:
-            service.stop()
 
 
 def open_gate(world: World) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from breakglass.demo.proxmox.world import CONF, VMID, World
@@ -94,10 +94,7 @@ class Cluster:
     def move(self, node: str, *, running: bool = True) -> None:
         """Move the VM to another node. Its process ends, its configuration moves, and it starts there."""
         _end_process(self.world)
-        conf = f"qemu-server/{VMID}.conf"
-        (self.shared / self.place / conf).rename(self.shared / node / conf)
-        self.place = node
-        self._write_vmlist()
+        self.take_configuration(node)
         if running:
             assert self.world.qm("start", str(VMID)).returncode == 0
 
@@ -112,9 +109,7 @@ class Cluster:
         others = "".join(self._host_table(name) for name in NODES[1:]) + entry("generic", 0, host="devvm")
         service = Service(
             directory,
-            port=sshd.port,
-            key=sshd.power_key,
-            host_key=[sshd.host_key],
+            **sshd.access,
             hosts=NODES,
             extra=others,
             program=with_constants(*times) if seconds else Service.program,
@@ -146,12 +141,9 @@ class Cluster:
 
     def pretend_moved(self, node: str) -> None:
         """Run the VM on another node, and leave its process on the previous one, which has its own /etc/pve."""
-        conf = f"qemu-server/{VMID}.conf"
-        (self.shared / self.place / conf).rename(self.shared / node / conf)
-        self.place = node
         old = self.nodes["pve1"].world.root / "etc/pve/.vmlist"
         kept = old.read_text()
-        self._write_vmlist()
+        self.take_configuration(node)
         old.write_text(kept)
         assert self.world.qm("start", str(VMID)).returncode == 0
 
@@ -212,8 +204,5 @@ def _end_process(world: World) -> None:
 @contextmanager
 def cluster(directory: Path) -> Iterator[Cluster]:
     """Run three nodes until the block ends."""
-    made = Cluster(directory)
-    try:
+    with closing(Cluster(directory)) as made:
         yield made
-    finally:
-        made.close()

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.findings import ERROR, Finding
@@ -135,10 +134,10 @@ class Fault(NamedTuple):
     fix: str
 
 
-def read_faults(name: str) -> dict[str, list[Fault]]:
-    """Return the tables of faults in a file of tests/data."""
-    tables = yaml.safe_load((DATA / name).read_text("utf-8"))
-    return {table: [Fault(**row) for row in rows] for table, rows in tables.items()}
+def read_faults(file: str) -> dict[str, dict[str, Fault]]:
+    """Return the tables of faults in a file of tests/data, each with its faults by their names."""
+    tables = yaml.safe_load((DATA / file).read_text("utf-8"))
+    return {table: {row["name"]: Fault(**row) for row in rows} for table, rows in tables.items()}
 
 
 def plant(setup: Setup, seed: Seed, functions: Mapping[str, Callable[..., object]]) -> None:
@@ -181,15 +180,6 @@ def check_fault(
     assert others == [] or not is_alone
     assert report.code == (2 if any(each.level == ERROR for each in report.findings) else 1)
     return finding
-
-
-def cases(faults: Sequence[Fault], *kept: str) -> list[Any]:
-    """Return a table as pytest's parameters. `./dev test` runs the faults that `kept` names, and `--all` the others."""
-    names = [fault.name for fault in faults]
-    assert len(set(names)) == len(names)
-    assert set(kept) <= set(names)
-    marks = {fault.name: [pytest.mark.all] * (fault.name not in kept) for fault in faults}
-    return [pytest.param(fault, id=fault.name, marks=marks[fault.name]) for fault in faults]
 
 
 # --- TOML ---

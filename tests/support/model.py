@@ -99,15 +99,20 @@ class _Handler(demo.Handler):
     def list_models(self) -> None:
         """Keep the request. Fail as the test wants, or send the list."""
         self._model.listed.append({name.lower(): value for name, value in self.headers.items()})
-        failure = self._model.listing
+        if not self._has_failed(self._model.listing):
+            super().list_models()
+
+    def _has_failed(self, failure: object, headers: Mapping[str, str] = {}) -> bool:
+        """Fail before the answer in this way; tell whether it is one."""
         if failure in FAILURES:
-            self.refuse(*FAILURES[failure])
+            self.refuse(*FAILURES[failure], dict(headers))
         elif failure == "mute":
             self._model.closing.wait()
         elif failure == "html":
             self.send_body(200, b"<!doctype html><title>Sign in to the guest network</title>", "text/html")
         else:
-            super().list_models()
+            return False
+        return True
 
     @property
     def _model(self) -> Model:
@@ -117,14 +122,10 @@ class _Handler(demo.Handler):
         """Fail in the way that the step names, or send it."""
         failure = step.get("fail") if self._before < step.get("times", self._before + 1) else None
         self._step, self._failure, self._deltas = step, failure, 0
-        if failure in FAILURES:
-            headers = {"retry-after": str(step["retry_after"])} if "retry_after" in step else {}
-            self.refuse(*FAILURES[failure], headers)
-        elif failure == "mute":
-            self._model.closing.wait()
-        elif failure == "html":
-            self.send_body(200, b"<!doctype html><title>Sign in to the guest network</title>", "text/html")
-        elif failure is not None and not request.body.get("stream"):
+        headers = {"retry-after": str(step["retry_after"])} if "retry_after" in step else {}
+        if self._has_failed(failure, headers):
+            return
+        if failure is not None and not request.body.get("stream"):
             self._break_off()
         else:
             super().reply(request, step)

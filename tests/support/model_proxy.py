@@ -176,13 +176,6 @@ def relay(context: ssl.SSLContext | None, target: int | str = 0) -> contextlib.A
     return running(Relay(context, target))
 
 
-@contextlib.contextmanager
-def with_tls(model: Model, context: ssl.SSLContext) -> Iterator[int]:
-    """Put TLS in front of a model; yield the port."""
-    with tls_relay(model, context) as server:
-        yield server.port
-
-
 def tls_relay(model: Model, context: ssl.SSLContext) -> contextlib.AbstractContextManager[Relay]:
     """Put TLS in front of a model."""
     return relay(context, int(model.url.rpartition(":")[2]))

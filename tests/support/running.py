@@ -64,7 +64,7 @@ class Running:
 
 def new_setup(directory: Path, sshd: Sshd) -> Setup:
     """Return a good configuration whose host is the real sshd."""
-    setup = Setup(directory, port=sshd.port, host_key=[sshd.host_key], key=sshd.power_key)
+    setup = Setup(directory, **sshd.access)
     setup.config["alerts"] = [ALERT]
     setup.config["callers"]["sender"] = {"token_file": setup.file("token", "bgt_" + "t" * 43), "allow": ["forensics"]}
     setup.config["callers"]["historian"] = {"secret_file": setup.file("historian", new_secret()), "allow": ["history"]}

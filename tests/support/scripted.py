@@ -122,11 +122,8 @@ def scripted_host(directory: Path) -> Iterator[tuple[World, Sshd]]:
     """Run a host without a VM and with a script as its agent."""
     world = World(directory)
     Scripted(world)
-    sshd = Sshd(world)
-    try:
+    with Sshd(world) as sshd:
         yield world, sshd
-    finally:
-        sshd.stop()
 
 
 @contextmanager

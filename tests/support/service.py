@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncssh
 
@@ -218,6 +218,12 @@ class Service:
         command = [str(self.python), *self.program, "serve"]
         self.process = start_handler(command, environment, self.directory, self.audit_file, self.errors)
         wait_answering(self.port, self.process, self.errors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def audit_file(self) -> Path:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 
 import asyncssh
 
@@ -101,6 +102,11 @@ class Sshd:
         self.keys.write_text("\n".join(lines) + "\n")
         return power.export_private_key().decode(), read_only.export_private_key().decode()
 
+    @property
+    def access(self) -> dict[str, Any]:
+        """The arguments of a handler that logs in here with the power key."""
+        return {"port": self.port, "key": self.power_key, "host_key": [self.host_key]}
+
     def key_line(self, key: asyncssh.SSHKey, *options: str) -> str:
         """Return the line that the documentation gives for a key."""
         command = shlex.join(["/usr/bin/env", f"PATH={self.path}", *self.world.forced_command(*options)])
@@ -122,6 +128,12 @@ class Sshd:
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL)
         self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def wait(self) -> None:
         """Return once the server listens."""

@@ -83,9 +83,7 @@ class Talker(Service):
         lines.append(f"env = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in env.items())} }}")
         super().__init__(
             directory,
-            port=host.port if host else reserve_port(),
-            key=host.power_key if host else SSH_KEY,
-            host_key=[host.host_key] if host else "any",
+            **(host.access if host else {"port": reserve_port(), "key": SSH_KEY, "host_key": "any"}),
             program=("-c", f"import sys; {patched or 'pass'}; from breakglass.cli.main import main; sys.exit(main())"),
             session_dir=self.sessions,
             extra="\n".join(["[chat]", *lines, f'[metrics]\ntoken = "{METRICS_TOKEN}"' if metrics else "", ""]),
@@ -245,14 +243,6 @@ def last_error(events: list[Event]) -> Event:
     assert events[-1]["ok"] is False
     assert events[-2]["type"] == "error"
     return events[-2]
-
-
-@contextlib.contextmanager
-def started(talker: Talker) -> Iterator[Talker]:
-    try:
-        yield talker
-    finally:
-        talker.stop()
 
 
 @contextlib.contextmanager

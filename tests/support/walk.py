@@ -117,7 +117,7 @@ def _phone_of(night: str, directory: Path, browser: Browser) -> Iterator[tuple[B
     world.begin()
     directory.chmod(0o711)
     sshd = Sshd(world)
-    service = Service(directory, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key])
+    service = Service(directory, **sshd.access)
     phone = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     phone.set_default_timeout(60_000)
     phone.add_init_script(WATCH)
