@@ -35,7 +35,7 @@ class _Victim:
             pass
 
 
-def end_qm(pid: int, gently: bool = False) -> list[str]:
+def end_qm(pid: int, gently: bool) -> list[str]:
     """End a `qm` and its worker; return the ones that survive SIGKILL, as `NAME (process PID)`.
 
     `gently` sends SIGTERM first, which `qm` passes on to its worker. Never end a `qm stop` with `gently` while

@@ -60,8 +60,8 @@ class Lock:
             return 0, ""
         try:
             ask = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock, 64 bit Linux
-            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, ask))
-            return (0 if kind == fcntl.F_UNLCK else pid), os.pread(fd, 200, 0).decode("ascii", "replace")
+            pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, ask))[4]  # the kernel keeps 0 if it is free
+            return pid, os.pread(fd, 200, 0).decode("ascii", "replace")
         finally:
             os.close(fd)
 

@@ -40,7 +40,6 @@ class Session:
         self._empty_at = process_start()  # when the input was last known to be empty
         self._sent_since = self._empty_at  # the last input was sent after this time
         self._agent = Agent(key, bundle, self._send)
-        os.set_blocking(0, False)
         os.set_blocking(1, False)
 
     def run(self) -> None:
