@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are one more package
 
-from breakglass.agents.pve.words import ANYWAY, PROVES
+from breakglass.agents.pve.words import ANYWAY, DEADLINES, PROVES
 from breakglass.alerts.payloads import SENDERS
 from breakglass.base.errors import BreakglassError
 from breakglass.base.verbs import VERBS
@@ -24,6 +24,7 @@ from ..support.rows import each_row
 
 SCHEMAS: dict[str, Any] = read_contract()["components"]["schemas"]
 API = (OPENAPI.parent / "api.md").read_text(encoding="utf-8")
+HOST_AGENT = (OPENAPI.parent / "host-agent.md").read_text(encoding="utf-8")
 
 
 def words(schema: str, field: str) -> set[str]:
@@ -71,9 +72,14 @@ ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in
             id="states of a host",
         ),
         pytest.param(words("Health", "chat"), states("`chat`"), id="states of chat"),
+        pytest.param(
+            set(re.findall(r"(?m)^\| `(\w+)` \| (\d*) ?\| (?:yes|exit 1)", HOST_AGENT)),
+            {(verb, f"{seconds:g}" if seconds else "") for verb, seconds in DEADLINES.items()},
+            id="deadlines",
+        ),
     ],
 )
-def test_the_schema_has_the_words_of_the_code(documented: set[str], coded: set[str]) -> None:
+def test_the_schema_has_the_words_of_the_code(documented: set[object], coded: set[object]) -> None:
     """If the code lacks a word, a promise is broken. If the schema lacks it, no client knows the word."""
     assert documented == coded
 

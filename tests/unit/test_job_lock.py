@@ -1,10 +1,19 @@
-"""The lock of a VM, and the room that /run keeps for power verbs."""
+"""A job's lock, its id and its output, and the room that /run keeps for power verbs."""
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from breakglass.agents.pve.grammar import parse_line
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.job import JOB_OUTPUT_BYTES, ROOM_FOR_SHORT, SHORT_BYTES, Job
 from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, Lock, fill_reserve, free_part, is_short
+from breakglass.agents.pve.jobs.store import JobStore, Record, make_record
+from breakglass.agents.pve.serving.follow import FollowTask
+from breakglass.agents.pve.words import DAY
+
+from ..support.rows import each_row
 
 
 def test_a_lock_names_its_holder_until_that_process_ends(tmp_path: Path) -> None:
@@ -47,3 +56,76 @@ def test_the_reserve_gives_a_part_at_a_time(tmp_path: Path) -> None:
     fill_reserve(str(tmp_path))
     assert ((place / "reserve").stat().st_size, len(list((place / "inodes").iterdir()))) == (2**20, 512)
     assert not is_short(str(tmp_path))
+
+
+# --- the id and the output of a job ---
+
+
+def stored(root: Path, verb: str) -> tuple[JobStore, Record]:
+    """Return the store of a VM, and the record of a request, which no process has claimed."""
+    store = JobStore(Host(102, str(root)))
+    os.makedirs(store.jobs)
+    return store, make_record(parse_line(f"{verb} vm=102 id=msg_12345678 by=anna"), "a", is_job=True)
+
+
+def test_an_id_is_claimed_once(tmp_path: Path) -> None:
+    """Only root may look at what it stands for, and the second claim leaves nothing."""
+    store, record = stored(tmp_path, "stop")
+    assert [store.claim(record), store.claim(replace(record, nonce="b"))] == [True, False]
+    assert store.record(record.id) == record
+    assert (os.listdir(store.jobs), Path(store.path(record.id)).stat().st_mode & 0o777) == ([record.id], 0o700)
+    assert (store.is_alive(record), store.processes(replace(record, ticks=record.ticks + 1))) == (True, [])
+    os.symlink(record.id, store.path("msg_alias678"))
+    assert [each.id for each in store.records()] == [record.id]
+    assert (store.stage(record.id), store.deadline(record.id, "stop")) == ("", 240)
+    store.enter(record.id, "verify", 1170.0)
+    assert (store.stage(record.id), store.deadline(record.id, "stop")) == ("verify", 1170)
+
+
+def test_a_full_output_keeps_room_for_short_lines(tmp_path: Path) -> None:
+    """A long line that does not fit is left out, which one line says. The short lines after it say how the verb ends."""
+    store, record = stored(tmp_path, "stop")
+    store.claim(record)
+    job, output = Job(store.host, store, record), Path(store.path(record.id, "output"))
+
+    def say(size: int) -> int:
+        """Say a line that has this size in the file; return by how much the file grows."""
+        before = output.stat().st_size if output.exists() else 0
+        job.say("x" * (size - len(json.dumps({"stream": "stdout", "text": "\n"}) + "\n")))
+        return output.stat().st_size - before
+
+    cut = len(json.dumps({"stream": "stderr", "text": "[output cut at 1 MiB]\n"}) + "\n")
+    assert say(JOB_OUTPUT_BYTES - ROOM_FOR_SHORT) == JOB_OUTPUT_BYTES - ROOM_FOR_SHORT
+    assert [say(size) for size in (SHORT_BYTES, SHORT_BYTES + 1, SHORT_BYTES + 1)] == [SHORT_BYTES, cut, 0]
+    left = JOB_OUTPUT_BYTES - output.stat().st_size
+    assert [say(SHORT_BYTES) for _ in range(left // SHORT_BYTES + 1)] == [SHORT_BYTES] * (left // SHORT_BYTES) + [0]
+    assert say(left % SHORT_BYTES) == left % SHORT_BYTES
+
+
+# --- a job that was killed, and an id of another ---
+
+
+@each_row(
+    ("verb", "asked", "older", "end", "advice"),
+    [
+        ("cycle", "cycle", 0.0, (15, "stranded", "stopped"), "start"),
+        ("stop", "stop", 0.0, (13, "job-killed", "stopped"), "status"),
+        ("reset", "reset", 0.0, (13, "job-killed", "stopped"), "status"),
+        ("stop", "start", 0.0, (17, "id-taken", "unknown"), "status"),
+        ("stop", "stop", DAY + 60, (17, "id-taken", "unknown"), "status"),
+    ],
+)
+def test_a_request_for_a_killed_job_is_answered(
+    verb: str, asked: str, older: float, end: tuple[int, str, str], advice: str, tmp_path: Path
+) -> None:
+    """Its result is kept. An id of another verb, or of a day ago, is not this request's."""
+    store, record = stored(tmp_path, verb)
+    (tmp_path / "etc/pve/local").mkdir(parents=True)
+    store.claim(replace(record, ticks=record.ticks + 1, boottime=record.boottime - older))
+    task = FollowTask(store.host, parse_line(f"{asked} vm=102 id=msg_12345678"), "b")
+    [message] = [message for _ in iter(lambda: task.done, True) for message in task.poll()]
+    verdict = message["verdict"]
+    assert isinstance(verdict, dict)
+    assert (message["exit_code"], verdict["code"], message["state"]) == end
+    assert (verdict["advice"], message["attached"]) == (advice, True)
+    assert (store.result(record.id) or {}).get("exit_code") == (None if end[0] == 17 else end[0])

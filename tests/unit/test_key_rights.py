@@ -1,5 +1,6 @@
 """What a key may send: the host agent's checks of one line, before anything is read or started for it."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from breakglass.agents.pve.grammar import parse_line
 from breakglass.agents.pve.host.paths import Key
 from breakglass.agents.pve.serving.serve import check_request, complete_request, name_vm
+from breakglass.agents.pve.serving.session import Session, opens_session
 from breakglass.agents.pve.vm_list import parse_vm_list
 
 from ..support.rows import each_row
@@ -84,3 +86,28 @@ def test_the_agent_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(POWER, "status vm=102")[0] == ""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert refusal(real, "status vm=102")[0] == ""
+
+
+# --- a session ---
+
+
+@each_row(
+    ("line", "opens"),
+    [("session", True), ("session vm=102", True), ("session vm=103", False), ("status vm=102", False), ("x", False)],
+)
+def test_a_session_is_opened_by_its_word(line: str, opens: bool) -> None:
+    """`vm=` may name one of the key's VMs."""
+    assert opens_session(POWER, line) is opens
+
+
+def test_a_session_has_few_urgent_requests_and_more_reads() -> None:
+    """A request beyond these numbers is refused at once, and power verbs do not wait behind reads."""
+    session = Session(POWER, "")
+    os.set_blocking(1, True)  # it is pytest's
+    for number in range(1, 1026):
+        session._queue(f"{number} status vm=102")
+    for number in range(2001, 2258):
+        session._queue(f"{number} reset vm=102")
+    said = [json.loads(line) for line in bytes(session._unsent).splitlines()]
+    assert [(each["tag"], each["exit_code"]) for each in said if each["type"] == "result"] == [("1025", 13), ("2257", 13)]
+    assert (len(session._reads), len(session._urgent)) == (1024, 256)
