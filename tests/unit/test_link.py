@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from itertools import pairwise
+from types import SimpleNamespace
 
 import asyncssh
 import pytest
@@ -61,8 +62,14 @@ def test_garbage_on_the_session_is_ignored(data: bytes, cuts: list[int]) -> None
 
 
 async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_event_loop() -> None:
-    """Other ready tasks run between the steps. The end of the channel comes after all lines."""
+    """Other ready tasks run between the steps. The end of the channel comes after all lines.
+
+    Meanwhile, nothing more is read from the connection.
+    """
     channel, count, steps = Channel(), 10_000, 0
+    reads: list[bool] = []
+    chan = SimpleNamespace(pause_reading=lambda: reads.append(False), resume_reading=lambda: reads.append(True))
+    channel.connection_made(chan)  # type: ignore[arg-type]
     queue = channel._waiting["1"] = asyncio.Queue()
     good: Message = {"type": "result", "outcome": "done", "exit_code": 0}
     channel.data_received((json.dumps({"tag": "1", **good}).encode() + b"\n") * count, None)
@@ -72,6 +79,7 @@ async def test_a_host_that_sends_many_lines_at_once_gets_a_few_steps_of_the_even
         steps += 1
         await asyncio.sleep(0)
     assert steps >= count // LINES_AT_ONCE
+    assert (len(reads), reads[-1], any(reads[:-1])) == (steps + 1, True, False)
     assert [queue.get_nowait() for _ in range(queue.qsize())] == [good] * count + [None]
 
 

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from breakglass.auth.signing import Caller
 from breakglass.base.errors import Lost, Unreached
 from breakglass.config.model import Vm
+from breakglass.proxmox import run
 from breakglass.proxmox.host import HostConnection
 from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.places import Destination
@@ -41,13 +44,22 @@ class Sender(HostConnection):
             await asyncio.sleep(3600)
 
 
-def begin(host: Sender, verb: str = "stop", again: bool = False, sent: int = 0, **found: Any) -> Run:
-    """Begin a verb whose id was already sent `sent` times."""
+def begin(
+    host: Sender,
+    verb: str = "stop",
+    again: bool = False,
+    sent: int = 0,
+    asked: list[tuple[str, bool, bool]] | None = None,
+    **found: Any,
+) -> Run:
+    """Begin a verb whose id was already sent `sent` times. `asked` gets what is asked about the VM's place."""
     ids = SentIds()
     for _ in range(sent):
         ids.add("msg_12345678")
 
     async def find(msg_id: str, changes: bool, is_repeated: bool) -> Destination:
+        if asked is not None:
+            asked.append((msg_id, changes, is_repeated))
         return Destination(host, **{"is_only": True} | found)
 
     caller = Caller("anna", (), frozenset({verb}))
@@ -55,13 +67,15 @@ def begin(host: Sender, verb: str = "stop", again: bool = False, sent: int = 0, 
 
 
 async def test_the_answer_and_the_stream_have_what_the_host_sent() -> None:
-    run = begin(Sender(SAID))
-    streamed = [message async for message in run.stream(asyncio.Event())]
-    answer = await run.finished(asyncio.Event())
+    begun = begin(Sender(SAID))
+    streamed = [message async for message in begun.stream(asyncio.Event())]
+    answer = await begun.finished(asyncio.Event())
     assert streamed[0] == {"type": "accepted", "id": "msg_12345678", "verb": "stop", "vm": "devvm"}
     assert streamed[1:-1] == SAID[:-1]
     assert (streamed[-1]["type"], streamed[-1]["outcome"]) == ("result", "done")
     assert (answer.outcome, answer.body["stdout"], answer.body["stderr"]) == ("done", "stdout\n", "stderr\n")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 NOT_SENT, LOST = Unreached("tcp", "no way there", "look"), Lost("it is silent", "")
@@ -93,8 +107,8 @@ def test_each_failure_says_whether_anything_was_sent(name: str) -> None:
 
 async def test_a_silent_node_is_named() -> None:
     """The request went to another host, because the VM's own node did not answer."""
-    run = begin(Sender([], NOT_SENT), away=HostConnection(HOSTS[1]))
-    verdict = (await run.finished(asyncio.Event())).body["verdict"]
+    begun = begin(Sender([], NOT_SENT), away=HostConnection(HOSTS[1]))
+    verdict = (await begun.finished(asyncio.Event())).body["verdict"]
     assert isinstance(verdict, dict)
     assert (verdict["code"], verdict["sentence"].startswith("the VM is on node b: no way there")) == ("tcp", True)
 
@@ -114,3 +128,26 @@ async def test_an_answer_before_the_end_says_what_is_known() -> None:
     assert [each["type"] async for each in runs[0].stream(stopping)][:3] == ["accepted", "stage", "output"]
     for run in runs:
         run.task.cancel()
+
+
+async def test_a_stream_says_which_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only until the host's first message. After that, a ping says that the verb continues."""
+    monkeypatch.setattr(run, "TRYING_SECONDS", 0.01)
+    monkeypatch.setattr(run, "PING_SECONDS", 0.01)
+    for said, trying in (([], {"trying": "a: not-checked; trying"}), ([STAGE], {})):
+        begun, stopping = begin(Sender(said)), asyncio.Event()
+        stream = begun.stream(stopping)
+        sent = [await anext(stream) for _ in range(2 + len(said))]
+        assert sent[1:] == [*said, {"type": "ping", **trying}]
+        stopping.set()
+        assert [message["type"] async for message in stream] == ["result"]
+        begun.task.cancel()
+
+
+async def test_after_a_stop_the_hosts_are_asked_for_other_processes_of_the_vm() -> None:
+    """That look changes nothing and concerns no id. The only host of a VM is not asked again."""
+    for is_only, looks in ((True, []), (False, [("", False, False)])):
+        asked: list[tuple[str, bool, bool]] = []
+        begun = begin(Sender(SAID), asked=asked, is_only=is_only)
+        assert (await begun.finished(asyncio.Event())).outcome == "done"
+        assert asked == [("msg_12345678", True, False), *looks]
