@@ -24,6 +24,7 @@ from ..support.rows import each_row
 
 SCHEMAS: dict[str, Any] = read_contract()["components"]["schemas"]
 API = (OPENAPI.parent / "api.md").read_text(encoding="utf-8")
+LIMITS = API.partition("**Limits.** A body")[2].partition(" and the headers")[0]
 HOST_AGENT = (OPENAPI.parent / "host-agent.md").read_text(encoding="utf-8")
 
 
@@ -72,6 +73,11 @@ ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in
             id="states of a host",
         ),
         pytest.param(words("Health", "chat"), states("`chat`"), id="states of chat"),
+        pytest.param(
+            {int(n) * {"KiB": 2**10, "MiB": 2**20}[unit] for n, unit in re.findall(r"(\d+) ([KM]iB)", LIMITS)},
+            set(SIGNED.values()),
+            id="bodies",
+        ),
         pytest.param(
             set(re.findall(r"(?m)^\| `(\w+)` \| (\d*) ?\| (?:yes|exit 1)", HOST_AGENT)),
             {(verb, f"{seconds:g}" if seconds else "") for verb, seconds in DEADLINES.items()},

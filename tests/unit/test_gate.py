@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from starlette.types import Message, Receive, Scope, Send
 
-from breakglass.web.gate import OPEN, Gate
+from breakglass.web.gate import OPEN, Gate, proving_headers
 
 from ..support.rows import each_row
 
@@ -43,3 +43,9 @@ def test_a_flood_is_answered_in_turns(path: str) -> None:
     asyncio.run(flood())
     assert len(answered) == 20
     assert all(later > earlier for earlier, later in pairwise(answered))
+
+
+def test_a_header_that_comes_twice_proves_nothing() -> None:
+    """Two programs could disagree on which one counts."""
+    headers = [(b"webhook-id", b"msg_12345678"), (b"accept", b"*/*"), (b"webhook-id", b"msg_12345679")]
+    assert proving_headers({"headers": headers}) == {"webhook-id": "msg_12345678\nmsg_12345679"}

@@ -100,6 +100,21 @@ def test_the_words_for_a_vm_are_those_of_its_entry(asked: Vm | None, vms: dict[i
     live(send)
 
 
+def test_a_connection_that_ends_before_the_request_is_opened_once_more() -> None:
+    """Nothing was sent, so the same line is sent over the new one."""
+
+    async def send(node: Listener, host: HostConnection) -> None:
+        node.is_silent, host.vms = True, {102: replace(VM, proxmox_name="db")}
+        sending = asyncio.create_task(host.result(CYCLE))
+        await asyncio.sleep(5)
+        node.is_silent = False
+        next(iter(node.connections)).abort()
+        assert (await sending)["outcome"] == "done"
+        assert (node.logins, node.lines[0], node.lines[-1]) == (2, "ping", CYCLE)
+
+    live(send)
+
+
 def test_a_verb_is_sent_only_where_a_ping_is_answered() -> None:
     """A read is sent at once. A verb is not sent over a connection that has died, and a read without an answer ends."""
 

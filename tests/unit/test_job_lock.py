@@ -5,8 +5,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from breakglass.agents.pve.grammar import parse_line
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs import job as jobs
 from breakglass.agents.pve.jobs.job import JOB_OUTPUT_BYTES, ROOM_FOR_SHORT, SHORT_BYTES, Job
 from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, Lock, fill_reserve, free_part, is_short
 from breakglass.agents.pve.jobs.store import JobStore, Record, make_record
@@ -100,6 +103,27 @@ def test_a_full_output_keeps_room_for_short_lines(tmp_path: Path) -> None:
     left = JOB_OUTPUT_BYTES - output.stat().st_size
     assert [say(SHORT_BYTES) for _ in range(left // SHORT_BYTES + 1)] == [SHORT_BYTES] * (left // SHORT_BYTES) + [0]
     assert say(left % SHORT_BYTES) == left % SHORT_BYTES
+
+
+def job_of(root: Path, verb: str) -> Job:
+    store, record = stored(root, verb)
+    return Job(store.host, store, record)
+
+
+@each_row(("conf", "more"), [("", 0), ("memory: 102400", 10), ("memory: 1048576\nhostpci0: 01:00", 750)])
+def test_a_start_that_takes_long_moves_the_deadline(conf: str, more: float, tmp_path: Path) -> None:
+    """By what Proxmox gives the start beyond 90 s, at most 750 s. The answer warns of it."""
+    job = job_of(tmp_path, "cycle")
+    job.allow_start(conf)
+    assert (job.deadline, job.start_seconds, len(job.warnings)) == (420 + more, 150 + more, bool(more))
+
+
+def test_what_can_not_be_ended_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A start that may still happen is not reported as over."""
+    monkeypatch.setattr(jobs, "end_qm", lambda pid, gently: [f"qm (process {pid})"])
+    job = job_of(tmp_path, "start")
+    job.end_command(7)
+    assert (job.survivors, len(job.warnings)) == (["qm (process 7)"], 1)
 
 
 # --- a job that was killed, and an id of another ---

@@ -3,11 +3,15 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.grammar import parse_line
-from breakglass.agents.pve.host.paths import Key
+from breakglass.agents.pve.grammar import Request, parse_line
+from breakglass.agents.pve.host.paths import Host, Key, boottime
+from breakglass.agents.pve.jobs import store
+from breakglass.agents.pve.jobs.store import JobStore, make_record
+from breakglass.agents.pve.serving import serve
 from breakglass.agents.pve.serving.serve import check_request, complete_request, name_vm
 from breakglass.agents.pve.serving.session import Session, opens_session
 from breakglass.agents.pve.vm_list import parse_vm_list
@@ -111,3 +115,36 @@ def test_a_session_has_few_urgent_requests_and_more_reads() -> None:
     said = [json.loads(line) for line in bytes(session._unsent).splitlines()]
     assert [(each["tag"], each["exit_code"]) for each in said if each["type"] == "result"] == [("1025", 13), ("2257", 13)]
     assert (len(session._reads), len(session._urgent)) == (1024, 256)
+    for unsent, is_open in ((2**25 - 100, True), (2**25, False)):
+        session._unsent = bytearray(unsent)
+        session._send("1", {})
+        assert session._open is is_open
+
+
+def test_a_new_id_starts_a_job_and_a_known_one_follows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A refused or late line starts nothing, and neither does a host without memory."""
+    started: list[str] = []
+    said: list[tuple[str, object]] = []
+
+    def claim(host: Host, request: Request, nonce: str) -> None:
+        started.append(request.id)
+        assert JobStore(host).claim(make_record(request, nonce, is_job=True))
+
+    def fail(host: Host, request: Request, nonce: str) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(store, "fill_reserve", lambda root: None)
+    agent = serve.Agent(
+        replace(POWER, root=str(tmp_path)), "", lambda tag, message: said.append((tag, message.get("exit_code")))
+    )
+    for start, tag, line, waited in (
+        (claim, "new", "reset vm=102 id=msg_12345678", 19),
+        (claim, "known", "reset vm=102 id=msg_12345678", 21),
+        (claim, "late", "reset vm=102 id=msg_87654321", 21),
+        (claim, "wrong", "reset vm=103 id=msg_87654321", 0),
+        (fail, "failed", "reset vm=102 id=msg_87654321", 0),
+    ):
+        monkeypatch.setattr(serve, "spawn_job", start)
+        agent.submit(tag, line, boottime() - waited)
+    assert (started, [*agent.tasks.values()]) == (["msg_12345678"], ["new", "known"])
+    assert [each for each in said if each[1]] == [("late", 12), ("wrong", 12), ("failed", 13)]

@@ -21,11 +21,12 @@ import pytest
 
 from breakglass.agents.pve.forensics import ha_daemons
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.host.vmstate import observe
+from breakglass.agents.pve.host.process import read_process
+from breakglass.agents.pve.host.vmstate import Facts, observe, vm_state
 from breakglass.agents.pve.jobs.job import Job
 from breakglass.agents.pve.jobs.result import Ended
 from breakglass.agents.pve.jobs.store import JobStore, Record
-from breakglass.agents.pve.power import aftermath, begin, kill, locked, start, stop, verbs
+from breakglass.agents.pve.power import aftermath, begin, kill, locked, standby, start, stop, verbs
 
 from ..support.rows import each_row
 
@@ -237,7 +238,7 @@ def vm(root: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
         write(root, f"bin/{name}", f"#!/bin/bash\nR={root}\n{text.format(**names)}\n").chmod(0o755)
     monkeypatch.setenv("PATH", f"{root}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("R", str(root))
-    for module in (aftermath, kill, locked, start, stop, verbs, ha_daemons):
+    for module in (aftermath, kill, locked, standby, start, stop, verbs, ha_daemons):
         for limit in LIMITS.keys() & vars(module).keys():
             monkeypatch.setattr(module, limit, LIMITS[limit])
     monkeypatch.setattr(start, "CLEANUP_SECONDS", 0.1)
@@ -260,6 +261,32 @@ def vm(root: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
             for pid in (root / name).read_text().split() if (root / name).exists() else ():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_qemu_that_nothing_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vm(tmp_path, ROWS["a stop"], monkeypatch) as job:
+        facts = observe(job.host)
+        ended = kill.describe_survival(job, facts)
+        assert ended.verdict.sentence.startswith("QEMU survived SIGKILL: it waits for storage")
+        alive = [kill.is_qemu_alive(job, each) for each in (facts, Facts(pid=2**22 + 1), Facts())]
+        assert alive == [True, False, False]
+
+
+def test_a_standby_process_waits_for_the_command_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that takes too long is ended, with the QEMU that it has half started."""
+    with vm(tmp_path, ROWS["a stop"], monkeypatch) as job:
+        for seconds, left in ((0.2, DEADLINE), (60, 1.2)):
+            write(tmp_path, SCOPE, (tmp_path / PID).read_text())
+            job.enter("start")
+            job._until = time.monotonic() + left
+            with subprocess.Popen(["sleep", str(seconds)], start_new_session=True) as command:
+                job.note_process("command", command.pid)
+                with subprocess.Popen(["true"]) as first:
+                    standby._take_over(job, os.pidfd_open(first.pid), "none")
+                assert read_process(job.store.path(job.record.id, "command")) == 0
+            assert (vm_state(observe(job.host)) == "running") is (left == DEADLINE)
+        assert job.warnings[0] == "the job's process was killed in stage start; its standby process took over"
+        assert f"start: {job.warnings[0]}" in (tmp_path / OUTPUT).read_text()
 
 
 @each_row("name", ROWS)

@@ -1,5 +1,6 @@
 """What refuses a power verb at its last moment: the lock of a task, and evidence of a storage that hangs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from breakglass.agents.pve.forensics import on_host
 from breakglass.agents.pve.host import pve_tasks
 from breakglass.agents.pve.host.cluster import Cluster
 from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.process import process_ticks
 from breakglass.agents.pve.host.pve_tasks import Owner, find_lock_owner
 from breakglass.agents.pve.host.vmstate import Facts
 from breakglass.agents.pve.jobs.job import Job
@@ -16,8 +18,8 @@ from breakglass.agents.pve.jobs.result import Ended, Verdict
 from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.agents.pve.power import begin, locked
 from breakglass.agents.pve.power.locked import refuse_reset, refuse_resume
-from breakglass.agents.pve.power.preflight import refuse_unstartable
-from breakglass.agents.pve.power.verbs import _refuse_stop
+from breakglass.agents.pve.power.preflight import refuse_unexpected, refuse_unstartable
+from breakglass.agents.pve.power.verbs import _refuse_cycle, _refuse_stop
 
 from ..support.rows import each_row
 
@@ -30,7 +32,7 @@ def job_of(root: Path, verb: str) -> Job:
 # --- locks ---
 
 CHECKS: dict[str, Callable[[Job, Cluster], None]] = {
-    "cycle": lambda job, view: refuse_unstartable(job, view, stops_first=True),
+    "cycle": _refuse_cycle,
     "stop": _refuse_stop,
     "start": lambda job, view: refuse_unstartable(job, view, stops_first=False),
     "start of a paused VM": refuse_resume,
@@ -76,6 +78,74 @@ def test_no_task_that_may_run_elsewhere_is_called_dead(monkeypatch: pytest.Monke
     assert {lock for lock, owner in owners.items() if owner.alive is None} == unknown
     assert {lock for lock, owner in owners.items() if "qm unlock 102" in " ".join(owner.lines)} == set(owners) - unknown
     assert not any(owner.alive for owner in owners.values())
+
+
+@each_row(
+    ("lock", "task", "vmid", "alive"),
+    [
+        ("backup", "vzdump", "102", True),
+        ("backup", "vzdump", "", True),
+        ("backup", "vzdump", "103", False),
+        ("backup", "qmsnapshot", "102", False),
+        ("backup", None, "102", True),
+        ("snapshot", None, "102", False),
+        ("snapshot", "qmsnapshot", "102", True),
+        ("snapshot", "qmsnapshot", "103", False),
+        ("snapshot", "vzdump", "102", False),
+        ("clone", "qmclone", "103", True),
+        ("unheard-of", "qmmove", "102", True),
+    ],
+)
+def test_a_task_that_runs_has_the_locks_of_its_kind(
+    lock: str, task: str | None, vmid: str, alive: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A backup of several VMs names none of them, and the task of a clone has the number of its source."""
+    pid = os.getpid()
+    upid = f"task UPID:pve1:{pid:08X}:{process_ticks(pid):08X}:6743E000:{task}:{vmid}:root@pam:"
+    monkeypatch.setattr(pve_tasks, "_task_names", lambda host: [upid if task else f"vzdump {vmid}"])
+    monkeypatch.setattr(pve_tasks, "read_index", lambda host: ["UPID of another task"])
+    assert find_lock_owner(Host(102, str(tmp_path)), lock).alive is alive
+
+
+# --- a cluster without an answer, and what a person saw ---
+
+
+@each_row(
+    ("view", "code"),
+    [
+        (Cluster("pmxcfs-dead"), "pmxcfs-dead"),
+        (Cluster(config=True), "no-quorum"),
+        (Cluster(quorate=True, node="pve2"), "other-node"),
+        (Cluster(quorate=True, container=True), "container"),
+        (Cluster(quorate=True), "no-config"),
+        (Cluster(quorate=True, config=True, ha="started", ha_seen="error"), "ha-stuck"),
+    ],
+)
+def test_a_start_is_refused_by_what_the_cluster_says(view: Cluster, code: str, tmp_path: Path) -> None:
+    with pytest.raises(Ended) as ended:
+        refuse_unstartable(job_of(tmp_path, "start"), view, stops_first=False)
+    assert (ended.value.exit_code, ended.value.verdict.code) == (12, code)
+
+
+@each_row(
+    ("seen", "last", "code"),
+    [
+        ("", "", ""),
+        ("stopped", "none", ""),
+        ("running", "", "state-differs"),
+        ("", "msg_12345678", "last-differs"),
+        ("elsewhere", "none", ""),
+    ],
+)
+def test_a_vm_that_is_not_as_a_person_saw_it_is_left_alone(seen: str, last: str, code: str, tmp_path: Path) -> None:
+    """The VM is off, and no job has acted."""
+    job = job_of(tmp_path, "start")
+    if code:
+        with pytest.raises(Ended) as ended:
+            refuse_unexpected(job, Facts(), seen, last)
+        assert (ended.value.exit_code, ended.value.verdict.code) == (12, code)
+    else:
+        refuse_unexpected(job, Facts(), seen, last)
 
 
 # --- a storage that hangs ---

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from breakglass.proxmox.outcome import Message
 from breakglass.proxmox.places import Destination
 from breakglass.proxmox.request import SentIds, VerbRequest
 from breakglass.proxmox.run import Run
+from breakglass.service import Service
 
 from ..support.rows import each_row
 from .test_places import HOSTS, VM
@@ -40,7 +43,7 @@ class Sender(HostConnection):
             yield message
         if self.end is not None:
             raise self.end
-        if self.said[-1:] != SAID[-1:]:
+        if not self.said or self.said[-1]["type"] != "result":
             await asyncio.sleep(3600)
 
 
@@ -49,6 +52,7 @@ def begin(
     verb: str = "stop",
     again: bool = False,
     sent: int = 0,
+    job: str = "",
     asked: list[tuple[str, bool, bool]] | None = None,
     **found: Any,
 ) -> Run:
@@ -63,7 +67,7 @@ def begin(
         return Destination(host, **{"is_only": True} | found)
 
     caller = Caller("anna", (), frozenset({verb}))
-    return Run(find, VerbRequest(verb, VM, "msg_12345678", caller, 0.0, again=again), ids, 0.0)
+    return Run(find, VerbRequest(verb, VM, "msg_12345678", caller, 0.0, again=again, job=job), ids, 0.0)
 
 
 async def test_the_answer_and_the_stream_have_what_the_host_sent() -> None:
@@ -111,6 +115,13 @@ async def test_a_silent_node_is_named() -> None:
     verdict = (await begun.finished(asyncio.Event())).body["verdict"]
     assert isinstance(verdict, dict)
     assert (verdict["code"], verdict["sentence"].startswith("the VM is on node b: no way there")) == ("tcp", True)
+    healthy = {**SAID[-1], "verdict": {"code": "healthy", "sentence": "it works", "advice": "", "evidence": []}}
+    for is_it in (False, True):
+        host, other = Sender([healthy]), HostConnection(HOSTS[1])
+        other.trouble = host.trouble = NOT_SENT
+        other.since = host.since = 1.0
+        answer = await begin(host, verb="forensics", away=host if is_it else other).finished(asyncio.Event())
+        assert ("no way there" in str(answer.body["verdict"])) is not is_it
 
 
 async def test_an_answer_before_the_end_says_what_is_known() -> None:
@@ -142,6 +153,33 @@ async def test_a_stream_says_which_host_is_tried(monkeypatch: pytest.MonkeyPatch
         stopping.set()
         assert [message["type"] async for message in stream] == ["result"]
         begun.task.cancel()
+
+
+async def test_a_history_has_the_job_that_was_asked_for() -> None:
+    host = Sender([*SAID[1:-1], {**SAID[-1], "jobs": [], "whole_job": None}])
+    body = (await begin(host, "history", job="msg_87654321").finished(asyncio.Event())).body
+    assert (body["jobs"], body["job"]) == ([], None)
+
+
+async def test_a_replaced_connection_carries_requests_only_while_it_alone_can() -> None:
+    """The start applies the configuration to chat, too."""
+    followed: list[object] = []
+
+    async def follow(config: object) -> None:
+        followed.append(config)
+
+    config: Any = SimpleNamespace(hosts={}, vms={})
+    service = Service(config, lambda: config, follow, asyncio.Event().wait)  # type: ignore[arg-type]
+    service.start()
+    vm, new = replace(VM, hosts=HOSTS[:1]), HostConnection(HOSTS[0])
+    service.hosts = {"a": new}
+    assert service._hosts_of(vm) == [new]
+    service._before["a"] = HostConnection(HOSTS[0])
+    assert service._hosts_of(vm) == [new]
+    await asyncio.sleep(0)
+    assert (followed, service._before) == ([config], {})
+    for task in service._tasks:
+        task.cancel()
 
 
 async def test_after_a_stop_the_hosts_are_asked_for_other_processes_of_the_vm() -> None:

@@ -85,12 +85,13 @@ def open_verified(pid: int, is_it: Callable[[], object]) -> int | None:
     return None
 
 
-def lock_memory() -> bool:
-    """Keep this process's pages in memory (mlockall(2)), so that a hung disk can't stop it; False when not allowed.
+def lock_memory() -> None:
+    """Keep this process's pages in memory (mlockall(2)), so that a hung disk can't stop it, if it runs as root.
 
     Not inherited by fork: each job calls it again.
     """
-    return os.geteuid() == 0 and _libc.mlockall(_MCL_CURRENT_AND_FUTURE) == 0
+    if os.geteuid() == 0:
+        _libc.mlockall(_MCL_CURRENT_AND_FUTURE)
 
 
 def set_oom_score(score: int) -> None:
