@@ -31,13 +31,13 @@ class Listener(Node):
         super().__init__(world, 0)
         self.lines: list[str] = []
         self.says: dict[str, object] = {}  # of a ping
-        self.is_silent = False
+        self.is_silent, self.ignores = False, ""
         self.refusal: Exception | None = None
         self.logins = 0
 
     def take(self, connection: Connection, line: str) -> None:
         self.lines.append(line.partition(" ")[2])
-        if not self.is_silent:
+        if not self.is_silent and line.split()[1] != self.ignores:
             super().take(connection, line)
 
     def about(self, verb: str, msg_id: str) -> dict[str, object]:
@@ -46,6 +46,8 @@ class Listener(Node):
 
 class OneHost(World):
     """A world with one host and no clients."""
+
+    node: Listener
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -90,7 +92,7 @@ def live(work: Callable[[Listener, HostConnection], Awaitable[T]]) -> T:
     ],
 )
 def test_the_words_for_a_vm_are_those_of_its_entry(asked: Vm | None, vms: dict[int, Vm] | None, words: str) -> None:
-    """Even the first request of a connection has them, because it waits until the host agent says that it knows them."""
+    """Even the first request of a connection has them, because it waits for the host agent's ping."""
 
     async def send(node: Listener, host: HostConnection) -> None:
         node.says, host.vms = {"names": True, "no_last_words": True}, vms
@@ -111,6 +113,20 @@ def test_a_connection_that_ends_before_the_request_is_opened_once_more() -> None
         next(iter(node.connections)).abort()
         assert (await sending)["outcome"] == "done"
         assert (node.logins, node.lines[0], node.lines[-1]) == (2, "ping", CYCLE)
+
+    live(send)
+
+
+def test_a_request_without_an_answer_is_sent_again() -> None:
+    """Its id makes that safe. The connection stays open if the host agent answers on it."""
+
+    async def send(node: Listener, host: HostConnection) -> None:
+        node.ignores = "cycle"
+        sending = asyncio.create_task(host.result(CYCLE))
+        await asyncio.sleep(20)
+        node.ignores = ""
+        assert (await sending)["outcome"] == "done"
+        assert (node.logins, node.lines.count(CYCLE)) == (1, 2)
 
     live(send)
 

@@ -86,7 +86,7 @@ def test_an_id_is_claimed_once(tmp_path: Path) -> None:
 
 
 def test_a_full_output_keeps_room_for_short_lines(tmp_path: Path) -> None:
-    """A long line that does not fit is left out, which one line says. The short lines after it say how the verb ends."""
+    """A long line that does not fit is left out, and one line says so. Short lines say how the verb ends."""
     store, record = stored(tmp_path, "stop")
     store.claim(record)
     job, output = Job(store.host, store, record), Path(store.path(record.id, "output"))

@@ -11,6 +11,7 @@ from breakglass.agents.pve.grammar import Request, parse_line
 from breakglass.agents.pve.host.paths import Host, Key, boottime
 from breakglass.agents.pve.jobs import store
 from breakglass.agents.pve.jobs.store import JobStore, make_record
+from breakglass.agents.pve.reading.reads import Message
 from breakglass.agents.pve.serving import serve
 from breakglass.agents.pve.serving.serve import check_request, complete_request, name_vm
 from breakglass.agents.pve.serving.session import Session, opens_session
@@ -92,6 +93,12 @@ def test_the_agent_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(real, "status vm=102")[0] == ""
 
 
+def test_the_first_stage_names_the_deadline() -> None:
+    message: Message = {"stage": "stop", "deadline": 240.0}
+    lines = [serve.format_stage(message, first=first) for first in (True, False)]
+    assert lines == ["stage: stop, at most 240 s in all", "stage: stop"]
+
+
 # --- a session ---
 
 
@@ -113,7 +120,10 @@ def test_a_session_has_few_urgent_requests_and_more_reads() -> None:
     for number in range(2001, 2258):
         session._queue(f"{number} reset vm=102")
     said = [json.loads(line) for line in bytes(session._unsent).splitlines()]
-    assert [(each["tag"], each["exit_code"]) for each in said if each["type"] == "result"] == [("1025", 13), ("2257", 13)]
+    assert [(each["tag"], each["exit_code"]) for each in said if each["type"] == "result"] == [
+        ("1025", 13),
+        ("2257", 13),
+    ]
     assert (len(session._reads), len(session._urgent)) == (1024, 256)
     for unsent, is_open in ((2**25 - 100, True), (2**25, False)):
         session._unsent = bytearray(unsent)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +27,6 @@ from breakglass.agents.pve.jobs.job import Job
 from breakglass.agents.pve.jobs.result import Ended
 from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.agents.pve.power import aftermath, begin, kill, locked, standby, start, stop, verbs
-
-from ..support.rows import each_row
 
 pytestmark = pytest.mark.slow
 PID, REBOOT, CONF = "run/qemu-server/102.pid", "run/qemu-server/102.reboot", "etc/pve/qemu-server/102.conf"
@@ -72,7 +70,7 @@ SCRIPTS = {  # with R as the root of the host; `off`, `on`, `await`, `linger` an
     "on": """rm -f $R/run/qemu-server/102.{{pid,qmp}}
 (exec -a kvm {python} -ISc "$(cat $R/qemu.py)" -pidfile $R/{pid} $R </dev/null >/dev/null 2>&1) &
 until [ -s $R/{pid} ]; do sleep 0.01; done""",
-    "await": "for i in $(seq 300); do grep -q \"$1\" $R/$2 && break; sleep 0.02; done",
+    "await": 'for i in $(seq 300); do grep -q "$1" $R/$2 && break; sleep 0.02; done',
     "linger": "sleep $1 </dev/null >/dev/null 2>&1 & echo $! >>$R/{scope}",
     "hold": """rm -f $R/held
 (exec -a qm {python} -ISc "$(cat $R/holder.py)" $R/{lock} $1 102 "$2" $R/held </dev/null >/dev/null 2>&1) &
@@ -150,7 +148,11 @@ ROWS = {
     ),
     "a shutdown is under way": Row("stop", STOPPED, (STOP, "over"), holder=("shutdown", f"await stop asked; {OVER}")),
     "a reboot was pending": Row(
-        "stop", STOPPED, (STOP, "cleanup 102", STOP), ("was started meanwhile",), "off; [ -e $R/x ] || { >$R/x; $0 cleanup 102 & }"
+        "stop",
+        STOPPED,
+        (STOP, "cleanup 102", STOP),
+        ("was started meanwhile",),
+        "off; [ -e $R/x ] || { >$R/x; $0 cleanup 102 & }",
     ),
     # a stop without Proxmox
     "qm fails": Row("stop", STOPPED, (STOP, "qmp quit"), ("ended with 1",), "exit 1"),
@@ -159,16 +161,30 @@ ROWS = {
     ),
     "no /etc/pve": Row("stop", STOPPED, ("qmp quit",), ("so qm can't be used",), files={"etc/pve": None}),
     # a stop by HA
-    "HA stops it": Row("stop", STOPPED, (STOP,), ("HA has the request",), HA_STOP + LET_GO + "(sleep 0.1; off) &", files=IN_HA),
+    "HA stops it": Row(
+        "stop", STOPPED, (STOP,), ("HA has the request",), HA_STOP + LET_GO + "(sleep 0.1; off) &", files=IN_HA
+    ),
     "HA needs long": Row(
         "stop", STOPPED, (STOP,), ("waiting for",), HA_STOP + LET_GO + f"hold stop '{WAITS}; off'", files=IN_HA
     ),
     "HA is late": Row(
-        "stop", (14, "ha-holds"), (STOP,), ("was taken back",), HA_STOP + QUEUED, files={**IN_HA, QUEUE: "stop vm:103 0\n"}
+        "stop",
+        (14, "ha-holds"),
+        (STOP,),
+        ("was taken back",),
+        HA_STOP + QUEUED,
+        files={**IN_HA, QUEUE: "stop vm:103 0\n"},
     ),
-    "HA has read it": Row("stop", (14, "ha-holds"), (STOP,), ("HA may still stop",), HA_STOP, files={**IN_HA, QUEUE: ""}),
+    "HA has read it": Row(
+        "stop", (14, "ha-holds"), (STOP,), ("HA may still stop",), HA_STOP, files={**IN_HA, QUEUE: ""}
+    ),
     "a person asked HA too": Row(
-        "stop", (14, "ha-holds"), (STOP,), ("HA may still stop",), HA_STOP + QUEUED, files={**IN_HA, QUEUE: "stop vm:102 0\n"}
+        "stop",
+        (14, "ha-holds"),
+        (STOP,),
+        ("HA may still stop",),
+        HA_STOP + QUEUED,
+        files={**IN_HA, QUEUE: "stop vm:102 0\n"},
     ),
     "HA wants it off": Row("stop", STOPPED, (STOP, "qmp quit"), ("; ending QEMU directly",), HA_STOP, files=AT_REST),
     "a dead HA wants it off": Row("stop", STOPPED, ("qmp quit",), ("; ending QEMU directly",), files=DEAD),
@@ -179,37 +195,59 @@ ROWS = {
     "a start": Row("start", RUNS, (START,), ("verify: running (pid",), qemu=None),
     "it is on": Row("start", RUNS, (), ("start: already running",)),
     "it is paused": Row("start", RUNS, ("qmp cont",), ("it was paused",), qemu={"status": "paused"}),
-    "a start fails": Row("start", (13, "verb-failed"), (START, SHOW), ("qm start failed: no",), start="echo no >&2; exit 1", qemu=None),
-    "it starts paused": Row("start", (13, "verb-failed"), (START,), start="echo '{\"status\":\"paused\"}' >$R/qemu; on", qemu=None),
+    "a start fails": Row(
+        "start", (13, "verb-failed"), (START, SHOW), ("qm start failed: no",), start="echo no >&2; exit 1", qemu=None
+    ),
+    "it starts paused": Row(
+        "start", (13, "verb-failed"), (START,), start='echo \'{"status":"paused"}\' >$R/qemu; on', qemu=None
+    ),
     "a start is under way": Row(
         "start_process", RUNS, (), ("waiting for", "was started already"), qemu=None, holder=("start", f"{WAITS}; on")
     ),
     "a cleanup takes all the time": Row(
-        "start_process", RUNS, (START, "over"), qemu=None, holder=("cleanup", f"await start asked; {OVER}"), start_seconds=19.7
+        "start_process",
+        RUNS,
+        (START, "over"),
+        qemu=None,
+        holder=("cleanup", f"await start asked; {OVER}"),
+        start_seconds=19.7,
     ),
     "HA does not start it": Row("start", (13, "ha-holds"), (START,), start=HA_START, qemu=None),
     # a cycle
     "a cycle": Row("cycle", RUNS, (SHOW, STOP, START), ("verify: running",)),
     "the first start fails": Row(
-        "cycle", RUNS, (SHOW, STOP, START, SHOW, START), ("trying once more",), start="[ -e $R/x ] && on || { >$R/x; exit 1; }"
+        "cycle",
+        RUNS,
+        (SHOW, STOP, START, SHOW, START),
+        ("trying once more",),
+        start="[ -e $R/x ] && on || { >$R/x; exit 1; }",
     ),
     "no start works": Row("cycle", (15, "stranded"), (SHOW, STOP, START, SHOW, START, SHOW), start="exit 1"),
     # a reset
     "a reset": Row("reset", RUNS, (RESET,), ("reported RESET",)),
     "it was paused": Row("reset", RUNS, (RESET, "qmp cont"), qemu={"status": "paused"}),
     "no RESET comes": Row("reset", (13, "verb-failed"), (RESET,), ("the reset was sent;",), qemu={"resets": False}),
-    "QEMU refuses": Row("reset", (13, "verb-failed"), (RESET,), ("QEMU refused the reset",), qemu={"refuses": "system_reset"}),
+    "QEMU refuses": Row(
+        "reset", (13, "verb-failed"), (RESET,), ("QEMU refused the reset",), qemu={"refuses": "system_reset"}
+    ),
     "a task began meanwhile": Row("reset", (12, "locked"), (), qemu={"locks": "lock: snapshot"}),
 }
-STEPS = {
+STEPS: dict[str, Callable[[Job, Facts], Any]] = {
     **verbs.POWER,
     "stop_process": lambda job, facts: stop.stop_process(job, facts, lambda view: None),
     "start_process": lambda job, facts: start.start_process(job, 0),
 }
 LIMITS = {  # in seconds; with DEADLINE, a step that waits for the wrong thing ends as a failure
-    **{"TERM_SECONDS": 0.2, "SECOND_START_SECONDS": 0.0, "LADDER_SECONDS": 4.0, "LOOK_SECONDS": 0.02},
-    **{"HA_STOP_SECONDS": 0.3, "HA_START_SECONDS": 0.3, "HA_TAKES_SECONDS": 0.3, "AFTERMATH_BEGINS_SECONDS": 0.3},
-    **{"QM_START_SECONDS": 5.0, "START_VERIFY_SECONDS": 5.0},
+    "TERM_SECONDS": 0.2,
+    "SECOND_START_SECONDS": 0.0,
+    "LADDER_SECONDS": 4.0,
+    "LOOK_SECONDS": 0.02,
+    "HA_STOP_SECONDS": 0.3,
+    "HA_START_SECONDS": 0.3,
+    "HA_TAKES_SECONDS": 0.3,
+    "AFTERMATH_BEGINS_SECONDS": 0.3,
+    "QM_START_SECONDS": 5.0,
+    "START_VERIFY_SECONDS": 5.0,
 }
 DEADLINE = 20.0
 
@@ -289,7 +327,7 @@ def test_a_standby_process_waits_for_the_command_of_the_first(tmp_path: Path, mo
         assert f"start: {job.warnings[0]}" in (tmp_path / OUTPUT).read_text()
 
 
-@each_row("name", ROWS)
+@pytest.mark.parametrize("name", ROWS)
 def test_each_row_is_a_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = ROWS[name]
     with vm(tmp_path, row, monkeypatch) as job:
@@ -312,4 +350,7 @@ def test_each_row_is_a_step(name: str, tmp_path: Path, monkeypatch: pytest.Monke
         stages = [line["stage"] for line in lines if "stage" in line]
         assert stages[0] == ("forensics" if row.verb in verbs.POWER else job.record.verb)
         if QUEUE in row.files:
-            assert ((tmp_path / QUEUE).read_text(), os.listdir(tmp_path / "etc/pve/priv/lock")) == (row.files[QUEUE], [])
+            assert ((tmp_path / QUEUE).read_text(), os.listdir(tmp_path / "etc/pve/priv/lock")) == (
+                row.files[QUEUE],
+                [],
+            )

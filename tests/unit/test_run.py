@@ -137,8 +137,8 @@ async def test_an_answer_before_the_end_says_what_is_known() -> None:
     stopping.set()
     assert (await early).outcome == "unknown"
     assert [each["type"] async for each in runs[0].stream(stopping)][:3] == ["accepted", "stage", "output"]
-    for run in runs:
-        run.task.cancel()
+    for each in runs:
+        each.task.cancel()
 
 
 async def test_a_stream_says_which_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
