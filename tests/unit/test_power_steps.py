@@ -19,11 +19,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from breakglass.agents.pve import run_job
 from breakglass.agents.pve.forensics import ha_daemons
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.grammar import parse_line
+from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.host.process import read_process
 from breakglass.agents.pve.host.vmstate import Facts, observe, vm_state
+from breakglass.agents.pve.jobs import store
 from breakglass.agents.pve.jobs.job import Job
+from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.jobs.result import Ended
 from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.agents.pve.power import aftermath, begin, kill, locked, standby, start, stop, verbs
@@ -114,6 +118,7 @@ class Row(NamedTuple):
         holder: what a process that holds the VM's lock file is named, and what it does.
         files: the files of the host; None for one that is not there.
         start_seconds: how long a start may take.
+        deadline: how long the job may take.
     """
 
     verb: str
@@ -126,6 +131,7 @@ class Row(NamedTuple):
     holder: tuple[str, str] | None = None
     files: Mapping[str, str | None] = MappingProxyType({})
     start_seconds: float = 5.0
+    deadline: float = 20.0
 
 
 STOP, START, SHOW, STOPPED, RUNS = "stop 102", "start 102", "showcmd 102", (0, "stopped"), (0, "running")
@@ -226,7 +232,9 @@ ROWS = {
     # a reset
     "a reset": Row("reset", RUNS, (RESET,), ("reported RESET",)),
     "it was paused": Row("reset", RUNS, (RESET, "qmp cont"), qemu={"status": "paused"}),
-    "no RESET comes": Row("reset", (13, "verb-failed"), (RESET,), ("the reset was sent;",), qemu={"resets": False}),
+    "no RESET comes": Row(
+        "reset", (13, "verb-failed"), (RESET,), ("the reset was sent;",), qemu={"resets": False}, deadline=2.0
+    ),
     "QEMU refuses": Row(
         "reset", (13, "verb-failed"), (RESET,), ("QEMU refused the reset",), qemu={"refuses": "system_reset"}
     ),
@@ -237,7 +245,7 @@ STEPS: dict[str, Callable[[Job, Facts], Any]] = {
     "stop_process": lambda job, facts: stop.stop_process(job, facts, lambda view: None),
     "start_process": lambda job, facts: start.start_process(job, 0),
 }
-LIMITS = {  # in seconds; with DEADLINE, a step that waits for the wrong thing ends as a failure
+LIMITS = {  # in seconds, so that a step that waits for the wrong thing ends as a failure
     "TERM_SECONDS": 0.2,
     "SECOND_START_SECONDS": 0.0,
     "LADDER_SECONDS": 4.0,
@@ -247,9 +255,10 @@ LIMITS = {  # in seconds; with DEADLINE, a step that waits for the wrong thing e
     "HA_TAKES_SECONDS": 0.3,
     "AFTERMATH_BEGINS_SECONDS": 0.3,
     "QM_START_SECONDS": 5.0,
-    "START_VERIFY_SECONDS": 5.0,
+    "START_VERIFY_SECONDS": 2.0,
+    "QUIT_SECONDS": 0.5,
+    "SETTLE_SECONDS": 1.0,
 }
-DEADLINE = 20.0
 
 
 def write(root: Path, name: str, text: str) -> Path:
@@ -286,7 +295,7 @@ def vm(root: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     host = Host(102, str(root))
     verb = row.verb.partition("_")[0]
     job = Job(host, JobStore(host), Record("msg_12345678", verb, "anna", "", "", 0.0, "", 0, 0))
-    job._until = time.monotonic() + DEADLINE
+    job._until = time.monotonic() + row.deadline
     job.start_seconds = row.start_seconds
     try:
         if row.qemu is not None:
@@ -313,7 +322,7 @@ def test_a_qemu_that_nothing_ends_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_a_standby_process_waits_for_the_command_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that takes too long is ended, with the QEMU that it has half started."""
     with vm(tmp_path, ROWS["a stop"], monkeypatch) as job:
-        for seconds, left in ((0.2, DEADLINE), (60, 1.2)):
+        for seconds, left in ((0.2, 20.0), (60, 1.2)):
             write(tmp_path, SCOPE, (tmp_path / PID).read_text())
             job.enter("start")
             job._until = time.monotonic() + left
@@ -322,9 +331,34 @@ def test_a_standby_process_waits_for_the_command_of_the_first(tmp_path: Path, mo
                 with subprocess.Popen(["true"]) as first:
                     standby._take_over(job, os.pidfd_open(first.pid), "none")
                 assert read_process(job.store.path(job.record.id, "command")) == 0
-            assert (vm_state(observe(job.host)) == "running") is (left == DEADLINE)
+            assert (vm_state(observe(job.host)) == "running") is (seconds == 0.2)
         assert job.warnings[0] == "the job's process was killed in stage start; its standby process took over"
         assert f"start: {job.warnings[0]}" in (tmp_path / OUTPUT).read_text()
+
+
+def test_a_job_waits_for_one_that_has_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It frees the VM in a moment. The second job is refused, because the first is the last one now."""
+    monkeypatch.setattr(store, "fill_reserve", lambda root: None)
+    with vm(tmp_path, ROWS["it is off"]._replace(files={CONF: "memory: 102400"}), monkeypatch) as job:
+        shutil.rmtree(job.store.jobs)
+        reader, writer = os.pipe()
+        for name, wanted, end in (("msg_11111111", "none", "done"), ("msg_22222222", "none", "refused")):
+            if end == "refused":
+                child = os.fork()
+                if child == 0:
+                    try:
+                        Lock(job.host, "lock").take("msg_11111111")
+                        os.write(writer, b"x")
+                        time.sleep(0.1)
+                    finally:
+                        os._exit(0)
+                assert os.read(reader, 1) == b"x"
+            request = parse_line(f"stop vm=102 id={name} by=anna last={wanted}")
+            run_job._run_job(job.host, request, "nonce", boottime() + 60)
+            result = job.store.result(name) or {}
+            assert (result["outcome"], result["state"], result["deadline"]) == (end, "stopped", 240)
+        for fd in (reader, writer):
+            os.close(fd)
 
 
 @pytest.mark.parametrize("name", ROWS)
