@@ -79,7 +79,8 @@ def test_an_id_is_claimed_once(tmp_path: Path) -> None:
     assert (os.listdir(store.jobs), Path(store.path(record.id)).stat().st_mode & 0o777) == ([record.id], 0o700)
     assert (store.is_alive(record), store.processes(replace(record, ticks=record.ticks + 1))) == (True, [])
     os.symlink(record.id, store.path("msg_alias678"))
-    assert [each.id for each in store.records()] == [record.id]
+    assert store.claim(replace(record, id="msg_87654321", boottime=record.boottime + 1))
+    assert [each.id for each in store.records()] == ["msg_87654321", record.id]
     assert (store.stage(record.id), store.deadline(record.id, "stop")) == ("", 240)
     store.enter(record.id, "verify", 1170.0)
     assert (store.stage(record.id), store.deadline(record.id, "stop")) == ("verify", 1170)

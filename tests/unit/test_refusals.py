@@ -19,7 +19,7 @@ from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.agents.pve.power import begin, locked
 from breakglass.agents.pve.power.locked import refuse_reset, refuse_resume
 from breakglass.agents.pve.power.preflight import refuse_unexpected, refuse_unstartable
-from breakglass.agents.pve.power.verbs import _refuse_cycle, _refuse_stop
+from breakglass.agents.pve.power.verbs import _advise_cycle, _refuse_cycle, _refuse_stop
 
 from ..support.rows import each_row
 
@@ -206,3 +206,9 @@ def test_a_thread_that_stays_in_one_sleep_is_stuck(tmp_path: Path, monkeypatch: 
     [reply] = on_host._watch_threads(Host(102, str(tmp_path)), 7, 2.0)
     assert reply.facts["stuck"] == ["thread 8 (CPU 8/KVM) waits uninterruptibly in folio_wait_bit"]
     assert reply.facts["threads"] == "SDDDD"
+
+
+def test_a_cycle_is_advised_where_it_would_work() -> None:
+    """A start needs a quorum, and an /etc/pve that answers."""
+    views = (Cluster(quorate=True), Cluster(), Cluster("pmxcfs-dead", quorate=True))
+    assert [_advise_cycle(view, "x")[1] for view in views] == ["cycle", "", ""]
