@@ -115,14 +115,14 @@ def test_a_session_has_few_urgent_requests_and_more_reads() -> None:
     """A request beyond these numbers is refused at once, and power verbs do not wait behind reads."""
     session = Session(POWER, "")
     os.set_blocking(1, True)  # it is pytest's
-    for number in range(1, 1026):
-        session._queue(f"{number} status vm=102")
     for number in range(2001, 2258):
         session._queue(f"{number} reset vm=102")
+    for number in range(1, 1026):
+        session._queue(f"{number} status vm=102")
     said = [json.loads(line) for line in bytes(session._unsent).splitlines()]
     assert [(each["tag"], each["exit_code"]) for each in said if each["type"] == "result"] == [
-        ("1025", 13),
         ("2257", 13),
+        ("1025", 13),
     ]
     assert (len(session._reads), len(session._urgent)) == (1024, 256)
     for unsent, is_open in ((2**25 - 100, True), (2**25, False)):

@@ -72,7 +72,7 @@ def begin(
 
 async def test_the_answer_and_the_stream_have_what_the_host_sent() -> None:
     begun = begin(Sender(SAID))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         streamed = [message async for message in begun.stream(asyncio.Event())]
         answer = await begun.finished(asyncio.Event())
     assert streamed[0] == {"type": "accepted", "id": "msg_12345678", "verb": "stop", "vm": "devvm"}
@@ -149,7 +149,7 @@ async def test_a_stream_says_which_host_is_tried(monkeypatch: pytest.MonkeyPatch
     for said, trying in (([], {"trying": "a: not-checked; trying"}), ([STAGE], {})):
         begun, stopping = begin(Sender(said)), asyncio.Event()
         stream = begun.stream(stopping)
-        sent = [await asyncio.wait_for(anext(stream), 30) for _ in range(2 + len(said))]
+        sent = [await asyncio.wait_for(anext(stream), 10) for _ in range(2 + len(said))]
         assert sent[1:] == [*said, {"type": "ping", **trying}]
         stopping.set()
         assert [message["type"] async for message in stream] == ["result"]
