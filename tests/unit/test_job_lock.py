@@ -143,7 +143,7 @@ def test_what_can_not_be_ended_is_remembered(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_request_for_a_killed_job_is_answered(
     verb: str, asked: str, older: float, end: tuple[int, str, str], advice: str, tmp_path: Path
 ) -> None:
-    """Its result is kept. An id of another verb, or of a day ago, is not this request's."""
+    """Its result is kept. An id of another verb, or of a day ago, belongs to another request."""
     store, record = stored(tmp_path, verb)
     (tmp_path / "etc/pve/local").mkdir(parents=True)
     store.claim(replace(record, ticks=record.ticks + 1, boottime=record.boottime - older))

@@ -114,7 +114,7 @@ def test_a_session_is_opened_by_its_word(line: str, opens: bool) -> None:
 def test_a_session_has_few_urgent_requests_and_more_reads() -> None:
     """A request beyond these numbers is refused at once, and power verbs do not wait behind reads."""
     session = Session(POWER, "")
-    os.set_blocking(1, True)  # it is pytest's
+    os.set_blocking(1, True)  # pytest writes to it, too
     for number in range(2001, 2258):
         session._queue(f"{number} reset vm=102")
     for number in range(1, 1026):
