@@ -50,14 +50,20 @@ function drawPicture(glass, picture) {
 	image.addEventListener("load", () => picture === shown && glass.replaceChildren(image), { once: true }); // a picture of another VM may arrive late
 }
 
+let isBehind = false; // whether the end of the text was not scrolled into sight yet, as in a hidden tab, which scrolls nothing
+
 /** Shows the newest line. @param {string[]} lines */
 function drawText(lines) {
 	const box = $("console-text");
 	const words = lines.join("\n").replace(/\n{3,}/g, "\n\n").trim();
-	if (box.dataset.words === words) return;
-	box.dataset.words = words;
-	fillText(box, words);
+	if (box.dataset.words !== words) {
+		box.dataset.words = words;
+		fillText(box, words);
+		isBehind = true;
+	}
+	if (!isBehind || !box.clientHeight) return;
 	box.scrollTop = box.scrollHeight;
+	isBehind = false;
 }
 
 /** @type {Picture[]} */

@@ -543,16 +543,17 @@ def test_every_state_fits_every_screen(visit: Visit) -> None:
 
 # --- the console's text and the guest's last words ---
 
+IS_AT_END = "box => box.scrollTop > 0 && box.scrollHeight - box.scrollTop - box.clientHeight < 2"
 WORDS = ["[    9.000000] <b>oops</b> line 1", "[    9.100000] Kernel panic - not syncing: Attempted to kill init!"]
 
 
-def have_said(world: World) -> Path:
+def have_said(world: World, words: list[str] = WORDS) -> Path:
     """Put last words into the newest capture, and return its picture, because the guest has no kernel."""
     store = JobStore(Host(VMID, str(world.root)))
     [newest, *_] = [record for record in store.records() if record.verb == "forensics"]
     path = Path(store.path(newest.id, "evidence.json"))
     kept = json.loads(path.read_text())
-    kept["evidence"]["last_words"] = WORDS
+    kept["evidence"]["last_words"] = words
     path.write_text(json.dumps(kept))
     return path.with_name("screen.png")
 
@@ -611,6 +612,31 @@ def test_the_last_words_are_a_sheet_of_text(visit: Visit) -> None:
     page.click("#evidence summary")
     expect(page.locator("#last-words")).to_be_hidden()  # once is enough
     kept.rename(picture)
+
+
+@pytest.mark.all
+def test_the_console_shows_its_last_words_to_a_person_who_comes_from_another_tab(visit: Visit) -> None:
+    """The text came while the tab of the VM was hidden, and the VM's tab then shows the end of the text."""
+    service = visit.stage.service
+    job = service.pve("forensics", caller="operator2").json["id"]
+    picture = have_said(visit.stage.world, [f"[    9.{line:06}] line {line}" for line in range(80)])
+    picture.rename(kept := picture.with_name("kept"))  # last words are shown where there is no picture
+    try:
+        page = visit.page
+        page.goto(f"{visit.stage.url}#key={service.secrets['operator']}&vm=devvm&job={job}")
+        text = page.locator("#console-text")
+        expect(text).to_contain_text("line 79")
+        expect(text).to_be_hidden()
+        show(page, "vm")
+        assert text.evaluate(IS_AT_END)
+        show(page, "history")
+        show(page, "vm")
+        assert text.evaluate(IS_AT_END)
+        text.evaluate("box => box.scrollTo(0, 0)")
+        expect(page.locator("#picture-age")).not_to_have_text(page.inner_text("#picture-age"))  # it was drawn again
+        assert text.evaluate("box => box.scrollTop") == 0  # a person who reads from the beginning is left there
+    finally:
+        kept.rename(picture)
 
 
 # --- the page that `breakglass init` writes to be printed ---
