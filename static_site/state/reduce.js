@@ -55,7 +55,7 @@ const OF_VIEW = {
 	settled,
 	"picture-came": (view, { picture, words }, state) => ({ ...withPicture(view, picture, state), waiting: false, words }),
 	"evidence-came": (view, { verdict, taken }) => (view.seen && !view.open ? {
-		...view, watch: null, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
+		...view, watch: null, waiting: true, lookedAt: taken, verdict: { ...verdict, state: view.seen.state, last: view.seen.last, from: "forensics", at: taken },
 	} : view),
 	"jobs-came": (view, { jobs, trouble, chain }) => ({
 		...view, jobs: jobs ?? view.jobs ?? [], jobsTrouble: trouble, chain: chain ?? view.chain,

@@ -114,6 +114,9 @@ export function noteLock(state, at) {
 /** Returns the verdict, if it still describes the present state. @param {View} view */
 export const verdictOf = ({ seen, verdict }) => (seen && verdict && verdict.last === seen.last && verdict.state === seen.state ? verdict : null);
 
+/** Whether there is a picture of the console since the last verb that changed power. @param {View} view */
+export const isPictured = ({ seen, picture }) => Boolean(picture && picture.last === seen?.last);
+
 /** Returns the last failure, if no other verb has run after it. After a reload, only the history of a VM that is still off has it. @param {View} view  @returns {import("./shape.js").Failed|null} */
 export function failureOf({ failure, seen, jobs }) {
 	if (failure && seen?.last === failure.last) return failure;

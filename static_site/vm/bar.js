@@ -1,7 +1,7 @@
 // The bar at the bottom: the outcome of the last press, its stages, and one button. Pure.
 
 import { MINUTE, capital, clock, minute, sentence, span } from "../base/words.js";
-import { FALLEN, failureShown, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
+import { FALLEN, failureShown, isPictured, mayAnyway, obstacle, phaseOf } from "../state/rules.js";
 import { ANYWAY, DOING, STAGES, VERBS, labelOf, mutates } from "../state/verbs.js";
 
 /** @typedef {import("../base/words.js").Tone} Tone */
@@ -84,8 +84,8 @@ function watching(view, now) {
 	const found = {
 		guest: { tone: "good", icon: "check", word: done, sentence: `Took ${span(1e3 * watch.seconds)}, ${watch.back ? returnOf(watch) : `back after ${span(watch.until - watch.since)}`}`, ...more },
 		nothing: view.beats
-			? { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}: look at the picture`, ...more }
-			: { tone: "unknown", icon: "look", word: done, sentence: `${sentence(view.heartbeat?.says ?? "the guest's heartbeat is not known")} Look at the picture`, ...more },
+			? { tone: "warn", icon: "hung", word: done, sentence: `No sign of life after ${span(watch.until - watch.since)}${isPictured(view) ? ": look at the picture" : ", and no picture"}`, ...more }
+			: { tone: "unknown", icon: "look", word: done, sentence: `${sentence(view.heartbeat?.says ?? "the guest's heartbeat is not known")} ${isPictured(view) ? "Look at the picture" : "There is no picture either"}`, ...more },
 		unseen: { tone: "good", icon: "check", word: done, sentence: `at ${clock(watch.since)}; could not see if the guest is back`, ...LOOK },
 		stopped: { tone: "warn", icon: "stopped", word: done, sentence: "But the VM is off again", ...LOOK },
 		fallen: { tone: "bad", icon: "hung", word: done, sentence: `But ${fallOf(watch)}`, ...LOOK },

@@ -3,7 +3,7 @@
 // The tone is the worst of verdict, age, reach and what is under way, so it is never green while anything is known to be wrong.
 
 import { MINUTE, capital, clock, detourOf, minute, phraseOf, phraseOfState, sentence, span, stateWord, troubleOf } from "../base/words.js";
-import { failureShown, hasFallen, isAway, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
+import { failureShown, hasFallen, isAway, isPictured, obstacle, proxmoxTrouble, verdictOf, vmHealth } from "../state/rules.js";
 import { DOING, VERBS, labelOf } from "../state/verbs.js";
 import { fallOf, returnOf } from "./bar.js";
 
@@ -102,10 +102,16 @@ function away(state, view) {
 
 const HOST_KNOWS = ["io-error", "paused"]; // in these states, the host itself says what to do before another start
 
+/** Returns what may tell a person why the guest stands still. @param {View} view */
+function lookOf(view) {
+	const shown = [isPictured(view) && "the picture", view.words && "the last words"].filter(Boolean).join(" and ");
+	return shown ? `look at ${shown}` : "find out why";
+}
+
 /** Returns the headline of the watch after a start, unless the page knows something newer. @param {View} view  @param {number} now  @returns {Headline|null} */
 function watched(view, now) {
 	const { watch, seen, trouble, phase, beats } = view;
-	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : "Look at the picture and the last words before another try."}`, cures: curesOf(verdictOf(view)) };
+	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : `${capital(lookOf(view))} before another try.`}`, cures: curesOf(verdictOf(view)) };
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };
@@ -114,7 +120,7 @@ function watched(view, now) {
 	const guest = watch.found === "guest" && !isOld(now, watch.until, GOOD_FOR_MS);
 	if (guest && watch.back) return { words: "Back: kernel answers", tone: "good", icon: "running", second: `${qemu} · ${clock(watch.until)}`, why: `${capital(returnOf(watch))}. Try what you came for.` };
 	if (guest) return { words: "Back: guest answers", tone: "good", icon: "running", second: `${clock(watch.until)}, ${after}`, why: "The guest agent answers. Try what you came for." };
-	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `The guest’s kernel answered before, but not ${after}. Look at the picture: the guest may still boot.` };
+	if (watch.found === "nothing" && beats) return { words: "No sign of life", tone: "warn", icon: "hung", second: qemu, why: `The guest’s kernel answered before, but not ${after}. ${isPictured(view) ? "Look at the picture: the" : "The"} guest may still boot.` };
 	return null;
 }
 

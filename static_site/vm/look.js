@@ -10,6 +10,8 @@ import { dropUnasked, resumeVerb, runVerb } from "./run.js";
 
 const SCREEN_MS = 3_000;
 const WATCH_S = 90;
+/** The watch ends after so many looks in a row that can show no sign of the guest. One look may only have failed. */
+const MOST_BLIND = 3;
 /** How many VMs of the list are checked at once. A browser has six connections, and while a host hangs a verb needs one of them. */
 const AT_ONCE = 3;
 /** An answer that is younger than this counts as current. */
@@ -55,7 +57,7 @@ export async function watchGuest(vm) {
 	dispatch("watch-begun", { vm, seconds: WATCH_S });
 	const { until } = viewOf(vm).watch ?? { until: 0 };
 	const goesOn = () => getState().unlocked && viewOf(vm).watch?.on && viewOf(vm).watch?.until === until;
-	let answeredAt = 0;
+	let [answeredAt, blind] = [0, 0];
 	for (;;) {
 		await sleep(SCREEN_MS);
 		if (!goesOn()) return;
@@ -63,14 +65,19 @@ export async function watchGuest(vm) {
 		if (getState().vm === vm) runVerb("status", { vm, quiet: true }); // the guest's heartbeat ends the watch
 		const found = getState().vm === vm ? await takeScreen(vm) : "";
 		if (!goesOn()) return;
-		if (found === "nothing") answeredAt = Date.now();
-		if (found === "unseen") return dispatch("watch-ended", { vm, found });
+		if (["nothing", "blind"].includes(found)) answeredAt = Date.now();
+		blind = found === "blind" ? blind + 1 : 0;
+		if (found === "unseen" || blind >= MOST_BLIND) return dispatch("watch-ended", { vm, found: "unseen" });
 		if (Date.now() < until) continue;
 		return dispatch("watch-ended", { vm, found: Date.now() - answeredAt < RECENT_MS ? "nothing" : "unseen" });
 	}
 }
 
-/** Looks at the console once. Returns whether there can be no picture or the guest shows nothing, or an empty text if no answer came. @param {string} vm */
+/** Whether an answer without a picture comes from a guest that never showed one, and that has neither an agent nor a heartbeat.
+ * @param {import("../state/shape.js").View} view  @param {any} answer */
+const isBlind = ({ picture, beats, heartbeat }, { screen_png: png, guest, state }) => state === "running" && !(png || guest || picture || beats) && (heartbeat?.state ?? "none") === "none";
+
+/** Looks at the console once. Returns whether this caller may not see it, the guest can show nothing or shows nothing, or an empty text if no answer came. @param {string} vm */
 async function takeScreen(vm) {
 	const body = JSON.stringify({ verb: "screen", vm: vm || undefined });
 	const answer = await post("pve", newId(), body, AbortSignal.timeout(8_000));
@@ -80,7 +87,7 @@ async function takeScreen(vm) {
 	if (outcome !== "done") return "";
 	const picture = png ? { png, started: started ?? new Date().toISOString(), last: viewOf(vm).seen?.last ?? null, live: true, rows } : null;
 	dispatch("screen-came", { vm, picture, guest, state });
-	return "nothing";
+	return isBlind(viewOf(vm), answer) ? "blind" : "nothing";
 }
 
 let hiddenSince = 0;

@@ -16,7 +16,7 @@ export const textOf = ({ picture, words }) => (picture?.rows.length ? picture.ro
 
 /** @param {View} view  @param {number} now */
 export function renderConsole(view, now) {
-	const { picture, waiting, seen, watch, words, rescue } = view;
+	const { picture, waiting, lookedAt, seen, watch, words, rescue } = view;
 	const glass = /** @type {HTMLButtonElement} */ ($("glass"));
 	if (picture !== shown) drawPicture(glass, picture);
 	const text = textOf(view);
@@ -30,7 +30,7 @@ export function renderConsole(view, now) {
 	drawText(text ?? []);
 	const at = (isWords ? words.at : picture?.at) ?? 0;
 	setTexts({
-		"picture-at": isWords ? `Last words of the kernel, ${clock(at)}` : picture ? `Console ${clock(at)}` : waiting ? "Console: loading…" : "No picture yet",
+		"picture-at": isWords ? `Last words of the kernel, ${clock(at)}` : picture ? `Console ${clock(at)}` : waiting ? "Console: loading…" : lookedAt ? "No picture could be taken" : "No picture yet",
 		"picture-age": !at ? "" : old ? "from before" : watch?.on ? "new every 3 s" : `${span(now - at)} ago`,
 	});
 	glass.disabled = !picture;

@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from ..support.browser import Visit, ask, phase, see_headline, stop_time, wait_for, wait_for_text
+from ..support.browser import Stage, Visit, ask, phase, see_headline, stop_time, wait_for, wait_for_text
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -119,3 +122,43 @@ def test_the_console_is_live_and_leaves_nothing(watcher: Visit) -> None:
     expect(page.locator("#glass img")).to_be_visible()
     assert [body.get("verb") for body in watcher.posts].count("screen") == 1
     assert watcher.stage.stages() == before
+
+
+@pytest.fixture
+def blind(stage: Stage, short_dir: Path) -> Iterator[Visit]:
+    """A visit, whose time a test controls, to a VM that gives no picture, no heartbeat and no answer of an agent."""
+    with closing(Stage(short_dir, stage.browser, qemu="")) as bare, closing(Visit(bare)) as visit:
+        visit.page.clock.install()
+        visit.open()
+        yield visit
+
+
+@pytest.mark.all
+def test_nothing_is_awaited_from_a_guest_that_can_show_nothing(blind: Visit) -> None:
+    """The page says that there is no picture, and after three looks it says that it can't see the guest."""
+    page = blind.page
+    assert page.inner_text("#picture-at") == "No picture could be taken"
+    reset(blind)
+    for looks in (1, 2, 3):
+        expect(page.locator(STOP_LOOKING)).to_be_visible()  # one look may only have failed
+        with page.expect_response(lambda answer: '"screen"' in (answer.request.post_data or "")):
+            look_again(page)
+        wait_for(page, lambda: not blind.under_way, "the end of each request")
+        assert [body.get("verb") for body in blind.posts].count("screen") == looks
+    see_headline(page, "Not examined", "unknown")
+    see_bar(page, "could not see if the guest is back", "good")
+
+
+@pytest.mark.all
+def test_a_guest_without_a_picture_is_awaited_while_it_can_give_another_sign(blind: Visit) -> None:
+    """Its agent may answer, so the watch takes 90 s. Its last sentence sends no person to a picture that does not exist."""
+    page = blind.page
+    told = answer_screens(page, guest="silent")
+    told |= {"screen": False, "screen_png": None}
+    reset(blind)
+    for _ in range(4):
+        look_again(page)
+        wait_for(page, lambda: not blind.under_way, "the end of each request")
+    see_headline(page, "Coming back…", "busy")
+    jump(blind, 91)
+    see_bar(page, "The guest's heartbeat is not known. There is no picture either", "unknown")

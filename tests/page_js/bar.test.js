@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { barOf } from "../../static_site/vm/bar.js";
 import { newView } from "../../static_site/state/shape.js";
 import { ANYWAY, VERBS } from "../../static_site/state/verbs.js";
-import { OPENED, NOW, TONES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
+import { OPENED, NOW, TONES, after, begun, evidenceCame, pictureCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const barAfter = (...events) => {
 	const state = after(...OPENED, ...events);
@@ -110,7 +110,7 @@ test("the watch takes the check's place, and ends in what it found", () => {
 	assert.deepEqual([bar.word, bar.timer, bar.tone, bar.act], ["Start done", "20 s of 90 s", "busy", "stop-looking"]);
 	for (const [found, tone, sentence, act] of [
 		["guest", "good", "Took 5 s, back after 20 s", "keep-looking"],
-		["nothing", "unknown", "The guest's heartbeat is not known. Look at the picture", "keep-looking"],
+		["nothing", "unknown", "The guest's heartbeat is not known. There is no picture either", "keep-looking"],
 		["stopped", "warn", "But the VM is off again", "look"],
 		["unseen", "good", "at 03:12:20; could not see if the guest is back", "look"],
 	]) {
@@ -118,9 +118,12 @@ test("the watch takes the check's place, and ends in what it found", () => {
 		assert.deepEqual([ended.word, ended.tone, ended.sentence, ended.act], ["Start done", tone, sentence, act]);
 	}
 	const had = [statusCame("running", "qemu-running", 40, { last: "id_1", heartbeat: BEAT }), ...on];
-	assert.deepEqual(ends(...had, ["watch-ended", { found: "nothing" }]), ["warn", "No sign of life after 20 s: look at the picture"]);
+	const nothing = ["watch-ended", { found: "nothing" }];
+	assert.deepEqual(ends(...had, nothing), ["warn", "No sign of life after 20 s, and no picture"]);
+	assert.deepEqual(ends(pictureCame("job_0", 31), ...had, nothing), ["warn", "No sign of life after 20 s, and no picture"]); // it shows the guest before the start
+	assert.deepEqual(ends(...had, pictureCame("id_1", 9), nothing), ["warn", "No sign of life after 20 s: look at the picture"]);
 	const none = settledEvent("status", { last: "id_1", heartbeat: { state: "none", at: null, says: "no heartbeat is available: why" } }, 1, { loud: false });
-	assert.deepEqual(ends(...on, none, ["watch-ended", { found: "nothing" }]), ["unknown", "No heartbeat is available: why. Look at the picture"]);
+	assert.deepEqual(ends(...on, none, pictureCame("id_1", 9), nothing), ["unknown", "No heartbeat is available: why. Look at the picture"]);
 	assert.equal(barAfter(...on, ["health-lost", {}, 2], ["health-lost", {}, 1]).word, "No connection");
 });
 

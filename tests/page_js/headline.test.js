@@ -7,7 +7,7 @@ import { adviceOf } from "../../static_site/state/rules.js";
 import { VERBS } from "../../static_site/state/verbs.js";
 import { barOf } from "../../static_site/vm/bar.js";
 import { headlineOf } from "../../static_site/vm/headline.js";
-import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
+import { OPENED, NOW, RUN_STATES, TONES, VERDICT_CODES, after, begun, evidenceCame, pictureCame, settledEvent, stage, statusCame, verdictOf, viewOf } from "./samples.js";
 
 const PAGE = readFileSync(new URL("../../static_site/index.html", import.meta.url), "utf8");
 const ICONS = new Set([...PAGE.matchAll(/<symbol id="i-([a-z]+)"/g)].map((found) => found[1]));
@@ -284,20 +284,26 @@ test("a guest that does not come back warns, for as long as nothing newer is kno
 		const over = [...started(ago), ["watch-ended", { found: "nothing" }, ago - 90], look()];
 		const silent = headAfter(statusCame("running", "qemu-running", 700, { heartbeat: beat(700) }), ...over);
 		assert.deepEqual([silent.words, silent.tone], ["No sign of life", "warn"]);
+		assert.match(silent.why, /after its power-cycle\. The guest may still boot\.$/);
+		const pictured = headAfter(statusCame("running", "qemu-running", 700, { heartbeat: beat(700) }), ...over, pictureCame("id_1", 1));
+		assert.match(pictured.why, /Look at the picture: the guest may still boot\.$/);
 		assert.deepEqual([headAfter(...over).words, headAfter(...over).tone], ["Not examined", "unknown"]); // it never had a heartbeat
 	}
 });
 
 test("a guest that stands again ends the watch, and what just failed is not advised again", () => {
-	for (const [was, fell, why] of [
-		["guest-panicked", "guest-panicked", "It panicked again, 4 s after the power-cycle. Look at the picture and the last words before another try."],
-		["running", "guest-panicked", "It panicked, 4 s after the power-cycle. Look at the picture and the last words before another try."],
+	const [picture, words] = [pictureCame("id_1", 15), ["picture-came", { picture: null, words: { lines: ["oops"], at: NOW } }, 15]];
+	for (const [was, fell, why, ...shown] of [
+		["guest-panicked", "guest-panicked", "It panicked again, 4 s after the power-cycle. Find out why before another try.", pictureCame("job_0", 31)], // of the guest before the power-cycle
+		["guest-panicked", "guest-panicked", "It panicked again, 4 s after the power-cycle. Look at the picture before another try.", picture],
+		["guest-panicked", "guest-panicked", "It panicked again, 4 s after the power-cycle. Look at the last words before another try.", words],
+		["running", "guest-panicked", "It panicked, 4 s after the power-cycle. Look at the picture and the last words before another try.", picture, words],
 		["io-error", "io-error", "A disk request failed again, 4 s after the power-cycle. The sentence of qemu-io-error."],
 	]) {
 		const verdict = verdictOf(`qemu-${fell}`, { advice: "reset" });
 		const events = [
 			statusCame(was, "qemu-running", 40), begun("cycle", 30), settledEvent("cycle", { last: "id_1", seconds: 8.4 }, 20), ["watch-begun", { seconds: 90 }, 20],
-			settledEvent("status", { state: fell, last: "id_1", verdict }, 16, { loud: false }),
+			settledEvent("status", { state: fell, last: "id_1", verdict }, 16, { loud: false }), ...shown,
 		];
 		for (const more of [[], [evidenceCame(fell, verdict.code, 9, { last: "id_1", verdict })], [settledEvent("status", { state: fell, last: "id_1", verdict }, 1, { loud: false })]]) {
 			const state = after(...OPENED, ...events, ...more);

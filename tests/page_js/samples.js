@@ -56,4 +56,7 @@ export const evidenceCame = (state, code, ago = 0, more = {}) => settledEvent("f
 export const begun = (verb, ago = 0, more = {}) => ["act-begun", { id: "id_1", verb, lost: false, loud: true, ...more }, ago];
 export const stage = (name, n, ago = 0, more = {}) => ["stage-came", { id: "id_1", n, stage: name, ...more }, ago];
 
+// A picture of the console, `ago` seconds before NOW, when `last` was the last job that changed power.
+export const pictureCame = (last, ago = 0) => ["picture-came", { picture: { png: "a picture", started: new Date(NOW - 1e3 * ago).toISOString(), last }, words: null }, ago];
+
 export const viewOf = (state) => state.views[VM];

@@ -272,10 +272,11 @@ def _break(end: socket.socket) -> None:
 class Stage:
     """One host, its SSH server, a handler, the wire to it and a browser, which all page tests of a process share."""
 
-    def __init__(self, directory: Path, browser: Browser) -> None:
+    def __init__(self, directory: Path, browser: Browser, qemu: str | None = None) -> None:
+        """Begin them all. With an empty `qemu`, a stand-in runs that gives no picture and no heartbeat."""
         self.browser = browser
         with ExitStack() as begun:  # if one of them fails to start, this closes the others
-            self.world = World(directory, scale=20)
+            self.world = World(directory, qemu, scale=20)
             begun.callback(self.world.close)
             hasten(self.world)
             set_constants(self.world, SAMPLES_APART=0.2)  # a page takes evidence when it opens, and the guest is idle

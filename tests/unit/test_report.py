@@ -12,7 +12,7 @@ from ..support.record import check_record
 UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
 PNG = "iVBORw0KGgo="
 BEFORE = "Proxmox's statistics show no disk write since 02:57 UTC (5 min ago)"
-PANIC = "the guest's kernel panicked: look at the picture, then reset it"
+PANIC = "the guest's kernel panicked: look at the console, then reset it"
 
 
 def job(at: str, verb: str, outcome: str | None = "done", **more: Any) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from .verdict_by_state import judge_running, judge_stopped, judge_storage_hung
 # QEMU's RunStates (qapi/run-state.json) in which the guest's processors stand still: (fault, what to do, advised verb).
 _STANDING = {
     "internal-error": ("QEMU met an error that it can't emulate and stopped the guest", "reset it", "reset"),
-    "guest-panicked": ("the guest's kernel panicked", "look at the picture, then reset it", "reset"),
-    "watchdog": ("the guest's watchdog ran out and stopped it", "look at the picture, then reset it", "reset"),
+    "guest-panicked": ("the guest's kernel panicked", "look at the console, then reset it", "reset"),
+    "watchdog": ("the guest's watchdog ran out and stopped it", "look at the console, then reset it", "reset"),
     "shutdown": ("the guest has shut down, but the VM's QEMU still runs", "power-cycle it", "cycle"),
     "suspended": ("the guest sleeps (suspend to RAM)", "wake it, or reset it and lose unsaved work", ""),
     "debug": ("a debugger holds the guest", "ask who uses the debugger", ""),

@@ -34,7 +34,7 @@ def judge_guest(evidence: Evidence, *proof: str) -> Verdict | None:
     if evidence.agent == "answers":
         return None
     if is_hung(evidence):
-        do = "look at the picture, then reset it"
+        do = "look at the console, then reset it"
         why = f"{_what_hangs(evidence)}: {do}"
         return advise_verb(evidence, "guest-hung", _why_hung(evidence), do, "reset", *proof, why=why)
     [line] = heartbeat_lines(evidence)
