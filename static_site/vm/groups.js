@@ -56,7 +56,7 @@ export function groupsOf(state, now, query = "") {
 	return Object.entries(found).filter(([, rows]) => rows.length).map(([name, rows]) => {
 		const sorted = rows.toSorted((a, b) => Number(b.isBad) - Number(a.isBad)); // no row moves for any other reason
 		const oldest = Math.min(...rows.map(({ at }) => at));
-		const note = name === "run" ? `looked at within ${span(now - oldest)}` : "";
+		const note = name === "run" ? `looked at in the last ${span(now - oldest)}` : "";
 		return { name, title: TITLES[name](rows.length), note, rows: name === "unknown" && !words.length ? foldHosts(sorted) : sorted.map(({ row }) => row) };
 	});
 }

@@ -162,7 +162,7 @@ function fillEntry(body, job, vm) {
 		figure.append(makePicture(job.screen_png, at), make("figcaption", `Console ${at}`));
 	}
 	const known = [
-		["Began", hostDate(hostTime(job.started)).toLocaleString("en-GB")],
+		["Began", hostDate(hostTime(job.started)).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" })],
 		job.outcome ? ["Took", span(1e3 * (job.seconds ?? 0))] : ["Stage", STAGES[job.stage ?? ""]?.label ?? job.stage],
 		["Outcome", job.outcome ?? "running"],
 		["Why", job.why ?? ""],
@@ -183,7 +183,7 @@ function makeDownloads(job, vm) {
 	const name = `${vm}-${job.verb}-${job.started.replaceAll(/[:.]/g, "")}`;
 	const json = new Blob([JSON.stringify({ vm, ...rest, picture: png ? `${name}.png` : null }, null, "\t")], { type: "application/json" });
 	const links = [makeDownload(json, `${name}.json`, "Download evidence")];
-	return png ? [...links, " ", makeDownload(pngBlob(png), `${name}.png`, "Download picture")] : links;
+	return png ? [...links, makeDownload(pngBlob(png), `${name}.png`, "Download picture")] : links;
 }
 
 /** @param {Blob} blob  @param {string} name  @param {string} words */

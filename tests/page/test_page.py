@@ -394,6 +394,11 @@ def test_a_job_opens_with_its_reason_its_output_and_its_files(visit: Visit, tmp_
     entry.locator("summary").click()
     page.click(f"[id='job {job}'] summary")
     expect(page.locator(f"[id='job {job}'] img")).to_be_visible()
+    began = page.locator(f"[id='job {job}'] dd").first
+    expect(began).to_have_text(re.compile(r"^\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d:\d\d$"))  # 01/12 is read in two ways
+    links = page.locator(f"[id='job {job}'] a.button")
+    upper, lower = links.evaluate_all("links => links.map(link => link.getBoundingClientRect().toJSON())")
+    assert upper["bottom"] + 8 <= lower["top"]  # a thumb presses only one of them
     evidence = save(page, "Download evidence", tmp_path)
     picture = save(page, "Download picture", tmp_path)
     saved = json.loads(evidence.read_text(encoding="utf-8"))

@@ -326,6 +326,12 @@ FAULTS = """([wanted, shortened]) => {
         const of = parent.closest("p, li, button, pre, td");
         if (!clipped && box.right - box.left > 2 && box.bottom - box.top > 2) texts.push({node, box, layer, of});
     }
+    const bar = document.getElementById("outcome");
+    for (const {node, box} of texts) {
+        if (bar.contains(node) && box.bottom > bar.getBoundingClientRect().bottom) {
+            faults.push(`"${node.data.trim().slice(0, 40)}" touches what is below the bar`);
+        }
+    }
     texts.forEach((first, n) => texts.slice(n + 1).forEach(second => {
         const [one, other] = [first.box, second.box];
         const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
@@ -576,6 +582,8 @@ def test_the_console_is_text_on_a_phone(visit: Visit) -> None:
     page.click("#copy-console")
     expect(page.locator("#copy-console")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == text.text_content()
+    page.emulate_media(color_scheme="dark")  # a black picture on a black page has an edge
+    assert page.locator("#glass img").evaluate("image => getComputedStyle(image).borderTopWidth") == "1px"
     page.click("#glass")
     width = "image => image.getBoundingClientRect().width"
     image = page.locator("#zoom img")

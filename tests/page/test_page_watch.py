@@ -151,7 +151,7 @@ def test_nothing_is_awaited_from_a_guest_that_can_show_nothing(blind: Visit) -> 
 
 @pytest.mark.all
 def test_a_guest_without_a_picture_is_awaited_while_it_can_give_another_sign(blind: Visit) -> None:
-    """Its agent may answer, so the watch takes 90 s. Its last sentence sends no person to a picture that does not exist."""
+    """Its agent may answer, so the watch takes 90 s. Its last sentence names no picture."""
     page = blind.page
     told = answer_screens(page, guest="silent")
     told |= {"screen": False, "screen_png": None}

@@ -27,8 +27,8 @@ const UNSEEN = ["devvm · 102 · pve2: Not known", ...[1, 2, 3, 4].map((n) => `f
 
 for (const [what, states, options, expected] of [
 	["the worst comes first, and those that run say no age each", [RUNS, DB_OFF, MAIL_HANGS], {},
-		[["1 needs you", "", "mail · 112 · pve1: QEMU hangs 4 s"], ["1 off", "", "db · 111 · pve1: Off 4 s"], ["5 not known", "", ...UNSEEN], ["1 runs", "looked at within 4 s", "web · 110 · pve1: Running"]]],
-	["one that may be idle or hung has no check mark", [told("web", "running", "guest-silent")], { query: "web", icon: true }, [["1 runs", "looked at within 4 s", "web · 110 · pve1: Idle or hung unknown"]]],
+		[["1 needs you", "", "mail · 112 · pve1: QEMU hangs 4 s"], ["1 off", "", "db · 111 · pve1: Off 4 s"], ["5 not known", "", ...UNSEEN], ["1 runs", "looked at in the last 4 s", "web · 110 · pve1: Running"]]],
+	["one that may be idle or hung has no check mark", [told("web", "running", "guest-silent")], { query: "web", icon: true }, [["1 runs", "looked at in the last 4 s", "web · 110 · pve1: Idle or hung unknown"]]],
 	["what is a minute old is not known", [RUNS], { ago: 61, query: "web" }, [["1 not known", "", "web · 110 · pve1: Out of date 61 s"]]],
 	["one that another caller acts on is under way", [{ ...RUNS, holder: HOLDER }], { query: "web" }, [["1 under way", "", "web · 110 · pve1: Resetting… 4 s"]]],
 	["a verb without an answer is not known", [RUNS], { query: "web", more: [["act-begun", { ...begun("reset")[1], vm: "web", lost: true }]] }, [["1 not known", "", "web · 110 · pve1: Outcome not known 4 s"]]],
