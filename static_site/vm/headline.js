@@ -105,13 +105,13 @@ const HOST_KNOWS = ["io-error", "paused"]; // in these states, the host itself s
 /** Returns what may tell a person why the guest stands still. @param {View} view */
 function lookOf(view) {
 	const shown = [isPictured(view) && "the picture", view.words && "the last words"].filter(Boolean).join(" and ");
-	return shown ? `look at ${shown}` : "find out why";
+	return shown ? `Look at ${shown}` : "Find out why";
 }
 
 /** Returns the headline of the watch after a start, unless the page knows something newer. @param {View} view  @param {number} now  @returns {Headline|null} */
 function watched(view, now) {
 	const { watch, seen, trouble, phase, beats } = view;
-	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : `${capital(lookOf(view))} before another try.`}`, cures: curesOf(verdictOf(view)) };
+	if (watch && seen && hasFallen(view) && !isOld(now, seen.at, MINUTE)) return { ...phraseOfState(seen.state), tone: "bad", second: `QEMU: ${stateWord(seen.state)} · looked ${span(now - seen.at)} ago`, why: `${capital(fallOf(watch))}. ${HOST_KNOWS.includes(watch.fell) ? whyOf(verdictOf(view)) : `${lookOf(view)} before another try.`}`, cures: curesOf(verdictOf(view)) };
 	if (!watch || (seen && seen.state !== "running")) return null;
 	const qemu = `QEMU: ${stateWord(seen?.state ?? "unknown")}`;
 	if (watch.on) return { words: "Coming back…", tone: "busy", icon: "working", live: true, second: qemu, why: "Wait for the guest." };

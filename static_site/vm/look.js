@@ -65,7 +65,7 @@ export async function watchGuest(vm) {
 		if (getState().vm === vm) runVerb("status", { vm, quiet: true }); // the guest's heartbeat ends the watch
 		const found = getState().vm === vm ? await takeScreen(vm) : "";
 		if (!goesOn()) return;
-		if (["nothing", "blind"].includes(found)) answeredAt = Date.now();
+		if (found) answeredAt = Date.now();
 		blind = found === "blind" ? blind + 1 : 0;
 		if (found === "unseen" || blind >= MOST_BLIND) return dispatch("watch-ended", { vm, found: "unseen" });
 		if (Date.now() < until) continue;
