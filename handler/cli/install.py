@@ -7,6 +7,7 @@ value in it was checked before (names, numbers, an address).
 import ipaddress
 from collections.abc import Sequence
 
+from ..agents.pve.by_hand.account import MAKE_ACCOUNT
 from ..agents.pve.vm_list import list_of
 from ..agents.pve.words import PACKAGED, PASTED
 from ..base.templates import choose, fill, read_template
@@ -36,6 +37,7 @@ def recipe(host: Host, vms: Sequence[Vm], key: str, sources: str | None = None, 
         choose(read_template("cli/recipe.sh"), ["root"] if as_root else []),
         name=host.name,
         end_sessions=END_SESSIONS.replace("\n", "\n    "),
+        make_account=MAKE_ACCOUNT,
         vms=served,
         user=host.ssh.user,
         key_file="breakglass" if as_root else host.ssh.user,

@@ -43,18 +43,8 @@ fi
 #    our key only for logins from @SOURCE@.
 #else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
-#    Its shell is /bin/sh, because bash would read ~/.bashrc first. Its password field is *, which matches no password;
-#    with ! instead, sshd without PAM would treat the account as locked. The account never expires, because PAM would then
-#    refuse its keys too. UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
-getent passwd @USER@ >/dev/null ||
-    useradd --key UID_MIN=0 --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init \
-        --shell /bin/sh @USER@
-[ "$(id -u @USER@)" = 0 ] || {
-    echo "the account @USER@ exists and its uid is not 0; remove it, or name another account in hosts.@NAME@.ssh" >&2
-    exit 1
-}
-[ "$(getent shadow @USER@ | cut -d: -f2)" = '*' ] || usermod --password '*' @USER@
-chage -m 0 -M -1 -I -1 -E -1 @USER@
+user=@USER@
+@MAKE_ACCOUNT@
 #end
 
 # 3. The key, with a forced command. Root's own key file is below /etc/pve, but this one is not, because that directory

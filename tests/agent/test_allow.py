@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.by_hand.allow import add_key, add_source, add_vm
+from breakglass.agents.pve.by_hand.revoke import remove_key
 from breakglass.agents.pve.check.findings import ERROR, OK
 from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 
@@ -153,6 +154,23 @@ def test_the_handlers_address_joins_the_others(before: str, has_penalties: bool,
     assert (text, finding.level) == (after, ERROR if "breakglass" in before else OK)
 
 
+@each_row(
+    ("before", "after", "level"),
+    [
+        (LINE, LINE, ERROR),
+        (LINE + NEW, LINE, OK),
+        (NEW, "", OK),
+        (OTHERS[2] + NEW + LINE + NEW, OTHERS[2] + LINE, OK),
+        (f"# {NEW}{NEW}", f"# {NEW}", OK),
+        (f'{LINE}command="/bin/sh" {KEY}\n', f'{LINE}command="/bin/sh" {KEY}\n', ERROR),
+    ],
+)
+def test_a_key_is_taken_away(before: str, after: str, level: str) -> None:
+    """Every line of the key goes, no other one does, and a key that opens something else stays."""
+    text, findings = remove_key(before, KEY)
+    assert (text, {finding.level for finding in findings}) == (after, {level})
+
+
 # --- the command ---
 
 
@@ -171,6 +189,10 @@ class KeyFile:
         self.path.write_bytes(content)
 
     def allow(self, *words: str, most_bytes: int = -1) -> tuple[int, list[str]]:
+        """Run `allow`."""
+        return self.run("allow", *words, most_bytes=most_bytes)
+
+    def run(self, *words: str, most_bytes: int = -1) -> tuple[int, list[str]]:
         """Return the exit code, and the lines that are printed without the root before each path."""
 
         def limit() -> None:
@@ -180,8 +202,8 @@ class KeyFile:
         assert ran.stderr == "" or ran.returncode == 2
         return ran.returncode, ran.stdout.replace(str(self.root), "").splitlines()
 
-    def command(self, *words: str) -> list[str]:
-        return [str(self.agent), "allow", "--root", str(self.root), *words]
+    def command(self, name: str, *words: str) -> list[str]:
+        return [str(self.agent), name, "--root", str(self.root), *words]
 
     @property
     def names(self) -> list[str]:
@@ -223,6 +245,21 @@ def test_a_key_with_the_handlers_address(keys: KeyFile) -> None:
     assert lines[2].startswith("ok: for the handler's breakglass.toml: node = ")
     assert keys.path.read_text() == NEW.replace(OWN, "/breakglass-pve")
     assert "192.0.2.50" in drop_in.read_text()
+
+
+def test_a_revoked_key_leaves_the_others(keys: KeyFile) -> None:
+    """The file keeps the other lines, and the command says that open connections still work."""
+    keys.write((LINE + NEW).encode())
+    assert keys.run("revoke", "--key", f"{KEY} a comment") == (
+        0,
+        [
+            "ok: line 2, which had this key, was removed",
+            "warning: connections that are open with the key still work / pgrep -af 'sshd.*: breakglass'; kill these",
+        ],
+    )
+    assert keys.path.read_text() == LINE
+    assert keys.run("revoke", "--key", KEY)[0] == keys.run("revoke", "--key", "no key")[0] == 1
+    assert keys.path.read_text() == LINE
 
 
 # Each is refused before anything is changed, because the line goes into a file that opens root's account.
@@ -282,7 +319,7 @@ def test_two_at_once(keys: KeyFile) -> None:
     editor = os.open(keys.path.parent, os.O_RDONLY)
     fcntl.flock(editor, fcntl.LOCK_EX)
     try:
-        both = [subprocess.Popen(keys.command(vm), stdout=subprocess.PIPE, text=True) for vm in ("104", "106")]
+        both = [subprocess.Popen(keys.command("allow", vm), stdout=subprocess.PIPE, text=True) for vm in ("104", "106")]
         until(lambda: {allow.pid for allow in both} <= flock_waiters(keys.path.parent), "the wait of both")
     finally:
         os.close(editor)

@@ -33,6 +33,8 @@ from ..support.wheelhouse import wheelhouse
 pytestmark = [pytest.mark.all, pytest.mark.real("debian", "network")]
 
 EPOCH, NEXT = 1_796_000_000, f"{VERSION}.1"
+ACCOUNT = "getent passwd breakglass"
+NO_ACCOUNT = 'error: there is no account "breakglass", because no key was allowed yet'
 KEYS, DROP_IN = "/etc/ssh/authorized_keys.d/breakglass", "/etc/ssh/sshd_config.d/00-breakglass.conf"
 AGENT, PASTED = "/usr/sbin/breakglass-pve", "/usr/local/sbin/breakglass-pve"
 OWN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAroot an operator\n"
@@ -155,6 +157,9 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
     said = host.run(f"cd /root\n{install.replace('apt install', 'apt-get -qy install')}").stdout
     assert "breakglass-pve allow 102 --key" in said
     assert ": forensics done, state running" in said
+    assert host.run(ACCOUNT, check=False).returncode == 2  # no account with uid 0 without a key
+    errors = [line for line in host.run("breakglass-pve check", check=False).stdout.splitlines() if "error:" in line]
+    assert [line.partition(" / ")[0] for line in errors] == [NO_ACCOUNT]
     said = host.run(allow.replace("ssh-ed25519 AAAA…", host.power).replace("192.0.2.50", "127.0.0.1")).stdout
     assert ("error:" in said, 'node = "pve1"' in said) == (False, True)
     assert "ok: the host agent is from the package breakglass-host" in said
@@ -195,12 +200,37 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
         True,
     )
     assert not any(host.path(name).exists() for name in (AGENT, DROP_IN, KEYS))
-    assert host.run("getent passwd breakglass", check=False).returncode == 2
+    assert host.run(ACCOUNT, check=False).returncode == 2
     assert host.path("/var/lib/breakglass/102/jobs/the-last-one").exists()
     host.run("apt-get -qy purge breakglass-host; rm /plugin* /gate")
     left = host.tree("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/etc/passwd-", "/etc/shadow-")
     assert {name for name in before.keys() ^ left.keys() if not BESIDE.match(name)} == set()
     assert host.path("/root/.ssh/authorized_keys").read_text() == OWN
+
+
+def test_the_account_exists_only_while_it_has_a_key(host: PveHost) -> None:
+    """The first key makes it and the last one takes it away. An upgrade makes it for a key that is there, only."""
+    host.install()
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAother"
+    allow, revoke = (f"breakglass-pve {each} --key" for each in ("allow 102", "revoke"))
+    host.run("useradd --uid 999 breakglass")
+    refused = host.run(f"{allow} '{other}'; userdel breakglass", check=False).stdout
+    assert "the account breakglass was not made: the account breakglass exists and its uid is not 0" in refused
+    said = host.run(f"{allow} '{other}'; {allow} '{host.power}'").stdout
+    assert said.count("the account breakglass was made for its first key") == 1
+    assert host.ssh("status vm=102").returncode == 0
+    assert "was removed" in host.run(f"{revoke} '{other}'").stdout
+    assert host.ssh("status vm=102").returncode == 0
+    assert "the account breakglass had no other key and was removed" in host.run(f"{revoke} '{host.power}'").stdout
+    assert (host.run(ACCOUNT, check=False).returncode, host.path(KEYS).read_text()) == (2, "")
+    assert host.ssh("status vm=102").returncode == 255
+    host.install(NEXT)
+    assert host.run(ACCOUNT, check=False).returncode == 2
+    host.write(KEYS, f'restrict,command="{AGENT} serve --vms 102" {host.power}\n')
+    host.run("dpkg-reconfigure breakglass-host")
+    assert host.run(ACCOUNT).stdout == "breakglass:x:0:0::/:/bin/sh\n"
+    assert host.run("getent shadow breakglass | cut -d: -f2").stdout == "*\n"
+    assert host.ssh("status vm=102").returncode == 0
 
 
 def test_the_pasted_recipe_is_taken_over(host: PveHost) -> None:
@@ -310,4 +340,4 @@ def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
     host.run(f"rm {keys}/hangs; mkdir -p /etc/passwd.edit/so-vipw-fails")
     assert "the account breakglass stays" in host.run(f"{remove} 2>&1", check=False).stdout
     host.run(f"rm -r /etc/passwd.edit; {remove}; umount {drop_ins}")
-    assert host.run("getent passwd breakglass", check=False).returncode == 2
+    assert host.run(ACCOUNT, check=False).returncode == 2

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from breakglass.agents.bundle import bundle
+from breakglass.agents.pve.by_hand.account import MAKE_ACCOUNT, REMOVE_ACCOUNT
 from breakglass.agents.pve.main import _parser as agent_parser
 from breakglass.agents.pve.words import PASTED, VERSION
 from breakglass.base.templates import fill
@@ -180,7 +181,8 @@ def host_package(source: Path, epoch: int) -> Package:
         File(f"{share}/doc/{HOST}/copyright", _rights(source).encode()),
     ]
     end_sessions = END_SESSIONS.replace(PASTED, "/usr/(local/)?sbin/breakglass-pve")
-    return Package(HOST, "all", "host", files, {"end_sessions": end_sessions})
+    words = {"end_sessions": end_sessions, "make_account": MAKE_ACCOUNT, "remove_account": REMOVE_ACCOUNT}
+    return Package(HOST, "all", "host", files, words)
 
 
 def handler_package(source: Path, epoch: int, wheel: Path) -> Package:

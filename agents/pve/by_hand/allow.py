@@ -1,42 +1,38 @@
 """`breakglass-pve allow`: lets the keys of this host reach one more VM, or adds a key.
 
-It edits Breakglass's own key file and sshd's drop-in. The account has uid 0, so nothing but what the command names may
-change, and every other byte of the two files stays. The recipe of `breakglass host install-commands`, the package's
+It edits Breakglass's own key file and sshd's drop-in, and makes the account with its first key. The account has uid 0,
+so nothing but what the command names may change, and every other byte of the two files stays. The recipe of `breakglass host install-commands`, the package's
 scripts and this command lock the directory of the key file, so that none overwrites an edit of another.
 """
 
 import argparse
-import fcntl
 import ipaddress
 import os
 import re
-import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 
 from ..check.findings import OK, Finding, error, ok
 from ..check.key_lines import KeyLine, forbid_last_words, parse_key_lines, replace_vms, served_vms
 from ..check.reading import LOCAL, read_in_time, read_sshd_settings
-from ..check.root_login import DROP_IN, KEY_FILE
+from ..check.root_login import DROP_IN
 from ..host.cluster import node_name, parse_vmlist
 from ..host.paths import Host
 from ..vm_list import LIST_CHARS, VmList, list_of
+from .account import make_account
+from .key_file import Edit, edit_file, key_file_of, lock_directory, read_key
 
 RELOAD_SECONDS = 30.0
 
 _NO_LINE = "no line of the key file runs breakglass-pve serve --vms; nothing was changed"
 _RECIPE = "run the commands that `breakglass host install-commands` prints"
 _ADD_KEY = f"name the handler's key with --key, or {_RECIPE}"
-_KEY = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}", re.ASCII)
-
-Edit = Callable[[str], tuple[str, list[Finding]]]
 
 
 def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
     """Make the changes that the command line names; yield what was changed. `own_file` is what a new key runs."""
     root, vmid, user = settings.root, settings.vm, settings.user
-    path = f"{root}{KEY_FILE}" if user == "root" else f"{root}/etc/ssh/authorized_keys.d/{user}"
+    path = key_file_of(root, user)
     try:
         edits = list(_edits(settings, own_file.removeprefix(root)))
         source = settings.source and _read_source(settings.source)
@@ -58,12 +54,15 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
         yield error(f"{vmid} is a container, and a key serves VMs only; nothing was changed", "use pct for it")
         return
     try:
-        with _lock_directory(os.path.dirname(path)):  # after /etc/pve, where a child can hang and keep the lock
-            findings = [finding for edit in edits for finding in _edit(path, edit)]
+        with lock_directory(os.path.dirname(path)):  # after /etc/pve, where a child can hang and keep the lock
+            findings = [finding for edit in edits for finding in edit_file(path, edit)]
+            is_added = bool(settings.key) and all(found.level == OK for found in findings)
+            if is_added and user != "root" and not root:  # below another root, the accounts belong to another system
+                findings += filter(None, [make_account(user)])
     except OSError as failure:
-        findings = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)]
+        findings, is_added = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)], False
     yield from findings
-    if settings.key and all(found.level == OK for found in findings):
+    if is_added:
         yield from _exempt(root, source) if source else ()
         yield from _tell_handler(root)
 
@@ -71,8 +70,8 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
 def _edits(settings: argparse.Namespace, own_file: str) -> Iterator[Edit]:
     """Yield the changes of the key file; raise ValueError for a text that is not a key."""
     if settings.key is not None:
-        words = " ".join(settings.key.split()[:2])
-        if settings.vm is None or not _KEY.fullmatch(words):
+        words = read_key(settings.key)
+        if settings.vm is None or not words:
             raise ValueError("--key needs a VM and a public key in one line, like 'ssh-ed25519 AAAA…'")
         yield lambda text: add_key(text, settings.vm, words, own_file)
     elif settings.source is not None:
@@ -89,30 +88,6 @@ def _read_source(source: str) -> str:
         raise ValueError(f"--from: {source!r} does not appear to be an address or a network")
     network = ipaddress.ip_network(source, strict=False)
     return str(network) if "/" in source else str(network.network_address)
-
-
-@contextmanager
-def _lock_directory(path: str) -> Iterator[None]:
-    """Wait for other edits, then lock a directory of key files. An edit replaces a file, so no file can be locked."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
-
-
-def _edit(path: str, change: Edit) -> list[Finding]:
-    """Change the text of a key file; return what was done. Raises OSError for a file that can't be read."""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        text, status = file.read(), os.fstat(file.fileno())
-    more, findings = change(text)
-    if more != text:
-        try:
-            _replace(path, more, status)
-        except OSError as failure:
-            return [error(f"{path} can't be written, so it was not changed: {failure}", "fix that, and run this again")]
-    return findings
 
 
 def add_vm(text: str, vmid: int) -> tuple[str, list[Finding]]:
@@ -176,23 +151,6 @@ def _is_container(root: str, vmid: int) -> bool:
     return entry is not None and entry.is_container
 
 
-def _replace(path: str, text: str, status: os.stat_result) -> None:
-    """Replace a file. The new file has the same owner and mode, and is on the disk before it gets the name."""
-    draft = f"{path}.{os.getpid()}"
-    try:
-        with open(draft, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            os.fchown(file.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
-
-
 # --- sshd's drop-in: the handler's address ---
 
 
@@ -200,8 +158,8 @@ def _exempt(root: str, source: str) -> Iterator[Finding]:
     """Write the handler's address into sshd's drop-in as the recipe does, and let sshd read it."""
     settings = read_sshd_settings(Host(0, root), "root", LOCAL) or {}
     try:
-        with _lock_directory(f"{root}{os.path.dirname(DROP_IN)}"):
-            findings = _edit(
+        with lock_directory(f"{root}{os.path.dirname(DROP_IN)}"):
+            findings = edit_file(
                 f"{root}{DROP_IN}", lambda text: add_source(text, source, "persourcepenalties" in settings)
             )
     except OSError as failure:

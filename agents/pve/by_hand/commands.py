@@ -10,6 +10,7 @@ from ..check.heartbeats import list_heartbeats
 from ..vm_list import parse_vm_list
 from ..words import ANYWAY, GOES_WITH, VERBS
 from .allow import allow
+from .revoke import revoke
 from .verbs import BY_HAND, ID, run_verb
 
 
@@ -24,12 +25,15 @@ def add_by_hand(add_parser: Callable[..., argparse.ArgumentParser], serve: argpa
     allowing.add_argument(
         "--from", dest="source", metavar="ADDRESS", help="the handler's address, which sshd then never penalises"
     )
+    revoking = add_parser("revoke", help="take a key away from this host, and the account with its last key")
+    revoking.add_argument("--user", default="breakglass", help="the account that the key logs in to")
+    revoking.add_argument("--key", required=True, help="the public key, like 'ssh-ed25519 AAAA…'")
     beating = add_parser("heartbeat", help="tell which guests on this host answer, and which don't")
     beating.add_argument("vm", type=_vm_number, metavar="VM", nargs="?", help="one VM's number (default: all)")
     verbs = [_add_verb(add_parser(verb, help=VERBS[verb].consequence, allow_abbrev=False), verb) for verb in BY_HAND]
     for parser in (serve, allowing, *(each for each, verb in zip(verbs, BY_HAND, strict=True) if VERBS[verb].is_job)):
         parser.add_argument("--no-last-words", action="store_true", help="never read a guest's kernel log")
-    for parser in (serve, checking, allowing, beating, *verbs):
+    for parser in (serve, checking, allowing, revoking, beating, *verbs):
         parser.add_argument(
             "--root", default="", type=lambda text: text.rstrip("/"), help="a prefix for every host path, for tests"
         )
@@ -48,7 +52,7 @@ def _add_verb(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentPa
 
 
 def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
-    """Run a command; return the exit code, which is 1 for an error of `check` or `allow`, or a lost heartbeat."""
+    """Run a command; return the exit code, which is 1 for an error of the other commands or a lost heartbeat."""
     if settings.command in BY_HAND:
         return run_verb(settings, own_file)
     errors = 0
@@ -59,6 +63,8 @@ def run_by_hand(settings: argparse.Namespace, root: str, own_file: str) -> int:
         return 1 if errors else 0
     if settings.command == "check":
         findings = check(root, settings.user, own_file)
+    elif settings.command == "revoke":
+        findings = revoke(settings)
     else:
         findings = allow(settings, os.path.realpath(own_file))
     for finding in findings:

@@ -122,7 +122,9 @@ def check_host(host: Host) -> Iterator[Finding]:
 def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterator[Finding]:
     """Judge Breakglass's own account, and the keys that sshd reads for it."""
     account = find_account(passwd, user)
-    yield from judge_account(user, account)
+    yield from judge_account(user, account, own_file)
+    if account is None and own_file == PACKAGED:
+        return  # the package makes the account with the first key, so nothing else is set up yet
     yield judge_logind(read_logind_configs(host))
     addresses = find_exempt(read_sshd_configs(host)[0]) or [LOCAL]
     of_root, *found = (read_sshd_settings(host, *who) for who in [("root", LOCAL), *((user, at) for at in addresses)])

@@ -86,8 +86,12 @@ def find_account(passwd: str, user: str) -> Account | None:
     return None
 
 
-def judge_account(user: str, account: Account | None) -> Iterator[Finding]:
+def judge_account(user: str, account: Account | None, own_file: str = "") -> Iterator[Finding]:
     """Require uid 0, as `qm` does, and a shell that reads no start-up file before the host agent runs."""
+    if account is None and own_file == PACKAGED:
+        hint = "to let a handler in, run breakglass-pve allow VM --key 'ssh-ed25519 …'"
+        yield error(f'there is no account "{user}", because no key was allowed yet', hint)
+        return
     if account is None:
         yield error(f'there is no account "{user}"', "run the commands that `breakglass host install-commands` prints")
         return
