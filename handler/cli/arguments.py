@@ -186,6 +186,11 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="continue conversation NUMBER of the list; without NUMBER, the newest one",
     )
+    which.add_argument(
+        "--sandbox", action="store_true", help="test whether this machine can isolate claude, before you install claude"
+    )
+    user = f"with --sandbox: the handler's account, if root runs this (default: {init.ACCOUNT})"
+    parser.add_argument("--user", metavar="NAME", default=init.ACCOUNT, help=user)
     parser.set_defaults(run=chat.chat)
 
 

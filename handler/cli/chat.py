@@ -1,4 +1,4 @@
-"""`breakglass chat`: begins, lists and continues conversations with claude."""
+"""`breakglass chat`: begins, lists and continues conversations with claude, and tries the sandbox for it."""
 
 import argparse
 import json
@@ -18,6 +18,10 @@ _LIST_HINT = "list the conversations with breakglass chat --list, or leave out -
 
 def chat(arguments: argparse.Namespace) -> int:
     """Talk with claude about a VM; a proposal runs only if the operator answers y."""
+    if arguments.sandbox:
+        from .sandbox import try_sandbox  # imported here, so that the other commands start without it
+
+        return try_sandbox(arguments)
     signer = own_signer(os.environ)
     try:
         if arguments.list:

@@ -1,7 +1,7 @@
 """The demo's chat: the real claude, with a scripted model on this machine or with the model of a person's credential.
 
 The first `./dev demo` has no claude yet. So the demo begins without chat, has `./dev` install claude in the background,
-and then enables chat by reloading the handler.
+and then enables chat by reloading the handler. Before that, it tries the sandbox, because claude has 176 MB.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ import os
 import shutil
 import signal
 import time
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Iterator, Mapping
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..chat.program import find_bundled
 from ..config.model_api import API_KEY, BASE_URL, CREDENTIALS, ModelApi
-from .account import find_program, open_to_handler
+from .account import as_handler, find_program, find_uid, open_to_handler
 from .investigation import next_step
 from .lines import REAL, SCRIPTED
 from .messages_api import Model
@@ -83,6 +83,17 @@ def find_claude() -> Path | None:
     """Return the `claude` of the claude-agent-sdk wheel, or the one on PATH."""
     found = find_bundled() or shutil.which("claude")
     return Path(found) if found else None
+
+
+async def find_obstacle(program: Sequence[str]) -> str:
+    """Return why the handler's user can't run claude in its sandbox, in the words of the command; empty if it can.
+
+    It is asked before claude is downloaded.
+    """
+    command = [*program, "chat", "--sandbox"]
+    tried = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE, **as_handler(find_uid()))
+    said = (await tried.communicate())[1]
+    return said.decode("utf-8", "replace").strip() if tried.returncode else ""
 
 
 async def install_and_turn_on(chat: DemoChat, config: Path, handler: Process, port: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config.model_api import CREDENTIALS, ModelApi
 from .account import as_handler, find_installation, find_uid, give_to_handler, open_to_handler
-from .chat import INSTALLER, DemoChat, find_credential, install_and_turn_on, open_chat
+from .chat import INSTALLER, DemoChat, find_credential, find_obstacle, install_and_turn_on, open_chat
 from .leftovers import guarded, wait_for_end
 from .lines import ENDED, LEFT, describe, describe_later
 from .proxmox.guest import OLD_SECONDS
@@ -135,6 +135,9 @@ async def _serve(
         if not await has_started(handler, port):
             return 1
         is_coming = chat is not None and not table and INSTALLER in os.environ
+        if is_coming and (obstacle := await find_obstacle(program)):
+            say(obstacle)
+            is_coming = False
         say(describe(world, secret, port, program, chat.model if chat and table else "", is_coming))
         work = [_add_chat(say, world, chat, config, handler, port)] if chat and is_coming else []
         await _wait_with(work, stop, handler)

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from breakglass.agents.pve.words import VERSION
+from breakglass.demo.account import find_uid
 from breakglass.demo.lines import name_program
 
 from ..support import claude
@@ -36,7 +37,13 @@ class Demo:
     """A running demo and what it printed."""
 
     def __init__(
-        self, *options: str, cwd: Path | None = None, program: str = "", before: str = "", **environment: str
+        self,
+        *options: str,
+        cwd: Path | None = None,
+        program: str = "",
+        before: str = "",
+        inside: Sequence[str] = (),
+        **environment: str,
     ) -> None:
         """Start it, after the Python code `before`; return once it has said how to reach it."""
         launcher = f"{before}\nimport sys; sys.argv[0] = sys.argv.pop(1)\n"
@@ -45,7 +52,7 @@ class Demo:
         self.process = subprocess.Popen(
             ["bash", "-c", program]
             if program
-            else [sys.executable, "-P", "-c", launcher, breakglass, "demo", *options],
+            else [*inside, sys.executable, "-P", "-c", launcher, breakglass, "demo", *options],
             env=os.environ | environment,
             stdout=subprocess.PIPE,
             cwd=cwd,
@@ -220,7 +227,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("ssh", "bwrap", "bash", "env", "sh", "cat", "touch"):
+    for name in ("ssh", "bwrap", "bash", "env", "sh", "cat", "touch", "python3"):
         (programs / name).symlink_to(shutil.which(name) or "/nonexistent")
     os.mkfifo(tmp_path / "word")
     script = f'[ "$1" = claude ] && trap "touch {tmp_path}/ended" EXIT && trap "exit 130" INT\n'
@@ -245,6 +252,34 @@ def test_chat_is_on_once_claude_is_installed(tmp_path: Path) -> None:
         assert "it works now, on the page too: the real claude" in later
         assert re.search(r"\n  chat    BREAKGLASS_URL=\S+ BREAKGLASS_SECRET_FILE=\S+ \S+ chat\n", later)
         assert demo.chat_state() == "on"
+    finally:
+        assert demo.end(signal.SIGINT) == 0
+
+
+# bubblewrap as it fails if the kernel refuses namespaces
+NO_SANDBOX = """
+echo '#!/bin/sh
+echo bwrap: No permissions to create a new namespace >&2; exit 1' >{fake}; chmod 755 {fake}
+mount --bind {fake} /usr/bin/bwrap; exec "$@"
+"""
+
+
+@pytest.mark.real("mounts", "bwrap")
+def test_a_sandbox_is_tried_before_claude_is_downloaded(tmp_path: Path) -> None:
+    """The command says what is missing and what to do. Without a sandbox, the demo starts no download."""
+    in_it = ["unshare", "--mount", "sh", "-ec", NO_SANDBOX.format(fake=tmp_path / "bwrap"), "sh"]
+    command = [sys.executable, "-m", "breakglass", "chat", "--sandbox", "--user", str(find_uid())]
+    works = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (works.returncode, works.stdout) == (0, "claude can be isolated on this machine\n"), works.stderr
+    (tmp_path / "dev").write_text(f"touch {tmp_path}/begun\n")
+    refused = subprocess.run([*in_it, *command], capture_output=True, text=True, timeout=120)
+    assert (refused.returncode, "No permissions to create a new namespace" in refused.stderr) == (1, True)
+    assert "Namespaces for chat" in refused.stderr or "sysctl" in refused.stderr
+    demo = Demo(before=WITHOUT_CLAUDE, inside=in_it, BREAKGLASS_DEV=str(tmp_path / "dev"))
+    try:
+        assert "No permissions to create a new namespace" in demo.text
+        assert demo.line("chat").startswith("none: ")
+        assert not (tmp_path / "begun").exists()
     finally:
         assert demo.end(signal.SIGINT) == 0
 

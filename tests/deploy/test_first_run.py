@@ -13,7 +13,10 @@ from ..support.wheelhouse import wheelhouse
 
 FILES = ("dev", "requirements.txt", "requirements-dev.txt", "requirements-claude.txt", "pyproject.toml")
 FIRST = "the first run downloads 6 MB of Python packages into"
-CLAUDE = "for chat, it downloads claude while the demo runs: 176 MB (382 MB on disk); --no-chat skips it"
+CLAUDE = (
+    "for chat, it downloads claude while the demo runs, if a sandbox works here: 176 MB (382 MB on disk); "
+    "--no-chat skips it"
+)
 
 
 def dev(

@@ -176,8 +176,10 @@ def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
 def test_chats_program_installs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line works in a new environment. Its program is found without chat.command, and npm's has its version."""
     [install] = commands("docs/install.md", "8. Chat")
-    packages, line = install.splitlines()
+    packages, sandbox, line = install.splitlines()
     assert packages == "apt-get install -y bubblewrap"
+    as_nobody = [sys.executable, "-m", *sandbox.split(), *(("--user", "65534") if os.geteuid() == 0 else ())]
+    assert subprocess.run(as_nobody, check=True, capture_output=True).stdout.startswith(b"claude can be isolated")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     line = line.replace("/opt/breakglass", f"{tmp_path}/venv").replace("/usr/src/breakglass", str(ROOT))
     source = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(claude_wheel()), "PIP_NO_CACHE_DIR": "1"}
