@@ -11,6 +11,7 @@ from functools import partial
 
 from ..agents.pve.words import ANYWAY
 from ..auth.signing import ID
+from ..base.manager import manager
 from ..base.verbs import VERBS
 from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
 from ..client import call as send
@@ -90,7 +91,8 @@ def _vm(arguments: argparse.Namespace) -> str:
     if len(named) > 1:
         raise CommandError(f"two VMs are named: {' and '.join(sorted(named))}; nothing was sent", "name one VM")
     if not named and arguments.is_short and VERBS[verb].mutating:
-        unit = f"; to {verb} the handler: systemctl {verb} breakglass" if verb in ("start", "stop") else ""
+        is_unit = verb in ("start", "stop") and manager().is_systemd
+        unit = f"; to {verb} the handler: systemctl {verb} breakglass" if is_unit else ""
         hint = f"to {verb} a VM, write its name: breakglass {verb} devvm{unit}"
         raise CommandError(f"{verb} needs the VM's name; nothing was sent", hint)
     return "".join(named)

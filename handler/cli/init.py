@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.findings import as_json
+from ..base.manager import UNITS
 from ..base.new_files import write_new
 from ..config.addresses import parse_address
 from ..config.model import Address
@@ -31,7 +32,6 @@ from .output import DONE, FAILED, CommandError, complain, has_person, say
 
 ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
-_UNITS = ("/etc/systemd/system/breakglass.service", "/usr/lib/systemd/system/breakglass.service")
 _FILES = (SESSION, POWER, f"{POWER}.pub", PAGE)
 
 
@@ -168,7 +168,7 @@ def _next_steps(
         lines += ["", f"2. Put a proxy with TLS in front of the handler, for {new.url} (see breakglass docs proxies)"]
     lines += ["", "3. Start the handler (with systemd, see breakglass docs admin):", ""]
     how = f"setpriv --reuid {account.pw_name} --regid {account.pw_gid} --clear-groups " if account else ""
-    has_unit = str(directory) == ROOTS_DIRECTORY and any(map(os.path.exists, _UNITS))
+    has_unit = str(directory) == ROOTS_DIRECTORY and any(map(os.path.exists, UNITS))
     start = "systemctl enable --now breakglass" if has_unit else f"{how}breakglass serve"
     lines += [f"    breakglass check && {start}", "", "4. Send it a signed request, in a second terminal:", ""]
     key = shlex.quote(str(directory / operator_files(new.operator)[0]))

@@ -9,13 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
+from ..base.manager import is_handler, manager
 from ..doctor.http import exchange
 from .environment import handler_url
 from .output import FAILED, CommandError, complain, reason, remark
 
 _SECONDS = 60.0
 _SEE_SECONDS = 10.0  # in which a reload ends
-_PROGRAMS = ("breakglass", "handler")  # "handler" is the folder that the Procfile starts
+_LIST = "pgrep -af '(breakglass|handler) serve' lists them"
 _SEE = 'look at "config" in GET /health: "rejected" means that the old configuration is still in force'
 _FILES = "after a change of a file that LoadCredential= gives to the unit, restart it"
 
@@ -47,7 +48,7 @@ def reload_handler(arguments: argparse.Namespace) -> bool:
     elif arguments.pid is not None:
         _hang_up(arguments.pid)
     else:
-        remark("the running handler does not use this change yet", "systemctl reload breakglass, or kill -HUP PID")
+        remark("the running handler does not use this change yet", manager().reload)
         return False
     state = _await_reload(before)
     if state.startswith("rejected"):
@@ -121,12 +122,12 @@ def _open_handler(pid: int) -> int:
     try:
         pidfd = os.pidfd_open(pid)
     except (OSError, OverflowError, ValueError):
-        raise CommandError(f"--pid: there is no process {pid}", "systemctl show -P MainPID breakglass") from None
+        raise CommandError(f"--pid: there is no process {pid}", _LIST) from None
     why = _why_no_handler(pid)
     if not why:
         return pidfd
     os.close(pidfd)
-    raise CommandError(f"--pid: process {pid} {why}", "pgrep -af '(breakglass|handler) serve' lists them")
+    raise CommandError(f"--pid: process {pid} {why}", _LIST)
 
 
 def _why_no_handler(pid: int) -> str:
@@ -136,7 +137,7 @@ def _why_no_handler(pid: int) -> str:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return f"can't be looked at: {reason(error)}"
-    if "serve" not in words or not any(Path(word).name in _PROGRAMS for word in words):
+    if not is_handler(words):
         return "is not breakglass serve"
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     takes = int(fields.get("SigCgt", "0"), 16) | int(fields.get("SigBlk", "0"), 16)

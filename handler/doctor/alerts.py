@@ -9,10 +9,10 @@ from ..alerts.rules import Rule
 from ..auth.signing import BEARER, GRAFANA, SIGNATURE, Caller
 from ..base.errors import BadRequest
 from ..base.findings import Finding
+from ..base.manager import manager
 from ..base.text import shown
 from ..base.threads import run_in_thread
 from ..config.model import Config
-from .health import RELOAD
 from .keys import POWER, is_valid
 from .visit import ALERTS, Visit, about
 
@@ -91,7 +91,7 @@ def _is_same(rule: Rule, other: Rule) -> bool:
 def _judge_sender(name: str, rule: Rule, callers: Sequence[Caller], now: datetime) -> Iterator[Finding]:
     """Yield a finding if no caller that this sender can use may run forensics on the VM."""
     flag = " --grafana" if rule.source == "grafana" else " --bearer"
-    new = f"breakglass keys new {rule.source}{flag} --allow forensics --vms {rule.vm}, then run {RELOAD}"
+    new = f"breakglass keys new {rule.source}{flag} --allow forensics --vms {rule.vm}, then run {manager().reload}"
     able = [caller for caller in callers if _can_be(caller, rule.source)]
     allowed = [caller for caller in able if "forensics" in caller.allow and caller.may_act_on(rule.vm)]
     valid = [caller for caller in allowed if is_valid(caller, now)]

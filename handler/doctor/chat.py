@@ -14,7 +14,7 @@ from ..chat.program import RESTART, ask_probe, find_program
 from ..chat.service import PLACE
 from ..config.model import ChatSettings, Config
 from ..config.warnings import warn_of_chat
-from .handler import REINSTALL
+from .handler import reinstall
 from .model_api import look_at_model_api
 from .sessions import look_at_sessions
 from .visit import CHAT, CHAT_UNITS, Visit, about
@@ -74,7 +74,7 @@ async def _look_at_turns(visit: Visit, settings: ChatSettings, place: str) -> li
     except (OSError, TimeoutError, ValueError) as lost:
         why = str(lost) if isinstance(lost, OSError) and str(lost) else "its program gave no answer"
         what = f"Turns are started {by}, but none can be started: {why}."
-        fix = _start_units(visit) if place else REINSTALL
+        fix = _start_units(visit) if place else reinstall()
         return [found_error("turn-not-started", what, fix)]
     return [judge_walls(answer, by)] + ([] if answer.get("fault") else [judge_claude(settings, answer)])
 

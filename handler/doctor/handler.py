@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..base.budget import HOLD_SECONDS, LOOK_SECONDS
 from ..base.findings import ERROR, Finding
+from ..base.manager import manager
 from ..base.threads import run_in_thread
 from ..client import Signer
 from ..config.server import normal_url
 from ..web.page import PAGE_LIST
-from .health import RELOAD, judge_health, read_health, vm_names
+from .health import judge_health, read_health, vm_names
 from .http import Broken, Reply, exchange, failure, judge_stranger
 from .proxy import is_direct, look_at_lines, look_at_patience, look_at_requests
 from .signed import Echo, look_at_key, look_at_vms
@@ -28,7 +29,11 @@ found_ok, found_warning, found_error = about(HANDLER)
 
 _KINDS = {"css": "css", "js": "javascript", "json": "json", "svg": "svg", "webmanifest": "json"}
 _POLICY = "script-src 'self'"
-REINSTALL = "install the package again (breakglass docs install), then run systemctl restart breakglass"
+
+
+def reinstall() -> str:
+    """Return how to repair an incomplete installation."""
+    return f"install the package again (breakglass docs install), then run {manager().restart}"
 
 
 def look_at_page(url: str) -> Iterator[Finding]:
@@ -47,7 +52,7 @@ def look_at_page(url: str) -> Iterator[Finding]:
 def _judge_missing(url: str, page: Reply) -> Finding:
     if page.error or page.status == 200:
         sentence = f"The handler answers at {url}, but there is no page (HTTP {page.status})."
-        return found_error("page-missing", sentence, REINSTALL)
+        return found_error("page-missing", sentence, reinstall())
     return judge_stranger(url, "/", page)
 
 
@@ -62,7 +67,7 @@ def _look_at_files(url: str, page: Reply) -> Iterator[Finding]:
     altered = [name for name, digest in listed.items() if _digest({"./": page, **replies}[name]) != digest]
     if missing:
         sentence = f"Files of the page are missing at {url}: {', '.join(missing)}; a browser can't sign there."
-        fix = f"{REINSTALL}; behind a proxy, pass every path on: breakglass docs proxies"
+        fix = f"{reinstall()}; behind a proxy, pass every path on: breakglass docs proxies"
         yield found_error("page-files-missing", sentence, fix)
     elif altered:
         names_altered = ", ".join(altered).replace("./", "the page itself")
@@ -140,7 +145,7 @@ class _Look:
             found.append(end.finding)
         except (OSError, http.client.HTTPException) as problem:
             sentence = f"A request to {self.url} has no answer: {failure(problem)}."
-            fix = "run doctor again; if the problem stays, read the proxy's error log and journalctl -u breakglass"
+            fix = f"run doctor again; if the problem stays, read the proxy's error log and {manager().log}"
             found.append(found_error("no-answer", sentence, fix))
 
     def _steps(self) -> Iterator[Finding]:
@@ -166,5 +171,5 @@ def _compare(looks: Sequence[_Look]) -> Iterator[Finding]:
     urls = " and ".join(look.url for look in looks)
     if len({look.echo["config"] for look in looks if look.echo}) > 1:
         sentence = f"The handlers at {urls} have different configurations."
-        fix = f"copy the configuration and its files from one to the other; then run {RELOAD} on both"
+        fix = f"copy the configuration and its files from one to the other; then run {manager().reload} on both"
         yield found_warning("configs-differ", sentence, fix)

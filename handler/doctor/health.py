@@ -8,12 +8,12 @@ from datetime import datetime
 
 from ..agents.pve.words import VERSION
 from ..base.findings import STATES, Finding, error
+from ..base.manager import manager
 from ..chat.service import PLACE
 from .http import Broken, Reply, exchange, failure, is_unstable, judge_stranger, judge_unstable, not_plain
 from .tls import speaks_tls
 from .visit import HANDLER, KEEP_CLOCK, Visit, about
 
-RELOAD = "systemctl reload breakglass"
 _MOST_OFF, _NOTABLE_OFF = 300, 30  # seconds; a signature may be at most 300 s old or early
 _REACH_SECONDS = 3.0
 _MORE_TRIES = 3  # if a proxy answers instead of the handler, which may be down or one of several
@@ -48,7 +48,7 @@ def judge_health(visit: Visit, url: str, reply: Reply) -> Iterator[Finding]:
         yield found_error("compressed", sentence, "nginx: gzip off; and pass Accept-Encoding on unchanged")
     if health.get("version") != VERSION:
         sentence = f"The handler is version {health.get('version')}, and this command is {VERSION}."
-        fix = "systemctl restart breakglass after an upgrade; otherwise install one version: breakglass docs upgrade"
+        fix = f"after an upgrade, run {manager().restart}; otherwise install one version: breakglass docs upgrade"
         yield found_warning("other-version", sentence, fix)
     yield judge_clock(reply)
     yield from _judge_config(visit, str(health.get("config")))
@@ -87,7 +87,7 @@ def judge_clock(reply: Reply) -> Finding:
 
 def _judge_config(visit: Visit, config: str) -> Iterator[Finding]:
     file = visit.path or "/etc/breakglass/breakglass.toml"
-    fix = f"breakglass check {file}; correct the errors that it names, then run {RELOAD}"
+    fix = f"breakglass check {file}; correct the errors that it names, then run {manager().reload}"
     if "rejected" in config:
         sentence = (
             f"The handler could not use its file at the last reload ({config}); the older configuration is in force."
@@ -107,7 +107,8 @@ def _judge_hosts(visit: Visit, health: Mapping[str, object]) -> Iterator[Finding
     wanted = [vm for vm in vms if visit.vm in ("", vm.get("name"))]
     if visit.vm and not wanted:
         known = " or ".join(str(vm.get("name")) for vm in vms)
-        yield found_error("no-such-vm", f"The handler knows no VM {visit.vm}.", f"use {known}; if it is new, {RELOAD}")
+        fix = f"use {known}; if it is new, {manager().reload}"
+        yield found_error("no-such-vm", f"The handler knows no VM {visit.vm}.", fix)
     served = {vm.host.name for vm in visit.vms}
     for name, host in hosts.items():
         if visit.vm == "" or name in served:
@@ -117,7 +118,7 @@ def _judge_hosts(visit: Visit, health: Mapping[str, object]) -> Iterator[Finding
         state, name = str(vm.get("proxmox")), str(vm.get("name"))
         host = visit.config.vms[name].host.name if visit.config and name in visit.config.vms else ""
         if state in ("not-allowed", "disabled") or (host == "" and state not in ("answering", "agent-outdated")):
-            why, fix = STATES.get(state, (state, RELOAD))
+            why, fix = STATES.get(state, (state, manager().reload))
             sentence = f"The handler can't act on {name}: {why}."
             yield error(f"VM {name}", state, sentence, fix.format(host, vm.get("vmid")))
 
@@ -134,7 +135,8 @@ def _judge_host(visit: Visit, name: str, state: str, since: str) -> Finding:
     sentence = f"The handler is not connected to {name}: {why} ({state} since {since})"
     is_away = state in ("connection-refused", "no-route", "timeout", "lost", "name-not-found", "turned-away")
     if is_away and _reaches(visit, name):
-        return found_error(state, f"{sentence}; this machine reaches it.", f"{RELOAD}: the handler then connects again")
+        fix = f"{manager().reload}: the handler then connects again"
+        return found_error(state, f"{sentence}; this machine reaches it.", fix)
     return found_error(state, f"{sentence}.", fix.format(name, ""))
 
 
@@ -151,19 +153,20 @@ def _reaches(visit: Visit, name: str) -> bool:
 
 
 def _judge_chat(visit: Visit, chat: str) -> Iterator[Finding]:
-    log = 'journalctl -u breakglass | grep \'"event": "chat\''
+    log = f'to see why, look for "event": "chat in {manager().log}'
     wanted = visit.config is not None and visit.config.chat is not None and visit.environment.get(PLACE) != "off"
     if chat == "on":
         yield found_ok("chat", "Chat is on.")
     elif chat == "none" and wanted:
-        yield found_error("no-chat", "The configuration has [chat], but the running handler has no chat.", RELOAD)
+        what = "The configuration has [chat], but the running handler has no chat."
+        yield found_error("no-chat", what, manager().reload)
     elif chat == "starting":
         yield found_warning("chat-starting", "Chat is being started.", "run doctor again in a minute")
     elif chat == "disabled":
-        fix = f"correct the errors that breakglass check names, then run {RELOAD}"
+        fix = f"correct the errors that breakglass check names, then run {manager().reload}"
         yield found_error("chat-disabled", "Chat is disabled: [chat] has errors.", fix)
     elif chat == "chat-not-isolated":
         what = "Chat is disabled: claude can't be isolated from the handler."
-        yield found_error(chat, what, f"see why: {log}")
+        yield found_error(chat, what, log)
     elif chat != "none":
-        yield found_error("chat-failed", f"Chat is configured, but does not work ({chat}).", f"see why: {log}")
+        yield found_error("chat-failed", f"Chat is configured, but does not work ({chat}).", log)

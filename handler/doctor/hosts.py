@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..agents.bundle import bundle_digest
 from ..base.findings import Finding, error, warning
+from ..base.manager import manager
 from ..base.threads import run_in_thread
 from ..config.model import Config, Host, Vm
 from .configuration import normal
@@ -61,13 +62,13 @@ def _find_hosts_off(visit: Visit) -> Iterator[Finding]:
         if name not in known:
             fault = next(problem for problem in faults if problem.place.split(".")[1] == name)
             sentence = f"the host is disabled, so no verb reaches its VMs: {fault.place} {fault.sentence}"
-            yield error(f"host {name}", "host-disabled", sentence, f"{fault.fix}; then run systemctl reload breakglass")
+            yield error(f"host {name}", "host-disabled", sentence, f"{fault.fix}; then run {manager().reload}")
 
 
 def _find_vms_off(visit: Visit, config: Config) -> Iterator[Finding]:
     for name in config.vms_off:
         if visit.vm in ("", name):
-            fix = f"run breakglass check; correct [vms.{name}] or the VM's host, then run systemctl reload breakglass"
+            fix = f"run breakglass check; correct [vms.{name}] or the VM's host, then run {manager().reload}"
             yield error(f"VM {name}", "vm-disabled", "the VM's entry has an error, so the VM can't be rescued", fix)
 
 
@@ -98,5 +99,5 @@ def find_unnamed_clusters(vms: Sequence[Vm], clusters: Mapping[str, str | None])
     for name, vm in first.items():
         if cluster := clusters.get(name):
             sentence = f"if it is down when the handler starts, no power verb for {vm.name} goes to another host"
-            fix = f'write cluster = "{cluster}" into [hosts.{name}], then run systemctl reload breakglass'
+            fix = f'write cluster = "{cluster}" into [hosts.{name}], then run {manager().reload}'
             yield warning(f"host {name}", "cluster-not-named", sentence, fix)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ..base.findings import Finding
+from ..base.manager import manager
 from ..client import Signer, connect, new_id, send
 from .visit import HANDLER, about
 
@@ -175,7 +176,7 @@ def judge_stranger(url: str, path: str, reply: Reply) -> Finding:
         return found_error("login-page", sentence, NO_LOGIN)
     if reply.status in (502, 503, 504):
         sentence = f"Something answers at {url}, but it does not reach the handler behind it (HTTP {reply.status})."
-        fix = "systemctl start breakglass; if it runs, set the port behind the proxy (proxy_pass) to the handler's PORT"
+        fix = f"{manager().start}; if it runs, set the port behind the proxy (proxy_pass) to the handler's PORT"
         return found_error("handler-down", sentence, fix)
     if reply.status == 400 and b"HTTPS port" in reply.body:
         return not_plain(url)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..agents.pve.words import PACKAGED, PASTED
 from ..base.findings import Finding, error, ok
+from ..base.manager import manager
 from ..base.text import shown
 from ..config.model import Host
 from .login import Ran
@@ -192,7 +193,7 @@ def _judge(host: Host, failure: Failure) -> tuple[str, str, str]:
             return (
                 "key-unusable",
                 failure.reason,
-                f"correct the key in [hosts.{host.name}], then run systemctl reload breakglass",
+                f"correct the key in [hosts.{host.name}], then run {manager().reload}",
             )
     return _judge_greeting(host, failure)
 

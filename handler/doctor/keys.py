@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from ..auth.signing import SIGNATURE, Caller, secret_bytes
 from ..base.compare import same
 from ..base.findings import Finding
+from ..base.manager import manager
 from ..base.threads import run_in_thread
 from ..base.verbs import VERBS
 from ..config.model import Config
@@ -18,7 +19,6 @@ DOCTOR = "doctor"  # the name of doctor's own caller
 POWER = frozenset(name for name, verb in VERBS.items() if verb.mutating)
 _LEAST_CHARS = 8  # a random secret of 24 bytes has clearly more different characters
 _LEAST_RSA_BITS = 2048
-_RELOAD = "systemctl reload breakglass"
 
 found_ok, found_warning, found_error = about(KEYS)
 
@@ -42,7 +42,7 @@ def judge_caller(caller: Caller, now: datetime) -> Finding:
     if caller.not_after is None:
         return found_ok("caller-key", f"The key of {caller.name} can be used, and does not expire.")
     left = caller.not_after - now
-    fix = f"write a later not_after for {caller.name}, then run {_RELOAD}; for a new key: {_new_key(caller)}"
+    fix = f"write a later not_after for {caller.name}, then run {manager().reload}; for a new key: {_new_key(caller)}"
     if left.total_seconds() < 0:
         what = f"The key of {caller.name} expired on {caller.not_after:%Y-%m-%d}: each of its requests is refused."
         return found_error("caller-expired", what, fix)
@@ -95,7 +95,7 @@ def _find_weak(config: Config) -> Iterator[Finding]:
             yield found_warning("secret-weak", what, _new_key(caller))
     for number, secret in enumerate(config.session_secrets):
         key = f"sessions.secret[{number}]"
-        new = "make another one: openssl rand -base64 48; write it as sessions.secret, then " + _RELOAD
+        new = "make another one: openssl rand -base64 48; write it as sessions.secret, then " + manager().reload
         if len(set(secret)) < _LEAST_CHARS:
             yield found_warning("secret-weak", f"{key} is not random, because it repeats a few characters.", new)
         for caller in config.callers:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from ..auth.signing import BEARER, GRAFANA, GRAFANA_SIGNATURE, GRAFANA_TIMESTAMP
 from ..base.findings import Finding
+from ..base.manager import manager
 from ..client import Signer, new_id
 from ..config.server import is_loopback, normal_url
-from .health import RELOAD
 from .http import Broken, Reply, exchange, failure, judge_stranger, send_signed, stream
 from .visit import HANDLER, Visit, about
 
@@ -48,7 +48,7 @@ def look_at_requests(visit: Visit, url: str, chat: str) -> Iterator[Finding]:
     yield from _judge_headers(visit, url, arrived)
     if "x-forwarded-for" in arrived and visit.config and not visit.config.proxies:
         what = "A proxy is in front of the handler, but [server] proxies does not name it, so the log shows its address"
-        fix = f'write proxies = ["127.0.0.1"], or the proxy\'s own address, below [server], then run {RELOAD}'
+        fix = f'write proxies = ["127.0.0.1"], or the proxy\'s own address, below [server], then run {manager().reload}'
         yield found_warning("proxy-not-named", f"{what} as that of each caller.", fix)
     if reply.json.get("body") != _digest(body):
         sentence = f"The body of a request is changed on the way to {url}, so no signature is valid."

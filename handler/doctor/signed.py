@@ -10,12 +10,12 @@ from functools import partial
 from ..auth.signing import SIGNATURE
 from ..base.budget import PROOF_SECONDS
 from ..base.findings import ERROR, Finding
+from ..base.manager import manager
 from ..base.threads import run_in_thread
 from ..base.times import rfc3339
 from ..base.verdict import read_verdict
 from ..client import Signer
 from ..config.model import Config, Vm
-from .health import RELOAD
 from .http import Broken, Reply, failure, judge_stranger, send_signed
 from .visit import HANDLER, HANDLER_UNIT, Visit, about
 
@@ -51,7 +51,7 @@ def _judge_other(visit: Visit) -> Finding:
         fix += f"file, export BREAKGLASS_CONFIG={named[-1]}"
         return found_warning("config-other-file", sentence, fix)
     sentence = f"The handler runs with an older configuration: {visit.path} has changed since."
-    return found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+    return found_warning("config-not-loaded", sentence, f"breakglass check {visit.path} && {manager().reload}")
 
 
 def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
@@ -61,11 +61,11 @@ def _judge_refusal(visit: Visit, signer: Signer, reply: Reply) -> Finding:
         return _judge_unknown(visit, signer)
     if code == "wrong-handler":
         urls = ", ".join(visit.config.urls) if visit.config else str(reply.error.get("url"))
-        fix = f'add "{signer.url}" to [server] url and run {RELOAD}'
+        fix = f'add "{signer.url}" to [server] url and run {manager().reload}'
         sentence = f"{signer.url} is not one of the handler's own addresses ({urls}), so the handler refuses requests."
         return found_error("wrong-handler", sentence, fix)
     if code == "forbidden":
-        fix = f"{_NEW_KEY}, and run {RELOAD}" if "expired" in message else f"{hint}, and run {RELOAD}"
+        fix = f"{_NEW_KEY if 'expired' in message else hint}, and run {manager().reload}"
         return found_error("forbidden", f"The handler refuses this caller: {message}.", fix)
     if code:
         return found_error(code, f"The handler refuses a signed request: {message}.", hint)
@@ -76,10 +76,11 @@ def _judge_unknown(visit: Visit, signer: Signer) -> Finding:
     config = visit.config
     if config and any(signer.key in caller.keys for caller in config.callers):
         sentence = "The running handler does not know this signing key, although the configuration file has the key."
-        return found_error("key-not-loaded", sentence, f"breakglass check {visit.path} && {RELOAD}")
+        return found_error("key-not-loaded", sentence, f"breakglass check {visit.path} && {manager().reload}")
     names = [caller.name for caller in config.callers if caller.auth_method == SIGNATURE] if config else []
     known = f" of {' or '.join(names)}," if names else ""
-    fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, and run {RELOAD}"
+    fix = f"set BREAKGLASS_SECRET_FILE to the signing key{known} or make a new one: {_NEW_KEY}, "
+    fix += f"and run {manager().reload}"
     return found_error("key-unknown", f"The handler at {signer.url} does not know this signing key.", fix)
 
 
@@ -99,12 +100,11 @@ def _status(signer: Signer, vm: str) -> Finding:
     outcome, state = str(reply.json.get("outcome", "")), str(reply.json.get("state"))
     if reply.error.get("code") == "forbidden":
         message, hint = reply.error.get("message"), reply.error.get("hint")
-        return found_error(
-            "status-forbidden", f"The caller can't request the status of {vm}: {message}.", f"{hint}, and run {RELOAD}"
-        )
+        sentence = f"The caller can't request the status of {vm}: {message}."
+        return found_error("status-forbidden", sentence, f"{hint}, and run {manager().reload}")
     if reply.error:
         sentence = f"A signed status request for {vm} is refused: {reply.error.get('message')}."
-        return found_error("status-refused", sentence, str(reply.error.get("hint")) or RELOAD)
+        return found_error("status-refused", sentence, str(reply.error.get("hint")) or manager().reload)
     if not outcome:
         return judge_stranger(signer.url, "/pve", reply)
     if outcome != "done":

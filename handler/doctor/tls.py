@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from ..base.findings import Finding
+from ..base.manager import manager
 from ..base.reasons import reason
 from ..config.server import is_loopback, normal_url
 from .http import SECONDS, Broken
 from .visit import HANDLER, KEEP_CLOCK, about
 
 WARN_DAYS = 14
-RENEW = "certbot renew && systemctl reload nginx"
+RENEW = "certbot renew && nginx -s reload"
 _EXPIRED, _EARLY, _NAME = (10,), (9,), (62, 64)  # OpenSSL's X509_V_ERR codes
 _MOST_ADDRESSES = 4
 _CA = "/etc/ssl/breakglass-ca.pem"
@@ -65,7 +66,7 @@ def _connect(url: str, addresses: list[str], port: int) -> Iterator[Finding]:
 
 def _no_connection(url: str, failed: OSError) -> Finding:
     if isinstance(failed, ConnectionRefusedError):
-        fix = "systemctl start breakglass, and the proxy if there is one; otherwise set BREAKGLASS_URL to its address"
+        fix = f"{manager().start}, and the proxy if there is one; otherwise set BREAKGLASS_URL to its address"
         return found_error("connection-refused", f"Nothing listens at {url}: connection refused.", fix)
     why = "no answer" if isinstance(failed, TimeoutError) else reason(failed)
     fix = "check the address in BREAKGLASS_URL, and open the port in the firewalls in between"
@@ -119,14 +120,15 @@ def _untrusted(url: str, failed: ssl.SSLCertVerificationError) -> Finding:
         sentence = f"The authority of {url}'s certificate is not accepted: {why}."
         fix = "make the authority's certificate again: openssl req -x509 … -addext keyUsage=critical,keyCertSign"
         return found_error("certificate-authority", sentence, fix)
-    unit = f"for the timer: systemctl edit breakglass-doctor, and write Environment=SSL_CERT_FILE={_CA} below [Service]"
+    unit = f"; systemctl edit breakglass-doctor, and write Environment=SSL_CERT_FILE={_CA} below [Service]"
+    unit = unit if manager().is_systemd else ""  # the timer's unit
     file = os.environ.get("SSL_CERT_FILE", "")
     if file and not os.access(file, os.R_OK):
         sentence = f"SSL_CERT_FILE is {file}, which this user can't read, so the authority of {url} is not known."
-        fix = f"as root: install -m 644 {file} {_CA}; export SSL_CERT_FILE={_CA}; {unit}"
+        fix = f"as root: install -m 644 {file} {_CA}; export SSL_CERT_FILE={_CA}{unit}"
         return found_error("certificate-file", sentence, fix)
     sentence = f"The certificate of {url} is from an authority that this machine does not know: {why}."
-    fix = f"put the authority's certificate into {_CA}; export SSL_CERT_FILE={_CA}; {unit}"
+    fix = f"put the authority's certificate into {_CA}; export SSL_CERT_FILE={_CA}{unit}"
     return found_error("certificate-untrusted", sentence, fix)
 
 

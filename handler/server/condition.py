@@ -22,7 +22,7 @@ GENERAL: Mapping[str, str] = {
     "chat-down": "Chat is configured and does not work.",
     "notify-failed": "A message could not be sent.",
 }
-_MEND = "run breakglass check; correct the errors that it names, then run systemctl reload breakglass"
+_MEND = "run breakglass check; correct the errors that it names, then reload the handler"
 
 
 @dataclass(frozen=True)

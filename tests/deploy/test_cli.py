@@ -121,7 +121,7 @@ TYPED: dict[str, tuple[str, int, str, str]] = {
     "a short form": ("status", 3, "", "{closed}: connection refused; nothing was sent"),
     "a VM behind an option": ("cycle --reason hung devvm", 3, "", "{closed}: connection refused; nothing was sent"),
     "call with a VM": ("call status devvm", 3, "", "{closed}: connection refused; nothing was sent"),
-    "stop without a VM": ("stop", 2, "", "breakglass stop devvm; to stop the handler: systemctl stop breakglass\n"),
+    "stop without a VM": ("stop", 2, "", "breakglass stop devvm\n"),
     "cycle without a VM": ("cycle --id msg_12345678", 2, "", "cycle needs the VM's name; nothing was sent\n"),
     "two VMs": ("cycle devvm --vm other", 2, "", "two VMs are named: devvm and other; nothing was sent\n"),
     "two VMs by option": ("stop --vm a --vm b", 2, "", "two VMs are named: a and b; nothing was sent\n"),

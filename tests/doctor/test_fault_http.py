@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.budget import HOLD_SECONDS
 from breakglass.base.findings import ERROR, OK, WARNING
+from breakglass.base.manager import manager
 
 from ..support.certificates import make_certificate
 from ..support.doctor import DATA, Report, Setup, found
@@ -164,7 +165,7 @@ def with_key(setup: Setup, name: str) -> dict[str, str]:
 
 
 CALLERS = [
-    ("historian", "status-forbidden", "add it to callers.historian.allow, and run systemctl reload breakglass"),
+    ("historian", "status-forbidden", "add it to callers.historian.allow, and run kill -HUP"),
     ("stranger", "key-unknown", "operator"),
 ]
 
@@ -245,13 +246,13 @@ HANDLERS = [
     OfHandler("the caller has expired", "forbidden", "breakglass keys new", seed=expire, also=("config-degraded",)),
     OfHandler("the clock is 10 minutes slow", "clock", "timedatectl", program=shifted(-600)),
     OfHandler("a clock is 2 minutes fast", "clock", "timedatectl", program=shifted(120), level=WARNING),
-    OfHandler("another version", "other-version", "restart breakglass", program=OTHER_VERSION, level=WARNING),
+    OfHandler("another version", "other-version", "; breakglass serve", program=OTHER_VERSION, level=WARNING),
     OfHandler("R27 the clock is 2 h fast", "clock", "timedatectl", program=shifted(7200)),
     OfHandler("a reload was rejected", "reload-rejected", "breakglass check", later=spoil_and_reload),
     OfHandler("the file was changed", "config-not-loaded", "systemctl reload", later=change_only, level=WARNING),
-    OfHandler("the key is not loaded", "key-not-loaded", "systemctl reload breakglass", later=add_caller_only),
+    OfHandler("the key is not loaded", "key-not-loaded", "kill -HUP", later=add_caller_only),
     OfHandler("an entry is off", "config-degraded", "breakglass check", seed=break_a_caller),
-    OfHandler("chat lacks its claude", "chat-failed", "journalctl", seed=chat_without_claude),
+    OfHandler("chat lacks its claude", "chat-failed", "the output of breakglass serve", seed=chat_without_claude),
     OfHandler(
         "server.url is another name",
         "wrong-handler",
@@ -288,14 +289,14 @@ def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
         with socket.create_server(("127.0.0.1", port)):
             findings = look(own, {}).findings
     [finding] = [each for each in findings if "this machine reaches it" in each.sentence]
-    assert (finding.level, finding.fix) == (ERROR, "systemctl reload breakglass: the handler then connects again")
+    assert (finding.level, finding.fix) == (ERROR, f"{manager().reload}: the handler then connects again")
 
 
 # --- the way there ---
 
 WAYS = [
-    ("http://127.0.0.1:1/", "connection-refused", "systemctl start breakglass"),
-    ("https://127.0.0.1:1/", "connection-refused", "systemctl start breakglass"),
+    ("http://127.0.0.1:1/", "connection-refused", "breakglass serve"),
+    ("https://127.0.0.1:1/", "connection-refused", "breakglass serve"),
     ("https://rescue.invalid/", "name-not-found", "BREAKGLASS_URL"),
 ]
 

@@ -57,13 +57,14 @@ def allow(settings: argparse.Namespace, own_file: str) -> Iterator[Finding]:
         with lock_directory(os.path.dirname(path)):  # after /etc/pve, where a child can hang and keep the lock
             findings = [finding for edit in edits for finding in edit_file(path, edit)]
             is_added = bool(settings.key) and all(found.level == OK for found in findings)
-            if is_added and user != "root" and not root:  # below another root, the accounts belong to another system
+            if is_added and user != "root" and not root:
                 findings += filter(None, [make_account(user)])
     except OSError as failure:
         findings, is_added = [error(f"{path} can't be read: {failure}; nothing was changed", _RECIPE)], False
     yield from findings
     if is_added:
         yield from _exempt(root, source) if source else ()
+        yield from () if root else _reload_sshd()  # below another root, sshd's settings belong to another system
         yield from _tell_handler(root)
 
 
@@ -155,7 +156,7 @@ def _is_container(root: str, vmid: int) -> bool:
 
 
 def _exempt(root: str, source: str) -> Iterator[Finding]:
-    """Write the handler's address into sshd's drop-in as the recipe does, and let sshd read it."""
+    """Write the handler's address into sshd's drop-in as the recipe does."""
     settings = read_sshd_settings(Host(0, root), "root", LOCAL) or {}
     try:
         with lock_directory(f"{root}{os.path.dirname(DROP_IN)}"):
@@ -166,8 +167,10 @@ def _exempt(root: str, source: str) -> Iterator[Finding]:
         yield error(f"{DROP_IN} can't be read: {failure}; the key was added", "install the package, or run the recipe")
         return
     yield from findings
-    if root:  # sshd's settings belong to another system
-        return
+
+
+def _reload_sshd() -> Iterator[Finding]:
+    """Let sshd read its settings for the address and the account."""
     try:
         subprocess.run(["systemctl", "try-reload-or-restart", "ssh"], check=True, timeout=RELOAD_SECONDS)
     except (OSError, subprocess.SubprocessError) as failure:

@@ -1,0 +1,71 @@
+"""How the handler is run on this machine, and the commands that start, reload and restart it and show its log.
+
+This is the only module that names them, because a container and a plain process have neither systemctl nor journalctl.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+UNITS = ("/etc/systemd/system/breakglass.service", "/usr/lib/systemd/system/breakglass.service")
+PROGRAMS = ("breakglass", "handler")  # "handler" is the folder that the Procfile starts
+_BOOTED = "/run/systemd/system"  # sd_booted(3)
+
+
+class Manager(NamedTuple):
+    """The command for each purpose. `log` can also be a phrase that stands after "in"."""
+
+    start: str
+    reload: str
+    restart: str
+    log: str
+    is_systemd: bool = False
+
+
+_SYSTEMD = Manager(
+    *(f"systemctl {verb} breakglass" for verb in ("start", "reload", "restart")), "journalctl -u breakglass", True
+)
+_CONTAINER = Manager(*(f"podman {verb} breakglass" for verb in ("start", "kill --signal HUP", "restart", "logs")))
+_ROLLOUT = "kubectl -n breakglass rollout restart deployment/breakglass"
+_KUBERNETES = Manager(_ROLLOUT, _ROLLOUT, _ROLLOUT, "kubectl -n breakglass logs deployment/breakglass")
+
+
+def find_manager(is_booted: bool, commands: Mapping[int, Sequence[str]], environment: Mapping[str, str]) -> Manager:
+    """Return how the handler is run: by systemd, as process 1 of a container, or as a plain process. Pure.
+
+    Args:
+        is_booted: whether systemd runs this machine and has the handler's unit.
+        commands: the words of each process's command line, by its id.
+        environment: the variables of this process.
+    """
+    if is_booted:
+        return _SYSTEMD
+    handlers = [pid for pid, words in commands.items() if is_handler(words)]
+    if 1 in handlers:
+        return _KUBERNETES if "KUBERNETES_SERVICE_HOST" in environment else _CONTAINER
+    pid = handlers[0] if len(handlers) == 1 else "PID"
+    start = "breakglass serve"
+    return Manager(start, f"kill -HUP {pid}", f"kill {pid}; {start}", f"the output of {start}")
+
+
+def is_handler(words: Sequence[str]) -> bool:
+    """Tell whether a command line starts a handler."""
+    return any(os.path.basename(program) in PROGRAMS and word == "serve" for program, word in pairwise(words))
+
+
+@functools.cache
+def manager() -> Manager:
+    """Return how the handler is run on this machine."""
+    is_booted = os.path.isdir(_BOOTED) and any(map(os.path.exists, UNITS))
+    return find_manager(is_booted, {} if is_booted else dict(_read_commands()), os.environ)
+
+
+def _read_commands() -> Iterator[tuple[int, list[str]]]:
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(place.name), (place / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        except OSError:  # it has just ended
+            continue
