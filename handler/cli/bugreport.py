@@ -35,7 +35,9 @@ _DOCTOR_SECONDS, _VERSION_SECONDS = 90.0, 10.0
 # the settings that are shown if they have the form of a name, an address or a number
 _NAMES = {"ssh", "guest", "hosts", "node", "cluster", "allow", "vms", "vm", "source", "to", "on", "command", "proxies"}
 _NUMBERS = {"vmid", "max_turns_at_once", "turn_seconds"}
-_URLS = {"url", "base_url", "https_proxy"}
+_OWN_URL = "server.url"
+_URLS = {_OWN_URL, "url", "base_url", "https_proxy"}
+_WORD = re.compile("/?[a-z]{1,12}/?")  # a path that is a word and no token, so it also stands elsewhere
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}(@[A-Za-z0-9.:\[\]-]{1,64})?(/\d{1,3})?", re.ASCII)
 _SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|KEY|PASS|CREDENTIAL|AUTH|PROXY|URL", re.IGNORECASE)
 _LEAST = 6  # characters of a text that is replaced everywhere; a shorter one could be a part of any word
@@ -102,7 +104,8 @@ def _read_file(text: str | Finding, secrets: set[str]) -> object:
 def _redact(key: str, value: object, secrets: set[str]) -> object:
     """Return a value of TOML without its texts, except names, paths and the addresses in URLs."""
     if isinstance(value, dict):
-        return {name: _redact(name, each, secrets) for name, each in value.items()}
+        own = _OWN_URL if key == "server" else "url"
+        return {name: _redact(own if name == "url" else name, each, secrets) for name, each in value.items()}
     if isinstance(value, list):
         return [_redact(key, each, secrets) for each in value]
     if isinstance(value, bool | date | clock) or (key in _NUMBERS and isinstance(value, int)):
@@ -111,7 +114,7 @@ def _redact(key: str, value: object, secrets: set[str]) -> object:
     if key in _NAMES and _NAME.fullmatch(text):
         return text
     if key in _URLS:
-        return _redact_url(text, secrets)
+        return _redact_url(text, secrets, key == _OWN_URL)
     if key.endswith("_file"):
         secrets |= set(_secrets_in(text))
     if (key == "dir" or key.endswith("_file")) and text.startswith(("/", CREDENTIALS)) and text.isprintable():
@@ -120,14 +123,20 @@ def _redact(key: str, value: object, secrets: set[str]) -> object:
     return f"{HIDDEN[:-1]}, {len(text)} characters)"
 
 
-def _redact_url(url: str, secrets: set[str]) -> str:
-    """Return a URL's address. The user, the path and the query can be secret."""
+def _redact_url(url: str, secrets: set[str], is_own: bool = False) -> str:
+    """Return a URL's address. The user, the path and the query can be secret, but not the handler's own path."""
     try:
         parts = urlsplit(url)
         shown = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}/"
     except ValueError:
         parts, shown = urlsplit(""), HIDDEN
-    pieces = {parts.username or "", parts.password or "", parts.path.strip("/"), parts.query, parts.fragment}
+    pieces = {parts.username or "", parts.password or "", parts.query, parts.fragment}
+    if is_own:
+        shown += parts.path.lstrip("/")
+    elif _WORD.fullmatch(parts.path):
+        pieces.add(f"{parts.netloc}{parts.path}")
+    else:
+        pieces.add(parts.path.strip("/"))
     pieces |= {quoted(url)[1:-1]} if "@" in url else set()
     secrets |= set(filter(_is_long, pieces))
     return shown
@@ -152,7 +161,7 @@ def _secrets_of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and not name.endswith("_FILE"):
             pieces: set[str] = set()
-            _redact_url(value, pieces) if "://" in value else pieces.add(value.strip())
+            _redact_url(value, pieces, name == "BREAKGLASS_URL") if "://" in value else pieces.add(value.strip())
             yield from filter(_is_long, pieces)
     yield from _secrets_in(os.environ.get("BREAKGLASS_SECRET_FILE", ""))
 
