@@ -3,9 +3,8 @@
 import argparse
 
 from ..agents.pve.words import ANYWAY
-from ..alerts.examples import EXAMPLES
 from ..base.verbs import VERBS
-from . import bugreport, call, chat, check, demo, drill, host, init, report
+from . import bugreport, call, chat, check, demo, drill, init, report
 from .output import suggestion
 
 # The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
@@ -164,13 +163,6 @@ def add_call(parser: argparse.ArgumentParser, short: str = "") -> None:
     )
 
 
-def add_alert_example(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `alert-example`."""
-    parser.add_argument("source", choices=tuple(EXAMPLES))
-    parser.add_argument("--url", help="this handler's address (BREAKGLASS_URL)")
-    parser.set_defaults(run=host.alert_example)
-
-
 def add_chat(parser: argparse.ArgumentParser) -> None:
     """Describe `chat`."""
     parser.add_argument("--vm", help="the VM; needed only if there are several")
@@ -234,43 +226,3 @@ def add_bugreport(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", nargs="?", metavar="FILE", default=bugreport.FILE, help=f"default: {bugreport.FILE}")
     parser.set_defaults(run=bugreport.bugreport)
-
-
-def add_host(parser: argparse.ArgumentParser) -> None:
-    """Describe `host`."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    bundle = commands.add_parser(
-        "bundle", help="write the host agent to FILE, or to standard output", example="host bundle breakglass-pve"
-    )
-    bundle.add_argument("file", nargs="?", metavar="FILE")
-    bundle.set_defaults(run=host.host_bundle)
-    install = commands.add_parser(
-        "install-commands",
-        help="print what to run on the host, as root (BREAKGLASS_CONFIG)",
-        example="host install-commands --from 192.0.2.50 >pve1.sh",
-    )
-    install.add_argument("--host", help="the host; needed only if there are several")
-    install.add_argument(
-        "--from",
-        dest="sources",
-        metavar="ADDRESS[,ADDRESS]",
-        help="the handler's addresses or networks, which sshd then never penalises; needed for --account root",
-    )
-    install.add_argument(
-        "--account",
-        choices=("root",),
-        help="let the key log in to root's own account, from the --from addresses only; no second account with uid 0",
-    )
-    install.set_defaults(run=host.host_install_commands)
-    update = commands.add_parser(
-        "upgrade",
-        help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
-        example="host upgrade --all",
-        description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
-        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy of it without the secrets is enough.",
-    )
-    which = update.add_mutually_exclusive_group()
-    which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")
-    which.add_argument("--all", action="store_true", help="every host in the configuration")
-    update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
-    update.set_defaults(run=host.host_upgrade)

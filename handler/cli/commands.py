@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError
 from ..base.verbs import VERBS
-from . import arguments, call, docs, notify, serve
+from . import arguments, call, docs, host, notify, serve
 from .keys.arguments import add_keys
 from .output import (
     EXIT_CODES,
@@ -72,10 +72,10 @@ TASKS: dict[str, tuple[Command, ...]] = {
         Command("demo", "try Breakglass here, without a Proxmox host", arguments.add_demo, "demo --no-chat"),
         Command("init", "write a configuration, its secrets and its keys", arguments.add_init, "init"),
         Command("serve", "run the handler (BREAKGLASS_CONFIG, HOST, PORT)", _runs(serve.serve), "serve"),
-        Command("host", "set up or upgrade a Proxmox host", arguments.add_host, "host upgrade pve1"),
+        Command("host", "set up or upgrade a Proxmox host", host.add_host, "host upgrade pve1"),
         Command("keys", "add, list, change and remove callers", add_keys, "keys new phone --pair"),
         Command("vm", "add, list and remove VMs", add_vm_commands, "vm list"),
-        Command("alert-example", "print a sender's configuration", arguments.add_alert_example, "alert-example pve"),
+        Command("alert-example", "print a sender's configuration", host.add_alert_example, "alert-example pve"),
     ),
     "for scripts, and to read": (
         Command("bugreport", "write a file for the maintainers, no secret", arguments.add_bugreport, "bugreport"),

@@ -1,13 +1,14 @@
 """`breakglass docs`: prints the documents of this version, without a network."""
 
 import argparse
+import json
 import pydoc
 import shutil
 import sys
 from importlib.resources import files
 
 from .docs_text import lines_about, plain, render, section_with
-from .output import DONE, CommandError, show
+from .output import DONE, CommandError, say, show
 
 COMPLETIONS = {"bash": "breakglass.bash", "zsh": "_breakglass", "fish": "breakglass.fish"}  # as each shell looks for it
 _FIRST = "runbook"  # searched first for a code, because it says what to do
@@ -17,6 +18,7 @@ def add_docs(parser: argparse.ArgumentParser) -> None:
     """Describe `docs`."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="a document (runbook) or a code (storage-hung)")
     parser.add_argument("section", nargs="*", metavar="SECTION", help="words of a heading: print only that section")
+    parser.add_argument("--json", action="store_true", help="without NAME: print one line of JSON")
     parser.set_defaults(run=docs)
 
 
@@ -36,9 +38,15 @@ def docs(arguments: argparse.Namespace) -> int:
     """Print the document that the arguments name, the lines about a code, or the list of all documents."""
     documents = read_documents()
     columns = min(80, shutil.get_terminal_size().columns)
+    if arguments.json:
+        if arguments.name is not None:
+            raise CommandError("--json lists the documents, and prints none", f"leave out {arguments.name} or --json")
+        rows = [{"name": name, "purpose": purpose(text)} for name, text in documents.items()]
+        say(json.dumps({"documents": rows}))
+        return DONE
     if arguments.name is None:
-        rows = [f"| {name} | {purpose(text)} |" for name, text in documents.items()]
-        show(render("\n".join(["| | |", "|---|---|", *rows]), columns))
+        lines = [f"| {name} | {purpose(text)} |" for name, text in documents.items()]
+        show(render("\n".join(["| | |", "|---|---|", *lines]), columns))
         return DONE
     name = arguments.name.removeprefix("docs/").removesuffix(".md")
     if name in documents:

@@ -1,25 +1,67 @@
-"""`breakglass host` and `alert-example`: print texts for setting up other machines, and upgrade the host agent."""
+"""`breakglass host` and `alert-example`: print texts for setting up other machines."""
 
 import argparse
 import json
 import os
-import subprocess
-from dataclasses import replace
 from pathlib import Path
 
-from ..agents.bundle import bundle, bundle_digest
-from ..agents.pve.words import PACKAGED, PASTED
-from ..alerts.examples import example
-from ..base.findings import Finding
-from ..config.addresses import parse_address
-from ..config.load import config_path, load_addresses, load_config
-from ..config.model import Address, Config, Host
+from ..agents.bundle import bundle
+from ..alerts.examples import EXAMPLES, example
+from ..config.load import config_path, load_config
+from ..config.model import Config, Host
 from ..config.ssh_keys import public_key
 from .environment import checked_url, handler_url
-from .install import END_SESSIONS, recipe
+from .install import recipe
 from .output import DONE, FAILED, CommandError, complain, reason, say, show
+from .upgrade import host_upgrade
 
-# --- `breakglass host` and `alert-example`: texts for setting up other machines ---
+
+def add_host(parser: argparse.ArgumentParser) -> None:
+    """Describe `host`."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    bundle = commands.add_parser(
+        "bundle", help="write the host agent to FILE, or to standard output", example="host bundle breakglass-pve"
+    )
+    bundle.add_argument("file", nargs="?", metavar="FILE")
+    bundle.set_defaults(run=host_bundle)
+    install = commands.add_parser(
+        "install-commands",
+        help="print what to run on the host, as root (BREAKGLASS_CONFIG)",
+        example="host install-commands --from 192.0.2.50 >pve1.sh",
+    )
+    install.add_argument("--host", help="the host; needed only if there are several")
+    install.add_argument(
+        "--from",
+        dest="sources",
+        metavar="ADDRESS[,ADDRESS]",
+        help="the handler's addresses or networks, which sshd then never penalises; needed for --account root",
+    )
+    install.add_argument(
+        "--account",
+        choices=("root",),
+        help="let the key log in to root's own account, from the --from addresses only; no second account with uid 0",
+    )
+    install.set_defaults(run=host_install_commands)
+    update = commands.add_parser(
+        "upgrade",
+        help="copy the host agent to a host, through your own ssh (BREAKGLASS_CONFIG)",
+        example="host upgrade --all",
+        description="Copy the host agent to a host through your own ssh, which checks the host's key as always. "
+        "It reads only ssh of each [hosts.NAME] in BREAKGLASS_CONFIG, so a copy of it without the secrets is enough.",
+    )
+    which = update.add_mutually_exclusive_group()
+    which.add_argument("host", nargs="?", metavar="HOST", help="a host in the configuration, or USER@ADDRESS[:PORT]")
+    which.add_argument("--all", action="store_true", help="every host in the configuration")
+    update.add_argument("--login", metavar="USER", help="the user to log in as (default: root)")
+    update.add_argument("--json", action="store_true", help="print one line of JSON")
+    update.set_defaults(run=host_upgrade)
+
+
+def add_alert_example(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `alert-example`."""
+    parser.add_argument("source", choices=tuple(EXAMPLES))
+    parser.add_argument("--url", help="this handler's address (BREAKGLASS_URL)")
+    parser.set_defaults(run=alert_example)
 
 
 def host_bundle(arguments: argparse.Namespace) -> int:
@@ -86,92 +128,3 @@ def alert_example(arguments: argparse.Namespace) -> int:
         complain(f"no [[alerts]] entry has source = {json.dumps(arguments.source)} yet", "see breakglass docs alerts")
     say(example(arguments.source, url, rules).rstrip("\n"))
     return DONE
-
-
-# --- `breakglass host upgrade`: copy the host agent to Proxmox hosts, through the operator's own `ssh` ---
-#
-# The command needs no secret, because it reads only the hosts' addresses from the configuration, or takes an address
-# from the command line.
-
-# The new file is checked and renamed into place, so that half a file is never run. The last line is the result.
-_INSTALL = f"""\
-set -e
-umask 022
-trap 'rm -f {PASTED}.new' EXIT
-[ ! -e {PACKAGED} ] || {{ echo 'the package breakglass-host is there: apt install the new one' >&2; exit 1; }}
-before=$({PASTED} --version 2>/dev/null || echo none)
-cat >{PASTED}.new
-echo '@DIGEST@  {PASTED}.new' | sha256sum -c --status || {{ echo 'the copy is damaged' >&2; exit 1; }}
-chown root:root {PASTED}.new
-chmod 0755 {PASTED}.new
-after=$({PASTED}.new --version)
-mv -f {PASTED}.new {PASTED}
-{END_SESSIONS}
-echo "$before -> $after"
-"""
-SECONDS = 120.0  # this is long, because a person may have to type a passphrase
-
-
-def host_upgrade(arguments: argparse.Namespace) -> int:
-    """Copy the host agent to one host or to all. Print the old and the new version of each host."""
-    hosts, problems = _find_hosts(arguments)
-    done = [_upgrade(name, address) for name, address in hosts.items()]
-    for problem in problems:
-        complain(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
-    if problems or not all(done):
-        return FAILED
-    say("each handler then logs in again and gets the new host agent; running jobs continue")
-    return DONE
-
-
-def _find_hosts(arguments: argparse.Namespace) -> tuple[dict[str, Address], list[Finding]]:
-    """Return the address of each chosen host, and the problems of the chosen hosts that have none."""
-    name = arguments.host
-    if name is not None and "@" in name:
-        return {name: _address_of(name, arguments.login)}, []
-    known, problems = load_addresses(config_path())
-    hosts = {name: replace(address, user=arguments.login or "root") for name, address in known.items()}
-    if arguments.all:
-        return hosts, problems
-    if name is None and len(hosts) == 1 and not problems:
-        return hosts, []
-    if name in hosts:
-        return {name: hosts[name]}, []
-    for problem in problems:
-        if name is None or f"{problem.place}.".startswith(f"hosts.{name}."):
-            raise CommandError(f"not upgraded: {problem.place} {problem.sentence}", problem.fix)
-    hint = f"use {', '.join(hosts)}, or an address like root@192.0.2.10"
-    if name is None:
-        raise CommandError("there are several hosts; name one, or give --all", hint)
-    raise CommandError(f"{json.dumps(name[:40])} is no host in {config_path()}", hint)
-
-
-def _address_of(text: str, login: str | None) -> Address:
-    address = parse_address(text)
-    if address is None:
-        raise CommandError(f"{json.dumps(text[:40])} is not an address", "write it like root@192.0.2.10:22")
-    return replace(address, user=login or address.user)
-
-
-def _upgrade(name: str, address: Address) -> bool:
-    """Upgrade one host; return whether that worked."""
-    # for port 22, ssh's own configuration may name another one
-    port = [] if address.port == 22 else ["-p", str(address.port)]
-    way = ["ssh", *port, "--", f"{address.user}@{address.host}"]
-    command = [*way, _INSTALL.replace("@DIGEST@", bundle_digest())]
-    try:
-        ran = subprocess.run(command, input=bundle().encode(), stdout=subprocess.PIPE, timeout=SECONDS)
-    except FileNotFoundError:
-        raise CommandError("ssh is not installed", "install openssh-client") from None
-    except subprocess.TimeoutExpired:
-        why = "the host now has the old host agent or the new one, but not a damaged one"
-        complain(f"{name}: ssh did not end within {SECONDS:g} s; {why}", "run this command again")
-        return False
-    if ran.returncode == 0:
-        say(f"{name}: {ran.stdout.decode('utf-8', 'replace').strip()}")
-        return True
-    why = "the host could not install the host agent; the old one is still in place"
-    if ran.returncode == 255:
-        why = "ssh failed; the host now has the old host agent or the new one, but not a damaged one"
-    complain(f"{name}: {why}", f"try: {' '.join(way)}")
-    return False

@@ -406,7 +406,12 @@ def test_docs_prints_a_document() -> None:
         ran = run("docs", name)
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, text, "")
     lines = [line for line in run("docs").stdout.splitlines() if line[0] != " "]
-    assert [line.split("  ")[0] for line in lines] == sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+    names = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+    assert [line.split("  ")[0] for line in lines] == names
+    rows = json.loads(run("docs", "--json").stdout)["documents"]
+    assert [row["name"] for row in rows] == names
+    assert all(row["purpose"] for row in rows)
+    assert run("docs", "runbook", "--json").returncode == 2
 
 
 @each_row("words,expected", [("st", "status start stop states"), ("keys ro", "rotate"), ("cycle --an", "--anyway")])

@@ -117,6 +117,31 @@ def test_other_auth_methods_have_keys_too(service: Service) -> None:
         assert breakglass(service, "keys", "revoke", "sender", "--yes").returncode == 0
 
 
+def test_what_was_done_is_printed_as_json(service: Service, tmp_path: Path) -> None:
+    """One line each, with the secret only where it would be printed anyway."""
+
+    def keys(*words: str) -> dict[str, Any]:
+        ran = breakglass(service, "keys", *words, "--json")
+        assert (ran.returncode, ran.stdout.count("\n")) == (0, 1), ran.stderr
+        found: dict[str, Any] = json.loads(ran.stdout)
+        assert (found.pop("name"), found.pop("file")) == ("robot", str(service.config.parent / "callers.d/robot.toml"))
+        return found
+
+    first = keys("new", "robot")
+    assert first == {"secret": entries(service)["robot"]["secret"], "secret_file": None}
+    file = str(tmp_path / "secret")
+    assert keys("rotate", "robot", "--out", file) == {"secret": None, "secret_file": file}
+    newest = fingerprint(secret_bytes(Path(file).read_text().strip()))
+    ended = [fingerprint(secret_bytes(first["secret"]))]
+    assert keys("rotate", "robot", "--drop-old") == {"kept": [newest], "ended": ended, "unused_files": []}
+    assert keys("rotate", "robot", "--drop-old") == {"kept": [newest], "ended": [], "unused_files": []}
+    for words in (("rotate", "robot", "--pair"), ("new", "other", "--pair"), ("new", "other", "--print")):
+        ran = breakglass(service, "keys", *words, "--json")
+        assert (ran.returncode, ran.stdout, "--json can't be combined" in ran.stderr) == (2, "", True)
+    assert keys("revoke", "robot", "--yes") == {"unused_files": []}
+    assert entries(service) == {}
+
+
 def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: Path) -> None:
     """It is new and its owner's alone; the configuration has the secret, too. A refusal leaves no file."""
     file = tmp_path / "tablet"

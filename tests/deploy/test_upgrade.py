@@ -1,5 +1,6 @@
 """`breakglass host upgrade`, through a real ssh to a real sshd, on which the printed recipe was run."""
 
+import json
 import os
 import re
 import signal
@@ -134,3 +135,9 @@ def test_a_host_without_an_address_holds_up_no_other(operator: Operator) -> None
     assert (ran.returncode, ran.stdout.splitlines()) == (1, [f"pve1: 0.1.0 -> {VERSION}"])
     assert 'not upgraded: hosts.pve0.ssh is not an address: "192.0.2.1"' in ran.stderr
     assert operator.agent.read_text() == bundle()
+    operator.agent.write_text(OLD)
+    ran = operator.upgrade("--all", "--json")
+    upgraded, failed = json.loads(ran.stdout)["hosts"]
+    assert (ran.returncode, ran.stdout.count("\n")) == (1, 1)
+    assert upgraded == {"host": "pve1", "before": "0.1.0", "after": VERSION, "error": None}
+    assert (failed["host"], failed["after"], "is not an address" in failed["error"]) == ("pve0", None, True)

@@ -101,6 +101,7 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
 
 
 def _finish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
     add_config_argument(parser)
     add_reload_arguments(parser)
 

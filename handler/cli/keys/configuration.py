@@ -3,11 +3,12 @@
 import argparse
 import base64
 import contextlib
+import json
 import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...auth.signing import BEARER, GRAFANA, SIGNATURE
@@ -15,7 +16,7 @@ from ...config.callers import AUTH_METHODS
 from ...config.entries import NamedEntry
 from ...config.load import config_path, load_callers
 from ...config.own_files import EditError, take_back
-from ...config.sources import read_sources
+from ...config.sources import own_file, read_sources
 from ..environment import use_unit_credentials
 from ..output import FAILED, CommandError, reason, say
 
@@ -96,10 +97,21 @@ def find_caller(file: Path, name: str) -> tuple[NamedEntry, list[NamedEntry]]:
     return own[0], [each for each in entries if each.name != name]
 
 
+def say_json(file: Path, name: str, fields: Mapping[str, object]) -> None:
+    """Print what was done to a caller as one line of JSON."""
+    say(json.dumps({"name": name, "file": str(own_file(file, "callers", name)), **fields}))
+
+
 def show_or_take_back(arguments: argparse.Namespace, file: Path, secret: str) -> None:
-    """Print a caller's new secret unless --out has it. If printing fails, revoke the unseen secret."""
+    """Print a caller's new secret unless --out has it. If printing fails, revoke the unseen secret.
+
+    With --json, the line is printed before the reload, because the secret must not be lost if the reload fails.
+    """
     try:
-        if arguments.out is None:
+        if arguments.json:
+            shown = None if arguments.out else secret
+            say_json(file, arguments.name, {"secret": shown, "secret_file": arguments.out})
+        elif arguments.out is None:
             say(secret)
     except BaseException:  # for example a closed pipe, or Ctrl-C
         with contextlib.suppress(EditError):

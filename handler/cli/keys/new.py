@@ -18,7 +18,17 @@ from ...config.own_files import add_entry, add_secret, drop_old_secrets, method_
 from ...config.sources import own_file, read_sources
 from ..output import DONE, FAILED, CommandError, remark, say
 from ..reloading import check_reload, reload_handler
-from .configuration import KEYS, NOUNS, changing, find_caller, find_config, new_secret, secret_file, show_or_take_back
+from .configuration import (
+    KEYS,
+    NOUNS,
+    changing,
+    find_caller,
+    find_config,
+    new_secret,
+    say_json,
+    secret_file,
+    show_or_take_back,
+)
 from .pairing import pair_new, pair_rotate
 
 # --- `breakglass keys new`: a file for a new caller. The secret is shown only once, or written to a file ---
@@ -32,6 +42,7 @@ def keys_new(arguments: argparse.Namespace) -> int:
         return _pair(arguments, entry)
     secret = new_secret(method)
     if arguments.print:
+        _refuse_json(arguments)
         return _print(arguments, method, secret, entry)
     check_reload(arguments)
     file = find_config(arguments)
@@ -47,9 +58,16 @@ def keys_new(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _refuse_json(arguments: argparse.Namespace) -> None:
+    """Raise CommandError for --json with an option that prints something else."""
+    if arguments.json:
+        raise CommandError("--json can't be combined with --pair or --print", "leave it out")
+
+
 def _pair(arguments: argparse.Namespace, entry: dict[str, object]) -> int:
     if arguments.method or arguments.out or arguments.print:
         raise CommandError("--pair can't be combined with --bearer, --grafana, --out or --print", "leave them out")
+    _refuse_json(arguments)
     check_reload(arguments)
     return pair_new(arguments, find_config(arguments), entry)
 
@@ -140,6 +158,7 @@ def _add(arguments: argparse.Namespace, file: Path, method: str) -> int:
 def _pair_rotated(arguments: argparse.Namespace, file: Path, method: str) -> int:
     if arguments.out or arguments.drop_old:
         raise CommandError("--pair can't be combined with --out or --drop-old", "leave them out")
+    _refuse_json(arguments)
     if method != SIGNATURE:
         raise CommandError(f"{arguments.name} has no signing key, which a device needs", "pair another caller", FAILED)
     return pair_rotate(arguments, file)
@@ -149,13 +168,17 @@ def _drop(arguments: argparse.Namespace, file: Path, method: str) -> int:
     name, before = arguments.name, _fingerprints(file, arguments.name)
     has_dropped, left = drop_old_secrets(file, name)
     if not has_dropped:
+        if arguments.json:
+            say_json(file, name, {"kept": before, "ended": [], "unused_files": []})
         remark(f"{name} has one {NOUNS[method]} only, {', '.join(before)}; nothing was changed")
         return DONE
     after = _fingerprints(file, name)
-    ended = ", ".join(key for key in before if key not in after)
+    ended = [key for key in before if key not in after]
+    if arguments.json:
+        say_json(file, name, {"kept": after, "ended": ended, "unused_files": left})
     files = f"no longer used, but not deleted: {', '.join(left)}" if left else ""
     where = "".join(f", in {path}" for path in texts_of(find_caller(file, name)[0].entry.data, "secret_file"))
-    remark(f"{name} has {', '.join(after)} left{where}; ended: {ended}", files)
+    remark(f"{name} has {', '.join(after)} left{where}; ended: {', '.join(ended)}", files)
     reload_handler(arguments)
     return DONE
 

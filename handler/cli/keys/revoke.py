@@ -14,7 +14,7 @@ from ...config.sources import own_file
 from ..environment import key_file
 from ..output import DONE, FAILED, CommandError, agrees, has_person, remark
 from ..reloading import check_reload, reload_handler
-from .configuration import changing, find_caller, find_config
+from .configuration import changing, find_caller, find_config, say_json
 
 
 def keys_revoke(arguments: argparse.Namespace) -> int:
@@ -33,6 +33,8 @@ def keys_revoke(arguments: argparse.Namespace) -> int:
     with changing():
         table = remove_entry(file, "callers", name)
     left = tuple(path for kind in AUTH_METHODS for path in texts_of(table, f"{kind}_file"))
+    if arguments.json:
+        say_json(file, name, {"unused_files": left})
     remark(f"{own_file(file, 'callers', name)} is removed", "requests that it started continue; nothing is cancelled")
     _say_uses(name, left)
     if not reload_handler(arguments):
