@@ -24,7 +24,8 @@ from ..base.findings import ConfigError, Finding, as_json
 from ..base.times import rfc3339
 from ..config.load import config_path, parse_toml
 from ..config.reader import quoted
-from ..config.sources import CREDENTIALS, read_secret, read_sources
+from ..config.secret_files import CREDENTIALS, read_secret
+from ..config.sources import read_sources
 from .environment import handler_url, use_unit_credentials
 from .keys.configuration import secret_file
 from .output import DONE, CommandError, reason, remark, say

@@ -10,7 +10,7 @@ from ..auth.signing import fingerprint, secret_bytes
 from ..base.findings import ConfigError
 from ..client import Signer
 from ..config.reader import in_file
-from ..config.sources import read_secret
+from ..config.secret_files import read_secret
 from .output import CommandError
 
 DEFAULT_URL = "http://127.0.0.1:8080"

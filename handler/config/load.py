@@ -27,8 +27,9 @@ from .hosts import read_hosts
 from .model import Address, Config
 from .notify import read_receivers
 from .reader import Entry, Read
+from .secret_files import describe_exposure, protect, read_secret
 from .server import read_server
-from .sources import Sources, describe_exposure, own_file, protect, read_file, read_secret, read_sources
+from .sources import Sources, own_file, read_file, read_sources
 from .vms import read_vm, vmid_in
 from .warnings import find_warnings
 

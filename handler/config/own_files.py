@@ -20,7 +20,8 @@ from .callers import AUTH_METHODS
 from .entries import OWN_FILES, NamedEntry, OwnFiles, list_entries
 from .load import load_sources, parse_toml
 from .new_file import entry_text
-from .sources import describe_exposure, own_file, protect, read_sources
+from .secret_files import describe_exposure, protect
+from .sources import own_file, read_sources
 
 _NEW = ".new"  # the dot keeps the file's name from being an entry's name
 

@@ -21,14 +21,16 @@ from breakglass.agents.pve.check.findings import (
     judge_shadow,
 )
 from breakglass.agents.pve.check.root_login import (
-    KEY_FILE,
     find_handler_addresses,
-    find_key_files,
-    judge_exemption,
     judge_root_account,
     judge_root_files,
     judge_root_shadow,
     judge_root_sshd,
+)
+from breakglass.agents.pve.check.sshd_settings import (
+    KEY_FILE,
+    find_key_files,
+    judge_exemption,
     judge_sshd,
     parse_settings,
 )

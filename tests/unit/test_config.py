@@ -11,7 +11,7 @@ import pytest
 from breakglass.base.findings import ConfigError, Finding, error
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
-from breakglass.config.sources import read_secret
+from breakglass.config.secret_files import read_secret
 
 from ..support.rows import each_row
 from ..support.service import SSH_KEY

@@ -9,12 +9,12 @@ import subprocess
 
 from ..check.findings import Finding, error, find_account, ok
 from ..check.reading import read_in_time
-from ..check.root_login import DROP_IN
+from ..check.sshd_settings import DROP_IN
 
 MAKE_ACCOUNT = """\
-# Its shell is /bin/sh, because bash would read ~/.bashrc first. Its password field is *, which matches no password; with !
-# instead, sshd without PAM would treat the account as locked. The account never expires, because PAM would then refuse
-# its keys too. UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
+# Its shell is /bin/sh, because bash would read ~/.bashrc first. Its password field is *, which matches no password;
+# with ! instead, sshd without PAM would treat the account as locked. The account never expires, because PAM would then
+# refuse its keys too. UID_MIN=0 keeps useradd from warning that 0 is an unusual uid.
 getent passwd "$user" >/dev/null ||
     useradd --key UID_MIN=0 --non-unique --uid 0 --gid 0 --home-dir / --no-create-home --no-log-init \\
         --shell /bin/sh "$user"

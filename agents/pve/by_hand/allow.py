@@ -1,8 +1,9 @@
 """`breakglass-pve allow`: lets the keys of this host reach one more VM, or adds a key.
 
 It edits Breakglass's own key file and sshd's drop-in, and makes the account with its first key. The account has uid 0,
-so nothing but what the command names may change, and every other byte of the two files stays. The recipe of `breakglass host install-commands`, the package's
-scripts and this command lock the directory of the key file, so that none overwrites an edit of another.
+so nothing but what the command names may change, and every other byte of the two files stays. The recipe of
+`breakglass host install-commands`, the package's scripts and this command lock the directory of the key file, so that
+none overwrites an edit of another.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from ..check.findings import OK, Finding, error, ok
 from ..check.key_lines import KeyLine, forbid_last_words, parse_key_lines, replace_vms, served_vms
 from ..check.reading import LOCAL, read_in_time, read_sshd_settings
-from ..check.root_login import DROP_IN
+from ..check.sshd_settings import DROP_IN
 from ..host.cluster import node_name, parse_vmlist
 from ..host.paths import Host
 from ..vm_list import LIST_CHARS, VmList, list_of

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..check.findings import Finding, error
-from ..check.root_login import KEY_FILE
+from ..check.sshd_settings import KEY_FILE
 
 Edit = Callable[[str], tuple[str, list[Finding]]]
 _KEY = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}", re.ASCII)

@@ -8,12 +8,11 @@ host.
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from ..host.bounded import run
 from ..host.cluster import cluster_view, node_name
 from ..host.paths import Host
-from ..host.vm_config import current_options
 from ..words import PACKAGED, PASTED
 from .findings import (
     OK,
@@ -29,17 +28,8 @@ from .findings import (
     judge_qm,
     judge_shadow,
     ok,
-    warning,
 )
-from .key_lines import (
-    KeyLine,
-    forced_program,
-    judge_elsewhere,
-    judge_key_lines,
-    judge_kinds,
-    judge_vms,
-    parse_key_lines,
-)
+from .key_files import check_keys, find_root_files
 from .one_vm import judge_cluster
 from .reading import (
     LOCAL,
@@ -53,22 +43,9 @@ from .reading import (
     read_vms,
     stat_path,
 )
-from .root_login import (
-    KEY_FILE,
-    find_exempt,
-    find_handler_addresses,
-    find_key_files,
-    fix_there,
-    judge_exemption,
-    judge_root_account,
-    judge_root_files,
-    judge_root_shadow,
-    judge_root_sshd,
-    judge_sshd,
-)
+from .root_login import find_handler_addresses, judge_root_account, judge_root_files, judge_root_shadow, judge_root_sshd
+from .sshd_settings import KEY_FILE, find_exempt, find_key_files, fix_there, judge_exemption, judge_sshd
 
-_ELSEWHERE = "set AuthorizedKeysFile /etc/ssh/authorized_keys.d/%u"
-_PVE_KEYS = "/etc/pve/priv/authorized_keys"
 QM_CHECK_SECONDS = 5.0  # as long as a verb waits for it
 _NOWHERE = "0.0.0.0"  # noqa: S104  an address that no Match block of Breakglass has
 _SSHD_FAILED = error("sshd -T failed, so sshd's settings are not known", "run sshd -t and systemctl status ssh")
@@ -147,7 +124,7 @@ def _check_account(host: Host, user: str, passwd: str, own_file: str) -> Iterato
             f"AuthorizedKeysFile is {settings.get('authorizedkeysfile', 'none')} for {user}, so keys are not seen", hint
         )
         return
-    yield from _check_keys(host, files, _find_root_files(of_root or {}, passwd), own_file)
+    yield from check_keys(host, files, find_root_files(of_root or {}, passwd), own_file)
 
 
 def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) -> Iterator[Finding]:
@@ -174,15 +151,15 @@ def _check_root(host: Host, passwd: str, addresses: list[str], own_file: str) ->
     elif unread := find_unread(host):
         yield unread
         return
-    own = _find_root_files(elsewhere, passwd)
+    own = find_root_files(elsewhere, passwd)
     found: list[Finding] = []
     roots = dict.fromkeys(own)
     for address, of_root in settings.items():
-        files = _find_root_files(of_root or {}, passwd)
+        files = find_root_files(of_root or {}, passwd)
         found += [*judge_root_sshd(of_root or {}, address), *judge_root_files(files, own, address)]
         roots |= dict.fromkeys(files)
     yield from dict.fromkeys(found)  # the same fault may be found for several addresses
-    yield from _check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
+    yield from check_keys(host, [KEY_FILE], [path for path in roots if path != KEY_FILE], own_file)
 
 
 def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
@@ -195,74 +172,3 @@ def _check_program(host: Host, has_cluster: bool) -> Iterator[Finding]:
         yield judge_qm(min(here), ran.code, (ran.stderr or ran.stdout).strip(), QM_CHECK_SECONDS)
     else:
         yield ok(f"qm is {shutil.which('qm')}")
-
-
-def _check_vms(host: Host, lines: Iterable[KeyLine]) -> Iterator[Finding]:
-    """Judge the VMs that the key lines name, by what the cluster has."""
-
-    def name_of(vmid: int) -> str | None:
-        return current_options(read_in_time(host.path(f"/etc/pve/qemu-server/{vmid}.conf")) or "").get("name")
-
-    if entries := read_vms(host):
-        yield from judge_vms(lines, entries, node_name(), name_of)
-    elif cluster_view(host).answers:  # otherwise, judge_cluster has said why
-        yield warning("/etc/pve has no list of VMs, so start and cycle do not work", "systemctl status pve-cluster")
-
-
-def _check_keys(host: Host, paths: Sequence[str], roots: Sequence[str], own_file: str) -> Iterator[Finding]:
-    """Judge the keys in our files, and look for the same keys in root's own files."""
-    lines: list[KeyLine] = []
-    for path in paths:
-        if path in (*roots, _PVE_KEYS):
-            yield error(f"{path} is root's own key file", _ELSEWHERE)
-            continue
-        found = parse_key_lines(read_in_time(host.path(path)) or "", path)
-        yield (place := _judge_place(host, path))
-        yield from judge_key_lines(path, found) if found or place.level == OK else ()
-        lines += found
-    yield from judge_kinds(lines) if lines else ()
-    yield from _check_programs(host, lines, own_file)
-    yield from _check_vms(host, lines)
-    elsewhere = [path for path in (*roots, _PVE_KEYS) if path not in paths]
-    yield from _check_elsewhere(host, elsewhere, {line.key for line in lines})
-
-
-def _check_programs(host: Host, lines: Iterable[KeyLine], own_file: str) -> Iterator[Finding]:
-    """Judge the programs that the key lines run as root, except this check's own file, which is judged already."""
-    first: dict[str, KeyLine] = {}
-    for line in lines:
-        first.setdefault(forced_program(line) or "", line)
-    for program, line in first.items():
-        path = host.path(program)
-        if not program or path == own_file:
-            continue
-        stats = stat_path(host, path) or [(program, -1, 0)]
-        found = judge_file(program, stats)
-        yield found
-        if found.level == OK and stats[0][0] != os.path.realpath(own_file):
-            yield warning(f"{line.where} runs {program}, and this check belongs to {own_file}", f"run {program} check")
-
-
-def _judge_place(host: Host, path: str) -> Finding:
-    """Judge the real place of a key file and who may change it there. A link may lead to a file system that hangs."""
-    stats = stat_path(host, host.path(path))
-    if stats is None or stats[0][0].startswith(host.path("/etc/pve/")):
-        return error(f"{path} is below /etc/pve, which is gone when the cluster file system is down", _ELSEWHERE)
-    return judge_file(path, stats)
-
-
-def _find_root_files(settings: Mapping[str, str], passwd: str) -> list[str]:
-    """Return the paths of root's own key files: those that sshd uses."""
-    root = find_account(passwd, "root")
-    return find_key_files(settings, "root", root.home if root else "/root")
-
-
-def _check_elsewhere(host: Host, paths: Iterable[str], ours: set[str]) -> Iterator[Finding]:
-    found: list[Finding] = []
-    for path in paths:
-        text = read_in_time(host.path(path))
-        if text is None:
-            found.append(warning(f"{path} does not answer, so this check can't see the keys in it"))
-        else:
-            found += judge_elsewhere(path, text, ours)
-    yield from found or [ok("root's own key files have no breakglass key")]

@@ -12,7 +12,7 @@ from ..host.cluster import VmlistEntry, parse_vmlist
 from ..host.paths import Host
 from ..jobs.verify import describe_chain, read_chain
 from .findings import Finding, error, judge_inodes, judge_room, ok, warning
-from .root_login import DROP_IN, parse_settings
+from .sshd_settings import DROP_IN, parse_settings
 
 # --- Reads what `check` judges: files, owners and modes, and the settings that sshd prints ---
 #
