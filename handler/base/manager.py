@@ -26,9 +26,18 @@ class Manager(NamedTuple):
 
 
 _SYSTEMD = Manager(
-    *(f"systemctl {verb} breakglass" for verb in ("start", "reload", "restart")), "journalctl -u breakglass", True
+    start="systemctl start breakglass",
+    reload="systemctl reload breakglass",
+    restart="systemctl restart breakglass",
+    log="journalctl -u breakglass",
+    is_systemd=True,
 )
-_CONTAINER = Manager(*(f"podman {verb} breakglass" for verb in ("start", "kill --signal HUP", "restart", "logs")))
+_CONTAINER = Manager(
+    start="podman start breakglass",
+    reload="podman kill --signal HUP breakglass",
+    restart="podman restart breakglass",
+    log="podman logs breakglass",
+)
 _ROLLOUT = "kubectl -n breakglass rollout restart deployment/breakglass"
 _KUBERNETES = Manager(_ROLLOUT, _ROLLOUT, _ROLLOUT, "kubectl -n breakglass logs deployment/breakglass")
 

@@ -7,7 +7,7 @@ value in it was checked before (names, numbers, an address).
 import ipaddress
 from collections.abc import Sequence
 
-from ..agents.pve.by_hand.account import MAKE_ACCOUNT
+from ..agents.pve.account_script import MAKE_ACCOUNT
 from ..agents.pve.vm_list import list_of
 from ..agents.pve.words import PACKAGED, PASTED
 from ..base.templates import choose, fill, read_template

@@ -43,6 +43,7 @@ fi
 #    our key only for logins from @SOURCE@.
 #else
 # 2. The account. It has uid 0, because qm needs root and Proxmox has no sudo; its key file limits what it may do.
+# shellcheck disable=SC2034  # the lines for the account use it
 user=@USER@
 @MAKE_ACCOUNT@
 #end

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from breakglass.agents.bundle import bundle
-from breakglass.agents.pve.by_hand.account import MAKE_ACCOUNT, REMOVE_ACCOUNT
+from breakglass.agents.pve.account_script import MAKE_ACCOUNT, REMOVE_ACCOUNT
 from breakglass.agents.pve.main import _parser as agent_parser
 from breakglass.agents.pve.words import PASTED, VERSION
 from breakglass.base.templates import fill
