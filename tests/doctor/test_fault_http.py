@@ -249,7 +249,7 @@ HANDLERS = [
     OfHandler("another version", "other-version", "; breakglass serve", program=OTHER_VERSION, level=WARNING),
     OfHandler("R27 the clock is 2 h fast", "clock", "timedatectl", program=shifted(7200)),
     OfHandler("a reload was rejected", "reload-rejected", "breakglass check", later=spoil_and_reload),
-    OfHandler("the file was changed", "config-not-loaded", "systemctl reload", later=change_only, level=WARNING),
+    OfHandler("the file was changed", "config-not-loaded", "kill -HUP", later=change_only, level=WARNING),
     OfHandler("the key is not loaded", "key-not-loaded", "kill -HUP", later=add_caller_only),
     OfHandler("an entry is off", "config-degraded", "breakglass check", seed=break_a_caller),
     OfHandler("chat lacks its claude", "chat-failed", "the output of breakglass serve", seed=chat_without_claude),
