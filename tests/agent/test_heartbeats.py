@@ -61,8 +61,7 @@ class InFirmware(Machine):
 
     def __init__(self, major: int) -> None:
         super().__init__()
-        status = {"status": {"statuses": ["VIRTIO_CONFIG_S_ACKNOWLEDGE"]}, "guest-features": {}}
-        self.answers = {"x-query-virtio-status": status, "query-version": {"qemu": {"major": major}}}
+        self.answers = {"x-query-virtio-queue-status": {"vring-desc": 0}, "query-version": {"qemu": {"major": major}}}
         stats = {"stats": {}, "last-update": 1_796_000_000}
         self.properties = {"guest-stats": stats, "guest-stats-polling-interval": 2}
 

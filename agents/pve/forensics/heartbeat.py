@@ -26,6 +26,7 @@ _STEP_SECONDS = 1.0
 _UNKNOWN = 1 << 63  # a larger statistic is -1, so the guest did not report it
 _FORGETS_SINCE = 10  # the first major version whose virtio-balloon.c clears stats_last_update at a reset
 _BALLOON = "/machine/peripheral/balloon0"
+_STATS_QUEUE = 2
 _COUNTS = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
 
 
@@ -78,7 +79,7 @@ def _reply(began: float, samples: list[Heartbeat], vcpus: list[str] | None = Non
     facts = {"heartbeats": [asdict(beat) for beat in samples], "vcpus": vcpus or []}
     seen = Evidence("running", heartbeats=tuple(samples), vcpus=tuple(vcpus or ()))
     text = "\n".join((*heartbeat_lines(seen), *watch_lines(seen)))
-    return ok_reply("heartbeat", began, text, facts, "qom-get guest-stats; x-query-virtio-status; info registers")
+    return ok_reply("heartbeat", began, text, facts, "qom-get guest-stats; x-query-virtio-queue-status; info registers")
 
 
 def sample_heartbeat(
@@ -130,14 +131,18 @@ def _as_object(answer: object) -> dict[str, Any]:
 
 
 def _has_driver(qmp: Qmp) -> bool | None:
-    """Tell whether the guest has loaded a driver that sends statistics; None where QEMU can't tell (before 7.2)."""
+    """Tell whether the guest has loaded a driver that sends statistics; None where QEMU can't tell (before 7.2).
+
+    Such a driver has set up the device's third queue. QEMU 11.1 aborts at x-query-virtio-status, so that command must
+    never be sent.
+    """
     try:
-        status = _as_object(qmp.command("x-query-virtio-status", path=f"{_BALLOON}/virtio-backend"))
+        queue = _as_object(
+            qmp.command("x-query-virtio-queue-status", path=f"{_BALLOON}/virtio-backend", queue=_STATS_QUEUE)
+        )
     except QmpError:
         return None
-    states, features = status["status"].get("statuses", []), status["guest-features"].get("dev-features", [])
-    is_ready = any(line.startswith("VIRTIO_CONFIG_S_DRIVER_OK") for line in states)
-    return is_ready and any(line.startswith("VIRTIO_BALLOON_F_STATS_VQ") for line in features)
+    return bool(queue["vring-desc"])
 
 
 def _forgets_at_reset(qmp: Qmp) -> bool:

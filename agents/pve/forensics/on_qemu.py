@@ -1,5 +1,6 @@
 """Tier 1 of a capture: QEMU's answers, and two samples of the queues of its virtio disks."""
 
+import itertools
 import json
 import re
 import time
@@ -36,7 +37,7 @@ def _ask_qemu(host: Host, apart: float) -> Iterator[Reply]:
         for name in _QUERIES:
             yield _query(qmp, name, answers)
         yield _query(qmp, "x-query-virtio", answers)
-        devices = _list_disks(qmp, answers)
+        devices = _list_disks(answers)
         first, at = _sample_queues(qmp, devices), time.monotonic()
     yield from _ping_agent(host, answers, apart)
     time.sleep(max(0.0, at + apart - time.monotonic()))
@@ -95,28 +96,27 @@ def _objects(answer: object) -> list[dict[str, object]]:
     return [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
 
 
-def _list_disks(qmp: Qmp, answers: dict[str, object]) -> list[tuple[str, str, range]]:
-    """Return path, name and queue numbers of each virtio disk or disk controller."""
+def _list_disks(answers: dict[str, object]) -> list[tuple[str, str, int]]:
+    """Return path, name and first queue of each virtio disk or disk controller."""
     disks = {str(block.get("qdev")): disk_name(block) for block in _objects(answers.get("query-block"))}
     found = []
     for device in _objects(answers.get("x-query-virtio")):
         path = str(device["path"])
         if (kind := str(device["name"])) in _DISK_QUEUES_FROM:
-            status = qmp.command("x-query-virtio-status", path=path)
-            queues = int(str(status["num-vqs"])) if isinstance(status, dict) else 0
             name = disks.get(path) or controller_name(path, list(disks.values()))
-            found.append((path, name, range(_DISK_QUEUES_FROM[kind], queues)))
+            found.append((path, name, _DISK_QUEUES_FROM[kind]))
     return found
 
 
-def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, range]]) -> list[Queue]:
+def _sample_queues(qmp: Qmp, devices: list[tuple[str, str, int]]) -> list[Queue]:
+    """Return one sample of the disks' queues. How many there are is not asked: see heartbeat._has_driver."""
     sample = []
-    for path, disk, numbers in devices:
-        for number in numbers:
+    for path, disk, first in devices:
+        for number in itertools.count(first):
             try:
                 status = qmp.command("x-query-virtio-queue-status", path=path, queue=number)
-            except QmpError:  # a queue that the guest has not set up
-                continue
+            except QmpError:  # behind the last queue
+                break
             if isinstance(status, dict):
                 sample.append(Queue(disk, number, int(status["inuse"]), int(status["used-idx"])))
     return sample
