@@ -129,8 +129,9 @@ async def open_shell(conn: SshConnection) -> Ran:
     try:
         with suppress(*FAILURES):
             async with asyncio.timeout(ANSWER_SECONDS):
-                process.stdin.write(_SHELL_LINES)
-                process.stdin.write_eof()
+                with suppress(OSError):  # the program has ended without reading, and its output says why
+                    process.stdin.write(_SHELL_LINES)
+                    process.stdin.write_eof()
                 await asyncio.gather(_collect(process.stdout, stdout), _collect(process.stderr, stderr))
                 await process.wait_closed()
     finally:
