@@ -1,6 +1,5 @@
 """`proves` and `proven` through the handler: from a signed request to the host's file, and back to /health."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from breakglass.proxmox.host import HostConnection
 
 from ..support.service import Service
 from ..support.sshd import Sshd
-from ..support.stages import forget_proofs, until
+from ..support.stages import forget_proofs, until_on_loop
 from .conftest import handler
 
 pytestmark = pytest.mark.real("sshd", "qemu")
@@ -74,10 +73,10 @@ async def test_a_quiet_handler_hears_of_another_ones_drill(
     host = HostConnection(Host("pve1", address, sshd.power_key, host_keys=(sshd.host_key,)))
     host.start()
     try:
-        await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
+        await until_on_loop(lambda: host.health() == "answering", "a login")
         assert host.handshake.proven is None
         path.write_text(json.dumps({"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill", "vm": 102}))
-        await asyncio.to_thread(until, lambda: host.handshake.proven, "news")
+        await until_on_loop(lambda: host.handshake.proven, "news")
     finally:
         await host.close()
     assert host.handshake.proven == {"at": "2026-11-27T03:12:09Z", "by": "op", "how": "drill"}

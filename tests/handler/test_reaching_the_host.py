@@ -31,7 +31,7 @@ from ..support.failing_tools import misbehave
 from ..support.ports import reserve_port
 from ..support.signals import signal_process
 from ..support.sshd import Sshd, descendants, kill_all
-from ..support.stages import until, writer_of
+from ..support.stages import until, until_on_loop, writer_of
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd")]
 own_host = pytest.mark.shared()
@@ -67,9 +67,7 @@ async def trouble(host: HostConnection, line: str = "reset vm=102 id=trouble-1 b
 
 
 async def became(host: HostConnection, state: str) -> None:
-    async with asyncio.timeout(60):
-        while host.health(102) != state:  # noqa: ASYNC110  the state is computed when it is asked for
-            await asyncio.sleep(0.01)
+    await until_on_loop(lambda: host.health(102) == state, state)
 
 
 async def collected(messages: AsyncIterator[Message]) -> list[Message]:
@@ -132,7 +130,7 @@ async def test_a_key_line_that_is_written_later_is_found(
         assert (await trouble(host)).cause == "key-not-accepted"
     finally:
         sshd.keys.write_text(lines)
-    await asyncio.to_thread(until, lambda: host.health() == "answering", "a login")
+    await became(host, "answering")
     keeping.cancel()
 
 

@@ -3,6 +3,7 @@
 A hold is a generator of three steps: set a trap, wait until the job is in it, and release the job.
 """
 
+import asyncio
 import json
 import os
 import select
@@ -45,6 +46,14 @@ def until(seen: Callable[[], object], what: str = "what the test waits for", sec
         assert time.monotonic() < end, f"{what} did not happen"
         time.sleep(pause)
         pause = min(2 * pause, 0.02)  # many of these looks read all of /proc, which other tests then wait for
+
+
+async def until_on_loop(seen: Callable[[], object], what: str) -> None:
+    """As `until`, for what only the thread of the event loop may read."""
+    end = time.monotonic() + SECONDS
+    while not seen():
+        assert time.monotonic() < end, f"{what} did not happen"
+        await asyncio.sleep(0.01)
 
 
 def await_agents(world: World) -> None:
