@@ -150,7 +150,7 @@ def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> 
         task_index(world, f"{upid} 0")
         fcntl.flock(file, fcntl.LOCK_EX)
         locked, held = of_vm(world)
-    # another test may have such a task of its own on this machine
+    # another test may have such a task on this machine
     named = rf"vzdump of VM {VMID} by root@pam, process \d+ works on it / wait, or pvesh delete .*:vzdump:{VMID}:"
     assert re.search(named, locked), locked
     assert held.startswith(f"warning: the lock file of VM {VMID} is held by ")
