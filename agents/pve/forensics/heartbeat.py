@@ -15,7 +15,7 @@ from ..host.paths import Host, read_small_file
 from ..host.qmp import Qmp, QmpError, QmpSilent
 from .evidence import Evidence, Heartbeat
 from .heartbeat_rule import heartbeat_lines, is_long_enough, is_old, watch_lines
-from .on_qemu import QMP_STEP_SECONDS
+from .on_qemu import QMP_STEP_SECONDS, qemu_version, was_tried
 from .probe import Probe, Reply, ok_reply
 from .vcpus import has_waiting_thread, sample_vcpus
 
@@ -24,7 +24,7 @@ LONGEST_WATCH_SECONDS = 9.5  # the time that a capture has, without the spare ti
 SPARE_WATCH_SECONDS = 1.0  # the time to begin a watch, to take its last sample and to report that sample
 _STEP_SECONDS = 1.0
 _UNKNOWN = 1 << 63  # a larger statistic is -1, so the guest did not report it
-_FORGETS_SINCE = 10  # the first major version whose virtio-balloon.c clears stats_last_update at a reset
+_FORGETS_SINCE = (10, 0)  # the first version whose virtio-balloon.c clears stats_last_update at a reset
 _BALLOON = "/machine/peripheral/balloon0"
 _STATS_QUEUE = 2
 _COUNTS = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
@@ -100,10 +100,11 @@ def sample_heartbeat(
         if stats is None:
             return seen
         said = {name: value for name, value in stats["stats"].items() if 0 <= value < _UNKNOWN}
-        driver = _has_driver(qmp)
+        version = qemu_version(qmp.command("query-version"))
+        driver = _has_driver(qmp) if was_tried(version) else None
         return replace(
             seen,
-            last=0 if driver is False and not _forgets_at_reset(qmp) else stats["last-update"],
+            last=0 if driver is False and version < _FORGETS_SINCE else stats["last-update"],
             every=int(str(qmp.command("qom-get", path=_BALLOON, property="guest-stats-polling-interval"))),
             driver=driver,
             total=said.get("stat-total-memory"),
@@ -133,8 +134,7 @@ def _as_object(answer: object) -> dict[str, Any]:
 def _has_driver(qmp: Qmp) -> bool | None:
     """Tell whether the guest has loaded a driver that sends statistics; None where QEMU can't tell (before 7.2).
 
-    Such a driver has set up the device's third queue. QEMU 11.1 aborts at x-query-virtio-status, so that command must
-    never be sent.
+    Such a driver has set up the device's third queue. x-query-virtio-status would tell it too, but ends QEMU 11.1.
     """
     try:
         queue = _as_object(
@@ -143,11 +143,6 @@ def _has_driver(qmp: Qmp) -> bool | None:
     except QmpError:
         return None
     return bool(queue["vring-desc"])
-
-
-def _forgets_at_reset(qmp: Qmp) -> bool:
-    """Tell whether this QEMU forgets the last answer at a reset; QEMU before 10.0 keeps it, even in a boot loader."""
-    return int(_as_object(qmp.command("query-version"))["qemu"]["major"]) >= _FORGETS_SINCE
 
 
 def _balloon_holds(qmp: Qmp) -> int | None:

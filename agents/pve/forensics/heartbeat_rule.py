@@ -32,13 +32,13 @@ def heartbeat_state(evidence: Evidence) -> str:
     first, beat = evidence.heartbeats[0], evidence.heartbeats[-1]
     if not beat.device or not beat.every:
         return NONE
-    if not beat.last:
+    if not beat.last and beat.driver is not None:
         return AWAITED if beat.driver else UNLOADED
     if beat.driver is False:
         return GONE
     if beat.last > first.last or -2 <= age_of(beat) <= FRESH_SECONDS * _slowness(beat):
         return FRESH
-    # The host's clock was set back, or an old QEMU does not show the driver.
+    # The host's clock was set back, or a very old or very new QEMU does not show the driver.
     if age_of(beat) < 0 or beat.driver is None:
         return UNKNOWN
     return LOST if beat.last == first.last and is_long_enough(beat) else LATE
