@@ -1,4 +1,4 @@
-"""How the handler is run on this machine, and the commands that start, reload and restart it and show its log.
+"""How the handler is run, and the commands that start, reload and restart it and show its log.
 
 This is the only module that names them, because a container and a plain process have neither systemctl nor journalctl.
 """
@@ -38,12 +38,19 @@ _CONTAINER = Manager(
     restart="podman restart breakglass",
     log="podman logs breakglass",
 )
+# No handler runs here: it has ended, or it runs on another machine.
+_ELSEWHERE = Manager(
+    start="systemctl start breakglass (without systemd: breakglass serve)",
+    reload="systemctl reload breakglass (without systemd: kill -HUP PID)",
+    restart="systemctl restart breakglass (without systemd: kill PID; breakglass serve)",
+    log="journalctl -u breakglass (without systemd: the output of breakglass serve)",
+)
 _ROLLOUT = "kubectl -n breakglass rollout restart deployment/breakglass"
 _KUBERNETES = Manager(_ROLLOUT, _ROLLOUT, _ROLLOUT, "kubectl -n breakglass logs deployment/breakglass")
 
 
 def find_manager(is_booted: bool, commands: Mapping[int, Sequence[str]], environment: Mapping[str, str]) -> Manager:
-    """Return how the handler is run: by systemd, as process 1 of a container, or as a plain process. Pure.
+    """Return how the handler is run: by systemd, as process 1 of a container, as a plain process, or not here. Pure.
 
     Args:
         is_booted: whether systemd runs this machine and has the handler's unit.
@@ -55,6 +62,8 @@ def find_manager(is_booted: bool, commands: Mapping[int, Sequence[str]], environ
     handlers = [pid for pid, words in commands.items() if is_handler(words)]
     if 1 in handlers:
         return _KUBERNETES if "KUBERNETES_SERVICE_HOST" in environment else _CONTAINER
+    if not handlers:
+        return _ELSEWHERE
     pid = handlers[0] if len(handlers) == 1 else "PID"
     start = "breakglass serve"
     return Manager(start, f"kill -HUP {pid}", f"kill {pid}; {start}", f"the output of {start}")
@@ -67,7 +76,7 @@ def is_handler(words: Sequence[str]) -> bool:
 
 @functools.cache
 def manager() -> Manager:
-    """Return how the handler is run on this machine."""
+    """Return how the handler is run, as far as this machine shows it."""
     is_booted = os.path.isdir(_BOOTED) and any(map(os.path.exists, UNITS))
     return find_manager(is_booted, {} if is_booted else dict(_read_commands()), os.environ)
 

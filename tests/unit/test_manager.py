@@ -32,7 +32,16 @@ _NAMED = re.compile(r"systemctl (?:start|reload|restart) breakglass\b(?!-)|journ
             {},
             ("breakglass serve", "kill -HUP PID", "the output of breakglass serve"),
         ),
-        (False, OTHERS, {}, ("breakglass serve", "kill -HUP PID", "the output of breakglass serve")),
+        (
+            False,
+            OTHERS,
+            {},
+            (
+                "systemctl start breakglass (without systemd: breakglass serve)",
+                "systemctl reload breakglass (without systemd: kill -HUP PID)",
+                "journalctl -u breakglass (without systemd: the output of breakglass serve)",
+            ),
+        ),
     ],
 )
 def test_the_commands_are_those_of_this_machine(
