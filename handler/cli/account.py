@@ -19,6 +19,7 @@ PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 3, 4, 2
 _CAPABILITY_VERSION_3 = 0x20080522  # capset(2)
 _KEYCTL, _JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1  # the C library has no function for keyctl(2)
 _FIELDS = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs")  # proc_pid_status(5)
+ACCOUNT = "breakglass"  # the handler's, unless --user names another
 MAKE_ONE = "make an account: adduser --system --group --no-create-home breakglass"
 
 _libc = ctypes.CDLL(None, use_errno=True)

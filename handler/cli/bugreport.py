@@ -50,6 +50,16 @@ _KEYS = re.compile(
 )
 
 
+def add_bugreport(parser: argparse.ArgumentParser) -> None:
+    """Describe `bugreport`."""
+    parser.description = (
+        "Write one new file that only you can read: versions, doctor's report, /health, and the configuration without "
+        "its keys, tokens, passwords and texts. It names hosts, VMs, callers and addresses. Nothing is sent."
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", default=FILE, help=f"default: {FILE}")
+    parser.set_defaults(run=bugreport)
+
+
 def bugreport(arguments: argparse.Namespace) -> int:
     """Write the file, and say what is in it."""
     use_unit_credentials()

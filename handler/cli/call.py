@@ -1,4 +1,4 @@
-"""`breakglass call` and `sign`: commands for a caller, which has a signing key but no configuration."""
+"""`breakglass call` and the verbs, for a caller, who has a signing key but no configuration."""
 
 import argparse
 import json
@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from ..agents.pve.words import ANYWAY
-from ..auth.signing import ID
 from ..base.manager import manager
 from ..base.verbs import VERBS
-from ..client import Event, HandlerError, NoAnswer, Signer, VerbCall, new_id
+from ..client import Event, HandlerError, NoAnswer, VerbCall
 from ..client import call as send
 from .answers import LOOKS, document_hint, show_document, show_result
-from .environment import caller_key, given_url, name_refused_key, own_signer
+from .environment import given_url, name_refused_key, own_signer
 from .guest_return import BRINGS_UP, RETURN_SECONDS, await_guest
 from .output import (
     DONE,
@@ -31,7 +30,9 @@ from .output import (
     remark,
     say,
     show,
+    suggestion,
 )
+from .sign import checked_id
 from .terminal_text import localized
 
 _RAW = "== "  # begins each part of the evidence, as the host read it
@@ -52,22 +53,40 @@ class Display:
     full: bool = False
 
 
-def sign(arguments: argparse.Namespace) -> int:
-    """Print the headers that sign the body on standard input, for `curl -H @-`."""
-    msg_id = _checked_id(arguments.id)
-    if sys.stdin is None:
-        raise CommandError("standard input is closed", "pass the body on standard input: breakglass sign <FILE")
-    headers = Signer("", caller_key(os.environ)).headers(msg_id, sys.stdin.buffer.read())
-    for name, value in headers.items():
-        say(f"{name}: {value}")
-    return DONE
+def _verb(text: str) -> str:
+    if text in VERBS:
+        return text
+    more = f"use {', '.join(VERBS)}"
+    raise argparse.ArgumentTypeError(f'there is no verb "{text}"; {suggestion(text, VERBS, more)}')
 
 
-def _checked_id(msg_id: str | None) -> str:
-    """Return the checked id from the arguments, or a new one."""
-    if msg_id is not None and not ID.fullmatch(msg_id):
-        raise CommandError(f'not an id: "{msg_id}"', "use 8 to 64 of A-Z a-z 0-9 _ -, or leave out --id")
-    return msg_id or new_id()
+def add_call(parser: argparse.ArgumentParser, short: str = "") -> None:
+    """Describe `call`, or the command that is short for it with this verb."""
+    if not short:
+        parser.add_argument("verb", metavar="VERB", type=_verb, choices=tuple(VERBS), help=", ".join(VERBS))
+    parser.set_defaults(run=call, **({"verb": short} if short else {}), is_short=bool(short))
+    is_needed = bool(short) and VERBS[short].mutating
+    parser.add_argument(
+        "named", nargs="?", metavar="VM", help="the VM" if is_needed else "the VM; needed only if there are several"
+    )
+    parser.add_argument("--id", help="repeat the earlier request that had this id; it acts at most once")
+    parser.add_argument("--vm", action="append", default=[], help="the VM, as another way to name it")
+    parser.add_argument("--reason", help="the reason, which the host records")
+    if not short or VERBS[short].mutating:
+        parser.add_argument("--if-state", metavar="STATE", help="run only if the VM is in this state")
+        parser.add_argument(
+            "--if-last", metavar="ID", help="run only if this job is still the newest (none: only if there is no job)"
+        )
+    if short in ("", "history"):
+        parser.add_argument("--job", metavar="ID", help="show this job" if short else "with history: show this job")
+    if short in ("", "reset", "cycle"):
+        what = "override the host's refusal that has this code"
+        parser.add_argument("--anyway", choices=tuple(ANYWAY), help=what if short else f"with reset or cycle: {what}")
+    parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
+    parser.add_argument("--quiet", action="store_true", help="show no stages, and don't wait for the guest")
+    parser.add_argument(
+        "--full", action="store_true", help="print everything that the host read, and not only the verdict"
+    )
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -77,7 +96,7 @@ def call(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name, None) or "" for name in fields}
     request = VerbCall(**given, again=arguments.id is not None)
     display, results = Display(arguments.json, arguments.quiet, arguments.full), list[Event]()
-    code = run_verb(request, _checked_id(arguments.id), display, results.append)
+    code = run_verb(request, checked_id(arguments.id), display, results.append)
     if code == DONE and request.verb in BRINGS_UP and not (display.json or display.quiet):
         _show_return(request.vm or str(results[0]["vm"]), results[0])
     return code

@@ -5,6 +5,7 @@ import json
 import os
 
 from ..client import HandlerError, NoAnswer, Signer
+from .account import ACCOUNT
 from .answers import report_unanswered
 from .conversation import ChatClient, fetch_conversations
 from .environment import own_signer
@@ -14,6 +15,29 @@ from .terminal_text import table_of
 
 NEWEST = "1"  # the value of `--resume` without a number
 _LIST_HINT = "list the conversations with breakglass chat --list, or leave out --resume to begin a new one"
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """Describe `chat`."""
+    parser.add_argument("--vm", help="the VM; needed only if there are several")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--list", action="store_true", help="list your conversations of the last 30 days, newest first, and exit"
+    )
+    parser.add_argument("--json", action="store_true", help="with --list: print one line of JSON")
+    which.add_argument(
+        "--resume",
+        nargs="?",
+        const=NEWEST,
+        metavar="NUMBER",
+        help="continue conversation NUMBER of the list; without NUMBER, the newest one",
+    )
+    which.add_argument(
+        "--sandbox", action="store_true", help="test whether this machine can isolate claude, before you install claude"
+    )
+    user = f"with --sandbox: the handler's account, if root runs this (default: {ACCOUNT})"
+    parser.add_argument("--user", metavar="NAME", default=ACCOUNT, help=user)
+    parser.set_defaults(run=chat)
 
 
 def chat(arguments: argparse.Namespace) -> int:

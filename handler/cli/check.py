@@ -14,6 +14,24 @@ from .output import DONE, USAGE, CommandError, complain, say
 from .starting import load_as, load_server_modules
 
 
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """Describe `check`."""
+    parser.description = (
+        "Check a configuration with the rules of a real start, as the handler's user, but start nothing. "
+        "The exit code is 2 if there is a problem; a warning doesn't change it."
+    )
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the configuration (default: BREAKGLASS_CONFIG)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, with or without problems")
+    add_user(parser)
+    parser.set_defaults(run=check)
+
+
+def add_user(parser: argparse.ArgumentParser) -> None:
+    """Add `--user`."""
+    what = "the handler's account to run as, if root runs this (default: the group of the configuration file)"
+    parser.add_argument("--user", metavar="NAME", help=what)
+
+
 def check(arguments: argparse.Namespace) -> int:
     """Report the problems and the warnings of a configuration; return 2 if there is a problem."""
     path = config_path() if arguments.file is None else Path(arguments.file)

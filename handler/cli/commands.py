@@ -2,15 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..agents.pve.words import VERSION
 from ..base.findings import ConfigError
 from ..base.verbs import VERBS
-from . import arguments, call, docs, host, notify, serve
-from .keys.arguments import add_keys
 from .output import (
     EXIT_CODES,
     FAILED,
@@ -22,67 +20,68 @@ from .output import (
     flush_output,
     reason,
     suggestion,
-    version,
 )
-from .vm import add_vm_commands
 
 
 class Command(NamedTuple):
-    """A command: what it does, what adds its arguments, an example, and whether its --help has the exit codes."""
+    """A command: what it does, what adds its arguments, an example, and whether its --help has the exit codes.
+
+    `adds` is a function of a module beside this one. The module is loaded only for its command, because loading all of
+    them would take most of the time that a command takes.
+    """
 
     name: str
     what: str
-    describe: Callable[[argparse.ArgumentParser], None]
+    adds: str
     example: str
     has_codes: bool = False
 
-
-def _runs(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.ArgumentParser], None]:
-    return lambda parser: parser.set_defaults(run=run)
-
-
-def _add_sign(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--id", help="use this id instead of a new one")
-    parser.set_defaults(run=call.sign)
+    def describe(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments to a parser."""
+        module, _, function = self.adds.rpartition(".")
+        add = getattr(import_module(f".{module}", __package__), function)
+        add(parser, **({"short": self.name} if self.name in VERBS else {}))
 
 
 def _short_form(name: str) -> Command:
     does = VERBS[name].consequence.rstrip(".")
-    return Command(name, does[0].lower() + does[1:], partial(arguments.add_call, short=name), f"{name} devvm", True)
+    return Command(name, does[0].lower() + does[1:], "call.add_call", f"{name} devvm", True)
 
 
 # Each task of an operator, with its commands. The overview, docs/cli.md, the completions and the man page follow it.
 TASKS: dict[str, tuple[Command, ...]] = {
     "a VM does not answer": (
         *map(_short_form, VERBS),
-        Command("call", "run a verb; VERB VM is short for call VERB VM", arguments.add_call, "call status", True),
-        Command("chat", "talk with claude about a VM", arguments.add_chat, "chat --vm devvm"),
+        Command("call", "run a verb; VERB VM is short for call VERB VM", "call.add_call", "call status", True),
+        Command("chat", "talk with claude about a VM", "chat.add_chat", "chat --vm devvm"),
     ),
     "the morning after": (
-        Command("log", "list who did what to the VMs last night, and why", arguments.add_log, "log --since 12h", True),
-        Command("report", "print what happened to the VMs lately", arguments.add_report, "report --since 12h", True),
+        Command("log", "list who did what to the VMs last night, and why", "report.add_log", "log --since 12h", True),
+        Command("report", "print what happened to the VMs lately", "report.add_report", "report --since 12h", True),
     ),
     "before you need it": (
-        Command("doctor", "test the whole path of a request", arguments.add_doctor, "doctor --vm devvm"),
-        Command("drill", "power-cycle a VM that is for drills", arguments.add_drill, "drill --vm devvm", True),
-        Command("check", "report the problems of a configuration", arguments.add_check, "check"),
-        Command("notify", "try the receivers of messages to people", notify.add_notify, "notify test"),
+        Command("doctor", "test the whole path of a request", "doctor.add_doctor", "doctor --vm devvm"),
+        Command("drill", "power-cycle a VM that is for drills", "drill.add_drill", "drill --vm devvm", True),
+        Command("check", "report the problems of a configuration", "check.add_check", "check"),
+        Command("notify", "try the receivers of messages to people", "notify.add_notify", "notify test"),
     ),
     "set up and change": (
-        Command("demo", "try Breakglass here, without a Proxmox host", arguments.add_demo, "demo --no-chat"),
-        Command("init", "write a configuration, its secrets and its keys", arguments.add_init, "init"),
-        Command("serve", "run the handler (BREAKGLASS_CONFIG, HOST, PORT)", _runs(serve.serve), "serve"),
-        Command("host", "set up or upgrade a Proxmox host", host.add_host, "host upgrade pve1"),
-        Command("keys", "add, list, change and remove callers", add_keys, "keys new phone --pair"),
-        Command("vm", "add, list and remove VMs", add_vm_commands, "vm list"),
-        Command("alert-example", "print a sender's configuration", host.add_alert_example, "alert-example pve"),
+        Command("demo", "try Breakglass here, without a Proxmox host", "demo.add_demo", "demo --no-chat"),
+        Command("init", "write a configuration, its secrets and its keys", "init.add_init", "init"),
+        Command("serve", "run the handler (BREAKGLASS_CONFIG, HOST, PORT)", "serve.add_serve", "serve"),
+        Command("host", "set up or upgrade a Proxmox host", "host.add_host", "host upgrade pve1"),
+        Command("keys", "add, list, change and remove callers", "keys.arguments.add_keys", "keys new phone --pair"),
+        Command("vm", "add, list and remove VMs", "vm.add_vm_commands", "vm list"),
+        Command("alert-example", "print a sender's configuration", "host.add_alert_example", "alert-example pve"),
     ),
     "for scripts, and to read": (
-        Command("bugreport", "write a file for the maintainers, no secret", arguments.add_bugreport, "bugreport"),
-        Command("sign", "print the headers that sign the body on standard input", _add_sign, "sign <body.json"),
-        Command("docs", "print a document, a section, or what to do about a code", docs.add_docs, "docs storage-hung"),
-        Command("completion", "print the completions of a shell", docs.add_completion, "completion bash"),
-        Command("version", "print the version", _runs(lambda _: version(VERSION)), "version"),
+        Command("bugreport", "write a file for the maintainers, no secret", "bugreport.add_bugreport", "bugreport"),
+        Command("sign", "print the headers that sign the body on standard input", "sign.add_sign", "sign <body.json"),
+        Command(
+            "docs", "print a document, a section, or what to do about a code", "docs.add_docs", "docs storage-hung"
+        ),
+        Command("completion", "print the completions of a shell", "docs.add_completion", "completion bash"),
+        Command("version", "print the version", "output.add_version", "version"),
     ),
 }
 _WHAT = "Power verbs for a VM that has stopped answering."

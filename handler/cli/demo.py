@@ -10,6 +10,25 @@ from .starting import listen
 
 _LONGEST_SOCKET = 107  # bytes, see unix(7)
 _BELOW = len("/bg12345678/run/qemu-server/102.serial0")  # the longest path below the demo's directory, with some margin
+# The states of the demo's VM. `handler/demo/proxmox/world.py` creates them, but only the command `demo` loads that
+# file.
+SCENARIOS = (
+    *("guest-panicked", "guest-hung", "idle", "healthy", "paused", "io-error", "disk-frozen", "qemu-wedged"),
+    *("stopped", "stopped-locked"),
+)
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """Describe `demo`."""
+    parser.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="the fault that the VM has")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--no-chat", action="store_true", help="run without claude and the scripted model")
+    model.add_argument(
+        "--real-model",
+        action="store_true",
+        help="use the real model with your credential from the environment, which costs money",
+    )
+    parser.set_defaults(run=demo)
 
 
 def demo(arguments: argparse.Namespace) -> int:

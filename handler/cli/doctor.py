@@ -23,7 +23,7 @@ from ..doctor.signed import prove
 from ..doctor.visit import CONFIGURATION, HANDLER, Visit, read_units
 from ..doctor.walk import LOOKS, Causes, walk
 from .account import name_this_user
-from .check import find_problems
+from .check import add_user, find_problems
 from .environment import DEFAULT_URL, given_key, given_url, port_number, use_unit_credentials
 from .output import INTERRUPTED, USAGE, CommandError, Progress, complain, drop_output, flush_output, reason, say
 from .ping import ping
@@ -33,6 +33,32 @@ READ_SECONDS = 20.0  # for the files that are read before the first check
 PING_SECONDS = 8.0  # after that
 _LEVELS = {OK: 0, WARNING: 1, ERROR: 2}
 _MOST_SAMPLE_BYTES = 1 << 20  # the same limit as for a request
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Describe `doctor`."""
+    parser.description = (
+        "Look at the configuration, the keys, the hosts, the handler and chat, and print one line for each finding: "
+        "ok, warning or error, a sentence, and the fix. It changes no VM's power. The exit code is 0 if all is well, "
+        "1 after a warning, and 2 after an error. It asks the handler (BREAKGLASS_URL, or server.url) as a caller: "
+        "with the signing key in BREAKGLASS_SECRET_FILE, or as the caller that the configuration calls doctor."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="look at this VM and its hosts only")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument(
+        "--sample",
+        action="append",
+        metavar="SOURCE=FILE",
+        help="a notification that a monitoring system has sent: see which [[alerts]] entries match it; repeatable",
+    )
+    parser.add_argument(
+        "--ping",
+        metavar="FILE",
+        help="after a run without errors, request the URL in this file, which is how Healthchecks is pinged",
+    )
+    parser.add_argument("--ping-failures", action="store_true", help="with --ping: after an error, request URL/fail")
+    add_user(parser)
+    parser.set_defaults(run=doctor)
 
 
 def doctor(arguments: argparse.Namespace) -> int:

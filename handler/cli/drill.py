@@ -31,6 +31,22 @@ from .output import (
 )
 
 
+def add_drill(parser: argparse.ArgumentParser) -> None:
+    """Describe `drill`."""
+    parser.description = (
+        "Do a real rescue of a VM that has drill = true: send a signed alert, wait for its evidence, power-cycle the "
+        "VM, and prove that this happened. Unsaved work in the VM is lost. Its host then records that it is proven. "
+        "It needs the signing key of a caller that may do status, forensics, history and cycle."
+    )
+    parser.add_argument("--vm", required=True, metavar="NAME", help="the VM, which needs drill = true")
+    parser.add_argument(
+        "--yes", action="store_true", help="don't ask before the power cycle (required if there is no terminal)"
+    )
+    parser.add_argument("--id", metavar="ID", help="continue this earlier drill; it acts at most once")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(run=drill)
+
+
 def drill(arguments: argparse.Namespace) -> int:
     """Do a drill. Return 0 if it proves the VM's host."""
     if not arguments.vm:

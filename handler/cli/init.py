@@ -21,7 +21,7 @@ from ..config.model import Address
 from ..config.new_file import NAME, POWER, SESSION, NewConfig, NewHost, config_texts, operator_files, toml_text
 from ..config.server import is_loopback, page_link
 from ..config.ssh_keys import new_key
-from .account import MAKE_ONE, look_up
+from .account import ACCOUNT, MAKE_ONE, look_up
 from .check import find_problems
 from .environment import client_file, home_directory
 from .init_answers import read_answers
@@ -30,9 +30,40 @@ from .init_page import PAGE, page_text
 from .keys.configuration import new_signing_key
 from .output import DONE, FAILED, CommandError, complain, has_person, say
 
-ACCOUNT = "breakglass"
 ROOTS_DIRECTORY, ROOTS_SESSIONS = "/etc/breakglass", "/var/lib/breakglass"
 _FILES = (SESSION, POWER, f"{POWER}.pub", PAGE)
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Describe `init`."""
+    parser.description = (
+        "Write a configuration, the session secret, an operator's signing key and an SSH key pair, and print the "
+        "next steps. It writes all files or none, and overwrites nothing. In a terminal, it asks for what you leave "
+        "out. If root runs it, the handler's account can read the files."
+    )
+    where = f"the directory (default: {ROOTS_DIRECTORY} for root, ~/.config/breakglass for others)"
+    parser.add_argument("directory", nargs="?", metavar="DIR", help=where)
+    parser.add_argument("--url", help="the URL at which people reach this handler, like https://rescue.example.org/")
+    parser.add_argument(
+        "--host", action="append", metavar="NAME=ADDRESS", help="a Proxmox host, like pve1=192.0.2.10; repeatable"
+    )
+    parser.add_argument(
+        "--host-key",
+        action="append",
+        metavar="NAME=LINE",
+        help="the host's public key, or the word any to pin it later; give one for each --host",
+    )
+    parser.add_argument(
+        "--vm",
+        action="append",
+        metavar="NAME=NUMBER[@HOST,HOST]",
+        help="a VM and where it may run, like devvm=102@pve1; repeatable",
+    )
+    parser.add_argument(
+        "--operator", metavar="NAME", help="your name: the signing key is yours, and the hosts record the name"
+    )
+    parser.add_argument("--user", metavar="NAME", help=f"the handler's account, if root runs this (default: {ACCOUNT})")
+    parser.set_defaults(run=init)
 
 
 def init(arguments: argparse.Namespace) -> int:

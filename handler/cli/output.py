@@ -1,5 +1,6 @@
 """Printing for all commands, and the exception that ends a command."""
 
+import argparse
 import contextlib
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+from ..agents.pve.words import VERSION
 from ..base.reasons import reason
 
 # --- The exception that ends a command ---
@@ -184,7 +186,11 @@ def drop_output() -> None:
     os.close(nowhere)
 
 
-def version(number: str) -> int:
-    """Print the version."""
-    say(f"breakglass {number}")
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Describe `version`."""
+    parser.set_defaults(run=_version)
+
+
+def _version(_: argparse.Namespace) -> int:
+    say(f"breakglass {VERSION}")
     return DONE

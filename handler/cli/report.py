@@ -20,6 +20,38 @@ _RETRY_SECONDS = 5.0
 _NO_CALLER = "make one: breakglass keys new doctor --allow status --allow history --unit breakglass"
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Describe `report`."""
+    parser.description = (
+        "Print each alert, verdict and verb of the last hours, with who did it and why, and what is still open. The "
+        "hosts remember it, so every handler can tell (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
+    parser.add_argument("--since", metavar="HOURS", default="8h", help="how far to look back, like 8h (72h at most)")
+    parser.add_argument("--json", action="store_true", help="print only the answer object, as one line")
+    what = "print one HTML file with the pictures, to print or to send"
+    parser.add_argument("--html", dest="form", action="store_const", const="html", default="markdown", help=what)
+    parser.add_argument(
+        "--notify",
+        action="store_true",
+        help="send the receivers of [[notify]] one message instead (BREAKGLASS_CONFIG), or none after a quiet time",
+    )
+    parser.set_defaults(run=report)
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Describe `log`."""
+    parser.description = (
+        "Print one line for each job of the last hours on each VM that the caller may see, the newest last: when it "
+        "began, the VM, the verb, who sent it, and how it ended. The reason is below the line. The hosts remember the "
+        "jobs, so every handler can tell (BREAKGLASS_URL, BREAKGLASS_SECRET_FILE)."
+    )
+    parser.add_argument("--vm", metavar="NAME", help="only this VM (default: each VM that the caller may see)")
+    parser.add_argument("--since", metavar="HOURS", default="12h", help="how far to look back, like 12h (72h at most)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(run=log, form="rows")
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Print the report of the last hours, or send its summary unless it is certain that no job began in them."""
     config = load_receivers() if arguments.notify else None

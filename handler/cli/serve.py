@@ -17,6 +17,11 @@ _ROOT = "the handler was started as root, and must not be root"
 _NOT_ROOT = "start it as its own user: setpriv --reuid breakglass --regid breakglass --clear-groups breakglass serve"
 
 
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Describe `serve`."""
+    parser.set_defaults(run=serve)
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Run the handler until it is told to stop."""
     if os.geteuid() == 0:
