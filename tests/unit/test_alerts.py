@@ -101,32 +101,6 @@ def test_what_does_not_fire_captures_nothing(source: str, payload: object) -> No
     assert planned(source, payload, rules=everything) == Plan({}, 1)
 
 
-WRONG = [
-    ("alertmanager", {"alerts": {}}, "alerts is not a list"),
-    ("alertmanager", {"alerts": ["x"]}, "alerts[0] is not"),
-    ("alertmanager", {"alerts": [{"status": 1}]}, "alerts[0].status is not text"),
-    ("alertmanager", {"alerts": [{"labels": ["a"]}]}, "alerts[0].labels is not"),
-    ("alertmanager", {"alerts": [{"labels": {"a": 1}}]}, "alerts[0].labels.a is not text"),
-    ("grafana", {"alerts": [{"fingerprint": 1}]}, "alerts[0].fingerprint is not text"),
-    ("kuma", {"heartbeat": 1, "monitor": {}}, "heartbeat is not"),
-    ("kuma", {"heartbeat": {"status": "0"}, "monitor": {}}, "heartbeat.status is not a number"),
-    ("kuma", {"heartbeat": {"status": False}, "monitor": {}}, "heartbeat.status is not a number"),
-    ("kuma", {"heartbeat": {"status": 0}, "monitor": {"tags": [1]}}, "monitor.tags[0] is not"),
-    ("gatus", {"status": "TRIGGERED", "endpoint": 1}, "endpoint is not text"),
-    ("healthchecks", {"status": "down", "code": 1}, "code is not text"),
-    ("pve", {"fields": [1]}, "fields is not"),
-    ("pve", {"fields": {"type": "fencing"}, "timestamp": 1.5}, "timestamp is not text"),
-    ("generic", {"status": "firing", "labels": {"a": None, "b": 2}}, "labels.b is not text"),
-]
-
-
-@each_row(("source", "payload", "message"), WRONG)
-def test_a_field_of_the_wrong_type_is_refused_by_name(source: str, payload: object, message: str) -> None:
-    """A field that is used and has the wrong type is refused by its name."""
-    with pytest.raises(BadRequest, match=re.escape(message)):
-        planned(source, payload)
-
-
 def test_a_hostile_label_is_cut_and_escaped() -> None:
     """The sender chooses it. An error shows its name, and the reason of a capture its value."""
     for name in ("\ud800", "x" * 100_000, "\n\x1b[2J"):
@@ -232,28 +206,6 @@ def slow_rules() -> tuple[SlowPattern, list[Rule]]:
 NOTIFICATION = json.dumps({"status": "firing", "labels": {"host": "devvm"}}).encode()
 
 
-async def test_a_comparison_that_takes_long_delays_no_other_request() -> None:
-    """The event loop continues during the comparison. In this test, only the loop lets the comparison end."""
-    slow, rules = slow_rules()
-    planning = asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am"))
-    await asyncio.sleep(0)
-    slow.go.set()
-    assert list((await planning).captures) == ["devvm"]
-
-
-@pytest.mark.all
-async def test_a_notification_that_waits_long_for_another_is_to_be_sent_again() -> None:
-    """Only one notification is compared at a time, but the waiting one is still answered."""
-    slow, rules = slow_rules()
-    both = [asyncio.create_task(make_plan("generic", NOTIFICATION, rules, NOW, SECRET, "am")) for _ in range(2)]
-    try:
-        for each in both:
-            with pytest.raises(Unreached, match="being compared"):
-                await each
-    finally:
-        slow.go.set()
-
-
 async def test_a_sender_of_many_notifications_delays_no_other_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one notification of each sender is compared at a time, so the other sender's comes second."""
     monkeypatch.setattr("breakglass.web.alert.PLAN_SECONDS", 60.0)
@@ -287,15 +239,6 @@ async def test_too_many_notifications_of_a_sender_are_refused_at_once(monkeypatc
 
 
 # --- the reason of a capture ---
-
-
-@given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()), st.text())
-def test_the_reason_is_plain_text(labels: dict[str, str], annotations: dict[str, str], start: str) -> None:
-    """The reason of any payload is at most 5 KiB of printable lines, one for each label and annotation."""
-    reason = why("generic", Alert(True, labels, annotations, "", start))
-    assert len(reason.encode()) <= REASON_BYTES
-    assert len(reason.split("\n")) <= 1 + len(labels) + len(annotations)
-    assert reason.replace("\n", "").isprintable()
 
 
 def test_a_refused_capture_has_no_job_to_link_to() -> None:

@@ -1,6 +1,5 @@
 """Who may send alerts and which entries they select: Grafana's signature, bearer tokens, and the configuration."""
 
-import math
 import re
 from contextlib import nullcontext
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.alerts.rules import MOST_STEPS, Rule, check_pattern
+from breakglass.alerts.rules import Rule, check_pattern
 from breakglass.auth.signing import (
     BEARER,
     GRAFANA,
@@ -192,13 +191,6 @@ def test_a_fault_in_a_sender_disables_that_one_alone(old: str, new: str, path: s
     assert "x" * 60 not in str(config.problems[0])
 
 
-def test_two_senders_with_one_token_are_both_disabled() -> None:
-    """They can't be told apart, as with signing keys."""
-    config = read(GOOD + f'[callers.other]\ntoken = "{TOKEN}"\nallow = ["forensics"]\n')
-    assert [problem.place for problem in config.problems] == ["callers.alertmanager.token", "callers.other.token"]
-    assert [caller.name for caller in config.callers] == ["operator", "grafana"]
-
-
 @each_row(("old", "new", "path"), ENTRIES)
 def test_a_fault_in_an_entry_disables_that_one_alone(old: str, new: str, path: str) -> None:
     """It is reported by the entry's number and key. One problem says that the entry's VM is disabled."""
@@ -256,29 +248,4 @@ def test_a_long_label_matches_no_pattern() -> None:
 def test_a_pattern_is_simple_and_fast(pattern: str, message: str) -> None:
     """One that could take very long on a hostile label is refused, and so is one whose time is not known."""
     with pytest.raises(ValueError, match=message) if message else nullcontext():
-        check_pattern(pattern)
-
-
-REPEATS = {"": (1, 1), "?": (2, 1), "*": (201, 200), "+": (201, 200), "{3}": (1, 3), "{1,4}": (4, 4)}  # ways, length
-PIECES = st.tuples(st.sampled_from(["a", ".", "[ab]", r"\.", r"\d", "é"]), st.sampled_from(sorted(REPEATS)))
-
-
-@given(st.lists(PIECES, max_size=8), st.lists(PIECES, max_size=4), st.lists(PIECES, max_size=4))
-def test_a_pattern_is_refused_only_for_too_many_steps(
-    sequence: list[tuple[str, str]], left: list[tuple[str, str]], right: list[tuple[str, str]]
-) -> None:
-    """A pattern of supported constructs is refused only if each way to begin it tries too many characters."""
-
-    def text(pieces: list[tuple[str, str]]) -> str:
-        return "".join(character + repeat for character, repeat in pieces)
-
-    def ways(pieces: list[tuple[str, str]]) -> int:
-        return math.prod(REPEATS[repeat][0] for _, repeat in pieces)
-
-    def steps(pieces: list[tuple[str, str]]) -> int:
-        return sum(ways(pieces[:n]) * REPEATS[repeat][1] for n, (_, repeat) in enumerate(pieces))
-
-    pattern = f"{text(sequence)}({text(left)}|{text(right)})?"
-    few = steps(sequence) + ways(sequence) * (steps(left) + steps(right)) <= MOST_STEPS
-    with nullcontext() if few else pytest.raises(ValueError, match="too long to match a hostile label"):
         check_pattern(pattern)

@@ -4,11 +4,10 @@ import json
 from dataclasses import asdict
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.base.errors import BadRequest
-from breakglass.base.text import cut_utf8
 from breakglass.base.verbs import VERBS
 from breakglass.web.bodies import parse_verb_body
 
@@ -18,7 +17,6 @@ from ..support.rows import each_row
 TEXTS = ("verb", "reason", "if_state", "if_last", "job", "anyway", "proves", "vm", "challenge", "to")
 FIELDS = (*TEXTS[:7], "again", *TEXTS[7:])  # as the hint lists them
 JOB = "msg_12345678"
-sound = st.text()
 
 
 def body(**fields: object) -> bytes:
@@ -159,16 +157,3 @@ def test_any_bytes_at_all_are_a_request_or_a_bad_request(sent: bytes) -> None:
         texts = [error.message, error.hint]
         assert all(texts)
     assert all(isinstance(text, str) and text.encode().decode() == text for text in texts)
-
-
-# --- cutting ---
-
-
-@given(sound, st.integers(0, 40))
-@example("a☎b", 3)
-def test_a_text_is_cut_at_a_character(text: str, limit: int) -> None:
-    """A cut text fits, is the beginning of the whole text, and has as many whole characters as fit."""
-    cut = cut_utf8(text, limit)
-    assert len(cut.encode()) <= limit
-    assert text.startswith(cut)
-    assert cut == text or len(text[: len(cut) + 1].encode()) > limit

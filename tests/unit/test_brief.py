@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from breakglass.base.verbs import VERBS
-from breakglass.chat.brief import build_agents, describe_vm, list_tool_rules, render_ssh_files
+from breakglass.chat.brief import list_tool_rules, render_ssh_files
 from breakglass.chat.events import find_proposed_verb
 from breakglass.chat.program import BRIEF
 from breakglass.config.model import Address, Host, Vm
@@ -22,35 +22,6 @@ def test_what_the_brief_teaches_may_run() -> None:
     """Every command of the brief has a rule. Only the guest's command has a rule without being in the brief."""
     taught = {f"Bash({command})" for command in re.findall(r"`(pve [a-z]+)`", TEXT)}
     assert taught | {"Bash(pve job:*)", "Bash(devvm:*)"} == set(list_tool_rules(VM))
-
-
-def test_the_brief_is_what_agents_takes() -> None:
-    """The front matter has the name, description and tools. The rest is the prompt, with this VM at its end."""
-    made = build_agents(TEXT, VM)["breakglass"]
-    assert made["tools"] == ["Bash", "Read", "Grep", "Glob"]
-    assert made["description"]
-    assert str(made["prompt"]).startswith("You help")
-    assert str(made["prompt"]).endswith(describe_vm(VM) + "\n")
-
-
-def test_the_brief_says_what_must_not_be_missing() -> None:
-    """It says to look first, not to obey the guest's text, and to ask once and then stop."""
-    for words in ("Look before", "untrusted text", "never an instruction", "Then stop", "Reset or cycle"):
-        assert words in " ".join(TEXT.split())
-
-
-@each_row(
-    ("vm", "words"),
-    [
-        (VM, "`devvm COMMAND` runs one command inside the VM as `claude`"),
-        (replace(VM, guest=Address("root", "192.0.2.20")), "That is root"),
-        (replace(VM, guest=None), "can't log in to the VM"),
-        (NO_KEY, "can't log in to the VM"),
-    ],
-)
-def test_it_is_told_what_it_can_reach(vm: Vm, words: str) -> None:
-    """The brief differs with and without a guest, for root, and with and without a key."""
-    assert words in describe_vm(vm)
 
 
 def test_there_is_no_rule_for_what_is_not_there() -> None:

@@ -185,13 +185,6 @@ def test_a_change_while_it_is_read_is_seen_whole(
     assert found == load_config(config, {})
 
 
-def test_what_keeps_changing_is_not_used(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [ANNA, BOB] * 9
-    between(monkeypatch, lambda: replace(config, texts.pop()), 9)
-    own(config)
-    assert "changed while it was read" in refusal(config)
-
-
 # --- a directory that can't be read ---
 
 

@@ -128,8 +128,3 @@ def test_each_kind_of_credential_is_read(name: str, url: str) -> None:
     config = chat(f'base_url = "{url}"' if url else "", {"key": f"# ours\n\n {name}=sk-ant+/=_-9 \n"})
     assert config.chat is not None
     assert config.chat.api == ModelApi(name, "sk-ant+/=_-9", base_url=url or API.base_url)
-
-
-def test_chat_is_no_fault_if_it_is_not_there() -> None:
-    config = read(GOOD)
-    assert (config.chat, config.chat_fault, config.problems) == (None, False, ())

@@ -10,7 +10,6 @@ from breakglass.agents.pve.check.findings import (
     OK,
     Account,
     Finding,
-    find_account,
     judge_account,
     judge_bashrc,
     judge_file,
@@ -75,14 +74,6 @@ def judged_accounts() -> Iterator[tuple[object, Iterable[Finding]]]:
     yield from ((text, [judge_bashrc("/root/.bashrc", text)]) for text in BASHRC)
     for more in ("", "breakglass:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\n"):
         yield f"passwd {more}", judge_other_accounts(PASSWD + more)
-
-
-def test_the_first_line_of_passwd_applies() -> None:
-    """A line without seven fields is ignored."""
-    passwd = f"{USER}:x:0\nroot:x:0:0:root:/root:/bin/bash\n{USER}:x:0:0::/:/bin/sh\n{USER}:x:7:7::/:/bin/bash\n"
-    assert find_account(passwd, USER) == Account("0", "/", "/bin/sh")
-    assert find_account(passwd, "root") == Account("0", "/root", "/bin/bash")
-    assert find_account(passwd, "nobody") is None
 
 
 # --- sshd ---

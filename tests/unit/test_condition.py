@@ -40,15 +40,6 @@ def test_a_key_expires_by_the_clock_alone() -> None:
         assert [fault.code for fault in found.faults] == ["caller-expired" if is_refused else "caller-expires"]
 
 
-def test_a_key_that_expires_soon_is_no_problem_yet() -> None:
-    """In the last 14 days, it is a fault of /ready, but not a problem of the configuration."""
-    soon, later = caller("soon", NOON + timedelta(days=14, seconds=-1)), caller("later", NOON + timedelta(days=14))
-    found = condition(soon, later)
-    [fault] = found.faults
-    assert (found.config_state, fault.code) == ("ok", "caller-expires")
-    assert fault.sentence == "The key of soon expires on 2026-12-11."
-
-
 def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
     """The state and the faults have a rejected reload first, then the problems and the expired keys."""
     ok = condition(caller("anna", NOON - timedelta(days=1)))
@@ -80,11 +71,3 @@ def test_only_the_whole_sentences_name_something() -> None:
     assert {fault.code for fault in faults} == GENERAL.keys()
     assert not [name for fault in faults for name in names if name in GENERAL[fault.code]]
     assert [name for name in names if not any(name in fault.sentence for fault in faults)] == []
-
-
-@each_row("state", ["not-checked", "lost", "disabled", "wrong-node", "read-only-key"])
-def test_a_state_in_which_no_verb_is_known_to_arrive_is_a_fault(state: str) -> None:
-    """Even the state of a host that was not tried yet is a fault."""
-    found = replace(condition(), hosts={"pve1": state}, vms={})
-    assert [(fault.code, fault.place) for fault in found.faults] == [("host-down", "host pve1")]
-    assert state in found.faults[0].sentence

@@ -17,7 +17,6 @@ from .test_config import (
     HOST,
     OPERATOR,
     OTHER_VM,
-    ROOMY,
     VM,
     changed,
     no_files,
@@ -41,26 +40,12 @@ def host(config: Config) -> Host:
     return config.hosts["pve1"]
 
 
-def with_host(text: str, files: dict[str, str] | None = None) -> Config:
-    """Return the configuration with more lines in the host's table."""
-    return read(GOOD.replace("[hosts.pve1]\n", f"[hosts.pve1]\n{text}\n"), files)
-
-
 def with_vm(text: str, name: str = "devvm") -> Config:
     """Return the configuration with more lines in the VM's table, under this name."""
     return parse(GOOD.replace("[vms.devvm]\n", f"[vms.{name}]\n{text}\n"), no_files)
 
 
 # --- hosts ---
-
-
-def test_a_host_is_read() -> None:
-    """A host has an address, a power key and its pinned keys."""
-    own = host(read(GOOD))
-    assert own.ssh == Address("breakglass", "192.0.2.10", 2222)
-    assert (own.name, own.key) == ("pve1", SSH_KEY.strip())
-    assert (own.host_keys, own.host_cas, own.any_host_key) == ((HOST_KEY,), (), False)
-    assert (own.node, host(with_host('node = "pve-1"')).node) == ("", "pve-1")
 
 
 @each_row(
@@ -254,20 +239,6 @@ def test_a_mistake_in_a_host_or_a_vm_disables_that_one_alone(old: str, new: str,
     name = "devvm" if of_host else "../x" if "/" in path else path.split(".")[1]
     assert config.vms_off == {name: None if path == "vms.devvm.vmid" or old == VM else 102}
     assert [caller.name for caller in config.callers] == ["operator"]
-
-
-def test_a_missing_vm_is_explained() -> None:
-    """A name finds no VM if it is unknown or disabled, or if there are several and none was named."""
-    config = read(ROOMY.replace("vmid = 103", "vmid = 0"))
-    assert (config.vm_named(""), config.vm_named("other"), config.vm_named("third")) == (None, None, None)
-    assert config.explain_no_vm("") == ("there are several VMs; name one", "use devvm")
-    assert (
-        config.explain_no_vm("other")[0]
-        == "other is disabled: its entry in breakglass.toml has an error; its power state was not checked"
-    )
-    assert config.explain_no_vm("x" * 99 + "\n") == (f'no such VM: "{"x" * 40}"', "use devvm")
-    only = Config((), {}, {}, (), vms_off={"devvm": 102})  # which a request without a name means
-    assert (only.vm_named(""), only.explain_no_vm("")[0].partition(":")[0]) == (None, "devvm is disabled")
 
 
 # --- settings that only claude uses ---

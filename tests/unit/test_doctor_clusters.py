@@ -1,6 +1,6 @@
 """The findings of doctor about a VM's hosts that are not in the same cluster."""
 
-from breakglass.doctor.hosts import find_other_clusters, find_unnamed_clusters
+from breakglass.doctor.hosts import find_other_clusters
 
 from ..support.rows import each_row
 from .test_config import GOOD, HOST, OTHER_VM, read, vm
@@ -25,25 +25,3 @@ def test_hosts_of_two_clusters_are_an_error(first: str | None, second: str | Non
     own = vm(read((GOOD + ON_PVE2).replace('hosts = ["pve1"]', 'hosts = ["pve1", "pve2"]')))
     found = list(find_other_clusters([own], {"pve1": first, "pve2": second}))
     assert [each.code for each in found] == ["other-cluster"] * is_found
-
-
-@each_row(
-    ("hosts", "named", "said", "is_found"),
-    [
-        ('"pve1", "pve2"', False, "demo", True),
-        ('"pve1", "pve2"', True, "demo", False),
-        ('"pve1"', False, "demo", False),
-        ('"pve1", "pve2"', False, "", False),  # a node without a cluster
-        ('"pve1", "pve2"', False, None, False),
-    ],
-)
-def test_a_cluster_that_only_the_first_host_knows_is_a_warning(
-    hosts: str, named: bool, said: str | None, is_found: bool
-) -> None:
-    """A handler that starts while that host is dead can't know that the others are in its cluster."""
-    text = (GOOD + ON_PVE2).replace('hosts = ["pve1"]', f"hosts = [{hosts}]")
-    if named:
-        text = text.replace("[hosts.pve1]\n", '[hosts.pve1]\ncluster = "demo"\n')
-        assert 'cluster = "demo"' in text
-    found = list(find_unnamed_clusters([vm(read(text))], {"pve1": said, "pve2": "demo"}))
-    assert [(each.code, each.level) for each in found] == [("cluster-not-named", "warning")] * is_found

@@ -67,10 +67,3 @@ def test_another_name_is_another_vm(wanted: str, told: object, codes: list[str])
     found = list(judge_name(replace(VM, proxmox_name=wanted), told))
     assert [f"{each.level} {each.code}" for each in found] == codes
     assert all("customer-db" in each.sentence for each in found if told == "customer-db")
-
-
-def test_what_is_wrong_with_a_key_is_said_of_each_host() -> None:
-    """A fault of a key is reported for each host, because a VM can move there at any time."""
-    served = error("VM devvm", "vm-not-served", "the power key serves VM 103 and not 102", "breakglass-pve allow 102")
-    said = {**MOVED, "h3": VmFindings(served=[served])}
-    assert served in list(judge_vm(VM, said, NODES))

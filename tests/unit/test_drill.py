@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from breakglass.alerts.rules import drill_rules
-from breakglass.cli.drill import _explain
 from breakglass.cli.drill_steps import Drill, is_in_chain, read_proven
 from breakglass.cli.output import CommandError
 from breakglass.client import Signer
@@ -67,9 +66,3 @@ def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
 def test_a_drill_that_its_host_has_not_recorded(proven: object) -> None:
     with pytest.raises(CommandError, match="could not record"):
         read_proven(new_drill(), {**CYCLE, "proven": proven})
-
-
-def test_what_happened_to_the_vm() -> None:
-    one = new_drill()
-    _explain(one, {**CYCLE, "verdict": {"code": "agent-failed", "sentence": "a reason"}})
-    assert "failed, and its" in one.vm_fate

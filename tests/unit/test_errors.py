@@ -6,8 +6,6 @@ import pytest
 
 from breakglass.base import errors
 from breakglass.base.errors import BreakglassError, Unauthorized, Unreached
-from breakglass.config.model import Address, Host
-from breakglass.proxmox.connect import unreached
 from breakglass.web.replies import error_reply
 
 from ..support.rows import each_row
@@ -62,11 +60,3 @@ def test_unauthorized_is_always_the_same_bytes() -> None:
         )
     with pytest.raises(TypeError):
         Unauthorized("what was wrong")  # type: ignore[call-arg]
-
-
-@each_row("error", [ConnectionRefusedError(), TimeoutError(), ConnectionResetError(), OSError("odd")])
-def test_a_failed_login_says_what_to_do(error: OSError) -> None:
-    """The hint is an instruction and no question."""
-    hint = unreached(Host("pve1", Address("breakglass", "192.0.2.10"), ""), error).hint
-    assert hint
-    assert "?" not in hint

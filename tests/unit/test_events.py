@@ -40,11 +40,6 @@ def begin(message: str) -> dict[str, object]:
     return {"type": "stream_event", "event": {"type": "message_start", "message": {"id": message}}}
 
 
-def abandon(message: str, block: int = 0) -> dict[str, object]:
-    gone = {"api_message_id": message, "from_block_index": block}
-    return {"type": "stream_event", "event": {"type": "message_stop"}, "abandoned_blocks": gone}
-
-
 def assistant(message: str, *blocks: object, **more: object) -> dict[str, object]:
     return {"type": "assistant", "message": {"id": message, "content": blocks}, **more}
 
@@ -79,12 +74,6 @@ def test_a_recorded_turn(path: Path) -> None:
 
 
 # --- the traps ---
-
-
-def test_a_block_that_was_streamed_is_not_said_twice() -> None:
-    """The assistant line repeats streamed deltas. A block that was not streamed (after a broken stream) is sent."""
-    events = translated(begin("m"), delta("he"), delta("llo"), assistant("m", text("hello")), assistant("n", text("!")))
-    assert [event["text"] for event in events if event["type"] == "text"] == ["he", "llo", "!"]
 
 
 def test_the_clis_own_words_are_not_the_answer() -> None:

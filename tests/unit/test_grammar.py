@@ -188,36 +188,6 @@ def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
 # --- any line ---
 
 
-def out_of_bounds(line: str) -> bool:
-    """Tell whether a line that matches the expression above breaks a rule that no expression can check."""
-    words = dict(word.split("=") for word in line.split(" ") if "=" in word)
-    no_id = line.startswith(("job", "seen", "opinion")) and "id" not in words
-    lifts_nothing = "anyway" in words and not line.startswith(("reset", "cycle"))
-    proves = {"drill": "cycle", "doctor": "status"}.get(words.get("proves", ""), "")
-    proves_nothing = bool(proves) and (line.split(" ")[0] != proves or "by" not in words)
-    return (
-        no_id
-        or lifts_nothing
-        or proves_nothing
-        or int(words.get("fresh", 0)) > 86400
-        or len(words.get("note", "")) % 4 == 1
-    )
-
-
-@given(st.from_regex(LINE, fullmatch=True))
-@settings(deadline=None)
-def test_lines_of_the_contract_are_understood(line: str) -> None:
-    """A line of the contract is understood, and the request has the line's words."""
-    if out_of_bounds(line):
-        with pytest.raises(Malformed):
-            parse_line(line)
-        return
-    request = parse_line(line)
-    assert parse_line(spelled(request)) == request
-    same, theirs = (re.sub(" (fresh|note)=[^ ]*", "", text) for text in (spelled(request), line))
-    assert same == theirs
-
-
 def edited_lines() -> st.SearchStrategy[str]:
     """Lines of the contract with an insertion, a deletion or a repetition."""
     edits: list[Callable[[str, int, str], str]] = [

@@ -184,18 +184,6 @@ def test_the_state_of_a_host_follows_its_connection(monkeypatch: pytest.MonkeyPa
     assert {event for event, state in noted if state != "answering"} == {"host-down"}
 
 
-def test_a_connection_that_ended_says_why() -> None:
-    async def end(node: Listener, host: HostConnection) -> None:
-        link = await host.connected()
-        assert host._describe_end(link).cause == "agent-silent"
-        await asyncio.sleep(5)
-        assert host._describe_end(link).reason == "the connection to node0:22 was lost"
-        link.channel.give_up("it says too much")
-        assert host._describe_end(link).reason == "node0:22: it says too much"
-
-    live(end)
-
-
 def test_a_refused_login_is_repeated_rarely() -> None:
     """The requests of the next minute get the same answer. An error after the login has its own cause."""
 
@@ -212,30 +200,3 @@ def test_a_refused_login_is_repeated_rarely() -> None:
         assert (await host.result(CYCLE))["outcome"] == "done"
 
     live(ask)
-
-
-def test_a_session_that_is_refused_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(self: Connection, factory: object, line: str, encoding: None) -> None:
-        raise asyncssh.ChannelOpenError(4, "too many sessions")
-
-    async def ask(node: Listener, host: HostConnection) -> None:
-        with pytest.raises(Unreached) as refused:
-            await host.result(CYCLE)
-        assert (refused.value.cause, host.link) == ("turned-away", None)
-
-    monkeypatch.setattr(Connection, "create_session", refuse)
-    live(ask)
-
-
-@each_row(("says", "looks"), [({}, range(2, 5)), ({"places": {}}, range(200, 250))])
-def test_a_host_is_asked_for_news(says: dict[str, object], looks: range) -> None:
-    """In two hours: each 30 s if it tells which node has which VM, because VMs move, otherwise once an hour."""
-
-    async def wait(node: Listener, host: HostConnection) -> None:
-        node.says = says
-        host.start()
-        await asyncio.sleep(7200)
-        assert set(node.lines) == {"ping"}
-        assert len(node.lines) in looks
-
-    live(wait)

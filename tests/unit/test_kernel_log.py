@@ -1,20 +1,16 @@
 """The ring of Linux's kernel log in a guest's memory: a real kernel's, rings of every shape, and forged ones."""
 
 import json
-import os
 import struct
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from breakglass.agents.pve.forensics import last_words
 from breakglass.agents.pve.forensics.evidence import Evidence
-from breakglass.agents.pve.forensics.guest_memory import IMAGE, MOST_DATA, GuestMemory, PageTables, Root
+from breakglass.agents.pve.forensics.guest_memory import MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
     LogMessage,
     find_cause,
@@ -25,7 +21,6 @@ from breakglass.agents.pve.forensics.kernel_log import (
 )
 from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
-from breakglass.agents.pve.host.paths import Host
 
 from ..support.rows import each_row
 from .test_heartbeat_rule import VERDICTS
@@ -110,18 +105,6 @@ def test_a_ring_of_every_shape(first: int, start: int, more: tuple[int, ...], in
     found = [message.text for message in read_messages(memory.read, ring)]
     assert found[-60:] == [*texts[-59:], ""]
     assert found[:-1] == texts[-len(found) + 1 :]  # the text of older ones is overwritten
-
-
-def test_messages_that_can_not_be_read() -> None:
-    """A message that is being written or that is overwritten is left out. The others are read."""
-    memory = Memory(3)
-    for text, state in ((b"first", 1), (b"being written", 0), (b"gone", 3), (b"last", 2)):
-        memory.write(text, state)
-    ring = parse_ring(memory.heads())
-    assert ring
-    assert [message.text for message in read_messages(memory.read, ring)] == ["first", "last"]
-    memory.arrays[TEXT][:8] = bytes(8)
-    assert [message.text for message in read_messages(memory.read, ring)] == ["last"]
 
 
 BYTES = st.tuples(st.sampled_from([DESCRIPTORS, INFOS, TEXT]), st.integers(0, 24 * COUNT - 1), st.integers(0, 255))
@@ -213,63 +196,6 @@ def test_tables_that_name_a_page_again_and_again() -> None:
     memory = Aliased()
     data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
     assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 2 << 20) == (True, True)
-
-
-class Flooded(GuestMemory):
-    """A guest whose kernel has nothing but `words`, and somewhere a ring. Its clock counts the pages that are read."""
-
-    def __init__(self, ring: Memory, place: int, words: bytes) -> None:
-        self.ring, self.words, self.place, self.pages = ring, words, place, 0
-
-    def monotonic(self) -> float:
-        return self.pages
-
-    def read(self, address: int, size: int) -> bytes:
-        self.pages += -(-size // 4096)
-        if size > 4096:
-            return self.words * (size // len(self.words))
-        if address < 0x4000:  # a table: of the last has each entry its own page
-            entries = {0x1000: [0x2003] * 512, 0x2000: [0x3003] * 512}
-            pages = [1 << 63 | self.place + (number << 21) | 0x83 for number in range(512)]
-            return struct.pack("<512Q", *entries.get(address & ~0xFFF, pages))[address & 0xFFF :][:size]
-        return self.ring.read(address - self.place + IMAGE, size)
-
-
-A_PART = 257  # pages of a kernel's data that are searched at a time
-A_RING = COUNT * 3 * 6  # reads: a message has three parts, and each is looked up in four tables first
-
-
-@each_row("is_ring", [True, False])
-def test_a_memory_full_of_rings(is_ring: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guest that lies has them without an end, or what only begins like one; at its deadline the reader ends."""
-    ring = Memory(3)
-    for _ in range(COUNT):
-        ring.write(b"the last words")
-    memory = Flooded(ring, 0x200000, ring.heads().ljust(96, b"\0") if is_ring else struct.pack("<Q", 7))
-    monkeypatch.setattr(last_words, "time", memory)
-    found = last_words.follow_tables(memory, [Root(0x1000, 4)] * 100, 1000)
-    assert [message.text for message in found[-1:]] == ["the last words"] * is_ring
-    assert 1000 < memory.pages <= 1000 + A_PART + A_RING
-
-
-def test_a_reader_whose_time_is_over() -> None:
-    """It reads nothing more, and has what it read before."""
-    memory = GuestMemory(Host(7), os.getpid(), time.monotonic() - 1)
-    with pytest.raises(TimeoutError):
-        memory.read_place(0, 8)
-    ring, left = Memory(3), list(range(2 * 3 + 3 * 2))  # three infos of each of two sizes, then two messages
-    for text in (b"old", b"later", b"last"):
-        ring.write(text)
-    heads = parse_ring(ring.heads())
-    assert heads
-
-    def read(place: int, size: int) -> bytes:
-        if not left:
-            raise TimeoutError
-        left.pop()
-        return ring.read(place, size)
-
-    assert [message.text for message in read_messages(read, heads)] == ["later", "last"]
 
 
 # --- the console's text ---

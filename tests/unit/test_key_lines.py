@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from breakglass.agents.pve.check.findings import ERROR, OK, WARNING, Finding
 from breakglass.agents.pve.check.key_lines import (
-    KeyLine,
     judge_elsewhere,
     judge_key_lines,
     judge_kinds,
@@ -25,21 +24,6 @@ LINE = f'restrict,command="{SERVE}" {POWER}'
 
 def said(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     return [(finding.level, finding.sentence) for finding in findings]
-
-
-def test_the_parts_of_a_line() -> None:
-    """Options in lower case with their values, then type and key; comments, noise and blank lines are skipped."""
-    text = (
-        f'# {POWER}\n\n  FROM="192.0.2.1",Restrict,command="say \\"a b\\"" {POWER} me@here\nno key at all\nrestrict\n'
-    )
-    [line] = parse_key_lines(text)
-    assert line == KeyLine(3, (("from", "192.0.2.1"), ("restrict", ""), ("command", 'say "a b"')), POWER)
-    assert line.names == {"from", "restrict", "command"}
-    assert line.command == 'say "a b"'
-    [line] = parse_key_lines(f'environment="A=\\\\x\\n\\"",restrict {POWER}')
-    assert line.options == (("environment", 'A=\\\\x\\n"'), ("restrict", ""))  # a backslash escapes a quote only
-    copies = parse_key_lines(f"{POWER}\r\n{POWER} me\n\t{POWER}\0x".replace("Apow", "A\x0bpow"))
-    assert {line.key for line in copies} == {POWER}
 
 
 @each_row(

@@ -7,7 +7,7 @@ from typing import Any
 from breakglass.config.load import parse
 from breakglass.config.notify import Recipient
 from breakglass.config.warnings import warn_of_receiver
-from breakglass.notify.messages import OPINION, Message, outcome_message, request_for, verdict_message
+from breakglass.notify.messages import OPINION, outcome_message, request_for, verdict_message
 
 from ..support.rows import each_row
 from .test_config import GOOD, problems, read
@@ -144,11 +144,3 @@ def test_an_outcome_says_who_why_and_how(outcome: str, is_drill: bool, events: t
     )
     body = json.loads(request_for(message, Recipient("n", "ntfy", "https://x", "t"), 0.0, False)[1])
     assert (body["priority"], body["sequence_id"]) == (priority, "alert-1")
-
-
-def test_quiet_hours_make_no_sound() -> None:
-    """Ntfy shows what is not urgent with its lowest priority, and a webhook is told."""
-    message = Message("k", "s", ("outcome",), "devvm", "t", "x", is_urgent=False)
-    body = json.loads(request_for(message, Recipient("n", "ntfy", "https://x", "t"), 0.0, True)[1])
-    hook = json.loads(request_for(message, Recipient("n", "webhook", "https://x", "", KEY), 0.0, True)[1])
-    assert (body["priority"], hook["data"]["quiet"]) == (1, True)
