@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 from _pytest.mark.structures import ParameterSet
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -56,3 +57,18 @@ def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
             test(**arguments | {"monkeypatch": own})
     else:
         test(**arguments)
+
+
+def read_rows(file: str, **texts: str) -> Any:
+    """Return the tables of a YAML file in tests/data. In each text, `@name@` is replaced by the text of that name."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [fill(each) for each in value]
+        for name, text in texts.items() if isinstance(value, str) else ():
+            value = value.replace(f"@{name}@", text)
+        return value
+
+    return fill(yaml.safe_load((Path(__file__).parent.parent / "data" / file).read_text("utf-8")))

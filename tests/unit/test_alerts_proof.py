@@ -24,7 +24,7 @@ from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
 from breakglass.config.model import Config
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from ..support.service import SSH_KEY
 
 # Made with: printf '1764000000:{"status": "firing", "alerts": []}' | openssl dgst -sha256 -hmac SECRET
@@ -149,38 +149,13 @@ def read(text: str) -> Config:
     return parse(text, lambda name: f"bgt_{'f' * 43}\n")
 
 
-CALLERS = [
-    (f'grafana_secret = "{SECRET}"', 'grafana_secret = "short"', "callers.grafana.grafana_secret"),
-    (f'["{TOKEN}", "bgt_{"u" * 43}"]', '"bgt_short"', "callers.alertmanager.token"),
-    (f'["{TOKEN}", "bgt_{"u" * 43}"]', f'"{"x" * 60}"', "callers.alertmanager.token"),
-    ('allow = ["forensics", "status", "history"]', 'allow = ["forensics", "reset"]', "callers.alertmanager.allow"),
-    ('allow = ["forensics"]', 'allow = ["chat"]', "callers.grafana.allow"),
-    (f'grafana_secret = "{SECRET}"', f'grafana_secret = "{SECRET}"\ntoken = "bgt_{"v" * 43}"', "callers.grafana"),
-]
+ROWS = read_rows("wrong_settings.yaml", secret=SECRET, token=TOKEN)
 
 
 ENTRY = 'source = "grafana"\nmatch = { vm = "devvm" }\nvm = "devvm"\nfresh_seconds = 60\n'
-ENTRIES = [
-    ('source = "grafana"', 'source = "nagios"', "alerts[1].source"),
-    ('source = "grafana"', "", "alerts[1].source"),
-    ('match = { vm = "devvm" }', "", "alerts[1].match"),
-    ('match = { vm = "devvm" }', "match = {}", "alerts[1].match"),
-    ('match = { vm = "devvm" }', "match = { vm = 1 }", "alerts[1].match.vm"),
-    ('match = { vm = "devvm" }', 'match = { vm = "~(" }', "alerts[1].match.vm"),
-    ('match = { vm = "devvm" }', 'match = { vm = "~(a+)+" }', "alerts[1].match.vm"),
-    ('vm = "devvm"\nfresh', 'vm = "gone"\nfresh', "alerts[1].vm"),
-    ('vm = "devvm"\nfresh', "vm = 7\nfresh", "alerts[1].vm"),
-    ('vm = "devvm"\nfresh', 'vm = "other"\nfresh', "alerts[1].vm"),  # which has a mistake itself
-    ("60", "-1", "alerts[1].fresh_seconds"),
-    ("60", "86401", "alerts[1].fresh_seconds"),
-    ("60", "true", "alerts[1].fresh_seconds"),
-    ("60", '60\nverb = "reset"', "alerts[1].verb"),
-    ("60", "60\ndiagnose = 1", "alerts[1].diagnose"),
-    ("60", "60\ndiagnose_usd = 0", "alerts[1].diagnose_usd"),
-]
 
 
-@each_row(("old", "new", "path"), CALLERS)
+@each_row(("old", "new", "path"), ROWS["senders"])
 def test_a_fault_in_a_sender_disables_that_one_alone(old: str, new: str, path: str) -> None:
     """The report repeats no secret."""
     assert old in GOOD
@@ -191,7 +166,7 @@ def test_a_fault_in_a_sender_disables_that_one_alone(old: str, new: str, path: s
     assert "x" * 60 not in str(config.problems[0])
 
 
-@each_row(("old", "new", "path"), ENTRIES)
+@each_row(("old", "new", "path"), ROWS["alerts"])
 def test_a_fault_in_an_entry_disables_that_one_alone(old: str, new: str, path: str) -> None:
     """It is reported by the entry's number and key. One problem says that the entry's VM is disabled."""
     assert old in ENTRY

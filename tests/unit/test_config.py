@@ -13,7 +13,7 @@ from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config, Vm
 from breakglass.config.secret_files import read_secret
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from ..support.service import SSH_KEY
 
 
@@ -152,45 +152,16 @@ def test_the_configuration_shows_no_secret() -> None:
 
 # --- mistakes ---
 
-WRONG: dict[str, tuple[str, str, str]] = {  # the text in a good file, its replacement, and the place of the problem
-    "an unknown table": ("[sessions]", '[seasons]\nsecret = "x"\n[sessions]', "seasons"),
-    "chat is not a table": (OPERATOR, "chat = true\n" + OPERATOR, "chat"),
-    "alerts is one table": ("[sessions]", "[alerts]\n[sessions]", "alerts"),
-    "alerts has a text": (OPERATOR, 'alerts = ["down"]\n' + OPERATOR, "alerts[0]"),
-    "an unknown caller key": ("allow", "permit = []\nallow", "callers.operator.permit"),
-    "an unknown sessions key": ("[sessions]", '[sessions]\nhome = ""', "sessions.home"),
-    "no caller": (OPERATOR, "", "callers"),
-    "no vm": (VM, "", "vms"),
-    "no sessions": (SESSIONS, "", "sessions.secret"),
-    "callers is not a table": (OPERATOR, f'callers = "whsec_{HUSH}"\n', "callers"),
-    "a caller's name": ("callers.operator", 'callers."the operator"', "callers.the operator"),
-    "a caller's long name": ("callers.operator", f"callers.{'o' * 65}", f"callers.{'o' * 65}"),
-    "no secret": (f'secret = "{whsec("o")}"\n', "", "callers.operator.secret"),
-    "an empty list of secrets": (f'"{whsec("o")}"', "[]", "callers.operator.secret"),
-    "a short secret": (whsec("o"), whsec("o", 23), "callers.operator.secret"),
-    "a secret without its prefix": (whsec("o"), HUSH, "callers.operator.secret"),
-    "a secret that is a number": (f'"{whsec("o")}"', "7", "callers.operator.secret"),
-    "no allow": ('allow = ["status", "reset"]', "", "callers.operator.allow"),
-    "allow is empty": ('["status", "reset"]', "[]", "callers.operator.allow"),
-    "an unknown verb": ('"reset"]', '"restart"]', "callers.operator.allow"),
-    "a verb of the host agent only": ('"reset"]', '"session"]', "callers.operator.allow"),
-    "a verb that another permission allows": ('"reset"]', '"screen"]', "callers.operator.allow"),
-    "an unknown vm": ("allow", 'vms = ["prod"]\nallow', "callers.operator.vms"),
-    "not_after in quotes": ("allow", 'not_after = "2027-06-01T00:00:00Z"\nallow', "callers.operator.not_after"),
-    "not_after is a day": ("allow", "not_after = 2027-06-01\nallow", "callers.operator.not_after"),
-    "a short session secret": ("s" * 32, "s" * 31, "sessions.secret"),
-    "an empty session secret": ("s" * 32, "", "sessions.secret"),
-    "the directory is a number": ("[sessions]", "[sessions]\ndir = 1", "sessions.dir"),
-} | {
-    f"{name} in place of its file": (SECRET, f'secret_file = "{secret}"', "callers.operator.secret_file")
-    for name, secret in {
-        "a signing key": f"whsec_{HUSH * 5}c2U=",
-        "a token": f"bgt_{HUSH * 6}",
-        "a session secret": HUSH * 8,
-        "a private key": f"-----BEGIN OPENSSH PRIVATE KEY-----\\n{HUSH * 2}\\n-----END OPENSSH PRIVATE KEY-----",
-        "a variable": f"ANTHROPIC_API_KEY=sk-ant-{HUSH * 2}",
-    }.items()
-}  # fmt: skip
+WRONG = read_rows(
+    "wrong_settings.yaml",
+    operator=OPERATOR,
+    vm=VM,
+    sessions=SESSIONS,
+    secret=SECRET,
+    signing=whsec("o"),
+    short=whsec("o", 23),
+    hush=HUSH,
+)["callers"]
 
 
 @each_row(("old", "new", "path"), WRONG.values())

@@ -10,12 +10,11 @@ from breakglass.base.findings import ConfigError
 from breakglass.config.load import parse
 from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from ..support.service import SSH_KEY, new_ssh_key
 from .test_config import (
     GOOD,
     HOST,
-    OPERATOR,
     OTHER_VM,
     VM,
     changed,
@@ -166,56 +165,7 @@ def test_only_the_vms_entry_allows_a_drill() -> None:
 
 # --- what is wrong ---
 
-HOSTS = 'hosts = ["pve1"]'
-WRONG: dict[str, tuple[str, str, str]] = {  # what is replaced in a good file, by what: where the problem is
-    "no host": (HOST, "", "hosts"),
-    "hosts is not a table": (OPERATOR + HOST, "hosts = 3\n" + OPERATOR, "hosts"),
-    "a host is not a table": (HOST, '[hosts]\npve1 = "192.0.2.10"\n', "hosts.pve1"),
-    "an unknown host key": (KEY, f"{KEY}\nvmid = 102", "hosts.pve1.vmid"),
-    "no ssh": ('ssh = "breakglass@192.0.2.10:2222"', "", "hosts.pve1.ssh"),
-    "no user": ("breakglass@", "", "hosts.pve1.ssh"),
-    "a port too high": (":2222", ":65536", "hosts.pve1.ssh"),
-    "port nought": (":2222", ":0", "hosts.pve1.ssh"),
-    "an address with an option": ("breakglass@192", "-oProxyCommand=x@192", "hosts.pve1.ssh"),
-    "an address with a newline": (":2222", ":2222\\n", "hosts.pve1.ssh"),
-    "bare IPv6": ("192.0.2.10:2222", "2001:db8::1", "hosts.pve1.ssh"),
-    "no key": (KEY, "", "hosts.pve1.key"),
-    "a key that is missing": (KEY, 'key_file = "/nowhere"', "hosts.pve1.key_file"),
-    "a node with its domain": (KEY, f'{KEY}\nnode = "pve1.example.org"', "hosts.pve1.node"),
-    "node is a number": (KEY, f"{KEY}\nnode = 1", "hosts.pve1.node"),
-    "no host key": (f'host_key = ["{HOST_KEY}"]', "", "hosts.pve1.host_key"),
-    "a host key with its name": (f'["{HOST_KEY}"]', f'["pve {HOST_KEY}"]', "hosts.pve1.host_key"),
-    "a host key of two lines": (f'["{HOST_KEY}"]', f'["{HOST_KEY}\\n{HOST_KEY}"]', "hosts.pve1.host_key"),
-    "half a host key": (f'["{HOST_KEY}"]', f'["{HOST_KEY[:-4]}"]', "hosts.pve1.host_key"),
-    "a host key of another type": (HOST_KEY, HOST_KEY.replace("ed25519", "rsa"), "hosts.pve1.host_key"),
-    "any in a list": (f'["{HOST_KEY}"]', '["any"]', "hosts.pve1.host_key"),
-    "any beside an authority": (f'["{HOST_KEY}"]', f'"any"\nhost_ca = "{HOST_KEY}"', "hosts.pve1.host_key"),
-    "a bad host ca": (f'host_key = ["{HOST_KEY}"]', 'host_ca = ["any"]', "hosts.pve1.host_ca"),
-    "a vm is not a table": (VM, "[vms]\ndevvm = 102\n", "vms.devvm"),
-    "an unknown vm key": ("vmid", "vimd = 102\nvmid", "vms.devvm.vimd"),
-    "no hosts": (HOSTS, "", "vms.devvm.hosts"),
-    "an empty list of hosts": (HOSTS, "hosts = []", "vms.devvm.hosts"),
-    "an empty name of a host": (HOSTS, 'hosts = ""', "vms.devvm.hosts"),
-    "hosts is a number": (HOSTS, "hosts = 1", "vms.devvm.hosts"),
-    "an unknown host": (HOSTS, 'hosts = ["pve3"]', "vms.devvm.hosts"),
-    "one of two hosts is unknown": (HOSTS, 'hosts = ["pve1", "pve3"]', "vms.devvm.hosts"),
-    "no vmid": ("vmid = 102", "", "vms.devvm.vmid"),
-    "vmid in quotes": ("vmid = 102", 'vmid = "102"', "vms.devvm.vmid"),
-    "vmid is true": ("vmid = 102", "vmid = true", "vms.devvm.vmid"),
-    "vmid is nought": ("vmid = 102", "vmid = 0", "vms.devvm.vmid"),
-    "vmid has ten digits": ("vmid = 102", "vmid = 1_000_000_000", "vms.devvm.vmid"),
-    "a name with a space": ("vmid = 102", 'vmid = 102\nname = "dev vm"', "vms.devvm.name"),
-    "drill in quotes": ("vmid = 102", 'vmid = 102\ndrill = "false"', "vms.devvm.drill"),
-    "last_words in quotes": ("vmid = 102", 'vmid = 102\nlast_words = "false"', "vms.devvm.last_words"),
-    "rubbish for a key": (KEY, "key = 'rubbish'", "hosts.pve1.key"),
-    "by_hand is a number": ("vmid = 102", "vmid = 102\nby_hand = 1", "vms.devvm.by_hand"),
-} | {
-    f"a host named {name}": ("[hosts.pve1]", f'[hosts."{name}"]', f"hosts.{name}")
-    for name in ("-pve", "pve_1", "pve.example.org", "p" * 64, "../x")
-} | {
-    f"a vm named {name}": ("vms.devvm", f'vms."{name}"', f"vms.{name}")
-    for name in ("pve", "ssh", "claude", "Devvm", "1vm", "dev_vm", "d" * 33, "../x")
-}  # fmt: skip
+WRONG = read_rows("wrong_settings.yaml", host=HOST, vm=VM, key=KEY, host_key=HOST_KEY)["hosts"]
 
 
 @each_row(("old", "new", "path"), WRONG.values())

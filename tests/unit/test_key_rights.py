@@ -11,6 +11,7 @@ from breakglass.agents.pve.grammar import Request, parse_line
 from breakglass.agents.pve.host.paths import Host, Key, boottime
 from breakglass.agents.pve.jobs import store
 from breakglass.agents.pve.jobs.store import JobStore, make_record
+from breakglass.agents.pve.reading.reads import Message
 from breakglass.agents.pve.serving import serve
 from breakglass.agents.pve.serving.serve import check_request, complete_request, name_vm
 from breakglass.agents.pve.serving.session import Session, opens_session
@@ -90,6 +91,12 @@ def test_the_agent_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(POWER, "status vm=102")[0] == ""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert refusal(real, "status vm=102")[0] == ""
+
+
+def test_the_first_stage_names_the_deadline() -> None:
+    message: Message = {"stage": "stop", "deadline": 240.0}
+    lines = [serve.format_stage(message, first=first) for first in (True, False)]
+    assert lines == ["stage: stop, at most 240 s in all", "stage: stop"]
 
 
 # --- a session ---

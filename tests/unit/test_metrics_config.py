@@ -6,21 +6,12 @@ from breakglass.auth.signing import verify_bearer
 from breakglass.base.errors import Unauthorized
 from breakglass.config.load import parse
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from .test_config import GOOD, problems, read
 
 TOKEN, OTHER = "bgt_" + "m" * 43, "bgt_" + "n" * 43
 SENDER = f'[callers.sender]\ntoken = "{OTHER}"\nallow = ["forensics"]\n'
-FAULTS = {
-    "no token": ("[metrics]\n", "metrics.token: is missing"),
-    "a short one": ('[metrics]\ntoken = "bgt_short"\n', "metrics.token: is not bgt_"),
-    "a signing key": ('[metrics]\ntoken = "whsec_AAAA"\n', "metrics.token: is not bgt_"),
-    "a number": ("[metrics]\ntoken = 3\n", "metrics.token: is not text"),
-    "no file": ('[metrics]\ntoken_file = "/nothing"\n', 'metrics.token_file: can\'t be read: "/nothing"'),
-    "another setting": (f'[metrics]\ntoken = "{TOKEN}"\nport = 9090\n', "metrics.port: is not a setting"),
-    "a caller's": (f'[metrics]\ntoken = ["{TOKEN}", "{OTHER}"]\n', "metrics.token: is also the secret of sender"),
-    "no table": ('metrics = "x"\n', "metrics: is not a table"),
-}
+FAULTS = read_rows("wrong_settings.yaml", token=TOKEN, other=OTHER)["metrics"]
 
 
 def test_without_the_table_no_token_is_good() -> None:

@@ -9,25 +9,13 @@ from breakglass.config.notify import Recipient
 from breakglass.config.warnings import warn_of_receiver
 from breakglass.notify.messages import OPINION, outcome_message, request_for, verdict_message
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from .test_config import GOOD, problems, read
 
 KEY = "whsec_" + "A" * 43 + "="
 NTFY = '[[notify]]\nto = "ntfy"\nurl = "https://ntfy.example.org"\ntopic = "night"\n'
 HOOK = f'[[notify]]\nto = "webhook"\nurl = "https://hook.example.org/x"\nsecret = "{KEY}"\n'
-FAULTS = {
-    "no kind": ('[[notify]]\nurl = "https://x"\n', "notify[0].to: is not a kind of receiver"),
-    "no url": ('[[notify]]\nto = "ntfy"\ntopic = "n"\n', "notify[0].url: is missing"),
-    "no http": (NTFY.replace("https", "ftp"), "notify[0].url: is not an http or https address"),
-    "a topic": (NTFY.replace("night", "a/b"), "notify[0].topic: is not a topic of ntfy"),
-    "a token": (f'{NTFY}token = "a\\r\\nb"\n', "notify[0].token: has a character that no token has"),
-    "a key": (HOOK.replace(KEY, "x"), "notify[0].secret: does not begin with whsec_"),
-    "an event": (f'{NTFY}on = ["all"]\n', 'notify[0].on: has an unknown word: "all"'),
-    "a VM": (f'{NTFY}vms = ["no"]\n', 'notify[0].vms: is not a VM: "no"'),
-    "hours": (f'{NTFY}quiet = "22-7"\n', 'notify[0].quiet: is not a time of day: "22-7"'),
-    "a relative path": (f'{NTFY}ca_file = "ca.pem"\n', "notify[0].ca_file: is not an absolute path"),
-    "a setting": (f"{NTFY}loud = true\n", "notify[0].loud: is not a setting"),
-}
+FAULTS = read_rows("wrong_settings.yaml", ntfy=NTFY)["notify"]
 
 
 @each_row(("entry", "words"), FAULTS.values())
