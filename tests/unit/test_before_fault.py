@@ -6,7 +6,7 @@ from typing import Any
 from breakglass.agents.pve.forensics.before_fault import MOST_BEFORE, before_lines
 
 from ..support.record import check_cases
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 NOW = 1796087130.0  # 01:05:30 UTC
 GIB = 1 << 30
@@ -26,32 +26,11 @@ def statistics(**changed: dict[int, Any]) -> str:
     return json.dumps(rows)
 
 
-HOURS: dict[str, dict[str, Any]] = {
-    "all is well": {},
-    "writes stopped": {"diskwrite": {17: 0}},
-    "a minute without a write": {"diskwrite": {1: 0}},
-    "no write in the hour": {"diskwrite": {60: 0}},
-    "a VM that was stopped": {"diskwrite": {9: None}, "mem": {9: None}},
-    "pvestatd hangs": {"all": {17: None}},
-    "pressure rose": {"pressureiosome": {18: 35.5, 17: 86.6}},
-    "pressure that ended with the guest": {
-        "pressurememorysome": {25: 40.0, 20: 0.0},
-        "pressurecpusome": {60: 50.0},
-    },
-    "memory filled": {"mem": {30: 3.5 * GIB, 24: 3.99 * GIB}},
-    "memory that was always full": {"mem": {60: 3.99 * GIB}},
-    "all at once": {
-        "diskwrite": {17: 0},
-        "pressureiosome": {17: 99.0},
-        "mem": {20: 4 * GIB},
-        "all": {10: None},
-    },
-}
-
-
 def test_the_last_hour_is_told_in_at_most_three_lines() -> None:
     """A value that stopped or rose has a line with its time. A usual value has no line."""
-    found = {name: before_lines(statistics(**changed), NOW) for name, changed in HOURS.items()}
+    found = {
+        name: before_lines(statistics(**changed), NOW) for name, changed in read_rows("vm_files.yaml")["hours"].items()
+    }
     assert max(map(len, found.values())) == MOST_BEFORE
     check_cases("tests/data/last_hours.txt", found.items())
 

@@ -35,9 +35,16 @@ from breakglass.agents.pve.check.sshd_settings import (
 )
 
 from ..support.record import check_cases
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 USER, HANDLER = "breakglass", "192.0.2.50"
+BLOCK = f"""\
+PerSourcePenaltyExemptList {HANDLER}
+
+Match User root Address {HANDLER}
+    AuthorizedKeysFile .ssh/authorized_keys {KEY_FILE}
+Match all
+"""
 
 # --- the accounts ---
 
@@ -45,33 +52,20 @@ ACCOUNTS = (
     *(None, Account("1000", "/", "/bin/sh"), Account("0", "/", "/bin/bash"), Account("0", "/", "")),
     *(Account("0", "/", shell) for shell in ("/bin/sh", "/bin/dash", "/usr/bin/dash")),
 )
-SHADOW = (
-    *(f"{USER}:!:20000:0:99999:7:::", f"{USER}:!$y$j9T$abc:20000:0:99999:7:::", f"{USER}:*:20000:0:99999:7:::"),
-    *(f"{USER}:$y$j9T$abc:20000:0:99999:7:::", f"{USER}::20000:0:99999:7:::", f"{USER}:*:20000:0:90:7:::"),
-    *(f"{USER}:*:20000:0:99999:7::20100:", "root:*:20000:0:99999:7:::", f"{USER}:*:20000", ""),
-)
-ROOTS_SHADOW = (
-    *("root:$y$j9T$abc:20000:0:99999:7:::", "root:*:20000::::::", "root:!:20000:0:99999:7:::"),
-    *("root:$y$j9T$abc:20000:0:365:7:::", "root:$y$j9T$abc:20000:0:99999:7::20100:", "rooter:*:20000:0:99999:7:::"),
-)
+CASES = read_rows("check_cases.yaml", block=BLOCK, file=KEY_FILE)
 ROOTS = (None, *(Account("0", "/root", shell) for shell in ("/bin/bash", "/usr/sbin/nologin", "/bin/false")))
-BASHRC = (
-    *("", "# ~/.bashrc\n\n # umask 022\n", '[ -z "$PS1" ] && return\nalias ll=ls\n', '[ -z "${PS1-}" ] && return\n'),
-    *("# interactive?\ncase $- in\n  *i*) ;;\n  *) return ;;\nesac\n", "alias ll=ls\n"),
-    *('alias ll=ls\n[ -z "$PS1" ] && return\n', None),
-)
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nadmin:x:1000:0::/:/bin/sh\nhalf:x:0\n"
 
 
 def judged_accounts() -> Iterator[tuple[object, Iterable[Finding]]]:
     yield from ((account, judge_account(USER, account)) for account in ACCOUNTS)
     for pam in (True, False):
-        for line in SHADOW:
+        for line in CASES["shadow"]:
             yield f"PAM {pam}, {line}", judge_shadow(USER, f"daemon:*:1:::::::\n{line}", pam)
-        for line in ROOTS_SHADOW:
+        for line in CASES["shadow of root"]:
             yield f"root's, PAM {pam}, {line}", [judge_root_shadow(f"daemon:*:1:::::::\n{line}\n", pam)]
     yield from ((f"root is {account}", [judge_root_account(account)]) for account in ROOTS)
-    yield from ((text, [judge_bashrc("/root/.bashrc", text)]) for text in BASHRC)
+    yield from ((text, [judge_bashrc("/root/.bashrc", text)]) for text in CASES["bashrc"])
     for more in ("", "breakglass:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\n"):
         yield f"passwd {more}", judge_other_accounts(PASSWD + more)
 
@@ -88,91 +82,33 @@ permittty no
 permituserrc no
 clientaliveinterval 15
 """
-SETTINGS = (
-    *("", "authorizedkeyscommand none", "allowusers root breakglass", "allowusers root *"),
-    *("allowusers breakglass@192.0.2.0/24", "denyusers breakglasses guest@host", "chrootdirectory none\nmaxsessions 8"),
-    "pubkeyauthentication yes\npubkeyacceptedalgorithms ssh-ed25519,rsa-sha2-512",
-    "persourcepenalties no\npersourcepenaltyexemptlist none",
-    "persourcepenalties crash:90\npersourcepenaltyexemptlist 192.0.2.50",
-    "persourcepenalties crash:90\npersourcepenaltyexemptlist none",
-    *("forcecommand /bin/true", "disableforwarding no", "permittty yes", "permituserrc yes", "permituserrc maybe"),
-    *("authenticationmethods any", "permitrootlogin no", "permitrootlogin yes", "clientaliveinterval 0"),
-    *("authorizedkeyscommand /usr/bin/keys", "allowusers root admin", "allowusers breakglasses", "allowgroups ssh"),
-    *("pubkeyauthentication no", "pubkeyacceptedalgorithms rsa-sha2-256", "chrootdirectory /srv", "maxsessions 0"),
-    *("denyusers breakglass", "denyusers guest breakglass@192.0.2.1"),
-)
 ROOTS_SSHD = "permitrootlogin yes\npubkeyauthentication yes\nforcecommand none\nclientaliveinterval 15\n"
-ROOTS_SETTINGS = (
-    *("", "permitrootlogin without-password", "permitrootlogin forced-commands-only", "authenticationmethods any"),
-    *("authenticationmethods publickey,password publickey", "permittty yes\ndisableforwarding no"),
-    *("allowusers root@192.0.2.*", "permitrootlogin no", "pubkeyauthentication no", "allowusers admin"),
-    *("authenticationmethods publickey,password", "forcecommand /bin/true", "denyusers root", "clientaliveinterval 0"),
-    "authorizedkeyscommand /usr/bin/keys",
-)
-EXEMPT = (
-    *("none", "192.0.2.50", "192.0.2.9,192.0.2.50", "192.0.2.0/24", "2001:db8::/32,192.0.2.*", "192.0.2.60"),
-    "2001:db8::/32,198.51.100.0/24,192.0.3.*",
-)
-OWN = ["/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys2"]
-ROOTS_FILES: tuple[tuple[list[str], list[str]], ...] = (
-    *(([*OWN, KEY_FILE], OWN), ([KEY_FILE, *OWN], OWN), ([KEY_FILE], []), ([*OWN, KEY_FILE, "/other"], OWN)),
-    *((OWN, OWN), ([OWN[0], KEY_FILE], OWN), ([*OWN, KEY_FILE], [*OWN, KEY_FILE])),
-)
 
 
 def judged_sshd() -> Iterator[tuple[object, Iterable[Finding]]]:
     yield "sshd says nothing", judge_sshd({}, USER)
-    for line in SETTINGS:
+    for line in CASES["sshd"]:
         yield f"sshd: {line}", judge_sshd(parse_settings(SSHD) | parse_settings(line), USER)
-    for line in ROOTS_SETTINGS:
+    for line in CASES["sshd for root"]:
         yield f"sshd for root: {line}", judge_root_sshd(parse_settings(ROOTS_SSHD) | parse_settings(line), HANDLER)
-    for exempt in EXEMPT:
+    for exempt in CASES["exempt"]:
         yield f"exempt: {exempt}", judge_exemption({"persourcepenaltyexemptlist": exempt}, HANDLER)
-    for files, own in ROOTS_FILES:
+    for files, own in CASES["files of root"]:
         yield f"root's key files: {files}, own: {own}", judge_root_files(files, own, HANDLER)
 
 
 @each_row(
     ("value", "home", "expected"),
-    [
-        ("/etc/ssh/authorized_keys.d/%u", "/", ["/etc/ssh/authorized_keys.d/breakglass"]),
-        (".ssh/authorized_keys .ssh/authorized_keys2", "/", ["/.ssh/authorized_keys", "/.ssh/authorized_keys2"]),
-        ("%h/keys /k/%%h /u/%U", "/root", ["/root/keys", "/k/%h", "/u/0"]),
-        ("keys", "/root/", ["/root/keys"]),
-        ("none", "/", []),
-        ("", "/", []),
-    ],
+    CASES["places of keys"],
 )
 def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -> None:
     """Tokens are replaced, and relative names begin in the home directory, as sshd_config(5) says."""
     assert find_key_files({"authorizedkeysfile": value}, USER, home) == expected
 
 
-BLOCK = f"""\
-PerSourcePenaltyExemptList {HANDLER}
-
-Match User root Address {HANDLER}
-    AuthorizedKeysFile .ssh/authorized_keys {KEY_FILE}
-Match all
-"""
-
-
 @each_row(
     ("drop_in", "others", "expected"),
-    [
-        (BLOCK, [], [HANDLER]),
-        ("", [BLOCK], [HANDLER]),
-        (f'match  USER root\taddress "10.0.0.0/8,::1"\n{KEY_FILE}', [], ["10.0.0.0", "::1"]),
-        (f"Match Address 192.0.2.0/24,!192.0.2.1,192.0.3.* User admin,root\n{KEY_FILE}", [], ["192.0.2.0"]),
-        (BLOCK.replace(KEY_FILE, ""), [], [HANDLER]),
-        ("Match User root\nPermitTTY no", [], []),
-        (BLOCK, [BLOCK, BLOCK.replace("50", "51")], [HANDLER, "192.0.2.51"]),
-        ("", [], None),
-        ("Match User breakglass\nAuthorizedKeysFile /etc/ssh/authorized_keys.d/%u\nMatch all", [], None),
-        ("", [BLOCK.replace(KEY_FILE, "")], None),
-        ("", ["Match User root Address 10.0.0.1\nPermitRootLogin yes\nMatch all\n# " + KEY_FILE], None),
-        (BLOCK.replace("Match User", "# Match User"), [], None),
-    ],
+    CASES["blocks"],
 )  # fmt: skip
 def test_the_block_of_root(drop_in: str, others: list[str], expected: list[str] | None) -> None:
     """Our block is found as sshd reads it. Another block for root, which many hosts have, is not mistaken for it."""
@@ -181,13 +117,6 @@ def test_the_block_of_root(drop_in: str, others: list[str], expected: list[str] 
 
 # --- logind and files ---
 
-LOGIND: tuple[list[str], ...] = (
-    *([], ["[Login]\n#KillUserProcesses=yes\n; KillUserProcesses=yes\n"], ["[Login]\nKillUserProcesses=yes\n"]),
-    *(["KillUserProcesses=yes", "KillUserProcesses = no"], ["KillUserProcesses=no", "KillUserProcesses=1"]),
-    *(["KillUserProcesses=True\nKillExcludeUsers=admin"],),
-    *(["KillUserProcesses=yes\nKillOnlyUsers=student\nKillExcludeUsers="],),
-    *(["KillUserProcesses=yes\nKillOnlyUsers=student root\nKillExcludeUsers="],),
-)
 GOOD_FILE = [("/a/b", 0, 0o100755), ("/a", 0, 0o40755), ("/", 0, 0o40755)]
 BAD_PLACES = (("/a", 1000, 0o40755), ("/a", 0, 0o40775), ("/a", 0, 0o41777), ("/a", -1, 0))
 INODES = ((100_000, 800_000, 1200), (79_999, 800_000, 700_000), (0, 0, 12), None)
@@ -196,7 +125,7 @@ ROOM = ((16 * MIB, 2**30), (16 * MIB - 1, 2**30), (0, 3 * 2**40), (5 * 2**10, MI
 
 
 def judged_files() -> Iterator[tuple[object, Iterable[Finding]]]:
-    yield from ((f"logind: {texts}", [judge_logind(texts)]) for texts in LOGIND)
+    yield from ((f"logind: {texts}", [judge_logind(texts)]) for texts in CASES["logind"])
     yield "a file that only root can change", [judge_file("/a/b", GOOD_FILE)]
     for bad in BAD_PLACES:
         for place in range(len(GOOD_FILE)):  # the file itself or a directory above it

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from breakglass.chat.failures import End
 from breakglass.chat.job import encode_line
 
 from ..support.any_json import any_objects, edited_objects
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 GOOD = End(0)
@@ -170,47 +171,15 @@ def test_a_line_that_is_too_long_is_left_out() -> None:
 # --- ends ---
 
 TOLD = {**RESULT, "is_error": True, "api_error_status": None, "result": "", "terminal_reason": None}
-REJECTED = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1795500300}}
-ENDS: dict[str, tuple[list[object], End, str, str]] = {
-    "no program": ([], End(127, "x: No such file"), "claude-missing", "No such file"),
-    "a crash": ([], End(3, "one\ntwo"), "claude-crashed", "exit 3; stderr ends with: one\ntwo"),
-    "a signal": ([], End(-11), "claude-crashed", "signal 11 and wrote nothing"),
-    "a cut output": ([], GOOD, "claude-crashed", "in the middle of its output"),
-    "a crash after its result": ([RESULT], End(1, "oops"), "claude-crashed", "oops"),
-    "lost, on stderr": ([], End(1, "No conversation found with session ID: x"), "session-lost", "sessions.dir"),
-    "lost": ([{**TOLD, "errors": ["No conversation found"]}], End(1), "session-lost", "sessions.dir"),
-    "signed out": ([{**TOLD, "result": "Not logged in · Please run /login"}], End(1), "claude-auth", "Not logged in"),
-    "a bad key": ([{**TOLD, "api_error_status": 401}], End(1), "claude-auth", "signed in"),
-    "forbidden": ([{**TOLD, "api_error_status": 403}], End(1), "claude-auth", "signed in"),
-    "overloaded": ([{**TOLD, "api_error_status": 529}], End(1), "claude-overloaded", "HTTP 529"),
-    "a server's error": ([{**TOLD, "api_error_status": 500}], End(1), "claude-overloaded", "HTTP 500"),
-    "too many": ([{**TOLD, "api_error_status": 429}], End(1), "claude-rate-limited", "rate-limited: "),
-    "a used-up plan": ([REJECTED, {**TOLD, "api_error_status": 429}], End(1), "claude-rate-limited", "until 06:05 UTC"),
-    "no way there": ([{**TOLD, "terminal_reason": "api_error"}], End(1), "claude-unreachable", "can't be reached"),
-    "a model that is not": (
-        [{**TOLD, "api_error_status": 404, "result": "no"}],
-        End(1),
-        "claude-crashed",
-        "an error: no",
-    ),
-    "time": ([], End(-9, stopped="turn-timeout", seconds=60), "turn-timeout", "60 s"),
-    "silence": ([], End(143, stopped="silent", seconds=120), "claude-unreachable", "sent nothing for 120 s"),
-    "a stop": (
-        [{**TOLD, "terminal_reason": "aborted_streaming"}],
-        End(0, stopped="cancelled"),
-        "cancelled",
-        "on request",
-    ),
-    "a shutdown": ([], End(-9, stopped="shutting-down"), "shutting-down", "the handler was stopped"),
-    "unsaved": ([RESULT, {"type": "system", "subtype": "session_writes_lost"}], GOOD, "session-lost", "be saved"),
-}
 
 
-@each_row("name", ENDS)
-def test_every_failure_has_its_own_sentence(name: str) -> None:
+@each_row(("said", "end", "code", "words"), read_rows("claude_ends.yaml")["ends"].values())
+def test_every_failure_has_its_own_sentence(
+    said: list[dict[str, Any]], end: dict[str, Any], code: str, words: str
+) -> None:
     """Each failure has a code of the contract, the cause and the fix, and then `done`."""
-    lines, end, code, words = ENDS[name]
-    *_, error, done = translated(*lines, end=end)
+    lines = [(TOLD if "told" in each else RESULT if "fine" in each else {}) | each for each in said]
+    *_, error, done = translated(*lines, end=End(**end))
     assert (error["type"], error["code"]) == ("error", code)
     assert words in str(error["message"])
     assert error["hint"]

@@ -18,7 +18,7 @@ from breakglass.config.model import Address, Host, Vm
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.wire import CHECK_LINE, PING_LINE, SESSION_LINE, line_of, verb_line
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 ID = "msg_12345678"
 # The grammar of the contract, written a second time. The agent's own expression must agree with it.
@@ -124,61 +124,14 @@ def test_each_word_goes_with_its_own_verbs(verb: str) -> None:
 
 # --- refused lines ---
 
-MALFORMED = {
-    "empty": "",
-    "no such verb": "restart",
-    "upper case": "RESET",
-    "anyway another refusal": "reset anyway=locked",
-    "anyway nothing": "reset anyway=",
-    "proves another thing": "cycle by=op proves=reset",
-    "proves nothing": "cycle by=op proves=",
-    "proves before anyway": "cycle by=op proves=drill anyway=storage-hung",
-    "anyway too late": f"reset note={note('x')} anyway=storage-hung",
-    "a shell": "reset; rm -rf /",
-    "a substitution": "reset vm=$(id)",
-    "an option last": "reset --force",
-    "a leading space": " reset",
-    "a trailing space": "reset ",
-    "a trailing newline": "reset\n",
-    "a trailing newline after a word": "reset vm=102\n",
-    "a trailing newline after a note": f"reset note={note('x')}\n",
-    "a trailing carriage return": "reset\r",
-    "a trailing NUL": "reset\0",
-    "two spaces": "reset  vm=102",
-    "a tab": "reset\tvm=102",
-    "a no-break space": "reset\u00a0vm=102",
-    "a cyrillic letter": "r\u0435set",
-    "a long s": "re\u017fet",
-    "half a surrogate pair": "reset\ud800",
-    "arabic-indic digits after the first": "reset vm=1\u0660\u0662",
-    "the wrong order": f"reset id={ID} vm=102",
-    "detach before a note": f"reset detach note={note('x')}",
-    "a word twice": "reset vm=102 vm=102",
-    "an unknown word": "reset now=1",
-    "an empty value": "reset vm=",
-    "vm=0": "reset vm=0",
-    "vm with a leading zero": "reset vm=0102",
-    "vm with ten digits": "reset vm=1000000000",
-    "a short id": "reset id=1234567",
-    "a long id": f"reset id={'a' * 65}",
-    "the id none": "reset id=none",
-    "a long name": f"reset by={'b' * 65}",
-    "a name with a slash": "reset by=a/b",
-    "a long state": f"reset if={'c' * 33}",
-    "the last None": "reset last=None",
-    "fresh beyond a day": "forensics fresh=86401",
-    "fresh with six digits": "forensics fresh=000600",
-    "job without an id": "job",
-    "job without an id, with a vm": "job vm=102",
-    "a note of one letter": "reset note=A",
-    "a note in the other alphabet": "reset note=+/+/",
-    "a note with a newline": "reset note=QUFB\nQUFB",
-    "a note of a byte too many": f"reset note={note(b'n' * (NOTE_BYTES + 1))}",
-    "a megabyte": "reset note=" + "A" * 2**20,
-}
+MALFORMED = [
+    *read_rows("hostile_texts.yaml", id=ID)["lines"].values(),
+    f"reset note={note(b'n' * (NOTE_BYTES + 1))}",
+    "reset note=" + "A" * 2**20,
+]
 
 
-@each_row("line", MALFORMED.values())
+@each_row("line", MALFORMED)
 def test_what_is_not_of_the_grammar_is_malformed(line: str) -> None:
     """A line with any difference is refused as a whole."""
     with pytest.raises(Malformed):

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.forensics.evidence import Evidence
-from breakglass.agents.pve.forensics.guest_memory import MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
     LogMessage,
     find_cause,
@@ -22,7 +21,7 @@ from breakglass.agents.pve.forensics.kernel_log import (
 from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 from .test_heartbeat_rule import VERDICTS
 
 RECORDED = json.loads((Path(__file__).parent.parent / "data/kernel_log.json").read_text())
@@ -135,28 +134,8 @@ def test_a_line_with_control_characters() -> None:
     assert find_cause([LogMessage(7, 1.5, f"Kernel panic - not syncing: \x1b{300 * 'x'}")]).count("\x1b") == 0
 
 
-CAUSES = {
-    "a panic": ([(5, PANIC), (5, "Call Trace:"), (6, f"---[ end {PANIC} ]---")], PANIC[:100]),
-    "a panic with a long call trace": ([(5, PANIC), *[(5, " ? common_interrupt+0x1")] * 60], PANIC[:100]),
-    "the last one counts": ([(1, "Out of memory: Killed process 7 (sh)"), (9, PANIC)], PANIC[:100]),
-    "a lockup": (
-        [(9, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:1]")],
-        "watchdog: BUG: soft lockup - CPU#0 ",
-    ),
-    "a hung task": ([(9, "INFO: task sh:1 blocked for more than 120 seconds.")], "INFO: task sh:1 blocked "),
-    "a disk": ([(9, "I/O error, dev vda, sector 7 op 0x1:(WRITE)"), (9, "next")], "I/O error, dev vda"),
-    "a stall": ([(9, "rcu: rcu_preempt self-detected stall on CPU")], "rcu: rcu_preempt self-detected"),
-    "a name without an end": ([(9, f"rcu_{'x' * 50} detected ")], ""),
-    "XFS": ([(9, "XFS (vda1): Log I/O Error Detected. Shutting down filesystem")], "XFS (vda1): Log I/O Error"),
-    "out of memory long ago": ([(9, "Out of memory: Killed process 7 (sh)"), (700, "link is up")], ""),
-    "nothing": ([(9, "random: crng init done")], ""),
-    "no message": ([], ""),
-}
-
-
-@each_row("name", CAUSES)
-def test_the_line_that_says_why(name: str) -> None:
-    said, cause = CAUSES[name]
+@each_row(("said", "cause"), read_rows("last_lines.yaml", panic=PANIC[:100])["causes"].values())
+def test_the_line_that_says_why(said: list[tuple[float, str]], cause: str) -> None:
     found = find_cause([LogMessage(number, at, text) for number, (at, text) in enumerate(said)])
     assert (bool(found), found.startswith(cause)) == (bool(cause), True)
 
@@ -172,30 +151,6 @@ def test_last_words_decide_nothing(name: str) -> None:
     assert (said.code, said.advice) == (without.code, without.advice)
     assert said.sentence.startswith(without.sentence.removesuffix("…"))
     assert said.evidence[: len(without.evidence)] == without.evidence
-
-
-# --- page tables that lie ---
-
-
-class Aliased(GuestMemory):
-    """A guest with one page, which is a page table whose entries all name the page itself."""
-
-    def __init__(self) -> None:
-        self.largest = 0
-
-    def read(self, address: int, size: int) -> bytes:
-        self.largest = max(self.largest, size)
-        entry = 1 << 63 | address & ~0xFFF | 0x83
-        return (
-            struct.pack("<Q", entry & ~0x80) if size == 8 else struct.pack("<512Q", *([entry] * 512)) * (size // 4096)
-        )
-
-
-def test_tables_that_name_a_page_again_and_again() -> None:
-    """The kernel's GiB is the same page again and again. Only a small part of it is read, little at a time."""
-    memory = Aliased()
-    data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
-    assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 2 << 20) == (True, True)
 
 
 # --- the console's text ---

@@ -14,12 +14,12 @@ from breakglass.agents.pve.check.key_lines import (
 from breakglass.agents.pve.host.cluster import parse_vmlist
 
 from ..support.record import check_cases
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 POWER, READ_ONLY = "ssh-ed25519 AAAApower", "ssh-ed25519 AAAAread"
-OTHER = "k:1 does not run the host agent in the required form: "
 SERVE = "/usr/local/sbin/breakglass-pve serve --vms 102"
 LINE = f'restrict,command="{SERVE}" {POWER}'
+TEXTS = read_rows("hostile_texts.yaml", serve=SERVE, power=POWER)
 
 
 def said(findings: Iterable[Finding]) -> list[tuple[str, str]]:
@@ -28,39 +28,7 @@ def said(findings: Iterable[Finding]) -> list[tuple[str, str]]:
 
 @each_row(
     ("line", "sentence"),
-    [
-        (f"restrict {POWER}", "k:1 has no command="),
-        (f'restrict,command="/bin/sh" {POWER}', f"{OTHER}/bin/sh"),
-        (f'restrict,command="{SERVE}; /bin/sh" {POWER}', f"{OTHER}{SERVE}; /bin/sh"),
-        (f'restrict,command="{SERVE} ; /bin/sh" {POWER}', f"{OTHER}{SERVE} ; /bin/sh"),
-        (f'restrict,command="{SERVE}\n" {POWER}', "k has no key in it"),
-        (f'restrict,command="{SERVE} --root /tmp" {POWER}', f"{OTHER}{SERVE} --root /tmp"),
-        (f'restrict,command="{SERVE[16:]}" {POWER}', f"{OTHER}{SERVE[16:]}"),
-        (f'restrict,command="{SERVE[:-3]}0" {POWER}', f"{OTHER}{SERVE[:-3]}0"),
-        (f'restrict,command="{SERVE},,103" {POWER}', f"{OTHER}{SERVE},,103"),
-        (f'restrict,command="{SERVE}-101" {POWER}', f"{OTHER}{SERVE}-101"),
-        (f'restrict,command="{SERVE},all" {POWER}', f"{OTHER}{SERVE},all"),
-        (f'restrict,command="{SERVE[:-9]}--vm 102" {POWER}', f"{OTHER}{SERVE[:-9]}--vm 102"),
-        (f'restrict,command="{SERVE}\\\\" {POWER}', "k has no key in it"),
-        (f'restrict,command="{SERVE}",command="/bin/sh" {POWER}', "k:1 has options that sshd refuses"),
-        (f'restrict,no-pty;command="{SERVE}" {POWER}', "k:1 has options that sshd refuses"),
-        (f'restrict,,pty,,command="{SERVE}", {POWER}', "k:1 allows pty in spite of restrict"),
-        (f'restrict,command="{SERVE}"x,pty {POWER}', "k:1 has options that sshd refuses"),
-        (f'restrict,from="\\\\",command="{SERVE}",from="" {POWER}', "k has no key in it"),
-        (f'command="{SERVE}" {POWER}', "k:1 has no restrict"),
-        (f'restrict,pty,command="{SERVE}" {POWER}', "k:1 allows pty in spite of restrict"),
-        (f'command="{SERVE}",RESTRICT,User-RC {POWER}', "k:1 allows user-rc in spite of restrict"),
-        (f'restrict,port-forwarding,command="{SERVE}" {POWER}', "k:1 allows port-forwarding in spite of restrict"),
-        (f'restrict,agent-forwarding,command="{SERVE}" {POWER}', "k:1 allows agent-forwarding in spite of restrict"),
-        (f'restrict,X11-forwarding,command="{SERVE}" {POWER}', "k:1 allows x11-forwarding in spite of restrict"),
-        (f"# power\n{LINE}\n{LINE}", "k:3 has the key of line 2; sshd uses only the first"),
-        ("# none\n", "k has no key in it"),
-        *((raw, "k has no key in it") for raw in ("ssh-ed25519", f'restrict,command="open {POWER}', "ssh AAAA")),
-        *(
-            (f"{kind} AAAA x", "k:1 has no command=")
-            for kind in ("ssh-rsa", "ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com")
-        ),
-    ],
+    TEXTS["key lines"],
 )
 def test_a_key_line_that_opens_more(line: str, sentence: str) -> None:
     """Every line is a root login, so one that is not exactly the host agent's is an error, with what to do."""
@@ -101,25 +69,10 @@ def test_good_key_lines() -> None:
 # --- lines that sshd accepts as keys, so check must too ---
 
 
-HIDDEN = {
-    "a tab": f"{POWER}".replace(" ", "\t"),
-    "a tab after the options": f'command="/bin/sh"\t{POWER}',
-    "another name of RSA's": "rsa-sha2-512 AAAApower",
-    "webauthn": "webauthn-sk-ecdsa-sha2-nistp256@openssh.com AAAApower",
-    "a carriage return": f'command="/bin/sh #\r" {POWER}',
-    "a form feed": f'command="/bin/sh #\x0c" {POWER}',
-    "a separator of Unicode": f'command="/bin/sh #\u2028" {POWER}',
-    "a NUL": f"{POWER}\0",
-    "a backslash": f'command="/bin/sh \\x" {POWER}',
-    "DOS's line end": f"{POWER}\r",
-    "a quote in quotes": f'command="/bin/sh \\"" {POWER}',
-}
-
-
-@each_row("name", HIDDEN)
-def test_no_key_hides(name: str) -> None:
+@each_row("hidden", TEXTS["hidden keys"].values())
+def test_no_key_hides(hidden: str) -> None:
     """Each of these lines opens a root shell in sshd, so each is seen and is an error."""
-    text = f"{LINE}\n{HIDDEN[name]}\n"
+    text = f"{LINE}\n{hidden}\n"
     lines = parse_key_lines(text)
     assert [line.number for line in lines] == [1, 2]
     assert [finding.level for finding in judge_key_lines("k", lines[1:])].count(ERROR) >= 1

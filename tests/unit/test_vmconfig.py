@@ -3,7 +3,7 @@
 from breakglass.agents.pve.forensics.on_proxmox import disk_storages
 from breakglass.agents.pve.host.vm_config import current_options, pending_options, start_seconds
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 CONF = """#a comment
 boot: order=scsi0;ide2
@@ -47,20 +47,7 @@ def test_the_storages_of_the_vms_own_disks() -> None:
 
 @each_row(
     ("conf", "seconds", "why"),
-    [
-        ("", 30, []),
-        ("memory: 30720", 30, []),
-        ("memory: 65536", 64, ["64 GiB of memory"]),
-        ("memory: current=65536", 64, ["64 GiB of memory"]),
-        ("memory: 65536\nhostpci0: 01:00", 256, ["64 GiB of memory", "passed-through PCI devices"]),
-        ("hostpci0: 01:00", 120, ["passed-through PCI devices"]),
-        ("lock: suspended", 300, ["it resumes from disk"]),
-        ("hugepages: 1024", 210, ["hugepages"]),
-        ("net0: x\nnet1: y", 40, ["2 network cards"]),
-        ("memory: much", 30, []),
-        ("memory: 16384\n[PENDING]\nmemory: 65536", 64, ["64 GiB of memory"]),
-        ("hostpci0: 01:00\n[PENDING]\ndelete: hostpci0", 120, ["passed-through PCI devices"]),
-    ],
+    read_rows("vm_files.yaml")["starts"],
 )
 def test_a_start_gets_the_time_that_proxmox_gives_it(conf: str, seconds: float, why: list[str]) -> None:
     """The time depends on memory, passed-through devices, hugepages, sleep on disk and network cards."""
