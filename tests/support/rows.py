@@ -59,7 +59,7 @@ def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
         test(**arguments)
 
 
-def read_rows(file: str, **texts: str) -> Any:
+def read_rows(file: str, /, **texts: str) -> Any:
     """Return the tables of a YAML file in tests/data. In each text, `@name@` is replaced by the text of that name."""
 
     def fill(value: Any) -> Any:

@@ -9,7 +9,7 @@ from breakglass.chat.events import find_proposed_verb
 from breakglass.chat.program import BRIEF
 from breakglass.config.model import Address, Host, Vm
 
-from ..support.rows import each_row
+from ..support.rows import each_row, read_rows
 
 HOST = Host("pve1", Address("breakglass", "192.0.2.10"), "power")
 VM = Vm("devvm", 102, (HOST,), guest=Address("claude", "192.0.2.20"), guest_key="own")
@@ -57,24 +57,7 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
 
 @each_row(
     ("tool", "command", "ok", "text"),
-    [
-        ("Bash", "devvm cat log", True, SAID),  # a file in the guest that contains the text
-        ("Bash", "devvm cat log", False, SAID),
-        ("Bash", "pve status", False, SAID),
-        ("Bash", "pve forensics", False, SAID),
-        ("Read", "pve reset", False, SAID),
-        ("Bash", "pve reset", True, SAID),
-        ("Bash", "pve reset", False, SAID.replace("16", "10")),
-        ("Bash", "pve reset", False, SAID.replace("reset", "cycle")),
-        ("Bash", "pve reset", False, "This command requires approval"),
-        ("Bash", "pve reset", False, ""),
-        ("Bash", "pve reset now", False, SAID),
-        ("Bash", "pve  reset", False, SAID),
-        ("Bash", "pve reset; true", False, SAID),
-        ("Bash", "pve restart", False, SAID.replace("reset", "restart")),
-        ("Bash", ["pve", "reset"], False, SAID),
-        ("Bash", None, False, SAID),
-    ],
+    read_rows("proposals.yaml", said=SAID)["rows"],
 )
 def test_nothing_else_is_a_request(tool: str, command: object, ok: bool, text: str) -> None:
     """Another command's output, another exit code, another verb or more words are no request."""

@@ -14,19 +14,13 @@ from breakglass.agents.pve.jobs.proven import RESTORE_SECONDS
 from breakglass.agents.pve.reading import states
 from breakglass.agents.pve.words import CLAIM_SECONDS, DEADLINES, LATE_SECONDS
 from breakglass.base import audit
-from breakglass.chat import opinion, probe, program, turn
-from breakglass.cli import doctor as cli_doctor
-from breakglass.doctor import alerts, chat, configuration, hosts, keys, model_api, sessions, signed
-from breakglass.notify import notifier, outbox, send
 from breakglass.proxmox import run
-from breakglass.proxmox.connect import CONNECT_SECONDS
-from breakglass.server import server, telling
+from breakglass.server import server
 from breakglass.web import alert, report
 
 from ..support.rows import each_row
 
 UNITS = Path(__file__).parent.parent.parent / "deploy/systemd"
-PLACES = (alerts, chat, keys, model_api, sessions)  # of doctor, each with SECONDS
 
 
 def unit(name: str, setting: str) -> float:
@@ -59,13 +53,6 @@ OUTLASTS = {
     "screen": (DEADLINES["screen"], screen.ASK_SECONDS),
     "the last look of a check": (answer.SPARE_SECONDS, max(reading.SSHD_SECONDS, reading.FILE_SECONDS)),
     "the result of a killed job": (agent.RESULT_SECONDS, agent.QUESTION_SECONDS),
-    # messages
-    "ten minutes for a message": (600.0, sum(outbox.TRY_AFTER) + len(outbox.TRY_AFTER) * send.SECONDS),
-    "a message of a first handler": (notifier.ENDED_SECONDS, 2 * send.SECONDS),
-    "a look at what no handler has sent": (notifier.LOOK_AFTER, notifier.ENDED_SECONDS),
-    "the end of a capture": (notifier.CAPTURE_SECONDS, DEADLINES["forensics"]),
-    "an answer that waits for its message": (telling.ANSWER_SECONDS, DEADLINES["forensics"]),
-    "the end of a capture for an opinion": (opinion.CAPTURE_SECONDS, DEADLINES["forensics"]),
     # the handler, and the host agent
     "a read": (handler.FIRST_SECONDS, max(READS)),
     "a job's first stage": (handler.FIRST_SECONDS, CLAIM_SECONDS),
@@ -81,26 +68,6 @@ OUTLASTS = {
     "a proxy": (60.0, run.JSON_SECONDS),
     "Alertmanager": (10.0, alert.PLAN_SECONDS + handler.ASK_SECONDS + alert.ACK_SECONDS),
     "a stop by systemd": (unit("breakglass.service", "TimeoutStopSec"), STOPPING),
-    "a report by systemd": (
-        unit("breakglass-report.service", "TimeoutStartSec"),
-        client.REPEAT_SECONDS + client.SILENCE_SECONDS + sum(outbox.TRY_AFTER) + len(outbox.TRY_AFTER) * send.SECONDS,
-    ),
-    # doctor
-    "doctor by systemd": (
-        unit("breakglass-doctor.service", "TimeoutStartSec"),
-        cli_doctor.READ_SECONDS + handler.ALL_SECONDS + handler.PROOF_SECONDS + cli_doctor.PING_SECONDS,
-    ),
-    "all places": (handler.ALL_SECONDS, handler.LOOK_SECONDS),
-    "a probe": (program.PROBE_SECONDS, turn.SECONDS),
-    "a wall": (turn.SECONDS, probe.SECONDS),
-    "a probe of doctor": (handler.ALL_SECONDS, program.PROBE_SECONDS),
-    "each place": (handler.ALL_SECONDS, max(place.SECONDS for place in PLACES)),
-    "the disk": (handler.ALL_SECONDS, max(configuration.DISK_SECONDS, hosts.DIGEST_SECONDS)),
-    "a proxy's patience": (handler.LOOK_SECONDS, handler.HOLD_SECONDS),
-    "a host": (handler.LOOK_SECONDS, handler.CHECK_SECONDS),
-    "a host's check": (handler.CHECK_SECONDS, DEADLINES["check"] - answer.SPARE_SECONDS),
-    "a host's ping and where": (handler.READ_SECONDS, max(DEADLINES["ping"], DEADLINES["where"])),
-    "a status": (signed._STATUS_SECONDS, CONNECT_SECONDS),
 }
 
 

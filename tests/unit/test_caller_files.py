@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from breakglass.base.findings import ConfigError
-from breakglass.config import sources
 from breakglass.config.load import load_config
 from breakglass.config.model import Config
 from breakglass.config.warnings import check_change
@@ -142,47 +141,6 @@ def test_a_volume_of_kubernetes_is_read_without_a_warning(config: Path) -> None:
     place.rename(config.parent / "..data")  # the directory itself may be such a link
     place.symlink_to("..data")
     assert names(load_config(config, {})) == ["operator", "anna"]
-
-
-# --- changes during the reading ---
-
-
-def between(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], times: int) -> None:
-    """Make a change just before the first of the files is read, this many times."""
-    read, left = sources.read_file, [times]
-
-    def read_then(path: Path) -> tuple[str, os.stat_result]:
-        found = read(path)
-        if left[0]:
-            left[0] -= 1
-            change()
-        return found
-
-    monkeypatch.setattr(sources, "read_file", read_then)
-
-
-def replace(config: Path, text: str) -> None:
-    write(config.parent / "callers.d/.new", text).rename(config.parent / "callers.d/anna.toml")
-
-
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "a file is replaced": lambda config: replace(config, BOB),
-    "a file is added": lambda config: own(config, "bob.toml", BOB),
-    "a file is removed": lambda config: (config.parent / "callers.d/anna.toml").unlink(),
-    "the configuration is written": lambda config: config.write_text(GOOD + "# more\n"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_while_it_is_read_is_seen_whole(
-    config: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
-) -> None:
-    """A mix of files from before and after a change never existed, so all files are read again."""
-    own(config)
-    between(monkeypatch, lambda: change(config), 1)
-    found = load_config(config, {})
-    monkeypatch.undo()
-    assert found == load_config(config, {})
 
 
 # --- a directory that can't be read ---

@@ -72,25 +72,16 @@ def judged_accounts() -> Iterator[tuple[object, Iterable[Finding]]]:
 
 # --- sshd ---
 
-SSHD = """\
-forcecommand none
-authorizedkeysfile /etc/ssh/authorized_keys.d/%u
-authenticationmethods publickey
-permitrootlogin forced-commands-only
-disableforwarding yes
-permittty no
-permituserrc no
-clientaliveinterval 15
-"""
-ROOTS_SSHD = "permitrootlogin yes\npubkeyauthentication yes\nforcecommand none\nclientaliveinterval 15\n"
-
 
 def judged_sshd() -> Iterator[tuple[object, Iterable[Finding]]]:
     yield "sshd says nothing", judge_sshd({}, USER)
     for line in CASES["sshd"]:
-        yield f"sshd: {line}", judge_sshd(parse_settings(SSHD) | parse_settings(line), USER)
+        yield f"sshd: {line}", judge_sshd(parse_settings(CASES["settings"]) | parse_settings(line), USER)
     for line in CASES["sshd for root"]:
-        yield f"sshd for root: {line}", judge_root_sshd(parse_settings(ROOTS_SSHD) | parse_settings(line), HANDLER)
+        yield (
+            f"sshd for root: {line}",
+            judge_root_sshd(parse_settings(CASES["settings of root"]) | parse_settings(line), HANDLER),
+        )
     for exempt in CASES["exempt"]:
         yield f"exempt: {exempt}", judge_exemption({"persourcepenaltyexemptlist": exempt}, HANDLER)
     for files, own in CASES["files of root"]:

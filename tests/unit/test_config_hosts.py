@@ -210,17 +210,7 @@ def test_the_guest_has_a_key_of_its_own() -> None:
 
 @each_row(
     ("line", "path"),
-    [
-        ('guest = "192.0.2.20"\nguest_host_key = "any"', "guest"),
-        ('guest = "claude@192.0.2.20"', "guest_host_key"),
-        ('guest = "claude@192.0.2.20"\nguest_host_key = "not one"', "guest_host_key"),
-        (f'guest_host_ca = "{GUEST_CA}"', "guest_host_ca"),
-        (f"guest_key = '''{GUEST_KEY}'''", "guest_key"),
-        (f"{GUEST}\nguest_key = 'rubbish'", "guest_key"),
-        (f"{GUEST}\nguest_{KEY}", "guest_key"),  # the power key, and the same in another format
-        (f"{GUEST}\nguest_key = '''{PKCS8}'''", "guest_key"),
-        (f'{GUEST}\nguest_key_file = "gone"', "guest_key_file"),
-    ],
+    read_rows("settings.yaml", ca=GUEST_CA, guest_key=GUEST_KEY, guest=GUEST, key=KEY, pkcs8=PKCS8)["guests"],
 )
 def test_a_fault_in_guest_leaves_the_vm_on(line: str, path: str) -> None:
     """The VM stays usable, but claude can't log in to it."""

@@ -77,27 +77,6 @@ def test_a_recorded_turn(path: Path) -> None:
 # --- the traps ---
 
 
-def test_the_clis_own_words_are_not_the_answer() -> None:
-    """A synthetic user line, a failure worded by the CLI and a subagent's stream are left out."""
-    user = {"type": "user", "isSynthetic": True, "message": {"content": [text("continue")]}}
-    error = assistant("x", text("API Error: 529"), error="server_error")
-    other = {**delta("inner"), "parent_tool_use_id": "toolu_1"}
-    assert [event["type"] for event in translated(user, error, other, RESULT)] == ["result", "done"]
-
-
-def test_several_results_are_one() -> None:
-    """Several results come if a command continued in the background. The last answer and the sum of the costs count."""
-    a = {"costUSD": 0.25, "inputTokens": 10, "outputTokens": 3, "cacheReadInputTokens": 500}
-    b = {"costUSD": 0.5, "inputTokens": 1, "outputTokens": True, "cacheCreationInputTokens": 70}
-    usage = {"model_usage_since_last_result": {"a": a, "b": b}}
-    more = {**RESULT, "result": "later", "duration_ms": 1500, "total_cost_usd": 99, **usage}
-    result, done = translated({**RESULT, **usage}, more)
-    expected = {"ok": True, "text": "later", "turns": 2, "seconds": 1.501, "cost_usd": 1.5}
-    expected["tokens"] = {"input": 22, "output": 6, "cache_read": 1000, "cache_write": 140}
-    assert result == {"type": "result", "n": 2, **expected}
-    assert done["ok"] is True
-
-
 def test_a_tool_and_its_result() -> None:
     """A list of parts is joined without pictures. A text of more than 64 KiB is cut at a character and says so."""
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
@@ -209,11 +188,33 @@ KEYS = [
     "is_error",
     "tool_use_id",
     "name",
+    "subtype",
+    "result",
+    "errors",
+    "num_turns",
+    "abandoned_blocks",
+    "api_message_id",
+    "from_block_index",
+    "rate_limit_info",
+    "model_usage_since_last_result",
+    "costUSD",
+    "duration_ms",
+    "api_error_status",
+    "resetsAt",
 ]
-KEYS += ["subtype", "result", "errors", "abandoned_blocks", "api_message_id", "from_block_index", "rate_limit_info"]
-KEYS += ["model_usage_since_last_result", "costUSD", "num_turns", "duration_ms", "api_error_status", "resetsAt"]
-WORDS = ["stream_event", "assistant", "user", "result", "system", "rate_limit_event", "tool_use", "tool_result", "text"]
-WORDS += ["message_start", "content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
+WORDS = [
+    "stream_event",
+    "assistant",
+    "user",
+    "result",
+    "system",
+    "rate_limit_event",
+    "tool_use",
+    "tool_result",
+    "text",
+    "message_start",
+]
+WORDS += ["content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
 RECORDED = [line for path in sorted(TRANSCRIPTS.glob("*.jsonl")) for line in path.read_text().splitlines()]
 OBJECTS = any_objects(KEYS, WORDS) | edited_objects([line for line in RECORDED if line[:1] == "{"], KEYS)
 LINES = OBJECTS.map(lambda value: json.dumps(value).encode())

@@ -18,7 +18,6 @@ from breakglass.agents.pve.forensics.kernel_log import (
     read_messages,
     rings_in,
 )
-from breakglass.agents.pve.forensics.text_screen import decode_cells
 from breakglass.agents.pve.forensics.verdict import verdict_of
 
 from ..support.rows import each_row, read_rows
@@ -151,14 +150,3 @@ def test_last_words_decide_nothing(name: str) -> None:
     assert (said.code, said.advice) == (without.code, without.advice)
     assert said.sentence.startswith(without.sentence.removesuffix("…"))
     assert said.evidence[: len(without.evidence)] == without.evidence
-
-
-# --- the console's text ---
-
-
-def test_the_cells_of_a_text_console() -> None:
-    """Each of the 80 by 25 cells has a character and a colour. Letters and frames become text, others are escaped."""
-    rows = [b"login: \xc9\xcd\xbb", b"", b"\x1b[31m" + 75 * b"x"]
-    text = b"".join(row.ljust(80) for row in rows).ljust(2000, b"\0")
-    cells = bytes(byte for letter in text for byte in (letter, 7))
-    assert decode_cells(cells) == [r"login: \u2554\u2550\u2557", "", r"\x1b[31m" + 75 * "x"]

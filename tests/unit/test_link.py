@@ -13,13 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from breakglass.base.allowance import LINE_BYTES
-from breakglass.base.framer import Framer
 from breakglass.config.model import Address, Host
 from breakglass.proxmox.channel import LINES_AT_ONCE, Channel
 from breakglass.proxmox.link import open_link
 from breakglass.proxmox.outcome import Message
 
-from ..support.rows import each_row
 from ..support.sshd import Sshd
 
 pytestmark = pytest.mark.shared("world", "sshd")
@@ -92,23 +90,6 @@ async def test_a_host_that_never_ends_a_line_is_lost_and_keeps_no_memory() -> No
     assert peak < 2 * LINE_BYTES
     assert queue.get_nowait() is None
     assert channel.closed
-
-
-@each_row("cut", [1, LINE_BYTES - 1])
-def test_a_line_of_the_longest_length_is_a_line(cut: int) -> None:
-    """A line may have LINE_BYTES. One byte more ends the session, even if the line's end comes in the same piece."""
-    whole = b"x" * LINE_BYTES
-    framer = Framer()
-    assert framer.feed(whole[:cut]) == []
-    assert framer.feed(whole[cut:] + b"\nnext\n") == [whole, b"next"]
-    start, end = b'{"tag":"1","type":"output","stream":"stdout","text":"', b'"}'
-    message = start + whole[len(start) + len(end) :] + end
-    for rest, is_too_long in ((b"\n", False), (b" \n", True)):
-        channel: Channel = Channel()
-        channel._waiting["1"] = asyncio.Queue()
-        channel.data_received(message[:cut], None)
-        channel.data_received(message[cut:] + rest, None)
-        assert (channel.closed, channel._waiting["1"].get_nowait() is None) == (is_too_long, is_too_long)
 
 
 @pytest.mark.real("sshd")

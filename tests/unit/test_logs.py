@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from breakglass.alerts.rules import Capture
 from breakglass.base import audit
@@ -89,14 +87,6 @@ def seen(peer: str | None, *forwarded: str) -> tuple[str, str]:
 def test_the_right_most_address_that_is_no_proxys_counts(sent: list[str], wanted: list[str]) -> None:
     """A peer that is not a proxy is the client, whatever its headers say."""
     assert seen(*sent) == tuple(wanted)
-
-
-@given(st.lists(st.text(st.characters(max_codepoint=255)), max_size=4))
-def test_any_forwarded_text_is_an_address_or_nothing(texts: list[str]) -> None:
-    """The result is an address or nothing, and there is no exception."""
-    client, proxy = seen("10.0.0.1", *texts)
-    assert proxy == "10.0.0.1"
-    assert client == "" or re.fullmatch(r"[0-9a-f.:]+", client)
 
 
 # --- lost lines ---

@@ -6,7 +6,6 @@ from typing import Any
 
 from breakglass.config.load import parse
 from breakglass.config.notify import Recipient
-from breakglass.config.warnings import warn_of_receiver
 from breakglass.notify.messages import OPINION, outcome_message, request_for, verdict_message
 
 from ..support.rows import each_row, read_rows
@@ -38,22 +37,6 @@ def test_an_entry_is_read() -> None:
     assert not ntfy.wants("failed", "other")
     assert hook.wants("drill", "other")
     assert [word for word in ("tk_0", KEY, "example.org", "night") if word in repr(config.notify)] == []
-
-
-@each_row(
-    ("url", "token", "codes"),
-    [
-        ("http://ntfy.example.org", "tk_0", ["token-in-clear"]),
-        ("http://ntfy.example.org", "", []),
-        ("https://ntfy.example.org", "tk_0", []),
-        ("http://127.0.0.1:2586", "tk_0", []),
-    ],
-)
-def test_a_token_without_tls_is_a_warning(url: str, token: str, codes: list[str]) -> None:
-    """Unless it stays on this machine."""
-    text = NTFY.replace("https://ntfy.example.org", url) + (f'token = "{token}"\n' if token else "")
-    [receiver] = read(GOOD + text).notify
-    assert [found.code for found in warn_of_receiver(receiver)] == codes
 
 
 @each_row(

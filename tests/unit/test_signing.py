@@ -3,9 +3,7 @@
 import base64
 import hashlib
 import hmac
-import json
 import re
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,14 +66,6 @@ def test_what_the_standard_library_signs_is_accepted(msg_id: str, timestamp: int
     """Whatever the standard's own library signs is accepted here."""
     signature = Webhook(SECRET).sign(msg_id, datetime.fromtimestamp(timestamp, UTC), text)
     assert verify([OPERATOR], headers(msg_id, timestamp, signature), text.encode()).timestamp == timestamp
-
-
-@given(ids, st.text() | st.recursive(st.integers() | st.text(), st.lists).map(json.dumps))
-def test_the_standard_library_accepts_what_is_signed_here(msg_id: str, text: str) -> None:
-    """Whatever is signed here verifies in the standard's own library."""
-    now = int(time.time())
-    signed = headers(msg_id, now, sign(KEY, msg_id, now, text.encode()))
-    assert Webhook(SECRET).verify(text, signed, json_parse=False) is None
 
 
 # --- what is refused ---

@@ -5,28 +5,7 @@ from breakglass.agents.pve.host.vm_config import current_options, pending_option
 
 from ..support.rows import each_row, read_rows
 
-CONF = """#a comment
-boot: order=scsi0;ide2
-efidisk0: nvme:vm-102-disk-1,size=4M
-ide2: iso:iso/debian.iso,media=cdrom,size=400M
-memory: 4096
-net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
-scsi0: local-lvm:vm-102-disk-0,iothread=1,size=32G
-scsi1: local-lvm:vm-102-disk-2,size=32G
-scsi2: /dev/disk/by-id/ata-thing,size=1T
-scsi3: none
-unused0: old:vm-102-disk-9
-virtio0: file=nas:102/vm-102-disk-3.qcow2
-
-[PENDING]
-memory: 8192
-delete: serial0,!net1
-
-[before-upgrade]
-memory: 1024
-scsi5: gone:vm-102-disk-5
-snaptime: 1700000000
-"""
+CONF = read_rows("vm_files.yaml")["conf"]
 
 
 def test_pending_options_are_those_of_their_section() -> None:
