@@ -1,6 +1,7 @@
 """Our events from claude's lines: recorded transcripts with their expected events, each trap, and any bytes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,46 +176,14 @@ def test_a_result_is_judged_by_is_error() -> None:
 
 # --- any bytes ---
 
-KEYS = [
-    "type",
-    "event",
-    "message",
-    "content",
-    "id",
-    "index",
-    "delta",
-    "text",
-    "input",
-    "is_error",
-    "tool_use_id",
-    "name",
-    "subtype",
-    "result",
-    "errors",
-    "num_turns",
-    "abandoned_blocks",
-    "api_message_id",
-    "from_block_index",
-    "rate_limit_info",
-    "model_usage_since_last_result",
-    "costUSD",
-    "duration_ms",
-    "api_error_status",
-    "resetsAt",
-]
-WORDS = [
-    "stream_event",
-    "assistant",
-    "user",
-    "result",
-    "system",
-    "rate_limit_event",
-    "tool_use",
-    "tool_result",
-    "text",
-    "message_start",
-]
-WORDS += ["content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
+KEYS = re.findall(
+    r"\w+",
+    "type event message content id index delta text input is_error tool_use_id name subtype result errors num_turns "
+    "abandoned_blocks api_message_id from_block_index rate_limit_info model_usage_since_last_result costUSD "
+    "duration_ms api_error_status resetsAt",
+)
+WORDS = ["stream_event", "assistant", "user", "result", "system", "rate_limit_event", "tool_use", "tool_result", "text"]
+WORDS += ["message_start", "content_block_delta", "message_stop", "pve reset", "Exit code 16", "\ud800", ""]
 RECORDED = [line for path in sorted(TRANSCRIPTS.glob("*.jsonl")) for line in path.read_text().splitlines()]
 OBJECTS = any_objects(KEYS, WORDS) | edited_objects([line for line in RECORDED if line[:1] == "{"], KEYS)
 LINES = OBJECTS.map(lambda value: json.dumps(value).encode())

@@ -20,13 +20,10 @@ NIGHTS: dict[str, list[Any]] = {
     name: [BASE | job if isinstance(job, dict) and "started" in job else job for job in jobs]
     for name, jobs in read_rows("night_jobs.yaml")["nights"].items()
 }
-HEALTHY, RESET, _ = NIGHTS["an alert, a reset, healthy"]
+HEALTHY, RESET = NIGHTS["an alert, a reset, healthy"][:2]
 NIGHTS["numbers that no clock has"] = [
     *(HEALTHY | {"seconds": many} for many in (float("inf"), float("nan"), 1e300, 10**400)),
-    HEALTHY
-    | {
-        "verdict": {"code": "healthy", "sentence": "s", "evidence": [f"the guest's kernel answered {'9' * 5000} s ago"]}
-    },
+    HEALTHY | {"verdict": HEALTHY["verdict"] | {"evidence": [f"the guest's kernel answered {'9' * 5000} s ago"]}},
     RESET | {"seen": [{"by": "x", "at": "0001-01-01T00:00:00+14:00"}]},
     RESET | {"started": "9999-12-31T23:59:59-14:00"},
 ]
