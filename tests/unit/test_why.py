@@ -106,30 +106,6 @@ def test_the_page_has_an_example_of_each_verdict_and_each_fix() -> None:
     assert {each["fix"]["code"] for each in found if each["fix"]} | OF_REFUSALS == set(COMMANDS)
 
 
-CURES: dict[str, object] = {
-    "QEMU stopped by a signal": {"code": "continue-qemu", "pid": 4242},
-    "wedged by a signal, no quorum": {"code": "continue-qemu", "pid": 4242},
-    "frozen by a backup": None,
-    "frozen, its backup is dead": {"code": "thaw"},
-    "stopped, its task dead": {"code": "unlock"},
-    "stopped, a task runs": None,
-    "stopped, the task of its lock alive": None,
-    "stopped, pmxcfs hangs": {"code": "restart-pmxcfs"},
-    "stopped, HA dead": {"code": "start-ha"},
-    "stopped, HA in error": {"code": "see-ha"},
-    "one process left": {"code": "end-leftover", "pid": 123},
-    "two processes left": None,
-    "a process left in the kernel": None,
-    "stopped, something left": None,
-}
-
-
-@each_row("name", CURES)
-def test_the_cure_on_the_host_is_a_code(name: str) -> None:
-    """There is no code if the fix is to wait, or if no single command fixes it."""
-    assert verdict_of(replace(VARIANTS[name], vmid=102, here="pve1")).fix == CURES[name]
-
-
 DEAD = "VM is locked (backup): the task that set the lock is dead"
 LEFT = "the VM is stopped but process 77 is left in its scope, so a start would fail"
 SAID = "the guest's own last words, which prove nothing: "
