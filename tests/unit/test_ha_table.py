@@ -4,7 +4,6 @@ So it is with tests/data/ha_status.txt, which has the sentence of `status` for e
 """
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -161,14 +160,3 @@ def test_each_row_of_another_node_is_what_a_status_says() -> None:
     assert ha_outlook("started", "started", "pve2", "online", dead=silence) in " ".join(STATUS.split())
     assert ha_outlook("started", "started", "pve2", "") == ""
     assert all(ha_outlook(*case[:2], "pve2", case[2]) for case in product(MANAGED, STATES, NODE_STATES))
-
-
-def test_each_row_has_its_source() -> None:
-    """tests/data/ha_sources.txt names a file of pve-ha-manager with its line for each row of the four tables."""
-    listed = (ROOT / "tests/data/ha_sources.txt").read_text(encoding="utf-8")
-    for heading in HEADINGS:
-        lines = listed.partition(f"## {heading}\n")[2].partition("\n\n")[0].splitlines()
-        sources = dict(line.split("\t") for line in lines)
-        named = [" / ".join(list(row.values())[: 2 if heading == HEADINGS[0] else 3]) for row in rows(heading)]
-        assert named == list(sources)
-        assert all(re.match(r"(API2/HA/|Resources/)?\w+\.pm:\d+", source) for source in sources.values())
