@@ -73,13 +73,10 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str]] = {  # how anna.toml
     "no TOML": (lambda file: write(file, "secret = ["), "", "is not TOML"),
     "an unknown verb": (lambda file: write(file, ANNA.replace("status", "reboot")), ": allow", "has an unknown word"),
     "a table": (lambda file: write(file, f"[callers.anna]\n{ANNA}"), ": callers", "is not a setting"),
-    "no VM": (lambda file: write(file, f"{ANNA}vms = []\n"), ": vms", "is missing"),
     "open to all users": (lambda file: write(file, ANNA).chmod(0o604), "", "is not safe"),
     "a directory": (Path.mkdir, "", ""),
     "a pipe without a writer": (lambda file: os.mkfifo(file, 0o600), "", ""),
-    "bytes": (lambda file: write(file, "").write_bytes(b"\xff"), "", ""),
     "a link to nowhere": (lambda file: file.symlink_to("nowhere"), "", ""),
-    "a link to itself": (lambda file: file.symlink_to(file.name), "", ""),
 }
 
 

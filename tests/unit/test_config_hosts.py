@@ -15,6 +15,7 @@ from ..support.service import SSH_KEY, new_ssh_key
 from .test_config import (
     GOOD,
     HOST,
+    KEY,
     OTHER_VM,
     VM,
     changed,
@@ -24,12 +25,8 @@ from .test_config import (
     vm,
 )
 
+GUEST_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGd1ZXN0cy4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
-SPARE = (
-    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHNwYXJlIGtleS4uLi4uLi4uLi4u"
-    "Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4= the spare one"
-)
-KEY = f"key = '''{SSH_KEY}'''"
 PKCS8 = asyncssh.import_private_key(SSH_KEY).export_private_key("pkcs8-pem").decode()
 GUEST_KEY = new_ssh_key()
 ON_PVE2 = HOST.replace("pve1", "pve2").replace("192.0.2.10", "192.0.2.12") + OTHER_VM.replace("pve1", "pve2")
@@ -51,7 +48,7 @@ def with_vm(text: str, name: str = "devvm") -> Config:
     ("line", "keys", "authorities"),
     [
         (f'host_key = "{HOST_KEY}"', (HOST_KEY,), ()),
-        (f'host_key = ["{HOST_KEY}", "{SPARE}"]', (HOST_KEY, SPARE), ()),
+        (f'host_key = ["{HOST_KEY}", "{GUEST_CA}"]', (HOST_KEY, GUEST_CA), ()),
         (f'host_ca = ["{HOST_KEY}"]', (), (HOST_KEY,)),
         ('host_key = "any"', (), ()),
     ],
@@ -92,7 +89,6 @@ UNUSABLE = {  # the options of ssh-keygen or the text itself, and the words of t
     "encrypted": (("-t", "ed25519"), "is an encrypted key", "ssh-keygen -p"),
     "encrypted, in an old format": (("-t", "rsa", "-b", "1024", "-m", "PEM"), "is an encrypted key", "ssh-keygen -p"),
     "public": (f"{HOST_KEY} pve_power.pub", "is a public key", ".pub"),
-    "public, of another kind": (SPARE, "is a public key", ".pub"),
     "cut": (SSH_KEY[:150], "is not a private key of OpenSSH", "breakglass docs admin"),
     "something else": ("whsec_AAAA", "is not a private key of OpenSSH", "breakglass docs admin"),
 }
@@ -193,7 +189,6 @@ def test_a_mistake_in_a_host_or_a_vm_disables_that_one_alone(old: str, new: str,
 
 # --- settings that only claude uses ---
 
-GUEST_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGd1ZXN0cy4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
 GUEST = 'guest = "claude@192.0.2.20:2222"\nguest_host_ca = ["' + GUEST_CA + '"]'
 
 

@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-import pytest
-
 from breakglass.agents.pve.words import ANYWAY, DEADLINES, PROVES
 from breakglass.alerts.payloads import SENDERS
 from breakglass.base.errors import BreakglassError
@@ -23,6 +21,7 @@ from ..support.rows import each_row
 SCHEMAS: dict[str, Any] = read_contract()["components"]["schemas"]
 API = (OPENAPI.parent / "api.md").read_text(encoding="utf-8")
 LIMITS = API.partition("**Limits.** A body")[2].partition(" and the headers")[0]
+UNITS = {"KiB": 2**10, "MiB": 2**20}
 HOST_AGENT = (OPENAPI.parent / "host-agent.md").read_text(encoding="utf-8")
 
 
@@ -49,37 +48,23 @@ ROUTES = {*(path for path in SIGNED if path not in {f"/alert/{each}" for each in
 @each_row(
     ("documented", "coded"),
     [
-        pytest.param(set(read_contract()["paths"]), ROUTES | OPEN | {METRICS, f"/{PAGE_LIST}"}, id="routes"),
-        pytest.param(set(SCHEMAS["Request"]["properties"]), set(VerbBody.__dataclass_fields__), id="request"),
-        pytest.param(set(SCHEMAS["ChatRequest"]["properties"]), set(ChatRequest.__dataclass_fields__), id="chat"),
-        pytest.param(set(SCHEMAS["Verb"]["enum"]), set(VERBS), id="verbs"),
-        pytest.param(words("Request", "anyway"), set(ANYWAY), id="anyway"),
-        pytest.param(words("Answer", "anyway"), set(ANYWAY), id="anyway, offered"),
-        pytest.param(words("Request", "proves"), set(PROVES), id="proves"),
-        pytest.param(words("ChatRequest", "tools"), set(TOOLS), id="tools"),
-        pytest.param(set(SOURCE["schema"]["enum"]), set(SENDERS), id="senders"),
-        pytest.param(words("Answer", "outcome"), set(HTTP_STATUS), id="outcomes"),
-        pytest.param(
-            set(SCHEMAS["Error"]["properties"]["error"]["properties"]["code"]["x-extensible-enum"]),
-            set(ERRORS),
-            id="errors",
-        ),
-        pytest.param(set(SCHEMAS["VmState"]["x-extensible-enum"]), states("`state`, `proxmox`"), id="states of a VM"),
-        pytest.param(
-            set(SCHEMAS["HostState"]["x-extensible-enum"]),
-            states("`state`, `proxmox`") - {"not-allowed", "elsewhere"},
-            id="states of a host",
-        ),
-        pytest.param(words("Health", "chat"), states("`chat`"), id="states of chat"),
-        pytest.param(
-            {int(n) * {"KiB": 2**10, "MiB": 2**20}[unit] for n, unit in re.findall(r"(\d+) ([KM]iB)", LIMITS)},
-            set(SIGNED.values()),
-            id="bodies",
-        ),
-        pytest.param(
+        (set(read_contract()["paths"]), ROUTES | OPEN | {METRICS, f"/{PAGE_LIST}"}),
+        (set(SCHEMAS["Request"]["properties"]), set(VerbBody.__dataclass_fields__)),
+        (set(SCHEMAS["ChatRequest"]["properties"]), set(ChatRequest.__dataclass_fields__)),
+        (set(SCHEMAS["Verb"]["enum"]), set(VERBS)),
+        *((words(schema, "anyway"), set(ANYWAY)) for schema in ("Request", "Answer")),
+        (words("Request", "proves"), set(PROVES)),
+        (words("ChatRequest", "tools"), set(TOOLS)),
+        (set(SOURCE["schema"]["enum"]), set(SENDERS)),
+        (words("Answer", "outcome"), set(HTTP_STATUS)),
+        (set(SCHEMAS["Error"]["properties"]["error"]["properties"]["code"]["x-extensible-enum"]), set(ERRORS)),
+        (set(SCHEMAS["VmState"]["x-extensible-enum"]), states("`state`, `proxmox`")),
+        (set(SCHEMAS["HostState"]["x-extensible-enum"]), states("`state`, `proxmox`") - {"not-allowed", "elsewhere"}),
+        (words("Health", "chat"), states("`chat`")),
+        ({int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+) ([KM]iB)", LIMITS)}, set(SIGNED.values())),
+        (
             set(re.findall(r"(?m)^\| `(\w+)` \| (\d*) ?\| (?:yes|exit 1)", HOST_AGENT)),
             {(verb, f"{seconds:g}" if seconds else "") for verb, seconds in DEADLINES.items()},
-            id="deadlines",
         ),
     ],
 )

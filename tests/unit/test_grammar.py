@@ -82,19 +82,9 @@ def test_every_word_in_its_order(verb: str) -> None:
 @each_row(
     "words",
     [
-        "vm=1",
-        "vm=999999999",
-        f"id={'a' * 64}",
-        f"by={'b' * 64}",
-        f"if={'c' * 32}",
-        "last=none",
-        "last=a-_4a-_4",
-        "fresh=86400",
-        "detach",
-        "no-last-words",
-        f"name={'n' * 253}",
-        f"note={note(b'n' * NOTE_BYTES)}",
-        f"note={note('☎' * (NOTE_BYTES // 3))}",
+        *("vm=1", "vm=999999999", f"id={'a' * 64}", f"by={'b' * 64}", f"if={'c' * 32}", "last=none", "last=a-_4a-_4"),
+        *("fresh=86400", "detach", "no-last-words", f"name={'n' * 253}"),
+        *(f"note={note(text)}" for text in (b"n" * NOTE_BYTES, "☎" * (NOTE_BYTES // 3))),
     ],
 )
 def test_each_word_at_its_limit(words: str) -> None:

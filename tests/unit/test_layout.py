@@ -4,7 +4,6 @@ import ast
 import io
 import re
 import tokenize
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,14 +95,3 @@ def test_the_path_to_power_is_documented() -> None:
     section = ARCHITECTURE.partition("## The path to power\n")[2].partition("\n## ")[0]
     assert re.findall(r"`((?:handler|agents)/[\w/.]+)`", section) == list(PATH_TO_POWER)
     assert f"fewer than {MOST_LINES_TO_POWER:,} lines" in section
-
-
-def test_the_wheel_has_every_package() -> None:
-    """The list of packages in pyproject.toml has every folder, because a missing one would not be in the wheel."""
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    there = {
-        ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
-        for package, folder in setuptools["package-dir"].items()
-        for path in [*(ROOT / folder).rglob("*.py"), ROOT / folder / "__init__.py"]
-    }
-    assert sorted(setuptools["packages"]) == sorted(there)
