@@ -12,18 +12,7 @@ from breakglass.config.model import Address, Config, Host, by_hand, is_vm_name
 
 from ..support.rows import each_row, read_rows
 from ..support.service import SSH_KEY, new_ssh_key
-from .test_config import (
-    GOOD,
-    HOST,
-    KEY,
-    OTHER_VM,
-    VM,
-    changed,
-    no_files,
-    problems,
-    read,
-    vm,
-)
+from .test_config import GOOD, HOST, KEY, OTHER_VM, VM, changed, no_files, problems, read, vm
 
 GUEST_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGd1ZXN0cy4uLi4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGdvb2Qga2V5Li4uLi4uLi4uLi4uLi4uLi4uLi4uLi4u"
