@@ -13,8 +13,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.chain import chain_files, read_links
 from ..support.stages import until
-from .jobs import run
-from .steps import kill_job
+from .steps import kill_job, run_job
 from .world import CLEAR, ENDINGS, Job, Node, Phase, Rules, State, put
 
 RULES = Rules()
@@ -45,7 +44,9 @@ def _next_phases(phase: int) -> set[int]:
         jobs = put((Job(other), Job(other)), job_id, job)
         state = State(place=place, nodes=(Node(sees=sees, last=last, jobs=jobs), Node()))
         killed = ("", kill_job(state, RULES, 0, job_id, job))
-        found |= {after.nodes[0].jobs[job_id].phase for _, after in chain(run(state, RULES, 0, job_id, job), [killed])}
+        found |= {
+            after.nodes[0].jobs[job_id].phase for _, after in chain(run_job(state, RULES, 0, job_id, job), [killed])
+        }
     return found - {Phase.CHECKED}
 
 

@@ -254,9 +254,7 @@ class Handler:
             host.start()
 
     def send(self, verb: str, msg_id: str, again: bool) -> Run:
-        request = VerbRequest(
-            verb, again=again, vm=self.vm, id=msg_id, caller=Caller("anna", (), frozenset()), received=0
-        )
+        request = VerbRequest(verb, self.vm, msg_id, Caller("anna", (), frozenset()), 0, again=again)
         run = Run(partial(self.places.find, self.vm, self.hosts), request, self.sent, time.monotonic())
         self.runs.append(run)
         return run
@@ -278,10 +276,7 @@ class World:
         self.place, self.is_on = 0 if self.is_alone else self.chance.randrange(2), True
         self.acts: list[tuple[str, int]] = []
         self.excused: set[str] = set()  # ids in a gap that README.md describes
-        self.sent, self.on_the_way = (
-            Counter[tuple[str, str]](),
-            Counter[str](),
-        )  # lines of an id: sent, and not read yet
+        self.sent, self.on_the_way = Counter[tuple[str, str]](), Counter[str]()  # lines of an id: all, and not read yet
         self.handlers_begun = 0
         self.said: list[str] = []
         self.asked: list[tuple[str, Run]] = []
@@ -368,10 +363,8 @@ class World:
     async def _fail(self, at: float) -> None:
         await asyncio.sleep(at)
         chance = self.chance
-        node, kind = (
-            self.nodes[chance.randrange(2)],
-            chance.choice(("link", "link", "crash", "restart", "kill", "cluster")),
-        )
+        node = self.nodes[chance.randrange(2)]
+        kind = chance.choice(("link", "link", "crash", "restart", "kill", "cluster"))
         self.say(f"{kind}, node {node.number}")
         if kind == "link" and node.connections:
             chance.choice(list(node.connections)).die()
@@ -416,10 +409,7 @@ def simulated(world: World) -> Iterator[VirtualLoop]:
     """An event loop with its own time, which the handler's modules see, and with the world's connections."""
     loop = VirtualLoop()
     try:
-        with (
-            patch("time.monotonic", loop.time),
-            patch("breakglass.proxmox.link.connect", world.connect),
-        ):
+        with patch("time.monotonic", loop.time), patch("breakglass.proxmox.link.connect", world.connect):
             yield loop
     finally:
         loop.close()

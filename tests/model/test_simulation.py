@@ -23,11 +23,6 @@ def test_histories_keep_the_promises() -> None:
     assert {seed: broken for seed in range(60) if (broken := history(seed)[0])} == {}
 
 
-def test_a_seed_reproduces_its_history() -> None:
-    told = [history(seed)[1].said for seed in (5, 5, 6)]
-    assert told[0] == told[1] != told[2]
-
-
 def knows_no_id(host: HostConnection, result: Message) -> places._Place:
     return replace(read_place(host, result), has_id=False)
 

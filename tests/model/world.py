@@ -1,8 +1,8 @@
 """A model of one VM, two nodes, two handlers and two ids, as docs/api.md and host-agent.md have them. Pure.
 
-A state is a tuple of tuples of small integers, so that equal states are equal values. `handlers.py`, `jobs.py` and
-`steps.py` say what can happen next: what the programs do, what the network does to them, and what goes wrong.
-`promises.py` says what must hold.
+A state is a tuple of tuples of small integers, so that equal states are equal values. `handlers.py` and `steps.py`
+say what can happen next: what the programs do, what the network does to them, and what goes wrong. `search.py` says
+what must hold.
 
 Id 0, "A", is a `cycle`, which its client sends a second time. Id 1, "B", is a `stop` of another client, with `if_last`
 as it was at the start. A step is what nothing can come between: a line is read, a lock is taken, a process ends. The
@@ -58,7 +58,7 @@ class Gap:
 
 
 class Promise:
-    """The promises of the contract. A single step can break the first five, and `promises.py` finds the others."""
+    """The promises of the contract. A single step can break the first five, and `search.py` finds the others."""
 
     LAST = "a verb with if_last does not act after another one"
     TRUE = "stopped is said only of a VM that is stopped"
