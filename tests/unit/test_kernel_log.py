@@ -121,7 +121,7 @@ def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int
     messages = read_messages(memory.read, replace(ring, tail=ring.head - count & NUMBERS))
     lines, cause = (
         log_lines(messages),
-        find_cause([LogMessage(7, 1.5, f"Kernel panic - {each.text}") for each in messages]),
+        find_cause([LogMessage(7, 1.5, f"Oops: {each.text}") for each in messages]),
     )
     assert len(lines) <= 40
     assert cause.isprintable()
