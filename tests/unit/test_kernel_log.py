@@ -119,10 +119,8 @@ def test_a_guest_that_lies(texts: list[bytes], changed: list[tuple[int, int, int
     ring = parse_ring(memory.heads())
     assert ring
     messages = read_messages(memory.read, replace(ring, tail=ring.head - count & NUMBERS))
-    lines, cause = (
-        log_lines(messages),
-        find_cause([LogMessage(7, 1.5, f"Oops: {each.text}") for each in messages]),
-    )
+    lines = log_lines(messages)
+    cause = find_cause([LogMessage(7, 1.5, f"Oops: {each.text}") for each in messages])
     assert len(lines) <= 40
     assert cause.isprintable()
     assert all(len(line) <= 10 * 200 + 40 and line.isascii() and line.isprintable() for line in lines), lines
