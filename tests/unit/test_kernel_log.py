@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.forensics.guest_memory import MOST_DATA, GuestMemory, PageTables, Root
 from breakglass.agents.pve.forensics.kernel_log import (
     LogMessage,
     find_cause,
@@ -143,3 +144,24 @@ def test_last_words_decide_nothing(name: str) -> None:
     assert (said.code, said.advice) == (without.code, without.advice)
     assert said.sentence.startswith(without.sentence.removesuffix("…"))
     assert said.evidence[: len(without.evidence)] == without.evidence
+
+
+class Aliased(GuestMemory):
+    """A guest with one page, which is a page table whose entries all name the page itself."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.largest = max(self.largest, size)
+        entry = 1 << 63 | address & ~0xFFF | 0x83
+        return (
+            struct.pack("<Q", entry & ~0x80) if size == 8 else struct.pack("<512Q", *([entry] * 512)) * (size // 4096)
+        )
+
+
+def test_tables_that_name_a_page_again_and_again() -> None:
+    """The kernel's GiB is the same page again and again. Only a small part of it is read, little at a time."""
+    memory = Aliased()
+    data = list(PageTables(memory, Root(0x1000, 4)).data_of_kernel())
+    assert (sum(map(len, data)) <= 2 * MOST_DATA, memory.largest <= 2 << 20) == (True, True)

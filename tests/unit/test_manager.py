@@ -1,4 +1,4 @@
-"""Which process is a handler, and how a pod is restarted."""
+"""How the handler is run decides which commands the fixes name."""
 
 from breakglass.base.manager import find_manager, is_handler
 
