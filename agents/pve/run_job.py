@@ -40,7 +40,6 @@ def _run_job(host: Host, request: Request, nonce: str, claim_by: float) -> None:
     if boottime() > claim_by:
         return  # this process is so late that its follower is about to answer that the job did not start
     store = JobStore(host)
-    store.prepare()
     job = Job(host, store, make_record(request, nonce, is_job=True))
     lock = _claim(job)
     if lock is None:
