@@ -3,11 +3,15 @@
 import json
 import os
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.words import MUTATING, VERBS
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -22,7 +26,7 @@ from ..support.agent import (
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.signals import signal_process
-from ..support.stages import await_agents, lose_run, memory, recorded_command, until
+from ..support.stages import await_agents, await_pause, lose_run, memory, recorded_command, until
 
 pytestmark = pytest.mark.shared("world")
 own_host = pytest.mark.shared()
@@ -70,6 +74,15 @@ def test_what_is_not_of_the_grammar_is_one_log_line(world: World) -> None:
                 journal.recv(1)
     shell = execute(world, None)
     assert (shell.code, "status" in shell.stderr) == (10, True)
+
+
+def test_a_line_without_an_end_ends_the_session(world: World) -> None:
+    """At more than 16 KiB, as docs/host-agent.md says."""
+    with Session(world) as session:
+        assert session.process.stdin is not None
+        session.process.stdin.write("x" * (16 * 1024 + 1))
+        session.process.stdin.flush()
+        assert session.process.wait(60) == 0
 
 
 def test_a_key_serves_one_vm(world: World) -> None:
@@ -125,7 +138,39 @@ def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
     ]
 
 
+def test_a_verb_by_exec_says_each_stage_at_once(gated_stop: World, tmp_path: Path) -> None:
+    environment, said = gated_stop.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}, tmp_path / "said"
+    with said.open("w") as file, subprocess.Popen(gated_stop.forced_command(), env=environment, stdout=file) as agent:
+        until(lambda: "\nstage: stop\n" in said.read_text(), "the stage")
+        (gated_stop.root / "gate").write_text("")
+        misbehave(gated_stop.root)
+        assert agent.wait(120) == 0
+
+
+def test_a_reader_that_has_left_is_no_failure(world: World) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "status"}
+    with os.fdopen(writer) as stdout:
+        ran = subprocess.run(world.forced_command(), env=environment, stdout=stdout, stderr=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
 # --- memory ---
+
+
+def test_a_verb_waits_for_the_process_of_a_job_that_has_its_result(world: World) -> None:
+    """It has the VM's lock for a moment longer, and the VM is not busy then."""
+    set_constants(world, RELEASE_SECONDS=60.0)
+    execute(world, "reset id=has-its-result")
+    until(lambda: not processes(world, "has-its-result"), "the end of its process")
+    lock = Lock(Host(VMID, str(world.root)), "lock")
+    assert lock.take("has-its-result")
+    with Session(world) as session:
+        tag = session.send("reset id=waits-a-moment")
+        await_pause(world, "waits-a-moment")
+        lock.release()
+        assert session.result(tag)["outcome"] == "done"
 
 
 def test_an_id_of_yesterday_is_too_old(world: World) -> None:

@@ -11,13 +11,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.host.process import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
-from .agent import agent_processes, set_constants
+from .agent import agent_processes, processes, set_constants
 
 Hold = Callable[[World, str], Iterator[None]]
 SECONDS = 60
@@ -93,6 +94,19 @@ def writer_of(fifo: Path) -> int:
 def stage(world: World, job_id: str) -> str:
     path = memory(world, "jobs", job_id, "stage")
     return path.read_text().partition(" ")[0] if path.exists() else ""
+
+
+def await_pause(world: World, job_id: str) -> None:
+    """Return once a process of a job waits for its next look at something, or once the job has ended."""
+
+    def is_over() -> bool:
+        with suppress(OSError):
+            waits = [Path(f"/proc/{pid}/wchan").read_text() for pid in processes(world, job_id)]
+            return not waits or "hrtimer_nanosleep" in waits
+        return False
+
+    until(memory(world, "jobs", job_id, "request.json").exists, "the job")
+    until(is_over, "a pause")
 
 
 def recorded_command(world: World, job_id: str) -> int:
