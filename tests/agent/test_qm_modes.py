@@ -123,7 +123,14 @@ CASES = {
     "HA: cycle": Case(
         "cycle", 0, "", ("Requesting HA stop for VM 102", "Requesting HA start for VM 102"), "new", place=ha()
     ),
-    "HA: stop": Case("stop", 0, "", ("requested stopped", "stays off until a person or tool"), "none", place=ha()),
+    "HA: stop": Case(
+        "stop",
+        0,
+        "",
+        ("HA has the request", "requested stopped", "stays off until a person or tool"),
+        "none",
+        place=ha(),
+    ),
     "HA: start": Case("start", 0, "", ("Requesting HA start",), "new", place=after(stopped, ha("stopped", "stopped"))),
     "HA stops it all the same: reset": Case("reset", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
     "HA has just died: nothing is killed": Case(
@@ -138,7 +145,7 @@ CASES = {
         "cycle",
         12,
         "ha-stuck",
-        ("by hand: systemctl start pve-ha-crm pve-ha-lrm",),
+        ("waiting up to 30 s for a new status", "by hand: systemctl start pve-ha-crm pve-ha-lrm"),
         place=ha(dead=HA_UNITS[1:], silent=324),
         haste=HA_LOOK,
     ),
