@@ -1,6 +1,7 @@
 """The connection to a host, in the simulated world of tests/model: what it sends, and what it says of the host."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,9 @@ from breakglass.proxmox.host import HostConnection
 
 from ..model.simulation import Connection, Node, World, simulated
 from ..support.rows import each_row
+from .test_logs import empty_log
+
+__all__ = ["empty_log"]  # a fixture of pytest
 
 T = TypeVar("T")
 HOST = Host("host0", Address("h", "node0"), cluster="c", key="k")
@@ -142,8 +146,9 @@ def test_a_verb_is_sent_only_where_a_ping_is_answered() -> None:
         assert (await host.result(CYCLE))["outcome"] == "done"
         assert node.lines == ["where vm=102", CYCLE]
         await asyncio.sleep(10)
-        next(iter(node.connections)).is_dead = True
+        next(iter(node.connections)).is_dead, began = True, time.monotonic()
         assert (await host.result(CYCLE))["attached"]
+        assert int(time.monotonic() - began) == 5  # the ping's time
         assert node.lines[2:] == ["ping", CYCLE]
         assert node.world.sent["h", "msg_12345678"] == 2
         node.is_silent, began = True, time.monotonic()
@@ -157,10 +162,9 @@ def test_a_verb_is_sent_only_where_a_ping_is_answered() -> None:
     live(send)
 
 
-def test_the_state_of_a_host_follows_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("empty_log")
+def test_the_state_of_a_host_follows_its_connection() -> None:
     """The log has each change once."""
-    noted: list[tuple[str, object]] = []
-    monkeypatch.setattr(audit, "note", lambda event, **facts: noted.append((event, facts["state"])))
 
     async def watch(node: Listener, host: HostConnection) -> None:
         def known() -> tuple[Any, ...]:
@@ -180,6 +184,8 @@ def test_the_state_of_a_host_follows_its_connection(monkeypatch: pytest.MonkeyPa
         assert known() == ("answering", "not-allowed", False, True)
 
     live(watch)
+    lines = [json.loads(audit._waiting.get()) for _ in range(audit._waiting.qsize())]
+    noted = [(line["event"], line["state"]) for line in lines]
     assert [noted[0], noted[-1]] == [("host-up", "answering"), ("host-up", "answering")]
     assert {event for event, state in noted if state != "answering"} == {"host-down"}
 

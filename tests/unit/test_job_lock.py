@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +11,15 @@ import pytest
 
 from breakglass.agents.pve.grammar import parse_line
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs import job as jobs
 from breakglass.agents.pve.jobs.job import JOB_OUTPUT_BYTES, ROOM_FOR_SHORT, SHORT_BYTES, Job
 from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, Lock, fill_reserve, free_part, is_short
 from breakglass.agents.pve.jobs.store import JobStore, Record, make_record
 from breakglass.agents.pve.serving.follow import FollowTask
 from breakglass.agents.pve.words import DAY
 
+from ..support.hung import silent_fuse
 from ..support.rows import each_row
+from ..support.stages import until
 
 
 def test_a_lock_names_its_holder_until_that_process_ends(tmp_path: Path) -> None:
@@ -119,12 +122,26 @@ def test_a_start_that_takes_long_moves_the_deadline(conf: str, more: float, tmp_
     assert (job.deadline, job.start_seconds, len(job.warnings)) == (420 + more, 150 + more, bool(more))
 
 
-def test_what_can_not_be_ended_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.real("fuse")
+def test_what_can_not_be_ended_is_remembered(tmp_path: Path) -> None:
     """A start that may still happen is not reported as over."""
-    monkeypatch.setattr(jobs, "end_qm", lambda pid, gently: [f"qm (process {pid})"])
+    (tmp_path / "hung").mkdir()
     job = job_of(tmp_path, "start")
-    job.end_command(7)
-    assert (job.survivors, len(job.warnings)) == (["qm (process 7)"], 1)
+    with ExitStack() as ended, silent_fuse(tmp_path / "hung"):
+        qm = ended.enter_context(subprocess.Popen(["ls", tmp_path / "hung"], stderr=subprocess.DEVNULL))
+        until(lambda: "wait_answer" in Path(f"/proc/{qm.pid}/wchan").read_text(), "a process that waits in the kernel")
+        job.end_command(qm.pid)
+    assert (job.survivors, len(job.warnings)) == ([f"qm (process {qm.pid})"], 1)
+
+
+def test_a_job_that_does_not_begin_is_given_up(tmp_path: Path) -> None:
+    """After 5 s. Its id is claimed then, so that a late job does nothing."""
+    store, record = stored(tmp_path, "stop")
+    task = FollowTask(store.host, parse_line(f"stop vm=102 id={record.id}"), "b")
+    assert list(task.poll()) == []
+    task._begun -= 5.0
+    [answer] = task.poll()
+    assert (answer["exit_code"], store.claim(record)) == (13, False)
 
 
 # --- a job that was killed, and an id of another ---

@@ -1,27 +1,32 @@
 """What refuses a power verb at its last moment: the lock of a task, and evidence of a storage that hangs."""
 
+import json
 import os
+import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from breakglass.agents.pve.forensics import on_host
-from breakglass.agents.pve.host import pve_tasks
+from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.host.cluster import Cluster
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.host.process import process_ticks
-from breakglass.agents.pve.host.pve_tasks import Owner, find_lock_owner
+from breakglass.agents.pve.host.pve_tasks import find_lock_owner
 from breakglass.agents.pve.host.vmstate import Facts
 from breakglass.agents.pve.jobs.job import Job
-from breakglass.agents.pve.jobs.result import Ended, Verdict
+from breakglass.agents.pve.jobs.result import Ended
 from breakglass.agents.pve.jobs.store import JobStore, Record
-from breakglass.agents.pve.power import begin, locked
+from breakglass.agents.pve.power.begin import begin_change
 from breakglass.agents.pve.power.locked import refuse_reset, refuse_resume
 from breakglass.agents.pve.power.preflight import refuse_unexpected, refuse_unstartable
 from breakglass.agents.pve.power.verbs import _advise_cycle, _refuse_cycle, _refuse_stop
 
 from ..support.rows import each_row
+from .test_verdict import FROZEN, RUNNING, STUCK
 
 
 def job_of(root: Path, verb: str) -> Job:
@@ -31,6 +36,20 @@ def job_of(root: Path, verb: str) -> Job:
 
 # --- locks ---
 
+ENDED = "UPID:pve1:00000001:00000007:6743E000:qmstart:103:root@pam: 1 6743E100 OK"
+
+
+def task_index(root: Path, *lines: str) -> None:
+    tasks = root / "var/log/pve/tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "index").write_text("\n".join(lines))
+
+
+def own_task(kind: str, vmid: str) -> str:
+    """Return the UPID of a task whose process is this one."""
+    return f"UPID:pve1:{(pid := os.getpid()):08X}:{process_ticks(pid):08X}:6743E000:{kind}:{vmid}:root@pam:"
+
+
 CHECKS: dict[str, Callable[[Job, Cluster], None]] = {
     "cycle": _refuse_cycle,
     "stop": _refuse_stop,
@@ -39,24 +58,26 @@ CHECKS: dict[str, Callable[[Job, Cluster], None]] = {
     "reset": lambda job, view: refuse_reset(job, view, "running"),
     "reset of a paused VM": lambda job, view: refuse_reset(job, view, "paused"),
 }
-OTHERS = ("clone", "create", "migrate", "rollback", "snapshot", "snapshot-delete", "suspending")
+TASKS = {"backup": "vzdump", "clone": "qmclone", "create": "qmcreate", "migrate": "qmigrate", "rollback": "qmrollback"}
+TASKS |= {"snapshot": "qmsnapshot", "snapshot-delete": "qmdelsnapshot", "suspending": "qmsuspend"}
+OTHERS = [lock for lock in TASKS if lock != "backup"]
+FROM_ELSEWHERE = ("clone", "create", "migrate")
 LOCKS: dict[tuple[str, bool | None], str] = {  # by the lock, and whether its task lives
     ("", None): "acts acts acts acts acts acts",
     ("suspended", None): "locked locked acts acts warns warns",
     **{("backup", alive): "locked locked locked acts warns locked" for alive in (True, None)},
     ("backup", False): "locked locked locked acts warns warns",
     **{(lock, alive): "locked locked locked locked locked locked" for lock in OTHERS for alive in (True, None)},
-    **{(lock, False): "locked locked locked locked warns warns" for lock in OTHERS},
+    **{(lock, False): "locked locked locked locked warns warns" for lock in OTHERS if lock not in FROM_ELSEWHERE},
 }
 
 
 @each_row("row", LOCKS)
-def test_each_lock_refuses_what_could_harm_its_task(
-    row: tuple[str, bool | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The table of docs/host-agent.md, with its paragraph on locks."""
+def test_each_lock_refuses_what_could_harm_its_task(row: tuple[str, bool | None], tmp_path: Path) -> None:
+    """The table of docs/host-agent.md, with its paragraph on locks. Without the index, no task is called dead."""
     lock, alive = row
-    monkeypatch.setattr(locked, "find_lock_owner", lambda host, lock: Owner(alive, ("a task",)))
+    if alive is not None:
+        task_index(tmp_path, ENDED, *([own_task(TASKS[lock], "102")] if alive else []))
     found = []
     for name, check in CHECKS.items():
         job = job_of(tmp_path, name.partition(" ")[0])
@@ -68,13 +89,11 @@ def test_each_lock_refuses_what_could_harm_its_task(
     assert " ".join(found) == LOCKS[row]
 
 
-def test_no_task_that_may_run_elsewhere_is_called_dead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_task_that_may_run_elsewhere_is_called_dead(tmp_path: Path) -> None:
     """Only a dead task's lock may be unlocked by hand, so no other evidence has the command."""
-    line = "UPID:pve1:00000001:00000007:6743E000:qmstart:103:root@pam: 1 6743E100 OK"
-    monkeypatch.setattr(pve_tasks, "_task_names", lambda host: [])
-    monkeypatch.setattr(pve_tasks, "read_index", lambda host: [line])
-    owners = {lock: find_lock_owner(Host(102, str(tmp_path)), lock) for lock in (*OTHERS, "backup", "suspended")}
-    unknown = {"clone", "create", "migrate", "suspended"}
+    task_index(tmp_path, ENDED)
+    owners = {lock: find_lock_owner(Host(102, str(tmp_path)), lock) for lock in (*TASKS, "suspended")}
+    unknown = {*FROM_ELSEWHERE, "suspended"}
     assert {lock for lock, owner in owners.items() if owner.alive is None} == unknown
     assert {lock for lock, owner in owners.items() if "qm unlock 102" in " ".join(owner.lines)} == set(owners) - unknown
     assert not any(owner.alive for owner in owners.values())
@@ -97,14 +116,22 @@ def test_no_task_that_may_run_elsewhere_is_called_dead(monkeypatch: pytest.Monke
     ],
 )
 def test_a_task_that_runs_has_the_locks_of_its_kind(
-    lock: str, task: str | None, vmid: str, alive: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lock: str, task: str | None, vmid: str, alive: bool, tmp_path: Path
 ) -> None:
-    """A backup of several VMs names none of them, and the task of a clone has the number of its source."""
-    pid = os.getpid()
-    upid = f"task UPID:pve1:{pid:08X}:{process_ticks(pid):08X}:6743E000:{task}:{vmid}:root@pam:"
-    monkeypatch.setattr(pve_tasks, "_task_names", lambda host: [upid if task else f"vzdump {vmid}"])
-    monkeypatch.setattr(pve_tasks, "read_index", lambda host: ["UPID of another task"])
-    assert find_lock_owner(Host(102, str(tmp_path)), lock).alive is alive
+    """A backup of several VMs names none of them, and the task of a clone has the number of its source.
+
+    A person's vzdump has no UPID.
+    """
+    task_index(tmp_path, ENDED, *([own_task(task, vmid)] if task else []))
+    (by_hand := tmp_path / "vzdump").symlink_to("/bin/sleep")
+    with nullcontext() if task else subprocess.Popen([by_hand, "60"]) as process:
+        if process:
+            (tmp_path / f"proc/{process.pid}").mkdir(parents=True)
+            (tmp_path / f"proc/{process.pid}/cmdline").write_text(f"/usr/bin/perl\0vzdump\0{vmid}")
+        owner = find_lock_owner(Host(102, str(tmp_path)), lock)
+        if process:
+            process.kill()
+    assert owner.alive is alive
 
 
 # --- a cluster without an answer, and what a person saw ---
@@ -150,41 +177,47 @@ def test_a_vm_that_is_not_as_a_person_saw_it_is_left_alone(seen: str, last: str,
 
 # --- a storage that hangs ---
 
+HUNG = replace(RUNNING, stuck=STUCK, threads="SSSDS")
+
 
 @each_row(
-    ("verb", "anyway", "code", "end"),
+    ("verb", "anyway", "seen", "end"),
     [
-        ("reset", "", "storage-hung", "refused"),
-        ("cycle", "", "storage-hung", "refused"),
-        ("cycle", "would-not-start", "storage-hung", "refused"),
-        ("reset", "storage-hung", "storage-hung", "warns"),
-        ("cycle", "storage-hung", "storage-hung", "warns"),
-        ("stop", "", "storage-hung", "acts"),
-        ("start", "", "storage-hung", "acts"),
-        ("cycle", "", "disk-frozen", "acts"),
+        ("reset", "", HUNG, "refused"),
+        ("cycle", "", HUNG, "refused"),
+        ("cycle", "would-not-start", HUNG, "refused"),
+        ("reset", "storage-hung", HUNG, "warns"),
+        ("cycle", "storage-hung", HUNG, "warns"),
+        ("stop", "", HUNG, "acts"),
+        ("start", "", HUNG, "acts"),
+        ("cycle", "", FROZEN, "acts"),
     ],
 )
 def test_evidence_of_a_hung_storage_refuses_a_reset_and_a_cycle(
-    verb: str, anyway: str, code: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verb: str, anyway: str, seen: Evidence, end: str, tmp_path: Path
 ) -> None:
-    """QEMU could not end, and no start could follow. A refused job is not the last one, and is not in the chain."""
-    acted: list[str] = []
-    monkeypatch.setattr(begin, "ensure_evidence", lambda job, facts: Verdict(code, "s", "", ("thread 7 waits",)))
-    monkeypatch.setattr(begin, "chain_begin", lambda job: acted.append("chain"))
-    monkeypatch.setattr(JobStore, "set_last", lambda store, job_id: acted.append("last"))
+    """QEMU could not end, and no start could follow. A refused job is not the last one, and is not in the chain.
+
+    The evidence comes from a capture of a moment ago.
+    """
     job = job_of(tmp_path, verb)
+    job.store.prepare()
+    capture = Path(job.store.path("capture"))
+    capture.mkdir()
+    (capture / "evidence.json").write_text(json.dumps({"evidence": seen.as_json()}))
+    note = {"job": "capture", "boottime": boottime(), "pid": None}
+    (tmp_path / "run/breakglass/102/evidence.json").write_text(json.dumps(note))
     job.anyway = anyway
     if end == "refused":
         with pytest.raises(Ended) as ended:
-            begin.begin_change(job, Facts())
-        assert (ended.value.exit_code, ended.value.anyway, ended.value.verdict.code) == (12, "storage-hung", code)
-        assert (ended.value.verdict.evidence[0], acted) == ("thread 7 waits", [])
+            begin_change(job, Facts())
+        verdict = ended.value.verdict
+        assert (ended.value.exit_code, ended.value.anyway, verdict.code) == (12, "storage-hung", "storage-hung")
+        assert (STUCK[0] in verdict.evidence, job.store.last, job.is_chained) == (True, "none", False)
     else:
-        begin.begin_change(job, Facts())
-        assert (acted, "anna asked for the verb anyway" in " ".join(job.warnings)) == (
-            ["last", "chain"],
-            end == "warns",
-        )
+        begin_change(job, Facts())
+        assert (job.store.last, job.is_chained) == ("id", True)
+        assert ("anna asked for the verb anyway" in " ".join(job.warnings)) is (end == "warns")
 
 
 def test_a_thread_that_stays_in_one_sleep_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
