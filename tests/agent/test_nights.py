@@ -7,6 +7,7 @@ reported as failed must not act later.
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,10 +81,8 @@ def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
     assert execute(world, "start").trailer["state"] == "running"
 
 
-@pytest.mark.all
-def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
-    """A QEMU in the scope without a pid file is ended, because it would be a start that was reported as failed."""
-    assert world.qm("stop", str(VMID)).returncode == 0
+def begin_half(world: World) -> Callable[[], int]:
+    """Give the VM a hook script that begins a QEMU without a pid file, and hangs. Return what waits for that QEMU."""
     pids = world.root / f"sys/fs/cgroup/qemu.slice/{VMID}.scope/cgroup.procs"
     (world.root / "half.py").write_text("import signal\nsignal.pause()\n")
     waits = f"{sys.executable} {world.root}/half.py -pidfile {world.root}/run/qemu-server/{VMID}.pid"
@@ -91,13 +90,43 @@ def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
     script = world.root / "hookscript"
     begin = f"mkdir -p {pids.parent}\nsetsid bash -c 'exec -a /usr/bin/kvm {waits}' &\necho $! > {pids}\n: > "
     script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/bash").replace(": > ", begin))
+
+    def half() -> int:
+        until(lambda: in_hook(world, "pre-start"), "the hook")
+        pid = int(pids.read_text())
+        until(lambda: command_line(pid).startswith("/usr/bin/kvm"), "a QEMU that is half started")
+        return pid
+
+    return half
+
+
+@pytest.mark.all
+def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
+    """A QEMU in the scope without a pid file is ended, because it would be a start that was reported as failed."""
+    assert world.qm("stop", str(VMID)).returncode == 0
+    half = begin_half(world)
     with Session(world) as session:
         tag = session.send("start")
-        until(lambda: in_hook(world, "pre-start"), "the hook")
-        half = int(pids.read_text())
-        until(lambda: command_line(half).startswith("/usr/bin/kvm"), "a QEMU that is half started")
+        pid = half()
         assert session.result(tag)["exit_code"] == 14
-    assert command_line(half) == ""
+    assert command_line(pid) == ""
+
+
+@pytest.mark.all
+def test_a_standby_process_ends_what_the_first_has_begun(world: World) -> None:
+    """The first process of a cycle is killed beside a `qm start` that hangs. The second ends that, and begins again."""
+    half, job_id = begin_half(world), "is-taken-over"
+    with Session(world) as session:
+        tag = session.send(f"cycle id={job_id}")
+        pid = half()
+        recorded_command(world, job_id)
+        signal_process(processes(world, job_id)[-1], signal.SIGKILL)
+        (world.root / "hookscript").unlink()
+        result = session.result(tag, 120)
+    assert (result["outcome"], result["state"], command_line(pid)) == ("done", "running", "")
+    said = memory(world, "jobs", job_id, "output").read_text()
+    assert "start: the job's process was killed in stage start; its standby process took over" in said
+    assert f"start: SIGKILL to {pid}, which was half started" in said
 
 
 # --- another stop is at work ---
@@ -106,7 +135,9 @@ def test_what_a_start_that_is_given_up_has_begun_is_ended(world: World) -> None:
 @pytest.mark.all
 def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> None:
     """HA begins seconds later and needs the whole ladder for a silent QEMU. After that, the cycle starts the VM."""
+    set_constants(world, HA_STOP_SECONDS=6.0)  # over while HA's stop is in its hook script
     under_ha(world)
+    hook(world, "pre-stop", 180)
     before = wedge(world)
     answer = execute(world, "cycle")
     assert (answer.code, answer.trailer["state"]) == (0, "running")

@@ -16,11 +16,12 @@ from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_re
 from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Answer, answer_of, constants_set, execute, set_constants
+from ..support.agent import Answer, Session, answer_of, constants_set, execute, set_constants
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import dead_upid, lock, moved, scope, task, task_index, under_ha
 from ..support.rows import each_row
+from ..support.stages import await_pause, memory, until
 
 pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
 own_host = pytest.mark.shared()
@@ -194,6 +195,26 @@ def test_a_start_is_refused_while_something_is_left_in_the_scope(world: World) -
         answer = execute(world, verb)
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (code, "leftover", "")
+
+
+@own_host
+@pytest.mark.parametrize(("seconds", "end"), [(60.0, (0, "stopped", "")), (0.0, (14, "stopped", "leftover"))])
+def test_a_process_that_outlives_qemu_gets_time_to_end(world: World, seconds: float, end: tuple[int, str, str]) -> None:
+    """A start would fail beside it, so if it stays, the VM does not count as stopped, and the answer names it."""
+    set_constants(world, SETTLE_SECONDS=seconds)
+    output = memory(world, "jobs/leaves-another/output")
+    with subprocess.Popen(["sleep", "1000"]) as other, Session(world) as session:
+        scope(world).write_text(f"{world.pid}\n{other.pid}\n")
+        tag = session.send("stop id=leaves-another")
+        until(lambda: output.exists() and "qm stop ended with 0" in output.read_text(), "the end of qm")
+        if seconds:
+            await_pause(world, "leaves-another")
+            other.kill()
+        result = session.result(tag)
+        other.kill()
+    verdict = result["verdict"] or {"code": "", "sentence": ""}
+    assert (result["exit_code"], result["state"], verdict["code"]) == end
+    assert (f"QEMU is gone, but process {other.pid} is left in its scope" in verdict["sentence"]) is bool(verdict["code"])
 
 
 @pytest.mark.all
