@@ -17,7 +17,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import constants_set, execute, hasten
 from ..support.failing_tools import misbehave
-from ..support.pve_host import HA_UNITS, lock, no_quorum, restore, under_ha
+from ..support.pve_host import HA_UNITS, configure, lock, no_quorum, restore, under_ha
 from ..support.qemu import leave_out_guest
 from ..support.selection import sampled
 from ..support.signals import signal_process
@@ -48,6 +48,11 @@ def after(*places: Callable[[World], None]) -> Callable[[World], None]:
 
 def locked(world: World) -> None:
     lock(world, "backup")
+
+
+def with_pci(world: World) -> None:
+    """Pass a PCI device through, so that Proxmox gives a start more time."""
+    configure(world, "hostpci0: 01:00")
 
 
 def ha(requested: str = "started", seen: str = "started", **mode: Any) -> Callable[[World], None]:
@@ -98,7 +103,7 @@ CASES = {
     "QEMU exits: start": Case("start", 13, "verb-failed", (EXITED,), "none", "qemu-exits", stopped),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", (EXITED,), "none", "qemu-exits"),
     "QEMU exits once: cycle": Case("cycle", 0, "", (EXITED,), "new", "qemu-exits", times=1),
-    "already running": Case("start", 0, "", ("already running",)),
+    "already running": Case("start", 0, "", ("already running", "passed-through PCI devices"), place=with_pci),
     "not running": Case("reset", 12, "not-running", (), "none", place=stopped),
     "stop escalates": Case(
         "stop",
