@@ -41,7 +41,7 @@ from ..unit.test_layout import ROOT, files_to_power
 AT_ONCE = 3  # test files in one run of those that note lines; what it noted is kept
 FOLDERS = ("tests/unit", "tests/agent", "tests/handler", "tests/model")
 STORE = ROOT / ".venv/mutants"
-_OPTIONS = ("-p", "tests.bench.mutants")
+_OPTIONS = ("-p", "tests.bench.mutants", "-m", "all or not all")
 EQUIVALENT = ROOT / "tests/data/equivalent_mutants.txt"
 _PAIRS: tuple[tuple[type[ast.AST], type[ast.AST]], ...] = (
     *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot)),
@@ -103,7 +103,7 @@ def _run_noting(place: Path, files: list[str]) -> list[Noted]:
         file = Path(directory, "ran")
         for each in (file, index := file.with_suffix(".tests")):
             each.touch()
-        command = [sys.executable, "-m", "pytest", "-q", *_OPTIONS, "-m", "not all", *files]
+        command = [sys.executable, "-m", "pytest", "-q", *_OPTIONS, *files]
         environment = _environment(place) | {measuring.FILE: str(file)}
         subprocess.run(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, check=False)
         data, found = file.read_bytes(), []
