@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from breakglass.demo.proxmox.world import VMID, World
 from ..support.agent import (
     Session,
     booted_an_hour_ago,
+    constants_set,
     execute,
     journal_of,
     processes,
@@ -138,35 +137,16 @@ def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
     ]
 
 
-def test_a_verb_by_exec_says_each_stage_at_once(gated_stop: World, tmp_path: Path) -> None:
-    environment, said = gated_stop.environment | {"SSH_ORIGINAL_COMMAND": "cycle"}, tmp_path / "said"
-    with said.open("w") as file, subprocess.Popen(gated_stop.forced_command(), env=environment, stdout=file) as agent:
-        until(lambda: "\nstage: stop\n" in said.read_text(), "the stage")
-        (gated_stop.root / "gate").write_text("")
-        misbehave(gated_stop.root)
-        assert agent.wait(120) == 0
-
-
-def test_a_reader_that_has_left_is_no_failure(world: World) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "status"}
-    with os.fdopen(writer) as stdout:
-        ran = subprocess.run(world.forced_command(), env=environment, stdout=stdout, stderr=subprocess.PIPE)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-
-
 # --- memory ---
 
 
 def test_a_verb_waits_for_the_process_of_a_job_that_has_its_result(world: World) -> None:
     """It has the VM's lock for a moment longer, and the VM is not busy then."""
-    set_constants(world, RELEASE_SECONDS=60.0)
     execute(world, "reset id=has-its-result")
     until(lambda: not processes(world, "has-its-result"), "the end of its process")
     lock = Lock(Host(VMID, str(world.root)), "lock")
     assert lock.take("has-its-result")
-    with Session(world) as session:
+    with constants_set(world, RELEASE_SECONDS=60.0), Session(world) as session:
         tag = session.send("reset id=waits-a-moment")
         await_pause(world, "waits-a-moment")
         lock.release()

@@ -50,11 +50,6 @@ def locked(world: World) -> None:
     lock(world, "backup")
 
 
-def with_pci(world: World) -> None:
-    """Pass a PCI device through, so that Proxmox gives a start more time."""
-    configure(world, "hostpci0: 01:00")
-
-
 def ha(requested: str = "started", seen: str = "started", **mode: Any) -> Callable[[World], None]:
     return lambda world: under_ha(world, requested, seen, **mode)
 
@@ -103,7 +98,13 @@ CASES = {
     "QEMU exits: start": Case("start", 13, "verb-failed", (EXITED,), "none", "qemu-exits", stopped),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", (EXITED,), "none", "qemu-exits"),
     "QEMU exits once: cycle": Case("cycle", 0, "", (EXITED,), "new", "qemu-exits", times=1),
-    "already running": Case("start", 0, "", ("already running", "passed-through PCI devices"), place=with_pci),
+    "already running": Case(
+        "start",
+        0,
+        "",
+        ("already running", "passed-through PCI devices"),
+        place=lambda world: configure(world, "hostpci0: 01:00"),
+    ),
     "not running": Case("reset", 12, "not-running", (), "none", place=stopped),
     "stop escalates": Case(
         "stop",
@@ -128,14 +129,7 @@ CASES = {
     "HA: cycle": Case(
         "cycle", 0, "", ("Requesting HA stop for VM 102", "Requesting HA start for VM 102"), "new", place=ha()
     ),
-    "HA: stop": Case(
-        "stop",
-        0,
-        "",
-        ("HA has the request", "requested stopped", "stays off until a person or tool"),
-        "none",
-        place=ha(),
-    ),
+    "HA: stop": Case("stop", 0, "", ("HA has the request", "stays off until a person or tool"), "none", place=ha()),
     "HA: start": Case("start", 0, "", ("Requesting HA start",), "new", place=after(stopped, ha("stopped", "stopped"))),
     "HA stops it all the same: reset": Case("reset", 0, "", ("HA stops the VM if it runs",), place=ha("stopped")),
     "HA has just died: nothing is killed": Case(

@@ -11,10 +11,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from breakglass.agents.pve.forensics.evidence import Evidence
+from breakglass.agents.pve.host.paths import read_small_file
 from breakglass.agents.pve.host.process import read_process
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -100,10 +100,8 @@ def await_pause(world: World, job_id: str) -> None:
     """Return once a process of a job waits for its next look at something, or once the job has ended."""
 
     def is_over() -> bool:
-        with suppress(OSError):
-            waits = [Path(f"/proc/{pid}/wchan").read_text() for pid in processes(world, job_id)]
-            return not waits or "hrtimer_nanosleep" in waits
-        return False
+        waits = [read_small_file(f"/proc/{pid}/wchan") for pid in processes(world, job_id)]
+        return not waits or "hrtimer_nanosleep" in waits
 
     until(memory(world, "jobs", job_id, "request.json").exists, "the job")
     until(is_over, "a pause")

@@ -184,7 +184,7 @@ def test_the_state_of_a_host_follows_its_connection() -> None:
         assert known() == ("answering", "not-allowed", False, True)
 
     live(watch)
-    lines = [json.loads(audit._waiting.get()) for _ in range(audit._waiting.qsize())]
+    lines = (json.loads(audit._waiting.get() or b"") for _ in range(audit._waiting.qsize()))
     noted = [(line["event"], line["state"]) for line in lines]
     assert [noted[0], noted[-1]] == [("host-up", "answering"), ("host-up", "answering")]
     assert {event for event, state in noted if state != "answering"} == {"host-down"}

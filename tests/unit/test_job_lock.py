@@ -122,6 +122,7 @@ def test_a_start_that_takes_long_moves_the_deadline(conf: str, more: float, tmp_
     assert (job.deadline, job.start_seconds, len(job.warnings)) == (420 + more, 150 + more, bool(more))
 
 
+@pytest.mark.slow
 @pytest.mark.real("fuse")
 def test_what_can_not_be_ended_is_remembered(tmp_path: Path) -> None:
     """A start that may still happen is not reported as over."""
@@ -129,7 +130,7 @@ def test_what_can_not_be_ended_is_remembered(tmp_path: Path) -> None:
     job = job_of(tmp_path, "start")
     with ExitStack() as ended, silent_fuse(tmp_path / "hung"):
         qm = ended.enter_context(subprocess.Popen(["ls", tmp_path / "hung"], stderr=subprocess.DEVNULL))
-        until(lambda: "wait_answer" in Path(f"/proc/{qm.pid}/wchan").read_text(), "a process that waits in the kernel")
+        until(lambda: "wait_answer" in Path(f"/proc/{qm.pid}/wchan").read_text(), "its wait")
         job.end_command(qm.pid)
     assert (job.survivors, len(job.warnings)) == ([f"qm (process {qm.pid})"], 1)
 

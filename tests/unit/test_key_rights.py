@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,7 +150,6 @@ def test_a_new_id_starts_a_job_and_a_known_one_follows_it(tmp_path: Path) -> Non
         agent.submit(tag, line, boottime() - waited)
         while agent.tasks:
             agent.poll(set())
-            time.sleep(serve.FOLLOW_EVERY)
     assert said == [
         ("new", 12, False),
         ("known", 12, True),
