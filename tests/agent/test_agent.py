@@ -219,50 +219,7 @@ def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
     assert (again["job"], again["attached"]) == ("capture-01", True)
 
 
-@pytest.mark.all
-@own_host
-def test_a_capture_that_did_not_start_is_taken_when_it_is_asked_for_again(world: World) -> None:
-    """An id whose capture could not begin is not used up, so a repeated alert gets its evidence."""
-    line, lock = "forensics id=alert-00000001 by=am fresh=600 detach", memory(world, "forensics.lock")
-    memory(world).mkdir(parents=True, exist_ok=True)
-    lock.symlink_to("/dev/full")  # the lock can't be taken
-    set_constants(world, CLAIM_SECONDS=5.0)
-    with Session(world) as session:
-        assert session.ask(line)["outcome"] == "failed"
-        lock.unlink()
-        again = session.ask(line)
-    assert (again["outcome"], again["attached"], again["job"]) == ("done", False, "alert-00000001")
-
-
-@own_host
-def test_an_alert_under_a_capture_that_never_began_is_captured_itself(world: World) -> None:
-    """A job that was killed between its lock and its claim leaves ids without a capture. They delay no request."""
-    memory(world, "jobs").mkdir(parents=True, exist_ok=True)
-    memory(world, "jobs", "alert-00000002").symlink_to("never-begun-1")
-    with Session(world) as session:
-        answer = session.ask("forensics id=alert-00000002 by=am fresh=600 detach")
-    assert (answer["outcome"], answer["attached"], answer["job"]) == ("done", False, "alert-00000002")
-
-
 # --- processes that it never signals, and VMs that it never leaves off ---
-
-
-@own_host
-def test_cycle_refuses_where_no_start_could_follow(world: World) -> None:
-    """Without a configuration or qm, it exits with 12 before it stops anything. test_qm_modes.py has other reasons."""
-    conf = world.root / f"etc/pve/qemu-server/{VMID}.conf"
-    before, text = world.pid, conf.read_text()
-
-    def refusal() -> str:
-        answer = execute(world, "cycle")
-        assert (answer.code, world.pid) == (12, before)
-        return str(answer.trailer["verdict"]["code"])
-
-    conf.unlink()
-    assert refusal() == "no-config"
-    conf.write_text(text)
-    (world.bin / "qm").rename(world.bin / "not-qm")
-    assert refusal() == "no-qm"
 
 
 @own_host

@@ -1,7 +1,6 @@
 """Ids that only point at a capture, and the inodes of /run that they use, never stop a verb."""
 
 import os
-import subprocess
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from breakglass.agents.pve.jobs.aliases import MOST_ALIASES
 from breakglass.agents.pve.jobs.mutex import RESERVE_INODES
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import Session, execute, processes, set_constants
+from ..support.agent import Session, execute, set_constants
 from ..support.full import small_disk
 from ..support.qemu import Witness
-from ..support.stages import memory, until
+from ..support.stages import memory
 
 pytestmark = pytest.mark.slow
 
@@ -102,22 +101,6 @@ def test_the_four_verbs_act_without_an_inode(world: World) -> None:
             assert execute(world, f"{verb} id=no-inode-{verb}").trailer["attached"] is True
 
 
-@pytest.mark.real("root", "mounts")
-def test_the_reserve_of_inodes_is_made_whole_again(world: World) -> None:
-    """The reserve is refilled each time when there is room again, even for a VM without records."""
-    with few_inodes(world) as place, Session(world, world.forced_command("--vms", "all")) as session:
-        for vmid in (201, 202):
-            session.ask("ping")
-            assert len(os.listdir(place / "inodes")) == RESERVE_INODES
-            take_inodes(place)
-            answer = session.ask(f"reset vm={vmid} id=no-inode-{vmid}")
-            assert answer["exit_code"] == 12  # the job has found that the VM is not on this host
-            assert 0 < len(os.listdir(place / "inodes")) < RESERVE_INODES
-            subprocess.run(["rm", "-r", str(place / "other")], check=True)
-        session.ask("ping")
-        assert len(os.listdir(place / "inodes")) == RESERVE_INODES
-
-
 @pytest.mark.all
 @pytest.mark.real("root", "mounts")
 def test_captures_do_not_spend_the_reserve(world: World) -> None:
@@ -131,17 +114,3 @@ def test_captures_do_not_spend_the_reserve(world: World) -> None:
         assert session.ask("forensics id=no-inode-capture by=am", 60)["outcome"] == "failed"
         assert len(os.listdir(place / "inodes")) == RESERVE_INODES
         assert session.ask("reset id=no-inode-reset by=operator", 60)["outcome"] == "done"
-
-
-@pytest.mark.all
-@pytest.mark.real("root", "mounts")
-def test_aliases_make_room_for_a_verb(world: World) -> None:
-    """Aliases are deleted before the reserve is used."""
-    with few_inodes(world) as place, Session(world) as session:
-        session.ask("forensics id=the-capture by=am", 60)
-        storm(session, 200)
-        until(lambda: not processes(world, "the-capture"), "the end of the tidying")
-        take_inodes(place)
-        assert session.ask("reset id=no-inode-reset by=operator", 60)["outcome"] == "done"
-        assert aliases(world) == []
-        assert len(os.listdir(place / "inodes")) == RESERVE_INODES

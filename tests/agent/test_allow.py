@@ -3,7 +3,6 @@
 The account has uid 0, so a wrong line would be a root login.
 """
 
-import fcntl
 import os
 import resource
 import subprocess
@@ -20,9 +19,7 @@ from breakglass.agents.pve.check.findings import ERROR, OK
 from breakglass.agents.pve.check.key_lines import parse_key_lines, served_vms
 
 from ..support.agent import agent_program
-from ..support.hung import unserved_fuse
 from ..support.rows import each_row
-from ..support.stages import flock_waiters, until
 
 pytestmark = pytest.mark.slow  # each starts the agent
 
@@ -34,25 +31,19 @@ BOTH = f"""\
 {LINE}restrict,command="{SERVE} 102 --read-only --as claude" {READ_ONLY} breakglass read
 """
 OTHERS = [
-    f"{POWER}2\n",
     f"{POWER}2 --vms 102\n",
     f"restrict,command=\"/bin/sh -c 'breakglass-pve serve --vms 102'\" {POWER}2\n",
     f'restrict,command="{SERVE} 102; /bin/sh" {POWER}2\n',
     f'restrict,command="{SERVE} 102 --root /tmp" {POWER}2\n',
-    f'restrict,command="{SERVE} 0" {POWER}2\n',
     f'restrict,command="{SERVE} all" {POWER}2\n',
     f'restrict,command="{SERVE} 102-103" {POWER}2\n',
-    f'restrict,command="{SERVE} 102" no key\n',
-    f'restrict,command="{SERVE} 102 {POWER}2\n',
     f'restrict,command="{SERVE} 102",command="/bin/sh" {POWER}2\n',
     f'command="/bin/sh",command="{SERVE} 102" {POWER}2\n',
     f'from="\\\\",command="{SERVE} 102",from="" {POWER}2\n',
     f'environment="A=\\",command=\\"{SERVE} 102\\"" {POWER}2\n',
     f'#restrict,command="{SERVE} 102" {POWER}2\n',
     f'ssh-rsa AAAA\frestrict,command="{SERVE} 102" {POWER}2\n',
-    f'ssh-rsa AAAA\u2028restrict,command="{SERVE} 102" {POWER}2\n',
     f'ssh-rsa AAAA\0restrict,command="{SERVE} 102" {POWER}2\n',
-    "\n",
     " \t\r\n",
 ]
 
@@ -122,10 +113,8 @@ NEW = f'restrict,command="{OWN} serve --vms 103" {KEY} breakglass power\n'
     [
         ("", NEW, OK),
         (LINE, LINE + NEW, OK),
-        (LINE[:-1], LINE + NEW, OK),
         (LINE + NEW, LINE + NEW, OK),
         (LINE + NEW.replace("103", "102"), LINE + NEW.replace("103", "102-103"), OK),
-        (f"restrict {KEY}\n", f"restrict {KEY}\n", ERROR),
         (f'command="/bin/sh" {KEY}\n', f'command="/bin/sh" {KEY}\n', ERROR),
     ],
 )
@@ -144,7 +133,6 @@ def test_a_key_gets_its_own_line(before: str, after: str, level: str) -> None:
         ("# PerSourcePenaltyExemptList ADDRESS\n", False, "# PerSourcePenaltyExemptList 192.0.2.50\n"),
         ("PerSourcePenaltyExemptList 192.0.2.9\n", True, "PerSourcePenaltyExemptList 192.0.2.9,192.0.2.50\n"),
         ("PerSourcePenaltyExemptList 192.0.2.50\n", True, "PerSourcePenaltyExemptList 192.0.2.50\n"),
-        ("PerSourcePenaltyExemptList 192.0.2.9\n", False, "PerSourcePenaltyExemptList 192.0.2.9,192.0.2.50\n"),
         ("Match User root Address 10.0.0.0/8\n  A b\n", True, "Match User root Address 10.0.0.0/8,192.0.2.50\n  A b\n"),
         ("Match User breakglass\n", True, "Match User breakglass\n"),
     ],
@@ -157,10 +145,8 @@ def test_the_handlers_address_joins_the_others(before: str, has_penalties: bool,
 @each_row(
     ("before", "after", "level"),
     [
-        (LINE, LINE, ERROR),
         (LINE + NEW, LINE, OK),
-        (NEW, "", OK),
-        (OTHERS[2] + NEW + LINE + NEW, OTHERS[2] + LINE, OK),
+        (OTHERS[1] + NEW + LINE + NEW, OTHERS[1] + LINE, OK),
         (f"# {NEW}{NEW}", f"# {NEW}", OK),
         (f'{LINE}command="/bin/sh" {KEY}\n', f'{LINE}command="/bin/sh" {KEY}\n', ERROR),
     ],
@@ -189,7 +175,6 @@ class KeyFile:
         self.path.write_bytes(content)
 
     def allow(self, *words: str, most_bytes: int = -1) -> tuple[int, list[str]]:
-        """Run `allow`."""
         return self.run("allow", *words, most_bytes=most_bytes)
 
     def run(self, *words: str, most_bytes: int = -1) -> tuple[int, list[str]]:
@@ -263,29 +248,23 @@ def test_a_revoked_key_leaves_the_others(keys: KeyFile) -> None:
 
 
 # Each is refused before anything is changed, because the line goes into a file that opens root's account.
-REFUSED = [
-    (1, "--key", KEY),
-    (1, "103", "--key", "no key"),
+REFUSED: list[tuple[Any, ...]] = [
     (1, "103", "--key", f'command="/bin/sh" {KEY}'),
     (1, "103", "--from", "192.0.2.50"),
     (1, "103", "--key", KEY, "--from", "192.0.2.50; reboot"),
-    (1, "103", "--key", KEY, "--from", "fe80::1%';reboot;'"),
     (1, "103", "--user", "../root"),
-    (1, "103", "--user", "/etc/passwd"),
-    (1, "103", "--user", "x/../breakglass"),
-    *((2, vm) for vm in ("0", "all", "103,104", "103-104", "x", "", "1000000000", "103\n")),
+    (2, "all"),
+    (2, "103\n"),
 ]
 
 
-@each_row("row", REFUSED)
-def test_what_is_refused_changes_nothing(tmp_path: Path, row: tuple[Any, ...]) -> None:
+def test_what_is_refused_changes_nothing(keys: KeyFile) -> None:
     """A line that is no key, an address or an account that is none, and whatever is not one VM."""
-    keys, (code, *words) = KeyFile(tmp_path), row
     keys.write(LINE.encode())
-    (keys.path.parent / "x").mkdir()
     (keys.path.parent.parent / "root").write_text(LINE)
-    got, lines = keys.allow(*words)
-    assert (got, ["nothing was changed" in line for line in lines]) == (code, [True] * (code == 1))
+    for code, *words in REFUSED:
+        got, lines = keys.allow(*words)
+        assert (got, ["nothing was changed" in line for line in lines]) == (code, [True] * (code == 1)), words
     assert (keys.path.read_text(), (keys.path.parent.parent / "root").read_text()) == (LINE, LINE)
 
 
@@ -311,42 +290,6 @@ def test_a_file_that_cannot_be_changed(keys: KeyFile) -> None:
     status = keys.path.stat()
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o664, 65534, 4)
     assert ("102-103" in keys.path.read_text(), keys.names) == (True, ["breakglass"])
-
-
-def test_two_at_once(keys: KeyFile) -> None:
-    """Two processes wait for the same edit to end. Both VMs are then in the file, as neither had read it before."""
-    keys.write(BOTH.encode())
-    editor = os.open(keys.path.parent, os.O_RDONLY)
-    fcntl.flock(editor, fcntl.LOCK_EX)
-    try:
-        both = [subprocess.Popen(keys.command("allow", vm), stdout=subprocess.PIPE, text=True) for vm in ("104", "106")]
-        until(lambda: {allow.pid for allow in both} <= flock_waiters(keys.path.parent), "the wait of both")
-    finally:
-        os.close(editor)
-    results = [(allow.communicate(timeout=60)[0].count(" now\n"), allow.returncode) for allow in both]
-    assert (results, keys.path.read_text()) == ([(2, 0)] * 2, BOTH.replace(f"{SERVE} 102", f"{SERVE} 102,104,106"))
-
-
-def test_a_container(keys: KeyFile) -> None:
-    """A container is refused before anything is changed. A VM of any node, even a future one, is accepted."""
-    keys.write(LINE.encode())
-    (keys.root / "etc/pve").mkdir()
-    ids = '{"103":{"node":"pve1","type":"lxc","version":3},"104":{"node":"pve2","type":"qemu","version":1}}'
-    (keys.root / "etc/pve/.vmlist").write_text(f'{{"version":1,"ids":{ids}}}')
-    expected = "error: 103 is a container, and a key serves VMs only; nothing was changed / use pct for it"
-    assert (keys.allow("103"), keys.path.read_text()) == ((1, [expected]), LINE)
-    assert keys.allow("104") == (0, ["ok: line 1 serves VM 102,104 now"])
-    assert keys.allow("105") == (0, ["ok: line 1 serves VM 102,104-105 now"])
-
-
-@pytest.mark.real("fuse")
-def test_an_etc_pve_that_hangs(keys: KeyFile) -> None:
-    """The key file is not below /etc/pve, so the VM is still added."""
-    keys.write(LINE.encode())
-    keys.agent.write_text(agent_program(FILE_SECONDS=0.5))
-    (keys.root / "etc/pve").mkdir()
-    with unserved_fuse(keys.root / "etc/pve"):
-        assert keys.allow("103") == (0, ["ok: line 1 serves VM 102-103 now"])
 
 
 def test_a_list_that_would_be_too_long() -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.jobs.archive import (
     BY_ITSELF,
-    KEEP_ARCHIVED,
     KEEP_BY_ITSELF,
     KEEP_BYTES,
     KEEP_JOBS,
@@ -23,9 +21,8 @@ from breakglass.agents.pve.jobs.store import Record
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, booted_an_hour_ago, execute, processes
-from ..support.chain import chain_files
 from ..support.signals import signal_process
-from ..support.stages import at_qm, lose_run, memory, until, writer_of
+from ..support.stages import at_qm, lose_run, memory, until
 
 DAY = 24 * 3600
 
@@ -60,19 +57,6 @@ def after_one_more(world: World, verb: str) -> None:
     until(lambda: not processes(world, job), "the end of the archiving")
 
 
-@pytest.mark.all
-def test_captures_are_pruned_by_number(world: World, jobs: Path) -> None:
-    """The oldest captures are deleted. Jobs that changed power stay, however old, while their own budget lasts."""
-    for number in range(KEEP_ARCHIVED + 20):
-        old_job(jobs, f"capture-{number:04}", "forensics", age=10 * DAY - number)
-    for number in range(30):
-        old_job(jobs, f"cycled-{number:04}", "cycle", age=20 * DAY)
-    after_one_more(world, "forensics id=the-new-one")
-    assert names(jobs, "capture") == {f"capture-{number:04}" for number in range(20, KEEP_ARCHIVED + 20)}
-    assert len(names(jobs, "cycled")) == 30
-    assert (jobs / "the-new-one/result.json").exists()
-
-
 def test_captures_that_a_client_took_by_itself_go_first(world: World, jobs: Path) -> None:
     """The archive deletes them before older captures of people.
 
@@ -104,28 +88,6 @@ def test_what_changed_power_is_kept_for_a_day_whatever_it_takes(world: World, jo
     assert names(jobs, "capture") == {"capture-1"}
 
 
-@pytest.mark.all
-@pytest.mark.slow
-def test_output_is_cut_to_a_mebibyte(world: World) -> None:
-    """Output of sixteen captures' size says that it was cut, keeps the job's later lines, and is archived like this."""
-    line = "0123456789abcde" * 64
-    (world.bin / "qm").rename(world.bin / "real-qm")
-    (world.bin / "qm").write_text(
-        f'#!/bin/sh\n[ "$1" != stop ] || yes {line} | head -c 3000000\nexec {world.bin}/real-qm "$@"\n'
-    )
-    (world.bin / "qm").chmod(0o755)
-    answer = execute(world, "cycle id=talks-a-lot")
-    assert answer.trailer["state"] == "running"
-    output = memory(world, "jobs/talks-a-lot/output")
-    assert output.stat().st_size <= 1024 * 1024 + 200
-    texts = [json.loads(line).get("text", "") for line in output.read_text().splitlines()]
-    assert "[output cut at 1 MiB]\n" in texts
-    assert texts[-1].startswith("verify: running")
-    archived = world.root / f"var/lib/breakglass/{VMID}/jobs/talks-a-lot"
-    until((archived / "result.json").exists, "the copy")
-    assert (archived / "output").read_bytes() == output.read_bytes()
-
-
 # --- cleaning up ---
 
 
@@ -144,37 +106,6 @@ def earlier_jobs(world: World, count: int, why: str = "") -> list[Path]:
 
 
 # --- a crash of the host ---
-
-
-def slow_output(job: Path) -> Path:
-    """Replace a job's output by a FIFO, because a process that copies it waits for a writer."""
-    output = job / "output"
-    output.unlink(missing_ok=True)
-    os.mkfifo(output)
-    return output
-
-
-def has_ended(world: World, job_id: str) -> bool:
-    return not processes(world, job_id)
-
-
-@pytest.mark.all
-def test_a_job_that_ends_while_another_is_archived_is_archived_too(world: World) -> None:
-    """Its process finds the lock taken and gives up, so the process that has the lock looks again for new jobs."""
-    [earlier] = earlier_jobs(world, 1)
-    slow = slow_output(earlier)
-    execute(world, "reset id=archives-now-1")
-    for number in range(3):
-        copying = writer_of(slow)
-        job_id = f"meanwhile-{number}"
-        execute(world, f"reset id={job_id}")
-        until(partial(has_ended, world, job_id), "the end of a later job")
-        slow = slow_output(memory(world, "jobs", job_id))
-        os.close(copying)
-    os.close(writer_of(slow))
-    until(memory(world, "jobs", "meanwhile-2", "archived").exists, "the copy")
-    run, archive = chain_files(world)
-    until(lambda: archive.read_bytes() == run.read_bytes(), "the copy of the chain")
 
 
 @pytest.mark.all

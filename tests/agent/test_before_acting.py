@@ -2,8 +2,6 @@
 
 import json
 import os
-import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,10 @@ import pytest
 
 from breakglass.agents.pve.forensics import capture
 from breakglass.agents.pve.forensics.capture import ensure_evidence
-from breakglass.agents.pve.grammar import Request
 from breakglass.agents.pve.host.paths import Host, boottime
 from breakglass.agents.pve.jobs.job import Job
-from breakglass.agents.pve.jobs.store import JobStore, Record, make_record
-from breakglass.agents.pve.serving.follow import ALIVE_EVERY, FollowTask
+from breakglass.agents.pve.jobs.store import JobStore, Record
 from breakglass.demo.proxmox.world import VMID, World
-
-from ..support.pve_host import no_quorum, task_index
 
 OWN_COMMANDS = ("qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl")
 
@@ -69,26 +63,6 @@ def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
     assert probes(job).count("threads") == 1
 
 
-def test_a_follower_without_a_descriptor_calls_no_job_killed(tmp_path: Path) -> None:
-    """The job is this process, so it lives. A follower that can't read that waits, and answers once it can."""
-    request, store = Request("cycle", VMID, id="msg_00000001", by="op"), JobStore(Host(VMID, str(tmp_path)))
-    store.prepare()
-    assert store.claim(make_record(request, "nonce", is_job=True))
-    task, limits = FollowTask(store.host, request, "nonce"), resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert list(task.poll()) == []
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        until = time.monotonic() + 3 * ALIVE_EVERY
-        found = [message for _ in iter(lambda: time.monotonic() < until, False) for message in task.poll()]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert (found, task.done) == ([], False)
-    store.write_result(request.id, {"outcome": "done"})
-    assert [message["outcome"] for message in task.poll()] == ["done"]
-
-
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
@@ -109,14 +83,3 @@ def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World], monk
     verdict = ensure_evidence(job_of(world, "j2"))
     assert verdict is not None
     assert verdict.code == "storage-hung"
-
-
-@pytest.mark.real("root")
-def test_a_stopped_vm_is_looked_at_too(world: World) -> None:
-    """There is no QEMU to watch, but the verdict says what would prevent a start."""
-    world.qm("stop", str(VMID))
-    no_quorum(world)
-    task_index(world)
-    verdict = ensure_evidence(job_of(world))
-    assert verdict is not None
-    assert (verdict.code, verdict.advice) == ("place-unknown", "")

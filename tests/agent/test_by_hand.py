@@ -59,10 +59,3 @@ def test_ctrl_c_ends_only_the_wait(world: World) -> None:
     answer = execute(world, "cycle id=by-hand-1")
     assert (answer.code, answer.trailer["attached"], answer.trailer["by"]) == (0, True, "by-hand")
     assert sum("cycle " in line for line in by_hand(world, "history", "102")[1]) == 1
-
-
-def test_what_is_no_request_does_nothing(world: World) -> None:
-    """A verb needs one VM's number, and an id of the documented form."""
-    for words in (["stop"], ["stop", "all"], ["stop", "102-103"], ["cycle", "102", "--id", "a b c d e f g"]):
-        assert by_hand(world, *words) == (2, [])
-    assert by_hand(world, "status", "102")[1][0].startswith("running")

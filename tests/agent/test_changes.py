@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from breakglass.agents.pve.forensics.changes import MOST_CHANGES
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import booted_an_hour_ago, execute, set_constants
-from ..support.failing_tools import misbehave
 from ..support.host_logs import cluster_log, dpkg_log, edited, ended, journal, quiet_logs, task_log, upid
 
 KILLED = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset={},mems_allowed=0,{},task={},pid=32969,uid=0"
@@ -44,7 +42,6 @@ EDITED = {
     CONF: "the VM's configuration was changed",
     f"etc/pve/firewall/{VMID}.fw": "the VM's firewall rules were changed",
     "etc/pve/storage.cfg": "the storages' configuration was changed",
-    "etc/network/interfaces": "the configuration of the host's network was changed",
 }
 HARDWARE = "the host's processor or memory reported a hardware error (machine check)"
 MEMORY = "the host ran out of memory, and its kernel killed"
@@ -56,21 +53,13 @@ JOURNAL = [
         KILLED.format("/", "global_oom,task_memcg=/system.slice", "java"),
         f"{MEMORY} a process that is not this VM's (java)",
     ),
-    ("kernel", "mce: [Hardware Error]: Machine check events logged", f"{HARDWARE}, the last of 2"),
-    ("kernel", "EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0", f"{HARDWARE}, the last of 2"),
+    ("kernel", "mce: [Hardware Error]: Machine check events logged", HARDWARE),
     (
         "kernel",
         "WARNING: Pool 'tank' has encountered an uncorrectable I/O failure and has been suspended.",
         "ZFS suspended the pool tank because reads or writes failed",
     ),
-    (
-        "zed",
-        "eid=2 class=statechange pool='pond' vdev=sdd1 vdev_state=UNAVAIL",
-        "ZFS put a disk of the pool pond into state UNAVAIL",
-    ),
     *[("kernel", "nfs: server x not responding, still trying", f"{NFS} x did not answer the host, the last of 3")] * 3,
-    ("kernel", "nfs: server nas not responding, timed out", f"{NFS} nas answered the host again, the last of 2"),
-    ("kernel", "nfs: server nas OK", f"{NFS} nas answered the host again, the last of 2"),
     ("kernel", FAILED.format("nvme0n1"), "the host's disk nvme0n1 had an I/O error"),
 ]
 # Lines of the same kinds as two of these, which would be counted with them.
@@ -81,7 +70,6 @@ LATER = [
 OTHERS = {
     f"the host booted with kernel {os.uname().release}",
     "the task qmsnapshot of this VM by root@pam ended with VM is locked (backup), the last of 2",
-    "the task qmigrate of this VM by root@pam ended with OK",
     "the task vzdump of the host by root@pam has no end yet and began",
     "the task hamigrate of this VM by root@pam on node pve2 ended with OK",
     "the host changed its packages (pve-qemu-kvm 10.1.2-3 to 11.0.0-2, qemu-server 9.2.5 to 9.2.6)",
@@ -93,7 +81,6 @@ def test_each_change_is_named(world: World) -> None:
     """Each has one line with its time, and there are no others. There is room for all of them here."""
     set_constants(world, MOST_CHANGES=100)
     task_log(world, ended("qmsnapshot:102", 900), ended("qmsnapshot:102", 9, "VM is locked (backup)"))
-    task_log(world, ended("qmigrate:102", 9), name="index.1")
     task_log(world, f"{upid('vzdump:', 9)} 0", name="active")
     hamigrate = upid("hamigrate:102", 10, "pve2")
     cluster_log(world, (10, "pve2", f"starting task {hamigrate}"), (9, "pve2", f"end task {hamigrate} OK"))
@@ -125,7 +112,6 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
         (7.2, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
         (7, "kernel", KILLED.format("ns", "oom_memcg=/lxc/103,task_memcg=/lxc/103/[Hardware Error]: ", "a")),
         (7, "kernel", "EDAC MC0: 1 CE [4242]: segfault at 0 ip 0000000000401106 sp 00007ffc error 6 in a[401000+1000]"),
-        (7, "kernel", "EDAC MC0: 1 CE (4242) uses deprecated remap_file_pages() syscall."),
         (6, "pve-ha-crm", "service 'vm:103': state changed from 'started' to 'fence'"),
         (6, "pve-ha-crm", "recover service 'vm:103' from fenced node 'pve2' to node 'pve1'"),
         (5, "zed", "eid=2 class=io pool='vm-103' vdev=sdd1"),
@@ -140,18 +126,3 @@ def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
         lines[-1].partition(" at ")[0],
     ]
     assert lines[-1].startswith("the host booted")
-
-
-@pytest.mark.all
-def test_a_source_that_hangs_is_not_known(world: World) -> None:
-    """If there are more changes than room, the last of the five lines names the sources that did not answer."""
-    (world.root / "var/log/dpkg.log").unlink()
-    (world.bin / "journalctl").write_text("#!/bin/sh\ntrap '' TERM; while :; do sleep 100; done\n")
-    misbehave(world.root, hang="all")
-    set_constants(world, PERL_SECONDS=1.5, _LEAST_PERL_SECONDS=1.0, JOURNAL_SECONDS=1.0)
-    task_log(world, *(ended(f"{kind}:102", 9) for kind in ("qmstart", "qmstop", "qmreset", "qmigrate", "qmrollback")))
-    lines = changes_of(world)
-    assert len(lines) == MOST_CHANGES
-    assert lines[-1].startswith(
-        "the host could not read what changed within 24 h from Proxmox's statistics, dpkg's log, the journal"
-    )

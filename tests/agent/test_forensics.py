@@ -1,7 +1,6 @@
 """A capture of a real QEMU in each state, and of a host whose commands hang, are missing or print too much."""
 
 import json
-import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import pytest
 
 from breakglass.agents.pve.forensics.evidence import parse_evidence
 from breakglass.agents.pve.forensics.verdict import verdict_of
-from breakglass.demo.proxmox.kernel import find_kernel
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, execute, set_constants
@@ -67,9 +65,12 @@ EXPECTED = {
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize("scenario", sampled(EXPECTED, "healthy", "qemu-wedged"))
+@pytest.mark.parametrize("scenario", sampled(EXPECTED, "disk-frozen", "qemu-wedged"))
 def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World], scenario: str) -> None:
-    """The verdict is in the result and in the output, and the recorded evidence leads to it again."""
+    """The verdict is in the result and in the output, and the recorded evidence leads to it again.
+
+    After the advised verb, QEMU says that the VM is running.
+    """
     world = place(scenario)
     if scenario == "qemu-wedged":
         set_constants(world, **SILENT_QEMU)
@@ -78,47 +79,13 @@ def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World
     assert (answer.code, verdict["code"], verdict["advice"]) == (0, *EXPECTED[scenario])
     assert f"verdict: {verdict['sentence']}" in answer.stdout.splitlines()
     assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == verdict["code"]
+    if verdict["advice"] and scenario != "qemu-wedged":  # test_signals.py has the whole ladder
+        helped = execute(world, verdict["advice"])
+        assert (helped.code, helped.trailer["state"], helped.trailer["verdict"]) == (0, "running", None)
 
 
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize(
-    ("scenario", "verb"),
-    sampled([("guest-panicked", "reset"), ("io-error", "start"), ("disk-frozen", "cycle")], ("disk-frozen", "cycle")),
-)
-def test_the_advised_verb_helps(place: Callable[[str], World], scenario: str, verb: str) -> None:
-    """After the advised verb, QEMU says that the VM is running. The verb's own output has the verdict."""
-    world = place(scenario)
-    answer = execute(world, verb)
-    assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "running", None)
-    assert "verdict: " in answer.stdout
-    assert verdict_of(parse_evidence(kept(world, answer, "evidence.json")["evidence"])).code == EXPECTED[scenario][0]
-
-
-@pytest.mark.all
-@pytest.mark.slow
-@pytest.mark.real("guest")
-@pytest.mark.parametrize(
-    ("scenario", "code", "words"),
-    [
-        ("guest-panicked", "qemu-guest-panicked", "last words: Kernel panic - not syncing: Attempted"),
-        ("guest-hung", "guest-hung", "every vCPU"),
-        ("idle", "guest-alive", "answered"),
-    ],
-)
-def test_the_demos_linux_guest_gets_its_verdict(short_dir: Path, scenario: str, code: str, words: str) -> None:
-    """A panicked, a hung and an idle one are not confused, and after a reset its kernel answers again."""
-    world = World(short_dir, scenario=scenario, kernel=find_kernel())
-    try:
-        world.begin()
-        verdict = execute(world, "forensics").trailer["verdict"]
-        assert (verdict["code"], words in f"{verdict}") == (code, True), verdict
-        assert execute(world, "reset").code == 0
-        until(lambda: execute(world, "forensics").trailer["verdict"]["code"] == "guest-alive", "the heartbeat", 180)
-    finally:
-        world.close()
-
-
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
@@ -195,20 +162,13 @@ echo "nas nfs active 0 0 0 0.00%"
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")
-@pytest.mark.parametrize(
-    ("pvesm", "says"),
-    [("sleep 100", "gave no answer in [0-9.]+ s"), (OWN_INACTIVE, "does not answer")],
-    ids=["late", "inactive"],
-)
-def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], World], pvesm: str, says: str) -> None:
+def test_a_frozen_disk_on_dead_storage_is_not_cycled(place: Callable[[str], World]) -> None:
     """The storage of the VM's own disk does not answer. A start would block, so no cycle is advised."""
     world = place("disk-frozen")
-    set_constants(world, **IMPATIENT if pvesm.startswith("sleep") else {})
-    install(world, "pvesm", pvesm)
+    install(world, "pvesm", OWN_INACTIVE)
     verdict = execute(world, "forensics").trailer["verdict"]
     assert (verdict["code"], verdict["advice"]) == ("storage-hung", "")
-    line = f"storage local, which has disks of this VM, {says}"
-    assert any(re.fullmatch(line, each) for each in verdict["evidence"])
+    assert "storage local, which has disks of this VM, does not answer" in verdict["evidence"]
 
 
 @pytest.mark.all

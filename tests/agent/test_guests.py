@@ -3,7 +3,8 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,18 @@ from breakglass.cli.guest_return import tell_return
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
-from ..support.guests import BOOTS, BROKEN, DISK_BYTES, HALT_OFF, SPIN_OFF, SPIN_ON, Guest, plug_in, unplug
+from ..support.guests import (
+    BOOTS,
+    BROKEN,
+    DISK_BYTES,
+    HALT_OFF,
+    INTERVAL,
+    SPIN_OFF,
+    SPIN_ON,
+    Guest,
+    plug_in,
+    unplug,
+)
 from ..support.selection import sampled
 from ..support.stages import until
 
@@ -30,24 +42,19 @@ class Row:
     """A guest's condition and the report of a capture about it.
 
     Attributes:
-        does: the guest's action, a word of guests.DOES, or the loader that is booted instead, one of guests.BOOTS.
         code, advice: of the verdict.
         says: texts in the verdict's sentence and its evidence.
         act: an action on the VM from outside.
-        balloon, card: the VM has a balloon device, a network card.
         may_hang: the guest may also be found hung, because a vCPU without interrupts can wait for ever for another.
         listed: its state in the host's table, for some rows.
         vcpu: the state of the first vCPU by its registers, a letter of vcpus.py, if that is always the same.
         tries: the number of captures in which an intermittent condition must be seen.
     """
 
-    does: str
     code: str
     advice: str = ""
     says: tuple[str, ...] = ()
     act: Callable[[Guest], None] = lambda guest: None
-    balloon: bool = True
-    card: bool = False
     may_hang: bool = False
     listed: str = ""
     vcpu: str = ""
@@ -106,98 +113,75 @@ def stop_asking(guest: Guest) -> None:
     guest.until_old(OLD)
 
 
+def lock_up(guest: Guest) -> None:
+    """Let the guest answer again, and then make it spin with interrupts enabled."""
+    guest.have_asked_every(INTERVAL)
+    send(SPIN_ON)(guest)
+
+
 LOADERS = [name for name, loader in BOOTS.items() if name != BROKEN and loader.letter is None]
-ROWS = {
+ALIVE = Row("guest-alive", says=ANSWERED)
+LOCKED_UP = Row(*HUNG, says=("0 disk requests completed",), act=lock_up)
+SPINNING = Row(*HUNG, says=("every vCPU",), act=send(SPIN_OFF))
+DEAD = ("0 packets from the guest", "its last words: Kernel panic - not")
+
+# By what the guest does (a word of guests.DOES, or a loader of guests.BOOTS), its conditions, one after the other.
+GUESTS = {
     # living guests
-    "idle": Row("idle", "guest-alive", says=ANSWERED, listed="alive"),
-    "busy": Row("busy", "guest-alive", says=ANSWERED),
-    "busy in the kernel": Row("kernel-busy", "guest-alive", says=ANSWERED),
-    "real-time loops": Row("real-time", "guest-alive", says=ANSWERED),
-    "every process is stopped": Row("all-stopped", "guest-alive", says=ANSWERED),
-    "uses its disk": Row("writes", "healthy", says=ANSWERED, tries=20),
-    "uses its network": Row("talks", "guest-alive", says=ANSWERED, card=True),
-    "out of memory": Row("out-of-memory", "guest-starved", says=("memory: ", "kill"), tries=20),
-    "inflated balloon": Row("idle", "guest-alive", says=("the balloon holds 96 MiB",), act=inflate),
-    "its file system is frozen": Row(
-        "frozen", "guest-alive", says=ANSWERED, act=lambda guest: guest.until_says("frozen")
-    ),
-    "stopped and continued": Row("idle", "guest-alive", says=ANSWERED, act=stop_and_continue),
-    "reboots": Row(
-        "reboots",
-        "guest-silent",
-        act=lambda guest: until(lambda: not guest.stats()["last-update"], "a reset"),
-        tries=20,
-    ),
-    "driver unloaded": Row("driver-unloaded", "guest-silent", says=("driver is gone", "idle"), act=wait),
-    "no balloon": Row("idle", "guest-silent", says=("the VM has no balloon device",), balloon=False),
-    "QEMU does not ask": Row("idle", "guest-silent", says=("QEMU does not ask",), act=stop_asking),
-    **{name: Row(name, "guest-silent", says=("not loaded the driver",), vcpu=BOOTS[name].vcpu) for name in LOADERS},
-    # guests that a reset does not help
-    "a backup starves it": Row(
-        "writes", "backup-starves", says=("backup_cancel", "block job: backup"), act=back_up, tries=20
-    ),
+    "idle": [
+        Row("guest-alive", says=ANSWERED, listed="alive"),
+        Row("guest-alive", says=("the balloon holds 96 MiB",), act=inflate),
+        Row("guest-alive", says=ANSWERED, act=stop_and_continue),
+        Row("guest-silent", says=("QEMU does not ask",), act=stop_asking),
+        LOCKED_UP,
+    ],
+    "busy and frozen": [Row("guest-alive", says=ANSWERED, act=lambda guest: guest.until_says("busy and frozen"))],
+    "real-time": [ALIVE],
+    "all-stopped": [ALIVE],
+    "writes": [
+        Row("healthy", says=ANSWERED, tries=20),
+        Row("backup-starves", says=("backup_cancel", "block job: backup"), act=back_up, tries=20),
+    ],
+    "out-of-memory": [Row("guest-starved", says=("memory: ", "kill"), tries=20)],
+    "reboots": [Row("guest-silent", act=lambda guest: until(lambda: not guest.stats()["last-update"], ""), tries=20)],
+    "driver-unloaded": [Row("guest-silent", says=("driver is gone", "idle"), act=wait)],
+    **{name: [Row("guest-silent", says=("not loaded the driver",), vcpu=BOOTS[name].vcpu)] for name in LOADERS},
     # guests that are not certainly hung
-    "one vCPU is halted": Row("idle", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
-    "one vCPU is halted, a disk is used": Row("writes", "heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True),
-    "crash dump": Row("dumps", "heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=dump),
+    "writes (one vCPU is halted)": [Row("heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True)],
+    "dumps": [Row("heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=dump)],
     # hung guests
-    "panic": Row("panic", *HUNG, says=(*SILENT, "its last words: Kernel panic - not"), act=wait, listed="lost"),
-    "panic, a network card": Row("panic", *HUNG, says=("0 packets from the guest",), act=wait, card=True),
-    "halted": Row("halt", *HUNG, says=("every vCPU",), act=wait),  # from 6.12.118 on, the driver is gone too
-    "spins with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(SPIN_OFF)),
-    "halted with interrupts off": Row("idle", *HUNG, says=("every vCPU",), act=send(HALT_OFF)),
-    BROKEN: Row(BROKEN, "qemu-internal-error", "reset"),
+    "panic": [Row(*HUNG, says=(*SILENT, *DEAD), act=wait, listed="lost")],
+    "halt": [Row(*HUNG, says=("every vCPU",), act=wait)],  # from 6.12.118 on, the driver is gone too
+    "idle (spins with interrupts off)": [SPINNING],
+    BROKEN: [Row("qemu-internal-error", "reset")],
     # a boot sector on KVM, which answers in place of a kernel; its firmware has halted the second vCPU
-    "answers, KVM": Row("answers, KVM", "guest-alive", says=ANSWERED, listed="alive"),
-    **{
-        name: Row(name, code, advice, says=(says,), act=wait)
-        for name, code, advice, says in (
-            ("answers no more and is idle, KVM", "heartbeat-lost", "", "vCPU 0 idle"),
-            ("answers no more and spins, KVM", *HUNG, "vCPU 0 in the kernel"),
-            ("answers no more and spins with interrupts off, KVM", *HUNG, "every vCPU"),
-            ("answers no more and halts with interrupts off, KVM", *HUNG, "every vCPU"),
-        )
-    },
-    "soft lockup": Row("idle", *HUNG, says=("0 disk requests completed",), act=send(SPIN_ON)),
+    "answers, KVM": [Row("guest-alive", says=ANSWERED, listed="alive")],
+    "answers no more and is idle, KVM": [Row("heartbeat-lost", says=("vCPU 0 idle",), act=wait)],
+    "answers no more and spins, KVM": [Row(*HUNG, says=("vCPU 0 in the kernel",), act=wait)],
+    "answers no more and spins with interrupts off, KVM": [Row(*HUNG, says=("every vCPU",), act=wait)],
+    "answers no more and halts with interrupts off, KVM": [Row(*HUNG, says=("every vCPU",), act=wait)],
 }
-
-
-@pytest.fixture
-def guest_of(short_dir: Path) -> Iterator[Callable[[Row], Guest]]:
-    world, card = World(short_dir), ""
-
-    def boot(row: Row) -> Guest:
-        nonlocal card
-        card = plug_in(world) if row.card else ""
-        guest = Guest(world, row.does, card=card, balloon=row.balloon)
-        guest.boot()
-        row.act(guest)
-        return guest
-
-    try:
-        yield boot
-    finally:
-        world.close()
-        if card:
-            unplug(card)
-
-
-def list_guests(world: World, *which: str) -> subprocess.CompletedProcess[str]:
-    """Print the table of heartbeats, as a person on the host does."""
-    command = [sys.executable, "-IS", str(world.agent), "heartbeat", *which, "--root", str(world.root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 ON_KVM = [name for name, loader in BOOTS.items() if loader.accel == "kvm"]
 KVM = [pytest.param(name, marks=[pytest.mark.all, pytest.mark.real("kvm")]) for name in ON_KVM]
-OTHERS = [name for name in ROWS if name not in ON_KVM]
 
 
-@pytest.mark.parametrize("name", [*KVM, *sampled(OTHERS)])
-def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Guest], name: str) -> None:
+@pytest.mark.parametrize("name", [*KVM, *sampled([name for name in GUESTS if name not in ON_KVM])])
+def test_each_condition_of_a_guest_gets_its_verdict(short_dir: Path, name: str) -> None:
     """The heartbeat, the disk, the network and the vCPUs together distinguish a living guest from a hung one."""
-    row = ROWS[name]
-    guest = guest_of(row)
+    with closing(World(short_dir)) as world, ExitStack() as stack:
+        card = ""
+        if name in ("busy and frozen", "panic"):
+            stack.callback(unplug, card := plug_in(world))
+        guest = Guest(world, name.partition(" (")[0], card=card)
+        guest.boot()
+        for row in GUESTS[name]:
+            row.act(guest)
+            assert_verdict(guest, row)
+            if row is LOCKED_UP:
+                assert_return(guest.world)
+
+
+def assert_verdict(guest: Guest, row: Row) -> None:
     for _ in range(row.tries):
         verdict = execute(guest.world, "forensics").trailer["verdict"]
         if verdict["code"] == row.code:
@@ -212,15 +196,13 @@ def test_each_condition_of_a_guest_gets_its_verdict(guest_of: Callable[[Row], Gu
     told = "\n".join([verdict["sentence"], *verdict["evidence"]])
     assert [words for words in row.says if words not in told] == [], told
     if row.listed:
-        shown = list_guests(guest.world)
+        command = [sys.executable, "-IS", str(guest.world.agent), "heartbeat", "--root", str(guest.world.root)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (shown.returncode, shown.stdout.split()[3:5]) == (row.listed == "lost", [str(VMID), row.listed]), shown
 
 
-@pytest.mark.all
-def test_a_guest_is_back_with_its_first_heartbeat_after_a_verb(guest_of: Callable[[Row], Guest]) -> None:
-    """Before that, a status says that no heartbeat came yet. An answer from before the reset does not count."""
-    world = guest_of(ROWS["idle"]).world
-    assert execute(world, "status").trailer["heartbeat"]["state"] == "fresh"
+def assert_return(world: World) -> None:
+    """Reset a guest. It is back with its first heartbeat: an answer from before the reset does not count."""
     done = execute(world, "reset").trailer
     status = execute(world, "status").trailer
     assert (status["heartbeat"]["state"] in ("awaited", "unloaded"), status["heartbeat"]["at"]) == (True, None)

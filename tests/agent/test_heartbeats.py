@@ -15,7 +15,6 @@ from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.forensics.heartbeat import sample_heartbeat
 from breakglass.agents.pve.forensics.heartbeat_rule import heartbeat_state
 from breakglass.agents.pve.forensics.on_qemu import qemu_probes
-from breakglass.agents.pve.forensics.vcpus import has_waiting_thread
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.host.qmp import Qmp
 from breakglass.demo.proxmox.kvm import Machine, serve
@@ -103,13 +102,3 @@ def test_versions_of_qemu(short_dir: Path, major: int, state: str) -> None:
     assert heartbeat_state(Evidence("running", heartbeats=(beat,))) == state
     assert replies[-1].probe == "queues"
     assert any(name.startswith("x-") for name in machine.asked) == (major < 12), machine.asked
-
-
-def test_a_thread_that_ends_while_it_is_looked_at(tmp_path: Path) -> None:
-    """QEMU's disk threads come and go. A thread without a state does not count as waiting, and ends no probe."""
-    for thread, stat in ((7, "7 (kvm) S 1"), (8, "")):
-        (tmp_path / f"proc/7/task/{thread}").mkdir(parents=True)
-        (tmp_path / f"proc/7/task/{thread}/stat").write_text(stat)
-    assert not has_waiting_thread(Host(VMID, str(tmp_path)), 7)
-    (tmp_path / "proc/7/task/7/stat").write_text("7 (kvm) D 1")
-    assert has_waiting_thread(Host(VMID, str(tmp_path)), 7)

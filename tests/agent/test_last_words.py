@@ -60,10 +60,21 @@ def is_said(world: World, words: str) -> bool:
 
 
 @pytest.mark.all
-def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> None:
-    """They are read while QEMU answers, before a verb, and while QEMU is stopped. No absent page is touched."""
+def test_the_last_words_of_a_guest(guest_that: Callable[..., Guest]) -> None:
+    """While the guest lives, its log is read, with its text escaped, but is not its last words.
+
+    Of a dead guest they are read while QEMU answers, before a verb, and while QEMU is stopped. No absent page is
+    touched.
+    """
     guest = guest_that("logs, then panics", options=SHARED)
     world = guest.world
+    guest.until_says("logs")
+    verdict, words, shown = run(world, "forensics")
+    assert [line.partition("] ")[2] for line in words[-2:]] == ["line 20000", r"red \x1b[31m"]
+    assert (len(words), verdict["code"], "\x1b" in shown) == (40, "guest-alive", False)
+    assert "last words" not in "".join([verdict["sentence"], *verdict["evidence"]])
+
+    guest.tell("panic\n")
     until(lambda: is_said(world, "end Kernel panic"), "a panic", 180)
     _, words, shown = run(world, "forensics")
     assert len(words) == 40  # the call trace may fill them, so the cause need not be among them
@@ -80,17 +91,6 @@ def test_the_last_words_of_a_dead_guest(guest_that: Callable[..., Guest]) -> Non
     signal_process(world.pid, signal.SIGCONT)
 
     assert run(world, "reset")[1] == words
-
-
-@pytest.mark.all
-def test_the_log_of_a_guest_that_lives(guest_that: Callable[..., Guest]) -> None:
-    """Its log is read too, but is not its last words, so the verdict does not change. The log's text is escaped."""
-    guest = guest_that("logs")
-    guest.until_says("logs")
-    verdict, words, shown = run(guest.world, "forensics")
-    assert [line.partition("] ")[2] for line in words[-2:]] == ["line 20000", r"red \x1b[31m"]
-    assert (len(words), verdict["code"], "\x1b" in shown) == (40, "guest-alive", False)
-    assert "last words" not in "".join([verdict["sentence"], *verdict["evidence"]])
 
 
 def test_the_text_on_the_console(guest_that: Callable[..., Guest]) -> None:

@@ -95,7 +95,6 @@ CASES = {
     # --- qm itself ---
     "not root: no cycle": Case("cycle", 12, "no-qm", ("please run as root",), mode="not-root"),
     "flock timeout: a stop goes around": Case("stop", 0, "", (FLOCK, "trying to acquire"), "none", "flock-timeout"),
-    "QEMU exits: start": Case("start", 13, "verb-failed", (EXITED,), "none", "qemu-exits", stopped),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", (EXITED,), "none", "qemu-exits"),
     "QEMU exits once: cycle": Case("cycle", 0, "", (EXITED,), "new", "qemu-exits", times=1),
     "already running": Case(
@@ -118,7 +117,6 @@ CASES = {
     ),
     "cycle after a stop that was none": Case("cycle", 0, "", ("SIGTERM to ",), "new", "stop-unproven"),
     "stop ignores SIGTERM": Case("cycle", 0, "", ("did not end in time",), "new", "stop-ignores-term", haste=STOP_WAIT),
-    "start hangs": Case("start", 14, "deadline", (), "none", "start-hangs", stopped, QM_WAIT),
     "start hangs: cycle": Case(
         "cycle", 15, "stranded", ("qm start did not end",), "none", "start-hangs", haste={"QM_START_SECONDS": 1.0}
     ),
@@ -200,13 +198,9 @@ IN_CI = {
     "all of qm hangs: cycle": Case(
         "cycle", 15, "stranded", ("qm showcmd gave no answer", "qm start did not end"), "none", "hangs", haste=HUNG
     ),
-    "all of qm hangs: reset": Case("reset", 0, mode="hangs"),
     "a child holds the pipe": Case("cycle", 0, process="new", mode="holds-pipe"),
     "no quorum: no start": Case("start", 12, "place-unknown", (), "none", place=after(stopped, no_quorum)),
     "no quorum: stop": Case("stop", 0, process="none", place=no_quorum),
-    "HA takes the stop, its LRM has just died: stop": Case(
-        "stop", 0, "", ("ending QEMU directly",), "none", place=ha(dead=HA_UNITS[1:]), haste={"HA_STOP_SECONDS": 10.0}
-    ),
     "HA's files are old by this node's clock alone: cycle": Case("cycle", 0, process="new", place=clock_ahead),
     "HA does not start it": Case(
         "start",
@@ -216,9 +210,6 @@ IN_CI = {
         "none",
         place=after(stopped, ha("stopped", "stopped", dead=HA_UNITS)),
         haste=HA_START,
-    ),
-    "locked (suspended): start": Case(
-        "start", 0, process="new", place=after(stopped, lambda world: lock(world, "suspended"))
     ),
 }
 

@@ -1,14 +1,12 @@
 """The verb `screen`: the console's picture alone, drawn at most once a second and shared, with nothing left behind."""
 
 import base64
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from ..support.agent import Answer, Session, agent_processes, constants_set, exe
 from ..support.signals import signal_process
 from ..support.stages import until
 from .test_picture import decode
-from .test_second_sources import agent_port, qga
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("brief")]
 
@@ -108,41 +105,6 @@ def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
     leaves.__exit__(None, None, None)
 
 
-def test_one_picture_a_second(counted: World) -> None:
-    """A second request within a second gets the same picture, and a later one gets a new picture."""
-    with Session(counted) as session:
-
-        def are_drawn() -> bool:
-            assert session.ask("screen")["screen"] is True
-            return len(drawings(counted)) >= 3
-
-        until(are_drawn, "the third picture")
-    times = [at for at, _ in drawings(counted)]
-    assert min(later - at for at, later in pairwise(times)) >= APART
-
-
-def test_a_painter_that_dies_is_replaced(counted: World) -> None:
-    """A second painter draws, so the client does not notice."""
-    (counted.root / "hold").touch()
-    with ThreadPoolExecutor(1) as pool:
-        requests = pool.submit(execute, counted, "screen")
-        until(lambda: drawings(counted), "the first drawing")
-        signal_process(drawings(counted)[0][1], signal.SIGKILL)
-        until(lambda: len(drawings(counted)) == 2, "the second drawing")
-        (counted.root / "hold").unlink()
-        assert requests.result().trailer["screen"] is True
-
-
-def test_the_guest_agent_is_reported(world: World) -> None:
-    """The answer also says whether the guest agent answers, so that a client knows that the guest is back."""
-    for answers, word, seconds in ((True, "answers", 10.0), (False, "silent", 0.2)):
-        with agent_port(qga(world), answers), constants_set(world, GUEST_SECONDS=seconds):
-            until(lambda: sockets(world) == 0, "the end of an earlier painter")
-            trailer = execute(world, "screen").trailer
-        os.unlink(world.root / f"run/qemu-server/{VMID}.qga")
-        assert (trailer["screen"], trailer["guest"]) == (True, word)
-
-
 # --- without a picture ---
 
 
@@ -177,34 +139,6 @@ def test_why_there_is_no_picture(world: World, counted: World) -> None:
     execute(world, "stop")
     off = "no QEMU of this VM runs on this host, so there is no picture"
     assert assert_no_picture(execute(world, "screen"), "stopped", off)["advice"] == ""
-
-
-@pytest.mark.all
-def test_a_qemu_that_stops_while_it_draws_is_said(world: World) -> None:
-    """The monitor answered and then became silent. The guard ends by itself, and the next picture works."""
-    stops = f'draw = find("_have_it_drawn")\ndef stopping(*words):\n    import os\n    os.kill({world.pid}, 19)\n'
-    with constants_set(world, f"{stops}    return draw(*words)\nreplace(_have_it_drawn=stopping)", DRAW_SECONDS=0.5):
-        try:
-            answer = execute(world, "screen")
-        finally:
-            signal_process(world.pid, signal.SIGCONT)
-    verdict = assert_no_picture(answer, "running", "there is no picture of the console now")
-    assert "in time" in str(verdict["evidence"])
-    until(lambda: agent_processes(world) == [], "the end of painter and guard")
-    assert execute(world, "screen").trailer["screen"] is True
-
-
-def test_a_defect_is_no_storm_of_painters(counted: World) -> None:
-    """If the painter can't draw, it sends the error to each request in its second."""
-    (counted.root / "hold").touch()
-    odd = 'after = find("draw_picture")\ndef odd(*words):\n    after(*words)\n    raise RuntimeError("odd")\n'
-    with constants_set(counted, f"{odd}replace(draw_picture=odd)"), Session(counted) as session:
-        tags = session.send_all(["screen"] * 5)
-        until(lambda: sockets(counted) == 6, "five askers that wait")
-        (counted.root / "hold").unlink()
-        answers = [session.result(tag) for tag in tags]
-    assert [answer["verdict"]["evidence"] for answer in answers] == [["RuntimeError: odd"]] * 5
-    assert len(drawings(counted)) == 1
 
 
 # --- who may have it ---

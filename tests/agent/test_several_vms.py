@@ -79,16 +79,6 @@ def test_what_changes_power_waits_for_no_read(world: World) -> None:
         assert session.result(tags[3], 60)["outcome"] == "done"
 
 
-def test_a_read_that_finds_no_place_is_told_so(world: World) -> None:
-    """The queue is bounded, and requests beyond the bound are answered with a refusal."""
-    set_constants(world, MOST_TASKS=0, MOST_WAITING=1)
-    with Session(world, several(world)) as session:
-        tags = session.send_all(["status vm=102", "status vm=102"])
-        refused = session.result(tags[1])
-        assert (refused["outcome"], refused["verdict"]["code"]) == ("failed", "agent-failed")
-        assert refused["verdict"]["sentence"] == "too many requests already wait on this host; nothing was done"
-
-
 @pytest.mark.all
 def test_a_container_is_never_taken_for_a_vm(world: World) -> None:
     """The sentence names pct. No verb acts, and no state is reported, because a container has no QEMU."""

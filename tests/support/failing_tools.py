@@ -1,21 +1,19 @@
 """Makes Proxmox's commands fail in tests, as a plugin of the stand-ins (`handler/demo/proxmox/plugin.py`).
 
-A test calls `misbehave` for a failure of `qm`, `misbehave_ha` for one of HA, `break_storage` for one of a storage. Each
-writes the failure to a file below the world's root. The stand-ins load this module by its path and read that file, so
-the module imports only the standard library and the stand-ins.
+A test calls `misbehave` for a failure of `qm`, and `misbehave_ha` for one of HA. Each writes the failure to a file
+below the world's root. The stand-ins load this module by its path and read that file, so the module imports only the standard library and the stand-ins.
 """
 
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from breakglass.demo.proxmox.plugin import Plugin
 from breakglass.demo.proxmox.processes import Died
-from breakglass.demo.proxmox.times import SECONDS, scaled, seconds
+from breakglass.demo.proxmox.times import SECONDS, scaled
 
 # --- requesting a failure ---
 
@@ -42,14 +40,6 @@ def misbehave_ha(root: Path, **mode: object) -> None:
     begun to move the VM to that node, and so it forgets a request to stop it.
     """
     _request(root, "ha.json", mode)
-
-
-def break_storage(root: Path, name: str, how: str) -> None:
-    """Make a storage fail.
-
-    A `dead` storage is found offline after a while, like an NFS server that drops packets. A `hung` one never answers.
-    """
-    _request(root, "storage.json", {how: [name]})
 
 
 def _request(root: Path, name: str, what: dict[str, object]) -> None:
@@ -127,16 +117,6 @@ class FailingTools(Plugin):
             _migrate(root, vmid, failure["migrates"])
         else:
             work()
-
-    def is_online(self, root: str, storage: str) -> bool:
-        """Tell whether a storage answers. For a dead one, first wait as long as Proxmox does."""
-        failure = _read(root, "storage.json")
-        while storage in failure.get("hung", ()):
-            signal.pause()
-        if storage not in failure.get("dead", ()):
-            return True
-        time.sleep(seconds(root, "storage"))
-        return False
 
 
 PLUGIN = FailingTools()

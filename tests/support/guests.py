@@ -36,24 +36,22 @@ _LINE = (
 _BURN = "while :; do :; done"
 _FREEZE = """mke2fs -q /dev/vda; mkdir /m; mount -t ext4 /dev/vda /m
 until fsfreeze --freeze /m; do sleep 1; done; echo >/m/file &"""
+_TALK = "while :; do arping -c 1 -w 1 -I eth0 192.0.2.7; done"
 _LOG = "echo on >/proc/sys/kernel/printk_devkmsg; for i in $(seq 20000); do echo line $i >/dev/kmsg; done"
 _WRITE = "while :; do dd if=/dev/urandom of=/dev/vda bs=4k count=4 conv=fsync; sleep 0.2; done"
 
 # The commands of the guest, by the word on its command line.
 DOES = {
     "idle": ":",
-    "busy": f"({_BURN}) & ({_BURN}) &",
-    "kernel-busy": "cat /dev/urandom >/dev/null & cat /dev/urandom >/dev/null &",
+    "busy and frozen": f"{_FREEZE}\n({_BURN}) & cat /dev/urandom >/dev/null & ({_TALK}) &",
     "real-time": f"echo -1 >/proc/sys/kernel/sched_rt_runtime_us; chrt -f 99 sh -c '{_BURN}' &",
     "all-stopped": f"(sleep 1000) & ({_BURN}) & kill -STOP -1",
     "out-of-memory": "(while :; do tail /dev/zero; done) &",
     "writes": f"({_WRITE}) &",
-    "talks": "(while :; do arping -c 1 -w 1 -I eth0 192.0.2.7; done) &",
-    "frozen": _FREEZE,
     "driver-unloaded": "rmmod virtio_balloon",
-    "logs": f"{_LOG}; printf 'red \\033[31m\\n' >/dev/kmsg",
     "panic": "echo c >/proc/sysrq-trigger",
-    "logs, then panics": f"{_LOG}; echo c >/proc/sysrq-trigger",
+    "logs, then panics": f"{_LOG}; printf 'red \\033[31m\\n' >/dev/kmsg; echo 'guest: logs' >/dev/ttyS0\n"
+    "read -r go </dev/ttyS0; echo c >/proc/sysrq-trigger",
     "dumps": "/load-dumper; echo c >/proc/sysrq-trigger",
     "halt": "halt -f",
     "reboots": "reboot -f",
@@ -119,8 +117,6 @@ class Loader:
 _MENU = "-boot menu=on,splash-time=60000"
 _GRUB = "-boot a -drive file={place}/grub-rescue-floppy.img,if=floppy,format=raw,readonly=on"
 _STAYS = ("GNU GRUB", "down")  # so that the menu boots nothing by itself
-_ASK = " ".join([*"set", "spc", *"superusers", "equal", "a", "ret", *"authenticate", "spc", "a", "ret"])
-_TO_PASS_PHRASE = (_STAYS, ("command-line", "c"), ("grub>", _ASK), ("username", "a ret"))
 _OWN = "-bios {root}/firmware"
 _SECTOR = range(0x7C00, 0x7E00)
 _RESET = range(0xFFF0, 0x10000)
@@ -132,8 +128,6 @@ BOOTS = {
     "a boot sector": Loader(at=_SECTOR),
     "a firmware that halts": Loader(_OWN, at=_RESET, vcpu="h", firmware=HALT_OFF),
     "GRUB's menu": Loader(_GRUB, (_STAYS, ("command-line", ""))),
-    "GRUB's pass phrase": Loader(_GRUB, (*_TO_PASS_PHRASE, ("password", ""))),
-    "SeaBIOS's menu": Loader(_MENU, (("Press ESC", "esc"), ("Select boot device", ""))),
     "OVMF's menu": Loader(f"{_MENU} -bios {{place}}/OVMF.fd", (("Select Entry", ""),), waking="esc"),
     "memtest86+": Loader("-kernel {place}/memtest86+x64.bin", at=_MEMTEST, vcpu="s"),
     "a firmware that halts, KVM": Loader(_OWN, at=_RESET, vcpu="h", firmware=HALT_OFF, accel="kvm"),
@@ -224,11 +218,9 @@ def _cpio(name: str, mode: int, data: bytes) -> bytes:
 class Guest:
     """VM 102 of a host. Its word names the commands of its kernel in DOES, or a loader in BOOTS."""
 
-    def __init__(
-        self, world: World, does: str, *, card: str = "", balloon: bool = True, options: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, world: World, does: str, *, card: str = "", options: Sequence[str] = ()) -> None:
         self.world, self._options = world, options
-        self.does, self._card, self._balloon, self._loader = does, card, balloon, BOOTS.get(does)
+        self.does, self._card, self._loader = does, card, BOOTS.get(does)
         self._console, self._log = world.root / "console", world.root / "console.log"
         if self._loader is None:
             (world.root / "initrd").write_bytes(_initrd(does))
@@ -257,8 +249,7 @@ class Guest:
         command += ["-m", "512" if dumps else "256"]
         command += ["-chardev", f"socket,id=console,path={self._console},server=on,wait=off,logfile={self._log}"]
         command += ["-serial", "chardev:console", "-drive", f"file={root}/disk.raw,if=virtio,format=raw,cache=unsafe"]
-        if self._balloon:  # first, because another device would take its slot
-            command += ["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"]
+        command += ["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"]  # first, or another device takes its slot
         if self._card:
             command += ["-netdev", f"tap,id=net0,ifname={self._card},script=no,downscript=no"]
             command += ["-device", "virtio-net-pci,netdev=net0"]
@@ -271,15 +262,14 @@ class Guest:
             self._await_loader(self._loader)
             return
         self._await_kernel()
-        if self._balloon:
-            self._await_answer()
-        self._tell("go\n")
+        self._await_answer()
+        self.tell("go\n")
         self.until_says("begins")
 
     def _await_answer(self) -> None:
         until(lambda: self.stats()["last-update"], "the guest's first answer", _BOOT_SECONDS)
 
-    def _tell(self, words: str) -> None:
+    def tell(self, words: str) -> None:
         with socket.socket(socket.AF_UNIX) as console:
             console.connect(str(self._console))
             console.sendall(words.encode())
@@ -301,8 +291,7 @@ class Guest:
     def start(self) -> None:
         started = self.world.qm("start", str(VMID))
         assert started.returncode == 0, started.stderr
-        if self._balloon:
-            self.have_asked_every(INTERVAL)
+        self.have_asked_every(INTERVAL)
 
     def _await_loader(self, loader: Loader) -> None:
         pressed = 0.0
@@ -322,7 +311,7 @@ class Guest:
             until(lambda: self._place() in loader.at, "the boot loader's code", _BOOT_SECONDS)
         if loader.letter is not None:
             self._await_answer()
-            self._tell(loader.letter)
+            self.tell(loader.letter)
 
     def _shown(self) -> str:
         """Return the texts of the screen (80 letters a line) and of the serial port."""

@@ -141,7 +141,7 @@ def give_ha_manager(place: Path, root: Path) -> None:
 
 
 def run_ha_manager(root: str, command: str, words: list[str]) -> int:
-    """Run `status`, `set SID --state STATE` or `crm-command stop SID SECONDS` and return the exit code."""
+    """Run `set SID --state STATE` or `crm-command stop SID SECONDS` and return the exit code."""
     name_perl("ha-manager", command, *words)
     burn(root)
     load_plugin(root).before(root, "ha-manager", [command, *words])
@@ -160,9 +160,6 @@ def answer(ha: Ha, command: str, words: list[str]) -> int:
             line = ""
         case "crm-command", ["stop", sid, limit]:
             state, line = "stopped", f"stop {sid} {limit}"
-        case "status", _:
-            print_status(ha, time.time())
-            return 0
         case _:
             print("ERROR: unknown command", file=sys.stderr)
             return 255
@@ -174,41 +171,6 @@ def answer(ha: Ha, command: str, words: list[str]) -> int:
     else:
         ha.request(sid, state)
     return 0
-
-
-def print_status(ha: Ha, now: float) -> None:
-    """Print the text of `ha-manager status`, where a time that is more than 30 s old is `old timestamp - dead?`."""
-    manager, lrm = ha.read_status(ha.manager), ha.read_status(ha.lrm)
-    quorum = "OK" if ha.is_quorate() else "No quorum on node 'demo'!"
-    print(f"quorum {quorum}")
-    print(f"master {manager.get('master_node')} ({_age_word(manager, now)}, {_local_time(manager)})")
-    disarm = manager.get("disarm")
-    armed = "armed" if _age_word(manager, now) == "active" else "standby"
-    how = f"{disarm['state']}, resource mode: {disarm['mode']}" if isinstance(disarm, dict) else armed
-    print(f"fencing {how}")
-    print(f"lrm demo ({_lrm_word(lrm, now)}, {_local_time(lrm)})")
-    for sid in ha.requested():
-        ignored = isinstance(disarm, dict) and disarm["mode"] == "ignore"
-        print(f"service {sid} (demo, {'ignore' if ignored else ha.read_state(sid) or 'queued'})")
-
-
-def _age_word(status: Json, now: float) -> str:
-    written = status.get("timestamp")
-    age = now - written if isinstance(written, int) else 0.0
-    return "old timestamp - dead?" if age > 30 else "detected time drift!" if age < -2 else "active"
-
-
-def _lrm_word(lrm: Json, now: float) -> str:
-    if "timestamp" not in lrm:
-        return "unable to read lrm status"
-    if (word := _age_word(lrm, now)) != "active":
-        return word
-    return str(lrm["state"]) if lrm.get("mode") == "active" else f"{lrm.get('mode')} mode"
-
-
-def _local_time(status: Json) -> str:
-    written = status.get("timestamp")
-    return time.ctime(written) if isinstance(written, int) else "never"
 
 
 # --- its services ---
@@ -260,13 +222,11 @@ class Crm:
         found = status.get("service_status")
         services: dict[str, Service] = found if isinstance(found, dict) else {}
         lrm = self.ha.read_status(self.ha.lrm)
-        if "disarm" not in status:
-            self._add_and_remove(services, requested)
+        self._add_and_remove(services, requested)
         self._take_commands(services)
-        if "disarm" not in status:
-            for sid, service in services.items():
-                while self._change(sid, service, requested.get(sid, "disabled"), lrm):
-                    pass
+        for sid, service in services.items():
+            while self._change(sid, service, requested.get(sid, "disabled"), lrm):
+                pass
         status |= {"master_node": "demo", "service_status": services, "timestamp": read_clock()}
         status.setdefault("node_status", {"demo": "online"})
         replace_file(self.ha.manager, json.dumps(status))

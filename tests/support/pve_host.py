@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,13 +61,12 @@ def under_ha(
     *,
     dead: tuple[str, ...] = (),
     silent: float = 5,
-    lrm: Mapping[str, object] | None = None,
     **mode: object,
 ) -> None:
-    """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or disarm=MODE or nodes=STATES.
+    """Put the VM under HA; `mode` is how HA misbehaves (see `misbehave_ha`), or nodes=STATES.
 
     The rounds of its services take Proxmox's time, divided by the scale if the host has one. Services in `dead` last
-    wrote `silent` seconds ago. `lrm` changes fields of the LRM's last status. If HA would leave the state at once, its
+    wrote `silent` seconds ago. If HA would leave the state at once, its
     services don't run, but seem to have just written.
     """
     if world.scale == 1:
@@ -80,9 +79,7 @@ def under_ha(
     )
     status: dict[str, object] = {"service_status": {f"vm:{VMID}": {"state": seen, "node": "demo"}}}
     status["node_status"] = mode.pop("nodes", {"demo": "online"})
-    if disarm := mode.pop("disarm", ""):
-        status["disarm"] = {"mode": disarm, "state": "disarmed"}
-    alive = [] if disarm or requested != seen else [unit for unit in HA_UNITS if unit not in dead]
+    alive = [] if requested != seen else [unit for unit in HA_UNITS if unit not in dead]
     now = int(time.time() + float(str(mode.get("clock", 0))))
     status |= {"master_node": "demo", "timestamp": now - int(silent if HA_UNITS[0] in dead else 0)}
     (ha / "manager_status").write_text(json.dumps(status))
@@ -92,7 +89,7 @@ def under_ha(
         "results": {},
         "timestamp": now - int(silent if HA_UNITS[1] in dead else 0),
     }
-    (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own | dict(lrm or {})))
+    (world.root / "etc/pve/nodes/demo/lrm_status").write_text(json.dumps(own))
     if mode:
         misbehave_ha(world.root, **mode)
     for unit in HA_UNITS:  # even for a dead service, because it hangs and systemd does not see that
@@ -322,44 +319,6 @@ def another_cleanup(world: World) -> Iterator[int]:
             yield cleaner(world)
         finally:
             process.kill()
-
-
-# A `qm cleanup` that holds the lock file. After a line on its input, it loses its command line, as at exit.
-_ENDING = """
-import fcntl, sys
-from breakglass.demo.proxmox.processes import name_process
-lock = open(sys.argv[1], "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
-name_process(["/usr/bin/perl", "/usr/sbin/qm", "cleanup", sys.argv[2], "1", "0"], "qm")
-print("held", flush=True)
-input()
-name_process([], "qm")
-print("nameless", flush=True)
-input()
-"""
-
-
-@contextmanager
-def ending_cleanup(world: World) -> Iterator[subprocess.Popen[str]]:
-    """Run a `qm cleanup` that holds the lock file until it is killed. `lose_name` removes its command line."""
-    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
-    command = [sys.executable, "-c", _ENDING, str(path), str(VMID)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def lose_name(process: subprocess.Popen[str]) -> None:
-    """Remove the command line of an `ending_cleanup`, which keeps the lock file."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "nameless\n"
 
 
 def quiet(world: World) -> None:
