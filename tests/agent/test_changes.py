@@ -1,128 +1,133 @@
-"""A capture names the host's changes of the last day, and none of another VM."""
+"""The lines of a capture about the host's changes of the last day, and none of another VM."""
 
+import json
 import os
-import re
-import shutil
-from collections.abc import Iterator
+import time
+from pathlib import Path
 
-import pytest
+from breakglass.agents.pve.forensics.changes import (
+    Change,
+    change_lines,
+    describe_changes,
+    find_work,
+    journal_changes,
+    package_changes,
+)
+from breakglass.agents.pve.forensics.on_changes import read_edits
+from breakglass.agents.pve.forensics.probe import ok_reply
+from breakglass.agents.pve.host.paths import Host
+from breakglass.demo.proxmox.world import VMID
 
-from breakglass.demo.proxmox.world import VMID, World
-
-from ..support.agent import booted_an_hour_ago, execute, set_constants
-from ..support.host_logs import cluster_log, dpkg_log, edited, ended, journal, quiet_logs, task_log, upid
-
+NOW = float(int(time.time()))
 KILLED = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset={},mems_allowed=0,{},task={},pid=32969,uid=0"
 OWN = f"/qemu.slice/{VMID}.scope"
-CONF = f"etc/pve/nodes/demo/qemu-server/{VMID}.conf"
-AT = r"\d\d:\d\d UTC \(\d+ (?:min|h) ago\)"
-FAILED = "critical medium error, dev {}, sector 1234 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2"
-
-
-@pytest.fixture
-def world(world: World) -> Iterator[World]:
-    """A host on which nothing has changed since it booted an hour ago."""
-    booted_an_hour_ago(world)
-    shutil.rmtree(world.root / "var/log/pve", ignore_errors=True)
-    planted = quiet_logs(world)
-    yield world
-    for path in planted:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(world.root / "etc/pve/firewall", ignore_errors=True)
-
-
-def changes_of(world: World) -> list[str]:
-    """Return the lines of a capture's evidence about changes, and the sources that are not known."""
-    evidence = execute(world, "forensics").trailer["verdict"]["evidence"]
-    return [line for line in evidence if line[:8] != "Proxmox'" and ("UTC (" in line or "could not read" in line)]
-
-
-# Files that were edited, and lines of the journal with their writer, each with the evidence, to which a time is added.
-EDITED = {
-    CONF: "the VM's configuration was changed",
-    f"etc/pve/firewall/{VMID}.fw": "the VM's firewall rules were changed",
-    "etc/pve/storage.cfg": "the storages' configuration was changed",
-}
+FORGED = f"/lxc/103/ns/a,global_oom,task_memcg={OWN},task=x"
 HARDWARE = "the host's processor or memory reported a hardware error (machine check)"
 MEMORY = "the host ran out of memory, and its kernel killed"
-NFS = "the NFS server"
+OTHER = f"{MEMORY} a process that is not this VM's"
+# Lines of the journal with their writer, each with the evidence. A container chooses the names of its processes and
+# cgroups, so no such name may pose as another line, and no number may name another VM.
 JOURNAL = [
     ("pve-ha-crm", "service 'vm:102': state changed from 'started' to 'fence'", "HA put the VM into state fence"),
-    (
-        "kernel",
-        KILLED.format("/", "global_oom,task_memcg=/system.slice", "java"),
-        f"{MEMORY} a process that is not this VM's (java)",
-    ),
+    ("pve-ha-crm", "recover service 'vm:102' from fenced node 'a' to node 'pve1'", "HA moved the VM to node pve1"),
+    ("pve-ha-crm", "service 'vm:103': state changed from 'started' to 'fence'", ""),
+    ("pve-ha-crm", "recover service 'vm:103' from fenced node 'a' to node 'pve1'", ""),
+    ("kernel", KILLED.format("/", "global_oom,task_memcg=/system.slice", "java"), f"{OTHER} (java)"),
+    ("kernel", KILLED.format("ns", f"global_oom,task_memcg={OWN}", "kvm"), f"{MEMORY} this VM's QEMU"),
+    ("kernel", KILLED.format("ns", f"oom_memcg=/lxc/103,task_memcg={FORGED}", "a"), ""),
+    ("kernel", KILLED.format("ns", f"global_oom,task_memcg={FORGED}", "vm 103"), f"{OTHER} (vm N)"),
+    ("kernel", KILLED.format("ns", "oom_memcg=/lxc/103,task_memcg=/lxc/103/[Hardware Error]: ", "a"), ""),
     ("kernel", "mce: [Hardware Error]: Machine check events logged", HARDWARE),
+    ("kernel", "EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0", HARDWARE),
+    ("kernel", "EDAC MC0: 1 CE [4242]: segfault at 0 ip 0000000000401106 sp 00007ffc error 6 in a[401000+1000]", ""),
     (
         "kernel",
         "WARNING: Pool 'tank' has encountered an uncorrectable I/O failure and has been suspended.",
         "ZFS suspended the pool tank because reads or writes failed",
     ),
-    *[("kernel", "nfs: server x not responding, still trying", f"{NFS} x did not answer the host, the last of 3")] * 3,
-    ("kernel", FAILED.format("nvme0n1"), "the host's disk nvme0n1 had an I/O error"),
+    ("zed", "eid=2 class=statechange pool='a' vdev_state=FAULTED", "ZFS put a disk of the pool a into state FAULTED"),
+    ("zed", "eid=2 class=io pool='vm-103' vdev=sdd1", "ZFS reported io in the pool vm-N"),
+    ("kernel", "nfs: server x not responding, still trying", "the NFS server x did not answer the host"),
+    ("kernel", "nfs: server nas OK", "the NFS server nas answered the host again"),
+    (
+        "kernel",
+        "critical medium error, dev nvme0n1, sector 1 op 0x0:(READ)",
+        "the host's disk nvme0n1 had an I/O error",
+    ),
+    ("sshd", "nfs: server x not responding, still trying", ""),
 ]
-# Lines of the same kinds as two of these, which would be counted with them.
-LATER = [
-    ("pve-ha-crm", "recover service 'vm:102' from fenced node 'pve2' to node 'pve1'", "HA moved the VM to node pve1"),
-    ("kernel", KILLED.format("ns", f"global_oom,task_memcg={OWN}", "kvm"), f"{MEMORY} this VM's QEMU"),
-]
-OTHERS = {
-    f"the host booted with kernel {os.uname().release}",
-    "the task qmsnapshot of this VM by root@pam ended with VM is locked (backup), the last of 2",
-    "the task vzdump of the host by root@pam has no end yet and began",
-    "the task hamigrate of this VM by root@pam on node pve2 ended with OK",
-    "the host changed its packages (pve-qemu-kvm 10.1.2-3 to 11.0.0-2, qemu-server 9.2.5 to 9.2.6)",
-    "the host changed its kernel (proxmox-kernel-6.17.4-2-pve-signed new 6.17.4-2)",
-}
 
 
-def test_each_change_is_named(world: World) -> None:
-    """Each has one line with its time, and there are no others. There is room for all of them here."""
-    set_constants(world, MOST_CHANGES=100)
-    task_log(world, ended("qmsnapshot:102", 900), ended("qmsnapshot:102", 9, "VM is locked (backup)"))
-    task_log(world, f"{upid('vzdump:', 9)} 0", name="active")
-    hamigrate = upid("hamigrate:102", 10, "pve2")
-    cluster_log(world, (10, "pve2", f"starting task {hamigrate}"), (9, "pve2", f"end task {hamigrate} OK"))
-    packages = ("pve-qemu-kvm:amd64 10.1.2-3 11.0.0-2", "vim:amd64 2:9.1 2:9.2", "qemu-server:amd64 9.2.5 9.2.6")
-    dpkg_log(world, *((9, f"upgrade {package}") for package in packages))
-    kernel = "install proxmox-kernel-6.17.4-2-pve-signed:amd64 <none> 6.17.4-2"
-    dpkg_log(world, (9, kernel), name="dpkg.log.1")
-    for name in EDITED:
-        edited(world, name, 30)  # when no task ran, because a task of the VM changes its configuration too
-    for entries in (JOURNAL, LATER):
-        (world.root / "journal.json").unlink(missing_ok=True)
-        journal(world, *((30 - number, writer, message) for number, (writer, message, _) in enumerate(entries)))
-        lines = [re.sub(f" at {AT}", "", line) for line in changes_of(world)]
-        assert sorted(lines) == sorted({*EDITED.values(), *OTHERS, *(expected for *_, expected in entries)})
+def test_each_line_of_the_journal() -> None:
+    for writer, message, text in JOURNAL:
+        found = journal_changes(f"{NOW:.6f} pve1 {writer}{'' if writer == 'kernel' else '[77]'}: {message}", VMID)
+        assert [(change.at, change.text) for change in found] == ([(NOW, text)] if text else []), message
 
 
-def test_nothing_of_another_vm_and_no_forged_line(world: World) -> None:
-    """Numbers in logs, a container's names, control characters, old entries and a task's own changes add no line."""
-    task_log(world, ended("qmstop:103", 8), ended("qmstart:102", 7, "qm start 103: \x1b[31mfailed\u202e"))
-    task_log(world, ended("qmstart:102", 3000, "old"), ended("vncproxy:102", 6))
-    cluster_log(world, (8, "pve2", f"end task {upid('qmigrate:103', 9, 'pve2')} OK"))
-    edited(world, "etc/pve/firewall/103.fw", 8)
-    edited(world, CONF, 7.5)  # while that start ran
-    dpkg_log(world, (3000, "upgrade qemu-server:amd64 9.2.5 9.2.6"))
-    forged = f"/lxc/103/ns/a,global_oom,task_memcg={OWN},task=x"
-    journal(
-        world,
-        (8, "kernel", KILLED.format("ns", f"oom_memcg=/lxc/103,task_memcg={forged}", "a")),
-        (7.2, "kernel", KILLED.format("ns", f"global_oom,task_memcg={forged}", "vm 103 \x1b")),
-        (7, "kernel", KILLED.format("ns", "oom_memcg=/lxc/103,task_memcg=/lxc/103/[Hardware Error]: ", "a")),
-        (7, "kernel", "EDAC MC0: 1 CE [4242]: segfault at 0 ip 0000000000401106 sp 00007ffc error 6 in a[401000+1000]"),
-        (6, "pve-ha-crm", "service 'vm:103': state changed from 'started' to 'fence'"),
-        (6, "pve-ha-crm", "recover service 'vm:103' from fenced node 'pve2' to node 'pve1'"),
-        (5, "zed", "eid=2 class=io pool='vm-103' vdev=sdd1"),
-        (3000, "kernel", "nfs: server 192.0.2.9 not responding, still trying"),
-    )
-    journal(world, (4, "kernel", FAILED.format("sdx")), (4, "zed", "eid=2 class=io pool='forged'"), uid=1000)
-    lines = changes_of(world)
-    assert [re.sub(f" at {AT}", "", line) for line in lines] == [
-        "ZFS reported io in the pool vm-N",
-        r"the task qmstart of this VM by root@pam ended with qm start N: \x1b[31mfailed\u202e",
-        r"the host ran out of memory, and its kernel killed a process that is not this VM's (vm N \x1b)",
-        lines[-1].partition(" at ")[0],
+def upid(kind: str, ago: float, node: str = "demo") -> str:
+    """Return the UPID of a task, such as `vzdump:102`, that began this many minutes ago."""
+    return f"UPID:{node}:0000ABCD:0001E240:{int(NOW - 60 * ago):08X}:{kind}:root@pam:"
+
+
+def test_each_task_of_the_vm_or_of_its_host() -> None:
+    """Another VM's task, and a console, are none."""
+    others = [f"{upid(kind, 9)} {int(NOW):08X} OK" for kind in ("qmstop:103", "vncproxy:102")]
+    lines = [f"{upid('qmstart:102', 9)} {int(NOW):08X} qm start 103: failed", f"{upid('vzdump:', 9)} 0", *others]
+    assert [work.as_change().text for work in find_work(lines, VMID)] == [
+        "the task qmstart of this VM by root@pam ended with qm start N: failed",
+        "the task vzdump of the host by root@pam has no end yet and began",
     ]
-    assert lines[-1].startswith("the host booted")
+
+
+def test_the_packages_on_which_a_vm_depends() -> None:
+    def at(seconds: float) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+    kernel = "install proxmox-kernel-6.17.4-2-pve-signed:amd64 <none> 6.17.4-2"
+    upgrades = ("pve-qemu-kvm:amd64 10.1.2-3 11.0.0-2", "vim:amd64 2:9.1 2:9.2", "qemu-server:amd64 9.2.5 9.2.6")
+    lines = [f"{at(NOW - 200_000)} upgrade lvm2:amd64 1 2", f"{at(NOW)} startup archives unpack", f"{at(NOW)} {kernel}"]
+    text = "\n".join([*lines, *(f"{at(NOW)} upgrade {each}" for each in upgrades)])
+    assert [change.text for change in package_changes(text, NOW)] == [
+        "the host changed its kernel (proxmox-kernel-6.17.4-2-pve-signed new 6.17.4-2)",
+        "the host changed its packages (pve-qemu-kvm 10.1.2-3 to 11.0.0-2, qemu-server 9.2.5 to 9.2.6)",
+    ]
+
+
+def test_edited_files_and_tasks_on_other_nodes(tmp_path: Path) -> None:
+    """What one of the VM's tasks wrote into the configuration is not an edit."""
+    away = upid("hamigrate:102", 10, "pve2")
+    messages = [f"end task {upid('qmigrate:103', 9, 'pve2')} OK", f"end task {away} OK", f"starting task {away}"]
+    data = [{"time": int(NOW - 540), "node": "pve2", "msg": message} for message in messages]
+    for name, at in ((f"qemu-server/{VMID}.conf", NOW - 560), (f"firewall/{VMID}.fw", NOW), ("firewall/103.fw", NOW)):
+        path = tmp_path / "etc/pve" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (at, at))
+    (tmp_path / "etc/pve/.clusterlog").write_text(json.dumps({"data": data}))
+
+    def changes() -> list[str]:
+        [reply] = read_edits(Host(VMID, str(tmp_path)))
+        return [change.text for change in reply.facts["changes"]]  # type: ignore[attr-defined]
+
+    migrated = "the task hamigrate of this VM by root@pam on node pve2 ended with OK"
+    assert changes() == [migrated, "the VM's firewall rules were changed"]
+    os.utime(tmp_path / f"etc/pve/qemu-server/{VMID}.conf", (NOW, NOW))
+    assert changes() == [migrated, "the VM's configuration was changed", "the VM's firewall rules were changed"]
+
+
+def test_at_most_five_lines() -> None:
+    """The newest of each kind, with its time, its text escaped; and the sources that did not answer."""
+    changes = [
+        Change(NOW - 60, "a", "\x1b[31m\u202e"),
+        Change(NOW - 120, "a", "older"),
+        Change(NOW - 90_000, "b", "old"),
+    ]
+    [line] = describe_changes(changes, NOW)
+    assert (line.startswith(r"\x1b[31m\u202e at "), line.endswith(" ago), the last of 2")) == (True, True), line
+    many = [Change(NOW - number, str(number), "x") for number in range(9)]
+    lines = change_lines([ok_reply("tasks", 0.0, "", {"changes": many}, "")], Change(NOW, "boot", "booted"), NOW)
+    assert lines[0].startswith("booted at ")
+    assert (len(lines), lines[4]) == (
+        5,
+        "the host could not read what changed within 24 h from Proxmox's statistics, /etc/pve, dpkg's log, the journal",
+    )

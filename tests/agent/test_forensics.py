@@ -120,6 +120,12 @@ def test_a_capture_of_a_host_that_answers(world: World) -> None:
     version.parent.mkdir(parents=True)
     version.write_text("sub version_text {\n    return '9.2.11/abcdef';\n}\n")
     install(world, "df", f"yes {'0123456789' * 4} | head -n 20000; echo the end")
+    # any user of the host can write to the journal under any name, so only the kernel's and root's entries are read
+    matches = (
+        "_TRANSPORT=kernel + SYSLOG_IDENTIFIER=zed SYSLOG_IDENTIFIER=pve-ha-crm SYSLOG_IDENTIFIER=pve-ha-lrm _UID=0"
+    )
+    line = "pve1 kernel: nfs: server nas not responding, still trying"
+    install(world, "journalctl", f'case "$*" in *" {matches}") echo "$(date +%s).0 {line}" ;; esac')
 
     answer = execute(world, "forensics")
     entries, lines = kept(world, answer, "manifest.json"), answer.stdout.splitlines()
@@ -137,6 +143,7 @@ def test_a_capture_of_a_host_that_answers(world: World) -> None:
     assert any(line.startswith("pve-manager/9.2.11/abcdef") for line in lines)
     assert "HA manages it: requested started, now started; when QEMU ends, HA starts it again" in answer.stdout
     assert kept(world, answer, "evidence.json")["evidence"]["pending"] == ["memory"]
+    assert "the NFS server nas did not answer the host at " in "".join(answer.trailer["verdict"]["evidence"])
     # almost a megabyte of one probe leaves room for the others
     assert len(answer.stdout) < 300_000
     assert "[cut to the last 65536 characters]" in answer.stdout
@@ -147,6 +154,38 @@ def test_a_capture_of_a_host_that_answers(world: World) -> None:
     assert "verdict" in json.loads((archived / "evidence.json").read_text())
     files = [path for path in [*archived.iterdir(), *memory(world).rglob("*")] if path.is_file()]
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+# --- the evidence that a verb takes before it acts ---
+
+PROXMOX_COMMANDS = {"qm", "pvesh", "pvesm", "pvecm", "pveversion", "ha-manager", "zpool", "lvs", "df", "journalctl"}
+
+
+def test_a_brief_look_starts_none_of_proxmoxs_commands(world: World) -> None:
+    """They are Perl programs that take a second each, and a reset does not destroy their evidence."""
+    set_constants(world, EVIDENCE_SECONDS=35.0)
+    entries = kept(world, execute(world, "reset"), "manifest.json")
+    names = [entry["probe"] for entry in entries]
+    assert {"tasks", "version", "kernel", "services"}.isdisjoint(names)  # these are on disks, which may hang
+    assert {entry["command"].partition(" ")[0] for entry in entries}.isdisjoint(PROXMOX_COMMANDS)
+    assert {"threads", "query-status", "cluster", "configuration", "screen"} <= set(names)
+    assert names.count("threads") == 1
+
+
+@pytest.mark.all
+@pytest.mark.slow
+@pytest.mark.real("qemu")
+def test_a_frozen_disk_is_watched_for_longer(place: Callable[[str], World]) -> None:
+    """Two seconds, but not half a second, distinguish a slow disk from a frozen one. A dead storage refuses a cycle."""
+    world = place("disk-frozen")
+    set_constants(world, EVIDENCE_SECONDS=35.0)
+    install(world, "pvesm", "sleep 100")
+    answer = execute(world, "cycle")
+    assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
+    names = [entry["probe"] for entry in kept(world, answer, "manifest.json")]
+    assert names.count("queues") == names.count("threads") == 2
+    assert "storage local" in names
+    assert kept(world, answer, "evidence.json")["evidence"]["queue_seconds"] >= 1.5
 
 
 # The same, with the VM's own storage inactive.

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """Makes Proxmox's commands fail in tests, as a plugin of the stand-ins (`handler/demo/proxmox/plugin.py`).
 
 A test calls `misbehave` for a failure of `qm`, and `misbehave_ha` for one of HA. Each writes the failure to a file
-below the world's root. The stand-ins load this module by its path and read that file, so the module imports only the standard library and the stand-ins.
+below the world's root. The stand-ins load this module by its path and read that file, so the module imports only the
+standard library and the stand-ins.
 """
 
 import json
