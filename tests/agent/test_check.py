@@ -5,7 +5,6 @@ bundle with a real sshd. Here, `sshd -T` prints the content of a file.
 """
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from breakglass.agents.pve.host.cluster import node_name
 
 from ..support.agent import agent_program
 from ..support.hung import unserved_fuse
-from ..support.selection import sampled
 
 pytestmark = [pytest.mark.real("root"), pytest.mark.slow]  # each starts the agent
 
@@ -96,89 +94,71 @@ def test_a_good_host(host: CheckedHost) -> None:
     assert f"ok: /{KEY_FILE}:2: a read-only key for VM 102" in lines
 
 
-def remove(name: str) -> Callable[[CheckedHost], None]:
-    return lambda host: (host.root / name).unlink()
+def assert_found(host: CheckedHost, code: int, *texts: str) -> None:
+    """Check the exit code, and that these lines are printed, each with its fix."""
+    got, lines = host.check()
+    assert [text for text in texts if not any(line.startswith(text) and " / " in line for line in lines)] == [], lines
+    assert got == code
 
 
-def write(name: str, text: str) -> Callable[[CheckedHost], None]:
-    return lambda host: host.write(name, text)
+# The unit tests have the other faults. These are one for each thing that is read.
+def test_errors(host: CheckedHost) -> None:
+    """With an error, the exit code is 1."""
+    host.agent.chmod(0o775)
+    host.write("run/breakglass", "")
+    host.write(KEY_FILE, KEYS.replace("102", "102,104") + f'restrict,command="\x1b[2J" {POWER}2\n')
+    (host.root / KEY_FILE).parent.chmod(0o777)
+    host.write("root/.ssh/authorized_keys", f"{POWER}\n")
+    host.write("etc/pve/priv/authorized_keys", f"#\n{READ_ONLY}\n")
+    (host.root / "etc/pve/local").chmod(0o444)
+    (host.root / "bin/qm").unlink()
+    assert_found(
+        host,
+        1,
+        "error: /usr/local/sbin/breakglass-pve can be written by others than root: 0775",
+        "error: /run/breakglass can't be written: no job can be recorded",
+        "error: 104 is a container",
+        rf"error: /{KEY_FILE}:3 does not run the host agent in the required form: \x1b[2J / ",
+        "error: /etc/ssh/authorized_keys.d can be written by others than root: 0777",
+        "error: /root/.ssh/authorized_keys:1 has a breakglass key without a command=",
+        "error: /etc/pve/priv/authorized_keys:2 has a breakglass key without a command=",
+        "error: this node has no quorum",
+        "error: qm is not on PATH",
+    )
+
+
+def test_warnings(host: CheckedHost) -> None:
+    """A warning is exit 0, because a rescue still works."""
+    host.write("opt/breakglass-pve", "#!/bin/sh\n")
+    (host.root / "opt/breakglass-pve").chmod(0o755)
+    host.write(KEY_FILE, KEYS.replace("usr/local/sbin", "opt").replace("102", "102,105-106"))
+    host.set_constants(RUN_ROOM=2**62)
+    assert_found(
+        host,
+        0,
+        f"warning: /{KEY_FILE}:1 runs /opt/breakglass-pve, and this check",
+        "warning: 105-106: no node has VM 105, 106",
+        "warning: /run/breakglass has ",
+    )
+
+
+@pytest.mark.all
+def test_links(host: CheckedHost) -> None:
+    """The key lines run a link in a directory that every user can write, or the key file leads into /etc/pve."""
+    host.write("srv/other", "")
+    (host.root / "srv/breakglass-pve").symlink_to("../usr/local/sbin/breakglass-pve")
+    (host.root / "srv").chmod(0o1777)
+    host.write(KEY_FILE, KEYS.replace("usr/local/sbin", "srv"))
+    assert_found(host, 1, "error: /srv can be written by others than root: 1777")
+    link_into_pve(host)
+    assert_found(host, 1, f"error: /{KEY_FILE} is below /etc/pve, which is gone when")
+    host.write("bin/sshd", "#!/bin/sh\nexit 255\n")
+    assert_found(host, 1, "error: sshd -T failed, so sshd's settings are not known")
 
 
 def link_into_pve(host: CheckedHost) -> None:
     (host.root / KEY_FILE).unlink()
     (host.root / KEY_FILE).symlink_to(host.root / "etc/pve/priv/authorized_keys")
-
-
-def name_vms(vms: str) -> Callable[[CheckedHost], None]:
-    return write(KEY_FILE, KEYS.replace("102", vms))
-
-
-def run_program(path: str, mode: int = 0o755) -> Callable[[CheckedHost], None]:
-    """Make the key lines run another program, which has this mode."""
-
-    def run(host: CheckedHost) -> None:
-        host.write(path, "#!/bin/sh\n")
-        (host.root / path).chmod(mode)
-        host.write(KEY_FILE, KEYS.replace("usr/local/sbin/breakglass-pve", path))
-
-    return run
-
-
-def run_through_link(host: CheckedHost) -> None:
-    """Make the key lines run a link to the installed file, in a directory that every user can write."""
-    run_program("srv/breakglass-pve")(host)
-    (host.root / "srv/breakglass-pve").unlink()
-    (host.root / "srv/breakglass-pve").symlink_to("../usr/local/sbin/breakglass-pve")
-    (host.root / "srv").chmod(0o1777)
-
-
-# One fault for each thing that is read, and the beginning of its finding. The unit tests have the other faults.
-FAULTS: dict[str, tuple[Callable[[CheckedHost], None], str]] = {
-    "writable agent": (lambda host: host.agent.chmod(0o775), "error: {agent} can be written by others than root: 0775"),
-    "no qm": (remove("bin/qm"), "error: qm is not on PATH"),
-    "run": (write("run/breakglass", ""), "error: /run/breakglass can't be written: no job can be recorded"),
-    "a link that others can replace": (run_through_link, "error: /srv can be written by others than root: 1777"),
-    "a container": (name_vms("102,104"), "error: 104 is a container"),
-    "terminal codes": (
-        write(KEY_FILE, KEYS + f'restrict,command="\x1b[2J" {POWER}2\n'),
-        r"error: /{keys}:3 does not run the host agent in the required form: \x1b[2J / ",
-    ),
-    "sshd": (write("bin/sshd", "#!/bin/sh\nexit 255\n"), "error: sshd -T failed, so sshd's settings are not known"),
-    "keys in /etc/pve": (link_into_pve, "error: /{keys} is below /etc/pve, which is gone when"),
-    "writable directory": (
-        lambda host: (host.root / KEY_FILE).parent.chmod(0o777),
-        "error: /etc/ssh/authorized_keys.d can be written by others than root: 0777",
-    ),
-    "key of root's": (
-        write("root/.ssh/authorized_keys", f"{POWER}\n"),
-        "error: /root/.ssh/authorized_keys:1 has a breakglass key without a command=",
-    ),
-    "key of the cluster's": (
-        write("etc/pve/priv/authorized_keys", f"#\n{READ_ONLY}\n"),
-        "error: /etc/pve/priv/authorized_keys:2 has a breakglass key without a command=",
-    ),
-    "no quorum": (lambda host: (host.root / "etc/pve/local").chmod(0o444), "error: this node has no quorum"),
-    "another program": (
-        run_program("opt/breakglass-pve"),
-        "warning: /{keys}:1 runs /opt/breakglass-pve, and this check",
-    ),
-    "a missing VM in a range": (name_vms("102,105-106"), "warning: 105-106: no node has VM 105, 106"),
-    "little room in /run": (lambda host: host.set_constants(RUN_ROOM=2**62), "warning: /run/breakglass has "),
-}
-
-
-@pytest.mark.parametrize(
-    "name", sampled(FAULTS, "no qm", "another program", "a missing VM in a range", "key of root's")
-)
-def test_a_fault(host: CheckedHost, name: str) -> None:
-    """A line has the fault and its fix. An error is exit 1. A warning is exit 0, because a rescue still works."""
-    change, text = FAULTS[name]
-    change(host)
-    code, lines = host.check()
-    level, _, words = text.format(agent="/usr/local/sbin/breakglass-pve", keys=KEY_FILE).partition(": ")
-    [line, *_] = [line for line in lines if line.startswith(f"{level}: ") and words in line] or [""]
-    assert " / " in line, lines
-    assert code == any(line.startswith("error: ") for line in lines) == (level == "error")
 
 
 @pytest.mark.all

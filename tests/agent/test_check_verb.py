@@ -1,7 +1,5 @@
 """The verb `check`: the findings of `breakglass-pve check`, and reasons that would refuse a verb on one VM."""
 
-import fcntl
-import re
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +9,7 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, execute, set_constants
 from ..support.hung import unserved_fuse
-from ..support.pve_host import dead_upid, lock, moved, no_quorum, restore, task, task_index, under_ha
+from ..support.pve_host import dead_upid, lock, moved, no_quorum, restore, task_index, under_ha
 from ..support.selection import sampled
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
@@ -108,22 +106,6 @@ def test_what_would_refuse_a_verb_is_found(world: World, name: str) -> None:
     change(world)
     [found] = of_vm(world)
     assert (found.startswith(beginning), fix in found, " / " in found) == (True, True, True), found
-
-
-def test_a_live_task_and_the_holder_of_the_lock_file_are_named(world: World) -> None:
-    """Each is named with its process."""
-    lock(world, "backup")
-    path = world.root / f"var/lock/qemu-server/lock-{VMID}.conf"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with task(f"vzdump:{VMID}") as upid, path.open("w") as file:
-        task_index(world, f"{upid} 0")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        locked, held = of_vm(world)
-    # another test may have such a task on this machine
-    named = rf"vzdump of VM {VMID} by root@pam, process \d+ works on it / wait, or pvesh delete .*:vzdump:{VMID}:"
-    assert re.search(named, locked), locked
-    assert held.startswith(f"warning: the lock file of VM {VMID} is held by ")
-    assert " / wait, or kill " in held
 
 
 @pytest.mark.all

@@ -15,7 +15,6 @@ from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, execute, set_constants
 from ..support.failing_tools import misbehave
-from ..support.hung import unserved_fuse
 from ..support.pve_host import under_ha
 from ..support.selection import sampled
 from ..support.signals import signal_process
@@ -237,25 +236,6 @@ def pve_gone(world: World) -> None:
     """Leave /etc/pve as an empty directory, as on a host without a running pmxcfs."""
     shutil.rmtree(world.root / "etc/pve")
     (world.root / "etc/pve").mkdir()
-
-
-@pytest.mark.all
-@pytest.mark.slow
-@pytest.mark.real("fuse")
-def test_a_hung_etc_pve_is_named(world: World) -> None:
-    """The verdict names /etc/pve and the fix. No command is started that would hang on it."""
-    with unserved_fuse(world.root / "etc/pve"):
-        answer = execute(world, "forensics")
-    verdict = answer.trailer["verdict"]
-    assert (verdict["code"], verdict["advice"]) == ("pmxcfs-hung", "")
-    assert any("systemctl restart pve-cluster" in line for line in verdict["evidence"])
-    assert (
-        "the host could not read what changed within 24 h from Proxmox's statistics, /etc/pve"
-        in verdict["evidence"][-1]
-    )
-    probes = manifest(world, answer)
-    assert probes["cluster"]["outcome"] == "timed out"
-    assert {"qm status", "rrddata", "pvesm", "storage local"}.isdisjoint(probes)
 
 
 @pytest.mark.all

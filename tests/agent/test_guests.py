@@ -103,9 +103,11 @@ def back_up(guest: Guest) -> None:
     world.monitor("blockdev-backup", **{"job-id": "backup", "device": "virtio0", "target": "target", "sync": "full"})
 
 
-def dump(guest: Guest) -> None:
-    guest.until_says("dumping")
-    guest.until_old(OLD)
+def use_disk(guest: Guest) -> None:
+    """Use the disk without the driver, as a crash kernel does that writes a dump."""
+    guest.until_says("unloaded")
+    guest.tell("writes\n")
+    guest.until_says("driver-unloaded")
 
 
 def stop_asking(guest: Guest) -> None:
@@ -144,11 +146,13 @@ GUESTS = {
     ],
     "out-of-memory": [Row("guest-starved", says=("memory: ", "kill"), tries=20)],
     "reboots": [Row("guest-silent", act=lambda guest: until(lambda: not guest.stats()["last-update"], ""), tries=20)],
-    "driver-unloaded": [Row("guest-silent", says=("driver is gone", "idle"), act=wait)],
+    "driver-unloaded": [
+        Row("guest-silent", says=("driver is gone", "idle"), act=wait),
+        Row("heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=use_disk, tries=20),
+    ],
     **{name: [Row("guest-silent", says=("not loaded the driver",), vcpu=BOOTS[name].vcpu)] for name in LOADERS},
     # guests that are not certainly hung
     "writes (one vCPU is halted)": [Row("heartbeat-lost", act=send(HALT_OFF, 0), may_hang=True)],
-    "dumps": [Row("heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=dump)],
     # hung guests
     "panic": [Row(*HUNG, says=(*SILENT, *DEAD), act=wait, listed="lost")],
     "halt": [Row(*HUNG, says=("every vCPU",), act=wait)],  # from 6.12.118 on, the driver is gone too

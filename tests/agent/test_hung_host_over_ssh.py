@@ -69,6 +69,10 @@ def test_by_exec_on_a_hung_host(sshd: Sshd) -> None:
         capture = in_seconds(20, lambda: by_exec(sshd, "forensics id=hung-exec-1"))
         assert (capture.code, capture.trailer["screen"]) == (0, True)
         assert "== cluster (timed out" in capture.stdout
+        assert all(f"== {probe} (" not in capture.stdout for probe in ("qm status", "rrddata", "pvesm"))  # would hang
+        verdict = capture.trailer["verdict"]
+        assert (verdict["code"], verdict["advice"]) == ("pmxcfs-hung", "")
+        assert any("systemctl restart pve-cluster" in line for line in verdict["evidence"])
         assert by_exec(sshd, "reset id=hung-exec-2").code == 0
         assert qemu.wait("RESET")["reason"] == "host-qmp-system-reset"
         history = in_seconds(4, lambda: by_exec(sshd, "history"))

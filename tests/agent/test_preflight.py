@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_requested, parse_lock, parse_vmlist
-from breakglass.agents.pve.host.pve_tasks import parse_task
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, constants_set, execute, set_constants
@@ -275,14 +274,3 @@ def test_the_guests_of_the_cluster_are_read() -> None:
         assert parse_vmlist(text) == found, odd
     damaged = ("{}", "", "null", "[]", '{"ids": []}', '{"ids": {"102": 1}}')
     assert [parse_vmlist(text) for text in damaged] == [{}] * len(damaged)
-
-
-def test_a_upid_names_one_process() -> None:
-    """The lines of both index files are recognised, and other lines are not."""
-    upid = "UPID:pve-1:0000ABCD:0001E240:6743E000:vzdump:102:root@pam:"
-    lines = [f"{upid} 1 6743E100 job errors", f"{upid} 6743E100 job errors", f"{upid} 0", f"task {upid}"]
-    assert [getattr(parse_task(line), "end", None) for line in lines] == ["job errors", "job errors", "", ""]
-    found = parse_task(upid)
-    assert found is not None
-    assert (found.pid, found.ticks, found.type, found.id, found.user) == (0xABCD, 123456, "vzdump", "102", "root@pam")
-    assert parse_task("UPID:not one") is None

@@ -1,9 +1,6 @@
 """When a host was last proven: what proves it, how that is stored, and that no verb waits for the disk."""
 
 import json
-import os
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -76,27 +73,6 @@ def test_a_drill_proves_the_host(world: World) -> None:
     assert proven(world) == answer.trailer["proven"]
     assert execute(world, drill).trailer["proven"] == answer.trailer["proven"]
     until(lambda: on_disk(world) == answer.trailer["proven"], "the copy on the disk")
-
-
-WORTHLESS: dict[str, Callable[[Path], object]] = {
-    "fifo": os.mkfifo,
-    "endless": lambda path: path.symlink_to("/dev/zero"),
-    "another form": lambda path: path.write_text('{"at":1}'),
-}
-
-
-def test_what_is_no_file_of_ours_holds_up_nothing(world: World) -> None:
-    """Answers come at once without a proof, even with an endless device in the place of a file. Doctor replaces it."""
-    for make in WORTHLESS.values():
-        forget_proofs(world)
-        for name in reversed(FILES):
-            (world.root / name).parent.mkdir(exist_ok=True, parents=True)
-            make(world.root / name)
-            assert execute(world, "ping").trailer["proven"] is None
-        with Session(world) as session:
-            answers = [session.ask(line) for line in ("status", "ping", "start by=op")]
-        assert [(each["exit_code"], each.get("proven")) for each in answers] == [(0, None)] * 3, answers
-        assert execute(world, DOCTOR).trailer["proven"] is not None
 
 
 @pytest.mark.all

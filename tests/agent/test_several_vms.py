@@ -1,13 +1,12 @@
 """One key, one session and one agent for all VMs of a host."""
 
-import json
 import signal
 from itertools import product
 
 import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
-from breakglass.agents.pve.words import CONTAINER_SENTENCE, VERSION
+from breakglass.agents.pve.words import VERSION
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, set_constants
@@ -77,17 +76,3 @@ def test_what_changes_power_waits_for_no_read(world: World) -> None:
         tags = session.send_all(lines)
         assert session.result(tags[4])["outcome"] == "done"
         assert session.result(tags[3], 60)["outcome"] == "done"
-
-
-@pytest.mark.all
-def test_a_container_is_never_taken_for_a_vm(world: World) -> None:
-    """The sentence names pct. No verb acts, and no state is reported, because a container has no QEMU."""
-    ids = {"110": {"node": "pve2", "type": "lxc", "version": 3}}
-    (world.root / "etc/pve/.vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
-    for verb in ("start", "stop", "reset", "cycle"):
-        answer = execute(world, f"{verb} vm=110", *SEVERAL)
-        verdict = answer.trailer["verdict"]
-        assert (answer.code, verdict["code"], verdict["sentence"]) == (12, "container", CONTAINER_SENTENCE)
-    for verb in ("status", "forensics"):
-        trailer = execute(world, f"{verb} vm=110", *SEVERAL).trailer
-        assert (trailer["verdict"]["code"], trailer["state"]) == ("container", "unknown")

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import stat
-import struct
 import subprocess
 import sys
 import time
@@ -48,11 +47,10 @@ DOES = {
     "all-stopped": f"(sleep 1000) & ({_BURN}) & kill -STOP -1",
     "out-of-memory": "(while :; do tail /dev/zero; done) &",
     "writes": f"({_WRITE}) &",
-    "driver-unloaded": "rmmod virtio_balloon",
+    "driver-unloaded": f"rmmod virtio_balloon; echo 'guest: unloaded' >/dev/ttyS0; read -r go </dev/ttyS0; {_WRITE} &",
     "panic": "echo c >/proc/sysrq-trigger",
     "logs, then panics": f"{_LOG}; printf 'red \\033[31m\\n' >/dev/kmsg; echo 'guest: logs' >/dev/ttyS0\n"
     "read -r go </dev/ttyS0; echo c >/proc/sysrq-trigger",
-    "dumps": "/load-dumper; echo c >/proc/sysrq-trigger",
     "halt": "halt -f",
     "reboots": "reboot -f",
 }
@@ -72,16 +70,6 @@ echo "guest: begins" >/dev/ttyS0
 echo "guest: {name}" >/dev/ttyS0
 while :; do sleep 1000; done
 """
-
-# The commands of a crash kernel, as of kdump. It writes to the disk, and has no driver for the balloon.
-_DUMPER = """#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t devtmpfs dev /dev
-insmod /virtio_blk.ko
-echo "guest: dumping" >/dev/ttyS0
-{write}
-"""
-_DUMPER_LINE = b"console=ttyS0 quiet nr_cpus=1 reset_devices\0"
 
 # Machine code for a vCPU, in the guest's kernel or at its first instruction.
 SPIN_OFF = bytes.fromhex("FAEBFE")  # cli; jmp to itself
@@ -154,12 +142,6 @@ def _initrd(does: str) -> bytes:
     files: list[File] = []
     if "chrt" in DOES[does]:
         files += _of_this_machine("/usr/bin/chrt")
-    if "load-dumper" in DOES[does]:
-        files += [
-            _program("load-dumper", _load_dumper()),
-            _program("vmlinuz", (kernel_place() / "vmlinuz").read_bytes()),
-        ]
-        files.append(_program("dumper", _pack(_DUMPER.format(write=_WRITE), "virtio_blk")))
     return _pack(_INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does), *MODULES, files=files)
 
 
@@ -174,24 +156,6 @@ def _pack(init: str, *modules: str, files: Sequence[File] = ()) -> bytes:
 
 def _program(name: str, data: bytes) -> File:
     return name, stat.S_IFREG | 0o755, data
-
-
-def _load_dumper() -> bytes:
-    """Return a program that loads the crash kernel by kexec_file_load(2), which busybox can't."""
-    at = 0x400000
-    texts = (b"/vmlinuz\0", b"/dumper\0", _DUMPER_LINE)
-    start = 64 + 56  # after the ELF header and the header of the only segment
-    places = [at + start + sum(map(len, texts[:number])) for number in range(len(texts))]
-    body = b"".join(texts)
-    entry = at + start + len(body)
-    opened = [b"\xb8\2\0\0\0\xbf" + struct.pack("<I", place) + b"\x31\xf6\x0f\x05" for place in places[:2]]  # open
-    code = opened[0] + b"\x49\x89\xc4" + opened[1]  # mov r12, rax
-    code += b"\x48\x89\xc6\x4c\x89\xe7\xba" + struct.pack("<I", len(_DUMPER_LINE))  # rsi, rdi: the files; edx
-    code += b"\x41\xba" + struct.pack("<I", places[2]) + b"\x41\xb8\2\0\0\0"  # r10d; r8d: KEXEC_FILE_ON_CRASH
-    code += b"\xb8\x40\1\0\0\x0f\x05\x89\xc7\xf7\xdf\xb8\x3c\0\0\0\x0f\x05"  # kexec_file_load; exit with its error
-    size = start + len(body) + len(code)
-    elf = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 4096) + body + code
 
 
 def _assemble(source: Path, sector: Path) -> None:
@@ -240,13 +204,12 @@ class Guest:
         command = [str(self.world.qemu), *machine.split(), "-pidfile", str(pidfile)]
         for monitor in (qmp, self.world.second_monitor):
             command += ["-qmp", f"unix:{monitor},server=on,wait=off"]
-        dumps = self.does == "dumps"
         if self._loader:
             command += self._loader.words.format(place=place, root=root).split()
         else:
             command += ["-kernel", f"{place}/vmlinuz", "-initrd", f"{root}/initrd"]
-            command += ["-append", f"{_LINE}{' crashkernel=160M' if dumps else ''}"]
-        command += ["-m", "512" if dumps else "256"]
+            command += ["-append", _LINE]
+        command += ["-m", "256"]
         command += ["-chardev", f"socket,id=console,path={self._console},server=on,wait=off,logfile={self._log}"]
         command += ["-serial", "chardev:console", "-drive", f"file={root}/disk.raw,if=virtio,format=raw,cache=unsafe"]
         command += ["-device", "virtio-balloon-pci,id=balloon0,addr=0x3"]  # first, or another device takes its slot
