@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_requested, parse_lock, parse_vmlist
+from breakglass.agents.pve.host.cluster import VmlistEntry, ha_word, parse_ha_requested, parse_vmlist
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Answer, Session, constants_set, execute, set_constants
@@ -258,12 +258,6 @@ def test_ha_is_read_as_ha_reads_it() -> None:
     assert ha_word({}, *state) == ""
     damaged: tuple[object, ...] = ({}, "x", [])
     assert [ha_word({"service_status": services}, *state) for services in damaged] == [""] * 3
-
-
-def test_a_snapshots_lock_is_not_the_vms() -> None:
-    """Only the part before the first section can be locked."""
-    assert parse_lock("cores: 1\n[before]\nlock: snapshot\n") == ""
-    assert parse_lock("name: x\nlock: snapshot-delete\n") == "snapshot-delete"
 
 
 def test_the_guests_of_the_cluster_are_read() -> None:
