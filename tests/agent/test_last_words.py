@@ -93,6 +93,7 @@ def test_the_last_words_of_a_guest(guest_that: Callable[..., Guest]) -> None:
     assert run(world, "reset")[1] == words
 
 
+@pytest.mark.all
 def test_the_text_on_the_console(guest_that: Callable[..., Guest]) -> None:
     """For a guest in VGA's text mode, the record has the picture's text, for readers who can't see the picture.
 

@@ -74,6 +74,7 @@ def assert_no_picture(world: World, job_id: str, says: str) -> None:
     assert_undisturbed(world, pid)
 
 
+@pytest.mark.all
 @pytest.mark.real("root", "mounts")
 def test_a_guest_does_not_decide_how_large_the_picture_is(noisy: World) -> None:
     """QEMU's writing ends at the limit, and noise is kept at half its size, because it takes 5.8 MB as PNG.

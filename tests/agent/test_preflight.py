@@ -18,6 +18,7 @@ from ..support.agent import Answer, Session, constants_set, execute, set_constan
 from ..support.failing_tools import misbehave
 from ..support.hung import unserved_fuse, vm_on_frozen_storage
 from ..support.pve_host import dead_upid, lock, moved, scope, task, task_index, under_ha
+from ..support.selection import sampled
 from ..support.stages import await_pause, memory, until
 
 pytestmark = [pytest.mark.shared("world"), pytest.mark.usefixtures("own_tasks")]
@@ -126,6 +127,18 @@ def test_a_reset_beside_a_backup(world: World) -> None:
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (12, "locked", "start")
         assert execute(world, "start").trailer["state"] == "running"
+
+
+@pytest.mark.parametrize("kind", sampled(["snapshot", "suspending"], "snapshot"))
+def test_a_reset_waits_for_a_live_task_and_for_no_dead_one(world: World, kind: str) -> None:
+    """A reset does not disturb another task's work on the VM's memory or disks. A dead task's lock protects nothing."""
+    lock(world, kind)
+    with task(f"{'qmsuspend' if kind == 'suspending' else 'qmsnapshot'}:{VMID}") as upid:
+        task_index(world, f"{upid} 0")
+        assert execute(world, "reset").trailer["verdict"]["code"] == "locked"
+    answer = execute(world, "reset")
+    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert f"qm unlock {VMID}" in answer.trailer["warnings"][0]
 
 
 # --- whether qm can be run ---

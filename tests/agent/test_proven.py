@@ -38,6 +38,7 @@ def without_time(proven_field: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in proven_field.items() if name != "at"}
 
 
+@pytest.mark.all
 def test_a_doctor_proves_the_host(world: World) -> None:
     """The status of doctor and each later answer have the proof. After a boot, a ping brings it back from the disk.
 

@@ -96,7 +96,6 @@ CASES = {
     "not root: no cycle": Case("cycle", 12, "no-qm", ("please run as root",), mode="not-root"),
     "flock timeout: a stop goes around": Case("stop", 0, "", (FLOCK, "trying to acquire"), "none", "flock-timeout"),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", (EXITED,), "none", "qemu-exits"),
-    "QEMU exits once: cycle": Case("cycle", 0, "", (EXITED,), "new", "qemu-exits", times=1),
     "already running": Case(
         "start",
         0,
@@ -165,11 +164,18 @@ CASES = {
     "HA error: a stop goes around": Case(
         "stop", 0, "", (ERROR, "ending QEMU directly"), "none", place=ha("started", "error")
     ),
-    "HA moves it": Case(
-        "start", 13, "moved", ("node pve2",), "none", place=after(stopped, ha("stopped", "stopped", moves="pve2"))
-    ),
     "HA takes the stop of a VM that is off": Case(
         "stop", 0, "", ("already stopped", "requested stopped"), "none", place=after(stopped, ha())
+    ),
+    # --- locks ---
+    "locked: no cycle": Case("cycle", 12, "locked", ("lock: backup",), place=locked),
+    "locked: no start": Case("start", 12, "locked", ("VM is locked (backup)",), "none", place=after(stopped, locked)),
+}
+
+IN_CI = {
+    "QEMU exits once: cycle": Case("cycle", 0, "", (EXITED,), "new", "qemu-exits", times=1),
+    "HA moves it": Case(
+        "start", 13, "moved", ("node pve2",), "none", place=after(stopped, ha("stopped", "stopped", moves="pve2"))
     ),
     "HA has just died: a VM that is off may come back": Case(
         "stop",
@@ -183,12 +189,6 @@ CASES = {
     "HA forgets the stop of a cycle": Case(
         "cycle", 13, "moved", ("moved to node pve2 while the verb ran",), "none", place=ha(migrates="pve2")
     ),
-    # --- locks ---
-    "locked: no cycle": Case("cycle", 12, "locked", ("lock: backup",), place=locked),
-    "locked: no start": Case("start", 12, "locked", ("VM is locked (backup)",), "none", place=after(stopped, locked)),
-}
-
-IN_CI = {
     "another start was faster": Case(
         "start", 0, "", ("VM 102 already running",), "new", "another-start-was-faster", stopped
     ),

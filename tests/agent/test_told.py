@@ -54,6 +54,7 @@ def test_only_an_alerts_own_capture_waits_until_it_is_told(world: World) -> None
     assert (world.root / "var/lib/breakglass/102/jobs/alert-0001/marks").exists()
 
 
+@pytest.mark.all
 @pytest.mark.shared
 def test_a_boot_of_the_host_loses_no_capture(world: World) -> None:
     """After it, the archive has the captures that wait, the newest one, and the marks, and takes the missing mark."""
