@@ -206,7 +206,7 @@ def assert_verdict(guest: Guest, row: Row) -> None:
 
 
 def assert_return(world: World) -> None:
-    """Reset a guest. It is back with its first heartbeat: an answer from before the reset does not count."""
+    """Reset a guest. It is back with its first heartbeat, and an answer from before the reset does not count."""
     done = execute(world, "reset").trailer
     status = execute(world, "status").trailer
     assert (status["heartbeat"]["state"] in ("awaited", "unloaded"), status["heartbeat"]["at"]) == (True, None)

@@ -1,4 +1,4 @@
-"""`./dev faults` finds what it looks for: it is tried with and without a defect."""
+"""`./dev faults` finds what it looks for. It is tried with a defect and without one."""
 
 from collections.abc import Iterator
 
