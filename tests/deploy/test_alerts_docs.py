@@ -1,7 +1,6 @@
 """docs/alerts.md and the examples that are printed: what a sender is told to send is what its adapter reads."""
 
 import base64
-import json
 import re
 import shlex
 import subprocess
@@ -11,7 +10,6 @@ import pytest
 
 from breakglass.alerts.examples import example
 from breakglass.alerts.payloads import SENDERS, read_payload
-from breakglass.alerts.rules import Rule
 from breakglass.config.load import load_config, parse
 from breakglass.config.model import Config
 
@@ -57,13 +55,7 @@ def test_the_alerts_page_shows_the_printed_examples() -> None:
 
 FILLED = {
     "gatus": {"[ENDPOINT_NAME]": "devvm", "[ENDPOINT_GROUP]": "vms", "[ENDPOINT_URL]": "tcp://x:22"},
-    "healthchecks": {
-        "$CODE": "f1c2",
-        "$NAME": "devvm",
-        "$SLUG": "devvm",
-        "$TAGS": "a b",
-        "$NOW": "2026-11-24",
-    },
+    "healthchecks": {"$CODE": "f1c2", "$NAME": "devvm", "$SLUG": "devvm", "$TAGS": "a b", "$NOW": "2026-11-24"},
     "pve": {
         "{{ json fields }}": '{"type": "fencing", "hostname": "pve1"}',
         "{{ timestamp }}": "1795402213",
@@ -90,13 +82,6 @@ def test_the_body_in_each_example_fires(source: str) -> None:
     assert sorted(alert.labels) == sorted(labels.get(source, "host").split())
     if name:
         assert not read_payload(source, body.replace(name, ends).encode())[0].firing
-
-
-def test_alertmanagers_example_has_a_route_for_each_match() -> None:
-    """Two entries of one match are one route; an expression is one; each label is its own matcher."""
-    rules = [Rule("alertmanager", {"a": "1", "b": re.compile("x.*")}, vm) for vm in ("one", "two")]
-    text = example("alertmanager", "https://rescue.example.org", [*rules, Rule("grafana", {"c": "3"}, "one")])
-    assert re.findall("matchers: (.*)", text) == [json.dumps(['a="1"', 'b=~"x.*"'])]
 
 
 def command(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
