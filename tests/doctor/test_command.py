@@ -1,12 +1,7 @@
 """The command `doctor` itself: what it prints, its exit codes, and which caller and handler it takes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +14,7 @@ from breakglass.config.load import parse
 from breakglass.config.model import Config
 
 from ..support.doctor import Setup, found
-from ..support.forked import fork_command
-from ..support.model import Model
 from ..support.service import SSH_KEY, config_text, new_secret
-from ..support.signals import signal_process
-from ..support.stages import until
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +28,8 @@ def test_a_line_a_finding(setup: Setup) -> None:
     report = setup.doctor(places=LOCAL, json=False)
     line = next(line for line in report.stdout.splitlines() if line.startswith("error: configuration: hosts.pve1.port"))
     sentence, _, fix = line.partition(" / ")
-    assert sentence.endswith("is not a setting")
-    assert fix.endswith("or take it out")
+    assert (sentence.endswith("is not a setting"), fix.endswith("or take it out")) == (True, True)
     assert (report.code, report.stderr) == (2, "")
-    *lines, last = report.stdout.splitlines()
-    assert {line.split(":")[0] for line in lines} <= {"ok", "warning", "error"}
-    counts = [sum(line.startswith(f"{level}:") for line in lines) for level in ("error", "warning")]
-    assert [word if word != "no" else "0" for word in last.split()[:3:2]] == [str(count) for count in counts]
 
 
 def test_a_program_can_read_it(setup: Setup) -> None:
@@ -71,13 +57,6 @@ def test_no_secret_is_printed(setup: Setup) -> None:
         assert secret not in report.stdout + report.stderr
 
 
-def test_an_unknown_vm(setup: Setup) -> None:
-    """It is a mistake on the command line, and the error names the existing VMs."""
-    report = setup.doctor("--vm", "devvm1")
-    assert (report.code, report.stdout) == (2, "")
-    assert "use devvm" in report.stderr
-
-
 def test_nothing_to_look_at(setup: Setup) -> None:
     """Without a configuration and a handler's URL, an error names both, and says what to do first."""
     del setup.environment["BREAKGLASS_CONFIG"]
@@ -85,57 +64,6 @@ def test_nothing_to_look_at(setup: Setup) -> None:
     finding = found(report.findings, "no-config")
     assert (report.code, "breakglass init" in finding.fix or "BREAKGLASS_CONFIG" in finding.fix) == (2, True)
     assert [name in finding.sentence for name in ("BREAKGLASS_CONFIG", "BREAKGLASS_URL")] == [True, True]
-    setup.environment["BREAKGLASS_URL"] = "https://rescue.example/"
-    setup.environment["BREAKGLASS_SECRET"] = setup.operator
-    assert found(setup.doctor(places=LOCAL).findings, "no-config").level == "ok"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("BREAKGLASS_SECRET_FILE", "/nowhere"), ("BREAKGLASS_SECRET", "whsec_AA=="), ("BREAKGLASS_URL", "ftp://x")],
-)
-def test_a_caller_that_can_not_be_used(setup: Setup, name: str, value: str) -> None:
-    """It is a mistake in the environment: nothing is checked."""
-    setup.environment[name] = value
-    report = setup.doctor()
-    assert (report.code, report.stdout, name in report.stderr) == (2, "", True)
-
-
-def test_an_output_that_can_not_be_written(setup: Setup) -> None:
-    """A full disk has its own error and exit code, because the findings are lost."""
-    setup.write()
-    err = setup.directory / "stderr"
-    for words in (["doctor"], ["doctor", "--json"]):
-        assert fork_command(words, setup.environment, Path("/dev/full"), err, places=LOCAL) == 2
-        assert "can't write the output: No space left on device" in err.read_text()
-
-
-def test_a_reader_that_has_seen_enough(setup: Setup) -> None:
-    """With `head -1`, there is no error, and the exit code is that of all findings."""
-    setup.config["callers"]["operator"]["not_after"] = "soon"
-    setup.write()
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "breakglass", "doctor"]
-    ran = subprocess.run(command, env=setup.environment, cwd="/", stdout=write, stderr=subprocess.PIPE, timeout=100)
-    os.close(write)
-    assert (ran.returncode, ran.stderr) == (2, b"")
-
-
-@pytest.mark.real("claude")
-def test_ctrl_c(setup: Setup, model: Model) -> None:
-    """It ends at once, although a thread of it waits for an answer."""
-    model.listing, before = "mute", len(model.listed)
-    setup.config["chat"] = {"base_url": model.url, "command": "/nowhere"}
-    setup.config["chat"]["credential_file"] = setup.file("credential", "ANTHROPIC_API_KEY=x\n")
-    setup.write()
-    command = [sys.executable, "-m", "breakglass", "doctor"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=setup.environment, cwd="/", stdout=pipe, stderr=pipe, text=True) as process:
-        until(lambda: len(model.listed) > before, "doctor's question")
-        signal_process(process.pid, signal.SIGINT)
-        _, output = process.communicate(timeout=60)
-    assert (process.returncode, output) == (130, "")
 
 
 # --- which handler, and as whom ---

@@ -12,7 +12,6 @@ from breakglass.alerts.payloads import SENDERS
 
 from ..support.doctor import Setup, check_fault, read_faults
 from ..support.selection import sampled
-from ..support.service import new_secret
 
 pytestmark = pytest.mark.slow
 
@@ -48,12 +47,6 @@ def no_caller(setup: Setup, source: str) -> None:
     del setup.config["callers"]["monitor"]
 
 
-def grafana_alone(setup: Setup, source: str) -> None:
-    """Have a Grafana with its own signature as the only monitoring system that may send."""
-    no_caller(setup, source)
-    setup.config["callers"]["grafana"] = {"grafana_secret": new_secret(), "allow": ["forensics"]}
-
-
 def sample(setup: Setup, source: str, match: object = None, file: str = "", body: str = "") -> None:
     """Add an entry, and a notification that was sent."""
     entry(setup, source, match)
@@ -72,11 +65,6 @@ def twice(setup: Setup) -> None:
 def other_source(setup: Setup) -> None:
     entry(setup, "kuma")
     setup.words += ["--sample", f"gatus={DATA / 'gatus.json'}"]
-
-
-def vm_off(setup: Setup) -> None:
-    entry(setup, "kuma", vm="other")
-    setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": "none"}
 
 
 def other_vm(setup: Setup) -> None:
@@ -107,13 +95,6 @@ def test_each_sender_is_well(setup: Setup) -> None:
         setup.words += ["--sample", f"{source}={DATA / source}.json"]
     report = setup.doctor(places=PLACES)
     assert [(each.level, each.code) for each in report.findings] == [("ok", "alert")] * len(SENDERS)
-
-
-@pytest.mark.parametrize("word", ["kuma", "nagios=/dev/null", "kuma=/nowhere.json", "kuma=/proc"])
-def test_a_sample_that_can_not_be_read(setup: Setup, word: str) -> None:
-    """It is a mistake on the command line: nothing is checked."""
-    report = setup.doctor("--sample", word)
-    assert (report.code, report.stdout, report.stderr.startswith("breakglass: --sample: ")) == (2, "", True)
 
 
 def test_no_label_takes_over_the_terminal(setup: Setup) -> None:

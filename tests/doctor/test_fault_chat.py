@@ -6,7 +6,6 @@ tests/data/faulty_chats.yaml has them, and these functions seed them.
 import os
 import pwd
 import socket
-import threading
 
 import pytest
 
@@ -79,10 +78,6 @@ def unknown_authority(setup: Setup) -> None:
     chat(setup, base_url=f"https://localhost:{server.port}")
 
 
-def without_tls(setup: Setup) -> None:
-    chat(setup, base_url=setup.model.url.replace("http://127.0.0.1", "https://localhost"))
-
-
 def nothing_listens(setup: Setup) -> None:
     chat(setup, base_url=f"http://127.0.0.1:{reserve_port()}")
 
@@ -124,10 +119,6 @@ def of_another_user(setup: Setup) -> None:
     os.chown(setup.directory / "sessions", 54321, 54321)
 
 
-def below_a_file(setup: Setup) -> None:
-    setup.config["sessions"]["dir"] = setup.file("a-file", "") + "/chat"
-
-
 def relative(setup: Setup) -> None:
     setup.config["sessions"]["dir"] = os.path.relpath(setup.config["sessions"]["dir"], "/")
 
@@ -161,17 +152,6 @@ def no_sandbox(setup: Setup) -> None:
 
 def no_socket_for_turns(setup: Setup) -> None:
     setup.environment["BREAKGLASS_CHAT"] = str(setup.directory / "nowhere")
-
-
-def one_who_hangs_up(setup: Setup) -> None:
-    """Put a program in the place of the socket unit that ends without an answer."""
-    path = setup.directory / "socket"
-    listener = setup.stack.enter_context(socket.socket(socket.AF_UNIX))
-    listener.bind(str(path))
-    listener.listen()
-    path.chmod(0o666)
-    threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
-    setup.environment["BREAKGLASS_CHAT"] = str(path)
 
 
 def guest(setup: Setup, **more: str | None) -> None:
@@ -269,9 +249,3 @@ def test_all_is_well(chatting: Setup) -> None:
     [asked] = chatting.model.listed[-1:]
     assert asked["x-api-key"] == SECRET
     assert "by the handler itself" in report.findings[0].sentence
-
-
-def test_a_replica_that_leaves_chat_to_another(chatting: Setup) -> None:
-    """Nothing of it is checked."""
-    chatting.environment["BREAKGLASS_CHAT"] = "off"
-    assert [finding.code for finding in chatting.doctor(places=PLACES).findings] == ["chat-off"]

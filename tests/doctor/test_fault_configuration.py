@@ -67,12 +67,6 @@ def second_vm(setup: Setup, **values: object) -> None:
     setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103, **values}
 
 
-def two_guests(setup: Setup) -> None:
-    guest = {"guest": "claude@192.0.2.20", "guest_host_key": "any"}
-    setup.config["vms"]["devvm"] |= guest
-    second_vm(setup, **guest)
-
-
 def off_vm(setup: Setup) -> None:
     second_vm(setup, vmid="none")
     setup.config["callers"]["phone"] = {"secret": new_secret(), "allow": ["status"], "vms": ["other"]}
@@ -97,14 +91,6 @@ def text(setup: Setup, old: str, new: str) -> None:
     found = setup.path.read_text()
     assert old in found
     setup.path.write_text(found.replace(old, new))
-
-
-def no_text(setup: Setup) -> None:
-    setup.path.write_bytes(b"\xff\xfe\x00")
-
-
-def directory_in_its_place(setup: Setup) -> None:
-    setup.path.mkdir()
 
 
 def gone(setup: Setup, name: str) -> None:
@@ -188,11 +174,6 @@ def same_secret_twice(setup: Setup) -> None:
 
 def session_secret_of_a_caller(setup: Setup) -> None:
     setup.file("session", setup.operator)
-
-
-def session_secret_of_prometheus(setup: Setup) -> None:
-    setup.config["metrics"] = {"token": (token := "bgt_" + "aB3dE" * 9)}
-    setup.file("session", token)
 
 
 def ssh_key_for_sessions(setup: Setup) -> None:

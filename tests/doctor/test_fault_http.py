@@ -5,7 +5,6 @@ The handler, the host's sshd and QEMU, and nginx are real. Most faults are of th
 
 import contextlib
 import re
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.budget import HOLD_SECONDS
 from breakglass.base.findings import ERROR, OK, WARNING
-from breakglass.base.manager import manager
 
 from ..support.certificates import make_certificate
 from ..support.doctor import DATA, Report, Setup, found
 from ..support.front import run_nginx
 from ..support.ports import reserve_port
+from ..support.rows import each_row
 from ..support.running import Running, new_setup
 from ..support.selection import sampled
 from ..support.service import new_secret
@@ -148,15 +147,6 @@ def test_a_fault_of_the_proxy_is_found(running: Running, name: str) -> None:
     assert others == [], "one fault is one finding"
 
 
-@pytest.mark.all
-def test_a_proxy_that_stores_answers_is_well(running: Running) -> None:
-    """R20: /health and signed answers say that they may not be stored, so this harms nothing."""
-    cache = "proxy_cache_path {directory}/cache keys_zone=all:1m;"
-    stores = Proxy("", "", "", "proxy_cache all; proxy_cache_valid 200 10m;", before=cache)
-    with proxied(running, stores) as environment:
-        assert [each for each in look(running.setup, environment, hold=2).findings if each.level != OK] == []
-
-
 # --- the caller ---
 
 
@@ -164,19 +154,11 @@ def with_key(setup: Setup, name: str) -> dict[str, str]:
     return {"BREAKGLASS_SECRET_FILE": str(setup.directory / name)}
 
 
-CALLERS = [
-    ("historian", "status-forbidden", "add it to callers.historian.allow, and run kill -HUP"),
-    ("stranger", "key-unknown", "operator"),
-]
-
-
-@pytest.mark.parametrize(("name", "code", "fix"), sampled(CALLERS, CALLERS[0]))
-def test_a_fault_of_the_caller_is_found(running: Running, name: str, code: str, fix: str) -> None:
-    setup = running.setup
-    if name == "stranger":
-        setup.file(name, new_secret())
-    finding = found(look(setup, with_key(setup, name)).findings, code)
-    assert (finding.level, fix in finding.fix) == (ERROR, True), finding
+def test_a_fault_of_the_caller_is_found(running: Running) -> None:
+    running.setup.file("stranger", new_secret())
+    report = look(running.setup, with_key(running.setup, "historian"))
+    assert "add it to callers.historian.allow, and run kill -HUP" in found(report.findings, "status-forbidden").fix
+    assert found(look(running.setup, with_key(running.setup, "stranger")).findings, "key-unknown").level == ERROR
 
 
 # --- the handler ---
@@ -198,15 +180,6 @@ def expire(setup: Setup) -> None:
 
 def another_name(setup: Setup) -> None:
     setup.config["server"]["url"] = "https://rescue.example.org/"
-
-
-def break_a_caller(setup: Setup) -> None:
-    setup.config["callers"]["historian"]["allow"] = ["reboot"]
-
-
-def chat_without_claude(setup: Setup) -> None:
-    credential = setup.file("credential", "ANTHROPIC_API_KEY=sk-test\n")
-    setup.config["chat"] = {"credential_file": credential, "command": "/nowhere/claude"}
 
 
 def spoil_and_reload(running: Running) -> None:
@@ -247,12 +220,9 @@ HANDLERS = [
     OfHandler("the clock is 10 minutes slow", "clock", "timedatectl", program=shifted(-600)),
     OfHandler("a clock is 2 minutes fast", "clock", "timedatectl", program=shifted(120), level=WARNING),
     OfHandler("another version", "other-version", "; breakglass serve", program=OTHER_VERSION, level=WARNING),
-    OfHandler("R27 the clock is 2 h fast", "clock", "timedatectl", program=shifted(7200)),
     OfHandler("a reload was rejected", "reload-rejected", "breakglass check", later=spoil_and_reload),
     OfHandler("the file was changed", "config-not-loaded", "kill -HUP", later=change_only, level=WARNING),
     OfHandler("the key is not loaded", "key-not-loaded", "kill -HUP", later=add_caller_only),
-    OfHandler("an entry is off", "config-degraded", "breakglass check", seed=break_a_caller),
-    OfHandler("chat lacks its claude", "chat-failed", "the output of breakglass serve", seed=chat_without_claude),
     OfHandler(
         "server.url is another name",
         "wrong-handler",
@@ -279,42 +249,18 @@ def test_a_fault_of_the_handler_is_found(own: Setup, name: str) -> None:
     assert others == [], "one fault is one finding"
 
 
-@pytest.mark.all
-def test_a_host_that_only_the_handler_does_not_reach(own: Setup) -> None:
-    """Nothing listened when the handler tried; doctor finds that something listens now."""
-    own.config["hosts"]["pve1"]["ssh"] = f"breakglass@127.0.0.1:{(port := reserve_port())}"
-    with Running(own).run() as running:
-        running.logged('"event": "host-down"')
-        assert found(look(own, {}).findings, "connection-refused").fix == "at the host's console: systemctl start ssh"
-        with socket.create_server(("127.0.0.1", port)):
-            findings = look(own, {}).findings
-    [finding] = [each for each in findings if "this machine reaches it" in each.sentence]
-    assert (finding.level, finding.fix) == (ERROR, f"{manager().reload}: the handler then connects again")
-
-
 # --- the way there ---
 
 WAYS = [
     ("http://127.0.0.1:1/", "connection-refused", "breakglass serve"),
-    ("https://127.0.0.1:1/", "connection-refused", "breakglass serve"),
     ("https://rescue.invalid/", "name-not-found", "BREAKGLASS_URL"),
 ]
 
 
-@pytest.mark.parametrize(("url", "code", "fix"), WAYS)
+@each_row(("url", "code", "fix"), WAYS)
 def test_a_handler_that_is_not_there(setup: Setup, url: str, code: str, fix: str) -> None:
     environment = {"BREAKGLASS_URL": url, "BREAKGLASS_SECRET_FILE": str(setup.directory / "operator")}
     report = look(setup, environment)
     finding = found(report.findings, code)
     assert (finding.level, fix in finding.fix, report.code) == (ERROR, True, 2)
     assert [each for each in report.findings if each.level != OK] == [finding], "what depends on it is not reported"
-
-
-@pytest.mark.all
-def test_a_port_where_nothing_answers(setup: Setup) -> None:
-    """It takes connections, and says nothing, so it is no handler, and doctor ends all the same."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        environment = {"BREAKGLASS_URL": url, "BREAKGLASS_SECRET_FILE": str(setup.directory / "operator")}
-        report = look(setup, environment)
-    assert found(report.findings, "other-program").level == ERROR

@@ -1,6 +1,5 @@
 """Good configurations of different kinds. Doctor finds no error in them, and no warning except about the clock."""
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +29,7 @@ def public(private: str) -> str:
     return asyncssh.import_private_key(private).export_public_key().decode().strip()
 
 
-HOST_KEYS = [public(new_ssh_key()) for _ in range(4)]
+HOST_KEYS = [public(new_ssh_key()) for _ in range(3)]
 
 
 def all_well(setup: Setup) -> None:
@@ -38,10 +37,6 @@ def all_well(setup: Setup) -> None:
     bad = [str(finding) for finding in report.findings if finding.level != "ok" and finding.code not in HERE]
     assert (bad, report.stderr) == ([], "")
     assert report.code in (0, 1)
-
-
-def one_host(setup: Setup) -> None:
-    setup.config["hosts"]["pve1"]["host_key"] = HOST_KEYS[0]
 
 
 def secrets_in_the_file(setup: Setup) -> None:
@@ -66,18 +61,6 @@ def cluster(setup: Setup) -> None:
     }
 
 
-def two_clusters(setup: Setup) -> None:
-    """Configure VMs with the same number in two clusters, behind one address with two ports."""
-    first = setup.config["hosts"]["pve1"]
-    for number in (1, 2):
-        ssh = f"breakglass@rescue.example:220{number}"
-        key = new_ssh_key()
-        own = {"key_file": setup.file(f"power{number}", key), "host_ca": HOST_KEYS[number]}
-        setup.config["hosts"][f"pve{number}"] = {**first, "ssh": ssh, **own}
-        del setup.config["hosts"][f"pve{number}"]["host_key"]
-    setup.config["vms"]["other"] = {"hosts": ["pve2"], "vmid": 102}
-
-
 def many_callers(setup: Setup) -> None:
     """Have callers of each kind, keys that are being renewed, one for a VM alone, and doctor's own."""
     setup.config["callers"] |= {
@@ -89,25 +72,6 @@ def many_callers(setup: Setup) -> None:
     }
     setup.config["sessions"]["secret"] = ["ohw0Ienie4Aex5quahngeiSie4eighuMa8eiXai2"]
     setup.config["hosts"]["pve1"]["host_key"] = HOST_KEYS[0]
-
-
-def an_rsa_key(setup: Setup) -> None:
-    key = asyncssh.generate_private_key("ssh-rsa", key_size=3072).export_private_key("pkcs1-pem").decode()
-    setup.file("power", key)
-
-
-def addresses(setup: Setup) -> None:
-    """Have a handler behind proxies, with several URLs, and an IPv6 host."""
-    urls = ["https://rescue.example/", "https://other.example/bg/"]
-    setup.config["server"] |= {"url": urls, "proxies": ["192.0.2.0/24", "2001:db8::/32"]}
-    setup.config["hosts"]["pve1"]["ssh"] = "root@[2001:db8::10]:2222"
-
-
-def a_link(setup: Setup) -> None:
-    """Put the configuration into a shared place, with a link to it."""
-    setup.write()
-    setup.path.rename(setup.directory / "shared.toml")
-    setup.path.symlink_to(setup.directory / "shared.toml")
 
 
 def from_windows(setup: Setup) -> None:
@@ -137,14 +101,9 @@ def alerts(setup: Setup) -> None:
 
 
 SETUPS: dict[str, Seed] = {
-    "one host": one_host,
     "secrets in the file": secrets_in_the_file,
     "a cluster": cluster,
-    "two clusters": two_clusters,
     "many callers": many_callers,
-    "an RSA key, and none that reads": an_rsa_key,
-    "proxies, URLs and IPv6": addresses,
-    "a link to the configuration": a_link,
     "written on Windows": from_windows,
     "alerts of each sender": alerts,
 }
@@ -169,28 +128,6 @@ def test_as_init_wrote_it(short_dir: Path, setup: Setup) -> None:
     all_well(setup)
 
 
-@pytest.mark.real("root")
-def test_as_systemd_gives_it(setup: Setup) -> None:
-    """Its credentials belong to root, are for the unit's group, and are named by $CREDENTIALS_DIRECTORY."""
-    setup.environment["CREDENTIALS_DIRECTORY"] = str(setup.directory)
-    setup.config["hosts"]["pve1"]["key_file"] = "$CREDENTIALS_DIRECTORY/power"
-    setup.config["sessions"]["secret_file"] = "$CREDENTIALS_DIRECTORY/session"
-    setup.write()
-    for name in ("power", "session"):
-        (setup.directory / name).chmod(0o440)
-    all_well(setup)
-
-
-@pytest.mark.real("root")
-def test_of_the_handlers_own_user(setup: Setup) -> None:
-    """Files that the handler's user owns, which no other user can read."""
-    setup.write()
-    for path in setup.directory.iterdir():
-        os.chown(path, 1, 1)
-        path.chmod(0o600)
-    all_well(setup)
-
-
 @pytest.fixture
 def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
     """The settings of a model's API behind an authority of our own and a proxy."""
@@ -201,22 +138,14 @@ def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
         yield {"base_url": url, "https_proxy": f"http://127.0.0.1:{proxy.port}", "ca_file": str(short_dir / "ca.pem")}
 
 
-CHATS = {
-    "an API key": ("ANTHROPIC_API_KEY=sk-ant-api03-x", "x-api-key"),
-    "a token": ("# ours\n\nANTHROPIC_AUTH_TOKEN=x\n", "authorization"),
-    "an OAuth token": ("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-x\r\n", "authorization"),
-}
-
-
 @pytest.mark.real("claude", "bwrap")
-@pytest.mark.parametrize(("credential", "header"), CHATS.values(), ids=CHATS)
-def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object], credential: str, header: str) -> None:
-    """Chat is well with each kind of credential, through a proxy, and with a guest whose key is pinned."""
+def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object]) -> None:
+    """Chat is well with a token, through a proxy, and with a guest whose key is pinned."""
     setup.config["callers"]["operator"]["allow"].append("chat")
     setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
     setup.config["vms"]["devvm"]["guest_key_file"] = setup.file("guest", new_ssh_key())
     command = str(claude.reachable(1, setup.directory)) if ACCOUNT else str(claude.find())
     setup.config["chat"] = {"command": command, **ours}
-    setup.config["chat"]["credential_file"] = setup.file("credential", credential)
+    setup.config["chat"]["credential_file"] = setup.file("credential", "# ours\n\nANTHROPIC_AUTH_TOKEN=x\n")
     all_well(setup)
-    assert header in model.listed[-1]
+    assert "authorization" in model.listed[-1]

@@ -44,35 +44,13 @@ def test_a_run_with_an_error_pings_only_if_that_is_wanted(setup: Setup) -> None:
     assert requests == [b"GET /a-secret-check/fail?create=1 HTTP/1.1\r\n"]
 
 
-@pytest.mark.parametrize(
-    ("status", "location", "said"),
-    [(404, "", "answered HTTP 404"), (302, "/elsewhere", "a redirect is not followed"), (500, "", "HTTP 500")],
-)
-def test_a_ping_that_fails_is_a_warning(setup: Setup, status: int, location: str, said: str) -> None:
+def test_a_ping_that_fails_is_a_warning(setup: Setup) -> None:
     """It changes no exit code, and follows nowhere."""
-    with monitor(status, location) as (url, requests):
+    with monitor(302, "/elsewhere") as (url, requests):
         report = ping(setup, url)
-    assert (len(requests), said in report.stderr, "warning: the ping failed" in report.stderr) == (1, True, True)
+    assert (len(requests), "a redirect is not followed" in report.stderr) == (1, True)
 
 
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("", "has no http or https URL"),
-        ("a-secret-check", "has no http or https URL"),
-        ("http://user:a-secret-check@x/", "has no http or https URL"),
-        ("http://127.0.0.1:1/a-secret-check", "127.0.0.1 did not answer: Connection refused"),
-    ],
-)
-def test_a_url_that_can_not_be_pinged(setup: Setup, url: str, said: str) -> None:
+def test_a_url_that_can_not_be_pinged(setup: Setup) -> None:
     """The message does not have it, because the URL is enough to say that all is well."""
-    assert said in ping(setup, url).stderr
-
-
-def test_a_file_that_others_can_read(setup: Setup) -> None:
-    path = setup.directory / "open"
-    path.write_text("http://127.0.0.1:1/\n")
-    path.chmod(0o644)
-    assert "is not safe" in setup.doctor("--ping", str(path), places=["configuration"]).stderr
-    missing = setup.doctor("--ping", str(setup.directory / "missing"), places=["configuration"])
-    assert "nothing was pinged, because there is no file" in missing.stderr
+    assert "has no http or https URL" in ping(setup, "http://user:a-secret-check@x/").stderr

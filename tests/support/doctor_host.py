@@ -5,7 +5,6 @@ code.
 """
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -91,47 +90,31 @@ class HostSetup(Setup):
         if undo:
             self.stack.callback(self.host.shell, undo)
 
-    def hang(self, path: str, kind: str = "unserved_fuse") -> None:
-        """Make a directory of the host hang, or fail at once if `kind` is `dead_fuse`."""
-        self.stack.enter_context(_broken_mount(self.host, path, kind))
+    def hang(self, path: str) -> None:
+        """Make a directory of the host hang."""
+        self.stack.enter_context(_hung_mount(self.host, path))
 
 
 _MOUNT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.support import hung
-with getattr(hung, sys.argv[2])(Path(sys.argv[3])):
+from tests.support.hung import unserved_fuse
+with unserved_fuse(Path(sys.argv[2])):
     print("up", flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def _broken_mount(host: DoctorHost, path: str, kind: str) -> Iterator[None]:
-    command = host.inside(sys.executable, "-c", _MOUNT, str(ROOT), kind, path)
+def _hung_mount(host: DoctorHost, path: str) -> Iterator[None]:
+    command = host.inside(sys.executable, "-c", _MOUNT, str(ROOT), path)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         yield
         assert process.stdin is not None
         process.stdin.close()
-
-
-@contextmanager
-def silent_port() -> Iterator[int]:
-    """Give a port that completes no connection, as behind a firewall that drops packets. Its queue is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = int(listener.getsockname()[1])
-        clients = [socket.socket() for _ in range(4)]
-        for client in clients:
-            client.setblocking(False)
-            client.connect_ex(("127.0.0.1", port))
-        try:
-            yield port
-        finally:
-            for client in clients:
-                client.close()
 
 
 def guests(**nodes: str) -> str:

@@ -29,16 +29,6 @@ def unserved_fuse(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def dead_fuse(target: Path) -> Iterator[None]:
-    """Mount a FUSE file system whose server has died, so each access below it fails at once with ENOTCONN."""
-    os.close(mount_fuse(target))
-    try:
-        yield
-    finally:
-        libc.umount2(str(target).encode(), FORCE_AND_DETACH)
-
-
-@contextmanager
 def silent_fuse(target: Path) -> Iterator[None]:
     """Mount a FUSE file system whose server takes each request and never answers it, so who asks can't be killed."""
     fd = mount_fuse(target)
