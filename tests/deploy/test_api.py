@@ -1,4 +1,4 @@
-"""docs/api.md and docs/openapi.yaml as their readers use them: clients that know nothing else, on the demo."""
+"""docs/api.md as its readers use it: a client that knows nothing else, on the demo."""
 
 import base64
 import json
@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from ..support.contract import OPENAPI
 from ..support.documents import settings
 from .test_demo import Demo
 
@@ -26,33 +25,6 @@ pytestmark = pytest.mark.slow  # it starts the demo
 
 [CLIENT] = settings("docs/api.md", "The smallest correct client")
 LATE = "import time; real = time.time; time.time = lambda: real() - 4000\n"
-GENERATED = """\
-import base64, hmac, secrets, sys, time
-import httpx
-from made.api.default import health, pve
-from made.client import Client
-from made.models.request import Request
-from made.models.verb import Verb
-
-class Sign(httpx.Auth):
-    requires_request_body = True
-
-    def auth_flow(self, request):
-        msg_id, now = request.headers["webhook-id"], str(int(time.time()))
-        mac = hmac.digest(base64.b64decode(sys.argv[2][6:]), f"{msg_id}.{now}.".encode() + request.content, "sha256")
-        request.headers["webhook-timestamp"] = now
-        request.headers["webhook-signature"] = "v1," + base64.b64encode(mac).decode()
-        yield request
-
-client = Client(base_url=sys.argv[1], timeout=httpx.Timeout(100), httpx_args={"auth": Sign()})
-signed = {"webhook_timestamp": "", "webhook_signature": "", "prefer": "wait=90"}
-print(health.sync(client=Client(base_url=sys.argv[1])).vms[0].proxmox)
-for verb in (Verb.STATUS, Verb.CYCLE):
-    body = Request(verb=verb, vm="devvm", to=sys.argv[1] + "/")
-    answer = pve.sync(client=client, body=body, webhook_id="msg_" + secrets.token_hex(12), **signed)
-    print(answer.verb, answer.outcome, answer.state, answer.reached, answer.by, answer.started is not None)
-"""
-
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[tuple[str, str]]:
@@ -120,20 +92,3 @@ def test_the_smallest_client_is_small_and_correct(demo: tuple[str, str]) -> None
     assert unknown["outcome"] == "rejected"
     _, refused = run_client(url, "whsec_" + base64.b64encode(bytes(32)).decode(), "status")
     assert refused["code"] == "unauthorized"
-
-
-@pytest.mark.all
-def test_a_generated_client_reads_and_acts(demo: tuple[str, str], tmp_path: Path) -> None:
-    """A client that openapi-python-client makes from the schema runs `status` and `cycle`, and reads each answer."""
-    url, secret = demo
-    tool = str(Path(sys.executable).with_name("openapi-python-client"))
-    make = [tool, "generate", "--path", str(OPENAPI), "--output-path", str(tmp_path / "made"), "--meta", "none"]
-    made = subprocess.run(make, capture_output=True, text=True, timeout=120, check=True)
-    assert "WARNING" not in made.stdout + made.stderr
-    script = [sys.executable, "-c", GENERATED, url, secret]
-    ran = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert ran.stdout.splitlines() == [
-        "answering",
-        "status done running True demo False",
-        "cycle done running True demo True",
-    ], ran.stderr

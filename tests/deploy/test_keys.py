@@ -24,7 +24,6 @@ from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
 
-ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
@@ -110,36 +109,11 @@ def test_a_key_from_its_first_day_to_its_last(service: Service) -> None:
 def test_other_auth_methods_have_keys_too(service: Service) -> None:
     """A sender's secret is changed as a signing key is."""
     for flag, key in (("--bearer", "token"), ("--grafana", "grafana_secret")):
-        first = breakglass(service, "keys", "new", "sender", flag).stdout.strip()
-        assert entries(service)["sender"] == {key: first, "allow": ["forensics"]}
+        made = json.loads(breakglass(service, "keys", "new", "sender", flag, "--json").stdout)
+        assert entries(service)["sender"] == {key: made["secret"], "allow": ["forensics"]}
         second = breakglass(service, "keys", "rotate", "sender").stdout.strip()
-        assert entries(service)["sender"][key] == [first, second]
+        assert entries(service)["sender"][key] == [made["secret"], second]
         assert breakglass(service, "keys", "revoke", "sender", "--yes").returncode == 0
-
-
-def test_what_was_done_is_printed_as_json(service: Service, tmp_path: Path) -> None:
-    """One line each, with the secret only where it would be printed anyway."""
-
-    def keys(*words: str) -> dict[str, Any]:
-        ran = breakglass(service, "keys", *words, "--json")
-        assert (ran.returncode, ran.stdout.count("\n")) == (0, 1), ran.stderr
-        found: dict[str, Any] = json.loads(ran.stdout)
-        assert (found.pop("name"), found.pop("file")) == ("robot", str(service.config.parent / "callers.d/robot.toml"))
-        return found
-
-    first = keys("new", "robot")
-    assert first == {"secret": entries(service)["robot"]["secret"], "secret_file": None}
-    file = str(tmp_path / "secret")
-    assert keys("rotate", "robot", "--out", file) == {"secret": None, "secret_file": file}
-    newest = fingerprint(secret_bytes(Path(file).read_text().strip()))
-    ended = [fingerprint(secret_bytes(first["secret"]))]
-    assert keys("rotate", "robot", "--drop-old") == {"kept": [newest], "ended": ended, "unused_files": []}
-    assert keys("rotate", "robot", "--drop-old") == {"kept": [newest], "ended": [], "unused_files": []}
-    for words in (("rotate", "robot", "--pair"), ("new", "other", "--pair"), ("new", "other", "--print")):
-        ran = breakglass(service, "keys", *words, "--json")
-        assert (ran.returncode, ran.stdout, "--json can't be combined" in ran.stderr) == (2, "", True)
-    assert keys("revoke", "robot", "--yes") == {"unused_files": []}
-    assert entries(service) == {}
 
 
 def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: Path) -> None:
@@ -150,14 +124,10 @@ def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: P
     assert file.read_text() == entries(service)["tablet"]["secret"] + "\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     taken = breakglass(service, "keys", "new", "other", "--out", str(file))
-    assert (taken.returncode, "exists, and was not changed" in taken.stderr, "other" in entries(service)) == (
-        2,
-        True,
-        False,
-    )
+    assert (taken.returncode, "exists, and was not changed" in taken.stderr) == (2, True)
     refused = breakglass(service, "keys", "new", "tablet", "--out", str(tmp_path / "none"))
     assert (refused.returncode, "keys rotate tablet" in refused.stderr) == (1, True)
-    assert os.listdir(tmp_path) == ["tablet"]
+    assert (os.listdir(tmp_path), "other" in entries(service)) == (["tablet"], False)
     breakglass(service, "keys", "revoke", "tablet", "--yes")
 
 
@@ -166,18 +136,12 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
     write(service.config, "tablet", f'secret = "{new_secret()}"\nallow = ["status"]\n')
     before, names = service.config.read_bytes(), sorted(os.listdir(own(service.config)))
     for words, code, output in (
-        (("new", "a b"), 2, "not a usable caller name"),
         (("new", ".phone"), 2, "no dot at the beginning"),
-        (("new", "phone", "--vms", "mail"), 1, "callers.d/phone.toml: vms"),
-        (("new", "phone", "--config", str(tmp_path / "none")), 2, "export BREAKGLASS_CONFIG="),
         (("new", "phone", "--pid", str(os.getpid())), 2, "is not breakglass serve"),
-        (("new", "phone", "--pid", "0"), 2, "there is no process 0"),
-        (("rotate", "phone"), 1, "has no caller phone"),
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
         (("revoke", "tablet"), 2, "add --yes"),
         (("new", "viewer"), 1, f"viewer is defined in {service.config}"),
         (("rotate", "viewer"), 1, "by hand"),
-        (("rotate", "viewer", "--drop-old"), 1, "does not change"),
     ):
         ran = breakglass(service, "keys", *words)
         assert (ran.returncode, output in ran.stderr) == (code, True), ran.stderr
@@ -189,55 +153,6 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
     assert (service.config.read_bytes(), sorted(os.listdir(own(service.config)))) == (before, names)
     assert entries(service)["tablet"]["secret"] == secret
     assert os.listdir(tmp_path) == []
-
-
-def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None:
-    """Without it the handler would not start, or would accept no signature: one that has expired is no other.
-
-    Callers in the configuration count, too. A person has to remove one of these.
-    """
-    file = tmp_path / "breakglass.toml"
-    file.touch(0o600)
-    _, hosts, rest = service.config.read_text().partition("[hosts.")
-    late = f'[callers.late]\nsecret = "{new_secret()}"\nallow = ["status"]\nnot_after = 2020-01-01T00:00:00Z\n'
-    file.write_text(f"{late}\n# the host\n{hosts}{rest}")
-
-    def keys(*words: str) -> tuple[int, str]:
-        ran = breakglass(service, "keys", *words, "--config", str(file))
-        return ran.returncode, ran.stderr
-
-    for words in (("new", "am", "--bearer"), ("new", "anna"), ("new", "bob"), ("revoke", "anna", "--yes")):
-        assert keys(*words)[0] == 0
-    code, said = keys("revoke", "bob", "--yes")
-    assert (code, "the last caller that signs and has not expired" in said, "keys rotate bob" in said) == (
-        1,
-        True,
-        True,
-    )
-    before = file.read_bytes()
-    twice = write(file, "late", late.partition("\n")[2])
-    code, said = keys("revoke", "late", "--yes")
-    assert (code, "then run breakglass keys revoke late" in said, twice.exists()) == (1, True, True)
-    twice.unlink()
-    code, said = keys("revoke", "late", "--yes")
-    assert (code, file.read_bytes(), "whsec_" in said) == (1, before, False)
-    assert f"remove callers.late from {file}; " in said
-    file.write_text(f"# the host\n{hosts}{rest}")
-    code, said = keys("revoke", "bob", "--yes")
-    assert (code, "the handler would not start" in said) == (1, True)
-    assert keys("revoke", "am", "--yes")[0] == 0
-
-
-def test_a_file_of_a_secret_is_named_when_its_caller_goes(service: Service, tmp_path: Path) -> None:
-    """`doctor` signs as the caller of that name; the file is what BREAKGLASS_SECRET_FILE names."""
-    secret = tmp_path / "doctor"
-    secret.touch(0o600)
-    secret.write_text(new_secret())
-    write(service.config, "doctor", f'secret_file = "{secret}"\nallow = ["status"]\n')
-    environment = {"BREAKGLASS_SECRET_FILE": str(secret)}
-    ran = breakglass(service, "keys", "revoke", "doctor", "--yes", environment=environment)
-    assert (ran.returncode, f"no longer used, but not deleted: {secret}" in ran.stderr) == (0, True), ran.stderr
-    assert "drill sign with it" in ran.stderr
 
 
 def test_in_a_terminal_a_person_is_asked(service: Service) -> None:
@@ -345,10 +260,7 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
         {"time": "2026-11-27T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
         {"time": "2026-11-26T03:12:09Z", "event": "request", "caller": "a.b", "key": keys[0], "outcome": "done"},
         {"time": "2026-11-25T01:00:00Z", "event": "alert", "source": "kuma", "caller": "a", "taken": []},
-        {"time": "2026-11-25T01:00:00Z", "event": "request", "caller": "gone", "key": "00000000"},
         {"time": "2026-11-25T01:00:00Z", "event": "request", "caller": "viewer", "outcome": "paired-twice"},
-        {"time": 7, "caller": "viewer"},
-        {"time": "2026-11-25T01:00:00Z", "caller": ["viewer"]},
     ]
     log = tmp_path / "log"
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -363,16 +275,6 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
     assert rows["a"] == "bearer 1 secret forensics all VMs expired 2020-01-01 2026-11-25T01:00:00Z"
     assert "disabled: secret does not begin with whsec_; vms has an unknown word" in rows["bad"]
     assert rows["viewer"].endswith("no expiry not in this log")
-    piped = breakglass(service, "keys", "list", "--json", "--config", str(file), "--log", "-", input=text)
-    found = {each["name"]: each for each in json.loads(piped.stdout)["callers"]}
-    assert found["a.b"]["last_used"] == "2026-11-27T03:12:09Z"
-    assert found["a.b"]["keys"] == [
-        {"key": keys[0], "last_used": lines[0]["time"]},
-        {"key": keys[1], "last_used": None},
-    ]
-    assert (found["a.b"]["file"], found["a"]["file"]) == (str(file), str(own(file) / "a.toml"))
-    assert (found["a"]["expired"], found["a"]["method"], found["viewer"]["vms"]) == (True, "bearer", None)
-    output = shown.stdout + piped.stdout
     # "bgt_" alone may be in the name of the file's directory
-    unseen = [*service.secrets.values(), old, new, "t" * 43, "hunter2", "gone"]
-    assert [word for word in unseen if word in output] == []
+    unseen = [*service.secrets.values(), old, new, "t" * 43, "hunter2"]
+    assert [word for word in unseen if word in shown.stdout] == []

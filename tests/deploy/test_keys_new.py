@@ -44,9 +44,7 @@ def test_a_limited_caller_is_printed(
     ("flag", "value"),
     [
         ("--allow", "reboot"),
-        ("--allow", ""),
         ("--vms", "dev vm"),
-        ("--not-after", "tomorrow"),
         ("--not-after", "2020-01-01"),
     ],
 )
@@ -57,13 +55,3 @@ def test_a_limit_that_can_t_be_used_is_named(
     assert run(monkeypatch, "anna", flag, value) == 2
     output = capsys.readouterr()
     assert (output.out, output.err.startswith(f"breakglass: {flag}: ")) == ("", True)
-
-
-def test_a_secret_that_no_one_would_see_is_not_made(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Standard output is closed, as by `>&-`, so the interpreter then has none."""
-    with monkeypatch.context() as patch:
-        patch.setattr("sys.stdout", None)
-        assert run(patch, "anna") == 1
-    assert "standard output is closed" in capsys.readouterr().err
