@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ pytestmark = pytest.mark.slow  # it starts the demo
 
 [CLIENT] = settings("docs/api.md", "The smallest correct client")
 LATE = "import time; real = time.time; time.time = lambda: real() - 4000\n"
+
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[tuple[str, str]]:

@@ -24,7 +24,6 @@ from ..support.forked import run_command
 from ..support.ports import reserve_port
 from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
 
-
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
 

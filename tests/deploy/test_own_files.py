@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from breakglass.config import own_files
 from breakglass.config.own_files import (
     EditError,
     add_entry,
@@ -140,29 +139,6 @@ def test_a_secret_file_stays_and_the_new_secret_is_in_the_entry(file: Path) -> N
 
 
 # --- two at once, and an end in the middle ---
-
-
-def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a person wrote after the command had read the files stays, and so does a file that was not there then."""
-    check = own_files._Edit._check
-
-    def late(change: Callable[[], object]) -> None:
-        def check_then(*arguments: Any) -> None:
-            check(*arguments)
-            change()
-
-        monkeypatch.setattr(own_files._Edit, "_check", check_then)
-
-    text = f"# mine\n{own(file, 'bob').read_text()}"
-    late(lambda: own(file, "bob").write_text(text))
-    with pytest.raises(EditError, match="were changed at the same time"):
-        add_secret(file, "bob", new_secret())
-    assert own(file, "bob").read_text() == text
-    late(lambda: own(file, "carl").write_text(text))
-    with pytest.raises(EditError, match="were changed at the same time"):
-        add_entry(file, "callers", "carl", entry())
-    assert own(file, "carl").read_text() == text
-    assert sorted(os.listdir(own(file, "bob").parent)) == ["bob.toml", "carl.toml"]
 
 
 SCRIPT = """

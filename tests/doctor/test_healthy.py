@@ -80,32 +80,11 @@ def from_windows(setup: Setup) -> None:
     setup.path.write_bytes(b"\xef\xbb\xbf" + setup.path.read_bytes().replace(b"\n", b"\r\n"))
 
 
-def alerts(setup: Setup) -> None:
-    """Have an entry for each sender, with its samples, and callers of each kind."""
-    matches = {
-        "alertmanager": {"alertname": "DevvmDown", "instance": r"~192\.0\.2\.20:.*"},
-        "grafana": {"alertname": "DevvmDown"},
-        "kuma": {"monitor": "~(?i).*devvm.*"},
-        "gatus": {"endpoint": "devvm"},
-        "healthchecks": {"slug": "devvm-heartbeat"},
-        "pve": {"type": "fencing"},
-        "generic": {"host": "devvm"},
-    }
-    setup.config["alerts"] = [{"source": name, "match": match, "vm": "devvm"} for name, match in matches.items()]
-    setup.config["callers"] |= {
-        "monitor": {"token": f"bgt_{secrets.token_urlsafe(32)}", "allow": ["forensics"], "vms": ["devvm"]},
-        "grafana": {"grafana_secret": new_secret(), "allow": ["forensics"]},
-    }
-    for name in ("kuma", "healthchecks", "pve", "grafana"):
-        setup.words += ["--sample", f"{name}={Path(__file__).parent.parent / 'data/alerts' / name}.json"]
-
-
 SETUPS: dict[str, Seed] = {
     "secrets in the file": secrets_in_the_file,
     "a cluster": cluster,
     "many callers": many_callers,
     "written on Windows": from_windows,
-    "alerts of each sender": alerts,
 }
 
 
