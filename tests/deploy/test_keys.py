@@ -22,7 +22,7 @@ from breakglass.cli.reloading import reload_handler
 
 from ..support.forked import run_command
 from ..support.ports import reserve_port
-from ..support.service import SSH_KEY, Service, give_to_handler, new_secret
+from ..support.service import SSH_KEY, Service, config_text, give_to_handler, new_secret
 
 pytestmark = pytest.mark.slow  # a command and its files in each test
 
@@ -152,6 +152,18 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
     assert (service.config.read_bytes(), sorted(os.listdir(own(service.config)))) == (before, names)
     assert entries(service)["tablet"]["secret"] == secret
     assert os.listdir(tmp_path) == []
+
+
+def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None:
+    """Without it, the handler would accept no signature. A caller that has expired is no other one."""
+    file = tmp_path / "breakglass.toml"
+    file.touch(0o600)
+    late = config_text({"late": {"secret": new_secret(), "allow": ["status"]}}, port=1, key=SSH_KEY, host_key="any")
+    file.write_text(late.replace("[hosts.", "not_after = 2020-01-01T00:00:00Z\n[hosts.", 1))
+    assert breakglass(service, "keys", "new", "bob", "--config", str(file)).returncode == 0
+    ran = breakglass(service, "keys", "revoke", "bob", "--yes", "--config", str(file))
+    assert (ran.returncode, "the last caller that signs and has not expired" in ran.stderr) == (1, True), ran.stderr
+    assert (own(file) / "bob.toml").exists()
 
 
 def test_in_a_terminal_a_person_is_asked(service: Service) -> None:
