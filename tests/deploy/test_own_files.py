@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from breakglass.config import own_files
 from breakglass.config.own_files import (
     EditError,
     add_entry,
@@ -139,6 +140,20 @@ def test_a_secret_file_stays_and_the_new_secret_is_in_the_entry(file: Path) -> N
 
 
 # --- two at once, and an end in the middle ---
+
+
+def test_a_change_by_an_editor_is_not_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a person wrote after the command had read the files stays."""
+    check, text = own_files._Edit._check, f"# mine\n{own(file, 'bob').read_text()}"
+
+    def check_then(*arguments: Any) -> None:
+        check(*arguments)
+        own(file, "bob").write_text(text)
+
+    monkeypatch.setattr(own_files._Edit, "_check", check_then)
+    with pytest.raises(EditError, match="were changed at the same time"):
+        add_secret(file, "bob", new_secret())
+    assert own(file, "bob").read_text() == text
 
 
 SCRIPT = """
