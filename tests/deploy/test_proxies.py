@@ -26,11 +26,9 @@ pytestmark = [
     pytest.mark.shared("world", "sshd"),
 ]
 
-LONG = "a line of the output\n" * 10_000
 STEPS = ("first", "second", "third")
 RULES: Rules = [
     ("reset", [stage("reset"), *({"wait": STEPS[0]}, output("one\n"), {"wait": STEPS[1]}, output("two\n"))]),
-    ("stop", [stage("stop"), {"wait": "go"}, output(LONG), result()]),
     ("ping", [result(vms="102")]),
     ("", [result(jobs=[])]),
 ]
@@ -57,7 +55,7 @@ def service(directory: Path, script: Scripted, shared_sshd: Sshd) -> Iterator[Se
 @pytest.fixture
 def held(script: Scripted) -> Scripted:
     """The host, on which each verb waits again."""
-    for file in (*STEPS, "go"):
+    for file in STEPS:
         (script.place / file).unlink(missing_ok=True)
     script.say(RULES)
     return script
