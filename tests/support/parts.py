@@ -101,7 +101,7 @@ def find_tsc() -> Path:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "alertmanager": lambda: _program("prometheus-alertmanager", "amtool"),
+    "alertmanager": lambda: _program("amtool"),
     "bwrap": _bwrap,
     "caddy": lambda: _program("caddy"),
     "buildah": lambda: _root() or _program("buildah", "ip", "setpriv", "/usr/lib/podman/netavark") or _mounts(),
@@ -120,8 +120,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "network": lambda: _root() or _program("ip"),
     "nginx": lambda: _program("nginx"),
     "node": _node,
-    "ntfy": lambda: _program("ntfy"),
-    "prometheus": lambda: _program("prometheus"),
     "ptrace": _ptrace,
     "promtool": lambda: _program("promtool"),
     "qemu": lambda: _program("qemu-system-x86_64"),

@@ -55,8 +55,6 @@ class Taking(BaseHTTPRequestHandler):
             self.server.requests.append((self.path, headers, body))
             self.server.cleared.discard(json.loads(body).get("sequence_id"))
         self.send_response(status)
-        if status == 302:
-            self.send_header("location", "/elsewhere")
         self.end_headers()
 
     def do_PUT(self) -> None:

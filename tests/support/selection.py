@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 STARTED_FIXTURES = {"world", "stage"}
-STARTED_PARTS = {"alertmanager", "chromium", "claude", "firefox", "fsfreeze", "fuse", "guest", "qemu", "sshd", "webkit"}
+STARTED_PARTS = {"chromium", "claude", "firefox", "fsfreeze", "fuse", "guest", "qemu", "sshd", "webkit"}
 
 
 def sampled(values: Iterable[Any], *kept: Any) -> list[Any]:
