@@ -1,10 +1,7 @@
 """The running handler: its start without a library, its sockets, and a reload between two steps of one request."""
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ from breakglass.proxmox.host import HostConnection
 from breakglass.service import Load, Service
 
 from ..support.ports import reserve_port
-from ..support.service import as_handler, config_text, give_to_handler, new_secret
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -65,26 +61,6 @@ async def test_work_with_a_vm_that_a_reload_moved_asks_its_new_host() -> None:
             service.run_on_host(old, name_of)
     finally:
         await service.stop()
-
-
-def test_a_handler_without_its_ssh_library_does_not_start(tmp_path: Path) -> None:
-    """A handler that can reach no host ends at its start with a sentence, and does not claim to be healthy."""
-    (tmp_path / "asyncssh.py").write_text('raise ImportError("half an upgrade")')
-    config = tmp_path / "breakglass.toml"
-    config.touch(0o600)
-    operator = {"operator": {"secret": new_secret(), "allow": ["status"]}}
-    config.write_text(config_text(operator, port=22, key="key", host_key="any"))
-    give_to_handler(config, tmp_path / "asyncssh.py")
-    tmp_path.chmod(0o755)  # Python's list of loaded modules has it
-    path = f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
-    environment = {**os.environ, "PYTHONPATH": path, "BREAKGLASS_CONFIG": str(config), "PORT": "0"}
-    command = [sys.executable, "-m", "breakglass", "serve"]
-    ran = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, **as_handler()
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert "the handler can't start: ImportError('half an upgrade')" in ran.stderr
-    assert "install Breakglass again" in ran.stderr
 
 
 async def test_answers_are_sent_without_delay() -> None:
