@@ -5,12 +5,10 @@ import json
 import pytest
 
 from breakglass.auth.signing import secret_bytes
-from breakglass.cli.conversation import ChatClient
 from breakglass.cli.main import main
 from breakglass.client import HandlerError, NoAnswer, Signer, VerbCall, call, new_id, post
 
 from ..support.peer import JSON, LINES, answer, peer
-from ..support.ports import reserve_port
 from ..support.rows import each_row
 from ..support.service import new_secret
 
@@ -36,26 +34,14 @@ def test_a_challenge_is_answered_once(path: str) -> None:
     ("reply", "message"),
     [
         ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops", r"\(HTTP 502\) is not from breakglass"),
-        ("SSH-2.0-OpenSSH_10.0\r\n", "SSH-2.0"),
         (answer("200 OK", LINES) + "[1]\n", "a line that breakglass did not send"),
         (answer("200 OK", LINES) + '{"type":', "Expecting value"),
     ],
 )
 def test_an_answer_that_is_not_a_handlers_may_have_been_sent(reply: str, message: str) -> None:
-    """After a proxy's page, another protocol or half a line, `sent` is true, so the request may have arrived."""
+    """After a proxy's page, a strange line or half a line, `sent` is true, so the request may have arrived."""
     with peer(reply) as (url, _), pytest.raises(NoAnswer, match=message) as lost:
         list(post(Signer(url, b"k" * 32), "/pve", "msg_12345678", {}))
-    assert lost.value.sent
-
-
-def test_a_chat_says_whether_it_was_sent() -> None:
-    """If no handler listens, `sent` is false. If the answer comes from a proxy, the turn may have begun."""
-    with pytest.raises(NoAnswer, match="connection refused") as lost:
-        list(ChatClient(Signer(f"http://127.0.0.1:{reserve_port()}", b"k" * 32)).start_turn("hello"))
-    assert not lost.value.sent
-    proxy = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n"
-    with peer(proxy) as (url, _), pytest.raises(NoAnswer, match="HTTP 504") as lost:
-        next(ChatClient(Signer(url, b"k" * 32)).start_turn("hello"))
     assert lost.value.sent
 
 

@@ -196,17 +196,6 @@ def test_old_keys_are_removed(place: Path) -> None:
     assert names(place) == sorted([fresh, just, f".new-{'M' * 16}", "other"])
 
 
-def test_a_key_that_is_withdrawn_is_not_handed_out(service: Service, place: Path) -> None:
-    """In the same step, the command learns the key's earlier state."""
-    waiting, fetched = leave(place), leave(place)
-    assert ask(service, fetched).status == 200
-    assert [pairing.withdraw(str(place.parent), each) for each in (waiting, fetched, waiting)] == [
-        *("waiting", "fetched", "gone")
-    ]
-    assert ask(service, waiting).status == 404
-    assert names(place) == []
-
-
 def test_a_request_that_is_over_spends_no_key(place: Path) -> None:
     """The directory answered too late, so the device has its 404 already."""
     pairing_id = leave(place)

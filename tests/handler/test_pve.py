@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.auth.signing import fingerprint, secret_bytes
 from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
@@ -240,6 +239,7 @@ def test_a_stream_ends_with_the_answer_object(service: Service) -> None:
     assert {(each["deadline"], each["started"]) for each in stages} == {(last["deadline"], last["started"])}
 
 
+@pytest.mark.all
 def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World, short_dir: Path) -> None:
     """SIGTERM ends a stream, here soon, with a result line that says to send the id again."""
     hasty = with_constants("server.server.ANSWER_SECONDS = 0.2")
@@ -258,7 +258,7 @@ def test_a_stopping_handler_ends_its_streams(sshd: Sshd, gated_start: World, sho
     assert gated_start.pid is not None
 
 
-# --- requests that are refused, and the log ---
+# --- requests that are refused ---
 
 
 def test_a_viewer_may_not_change_power(service: Service) -> None:
@@ -281,25 +281,3 @@ def test_hostile_verbs_are_rejected(service: Service) -> None:
         answer = reply.json
         assert (reply.status, answer["outcome"], answer["rejected"]) == (400, "rejected", True), (verb, vm)
         assert (answer["reached"], answer["exit_code"]) == (False, None), (verb, vm)
-
-
-def test_one_line_a_request_without_secrets(service: Service) -> None:
-    """The log's line says who, with which key, what, why and how it ended. It has no secret."""
-    begin, last = len(service.log()), new_id()
-    service.pve("reset", reason="it hangs")
-    service.pve("stop", caller="viewer")
-    service.pve("nonsense\nverb")
-    service.send("POST", "/pve", b"{}")
-    service.pve("status", msg_id=last)
-    lines = [json.loads(line) for line in service.logged(last)[begin:].splitlines()]
-    lines = [line for line in lines if line["event"] == "request"]
-    keys = [fingerprint(secret_bytes(service.secrets[name])) for name in ("operator", "viewer")]
-    fields = ("caller", "key", "verb", "outcome", "reason", "why", "level")
-    assert [tuple(line[field] for field in fields) for line in lines[:-1]] == [
-        ("operator", keys[0], "reset", "done", "it hangs", "", "info"),
-        ("viewer", keys[1], "", "forbidden", "", "", "warning"),
-        ("operator", keys[0], "nonsense\\nverb", "rejected", "", "", "warning"),
-        ("", "", "", "unauthorized", "", "malformed", "warning"),
-    ]
-    assert {(line["client"], line["proxy"]) for line in lines} == {("127.0.0.1", "")}
-    assert not any(secret in service.log() for secret in service.secrets.values())
