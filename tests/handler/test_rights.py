@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,8 @@ import pytest
 from breakglass.cli.account import find_privileges
 
 from ..support.ports import reserve_port
-from ..support.rights import answering, assert_unprivileged
+from ..support.rights import assert_unprivileged
 from ..support.rows import each_row
-from ..support.selection import sampled
 from ..support.service import (
     ACCOUNT,
     SSH_KEY,
@@ -73,6 +71,7 @@ def test_root_does_not_serve(tmp_path: Path) -> None:
     assert "setpriv --reuid breakglass --regid breakglass --clear-groups breakglass serve" in hint
 
 
+@pytest.mark.all
 def test_setpriv_starts_it(tmp_path: Path) -> None:
     """The sentence's command starts it without rights, although root's environment names a home that it can't enter."""
     path, port = write_config(tmp_path), reserve_port()
@@ -91,22 +90,7 @@ def test_setpriv_starts_it(tmp_path: Path) -> None:
         assert process.wait(60) == 0
 
 
-MODES = {
-    0o644: "every user of this machine",
-    0o660: "its group can write",
-    0o600: "can't be read by this user",  # the first reload would fail
-}
-
-
-@pytest.mark.parametrize("mode", sampled(MODES, 0o644))
-def test_a_file_with_a_wrong_mode_ends_the_start(tmp_path: Path, mode: int) -> None:
-    """The group may read root's file, but may not write it. The sentence has the right mode."""
-    ran = start(write_config(tmp_path, mode=mode))
-    assert ran.returncode == 2
-    assert MODES[mode] in ran.stderr
-    assert "chmod 640" in ran.stderr
-
-
+@pytest.mark.all
 def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
     """In a container without these capabilities, a command does not stay root. It ends and names what is missing."""
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "breakglass", "check"]
@@ -115,28 +99,6 @@ def test_root_without_its_capabilities_becomes_no_one(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert f"can't become {ACCOUNT}: Operation not permitted" in ran.stderr
     assert f"run this as {ACCOUNT}" in ran.stderr
-
-
-@pytest.mark.all
-def test_a_port_below_1024_leaves_no_right_behind(tmp_path: Path) -> None:
-    """A unit's AmbientCapabilities= gives CAP_NET_BIND_SERVICE. A handler that listens has dropped it."""
-    path, port = write_config(tmp_path), next(port for port in range(1023, 600, -1) if is_free(port))
-    environment = {**os.environ, "BREAKGLASS_CONFIG": str(path), "PORT": str(port)}
-    how = ["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--clear-groups"]
-    how += ["--inh-caps=-all,+net_bind_service", "--ambient-caps=-all,+net_bind_service"]
-    command = [*how, sys.executable, "-m", "breakglass", "serve"]
-    with subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.DEVNULL) as process:
-        wait_answering(port, process)
-        [pid] = answering(port)
-        status = Path(f"/proc/{pid}/status").read_text()
-        process.terminate()
-        assert process.wait(60) == 0
-    assert find_privileges(status) == []
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_privilege_is_found() -> None:

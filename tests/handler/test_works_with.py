@@ -21,16 +21,8 @@ from ..support.sshd import Sshd
 from .test_reload import proxmox, wait_until
 
 # In this order, each verb finds the VM in the state that it needs. The second word is the state after the verb.
-STATES = {
-    "status": "running",
-    "forensics": "running",
-    "history": "unknown",
-    "screen": "running",
-    "reset": "running",
-    "stop": "stopped",
-    "start": "running",
-    "cycle": "running",
-}
+STATES = dict.fromkeys(("status", "forensics", "screen", "reset"), "running")
+STATES |= {"history": "unknown", "stop": "stopped", "start": "running", "cycle": "running"}
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +49,10 @@ def service(older: str, previous: Previous, world: World, sshd: Sshd, short_dir:
         world.agent.write_text(previous.bundle)
         vm_lines = "last_words = false"  # a word that the first host agents did not know asks for it
     reached = {"agent-outdated"} if warnings_about(older, previous) else {"answering", "agent-outdated"}
-    service = Service(
-        short_dir,
-        port=sshd.port,
-        key=sshd.power_key,
-        host_key=[sshd.host_key],
-        program=program,
-        vm_lines=vm_lines,
-        extra=entry("generic", host="devvm"),
-    )
-    try:
+    more: dict[str, Any] = {"program": program, "vm_lines": vm_lines, "extra": entry("generic", host="devvm")}
+    with Service(short_dir, **sshd.access, **more) as service:
         wait_until(lambda: proxmox(service)["devvm"] in reached)
         yield service
-    finally:
-        service.stop()
 
 
 def warnings_about(older: str, previous: Previous) -> list[str]:

@@ -114,9 +114,8 @@ def test_a_name_that_is_not_known_prevents_no_rescue(service: Service, world: Wo
 def test_a_vm_that_no_host_has_is_elsewhere(service: Service, world: World, sshd: Sshd) -> None:
     """A monitor must learn that no verb would reach the VM, although its host answers."""
     set_constants(world, 'replace(node_name=lambda: "demo")')
-    vms = {str(VMID): "demo", "900": "pve9"}
-    for node, state in (("demo", "answering"), ("pve3", "elsewhere"), ("", "elsewhere"), ("demo", "answering")):
-        ids = {vmid: {"node": its, "type": "qemu"} for vmid, its in (vms | {str(VMID): node}).items() if its}
+    for node, state in (("pve3", "elsewhere"), ("demo", "answering")):
+        ids = {vmid: {"node": its, "type": "qemu"} for vmid, its in ((str(VMID), node), ("900", "pve9"))}
         (world.root / "etc/pve/.vmlist").write_text(json.dumps({"ids": ids}))
         reconnect(service, sshd)
         until(lambda state=state: service.health()["vms"][0]["proxmox"] == state, f"the state {state}")  # type: ignore[misc]
