@@ -14,13 +14,14 @@ from breakglass.auth.signing import secret_bytes
 from breakglass.client import new_id
 
 from ..support.mutations import Mutations
+from ..support.selection import sampled
 from ..support.service import Service
 
 pytestmark = [pytest.mark.first, pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
 
 SEED = 20261127
 CONNECTIONS = 4
-FEW, MANY = 400, 40_000
+FEW, MANY = 400, 10_000
 
 
 class Oracle:
@@ -133,15 +134,9 @@ def check_answers(service: Service, seed: int, count: int) -> None:
     assert service.process.poll() is None
     lines = [json.loads(line) for line in service.logged(last)[before:].splitlines()]
     assert {line["event"] for line in lines} <= {"request", "alert", "lines-lost", "host-up"}  # if it is slow
-    print(dict(found))
 
 
-def test_a_few_mutated_requests_are_answered(service: Service) -> None:
+@pytest.mark.parametrize("count", sampled([FEW, MANY], FEW))
+def test_mutated_requests_are_answered(service: Service, count: int) -> None:
     """None of them is answered with a 5xx."""
-    check_answers(service, SEED, FEW)
-
-
-@pytest.mark.all
-def test_40_000_mutated_requests_are_answered(service: Service) -> None:
-    """The same with many."""
-    check_answers(service, SEED + 100, MANY)
+    check_answers(service, SEED + count, count)

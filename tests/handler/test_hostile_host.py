@@ -31,11 +31,8 @@ def floods(service: Service) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "host-down" and "the host sent more than" in line["why"]]
 
 
-QUICK = [pytest.param(name, marks=[] if name in ("tiny", "flood") else pytest.mark.all) for name in ATTACKS]
-
-
 @pytest.mark.all
-@pytest.mark.parametrize("attack", QUICK)
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_a_hostile_host_delays_no_other(attack: str, evil: HostileHost, sshd: Sshd, short_dir: Path) -> None:
     """The honest host's verbs are done, and the hostile host's session is given up."""
     evil.attack(attack)
