@@ -6,17 +6,11 @@ the kept key, the worker, Trusted Types.
 
 import json
 import os
-import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from breakglass.server.app import PAGE
 
 from ..support import engines
 from ..support.browser import KEPT_KEYS, Stage
@@ -208,23 +202,3 @@ def lose_the_handler(engine: Engine, person: Person, stage: Stage) -> None:
         stage.wire.up()
     person.sees("#outcome[data-phase=idle]")
     person.does("document.querySelector('[data-verb=reset]').ariaDisabled !== 'true'", "a button that works")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("base/words.js", "let x = y §§ z;"), ("base/start_trouble.js", "delete Element.prototype.ariaDisabled;\n{}")],
-    ids=["syntax", "feature"],
-)
-def test_an_older_engine_says_so(engine: Engine, directory: Path, name: str, text: str) -> None:
-    """A module in syntax that it can't read, and a feature that it lacks, end in the sentence."""
-    page = directory / name.partition(".")[0]
-    if not page.exists():
-        shutil.copytree(PAGE, page)
-        (page / name).write_text(text.replace("{}", (PAGE / name).read_text()))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(page))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        engine.open(f"http://127.0.0.1:{server.server_port}/")
-        person = Person(engine)
-        person.sees("#too-old", "This browser is too old for this page.")
-        person.sees("#recipe", "curl -sS")
-        server.shutdown()

@@ -1,21 +1,18 @@
-"""The page's view of a running job, and the override button after a refusal, which only the host can offer."""
+"""The override button after a refusal, which only the host can offer."""
 
 import re
-import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from breakglass.agents.pve.words import ANYWAY
 
-from ..support.browser import Stage, Visit, confirm, phase, press, text_of, wait_for_text
-from ..support.scripted import STORAGE_HUNG, Scripted, output, result, scripted, stage
+from ..support.browser import Stage, Visit, confirm, phase, press, text_of
+from ..support.scripted import STORAGE_HUNG, Scripted, scripted
 
 pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
 OFFER = "#outcome-act[data-act=anyway]"
-PLACES = "() => [...document.querySelectorAll('[data-verb]')].map(b => b.getBoundingClientRect().y + scrollY)"
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +31,6 @@ def page(stage: Stage, host: Scripted) -> Iterator[tuple[Page, Visit]]:
         yield visit.open(), visit
     finally:
         visit.close()
-
-
-def local(since: str, seconds: float) -> str:
-    """Return a time of the host as the page shows it."""
-    return f"{datetime.fromisoformat(since).astimezone() + timedelta(seconds=seconds):%H:%M:%S}"
-
-
-# --- anyway ---
 
 
 def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: Scripted) -> None:
@@ -83,35 +72,3 @@ def test_a_refusal_offers_what_the_host_offers(page: tuple[Page, Visit], host: S
 
 
 # --- the stages ---
-
-
-def test_a_running_verb_shows_its_stage_and_deadline(page: tuple[Page, Visit], host: Scripted) -> None:
-    """While a verb runs, the page shows its stage and the latest time of its end, both from the host.
-
-    Lines of an unknown type are no error, and no verb's button moves.
-    """
-    at, _ = page
-    begun = stage("preflight", 420)
-    later = {**begun, "stage": "forensics", "deadline": 480.0}
-    host.say(
-        [
-            ("cycle", [begun, output("a\n"), {"wait": "go-2"}, later, {"wait": "go-3"}, result(deadline=480.0)]),
-            ("", [result(jobs=[])]),
-        ]
-    )
-    before = at.evaluate(PLACES)
-    at.clock.set_fixed_time(time.time())  # however late the test looks, the stage is young
-    confirm(at, "cycle")
-    wait_for_text(at, "why", f"it ends by {local(begun['started'], 420)}.")
-    assert text_of(at, "outcome-word") == "Power-cycle sent"
-    expect(at.locator("#steps li")).to_have_text(["Evidence", "Stop", "Start", "Check"])
-    assert at.evaluate(PLACES) == before
-    host.let_go("go-2")
-    wait_for_text(at, "why", f"it ends by {local(begun['started'], 480)}.")
-    assert text_of(at, "outcome-word") == "Power-cycle: evidence"
-    assert re.fullmatch(r"\d+ s, usually up to 20 s", text_of(at, "outcome-timer"))
-    expect(at.locator("#steps [data-tone=busy]")).to_have_text("Evidence")
-    assert at.evaluate(PLACES) == before
-    host.let_go("go-3")
-    phase(at, "done")
-    expect(at.locator("#steps [data-tone=good]").first).to_contain_text("Evidence")

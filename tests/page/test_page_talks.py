@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from breakglass.client import new_id
 
-from ..support.browser import Visit, axe_finds, forget_key, phase, press, show, text_of, wait_for_text
+from ..support.browser import Visit, forget_key, phase, show, wait_for_text
 from ..support.page_chat import LONG, answer_chat, ask_claude, ended, open_again, show_chat
 from ..support.talk import Talker, bash, fake
 
@@ -117,7 +117,6 @@ def test_conversations_are_listed_and_opened(visit: Visit) -> None:
     expect(page.locator("#starters")).to_be_hidden()
     page.click("#new-talk")
     expect(page.locator("#transcript article")).to_have_count(0)
-    assert axe_finds(page, "a new conversation") == []
     page.click("#starters button >> nth=0")
     ended(page)
     assert prompts(visit)[-1]["prompt"] == "Why is it hung?"
@@ -126,7 +125,6 @@ def test_conversations_are_listed_and_opened(visit: Visit) -> None:
     rows = page.locator("#talks button")
     expect(rows.first).to_contain_text("Why is it hung?")
     expect(rows.first).to_contain_text("devvm, shown now")
-    assert axe_finds(page, "the list of conversations") == []
     page.locator("#talks button", has_text="look. FAKE=").first.click()
     ended(page)
     expect(page.locator("#transcript article")).to_contain_text("The first answer.")
@@ -172,26 +170,6 @@ def test_another_caller_sees_nothing_of_it(visit: Visit) -> None:
     ask_claude(page, fake({"text": "Mine."}))
     ended(page)
     assert len(page.evaluate(KEPT)) == 1
-
-
-@pytest.mark.all
-def test_a_conversation_that_cannot_be_loaded_is_in_nobodys_way(visit: Visit) -> None:
-    """Its modules do not come: one sentence, and the page works. After a reload they are there."""
-    person = Visit(visit.stage, service_workers="block")
-    try:
-        person.page.route("**/chat/turns.js", lambda route: route.abort())
-        page = person.open()
-        show_chat(page)
-        wait_for_text(page, "chat-notice", "The conversation could not be loaded. Reload this page.")
-        show(page, "vm")
-        press(page, "status")
-        phase(page, "idle")
-        page.unroute("**/chat/turns.js")
-        show_chat(person.open())
-        expect(page.locator("#starters")).to_be_visible()
-        assert text_of(page, "chat-notice") == ""
-    finally:
-        person.close()
 
 
 # --- a conversation in unkind states ---

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Route, expect, sync_playwright
@@ -54,10 +54,6 @@ KEPT_KEYS = """async () => (await indexedDB.databases()).length && new Promise((
         };
     };
 })"""
-BAD_GATEWAY = (
-    b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
-    b"<h1>Oh, no.</h1>\n"
-)
 EXPECTED = (
     "Failed to load resource",  # an answer of 4xx or a missing answer, which the tests cause
     "The Cross-Origin-Opener-Policy header has been ignored",  # over plain http
@@ -103,7 +99,7 @@ class ParkedLoop:
 
 
 class Wire:
-    """A TCP proxy to the handler. It forwards everything until a test calls `down`, `swallow` or `cut`."""
+    """A TCP proxy to the handler. It forwards everything until a test calls `down` or `cut`."""
 
     def __init__(self, port: int) -> None:
         self.to = port
@@ -111,8 +107,6 @@ class Wire:
         self._cut: tuple[bytes, int] | None = None
         self._times = 0
         self._before: Callable[[], object] = bool
-        self.error_page = False  # answer as a proxy does whose upstream is gone
-        self.swallows = False
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()  # guards the open connections and whether the wire is up
         self.cuts = 0
@@ -138,11 +132,6 @@ class Wire:
         for each in ends:
             _break(each)
 
-    def swallow(self) -> None:
-        """Take connections and never answer, until `mend`."""
-        self.swallows = True
-        self.drop()
-
     def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
         """Break connections whose request has this text, `after` bytes into the answer, `times` times or until `mend`.
 
@@ -151,10 +140,7 @@ class Wire:
         self._cut, self._times, self._before = (request.encode(), after), times, before
 
     def mend(self) -> None:
-        self._cut, self.error_page = None, False
-        if self.swallows:
-            self.swallows = False
-            self.drop()
+        self._cut = None
         if not self.is_up:
             self.up()
 
@@ -177,9 +163,8 @@ class Wire:
                 client, _ = listener.accept()
             except OSError:
                 return
-            if self._is_tracked(client) and not self.swallows:
-                serve = self._say_bad_gateway if self.error_page else self._connect
-                threading.Thread(target=serve, args=(client,), daemon=True).start()
+            if self._is_tracked(client):
+                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def _is_tracked(self, *ends: socket.socket) -> bool:
         """Track the ends of a connection, so that `drop` breaks them; break them now if the wire is down."""
@@ -189,16 +174,6 @@ class Wire:
                 return True
         self.closed(*ends)
         return False
-
-    def _say_bad_gateway(self, client: socket.socket) -> None:
-        try:
-            if client.recv(65536):
-                client.sendall(BAD_GATEWAY)
-        except OSError:
-            pass  # the browser has already closed it
-        with self._lock:
-            self._open.discard(client)
-        client.close()
 
     def _connect(self, client: socket.socket) -> None:
         try:
@@ -272,11 +247,10 @@ def _break(end: socket.socket) -> None:
 class Stage:
     """One host, its SSH server, a handler, the wire to it and a browser, which all page tests of a process share."""
 
-    def __init__(self, directory: Path, browser: Browser, qemu: str | None = None) -> None:
-        """Begin them all. With an empty `qemu`, a stand-in runs that gives no picture and no heartbeat."""
+    def __init__(self, directory: Path, browser: Browser) -> None:
         self.browser = browser
         with ExitStack() as begun:  # if one of them fails to start, this closes the others
-            self.world = World(directory, qemu, scale=20)
+            self.world = World(directory, scale=20)
             begun.callback(self.world.close)
             hasten(self.world)
             set_constants(self.world, SAMPLES_APART=0.2)  # a page takes evidence when it opens, and the guest is idle
@@ -366,22 +340,26 @@ def open_gate(world: World) -> None:
 
 
 @contextmanager
-def held_cycle(stage: Stage, caller: str = "operator2", verb: str = "cycle") -> Iterator[str]:
-    """Another caller's cycle, held before its start until the block ends."""
+def unseen_cycle(stage: Stage, page: Page) -> Iterator[str]:
+    """Another caller's cycle, held before its start until the block ends.
+
+    The page does not see it, because the page would lock its buttons.
+    """
     gate = stage.world.root / "gate"
     if not gate.exists():
         os.mkfifo(gate)
     misbehave(stage.world.root, gate="start")
     job = new_id()
-    cycling = threading.Thread(target=lambda: stage.service.pve(verb, caller=caller, msg_id=job))
-    cycling.start()
-    until(lambda: (job, "start") in stage.stages(), "its start")
-    try:
-        yield job
-    finally:
-        while cycling.is_alive():  # its `qm` may not be at the gate yet
-            open_gate(stage.world)
-            cycling.join(0.05)
+    cycling = threading.Thread(target=lambda: stage.service.pve("cycle", caller="operator2", msg_id=job))
+    with held_requests(page, '"verb":"status"'):
+        cycling.start()
+        until(lambda: (job, "start") in stage.stages(), "its start")
+        try:
+            yield job
+        finally:
+            while cycling.is_alive():  # its `qm` may not be at the gate yet
+                open_gate(stage.world)
+                cycling.join(0.05)
 
 
 @contextmanager
@@ -551,22 +529,23 @@ def blocked(page: Page, verb: str) -> bool:
     return page.get_attribute(f"[data-verb={verb}]", "aria-disabled") == "true"
 
 
-def axe_finds(page: Page, state: str, *rules: str) -> list[str]:
-    """Return the faults that axe-core finds in this state of the page, in the visit's scheme, by all rules or these."""
-    options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
-    wrong = Axe().run(page, options=options).response["violations"]
-    return [f"{state}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
+RULES: dict[Literal["light", "dark"], dict[str, list[str]]] = {
+    "light": {},
+    "dark": {"runOnly": ["color-contrast", "link-in-text-block"]},
+}
 
 
-def axe_finds_in_both_schemes(page: Page, state: str) -> list[str]:
-    """Return the faults in the light and in the dark scheme, so that one walk through the states is enough.
+def axe_finds(page: Page, state: str) -> list[str]:
+    """Return the faults that axe-core finds in this state of the page, in the light and in the dark scheme.
 
     In the dark scheme only the rules about colours are checked, because nothing else differs there.
     """
-    page.emulate_media(color_scheme="light")
-    found = axe_finds(page, f"{state}, light")
-    page.emulate_media(color_scheme="dark")
-    return found + axe_finds(page, f"{state}, dark", "color-contrast", "link-in-text-block")
+    found: list[str] = []
+    for scheme, rules in RULES.items():
+        page.emulate_media(color_scheme=scheme)
+        wrong = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
+        found += [f"{state}, {scheme}: {each['id']}: {each['nodes'][0]['html'][:200]}" for each in wrong]
+    return found
 
 
 def open_key(page: Page) -> None:
@@ -592,30 +571,6 @@ def forget_key(page: Page) -> None:
     page.click("#yes")
     phase(page, "locked")
     wait_for(page, lambda: page.evaluate(KEPT_KEYS) == 0, "the key to be deleted")
-
-
-@contextmanager
-def unseen_cycle(stage: Stage, page: Page, verb: str = "cycle") -> Iterator[str]:
-    """Hold another caller's cycle without letting the page see it, because the page would lock its buttons."""
-    with held_requests(page, '"verb":"status"'), held_cycle(stage, verb=verb) as job:
-        yield job
-
-
-@contextmanager
-def unseen_outage(stage: Stage, page: Page) -> Iterator[None]:
-    """Stop the host's SSH server for a while, without letting the page see it and lock its buttons."""
-    known = stage.service.health()
-
-    def answer(route: Route) -> None:
-        route.fulfill(json=known)
-
-    page.route("**/health", answer)
-    try:
-        with stage.without_sshd():
-            stage.service.not_answering()  # a verb on the old connection would be sent and lost
-            yield
-    finally:
-        page.unroute("**/health", answer)
 
 
 def lose_handler(stage: Stage, page: Page) -> None:
