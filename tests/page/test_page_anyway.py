@@ -11,7 +11,7 @@ from breakglass.agents.pve.words import ANYWAY
 from ..support.browser import Stage, Visit, confirm, phase, press, text_of
 from ..support.scripted import STORAGE_HUNG, Scripted, scripted
 
-pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "sshd", "qemu")]
 OFFER = "#outcome-act[data-act=anyway]"
 
 

@@ -284,7 +284,7 @@ def test_only_a_module_that_cannot_be_read_means_an_old_browser(visit: Visit) ->
     page.evaluate(
         """() => {
             dispatchEvent(new ErrorEvent("error", { error: new SyntaxError("late") }));
-            document.body.dataset.scene = "opening";
+            delete document.body.dataset.begun;
             dispatchEvent(new ErrorEvent("error", { error: new TypeError("other") }));
         }"""
     )

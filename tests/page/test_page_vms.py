@@ -20,7 +20,7 @@ from ..support.browser import (
 from ..support.service import Service, new_secret
 from ..support.stages import until
 
-pytestmark = pytest.mark.real("chromium", "sshd", "qemu")
+pytestmark = [pytest.mark.all, pytest.mark.real("chromium", "sshd", "qemu")]
 OTHERS = """
 [hosts.pve2]
 ssh = "breakglass@127.0.0.1:{port}"
@@ -128,7 +128,6 @@ def test_a_link_opens_its_vm_and_its_job(stage: Stage, person: Visit) -> None:
     expect(other.locator("#name")).to_have_text("twin (VM 103)")
 
 
-@pytest.mark.all
 def test_a_link_to_a_vm_that_is_not_here_opens_no_other(person: Visit) -> None:
     """It is said loudly; nothing of another VM is shown in its place, and none can be cycled by mistake, ever."""
     page = person.page
