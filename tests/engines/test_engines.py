@@ -40,27 +40,28 @@ class Person:
         self.engine = engine
 
     def sees(self, selector: str, words: str = "") -> None:
-        """Return once an element is in sight that says so; else fail with what is there."""
+        """Return once an element is in sight that says so."""
         there = f"""[...document.querySelectorAll({json.dumps(selector)})]
             .filter((each) => each.checkVisibility({{visibilityProperty: true}}))
             .map((each) => each.innerText.trim() || each.textContent.trim()).join("\\n")"""
-        try:
-            self.does(
-                f"((there) => there && there.includes({json.dumps(words)}))({there})", f"{selector} with {words!r}"
-            )
-        except AssertionError:
-            found, page = self.engine.run(f"return [{there}, document.body.innerText]")
-            raise AssertionError(f"{selector} says {found!r} and not {words!r}. The page:\n{page}") from None
+        self.does(f"((there) => there && there.includes({json.dumps(words)}))({there})", f"{selector} with {words!r}")
 
     def does(self, condition: str, what: str) -> None:
-        """Return once a condition of the page is true. The page looks for a second at a time: asking costs more."""
+        """Return once a condition of the page is true, or fail with what the page shows.
+
+        The page looks for a second at a time, because asking costs more.
+        """
         body = f"""const end = Date.now() + 1000;
         do {{
             if ({condition}) return true;
             await new Promise((done) => setTimeout(done, 50));
         }} while (Date.now() < end);
         return false;"""
-        until(lambda: self.engine.run(body), what)
+        try:
+            until(lambda: self.engine.run(body), what)
+        except AssertionError as late:
+            shown = self.engine.run("return [location.href, document.body.innerText].join('\\n')")
+            raise AssertionError(f"{late}. The page shows:\n{shown}") from None
 
     def asks(self, button: str) -> None:
         """Press a button until its question is there: the page can say that it is too early, and to press again."""
@@ -107,6 +108,9 @@ def unlock(engine: Engine, person: Person, stage: Stage) -> None:
     person.does(f"await ({KEPT_KEYS})() === 1", "the key to be stored")
     engine.reload()
     person.sees("#outcome[data-phase=idle]")
+    # The page stores the key again once the handler has accepted it. This read waits for that write, so that no page is
+    # left while it writes: the next page's write waits for its end.
+    person.does(f"await ({KEPT_KEYS})() === 1", "the end of storing the key")
 
 
 def pair(engine: Engine, person: Person, stage: Stage) -> None:
