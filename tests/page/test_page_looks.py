@@ -165,6 +165,7 @@ def states(visit: Visit) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "known", DECIDES
     page.evaluate("() => document.querySelectorAll('main details').forEach(each => { each.open = true; })")
     yield "everything open", ()
+    page.evaluate("() => document.querySelectorAll('main details').forEach(each => { each.open = false; })")
     show(page, "history")
     page.click("#jobs summary")
     page.wait_for_selector("#jobs details[open] img")
