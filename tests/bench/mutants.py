@@ -110,7 +110,7 @@ def _run_noting(place: Path, files: list[str]) -> list[Noted]:
         for row in index.read_text().splitlines():
             name, slow, seconds, start, end = json.loads(row)
             every = [code for each in data[start:end].splitlines() for code in _codes_of(each)]
-            ran = {f"{os.path.relpath(path, place)}:{number}" for path, _, lines, _ in every for number in lines}
+            ran = {f"{os.path.relpath(path, place)}:{number}" for path, lines in every for number in lines}
             found.append(Noted(name, slow, seconds, sorted(ran)))
     return found
 

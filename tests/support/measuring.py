@@ -1,5 +1,7 @@
 """Measures which lines the processes of a test run execute: pytest's, a handler's, a command's, the host agent's.
 
+It measures no branches, because the branches of a code object are known only to private parts of coverage.
+
 `coverage` itself takes longer to start than most of these processes, and can't start in an isolated one (`-IS`, without
 an environment). So each process records its lines itself with `sys.monitoring`, which costs only the first run of each
 of our lines. It appends them to one file when it ends, and before it executes another program. A process that is killed
@@ -20,7 +22,6 @@ from typing import Any
 FILE = "BREAKGLASS_COVERAGE"  # the environment variable with the name of the file to which the tests' processes append
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
-_SIDES = 2  # of a branch
 _savers: list[Callable[[], None]] = []  # of this process, once it records
 
 
@@ -45,24 +46,18 @@ def _wanted() -> str:
 
 
 class _Ran:
-    """The lines that ran in one code object, and the branches that were taken, as offsets in its bytes."""
+    """The lines that ran in one code object. It keeps the code object alive, and so its id unique."""
 
     def __init__(self, code: CodeType, path: str) -> None:
-        self.code, self.path = code, path
-        self.lines: set[int] = set()
-        self.branches: dict[int, set[int]] = {}
+        self.code, self.path, self.lines = code, path, set[int]()
 
 
 def record(file: str) -> None:
-    """Record the lines and branches that this process and its forks run, in each of their threads."""
+    """Record the lines that this process and its forks run, in each of their threads."""
     ran = _monitor(f"{os.path.dirname(file)}/code/")
 
     def save() -> None:
-        found = [
-            (one.path, _name(one.code), list(one.lines), [(at, to) for at, tos in one.branches.items() for to in tos])
-            for one in list(ran.values())  # other threads may continue
-            if one.lines
-        ]
+        found = [(one.path, list(one.lines)) for one in list(ran.values()) if one.lines]  # other threads may continue
         forget()
         if not found:
             return
@@ -75,7 +70,7 @@ def record(file: str) -> None:
 
     def forget() -> None:
         for one in list(ran.values()):
-            one.lines, one.branches = set(), {}
+            one.lines = set()
 
     def begin_child() -> None:
         forget()
@@ -121,30 +116,19 @@ def _monitor(copy: str) -> dict[int, _Ran]:
             real[directory] = os.path.realpath(directory)
         path = f"{real[directory]}/{base}"
         if path.startswith(sources) and path.endswith(".py"):
-            ran[id(code)] = _Ran(code, path)  # keeps the code object alive, and so its id unique
-            monitoring.set_local_events(tool, code, events.LINE | events.BRANCH)
+            ran[id(code)] = _Ran(code, path)
+            monitoring.set_local_events(tool, code, events.LINE)
         return disable
 
     def line(code: CodeType, number: int) -> object:
         ran[id(code)].lines.add(number)
         return disable
 
-    def branch(code: CodeType, offset: int, to: int) -> object:
-        seen = ran[id(code)].branches.setdefault(offset, set())
-        seen.add(to)
-        return disable if len(seen) == _SIDES else None  # if one side is disabled, so is the other
-
     monitoring.use_tool_id(tool, "breakglass")
     monitoring.register_callback(tool, events.PY_START, started)
     monitoring.register_callback(tool, events.LINE, line)
-    monitoring.register_callback(tool, events.BRANCH, branch)
     monitoring.set_events(tool, events.PY_START)
     return ran
-
-
-def _name(code: CodeType) -> list[object]:
-    """Return a name that distinguishes a code object from the others in its file."""
-    return [code.co_firstlineno, code.co_qualname, len(code.co_code)]
 
 
 # --- after the tests --------------------------------------------------------------------------------------------
@@ -160,61 +144,21 @@ def main(file: str) -> None:
     from coverage import CoverageData
 
     copy, sources = f"{os.path.dirname(file)}/code/", [Path(ROOT, folder) for folder in _FOLDERS]
-    found = {str(path): _Found(str(path)) for source in sources for path in source.rglob("*.py")}
+    found = {str(path): set[int]() for source in sources for path in source.rglob("*.py")}
     for line in set(Path(file).read_text(errors="replace").splitlines()):
         try:
             ran = json.loads(line)
         except ValueError:  # the process was killed while it wrote
             continue
-        for place, name, lines, branches in ran:
+        for place, lines in ran:
             path = f"{ROOT}/{place.removeprefix(copy)}" if place.startswith(copy) else place
             if path in found:
-                found[path].add(name, lines, branches)
-    arcs = {path: each.arcs for path, each in found.items()}
+                found[path].update(lines)
     data = CoverageData()
     data.erase()
-    data.add_arcs(arcs)
-    data.touch_files(arcs)
+    data.add_lines(found)
+    data.touch_files(found)
     data.write()
-
-
-class _Found:
-    """The lines and branches of one file that ran."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self.arcs: set[tuple[int, int]] = set()
-        self._resolvers: dict[str, Any] = {}
-        self._known: set[tuple[str, int, int]] = set()
-
-    def add(self, name: list[object], lines: list[int], branches: list[tuple[int, int]]) -> None:
-        """Add the lines and branches of one code object."""
-        self.arcs.update((line, line) for line in lines)
-        key = str(name)
-        new = {(key, at, to) for at, to in branches} - self._known
-        if not new:
-            return
-        self._known |= new
-        if not self._resolvers:
-            self._read()
-        arcs = [self._resolvers[key].resolve(at, to) for _, at, to in new]
-        self.arcs.update(arc for arc in arcs if arc)
-
-    def _read(self) -> None:
-        """Ask coverage to which line each branch of the file goes."""
-        import dis
-        from pathlib import Path
-
-        from coverage import bytecode
-        from coverage.sysmon import compute_multiline_map
-
-        # coverage itself uses it only on Python 3.14 and later, where this attribute is gone
-        bytecode.RETURNS.update(dis.opmap[name] for name in ("RETURN_CONST",) if name in dis.opmap)
-        lines = compute_multiline_map(self._path)
-        parser = bytecode.ByteParser(text=Path(self._path).read_text("utf-8"), filename=self._path)
-        for code in parser.code_objects():
-            resolver = bytecode.BranchArcResolver(code, bytecode.bytes_to_lines(code), lines)
-            self._resolvers[str(_name(code))] = resolver
 
 
 if __name__ == "__main__":
