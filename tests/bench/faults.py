@@ -349,16 +349,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=0, help="so many of the calls by each caller; 0: one a site")
     parser.add_argument("--piece", default="1/1", metavar="K/N", help="run only the K-th of N parts")
     parser.add_argument("--only", default="", metavar="TEXT", help="run only the cases whose line has this text")
-    parser.add_argument("--list", action="store_true", help="print the cases, and run none")
     chosen = parser.parse_args(arguments)
     piece, pieces = map(int, chosen.piece.split("/"))
     with watched_world() as world:
         every = [
             case for case in cases(world, chosen.seed, chosen.count)[piece - 1 :: pieces] if chosen.only in str(case)
         ]
-        if chosen.list:
-            print(*every, sep="\n")
-            return 0
         return _run_all(world, every)
 
 

@@ -15,13 +15,8 @@ from .guests import kernel_place
 CAP_SYS_PTRACE = 19
 
 
-def _program(*names: str) -> str:
-    missing = [name for name in names if shutil.which(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else ""
-
-
-def _root() -> str:
-    return "" if os.geteuid() == 0 else "the tests don't run as root"
+def _program(name: str) -> str:
+    return "" if shutil.which(name) else f"not installed: {name}"
 
 
 @cache
@@ -33,8 +28,6 @@ def _mounts() -> str:
 
 def _ptrace() -> str:
     """Say why root can't see the open files of another user's process, as in a container by default."""
-    if reason := _root():
-        return reason
     [rights] = re.findall(r"CapEff:\t(\w+)", Path("/proc/self/status").read_text())
     return "" if int(rights, 16) >> CAP_SYS_PTRACE & 1 else "root has no CAP_SYS_PTRACE"
 
@@ -42,8 +35,6 @@ def _ptrace() -> str:
 @cache
 def _bwrap() -> str:
     """Say why no sandbox can be made, as in a container whose processes may make no namespace."""
-    if missing := _program("bwrap"):
-        return missing
     tried = subprocess.run(
         ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True
     )
@@ -65,27 +56,6 @@ def find_minibrowser() -> Path | None:
     return next(iter(Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser")), None)
 
 
-def _sshd() -> str:
-    return _root() or ("" if Path("/usr/sbin/sshd").exists() else "not installed: sshd") or _mounts()
-
-
-def _fuse() -> str:
-    return _root() or ("" if Path("/dev/fuse").exists() else "there is no /dev/fuse") or _mounts()
-
-
-def _claude() -> str:
-    return "" if claude.find() is not None else "not installed: claude"
-
-
-def _guest() -> str:
-    """Say why no Linux guest can be booted. `./dev test` gets the kernel if root runs it on Debian."""
-    return "" if (kernel_place() / "vmlinuz").exists() else "there is no kernel for a guest"
-
-
-def _webkit() -> str:
-    return _program("WebKitWebDriver", "Xvfb") or ("" if find_minibrowser() else "not installed: MiniBrowser")
-
-
 def _node() -> str:
     """Say why node can't run the page's modules. Before 20.19, it does not treat a file with imports as a module."""
     if missing := _program("node"):
@@ -100,39 +70,52 @@ def find_tsc() -> Path:
     return Path(sys.prefix) / "html/node_modules/.bin/tsc"
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "alertmanager": lambda: _program("amtool"),
-    "bwrap": _bwrap,
-    "caddy": lambda: _program("caddy"),
-    "buildah": lambda: _root() or _program("buildah", "ip", "setpriv", "/usr/lib/podman/netavark") or _mounts(),
+def _dev(name: str) -> str:
+    return "" if Path("/dev", name).exists() else f"there is no /dev/{name}"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "bwrap": lambda: _program("bwrap") or _bwrap(),
     "chromium": lambda: "" if find_browser() else "not installed: chromium-headless-shell or chromium",
-    "claude": _claude,
-    "curl": lambda: _program("curl", "openssl"),
-    "debian": lambda: _root() or _program("mmdebstrap", "apt-get", "nsenter") or _mounts(),
-    "fail2ban": lambda: _program("fail2ban-regex", "fail2ban-client"),
+    "claude": lambda: "" if claude.find() else "not installed: claude",
     "firefox": lambda: "" if find_firefox() else "not installed: firefox-esr",
-    "fsfreeze": lambda: _root() or _program("fsfreeze", "mkfs.ext4") or _mounts(),
-    "fuse": _fuse,
-    "guest": lambda: _program("qemu-system-x86_64") or _guest(),
-    "kvm": lambda: _program("as", "ld") or ("" if os.access("/dev/kvm", os.W_OK) else "there is no /dev/kvm"),
-    "kustomize": lambda: _program("kustomize", "openssl", "ssh-keygen"),
-    "mounts": lambda: _root() or _mounts(),
-    "network": lambda: _root() or _program("ip"),
-    "nginx": lambda: _program("nginx"),
+    "fuse": lambda: _dev("fuse"),
+    "guest": lambda: "" if (kernel_place() / "vmlinuz").exists() else "there is no kernel for a guest",
+    "kvm": lambda: _dev("kvm"),
+    "mounts": _mounts,
     "node": _node,
     "ptrace": _ptrace,
-    "promtool": lambda: _program("promtool"),
-    "qemu": lambda: _program("qemu-system-x86_64"),
-    "root": _root,
-    "sshd": _sshd,
-    "strace": lambda: _ptrace() or _program("strace"),
-    "systemd": lambda: _root() or _program("systemd-analyze", "systemctl", "nsenter") or _mounts(),
-    "tun": lambda: _root() or _program("ip") or ("" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun"),
-    "tsc": lambda: _node() or ("" if find_tsc().exists() else "not installed: tsc"),
-    "webkit": _webkit,
+    "root": lambda: "" if os.geteuid() == 0 else "the tests don't run as root",
+    "tsc": lambda: "" if find_tsc().exists() else "not installed: tsc",
+    "tun": lambda: _dev("net/tun"),
+    "webkit": lambda: "" if find_minibrowser() else "not installed: MiniBrowser",
+}
+# What each part needs: checks, and names or paths of programs. Any other part needs what it is called.
+_NEEDS = {
+    "alertmanager": "amtool",
+    "buildah": "root buildah ip setpriv /usr/lib/podman/netavark mounts",
+    "curl": "curl openssl",
+    "debian": "root mmdebstrap apt-get nsenter mounts",
+    "fail2ban": "fail2ban-regex fail2ban-client",
+    "fsfreeze": "root fsfreeze mkfs.ext4 mounts",
+    "fuse": "root fuse mounts",
+    "guest": "qemu-system-x86_64 guest",
+    "kvm": "as ld kvm",
+    "kustomize": "kustomize openssl ssh-keygen",
+    "mounts": "root mounts",
+    "network": "root ip",
+    "ptrace": "root ptrace",
+    "qemu": "qemu-system-x86_64",
+    "sshd": "root /usr/sbin/sshd mounts",
+    "strace": "root ptrace strace",
+    "systemd": "root systemd-analyze systemctl nsenter mounts",
+    "tsc": "node tsc",
+    "tun": "root ip tun",
+    "webkit": "WebKitWebDriver Xvfb webkit",
 }
 
 
 def missing(part: str) -> str:
     """Return the reason why a real part is missing here, or an empty string."""
-    return PARTS[part]()
+    needs = _NEEDS.get(part, part).split()
+    return next(filter(None, (_CHECKS[need]() if need in _CHECKS else _program(need) for need in needs)), "")

@@ -138,9 +138,8 @@ def _of_script(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _of_shell(text: str) -> Iterator[tuple[int, str, str]]:
+    yield from _comments(text, r"(?<!\S)#(?!!)\s.*")
     for number, line in enumerate(text.splitlines(), 1):
-        if match := re.search(r"(?:^|\s)#(?!!)\s(.*)", line):
-            yield number, "comment", re.sub(r"`[^`\n]+`", CODE, match[1])
         if match := re.search(r"\b(?:say|die) \"([^\"]+)\"", line):
             yield number, "message", match[1]
 
@@ -153,36 +152,8 @@ def _of_page(text: str) -> Iterator[tuple[int, str, str]]:
 _READERS = {".md": _of_markdown, ".py": _of_python, ".js": _of_script, ".sh": _of_shell, ".html": _of_page}
 
 
-# How many of 100 are drawn from each kind. A reader meets documents and messages first, and tests last.
-SHARES = {"document": 50, "message": 17, "text of the page": 10, "docstring": 12, "comment": 11}
-
-
-def _share_of(passage: Passage) -> str:
-    if passage.kind == "message" and "static_site" in passage.path.parts:
-        return "text of the page"
-    return passage.kind
-
-
-def draw(seed: int) -> list[tuple[Passage, str, str]]:
-    """Return 100 sentences, each with its passage and the sentence before it there, in the order of the files.
-
-    Within a kind, each sentence is equally likely. Tests are left out, because no reader begins there.
-    """
-    drawn = []
-    passages = [each for each in read_passages() if "tests" not in each.path.relative_to(ROOT).parts]
-    for share, count in SHARES.items():
-        found = set[tuple[str, str, Passage]]()
-        for passage in (each for each in passages if _share_of(each) == share):
-            sentences = split_sentences(passage.text)
-            found.update((after, before, passage) for before, after in zip(["", *sentences], sentences, strict=False))
-        drawn += random.Random(seed).sample(sorted(found), count)
-    drawn.sort(key=lambda each: (each[2].kind, each[2].place))
-    return [(passage, before, sentence) for sentence, before, passage in drawn]
-
-
 if __name__ == "__main__":
-    for number, (passage, before, sentence) in enumerate(draw(int(sys.argv[1])), 1):
-        if passage.kind == "comment":  # a reader sees it beside the code that it describes
-            before = passage.path.read_text(encoding="utf-8").splitlines()[passage.line - 1].strip()
-        after = f"\n    (after: {before})" if before else ""
-        print(f"{number:3} {_share_of(passage)} {passage.place}{after}\n    {sentence}")
+    read = [each for each in read_passages() if "tests" not in each.path.relative_to(ROOT).parts]
+    sentences = sorted({(sentence, each.place) for each in read for sentence in split_sentences(each.text)})
+    for sentence, place in random.Random(int(sys.argv[1])).sample(sentences, 100):
+        print(f"{place}\n    {sentence}")
