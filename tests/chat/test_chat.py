@@ -1,6 +1,5 @@
 """Turns of the real claude, with a scripted model behind it: what the events are, and what the next turn knows."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +7,7 @@ from pathlib import Path
 import pytest
 
 from ..support.model import Model
-from ..support.talk import (
-    Event,
-    Talker,
-    answer_text,
-    bash,
-    fake,
-    kinds,
-)
+from ..support.talk import Talker, answer_text, bash, fake, kinds
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.slow]
 
@@ -28,19 +20,14 @@ def talker(model: Model, directory: Path) -> Iterator[Talker]:
     talker.stop()
 
 
-def numbers(events: list[Event]) -> list[int]:
-    return [event["n"] for event in events]
-
-
 LONG = "one two three four five six seven eight nine ten"
 
 
 def test_a_turn(talker: Talker) -> None:
-    """The events are session, text in deltas, the tool that really ran, the result and done, with consecutive numbers.
+    """The events are session, text in deltas, the tool that really ran, the result and done.
 
     The model's thinking is not part of the answer. The metrics have the tokens that claude reports at the end.
     """
-    talker.wait_for_places()
     before = Counter(talker.scrape())
     first = {"thinking": "hm", "text": LONG, **bash("echo $((40+2))")}
     with talker.open(prompt=fake(first, {"text": "fin"})) as stream:
@@ -48,7 +35,6 @@ def test_a_turn(talker: Talker) -> None:
         assert stream.response.headers["content-type"] == "application/x-ndjson"
         assert stream.response.headers["cache-control"] == "no-store, no-transform"
     assert kinds(events) == ["session", "text", "tool", "tool_result", "text", "result", "done"]
-    assert numbers(events) == list(range(1, len(events) + 1))
     assert answer_text(events) == f"{LONG}fin"
     assert len([event for event in events if event["type"] == "text"]) > 2
     session, result, done = events[0], events[-2], events[-1]
@@ -70,17 +56,6 @@ def test_a_turn(talker: Talker) -> None:
     assert after["turn_cost_dollars_total"] - before["turn_cost_dollars_total"] == pytest.approx(result["cost_usd"])
 
 
-@pytest.mark.all
-def test_a_session_goes_on(talker: Talker, model: Model) -> None:
-    """The next turn knows the conversation, reports only its own cost, and returns a session token."""
-    first = talker.chat(fake({"text": "the word is heron"}))
-    second = talker.chat(fake({"text": "again"}), session=first[0]["session"])
-    assert (second[0]["id"], second[0]["resumed"]) == (first[0]["id"], True)
-    assert "the word is heron" in json.dumps(model.asked[-1].body)
-    assert answer_text(second) == "again"
-    assert 0 < second[-2]["cost_usd"] < 2 * first[-2]["cost_usd"]
-
-
 def test_broken_text_is_taken_back(talker: Talker, model: Model) -> None:
     """When the model's stream breaks, claude asks again: the text is retracted, and the client has the answer once."""
     step = {"text": LONG, "wait": "broken", "fail": "reset", "times": 1}
@@ -91,10 +66,3 @@ def test_broken_text_is_taken_back(talker: Talker, model: Model) -> None:
     assert [event["type"] for event in events if "retract" in event] == ["text"]
     assert answer_text(events) == LONG
     assert events[-1]["ok"] is True
-
-
-@pytest.mark.all
-def test_a_long_prompt_and_a_long_answer(talker: Talker) -> None:
-    """Both are longer than a pipe holds, and both arrive whole."""
-    answer = "0123456789abcde\n" * 5000
-    assert answer_text(talker.chat(f"{'long ' * 20_000}{fake({'text': answer})}")) == answer

@@ -8,14 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..support.chat_terminal import seen_until, terminal, typed
 from ..support.documents import commands
-from ..support.model import Model
 from ..support.naps import nap, wait_for_process, wait_until_gone
 from ..support.ports import reserve_port
 from ..support.scripted_claude import RESULT, ScriptedClaude, line
@@ -24,26 +22,13 @@ from ..support.talk import Talker, bash, fake
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def module_claude(directory: Path) -> ScriptedClaude:
-    return ScriptedClaude(directory)
-
-
-@pytest.fixture
-def claude(module_claude: ScriptedClaude) -> ScriptedClaude:
-    """The program in claude's place, which plays prompts until a test gives it another script."""
-    module_claude.play_prompts()
-    return module_claude
-
-
-@pytest.fixture(scope="module")
-def talker(module_claude: ScriptedClaude, model: Model, directory: Path) -> Iterator[Talker]:
-    with Talker(directory, model, chat=module_claude.chat) as talker:
-        yield talker
+@pytest.fixture(autouse=True)
+def _plays_prompts(claude: ScriptedClaude) -> None:
+    claude.play_prompts()
 
 
 @pytest.mark.all
-def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
+def test_a_conversation(talker: Talker) -> None:
     """The answer, the commands with their results, and the cost; --resume shows its end and continues it."""
     first = fake({"text": "I look at it. ", **bash("echo $((40+2))")}, {"text": "It \u202eis idle."})
     code, seen = typed(talker, first, fake({"text": "And now?"}))
@@ -54,9 +39,6 @@ def test_a_conversation(talker: Talker, claude: ScriptedClaude) -> None:
     assert "(2 turns about devvm; this conversation: $0.02 of $1.00)\n" in seen
     assert (seen.count("It \\u202eis idle."), seen.count("\nAnd now?\n")) == (0, 1)
     assert (code, "Still here.\n(0.0 s, $0.0100; this conversation: $0.03 of $1.00)\n" in seen) == (0, True)
-    sessions = [next(word for word in call if word.startswith(("--session-id=", "--resume="))) for call in talker.calls]
-    [sid] = {session.partition("=")[2] for session in sessions[-3:]}
-    assert sessions[-3:] == [f"--session-id={sid}", f"--resume={sid}", f"--resume={sid}"]
 
 
 def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
@@ -97,7 +79,7 @@ def reset_ids(talker: Talker) -> list[str]:
     return [each["id"] for each in lines if each.get("verb") == "reset"]
 
 
-def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedClaude) -> None:
+def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker) -> None:
     """The turn's command ends with the turn; a second Ctrl-C ends the terminal."""
     with terminal(talker) as process:
         assert process.stdin is not None
@@ -114,16 +96,12 @@ def test_ctrl_c_stops_the_turn_and_then_leaves(talker: Talker, claude: ScriptedC
 
 @pytest.mark.all
 @pytest.mark.real("curl")
-def test_the_documents_curl_does_a_turn(talker: Talker, claude: ScriptedClaude, tmp_path: Path) -> None:
+def test_the_documents_curl_does_a_turn(talker: Talker, tmp_path: Path) -> None:
     """The two lines of docs/requests.md get a stream that ends with `done`."""
     [script] = commands("docs/requests.md", "A turn of chat")
-    environment = {
-        **os.environ,
-        "URL": f"http://127.0.0.1:{talker.port}",
-        "BREAKGLASS_SECRET": talker.secrets["operator"],
-    }
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    ran = subprocess.run(["bash", "-ec", script], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, timeout=60)
+    own = {"URL": f"http://127.0.0.1:{talker.port}", "BREAKGLASS_SECRET": talker.secrets["operator"]}
+    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(["bash", "-ec", script], env=os.environ | own, cwd=tmp_path, stdout=subprocess.PIPE)
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [line["type"] for line in lines][:1] + [line["type"] for line in lines][-2:] == ["session", "result", "done"]
     assert lines[-1]["ok"] is True

@@ -16,7 +16,7 @@ from breakglass.chat.brief import render_ssh_files
 from breakglass.chat.events import find_proposed_verb
 from breakglass.chat.wall import SSH
 from breakglass.config.model import Address, Host, Vm
-from breakglass.config.model_api import CREDENTIALS, ModelApi
+from breakglass.config.model_api import ModelApi
 from breakglass.demo.proxmox.world import World
 
 from ..support import claude
@@ -73,21 +73,7 @@ def place() -> Iterator[Place]:
 # --- the recipe ---
 
 
-@pytest.mark.all
-def test_a_turn_and_the_next(place: Place) -> None:
-    """A session continues where it was, and each turn brings the brief of today."""
-    first = place.run({"text": "one"})
-    second = place.run({"text": "two"}, resume=first.job.sid, transcript=bytes(first.transcript))
-    assert [texts(turn.events) for turn in (first, second)] == ["one", "two"]
-    assert second.transcript.startswith(first.transcript)
-    request = place.model.asked[-1]
-    assert sum("FAKE=" in text for text in request.said.splitlines()) == 2
-    assert "untrusted" in json.dumps(request.body["system"])
-    own = {tool["name"] for tool in request.body["tools"]} - {"DeferredToolPlaceholder"}
-    assert own == {"Bash", "Glob", "Grep", "Read"}
-
-
-PROMPTS = ["/clear", "/model haiku", "--help", "!id", "@/etc/passwd what is that?", "#note", "/var/log is full"]
+PROMPTS = ["/clear", "--help", "!id", "@/etc/passwd what is that?"]
 
 
 @pytest.mark.parametrize("words", sampled(PROMPTS, "/clear"))
@@ -97,19 +83,19 @@ def test_a_prompt_is_only_text_for_the_model(place: Place, words: str) -> None:
     events = run(place.job(words), str(claude.find())).events
     assert events[-1]["ok"] is True, events
     new = place.model.asked[before:]
-    assert new or words in ("/clear", "/model haiku")
+    assert new or words == "/clear"
     assert all("claude:x:" not in json.dumps(each.body) for each in new)
 
 
 @pytest.mark.all
-@pytest.mark.parametrize("name", CREDENTIALS)
+@pytest.mark.parametrize("name", ["ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"])  # the other tests have a key
 def test_each_kind_of_credential_works(place: Place, name: str) -> None:
     """The CLI sends the header of its kind, and the API sees the credential there."""
     secret = "sk-ant-oat01-the-real-one"
     assert texts(place.run({"text": "in"}, api=ModelApi(name, secret, place.model.url)).events) == "in"
     headers = place.model.asked[-1].headers
     found = {key: value for key, value in headers.items() if secret in value}
-    assert found == ({"x-api-key": secret} if name == "ANTHROPIC_API_KEY" else {"authorization": f"Bearer {secret}"})
+    assert found == {"authorization": f"Bearer {secret}"}
     assert ("oauth-" in headers["anthropic-beta"]) is (name == "CLAUDE_CODE_OAUTH_TOKEN")
 
 
@@ -117,7 +103,7 @@ def test_each_kind_of_credential_works(place: Place, name: str) -> None:
 
 
 def test_it_sees_the_host_and_the_guest(place: Place) -> None:
-    """`pve` asks the handler, and the command named after the VM runs in the guest."""
+    """`pve` asks the handler, the command named after the VM runs in the guest, and there are only four tools."""
     (place.sshd.home / "log").write_text("kernel: all quiet\n")
     turn = place.run(bash("pve status"), bash("devvm 'cat log; id -un'"), bash("pve reset"))
     (status, guest, reset) = turn.tools
@@ -125,20 +111,16 @@ def test_it_sees_the_host_and_the_guest(place: Place) -> None:
     assert reset[1:] == (False, "Exit code 16\napproval-required: reset")
     [approval] = [event for event in turn.events if event["type"] == "approval"]
     assert (approval["verb"], approval["vm"]) == ("reset", "devvm")
+    body = place.model.asked[-1].body
+    assert "untrusted" in json.dumps(body["system"])
+    assert {tool["name"] for tool in body["tools"]} - {"DeferredToolPlaceholder"} == {"Bash", "Glob", "Grep", "Read"}
 
 
 def test_a_turn_that_only_looks_reaches_no_more(place: Place) -> None:
     """No name, shell or key leads into the guest or to a verb."""
-    lines = (
-        "pve status",
-        "devvm id -un",
-        "pve reset",
-        "pve status; pve reset",
-        "pve job id=some-job-1",
-        "ssh devvm id",
-    )
+    lines = ("pve status", "devvm id -un", "pve reset", "pve job id=some-job-1")
     turn = place.run(*map(bash, lines), tools="host", ssh_files=None)
-    assert [ok for _, ok, _ in turn.tools] == [True, False, False, False, False, False], turn.tools
+    assert [ok for _, ok, _ in turn.tools] == [True, False, False, False], turn.tools
     assert "approval-required" not in json.dumps(turn.events)
 
 
@@ -152,9 +134,8 @@ def test_a_guest_that_shows_another_key_gets_nothing(place: Place) -> None:
 @pytest.mark.all
 def test_streams_and_exit_pass_through(place: Place) -> None:
     """Input, both outputs and the exit code of a command in the guest, and a client that leaves ends its ssh."""
-    assert place.command("echo in | devvm 'cat; echo err >&2; exit 7' 2>/dev/null; echo exit $?") == "in\nexit 7\n"
-    assert place.command("devvm 'head -c 3000000 /dev/zero' | wc -c; devvm 'exit 3' <&-; echo $?") == "3000000\n3\n"
     output = place.command(
+        "echo in | devvm 'cat; echo err >&2; exit 7' 2>/dev/null; echo exit $?\n"
         "cd $TMPDIR; mkfifo pipe\n"
         f"tail -f /dev/null | devvm 'echo begun; cat; touch gone # {nap(78)}' >pipe &\n"
         "read word <pipe\n"
@@ -162,7 +143,7 @@ def test_streams_and_exit_pass_through(place: Place) -> None:
         "kill $!\n"
         "timeout 60 /bin/bash -c 'until devvm \"test -e gone\"; do :; done' && echo gone"
     )
-    assert output == "begun\ngone\n"  # only this ends the input of the command in the guest
+    assert output == "in\nexit 7\nbegun\ngone\n"  # only this ends the input of the command in the guest
     wait_until_gone(nap(78), 60)
 
 
@@ -170,26 +151,17 @@ def test_streams_and_exit_pass_through(place: Place) -> None:
 
 INJECTIONS = [
     "pve reset",
-    "pve reset vm=102 id=job_12345678",
     "pve status; pve reset",
-    "pve status && pve reset",
     "pve status\npve reset",
     "pve $(echo reset)",
-    'bash -c "pve reset"',
     'sh -c "pve reset"',
-    "env pve reset",
     "/usr/bin/ssh -F /turn/ssh/config devvm reset",
     "devvm -o ProxyCommand='touch /turn/scraps/owned' x",
-    "devvm -oProxyCommand='touch /turn/scraps/owned'",
-    "devvm; touch /turn/scraps/owned",
     "devvm id > /turn/scraps/owned",
     "pve -o ProxyCommand='touch /turn/scraps/owned'",
     "cat {config}",
     "devvm '; cat {config}'",
     "cat /proc/$PPID/environ",
-    "ssh-add -D",
-    "kill -9 1",
-    "x=reset; pve $x",
     "LD_PRELOAD=/tmp/x pve status",
 ]
 
@@ -209,7 +181,7 @@ def test_a_guest_that_gives_orders_changes_nothing(place: Place) -> None:
     assert [verb for verb in proposals if verb] == ["reset"]
     assert [event["verb"] for event in turn.events if event["type"] == "approval"] == ["reset"]
     reached = [line for line, _, text in turn.tools[1:] if "approval-required" in text]
-    assert reached == ["pve reset", *(f"pve status{joint}pve reset" for joint in ("; ", " && ", "\n"))]
+    assert reached == ["pve reset", *(f"pve status{joint}pve reset" for joint in ("; ", "\n"))]
     output = "".join(text for _, _, text in turn.tools)
     assert "handler's-own-secret" not in output.replace(order, "")
     assert [line for line, ok, _ in turn.tools[1:] if ok] == []

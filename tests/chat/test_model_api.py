@@ -1,6 +1,5 @@
 """What the model API can do to a turn: each failure has its code and sentence. With the real claude."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +7,9 @@ import pytest
 
 from ..support.model import Model
 from ..support.ports import reserve_port
-from ..support.talk import Talker, answer_text, bash, fake, last_error
+from ..support.talk import Talker, answer_text, fake, last_error
 
 pytestmark = [pytest.mark.real("claude"), pytest.mark.all]
-
-TRIES = 'CLAUDE_CODE_MAX_RETRIES = "0"'
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +23,8 @@ def talker(model: Model, directory: Path) -> Iterator[Talker]:
     ("step", "code", "words"),
     [
         ({"fail": 401}, "claude-auth", "Invalid API key"),
-        ({"fail": 403}, "claude-auth", "permission"),
         ({"fail": 529}, "claude-overloaded", "HTTP 529"),
-        ({"fail": 500}, "claude-overloaded", "HTTP 500"),
         ({"fail": 429, "retry_after": 3600}, "claude-rate-limited", "rate limit"),
-        ({"fail": 404}, "claude-crashed", "model"),
         ({"fail": "html"}, "claude-unreachable", "HTTP 200"),
     ],
 )
@@ -50,22 +44,8 @@ def test_failures_of_the_api(talker: Talker, model: Model, step: dict[str, objec
 
 
 def test_an_api_that_is_down(talker: Talker, model: Model) -> None:
-    """The tries that the product allows claude take seconds; claude's own ten take three minutes."""
-    with (
-        talker.changed(TRIES, 'LC_ALL = "C.UTF-8"'),  # with the product's own number of tries
-        talker.changed(model.url, url := f"http://127.0.0.1:{reserve_port()}"),
-    ):
-        began = time.monotonic()
+    """The error names the address and the reason."""
+    with talker.changed(model.url, url := f"http://127.0.0.1:{reserve_port()}"):
         error = last_error(talker.chat("hello"))
-        assert time.monotonic() - began < 90  # half of what claude's own tries take
     assert error["code"] == "claude-unreachable"
     assert error["message"].endswith(f"{url}: Connection refused.")
-
-
-def test_a_turn_has_a_limit(talker: Talker) -> None:
-    """At its limit the turn is stopped in its command, and the session continues."""
-    session = talker.chat("hello")[0]["session"]
-    with talker.changed("[chat]", "[chat]\nturn_seconds = 3"):  # for this turn alone: claude may need as long to start
-        events = talker.chat(fake(bash("sleep 60 | sleep 60")), session=session)
-    assert (last_error(events)["code"], "3 s" in last_error(events)["message"]) == ("turn-timeout", True)
-    assert answer_text(talker.chat(fake({"text": "here"}), session=events[0]["session"])) == "here"

@@ -3,17 +3,14 @@
 import contextlib
 import http.client
 import json
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from breakglass.chat.proxy import BODY_BYTES, CONNECTIONS
-from breakglass.config.model_api import CREDENTIALS, ModelApi
+from breakglass.chat.proxy import BODY_BYTES
+from breakglass.config.model_api import ModelApi
 
-from ..support import claude
 from ..support.certificates import make_certificate, tls_context
 from ..support.model import Model
 from ..support.model_proxy import (
@@ -27,7 +24,7 @@ from ..support.model_proxy import (
     turn_proxy,
 )
 from ..support.peer import answering
-from ..support.selection import sampled
+from ..support.rows import each_row
 from ..support.talk import fake
 
 pytestmark = pytest.mark.slow
@@ -50,34 +47,6 @@ def proxy(api: ModelApi) -> Iterator[TurnProxy]:
 # --- requests that pass ---
 
 
-@pytest.mark.real("claude")
-@pytest.mark.parametrize("variable", sampled(CREDENTIALS, "ANTHROPIC_API_KEY"))
-def test_the_real_claude_gets_through(model: Model, tmp_path: Path, variable: str) -> None:
-    """It uses a tool and its transcript, and what the CLI sends is listed.
-
-    The API sees the credential in its header.
-    """
-    script = fake({"text": "hm", "tool": "Bash", "input": {"command": "echo x"}}, {"thinking": "so", "text": WORDS})
-    flags = ["-p", "--tools=Bash,Read,Grep,Glob", "--strict-mcp-config", "--setting-sources="]
-    with turn_proxy(ModelApi(variable, SECRET, model.url)) as proxy, relay(None, proxy.path) as network:
-        env = {variable: "none", "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{network.port}", "HOME": str(tmp_path)}
-        env |= {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "PATH": "/usr/bin:/bin"}
-        for more in ([], ["--continue"]):
-            argv = [str(claude.find()), *flags, *more]
-            said = subprocess.run(
-                argv, input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-            assert (said.returncode, said.stdout) == (0, f"{WORDS}\n")
-    headers = model.asked[-1].headers
-    found = {key: value for key, value in headers.items() if SECRET in value}
-    assert found == (
-        {"x-api-key": SECRET} if variable == "ANTHROPIC_API_KEY" else {"authorization": f"Bearer {SECRET}"}
-    )
-    assert ("oauth-" in headers["anthropic-beta"]) is (variable == "CLAUDE_CODE_OAUTH_TOKEN")
-    assert {"x-api-key", "authorization"} - set(found) == {"x-api-key", "authorization"} - set(headers)
-    assert headers["host"] == model.url.removeprefix("http://")
-
-
 def test_only_headers_that_are_listed_are_passed_on(proxy: TurnProxy, model: Model) -> None:
     """The API gets our credential in the place of any other, and no other header that could have an effect."""
     kept = {"anthropic-beta": "a", "accept-encoding": "br", "x-app": "cli", "x-stainless-os": "Linux"}
@@ -87,48 +56,13 @@ def test_only_headers_that_are_listed_are_passed_on(proxy: TurnProxy, model: Mod
     assert {**model.asked[-1].headers, "content-length": ""} == {**kept, **own, "content-length": ""}
 
 
-def test_a_stream_is_not_held_up(proxy: TurnProxy, model: Model) -> None:
-    """The first words arrive while the model still thinks about the next ones."""
-    with proxy.open(message(fake({"text": WORDS, "wait": "streamed"}))) as response:
-        seen = b""
-        while b"one two" not in seen:
-            piece = response.read1()
-            assert piece, seen
-            seen += piece
-        assert b"seven" not in seen
-        model.release("streamed")
-        seen += response.read()
-    assert b"message_stop" in seen
-
-
-def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) -> None:
-    """A further request waits for a place and gets the next one."""
-    before = len(model.asked)
-    with ExitStack() as open_ones, contextlib.closing(UnixConnection(proxy.path)) as late:
-        for _ in range(CONNECTIONS):
-            open_ones.enter_context(proxy.open(message(fake({"text": WORDS, "wait": "places"}))))
-        late.request("POST", MESSAGES, message("hello"))
-        assert len(model.asked) == before + CONNECTIONS
-        open_ones.close()  # clients that leave in the middle
-        model.release("places")
-        assert late.getresponse().status == 200
-
-
-@pytest.mark.parametrize("status", sampled([400, 401, 403, 404, 429, 500, 529], 429))
-def test_errors_of_the_api_are_passed_on(proxy: TurnProxy, status: int) -> None:
-    """Errors keep their status, their text and the time to wait."""
-    with proxy.open(message(fake({"text": "x", "fail": status, "retry_after": 7}))) as response:
-        error = json.loads(response.read())
-        assert (response.status, response.headers["retry-after"]) == (status, "7")
-    assert error["type"] == "error"
-    assert error["request_id"]
-
-
-@pytest.mark.parametrize("failure", sampled(["cut", "reset"], "cut"))
-def test_an_answer_that_breaks_off_does_so_here(proxy: TurnProxy, failure: str) -> None:
-    """A part of an answer must not look like a whole one."""
+def test_errors_of_the_api_are_passed_on(proxy: TurnProxy) -> None:
+    """Errors keep their status, their text and the time to wait. A part of an answer must not look like a whole one."""
+    with proxy.open(message(fake({"text": "x", "fail": 429, "retry_after": 7}))) as response:
+        assert json.loads(response.read())["type"] == "error"
+        assert (response.status, response.headers["retry-after"]) == (429, "7")
     broken = pytest.raises((http.client.IncompleteRead, ConnectionResetError))
-    with proxy.open(message(fake({"text": WORDS, "fail": failure}))) as response, broken:
+    with proxy.open(message(fake({"text": WORDS, "fail": "cut"}))) as response, broken:
         response.read()
 
 
@@ -136,15 +70,12 @@ def test_an_answer_that_breaks_off_does_so_here(proxy: TurnProxy, failure: str) 
 
 
 ELSEWHERE = [
-    ("GET", "/v1/models"),
     ("GET", MESSAGES),
     ("POST", "/v1/files"),
     ("POST", "/v1/messages/batches"),
     ("POST", "/v1/messages/../files"),
-    ("POST", "//v1/messages"),
     ("POST", "/v1/messages?beta=true&x=1"),
     ("POST", "http://else.example/v1/messages"),
-    ("DELETE", "/v1/messages"),
 ]
 
 
@@ -157,7 +88,7 @@ def refused(proxy: TurnProxy, model: Model, body: bytes, method: str = "POST", t
     return f"{response.status} {json.loads(said)['error']['message'] if said else ''}"
 
 
-@pytest.mark.parametrize(("method", "target"), ELSEWHERE)
+@each_row("method, target", ELSEWHERE)
 def test_other_requests_are_refused(proxy: TurnProxy, model: Model, method: str, target: str) -> None:
     """The credential is used only for messages, and not for files, keys or batches."""
     assert refused(proxy, model, b"{}", method, target).startswith("404")
@@ -173,71 +104,66 @@ WAYS_OUT: dict[str, tuple[dict[str, object], str]] = {
     "a search": ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 'tool "web_search"'),
     "a search by another name": ({"tools": [{"type": "web_search_20250305", "name": "Bash"}]}, 'kind of tool "web_se'),
     "code": ({"tools": [{"type": "code_execution_20250522", "name": "Read"}]}, 'kind of tool "code_execution'),
-    "a tool without a name": ({"tools": [{"type": "mcp_toolset"}]}, 'tool "None"'),
     "a tool with more": ({"tools": [{"name": "Bash", "Type": "web_fetch_20250910"}]}, 'field of a tool "Type"'),
     "another server": ({"mcp_servers": [{"type": "url", "url": "https://else.example"}]}, 'field "mcp_servers"'),
     "a container": ({"container": {"skills": []}}, 'field "container"'),
     "an address": (in_message(IMAGE), 'source "url"'),
     "an address in an answer": (in_message({"type": "tool_result", "content": [IMAGE]}), 'source "url"'),
     "an address in the brief": ({"system": [IMAGE]}, 'source "url"'),
+    "a source that is no object": (in_message({"type": "image", "source": "https://else.example"}), "not an object"),
     "a file": (in_message({"type": "document", "source": {"type": "file", "file_id": "f"}}), 'source "file"'),
     "a tool in a message": (in_message({"type": "tool_addition", "tool": DEFINED}, role="system"), '"tool_addition"'),
     "a call of a server": (in_message({"type": "server_tool_use", "name": "web_fetch"}), 'block "server_tool_use"'),
     "a message with more": (in_message(tools=[]), 'field of a message "tools"'),
     "tools that are no list": ({"tools": {"type": "web_search_20250305"}}, "not an object of unambiguous JSON"),
-    "a source that is no object": (in_message({"type": "image", "source": "https://else.example"}), "not an object"),
 }
 
 
-@pytest.mark.parametrize("name", WAYS_OUT)
-def test_what_would_be_a_way_out_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
+@each_row("fields, words", WAYS_OUT.values())
+def test_what_would_be_a_way_out_is_refused(
+    proxy: TurnProxy, model: Model, fields: dict[str, object], words: str
+) -> None:
     """The API has tools with access to the network, and claude, which has none, could use them."""
-    fields, words = WAYS_OUT[name]
     said = refused(proxy, model, message("hello", **fields))
     assert said.startswith("400 ")
     assert words in said
 
 
-TWO_READINGS = {
-    "no JSON": b"tools",
-    "no object": b"[]",
-    "a name twice": b'{"model": "m", "tools": [], "messages": [], "tools": [{"type": "web_search_20250305"}]}',
-    "another encoding": '{"model": "m"}'.encode("utf-16"),
-    "too deep": b'{"messages": ' + b"[" * 100_000,
-}
+TWO_READINGS = [
+    b"[]",
+    b'{"model": "m", "tools": [], "messages": [], "tools": [{"type": "web_search_20250305"}]}',
+    '{"model": "m"}'.encode("utf-16"),
+    b'{"messages": ' + b"[" * 100_000,
+]
 
 
-@pytest.mark.parametrize("name", TWO_READINGS)
-def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, name: str) -> None:
+@each_row("body", TWO_READINGS)
+def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, body: bytes) -> None:
     """A request that the API could read differently is not passed on."""
-    assert refused(proxy, model, TWO_READINGS[name]).startswith("400 the body is not an object of unambiguous JSON")
+    assert refused(proxy, model, body).startswith("400 the body is not an object of unambiguous JSON")
 
 
 GOOD = "POST /v1/messages HTTP/1.1\r\nhost: a\r\n"
 CHUNKED = f"{GOOD}transfer-encoding: chunked\r\n"
 MALFORMED = {
-    "no HTTP": ("hello\r\n\r\n", b"400"),
     "no host": ("POST /v1/messages HTTP/1.1\r\n\r\n", b"400"),
     "two lengths": (f"{GOOD}content-length: 2\r\ncontent-length: 3\r\n\r\n", b"400"),
     "a length with a sign": (f"{GOOD}content-length: +2\r\n\r\n", b"400"),
     "a space in a name": (f"{GOOD}content-length : 2\r\n\r\n", b"400"),
     "another coding": (f"{GOOD}transfer-encoding: gzip, chunked\r\n\r\n", b"400"),
     "two codings": (f"{CHUNKED}transfer-encoding: identity\r\n\r\n", b"400"),
-    "a chunk of letters": (f"{CHUNKED}\r\nxyz\r\n", b"400"),
     "a chunk that is longer": (f"{CHUNKED}\r\n1\r\n{{}}\r\n0\r\n\r\n", b"400"),
-    "a null in a header": (f"{GOOD}x-a: \0\r\n\r\n", b"400"),
     "a head without an end": (f"{GOOD}x-a: {'a' * 100_000}", b"400"),
     "too long": (f"{CHUNKED}\r\n{BODY_BYTES + 1:x}\r\n{' ' * (BODY_BYTES + 1)}", b"413"),
 }
 
 
-@pytest.mark.parametrize("name", sampled(MALFORMED, *(name for name in MALFORMED if name != "too long")))
+@each_row("text, status", MALFORMED.values())
 def test_a_request_that_another_server_could_read_otherwise_is_refused(
-    proxy: TurnProxy, model: Model, name: str
+    proxy: TurnProxy, model: Model, text: str, status: bytes
 ) -> None:
     """Neither the request nor later bytes on its connection reach the API."""
     before = len(model.asked)
-    text, status = MALFORMED[name]
     smuggled = f"{GOOD}content-length: {len(message('x'))}\r\n\r\n{message('x').decode()}"
     with contextlib.closing(UnixConnection(proxy.path)) as connection:
         connection.connect()
@@ -281,21 +207,19 @@ def test_a_certificate_of_the_named_authority_is_good(model: Model, api: ModelAp
     assert model.asked[-1].headers["host"] == f"localhost:{network.port}"
 
 
-@pytest.mark.parametrize("fault", ["the system's authorities", "another authority", "another name", "no certificate"])
+@pytest.mark.parametrize("fault", ["another authority", "another name"])
 def test_a_certificate_that_is_not_good_is_refused(model: Model, api: ModelApi, tmp_path: Path, fault: str) -> None:
     """Nothing is sent, and claude gets the reason."""
     before = len(model.asked)
     context = tls_context(tmp_path / "ours", "else.example" if fault == "another name" else "localhost")
-    texts = {"the system's authorities": "", "no certificate": "-----BEGIN CERTIFICATE-----\n"}
-    texts["another authority"] = make_certificate(tmp_path / "others").read_text()
-    texts["another name"] = (tmp_path / "ours/ca.pem").read_text()
+    authority = tmp_path / "ours/ca.pem" if fault == "another name" else make_certificate(tmp_path / "others")
     with (
         tls_relay(model, context) as network,
-        turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), texts[fault]) as proxy,
+        turn_proxy(api._replace(base_url=f"https://localhost:{network.port}"), authority.read_text()) as proxy,
     ):
         status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
-    assert ("chat.ca_file can't be used" if fault == "no certificate" else "its certificate is not valid") in body
+    assert "its certificate is not valid" in body
     assert len(model.asked) == before
 
 
@@ -312,22 +236,6 @@ def test_a_proxy_of_the_network_sees_no_credential(model: Model, api: ModelApi, 
     assert model.asked[-1].headers["x-api-key"] == SECRET
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (b"HTTP/1.1 407 Who are you\r\n\r\n", "Tunnel connection failed: 407 Who are you"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "Tunnel connection failed"),
-    ],
-)
-def test_a_proxy_of_the_network_that_opens_no_tunnel(api: ModelApi, answer: bytes, words: str) -> None:
-    """Claude gets the reason, without the proxy's password."""
-    with answering(answer) as server:
-        network = server.url.replace("://", "://me:p%40ss@")
-        with turn_proxy(api._replace(base_url="https://api.example", https_proxy=network)) as proxy:
-            status, body = proxy.ask()
-    assert (status, words in body, "p%40ss" in body) == (502, True, False), body
-
-
 def test_silence_ends(api: ModelApi, model: Model) -> None:
     """A silent API is a 502. A client that sends no whole request loses its connection."""
     with turn_proxy(api, silent=0.5) as proxy, contextlib.closing(UnixConnection(proxy.path)) as half:
@@ -338,18 +246,10 @@ def test_silence_ends(api: ModelApi, model: Model) -> None:
     assert (status, json.loads(body)["error"]["message"]) == (502, f"{model.url}: timed out")
 
 
-ANSWERS = {
-    "with a length": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: a=b\r\n\r\n{}",
-    "until it closes": b"HTTP/1.1 200 OK\r\nconnection: close, x-hop\r\nx-hop: 1\r\n\r\n{}",
-    "in chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
-    "after another": b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
-}
-
-
-@pytest.mark.parametrize("name", ANSWERS)
-def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
+def test_an_api_that_closes_each_connection(api: ModelApi) -> None:
     """A connection that the API has since closed is no error, and headers of one connection are not passed on."""
-    with answering(ANSWERS[name]) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
+    answer = b"HTTP/1.1 200 OK\r\nconnection: close, x-hop\r\nx-hop: 1\r\nset-cookie: a=b\r\n\r\n{}"
+    with answering(answer) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
         for _ in range(3):
             with proxy.open(message("hello")) as response:
                 assert (response.status, response.read()) == (200, b"{}")
@@ -360,24 +260,13 @@ def test_an_api_that_closes_each_connection(api: ModelApi, name: str) -> None:
     ("answer", "words"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "the program that answers there does not speak HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "does not speak HTTP/1.1"),
-        (b"HTTP/1.1 200 O", "does not speak HTTP/1.1"),
         (b"", "the connection ended"),
     ],
 )
 def test_what_is_no_answer_of_an_api(api: ModelApi, answer: bytes, words: str) -> None:
-    """A redirect is not followed, another protocol is not passed on, and a received request is not sent twice."""
+    """Another protocol is not passed on, and a received request is not sent twice."""
     with answering(answer) as server, turn_proxy(api._replace(base_url=f"{server.url}/below/")) as proxy:
         status, body = proxy.ask()
         assert server.lines[0] == f"POST /below{MESSAGES} HTTP/1.1\r\n".encode()
         assert len(server.lines) <= (1 if answer else 2)
     assert (status, words in body) == (502, True), body
-
-
-def test_a_whole_answer_that_breaks_off_does_so_here(api: ModelApi) -> None:
-    """An answer that is shorter than its length says is not passed on as whole."""
-    short = ANSWERS["with a length"].replace(b": 2", b": 3")
-    with answering(short) as server, turn_proxy(api._replace(base_url=server.url)) as proxy:
-        response = proxy.open(message("hello"))
-        with response as opened, pytest.raises(http.client.IncompleteRead):
-            opened.read()

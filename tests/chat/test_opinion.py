@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from breakglass.chat.opinion import TURN_SECONDS, ask_claude
-from breakglass.cli.terminal_text import opinion_line
 from breakglass.demo.answers import Json
 
 from ..support import claude
@@ -47,9 +46,7 @@ async def turns(short_dir: Path) -> AsyncIterator[StandInTurns]:
     [
         ([{**RESULT, "text": f"{SENTENCE} And then more."}, END], "ok", SENTENCE),
         ([{**RESULT, "text": "\x1b[31mreset\u202e, <b>because</b>."}, END], "ok", "[31mreset , <b>because</b>."),
-        ([{**RESULT, "text": "reset " * 500}, END], "ok", "reset " * 50),
         ([{**RESULT, "text": SENTENCE}, LATE, {**DONE, "n": 4, "ok": False}], "turn-timeout", ""),
-        ([{**RESULT, "text": SENTENCE}], "claude-crashed", ""),
     ],
 )
 async def test_at_most_a_sentence_is_kept(turns: StandInTurns, sent: list[Json], code: str, kept: str) -> None:
@@ -172,13 +169,11 @@ def test_it_joins_the_record_the_message_and_the_report(real_night: Night) -> No
     verdict, opinion = [body for body in night.words.wait(2) if body["data"]["key"] == job]
     assert opinion["data"]["text"].startswith(verdict["data"]["text"])
     assert opinion["data"]["text"].endswith(f": {SENTENCE}")
-    stages = [verdict["data"]["stage"], opinion["data"]["stage"], opinion["data"]["urgent"]]
-    assert stages == ["verdict", "opinion", False]
+    assert (opinion["data"]["stage"], opinion["data"]["urgent"]) == ("opinion", False)
     assert [body["data"]["stage"] for body in night.plain.bodies() if body["data"]["key"] == job] == ["verdict"]
     body = b'{"vm":"devvm"}'
     report = night.service.send("POST", "/report", body, night.service.signed(body)).json["text"]
     assert f" Claude: {SENTENCE}" in report
-    assert opinion_line(night.opinion(job)).endswith(f": {SENTENCE}")
 
     body = json.dumps({"prompt": "Why?", "vm": "devvm", "about": job}).encode()
     assert night.service.send("POST", "/chat", body, night.service.signed(body, "blind")).status == 403

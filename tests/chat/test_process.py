@@ -4,22 +4,22 @@ import asyncio
 import base64
 import json
 import os
-import random
 import threading
-import time
+import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from breakglass.base import audit, counts
+from breakglass.base import counts
 from breakglass.base.errors import Unreached
 from breakglass.chat import database, process, program
 from breakglass.chat.failures import KILLED
-from breakglass.chat.job import PIECE_BYTES, TRANSCRIPT_BYTES, encode_line
-from breakglass.chat.output import MOST_PARTS, PIECE_COST
-from breakglass.chat.reads import AT_ONCE, MOST, TOO_MANY
+from breakglass.chat.job import PIECE_BYTES, encode_line
+from breakglass.chat.output import MOST_PARTS
+from breakglass.chat.reads import AT_ONCE
 from breakglass.chat.request import SessionsUnwritable
 from breakglass.server.counters import Counters
 
@@ -90,20 +90,15 @@ async def test_a_program_that_ends_without_a_word(turn: StandInTurns, counters: 
 BAD: dict[str, Any] = {
     "no JSON": b"hello\n",
     "no object": b"[]\n",
-    "not UTF-8": '{"type":"text","n":2,"text":"x"}'.encode("utf-16-le") + b"\n",
     "a line that is two to some client": '{"type":"text","n":2,"text":"x\u2028y"}\n'.encode(),
-    "a carriage return": b'{"type":"text",\r"n":2,"text":"x"}\n',
     "NaN": b'{"type":"text","n":2,"text":"x","x":NaN}\n',
     "too deep": b"[" * 9000 + b"\n",
     "a line that is too long": b"x" * (1 << 21),
     "a line with too many parts": b'{"type":"text","n":2,"text":"x","x":[' + b"0," * MOST_PARTS + b"0]}\n",
     "a number again": text(1),
     "a number left out": text(3),
-    "true for a number": b'{"type":"text","n":true,"text":"x"}\n',
-    "no type": {"type": None, "n": 2},
     "an unknown type": {"type": "ping", "n": 2},
     "the handler's own event": {"type": "session", "n": 2, "session": "token"},
-    "a text that is none": {"type": "text", "n": 2, "text": {}},
     "half a result": {"type": "result", "n": 2, "ok": True},
     "an error's code": {"type": "error", "n": 2, "code": "\ud800", "message": "", "hint": ""},
     "another VM's proposal": {**APPROVAL, "vm": "other"},
@@ -111,19 +106,18 @@ BAD: dict[str, Any] = {
     "a proposal whose id is a line": {**APPROVAL, "job": f"{JOB} by=operator"},
     "a question that is none": {"pve": "1", "line": "status"},
     "a gap in the transcript": piece(9, b"{}\n"),
-    "a transcript that is no base64": {"transcript": 0, "data": "!"},
     "a line after the end": encode_line(DONE) + encode_line(text(3)),
     "a large piece": piece(0, b"x" * (PIECE_BYTES + 1)),
 }
 
 
-@pytest.mark.parametrize("line", BAD.values(), ids=BAD)
-async def test_what_no_turn_sends_ends_it(turn: StandInTurns, line: Any) -> None:
+async def test_what_no_turn_sends_ends_it(turn: StandInTurns) -> None:
     """The rest is not read; there is an error and an end, with the next numbers."""
-    events = await turn.say(line, text(2), {**DONE, "n": 3})
-    assert [event["type"] for event in events] == ["session", "error", "done"]
-    assert events[1]["code"] == "claude-crashed"
-    assert numbers(events) == [1, 2, 3]
+    for name, line in BAD.items():
+        events = await turn.say(line, text(2), {**DONE, "n": 3}, turn=f"msg_{name}", sid=str(uuid.uuid4()))
+        assert [event["type"] for event in events] == ["session", "error", "done"], name
+        assert (events[1]["code"], numbers(events)) == ("claude-crashed", [1, 2, 3]), name
+    assert turn.chat.running == {}
 
 
 async def test_a_program_that_can_not_be_started(turn: StandInTurns, counters: Counters) -> None:
@@ -142,19 +136,38 @@ async def test_a_turn_has_no_descriptor_of_the_handlers(monkeypatch: pytest.Monk
     assert [each.partition(":")[0] for each in found] == ["socket", "socket", "pipe"]
 
 
-async def test_what_a_defect_of_a_turn_prints_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the output is logged, because a turn that ends without a message gives no other reason."""
-    logged: list[tuple[str, str]] = []
-    monkeypatch.setattr(audit, "note", lambda event, error: logged.append((event, error)))
-    command = "for n in {1..9999}; do echo line $n >&2; done; echo a defect >&2"
-    monkeypatch.setattr(program, "starter_command", lambda: ["/bin/bash", "-c", command])
-    async with program.open_channel("") as (reader, _):
-        await reader.read()
-    [(event, error)] = logged
-    assert (event, len(error), error[-19:]) == ("turn-stderr", 4096, "line 9999\na defect\n")
+async def test_the_last_place_is_no_callers_second(turn: StandInTurns) -> None:
+    """Of three places one caller gets two. A refused request begins no conversation that could be continued."""
+    turn.chat.settings = replace(turn.chat.settings, max_turns_at_once=3)
+
+    async def begin(turn_id: str, caller: str) -> list[dict[str, Any]]:
+        return await turn.run(end_on_request, turn=turn_id, sid=str(uuid.uuid4()), caller=caller)
+
+    streams = [asyncio.create_task(begin(f"msg_{n}", "operator")) for n in range(2)]
+    while len(turn.jobs) < 2:  # noqa: ASYNC110  # their programs have begun
+        await asyncio.sleep(0.01)
+    session, error, _ = await begin("msg_third", "operator")
+    assert ("session" in session, error["code"], "another caller" in error["message"]) == (False, "busy", True)
+    streams.append(asyncio.create_task(begin("msg_other", "operator2")))
+    while len(turn.jobs) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert "3 turns" in (await begin("msg_fourth", "operator2"))[1]["message"]
+    for running in turn.chat.running.values():
+        running.stop("cancelled")
+    assert [(await stream)[-1]["ok"] for stream in streams] == [True] * 3
 
 
 # --- stopping ---
+
+
+async def end_on_request(stand_in: StandIn) -> None:
+    await stand_in.receive()
+    await stand_in.send(DONE)
+
+
+async def ignore(stand_in: StandIn) -> None:
+    while await stand_in.receive():
+        pass
 
 
 async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +200,6 @@ async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns, monkeypat
     """They end within the time limit of a stream. A later request for a turn is refused."""
     monkeypatch.setitem(process.STOP_SECONDS, "shutting-down", 0.3)
 
-    async def ignore(stand_in: StandIn) -> None:
-        while await stand_in.receive():
-            pass
-
     following = asyncio.create_task(turn.run(ignore))
     while not turn.jobs:  # noqa: ASYNC110  # the program has begun
         await asyncio.sleep(0.01)
@@ -198,22 +207,6 @@ async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns, monkeypat
     assert (await following)[-2]["code"] == "shutting-down"
     events = await turn.run(turn="msg_too_late")
     assert (events[-2]["code"], "session" in events[0]) == ("shutting-down", False)
-
-
-async def test_a_turn_that_was_just_asked_for_when_the_handler_stops(turn: StandInTurns) -> None:
-    """The turn is already in the file, but its program is not started any more."""
-    free = threading.Event()
-    hanging = asyncio.create_task(turn.chat.disk.run(free.wait, 60))
-    await asyncio.sleep(0)
-    running = asyncio.create_task(turn.run())
-    while not turn.chat._starting:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    stopping = asyncio.create_task(turn.chat.stop())
-    await asyncio.sleep(0)
-    free.set()
-    assert (await running)[-2]["code"] == "shutting-down"
-    await asyncio.gather(hanging, stopping)
-    assert turn.jobs == []
 
 
 async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
@@ -236,32 +229,10 @@ async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
     assert (await turn.run(turn="msg_next", resume=True))[-1]["ok"] is True
 
 
-async def test_a_disk_that_takes_no_end(turn: StandInTurns) -> None:
-    """If not even the end of a turn can be stored, its readers get that error and the fix."""
-
-    def set_read_only(value: int) -> None:
-        with turn.chat.store.transaction() as db:
-            db.execute(f"PRAGMA query_only = {value}")
-
-    async def play(stand_in: StandIn) -> None:
-        await turn.chat.disk.run(set_read_only, 1)
-        await stand_in.send(text(2))
-
-    error, done = (await turn.run(play))[-2:]
-    assert (error["message"], done["n"]) == ("the turn's events can't be written: sessions.dir is full or broken", 3)
-    await turn.chat.disk.run(set_read_only, 0)
-    await turn.chat.open()
-    assert (await turn.follow(request()))[-1] == done
-
-
 async def test_a_disk_that_hangs_holds_up_nothing(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call has a time limit. A running turn can be stopped during it, and the streams end."""
     monkeypatch.setattr(database, "SECONDS", 0.3)
     free = threading.Event()
-
-    async def ignore(stand_in: StandIn) -> None:
-        while await stand_in.receive():
-            pass
 
     turn.play = ignore
     wanted = request()
@@ -317,20 +288,6 @@ async def test_a_session_that_was_never_saved_begins_again(turn: StandInTurns) -
     assert [event.get("code") for event in events] == [None, "session-lost", None]
 
 
-@pytest.mark.slow
-async def test_pieces_without_end(turn: StandInTurns) -> None:
-    """Many pieces are as bad as large ones, and a transcript that begins again does not reset the count."""
-    tiny = encode_line(piece(0, b"\n"))
-
-    async def play(stand_in: StandIn) -> None:
-        for _ in range(4 * TRANSCRIPT_BYTES // PIECE_COST // 1000 + 1):
-            await stand_in.send(tiny * 1000)
-        await stand_in.send(DONE)
-
-    events = await turn.run(play)
-    assert events[1]["message"].endswith("the pieces of its transcript reached their size limit")
-
-
 # --- claude's requests to the host ---
 
 
@@ -368,27 +325,9 @@ async def test_a_read_is_answered_by_the_host(turn: StandInTurns) -> None:
 
 LINES = [
     *("reset", "stop", "cycle", "start"),
-    *(
-        "",
-        "where",
-        "screen",
-        "check",
-        "session",
-        "status vm=101",
-        "status doctor",
-        "forensics fresh=0",
-        "reset anyway=x",
-    ),
-    *(
-        "status" + " " * 600,
-        "job",
-        "job id=x y",
-        "job id=x\ny",
-        "job id=",
-        "status\nreset vm=102 id=x by=y",
-        "Status",
-        "job id=a vm=101",
-    ),
+    *("", "where", "screen", "session", "status vm=101", "status doctor", "forensics fresh=0", "reset anyway=x"),
+    *("status" + " " * 600, "job", "job id=x y", "job id=x\ny", "status\nreset vm=102 id=x by=y", "Status"),
+    "job id=a vm=101",
 ]
 
 
@@ -413,11 +352,10 @@ async def test_nothing_else_reaches_the_host(turn: StandInTurns) -> None:
 @pytest.mark.parametrize(
     ("lasts", "bound_to"),
     [
-        (["msg_12345678"], "msg_12345678"),
         (["msg_12345678", "none", None, "no id\n"], "none"),
         ([None], ""),
     ],
-    ids=["asked for", "what claude saw", "not known"],
+    ids=["what claude saw", "not known"],
 )
 async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: list[str | None], bound_to: str) -> None:
     """It is bound to the job that claude has seen, or the newest. Without one, there is no proposal."""
@@ -438,18 +376,12 @@ async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: li
     assert [event["last"] for event in events if event["type"] == "approval"] == [bound_to]
 
 
-SPENT = "You proposed reset: another verb has changed the VM's power, so the proposal can't be approved any more"
-
-
-@pytest.mark.parametrize(
-    ("last", "words"), [("none", "You proposed reset: the proposal is not approved"), ("msg_12345678", SPENT)]
-)
-async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str, words: str) -> None:
+async def test_claude_is_told_once_of_a_spent_proposal(turn: StandInTurns) -> None:
     """By the host, at the next turn: another job has acted since."""
 
     async def read(line: str) -> list[dict[str, object]]:
-        is_job = line.startswith("job")
-        return [{"type": "result", "exit_code": 0, "last": last if is_job else "none", "whole_job": None}]
+        last = "msg_12345678" if line.startswith("job") else "none"
+        return [{"type": "result", "exit_code": 0, "last": last, "whole_job": None}]
 
     async def play(stand_in: StandIn) -> None:
         await stand_in.send({"pve": 0, "line": "reset"})
@@ -457,10 +389,10 @@ async def test_claude_is_told_of_a_spent_proposal(turn: StandInTurns, last: str,
         await stand_in.send(APPROVAL, {**DONE, "n": 3})
 
     await turn.run(play, read)
-    await turn.run(None, read, turn="msg_next", resume=True)
-    assert words in turn.jobs[-1].prompt
-    await turn.run(None, read, turn="msg_last", resume=True)
-    assert (words in turn.jobs[-1].prompt) is (words != SPENT)  # what is final is told once
+    for name in ("msg_next", "msg_last"):
+        await turn.run(None, read, turn=name, resume=True)
+    words = "You proposed reset: another verb has changed the VM's power, so the proposal can't be approved any more"
+    assert [words in job.prompt for job in turn.jobs] == [False, True, False]
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
@@ -474,35 +406,6 @@ async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:
     answers = await ask(turn, "status", "history", read=read)
     assert [answer["exit"] for answer in answers] == [255, 255]
     assert answers[0]["text"] == "pve1 did not answer; nothing was sent; look at pve1\n"
-
-
-@pytest.mark.slow
-async def test_questions_are_bounded(turn: StandInTurns) -> None:
-    """Sixteen at once, and a thousand in all, as in a loop that waits for the VM; very many more end the turn."""
-    waits = asyncio.Event()
-    asked: list[str] = []
-    answers: list[str] = []
-
-    async def read(line: str) -> list[dict[str, object]]:
-        asked.append(line)
-        await waits.wait()
-        return []
-
-    async def play(stand_in: StandIn) -> None:
-        for number in range(AT_ONCE + 1):
-            await stand_in.send({"pve": number, "line": "status"})
-        assert await stand_in.receive() == {
-            "pve": AT_ONCE, "exit": 255, "text": f"{AT_ONCE} questions are open already; wait until one is answered\n",
-        }  # fmt: skip
-        for number in range(AT_ONCE + 1, TOO_MANY + 1):
-            await stand_in.send({"pve": number, "line": "x"})
-            if number < TOO_MANY:
-                answers.append((await stand_in.receive())["text"])
-        await stand_in.send(DONE)
-
-    events = await turn.run(play, read)
-    assert (len(asked), events[1]["code"]) == (AT_ONCE, "claude-crashed")
-    assert [text.split()[0] for text in answers].index(str(MOST)) == MOST - AT_ONCE - 1
 
 
 async def test_answers_that_are_not_read(turn: StandInTurns) -> None:
@@ -523,68 +426,3 @@ async def test_answers_that_are_not_read(turn: StandInTurns) -> None:
 
     await turn.run(play, read)
     assert len(asked) < 5 * AT_ONCE
-
-
-# --- any bytes at all ---
-
-SEED = 20261130
-GOOD = [
-    *(encode_line(text(n, "word " * 50)) for n in range(2, 40)),
-    encode_line({"type": "tool", "n": 40, "id": "t", "name": "Bash", "input": {"command": "pve status"}}),
-    encode_line(piece(0, b"{}\n" * 1000)),
-    encode_line({"pve": 1, "line": "status"}),
-    encode_line({**DONE, "n": 41}),
-]
-HEAVY = [
-    b'{"type":"text","n":2,"text":"x","x":' + b"[" * 500_000,
-    b"{" + b'"":0,' * 100_000,
-    b'["",' * 200_000,
-    b"," * 1_040_000,
-]
-
-
-def mutated(chance: random.Random) -> bytes:
-    """Return what a turn sends with some of it changed, repeated, cut or out of order."""
-    lines = list(GOOD)
-    for _ in range(chance.randrange(4)):
-        at = chance.randrange(len(lines))
-        change = chance.randrange(6)
-        if change == 0:
-            lines[at] = chance.randbytes(chance.randrange(200)) + b"\n"
-        elif change == 1:
-            lines[at] = lines[at][: chance.randrange(len(lines[at]))]
-        elif change == 2:
-            lines.insert(at, chance.choice(lines))
-        elif change == 3:
-            del lines[at]
-        elif change == 4:
-            byte = chance.randrange(len(lines[at]))
-            lines[at] = lines[at][:byte] + chance.randbytes(1) + lines[at][byte + 1 :]
-        else:
-            lines.insert(at, chance.choice(HEAVY) + b"\n")
-    return b"".join(lines or GOOD)
-
-
-async def measure_loop(longest: list[float]) -> None:
-    while True:
-        began = time.monotonic()
-        await asyncio.sleep(0)
-        longest[0] = max(longest[0], time.monotonic() - began)
-
-
-@pytest.mark.slow
-async def test_any_bytes_at_all(turn: StandInTurns) -> None:
-    """Each turn has one end, its events are in order, and the loop, which serves the verbs, is never held for long."""
-    chance, longest = random.Random(SEED), [0.0]
-    measuring = asyncio.create_task(measure_loop(longest))
-    for number in range(150):
-        sent = mutated(chance)
-        events = await turn.say(
-            sent, read=lambda line: asyncio.sleep(0, []), turn=f"msg_{number:08}", sid=f"{SID[:-3]}{number:03}"
-        )
-        assert numbers(events) == list(range(1, len(events) + 1))
-        assert [event["type"] for event in events].count("done") == 1
-        assert events[-1]["type"] == "done"
-    measuring.cancel()
-    assert turn.chat.running == {}
-    assert longest[0] < 10 * 0.05

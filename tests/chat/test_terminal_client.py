@@ -1,4 +1,4 @@
-"""The terminal's side of /chat: what it makes of a list, of a replay, and of a turn that another client began."""
+"""The terminal's side of /chat: what it makes of a replay, and of a turn that another client began."""
 
 import io
 import json
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from breakglass.cli.conversation import CHECK, ChatClient, fetch_conversations
+from breakglass.cli.conversation import CHECK, ChatClient
 from breakglass.cli.output import DONE
 from breakglass.cli.terminal import Terminal
-from breakglass.cli.terminal_text import CHECK_PROMPT, LIMIT_USD, shortened, table_of, without_retracted
-from breakglass.cli.terminal_text import LINES as SHOWN_LINES
-from breakglass.client import Event, HandlerError, NoAnswer, Signer
+from breakglass.cli.terminal_text import CHECK_PROMPT, LIMIT_USD
+from breakglass.client import Event, Signer
 
 from ..support.peer import JSON, LINES, answer, peer
 from ..support.service import new_secret
@@ -65,28 +64,6 @@ def test_a_turn_that_still_runs_is_followed() -> None:
     assert json.loads(bodies[1]) == {"attach": "msg_second", "after": 2, "to": url}
 
 
-def test_a_conversation_without_logs_goes_on() -> None:
-    """Its turns are too old to be shown. If the handler has no newer token, the one that was sent stays."""
-    for session, expected in (("new", "new"), (None, "old")):
-        last: Event = {**REPLAYED, "session": session, "cost_usd": 0, "turn": None}
-        with peer(answer("200 OK", LINES, last)) as (url, _):
-            conversation = ChatClient(Signer(url, b"k" * 32), session="old")
-            past = conversation.replay()
-        assert (past.turns, past.at, past.events, conversation.session) == (3, "", (), expected)
-
-
-def test_a_turn_that_ended_during_its_replay_does_not_run() -> None:
-    """Its `done` has come, so nothing would come after it."""
-    with peer(replay({"type": "done", "n": 3, "ok": True}, {**REPLAYED, "turn": "msg_second"})) as (url, _):
-        assert not ChatClient(Signer(url, b"k" * 32), session="old").replay().is_running
-
-
-def test_a_cut_replay_is_none() -> None:
-    """Without its last line it lacks turns, and the newest token."""
-    with peer(replay()) as (url, _), pytest.raises(NoAnswer, match="without its last line"):
-        ChatClient(Signer(url, b"k" * 32), session="old").replay()
-
-
 def test_a_job_is_checked_once() -> None:
     """The check's id is that of the job. If the page has begun it in its own words, its events are shown here too."""
     lines = answer("200 OK", LINES, {"type": "session", "n": 1, "session": "newer"}, {"type": "done", "n": 2})
@@ -97,62 +74,6 @@ def test_a_job_is_checked_once() -> None:
     assert first == {"prompt": "Check.", "tools": "host", "vm": "devvm", "session": "token", "to": url}
     assert second == {"attach": f"{CHECK}job_1", "after": 0, "to": url}
     assert conversation.session == "newer"
-
-
-def test_no_other_turn_is_attached_to() -> None:
-    """An id that is used again is an error, of a turn that a person wrote and of an attachment."""
-    reused = answer("422 Unprocessable Entity", JSON, ID_REUSED)
-    with peer(reused, reused, reused) as (url, bodies):
-        conversation = ChatClient(Signer(url, b"k" * 32))
-        with pytest.raises(HandlerError, match="another prompt"):
-            list(conversation.start_turn("hello"))
-        with pytest.raises(HandlerError, match="another prompt"):
-            list(conversation.start_check("hello", "job_1"))
-    assert len(bodies) == 3
-
-
-def test_a_list() -> None:
-    """Each conversation keeps its number when only one VM's are shown; a line break in its words begins no line."""
-    at = "2026-11-28T03:00:00Z"
-    found: list[Event] = [
-        {"id": "1", "vm": "devvm", "words": "Why is\nit hung?", "at": at, "session": "t1", "turn": "msg_1"},
-        {"id": "2", "vm": "db", "words": "Is it safe to cycle?", "at": "soon", "session": "t2", "turn": None},
-    ]
-    with peer(answer("200 OK", JSON, {"sessions": found})) as (url, bodies):
-        conversations = fetch_conversations(Signer(url, b"k" * 32))
-    assert json.loads(bodies[0]) == {"list": True, "to": url}
-    assert conversations == found
-    here = f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
-    first = f"1  {here}  devvm  Why is it hung? (claude is answering)\n"
-    second = f"2  {'soon':16}  db     Is it safe to cycle?\n"
-    assert table_of(conversations, "") == first + second
-    assert table_of(conversations, "db") == "2  soon  db  Is it safe to cycle?\n"
-    assert table_of([], "") == ""
-
-
-def test_an_answer_without_a_list_is_none() -> None:
-    """It is not shown as an empty list."""
-    with peer(answer("200 OK", JSON, {"time": 1})) as (url, _), pytest.raises(NoAnswer, match="no list"):
-        fetch_conversations(Signer(url, b"k" * 32))
-
-
-def test_retracted_text_of_an_earlier_turn_is_left_out() -> None:
-    """Only the text before the retraction goes, from its number on; a tool's call stays."""
-    events: list[Event] = [
-        {"type": "text", "n": 1, "text": "a"},
-        {"type": "tool", "n": 2},
-        {"type": "text", "n": 3, "text": "b"},
-        {"type": "text", "n": 4, "retract": 3},
-        {"type": "text", "n": 5, "text": "c"},
-    ]
-    assert [event["n"] for event in without_retracted(events)] == [1, 2, 5]
-
-
-def test_a_long_text_is_shortened() -> None:
-    """Its first lines stay, if more than one would be hidden."""
-    lines = [str(n) for n in range(1, SHOWN_LINES + 3)]
-    assert shortened("\n".join(lines[:-1]), "> ") == "".join(f"> {line}\n" for line in lines[:-1])
-    assert shortened("\n".join(lines)).endswith("  4\n  … 2 more lines\n")
 
 
 @pytest.mark.parametrize(

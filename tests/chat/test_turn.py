@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.base.framer import LINE_BYTES
-from breakglass.chat.job import TRANSCRIPT_BYTES
+from breakglass.chat import turn as program
 from breakglass.chat.wall import PYTHON, starter_command
 
 from ..support import turns
@@ -56,7 +55,6 @@ def last_error(events: list[Event]) -> Event:
     ("text", "code", "words"),
     [
         ("echo it broke >&2; exit 7", "claude-crashed", "exit 7; stderr ends with: it broke"),
-        ("kill -SEGV $$", "claude-crashed", "signal 11"),
         ('printf "{\\"type\\":\\"resu"', "claude-crashed", "in the middle of its output"),
     ],
 )
@@ -79,45 +77,12 @@ def test_a_handler_whose_own_limits_are_stricter(script: Script, monkeypatch: py
     ("text", "limits", "code"),
     [
         (f"{TEXT}exec sleep 600", {"silence_seconds": 0.5}, "claude-unreachable"),
-        (f"{TEXT}exec sleep 600", {"turn_seconds": 0.5}, "turn-timeout"),
         (f"{TOOL}exec sleep 600", {"silence_seconds": 0.2, "turn_seconds": 2}, "turn-timeout"),
     ],
 )
 def test_a_turn_has_limits(script: Script, text: str, limits: dict[str, Any], code: str) -> None:
     """Its time and its silence are limited, but a tool may be silent for any time."""
     assert last_error(run(make_job("hello", **limits), script(text)).events)["code"] == code
-
-
-def test_a_line_of_more_than_16_mib(script: Script) -> None:
-    """Such a line is left out with a note; a slightly shorter one comes through; the turn continues after both."""
-    zeros = "head -c {} /dev/zero | tr '\\0' x"
-    fits = f"""printf '{{"type":"x","y":"'; {zeros.format(LINE_BYTES - 100)}; echo '"}}'\n"""
-    program = script(TOOL + fits + f"{zeros.format(LINE_BYTES + 1)}; echo\n" + TEXT + RESULT)
-    events = run(make_job("hello"), program).events
-    assert [event["type"] for event in events] == ["tool", "tool_result", "text", "result", "done"]
-    assert (events[1]["ok"], events[1]["cut"], events[-1]["ok"]) == (False, True, True)
-
-
-def test_a_tool_that_was_given_much_is_cut(script: Script) -> None:
-    """Its event fits into a line of the handler's."""
-    text = """printf '{"type":"assistant","message":{"content":[{"type":"tool_use","id":"t","name":"Bash",'
-printf '"input":{"x":"'; head -c 3000000 /dev/zero | tr '\\0' x; echo '"}}]}}'
-"""
-    events = run(make_job("hello"), script(text + RESULT)).events
-    assert (events[0]["type"], events[0]["input"], events[0]["cut"]) == ("tool", {}, True)
-
-
-def test_a_model_proxy_that_is_killed_ends_the_turn(script: Script) -> None:
-    """The error says so."""
-    with Turn(make_job("hello"), script(f"{TEXT}exec sleep 600")) as turn:
-        turn.until("text")
-        mine = [
-            pid for pid in find_processes("chat.proxy") if below_or_gone(pid, turn.process.pid) and not is_wall(pid)
-        ]
-        for pid in mine:
-            signal_process(pid, signal.SIGKILL)
-        error = last_error(turn.rest())
-    assert (error["code"], "connection to the model API" in error["message"]) == ("claude-crashed", True)
 
 
 def is_wall(pid: int) -> bool:
@@ -128,19 +93,15 @@ def is_wall(pid: int) -> bool:
 
 # Each begins after a text has come and after a process that can be found by its command line has begun.
 DEEDS = {
-    "stops itself": "kill -STOP $$",
     "stops all it has": "kill -STOP -1; kill -STOP $$",
     "hears no signal": "trap '' INT TERM HUP QUIT; while :; do :; done",
     # bash itself ends half a minute after the limit of processes: what forks is its child
     "forks for ever": f"(f() {{ f & }}; f; while :; do f; done) 2>/dev/null & exec {MARK}",
     "closes its pipes": f"exec >&- 2>&- <&-; exec {MARK}",
-    "fills its pipes": "trap '' INT TERM PIPE; cat /dev/zero; cat /dev/zero >&2",
     "one endless line": "trap '' INT TERM; head -c 300000000 /dev/zero | tr '\\0' x",
-    "fills its directories": "trap '' INT TERM; while :; do cat /dev/zero >$HOME/$RANDOM; done 2>/dev/null",
     "digs": "trap '' INT TERM; cd $HOME; while mkdir d && cd d; do :; done 2>/dev/null; while :; do :; done",
     "locks its directories": f"mkdir $HOME/a; touch $HOME/a/b; chmod 0 $HOME/a $HOME $CLAUDE_CODE_TMPDIR; exec {MARK}",
     "starts sessions": f"for n in 1 2 3; do setsid {MARK} & done; trap '' INT TERM; wait",
-    "its own shell": f"/bin/sh -c 'trap \"\" INT TERM HUP; while :; do {MARK}; done'",
 }
 
 
@@ -217,9 +178,7 @@ def test_no_secret_is_in_its_environments_and_command_lines(script: Script, monk
     name = f"mark-{os.urandom(4).hex()}"
     with Turn(make_job("hello", env={"MARK": name}), script(f"{TEXT}exec sleep 600")) as turn:
         turn.until("text")
-        pids = [
-            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if below_or_gone(pid, turn.process.pid)
-        ]
+        pids = [pid for pid in find_processes("") if below_or_gone(pid, turn.process.pid)]
         shown = [read(pid, "cmdline") + read(pid, "environ") for pid in pids]
     assert len(pids) > 6
     assert [text for text in shown if "sk-model" in text or "ours" in text] == []
@@ -247,29 +206,16 @@ LATER = line(type="user", message={"content": [{"type": "tool_result", "tool_use
 def test_a_transcript_goes_in_and_comes_out(script: Script) -> None:
     """Whole lines of it at each step, and the rest at the end; the next turn has it, and only what is new comes."""
     program = script(f"{KEEP}printf 'one\\ntw' >>$file\n{TOOL}{LATER}printf 'o\\nthree\\nfo' >>$file\n{RESULT}")
-    with Turn(make_job("hello"), program) as turn:
-        turn.until("result")
-        turn.rest()
+    turn = run(make_job("hello"), program)
     assert turn.transcript == b"one\ntwo\nthree\n"
     job = make_job("again", resume=turn.job.sid)
-    with Turn(
-        job,
-        script(f"{KEEP}cp $file $file.old; echo four >>$file; grep -q three $file.old || exit 9\n{RESULT}"),
-        bytes(turn.transcript),
-    ) as then:
-        assert then.rest()[-1]["ok"] is True
+    program = script(f"{KEEP}cp $file $file.old; echo four >>$file; grep -q three $file.old || exit 9\n{RESULT}")
+    then = run(job, program, bytes(turn.transcript))
+    assert then.events[-1]["ok"] is True
     assert then.transcript == b"one\ntwo\nthree\nfour\n"
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        "ln -s /etc/passwd $file",
-        "mkfifo $file",
-        "mkdir $file",
-        "ln -s /etc $HOME/projects/x; rm -r $place; ln -s /etc $place",
-    ],
-)
+@pytest.mark.parametrize("what", ["ln -s /etc/passwd $file", "mkfifo $file", "rm -r $place; ln -s /etc $place"])
 def test_a_transcript_that_is_none_is_reported(script: Script, what: str) -> None:
     """The answer is there, and the error says that the conversation was not saved; nothing came of it."""
     turn = run(make_job("hello"), script(f"{KEEP}{what}\n{TEXT}{RESULT}"))
@@ -278,35 +224,20 @@ def test_a_transcript_that_is_none_is_reported(script: Script, what: str) -> Non
     assert expected == "done" or last_error(turn.events)["code"] == "session-lost"
 
 
-@pytest.mark.all
-def test_a_transcript_of_64_mib_is_too_long(script: Script) -> None:
-    """The file system lets it write no more, and a conversation that has it continues without this turn."""
-    program = script(f"{KEEP}yes | head -c {TRANSCRIPT_BYTES + 10} >$file\n{RESULT}")
-    turn = run(make_job("hello"), program)
-    assert len(turn.transcript) <= TRANSCRIPT_BYTES
+def test_walls_that_can_not_be_made_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe names what failed, a code, and one thing to do, which depends on what the kernel has.
 
-
-def test_a_wall_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe names what failed, a code, and one thing to do, which depends on what the kernel has."""
-    from breakglass.chat import turn
-
-    found = turn.refuse_wall("bwrap: No permissions to create a new namespace")
-    assert found["code"] == "sandbox-refused"
-    assert "No permissions" in str(found["fault"])
-    refusing = tmp_path / "kernel"
-    refusing.write_text("0\n")
-    monkeypatch.setattr(turn, "_REFUSALS", (("none", "1", "no"), (f"../..{refusing}", "0", "sysctl kernel=1")))
-    assert (found["fix"], turn.refuse_wall("")["fix"]) == (
-        "let users make namespaces: see breakglass docs admin, Namespaces for chat",
-        "sysctl kernel=1",
+    An image with its own Python may have no /usr/bin/python3, and no setting of the kernel helps there.
+    """
+    found = program.refuse_wall("bwrap: No permissions to create a new namespace")
+    assert (found["code"], "No permissions" in str(found["fault"])) == ("sandbox-refused", True)
+    assert found["fix"] == "let users make namespaces: see breakglass docs admin, Namespaces for chat"
+    (tmp_path / "kernel").write_text("0\n")
+    monkeypatch.setattr(
+        program, "_REFUSALS", (("none", "1", "no"), (f"../..{tmp_path}/kernel", "0", "sysctl kernel=1"))
     )
-
-
-def test_a_program_that_walls_need_is_missing(tmp_path: Path) -> None:
-    """An image with its own Python may have no /usr/bin/python3, and no setting of the kernel helps there."""
-    from breakglass.chat.turn import find_missing
-
-    assert find_missing({PYTHON: "python3"}) is None
-    found = find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
-    assert found is not None
-    assert (found["code"], found["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")
+    assert program.refuse_wall("")["fix"] == "sysctl kernel=1"
+    assert program.find_missing({PYTHON: "python3"}) is None
+    missing = program.find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
+    assert missing is not None
+    assert (missing["code"], missing["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")

@@ -61,14 +61,6 @@ def test_no_file_of_ours_is_read(attack: Attack, directory: Path) -> None:
     assert pick(attack.run_all(aim(READING, [found[each] for each in names])), SECRET) == []
 
 
-@pytest.mark.all
-def test_the_readers_read(attack: Attack) -> None:
-    """The same commands print what is in a file of the turn's own: elsewhere they find nothing to read."""
-    begin = f"mkdir -p own; echo {OWN} >own/file; F=$PWD/own/file"
-    silent = pick(attack.run_all([f"{begin}; {command}" for command in READING]), OWN, has=False)
-    assert len(silent) < len(READING) / 8, silent  # some of the programs may not be installed
-
-
 @EVERYWHERE
 def test_no_process_has_anything(attack: Attack) -> None:
     """A command reads neither the memory nor the environment of another process of the user or of the turn.
@@ -119,19 +111,17 @@ def test_no_file_of_ours_is_changed(attack: Attack, directory: Path) -> None:
 
 
 @pytest.mark.all
-def test_the_writers_write(attack: Attack) -> None:
-    """The same commands make and change files of the turn's own."""
-    begin = "mkdir -p $TMPDIR/made $TMPDIR/own; D=$TMPDIR/made"
-    seen = [
-        f"{begin}; N=owned; {command}\nls $D | grep -q . && echo {OWN}; rm -rf $D/*" for command in COMMANDS["writers"]
-    ]
-    silent = pick(attack.run_all(seen), OWN, has=False)
-    assert len(silent) < len(COMMANDS["writers"]) / 8, silent
+def test_the_commands_succeed_on_what_is_the_turns_own(attack: Attack) -> None:
+    """The same commands read, make and change files of the turn. Elsewhere they find nothing to read or to write."""
+    begin = f"mkdir -p $TMPDIR/own $TMPDIR/made; F=$TMPDIR/own/file; D=$TMPDIR/made; rm -rf $F $D/*; echo {OWN} >$F"
     state = "$(stat -c %i.%s.%Y.%a $F; cksum <$F)"
-    begin = "F=$TMPDIR/own/file; mkdir -p ${F%/*}; rm -f $F; echo old >$F; old=" + state
-    seen = [f'{begin}\n{command}\n[ "$old" = "{state}" ] || echo {OWN}' for command in COMMANDS["changers"]]
-    silent = pick(attack.run_all(seen), OWN, has=False)
-    assert len(silent) < len(COMMANDS["changers"]) / 8, silent
+    tried = [[f"{begin}; {command}" for command in READING]]
+    tried.append([f"{begin}; N=owned; {one}\nls $D | grep -q . && echo {OWN}" for one in COMMANDS["writers"]])
+    changed = f'[ "$old" = "{state}" ] || echo {OWN}'
+    tried.append([f"{begin}; old={state}\n{command}\n{changed}" for command in COMMANDS["changers"]])
+    for commands in tried:
+        silent = pick(attack.run_all(commands), OWN, has=False)
+        assert len(silent) < len(commands) / 8, silent  # some of the programs may not be installed
 
 
 @EVERYWHERE
@@ -223,16 +213,12 @@ def test_there_is_no_network(attack: Attack) -> None:
 
 
 HOSTILE = {
-    "nothing": b"",
     "no JSON": b"\xff\x00",
     "no list": b'{"pve": "status"}',
-    "no words": b"[]",
     "no texts": b'["pve", 1]',
     "no such command": b'["ssh", "status"]',
     "a path": b'["../../bin/sh", "-c", "id"]',
     "deep": b"[" * 60_000,
-    "an option": b'["pve", "-o", "ProxyCommand=id"]',
-    "no command": b'["devvm"]',
     "a zero byte": b'["devvm", "id\\u0000"]',
     "a huge frame": b"",
 }

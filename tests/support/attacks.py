@@ -81,23 +81,18 @@ class Attack:
 NAMES = [
     "the configuration",
     "the conversations",
-    "the credential",
-    "another handler's file",
     "the session's transcript",
     "the guest's key",
     "a file of all users",
 ]
 PLACES = [
     "the configuration",
-    "the conversations",
     "a file of all users",
     "the turn's own directory",
     "the turn's own programs",
     "where it runs",
     "/tmp",
-    "/var/tmp",
     "/dev/shm",
-    "/etc",
     "/usr/bin",
 ]
 _OWN_PLACES = {"the turn's own directory": "/turn", "the turn's own programs": "/turn/bin", "where it runs": CWD}
@@ -116,8 +111,6 @@ def targets(directory: Path) -> dict[str, Path]:
     found = {
         "the configuration": plant(directory / "etc/breakglass.toml"),
         "the conversations": plant(directory / "sessions/chat.sqlite3"),
-        "the credential": plant(directory / "etc/credential"),
-        "another handler's file": plant(directory / "var/sessions/chat.sqlite3"),
         "a file of all users": plant(directory / "shared/tmp/note"),
     }
     give_to_handler(*found.values())

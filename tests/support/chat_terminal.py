@@ -24,10 +24,10 @@ def environment(talker: Talker, url: str = "") -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+def terminal(talker: Talker) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "breakglass", "chat", *options],
-        env={**os.environ, **environment(talker, url)},
+        [sys.executable, "-m", "breakglass", "chat"],
+        env={**os.environ, **environment(talker)},
         cwd=talker.directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -40,13 +40,6 @@ def terminal(talker: Talker, *options: str, url: str = "") -> Iterator["subproce
         process.communicate()
 
 
-def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
-    """Type lines and leave. Return the exit code and the terminal's text."""
-    with terminal(talker, *options, url=url) as process:
-        seen, _ = process.communicate("".join(f"{line}\n" for line in lines).encode(), timeout=300)
-        return process.returncode, seen.decode()
-
-
 def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
     assert process.stdout is not None
     seen = b""
@@ -57,11 +50,11 @@ def seen_until(process: "subprocess.Popen[bytes]", words: str) -> str:
     return seen.decode()
 
 
-def typed_here(talker: Talker, *lines: str, options: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Do the same as `typed`, but in this process, which saves the start of a Python."""
+def typed(talker: Talker, *lines: str, options: tuple[str, ...] = (), url: str = "") -> tuple[int, str]:
+    """Type lines into a terminal of this process, and leave. Return the exit code and the terminal's text."""
     seen = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(seen), contextlib.redirect_stderr(seen):
-        for name, value in environment(talker).items():
+        for name, value in environment(talker, url).items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["breakglass", "chat", *options])
         patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))

@@ -15,12 +15,9 @@ from typing import cast
 from breakglass.demo import messages_api as demo
 from breakglass.demo.answers import Default, Json, texts
 
-# The values of `fail`; also "mute" (never a byte), "html" (a captive portal), and in the middle of the stream "reset",
-# "silence", "cut".
+# The values of `fail`; also "mute" (never a byte), "html" (a captive portal), and within the stream "reset" and "cut".
 FAILURES: Mapping[object, tuple[int, str, str]] = {
-    400: (400, "invalid_request_error", "messages: at least one message is required"),
     401: (401, "authentication_error", "invalid x-api-key"),
-    403: (403, "permission_error", "Your account does not have permission"),
     404: (404, "not_found_error", "model: no-such-model"),
     429: (429, "rate_limit_error", "This request would exceed your account's rate limit"),
     500: (500, "api_error", "Internal server error"),
@@ -141,8 +138,6 @@ class _Handler(demo.Handler):
         super().send_event(event)
 
     def _break_off(self) -> None:
-        if self._failure == "silence":
-            self._model.closing.wait()
         if self._failure == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise ConnectionAbortedError(self._failure)  # the server closes the connection

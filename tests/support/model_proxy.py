@@ -114,13 +114,13 @@ def turn_proxy(api: ModelApi, authorities: str = "", uid: int = 0, silent: float
 class Relay(socketserver.ThreadingTCPServer):
     """Forwards bytes to a server after its own handshake, which is that of TLS or of an HTTPS proxy.
 
-    If the target is a Unix socket, there is no proxy handshake. `taken` is the number of accepted connections.
+    `taken` is the number of accepted connections.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, context: ssl.SSLContext | None, target: int | str = 0) -> None:
+    def __init__(self, context: ssl.SSLContext | None, target: int = 0) -> None:
         self.context, self.target, self.seen, self.taken = context, target, b"", 0
         super().__init__(("127.0.0.1", 0), _Relayed)
         self.port = self.server_address[1]
@@ -137,7 +137,7 @@ class _Relayed(socketserver.BaseRequestHandler):
         self.server.taken += 1
         if self.server.context:
             client = self.server.context.wrap_socket(client, server_side=True)
-        elif not isinstance(target, str):
+        else:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += (byte := client.recv(1))
@@ -146,8 +146,7 @@ class _Relayed(socketserver.BaseRequestHandler):
             self.server.seen += head
             target = int(head.split(b" ")[1].rpartition(b":")[2])
             client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        with client, socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET) as there:
-            there.connect(target if isinstance(target, str) else ("127.0.0.1", target))
+        with client, socket.create_connection(("127.0.0.1", target)) as there:
             while True:
                 pending = self.server.context and client.pending()
                 for ready in [client] if pending else select.select([client, there], [], [])[0]:
@@ -171,7 +170,7 @@ def running(server: Server) -> Iterator[Server]:
         thread.join(10)
 
 
-def relay(context: ssl.SSLContext | None, target: int | str = 0) -> contextlib.AbstractContextManager[Relay]:
+def relay(context: ssl.SSLContext | None, target: int = 0) -> contextlib.AbstractContextManager[Relay]:
     """Run a relay."""
     return running(Relay(context, target))
 

@@ -23,15 +23,6 @@ def find_processes(words: str) -> list[int]:
     return found
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def outermost(pids: list[int]) -> int:
-    """Return the process that none of the others has started. In a sandbox, that is the one that the runner started."""
-    return next(pid for pid in pids if parent(pid) not in pids)
-
-
 def wait_for_process(words: str) -> None:
     """Return once a process has these words on its command line."""
     until(lambda: find_processes(words), f"a process {words}")

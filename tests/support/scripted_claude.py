@@ -61,7 +61,7 @@ for step in steps:
         say(step)
     if "tool" in step:
         run(step)
-usage = {"scripted": {"costUSD": COST_USD}}
+usage = {"scripted": {"costUSD": 0.01}}
 last = steps[-1].get("text", "")
 emit("result", subtype="success", is_error=False, result=last, num_turns=len(steps), duration_ms=5,
      model_usage_since_last_result=usage)
@@ -84,9 +84,9 @@ class ScriptedClaude:
         """Run a shell script from the next turn on. A turn that already runs keeps its script."""
         self._write(f"#!/bin/bash\n{script}\n")
 
-    def play_prompts(self, cost_usd: float = 0.01) -> None:
-        """From the next turn on, play the prompts, each at this cost."""
-        self._write(f"#!{PYTHON} -IS\nCOST_USD = {cost_usd}\n{_PLAYER}")
+    def play_prompts(self) -> None:
+        """From the next turn on, play the prompts, each at 0.01 dollars."""
+        self._write(f"#!{PYTHON} -IS\n{_PLAYER}")
 
     def _write(self, text: str) -> None:
         new = Path(f"{self.command}.new")

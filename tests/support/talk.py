@@ -112,19 +112,6 @@ class Talker(Service):
         """Return once no turn has a place at this handler. A client reads the end of a turn a moment earlier."""
         until(lambda: self.scrape()["turns_running"] == 0, "the end of earlier turns")
 
-    def replica(self, sessions: Path | None = None) -> "Talker":
-        """Return a second handler with the same configuration, except for another sessions.dir if one is given."""
-        other = object.__new__(Talker)
-        other.__dict__ |= self.__dict__
-        other.port = reserve_port()
-        if sessions is not None:
-            other.sessions, other.config = sessions, self.directory / f"breakglass-{other.port}.toml"
-            other.config.touch(0o600)
-            other.config.write_text(self.config.read_text().replace(str(self.sessions), str(sessions)))
-            give_to_handler(other.config)
-        other.start()
-        return other
-
     def change(self, old: str, new: str) -> None:
         """Change the configuration and make the handler reload it. Return once chat uses it."""
         text = self.config.read_text()

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from .service import as_handler, let_in
 from .sshd import Sshd
 
 Event = dict[str, Any]
-Pve = Callable[[str], tuple[int, str]]
 GUEST_UID = 65531
 GUEST_KEYS = "/etc/ssh/authorized_keys.d/%u"
 BRIEF = (files("breakglass.agents") / "breakglass.md").read_text(encoding="utf-8")
@@ -66,9 +65,8 @@ def make_job(
 class Turn:
     """A running turn. Iterate over it for its events. `transcript` has the lines of the transcript so far."""
 
-    def __init__(self, job: Job, program: str | Path, transcript: bytes = b"", pve: Pve = ask_nothing) -> None:
+    def __init__(self, job: Job, program: str | Path, transcript: bytes = b"") -> None:
         self.job, self.events, self.transcript = job, list[Event](), bytearray(transcript)
-        self._pve = pve
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(300)  # a turn of thirty commands, on a busy machine
         with theirs:
@@ -108,7 +106,7 @@ class Turn:
                 assert piece.at in (0, len(self.transcript))
                 self.transcript[piece.at :] = piece.data
             elif "pve" in line:
-                exit, said = self._pve(line["line"])
+                exit, said = ask_nothing(line["line"])
                 self.send(encode_line({"pve": line["pve"], "exit": exit, "text": said}))
             else:
                 assert line["n"] == len(self.events) + 2
@@ -137,9 +135,9 @@ class Turn:
         return [(calls[event["id"]], event["ok"], event["text"]) for event in results]
 
 
-def run(job: Job, program: str | Path, transcript: bytes = b"", pve: Pve = ask_nothing) -> Turn:
+def run(job: Job, program: str | Path, transcript: bytes = b"") -> Turn:
     """Run a turn to its end."""
-    with Turn(job, program, transcript, pve) as turn:
+    with Turn(job, program, transcript) as turn:
         turn.rest()
     return turn
 
