@@ -64,7 +64,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(talker: Talker) -> None:
 def test_a_proposal_is_asked_about_until_it_is_approved(talker: Talker) -> None:
     """It is asked about again after its terminal has gone, until the host knows its job.
 
-    Then claude checks once, with the outcome that the handler looked up. The id of the check is made from the job's.
+    Then claude checks once, with the outcome that the handler looked up, under an id that is made from the job's id.
     """
     before = jobs(talker)
     typed(talker, PROPOSES)
