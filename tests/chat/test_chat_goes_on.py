@@ -40,8 +40,8 @@ def test_a_proposal_is_approved_by_a_signed_verb(talker: Talker) -> None:
     If two proposals are for the same state, only the first approved one acts.
     """
     before = jobs(talker)
-    steps = [{"text": "It is hung: reset it.", **bash("pve reset")}, bash("pve reset"), {"text": "It needs a yes."}]
-    first = talker.chat(fake(*steps))
+    asks = {"text": "It is hung: reset it.", **bash("pve reset")}
+    first = talker.chat(fake(asks, bash("pve reset"), {"text": "It needs a yes."}))
     approval, older = [event for event in first if event["type"] == "approval"]
     assert (approval["verb"], approval["vm"], approval["why"]) == ("reset", "devvm", "It is hung: reset it.")
     assert jobs(talker) == before
