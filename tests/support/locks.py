@@ -1,8 +1,6 @@
 """Reads the lock files."""
 
 import re
-import shutil
-from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,14 +20,3 @@ def read_pins(lock: str) -> dict[str, str]:
         assert all(_HASH.fullmatch(f"--hash{hash_.rstrip()}") for hash_ in hashes), line
         found[pinned["name"]] = pinned["version"]
     return found
-
-
-def copy_distribution(name: str, version: str, packages: Path) -> None:
-    """Copy the files of an installed package, without its scripts."""
-    found = distribution(name)
-    assert found.version == version, f"{name} is {found.version}: ./dev test installs {version}"
-    for file in found.files or ():
-        if ".." not in file.parts and file.suffix != ".pyc":
-            target = packages / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(file.locate()), target)
