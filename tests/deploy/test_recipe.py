@@ -36,8 +36,6 @@ def heredoc(text: str, name: str) -> list[str]:
 @each_row(
     ("vmids", "listed"),
     [
-        ((102,), "102"),
-        ((102, 110), "102,110"),
         ((119, *range(110, 119), 102), "102,110-119"),
         ((103, 102, 102), "102-103"),
     ],
@@ -51,7 +49,7 @@ def test_one_line_serves_all_vms_of_the_host(vmids: tuple[int, ...], listed: str
     assert text.count(f'--vms {listed}"') == 1
 
 
-@each_row("source", ["192.0.2.0; reboot", "*", "handler.example", "192.0.2.50'", "", "fe80::1%';reboot;'"])
+@each_row("source", ["192.0.2.0; reboot", "*", "192.0.2.50, 192.0.2.51", "192.0.2.50'", "", "fe80::1%';reboot;'"])
 def test_a_wrong_from_address_is_refused(source: str) -> None:
     """An address is checked before it goes into a root shell."""
     with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
@@ -63,8 +61,6 @@ def test_several_addresses_are_written_as_sshd_reads_them() -> None:
     text = recipe(HOST, [VM], POWER, "192.0.2.50,10.1.2.3/8,2001:DB8::1")
     assert "given='192.0.2.50,10.0.0.0/8,2001:db8::1'\n" in text
     assert "ignoreip = 127.0.0.1/8 ::1 192.0.2.50 10.0.0.0/8 2001:db8::1" in text
-    with pytest.raises(ValueError, match=r"^--from: .* does not appear to be"):
-        recipe(HOST, [VM], POWER, "192.0.2.50, 192.0.2.51")
 
 
 @each_row(
@@ -81,10 +77,7 @@ def test_an_account_that_does_not_fit_is_refused(host: str, source: str | None, 
         recipe(Host("pve1", Address(host, "192.0.2.10"), ""), [VM], POWER, source, as_root=as_root)
 
 
-@each_row(
-    ("host", "source"),
-    [(HOST, None), (HOST, "192.0.2.50"), (HOST, "2001:db8::/64"), (ROOT_HOST, "192.0.2.50,2001:db8::/64")],
-)
+@each_row(("host", "source"), [(HOST, None), (ROOT_HOST, "192.0.2.50,2001:db8::/64")])
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_accepts_the_recipe(host: Host, source: str | None) -> None:
     """Each placeholder is filled in, and the recipe is a script in which shellcheck finds nothing."""
@@ -102,7 +95,7 @@ def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[
 
 
 def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
-    """No line of the private key and no secret is printed, and the public key is."""
+    """No line of the private key and no secret is printed, and the public key is. An unusable key is not shown."""
     power, power_public = new_key()
     config = configuration(tmp_path, power)
     ran = install_commands(config)
@@ -110,31 +103,8 @@ def test_install_commands_prints_only_public_keys(tmp_path: Path) -> None:
     assert power_public in ran.stdout
     secrets = [*power.splitlines(), *re.findall(r"whsec_\S+|s{40}", config.read_text())]
     assert [line for line in secrets if len(line) > 8 and line in ran.stdout] == []
-
-
-def test_install_commands_needs_host_if_there_are_several(tmp_path: Path) -> None:
-    """With two hosts, the command needs --host even if one is disabled, because a person may have meant that one."""
-    config = configuration(tmp_path, new_key()[0], f"[hosts.pve2]\n{host_keys(tmp_path)}\n[hosts.pve3]\nssh = 3")
-    for words in ((), ("--host", "third"), ("--host", "devvm")):
-        ran = install_commands(config, *words)
-        assert (ran.returncode, ran.stdout, "use pve1 or pve2" in ran.stderr) == (2, "", True), ran.stderr
-    assert '"pve3" is disabled' in install_commands(config, "--host", "pve3").stderr
-    assert install_commands(config, "--host", "pve1").returncode == 0
-    config = configuration(tmp_path, new_key()[0], "[hosts.pve2]\nssh = 3")
-    ran = install_commands(config)
-    assert (ran.returncode, ran.stdout, "there are several hosts" in ran.stderr) == (2, "", True)
-
-
-def test_install_commands_for_root_needs_the_same_in_the_configuration(tmp_path: Path) -> None:
-    """Otherwise the exit code is 2, and no recipe is printed."""
-    config = configuration(tmp_path, new_key()[0])
-    root = ("--account", "root", "--from", "192.0.2.50")
-    ran = install_commands(config, *root)
-    assert (ran.returncode, ran.stdout, "hosts.pve1.ssh logs in as breakglass" in ran.stderr) == (2, "", True)
-    config.write_text(config.read_text().replace("breakglass@", "root@"))
-    ran = install_commands(config)
-    assert (ran.returncode, ran.stdout, "or add --account root" in ran.stderr) == (2, "", True)
-    assert "given='192.0.2.50'\n" in install_commands(config, *root).stdout
+    ran = install_commands(configuration(tmp_path, "not a key"))
+    assert (ran.returncode, ran.stdout, "not a key" in ran.stderr) == (2, "", False)
 
 
 def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> None:
@@ -147,14 +117,14 @@ def test_install_commands_serves_the_vms_that_name_the_host(tmp_path: Path) -> N
         f'restrict,command="{SERVE}-103"',
         f'restrict,command="{SERVE[:-3]}103,110"',
     ]
-    ran = install_commands(config, "--host", "pve3")
-    assert (ran.returncode, ran.stdout, "no VM names pve3 in its hosts" in ran.stderr) == (2, "", True)
-
-
-def test_install_commands_refuses_an_unusable_key(tmp_path: Path) -> None:
-    """For an unusable key the exit code is 2, and its content is not shown."""
-    ran = install_commands(configuration(tmp_path, "not a key"))
-    assert (ran.returncode, ran.stdout, "not a key" in ran.stderr) == (2, "", False)
+    for words, said in (
+        ((), "use pve1 or pve2 or pve3"),
+        (("--host", "devvm"), "use pve1 or pve2 or pve3"),
+        (("--host", "pve3"), "no VM names pve3 in its hosts"),
+        (("--host", "pve1", "--account", "root", "--from", "192.0.2.50"), "hosts.pve1.ssh logs in as breakglass"),
+    ):
+        ran = install_commands(config, *words)
+        assert (ran.returncode, ran.stdout, said in ran.stderr) == (2, "", True), ran.stderr
 
 
 def test_the_public_half_has_no_comment() -> None:
