@@ -15,33 +15,17 @@ pytestmark = [pytest.mark.real("fail2ban"), pytest.mark.all]
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FILTER = DOCS / "fail2ban/breakglass.conf"
-PROXIES = 'proxies = ["127.0.0.1"]'
+PROXIES = '[server]\nproxies = ["127.0.0.1"]'
 POSING = (
     '{"time": "2026-11-27T03:12:09Z", "level": "warning", "event": "request", "client": "203.0.113.66", "proxy": "", '
     '"outcome": "unauthorized", "why": "malformed",'
 )
 
 
-def fail2ban_regex(log: Path, *options: str) -> str:
-    command = ["fail2ban-regex", *options, str(log), str(FILTER)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def in_place(command: str) -> str:
-    """Run a line of the documents as if the filter had been copied to fail2ban's own directory."""
-    line = command.replace("/etc/fail2ban/filter.d/breakglass.conf", str(FILTER))
-    return subprocess.run(["sh", "-ec", line], capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture(scope="module")
 def log(directory: Path) -> Path:
     """The log of a handler that was sent 12 requests, with the addresses of the clients from a proxy."""
-    service = Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra="[server]")
-    try:
-        text = service.config.read_text()
-        service.stop()
-        service.config.write_text(text.replace("[server]", f"[server]\n{PROXIES}"))
-        service.start()
+    with Service(directory, port=reserve_port(), key=SSH_KEY, host_key="any", extra=PROXIES) as service:
         body = b'{"verb":"status"}'
         signed, late = service.signed(body), service.signed(body, at=int(time.time()) - 400)
         for client, headers in (
@@ -59,35 +43,28 @@ def log(directory: Path) -> Path:
         service.pve("status", vm=POSING)
         service.pve("stop", caller="viewer")
         service.pve(POSING)
-    finally:
-        service.stop()
     return service.audit_file
 
 
-def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path) -> None:
+def test_fail2ban_finds_the_addresses_of_refused_requests(log: Path, tmp_path: Path) -> None:
     """It finds requests that no key has signed, and neither late requests nor texts that imitate a line."""
     lines = log.read_text().splitlines()
     assert sum('"event": "request"' in line for line in lines) == 12
     [command] = commands("docs/logs.md", "fail2ban")
-    report = in_place(command.replace("/var/log/breakglass.log", str(log)))
+    for written, here in (("/etc/fail2ban/filter.d/breakglass.conf", FILTER), ("/var/log/breakglass.log", log)):
+        command = command.replace(written, str(here))
+    report = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=True).stdout
     assert f"Lines: {len(lines)} lines, 0 ignored, 4 matched, {len(lines) - 4} missed" in report
     assert f"[{len(lines)}]" in report.partition("Date template hits:")[2]  # the time of each line is read
-    found = fail2ban_regex(log, "-o", "<ip>").split()
-    assert Counter(found) == {"198.51.100.7": 3, "2001:db9::7": 1}
+    found = subprocess.run(["fail2ban-regex", "-o", "<ip>", log, FILTER], capture_output=True, text=True, check=True)
+    assert Counter(found.stdout.split()) == {"198.51.100.7": 3, "2001:db9::7": 1}
 
-
-def test_the_documented_jail_can_be_used(log: Path, tmp_path: Path) -> None:
-    """fail2ban reads the jail of docs/logs.md, with the filter, as its own configuration."""
+    # fail2ban reads the jail of the document, with the filter, as its own configuration
     [jail] = settings("docs/logs.md", "fail2ban")
     configuration = tmp_path / "fail2ban"
     subprocess.run(["cp", "-r", "/etc/fail2ban", configuration], check=True)
     (configuration / "filter.d/breakglass.conf").write_text(FILTER.read_text())
-    only = "[sshd]\nenabled = false\n"
     file = jail.replace("backend = systemd", f"backend = auto\nlogpath = {log}")
-    (configuration / "jail.local").write_text(only + file)
+    (configuration / "jail.local").write_text(f"[sshd]\nenabled = false\n{file}")
     ran = subprocess.run(["fail2ban-client", "-c", configuration, "-d"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    added = [line for line in ran.stdout.splitlines() if line.startswith("['add'")]
-    assert added == ["['add', 'breakglass', 'auto']"]
-    for setting in ("'maxretry', 30", "'findtime', '10m'", "'bantime', '10m'", "'addignoreip'"):
-        assert setting in ran.stdout
+    assert (ran.returncode, ran.stdout.count("['add', 'breakglass', 'auto']")) == (0, 1), ran.stdout + ran.stderr

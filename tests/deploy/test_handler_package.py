@@ -2,9 +2,7 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -124,16 +122,6 @@ def test_an_installation_without_the_package_goes_first(system: Booted) -> None:
     assert sh(system, "cat /etc/breakglass/breakglass.toml; pgrep -c sleep || :") == "# own\n0\n"
     assert "the handler was not restarted" in said  # such a file is no configuration
     sh(system, "apt-get -qy purge breakglass")
-
-
-def test_a_unit_that_the_administrator_changed_does_not_prevent_an_upgrade(tmp_path: Path) -> None:
-    """The lines that make room for the package would remove it."""
-    script = (ROOT / "deploy/debian/handler/preinst").read_text()
-    for place in ("/etc/systemd/system", "/usr"):
-        script = script.replace(place, str(tmp_path))
-    (tmp_path / "breakglass.service").touch()
-    codes = [subprocess.run(["sh", "-c", script, "preinst", verb]).returncode for verb in ("upgrade", "install")]
-    assert codes == [0, 1]
 
 
 def test_a_proxmox_host_is_refused(system: Booted) -> None:

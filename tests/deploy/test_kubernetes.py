@@ -23,14 +23,8 @@ pytestmark = [pytest.mark.real("kustomize"), pytest.mark.slow]
 Manifest = dict[str, Any]
 
 KUBERNETES = ROOT / "deploy/kubernetes"
-VERSIONS = ("1.30", "1.36")  # the oldest that docs/kubernetes.md names, and a newer one
+OLDEST = "1.30"  # that docs/kubernetes.md names
 SECRETS = {"session", "operator.signing-key", "pve_power"}
-
-
-def build(directory: Path) -> str:
-    ran = subprocess.run(["kustomize", "build", str(directory)], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 def manifests(text: str) -> dict[str, Manifest]:
@@ -56,47 +50,35 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(site: Path) -> str:
-    return build(site)
+    ran = subprocess.run(["kustomize", "build", str(site)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 @pytest.fixture(scope="module")
-def deployment(built: str) -> Manifest:
-    return manifests(built)["Deployment/breakglass"]
-
-
-@pytest.fixture(scope="module")
-def pod(deployment: Manifest) -> Manifest:
-    spec: Manifest = deployment["spec"]["template"]["spec"]
+def pod(built: str) -> Manifest:
+    spec: Manifest = manifests(built)["Deployment/breakglass"]["spec"]["template"]["spec"]
     return spec
 
 
 @pytest.fixture(scope="module")
 def container(pod: Manifest) -> Manifest:
     [container] = pod["containers"]
-    assert "initContainers" not in pod
-    assert isinstance(container, dict)
-    return container
-
-
-def keys_below(value: object) -> set[str]:
-    """Return the name of every field in a manifest."""
-    if isinstance(value, dict):
-        return set(value).union(*map(keys_below, value.values()))
-    return set().union(*map(keys_below, value)) if isinstance(value, list) else set()
+    found: Manifest = container
+    return found
 
 
 # --- what kustomize makes of it ---
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_it_is_what_kubernetes_reads(built: str, tmp_path: Path, version: str) -> None:
+def test_it_is_what_kubernetes_reads(built: str, tmp_path: Path) -> None:
     """The site with its base, and the Ingress of the document. A field that Kubernetes doesn't know is an error."""
     [ingress] = settings("docs/kubernetes.md", "Installing")
     file = tmp_path / "all.yaml"
     file.write_text(f"{built}---\n{ingress}")
     program = str(Path(sys.executable).parent / "kubernetes-validate")
     ran = subprocess.run(
-        [program, "--strict", "-k", version, str(file)], capture_output=True, text=True, timeout=60, check=False
+        [program, "--strict", "-k", OLDEST, str(file)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert ran.stdout.count("INFO") == len(manifests(file.read_text())) == 9
@@ -109,8 +91,7 @@ def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -
     """It meets the Pod Security standard, which the namespace enforces, and has no token of the cluster."""
     labels = manifests(built)["Namespace/breakglass"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    forbidden = {"privileged", "hostNetwork", "hostPID", "hostIPC", "hostPath", "hostPort", "procMount", "sysctls"}
-    assert keys_below(pod) & forbidden == set()
+    assert not re.search("privileged:|host(Network|PID|IPC|Path|Port):|procMount:|sysctls:|envFrom:|valueFrom:", built)
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -120,7 +101,6 @@ def test_the_pod_is_restricted(built: str, pod: Manifest, container: Manifest) -
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
     assert container["env"] == [{"name": "BREAKGLASS_CHAT", "value": "off"}]
-    assert {"envFrom", "valueFrom"} & keys_below(pod) == set()
     assert [set(volume) for volume in pod["volumes"]] == [{"name", "secret"}] * 2
 
 
@@ -197,9 +177,6 @@ def test_the_handler_takes_the_secret_as_it_is_mounted(
     ran = run_as(*ids, "check", str(place / "breakglass.toml"))
     expected = f"{place}/breakglass.toml: no problems; callers: operator; hosts: pve1; VMs: devvm\n"
     assert (ran.returncode, ran.stdout) == (0, expected), ran.stderr
-    place.joinpath("callers.d/..data/operator.toml").chmod(0o444)
-    ran = run_as(*ids, "check", str(place / "breakglass.toml"))
-    assert (ran.returncode, "callers.d/operator.toml: is not safe" in ran.stderr) == (2, True), ran.stderr
     place.joinpath("..data/session").chmod(0o444)
     ran = run_as(*ids, "check", str(place / "breakglass.toml"))
     assert (ran.returncode, "sessions.secret_file: is not safe" in ran.stderr) == (2, True), ran.stderr

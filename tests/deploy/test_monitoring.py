@@ -212,7 +212,7 @@ def promtool(directory: Path, cases: list[dict[str, Any]]) -> None:
 
 @pytest.mark.real("promtool")
 def test_the_rules_are_good(tmp_path: Path) -> None:
-    """Prometheus' own check and its lint accept them, in the document's prometheus.yml. They use series that there are."""
+    """Prometheus' own check and lint accept them, in the document's prometheus.yml. They use series that there are."""
     [_, example] = settings("docs/monitoring.md", "Setting up Prometheus")
     (tmp_path / "prometheus.yml").write_text(example.replace("/etc/prometheus/", ""))
     (tmp_path / "breakglass-alerts.yml").write_text(RULES.read_text("utf-8"))
