@@ -15,14 +15,13 @@ import pytest
 
 from ..support.chroot import ENVIRONMENT, Chroot, debian
 from ..support.documents import commands
-from ..support.locks import ROOT
+from ..support.locks import copy_checkout
 from ..support.model_proxy import running
 from ..support.wheelhouse import claude_wheel, wheelhouse
 
 pytestmark = [pytest.mark.all, pytest.mark.first, pytest.mark.real("debian")]
 
 HOMES = {"root": "/root", "ann": "/home/ann"}
-NOT_CLONED = (".git", ".venv", "__pycache__", ".*_cache", ".coverage", ".hypothesis", "node_modules")
 VENV = "apt-get -qy remove 'python3*-venv' python3-pip-whl python3-setuptools-whl"
 [START] = commands("README.md", "Try it")
 FETCH = "import sys, urllib.request as http; sys.stdout.buffer.write(http.urlopen(sys.argv[1]).read())"
@@ -36,12 +35,8 @@ def as_root(machine: Chroot, script: str) -> None:
 def clone(machine: Chroot, user: str) -> str:
     """Put a clone into a person's home, and return its path."""
     place = f"{HOMES[user]}/breakglass"
-    as_root(machine, f"chmod 700 /root {HOMES[user]}; mkdir {place}")
-    pack = ["tar", "-C", str(ROOT), *(f"--exclude={name}" for name in NOT_CLONED), "-c", "."]
-    unpack = ["tar", "-C", str(machine.root / place.removeprefix("/")), "-x", "--no-same-owner"]
-    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packed:
-        subprocess.run(unpack, stdin=packed.stdout, check=True)
-    as_root(machine, f"chown -R {user}: {HOMES[user]}")
+    copy_checkout(machine.root / place.removeprefix("/"))
+    as_root(machine, f"chmod 700 /root {HOMES[user]}; chown -R {user}: {HOMES[user]}")
     return place
 
 

@@ -21,7 +21,7 @@ from ..support.chroot import debian
 from ..support.documents import commands
 from ..support.hung import silent_fuse
 from ..support.installing import new_key
-from ..support.locks import ROOT, read_pins
+from ..support.locks import ROOT, copy_checkout, read_pins
 from ..support.machines import HOST, Machine, furnish_proxmox
 from ..support.release import build_package, host_package
 from ..support.stages import until
@@ -42,12 +42,7 @@ SSH = "ssh -i /root/power -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLev
 def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     """Two builds of one commit, with another umask, have the same bytes. The signature and the lists are right."""
     tree = tmp_path / "tree"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tree / name)
+    copy_checkout(tree)
     git = "git init -q && git add -A && git -c user.name=x -c user.email=x@example.org commit -qm x"
     subprocess.run(git, shell=True, cwd=tree, check=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)

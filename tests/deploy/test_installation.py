@@ -9,7 +9,6 @@ hashes.
 import json
 import re
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -19,7 +18,7 @@ import pytest
 from breakglass.agents.pve.words import VERSION
 
 from ..support.documents import commands, inline_commands
-from ..support.locks import ROOT
+from ..support.locks import copy_checkout
 from ..support.machines import STANDIN, Machine, two_machines
 from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
@@ -76,13 +75,7 @@ class Installation:
         """Put the files of a release to where the documents expect them."""
         place = self.handler.path("/usr/src/breakglass")
         shutil.rmtree(place, ignore_errors=True)
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        for name in listed.stdout.splitlines():
-            if (ROOT / name).is_file():
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, place / name)
+        copy_checkout(place)
         words = place / "agents/pve/words.py"
         words.write_text(words.read_text().replace(f'VERSION = "{VERSION}"', f'VERSION = "{version}"'))
 

@@ -75,9 +75,7 @@ def test_systemd_finds_no_fault_in_the_units() -> None:
         'mount -t tmpfs t /opt; mkdir -p /opt/breakglass/bin; ln -s /bin/true /opt/breakglass/bin/breakglass; "$@"'
     )
     command = ["unshare", "--mount", "sh", "-ec", install, "sh", "systemd-analyze", "verify"]
-    command += [
-        str(UNITS / unit) for unit in (*EXPOSURES, *OTHERS) if "@" not in unit
-    ]  # its socket names the other one
+    command += [str(UNITS / unit) for unit in (*EXPOSURES, *OTHERS) if "@" not in unit]  # a socket names that one
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
     for unit, tenths in EXPOSURES.items():

@@ -1,6 +1,8 @@
-"""Reads the lock files."""
+"""Reads the lock files, and copies the checkout."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,3 +22,13 @@ def read_pins(lock: str) -> dict[str, str]:
         assert all(_HASH.fullmatch(f"--hash{hash_.rstrip()}") for hash_ in hashes), line
         found[pinned["name"]] = pinned["version"]
     return found
+
+
+def copy_checkout(place: Path) -> None:
+    """Copy the files of this checkout that git knows, or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, place / name)

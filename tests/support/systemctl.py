@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A stand-in for `systemctl` where no systemd is process 1. It starts a unit's program as the installed unit file says.
 
-It knows ExecStart=, ExecStartPre=, ExecReload=, User=, Group=, Environment=, UMask=, LoadCredential=, StateDirectory=,
-RuntimeDirectory= and PIDFile=. It restarts nothing and makes no sandbox. tests/deploy/test_units.py has a real systemd.
+It knows ExecStart=, ExecReload=, User=, Environment=, UMask=, LoadCredential= and PIDFile=. It restarts nothing and
+makes no sandbox. tests/deploy/test_units.py has a real systemd.
 """
 
 import os
@@ -37,12 +37,7 @@ class Unit:
         self.log = Path("/var/log") / f"{self.name}.log"
 
     def all(self, key: str) -> list[str]:
-        values: list[str] = []
-        for line in self.lines:
-            name, _, value = line.partition("=")
-            if name == key:
-                values = [*values, value] if value else []
-        return values
+        return [line.partition("=")[2] for line in self.lines if line.partition("=")[0] == key]
 
     def one(self, key: str, without: str = "") -> str:
         return [without, *self.all(key)][-1]
@@ -61,9 +56,6 @@ class Unit:
 
     def environment(self, account: pwd.struct_passwd) -> dict[str, str]:
         own = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
-        for file in self.all("EnvironmentFile"):
-            if Path(file.removeprefix("-")).exists():
-                own |= dict(word.split("=", 1) for word in shlex.split(Path(file.removeprefix("-")).read_text(), True))
         own |= dict(word.split("=", 1) for line in self.all("Environment") for word in shlex.split(line))
         if self.all("LoadCredential"):
             place = Path("/run/credentials", self.name)
@@ -98,18 +90,11 @@ class Unit:
         if self.pid or self.name.endswith(".socket"):
             return
         account = pwd.getpwnam(self.one("User", "root"))
-        for key, above in (("StateDirectory", "/var/lib"), ("RuntimeDirectory", "/run")):
-            for name in self.one(key).split():
-                Path(above, name).mkdir(parents=True, exist_ok=True)
-                os.chown(Path(above, name), account.pw_uid, account.pw_gid)
-                Path(above, name).chmod(int(self.one(f"{key}Mode", "0755"), 8))
         environment = self.environment(account)
         who: dict[str, Any] = {}
         if account.pw_uid:
             who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         who |= {"umask": int(self.one("UMask", "0022"), 8), "cwd": "/", "env": environment}
-        for line in self.all("ExecStartPre"):
-            subprocess.run(self.command(line, environment), check=not line.startswith("-"), **who)
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("ab") as log, open("/dev/null") as null:
             process = subprocess.Popen(
@@ -124,7 +109,7 @@ class Unit:
     def stop(self) -> None:
         pid = self.pid
         if pid:
-            send(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM)
             until = time.monotonic() + SECONDS
             while self.pid == pid or (self.one("KillMode") != "process" and in_session(pid)):
                 if time.monotonic() > until:
@@ -150,21 +135,11 @@ def in_session(leader: int) -> bool:
     return False
 
 
-def send(pid: int, number: int) -> None:
-    if pid > 1:  # 0 would be this process's own group
-        os.kill(pid, number)
-
-
 def main() -> int:
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     verb, names = words[0], words[1:]
     if verb in ("daemon-reload", "reset-failed"):
-        return 0
-    if verb == "kill":
-        number = signal.Signals[f"SIG{names.pop(0)}"] if "-s" in options else signal.SIGTERM
-        for name in names:
-            send(Unit(name).pid, number)
         return 0
     units = [Unit(name) for name in names]
     wants = Path("/etc/systemd/system/multi-user.target.wants")

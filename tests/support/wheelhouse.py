@@ -79,11 +79,6 @@ def trixie_wheels() -> Path:
     return _keep("requirements.txt", ("--python-version", "3.13", "--implementation", "cp", *options))
 
 
-def developing_wheels() -> Path:
-    """Return the directory of the wheels that `./dev test --quick` installs, for this Python."""
-    return _keep("requirements-dev.txt", ())
-
-
 def claude_wheel() -> Path:
     """Return the directory of the wheel of claude, which is large."""
     return _keep("requirements-claude.txt", ())
