@@ -3,16 +3,23 @@
 The recipe's text, and the command that prints it, are in test_recipe.py.
 """
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.check.key_lines import parse_key_lines
+from breakglass.agents.pve.words import VERSION
 
-from ..support.installing import Door, Installed, host_keys, new_key
+from ..support.installing import ROOT, Door, Installed, host_keys, new_key
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 SERVE = f"{AGENT} serve --vms 102-103,110"
@@ -46,7 +53,7 @@ def host(host_of_module: Installed) -> Iterator[Installed]:
 
 @pytest.fixture(scope="module")
 def door_of_module(host_of_module: Installed) -> Iterator[Door]:
-    with closing(Door(host_of_module, "-o", "UsePAM=yes")) as door:
+    with closing(Door(host_of_module, "-o", "UsePAM=yes", "-o", "PermitRootLogin=yes")) as door:
         yield door
 
 
@@ -203,3 +210,84 @@ def edit(file: Path, *changes: tuple[str, str]) -> None:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
+
+
+# --- `breakglass host upgrade`, through a real ssh ---
+
+OLD = "#!/bin/sh\necho 0.1.0\n"
+
+
+class Operator:
+    """A person whose own ssh logs in to the host as root, with a configuration that has no secret."""
+
+    def __init__(self, door: Door, directory: Path) -> None:
+        self.agent, self.directory = door.host.sbin / "breakglass-pve", directory
+        private, public = new_key()
+        (door.host.root / ".ssh/authorized_keys").write_text(f"{public}\n")
+        identity, self.program = directory / "identity", directory / "bin/ssh"
+        identity.touch(0o600)
+        identity.write_text(private)
+        self.program.parent.mkdir()
+        options = f"-F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i {identity}"
+        self.program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -q {options} "$@"\n')
+        self.program.chmod(0o755)
+        pve1 = f'[hosts.pve1]\nssh = "breakglass@127.0.0.1:{door.port}"\nkey_file = "/nonexistent"\n'
+        (directory / "breakglass.toml").write_text(f'[hosts.pve0]\nssh = "192.0.2.1"\n{pve1}')
+        self.agent.write_text(OLD)
+
+    def upgrade(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        config = {"BREAKGLASS_CONFIG": f"{self.directory}/breakglass.toml"}
+        path = {"PATH": f"{self.program.parent}:{os.environ['PATH']}"}
+        argv = [sys.executable, "-m", "breakglass", "host", "upgrade", *words]
+        return subprocess.run(
+            argv, env=os.environ | config | path, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+
+
+@pytest.mark.all
+@pytest.mark.real("sshd", "mounts", "root")
+def test_the_new_agent_takes_the_place_of_the_old_one(door: Door, tmp_path: Path) -> None:
+    """A host without an address is named, and holds up no other. A copy that is damaged on its way is not installed."""
+    operator = Operator(door, tmp_path)
+    program = operator.program.read_text()
+    operator.program.write_text(program.replace("exec /usr", "head -c 5000 | exec /usr"))
+    ran = operator.upgrade("pve1")
+    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
+    assert "the copy is damaged" in ran.stderr
+    assert "pve1: the host could not install the host agent; the old one is still in place" in ran.stderr
+    operator.program.write_text(program)
+    ran = operator.upgrade("pve1")
+    assert (ran.returncode, ran.stdout.splitlines()[0], ran.stderr) == (0, f"pve1: 0.1.0 -> {VERSION}", "")
+    status = operator.agent.stat()
+    assert (operator.agent.read_text(), status.st_mode & 0o7777, status.st_uid) == (bundle(), 0o755, 0)
+    assert [path.name for path in operator.agent.parent.glob("breakglass*")] == ["breakglass-pve"]
+    ran = operator.upgrade("--all", "--json")
+    upgraded, failed = json.loads(ran.stdout)["hosts"]
+    assert (ran.returncode, ran.stdout.count("\n")) == (1, 1)
+    assert upgraded == {"host": "pve1", "before": VERSION, "after": VERSION, "error": None}
+    assert (failed["host"], failed["after"], "is not an address" in failed["error"]) == ("pve0", None, True)
+
+
+@pytest.mark.all
+@pytest.mark.real("sshd", "mounts", "root")
+def test_the_sessions_of_the_old_agent_end_and_its_jobs_go_on(door: Door, tmp_path: Path) -> None:
+    """A job is known by its input, which is /dev/null."""
+    operator = Operator(door, tmp_path)
+    operator.agent.write_text("#!/usr/bin/python3 -IS\nimport time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+    line = door.host.inside(AGENT, "serve", "--vms", "102")
+    session, job = (
+        subprocess.Popen(line, stdin=its, stdout=subprocess.PIPE, text=True)
+        for its in (subprocess.PIPE, subprocess.DEVNULL)
+    )
+    try:
+        for process in (session, job):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+        operator.agent.write_text(OLD)  # which says its version
+        assert operator.upgrade("pve1").returncode == 0
+        assert session.wait(60) == -signal.SIGTERM
+        assert job.poll() is None
+    finally:
+        for process in (session, job):
+            process.kill()
+            process.communicate()
