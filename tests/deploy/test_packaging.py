@@ -131,6 +131,7 @@ def test_chats_program_is_found_beside_ours(tmp_path: Path, monkeypatch: pytest.
     program = tmp_path / "claude_agent_sdk/_bundled/claude"
     program.parent.mkdir(parents=True)
     program.touch()
+    (tmp_path / "claude_agent_sdk/__init__.py").touch()
     monkeypatch.delitem(sys.modules, "claude_agent_sdk", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
