@@ -13,10 +13,7 @@ NO_PODMAN = "podman needs cgroups to itself; tests/deploy/test_container.py does
 NO_CLUSTER = (
     "it needs a cluster; tests/deploy/test_kubernetes.py checks what they apply, and the paths of what they run there"
 )
-OTHER_DEMO = "it is the demo of README.md, which tests/deploy/test_fresh_machine.py runs, from another installation"
 NOT_RUN = {
-    ("docs/packages.md", "The wheel"): OTHER_DEMO,
-    ("docs/packages.md", "The handler's package"): OTHER_DEMO,
     ("docs/install.md", "8. Chat"): "it installs claude; tests/deploy/test_packaging.py finds it where pip puts it",
     ("docs/container.md", "Running it"): NO_PODMAN,
     ("docs/kubernetes.md", "Installing"): NO_CLUSTER,

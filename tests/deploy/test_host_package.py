@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,10 +22,13 @@ from ..support.chroot import debian
 from ..support.documents import commands
 from ..support.hung import silent_fuse
 from ..support.installing import new_key
-from ..support.locks import ROOT, copy_checkout, read_pins
+from ..support.locks import ROOT, read_pins
 from ..support.machines import HOST, Machine, furnish_proxmox
 from ..support.release import build_package, host_package
+from ..support.service import let_in
+from ..support.signals import signal_process
 from ..support.stages import until
+from ..support.wheelhouse import wheelhouse
 
 pytestmark = [pytest.mark.all, pytest.mark.real("debian", "network")]
 
@@ -42,14 +46,26 @@ SSH = "ssh -i /root/power -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLev
 def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     """Two builds of one commit, with another umask, have the same bytes. The signature and the lists are right."""
     tree = tmp_path / "tree"
-    copy_checkout(tree)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
     git = "git init -q && git add -A && git -c user.name=x -c user.email=x@example.org commit -qm x"
     subprocess.run(git, shell=True, cwd=tree, check=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     own = {**os.environ, "PYTHONPATH": ""}  # or the modules of this checkout, which are measured, build it
     for name, mask in (("one", 0o022), ("two", 0o077)):
-        options = ["--to", str(tmp_path / name), "--sign", str(tmp_path / "key")]
-        command = [sys.executable, "-m", "tests.support.release", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.release",
+            "--to",
+            str(tmp_path / name),
+            "--sign",
+            str(tmp_path / "key"),
+        ]
         ran = subprocess.run(command, cwd=tree, env=own, umask=mask, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
@@ -64,9 +80,30 @@ def test_a_release_is_the_same_twice(tmp_path: Path) -> None:
     [bill] = [json.loads(data) for name, data in one.items() if name.endswith(".cdx.json")]
     pins = {str(name): str(version) for name, version in read_pins("requirements.txt").items()}
     assert {part["name"]: part["version"] for part in bill["components"]} == pins
+    assert all(part["externalReferences"] for part in bill["components"])
     (tree / "README.md").write_text("changed")
     ran = subprocess.run(command, cwd=tree, env=own, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, "the tree is not clean" in ran.stderr) == (1, True)
+
+
+def test_the_wheel_runs_the_demo(short_dir: Path) -> None:
+    """`uvx` needs the wheel and its packages only. An ordinary user runs it."""
+    let_in(short_dir / "home")
+    wheels = shutil.copytree(wheelhouse(), short_dir / "wheels")
+    for name in ("uv", "uvx"):
+        shutil.copy(Path(sys.executable).parent / name, short_dir)
+    (short_dir / "home").mkdir()
+    os.chown(short_dir / "home", 65534, 65534)
+    environment = {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels), "HOME": f"{short_dir}/home"}
+    [demo] = commands("docs/packages.md", "The wheel")
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", f"exec {demo}"]
+    path = {"PATH": f"{short_dir}:/usr/bin:/bin"}
+    with subprocess.Popen(argv, cwd=wheels, env=environment | path, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        page = next(line for line in run.stdout if line.strip().startswith("page "))
+        assert page.split()[1].startswith("http://127.0.0.1:")
+        signal_process(run.pid, signal.SIGINT)
+        assert "Ctrl-C ended everything." in run.stdout.read()
 
 
 class PveHost(Machine):
@@ -176,17 +213,23 @@ def test_the_account_exists_only_while_it_has_a_key(host: PveHost) -> None:
     host.install()
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAother"
     allow, revoke = (f"breakglass-pve {each} --key" for each in ("allow 102", "revoke"))
-    refused = host.run(f"useradd --uid 999 breakglass; {allow} '{other}' || :; userdel breakglass").stdout
+    host.run("useradd --uid 999 breakglass")
+    refused = host.run(f"{allow} '{other}' || :; userdel breakglass").stdout
     assert "the account breakglass was not made: the account breakglass exists and its uid is not 0" in refused
-    host.run(f"{allow} '{other}'; {allow} '{host.power}'; {revoke} '{other}'")
+    said = host.run(f"{allow} '{other}'; {allow} '{host.power}'").stdout
+    assert said.count("the account breakglass was made for its first key") == 1
+    assert host.ssh("status vm=102").returncode == 0
+    assert "was removed" in host.run(f"{revoke} '{other}'").stdout
     assert host.ssh("status vm=102").returncode == 0
     assert "the account breakglass had no other key and was removed" in host.run(f"{revoke} '{host.power}'").stdout
-    assert host.ssh("status vm=102").returncode == 255
-    host.run("dpkg-reconfigure breakglass-host")
     assert (host.run(ACCOUNT, check=False).returncode, host.path(KEYS).read_text()) == (2, "")
+    assert host.ssh("status vm=102").returncode == 255
+    host.install(NEXT)
+    assert host.run(ACCOUNT, check=False).returncode == 2
     host.write(KEYS, f'restrict,command="{AGENT} serve --vms 102" {host.power}\n')
     host.run("dpkg-reconfigure breakglass-host")
-    assert host.run(f"{ACCOUNT}; getent shadow breakglass | cut -d: -f2").stdout == "breakglass:x:0:0::/:/bin/sh\n*\n"
+    assert host.run(ACCOUNT).stdout == "breakglass:x:0:0::/:/bin/sh\n"
+    assert host.run("getent shadow breakglass | cut -d: -f2").stdout == "*\n"
     assert host.ssh("status vm=102").returncode == 0
 
 
@@ -217,35 +260,39 @@ def test_the_pasted_recipe_is_taken_over(host: PveHost) -> None:
 NEWER = '#!/usr/bin/python3\n"""The breakglass host agent."""\nprint("9.9.9")\n'
 
 
-REFUSED = [
-    ("/etc/passwd", "breakglass:x:999:999::/:/bin/false\n", "the account breakglass has uid 999"),
-    (PASTED, "#!/bin/sh\n", f"{PASTED} is not the host agent"),
-    (PASTED, NEWER, "so get a newer package"),
-    ("/root/.ssh/authorized_keys", f'command="{PASTED} serve --vms 102" ssh-ed25519 AAAA\n', "so move it to"),
-    (KEYS, 'command="/opt/breakglass-pve serve --vms 102" ssh-ed25519 AAAA\n', "runs /opt/breakglass-pve"),
-]
-
-
-def test_two_agents_over_one_record_are_refused(host: PveHost) -> None:
-    """The package's first script ends with the reason and what to do, and apt unpacks nothing."""
-    script = (ROOT / "deploy/debian/host/preinst").read_text().replace("@VERSION@", VERSION)
-    for file, text, said in REFUSED:
-        host.run(f"mkdir -p {KEYS[:-11]}; cat >>{file}; [ {file} != {PASTED} ] || chmod 755 {file}", stdin=text)
-        ran = host.run("sh -s install", stdin=script, check=False)
-        output = ran.stdout + ran.stderr
-        assert (ran.returncode, said in output, "nothing was installed" in output) == (1, True, True), output
-        if text == NEWER:
-            assert (host.install(check=False).returncode, host.path(AGENT).exists()) == (100, False)
-        host.reset()
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("/etc/passwd", "breakglass:x:999:999::/:/bin/false\n", "the account breakglass has uid 999"),
+        (PASTED, "#!/bin/sh\n", f"{PASTED} is not the host agent"),
+        (PASTED, NEWER, "so get a newer package"),
+        ("/root/.ssh/authorized_keys", f'command="{PASTED} serve --vms 102" ssh-ed25519 AAAA\n', "so move it to"),
+        (KEYS, 'command="/opt/breakglass-pve serve --vms 102" ssh-ed25519 AAAA\n', "runs /opt/breakglass-pve"),
+    ],
+)
+def test_two_agents_over_one_record_are_refused(host: PveHost, file: str, text: str, said: str) -> None:
+    """Nothing is unpacked, and the reason is printed with what to do."""
+    host.run(f"mkdir -p {KEYS[:-11]}; cat >>{file}; [ {file} != {PASTED} ] || chmod 755 {file}", stdin=text)
+    ran = host.install(check=False)
+    text = ran.stdout + ran.stderr  # apt passes on what dpkg says
+    assert (ran.returncode, said in text, "nothing was installed" in text) == (100, True, True), text
+    assert not host.path(AGENT).exists()
 
 
 def test_a_hung_cluster_file_system_does_not_hang_apt(tmp_path: Path) -> None:
-    """The first script, which looks at root's key file, stops waiting for it."""
-    script = (ROOT / "deploy/debian/host/preinst").read_text().replace("@VERSION@", VERSION)
-    script = script.replace("/root/.ssh", str(tmp_path / "pve")).replace("KILL 5", "KILL 1")
-    (tmp_path / "pve").mkdir()
-    with silent_fuse(tmp_path / "pve"):
+    """The first script, which looks at root's key file, and the completion of a VM's number stop waiting for it."""
+    place = tmp_path / "pve"
+    script, completion = ((ROOT / f"deploy/debian/host/{name}").read_text() for name in ("preinst", "completion.bash"))
+    script = script.replace("@VERSION@", VERSION).replace("/root/.ssh", str(place)).replace("KILL 5", "KILL 1")
+    press = "COMP_WORDS=(breakglass-pve status 10) COMP_CWORD=2; _breakglass_pve; echo ${COMPREPLY[@]}"
+    tab = ["bash", "-c", f"{completion.replace('/etc/pve', str(place))}\n{press}"]
+    (place / "qemu-server").mkdir(parents=True)
+    for number in (102, 103, 200):
+        (place / f"qemu-server/{number}.conf").touch()
+    assert subprocess.check_output(tab, timeout=20) == b"102 103\n"
+    with silent_fuse(place):
         assert subprocess.run(["sh", "-c", script, "preinst", "install"], timeout=20).returncode == 0
+        assert subprocess.check_output(tab, timeout=20) == b"\n"
 
 
 def test_a_removal_that_is_killed_twice_loses_no_key_line(tmp_path: Path) -> None:
@@ -259,3 +306,38 @@ def test_a_removal_that_is_killed_twice_loses_no_key_line(tmp_path: Path) -> Non
         script = script.replace("/etc/ssh/authorized_keys.d", str(tmp_path))
         subprocess.run(["sh", "-c", script, "script", "remove"], check=True, timeout=20)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"breakglass": line}
+
+
+def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
+    """After a full disk, sshd gets its whole drop-in, and every key line is there. A failed removal can be repeated."""
+    keys, drop_ins, remove = KEYS.rpartition("/")[0], DROP_IN.rpartition("/")[0], "apt-get -qy remove breakglass-host"
+    full = "mount -t tmpfs -o size=4k,mode=755 none"
+    host.run(f"{full} {drop_ins}; head -c 4096 /dev/zero >{drop_ins}/filler")
+    assert host.install(check=False).returncode == 100
+    host.run(f"rm {drop_ins}/filler; dpkg --configure -a")
+    assert host.path(DROP_IN).read_text() == (ROOT / "deploy/debian/host/sshd.conf").read_text()
+    lines = f'restrict,command="{AGENT} serve --vms 102" {host.power} breakglass power\n{OWN}'
+    host.run(f"{full} {keys}")
+    host.write(KEYS, lines)
+    assert (host.run(remove, check=False).returncode, host.path(KEYS).read_text()) == (100, lines)
+    host.run(f"umount {keys}; mkfifo {keys}/hangs")  # like a link to a file system that hangs
+    host.write(KEYS, lines)
+    job = subprocess.Popen(
+        host.argv("bash", "-c", "exec -a 'python3 -IS /usr/sbin/breakglass-pve job' sleep 1000"),
+        stdin=subprocess.DEVNULL,
+    )
+    removal = subprocess.Popen(host.argv("sh", "-c", f"{remove} 2>&1"), stdout=subprocess.PIPE, text=True)
+    assert removal.stdout is not None
+    assert next(line for line in removal.stdout if "waiting for running jobs" in line)
+    assert host.path(KEYS).read_text() == OWN
+    end = "pkill --ns $$ --nslist mnt"
+    host.run(f"{end} -KILL -f 'breakglass-host.prerm remove$'")
+    removal.communicate()
+    assert (removal.returncode, host.path(KEYS).read_text()) == (100, lines)
+    assert sorted(path.name for path in host.path(keys).iterdir()) == ["breakglass", "hangs"]
+    host.run(f"{end} -f '^python3 -IS /usr/sbin/breakglass-pve job'")
+    job.wait()
+    host.run(f"rm {keys}/hangs; mkdir -p /etc/passwd.edit/so-vipw-fails")
+    assert "the account breakglass stays" in host.run(f"{remove} 2>&1", check=False).stdout
+    host.run(f"rm -r /etc/passwd.edit; {remove}; umount {drop_ins}")
+    assert host.run(ACCOUNT, check=False).returncode == 2

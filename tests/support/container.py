@@ -1,7 +1,10 @@
 """An image built with Debian's buildah, and a container of it: its own processes and a read-only root."""
 
+import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,21 @@ from typing import Any
 from .chroot import base
 from .documents import ROOT
 from .service import Service
-from .sshd import end_with_descendants, wait_listening
+from .signals import signal_process
+from .sshd import descendants, end_with_descendants, wait_listening
 
 FILE = ROOT / "deploy/container/Containerfile"
 ULIMITS = {"nofile": "-Hn", "nproc": "-Hu"}  # without options, buildah asks for more rights than a container may have
-_LEFT_OUT = "dev proc sys var/lib/apt/lists usr/share/doc usr/share/man usr/share/locale usr/share/info"
+_LEFT_OUT = (
+    "dev",
+    "proc",
+    "sys",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+)
 
 
 class Builder:
@@ -40,7 +53,7 @@ class Builder:
     def _make_base(self) -> None:
         context = self.directory / "base"
         context.mkdir()
-        without = [f"--exclude=./{name}" for name in _LEFT_OUT.split()]
+        without = [f"--exclude=./{name}" for name in _LEFT_OUT]
         subprocess.run(["tar", "-C", base(), *without, "-cf", context / "debian.tar", "."], check=True, timeout=300)
         (context / "Containerfile").write_text("FROM scratch\nADD debian.tar /\n")
         [name] = [line.partition("=")[2] for line in FILE.read_text().splitlines() if line.startswith("ARG BASE=")]
@@ -59,8 +72,10 @@ class Builder:
 
     def inspect(self, image: str) -> dict[str, Any]:
         """Return the configuration of an image, as Docker has it."""
-        found: dict[str, Any] = json.loads(self.run("buildah", "inspect", "--type", "image", image))["Docker"]
-        return found["config"]  # type: ignore[no-any-return]
+        config: dict[str, Any] = json.loads(self.run("buildah", "inspect", "--type", "image", image))["Docker"][
+            "config"
+        ]
+        return config
 
 
 # As `podman run --read-only --read-only-tmpfs=false` does. It first checks `$root`, because an empty one would be this
@@ -110,23 +125,24 @@ class Container(Service):
         mounted.write_bytes(self.config.read_bytes())
         os.chown(mounted, 0, int(self.settings["User"].partition(":")[2]))
         mounted.chmod(0o440)  # as Kubernetes mounts a secret with `fsGroup`
-        argv = self.argv(self.mounted, *self.settings["Entrypoint"], *self.settings["Cmd"])
+        argv = self.argv(self.mounted, *self.settings["Cmd"])
         with self.audit_file.open("ab") as audit:
             self.process = subprocess.Popen(
                 argv, env=self.builder.environment, stdout=audit, stdin=subprocess.DEVNULL, cwd=self.directory
             )
         wait_listening(self.port, self.process)
+        self.first = self._first()
 
     def argv(self, mounted: Path, *command: str) -> list[str]:
-        """Return a command line that runs a command with the image's files, and with a directory as /etc/breakglass."""
+        """Return a command line that runs a command of the image, with a directory as /etc/breakglass."""
         argv = ["unshare", "--mount", "--propagation=private", "/bin/sh", "-c", _RUN, "sh", self.image, str(mounted)]
-        return [*argv, *self._within(*command)]
+        return [*argv, *self.within(*self.settings["Entrypoint"], *command)]
 
     @property
     def environment(self) -> dict[str, str]:
         return dict(entry.split("=", 1) for entry in self.settings["Env"])
 
-    def _within(self, *argv: str) -> list[str]:
+    def within(self, *argv: str) -> list[str]:
         """Return a command line that runs as the image's user, in its root and with only its environment."""
         own = {"PORT": str(self.port), "HOST": "127.0.0.1"}
         environment = [f"{name}={value}" for name, value in {**self.environment, **own}.items()]
@@ -135,10 +151,35 @@ class Container(Service):
         rights = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
         return ["chroot", "/mnt", "/usr/bin/setpriv", *ids, *rights, "/usr/bin/env", "-i", *environment, *argv]
 
-    def run(self, mounted: Path, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in another container of the image, with the same port."""
-        variables = {**self.builder.environment, **environment}
-        return subprocess.run(self.argv(mounted, *command), env=variables, capture_output=True, text=True, timeout=120)
+    def exec(self, *argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the running container, as its user."""
+        enter = ["nsenter", f"--target={self.first}", "--mount", "--pid", "--wdns=/"]
+        return subprocess.run(
+            [*enter, *self.within(*argv)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **options,
+        )
 
-    def stop(self) -> None:
-        end_with_descendants(self.process)
+    def children(self) -> list[int]:
+        """Return the children of process 1."""
+        return [int(pid) for pid in Path(f"/proc/{self.first}/task/{self.first}/children").read_text().split()]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the container as `podman stop` does: process 1 gets the signal."""
+        if self.process.poll() is None:
+            signal_process(self.first, how)
+        try:
+            self.process.wait(60)
+        finally:
+            end_with_descendants(self.process)
+
+    def _first(self) -> int:
+        """Return the pid that process 1 has here."""
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if re.search(rf"^NSpid:\t{pid}\t1$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
+                    return pid
+        raise AssertionError("there is no process 1")
