@@ -77,7 +77,7 @@ def problem(path: str, **changes: Any) -> Change:
     return change
 
 
-def counting(count: Callable[[Counters], object]) -> Change:
+def counting(count: Callable[[Counters], None]) -> Change:
     def change(snapshot: Snapshot) -> Snapshot:
         count(snapshot.counts)
         return snapshot
@@ -90,7 +90,11 @@ def turn(code: str) -> Change:
 
 
 def request(path: str, outcome: str, *more: str, times: int = 1) -> Change:
-    return counting(lambda counts: [counts.add_request(path, outcome, *more) for _ in range(times)])
+    def count(counts: Counters) -> None:
+        for _ in range(times):
+            counts.add_request(path, outcome, *more)
+
+    return counting(count)
 
 
 HOST_STATES = "name-not-found connection-refused no-route timeout turned-away key-not-accepted host-key-differs lost "

@@ -100,8 +100,7 @@ def test_the_wheel_answers_a_signed_status(wheel: Path, sshd: Sshd, tmp_path: Pa
     class Installed(Service):
         python = venv / "bin/python"
 
-    access = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
-    with Installed(tmp_path, **access) as service:
+    with Installed(tmp_path, **sshd.access) as service:
         service.answering()
         url = {"BREAKGLASS_URL": f"http://127.0.0.1:{service.port}", "BREAKGLASS_SECRET": service.secrets["operator"]}
         ran = run(venv / "bin/breakglass", "call", "status", "--json", cwd=tmp_path, **url)

@@ -10,7 +10,7 @@ import json
 import signal
 import ssl
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -72,10 +72,9 @@ class Balancer:
 def test_a_rolling_update_interrupts_nothing(world: World, sshd: Sshd, tmp_path: Path) -> None:
     """50 verbs and 5 alerts while a handler ends. Each id acts once, also if it is sent twice, and no request fails."""
     set_constants(world, DEADLINES={**DEADLINES, **dict.fromkeys(("ping", "status", "history", "job"), 60.0)})
-    access = {"port": sshd.port, "key": sshd.power_key, "host_key": [sshd.host_key]}
     alerts = entry("generic", 0, host="devvm")
     with ExitStack() as stack:
-        old = Service(world.directory, **access, extra=alerts, program=("-c", PATIENT))
+        old = Service(world.directory, **sshd.access, extra=alerts, program=("-c", PATIENT))
         handlers = [old, copy.copy(old), copy.copy(old)]
         for handler in handlers:
             stack.callback(handler.stop)
@@ -99,7 +98,9 @@ def test_a_rolling_update_interrupts_nothing(world: World, sshd: Sshd, tmp_path:
             body = json.dumps({**alert, "fingerprint": name}).encode()
             return balancer.send("/alert/generic", body, old.signed(body))
 
-        verbs, alerted, resets = [], [], [new_id() for _ in range(10)]
+        verbs: list[Future[Reply]] = []
+        alerted: list[Future[Reply]] = []
+        resets = [new_id() for _ in range(10)]
         with ThreadPoolExecutor(12) as pool:
             for number, reset in enumerate(resets):
                 both = [pool.submit(send_verb, "reset", reset) for _ in range(2)]
