@@ -68,7 +68,7 @@ def test_the_demo_runs_on_a_new_machine(tmp_path: Path) -> None:
             printed = dict(re.findall(r"^  (\w+) +(.+)$", text, re.MULTILINE))
             assert "dev: installing python3" in text, text
             page = printed["page"].partition("#")[0]
-            assert b"<title>" in machine.run("python3", "-c", FETCH, page, text=False).stdout
+            assert "<title>" in machine.run("python3", "-c", FETCH, page).stdout
             for name, words in (("chat", "pve status"), ("call", "devvm: running (reset done"), ("doctor", "The page")):
                 ran = machine.run("bash", "-c", f"echo it hangs | {printed[name]}", cwd=place)
                 assert words in ran.stdout, text + ran.stdout + ran.stderr
