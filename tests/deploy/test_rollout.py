@@ -70,7 +70,7 @@ class Balancer:
 
 
 def test_a_rolling_update_interrupts_nothing(world: World, sshd: Sshd, tmp_path: Path) -> None:
-    """50 verbs and 5 alerts while a handler ends. Each id acts once, also if it is sent twice, and no request fails."""
+    """50 verbs and 5 alerts while a handler ends. Each id acts once, even if it is sent twice, and no request fails."""
     set_constants(world, DEADLINES={**DEADLINES, **dict.fromkeys(("ping", "status", "history", "job"), 60.0)})
     alerts = entry("generic", 0, host="devvm")
     with ExitStack() as stack:

@@ -108,8 +108,8 @@ def unlock(engine: Engine, person: Person, stage: Stage) -> None:
     person.does(f"await ({KEPT_KEYS})() === 1", "the key to be stored")
     engine.reload()
     person.sees("#outcome[data-phase=idle]")
-    # The page stores the key again once the handler has accepted it. This read waits for that write, so that no page is
-    # left while it writes: the next page's write waits for its end.
+    # The page stores the key again once the handler has accepted it. This read waits for that write, because
+    # the next page could not write before its end.
     person.does(f"await ({KEPT_KEYS})() === 1", "the end of storing the key")
 
 

@@ -21,6 +21,7 @@ from breakglass.notify.send import NotSent, send
 
 from ..support.alerting import alerting, entry, list_captures, send_with_token
 from ..support.forked import run_command
+from ..support.ports import reserve_port
 from ..support.receivers import Inbox, flood, misbehaving, receiving, replying, trickle
 from ..support.rows import each_row
 from ..support.service import Service, with_constants
@@ -226,6 +227,40 @@ def test_a_killed_handler_loses_no_message(receiver: Inbox) -> None:
             until(lambda job=job: marks(service, job)[0] == "told")  # type: ignore[misc]
             assert job in receiver.lines()
             assert step != "marked" or len(receiver.requests) == sent
+
+
+class Twin(Service):
+    """Another handler with the configuration of the first, and its session secret."""
+
+    def __init__(self, first: Service) -> None:
+        self.directory, self.program, self.errors = first.directory, first.program, None
+        self.port, self.secrets, self.config = reserve_port(), first.secrets, first.config
+        self.start()
+
+
+@pytest.mark.all
+def test_two_handlers_show_one_line(receiver: Inbox) -> None:
+    """Both get the alert, as from two Alertmanagers, and both have one key for its message. VERIFY.md names this.
+
+    If one of them is killed before its message has arrived, and never starts again, the other one sends it.
+    """
+    with notifying(ntfy(receiver.url)) as service:
+        other = Twin(service)
+        try:
+            other.answering()
+            [job] = {begin(each, "twice") for each in (service, other)}
+            until(lambda: marks(service, job)[0] == "told")
+            assert [key for key in receiver.lines() if key == job] == [job]
+            list_captures(service)
+            receiver.statuses = [503] * 3
+            left = begin(service, "left")
+            service.process.kill()
+            service.process.wait()
+            receiver.statuses = []
+            until(lambda: marks(other, left)[0] == "told")
+            assert [key for key in receiver.lines() if key == left] == [left]
+        finally:
+            other.stop()
 
 
 @pytest.mark.all
