@@ -174,3 +174,25 @@ def test_an_archive_that_hangs_does_not_fill_run(world: World) -> None:
     kept = {path.parent.name for path in memory(world, "jobs").glob("earlier-*/output")}
     assert kept == {f"earlier-{number:04}" for number in range(4, KEEP_JOBS + 3)}
     assert execute(world, "reset id=earlier-0000").code == 17  # every id stays, so none acts again
+
+
+@pytest.mark.all
+@pytest.mark.slow
+def test_output_is_cut_to_a_mebibyte(world: World) -> None:
+    """Output of sixteen captures' size says that it was cut, keeps the job's later lines, and is archived like this."""
+    line = "0123456789abcde" * 64
+    (world.bin / "qm").rename(world.bin / "real-qm")
+    (world.bin / "qm").write_text(
+        f'#!/bin/sh\n[ "$1" != stop ] || yes {line} | head -c 3000000\nexec {world.bin}/real-qm "$@"\n'
+    )
+    (world.bin / "qm").chmod(0o755)
+    answer = execute(world, "cycle id=talks-a-lot")
+    assert answer.trailer["state"] == "running"
+    output = memory(world, "jobs/talks-a-lot/output")
+    assert output.stat().st_size <= 1024 * 1024 + 200
+    texts = [json.loads(line).get("text", "") for line in output.read_text().splitlines()]
+    assert "[output cut at 1 MiB]\n" in texts
+    assert texts[-1].startswith("verify: running")
+    archived = world.root / f"var/lib/breakglass/{VMID}/jobs/talks-a-lot"
+    until((archived / "result.json").exists, "the copy")
+    assert (archived / "output").read_bytes() == output.read_bytes()

@@ -161,3 +161,26 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
     assert world.pid is None
     chain = execute(world, "history").trailer["chain"]
     assert (links_of(world, job_id), chain["broken"], chain["notes"]) == (["begins", "ends"], "", [])
+
+
+@pytest.mark.all
+def test_a_process_that_stands_by_writes_no_line_without_the_lock(world: World) -> None:
+    """Only the job that has the VM's lock writes into the chain."""
+    job_id, other = "finds-it-locked", "locks-it-meanwhile"
+    held = at_qm("start")(world, job_id)
+    next(held)
+    with Session(world) as session:
+        tag, second = leave_the_second(world, session, held, job_id)
+        next(held)
+        also_held = at_qm("start")(world, other)
+        next(also_held)
+        other_tag = session.send(f"start id={other}")
+        next(also_held)
+        signal_process(second, signal.SIGCONT)
+        assert "another job holds the VM now" in session.result(tag, 60)["verdict"]["sentence"]
+        chain = session.ask("history")["chain"]
+        assert (links_of(world, job_id), chain["broken"]) == (["begins"], "")
+        next(also_held)
+        assert session.result(other_tag, 60)["state"] == "running"
+        next(also_held, None)
+    next(held, None)

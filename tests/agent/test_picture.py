@@ -13,9 +13,9 @@ import pytest
 
 from breakglass.agents.pve.forensics.picture import _seal
 from breakglass.agents.pve.jobs.archive import FILE_BYTES
-from breakglass.demo.proxmox.world import World
+from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import agent_processes, constants_set, execute, set_constants
+from ..support.agent import agent_processes, constants_set, execute, journal_of, received, set_constants
 from ..support.full import small_disk
 from ..support.noisy_screen import boot_noise
 from ..support.stages import await_agents, memory, until
@@ -156,3 +156,27 @@ def test_a_mapping_does_not_lift_the_limit() -> None:
                 os.ftruncate(picture, 2 * mmap.PAGESIZE)
     finally:
         os.close(picture)
+
+
+@pytest.mark.all
+def test_no_file_of_a_job_is_copied_or_shown_beyond_its_bound(world: World) -> None:
+    """The previous host agent could leave a picture of 183 MiB, which `history` turned into 244 MiB of base64."""
+    job = execute(world, "forensics id=left-by-another").trailer["job"]
+    until(memory(world, "jobs", job, "archived").exists, "the copy")
+    await_agents(world)
+    archived = world.root / f"var/lib/breakglass/{VMID}/jobs" / job
+    memory(world, "jobs", job, "archived").unlink()
+    names = ("screen.png", "output")
+    for name in names:
+        (archived / name).unlink(missing_ok=True)
+        with memory(world, "jobs", job, name).open("ab") as file:
+            file.truncate(FILE_BYTES + 1)
+    shown = execute(world, f"job id={job}").trailer["whole_job"]
+    assert (shown["screen_png"], shown["output"]) == (None, "")
+    with journal_of(world) as journal:
+        execute(world, "reset")
+        await_agents(world)
+        lines = received(journal)
+    for name in names:
+        assert not (archived / name).exists()
+        assert [line for line in lines if f"{name} of job {job} has more than {FILE_BYTES} bytes" in line]

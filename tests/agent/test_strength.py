@@ -38,3 +38,9 @@ def test_a_stranded_vm_is_found(world: World, sites: list[Case], code: str, outc
     fork = next(each for each in sites if each.call == "clone" and "power/start.py" in each.site)
     with constants_set(world, code):
         assert run(world, fork, f"killed-{outcome}") == ("hit", outcome, broken)
+
+
+def test_a_job_that_cannot_read_its_start_time_does_nothing(world: World, sites: list[Case]) -> None:
+    """Otherwise the job would look killed, and its answer would say so while it acts."""
+    read = next(each for each in sites if each.call == "openat" and each.site.startswith("host/paths.py"))
+    assert run(world, read._replace(how="EMFILE"), "no-start-time") == ("hit", "failed", [])

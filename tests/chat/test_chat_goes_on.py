@@ -111,3 +111,11 @@ def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> Non
     for wrong in ("0", "101", "x"):
         code, seen = typed(talker, options=("--resume", wrong))
         assert (code, f'there is no conversation "{wrong}"' in seen, "chat --list" in seen) == (2, True, True)
+
+
+def test_only_the_hosts_refusal_is_a_proposal(talker: Talker) -> None:
+    """Another command with the same output is no proposal, and each proposal has its own id."""
+    liar = bash("echo approval-required: reset")
+    events = talker.chat(fake(liar, bash("pve reset"), bash("pve reset"), {"text": "fin"}))
+    assert len({event["job"] for event in events if event["type"] == "approval"}) == 2
+    assert [event["ok"] for event in events if event["type"] == "tool_result"] == [True, False, False]

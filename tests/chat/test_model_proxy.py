@@ -4,11 +4,12 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from breakglass.chat.proxy import BODY_BYTES
+from breakglass.chat.proxy import BODY_BYTES, CONNECTIONS
 from breakglass.config.model_api import ModelApi
 
 from ..support.certificates import make_certificate, tls_context
@@ -270,3 +271,16 @@ def test_what_is_no_answer_of_an_api(api: ModelApi, answer: bytes, words: str) -
         assert server.lines[0] == f"POST /below{MESSAGES} HTTP/1.1\r\n".encode()
         assert len(server.lines) <= (1 if answer else 2)
     assert (status, words in body) == (502, True), body
+
+
+def test_no_more_than_some_are_served_at_once(proxy: TurnProxy, model: Model) -> None:
+    """A further request waits for a place and gets the next one."""
+    before = len(model.asked)
+    with ExitStack() as open_ones, contextlib.closing(UnixConnection(proxy.path)) as late:
+        for _ in range(CONNECTIONS):
+            open_ones.enter_context(proxy.open(message(fake({"text": WORDS, "wait": "places"}))))
+        late.request("POST", MESSAGES, message("hello"))
+        assert len(model.asked) == before + CONNECTIONS
+        open_ones.close()  # clients that leave in the middle
+        model.release("places")
+        assert late.getresponse().status == 200

@@ -19,7 +19,7 @@ from breakglass.chat import database, process, program
 from breakglass.chat.failures import KILLED
 from breakglass.chat.job import PIECE_BYTES, encode_line
 from breakglass.chat.output import MOST_PARTS
-from breakglass.chat.reads import AT_ONCE
+from breakglass.chat.reads import AT_ONCE, MOST, TOO_MANY
 from breakglass.chat.request import SessionsUnwritable
 from breakglass.server.counters import Counters
 
@@ -426,3 +426,32 @@ async def test_answers_that_are_not_read(turn: StandInTurns) -> None:
 
     await turn.run(play, read)
     assert len(asked) < 5 * AT_ONCE
+
+
+@pytest.mark.slow
+async def test_questions_are_bounded(turn: StandInTurns) -> None:
+    """Sixteen at once, and a thousand in all, as in a loop that waits for the VM; very many more end the turn."""
+    waits = asyncio.Event()
+    asked: list[str] = []
+    answers: list[str] = []
+
+    async def read(line: str) -> list[dict[str, object]]:
+        asked.append(line)
+        await waits.wait()
+        return []
+
+    async def play(stand_in: StandIn) -> None:
+        for number in range(AT_ONCE + 1):
+            await stand_in.send({"pve": number, "line": "status"})
+        assert await stand_in.receive() == {
+            "pve": AT_ONCE, "exit": 255, "text": f"{AT_ONCE} questions are open already; wait until one is answered\n",
+        }  # fmt: skip
+        for number in range(AT_ONCE + 1, TOO_MANY + 1):
+            await stand_in.send({"pve": number, "line": "x"})
+            if number < TOO_MANY:
+                answers.append((await stand_in.receive())["text"])
+        await stand_in.send(DONE)
+
+    events = await turn.run(play, read)
+    assert (len(asked), events[1]["code"]) == (AT_ONCE, "claude-crashed")
+    assert [text.split()[0] for text in answers].index(str(MOST)) == MOST - AT_ONCE - 1

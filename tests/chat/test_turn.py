@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from breakglass.base.framer import LINE_BYTES
 from breakglass.chat import turn as program
 from breakglass.chat.wall import PYTHON, starter_command
 
@@ -241,3 +242,13 @@ def test_walls_that_can_not_be_made_are_named(tmp_path: Path, monkeypatch: pytes
     missing = program.find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
     assert missing is not None
     assert (missing["code"], missing["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")
+
+
+def test_a_line_of_more_than_16_mib(script: Script) -> None:
+    """Such a line is left out with a note; a slightly shorter one comes through; the turn continues after both."""
+    zeros = "head -c {} /dev/zero | tr '\\0' x"
+    fits = f"""printf '{{"type":"x","y":"'; {zeros.format(LINE_BYTES - 100)}; echo '"}}'\n"""
+    program = script(TOOL + fits + f"{zeros.format(LINE_BYTES + 1)}; echo\n" + TEXT + RESULT)
+    events = run(make_job("hello"), program).events
+    assert [event["type"] for event in events] == ["tool", "tool_result", "text", "result", "done"]
+    assert (events[1]["ok"], events[1]["cut"], events[-1]["ok"]) == (False, True, True)

@@ -1,5 +1,7 @@
 """One connection to a host carries all its VMs, and `answering` is said only of a VM that a verb would reach."""
 
+import http.client
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..support.ports import reserve_port
 from ..support.scripted import Scripted, result, stage
 from ..support.service import Service, new_secret
 from ..support.sshd import Sshd, descendants
@@ -137,3 +140,29 @@ def test_a_verb_is_not_sent_again_to_a_host_that_its_vm_has_left(service: Servic
     pool.shutdown()
     assert (answer["outcome"], answer["reached"]) == ("unknown", None)
     assert len(script.asked("reset")) == 1
+
+
+@pytest.mark.all
+def test_a_vm_that_moved_while_its_verb_waited_for_the_node_is_not_reset_there(service: Service, sshd: Sshd) -> None:
+    """A reload moves the VM to another host. The old host then names its node, but the verb is not sent to it."""
+    here = os.uname().nodename.partition(".")[0]
+    name_node(service, here)
+    wait_until(lambda: (logins(sshd), connections(sshd)) == (2, 1))  # only the new connection is left
+    script = Scripted(sshd.world)
+    script.say([("ping", [{"wait": "go"}, result(vms="102-104", node=here)]), ("", [result(jobs=[])])])
+    sshd.drop_connections()
+    service.not_answering()  # otherwise, the verb may be sent on the old connection, and its answer lost
+    body = json.dumps({"verb": "reset", "vm": "devvm"}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    connection.request("POST", "/pve", body, {**service.signed(body), "accept": "application/x-ndjson"})
+    stream = connection.getresponse()  # the headers come once the verb waits
+    wait_until(lambda: script.asked("ping") != [])
+    keys = f"key = '''{sshd.power_key}'''\nhost_key = 'any'\n"
+    far = f"[hosts.pve2]\nssh = 'breakglass@127.0.0.1:{reserve_port()}'\n{keys}"
+    rewrite(service, lambda text: text.replace('hosts = ["pve1"]\nvmid = 102', 'hosts = ["pve2"]\nvmid = 102') + far)
+    hang_up(service)
+    script.let_go("go")
+    answer = json.loads(stream.read().splitlines()[-1])
+    connection.close()
+    assert (answer["outcome"], answer["reached"]) == ("unreached", False), json.dumps(answer)
+    assert script.asked("reset") == []

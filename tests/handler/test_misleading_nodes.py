@@ -29,6 +29,16 @@ def lose(nodes: Cluster, service: Service, *names: str) -> None:
     nodes.wait_for(service)
 
 
+@pytest.fixture
+def restarted(service: Service) -> Iterator[Service]:
+    """A handler that a test stops and starts. After the test, its configuration is restored."""
+    text = service.config.read_text()
+    yield service
+    service.config.write_text(text)
+    service.stop()
+    service.start()
+
+
 def test_a_node_without_a_quorum_does_not_say_that_the_vm_is_off(nodes: Cluster, service: Service) -> None:
     """It was fenced and is back without the others. Its old /etc/pve says that it has the VM, which runs elsewhere."""
     nodes.move("pve2")
@@ -66,6 +76,46 @@ def test_a_copy_that_a_migration_left_is_not_the_vm(nodes: Cluster, service: Ser
 
 
 @pytest.mark.all
+def test_a_vm_whose_configuration_was_deleted_is_found_by_its_process(nodes: Cluster, service: Service) -> None:
+    """No node has the configuration, and no other node says that the VM is off."""
+    nodes.move("pve2")
+    nodes.delete_configuration()
+    assert service.pve("status").json["state"] == "running"
+    lose(nodes, service, "pve2")
+    answer = service.pve("stop").json
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("refused", "no-config"), answer
+
+
+@pytest.mark.all
+def test_another_cluster_is_known_before_the_first_host_was_ever_reached(nodes: Cluster, restarted: Service) -> None:
+    """A handler that starts while the first host is away can't tell, so the other VM of this number is left alone."""
+    pve, msg_id = nodes.give_own_pve("pve2", "pve2"), new_id()
+    (pve / "corosync.conf").write_text("totem {\n  cluster_name: another\n}\n")
+    nodes.nodes["pve1"].stop()
+    restarted.stop()
+    restarted.start()
+    until(lambda: restarted.health()["hosts"]["pve2"]["state"] == "answering", "pve2")
+    assert restarted.pve("cycle", msg_id=msg_id).json["outcome"] == "unreached"
+    assert not memory(nodes.nodes["pve2"].world, "jobs", msg_id).exists()
+
+
+@pytest.mark.all
+def test_a_repeated_id_waits_for_a_host_that_is_off(nodes: Cluster, restarted: Service) -> None:
+    """An error in the configuration has disabled the host that has the id."""
+    nodes.move("pve2")
+    msg_id = new_id()
+    assert restarted.pve("reset", msg_id=msg_id).json["outcome"] == "done"
+    nodes.move("pve3")
+    text = restarted.config.read_text()
+    restarted.config.write_text(text.replace("[hosts.pve2]\n", '[hosts.pve2]\nnodde = "x"\n'))
+    restarted.stop()
+    restarted.start()
+    answer = restarted.pve("reset", msg_id=msg_id, again=True).json
+    evidence = ["fix what is wrong with pve2, then send the same id again"]
+    assert (answer["outcome"], answer["verdict"]["evidence"]) == ("unknown", evidence)
+
+
+@pytest.mark.all
 def test_a_vm_that_two_nodes_claim_gets_no_power_verb(nodes: Cluster, service: Service) -> None:
     """Both report a quorum and are in one cluster, so the handler can't tell which of them is right."""
     nodes.give_own_pve("pve2", "pve2")
@@ -79,6 +129,7 @@ LIES = {
     "knows": "replace(_has_record=lambda host, job_id: True)",
     "knows and has it": "replace(_has_record=lambda host, job_id: True)\n"
     "replace(look_at_cluster=lambda host: find('Cluster')(quorate=True, config=True, cluster='demo'))",
+    "runs it": "replace(is_here=lambda host: True)",
 }
 
 
@@ -113,3 +164,20 @@ def test_a_host_that_says_that_it_knows_a_new_id_gets_no_verb(nodes: Cluster, se
     if lie == "knows":
         assert service.pve("status").json["state"] == "running"  # a status has no id
     assert nodes.world.pid == before
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("lie", ["runs it"], indirect=True)
+def test_a_host_that_says_that_it_runs_the_vm_can_only_refuse(nodes: Cluster, service: Service, lie: str) -> None:
+    """It prevents start and cycle until it is removed from `hosts`, and every stop says that it is not proven."""
+    assert service.pve("cycle").json["verdict"]["code"] == "stale-copy"
+    assert service.pve("reset").json["outcome"] == "done"
+    answer = service.pve("stop").json
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("failed", "stale-copy"), answer
+    assert nodes.world.pid is None
+    text = service.config.read_text()
+    without = text.replace('"pve1", "pve2", "pve3"', '"pve1", "pve2"')
+    assert without != text
+    with service.configured(without):
+        assert service.pve("start").json["outcome"] == "done"
+    assert nodes.world.pid is not None

@@ -1,5 +1,6 @@
 """A VM that moves between three nodes: each verb finds it, and an id acts once, whichever node has it."""
 
+import json
 import re
 import signal
 import tempfile
@@ -35,6 +36,15 @@ def test_each_verb_finds_the_vm(nodes: Cluster, service: Service) -> None:
         assert (answer["outcome"], answer["state"]) == ("done", "running"), answer
         assert f"-p {nodes.nodes[node].port} " in answer["by_hand"][0]
         assert answer["chain"] is None or answer["chain"]["node"] == node
+
+
+@pytest.mark.all
+def test_a_handler_that_has_just_started_waits_for_its_connections(nodes: Cluster, service: Service) -> None:
+    """It knows nothing of the hosts yet, and a refusal would end the id."""
+    nodes.move("pve3")
+    service.stop()
+    service.start()
+    assert service.pve("reset").json["outcome"] == "done"
 
 
 def test_an_id_acts_once_wherever_the_vm_is(nodes: Cluster, service: Service) -> None:
@@ -88,6 +98,17 @@ def test_a_lost_node_is_named_and_the_vm_found_again(nodes: Cluster, service: Se
 
 
 @pytest.mark.all
+def test_an_alert_takes_its_evidence_where_the_vm_is(nodes: Cluster, service: Service) -> None:
+    """The handler does not know of the move, and looks first."""
+    assert service.pve("status").json["state"] == "running"
+    nodes.move("pve3")
+    alert = {"status": "firing", "labels": {"host": "devvm"}, "starts_at": "2026-11-24T02:50:00Z", "fingerprint": "f"}
+    body = json.dumps(alert).encode()
+    [taken] = service.send("POST", "/alert/generic", body, service.signed(body)).json["accepted"]
+    assert memory(nodes.world, "jobs", taken["job"]).exists()
+
+
+@pytest.mark.all
 def test_a_node_that_falls_silent_is_not_taken_for_one_without_the_id(nodes: Cluster, service: Service) -> None:
     """The silent node's connection looks as if it were up. The repeated id is not sent to the VM's new node."""
     msg_id = new_id()
@@ -117,6 +138,23 @@ def test_a_host_of_another_cluster_gets_no_verb(nodes: Cluster, service: Service
         answer = service.pve(verb, msg_id=msg_id).json
         assert answer["verdict"]["code"] == "other-node", answer
         assert not memory(nodes.world, "jobs", msg_id).exists()
+
+
+@pytest.mark.all
+def test_a_vm_that_ha_moves_during_a_cycle(nodes: Cluster, service: Service) -> None:
+    """The cycle says on which node the VM is. The next verb goes there."""
+    hold = at_qm("start", "*")(nodes.world, "moved")
+    next(hold)
+    with ThreadPoolExecutor(1) as pool:
+        cycle = pool.submit(service.pve, "cycle")
+        next(hold)
+        nodes.move("pve2")
+        next(hold)
+        answer = cycle.result().json
+    next(hold, None)
+    assert (answer["outcome"], answer["verdict"]["code"]) == ("failed", "moved"), answer
+    assert "pve2" in answer["verdict"]["sentence"]
+    assert service.pve("reset").json["outcome"] == "done"
 
 
 @pytest.mark.all

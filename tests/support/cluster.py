@@ -147,6 +147,12 @@ class Cluster:
         old.write_text(kept)
         assert self.world.qm("start", str(VMID)).returncode == 0
 
+    def delete_configuration(self) -> None:
+        """Remove the VM's configuration from every node while its process runs."""
+        (self.shared / self.place / f"qemu-server/{VMID}.conf").unlink()
+        for sshd in self.nodes.values():
+            (sshd.world.root / "etc/pve/.vmlist").write_text('{"version": 2, "ids": {}}')
+
     def give_own_pve(self, name: str, holder: str) -> Path:
         """Give a node its own /etc/pve, as it was when `holder` had the VM; return it."""
         pve = self.nodes[name].world.root / "etc/pve"
