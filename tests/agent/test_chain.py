@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +13,22 @@ from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.host.paths import Host
 from breakglass.agents.pve.jobs.chain_file import (
     NO_HASH,
+    ChainEnd,
+    append_links,
     link_hash,
     make_link,
+    open_chain,
+    read_end,
 )
 from breakglass.agents.pve.jobs.verify import verify_chain
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import Session, execute, processes, set_constants
 from ..support.chain import chain_files, read_links
+from ..support.full import small_disk
+from ..support.hung import unserved_fuse
 from ..support.rows import each_row
-from ..support.stages import await_agents, lose_run, until
+from ..support.stages import await_agents, lose_run, memory, until
 
 pytestmark = pytest.mark.real("qemu")
 
@@ -276,3 +283,39 @@ def test_half_a_line_is_named_and_replaced(world: World) -> None:
         "",
         ["an unfinished line was removed before line 4"],
     )
+
+
+@pytest.mark.all
+@pytest.mark.slow
+@pytest.mark.real("fuse", "root")
+def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
+    """After a boot, the chain starts again and says why. When the archive answers again, it has both parts."""
+    execute(world, "reset id=job-before-1")
+    reboot(world, "job-before-1", "the-second-boot")
+    with unserved_fuse(world.root / "var/lib"):
+        answer = execute(world, "reset id=in-silence-1").trailer
+        assert (answer["outcome"], answer["chain"]["n"], answer["seconds"] < 20) == ("done", 3, True)
+        first = read_links(chain_files(world)[0])[0]
+        assert (first["n"], first["event"], first["why"]) == (1, "starts", "archive-silent")
+        found = chain_of(world)
+        assert (found["broken"], found["since"]) == ("", None)
+        assert "the archive did not answer, so its copy was not compared" in found["notes"]
+    memory(world, "archive.json").unlink()
+    execute(world, "reset id=answers-again-1")
+    until(lambda: is_copied(world), "the copy")
+    found = chain_of(world)
+    assert (found["broken"], found["notes"]) == ("", ["a new chain starts after line 3: archive-silent"])
+    assert len(found["hashes"]) == 3 + 5
+
+
+@pytest.mark.slow
+@pytest.mark.real("mounts", "root")
+def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
+    """A line that does not fit is removed, so that the next line follows a whole one."""
+    with small_disk(tmp_path, "8k"):
+        fd = open_chain(str(tmp_path / "chain"))
+        append_links(fd, ChainEnd(), [b"x" * 3000])
+        with pytest.raises(OSError, match="No space left"):
+            append_links(fd, read_end(fd), [b"y" * 6000])
+        assert (tmp_path / "chain").read_bytes() == b"x" * 3000 + b"\n"
+        append_links(fd, read_end(fd), [b"z" * 900])

@@ -182,3 +182,14 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         target = document.parent / name if name else document
         assert target.is_file(), link
         assert not anchor or anchor in slugs(target), link
+
+
+def test_every_test_that_is_named_exists() -> None:
+    """A claim that names its test, or a file of the repository, names one that is there."""
+    known = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(r"\btest_\w+\b(?!\.py)", text):
+            assert f"def {name}(" in known, name
+        for path in re.findall(r"\b(?:tests|handler|agents|docs)/[\w/]+\.\w+", text):
+            assert (ROOT / path).is_file(), path
