@@ -130,7 +130,8 @@ def test_nothing_lives_on(attack: Attack) -> None:
     seconds, most = nap(77).split()[1], len(COMMANDS["survivors"]) * 3 // 4
     count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx {seconds}"
     wait = f"for _ in $(seq 300); do n=$({count}); [ $n -le {most} ] || break; sleep 0.1; done; echo $n"
-    assert int(attack.run_all([*COMMANDS["survivors"], wait], S=seconds)[-1][1]) > most
+    said = attack.run_all([*COMMANDS["survivors"], wait], S=seconds)[-1][1]
+    assert int(said.split()[-1]) > most  # an earlier command may say late why it failed
     wait_until_gone(seconds, 60)
 
 
