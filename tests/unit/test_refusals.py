@@ -25,6 +25,7 @@ from breakglass.agents.pve.power.preflight import refuse_unexpected, refuse_unst
 from breakglass.agents.pve.power.verbs import _advise_cycle, _refuse_cycle, _refuse_stop
 
 from ..support.rows import each_row
+from ..support.stages import until
 from .test_verdict import FROZEN, RUNNING, STUCK
 
 
@@ -125,7 +126,9 @@ def test_a_vzdump_without_a_upid_may_have_set_the_lock_of_a_backup(tmp_path: Pat
     with subprocess.Popen([vzdump, "60"]) as process:
         line = tmp_path / f"proc/{process.pid}/cmdline"
         line.parent.mkdir(parents=True)
-        line.write_text("vzdump\0102")
+        line.write_text("vzdump\x00102")
+        comm = Path(f"/proc/{process.pid}/comm")
+        until(lambda: comm.read_text() == "vzdump\n", "the name, which exec sets after it has closed subprocess's pipe")
         owners = [find_lock_owner(Host(102, str(tmp_path)), lock).alive for lock in ("backup", "snapshot")]
         process.kill()
     assert owners == [True, False]
