@@ -1,8 +1,13 @@
-"""A handler with senders and alert entries in front of a host."""
+"""A handler with senders and alert entries in front of a host, and a real Alertmanager."""
 
+import http.client
 import json
+import re
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,10 @@ from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import VMID, World
 
 from .agent import READS, set_constants
+from .ports import reserve_port
 from .qemu import leave_out_guest
 from .service import Reply, Service, with_constants
-from .sshd import Sshd
+from .sshd import Sshd, wait_listening
 from .stages import until
 
 TOKEN = "bgt_" + "am" * 22
@@ -95,3 +101,65 @@ def list_captures(service: Service) -> list[dict[str, Any]]:
 
     until(all_have_ended, "the end of each capture", 120)
     return found
+
+
+class Alertmanager:
+    """Debian's Alertmanager on loopback, without a cluster."""
+
+    def __init__(self, directory: Path, config: str) -> None:
+        self.port = reserve_port()
+        self.directory = directory / f"am-{self.port}"
+        self.directory.mkdir()
+        token = self.directory / "token"
+        token.write_text(TOKEN + "\n")
+        self.config = self.directory / "alertmanager.yml"
+        # this differs from the printed configuration in the token's path and the minute between two notifications
+        config = config.replace("/etc/alertmanager/breakglass.token", str(token))
+        self.config.write_text(config.replace("group_interval: 1m", "group_interval: 1s"))
+        program = shutil.which("prometheus-alertmanager")
+        assert program is not None
+        options = {
+            "config.file": self.config,
+            "storage.path": self.directory,
+            "web.listen-address": f"127.0.0.1:{self.port}",
+            "cluster.listen-address": "",
+            "log.level": "debug",
+        }
+        self._log = (self.directory / "log").open("wb")
+        argv = [program, *(f"--{name}={value}" for name, value in options.items())]
+        self.process = subprocess.Popen(argv, stdout=self._log, stderr=subprocess.STDOUT)
+        wait_listening(self.port, self.process)
+
+    def alert(self, labels: Mapping[str, str], start: float, end: float | None = None) -> None:
+        """Send it an alert, as Prometheus does. An alert whose end is in the past is resolved."""
+        times = {"startsAt": _rfc3339(start), **({} if end is None else {"endsAt": _rfc3339(end)})}
+        alert = {"labels": labels, "annotations": {"summary": "devvm does not answer"}, **times}
+        assert self._ask("POST", "/api/v2/alerts", json.dumps([alert])).startswith("200")
+
+    def count_answers(self) -> int:
+        """Return the number of notifications that were answered, whether with success or an error."""
+        return self.count("notification_latency_seconds_count")
+
+    def count(self, metric: str) -> int:
+        """Return the value of one of Alertmanager's counters for webhooks."""
+        text = self._ask("GET", "/metrics")
+        values = re.findall(rf'^alertmanager_{metric}{{[^}}]*integration="webhook"[^}}]*}} (\S+)$', text, re.MULTILINE)
+        return int(sum(map(float, values)))
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            return f"{response.status} {response.read().decode()}"
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+def _rfc3339(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"

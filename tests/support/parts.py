@@ -92,7 +92,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
 }
 # What each part needs: checks, and names or paths of programs. Any other part needs what it is called.
 _NEEDS = {
-    "alertmanager": "amtool",
+    "alertmanager": "prometheus-alertmanager amtool",
     "buildah": "root buildah ip setpriv /usr/lib/podman/netavark mounts",
     "curl": "curl openssl",
     "debian": "root mmdebstrap apt-get nsenter mounts",
