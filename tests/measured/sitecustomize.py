@@ -1,7 +1,7 @@
 """On PYTHONPATH while tests are measured: each Python that starts records what it runs.
 
-Chat's runner is isolated: nothing in its environment could have it measured. So the function that makes the command
-lines of isolated programs is replaced as its module is loaded.
+The process of a turn is isolated: nothing in its environment could have it measured. So the function that makes the
+command lines of isolated programs is replaced as its module is loaded.
 """
 
 import os
@@ -37,12 +37,12 @@ class _Isolated:
 
 
 def _measure(module: ModuleType) -> None:
-    """Have the command line of the runner begin with the lines that record."""
+    """Have the command line of a turn begin with the lines that record."""
     isolated_command = module.isolated_command
 
     def measured(name: str, *arguments: str) -> list[str]:
         command: list[str] = isolated_command(name, *arguments)
-        if name == "claude.runner":
+        if name == "chat.turn":
             command[3] = f"import sys; sys.path.insert(0, {ROOT!r})\n{prologue()}{command[3]}"
         return command
 
