@@ -17,7 +17,8 @@ from .signals import signal_process
 
 _SERVER = """
 import argparse, asyncssh, dataclasses, email.parser, gc, importlib.metadata, json, logging.handlers, os, runpy, signal
-import sqlite3, starlette.applications, starlette.concurrency, starlette.requests, starlette.responses, sys, tomllib
+import sqlite3, starlette.applications, starlette.concurrency, starlette.requests, starlette.responses, sys, time
+import tomllib
 import uvicorn, uvicorn.protocols.http.httptools_impl
 
 def name_process(words):
@@ -44,6 +45,7 @@ def run(environment, directory, output, errors, user, program):
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    time.tzset()  # the server has read its own time zone
     option, what, *arguments = program
     sys.argv = [option, *arguments]
     if option == "-m":
