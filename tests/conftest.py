@@ -46,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let signals end a run, and give the run and its tests its own temporary directories.
 
     A script starts its background jobs with SIGINT and SIGQUIT ignored, and the children would inherit that. SIGTERM,
-    which `timeout` sends, ends the run the way SIGINT does: fixtures clean up. Handlers read the tests' files as another
-    user, whatever the umask is.
+    which `timeout` sends, ends the run the way SIGINT does: fixtures clean up. Whatever the umask is, handlers read the
+    tests' files as another user.
     """
     os.umask(0o022)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
