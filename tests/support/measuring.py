@@ -8,20 +8,24 @@ of our lines. It appends them to one file when it ends, and before it executes a
 leaves nothing. `main` makes coverage's own data from that file.
 
 `tests/measured/sitecustomize.py` calls `begin` in each process that sees the environment; an isolated one begins with
-the lines of `prologue`. Python 3.11 has no `sys.monitoring`, and nothing is measured there.
+the lines of `prologue`. `_Finder` has the processes of a turn begin with them, and shows them the file in the sandbox.
+Python 3.11 has no `sys.monitoring`, and nothing is measured there.
 """
 
 import atexit
 import json
 import os
 import sys
-from collections.abc import Callable
-from types import CodeType
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import CodeType, ModuleType
 from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # the environment variable with the name of the file to which the tests' processes append
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
+_OF_A_TURN = ("chat.turn", "chat.start", "chat.proxy")  # isolated modules
+_ALWAYS_KILLED = ("chat.proxy",)
 _savers: list[Callable[[], None]] = []  # of this process, once it records
 
 
@@ -37,7 +41,11 @@ def prologue() -> str:
     The program has the checkout on its path.
     """
     file = _wanted()
-    return f"from tests.support.measuring import record\nrecord({file!r})\n" if file else ""
+    return _prologue(file) if file else ""
+
+
+def _prologue(file: str, at_once: bool = False) -> str:
+    return f"from tests.support.measuring import record\nrecord({file!r}, {at_once})\n"
 
 
 def _wanted() -> str:
@@ -52,21 +60,28 @@ class _Ran:
         self.code, self.path, self.lines = code, path, set[int]()
 
 
-def record(file: str) -> None:
-    """Record the lines that this process and its forks run, in each of their threads."""
-    ran = _monitor(f"{os.path.dirname(file)}/code/")
+def record(file: str, at_once: bool = False) -> None:
+    """Record the lines that this process and its forks run, in each of their threads.
 
-    def save() -> None:
-        found = [(one.path, list(one.lines)) for one in list(ran.values()) if one.lines]  # other threads may continue
-        forget()
-        if not found:
-            return
+    `at_once` appends each line as it runs, for a process that is always killed.
+    """
+    sys.meta_path.insert(0, _Finder(file))
+
+    def append(found: Sequence[tuple[str, Sequence[int]]]) -> None:
         try:
             fd = os.open(file, os.O_WRONLY | os.O_APPEND)
             os.write(fd, json.dumps(found).encode() + b"\n")  # in one write, so that processes don't mix their lines
             os.close(fd)
         except OSError:  # the file can't be seen here or the disk is full; the program must run in any case
             pass
+
+    ran = _monitor(f"{os.path.dirname(file)}/code/", append if at_once else None)
+
+    def save() -> None:
+        found = [(one.path, list(one.lines)) for one in list(ran.values()) if one.lines]  # other threads may continue
+        forget()
+        if found:
+            append(found)
 
     def forget() -> None:
         for one in list(ran.values()):
@@ -97,7 +112,7 @@ def flush() -> None:
         vars(sys)["monitoring"].restart_events()
 
 
-def _monitor(copy: str) -> dict[int, _Ran]:
+def _monitor(copy: str, append: Callable[[Sequence[tuple[str, Sequence[int]]]], None] | None) -> dict[int, _Ran]:
     """Begin to record. Return the lines of each of our code objects, by its id because hashing one is slow.
 
     The package may run from a copy of the checkout: see own_copy.py.
@@ -122,6 +137,8 @@ def _monitor(copy: str) -> dict[int, _Ran]:
 
     def line(code: CodeType, number: int) -> object:
         ran[id(code)].lines.add(number)
+        if append:
+            append([(ran[id(code)].path, [number])])
         return disable
 
     monitoring.use_tool_id(tool, "breakglass")
@@ -129,6 +146,63 @@ def _monitor(copy: str) -> dict[int, _Ran]:
     monitoring.register_callback(tool, events.LINE, line)
     monitoring.set_events(tool, events.PY_START)
     return ran
+
+
+# --- the processes of a turn ------------------------------------------------------------------------------------
+
+
+class _Finder:
+    """A finder that changes two modules as they are loaded. `importlib.abc` takes longer to import than all else here.
+
+    The command line of an isolated program begins with the lines that record, and the sandbox of a turn shows it the
+    file to which it appends. Nothing in the environment of such a process could have it measured.
+    """
+
+    def __init__(self, file: str) -> None:
+        self._changes = {"breakglass.base.isolated": self._begin_isolated, "breakglass.chat.wall": self._show}
+        self._file = file
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in self._changes:
+            return None
+        change = self._changes.pop(name)
+        spec = PathFinder.find_spec(name, path, target)
+        assert spec
+        assert spec.loader
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            change(vars(module))
+
+        vars(spec.loader)["exec_module"] = exec_module
+        return spec
+
+    def _begin_isolated(self, module: dict[str, Any]) -> None:
+        isolated_command = module["isolated_command"]
+
+        def measured(name: str, *arguments: str) -> list[str]:
+            command: list[str] = isolated_command(name, *arguments)
+            if name in _OF_A_TURN:
+                own = _prologue(self._file, at_once=name in _ALWAYS_KILLED)
+                command[3] = f"import sys; sys.path.insert(0, {ROOT!r})\n{own}{command[3]}"
+            return command
+
+        module["isolated_command"] = measured
+
+    def _show(self, module: dict[str, Any]) -> None:
+        def showing(wall: Callable[..., list[str]]) -> Callable[..., list[str]]:
+            def shown(program: Sequence[str], *arguments: Any) -> list[str]:
+                command = wall(program, *arguments)
+                if any(self._file in word for word in program):  # it records
+                    end = len(command) - len(program) - len(module["_in"]("/"))
+                    command[end:end] = ["--bind", self._file, self._file, *module["_show"](f"{ROOT}/tests")]
+                return command
+
+            return shown
+
+        for name in ("turn_wall", "network_wall"):
+            module[name] = showing(module[name])
 
 
 # --- after the tests --------------------------------------------------------------------------------------------
