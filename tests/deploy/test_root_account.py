@@ -172,3 +172,71 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     ):
         assert f"ok: {line}\n" in ran.stdout
     assert host.run(AGENT, "check", "--user", "root").stdout == ran.stdout
+
+
+def found(host: Installed, code: int) -> list[str]:
+    """Run `check`, and return what it finds without what to do, which each finding has."""
+    ran = host.check()
+    assert (ran.returncode, ran.stderr) == (code, "")
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(("error: ", "warning: "))]
+    assert all(" / " in line for line in lines), lines
+    return [line.partition(" / ")[0] for line in lines]
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def configure(host: Installed, *lines: str) -> None:
+    (host.etc / "ssh/sshd_config.d/50-site.conf").write_text("\n".join(lines))
+
+
+def test_check_names_each_error(host: Installed) -> None:
+    """What sshd's own settings, the key files and the account keep from working; some hide others."""
+    edit(host.drop_in, "AuthorizedKeysFile .ssh/authorized_keys ", "AuthorizedKeysFile ")
+    edit(host.drop_in, KEYS, "/nowhere")
+    methods = "AuthenticationMethods publickey,password"
+    configure(host, "PermitRootLogin no", "AllowUsers admin", methods, "Match User root", "ForceCommand /bin/true")
+    edit(host.etc / "passwd", ":/root:/bin/bash", ":/root:/usr/sbin/nologin")
+    edit(host.keys, f'command="{AGENT} serve --vms 102"', "no-pty")
+    assert set(found(host, 1)) == {
+        f"error: sshd does not read {KEYS} for root from {HANDLER}",
+        f"error: sshd does not read root's own /root/.ssh/authorized_keys for root from {HANDLER}",
+        f"error: PermitRootLogin no refuses every key of root from {HANDLER}",
+        "error: sshd has authenticationmethods publickey,password for root, so a key alone is not enough",
+        "error: AllowUsers does not name root",
+        "error: sshd has a ForceCommand for root: /bin/true",
+        'error: the shell of root is "/usr/sbin/nologin", which runs no command',
+        *(f"error: {KEYS}:1 has no command=", "warning: there is no power key"),
+    }
+    host.restore_files()
+    configure(host, "PubkeyAuthentication no")
+    host.keys.rename(host.etc / "pve/priv/breakglass")
+    host.keys.symlink_to("/etc/pve/priv/breakglass")
+    assert set(found(host, 1)) == {
+        "error: PubkeyAuthentication no refuses every key of root",
+        f"error: {KEYS} is below /etc/pve, which is gone when the cluster file system is down",
+    }
+    host.restore_files()
+    edit(host.drop_in, f" Address {HANDLER}", "")
+    [no_block, *_] = found(host, 1)
+    assert no_block == "error: sshd's configuration has no Match block for root and the handler's address"
+    host.restore_files()
+    edit(host.drop_in, "Match all", "Mitch all")
+    assert "error: sshd -T failed, so sshd's settings are not known" in found(host, 1)
+
+
+def test_check_names_each_warning(host: Installed) -> None:
+    """Exit 0, because a rescue works now."""
+    (host.root / ".bashrc").write_text("# aliases\nread -r line </srv/nas/aliases\n")
+    configure(host, f"AuthorizedKeysFile {OWN} {KEYS}")
+    for argv in (("useradd", "-o", "-u0", "-g0", "-M", "-N", "toor"), ("chage", "-M", "365", "root")):
+        assert host.run(*argv).returncode == 0
+    assert set(found(host, 0)) == {
+        "warning: bash runs /root/.bashrc before the host agent, and a command there that hangs blocks every verb",
+        f"warning: sshd reads {KEYS} for root from every address",
+        "warning: toor has uid 0 as well",
+        "warning: root expires, and its keys then stop working",
+    }
