@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -242,6 +244,24 @@ def test_walls_that_can_not_be_made_are_named(tmp_path: Path, monkeypatch: pytes
     missing = program.find_missing({PYTHON: "python3", f"{tmp_path}/python3": "python3-minimal"})
     assert missing is not None
     assert (missing["code"], missing["fix"]) == ("sandbox-missing", "apt-get install python3-minimal")
+
+
+@pytest.mark.real("root")
+def test_the_sandbox_is_tried_before_claude_is_there(script: Script) -> None:
+    """`breakglass chat --sandbox` makes it as another user; if the kernel refuses it, exit 1 names what helps."""
+    broken = script("echo bwrap: No permissions to create a new namespace >&2; exit 1")
+    inside = f"{sys.executable} -m breakglass chat --sandbox --user nobody"
+    for mount, code, said in (
+        ("true", 0, "claude can be isolated on this machine"),
+        (
+            f"mount --bind {broken} /usr/bin/bwrap",
+            1,
+            "No permissions to create a new namespace\n    let users make name",
+        ),
+    ):
+        command = ["unshare", "-m", "sh", "-ec", f"{mount}; exec {inside}"]
+        ran = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=100, check=False)
+        assert (ran.returncode, said in ran.stdout + ran.stderr) == (code, True), ran
 
 
 def test_a_line_of_more_than_16_mib(script: Script) -> None:
