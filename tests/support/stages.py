@@ -3,7 +3,6 @@
 A hold is a generator of three steps: set a trap, wait until the job is in it, and release the job.
 """
 
-import asyncio
 import json
 import os
 import select
@@ -49,14 +48,6 @@ def until(seen: Callable[[], object], what: str = "what the test waits for", sec
         pause = min(2 * pause, 0.02)  # many of these looks read all of /proc, which other tests then wait for
 
 
-async def until_on_loop(seen: Callable[[], object], what: str) -> None:
-    """As `until`, for what only the thread of the event loop may read."""
-    end = time.monotonic() + SECONDS
-    while not seen():
-        assert time.monotonic() < end, f"{what} did not happen"
-        await asyncio.sleep(0.01)
-
-
 def await_agents(world: World) -> None:
     """Return once no host agent process is left, because a job logs its end and cleans up after its answer."""
     until(lambda: not agent_processes(world), "the end of the host agent's processes")
@@ -67,13 +58,6 @@ def forget_proofs(world: World) -> None:
     await_agents(world)
     for path in (world.root / "run/breakglass/proven.json", world.root / "var/lib/breakglass/proven.json"):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-
-
-def flock_waiters(path: Path) -> set[int]:
-    """Return the processes that wait for the flock of a file or a directory, as /proc/locks lists them."""
-    inode, lines = str(path.stat().st_ino), Path("/proc/locks").read_text().splitlines()
-    waiting = [line.split() for line in lines if " -> FLOCK " in line]
-    return {int(fields[5]) for fields in waiting if fields[6].rpartition(":")[2] == inode}
 
 
 def writer_of(fifo: Path) -> int:
