@@ -36,12 +36,17 @@ class Listener(Node):
         self.lines: list[str] = []
         self.says: dict[str, object] = {}  # of a ping
         self.is_silent, self.ignores = False, ""
+        self.tells: list[dict[str, Any]] | None = None  # in answer to a verb
         self.refusal: Exception | None = None
         self.logins = 0
 
     def take(self, connection: Connection, line: str) -> None:
-        self.lines.append(line.partition(" ")[2])
-        if not self.is_silent and line.split()[1] != self.ignores:
+        tag, _, asked = line.partition(" ")
+        self.lines.append(asked)
+        if self.tells is not None and asked.split()[0] not in ("ping", "where"):
+            for message in self.tells:
+                connection.answer(tag, message)
+        elif not self.is_silent and asked.split()[0] != self.ignores:
             super().take(connection, line)
 
     def about(self, verb: str, msg_id: str) -> dict[str, object]:
