@@ -190,9 +190,10 @@ def test_the_state_of_a_host_follows_its_connection() -> None:
 
     live(watch)
     lines = (json.loads(audit._waiting.get() or b"") for _ in range(audit._waiting.qsize()))
-    noted = [(line["event"], line["state"]) for line in lines]
-    assert [noted[0], noted[-1]] == [("host-up", "answering"), ("host-up", "answering")]
-    assert {event for event, state in noted if state != "answering"} == {"host-down"}
+    noted = [(line["event"], line["state"], line["why"]) for line in lines]
+    up, lost = ("host-up", "answering", ""), ("host-down", "lost", "the connection to node0:22 was lost")
+    assert (*noted[:2], noted[-1]) == (up, lost, up)
+    assert {event for event, state, _ in noted if state != "answering"} == {"host-down"}
 
 
 def test_a_refused_login_is_repeated_rarely() -> None:
