@@ -406,14 +406,16 @@ def _digests(paths: list[Path]) -> list[str]:
 def _covering(mutant: Mutant, tests: list[Noted], by_line: dict[str, list[Noted]]) -> list[Noted]:
     """Return the tests that may find a mutant.
 
-    What runs at an import is not noted, so each quick test may find it whose file has the name of the module.
+    What runs at an import is not noted, so each quick test may find it that runs the module or whose file names it.
     """
     found = next((by_line[at] for line in mutant.lines if (at := f"{mutant.file}:{line}") in by_line), [])
     if mutant.function:
         return found
     name = re.compile(rf"\b{Path(mutant.file).stem}\b")
     near = {file for file in files_of_tests() if name.search((ROOT / file).read_text())}
-    return [test for test in tests if test in found or (not test.slow and _file_of(test.name) in near)]
+    users = {each.name for line, those in by_line.items() if line.startswith(f"{mutant.file}:") for each in those}
+    quick = [each for each in tests if not each.slow and (each.name in users or _file_of(each.name) in near)]
+    return [*found, *(each for each in quick if each not in found)]
 
 
 def main(arguments: list[str]) -> int:
