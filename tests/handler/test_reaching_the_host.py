@@ -79,6 +79,14 @@ async def test_a_host_that_is_not_reached(open_host: Open, monkeypatch: pytest.M
         assert (await trouble(open_host(ssh=at(silent.getsockname()[1])))).cause == "timeout"
 
 
+async def test_an_sshd_that_opens_no_session(world: World, open_host: Open) -> None:
+    """After the login, so the answer says that nothing was sent."""
+    with Sshd(world, "MaxSessions 0", name="closed") as closed:
+        host = open_host(ssh=at(closed.port), host_keys=(closed.host_key,), key=closed.power_key)
+        refused = await trouble(host)
+        assert (refused.cause, "refused a channel" in refused.reason) == ("turned-away", True)
+
+
 async def test_key_not_accepted_is_tried_rarely(world: World, open_host: Open) -> None:
     """A wrong key is tried at most once a minute, however many requests come.
 
