@@ -104,7 +104,7 @@ def _run_noting(place: Path, files: list[str]) -> list[Noted]:
         for each in (file, index := file.with_suffix(".tests")):
             each.touch()
         command = [sys.executable, "-m", "pytest", "-q", *_OPTIONS, *files]
-        environment = _environment(place) | {measuring.FILE: str(file)}
+        environment = _environment(place) | {measuring.FILE: str(file), measuring.AT_ONCE: "1"}
         subprocess.run(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, check=False)
         data, found = file.read_bytes(), []
         for row in index.read_text().splitlines():

@@ -22,6 +22,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 FILE = "BREAKGLASS_COVERAGE"  # the environment variable with the name of the file to which the tests' processes append
+AT_ONCE = "BREAKGLASS_COVERAGE_AT_ONCE"  # set if each line of a job counts for the test that waits for its answer
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDERS = ("agents/", "handler/")
 _OF_A_TURN = ("chat.turn", "chat.start", "chat.proxy")  # isolated modules
@@ -41,7 +42,7 @@ def prologue() -> str:
     The program has the checkout on its path.
     """
     file = _wanted()
-    return _prologue(file) if file else ""
+    return _prologue(file, at_once=AT_ONCE in os.environ) if file else ""
 
 
 def _prologue(file: str, at_once: bool = False) -> str:
