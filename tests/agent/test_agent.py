@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -138,6 +139,17 @@ def test_guest_text_can_not_pose_as_the_trailer(world: World) -> None:
 
 
 # --- memory ---
+
+
+def test_a_reader_that_has_left_is_no_error(world: World) -> None:
+    """A session that ends early leaves nothing in sshd's log, and a job would continue."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = world.environment | {"SSH_ORIGINAL_COMMAND": "status vm=102"}
+    command = world.forced_command()
+    ran = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=320)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_a_verb_waits_for_the_process_of_a_job_that_has_its_result(world: World) -> None:

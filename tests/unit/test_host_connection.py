@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -194,6 +194,20 @@ def test_the_state_of_a_host_follows_its_connection() -> None:
     up, lost = ("host-up", "answering", ""), ("host-down", "lost", "the connection to node0:22 was lost")
     assert (*noted[:2], noted[-1]) == (up, lost, up)
     assert {event for event, state, _ in noted if state != "answering"} == {"host-down"}
+
+
+def test_a_host_that_can_tell_where_its_vms_are_is_asked_every_half_minute() -> None:
+    """Any other only after an hour without a message."""
+    says: Iterator[dict[str, object]] = iter([{}, {"places": {}}])
+
+    async def count(node: Listener, host: HostConnection) -> int:
+        node.says = next(says)
+        host.start()
+        await asyncio.sleep(3000)
+        return node.lines.count("ping")
+
+    rarely, often = live(count), live(count)
+    assert (rarely, 90 < often <= 101) == (1, True)
 
 
 def test_a_refused_login_is_repeated_rarely() -> None:
