@@ -1,9 +1,9 @@
-"""`./dev faults`: each kind of system call at each site of a job fails once, and is killed once, by strace.
+"""`./dev faults`: at each site of a job, strace fails each kind of system call once, and kills the process there once.
 
 A site is the innermost line of the host agent's power/, jobs/ or host/ that made the call, in any process of the job,
-between its claim and its result. A healthy run of each scenario is recorded first, and so gives the list of sites and
-kinds. Then each run arms one of them: the job's process stops itself right before the call, strace attaches, and the
-call fails with a fitting error, or the process gets SIGKILL. A call that a site makes several times fails at one of
+from its start to its clean-up. A healthy run of each scenario is recorded first, and so gives the list of sites and
+kinds. Then each run arms one of them: the job's process stops itself at the site, strace attaches, and the call fails
+with a fitting error (ERRORS), or the process gets SIGKILL. A call that a site makes several times fails at one of
 them, which the seed picks. A broken promise is printed, and makes the exit code 1.
 """
 
@@ -345,8 +345,8 @@ def _broken(
 def main(arguments: list[str]) -> int:
     """Run the cases, or a piece of them; print a line for each broken promise, and the counts."""
     parser = argparse.ArgumentParser(prog="./dev faults", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="picks the call of a site that fails; 0: the first")
-    parser.add_argument("--count", type=int, default=0, help="so many of the calls by each caller; 0: one a site")
+    parser.add_argument("--seed", type=int, default=0, help="picks the failing call of a site; 0: the first")
+    parser.add_argument("--count", type=int, default=0, help="number of cases to draw; 0: each site and kind")
     parser.add_argument("--piece", default="1/1", metavar="K/N", help="run only the K-th of N parts")
     parser.add_argument("--only", default="", metavar="TEXT", help="run only the cases whose line has this text")
     chosen = parser.parse_args(arguments)

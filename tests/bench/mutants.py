@@ -1,13 +1,13 @@
 """`./dev mutants`: small mistakes in the path to power and in the verdict, each of which a test should find.
 
 First the tests run once, and `measuring` notes which lines each of them runs, in started host agents too. Then each
-mutant, one changed expression in a copy of the checkout, is tried by the tests that ran its line: first those that
-start nothing, then those that start a host, the quickest first, for --seconds at most. It survives if they pass. A test
-that starts a host has to fail twice, so that a busy machine finds no mutants.
+mutant, one small change in a copy of the checkout, is tried by the tests that ran its line: first those that start
+nothing, then those that start a host, the quickest first, for --seconds at most. It survives if they pass. A test that
+starts a host has to fail twice, so that mere load kills no mutant.
 
-What was found is kept in .venv/mutants, so a run that was interrupted continues: the lines of a test until its file or
-the code changes, a killed mutant until its file or the test that found it changes, and any other until a test changes.
-EQUIVALENT lists mutants that have no effect, each with the reason. They are not tried.
+What was found is kept in the virtual environment, so an interrupted run continues: a test's lines until its file or the
+code changes, a killed mutant until its file or the test that found it changes, and any other until a test or the
+code changes. EQUIVALENT lists mutants that have no effect, each with the reason. They are not tried.
 
 This module is also a plugin of pytest. It notes the lines, and keeps the order of the tests.
 """
@@ -40,7 +40,7 @@ from ..unit.test_layout import ROOT, files_to_power
 
 AT_ONCE = 3  # test files in one run of those that note lines; what it noted is kept
 FOLDERS = ("tests/unit", "tests/agent", "tests/handler", "tests/model")
-STORE = ROOT / ".venv/mutants"
+STORE = Path(sys.prefix, "mutants")
 _OPTIONS = ("-p", "tests.bench.mutants", "-m", "all or not all")
 EQUIVALENT = ROOT / "tests/data/equivalent_mutants.txt"
 _PAIRS: tuple[tuple[type[ast.AST], type[ast.AST]], ...] = (
@@ -422,9 +422,9 @@ def main(arguments: list[str]) -> int:
     """Try a sample of the mutants, or a piece of it; print the fate of each, and the counts."""
     parser = argparse.ArgumentParser(prog="./dev mutants", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="picks the sample")
-    parser.add_argument("--count", type=int, default=300, help="of mutants in the sample")
+    parser.add_argument("--count", type=int, default=300, help="mutants in the sample")
     parser.add_argument("--piece", default="1/1", metavar="K/N", help="try only the K-th of N parts")
-    parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant, as long as they took alone")
+    parser.add_argument("--seconds", type=float, default=60, help="limit for the tests of a mutant, as noted")
     parser.add_argument("--jobs", type=int, default=2, help="how many mutants are tried at the same time")
     chosen = parser.parse_args(arguments)
     piece, pieces = map(int, chosen.piece.split("/"))

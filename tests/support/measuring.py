@@ -1,14 +1,14 @@
 """Measures which lines the processes of a test run execute: pytest's, a handler's, a command's, the host agent's.
 
-It measures no branches, because the branches of a code object are known only to private parts of coverage.
+It measures no branches, because only coverage's private API knows the branches of a code object.
 
 `coverage` itself takes longer to start than most of these processes, and can't start in an isolated one (`-IS`, without
 an environment). So each process records its lines itself with `sys.monitoring`, which costs only the first run of each
 of our lines. It appends them to one file when it ends, and before it executes another program. A process that is killed
-leaves nothing. `main` makes coverage's own data from that file.
+leaves nothing, unless it appends each line at once. `main` makes coverage's own data from that file.
 
 `tests/measured/sitecustomize.py` calls `begin` in each process that sees the environment; an isolated one begins with
-the lines of `prologue`. `_Finder` has the processes of a turn begin with them, and shows them the file in the sandbox.
+the lines of `prologue`. `_Finder` adds them to the isolated programs of a turn, and binds the file into their sandbox.
 Python 3.11 has no `sys.monitoring`, and nothing is measured there.
 """
 
@@ -156,7 +156,7 @@ class _Finder:
     """A finder that changes two modules as they are loaded. `importlib.abc` takes longer to import than all else here.
 
     The command line of an isolated program begins with the lines that record, and the sandbox of a turn shows it the
-    file to which it appends. Nothing in the environment of such a process could have it measured.
+    file to which it appends. No environment variable reaches such a process.
     """
 
     def __init__(self, file: str) -> None:
