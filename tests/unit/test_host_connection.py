@@ -82,6 +82,7 @@ def live(work: Callable[[Listener, HostConnection], Awaitable[T]]) -> T:
             return await asyncio.wait_for(work(world.node, host), 20_000)
         finally:
             await host.close()
+            await asyncio.sleep(1)  # for what waited for an answer
             assert world.node.connections == {}
 
     with simulated(world) as loop:
