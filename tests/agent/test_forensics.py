@@ -83,8 +83,6 @@ def test_a_real_qemu_in_each_state_gets_its_verdict(place: Callable[[str], World
         assert (helped.code, helped.trailer["state"], helped.trailer["verdict"]) == (0, "running", None)
 
 
-@pytest.mark.slow
-@pytest.mark.real("qemu")
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.real("qemu")

@@ -77,7 +77,7 @@ def test_a_qm_that_is_broken_is_told_from_a_vm_that_would_not_start(world: World
 
 @own_host
 def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
-    """A busy host is not broken, so the cycle continues, and says what it could not check."""
+    """A busy host is not broken, so the cycle continues, and says what it could not check. So if qm was killed."""
     before = world.pid
     misbehave(world.root, hang="showcmd")
     with constants_set(world, QM_SECONDS=0.5):
@@ -85,3 +85,8 @@ def test_a_late_qm_is_a_warning_and_no_refusal(world: World) -> None:
     assert (answer.code, answer.trailer["state"]) == (0, "running")
     assert "qm showcmd gave no answer in 0.5 s" in answer.trailer["warnings"][0]
     assert world.pid not in (None, before)
+    misbehave(world.root)
+    qm = world.bin / "qm"
+    qm.write_text(qm.read_text().replace("#!/bin/sh\n", '#!/bin/sh\n[ "$1" != showcmd ] || kill -9 $$\n'))
+    answer = execute(world, "cycle")
+    assert (answer.code, "qm showcmd was killed" in answer.trailer["warnings"][0]) == (0, True)

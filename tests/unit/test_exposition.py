@@ -6,12 +6,12 @@ from dataclasses import replace
 from breakglass.base.errors import BreakglassError
 from breakglass.chat import request as chat_errors
 from breakglass.proxmox.outcome import HTTP_STATUS
-from breakglass.server.counters import OUTCOMES, TURN_OUTCOMES
+from breakglass.server.counters import OUTCOMES, TURN_OUTCOMES, Counters
 from breakglass.server.exposition import Snapshot, render
 
 from ..deploy.test_monitoring import healthy
 from ..support.contract import read_contract
-from ..support.rendered import series
+from ..support.rendered import counted, series
 from ..support.rows import each_row
 
 
@@ -36,7 +36,10 @@ def test_every_error_has_its_series() -> None:
 
 
 def test_every_end_of_a_turn_has_its_series() -> None:
-    """The series have the codes of an `error` event in the API's schema."""
+    """The series have the codes of an `error` event in the API's schema. Another code is counted as a crash."""
+    counters = Counters()
+    counters.add_turn("invented by the program of a turn")
+    assert counted(counters) == {"turns_total{outcome=claude-crashed}": 1}
     code = read_contract()["components"]["schemas"]["ErrorEvent"]["properties"]["code"]
     assert {"ok", *code["x-extensible-enum"]} == set(TURN_OUTCOMES)
     assert re.findall(r"^- `([a-z-]+)`: ", code["description"], re.MULTILINE) == code["x-extensible-enum"]

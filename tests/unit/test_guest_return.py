@@ -17,6 +17,7 @@ ROWS: dict[str, tuple[Event, tuple[str, ...]]] = {
         ("the guest's kernel answers, at most 41 s after the start", LATER, LATER),
     ),
     "no balloon device": ({"heartbeat": {"state": "none", "at": None, "says": "words"}}, (f"words{LOOK}",) * 3),
+    "a fresh answer from before": ({"heartbeat": OLD | {"state": "fresh"}}, (WAIT, WAIT, f"words{LOOK}")),
     "an answer from before": ({"heartbeat": OLD | {"state": "lost"}}, (WAIT, WAIT, f"words{LOOK}")),
     "nothing known": ({"heartbeat": None}, (WAIT, WAIT, f"the guest's heartbeat is not known{LOOK}")),
     "off again": ({"state": "stopped", "heartbeat": None}, ("the VM is stopped now",) * 3),

@@ -1,6 +1,7 @@
 """One request's verb, from what a simulated host sends or fails to send: the answer, and the stream of a client."""
 
 import asyncio
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,8 @@ def test_the_answer_and_the_stream_have_what_the_host_sent() -> None:
         begun = begin(host)
         streamed = [message async for message in begun.stream(asyncio.Event())]
         answer = await begun.finished(asyncio.Event())
+        await asyncio.sleep(0)
+        assert "Event.wait" not in str(asyncio.all_tasks())
         assert streamed[0] == {"type": "accepted", "id": "msg_12345678", "verb": "stop", "vm": "devvm"}
         assert streamed[1:-1] == SAID[:-1]
         assert (streamed[-1]["type"], streamed[-1]["outcome"]) == ("result", "done")
@@ -81,8 +84,9 @@ FAILURES: dict[str, tuple[str, dict[str, Any], tuple[str, bool | None]]] = {
 
 @each_row("name", FAILURES)
 def test_each_failure_says_whether_anything_was_sent(name: str) -> None:
-    """`unreached` promises that this id has done nothing, on any host."""
+    """At once. `unreached` promises that this id has done nothing, on any host."""
     fails, more, wanted = FAILURES[name]
+    ends: list[float] = []
 
     async def end(node: Listener, host: HostConnection) -> tuple[object, object]:
         node.tells, refusal = [], ConnectionRefusedError()
@@ -91,12 +95,15 @@ def test_each_failure_says_whether_anything_was_sent(name: str) -> None:
         else:
             await host.connected()
         begun = begin(host, **more)
+        begun.task.add_done_callback(lambda _: ends.append(time.monotonic()))
         await asyncio.sleep(1)
         if fails == LOST:
             node.refusal = refusal
             next(iter(node.connections)).abort()
+        answer, answered = await begun.finished(asyncio.Event(), 3600.0), time.monotonic()
         await begun.task
-        answer = await begun.finished(asyncio.Event())
+        await asyncio.sleep(0)
+        assert answered - ends[0] <= 1
         return answer.outcome, answer.body["reached"]
 
     assert live(end) == wanted
