@@ -239,5 +239,6 @@ def test_each_failure_of_proxmox_ends_as_it_must(shared: World, name: str) -> No
     shown = "\n".join([answer.stdout, answer.stderr, *answer.trailer["warnings"], *verdict.get("evidence", ())])
     assert (answer.code, verdict.get("code", "")) == (case.code, case.verdict)
     assert [text for text in case.says if text not in shown] == []
+    assert answer.trailer["seconds"] < 100  # more than ten times as long as each may wait
     now = shared.pid
     assert {"same": now == before, "new": now not in (None, before), "none": now is None}[case.process]

@@ -100,6 +100,7 @@ def test_one_line_a_request_without_secrets(service: Service) -> None:
         ("unauthorized", "", "", "malformed", *strange, "198.51.100.7", "127.0.0.1", "warning"),
         ("unauthorized", "", "", "malformed", *strange, "", "127.0.0.1", "warning"),
     ]
+    assert [line["outcome"] for line in service.audit() if line["host"] == "pve1"] == ["done", "done"]
     assert not any(secret.removeprefix("whsec_") in service.audit_file.read_text() for secret in (old, new))
     lines = log_of(service)
     [reload] = [line for line in lines if line["event"] == "reload"]
