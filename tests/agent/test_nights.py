@@ -157,7 +157,7 @@ def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: Worl
     before = world.pid
     with another_stop(world, task, "--timeout", "3000"):
         answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
+    assert (answer.code, answer.trailer["state"], "stop: waiting" in answer.stdout) == (0, "running", False)
     assert world.pid not in (None, before)
 
 
