@@ -237,14 +237,17 @@ REFUSED: list[tuple[Any, ...]] = [
     (1, "103", "--from", "192.0.2.50"),
     (1, "103", "--key", KEY, "--from", "192.0.2.50; reboot"),
     (1, "103", "--user", "../root"),
+    (1, "104"),
     (2, "all"),
     (2, "103\n"),
 ]
 
 
 def test_what_is_refused_changes_nothing(keys: KeyFile) -> None:
-    """A line that is no key, an address or an account that is none, and whatever is not one VM."""
+    """A line that is no key, an address or an account that is none, a container, and whatever is not one VM."""
     keys.write(LINE.encode())
+    (keys.root / "etc/pve").mkdir()
+    (keys.root / "etc/pve/.vmlist").write_text('{"ids": {"104": {"node": "pve1", "type": "lxc"}}}')
     (keys.path.parent.parent / "root").write_text(LINE)
     for code, *words in REFUSED:
         got, lines = keys.allow(*words)

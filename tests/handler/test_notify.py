@@ -281,7 +281,7 @@ def test_apprise_itself_takes_a_message(receiver: Inbox, caplog: pytest.LogCaptu
     Apprise's own log would have the URL.
     """
     url = receiver.url.replace("http:", "json:")
-    message = Message("key", "verdict", ("verdict",), "devvm", "devvm at 02:58 UTC", "It hangs.", PAGE)
+    message = Message("key", "verdict", ("verdict",), "devvm", "devvm at 02:58 UTC", "It hangs.", PAGE, guest="panic")
     before = len(receiver.requests)
     for quiet in (None, (0, 1440)):
         recipient = Recipient("notify[0]", "apprise", url, quiet=quiet)

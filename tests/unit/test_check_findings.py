@@ -88,10 +88,7 @@ def judged_sshd() -> Iterator[tuple[object, Iterable[Finding]]]:
         yield f"root's key files: {files}, own: {own}", judge_root_files(files, own, HANDLER)
 
 
-@each_row(
-    ("value", "home", "expected"),
-    CASES["places of keys"],
-)
+@each_row(("value", "home", "expected"), CASES["places of keys"])
 def test_where_sshd_looks_for_keys(value: str, home: str, expected: list[str]) -> None:
     """Tokens are replaced, and relative names begin in the home directory, as sshd_config(5) says."""
     assert find_key_files({"authorizedkeysfile": value}, USER, home) == expected
