@@ -57,6 +57,8 @@ test("a host that can't be asked is the reason why its VMs are not known", () =>
 test("a VM that is asked for more by itself is left alone", () => {
 	const { state } = listed([], { more: [["read-begun", { vm: "web", verb: "forensics", loud: false }], ["states-came", { names: ["web"], answer: answerOf({ states: [DB_OFF, { ...RUNS, state: "paused" }] }), clockOff: 0 }]] });
 	assert.deepEqual([state.views.web.seen, state.views.web.reading, state.views.db.seen.state], [null, "forensics", "stopped"]);
+	const acts = listed([], { more: [["act-begun", { ...begun("reset")[1], vm: "web" }], ["states-came", { names: ["web"], answer: answerOf({ states: [DB_OFF, RUNS] }), clockOff: 0 }]] }).state;
+	assert.deepEqual([acts.views.web.seen, acts.views.web.acting], [null, true]);
 });
 
 test("the bar below the list says how much of it is known", () => {

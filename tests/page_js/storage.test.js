@@ -40,6 +40,17 @@ async function answersTo(answer) {
 	useKey(await crypto.subtle.importKey("raw", new Uint8Array(32), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]));
 }
 
+test("of the jobs that this device has sent, it keeps the newest nine", () => {
+	dispatch("names-came", { vms: [{ name: "devvm", vmid: 102, host: "pve1" }], choice: "devvm" });
+	dispatch("unlocked");
+	const ids = Array.from({ length: 11 }, (_, n) => `job_${n}`);
+	viewOf("devvm");
+	dispatch("sent-heard", { vm: "devvm", ids });
+	assert.deepEqual(recall("local", "sent devvm"), ids.slice(-9));
+	forgetAll();
+	dispatch("locked");
+});
+
 test("a history that can't be read leaves the next one readable", async () => {
 	dispatch("unlocked");
 	viewOf("devvm");

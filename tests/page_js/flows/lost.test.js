@@ -174,6 +174,27 @@ test("a key that is refused takes a request that was never accepted with it, and
 	host.pve = () => undefined;
 	await reload();
 	assert.deepEqual([cycles().length, viewOf().phase], [0, "idle"]);
+	host.pve = only("cycle", LOST, { error: { code: "unauthorized", message: "no", reached: false } });
+	await confirm("cycle");
+	await pass(4);
+	const [{ id }] = cycles();
+	assert.equal(getState().key, "revoked");
+	host.pve = () => undefined;
+	await reload();
+	assert.deepEqual(cycles().map((post) => [post.id, post.again]), [[id, true]]);
+});
+
+test("a verb is bound to what the person saw as the question was asked", async () => {
+	await open();
+	run.runVerb("cycle");
+	await turn();
+	const seen = { vm: "devvm", state: "paused", last: "job_9", holder: null, heartbeat: null, verdict: null };
+	dispatch("states-came", { names: ["devvm"], answer: answerOf({ states: [seen] }), clockOff: 0 });
+	assert.equal(viewOf().seen.last, "job_9");
+	await tick(400);
+	yes(true);
+	await turn();
+	assert.deepEqual(cycles().map(({ if_state, if_last }) => [if_state, if_last]), [["running", "job_0"]]);
 });
 
 test("an answer after Forget changes nothing", async () => {
