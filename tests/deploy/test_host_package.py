@@ -209,13 +209,15 @@ def test_install_allow_rescue_upgrade_remove_purge(host: PveHost) -> None:
 
 
 def test_the_account_exists_only_while_it_has_a_key(host: PveHost) -> None:
-    """The first key makes it and the last one takes it away. An upgrade makes it for a key that is there, only."""
+    """The first key makes it, if sshd has our settings for it. An upgrade makes it only for a key that is there."""
     host.install()
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAother"
     allow, revoke = (f"breakglass-pve {each} --key" for each in ("allow 102", "revoke"))
     host.run("useradd --uid 999 breakglass")
     refused = host.run(f"{allow} '{other}' || :; userdel breakglass").stdout
     assert "the account breakglass was not made: the account breakglass exists and its uid is not 0" in refused
+    refused = host.run(f"mv {DROP_IN} /root/away; {allow} '{other}' || mv /root/away {DROP_IN}; {ACCOUNT} || :").stdout
+    assert ("has no settings for the account breakglass, so it" in refused, "breakglass:x:" in refused) == (True, False)
     said = host.run(f"{allow} '{other}'; {allow} '{host.power}'").stdout
     assert said.count("the account breakglass was made for its first key") == 1
     assert host.ssh("status vm=102").returncode == 0
