@@ -267,7 +267,8 @@ class Service:
 
     def answering(self, seconds: float = 120) -> None:
         """Return once the handler holds a connection to the host."""
-        until(lambda: self.health()["vms"][0]["proxmox"] == "answering", "a connection to the host", seconds)
+        why = lambda: f"a connection to the host, with the log {self.log()[-2000:]},"  # noqa: E731
+        until(lambda: self.health()["vms"][0]["proxmox"] == "answering", why, seconds)
 
     def not_answering(self, seconds: float = 60) -> None:
         """Return once the handler has noticed that its connection is gone."""

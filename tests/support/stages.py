@@ -39,11 +39,13 @@ def archive_note(world: World) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def until(seen: Callable[[], object], what: str = "what the test waits for", seconds: float = 120) -> None:
+def until(
+    seen: Callable[[], object], what: str | Callable[[], str] = "what the test waits for", seconds: float = 120
+) -> None:
     """Return once `seen()` is true. A job writes its own stage to a file, so reading that is an event."""
     end, pause = time.monotonic() + seconds, 0.002
     while not seen():
-        assert time.monotonic() < end, f"{what} did not happen"
+        assert time.monotonic() < end, f"{what() if callable(what) else what} did not happen"
         time.sleep(pause)
         pause = min(2 * pause, 0.02)  # many of these looks read all of /proc, which other tests then wait for
 
