@@ -15,7 +15,7 @@ import pytest
 
 from breakglass.base import counts
 from breakglass.base.errors import Unreached
-from breakglass.chat import database, process, program
+from breakglass.chat import database, process, program, proposals
 from breakglass.chat.failures import KILLED
 from breakglass.chat.job import PIECE_BYTES, encode_line
 from breakglass.chat.output import MOST_PARTS
@@ -118,6 +118,7 @@ async def test_what_no_turn_sends_ends_it(turn: StandInTurns) -> None:
         assert [event["type"] for event in events] == ["session", "error", "done"], name
         assert (events[1]["code"], numbers(events)) == ("claude-crashed", [1, 2, 3]), name
     assert turn.chat.running == {}
+    assert numbers(await turn.say(encode_line(text(2)) + b"hello\n", turn="msg_late")) == [1, 2, 3, 4]
 
 
 async def test_a_program_that_can_not_be_started(turn: StandInTurns, counters: Counters) -> None:
@@ -197,16 +198,28 @@ async def test_a_turn_is_asked_to_stop_and_then_ended(turn: StandInTurns, monkey
 
 
 async def test_a_handler_that_stops_ends_its_turns(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They end within the time limit of a stream. A later request for a turn is refused."""
+    """They end within the time limit of a stream, also one that is being cancelled or that has just begun.
+
+    A later request for a turn is refused.
+    """
     monkeypatch.setitem(process.STOP_SECONDS, "shutting-down", 0.3)
 
     following = asyncio.create_task(turn.run(ignore))
     while not turn.jobs:  # noqa: ASYNC110  # the program has begun
         await asyncio.sleep(0.01)
-    await turn.chat.stop()
-    assert (await following)[-2]["code"] == "shutting-down"
-    events = await turn.run(turn="msg_too_late")
-    assert (events[-2]["code"], "session" in events[0]) == ("shutting-down", False)
+    turn.chat.cancel(request().key)
+    free = threading.Event()
+    hanging = asyncio.create_task(turn.chat.disk.run(free.wait, 60))
+    beginning = asyncio.create_task(turn.run(turn="msg_begun", sid=SID[:-1] + "e"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(turn.chat.stop())
+    await asyncio.sleep(0)
+    free.set()
+    await asyncio.gather(hanging, stopping)
+    assert (turn.chat.running, len(turn.jobs)) == ({}, 1)
+    for events, begun in ((await following, True), (await beginning, True), (await turn.run(turn="msg_late"), False)):
+        assert (events[-2]["code"], "session" in events[0]) == ("shutting-down", begun)
 
 
 async def test_a_full_disk_ends_a_turn(turn: StandInTurns) -> None:
@@ -271,9 +284,11 @@ async def test_a_transcript_comes_out_and_goes_in_again(turn: StandInTurns) -> N
     assert (turn.jobs[-1].resume, turn.transcripts[-1]) == (True, line + b'"y"\n')
     await turn.say(piece(0, b"[]\n", last=False), turn="msg_3", resume=True)
     assert turn.transcripts[-1] == whole
-    await turn.say(piece(0, b"[]\n", last=False), piece(3, b"{}\n"), DONE, turn="msg_4", resume=True)
+    await turn.say(piece(len(whole), b'"w"\n'), DONE, turn="msg_4", resume=True)
     assert turn.transcripts[-1] == whole
-    await turn.say(DONE, turn="msg_5", resume=True)
+    await turn.say(piece(0, b"[]\n", last=False), piece(3, b"{}\n"), DONE, turn="msg_5", resume=True)
+    assert turn.transcripts[-1] == whole + b'"w"\n'
+    await turn.say(DONE, turn="msg_6", resume=True)
     assert turn.transcripts[-1] == b"[]\n{}\n"
     assert "was saved" not in turn.jobs[-1].prompt
 
@@ -376,10 +391,13 @@ async def test_a_proposal_is_bound_to_the_last_job(turn: StandInTurns, lasts: li
     assert [event["last"] for event in events if event["type"] == "approval"] == [bound_to]
 
 
-async def test_claude_is_told_once_of_a_spent_proposal(turn: StandInTurns) -> None:
-    """By the host, at the next turn: another job has acted since."""
+async def test_claude_is_told_once_of_a_spent_proposal(turn: StandInTurns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the host, at the next turn in which it answers: another job has acted since."""
+    monkeypatch.setattr(proposals, "SECONDS", 0.1)
 
     async def read(line: str) -> list[dict[str, object]]:
+        if line.startswith("job") and len(turn.jobs) == 1:
+            await asyncio.sleep(60)
         last = "msg_12345678" if line.startswith("job") else "none"
         return [{"type": "result", "exit_code": 0, "last": last, "whole_job": None}]
 
@@ -389,10 +407,10 @@ async def test_claude_is_told_once_of_a_spent_proposal(turn: StandInTurns) -> No
         await stand_in.send(APPROVAL, {**DONE, "n": 3})
 
     await turn.run(play, read)
-    for name in ("msg_next", "msg_last"):
+    for name in ("msg_silent", "msg_next", "msg_last"):
         await turn.run(None, read, turn=name, resume=True)
     words = "You proposed reset: another verb has changed the VM's power, so the proposal can't be approved any more"
-    assert [words in job.prompt for job in turn.jobs] == [False, True, False]
+    assert [words in job.prompt for job in turn.jobs] == [False, False, True, False]
 
 
 async def test_a_host_that_is_not_reached(turn: StandInTurns) -> None:

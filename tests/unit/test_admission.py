@@ -28,6 +28,7 @@ def ask(caller: Caller = OPERATOR, msg_id: str = "msg_12345678", at: int = NOW, 
     return admit(CONFIG, Signed(caller, msg_id, at), body, NOW)
 
 
+PROPOSED = {"msg_id": "job_12345678", "if_last": "none"}
 REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
     ({"to": "https://b.example/", "msg_id": "alert-12345678"}, WrongHandler, "the request was signed for"),
     ({"msg_id": "alert-12345678", "at": NOW - 301}, BadRequest, 'ids that begin with "alert-"'),
@@ -36,7 +37,8 @@ REFUSED: list[tuple[dict[str, Any], type[BreakglassError], str]] = [
         for field, word in {"anyway": "storage-hung", "proves": "drill"}.items()
         for case in (
             ({field: word, "caller": BOT}, BadRequest, f'a request with a bearer token can\'t use "{field}"'),
-            ({field: word, "msg_id": "job_12345678"}, BadRequest, f'the approval of a proposal can\'t use "{field}"'),
+            ({field: word, **PROPOSED}, BadRequest, f'the approval of a proposal can\'t use "{field}"'),
+            ({field: word, **PROPOSED, "if_last": ""}, BadRequest, "the approval of a proposal can't use"),
         )
     ),
     ({"msg_id": "job_12345678", "at": NOW - 301}, BadRequest, 'the approval of a proposal needs "if_last"'),
@@ -65,7 +67,7 @@ def test_what_is_refused(asked: dict[str, Any], error: type[BreakglassError], wo
         ({"to": "https://a.example", "proves": "drill"}, CANARY),
         ({"verb": "status", "vm": "devvm", "proves": "doctor"}, DEVVM),
         ({"anyway": "storage-hung", "vm": "devvm"}, DEVVM),
-        ({"msg_id": "job_12345678", "if_last": "none"}, CANARY),
+        (PROPOSED, CANARY),
         ({"caller": replace(OPERATOR, allow=frozenset({"forensics"})), "verb": "screen"}, CANARY),
         ({"caller": BOT, "verb": "forensics"}, CANARY),
         ({"verb": "restart"}, None),
