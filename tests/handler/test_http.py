@@ -140,28 +140,3 @@ def raw(service: Service, data: bytes) -> bytes:
         client.sendall(data)
         client.settimeout(30)
         return client.recv(65536)
-
-
-HALVES = {
-    b"": (408, "too-slow"),
-    b"POST /pve HTTP/1.1\r\nhost: x\r\nx-slow: ": (408, "too-slow"),
-    b"POST /pve HTTP/1.1\r\ncontent-length: 9\r\n\r\n{": (408, "too-slow"),
-    b"POST /pve HTTP/1.1\r\ncontent-length: 20000\r\n\r\n{": (413, "too-large"),
-}
-
-
-@pytest.mark.all
-@pytest.mark.slow
-def test_half_a_request_is_408_after_ten_seconds(service: Service) -> None:
-    """If nothing, half the headers or half the body has come, the answer is 408, and the connection closes.
-
-    A body that is too long anyway is answered with 413, because clients repeat a request after a 408.
-    """
-    clients = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in HALVES]
-    for client, half in zip(clients, HALVES, strict=True):
-        client.sendall(half)
-    for client, (status, code) in zip(clients, HALVES.values(), strict=True):
-        with client, client.makefile("rb") as stream:
-            answer = stream.read()
-        assert answer.startswith(b"HTTP/1.1 %d" % status)
-        assert code.encode() in answer
