@@ -253,11 +253,7 @@ def test_the_sandbox_is_tried_before_claude_is_there(script: Script) -> None:
     inside = f"{sys.executable} -m breakglass chat --sandbox --user nobody"
     for mount, code, said in (
         ("true", 0, "claude can be isolated on this machine"),
-        (
-            f"mount --bind {broken} /usr/bin/bwrap",
-            1,
-            "No permissions to create a new namespace\n    let users make name",
-        ),
+        (f"mount --bind {broken} /usr/bin/bwrap", 1, "No permissions to create a new namespace\n    let users"),
     ):
         command = ["unshare", "-m", "sh", "-ec", f"{mount}; exec {inside}"]
         ran = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=100, check=False)

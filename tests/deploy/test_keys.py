@@ -132,25 +132,25 @@ def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: P
 
 def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> None:
     """Each refusal says what to do instead. A secret that could not be shown is taken back."""
-    write(service.config, "tablet", f'secret = "{new_secret()}"\nallow = ["status"]\n')
+    write(service.config, "desk", f'secret = "{new_secret()}"\nallow = ["status"]\n')
     before, names = service.config.read_bytes(), sorted(os.listdir(own(service.config)))
     for words, code, output in (
         (("new", ".phone"), 2, "no dot at the beginning"),
         (("new", "phone", "--pid", str(os.getpid())), 2, "is not breakglass serve"),
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
-        (("revoke", "tablet"), 2, "add --yes"),
+        (("revoke", "desk"), 2, "add --yes"),
         (("new", "viewer"), 1, f"viewer is defined in {service.config}"),
         (("rotate", "viewer"), 1, "by hand"),
     ):
         ran = breakglass(service, "keys", *words)
         assert (ran.returncode, output in ran.stderr) == (code, True), ran.stderr
     with open("/dev/full", "w") as full:
-        secret = entries(service)["tablet"]["secret"]
-        for words in (("new", "phone"), ("rotate", "tablet")):
+        secret = entries(service)["desk"]["secret"]
+        for words in (("new", "phone"), ("rotate", "desk")):
             ran = breakglass(service, "keys", *words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
             assert ran.returncode == 1
     assert (service.config.read_bytes(), sorted(os.listdir(own(service.config)))) == (before, names)
-    assert entries(service)["tablet"]["secret"] == secret
+    assert entries(service)["desk"]["secret"] == secret
     assert os.listdir(tmp_path) == []
 
 
