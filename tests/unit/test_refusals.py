@@ -120,16 +120,17 @@ def test_a_task_that_runs_has_the_locks_of_its_kind(
 
 
 def test_a_vzdump_without_a_upid_may_have_set_the_lock_of_a_backup(tmp_path: Path) -> None:
-    """A person has begun it in a shell. It sets no other lock."""
+    """A person has begun it in a shell, and another has just ended. It sets no other lock."""
     task_index(tmp_path, ENDED)
     (vzdump := tmp_path / "vzdump").symlink_to("/bin/sleep")
-    with subprocess.Popen([vzdump, "60"]) as process:
+    with subprocess.Popen([vzdump, "60"]) as ended, subprocess.Popen([vzdump, "60"]) as process:
         line = tmp_path / f"proc/{process.pid}/cmdline"
         line.parent.mkdir(parents=True)
         line.write_text("vzdump\x00102")
         comm = Path(f"/proc/{process.pid}/comm")
         until(lambda: comm.read_text() == "vzdump\n", "the name, which exec sets after it has closed subprocess's pipe")
         owners = [find_lock_owner(Host(102, str(tmp_path)), lock).alive for lock in ("backup", "snapshot")]
+        ended.kill()
         process.kill()
     assert owners == [True, False]
 

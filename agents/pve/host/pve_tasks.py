@@ -84,7 +84,7 @@ def find_lock_owner(host: Host, lock: str) -> Owner:
         if process_ticks(task.pid) == task.ticks:
             path = f"/nodes/{task.upid.split(':')[1]}/tasks/{task.upid}"
             return Owner(True, (f"{task} works on it", f"by hand: wait, or pvesh delete {path}"))
-    vzdump = next((name for name in names if parse_task(name) is None), "") if lock == "backup" else ""
+    vzdump = next((name for name in names if name and parse_task(name) is None), "") if lock == "backup" else ""
     if vzdump:
         return Owner(True, (f"vzdump works on this host: {vzdump[:NAME_CHARS]}", "by hand: wait, or vzdump --stop"))
     ends = tuple(f"the last such task, {task}, is gone: {task.end or 'result unknown'}" for task in tasks[-1:])
