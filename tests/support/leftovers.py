@@ -38,7 +38,7 @@ def make_base() -> str:
 
     It is not pytest's own directory, because every run would close that for the users that other runs have let in.
     """
-    return tempfile.mkdtemp(prefix="bgt", dir=shared_directory())
+    return tempfile.mkdtemp(prefix="bgrun-", dir=shared_directory())
 
 
 def end(directory: Path) -> list[str]:
