@@ -327,7 +327,6 @@ def test_a_file_that_is_lost_is_asked_for_once_more(stage: Stage) -> None:
         page.goto(f"{stage.url}#key={visit.keys['operator']}")
         phase(page, "idle")
         assert len(loads) == 2
-        page.unroute("**/press.js")
         wait_for(page, lambda: page.evaluate(HAS_STYLE), "the style")
         expect(page.locator("#too-old")).to_have_text("")
         loads.clear()
@@ -338,6 +337,9 @@ def test_a_file_that_is_lost_is_asked_for_once_more(stage: Stage) -> None:
         page.unroute("**/press.js")
         page.reload()
         phase(page, "locked")
+        lose(page, "*.js")  # as when a phone leaves the Wi-Fi at that moment
+        page.reload()
+        expect(page.locator("#second")).to_have_text("If this stays, reload the page")
 
 
 def see_not_loaded(page: Page) -> None:

@@ -108,7 +108,7 @@ class Wire:
         self._times = 0
         self._before: Callable[[], object] = bool
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()  # guards the open connections and whether the wire is up
+        self._lock = threading.Lock()  # of the open connections, their ends and whether the wire is up
         self.cuts = 0
         self.up()
 
@@ -128,9 +128,8 @@ class Wire:
 
     def drop(self) -> None:
         with self._lock:
-            ends = list(self._open)
-        for each in ends:
-            _break(each)
+            for each in self._open:
+                _break(each)
 
     def cut(self, request: str, after: int, times: int = 1_000_000, before: Callable[[], object] = bool) -> None:
         """Break connections whose request has this text, `after` bytes into the answer, `times` times or until `mend`.
@@ -189,8 +188,8 @@ class Wire:
     def closed(self, *ends: socket.socket) -> None:
         with self._lock:
             self._open.difference_update(ends)
-        for each in ends:
-            _break(each)
+            for each in ends:
+                _break(each)
 
 
 @dataclass
@@ -236,6 +235,7 @@ class _Line:
 
 
 def _break(end: socket.socket) -> None:
+    """Break a connection. The caller holds the lock, because a new connection can get the number of a closed one."""
     try:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         end.shutdown(socket.SHUT_RDWR)

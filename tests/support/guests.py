@@ -324,11 +324,12 @@ class Guest:
 def plug_in(world: World) -> str:
     """Make a tap for the VM's network card and return its name. The tap leads nowhere.
 
-    The host sees it as qemu-server names it.
+    The host sees it as qemu-server names it. It gets no address, because Chromium cancels the requests of all pages
+    when an address of its machine changes.
     """
     name = f"bg{os.getpid()}"
     subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
-    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    subprocess.run(["ip", "link", "set", name, "addrgenmode", "none", "up"], check=True)
     (world.root / f"sys/class/net/tap{VMID}i0").symlink_to(f"/sys/class/net/{name}")
     return name
 
