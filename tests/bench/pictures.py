@@ -91,7 +91,7 @@ def take_night(browser: Browser, path: Path) -> None:
         page.wait_for_selector("#console-text >> text=login:")
         frames.append(page.screenshot())
         page.close()
-    join(browser, frames, path)
+    join(frames, path)
 
 
 def take_arc(browser: Browser, path: Path, scheme: Literal["light", "dark"]) -> None:
@@ -168,17 +168,12 @@ class Frames:
         images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, quality=80, method=6)
 
 
-def join(browser: Browser, frames: list[bytes], path: Path) -> None:
-    page: Page = browser.new_page(
-        viewport={"width": len(frames) * (FRAME_WIDTH + GAP), "height": FRAME_HEIGHT}, device_scale_factor=1
-    )
-    images = "".join(f'<img src="data:image/png;base64,{b64encode(frame).decode()}">' for frame in frames)
-    style = (
-        f"body{{margin:0;display:flex;gap:{GAP}px;background:#777}}img{{width:{FRAME_WIDTH}px;height:{FRAME_HEIGHT}px}}"
-    )
-    page.set_content(f"<style>{style}</style>{images}")
-    page.screenshot(path=path)
-    page.close()
+def join(frames: list[bytes], path: Path) -> None:
+    whole = Image.new("RGB", (len(frames) * (FRAME_WIDTH + GAP), FRAME_HEIGHT), "#777")
+    for n, frame in enumerate(frames):
+        image = Image.open(BytesIO(frame)).convert("RGB").resize((FRAME_WIDTH, FRAME_HEIGHT))
+        whole.paste(image, (n * (FRAME_WIDTH + GAP), 0))
+    whole.save(path)
 
 
 def reduce_colours(path: Path) -> None:

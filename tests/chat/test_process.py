@@ -130,9 +130,10 @@ async def test_a_program_that_can_not_be_started(turn: StandInTurns, counters: C
 
 
 async def test_a_turn_has_no_descriptor_of_the_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file or terminal that the handler's log goes to could be read through it."""
-    monkeypatch.setattr(program, "starter_command", lambda: ["/bin/bash", "-c", "readlink /proc/$$/fd/*"])
-    async with program.open_channel("") as (reader, _):
+    """A file or terminal that the handler's log goes to could be read through it. A program that stays is killed."""
+    script = "readlink /proc/$$/fd/*; exec <&- >&- 2>&-; exec sleep 1000"
+    monkeypatch.setattr(program, "starter_command", lambda: ["/bin/bash", "-c", script])
+    async with asyncio.timeout(60), program.open_channel("") as (reader, _):
         found = (await reader.read()).decode().split()
     assert [each.partition(":")[0] for each in found] == ["socket", "socket", "pipe"]
 

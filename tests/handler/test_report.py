@@ -98,11 +98,13 @@ def test_who_may_not_ask(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
-    """What it lists becomes no line of the protocol and no error; a caller has one report at a time."""
+    """What it lists becomes no line of the protocol and no error; a caller has one report at a time, of its own VMs."""
     with hostile_host(directory / "lies") as evil:
         evil.attack("lies")
         lines = evil.world.agent.with_name("lines")
-        service = Service(short_dir, port=sshd.port, key=sshd.power_key, host_key=[sshd.host_key], extra=evil.tables)
+        limited = CALLERS.replace('"status"', '"history"') + 'vms = ["devvm"]\n'
+        service = Service(short_dir, **sshd.access, extra=evil.tables + limited)
+        service.secrets["looker"] = LOOKER
         try:
             service.pve("forensics", vm="devvm")
             with ThreadPoolExecutor(1) as pool:
@@ -111,6 +113,7 @@ def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
                 assert ask(service)[0] == 503
                 lines.with_name("go").touch()
                 status, answer = first.result()
+            assert "evilvm" not in str(ask(service, "looker")[1])
         finally:
             lines.with_name("go").touch()
             service.stop()
