@@ -177,12 +177,11 @@ def shared_service(shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A host whose VM 102 runs, with a real QEMU if one is installed. A shared host is restored, before and after."""
+    """A host whose VM 102 runs, with a real QEMU if one is installed. A shared host is restored first."""
     if shares(request, "world"):
         world: World = request.getfixturevalue("shared_world")
         restore(world)
         yield world
-        restore(world)  # the next file's own handler may connect before a test of that file restores it
     else:
         with running_world(request.getfixturevalue("short_dir")) as world:
             yield world

@@ -10,8 +10,9 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
-from ..conftest import running_world, serving
+from ..conftest import running_world, serving, shares
 from ..support.cluster import Cluster, cluster
+from ..support.pve_host import restore
 from ..support.scripted import Scripted, scripted_host
 from ..support.service import Service, with_constants
 from ..support.sshd import Sshd
@@ -50,6 +51,13 @@ def shared_sshd(shared_world: World) -> Iterator[Sshd]:
 def shared_service(shared_world: World, shared_sshd: Sshd) -> Iterator[Service]:
     with handler(shared_world.directory, shared_sshd) as service:
         yield service
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _restored(request: pytest.FixtureRequest) -> None:
+    """The shared host is restored before a file's own handler connects to it."""
+    if shares(request, "world"):
+        restore(request.getfixturevalue("shared_world"))
 
 
 # --- a host whose agent is a script ---
