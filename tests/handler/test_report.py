@@ -98,7 +98,7 @@ def test_who_may_not_ask(service: Service) -> None:
 
 @pytest.mark.all
 def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
-    """What it lists becomes no line of the protocol and no error; a caller has one report at a time, of its own VMs."""
+    """What it lists becomes no line of the protocol and no error. A caller has one report at a time, with its VMs."""
     with hostile_host(directory / "lies") as evil:
         evil.attack("lies")
         lines = evil.world.agent.with_name("lines")
