@@ -20,7 +20,7 @@ NOT_RUN = {
     ("docs/kubernetes.md", "Changing the configuration, rotating a key"): NO_CLUSTER,
     ("docs/testing.md", "Testing"): OF_THE_TESTS,
     ("docs/testing.md", "Real parts"): OF_THE_TESTS,
-    ("docs/testing.md", "Strength"): OF_THE_TESTS,
+    ("docs/testing.md", "Test strength"): OF_THE_TESTS,
     ("docs/admin.md", "Namespaces for chat"): "they change AppArmor, of which there is one",
     ("docs/runbook.md", "/etc/pve is away"): "it restarts Proxmox's cluster file system, which has no stand-in",
 }

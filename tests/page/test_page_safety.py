@@ -339,7 +339,7 @@ def test_a_file_that_is_lost_is_asked_for_once_more(stage: Stage) -> None:
         phase(page, "locked")
         lose(page, "*.js")  # as when a phone leaves the Wi-Fi at that moment
         page.reload()
-        expect(page.locator("#second")).to_have_text("If this stays, reload the page")
+        expect(page.locator("#second")).to_have_text("If nothing happens, reload the page")
 
 
 def see_not_loaded(page: Page) -> None:
