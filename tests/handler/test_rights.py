@@ -134,21 +134,21 @@ import ctypes, os, sys
 from breakglass.cli import account
 add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
 call, session, description = ctypes.CDLL(None).syscall, -3, b"breakglass-test"
-call(keyctl, 1, None)
+call(keyctl, 1, None), os.setgroups([0])
 call(add_key, b"user", description, b"secret", 6, session)
 def search(): print(call(keyctl, 10, session, b"user", description, 0) > 0)
 search()
 LEAVE
-search()
+search(), print(0 in os.getgroups())
 """
 
 
 @each_row("leave", LEAVE.values())
-def test_roots_keys_in_the_kernel_are_not_the_handlers(leave: str) -> None:
-    """A session's keyring has the keys of its login. Any process that has the keyring can read them."""
+def test_roots_keys_in_the_kernel_and_its_groups_are_not_the_handlers(leave: str) -> None:
+    """A session's keyring has the keys of its login. Any process that has the keyring, or a group, has its rights."""
     code = _KEYRING.replace("LEAVE", leave)
     ran = subprocess.run([sys.executable, "-c", code, ACCOUNT], stdout=subprocess.PIPE, text=True, check=False)
-    assert ran.stdout.split() == ["True", "False"], "if the first is False, this system allows no keys"
+    assert ran.stdout.split() == ["True", "False", "False"], "if the first is False, this system allows no keys"
 
 
 _TYPING = """
