@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -46,10 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let signals end a run, and give the run and its tests its own temporary directories.
 
     A script starts its background jobs with SIGINT and SIGQUIT ignored, and the children would inherit that. SIGTERM,
-    which `timeout` sends, ends the run the way SIGINT does: fixtures clean up. Whatever the umask is, handlers read the
-    tests' files as another user.
+    which `timeout` sends, ends the run the way SIGINT does: fixtures clean up. Whatever the umask and the limit of open
+    files are, handlers read the tests' files as another user, and a test can open 1,200 connections.
     """
     os.umask(0o022)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard if 0 < hard < 4096 else 4096), hard))
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -150,6 +150,7 @@ OPEN_PORT = ("-chardev", "null,id=qga0", "-device", "isa-serial,chardev=qga0")
 
 
 @pytest.mark.real("qemu")
+@pytest.mark.usefixtures("own_tasks")
 def test_a_frozen_guest_is_not_called_healthy(short_dir: Path) -> None:
     """The agent answers, but every service that writes waits. The verdict names the backup that froze the guest."""
     frozen: dict[str, object] = {"return": "frozen"}

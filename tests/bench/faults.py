@@ -33,12 +33,12 @@ from ..support.stages import await_agents, until
 # The kinds of system calls that fail, each with its error. Without an error, a call can't fail in this use, or strace
 # can't let it fail as Linux does, because a close that fails has closed its descriptor.
 ERRORS = {
-    **dict.fromkeys(("openat", "pipe2", "socket", "pidfd_open", "dup2", "dup3"), "EMFILE"),
+    **dict.fromkeys(("openat", "pipe2", "socket", "pidfd_open", "dup2", "dup3", "memfd_create"), "EMFILE"),
     **dict.fromkeys(("write", "pwrite64", "fallocate", "mkdir", "rename", "link", "ftruncate"), "ENOSPC"),
     **dict.fromkeys(("read", "pread64", "fsync", "newfstatat", "fstat", "stat", "lstat", "getdents64"), "EIO"),
     **dict.fromkeys(("readlink", "statfs", "unlink", "rmdir", "truncate"), "EIO"),
     **dict.fromkeys(("clone", "clone3", "fork", "vfork", "execve", "mlockall", "sendto", "recvfrom"), "ENOMEM"),
-    **dict.fromkeys(("connect", "fcntl", "sendmsg", "recvmsg"), "ENOMEM"),
+    **dict.fromkeys(("connect", "fcntl", "sendmsg", "recvmsg", "mmap", "mremap", "brk"), "ENOMEM"),
     **dict.fromkeys(("select", "pselect6", "poll", "ppoll", "wait4", "waitid", "clock_nanosleep"), "EINTR"),
     **dict.fromkeys(("close", "setsid", "kill", "pidfd_send_signal"), ""),
 }

@@ -80,7 +80,7 @@ def test_a_handler_whose_own_limits_are_stricter(script: Script, monkeypatch: py
     ("text", "limits", "code"),
     [
         (f"{TEXT}exec sleep 600", {"silence_seconds": 0.5}, "claude-unreachable"),
-        (f"{TOOL}exec sleep 600", {"silence_seconds": 0.2, "turn_seconds": 2}, "turn-timeout"),
+        (f"{TOOL}exec sleep 600", {"silence_seconds": 2, "turn_seconds": 4}, "turn-timeout"),
     ],
 )
 def test_a_turn_has_limits(script: Script, text: str, limits: dict[str, Any], code: str) -> None:

@@ -5,6 +5,7 @@ The host was installed by the printed recipe, and has a real sshd. A finding may
 on the host, which then names the cause. After the cure, doctor finds nothing.
 """
 
+import errno
 import json
 import os
 import re
@@ -128,8 +129,12 @@ def setup(short_dir: Path, doctor_host: DoctorHost) -> Iterator[HostSetup]:
 
 
 @pytest.mark.parametrize("name", sampled(BY_NAME, *QUICK))
-def test_a_fault_has_one_cause_and_a_cure_that_works(setup: HostSetup, name: str) -> None:
+def test_a_fault_has_one_cause_and_a_cure_that_works(
+    setup: HostSetup, name: str, request: pytest.FixtureRequest
+) -> None:
     """It is an error if it stops a rescue. What it is and what to do is said once, by doctor or by the host's check."""
+    if name.startswith("R13 "):  # the host sees the whole machine's processes
+        request.getfixturevalue("own_tasks")
     fault = BY_NAME[name]
     seen = examine(setup, fault)
     codes = [finding.code for finding in seen.found]
@@ -234,7 +239,16 @@ def right_address(setup: HostSetup) -> None:
     setup.constants["doctor.host_walk.NAME_SECONDS"] = 20.0
 
 
+def skip_unless(address: str, *errors: int) -> None:
+    """Skip the test on a machine where a connection to this IPv6 address ends in another way."""
+    with socket.socket(socket.AF_INET6) as tried:
+        tried.settimeout(5)
+        if tried.connect_ex((address, 9)) not in errors:
+            pytest.skip(f"this machine's IPv6 has no such end of a connection to {address}")
+
+
 def no_ipv6(setup: HostSetup) -> None:
+    skip_unless("2001:db8::1", errno.ENETUNREACH, errno.EHOSTUNREACH)
     setup.pve1["ssh"] = "breakglass@[2001:db8::1]:22"
 
 
@@ -440,6 +454,7 @@ def as_installed(setup: HostSetup) -> None:
 
 
 def listen_on_ipv6(setup: HostSetup) -> None:
+    skip_unless("::1", 0, errno.ECONNREFUSED)
     door = setup.use_sshd("-o", "ListenAddress=::1")
     setup.pve1["ssh"] = f"breakglass@[::1]:{door.port}"
 

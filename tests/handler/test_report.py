@@ -113,7 +113,8 @@ def test_a_host_that_lies(directory: Path, sshd: Sshd, short_dir: Path) -> None:
                 assert ask(service)[0] == 503
                 lines.with_name("go").touch()
                 status, answer = first.result()
-            assert "evilvm" not in str(ask(service, "looker")[1])
+            status_of_looker, told_looker = ask(service, "looker")
+            assert (status_of_looker, "evilvm" in str(told_looker)) == (200, False)
         finally:
             lines.with_name("go").touch()
             service.stop()

@@ -72,16 +72,17 @@ def test_half_a_request_is_408_after_a_deadline(hasty: Service) -> None:
     that needed no body, a byte of the body stops uvicorn's clock. The connection still ends.
     """
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connected(hasty)) for _ in (*HALVES, "unread")]
-        answered(clients[-1], GET + b"content-length: 9\r\n\r\n")
-        clients[-1].sendall(b"x")
-        for client, half in zip(clients, HALVES, strict=False):
-            client.sendall(half)
+        unread, clients = stack.enter_context(connected(hasty)), list[socket.socket]()
+        answered(unread, GET + b"content-length: 9\r\n\r\n")
+        unread.sendall(b"x")
+        for half in HALVES:  # each is sent at once, because the deadline begins with the connection
+            clients.append(stack.enter_context(connected(hasty)))
+            clients[-1].sendall(half)
         for client, (status, code) in zip(clients, HALVES.values(), strict=False):
             with client.makefile("rb") as stream:
                 answer = stream.read()
             assert (status in answer[:20], code in answer) == (True, True)
-        assert clients[-1].recv(1) == b""
+        assert unread.recv(1) == b""
 
 
 def test_a_client_that_reads_nothing_loses_its_connection(hasty: Service) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real("sshd")
 READERS = 150
 PICTURE = base64.b64encode(os.urandom(2 * 1024 * 1024)).decode()  # the largest picture that a host keeps
 MOST_WHOLE = MOST_UNREAD_BYTES // len(PICTURE) + 5  # the kernel holds a part of each answer
-MOST_MIB = 200  # without limits, it would be 460
+MOST_MIB = 150  # by which the handler grows; without limits, it would be 400
 KINDS = {"json": "", "gzip": "accept-encoding: gzip\r\n", "lines": "accept: application/x-ndjson\r\n"}
 
 
@@ -58,7 +58,7 @@ def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, script: Scrip
     service = scripted_service
     job = [{"wait": "go"}, result(whole_job={"id": "x", "screen_png": PICTURE})]
     script.say([("job", job), ("ping", [result(vms="102")]), ("", [result(jobs=[])])])
-    name, before = new_id(), service.log().count('"history"')
+    name, before, at_first = new_id(), service.log().count('"history"'), resident_kib(service.process.pid)
     with ExitStack() as ends:
         readers = [ends.enter_context(ask(service, name, KINDS[kind])) for _ in range(READERS)]
         until(lambda: script.asked("job"), "the question to the host")
@@ -66,7 +66,7 @@ def test_a_reader_that_reads_nothing_delays_no_operator(kind: str, script: Scrip
         script.let_go("go")
         until(lambda: service.log().count('"history"') >= before + READERS, "the answers")
         assert service.pve("reset").json["outcome"] == "done"
-        assert resident_kib(service.process.pid) < MOST_MIB * 1024
+        assert resident_kib(service.process.pid) - at_first < MOST_MIB * 1024
         with ThreadPoolExecutor(16) as pool:
             lengths = [len(answer) for answer in pool.map(read_all, reversed(readers))]
     assert 1 <= sum(length > len(PICTURE) * 0.7 for length in lengths) <= MOST_WHOLE

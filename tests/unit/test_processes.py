@@ -56,7 +56,7 @@ def test_a_late_command_is_killed_with_its_group(tmp_path: Path) -> None:
     """What it has printed counts."""
     file = tmp_path / "pids"
     os.mkfifo(tmp_path / "never")
-    ran = run(["sh", "-c", f"sleep 60 & echo $! $$ >{file}; echo said; read x <{tmp_path}/never"], 0.2)
+    ran = run(["sh", "-c", f"sleep 60 & echo $! $$ >{file}; echo said; read x <{tmp_path}/never"], 1.0)
     assert ran == CommandResult(None, "said\n", "")
     for pid in map(int, file.read_text().split()):
         await_end(pid)

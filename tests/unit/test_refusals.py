@@ -119,6 +119,7 @@ def test_a_task_that_runs_has_the_locks_of_its_kind(
     assert find_lock_owner(Host(102, str(tmp_path)), lock).alive is alive
 
 
+@pytest.mark.usefixtures("own_tasks")
 def test_a_vzdump_without_a_upid_may_have_set_the_lock_of_a_backup(tmp_path: Path) -> None:
     """A person has begun it in a shell, and another has just ended. It sets no other lock."""
     task_index(tmp_path, ENDED)
