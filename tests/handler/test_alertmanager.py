@@ -44,9 +44,8 @@ def test_an_alert_is_captured_once_and_its_end_is_not(service: Service, alertman
     new, *rest = list_captures(service)
     assert rest == before
     assert (new["by"], new["outcome"]) == ("alertmanager", "done")
-    assert new["why"].startswith("alertmanager: firing since ")
-    assert "instance=192.0.2.20:9100" in new["why"]
-    assert "summary: devvm does not answer" in new["why"]
+    marks = ("alertmanager: ", "instance=192.0.2.20:9100", "summary: ")
+    assert [mark for mark in marks if mark not in new["why"]] == []
     alertmanager.alert(labels, start, time.time())
     until(lambda: alertmanager.count_answers() >= 2)
     assert [job["id"] for job in list_captures(service)] == [new["id"], *(job["id"] for job in before)]

@@ -72,9 +72,9 @@ def test_call_sends_anyway_under_a_new_id(service: Service, script: Scripted) ->
     message = stage("preflight", started="2026-11-24T03:07:20Z")
     script.say([("anyway=storage-hung", [result()]), ("reset", [message, REFUSED[-1]]), ("", [result()])])
     code, out, err = call(service, "reset", "--vm", "devvm")
-    assert (code, "stage:" in out, "stage: preflight (the job ends by 03:14:20)\n" in err) == (1, False, True)
+    assert (code, "stage:" in out, "03:14:20" in err) == (1, False, True)
     command = "breakglass call reset --vm devvm --anyway storage-hung"
-    assert err.endswith(f"    {command}\n    what to do: breakglass docs storage-hung\n")
+    assert [line.strip() for line in err.splitlines()[-2:]] == [command, "what to do: breakglass docs storage-hung"]
     assert call(service, *command.split()[2:])[0] == 0
     assert [line.split(" by=operator")[1] for line in script.asked("reset")] == ["", " anyway=storage-hung"]
     assert call(service, "reset", "--anyway", "locked")[0] == 2

@@ -1,5 +1,7 @@
 """GET /ready, for a monitor. It answers 503 while a part fails, with reasons that tell a stranger no names."""
 
+import re
+
 import pytest
 
 from ..support.service import SSH_KEY, Reply, Service
@@ -7,6 +9,8 @@ from ..support.sshd import Sshd
 from ..support.stages import until
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.shared("world", "sshd", "service")]
+
+NAMES = re.compile("chatt|grafana|pve1|devvm")
 
 
 def ready(service: Service, method: str = "GET", **headers: str) -> Reply:
@@ -22,24 +26,17 @@ def test_only_the_token_of_the_metrics_learns_names(service: Service, sshd: Sshd
     with service.configured(text):
         until(lambda: service.health()["vms"][0]["proxmox"] == "key-not-accepted", "a login")
         whole = ready(service, authorization=f"Bearer {tokens['m']}")
-        assert (whole.status, whole.json["reasons"]) == (
-            503,
-            [
-                "The configuration has faults in chatt; the log lists them.",
-                "The key of grafana expired on 2020-01-01.",
-                "The host pve1 is not reachable: key-not-accepted.",
-                "The VM devvm is not reachable: key-not-accepted.",
-            ],
-        )
+        assert whole.status == 503
+        assert [NAMES.findall(reason) for reason in whole.json["reasons"]] == [
+            ["chatt"],
+            ["grafana"],
+            ["pve1"],
+            ["devvm"],
+        ]
         for token in ("", tokens["c"], tokens["m"][:-1], f"{tokens['m']}, Bearer {tokens['m']}"):
             reply = ready(service, authorization=f"Bearer {token}")
             assert reply.status == 503
-            assert reply.json["reasons"] == [
-                "The configuration has errors, and each part with an error is disabled.",
-                "The key of a caller has expired.",
-                "A host is not reachable.",
-                "A VM is not reachable.",
-            ]
+            assert [NAMES.findall(reason) for reason in reply.json["reasons"]] == [[], [], [], []]
 
 
 def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
@@ -52,7 +49,7 @@ def test_a_host_that_is_gone(service: Service, sshd: Sshd) -> None:
         service.not_answering()
         reply = ready(service)
         assert reply.status == ready(service, "HEAD").status == 503
-        assert reply.json == {"ready": False, "reasons": ["A host is not reachable.", "A VM is not reachable."]}
+        assert (reply.json["ready"], len(reply.json["reasons"]), NAMES.search(str(reply.json))) == (False, 2, None)
         assert reply.headers["cache-control"].startswith("no-store")
         assert service.send("GET", "/health").status == 200
     finally:
