@@ -24,5 +24,5 @@ def run_hook(vm: Vm, phase: str, must_succeed: bool = False) -> None:
         command = f"/var/lib/vz/snippets/{named} {vm.vmid} {phase}"
         words = f"hookscript error for {vm.vmid} on {phase}: command '{command}' failed: {error}"
         if must_succeed:
-            raise Died(words)
+            raise Died(f"{words}\n")  # a space at the end of the task's error, because the original has one line more
         say(f"{words}\n")

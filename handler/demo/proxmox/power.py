@@ -1,5 +1,6 @@
 """The work of `qm`'s tasks, under the VM's flock: qemu-server 9.2.6, QemuServer.pm and CLI/qm.pm."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -223,7 +224,7 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
         if vm.pid is not None:
             _await_end(vm, clean, tell)
         if vm.config().get("lock") == "rollback":
-            raise Died("skipping cleanup - 'rollback' lock is present")
+            raise Died("skipping cleanup - 'rollback' lock is present", errno.ENOTTY)
         clean_up(vm)
         again = remove(vm.reboot)
     tell(f"Finished cleanup for {vm.vmid}")
@@ -235,10 +236,10 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
 def _await_end(vm: Vm, clean: bool, tell: Callable[[str], None]) -> None:
     """Wait until the running QEMU ends, which may be a new one."""
     if clean and vm.config().get("lock") == "backup":
-        raise Died("skipping cleanup - 'backup' lock is present and vm is running again")
+        raise Died("skipping cleanup - 'backup' lock is present and vm is running again", errno.ENOTTY)
     first = vm.seconds("cleanup-warns")
     if vm.wait_until_gone(first):
         return
     tell(f"VM cleanup: QEMU process {vm.pid} for VM {vm.vmid} still running (or newly started)")
     if not vm.wait_until_gone(vm.seconds("cleanup") - first):
-        raise Died("aborting cleanup, VM is still running after 30 seconds")
+        raise Died("aborting cleanup, VM is still running after 30 seconds", errno.ENOTTY)

@@ -27,7 +27,9 @@ def pvesh(root: str, words: list[str]) -> int:
         return 0
     vm = Vm(root, int(path[4]))
     vm.config()
-    fields = {key: str(value) for key, value in qm.verbose(vm, *vm.state()).items()}
+    fields = {
+        key: value if isinstance(value, dict) else str(value) for key, value in qm.verbose(vm, *vm.state()).items()
+    }
     print(json.dumps(fields | {"ha": {"managed": int(vm.under_ha())}}))
     return 0
 
@@ -64,9 +66,9 @@ def list_volumes(root: str, name: str, vmid: str) -> int:
     """Print the VM's volumes on one storage."""
     if not is_online(root, name):
         return 255
-    volume = f"{name}:vm-{vmid}-disk-0.raw"
-    print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':9} {'Size':14} VMID")
-    print(f"{volume} {'raw':7} {'images':9} {1 << 20:<14} {vmid}")
+    volume = f"{name}:{vmid}/vm-{vmid}-disk-0.raw"
+    print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':6} {'Size':>11} VMID")
+    print(f"{volume} {'raw':7} {'images':6} {1 << 20:>11} {vmid}")
     return 0
 
 

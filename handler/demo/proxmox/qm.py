@@ -7,6 +7,7 @@ resources, the quorum bit, and a scope that is not empty. Other failures come fr
 
 import os
 import sys
+from collections.abc import Mapping
 
 from . import command_line
 from .plugin import load_plugin
@@ -14,6 +15,7 @@ from .processes import Died, name_perl, name_process
 from .times import burn
 from .vm import Vm
 
+_PRESSURES = [f"pressure{of}{share}" for of in ("cpu", "io", "memory") for share in ("full", "some")]
 _NO_PMXCFS = (
     *(f"ipcc_send_rec[{number}] failed: Connection refused" for number in (1, 2, 3)),
     "Unable to load access control list: Connection refused",
@@ -27,23 +29,37 @@ def status(vm: Vm, arguments: list[str]) -> None:
     if "--verbose" not in arguments:
         print(f"status: {state}")
         return
-    for key, value in sorted(verbose(vm, state, answers).items()):
-        print(f"{key}: {value}")
+    _print_fields(verbose(vm, state, answers))
+
+
+def _print_fields(fields: Mapping[str, object], indent: str = "") -> None:
+    for key, value in sorted(fields.items()):
+        if isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _print_fields(value, f"{indent}\t")
+        else:
+            print(f"{indent}{key}: {value}")
 
 
 def verbose(vm: Vm, state: str, answers: bool) -> dict[str, object]:
     """Return the fields of `qm status --verbose`. If QEMU is silent, its fields are missing."""
-    fields: dict[str, object] = {"name": vm.config().get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
-    fields |= {"lock": lock} if (lock := vm.config().get("lock")) else {}
-    fields |= {"pid": vm.pid} if vm.pid else {}
-    fields |= {"running-machine": "pc-i440fx-10.0+pve0", "running-qemu": "10.0.0"} if answers else {}
+    conf = vm.config()
+    fields: dict[str, object] = {"name": conf.get("name", ""), "qmpstatus": state, "vmid": vm.vmid}
+    fields |= {"cpus": conf.get("cores", "1"), "maxmem": int(conf.get("memory", "512")) << 20, "maxdisk": 1 << 20}
+    fields |= dict.fromkeys(("disk", "mem", "memhost", "netin", "netout", "uptime"), 0)
+    fields |= {"lock": lock} if (lock := conf.get("lock")) else {}
+    fields |= {"pid": vm.pid} | dict.fromkeys(_PRESSURES, 0) if vm.pid else {}
+    if answers:
+        fields |= {"running-machine": "pc-i440fx-10.0+pve0", "running-qemu": "10.0.0"}
+        fields |= {"blockstat": {"virtio0": {"failed_rd_operations": 0}}, "diskread": 0, "diskwrite": 0}
     return fields | {"status": "stopped" if state == "stopped" else "running"}
 
 
 def config(vm: Vm, arguments: list[str]) -> None:
-    """Print what `qm config` prints."""
-    for key, value in sorted(vm.config().items()):
-        print(f"{key}: {value}")
+    """Print what `qm config` prints: the configuration of the next start, or with --current, of now."""
+    now, later = vm.config(), {} if "--current" in arguments else vm.config("PENDING")
+    gone = later.pop("delete", "").split(",")
+    _print_fields({key: value for key, value in now.items() if key not in gone} | later)
 
 
 def pending(vm: Vm, arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The verbs that `qm` runs as tasks: refusals before the task, requests to HA, and the work itself."""
 
+import errno
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,16 +24,29 @@ def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
 
 
 def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
-    """Raise Died if `qm` refuses the verb before it starts a task."""
+    """Raise Died if `qm` refuses the verb before it starts a task.
+
+    Outside a task, a failed command exits with the last errno, whatever that was, or with 255 without one.
+    """
     if verb == "start":
         vm.check_quorum()
-    if verb in ("shutdown", "reboot") and vm.state()[0] in ("paused", "prelaunch"):
-        if not _flag(arguments, "--forceStop"):
-            raise Died("VM is paused - cannot shutdown")
+    if verb in ("shutdown", "reboot") and _is_paused(vm):
+        if verb == "reboot" or not _flag(arguments, "--forceStop"):
+            raise Died("VM is paused - cannot shutdown", errno.ESPIPE)
         print("VM is paused - stop instead of shutdown", file=sys.stderr)
     if verb in ("reset", "reboot") and vm.pid is None:
         vm.config()
-        raise Died(f"VM {vm.vmid} not running")
+        raise Died(f"VM {vm.vmid} not running", errno.ENOENT)
+
+
+def _is_paused(vm: Vm) -> bool:
+    """Tell whether the VM is paused. If its monitor doesn't tell, print why, and an empty line (vm_is_paused)."""
+    try:
+        answer = vm.monitor("query-status")["return"]
+    except Died as error:
+        print(f"{error}\n", file=sys.stderr)
+        return False
+    return isinstance(answer, dict) and answer["status"] in ("paused", "prelaunch", "suspended")
 
 
 def request_from_ha(vm: Vm, verb: str, arguments: list[str]) -> None:

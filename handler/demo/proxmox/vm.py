@@ -1,5 +1,6 @@
 """The VM as qemu-server sees it: its files below the root directory, its process and its monitor."""
 
+import errno
 import json
 import os
 import socket
@@ -75,7 +76,7 @@ class Vm:
                 return read_section(file.read(), section, self.vmid)
         except FileNotFoundError:
             node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
-            raise Died(f"Configuration file '{node}' does not exist") from None
+            raise Died(f"Configuration file '{node}' does not exist", errno.ENOENT) from None
 
     def apply_pending(self) -> None:
         """Make the pending options, which waited for QEMU's end, the current ones."""
@@ -140,6 +141,8 @@ class Vm:
     def monitor(self, command: str, limit: float = 0.0, **arguments: object) -> dict[str, object]:
         """Send one command to the monitor, as QMPClient.pm does; `limit` replaces the ordinary time limit."""
         limit = self.needs(max(limit or self.seconds("qmp"), LEAST_FOR_QMP))
+        if self.pid is None:
+            raise Died(f"VM {self.vmid} not running")
         failed = f"VM {self.vmid} qmp command '{command}' failed - "
         with self._connected(failed, limit) as client:
             ahead = bytearray()

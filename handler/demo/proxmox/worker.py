@@ -75,7 +75,7 @@ def _work(upid: str, work: Callable[[], None], output: int, control: int, ready:
                 work()
                 result = b"TASK OK\n"
         except Died as error:
-            result = f"TASK ERROR: {' '.join(str(error).splitlines())}\n".encode()
+            result = f"TASK ERROR: {str(error).replace(chr(10), ' ')}\n".encode()
         except BaseException as error:
             result = f"TASK ERROR: {error!r}\n".encode()
         finally:

@@ -24,7 +24,7 @@ from .vm_conf import make_disk
 
 VMID = 102
 STORAGES = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,images,snippets\n"
-CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:vm-102-disk-0.raw,size=1M\n"
+CONF = "boot: order=virtio0\ncores: 1\nmemory: 32\nname: devvm\nvirtio0: local:102/vm-102-disk-0.raw,size=1M\n"
 
 SCENARIOS = {
     "guest-panicked": "its kernel panicked",

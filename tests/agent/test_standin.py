@@ -1,0 +1,43 @@
+"""The stand-in for Proxmox exits, prints and fails as Proxmox itself did when tests/data/qm.yaml was recorded."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakglass.demo.proxmox.world import World
+
+from ..support.pve_host import is_settled, restore
+from ..support.qemu import leave_out_guest
+from ..support.record_qm import said
+from ..support.rows import each_row, read_rows
+from ..support.stages import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.all, pytest.mark.usefixtures("own_tasks")]
+
+SCALE = 50
+
+
+@pytest.fixture(scope="module")
+def world(directory: Path) -> Iterator[World]:
+    """One host whose times are fifty times as short, and which has its hook script where the rows write it."""
+    with closing(World(directory, scale=SCALE)) as world:
+        leave_out_guest(world)
+        snippets = world.root / "var/lib/vz/snippets"
+        snippets.mkdir(parents=True)
+        (snippets / "hook.sh").symlink_to(world.root / "hookscript")
+        yield world
+
+
+@each_row("row", read_rows("qm.yaml"))
+def test_the_stand_in_says_what_proxmox_said(world: World, row: dict[str, Any]) -> None:
+    """In each recorded situation, a command has the recorded exit code, stdout and stderr."""
+    restore(world)
+    environment = {"R": str(world.root), "PATH": f"{world.bin}:{os.environ['PATH']}"}
+    place = row.get("stand_in", row.get("place", ""))
+    settle = lambda: until(lambda: is_settled(world), "the end of the cleanup")  # noqa: E731
+    answer = said(row["run"], place, settle, ["bash"], environment)
+    assert answer == {key: row[key] for key in answer}
