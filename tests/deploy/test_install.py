@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.check.key_lines import parse_key_lines
 from breakglass.agents.pve.words import VERSION
 
-from ..support.installing import ROOT, Door, Installed, host_keys, new_key
+from ..support.installing import ROOT, Door, Installed, edit, new_key, odd
 
 AGENT = "/usr/local/sbin/breakglass-pve"
 SERVE = f"{AGENT} serve --vms 102-103,110"
@@ -35,32 +33,9 @@ vmid = 110
 hosts = ["pve2"]
 vmid = 104
 [hosts.pve2]
+HOST_KEYS
 """
-
-
-@pytest.fixture(scope="module")
-def host_of_module(directory: Path) -> Iterator[Installed]:
-    with closing(Installed(directory, MORE + host_keys(directory))) as host:
-        yield host
-
-
-@pytest.fixture
-def host(host_of_module: Installed) -> Iterator[Installed]:
-    """The installed host; what a test changes on it is put back."""
-    yield host_of_module
-    host_of_module.restore()
-
-
-@pytest.fixture(scope="module")
-def door_of_module(host_of_module: Installed) -> Iterator[Door]:
-    with closing(Door(host_of_module, "-o", "UsePAM=yes", "-o", "PermitRootLogin=yes")) as door:
-        yield door
-
-
-@pytest.fixture
-def door(host: Installed, door_of_module: Door) -> Door:
-    """A running sshd; it reads the key file at each login, so what a test changes there takes effect."""
-    return door_of_module
+RECIPE = {"more": MORE}
 
 
 @pytest.mark.real("sshd")
@@ -73,8 +48,8 @@ def test_the_recipe_ends_with_0(host: Installed) -> None:
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert {line.partition(":")[0] for line in ran.stdout.splitlines()} == {"ok"}
-    assert "a power key for VM 102-103,110" in ran.stdout
-    assert re.findall(r'VM (\d+) "vm\1" is configured on this node', ran.stdout) == ["102", "103", "110"]
+    assert " 102-103,110\n" in ran.stdout
+    assert re.findall(r'VM (\d+) "vm\1"', ran.stdout) == ["102", "103", "110"]
 
 
 @pytest.mark.real("sshd")
@@ -151,10 +126,10 @@ def test_running_the_recipe_again_changes_nothing(host: Installed) -> None:
     ran = host.run("/usr/bin/env", "LC_ALL=C.UTF-8", *shell, stdin=host.recipe)
     assert ran.returncode == 0, ran.stderr
     assert "event not found" not in ran.stderr
-    assert "has other keys too" in ran.stdout
+    assert "other keys" in ran.stdout
     assert [file.read_bytes() for file in files] == before
     ran = host.run("/bin/sh", "-s", stdin=host.print_recipe("breakglass", "--from", "192.0.2.60"))
-    assert (ran.returncode, "another handler's address, 127.0.0.1; remove it" in ran.stdout) == (0, True), ran.stderr
+    assert (ran.returncode, "127.0.0.1; remove" in ran.stdout) == (0, True), ran.stderr
     assert host.drop_in.read_text().splitlines()[0].endswith("PerSourcePenaltyExemptList 192.0.2.60,127.0.0.1")
 
 
@@ -169,15 +144,14 @@ def test_a_recipe_that_fails_changes_nothing(host: Installed) -> None:
     (host.root / "breakglass-pve").write_text("#!/usr/bin/python3 -IS\nimport no_such_module\n")
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)
     (host.root / "breakglass-pve").unlink()
-    assert (ran.returncode, "No module named" in ran.stderr, "does not run here" in ran.stderr) == (1, True, True)
+    assert (ran.returncode, "No module named" in ran.stderr) == (1, True)
     ran = host.run("/bin/sh", "-s", stdin=host.recipe.replace("PermitTTY no", "PermitTTY maybe"))
-    assert (ran.returncode, "sshd refuses the configuration" in ran.stderr) == (1, True)
+    assert (ran.returncode, "sshd refuses" in ran.stderr) == (1, True)
     assert [file.read_text() for file in files] == before
     edit(host.etc / "passwd", ("breakglass:x:0:", "breakglass:x:1234:"))
     host.keys.write_text("")
     ran = host.run("/bin/sh", "-s", stdin=host.recipe)
-    assert (ran.returncode, host.keys.read_text()) == (1, "")
-    assert ran.stderr.startswith("the account breakglass exists and its uid is not 0; ")
+    assert (ran.returncode, host.keys.read_text(), "uid is not 0" in ran.stderr) == (1, "", True)
     assert host.run("cat", "/run/said").stdout == reloads
 
 
@@ -192,24 +166,12 @@ def test_check_names_each_fault(host: Installed) -> None:
     host.keys.write_text(f'{host.keys.read_text()}restrict,command="{SERVE};sh" {new_key()[1]}\n')
     host.keys.chmod(0o666)
     assert host.run("chage", "-M", "90", "breakglass").returncode == 0
-    expected = (
-        *("ForceCommand for breakglass", "disableforwarding no", "permittty yes"),
-        *("has no command=", "has no restrict", "does not run the host agent in the required form"),
-        *("written by others", "breakglass expires"),
-    )
+    expected = {"ForceCommand", "disableforwarding no", "permittty yes", "no command=", "no restrict", f"{SERVE};sh"}
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (1, "")
     errors = [line for line in ran.stdout.splitlines() if line.startswith("error: ")]
-    assert [line for line in errors if " / " not in line or not any(words in line for words in expected)] == []
-    assert [words for words in expected if not any(words in line for line in errors)] == []
-
-
-def edit(file: Path, *changes: tuple[str, str]) -> None:
-    text = file.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
+    assert odd(errors, expected | {"written by others", "breakglass expires"}) == []
+    assert [line for line in errors if " / " not in line] == []
 
 
 # --- `breakglass host upgrade`, through a real ssh ---
@@ -252,9 +214,8 @@ def test_the_new_agent_takes_the_place_of_the_old_one(door: Door, tmp_path: Path
     program = operator.program.read_text()
     operator.program.write_text(program.replace("exec /usr", "head -c 5000 | exec /usr"))
     ran = operator.upgrade("pve1")
-    assert (ran.returncode, operator.agent.read_text()) == (1, OLD)
-    assert "the copy is damaged" in ran.stderr
-    assert "pve1: the host could not install the host agent; the old one is still in place" in ran.stderr
+    assert (ran.returncode, operator.agent.read_text(), "damaged" in ran.stderr) == (1, OLD, True)
+    assert "pve1: " in ran.stderr
     operator.program.write_text(program)
     ran = operator.upgrade("pve1")
     assert (ran.returncode, ran.stdout.splitlines()[0], ran.stderr) == (0, f"pve1: 0.1.0 -> {VERSION}", "")
@@ -265,7 +226,7 @@ def test_the_new_agent_takes_the_place_of_the_old_one(door: Door, tmp_path: Path
     upgraded, failed = json.loads(ran.stdout)["hosts"]
     assert (ran.returncode, ran.stdout.count("\n")) == (1, 1)
     assert upgraded == {"host": "pve1", "before": VERSION, "after": VERSION, "error": None}
-    assert (failed["host"], failed["after"], "is not an address" in failed["error"]) == ("pve0", None, True)
+    assert (failed["host"], failed["after"], "hosts.pve0.ssh" in failed["error"]) == ("pve0", None, True)
 
 
 @pytest.mark.all

@@ -5,13 +5,12 @@ The handler's address is 127.0.0.2 here; from 127.0.0.1 come root's other logins
 
 import re
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from ..support.installing import Door, Installed, new_key
+from ..support.installing import Door, Installed, edit, new_key, odd
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
@@ -19,31 +18,7 @@ AGENT = "/usr/local/sbin/breakglass-pve"
 KEYS = "/etc/ssh/authorized_keys.d/breakglass"
 HANDLER, ELSEWHERE = "127.0.0.2", "127.0.0.1"
 OWN = ".ssh/authorized_keys .ssh/authorized_keys2"
-
-
-@pytest.fixture(scope="module")
-def host_of_module(directory: Path) -> Iterator[Installed]:
-    with closing(Installed(directory, user="root", source=HANDLER)) as host:
-        yield host
-
-
-@pytest.fixture
-def host(host_of_module: Installed) -> Iterator[Installed]:
-    """The installed host; what a test changes on it is put back."""
-    yield host_of_module
-    host_of_module.restore()
-
-
-@pytest.fixture(scope="module")
-def door_of_module(host_of_module: Installed) -> Iterator[Door]:
-    with closing(Door(host_of_module, "-o", "PermitRootLogin=yes")) as door:
-        yield door
-
-
-@pytest.fixture
-def door(host: Installed, door_of_module: Door) -> Door:
-    """An sshd that has read what the first recipe left; it reads the key files at each login."""
-    return door_of_module
+RECIPE = {"user": "root", "source": HANDLER}
 
 
 @pytest.fixture
@@ -131,22 +106,22 @@ def test_from_an_account_to_root_and_back(host: Installed) -> None:
     """
     run_recipe(host, host.print_recipe("breakglass"))
     assert_ways_in(host, breakglass=0, root=255)
-    assert host.run("usermod", "--comment", "for the night shift", "breakglass").returncode == 0
+    assert host.run("usermod", "--comment", "changed", "breakglass").returncode == 0
     ran = run_recipe(host, host.recipe)
-    assert "the account breakglass of an earlier recipe stays, because it was changed; remove its line" in ran.stderr
-    assert "warning: breakglass has uid 0 as well / " in ran.stdout
+    assert "earlier recipe stays" in ran.stderr
+    assert "warning: breakglass has uid 0" in ran.stdout
     assert_ways_in(host, breakglass=255, root=0)
     assert host.run("usermod", "--comment", "", "breakglass").returncode == 0
     run_recipe(host, host.print_recipe("breakglass"))
     ran = run_recipe(host, host.recipe)
-    assert "the account breakglass of an earlier recipe is removed" in ran.stdout
+    assert "is removed" in ran.stdout
     for name in ("passwd", "shadow"):
         assert (host.etc / name).read_text() == Path(f"/etc/{name}").read_text()
 
 
 def assert_ways_in(host: Installed, **codes: int) -> None:
     """Log in with the power key as each user to an sshd that reads the configuration of now."""
-    with closing(Door(host, "-o", "PermitRootLogin=yes")) as door:
+    with closing(Door(host)) as door:
         for user, code in codes.items():
             for source in (HANDLER, ELSEWHERE) if code else (HANDLER,):
                 ran = door.login(host.power, "status vm=102", user=user, source=source)
@@ -164,13 +139,13 @@ def test_check_passes_on_what_the_recipe_installed(host: Installed) -> None:
     ran = host.check()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert re.findall("^(?:error|warning): .*", host.first.stdout + ran.stdout, re.MULTILINE) == []
-    for line in (
-        "root has the shell /bin/bash",
-        f"sshd reads {KEYS} for root from {HANDLER} and not from elsewhere, beside root's own files",
-        f"{KEYS}:1: a power key for VM 102",
-        "root's own key files have no breakglass key",
+    for mark in (
+        "/bin/bash\n",
+        f"{KEYS} for root from {HANDLER} and not from elsewhere",
+        f"{KEYS}:1: ",
+        "root's own key",
     ):
-        assert f"ok: {line}\n" in ran.stdout
+        assert mark in ran.stdout
     assert host.run(AGENT, "check", "--user", "root").stdout == ran.stdout
 
 
@@ -183,49 +158,32 @@ def found(host: Installed, code: int) -> list[str]:
     return [line.partition(" / ")[0] for line in lines]
 
 
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
-
-
 def configure(host: Installed, *lines: str) -> None:
     (host.etc / "ssh/sshd_config.d/50-site.conf").write_text("\n".join(lines))
 
 
 def test_check_names_each_error(host: Installed) -> None:
     """What sshd's own settings, the key files and the account keep from working; some hide others."""
-    edit(host.drop_in, "AuthorizedKeysFile .ssh/authorized_keys ", "AuthorizedKeysFile ")
-    edit(host.drop_in, KEYS, "/nowhere")
+    edit(host.drop_in, ("AuthorizedKeysFile .ssh/authorized_keys ", "AuthorizedKeysFile "), (KEYS, "/nowhere"))
     methods = "AuthenticationMethods publickey,password"
     configure(host, "PermitRootLogin no", "AllowUsers admin", methods, "Match User root", "ForceCommand /bin/true")
-    edit(host.etc / "passwd", ":/root:/bin/bash", ":/root:/usr/sbin/nologin")
-    edit(host.keys, f'command="{AGENT} serve --vms 102"', "no-pty")
-    assert set(found(host, 1)) == {
-        f"error: sshd does not read {KEYS} for root from {HANDLER}",
-        f"error: sshd does not read root's own /root/.ssh/authorized_keys for root from {HANDLER}",
-        f"error: PermitRootLogin no refuses every key of root from {HANDLER}",
-        "error: sshd has authenticationmethods publickey,password for root, so a key alone is not enough",
-        "error: AllowUsers does not name root",
-        "error: sshd has a ForceCommand for root: /bin/true",
-        'error: the shell of root is "/usr/sbin/nologin", which runs no command',
-        *(f"error: {KEYS}:1 has no command=", "warning: there is no power key"),
-    }
+    edit(host.etc / "passwd", (":/root:/bin/bash", ":/root:/usr/sbin/nologin"))
+    edit(host.keys, (f'command="{AGENT} serve --vms 102"', "no-pty"))
+    marks = {f"error: sshd does not read {KEYS} ", "/root/.ssh/authorized_keys ", f"error: {KEYS}:1 has no command="}
+    marks |= {"error: PermitRootLogin no", methods.lower(), "error: AllowUsers", "ForceCommand", '"/usr/sbin/nologin"'}
+    marks |= {"no power key"}
+    assert odd(found(host, 1), marks) == []
     host.restore_files()
     configure(host, "PubkeyAuthentication no")
     host.keys.rename(host.etc / "pve/priv/breakglass")
     host.keys.symlink_to("/etc/pve/priv/breakglass")
-    assert set(found(host, 1)) == {
-        "error: PubkeyAuthentication no refuses every key of root",
-        f"error: {KEYS} is below /etc/pve, which is gone when the cluster file system is down",
-    }
+    assert odd(found(host, 1), {"error: PubkeyAuthentication no", f"error: {KEYS} is below /etc/pve"}) == []
     host.restore_files()
-    edit(host.drop_in, f" Address {HANDLER}", "")
-    [no_block, *_] = found(host, 1)
-    assert no_block == "error: sshd's configuration has no Match block for root and the handler's address"
+    edit(host.drop_in, (f" Address {HANDLER}", ""))
+    assert "no Match block" in found(host, 1)[0]
     host.restore_files()
-    edit(host.drop_in, "Match all", "Mitch all")
-    assert "error: sshd -T failed, so sshd's settings are not known" in found(host, 1)
+    edit(host.drop_in, ("Match all", "Mitch all"))
+    assert any(line.startswith("error: sshd -T failed") for line in found(host, 1))
 
 
 def test_check_names_each_warning(host: Installed) -> None:
@@ -234,9 +192,5 @@ def test_check_names_each_warning(host: Installed) -> None:
     configure(host, f"AuthorizedKeysFile {OWN} {KEYS}")
     for argv in (("useradd", "-o", "-u0", "-g0", "-M", "-N", "toor"), ("chage", "-M", "365", "root")):
         assert host.run(*argv).returncode == 0
-    assert set(found(host, 0)) == {
-        "warning: bash runs /root/.bashrc before the host agent, and a command there that hangs blocks every verb",
-        f"warning: sshd reads {KEYS} for root from every address",
-        "warning: toor has uid 0 as well",
-        "warning: root expires, and its keys then stop working",
-    }
+    marks = {"/root/.bashrc", f"{KEYS} for root from every address", "toor has uid 0", "root expires"}
+    assert odd(found(host, 0), marks) == []

@@ -5,10 +5,8 @@ configuration; the machine's own files stay as they are.
 """
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import asyncssh
@@ -16,6 +14,7 @@ import asyncssh
 from breakglass.agents.bundle import bundle
 from breakglass.agents.pve.host.cluster import node_name
 
+from .forked import run_command
 from .ports import reserve_port
 from .service import new_secret
 from .sshd import end_with_descendants, ssh_command, wait_listening
@@ -30,7 +29,11 @@ def new_key() -> tuple[str, str]:
 
 
 def configuration(directory: Path, power: str, more: str = "") -> Path:
-    """Write breakglass.toml with the host pve1, its VM 102, and the private key in its own file."""
+    """Write breakglass.toml with the host pve1, its VM 102, and the private key in its own file.
+
+    In `more`, HOST_KEYS are the address and the key for a host's entry, which are the same for each host.
+    """
+    host_keys = f'ssh = "breakglass@127.0.0.1"\nkey_file = "{directory}/power"\nhost_key = "any"\n'
     (directory / "power").touch(0o600)
     (directory / "power").write_text(power)
     path = directory / "breakglass.toml"
@@ -40,30 +43,33 @@ def configuration(directory: Path, power: str, more: str = "") -> Path:
         secret = "{new_secret()}"
         allow = ["status"]
         [hosts.pve1]
-        {host_keys(directory)}
+        {host_keys}
         [vms.devvm]
         hosts = ["pve1"]
         vmid = 102
-        {more}
+        {more.replace("HOST_KEYS", host_keys)}
         [sessions]
         secret = "{"s" * 40}"
     """)
     return path
 
 
-def host_keys(directory: Path) -> str:
-    """Return the address and the key for a host's entry, which are the same for each host."""
-    return f"""
-        ssh = "breakglass@127.0.0.1"
-        key_file = "{directory}/power"
-        host_key = "any"
-    """
-
-
 def install_commands(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-m", "breakglass", "host", "install-commands", *words]
-    environment = os.environ | {"BREAKGLASS_CONFIG": str(config)}
-    return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return run_command("host", "install-commands", *words, BREAKGLASS_CONFIG=str(config))
+
+
+def edit(file: Path, *changes: tuple[str, str]) -> None:
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def odd(lines: list[str], marks: set[str]) -> list[str]:
+    """Return the lines that have no mark, and the marks that no line has."""
+    without = [line for line in lines if not any(mark in line for mark in marks)]
+    return without + [mark for mark in marks if not any(mark in line for line in lines)]
 
 
 CHANGED = ("ssh", "pve", "systemd", "passwd", "shadow")  # the paths below /etc that the tests change
@@ -187,11 +193,12 @@ class Installed:
 class Door:
     """sshd on a loopback port, with the configuration that the recipe wrote."""
 
-    def __init__(self, host: Installed, *options: str) -> None:
+    def __init__(self, host: Installed) -> None:
         self.host = host
         self.port = reserve_port()
-        own = ["-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none", "-p", str(self.port)]
-        argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, *options)
+        options = ("ListenAddress=127.0.0.1", "PidFile=none", "UsePAM=yes", "PermitRootLogin=yes")
+        own = [word for option in options for word in ("-o", option)]
+        argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, "-p", str(self.port))
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")
         try:
             wait_listening(self.port, self.process)
