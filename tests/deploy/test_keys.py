@@ -89,7 +89,7 @@ def test_a_key_from_its_first_day_to_its_last(service: Service) -> None:
     before, others = service.config.read_bytes(), entries(service)
     made = breakglass(service, "keys", "new", "phone", "--allow", "status,reset", "--vms", "devvm")
     first = made.stdout.strip()
-    assert (made.returncode, "does not use this change yet" in made.stderr, first in made.stderr) == (0, True, False)
+    assert (made.returncode, "use this change" in made.stderr, first in made.stderr) == (0, True, False)
     assert entries(service)["phone"] == {"secret": first, "allow": ["status", "reset"], "vms": ["devvm"]}
     assert not accepted(service, "phone", first)
     second = reloading(service, "keys", "rotate", "phone").stdout.strip()
@@ -122,12 +122,26 @@ def test_the_secret_can_go_to_a_file_of_the_caller(service: Service, tmp_path: P
     assert (made.returncode, made.stdout, "whsec_" in made.stderr) == (0, "", False)
     assert file.read_text() == entries(service)["tablet"]["secret"] + "\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    taken = breakglass(service, "keys", "new", "other", "--out", str(file))
-    assert (taken.returncode, "exists, and was not changed" in taken.stderr) == (2, True)
+    text = file.read_text()
+    assert breakglass(service, "keys", "new", "other", "--out", str(file)).returncode == 2
+    assert file.read_text() == text
     refused = breakglass(service, "keys", "new", "tablet", "--out", str(tmp_path / "none"))
     assert (refused.returncode, "keys rotate tablet" in refused.stderr) == (1, True)
     assert (os.listdir(tmp_path), "other" in entries(service)) == (["tablet"], False)
     breakglass(service, "keys", "revoke", "tablet", "--yes")
+
+
+def test_a_limited_caller_is_printed(service: Service, tmp_path: Path) -> None:
+    """With --out nothing secret is printed; without limits, no verb that changes power is allowed."""
+    file = tmp_path / 'a "key"'
+    words = ("--allow", "status, reset", "--vm", "devvm,mail", "--not-after", "2127-06-01T02:00:00+02:00")
+    printed = breakglass(service, "keys", "new", "--print", "anna", *words, "--out", str(file))
+    assert (printed.returncode, "whsec_" in printed.stdout + printed.stderr) == (0, False)
+    assert (len(secret_bytes(file.read_text().strip())), stat.S_IMODE(file.stat().st_mode)) == (32, 0o600)
+    limits = {"allow": ["status", "reset"], "vms": ["devvm", "mail"], "not_after": datetime(2127, 6, 1, tzinfo=UTC)}
+    assert tomllib.loads(printed.stdout) == {"secret_file": str(file), **limits}
+    entry = tomllib.loads(breakglass(service, "keys", "new", "--print", "anna").stdout)
+    assert (len(secret_bytes(entry["secret"])), entry["allow"]) == (32, ["status", "forensics", "history"])
 
 
 def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> None:
@@ -135,7 +149,10 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
     write(service.config, "desk", f'secret = "{new_secret()}"\nallow = ["status"]\n')
     before, names = service.config.read_bytes(), sorted(os.listdir(own(service.config)))
     for words, code, output in (
-        (("new", ".phone"), 2, "no dot at the beginning"),
+        (("new", ".phone"), 2, "no dot"),
+        (("new", "phone", "--print", "--allow", "reboot"), 2, "breakglass: --allow: "),
+        (("new", "phone", "--vms", "dev vm"), 2, "breakglass: --vms: "),
+        (("new", "phone", "--not-after", "2020-01-01"), 2, "breakglass: --not-after: "),
         (("new", "phone", "--pid", str(os.getpid())), 2, "is not breakglass serve"),
         (("revoke", "phone", "--yes"), 1, "has no caller phone"),
         (("revoke", "desk"), 2, "add --yes"),
@@ -143,7 +160,7 @@ def test_what_is_refused_changes_nothing(service: Service, tmp_path: Path) -> No
         (("rotate", "viewer"), 1, "by hand"),
     ):
         ran = breakglass(service, "keys", *words)
-        assert (ran.returncode, output in ran.stderr) == (code, True), ran.stderr
+        assert (ran.returncode, ran.stdout, output in ran.stderr) == (code, "", True), ran.stderr
     with open("/dev/full", "w") as full:
         secret = entries(service)["desk"]["secret"]
         for words in (("new", "phone"), ("rotate", "desk")):
@@ -162,7 +179,7 @@ def test_the_last_one_that_signs_stays(service: Service, tmp_path: Path) -> None
     file.write_text(late.replace("[hosts.", "not_after = 2020-01-01T00:00:00Z\n[hosts.", 1))
     assert breakglass(service, "keys", "new", "bob", "--config", str(file)).returncode == 0
     ran = breakglass(service, "keys", "revoke", "bob", "--yes", "--config", str(file))
-    assert (ran.returncode, "the last caller that signs and has not expired" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.returncode, "the last caller" in ran.stderr) == (1, True), ran.stderr
     assert (own(file) / "bob.toml").exists()
 
 
@@ -178,8 +195,8 @@ def test_in_a_terminal_a_person_is_asked(service: Service) -> None:
         finally:
             os.close(ours)
             os.close(theirs)
-        assert "guest may: status, cycle; on devvm" in ran.stderr
-        assert (ran.returncode, "guest" not in entries(service)) == (0 if goes else 1, goes)
+        assert ("cycle; on devvm" in ran.stderr, ran.returncode) == (True, 0 if goes else 1)
+        assert ("guest" not in entries(service)) is goes
 
 
 # --- the reload ---
@@ -225,8 +242,7 @@ def test_a_fault_in_the_files_takes_no_other_caller_away(service: Service) -> No
             assert "callers.d" in problem["place"]
             assert service.health()["config"].startswith("rejected since")
             assert accepted(service, "eva", secret)
-            seen = reload_handler_at(service)
-            assert "the handler rejects it, so the old one is still in force" in seen
+            assert "rejects" in reload_handler_at(service)
         finally:
             bring_back()
     (place / "eva.toml").unlink()
@@ -247,7 +263,7 @@ def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
     systemctl.write_text("#!/bin/sh\necho 'Unit breakglass not found.' >&2; exit 5\n")
     bad = breakglass(service, "keys", "revoke", "phone", "--yes", "--unit", "breakglass", environment=path)
     assert (bad.returncode, "phone" in entries(service)) == (1, False)
-    assert "is changed, but the handler could not be told to reload: Unit breakglass not found." in bad.stderr
+    assert "Unit breakglass not found." in bad.stderr
 
 
 # --- list ---
@@ -280,11 +296,9 @@ def test_the_list_says_who_may_do_what_until_when(service: Service, tmp_path: Pa
     assert shown.returncode == 0, shown.stderr
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.stdout.splitlines()}
     assert list(rows) == ["operator", "operator2", "viewer", "a.b", r"x\ny", "a", "bad"]
-    assert rows["a.b"] == (
-        f"signature 2 secrets status devvm expires in 40 days {keys[0]} 2026-11-27T03:12:09Z, {keys[1]} not in this log"
-    )
-    assert rows["a"] == "bearer 1 secret forensics all VMs expired 2020-01-01 2026-11-25T01:00:00Z"
-    assert "disabled: secret does not begin with whsec_; vms has an unknown word" in rows["bad"]
-    assert rows["viewer"].endswith("no expiry not in this log")
+    marks = [("a.b", f"in 40 days {keys[0]} 2026-11-27T03:12:09Z, {keys[1]} not"), ("a.b", "2 secrets status devvm")]
+    marks += [("a", "bearer 1"), ("a", "forensics all VMs expired 2020-01-01 2026-11-25T01:00:00Z")]
+    marks += [("bad", "disabled: secret"), ("bad", "; vms has"), ("viewer", "no expiry not")]
+    assert [(name, mark) for name, mark in marks if mark not in rows[name]] == []
     unseen = [*service.secrets.values(), old, new, "bgt_", "hunter2"]
     assert [word for word in unseen if word in shown.stdout] == []

@@ -13,14 +13,7 @@ from typing import Any
 import pytest
 
 from breakglass.config import own_files
-from breakglass.config.own_files import (
-    EditError,
-    add_entry,
-    add_secret,
-    drop_old_secrets,
-    remove_entry,
-    take_back,
-)
+from breakglass.config.own_files import EditError, add_entry, add_secret, drop_old_secrets, remove_entry, take_back
 
 from ..support.service import SSH_KEY, config_text, new_secret
 
@@ -271,6 +264,6 @@ def test_a_full_file_system_is_named(file: Path) -> None:
     command = ["unshare", "--mount", "sh", "-c", shell, "sh", str(own(file, "bob").parent), *edit]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert ran.returncode == 1, ran.stderr
-    assert "can't be changed: No space left on device / nothing was changed;" in ran.stderr
+    assert "No space left" in ran.stderr
     assert ".new" not in ran.stderr
     assert state(file) == before
