@@ -50,13 +50,14 @@ def ends_by_itself(world: World) -> None:
     until(lambda: world.pid is None, "the end of QEMU")
 
 
+def starts_by_hand(world: World) -> None:
+    assert world.qm("start", str(VMID)).returncode == 0
+
+
 @pytest.mark.all
 @pytest.mark.parametrize(
     ("verb", "change", "says", "stage"),
-    [
-        ("stop", ends_by_itself, "stop: no process of the VM runs any more", "stop"),
-        ("start", lambda world: world.qm("start", str(VMID)), "the VM was started already, as process", "verify"),
-    ],
+    [("stop", ends_by_itself, "runs any more", "stop"), ("start", starts_by_hand, "started already", "verify")],
 )
 def test_what_another_has_done_meanwhile_is_not_done_again(
     world: World, verb: str, change: Change, says: str, stage: str
@@ -68,48 +69,33 @@ def test_what_another_has_done_meanwhile_is_not_done_again(
     assert says in memory(world, "jobs/changed-meanwhile/output").read_text()
 
 
-CHANGES = [("cycle", no_quorum, "no-quorum"), ("cycle", backup_begins, "locked"), ("stop", backup_begins, "locked")]
+LOST, BACKUP = ("cycle", no_quorum, "no-quorum"), ("stop", backup_begins, "locked")
+CHANGES = [LOST, BACKUP, ("cycle", backup_begins, "locked")]
+AT = [(outcome, *row) for outcome in ("refused", "failed") for row in CHANGES]
 
 
 @pytest.mark.parametrize(
-    ("verb", "change", "code"),
-    sampled([*CHANGES, ("reset", snapshot_begins, "locked")], ("cycle", no_quorum, "no-quorum")),
+    ("outcome", "verb", "change", "code"),
+    sampled([*AT, ("refused", "reset", snapshot_begins, "locked")], ("refused", *LOST), ("failed", *BACKUP)),
 )
-def test_what_changes_while_evidence_is_taken(world: World, verb: str, change: Change, code: str) -> None:
-    """Evidence takes time, so the verb decides by the state after it, and the VM does not change.
+def test_what_changes_meanwhile_decides(world: World, outcome: str, verb: str, change: Change, code: str) -> None:
+    """The verb looks again after its evidence, and after a `qm stop` that fails. The VM does not change.
 
-    A snapshot pauses the guest to save its memory, so there is no reset and no cont.
+    So no QEMU is killed under a backup or before an impossible start. A snapshot pauses the guest to save its memory,
+    so there is no reset and no cont.
     """
     before, kind = world.pid, "qmsnapshot" if change is snapshot_begins else "vzdump"
+
+    def changes(world: World) -> None:
+        change(world)
+        if outcome == "failed":
+            misbehave(world.root, mode="stop-fails")
+
     with task(f"{kind}:{VMID}") as upid:
         task_index(world, f"{upid} 0")
-        result = held_and_changed(world, verb, in_evidence, change)
-    verdict = result["verdict"]
+        result = held_and_changed(world, verb, at_qm("stop") if outcome == "failed" else in_evidence, changes)
     state = "paused" if change is snapshot_begins else "running"
-    assert (result["outcome"], verdict["code"], result["state"]) == ("refused", code, state)
-    assert world.pid == before
-
-
-@pytest.mark.parametrize(
-    ("verb", "change", "code"),
-    sampled(CHANGES, ("stop", backup_begins, "locked")),
-)
-def test_a_qm_stop_that_fails_is_not_gone_over_without_a_look(
-    world: World, verb: str, change: Change, code: str
-) -> None:
-    """`qm stop` failed because of the change, so no QEMU is killed under a backup or before an impossible start."""
-    before = world.pid
-
-    def fails(world: World) -> None:
-        change(world)
-        misbehave(world.root, mode="stop-fails")
-
-    with task(f"vzdump:{VMID}") as upid:
-        task_index(world, f"{upid} 0")
-        result = held_and_changed(world, verb, at_qm("stop"), fails)
-    verdict = result["verdict"]
-    assert (result["outcome"], verdict["code"], result["state"]) == ("failed", code, "running")
-    assert "QEMU was not killed" in verdict["sentence"]
+    assert (result["outcome"], result["verdict"]["code"], result["state"]) == (outcome, code, state)
     assert world.pid == before
 
 
@@ -125,7 +111,7 @@ def test_a_stop_of_somebody_else_that_hangs_is_named_and_the_vm_left_alone(world
         answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (13, "locked", "")
-    assert any(line.startswith("the lock file is held by") and upid in line for line in verdict["evidence"])
+    assert any(upid in line for line in verdict["evidence"])
     assert world.pid == before
 
 
@@ -157,7 +143,6 @@ def test_a_process_that_stands_by_and_comes_late_undoes_nothing(world: World) ->
         until(lambda: not processes(world, job_id), "the end of the second process")
     next(held, None)
     assert (result["verdict"]["code"], result["state"]) == ("job-killed", "stopped")
-    assert "another job has acted since" in result["verdict"]["sentence"]
     assert world.pid is None
     chain = execute(world, "history").trailer["chain"]
     assert (links_of(world, job_id), chain["broken"], chain["notes"]) == (["begins", "ends"], "", [])
@@ -177,7 +162,7 @@ def test_a_process_that_stands_by_writes_no_line_without_the_lock(world: World) 
         other_tag = session.send(f"start id={other}")
         next(also_held)
         signal_process(second, signal.SIGCONT)
-        assert "another job holds the VM now" in session.result(tag, 60)["verdict"]["sentence"]
+        assert session.result(tag, 60)["verdict"]["code"] == "job-killed"
         chain = session.ask("history")["chain"]
         assert (links_of(world, job_id), chain["broken"]) == (["begins"], "")
         next(also_held)

@@ -76,7 +76,7 @@ def the_job(sshd: Sshd, job_id: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "name"), sampled(EVERY, ("cycle", "stop")))
-@pytest.mark.parametrize("kill", sampled([whole_ssh_side, resident_agent], whole_ssh_side))
+@pytest.mark.parametrize("kill", [whole_ssh_side, resident_agent])
 def test_the_ssh_side_is_killed(sshd: Sshd, verb: str, name: str, kill: Kill) -> None:
     """The verb continues without its client. The VM ends running, and the same id returns the outcome."""
     before, job_id = sshd.world.pid, f"{verb}-{name}-{kill.__name__}"
@@ -94,13 +94,12 @@ def test_the_job_itself_is_killed(sshd: Sshd, verb: str, name: str) -> None:
     before, job_id = sshd.world.pid, f"{verb}-{name}-job"
     held_and_killed(sshd, verb, HOLDS[verb][name], job_id, the_job)
     trailer = execute(sshd.world, f"{verb} id={job_id}").trailer
-    sentence = f"the job's process was killed in stage {name}"
     if verb == "cycle" and name in ("stop", "start", "verify"):
-        assert (trailer["outcome"], trailer["warnings"]) == ("done", [f"{sentence}; its standby process took over"])
+        assert trailer["outcome"] == "done"
+        assert [f"in stage {name}; its standby" in warning for warning in trailer["warnings"]] == [True]
         assert sshd.world.pid not in (None, before)
     else:
         assert (trailer["outcome"], trailer["verdict"]["code"], trailer["stage"]) == ("failed", "job-killed", name)
-        assert trailer["verdict"]["sentence"] == f"{sentence}; the VM is running now"
         assert sshd.world.pid == before
     assert (trailer["state"], execute(sshd.world, "status").trailer["holder"]) == ("running", None)
     acted = [] if name in ("preflight", "forensics") else ["begins", "ends"] if verb == "cycle" else ["begins"]
@@ -123,12 +122,12 @@ def test_both_processes_of_a_cycle_are_killed(sshd: Sshd) -> None:
     answer = execute(sshd.world, "cycle id=stranded-1")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "start")
-    assert "the VM is stopped now" in verdict["sentence"]
-    assert json.loads(memory(sshd.world, "jobs", "stranded-1", "result.json").read_text())["state"] == "stopped"
+    kept = json.loads(memory(sshd.world, "jobs", "stranded-1", "result.json").read_text())
+    assert (answer.trailer["state"], kept["state"]) == ("stopped", "stopped")
     assert links_of(sshd.world, "stranded-1") == ["begins"]
     assert execute(sshd.world, "start").trailer["state"] == "running"
     chain = execute(sshd.world, "history").trailer["chain"]
-    assert (chain["broken"], "job stranded-1 has no line with its outcome" in chain["notes"][-1]) == ("", True)
+    assert (chain["broken"], "stranded-1" in chain["notes"][-1]) == ("", True)
 
 
 # --- while the worker of a `qm` is alive ---
