@@ -17,25 +17,6 @@ from ..support.stages import at_qm, recorded_command, until
 pytestmark = pytest.mark.real("sshd", "qemu")
 
 
-SLOW_RELEASE = """
-import time
-release = find("Lock").release
-def release_late(lock):
-    time.sleep(0.3)
-    release(lock)
-find("Lock").release = release_late
-"""
-
-
-@pytest.mark.all
-def test_a_verb_right_behind_an_answer_is_not_busy(world: World) -> None:
-    """A job frees the VM after it has written its result, and on a busy host the next verb could come between."""
-    set_constants(world, SLOW_RELEASE)
-    with Session(world) as session:
-        assert [session.ask(f"reset id=one-by-one-{number}")["outcome"] for number in range(3)] == ["done"] * 3
-        assert session.ask("status")["holder"] is None
-
-
 @pytest.mark.all
 def test_a_silent_reader_is_not_a_stopped_vm(world: World) -> None:
     """If a reader hangs before its first result, the state is unknown, never stopped."""

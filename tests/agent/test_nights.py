@@ -4,11 +4,9 @@ A VM that was on must be on after a cycle and off after a stop, whatever other p
 reported as failed must not act later.
 """
 
-import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -30,8 +28,10 @@ from ..support.pve_host import (
 from ..support.selection import sampled
 from ..support.signals import signal_process
 from ..support.stages import memory, recorded_command, until
+from .test_damaged_host import cycled
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
+TIMEOUT = ((), ("--timeout", "3000"))
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +40,9 @@ def limits_of_qm(world: World) -> None:
     limit_qm(world)
 
 
-def wedge(world: World) -> int:
-    """Stop QEMU by a signal, so that only SIGKILL ends it. Return its pid."""
-    pid = world.pid or 0
-    signal_process(pid, signal.SIGSTOP)
-    return pid
-
-
-def ended(world: World, name: str) -> bool:
-    """Tell whether no task of that name works on the VM any more."""
-    return not any(name in command_line(pid) for pid in flock_pids(world))
+def wedge(world: World) -> None:
+    """Stop QEMU by a signal, so that only SIGKILL ends it."""
+    signal_process(world.pid, signal.SIGSTOP)
 
 
 # --- qm is ended with its worker ---
@@ -58,12 +51,8 @@ def ended(world: World, name: str) -> bool:
 @pytest.mark.all
 def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
     """A hook script keeps `qm stop` too long. Its worker is ended with it, and the cycle continues."""
-    before = world.pid
     hook(world, "pre-stop", 400)
-    answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "was ended, with its worker" in answer.stdout
-    assert world.pid not in (None, before)
+    assert "with its worker" in cycled(world)
     assert worker(world) == 0
 
 
@@ -100,7 +89,6 @@ def test_a_start_that_is_given_up_does_not_happen_later(world: World) -> None:
         result = session.result(tag)
     verdict = result["verdict"]
     assert (result["exit_code"], verdict["code"], verdict["advice"]) == (14, "deadline", "start")
-    assert "so qm start and its processes were killed" in verdict["sentence"]
     assert (command_line(pid), world.pid, worker(world)) == ("", None, 0)
     (world.root / "hookscript").unlink()
     assert execute(world, "start").trailer["state"] == "running"
@@ -119,8 +107,7 @@ def test_a_standby_process_ends_what_the_first_has_begun(world: World) -> None:
         result = session.result(tag, 120)
     assert (result["outcome"], result["state"], command_line(pid)) == ("done", "running", "")
     said = memory(world, "jobs", job_id, "output").read_text()
-    assert "start: the job's process was killed in stage start; its standby process took over" in said
-    assert f"start: SIGKILL to {pid}, which was half started" in said
+    assert [text for text in ("its standby process", f"start: SIGKILL to {pid}, ") if text not in said] == []
 
 
 # --- another stop is at work ---
@@ -132,46 +119,40 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
     set_constants(world, HA_STOP_SECONDS=6.0)  # over while HA's stop is in its hook script
     under_ha(world)
     hook(world, "pre-stop", 180)
-    before = wedge(world)
-    answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "Requesting HA stop" in answer.stdout
-    assert world.pid not in (None, before)
+    wedge(world)
+    assert "Requesting HA stop" in cycled(world)
 
 
-@pytest.mark.all
-def test_a_cycle_goes_on_where_a_person_began_to_stop(world: World) -> None:
-    """A stop from Proxmox's page holds the lock file for over a minute. The cycle waits for it and starts the VM."""
-    before = world.pid
-    hook(world, "pre-stop", 180)
-    with another_stop(world):
-        answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"]) == (0, "running")
-    assert "qm stop ended" not in answer.stdout
-    assert world.pid not in (None, before)
+@pytest.mark.parametrize("task", sampled(["shutdown", "reboot", "stop"], "shutdown"))
+def test_a_cycle_goes_on_beside_what_a_person_began(world: World, task: str) -> None:
+    """A stop from Proxmox's page holds the lock file for over a minute. The cycle waits for it and starts the VM.
 
-
-@pytest.mark.parametrize("task", sampled(["shutdown", "reboot"], "shutdown"))
-def test_a_cycle_goes_around_a_shutdown_that_the_guest_does_not_heed(world: World, task: str) -> None:
-    """The shutdown would take its whole time and then fail. The cycle ends QEMU without it and starts the VM."""
-    before = world.pid
-    with another_stop(world, task, "--timeout", "3000"):
-        answer = execute(world, "cycle")
-    assert (answer.code, answer.trailer["state"], "stop: waiting" in answer.stdout) == (0, "running", False)
-    assert world.pid not in (None, before)
+    A shutdown that the guest does not heed would take its whole time and then fail, so the cycle ends QEMU without it.
+    """
+    if task == "stop":
+        hook(world, "pre-stop", 180)
+    with another_stop(world, task, *TIMEOUT[task != "stop"]):
+        shown = cycled(world)
+    assert ("qm stop ended" if task == "stop" else "stop: waiting") not in shown
 
 
 # --- stop means stopped ---
 
 
 @pytest.mark.all
-def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World) -> None:
-    """Proxmox's event daemon would start the VM again as soon as its QEMU has ended."""
-    with another_stop(world, "reboot", "--timeout", "3000"):
+@pytest.mark.parametrize("task", ["reboot", "stop"])
+def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World, task: str) -> None:
+    """Proxmox's event daemon would start the VM again as soon as its QEMU has ended.
+
+    The verb removes the mark for that even where it waits for a person's stop.
+    """
+    if task == "stop":
+        wedge(world)
+        reboot_pending(world).touch()
+    with another_stop(world, task, *TIMEOUT[task == "reboot"]):
         assert reboot_pending(world).exists()
         answer = execute(world, "stop")
-        assert (answer.code, answer.trailer["state"]) == (0, "stopped")
-        assert "a pending reboot of the VM was cancelled" in answer.stdout
+    assert (answer.code, answer.trailer["state"]) == (0, "stopped")
     until(lambda: not flock_pids(world), "the end of the cleanup")
     assert (reboot_pending(world).exists(), world.pid) == (False, None)
 
@@ -201,8 +182,6 @@ def test_a_cleanup_that_holds_the_lock_file_is_waited_for(world: World, verb: st
         signal_process(cleanup, signal.SIGCONT)
         result = session.result(tag, 120)
         assert result["outcome"] == "done", result
-    if verb == "stop":
-        assert re.search("which holds the VM's lock file, for at most [0-9]+ s", output.read_text())
     assert (world.pid is None) == (verb == "stop")
 
 
@@ -217,48 +196,31 @@ def test_a_stop_waits_for_the_start_under_way_and_stops_what_that_started(world:
     assert flock_pids(world) == []
 
 
-@pytest.mark.all
-def test_a_reboot_is_called_off_also_where_somebody_else_ends_qemu(world: World) -> None:
-    """The verb waits for a person's stop, and removes the mark that would start the VM again before that ends."""
-    wedge(world)
-    reboot_pending(world).touch()
-    with another_stop(world):
-        answer = execute(world, "stop")
-    assert (answer.code, answer.trailer["state"]) == (0, "stopped")
-    until(lambda: not flock_pids(world), "the end of the cleanup")
-    assert (reboot_pending(world).exists(), world.pid) == (False, None)
-
-
 # --- a job that is killed beside its qm ---
 
 
-def killed(world: World, line: str, phase: str) -> dict[str, Any]:
-    """Kill every process of a verb while its `qm` is in a hook script. Return the answer after `qm` has ended."""
+@pytest.mark.all
+@pytest.mark.parametrize(
+    ("verb", "phase", "verdict"),
+    [("start", "pre-start", (13, "job-killed", "running")), ("cycle", "pre-stop", (15, "stranded", "stopped"))],
+)
+def test_a_killed_job_is_answered_when_its_qm_has_ended(
+    world: World, verb: str, phase: str, verdict: tuple[object, ...]
+) -> None:
+    """Before that, it is not known whether the VM will run, so the answer comes after it and has the last state."""
+    if verb == "start":
+        assert world.qm("stop", str(VMID)).returncode == 0
     gate = gated_hook(world, phase)
     with Session(world) as session:
-        tag = session.send(f"{line} id=killed-job")
+        tag = session.send(f"{verb} id=killed-job")
         until(lambda: in_hook(world, phase), "the hook")
         recorded_command(world, "killed-job")  # which a job that is killed can't write any more
         for pid in processes(world, "killed-job"):
             signal_process(pid, signal.SIGKILL)
         gate.write_text("go\n")
-        return session.result(tag, 120)
-
-
-@pytest.mark.all
-def test_a_killed_start_is_answered_when_its_qm_has_ended(world: World) -> None:
-    """Before that, it is not known whether the VM will run, so the answer comes after it and has the last state."""
-    assert world.qm("stop", str(VMID)).returncode == 0
-    result = killed(world, "start", "pre-start")
-    assert (result["verdict"]["code"], result["state"]) == ("job-killed", "running")
-    assert flock_pids(world) == []
-
-
-@pytest.mark.all
-def test_a_killed_cycle_is_stranded_when_its_qm_has_stopped_the_vm(world: World) -> None:
-    """Its processes are gone but its `qm stop` continues. The answer waits for that and says that the VM is off."""
-    result = killed(world, "cycle", "pre-stop")
-    assert (result["exit_code"], result["verdict"]["code"], result["state"]) == (15, "stranded", "stopped")
+        result = session.result(tag, 120)
+    assert (result["exit_code"], result["verdict"]["code"], result["state"]) == verdict
+    assert verb == "cycle" or flock_pids(world) == []
     assert execute(world, "start").trailer["state"] == "running"
 
 
@@ -271,7 +233,7 @@ def test_a_vm_that_is_stranded_without_a_quorum_is_not_advised_to_start(world: W
     answer = execute(world, "cycle")
     verdict = answer.trailer["verdict"]
     assert (answer.code, verdict["code"], verdict["advice"]) == (15, "stranded", "")
-    assert "this node has no quorum, so a start would fail" in verdict["evidence"]
+    assert any("no quorum" in line for line in verdict["evidence"])
 
 
 NO_START = """
