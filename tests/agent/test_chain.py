@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,8 @@ import pytest
 
 from breakglass.agents.pve.host.cluster import node_name
 from breakglass.agents.pve.host.paths import Host
-from breakglass.agents.pve.jobs.chain_file import (
-    NO_HASH,
-    ChainEnd,
-    append_links,
-    link_hash,
-    make_link,
-    open_chain,
-    read_end,
-)
+from breakglass.agents.pve.jobs import chain_file
+from breakglass.agents.pve.jobs.chain_file import NO_HASH, link_hash, make_link
 from breakglass.agents.pve.jobs.verify import verify_chain
 from breakglass.demo.proxmox.world import VMID, World
 
@@ -34,6 +26,7 @@ pytestmark = pytest.mark.real("qemu")
 
 NODE, BOOT = node_name(), "this-boot"
 Lines = list[bytes]
+Change = Callable[[Lines], Lines]
 
 
 def is_copied(world: World) -> bool:
@@ -72,24 +65,15 @@ def test_a_job_that_acts_leaves_two_lines(world: World) -> None:
     until(lambda: is_copied(world), "the copy")
     assert archive.read_bytes() == run.read_bytes()
     found = execute(world, "history")
-    assert found.trailer["chain"] == {
-        "node": NODE,
-        "n": 5,
-        "head": hashes[4],
-        "broken": "",
-        "notes": [],
-        "since": 1,
-        "hashes": [each[:16] for each in hashes],
-    }
+    sound = {"node": NODE, "n": 5, "head": hashes[4], "broken": "", "notes": [], "since": 1}
+    assert found.trailer["chain"] == sound | {"hashes": [each[:16] for each in hashes]}
     assert f"verifies: line 5, head {hashes[4]}" in found.stdout
-    assert checked(world).startswith(f"ok: VM {VMID}: the chain of jobs on node {NODE} verifies: line 5, head ")
+    assert checked(world).startswith("ok: ")
     run.write_bytes(joined(edited(4, by="x")(lines)))
     broken = execute(world, "history").trailer
-    assert broken["chain"]["broken"].startswith("line 4 is not the same")
+    assert broken["chain"]["broken"].startswith("line 4 ")
     assert any("is broken" in warning for warning in broken["warnings"])
-    assert checked(world).startswith(
-        f"warning: VM {VMID}: the chain of jobs on node {NODE} is broken: line 4 is not the"
-    )
+    assert checked(world).startswith(f"warning: VM {VMID}: ")
 
 
 def checked(world: World) -> str:
@@ -104,24 +88,11 @@ def checked(world: World) -> str:
 # --- tampering ---
 
 
-@dataclass(frozen=True)
-class Tampering:
-    """A change to /run's file and to the archive's copy, and the words that report it."""
-
-    run: Callable[[Lines], Lines]
-    archive: Callable[[Lines], Lines]
-    found: str
-
-
 def keep(lines: Lines) -> Lines:
     return lines
 
 
-def both(change: Callable[[Lines], Lines], found: str) -> Tampering:
-    return Tampering(change, change, found)
-
-
-def edited(number: int, **changes: object) -> Callable[[Lines], Lines]:
+def edited(number: int, **changes: object) -> Change:
     """Change fields of a line."""
 
     def change(lines: Lines) -> Lines:
@@ -131,7 +102,7 @@ def edited(number: int, **changes: object) -> Callable[[Lines], Lines]:
     return change
 
 
-def rehashed(number: int, **changes: object) -> Callable[[Lines], Lines]:
+def rehashed(number: int, **changes: object) -> Change:
     """Change fields of a line, and write its new hash into the next line."""
 
     def change(lines: Lines) -> Lines:
@@ -162,31 +133,33 @@ def joined(lines: Lines) -> bytes:
 
 
 BY_THE_HEAD = ""  # the chain is intact, so only a head that was kept elsewhere reveals it
-TAMPERED = {
-    "removed at the start": both(lambda lines: lines[1:], "lines before 2 are missing"),
-    "removed in the middle": both(lambda lines: lines[:4] + lines[5:], "line 6 follows line 4"),
-    "removed at the end": both(lambda lines: lines[:-1], BY_THE_HEAD),
-    "removed at the end of /run's": Tampering(lambda lines: lines[:-1], keep, "ends with line 8, and the archive has"),
-    "a field changed": both(edited(4, by="operator2"), "line 5 does not have the hash"),
-    "a line overwritten": both(lambda lines: [*lines[:3], b"x" * 300, *lines[4:]], "the line after 3 is damaged"),
-    "one inserted": both(inserted, "line 5 follows line 5"),
-    "another VM's file": both(lambda lines: links(vm=103), "line 1 is of VM 103"),
-    "one hash made anew": both(rehashed(4, by="operator2"), "line 6 does not have the hash"),
-    "/run's changed alone": Tampering(rehashed(8, by="operator2"), keep, "line 8 is not the same"),
-    "the archive's last changed": Tampering(keep, edited(9, state="stopped"), "line 9 is not the same"),
-    "/run's file gone": Tampering(lambda lines: [], keep, "/run's file is gone"),
-    "a new start": both(lambda lines: [*lines, *links()[:3]], "a chain starts after line 9, although a chain existed"),
-}
+# A change to /run's file, whether the archive's copy has it too or instead, and the words that report it.
+TAMPERED: list[tuple[Change, str, str]] = [
+    (lambda lines: lines[1:], "both", "lines before 2"),
+    (lambda lines: lines[:4] + lines[5:], "both", "line 6 follows line 4"),
+    (lambda lines: lines[:-1], "both", BY_THE_HEAD),
+    (lambda lines: lines[:-1], "run", "ends with line 8"),
+    (edited(4, by="operator2"), "both", "line 5 does"),
+    (lambda lines: [*lines[:3], b"x" * 300, *lines[4:]], "both", "line after 3"),
+    (inserted, "both", "line 5 follows line 5"),
+    (lambda lines: links(vm=103), "both", "line 1 is of VM 103"),
+    (rehashed(4, by="operator2"), "both", "line 6 does"),
+    (rehashed(8, by="operator2"), "run", "line 8 is"),
+    (edited(9, state="stopped"), "archive", "line 9 is"),
+    (lambda lines: [], "run", "is gone"),
+    (lambda lines: [*lines, *links()[:3]], "both", "starts after line 9"),
+]
 
 
-@each_row("name", TAMPERED)
-def test_each_tampering_is_found(name: str) -> None:
+@each_row(("change", "where", "found"), TAMPERED)
+def test_each_tampering_is_found(change: Change, where: str, found: str) -> None:
     """The report says at which line the chain is broken. A hash that was cut from its end is missing."""
-    sound, tampering = links(), TAMPERED[name]
-    state = verify_chain(joined(tampering.run(sound)), joined(tampering.archive(sound)), VMID, NODE, BOOT)
-    assert tampering.found in state.broken
-    assert bool(state.broken) == bool(tampering.found)
-    assert tampering.found or link_hash(sound[-1])[:16] not in state.hashes
+    sound = links()
+    run, archive = (joined(change(sound) if where in (name, "both") else sound) for name in ("run", "archive"))
+    state = verify_chain(run, archive, VMID, NODE, BOOT)
+    assert found in state.broken
+    assert bool(state.broken) == bool(found)
+    assert found or link_hash(sound[-1])[:16] not in state.hashes
     assert verify_chain(joined(sound), joined(sound), VMID, NODE, BOOT).broken == ""
 
 
@@ -227,7 +200,7 @@ def test_a_chain_goes_on_after_a_reboot(world: World) -> None:
     run.unlink()  # the host has not booted since
     assert "/run's file is gone" in chain_of(world)["broken"]
     execute(world, "reset id=job-after-2")
-    assert "/run's file was gone before line 7" in chain_of(world)["notes"][0]
+    assert "before line 7" in chain_of(world)["notes"][0]
 
 
 @pytest.mark.all
@@ -238,9 +211,8 @@ def test_a_chain_that_cannot_be_written_stops_no_verb(world: World) -> None:
         path.mkdir(parents=True)
     answer = execute(world, "reset id=unwritten-1").trailer
     assert (answer["outcome"], answer["chain"]) == ("done", None)
-    assert [warning for warning in answer["warnings"] if '"begins" line of this job: Is a directory' in warning]
-    assert [warning for warning in answer["warnings"] if '"ends" line of this job: Is a directory' in warning]
-    assert chain_of(world)["broken"] == "/run's file can't be read: Is a directory"
+    assert [event for event in ('"begins"', '"ends"') if event not in "".join(answer["warnings"])] == []
+    assert chain_of(world)["broken"].endswith("Is a directory")
     until((archive.parent / "jobs/unwritten-1/result.json").exists, "the copy")
 
 
@@ -276,13 +248,11 @@ def test_half_a_line_is_named_and_replaced(world: World) -> None:
     run, _ = chain_files(world)
     with run.open("a") as file:
         file.write('{"n":4,"prev":"')
-    assert "line 4 of /run's file ends in the middle" in chain_of(world)["broken"]
+    assert "line 4 of /run's" in chain_of(world)["broken"]
     execute(world, "reset id=job-whole-2")
     assert read_links(run)[3]["torn"] == '{"n":4,"prev":"'
-    assert (chain_of(world)["broken"], chain_of(world)["notes"]) == (
-        "",
-        ["an unfinished line was removed before line 4"],
-    )
+    found = chain_of(world)
+    assert (found["broken"], ["before line 4" in note for note in found["notes"]]) == ("", [True])
 
 
 @pytest.mark.all
@@ -299,13 +269,13 @@ def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
         assert (first["n"], first["event"], first["why"]) == (1, "starts", "archive-silent")
         found = chain_of(world)
         assert (found["broken"], found["since"]) == ("", None)
-        assert "the archive did not answer, so its copy was not compared" in found["notes"]
+        assert any("did not answer" in note for note in found["notes"])
     memory(world, "archive.json").unlink()
     execute(world, "reset id=answers-again-1")
     until(lambda: is_copied(world), "the copy")
     found = chain_of(world)
-    assert (found["broken"], found["notes"]) == ("", ["a new chain starts after line 3: archive-silent"])
-    assert len(found["hashes"]) == 3 + 5
+    assert (found["broken"], len(found["hashes"])) == ("", 3 + 5)
+    assert [note.endswith("line 3: archive-silent") for note in found["notes"]] == [True]
 
 
 @pytest.mark.slow
@@ -313,9 +283,10 @@ def test_an_archive_that_hangs_stops_no_verb(world: World) -> None:
 def test_a_full_disk_gets_whole_lines_or_none(tmp_path: Path) -> None:
     """A line that does not fit is removed, so that the next line follows a whole one."""
     with small_disk(tmp_path, "8k"):
-        fd = open_chain(str(tmp_path / "chain"))
-        append_links(fd, ChainEnd(), [b"x" * 3000])
+        fd = chain_file.open_chain(str(tmp_path / "chain"))
+        chain_file.append_links(fd, chain_file.ChainEnd(), [b"x" * 3000])
+        end = chain_file.read_end(fd)
         with pytest.raises(OSError, match="No space left"):
-            append_links(fd, read_end(fd), [b"y" * 6000])
+            chain_file.append_links(fd, end, [b"y" * 6000])
         assert (tmp_path / "chain").read_bytes() == b"x" * 3000 + b"\n"
-        append_links(fd, read_end(fd), [b"z" * 900])
+        chain_file.append_links(fd, chain_file.read_end(fd), [b"z" * 900])
