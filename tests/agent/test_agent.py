@@ -13,15 +13,7 @@ from breakglass.agents.pve.jobs.mutex import Lock
 from breakglass.agents.pve.words import MUTATING, VERBS
 from breakglass.demo.proxmox.world import VMID, World
 
-from ..support.agent import (
-    Session,
-    booted_an_hour_ago,
-    constants_set,
-    execute,
-    journal_of,
-    processes,
-    set_constants,
-)
+from ..support.agent import Session, booted_an_hour_ago, constants_set, execute, journal_of, processes, set_constants
 from ..support.failing_tools import misbehave
 from ..support.pve_host import worker
 from ..support.signals import signal_process

@@ -17,18 +17,7 @@ from breakglass.cli.guest_return import tell_return
 from breakglass.demo.proxmox.world import VMID, World
 
 from ..support.agent import execute
-from ..support.guests import (
-    BOOTS,
-    BROKEN,
-    DISK_BYTES,
-    HALT_OFF,
-    INTERVAL,
-    SPIN_OFF,
-    SPIN_ON,
-    Guest,
-    plug_in,
-    unplug,
-)
+from ..support.guests import BOOTS, BROKEN, DISK_BYTES, HALT_OFF, INTERVAL, SPIN_OFF, SPIN_ON, Guest, plug_in, unplug
 from ..support.selection import sampled
 from ..support.stages import until
 

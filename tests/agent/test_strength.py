@@ -27,10 +27,7 @@ def sites(world: World) -> list[Case]:
 
 @pytest.mark.parametrize(
     ("code", "outcome", "broken"),
-    [
-        ("", "done", []),
-        ("replace(stand_by=lambda job: None)", "failed", ["failed stranded: the VM is left off"]),
-    ],
+    [("", "done", []), ("replace(stand_by=lambda job: None)", "failed", ["failed stranded: the VM is left off"])],
     ids=["sound", "without-a-standby"],
 )
 def test_a_stranded_vm_is_found(world: World, sites: list[Case], code: str, outcome: str, broken: list[str]) -> None:
