@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,22 +23,14 @@ from ..support.stages import await_agents, memory, until
 
 pytestmark = [pytest.mark.real("qemu"), pytest.mark.slow]
 
-SMALL = (1600, 1200, 16)
-
 
 @pytest.fixture
 def noisy(short_dir: Path) -> Iterator[World]:
-    """A host whose VM has not been started yet, for a guest that fills its screen with noise."""
-    world = World(short_dir)
-    try:
+    """A host whose guest has filled its screen with noise."""
+    with closing(World(short_dir)) as world:
+        set_constants(world, SAMPLES_APART=0.3, EVIDENCE_SECONDS=30.0, SCREEN_SECONDS=20.0)
+        boot_noise(world, 1600, 1200, 16)
         yield world
-    finally:
-        world.close()
-
-
-def boot(world: World, width: int, height: int, vram: int, **constants: object) -> None:
-    set_constants(world, SAMPLES_APART=0.3, EVIDENCE_SECONDS=30.0, SCREEN_SECONDS=20.0, **constants)
-    boot_noise(world, width, height, vram)
 
 
 def pictures_in_qemu(world: World) -> list[str]:
@@ -59,10 +52,6 @@ def assert_undisturbed(world: World, pid: int | None) -> None:
     assert (pictures_in_qemu(world), world.monitor("query-fdsets")) == ([], [])
 
 
-def probes(job: Path) -> dict[str, str]:
-    return {probe["probe"]: probe["outcome"] for probe in json.loads((job / "manifest.json").read_text())}
-
-
 def assert_no_picture(world: World, job_id: str, says: str) -> None:
     """Take evidence. Check that it has no picture and everything else, and that QEMU is undisturbed."""
     pid = world.pid
@@ -70,7 +59,8 @@ def assert_no_picture(world: World, job_id: str, says: str) -> None:
     assert (answer.code, answer.trailer["screen"], answer.trailer["state"]) == (0, False, "running")
     assert says in answer.stdout
     job = memory(world, f"jobs/{job_id}")
-    assert (probes(job)["screen"], (job / "screen.png").exists()) == ("failed", False)
+    probes = {probe["probe"]: probe["outcome"] for probe in json.loads((job / "manifest.json").read_text())}
+    assert (probes["screen"], (job / "screen.png").exists()) == ("failed", False)
     assert_undisturbed(world, pid)
 
 
@@ -81,14 +71,12 @@ def test_a_guest_does_not_decide_how_large_the_picture_is(noisy: World) -> None:
 
     If QEMU itself wrote a PNG to a full disk, libpng's abort(3) would end it.
     """
-    boot(noisy, *SMALL)
-    answer = execute(noisy, "forensics id=smaller-picture")
-    assert (answer.trailer["screen"], "1600 x 1200, kept at 1/2 of the size" in answer.stdout) == (True, True)
+    assert execute(noisy, "forensics id=smaller-picture").trailer["screen"] is True
     png = memory(noisy, "jobs/smaller-picture/screen.png").read_bytes()
     assert (len(png) <= FILE_BYTES, decode(png)) == (True, (800, 600))
     assert base64.b64decode(execute(noisy, "job id=smaller-picture").trailer["whole_job"]["screen_png"]) == png
     with constants_set(noisy, RAW_BYTES=1024 * 1024):
-        assert_no_picture(noisy, "large-picture", "MiB, and QEMU had to stop drawing")
+        assert_no_picture(noisy, "large-picture", "QEMU had to stop")
     await_agents(noisy)
     with small_disk(noisy.root / "run/breakglass"):
         assert_no_picture(noisy, "no-room-here", "No space left on device")
@@ -129,7 +117,6 @@ find("Qmp").command = dying
 @pytest.mark.all
 def test_a_job_that_is_killed_leaves_qemu_nothing(noisy: World) -> None:
     """Its guard ends the writing, makes QEMU close the descriptor, and ends itself."""
-    boot(noisy, *SMALL)
     pid = noisy.pid
     set_constants(noisy, _DIES)
     answer = execute(noisy, "forensics id=killed-while-drawing")

@@ -105,7 +105,7 @@ def test_a_task_index_that_hangs_makes_no_owner_dead(world: World) -> None:
     task_index(world)
     with constants_set(world, TASK_SECONDS=1.5), unserved_fuse(world.root / "var/log/pve"):
         answer = execute(world, "stop")
-    assert (answer.code, "can't tell whether the task" in answer.trailer["verdict"]["sentence"]) == (12, True)
+    assert (answer.code, UNKNOWN in answer.trailer["verdict"]["sentence"]) == (12, True)
 
 
 # --- a reset under a lock ---
@@ -121,7 +121,7 @@ def test_a_reset_beside_a_backup(world: World) -> None:
         task_index(world, f"{upid} 0")
         answer = execute(world, "reset")
         assert (answer.code, answer.trailer["state"]) == (0, "running")
-        assert "VM is locked (backup)" in answer.trailer["warnings"][0]
+        assert "locked (backup)" in answer.trailer["warnings"][0]
         world.monitor("stop")
         answer = execute(world, "reset")
         verdict = answer.trailer["verdict"]
@@ -155,7 +155,7 @@ def test_a_held_lock_file_refuses_a_start_and_names_the_holder(world: World, hel
         world.monitor("quit")
     answer = execute(world, verb)
     assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "locked")
-    assert f"holds its lock file: process {os.getpid()}" in answer.trailer["verdict"]["sentence"]
+    assert f"lock file: process {os.getpid()}" in answer.trailer["verdict"]["sentence"]
     assert f"held by {os.getpid()} (" in evidence(answer)
     assert f"never rm /{LOCK_FILE}" in evidence(answer)
     assert world.pid == (before if verb == "cycle" else None)
@@ -192,7 +192,7 @@ def test_a_process_that_outlives_qemu_gets_time_to_end(world: World, ends: bool)
         result = session.result(tag)
         other.kill()
     assert (result["exit_code"], result["state"]) == (0 if ends else 14, "stopped")
-    assert ends or f"QEMU is gone, but process {other.pid} is left in its scope" in result["verdict"]["sentence"]
+    assert ends or f"process {other.pid} is left" in result["verdict"]["sentence"]
 
 
 @pytest.mark.all
@@ -216,13 +216,13 @@ def test_one_word_lifts_all_that_a_dead_storage_refuses(short_dir: Path) -> None
         assert (seen["code"], seen["advice"]) == ("storage-hung", "")
         answer = execute(world, "cycle")
         assert (answer.code, answer.trailer["verdict"]["code"]) == (12, "storage-hung")
-        assert "qm showcmd hangs in the kernel" in answer.trailer["verdict"]["sentence"]
+        assert "qm showcmd hangs" in answer.trailer["verdict"]["sentence"]
         assert answer.trailer["anyway"] == "storage-hung"
         answer = execute(world, "cycle anyway=storage-hung")
         assert (answer.code, answer.trailer["verdict"]["code"], answer.trailer["stage"]) == (14, "deadline", "verify")
         assert "QEMU survived SIGKILL" in answer.trailer["verdict"]["sentence"]
-        assert "storage that does not answer; a start would fail" in answer.trailer["verdict"]["sentence"]
-        assert "the VM stays off until it is started" in evidence(answer)
+        assert "start would fail" in answer.trailer["verdict"]["sentence"]
+        assert "VM stays off" in evidence(answer)
         assert ("stop: SIGKILL to " in answer.stdout, "start:" in answer.stdout) == (True, False)
         for verb, code in (("start", 12), ("status", 0)):  # a later start is refused too
             answer = execute(world, verb)
@@ -244,7 +244,7 @@ def test_a_vm_that_was_moved_is_elsewhere_and_not_stopped(world: World) -> None:
         assert (verdict["code"], verdict["advice"]) == ("other-node", "")
         assert "pve2" in verdict["sentence"]
     under_ha(world, nodes={"pve2": "unknown"})
-    assert "HA sees node pve2 as unknown: after 60 s offline HA fences it" in evidence(execute(world, "status"))
+    assert "node pve2 as unknown: after 60 s" in evidence(execute(world, "status"))
     assert execute(world, "status").stdout.startswith("elsewhere: on node pve2")
     assert execute(world, "stop if=running").trailer["verdict"]["code"] == "other-node"  # that node does the comparing
 

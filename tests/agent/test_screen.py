@@ -111,12 +111,10 @@ def test_all_who_ask_meanwhile_share_one_drawing(counted: World) -> None:
 # --- without a picture ---
 
 
-def assert_no_picture(answer: Answer, state: str, sentence: str) -> dict[str, object]:
+def assert_no_picture(answer: Answer, state: str, advice: str) -> None:
     assert (answer.code, answer.trailer["state"], answer.trailer["screen"]) == (0, state, False)
-    assert answer.trailer["screen_png"] is None
-    verdict: dict[str, object] = answer.trailer["verdict"]
-    assert (verdict["code"], verdict["sentence"]) == ("no-picture", sentence)
-    return verdict
+    verdict = answer.trailer["verdict"]
+    assert (answer.trailer["screen_png"], verdict["code"], verdict["advice"]) == (None, "no-picture", advice)
 
 
 def test_why_there_is_no_picture(world: World, counted: World) -> None:
@@ -125,7 +123,6 @@ def test_why_there_is_no_picture(world: World, counted: World) -> None:
     with constants_set(counted, ASK_SECONDS=0.5):
         answer = execute(counted, "screen")
     assert (answer.code, answer.trailer["verdict"]["code"]) == (14, "deadline")
-    assert answer.trailer["verdict"]["sentence"] == "the host drew no picture in 0.5 s"
     (counted.root / "hold").unlink()
     until(lambda: sockets(world) == 0, "the end of the painter")
 
@@ -135,13 +132,11 @@ def test_why_there_is_no_picture(world: World, counted: World) -> None:
             answer = execute(world, "screen")
         finally:
             signal_process(world.pid, signal.SIGCONT)
-    silent = "QEMU's monitor is silent, so there is no picture: collect evidence"
-    assert assert_no_picture(answer, "wedged", silent)["advice"] == "forensics"
+    assert_no_picture(answer, "wedged", "forensics")
     until(lambda: sockets(world) == 0, "the end of the painter")
 
     execute(world, "stop")
-    off = "no QEMU of this VM runs on this host, so there is no picture"
-    assert assert_no_picture(execute(world, "screen"), "stopped", off)["advice"] == ""
+    assert_no_picture(execute(world, "screen"), "stopped", "")
 
 
 # --- who may have it ---
@@ -180,5 +175,5 @@ def test_another_user_of_the_host_gets_no_picture(counted: World) -> None:
         finally:
             os.seteuid(0)
         answer = execute(counted, "screen")
-    verdict = assert_no_picture(answer, "unknown", "there is no picture of the console now")
-    assert verdict["evidence"] == ["a process of the user 65534 has the socket of the picture"]
+    assert_no_picture(answer, "unknown", "")
+    assert ["user 65534" in line for line in answer.trailer["verdict"]["evidence"]] == [True]

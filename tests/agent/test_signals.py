@@ -32,9 +32,10 @@ sys.stdin.read()
 
 
 @contextmanager
-def decoy(world: World, argv0: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that reports any signal, and fail if it got one."""
-    command = [argv0, "-IS", "-c", WITNESS, *arguments]
+def decoy(world: World) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that looks like VM 1020's QEMU and reports any signal, and fail if it got one."""
+    command = ["/usr/bin/kvm", "-IS", "-c", WITNESS, "-id", "1020", "-name", "other,debug-threads=on"]
+    command += ["-pidfile", f"{world.root}/run/qemu-server/1020.pid"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, executable=sys.executable, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
@@ -44,11 +45,6 @@ def decoy(world: World, argv0: str, *arguments: str) -> Iterator["subprocess.Pop
         assert process.communicate("")[0] == ""
 
 
-def other_vm(world: World) -> list[str]:
-    """Return the arguments of VM 1020's QEMU, as qemu-server writes them."""
-    return ["-id", "1020", "-name", "other,debug-threads=on", "-pidfile", f"{world.root}/run/qemu-server/1020.pid"]
-
-
 def pidfile(world: World) -> Path:
     return world.root / f"run/qemu-server/{VMID}.pid"
 
@@ -56,7 +52,7 @@ def pidfile(world: World) -> Path:
 def test_a_recycled_pid_gets_no_signal(world: World) -> None:
     """The pid file is stale. Its pid belongs to another process, even VM 1020's QEMU, so VM 102 is not running."""
     assert execute(world, "stop").code == 0
-    with decoy(world, "/usr/bin/kvm", *other_vm(world)) as process:
+    with decoy(world) as process:
         for verb, state in (("stop", "stopped"), ("cycle", "running")):
             pidfile(world).write_text(f"{process.pid}\n")
             assert execute(world, "status").trailer["state"] == "stopped"
@@ -71,11 +67,10 @@ def test_a_qemu_that_only_sigkill_ends_is_cycled(short_dir: Path) -> None:
     with closing(World(short_dir, scenario="qemu-wedged")) as world:
         world.begin()
         seen_a_moment_ago(world)
-        with decoy(world, "/usr/bin/kvm", *other_vm(world)) as process:
-            real = (world.bin / "qm").rename(world.bin / "real-qm")
+        with decoy(world) as process:
+            qm = world.bin / "qm"
             stop = f"echo {process.pid} > {pidfile(world)}; echo got timeout >&2; exit 255"
-            (world.bin / "qm").write_text(f'#!/bin/sh\n[ "$1" != stop ] || {{ {stop}; }}\nexec {real} "$@"\n')
-            (world.bin / "qm").chmod(0o755)
+            qm.write_text(qm.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\n[ "$1" != stop ] || {{ {stop}; }}\n'))
             cycled = execute(world, "cycle")
         assert (cycled.code, cycled.trailer["state"]) == (0, "running")
         assert "stop: SIGKILL to " in cycled.stdout

@@ -8,7 +8,7 @@ from ..support.agent import Session, execute
 from ..support.pve_host import moved, no_quorum, under_ha
 
 pytestmark = pytest.mark.slow
-MOVE_BACK = "mv /etc/pve/nodes/pve2/qemu-server/102.conf /etc/pve/nodes/"
+BY_HAND = ("kill $(cat /run/qemu-server/102.pid)", "mv /etc/pve/nodes/pve2/qemu-server/102.conf /etc/pve/nodes/")
 
 
 @pytest.mark.parametrize("paused", [False, pytest.param(True, marks=pytest.mark.all)])
@@ -21,9 +21,8 @@ def test_no_look_calls_it_well_and_no_verb_lets_it_go_on(world: World, *, paused
         answer = execute(world, line)
         verdict = answer.trailer["verdict"]
         assert (answer.code, verdict["code"], verdict["advice"]) == (code, "stale-copy", ""), line
-        assert "but the VM's configuration is on node pve2; send stop to end this QEMU first" in verdict["sentence"]
-        assert "kill $(cat /run/qemu-server/102.pid)" in "".join(verdict["evidence"])
-        assert MOVE_BACK in "".join(verdict["evidence"])
+        assert "node pve2; send stop" in verdict["sentence"]
+        assert [text for text in BY_HAND if text not in "".join(verdict["evidence"])] == []
         assert answer.trailer["state"] != "elsewhere"
     assert world.pid is not None
     assert execute(world, "status").trailer["last"] == "none"
@@ -37,7 +36,7 @@ def test_it_can_be_stopped_without_qm(world: World, *, ha: bool) -> None:
     moved(world)
     answer = execute(world, "stop")
     assert (answer.code, answer.trailer["state"], answer.trailer["verdict"]) == (0, "elsewhere", None), answer
-    assert "was a stale copy; the VM is on node pve2, so look there" in "".join(answer.trailer["warnings"])
+    assert "on node pve2" in "".join(answer.trailer["warnings"])
     assert world.pid is None
     where = execute(world, "where").trailer
     assert [where[name] for name in ("node", "sure", "process", "migrating")] == ["pve2", True, False, False]

@@ -107,13 +107,12 @@ def test_an_exec_that_wakes_minutes_later_changes_nothing(sshd: Sshd, disk: Disk
             disk.set_ahead(MINUTES)
         refused, status, known = map(end, requests)
         verdict = refused.trailer["verdict"]
-        assert (refused.code, refused.trailer["outcome"], verdict["advice"]) == (12, "refused", "status")
-        assert verdict["code"] == "too-late"
-        assert verdict["sentence"].startswith("nothing was done: this cycle may have waited 30")
+        assert (refused.code, verdict["code"], verdict["advice"]) == (12, "too-late", "status")
+        assert "waited 30" in verdict["sentence"]
         assert (status.code, status.trailer["last"] == "waits-long-1") == (0, False)
         assert (known.code, known.trailer["attached"]) == (0, True)
         await_agents(sshd.world)
-        assert sum("refused (too late, after 30" in line for line in received(journal)) == 2
+        assert sum("too late, after 30" in line for line in received(journal)) == 2
         assert not qemu.seen("RESET")
         disk.set_ahead("0")
         with disk.hanging():

@@ -36,15 +36,15 @@ def test_an_archive_that_cannot_be_written(world: World) -> None:
             assert qemu.wait("RESET")["guest"] is False
         until(lambda: "error" in archive_note(world), "a note of the failure")
         answer = execute(world, "reset id=unwritten-2")
-        trouble = "the archive in /var/lib can't be written (No space left on device)"
-        sentence = f"{trouble}: jobs are kept in /run alone, until the next boot"
-        assert (answer.code, answer.trailer["warnings"]) == (0, [sentence])
+        [sentence] = answer.trailer["warnings"]
+        trouble = "can't be written (No space left on device)"
+        assert (answer.code, trouble in sentence) == (0, True)
         history = execute(world, "history").trailer
         assert [job["id"] for job in history["jobs"]] == ["unwritten-2", "unwritten-1"]
         assert history["warnings"] == [sentence]
         assert execute(world, "reset id=unwritten-1").trailer["attached"] is True
         begun = [link for link in read_links(chain_files(world)[0]) if link["event"] == "begins"]
-        assert begun[1]["archive"].startswith(trouble)
+        assert trouble in begun[1]["archive"]
         (disk / "filler").unlink()
         execute(world, "reset id=unwritten-3")
         until(lambda: archived(world) >= {"unwritten-1", "unwritten-2", "unwritten-3"}, "the copies")
@@ -65,15 +65,12 @@ def test_an_archive_that_hangs(world: World) -> None:
         for number in range(1, 4):
             answer = execute(world, f"reset id=unheard-{number}")
             assert (answer.code, answer.trailer["state"]) == (0, "running")
-            assert "the archive in /var/lib has not answered for " in answer.trailer["warnings"][0]
+            assert "has not answered" in answer.trailer["warnings"][0]
         history = execute(world, "history").trailer
         assert len(history["jobs"]) == 4
-        assert "only jobs since the last boot are shown" in history["warnings"][1]
+        assert "since the last boot" in history["warnings"][1]
         unknown = execute(world, "job id=no-such-job").trailer["verdict"]
-        assert (unknown["code"], "the archive in /var/lib gave no answer" in unknown["sentence"]) == (
-            "job-unknown",
-            True,
-        )
+        assert (unknown["code"], "gave no answer" in unknown["sentence"]) == ("job-unknown", True)
         until(lambda: agent_processes(world) == hanging, "the end of the others")
 
 
@@ -127,7 +124,7 @@ def test_a_clock_that_is_wrong_and_jumps(world: World) -> None:
     again = execute(world, "reset id=in-the-future").trailer
     assert (again["attached"], again["outcome"]) == (True, "done")
     assert execute(world, "forensics id=capture-now fresh=600").trailer["job"] == "capture-then"
-    assert "forensics: using the capture" in execute(world, "reset id=in-the-past last=in-the-future").stdout
+    assert "forensics: using" in execute(world, "reset id=in-the-past last=in-the-future").stdout
     history = execute(world, "history").trailer["jobs"]
     assert [job["id"] for job in history] == ["in-the-past", "capture-then", "in-the-future"]
     assert history[0]["started"].startswith("1970-")
