@@ -55,10 +55,7 @@ def test_a_refused_verb_is_a_request(verb: str) -> None:
     )
 
 
-@each_row(
-    ("tool", "command", "ok", "text"),
-    read_rows("proposals.yaml", said=SAID)["rows"],
-)
+@each_row(("tool", "command", "ok", "text"), read_rows("proposals.yaml", said=SAID)["rows"])
 def test_nothing_else_is_a_request(tool: str, command: object, ok: bool, text: str) -> None:
     """Another command's output, another exit code, another verb or more words are no request."""
     assert find_proposed_verb(tool, {"command": command}, ok, text) is None

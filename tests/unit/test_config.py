@@ -112,10 +112,7 @@ def test_a_secret_file_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None
         load_config(path, {})
 
 
-@each_row(
-    ("line", "urls", "proxies", "message"),
-    read_rows("settings.yaml")["server"],
-)
+@each_row(("line", "urls", "proxies", "message"), read_rows("settings.yaml")["server"])
 def test_the_servers_addresses_are_read(line: str, urls: list[str], proxies: int, message: str) -> None:
     """A wrong URL leaves the others. No proxy has every address, because any client could then forge the log's."""
     config = read(f"{GOOD}[server]\n{line}\n")
@@ -260,10 +257,7 @@ def test_a_file_in_systemds_directory(tmp_path: Path) -> None:
         load_config(path, {})
 
 
-@each_row(
-    "content",
-    [b"\xff\xfe", GOOD.encode("utf-16"), b"# th\xe9\n" + GOOD.encode(), b"\0", b"", None],
-)
+@each_row("content", [b"\xff\xfe", GOOD.encode("utf-16"), b"# th\xe9\n" + GOOD.encode(), b"\0", b"", None])
 def test_a_file_that_can_not_be_used_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
     """It is no other exception. A file that is missing is named with the variable to set."""
     path = tmp_path / "missing.toml" if content is None else written(tmp_path, content)

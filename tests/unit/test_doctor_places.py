@@ -33,11 +33,7 @@ UNSURE = says("pve1", "", sure=False)
         ({"h1": UNSURE, "h2": UNSURE}, "", ["error vm-check", "error vm-check"]),
         ({"h1": VmFindings(VmPlace(), [BAD])}, "", ["error vm-check"]),  # it did not say where
         ({}, "", ["error vm-not-seen"]),
-        (
-            {"h1": says("pve1", "pve2", process=True), "h2": MOVED["h2"]},
-            "h2",
-            ["error vm-check", "error stale-copy"],
-        ),
+        ({"h1": says("pve1", "pve2", process=True), "h2": MOVED["h2"]}, "h2", ["error vm-check", "error stale-copy"]),
         (
             {"h1": says("pve1", "pve2", process=True, migrating=True), "h2": MOVED["h2"]},
             "h2",

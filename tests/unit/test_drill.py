@@ -60,8 +60,7 @@ def test_a_drill_is_proven_by_what_its_own_job_says() -> None:
 
 
 @each_row(
-    "proven",
-    [None, {"at": "2026-11-27T03:01:00Z", "how": "doctor"}, {"at": "2026-10-27T03:01:00Z", "how": "drill"}],
+    "proven", [None, {"at": "2026-11-27T03:01:00Z", "how": "doctor"}, {"at": "2026-10-27T03:01:00Z", "how": "drill"}]
 )
 def test_a_drill_that_its_host_has_not_recorded(proven: object) -> None:
     with pytest.raises(CommandError, match="could not record"):

@@ -26,10 +26,7 @@ def said(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     return [(finding.level, finding.sentence) for finding in findings]
 
 
-@each_row(
-    ("line", "sentence"),
-    TEXTS["key lines"],
-)
+@each_row(("line", "sentence"), TEXTS["key lines"])
 def test_a_key_line_that_opens_more(line: str, sentence: str) -> None:
     """Every line is a root login, so one that is not exactly the host agent's is an error, with what to do."""
     lines = parse_key_lines(line, "k")

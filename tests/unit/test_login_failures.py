@@ -34,13 +34,7 @@ def test_each_failure_has_its_fix(failure: Failure, code: str, fix: str) -> None
 
 @each_row(
     ("its", "code"),
-    [
-        (100.0, "clock-right"),
-        (94.0, "clock-right"),
-        (113.0, "clock-differs"),
-        (80.0, "clock-differs"),
-        (None, ""),
-    ],
+    [(100.0, "clock-right"), (94.0, "clock-right"), (113.0, "clock-differs"), (80.0, "clock-differs"), (None, "")],
 )
 def test_a_slow_answer_is_no_wrong_clock(its: object, code: str) -> None:
     """The host may have read its clock at any time between the request, at 100, and its answer, at 102."""

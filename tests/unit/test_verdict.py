@@ -22,8 +22,14 @@ IDLE = replace(RUNNING, queues=(sample(0, 8812), sample(0, 8812)))
 MOVING = replace(RUNNING, queues=(sample(1, 8812), sample(1, 9023)))
 FROZEN = replace(RUNNING, queues=(sample(3, 8812), sample(3, 8812)))
 STUCK = ("thread 4250 (worker) waits uninterruptibly in rpc_wait_bit_killable",)
+ASLEEP = replace(FROZEN, stuck=STUCK, threads="SSSDS")
+TWO_QUEUES = ((*sample(1, 50), *sample(1, 90, number=1)), (*sample(1, 50), *sample(1, 95, number=1)))
+TWO_DISKS = ((*sample(2, 50), *sample(1, 90, "scsi0")), (*sample(2, 50), *sample(1, 95, "scsi0")))
 STOPPED = Evidence("stopped", "no pid file")
 GUEST_HUNG = "guest-hung", "reset"
+TASKS = {name: (f"held by 77 (task UPID:x:{name}:102:)",) for name in ("qmstart", "qmstop")}
+STARTS = ("lock-102.conf is held by 77 (task UPID:pve:qmstart:102)",)
+DEAD_BACKUP: dict[str, Any] = {"lock": "backup", "lock_alive": False}
 HA_DEAD: dict[str, Any] = {"ha": "started", "ha_seen": "started", "ha_dead": "pve-ha-lrm is dead"}
 
 ROWS = {
@@ -32,7 +38,7 @@ ROWS = {
     "prelaunch": (Evidence("prelaunch"), "qemu-paused", "start"),
     "paused by a backup": (Evidence("paused", lock="backup"), "paused-locked", ""),
     "paused by a task": (Evidence("paused", owners=("lock-102.conf is held by 77 (qm)",)), "paused-locked", ""),
-    "paused by a dead backup": (Evidence("paused", lock="backup", lock_alive=False), "qemu-paused", "start"),
+    "paused by a dead backup": (Evidence("paused", **DEAD_BACKUP), "qemu-paused", "start"),
     "paused by a dead task": (Evidence("paused", lock="snapshot", lock_alive=False), "paused-locked", ""),
     "migrating": (Evidence("finish-migrate", lock="migrate"), "in-transit", ""),
     "internal error": (Evidence("internal-error"), "qemu-internal-error", "reset"),
@@ -54,18 +60,14 @@ ROWS = {
     "idle, agent silent": (replace(IDLE, agent="silent"), "guest-silent", ""),
     "moving, agent silent": (replace(MOVING, agent="silent"), "guest-hung", "reset"),
     "moving, agent silent, a backup": (replace(MOVING, agent="silent", lock="backup"), "guest-silent", ""),
-    "moving, agent silent, a dead backup": (
-        replace(MOVING, agent="silent", lock="backup", lock_alive=False),
-        "guest-hung",
-        "reset",
-    ),
+    "moving, agent silent, a dead backup": (replace(MOVING, agent="silent", **DEAD_BACKUP), "guest-hung", "reset"),
     "one request frozen": (replace(RUNNING, queues=(sample(1, 8812), sample(1, 8812))), "disk-frozen", "cycle"),
     "disk frozen": (replace(FROZEN, seconds=1.5), "disk-frozen", "cycle"),
     "disk frozen, storage silent": (replace(FROZEN, late_commands=("lvs", "pvesm")), "disk-frozen", "cycle"),
     "disk frozen, its own storage dead": (replace(FROZEN, dead_storages=("nas",)), "storage-hung", ""),
     "wedged, its own storage dead": (replace(WEDGED, dead_storages=("nas",)), "qemu-wedged", ""),
     "wedged, another storage away": (replace(WEDGED, late_commands=("pvesm",)), "qemu-wedged", "cycle"),
-    "thread in D, QMP answers": (replace(FROZEN, stuck=STUCK, threads="SSSDS"), "storage-hung", ""),
+    "thread in D, QMP answers": (ASLEEP, "storage-hung", ""),
     "thread in D, QMP silent": (replace(WEDGED, stuck=STUCK, threads="SSSDS", seconds=1.5), "storage-hung", ""),
     "thread in D for a moment, QMP silent": (replace(WEDGED, threads="SSSDS"), "qemu-wedged", ""),
     "thread in D, watched too briefly": (replace(WEDGED, stuck=STUCK, threads="SSDS", seconds=0.5), "qemu-wedged", ""),
@@ -75,18 +77,14 @@ ROWS = {
     "stopped": (STOPPED, "qemu-stopped", "start"),
     "stopped, locked": (replace(STOPPED, lock="backup"), "stopped-locked", ""),
     "stopped, a task runs": (replace(STOPPED, owners=("lock-102.conf is held by 77 (qm)",)), "stopped-locked", ""),
-    "stopped, its task dead": (replace(STOPPED, lock="backup", lock_alive=False), "stopped-locked", ""),
+    "stopped, its task dead": (replace(STOPPED, **DEAD_BACKUP), "stopped-locked", ""),
     "asleep on disk": (replace(STOPPED, lock="suspended"), "qemu-stopped", "start"),
     "on another node": (replace(STOPPED, node="pve2"), "other-node", ""),
     "stopped, HA in error": (replace(STOPPED, ha="started", ha_seen="error"), "ha-stuck", ""),
     "stopped by HA": (replace(STOPPED, ha="stopped", ha_seen="stopped"), "qemu-stopped", "start"),
     "stopped, something left": (replace(STOPPED, leftovers=(4242,)), "leftover", ""),
     "stopped, being started": (replace(STOPPED, starter=77, owners=("held by 77",)), "stopped-locked", ""),
-    "stopped, a task runs, asleep on disk": (
-        replace(STOPPED, lock="suspended", owners=("lock-102.conf is held by 77 (task UPID:pve:qmstart:102)",)),
-        "stopped-locked",
-        "",
-    ),
+    "stopped, a task runs, asleep on disk": (replace(STOPPED, lock="suspended", owners=STARTS), "stopped-locked", ""),
     "stopped, pmxcfs hangs": (replace(STOPPED, pve="pmxcfs-hung"), "pmxcfs-hung", ""),
     "stopped, pmxcfs not there": (replace(STOPPED, pve="pmxcfs-not-mounted"), "pmxcfs-not-mounted", ""),
     "stopped, pmxcfs dead": (replace(STOPPED, pve="pmxcfs-dead"), "pmxcfs-dead", ""),
@@ -105,9 +103,9 @@ ROWS = {
     "disk frozen, no quorum": (replace(FROZEN, quorate=False), "disk-frozen", ""),
     "disk frozen, backup": (replace(FROZEN, lock="backup", lock_alive=True), "backup-starves", ""),
     "disk frozen, a backup's lock": (replace(FROZEN, lock="backup"), "disk-frozen", ""),
-    "disk frozen, a dead backup": (replace(FROZEN, lock="backup", lock_alive=False), "disk-frozen", ""),
+    "disk frozen, a dead backup": (replace(FROZEN, **DEAD_BACKUP), "disk-frozen", ""),
     "disk frozen, a dead backup's job in QEMU": (
-        replace(FROZEN, lock="backup", lock_alive=False, block_jobs=("backup on virtio0",)),
+        replace(FROZEN, **DEAD_BACKUP, block_jobs=("backup on virtio0",)),
         "backup-starves",
         "",
     ),
@@ -118,16 +116,8 @@ ROWS = {
         "",
     ),
     "disk frozen, HA stuck": (replace(FROZEN, ha="started", ha_seen="freeze"), "disk-frozen", ""),
-    "disk frozen, a stop runs": (
-        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstop:102:)",)),
-        "disk-frozen",
-        "cycle",
-    ),
-    "disk frozen, a start runs": (
-        replace(FROZEN, owners=("held by 77 (task UPID:x:qmstart:102:)",)),
-        "disk-frozen",
-        "",
-    ),
+    "disk frozen, a stop runs": (replace(FROZEN, owners=TASKS["qmstop"]), "disk-frozen", "cycle"),
+    "disk frozen, a start runs": (replace(FROZEN, owners=TASKS["qmstart"]), "disk-frozen", ""),
     "wedged, pmxcfs not there": (replace(WEDGED, pve="pmxcfs-not-mounted"), "qemu-wedged", ""),
     "wedged by a signal, no quorum": (replace(WEDGED, threads="TTTT", quorate=False), "qemu-wedged", ""),
     "shut down, no quorum": (Evidence("shutdown", quorate=False), "qemu-shutdown", ""),
@@ -137,24 +127,10 @@ ROWS = {
     "io-error, a live snapshot": (Evidence("io-error", lock="snapshot"), "qemu-io-error", ""),
     "paused, pmxcfs hangs": (Evidence("paused", pve="pmxcfs-hung"), "qemu-paused", ""),
     "paused, no quorum": (Evidence("paused", quorate=False), "qemu-paused", "start"),
-    "stuck, the monitor fell silent": (
-        replace(FROZEN, stuck=STUCK, threads="SSSDS", queue_seconds=0.5),
-        "storage-hung",
-        "",
-    ),
+    "stuck, the monitor fell silent": (replace(ASLEEP, queue_seconds=0.5), "storage-hung", ""),
     "frozen for half a second, threads watched for longer": (replace(FROZEN, queue_seconds=0.5), "guest-silent", ""),
-    "one queue of its disk moves": (
-        replace(
-            RUNNING, queues=((*sample(1, 50), *sample(1, 90, number=1)), (*sample(1, 50), *sample(1, 95, number=1)))
-        ),
-        "healthy",
-        "",
-    ),
-    "another disk moves": (
-        replace(RUNNING, queues=((*sample(2, 50), *sample(1, 90, "scsi0")), (*sample(2, 50), *sample(1, 95, "scsi0")))),
-        "disk-frozen",
-        "cycle",
-    ),
+    "one queue of its disk moves": (replace(RUNNING, queues=TWO_QUEUES), "healthy", ""),
+    "another disk moves": (replace(RUNNING, queues=TWO_DISKS), "disk-frozen", "cycle"),
     "the queue's counter of 16 bits wraps": (replace(RUNNING, queues=(sample(1, 65530), sample(1, 4))), "healthy", ""),
     "stopped, HA dead": (replace(STOPPED, **HA_DEAD), "ha-stuck", ""),
     "wedged, HA dead": (replace(WEDGED, **HA_DEAD), "qemu-wedged", ""),

@@ -24,10 +24,7 @@ def test_the_storages_of_the_vms_own_disks() -> None:
     assert disk_storages(CONF) == ["nvme", "local-lvm", "nas"]
 
 
-@each_row(
-    ("conf", "seconds", "why"),
-    read_rows("vm_files.yaml")["starts"],
-)
+@each_row(("conf", "seconds", "why"), read_rows("vm_files.yaml")["starts"])
 def test_a_start_gets_the_time_that_proxmox_gives_it(conf: str, seconds: float, why: list[str]) -> None:
     """The time depends on memory, passed-through devices, hugepages, sleep on disk and network cards."""
     assert start_seconds(conf) == (seconds, why)
