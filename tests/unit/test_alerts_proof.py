@@ -51,16 +51,10 @@ def test_a_signature_made_by_grafana_is_accepted() -> None:
     assert verify_grafana([ALERTMANAGER, GRAFANA_CALLER], headers(), BODY) == Signed(GRAFANA_CALLER, "", int(TIME))
 
 
-def test_grafana_without_a_timestamp_is_refused() -> None:
-    """Grafana's signature without its timestamp header is refused, because it could be replayed for ever."""
-    for timestamp in (None, "", TIME):
-        with pytest.raises(Unauthorized):
-            verify_grafana([GRAFANA_CALLER], headers(WITHOUT_A_TIME, timestamp), BODY)
-
-
 @each_row(
     ("signature", "timestamp"),
     [
+        *((WITHOUT_A_TIME, time) for time in (None, "", TIME)),  # it could be replayed for ever
         (SIGNATURE.upper(), TIME),
         ("sha256=" + SIGNATURE, TIME),
         (SIGNATURE + "\n", TIME),
@@ -72,8 +66,8 @@ def test_grafana_without_a_timestamp_is_refused() -> None:
         (SIGNATURE, "1764000000\n1764000000"),
     ],
 )
-def test_another_spelling_of_grafanas_signature_is_refused(signature: str, timestamp: str) -> None:
-    """The signature must be lowercase hex without a prefix, and the time must be spelled as it was signed."""
+def test_another_spelling_of_grafanas_signature_is_refused(signature: str, timestamp: str | None) -> None:
+    """The signature must be lowercase hex without a prefix, and the time, which is signed, must be spelled the same."""
     with pytest.raises(Unauthorized):
         verify_grafana([GRAFANA_CALLER], headers(signature, timestamp), BODY)
 

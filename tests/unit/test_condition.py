@@ -45,7 +45,7 @@ def test_the_configuration_counts_its_problems_and_the_expired_keys() -> None:
     ok = condition(caller("anna", NOON - timedelta(days=1)))
     faulty = replace(ok.config, problems=(error("callers.bob.secret", "caller-disabled", "is missing", "give it"),))
     found = replace(ok, config=faulty, rejected_since=AT)
-    assert found.config_state == "rejected since 2026-11-27T12:00:00Z; degraded: 2 problems"
+    assert found.config_state.split("; ") == ["rejected since 2026-11-27T12:00:00Z", "degraded: 2 problems"]
     assert [fault.code for fault in found.faults] == ["config-rejected", "config-degraded", "caller-expired"]
 
 

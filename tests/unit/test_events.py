@@ -88,32 +88,24 @@ def test_a_tool_and_its_result() -> None:
     assert (long["ok"], long["cut"], long["text"]) == (False, True, "é" * (RESULT_BYTES // 2))
 
 
-def test_a_proposal_becomes_an_approval() -> None:
-    """It has the VM, a job id that can't be guessed, and the words that led to it."""
-    lines = [begin("m"), delta("it is "), delta("hung"), assistant("m", bash("t", "pve reset"))]
-    events = translated(*lines, returned("t", "Exit code 16\napproval-required: reset", is_error=True))
+def test_only_a_command_that_ran_proposes_and_only_once() -> None:
+    """The approval has the VM, a job id that can't be guessed, and the words that led to it.
+
+    The text of a result proposes nothing, whatever the guest has written into it. Nor does a turn that only looks,
+    because no operator watches it.
+    """
+    ran, refused = (
+        assistant("m", bash("t", "pve reset")),
+        returned("t", "Exit code 16\napproval-required: reset", is_error=True),
+    )
+    events = translated(begin("m"), delta("it is "), delta("hung"), ran, refused, refused)
     [approval] = [event for event in events if event["type"] == "approval"]
     expected = {"verb": "reset", "vm": "devvm", "job": "job_minted", "why": "it is hung"}
     assert approval == {"type": "approval", "n": 6, **expected}
-
-
-def test_only_a_command_that_ran_proposes_and_only_once() -> None:
-    """The text of a result can't, whatever the guest has written into it."""
-    words = returned("t", "Exit code 16\napproval-required: reset", is_error=True)
-    ran = assistant("m", bash("t", "pve reset"))
-    assert "approval" not in [event["type"] for event in translated(words)]
-    assert [event["type"] for event in translated(ran, words, words)].count("approval") == 1
-
-
-def test_a_turn_that_only_looks_proposes_nothing() -> None:
-    """No operator watches such a turn, so it proposes nothing, whatever claude's output is."""
-    to_events = Translator("devvm", lambda: "job_minted", verbs=("status", "forensics", "history"))
-    for line in (
-        assistant("m", bash("t", "pve reset")),
-        returned("t", "Exit code 16\napproval-required: reset", is_error=True),
-    ):
-        kinds = [event["type"] for event in to_events.feed(json.dumps(line).encode())]
-    assert kinds == ["tool_result"]
+    assert "approval" not in [event["type"] for event in translated(refused)]
+    looks = Translator("devvm", lambda: "job_minted", verbs=("status", "forensics", "history"))
+    kinds = [event["type"] for each in (ran, refused) for event in looks.feed(json.dumps(each).encode())]
+    assert kinds == ["tool", "tool_result"]
 
 
 WHYS = {

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from breakglass.agents.pve.check.findings import ERROR, OK, WARNING, Finding
 from breakglass.agents.pve.check.key_lines import (
+    KeyLine,
     judge_elsewhere,
     judge_key_lines,
     judge_kinds,
@@ -37,6 +38,11 @@ def test_a_key_line_that_opens_more(line: str, sentence: str) -> None:
         assert served_vms(lines[0]) is None
 
 
+def kinds(lines: Iterable[KeyLine]) -> list[tuple[str, ...]]:
+    """Return the place, the kind and the VMs of each key."""
+    return [tuple(finding.sentence.split()[at] for at in (0, 2, -1)) for finding in judge_kinds(lines)]
+
+
 def test_good_key_lines() -> None:
     """Both kinds for this VM, and another VM's line beside them."""
     text = f"""
@@ -48,17 +54,13 @@ def test_good_key_lines() -> None:
     """
     lines = parse_key_lines(text, "k")
     assert [line.key for line in lines] == [POWER, READ_ONLY, "ssh-rsa AAAAother"]
-    assert said(judge_key_lines("k", lines)) == [(OK, "k: every key has restrict and its own command=")]
-    assert said(judge_kinds(lines)) == [
-        (OK, "k:3: a power key for VM 102"),
-        (OK, "k:4: a read-only key for VM 102"),
-        (OK, "k:5: a power key for VM 103,110-119"),
-    ]
-    assert said(judge_kinds(lines[:1])) == [(OK, "k:3: a power key for VM 102")]
-    for none in ([], lines[1:2]):
-        assert said(judge_kinds(none))[0] == (WARNING, "there is no power key")
+    assert [finding.level for finding in judge_key_lines("k", lines)] == [OK]
+    assert kinds(lines) == [("k:3:", "power", "102"), ("k:4:", "read-only", "102"), ("k:5:", "power", "103,110-119")]
+    assert {finding.level for finding in judge_kinds(lines)} == {OK}
+    assert kinds(lines[:1]) == [("k:3:", "power", "102")]
+    assert [next(judge_kinds(none)).level for none in ([], lines[1:2])] == [WARNING] * 2
     [*_, every] = judge_kinds(parse_key_lines(LINE.replace("102", "all"), "k"))
-    assert (every.level, every.hint) == (WARNING, "name the VMs, like --vms 102,110-119")
+    assert (every.level, "--vms" in every.hint) == (WARNING, True)
     several = judge_key_lines("k", parse_key_lines(f"pty,no-pty,user-rc {POWER}", "k"))
     assert [sentence.rpartition(" ")[2] for _, sentence in said(several)] == ["command=", "restrict"] + ["restrict"] * 2
 
@@ -98,12 +100,11 @@ def test_the_vms_that_a_line_names() -> None:
 @each_row(
     ("text", "expected"),
     [
-        (f"{POWER} root@pve", [(ERROR, "k:1 has a breakglass key without a command=, which opens a root shell")]),
-        (f"no-pty {POWER}", [(ERROR, "k:1 has a breakglass key without a command=, which opens a root shell")]),
-        (f"\n{LINE}", [(WARNING, "k:2 has a breakglass key as well")]),
+        *((f"{words} {POWER} root@pve", [(ERROR, "k:1")]) for words in ("", "no-pty")),
+        (f"\n{LINE}", [(WARNING, "k:2")]),
         (f"# {POWER}\nssh-ed25519 AAAAmine me", []),
     ],
 )
 def test_a_breakglass_key_among_roots_own(text: str, expected: list[tuple[str, str]]) -> None:
     """A copy in root's file opens a root shell there, whatever the account's own line says."""
-    assert said(judge_elsewhere("k", text, {POWER})) == expected
+    assert [(each.level, each.sentence.split()[0]) for each in judge_elsewhere("k", text, {POWER})] == expected

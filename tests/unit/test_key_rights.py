@@ -62,7 +62,7 @@ def test_a_refused_power_verb_asks_for_an_approval() -> None:
     """The terminal of claude reads that line of stdout. Any other refusal is a sentence on stderr."""
     assert refusal(READING, "reset vm=102")[1:] == ("stdout", "approval-required: reset\n")
     code, stream, text = refusal(POWER, "reset vm=103")
-    assert (code, stream, text.startswith("this key serves VM 102,104, not 103")) == ("wrong-vm", "stderr", True)
+    assert (code, stream, "102,104" in text, "103" in text) == ("wrong-vm", "stderr", True, True)
 
 
 def test_a_line_may_omit_the_only_vm() -> None:
@@ -96,7 +96,7 @@ def test_the_agent_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_stage_names_the_deadline() -> None:
     message: Message = {"stage": "stop", "deadline": 240.0}
     lines = [serve.format_stage(message, first=first) for first in (True, False)]
-    assert lines == ["stage: stop, at most 240 s in all", "stage: stop"]
+    assert (lines[0].startswith("stage: stop, "), "240 s" in lines[0], lines[1]) == (True, True, "stage: stop")
 
 
 # --- a session ---

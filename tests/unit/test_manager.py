@@ -10,23 +10,24 @@ POD = {"KUBERNETES_SERVICE_HOST": "192.0.2.1"}
 
 
 RELOADS = [
-    (True, OTHERS, "systemctl reload breakglass"),
-    (False, {1: HANDLER}, "podman kill --signal HUP breakglass"),
-    (False, {**OTHERS, 12: HANDLER}, "kill -HUP 12"),
-    (False, {12: HANDLER, 13: HANDLER}, "kill -HUP PID"),
-    (False, OTHERS, "systemctl reload breakglass (without systemd: kill -HUP PID)"),
+    (True, OTHERS, {}, "systemctl reload breakglass"),
+    (False, {1: HANDLER}, {}, "podman kill --signal HUP breakglass"),
+    (False, {**OTHERS, 12: HANDLER}, {}, "kill -HUP 12"),
+    (False, {12: HANDLER, 13: HANDLER}, {}, "kill -HUP PID"),
+    (False, OTHERS, {}, "systemctl reload breakglass (without systemd: kill -HUP PID)"),
+    (False, {1: HANDLER}, POD, "kubectl -n breakglass rollout restart deployment/breakglass"),
 ]
 
 
-@each_row(("is_booted", "commands", "expected"), RELOADS)
-def test_the_commands_are_those_of_this_machine(is_booted: bool, commands: dict[int, list[str]], expected: str) -> None:
-    assert find_manager(is_booted, commands, {}).reload == expected
-
-
-def test_a_pod_is_rolled_out() -> None:
-    found = find_manager(False, {1: HANDLER}, POD)
-    assert {found.start, found.reload, found.restart} == {"kubectl -n breakglass rollout restart deployment/breakglass"}
-    assert found.log == "kubectl -n breakglass logs deployment/breakglass"
+@each_row("is_booted, commands, variables, expected", RELOADS)
+def test_the_commands_are_those_of_this_machine(
+    is_booted: bool, commands: dict[int, list[str]], variables: dict[str, str], expected: str
+) -> None:
+    """A pod is rolled out for a start, too."""
+    found = find_manager(is_booted, commands, variables)
+    assert found.reload == expected
+    if variables:
+        assert (found.start, found.restart, found.log.split()[0]) == (expected, expected, "kubectl")
 
 
 @each_row("words", list(OTHERS.values()))

@@ -69,10 +69,12 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
         request_for(message, Recipient("n", to, "https://x", "t", KEY, guest_text=flag), 0.0, False)[1].decode()
         for flag in (False, True)
     )
-    assert "devvm at 02:58 UTC" in without
-    assert "Its kernel hangs. Reset helps." in without
-    assert "Killed" not in without
-    assert f"Reset helps. Last words: {WORDS}" in whole
+    assert ("devvm at 02:58 UTC" in without, "kernel hangs. Reset" in without, "Killed" in without) == (
+        True,
+        True,
+        False,
+    )
+    assert f"Last words: {WORDS}" in whole.partition("Reset ")[2]
     others = {**JOB, "verdict": {**JOB["verdict"], "sentence": "its kernel hangs"}}  # the verdict chose no line
     assert verdict_message("devvm", "alert-1", others, ()).guest == f"Last words: [1] fine / [2] {WORDS}"
 
@@ -109,9 +111,7 @@ def test_an_outcome_says_who_why_and_how(outcome: str, is_drill: bool, events: t
     """It replaces the message of the alert, whose key it has."""
     answer = {"verb": "reset", "outcome": outcome, "by": "anna", "id": "msg_00000001", "state": "running"}
     message = outcome_message("devvm", answer, "it hangs", "alert-1", is_drill, ())
-    assert (message.key, message.events, message.text) == (
-        *("alert-1", events),
-        f"anna (it hangs): reset {outcome}. The VM is running.",
-    )
+    assert (message.key, message.events) == ("alert-1", events)
+    assert [word in message.text for word in ("anna (it hangs)", f"reset {outcome}.", "is running")] == [True] * 3
     body = json.loads(request_for(message, Recipient("n", "ntfy", "https://x", "t"), 0.0, False)[1])
     assert (body["priority"], body["sequence_id"]) == (priority, "alert-1")

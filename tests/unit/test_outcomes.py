@@ -21,6 +21,7 @@ from breakglass.proxmox.outcome import (
 from breakglass.proxmox.request import VerbRequest
 from breakglass.proxmox.wire import is_message
 
+from ..support.contract import read_contract
 from ..support.rows import each_row
 
 BY_HAND, START = ("ssh root@192.0.2.10 qm reset 102",), ("ssh root@192.0.2.10 qm start 102",)
@@ -55,12 +56,7 @@ EXITS = {
     16: "refused",
     17: "id-reused",
 }
-# PROTOCOL section 3: the answer object.
-FIELDS = (
-    *("verb", "vm", "id", "exit_code", "stdout", "stderr", "rejected", "reached", "outcome", "attached", "by"),
-    *("started", "deadline", "state", "last", "verdict", "anyway", "stage", "seconds", "screen", "by_hand"),
-    *("holder", "warnings", "chain", "proven", "heartbeat", "seen", "proxmox_name"),
-)
+FIELDS = read_contract()["components"]["schemas"]["Answer"]["required"] + ["seen", "proxmox_name"]
 
 
 def answered(exit_code: int, verb: str = "reset", **more: object) -> Answer:
@@ -130,8 +126,7 @@ def test_an_agent_that_refuses_our_word_is_older() -> None:
     """Exit 10 for a word that the handler knows means that the host agent is older, and says what to copy."""
     verdict = answered(10).body["verdict"]
     assert isinstance(verdict, dict)
-    assert (verdict["code"], verdict["advice"]) == ("agent-refused", "")
-    assert verdict["sentence"] == "the host agent is too old for this verb; upgrade it"
+    assert (verdict["code"], verdict["advice"], "too old" in verdict["sentence"]) == ("agent-refused", "", True)
 
 
 @each_row(

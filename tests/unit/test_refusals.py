@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -219,7 +220,7 @@ def test_evidence_of_a_hung_storage_refuses_a_reset_and_a_cycle(
     else:
         begin_change(job, Facts())
         assert (job.store.last, job.is_chained) == ("id", True)
-        assert ("anna asked for the verb anyway" in " ".join(job.warnings)) is (end == "warns")
+        assert ("anna asked" in " ".join(job.warnings)) is (end == "warns")
 
 
 def test_a_thread_that_stays_in_one_sleep_is_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +240,8 @@ def test_a_thread_that_stays_in_one_sleep_is_stuck(tmp_path: Path, monkeypatch: 
     later = {"t7": ("S", 2), "t8": ("D", 5), "t9": ("D", 6), "t10": ("D", 6), "t11": ("D", 1)}
     monkeypatch.setattr("time.sleep", lambda _: show(**later))
     [reply] = on_host._watch_threads(Host(102, str(tmp_path)), 7, 2.0)
-    assert reply.facts["stuck"] == ["thread 8 (CPU 8/KVM) waits uninterruptibly in folio_wait_bit"]
+    [stuck] = cast(list[str], reply.facts["stuck"])
+    assert (stuck.split()[:2], stuck.split()[-1]) == (["thread", "8"], "folio_wait_bit")
     assert reply.facts["threads"] == "SDDDD"
 
 

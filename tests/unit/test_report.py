@@ -29,18 +29,9 @@ NIGHTS["numbers that no clock has"] = [
 ]
 
 
-FACTS = {
-    "only an alert": "the last verdict is guest-hung, and no verb came after it",
-    "no look after the verb": "no evidence was taken after the last reset",
-    "a verb that failed": "cycle msg\\_030000 is failed",
-    "a verb under way": "stop msg\\_075900 is running",
-    "a verb that was refused": "power-cycle, anna: refused after 3 s",
-    "another had it": "reset, anna: busy after 3 s. bob: cycle",
-    "an alert, a reset, healthy": "reset, anna (it panicked): done after 3 s",
-    "two verbs": "the guest's kernel answers, at most 182 s later",
-    "nothing": "Nothing happened to devvm.",
-}
-OPEN = set(list(FACTS)[:4])
+OPEN = {"only an alert", "no look after the verb", "a verb that failed", "a verb under way"}
+ANSWERED = {"an alert, a reset, healthy", "two verbs"}
+CLOSED = {*ANSWERED, "a verb that was refused", "another had it", "nothing"}
 
 
 def test_the_facts_of_a_night() -> None:
@@ -51,9 +42,8 @@ def test_the_facts_of_a_night() -> None:
         text = render_markdown(compose_report([Night("devvm", known)], UNTIL - timedelta(hours=8), UNTIL))
         assert text.replace("\n", "").isprintable(), name
         assert re.findall(r"(?<!\\)[<>]|(?<!\\)\[|http://|^# (?!Breakglass)", text, re.MULTILINE) == [], name
-        assert FACTS.get(name, "") in text
-        assert name not in FACTS or ("Still open" in text) == (name in OPEN), name
-        assert ("answers, at most" in text) == (name in ("an alert, a reset, healthy", "two verbs")), name
+        assert ("answers, at most" in text) == (name in ANSWERED), name
+        assert name not in OPEN | CLOSED or ("Still open" in text) == (name in OPEN), name
         found += f"<!-- {name} -->\n{text}\n"
     check_record("tests/data/nights.txt", found)
 
@@ -71,5 +61,4 @@ def test_the_file_loads_nothing_and_has_its_pictures() -> None:
 def test_a_host_that_does_not_tell() -> None:
     blocks = compose_report([Night("a", [], "This report is incomplete, because x."), Night("b", [])], UNTIL, UNTIL)
     text = render_markdown(blocks)
-    assert "Nothing is known of a. Nothing happened to b." in text
-    assert "## a\n\nThis report is incomplete, because x." in text
+    assert ("known of a." in text, "happened to b." in text, "## a\n\nThis report" in text) == (True, True, True)
