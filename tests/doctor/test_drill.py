@@ -85,7 +85,7 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     url = re.escape(running.url.rstrip("/"))
     assert re.search(rf"the capture (alert-drill-\w+); see {url}/#vm=devvm&job=\1$", alert[2])
     assert proof is not None
-    assert re.search(r"it runs again; process (\d+) of QEMU runs, (?!\1)\d+ has ended; line \d+ of the chain", proof[2])
+    assert re.search(r"process (\d+) .*, (?!\1)\d+ .*; line \d+", proof[2])
     proven = ask(running, "status")["proven"]
     assert isinstance(proven, dict)
     assert (proven["how"], proven["by"]) == ("drill", "operator")
@@ -93,13 +93,6 @@ def test_a_drill_proves_the_host(world: World, running: Running) -> None:
     newest = jobs(running)
     assert [job["verb"] for job in newest[:2]] == ["cycle", "forensics"]
     assert "drill=devvm" in str(newest[1]["why"])
-
-
-def test_without_a_terminal_it_needs_yes(running: Running) -> None:
-    before = len(jobs(running))
-    code, output, complained = ended(drill(running))
-    assert (code, output, "add --yes" in complained) == (2, "", True)
-    assert len(jobs(running)) == before
 
 
 # --- refusals ---
@@ -113,15 +106,15 @@ def test_a_vm_that_is_not_for_drills_is_refused(short_dir: Path, sshd: Sshd) -> 
         before = len(jobs(running))
         code, _, complained = ended(drill(running, "--yes"))
         assert (code, len(jobs(running))) == (1, before)
-    assert "devvm is not a VM for drills; nothing was changed" in complained
-    assert "set drill = true under [vms.devvm]" in complained
+    assert ("drill = true" in complained, "[vms.devvm]" in complained) == (True, True)
 
 
-def test_a_caller_without_the_right_is_refused(running: Running) -> None:
-    secret = str(running.setup.directory / "historian")
+def test_a_refused_drill_changes_nothing(running: Running) -> None:
+    """Without a terminal it needs --yes, and its caller needs the right to a cycle."""
+    before, secret = len(jobs(running)), str(running.setup.directory / "historian")
+    assert ended(drill(running))[:2] == (2, "")
     code, _, complained = ended(drill(running, "--yes", BREAKGLASS_SECRET_FILE=secret))
-    assert (code, "nothing was changed" in complained) == (1, True)
-    assert "callers.historian.allow" in complained
+    assert (code, "callers.historian.allow" in complained, len(jobs(running))) == (1, True, before)
 
 
 # --- interrupted ---
@@ -144,7 +137,7 @@ def test_ctrl_c_says_what_happened_to_the_vm(world: World, running: Running) -> 
     signal_process(process.pid, signal.SIGINT)
     code, _, complained = ended(process)
     next(held)
-    assert (code, "you stopped the drill; the cycle of devvm may have run, or still runs" in complained) == (4, True)
+    assert (code, "may have run" in complained) == (4, True)
     before, captures, drill_id = cycles(running), set(), hint(complained)
     for _ in range(2):
         code, output, complained = ended(drill(running, "--yes", "--json", "--id", drill_id))
@@ -174,7 +167,7 @@ def test_an_answer_that_is_lost(short_dir: Path, world: World, sshd: Sshd) -> No
         signal_process(handler.process.pid, signal.SIGKILL)
         code, _, complained = ended(process)
     next(held)
-    assert (code, "the cycle of devvm may have run, or still runs" in complained) == (4, True), complained
+    assert (code, "may have run" in complained) == (4, True), complained
     with handler.run():
         handler.ready()
         code, output, complained = ended(drill(handler, "--yes", "--json", "--id", hint(complained)))

@@ -10,8 +10,7 @@ import pytest
 
 from breakglass.alerts.payloads import SENDERS
 
-from ..support.doctor import Setup, check_fault, read_faults
-from ..support.selection import sampled
+from ..support.doctor import Setup, check_fault, each_fault, read_faults
 
 pytestmark = pytest.mark.slow
 
@@ -72,18 +71,7 @@ def other_vm(setup: Setup) -> None:
     setup.config["vms"]["other"] = {"hosts": ["pve1"], "vmid": 103}
 
 
-@pytest.mark.parametrize(
-    "name",
-    sampled(
-        FAULTS,
-        "no caller with a token",
-        "a caller that may not",
-        "a label that Gatus has not",
-        "an unknown VM",
-        "a text that the sample has not",
-        "a sample that is no JSON",
-    ),
-)
+@each_fault(FAULTS)
 def test_a_fault_is_found_with_its_fix(setup: Setup, name: str) -> None:
     check_fault(setup, FAULTS[name], globals(), PLACES, is_alone=True)
 

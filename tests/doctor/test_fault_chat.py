@@ -13,13 +13,12 @@ from breakglass.chat.command import list_flags
 
 from ..support import claude
 from ..support.certificates import tls_context
-from ..support.doctor import Fault, Setup, check_fault, read_faults
+from ..support.doctor import Fault, Setup, check_fault, each_fault, read_faults
 from ..support.hung import unserved_fuse
 from ..support.model import Model
 from ..support.model_proxy import tls_relay
 from ..support.peer import answering
 from ..support.ports import reserve_port
-from ..support.selection import sampled
 from ..support.service import ACCOUNT, new_ssh_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.real("claude"), pytest.mark.real("bwrap")]
@@ -182,26 +181,13 @@ def check(setup: Setup, fault: Fault) -> None:
         assert "s3cret" not in printed
 
 
-@pytest.mark.parametrize(
-    "name",
-    sampled(
-        FAULTS["faults"],
-        "a credential with spaces",
-        "a credential that is refused",
-        "nothing that listens",
-        "no claude",
-        "a claude that is too old",
-        "a proxy that refuses",
-    ),
-)
+@each_fault(FAULTS["faults"])
 def test_a_fault_is_found_with_its_fix(chatting: Setup, name: str) -> None:
     check(chatting, FAULTS["faults"][name])
 
 
 @pytest.mark.real("mounts")
-@pytest.mark.parametrize(
-    "name", sampled(FAULTS["with_mounts"], "no bubblewrap", "a full file system", "a directory of another user")
-)
+@each_fault(FAULTS["with_mounts"])
 def test_a_fault_of_the_system_is_found(chatting: Setup, name: str) -> None:
     check(chatting, FAULTS["with_mounts"][name])
 
@@ -238,14 +224,3 @@ def test_a_hostile_program_reaches_nothing(chatting: Setup) -> None:
             listener.accept()
     assert list((at / "open").iterdir()) == []
     assert SECRET not in (at / "stdout").read_text() + (at / "stderr").read_text()
-
-
-def test_all_is_well(chatting: Setup) -> None:
-    """Every line is ok, and each part of a turn has a line at the end."""
-    report = chatting.doctor(places=PLACES)
-    codes = ["chat-isolated", "claude-installed", "sessions-ready", "credential-accepted"]
-    assert [finding.code for finding in report.findings] == codes
-    assert report.code == 0
-    [asked] = chatting.model.listed[-1:]
-    assert asked["x-api-key"] == SECRET
-    assert "by the handler itself" in report.findings[0].sentence

@@ -12,8 +12,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from ..support.doctor import Setup, check_fault, read_faults
-from ..support.selection import sampled
+from ..support.doctor import Setup, check_fault, each_fault, read_faults
 from ..support.service import SSH_KEY, give_to_handler, new_secret
 
 pytestmark = pytest.mark.slow
@@ -180,28 +179,12 @@ def ssh_key_for_sessions(setup: Setup) -> None:
     setup.file("session", SSH_KEY)
 
 
-@pytest.mark.parametrize(
-    "name",
-    sampled(
-        FAULTS["faults"],
-        "not TOML",
-        "a key that every user can read",
-        "an unknown setting",
-        "two hosts with one address",
-        "two VMs with one number",
-        "a garbage key",
-        "an encrypted key",
-        "an expired key",
-        "a caller for a VM that is off",
-        "a short session secret",
-        "a session secret that a caller has",
-    ),
-)
+@each_fault(FAULTS["faults"])
 def test_a_fault_is_found_with_its_fix(setup: Setup, name: str) -> None:
     check_fault(setup, FAULTS["faults"][name], globals(), PLACES)
 
 
 @pytest.mark.real("root")
-@pytest.mark.parametrize("name", sampled(FAULTS["as_root"], "a key of another user"))
+@each_fault(FAULTS["as_root"])
 def test_a_fault_of_users_and_groups_is_found(setup: Setup, name: str) -> None:
     check_fault(setup, FAULTS["as_root"][name], globals(), PLACES)

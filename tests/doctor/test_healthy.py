@@ -8,6 +8,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from breakglass.base.findings import Finding
+
 from ..support import claude
 from ..support.certificates import tls_context
 from ..support.doctor import Setup
@@ -32,11 +34,12 @@ def public(private: str) -> str:
 HOST_KEYS = [public(new_ssh_key()) for _ in range(3)]
 
 
-def all_well(setup: Setup) -> None:
+def all_well(setup: Setup) -> list[Finding]:
     report = setup.doctor(places=LOCAL)
     bad = [str(finding) for finding in report.findings if finding.level != "ok" and finding.code not in HERE]
     assert (bad, report.stderr) == ([], "")
     assert report.code in (0, 1)
+    return report.findings
 
 
 def secrets_in_the_file(setup: Setup) -> None:
@@ -119,12 +122,18 @@ def ours(short_dir: Path, model: Model) -> Iterator[dict[str, object]]:
 
 @pytest.mark.real("claude", "bwrap")
 def test_chat_is_well(setup: Setup, model: Model, ours: dict[str, object]) -> None:
-    """Chat is well with a token, through a proxy, and with a guest whose key is pinned."""
+    """Chat is well with a token or a key, through a proxy, and with a guest whose key is pinned.
+
+    Each part of a turn has its line.
+    """
     setup.config["callers"]["operator"]["allow"].append("chat")
     setup.config["vms"]["devvm"] |= {"guest": "claude@192.0.2.20:22", "guest_host_key": HOST_KEYS[1]}
     setup.config["vms"]["devvm"]["guest_key_file"] = setup.file("guest", new_ssh_key())
     command = str(claude.reachable(1, setup.directory)) if ACCOUNT else str(claude.find())
-    setup.config["chat"] = {"command": command, **ours}
-    setup.config["chat"]["credential_file"] = setup.file("credential", "# ours\n\nANTHROPIC_AUTH_TOKEN=x\n")
-    all_well(setup)
-    assert "authorization" in model.listed[-1]
+    setup.config["chat"] = {"command": command, **ours, "credential_file": str(setup.directory / "credential")}
+    for name, header in (("ANTHROPIC_AUTH_TOKEN", "authorization"), ("ANTHROPIC_API_KEY", "x-api-key")):
+        setup.file("credential", f"# ours\n\n{name}=sk-ours\n")
+        found = {finding.code: finding.sentence for finding in all_well(setup)}
+        assert {"chat-isolated", "claude-installed", "sessions-ready", "credential-accepted"} <= found.keys()
+        assert "handler itself" in found["chat-isolated"]
+        assert model.listed[-1][header].endswith("sk-ours")

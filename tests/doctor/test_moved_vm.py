@@ -1,6 +1,7 @@
 """`breakglass doctor` in a cluster whose VM is not on its first host: nothing is wrong, and the proof continues."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,10 +49,9 @@ def test_a_vm_on_another_of_its_hosts_is_well(nodes: Cluster, running: Running) 
     report = about_the_vm(running.setup)
     of_vm = [each for each in report.findings if each.place == "VM devvm"]
     assert {each.level for each in of_vm} == {"ok"}, of_vm
-    others = [f"so {name} gets verbs for it only after it moves there." for name in nodes.nodes if name != node]
-    found_others = [each.sentence.partition(", ") for each in of_vm if each.code == "may-run-here"]
-    assert {first for first, *_ in found_others} == {f"VM 102 is on node {node} now"}
-    assert [rest for *_, rest in found_others] == others
+    others = [each.sentence.partition(", ") for each in of_vm if each.code == "may-run-here"]
+    assert {first.split()[5] for first, *_ in others} == {node}
+    assert [rest.split()[1] for *_, rest in others] == [name for name in nodes.nodes if name != node]
     assert f"is on node {node}" not in "".join(each.sentence for each in report.findings if each.level != "ok")
     proven = found(report.findings, "proven")
     assert proven.sentence.startswith(f"{node} is proven at "), proven
@@ -71,7 +71,7 @@ def test_a_vm_on_a_node_that_is_no_host_of_it_is_an_error(nodes: Cluster, runnin
     finally:
         running.setup.config["vms"]["devvm"]["hosts"] = hosts
         running.setup.path.unlink()
-    assert (finding.level, "add the host of pve3" in finding.fix) == ("error", True)
+    assert (finding.level, "pve3" in finding.fix) == ("error", True)
 
 
 @pytest.mark.all
@@ -84,5 +84,5 @@ def test_a_stale_copy_is_an_error(nodes: Cluster, running: Running) -> None:
     finally:
         nodes.take_configuration("pve1")
     assert old.pid is not None
-    assert "still runs on pve1, but its configuration is on node pve2" in finding.sentence
+    assert re.findall(r"pve\d", finding.sentence) == ["pve1", "pve2"]
     assert f"-p {nodes.nodes['pve1'].port} root@127.0.0.1 'kill " in finding.fix

@@ -65,8 +65,7 @@ def test_a_doctor_without_errors_proves_the_host(unproven: Running) -> None:
 
 
 @each_row(
-    "recorded",
-    [None, {"at": "2026-11-27T03:00:00Z", "how": "doctor"}, {"at": "2026-11-28T03:00:00Z", "how": "drill"}],
+    "recorded", [None, {"at": "2026-11-27T03:00:00Z", "how": "doctor"}, {"at": "2026-11-28T03:00:00Z", "how": "drill"}]
 )
 def test_a_host_that_could_not_record_it_is_not_said_to_be_proven(recorded: object) -> None:
     """Its /run is full, so it has an older proof or none."""

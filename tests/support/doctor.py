@@ -10,11 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are one more package
 
 from breakglass.base.findings import ERROR, Finding
 
 from .forked import Mount, fork_command
+from .selection import sampled
 from .service import ALL, SSH_KEY, give_directory, give_to_handler, new_secret
 
 DATA = Path(__file__).parent.parent / "data"
@@ -52,14 +54,7 @@ class Setup:
     Secrets and keys are in their own files. Change `config`, the files or `environment`, then call `doctor`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        port: int = 1,
-        key: str = SSH_KEY,
-        host_key: object = "any",
-    ) -> None:
+    def __init__(self, directory: Path, *, port: int = 1, key: str = SSH_KEY, host_key: object = "any") -> None:
         self.directory, self.stack = directory, ExitStack()
         self.path = directory / "breakglass.toml"
         self.operator = new_secret()
@@ -126,18 +121,27 @@ Seed = str | dict[str, Any] | list[Any]
 
 
 class Fault(NamedTuple):
-    """One seeded fault: its name, how to seed it, the code that must be found, and words that the fix must have."""
+    """One seeded fault: its name, how to seed it, the code that must be found, and words that the fix must have.
+
+    `./dev test` seeds only those that are `quick`.
+    """
 
     name: str
     seed: Seed
     code: str
     fix: str
+    quick: bool = False
 
 
 def read_faults(file: str) -> dict[str, dict[str, Fault]]:
     """Return the tables of faults in a file of tests/data, each with its faults by their names."""
     tables = yaml.safe_load((DATA / file).read_text("utf-8"))
     return {table: {row["name"]: Fault(**row) for row in rows} for table, rows in tables.items()}
+
+
+def each_fault(faults: Mapping[str, Fault]) -> pytest.MarkDecorator:
+    """Run the test for each fault, which it gets by its name."""
+    return pytest.mark.parametrize("name", sampled(faults, *(name for name, fault in faults.items() if fault.quick)))
 
 
 def plant(setup: Setup, seed: Seed, functions: Mapping[str, Callable[..., object]]) -> None:
