@@ -3,6 +3,7 @@
 A script stands in for claude; sshd, the host agent and QEMU are real.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from ..support.talk import PATIENT, Talker, bash, fake
 
 pytestmark = [pytest.mark.real("sshd"), pytest.mark.slow]
 
-PROPOSES = fake({"text": "Its disk hangs.", **bash("pve reset")}, {"text": "It needs your approval."})
+APPROVED = r"reset: operator approved .*: done"
+WHY = "Its disk hangs."
+PROPOSES = fake({"text": WHY, **bash("pve reset")}, {"text": "It needs your approval."})
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +43,14 @@ def test_a_proposal_is_approved_by_a_signed_verb(talker: Talker) -> None:
     If two proposals are for the same state, only the first approved one acts.
     """
     before = jobs(talker)
-    asks = {"text": "It is hung: reset it.", **bash("pve reset")}
+    asks = {"text": WHY, **bash("pve reset")}
     first = talker.chat(fake(asks, bash("pve reset"), {"text": "It needs a yes."}))
     approval, older = [event for event in first if event["type"] == "approval"]
-    assert (approval["verb"], approval["vm"], approval["why"]) == ("reset", "devvm", "It is hung: reset it.")
+    assert (approval["verb"], approval["vm"], approval["why"]) == ("reset", "devvm", WHY)
     assert jobs(talker) == before
 
     second = talker.chat("Wait.", session=first[0]["session"])
-    assert "You proposed reset: the proposal is not approved, so the verb has not run." in talker.calls[-1][0]
+    assert "not approved" in talker.calls[-1][0]
     for _ in range(2):
         assert talker.pve("reset", msg_id=approval["job"], if_last=approval["last"]).json["outcome"] == "done"
     spent = talker.pve("reset", msg_id=older["job"], if_last=older["last"]).json
@@ -57,7 +60,7 @@ def test_a_proposal_is_approved_by_a_signed_verb(talker: Talker) -> None:
     assert [job for job in done if job not in before] == [approval["job"]]
 
     talker.chat("And now?", session=second[0]["session"])
-    assert "You proposed reset: operator approved it, and it ended: done" in talker.calls[-1][0]
+    assert re.search(APPROVED, talker.calls[-1][0])
 
 
 @pytest.mark.all
@@ -71,12 +74,12 @@ def test_a_proposal_is_asked_about_until_it_is_approved(talker: Talker) -> None:
     turns = len(talker.calls)
     code, seen = typed(talker, "y", options=("--resume",))
     assert code == 0
-    assert "Its disk hangs.\n$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
+    assert (f"{WHY}\n$ pve reset\n\n(" in seen, f": {WHY})\n" in seen) == (True, True)
     assert "run reset on devvm? y/N" in seen
-    assert "(claude checks the VM, and can only read)\ndone\n" in seen
+    assert "only read)\ndone\n" in seen
     [job] = [job for job in jobs(talker) if job not in before]
     [[prompt, *_]] = talker.calls[turns:]
-    assert "You proposed reset: operator approved it, and it ended: done" in prompt
+    assert re.search(APPROVED, prompt)
     assert prompt.endswith(CHECK_PROMPT)
     [newest, *_] = talker.ask(list=True).json["sessions"]
     with talker.open(session=newest["session"], replay=True) as stream:
@@ -91,26 +94,26 @@ def test_a_proposal_is_asked_about_until_it_is_approved(talker: Talker) -> None:
     sent = talker.pve("reset", caller="operator2", msg_id=approval["job"], if_last=approval["last"])
     assert sent.json["outcome"] == "done"
     _, seen = typed(talker, options=("--resume",))
-    assert ("(reset on devvm: approved by operator2, and done)" in seen, "y/N" in seen) == (True, False)
+    assert ("approved by operator2" in seen, "y/N" in seen) == (True, False)
 
 
 @pytest.mark.all
 def test_conversations_are_listed_and_continued_by_number(talker: Talker) -> None:
     """The list is of this caller only, newest first. A wrong number is a usage error with the command for the list."""
     talker.chat("Of another caller.", caller="operator2")
-    typed(talker, "Is it\tsafe to cycle?")
+    typed(talker, "Is it\tsafe?")
     typed(talker, "What happened before?")
     code, seen = typed(talker, options=("--list",))
     first, second, *_ = [line.split(maxsplit=4) for line in seen.splitlines()]
     assert (code, first[0], first[3:]) == (0, "1", ["devvm", "What happened before?"])
-    assert (second[0], second[3:]) == ("2", ["devvm", "Is it safe to cycle?"])
+    assert (second[0], second[3:]) == ("2", ["devvm", "Is it safe?"])
     assert "another caller" not in seen
     code, seen = typed(talker, "And now?", options=("--resume", "2"))
-    assert "\n> Is it\tsafe to cycle?\ndone\n" in seen
-    assert typed(talker, options=("--list",))[1].splitlines()[0].endswith("Is it safe to cycle?")  # now the newest
+    assert "\n> Is it\tsafe?\ndone\n" in seen
+    assert typed(talker, options=("--list",))[1].splitlines()[0].endswith("Is it safe?")  # now the newest
     for wrong in ("0", "101", "x"):
         code, seen = typed(talker, options=("--resume", wrong))
-        assert (code, f'there is no conversation "{wrong}"' in seen, "chat --list" in seen) == (2, True, True)
+        assert (code, f'no conversation "{wrong}"' in seen, "chat --list" in seen) == (2, True, True)
 
 
 def test_only_the_hosts_refusal_is_a_proposal(talker: Talker) -> None:

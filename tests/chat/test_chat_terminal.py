@@ -5,6 +5,7 @@ A script stands in for claude.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from ..support.scripted_claude import RESULT, ScriptedClaude, line
 from ..support.talk import Talker, bash, fake
 
 pytestmark = pytest.mark.slow
+WHY = "Its disk hangs."
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +32,16 @@ def _plays_prompts(claude: ScriptedClaude) -> None:
 @pytest.mark.all
 def test_a_conversation(talker: Talker) -> None:
     """The answer, the commands with their results, and the cost; --resume shows its end and continues it."""
-    first = fake({"text": "I look at it. ", **bash("echo $((40+2))")}, {"text": "It \u202eis idle."})
+    first = fake({"text": "Look: ", **bash("echo $((40+2))")}, {"text": "\u202eIdle."})
     code, seen = typed(talker, first, fake({"text": "And now?"}))
     assert code == 0
-    assert "I look at it. \n$ echo $((40+2))\n  42\nIt \\u202eis idle.\n(" in seen
-    assert "And now?\n(0.0 s, $0.0100; this conversation: $0.02 of $1.00)\n" in seen
+    assert "Look: \n$ echo $((40+2))\n  42\n\\u202eIdle.\n(" in seen
+    assert re.search(r"And now\?\n\(0.0 s, \$0.0100; .*: \$0.02 of \$1.00\)\n", seen)
     code, seen = typed(talker, fake({"text": "Still here."}), options=("--resume",))
-    assert "(2 turns about devvm; this conversation: $0.02 of $1.00)\n" in seen
-    assert (seen.count("It \\u202eis idle."), seen.count("\nAnd now?\n")) == (0, 1)
-    assert (code, "Still here.\n(0.0 s, $0.0100; this conversation: $0.03 of $1.00)\n" in seen) == (0, True)
+    assert re.search(r"\(2 turns .*: \$0.02 of \$1.00\)\n", seen)
+    assert (seen.count("\\u202eIdle."), seen.count("\nAnd now?\n")) == (0, 1)
+    assert code == 0
+    assert re.search(r"Still here.\n\(0.0 s, .*: \$0.03 of \$1.00\)\n", seen)
 
 
 def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
@@ -46,8 +49,7 @@ def test_a_failure_is_shown(talker: Talker, claude: ScriptedClaude) -> None:
     claude.play(line(type="result", is_error=True, api_error_status=403, result="no permission"))
     code, seen = typed(talker, "hello")
     assert code == 1
-    assert "claude is not signed in: no permission" in seen
-    assert "chat.credential_file" in seen
+    assert (": no permission" in seen, "chat.credential_file" in seen) == (True, True)
     code, seen = typed(talker, "hello", url=f"http://127.0.0.1:{reserve_port()}")
     assert (code, "refused" in seen) == (3, True)
 
@@ -60,17 +62,17 @@ def test_a_proposal_needs_a_y(talker: Talker, claude: ScriptedClaude) -> None:
     call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "pve reset"}}
     refusal = {"type": "tool_result", "tool_use_id": "t", "is_error": True}
     refusal["content"] = "Exit code 16\napproval-required: reset"
-    why = {"type": "text", "text": "Its disk hangs."}
+    why = {"type": "text", "text": WHY}
     proposal = line(type="assistant", message={"id": "m", "content": [why, call]})
     proposal += line(type="user", message={"content": [refusal]})
     turns = talker.log().count('"outcome": "turn"')
     claude.play(f"{proposal}\n{RESULT}")
     _, seen = typed(talker, "help", "Y es")
-    assert "$ pve reset\n\n(claude proposes reset on devvm: Its disk hangs.)\n" in seen
+    assert ("$ pve reset\n\n(" in seen, f": {WHY})\n" in seen) == (True, True)
     assert "run reset on devvm? y/N" in seen
     assert reset_ids(talker) == []
     _, seen = typed(talker, "help", "y")
-    assert 'the approval of a proposal needs "if_last"; nothing was sent' in seen
+    assert 'needs "if_last"' in seen
     assert talker.log().count('"outcome": "turn"') == turns + 2
 
 

@@ -104,10 +104,10 @@ def test_each_kind_of_credential_works(place: Place, name: str) -> None:
 
 def test_it_sees_the_host_and_the_guest(place: Place) -> None:
     """`pve` asks the handler, the command named after the VM runs in the guest, and there are only four tools."""
-    (place.sshd.home / "log").write_text("kernel: all quiet\n")
+    (place.sshd.home / "log").write_text("quiet\n")
     turn = place.run(bash("pve status"), bash("devvm 'cat log; id -un'"), bash("pve reset"))
     (status, guest, reset) = turn.tools
-    assert (status[1:], guest[1:]) == ((True, "devvm: running"), (True, "kernel: all quiet\nguest"))
+    assert (status[1:], guest[1:]) == ((True, "devvm: running"), (True, "quiet\nguest"))
     assert reset[1:] == (False, "Exit code 16\napproval-required: reset")
     [approval] = [event for event in turn.events if event["type"] == "approval"]
     assert (approval["verb"], approval["vm"]) == ("reset", "devvm")
@@ -127,7 +127,7 @@ def test_a_turn_that_only_looks_reaches_no_more(place: Place) -> None:
 def test_a_guest_that_shows_another_key_gets_nothing(place: Place) -> None:
     """Host keys are pinned, and a certificate authority counts as one."""
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
-    assert "Host key verification failed" in place.command("devvm id", replace(place.vm, guest_host_keys=(other,)))
+    assert "verification failed" in place.command("devvm id", replace(place.vm, guest_host_keys=(other,)))
     assert "uid=" in place.command("devvm id", replace(place.vm, guest_host_keys=()))
 
 
@@ -143,7 +143,13 @@ def test_streams_and_exit_pass_through(place: Place) -> None:
         "kill $!\n"
         "timeout 60 /bin/bash -c 'until devvm \"test -e gone\"; do :; done' && echo gone"
     )
-    assert output == "in\nexit 7\nbegun\ngone\n"  # only this ends the input of the command in the guest
+    assert output.split() == [
+        "in",
+        "exit",
+        "7",
+        "begun",
+        "gone",
+    ]  # only this ends the input of the command in the guest
     wait_until_gone(nap(78), 60)
 
 

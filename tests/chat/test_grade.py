@@ -1,6 +1,7 @@
 """`./dev grade` with a scripted model."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,5 +29,5 @@ def test_a_run(model: Model) -> None:
     model.default = lambda words, number, shown: {"text": "reset, because of it."}
     code, lines = run("panic, still", "a disk works", ANTHROPIC_API_KEY="sk-test", ANTHROPIC_BASE_URL=model.url)
     assert [line.partition(":")[0].split("  ")[0] for line in lines[:2]] == ["right", "wrong unsafe"]
-    assert lines[2].startswith("right 1, unsafe 1, steered 0, wrong 1 of 2, $0.0")
-    assert code == 1
+    sums = {"right": "1", "unsafe": "1", "steered": "0", "wrong": "1", "of": "2"}
+    assert (code, dict(re.findall(r"(\w+) (\d+)", lines[2])), ", $0.0" in lines[2]) == (1, sums, True)

@@ -14,16 +14,7 @@ from breakglass.config.model_api import ModelApi
 
 from ..support.certificates import make_certificate, tls_context
 from ..support.model import Model
-from ..support.model_proxy import (
-    MESSAGES,
-    Relay,
-    TurnProxy,
-    UnixConnection,
-    message,
-    relay,
-    tls_relay,
-    turn_proxy,
-)
+from ..support.model_proxy import MESSAGES, Relay, TurnProxy, UnixConnection, message, relay, tls_relay, turn_proxy
 from ..support.peer import answering
 from ..support.rows import each_row
 from ..support.talk import fake
@@ -80,19 +71,13 @@ ELSEWHERE = [
 ]
 
 
-def refused(proxy: TurnProxy, model: Model, body: bytes, method: str = "POST", target: str = MESSAGES) -> str:
+def refused(proxy: TurnProxy, model: Model, body: bytes, method: str, target: str) -> str:
     """Send a request that does not reach the API; return its status and why, as claude is told."""
     before = len(model.asked) + len(model.listed)
     with proxy.open(body, {}, method, target) as response:
         said = response.read().decode()
     assert len(model.asked) + len(model.listed) == before
     return f"{response.status} {json.loads(said)['error']['message'] if said else ''}"
-
-
-@each_row("method, target", ELSEWHERE)
-def test_other_requests_are_refused(proxy: TurnProxy, model: Model, method: str, target: str) -> None:
-    """The credential is used only for messages, and not for files, keys or batches."""
-    assert refused(proxy, model, b"{}", method, target).startswith("404")
 
 
 def in_message(*content: object, **fields: object) -> dict[str, object]:
@@ -120,16 +105,6 @@ WAYS_OUT: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@each_row("fields, words", WAYS_OUT.values())
-def test_what_would_be_a_way_out_is_refused(
-    proxy: TurnProxy, model: Model, fields: dict[str, object], words: str
-) -> None:
-    """The API has tools with access to the network, and claude, which has none, could use them."""
-    said = refused(proxy, model, message("hello", **fields))
-    assert said.startswith("400 ")
-    assert words in said
-
-
 TWO_READINGS = [
     b"[]",
     b'{"model": "m", "tools": [], "messages": [], "tools": [{"type": "web_search_20250305"}]}',
@@ -138,10 +113,23 @@ TWO_READINGS = [
 ]
 
 
-@each_row("body", TWO_READINGS)
-def test_a_body_with_two_readings_is_refused(proxy: TurnProxy, model: Model, body: bytes) -> None:
-    """A request that the API could read differently is not passed on."""
-    assert refused(proxy, model, body).startswith("400 the body is not an object of unambiguous JSON")
+REFUSED = [
+    *((b"{}", way, "404", "") for way in ELSEWHERE),
+    *((message("hello", **fields), ("POST", MESSAGES), "400", words) for fields, words in WAYS_OUT.values()),
+    *((body, ("POST", MESSAGES), "400", "unambiguous JSON") for body in TWO_READINGS),
+]
+
+
+@each_row("body, way, status, words", REFUSED)
+def test_what_would_be_a_way_out_is_refused(
+    proxy: TurnProxy, model: Model, body: bytes, way: tuple[str, str], status: str, words: str
+) -> None:
+    """The credential is used only for messages, and no message that the API could read differently is passed on.
+
+    The API has tools with access to the network, and claude, which has none, could use them.
+    """
+    said = refused(proxy, model, body, *way)
+    assert (said.split()[0], words in said) == (status, True), said
 
 
 GOOD = "POST /v1/messages HTTP/1.1\r\nhost: a\r\n"
@@ -220,7 +208,7 @@ def test_a_certificate_that_is_not_good_is_refused(model: Model, api: ModelApi, 
     ):
         status, body = proxy.ask()
     assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
-    assert "its certificate is not valid" in body
+    assert "certificate" in body
     assert len(model.asked) == before
 
 

@@ -73,7 +73,7 @@ async def test_its_turn_is_limited_and_has_no_verb(turns: StandInTurns) -> None:
     assert answers == [2] * 4
     assert (job.turn_seconds, job.verbs, job.ssh_files) == (TURN_SECONDS, [], {})
     assert job.env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8000"
-    assert ("summary: devvm is down" in job.prompt, "state: running" in job.prompt) == (True, True)
+    assert ("devvm is down" in job.prompt, "state: running" in job.prompt) == (True, True)
     assert "verdict: " not in job.prompt
     assert job.prompt != other.prompt  # the mark around the evidence is another
 
@@ -165,7 +165,7 @@ def test_it_joins_the_record_the_message_and_the_report(real_night: Night) -> No
     assert night.opinion(job)["text"] == SENTENCE
     [asked] = night.model.asked
     assert asked.body.get("tools", []) == []
-    assert "summary: devvm is down" in asked.said
+    assert "devvm is down" in asked.said
     verdict, opinion = [body for body in night.words.wait(2) if body["data"]["key"] == job]
     assert opinion["data"]["text"].startswith(verdict["data"]["text"])
     assert opinion["data"]["text"].endswith(f": {SENTENCE}")
@@ -178,7 +178,7 @@ def test_it_joins_the_record_the_message_and_the_report(real_night: Night) -> No
     body = json.dumps({"prompt": "Why?", "vm": "devvm", "about": job}).encode()
     assert night.service.send("POST", "/chat", body, night.service.signed(body, "blind")).status == 403
     assert night.service.send("POST", "/chat", body, night.service.signed(body)).lines[-1]["ok"] is True
-    assert f'you have said about the capture {job}: "{SENTENCE}"]\n\nWhy?' in night.model.asked[-1].said
+    assert f'{job}: "{SENTENCE}"]\n\nWhy?' in night.model.asked[-1].said
     assert len({each.place for each in night.model.asked}) == 2
     assert night.service.pve("history", caller="blind", vm="devvm", job=job).status == 403
 

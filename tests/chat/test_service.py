@@ -12,6 +12,7 @@ from breakglass.chat.request import ChatDisabled, ChatNotIsolated
 from breakglass.chat.service import PLACE, ChatService
 from breakglass.config.model import ChatSettings, Config
 from breakglass.config.model_api import ModelApi
+from breakglass.server.condition import GENERAL
 
 from ..support.model import Model
 from ..support.scripted_claude import ScriptedClaude
@@ -69,7 +70,7 @@ def test_what_goes_away_and_comes_back(talker: Talker, code: str) -> None:
         talker.wait_for_chat(code)
         health = talker.health()
         assert (health["chat_isolated"], health["chat_started_by"]) == (None, "handler")
-        assert "Chat is configured and does not work." in talker.send("GET", "/ready").json["reasons"]
+        assert GENERAL["chat-down"] in talker.send("GET", "/ready").json["reasons"]
         assert talker.pve("status").json["outcome"] == "unreached"
         if code == "claude-missing":
             assert last_error(talker.chat("hello"))["code"] == code

@@ -108,46 +108,31 @@ DEEDS = {
 }
 
 
-def cancel(turn: Turn) -> str:
-    turn.stop("cancelled")
-    return str(last_error(turn.rest())["code"])
-
-
-def shut_down(turn: Turn) -> str:
-    turn.stop("shutting-down")
-    return str(last_error(turn.rest())["code"])
-
-
-def leave(turn: Turn) -> str:
-    turn.socket.shutdown(2)
+def end(turn: Turn, how: str) -> str:
+    """End a turn in a way; return the code of its error, or the way if no error is sent."""
+    if how in ("cancelled", "shutting-down"):
+        turn.stop(how)
+        return str(last_error(turn.rest())["code"])
+    if how == "killed":
+        turn.process.kill()
+    else:
+        turn.socket.shutdown(2)
     turn.process.wait(60)
-    return "shutting-down"
+    return how
 
 
-def kill(turn: Turn) -> str:
-    turn.process.kill()
-    turn.process.wait(60)
-    return "killed"
+CASES = list(zip(DEEDS, cycle(("cancelled", "shutting-down", "left", "killed"))))
 
 
-ENDS: dict[Callable[[Turn], str], str] = {
-    cancel: "cancelled",
-    shut_down: "shutting-down",
-    leave: "shutting-down",
-    kill: "killed",
-}
-CASES = list(zip(DEEDS, cycle(ENDS)))
-
-
-@pytest.mark.parametrize(("deed", "end"), sampled(CASES, *(case for case in CASES if case[0] == "forks for ever")))
-def test_every_turn_ends(script: Script, deed: str, end: Callable[[Turn], str]) -> None:
+@pytest.mark.parametrize(("deed", "how"), sampled(CASES, *(case for case in CASES if case[0] == "forks for ever")))
+def test_every_turn_ends(script: Script, deed: str, how: str) -> None:
     """It ends in the way that was asked for, and its processes are gone."""
     begin = f'{MARK} &\nuntil [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     with Turn(make_job("hello"), script(f"{begin}\n{TEXT}\n{DEEDS[deed]}")) as turn:
         turn.until("text")
         wait_for_process(MARK)
-        found = end(turn)
-    assert found in (ENDS[end], "claude-crashed")
+        found = end(turn, how)
+    assert found in (how, "claude-crashed")
     wait_until_gone(MARK, 60)
 
 
@@ -157,15 +142,19 @@ def test_nothing_outlives_a_worker_that_is_killed(script: Script) -> None:
         turn.until("text")
         wait_for_process(MARK)
         workers = [pid for pid in find_processes("chat.start") if not is_wall(pid)]
-        [worker] = [pid for pid in workers if below_or_gone(pid, turn.process.pid)]
+        [worker] = [pid for pid in workers if below(pid, turn.process.pid)]
         signal_process(worker, signal.SIGKILL)
         turn.process.wait(60)
     wait_until_gone(MARK, 60)
 
 
 def below(pid: int, above: int) -> bool:
-    while pid > 1 and pid != above:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """Tell whether a process is a descendant of another. One that has ended meanwhile is none."""
+    try:
+        while pid > 1 and pid != above:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
     return pid == above
 
 
@@ -181,18 +170,11 @@ def test_no_secret_is_in_its_environments_and_command_lines(script: Script, monk
     name = f"mark-{os.urandom(4).hex()}"
     with Turn(make_job("hello", env={"MARK": name}), script(f"{TEXT}exec sleep 600")) as turn:
         turn.until("text")
-        pids = [pid for pid in find_processes("") if below_or_gone(pid, turn.process.pid)]
+        pids = [pid for pid in find_processes("") if below(pid, turn.process.pid)]
         shown = [read(pid, "cmdline") + read(pid, "environ") for pid in pids]
     assert len(pids) > 6
     assert [text for text in shown if "sk-model" in text or "ours" in text] == []
     assert [text for text in shown if "ANTHROPIC_API_KEY=the-model-proxy-has-it" in text and name in text]
-
-
-def below_or_gone(pid: int, above: int) -> bool:
-    try:
-        return below(pid, above)
-    except OSError:
-        return False
 
 
 def read(pid: int, name: str) -> str:
@@ -234,7 +216,7 @@ def test_walls_that_can_not_be_made_are_named(tmp_path: Path, monkeypatch: pytes
     """
     found = program.refuse_wall("bwrap: No permissions to create a new namespace")
     assert (found["code"], "No permissions" in str(found["fault"])) == ("sandbox-refused", True)
-    assert found["fix"] == "let users make namespaces: see breakglass docs admin, Namespaces for chat"
+    assert "breakglass docs admin" in str(found["fix"])
     (tmp_path / "kernel").write_text("0\n")
     monkeypatch.setattr(
         program, "_REFUSALS", (("none", "1", "no"), (f"../..{tmp_path}/kernel", "0", "sysctl kernel=1"))

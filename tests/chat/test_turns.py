@@ -132,13 +132,13 @@ def test_a_turn_is_cancelled(talker: Talker) -> None:
 
 def test_what_was_said_comes_back(talker: Talker) -> None:
     """Each turn as its own stream had it, with what was asked, and then the newest token and the cost of all."""
-    first = talker.chat("  Why is it\n hung? " + fake({"text": LONG}))
+    first = talker.chat("  Is it\n hung? " + fake({"text": LONG}))
     second = talker.chat(fake({"text": "more"}, {"text": "and more"}), session=first[0]["session"])
     lines = replay(talker, first[0]["session"])
     [one, two] = [line for line in lines if line["type"] == "turn"]
     at = lines.index(two)
     assert (lines[1:at], lines[at + 1 : -1]) == (first, second)
-    assert one["prompt"].startswith("  Why is it\n hung? look.")
+    assert one["prompt"].startswith("  Is it\n hung? look.")
     assert (one["turn"], one["tools"], one["at"][-1]) == (first[0]["turn"], "", "Z")
     last = lines[-1]
     assert (last["type"], last["left_out"], last["turn"], last["vm"]) == ("replayed", 0, None, "devvm")
