@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from breakglass.agents.pve.grammar import parse_line
-from breakglass.agents.pve.host.paths import Host
+from breakglass.agents.pve.host.paths import Host, write_atomic
 from breakglass.agents.pve.jobs.job import JOB_OUTPUT_BYTES, ROOM_FOR_SHORT, SHORT_BYTES, Job
 from breakglass.agents.pve.jobs.mutex import PART_BYTES, RESERVE_BYTES, Lock, fill_reserve, free_part, is_short
 from breakglass.agents.pve.jobs.store import JobStore, Record, make_record
@@ -62,6 +63,20 @@ def test_the_reserve_gives_a_part_at_a_time(tmp_path: Path) -> None:
     fill_reserve(str(tmp_path))
     assert ((place / "reserve").stat().st_size, len(list((place / "inodes").iterdir()))) == (2**20, 512)
     assert not is_short(str(tmp_path))
+
+
+def test_a_full_disk_keeps_the_file_and_no_half_of_a_new_one(tmp_path: Path) -> None:
+    """An incomplete draft would stay for ever, and each try would add one, because its name has a pid."""
+    file = tmp_path / "probe"
+    write_atomic(str(file), "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_atomic(str(file), "longer than four bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [(each.name, each.read_text("utf-8")) for each in tmp_path.iterdir()] == [("probe", "old")]
 
 
 # --- the id and the output of a job ---

@@ -14,13 +14,12 @@ SENDER = f'[callers.sender]\ntoken = "{OTHER}"\nallow = ["forensics"]\n'
 FAULTS = read_rows("wrong_settings.yaml", token=TOKEN, other=OTHER)["metrics"]
 
 
-def test_without_the_table_no_token_is_good() -> None:
-    """Metrics are disabled by default, and that is no problem."""
-    assert (read(GOOD).metrics, read(GOOD).problems) == ((), ())
-
-
 def test_a_token_opens_the_metrics_and_no_verb() -> None:
-    """Each token of a list, in the table or in a file, belongs to the one reader, who may do nothing else."""
+    """Each token of a list, in the table or in a file, belongs to the one reader, who may do nothing else.
+
+    Metrics are disabled by default, and that is no problem.
+    """
+    assert (read(GOOD).metrics, read(GOOD).problems) == ((), ())
     text = f'{GOOD}[metrics]\ntoken = "{TOKEN}"\ntoken_file = "/run/secrets/metrics"\n'
     config = parse(text, {"/run/secrets/metrics": OTHER}.__getitem__)
     assert config.problems == ()

@@ -8,19 +8,15 @@ from ..support.rows import each_row, read_rows
 CONF = read_rows("vm_files.yaml")["conf"]
 
 
-def test_pending_options_are_those_of_their_section() -> None:
-    """They are the set and deleted ones, by name. A forced deletion loses its mark."""
+def test_each_option_is_that_of_its_section() -> None:
+    """Pending options are the set and deleted ones, by name, and those in force end at the first section.
+
+    A forced deletion loses its mark. Each storage of the VM's own disks is listed once, without CD-ROMs, devices of the
+    host, unused volumes and snapshots.
+    """
     assert pending_options(CONF) == ["memory", "serial0", "net1"]
     assert pending_options("memory: 512\n") == []
-
-
-def test_options_in_force_end_at_the_first_section() -> None:
-    assert current_options(CONF)["memory"] == "4096"
-    assert "snaptime" not in current_options(CONF)
-
-
-def test_the_storages_of_the_vms_own_disks() -> None:
-    """Each is listed once, without CD-ROMs, devices of the host, unused volumes and snapshots."""
+    assert (current_options(CONF)["memory"], "snaptime" in current_options(CONF)) == ("4096", False)
     assert disk_storages(CONF) == ["nvme", "local-lvm", "nas"]
 
 
