@@ -66,21 +66,14 @@ class Setup:
         self.model: Any = None  # the scripted claude, in tests of chat
         ours = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "BREAKGLASS_"))}
         self.environment = ours | {"PATH": os.environ["PATH"], "BREAKGLASS_CONFIG": str(self.path)}
+        host = {"ssh": f"breakglass@127.0.0.1:{port}", "key_file": self.file("power", key), "host_key": host_key}
+        sessions = str(give_directory(directory / "sessions"))
         self.config: dict[str, Any] = {
             "server": {},
             "callers": {"operator": {"secret_file": self.file("operator", self.operator), "allow": [*ALL]}},
-            "hosts": {
-                "pve1": {
-                    "ssh": f"breakglass@127.0.0.1:{port}",
-                    "key_file": self.file("power", key),
-                    "host_key": host_key,
-                }
-            },
+            "hosts": {"pve1": host},
             "vms": {"devvm": {"hosts": ["pve1"], "vmid": 102}},
-            "sessions": {
-                "secret_file": self.file("session", new_secret() * 2),
-                "dir": str(give_directory(directory / "sessions")),
-            },
+            "sessions": {"secret_file": self.file("session", new_secret() * 2), "dir": sessions},
         }
 
     def file(self, name: str, text: str) -> str:
