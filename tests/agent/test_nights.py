@@ -127,7 +127,7 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
 def test_a_cycle_goes_on_beside_what_a_person_began(world: World, task: str) -> None:
     """A stop from Proxmox's page holds the lock file for over a minute. The cycle waits for it and starts the VM.
 
-    A shutdown that the guest does not heed would take its whole time and then fail, so the cycle ends QEMU without it.
+    The guest ignores a shutdown, which would take its whole time and fail. The cycle then ends QEMU itself.
     """
     if task == "stop":
         hook(world, "pre-stop", 180)

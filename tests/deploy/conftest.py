@@ -40,7 +40,7 @@ def host(host_of_module: Installed) -> Iterator[Installed]:
 
 @pytest.fixture(scope="module")
 def door_of_module(host_of_module: Installed) -> Iterator[Door]:
-    with closing(Door(host_of_module)) as door:
+    with closing(Door(host_of_module, "-o", "UsePAM=yes", "-o", "PermitRootLogin=yes")) as door:
         yield door
 
 

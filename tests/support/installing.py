@@ -193,12 +193,11 @@ class Installed:
 class Door:
     """sshd on a loopback port, with the configuration that the recipe wrote."""
 
-    def __init__(self, host: Installed) -> None:
+    def __init__(self, host: Installed, *options: str) -> None:
         self.host = host
         self.port = reserve_port()
-        options = ("ListenAddress=127.0.0.1", "PidFile=none", "UsePAM=yes", "PermitRootLogin=yes")
-        own = [word for option in options for word in ("-o", option)]
-        argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, "-p", str(self.port))
+        own = ["-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none", "-p", str(self.port)]
+        argv = host.inside("/usr/sbin/sshd", "-D", "-e", *own, *options)
         self.process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/")
         try:
             wait_listening(self.port, self.process)
