@@ -143,10 +143,9 @@ def test_streams_and_exit_pass_through(place: Place) -> None:
         "kill $!\n"
         "timeout 60 /bin/bash -c 'until devvm \"test -e gone\"; do :; done' && echo gone"
     )
-    assert output.split() == [
+    assert output.splitlines() == [
         "in",
-        "exit",
-        "7",
+        "exit 7",
         "begun",
         "gone",
     ]  # only this ends the input of the command in the guest

@@ -49,9 +49,8 @@ def test_a_vm_on_another_of_its_hosts_is_well(nodes: Cluster, running: Running) 
     report = about_the_vm(running.setup)
     of_vm = [each for each in report.findings if each.place == "VM devvm"]
     assert {each.level for each in of_vm} == {"ok"}, of_vm
-    others = [each.sentence.partition(", ") for each in of_vm if each.code == "may-run-here"]
-    assert {first.split()[5] for first, *_ in others} == {node}
-    assert [rest.split()[1] for *_, rest in others] == [name for name in nodes.nodes if name != node]
+    named = [re.findall(r"pve\d", each.sentence) for each in of_vm if each.code == "may-run-here"]
+    assert named == [[node, other] for other in nodes.nodes if other != node]
     assert f"is on node {node}" not in "".join(each.sentence for each in report.findings if each.level != "ok")
     proven = found(report.findings, "proven")
     assert proven.sentence.startswith(f"{node} is proven at "), proven

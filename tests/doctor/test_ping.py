@@ -33,7 +33,7 @@ def ping(setup: Setup, url: str, *words: str, has_error: bool = False) -> Report
 
 @pytest.mark.parametrize(("status", "said"), [(200, ""), (302, "redirect")])
 def test_a_run_without_an_error_pings(setup: Setup, status: int, said: str) -> None:
-    """If the ping fails, that is a warning, which changes no exit code. It follows nowhere."""
+    """A ping that fails is a warning, so it changes no exit code. It follows no redirect."""
     with monitor(status, "/elsewhere") as (url, requests):
         report = ping(setup, url)
     assert (requests, bool(report.stderr), said in report.stderr) == (PINGED, bool(said), True)

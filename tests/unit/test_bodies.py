@@ -126,6 +126,7 @@ def test_a_word_goes_with_its_own_verbs(verb: str, field: str, word: str, verbs:
     with pytest.raises(BadRequest) as caught:
         parse_verb_body(body(verb=verb, **{field: word}))
     assert caught.value.message.startswith(f'"{field}":"{word}" ')
+    assert f' "{verb}";' in caught.value.message
     assert re.findall("|".join(VERBS), caught.value.hint) == list(verbs)
 
 

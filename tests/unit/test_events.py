@@ -94,10 +94,8 @@ def test_only_a_command_that_ran_proposes_and_only_once() -> None:
     The text of a result proposes nothing, whatever the guest has written into it. Nor does a turn that only looks,
     because no operator watches it.
     """
-    ran, refused = (
-        assistant("m", bash("t", "pve reset")),
-        returned("t", "Exit code 16\napproval-required: reset", is_error=True),
-    )
+    ran = assistant("m", bash("t", "pve reset"))
+    refused = returned("t", "Exit code 16\napproval-required: reset", is_error=True)
     events = translated(begin("m"), delta("it is "), delta("hung"), ran, refused, refused)
     [approval] = [event for event in events if event["type"] == "approval"]
     expected = {"verb": "reset", "vm": "devvm", "job": "job_minted", "why": "it is hung"}

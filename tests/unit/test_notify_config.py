@@ -69,11 +69,8 @@ def test_no_word_of_the_guest_leaves_unless_the_entry_says_so(to: str) -> None:
         request_for(message, Recipient("n", to, "https://x", "t", KEY, guest_text=flag), 0.0, False)[1].decode()
         for flag in (False, True)
     )
-    assert ("devvm at 02:58 UTC" in without, "kernel hangs. Reset" in without, "Killed" in without) == (
-        True,
-        True,
-        False,
-    )
+    assert ("devvm at 02:58 UTC" in without, "kernel hangs. Reset" in without) == (True, True)
+    assert "Killed" not in without
     assert f"Last words: {WORDS}" in whole.partition("Reset ")[2]
     others = {**JOB, "verdict": {**JOB["verdict"], "sentence": "its kernel hangs"}}  # the verdict chose no line
     assert verdict_message("devvm", "alert-1", others, ()).guest == f"Last words: [1] fine / [2] {WORDS}"
