@@ -76,13 +76,11 @@ def test_install_init_upgrade_remove_purge(system: Booted) -> None:
     """Each step does what install.md and upgrade.md say of it, and after the last one nothing is left."""
     said = sh(system, INSTALL.replace("apt update\n", ""))  # there is no network, and nothing else is missing
     assert f"breakglass {VERSION}" in said.splitlines()
-    assert "next, as root: breakglass init" in said
-    assert "ConditionPathExists=/etc/breakglass/breakglass.toml was not met" in sh(
-        system, "systemctl start breakglass; systemctl status breakglass", check=False
-    )
-    assert sh(system, "stat -c '%U %G %a' /etc/breakglass /etc/breakglass/secrets") == (
-        "root breakglass 750\nroot root 700\n"
-    )
+    assert "breakglass init" in said
+    sh(system, "systemctl start breakglass")
+    assert system.show("breakglass", "ConditionResult") == "no"
+    owners = sh(system, "stat -c '%U %G %a' /etc/breakglass /etc/breakglass/secrets").splitlines()
+    assert owners == ["root breakglass 750", "root root 700"]
     demo_runs(system)
     _, public = new_key()
     said = sh(system, CONFIGURE.replace("ssh-ed25519 AAAA…", public))
@@ -96,7 +94,7 @@ def test_install_init_upgrade_remove_purge(system: Booted) -> None:
     install_next = UPGRADE.partition("export ")[0]
     sh(system, "sed -i 's/^vmid = 102/vmid = \"x\"/' /etc/breakglass/breakglass.toml")
     said = sh(system, install_next)
-    assert ("the handler was not restarted" in said, "vmid" in said) == (True, True)
+    assert ("not restarted" in said, "vmid" in said) == (True, True)
     assert system.show("breakglass", "MainPID") == pid
     sh(system, "sed -i 's/^vmid = \"x\"/vmid = 102/' /etc/breakglass/breakglass.toml")
     sh(system, f"{install_next.replace('install', 'install --reinstall')}")
@@ -110,11 +108,11 @@ def test_install_init_upgrade_remove_purge(system: Booted) -> None:
     sh(system, "apt-get -qy remove breakglass")
     assert active(system) == ["inactive"] * 4
     assert sh(system, kept) == before
-    assert sh(system, "ls /usr/lib/breakglass 2>&1", check=False).endswith("No such file or directory\n")
+    assert sh(system, "ls /usr/lib/breakglass 2>/dev/null || :") == ""
     sh(system, PACKAGE)
     until(lambda: answers(system).get("config") == "ok", "the handler after another installation")
     said = sh(system, REMOVE[REMOVE.index("apt purge") :])
-    assert "deleting /etc/breakglass and /var/lib/breakglass with all keys" in said
+    assert "with all keys" in said
     left = "find /etc /opt /root /run /usr /var/lib -xdev -name '*breakglass*'"
     assert sh(system, f"{left}; grep breakglass /etc/passwd /etc/group || :") == ""
 
@@ -131,7 +129,17 @@ def demo_runs(system: Booted) -> None:
 
 
 def test_an_installation_without_the_package_goes_first(system: Booted) -> None:
-    """Nothing is unpacked, and the lines that are printed make room for the package, which uses its configuration."""
+    """Nothing is unpacked, and the lines that are printed make room for the package, which uses its configuration.
+
+    A Proxmox host, which has an account with uid 0 or the host agent, is refused too.
+    """
+    agent = "/usr/sbin/breakglass-pve"
+    for make, said, undo in (
+        ("echo breakglass:x:0:0::/:/bin/sh >>/etc/passwd", "has uid 0", "sed -i /^breakglass:/d /etc/passwd"),
+        (f"touch {agent}", "on a Proxmox host", f"rm {agent}"),
+    ):
+        output = sh(system, f"{make}; {PACKAGE}", check=False)
+        assert (said in output, sh(system, f"{undo}; ls /usr/lib/breakglass 2>/dev/null || :")) == (True, ""), output
     sh(
         system,
         "mkdir -p /etc/breakglass /opt/breakglass/bin; echo '# own' >/etc/breakglass/breakglass.toml;"
@@ -140,12 +148,12 @@ def test_an_installation_without_the_package_goes_first(system: Booted) -> None:
         "systemctl enable --now breakglass",
     )
     said = sh(system, PACKAGE, check=False)
-    assert "/etc/systemd/system/breakglass.service would run beside this package; nothing was installed" in said
+    assert "/etc/systemd/system/breakglass.service" in said
     assert sh(system, "pgrep -c sleep") == "1\n"
     printed = "\n".join(re.findall("^(?:systemctl stop|rm) .*$", said, re.MULTILINE))
     said = sh(system, f"{printed}\n{PACKAGE}")
     assert sh(system, "cat /etc/breakglass/breakglass.toml; pgrep -c sleep || :") == "# own\n0\n"
-    assert "the handler was not restarted" in said  # such a file is no configuration
+    assert "not restarted" in said  # such a file is no configuration
 
 
 def test_a_unit_that_the_administrator_changed_does_not_prevent_an_upgrade(tmp_path: Path) -> None:
@@ -156,19 +164,6 @@ def test_a_unit_that_the_administrator_changed_does_not_prevent_an_upgrade(tmp_p
     (tmp_path / "breakglass.service").touch()
     codes = [subprocess.run(["sh", "-c", script, "preinst", verb]).returncode for verb in ("upgrade", "install")]
     assert codes == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        ("echo breakglass:x:0:0::/:/bin/sh >>/etc/passwd", "the account breakglass has uid 0"),
-        ("touch /usr/sbin/breakglass-pve", "a handler must not run on a Proxmox host"),
-    ],
-)
-def test_a_proxmox_host_is_refused(system: Booted, script: str, said: str) -> None:
-    output = sh(system, f"{script}; {PACKAGE}", check=False)
-    assert said in output, output
-    assert sh(system, "ls /usr/lib/breakglass 2>/dev/null || :") == ""
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")
