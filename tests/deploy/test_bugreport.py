@@ -113,9 +113,7 @@ def test_a_bug_report_has_no_secret(tmp_path: Path, more: str) -> None:
     if not more:
         shown = report["configuration"][str(config)]
         assert (shown["hosts"]["pve1"]["ssh"], shown["vms"]["devvm"]["vmid"]) == ("breakglass@192.0.2.10", 102)
-        assert (shown["server"]["url"], shown["notify"][1]["url"]) == (
-            ["https://rescue.example.org/", "https://rescue.example.org/"],
-            "https://hooks.example.org/",
-        )
+        assert shown["server"]["url"] == ["https://rescue.example.org/"] * 2
+        assert shown["notify"][1]["url"] == "https://hooks.example.org/"
     again = run_command("bugreport", str(file), **environment)
-    assert (again.returncode, "exists, and was not changed" in again.stderr, file.read_text()) == (2, True, text)
+    assert (again.returncode, file.read_text()) == (2, text)

@@ -91,7 +91,5 @@ def test_an_old_python_is_named(tmp_path: Path) -> None:
     file.write_text(TEXT, encoding="utf-8")
     old = "import sys; sys.version_info, sys.version = (3, 9, 2), '3.9.2 (default)'; exec(open(sys.argv[1]).read())"
     ran = subprocess.run([sys.executable, "-c", old, str(file)], capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr.splitlines()) == (
-        1,
-        ["breakglass-pve needs Python 3.11, as in Proxmox VE 8 and 9, and this is 3.9.2"],
-    )
+    [said] = ran.stderr.splitlines()
+    assert (ran.returncode, "needs Python 3.11" in said, "3.9.2" in said) == (1, True, True)

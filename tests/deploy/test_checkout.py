@@ -4,11 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pytest
 
 from breakglass.agents.pve.words import VERSION
@@ -16,22 +14,11 @@ from breakglass.agents.pve.words import VERSION
 from ..support.forked import run_command
 from ..support.locks import ROOT
 from ..support.ports import reserve_port
-from ..support.service import Service, as_handler, let_in
+from ..support.service import SSH_KEY, Service, as_handler, let_in
 from ..support.sshd import wait_listening
+from ..support.wheelhouse import FOLDERS
 
 pytestmark = pytest.mark.all
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the handler is started from."""
-    place = tmp_path_factory.mktemp("checkout")
-    for folder in ("handler", "agents", "docs", "static_site"):
-        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Procfile", place)
-    place.chmod(0o755)  # the handler's user imports what is there
-    let_in(place)
-    return place
 
 
 class ProcfileService(Service):
@@ -41,13 +28,7 @@ class ProcfileService(Service):
         self.checkout = checkout
         [line] = (checkout / "Procfile").read_text().splitlines()
         self.line = line.removeprefix("web: ").replace("0.0.0.0", "127.0.0.1")  # nothing here listens to the network
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        super().__init__(
-            directory,
-            port=reserve_port(),
-            key=key.export_private_key().decode(),
-            host_key=key.export_public_key().decode().strip(),
-        )
+        super().__init__(directory, port=reserve_port(), key=SSH_KEY, host_key="any")
 
     def start(self) -> None:
         """Run the line in a shell and return once the handler listens."""
@@ -61,21 +42,18 @@ class ProcfileService(Service):
         wait_listening(self.port, self.process, self.audit_file)
 
 
-@pytest.fixture
-def service(checkout: Path, tmp_path: Path) -> Iterator[ProcfileService]:
-    service = ProcfileService(checkout, tmp_path)
-    try:
-        yield service
-    finally:
-        service.stop()
-
-
-def test_the_procfile_starts_the_handler(service: ProcfileService) -> None:
+def test_the_procfile_starts_the_handler(tmp_path: Path) -> None:
     """It answers /health, serves the page and tries to reach its host. `breakglass keys` knows its process."""
-    health = service.health()
-    assert (health["ok"], health["version"]) == (True, VERSION)
-    assert b"<title>" in service.send("GET", "/").body
-    assert service.pve("status").json["outcome"] == "unreached"
-    at = {"BREAKGLASS_CONFIG": str(service.config), "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}"}
-    ran = run_command("keys", "new", "phone", "--pid", str(service.process.pid), **at)
-    assert (ran.returncode, "the handler has reloaded its configuration, which is ok" in ran.stderr) == (0, True), ran
+    place = tmp_path / "checkout"
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Procfile", place)
+    let_in(place)  # the handler's user imports what is there
+    with ProcfileService(place, tmp_path) as service:
+        health = service.health()
+        assert (health["ok"], health["version"]) == (True, VERSION)
+        assert b"<title>" in service.send("GET", "/").body
+        assert service.pve("status").json["outcome"] == "unreached"
+        at = {"BREAKGLASS_CONFIG": str(service.config), "BREAKGLASS_URL": f"http://127.0.0.1:{service.port}"}
+        ran = run_command("keys", "new", "phone", "--pid", str(service.process.pid), **at)
+        assert (ran.returncode, "which is ok" in ran.stderr) == (0, True), ran

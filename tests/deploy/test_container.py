@@ -100,14 +100,10 @@ def test_the_image_makes_its_configuration(container: Container, directory: Path
     init = asked.partition(f":/etc/breakglass {container.image} ")[2].split()
     flags = ["--url=https://rescue.example.org/", "--operator=anna", "--host=pve1=192.0.2.10", "--host-key=pve1=any"]
     for command, access in (([*init, *flags, "--vm=devvm=102"], "rw"), (["check"], "ro")):
-        ran = subprocess.run(
-            container.argv(place, *command),
-            env={**container.builder.environment, "ACCESS": access},
-            capture_output=True,
-            text=True,
-        )
+        environment = {**container.builder.environment, "ACCESS": access}
+        ran = subprocess.run(container.argv(place, *command), env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "no problems; callers: anna" in ran.stdout
+    assert "callers: anna" in ran.stdout
 
 
 def test_check_and_reload(container: Container) -> None:

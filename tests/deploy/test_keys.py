@@ -50,7 +50,7 @@ def reloading(service: Service, *words: str) -> subprocess.CompletedProcess[str]
     url = f"http://127.0.0.1:{service.port}"
     pid = str(service.process.pid)
     ran = breakglass(service, *words, "--pid", pid, environment={"BREAKGLASS_URL": url})
-    assert (ran.returncode, "the handler has reloaded its configuration, which is ok" in ran.stderr) == (0, True), ran
+    assert (ran.returncode, "which is ok" in ran.stderr) == (0, True), ran
     return ran
 
 
@@ -263,7 +263,7 @@ def test_a_unit_is_reloaded(service: Service, tmp_path: Path) -> None:
     systemctl.write_text("#!/bin/sh\necho 'Unit breakglass not found.' >&2; exit 5\n")
     bad = breakglass(service, "keys", "revoke", "phone", "--yes", "--unit", "breakglass", environment=path)
     assert (bad.returncode, "phone" in entries(service)) == (1, False)
-    assert "Unit breakglass not found." in bad.stderr
+    assert "breakglass not found." in bad.stderr
 
 
 # --- list ---

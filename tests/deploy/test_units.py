@@ -21,11 +21,8 @@ from ..support.stages import until
 from ..support.wheelhouse import wheelhouse
 
 UNITS = ROOT / "deploy/systemd"
-SERVICES = (
-    "breakglass.service",
-    "breakglass-doctor.service",
-    "breakglass-report.service",
-)  # and breakglass-chat@.service, which its socket names
+# and breakglass-chat@.service, which its socket names
+SERVICES = ("breakglass.service", "breakglass-doctor.service", "breakglass-report.service")
 OTHERS = ("breakglass-chat.socket", "breakglass-doctor.timer", "breakglass-report.timer")
 CONFIG = """\
 [callers.operator]
@@ -89,17 +86,9 @@ PASTED["check with credentials"] = _check_credentials
 
 
 @pytest.mark.real("systemd")
-@each_row(
-    ("unit", "tenths"),
-    [
-        ("breakglass.service", 19),
-        ("breakglass-chat@.service", 30),
-        ("breakglass-doctor.service", 19),
-        ("breakglass-report.service", 19),
-    ],
-)
+@each_row(("unit", "tenths"), [*((unit, 19) for unit in SERVICES), ("breakglass-chat@.service", 30)])
 def test_a_units_exposure_is_low(unit: str, tenths: int) -> None:
-    """It is below 2.0 for the process that answers HTTP and for doctor, and 3.0 for a turn of chat."""
+    """It is below 2.0 for the process that answers HTTP, doctor and the report, and at most 3.0 for a turn of chat."""
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(UNITS / unit)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -133,19 +122,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     target = files / "etc/systemd/system/booted.target"
     target.parent.mkdir(parents=True)
     target.write_text("[Unit]\nDescription=The target of a test\n")
-    secrets = {
-        "operator": new_secret(),
-        "session": "s" * 40,
-        "pve_power": SSH_KEY,
-        "claude": "ANTHROPIC_API_KEY=sk-test",
-    }
     etc = files / "etc/breakglass"
     (etc / "secrets").mkdir(parents=True)
     etc.chmod(0o755)
-    (etc / "breakglass.toml").write_text(CONFIG)
-    for name, text in secrets.items():
-        (etc / "secrets" / name).touch(0o600)
-        (etc / "secrets" / name).write_text(text)
+    write(etc, CONFIG, operator=new_secret(), session="s" * 40, pve_power=SSH_KEY, claude="ANTHROPIC_API_KEY=sk-test")
     (files / "opt").mkdir()
     for name, text in {"turn": TURN, "ask.py": ASK}.items():
         (files / "opt" / name).write_text(text)
@@ -157,6 +137,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         system.run("sh", "-ec", PASTED["units"])
         until(lambda: health(system), "the start")
         yield system
+
+
+def write(etc: Path, config: str, **secrets: str) -> None:
+    (etc / "breakglass.toml").write_text(config)
+    for name, text in secrets.items():
+        (etc / "secrets" / name).touch(0o600)
+        (etc / "secrets" / name).write_text(text)
 
 
 def health(system: Booted) -> dict[str, object]:
@@ -171,12 +158,12 @@ def status_of(system: Booted, pid: str) -> dict[str, list[str]]:
     return {name: value.split() for name, _, value in (each.partition(":") for each in lines)}
 
 
-def without_chat(system: Booted) -> None:
-    """Make the system as it is after the installation; another test may have switched chat on."""
-    (system.root / "etc/breakglass/breakglass.toml").write_text(CONFIG)
+def configured(system: Booted, config: str, **secrets: str) -> None:
+    """Start the handler with this configuration, without the socket of chat, which another test may have started."""
+    write(system.root / "etc/breakglass", config, **secrets)
     system.run("systemctl", "disable", "--now", "breakglass-chat.socket")
     system.run("systemctl", "restart", "breakglass")
-    until(lambda: health(system).get("chat") == "none", "a handler without chat")
+    until(lambda: health(system), "the restart")
 
 
 def restarted(system: Booted, old: str) -> bool:
@@ -191,28 +178,21 @@ def test_the_handlers_unit_starts(system: Booted) -> None:
 
     With them a verb is signed and sent, and the configuration is checked in the directory that systemd made.
     """
-    without_chat(system)
-    assert health(system)["config"] == "ok", system.journal("breakglass")
+    configured(system, CONFIG)
+    state = health(system)
+    assert (state["config"], state["chat"]) == ("ok", "none"), system.journal("breakglass")
     pid = system.show("breakglass", "MainPID")
     status = status_of(system, pid)
     account = system.run("id", "-u", "breakglass").strip()
     assert status["Uid"] == [account] * 4
-    assert {name: status[name] for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")} == {
-        "CapEff": ["0" * 16],
-        "CapBnd": ["0" * 16],
-        "NoNewPrivs": ["1"],
-        "Seccomp": ["2"],
-    }
+    rights = [status[name] for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")]
+    assert rights == [["0" * 16], ["0" * 16], ["1"], ["2"]]
     limit = re.search(r"Max open files +\d+ +(\d+) ", system.run("cat", f"/proc/{pid}/limits"))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # a systemd that is no machine's can't raise it
     assert limit is not None
     assert int(limit[1]) == (65536 if most == resource.RLIM_INFINITY else min(65536, most))
-    modes = system.run(
-        "stat",
-        "-c",
-        "%U %a",
-        *(f"/run/credentials/breakglass.service/secret_{name}" for name in ("operator", "pve_power")),
-    )
+    place = "/run/credentials/breakglass.service/secret_"
+    modes = system.run("stat", "-c", "%U %a", f"{place}operator", f"{place}pve_power")
     assert modes == "root 440\nroot 440\n"
     secret = "BREAKGLASS_SECRET_FILE=/etc/breakglass/secrets/operator"
     output = system.run("env", secret, "/opt/breakglass/bin/breakglass", "call", "status", "--json", check=False)
@@ -269,32 +249,44 @@ DOCTOR = """
 secret_file = "$CREDENTIALS_DIRECTORY/secret_operator2"
 allow = ["status"]
 """
+NOTIFY = """
+[[notify]]
+to = "ntfy"
+url = "http://127.0.0.1:8088"
+topic = "morning"
+on = ["report"]
+"""
 PINGS_FAILURES = """\
 [Service]
 ExecStart=
 ExecStart=/opt/breakglass/bin/breakglass doctor --ping %d/secret_ping --ping-failures
 """
+RECEIVER = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Taking(BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.command, self.path, self.rfile.read(int(self.headers["content-length"] or 0)).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+    do_HEAD = do_POST = do_GET
+HTTPServer(("127.0.0.1", 8088), Taking).serve_forever()
+"""
+TIMER = ("ActiveState", "Persistent", "RandomizedDelayUSec")
 
 
 @pytest.mark.all
 @pytest.mark.real("systemd")
 @pytest.mark.real("curl")
-def test_doctors_unit_runs_every_day(system: Booted) -> None:
-    """It has the handler's secrets and runs as its user.
+def test_doctors_unit_and_the_reports_run_every_day(system: Booted) -> None:
+    """They have the handler's secrets and run as its user.
 
-    The host, which is not there, is an error, and only that is pinged.
+    The host, which is not there, is an error, and only that is pinged. The report, due at 08:00, says if none is made.
     """
-    without_chat(system)
-    etc = system.root / "etc/breakglass"
-    (etc / "breakglass.toml").write_text(CONFIG + DOCTOR)
-    for name, text in {"operator2": new_secret(), "ping": "http://127.0.0.1:8089/a-secret-check"}.items():
-        (etc / "secrets" / name).touch(0o600)
-        (etc / "secrets" / name).write_text(text)
-    system.run("systemctl", "restart", "breakglass")
-    until(lambda: health(system), "the restart")
-    system.run("systemd-run", "--unit=monitor", "/usr/bin/python3", "-um", "http.server", "8089", "--directory", "/tmp")
-    head = ("curl", "-sSI", "http://127.0.0.1:8089/")
-    until(lambda: system.run(*head, check=False).startswith("HTTP/"), "a monitor that listens")
+    ping = "http://127.0.0.1:8088/a-secret-check"
+    configured(system, CONFIG + DOCTOR + NOTIFY, operator2=new_secret(), ping=ping)
+    (system.root / "opt/receiver.py").write_text(RECEIVER)
+    system.run("systemd-run", "--unit=receiver", "/usr/bin/python3", "/opt/receiver.py")
+    until(lambda: system.run("curl", "-sSI", ping, check=False).startswith("HTTP/"), "a receiver that listens")
     *install, look = PASTED["daily"].splitlines()
     system.run("sh", "-ec", "\n".join(install))
     output = ""
@@ -303,26 +295,27 @@ def test_doctors_unit_runs_every_day(system: Booted) -> None:
         """Tell whether the journal has it all, because it may be behind what the unit has printed."""
         nonlocal output
         output = system.run("sh", "-ec", look)
-        return "follow from the errors are not shown; no host is recorded as proven" in output
+        return "no host is recorded as proven" in output
 
     until(is_said, "doctor's findings in the journal")
-    assert "ok: handler: The handler accepts the signing key of doctor." in output, output
+    assert re.search(r"ok: handler: .* doctor\.", output), output
     assert "a-secret-check" not in output
     assert system.show("breakglass-doctor", "Result") == "exit-code"
-    timer = {
-        name: system.show("breakglass-doctor.timer", name)
-        for name in ("ActiveState", "Persistent", "RandomizedDelayUSec")
-    }
-    assert timer == {"ActiveState": "active", "Persistent": "yes", "RandomizedDelayUSec": "6h"}
-    assert "GET" not in system.journal("monitor")
+    system.run("systemctl", "enable", "--now", "breakglass-report.timer")
+    shown = [system.show(f"breakglass-{name}.timer", what) for name in ("doctor", "report") for what in TIMER]
+    assert shown == ["active", "yes", "6h", "active", "yes", "0"]
+    assert " 08:00:00 " in system.show("breakglass-report.timer", "NextElapseUSecRealtime")
+    assert "GET" not in system.journal("receiver")
     drop_in = system.root / "etc/systemd/system/breakglass-doctor.service.d/failures.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(PINGS_FAILURES)
     system.run("systemctl", "daemon-reload")
-    system.run("systemctl", "start", "breakglass-doctor", check=False)
-    until(lambda: "GET /a-secret-check/fail " in system.journal("monitor"), "the ping")
-    system.run("systemctl", "disable", "--now", "breakglass-doctor.timer")
-    (etc / "breakglass.toml").write_text(CONFIG)
+    for unit in ("breakglass-doctor", "breakglass-report"):
+        system.run("systemctl", "start", unit, check=False)
+        assert system.show(unit, "Result") == "exit-code"
+        system.run("systemctl", "disable", "--now", f"{unit}.timer")
+    until(lambda: "GET /a-secret-check/fail " in system.journal("receiver"), "the ping")
+    until(lambda: "It is not known" in system.journal("receiver"), "the message")
 
 
 DROP_IN = "/etc/systemd/system/breakglass.service.d/fault.conf"
@@ -344,11 +337,10 @@ def test_doctor_names_the_fault_of_a_unit(system: Booted) -> None:
 
     The fix is pasted, or its drop-in edited.
     """
-    without_chat(system)
-    toml = system.root / "etc/breakglass/breakglass.toml"
-    toml.write_text(CONFIG + CHAT.replace("/opt/claude", "/bin/true"))
+    configured(system, CONFIG + CHAT.replace("/opt/claude", "/bin/true"))
     system.run("sh", "-c", f"cp -p /etc/breakglass/breakglass.toml /etc/breakglass/other.toml; {RELOAD}")
     system.run("sh", "-ec", PASTED["chat"])
+    mask = "systemctl mask --now breakglass-chat"
     other = "echo '# other' >>/etc/breakglass/other.toml; "
     packaged = "mv /etc/systemd/system/breakglass-chat* /usr/lib/systemd/system/; systemctl daemon-reload"
     rows = [
@@ -356,81 +348,24 @@ def test_doctor_names_the_fault_of_a_unit(system: Booted) -> None:
         ("R15", "systemctl disable breakglass", "not-enabled", "systemctl enable breakglass"),
         ("R28", drop_in("LimitNOFILE=40"), "few-files", ""),
         ("C4", "systemctl disable --now breakglass-chat.socket", "turn-not-started", "systemctl enable"),
-        (
-            "C7",
-            f"{packaged}; systemctl mask --now breakglass-chat@.service",
-            "turn-not-started",
-            "systemctl unmask breakglass-chat@",
-        ),
-        (
-            "N24",
-            "systemctl mask --now breakglass-chat.socket",
-            "turn-not-started",
-            "systemctl unmask breakglass-chat.s",
-        ),
+        ("C7", f"{packaged}; {mask}@.service", "turn-not-started", "systemctl unmask breakglass-chat@"),
+        ("N24", f"{mask}.socket", "turn-not-started", "systemctl unmask breakglass-chat.s"),
     ]
     ours = {code for _, _, code, _ in rows}
     for name, fault, code, fix in rows:
         system.run("sh", "-c", fault)
         until(lambda: health(system), f"{name}: the start")
-        found = findings(system)
-        its = [each for each in found if each["code"] in ours]
-        assert len(its) == 1, (name, "\n".join(str(each) for each in found))
-        [finding] = its
+        [finding] = [each for each in findings(system) if each["code"] in ours]
         assert (name, finding["code"], fix in finding["fix"]) == (name, code, True), finding
         system.run("sh", "-c", finding["fix"] if fix else f"rm {DROP_IN}; {RELOAD}")
         until(lambda: health(system), f"{name}: the start")
         assert [each for each in findings(system) if each["code"] in ours] == [], name
-    without_chat(system)
 
 
 def findings(system: Booted) -> list[dict[str, str]]:
     output = system.run(*RUN.split(), check=False)
     found: list[dict[str, str]] = json.loads(output)["findings"]
     return found
-
-
-NOTIFY = """
-[[notify]]
-to = "ntfy"
-url = "http://127.0.0.1:8088"
-topic = "morning"
-on = ["report"]
-"""
-RECEIVER = """
-from http.server import BaseHTTPRequestHandler, HTTPServer
-class Taking(BaseHTTPRequestHandler):
-    def do_POST(self):
-        print(self.rfile.read(int(self.headers["content-length"])).decode(), flush=True)
-        self.send_response(200)
-        self.end_headers()
-HTTPServer(("127.0.0.1", 8088), Taking).serve_forever()
-"""
-
-
-@pytest.mark.all
-@pytest.mark.real("systemd")
-@pytest.mark.real("curl")
-def test_the_reports_unit_runs_every_morning(system: Booted) -> None:
-    """It signs as doctor with the handler's secrets. It is due at 08:00, and says if no report can be made."""
-    without_chat(system)
-    etc = system.root / "etc/breakglass"
-    (etc / "breakglass.toml").write_text(CONFIG + DOCTOR + NOTIFY)
-    (etc / "secrets/operator2").touch(0o600)
-    (etc / "secrets/operator2").write_text(new_secret())
-    (system.root / "opt/receiver.py").write_text(RECEIVER)
-    system.run("systemd-run", "--unit=receiver", "/usr/bin/python3", "/opt/receiver.py")
-    system.run("systemctl", "restart", "breakglass")
-    until(lambda: health(system), "the restart")
-    system.run("systemctl", "enable", "--now", "breakglass-report.timer")
-    timer = {name: system.show("breakglass-report.timer", name) for name in ("ActiveState", "Persistent")}
-    assert timer == {"ActiveState": "active", "Persistent": "yes"}
-    assert " 08:00:00 " in system.show("breakglass-report.timer", "NextElapseUSecRealtime")
-    system.run("systemctl", "start", "breakglass-report", check=False)
-    until(lambda: "It is not known what happened" in system.journal("receiver"), "the message")
-    assert system.show("breakglass-report", "Result") == "exit-code"
-    system.run("systemctl", "disable", "--now", "breakglass-report.timer")
-    (etc / "breakglass.toml").write_text(CONFIG)
 
 
 MODEL = """
@@ -449,7 +384,6 @@ threading.Event().wait()
 @pytest.mark.real("claude")
 def test_the_real_claude_works_in_a_turns_unit(system: Booted) -> None:
     """The runbook's commands switch it on. It runs commands in its sandbox; the host, which is not there, is missed."""
-    without_chat(system)
     program = claude.find()
     assert program is not None
     shutil.copy(program, system.root / "opt/real-claude")
@@ -458,8 +392,7 @@ def test_the_real_claude_works_in_a_turns_unit(system: Booted) -> None:
     until(lambda: "http://" in system.journal("model"), "the model")
     [url] = re.findall(r"http://\S+", system.journal("model"))
     chat = CHAT.replace("http://127.0.0.1:9", url).replace("/opt/claude", "/opt/real-claude")
-    (system.root / "etc/breakglass/breakglass.toml").write_text(CONFIG + chat)
-    system.run("systemctl", "restart", "breakglass")
+    configured(system, CONFIG + chat)
     until(lambda: health(system).get("chat") not in (None, "none", "starting", "on"), "chat without its socket")
     system.run("sh", "-ec", PASTED["chat"])
     until(lambda: health(system).get("chat") == "on", "chat with its socket")
@@ -467,4 +400,4 @@ def test_the_real_claude_works_in_a_turns_unit(system: Booted) -> None:
     ask = "printf 'it hangs\\n' | BREAKGLASS_SECRET_FILE=/etc/breakglass/secrets/operator"
     output = system.run("sh", "-c", f"{ask} /opt/breakglass/bin/breakglass chat", check=False)
     assert "$ pve status" in output
-    assert "refused the connection; nothing was sent" in output, output + system.journal("breakglass")
+    assert "refused the connection" in output, output + system.journal("breakglass")

@@ -30,11 +30,7 @@ def demo(place: Path, start: str) -> Iterator[None]:
         ["bash", "-c", start], cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     try:
-        until(
-            lambda: log.exists() and "Ctrl-C ends everything" in log.read_text(),
-            "a demo that has said how to reach it",
-            120,
-        )
+        until(lambda: log.exists() and "Ctrl-C ends" in log.read_text(), "a demo that has said how to reach it", 120)
         yield
     finally:
         signal_group(running.pid, signal.SIGINT)
@@ -56,20 +52,19 @@ def test_the_claims_about_the_demo_hold(tmp_path: Path) -> None:
     with demo(tmp_path, start):
 
         def lines(block: str) -> list[str]:
-            ran = subprocess.run(
-                ["bash", "-c", first + block], cwd=tmp_path, capture_output=True, text=True, timeout=120
-            )
+            argv = ["bash", "-c", first + block]
+            ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
             assert ran.returncode == 0, ran.stdout + ran.stderr
             return ran.stdout.splitlines()
 
         panicked, last_words = lines(dead)
         assert panicked == "the guest's kernel panicked"
-        assert "Kernel panic - not syncing" in last_words
+        assert "Kernel panic" in last_words
         assert lines(once) == ["1", '"attached": true']
         [digests] = lines(refused)
         assert digests.split()[0] == "5"
         chat, *_, outcome = lines(without)
-        assert (chat, outcome.startswith("devvm: running (cycle done")) == ('"chat":"none"', True), outcome
+        assert (chat, "running (cycle done" in outcome) == ('"chat":"none"', True), outcome
         assert lines(page) == ["default-src 'none'", "connect-src 'self'", "0"]
         requests, with_the_key = lines(log)
         assert int(requests) > 10

@@ -22,10 +22,7 @@ _LEFT_OUT = (
     "proc",
     "sys",
     "var/lib/apt/lists",
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/info",
+    *(f"usr/share/{name}" for name in ("doc", "man", "locale", "info")),
 )
 
 
@@ -35,9 +32,8 @@ class Builder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         storage = directory / "storage.conf"
-        storage.write_text(
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{directory}/images"\nrunroot = "{directory}/run"\n'
-        )
+        roots = f'graphroot = "{directory}/images"\nrunroot = "{directory}/run"\n'
+        storage.write_text(f'[storage]\ndriver = "overlay"\n{roots}')
         ask = "; ".join(f"echo {name}=$(ulimit {option}):$(ulimit {option})" for name, option in ULIMITS.items())
         limits = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
         containers = directory / "containers.conf"
@@ -72,9 +68,8 @@ class Builder:
 
     def inspect(self, image: str) -> dict[str, Any]:
         """Return the configuration of an image, as Docker has it."""
-        config: dict[str, Any] = json.loads(self.run("buildah", "inspect", "--type", "image", image))["Docker"][
-            "config"
-        ]
+        found = json.loads(self.run("buildah", "inspect", "--type", "image", image))
+        config: dict[str, Any] = found["Docker"]["config"]
         return config
 
 
@@ -127,9 +122,8 @@ class Container(Service):
         mounted.chmod(0o440)  # as Kubernetes mounts a secret with `fsGroup`
         argv = self.argv(self.mounted, *self.settings["Cmd"])
         with self.audit_file.open("ab") as audit:
-            self.process = subprocess.Popen(
-                argv, env=self.builder.environment, stdout=audit, stdin=subprocess.DEVNULL, cwd=self.directory
-            )
+            streams: dict[str, Any] = {"stdout": audit, "stdin": subprocess.DEVNULL}
+            self.process = subprocess.Popen(argv, env=self.builder.environment, cwd=self.directory, **streams)
         wait_listening(self.port, self.process)
         self.first = self._first()
 
