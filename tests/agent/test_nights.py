@@ -40,18 +40,13 @@ def limits_of_qm(world: World) -> None:
     limit_qm(world)
 
 
-def wedge(world: World) -> None:
-    """Stop QEMU by a signal, so that only SIGKILL ends it."""
-    signal_process(world.pid, signal.SIGSTOP)
-
-
 # --- qm is ended with its worker ---
 
 
 @pytest.mark.all
 def test_a_stop_that_is_given_up_does_not_happen_later(world: World) -> None:
     """A hook script keeps `qm stop` too long. Its worker is ended with it, and the cycle continues."""
-    hook(world, "pre-stop", 400)
+    hook(world, "pre-stop", float("inf"))
     assert "with its worker" in cycled(world)
     assert worker(world) == 0
 
@@ -119,7 +114,7 @@ def test_a_cycle_waits_for_the_stop_that_ha_takes_its_time_for(world: World) -> 
     set_constants(world, HA_STOP_SECONDS=6.0)  # over while HA's stop is in its hook script
     under_ha(world)
     hook(world, "pre-stop", 180)
-    wedge(world)
+    signal_process(world.pid, signal.SIGSTOP)
     assert "Requesting HA stop" in cycled(world)
 
 
@@ -146,13 +141,15 @@ def test_a_stop_calls_off_the_reboot_that_a_person_asked_for(world: World, task:
 
     The verb removes the mark for that even where it waits for a person's stop.
     """
-    if task == "stop":
-        wedge(world)
+    output = memory(world, "jobs/calls-it-off/output")
+    gate = gated_hook(world, "pre-stop")
+    with another_stop(world, task, *TIMEOUT[task == "reboot"]), Session(world) as session:
         reboot_pending(world).touch()
-    with another_stop(world, task, *TIMEOUT[task == "reboot"]):
-        assert reboot_pending(world).exists()
-        answer = execute(world, "stop")
-    assert (answer.code, answer.trailer["state"]) == (0, "stopped")
+        tag = session.send("stop id=calls-it-off")
+        until(lambda: output.exists() and "pending reboot" in output.read_text(), "the end of the mark")
+        gate.write_text("go\n")
+        result = session.result(tag)
+    assert (result["exit_code"], result["state"]) == (0, "stopped")
     until(lambda: not flock_pids(world), "the end of the cleanup")
     assert (reboot_pending(world).exists(), world.pid) == (False, None)
 
