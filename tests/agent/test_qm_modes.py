@@ -91,7 +91,7 @@ ERROR = "service 'vm:102' in error state, must be disabled and fixed first"
 # cases here are the ways in which the verbs then act.
 CASES = {
     # --- qm itself ---
-    "not root: no cycle": Case("cycle", 12, "no-qm", ("please run as root",), mode="not-root"),
+    "not root: no cycle": Case("cycle", 12, "no-qm", ("Unknown error -1",), mode="not-root"),
     "flock timeout: a stop goes around": Case("stop", 0, "", (FLOCK,), "none", "flock-timeout"),
     "QEMU exits: cycle": Case("cycle", 15, "stranded", (EXITED,), "none", "qemu-exits"),
     "already running": Case("start", 0, "", ("already running", "PCI devices"), place=with_a_pci_device),

@@ -10,6 +10,7 @@ import pytest
 
 from breakglass.demo.proxmox.world import World
 
+from ..support import failing_tools
 from ..support.pve_host import is_settled, restore
 from ..support.qemu import leave_out_guest
 from ..support.record_qm import said
@@ -36,7 +37,11 @@ def world(directory: Path) -> Iterator[World]:
 def test_the_stand_in_says_what_proxmox_said(world: World, row: dict[str, Any]) -> None:
     """In each recorded situation, a command has the recorded exit code, stdout and stderr."""
     restore(world)
-    environment = {"R": str(world.root), "PATH": f"{world.bin}:{os.environ['PATH']}"}
+    environment = {
+        "R": str(world.root),
+        "FAILING_TOOLS": failing_tools.__file__,
+        "PATH": f"{world.bin}:{os.environ['PATH']}",
+    }
     place = row.get("stand_in", row.get("place", ""))
     settle = lambda: until(lambda: is_settled(world), "the end of the cleanup")  # noqa: E731
     answer = said(row["run"], place, settle, ["bash"], environment)

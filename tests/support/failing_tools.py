@@ -67,7 +67,12 @@ class Mode(NamedTuple):
 
 
 MODES = {
-    "not-root": Mode(words=("please run as root",)),
+    "not-root": Mode(
+        words=(
+            *(f"ipcc_send_rec[{number}] failed: Unknown error -1" for number in (1, 2, 3)),
+            "Unable to load access control list: Unknown error -1",
+        )
+    ),
     "flock-timeout": Mode(
         ("start", "stop", "reset"),
         ("trying to acquire lock...", "can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"),

@@ -1,4 +1,4 @@
-"""Records in tests/data/qm.yaml what Proxmox's own `qm` says: its exit code, stdout and stderr in each row's situation.
+"""Records in tests/data/qm.yaml what Proxmox itself says: exit code, stdout and stderr of commands in many situations.
 
 On a node of a test cluster, with a disposable VM 102 whose configuration it replaces and whose QEMU it kills:
 `.venv/bin/python -m tests.support.record_qm ssh root@NODE bash`. The words are a command that runs a shell as root.
@@ -34,7 +34,7 @@ qm start 102
 }} </dev/null >/dev/null 2>&1
 """
 # What differs between two hosts, or two runs.
-NAMES = {r"(?<=process )\d+": "PID", r"(?<=nodes/)\w+": "NODE"}
+NAMES = {r"(?<=process )\d+": "PID", r"\b(nodes/|node ')\w+": r"\1NODE"}
 
 
 def said(
@@ -56,10 +56,7 @@ def said(
 
 
 class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # without stubs, its type is Any
-    """Writes every row in full, and texts of several lines as they are."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
+    """Writes texts of several lines as they are."""
 
 
 def _write_text(dumper: Dumper, text: str) -> yaml.Node:

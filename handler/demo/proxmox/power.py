@@ -57,7 +57,7 @@ def _too_late(number: int, frame: FrameType | None) -> None:
 
 def stop(vm: Vm, limit: float, shutdown: bool = False, force: bool = True) -> None:
     """End the VM's process, by `quit` or (for a shutdown) ACPI. With `force`, then by SIGTERM and SIGKILL."""
-    vm.config()
+    vm.require_config()
     pid = vm.pid
     if pid is None:
         return
@@ -224,7 +224,7 @@ def cleanup(vm: Vm, clean: bool, tell: Callable[[str], None]) -> bool:
         if vm.pid is not None:
             _await_end(vm, clean, tell)
         if vm.config().get("lock") == "rollback":
-            raise Died("skipping cleanup - 'rollback' lock is present", errno.ENOTTY)
+            raise Died("skipping cleanup - 'rollback' lock is present", errno.ENOENT)
         clean_up(vm)
         again = remove(vm.reboot)
     tell(f"Finished cleanup for {vm.vmid}")

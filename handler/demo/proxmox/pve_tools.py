@@ -54,8 +54,8 @@ def pvesm(root: str, words: list[str]) -> int:
     known = storages(root)
     only = words[1] if words[0] == "list" else words[words.index("--storage") + 1] if "--storage" in words else ""
     if only and only not in known:
-        print(f"storage '{only}' does not exist", file=sys.stderr)
-        return 2
+        unknown = "400 Parameter verification failed.\nstorage: No such storage.\npvesm status  [OPTIONS]"
+        raise Died(f"storage '{only}' does not exist" if words[0] == "list" else unknown)
     if words[0] == "list":
         return list_volumes(root, only, words[words.index("--vmid") + 1])
     print_status(known, {name: is_online(root, name) for name in known}, only)
@@ -67,8 +67,8 @@ def list_volumes(root: str, name: str, vmid: str) -> int:
     if not is_online(root, name):
         return 255
     volume = f"{name}:{vmid}/vm-{vmid}-disk-0.raw"
-    print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':6} {'Size':>11} VMID")
-    print(f"{volume} {'raw':7} {'images':6} {1 << 20:>11} {vmid}")
+    print(f"{'Volid':{len(volume)}} {'Format':7} {'Type':6} {'Size':>10} VMID")
+    print(f"{volume} {'raw':7} {'images':6} {1 << 20:>10} {vmid}")
     return 0
 
 

@@ -34,14 +34,16 @@ def refuse(vm: Vm, verb: str, arguments: list[str]) -> None:
         if verb == "reboot" or not _flag(arguments, "--forceStop"):
             raise Died("VM is paused - cannot shutdown", errno.ESPIPE)
         print("VM is paused - stop instead of shutdown", file=sys.stderr)
-    if verb in ("reset", "reboot") and vm.pid is None:
-        vm.config()
-        raise Died(f"VM {vm.vmid} not running", errno.ENOENT)
+    if verb in ("reset", "reboot"):
+        vm.require_config()
+        if vm.pid is None:
+            raise Died(f"VM {vm.vmid} not running", errno.ENOENT)
 
 
 def _is_paused(vm: Vm) -> bool:
     """Tell whether the VM is paused. If its monitor doesn't tell, print why, and an empty line (vm_is_paused)."""
     try:
+        vm.require_config()
         answer = vm.monitor("query-status")["return"]
     except Died as error:
         print(f"{error}\n", file=sys.stderr)

@@ -75,8 +75,13 @@ class Vm:
             with open(self.conf, encoding="utf-8") as file:
                 return read_section(file.read(), section, self.vmid)
         except FileNotFoundError:
-            node = f"nodes/{os.uname().nodename.partition('.')[0]}/qemu-server/{self.vmid}.conf"
+            node = f"nodes/{_node()}/qemu-server/{self.vmid}.conf"
             raise Died(f"Configuration file '{node}' does not exist", errno.ENOENT) from None
+
+    def require_config(self) -> None:
+        """Raise Died if this node has no configuration of the VM, as the original does before it looks for QEMU."""
+        if not os.path.exists(self.conf):
+            raise Died(f"unable to find configuration file for VM {self.vmid} on node '{_node()}'", errno.ENOENT)
 
     def apply_pending(self) -> None:
         """Make the pending options, which waited for QEMU's end, the current ones."""
@@ -190,6 +195,10 @@ class Vm:
             return (str(answer["status"]), True) if isinstance(answer, dict) else ("running", False)
         except Died:
             return "running", False
+
+
+def _node() -> str:
+    return os.uname().nodename.partition(".")[0]
 
 
 def _read_line(client: socket.socket, ahead: bytearray) -> bytes:
