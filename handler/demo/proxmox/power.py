@@ -32,7 +32,7 @@ def take_flock(vm: Vm, patience: str = "flock", tell: Callable[[str], None] = sa
             try:
                 _wait_for_flock(fd, vm.seconds(patience))
             except Died as error:
-                raise Died(f"can't lock file '{name}' - {error}") from None
+                raise Died(f"can't lock file '{name}' - {error}", errno.EINTR) from None
             tell(" OK")
         yield
     finally:

@@ -12,6 +12,8 @@ from .times import scaled
 from .vm import Vm
 from .worker import run_task
 
+_PAUSED = ("paused", "prelaunch", "suspended")
+
 
 def run(vm: Vm, verb: str, arguments: list[str], from_ha: bool = False) -> int:
     """Run a verb as a task, or a task that requests it from HA; return the exit code."""
@@ -48,7 +50,7 @@ def _is_paused(vm: Vm) -> bool:
     except Died as error:
         print(f"{error}\n", file=sys.stderr)
         return False
-    return isinstance(answer, dict) and answer["status"] in ("paused", "prelaunch", "suspended")
+    return isinstance(answer, dict) and answer["status"] in _PAUSED
 
 
 def request_from_ha(vm: Vm, verb: str, arguments: list[str]) -> None:
@@ -69,7 +71,7 @@ def _locked_work(vm: Vm, verb: str, arguments: list[str]) -> None:
 def work(vm: Vm, verb: str, arguments: list[str]) -> None:
     """Do a verb while its flock is held."""
     limit = scaled(vm.root, float(_option(arguments, "--timeout", "60")))
-    paused = verb == "shutdown" and vm.state()[0] in ("paused", "prelaunch")
+    paused = verb == "shutdown" and vm.state()[0] in _PAUSED
     does: dict[str, Callable[[], None]] = {
         "start": lambda: power.start(vm),
         "reset": lambda: power.reset(vm),
