@@ -112,7 +112,7 @@ CASES = {
         "stop", 14, "ha-holds", ("taken back", "vm:102 --state ignored"), place=ha(dead=HA_UNITS), haste=HA_WAIT
     ),
     "HA's LRM is dead: no cycle": Case(
-        "cycle", 12, "ha-stuck", (START_HA,), place=ha(dead=HA_UNITS[1:], silent=324), haste=HA_LOOK
+        "cycle", 12, "ha-stuck", (START_HA, "up to 30 s"), place=ha(dead=HA_UNITS[1:], silent=324), haste=HA_LOOK
     ),
     "HA is dead: reset": Case("reset", 0, place=ha(dead=HA_UNITS, silent=324)),
     "HA is dead and wants it stopped: stop": Case(
