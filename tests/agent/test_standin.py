@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,6 @@ def test_the_stand_in_says_what_proxmox_said(world: World, row: dict[str, Any]) 
         "PATH": f"{world.bin}:{os.environ['PATH']}",
     }
     place = row.get("stand_in", row.get("place", ""))
-    settle = lambda: until(lambda: is_settled(world), "the end of the cleanup")  # noqa: E731
+    settle = partial(until, partial(is_settled, world), "the end of the cleanup")
     answer = said(row["run"], place, settle, ["bash"], environment)
     assert answer == {key: row[key] for key in answer}

@@ -80,7 +80,7 @@ def test_a_proposal_outlives_a_reload_until_it_was_used(visit: Visit) -> None:
         expect(again.locator("[data-proposal]")).to_contain_text("Reset: done at ")
         assert again.locator("[data-approve]").count() == 0
     assert checks(visit) == [sent]
-    assert [body["reason"].partition(": ")[2] for body in visit.mutating] == ["It is hung."]
+    assert [body["reason"] for body in visit.mutating] == ["proposed by claude: It is hung."]  # the page reads it again
     assert len(visit.stage.mutating_jobs(but=before)) == 1
 
 
